@@ -1,0 +1,118 @@
+# sae.h needs no building: this makes the tool, the examples and the tests. `make help` lists targets.
+
+CC      ?= cc
+CXX     ?= c++
+CFLAGS  ?= -O2
+WARN    ?= -Wall -Wextra
+# OpenMP where the compiler has it; OPENMP= builds without.
+ifeq ($(origin OPENMP),undefined)
+OPENMP  := $(shell echo 'int main(void){return 0;}' | \
+             $(CC) -fopenmp -include omp.h -x c -fsyntax-only - 2>/dev/null && echo -fopenmp)
+endif
+
+EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/sae.c,$(wildcard examples/*.c)))
+TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
+COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
+LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
+
+.PHONY: all test demo bench lint lint-headers clean help
+
+all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
+
+build build/tests build/lint build/linked:
+	@mkdir -p $@
+
+# The programs share one compiled sae.h. Each also compiles alone, as its head says; here the header of
+# build/linked takes their SAE_IMPLEMENTATION away.
+build/linked/sae.h: Makefile | build/linked
+	@printf '#undef SAE_IMPLEMENTATION\n#include "../../sae.h"\n' > $@
+
+build/sae_h.o: sae.h Makefile | build
+	printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | $(COMPILE) -I. -x c -c - -o $@
+
+build/%: examples/%.c build/sae_h.o build/linked/sae.h
+	$(LINKED)
+
+build/bench: bench/bench.c build/sae_h.o build/linked/sae.h
+	$(LINKED)
+
+build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) | build/tests
+	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
+
+test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
+	@passed=0; failed=0; \
+	for t in $(TESTS) $(wildcard tests/cli.sh); do \
+	    case $$t in *.sh) run="sh $$t";; *) run=$$t;; esac; \
+	    $$run > $(CURDIR)/build/tests/output 2>&1; rc=$$?; \
+	    line=$$(grep -E '^[0-9]+ passed, [0-9]+ failed$$' build/tests/output | tail -n 1); \
+	    p=$$(echo "$$line" | sed 's/ passed.*//'); \
+	    f=$$(echo "$$line" | sed 's/.*, \([0-9]*\) failed/\1/'); \
+	    if [ -z "$$line" ]; then p=0; f=1; line="no result, exit status $$rc"; \
+	    elif [ $$rc != 0 ] && [ "$$f" = 0 ]; then f=1; fi; \
+	    printf '%-32s %s\n' "$$t" "$$line"; \
+	    if [ "$$f" != 0 ]; then cat build/tests/output; fi; \
+	    passed=$$((passed + p)); failed=$$((failed + f)); \
+	done; \
+	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+demo: build/demo ## trains three dictionaries on a toy with known features and prints what they found
+	./build/demo build/demo_out
+
+DATA ?= activations.npy
+bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also times the trainers
+	./build/bench ops
+	@if [ -f "$(DATA)" ]; then ./build/bench "$(DATA)"; fi
+
+# The header in every dialect, with and without OpenMP; COMPILER_STANDARD[_openmp].
+DIALECTS := $(foreach s,c99 c11 c17,gcc_$(s) clang_$(s)) $(foreach s,c++11 c++17 c++20,g++_$(s) clang++_$(s)) \
+            gcc_c99_openmp g++_c++11_openmp
+LINTS    := $(DIALECTS:%=build/lint/%.done)
+STRICT   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
+
+lint-headers: $(LINTS)
+
+build/lint/%.done: sae.h Makefile | build/lint
+	@set -- $$(echo $* | tr _ ' '); cc=$$1; std=$$2; lang=c; case $$std in c++*) lang=c++;; esac; \
+	if ! command -v $$cc > /dev/null; then echo "SKIPPED: $$cc is not installed ($*)"; exit 0; fi; \
+	if printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | \
+	       $$cc -x $$lang -std=$$std $(STRICT) -O2 $${3:+-f$$3} -I. -c - -o build/lint/$*.o && \
+	   printf '#include "sae.h"\nint main(void){return 0;}\n' | \
+	       $$cc -x $$lang -std=$$std $(STRICT) -I. -c - -o build/lint/$*.use.o && \
+	   $$cc build/lint/$*.use.o build/lint/$*.o -lm $${3:+-f$$3} -o build/lint/$*.program; \
+	then echo "clean: $*"; touch $@; else echo "FAILED: $*"; exit 1; fi
+
+lint: ## the header in every dialect, its symbols, cppcheck and clang-tidy where installed
+	@$(MAKE) --no-print-directory -k lint-headers
+	@if [ -f build/lint/gcc_c99.o ]; then \
+	    stray=$$(nm -g --defined-only build/lint/gcc_c99.o | awk '{print $$3}' | grep -v '^sae' || true); \
+	    if [ -n "$$stray" ]; then echo "FAILED: symbols outside sae*: $$stray"; exit 1; fi; \
+	    calls=$$(nm -u build/lint/gcc_c99.o | grep -wE 'exit|abort|printf|puts|rand|srand' || true); \
+	    if [ -n "$$calls" ]; then echo "FAILED: the header calls $$calls"; exit 1; fi; \
+	    echo "clean: symbols"; \
+	fi
+	@long=$$(awk 'length > 100 || /\t| $$/ {print FILENAME ":" FNR}' sae.h examples/*.c bench/*.c); \
+	if [ -n "$$long" ]; then echo "FAILED: over 100 columns, tabs or trailing blanks:" $$long; exit 1; fi; \
+	echo "clean: columns"
+	@if command -v cppcheck > /dev/null; then \
+	    cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \
+	        --inline-suppr --suppress=missingIncludeSystem --check-level=normal --max-configs=1 \
+	        -DSAE_IMPLEMENTATION -I. sae.h 2> build/lint/cppcheck.txt || \
+	        { grep -q 'unrecognized command' build/lint/cppcheck.txt && \
+	          cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \
+	              --inline-suppr --suppress=missingIncludeSystem --max-configs=1 \
+	              -DSAE_IMPLEMENTATION -I. sae.h; } || { cat build/lint/cppcheck.txt; exit 1; }; \
+	    echo "clean: cppcheck"; \
+	else echo "SKIPPED: cppcheck is not installed"; fi
+	@if command -v clang-tidy > /dev/null; then \
+	    clang-tidy --quiet --warnings-as-errors='*' \
+	        --checks='-*,clang-analyzer-*,bugprone-*,-bugprone-easily-swappable-parameters,-bugprone-narrowing-conversions,-bugprone-implicit-widening-of-multiplication-result,-bugprone-assignment-in-if-condition,-bugprone-reserved-identifier,-bugprone-macro-parentheses,-bugprone-branch-clone,-clang-analyzer-security.insecureAPI.*' \
+	        examples/quickstart.c -- -std=c99 -I. 2> build/lint/clang-tidy.txt || { cat build/lint/clang-tidy.txt; exit 1; }; \
+	    echo "clean: clang-tidy"; \
+	else echo "SKIPPED: clang-tidy is not installed"; fi
+
+clean: ## removes build/
+	rm -rf build
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@echo "variables: CC CXX CFLAGS OPENMP (empty: without) LDFLAGS"

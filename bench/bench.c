@@ -1,0 +1,415 @@
+/*  bench - times training steps and inference; prints one JSON line a trainer, or one line an op.
+
+        build/bench DATA.npy [--trainers LIST] [--m 8192] [--batch 2048] [--k 64] [--l0 128]
+                    [--warmup 10] [--steps 10] [--threads 2]
+        build/bench ops [--d 512] [--m 8192] [--batch 2048] [--k 64] [--steps 10] [--threads 2]
+
+    Training: warm-up of real steps over the data in order, then the median of --steps more. The
+    hyperparameters are those in trainers[] below. Density: a fresh dictionary fires half of its
+    latents, a trained one far fewer; --l0 N starts the trainers that have no k so that each latent
+    fires on N/m of the first batch's rows (by b_enc; gated: gate_bias; jumprelu: threshold). 0
+   leaves the fresh start. ops: random rows and a fresh top-k dictionary; GFLOP/s counts 2*rows*d*m
+   for an encode and 2*rows*k*d for a sparse decode.
+*/
+#define SAE_IMPLEMENTATION
+#include "sae.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
+#if defined(__clang__)
+#define COMPILER "clang " __clang_version__
+#elif defined(__GNUC__)
+#define COMPILER "gcc " __VERSION__
+#else
+#define COMPILER "unknown"
+#endif
+
+typedef struct options {
+    const char *data, *trainers;
+    size_t d, m, batch, k, l0, warmup, steps;
+    int threads;
+} options;
+
+static sae_context *ctx;
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+}
+
+static void die(const char *message) {
+    fprintf(stderr, "bench: %s\n", message);
+    exit(1);
+}
+
+static void check(sae_result result) {
+    if (result != SAE_OK) die(sae_error(ctx));
+}
+
+static float *floats(size_t count) {
+    float *f = (float *)calloc(count ? count : 1, sizeof *f);
+    if (!f) die("no memory");
+    return f;
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t n) {
+    qsort(values, n, sizeof *values, ascending);
+    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
+static void cpu_name(char *out, size_t size) {
+    char line[256];
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    snprintf(out, size, "unknown");
+    while (f && fgets(line, sizeof line, f)) {
+        char *at = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !at) continue;
+        at[strcspn(at, "\n\"\\")] = 0;
+        snprintf(out, size, "%s", at + 2);
+        break;
+    }
+    if (f) fclose(f);
+}
+
+/* ==== training ================================================================================ */
+
+/* The trainer's desc; false for an unknown name. Everything not set here is the default. */
+static bool describe(const char *name, const options *o, size_t d, sae_trainer_desc *t) {
+    static const double fractions[] = { 0.0625, 0.125, 0.25, 0.5625 };
+    size_t i;
+    memset(t, 0, sizeof *t);
+    if (!sae_trainer_from_name(name, &t->kind)) return false;
+    t->activation_dim = d;
+    t->dict_size = o->m;
+    t->batch_size = o->batch;
+    t->steps = o->warmup + o->steps + 10 > 200 ? o->warmup + o->steps + 10 : 200;
+    t->lr = 1e-4;
+    t->warmup_steps = SAE_NONE;
+    t->sparsity_warmup_steps = SAE_NONE;
+    t->l1_penalty = 1;
+    t->k = o->k;
+    if (t->kind == SAE_TRAINER_MATRYOSHKA)
+        for (i = 0; i < 4; i++) t->group_fractions[t->num_groups++] = fractions[i];
+    if (t->kind == SAE_TRAINER_JUMP_RELU) {
+        t->target_l0 = (double)o->k;
+        t->bandwidth = 0.01;
+    }
+    if (t->kind == SAE_TRAINER_P_ANNEAL || t->kind == SAE_TRAINER_GATED_ANNEAL) {
+        t->initial_sparsity_penalty = 1;
+        t->anneal_start = 5;
+        t->n_sparsity_updates = 10;
+        if (t->kind == SAE_TRAINER_P_ANNEAL) t->p_end = 0.01; /* 0 is refused; never reached here */
+    }
+    return true;
+}
+
+static bool has_k(sae_trainer_kind kind) {
+    return kind == SAE_TRAINER_TOP_K || kind == SAE_TRAINER_BATCH_TOP_K ||
+           kind == SAE_TRAINER_MATRYOSHKA;
+}
+
+static int descending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* A fresh dictionary's file with the bias or threshold that lets every latent fire on
+   keep = B*l0/m rows of the first batch x [B,d]. */
+static void write_start(const options *o, const sae_trainer_desc *t, const float *x,
+                        const char *path) {
+    static const char *const names[] = { "threshold", "gate_bias", "encoder.bias" };
+    size_t keep = (size_t)((double)o->batch * (double)o->l0 / (double)o->m + 0.5), i, r, which;
+    float *f = floats(o->batch * o->m), *column = floats(o->batch), *cut = floats(o->m);
+    sae_dictionary_desc desc;
+    sae_dictionary *dict;
+    sae_tensor_file *file;
+    sae_tensor tensors[16];
+    memset(&desc, 0, sizeof desc);
+    desc.activation_dim = t->activation_dim;
+    desc.dict_size = o->m;
+    desc.arch = t->kind == SAE_TRAINER_JUMP_RELU ? SAE_ARCH_JUMP_RELU
+              : t->kind == SAE_TRAINER_GATED || t->kind == SAE_TRAINER_GATED_ANNEAL ? SAE_ARCH_GATED
+              : SAE_ARCH_STANDARD;
+    which = desc.arch == SAE_ARCH_JUMP_RELU ? 0 : desc.arch == SAE_ARCH_GATED ? 1 : 2;
+    check(sae_dictionary_create(ctx, &desc, &dict));
+    check(sae_encode(dict, x, o->batch, f)); /* biases are 0: f is the positive part of W_enc x */
+    if (keep < 1) keep = 1;
+    if (keep > o->batch) keep = o->batch;
+    for (i = 0; i < o->m; i++) {
+        for (r = 0; r < o->batch; r++) column[r] = f[r * o->m + i];
+        qsort(column, o->batch, sizeof *column, descending);
+        cut[i] = column[keep - 1] - 1e-6f;
+        if (which != 0) cut[i] = -cut[i];
+    }
+    check(sae_dictionary_save(dict, path));
+    check(sae_tensor_file_open(ctx, path, &file));
+    for (i = 0; i < sae_tensor_file_count(file); i++) {
+        tensors[i] = *sae_tensor_file_get(file, i);
+        if (strcmp(tensors[i].name, names[which]) == 0) tensors[i].data = cut;
+    }
+    check(sae_tensor_file_write(ctx, path, tensors, i));
+    sae_tensor_file_close(file);
+    sae_dictionary_destroy(dict);
+    free(cut);
+    free(column);
+    free(f);
+}
+
+/* Mean count of f != 0 and the variance explained on x [n,d]. */
+static void judge(const sae_dictionary *dict, const float *x, size_t n, double *l0, double *fve) {
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    size_t d = info.activation_dim, m = info.dict_size, i, j;
+    float *f = floats(n * m), *y = floats(n * d);
+    double var_e = 0, var_x = 0, count = 0;
+    check(sae_forward(dict, x, n, y, f));
+    for (i = 0; i < n * m; i++) count += f[i] != 0;
+    for (j = 0; j < d; j++) {
+        double se = 0, sx = 0, e2 = 0, x2 = 0;
+        for (i = 0; i < n; i++) {
+            double a = x[i * d + j], e = a - (double)y[i * d + j];
+            se += e;
+            sx += a;
+            e2 += e * e;
+            x2 += a * a;
+        }
+        var_e += e2 - se * se / (double)n;
+        var_x += x2 - sx * sx / (double)n;
+    }
+    *l0 = count / (double)n;
+    *fve = 1 - var_e / var_x;
+    free(f);
+    free(y);
+}
+
+static void time_trainer(const char *name, const options *o, const float *data, size_t n,
+                         size_t d) {
+    sae_trainer_desc desc;
+    sae_trainer *trainer;
+    double *times = (double *)calloc(o->steps, sizeof *times), l0, fve, middle;
+    const char *folder = getenv("TMPDIR");
+    char path[512], cpu[128];
+    size_t s;
+    snprintf(path, sizeof path, "%s/sae_bench_%.0f.safetensors", folder ? folder : "/tmp",
+             1e3 * now_ms());
+    if (!times) die("no memory");
+    if (!describe(name, o, d, &desc)) die("--trainers: unknown name; see sae train --help");
+    if (o->l0 && !has_k(desc.kind)) {
+        write_start(o, &desc, data, path);
+        desc.init = path;
+    }
+    check(sae_trainer_create(ctx, &desc, &trainer));
+    if (desc.init) remove(path);
+    for (s = 0; s < o->warmup + o->steps; s++) {
+        size_t at = s * o->batch % (n - o->batch + 1);
+        double begun = now_ms();
+        check(sae_trainer_step(trainer, data + at * d, NULL, o->batch));
+        if (s >= o->warmup) times[s - o->warmup] = now_ms() - begun;
+    }
+    judge(sae_trainer_dictionary(trainer), data, o->batch, &l0, &fve);
+    middle = median(times, o->steps);
+    cpu_name(cpu, sizeof cpu);
+    printf("{\"impl\": \"sae.h\", \"version\": \"%s\", \"compiler\": \"%s\", \"cpu\": \"%s\", "
+           "\"device\": \"cpu\", \"threads\": %d, \"precision\": \"fp32\", \"trainer\": \"%s\", "
+           "\"d\": %zu, \"m\": %zu, \"batch\": %zu, \"k\": %zu, \"start_l0\": %zu, "
+           "\"warmup\": %zu, \"steps\": %zu, \"ms_median\": %.3f, \"ms_min\": %.3f, "
+           "\"rows_per_s\": %.0f, \"l0\": %.1f, \"fve\": %.4f}\n",
+           SAE_VERSION, COMPILER, cpu, o->threads, sae_trainer_name(desc.kind), d, o->m, o->batch,
+           o->k, o->l0, o->warmup, o->steps, middle, times[0], (double)o->batch / middle * 1e3, l0,
+           fve);
+    fflush(stdout);
+    sae_trainer_destroy(trainer);
+    free(times);
+}
+
+static void bench_training(const options *o) {
+    sae_tensor_file *file;
+    const sae_tensor *t;
+    float *data;
+    char names[512], *name;
+    check(sae_tensor_file_open(ctx, o->data, &file));
+    t = sae_tensor_file_count(file) == 1 ? sae_tensor_file_get(file, 0) : NULL;
+    if (!t || t->ndim != 2) die("the data must be one array [rows,dim]");
+    if (t->shape[0] < o->batch || !o->batch || !o->steps) die("fewer rows than a batch");
+    data = floats((size_t)(t->shape[0] * t->shape[1]));
+    sae_tensor_to_f32(t, data);
+    snprintf(names, sizeof names, "%s", o->trainers);
+    for (name = strtok(names, ","); name; name = strtok(NULL, ","))
+        time_trainer(name, o, data, (size_t)t->shape[0], (size_t)t->shape[1]);
+    sae_tensor_file_close(file);
+    free(data);
+}
+
+/* ==== operations ============================================================================== */
+
+/* The FMA peak: every thread runs 12 independent chains of vector multiply-adds that stay in
+   registers, which is enough to keep two units of latency 4 busy. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define CHAINS(X) X(a) X(b) X(c) X(d) X(e) X(f) X(g) X(h) X(i) X(j) X(k) X(l)
+#define PEAK(name, isa, type, set1, fmadd, store, lanes)                                           \
+    __attribute__((target(isa), noinline)) static double name(size_t rounds) {                    \
+        const type p = set1(0.999f), q = set1(0.001f);                                             \
+        float out[lanes];                                                                          \
+        size_t n;                                                                                  \
+        double sum = 0;                                                                            \
+        CHAINS(PEAK_DECLARE_##lanes)                                                               \
+        for (n = 0; n < rounds; n++) { CHAINS(PEAK_STEP_##lanes) }                                 \
+        CHAINS(PEAK_STORE_##lanes)                                                                 \
+        return sum;                                                                                \
+    }
+#define PEAK_DECLARE_8(v) __m256 v = _mm256_set1_ps(1.0f);
+#define PEAK_STEP_8(v) v = _mm256_fmadd_ps(v, p, q);
+#define PEAK_STORE_8(v) _mm256_storeu_ps(out, v); sum += out[0];
+#define PEAK_DECLARE_16(v) __m512 v = _mm512_set1_ps(1.0f);
+#define PEAK_STEP_16(v) v = _mm512_fmadd_ps(v, p, q);
+#define PEAK_STORE_16(v) _mm512_storeu_ps(out, v); sum += out[0];
+PEAK(peak_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
+PEAK(peak_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps, 16)
+#endif
+
+static double peak_gflops(int threads) {
+    double best = 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+    const size_t rounds = 20000000;
+    bool wide = __builtin_cpu_supports("avx512f");
+    int repeat, t;
+    if (!wide && !(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) return 0;
+    for (repeat = 0; repeat < 3; repeat++) {
+        double begun = now_ms(), sum = 0, rate;
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(threads) reduction(+ : sum)
+#endif
+        for (t = 0; t < threads; t++) sum += wide ? peak_avx512(rounds) : peak_avx2(rounds);
+        rate =
+            (double)threads * (double)rounds * 12 * (wide ? 16 : 8) * 2 / (now_ms() - begun) / 1e6;
+        if (rate > best && sum != 0) best = rate;
+    }
+#else
+    (void)threads;
+#endif
+    return best;
+}
+
+static void print_op(const char *name, const options *o, double *times, double flop, double peak) {
+    double ms = median(times, o->steps), rate = flop / ms / 1e6;
+    printf("%-24s rows %zu d %zu m %zu k %zu  %9.3f ms  %8.1f GFLOP/s", name, o->batch, o->d, o->m,
+           o->k, ms, rate);
+    if (peak > 0) printf("  %5.1f %% of the peak", 100 * rate / peak);
+    printf("\n");
+    fflush(stdout);
+}
+
+static void bench_ops(const options *o) {
+    float *x = floats(o->batch * o->d), *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
+    double *times = (double *)calloc(o->steps, sizeof *times), peak = peak_gflops(o->threads);
+    double encode_flop = 2.0 * (double)o->batch * (double)o->d * (double)o->m;
+    sae_dictionary_desc desc;
+    sae_dictionary *dict;
+    sae_sparse code;
+    uint32_t state = 1;
+    size_t i;
+    if (!times || !o->steps) die("no steps");
+    for (i = 0; i < o->batch * o->d; i++) {
+        state = state * 1664525u + 1013904223u;
+        x[i] = (float)(state >> 8) / 8388608.0f - 1;
+    }
+    memset(&desc, 0, sizeof desc);
+    desc.arch = SAE_ARCH_TOP_K;
+    desc.activation_dim = o->d;
+    desc.dict_size = o->m;
+    desc.k = o->k;
+    check(sae_dictionary_create(ctx, &desc, &dict));
+    code.row_begin = (size_t *)calloc(o->batch + 1, sizeof *code.row_begin);
+    code.latent = (uint32_t *)calloc(o->batch * o->k, sizeof *code.latent);
+    code.value = floats(code.capacity = o->batch * o->k);
+    if (!code.row_begin || !code.latent) die("no memory");
+    if (peak > 0)
+        printf(
+            "peak %.1f GFLOP/s with %d threads (12 chains of vector FMA in registers, best of 3)\n",
+            peak, o->threads);
+    else printf("peak not measured on this CPU\n");
+    for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
+        double begun = now_ms();
+        check(sae_encode(dict, x, o->batch, f));
+        if (i) times[i - 1] = now_ms() - begun;
+    }
+    print_op("sae_encode", o, times, encode_flop, peak);
+    for (i = 0; i <= o->steps; i++) {
+        double begun = now_ms();
+        check(sae_encode_sparse(dict, x, o->batch, &code));
+        if (i) times[i - 1] = now_ms() - begun;
+    }
+    print_op("sae_encode_sparse", o, times, encode_flop, peak);
+    for (i = 0; i <= o->steps; i++) {
+        double begun = now_ms();
+        check(sae_decode_sparse(dict, &code, o->batch, y));
+        if (i) times[i - 1] = now_ms() - begun;
+    }
+    print_op("sae_decode_sparse", o, times, 2.0 * (double)code.row_begin[o->batch] * (double)o->d,
+             peak);
+    sae_dictionary_destroy(dict);
+    free(code.row_begin);
+    free(code.latent);
+    free(code.value);
+    free(times);
+    free(x);
+    free(f);
+    free(y);
+}
+
+/* ==== main ==================================================================================== */
+
+int main(int argc, char **argv) {
+    static const char all[] =
+        "standard,standard_april,gated,gated_anneal,p_anneal,top_k,batch_top_k,"
+        "matryoshka_batch_top_k,jumprelu";
+    options o = { NULL, NULL, 512, 8192, 2048, 64, 128, 10, 10, 2 };
+    sae_context_desc desc;
+    int i;
+    o.trainers = all;
+    for (i = 1; i < argc; i++) {
+        const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
+        size_t *number = !strcmp(name, "--d") ? &o.d : !strcmp(name, "--m") ? &o.m
+                       : !strcmp(name, "--batch") ? &o.batch : !strcmp(name, "--k") ? &o.k
+                       : !strcmp(name, "--l0") ? &o.l0 : !strcmp(name, "--warmup") ? &o.warmup
+                       : !strcmp(name, "--steps") ? &o.steps : NULL;
+        if (name[0] != '-') {
+            o.data = name;
+            continue;
+        }
+        if (number) *number = (size_t)strtoull(value, NULL, 10);
+        else if (!strcmp(name, "--threads")) o.threads = atoi(value);
+        else if (!strcmp(name, "--trainers")) o.trainers = value;
+        else if (!strcmp(name, "--device") && !strcmp(value, "cpu")) {}
+        else if (!strcmp(name, "--device")) die("this build has no such device, only cpu");
+        else {
+            fprintf(stderr, "bench: unknown option %s; the head of bench/bench.c lists them\n",
+                    name);
+            return 2;
+        }
+        i++;
+    }
+    if (!o.data) {
+        fprintf(stderr, "usage: bench DATA.npy [options], or bench ops [options]\n");
+        return 2;
+    }
+    memset(&desc, 0, sizeof desc);
+    desc.threads = o.threads;
+    if (sae_context_create(&desc, &ctx) != SAE_OK) die("no context");
+    if (strcmp(o.data, "ops") == 0) bench_ops(&o);
+    else bench_training(&o);
+    sae_context_destroy(ctx);
+    return 0;
+}

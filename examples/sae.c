@@ -1,0 +1,1613 @@
+/*  sae - the command-line tool: train, judge and run sparse autoencoders.
+
+    A thin user of sae.h, and the one file of the program with SAE_IMPLEMENTATION.
+    Build: make build/sae, or
+        cc -O2 -fopenmp -I. examples/sae.c -lm -o sae
+
+    Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted.
+
+    CONTENTS
+        >>text      messages, memory, JSON strings, clock
+        >>options   the table-driven command line
+        >>data      rows of activations in blocks, .npy written in blocks
+        >>train     train
+        >>use       eval, encode, reconstruct
+        >>look      info, tensors
+        >>main      help and the verbs
+*/
+#define SAE_IMPLEMENTATION
+#include "sae.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#if defined(_WIN32)
+#include <direct.h>
+#include <io.h>
+#define isatty _isatty
+#define fileno _fileno
+#define make_one_folder(path) _mkdir(path)
+#define seek_end(file) _fseeki64(file, 0, SEEK_END)
+#define tell(file) ((int64_t)_ftelli64(file))
+#else
+#include <unistd.h>
+#define make_one_folder(path) mkdir(path, 0777)
+#define seek_end(file) fseeko(file, 0, SEEK_END)
+#define tell(file) ((int64_t)ftello(file))
+#endif
+
+enum { DONE = 0, FAILED = 1, WRONG_USAGE = 2, INTERRUPTED = 130 };
+enum { BLOCK_BYTES = 64 << 20 }; /* of latents held at once by encode and reconstruct */
+
+/* ==== >>text ================================================================================== */
+
+typedef struct program {
+    const char *verb;
+    sae_context *ctx;
+    bool quiet;
+    void **kept; /* every block of take(), freed at the end */
+    size_t num_kept;
+} program;
+
+static program sae; /* the tool is one program; the library has no such thing */
+
+/* One line on stderr, whatever the text holds. */
+static void say_line(const char *format, va_list args) {
+    char line[900];
+    size_t i;
+    vsnprintf(line, sizeof line, format, args);
+    for (i = 0; line[i]; i++)
+        if ((unsigned char)line[i] < 32 || line[i] == 127) line[i] = '?';
+    fprintf(stderr, "sae%s%s: %s\n", sae.verb[0] ? " " : "", sae.verb, line);
+}
+
+static int failed(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    say_line(format, args);
+    va_end(args);
+    return FAILED;
+}
+
+static int wrong(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    say_line(format, args);
+    va_end(args);
+    return WRONG_USAGE;
+}
+
+static int failed_library(void) {
+    return failed("%s", sae_error(sae.ctx));
+}
+
+/* Zeroed memory that lives until the program ends. */
+static void *take(size_t count, size_t size) {
+    void **more = (void **)realloc(sae.kept, (sae.num_kept + 1) * sizeof *more);
+    void *memory = more ? calloc(count ? count : 1, size ? size : 1) : NULL;
+    if (more) sae.kept = more;
+    if (!memory) {
+        failed("no memory for %zu times %zu bytes", count, size);
+        exit(FAILED);
+    }
+    sae.kept[sae.num_kept++] = memory;
+    return memory;
+}
+
+static char *joined(const char *folder, const char *name) {
+    size_t size = strlen(folder) + strlen(name) + 2;
+    char *path = (char *)take(size, 1);
+    const char *slash = folder[0] && folder[strlen(folder) - 1] != '/' ? "/" : "";
+    snprintf(path, size, "%s%s%s", folder, slash, name);
+    return path;
+}
+
+/* "PATH" + ending, kept by take(). */
+static char *with_ending(const char *path, const char *ending) {
+    size_t size = strlen(path) + strlen(ending) + 1;
+    char *name = (char *)take(size, 1);
+    snprintf(name, size, "%s%s", path, ending);
+    return name;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), e = strlen(end);
+    return n >= e && strcmp(text + n - e, end) == 0;
+}
+
+/* Bytes of the UTF-8 character at s; 0 if it is none. */
+static size_t utf8_length(const unsigned char *s) {
+    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3
+             : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0, i;
+    for (i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    return n;
+}
+
+static void put_json_string(FILE *out, const char *text) {
+    const unsigned char *s = (const unsigned char *)text;
+    fputc('"', out);
+    while (*s) {
+        size_t n = utf8_length(s);
+        if (n == 0) {
+            fprintf(out, "\\ufffd");
+            n = 1;
+        } else if (*s < 32 || *s == 127) {
+            fprintf(out, "\\u%04x", *s);
+        } else {
+            if (*s == '"' || *s == '\\') fputc('\\', out);
+            fwrite(s, 1, n, out);
+        }
+        s += n;
+    }
+    fputc('"', out);
+}
+
+static double now_seconds(void) {
+#if defined(CLOCK_MONOTONIC)
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+    return (double)time(NULL);
+#endif
+}
+
+static bool file_exists(const char *path) {
+    struct stat about;
+    return stat(path, &about) == 0;
+}
+
+static bool make_folders(const char *path) {
+    char *copy = joined(path, "");
+    size_t i;
+    struct stat about;
+    for (i = 1; copy[i]; i++)
+        if (copy[i] == '/') {
+            copy[i] = 0;
+            make_one_folder(copy);
+            copy[i] = '/';
+        }
+    return stat(path, &about) == 0 && (about.st_mode & S_IFMT) == S_IFDIR;
+}
+
+static void on_library_message(sae_log_level level, const char *message, void *user) {
+    (void)user;
+    if (!sae.quiet && level == SAE_LOG_WARNING) fprintf(stderr, "sae: warning: %s\n", message);
+}
+
+/* ==== >>options =============================================================================== */
+
+typedef enum option_kind { FLAG, TEXT, COUNT, LIST } option_kind;
+
+typedef struct list {
+    const char **items;
+    size_t count;
+} list;
+
+typedef struct option {
+    const char *name; /* without -- */
+    option_kind kind;
+    void *value; /* bool, const char *, uint64_t, list */
+} option;
+
+/* The hyperparameters of sae_trainer_desc_set, for help and for suggestions. */
+static const char *const hyperparameters[] = {
+    "dict-size", "activation-dim", "dict-class", "lr", "warmup-steps", "decay-start",
+    "sparsity-warmup-steps", "resample-steps", "l1-penalty", "sparsity-function", "k",
+    "k-anneal-steps", "auxk-alpha", "top-k-aux", "dead-feature-threshold", "threshold-beta",
+    "threshold-start-step", "group-fractions", "group-weights", "bandwidth", "sparsity-penalty",
+    "target-l0", "initial-sparsity-penalty", "anneal-start", "anneal-end", "p-start", "p-end",
+    "n-sparsity-updates", "sparsity-queue-length", "reconstruction-loss", "ghost-threshold",
+    "lm-name", "submodule-name", "wandb-name", "layer"
+};
+enum { NUM_HYPERPARAMETERS = sizeof hyperparameters / sizeof hyperparameters[0] };
+
+/* Edit distance (insert, delete, replace, swap neighbours). */
+static size_t distance(const char *a, const char *b) {
+    size_t n = strlen(a), m = strlen(b), row[3][64], i, j;
+    if (n > 63 || m > 63) return 64;
+    for (j = 0; j <= m; j++) row[0][j] = j;
+    for (i = 1; i <= n; i++) {
+        size_t *now = row[i % 3], *last = row[(i + 2) % 3], *before = row[(i + 1) % 3];
+        now[0] = i;
+        for (j = 1; j <= m; j++) {
+            size_t best = last[j - 1] + (a[i - 1] != b[j - 1]);
+            if (last[j] + 1 < best) best = last[j] + 1;
+            if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                before[j - 2] + 1 < best)
+                best = before[j - 2] + 1;
+            now[j] = best;
+        }
+    }
+    return row[n % 3][m];
+}
+
+static void nearer(const char *given, const char *candidate, const char **best, size_t *least) {
+    size_t d = distance(given, candidate);
+    if (d < *least) {
+        *least = d;
+        *best = candidate;
+    }
+}
+
+static int unknown_option(const char *given, const option *options, size_t count) {
+    size_t least = strlen(given) / 3 + 2, i;
+    const char *best = NULL;
+    for (i = 0; i < count; i++) nearer(given, options[i].name, &best, &least);
+    if (strcmp(sae.verb, "train") == 0)
+        for (i = 0; i < NUM_HYPERPARAMETERS; i++) nearer(given, hyperparameters[i], &best, &least);
+    if (best) return wrong("unknown option --%s; did you mean --%s?", given, best);
+    return wrong("unknown option --%s; sae %s --help lists them", given, sae.verb);
+}
+
+static bool parse_count(const char *text, uint64_t *out) {
+    char *end;
+    double value = strtod(text, &end); /* takes 1e6 too */
+    if (end == text || *end || !(value >= 0) || value > 9.0e15 || value != floor(value))
+        return false;
+    *out = (uint64_t)value;
+    return true;
+}
+
+static bool parse_counts(const char *text, uint64_t *out, size_t capacity, size_t *count) {
+    char *copy = joined(text, ""), *part;
+    copy[strlen(text)] = 0;
+    *count = 0;
+    for (part = strtok(copy, ","); part; part = strtok(NULL, ","))
+        if (*count == capacity || !parse_count(part, &out[(*count)++])) return false;
+    return *count > 0;
+}
+
+static void list_add(list *l, const char *item, size_t most) {
+    if (!l->items) l->items = (const char **)take(most, sizeof *l->items);
+    l->items[l->count++] = item;
+}
+
+/* Reads argv after the verb. Words that belong to no option go to words. Options that the table
+   does not have go to others as name, value pairs if that is given. DONE, or WRONG_USAGE. */
+static int parse(int argc, char **argv, const option *options, size_t count, list *words,
+                 list *others) {
+    int i;
+    for (i = 2; i < argc; i++) {
+        char *name = argv[i], *value = NULL;
+        const option *o = NULL;
+        size_t j;
+        if (strncmp(name, "--", 2) != 0 || !name[2]) {
+            if (name[0] == '-' && name[1]) return wrong("unknown option %s", name);
+            list_add(words, name, (size_t)argc);
+            continue;
+        }
+        name += 2;
+        if ((value = strchr(name, '=')) != NULL) *value++ = 0;
+        for (j = 0; j < count && !o; j++)
+            if (strcmp(options[j].name, name) == 0) o = &options[j];
+        if (o && o->kind == FLAG) {
+            if (value) return wrong("--%s takes no value", name);
+            *(bool *)o->value = true;
+            continue;
+        }
+        if (!o && !others) return unknown_option(name, options, count);
+        if (o && o->kind == LIST && !value) {
+            list *l = (list *)o->value;
+            size_t before = l->count;
+            while (i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0)
+                list_add(l, argv[++i], (size_t)argc);
+            if (l->count == before) return wrong("--%s needs a value", name);
+            continue;
+        }
+        if (!value && i + 1 < argc && (o || strncmp(argv[i + 1], "--", 2) != 0)) value = argv[++i];
+        if (!o) {
+            list_add(others, name, 2 * (size_t)argc);
+            list_add(others, value, 2 * (size_t)argc);
+            continue;
+        }
+        if (!value) return wrong("--%s needs a value", name);
+        if (o->kind == TEXT) *(const char **)o->value = value;
+        if (o->kind == LIST) list_add((list *)o->value, value, (size_t)argc);
+        if (o->kind == COUNT && !parse_count(value, (uint64_t *)o->value))
+            return wrong("--%s is %s, allowed is a whole number from 0", name, value);
+    }
+    return DONE;
+}
+
+/* Options that several verbs share. */
+typedef struct common {
+    list words, data, target;
+    const char *dtype, *tensor, *device, *out, *dict_class;
+    uint64_t dim, threads, batch, batches, k;
+    bool json, raw, use_top_k, use_threshold, dense;
+} common;
+
+static int start(const common *c) {
+    sae_context_desc desc = { 0 };
+    if (c->device && strcmp(c->device, "cuda") == 0)
+        return failed("--device cuda: this build has no CUDA backend, only cpu");
+    if (c->device && strcmp(c->device, "cpu") != 0)
+        return wrong("--device is %s, allowed are cpu, cuda", c->device);
+    if (c->threads > 4096)
+        return wrong("--threads is %.0f, allowed is 0..4096", (double)c->threads);
+    desc.threads = (int)c->threads;
+    desc.logger.log = on_library_message;
+    if (sae_context_create(&desc, &sae.ctx) != SAE_OK) return failed("no memory to start with");
+    return DONE;
+}
+
+static int parse_dtype(const char *text, sae_dtype *out) {
+    static const char *const names[] = { "f32", "float32", "f16", "float16", "bf16", "bfloat16" };
+    static const sae_dtype dtypes[] = { SAE_F32, SAE_F32, SAE_F16, SAE_F16, SAE_BF16, SAE_BF16 };
+    size_t i;
+    *out = SAE_F32;
+    if (!text) return DONE;
+    for (i = 0; i < 6; i++)
+        if (strcmp(names[i], text) == 0) {
+            *out = dtypes[i];
+            return DONE;
+        }
+    return wrong("--dtype is %s, allowed are f32, f16, bf16", text);
+}
+
+/* ==== >>data: reading ========================================================================= */
+
+/* Rows of one or several files as float32, NaN and infinity included. */
+typedef struct reader {
+    const list *files;
+    const char *tensor;
+    size_t raw_dim, width;
+    sae_dtype raw_dtype;
+    uint64_t rows; /* of all files */
+    size_t next;   /* file to open next */
+    sae_tensor_file *open;
+    sae_tensor all;     /* of the open file: [rows,width] */
+    FILE *raw;          /* or this */
+    uint64_t at, count; /* rows of the open file: read, there */
+    unsigned char *bytes;
+    size_t capacity;
+} reader;
+
+static void reader_close(reader *r) {
+    sae_tensor_file_close(r->open);
+    if (r->raw) fclose(r->raw);
+    r->open = NULL;
+    r->raw = NULL;
+}
+
+static int reader_open_tensor(reader *r, const char *path, size_t *width) {
+    size_t i, found = 0;
+    const sae_tensor *t = NULL;
+    if (sae_tensor_file_open(sae.ctx, path, &r->open) != SAE_OK) return failed_library();
+    if (r->tensor && ends_with(path, ".safetensors")) {
+        t = sae_tensor_file_find(r->open, r->tensor);
+        if (!t) return failed("%s has no tensor %s", path, r->tensor);
+    }
+    for (i = 0; !t && i < sae_tensor_file_count(r->open); i++) {
+        const sae_tensor *candidate = sae_tensor_file_get(r->open, i);
+        if (candidate->ndim == 2 && ++found == 1) r->all = *candidate;
+    }
+    if (!t && found > 1)
+        return failed("%s holds %zu tensors with two dimensions; --tensor NAME says which", path,
+                      found);
+    if (!t && found == 0) return failed("%s holds no tensor [rows,dim]", path);
+    if (t) r->all = *t;
+    if (r->all.ndim != 2) return failed("%s: %s has %zu dimensions, 2 are needed: [rows,dim]", path,
+                                        r->all.name[0] ? r->all.name : "its array", r->all.ndim);
+    r->count = r->all.shape[0];
+    *width = (size_t)r->all.shape[1];
+    return DONE;
+}
+
+static int reader_open_raw(reader *r, const char *path, size_t *width) {
+    size_t row = r->raw_dim * sae_dtype_size(r->raw_dtype);
+    int64_t size;
+    if (row == 0) return failed("%s: the rows of a raw file need --dim (and --dtype)", path);
+    r->raw = fopen(path, "rb");
+    if (!r->raw) return failed("%s: cannot be opened", path);
+    if (seek_end(r->raw) != 0 || (size = tell(r->raw)) < 0) return failed("%s: has no size", path);
+    rewind(r->raw);
+    if ((uint64_t)size % row != 0)
+        return failed("%s: %.0f bytes are no multiple of a row's %zu", path, (double)size, row);
+    r->count = (uint64_t)size / row;
+    *width = r->raw_dim;
+    return DONE;
+}
+
+static int reader_open_next(reader *r) {
+    const char *path = r->files->items[r->next++];
+    size_t width = 0;
+    int status;
+    reader_close(r);
+    if (ends_with(path, ".npy") || ends_with(path, ".safetensors"))
+        status = reader_open_tensor(r, path, &width);
+    else
+        status = reader_open_raw(r, path, &width);
+    if (status != DONE) return status;
+    if (r->width && width != r->width)
+        return failed("%s: rows are %zu wide, those of %s are %zu wide", path, width,
+                      r->files->items[0], r->width);
+    r->width = width;
+    r->at = 0;
+    return DONE;
+}
+
+/* Opens each file once, to know width and rows, and then the first. */
+static int reader_create(reader *r, const list *files, const common *c) {
+    int status = parse_dtype(c->dtype, &r->raw_dtype);
+    if (status != DONE) return status;
+    r->files = files;
+    r->tensor = c->tensor;
+    r->raw_dim = (size_t)c->dim;
+    while (r->next < files->count) {
+        status = reader_open_next(r);
+        if (status != DONE) return status;
+        r->rows += r->count;
+    }
+    r->next = 0;
+    return reader_open_next(r);
+}
+
+/* Up to max rows into x [max,width]; *n 0 at the end. */
+static int reader_next(reader *r, float *x, size_t max, size_t *n) {
+    size_t element = sae_dtype_size(r->raw ? r->raw_dtype : r->all.dtype);
+    *n = 0;
+    while (*n < max) {
+        size_t part = max - *n;
+        sae_tensor rows = r->all;
+        if (r->at == r->count) {
+            int status;
+            if (r->next == r->files->count) return DONE;
+            status = reader_open_next(r);
+            if (status != DONE) return status;
+            element = sae_dtype_size(r->raw ? r->raw_dtype : r->all.dtype);
+            continue;
+        }
+        if (part > r->count - r->at) part = (size_t)(r->count - r->at);
+        if (r->raw) {
+            size_t bytes = part * r->width * element;
+            if (bytes > r->capacity) r->bytes = (unsigned char *)take(r->capacity = bytes, 1);
+            if (fread(r->bytes, 1, bytes, r->raw) != bytes)
+                return failed("%s: reading failed", r->files->items[r->next - 1]);
+            memset(&rows, 0, sizeof rows);
+            rows.name = "";
+            rows.dtype = r->raw_dtype;
+            rows.ndim = 2;
+            rows.shape[1] = r->width;
+            rows.stride[0] = (int64_t)r->width;
+            rows.stride[1] = 1;
+            rows.data = r->bytes;
+        } else {
+            rows.data = (const unsigned char *)rows.data +
+                        (int64_t)r->at * rows.stride[0] * (int64_t)element;
+        }
+        rows.shape[0] = part;
+        sae_tensor_to_f32(&rows, x + *n * r->width);
+        *n += part;
+        r->at += part;
+    }
+    return DONE;
+}
+
+/* ==== >>data: writing ========================================================================= */
+
+/* A .npy that grows by rows: written beside as PATH.tmp, renamed when it is whole. */
+typedef struct npy_writer {
+    FILE *file;
+    const char *path, *temporary, *descr;
+    uint64_t rows;
+    size_t width; /* 0: one dimension */
+} npy_writer;
+
+static bool npy_put_header(npy_writer *w) {
+    char text[128], shape[64];
+    size_t n;
+    if (w->width) snprintf(shape, sizeof shape, "(%.0f, %.0f)", (double)w->rows, (double)w->width);
+    else snprintf(shape, sizeof shape, "(%.0f,)", (double)w->rows);
+    memset(text, ' ', sizeof text);
+    memcpy(text, "\x93NUMPY\x01\x00\x76\x00", 10); /* 118 bytes follow */
+    n = (size_t)snprintf(text + 10, sizeof text - 10,
+                         "{'descr': '%s', 'fortran_order': False, 'shape': %s, }", w->descr, shape);
+    text[10 + n] = ' ';
+    text[127] = '\n';
+    return fwrite(text, 1, sizeof text, w->file) == sizeof text;
+}
+
+static int npy_create(npy_writer *w, const char *path, const char *ending, const char *descr,
+                      size_t width) {
+    w->path = path;
+    w->temporary = with_ending(path, ending);
+    w->descr = descr;
+    w->width = width;
+    w->rows = 0;
+    w->file = fopen(w->temporary, "wb");
+    if (!w->file || !npy_put_header(w)) return failed("%s: cannot be written", path);
+    return DONE;
+}
+
+static int npy_put(npy_writer *w, const void *data, size_t element, size_t rows) {
+    size_t count = rows * (w->width ? w->width : 1);
+    if (fwrite(data, element, count, w->file) != count)
+        return failed("%s: writing failed (is the disk full?)", w->path);
+    w->rows += rows;
+    return DONE;
+}
+
+static void npy_abandon(npy_writer *w) {
+    if (!w->file) return;
+    fclose(w->file);
+    remove(w->temporary);
+    w->file = NULL;
+}
+
+/* The header again with the rows there are; keep: under the temporary's name. */
+static int npy_finish(npy_writer *w, bool keep) {
+    bool good = fseek(w->file, 0, SEEK_SET) == 0 && npy_put_header(w);
+    if (fclose(w->file) != 0) good = false;
+    w->file = NULL;
+#if defined(_WIN32)
+    if (good && !keep) remove(w->path);
+#endif
+    if (good && !keep && rename(w->temporary, w->path) != 0) good = false;
+    if (good) return DONE;
+    remove(w->temporary);
+    return failed("%s: writing failed (is the disk full?)", w->path);
+}
+
+/* ==== >>train ================================================================================= */
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number) {
+    interrupted = 1;
+    signal(number, SIG_DFL); /* a second one ends it at once */
+}
+
+static const struct {
+    const char *name;
+    size_t offset;
+} log_fields[] = {
+    { "loss", offsetof(sae_stats, loss) },
+    { "l2_loss", offsetof(sae_stats, l2_loss) },
+    { "sparsity_loss", offsetof(sae_stats, sparsity_loss) },
+    { "aux_loss", offsetof(sae_stats, aux_loss) },
+    { "auxk_loss", offsetof(sae_stats, auxk_loss) },
+    { "pre_norm_auxk_loss", offsetof(sae_stats, pre_norm_auxk_loss) },
+    { "dead_features", offsetof(sae_stats, dead_features) },
+    { "effective_l0", offsetof(sae_stats, effective_l0) },
+    { "l0", offsetof(sae_stats, l0) },
+    { "frac_variance_explained", offsetof(sae_stats, frac_variance_explained) },
+    { "threshold", offsetof(sae_stats, threshold) },
+    { "p", offsetof(sae_stats, p) },
+    { "next_p", offsetof(sae_stats, next_p) },
+    { "sparsity_coeff", offsetof(sae_stats, sparsity_coeff) },
+    { "ghosts", offsetof(sae_stats, ghosts) },
+    { "lr", offsetof(sae_stats, lr) },
+    { "grad_norm", offsetof(sae_stats, grad_norm) }
+};
+
+typedef struct training {
+    const char *log_path;
+    FILE *log, *early; /* early: lines before the first step of this run is known */
+    bool resume, terminal, log_failed, drawn;
+    size_t num_trainers;
+    sae_stats *last; /* of each trainer */
+    double shown, rate;
+    uint64_t shown_rows, step, steps;
+} training;
+
+static double stat_value(const sae_stats *s, size_t field) {
+    double value;
+    memcpy(&value, (const char *)s + log_fields[field].offset, sizeof value);
+    return value;
+}
+
+static void put_log_line(FILE *out, const sae_stats *s, size_t trainer, size_t num_trainers) {
+    size_t i;
+    fprintf(out, "{\"step\": %.0f", (double)s->step);
+    if (num_trainers > 1) fprintf(out, ", \"trainer\": %zu", trainer);
+    for (i = 0; i < sizeof log_fields / sizeof log_fields[0]; i++) {
+        double value = stat_value(s, i);
+        if (isfinite(value)) fprintf(out, ", \"%s\": %.9g", log_fields[i].name, value);
+    }
+    fprintf(out, "}\n");
+}
+
+/* Opens the log; after a resume it keeps the whole lines of the steps before first_step. */
+static bool open_log(training *t, uint64_t first_step) {
+    char *temporary = with_ending(t->log_path, ".tmp"), line[4096];
+    FILE *old = t->resume ? fopen(t->log_path, "rb") : NULL;
+    size_t n;
+    t->log = fopen(temporary, "wb");
+    while (old && t->log && fgets(line, (int)sizeof line, old)) {
+        const char *at = strstr(line, "\"step\": ");
+        bool whole = line[0] == '{' && line[strlen(line) - 1] == '\n';
+        if (whole && at && strtod(at + 8, NULL) < (double)first_step) fputs(line, t->log);
+    }
+    if (old) fclose(old);
+    if (t->log && t->early) {
+        rewind(t->early);
+        while ((n = fread(line, 1, sizeof line, t->early)) > 0) fwrite(line, 1, n, t->log);
+    }
+    if (t->early) fclose(t->early);
+    t->early = NULL;
+    if (!t->log || fflush(t->log) != 0) return false;
+#if defined(_WIN32)
+    remove(t->log_path);
+#endif
+    return rename(temporary, t->log_path) == 0;
+}
+
+static void on_log(void *user, size_t trainer, const sae_stats *stats) {
+    training *t = (training *)user;
+    if (trainer < t->num_trainers) t->last[trainer] = *stats;
+    if (t->log_path) {
+        if (!t->log && !t->early) t->early = tmpfile();
+        if (t->log || t->early)
+            put_log_line(t->log ? t->log : t->early, stats, trainer, t->num_trainers);
+        if (t->log && fflush(t->log) != 0) t->log_failed = true;
+    } else if (!sae.quiet) {
+        if (t->drawn) fprintf(stderr, "\r\x1b[K");
+        t->drawn = false;
+        printf("step %.0f", (double)stats->step);
+        if (t->num_trainers > 1) printf(" trainer %zu", trainer);
+        printf(" loss %.6g l0 %.1f variance explained %.4f lr %.3g\n", stats->loss, stats->l0,
+               stats->frac_variance_explained, stats->lr);
+        fflush(stdout);
+    }
+}
+
+static void time_text(double seconds, char *out, size_t size) {
+    unsigned long s = seconds > 0 && seconds < 1e8 ? (unsigned long)seconds : 0;
+    if (s >= 3600) snprintf(out, size, "%lu:%02lu:%02lu", s / 3600, s / 60 % 60, s % 60);
+    else snprintf(out, size, "%lu:%02lu", s / 60, s % 60);
+}
+
+static void show_progress(training *t, const sae_progress *p, double now) {
+    char bar[21], left[32], rate[32], more[32] = "";
+    sae_stats s;
+    double done = p->steps ? (double)p->step / (double)p->steps : 1, recent;
+    double steps_left = (double)(p->steps - p->step), row_rate;
+    size_t i;
+    memset(&s, 0, sizeof s);
+    if (sae_trainer_stats(p->trainers[0], &s) != SAE_OK) return;
+    if (now - t->shown >= 0.1 || t->rate == 0) {
+        recent = (double)(p->rows - t->shown_rows) / (now - t->shown + 1e-9);
+        t->rate = t->rate > 0 ? 0.7 * t->rate + 0.3 * recent : recent;
+    }
+    row_rate = (double)p->rows / (double)(p->step - p->start_step ? p->step - p->start_step : 1);
+    for (i = 0; i < 20; i++) bar[i] = (double)i < done * 20 ? '#' : '-';
+    bar[20] = 0;
+    time_text(steps_left * row_rate / (t->rate > 0 ? t->rate : 1), left, sizeof left);
+    if (t->rate >= 1e4) snprintf(rate, sizeof rate, "%.1fk", t->rate / 1e3);
+    else snprintf(rate, sizeof rate, "%.0f", t->rate);
+    if (p->num_trainers > 1) snprintf(more, sizeof more, " (1 of %zu)", p->num_trainers);
+    if (t->terminal)
+        fprintf(stderr,
+                "\r[%s] %3.0f%% step %.0f/%.0f  %s tok/s  loss %.4g  L0 %.1f%s  %s left\x1b[K", bar,
+                100 * done, (double)p->step, (double)p->steps, rate, s.loss, s.l0, more, left);
+    else
+        fprintf(stderr, "step %.0f/%.0f  %s tok/s  loss %.4g  L0 %.1f%s  %s left\n",
+                (double)p->step, (double)p->steps, rate, s.loss, s.l0, more, left);
+    fflush(stderr);
+    t->drawn = t->terminal;
+    t->shown = now;
+    t->shown_rows = p->rows;
+}
+
+static bool on_progress(void *user, const sae_progress *p) {
+    training *t = (training *)user;
+    double now;
+    size_t i;
+    t->step = p->step;
+    t->steps = p->steps;
+    if (t->log_path && !t->log && !open_log(t, p->start_step)) t->log_failed = true;
+    if (p->step == p->steps)
+        for (i = 0; i < p->num_trainers && i < t->num_trainers; i++)
+            sae_trainer_stats(p->trainers[i], &t->last[i]);
+    if (interrupted || t->log_failed) return false;
+    if (sae.quiet) return true;
+    now = now_seconds();
+    if (p->step == p->start_step + 1) { /* the first step's set-up is not its speed */
+        t->shown = now;
+        t->shown_rows = p->rows;
+    }
+    if (t->terminal ? now - t->shown >= 0.2 || p->step == p->steps : now - t->shown >= 10)
+        show_progress(t, p, now);
+    return true;
+}
+
+typedef struct train_options {
+    common c;
+    list config, others;
+    const char *trainer, *init, *order, *log, *save_steps, *norm_multiple, *seed;
+    uint64_t steps, buffer_rows, log_steps, backup_steps, heads;
+    bool normalize_activations, resume;
+} train_options;
+
+static int set_hyperparameter(sae_trainer_desc *desc, const char *name, const char *value,
+                              const option *options, size_t count) {
+    sae_result result = sae_trainer_desc_set(sae.ctx, desc, name, value ? value : "");
+    if (result == SAE_NOT_FOUND) return unknown_option(name, options, count);
+    if (!value) return wrong("--%s needs a value", name);
+    if (result == SAE_INVALID) return wrong("--%s: %s", name, sae_error(sae.ctx));
+    return result == SAE_OK ? DONE : failed_library();
+}
+
+/* The trainers of all --config files, with the command line laid over each. */
+static int collect_trainers(const train_options *o, const option *options, size_t count,
+                            sae_config **configs, sae_trainer_desc **out, size_t *num) {
+    sae_trainer_desc *descs, scratch;
+    size_t total = 0, i, j;
+    memset(&scratch, 0, sizeof scratch);
+    for (j = 0; j < o->others.count; j += 2) { /* wrong usage shows before any file is opened */
+        int status = set_hyperparameter(&scratch, o->others.items[j], o->others.items[j + 1],
+                                        options, count);
+        if (status != DONE) return status;
+    }
+    for (i = 0; i < o->config.count; i++) {
+        if (sae_config_open(sae.ctx, o->config.items[i], &configs[i]) != SAE_OK)
+            return failed_library();
+        total += sae_config_count(configs[i]);
+    }
+    if (o->config.count && !total) return failed("%s holds no trainer", o->config.items[0]);
+    descs = (sae_trainer_desc *)take(total ? total : 1, sizeof *descs);
+    *num = 0;
+    for (i = 0; i < o->config.count; i++)
+        for (j = 0; j < sae_config_count(configs[i]); j++)
+            descs[(*num)++] = *sae_config_get(configs[i], j);
+    if (!total) *num = 1;
+    for (i = 0; i < *num; i++) {
+        if (o->trainer && !sae_trainer_from_name(o->trainer, &descs[i].kind)) {
+            size_t k, least = strlen(o->trainer) / 2 + 2;
+            const char *best = NULL;
+            for (k = 1; k <= 9; k++)
+                nearer(o->trainer, sae_trainer_name((sae_trainer_kind)k), &best, &least);
+            return best ? wrong("--trainer %s is unknown; did you mean %s?", o->trainer, best)
+                        : wrong("--trainer %s is unknown; sae train --help lists them", o->trainer);
+        }
+        for (j = 0; j < o->others.count; j += 2)
+            sae_trainer_desc_set(sae.ctx, &descs[i], o->others.items[j], o->others.items[j + 1]);
+        if (o->seed) {
+            int status = set_hyperparameter(&descs[i], "seed", o->seed, options, count);
+            if (status != DONE) return status;
+        }
+        if (o->init) descs[i].init = o->init;
+        if (!descs[i].dict_size) return wrong("--dict-size is missing");
+    }
+    *out = descs;
+    return DONE;
+}
+
+/* steps and batch size: from the command line, else from the configs, which must agree. */
+static int agree_on_sizes(const train_options *o, sae_trainer_desc *descs, size_t num,
+                          sae_train_desc *train) {
+    size_t i;
+    train->steps = o->steps;
+    train->buffer.batch_size = (size_t)o->c.batch;
+    for (i = 0; i < num; i++) {
+        if (!o->steps && descs[i].steps && train->steps && descs[i].steps != train->steps)
+            return wrong("the configs name different steps, --steps must say how many");
+        if (!o->c.batch && descs[i].batch_size && train->buffer.batch_size &&
+            descs[i].batch_size != train->buffer.batch_size)
+            return wrong("the configs name different batch sizes, --batch must say which");
+        if (!o->steps && descs[i].steps) train->steps = descs[i].steps;
+        if (!o->c.batch && descs[i].batch_size) train->buffer.batch_size = descs[i].batch_size;
+    }
+    if (!train->steps) return wrong("--steps is missing");
+    for (i = 0; i < num; i++) {
+        descs[i].steps = 0; /* sae_train fills both in */
+        descs[i].batch_size = 0;
+    }
+    return DONE;
+}
+
+static int fill_source(const common *c, sae_source_desc *source) {
+    source->files = c->data.items;
+    source->num_files = c->data.count;
+    source->target_files = c->target.items;
+    source->num_target_files = c->target.count;
+    source->tensor = c->tensor;
+    source->dim = (size_t)c->dim;
+    return parse_dtype(c->dtype, &source->dtype);
+}
+
+static int run_training(const train_options *o, sae_train_desc *desc) {
+    training t;
+    sae_result result;
+    size_t i;
+    memset(&t, 0, sizeof t);
+    t.log_path = o->log;
+    t.resume = o->resume;
+    t.num_trainers = desc->num_trainers;
+    t.terminal = isatty(fileno(stderr)) != 0;
+    t.last = (sae_stats *)take(desc->num_trainers, sizeof *t.last);
+    desc->log = on_log;
+    desc->progress = on_progress;
+    desc->user = &t;
+    signal(SIGINT, on_interrupt);
+    result = sae_train(sae.ctx, desc);
+    signal(SIGINT, SIG_DFL);
+    if (t.drawn) fprintf(stderr, "\n");
+    if (result == SAE_OK && t.log_path && !t.log && !open_log(&t, o->resume ? desc->steps : 0))
+        t.log_failed = true; /* nothing was left to do */
+    if (t.early) fclose(t.early);
+    if (t.log && fclose(t.log) != 0) t.log_failed = true;
+    if (t.log_failed) return failed("%s: writing failed", t.log_path);
+    if (result == SAE_CANCELLED) {
+        failed("stopped after step %.0f of %.0f; the same command with --resume goes on from there",
+               (double)t.step, (double)t.steps);
+        return INTERRUPTED;
+    }
+    if (result != SAE_OK) return failed_library();
+    if (sae.quiet) return DONE;
+    for (i = 0; t.step && i < desc->num_trainers; i++) {
+        char name[32] = "";
+        if (!desc->flat) snprintf(name, sizeof name, "trainer_%zu", i);
+        printf("%s: %s, loss %.5g, L0 %.1f, variance explained %.4f\n",
+               desc->flat ? desc->save_dir : joined(desc->save_dir, name),
+               sae_trainer_name(desc->trainers[i].kind), t.last[i].loss, t.last[i].l0,
+               t.last[i].frac_variance_explained);
+    }
+    return DONE;
+}
+
+static int verb_train(int argc, char **argv) {
+    train_options o;
+    sae_train_desc desc;
+    sae_trainer_desc *trainers = NULL;
+    sae_config **configs;
+    uint64_t *save_steps;
+    size_t num = 0, i;
+    int status;
+    memset(&o, 0, sizeof o);
+    memset(&desc, 0, sizeof desc);
+    const option options[] = {
+        { "data", LIST, &o.c.data }, { "target", LIST, &o.c.target },
+        { "trainer", TEXT, &o.trainer }, { "config", LIST, &o.config },
+        { "init", TEXT, &o.init }, { "out", TEXT, &o.c.out }, { "order", TEXT, &o.order },
+        { "batch", COUNT, &o.c.batch }, { "steps", COUNT, &o.steps },
+        { "buffer-rows", COUNT, &o.buffer_rows }, { "heads", COUNT, &o.heads },
+        { "max-activation-norm-multiple", TEXT, &o.norm_multiple },
+        { "normalize-activations", FLAG, &o.normalize_activations },
+        { "log", TEXT, &o.log }, { "log-steps", COUNT, &o.log_steps },
+        { "save-steps", TEXT, &o.save_steps }, { "backup-steps", COUNT, &o.backup_steps },
+        { "resume", FLAG, &o.resume }, { "dim", COUNT, &o.c.dim }, { "dtype", TEXT, &o.c.dtype },
+        { "tensor", TEXT, &o.c.tensor }, { "threads", COUNT, &o.c.threads },
+        { "device", TEXT, &o.c.device }, { "seed", TEXT, &o.seed }, { "quiet", FLAG, &sae.quiet }
+    };
+    const size_t count = sizeof options / sizeof options[0];
+    status = parse(argc, argv, options, count, &o.c.words, &o.others);
+    if (status == DONE) status = start(&o.c);
+    if (status != DONE) return status;
+    configs = (sae_config **)take(o.config.count, sizeof *configs);
+    save_steps = (uint64_t *)take(4096, sizeof *save_steps);
+    status = collect_trainers(&o, options, count, configs, &trainers, &num);
+    if (status == DONE && o.c.words.count)
+        status = wrong("%s belongs to no option", o.c.words.items[0]);
+    if (status == DONE && !o.c.data.count) status = wrong("--data is missing");
+    if (status == DONE && !o.c.out) status = wrong("--out is missing");
+    if (status == DONE && o.order && strcmp(o.order, "shuffle") && strcmp(o.order, "sequential"))
+        status = wrong("--order is %s, allowed are shuffle, sequential", o.order);
+    if (status == DONE && o.save_steps &&
+        !parse_counts(o.save_steps, save_steps, 4096, &desc.num_save_steps))
+        status = wrong("--save-steps is %s, allowed is a list of steps: 100,1000", o.save_steps);
+    if (status == DONE && o.norm_multiple) {
+        char *end;
+        desc.buffer.max_activation_norm_multiple = strtod(o.norm_multiple, &end);
+        if (*end || !(desc.buffer.max_activation_norm_multiple > 0))
+            status = wrong("--max-activation-norm-multiple is %s, allowed is a number above 0",
+                           o.norm_multiple);
+    }
+    if (status == DONE) status = agree_on_sizes(&o, trainers, num, &desc);
+    if (status == DONE) status = fill_source(&o.c, &desc.buffer.source);
+    if (status == DONE) {
+        if (o.heads > 1 && num == 1) { /* one dictionary a head */
+            sae_trainer_desc *heads = (sae_trainer_desc *)take((size_t)o.heads, sizeof *heads);
+            for (i = 0; i < o.heads; i++) heads[i] = trainers[0];
+            trainers = heads;
+            num = (size_t)o.heads;
+        }
+        desc.buffer.rows = (size_t)o.buffer_rows;
+        desc.buffer.sequential = o.order && strcmp(o.order, "sequential") == 0;
+        desc.buffer.heads = (size_t)o.heads;
+        desc.buffer.seed = trainers[0].seed;
+        desc.trainers = trainers;
+        desc.num_trainers = num;
+        desc.normalize_activations = o.normalize_activations;
+        desc.save_dir = o.c.out;
+        desc.flat = num == 1;
+        desc.save_steps = save_steps;
+        desc.backup_steps = o.backup_steps ? o.backup_steps : desc.steps + 1; /* for Ctrl-C alone */
+        desc.resume = o.resume;
+        desc.log_steps = o.log_steps ? o.log_steps : o.log ? 100 : 0;
+        status = run_training(&o, &desc);
+    }
+    for (i = 0; i < o.config.count; i++)
+        if (configs[i]) sae_config_close(configs[i]);
+    return status;
+}
+
+/* ==== >>use =================================================================================== */
+
+static int parse_arch(const char *text, sae_arch *out) {
+    int i;
+    for (i = 1; i <= SAE_ARCH_IDENTITY; i++)
+        if (strcmp(text, sae_arch_name((sae_arch)i)) == 0) {
+            *out = (sae_arch)i;
+            return DONE;
+        }
+    return wrong("--dict-class is %s, allowed are the reference's classes (AutoEncoderTopK, ...)",
+                 text);
+}
+
+/* The dictionary named first on the command line, under the rule asked for. */
+static int load(const common *c, sae_dictionary **dict) {
+    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false };
+    if (c->words.count == 0) return wrong("which dictionary? A folder or file comes first");
+    if (c->words.count > 1) return wrong("%s belongs to no option", c->words.items[1]);
+    if (c->use_top_k && c->use_threshold) return wrong("--use-top-k or --use-threshold, not both");
+    if (c->dict_class && parse_arch(c->dict_class, &desc.arch) != DONE) return WRONG_USAGE;
+    desc.k = (size_t)c->k;
+    desc.raw = c->raw;
+    if (sae_dictionary_load(sae.ctx, &desc, c->words.items[0], dict) != SAE_OK)
+        return failed_library();
+    if ((c->use_top_k || c->use_threshold) &&
+        sae_dictionary_set_rule(*dict, c->use_top_k ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD) !=
+            SAE_OK)
+        return failed_library();
+    return DONE;
+}
+
+static int open_rows(const common *c, const sae_dictionary *dict, reader *rows) {
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    int status;
+    if (!c->data.count) return wrong("--data is missing");
+    status = reader_create(rows, &c->data, c);
+    if (status != DONE) return status;
+    if (rows->width != info.activation_dim)
+        return failed("%s has rows of %zu, the dictionary %s takes %zu", c->data.items[0],
+                      rows->width, c->words.items[0], info.activation_dim);
+    if (c->target.count) { /* checked here; only eval compares with it */
+        reader target;
+        memset(&target, 0, sizeof target);
+        status = reader_create(&target, &c->target, c);
+        reader_close(&target);
+        if (status != DONE) return status;
+        if (target.rows != rows->rows)
+            return failed("%s has %.0f rows, %s has %.0f", c->target.items[0], (double)target.rows,
+                          c->data.items[0], (double)rows->rows);
+    }
+    return DONE;
+}
+
+static void print_metrics(const sae_metrics *m, uint64_t n_rows, bool json) {
+    const char *comma = "";
+    if (json) printf("{");
+#define SAE_X(name)                                                                                \
+    if (isfinite(m->name)) {                                                                       \
+        if (json) printf("%s\"%s\": %.9g", comma, #name, m->name);                                 \
+        else printf("%-30s %.6g\n", #name, m->name);                                               \
+        comma = ", ";                                                                              \
+    }
+    SAE_METRICS(SAE_X)
+#undef SAE_X
+    if (json) printf("%s\"n_rows\": %.0f}\n", comma, (double)n_rows);
+    else printf("%-30s %.0f\n", "n_rows", (double)n_rows);
+}
+
+static int evaluate(const common *c, const sae_dictionary *dict) {
+    sae_evaluate_desc desc;
+    sae_metrics metrics;
+    reader rows;
+    uint64_t batch;
+    int status;
+    memset(&desc, 0, sizeof desc);
+    memset(&rows, 0, sizeof rows);
+    status = open_rows(c, dict, &rows);
+    reader_close(&rows);
+    if (status == DONE) status = fill_source(c, &desc.buffer.source);
+    if (status != DONE) return status;
+    if (rows.rows == 0) return failed("%s has no rows", c->data.items[0]);
+    batch = c->batch ? c->batch : 2048;
+    if (batch > rows.rows) batch = rows.rows;
+    desc.buffer.batch_size = (size_t)batch;
+    desc.buffer.sequential = true;
+    desc.batches = c->batches ? c->batches : rows.rows / batch;
+    if (sae_evaluate(sae.ctx, &desc, dict, &metrics) != SAE_OK) return failed_library();
+    print_metrics(&metrics, desc.batches * batch, c->json);
+    return DONE;
+}
+
+/* Rows of a block: as --batch says where the rows of a batch choose together, else what fits. */
+static size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row) {
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    size_t batch = c->batch ? (size_t)c->batch : 2048, fits = (size_t)BLOCK_BYTES / bytes_a_row;
+    bool together =
+        c->use_top_k && (info.arch == SAE_ARCH_BATCH_TOP_K || info.arch == SAE_ARCH_MATRYOSHKA);
+    if (together || batch <= fits) return batch;
+    return fits ? fits : 1;
+}
+
+/* A block of rows of --data after the other, encoded; dense latents or reconstruction to out. */
+static int write_dense(const common *c, const sae_dictionary *dict, reader *rows, bool latents) {
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    size_t width = latents ? info.dict_size : info.activation_dim, n;
+    size_t block = block_rows(c, dict, 4 * (latents ? info.dict_size : 2 * info.activation_dim));
+    float *x, *y;
+    npy_writer out;
+    int status;
+    if (block > rows->rows) block = rows->rows ? (size_t)rows->rows : 1;
+    x = (float *)take(block * info.activation_dim, sizeof *x);
+    y = (float *)take(block * width, sizeof *y);
+    memset(&out, 0, sizeof out);
+    status = npy_create(&out, c->out, ".tmp", "<f4", width);
+    while (status == DONE) {
+        sae_result result;
+        status = reader_next(rows, x, block, &n);
+        if (status != DONE || n == 0) break;
+        result = latents ? sae_encode(dict, x, n, y) : sae_forward(dict, x, n, y, NULL);
+        status = result == SAE_OK ? npy_put(&out, y, sizeof *y, n) : failed_library();
+    }
+    if (status == DONE) status = npy_finish(&out, false);
+    npy_abandon(&out);
+    return status;
+}
+
+/* The three lists grow in files of their own, which are then mapped and packed into the .npz. */
+static int pack_sparse(const common *c, npy_writer *parts, uint64_t n_rows, uint64_t width) {
+    static const char *const names[] = { "row", "index", "value" };
+    sae_tensor_file *files[3] = { NULL, NULL, NULL };
+    sae_tensor tensors[4];
+    int64_t shape[2];
+    int i, status = DONE;
+    for (i = 0; i < 3 && status == DONE; i++) {
+        status = npy_finish(&parts[i], true);
+        if (status == DONE &&
+            sae_tensor_file_open(sae.ctx, parts[i].temporary, &files[i]) != SAE_OK)
+            status = failed_library();
+        if (status != DONE) break;
+        tensors[i] = *sae_tensor_file_get(files[i], 0);
+        tensors[i].name = names[i];
+    }
+    if (status == DONE) {
+        memset(&tensors[3], 0, sizeof tensors[3]);
+        shape[0] = (int64_t)n_rows;
+        shape[1] = (int64_t)width;
+        tensors[3].name = "shape";
+        tensors[3].dtype = SAE_I64;
+        tensors[3].ndim = 1;
+        tensors[3].shape[0] = 2;
+        tensors[3].stride[0] = 1;
+        tensors[3].data = shape;
+        if (sae_tensor_file_write(sae.ctx, c->out, tensors, 4) != SAE_OK) status = failed_library();
+    }
+    for (i = 0; i < 3; i++) {
+        sae_tensor_file_close(files[i]);
+        remove(parts[i].temporary);
+    }
+    return status;
+}
+
+static int write_sparse(const common *c, const sae_dictionary *dict, reader *rows) {
+    static const char *const endings[] = { ".row.npy", ".index.npy", ".value.npy" };
+    static const char *const descrs[] = { "<i8", "<i4", "<f4" };
+    static const size_t sizes[] = { 8, 4, 4 };
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    size_t m = info.dict_size, block = block_rows(c, dict, 8 * m), n, r, i;
+    sae_sparse code;
+    npy_writer parts[3];
+    const void *lists[3];
+    int64_t *row;
+    float *x;
+    uint64_t first = 0;
+    int status = DONE;
+    if (!ends_with(c->out, ".npz"))
+        return wrong("--out of sparse latents ends in .npz (or add --dense)");
+    if (block > rows->rows) block = rows->rows ? (size_t)rows->rows : 1;
+    x = (float *)take(block * info.activation_dim, sizeof *x);
+    row = (int64_t *)take(block * m, sizeof *row);
+    code.row_begin = (size_t *)take(block + 1, sizeof *code.row_begin);
+    code.latent = (uint32_t *)take(block * m, sizeof *code.latent);
+    code.value = (float *)take(block * m, sizeof *code.value);
+    code.capacity = block * m;
+    memset(parts, 0, sizeof parts);
+    for (i = 0; i < 3 && status == DONE; i++)
+        status = npy_create(&parts[i], c->out, endings[i], descrs[i], 0);
+    while (status == DONE) {
+        status = reader_next(rows, x, block, &n);
+        if (status != DONE || n == 0) break;
+        if (sae_encode_sparse(dict, x, n, &code) != SAE_OK) status = failed_library();
+        for (r = 0; r < n && status == DONE; r++)
+            for (i = code.row_begin[r]; i < code.row_begin[r + 1]; i++)
+                row[i] = (int64_t)(first + r);
+        lists[0] = row;
+        lists[1] = code.latent;
+        lists[2] = code.value;
+        for (i = 0; i < 3 && status == DONE; i++)
+            status = npy_put(&parts[i], lists[i], sizes[i], code.row_begin[n]);
+        first += n;
+    }
+    if (status == DONE) status = pack_sparse(c, parts, first, m);
+    for (i = 0; i < 3; i++) npy_abandon(&parts[i]);
+    return status;
+}
+
+static int verb_use(int argc, char **argv) {
+    common c;
+    sae_dictionary *dict = NULL;
+    reader rows;
+    int status;
+    memset(&c, 0, sizeof c);
+    memset(&rows, 0, sizeof rows);
+    const option options[] = {
+        { "data", LIST, &c.data }, { "out", TEXT, &c.out }, { "target", LIST, &c.target },
+        { "batch", COUNT, &c.batch }, { "batches", COUNT, &c.batches }, { "json", FLAG, &c.json },
+        { "dense", FLAG, &c.dense }, { "raw", FLAG, &c.raw }, { "use-top-k", FLAG, &c.use_top_k },
+        { "use-threshold", FLAG, &c.use_threshold }, { "dict-class", TEXT, &c.dict_class },
+        { "k", COUNT, &c.k }, { "dim", COUNT, &c.dim }, { "dtype", TEXT, &c.dtype },
+        { "tensor", TEXT, &c.tensor }, { "threads", COUNT, &c.threads },
+        { "device", TEXT, &c.device }, { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE && strcmp(sae.verb, "eval") != 0 && !c.out)
+        status = wrong("--out is missing");
+    if (status == DONE) status = start(&c);
+    if (status == DONE) status = load(&c, &dict);
+    if (status == DONE && strcmp(sae.verb, "eval") == 0) {
+        status = evaluate(&c, dict);
+    } else if (status == DONE) {
+        status = open_rows(&c, dict, &rows);
+        if (status == DONE && strcmp(sae.verb, "encode") == 0 && !c.dense)
+            status = write_sparse(&c, dict, &rows);
+        else if (status == DONE)
+            status = write_dense(&c, dict, &rows, strcmp(sae.verb, "encode") == 0);
+        reader_close(&rows);
+    }
+    sae_dictionary_destroy(dict);
+    return status;
+}
+
+/* ==== >>look ================================================================================== */
+
+static void put_shape(FILE *out, const sae_tensor *t) {
+    size_t i;
+    fprintf(out, "[");
+    for (i = 0; i < t->ndim; i++) fprintf(out, "%s%.0f", i ? ", " : "", (double)t->shape[i]);
+    fprintf(out, "]");
+}
+
+static void list_tensors(const sae_tensor_file *file, bool json) {
+    size_t i;
+    if (json) printf("[");
+    for (i = 0; i < sae_tensor_file_count(file); i++) {
+        const sae_tensor *t = sae_tensor_file_get(file, i);
+        if (json) {
+            printf("%s\n {\"name\": ", i ? "," : "");
+            put_json_string(stdout, t->name);
+            printf(", \"dtype\": \"%s\", \"shape\": ", sae_dtype_name(t->dtype));
+            put_shape(stdout, t);
+            printf("}");
+        } else {
+            printf("%-32s %-5s ", t->name[0] ? t->name : "(array)", sae_dtype_name(t->dtype));
+            put_shape(stdout, t);
+            printf("\n");
+        }
+    }
+    if (json) printf("\n]\n");
+}
+
+/* Integers and bools of any strides as int64 in row-major order. */
+static void to_i64(const sae_tensor *t, size_t count, int64_t *out) {
+    uint64_t index[SAE_MAX_DIMS] = { 0 };
+    size_t size = sae_dtype_size(t->dtype), i, d;
+    for (i = 0; i < count; i++) {
+        int64_t at = 0;
+        const unsigned char *p;
+        uint64_t bits = 0;
+        for (d = 0; d < t->ndim; d++) at += (int64_t)index[d] * t->stride[d];
+        p = (const unsigned char *)t->data + at * (int64_t)size;
+        for (d = size; d-- > 0;) bits = bits << 8 | p[d];
+        if (t->dtype == SAE_I8) out[i] = (int8_t)bits;
+        else if (t->dtype == SAE_I16) out[i] = (int16_t)bits;
+        else if (t->dtype == SAE_I32) out[i] = (int32_t)bits;
+        else out[i] = (int64_t)bits;
+        for (d = t->ndim; d-- > 0;) {
+            if (++index[d] < t->shape[d]) break;
+            index[d] = 0;
+        }
+    }
+}
+
+static bool is_float(sae_dtype dtype) {
+    return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_F64;
+}
+
+static int extract(const sae_tensor_file *file, const char *folder) {
+    char *names = joined(folder, "names.json");
+    FILE *out;
+    size_t i, d;
+    if (!make_folders(folder)) return failed("%s: no such folder, and it cannot be made", folder);
+    out = fopen(names, "wb");
+    if (!out) return failed("%s: cannot be written", names);
+    fprintf(out, "[");
+    for (i = 0; i < sae_tensor_file_count(file); i++) {
+        sae_tensor t = *sae_tensor_file_get(file, i);
+        char name[32];
+        size_t count = 1;
+        void *data;
+        snprintf(name, sizeof name, "%03zu.npy", i);
+        fprintf(out, "%s\n {\"name\": ", i ? "," : "");
+        put_json_string(out, t.name);
+        fprintf(out, ", \"file\": \"%s\", \"dtype\": \"%s\", \"shape\": ", name,
+                sae_dtype_name(t.dtype));
+        put_shape(out, &t);
+        fprintf(out, "}");
+        for (d = 0; d < t.ndim; d++) count *= (size_t)t.shape[d];
+        data = calloc(count ? count : 1, 8);
+        if (!data) {
+            fclose(out);
+            return failed("no memory for %zu numbers", count);
+        }
+        if (is_float(t.dtype)) sae_tensor_to_f32(&t, (float *)data);
+        else to_i64(&t, count, (int64_t *)data);
+        t.dtype = is_float(t.dtype) ? SAE_F32 : SAE_I64;
+        t.data = data;
+        t.name = "";
+        if (sae_tensor_file_write(sae.ctx, joined(folder, name), &t, 1) != SAE_OK) {
+            free(data);
+            fclose(out);
+            return failed_library();
+        }
+        free(data);
+    }
+    fprintf(out, "\n]\n");
+    return fclose(out) == 0 ? DONE : failed("%s: writing failed", names);
+}
+
+static int verb_tensors(int argc, char **argv) {
+    common c;
+    sae_tensor_file *file = NULL;
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = { { "json", FLAG, &c.json }, { "out", TEXT, &c.out } };
+    status = parse(argc, argv, options, 2, &c.words, NULL);
+    if (status == DONE && c.words.count != 1) status = wrong("one file is needed");
+    if (status == DONE) status = start(&c);
+    if (status != DONE) return status;
+    if (sae_tensor_file_open(sae.ctx, c.words.items[0], &file) != SAE_OK) return failed_library();
+    if (c.out) status = extract(file, c.out);
+    if (status == DONE && (!c.out || c.json)) list_tensors(file, c.json);
+    sae_tensor_file_close(file);
+    return status;
+}
+
+typedef struct norms {
+    double least, mean, most;
+    size_t none; /* rows of norm 0 */
+} norms;
+
+static norms row_norms(const sae_dictionary *dict,
+                       const float *(*row)(const sae_dictionary *dict, size_t latent)) {
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    norms all = { 0, 0, 0, 0 };
+    size_t i, j;
+    for (i = 0; i < info.dict_size; i++) {
+        const float *w = row(dict, i);
+        double sum = 0;
+        for (j = 0; w && j < info.activation_dim; j++) sum += (double)w[j] * (double)w[j];
+        sum = sqrt(sum);
+        if (i == 0 || sum < all.least) all.least = sum;
+        if (sum > all.most) all.most = sum;
+        if (sum == 0) all.none++;
+        all.mean += sum / (double)info.dict_size;
+    }
+    return all;
+}
+
+/* Which latents are dead depends on the data; the weights alone show only rows of norm 0. */
+static void text_info(const sae_dictionary *dict, const char *dtype,
+                      const sae_trainer_desc *trainer) {
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    norms enc = row_norms(dict, sae_dictionary_encoder_row);
+    norms dec = row_norms(dict, sae_dictionary_decoder_row);
+    size_t i;
+    printf("%-18s %s\n", "class", sae_arch_name(info.arch));
+    printf("%-18s %zu\n%-18s %zu\n", "activation_dim", info.activation_dim, "dict_size",
+           info.dict_size);
+    if (info.k)
+        printf("%-18s %zu\n%-18s %g\n", "k", info.k, "threshold", sae_dictionary_threshold(dict));
+    for (i = 0; i < info.num_groups; i++)
+        printf("%-18s %zu\n", i ? "" : "group_sizes", info.group_sizes[i]);
+    if (dtype[0]) printf("%-18s %s\n", "dtype in the file", dtype);
+    printf("%-18s %.4g .. %.4g, mean %.4g\n", "encoder norms", enc.least, enc.most, enc.mean);
+    printf("%-18s %.4g .. %.4g, mean %.4g\n", "decoder norms", dec.least, dec.most, dec.mean);
+    printf("%-18s %.4f of the latents have an encoder or decoder row of zeros\n", "dead-looking",
+           (double)(enc.none > dec.none ? enc.none : dec.none) / (double)info.dict_size);
+    if (!trainer) return;
+    printf("%-18s %s (%s), %.0f steps, lr %g, seed %.0f\n", "trained by",
+           sae_trainer_name(trainer->kind), sae_trainer_class(trainer->kind),
+           (double)trainer->steps, trainer->lr, (double)trainer->seed);
+    if (trainer->lm_name) printf("%-18s %s layer %.0f %s\n", "model", trainer->lm_name,
+                                 (double)trainer->layer,
+                                 trainer->submodule_name ? trainer->submodule_name : "");
+}
+
+static void json_info(const sae_dictionary *dict, const char *dtype,
+                      const sae_trainer_desc *trainer) {
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    norms enc = row_norms(dict, sae_dictionary_encoder_row);
+    norms dec = row_norms(dict, sae_dictionary_decoder_row);
+    size_t i;
+    printf("{\"dict_class\": \"%s\", \"activation_dim\": %zu, \"dict_size\": %zu",
+           sae_arch_name(info.arch), info.activation_dim, info.dict_size);
+    if (info.k) printf(", \"k\": %zu, \"threshold\": %.9g", info.k, sae_dictionary_threshold(dict));
+    if (info.num_groups) printf(", \"group_sizes\": [");
+    for (i = 0; i < info.num_groups; i++)
+        printf("%zu%s", info.group_sizes[i], i + 1 < info.num_groups ? ", " : "]");
+    if (dtype[0]) printf(", \"dtype\": \"%s\"", dtype);
+    printf(", \"encoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", enc.least,
+           enc.mean, enc.most);
+    printf(", \"decoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", dec.least,
+           dec.mean, dec.most);
+    printf(", \"frac_zero_rows\": %.9g",
+           (double)(enc.none > dec.none ? enc.none : dec.none) / (double)info.dict_size);
+    if (trainer) {
+        printf(", \"trainer\": {\"name\": \"%s\", \"trainer_class\": \"%s\", \"steps\": %.0f, "
+               "\"lr\": %.9g, "
+               "\"seed\": %.0f, \"layer\": %.0f",
+               sae_trainer_name(trainer->kind), sae_trainer_class(trainer->kind),
+               (double)trainer->steps, trainer->lr, (double)trainer->seed, (double)trainer->layer);
+        if (trainer->lm_name) {
+            printf(", \"lm_name\": ");
+            put_json_string(stdout, trainer->lm_name);
+        }
+        if (trainer->submodule_name) {
+            printf(", \"submodule_name\": ");
+            put_json_string(stdout, trainer->submodule_name);
+        }
+        printf("}");
+    }
+    printf("}\n");
+}
+
+/* The element type of the largest tensor of the folder's or file's weights; "" if it cannot be
+ * told. */
+static const char *weights_dtype(const char *path) {
+    static const char *const names[] = { "ae.pt", "ae.safetensors" };
+    const char *found = "";
+    uint64_t most = 0;
+    size_t i, j, d;
+    for (i = 0; i < 3 && !found[0]; i++) {
+        sae_tensor_file *file = NULL;
+        const char *candidate = i < 2 ? joined(path, names[i]) : path;
+        if (!file_exists(candidate) || sae_tensor_file_open(sae.ctx, candidate, &file) != SAE_OK)
+            continue;
+        for (j = 0; j < sae_tensor_file_count(file); j++) {
+            const sae_tensor *t = sae_tensor_file_get(file, j);
+            uint64_t count = 1;
+            for (d = 0; d < t->ndim; d++) count *= t->shape[d];
+            if (count <= most) continue;
+            most = count;
+            found = sae_dtype_name(t->dtype);
+        }
+        sae_tensor_file_close(file);
+    }
+    return found;
+}
+
+/* What lies in the folder, with sizes. */
+static void list_files(const char *path) {
+    static const char *const names[] = {
+        "config.json",     "cfg.json",  "ae.pt", "ae.safetensors", "sae_weights.safetensors",
+        "sae.safetensors", "params.npz"
+    };
+    struct stat about;
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (stat(joined(path, names[i]), &about) == 0)
+            printf("%-18s %s, %.1f KiB\n", "file", names[i], (double)about.st_size / 1024);
+}
+
+static int verb_info(int argc, char **argv) {
+    common c;
+    sae_dictionary *dict = NULL;
+    sae_config *config = NULL;
+    sae_tensor_file *file = NULL;
+    const sae_trainer_desc *trainer = NULL;
+    const char *path, *dtype;
+    struct stat about;
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = { { "json", FLAG, &c.json }, { "raw", FLAG, &c.raw },
+                               { "dict-class", TEXT, &c.dict_class }, { "k", COUNT, &c.k } };
+    status = parse(argc, argv, options, 4, &c.words, NULL);
+    if (status == DONE && c.words.count != 1) status = wrong("one folder or file is needed");
+    if (status == DONE) status = start(&c);
+    if (status != DONE) return status;
+    path = c.words.items[0];
+    if (stat(path, &about) == 0 && (about.st_mode & S_IFMT) != S_IFDIR &&
+        sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK)
+        return failed_library();
+    if (file) { /* a bare file may hold a dictionary, or just tensors */
+        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw };
+        if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
+        if (status == DONE && sae_dictionary_load(sae.ctx, &desc, path, &dict) != SAE_OK) {
+            list_tensors(file, c.json);
+            sae_tensor_file_close(file);
+            return DONE;
+        }
+        sae_tensor_file_close(file);
+    } else {
+        status = load(&c, &dict);
+    }
+    if (status != DONE) return status;
+    dtype = weights_dtype(path);
+    sae.quiet = true; /* the folder opened; config.json may still hold keys that are not ours */
+    if (file_exists(joined(path, "config.json")) &&
+        sae_config_open(sae.ctx, joined(path, "config.json"), &config) == SAE_OK &&
+        sae_config_count(config) > 0)
+        trainer = sae_config_get(config, 0);
+    if (c.json) {
+        json_info(dict, dtype, trainer);
+    } else {
+        text_info(dict, dtype, trainer);
+        list_files(path);
+    }
+    if (config) sae_config_close(config);
+    sae_dictionary_destroy(dict);
+    return DONE;
+}
+
+/* ==== >>main ================================================================================== */
+
+static const char help_all[] =
+    "sae " SAE_VERSION " - sparse autoencoders\n"
+    "\n"
+    "  sae train --data FILE... --trainer NAME --dict-size M --steps N --out DIR\n"
+    "  sae eval DIR --data FILE          how good it is\n"
+    "  sae encode DIR --data FILE --out F.npz         latents of each row\n"
+    "  sae reconstruct DIR --data FILE --out F.npy\n"
+    "  sae info PATH                     what a file or folder holds\n"
+    "  sae tensors PATH [--out DIR]      list or extract the tensors of a file\n"
+    "\n"
+    "sae VERB --help says more. Exit status: 0 done, 1 failed, 2 wrong usage.\n";
+
+static const char help_train[] =
+    "sae train --data FILE... --trainer NAME --dict-size M --steps N --out DIR\n"
+    "\n"
+    "  --trainer NAME    standard, standard_april, gated, gated_anneal, p_anneal, top_k, "
+    "batch_top_k,\n"
+    "                    matryoshka_batch_top_k, jumprelu, or the reference's class name\n"
+    "  --config F        the reference's config.json; the command line wins over it. Given "
+    "several\n"
+    "                    times, or holding a list: a sweep over one pass, into DIR/trainer_0, ...\n"
+    "  --init F          start from these weights: .safetensors, ae.pt, or a folder\n"
+    "  --seed N          of initialisation and shuffling\n"
+    "Data\n"
+    "  --data FILE...    .npy, .safetensors, or raw with --dim N and --dtype f32|f16|bf16\n"
+    "  --target FILE...  the rows to give, row by row (transcoders)\n"
+    "  --tensor NAME     of a .safetensors with several\n"
+    "  --order shuffle|sequential    --batch N (2048)    --buffer-rows N\n"
+    "  --max-activation-norm-multiple X    drop rows with a norm above X medians\n"
+    "  --normalize-activations    --heads N\n"
+    "Run\n"
+    "  --log F.jsonl     one JSON object every --log-steps N (100)\n"
+    "  --save-steps A,B  checkpoints/ae_STEP.pt    --backup-steps N    --resume\n"
+    "  --threads N (0: all; the result does not depend on it)    --device cpu    --quiet\n"
+    "Hyperparameters, under the reference's names (none switches a step count off)\n";
+
+static const char help_eval[] =
+    "sae eval DIR --data FILE... [--target FILE] [--batch N] [--batches N] [--json]\n"
+    "\n"
+    "  The reference's evaluate() over the batches, in the order of the file.\n"
+    "  --raw             the tensors as the file has them (an AutoEncoder is normalised "
+    "otherwise)\n"
+    "  --use-top-k, --use-threshold    the other rule of the top-k classes\n"
+    "  --dict-class NAME, --k N        for files that do not say\n"
+    "  --dim N, --dtype T              of raw data;  --tensor NAME of a .safetensors\n"
+    "  --threads N\n";
+
+static const char help_encode[] =
+    "sae encode DIR --data FILE... --out F.npz\n"
+    "\n"
+    "  The latents that are not 0, as row (int64), index (int32), value (float32), shape (int64 "
+    "[2]).\n"
+    "  --dense           a float32 .npy [rows,dict_size] instead\n"
+    "  --batch N (2048)  rows that choose together, with --use-top-k of the batch classes\n"
+    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --dim, --dtype, --tensor, "
+    "--threads:\n"
+    "  as in sae eval --help\n";
+
+static const char help_reconstruct[] =
+    "sae reconstruct DIR --data FILE... --out F.npy\n"
+    "\n"
+    "  What the dictionary gives back for each row, float32 [rows,activation_dim].\n"
+    "  Options: as in sae encode --help, without --dense.\n";
+
+static const char help_info[] =
+    "sae info PATH [--json]\n"
+    "\n"
+    "  Class, shapes, threshold, norms and config of a dictionary; a listing of any other file.\n"
+    "  --dict-class NAME, --k N        for files that do not say\n";
+
+static const char help_tensors[] =
+    "sae tensors PATH [--json] [--out DIR]\n"
+    "\n"
+    "  Lists the tensors of a .pt, .safetensors, .npz or .npy. With --out each goes to "
+    "DIR/000.npy, ...\n"
+    "  with DIR/names.json; floats as float32, integers and bools as int64.\n";
+
+static const struct {
+    const char *name, *help;
+    int (*run)(int argc, char **argv); /* NULL: a later version's */
+} verbs[] = {
+    { "train", help_train, verb_train }, { "eval", help_eval, verb_use },
+    { "encode", help_encode, verb_use }, { "reconstruct", help_reconstruct, verb_use },
+    { "info", help_info, verb_info }, { "tensors", help_tensors, verb_tensors },
+    { "convert", "", NULL }, { "activations", "", NULL }, { "features", "", NULL },
+    { "tokenize", "", NULL }, { "detokenize", "", NULL }, { "logits", "", NULL }
+};
+enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };
+
+static void print_help(size_t verb) {
+    size_t i, column = 0;
+    printf("%s", verbs[verb].help);
+    if (verbs[verb].run != verb_train) return;
+    for (i = 0; i < NUM_HYPERPARAMETERS; i++) {
+        if (column + strlen(hyperparameters[i]) > 92) column = 0;
+        if (column == 0) column = (size_t)printf("%s ", i ? "\n " : " ") - (i ? 1 : 0);
+        column += (size_t)printf(" --%s", hyperparameters[i]);
+    }
+    printf("\n");
+}
+
+static int run_verb(int argc, char **argv) {
+    const char *name = argc > 1 ? argv[1] : "", *best = NULL;
+    size_t least = 4, i;
+    int a;
+    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+        printf("sae %s\n", SAE_VERSION);
+        return DONE;
+    }
+    if (strcmp(name, "help") == 0 && argc > 2) name = argv[2];
+    else if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        printf("%s", help_all);
+        return DONE;
+    }
+    if (!name[0]) {
+        fprintf(stderr, "%s", help_all);
+        return WRONG_USAGE;
+    }
+    for (i = 0; i < NUM_VERBS; i++) {
+        bool help = strcmp(argv[1], "help") == 0;
+        if (strcmp(verbs[i].name, name) != 0) continue;
+        if (!verbs[i].run) return wrong("%s is not in this version", name);
+        for (a = 2; a < argc; a++)
+            if (strcmp(argv[a], "--help") == 0 || strcmp(argv[a], "-h") == 0) help = true;
+        if (help) {
+            print_help(i);
+            return DONE;
+        }
+        sae.verb = verbs[i].name;
+        return verbs[i].run(argc, argv);
+    }
+    for (i = 0; i < NUM_VERBS; i++) nearer(name, verbs[i].name, &best, &least);
+    if (best) return wrong("%s is no verb; did you mean %s?", name, best);
+    return wrong("%s is no verb; sae --help lists them", name);
+}
+
+int main(int argc, char **argv) {
+    int status;
+    sae.verb = "";
+    status = run_verb(argc, argv);
+    sae_context_destroy(sae.ctx);
+    while (sae.num_kept) free(sae.kept[--sae.num_kept]);
+    free(sae.kept);
+    if (fflush(stdout) != 0 && status == DONE)
+        status = failed("writing to the standard output failed");
+    return status;
+}

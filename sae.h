@@ -1,0 +1,10921 @@
+/*  sae.h - sparse autoencoders ("dictionaries") in one C header: train, save, load, run, judge.
+
+    SAE_VERSION "0.1.0" - MIT licence, see the end of this file.
+
+    DO THIS
+        #define SAE_IMPLEMENTATION      in exactly ONE .c or .cpp file, before
+        #include "sae.h"
+    and include it without the #define everywhere else. Link with -lm. With -fopenmp it uses all
+    cores; without, one. C99 and later, C++11 and later. No other dependency.
+
+    WHAT IT DOES
+        Re-implements the Python package dictionary_learning (github.com/saprmarks/dictionary_learning)
+        number for number: its dictionaries, trainers, optimizers, schedules, activation buffer,
+        training loop, evaluation and files. A dictionary trained here opens there, and the other
+        way round. The same run gives the same bits for any number of threads, any compiler and
+        optimisation level, and after a resume.
+
+    WHAT IT DOES NOT
+        It runs no language model (bring activations, or a callback that makes them), draws no
+        pictures, keeps no global state, never prints, aborts or exits, executes no pickle code.
+
+    STEP BY STEP: train
+        sae_context *ctx;
+        sae_context_create(NULL, &ctx);
+        sae_trainer_desc trainer = { SAE_TRAINER_TOP_K };
+        trainer.dict_size = 4096;
+        trainer.k = 32;
+        const char *files[] = { "activations.npy" };
+        sae_train_desc desc = { 0 };
+        desc.buffer.source.files = files;
+        desc.buffer.source.num_files = 1;
+        desc.trainers = &trainer;
+        desc.num_trainers = 1;
+        desc.steps = 10000;
+        desc.save_dir = "out";
+        if (sae_train(ctx, &desc) != SAE_OK) fprintf(stderr, "%s\n", sae_error(ctx));
+        sae_context_destroy(ctx);
+
+    STEP BY STEP: use
+        sae_dictionary *dict;
+        sae_dictionary_load(ctx, NULL, "out/trainer_0", &dict);
+        sae_encode_sparse(dict, x, rows, &code);      // const dict: from as many threads as you like
+        sae_decode_sparse(dict, &code, rows, x_hat);
+        sae_dictionary_destroy(dict);
+
+    LETTERS
+        n or B rows (tokens) of a batch, d activation_dim, m dict_size, k active latents a row,
+        x [n,d] input, f [n,m] latents, x_hat [n,d] reconstruction, e = x_hat - x. Matrices are
+        row-major, everything is float32 unless a line says otherwise.
+
+    CONTENTS (search for the tag)
+        >>api        results, context, dictionaries, trainers, optimizers, schedules, buffer,
+                     training loop, metrics, files
+        >>backend    the table of operations a backend fills, and its contract
+        >>platform   allocator, errors, locks, threads, checked sizes
+        >>math       exp, log, pow, normal deviates with the same bits everywhere; Philox RNG
+        >>kernels    vector code, compiled once for each instruction set
+        >>cpu        the CPU filling of the table
+        >>dictionary create, encode, decode, scale, normalise
+        >>optimizer  Adam, ConstrainedAdam, clipping, schedules
+        >>trainer    the nine training schemes
+        >>json       reading and writing JSON
+        >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
+        >>files      a dictionary as ae.pt + config.json, and as .safetensors
+        >>buffer     sources of activations and the shuffling buffer
+        >>loop       sae_train: logging, checkpoints, backup, resume
+        >>metrics    sae_evaluate, gradient pursuit
+*/
+#ifndef SAE_H_INCLUDED
+#define SAE_H_INCLUDED
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef SAE_API
+#define SAE_API extern /* define it to static or to a dllexport attribute, as you need */
+#endif
+
+#define SAE_VERSION "0.1.0"
+
+/* ==== >>api: results ========================================================================== */
+
+/* Every call that can fail returns one of these; sae_error() has the sentence that names the
+   function, the field, the value given and the values allowed. Out-parameters are untouched on
+   failure. */
+#define SAE_RESULTS(X)                                                                             \
+    X(SAE_OK, 0, "ok")                                                                             \
+    X(SAE_INVALID, -1, "a value that is not allowed")                                              \
+    X(SAE_MISMATCH, -2, "shapes that disagree")                                                    \
+    X(SAE_NOT_FINITE, -3, "NaN or infinite activations")                                           \
+    X(SAE_OUT_OF_MEMORY, -4, "the allocator gave no memory")                                       \
+    X(SAE_NOT_FOUND, -5, "no such file or folder")                                                 \
+    X(SAE_IO, -6, "reading or writing failed")                                                     \
+    X(SAE_FORMAT, -7, "a file that is damaged or not what it says")                                \
+    X(SAE_UNSUPPORTED, -8, "a file or request outside what is supported")                          \
+    X(SAE_END_OF_DATA, -9, "the source has no more rows")                                          \
+    X(SAE_CANCELLED, -10, "a callback asked to stop")                                              \
+    X(SAE_BACKEND, -11, "the backend failed")
+
+typedef enum sae_result {
+#define SAE_X(name, value, text) name = value,
+    SAE_RESULTS(SAE_X)
+#undef SAE_X
+} sae_result;
+
+/* The name of a result code, for example "SAE_FORMAT". Never NULL. */
+SAE_API const char *sae_result_name(sae_result result);
+
+/* ==== >>api: context ========================================================================== */
+
+/* A context owns what the other objects share: allocator, logger, threads, backend, last error.
+   One thread may create, train or load with it at a time; inference on a const dictionary is safe
+   from any number of threads. Objects must be destroyed before their context. */
+typedef struct sae_context sae_context;
+
+typedef enum sae_log_level { SAE_LOG_ERROR, SAE_LOG_WARNING, SAE_LOG_INFO } sae_log_level;
+
+typedef struct sae_allocator {
+    void *(*alloc)(size_t size, void *user); /* NULL when there is no memory; aligned for any type */
+    void (*free)(void *memory, void *user);
+    void *user;
+} sae_allocator;
+
+typedef struct sae_logger {
+    void (*log)(sae_log_level level, const char *message, void *user); /* from any thread */
+    void *user;
+} sae_logger;
+
+typedef struct sae_backend sae_backend; /* >>backend */
+
+typedef struct sae_context_desc {
+    sae_allocator allocator;    /* default: malloc and free */
+    sae_logger logger;          /* default: silent */
+    int threads;                /* default 0: all (OpenMP's choice); results do not depend on it */
+    const sae_backend *backend; /* default NULL: the CPU */
+    const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2", "avx512"
+                                    force one. Results do not depend on it. */
+} sae_context_desc;
+
+/* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (then there is no context to ask). */
+SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out);
+SAE_API void sae_context_destroy(sae_context *ctx); /* NULL is fine */
+
+/* The sentence about the last failed call; "" if none failed. Valid until the next failure. */
+SAE_API const char *sae_error(const sae_context *ctx);
+
+/* ==== >>api: dictionaries ===================================================================== */
+
+/* dictionary_learning's classes. All decode as x_hat = sum_i f_i W_dec[i] + b_dec. Encode:
+     STANDARD      f = relu(W_enc (x - b_dec) + b_enc)                               AutoEncoder
+     STANDARD_NEW  f = relu(W_enc x + b_enc)                                         AutoEncoderNew
+     GATED         u = W_enc (x - b_dec); f = [u + gate_bias > 0] relu(exp(r_mag) u + mag_bias)
+     TOP_K         p = relu(W_enc (x - b_dec) + b_enc); the k largest of the row     AutoEncoderTopK
+     BATCH_TOP_K   the same p; p where p > threshold                                 BatchTopKSAE
+     MATRYOSHKA    as BATCH_TOP_K; latents past the active groups are 0    MatryoshkaBatchTopKSAE
+     JUMP_RELU     p = W_enc x + b_enc; f = relu(p [p > threshold_i])           JumpReluAutoEncoder
+     IDENTITY      f = x, x_hat = f                                                  IdentityDict */
+#define SAE_ARCHS(X)                                                                               \
+    X(SAE_ARCH_STANDARD, 1, "AutoEncoder")                                                         \
+    X(SAE_ARCH_STANDARD_NEW, 2, "AutoEncoderNew")                                                  \
+    X(SAE_ARCH_GATED, 3, "GatedAutoEncoder")                                                       \
+    X(SAE_ARCH_TOP_K, 4, "AutoEncoderTopK")                                                        \
+    X(SAE_ARCH_BATCH_TOP_K, 5, "BatchTopKSAE")                                                     \
+    X(SAE_ARCH_MATRYOSHKA, 6, "MatryoshkaBatchTopKSAE")                                            \
+    X(SAE_ARCH_JUMP_RELU, 7, "JumpReluAutoEncoder")                                                \
+    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")
+
+typedef enum sae_arch {
+    SAE_ARCH_DEFAULT = 0, /* what the trainer's reference uses */
+#define SAE_X(name, value, text) name = value,
+    SAE_ARCHS(SAE_X)
+#undef SAE_X
+} sae_arch;
+
+/* How TOP_K, BATCH_TOP_K and MATRYOSHKA choose at inference. */
+typedef enum sae_rule {
+    SAE_RULE_DEFAULT = 0, /* TOP_K: top_k; the batch classes: threshold */
+    SAE_RULE_TOP_K,       /* TOP_K: k of each row; the batch classes: k times rows of the batch */
+    SAE_RULE_THRESHOLD    /* p > threshold; a threshold of -1 ("never set") lets everything pass */
+} sae_rule;
+
+#define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
+
+typedef struct sae_dictionary sae_dictionary;
+
+typedef struct sae_dictionary_desc {
+    sae_arch arch;                   /* required */
+    size_t activation_dim;           /* required: d */
+    size_t dict_size;                /* required: m; IDENTITY: d */
+    size_t k;                        /* TOP_K, BATCH_TOP_K, MATRYOSHKA: required, 1..m */
+    size_t group_sizes[SAE_MAX_GROUPS]; /* MATRYOSHKA: required, sums to m */
+    size_t num_groups;
+    bool subtract_b_dec;             /* JUMP_RELU: p = W_enc (x - b_dec) + b_enc */
+    uint64_t seed;                   /* of the initialisation */
+} sae_dictionary_desc;
+
+/* Initialised as the reference initialises the class. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
+SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
+                                         sae_dictionary **out);
+SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
+
+/* What it is: the desc it was made from (seed 0 if it came from a file). */
+SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict);
+SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
+
+/* Rule at inference; active_groups 0 means all. Errors: SAE_INVALID (rule does not fit the class). */
+SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule);
+SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups);
+
+/* The scalar threshold (-1: never set) of TOP_K, BATCH_TOP_K, MATRYOSHKA; 0 for the others. */
+SAE_API float sae_dictionary_threshold(const sae_dictionary *dict);
+
+/* Row i of the decoder, W_dec[i], d floats: the direction of latent i. Owned by dict, valid while
+   it lives; NULL if i >= m or the class has none. */
+SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
+SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
+
+/* Multiplies every bias by scale, and the thresholds too (a scalar one only where >= 0): the
+   dictionary of x*scale from that of x. Errors: SAE_INVALID (not finite, or <= 0). */
+SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
+
+/* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
+   As the reference: nothing happens when all norms are within 1e-5 (+1e-8) of 1 already; other
+   classes are left alone. */
+SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
+
+/* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
+   latents ascend inside a row; only f != 0 is listed. The caller owns all three arrays. */
+typedef struct sae_sparse {
+    size_t *row_begin; /* [n + 1] */
+    uint32_t *latent;  /* [capacity] */
+    float *value;      /* [capacity] */
+    size_t capacity;   /* n*k is enough for top-k rules, n*m always */
+} sae_sparse;
+
+/* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
+   outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
+   SAE_RULE_TOP_K of the batch classes (n*m floats). Rows with NaN or infinity give unspecified
+   latents in these rows alone. Bits do not depend on n, threads or instruction set (but for batch
+   top-k, which chooses over the n rows together).
+   Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much). */
+SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
+SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
+                                     sae_sparse *out);
+/* f [n,count] of the latents named (each < m). Rules that compare a latent with others (top-k) do
+   not apply: these classes give p > max(threshold, 0), or relu(p) while the threshold is unset. */
+SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint32_t *latents, size_t count, float *f);
+SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat);
+SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_sparse *code, size_t n,
+                                     float *x_hat);
+/* encode, then decode; f may be NULL. */
+SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
+                               float *f);
+/* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
+SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint8_t *mask, float *x_ghost);
+/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
+
+/* ==== >>api: schedules and optimizers ========================================================= */
+
+#define SAE_NONE UINT64_MAX /* in a step count: explicitly none, where 0 would mean the default */
+
+/* Factor of the learning rate for the update of step t (counted from 0):
+     t / warmup_steps while t < warmup_steps; then 1; from decay_start on
+     (steps - t) / (steps - decay_start). With resample_steps instead: min((t mod resample) / warmup, 1).
+   Here 0 simply means none. */
+typedef struct sae_schedule {
+    uint64_t steps, warmup_steps, decay_start, resample_steps, sparsity_warmup_steps;
+} sae_schedule;
+SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
+SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
+
+/* Adam (Kingma & Ba 2015) as PyTorch's: eps outside the root, bias-corrected, no weight decay. */
+typedef struct sae_adam {
+    double lr;    /* required */
+    double beta1; /* literal: 0 is 0 */
+    double beta2;
+    double eps;
+} sae_adam;
+
+/* One update of count parameters; t counts from 1. first and second are the moments, zero before
+   t = 1, [count] each; first may be NULL when beta1 is 0. No errors: NULL or count 0 do nothing. */
+SAE_API void sae_adam_step(const sae_adam *adam, uint64_t t, float *param, const float *grad,
+                           float *first, float *second, size_t count);
+/* ConstrainedAdam on rows of unit norm: removes from each row of grad its part along the row of
+   param (grad is changed), Adam, then divides each row by its norm. param [rows,dim]. */
+SAE_API void sae_constrained_adam_step(const sae_adam *adam, uint64_t t, float *param, float *grad,
+                                       float *first, float *second, size_t rows, size_t dim);
+/* Scales all grads by min(1, max_norm / (norm + 1e-6)), norm over all of them; returns norm. */
+SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
+                                  double max_norm);
+/* The two halves of the constraint: rows of grad lose grad.w w, w = row/(norm + eps); rows of param
+   are divided by (norm + eps). */
+SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim, float eps);
+SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps);
+
+/* ==== >>api: trainers ========================================================================= */
+
+/* NAME on the command line and in messages, and the reference's class. */
+#define SAE_TRAINERS(X)                                                                            \
+    X(SAE_TRAINER_STANDARD, 1, "standard", "StandardTrainer")                                      \
+    X(SAE_TRAINER_STANDARD_APRIL, 2, "standard_april", "StandardTrainerAprilUpdate")               \
+    X(SAE_TRAINER_GATED, 3, "gated", "GatedSAETrainer")                                            \
+    X(SAE_TRAINER_GATED_ANNEAL, 4, "gated_anneal", "GatedAnnealTrainer")                           \
+    X(SAE_TRAINER_P_ANNEAL, 5, "p_anneal", "PAnnealTrainer")                                       \
+    X(SAE_TRAINER_TOP_K, 6, "top_k", "TopKTrainer")                                                \
+    X(SAE_TRAINER_BATCH_TOP_K, 7, "batch_top_k", "BatchTopKTrainer")                               \
+    X(SAE_TRAINER_MATRYOSHKA, 8, "matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer")           \
+    X(SAE_TRAINER_JUMP_RELU, 9, "jumprelu", "JumpReluTrainer")
+
+typedef enum sae_trainer_kind {
+    SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */
+#define SAE_X(name, value, text, reference) name = value,
+    SAE_TRAINERS(SAE_X)
+#undef SAE_X
+} sae_trainer_kind;
+
+SAE_API const char *sae_trainer_name(sae_trainer_kind kind);
+SAE_API const char *sae_trainer_class(sae_trainer_kind kind);
+/* From either name; false (out untouched) if it is neither. */
+SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
+
+typedef enum sae_sparsity_function {
+    SAE_SPARSITY_DEFAULT = 0, /* L1; P_ANNEAL: LP; GATED_ANNEAL: LP_P */
+    SAE_SPARSITY_L1,          /* mean sum_i f_i */
+    SAE_SPARSITY_ENTROPY,     /* STANDARD: mean of -sum q log(q + 1e-8), q = f / (sum f + 1e-8) */
+    SAE_SPARSITY_LP,          /* the annealers: mean (sum f^p)^(1/p) */
+    SAE_SPARSITY_LP_P         /* the annealers: mean sum f^p */
+} sae_sparsity_function;
+
+/* Hyperparameters under the reference's names. Zero means the reference's default, given behind
+   each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
+   (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta, max_grad_norm). */
+typedef struct sae_trainer_desc {
+    sae_trainer_kind kind;
+    sae_arch arch;            /* STANDARD_APRIL may take SAE_ARCH_STANDARD_NEW; else leave 0 */
+    size_t activation_dim;    /* required (sae_train fills it in from the data) */
+    size_t dict_size;         /* required */
+    size_t batch_size;        /* required: the most rows of one step (sae_train fills it in) */
+    uint64_t steps;           /* required (sae_train fills it in) */
+    uint64_t seed;
+    double lr;                /* STANDARD* 1e-3, GATED 5e-5, GATED_ANNEAL 3e-4, P_ANNEAL 1e-3,
+                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5 */
+    uint64_t warmup_steps;           /* 1000; of the learning rate */
+    uint64_t decay_start;            /* none */
+    uint64_t sparsity_warmup_steps;  /* 2000, where there is a sparsity penalty */
+    uint64_t resample_steps;         /* none; STANDARD, P_ANNEAL, GATED_ANNEAL */
+    double l1_penalty;               /* 0.1; STANDARD, STANDARD_APRIL, GATED */
+    sae_sparsity_function sparsity_function;
+    /* the TOP_K family */
+    size_t k;                        /* required */
+    uint64_t k_anneal_steps;         /* none */
+    double auxk_alpha;               /* 1/32 */
+    size_t top_k_aux;                /* d / 2 */
+    uint64_t dead_feature_threshold; /* 10000000 tokens; JUMP_RELU logs with it */
+    double threshold_beta;           /* 0.999 */
+    uint64_t threshold_start_step;   /* 1000 */
+    double group_fractions[SAE_MAX_GROUPS]; /* MATRYOSHKA: required, sum to 1 */
+    double group_weights[SAE_MAX_GROUPS];   /* MATRYOSHKA: 1 / num_groups each */
+    size_t num_groups;
+    /* JUMP_RELU */
+    double bandwidth;                /* 0.001 */
+    double sparsity_penalty;         /* 1 */
+    double target_l0;                /* 20 */
+    /* the annealers */
+    double initial_sparsity_penalty; /* 0.1 */
+    uint64_t anneal_start;           /* 15000; SAE_NONE: from step 0 */
+    uint64_t anneal_end;             /* steps */
+    double p_start;                  /* 1 */
+    double p_end;                    /* 0, which LP refuses: it would divide by it */
+    uint64_t n_sparsity_updates;     /* 10; SAE_NONE: continuous, anneal_end - anneal_start + 1 */
+    size_t sparsity_queue_length;    /* 10 */
+    /* experiments of the reference, on STANDARD */
+    bool reconstruction_norm;        /* loss mean norm(e) in place of mean norm(e)^2 */
+    uint64_t ghost_threshold;        /* none: latents silent for more than this many batches get
+                                        ghost gradients */
+    /* where it starts */
+    const char *init;                /* a file or folder with a state_dict; default: as the class */
+    /* written into config.json, for other programs */
+    const char *lm_name, *submodule_name, *wandb_name;
+    int64_t layer;
+} sae_trainer_desc;
+
+/* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
+   known. Idempotent. */
+SAE_API void sae_trainer_defaults(sae_trainer_desc *desc);
+
+typedef struct sae_trainer sae_trainer;
+
+/* Memory is planned and taken here; steps allocate nothing. init, if given, is read with ctx.
+   Errors: SAE_INVALID, SAE_OUT_OF_MEMORY, and those of reading init. */
+SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_trainer **out);
+SAE_API void sae_trainer_destroy(sae_trainer *trainer);
+
+/* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL: x).
+   Errors: SAE_INVALID, SAE_NOT_FINITE (nothing is changed), SAE_BACKEND. */
+SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
+                                    size_t n);
+
+/* Of the last update. Fields that the trainer does not have are NaN. */
+typedef struct sae_stats {
+    uint64_t step;                 /* of that update, from 0 */
+    double loss;                   /* the whole, as minimised */
+    double l2_loss;                /* mean sum e^2, or mean norm(e) with reconstruction_norm */
+    double sparsity_loss;          /* before its coefficient (L1, Lp, entropy) */
+    double aux_loss;               /* GATED*: mean sum (x - x_hat_gate)^2 */
+    double auxk_loss;              /* normalised; before auxk_alpha */
+    double pre_norm_auxk_loss;     /* -1: no dead latents */
+    double dead_features;
+    double effective_l0;
+    double l0;                     /* mean count of f != 0 in the batch */
+    double frac_variance_explained;
+    double threshold;
+    double p, next_p, sparsity_coeff;
+    double ghosts;
+    double lr;                     /* used by that update */
+    double grad_norm;              /* before clipping */
+} sae_stats;
+SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
+
+/* The dictionary being trained: a view owned by the trainer, in the units of its input. Valid until
+   the next step or destroy. */
+SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
+SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *trainer); /* all defaults set */
+SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
+
+/* ==== >>api: the activation buffer ============================================================ */
+
+typedef enum sae_dtype {
+    SAE_DTYPE_DEFAULT = 0, /* F32 */
+    SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
+    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
+} sae_dtype;
+SAE_API size_t sae_dtype_size(sae_dtype dtype);
+SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
+
+/* Rows of activations: exactly one of data, files, read. target_*: the rows a transcoder must give,
+   row by row with the input's. */
+typedef struct sae_source_desc {
+    const void *data, *target;          /* memory, [rows,dim] of dtype; must outlive the buffer */
+    size_t rows;
+    size_t dim;                         /* of data, of raw files, of read */
+    sae_dtype dtype;                    /* likewise: F32, F16 or BF16 */
+    const char *const *files;           /* .npy, .safetensors, anything else: raw. One stream */
+    const char *const *target_files;
+    size_t num_files, num_target_files;
+    const char *tensor;                 /* of .safetensors with several: its name */
+    /* Fills up to max_rows rows of float32 [dim] into x, and into target if that is not NULL;
+       returns how many, 0 at the end of data, a negative sae_result to fail. rewind starts over. */
+    int64_t (*read)(void *user, float *x, float *target, size_t max_rows);
+    sae_result (*rewind)(void *user);   /* NULL: cannot be rewound */
+    bool has_target;                    /* read fills target too */
+    void *user;
+} sae_source_desc;
+
+typedef struct sae_buffer_desc {
+    sae_source_desc source;
+    size_t batch_size;      /* default 2048 */
+    size_t rows;            /* held for shuffling; default: all, at most 256 MiB */
+    bool sequential;        /* rows in order; a batch never spans the end; then from the first row */
+    bool single_pass;       /* SAE_END_OF_DATA after the last row; default: pass after pass */
+    double max_activation_norm_multiple; /* drops rows whose norm exceeds this multiple of the
+                                            median; default: none */
+    size_t heads;           /* rows are [heads, dim/heads], one trainer each; default 1 */
+    uint64_t seed;          /* of the shuffling */
+} sae_buffer_desc;
+
+typedef struct sae_buffer sae_buffer;
+
+/* Files are mapped; larger than memory is fine. Errors: SAE_INVALID, SAE_MISMATCH (files of
+   different widths, targets of another count), SAE_NOT_FOUND, SAE_FORMAT, SAE_UNSUPPORTED,
+   SAE_OUT_OF_MEMORY. */
+SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
+                                     sae_buffer **out);
+SAE_API void sae_buffer_destroy(sae_buffer *buffer);
+/* The next batch: *x [*n,dim] and *target (NULL if the source has none), owned by the buffer until
+   the next call. *n is batch_size, or less in the last batch of a single shuffled pass.
+   Errors: SAE_END_OF_DATA, SAE_NOT_FINITE (file and row in the message), SAE_IO, read's own. */
+SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const float **target,
+                                   size_t *n);
+/* From the first batch again, with the same shuffling. Errors: SAE_UNSUPPORTED (read without rewind). */
+SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
+SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
+SAE_API bool sae_buffer_has_target(const sae_buffer *buffer);
+SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer); /* 0: not known (read) */
+
+/* ==== >>api: the training loop ================================================================ */
+
+typedef struct sae_progress {
+    uint64_t step, steps;       /* step updates of steps are done */
+    uint64_t start_step;        /* where this run began: > 0 after a resume */
+    uint64_t rows;              /* seen since start_step */
+    size_t num_trainers;
+    sae_trainer *const *trainers;
+} sae_progress;
+
+typedef struct sae_train_desc {
+    sae_buffer_desc buffer;
+    const sae_trainer_desc *trainers; /* several share one pass over the data */
+    size_t num_trainers;
+    uint64_t steps;                   /* required */
+    bool normalize_activations;       /* divide by sqrt(mean squared norm) of the first 101 batches;
+                                         biases are multiplied by it in everything saved */
+    const char *save_dir;             /* default: save nothing. Trainer i goes to save_dir/trainer_i */
+    bool flat;                        /* one trainer alone: to save_dir itself */
+    const uint64_t *save_steps;       /* checkpoints/ae_STEP.pt, before that step's update */
+    size_t num_save_steps;
+    uint64_t backup_steps;            /* default: none; every so many steps, enough to resume */
+    bool resume;                      /* go on from the last backup; from the start if there is none */
+    uint64_t log_steps;               /* call log every so many steps; default: never */
+    void (*log)(void *user, size_t trainer, const sae_stats *stats);
+    bool (*progress)(void *user, const sae_progress *progress); /* every step; false stops */
+    void *user;
+} sae_train_desc;
+
+/* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
+   writes a backup (where backup_steps is set) and returns SAE_CANCELLED. Same bits after any resume.
+   Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup belongs to other settings;
+   SAE_INVALID for trainers whose training diverged into NaN (the message says when). */
+SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
+
+/* ==== >>api: metrics ========================================================================== */
+
+/* The reference's evaluate(): each the mean over the batches. */
+#define SAE_METRICS(X)                                                                             \
+    X(l2_loss)                      /* mean norm(e) */                                             \
+    X(l1_loss)                      /* mean sum |f| */                                             \
+    X(l0)                           /* mean count of f != 0 */                                     \
+    X(frac_variance_explained)      /* 1 - sum var(e) / sum var(x), unbiased, per column */        \
+    X(cossim)                       /* mean cos(x, x_hat) */                                       \
+    X(l2_ratio)                     /* mean norm(x_hat) / norm(x) */                               \
+    X(relative_reconstruction_bias) /* mean norm(x_hat)^2 / mean x.x_hat */                        \
+    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */     \
+    X(loss_original)                /* of the language model, from model_loss; else NaN */         \
+    X(loss_reconstructed)                                                                          \
+    X(loss_zero)                                                                                   \
+    X(frac_recovered)               /* (reconstructed - zero) / (original - zero) */
+
+typedef struct sae_metrics {
+#define SAE_X(name) double name;
+    SAE_METRICS(SAE_X)
+#undef SAE_X
+} sae_metrics;
+
+typedef struct sae_evaluate_desc {
+    sae_buffer_desc buffer;  /* a target is what x_hat is compared with */
+    uint64_t batches;        /* default: as many as one pass has */
+    bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
+    /* Losses of the language model: unchanged, with x_hat patched in, with zeros patched in. */
+    sae_result (*model_loss)(void *user, const sae_dictionary *dict, double loss[3]);
+    void *user;
+} sae_evaluate_desc;
+
+/* Errors: those of the buffer, SAE_MISMATCH (widths), SAE_OUT_OF_MEMORY, model_loss's own. */
+SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
+                                const sae_dictionary *dict, sae_metrics *out);
+
+/* Geometric median of n rows x [n,d] by Weiszfeld's iteration from the mean: at most 100 rounds,
+   stops when it moves less than 1e-5. out [d]. Errors: SAE_OUT_OF_MEMORY, SAE_INVALID. */
+SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
+                                        float *out);
+/* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents a row so that f W_dec is near
+   x [n,d] (no bias). Errors: SAE_OUT_OF_MEMORY, SAE_INVALID. */
+SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
+                                    size_t target_l0, float *f);
+
+/* ==== >>api: files ============================================================================ */
+
+typedef struct sae_load_desc {
+    sae_arch arch;  /* default: from config.json, else from the tensors' names. A folder that does
+                       not tell TOP_K from BATCH_TOP_K is refused unless given */
+    size_t k;       /* for old files that hold none */
+    bool raw;       /* take the tensors as they are; default: as the reference's loader does
+                       (STANDARD is brought to unit decoder norms) */
+} sae_load_desc;
+
+/* Opens a folder (config.json beside ae.pt or ae.safetensors), an ae.pt, or a .safetensors; a
+   crashed run's nested ae.pt too. desc may be NULL. Errors: SAE_NOT_FOUND, SAE_FORMAT,
+   SAE_UNSUPPORTED, SAE_MISMATCH, SAE_OUT_OF_MEMORY. */
+SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
+                                       const char *path, sae_dictionary **out);
+/* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
+   Written beside, synced, then renamed: a crash leaves the old file. */
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
+
+/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open. */
+#define SAE_MAX_DIMS 8
+typedef struct sae_tensor {
+    const char *name;            /* "" for .npy */
+    sae_dtype dtype;
+    size_t ndim;
+    uint64_t shape[SAE_MAX_DIMS];
+    int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
+    const void *data;            /* the first element; little endian; need not be aligned */
+} sae_tensor;
+typedef struct sae_tensor_file sae_tensor_file;
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
+SAE_API void sae_tensor_file_close(sae_tensor_file *file);
+SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file);
+SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index);
+SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
+/* All elements as float32 in row-major order, out [product of shape]. */
+SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
+/* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
+   tensor), .npz, .safetensors, .pt. */
+SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
+                                         const sae_tensor *tensors, size_t count);
+
+/* Hyperparameters by name. key is a field's name as the reference spells it, with - or _ ("l1_penalty",
+   "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name. Keys of the
+   reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
+   Errors: SAE_NOT_FOUND (no such key), SAE_INVALID (value; the message says what is allowed).
+   Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
+SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
+                                        const char *value);
+
+/* A config.json: {"trainer": {...}, ...}, a bare trainer object, or a list of either. */
+typedef struct sae_config sae_config;
+/* Unknown keys are logged as warnings and skipped. Errors: SAE_NOT_FOUND, SAE_FORMAT, SAE_INVALID
+   (unknown trainer or value). */
+SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out);
+SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with it */
+SAE_API size_t sae_config_count(const sae_config *config);
+SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index);
+
+/* ==== >>backend =============================================================================== */
+
+/* A backend is one table of operations on its own ("device") memory; trainers are written over it
+   and name no backend. The CPU is one filling; give another in sae_context_desc.backend.
+
+   Contract. Pointers marked D are device memory. Operations are asynchronous, run in the order they
+   were called, return nothing and never fail by themselves: an error is kept and returned by every
+   status() from then on. Nothing inside a step needs a value back on the host: scalars (losses,
+   norms, counts) are written to device memory and read when somebody asks. Matrices are row-major
+   with row stride ld, a multiple of 16; floats between d and ld are zero and stay zero. Vectors over
+   latents are padded with zeros to a multiple of 16.
+
+   Canonical order, so that every backend gives the same bits:
+     product   dot of a row of x with a row of W_enc: one chain of fma over ascending columns, from 0
+     rows      sums over latents (decode) or batch rows (gradients): one chain of fma over ascending
+               indices; sums over more than 1024 rows run in blocks of 1024 rows, added in order
+     dot       dots and norms along d: 16 lanes (lane l takes columns l, l+16, ...), chains of fma,
+               then lanes are added 8, 4, 2, 1 apart
+     scalars   sums over rows of the batch, in double, ascending
+     ties      in any top-k: the lower index */
+
+#define SAE_ROW_BLOCK 1024
+
+/* Latents of the batch as lists: row r has count[r] entries at r*stride. */
+typedef struct sae_code {
+    size_t rows, stride;
+    uint32_t *count;  /* D [rows] */
+    uint32_t *latent; /* D [rows][stride], ascending in a row; all float arrays alike */
+    float *pre;       /* D pre-activation p (GATED: u) */
+    float *value;     /* D f; may be the array pre */
+    float *gate;      /* D GATED: u + gate_bias */
+    float *grad;      /* D dL/dp (GATED: dL/du) */
+    float *extra[3];  /* D further gradients of GATED and JUMP_RELU */
+} sae_code;
+
+/* The same entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
+   their rows ascending. */
+#define SAE_INDEX_VALUES 5
+typedef struct sae_index {
+    size_t dict_size, capacity;
+    size_t *begin;                    /* D [m + 1] */
+    uint32_t *row;                    /* D [capacity] */
+    float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
+} sae_index;
+
+typedef enum sae_select {
+    SAE_SELECT_ALL,        /* every listed latent; value = p */
+    SAE_SELECT_POSITIVE,   /* p > 0 */
+    SAE_SELECT_GATE,       /* u + gate_bias > 0, pre = u, bias is gate_bias */
+    SAE_SELECT_WINDOW,     /* p > theta, or |(p - theta) / bandwidth| < 1/2 */
+    SAE_SELECT_TOP_K,      /* the k largest relu(p) of a row, zeros included */
+    SAE_SELECT_BATCH_TOP_K /* the k * n largest relu(p) > 0 of the batch */
+} sae_select;
+
+typedef struct sae_encode_args {
+    const float *x;             /* D [n][ld] */
+    const float *W, *bias;      /* D [m][ld], [m] */
+    size_t n, d, ld, m;
+    const uint32_t *list;       /* D the latents to look at, ascending; NULL: all */
+    const uint32_t *list_count; /* D one number */
+    sae_select select;
+    size_t k;                   /* at most list_count are taken */
+    const float *theta;         /* D [m] */
+    float bandwidth;
+    float *warm;                /* D one float: a guess at the batch threshold, updated */
+} sae_encode_args;
+
+typedef enum sae_penalty {
+    SAE_PENALTY_L1,     /* sum w_i f_i, w = weight or 1 */
+    SAE_PENALTY_LP_P,   /* sum f^p */
+    SAE_PENALTY_LP,     /* (sum f^p)^(1/p) */
+    SAE_PENALTY_ENTROPY /* -sum q log(q + 1e-8), q = f / (sum f + 1e-8); 0 where sum f = 0 */
+} sae_penalty;
+
+/* What the operations need room for; the largest of a trainer's life. */
+typedef struct sae_shape {
+    size_t batch, d, ld, dict_size, k;
+} sae_shape;
+
+/* The place operations work in: made once by a trainer. */
+typedef struct sae_work {
+    const sae_context *ctx;
+    void *state;   /* of backend->open */
+    void *scratch; /* D, backend->scratch_bytes(shape) */
+    sae_shape shape;
+} sae_work;
+
+struct sae_backend {
+    const char *name;
+    bool host_memory; /* device pointers can be read by the host */
+    /* memory; open and close make and end the backend's state for one trainer */
+    sae_result (*open)(const sae_context *ctx, void **state);
+    void (*close)(const sae_context *ctx, void *state);
+    void *(*alloc)(const sae_work *w, size_t bytes); /* zeroed, 64-byte aligned; NULL: none left */
+    void (*free)(const sae_work *w, void *memory);
+    size_t (*scratch_bytes)(const sae_work *w, const sae_shape *shape); /* SIZE_MAX: too large */
+    void (*upload)(const sae_work *w, void *device, const void *host, size_t bytes);
+    void (*download)(const sae_work *w, void *host, const void *device, size_t bytes); /* waits */
+    void (*zero)(const sae_work *w, void *device, size_t bytes);
+    sae_result (*status)(const sae_work *w); /* waits; the first error since open, with its message */
+
+    /* batch */
+    /* x[r][c] = host[r*stride + c] / divisor; *bad = 1 if any is not finite (else untouched) */
+    void (*load_rows)(const sae_work *w, const float *host, size_t stride, size_t n, float divisor,
+                      float *x, uint32_t *bad);
+    void (*subtract)(const sae_work *w, const float *x, const float *b, size_t n, float *out);
+    /* out = a x + y over count floats; y may be NULL (0) and out may be x or y */
+    void (*axpy)(const sae_work *w, size_t count, float a, const float *x, const float *y,
+                 float *out);
+
+    /* forward */
+    void (*encode)(const sae_work *w, const sae_encode_args *args, sae_code *code);
+    /* gate = u + gate_bias, value = relu(exp(r_mag) u + mag_bias) */
+    void (*gate)(const sae_work *w, const float *gate_bias, const float *r_mag,
+                 const float *mag_bias, sae_code *code);
+    /* value = p > theta ? p : 0 */
+    void (*jump)(const sae_work *w, const float *theta, sae_code *code);
+    void (*exp_values)(const sae_work *w, sae_code *code); /* value = exp(pre) */
+    void (*exp_grad)(const sae_work *w, sae_code *code);   /* grad *= value */
+    /* out[r] = base + sum of values[j] W[latent j] over entries with lo <= latent < hi; base is NULL
+       (0), one row (base_stride 0) or a matrix (base_stride ld); it may be out */
+    void (*decode)(const sae_work *w, const sae_code *code, const float *values, const float *W,
+                   size_t lo, size_t hi, const float *base, size_t base_stride, float *out);
+    /* e = x_hat - y; loss = mean_r sum e^2; e may be x_hat */
+    void (*residual)(const sae_work *w, const float *x_hat, const float *y, size_t n, float *e,
+                     double *loss);
+    /* rows of e to norm 1 (zero rows stay); loss = mean norm */
+    void (*unit_rows)(const sae_work *w, size_t n, float *e, double *loss);
+    /* auxk: r = x_aux + e; pre_norm = mean sum r^2; norm = pre_norm / mean sum (e - column means)^2;
+       r *= 2 alpha / (n denominator); all 0 where norm is not finite; without any dead latent
+       (*list_count == 0) pre_norm = -1, norm = 0, r = 0. r may be x_aux */
+    void (*auxk_residual)(const sae_work *w, const float *x_aux, const float *e, size_t n,
+                          const uint32_t *list_count, double alpha, float *r, double *pre_norm,
+                          double *norm);
+    /* ghosts: x_g rows scaled by s = norm(e) / (2 norm(x_g) + 1e-8); r = -e - s x_g;
+       ghost = mean norm(r); out = dL/dx_g of ghost * c, c = mse / (ghost + 1e-8) with mse = mean
+       norm(e): -(r / norm(r)) s c / n; loss = ghost * c. Nothing (0) if *list_count == 0 */
+    void (*ghost_residual)(const sae_work *w, const float *x_g, const float *e, size_t n,
+                           const uint32_t *list_count, float *out, double *loss);
+
+    /* penalties, gradients of entries */
+    /* loss = mean_r penalty of values; if grad: grad += coef/n * d penalty / d value where value > 0 */
+    void (*penalty)(const sae_work *w, sae_penalty kind, double p, double coef, const float *weight,
+                    const sae_code *code, const float *values, float *grad, double *loss);
+    /* grad[j] = alpha e[r].W[latent j], 0 where relu_of[j] <= 0 (relu_of may be NULL); lo, hi as above */
+    void (*dots)(const sae_work *w, const sae_code *code, const float *e, const float *W, size_t lo,
+                 size_t hi, float alpha, const float *relu_of, float *grad);
+    /* in: extra[0] = dL/df, extra[1] = dL/dgate. out: extra[0] = dL/dmag (0 unless f > 0),
+       extra[2] = extra[0] exp(r_mag) u, grad = exp(r_mag) extra[0] + extra[1] */
+    void (*gate_grad)(const sae_work *w, const float *r_mag, sae_code *code);
+    /* in: grad = dL/df. out: extra[0] = dL/dtheta of the entry, grad = dL/dp. The L0 term:
+       loss = coef (l0/target - 1)^2, l0 = mean count of f > theta */
+    void (*jump_grad)(const sae_work *w, const float *theta, float bandwidth, double coef,
+                      double target, sae_code *code, double *l0, double *loss);
+    /* theta_grad += the L0 term's share of rows where f = 0 without being listed */
+    void (*jump_rest)(const sae_work *w, const float *theta, float bandwidth, double coef,
+                      double target, const double *l0, const sae_index *index, size_t n,
+                      float *theta_grad);
+
+    /* by latent */
+    void (*index)(const sae_work *w, const sae_code *code, const float *const *values, size_t count,
+                  sae_index *index);
+    /* out[i] = alpha sum value[which][j] x[row j], + out[i] if add; latents lo..hi */
+    void (*latent_rows)(const sae_work *w, const sae_index *index, size_t which, const float *x,
+                        size_t lo, size_t hi, float alpha, bool add, float *out);
+    /* out[i] = sum value[which][j], + out[i] if add */
+    void (*latent_sums)(const sae_work *w, const sae_index *index, size_t which, bool add,
+                        float *out);
+    /* since[i] += step, or 0 where latent i fired: has entries (which < 0) or a positive sum of
+       value[which] */
+    void (*fired)(const sae_work *w, const sae_index *index, int which, uint64_t step,
+                  uint64_t *since);
+    /* latents with since >= threshold, ascending */
+    void (*list_silent)(const sae_work *w, const uint64_t *since, uint64_t threshold, size_t m,
+                        uint32_t *list, uint32_t *count);
+
+    /* sums */
+    void (*column_sums)(const sae_work *w, const float *x, size_t n, float alpha, float *out);
+    void (*weighted_sum)(const sae_work *w, const float *W, const float *s, size_t m, float alpha,
+                         float *out); /* out += alpha sum_i s_i W_i */
+    void (*sum_squares)(const sae_work *w, const float *x, size_t count, double *out);
+    void (*variance)(const sae_work *w, const float *x, size_t n, double *out); /* sum of var, n-1 */
+    void (*count_nonzero)(const sae_work *w, const sae_code *code, double *mean);
+
+    /* weights */
+    void (*row_norms)(const sae_work *w, const float *W, size_t m, float *out);
+    /* the decoder's share of the penalty sum_i norms_i^power f_i, power 1 or 2:
+       grad_i += coef power norms_i^(power-2) sums_i W_i; weight_i = norms_i^power */
+    void (*norm_weight)(const sae_work *w, const float *norms, int power, size_t m, float *weight);
+    void (*norm_grad)(const sae_work *w, const float *W, const float *norms, const float *sums,
+                      int power, float coef, size_t m, float *grad);
+    void (*remove_parallel)(const sae_work *w, const float *W, size_t m, float eps, float *grad);
+    void (*normalize_rows)(const sae_work *w, size_t m, float eps, float *W);
+    /* Adam; grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */
+    void (*adam)(const sae_work *w, const sae_adam *adam, uint64_t t, const double *sum_squares,
+                 double max_norm, float *param, const float *grad, float *first, float *second,
+                 size_t count);
+    /* TOP_K: mean over rows of the smallest positive value; batch: the smallest positive value of
+       all, 0 if none. threshold = that if threshold < 0, else beta threshold + (1 - beta) that */
+    void (*update_threshold)(const sae_work *w, const sae_code *code, bool by_row, double beta,
+                             float *threshold);
+    void (*geometric_median)(const sae_work *w, const float *x, size_t n, float *out);
+    /* Draws c = min(dead, n) rows of x with probability ~ norm(e), without replacement, and restarts
+       the first c dead latents (since > threshold) with them: W_enc = x 0.2 mean norm of the living
+       rows, W_dec = x / norm(x), biases 0, moments 0. enc, dec, biases[i]: param, first, second
+       (first may be NULL) */
+    void (*resample)(const sae_work *w, const float *x, const float *e, size_t n,
+                     const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
+                     uint64_t step, float *const enc[3], float *const dec[3],
+                     float *const (*biases)[3], size_t num_biases);
+};
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+#endif /* SAE_H_INCLUDED */
+
+/* ============================================================================================== *
+ *                                        IMPLEMENTATION                                          *
+ * ============================================================================================== */
+#ifdef SAE_IMPLEMENTATION
+#if !defined(SAEI_KERNEL_PASS) && !defined(SAEI_IMPLEMENTED)
+#define SAEI_IMPLEMENTED
+
+/* ==== >>platform ============================================================================== */
+
+/* Floating point: every multiply-add that shall be fused is written as one, nothing else may be. */
+#if defined(__FAST_MATH__)
+#error "sae.h: compile the file with SAE_IMPLEMENTATION without -ffast-math / -Ofast"
+#endif
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#elif defined(_MSC_VER)
+#pragma fp_contract(off)
+#endif
+
+#include <errno.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(_WIN32)
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <direct.h>
+#include <io.h>
+#include <windows.h>
+#else
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+#endif
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#define SAEI_X86 1
+#include <immintrin.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define SAEI_UNUSED __attribute__((unused))
+#else
+#define SAEI_PRINTF(fmt, args)
+#define SAEI_UNUSED
+#endif
+
+#define SAEI_TRY(call)                                                                             \
+    do {                                                                                           \
+        sae_result saei_try_result = (call);                                                       \
+        if (saei_try_result != SAE_OK) return saei_try_result;                                     \
+    } while (0)
+
+typedef struct saei_kernels saei_kernels; /* >>kernels */
+static const saei_kernels *saei_kernels_select(const char *name); /* NULL: this CPU has no such */
+static const sae_backend *saei_cpu_backend(void);                 /* >>cpu */
+
+struct sae_context {
+    sae_allocator allocator;
+    sae_logger logger;
+    int threads; /* >= 1 */
+    const sae_backend *backend;
+    const saei_kernels *kernels;
+    int lock; /* guards error: a spin lock, held for a memcpy */
+    char error[1024];
+};
+
+static void saei_lock(int *lock) {
+#if defined(__GNUC__)
+    while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) {}
+#elif defined(_MSC_VER)
+    while (_InterlockedExchange((volatile long *)lock, 1)) {}
+#else
+    *lock = 1;
+#endif
+}
+
+static void saei_unlock(int *lock) {
+#if defined(__GNUC__)
+    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+#elif defined(_MSC_VER)
+    _InterlockedExchange((volatile long *)lock, 0);
+#else
+    *lock = 0;
+#endif
+}
+
+static void saei_log(const sae_context *ctx, sae_log_level level, const char *format, ...)
+    SAEI_PRINTF(3, 4);
+static void saei_log(const sae_context *ctx, sae_log_level level, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    if (!ctx || !ctx->logger.log) return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    ctx->logger.log(level, text, ctx->logger.user);
+}
+
+/* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_INVALID, ...)` reads
+   as one step. ctx is const because inference fails through it too: the message is behind a lock. */
+static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...)
+    SAEI_PRINTF(3, 4);
+static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...) {
+    char text[1024];
+    sae_context *c = (sae_context *)(uintptr_t)ctx;
+    va_list args;
+    if (!ctx) return result;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    saei_lock(&c->lock);
+    memcpy(c->error, text, sizeof text);
+    saei_unlock(&c->lock);
+    if (ctx->logger.log) ctx->logger.log(SAE_LOG_ERROR, text, ctx->logger.user);
+    return result;
+}
+
+/* Sizes: false when the true result does not fit. */
+static bool saei_mul(size_t a, size_t b, size_t *out) {
+    if (b && a > SIZE_MAX / b) return false;
+    *out = a * b;
+    return true;
+}
+static bool saei_add(size_t a, size_t b, size_t *out) {
+    if (a > SIZE_MAX - b) return false;
+    *out = a + b;
+    return true;
+}
+
+static size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
+static size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
+static size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in whole vectors */
+
+/* Memory on 64-byte boundaries from the caller's allocator; the original pointer sits in front.
+   NULL when there is none (also for count * size too large). Not zeroed. */
+static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
+    size_t bytes;
+    unsigned char *base, *at;
+    if (!saei_mul(count, size, &bytes) || !saei_add(bytes, 64 + sizeof(void *), &bytes)) return NULL;
+    base = (unsigned char *)ctx->allocator.alloc(bytes, ctx->allocator.user);
+    if (!base) return NULL;
+    at = base + sizeof(void *);
+    at += (64 - ((uintptr_t)at & 63)) & 63;
+    memcpy(at - sizeof(void *), &base, sizeof base);
+    return at;
+}
+
+static void *saei_calloc(const sae_context *ctx, size_t count, size_t size) {
+    void *p = saei_alloc(ctx, count, size);
+    if (p) memset(p, 0, count * size);
+    return p;
+}
+
+static void saei_free(const sae_context *ctx, const void *memory) {
+    void *base;
+    if (!memory) return;
+    memcpy(&base, (const unsigned char *)memory - sizeof(void *), sizeof base);
+    ctx->allocator.free(base, ctx->allocator.user);
+}
+
+static char *saei_strdup(const sae_context *ctx, const char *text) {
+    size_t n = strlen(text) + 1;
+    char *p = (char *)saei_alloc(ctx, n, 1);
+    if (p) memcpy(p, text, n);
+    return p;
+}
+
+/* fn(arg, part) for every part in 0..parts, on as many threads as the context has. The parts are
+   fixed by the caller, so no result can depend on the number of threads. */
+typedef void (*saei_part_fn)(void *arg, size_t part);
+static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+#if defined(_OPENMP)
+    if (parts > 1 && ctx->threads > 1) {
+        long long i, n = (long long)parts;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->threads)
+        for (i = 0; i < n; i++) fn(arg, (size_t)i);
+        return;
+    }
+#endif
+    (void)ctx;
+    for (size_t i = 0; i < parts; i++) fn(arg, i);
+}
+
+/* Of the running part: 0..ctx->threads. */
+static size_t saei_thread_index(void) {
+#if defined(_OPENMP)
+    return (size_t)omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+static void *saei_default_alloc(size_t size, void *user) {
+    (void)user;
+    return malloc(size);
+}
+static void saei_default_free(void *memory, void *user) {
+    (void)user;
+    free(memory);
+}
+
+SAE_API const char *sae_result_name(sae_result result) {
+    switch (result) {
+#define SAE_X(name, value, text) case name: return #name;
+        SAE_RESULTS(SAE_X)
+#undef SAE_X
+    }
+    return "unknown result";
+}
+
+SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out) {
+    sae_context_desc zero, *d = &zero;
+    const saei_kernels *kernels;
+    sae_context *ctx;
+    if (!out) return SAE_INVALID;
+    if (desc) zero = *desc;
+    else memset(&zero, 0, sizeof zero);
+    if (!d->allocator.alloc != !d->allocator.free || d->threads < 0) return SAE_INVALID;
+    if (!d->allocator.alloc) {
+        d->allocator.alloc = saei_default_alloc;
+        d->allocator.free = saei_default_free;
+    }
+    kernels = saei_kernels_select(d->instruction_set);
+    if (!kernels) return SAE_INVALID;
+    ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
+    if (!ctx) return SAE_OUT_OF_MEMORY;
+    memset(ctx, 0, sizeof *ctx);
+    ctx->allocator = d->allocator;
+    ctx->logger = d->logger;
+#if defined(_OPENMP)
+    ctx->threads = d->threads ? d->threads : omp_get_max_threads();
+#else
+    ctx->threads = 1;
+#endif
+    ctx->backend = d->backend ? d->backend : saei_cpu_backend();
+    ctx->kernels = kernels;
+    *out = ctx;
+    return SAE_OK;
+}
+
+SAE_API void sae_context_destroy(sae_context *ctx) {
+    if (ctx) ctx->allocator.free(ctx, ctx->allocator.user);
+}
+
+SAE_API const char *sae_error(const sae_context *ctx) { return ctx ? ctx->error : ""; }
+
+/* ==== >>math ================================================================================== */
+/* Functions whose last bit differs between C libraries may not touch a result. These use only
+   + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere. */
+
+static double saei_from_bits(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+static uint64_t saei_to_bits(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* e^x to about one unit in the last place: x = n ln2 + r, |r| <= ln2/2, Taylor to r^13. */
+static double saei_exp(double x) {
+    static const double coef[] = { 1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
+                                   1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                                   1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0 };
+    double n, r, y;
+    int e;
+    if (x != x) return x;
+    if (x > 709.78) return HUGE_VAL;
+    if (x < -745.2) return 0;
+    n = floor(fma(x, 1.4426950408889634, 0.5));
+    r = fma(-n, 6.93147180369123816490e-01, x);
+    r = fma(-n, 1.90821492927058770002e-10, r);
+    y = coef[0];
+    for (int i = 1; i < 14; i++) y = fma(y, r, coef[i]);
+    e = (int)n;
+    if (e < -1000) return y * saei_from_bits((uint64_t)(e + 1023 + 200) << 52) * 6.223015277861142e-61;
+    if (e > 1023) return y * 2 * saei_from_bits((uint64_t)(e - 1 + 1023) << 52);
+    return y * saei_from_bits((uint64_t)(e + 1023) << 52);
+}
+
+/* ln x to about one unit in the last place: x = 2^e f, f in [sqrt(1/2), sqrt(2)),
+   ln f = 2 atanh(s), s = (f-1)/(f+1). */
+static double saei_ln(double x) {
+    uint64_t bits;
+    double f, s, z, y;
+    int e = 0;
+    if (x != x || x < 0) return NAN;
+    if (x == 0) return -HUGE_VAL;
+    if (x > DBL_MAX) return x;
+    if (x < DBL_MIN) {
+        x *= 18014398509481984.0; /* 2^54 */
+        e = -54;
+    }
+    bits = saei_to_bits(x);
+    e += (int)(bits >> 52) - 1023;
+    f = saei_from_bits((bits & 0xFFFFFFFFFFFFFull) | 0x3FF0000000000000ull);
+    if (f > 1.4142135623730951) {
+        f *= 0.5;
+        e++;
+    }
+    s = (f - 1) / (f + 1);
+    z = s * s;
+    y = 0;
+    for (int i = 23; i >= 3; i -= 2) y = fma(y, z, 1.0 / i);
+    y = fma(y * z, 2 * s, 2 * s);
+    return fma(e, 6.93147180369123816490e-01, fma(e, 1.90821492927058770002e-10, y));
+}
+
+static double saei_pow(double x, double p) { /* x >= 0 */
+    if (p == 0 || x == 1) return 1;
+    if (p == 1) return x;
+    if (x == 0) return p > 0 ? 0 : HUGE_VAL;
+    return saei_exp(p * saei_ln(x));
+}
+
+/* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
+   state and is the same on every backend. Known answers in tests/. */
+static void saei_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
+        uint32_t n0 = (uint32_t)(b >> 32) ^ c1 ^ k0, n2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)b;
+        c3 = (uint32_t)a;
+        c0 = n0;
+        c2 = n2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+/* Streams keep draws for different purposes apart under one seed. */
+enum { SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3 };
+
+/* Draw number i of a stream: 64 random bits. */
+static uint64_t saei_random_bits(uint64_t seed, uint32_t stream, uint64_t i) {
+    uint32_t counter[4], key[2], out[4];
+    counter[0] = (uint32_t)i;
+    counter[1] = (uint32_t)(i >> 32);
+    counter[2] = stream;
+    counter[3] = 0;
+    key[0] = (uint32_t)seed;
+    key[1] = (uint32_t)(seed >> 32);
+    saei_philox(counter, key, out);
+    return (uint64_t)out[1] << 32 | out[0];
+}
+
+/* In the open interval (0, 1), a multiple of 2^-53 plus 2^-54. */
+static double saei_random_uniform(uint64_t seed, uint32_t stream, uint64_t i) {
+    return fma((double)(saei_random_bits(seed, stream, i) >> 11), 1.1102230246251565e-16, 5.5511151231257827e-17);
+}
+
+/* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */
+static double saei_polynomial(const double *c, int degree, double x) {
+    double y = c[degree];
+    while (degree-- > 0) y = fma(y, x, c[degree]);
+    return y;
+}
+static double saei_random_normal(uint64_t seed, uint32_t stream, uint64_t i) {
+    static const double a[] = { 3.3871328727963666080e0, 1.3314166789178437745e2,
+                                1.9715909503065514427e3, 1.3731693765509461125e4,
+                                4.5921953931549871457e4, 6.7265770927008700853e4,
+                                3.3430575583588128105e4, 2.5090809287301226727e3 };
+    static const double b[] = { 1.0, 4.2313330701600911252e1, 6.8718700749205790830e2,
+                                5.3941960214247511077e3, 2.1213794301586595867e4,
+                                3.9307895800092710610e4, 2.8729085735721942674e4,
+                                5.2264952788528545610e3 };
+    static const double c[] = { 1.42343711074968357734e0, 4.63033784615654529590e0,
+                                5.76949722146069140550e0, 3.64784832476320460504e0,
+                                1.27045825245236838258e0, 2.41780725177450611770e-1,
+                                2.27238449892691845833e-2, 7.74545014278341407640e-4 };
+    static const double d[] = { 1.0, 2.05319162663775882187e0, 1.67638483018380384940e0,
+                                6.89767334985100004550e-1, 1.48103976427480074590e-1,
+                                1.51986665636164571966e-2, 5.47593808499534494600e-4,
+                                1.05075007164441684324e-9 };
+    static const double e[] = { 6.65790464350110377720e0, 5.46378491116411436990e0,
+                                1.78482653991729133580e0, 2.96560571828504891230e-1,
+                                2.65321895265761230930e-2, 1.24266094738807843860e-3,
+                                2.71155556874348757815e-5, 2.01033439929228813265e-7 };
+    static const double f[] = { 1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1,
+                                1.48753612908506148525e-2, 7.86869131145613259100e-4,
+                                1.84631831751005468180e-5, 1.42151175831644588870e-7,
+                                2.04426310338993978564e-15 };
+    double p = saei_random_uniform(seed, stream, i), q = p - 0.5, r, x;
+    if (fabs(q) <= 0.425) {
+        r = fma(-q, q, 0.180625);
+        return q * saei_polynomial(a, 7, r) / saei_polynomial(b, 7, r);
+    }
+    r = sqrt(-saei_ln(q < 0 ? p : 1 - p));
+    if (r <= 5) x = saei_polynomial(c, 7, r - 1.6) / saei_polynomial(d, 7, r - 1.6);
+    else x = saei_polynomial(e, 7, r - 5) / saei_polynomial(f, 7, r - 5);
+    return q < 0 ? -x : x;
+}
+/* ==== >>dictionary: the object ================================================================ */
+
+/* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that an
+   optimizer runs over one array and every per-latent job is local to a row:
+     W_enc [m][ld] | W_dec [m][ld] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld]
+   with ld, m' = d, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is r_mag of GATED and
+   threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not have take no room. */
+struct sae_dictionary {
+    sae_context *ctx;
+    sae_dictionary_desc desc;
+    sae_rule rule;        /* never DEFAULT for the classes that have a choice */
+    size_t active_groups; /* MATRYOSHKA: 1..num_groups */
+    size_t ld;
+    float threshold;      /* scalar: TOP_K, BATCH_TOP_K, MATRYOSHKA; -1 until set */
+    float *params;        /* [num_params] */
+    size_t num_params;
+    float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
+    bool borrowed;        /* params belong to a trainer */
+};
+
+/* Allocates with all parameters zero, threshold -1. Checks desc as sae_dictionary_create does;
+   `who` is the function named in messages. */
+static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
+                                      const sae_dictionary_desc *desc, sae_dictionary **out);
+static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out);
+
+/* ==== >>json: the tree ======================================================================== */
+
+typedef enum saei_json_type {
+    SAEI_JSON_NULL, SAEI_JSON_BOOL, SAEI_JSON_NUMBER, SAEI_JSON_STRING, SAEI_JSON_ARRAY,
+    SAEI_JSON_OBJECT
+} saei_json_type;
+
+typedef struct saei_json {
+    saei_json_type type;
+    const char *key;               /* inside an object, else NULL; UTF-8, NUL-terminated */
+    const char *string;            /* STRING: UTF-8; NUMBER: its text */
+    double number;                 /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
+    int64_t integer;               /* where is_integer */
+    bool is_integer;
+    size_t count;                  /* children of ARRAY, OBJECT */
+    const struct saei_json *child; /* the first */
+    const struct saei_json *next;  /* sibling */
+} saei_json;
+
+/* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
+   name is the file's, for messages. Limits: depth 64, no duplicate keys, valid UTF-8, no lone
+   surrogates, nothing but white space behind. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
+static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
+                                  size_t size, saei_json **root);
+static const saei_json *saei_json_get(const saei_json *object, const char *key); /* NULL: none */
+
+/* ==== >>tensors: files ======================================================================== */
+
+/* A whole file, mapped (or read, where there is no mmap). */
+typedef struct saei_map {
+    const unsigned char *data;
+    size_t size;
+    void *handle;
+} saei_map;
+static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out);
+static void saei_map_close(const sae_context *ctx, saei_map *map);
+
+typedef enum saei_path_kind { SAEI_PATH_NONE, SAEI_PATH_FILE, SAEI_PATH_FOLDER } saei_path_kind;
+static saei_path_kind saei_path_exists(const char *path);
+static sae_result saei_make_folder(const sae_context *ctx, const char *path); /* with parents */
+/* "folder/name" in fresh memory (saei_free), NULL if there is none. */
+static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name);
+
+/* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. */
+typedef struct saei_writer {
+    const sae_context *ctx;
+    char *path, *temporary;
+    FILE *file;
+    uint64_t size;   /* written so far */
+    bool failed;     /* sticky; the message names path and cause (for example a full disk) */
+} saei_writer;
+static sae_result saei_writer_open(const sae_context *ctx, const char *path, saei_writer *out);
+static void saei_writer_put(saei_writer *w, const void *data, size_t size);
+static sae_result saei_writer_finish(saei_writer *w); /* the temporary is gone if it fails */
+static void saei_writer_abandon(saei_writer *w);
+
+/* Text that grows, for JSON. */
+typedef struct saei_text {
+    const sae_context *ctx;
+    char *data; /* NUL-terminated once anything was added; saei_free */
+    size_t size, capacity;
+    bool failed; /* out of memory */
+} saei_text;
+static void saei_text_add(saei_text *t, const char *format, ...) SAEI_PRINTF(2, 3);
+static void saei_text_add_json_string(saei_text *t, const char *string); /* quoted and escaped */
+
+/* .safetensors with __metadata__ {"format":"pt", keys[i]: values[i], ...}. */
+static sae_result saei_safetensors_write(const sae_context *ctx, const char *path,
+                                         const sae_tensor *tensors, size_t count,
+                                         const char *const *keys, const char *const *values,
+                                         size_t num_pairs);
+/* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
+static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key);
+
+/* ==== >>files: config ========================================================================= */
+
+/* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
+   defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
+static sae_result saei_config_write(const sae_context *ctx, const char *folder,
+                                    const sae_trainer_desc *desc, const char *buffer,
+                                    const char *own);
+
+/* ==== >>trainer: for the loop ================================================================= */
+
+/* sae_trainer_step on rows that lie stride floats apart; every input is divided by divisor. */
+static sae_result saei_trainer_step_rows(sae_trainer *trainer, const float *x, size_t x_stride,
+                                         const float *target, size_t target_stride, size_t n,
+                                         float divisor);
+/* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
+   to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
+enum { SAEI_STATE_TENSORS = 16 };
+static sae_result saei_trainer_state_get(sae_trainer *trainer, sae_tensor *out, size_t *count);
+static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_file *file,
+                                         const char *prefix);
+/* ==== >>kernels =============================================================================== */
+/* The loops that take the time. Their code stands once, below at SAEI_KERNEL_PASS, written with 16
+   lanes whatever the machine has; the file includes itself to compile it for each instruction set,
+   and the best one is chosen at run time. All give the same bits: each element sees the same
+   operations in the same order. Rename the file? Then define SAE_HEADER_NAME to its new name. */
+#ifndef SAE_HEADER_NAME
+#define SAE_HEADER_NAME "sae.h"
+#endif
+
+#define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
+#define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
+#define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
+
+typedef struct saei_adam_step {
+    float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
+    float beta2, inverse2;   /* inverse2 = 1 / sqrt(1 - beta2^t) */
+    float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
+} saei_adam_step;
+
+struct saei_kernels {
+    const char *name;
+    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48) for 8 rows (+ out if add): the product order */
+    void (*tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim, bool add,
+                 float *out);
+    /* Appends base + j and stored[j] for tested[j] > cut, j < count; returns the new length. Room:
+       stride entries in all. */
+    size_t (*keep_above)(const float *tested, const float *stored, size_t count, float cut,
+                         uint32_t base, uint32_t *latent, float *value, size_t length,
+                         size_t stride);
+    size_t (*keep_window)(const float *p, const float *theta, float bandwidth, size_t count,
+                          uint32_t base, uint32_t *latent, float *value, size_t length);
+    /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
+    void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
+                     const float *M, size_t ld, float *out);
+    /* out[j] = alpha e.M[row[j]]: the dot order */
+    void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
+                 size_t ld, float alpha, float *out);
+    float (*dot)(size_t n, const float *a, const float *b);
+    void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
+    void (*adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m, float *v);
+};
+
+#ifdef __cplusplus
+} /* the kernels include system headers nowhere, but language linkage must not nest */
+#endif
+
+#define SAEI_KERNEL_PASS 1
+#define SAEI_FN(name) name##_portable
+#include SAE_HEADER_NAME
+#undef SAEI_FN
+#undef SAEI_KERNEL_PASS
+
+#if defined(SAEI_X86)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define SAEI_KERNEL_PASS 2
+#define SAEI_FN(name) name##_avx2
+#include SAE_HEADER_NAME
+#undef SAEI_FN
+#undef SAEI_KERNEL_PASS
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2,fma")
+#endif
+#define SAEI_KERNEL_PASS 3
+#define SAEI_FN(name) name##_avx512
+#include SAE_HEADER_NAME
+#undef SAEI_FN
+#undef SAEI_KERNEL_PASS
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif /* SAEI_X86 */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SAEI_KERNEL_TABLE(set)                                                                     \
+    static const saei_kernels saei_kernels_##set = {                                               \
+        #set, saei_tile_##set, saei_keep_above_##set, saei_keep_window_##set, saei_add_rows_##set, \
+        saei_dots_##set, saei_dot_##set, saei_axpy_##set, saei_adam_##set                          \
+    }
+SAEI_KERNEL_TABLE(portable);
+#if defined(SAEI_X86)
+SAEI_KERNEL_TABLE(avx2);
+SAEI_KERNEL_TABLE(avx512);
+#endif
+
+static const saei_kernels *saei_kernels_select(const char *name) {
+#if defined(SAEI_X86)
+    if ((!name || !strcmp(name, "avx512")) && __builtin_cpu_supports("avx512f"))
+        return &saei_kernels_avx512;
+    if ((!name || !strcmp(name, "avx2")) && __builtin_cpu_supports("avx2")
+        && __builtin_cpu_supports("fma"))
+        return &saei_kernels_avx2;
+#endif
+    if (!name || !strcmp(name, "portable")) return &saei_kernels_portable;
+    return NULL;
+}
+
+/* ==== >>cpu =================================================================================== */
+/* The CPU filling of >>backend. Work is cut into parts that do not depend on the number of threads
+   wherever an order matters; rows and latents are independent, so there any cut will do. */
+
+enum {
+    SAEI_ENCODE_ROWS = 64,   /* rows of one encode task */
+    SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
+    SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
+    SAEI_SORT_PARTS = 16     /* at most: row blocks of the counting sort */
+};
+
+/* Scratch memory of a work, cut into named pieces. */
+typedef struct saei_cpu_scratch {
+    float *packed;     /* [panels][d][48] */
+    uint64_t *keys;    /* [threads][SAEI_ENCODE_ROWS + 1][key_capacity] */
+    size_t key_capacity;
+    uint32_t *counts;  /* [max(SAEI_SORT_PARTS m, 65536)] */
+    float *partial;    /* [row blocks][ld] */
+    double *sums;      /* rows, columns, latents or chunks, whichever is most */
+    float *rows;       /* [threads][3][ld] */
+    float *latents;    /* [m'] */
+    unsigned char *draws; /* [batch] records of resample */
+} saei_cpu_scratch;
+
+typedef struct saei_draw {
+    double key;
+    size_t row;
+} saei_draw;
+
+static size_t saei_cpu_place(size_t *at, size_t count, size_t size) {
+    size_t here = *at, bytes;
+    if (here == SIZE_MAX || !saei_mul(count, size, &bytes) || !saei_add(here, bytes, &bytes)
+        || bytes > SIZE_MAX - 63) {
+        *at = SIZE_MAX;
+        return 0;
+    }
+    *at = (bytes + 63) & ~(size_t)63;
+    return here;
+}
+
+/* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
+static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *base,
+                              saei_cpu_scratch *s) {
+    size_t at = 0, threads = (size_t)ctx->threads, panels = saei_ceil_div(h->dict_size, SAEI_PANEL);
+    size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
+    unsigned char *b = (unsigned char *)base;
+    size_t packed, keys, counts, partial, sums, rows, latents, draws, width;
+    if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
+        || !saei_mul(panels * SAEI_PANEL, h->ld, &width))
+        return SIZE_MAX;
+    most = saei_max(most, 2 * width / SAEI_CHUNK + 16);
+    s->key_capacity = 2 * h->k + 2 * SAEI_PANEL;
+    packed = saei_cpu_place(&at, width, sizeof(float));
+    keys = saei_cpu_place(&at, threads * (SAEI_ENCODE_ROWS + 1),
+                          s->key_capacity * sizeof(uint64_t));
+    counts = saei_cpu_place(&at, saei_max(SAEI_SORT_PARTS * m, 65536), sizeof(uint32_t));
+    partial = saei_cpu_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
+                             h->ld * sizeof(float));
+    sums = saei_cpu_place(&at, most, 2 * sizeof(double));
+    rows = saei_cpu_place(&at, threads * 3, h->ld * sizeof(float));
+    latents = saei_cpu_place(&at, m, sizeof(float));
+    draws = saei_cpu_place(&at, h->batch, sizeof(saei_draw));
+    if (at == SIZE_MAX || !b) return at;
+    s->packed = (float *)(void *)(b + packed);
+    s->keys = (uint64_t *)(void *)(b + keys);
+    s->counts = (uint32_t *)(void *)(b + counts);
+    s->partial = (float *)(void *)(b + partial);
+    s->sums = (double *)(void *)(b + sums);
+    s->rows = (float *)(void *)(b + rows);
+    s->latents = (float *)(void *)(b + latents);
+    s->draws = b + draws;
+    return at;
+}
+
+static saei_cpu_scratch saei_cpu_scratch_of(const sae_work *w) {
+    saei_cpu_scratch s;
+    saei_cpu_layout(w->ctx, &w->shape, w->scratch, &s);
+    return s;
+}
+
+/* -- memory -- */
+
+static sae_result saei_cpu_open(const sae_context *ctx, void **state) {
+    (void)ctx;
+    *state = NULL;
+    return SAE_OK;
+}
+static void saei_cpu_close(const sae_context *ctx, void *state) {
+    (void)ctx;
+    (void)state;
+}
+static void *saei_cpu_alloc(const sae_work *w, size_t bytes) { return saei_calloc(w->ctx, bytes, 1); }
+static void saei_cpu_free(const sae_work *w, void *memory) { saei_free(w->ctx, memory); }
+static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) {
+    saei_cpu_scratch s;
+    return saei_cpu_layout(w->ctx, shape, NULL, &s);
+}
+static void saei_cpu_copy(const sae_work *w, void *to, const void *from, size_t bytes) {
+    (void)w;
+    if (bytes) memcpy(to, from, bytes);
+}
+static void saei_cpu_zero(const sae_work *w, void *memory, size_t bytes) {
+    (void)w;
+    memset(memory, 0, bytes);
+}
+static sae_result saei_cpu_status(const sae_work *w) {
+    (void)w;
+    return SAE_OK;
+}
+
+/* -- a task: what the parts of an operation share. Each operation uses the fields it names -- */
+
+typedef struct saei_task {
+    const sae_work *w;
+    const saei_kernels *kernels;
+    saei_cpu_scratch s;
+    size_t n, d, ld, m, lo, hi, which, stride, parts;
+    float a;
+    double p, coef;
+    bool add;
+    int kind;
+    const float *x, *y, *z;
+    float *out;
+    uint32_t *bad;
+    const sae_encode_args *args;
+    const sae_code *code;
+    sae_index *index;
+    const float *const *values;
+    float *const *outs;
+    saei_adam_step adam;
+} saei_task;
+
+static saei_task saei_task_of(const sae_work *w) {
+    saei_task t;
+    memset(&t, 0, sizeof t);
+    t.w = w;
+    t.kernels = w->ctx->kernels;
+    t.s = saei_cpu_scratch_of(w);
+    t.ld = w->shape.ld;
+    t.d = w->shape.d;
+    t.m = w->shape.dict_size;
+    return t;
+}
+
+static double saei_sum_doubles(const double *x, size_t n) {
+    double s = 0;
+    for (size_t i = 0; i < n; i++) s += x[i];
+    return s;
+}
+
+/* [begin, end) of part `part` when count things go in parts of `size`. */
+static size_t saei_part_end(size_t part, size_t size, size_t count) {
+    return saei_min((part + 1) * size, count);
+}
+
+/* -- batch -- */
+
+static void saei_load_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
+        const float *from = t->x + r * t->stride;
+        float *to = t->out + r * t->ld, worst = 0;
+        for (size_t c = 0; c < t->d; c++) {
+            float v = from[c];
+            worst += v - v; /* NaN if v is not finite, else 0 */
+            to[c] = t->a == 1.0f ? v : v / t->a;
+        }
+        if (worst != 0) t->bad[r / 64] = 1;
+    }
+}
+
+static void saei_cpu_load_rows(const sae_work *w, const float *host, size_t stride, size_t n,
+                               float divisor, float *x, uint32_t *bad) {
+    saei_task t = saei_task_of(w);
+    size_t parts = saei_ceil_div(n, 64);
+    t.x = host;
+    t.stride = stride;
+    t.n = n;
+    t.a = divisor;
+    t.out = x;
+    t.bad = t.s.counts;
+    memset(t.bad, 0, parts * sizeof *t.bad);
+    saei_parallel(w->ctx, parts, saei_load_part, &t);
+    for (size_t i = 0; i < parts; i++)
+        if (t.bad[i]) *bad = 1;
+}
+
+static void saei_axpy_rows_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++)
+        t->kernels->axpy(t->ld, t->a, t->y, t->x + r * t->ld, t->out + r * t->ld);
+}
+
+static void saei_cpu_subtract(const sae_work *w, const float *x, const float *b, size_t n,
+                              float *out) {
+    saei_task t = saei_task_of(w);
+    t.x = x;
+    t.y = b;
+    t.a = -1;
+    t.n = n;
+    t.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_axpy_rows_part, &t);
+}
+
+static void saei_axpy_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
+    if (t->y) t->kernels->axpy(n, t->a, t->x + at, t->y + at, t->out + at);
+    else
+        for (size_t i = at; i < at + n; i++) t->out[i] = t->a * t->x[i];
+}
+
+static void saei_cpu_axpy(const sae_work *w, size_t count, float a, const float *x, const float *y,
+                          float *out) {
+    saei_task t = saei_task_of(w);
+    t.n = count;
+    t.a = a;
+    t.x = x;
+    t.y = y;
+    t.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_axpy_part, &t);
+}
+
+/* -- selection -- */
+
+/* A key orders by value, then by lower index: ordered bits of the value above ~index. */
+static uint64_t saei_order_key(float value, uint32_t index) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = bits >> 31 ? ~bits : bits | 0x80000000u;
+    return (uint64_t)bits << 32 | (uint32_t)~index;
+}
+static uint32_t saei_order_key_index(uint64_t key) { return ~(uint32_t)key; }
+static float saei_order_key_value(uint64_t key) {
+    uint32_t bits = (uint32_t)(key >> 32);
+    float value;
+    bits = bits >> 31 ? bits & 0x7FFFFFFFu : ~bits;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* The k-th largest (1 <= k <= n) of n distinct keys; reorders them. */
+static uint64_t saei_kth_largest(uint64_t *keys, size_t n, size_t k) {
+    size_t lo = 0, hi = n - 1, want = k - 1; /* descending order: position k-1 */
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2, i = lo, j = hi;
+        uint64_t a = keys[lo], b = keys[mid], c = keys[hi];
+        uint64_t pivot = a < b ? (b < c ? b : (a < c ? c : a)) : (a < c ? a : (b < c ? c : b));
+        for (;;) {
+            uint64_t swap;
+            while (keys[i] > pivot) i++;
+            while (keys[j] < pivot) j--;
+            if (i >= j) break;
+            swap = keys[i];
+            keys[i++] = keys[j];
+            keys[j--] = swap;
+        }
+        if (want <= j) hi = j;
+        else lo = j + 1;
+    }
+    return keys[want];
+}
+
+/* Keeps the k largest of n keys in their order; spare has room for n. Returns how many are left. */
+static size_t saei_keep_largest(uint64_t *keys, size_t n, size_t k, uint64_t *spare,
+                                uint64_t *smallest) {
+    uint64_t kth;
+    size_t kept = 0;
+    if (n < k || !k) {
+        *smallest = 0;
+        return n < k ? n : 0;
+    }
+    memcpy(spare, keys, n * sizeof *keys);
+    kth = saei_kth_largest(spare, n, k);
+    for (size_t i = 0; i < n; i++)
+        if (keys[i] >= kth) keys[kept++] = keys[i];
+    *smallest = kth;
+    return kept;
+}
+
+/* -- encode -- */
+
+static void saei_pack_panel(const float *W, size_t ld, size_t d, const uint32_t *list, size_t first,
+                            size_t count, float *panel) {
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        if (j < count) {
+            const float *row = W + (list ? list[first + j] : first + j) * ld;
+            for (size_t k = 0; k < d; k++) panel[k * SAEI_PANEL + j] = row[k];
+        } else
+            for (size_t k = 0; k < d; k++) panel[k * SAEI_PANEL + j] = 0;
+    }
+}
+
+static void saei_pack_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    size_t first = part * SAEI_PANEL;
+    saei_pack_panel(t->args->W, t->ld, t->d, t->args->list, first, saei_min(SAEI_PANEL, t->m - first),
+                    t->s.packed + part * SAEI_PANEL * t->d);
+}
+
+/* One row's share of a panel: p [count], product [count] without bias. */
+typedef struct saei_row_keys {
+    uint64_t *keys; /* TOP_K: candidates so far */
+    size_t count;
+    float cut;      /* of these nothing at or below can be among the k largest */
+} saei_row_keys;
+
+static void saei_keep_top(const saei_task *t, const float *p, size_t count, uint32_t base,
+                          saei_row_keys *row, uint64_t *spare) {
+    size_t k = t->which, capacity = t->s.key_capacity;
+    if (row->count + SAEI_PANEL > capacity) {
+        uint64_t smallest;
+        row->count = saei_keep_largest(row->keys, row->count, k, spare, &smallest);
+        row->cut = saei_order_key_value(smallest);
+    }
+    if (row->cut < 0) { /* fewer than k seen at the last look: zeros count too */
+        for (size_t j = 0; j < count; j++)
+            row->keys[row->count++] = saei_order_key(p[j] > 0 ? p[j] : 0, base + (uint32_t)j);
+    } else {
+        uint32_t latent[SAEI_PANEL + SAEI_KEEP_SLACK];
+        float value[SAEI_PANEL + SAEI_KEEP_SLACK];
+        size_t kept = t->kernels->keep_above(p, p, count, row->cut, base, latent, value, 0,
+                                             SAEI_PANEL + SAEI_KEEP_SLACK);
+        for (size_t j = 0; j < kept; j++) row->keys[row->count++] = saei_order_key(value[j], latent[j]);
+    }
+}
+
+static void saei_keep_row(const saei_task *t, size_t r, size_t first, size_t count,
+                          const float *product, const float *bias, const float *theta) {
+    const sae_encode_args *a = t->args;
+    const sae_code *code = t->code;
+    uint32_t *latent = code->latent + r * code->stride;
+    float *pre = code->pre + r * code->stride, p[SAEI_PANEL];
+    size_t before = code->count[r], after = before;
+    for (size_t j = 0; j < count; j++) p[j] = product[j] + bias[j];
+    switch (a->select) {
+    case SAE_SELECT_ALL:
+        for (size_t j = 0; j < count; j++) {
+            latent[after] = (uint32_t)(first + j);
+            pre[after++] = p[j];
+        }
+        break;
+    case SAE_SELECT_GATE:
+        after = t->kernels->keep_above(p, product, count, 0, (uint32_t)first, latent, pre, before,
+                                       code->stride);
+        break;
+    case SAE_SELECT_WINDOW:
+        after = t->kernels->keep_window(p, theta, a->bandwidth, count, (uint32_t)first, latent, pre,
+                                        before);
+        break;
+    case SAE_SELECT_POSITIVE:
+    case SAE_SELECT_BATCH_TOP_K:
+    case SAE_SELECT_TOP_K: /* through saei_keep_top */
+        after = t->kernels->keep_above(p, p, count, t->a, (uint32_t)first, latent, pre, before,
+                                       code->stride);
+        break;
+    }
+    if (a->list)
+        for (size_t j = before; j < after; j++) latent[j] = a->list[latent[j]];
+    code->count[r] = (uint32_t)after;
+}
+
+static void saei_encode_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_encode_args *a = t->args;
+    size_t r0 = part * SAEI_ENCODE_ROWS, r1 = saei_part_end(part, SAEI_ENCODE_ROWS, a->n);
+    bool top = a->select == SAE_SELECT_TOP_K;
+    uint64_t *keys = t->s.keys + saei_thread_index() * (SAEI_ENCODE_ROWS + 1) * t->s.key_capacity;
+    uint64_t *spare = keys + SAEI_ENCODE_ROWS * t->s.key_capacity;
+    saei_row_keys rows[SAEI_ENCODE_ROWS];
+    float product[SAEI_TILE_ROWS * SAEI_PANEL], bias[SAEI_PANEL], theta[SAEI_PANEL];
+    for (size_t r = r0; r < r1; r++) {
+        t->code->count[r] = 0;
+        rows[r - r0].keys = keys + (r - r0) * t->s.key_capacity;
+        rows[r - r0].count = 0;
+        rows[r - r0].cut = -1;
+    }
+    for (size_t first = 0; first < t->m; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, t->m - first);
+        for (size_t j = 0; j < count; j++) {
+            size_t i = a->list ? a->list[first + j] : first + j;
+            bias[j] = a->bias[i];
+            theta[j] = a->theta ? a->theta[i] : 0;
+        }
+        for (size_t g = r0; g < r1; g += SAEI_TILE_ROWS) {
+            const float *x[SAEI_TILE_ROWS];
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++) x[i] = a->x + saei_min(g + i, r1 - 1) * t->ld;
+            t->kernels->tile(x, t->s.packed + first * t->d, t->d, false, product);
+            for (size_t r = g; r < saei_min(g + SAEI_TILE_ROWS, r1); r++) {
+                const float *row = product + (r - g) * SAEI_PANEL;
+                if (!top) saei_keep_row(t, r, first, count, row, bias, theta);
+                else {
+                    float p[SAEI_PANEL];
+                    for (size_t j = 0; j < count; j++) p[j] = row[j] + bias[j];
+                    saei_keep_top(t, p, count, (uint32_t)first, &rows[r - r0], spare);
+                }
+            }
+        }
+    }
+    for (size_t r = r0; top && r < r1; r++) {
+        saei_row_keys *row = &rows[r - r0];
+        uint32_t *latent = t->code->latent + r * t->code->stride;
+        float *pre = t->code->pre + r * t->code->stride;
+        uint64_t smallest;
+        row->count = saei_keep_largest(row->keys, row->count, t->which, spare, &smallest);
+        for (size_t j = 0; j < row->count; j++) {
+            uint32_t i = saei_order_key_index(row->keys[j]);
+            latent[j] = a->list ? a->list[i] : i;
+            pre[j] = saei_order_key_value(row->keys[j]);
+        }
+        t->code->count[r] = (uint32_t)row->count;
+    }
+}
+
+/* Leaves the `want` largest of the code's `total` positive values, ties to the lower index (row,
+   then latent): a histogram over the upper, then the lower half of the bits finds the smallest
+   value to keep. Returns it. */
+static float saei_keep_batch(sae_code *code, size_t want, uint32_t *histogram) {
+    uint32_t upper = 0, lower = 0, bits;
+    size_t above = 0, ties;
+    float cut;
+    for (int half = 0; half < 2; half++) {
+        uint32_t bucket = 65536;
+        memset(histogram, 0, 65536 * sizeof *histogram);
+        for (size_t r = 0; r < code->rows; r++) {
+            const float *v = code->pre + r * code->stride;
+            for (size_t j = 0; j < code->count[r]; j++) {
+                memcpy(&bits, v + j, sizeof bits);
+                if (!half) histogram[bits >> 16]++;
+                else if (bits >> 16 == upper) histogram[bits & 0xFFFF]++;
+            }
+        }
+        while (above + histogram[--bucket] < want) above += histogram[bucket];
+        if (!half) upper = bucket;
+        else lower = bucket;
+    }
+    ties = want - above;
+    bits = upper << 16 | lower;
+    memcpy(&cut, &bits, sizeof cut);
+    for (size_t r = 0; r < code->rows; r++) {
+        uint32_t *latent = code->latent + r * code->stride;
+        float *v = code->pre + r * code->stride;
+        uint32_t kept = 0;
+        for (size_t j = 0; j < code->count[r]; j++) {
+            bool tie = v[j] == cut && ties > 0;
+            if (tie) ties--;
+            if (v[j] > cut || tie) {
+                latent[kept] = latent[j];
+                v[kept++] = v[j];
+            }
+        }
+        code->count[r] = kept;
+    }
+    return cut;
+}
+
+static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
+    saei_task t = saei_task_of(w);
+    size_t parts = saei_ceil_div(a->n, SAEI_ENCODE_ROWS), total;
+    t.args = a;
+    t.code = code;
+    t.d = a->d;
+    t.ld = a->ld;
+    t.m = a->list ? *a->list_count : a->m;
+    t.which = saei_min(a->k, t.m);
+    code->rows = a->n;
+    saei_parallel(w->ctx, saei_ceil_div(t.m, SAEI_PANEL), saei_pack_part, &t);
+    t.a = a->select == SAE_SELECT_BATCH_TOP_K ? *a->warm : 0;
+    saei_parallel(w->ctx, parts, saei_encode_part, &t);
+    if (a->select != SAE_SELECT_BATCH_TOP_K) return;
+    for (;;) {
+        total = 0;
+        for (size_t r = 0; r < a->n; r++) total += code->count[r];
+        if (total >= a->k * a->n || t.a <= 0) break;
+        t.a = 0; /* the guess was too high: look at everything positive */
+        saei_parallel(w->ctx, parts, saei_encode_part, &t);
+    }
+    *a->warm = total > a->k * a->n ? 0.9f * saei_keep_batch(code, a->k * a->n, t.s.counts) : 0;
+}
+
+/* -- values of entries -- */
+
+static float saei_gate_value(float exp_r, float u, float mag_bias) {
+    float v = exp_r * u + mag_bias;
+    return v > 0 ? v : 0;
+}
+
+static void saei_exp_latents(const saei_task *t, const float *r_mag) {
+    for (size_t i = 0; i < t->w->shape.dict_size; i++) t->s.latents[i] = (float)saei_exp(r_mag[i]);
+}
+
+static void saei_gate_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
+            size_t i = c->latent[j];
+            c->gate[j] = c->pre[j] + t->x[i];
+            c->value[j] = saei_gate_value(t->s.latents[i], c->pre[j], t->y[i]);
+        }
+}
+
+static void saei_cpu_gate(const sae_work *w, const float *gate_bias, const float *r_mag,
+                          const float *mag_bias, sae_code *code) {
+    saei_task t = saei_task_of(w);
+    saei_exp_latents(&t, r_mag);
+    t.x = gate_bias;
+    t.y = mag_bias;
+    t.code = code;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_gate_part, &t);
+}
+
+static void saei_jump_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++)
+            c->value[j] = c->pre[j] > t->x[c->latent[j]] ? c->pre[j] : 0;
+}
+
+static void saei_cpu_jump(const sae_work *w, const float *theta, sae_code *code) {
+    saei_task t = saei_task_of(w);
+    t.x = theta;
+    t.code = code;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_jump_part, &t);
+}
+
+static void saei_exp_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
+            if (t->kind) c->grad[j] *= c->value[j];
+            else c->value[j] = (float)saei_exp((double)c->pre[j]);
+        }
+}
+
+static void saei_cpu_exp_values(const sae_work *w, sae_code *code) {
+    saei_task t = saei_task_of(w);
+    t.code = code;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_part, &t);
+}
+
+static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
+    saei_task t = saei_task_of(w);
+    t.code = code;
+    t.kind = 1;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_part, &t);
+}
+
+/* -- decode and residuals -- */
+
+/* Entries of row r with lo <= latent < hi: [*begin, return), counted from the row's start. */
+static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi, size_t *begin) {
+    const uint32_t *latent = c->latent + r * c->stride;
+    size_t b = 0, e = c->count[r];
+    if (lo)
+        for (size_t step = e; b < e; ) {
+            step = (e - b) / 2;
+            if (latent[b + step] < lo) b += step + 1;
+            else e = b + step;
+        }
+    *begin = b;
+    e = c->count[r];
+    if (e > b && latent[e - 1] >= hi)
+        for (size_t at = b; at < e; ) {
+            size_t mid = at + (e - at) / 2;
+            if (latent[mid] < hi) at = mid + 1;
+            else e = mid;
+        }
+    return e;
+}
+
+static void saei_decode_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
+        float *out = t->out + r * t->ld;
+        size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride + begin;
+        if (!t->y) memset(out, 0, t->ld * sizeof *out);
+        else if (t->y + r * t->stride != out) memcpy(out, t->y + r * t->stride, t->ld * sizeof *out);
+        t->kernels->add_rows(t->ld, end - begin, c->latent + at, t->z + at, t->x, t->ld, out);
+    }
+}
+
+static void saei_cpu_decode(const sae_work *w, const sae_code *code, const float *values,
+                            const float *W, size_t lo, size_t hi, const float *base,
+                            size_t base_stride, float *out) {
+    saei_task t = saei_task_of(w);
+    t.code = code;
+    t.z = values;
+    t.x = W;
+    t.lo = lo;
+    t.hi = hi;
+    t.y = base;
+    t.stride = base_stride;
+    t.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &t);
+}
+
+static void saei_residual_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
+        float *e = t->out + r * t->ld;
+        if (t->x) t->kernels->axpy(t->ld, -1, t->y + r * t->ld, t->x + r * t->ld, e);
+        t->s.sums[r] = t->kernels->dot(t->ld, e, e);
+        if (t->x) continue;
+        t->s.sums[r] = sqrt(t->s.sums[r]);
+        if (t->s.sums[r] > 0)
+            for (size_t c = 0; c < t->ld; c++) e[c] = e[c] / (float)t->s.sums[r];
+    }
+}
+
+static void saei_cpu_residual(const sae_work *w, const float *x_hat, const float *y, size_t n,
+                              float *e, double *loss) {
+    saei_task t = saei_task_of(w);
+    t.x = x_hat;
+    t.y = y;
+    t.n = n;
+    t.out = e;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_residual_part, &t);
+    *loss = saei_sum_doubles(t.s.sums, n) / (double)n;
+}
+
+static void saei_cpu_unit_rows(const sae_work *w, size_t n, float *e, double *loss) {
+    saei_task t = saei_task_of(w);
+    t.n = n;
+    t.out = e;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_residual_part, &t);
+    *loss = saei_sum_doubles(t.s.sums, n) / (double)n;
+}
+
+/* Sum over columns of sum_r (x - mean)^2, in double. */
+static void saei_scatter_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    size_t c0 = part * 64, c1 = saei_part_end(part, 64, t->d);
+    double mean[64], sum[64];
+    memset(mean, 0, sizeof mean);
+    memset(sum, 0, sizeof sum);
+    for (size_t r = 0; r < t->n; r++)
+        for (size_t c = c0; c < c1; c++) mean[c - c0] += (double)t->x[r * t->ld + c];
+    for (size_t c = c0; c < c1; c++) mean[c - c0] /= (double)t->n;
+    for (size_t r = 0; r < t->n; r++)
+        for (size_t c = c0; c < c1; c++) {
+            double v = (double)t->x[r * t->ld + c] - mean[c - c0];
+            sum[c - c0] += v * v;
+        }
+    for (size_t c = c0; c < c1; c++) t->s.sums[c] = sum[c - c0];
+}
+
+static double saei_scatter(const sae_work *w, const float *x, size_t n) {
+    saei_task t = saei_task_of(w);
+    t.x = x;
+    t.n = n;
+    saei_parallel(w->ctx, saei_ceil_div(t.d, 64), saei_scatter_part, &t);
+    return saei_sum_doubles(t.s.sums, t.d);
+}
+
+static void saei_cpu_variance(const sae_work *w, const float *x, size_t n, double *out) {
+    *out = n > 1 ? saei_scatter(w, x, n) / (double)(n - 1) : 0;
+}
+
+static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const float *e, size_t n,
+                                   const uint32_t *list_count, double alpha, float *r,
+                                   double *pre_norm, double *norm) {
+    double denominator, scale;
+    if (!*list_count) {
+        memset(r, 0, n * w->shape.ld * sizeof *r);
+        *pre_norm = -1;
+        *norm = 0;
+        return;
+    }
+    denominator = saei_scatter(w, e, n) / (double)n;
+    saei_cpu_axpy(w, n * w->shape.ld, 1, x_aux, e, r);
+    {
+        saei_task t = saei_task_of(w);
+        double sum = 0;
+        for (size_t i = 0; i < n; i++)
+            sum += (double)t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
+        *pre_norm = sum / (double)n;
+    }
+    *norm = *pre_norm / denominator;
+    scale = 2 * alpha / ((double)n * denominator);
+    if (!(fabs(*norm) <= DBL_MAX) || !(fabs(scale) <= FLT_MAX)) *norm = scale = 0;
+    saei_cpu_axpy(w, n * w->shape.ld, (float)scale, r, NULL, r);
+}
+
+static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
+                                    const uint32_t *list_count, float *out, double *loss) {
+    saei_task t = saei_task_of(w);
+    double mse = 0, ghost = 0, c;
+    float *r = t.s.rows;
+    *loss = 0;
+    if (!*list_count) {
+        memset(out, 0, n * t.ld * sizeof *out);
+        return;
+    }
+    for (int pass = 0; pass < 2; pass++) { /* the scale c needs the sums of all rows first */
+        c = mse / (ghost + 1e-8);
+        for (size_t i = 0; i < n; i++) {
+            const float *ei = e + i * t.ld, *gi = x_g + i * t.ld;
+            double norm_e = sqrt((double)t.kernels->dot(t.ld, ei, ei));
+            double norm_g = sqrt((double)t.kernels->dot(t.ld, gi, gi)), norm_r;
+            float s = (float)(norm_e / (2 * norm_g + 1e-8));
+            for (size_t k = 0; k < t.ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
+            norm_r = sqrt((double)t.kernels->dot(t.ld, r, r));
+            if (!pass) {
+                mse += norm_e / (double)n;
+                ghost += norm_r / (double)n;
+            } else {
+                float q = norm_r > 0 ? (float)(-(double)s * c / ((double)n * norm_r)) : 0;
+                for (size_t k = 0; k < t.ld; k++) out[i * t.ld + k] = q * r[k];
+            }
+        }
+    }
+    *loss = ghost * (mse / (ghost + 1e-8));
+}
+
+/* -- penalties and gradients of entries -- */
+
+static double saei_penalty_entropy(const float *f, size_t count, float coef, float *grad) {
+    double sum = 0, h = 0, mean = 0;
+    for (size_t j = 0; j < count; j++) sum += (double)f[j];
+    if (!(sum > 0)) return 0;
+    for (size_t j = 0; j < count; j++) {
+        double q = (double)f[j] / (sum + 1e-8), slope = -(saei_ln(q + 1e-8) + q / (q + 1e-8));
+        h -= q * saei_ln(q + 1e-8);
+        mean += slope * q;
+    }
+    for (size_t j = 0; grad && j < count; j++) {
+        double q = (double)f[j] / (sum + 1e-8), slope = -(saei_ln(q + 1e-8) + q / (q + 1e-8));
+        if (f[j] > 0) grad[j] += coef * (float)((slope - mean) / (sum + 1e-8));
+    }
+    return h;
+}
+
+static double saei_penalty_lp(const float *f, size_t count, size_t m, double p, bool root,
+                              float coef, float *grad) {
+    double sum = 0, outer = p;
+    for (size_t j = 0; j < count; j++) sum += f[j] > 0 ? saei_pow((double)f[j], p) : 0;
+    if (p == 0) sum = (double)m; /* 0^0 is 1 */
+    if (root) outer = sum > 0 ? saei_pow(sum, 1 / p - 1) : 0;
+    for (size_t j = 0; grad && j < count; j++)
+        if (f[j] > 0) grad[j] += coef * (float)(outer * saei_pow((double)f[j], p - 1));
+    return root ? (sum > 0 ? saei_pow(sum, 1 / p) : 0) : sum;
+}
+
+static void saei_penalty_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    float coef = (float)(t->coef / (double)c->rows);
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++) {
+        const uint32_t *latent = c->latent + r * c->stride;
+        const float *f = t->x + r * c->stride;
+        float *grad = t->out ? t->out + r * c->stride : NULL;
+        double sum = 0;
+        switch ((sae_penalty)t->kind) {
+        case SAE_PENALTY_L1:
+            for (size_t j = 0; j < c->count[r]; j++) {
+                float weight = t->y ? t->y[latent[j]] : 1;
+                sum += (double)weight * (double)f[j];
+                if (grad && f[j] > 0) grad[j] += coef * weight;
+            }
+            break;
+        case SAE_PENALTY_LP:
+        case SAE_PENALTY_LP_P:
+            sum = saei_penalty_lp(f, c->count[r], t->m, t->p, t->kind == SAE_PENALTY_LP, coef, grad);
+            break;
+        case SAE_PENALTY_ENTROPY: sum = saei_penalty_entropy(f, c->count[r], coef, grad); break;
+        }
+        t->s.sums[r] = sum;
+    }
+}
+
+static void saei_cpu_penalty(const sae_work *w, sae_penalty kind, double p, double coef,
+                             const float *weight, const sae_code *code, const float *values,
+                             float *grad, double *loss) {
+    saei_task t = saei_task_of(w);
+    t.kind = (int)kind;
+    t.p = p;
+    t.coef = coef;
+    t.y = weight;
+    t.code = code;
+    t.x = values;
+    t.out = grad;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_penalty_part, &t);
+    *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
+}
+
+static void saei_dots_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
+        size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride + begin;
+        t->kernels->dots(t->ld, t->x + r * t->ld, end - begin, c->latent + at, t->y, t->ld, t->a,
+                         t->out + at);
+        for (size_t j = at; t->z && j < at + (end - begin); j++)
+            if (!(t->z[j] > 0)) t->out[j] = 0;
+    }
+}
+
+static void saei_cpu_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
+                          size_t lo, size_t hi, float alpha, const float *relu_of, float *grad) {
+    saei_task t = saei_task_of(w);
+    t.code = code;
+    t.x = e;
+    t.y = W;
+    t.lo = lo;
+    t.hi = hi;
+    t.a = alpha;
+    t.z = relu_of;
+    t.out = grad;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_dots_part, &t);
+}
+
+static void saei_gate_grad_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
+            float exp_r = t->s.latents[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+            c->extra[0][j] = mag;
+            c->extra[2][j] = mag * exp_r * c->pre[j];
+            c->grad[j] = fmaf(exp_r, mag, c->extra[1][j]);
+        }
+}
+
+static void saei_cpu_gate_grad(const sae_work *w, const float *r_mag, sae_code *code) {
+    saei_task t = saei_task_of(w);
+    saei_exp_latents(&t, r_mag);
+    t.code = code;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_gate_grad_part, &t);
+}
+
+/* The rectangle of the straight-through estimator: 1 where |(x - theta) / bandwidth| < 1/2. */
+static bool saei_rectangle(float x, float theta, float bandwidth) {
+    float z = (x - theta) / bandwidth;
+    return z > -0.5f && z < 0.5f;
+}
+
+static float saei_jump_l0_slope(double coef, double target, double l0, size_t n, float bandwidth) {
+    double slope = coef * 2 * (l0 / target - 1) / target / (double)n;
+    return (float)(-slope / (double)bandwidth);
+}
+
+static void saei_jump_grad_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    float slope = (float)t->p, bandwidth = t->a;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
+            float theta = t->x[c->latent[j]], p = c->pre[j], g = c->grad[j], d = 0;
+            if (saei_rectangle(p, theta, bandwidth)) d = -(theta / bandwidth) * g;
+            if (saei_rectangle(c->value[j], theta, bandwidth)) d += slope;
+            c->extra[0][j] = d;
+            c->grad[j] = p > theta ? g : 0;
+        }
+}
+
+static void saei_cpu_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
+                               double target, sae_code *code, double *l0, double *loss) {
+    saei_task t = saei_task_of(w);
+    uint64_t above = 0;
+    bool negative = false;
+    for (size_t i = 0; i < t.m; i++) negative = negative || theta[i] < 0;
+    if (negative) memset(t.s.counts, 0, t.m * sizeof *t.s.counts);
+    for (size_t r = 0; r < code->rows; r++)
+        for (size_t j = r * code->stride; j < r * code->stride + code->count[r]; j++) {
+            above += code->value[j] > theta[code->latent[j]];
+            if (negative) t.s.counts[code->latent[j]]++;
+        }
+    /* f = 0 of an unlisted latent lies above a negative threshold */
+    for (size_t i = 0; negative && i < t.m; i++)
+        if (theta[i] < 0) above += code->rows - t.s.counts[i];
+    *l0 = (double)above / (double)code->rows;
+    *loss = coef * (*l0 / target - 1) * (*l0 / target - 1);
+    t.p = (double)saei_jump_l0_slope(coef, target, *l0, code->rows, bandwidth);
+    t.x = theta;
+    t.a = bandwidth;
+    t.code = code;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_jump_grad_part, &t);
+}
+
+static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float bandwidth, double coef,
+                               double target, const double *l0, const sae_index *index, size_t n,
+                               float *theta_grad) {
+    float slope = saei_jump_l0_slope(coef, target, *l0, n, bandwidth);
+    (void)w;
+    for (size_t i = 0; i < index->dict_size; i++)
+        if (saei_rectangle(0, theta[i], bandwidth)) {
+            size_t unlisted = n - (index->begin[i + 1] - index->begin[i]);
+            theta_grad[i] += (float)unlisted * slope;
+        }
+}
+
+/* -- by latent -- */
+
+static void saei_count_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    uint32_t *counts = t->s.counts + part * t->m;
+    size_t size = saei_ceil_div(c->rows, t->parts);
+    memset(counts, 0, t->m * sizeof *counts);
+    for (size_t r = part * size, end = saei_part_end(part, size, c->rows); r < end; r++)
+        for (size_t j = 0; j < c->count[r]; j++) counts[c->latent[r * c->stride + j]]++;
+}
+
+static void saei_place_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    uint32_t *offsets = t->s.counts + part * t->m;
+    size_t size = saei_ceil_div(c->rows, t->parts);
+    for (size_t r = part * size, end = saei_part_end(part, size, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
+            uint32_t i = c->latent[j];
+            size_t at = t->index->begin[i] + offsets[i]++;
+            t->index->row[at] = (uint32_t)r;
+            for (size_t v = 0; v < t->which; v++) t->index->value[v][at] = t->values[v][j];
+        }
+}
+
+static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
+                           size_t count, sae_index *index) {
+    saei_task t = saei_task_of(w);
+    size_t total = 0;
+    t.code = code;
+    t.index = index;
+    t.values = values;
+    t.which = count;
+    t.parts = saei_max(1, saei_min(saei_min((size_t)w->ctx->threads, SAEI_SORT_PARTS), code->rows));
+    saei_parallel(w->ctx, t.parts, saei_count_part, &t);
+    for (size_t i = 0; i < t.m; i++) {
+        uint32_t before = 0; /* a part's entries of latent i come after those of the parts before */
+        index->begin[i] = total;
+        for (size_t part = 0; part < t.parts; part++) {
+            uint32_t here = t.s.counts[part * t.m + i];
+            t.s.counts[part * t.m + i] = before;
+            before += here;
+        }
+        total += before;
+    }
+    index->begin[t.m] = total;
+    saei_parallel(w->ctx, t.parts, saei_place_part, &t);
+}
+
+/* out = sum_j value[j] x[row[j]] in blocks of SAE_ROW_BLOCK rows; spare [ld]. */
+static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, const uint32_t *row,
+                          const float *value, const float *x, float *spare, float *out) {
+    memset(out, 0, ld * sizeof *out);
+    for (size_t j = 0; j < count; ) {
+        uint32_t block = row[j] / SAE_ROW_BLOCK;
+        size_t end = j;
+        while (end < count && row[end] / SAE_ROW_BLOCK == block) end++;
+        if (j == 0) kernels->add_rows(ld, end, row, value, x, ld, out);
+        else {
+            memset(spare, 0, ld * sizeof *spare);
+            kernels->add_rows(ld, end - j, row + j, value + j, x, ld, spare);
+            for (size_t c = 0; c < ld; c++) out[c] += spare[c];
+        }
+        j = end;
+    }
+}
+
+static void saei_latent_rows_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    float *sum = t->s.rows + saei_thread_index() * 3 * t->ld, *spare = sum + t->ld;
+    size_t first = t->lo + part * SAEI_LATENT_PART;
+    for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, t->hi); i++) {
+        size_t begin = t->index->begin[i], count = t->index->begin[i + 1] - begin;
+        float *out = t->out + i * t->ld;
+        if (!count) {
+            if (!t->add) memset(out, 0, t->ld * sizeof *out);
+            continue;
+        }
+        saei_rows_sum(t->kernels, t->ld, count, t->index->row + begin,
+                      t->index->value[t->which] + begin, t->x, spare, sum);
+        if (t->add) t->kernels->axpy(t->ld, t->a, sum, out, out);
+        else
+            for (size_t c = 0; c < t->ld; c++) out[c] = t->a * sum[c];
+    }
+}
+
+static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size_t which,
+                                 const float *x, size_t lo, size_t hi, float alpha, bool add,
+                                 float *out) {
+    saei_task t = saei_task_of(w);
+    sae_index copy = *index;
+    t.index = &copy;
+    t.which = which;
+    t.x = x;
+    t.lo = lo;
+    t.hi = hi;
+    t.a = alpha;
+    t.add = add;
+    t.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part, &t);
+}
+
+static double saei_latent_sum(const sae_index *index, size_t which, size_t i) {
+    const float *v = index->value[which];
+    double sum = 0;
+    for (size_t j = index->begin[i]; j < index->begin[i + 1]; j++) sum += (double)v[j];
+    return sum;
+}
+
+static void saei_cpu_latent_sums(const sae_work *w, const sae_index *index, size_t which, bool add,
+                                 float *out) {
+    (void)w;
+    for (size_t i = 0; i < index->dict_size; i++) {
+        float sum = (float)saei_latent_sum(index, which, i);
+        out[i] = add ? out[i] + sum : sum;
+    }
+}
+
+static void saei_cpu_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
+                           uint64_t *since) {
+    (void)w;
+    for (size_t i = 0; i < index->dict_size; i++) {
+        bool fired = which < 0 ? index->begin[i + 1] > index->begin[i]
+                               : saei_latent_sum(index, (size_t)which, i) > 0;
+        since[i] = fired ? 0 : since[i] + step;
+    }
+}
+
+static void saei_cpu_list_silent(const sae_work *w, const uint64_t *since, uint64_t threshold,
+                                 size_t m, uint32_t *list, uint32_t *count) {
+    uint32_t found = 0;
+    (void)w;
+    for (size_t i = 0; i < m; i++)
+        if (since[i] >= threshold) list[found++] = (uint32_t)i;
+    *count = found;
+}
+
+/* -- sums -- */
+
+/* partial[part] = sum of s_r x_r over one block of rows (s NULL: 1). */
+static void saei_block_sum_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    float *out = t->s.partial + part * t->ld, value[64];
+    uint32_t row[64];
+    size_t held = 0, end = saei_part_end(part, SAE_ROW_BLOCK, t->n);
+    memset(out, 0, t->ld * sizeof *out);
+    for (size_t r = part * SAE_ROW_BLOCK; r < end; r++) {
+        float s = t->y ? t->y[r] : 1;
+        if (s != 0) {
+            row[held] = (uint32_t)r;
+            value[held++] = s;
+        }
+        if (held == 64 || r + 1 == end) {
+            t->kernels->add_rows(t->ld, held, row, value, t->x, t->ld, out);
+            held = 0;
+        }
+    }
+}
+
+/* The blocks' sums added in order into partial[0]. */
+static float *saei_block_sum(const sae_work *w, const float *x, const float *s, size_t n) {
+    saei_task t = saei_task_of(w);
+    size_t parts = saei_ceil_div(n, SAE_ROW_BLOCK);
+    t.x = x;
+    t.y = s;
+    t.n = n;
+    saei_parallel(w->ctx, parts, saei_block_sum_part, &t);
+    for (size_t part = 1; part < parts; part++)
+        for (size_t c = 0; c < t.ld; c++) t.s.partial[c] += t.s.partial[part * t.ld + c];
+    return t.s.partial;
+}
+
+static void saei_cpu_column_sums(const sae_work *w, const float *x, size_t n, float alpha,
+                                 float *out) {
+    const float *sum = saei_block_sum(w, x, NULL, n);
+    for (size_t c = 0; c < w->shape.ld; c++) out[c] = alpha * sum[c];
+}
+
+static void saei_cpu_weighted_sum(const sae_work *w, const float *W, const float *s, size_t m,
+                                  float alpha, float *out) {
+    const float *sum = saei_block_sum(w, W, s, m);
+    w->ctx->kernels->axpy(w->shape.ld, alpha, sum, out, out);
+}
+
+static void saei_sum_squares_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
+    t->s.sums[part] = (double)t->kernels->dot(n, t->x + at, t->x + at);
+}
+
+static void saei_cpu_sum_squares(const sae_work *w, const float *x, size_t count, double *out) {
+    saei_task t = saei_task_of(w);
+    size_t parts = saei_ceil_div(count, SAEI_CHUNK);
+    t.x = x;
+    t.n = count;
+    saei_parallel(w->ctx, parts, saei_sum_squares_part, &t);
+    *out = saei_sum_doubles(t.s.sums, parts);
+}
+
+static void saei_cpu_count_nonzero(const sae_work *w, const sae_code *code, double *mean) {
+    uint64_t total = 0;
+    (void)w;
+    for (size_t r = 0; r < code->rows; r++)
+        for (size_t j = 0; j < code->count[r]; j++) total += code->value[r * code->stride + j] != 0;
+    *mean = (double)total / (double)code->rows;
+}
+
+/* -- weights -- */
+
+enum { SAEI_ROWS_NORM, SAEI_ROWS_PARALLEL, SAEI_ROWS_UNIT, SAEI_ROWS_NORM_GRAD };
+
+static void saei_weight_rows_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, t->m); i < end; i++) {
+        const float *row = t->x + i * t->ld;
+        float *out = t->out + i * t->ld, norm, c;
+        if (t->kind == SAEI_ROWS_NORM_GRAD) {
+            norm = t->y[i];
+            c = t->which == 2 ? 2 * t->a * t->z[i] : norm > 0 ? t->a * t->z[i] / norm : 0;
+            t->kernels->axpy(t->ld, c, row, out, out);
+            continue;
+        }
+        norm = sqrtf(t->kernels->dot(t->ld, row, row));
+        if (t->kind == SAEI_ROWS_NORM) t->out[i] = norm;
+        else if (norm + t->a > 0) {
+            norm += t->a;
+            if (t->kind == SAEI_ROWS_PARALLEL) {
+                c = t->kernels->dot(t->ld, out, row) / norm / norm;
+                t->kernels->axpy(t->ld, -c, row, out, out);
+            } else
+                for (size_t k = 0; k < t->ld; k++) out[k] = out[k] / norm;
+        }
+    }
+}
+
+static void saei_cpu_row_norms(const sae_work *w, const float *W, size_t m, float *out) {
+    saei_task t = saei_task_of(w);
+    t.kind = SAEI_ROWS_NORM;
+    t.x = W;
+    t.m = m;
+    t.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
+}
+
+static void saei_cpu_norm_weight(const sae_work *w, const float *norms, int power, size_t m,
+                                 float *weight) {
+    (void)w;
+    for (size_t i = 0; i < m; i++) weight[i] = power == 2 ? norms[i] * norms[i] : norms[i];
+}
+
+static void saei_cpu_norm_grad(const sae_work *w, const float *W, const float *norms,
+                               const float *sums, int power, float coef, size_t m, float *grad) {
+    saei_task t = saei_task_of(w);
+    t.kind = SAEI_ROWS_NORM_GRAD;
+    t.x = W;
+    t.y = norms;
+    t.z = sums;
+    t.which = (size_t)power;
+    t.a = coef;
+    t.m = m;
+    t.out = grad;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
+}
+
+static void saei_cpu_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
+                                     float *grad) {
+    saei_task t = saei_task_of(w);
+    t.kind = SAEI_ROWS_PARALLEL;
+    t.x = W;
+    t.m = m;
+    t.a = eps;
+    t.out = grad;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
+}
+
+static void saei_cpu_normalize_rows(const sae_work *w, size_t m, float eps, float *W) {
+    saei_task t = saei_task_of(w);
+    t.kind = SAEI_ROWS_UNIT;
+    t.x = W;
+    t.m = m;
+    t.a = eps;
+    t.out = W;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
+}
+
+/* beta^t by multiplication, so that no pow() touches the result. */
+static double saei_power_of(double beta, uint64_t t) {
+    double result = 1;
+    for (; t; t >>= 1, beta *= beta)
+        if (t & 1) result *= beta;
+    return result;
+}
+
+static saei_adam_step saei_adam_step_of(const sae_adam *adam, uint64_t t, double scale) {
+    saei_adam_step c;
+    c.keep1 = (float)(1 - adam->beta1);
+    c.keep2 = (float)(1 - adam->beta2);
+    c.beta2 = (float)adam->beta2;
+    c.inverse2 = (float)(1 / sqrt(1 - saei_power_of(adam->beta2, t)));
+    c.step = (float)(adam->lr / (1 - saei_power_of(adam->beta1, t)));
+    c.eps = (float)adam->eps;
+    c.scale = (float)scale;
+    return c;
+}
+
+static void saei_adam_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
+    t->kernels->adam(&t->adam, n, t->outs[0] + at, t->x + at, t->outs[1] ? t->outs[1] + at : NULL,
+                     t->outs[2] + at);
+}
+
+static double saei_clip_factor(double sum_squares, double max_norm) {
+    double factor = max_norm / (sqrt(sum_squares) + 1e-6);
+    return factor < 1 ? factor : 1;
+}
+
+static void saei_cpu_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
+                          const double *sum_squares, double max_norm, float *param,
+                          const float *grad, float *first, float *second, size_t count) {
+    saei_task task = saei_task_of(w);
+    float *outs[3];
+    outs[0] = param;
+    outs[1] = first;
+    outs[2] = second;
+    task.adam = saei_adam_step_of(adam, t, sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1);
+    task.x = grad;
+    task.outs = outs;
+    task.n = count;
+    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_adam_part, &task);
+}
+
+/* DEVIATION: a row without a positive value makes the reference's mean infinite (its minimum over
+   nothing); here such rows are left out of the mean, and with no other row nothing changes. */
+static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
+                                      double beta, float *threshold) {
+    double sum = 0;
+    float smallest = 0, now;
+    size_t rows = 0;
+    (void)w;
+    for (size_t r = 0; r < code->rows; r++) {
+        float least = 0;
+        for (size_t j = 0; j < code->count[r]; j++) {
+            float v = code->value[r * code->stride + j];
+            if (v > 0 && (least == 0 || v < least)) least = v;
+        }
+        if (least == 0) continue;
+        sum += (double)least;
+        rows++;
+        if (smallest == 0 || least < smallest) smallest = least;
+    }
+    if (by_row && !rows) return;
+    now = by_row ? (float)(sum / (double)rows) : smallest;
+    if (*threshold < 0) *threshold = now;
+    else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
+}
+
+static void saei_distance_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    float *diff = t->s.rows + saei_thread_index() * 3 * t->ld + 2 * t->ld;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
+        float norm;
+        t->kernels->axpy(t->ld, -1, t->y, t->x + r * t->ld, diff);
+        norm = sqrtf(t->kernels->dot(t->ld, diff, diff));
+        t->out[r] = 1 / (norm > 1e-20f ? norm : 1e-20f);
+    }
+}
+
+/* Weiszfeld. DEVIATION: a row at the guess itself has weight 1e20 (the reference divides by 0). */
+static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t n, float *out) {
+    saei_task t = saei_task_of(w);
+    float *weights = (float *)(void *)t.s.sums; /* [n] floats, room for 2n doubles */
+    float *move = t.s.rows;
+    const float *sum = saei_block_sum(w, x, NULL, n);
+    for (size_t c = 0; c < t.ld; c++) out[c] = sum[c] / (float)n;
+    t.x = x;
+    t.y = out;
+    t.n = n;
+    t.out = weights;
+    for (int round = 0; round < 100; round++) {
+        double total = 0;
+        saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
+        for (size_t r = 0; r < n; r++) total += (double)weights[r];
+        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total);
+        sum = saei_block_sum(w, x, weights, n);
+        for (size_t c = 0; c < t.ld; c++) {
+            move[c] = sum[c] - out[c];
+            out[c] = sum[c];
+        }
+        if (sqrtf(t.kernels->dot(t.ld, move, move)) < 1e-5f) break;
+    }
+}
+
+static int saei_draw_compare(const void *a, const void *b) {
+    const saei_draw *x = (const saei_draw *)a, *y = (const saei_draw *)b;
+    if (x->key != y->key) return x->key < y->key ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+
+static void saei_cpu_resample(const sae_work *w, const float *x, const float *e, size_t n,
+                              const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
+                              uint64_t step, float *const enc[3], float *const dec[3],
+                              float *const (*biases)[3], size_t num_biases) {
+    saei_task t = saei_task_of(w);
+    saei_draw *draws = (saei_draw *)(void *)t.s.draws;
+    double alive = 0;
+    size_t living = 0, dead, used = 0;
+    for (size_t i = 0; i < m; i++)
+        if (since[i] <= threshold) {
+            const float *row = enc[0] + i * t.ld;
+            alive += sqrt((double)t.kernels->dot(t.ld, row, row));
+            living++;
+        }
+    dead = m - living;
+    if (!dead) return;
+    if (living) alive /= (double)living;
+    /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
+    for (size_t r = 0; r < n; r++) {
+        double norm = sqrt((double)t.kernels->dot(t.ld, e + r * t.ld, e + r * t.ld));
+        double u = saei_random_uniform(seed, SAEI_STREAM_RESAMPLE, step * ((uint64_t)1 << 32) + r);
+        draws[r].row = r;
+        draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
+    }
+    qsort(draws, n, sizeof *draws, saei_draw_compare);
+    for (size_t i = 0; i < m && used < saei_min(dead, n); i++) {
+        const float *from;
+        float norm, scale;
+        if (since[i] <= threshold) continue;
+        from = x + draws[used++].row * t.ld;
+        norm = sqrtf(t.kernels->dot(t.ld, from, from));
+        scale = (float)alive * 0.2f;
+        for (size_t c = 0; c < t.ld; c++) {
+            enc[0][i * t.ld + c] = from[c] * scale;
+            dec[0][i * t.ld + c] = norm > 0 ? from[c] / norm : 0;
+        }
+        for (int k = 0; k < 3; k++) {
+            if (k && enc[k]) memset(enc[k] + i * t.ld, 0, t.ld * sizeof(float));
+            if (k && dec[k]) memset(dec[k] + i * t.ld, 0, t.ld * sizeof(float));
+            for (size_t b = 0; b < num_biases; b++)
+                if (biases[b][k]) biases[b][k][i] = 0;
+        }
+    }
+}
+
+static const sae_backend *saei_cpu_backend(void) {
+    static const sae_backend table = {
+        "cpu", true, saei_cpu_open, saei_cpu_close, saei_cpu_alloc, saei_cpu_free, saei_cpu_scratch_bytes,
+        saei_cpu_copy, saei_cpu_copy, saei_cpu_zero, saei_cpu_status, saei_cpu_load_rows,
+        saei_cpu_subtract, saei_cpu_axpy, saei_cpu_encode, saei_cpu_gate, saei_cpu_jump,
+        saei_cpu_exp_values, saei_cpu_exp_grad, saei_cpu_decode, saei_cpu_residual, saei_cpu_unit_rows,
+        saei_cpu_auxk_residual, saei_cpu_ghost_residual, saei_cpu_penalty, saei_cpu_dots,
+        saei_cpu_gate_grad, saei_cpu_jump_grad, saei_cpu_jump_rest, saei_cpu_index,
+        saei_cpu_latent_rows, saei_cpu_latent_sums, saei_cpu_fired, saei_cpu_list_silent,
+        saei_cpu_column_sums, saei_cpu_weighted_sum, saei_cpu_sum_squares, saei_cpu_variance,
+        saei_cpu_count_nonzero, saei_cpu_row_norms, saei_cpu_norm_weight, saei_cpu_norm_grad,
+        saei_cpu_remove_parallel, saei_cpu_normalize_rows, saei_cpu_adam, saei_cpu_update_threshold,
+        saei_cpu_geometric_median, saei_cpu_resample
+    };
+    return &table;
+}
+
+/* ==== >>dictionary: create and change ========================================================= */
+
+SAE_API const char *sae_arch_name(sae_arch arch) {
+    switch (arch) {
+#define SAE_X(name, value, text) case name: return text;
+        SAE_ARCHS(SAE_X)
+#undef SAE_X
+    case SAE_ARCH_DEFAULT: break;
+    }
+    return "default";
+}
+
+static bool saei_arch_selects(sae_arch arch) { /* has k, threshold and a rule */
+    return arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA;
+}
+
+/* The input of the encoder is x - b_dec. */
+static bool saei_subtracts(const sae_dictionary_desc *desc) {
+    return desc->arch == SAE_ARCH_STANDARD || desc->arch == SAE_ARCH_GATED
+           || saei_arch_selects(desc->arch)
+           || (desc->arch == SAE_ARCH_JUMP_RELU && desc->subtract_b_dec);
+}
+
+static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
+                                        const sae_dictionary_desc *desc) {
+    size_t sum = 0;
+    if (desc->arch < SAE_ARCH_STANDARD || desc->arch > SAE_ARCH_IDENTITY)
+        return saei_fail(ctx, SAE_INVALID, "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
+                         "SAE_ARCH_IDENTITY (%d)", who, (int)desc->arch, (int)SAE_ARCH_STANDARD,
+                         (int)SAE_ARCH_IDENTITY);
+    if (!desc->activation_dim || desc->activation_dim > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d", who,
+                         desc->activation_dim, INT32_MAX);
+    if (!desc->dict_size || desc->dict_size > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: dict_size is %zu, allowed are 1 to %d", who,
+                         desc->dict_size, INT32_MAX);
+    if (desc->arch == SAE_ARCH_IDENTITY && desc->dict_size != desc->activation_dim)
+        return saei_fail(ctx, SAE_INVALID, "%s: dict_size is %zu, IdentityDict has activation_dim, %zu",
+                         who, desc->dict_size, desc->activation_dim);
+    if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
+        return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
+                         desc->k, desc->dict_size);
+    if (desc->arch != SAE_ARCH_MATRYOSHKA) return SAE_OK;
+    if (!desc->num_groups || desc->num_groups > SAE_MAX_GROUPS)
+        return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu, allowed are 1 to %d", who,
+                         desc->num_groups, SAE_MAX_GROUPS);
+    for (size_t i = 0; i < desc->num_groups; i++) {
+        if (!desc->group_sizes[i] || desc->group_sizes[i] > desc->dict_size)
+            return saei_fail(ctx, SAE_INVALID, "%s: group_sizes[%zu] is %zu, allowed are 1 to "
+                             "dict_size, %zu", who, i, desc->group_sizes[i], desc->dict_size);
+        sum += desc->group_sizes[i];
+    }
+    if (sum != desc->dict_size)
+        return saei_fail(ctx, SAE_INVALID, "%s: group_sizes sum to %zu, dict_size is %zu", who, sum,
+                         desc->dict_size);
+    return SAE_OK;
+}
+
+/* Floats of the parameter block; SIZE_MAX if there can be no such block. */
+static size_t saei_param_count(const sae_dictionary_desc *desc) {
+    size_t ld = saei_align16(desc->activation_dim), m = saei_align16(desc->dict_size), matrices, all;
+    if (desc->arch == SAE_ARCH_IDENTITY) return 0;
+    if (!saei_mul(desc->dict_size, 2 * ld, &matrices) || !saei_add(matrices, 3 * m + ld, &all)
+        || all > SIZE_MAX / 8)
+        return SIZE_MAX;
+    return all - (desc->arch == SAE_ARCH_GATED ? 0 : desc->arch == SAE_ARCH_JUMP_RELU ? m : 2 * m);
+}
+
+/* Points the named arrays of dict into a block of its layout. */
+static void saei_dictionary_place(sae_dictionary *dict, float *params) {
+    size_t rows = dict->desc.dict_size * dict->ld, m = saei_align16(dict->desc.dict_size);
+    float *at = params;
+    dict->params = params;
+    if (!params) return;
+    dict->W_enc = at;
+    at += rows;
+    dict->W_dec = at;
+    at += rows;
+    dict->b_enc = at;
+    at += m;
+    if (dict->desc.arch == SAE_ARCH_GATED || dict->desc.arch == SAE_ARCH_JUMP_RELU) {
+        dict->aux0 = at;
+        at += m;
+    }
+    if (dict->desc.arch == SAE_ARCH_GATED) {
+        dict->aux1 = at;
+        at += m;
+    }
+    dict->b_dec = at;
+}
+
+static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
+                                      const sae_dictionary_desc *desc, sae_dictionary **out) {
+    sae_dictionary *dict;
+    float *params = NULL;
+    size_t count;
+    SAEI_TRY(saei_dictionary_check(ctx, who, desc));
+    count = saei_param_count(desc);
+    dict = (sae_dictionary *)saei_calloc(ctx, 1, sizeof *dict);
+    if (dict && count) params = (float *)saei_calloc(ctx, count, sizeof(float));
+    if (!dict || (count && !params)) {
+        saei_free(ctx, dict);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for a dictionary of %zu latents of "
+                         "%zu dimensions", who, desc->dict_size, desc->activation_dim);
+    }
+    dict->ctx = ctx;
+    dict->desc = *desc;
+    dict->ld = saei_align16(desc->activation_dim);
+    dict->num_params = count;
+    dict->threshold = saei_arch_selects(desc->arch) ? -1.0f : 0.0f;
+    dict->rule = desc->arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K
+                 : saei_arch_selects(desc->arch) ? SAE_RULE_THRESHOLD : SAE_RULE_DEFAULT;
+    dict->active_groups = desc->num_groups;
+    saei_dictionary_place(dict, params);
+    *out = dict;
+    return SAE_OK;
+}
+
+static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out) {
+    sae_dictionary *copy = NULL;
+    SAEI_TRY(saei_dictionary_new(dict->ctx, "saei_dictionary_copy", &dict->desc, &copy));
+    if (dict->num_params) memcpy(copy->params, dict->params, dict->num_params * sizeof(float));
+    copy->threshold = dict->threshold;
+    copy->rule = dict->rule;
+    copy->active_groups = dict->active_groups;
+    *out = copy;
+    return SAE_OK;
+}
+
+/* W_dec rows drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD and
+   GATED draw uniformly; the width of the draw does not matter, as the norms are set after it. */
+static void saei_dictionary_init(sae_dictionary *dict) {
+    const sae_dictionary_desc *h = &dict->desc;
+    bool normal = h->arch == SAE_ARCH_STANDARD || h->arch == SAE_ARCH_STANDARD_NEW
+                  || h->arch == SAE_ARCH_GATED;
+    float length = normal && h->arch != SAE_ARCH_GATED ? 0.1f : 1.0f;
+    if (h->arch == SAE_ARCH_IDENTITY) return;
+    for (size_t i = 0; i < h->dict_size; i++) {
+        float *row = dict->W_dec + i * dict->ld, norm;
+        for (size_t c = 0; c < h->activation_dim; c++) {
+            uint64_t draw = (uint64_t)i * h->activation_dim + c;
+            row[c] = (float)(normal ? saei_random_normal(h->seed, SAEI_STREAM_INIT, draw)
+                                    : 2 * saei_random_uniform(h->seed, SAEI_STREAM_INIT, draw) - 1);
+        }
+        norm = sqrtf(dict->ctx->kernels->dot(dict->ld, row, row));
+        for (size_t c = 0; c < h->activation_dim; c++) row[c] = row[c] / norm * length;
+    }
+    memcpy(dict->W_enc, dict->W_dec, h->dict_size * dict->ld * sizeof(float));
+    if (h->arch == SAE_ARCH_JUMP_RELU)
+        for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
+}
+
+SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
+                                         sae_dictionary **out) {
+    sae_dictionary *dict = NULL;
+    if (!ctx) return SAE_INVALID;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_dictionary_create: %s is NULL", desc ? "out" : "desc");
+    SAEI_TRY(saei_dictionary_new(ctx, "sae_dictionary_create", desc, &dict));
+    saei_dictionary_init(dict);
+    *out = dict;
+    return SAE_OK;
+}
+
+SAE_API void sae_dictionary_destroy(sae_dictionary *dict) {
+    if (!dict || dict->borrowed) return;
+    saei_free(dict->ctx, dict->params);
+    saei_free(dict->ctx, dict);
+}
+
+SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) { return dict->desc; }
+
+SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
+    if (!dict) return SAE_INVALID;
+    if (rule < SAE_RULE_DEFAULT || rule > SAE_RULE_THRESHOLD
+        || (rule != SAE_RULE_DEFAULT && !saei_arch_selects(dict->desc.arch)))
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_rule: rule is %d; only the "
+                         "top-k classes have a choice (1 top_k, 2 threshold), this is %s",
+                         (int)rule, sae_arch_name(dict->desc.arch));
+    if (rule == SAE_RULE_DEFAULT && saei_arch_selects(dict->desc.arch))
+        rule = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD;
+    dict->rule = rule;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups) {
+    if (!dict) return SAE_INVALID;
+    if (active_groups > dict->desc.num_groups)
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_active_groups: active_groups is "
+                         "%zu, allowed are 0 (all) to %zu", active_groups, dict->desc.num_groups);
+    dict->active_groups = active_groups ? active_groups : dict->desc.num_groups;
+    return SAE_OK;
+}
+
+SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) { return dict->threshold; }
+
+SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent) {
+    return dict && dict->W_dec && latent < dict->desc.dict_size ? dict->W_dec + latent * dict->ld : NULL;
+}
+SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent) {
+    return dict && dict->W_enc && latent < dict->desc.dict_size ? dict->W_enc + latent * dict->ld : NULL;
+}
+
+SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale) {
+    size_t m;
+    if (!dict) return SAE_INVALID;
+    if (!(scale > 0) || scale > FLT_MAX)
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_scale_biases: scale is %g, allowed "
+                         "are finite numbers above 0", (double)scale);
+    m = dict->desc.dict_size;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
+    for (size_t i = 0; i < m; i++) dict->b_enc[i] *= scale;
+    for (size_t c = 0; c < dict->desc.activation_dim; c++) dict->b_dec[c] *= scale;
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU)
+        for (size_t i = 0; i < m; i++) dict->aux0[i] *= scale;
+    if (dict->desc.arch == SAE_ARCH_GATED)
+        for (size_t i = 0; i < m; i++) dict->aux1[i] *= scale; /* r_mag is no bias */
+    if (saei_arch_selects(dict->desc.arch) && dict->threshold >= 0) dict->threshold *= scale;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
+    bool close = true;
+    if (!dict) return SAE_INVALID;
+    if (dict->desc.arch != SAE_ARCH_STANDARD) return SAE_OK;
+    for (size_t i = 0; i < dict->desc.dict_size && close; i++) {
+        const float *row = dict->W_dec + i * dict->ld;
+        float norm = sqrtf(dict->ctx->kernels->dot(dict->ld, row, row));
+        close = fabsf(norm - 1) <= 1e-8f + 1e-5f;
+    }
+    if (close) return SAE_OK;
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        float *dec = dict->W_dec + i * dict->ld, *enc = dict->W_enc + i * dict->ld;
+        float norm = sqrtf(dict->ctx->kernels->dot(dict->ld, dec, dec));
+        if (!(norm > 0)) continue; /* a latent without direction stays without effect */
+        for (size_t c = 0; c < dict->desc.activation_dim; c++) {
+            dec[c] = dec[c] / norm;
+            enc[c] *= norm;
+        }
+        dict->b_enc[i] *= norm;
+    }
+    return SAE_OK;
+}
+
+/* ==== >>dictionary: encode ==================================================================== */
+
+enum { SAEI_INFER_ROWS = 32, SAEI_INFER_DEPTH = 128 };
+
+/* What the parts of one inference call share. */
+typedef struct saei_infer {
+    const sae_dictionary *dict;
+    const float *x;
+    size_t n, count;       /* rows; latents looked at */
+    const uint32_t *list;  /* NULL: all */
+    bool top_k;            /* leave relu(p) for a selection that follows */
+    float *dense;          /* [n,count], or NULL */
+    sae_sparse *sparse;    /* or NULL */
+    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share), or where begin says */
+    bool exact;            /* sparse: row_begin[r] is known, write there */
+    const uint8_t *mask;   /* ghost: */
+    float *ghost;
+} saei_infer;
+
+/* product [rows][48] = W_enc (x or x - b_dec) for up to 48 latents from `first`: the product order. */
+static void saei_infer_product(const saei_infer *q, const float *x, size_t rows, size_t first,
+                               size_t count, float *product) {
+    const sae_dictionary *dict = q->dict;
+    size_t d = dict->desc.activation_dim;
+    float panel[SAEI_INFER_DEPTH * SAEI_PANEL], centred[SAEI_INFER_ROWS * SAEI_INFER_DEPTH];
+    bool subtract = saei_subtracts(&dict->desc);
+    for (size_t k0 = 0; k0 < d; k0 += SAEI_INFER_DEPTH) {
+        size_t depth = saei_min(SAEI_INFER_DEPTH, d - k0);
+        saei_pack_panel(dict->W_enc + k0, dict->ld, depth, q->list, first, count, panel);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t k = 0; k < depth; k++)
+                centred[r * SAEI_INFER_DEPTH + k] =
+                    subtract ? x[r * d + k0 + k] - dict->b_dec[k0 + k] : x[r * d + k0 + k];
+        for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+            const float *at[SAEI_TILE_ROWS];
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
+                at[i] = centred + saei_min(g + i, rows - 1) * SAEI_INFER_DEPTH;
+            dict->ctx->kernels->tile(at, panel, depth, k0 > 0, product + g * SAEI_PANEL);
+        }
+    }
+}
+
+/* f of one latent from its product with x; top_k leaves the selection to the caller. */
+static float saei_infer_value(const sae_dictionary *dict, size_t i, float product, bool top_k) {
+    float p = product + dict->b_enc[i];
+    switch (dict->desc.arch) {
+    case SAE_ARCH_GATED:
+        return p > 0 ? saei_gate_value((float)saei_exp(dict->aux0[i]), product, dict->aux1[i]) : 0;
+    case SAE_ARCH_JUMP_RELU: return p > dict->aux0[i] && p > 0 ? p : 0;
+    case SAE_ARCH_TOP_K:
+    case SAE_ARCH_BATCH_TOP_K:
+    case SAE_ARCH_MATRYOSHKA:
+        if (!top_k && !(p > dict->threshold)) return 0;
+        return p > 0 ? p : 0;
+    case SAE_ARCH_STANDARD:
+    case SAE_ARCH_STANDARD_NEW:
+    case SAE_ARCH_IDENTITY:
+    case SAE_ARCH_DEFAULT: break;
+    }
+    return p > 0 ? p : 0;
+}
+
+/* The first latent past the active groups. */
+static size_t saei_active_latents(const sae_dictionary *dict) {
+    size_t end = 0;
+    if (dict->desc.arch != SAE_ARCH_MATRYOSHKA) return dict->desc.dict_size;
+    for (size_t g = 0; g < dict->active_groups; g++) end += dict->desc.group_sizes[g];
+    return end;
+}
+
+static void saei_infer_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    size_t active = saei_active_latents(q->dict), found[SAEI_INFER_ROWS];
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    memset(found, 0, sizeof found);
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count, product);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < count; j++) {
+                size_t i = q->list ? q->list[first + j] : first + j, at;
+                float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], q->top_k);
+                if (i >= active && !q->top_k) f = 0;
+                if (q->dense) q->dense[(r0 + r) * q->count + first + j] = f;
+                if (!q->sparse || f == 0) continue;
+                at = q->exact ? q->sparse->row_begin[r0 + r] : (r0 + r) * q->share;
+                if (q->exact || found[r] < q->share) {
+                    q->sparse->latent[at + found[r]] = (uint32_t)i;
+                    q->sparse->value[at + found[r]] = f;
+                }
+                found[r]++;
+            }
+    }
+    for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
+        q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
+}
+
+static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
+                                   size_t n, size_t width) {
+    size_t all;
+    if (!dict) return SAE_INVALID;
+    if (!arrays) return saei_fail(dict->ctx, SAE_INVALID, "%s: an array is NULL", who);
+    if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
+        return saei_fail(dict->ctx, SAE_INVALID, "%s: n is %zu rows, too many to address", who, n);
+    return SAE_OK;
+}
+
+static void saei_infer_run(saei_infer *q) {
+    saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_INFER_ROWS), saei_infer_part, q);
+}
+
+/* Lists of whole rows, each at its own place, moved together. */
+static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
+    size_t at = 0;
+    s->row_begin[0] = 0;
+    for (size_t r = 0; r < n; r++) {
+        size_t count = s->row_begin[r + 1];
+        memmove(s->latent + at, s->latent + r * share, count * sizeof *s->latent);
+        memmove(s->value + at, s->value + r * share, count * sizeof *s->value);
+        at += count;
+        s->row_begin[r + 1] = at;
+    }
+}
+
+/* -- top-k of rows -- */
+
+/* [latent, value] as a heap whose root is the worst: the smallest value, of equals the highest
+   latent. */
+static bool saei_heap_worse(uint32_t la, float va, uint32_t lb, float vb) {
+    return va < vb || (va == vb && la > lb);
+}
+
+static void saei_heap_sink(uint32_t *latent, float *value, size_t size, size_t at) {
+    uint32_t l = latent[at];
+    float v = value[at];
+    for (;;) {
+        size_t child = 2 * at + 1;
+        if (child >= size) break;
+        if (child + 1 < size
+            && saei_heap_worse(latent[child + 1], value[child + 1], latent[child], value[child]))
+            child++;
+        if (!saei_heap_worse(latent[child], value[child], l, v)) break;
+        latent[at] = latent[child];
+        value[at] = value[child];
+        at = child;
+    }
+    latent[at] = l;
+    value[at] = v;
+}
+
+/* Sorts by latent, in place: a heap again, the highest latent at its root. */
+static void saei_sort_by_latent(uint32_t *latent, float *value, size_t size) {
+    size_t start = size / 2, end = size;
+    while (end > 1) {
+        size_t at;
+        uint32_t l;
+        float v;
+        if (start) start--;
+        else {
+            end--;
+            l = latent[0];
+            v = value[0];
+            latent[0] = latent[end];
+            value[0] = value[end];
+            latent[end] = l;
+            value[end] = v;
+        }
+        l = latent[start];
+        v = value[start];
+        for (at = start;;) {
+            size_t child = 2 * at + 1;
+            if (child >= end) break;
+            if (child + 1 < end && latent[child + 1] > latent[child]) child++;
+            if (latent[child] <= l) break;
+            latent[at] = latent[child];
+            value[at] = value[child];
+            at = child;
+        }
+        latent[at] = l;
+        value[at] = v;
+    }
+}
+
+/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. */
+static void saei_infer_top_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    size_t k = q->share, held[SAEI_INFER_ROWS];
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    memset(held, 0, sizeof held);
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count, product);
+        for (size_t r = 0; r < rows; r++) {
+            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+            float *value = q->sparse->value + (r0 + r) * k;
+            for (size_t j = 0; j < count; j++) {
+                float f = saei_infer_value(q->dict, first + j, product[r * SAEI_PANEL + j], true);
+                if (!(f > 0) || (held[r] == k && !(f > value[0]))) continue;
+                if (held[r] < k) {
+                    latent[held[r]] = (uint32_t)(first + j);
+                    value[held[r]++] = f;
+                    for (size_t i = k / 2; held[r] == k && i-- > 0; )
+                        saei_heap_sink(latent, value, k, i);
+                } else {
+                    latent[0] = (uint32_t)(first + j);
+                    value[0] = f;
+                    saei_heap_sink(latent, value, k, 0);
+                }
+            }
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k, held[r]);
+        q->sparse->row_begin[r0 + r + 1] = held[r];
+    }
+}
+
+/* Keeps the k largest of each row of relu(p) [n,m], ties to the lower index: the k-th value is found
+   by halving the range of its bits. */
+static void saei_dense_top_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    size_t m = q->count, k = q->share;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, q->n); r < end; r++) {
+        float *f = q->dense + r * m;
+        uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
+        size_t above = 0;
+        while (lo < hi) {
+            uint32_t mid = lo + (hi - lo + 1) / 2, bits;
+            size_t count = 0;
+            for (size_t i = 0; i < m; i++) {
+                memcpy(&bits, f + i, sizeof bits);
+                count += bits >= mid;
+            }
+            if (count >= k) lo = mid;
+            else hi = mid - 1;
+        }
+        for (size_t i = 0; i < m; i++) {
+            uint32_t bits;
+            memcpy(&bits, f + i, sizeof bits);
+            above += bits > lo;
+        }
+        for (size_t i = 0; i < m; i++) {
+            uint32_t bits;
+            memcpy(&bits, f + i, sizeof bits);
+            if (bits == lo && above < k) above++;
+            else if (bits <= lo) f[i] = 0;
+        }
+    }
+}
+
+/* Batch top-k over all n rows: lists of positive relu(p) in fresh memory, *code to be freed by
+   saei_batch_free. */
+static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense) {
+    saei_free(ctx, code->latent);
+    saei_free(ctx, code->count);
+    saei_free(ctx, dense);
+}
+
+static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, const float *x,
+                                   size_t n, sae_code *code, float **dense) {
+    const sae_context *ctx = dict->ctx;
+    size_t m = dict->desc.dict_size, active = saei_active_latents(dict), total = 0;
+    uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
+    saei_infer q;
+    memset(code, 0, sizeof *code);
+    memset(&q, 0, sizeof q);
+    code->rows = n;
+    code->stride = m;
+    code->count = (uint32_t *)saei_alloc(ctx, n, sizeof(uint32_t));
+    code->latent = (uint32_t *)saei_alloc(ctx, n * m, sizeof(uint32_t));
+    code->pre = code->value = *dense = (float *)saei_alloc(ctx, n * m, sizeof(float));
+    if (!histogram || !code->count || !code->latent || !*dense) {
+        saei_free(ctx, histogram);
+        saei_batch_free(ctx, code, *dense);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for batch top-k over %zu rows of %zu "
+                         "latents", who, n, m);
+    }
+    q.dict = dict;
+    q.x = x;
+    q.n = n;
+    q.count = m;
+    q.top_k = true;
+    q.dense = *dense;
+    saei_infer_run(&q);
+    for (size_t r = 0; r < n; r++) {
+        uint32_t kept = 0;
+        for (size_t i = 0; i < m; i++)
+            if ((*dense)[r * m + i] > 0) {
+                code->latent[r * m + kept] = (uint32_t)i;
+                (*dense)[r * m + kept++] = (*dense)[r * m + i];
+            }
+        code->count[r] = kept;
+        total += kept;
+    }
+    if (total > dict->desc.k * n) saei_keep_batch(code, dict->desc.k * n, histogram);
+    for (size_t r = 0; r < n; r++)
+        while (code->count[r] && code->latent[r * m + code->count[r] - 1] >= active) code->count[r]--;
+    saei_free(ctx, histogram);
+    return SAE_OK;
+}
+
+static bool saei_is_batch_top_k(const sae_dictionary *dict) {
+    return dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
+}
+
+SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
+    saei_infer q;
+    size_t m;
+    SAEI_TRY(saei_infer_check(dict, "sae_encode", x && f, n, dict ? dict->desc.dict_size : 0));
+    m = dict->desc.dict_size;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        if (n) memcpy(f, x, n * m * sizeof *f);
+        return SAE_OK;
+    }
+    if (!n) return SAE_OK;
+    if (saei_is_batch_top_k(dict)) {
+        sae_code code;
+        float *dense;
+        SAEI_TRY(saei_batch_top_k(dict, "sae_encode", x, n, &code, &dense));
+        memset(f, 0, n * m * sizeof *f);
+        for (size_t r = 0; r < n; r++)
+            for (size_t j = r * m; j < r * m + code.count[r]; j++) f[r * m + code.latent[j]] = code.value[j];
+        saei_batch_free(dict->ctx, &code, dense);
+        return SAE_OK;
+    }
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = x;
+    q.n = n;
+    q.count = m;
+    q.dense = f;
+    q.top_k = dict->rule == SAE_RULE_TOP_K;
+    q.share = dict->desc.k;
+    saei_infer_run(&q);
+    if (q.top_k) saei_parallel(dict->ctx, saei_ceil_div(n, 16), saei_dense_top_part, &q);
+    return SAE_OK;
+}
+
+static sae_result saei_capacity(const sae_dictionary *dict, size_t needed, const sae_sparse *out) {
+    if (needed <= out->capacity) return SAE_OK;
+    return saei_fail(dict->ctx, SAE_INVALID, "sae_encode_sparse: capacity is %zu entries, %zu are needed",
+                     out->capacity, needed);
+}
+
+static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const sae_code *code,
+                                          sae_sparse *out) {
+    size_t total = 0;
+    for (size_t r = 0; r < code->rows; r++) total += code->count[r];
+    SAEI_TRY(saei_capacity(dict, total, out));
+    out->row_begin[0] = 0;
+    for (size_t r = 0, at = 0; r < code->rows; r++) {
+        memcpy(out->latent + at, code->latent + r * code->stride, code->count[r] * sizeof(uint32_t));
+        memcpy(out->value + at, code->value + r * code->stride, code->count[r] * sizeof(float));
+        out->row_begin[r + 1] = at += code->count[r];
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_encode_sparse_identity(const sae_dictionary *dict, const float *x, size_t n,
+                                              sae_sparse *out) {
+    size_t d = dict->desc.activation_dim, total = 0;
+    for (size_t i = 0; i < n * d; i++) total += x[i] != 0;
+    SAEI_TRY(saei_capacity(dict, total, out));
+    out->row_begin[0] = total = 0;
+    for (size_t r = 0; r < n; r++) {
+        for (size_t i = 0; i < d; i++)
+            if (x[r * d + i] != 0) {
+                out->latent[total] = (uint32_t)i;
+                out->value[total++] = x[r * d + i];
+            }
+        out->row_begin[r + 1] = total;
+    }
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
+                                     sae_sparse *out) {
+    saei_infer q;
+    size_t most = 0, total = 0;
+    SAEI_TRY(saei_infer_check(dict, "sae_encode_sparse",
+                              x && out && out->row_begin && (!out->capacity || (out->latent && out->value)),
+                              n, dict ? dict->desc.dict_size : 0));
+    out->row_begin[0] = 0;
+    if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) return saei_encode_sparse_identity(dict, x, n, out);
+    if (saei_is_batch_top_k(dict)) {
+        sae_code code;
+        float *dense;
+        sae_result result;
+        SAEI_TRY(saei_batch_top_k(dict, "sae_encode_sparse", x, n, &code, &dense));
+        result = saei_encode_sparse_copy(dict, &code, out);
+        saei_batch_free(dict->ctx, &code, dense);
+        return result;
+    }
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = x;
+    q.n = n;
+    q.count = dict->desc.dict_size;
+    q.sparse = out;
+    if (dict->rule == SAE_RULE_TOP_K) {
+        q.share = dict->desc.k;
+        SAEI_TRY(saei_capacity(dict, n * q.share, out));
+        saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_infer_top_part, &q);
+        saei_sparse_compact(out, n, q.share);
+        return SAE_OK;
+    }
+    q.share = out->capacity / n; /* an even share each; where that is too little, a second pass */
+    saei_infer_run(&q);
+    for (size_t r = 0; r < n; r++) {
+        most = saei_max(most, out->row_begin[r + 1]);
+        total += out->row_begin[r + 1];
+    }
+    SAEI_TRY(saei_capacity(dict, total, out));
+    if (most <= q.share) saei_sparse_compact(out, n, q.share);
+    else {
+        for (size_t r = 0; r < n; r++) out->row_begin[r + 1] += out->row_begin[r];
+        q.exact = true;
+        saei_infer_run(&q);
+    }
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint32_t *latents, size_t count, float *f) {
+    saei_infer q;
+    SAEI_TRY(saei_infer_check(dict, "sae_encode_subset", x && latents && f, n, count));
+    for (size_t j = 0; j < count; j++)
+        if (latents[j] >= dict->desc.dict_size)
+            return saei_fail(dict->ctx, SAE_INVALID, "sae_encode_subset: latents[%zu] is %u, allowed "
+                             "are 0 to %zu", j, (unsigned)latents[j], dict->desc.dict_size - 1);
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        for (size_t r = 0; r < n; r++)
+            for (size_t j = 0; j < count; j++)
+                f[r * count + j] = x[r * dict->desc.activation_dim + latents[j]];
+        return SAE_OK;
+    }
+    if (!n || !count) return SAE_OK;
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = x;
+    q.n = n;
+    q.count = count;
+    q.list = latents;
+    q.dense = f;
+    saei_infer_run(&q);
+    return SAE_OK;
+}
+
+/* ==== >>dictionary: decode ==================================================================== */
+
+enum { SAEI_DECODE_COLUMNS = 512, SAEI_DECODE_ENTRIES = 256 };
+
+typedef struct saei_decoding {
+    const sae_dictionary *dict;
+    const float *f;         /* dense, or */
+    const sae_sparse *code; /* sparse */
+    float *x_hat;
+} saei_decoding;
+
+/* One row: b_dec, then latents ascending, in blocks of columns on the stack. */
+static void saei_decode_row(void *arg, size_t r) {
+    saei_decoding *q = (saei_decoding *)arg;
+    const sae_dictionary *dict = q->dict;
+    const saei_kernels *kernels = dict->ctx->kernels;
+    size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    float sum[SAEI_DECODE_COLUMNS], value[SAEI_DECODE_ENTRIES];
+    uint32_t latent[SAEI_DECODE_ENTRIES];
+    for (size_t c = 0; c < dict->ld; c += SAEI_DECODE_COLUMNS) {
+        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld - c);
+        memcpy(sum, dict->b_dec + c, width * sizeof *sum);
+        if (q->code) {
+            size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
+            kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
+                              dict->W_dec + c, dict->ld, sum);
+        } else {
+            size_t held = 0;
+            for (size_t i = 0; i < m; i++) {
+                if (q->f[r * m + i] != 0) {
+                    latent[held] = (uint32_t)i;
+                    value[held++] = q->f[r * m + i];
+                }
+                if (held == SAEI_DECODE_ENTRIES || i + 1 == m) {
+                    kernels->add_rows(width, held, latent, value, dict->W_dec + c, dict->ld, sum);
+                    held = 0;
+                }
+            }
+        }
+        memcpy(q->x_hat + r * d + c, sum, saei_min(width, d - c) * sizeof *sum);
+    }
+}
+
+SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat) {
+    saei_decoding q;
+    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n, dict ? dict->desc.dict_size : 0));
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        if (n) memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
+        return SAE_OK;
+    }
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.f = f;
+    q.x_hat = x_hat;
+    saei_parallel(dict->ctx, n, saei_decode_row, &q);
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_sparse *code, size_t n,
+                                     float *x_hat) {
+    saei_decoding q;
+    SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse", code && code->row_begin && x_hat, n, 0));
+    for (size_t r = 0; r < n; r++)
+        if (code->row_begin[r + 1] < code->row_begin[r])
+            return saei_fail(dict->ctx, SAE_INVALID, "sae_decode_sparse: row_begin[%zu] is %zu, less "
+                             "than the one before", r + 1, code->row_begin[r + 1]);
+    for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
+        if (code->latent[j] >= dict->desc.dict_size)
+            return saei_fail(dict->ctx, SAE_INVALID, "sae_decode_sparse: latent[%zu] is %u, allowed "
+                             "are 0 to %zu", j, (unsigned)code->latent[j], dict->desc.dict_size - 1);
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        size_t d = dict->desc.activation_dim;
+        memset(x_hat, 0, n * d * sizeof *x_hat);
+        for (size_t r = 0; r < n; r++)
+            for (size_t j = code->row_begin[r]; j < code->row_begin[r + 1]; j++)
+                x_hat[r * d + code->latent[j]] = code->value[j];
+        return SAE_OK;
+    }
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.code = code;
+    q.x_hat = x_hat;
+    saei_parallel(dict->ctx, n, saei_decode_row, &q);
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
+                               float *f) {
+    size_t m, d, chunk, all;
+    float *own;
+    sae_result result = SAE_OK;
+    SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
+    if (f) {
+        SAEI_TRY(sae_encode(dict, x, n, f));
+        return sae_decode(dict, f, n, x_hat);
+    }
+    if (!n) return SAE_OK;
+    m = dict->desc.dict_size;
+    d = dict->desc.activation_dim;
+    chunk = saei_is_batch_top_k(dict) ? n
+                                      : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
+    own = saei_mul(chunk, m, &all) ? (float *)saei_alloc(dict->ctx, all, sizeof(float)) : NULL;
+    if (!own)
+        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_forward: no memory for %zu rows of %zu "
+                         "latents", chunk, m);
+    for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
+        size_t rows = saei_min(chunk, n - r);
+        result = sae_encode(dict, x + r * d, rows, own);
+        if (result == SAE_OK) result = sae_decode(dict, own, rows, x_hat + r * d);
+    }
+    saei_free(dict->ctx, own);
+    return result;
+}
+
+/* Ghost rows: 32 at a time through panels; latents ascend, so the sums are in the rows order. */
+static void saei_ghost_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_dictionary *dict = q->dict;
+    size_t d = dict->desc.activation_dim;
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    memset(q->ghost + r0 * d, 0, rows * d * sizeof(float));
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, q->x + r0 * d, rows, first, count, product);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < count; j++) {
+                const float *row = dict->W_dec + (first + j) * dict->ld;
+                float *out = q->ghost + (r0 + r) * d, e;
+                if (!q->mask[first + j]) continue;
+                e = (float)saei_exp((double)(product[r * SAEI_PANEL + j] + dict->b_enc[first + j]));
+                for (size_t c = 0; c < d; c++) out[c] = fmaf(e, row[c], out[c]);
+            }
+    }
+}
+
+SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint8_t *mask, float *x_ghost) {
+    saei_infer q;
+    SAEI_TRY(saei_infer_check(dict, "sae_forward_ghost", x && mask && x_ghost, n,
+                              dict ? dict->desc.dict_size : 0));
+    if (dict->desc.arch != SAE_ARCH_STANDARD)
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_forward_ghost: the dictionary is %s, only "
+                         "AutoEncoder has a ghost mode", sae_arch_name(dict->desc.arch));
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = x;
+    q.n = n;
+    q.count = dict->desc.dict_size;
+    q.mask = mask;
+    q.ghost = x_ghost;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_ghost_part, &q);
+    return SAE_OK;
+}
+
+SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f) {
+    if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW) return;
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld;
+        float norm = sqrtf(dict->ctx->kernels->dot(dict->ld, row, row));
+        for (size_t r = 0; r < n; r++) f[r * dict->desc.dict_size + i] *= norm;
+    }
+}
+
+/* ==== >>optimizer ============================================================================= */
+
+SAE_API double sae_lr_factor(const sae_schedule *s, uint64_t t) {
+    if (s->resample_steps) {
+        double f = s->warmup_steps ? (double)(t % s->resample_steps) / (double)s->warmup_steps : 1;
+        return f < 1 ? f : 1;
+    }
+    if (t < s->warmup_steps) return (double)t / (double)s->warmup_steps;
+    if (s->decay_start && t >= s->decay_start)
+        return ((double)s->steps - (double)t) / (double)(s->steps - s->decay_start);
+    return 1;
+}
+
+SAE_API double sae_sparsity_factor(const sae_schedule *s, uint64_t t) {
+    if (!s->sparsity_warmup_steps || t >= s->sparsity_warmup_steps) return 1;
+    return (double)t / (double)s->sparsity_warmup_steps;
+}
+
+SAE_API void sae_adam_step(const sae_adam *adam, uint64_t t, float *param, const float *grad,
+                           float *first, float *second, size_t count) {
+    saei_adam_step c;
+    if (!adam || !param || !grad || !second || !count) return;
+    c = saei_adam_step_of(adam, t, 1);
+    saei_kernels_select(NULL)->adam(&c, count, param, grad, first, second);
+}
+
+static double saei_row_dot(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim,
+                                 float eps) {
+    for (size_t i = 0; i < rows; i++) {
+        const float *w = param + i * dim;
+        float *g = grad + i * dim;
+        double norm = sqrt(saei_row_dot(w, w, dim)) + (double)eps, c;
+        if (!(norm > 0)) continue;
+        c = saei_row_dot(g, w, dim) / (norm * norm);
+        for (size_t k = 0; k < dim; k++) g[k] = fmaf((float)-c, w[k], g[k]);
+    }
+}
+
+SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps) {
+    for (size_t i = 0; i < rows; i++) {
+        float *w = param + i * dim, norm = (float)sqrt(saei_row_dot(w, w, dim)) + eps;
+        for (size_t k = 0; norm > 0 && k < dim; k++) w[k] = w[k] / norm;
+    }
+}
+
+SAE_API void sae_constrained_adam_step(const sae_adam *adam, uint64_t t, float *param, float *grad,
+                                       float *first, float *second, size_t rows, size_t dim) {
+    if (!adam || !param || !grad || !second) return;
+    sae_remove_parallel(param, grad, rows, dim, 0);
+    sae_adam_step(adam, t, param, grad, first, second, rows * dim);
+    sae_normalize_rows(param, rows, dim, 0);
+}
+
+SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
+                                  double max_norm) {
+    double sum = 0;
+    float factor;
+    for (size_t g = 0; g < num_grads; g++) sum += saei_row_dot(grads[g], grads[g], counts[g]);
+    factor = (float)saei_clip_factor(sum, max_norm);
+    for (size_t g = 0; factor < 1 && g < num_grads; g++)
+        for (size_t i = 0; i < counts[g]; i++) grads[g][i] *= factor;
+    return sqrt(sum);
+}
+
+/* ==== >>trainer: names and defaults =========================================================== */
+
+SAE_API const char *sae_trainer_name(sae_trainer_kind kind) {
+    switch (kind) {
+#define SAE_X(name, value, text, reference) case name: return text;
+        SAE_TRAINERS(SAE_X)
+#undef SAE_X
+    case SAE_TRAINER_DEFAULT: break;
+    }
+    return "default";
+}
+
+SAE_API const char *sae_trainer_class(sae_trainer_kind kind) {
+    switch (kind) {
+#define SAE_X(name, value, text, reference) case name: return reference;
+        SAE_TRAINERS(SAE_X)
+#undef SAE_X
+    case SAE_TRAINER_DEFAULT: break;
+    }
+    return "default";
+}
+
+SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out) {
+#define SAE_X(kind, value, text, reference)                                                        \
+    if (name && out && (!strcmp(name, text) || !strcmp(name, reference))) {                        \
+        *out = kind;                                                                               \
+        return true;                                                                               \
+    }
+    SAE_TRAINERS(SAE_X)
+#undef SAE_X
+    return false;
+}
+
+static bool saei_is_top_k(sae_trainer_kind kind) {
+    return kind == SAE_TRAINER_TOP_K || kind == SAE_TRAINER_BATCH_TOP_K || kind == SAE_TRAINER_MATRYOSHKA;
+}
+static bool saei_is_gated(sae_trainer_kind kind) {
+    return kind == SAE_TRAINER_GATED || kind == SAE_TRAINER_GATED_ANNEAL;
+}
+static bool saei_is_annealer(sae_trainer_kind kind) {
+    return kind == SAE_TRAINER_P_ANNEAL || kind == SAE_TRAINER_GATED_ANNEAL;
+}
+
+static sae_arch saei_trainer_arch(const sae_trainer_desc *desc) {
+    if (desc->arch != SAE_ARCH_DEFAULT) return desc->arch;
+    switch (desc->kind) {
+    case SAE_TRAINER_GATED:
+    case SAE_TRAINER_GATED_ANNEAL: return SAE_ARCH_GATED;
+    case SAE_TRAINER_DEFAULT:
+    case SAE_TRAINER_TOP_K: return SAE_ARCH_TOP_K;
+    case SAE_TRAINER_BATCH_TOP_K: return SAE_ARCH_BATCH_TOP_K;
+    case SAE_TRAINER_MATRYOSHKA: return SAE_ARCH_MATRYOSHKA;
+    case SAE_TRAINER_JUMP_RELU: return SAE_ARCH_JUMP_RELU;
+    case SAE_TRAINER_STANDARD:
+    case SAE_TRAINER_STANDARD_APRIL:
+    case SAE_TRAINER_P_ANNEAL: break;
+    }
+    return SAE_ARCH_STANDARD;
+}
+
+static void saei_default_steps(uint64_t *field, uint64_t value) {
+    if (!*field) *field = value ? value : SAE_NONE;
+}
+static void saei_default_number(double *field, double value) {
+    if (*field == 0) *field = value;
+}
+
+SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
+    sae_trainer_kind kind;
+    uint64_t steps = desc->steps;
+    double scale = (double)desc->dict_size / 16384;
+    if (!desc->kind) desc->kind = SAE_TRAINER_TOP_K;
+    kind = desc->kind;
+    desc->arch = saei_trainer_arch(desc);
+    saei_default_number(&desc->lr, saei_is_top_k(kind) ? 2e-4 / sqrt(scale > 0 ? scale : 1)
+                                   : kind == SAE_TRAINER_GATED ? 5e-5
+                                   : kind == SAE_TRAINER_GATED_ANNEAL ? 3e-4
+                                   : kind == SAE_TRAINER_JUMP_RELU ? 7e-5 : 1e-3);
+    /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth and
+       a fifth of the run. */
+    saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
+    saei_default_steps(&desc->decay_start, SAE_NONE);
+    saei_default_steps(&desc->sparsity_warmup_steps,
+                       saei_is_top_k(kind) ? SAE_NONE : steps > 2000 ? 2000 : steps / 5);
+    saei_default_steps(&desc->resample_steps, SAE_NONE);
+    saei_default_steps(&desc->k_anneal_steps, SAE_NONE);
+    saei_default_steps(&desc->ghost_threshold, SAE_NONE);
+    saei_default_number(&desc->l1_penalty, 0.1);
+    if (!desc->sparsity_function)
+        desc->sparsity_function = kind == SAE_TRAINER_P_ANNEAL ? SAE_SPARSITY_LP
+                                  : kind == SAE_TRAINER_GATED_ANNEAL ? SAE_SPARSITY_LP_P
+                                                                     : SAE_SPARSITY_L1;
+    saei_default_number(&desc->auxk_alpha, 1.0 / 32);
+    if (!desc->top_k_aux) desc->top_k_aux = desc->activation_dim / 2;
+    saei_default_steps(&desc->dead_feature_threshold, 10000000);
+    saei_default_number(&desc->threshold_beta, 0.999);
+    saei_default_steps(&desc->threshold_start_step, 1000);
+    for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
+        saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
+    saei_default_number(&desc->bandwidth, 0.001);
+    saei_default_number(&desc->sparsity_penalty, 1);
+    saei_default_number(&desc->target_l0, 20);
+    saei_default_number(&desc->initial_sparsity_penalty, 0.1);
+    saei_default_steps(&desc->anneal_start, 15000);
+    saei_default_steps(&desc->anneal_end, steps);
+    saei_default_number(&desc->p_start, 1);
+    saei_default_steps(&desc->n_sparsity_updates, 10);
+    if (!desc->sparsity_queue_length) desc->sparsity_queue_length = 10;
+}
+
+/* The sentinels of a desc as plain numbers. */
+static uint64_t saei_steps_of(uint64_t field) { return field == SAE_NONE ? 0 : field; }
+static double saei_number_of(double field) { return field < 0 ? 0 : field; }
+
+static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    uint64_t warmup = saei_steps_of(h->warmup_steps), decay = saei_steps_of(h->decay_start);
+    uint64_t sparsity = saei_steps_of(h->sparsity_warmup_steps);
+    uint64_t resample = saei_steps_of(h->resample_steps);
+    unsigned long long steps = (unsigned long long)h->steps;
+    const char *who = "sae_trainer_create";
+    if (!h->steps || h->steps > INT64_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who, steps);
+    if (warmup >= h->steps)
+        return saei_fail(ctx, SAE_INVALID, "%s: warmup_steps is %llu, allowed are 0 to steps - 1, %llu",
+                         who, (unsigned long long)warmup, steps - 1);
+    if (sparsity >= h->steps)
+        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
+                         "steps - 1, %llu", who, (unsigned long long)sparsity, steps - 1);
+    if (decay && resample)
+        return saei_fail(ctx, SAE_INVALID, "%s: decay_start is %llu and resample_steps %llu, only one "
+                         "of them is allowed", who, (unsigned long long)decay,
+                         (unsigned long long)resample);
+    if (decay && (decay >= h->steps || decay <= warmup || decay <= sparsity))
+        return saei_fail(ctx, SAE_INVALID, "%s: decay_start is %llu, it must lie after warmup_steps "
+                         "(%llu) and sparsity_warmup_steps (%llu) and before steps (%llu)", who,
+                         (unsigned long long)decay, (unsigned long long)warmup,
+                         (unsigned long long)sparsity, steps);
+    if (resample >= h->steps)
+        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, allowed are 0 (none) to "
+                         "steps - 1, %llu", who, (unsigned long long)resample, steps - 1);
+    if (resample && h->kind != SAE_TRAINER_STANDARD && !saei_is_annealer(h->kind))
+        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, but %s does not resample "
+                         "(standard, p_anneal and gated_anneal do)", who,
+                         (unsigned long long)resample, sae_trainer_name(h->kind));
+    return SAE_OK;
+}
+
+static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    const char *who = "sae_trainer_create";
+    double sum = 0;
+    if (!(h->lr > 0) || h->lr > FLT_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who, h->lr);
+    if (saei_is_top_k(h->kind)) {
+        uint64_t anneal = saei_steps_of(h->k_anneal_steps);
+        if (anneal >= h->steps)
+            return saei_fail(ctx, SAE_INVALID, "%s: k_anneal_steps is %llu, allowed are 0 (none) to "
+                             "steps - 1, %llu", who, (unsigned long long)anneal,
+                             (unsigned long long)h->steps - 1);
+        if (anneal && h->activation_dim <= h->k)
+            return saei_fail(ctx, SAE_INVALID, "%s: k is %zu; annealing it starts from activation_dim, "
+                             "%zu, which must be larger", who, h->k, h->activation_dim);
+        if (!(saei_number_of(h->threshold_beta) <= 1))
+            return saei_fail(ctx, SAE_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1", who,
+                             h->threshold_beta);
+    }
+    if (h->kind == SAE_TRAINER_MATRYOSHKA) {
+        if (!h->num_groups || h->num_groups > SAE_MAX_GROUPS)
+            return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu (group_fractions), allowed are 1 "
+                             "to %d", who, h->num_groups, SAE_MAX_GROUPS);
+        for (size_t i = 0; i < h->num_groups; i++) sum += h->group_fractions[i];
+        if (!(fabs(sum - 1) <= 1e-9))
+            return saei_fail(ctx, SAE_INVALID, "%s: group_fractions sum to %.9g, they must sum to 1",
+                             who, sum);
+    }
+    if (h->kind == SAE_TRAINER_JUMP_RELU && (!(h->bandwidth > 0) || !(h->target_l0 > 0)))
+        return saei_fail(ctx, SAE_INVALID, "%s: bandwidth is %g and target_l0 %g, both must be above 0",
+                         who, h->bandwidth, h->target_l0);
+    if (saei_is_annealer(h->kind)) {
+        if (h->sparsity_function != SAE_SPARSITY_LP && h->sparsity_function != SAE_SPARSITY_LP_P)
+            return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, the annealers allow "
+                             "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)", who,
+                             (int)h->sparsity_function);
+        if (!(h->p_start > 0) || h->p_end < 0)
+            return saei_fail(ctx, SAE_INVALID, "%s: p_start is %g and p_end %g, allowed are p_start "
+                             "above 0 and p_end from 0", who, h->p_start, h->p_end);
+        if (h->sparsity_function == SAE_SPARSITY_LP && !(h->p_end > 0))
+            return saei_fail(ctx, SAE_INVALID, "%s: p_end is %g with sparsity_function Lp, which takes "
+                             "the power 1/p: give a p_end above 0, or take Lp^p", who, h->p_end);
+    } else if (h->sparsity_function != SAE_SPARSITY_L1
+               && (h->kind != SAE_TRAINER_STANDARD || h->sparsity_function != SAE_SPARSITY_ENTROPY))
+        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, which %s does not have", who,
+                         (int)h->sparsity_function, sae_trainer_name(h->kind));
+    if ((h->reconstruction_norm || h->ghost_threshold != SAE_NONE) && h->kind != SAE_TRAINER_STANDARD)
+        return saei_fail(ctx, SAE_INVALID, "%s: reconstruction_norm and ghost_threshold are options of "
+                         "standard, the trainer is %s", who, sae_trainer_name(h->kind));
+    if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
+        return saei_fail(ctx, SAE_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
+                         "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
+    return SAE_OK;
+}
+
+/* ==== >>trainer: the object =================================================================== */
+
+enum { /* scalars in device memory */
+    SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS, SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
+};
+
+/* Host numbers that a resume needs, saved as one tensor. */
+typedef struct saei_trainer_numbers {
+    double step, rows_seen, k, p, next_p /* -1: none */, sparsity_coeff, p_updates, queue_size;
+} saei_trainer_numbers;
+
+/* A block of parameters, gradients or moments under the dictionary's layout. */
+typedef struct saei_params {
+    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
+} saei_params;
+
+struct sae_trainer {
+    sae_context *ctx;
+    const sae_backend *ops;
+    sae_work w;
+    bool open;
+    sae_trainer_desc desc; /* its texts are our own */
+    sae_schedule schedule;
+    sae_adam adam;
+    sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
+    saei_trainer_numbers now;
+    /* of the last update, for stats */
+    size_t n;
+    double scale, coef, lr, used_k; /* sparsity factor, sparsity_coeff, learning rate, k it used */
+    double *penalty;         /* device: where its sparsity penalty is */
+    bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
+    /* device */
+    saei_params param, grad, first, second;
+    float *x, *target, *y, *xc, *e, *r, *groups; /* [batch][ld]; y is x or target; groups [g] of them */
+    sae_code code, aux;
+    sae_index index;
+    float *norms, *weight, *sums;                /* [m'] */
+    uint64_t *since;                             /* [m] rows or batches since the latent fired */
+    uint32_t *list, *list_count, *bad;
+    float *threshold, *warm;
+    double *scalars;
+    double *queue;                               /* [2][sparsity_queue_length] penalties at p, next_p */
+    void *blocks[64];                            /* every device allocation, to be freed */
+    size_t num_blocks;
+    /* host copies for resume, where the backend's memory is its own */
+    void *host[8];
+};
+
+static void *saei_device(sae_trainer *t, size_t count, size_t size) {
+    size_t bytes;
+    void *p = NULL;
+    if (t->num_blocks < 64 && saei_mul(count, size, &bytes)) p = t->ops->alloc(&t->w, bytes);
+    if (p) t->blocks[t->num_blocks++] = p;
+    return p;
+}
+
+static bool saei_params_make(sae_trainer *t, saei_params *p) {
+    sae_dictionary shape = t->view;
+    p->all = (float *)saei_device(t, t->view.num_params, sizeof(float));
+    if (!p->all) return false;
+    saei_dictionary_place(&shape, p->all);
+    p->W_enc = shape.W_enc;
+    p->W_dec = shape.W_dec;
+    p->b_enc = shape.b_enc;
+    p->aux0 = shape.aux0;
+    p->aux1 = shape.aux1;
+    p->b_dec = shape.b_dec;
+    return true;
+}
+
+static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool separate,
+                           sae_code *code) {
+    size_t entries;
+    bool ok;
+    code->stride = stride;
+    if (!saei_mul(t->desc.batch_size, stride, &entries)
+        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        return false;
+    code->count = (uint32_t *)saei_device(t, t->desc.batch_size, sizeof(uint32_t));
+    code->latent = (uint32_t *)saei_device(t, entries, sizeof(uint32_t));
+    code->pre = code->value = (float *)saei_device(t, entries, sizeof(float));
+    if (separate) code->value = (float *)saei_device(t, entries, sizeof(float));
+    code->grad = (float *)saei_device(t, entries, sizeof(float));
+    ok = code->count && code->latent && code->pre && code->value && code->grad;
+    if (extras == 3) {
+        code->gate = (float *)saei_device(t, entries, sizeof(float));
+        ok = ok && code->gate;
+    }
+    for (size_t i = 0; i < extras; i++) {
+        code->extra[i] = (float *)saei_device(t, entries, sizeof(float));
+        ok = ok && code->extra[i];
+    }
+    return ok;
+}
+
+static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
+    size_t m = t->desc.dict_size;
+    bool ok = saei_mul(t->desc.batch_size, stride, &t->index.capacity);
+    t->index.dict_size = m;
+    t->index.begin = (size_t *)saei_device(t, m + 1, sizeof(size_t));
+    ok = ok && t->index.begin;
+    t->index.row = ok ? (uint32_t *)saei_device(t, t->index.capacity, sizeof(uint32_t)) : NULL;
+    ok = ok && t->index.row;
+    for (size_t i = 0; ok && i < values; i++) {
+        t->index.value[i] = (float *)saei_device(t, t->index.capacity, sizeof(float));
+        ok = t->index.value[i] != NULL;
+    }
+    return ok;
+}
+
+/* Everything a step will need. */
+static bool saei_trainer_memory(sae_trainer *t) {
+    const sae_trainer_desc *h = &t->desc;
+    size_t m = saei_align16(h->dict_size), rows = h->batch_size * t->view.ld, scratch, stride, aux = 0;
+    bool gated = saei_is_gated(h->kind), jump = h->kind == SAE_TRAINER_JUMP_RELU, ok;
+    bool ghost = h->ghost_threshold != SAE_NONE;
+    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
+    stride = h->dict_size;
+    if (h->kind == SAE_TRAINER_TOP_K) {
+        stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
+        stride = saei_min(stride, h->dict_size);
+    }
+    if (saei_is_top_k(h->kind) && saei_number_of(h->auxk_alpha) > 0)
+        aux = saei_min(h->top_k_aux, h->dict_size);
+    if (ghost) aux = h->dict_size;
+    t->w.shape.batch = h->batch_size;
+    t->w.shape.d = h->activation_dim;
+    t->w.shape.ld = t->view.ld;
+    t->w.shape.dict_size = h->dict_size;
+    t->w.shape.k = h->kind == SAE_TRAINER_TOP_K ? saei_max(stride, aux) : aux;
+    scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
+    if (scratch == SIZE_MAX) return false;
+    t->w.scratch = saei_device(t, scratch, 1);
+    ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
+         && saei_params_make(t, &t->second);
+    if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
+    t->x = (float *)saei_device(t, rows, sizeof(float));
+    t->target = (float *)saei_device(t, rows, sizeof(float));
+    t->e = (float *)saei_device(t, rows, sizeof(float));
+    t->r = (float *)saei_device(t, rows, sizeof(float));
+    t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
+    t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+    t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
+    t->list_count = (uint32_t *)saei_device(t, 2, sizeof(uint32_t));
+    t->norms = (float *)saei_device(t, m, sizeof(float));
+    t->weight = (float *)saei_device(t, m, sizeof(float));
+    t->sums = (float *)saei_device(t, m, sizeof(float));
+    t->threshold = (float *)saei_device(t, 2, sizeof(float));
+    t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
+    t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
+    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
+         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
+    if (ok && h->kind == SAE_TRAINER_MATRYOSHKA) {
+        size_t all;
+        t->groups = saei_mul(rows, h->num_groups, &all) ? (float *)saei_device(t, all, sizeof(float))
+                                                        : NULL;
+        ok = t->groups != NULL;
+    }
+    if (!ok) return false;
+    t->bad = t->list_count + 1;
+    t->warm = t->threshold + 1;
+    ok = saei_code_make(t, stride, gated ? 3 : jump ? 1 : 0, gated || jump, &t->code);
+    if (ok && aux) ok = saei_code_make(t, aux, 0, ghost, &t->aux);
+    return ok && saei_index_make(t, saei_max(stride, aux), gated ? 5 : jump ? 3 : 2);
+}
+
+static char *saei_own_text(sae_trainer *t, const char *text, bool *ok) {
+    char *copy = text ? saei_strdup(t->ctx, text) : NULL;
+    if (text && !copy) *ok = false;
+    return copy;
+}
+
+SAE_API void sae_trainer_destroy(sae_trainer *t) {
+    if (!t) return;
+    while (t->num_blocks) t->ops->free(&t->w, t->blocks[--t->num_blocks]);
+    if (t->open) t->ops->close(t->ctx, t->w.state);
+    for (size_t i = 0; i < sizeof t->host / sizeof *t->host; i++) saei_free(t->ctx, t->host[i]);
+    saei_free(t->ctx, t->desc.lm_name);
+    saei_free(t->ctx, t->desc.submodule_name);
+    saei_free(t->ctx, t->desc.wandb_name);
+    saei_free(t->ctx, t->desc.init);
+    saei_free(t->ctx, t);
+}
+
+static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictionary_desc *out) {
+    size_t sum = 0;
+    memset(out, 0, sizeof *out);
+    out->arch = h->arch;
+    out->activation_dim = h->activation_dim;
+    out->dict_size = h->dict_size;
+    out->seed = h->seed;
+    if (!saei_is_top_k(h->kind)) return;
+    out->k = h->k;
+    if (h->kind != SAE_TRAINER_MATRYOSHKA) return;
+    out->num_groups = h->num_groups;
+    for (size_t g = 0; g < h->num_groups && g < SAE_MAX_GROUPS; g++) {
+        double size = h->group_fractions[g] * (double)h->dict_size;
+        if (g + 1 == h->num_groups) out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
+        else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
+        sum += out->group_sizes[g];
+    }
+}
+
+static sae_result saei_trainer_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    sae_arch arch;
+    sae_trainer_desc plain = *h;
+    if (h->kind < SAE_TRAINER_STANDARD || h->kind > SAE_TRAINER_JUMP_RELU)
+        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: kind is %d, allowed are %d to %d",
+                         (int)h->kind, (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
+    plain.arch = SAE_ARCH_DEFAULT;
+    arch = saei_trainer_arch(&plain);
+    if (h->arch != arch
+        && !(h->kind == SAE_TRAINER_STANDARD_APRIL && h->arch == SAE_ARCH_STANDARD_NEW))
+        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
+                         sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
+                         h->kind == SAE_TRAINER_STANDARD_APRIL ? " and AutoEncoderNew" : "");
+    if (!h->batch_size || h->batch_size > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
+                         h->batch_size, INT32_MAX);
+    SAEI_TRY(saei_steps_check(ctx, h));
+    return saei_numbers_check(ctx, h);
+}
+
+/* The start: init's tensors, or the class's own. */
+static sae_result saei_trainer_start(sae_trainer *t) {
+    const sae_dictionary_desc *want = &t->view.desc;
+    sae_dictionary *from = NULL;
+    const double none = -1; /* auxk: no dead latents so far */
+    if (t->desc.init) {
+        sae_load_desc load;
+        memset(&load, 0, sizeof load);
+        load.arch = want->arch;
+        load.k = want->k;
+        load.raw = true;
+        SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
+        if (from->desc.activation_dim != want->activation_dim || from->desc.dict_size != want->dict_size
+            || from->desc.num_groups != want->num_groups
+            || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
+            sae_result result = saei_fail(
+                t->ctx, SAE_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu dimensions in "
+                "%zu groups, the trainer has %zu of %zu in %zu (or groups of other sizes)", t->desc.init,
+                from->desc.dict_size, from->desc.activation_dim, from->desc.num_groups,
+                want->dict_size, want->activation_dim, want->num_groups);
+            sae_dictionary_destroy(from);
+            return result;
+        }
+    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+    t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
+    t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
+    t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
+    t->view.threshold = from->threshold;
+    sae_dictionary_destroy(from);
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_trainer **out) {
+    sae_trainer_desc h;
+    sae_dictionary_desc shape;
+    sae_trainer *t;
+    sae_result result;
+    bool ok = true, fast;
+    if (!ctx) return SAE_INVALID;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is NULL", desc ? "out" : "desc");
+    h = *desc;
+    sae_trainer_defaults(&h);
+    SAEI_TRY(saei_trainer_check(ctx, &h));
+    saei_trainer_dictionary_desc(&h, &shape);
+    SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
+    t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
+    if (!t) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
+    t->ctx = ctx;
+    t->ops = ctx->backend;
+    t->w.ctx = ctx;
+    t->desc = h;
+    t->desc.lm_name = saei_own_text(t, h.lm_name, &ok);
+    t->desc.submodule_name = saei_own_text(t, h.submodule_name, &ok);
+    t->desc.wandb_name = saei_own_text(t, h.wandb_name, &ok);
+    t->desc.init = saei_own_text(t, h.init, &ok);
+    t->view.ctx = ctx;
+    t->view.desc = shape;
+    t->view.ld = saei_align16(shape.activation_dim);
+    t->view.num_params = saei_param_count(&shape);
+    t->view.rule = saei_is_top_k(h.kind) ? SAE_RULE_TOP_K : SAE_RULE_DEFAULT;
+    if (saei_is_top_k(h.kind) && h.kind != SAE_TRAINER_TOP_K) t->view.rule = SAE_RULE_THRESHOLD;
+    t->view.active_groups = shape.num_groups;
+    t->view.borrowed = true;
+    t->schedule.steps = h.steps;
+    t->schedule.warmup_steps = saei_steps_of(h.warmup_steps);
+    t->schedule.decay_start = saei_steps_of(h.decay_start);
+    t->schedule.resample_steps = saei_steps_of(h.resample_steps);
+    t->schedule.sparsity_warmup_steps = saei_steps_of(h.sparsity_warmup_steps);
+    fast = saei_is_gated(h.kind) || h.kind == SAE_TRAINER_JUMP_RELU;
+    t->adam.beta1 = fast ? 0 : 0.9;
+    t->adam.beta2 = 0.999;
+    t->adam.eps = 1e-8;
+    t->now.k = (double)h.k;
+    t->now.p = h.p_start;
+    t->now.next_p = -1;
+    t->now.sparsity_coeff = saei_number_of(h.initial_sparsity_penalty);
+    result = t->ops->open(ctx, &t->w.state);
+    t->open = result == SAE_OK;
+    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t)))
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory to train %zu latents "
+                           "of %zu dimensions with batches of %zu rows", h.dict_size, h.activation_dim,
+                           h.batch_size);
+    if (result == SAE_OK) result = saei_trainer_start(t);
+    if (result == SAE_OK && t->ops->host_memory) saei_dictionary_place(&t->view, t->param.all);
+    else if (result == SAE_OK) {
+        t->host[0] = saei_calloc(ctx, t->view.num_params, sizeof(float));
+        if (t->host[0]) saei_dictionary_place(&t->view, (float *)t->host[0]);
+        else result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a host copy");
+    }
+    if (result == SAE_OK) result = t->ops->status(&t->w);
+    if (result != SAE_OK) {
+        sae_trainer_destroy(t);
+        return result;
+    }
+    *out = t;
+    return SAE_OK;
+}
+
+/* ==== >>trainer: the nine schemes ============================================================= */
+/* Each computes the gradients of one batch into t->grad. Notation of reference.md and of the papers
+   named; e = x_hat - y. Every gradient of the squared error is 2/n e: alpha below. */
+
+static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
+                              bool listed) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = t->xc;
+    a.W = t->param.W_enc;
+    a.bias = t->param.b_enc;
+    a.n = t->n;
+    a.d = t->desc.activation_dim;
+    a.ld = t->view.ld;
+    a.m = t->desc.dict_size;
+    a.list = listed ? t->list : NULL;
+    a.list_count = t->list_count;
+    a.select = select;
+    a.k = k;
+    a.theta = select == SAE_SELECT_WINDOW ? t->param.aux0 : NULL;
+    a.bandwidth = (float)t->desc.bandwidth;
+    a.warm = t->warm;
+    t->ops->encode(&t->w, &a, code);
+}
+
+static void saei_index_two(sae_trainer *t, const sae_code *code) {
+    const float *values[2];
+    values[0] = code->value;
+    values[1] = code->grad;
+    t->ops->index(&t->w, code, values, 2, &t->index);
+}
+
+/* From an index of (f, dL/dp): dW_dec = alpha sum f e, dW_enc = sum dL/dp xc, db_enc = sum dL/dp. */
+static void saei_latent_grads(sae_trainer *t, const float *e, float alpha, bool add) {
+    size_t m = t->desc.dict_size;
+    t->ops->latent_rows(&t->w, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
+    t->ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, add, t->grad.W_enc);
+    t->ops->latent_sums(&t->w, &t->index, 1, add, t->grad.b_enc);
+}
+
+/* b_dec is added to x_hat and, in most classes, subtracted from the encoder's input:
+   db_dec = alpha sum e - sum_i (sum dL/dp_i) W_enc_i. */
+static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const float *dp_sums) {
+    t->ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    if (saei_subtracts(&t->view.desc))
+        t->ops->weighted_sum(&t->w, t->param.W_enc, dp_sums, t->desc.dict_size, -1, t->grad.b_dec);
+}
+
+/* Ghost gradients (Anthropic, January 2024 update): latents silent for long are pulled towards the
+   residual through exp(p). Adds to the gradients of an index already used. */
+static void saei_ghost_grads(sae_trainer *t) {
+    t->ops->exp_values(&t->w, &t->aux);
+    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0, t->r);
+    t->ops->ghost_residual(&t->w, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->exp_grad(&t->w, &t->aux);
+    saei_index_two(t, &t->aux);
+    saei_latent_grads(t, t->r, 1, true);
+}
+
+/* Penalty of the annealers (Karvonen et al. 2024, p-annealing) on values, into grad. Once there is a
+   next p, the penalties at p and at the next p go to the queue. */
+static void saei_anneal_penalty(sae_trainer *t, double scale, const float *values, float *grad) {
+    sae_penalty kind = t->desc.sparsity_function == SAE_SPARSITY_LP ? SAE_PENALTY_LP : SAE_PENALTY_LP_P;
+    size_t length = t->desc.sparsity_queue_length, slot = (size_t)t->now.queue_size % length;
+    bool queued = t->now.next_p >= 0;
+    if (queued) t->penalty = t->queue + slot;
+    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * scale, NULL, &t->code, values, grad,
+                    t->penalty);
+    if (!queued) return;
+    t->ops->penalty(&t->w, kind, t->now.next_p, 0, NULL, &t->code, values, NULL,
+                    t->queue + length + slot);
+    t->now.queue_size += 1;
+}
+
+/* STANDARD (Bricken et al. 2023), STANDARD_APRIL (Conerly et al. 2024), P_ANNEAL:
+   mean |e|^2 (or mean |e|) + coefficient * s(t) * penalty(f). */
+static void saei_grads_standard(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    bool april = h->kind == SAE_TRAINER_STANDARD_APRIL, ghost = h->ghost_threshold != SAE_NONE;
+    int power = h->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1; /* NEW hands out f |w|, counted once more */
+    double coef = saei_number_of(h->l1_penalty) * scale;
+    float alpha = (float)(h->reconstruction_norm ? 1.0 / (double)t->n : 2.0 / (double)t->n);
+    size_t m = h->dict_size;
+    float *e = t->e;
+    saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
+    ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+    ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
+    if (h->reconstruction_norm) {
+        ops->axpy(&t->w, t->n * t->view.ld, 1, t->e, NULL, t->r);
+        ops->unit_rows(&t->w, t->n, t->r, t->scalars + SAEI_S_L2);
+        e = t->r;
+    }
+    ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+    if (h->kind == SAE_TRAINER_P_ANNEAL) saei_anneal_penalty(t, scale, t->code.value, t->code.grad);
+    else {
+        if (april) {
+            ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
+            ops->norm_weight(&t->w, t->norms, power, m, t->weight);
+        }
+        ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
+                                                                         : SAE_PENALTY_L1,
+                     1, coef, april ? t->weight : NULL, &t->code, t->code.value, t->code.grad,
+                     t->scalars + SAEI_S_SPARSITY);
+    }
+    saei_index_two(t, &t->code);
+    if (ghost) { /* the counters as they stood before this batch */
+        ops->list_silent(&t->w, t->since, h->ghost_threshold + 1, m, t->list, t->list_count);
+        saei_encode_batch(t, SAE_SELECT_ALL, 0, &t->aux, true);
+    }
+    ops->fired(&t->w, &t->index, -1, 1, t->since);
+    saei_latent_grads(t, e, alpha, false);
+    if (april) {
+        ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
+        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power, (float)(coef / (double)t->n), m,
+                       t->grad.W_dec);
+    }
+    ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    if (ghost) saei_ghost_grads(t);
+    if (saei_subtracts(&t->view.desc))
+        ops->weighted_sum(&t->w, t->param.W_enc, t->grad.b_enc, m, -1, t->grad.b_dec);
+}
+
+/* GATED (Rajamanoharan et al. 2024a): mean |e|^2 + coefficient * s(t) * penalty(relu(gate)) +
+   mean |x_hat(relu(gate)) - x|^2 with the decoder held fixed in the last. */
+static void saei_grads_gated(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    const float *values[5];
+    float alpha = (float)(2.0 / (double)t->n);
+    size_t m = h->dict_size;
+    saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
+    ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
+    ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+    ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
+    ops->decode(&t->w, &t->code, t->code.gate, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_AUX);
+    ops->dots(&t->w, &t->code, t->e, t->param.W_dec, 0, m, alpha, NULL, t->code.extra[0]);
+    ops->dots(&t->w, &t->code, t->r, t->param.W_dec, 0, m, alpha, NULL, t->code.extra[1]);
+    if (h->kind == SAE_TRAINER_GATED_ANNEAL)
+        saei_anneal_penalty(t, scale, t->code.gate, t->code.extra[1]);
+    else
+        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * scale, NULL, &t->code,
+                     t->code.gate, t->code.extra[1], t->scalars + SAEI_S_SPARSITY);
+    ops->gate_grad(&t->w, t->param.aux0, &t->code);
+    values[0] = t->code.value;
+    values[1] = t->code.grad;
+    values[2] = t->code.extra[0];
+    values[3] = t->code.extra[1];
+    values[4] = t->code.extra[2];
+    ops->index(&t->w, &t->code, values, 5, &t->index);
+    ops->fired(&t->w, &t->index, 0, 1, t->since);
+    saei_latent_grads(t, t->e, alpha, false);
+    ops->latent_sums(&t->w, &t->index, 1, false, t->sums);
+    ops->latent_sums(&t->w, &t->index, 3, false, t->grad.b_enc);
+    ops->latent_sums(&t->w, &t->index, 2, false, t->grad.aux1);
+    ops->latent_sums(&t->w, &t->index, 4, false, t->grad.aux0);
+    saei_bias_grad(t, t->e, alpha, t->sums);
+}
+
+/* Matryoshka (Bussmann et al. 2025): L = mean_g w_g mean |e_g|^2, e_g the residual after groups
+   1..g. A latent of group g sees S_g = sum over h >= g of w_h / G e_h. Fills t->groups with S and
+   t->e with the last residual. */
+static void saei_matryoshka_residuals(sae_trainer *t) {
+    const sae_trainer_desc *h = &t->desc;
+    size_t rows = t->n * t->view.ld, stride = h->batch_size * t->view.ld, lo = 0;
+    for (size_t g = 0; g < h->num_groups; g++) {
+        size_t hi = lo + t->view.desc.group_sizes[g];
+        t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, lo, hi,
+                       g ? t->r : t->param.b_dec, g ? t->view.ld : 0, t->r);
+        t->ops->residual(&t->w, t->r, t->y, t->n, t->groups + g * stride,
+                         t->scalars + SAEI_S_GROUPS + g);
+        lo = hi;
+    }
+    t->ops->axpy(&t->w, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
+    for (size_t g = h->num_groups; g-- > 0; )
+        t->ops->axpy(&t->w, rows, (float)(h->group_weights[g] / (double)h->num_groups),
+                     t->groups + g * stride, NULL, t->groups + g * stride);
+    for (size_t g = h->num_groups - 1; g-- > 0; )
+        t->ops->axpy(&t->w, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
+                     t->groups + g * stride);
+}
+
+/* TOP_K (Gao et al. 2024), BATCH_TOP_K (Bussmann et al. 2024), MATRYOSHKA: mean |e|^2 + auxk_alpha *
+   auxk, where auxk reconstructs e from the dead latents. */
+static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    bool rows = h->kind == SAE_TRAINER_TOP_K, nested = h->kind == SAE_TRAINER_MATRYOSHKA;
+    size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
+    float alpha = (float)(2.0 / (double)t->n);
+    double auxk_alpha = saei_number_of(h->auxk_alpha);
+    saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k, &t->code,
+                      false);
+    if (step > saei_steps_of(h->threshold_start_step))
+        ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta), t->threshold);
+    if (nested) saei_matryoshka_residuals(t);
+    else {
+        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
+    }
+    for (size_t g = 0; g < (nested ? h->num_groups : 1); g++) {
+        size_t hi = nested ? lo + t->view.desc.group_sizes[g] : m;
+        ops->dots(&t->w, &t->code, nested ? t->groups + g * stride : t->e, t->param.W_dec, lo, hi, alpha,
+                  t->code.value, t->code.grad);
+        lo = hi;
+    }
+    saei_index_two(t, &t->code);
+    ops->fired(&t->w, &t->index, rows ? -1 : 0, t->n, t->since);
+    if (!nested) saei_latent_grads(t, t->e, alpha, false);
+    else {
+        lo = 0;
+        for (size_t g = 0; g < h->num_groups; g++) {
+            size_t hi = lo + t->view.desc.group_sizes[g];
+            ops->latent_rows(&t->w, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
+                             t->grad.W_dec);
+            lo = hi;
+        }
+        ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, false, t->grad.W_enc);
+        ops->latent_sums(&t->w, &t->index, 1, false, t->grad.b_enc);
+    }
+    /* No latent can be dead before that many rows were seen. */
+    if (t->now.rows_seen + (double)t->n >= (double)h->dead_feature_threshold) {
+        ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
+        if (auxk_alpha > 0) {
+            saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
+            ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+            ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
+                               t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
+            ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+            saei_index_two(t, &t->aux);
+            saei_latent_grads(t, t->r, 1, true);
+        }
+    }
+    saei_bias_grad(t, nested ? t->groups : t->e, alpha, t->grad.b_enc);
+}
+
+/* JUMP_RELU (Rajamanoharan et al. 2024b, with an L0 target): mean |e|^2 + c s(t) (L0/target - 1)^2,
+   gradients of the thresholds by the straight-through rectangle. As in the reference the L0 term's
+   rectangle is taken at f, after the jump. */
+static void saei_grads_jump_relu(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    const float *values[3];
+    float alpha = (float)(2.0 / (double)t->n), bandwidth = (float)h->bandwidth;
+    double coef = saei_number_of(h->sparsity_penalty) * scale;
+    size_t m = h->dict_size;
+    saei_encode_batch(t, SAE_SELECT_WINDOW, 0, &t->code, false);
+    ops->jump(&t->w, t->param.aux0, &t->code);
+    ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+    ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
+    ops->dots(&t->w, &t->code, t->e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+    ops->jump_grad(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, &t->code,
+                   t->scalars + SAEI_S_L0, t->scalars + SAEI_S_SPARSITY);
+    values[0] = t->code.value;
+    values[1] = t->code.grad;
+    values[2] = t->code.extra[0];
+    ops->index(&t->w, &t->code, values, 3, &t->index);
+    ops->fired(&t->w, &t->index, 0, t->n, t->since);
+    saei_latent_grads(t, t->e, alpha, false);
+    ops->latent_sums(&t->w, &t->index, 2, false, t->grad.aux0);
+    ops->jump_rest(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, t->scalars + SAEI_S_L0,
+                   &t->index, t->n, t->grad.aux0);
+    saei_bias_grad(t, t->e, alpha, t->grad.b_enc);
+    if (t->now.rows_seen + (double)t->n > (double)h->dead_feature_threshold)
+        ops->list_silent(&t->w, t->since, h->dead_feature_threshold + 1, m, t->list, t->list_count);
+}
+
+/* ==== >>trainer: the step ===================================================================== */
+
+/* Gradients to parameters: constraint, clipping, Adam, unit norm, as the scheme has them. */
+static void saei_trainer_update(sae_trainer *t, uint64_t step) {
+    sae_trainer_kind kind = t->desc.kind;
+    bool constrained = kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
+    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL;
+    size_t m = t->desc.dict_size;
+    double *squares = t->scalars + SAEI_S_SQUARES;
+    sae_adam adam = t->adam;
+    adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
+    t->lr = adam.lr;
+    if (unit)
+        t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, t->grad.W_dec);
+    if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
+    t->ops->adam(&t->w, &adam, step + 1, clipped ? squares : NULL, 1, t->param.all, t->grad.all,
+                 t->first.all, t->second.all, t->view.num_params);
+    if (unit)
+        t->ops->normalize_rows(&t->w, m, constrained ? 0 : FLT_EPSILON, t->param.W_dec);
+}
+
+/* Integer linspace of PyTorch 2: step i from the start in the first half, from the end in the
+   second, in double, truncated. */
+static uint64_t saei_anneal_step(const sae_trainer_desc *h, uint64_t count, uint64_t i) {
+    double a = (double)saei_steps_of(h->anneal_start), b = (double)h->anneal_end, step;
+    if (count < 2) return (uint64_t)a;
+    step = (b - a) / (double)(count - 1);
+    return (uint64_t)(i < count / 2 ? a + (double)i * step : b - (double)(count - 1 - i) * step);
+}
+
+static float saei_anneal_p(const sae_trainer_desc *h, uint64_t count, uint64_t i) {
+    double step = count > 1 ? (h->p_end - h->p_start) / (double)(count - 1) : 0;
+    return (float)(i < count / 2 || count < 2 ? h->p_start + (double)i * step
+                                              : h->p_end - (double)(count - 1 - i) * step);
+}
+
+static uint64_t saei_anneal_count(const sae_trainer_desc *h) {
+    uint64_t start = saei_steps_of(h->anneal_start);
+    if (h->n_sparsity_updates != SAE_NONE) return h->n_sparsity_updates;
+    return h->anneal_end > start ? h->anneal_end - start + 1 : 1;
+}
+
+/* After the loss of step t: where t is one of the update steps, the coefficient is scaled so that the
+   penalty keeps its size under the next p, and p moves on. */
+static void saei_anneal_update(sae_trainer *t, uint64_t step) {
+    const sae_trainer_desc *h = &t->desc;
+    uint64_t count = saei_anneal_count(h), at = (uint64_t)t->now.p_updates;
+    bool due = false;
+    if (at >= count || step < saei_anneal_step(h, count, at)) return;
+    /* the steps ascend, so only those from `at` back to equal ones can be this step */
+    for (uint64_t i = at; i < count && !due && saei_anneal_step(h, count, i) <= step; i++)
+        due = saei_anneal_step(h, count, i) == step;
+    for (uint64_t i = at; i-- > 0 && !due && saei_anneal_step(h, count, i) >= step; )
+        due = saei_anneal_step(h, count, i) == step;
+    if (!due) return;
+    if (t->now.next_p >= 0 && t->now.queue_size > 0) {
+        size_t length = h->sparsity_queue_length;
+        size_t used = saei_min(length, (size_t)t->now.queue_size);
+        double sums[2];
+        for (size_t half = 0; half < 2; half++) {
+            sums[half] = 0;
+            for (size_t i = 0; i < used; i++) {
+                double v;
+                t->ops->download(&t->w, &v, t->queue + half * length + i, sizeof v);
+                sums[half] += v;
+            }
+        }
+        t->now.sparsity_coeff *= (double)(float)(sums[0] / sums[1]);
+    }
+    t->now.p = (double)saei_anneal_p(h, count, at);
+    t->now.next_p = at + 1 < count ? (double)saei_anneal_p(h, count, at + 1) : h->p_end;
+    t->now.p_updates += 1;
+}
+
+/* STANDARD after steps with t mod resample_steps == 0, the annealers == resample_steps - 1.
+   DEVIATION: the reference's annealers write into a copy, so nothing changes there; GATED_ANNEAL's
+   fails. Here all do what STANDARD does, with all three vectors of a gated latent set to 0. */
+static void saei_resample(sae_trainer *t, uint64_t step) {
+    uint64_t every = saei_steps_of(t->desc.resample_steps);
+    size_t m = t->desc.dict_size, biases = saei_is_gated(t->desc.kind) ? 3 : 1;
+    float *enc[3], *dec[3], *bias[3][3];
+    if (!every || step % every != (t->desc.kind == SAE_TRAINER_STANDARD ? 0 : every - 1)) return;
+    t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
+    t->l0_known = true;
+    if (saei_subtracts(&t->view.desc))
+        t->ops->subtract(&t->w, t->x, t->param.b_dec, t->n, t->xc);
+    if (saei_is_gated(t->desc.kind)) {
+        saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
+        t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
+    } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
+    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
+    for (int i = 0; i < 3; i++) {
+        const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
+        enc[i] = p->W_enc;
+        dec[i] = p->W_dec;
+        bias[0][i] = p->b_enc;
+        bias[1][i] = p->aux0;
+        bias[2][i] = p->aux1;
+    }
+    t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc, dec,
+                     (float *const(*)[3])bias, biases);
+}
+
+/* k after the update of step t: from d down to the target over k_anneal_steps. */
+static void saei_anneal_k(sae_trainer *t, uint64_t step) {
+    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
+    double r;
+    if (!over) return;
+    r = (double)(step < over ? step : over) / (double)over;
+    t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
+    if (t->now.k > (double)t->desc.dict_size) t->now.k = (double)t->desc.dict_size;
+}
+
+static sae_result saei_trainer_load(sae_trainer *t, const float *x, size_t x_stride,
+                                    const float *target, size_t target_stride, size_t n,
+                                    float divisor) {
+    uint32_t bad = 0;
+    t->ops->upload(&t->w, t->bad, &bad, sizeof bad);
+    t->ops->load_rows(&t->w, x, x_stride, n, divisor, t->x, t->bad);
+    if (target) t->ops->load_rows(&t->w, target, target_stride, n, divisor, t->target, t->bad);
+    t->ops->download(&t->w, &bad, t->bad, sizeof bad);
+    SAEI_TRY(t->ops->status(&t->w));
+    if (bad)
+        return saei_fail(t->ctx, SAE_NOT_FINITE, "sae_trainer_step: the batch of step %llu holds NaN or "
+                         "infinity, all values must be finite", (unsigned long long)t->now.step);
+    t->n = n;
+    t->y = target ? t->target : t->x;
+    return SAE_OK;
+}
+
+static sae_result saei_trainer_step_rows(sae_trainer *t, const float *x, size_t x_stride,
+                                         const float *target, size_t target_stride, size_t n,
+                                         float divisor) {
+    uint64_t step;
+    double scale;
+    if (!t) return SAE_INVALID;
+    if (!x) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: x is NULL");
+    if (!n || n > t->desc.batch_size)
+        return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: n is %zu rows, allowed are 1 to "
+                         "batch_size, %zu", n, t->desc.batch_size);
+    SAEI_TRY(saei_trainer_load(t, x, x_stride, target, target_stride, n, divisor));
+    step = (uint64_t)t->now.step;
+    t->scale = scale = sae_sparsity_factor(&t->schedule, step);
+    t->coef = t->now.sparsity_coeff;
+    t->used_k = t->now.k;
+    t->penalty = t->scalars + SAEI_S_SPARSITY;
+    t->l0_known = false;
+    if (saei_is_top_k(t->desc.kind) && step == 0)
+        t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+    if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
+    switch (t->desc.kind) {
+    case SAE_TRAINER_STANDARD:
+    case SAE_TRAINER_STANDARD_APRIL:
+    case SAE_TRAINER_P_ANNEAL: saei_grads_standard(t, scale); break;
+    case SAE_TRAINER_GATED:
+    case SAE_TRAINER_GATED_ANNEAL: saei_grads_gated(t, scale); break;
+    case SAE_TRAINER_DEFAULT:
+    case SAE_TRAINER_TOP_K:
+    case SAE_TRAINER_BATCH_TOP_K:
+    case SAE_TRAINER_MATRYOSHKA: saei_grads_top_k(t, step); break;
+    case SAE_TRAINER_JUMP_RELU: saei_grads_jump_relu(t, scale); break;
+    }
+    saei_trainer_update(t, step);
+    saei_resample(t, step);
+    SAEI_TRY(t->ops->status(&t->w));
+    if (saei_is_annealer(t->desc.kind)) saei_anneal_update(t, step);
+    saei_anneal_k(t, step);
+    t->now.step += 1;
+    t->now.rows_seen += (double)n;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_trainer_step(sae_trainer *t, const float *x, const float *target, size_t n) {
+    size_t d = t ? t->desc.activation_dim : 0;
+    return saei_trainer_step_rows(t, x, d, target, d, n, 1);
+}
+
+/* ==== >>trainer: looking at it ================================================================ */
+
+SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
+    if (!t->ops->host_memory)
+        t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
+    if (saei_is_top_k(t->desc.kind)) {
+        t->ops->download(&t->w, &t->view.threshold, t->threshold, sizeof(float));
+        t->view.desc.k = (size_t)t->now.k;
+    }
+    return &t->view;
+}
+
+SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *t) { return t->desc; }
+SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *t) { return (uint64_t)t->now.step; }
+
+/* The loss of the last update from its parts, in its scheme's weights. */
+static double saei_total_loss(const sae_trainer *t, const sae_stats *s, double ghost) {
+    const sae_trainer_desc *h = &t->desc;
+    double loss = s->l2_loss;
+    if (saei_is_top_k(h->kind)) return loss + saei_number_of(h->auxk_alpha) * s->auxk_loss;
+    if (h->kind == SAE_TRAINER_JUMP_RELU) return loss + s->sparsity_loss;
+    loss += (saei_is_annealer(h->kind) ? t->coef : saei_number_of(h->l1_penalty)) * t->scale
+            * s->sparsity_loss;
+    if (saei_is_gated(h->kind)) loss += s->aux_loss;
+    return h->ghost_threshold != SAE_NONE ? loss + ghost : loss;
+}
+
+SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
+    const sae_trainer_desc *h;
+    sae_stats s;
+    double v[SAEI_S_COUNT], variance, total;
+    uint32_t silent = 0;
+    double *field = &s.loss; /* all but step are doubles */
+    if (!t) return SAE_INVALID;
+    if (!out) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_stats: out is NULL");
+    h = &t->desc;
+    for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++) field[i] = NAN;
+    s.step = (uint64_t)t->now.step - (t->now.step > 0);
+    if (t->n) {
+        if (!t->l0_known) t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
+        t->l0_known = true;
+        t->ops->download(&t->w, v, t->scalars, sizeof v);
+        t->ops->download(&t->w, &s.sparsity_loss, t->penalty, sizeof(double));
+        t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
+        s.l2_loss = v[SAEI_S_L2];
+        if (h->kind == SAE_TRAINER_MATRYOSHKA) s.l2_loss = 0;
+        for (size_t g = 0; h->kind == SAE_TRAINER_MATRYOSHKA && g < h->num_groups; g++)
+            s.l2_loss += h->group_weights[g] / (double)h->num_groups * v[SAEI_S_GROUPS + g];
+        if (saei_is_gated(h->kind)) s.aux_loss = v[SAEI_S_AUX];
+        if (saei_is_top_k(h->kind)) {
+            s.sparsity_loss = NAN;
+            s.auxk_loss = v[SAEI_S_NORM];
+            s.pre_norm_auxk_loss = v[SAEI_S_PRE_NORM];
+            s.effective_l0 = h->kind == SAE_TRAINER_MATRYOSHKA ? (double)h->k : t->used_k;
+        }
+        s.loss = saei_total_loss(t, &s, v[SAEI_S_GHOST]);
+        s.l0 = v[SAEI_S_NONZERO];
+        t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
+        t->ops->variance(&t->w, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
+        s.frac_variance_explained = 1 - variance / total;
+        t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, t->scalars + SAEI_S_SQUARES);
+        t->ops->download(&t->w, &total, t->scalars + SAEI_S_SQUARES, sizeof total);
+        s.grad_norm = sqrt(total);
+        s.lr = t->lr;
+        if (saei_is_top_k(h->kind) || h->kind == SAE_TRAINER_JUMP_RELU) s.dead_features = silent;
+        if (h->ghost_threshold != SAE_NONE) s.ghosts = silent;
+    }
+    if (saei_is_top_k(h->kind)) s.threshold = (double)sae_dictionary_threshold(sae_trainer_dictionary(t));
+    if (saei_is_annealer(h->kind)) {
+        s.p = t->now.p;
+        s.next_p = t->now.next_p >= 0 ? t->now.next_p : NAN;
+        s.sparsity_coeff = t->now.sparsity_coeff;
+    }
+    SAEI_TRY(t->ops->status(&t->w));
+    *out = s;
+    return SAE_OK;
+}
+
+/* ==== >>trainer: state for a resume =========================================================== */
+
+typedef struct saei_state_item {
+    const char *name;
+    sae_dtype dtype;
+    void *device;
+    size_t count;
+} saei_state_item;
+
+enum { SAEI_STATE_ITEMS = 6 };
+
+static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_STATE_ITEMS]) {
+    const char *names[SAEI_STATE_ITEMS] = { "params", "first", "second", "since", "queue", "threshold" };
+    void *devices[SAEI_STATE_ITEMS];
+    devices[0] = t->param.all;
+    devices[1] = t->first.all;
+    devices[2] = t->second.all;
+    devices[3] = t->since;
+    devices[4] = t->queue;
+    devices[5] = t->threshold;
+    for (size_t i = 0; i < SAEI_STATE_ITEMS; i++) {
+        items[i].name = names[i];
+        items[i].device = devices[i];
+        items[i].dtype = i == 3 ? SAE_U64 : i == 4 ? SAE_F64 : SAE_F32;
+        items[i].count = i < 3 ? t->view.num_params : i == 3 ? t->desc.dict_size
+                         : i == 4 ? 2 * t->desc.sparsity_queue_length : 1;
+    }
+}
+
+static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t *count) {
+    saei_state_item items[SAEI_STATE_ITEMS];
+    size_t used = 0;
+    saei_state_items(t, items);
+    for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
+        bool numbers = i == SAEI_STATE_ITEMS;
+        sae_tensor *tensor = &out[used];
+        if (!numbers && !items[i].device) continue; /* no first moment */
+        memset(tensor, 0, sizeof *tensor);
+        tensor->name = numbers ? "numbers" : items[i].name;
+        tensor->dtype = numbers ? SAE_F64 : items[i].dtype;
+        tensor->ndim = 1;
+        tensor->shape[0] = numbers ? sizeof t->now / sizeof(double) : items[i].count;
+        tensor->stride[0] = 1;
+        tensor->data = numbers ? (const void *)&t->now : items[i].device;
+        used++;
+        if (numbers || t->ops->host_memory) continue;
+        if (!t->host[i + 1])
+            t->host[i + 1] = saei_alloc(t->ctx, items[i].count, sae_dtype_size(items[i].dtype));
+        if (!t->host[i + 1])
+            return saei_fail(t->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for a backup");
+        t->ops->download(&t->w, t->host[i + 1], items[i].device,
+                         items[i].count * sae_dtype_size(items[i].dtype));
+        tensor->data = t->host[i + 1];
+    }
+    *count = used;
+    return t->ops->status(&t->w);
+}
+
+static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *file,
+                                         const char *prefix) {
+    saei_state_item items[SAEI_STATE_ITEMS];
+    saei_state_items(t, items);
+    for (int pass = 0; pass < 2; pass++) /* look at everything before touching anything */
+        for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
+            bool numbers = i == SAEI_STATE_ITEMS;
+            sae_dtype dtype = numbers ? SAE_F64 : items[i].dtype;
+            size_t count = numbers ? sizeof t->now / sizeof(double) : items[i].count;
+            const sae_tensor *tensor;
+            char name[256];
+            if (!numbers && !items[i].device) continue;
+            snprintf(name, sizeof name, "%s%s", prefix, numbers ? "numbers" : items[i].name);
+            tensor = sae_tensor_file_find(file, name);
+            if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
+                return saei_fail(t->ctx, SAE_FORMAT, "sae_train: the backup lacks %s [%zu] of %s", name,
+                                 count, sae_dtype_name(dtype));
+            if (!pass) continue;
+            if (numbers) memcpy(&t->now, tensor->data, sizeof t->now);
+            else t->ops->upload(&t->w, items[i].device, tensor->data, count * sae_dtype_size(dtype));
+        }
+    return t->ops->status(&t->w);
+}
+
+SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
+                                        float *out) {
+    const sae_backend *cpu = saei_cpu_backend();
+    sae_work w;
+    size_t bytes, ld = saei_align16(d);
+    float *rows;
+    if (!ctx) return SAE_INVALID;
+    if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID, "sae_geometric_median: n is %zu, d is %zu (or an array is "
+                         "NULL), allowed are 1 to %d", n, d, INT32_MAX);
+    memset(&w, 0, sizeof w);
+    w.ctx = ctx;
+    w.shape.batch = n;
+    w.shape.d = d;
+    w.shape.ld = ld;
+    w.shape.dict_size = 1;
+    bytes = cpu->scratch_bytes(&w, &w.shape);
+    w.scratch = bytes == SIZE_MAX ? NULL : saei_alloc(ctx, bytes, 1);
+    rows = (float *)saei_calloc(ctx, n + 1, ld * sizeof(float));
+    if (w.scratch && rows) {
+        for (size_t r = 0; r < n; r++) memcpy(rows + (r + 1) * ld, x + r * d, d * sizeof *x);
+        cpu->geometric_median(&w, rows + ld, n, rows);
+        memcpy(out, rows, d * sizeof *out);
+    }
+    bytes = w.scratch && rows;
+    saei_free(ctx, w.scratch);
+    saei_free(ctx, rows);
+    return bytes ? SAE_OK
+                 : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows", n);
+}
+/* ==== >>json ================================================================================== */
+
+/* Sorts pointers by less(a, b) (a heap sort: n log n whatever the input, no memory, not stable). */
+typedef bool (*saei_less)(const void *a, const void *b);
+static void saei_sort(const void **items, size_t n, saei_less less) {
+    for (size_t start = n / 2, end = n; end > 1;) {
+        const void *item;
+        size_t hole, child;
+        if (start > 0) {
+            item = items[--start];
+        } else {
+            item = items[--end];
+            items[end] = items[0];
+        }
+        for (hole = start; (child = 2 * hole + 1) < end; hole = child) {
+            if (child + 1 < end && less(items[child], items[child + 1])) child++;
+            if (!less(item, items[child])) break;
+            items[hole] = items[child];
+        }
+        items[hole] = item;
+    }
+}
+
+/* The length of the UTF-8 sequence at s, 0 if it is none (too long, a surrogate, past U+10FFFF). */
+static size_t saei_utf8(const unsigned char *s, size_t left) {
+    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3
+                  : s[0] < 0xF5 ? 4 : 0;
+    if (length > left) return 0;
+    for (size_t i = 1; i < length; i++)
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F))) return 0;
+    if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))) return 0;
+    return length;
+}
+
+/* True where text is UTF-8 without NUL: what may become a name. */
+static bool saei_is_text(const void *text, size_t size) {
+    const unsigned char *s = (const unsigned char *)text;
+    for (size_t i = 0, length; i < size; i += length) {
+        length = s[i] ? saei_utf8(s + i, size - i) : 0;
+        if (!length) return false;
+    }
+    return true;
+}
+
+/* A file's text made fit for a message: one line, cut after 100 bytes. Returns out. */
+enum { SAEI_QUOTE = 104 };
+static const char *saei_quote(const char *text, char out[SAEI_QUOTE]) {
+    size_t n = 0;
+    for (; text[n] && n < SAEI_QUOTE - 4; n++)
+        out[n] = (unsigned char)text[n] < 32 || text[n] == 127 ? '?' : text[n];
+    if (text[n]) {
+        while (n && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
+        memcpy(out + n, "...", 3);
+        n += 3;
+    }
+    out[n] = 0;
+    return out;
+}
+
+/* digits (no point, at most 19 may be counted in mantissa) times 10^exponent, correctly rounded and
+   whatever the locale: strtod sees no decimal point. */
+static double saei_decimal(const char *digits, uint64_t mantissa, bool exact, int exponent) {
+    static const double powers[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                     1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                     1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
+    char text[640];
+    if (exact && mantissa <= 9007199254740992u) {
+        if (exponent >= 0 && exponent <= 22) return (double)mantissa * powers[exponent];
+        if (exponent < 0 && exponent >= -22) return (double)mantissa / powers[-exponent];
+    }
+    snprintf(text, sizeof text, "%se%d", digits, exponent);
+    return strtod(text, NULL);
+}
+
+/* The number in JSON's notation at text: -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)?. Returns the
+   characters it takes, 0 if there is none (or one of more than 500 digits). */
+static size_t saei_parse_number(const char *text, size_t size, double *number, int64_t *integer,
+                                bool *is_integer) {
+    char digits[504];
+    size_t at = 0, n = 0, start, point = 0;
+    uint64_t mantissa = 0;
+    long exponent = 0, sign = 1;
+    bool negative = size > 0 && text[0] == '-', exact = true, whole = true;
+    if (negative) at++;
+    for (start = at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
+        digits[n++] = text[at];
+    if (at == start || (text[start] == '0' && at - start > 1)) return 0;
+    if (at < size && text[at] == '.') {
+        whole = false;
+        for (start = ++at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
+            digits[n++] = text[at];
+        if (at == start) return 0;
+        point = at - start;
+    }
+    if (n >= 500) return 0;
+    digits[n] = 0;
+    if (at < size && (text[at] == 'e' || text[at] == 'E')) {
+        whole = false;
+        at++;
+        if (at < size && (text[at] == '+' || text[at] == '-')) sign = text[at++] == '-' ? -1 : 1;
+        for (start = at; at < size && text[at] >= '0' && text[at] <= '9'; at++)
+            if (exponent < 100000) exponent = exponent * 10 + (text[at] - '0');
+        if (at == start) return 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        unsigned digit = (unsigned)(digits[i] - '0');
+        if (mantissa > (UINT64_MAX - digit) / 10) exact = false;
+        else if (exact) mantissa = mantissa * 10 + digit;
+    }
+    *number = saei_decimal(digits, mantissa, exact, (int)(sign * exponent - (long)point));
+    if (negative) *number = -*number;
+    *is_integer = whole && exact && mantissa <= (uint64_t)INT64_MAX + (negative ? 1 : 0);
+    *integer = 0;
+    if (*is_integer) *integer = negative ? (int64_t)(0 - mantissa) : (int64_t)mantissa;
+    return at;
+}
+
+/* The shortest text that reads back as x, as Python's json writes it: 0.001, 1e-05, 2.0, NaN. */
+static void saei_number_text(double x, char out[32]) {
+    char text[40], digits[24], back[40];
+    int n = 0, exponent = 0, point;
+    bool scientific;
+    char *p = out;
+    if (x != x || x > DBL_MAX || x < -DBL_MAX) {
+        strcpy(out, x != x ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
+        return;
+    }
+    for (int precision = 0; precision < 17; precision++) {
+        char *e;
+        snprintf(text, sizeof text, "%.*e", precision, fabs(x));
+        e = strchr(text, 'e');
+        exponent = (int)strtol(e + 1, NULL, 10);
+        n = 0;
+        for (const char *c = text; c < e; c++)
+            if (*c >= '0' && *c <= '9') digits[n++] = *c;
+        digits[n] = 0;
+        snprintf(back, sizeof back, "%se%d", digits, exponent - n + 1);
+        if (strtod(back, NULL) == fabs(x)) break;
+    }
+    if (saei_to_bits(x) >> 63) *p++ = '-';
+    scientific = exponent < -4 || exponent >= 16;
+    point = scientific ? 0 : exponent; /* it follows the digit of that index */
+    for (int i = point < 0 ? point : 0; i < n || i <= point; i++) {
+        *p++ = i >= 0 && i < n ? digits[i] : '0';
+        if (i == point && (n > 1 || !scientific)) *p++ = '.';
+    }
+    if (p[-1] == '.') *p++ = '0';
+    if (scientific) {
+        *p++ = 'e';
+        *p++ = exponent < 0 ? '-' : '+';
+        exponent = abs(exponent);
+        if (exponent >= 100) *p++ = (char)('0' + exponent / 100);
+        *p++ = (char)('0' + exponent / 10 % 10);
+        *p++ = (char)('0' + exponent % 10);
+    }
+    *p = 0;
+}
+
+/* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
+   of exactly that size: nodes | keys (room to sort the largest object's) | chars. */
+typedef struct saei_json_parser {
+    const sae_context *ctx;
+    const char *name;
+    const unsigned char *begin, *at, *end;
+    saei_json *nodes;
+    const void **keys;
+    char *chars;
+    size_t num_nodes, num_keys, num_chars;
+    int depth;
+} saei_json_parser;
+
+enum { SAEI_JSON_DEPTH = 64 };
+
+static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
+    size_t line = 1, column = 1;
+    for (const unsigned char *c = p->begin; c < p->at; c++) {
+        column = *c == '\n' ? 1 : column + 1;
+        line += *c == '\n';
+    }
+    return saei_fail(p->ctx, SAE_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line, column,
+                     what);
+}
+
+static void saei_json_space(saei_json_parser *p) {
+    while (p->at < p->end && (*p->at == ' ' || *p->at == '\n' || *p->at == '\r' || *p->at == '\t'))
+        p->at++;
+}
+
+static bool saei_json_word(saei_json_parser *p, const char *word) {
+    size_t n = strlen(word);
+    if ((size_t)(p->end - p->at) < n || memcmp(p->at, word, n) != 0) return false;
+    p->at += n;
+    return true;
+}
+
+static void saei_json_put(saei_json_parser *p, unsigned byte) {
+    if (p->chars) p->chars[p->num_chars] = (char)(unsigned char)byte;
+    p->num_chars++;
+}
+
+static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
+    unsigned code = 0;
+    if (p->end - p->at < 4) return false;
+    for (int i = 0; i < 4; i++) {
+        unsigned c = *p->at++;
+        if (c >= '0' && c <= '9') code = code * 16 + (c - '0');
+        else if (c >= 'a' && c <= 'f') code = code * 16 + (c - 'a' + 10);
+        else if (c >= 'A' && c <= 'F') code = code * 16 + (c - 'A' + 10);
+        else return false;
+    }
+    *out = code;
+    return true;
+}
+
+/* Behind a backslash. */
+static sae_result saei_json_escape(saei_json_parser *p) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    unsigned code, low;
+    const char *simple = p->at < p->end && *p->at ? strchr(from, *p->at) : NULL;
+    if (simple) {
+        p->at++;
+        saei_json_put(p, (unsigned char)to[simple - from]);
+        return SAE_OK;
+    }
+    if (!saei_json_word(p, "u")) return saei_json_fail(p, "an unknown escape");
+    if (!saei_json_hex4(p, &code)) return saei_json_fail(p, "\\u needs four hexadecimal digits");
+    if (code == 0) return saei_json_fail(p, "\\u0000 is not supported");
+    if (code >= 0xD800 && code < 0xE000) {
+        if (code >= 0xDC00 || !saei_json_word(p, "\\u") || !saei_json_hex4(p, &low) ||
+            low < 0xDC00 || low > 0xDFFF)
+            return saei_json_fail(p, "a lone surrogate");
+        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+    }
+    if (code < 0x80) {
+        saei_json_put(p, code);
+    } else {
+        if (code < 0x800) {
+            saei_json_put(p, 0xC0 | code >> 6);
+        } else {
+            if (code < 0x10000) {
+                saei_json_put(p, 0xE0 | code >> 12);
+            } else {
+                saei_json_put(p, 0xF0 | code >> 18);
+                saei_json_put(p, 0x80 | (code >> 12 & 0x3F));
+            }
+            saei_json_put(p, 0x80 | (code >> 6 & 0x3F));
+        }
+        saei_json_put(p, 0x80 | (code & 0x3F));
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_json_string(saei_json_parser *p, const char **out) {
+    size_t start = p->num_chars;
+    if (!saei_json_word(p, "\"")) return saei_json_fail(p, "a string in double quotes is expected");
+    for (;;) {
+        size_t length;
+        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
+        if (saei_json_word(p, "\"")) break;
+        if (saei_json_word(p, "\\")) {
+            SAEI_TRY(saei_json_escape(p));
+            continue;
+        }
+        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
+        length = saei_utf8(p->at, (size_t)(p->end - p->at));
+        if (!length) return saei_json_fail(p, "a string that is not UTF-8");
+        while (length-- > 0) saei_json_put(p, *p->at++);
+    }
+    saei_json_put(p, 0);
+    *out = p->chars ? p->chars + start : "";
+    return SAE_OK;
+}
+
+static bool saei_json_key_less(const void *a, const void *b) {
+    return strcmp(((const saei_json *)a)->key, ((const saei_json *)b)->key) < 0;
+}
+
+static sae_result saei_json_unique(saei_json_parser *p, const saei_json *object) {
+    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
+    size_t n = 0;
+    for (const saei_json *c = object->child; c; c = c->next) p->keys[n++] = c;
+    saei_sort(p->keys, n, saei_json_key_less);
+    for (size_t i = 1; i < n; i++) {
+        const char *key = ((const saei_json *)p->keys[i])->key;
+        if (strcmp(((const saei_json *)p->keys[i - 1])->key, key) != 0) continue;
+        snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(key, quoted));
+        return saei_json_fail(p, text);
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_json_value(saei_json_parser *p, saei_json *out);
+
+/* Behind the opening bracket, up to and with the closing one. */
+static sae_result saei_json_children(saei_json_parser *p, saei_json *out) {
+    bool object = out->type == SAEI_JSON_OBJECT;
+    const char *close = object ? "}" : "]";
+    saei_json *last = NULL, counted;
+    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
+    saei_json_space(p);
+    if (!saei_json_word(p, close)) {
+        for (;;) {
+            saei_json *child = p->nodes ? p->nodes + p->num_nodes : &counted;
+            p->num_nodes++;
+            memset(child, 0, sizeof *child);
+            if (object) {
+                saei_json_space(p);
+                SAEI_TRY(saei_json_string(p, &child->key));
+                saei_json_space(p);
+                if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
+            }
+            SAEI_TRY(saei_json_value(p, child));
+            if (p->nodes) {
+                if (last) last->next = child;
+                else out->child = child;
+                last = child;
+            }
+            out->count++;
+            saei_json_space(p);
+            if (saei_json_word(p, close)) break;
+            if (!saei_json_word(p, ","))
+                return saei_json_fail(p, object ? "',' or '}' is expected" : "',' or ']' is expected");
+        }
+    }
+    p->depth--;
+    if (object && out->count > p->num_keys) p->num_keys = out->count;
+    return object && p->nodes ? saei_json_unique(p, out) : SAE_OK;
+}
+
+/* Fills *out, which is all zero but for its key. */
+static sae_result saei_json_value(saei_json_parser *p, saei_json *out) {
+    size_t length;
+    saei_json_space(p);
+    if (p->at >= p->end) return saei_json_fail(p, "the text ends where a value is expected");
+    if (*p->at == '"') {
+        out->type = SAEI_JSON_STRING;
+        return saei_json_string(p, &out->string);
+    }
+    if (*p->at == '{' || *p->at == '[') {
+        out->type = *p->at++ == '{' ? SAEI_JSON_OBJECT : SAEI_JSON_ARRAY;
+        return saei_json_children(p, out);
+    }
+    if (saei_json_word(p, "null")) return SAE_OK;
+    if (saei_json_word(p, "true") || saei_json_word(p, "false")) {
+        out->type = SAEI_JSON_BOOL;
+        out->number = p->at[-2] == 'u';
+        return SAE_OK;
+    }
+    out->type = SAEI_JSON_NUMBER;
+    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
+    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
+    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
+    if (out->string) return SAE_OK;
+    length = saei_parse_number((const char *)p->at, (size_t)(p->end - p->at), &out->number,
+                               &out->integer, &out->is_integer);
+    if (!length) return saei_json_fail(p, "a value is expected");
+    out->string = p->chars ? p->chars + p->num_chars : "";
+    while (length-- > 0) saei_json_put(p, *p->at++);
+    saei_json_put(p, 0);
+    return SAE_OK;
+}
+
+static sae_result saei_json_pass(saei_json_parser *p, saei_json *root) {
+    p->at = p->begin;
+    p->depth = 0;
+    p->num_nodes = 1;
+    p->num_chars = 0;
+    memset(root, 0, sizeof *root);
+    SAEI_TRY(saei_json_value(p, root));
+    saei_json_space(p);
+    return p->at == p->end ? SAE_OK : saei_json_fail(p, "something behind the value");
+}
+
+static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
+                                  size_t size, saei_json **root) {
+    saei_json_parser p;
+    saei_json counted, *block;
+    size_t bytes, keys, result;
+    memset(&p, 0, sizeof p);
+    p.ctx = ctx;
+    p.name = name;
+    p.begin = (const unsigned char *)text;
+    p.end = p.begin + size;
+    SAEI_TRY(saei_json_pass(&p, &counted));
+    if (!saei_mul(p.num_nodes, sizeof(saei_json), &bytes) ||
+        !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys) ||
+        !saei_add(keys, p.num_chars, &result) || !(block = (saei_json *)saei_alloc(ctx, result, 1)))
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
+                         p.num_nodes);
+    p.nodes = block;
+    p.keys = (const void **)((char *)block + bytes);
+    p.chars = (char *)block + keys;
+    if (saei_json_pass(&p, block) != SAE_OK) { /* the same key twice */
+        saei_free(ctx, block);
+        return SAE_FORMAT;
+    }
+    *root = block;
+    return SAE_OK;
+}
+
+static const saei_json *saei_json_get(const saei_json *object, const char *key) {
+    if (!object || object->type != SAEI_JSON_OBJECT) return NULL;
+    for (const saei_json *c = object->child; c; c = c->next)
+        if (strcmp(c->key, key) == 0) return c;
+    return NULL;
+}
+
+/* Room for size more characters and a NUL. */
+static bool saei_text_reserve(saei_text *t, size_t size) {
+    size_t need;
+    char *grown;
+    if (t->failed) return false;
+    if (!saei_add(t->size, size, &need) || !saei_add(need, 1, &need)) return !(t->failed = true);
+    if (need <= t->capacity) return true;
+    need = saei_max(need, saei_max(256, t->capacity > SIZE_MAX / 2 ? 0 : 2 * t->capacity));
+    grown = (char *)saei_alloc(t->ctx, need, 1);
+    if (!grown) return !(t->failed = true);
+    if (t->data) memcpy(grown, t->data, t->size);
+    saei_free(t->ctx, t->data);
+    t->data = grown;
+    t->capacity = need;
+    return true;
+}
+
+static void saei_text_put(saei_text *t, const void *data, size_t size) {
+    if (!saei_text_reserve(t, size)) return;
+    if (size) memcpy(t->data + t->size, data, size);
+    t->size += size;
+    t->data[t->size] = 0;
+}
+
+static void saei_text_add(saei_text *t, const char *format, ...) {
+    va_list args, again;
+    int length;
+    va_start(args, format);
+    va_copy(again, args);
+    length = vsnprintf(NULL, 0, format, args);
+    if (length < 0) t->failed = true;
+    else if (saei_text_reserve(t, (size_t)length)) {
+        vsnprintf(t->data + t->size, (size_t)length + 1, format, again);
+        t->size += (size_t)length;
+    }
+    va_end(again);
+    va_end(args);
+}
+
+static void saei_text_add_json_string(saei_text *t, const char *string) {
+    static const char plain[] = "\"\\\b\f\n\r\t", letter[] = "\"\\bfnrt";
+    const unsigned char *s = (const unsigned char *)string;
+    size_t left = strlen(string);
+    saei_text_put(t, "\"", 1);
+    while (left > 0) {
+        const char *simple = strchr(plain, *s);
+        size_t length = saei_utf8(s, left);
+        if (simple) saei_text_add(t, "\\%c", letter[simple - plain]);
+        else if (*s < 0x20) saei_text_add(t, "\\u%04x", *s);
+        else if (length) saei_text_put(t, s, length);
+        else saei_text_put(t, "\\ufffd", 6); /* a byte that is not UTF-8 */
+        s += length ? length : 1;
+        left -= length ? length : 1;
+    }
+    saei_text_put(t, "\"", 1);
+}
+/* ==== >>tensors: paths, maps, writing ========================================================= */
+
+static saei_path_kind saei_path_exists(const char *path) {
+#if defined(_WIN32)
+    DWORD attributes = GetFileAttributesA(path);
+    if (attributes == INVALID_FILE_ATTRIBUTES) return SAEI_PATH_NONE;
+    return attributes & FILE_ATTRIBUTE_DIRECTORY ? SAEI_PATH_FOLDER : SAEI_PATH_FILE;
+#else
+    struct stat st;
+    if (stat(path, &st) != 0) return SAEI_PATH_NONE;
+    return S_ISDIR(st.st_mode) ? SAEI_PATH_FOLDER : SAEI_PATH_FILE;
+#endif
+}
+
+static bool saei_is_separator(char c) {
+#if defined(_WIN32)
+    if (c == '\\') return true;
+#endif
+    return c == '/';
+}
+
+/* Behind the last separator. */
+static const char *saei_path_base(const char *path) {
+    const char *base = path;
+    for (const char *c = path; *c; c++)
+        if (saei_is_separator(*c)) base = c + 1;
+    return base;
+}
+
+static bool saei_ends_with(const char *text, const char *ending) {
+    size_t n = strlen(text), e = strlen(ending);
+    return n >= e && strcmp(text + n - e, ending) == 0;
+}
+
+/* a and b in one fresh string (saei_free), NULL if there is no memory. */
+static char *saei_concat(const sae_context *ctx, const char *a, const char *b) {
+    size_t na = strlen(a), nb = strlen(b);
+    char *out = (char *)saei_alloc(ctx, na + nb + 1, 1);
+    if (!out) return NULL;
+    memcpy(out, a, na);
+    memcpy(out + na, b, nb + 1);
+    return out;
+}
+
+static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name) {
+    size_t n = strlen(folder);
+    bool slash = n > 0 && !saei_is_separator(folder[n - 1]);
+    char *parent = saei_concat(ctx, folder, slash ? "/" : "");
+    char *out = parent ? saei_concat(ctx, parent, name) : NULL;
+    saei_free(ctx, parent);
+    return out;
+}
+
+static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
+    char *part = saei_concat(ctx, path, "");
+    sae_result result = SAE_OK;
+    if (!part) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory for the path %s", path);
+    for (size_t i = 1, n = strlen(path); i <= n && n && result == SAE_OK; i++) {
+        int failed;
+        if (i < n && !saei_is_separator(part[i])) continue;
+        part[i] = 0;
+        if (saei_path_exists(part) != SAEI_PATH_FOLDER) {
+#if defined(_WIN32)
+            failed = _mkdir(part);
+#else
+            failed = mkdir(part, 0777);
+#endif
+            if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
+                result = saei_fail(ctx, SAE_IO, "cannot make the folder %s: %s", part,
+                                   strerror(errno));
+        }
+        if (i < n) part[i] = path[i];
+    }
+    saei_free(ctx, part);
+    return result;
+}
+
+#if defined(_WIN32)
+static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out) {
+    FILE *f;
+    long long size;
+    unsigned char *data = NULL;
+    bool whole;
+    if (saei_path_exists(path) == SAEI_PATH_FOLDER)
+        return saei_fail(ctx, SAE_IO, "%s is a folder, a file is expected", path);
+    f = fopen(path, "rb");
+    if (!f)
+        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "cannot open %s: %s", path,
+                         strerror(errno));
+    size = _fseeki64(f, 0, SEEK_END) == 0 ? _ftelli64(f) : -1;
+    if (size < 0 || (unsigned long long)size > SIZE_MAX - 1 || _fseeki64(f, 0, SEEK_SET) != 0) {
+        fclose(f);
+        return saei_fail(ctx, SAE_IO, "cannot read %s", path);
+    }
+    data = (unsigned char *)saei_alloc(ctx, (size_t)size + 1, 1);
+    whole = data && fread(data, 1, (size_t)size, f) == (size_t)size;
+    fclose(f);
+    if (!whole) {
+        saei_free(ctx, data);
+        if (!data) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory to read %s", path);
+        return saei_fail(ctx, SAE_IO, "cannot read %s", path);
+    }
+    out->data = data;
+    out->size = (size_t)size;
+    out->handle = data;
+    return SAE_OK;
+}
+
+static void saei_map_close(const sae_context *ctx, saei_map *map) {
+    saei_free(ctx, map->handle);
+    memset(map, 0, sizeof *map);
+}
+#else
+static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out) {
+    struct stat st;
+    void *data = NULL;
+    int fd = open(path, O_RDONLY);
+    if (fd < 0)
+        return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_NOT_FOUND : SAE_IO,
+                         "cannot open %s: %s", path, strerror(errno));
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
+        close(fd);
+        return saei_fail(ctx, SAE_IO, "%s is not a regular file", path);
+    }
+    if (st.st_size > 0) {
+        data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED) {
+            int cause = errno;
+            close(fd);
+            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO, "cannot map %s: %s",
+                             path, strerror(cause));
+        }
+    }
+    close(fd);
+    out->data = (const unsigned char *)data;
+    out->size = (size_t)st.st_size;
+    out->handle = data;
+    return SAE_OK;
+}
+
+static void saei_map_close(const sae_context *ctx, saei_map *map) {
+    (void)ctx;
+    if (map->handle) munmap(map->handle, map->size);
+    memset(map, 0, sizeof *map);
+}
+#endif
+
+static sae_result saei_writer_open(const sae_context *ctx, const char *path, saei_writer *out) {
+    saei_writer w;
+    memset(&w, 0, sizeof w);
+    w.ctx = ctx;
+    w.path = saei_concat(ctx, path, "");
+    w.temporary = saei_concat(ctx, path, ".tmp");
+    if (!w.path || !w.temporary) {
+        saei_free(ctx, w.path);
+        saei_free(ctx, w.temporary);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+    }
+    w.file = fopen(w.temporary, "wb");
+    if (!w.file) {
+        saei_fail(ctx, SAE_IO, "cannot write %s: %s", path, strerror(errno));
+        saei_free(ctx, w.path);
+        saei_free(ctx, w.temporary);
+        return SAE_IO;
+    }
+    *out = w;
+    return SAE_OK;
+}
+
+static void saei_writer_fail(saei_writer *w) {
+    if (!w->failed) saei_fail(w->ctx, SAE_IO, "cannot write %s: %s", w->path, strerror(errno));
+    w->failed = true;
+}
+
+static void saei_writer_put(saei_writer *w, const void *data, size_t size) {
+    if (w->failed || !size) return;
+    if (fwrite(data, 1, size, w->file) != size) saei_writer_fail(w);
+    w->size += size;
+}
+
+static void saei_writer_abandon(saei_writer *w) {
+    if (w->file) fclose(w->file);
+    if (w->temporary) remove(w->temporary);
+    saei_free(w->ctx, w->path);
+    saei_free(w->ctx, w->temporary);
+    memset(w, 0, sizeof *w);
+}
+
+/* Brings a file's or a folder's content to the disk. */
+static bool saei_sync(const char *path, bool folder) {
+#if defined(_WIN32)
+    (void)path;
+    (void)folder;
+    return true;
+#else
+    int fd = open(path, folder ? O_RDONLY : O_WRONLY);
+    bool good = fd >= 0 && fsync(fd) == 0;
+    int cause = errno;
+    if (fd >= 0) close(fd);
+    errno = cause;
+    return good;
+#endif
+}
+
+static sae_result saei_writer_finish(saei_writer *w) {
+    char *end;
+    if (!w->failed && fflush(w->file) != 0) saei_writer_fail(w);
+#if defined(_WIN32)
+    if (!w->failed && _commit(_fileno(w->file)) != 0) saei_writer_fail(w);
+#endif
+    if (fclose(w->file) != 0) saei_writer_fail(w);
+    w->file = NULL;
+    if (!w->failed && !saei_sync(w->temporary, false)) saei_writer_fail(w);
+    if (w->failed) {
+        saei_writer_abandon(w);
+        return SAE_IO;
+    }
+#if defined(_WIN32)
+    if (!MoveFileExA(w->temporary, w->path, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
+        errno = EACCES, saei_writer_fail(w);
+#else
+    if (rename(w->temporary, w->path) != 0) saei_writer_fail(w);
+#endif
+    if (w->failed) {
+        saei_writer_abandon(w);
+        return SAE_IO;
+    }
+    end = w->path + (saei_path_base(w->path) - w->path);
+    if (end == w->path) {
+        saei_sync(".", true);
+    } else {
+        *end = 0; /* where a folder cannot be synced, the rename is as safe as it gets */
+        saei_sync(w->path, true);
+    }
+    saei_free(w->ctx, w->path);
+    saei_free(w->ctx, w->temporary);
+    memset(w, 0, sizeof *w);
+    return SAE_OK;
+}
+
+/* ==== >>tensors: element types ================================================================ */
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "sae.h: files are read in place, which needs a little-endian machine"
+#endif
+
+/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class. */
+typedef struct saei_dtype_row {
+    size_t size;
+    const char *name, *descr, *storage;
+} saei_dtype_row;
+static const saei_dtype_row saei_dtypes[] = {
+    { 4, "F32", "<f4", "FloatStorage" },  { 4, "F32", "<f4", "FloatStorage" },
+    { 2, "F16", "<f2", "HalfStorage" },   { 2, "BF16", "<V2", "BFloat16Storage" },
+    { 8, "F64", "<f8", "DoubleStorage" }, { 1, "I8", "|i1", "CharStorage" },
+    { 1, "U8", "|u1", "ByteStorage" },    { 2, "I16", "<i2", "ShortStorage" },
+    { 2, "U16", "<u2", NULL },            { 4, "I32", "<i4", "IntStorage" },
+    { 4, "U32", "<u4", NULL },            { 8, "I64", "<i8", "LongStorage" },
+    { 8, "U64", "<u8", NULL },            { 1, "BOOL", "|b1", "BoolStorage" },
+};
+enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0] };
+
+SAE_API size_t sae_dtype_size(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
+}
+
+SAE_API const char *sae_dtype_name(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
+}
+
+static float saei_bf16_value(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float x;
+    memcpy(&x, &wide, sizeof x);
+    return x;
+}
+
+/* Exact; subnormals are fraction * 2^-24. */
+static float saei_half_value(uint16_t bits) {
+    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = bits >> 10 & 31u;
+    uint32_t fraction = bits & 1023u, wide;
+    float x;
+    if (exponent == 0) {
+        x = (float)fraction * 5.9604644775390625e-8f;
+        return sign ? -x : x;
+    }
+    wide = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
+    memcpy(&x, &wide, sizeof x);
+    return x;
+}
+
+#define SAEI_CONVERT(type, expression)                                                             \
+    for (size_t i = 0; i < n; i++) {                                                               \
+        type v;                                                                                    \
+        memcpy(&v, src + (int64_t)i * step, sizeof v);                                             \
+        out[i] = (expression);                                                                     \
+    }                                                                                              \
+    break
+
+/* n elements that lie `step` bytes apart. */
+static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t step, size_t n,
+                            float *out) {
+    switch (dtype) {
+    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v));
+    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v));
+    case SAE_F64: SAEI_CONVERT(double, (float)v);
+    case SAE_I8: SAEI_CONVERT(int8_t, (float)v);
+    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v);
+    case SAE_I16: SAEI_CONVERT(int16_t, (float)v);
+    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v);
+    case SAE_I32: SAEI_CONVERT(int32_t, (float)v);
+    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v);
+    case SAE_I64: SAEI_CONVERT(int64_t, (float)v);
+    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v);
+    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f);
+    default:
+        if (step == 4) memcpy(out, src, n * 4);
+        else
+            for (size_t i = 0; i < n; i++) memcpy(out + i, src + (int64_t)i * step, 4);
+    }
+}
+
+/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that of a transposed
+   one each cache line is read once. */
+static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t rows, size_t cols,
+                               int64_t row_step, int64_t col_step, float *out) {
+    size_t wide = col_step == (int64_t)sae_dtype_size(dtype) ? cols : 64;
+    for (size_t r = 0; r < rows; r += 16)
+        for (size_t c = 0; c < cols; c += wide)
+            for (size_t i = r; i < saei_min(rows, r + 16); i++)
+                saei_convert_row(dtype, src + (int64_t)i * row_step + (int64_t)c * col_step, col_step,
+                                saei_min(wide, cols - c), out + i * cols + c);
+}
+
+SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
+    const int64_t size = (int64_t)sae_dtype_size(tensor->dtype);
+    uint64_t index[SAE_MAX_DIMS] = { 0 };
+    size_t outer = tensor->ndim > 2 ? tensor->ndim - 2 : 0, n = tensor->ndim;
+    size_t cols = n >= 1 ? (size_t)tensor->shape[n - 1] : 1;
+    size_t rows = n >= 2 ? (size_t)tensor->shape[n - 2] : 1;
+    int64_t col_step = n >= 1 ? tensor->stride[n - 1] * size : size;
+    int64_t row_step = n >= 2 ? tensor->stride[n - 2] * size : 0;
+    const unsigned char *src = (const unsigned char *)tensor->data;
+    for (size_t k = 0; k < n; k++)
+        if (tensor->shape[k] == 0) return;
+    if (cols == 1) col_step = size;
+    if (col_step == size && (rows == 1 || row_step == (int64_t)cols * size)) {
+        cols *= rows;
+        rows = 1;
+    }
+    for (;;) {
+        size_t k = outer;
+        int64_t offset = 0;
+        for (size_t j = 0; j < outer; j++) offset += (int64_t)index[j] * tensor->stride[j] * size;
+        saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        out += rows * cols;
+        while (k > 0 && ++index[k - 1] == tensor->shape[k - 1]) index[--k] = 0;
+        if (k == 0) return;
+    }
+}
+
+/* Elements of a shape, and its row-major strides. False where the bytes, with every dimension of 0
+   taken as 1, do not fit. */
+static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
+    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / sae_dtype_size(t->dtype), n = 1;
+    bool empty = false;
+    for (size_t k = t->ndim; k-- > 0;) {
+        uint64_t dim = t->shape[k] ? t->shape[k] : 1;
+        t->stride[k] = (int64_t)n;
+        if (n > limit / dim) return false;
+        n *= dim;
+        if (!t->shape[k]) empty = true;
+    }
+    *elements = empty ? 0 : (size_t)n;
+    return true;
+}
+
+/* ==== >>tensors: an open file ================================================================= */
+
+/* Small pieces of memory that go together. */
+typedef struct saei_arena_block {
+    struct saei_arena_block *next;
+    size_t size, used;
+    size_t unused; /* keeps what follows on 16 bytes */
+} saei_arena_block;
+typedef struct saei_arena {
+    const sae_context *ctx;
+    saei_arena_block *head;
+} saei_arena;
+
+static void *saei_arena_alloc(saei_arena *arena, size_t count, size_t size) {
+    const size_t header = (sizeof(saei_arena_block) + 15) / 16 * 16, usual = 16384;
+    saei_arena_block *block = arena->head;
+    size_t bytes, whole;
+    if (!saei_mul(count, size, &bytes) || bytes > SIZE_MAX - 1024) return NULL;
+    bytes = (bytes + 15) / 16 * 16;
+    if (!block || block->size - block->used < bytes) {
+        whole = header + (bytes > usual / 4 ? bytes : usual);
+        block = (saei_arena_block *)saei_alloc(arena->ctx, whole, 1);
+        if (!block) return NULL;
+        block->size = whole;
+        block->used = header;
+        if (bytes > usual / 4 && arena->head) { /* a large piece leaves the open block open */
+            block->next = arena->head->next;
+            arena->head->next = block;
+        } else {
+            block->next = arena->head;
+            arena->head = block;
+        }
+    }
+    block->used += bytes;
+    return (char *)block + block->used - bytes;
+}
+
+static char *saei_arena_text(saei_arena *arena, const void *text, size_t size) {
+    char *copy = (char *)saei_arena_alloc(arena, size + 1, 1);
+    if (!copy) return NULL;
+    if (size) memcpy(copy, text, size);
+    copy[size] = 0;
+    return copy;
+}
+
+static void saei_arena_free(saei_arena *arena) {
+    while (arena->head) {
+        saei_arena_block *block = arena->head;
+        arena->head = block->next;
+        saei_free(arena->ctx, block);
+    }
+}
+
+typedef struct saei_scalar {
+    const char *name, *text;
+} saei_scalar;
+
+/* by_name and scalars_by_name are sorted. Everything but the map and the JSON sits in the arena. */
+struct sae_tensor_file {
+    sae_context *ctx;
+    const char *path; /* while it is being opened */
+    saei_map map;
+    saei_arena arena;
+    sae_tensor *tensors;
+    size_t count, capacity;
+    const void **by_name;
+    saei_scalar *scalars;
+    size_t num_scalars, scalar_capacity;
+    const void **scalars_by_name;
+    saei_json *header;         /* .safetensors */
+    const saei_json *metadata; /* in it; may be NULL */
+    uint32_t crc[8][256];
+};
+
+static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result, const char *format,
+                                 ...) SAEI_PRINTF(3, 4);
+static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result, const char *format,
+                                 ...) {
+    char text[480];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(file->ctx, result, "sae_tensor_file_open: %s: %s", file->path, text);
+}
+
+static sae_result saei_file_no_memory(const sae_tensor_file *file) {
+    return saei_file_fail(file, SAE_OUT_OF_MEMORY, "no memory for its tables");
+}
+
+/* An array in the arena that doubles; NULL if there is no memory. */
+static void *saei_file_grow(sae_tensor_file *file, void *items, size_t count, size_t *capacity,
+                            size_t size) {
+    void *grown;
+    if (count < *capacity) return items;
+    grown = saei_arena_alloc(&file->arena, count ? 2 * count : 16, size);
+    if (!grown) return NULL;
+    if (count) memcpy(grown, items, count * size);
+    *capacity = count ? 2 * count : 16;
+    return grown;
+}
+
+static sae_result saei_file_add(sae_tensor_file *file, const sae_tensor *tensor) {
+    sae_tensor *grown = (sae_tensor *)saei_file_grow(file, file->tensors, file->count,
+                                                     &file->capacity, sizeof *grown);
+    if (!grown) return saei_file_no_memory(file);
+    file->tensors = grown;
+    file->tensors[file->count++] = *tensor;
+    return SAE_OK;
+}
+
+/* Whatever is sorted by name begins with it. */
+static const char *saei_name_of(const void *item) {
+    const char *name;
+    memcpy(&name, item, sizeof name);
+    return name;
+}
+
+static bool saei_name_less(const void *a, const void *b) {
+    return strcmp(saei_name_of(a), saei_name_of(b)) < 0;
+}
+
+/* Pointers to the items, sorted; a name held twice is refused. */
+static sae_result saei_file_index(sae_tensor_file *file, const void *items, size_t count, size_t size,
+                                  const char *what, const void ***out) {
+    char quoted[SAEI_QUOTE];
+    const void **sorted = (const void **)saei_arena_alloc(&file->arena, count + 1, sizeof *sorted);
+    if (!sorted) return saei_file_no_memory(file);
+    for (size_t i = 0; i < count; i++) sorted[i] = (const char *)items + i * size;
+    saei_sort(sorted, count, saei_name_less);
+    for (size_t i = 1; i < count; i++)
+        if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
+            return saei_file_fail(file, SAE_FORMAT, "%s \"%s\" is there twice", what,
+                                  saei_quote(saei_name_of(sorted[i]), quoted));
+    *out = sorted;
+    return SAE_OK;
+}
+
+static const void *saei_name_find(const void *const *sorted, size_t count, const char *name) {
+    for (size_t low = 0, high = count; low < high;) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(saei_name_of(sorted[middle]), name);
+        if (order == 0) return sorted[middle];
+        if (order < 0) low = middle + 1;
+        else high = middle;
+    }
+    return NULL;
+}
+
+static uint32_t saei_le16(const unsigned char *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8; }
+static uint32_t saei_le32(const unsigned char *p) { return saei_le16(p) | saei_le16(p + 2) << 16; }
+static uint64_t saei_le64(const unsigned char *p) {
+    return (uint64_t)saei_le32(p) | (uint64_t)saei_le32(p + 4) << 32;
+}
+
+/* CRC-32 as in zip, eight bytes a step: table[j] carries a byte over j more. */
+static void saei_crc_tables(uint32_t table[8][256]) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
+        table[0][i] = c;
+    }
+    for (int j = 1; j < 8; j++)
+        for (int i = 0; i < 256; i++)
+            table[j][i] = table[j - 1][i] >> 8 ^ table[0][table[j - 1][i] & 255];
+}
+
+/* crc is that of what came before, 0 at the start. */
+static uint32_t saei_crc(uint32_t table[8][256], uint32_t crc, const void *data, size_t size) {
+    const unsigned char *p = (const unsigned char *)data;
+    crc = ~crc;
+    for (; size >= 8; p += 8, size -= 8) {
+        uint32_t a = saei_le32(p) ^ crc, b = saei_le32(p + 4);
+        crc = table[7][a & 255] ^ table[6][a >> 8 & 255] ^ table[5][a >> 16 & 255] ^
+              table[4][a >> 24] ^ table[3][b & 255] ^ table[2][b >> 8 & 255] ^
+              table[1][b >> 16 & 255] ^ table[0][b >> 24];
+    }
+    for (; size > 0; p++, size--) crc = crc >> 8 ^ table[0][(crc ^ *p) & 255];
+    return ~crc;
+}
+
+/* ==== >>tensors: reading .npy ================================================================= */
+
+/*  \x93NUMPY | u8 major, minor | header length: u16 (1.0) or u32 (2.0, 3.0) | header | data
+    header: the Python dict {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } + '\n'  */
+
+typedef struct saei_npy {
+    const char *at, *end;
+    char descr[16];
+    bool has_descr, has_order, has_shape, fortran, structured;
+} saei_npy;
+
+static bool saei_npy_word(saei_npy *s, const char *word) {
+    size_t n = strlen(word);
+    while (s->at < s->end && strchr(" \t\r\n\f", *s->at) && *s->at) s->at++;
+    if ((size_t)(s->end - s->at) < n || memcmp(s->at, word, n) != 0) return false;
+    s->at += n;
+    return true;
+}
+
+static bool saei_npy_string(saei_npy *s, char out[16]) {
+    char quote;
+    size_t n = 0;
+    if (!saei_npy_word(s, "'") && !saei_npy_word(s, "\"")) return false;
+    quote = s->at[-1];
+    for (; s->at < s->end && *s->at != quote && n < 15; s->at++) {
+        if (*s->at < 32 || *s->at > 126 || *s->at == '\\') return false;
+        out[n++] = *s->at;
+    }
+    if (s->at >= s->end || *s->at != quote) return false;
+    s->at++;
+    out[n] = 0;
+    return true;
+}
+
+/* (), (5,), (3, 4), (3, 4,), (5L,) */
+static bool saei_npy_shape(saei_npy *s, sae_tensor *t) {
+    bool comma = false;
+    t->ndim = 0;
+    if (!saei_npy_word(s, "(")) return false;
+    while (!saei_npy_word(s, ")")) {
+        uint64_t dim = 0;
+        const char *start;
+        if (t->ndim > 0 && !comma) return false;
+        saei_npy_word(s, "");
+        for (start = s->at; s->at < s->end && *s->at >= '0' && *s->at <= '9'; s->at++) {
+            if (dim > (uint64_t)INT64_MAX / 10 - 1) return false;
+            dim = dim * 10 + (uint64_t)(*s->at - '0');
+        }
+        if (s->at == start || t->ndim == SAE_MAX_DIMS) return false;
+        t->shape[t->ndim++] = dim;
+        if (s->at < s->end && *s->at == 'L') s->at++;
+        comma = saei_npy_word(s, ",");
+    }
+    return t->ndim != 1 || comma;
+}
+
+static bool saei_npy_header(saei_npy *s, sae_tensor *t) {
+    char key[16];
+    if (!saei_npy_word(s, "{")) return false;
+    while (!saei_npy_word(s, "}")) {
+        if (!saei_npy_string(s, key) || !saei_npy_word(s, ":")) return false;
+        if (strcmp(key, "descr") == 0 && !s->has_descr) {
+            s->has_descr = true;
+            s->structured = saei_npy_word(s, "[");
+            if (s->structured) return true;
+            if (!saei_npy_string(s, s->descr)) return false;
+        } else if (strcmp(key, "fortran_order") == 0 && !s->has_order) {
+            s->has_order = true;
+            s->fortran = saei_npy_word(s, "True");
+            if (!s->fortran && !saei_npy_word(s, "False")) return false;
+        } else if (strcmp(key, "shape") == 0 && !s->has_shape) {
+            s->has_shape = true;
+            if (!saei_npy_shape(s, t)) return false;
+        } else {
+            return false;
+        }
+        if (!saei_npy_word(s, ",")) {
+            if (!saei_npy_word(s, "}")) return false;
+            break;
+        }
+    }
+    saei_npy_word(s, "");
+    return s->at == s->end && s->has_descr && s->has_order && s->has_shape;
+}
+
+/* SAE_DTYPE_DEFAULT where there is none for it. */
+static sae_dtype saei_npy_dtype(const char *descr, bool *swap) {
+    const char *type = *descr && strchr("<>|=", *descr) ? descr + 1 : descr;
+    *swap = *descr == '>' && type[0] && strcmp(type + 1, "1") != 0;
+    for (int i = 1; i < SAEI_NUM_DTYPES; i++)
+        if (strcmp(type, saei_dtypes[i].descr + 1) == 0 && !(*swap && i == SAE_BF16))
+            return (sae_dtype)i;
+    return SAE_DTYPE_DEFAULT;
+}
+
+static void saei_swap_bytes(const unsigned char *in, unsigned char *out, size_t n, size_t size) {
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < size; j++) out[i * size + j] = in[i * size + size - 1 - j];
+}
+
+/* data [size] is a whole .npy; label names it in messages ("" for a plain file). */
+static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const char *label,
+                                const unsigned char *data, size_t size) {
+    size_t start, length, elements, bytes;
+    saei_npy s;
+    sae_tensor t;
+    bool swap;
+    memset(&s, 0, sizeof s);
+    memset(&t, 0, sizeof t);
+    t.name = name;
+    if (size < 10 || memcmp(data, "\x93NUMPY", 6) != 0)
+        return saei_file_fail(file, SAE_FORMAT, "%sno .npy header", label);
+    if (data[6] < 1 || data[6] > 3 || data[7] != 0)
+        return saei_file_fail(file, SAE_UNSUPPORTED, "%s.npy version %d.%d, known are 1.0, 2.0, 3.0",
+                              label, data[6], data[7]);
+    start = data[6] == 1 ? 10 : 12;
+    length = size < start ? SIZE_MAX : data[6] == 1 ? saei_le16(data + 8) : saei_le32(data + 8);
+    if (size < start || length > size - start || length > 1048576)
+        return saei_file_fail(file, SAE_FORMAT, "%sthe .npy header is cut short", label);
+    s.at = (const char *)data + start;
+    s.end = s.at + length;
+    if (!saei_npy_header(&s, &t))
+        return saei_file_fail(file, SAE_FORMAT, "%sthe .npy header is not a dict of exactly descr, "
+                              "fortran_order and shape (a tuple of at most %d sizes)", label,
+                              SAE_MAX_DIMS);
+    if (!s.structured && strchr(s.descr, 'O'))
+        return saei_file_fail(file, SAE_UNSUPPORTED, "%san object array: it holds pickles, which are "
+                              "not run", label);
+    t.dtype = s.structured ? SAE_DTYPE_DEFAULT : saei_npy_dtype(s.descr, &swap);
+    if (t.dtype == SAE_DTYPE_DEFAULT)
+        return saei_file_fail(file, SAE_UNSUPPORTED, "%s.npy descr is %s, known are f2 f4 f8 i1 i2 i4 "
+                              "i8 u1 u2 u4 u8 b1 and V2 (bfloat16)", label,
+                              s.structured ? "a list (a structured type)" : s.descr);
+    if (!saei_shape_layout(&t, &elements))
+        return saei_file_fail(file, SAE_FORMAT, "%sthe .npy shape is too large", label);
+    bytes = elements * sae_dtype_size(t.dtype);
+    if (bytes != size - start - length)
+        return saei_file_fail(file, SAE_FORMAT, "%sthe .npy header promises %zu bytes of data, there "
+                              "are %zu", label, bytes, size - start - length);
+    t.data = data + start + length;
+    if (s.fortran) {
+        int64_t stride = 1;
+        for (size_t k = 0; k < t.ndim; k++) {
+            t.stride[k] = stride;
+            stride *= (int64_t)(t.shape[k] ? t.shape[k] : 1);
+        }
+    }
+    if (swap && elements) {
+        unsigned char *owned = (unsigned char *)saei_arena_alloc(&file->arena, bytes, 1);
+        if (!owned) return saei_file_no_memory(file);
+        saei_swap_bytes((const unsigned char *)t.data, owned, elements, sae_dtype_size(t.dtype));
+        t.data = owned;
+    }
+    return saei_file_add(file, &t);
+}
+
+/* ==== >>tensors: reading .safetensors ========================================================= */
+
+/*  u64 N | N bytes of JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...,
+    "__metadata__": {"key": "value"}} | data. The tensors cover the data without hole or overlap. */
+
+enum { SAEI_SAFETENSORS_HEADER = 100000000 };
+
+/* begin, end of a tensor, kept beside its index for sorting. */
+typedef struct saei_extent {
+    uint64_t begin, end;
+    const char *name;
+} saei_extent;
+
+static bool saei_extent_less(const void *a, const void *b) {
+    const saei_extent *x = (const saei_extent *)a, *y = (const saei_extent *)b;
+    return x->begin < y->begin || (x->begin == y->begin && x->end < y->end);
+}
+
+static bool saei_json_sizes(const saei_json *array, uint64_t *out, size_t max) {
+    size_t n = 0;
+    if (!array || array->type != SAEI_JSON_ARRAY || array->count > max) return false;
+    for (const saei_json *c = array->child; c; c = c->next) {
+        if (c->type != SAEI_JSON_NUMBER || !c->is_integer || c->integer < 0) return false;
+        out[n++] = (uint64_t)c->integer;
+    }
+    return true;
+}
+
+static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char *tensor,
+                                         const char *name, sae_dtype *out) {
+    static const char *const others[] = { "F4", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0",
+                                          "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
+    char quoted[SAEI_QUOTE];
+    for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
+        if (strcmp(name, saei_dtypes[i].name) != 0) continue;
+        *out = (sae_dtype)i;
+        return SAE_OK;
+    }
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (strcmp(name, others[i]) == 0)
+            return saei_file_fail(file, SAE_UNSUPPORTED, "tensor \"%s\" has dtype %s, which is not "
+                                  "supported", tensor, name);
+    return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" has the unknown dtype \"%s\"", tensor,
+                          saei_quote(name, quoted));
+}
+
+static sae_result saei_safetensors_entry(sae_tensor_file *file, const saei_json *entry,
+                                         const unsigned char *data, size_t size,
+                                         saei_extent *extent) {
+    const saei_json *dtype = saei_json_get(entry, "dtype"), *shape = saei_json_get(entry, "shape");
+    const saei_json *offsets = saei_json_get(entry, "data_offsets");
+    uint64_t span[2];
+    size_t elements;
+    char quoted[SAEI_QUOTE];
+    sae_tensor t;
+    memset(&t, 0, sizeof t);
+    saei_quote(entry->key, quoted);
+    if (!dtype || dtype->type != SAEI_JSON_STRING || !shape || shape->type != SAEI_JSON_ARRAY ||
+        !offsets || offsets->type != SAEI_JSON_ARRAY)
+        return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" is not an object with dtype, shape and "
+                              "data_offsets", quoted);
+    t.name = entry->key;
+    t.ndim = shape->count;
+    SAEI_TRY(saei_safetensors_dtype(file, quoted, dtype->string, &t.dtype));
+    if (t.ndim > SAE_MAX_DIMS)
+        return saei_file_fail(file, SAE_UNSUPPORTED, "tensor \"%s\" has %zu dimensions, at most %d are "
+                              "supported", quoted, t.ndim, SAE_MAX_DIMS);
+    if (!saei_json_sizes(shape, t.shape, SAE_MAX_DIMS) || !saei_shape_layout(&t, &elements))
+        return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" has a shape that is not allowed",
+                              quoted);
+    if (offsets->count != 2 || !saei_json_sizes(offsets, span, 2) || span[0] > span[1] ||
+        span[1] > size)
+        return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" has data_offsets that do not lie in the "
+                              "file's %zu bytes of data", quoted, size);
+    if (span[1] - span[0] != (uint64_t)elements * sae_dtype_size(t.dtype))
+        return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" has %zu elements of %s in %llu bytes",
+                              quoted, elements, sae_dtype_name(t.dtype),
+                              (unsigned long long)(span[1] - span[0]));
+    t.data = data + span[0];
+    extent->begin = span[0];
+    extent->end = span[1];
+    extent->name = t.name;
+    return saei_file_add(file, &t);
+}
+
+static sae_result saei_safetensors_metadata(sae_tensor_file *file, const saei_json *metadata) {
+    bool good = metadata->type == SAEI_JSON_OBJECT;
+    for (const saei_json *c = metadata->child; good && c; c = c->next)
+        good = c->type == SAEI_JSON_STRING;
+    if (!good) return saei_file_fail(file, SAE_FORMAT, "__metadata__ is not an object of strings");
+    file->metadata = metadata;
+    return SAE_OK;
+}
+
+static sae_result saei_safetensors_read(sae_tensor_file *file) {
+    const unsigned char *data = file->map.data;
+    size_t size = file->map.size, length, n = 0;
+    uint64_t at = 0;
+    saei_extent *extents;
+    const void **sorted;
+    char quoted[SAEI_QUOTE];
+    if (size < 8 || saei_le64(data) > SAEI_SAFETENSORS_HEADER || saei_le64(data) > size - 8)
+        return saei_file_fail(file, SAE_FORMAT, "the .safetensors header does not fit into the file "
+                              "or is longer than %d bytes", SAEI_SAFETENSORS_HEADER);
+    length = (size_t)saei_le64(data);
+    if (length == 0 || data[8] != '{')
+        return saei_file_fail(file, SAE_FORMAT, "the .safetensors header does not begin with '{'");
+    while (length > 1 && data[8 + length - 1] == ' ') length--;
+    SAEI_TRY(saei_json_parse(file->ctx, file->path, (const char *)data + 8, length, &file->header));
+    data += 8 + saei_le64(data);
+    size -= (size_t)(data - file->map.data);
+    extents = (saei_extent *)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *extents);
+    sorted = (const void **)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *sorted);
+    if (!extents || !sorted) return saei_file_no_memory(file);
+    for (const saei_json *c = file->header->child; c; c = c->next) {
+        if (strcmp(c->key, "__metadata__") == 0) {
+            SAEI_TRY(saei_safetensors_metadata(file, c));
+            continue;
+        }
+        SAEI_TRY(saei_safetensors_entry(file, c, data, size, extents + n));
+        sorted[n] = extents + n;
+        n++;
+    }
+    saei_sort(sorted, n, saei_extent_less);
+    for (size_t i = 0; i < n; i++) {
+        const saei_extent *e = (const saei_extent *)sorted[i];
+        if (e->begin != at)
+            return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" begins at byte %llu of the data "
+                                  "where %llu is expected (%s)", saei_quote(e->name, quoted),
+                                  (unsigned long long)e->begin, (unsigned long long)at,
+                                  e->begin < at ? "an overlap" : "a hole");
+        at = e->end;
+    }
+    if (at != size)
+        return saei_file_fail(file, SAE_FORMAT, "its tensors cover %llu bytes, there are %zu",
+                              (unsigned long long)at, size);
+    return SAE_OK;
+}
+
+/* ==== >>tensors: reading zip ================================================================== */
+
+/*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record, then
+    the central directory they point to, an entry of which points to a local header. */
+
+typedef struct saei_zip_entry {
+    const char *name;
+    const unsigned char *data; /* packed, in the map */
+    size_t packed, size;
+    uint32_t crc;
+    unsigned method;
+    bool checked; /* data is plain and its CRC right */
+} saei_zip_entry;
+
+typedef struct saei_zip {
+    saei_zip_entry *entries;
+    size_t count;
+    const void **by_name;
+} saei_zip;
+
+/* The central directory: where, how long, how many entries. */
+static sae_result saei_zip_end(const sae_tensor_file *file, size_t *at, size_t *size, uint64_t *count) {
+    const unsigned char *d = file->map.data, *end, *wide;
+    size_t n = file->map.size, i;
+    uint64_t offset, length, wide_at;
+    if (n < 22) return saei_file_fail(file, SAE_FORMAT, "a zip archive cut short");
+    for (i = n - 22;; i--) {
+        if (saei_le32(d + i) == 0x06054b50 && i + 22 + saei_le16(d + i + 20) == n) break;
+        if (i == 0 || n - i >= 22 + 65535)
+            return saei_file_fail(file, SAE_FORMAT, "the zip archive has no end record: the file is "
+                                  "cut short or damaged");
+    }
+    end = d + i;
+    *count = saei_le16(end + 10);
+    length = saei_le32(end + 12);
+    offset = saei_le32(end + 16);
+    if (i >= 20 && saei_le32(end - 20) == 0x07064b50) {
+        wide_at = saei_le64(end - 12);
+        if (i < 76 || wide_at > i - 76 || saei_le32(d + wide_at) != 0x06064b50)
+            return saei_file_fail(file, SAE_FORMAT, "the zip64 locator does not point to an end "
+                                  "record");
+        wide = d + wide_at;
+        if ((*count != 0xFFFF && *count != saei_le64(wide + 32)) ||
+            (length != 0xFFFFFFFFu && length != saei_le64(wide + 40)) ||
+            (offset != 0xFFFFFFFFu && offset != saei_le64(wide + 48)))
+            return saei_file_fail(file, SAE_FORMAT, "the two end records of the zip archive "
+                                  "disagree");
+        *count = saei_le64(wide + 32);
+        length = saei_le64(wide + 40);
+        offset = saei_le64(wide + 48);
+        i = (size_t)wide_at;
+    }
+    if (offset > i || length > i - offset || *count > length / 46)
+        return saei_file_fail(file, SAE_FORMAT, "the zip archive's directory lies outside the file");
+    *at = (size_t)offset;
+    *size = (size_t)length;
+    return SAE_OK;
+}
+
+/* The zip64 extra field holds, in this order, those of size, packed and offset that are all ones in
+   the directory entry. */
+static bool saei_zip_wide(const unsigned char *extra, size_t left, uint64_t *size, uint64_t *packed,
+                          uint64_t *offset) {
+    uint64_t *fields[3];
+    size_t n = 0, length, used = 0;
+    if (*size == 0xFFFFFFFFu) fields[n++] = size;
+    if (*packed == 0xFFFFFFFFu) fields[n++] = packed;
+    if (*offset == 0xFFFFFFFFu) fields[n++] = offset;
+    for (; n > 0 && left >= 4; extra += 4 + length, left -= 4 + length) {
+        length = saei_le16(extra + 2);
+        if (length > left - 4) return false;
+        if (saei_le16(extra) != 1) continue;
+        for (; used < n && 8 * used + 8 <= length; used++)
+            *fields[used] = saei_le64(extra + 4 + 8 * used);
+        return used == n;
+    }
+    return n == 0;
+}
+
+static sae_result saei_zip_local(const sae_tensor_file *file, saei_zip_entry *e, uint64_t offset,
+                                 uint64_t packed, uint64_t size, size_t limit) {
+    const unsigned char *d = file->map.data;
+    char quoted[SAEI_QUOTE];
+    size_t name_length = strlen(e->name), skip;
+    if (limit < 30 || offset > limit - 30 || saei_le32(d + offset) != 0x04034b50)
+        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" has no local header",
+                              saei_quote(e->name, quoted));
+    skip = 30 + saei_le16(d + offset + 26) + saei_le16(d + offset + 28);
+    if (skip > limit - offset || packed > limit - offset - skip)
+        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" lies outside the file",
+                              saei_quote(e->name, quoted));
+    if (saei_le16(d + offset + 26) != name_length ||
+        memcmp(d + offset + 30, e->name, name_length) != 0)
+        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" has another name in its local header",
+                              saei_quote(e->name, quoted));
+    if ((e->method == 0 && packed != size) || size > SIZE_MAX / 2)
+        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" has two sizes",
+                              saei_quote(e->name, quoted));
+    e->data = d + offset + skip;
+    e->packed = (size_t)packed;
+    e->size = (size_t)size;
+    return SAE_OK;
+}
+
+static sae_result saei_zip_open(sae_tensor_file *file, saei_zip *zip) {
+    size_t at, left, n = 0;
+    uint64_t count;
+    memset(zip, 0, sizeof *zip);
+    SAEI_TRY(saei_zip_end(file, &at, &left, &count));
+    zip->entries = (saei_zip_entry *)saei_arena_alloc(&file->arena, (size_t)count + 1,
+                                                      sizeof *zip->entries);
+    if (!zip->entries) return saei_file_no_memory(file);
+    for (; n < count; n++) {
+        const unsigned char *d = file->map.data + at;
+        saei_zip_entry *e = zip->entries + n;
+        size_t name_length, extra_length, whole;
+        uint64_t size, packed, offset;
+        if (left < 46 || saei_le32(d) != 0x02014b50)
+            return saei_file_fail(file, SAE_FORMAT, "the zip archive's directory is damaged");
+        name_length = saei_le16(d + 28);
+        extra_length = saei_le16(d + 30);
+        whole = 46 + name_length + extra_length + saei_le16(d + 32);
+        packed = saei_le32(d + 20);
+        size = saei_le32(d + 24);
+        offset = saei_le32(d + 42);
+        if (whole > left || !saei_is_text(d + 46, name_length) ||
+            !saei_zip_wide(d + 46 + name_length, extra_length, &size, &packed, &offset))
+            return saei_file_fail(file, SAE_FORMAT, "the zip archive's directory is damaged");
+        memset(e, 0, sizeof *e);
+        e->name = saei_arena_text(&file->arena, d + 46, name_length);
+        if (!e->name) return saei_file_no_memory(file);
+        e->method = saei_le16(d + 10);
+        e->crc = saei_le32(d + 16);
+        if (saei_le16(d + 8) & 1)
+            return saei_file_fail(file, SAE_UNSUPPORTED, "the zip archive is encrypted");
+        SAEI_TRY(saei_zip_local(file, e, offset, packed, size, at));
+        at += whole;
+        left -= whole;
+    }
+    zip->count = n;
+    return saei_file_index(file, zip->entries, n, sizeof *zip->entries, "zip entry", &zip->by_name);
+}
+
+#if defined(SAE_ZLIB)
+#include <zlib.h>
+static void *saei_zlib_alloc(void *ctx, unsigned items, unsigned size) {
+    return saei_alloc((const sae_context *)ctx, items, size);
+}
+static void saei_zlib_free(void *ctx, void *memory) { saei_free((const sae_context *)ctx, memory); }
+
+static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsigned char *out) {
+    z_stream z;
+    size_t in_left = e->packed, out_left = e->size;
+    int status = Z_OK;
+    unsigned char spare;
+    memset(&z, 0, sizeof z);
+    z.zalloc = saei_zlib_alloc;
+    z.zfree = saei_zlib_free;
+    z.opaque = (void *)(uintptr_t)ctx;
+    if (inflateInit2(&z, -MAX_WBITS) != Z_OK) return false;
+    z.next_in = (unsigned char *)(uintptr_t)e->data;
+    z.next_out = out ? out : &spare;
+    while (status == Z_OK) {
+        uInt in = (uInt)saei_min(in_left, 1u << 30), room = (uInt)saei_min(out_left, 1u << 30);
+        z.avail_in = in;
+        z.avail_out = room;
+        status = inflate(&z, Z_NO_FLUSH);
+        in_left -= in - z.avail_in;
+        out_left -= room - z.avail_out;
+        if (status == Z_OK && z.avail_in == in && z.avail_out == room) break;
+    }
+    inflateEnd(&z);
+    return status == Z_STREAM_END && in_left == 0 && out_left == 0;
+}
+#endif
+
+/* Makes e->data the entry's plain bytes and checks their CRC-32. torch may leave the CRC out as 0. */
+static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
+    char quoted[SAEI_QUOTE];
+    if (e->checked) return SAE_OK;
+    saei_quote(e->name, quoted);
+#if defined(SAE_ZLIB)
+    if (e->method == 8) {
+        unsigned char *plain;
+        if (e->size / 1032 > e->packed)
+            return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" promises too much", quoted);
+        plain = (unsigned char *)saei_arena_alloc(&file->arena, e->size + 1, 1);
+        if (!plain) return saei_file_no_memory(file);
+        if (!saei_inflate(file->ctx, e, plain))
+            return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" does not unpack", quoted);
+        e->data = plain;
+        e->method = 0;
+    }
+#endif
+    if (e->method == 8)
+        return saei_file_fail(file, SAE_UNSUPPORTED, "zip entry \"%s\" is compressed (DEFLATE), which "
+                              "needs a build with SAE_ZLIB; or store it plain (numpy.savez, "
+                              "torch.save)", quoted);
+    if (e->method != 0)
+        return saei_file_fail(file, SAE_UNSUPPORTED, "zip entry \"%s\" is compressed by method %u, "
+                              "known is 0 (stored)", quoted, e->method);
+    if (!(zero_is_none && e->crc == 0) && saei_crc(file->crc, 0, e->data, e->size) != e->crc)
+        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" is damaged: its CRC-32 is wrong",
+                              quoted);
+    e->checked = true;
+    return SAE_OK;
+}
+
+static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
+    for (size_t i = 0; i < zip->count; i++) {
+        saei_zip_entry *e = zip->entries + i;
+        char quoted[SAEI_QUOTE], label[SAEI_QUOTE + 16];
+        const char *name;
+        if (!saei_ends_with(e->name, ".npy")) continue;
+        SAEI_TRY(saei_zip_check(file, e, false));
+        name = saei_arena_text(&file->arena, e->name, strlen(e->name) - 4);
+        if (!name) return saei_file_no_memory(file);
+        snprintf(label, sizeof label, "array \"%s\": ", saei_quote(name, quoted));
+        SAEI_TRY(saei_npy_read(file, name, label, e->data, e->size));
+    }
+    return SAE_OK;
+}
+
+/* ==== >>tensors: reading .pt ================================================================== */
+
+/*  A zip of TOP/data.pkl (what is there: a pickle), TOP/data/KEY (the storages), TOP/version, and
+    perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict, makes
+    numbers, texts, containers and tensors, and calls nothing. */
+
+typedef enum saei_pickle_type {
+    SAEI_PICKLE_NONE, SAEI_PICKLE_BOOL, SAEI_PICKLE_INT, SAEI_PICKLE_FLOAT, SAEI_PICKLE_TEXT,
+    SAEI_PICKLE_TUPLE, SAEI_PICKLE_LIST, SAEI_PICKLE_DICT, SAEI_PICKLE_GLOBAL, SAEI_PICKLE_STORAGE,
+    SAEI_PICKLE_TENSOR
+} saei_pickle_type;
+
+typedef struct saei_pickle_value {
+    saei_pickle_type type;
+    uint32_t count, capacity;        /* items of TUPLE, LIST; DICT: twice the pairs */
+    int64_t integer;                 /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: its row */
+    const void *data;                /* TEXT; STORAGE: its bytes; TENSOR: a sae_tensor */
+    struct saei_pickle_value **items; /* DICT: key, value, key, value */
+} saei_pickle_value;
+
+typedef enum saei_global {
+    SAEI_GLOBAL_TENSOR_V1, SAEI_GLOBAL_TENSOR_V2, SAEI_GLOBAL_TENSOR_V3, SAEI_GLOBAL_PARAMETER,
+    SAEI_GLOBAL_PARAMETER_STATE, SAEI_GLOBAL_DICT, SAEI_GLOBAL_SIZE, SAEI_GLOBAL_DEVICE,
+    SAEI_GLOBAL_STORAGE, SAEI_GLOBAL_DTYPE
+} saei_global;
+
+/* All that a pickle may name. dtype 0 of a storage: untyped, counted in bytes. */
+static const struct saei_global_row {
+    const char *module, *name;
+    saei_global kind;
+    int dtype;
+} saei_globals[] = {
+    { "torch._utils", "_rebuild_tensor", SAEI_GLOBAL_TENSOR_V1, 0 },
+    { "torch._utils", "_rebuild_tensor_v2", SAEI_GLOBAL_TENSOR_V2, 0 },
+    { "torch._utils", "_rebuild_tensor_v3", SAEI_GLOBAL_TENSOR_V3, 0 },
+    { "torch._utils", "_rebuild_parameter", SAEI_GLOBAL_PARAMETER, 0 },
+    { "torch._utils", "_rebuild_parameter_with_state", SAEI_GLOBAL_PARAMETER_STATE, 0 },
+    { "collections", "OrderedDict", SAEI_GLOBAL_DICT, 0 },
+    { "torch", "Size", SAEI_GLOBAL_SIZE, 0 },
+    { "torch", "device", SAEI_GLOBAL_DEVICE, 0 },
+    { "torch.storage", "UntypedStorage", SAEI_GLOBAL_STORAGE, 0 },
+    { "torch", "FloatStorage", SAEI_GLOBAL_STORAGE, SAE_F32 },
+    { "torch", "HalfStorage", SAEI_GLOBAL_STORAGE, SAE_F16 },
+    { "torch", "BFloat16Storage", SAEI_GLOBAL_STORAGE, SAE_BF16 },
+    { "torch", "DoubleStorage", SAEI_GLOBAL_STORAGE, SAE_F64 },
+    { "torch", "CharStorage", SAEI_GLOBAL_STORAGE, SAE_I8 },
+    { "torch", "ByteStorage", SAEI_GLOBAL_STORAGE, SAE_U8 },
+    { "torch", "ShortStorage", SAEI_GLOBAL_STORAGE, SAE_I16 },
+    { "torch", "IntStorage", SAEI_GLOBAL_STORAGE, SAE_I32 },
+    { "torch", "LongStorage", SAEI_GLOBAL_STORAGE, SAE_I64 },
+    { "torch", "BoolStorage", SAEI_GLOBAL_STORAGE, SAE_BOOL },
+    { "torch", "float32", SAEI_GLOBAL_DTYPE, SAE_F32 },
+    { "torch", "float16", SAEI_GLOBAL_DTYPE, SAE_F16 },
+    { "torch", "bfloat16", SAEI_GLOBAL_DTYPE, SAE_BF16 },
+    { "torch", "float64", SAEI_GLOBAL_DTYPE, SAE_F64 },
+    { "torch", "int8", SAEI_GLOBAL_DTYPE, SAE_I8 },
+    { "torch", "uint8", SAEI_GLOBAL_DTYPE, SAE_U8 },
+    { "torch", "int16", SAEI_GLOBAL_DTYPE, SAE_I16 },
+    { "torch", "uint16", SAEI_GLOBAL_DTYPE, SAE_U16 },
+    { "torch", "int32", SAEI_GLOBAL_DTYPE, SAE_I32 },
+    { "torch", "uint32", SAEI_GLOBAL_DTYPE, SAE_U32 },
+    { "torch", "int64", SAEI_GLOBAL_DTYPE, SAE_I64 },
+    { "torch", "uint64", SAEI_GLOBAL_DTYPE, SAE_U64 },
+    { "torch", "bool", SAEI_GLOBAL_DTYPE, SAE_BOOL },
+};
+enum {
+    SAEI_NUM_GLOBALS = sizeof saei_globals / sizeof saei_globals[0],
+    SAEI_PICKLE_SIZE = 1 << 24,     /* bytes of data.pkl */
+    SAEI_PICKLE_MARKS = 1000,
+    SAEI_PICKLE_DEPTH = 64,         /* of containers in containers */
+    SAEI_PICKLE_NAME = 1000,        /* characters of a dotted name */
+    SAEI_PICKLE_NAMES = 1 << 26,    /* and of all of them */
+    SAEI_EXPANDED_ELEMENTS = 1 << 26 /* of a tensor that is larger than its storage */
+};
+
+typedef struct saei_pickle {
+    sae_tensor_file *file;
+    const saei_zip *zip;
+    const char *top;                 /* "ae/" */
+    const unsigned char *at, *end;
+    size_t size;                     /* of data.pkl: bounds stack, memo and what is visited */
+    saei_arena arena;                /* of the values */
+    saei_pickle_value **stack, **memo;
+    size_t depth, stack_size, memo_size;
+    size_t marks[SAEI_PICKLE_MARKS], num_marks;
+    size_t visits, name_bytes;
+    char name[SAEI_PICKLE_NAME + 24];
+} saei_pickle;
+
+static sae_result saei_pickle_fail(const saei_pickle *u, const char *what) {
+    return saei_file_fail(u->file, SAE_FORMAT, "data.pkl: %s", what);
+}
+
+static sae_result saei_pickle_no_memory(const saei_pickle *u) {
+    return saei_file_no_memory(u->file);
+}
+
+/* The next n bytes of the stream, NULL if there are fewer. */
+static const unsigned char *saei_pickle_take(saei_pickle *u, size_t n) {
+    const unsigned char *at = u->at;
+    if ((size_t)(u->end - at) < n) return NULL;
+    u->at += n;
+    return at;
+}
+
+static sae_result saei_pickle_push(saei_pickle *u, saei_pickle_value *value) {
+    if (u->depth == u->stack_size) return saei_pickle_fail(u, "the stack is too deep");
+    u->stack[u->depth++] = value;
+    return SAE_OK;
+}
+
+static saei_pickle_value *saei_pickle_make(saei_pickle *u, saei_pickle_type type) {
+    saei_pickle_value *v = (saei_pickle_value *)saei_arena_alloc(&u->arena, 1, sizeof *v);
+    if (!v) return NULL;
+    memset(v, 0, sizeof *v);
+    v->type = type;
+    return v;
+}
+
+/* A fresh value on the stack. */
+static sae_result saei_pickle_new(saei_pickle *u, saei_pickle_type type, saei_pickle_value **out) {
+    *out = saei_pickle_make(u, type);
+    return *out ? saei_pickle_push(u, *out) : saei_pickle_no_memory(u);
+}
+
+static sae_result saei_pickle_int(saei_pickle *u, saei_pickle_type type, int64_t integer) {
+    saei_pickle_value *v;
+    SAEI_TRY(saei_pickle_new(u, type, &v));
+    v->integer = integer;
+    return SAE_OK;
+}
+
+/* Values above the last MARK, or all. */
+static size_t saei_pickle_above(const saei_pickle *u) {
+    return u->depth - (u->num_marks ? u->marks[u->num_marks - 1] : 0);
+}
+
+/* The top value, taken off; NULL if there is none above the last MARK. */
+static saei_pickle_value *saei_pickle_pop(saei_pickle *u) {
+    return saei_pickle_above(u) ? u->stack[--u->depth] : NULL;
+}
+
+static sae_result saei_pickle_append(saei_pickle *u, saei_pickle_value *v, saei_pickle_value **items,
+                                     size_t count) {
+    size_t need = v->count + count;
+    if (need > v->capacity) {
+        size_t capacity = saei_max(need, 2 * (size_t)v->capacity);
+        saei_pickle_value **grown =
+            (saei_pickle_value **)saei_arena_alloc(&u->arena, capacity, sizeof *grown);
+        if (!grown) return saei_pickle_no_memory(u);
+        if (v->count) memcpy(grown, v->items, v->count * sizeof *grown);
+        v->items = grown;
+        v->capacity = (uint32_t)capacity;
+    }
+    if (count) memcpy(v->items + v->count, items, count * sizeof *items);
+    v->count = (uint32_t)need;
+    return SAE_OK;
+}
+
+/* The top count values become one tuple. */
+static sae_result saei_pickle_tuple(saei_pickle *u, size_t count) {
+    saei_pickle_value *v;
+    if (count > saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
+    v = saei_pickle_make(u, SAEI_PICKLE_TUPLE);
+    if (!v) return saei_pickle_no_memory(u);
+    u->depth -= count;
+    SAEI_TRY(saei_pickle_append(u, v, u->stack + u->depth, count));
+    return saei_pickle_push(u, v);
+}
+
+/* Moves the top count values into the container under them: type LIST, or DICT (pairs). */
+static sae_result saei_pickle_fill(saei_pickle *u, saei_pickle_type type, size_t count) {
+    saei_pickle_value **items, *into;
+    if (count > saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
+    u->depth -= count;
+    items = u->stack + u->depth;
+    into = saei_pickle_above(u) ? u->stack[u->depth - 1] : NULL;
+    if (!into || into->type != type || (type == SAEI_PICKLE_DICT && count % 2))
+        return saei_pickle_fail(u, "items for something that holds none");
+    for (size_t i = 0; type == SAEI_PICKLE_DICT && i < count; i += 2)
+        if (items[i]->type != SAEI_PICKLE_TEXT && items[i]->type != SAEI_PICKLE_INT)
+            return saei_pickle_fail(u, "a dict key that is neither a text nor an integer");
+    return saei_pickle_append(u, into, items, count);
+}
+
+static sae_result saei_pickle_text(saei_pickle *u, size_t length) {
+    const unsigned char *text = saei_pickle_take(u, length);
+    saei_pickle_value *v;
+    if (!text) return saei_pickle_fail(u, "it ends inside a text");
+    if (!saei_is_text(text, length)) return saei_pickle_fail(u, "a text that is not UTF-8");
+    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TEXT, &v));
+    v->data = saei_arena_text(&u->arena, text, length);
+    return v->data ? SAE_OK : saei_pickle_no_memory(u);
+}
+
+/* GLOBAL: two lines, module and name. */
+static sae_result saei_pickle_global(saei_pickle *u) {
+    char parts[2][48], quoted[SAEI_QUOTE], whole[SAEI_QUOTE];
+    for (int i = 0; i < 2; i++) {
+        const void *newline = memchr(u->at, '\n', (size_t)(u->end - u->at));
+        size_t n = newline ? (size_t)((const unsigned char *)newline - u->at) : 0;
+        if (!newline) return saei_pickle_fail(u, "it ends inside a name");
+        memcpy(parts[i], u->at, saei_min(n, 47));
+        parts[i][saei_min(n, 47)] = 0;
+        u->at += n + 1;
+    }
+    for (int i = 0; i < SAEI_NUM_GLOBALS; i++)
+        if (strcmp(parts[0], saei_globals[i].module) == 0 &&
+            strcmp(parts[1], saei_globals[i].name) == 0)
+            return saei_pickle_int(u, SAEI_PICKLE_GLOBAL, i);
+    snprintf(whole, sizeof whole, "%s.%s", parts[0], parts[1]);
+    return saei_file_fail(u->file, SAE_UNSUPPORTED, "data.pkl names %s, which is none of the tensors, "
+                          "containers and numbers of a state_dict; nothing of it is run (a whole "
+                          "module? save its state_dict())", saei_quote(whole, quoted));
+}
+
+/* BINPERSID: ('storage', class, key, location, elements). */
+static sae_result saei_pickle_storage(saei_pickle *u) {
+    saei_pickle_value *id = saei_pickle_pop(u), **a, *v;
+    const struct saei_global_row *row;
+    saei_zip_entry *e;
+    char name[SAEI_QUOTE * 3], quoted[SAEI_QUOTE];
+    uint64_t size;
+    if (!id || id->type != SAEI_PICKLE_TUPLE || id->count != 5)
+        return saei_pickle_fail(u, "a storage that is not described by five values");
+    a = id->items;
+    if (a[0]->type != SAEI_PICKLE_TEXT || strcmp((const char *)a[0]->data, "storage") != 0 ||
+        a[1]->type != SAEI_PICKLE_GLOBAL || a[2]->type != SAEI_PICKLE_TEXT ||
+        a[3]->type != SAEI_PICKLE_TEXT || a[4]->type != SAEI_PICKLE_INT || a[4]->integer < 0)
+        return saei_pickle_fail(u, "a storage with values of the wrong kind");
+    row = saei_globals + a[1]->integer;
+    if (row->kind != SAEI_GLOBAL_STORAGE) return saei_pickle_fail(u, "a storage of no known class");
+    snprintf(name, sizeof name, "%sdata/%.100s", u->top, (const char *)a[2]->data);
+    saei_quote(name, quoted);
+    e = (saei_zip_entry *)(uintptr_t)saei_name_find(u->zip->by_name, u->zip->count, name);
+    if (!e)
+        return saei_file_fail(u->file, SAE_FORMAT, "there is no storage \"%s\" in the archive", quoted);
+    SAEI_TRY(saei_zip_check(u->file, e, true));
+    size = row->dtype ? sae_dtype_size((sae_dtype)row->dtype) : 1;
+    if ((uint64_t)a[4]->integer > e->size / size)
+        return saei_file_fail(u->file, SAE_FORMAT, "the storage \"%s\" holds %zu bytes, its tensors "
+                              "need %llu elements of %d", quoted, e->size,
+                              (unsigned long long)a[4]->integer, (int)size);
+    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_STORAGE, &v));
+    v->data = e->data;
+    v->integer = a[4]->integer * (int64_t)size;
+    v->capacity = (uint32_t)row->dtype;
+    return SAE_OK;
+}
+
+static bool saei_pickle_sizes(const saei_pickle_value *tuple, int64_t out[SAE_MAX_DIMS]) {
+    if (tuple->type != SAEI_PICKLE_TUPLE || tuple->count > SAE_MAX_DIMS) return false;
+    for (uint32_t i = 0; i < tuple->count; i++) {
+        out[i] = tuple->items[i]->integer;
+        if (tuple->items[i]->type != SAEI_PICKLE_INT || out[i] < 0) return false;
+    }
+    return true;
+}
+
+/* a = storage, offset, size, stride. Every element must lie in the storage. */
+static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int dtype) {
+    sae_tensor *t = (sae_tensor *)saei_arena_alloc(&u->arena, 1, sizeof *t);
+    int64_t shape[SAE_MAX_DIMS];
+    uint64_t held, last;
+    size_t elements;
+    saei_pickle_value *v;
+    if (!t) return saei_pickle_no_memory(u);
+    memset(t, 0, sizeof *t);
+    if (a[0]->type != SAEI_PICKLE_STORAGE || a[1]->type != SAEI_PICKLE_INT ||
+        a[2]->type != SAEI_PICKLE_TUPLE || a[3]->type != SAEI_PICKLE_TUPLE)
+        return saei_pickle_fail(u, "a tensor with values of the wrong kind");
+    if (!dtype) dtype = (int)a[0]->capacity;
+    if (!dtype) return saei_pickle_fail(u, "a tensor without an element type");
+    if (a[2]->count > SAE_MAX_DIMS)
+        return saei_file_fail(u->file, SAE_UNSUPPORTED, "a tensor of %u dimensions, at most %d are "
+                              "supported", (unsigned)a[2]->count, SAE_MAX_DIMS);
+    t->dtype = (sae_dtype)dtype;
+    t->ndim = a[2]->count;
+    if (!saei_pickle_sizes(a[2], shape) || a[3]->count != t->ndim || a[1]->integer < 0)
+        return saei_pickle_fail(u, "a tensor with a negative size or offset");
+    for (size_t k = 0; k < t->ndim; k++) t->shape[k] = (uint64_t)shape[k];
+    if (!saei_shape_layout(t, &elements)) return saei_pickle_fail(u, "a tensor that is too large");
+    if (!saei_pickle_sizes(a[3], t->stride))
+        return saei_pickle_fail(u, "a tensor with a negative stride");
+    held = (uint64_t)a[0]->integer / sae_dtype_size(t->dtype);
+    last = (uint64_t)a[1]->integer;
+    for (size_t k = 0; k < t->ndim && elements; k++) {
+        uint64_t steps = t->shape[k] - 1, stride = (uint64_t)t->stride[k];
+        if (steps && stride > held / steps) last = held;
+        else last = last > held ? last : last + steps * stride;
+    }
+    if (last >= held && elements)
+        return saei_pickle_fail(u, "a tensor that reaches past the end of its storage");
+    if (elements > held && elements > SAEI_EXPANDED_ELEMENTS)
+        return saei_pickle_fail(u, "a tensor far larger than its storage");
+    t->data = (const unsigned char *)a[0]->data;
+    if (elements) t->data = (const unsigned char *)t->data + (size_t)a[1]->integer * sae_dtype_size(t->dtype);
+    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TENSOR, &v));
+    v->data = t;
+    return SAE_OK;
+}
+
+/* REDUCE and NEWOBJ: what calling the global would give. */
+static sae_result saei_pickle_reduce(saei_pickle *u) {
+    saei_pickle_value *args = saei_pickle_pop(u), *f = saei_pickle_pop(u), *v, **a;
+    uint32_t n;
+    if (!args || !f || args->type != SAEI_PICKLE_TUPLE || f->type != SAEI_PICKLE_GLOBAL)
+        return saei_pickle_fail(u, "a call of something that is no function");
+    a = args->items;
+    n = args->count;
+    switch (saei_globals[f->integer].kind) {
+    case SAEI_GLOBAL_TENSOR_V1:
+        if (n == 4) return saei_pickle_tensor(u, a, 0);
+        break;
+    case SAEI_GLOBAL_TENSOR_V2:
+        if (n == 6 || n == 7) return saei_pickle_tensor(u, a, 0);
+        break;
+    case SAEI_GLOBAL_TENSOR_V3:
+        if ((n == 7 || n == 8) && a[6]->type == SAEI_PICKLE_GLOBAL &&
+            saei_globals[a[6]->integer].kind == SAEI_GLOBAL_DTYPE)
+            return saei_pickle_tensor(u, a, saei_globals[a[6]->integer].dtype);
+        break;
+    case SAEI_GLOBAL_PARAMETER:
+        if (n == 3 && a[0]->type == SAEI_PICKLE_TENSOR) return saei_pickle_push(u, a[0]);
+        break;
+    case SAEI_GLOBAL_PARAMETER_STATE:
+        if (n == 4 && a[0]->type == SAEI_PICKLE_TENSOR) return saei_pickle_push(u, a[0]);
+        break;
+    case SAEI_GLOBAL_DICT:
+        if (n == 0) return saei_pickle_new(u, SAEI_PICKLE_DICT, &v);
+        break;
+    case SAEI_GLOBAL_SIZE:
+        if (n == 1 && a[0]->type == SAEI_PICKLE_TUPLE) return saei_pickle_push(u, a[0]);
+        break;
+    case SAEI_GLOBAL_DEVICE:
+        if (n >= 1 && a[0]->type == SAEI_PICKLE_TEXT) return saei_pickle_push(u, a[0]);
+        break;
+    default: break;
+    }
+    return saei_file_fail(u->file, SAE_FORMAT, "data.pkl: %s.%s with values that do not fit",
+                          saei_globals[f->integer].module, saei_globals[f->integer].name);
+}
+
+/* Opcodes of numbers and texts. *done: it was one. */
+static sae_result saei_pickle_constant(saei_pickle *u, unsigned op, bool *done) {
+    static const struct {
+        unsigned char op, operand;
+    } table[] = { { 'J', 4 }, { 'K', 1 }, { 'M', 2 }, { 0x8a, 1 }, { 'G', 8 }, { 'X', 4 }, { 'U', 1 } };
+    const unsigned char *p = NULL;
+    uint64_t bits = 0;
+    size_t length;
+    *done = true;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        if (table[i].op == op && !(p = saei_pickle_take(u, table[i].operand)))
+            return saei_pickle_fail(u, "it ends inside a value");
+    switch (op) {
+    case 'J': return saei_pickle_int(u, SAEI_PICKLE_INT, (int32_t)saei_le32(p));
+    case 'K': return saei_pickle_int(u, SAEI_PICKLE_INT, p[0]);
+    case 'M': return saei_pickle_int(u, SAEI_PICKLE_INT, (int64_t)saei_le16(p));
+    case 0x8a: /* little endian, two's complement, as short as possible */
+        length = p[0];
+        if (length > 8) return saei_pickle_fail(u, "an integer of more than 64 bits");
+        if (!(p = saei_pickle_take(u, length))) return saei_pickle_fail(u, "it ends inside a value");
+        for (size_t i = 0; i < length; i++) bits |= (uint64_t)p[i] << 8 * i;
+        if (length && length < 8 && p[length - 1] & 0x80) bits |= ~(uint64_t)0 << 8 * length;
+        return saei_pickle_int(u, SAEI_PICKLE_INT, (int64_t)bits);
+    case 'G':
+        for (int i = 0; i < 8; i++) bits = bits << 8 | p[i];
+        return saei_pickle_int(u, SAEI_PICKLE_FLOAT, (int64_t)bits);
+    case 'X': return saei_pickle_text(u, saei_le32(p));
+    case 'U': return saei_pickle_text(u, p[0]);
+    case 0x88: return saei_pickle_int(u, SAEI_PICKLE_BOOL, 1);
+    case 0x89: return saei_pickle_int(u, SAEI_PICKLE_BOOL, 0);
+    case 'N': return saei_pickle_int(u, SAEI_PICKLE_NONE, 0);
+    default: *done = false; return SAE_OK;
+    }
+}
+
+/* BINPUT, LONG_BINPUT, BINGET, LONG_BINGET. */
+static sae_result saei_pickle_memo(saei_pickle *u, unsigned op) {
+    bool wide = op == 'r' || op == 'j', put = op == 'q' || op == 'r';
+    const unsigned char *p = saei_pickle_take(u, wide ? 4 : 1);
+    size_t slot;
+    if (!p) return saei_pickle_fail(u, "it ends inside a value");
+    slot = wide ? saei_le32(p) : p[0];
+    if (put) {
+        if (slot >= u->memo_size) return saei_pickle_fail(u, "a memo slot out of range");
+        if (!saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
+        u->memo[slot] = u->stack[u->depth - 1];
+        return SAE_OK;
+    }
+    if (slot >= u->memo_size || !u->memo[slot])
+        return saei_pickle_fail(u, "a memo slot that was never set");
+    return saei_pickle_push(u, u->memo[slot]);
+}
+
+static sae_result saei_pickle_step(saei_pickle *u, unsigned op) {
+    saei_pickle_value *v;
+    size_t count;
+    bool done;
+    SAEI_TRY(saei_pickle_constant(u, op, &done));
+    if (done) return SAE_OK;
+    switch (op) {
+    case '(':
+        if (u->num_marks == SAEI_PICKLE_MARKS) return saei_pickle_fail(u, "too many marks");
+        u->marks[u->num_marks++] = u->depth;
+        return SAE_OK;
+    case 't': case 'u': case 'e': /* what lies above the last MARK */
+        if (!u->num_marks) return saei_pickle_fail(u, "no mark on the stack");
+        count = saei_pickle_above(u);
+        u->num_marks--;
+        if (op == 't') return saei_pickle_tuple(u, count);
+        return saei_pickle_fill(u, op == 'u' ? SAEI_PICKLE_DICT : SAEI_PICKLE_LIST, count);
+    case ')': return saei_pickle_tuple(u, 0);
+    case 0x85: case 0x86: case 0x87: return saei_pickle_tuple(u, op - 0x84);
+    case 's': return saei_pickle_fill(u, SAEI_PICKLE_DICT, 2);
+    case 'a': return saei_pickle_fill(u, SAEI_PICKLE_LIST, 1);
+    case '}': return saei_pickle_new(u, SAEI_PICKLE_DICT, &v);
+    case ']': return saei_pickle_new(u, SAEI_PICKLE_LIST, &v);
+    case 'q': case 'r': case 'h': case 'j': return saei_pickle_memo(u, op);
+    case 'c': return saei_pickle_global(u);
+    case 'Q': return saei_pickle_storage(u);
+    case 'R': case 0x81: return saei_pickle_reduce(u);
+    case 'b': /* BUILD: an OrderedDict's attributes (_metadata) are of no use here */
+        if (!saei_pickle_pop(u) || !saei_pickle_above(u) ||
+            u->stack[u->depth - 1]->type != SAEI_PICKLE_DICT)
+            return saei_pickle_fail(u, "attributes for something that is not an OrderedDict");
+        return SAE_OK;
+    default:
+        return saei_file_fail(u->file, SAE_UNSUPPORTED, "data.pkl: opcode 0x%02x, which torch.save does "
+                              "not write at protocol 2", op);
+    }
+}
+
+/* Runs the stream; *out is the object it makes. */
+static sae_result saei_pickle_run(saei_pickle *u, saei_pickle_value **out) {
+    const unsigned char *head = saei_pickle_take(u, 2);
+    if (!head || head[0] != 0x80)
+        return saei_file_fail(u->file, SAE_UNSUPPORTED, "data.pkl is not a pickle of protocol 2");
+    if (head[1] != 2 && head[1] != 3)
+        return saei_file_fail(u->file, SAE_UNSUPPORTED, "data.pkl has pickle protocol %d, known are 2 "
+                              "(what torch.save writes) and 3", head[1]);
+    for (;;) {
+        const unsigned char *op = saei_pickle_take(u, 1);
+        if (!op) return saei_pickle_fail(u, "it ends too early");
+        if (*op == '.') break;
+        SAEI_TRY(saei_pickle_step(u, *op));
+    }
+    if (u->depth != 1 || u->num_marks) return saei_pickle_fail(u, "it does not make one object");
+    *out = u->stack[0];
+    return SAE_OK;
+}
+
+static sae_result saei_pickle_add_scalar(saei_pickle *u, const char *name, const char *text) {
+    sae_tensor_file *file = u->file;
+    saei_scalar *grown = (saei_scalar *)saei_file_grow(file, file->scalars, file->num_scalars,
+                                                       &file->scalar_capacity, sizeof *grown);
+    if (!grown) return saei_file_no_memory(file);
+    file->scalars = grown;
+    text = saei_arena_text(&file->arena, text, strlen(text));
+    if (!text) return saei_file_no_memory(file);
+    file->scalars[file->num_scalars].name = name;
+    file->scalars[file->num_scalars++].text = text;
+    return SAE_OK;
+}
+
+/* A value that holds no others, under the name in u->name. */
+static sae_result saei_pickle_leaf(saei_pickle *u, const saei_pickle_value *v, size_t length) {
+    char text[64];
+    const char *name;
+    u->name_bytes += length + 1;
+    if (u->name_bytes > SAEI_PICKLE_NAMES) return saei_pickle_fail(u, "too many names");
+    name = saei_arena_text(&u->file->arena, u->name, length);
+    if (!name) return saei_file_no_memory(u->file);
+    if (v->type == SAEI_PICKLE_TENSOR) {
+        sae_tensor t = *(const sae_tensor *)v->data;
+        t.name = name;
+        return saei_file_add(u->file, &t);
+    }
+    if (v->type == SAEI_PICKLE_TEXT) return saei_pickle_add_scalar(u, name, (const char *)v->data);
+    if (v->type == SAEI_PICKLE_INT) snprintf(text, sizeof text, "%lld", (long long)v->integer);
+    else if (v->type == SAEI_PICKLE_FLOAT) saei_number_text(saei_from_bits((uint64_t)v->integer), text);
+    else if (v->type == SAEI_PICKLE_BOOL) strcpy(text, v->integer ? "True" : "False");
+    else if (v->type == SAEI_PICKLE_NONE) strcpy(text, "None");
+    else if (v->type == SAEI_PICKLE_GLOBAL)
+        snprintf(text, sizeof text, "%s.%s", saei_globals[v->integer].module,
+                 saei_globals[v->integer].name);
+    else return SAE_OK; /* a bare storage */
+    return saei_pickle_add_scalar(u, name, text);
+}
+
+/* Gives what v holds, all the way down, names joined by dots: "optimizer.state.0.exp_avg". A value
+   that holds itself runs into a limit. */
+static sae_result saei_pickle_flatten(saei_pickle *u, const saei_pickle_value *v, size_t length,
+                                      int depth) {
+    bool dict = v->type == SAEI_PICKLE_DICT;
+    if (!dict && v->type != SAEI_PICKLE_LIST && v->type != SAEI_PICKLE_TUPLE)
+        return saei_pickle_leaf(u, v, length);
+    if (depth == SAEI_PICKLE_DEPTH) return saei_pickle_fail(u, "containers nested deeper than 64");
+    for (uint32_t i = 0; i < v->count; i += dict ? 2 : 1) {
+        const saei_pickle_value *key = dict ? v->items[i] : NULL, *item = v->items[dict ? i + 1 : i];
+        char number[24];
+        const char *part = number;
+        size_t at = length, n;
+        if (++u->visits > 4 * u->size) return saei_pickle_fail(u, "it holds the same over and over");
+        if (key && key->type == SAEI_PICKLE_TEXT) part = (const char *)key->data;
+        else snprintf(number, sizeof number, "%lld", key ? (long long)key->integer : (long long)i);
+        n = strlen(part);
+        if (n + 1 > SAEI_PICKLE_NAME - length) return saei_pickle_fail(u, "a name of more than 1000 characters");
+        if (depth > 0) u->name[at++] = '.';
+        memcpy(u->name + at, part, n);
+        SAEI_TRY(saei_pickle_flatten(u, item, at + n, depth + 1));
+    }
+    return SAE_OK;
+}
+
+/* The archive's own rules, before anything of the pickle is looked at. */
+static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const char *top) {
+    const struct {
+        const char *name;
+        bool required;
+    } parts[2] = { { "version", true }, { "byteorder", false } };
+    size_t n = strlen(top);
+    char quoted[SAEI_QUOTE], name[SAEI_QUOTE + 16], text[16];
+    for (size_t i = 0; i < zip->count; i++) {
+        const char *rest = zip->entries[i].name + n;
+        if (strncmp(zip->entries[i].name, top, n) != 0)
+            return saei_file_fail(file, SAE_FORMAT, "entry \"%s\" of the archive lies outside its "
+                                  "folder %s", saei_quote(zip->entries[i].name, quoted), top);
+        if (strcmp(rest, "constants.pkl") == 0 || strncmp(rest, "code/", 5) == 0)
+            return saei_file_fail(file, SAE_UNSUPPORTED, "a TorchScript archive; a state_dict saved with "
+                                  "torch.save is expected");
+    }
+    for (int i = 0; i < 2; i++) {
+        saei_zip_entry *e;
+        snprintf(name, sizeof name, "%s%s", top, parts[i].name);
+        e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
+        if (!e && !parts[i].required) continue;
+        if (!e) return saei_file_fail(file, SAE_FORMAT, "the archive has no entry %s", name);
+        SAEI_TRY(saei_zip_check(file, e, true));
+        memcpy(text, e->data, saei_min(e->size, 15));
+        text[saei_min(e->size, 15)] = 0;
+        text[strcspn(text, "\r\n")] = 0;
+        saei_quote(text, quoted);
+        if (i == 0 && (strspn(text, "0123456789") != strlen(text) || strlen(text) > 3 ||
+                       strtol(text, NULL, 10) < 1 || strtol(text, NULL, 10) > 10))
+            return saei_file_fail(file, SAE_UNSUPPORTED, "torch archive version %s, known are 1 to 10",
+                                  quoted);
+        if (i == 1 && strcmp(text, "little") != 0)
+            return saei_file_fail(file, SAE_UNSUPPORTED, "byteorder is %s, known is little", quoted);
+    }
+    return SAE_OK;
+}
+
+/* The folder of a first-level data.pkl with its slash, into out; false if there is none. */
+static bool saei_torch_top(const saei_zip *zip, char out[SAEI_QUOTE]) {
+    for (size_t i = 0; i < zip->count; i++) {
+        const char *slash = strchr(zip->entries[i].name, '/');
+        size_t n = slash ? (size_t)(slash - zip->entries[i].name) + 1 : 0;
+        if (!slash || strcmp(slash, "/data.pkl") != 0 || n >= SAEI_QUOTE) continue;
+        memcpy(out, zip->entries[i].name, n);
+        out[n] = 0;
+        return true;
+    }
+    return false;
+}
+
+static sae_result saei_torch_unpickle(saei_pickle *u) {
+    saei_pickle_value *top;
+    u->stack_size = u->size;
+    u->memo_size = u->size;
+    u->stack = (saei_pickle_value **)saei_arena_alloc(&u->arena, u->size + 1, sizeof *u->stack);
+    u->memo = (saei_pickle_value **)saei_arena_alloc(&u->arena, u->size + 1, sizeof *u->memo);
+    if (!u->stack || !u->memo) return saei_pickle_no_memory(u);
+    memset(u->memo, 0, u->size * sizeof *u->memo);
+    SAEI_TRY(saei_pickle_run(u, &top));
+    if (top->type != SAEI_PICKLE_DICT && top->type != SAEI_PICKLE_TENSOR)
+        return saei_pickle_fail(u, "it holds neither a dict of tensors nor a tensor");
+    return saei_pickle_flatten(u, top, 0, 0);
+}
+
+static sae_result saei_torch_read(sae_tensor_file *file, saei_zip *zip, const char *top) {
+    char name[SAEI_QUOTE + 16];
+    saei_zip_entry *e;
+    saei_pickle *u;
+    sae_result result;
+    SAEI_TRY(saei_torch_check(file, zip, top));
+    snprintf(name, sizeof name, "%sdata.pkl", top);
+    e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
+    SAEI_TRY(saei_zip_check(file, e, true));
+    if (e->size > SAEI_PICKLE_SIZE)
+        return saei_file_fail(file, SAE_UNSUPPORTED, "data.pkl has %zu bytes, at most %d are read",
+                              e->size, SAEI_PICKLE_SIZE);
+    u = (saei_pickle *)saei_arena_alloc(&file->arena, 1, sizeof *u);
+    if (!u) return saei_file_no_memory(file);
+    memset(u, 0, sizeof *u);
+    u->file = file;
+    u->zip = zip;
+    u->top = top;
+    u->at = e->data;
+    u->end = e->data + e->size;
+    u->size = e->size;
+    u->arena.ctx = file->ctx;
+    result = saei_torch_unpickle(u);
+    saei_arena_free(&u->arena);
+    return result;
+}
+
+/* ==== >>tensors: opening a file =============================================================== */
+
+static sae_result saei_zip_read(sae_tensor_file *file) {
+    saei_zip zip;
+    char top[SAEI_QUOTE];
+    SAEI_TRY(saei_zip_open(file, &zip));
+    if (saei_torch_top(&zip, top)) return saei_torch_read(file, &zip, top);
+    for (size_t i = 0; i < zip.count; i++)
+        if (saei_ends_with(zip.entries[i].name, ".npy")) return saei_npz_read(file, &zip);
+    return saei_file_fail(file, SAE_FORMAT, "a zip archive without data.pkl (torch.save) and without "
+                          ".npy (numpy.savez)");
+}
+
+/* The kind is told by the content. */
+static sae_result saei_tensor_file_read(sae_tensor_file *file) {
+    static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
+    const unsigned char *d = file->map.data;
+    size_t n = file->map.size;
+    if (n == 0) return saei_file_fail(file, SAE_FORMAT, "the file is empty");
+    if (n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50)) return saei_zip_read(file);
+    if (n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0) return saei_npy_read(file, "", "", d, n);
+    if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
+        return saei_file_fail(file, SAE_UNSUPPORTED, "torch.save's format from before torch 1.6; "
+                              "re-save it with torch >= 1.6");
+    if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5 && !saei_ends_with(file->path, ".safetensors"))
+        return saei_file_fail(file, SAE_UNSUPPORTED, "a bare pickle, which is not run; re-save it with "
+                              "torch.save (torch >= 1.6) or as .safetensors");
+    if (n >= 11 && memcmp(d, "version htt", 11) == 0)
+        return saei_file_fail(file, SAE_FORMAT, "a Git LFS pointer: the file itself was not downloaded "
+                              "(git lfs pull)");
+    if (saei_ends_with(file->path, ".safetensors") ||
+        (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER))
+        return saei_safetensors_read(file);
+    return saei_file_fail(file, SAE_FORMAT, "not a file of a known kind: .npy, .npz, .safetensors, .pt "
+                          "(torch >= 1.6)");
+}
+
+SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
+    if (!file) return;
+    saei_free(file->ctx, file->header);
+    saei_arena_free(&file->arena);
+    saei_map_close(file->ctx, &file->map);
+    saei_free(file->ctx, file);
+}
+
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
+    sae_tensor_file *file;
+    sae_result result;
+    if (!ctx) return SAE_INVALID;
+    if (!path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
+    file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
+    if (!file)
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+    file->ctx = ctx;
+    file->path = path;
+    file->arena.ctx = ctx;
+    saei_crc_tables(file->crc);
+    result = saei_map_open(ctx, path, &file->map);
+    if (result == SAE_OK) result = saei_tensor_file_read(file);
+    if (result == SAE_OK)
+        result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
+                                 &file->by_name);
+    if (result == SAE_OK)
+        result = saei_file_index(file, file->scalars, file->num_scalars, sizeof *file->scalars,
+                                 "value", &file->scalars_by_name);
+    file->path = NULL;
+    if (result != SAE_OK) {
+        sae_tensor_file_close(file);
+        return result;
+    }
+    *out = file;
+    return SAE_OK;
+}
+
+SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
+
+SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index) {
+    return file && index < file->count ? file->tensors + index : NULL;
+}
+
+SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name) {
+    if (!file || !name) return NULL;
+    return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
+}
+
+/* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",
+   "0.5", "True", "None", "TopK". NULL if there is none. */
+static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const char *name) {
+    const saei_scalar *s =
+        (const saei_scalar *)saei_name_find(file->scalars_by_name, file->num_scalars, name);
+    return s ? s->text : NULL;
+}
+
+static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key) {
+    const saei_json *value = saei_json_get(file->metadata, key);
+    return value ? value->string : NULL;
+}
+
+/* ==== >>tensors: writing ====================================================================== */
+
+/* Row-major bytes of a tensor. */
+static size_t saei_tensor_bytes(const sae_tensor *t) {
+    size_t n = sae_dtype_size(t->dtype);
+    for (size_t k = 0; k < t->ndim; k++) n *= (size_t)t->shape[k];
+    return n;
+}
+
+static sae_result saei_write_check(const sae_context *ctx, const char *path, const sae_tensor *tensors,
+                                   size_t count) {
+    const char *who = "sae_tensor_file_write";
+    const void **sorted;
+    sae_result result = SAE_OK;
+    char quoted[SAEI_QUOTE];
+    if (count && !tensors)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path, count);
+    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
+    if (!sorted) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
+    for (size_t i = 0; i < count && result == SAE_OK; i++) {
+        sae_tensor t = tensors[i];
+        size_t elements = 0;
+        sorted[i] = tensors + i;
+        if (!t.name || strlen(t.name) > 60000 || !saei_is_text(t.name, strlen(t.name)))
+            result = saei_fail(ctx, SAE_INVALID, "%s: %s: the name of tensor %zu is not a UTF-8 text of "
+                               "at most 60000 bytes", who, path, i);
+        else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS ||
+                 !saei_shape_layout(&t, &elements))
+            result = saei_fail(ctx, SAE_INVALID, "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; "
+                               "allowed are 0 to %d, and at most %d whose product fits", who, path,
+                               saei_quote(t.name, quoted), (int)t.dtype, t.ndim, SAEI_NUM_DTYPES - 1,
+                               SAE_MAX_DIMS);
+        else if (elements && !t.data)
+            result = saei_fail(ctx, SAE_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
+                               saei_quote(t.name, quoted));
+    }
+    if (result == SAE_OK) saei_sort(sorted, count, saei_name_less);
+    for (size_t i = 1; i < count && result == SAE_OK; i++)
+        if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
+            result = saei_fail(ctx, SAE_INVALID, "%s: %s: two tensors are named \"%s\"", who, path,
+                               saei_quote(saei_name_of(sorted[i]), quoted));
+    saei_free(ctx, sorted);
+    return result;
+}
+
+static void saei_put_le(saei_text *t, uint64_t value, int bytes) {
+    unsigned char out[8];
+    for (int i = 0; i < bytes; i++) out[i] = (unsigned char)(value >> 8 * i & 255);
+    saei_text_put(t, out, (size_t)bytes);
+}
+
+/* What stands before the data, as numpy writes it: room to grow the first size to 21 digits, then
+   spaces up to a multiple of 64. */
+static void saei_npy_write_header(saei_text *h, const sae_tensor *t) {
+    size_t start = h->size, begin, first = 0;
+    saei_text_put(h, "\x93NUMPY\x01\x00\x00\x00", 10);
+    begin = h->size;
+    saei_text_add(h, "{'descr': '%s', 'fortran_order': False, 'shape': (",
+                  saei_dtypes[t->dtype].descr);
+    for (size_t k = 0; k < t->ndim; k++) {
+        size_t before = h->size;
+        saei_text_add(h, "%llu", (unsigned long long)t->shape[k]);
+        if (k == 0) first = h->size - before;
+        if (k + 1 < t->ndim) saei_text_add(h, ", ");
+        else if (k == 0) saei_text_add(h, ",");
+    }
+    saei_text_add(h, "), }");
+    if (first) saei_text_add(h, "%*s", (int)(21 - first), "");
+    saei_text_add(h, "%*s\n", (int)(64 - (h->size - start + 1) % 64), "");
+    if (h->failed) return;
+    h->data[begin - 2] = (char)(unsigned char)((h->size - begin) & 255);
+    h->data[begin - 1] = (char)(unsigned char)((h->size - begin) >> 8);
+}
+
+/* Sizes and offsets from here on go into zip64 fields. */
+#ifndef SAEI_ZIP64_LIMIT
+#define SAEI_ZIP64_LIMIT 0xFFFFFFFFu
+#endif
+
+typedef struct saei_zip_writer {
+    saei_writer *out;
+    saei_text head, directory;
+    uint64_t count;
+    uint32_t crc[8][256];
+} saei_zip_writer;
+
+static uint32_t saei_zip_narrow(uint64_t value) {
+    return value >= SAEI_ZIP64_LIMIT ? 0xFFFFFFFFu : (uint32_t)value;
+}
+
+/* What a local header and a directory entry share: from the version needed to the name's length. */
+static void saei_zip_put_common(saei_text *t, const char *name, uint64_t size, uint32_t crc) {
+    saei_put_le(t, 45, 2);          /* version needed: zip64 */
+    saei_put_le(t, 0x0800, 2);      /* UTF-8 names */
+    saei_put_le(t, 0, 2);           /* stored */
+    saei_put_le(t, 0x00210000u, 4); /* midnight, 1 January 1980 */
+    saei_put_le(t, crc, 4);
+    saei_put_le(t, saei_zip_narrow(size), 4);
+    saei_put_le(t, saei_zip_narrow(size), 4);
+    saei_put_le(t, strlen(name), 2);
+}
+
+/* One stored entry of two pieces, on a multiple of 64 bytes by padding in the extra field "FB". */
+static void saei_zip_put(saei_zip_writer *z, const char *name, const void *a, size_t a_size,
+                         const void *b, size_t b_size) {
+    saei_text *h = &z->head, *d = &z->directory;
+    uint64_t offset = z->out->size, size = (uint64_t)a_size + b_size;
+    size_t name_size = strlen(name), wide = size >= SAEI_ZIP64_LIMIT ? 20 : 0, far_size;
+    size_t pad = (size_t)((64 - (offset + 34 + name_size + wide) % 64) % 64);
+    uint32_t crc = saei_crc(z->crc, saei_crc(z->crc, 0, a, a_size), b, b_size);
+    h->size = 0;
+    saei_put_le(h, 0x04034b50, 4);
+    saei_zip_put_common(h, name, size, crc);
+    saei_put_le(h, wide + 4 + pad, 2);
+    saei_text_put(h, name, name_size);
+    if (wide) {
+        saei_put_le(h, 1 | 16u << 16, 4);
+        saei_put_le(h, size, 8);
+        saei_put_le(h, size, 8);
+    }
+    saei_put_le(h, 0x4246, 2);
+    saei_put_le(h, pad, 2);
+    for (size_t i = 0; i < pad; i++) saei_text_put(h, "Z", 1);
+    if (!h->failed) saei_writer_put(z->out, h->data, h->size);
+    saei_writer_put(z->out, a, a_size);
+    saei_writer_put(z->out, b, b_size);
+    far_size = (wide ? 16u : 0u) + (offset >= SAEI_ZIP64_LIMIT ? 8u : 0u);
+    saei_put_le(d, 0x02014b50, 4);
+    saei_put_le(d, 45, 2);
+    saei_zip_put_common(d, name, size, crc);
+    saei_put_le(d, far_size ? far_size + 4 : 0, 2);
+    saei_put_le(d, 0, 8); /* no comment, first disk, no attributes */
+    saei_put_le(d, 0, 2);
+    saei_put_le(d, saei_zip_narrow(offset), 4);
+    saei_text_put(d, name, name_size);
+    if (far_size) saei_put_le(d, 1 | (uint64_t)far_size << 16, 4);
+    if (wide) {
+        saei_put_le(d, size, 8);
+        saei_put_le(d, size, 8);
+    }
+    if (offset >= SAEI_ZIP64_LIMIT) saei_put_le(d, offset, 8);
+    z->count++;
+}
+
+/* The directory and the end records. */
+static void saei_zip_end_write(saei_zip_writer *z) {
+    saei_text *d = &z->directory;
+    uint64_t at = z->out->size, size = d->size, end = at + size;
+    if (z->count >= 0xFFFF || at >= SAEI_ZIP64_LIMIT || size >= SAEI_ZIP64_LIMIT) {
+        saei_put_le(d, 0x06064b50, 4);
+        saei_put_le(d, 44, 8);
+        saei_put_le(d, 45 | 45u << 16, 4);
+        saei_put_le(d, 0, 8);
+        saei_put_le(d, z->count, 8);
+        saei_put_le(d, z->count, 8);
+        saei_put_le(d, size, 8);
+        saei_put_le(d, at, 8);
+        saei_put_le(d, 0x07064b50, 4);
+        saei_put_le(d, 0, 4);
+        saei_put_le(d, end, 8);
+        saei_put_le(d, 1, 4);
+    }
+    saei_put_le(d, 0x06054b50, 4);
+    saei_put_le(d, 0, 4);
+    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
+    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
+    saei_put_le(d, saei_zip_narrow(size), 4);
+    saei_put_le(d, saei_zip_narrow(at), 4);
+    saei_put_le(d, 0, 2);
+    if (!d->failed) saei_writer_put(z->out, d->data, d->size);
+}
+
+/* Shortest of BININT1, BININT2, BININT, LONG1. */
+static void saei_pickle_put_int(saei_text *t, uint64_t value) {
+    if (value < 256) saei_put_le(t, 'K' | value << 8, 2);
+    else if (value < 65536) saei_put_le(t, 'M' | value << 8, 3);
+    else if (value <= INT32_MAX) saei_put_le(t, 'J' | value << 8, 5);
+    else {
+        saei_put_le(t, 0x088a, 2);
+        saei_put_le(t, value, 8);
+    }
+}
+
+static void saei_pickle_put_text(saei_text *t, const char *text) {
+    saei_text_put(t, "X", 1);
+    saei_put_le(t, strlen(text), 4);
+    saei_text_put(t, text, strlen(text));
+}
+
+/* EMPTY_TUPLE, TUPLE1..3, or MARK ... TUPLE. */
+static void saei_pickle_put_sizes(saei_text *t, const uint64_t *shape, const int64_t *stride, size_t n) {
+    static const char ops[] = ")\x85\x86\x87";
+    if (n > 3) saei_text_put(t, "(", 1);
+    for (size_t k = 0; k < n; k++) saei_pickle_put_int(t, shape ? shape[k] : (uint64_t)stride[k]);
+    saei_text_put(t, n > 3 ? "t" : ops + n, 1);
+}
+
+/* {name: _rebuild_tensor_v2(storage i, 0, size, stride, False, OrderedDict()), ...} */
+static void saei_torch_pickle(saei_text *p, const sae_tensor *tensors, size_t count) {
+    saei_text_put(p, "\x80\x02}(", 4);
+    for (size_t i = 0; i < count; i++) {
+        sae_tensor t = tensors[i];
+        size_t elements = 0;
+        char key[24];
+        saei_shape_layout(&t, &elements);
+        snprintf(key, sizeof key, "%zu", i);
+        saei_pickle_put_text(p, t.name);
+        saei_text_add(p, "ctorch._utils\n_rebuild_tensor_v2\n((");
+        saei_pickle_put_text(p, "storage");
+        saei_text_add(p, "ctorch\n%s\n", saei_dtypes[t.dtype].storage);
+        saei_pickle_put_text(p, key);
+        saei_pickle_put_text(p, "cpu");
+        saei_pickle_put_int(p, elements);
+        saei_text_put(p, "tQK\x00", 4);
+        saei_pickle_put_sizes(p, t.shape, NULL, t.ndim);
+        saei_pickle_put_sizes(p, NULL, t.stride, t.ndim);
+        saei_text_add(p, "\x89" "ccollections\nOrderedDict\n)RtR");
+    }
+    saei_text_put(p, "u.", 2);
+}
+
+/* The base name without its last extension, as torch.save names the archive's folder. */
+static size_t saei_stem_size(const char *base) {
+    const char *dot = strrchr(base, '.');
+    return dot && dot > base ? (size_t)(dot - base) : strlen(base);
+}
+
+static sae_result saei_torch_write(saei_zip_writer *z, const char *path, const sae_tensor *tensors,
+                                   size_t count) {
+    const sae_context *ctx = z->out->ctx;
+    const char *base = saei_path_base(path);
+    size_t stem = saei_stem_size(base);
+    saei_text p, name;
+    sae_result result = SAE_OK;
+    for (size_t i = 0; i < count; i++)
+        if (!saei_dtypes[tensors[i].dtype].storage)
+            return saei_fail(ctx, SAE_UNSUPPORTED, "sae_tensor_file_write: %s: .pt files have no %s",
+                             path, sae_dtype_name(tensors[i].dtype));
+    if (!saei_is_text(base, stem) || stem > 60000)
+        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_write: %s: the name of a .pt file must be "
+                         "UTF-8", path);
+    memset(&p, 0, sizeof p);
+    p.ctx = ctx;
+    name = p;
+    saei_torch_pickle(&p, tensors, count);
+    for (size_t i = 0; i < count + 3; i++) {
+        name.size = 0;
+        saei_text_put(&name, base, stem);
+        if (i == 0) saei_text_add(&name, "/data.pkl");
+        else if (i == 1) saei_text_add(&name, "/byteorder");
+        else if (i == count + 2) saei_text_add(&name, "/version");
+        else saei_text_add(&name, "/data/%zu", i - 2);
+        if (name.failed || p.failed) break;
+        if (i == 0) saei_zip_put(z, name.data, p.data, p.size, "", 0);
+        else if (i == 1) saei_zip_put(z, name.data, "little", 6, "", 0);
+        else if (i == count + 2) saei_zip_put(z, name.data, "3\n", 2, "", 0);
+        else saei_zip_put(z, name.data, tensors[i - 2].data, saei_tensor_bytes(tensors + i - 2), "", 0);
+    }
+    if (p.failed || name.failed) z->head.failed = true;
+    saei_free(ctx, p.data);
+    saei_free(ctx, name.data);
+    return result;
+}
+
+static void saei_npz_write(saei_zip_writer *z, const sae_tensor *tensors, size_t count) {
+    saei_text name, header;
+    memset(&name, 0, sizeof name);
+    name.ctx = z->out->ctx;
+    header = name;
+    for (size_t i = 0; i < count; i++) {
+        name.size = header.size = 0;
+        saei_text_add(&name, "%s.npy", tensors[i].name);
+        saei_npy_write_header(&header, tensors + i);
+        if (name.failed || header.failed) break;
+        saei_zip_put(z, name.data, header.data, header.size, tensors[i].data,
+                     saei_tensor_bytes(tensors + i));
+    }
+    if (name.failed || header.failed) z->head.failed = true;
+    saei_free(name.ctx, name.data);
+    saei_free(name.ctx, header.data);
+}
+
+/* .npz or .pt into an open writer. */
+static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch, const sae_tensor *tensors,
+                                 size_t count) {
+    saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
+    sae_result result = SAE_OK;
+    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+    z->out = w;
+    z->head.ctx = z->directory.ctx = w->ctx;
+    saei_crc_tables(z->crc);
+    if (torch) result = saei_torch_write(z, path, tensors, count);
+    else saei_npz_write(z, tensors, count);
+    if (result == SAE_OK) saei_zip_end_write(z);
+    if (result == SAE_OK && (z->head.failed || z->directory.failed))
+        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+    saei_free(w->ctx, z->head.data);
+    saei_free(w->ctx, z->directory.data);
+    saei_free(w->ctx, z);
+    return result;
+}
+
+/* safetensors' order: by this rank (wide types first, so that all lie aligned), then by name. */
+static bool saei_safetensors_less(const void *a, const void *b) {
+    static const unsigned char rank[] = { 3, 3, 7, 6, 2, 10, 11, 9, 8, 5, 4, 1, 0, 12 };
+    const sae_tensor *x = (const sae_tensor *)a, *y = (const sae_tensor *)b;
+    if (rank[x->dtype] != rank[y->dtype]) return rank[x->dtype] < rank[y->dtype];
+    return strcmp(x->name, y->name) < 0;
+}
+
+static void saei_safetensors_header(saei_text *h, const void *const *sorted, size_t count,
+                                    const char *const *keys, const char *const *values,
+                                    size_t num_pairs) {
+    uint64_t at = 0;
+    saei_put_le(h, 0, 8);
+    saei_text_add(h, "{\"__metadata__\":{\"format\":\"pt\"");
+    for (size_t i = 0; i < num_pairs; i++) {
+        saei_text_add(h, ",");
+        saei_text_add_json_string(h, keys[i]);
+        saei_text_add(h, ":");
+        saei_text_add_json_string(h, values[i]);
+    }
+    saei_text_add(h, "}");
+    for (size_t i = 0; i < count; i++) {
+        const sae_tensor *t = (const sae_tensor *)sorted[i];
+        uint64_t end = at + saei_tensor_bytes(t);
+        saei_text_add(h, ",");
+        saei_text_add_json_string(h, t->name);
+        saei_text_add(h, ":{\"dtype\":\"%s\",\"shape\":[", sae_dtype_name(t->dtype));
+        for (size_t k = 0; k < t->ndim; k++)
+            saei_text_add(h, k ? ",%llu" : "%llu", (unsigned long long)t->shape[k]);
+        saei_text_add(h, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
+                      (unsigned long long)end);
+        at = end;
+    }
+    saei_text_add(h, "}");
+    saei_text_add(h, "%*s", (int)((8 - h->size % 8) % 8), "");
+    for (int i = 0; i < 8 && !h->failed; i++)
+        h->data[i] = (char)(unsigned char)((uint64_t)(h->size - 8) >> 8 * i & 255);
+}
+
+static sae_result saei_safetensors_write(const sae_context *ctx, const char *path,
+                                         const sae_tensor *tensors, size_t count,
+                                         const char *const *keys, const char *const *values,
+                                         size_t num_pairs) {
+    const void **sorted;
+    saei_text header;
+    saei_writer w;
+    SAEI_TRY(saei_write_check(ctx, path, tensors, count));
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(tensors[i].name, "__metadata__") == 0)
+            return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_write: %s: a tensor may not be named "
+                             "__metadata__", path);
+    memset(&header, 0, sizeof header);
+    header.ctx = ctx;
+    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
+    if (sorted) {
+        for (size_t i = 0; i < count; i++) sorted[i] = tensors + i;
+        saei_sort(sorted, count, saei_safetensors_less);
+        saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
+    }
+    if (!sorted || header.failed || saei_writer_open(ctx, path, &w) != SAE_OK) {
+        bool memory = !sorted || header.failed;
+        saei_free(ctx, sorted);
+        saei_free(ctx, header.data);
+        if (!memory) return SAE_IO;
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s", path);
+    }
+    saei_writer_put(&w, header.data, header.size);
+    for (size_t i = 0; i < count; i++) {
+        const sae_tensor *t = (const sae_tensor *)sorted[i];
+        saei_writer_put(&w, t->data, saei_tensor_bytes(t));
+    }
+    saei_free(ctx, sorted);
+    saei_free(ctx, header.data);
+    return saei_writer_finish(&w);
+}
+
+static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
+    saei_text header;
+    memset(&header, 0, sizeof header);
+    header.ctx = w->ctx;
+    saei_npy_write_header(&header, tensor);
+    if (!header.failed) {
+        saei_writer_put(w, header.data, header.size);
+        saei_writer_put(w, tensor->data, saei_tensor_bytes(tensor));
+    }
+    saei_free(w->ctx, header.data);
+    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", w->path)
+                         : SAE_OK;
+}
+
+SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path, const sae_tensor *tensors,
+                                         size_t count) {
+    const char *who = "sae_tensor_file_write";
+    saei_writer w;
+    sae_tensor single;
+    sae_result result;
+    bool npy, npz;
+    if (!ctx) return SAE_INVALID;
+    if (!path) return saei_fail(ctx, SAE_INVALID, "%s: path is NULL", who);
+    npy = saei_ends_with(path, ".npy");
+    npz = saei_ends_with(path, ".npz");
+    if (saei_ends_with(path, ".safetensors"))
+        return saei_safetensors_write(ctx, path, tensors, count, NULL, NULL, 0);
+    if (!npy && !npz && !saei_ends_with(path, ".pt") && !saei_ends_with(path, ".pth"))
+        return saei_fail(ctx, SAE_INVALID, "%s: %s ends in none of .npy, .npz, .safetensors, .pt", who,
+                         path);
+    if (npy && count != 1)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who, path,
+                         count);
+    if (npy && tensors) { /* its name is of no use there */
+        single = tensors[0];
+        single.name = "";
+        tensors = &single;
+    }
+    SAEI_TRY(saei_write_check(ctx, path, tensors, count));
+    SAEI_TRY(saei_writer_open(ctx, path, &w));
+    result = npy ? saei_npy_write(&w, tensors) : saei_zip_write(&w, path, !npz, tensors, count);
+    if (result == SAE_OK) return saei_writer_finish(&w);
+    saei_writer_abandon(&w);
+    return result;
+}
+/* ==== >>files: dictionaries =================================================================== */
+
+/* Where a tensor of a state_dict goes. _T: the file holds [d,m], transposed at the door. */
+typedef enum saei_slot {
+    SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
+    SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
+    SAEI_SLOT_GROUPS
+} saei_slot;
+
+typedef struct saei_key {
+    const char *name;
+    saei_slot slot;
+} saei_key;
+
+/* The reference's names in the reference's order, for reading and for writing. */
+enum { SAEI_MAX_KEYS = 7 };
+typedef struct saei_layout {
+    sae_arch arch;
+    size_t count;
+    saei_key keys[SAEI_MAX_KEYS];
+} saei_layout;
+
+static const saei_layout saei_layouts[] = {
+    { SAE_ARCH_STANDARD, 4,
+      { { "bias", SAEI_SLOT_B_DEC }, { "encoder.weight", SAEI_SLOT_W_ENC },
+        { "encoder.bias", SAEI_SLOT_B_ENC }, { "decoder.weight", SAEI_SLOT_W_DEC_T } } },
+    { SAE_ARCH_STANDARD_NEW, 4,
+      { { "encoder.weight", SAEI_SLOT_W_ENC }, { "encoder.bias", SAEI_SLOT_B_ENC },
+        { "decoder.weight", SAEI_SLOT_W_DEC_T }, { "decoder.bias", SAEI_SLOT_B_DEC } } },
+    { SAE_ARCH_GATED, 6,
+      { { "decoder_bias", SAEI_SLOT_B_DEC }, { "r_mag", SAEI_SLOT_AUX0 },
+        { "gate_bias", SAEI_SLOT_B_ENC }, { "mag_bias", SAEI_SLOT_AUX1 },
+        { "encoder.weight", SAEI_SLOT_W_ENC }, { "decoder.weight", SAEI_SLOT_W_DEC_T } } },
+    { SAE_ARCH_TOP_K, 6,
+      { { "b_dec", SAEI_SLOT_B_DEC }, { "k", SAEI_SLOT_K }, { "threshold", SAEI_SLOT_THRESHOLD },
+        { "decoder.weight", SAEI_SLOT_W_DEC_T }, { "encoder.weight", SAEI_SLOT_W_ENC },
+        { "encoder.bias", SAEI_SLOT_B_ENC } } },
+    { SAE_ARCH_BATCH_TOP_K, 6,
+      { { "b_dec", SAEI_SLOT_B_DEC }, { "k", SAEI_SLOT_K }, { "threshold", SAEI_SLOT_THRESHOLD },
+        { "decoder.weight", SAEI_SLOT_W_DEC_T }, { "encoder.weight", SAEI_SLOT_W_ENC },
+        { "encoder.bias", SAEI_SLOT_B_ENC } } },
+    { SAE_ARCH_MATRYOSHKA, 7,
+      { { "W_enc", SAEI_SLOT_W_ENC_T }, { "b_enc", SAEI_SLOT_B_ENC }, { "W_dec", SAEI_SLOT_W_DEC },
+        { "b_dec", SAEI_SLOT_B_DEC }, { "k", SAEI_SLOT_K }, { "threshold", SAEI_SLOT_THRESHOLD },
+        { "group_sizes", SAEI_SLOT_GROUPS } } },
+    { SAE_ARCH_JUMP_RELU, 5,
+      { { "W_enc", SAEI_SLOT_W_ENC_T }, { "b_enc", SAEI_SLOT_B_ENC }, { "W_dec", SAEI_SLOT_W_DEC },
+        { "b_dec", SAEI_SLOT_B_DEC }, { "threshold", SAEI_SLOT_AUX0 } } },
+    { SAE_ARCH_IDENTITY, 0, { { NULL, SAEI_SLOT_B_DEC } } }
+};
+enum { SAEI_NUM_LAYOUTS = sizeof saei_layouts / sizeof saei_layouts[0] };
+
+/* What a reader works on. Names of tensors all begin with prefix: "ae." in a crashed run's nested
+   file, else "". */
+typedef struct saei_load {
+    sae_context *ctx;
+    sae_load_desc desc;
+    const char *path; /* as given: for messages */
+    char *file;       /* of the tensors */
+    sae_tensor_file *tensors;
+    const char *prefix;
+    char *config_path;
+    saei_json *root;         /* of the config file; NULL: there is none */
+    const saei_json *config; /* the trainer object in it; NULL: none */
+} saei_load;
+
+/* A file format for dictionaries. In a folder it is known by its files, alone by detect. */
+typedef struct saei_reader {
+    const char *files[2]; /* the first that the folder has */
+    const char *config;   /* beside the file, or beside its folder `checkpoints` */
+    bool (*detect)(const saei_load *load);
+    sae_result (*read)(saei_load *load, sae_dictionary **out);
+} saei_reader;
+
+static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format, ...)
+    SAEI_PRINTF(3, 4);
+static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format,
+                                 ...) {
+    char text[800];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(load->ctx, result, "sae_dictionary_load: %s: %s", load->path, text);
+}
+
+static sae_result saei_load_no_memory(const saei_load *load) {
+    return saei_load_fail(load, SAE_OUT_OF_MEMORY, "no memory for its name");
+}
+
+static const saei_layout *saei_layout_of(sae_arch arch) {
+    for (size_t i = 0; i < SAEI_NUM_LAYOUTS; i++)
+        if (saei_layouts[i].arch == arch) return &saei_layouts[i];
+    return NULL;
+}
+
+static bool saei_is_top_k_class(sae_arch arch) {
+    return arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K;
+}
+
+/* The class by the reference's name, of today or of 2024; DEFAULT if it is none. */
+static sae_arch saei_arch_from_name(const char *name) {
+#define SAE_X(arch, value, text) if (strcmp(name, text) == 0) return arch;
+    SAE_ARCHS(SAE_X)
+#undef SAE_X
+    return strcmp(name, "MatroyshkaBatchTopKSAE") == 0 ? SAE_ARCH_MATRYOSHKA : SAE_ARCH_DEFAULT;
+}
+
+/* The trainer by either name, or by one of 2024. */
+static bool saei_trainer_from_any_name(const char *name, sae_trainer_kind *out) {
+    static const struct {
+        const char *name;
+        sae_trainer_kind kind;
+    } old[] = { { "TrainerTopK", SAE_TRAINER_TOP_K },
+                { "TrainerBatchTopK", SAE_TRAINER_BATCH_TOP_K },
+                { "TrainerJumpRelu", SAE_TRAINER_JUMP_RELU },
+                { "MatroyshkaBatchTopKTrainer", SAE_TRAINER_MATRYOSHKA } };
+    for (size_t i = 0; i < sizeof old / sizeof old[0]; i++) {
+        if (strcmp(name, old[i].name) != 0) continue;
+        *out = old[i].kind;
+        return true;
+    }
+    return sae_trainer_from_name(name, out);
+}
+
+/* Adds a name from a file to a list for a message; "..." stands for those that find no room. */
+enum { SAEI_NAMES = 320 };
+static void saei_list_name(char list[SAEI_NAMES], const char *name) {
+    char quoted[SAEI_QUOTE];
+    size_t at = strlen(list);
+    if (at + SAEI_QUOTE + 8 <= SAEI_NAMES)
+        snprintf(list + at, SAEI_NAMES - at, "%s%s", at ? ", " : "", saei_quote(name, quoted));
+    else if (!saei_ends_with(list, ", ..."))
+        snprintf(list + at, SAEI_NAMES - at, ", ...");
+}
+
+/* The whole of text is a finite number, in JSON's notation or beginning with the point. */
+static bool saei_text_number(const char *text, size_t size, double *out) {
+    char zero[64];
+    int64_t integer;
+    bool is_integer;
+    size_t used;
+    if (size && size < sizeof zero - 1 && text[0] == '.') {
+        zero[0] = '0';
+        memcpy(zero + 1, text, size++);
+        text = zero;
+    }
+    used = saei_parse_number(text, size, out, &integer, &is_integer);
+    return size && used == size && fabs(*out) <= DBL_MAX;
+}
+
+/* ---- config.json beside a dictionary ---- */
+
+/* Behind the folder's last separator in path; 0 if there is none. */
+static size_t saei_folder_length(const char *path, size_t length) {
+    while (length > 0 && !saei_is_separator(path[length - 1])) length--;
+    return length;
+}
+
+/* The file `name` beside load->file, or one folder up if that folder is `checkpoints`. There need
+   not be one; another program's (it has no trainer) counts as none. */
+static sae_result saei_load_config(saei_load *load, const char *name) {
+    size_t folder = saei_folder_length(load->file, strlen(load->file));
+    size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
+    size_t size = folder + strlen(name) + 1;
+    bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
+    const saei_json *trainer;
+    saei_map map;
+    sae_result result;
+    load->config_path = (char *)saei_alloc(load->ctx, size, 1);
+    if (!load->config_path) return saei_load_no_memory(load);
+    snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
+    if (inside && saei_path_exists(load->config_path) != SAEI_PATH_FILE)
+        snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
+    if (saei_path_exists(load->config_path) != SAEI_PATH_FILE) return SAE_OK;
+    SAEI_TRY(saei_map_open(load->ctx, load->config_path, &map));
+    result = saei_json_parse(load->ctx, load->config_path, (const char *)map.data, map.size,
+                             &load->root);
+    saei_map_close(load->ctx, &map);
+    SAEI_TRY(result);
+    trainer = saei_json_get(load->root, "trainer");
+    if (load->root->type != SAEI_JSON_OBJECT
+        || (trainer && trainer->type != SAEI_JSON_OBJECT && trainer->type != SAEI_JSON_STRING))
+        return saei_load_fail(load, SAE_FORMAT, "%s is not a JSON object",
+                              trainer ? "trainer in config.json" : "config.json");
+    if (trainer && trainer->type == SAEI_JSON_OBJECT) load->config = trainer;
+    else if (saei_json_get(load->root, "dict_class")) load->config = load->root;
+    else if (saei_json_get(load->root, "trainer_class")) load->config = load->root;
+    return SAE_OK;
+}
+
+/* A whole number of the trainer object; 0 if it is absent or null. */
+static sae_result saei_load_config_size(const saei_load *load, const char *key, size_t *out) {
+    const saei_json *v = saei_json_get(load->config, key);
+    char quoted[SAEI_QUOTE];
+    *out = 0;
+    if (!v || v->type == SAEI_JSON_NULL) return SAE_OK;
+    if (v->type != SAEI_JSON_NUMBER || !v->is_integer || v->integer < 0
+        || v->integer > INT32_MAX)
+        return saei_load_fail(load, SAE_FORMAT, "%s in config.json is %s, allowed is a whole "
+                              "number", key, v->string ? saei_quote(v->string, quoted) : "none");
+    *out = (size_t)v->integer;
+    return SAE_OK;
+}
+
+/* ---- dictionary_learning ---- */
+
+/* A file of it. The tensors are in the layout's order, NULL where an old file has none. */
+typedef struct saei_dl {
+    const saei_load *load;
+    const saei_layout *layout;
+    const sae_tensor *tensors[SAEI_MAX_KEYS];
+    saei_slot slots[SAEI_MAX_KEYS];
+    sae_dictionary_desc desc;
+} saei_dl;
+
+static bool saei_dl_detect(const saei_load *load) {
+    for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
+        const char *name = sae_tensor_file_get(load->tensors, i)->name;
+        if (strncmp(name, "ae.", 3) == 0) name += 3;
+        for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
+            for (size_t k = 0; k < saei_layouts[a].count; k++)
+                if (strcmp(name, saei_layouts[a].keys[k].name) == 0) return true;
+    }
+    return false;
+}
+
+/* The tensor `key` under the prefix; NULL if there is none. */
+static const sae_tensor *saei_load_find(const saei_load *load, const char *key) {
+    char name[64];
+    snprintf(name, sizeof name, "%s%s", load->prefix, key);
+    return sae_tensor_file_find(load->tensors, name);
+}
+
+/* Fills in layout, tensors and slots. False where the file has not exactly the tensors of the
+   class; the lists (or NULL) take the names it lacks and those it has besides. */
+static bool saei_dl_fits(saei_dl *dl, const saei_layout *layout, char *lacks, char *besides) {
+    const saei_load *load = dl->load;
+    const size_t prefix = strlen(load->prefix);
+    bool old = saei_is_top_k_class(layout->arch), fits = true;
+    dl->layout = layout;
+    for (size_t k = 0; k < layout->count; k++) {
+        const sae_tensor *t = saei_load_find(load, layout->keys[k].name);
+        saei_slot slot = layout->keys[k].slot;
+        if (!t && old && slot == SAEI_SLOT_W_DEC_T) { /* July 2024: [m,d] */
+            slot = SAEI_SLOT_W_DEC;
+            t = saei_load_find(load, "decoder");
+        }
+        dl->tensors[k] = t;
+        dl->slots[k] = slot;
+        if (t || (old && (slot == SAEI_SLOT_K || slot == SAEI_SLOT_THRESHOLD))) continue;
+        fits = false;
+        if (lacks) saei_list_name(lacks, layout->keys[k].name);
+    }
+    for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
+        const sae_tensor *t = sae_tensor_file_get(load->tensors, i);
+        bool known = strncmp(t->name, load->prefix, prefix) != 0;
+        for (size_t k = 0; k < layout->count; k++) known = known || t == dl->tensors[k];
+        fits = fits && known;
+        if (!known && besides) saei_list_name(besides, t->name + prefix);
+    }
+    return fits;
+}
+
+/* The class that desc or the config names, DEFAULT if none does; *where says which. */
+static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char **where) {
+    const saei_json *name = saei_json_get(load->config, "dict_class");
+    char quoted[SAEI_QUOTE];
+    sae_trainer_desc trainer;
+    *out = load->desc.arch;
+    *where = "sae_load_desc.arch";
+    if (*out && !saei_layout_of(*out))
+        return saei_load_fail(load, SAE_INVALID, "%s is %d, allowed is a sae_arch", *where,
+                              (int)*out);
+    if (*out || !load->config) return SAE_OK;
+    if (name && name->type == SAEI_JSON_STRING) {
+        *where = "dict_class in config.json";
+        *out = saei_arch_from_name(name->string);
+        if (*out) return SAE_OK;
+        return saei_load_fail(load, SAE_UNSUPPORTED, "%s is %s, allowed are AutoEncoder, "
+                              "AutoEncoderNew, GatedAutoEncoder, AutoEncoderTopK, BatchTopKSAE, "
+                              "MatryoshkaBatchTopKSAE, JumpReluAutoEncoder, IdentityDict", *where,
+                              saei_quote(name->string, quoted));
+    }
+    *where = "the class of trainer_class in config.json";
+    name = saei_json_get(load->config, "trainer_class");
+    memset(&trainer, 0, sizeof trainer);
+    if (name && name->type == SAEI_JSON_STRING
+        && saei_trainer_from_any_name(name->string, &trainer.kind))
+        *out = saei_trainer_arch(&trainer);
+    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s has no dict_class, the class is "
+             "taken from %s", load->config_path, *out ? "trainer_class" : "the tensors");
+    return SAE_OK;
+}
+
+/* The class, by name and by tensors. Where the config says AutoEncoder and the tensors are those of
+   AutoEncoderNew, which the reference's own trainer does, the tensors are right. */
+static sae_result saei_dl_class(saei_dl *dl) {
+    const saei_load *load = dl->load;
+    char lacks[SAEI_NAMES] = "", besides[SAEI_NAMES] = "";
+    const saei_layout *fits = NULL;
+    const char *where;
+    sae_arch named;
+    SAEI_TRY(saei_dl_named(load, &named, &where));
+    if (named && saei_dl_fits(dl, saei_layout_of(named), lacks, besides)) return SAE_OK;
+    if (!sae_tensor_file_count(load->tensors))
+        return saei_load_fail(load, SAE_FORMAT, "it holds no tensors");
+    for (size_t i = 0; i < SAEI_NUM_LAYOUTS && !fits; i++)
+        if (saei_dl_fits(dl, &saei_layouts[i], NULL, NULL)) fits = &saei_layouts[i];
+    if (!named && fits && !saei_is_top_k_class(fits->arch)) return SAE_OK;
+    if (!named && fits)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "its tensors are those of AutoEncoderTopK and "
+                              "of BatchTopKSAE, and no config.json says which: give "
+                              "sae_load_desc.arch");
+    if (!named) {
+        for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
+            saei_list_name(besides, sae_tensor_file_get(load->tensors, i)->name);
+        return saei_load_fail(load, SAE_UNSUPPORTED, "no class has exactly its tensors: %s",
+                              besides);
+    }
+    if (!fits)
+        return saei_load_fail(load, SAE_FORMAT, "as %s it%s%s%s%s%s", sae_arch_name(named),
+                              *lacks ? " lacks " : "", lacks, *lacks && *besides ? "," : "",
+                              *besides ? " has besides " : "", besides);
+    if (named != SAE_ARCH_STANDARD || fits->arch != SAE_ARCH_STANDARD_NEW || load->desc.arch)
+        return saei_load_fail(load, SAE_MISMATCH, "%s is %s, but the tensors are those of %s",
+                              where, sae_arch_name(named), sae_arch_name(fits->arch));
+    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s says AutoEncoder, the tensors "
+             "are those of AutoEncoderNew: taken as that", load->config_path);
+    return SAE_OK;
+}
+
+static bool saei_is_scalar(const sae_tensor *t) {
+    return t->ndim == 0 || (t->ndim == 1 && t->shape[0] == 1);
+}
+
+/* Element `index` of a tensor of whole numbers; false for other types and for negative ones. */
+static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) {
+    size_t size = sae_dtype_size(t->dtype);
+    const unsigned char *p = (const unsigned char *)t->data;
+    bool negative = t->dtype == SAE_I8 || t->dtype == SAE_I16 || t->dtype == SAE_I32
+                    || t->dtype == SAE_I64;
+    *out = 0;
+    if (!negative && t->dtype != SAE_U8 && t->dtype != SAE_U16 && t->dtype != SAE_U32
+        && t->dtype != SAE_U64)
+        return false;
+    if (t->ndim) p += (int64_t)index * t->stride[0] * (int64_t)size;
+    for (size_t i = 0; i < size; i++) *out |= (uint64_t)p[i] << (8 * i);
+    return !negative || !(*out >> (8 * size - 1));
+}
+
+/* Type and shape of tensor `key` against d and m. */
+static sae_result saei_dl_check(const saei_dl *dl, size_t key) {
+    const sae_tensor *t = dl->tensors[key];
+    const saei_slot slot = dl->slots[key];
+    uint64_t d = dl->desc.activation_dim, m = dl->desc.dict_size, rows = 0, cols = m, span;
+    char got[128] = "", want[32] = "";
+    if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS) return SAE_OK;
+    if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
+        return saei_load_fail(dl->load, SAE_UNSUPPORTED, "%s is %s, allowed are F32, F16, BF16, "
+                              "F64", t->name, sae_dtype_name(t->dtype));
+    if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
+    if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_DEC) rows = m, cols = d;
+    if (slot == SAEI_SLOT_W_ENC_T || slot == SAEI_SLOT_W_DEC_T) rows = d;
+    if (slot == SAEI_SLOT_B_DEC) cols = d;
+    if (slot == SAEI_SLOT_THRESHOLD) cols = 1;
+    if (rows ? t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols
+             : t->ndim != 1 || t->shape[0] != cols) {
+        for (size_t i = 0; i < t->ndim && i < 4; i++)
+            snprintf(got + strlen(got), 24, "%s%llu", i ? "," : "",
+                     (unsigned long long)t->shape[i]);
+        if (rows) snprintf(want, sizeof want, "%llu,", (unsigned long long)rows);
+        return saei_load_fail(dl->load, SAE_MISMATCH, "%s has the shape [%s], must be [%s%llu]",
+                              t->name, got, want, (unsigned long long)cols);
+    }
+    if (!rows) return SAE_OK;
+    span = (rows - 1) * (uint64_t)t->stride[0] + (cols - 1) * (uint64_t)t->stride[1] + 1;
+    if (rows <= span / cols) return SAE_OK;
+    return saei_load_fail(dl->load, SAE_FORMAT, "entries of %s lie on each other: strides %lld, "
+                          "%lld", t->name, (long long)t->stride[0], (long long)t->stride[1]);
+}
+
+/* k: the file's; of an old file that of config.json, else that of sae_load_desc. */
+static sae_result saei_dl_k(saei_dl *dl, const sae_tensor *t) {
+    const saei_load *load = dl->load;
+    size_t config_k, anneal;
+    uint64_t k;
+    SAEI_TRY(saei_load_config_size(load, "k", &config_k));
+    SAEI_TRY(saei_load_config_size(load, "k_anneal_steps", &anneal));
+    k = config_k ? config_k : load->desc.k;
+    if (t && (!saei_is_scalar(t) || !saei_tensor_whole(t, 0, &k)))
+        return saei_load_fail(load, SAE_FORMAT, "k is no whole number");
+    if (!t && !k)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "neither it nor a config.json says k: give "
+                              "sae_load_desc.k");
+    if (k < 1 || k > dl->desc.dict_size)
+        return saei_load_fail(load, SAE_FORMAT, "k is %llu, allowed are 1 to dict_size, %zu",
+                              (unsigned long long)k, dl->desc.dict_size);
+    if (config_k && k != config_k && !anneal) /* while k is annealed it is on its way to config's */
+        return saei_load_fail(load, SAE_MISMATCH, "k is %llu, in config.json %zu",
+                              (unsigned long long)k, config_k);
+    dl->desc.k = (size_t)k;
+    return SAE_OK;
+}
+
+static sae_result saei_dl_groups(saei_dl *dl, const sae_tensor *t) {
+    uint64_t size, left = dl->desc.dict_size;
+    bool good = t->ndim == 1 && t->shape[0] <= SAE_MAX_GROUPS;
+    for (size_t g = 0; good && g < t->shape[0]; g++) {
+        good = saei_tensor_whole(t, g, &size) && size >= 1 && size <= left;
+        if (!good) break;
+        dl->desc.group_sizes[dl->desc.num_groups++] = (size_t)size;
+        left -= size;
+    }
+    if (good && !left) return SAE_OK;
+    return saei_load_fail(dl->load, SAE_FORMAT, "group_sizes must be at most %d whole numbers >= 1 "
+                          "whose sum is dict_size, %zu", SAE_MAX_GROUPS, dl->desc.dict_size);
+}
+
+/* The desc of the dictionary; every tensor's type and shape is held against it. */
+static sae_result saei_dl_desc(saei_dl *dl) {
+    const saei_load *load = dl->load;
+    sae_dictionary_desc *desc = &dl->desc;
+    size_t d, m;
+    desc->arch = dl->layout->arch;
+    SAEI_TRY(saei_load_config_size(load, "activation_dim", &d));
+    SAEI_TRY(saei_load_config_size(load, "dict_size", &m));
+    if (desc->arch == SAE_ARCH_IDENTITY) {
+        desc->activation_dim = desc->dict_size = d;
+        return d ? SAE_OK : saei_load_fail(load, SAE_FORMAT, "IdentityDict needs activation_dim in "
+                                           "config.json");
+    }
+    for (size_t k = 0; k < dl->layout->count; k++) {
+        const sae_tensor *t = dl->tensors[k];
+        size_t latents = dl->slots[k] == SAEI_SLOT_W_ENC ? 0 : 1;
+        if (dl->slots[k] != SAEI_SLOT_W_ENC && dl->slots[k] != SAEI_SLOT_W_ENC_T) continue;
+        if (t->ndim != 2 || !t->shape[0] || !t->shape[1] || t->shape[0] > INT32_MAX
+            || t->shape[1] > INT32_MAX)
+            return saei_load_fail(load, SAE_FORMAT, "%s is no matrix of 1 to %d rows and columns",
+                                  t->name, INT32_MAX);
+        desc->dict_size = (size_t)t->shape[latents];
+        desc->activation_dim = (size_t)t->shape[1 - latents];
+    }
+    if ((d && d != desc->activation_dim) || (m && m != desc->dict_size))
+        return saei_load_fail(load, SAE_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
+                              "config.json %zu and %zu", desc->activation_dim, desc->dict_size, d,
+                              m);
+    for (size_t k = 0; k < dl->layout->count; k++) {
+        SAEI_TRY(saei_dl_check(dl, k));
+        if (dl->slots[k] == SAEI_SLOT_K) SAEI_TRY(saei_dl_k(dl, dl->tensors[k]));
+        if (dl->slots[k] == SAEI_SLOT_GROUPS) SAEI_TRY(saei_dl_groups(dl, dl->tensors[k]));
+    }
+    return SAE_OK;
+}
+
+/* view [rows,cols] into dst, whose rows lie ld apart, in tiles that fit the nearest cache. */
+enum { SAEI_FILE_TILE = 64 };
+typedef struct saei_read_job {
+    sae_tensor view;
+    float *dst;
+    size_t ld;
+    int lock;
+    bool not_finite;
+} saei_read_job;
+
+static void saei_read_band(void *arg, size_t band) {
+    saei_read_job *job = (saei_read_job *)arg;
+    float tile[SAEI_FILE_TILE * SAEI_FILE_TILE];
+    const int64_t size = (int64_t)sae_dtype_size(job->view.dtype);
+    size_t rows = (size_t)job->view.shape[0], cols = (size_t)job->view.shape[1];
+    size_t r = band * SAEI_FILE_TILE, nr = saei_min(rows - r, SAEI_FILE_TILE);
+    bool finite = true;
+    for (size_t c = 0; c < cols; c += SAEI_FILE_TILE) {
+        sae_tensor part = job->view;
+        size_t nc = saei_min(cols - c, SAEI_FILE_TILE);
+        int64_t at = (int64_t)r * part.stride[0] + (int64_t)c * part.stride[1];
+        part.data = (const unsigned char *)part.data + at * size;
+        part.shape[0] = nr;
+        part.shape[1] = nc;
+        sae_tensor_to_f32(&part, tile);
+        for (size_t i = 0; i < nr * nc; i++) finite = finite && fabsf(tile[i]) <= FLT_MAX;
+        for (size_t i = 0; i < nr; i++)
+            memcpy(job->dst + (r + i) * job->ld + c, tile + i * nc, nc * sizeof(float));
+    }
+    if (finite) return;
+    saei_lock(&job->lock);
+    job->not_finite = true;
+    saei_unlock(&job->lock);
+}
+
+/* Tensor `key` into its place; a vector is a matrix of one row. */
+static sae_result saei_dl_read_tensor(const saei_dl *dl, size_t key, sae_dictionary *dict) {
+    const sae_tensor *t = dl->tensors[key];
+    const saei_slot slot = dl->slots[key];
+    bool flip = slot == SAEI_SLOT_W_ENC_T || slot == SAEI_SLOT_W_DEC_T;
+    saei_read_job job;
+    if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS) return SAE_OK;
+    memset(&job, 0, sizeof job);
+    job.view = *t;
+    job.ld = dict->ld;
+    job.view.ndim = 2;
+    job.view.shape[0] = t->ndim == 2 ? t->shape[flip ? 1 : 0] : 1;
+    job.view.stride[0] = t->ndim == 2 ? t->stride[flip ? 1 : 0] : 0;
+    job.view.shape[1] = t->ndim == 2 ? t->shape[flip ? 0 : 1] : t->ndim ? t->shape[0] : 1;
+    job.view.stride[1] = t->ndim == 2 ? t->stride[flip ? 0 : 1] : t->ndim ? t->stride[0] : 1;
+    job.dst = slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T   ? dict->W_enc
+              : slot == SAEI_SLOT_W_DEC || slot == SAEI_SLOT_W_DEC_T ? dict->W_dec
+              : slot == SAEI_SLOT_B_ENC                              ? dict->b_enc
+              : slot == SAEI_SLOT_AUX0                               ? dict->aux0
+              : slot == SAEI_SLOT_AUX1                               ? dict->aux1
+              : slot == SAEI_SLOT_B_DEC                              ? dict->b_dec
+                                                                     : &dict->threshold;
+    saei_parallel(dict->ctx, saei_ceil_div((size_t)job.view.shape[0], SAEI_FILE_TILE),
+                  saei_read_band, &job);
+    if (!job.not_finite) return SAE_OK;
+    return saei_load_fail(dl->load, SAE_FORMAT, "%s holds NaN or infinity", t->name);
+}
+
+/* A nested file {step, ae, optimizer, config, norm_factor}, which the reference leaves when a run
+   is cut off: *factor is norm_factor, by which the biases must still be multiplied; else 0. */
+static sae_result saei_dl_nested(saei_load *load, float *factor) {
+    const sae_tensor *t = sae_tensor_file_find(load->tensors, "norm_factor");
+    const char *text = saei_tensor_file_scalar(load->tensors, "norm_factor");
+    double value = 0;
+    bool nested = false;
+    for (size_t i = 0; i < sae_tensor_file_count(load->tensors) && !nested; i++)
+        nested = strncmp(sae_tensor_file_get(load->tensors, i)->name, "ae.", 3) == 0;
+    *factor = 0;
+    if (!nested) return SAE_OK;
+    load->prefix = "ae.";
+    if (load->desc.raw) return SAE_OK;
+    if (text && saei_text_number(text, strlen(text), &value)) *factor = (float)value;
+    else if (t && saei_is_scalar(t)) sae_tensor_to_f32(t, factor);
+    if (*factor > 0 && *factor <= FLT_MAX) return SAE_OK;
+    return saei_load_fail(load, SAE_UNSUPPORTED, "it is the backup of a run that was cut off, "
+                          "without a norm_factor to scale its biases with");
+}
+
+static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
+    sae_dictionary *dict;
+    sae_result result = SAE_OK;
+    bool no_threshold = false;
+    float factor;
+    saei_dl dl;
+    memset(&dl, 0, sizeof dl);
+    dl.load = load;
+    SAEI_TRY(saei_dl_nested(load, &factor));
+    SAEI_TRY(saei_dl_class(&dl));
+    SAEI_TRY(saei_dl_desc(&dl));
+    SAEI_TRY(saei_dictionary_new(load->ctx, "sae_dictionary_load", &dl.desc, &dict));
+    for (size_t k = 0; k < dl.layout->count && result == SAE_OK; k++) {
+        if (!dl.tensors[k] && dl.slots[k] == SAEI_SLOT_THRESHOLD) no_threshold = true;
+        result = saei_dl_read_tensor(&dl, k, dict);
+    }
+    if (result == SAE_OK && no_threshold && dl.desc.arch == SAE_ARCH_BATCH_TOP_K) {
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s is of 2024 and has no "
+                 "threshold: its rule is batch top-k", load->file);
+        result = sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
+    }
+    if (result == SAE_OK && factor > 0) result = sae_dictionary_scale_biases(dict, factor);
+    if (result == SAE_OK && !load->desc.raw) result = sae_dictionary_normalize_decoder(dict);
+    if (result == SAE_OK) *out = dict;
+    else sae_dictionary_destroy(dict);
+    return result;
+}
+
+/* ---- every format ---- */
+
+static const saei_reader saei_readers[] = {
+    { { "ae.pt", "ae.safetensors" }, "config.json", saei_dl_detect, saei_dl_read }
+};
+enum { SAEI_NUM_READERS = sizeof saei_readers / sizeof saei_readers[0] };
+
+/* Sets load->file, and *out where it lies in a folder. */
+static sae_result saei_load_locate(saei_load *load, const saei_reader **out) {
+    saei_path_kind kind = saei_path_exists(load->path);
+    if (kind == SAEI_PATH_NONE)
+        return saei_load_fail(load, SAE_NOT_FOUND, "there is no such file or folder");
+    if (kind == SAEI_PATH_FILE) {
+        load->file = saei_strdup(load->ctx, load->path);
+        return load->file ? SAE_OK : saei_load_no_memory(load);
+    }
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
+        for (size_t i = 0; i < 2 && saei_readers[r].files[i]; i++) {
+            saei_free(load->ctx, load->file);
+            load->file = saei_path_join(load->ctx, load->path, saei_readers[r].files[i]);
+            if (!load->file) return saei_load_no_memory(load);
+            *out = &saei_readers[r];
+            if (saei_path_exists(load->file) == SAEI_PATH_FILE) return SAE_OK;
+        }
+    }
+    return saei_load_fail(load, SAE_NOT_FOUND, "the folder has neither ae.pt nor ae.safetensors");
+}
+
+static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
+    const saei_reader *reader = NULL;
+    char names[SAEI_NAMES] = "";
+    SAEI_TRY(saei_load_locate(load, &reader));
+    SAEI_TRY(sae_tensor_file_open(load->ctx, load->file, &load->tensors));
+    for (size_t r = 0; r < SAEI_NUM_READERS && !reader; r++)
+        if (saei_readers[r].detect(load)) reader = &saei_readers[r];
+    if (!reader) {
+        for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
+            saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
+        return saei_load_fail(load, SAE_UNSUPPORTED, "it is no dictionary: it holds %s",
+                              *names ? names : "no tensors");
+    }
+    if (reader->config) SAEI_TRY(saei_load_config(load, reader->config));
+    return reader->read(load, out);
+}
+
+SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
+                                       const char *path, sae_dictionary **out) {
+    saei_load load;
+    sae_result result;
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
+    memset(&load, 0, sizeof load);
+    load.ctx = ctx;
+    load.path = path;
+    load.prefix = "";
+    if (desc) load.desc = *desc;
+    result = saei_load_run(&load, out);
+    sae_tensor_file_close(load.tensors);
+    saei_free(ctx, load.root);
+    saei_free(ctx, load.config_path);
+    saei_free(ctx, load.file);
+    return result;
+}
+
+/* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
+typedef struct saei_write_job {
+    const float *src;
+    float *dst;
+    size_t m, d, ld;
+    bool transposed;
+} saei_write_job;
+
+static void saei_write_band(void *arg, size_t band) {
+    const saei_write_job *job = (const saei_write_job *)arg;
+    size_t first = band * SAEI_FILE_TILE, last = saei_min(job->m, first + SAEI_FILE_TILE);
+    if (!job->transposed) {
+        for (size_t i = first; i < last; i++)
+            memcpy(job->dst + i * job->d, job->src + i * job->ld, job->d * sizeof(float));
+        return;
+    }
+    for (size_t c = 0; c < job->d; c += 16) {
+        size_t end = saei_min(job->d, c + 16);
+        for (size_t j = c; j < end; j++)
+            for (size_t i = first; i < last; i++)
+                job->dst[j * job->m + i] = job->src[i * job->ld + j];
+    }
+}
+
+/* The matrix as the file has it: in place if it lies so already, else a copy in *copy. */
+static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src, bool transposed,
+                                   sae_tensor *t, float **copy) {
+    saei_write_job job;
+    size_t count;
+    job.src = src;
+    job.m = dict->desc.dict_size;
+    job.d = dict->desc.activation_dim;
+    job.ld = dict->ld;
+    job.transposed = transposed;
+    t->ndim = 2;
+    t->shape[0] = transposed ? job.d : job.m;
+    t->shape[1] = transposed ? job.m : job.d;
+    t->data = src;
+    if (!transposed && job.ld == job.d) return SAE_OK;
+    if (saei_mul(job.m, job.d, &count))
+        *copy = (float *)saei_alloc(dict->ctx, count, sizeof(float));
+    if (!*copy)
+        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
+                         t->name);
+    job.dst = *copy;
+    saei_parallel(dict->ctx, saei_ceil_div(job.m, SAEI_FILE_TILE), saei_write_band, &job);
+    t->data = *copy;
+    return SAE_OK;
+}
+
+/* Tensor `slot` of dict. k and groups: room for what the dictionary holds as size_t. */
+static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, int32_t *k,
+                                   int64_t *groups, sae_tensor *t, float **copy) {
+    const sae_dictionary_desc *desc = &dict->desc;
+    t->dtype = slot == SAEI_SLOT_K ? SAE_I32 : slot == SAEI_SLOT_GROUPS ? SAE_I64 : SAE_F32;
+    t->ndim = 1;
+    t->shape[0] = desc->dict_size;
+    switch (slot) {
+    case SAEI_SLOT_W_ENC:
+    case SAEI_SLOT_W_ENC_T:
+        return saei_save_matrix(dict, dict->W_enc, slot == SAEI_SLOT_W_ENC_T, t, copy);
+    case SAEI_SLOT_W_DEC:
+    case SAEI_SLOT_W_DEC_T:
+        return saei_save_matrix(dict, dict->W_dec, slot == SAEI_SLOT_W_DEC_T, t, copy);
+    case SAEI_SLOT_B_ENC: t->data = dict->b_enc; break;
+    case SAEI_SLOT_AUX0: t->data = dict->aux0; break;
+    case SAEI_SLOT_AUX1: t->data = dict->aux1; break;
+    case SAEI_SLOT_B_DEC:
+        t->shape[0] = desc->activation_dim;
+        t->data = dict->b_dec;
+        break;
+    case SAEI_SLOT_K:
+        *k = (int32_t)desc->k;
+        t->ndim = 0;
+        t->data = k;
+        break;
+    case SAEI_SLOT_THRESHOLD:
+        t->ndim = 0;
+        t->data = &dict->threshold;
+        break;
+    case SAEI_SLOT_GROUPS:
+        for (size_t g = 0; g < desc->num_groups; g++) groups[g] = (int64_t)desc->group_sizes[g];
+        t->shape[0] = desc->num_groups;
+        t->data = groups;
+        break;
+    }
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
+    sae_tensor tensors[SAEI_MAX_KEYS];
+    float *copies[SAEI_MAX_KEYS] = { NULL };
+    int64_t groups[SAE_MAX_GROUPS];
+    const saei_layout *layout;
+    sae_result result = SAE_OK;
+    int32_t k;
+    if (!dict || !path)
+        return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
+                         "sae_dictionary_save: dict or path is NULL");
+    layout = saei_layout_of(dict->desc.arch);
+    memset(tensors, 0, sizeof tensors);
+    for (size_t i = 0; i < layout->count && result == SAE_OK; i++) {
+        tensors[i].name = layout->keys[i].name;
+        result = saei_save_tensor(dict, layout->keys[i].slot, &k, groups, &tensors[i], &copies[i]);
+    }
+    if (result == SAE_OK) result = sae_tensor_file_write(dict->ctx, path, tensors, layout->count);
+    for (size_t i = 0; i < SAEI_MAX_KEYS; i++) saei_free(dict->ctx, copies[i]);
+    return result;
+}
+
+/* ==== >>files: config ========================================================================= */
+
+typedef enum saei_field_type {
+    SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
+    SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING
+} saei_field_type;
+
+/* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
+   the two must be spelled otherwise there: OFF is SAE_NONE for steps, -1 for real numbers. */
+typedef enum saei_meaning { SAEI_REFUSED, SAEI_LITERAL, SAEI_OFF, SAEI_DEFAULT } saei_meaning;
+
+typedef struct saei_field {
+    const char *name; /* the reference's */
+    saei_field_type type;
+    saei_meaning zero, null;
+    unsigned kinds; /* bit 1 << sae_trainer_kind: the trainers that have it */
+    size_t offset;  /* in sae_trainer_desc */
+} saei_field;
+
+#define SAEI_KIND(name) (1u << SAE_TRAINER_##name)
+#define SAEI_ANNEAL (SAEI_KIND(P_ANNEAL) | SAEI_KIND(GATED_ANNEAL))
+#define SAEI_L1 (SAEI_KIND(STANDARD) | SAEI_KIND(STANDARD_APRIL) | SAEI_KIND(GATED))
+#define SAEI_TOP_KS (SAEI_KIND(TOP_K) | SAEI_KIND(BATCH_TOP_K) | SAEI_KIND(MATRYOSHKA))
+#define SAEI_AT(field) offsetof(sae_trainer_desc, field)
+#define SAEI_ROW(name, type, zero, null, kinds)                                                    \
+    { #name, SAEI_FIELD_##type, SAEI_##zero, SAEI_##null, kinds, SAEI_AT(name) }
+
+static const saei_field saei_fields[] = {
+    { "trainer_class", SAEI_FIELD_KIND, SAEI_REFUSED, SAEI_REFUSED, ~0u, SAEI_AT(kind) },
+    { "dict_class", SAEI_FIELD_ARCH, SAEI_REFUSED, SAEI_DEFAULT, ~0u, SAEI_AT(arch) },
+    SAEI_ROW(activation_dim, SIZE, REFUSED, DEFAULT, ~0u),
+    SAEI_ROW(dict_size, SIZE, REFUSED, DEFAULT, ~0u),
+    SAEI_ROW(batch_size, SIZE, REFUSED, DEFAULT, ~0u),
+    SAEI_ROW(steps, STEPS, REFUSED, DEFAULT, ~0u),
+    SAEI_ROW(seed, STEPS, LITERAL, DEFAULT, ~0u),
+    SAEI_ROW(lr, REAL, REFUSED, DEFAULT, ~0u),
+    SAEI_ROW(warmup_steps, STEPS, OFF, REFUSED, ~0u),
+    SAEI_ROW(decay_start, STEPS, OFF, OFF, ~0u),
+    SAEI_ROW(sparsity_warmup_steps, STEPS, OFF, OFF, SAEI_L1 | SAEI_ANNEAL | SAEI_KIND(JUMP_RELU)),
+    SAEI_ROW(resample_steps, STEPS, OFF, OFF, SAEI_KIND(STANDARD) | SAEI_ANNEAL),
+    SAEI_ROW(l1_penalty, REAL, OFF, DEFAULT, SAEI_L1),
+    SAEI_ROW(sparsity_function, SPARSITY, REFUSED, DEFAULT, SAEI_KIND(STANDARD) | SAEI_ANNEAL),
+    SAEI_ROW(k, SIZE, REFUSED, DEFAULT, SAEI_TOP_KS),
+    SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_TOP_KS),
+    SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, SAEI_TOP_KS),
+    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, SAEI_TOP_KS),
+    SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, SAEI_TOP_KS | SAEI_KIND(JUMP_RELU)),
+    SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_TOP_KS),
+    SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, SAEI_TOP_KS),
+    SAEI_ROW(group_fractions, LIST, REFUSED, DEFAULT, SAEI_KIND(MATRYOSHKA)),
+    SAEI_ROW(group_weights, LIST, REFUSED, DEFAULT, SAEI_KIND(MATRYOSHKA)),
+    { "group_sizes", SAEI_FIELD_GROUP_SIZES, SAEI_REFUSED, SAEI_DEFAULT, SAEI_KIND(MATRYOSHKA),
+      SAEI_AT(group_fractions) },
+    SAEI_ROW(bandwidth, REAL, REFUSED, DEFAULT, SAEI_KIND(JUMP_RELU)),
+    SAEI_ROW(sparsity_penalty, REAL, OFF, DEFAULT, SAEI_KIND(JUMP_RELU)),
+    SAEI_ROW(target_l0, REAL, REFUSED, DEFAULT, SAEI_KIND(JUMP_RELU)),
+    SAEI_ROW(initial_sparsity_penalty, REAL, OFF, DEFAULT, SAEI_ANNEAL),
+    SAEI_ROW(anneal_start, STEPS, OFF, REFUSED, SAEI_ANNEAL),
+    SAEI_ROW(anneal_end, STEPS, REFUSED, DEFAULT, SAEI_ANNEAL),
+    SAEI_ROW(p_start, REAL, REFUSED, DEFAULT, SAEI_ANNEAL),
+    SAEI_ROW(p_end, REAL, LITERAL, DEFAULT, SAEI_ANNEAL),
+    SAEI_ROW(n_sparsity_updates, STEPS, REFUSED, REFUSED, SAEI_ANNEAL), /* or continuous */
+    SAEI_ROW(sparsity_queue_length, SIZE, REFUSED, DEFAULT, SAEI_ANNEAL),
+    { "reconstruction_loss", SAEI_FIELD_NORM, SAEI_REFUSED, SAEI_DEFAULT, SAEI_KIND(STANDARD),
+      SAEI_AT(reconstruction_norm) },
+    SAEI_ROW(ghost_threshold, STEPS, REFUSED, OFF, SAEI_KIND(STANDARD)),
+    SAEI_ROW(init, TEXT, REFUSED, DEFAULT, ~0u),
+    { "device", SAEI_FIELD_NOTHING, SAEI_REFUSED, SAEI_DEFAULT, 0, 0 },
+    SAEI_ROW(layer, INTEGER, LITERAL, DEFAULT, ~0u),
+    SAEI_ROW(lm_name, TEXT, REFUSED, DEFAULT, ~0u),
+    SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, ~0u),
+    SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, ~0u)
+};
+enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
+
+static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
+
+/* The annealers' configs call initial_sparsity_penalty sparsity_penalty. */
+static size_t saei_field_offset(const saei_field *f, sae_trainer_kind kind) {
+    bool penalty = f->offset == SAEI_AT(sparsity_penalty) && f->type == SAEI_FIELD_REAL;
+    return penalty && saei_is_annealer(kind) ? SAEI_AT(initial_sparsity_penalty) : f->offset;
+}
+
+static const saei_field *saei_field_find(const char *name, size_t length) {
+    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
+        const char *s = saei_fields[i].name;
+        if (strlen(s) == length && !strncmp(s, name, length)) return &saei_fields[i];
+    }
+    return NULL;
+}
+
+/* A value as text, or as a list of a config file (text is then what to call it in messages). */
+typedef struct saei_value {
+    const char *text;
+    const saei_json *list;
+} saei_value;
+
+/* Where a value stands, for messages. */
+typedef struct saei_setter {
+    const sae_context *ctx;
+    const char *who, *path; /* path may be NULL */
+} saei_setter;
+
+static sae_result saei_set_fail(const saei_setter *s, const char *name, saei_value v,
+                                const char *allowed) {
+    char quoted[SAEI_QUOTE];
+    return saei_fail(s->ctx, SAE_INVALID, "%s: %s%s%s is %s, allowed is %s", s->who,
+                     s->path ? s->path : "", s->path ? ": " : "", name,
+                     *v.text ? saei_quote(v.text, quoted) : "empty", allowed);
+}
+
+static bool saei_is_none(const char *text) {
+    return !strcmp(text, "none") || !strcmp(text, "None") || !strcmp(text, "null");
+}
+
+/* Digits, or a number such as 1e5 that is whole. */
+static bool saei_text_whole(const char *text, uint64_t *out) {
+    uint64_t v = 0;
+    double x;
+    size_t i;
+    for (i = 0; text[i] >= '0' && text[i] <= '9'; i++) {
+        unsigned digit = (unsigned)(text[i] - '0');
+        if (v > (UINT64_MAX - digit) / 10) return false;
+        v = v * 10 + digit;
+    }
+    if (!i || text[i]) {
+        if (!saei_text_number(text, strlen(text), &x)) return false;
+        if (x < 0 || x > 9007199254740992.0 || x != floor(x)) return false;
+        v = (uint64_t)x;
+    }
+    *out = v;
+    return true;
+}
+
+static sae_result saei_set_whole(const saei_setter *s, const saei_field *f, saei_value v,
+                                 uint64_t *out) {
+    bool updates = f->offset == SAEI_AT(n_sparsity_updates), none = saei_is_none(v.text);
+    uint64_t limit = f->type == SAEI_FIELD_SIZE   ? (uint64_t)INT32_MAX
+                     : f->offset == SAEI_AT(seed) ? UINT64_MAX
+                                                  : SAE_NONE - 1;
+    uint64_t x = 0;
+    saei_meaning meaning = none ? f->null : SAEI_LITERAL;
+    char allowed[64];
+    if (updates && strcmp(v.text, "continuous") == 0) {
+        *out = SAE_NONE;
+        return SAE_OK;
+    }
+    if (!none && (v.list || !saei_text_whole(v.text, &x) || x > limit)) meaning = SAEI_REFUSED;
+    else if (!none && !x) meaning = f->zero;
+    if (meaning == SAEI_REFUSED) {
+        snprintf(allowed, sizeof allowed, "a whole number%s%s",
+                 f->zero == SAEI_REFUSED ? " >= 1" : "",
+                 f->null == SAEI_OFF ? ", or none" : updates ? ", or continuous" : "");
+        return saei_set_fail(s, f->name, v, allowed);
+    }
+    *out = meaning == SAEI_OFF ? SAE_NONE : x;
+    return SAE_OK;
+}
+
+static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_value v,
+                                double *out) {
+    double x = 0;
+    bool none = saei_is_none(v.text);
+    if (!none
+        && (v.list || !saei_text_number(v.text, strlen(v.text), &x) || x < 0
+            || (x == 0 && f->zero == SAEI_REFUSED))) {
+        return saei_set_fail(s, f->name, v,
+                             f->zero == SAEI_REFUSED ? "a number > 0" : "a number >= 0");
+    }
+    *out = none ? 0 : x == 0 && f->zero == SAEI_OFF ? -1 : x;
+    return SAE_OK;
+}
+
+/* Numbers of a list, in a config file or between commas. */
+static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, saei_value v,
+                                   double *out, size_t *count) {
+    const char *allowed = "a list of 1 to 64 numbers";
+    const saei_json *c = v.list ? v.list->child : NULL;
+    const char *at = v.text;
+    *count = 0;
+    while (v.list ? c != NULL : at != NULL) {
+        size_t n = v.list ? 0 : strcspn(at, ",");
+        double x = v.list ? c->number : 0;
+        if (*count == SAE_MAX_GROUPS) return saei_set_fail(s, f->name, v, allowed);
+        if (v.list ? c->type != SAEI_JSON_NUMBER : !saei_text_number(at, n, &x))
+            return saei_set_fail(s, f->name, v, allowed);
+        if (!(x > 0 && x <= DBL_MAX)) return saei_set_fail(s, f->name, v, "a list of numbers > 0");
+        out[(*count)++] = x;
+        if (v.list) c = c->next;
+        else at = at[n] ? at + n + 1 : NULL;
+    }
+    return *count ? SAE_OK : saei_set_fail(s, f->name, v, allowed);
+}
+
+/* The fractions from which sizes come back as (size_t)(fraction * sum); the last is the rest. */
+static bool saei_fractions(const double *sizes, size_t count, double *out) {
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (sizes[i] != floor(sizes[i])) return false;
+        sum += sizes[i];
+    }
+    if (sum > 9007199254740992.0) return false;
+    for (size_t i = 0; i < count; i++) {
+        out[i] = sizes[i] / sum;
+        if (floor(out[i] * sum) < sizes[i]) out[i] += out[i] * DBL_EPSILON;
+    }
+    return true;
+}
+
+static sae_result saei_set_list(const saei_setter *s, const saei_field *f, saei_value v,
+                                sae_trainer_desc *desc) {
+    double list[SAE_MAX_GROUPS];
+    size_t count = 0;
+    bool weights = f->offset == SAEI_AT(group_weights);
+    memset(list, 0, sizeof list);
+    if (v.list || !saei_is_none(v.text)) SAEI_TRY(saei_set_numbers(s, f, v, list, &count));
+    if (f->type == SAEI_FIELD_GROUP_SIZES) {
+        if (!count) return SAE_OK;
+        if (!saei_fractions(list, count, list))
+            return saei_set_fail(s, f->name, v, "a list of whole numbers");
+    }
+    if (weights) {
+        if (count && desc->group_fractions[0] > 0 && count != desc->num_groups)
+            return saei_set_fail(s, f->name, v, "as many numbers as group_fractions has");
+        memcpy(desc->group_weights, list, sizeof list);
+        if (count) desc->num_groups = count;
+        return SAE_OK;
+    }
+    if (count != desc->num_groups) memset(desc->group_weights, 0, sizeof desc->group_weights);
+    memcpy(desc->group_fractions, list, sizeof list);
+    desc->num_groups = count;
+    return SAE_OK;
+}
+
+/* Names: of trainers, classes, losses; and the texts. */
+static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_value v,
+                                sae_trainer_desc *desc, void *at) {
+    sae_trainer_kind kind;
+    sae_arch arch;
+    bool none = saei_is_none(v.text);
+    if (v.list) return saei_set_fail(s, f->name, v, "a text");
+    switch (f->type) {
+    case SAEI_FIELD_KIND:
+        if (saei_trainer_from_any_name(v.text, &kind)) {
+            desc->kind = kind;
+            return SAE_OK;
+        }
+        return saei_set_fail(s, f->name, v, "standard, standard_april, gated, gated_anneal, "
+                             "p_anneal, top_k, batch_top_k, matryoshka_batch_top_k, jumprelu, or "
+                             "the reference's class");
+    case SAEI_FIELD_ARCH:
+        arch = saei_arch_from_name(v.text);
+        if (!arch && !none)
+            return saei_set_fail(s, f->name, v, "a class of the reference, as AutoEncoder");
+        desc->arch = arch;
+        return SAE_OK;
+    case SAEI_FIELD_SPARSITY:
+        for (int i = 0; i <= (int)SAE_SPARSITY_LP_P; i++) {
+            if (i ? strcmp(v.text, saei_sparsity_names[i - 1]) != 0 : !none) continue;
+            desc->sparsity_function = (sae_sparsity_function)i;
+            return SAE_OK;
+        }
+        return saei_set_fail(s, f->name, v, "l1, entropy, Lp or Lp^p");
+    case SAEI_FIELD_NORM:
+        if (!none && strcmp(v.text, "norm") && strcmp(v.text, "mse"))
+            return saei_set_fail(s, f->name, v, "mse or norm");
+        desc->reconstruction_norm = !strcmp(v.text, "norm");
+        return SAE_OK;
+    default:
+        *(const char **)at = none ? NULL : v.text;
+        return SAE_OK;
+    }
+}
+
+/* One field from one value; desc is changed only if that succeeds. */
+static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, const saei_field *f,
+                                 saei_value v) {
+    void *at = (char *)desc + saei_field_offset(f, desc->kind);
+    uint64_t whole;
+    double x;
+    switch (f->type) {
+    case SAEI_FIELD_SIZE:
+        SAEI_TRY(saei_set_whole(s, f, v, &whole));
+        *(size_t *)at = (size_t)whole;
+        return SAE_OK;
+    case SAEI_FIELD_STEPS: return saei_set_whole(s, f, v, (uint64_t *)at);
+    case SAEI_FIELD_REAL: return saei_set_real(s, f, v, (double *)at);
+    case SAEI_FIELD_LIST:
+    case SAEI_FIELD_GROUP_SIZES: return saei_set_list(s, f, v, desc);
+    case SAEI_FIELD_INTEGER:
+        x = 0;
+        if (!saei_is_none(v.text)
+            && (v.list || !saei_text_number(v.text, strlen(v.text), &x) || x != floor(x)
+                || fabs(x) > 9007199254740992.0))
+            return saei_set_fail(s, f->name, v, "a whole number");
+        *(int64_t *)at = (int64_t)x;
+        return SAE_OK;
+    case SAEI_FIELD_NOTHING: return SAE_OK;
+    case SAEI_FIELD_KIND:
+    case SAEI_FIELD_ARCH:
+    case SAEI_FIELD_SPARSITY:
+    case SAEI_FIELD_NORM:
+    case SAEI_FIELD_TEXT: break;
+    }
+    return saei_set_name(s, f, v, desc, at);
+}
+
+/* Letters to change, add or drop to make b of a (Levenshtein); both shorter than 64. */
+static size_t saei_edit_distance(const char *a, const char *b) {
+    size_t row[64], na = strlen(a), nb = strlen(b);
+    for (size_t j = 0; j <= nb; j++) row[j] = j;
+    for (size_t i = 1; i <= na; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= nb; j++) {
+            size_t change = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            row[j] = saei_min(change, saei_min(row[j], row[j - 1]) + 1);
+        }
+    }
+    return row[nb];
+}
+
+/* key as the table spells it, into name; NULL if it is none (name is then the nearest, or ""). */
+static const saei_field *saei_field_of_key(const char *key, char name[64]) {
+    size_t n = strlen(key), best = 4;
+    const saei_field *f;
+    char spelled[64];
+    name[0] = 0;
+    if (n >= sizeof spelled) return NULL;
+    for (size_t i = 0; i <= n; i++) spelled[i] = key[i] == '-' ? '_' : key[i];
+    f = saei_field_find(strcmp(spelled, "trainer") ? spelled : "trainer_class",
+                        strcmp(spelled, "trainer") ? n : strlen("trainer_class"));
+    for (size_t i = 0; i < SAEI_NUM_FIELDS && !f; i++) {
+        size_t distance = saei_edit_distance(spelled, saei_fields[i].name);
+        if (distance >= best || distance * 2 > n) continue;
+        best = distance;
+        snprintf(name, 64, "%s", saei_fields[i].name);
+    }
+    return f;
+}
+
+SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
+                                        const char *value) {
+    char nearest[64], quoted[SAEI_QUOTE];
+    const saei_field *f;
+    saei_setter s;
+    saei_value v;
+    if (!desc || !key || !value)
+        return saei_fail(ctx, SAE_INVALID, "sae_trainer_desc_set: desc, key or value is NULL");
+    s.ctx = ctx;
+    s.who = "sae_trainer_desc_set";
+    s.path = NULL;
+    v.text = value;
+    v.list = NULL;
+    f = saei_field_of_key(key, nearest);
+    if (f) return saei_field_set(&s, desc, f, v);
+    return saei_fail(ctx, SAE_NOT_FOUND, "sae_trainer_desc_set: key is %s, which no trainer "
+                     "has%s%s", saei_quote(key, quoted), *nearest ? "; near is " : "", nearest);
+}
+
+/* ---- config.json: reading ---- */
+
+struct sae_config {
+    sae_context *ctx;
+    saei_json *root; /* the descs' texts lie here */
+    sae_trainer_desc *descs;
+    size_t count;
+};
+
+static saei_value saei_json_as_value(const saei_json *v) {
+    saei_value out;
+    out.list = NULL;
+    switch (v->type) {
+    case SAEI_JSON_NULL: out.text = "null"; return out;
+    case SAEI_JSON_BOOL: out.text = v->number != 0 ? "true" : "false"; return out;
+    case SAEI_JSON_NUMBER:
+    case SAEI_JSON_STRING: out.text = v->string; return out;
+    case SAEI_JSON_ARRAY: out.text = "a list"; break;
+    case SAEI_JSON_OBJECT: out.text = "an object"; break;
+    }
+    out.list = v;
+    return out;
+}
+
+static bool saei_json_has(const saei_json *object, const char *key) {
+    const saei_json *v = saei_json_get(object, key);
+    return v && v->type != SAEI_JSON_NULL;
+}
+
+/* One trainer object. Its kind comes first: what sparsity_penalty means depends on it. */
+static sae_result saei_config_trainer(const saei_setter *s, const saei_json *object,
+                                      sae_trainer_desc *desc) {
+    const saei_json *kind = saei_json_get(object, "trainer_class");
+    char nearest[64], quoted[SAEI_QUOTE];
+    size_t known = 0;
+    if (!kind) kind = saei_json_get(object, "trainer");
+    if (kind) SAEI_TRY(saei_field_set(s, desc, &saei_fields[0], saei_json_as_value(kind)));
+    for (const saei_json *c = object->child; c; c = c->next) {
+        const saei_field *f = saei_field_of_key(c->key, nearest);
+        if (!f) {
+            saei_log(s->ctx, SAE_LOG_WARNING, "%s: %s: %s is not known and skipped%s%s", s->who,
+                     s->path, saei_quote(c->key, quoted), *nearest ? "; near is " : "", nearest);
+            continue;
+        }
+        known++;
+        if (f->type == SAEI_FIELD_KIND) continue;
+        if (f->type == SAEI_FIELD_GROUP_SIZES && saei_json_has(object, "group_fractions")) continue;
+        if (saei_field_offset(f, desc->kind) != f->offset
+            && saei_json_has(object, "initial_sparsity_penalty"))
+            continue;
+        SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c)));
+    }
+    return known ? SAE_OK
+                 : saei_fail(s->ctx, SAE_FORMAT, "%s: %s holds no trainer", s->who, s->path);
+}
+
+static sae_result saei_config_read(sae_config *config, const char *path) {
+    const saei_json *item = config->root;
+    saei_setter s;
+    s.ctx = config->ctx;
+    s.who = "sae_config_open";
+    s.path = path;
+    config->count = 1;
+    if (item->type == SAEI_JSON_ARRAY) {
+        config->count = item->count;
+        item = item->child;
+    }
+    if (!config->count)
+        return saei_fail(config->ctx, SAE_FORMAT, "sae_config_open: %s is an empty list", path);
+    config->descs =
+        (sae_trainer_desc *)saei_calloc(config->ctx, config->count, sizeof *config->descs);
+    if (!config->descs)
+        return saei_fail(config->ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+    for (size_t i = 0; i < config->count; i++, item = item->next) {
+        const saei_json *object = item, *inner = saei_json_get(item, "trainer");
+        if (inner && inner->type != SAEI_JSON_STRING) object = inner;
+        if (object->type != SAEI_JSON_OBJECT) {
+            return saei_fail(config->ctx, SAE_FORMAT,
+                             "sae_config_open: %s: %s is not a JSON object", path,
+                             inner ? "trainer" : "it");
+        }
+        SAEI_TRY(saei_config_trainer(&s, object, &config->descs[i]));
+    }
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out) {
+    sae_config *config;
+    saei_map map;
+    sae_result result;
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_config_open: ctx, path or out is NULL");
+    SAEI_TRY(saei_map_open(ctx, path, &map));
+    config = (sae_config *)saei_calloc(ctx, 1, sizeof *config);
+    if (config) {
+        config->ctx = ctx;
+        result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &config->root);
+    } else {
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+    }
+    saei_map_close(ctx, &map);
+    if (result == SAE_OK) result = saei_config_read(config, path);
+    if (result != SAE_OK) {
+        sae_config_close(config);
+        return result;
+    }
+    *out = config;
+    return SAE_OK;
+}
+
+SAE_API void sae_config_close(sae_config *config) {
+    sae_context *ctx;
+    if (!config) return;
+    ctx = config->ctx;
+    saei_free(ctx, config->descs);
+    saei_free(ctx, config->root);
+    saei_free(ctx, config);
+}
+
+SAE_API size_t sae_config_count(const sae_config *config) { return config ? config->count : 0; }
+
+SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index) {
+    return config && index < config->count ? &config->descs[index] : NULL;
+}
+
+/* ---- config.json: writing ---- */
+
+/* The reference's keys in its order, class by class. */
+static const char *saei_config_keys(sae_trainer_kind kind) {
+    switch (kind) {
+    case SAE_TRAINER_STANDARD:
+        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
+               "resample_steps sparsity_warmup_steps steps decay_start seed device layer lm_name "
+               "wandb_name submodule_name";
+    case SAE_TRAINER_STANDARD_APRIL:
+        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
+               "sparsity_warmup_steps steps decay_start seed device layer lm_name wandb_name "
+               "submodule_name";
+    case SAE_TRAINER_GATED:
+        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
+               "sparsity_warmup_steps decay_start seed device layer lm_name wandb_name "
+               "submodule_name";
+    case SAE_TRAINER_GATED_ANNEAL:
+        return "trainer_class dict_class activation_dim dict_size lr sparsity_function "
+               "sparsity_penalty p_start p_end anneal_start sparsity_queue_length "
+               "n_sparsity_updates warmup_steps resample_steps sparsity_warmup_steps decay_start "
+               "steps seed layer lm_name wandb_name";
+    case SAE_TRAINER_P_ANNEAL:
+        return "trainer_class dict_class activation_dim dict_size lr sparsity_function "
+               "sparsity_penalty p_start p_end anneal_start sparsity_queue_length "
+               "n_sparsity_updates warmup_steps sparsity_warmup_steps decay_start resample_steps "
+               "steps seed layer lm_name wandb_name submodule_name";
+    case SAE_TRAINER_JUMP_RELU:
+        return "trainer_class dict_class lr steps seed activation_dim dict_size device layer "
+               "lm_name wandb_name submodule_name bandwidth sparsity_penalty "
+               "sparsity_warmup_steps target_l0";
+    case SAE_TRAINER_BATCH_TOP_K:
+        return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start "
+               "threshold_beta threshold_start_step top_k_aux seed activation_dim dict_size k "
+               "device layer lm_name wandb_name submodule_name";
+    case SAE_TRAINER_MATRYOSHKA:
+        return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start "
+               "threshold_beta threshold_start_step top_k_aux seed activation_dim dict_size "
+               "group_fractions group_weights group_sizes k device layer lm_name wandb_name "
+               "submodule_name";
+    case SAE_TRAINER_TOP_K:
+    case SAE_TRAINER_DEFAULT: break;
+    }
+    return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
+           "threshold_start_step seed activation_dim dict_size k device layer lm_name wandb_name "
+           "submodule_name";
+}
+
+static void saei_write_list(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
+    const double *list =
+        f->offset == SAEI_AT(group_weights) ? desc->group_weights : desc->group_fractions;
+    size_t left = desc->dict_size;
+    char number[32];
+    saei_text_add(t, "[");
+    for (size_t i = 0; i < desc->num_groups; i++) {
+        saei_text_add(t, "%s\n            ", i ? "," : "");
+        if (f->type == SAEI_FIELD_GROUP_SIZES) { /* as the reference cuts them */
+            size_t size = i + 1 < desc->num_groups
+                              ? saei_min(left, (size_t)(list[i] * (double)desc->dict_size))
+                              : left;
+            saei_text_add(t, "%zu", size);
+            left -= size;
+        } else {
+            saei_number_text(list[i], number);
+            saei_text_add(t, "%s", number);
+        }
+    }
+    saei_text_add(t, "\n        ]");
+}
+
+static void saei_write_string(saei_text *t, const char *string) {
+    if (string) saei_text_add_json_string(t, string);
+    else saei_text_add(t, "null");
+}
+
+/* The value of a field. With t NULL nothing is written; returns false for null, which readers take
+   as they take a missing key. */
+static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
+    const void *at = (const char *)desc + saei_field_offset(f, desc->kind);
+    const char *string = NULL;
+    uint64_t whole = 0;
+    char number[32];
+    double x;
+    switch (f->type) {
+    case SAEI_FIELD_KIND:
+        string = sae_trainer_class(desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
+        break;
+    case SAEI_FIELD_ARCH: string = sae_arch_name(saei_trainer_arch(desc)); break;
+    case SAEI_FIELD_NOTHING: string = "cpu"; break;
+    case SAEI_FIELD_TEXT:
+        string = *(const char *const *)at;
+        if (!string && f->offset == SAEI_AT(lm_name))
+            string = "unknown"; /* the reference's must be there */
+        break;
+    case SAEI_FIELD_SPARSITY:
+        if (desc->sparsity_function) string = saei_sparsity_names[desc->sparsity_function - 1];
+        break;
+    case SAEI_FIELD_NORM: string = desc->reconstruction_norm ? "norm" : NULL; break;
+    case SAEI_FIELD_LIST:
+    case SAEI_FIELD_GROUP_SIZES:
+        if (t && desc->num_groups) saei_write_list(t, desc, f);
+        if (t && !desc->num_groups) saei_text_add(t, "null");
+        return desc->num_groups > 0;
+    case SAEI_FIELD_INTEGER:
+        if (t) saei_text_add(t, "%lld", (long long)*(const int64_t *)at);
+        return true;
+    case SAEI_FIELD_REAL:
+        x = *(const double *)at;
+        if (x == 0 && f->zero != SAEI_LITERAL) break; /* not set */
+        saei_number_text(x < 0 ? 0 : x, number);
+        if (t) saei_text_add(t, "%s", number);
+        return true;
+    case SAEI_FIELD_SIZE:
+    case SAEI_FIELD_STEPS:
+        whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
+        if (whole == 0 && f->zero != SAEI_LITERAL) break; /* not set */
+        if (whole == SAE_NONE && f->offset == SAEI_AT(n_sparsity_updates)) string = "continuous";
+        if (whole == SAE_NONE && f->zero != SAEI_LITERAL) {
+            if (string || f->null == SAEI_OFF) break;
+            whole = 0;
+        }
+        if (t) saei_text_add(t, "%llu", (unsigned long long)whole);
+        return true;
+    }
+    if (t) saei_write_string(t, string);
+    return string != NULL;
+}
+
+static sae_result saei_config_write(const sae_context *ctx, const char *folder,
+                                    const sae_trainer_desc *desc, const char *buffer,
+                                    const char *own) {
+    bool written[SAEI_NUM_FIELDS] = { false };
+    const char *keys = saei_config_keys(desc->kind), *comma = "";
+    unsigned kind = 1u << (desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
+    saei_writer writer;
+    saei_text t;
+    char *path;
+    sae_result result;
+    memset(&t, 0, sizeof t);
+    t.ctx = ctx;
+    saei_text_add(&t, "{\n    \"trainer\": {");
+    for (size_t n; *keys; keys += n + (keys[n] == ' ')) {
+        const saei_field *f;
+        n = strcspn(keys, " ");
+        f = saei_field_find(keys, n);
+        if (!f) continue;
+        written[f - saei_fields] = true;
+        saei_text_add(&t, "%s\n        \"%s\": ", comma, f->name);
+        saei_write_field(&t, desc, f);
+        comma = ",";
+    }
+    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) { /* what the reference leaves out */
+        if (written[i] || !(saei_fields[i].kinds & kind)
+            || !saei_write_field(NULL, desc, &saei_fields[i]))
+            continue;
+        saei_text_add(&t, ",\n        \"%s\": ", saei_fields[i].name);
+        saei_write_field(&t, desc, &saei_fields[i]);
+    }
+    saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
+                  buffer ? buffer : "{}", own ? own : "{}");
+    path = t.failed ? NULL : saei_path_join(ctx, folder, "config.json");
+    if (path) result = saei_writer_open(ctx, path, &writer);
+    else result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for config.json", folder);
+    if (result == SAE_OK) {
+        saei_writer_put(&writer, t.data, t.size);
+        result = saei_writer_finish(&writer);
+    }
+    saei_free(ctx, path);
+    saei_free(ctx, t.data);
+    return result;
+}
+/* ==== >>buffer ================================================================================ */
+/* A slab is one matrix in a file or in the caller's memory, a stream is slabs end to end, and the
+   buffer holds rows of one or two streams (input and target) in the type they have in the source.
+   The rows held form a sequence; those from cursor on are unread. A refill moves the unread ones to
+   the front, appends new rows of the source and shuffles the whole, so a batch costs O(batch). */
+
+enum { SAEI_BUFFER_BYTES = 256 << 20, SAEI_GATHER_ROWS = 64 };
+
+typedef struct saei_slab {
+    char *name;                /* the file's path; NULL: memory */
+    const unsigned char *data; /* element (0,0); need not be aligned */
+    int64_t row_stride, col_stride; /* in bytes */
+    sae_dtype dtype;
+    uint64_t begin, rows;      /* rows begin .. begin + rows of the stream */
+    sae_tensor_file *file;     /* keeps data mapped: a container */
+    saei_map map;              /* or a raw file */
+} saei_slab;
+
+typedef struct saei_stream {
+    saei_slab *slabs;
+    size_t num_slabs;
+    uint64_t rows;
+    size_t dim;
+    sae_dtype dtype; /* of rows as held: the slabs' own if all agree on F32, F16 or BF16, else F32 */
+} saei_stream;
+
+struct sae_buffer {
+    sae_context *ctx;
+    sae_buffer_desc desc; /* defaults set; the file lists in it are not used after create */
+    saei_stream stream[2];     /* input, target; of read: dim and dtype only */
+    size_t num_streams;
+    uint64_t source_rows;      /* 0: not known (read) */
+    size_t capacity, low;      /* rows held at most; refilled when fewer than low are unread */
+    unsigned char *held[2];    /* [capacity,dim] of the stream's dtype */
+    uint64_t *id;              /* [capacity] row number in the source, in the order of serving */
+    size_t *slot;              /* [capacity] where that row lies in held: a permutation */
+    size_t cursor, count;      /* cursor .. count are unread */
+    float *out[2];             /* [batch_size,dim] */
+    double *norms;             /* [2,capacity] with max_activation_norm_multiple, else NULL */
+    uint8_t *bad;              /* [parts of a batch] */
+    uint64_t position;         /* rows taken from the source in this pass */
+    uint64_t draws, batches;   /* random numbers used, batches served */
+    bool ended;
+    uint64_t state[5];         /* what saei_buffer_state_get points to */
+};
+
+/* ---- slabs and streams ---- */
+
+/* n contiguous values to float32; false if one of them is NaN or infinite. */
+static bool saei_row_to_f32(const unsigned char *from, sae_dtype dtype, size_t n, float *out) {
+    uint32_t bits, bad = 0;
+    saei_convert_row(dtype, from, (int64_t)sae_dtype_size(dtype), n, out);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, out + i, sizeof bits);
+        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
+    }
+    return !bad;
+}
+
+static const saei_slab *saei_stream_slab(const saei_stream *s, uint64_t row) {
+    size_t low = 0, high = s->num_slabs;
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (s->slabs[middle].begin <= row) low = middle;
+        else high = middle;
+    }
+    return &s->slabs[low];
+}
+
+/* Row `row` of the stream, in the stream's dtype. */
+static void saei_stream_row(const saei_stream *s, uint64_t row, unsigned char *out) {
+    const saei_slab *slab = saei_stream_slab(s, row);
+    const unsigned char *from = slab->data + (ptrdiff_t)((int64_t)(row - slab->begin) * slab->row_stride);
+    size_t size = sae_dtype_size(slab->dtype);
+    if (slab->dtype != s->dtype) { /* then it is float32, in held or in out: aligned */
+        saei_convert_row(slab->dtype, from, slab->col_stride, s->dim, (float *)(void *)out);
+    } else if (slab->col_stride == (int64_t)size) {
+        memcpy(out, from, s->dim * size);
+    } else {
+        for (size_t i = 0; i < s->dim; i++)
+            memcpy(out + i * size, from + (ptrdiff_t)((int64_t)i * slab->col_stride), size);
+    }
+}
+
+static bool saei_path_ends(const char *path, const char *ending) {
+    size_t n = strlen(path), e = strlen(ending);
+    return n >= e && strcmp(path + n - e, ending) == 0;
+}
+
+static void saei_stream_close(const sae_context *ctx, saei_stream *s) {
+    for (size_t i = 0; i < s->num_slabs; i++) {
+        sae_tensor_file_close(s->slabs[i].file);
+        if (s->slabs[i].map.data) saei_map_close(ctx, &s->slabs[i].map);
+        saei_free(ctx, s->slabs[i].name);
+    }
+    saei_free(ctx, s->slabs);
+    memset(s, 0, sizeof *s);
+}
+
+/* The tensor of a container that holds the rows: the one named, else the only one of two axes. */
+static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab, const char *name,
+                                   const sae_tensor **out) {
+    const sae_tensor *found = NULL;
+    size_t count = sae_tensor_file_count(slab->file), fit = 0;
+    if (name && !saei_path_ends(slab->name, ".npy")) {
+        found = sae_tensor_file_find(slab->file, name);
+        if (!found)
+            return saei_fail(ctx, SAE_NOT_FOUND, "sae_buffer_create: %s holds no tensor \"%s\"",
+                             slab->name, name);
+        if (found->ndim != 2)
+            return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: tensor \"%s\" of %s has %zu "
+                             "axes, allowed are 2 (rows, dim)", name, slab->name, found->ndim);
+    } else {
+        for (size_t i = 0; i < count; i++) {
+            const sae_tensor *t = sae_tensor_file_get(slab->file, i);
+            if (t->ndim != 2) continue;
+            if (!found) found = t;
+            fit++;
+        }
+        if (!found)
+            return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: %s holds no array of 2 axes "
+                             "(rows, dim)", slab->name);
+        if (fit > 1)
+            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: %s holds %zu tensors of 2 axes: "
+                             "tensor must name one (for example \"%s\")", slab->name, fit, found->name);
+    }
+    if (found->dtype != SAE_F32 && found->dtype != SAE_F16 && found->dtype != SAE_BF16 &&
+        found->dtype != SAE_F64)
+        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: %s holds %s, allowed are F32, F16, "
+                         "BF16, F64", slab->name, sae_dtype_name(found->dtype));
+    *out = found;
+    return SAE_OK;
+}
+
+/* Opens one file; *dim is what it holds. A slab half opened is left for saei_stream_close. */
+static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_source_desc *source,
+                                 saei_slab *slab, uint64_t *dim) {
+    const sae_tensor *t = NULL;
+    size_t size, row;
+    slab->name = saei_strdup(ctx, path);
+    if (!slab->name) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (saei_path_ends(path, ".npy") || saei_path_ends(path, ".safetensors")) {
+        SAEI_TRY(sae_tensor_file_open(ctx, path, &slab->file));
+        SAEI_TRY(saei_slab_tensor(ctx, slab, source->tensor, &t));
+        size = sae_dtype_size(t->dtype);
+        slab->data = (const unsigned char *)t->data;
+        slab->dtype = t->dtype;
+        slab->rows = t->shape[0];
+        slab->row_stride = t->stride[0] * (int64_t)size;
+        slab->col_stride = t->stride[1] * (int64_t)size;
+        *dim = t->shape[1];
+        return SAE_OK;
+    }
+    if (!source->dim)
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is 0; %s is read as raw values "
+                         "and does not tell it (.npy and .safetensors do)", path);
+    slab->dtype = source->dtype;
+    size = sae_dtype_size(slab->dtype);
+    if (!saei_mul(source->dim, size, &row) || row > PTRDIFF_MAX)
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is %zu, too large", source->dim);
+    SAEI_TRY(saei_map_open(ctx, path, &slab->map));
+    if (slab->map.size % row)
+        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has %zu bytes, not a multiple of a "
+                         "row's %zu (%zu of %s)", path, slab->map.size, row, source->dim,
+                         sae_dtype_name(slab->dtype));
+    slab->data = slab->map.data;
+    slab->rows = slab->map.size / row;
+    slab->row_stride = (int64_t)row;
+    slab->col_stride = (int64_t)size;
+    *dim = source->dim;
+    return SAE_OK;
+}
+
+static sae_result saei_stream_files(sae_context *ctx, const sae_source_desc *source,
+                                    const char *const *files, size_t num_files, saei_stream *s) {
+    uint64_t dim = 0;
+    s->slabs = (saei_slab *)saei_calloc(ctx, num_files, sizeof *s->slabs);
+    if (!s->slabs) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    s->num_slabs = num_files;
+    for (size_t i = 0; i < num_files; i++) {
+        saei_slab *slab = &s->slabs[i];
+        if (!files[i])
+            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: file %zu is NULL", i);
+        SAEI_TRY(saei_slab_open(ctx, files[i], source, slab, &dim));
+        if (dim == 0 || dim > SIZE_MAX / 8 || slab->rows > (uint64_t)INT64_MAX - s->rows)
+            return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has the shape [%llu,%llu]",
+                             files[i], (unsigned long long)slab->rows, (unsigned long long)dim);
+        if (source->dim && dim != source->dim)
+            return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: dim is %zu, %s has rows of %llu",
+                             source->dim, files[i], (unsigned long long)dim);
+        if (i && dim != s->dim)
+            return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: %s has rows of %zu, %s of %llu",
+                             files[0], s->dim, files[i], (unsigned long long)dim);
+        s->dim = (size_t)dim;
+        slab->begin = s->rows;
+        s->rows += slab->rows;
+        if (i && slab->dtype != s->dtype) s->dtype = SAE_F32;
+        else s->dtype = slab->dtype;
+        if (s->dtype == SAE_F64) s->dtype = SAE_F32;
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_stream_memory(sae_context *ctx, const sae_source_desc *source,
+                                     const void *data, saei_stream *s) {
+    size_t size = sae_dtype_size(source->dtype), row, all;
+    s->slabs = (saei_slab *)saei_calloc(ctx, 1, sizeof *s->slabs);
+    if (!s->slabs) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    s->num_slabs = 1;
+    if (!source->dim || !saei_mul(source->dim, size, &row) || !saei_mul(row, source->rows, &all) ||
+        all > PTRDIFF_MAX)
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s", source->rows,
+                         source->dim, sae_dtype_name(source->dtype));
+    s->slabs->data = (const unsigned char *)data;
+    s->slabs->dtype = s->dtype = source->dtype;
+    s->slabs->rows = s->rows = source->rows;
+    s->slabs->row_stride = (int64_t)row;
+    s->slabs->col_stride = (int64_t)size;
+    s->dim = source->dim;
+    return SAE_OK;
+}
+
+/* ---- create ---- */
+
+static sae_result saei_buffer_open_source(sae_buffer *b) {
+    sae_context *ctx = b->ctx;
+    sae_source_desc *source = &b->desc.source;
+    saei_stream *x = &b->stream[0], *y = &b->stream[1];
+    if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1 ||
+        (source->num_files && !source->files) || (source->num_target_files && !source->target_files))
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the source needs exactly one of data, "
+                         "files, read");
+    if ((source->target && !source->data) || (source->num_target_files && !source->num_files) ||
+        (source->has_target && !source->read))
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the target must come the way the input "
+                         "does: target with data, target_files with files, has_target with read");
+    if (!source->dtype) source->dtype = SAE_F32;
+    if (source->dtype != SAE_F32 && source->dtype != SAE_F16 && source->dtype != SAE_BF16)
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dtype is %d (%s), allowed are F32, F16, "
+                         "BF16", (int)source->dtype, sae_dtype_name(source->dtype));
+    b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
+    if (source->read) {
+        if (!source->dim)
+            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is 0, with read it must be given");
+        x->dim = y->dim = source->dim;
+        x->dtype = y->dtype = SAE_F32;
+        if (!source->rewind) b->desc.single_pass = true;
+        return SAE_OK;
+    }
+    if (source->data) {
+        SAEI_TRY(saei_stream_memory(ctx, source, source->data, x));
+        if (source->target) SAEI_TRY(saei_stream_memory(ctx, source, source->target, y));
+    } else {
+        SAEI_TRY(saei_stream_files(ctx, source, source->files, source->num_files, x));
+        if (source->num_target_files)
+            SAEI_TRY(saei_stream_files(ctx, source, source->target_files, source->num_target_files, y));
+    }
+    b->source_rows = x->rows;
+    if (!x->rows) return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the source has no rows");
+    if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
+        return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: the input is [%llu,%zu], the target "
+                         "[%llu,%zu]; they must agree", (unsigned long long)x->rows, x->dim,
+                         (unsigned long long)y->rows, y->dim);
+    return SAE_OK;
+}
+
+/* Sets capacity and low, takes the memory. */
+static sae_result saei_buffer_plan(sae_buffer *b) {
+    sae_context *ctx = b->ctx;
+    sae_buffer_desc *d = &b->desc;
+    size_t dim = b->stream[0].dim, row = 0, twice, size;
+    for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
+    if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size) ||
+        !saei_mul(size, 4 * sizeof(float), &size))
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, too large for rows of "
+                         "%zu", d->batch_size, dim);
+    if (d->rows && d->rows < twice && !d->sequential)
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: rows is %zu, allowed is 0 or at least "
+                         "twice the batch_size of %zu", d->rows, d->batch_size);
+    b->capacity = d->sequential ? d->batch_size
+                  : d->rows     ? d->rows
+                                : saei_max((size_t)SAEI_BUFFER_BYTES / row, twice);
+    b->low = saei_max(b->capacity / 2, d->batch_size);
+    if (!d->sequential && b->source_rows && b->source_rows <= b->capacity) {
+        b->capacity = saei_max((size_t)b->source_rows, 1);
+        b->low = d->batch_size; /* all are held: every row once a pass, as far as batches divide it */
+    }
+    d->rows = b->capacity;
+    for (size_t s = 0; s < b->num_streams; s++) {
+        size = dim * sae_dtype_size(b->stream[s].dtype);
+        b->held[s] = (unsigned char *)saei_alloc(ctx, b->capacity, size);
+        b->out[s] = (float *)saei_alloc(ctx, d->batch_size * dim, sizeof(float));
+        if (!b->held[s] || !b->out[s]) break;
+    }
+    b->id = (uint64_t *)saei_alloc(ctx, b->capacity, sizeof *b->id);
+    b->slot = (size_t *)saei_alloc(ctx, b->capacity, sizeof *b->slot);
+    b->bad = (uint8_t *)saei_alloc(ctx, saei_ceil_div(d->batch_size, SAEI_GATHER_ROWS), 1);
+    if (d->max_activation_norm_multiple > 0)
+        b->norms = (double *)saei_alloc(ctx, b->capacity, 2 * sizeof *b->norms);
+    if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot || !b->bad ||
+        (d->max_activation_norm_multiple > 0 && !b->norms))
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu rows of %zu",
+                         b->capacity, dim);
+    for (size_t i = 0; i < b->capacity; i++) b->slot[i] = i;
+    return SAE_OK;
+}
+
+static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
+    sae_context *ctx = b->ctx;
+    sae_buffer_desc *d = &b->desc;
+    double multiple = d->max_activation_norm_multiple;
+    if (!d->batch_size) d->batch_size = 2048;
+    if (!d->heads) d->heads = 1;
+    SAEI_TRY(saei_buffer_open_source(b));
+    if (b->stream[0].dim % d->heads)
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: heads is %zu, which does not divide the "
+                         "rows' %zu", d->heads, b->stream[0].dim);
+    if (multiple != multiple || (multiple != 0 && multiple < 1))
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: max_activation_norm_multiple is %g, "
+                         "allowed is 0 (none) or at least 1", multiple);
+    if (multiple > 0 && d->sequential)
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: max_activation_norm_multiple is %g, it "
+                         "needs the shuffled order", multiple);
+    if (b->source_rows && b->source_rows < d->batch_size) {
+        if (!d->single_pass && !cut)
+            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, the source has "
+                             "only %llu rows", d->batch_size, (unsigned long long)b->source_rows);
+        d->batch_size = (size_t)b->source_rows;
+        if (!d->sequential) d->rows = 0;
+    }
+    return saei_buffer_plan(b);
+}
+
+/* cut: a batch_size above the source's rows is lowered to them. */
+static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc, bool cut,
+                                  sae_buffer **out) {
+    sae_buffer *b;
+    sae_result result;
+    if (!ctx) return SAE_INVALID;
+    if (!desc || !out) return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: desc or out is NULL");
+    b = (sae_buffer *)saei_calloc(ctx, 1, sizeof *b);
+    if (!b) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    b->ctx = ctx;
+    b->desc = *desc;
+    result = saei_buffer_init(b, cut);
+    if (result != SAE_OK) {
+        sae_buffer_destroy(b);
+        return result;
+    }
+    *out = b;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
+                                     sae_buffer **out) {
+    return saei_buffer_new(ctx, desc, false, out);
+}
+
+SAE_API void sae_buffer_destroy(sae_buffer *b) {
+    if (!b) return;
+    for (size_t s = 0; s < 2; s++) {
+        saei_stream_close(b->ctx, &b->stream[s]);
+        saei_free(b->ctx, b->held[s]);
+        saei_free(b->ctx, b->out[s]);
+    }
+    saei_free(b->ctx, b->id);
+    saei_free(b->ctx, b->slot);
+    saei_free(b->ctx, b->norms);
+    saei_free(b->ctx, b->bad);
+    saei_free(b->ctx, b);
+}
+
+SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
+SAE_API bool sae_buffer_has_target(const sae_buffer *b) { return b && b->num_streams == 2; }
+SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
+
+/* ---- refill ---- */
+
+static unsigned char *saei_buffer_held(const sae_buffer *b, size_t stream, size_t i) {
+    const saei_stream *s = &b->stream[stream];
+    return b->held[stream] + b->slot[i] * s->dim * sae_dtype_size(s->dtype);
+}
+
+static void saei_buffer_swap(sae_buffer *b, size_t i, size_t j) {
+    size_t slot = b->slot[i];
+    uint64_t id = b->id[i];
+    b->slot[i] = b->slot[j];
+    b->id[i] = b->id[j];
+    b->slot[j] = slot;
+    b->id[j] = id;
+}
+
+static sae_result saei_buffer_not_finite(const sae_buffer *b, size_t stream, uint64_t row) {
+    const char *what = stream ? "target" : "input";
+    const saei_slab *slab;
+    if (b->source_rows) {
+        slab = saei_stream_slab(&b->stream[stream], row);
+        if (slab->name)
+            return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: %s has NaN or infinity in row "
+                             "%llu", slab->name, (unsigned long long)(row - slab->begin));
+    }
+    return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: the %s has NaN or infinity in row %llu",
+                     what, (unsigned long long)row);
+}
+
+/* Appends rows from read; *got 0 at the end of its data. */
+static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
+    const sae_source_desc *source = &b->desc.source;
+    size_t want = saei_min(room, b->desc.batch_size), bytes = source->dim * sizeof(float);
+    int64_t n = source->read(source->user, b->out[0], b->num_streams == 2 ? b->out[1] : NULL, want);
+    if (n < 0) {
+        if (n < (int64_t)SAE_BACKEND)
+            return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: read returned %lld, not a "
+                             "sae_result", (long long)n);
+        return saei_fail(b->ctx, (sae_result)n, "sae_buffer_next: read failed with %s",
+                         sae_result_name((sae_result)n));
+    }
+    if ((uint64_t)n > want)
+        return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: read returned %lld rows, asked were "
+                         "%zu", (long long)n, want);
+    *got = (size_t)n;
+    for (size_t s = 0; s < b->num_streams; s++)
+        for (size_t i = 0; i < *got; i++)
+            memcpy(saei_buffer_held(b, s, b->count + i), b->out[s] + i * source->dim, bytes);
+    return SAE_OK;
+}
+
+static sae_result saei_buffer_rewind_source(sae_buffer *b) {
+    const sae_source_desc *source = &b->desc.source;
+    sae_result result;
+    if (source->read) {
+        if (!source->rewind)
+            return saei_fail(b->ctx, SAE_UNSUPPORTED, "sae_buffer_rewind: the source is a read without "
+                             "rewind");
+        result = source->rewind(source->user);
+        if (result != SAE_OK)
+            return saei_fail(b->ctx, result, "sae_buffer_rewind: rewind failed with %s",
+                             sae_result_name(result));
+    }
+    b->position = 0;
+    return SAE_OK;
+}
+
+/* Appends rows until the buffer is full, starting over at the source's end, or until ended. */
+static sae_result saei_buffer_read(sae_buffer *b) {
+    while (b->count < b->capacity && !b->ended) {
+        size_t room = b->capacity - b->count, got = 0;
+        if (b->desc.source.read) {
+            SAEI_TRY(saei_buffer_call(b, room, &got));
+        } else {
+            uint64_t left = b->source_rows - b->position;
+            got = left < room ? (size_t)left : room;
+            for (size_t s = 0; s < b->num_streams; s++)
+                for (size_t i = 0; i < got; i++)
+                    saei_stream_row(&b->stream[s], b->position + i, saei_buffer_held(b, s, b->count + i));
+        }
+        for (size_t i = 0; i < got; i++) b->id[b->count + i] = b->position + i;
+        b->count += got;
+        b->position += got;
+        if (got) continue;
+        if (b->desc.single_pass) {
+            b->ended = true;
+            break;
+        }
+        if (b->position < b->desc.batch_size)
+            return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: batch_size is %zu, the source has "
+                             "only %llu rows", b->desc.batch_size, (unsigned long long)b->position);
+        if (b->desc.sequential) b->count = 0;
+        SAEI_TRY(saei_buffer_rewind_source(b));
+    }
+    return SAE_OK;
+}
+
+/* The lower median of a [n], n > 0, as torch's; a is reordered. */
+static double saei_lower_median(double *a, size_t n) {
+    size_t low = 0, high = n - 1, k = (n - 1) / 2;
+    while (low < high) {
+        double pivot = a[low + (high - low) / 2], swap;
+        size_t i = low, j = high;
+        for (;;) {
+            while (a[i] < pivot) i++;
+            while (a[j] > pivot) j--;
+            if (i >= j) break;
+            swap = a[i];
+            a[i++] = a[j];
+            a[j--] = swap;
+        }
+        if (k <= j) high = j;
+        else low = j + 1;
+    }
+    return a[k];
+}
+
+/* Takes the rows first .. count whose norm exceeds the multiple of their median out again. */
+static sae_result saei_buffer_drop_large(sae_buffer *b, size_t first) {
+    double multiple = b->desc.max_activation_norm_multiple, limit;
+    size_t dim = b->stream[0].dim, n = b->count - first, keep = first;
+    double *select = b->norms + b->capacity;
+    if (!b->norms || !n) return SAE_OK;
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        if (!saei_row_to_f32(saei_buffer_held(b, 0, first + i), b->stream[0].dtype, dim, b->out[0])) {
+            b->count = first;
+            b->position = b->id[first];
+            b->ended = false;
+            return saei_buffer_not_finite(b, 0, b->id[first + i]);
+        }
+        for (size_t j = 0; j < dim; j++) sum += (double)b->out[0][j] * (double)b->out[0][j];
+        b->norms[i] = select[i] = sqrt(sum);
+    }
+    limit = multiple * saei_lower_median(select, n);
+    for (size_t i = 0; i < n; i++)
+        if (!(b->norms[i] > limit)) saei_buffer_swap(b, keep++, first + i);
+    b->count = keep;
+    return SAE_OK;
+}
+
+static void saei_buffer_shuffle(sae_buffer *b) { /* Fisher-Yates; draws are without bias */
+    for (size_t i = b->count; i > 1; i--) {
+        uint64_t limit = UINT64_MAX - UINT64_MAX % i, bits;
+        do bits = saei_random_bits(b->desc.seed, SAEI_STREAM_SHUFFLE, b->draws++);
+        while (bits >= limit);
+        saei_buffer_swap(b, i - 1, (size_t)(bits % i));
+    }
+}
+
+static sae_result saei_buffer_refill(sae_buffer *b) {
+    size_t unread = b->count - b->cursor, first;
+    if (b->ended) return SAE_OK;
+    for (size_t i = 0; i < unread; i++) saei_buffer_swap(b, i, b->cursor + i);
+    b->count = unread;
+    b->cursor = 0;
+    do {
+        first = b->count;
+        SAEI_TRY(saei_buffer_read(b));
+        SAEI_TRY(saei_buffer_drop_large(b, first));
+    } while (b->count < b->desc.batch_size && !b->ended);
+    if (!b->desc.sequential) saei_buffer_shuffle(b);
+    return SAE_OK;
+}
+
+/* ---- serving ---- */
+
+typedef struct saei_gather {
+    sae_buffer *buffer;
+    size_t n;
+} saei_gather;
+
+static void saei_gather_part(void *arg, size_t part) {
+    const saei_gather *g = (const saei_gather *)arg;
+    sae_buffer *b = g->buffer;
+    size_t end = saei_min((part + 1) * SAEI_GATHER_ROWS, g->n), dim = b->stream[0].dim;
+    bool good = true;
+    for (size_t i = part * SAEI_GATHER_ROWS; i < end; i++)
+        for (size_t s = 0; s < b->num_streams; s++)
+            good &= saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim,
+                                    b->out[s] + i * dim);
+    b->bad[part] = !good;
+}
+
+SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float **target, size_t *n) {
+    size_t take, parts, dim;
+    saei_gather gather;
+    if (!b) return SAE_INVALID;
+    if (!x || !n) return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: x or n is NULL");
+    if (b->count - b->cursor < b->low) SAEI_TRY(saei_buffer_refill(b));
+    take = saei_min(b->count - b->cursor, b->desc.batch_size);
+    if (!take)
+        return saei_fail(b->ctx, SAE_END_OF_DATA, "sae_buffer_next: the source has no more rows after "
+                         "%llu batches", (unsigned long long)b->batches);
+    gather.buffer = b;
+    gather.n = take;
+    parts = saei_ceil_div(take, SAEI_GATHER_ROWS);
+    saei_parallel(b->ctx, parts, saei_gather_part, &gather);
+    dim = b->stream[0].dim;
+    for (size_t i = 0; i < take; i++) {
+        if (!b->bad[i / SAEI_GATHER_ROWS]) continue;
+        for (size_t s = 0; s < b->num_streams; s++)
+            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim, b->out[s]))
+                return saei_buffer_not_finite(b, s, b->id[b->cursor + i]);
+    }
+    b->cursor += take;
+    b->batches++;
+    *x = b->out[0];
+    if (target) *target = b->num_streams == 2 ? b->out[1] : NULL;
+    *n = take;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_buffer_rewind(sae_buffer *b) {
+    if (!b) return SAE_INVALID;
+    if (b->position || b->batches || b->ended) SAEI_TRY(saei_buffer_rewind_source(b));
+    b->cursor = b->count = 0;
+    b->draws = b->batches = 0;
+    b->ended = false;
+    return SAE_OK;
+}
+
+/* ---- state ---- */
+
+/* What a resume needs: two tensors, "counters" and "ids" (of the unread rows, in order; only if
+   there are any, and not for read, which is replayed). Valid until the next call. */
+enum { SAEI_BUFFER_TENSORS = 2 };
+static void saei_buffer_state_get(sae_buffer *b, sae_tensor *out, size_t *count) {
+    size_t unread = b->desc.source.read ? 0 : b->count - b->cursor;
+    b->state[0] = b->batches;
+    b->state[1] = b->position;
+    b->state[2] = b->draws;
+    b->state[3] = b->ended;
+    b->state[4] = unread;
+    memset(out, 0, SAEI_BUFFER_TENSORS * sizeof *out);
+    out[0].name = "counters";
+    out[0].data = b->state;
+    out[0].shape[0] = sizeof b->state / sizeof *b->state;
+    out[1].name = "ids";
+    out[1].data = b->id + b->cursor;
+    out[1].shape[0] = unread;
+    for (size_t i = 0; i < 2; i++) {
+        out[i].dtype = SAE_U64;
+        out[i].ndim = 1;
+        out[i].stride[0] = 1;
+    }
+    *count = unread ? 2 : 1;
+}
+
+/* PREFIXname as U64 [n]; NULL if it is not there or of another kind. */
+static const unsigned char *saei_state_u64(const sae_tensor_file *file, const char *prefix,
+                                           const char *name, uint64_t n) {
+    char full[96];
+    const sae_tensor *t;
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    t = sae_tensor_file_find(file, full);
+    if (!t || t->dtype != SAE_U64 || t->ndim != 1 || t->shape[0] != n) return NULL;
+    return (const unsigned char *)t->data;
+}
+
+/* The opposite, on a buffer of the same desc. A read that cannot rewind must be at its start. */
+static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *file,
+                                        const char *prefix) {
+    uint64_t state[5];
+    const unsigned char *from = saei_state_u64(file, prefix, "counters", 5), *ids = NULL;
+    const float *x;
+    size_t n;
+    if (from) memcpy(state, from, sizeof state);
+    if (from && state[4] && state[4] <= b->capacity) ids = saei_state_u64(file, prefix, "ids", state[4]);
+    if (!from || (state[4] && !ids) || (b->source_rows && state[1] > b->source_rows))
+        return saei_fail(b->ctx, SAE_FORMAT, "sae_train: the backup's buffer is damaged");
+    SAEI_TRY(sae_buffer_rewind(b));
+    if (b->desc.source.read) {
+        for (uint64_t i = 0; i < state[0]; i++) SAEI_TRY(sae_buffer_next(b, &x, NULL, &n));
+        return SAE_OK;
+    }
+    n = (size_t)state[4];
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&b->id[i], ids + i * 8, 8);
+        if (b->id[i] >= b->source_rows)
+            return saei_fail(b->ctx, SAE_FORMAT, "sae_train: the backup's buffer is damaged");
+        for (size_t s = 0; s < b->num_streams; s++)
+            saei_stream_row(&b->stream[s], b->id[i], saei_buffer_held(b, s, i));
+    }
+    b->batches = state[0];
+    b->position = state[1];
+    b->draws = state[2];
+    b->ended = state[3] != 0;
+    b->count = n;
+    return SAE_OK;
+}
+
+/* ==== >>loop ================================================================================== */
+
+enum { SAEI_NORM_BATCHES = 101 }; /* the reference asks for 100 and reads one more */
+
+typedef struct saei_loop {
+    sae_context *ctx;
+    const sae_train_desc *desc;
+    sae_buffer *buffer;
+    size_t num_trainers, dim; /* dim of one trainer's rows */
+    sae_trainer **trainers;
+    char **folders;           /* of each trainer; NULL without save_dir */
+    char *backup;             /* path of the backup; NULL without save_dir */
+    sae_tensor *tensors;      /* of a backup */
+    char (*names)[96];
+    saei_text fingerprint;    /* every setting that decides the result, one a line */
+    saei_text about_buffer, about_run; /* for config.json */
+    float factor;             /* inputs are divided by it; 1 without normalize_activations */
+    uint64_t step, start, rows;
+} saei_loop;
+
+/* ---- settings as text ---- */
+
+static void saei_text_add_real(saei_text *t, double value) {
+    char text[32];
+    saei_number_text(value, text);
+    saei_text_add(t, "%s", text);
+}
+
+static void saei_print_trainer(saei_text *t, size_t index, const sae_trainer_desc *d) {
+#define SAEI_PRINT(field)                                                                          \
+    saei_text_add(t, "trainer_%zu." #field "=%llu\n", index, (unsigned long long)d->field)
+#define SAEI_PRINT_REAL(field)                                                                     \
+    saei_text_add(t, "trainer_%zu." #field "=", index);                                            \
+    saei_text_add_real(t, d->field);                                                               \
+    saei_text_add(t, "\n")
+    SAEI_PRINT(kind);
+    SAEI_PRINT(arch);
+    SAEI_PRINT(activation_dim);
+    SAEI_PRINT(dict_size);
+    SAEI_PRINT(steps);
+    SAEI_PRINT(seed);
+    SAEI_PRINT_REAL(lr);
+    SAEI_PRINT(warmup_steps);
+    SAEI_PRINT(decay_start);
+    SAEI_PRINT(sparsity_warmup_steps);
+    SAEI_PRINT(resample_steps);
+    SAEI_PRINT_REAL(l1_penalty);
+    SAEI_PRINT(sparsity_function);
+    SAEI_PRINT(k);
+    SAEI_PRINT(k_anneal_steps);
+    SAEI_PRINT_REAL(auxk_alpha);
+    SAEI_PRINT(top_k_aux);
+    SAEI_PRINT(dead_feature_threshold);
+    SAEI_PRINT_REAL(threshold_beta);
+    SAEI_PRINT(threshold_start_step);
+    SAEI_PRINT(num_groups);
+    for (size_t i = 0; i < d->num_groups && i < SAE_MAX_GROUPS; i++) {
+        SAEI_PRINT_REAL(group_fractions[i]);
+        SAEI_PRINT_REAL(group_weights[i]);
+    }
+    SAEI_PRINT_REAL(bandwidth);
+    SAEI_PRINT_REAL(sparsity_penalty);
+    SAEI_PRINT_REAL(target_l0);
+    SAEI_PRINT_REAL(initial_sparsity_penalty);
+    SAEI_PRINT(anneal_start);
+    SAEI_PRINT(anneal_end);
+    SAEI_PRINT_REAL(p_start);
+    SAEI_PRINT_REAL(p_end);
+    SAEI_PRINT(n_sparsity_updates);
+    SAEI_PRINT(sparsity_queue_length);
+    SAEI_PRINT(reconstruction_norm);
+    SAEI_PRINT(ghost_threshold);
+    saei_text_add(t, "trainer_%zu.init=%s\n", index, d->init ? "given" : "none");
+#undef SAEI_PRINT
+#undef SAEI_PRINT_REAL
+}
+
+static uint64_t saei_hash(uint64_t hash, const void *data, size_t size) { /* FNV-1a */
+    const unsigned char *p = (const unsigned char *)data;
+    while (size--) hash = (hash ^ *p++) * 0x100000001B3ull;
+    return hash;
+}
+#define SAEI_HASH_START 0xCBF29CE484222325ull
+
+/* Shapes, types and the first row of each part of the data: not names, which may move. */
+static void saei_print_source(saei_text *t, sae_buffer *b) {
+    size_t bytes;
+    for (size_t s = 0; s < b->num_streams; s++) {
+        const saei_stream *stream = &b->stream[s];
+        saei_text_add(t, "%s.dim=%zu\n", s ? "target" : "data", stream->dim);
+        bytes = stream->dim * sae_dtype_size(stream->dtype);
+        for (size_t i = 0; i < stream->num_slabs; i++) {
+            const saei_slab *slab = &stream->slabs[i];
+            uint64_t hash = SAEI_HASH_START;
+            if (slab->rows) {
+                saei_stream_row(stream, slab->begin, (unsigned char *)b->out[s]);
+                hash = saei_hash(hash, b->out[s], bytes);
+            }
+            saei_text_add(t, "%s.%zu=%llu rows of %s, the first %016llx\n", s ? "target" : "data", i,
+                          (unsigned long long)slab->rows, sae_dtype_name(slab->dtype),
+                          (unsigned long long)hash);
+        }
+    }
+}
+
+static void saei_loop_fingerprint(saei_loop *l) {
+    const sae_buffer_desc *b = &l->buffer->desc;
+    saei_text *t = &l->fingerprint;
+    saei_text_add(t, "version=" SAE_VERSION "\n");
+    saei_text_add(t, "steps=%llu\n", (unsigned long long)l->desc->steps);
+    saei_text_add(t, "normalize_activations=%d\n", (int)l->desc->normalize_activations);
+    saei_text_add(t, "buffer.batch_size=%zu\nbuffer.rows=%zu\nbuffer.heads=%zu\n", b->batch_size,
+                  b->rows, b->heads);
+    saei_text_add(t, "buffer.sequential=%d\nbuffer.single_pass=%d\nbuffer.seed=%llu\n",
+                  (int)b->sequential, (int)b->single_pass, (unsigned long long)b->seed);
+    saei_text_add(t, "buffer.max_activation_norm_multiple=");
+    saei_text_add_real(t, b->max_activation_norm_multiple);
+    saei_text_add(t, "\n");
+    saei_print_source(t, l->buffer);
+    saei_text_add(t, "trainers=%zu\n", l->num_trainers);
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
+        saei_print_trainer(t, i, &d);
+    }
+}
+
+/* ---- set up ---- */
+
+static sae_result saei_loop_check(sae_context *ctx, const sae_train_desc *d) {
+    size_t heads;
+    if (!d) return saei_fail(ctx, SAE_INVALID, "sae_train: desc is NULL");
+    if (!d->trainers || !d->num_trainers)
+        return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is 0 or trainers is NULL");
+    if (!d->steps) return saei_fail(ctx, SAE_INVALID, "sae_train: steps is 0, allowed is 1 or more");
+    heads = d->buffer.heads;
+    if (heads > 1 && d->num_trainers != heads)
+        return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is %zu, with %zu heads there must "
+                         "be one for each", d->num_trainers, heads);
+    if (d->flat && d->num_trainers > 1)
+        return saei_fail(ctx, SAE_INVALID, "sae_train: flat is set, allowed is that with one trainer; "
+                         "there are %zu", d->num_trainers);
+    if (d->num_save_steps && !d->save_steps)
+        return saei_fail(ctx, SAE_INVALID, "sae_train: save_steps is NULL, num_save_steps %zu",
+                         d->num_save_steps);
+    if (!d->save_dir && (d->num_save_steps || d->backup_steps || d->resume))
+        return saei_fail(ctx, SAE_INVALID, "sae_train: save_steps, backup_steps and resume need a "
+                         "save_dir, which is NULL");
+    return SAE_OK;
+}
+
+static sae_result saei_loop_trainer(saei_loop *l, size_t i) {
+    const sae_buffer_desc *b = &l->buffer->desc;
+    sae_trainer_desc d = l->desc->trainers[i];
+    if (!d.activation_dim) d.activation_dim = l->dim;
+    if (!d.batch_size) d.batch_size = b->batch_size;
+    if (!d.steps) d.steps = l->desc->steps;
+    if (d.activation_dim != l->dim)
+        return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: activation_dim of trainer %zu is %zu, the "
+                         "data has rows of %zu", i, d.activation_dim, l->dim);
+    if (d.batch_size < b->batch_size)
+        return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: batch_size of trainer %zu is %zu, the "
+                         "buffer's is %zu", i, d.batch_size, b->batch_size);
+    sae_trainer_defaults(&d);
+    return sae_trainer_create(l->ctx, &d, &l->trainers[i]);
+}
+
+static sae_result saei_loop_folders(saei_loop *l) {
+    const char *root = l->desc->save_dir;
+    char name[40];
+    if (!root) return SAE_OK;
+    l->folders = (char **)saei_calloc(l->ctx, l->num_trainers, sizeof *l->folders);
+    l->backup = saei_path_join(l->ctx, root, "backup.safetensors");
+    if (!l->folders || !l->backup) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        snprintf(name, sizeof name, "trainer_%zu", i);
+        l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root) : saei_path_join(l->ctx, root, name);
+        if (!l->folders[i]) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        SAEI_TRY(saei_make_folder(l->ctx, l->folders[i]));
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_loop_open(saei_loop *l) {
+    size_t n = l->num_trainers, most = n * SAEI_STATE_TENSORS + SAEI_BUFFER_TENSORS;
+    SAEI_TRY(sae_buffer_create(l->ctx, &l->desc->buffer, &l->buffer));
+    l->dim = sae_buffer_dim(l->buffer) / l->buffer->desc.heads;
+    l->trainers = (sae_trainer **)saei_calloc(l->ctx, n, sizeof *l->trainers);
+    l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
+    l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
+    if (!l->trainers || !l->tensors || !l->names)
+        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+    for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i));
+    saei_loop_fingerprint(l);
+    if (l->fingerprint.failed) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+    return saei_loop_folders(l);
+}
+
+static void saei_loop_close(saei_loop *l) {
+    for (size_t i = 0; l->trainers && i < l->num_trainers; i++) sae_trainer_destroy(l->trainers[i]);
+    for (size_t i = 0; l->folders && i < l->num_trainers; i++) saei_free(l->ctx, l->folders[i]);
+    sae_buffer_destroy(l->buffer);
+    saei_free(l->ctx, l->trainers);
+    saei_free(l->ctx, l->folders);
+    saei_free(l->ctx, l->backup);
+    saei_free(l->ctx, l->tensors);
+    saei_free(l->ctx, l->names);
+    saei_free(l->ctx, l->fingerprint.data);
+    saei_free(l->ctx, l->about_buffer.data);
+    saei_free(l->ctx, l->about_run.data);
+}
+
+/* factor = sqrt(mean over the first batches of their mean squared norm), then from the start again.
+   DEVIATION: with heads the norm is that of one head's rows; the reference's sum runs over the wrong
+   axis there. */
+static sae_result saei_loop_norm(saei_loop *l) {
+    double total = 0, mean;
+    size_t batches = 0, n, width = sae_buffer_dim(l->buffer), heads = l->buffer->desc.heads;
+    const float *x;
+    for (; batches < SAEI_NORM_BATCHES; batches++) {
+        double sum = 0;
+        sae_result result = sae_buffer_next(l->buffer, &x, NULL, &n);
+        if (result == SAE_END_OF_DATA && batches) break;
+        if (result != SAE_OK) return result;
+        for (size_t i = 0; i < n * width; i++) sum += (double)x[i] * (double)x[i];
+        total += sum / ((double)n * (double)heads);
+    }
+    mean = total / (double)batches;
+    l->factor = (float)sqrt(mean);
+    if (!(l->factor > 0) || l->factor > FLT_MAX)
+        return saei_fail(l->ctx, SAE_INVALID, "sae_train: normalize_activations finds a mean squared "
+                         "norm of %g, allowed is a positive number", mean);
+    return sae_buffer_rewind(l->buffer);
+}
+
+/* ---- what is written ---- */
+
+/* Fails for a trainer whose last loss or whose parameters are not finite. */
+static sae_result saei_loop_check_finite(saei_loop *l, size_t i, const sae_stats *stats) {
+    sae_trainer_desc d;
+    if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
+    d = sae_trainer_info(l->trainers[i]);
+    return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu (%s) diverged: its loss at step %llu "
+                     "is %g, allowed are finite losses (try a smaller lr than %g)", i,
+                     sae_trainer_name(d.kind), (unsigned long long)stats->step, stats->loss, d.lr);
+}
+
+static sae_result saei_loop_check_weights(saei_loop *l) {
+    sae_stats stats;
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        const sae_dictionary *dict = sae_trainer_dictionary(l->trainers[i]);
+        uint32_t bits, bad = 0;
+        if (l->step > l->start) {
+            SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
+            SAEI_TRY(saei_loop_check_finite(l, i, &stats));
+        }
+        if (!dict) return saei_fail(l->ctx, SAE_BACKEND, "sae_train: trainer %zu has no dictionary", i);
+        for (size_t j = 0; j < dict->num_params; j++) {
+            memcpy(&bits, dict->params + j, sizeof bits);
+            bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
+        }
+        if (bad)
+            return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu diverged: its weights before "
+                             "step %llu hold NaN or infinity", i, (unsigned long long)l->step);
+    }
+    return SAE_OK;
+}
+
+/* The dictionary of trainer i in raw units, to folder/name, and to folder/second if that is given. */
+static sae_result saei_loop_save(saei_loop *l, size_t i, const char *folder, const char *name,
+                                 const char *second) {
+    sae_dictionary *copy = NULL;
+    sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), &copy);
+    if (result != SAE_OK) return result;
+    if (l->desc->normalize_activations) result = sae_dictionary_scale_biases(copy, l->factor);
+    for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
+        char *path = saei_path_join(l->ctx, folder, k ? second : name);
+        if (path) result = sae_dictionary_save(copy, path);
+        else result = saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        saei_free(l->ctx, path);
+    }
+    sae_dictionary_destroy(copy);
+    return result;
+}
+
+static sae_result saei_loop_checkpoints(saei_loop *l) {
+    char name[40];
+    SAEI_TRY(saei_loop_check_weights(l));
+    snprintf(name, sizeof name, "ae_%llu.pt", (unsigned long long)l->step);
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
+        sae_result result;
+        if (!folder) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        result = saei_make_folder(l->ctx, folder);
+        if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);
+        saei_free(l->ctx, folder);
+        if (result != SAE_OK) return result;
+    }
+    return SAE_OK;
+}
+
+/* config.json of all. "buffer" has the reference's keys, as other programs ask for them; rows count
+   as contexts of 128, the reference's default, since rows alone do not tell. */
+static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
+    const sae_buffer_desc *b = &l->buffer->desc;
+    saei_text *t = &l->about_buffer, *own = &l->about_run;
+    for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
+        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
+        t->size = own->size = 0;
+        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": \"%s\", \"n_ctxs\": %zu, \"ctx_len\": 128, "
+                      "\"refresh_batch_size\": 512, \"out_batch_size\": %zu, \"device\": \"cpu\"}",
+                      l->dim, l->buffer->num_streams == 2 ? "in_and_out" : "out",
+                      saei_ceil_div(b->rows, 128), b->batch_size);
+        saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
+        if (l->desc->normalize_activations) saei_text_add_real(own, (double)l->factor);
+        else saei_text_add(own, "null");
+        saei_text_add(own, ", \"seed\": %llu, \"buffer_seed\": %llu, \"steps\": %llu, "
+                      "\"finished_steps\": %llu, \"fingerprint\": \"%016llx\"}",
+                      (unsigned long long)d.seed, (unsigned long long)b->seed,
+                      (unsigned long long)l->desc->steps, (unsigned long long)finished,
+                      (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
+                                                    l->fingerprint.size));
+        if (t->failed || own->failed) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        SAEI_TRY(saei_config_write(l->ctx, l->folders[i], &d, t->data, own->data));
+    }
+    return SAE_OK;
+}
+
+/* ---- backup and resume ---- */
+
+/* One file for all: tensors "trainer_I.NAME" and "buffer.NAME"; step, the norm factor's bits and the
+   settings as metadata. Beside, synced, renamed: at any moment there is a whole one. */
+static sae_result saei_loop_backup(saei_loop *l) {
+    static const char *const keys[] = { "version", "step", "norm_factor", "settings" };
+    const char *values[4];
+    char step[24], factor[12], prefix[40];
+    size_t total = 0, count, of = l->num_trainers;
+    uint32_t bits;
+    SAEI_TRY(saei_loop_check_weights(l));
+    for (size_t i = 0; i <= of; i++) {
+        sae_tensor *t = l->tensors + total;
+        if (i < of) {
+            SAEI_TRY(saei_trainer_state_get(l->trainers[i], t, &count));
+            snprintf(prefix, sizeof prefix, "trainer_%zu.", i);
+        } else {
+            saei_buffer_state_get(l->buffer, t, &count);
+            snprintf(prefix, sizeof prefix, "buffer.");
+        }
+        for (size_t j = 0; j < count; j++) {
+            snprintf(l->names[total + j], sizeof *l->names, "%s%.48s", prefix, t[j].name);
+            t[j].name = l->names[total + j];
+        }
+        total += count;
+    }
+    snprintf(step, sizeof step, "%llu", (unsigned long long)l->step);
+    memcpy(&bits, &l->factor, sizeof bits);
+    snprintf(factor, sizeof factor, "%08lx", (unsigned long)bits);
+    values[0] = SAE_VERSION;
+    values[1] = step;
+    values[2] = factor;
+    values[3] = l->fingerprint.data;
+    return saei_safetensors_write(l->ctx, l->backup, l->tensors, total, keys, values, 4);
+}
+
+/* Fails, naming the first line that differs. */
+static sae_result saei_loop_compare(saei_loop *l, const char *settings) {
+    const char *a = settings, *b = l->fingerprint.data;
+    if (strcmp(a, b) == 0) return SAE_OK;
+    for (;;) {
+        size_t na = strcspn(a, "\n"), nb = strcspn(b, "\n");
+        if (na != nb || memcmp(a, b, na) != 0)
+            return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s belongs to other settings: it has "
+                             "\"%.*s\", now it is \"%.*s\"", l->backup, (int)saei_min(na, 120), a,
+                             (int)saei_min(nb, 120), b);
+        if (!a[na] || !b[nb]) break;
+        a += na + 1;
+        b += nb + 1;
+    }
+    return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s belongs to other settings", l->backup);
+}
+
+static sae_result saei_loop_restore_from(saei_loop *l, const sae_tensor_file *file) {
+    const char *step = saei_tensor_file_metadata(file, "step");
+    const char *factor = saei_tensor_file_metadata(file, "norm_factor");
+    const char *settings = saei_tensor_file_metadata(file, "settings");
+    char prefix[40], *end;
+    unsigned long long at;
+    uint32_t bits;
+    if (!step || !factor || !settings)
+        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is no backup of sae_train", l->backup);
+    SAEI_TRY(saei_loop_compare(l, settings));
+    errno = 0;
+    at = strtoull(step, &end, 10);
+    if (errno || *end || end == step || at > l->desc->steps)
+        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is damaged: step is \"%.40s\"", l->backup, step);
+    bits = (uint32_t)strtoul(factor, &end, 16);
+    memcpy(&l->factor, &bits, sizeof bits);
+    if (*end || end == factor || !(l->factor > 0) || l->factor > FLT_MAX)
+        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is damaged: norm_factor is \"%.40s\"",
+                         l->backup, factor);
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        snprintf(prefix, sizeof prefix, "trainer_%zu.", i);
+        SAEI_TRY(saei_trainer_state_set(l->trainers[i], file, prefix));
+    }
+    SAEI_TRY(saei_buffer_state_set(l->buffer, file, "buffer."));
+    l->step = l->start = at;
+    return SAE_OK;
+}
+
+static sae_result saei_loop_restore(saei_loop *l) {
+    sae_tensor_file *file;
+    sae_result result;
+    SAEI_TRY(sae_tensor_file_open(l->ctx, l->backup, &file));
+    result = saei_loop_restore_from(l, file);
+    sae_tensor_file_close(file);
+    if (result == SAE_OK)
+        saei_log(l->ctx, SAE_LOG_INFO, "sae_train: goes on at step %llu of %llu",
+                 (unsigned long long)l->step, (unsigned long long)l->desc->steps);
+    return result;
+}
+
+static bool saei_loop_exists(saei_loop *l, const char *folder, const char *name) {
+    char *path = saei_path_join(l->ctx, folder, name);
+    bool there = path && saei_path_exists(path) == SAEI_PATH_FILE;
+    saei_free(l->ctx, path);
+    return there;
+}
+
+/* Whether folder holds the end of a run of these settings. */
+static bool saei_loop_folder_finished(saei_loop *l, const char *folder) {
+    char hash[20], *path;
+    saei_map map;
+    saei_json *root = NULL;
+    const saei_json *own, *steps, *print;
+    bool finished = false;
+    if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt") ||
+        !saei_loop_exists(l, folder, "ae.safetensors"))
+        return false;
+    path = saei_path_join(l->ctx, folder, "config.json");
+    if (path && saei_map_open(l->ctx, path, &map) == SAE_OK) {
+        if (saei_json_parse(l->ctx, path, (const char *)map.data, map.size, &root) == SAE_OK) {
+            snprintf(hash, sizeof hash, "%016llx",
+                     (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
+                                                   l->fingerprint.size));
+            own = saei_json_get(root, "sae.h");
+            steps = own ? saei_json_get(own, "finished_steps") : NULL;
+            print = own ? saei_json_get(own, "fingerprint") : NULL;
+            finished = steps && steps->is_integer && (uint64_t)steps->integer == l->desc->steps &&
+                       print && print->type == SAEI_JSON_STRING && strcmp(print->string, hash) == 0;
+            saei_free(l->ctx, root);
+        }
+        saei_map_close(l->ctx, &map);
+    }
+    saei_free(l->ctx, path);
+    return finished;
+}
+
+static void saei_loop_remove_backup(saei_loop *l) {
+    char *temporary = saei_path_join(l->ctx, l->desc->save_dir, "backup.safetensors.tmp");
+    remove(l->backup);
+    if (temporary) remove(temporary); /* of a write that was killed */
+    saei_free(l->ctx, temporary);
+}
+
+/* Fresh, or from the backup; *done when there is nothing left to do. */
+static sae_result saei_loop_begin(saei_loop *l, bool *done) {
+    bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
+    *done = false;
+    if (l->desc->resume) {
+        size_t i = 0;
+        if (backup) return saei_loop_restore(l);
+        while (i < l->num_trainers && saei_loop_folder_finished(l, l->folders[i])) i++;
+        if (i == l->num_trainers) {
+            saei_log(l->ctx, SAE_LOG_INFO, "sae_train: %s is finished, nothing to do", l->desc->save_dir);
+            *done = true;
+            return SAE_OK;
+        }
+    } else if (backup) {
+        saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: removes %s, the backup of an earlier run",
+                 l->backup);
+        saei_loop_remove_backup(l);
+    }
+    if (l->desc->normalize_activations) SAEI_TRY(saei_loop_norm(l));
+    return saei_loop_configs(l, 0);
+}
+
+/* ---- steps ---- */
+
+static sae_result saei_loop_step(saei_loop *l) {
+    const sae_train_desc *d = l->desc;
+    size_t n, width = sae_buffer_dim(l->buffer);
+    bool log = d->log && d->log_steps && (l->step % d->log_steps == 0 || l->step + 1 == d->steps);
+    const float *x, *target;
+    sae_stats stats;
+    SAEI_TRY(sae_buffer_next(l->buffer, &x, &target, &n));
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        size_t from = l->buffer->desc.heads > 1 ? i * l->dim : 0;
+        SAEI_TRY(saei_trainer_step_rows(l->trainers[i], x + from, width, target ? target + from : NULL,
+                                        width, n, l->factor));
+    }
+    l->step++;
+    l->rows += n;
+    for (size_t i = 0; log && i < l->num_trainers; i++) {
+        SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
+        d->log(d->user, i, &stats);
+        SAEI_TRY(saei_loop_check_finite(l, i, &stats));
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_loop_progress(saei_loop *l) {
+    sae_progress p;
+    if (!l->desc->progress) return SAE_OK;
+    p.step = l->step;
+    p.steps = l->desc->steps;
+    p.start_step = l->start;
+    p.rows = l->rows;
+    p.num_trainers = l->num_trainers;
+    p.trainers = l->trainers;
+    if (l->desc->progress(l->desc->user, &p) || l->step == l->desc->steps) return SAE_OK;
+    if (l->desc->backup_steps) SAEI_TRY(saei_loop_backup(l));
+    return saei_fail(l->ctx, SAE_CANCELLED, "sae_train: progress stopped it after %llu of %llu steps",
+                     (unsigned long long)l->step, (unsigned long long)l->desc->steps);
+}
+
+static sae_result saei_loop_finish(saei_loop *l) {
+    SAEI_TRY(saei_loop_check_weights(l));
+    if (!l->folders) return SAE_OK;
+    for (size_t i = 0; i < l->num_trainers; i++)
+        SAEI_TRY(saei_loop_save(l, i, l->folders[i], "ae.pt", "ae.safetensors"));
+    SAEI_TRY(saei_loop_configs(l, l->step));
+    saei_loop_remove_backup(l);
+    return SAE_OK;
+}
+
+/* When the data ends early, what was trained is saved all the same. */
+static sae_result saei_loop_run(saei_loop *l) {
+    const sae_train_desc *d = l->desc;
+    sae_result result;
+    bool done;
+    SAEI_TRY(saei_loop_begin(l, &done));
+    if (done) return SAE_OK;
+    while (l->step < d->steps) {
+        bool save = false;
+        for (size_t i = 0; i < d->num_save_steps; i++) save |= d->save_steps[i] == l->step;
+        if (save) SAEI_TRY(saei_loop_checkpoints(l));
+        if (d->backup_steps && l->step > l->start && l->step % d->backup_steps == 0)
+            SAEI_TRY(saei_loop_backup(l));
+        result = saei_loop_step(l);
+        if (result == SAE_END_OF_DATA && l->step) {
+            SAEI_TRY(saei_loop_finish(l));
+            return saei_fail(l->ctx, result, "sae_train: the data ended after %llu of %llu steps%s",
+                             (unsigned long long)l->step, (unsigned long long)d->steps,
+                             l->folders ? "; what was trained is saved" : "");
+        }
+        if (result != SAE_OK) return result;
+        SAEI_TRY(saei_loop_progress(l));
+    }
+    return saei_loop_finish(l);
+}
+
+SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc) {
+    saei_loop loop;
+    sae_result result;
+    if (!ctx) return SAE_INVALID;
+    SAEI_TRY(saei_loop_check(ctx, desc));
+    memset(&loop, 0, sizeof loop);
+    loop.ctx = ctx;
+    loop.fingerprint.ctx = loop.about_buffer.ctx = loop.about_run.ctx = ctx;
+    loop.desc = desc;
+    loop.num_trainers = desc->num_trainers;
+    loop.factor = 1;
+    result = saei_loop_open(&loop);
+    if (result == SAE_OK) result = saei_loop_run(&loop);
+    saei_loop_close(&loop);
+    return result;
+}
+
+/* ==== >>metrics =============================================================================== */
+
+enum { SAEI_EVALUATE_ENTRIES = 4 << 20 }; /* latents encoded at a time, where their number is open */
+
+typedef struct saei_evaluator {
+    sae_context *ctx;
+    const sae_evaluate_desc *desc;
+    const sae_dictionary *dict;
+    sae_buffer *buffer;
+    size_t d, m, n, chunk; /* n rows of the batch, encoded chunk by chunk */
+    sae_sparse code;
+    float *scaled[2], *x_hat; /* [batch,d]; scaled only with normalize_batch */
+    float *norms;             /* [m] decoder norms of STANDARD_NEW, whose features carry them */
+    double *active;           /* [m] sums of the latents */
+    double *columns;          /* [2,d] */
+    double l1, l0;            /* of the batch, summed */
+    sae_metrics sum;
+} saei_evaluator;
+
+static sae_result saei_evaluate_plan(saei_evaluator *v) {
+    const sae_dictionary *dict = v->dict;
+    size_t batch = v->buffer->desc.batch_size, capacity, k = dict->desc.k;
+    bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
+    v->d = dict->desc.activation_dim;
+    v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
+    if (sae_buffer_dim(v->buffer) != v->d)
+        return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the data has rows of %zu, the dictionary "
+                         "takes %zu", sae_buffer_dim(v->buffer), v->d);
+    v->chunk = batch; /* batch top-k chooses over the whole batch */
+    if (!top_k) v->chunk = saei_min(batch, saei_max((size_t)SAEI_EVALUATE_ENTRIES / v->m, 1));
+    if (!saei_mul(v->chunk, top_k ? k : v->m, &capacity))
+        return saei_fail(v->ctx, SAE_INVALID, "sae_evaluate: batch_size is %zu, too large", batch);
+    v->code.capacity = capacity;
+    v->code.row_begin = (size_t *)saei_alloc(v->ctx, v->chunk + 1, sizeof *v->code.row_begin);
+    v->code.latent = (uint32_t *)saei_alloc(v->ctx, capacity, sizeof *v->code.latent);
+    v->code.value = (float *)saei_alloc(v->ctx, capacity, sizeof *v->code.value);
+    v->x_hat = (float *)saei_alloc(v->ctx, batch * v->d, sizeof *v->x_hat);
+    v->active = (double *)saei_calloc(v->ctx, v->m, sizeof *v->active);
+    v->columns = (double *)saei_alloc(v->ctx, 2 * v->d, sizeof *v->columns);
+    if (dict->desc.arch == SAE_ARCH_STANDARD_NEW)
+        v->norms = (float *)saei_alloc(v->ctx, v->m, sizeof *v->norms);
+    if (v->desc->normalize_batch) {
+        v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
+        v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
+    }
+    if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active ||
+        !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms) ||
+        (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
+        return saei_fail(v->ctx, SAE_OUT_OF_MEMORY, "sae_evaluate: no memory");
+    for (size_t i = 0; v->norms && i < v->m; i++) {
+        const float *w = dict->W_dec + i * dict->ld;
+        double sum = 0;
+        for (size_t j = 0; j < v->d; j++) sum += (double)w[j] * (double)w[j];
+        v->norms[i] = (float)sqrt(sum);
+    }
+    return SAE_OK;
+}
+
+static void saei_evaluate_close(saei_evaluator *v) {
+    saei_free(v->ctx, v->code.row_begin);
+    saei_free(v->ctx, v->code.latent);
+    saei_free(v->ctx, v->code.value);
+    saei_free(v->ctx, v->x_hat);
+    saei_free(v->ctx, v->active);
+    saei_free(v->ctx, v->columns);
+    saei_free(v->ctx, v->norms);
+    saei_free(v->ctx, v->scaled[0]);
+    saei_free(v->ctx, v->scaled[1]);
+    sae_buffer_destroy(v->buffer);
+}
+
+/* x / mean norm(x) * sqrt(d); the target is scaled likewise. */
+static void saei_evaluate_scale(saei_evaluator *v, const float **x, const float **target) {
+    const float *from[2];
+    double total = 0;
+    float mean, root = (float)sqrt((double)v->d);
+    from[0] = *x;
+    from[1] = *target;
+    for (size_t i = 0; i < v->n; i++) {
+        double sum = 0;
+        for (size_t j = 0; j < v->d; j++) sum += (double)(*x)[i * v->d + j] * (double)(*x)[i * v->d + j];
+        total += sqrt(sum);
+    }
+    mean = (float)(total / (double)v->n);
+    for (size_t s = 0; s < 2; s++)
+        for (size_t i = 0; from[s] && i < v->n * v->d; i++) v->scaled[s][i] = from[s][i] / mean * root;
+    *x = v->scaled[0];
+    if (*target) *target = v->scaled[1];
+}
+
+/* x_hat of the batch, with l1, l0 and active of its latents. */
+static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
+    sae_result result = SAE_OK;
+    v->l1 = v->l0 = 0;
+    if (v->dict->desc.arch == SAE_ARCH_IDENTITY) {
+        memcpy(v->x_hat, x, v->n * v->d * sizeof *x);
+        for (size_t i = 0; i < v->n * v->d; i++) {
+            v->l1 += fabs((double)x[i]);
+            v->l0 += x[i] != 0;
+            v->active[i % v->d] += (double)x[i];
+        }
+        return SAE_OK;
+    }
+    for (size_t at = 0, n; at < v->n; at += n) {
+        n = saei_min(v->chunk, v->n - at);
+        result = sae_encode_sparse(v->dict, x + at * v->d, n, &v->code);
+        if (result == SAE_OK) result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->d);
+        if (result != SAE_OK) {
+            if (v->dict->ctx != v->ctx) saei_fail(v->ctx, result, "%s", sae_error(v->dict->ctx));
+            return result;
+        }
+        for (size_t i = 0; i < v->code.row_begin[n]; i++) {
+            uint32_t latent = v->code.latent[i];
+            float f = v->norms ? v->code.value[i] * v->norms[latent] : v->code.value[i];
+            v->l1 += fabs((double)f);
+            v->l0 += f != 0;
+            v->active[latent] += (double)f;
+        }
+    }
+    return SAE_OK;
+}
+
+/* Sum over the columns of the unbiased variance of y, or of y - x_hat. */
+static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat) {
+    double *mean = v->columns, *square = v->columns + v->d, total = 0;
+    memset(v->columns, 0, 2 * v->d * sizeof *v->columns);
+    for (size_t i = 0; i < v->n; i++)
+        for (size_t j = 0; j < v->d; j++)
+            mean[j] += (double)y[i * v->d + j] - (x_hat ? (double)x_hat[i * v->d + j] : 0);
+    for (size_t j = 0; j < v->d; j++) mean[j] /= (double)v->n;
+    for (size_t i = 0; i < v->n; i++)
+        for (size_t j = 0; j < v->d; j++) {
+            double e = (double)y[i * v->d + j] - (x_hat ? (double)x_hat[i * v->d + j] : 0) - mean[j];
+            square[j] += e * e;
+        }
+    for (size_t j = 0; j < v->d; j++) total += square[j];
+    return v->n > 1 ? total / (double)(v->n - 1) : (double)NAN;
+}
+
+static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const float *target) {
+    const float *y;
+    double l2 = 0, cossim = 0, ratio = 0, squares = 0, dots = 0, count = (double)v->n, loss[3];
+    if (v->desc->normalize_batch) saei_evaluate_scale(v, &x, &target);
+    y = target ? target : x;
+    SAEI_TRY(saei_evaluate_forward(v, x));
+    for (size_t i = 0; i < v->n; i++) {
+        const float *a = y + i * v->d, *b = v->x_hat + i * v->d;
+        double aa = 0, bb = 0, ab = 0, ee = 0;
+        for (size_t j = 0; j < v->d; j++) {
+            double p = (double)a[j], q = (double)b[j], e = p - q;
+            aa += p * p;
+            bb += q * q;
+            ab += p * q;
+            ee += e * e;
+        }
+        l2 += sqrt(ee);
+        cossim += ab / (sqrt(aa) * sqrt(bb));
+        ratio += sqrt(bb) / sqrt(aa);
+        squares += bb;
+        dots += ab;
+    }
+    v->sum.l2_loss += l2 / count;
+    v->sum.l1_loss += v->l1 / count;
+    v->sum.l0 += v->l0 / count;
+    v->sum.cossim += cossim / count;
+    v->sum.l2_ratio += ratio / count;
+    v->sum.relative_reconstruction_bias += squares / dots;
+    v->sum.frac_variance_explained += 1 - saei_evaluate_variance(v, y, v->x_hat) /
+                                              saei_evaluate_variance(v, y, NULL);
+    if (!v->desc->model_loss) return SAE_OK;
+    SAEI_TRY(v->desc->model_loss(v->desc->user, v->dict, loss));
+    v->sum.loss_original += loss[0];
+    v->sum.loss_reconstructed += loss[1];
+    v->sum.loss_zero += loss[2];
+    v->sum.frac_recovered += (loss[1] - loss[2]) / (loss[0] - loss[2]);
+    return SAE_OK;
+}
+
+/* One pass over the data, whole batches only (or a single short one). */
+static sae_result saei_evaluate_run(saei_evaluator *v) {
+    uint64_t done = 0, want = v->desc->batches;
+    double alive = 0, count;
+    const float *x, *target;
+    SAEI_TRY(saei_evaluate_plan(v));
+    while (!want || done < want) {
+        sae_result result = sae_buffer_next(v->buffer, &x, &target, &v->n);
+        bool end = result == SAE_END_OF_DATA || (result == SAE_OK && done && v->n < v->buffer->desc.batch_size);
+        if (end && want)
+            return saei_fail(v->ctx, SAE_END_OF_DATA, "sae_evaluate: batches is %llu, the source has %llu "
+                             "of %zu rows", (unsigned long long)want, (unsigned long long)done,
+                             v->buffer->desc.batch_size);
+        if (end && done) break;
+        if (result != SAE_OK) return result;
+        SAEI_TRY(saei_evaluate_batch(v, x, target));
+        done++;
+    }
+    count = (double)done;
+    for (size_t i = 0; i < v->m; i++) alive += v->active[i] != 0;
+#define SAE_X(name) v->sum.name /= count;
+    SAE_METRICS(SAE_X)
+#undef SAE_X
+    v->sum.frac_alive = alive / (double)v->m;
+    if (!v->desc->model_loss)
+        v->sum.loss_original = v->sum.loss_reconstructed = v->sum.loss_zero = v->sum.frac_recovered =
+            (double)NAN;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
+                                const sae_dictionary *dict, sae_metrics *out) {
+    saei_evaluator v;
+    sae_buffer_desc buffer;
+    sae_result result;
+    if (!ctx) return SAE_INVALID;
+    if (!desc || !dict || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_evaluate: desc, dict or out is NULL");
+    memset(&v, 0, sizeof v);
+    v.ctx = ctx;
+    v.desc = desc;
+    v.dict = dict;
+    buffer = desc->buffer;
+    buffer.single_pass = true;
+    result = saei_buffer_new(ctx, &buffer, true, &v.buffer);
+    if (result == SAE_OK) result = saei_evaluate_run(&v);
+    if (result == SAE_OK) *out = v.sum;
+    saei_evaluate_close(&v);
+    return result;
+}
+
+/* ---- gradient pursuit ---- */
+
+enum { SAEI_PURSUIT_PARTS = 64 };
+
+typedef struct saei_pursuit {
+    const sae_dictionary *dict;
+    const float *x;
+    float *f;
+    size_t n, target_l0, parts;
+    double *rows;     /* [parts][2,d]: residual, c */
+    double *gradient; /* [parts][target_l0] */
+    size_t *chosen;   /* [parts][target_l0] */
+} saei_pursuit;
+
+/* Four running sums: a product of two floats is exact in double, so a compiler may fuse as it likes. */
+static double saei_pursuit_dot(const float *w, const double *r, size_t d) {
+    double s[4] = { 0, 0, 0, 0 };
+    size_t j = 0;
+    for (; j + 4 <= d; j += 4)
+        for (size_t i = 0; i < 4; i++) s[i] += (double)w[j + i] * r[j + i];
+    for (; j < d; j++) s[0] += (double)w[j] * r[j];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+/* target_l0 times: residual r = x - f W; add the latent of the largest W r to the chosen; along their
+   gradient g = W r the best step is (c.r) / (c.c), c = g W; f = max(f + step g, 0). Where c is 0 the
+   reference divides 0 by 0; here the row stays as it is. */
+static void saei_pursuit_row(const saei_pursuit *p, size_t part, size_t row) {
+    const sae_dictionary *dict = p->dict;
+    size_t d = dict->desc.activation_dim, m = dict->desc.dict_size, count = 0;
+    size_t *chosen = p->chosen + part * p->target_l0;
+    double *r = p->rows + part * 2 * d, *c = r + d, *gradient = p->gradient + part * p->target_l0;
+    float *f = p->f + row * m;
+    for (size_t round = 0; round < p->target_l0; round++) {
+        double best = 0, cr = 0, cc = 0, step;
+        size_t latent = 0, at = 0;
+        for (size_t j = 0; j < d; j++) r[j] = (double)p->x[row * d + j];
+        for (size_t k = 0; k < count; k++) {
+            const float *w = dict->W_dec + chosen[k] * dict->ld;
+            double value = (double)f[chosen[k]];
+            for (size_t j = 0; j < d; j++) r[j] -= value * (double)w[j];
+        }
+        for (size_t j = 0; j < d; j++) r[j] = (double)(float)r[j];
+        for (size_t i = 0; i < m; i++) {
+            double inner = saei_pursuit_dot(dict->W_dec + i * dict->ld, r, d);
+            if (i == 0 || inner > best) {
+                best = inner;
+                latent = i;
+            }
+        }
+        while (at < count && chosen[at] != latent) at++;
+        if (at == count) chosen[count++] = latent;
+        memset(c, 0, d * sizeof *c);
+        for (size_t k = 0; k < count; k++) {
+            const float *w = dict->W_dec + chosen[k] * dict->ld;
+            gradient[k] = (double)(float)saei_pursuit_dot(w, r, d);
+            for (size_t j = 0; j < d; j++) c[j] += gradient[k] * (double)w[j];
+        }
+        for (size_t j = 0; j < d; j++) {
+            c[j] = (double)(float)c[j];
+            cr += c[j] * r[j];
+            cc += c[j] * c[j];
+        }
+        if (!(cc > 0)) break;
+        step = (double)(float)(cr / cc);
+        for (size_t k = 0; k < count; k++) {
+            float value = (float)((double)f[chosen[k]] + step * gradient[k]);
+            f[chosen[k]] = value > 0 ? value : 0;
+        }
+    }
+}
+
+static void saei_pursuit_part(void *arg, size_t part) {
+    const saei_pursuit *p = (const saei_pursuit *)arg;
+    for (size_t row = part; row < p->n; row += p->parts) saei_pursuit_row(p, part, row);
+}
+
+SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
+                                    size_t target_l0, float *f) {
+    saei_pursuit p;
+    size_t size, bytes;
+    if (!dict) return SAE_INVALID;
+    if (!dict->W_dec)
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: %s has no decoder",
+                         sae_arch_name(dict->desc.arch));
+    if (!n) return SAE_OK;
+    if (!x || !f) return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: x or f is NULL");
+    if (target_l0 > dict->desc.dict_size)
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: target_l0 is %zu, allowed is at most "
+                         "dict_size = %zu", target_l0, dict->desc.dict_size);
+    if (!saei_mul(n, dict->desc.dict_size, &size) || !saei_mul(size, sizeof *f, &bytes))
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: n is %zu, too large", n);
+    memset(f, 0, bytes);
+    p.dict = dict;
+    p.x = x;
+    p.f = f;
+    p.n = n;
+    p.target_l0 = target_l0;
+    p.parts = saei_min(n, SAEI_PURSUIT_PARTS);
+    p.rows = (double *)saei_alloc(dict->ctx, p.parts * 2 * dict->desc.activation_dim, sizeof *p.rows);
+    p.gradient = (double *)saei_alloc(dict->ctx, saei_max(p.parts * target_l0, 1), sizeof *p.gradient);
+    p.chosen = (size_t *)saei_alloc(dict->ctx, saei_max(p.parts * target_l0, 1), sizeof *p.chosen);
+    if (p.rows && p.gradient && p.chosen) saei_parallel(dict->ctx, p.parts, saei_pursuit_part, &p);
+    saei_free(dict->ctx, p.rows);
+    saei_free(dict->ctx, p.gradient);
+    saei_free(dict->ctx, p.chosen);
+    if (!p.rows || !p.gradient || !p.chosen)
+        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_grad_pursuit: no memory");
+    return SAE_OK;
+}
+
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
+
+#elif defined(SAEI_KERNEL_PASS) /* the body of >>kernels, once for each instruction set */
+
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+#if SAEI_KERNEL_PASS == 3
+
+typedef __m512 saei_v;
+static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
+static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
+static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
+static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
+static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
+static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
+static inline saei_v saei_vsqrt(saei_v a) { return _mm512_sqrt_ps(a); }
+
+#elif SAEI_KERNEL_PASS == 2
+
+typedef struct saei_v {
+    __m256 a, b;
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    r.a = _mm256_loadu_ps(p);
+    r.b = _mm256_loadu_ps(p + 8);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+static inline saei_v saei_vset(float a) {
+    saei_v r;
+    r.a = r.b = _mm256_set1_ps(a);
+    return r;
+}
+static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
+    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
+    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
+    return z;
+}
+static inline saei_v saei_vsqrt(saei_v x) {
+    x.a = _mm256_sqrt_ps(x.a);
+    x.b = _mm256_sqrt_ps(x.b);
+    return x;
+}
+#define SAEI_LANES(fn, op)                                                                         \
+    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
+        x.a = op(x.a, y.a);                                                                        \
+        x.b = op(x.b, y.b);                                                                        \
+        return x;                                                                                  \
+    }
+SAEI_LANES(saei_vmul, _mm256_mul_ps)
+SAEI_LANES(saei_vsub, _mm256_sub_ps)
+SAEI_LANES(saei_vdiv, _mm256_div_ps)
+#undef SAEI_LANES
+
+#else
+
+typedef struct saei_v {
+    float f[16];
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    memcpy(r.f, p, sizeof r.f);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vset(float a), a)
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
+SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
+#undef SAEI_LANES
+
+#endif
+
+/* Lanes 8, 4, 2, 1 apart. */
+static float saei_vsum(saei_v a) {
+    float f[16];
+    saei_vstore(f, a);
+    for (int h = 8; h > 0; h /= 2)
+        for (int i = 0; i < h; i++) f[i] += f[i + h];
+    return f[0];
+}
+
+#if SAEI_KERNEL_PASS == 3
+/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[i];                                                                      \
+    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
+           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
+           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        saei_v t = saei_vset(x##i[k]);                                                             \
+        a##i = saei_vfma(t, p0, a##i);                                                             \
+        b##i = saei_vfma(t, p1, b##i);                                                             \
+        c##i = saei_vfma(t, p2, c##i);                                                             \
+    }
+#define SAEI_END(i)                                                                                \
+    saei_vstore(out + i * 48, a##i);                                                               \
+    saei_vstore(out + i * 48 + 16, b##i);                                                          \
+    saei_vstore(out + i * 48 + 32, c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+#else
+/* 4 rows x 16 latents at a time: 8 registers of 8 lanes. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
+            float *o = out + r * SAEI_PANEL + c;
+            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
+            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
+            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
+            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
+            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
+                saei_v v = saei_vload(p);
+                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
+                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
+                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
+                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+            }
+            saei_vstore(o, a0);
+            saei_vstore(o + SAEI_PANEL, a1);
+            saei_vstore(o + 2 * SAEI_PANEL, a2);
+            saei_vstore(o + 3 * SAEI_PANEL, a3);
+        }
+}
+#endif
+
+static size_t SAEI_FN(saei_keep_above)(const float *tested, const float *stored, size_t count,
+                                       float cut, uint32_t base, uint32_t *latent, float *value,
+                                       size_t length, size_t stride) {
+    size_t j = 0;
+#if SAEI_KERNEL_PASS == 3
+    __m512i lane = _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        __mmask16 keep = _mm512_cmp_ps_mask(saei_vload(tested + j), saei_vset(cut), _CMP_GT_OQ);
+        if (keep) {
+            saei_vstore(value + length, _mm512_maskz_compress_ps(keep, saei_vload(stored + j)));
+            _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));
+            length += (size_t)__builtin_popcount((unsigned)keep);
+        }
+        lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+    }
+#endif
+    for (; j < count; j++)
+        if (tested[j] > cut) {
+            if (length < stride) {
+                latent[length] = base + (uint32_t)j;
+                value[length] = stored[j];
+            }
+            length++;
+        }
+    return length;
+}
+
+static size_t SAEI_FN(saei_keep_window)(const float *p, const float *theta, float bandwidth,
+                                        size_t count, uint32_t base, uint32_t *latent, float *value,
+                                        size_t length) {
+    for (size_t j = 0; j < count; j++) {
+        float w = (p[j] - theta[j]) / bandwidth;
+        if (p[j] > theta[j] || (w > -0.5f && w < 0.5f)) {
+            latent[length] = base + (uint32_t)j;
+            value[length++] = p[j];
+        }
+    }
+    return length;
+}
+
+static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
+                                   const float *M, size_t ld, float *out) {
+    size_t c = 0;
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
+        }
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
+    }
+}
+
+static float SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+/* Four latents at a time, so that four chains hide each other's latency. */
+static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
+                               const float *M, size_t ld, float alpha, float *out) {
+    size_t j = 0;
+    for (; j + 4 <= count; j += 4) {
+        const float *m0 = M + row[j] * ld, *m1 = M + row[j + 1] * ld;
+        const float *m2 = M + row[j + 2] * ld, *m3 = M + row[j + 3] * ld;
+        saei_v s0 = saei_vset(0), s1 = s0, s2 = s0, s3 = s0;
+        for (size_t i = 0; i < n; i += 16) {
+            saei_v v = saei_vload(e + i);
+            s0 = saei_vfma(v, saei_vload(m0 + i), s0);
+            s1 = saei_vfma(v, saei_vload(m1 + i), s1);
+            s2 = saei_vfma(v, saei_vload(m2 + i), s2);
+            s3 = saei_vfma(v, saei_vload(m3 + i), s3);
+        }
+        out[j] = alpha * saei_vsum(s0);
+        out[j + 1] = alpha * saei_vsum(s1);
+        out[j + 2] = alpha * saei_vsum(s2);
+        out[j + 3] = alpha * saei_vsum(s3);
+    }
+    for (; j < count; j++) out[j] = alpha * SAEI_FN(saei_dot)(n, e, M + row[j] * ld);
+}
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p -= step m / (sqrt(v) inverse2 + eps).
+   m is not kept (NULL) when beta1 is 0: then it is g. */
+static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m,
+                               float *v) {
+    saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
+    saei_v inverse2 = saei_vset(c->inverse2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
+    saei_v scale = saei_vset(c->scale);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vmul(saei_vload(g + i), scale), m1 = x, v1;
+        if (m) {
+            m1 = saei_vload(m + i);
+            m1 = saei_vfma(keep1, saei_vsub(x, m1), m1);
+            saei_vstore(m + i, m1);
+        }
+        v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
+        saei_vstore(v + i, v1);
+        m1 = saei_vdiv(m1, saei_vfma(saei_vsqrt(v1), inverse2, eps));
+        saei_vstore(p + i, saei_vfma(step, m1, saei_vload(p + i)));
+    }
+    for (; i < n; i++) {
+        float x = g[i] * c->scale, m1 = x;
+        if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
+        v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
+        p[i] = fmaf(-c->step, m1 / fmaf(sqrtf(v[i]), c->inverse2, c->eps), p[i]);
+    }
+}
+
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+#endif /* SAEI_KERNEL_PASS */
+#endif /* SAE_IMPLEMENTATION */

@@ -1,0 +1,161 @@
+/*  common.h - small trainers and dictionaries that several tests use. Include behind check.h. */
+#ifndef COMMON_H
+#define COMMON_H
+
+/* The number of trainers, and the kind of number i. */
+enum { COMMON_KINDS = 9 };
+CHECK_UNUSED static sae_trainer_kind common_kind(size_t i) { return (sae_trainer_kind)(i + 1); }
+
+CHECK_UNUSED static sae_arch common_arch(const sae_trainer_desc *s) {
+    if (s->arch) return s->arch;
+    switch (s->kind) {
+    case SAE_TRAINER_GATED:
+    case SAE_TRAINER_GATED_ANNEAL: return SAE_ARCH_GATED;
+    case SAE_TRAINER_DEFAULT:
+    case SAE_TRAINER_TOP_K: return SAE_ARCH_TOP_K;
+    case SAE_TRAINER_BATCH_TOP_K: return SAE_ARCH_BATCH_TOP_K;
+    case SAE_TRAINER_MATRYOSHKA: return SAE_ARCH_MATRYOSHKA;
+    case SAE_TRAINER_JUMP_RELU: return SAE_ARCH_JUMP_RELU;
+    default: return SAE_ARCH_STANDARD;
+    }
+}
+
+/* Hyperparameters for about 20 steps, so that every schedule gets to do something. */
+CHECK_UNUSED static sae_trainer_desc common_trainer(sae_trainer_kind kind, size_t d, size_t m,
+                                                    size_t batch, uint64_t steps) {
+    sae_trainer_desc s;
+    memset(&s, 0, sizeof s);
+    s.kind = kind;
+    s.activation_dim = d;
+    s.dict_size = m;
+    s.batch_size = batch;
+    s.steps = steps;
+    s.seed = 5;
+    s.lr = 2e-3;
+    s.warmup_steps = 3;
+    s.sparsity_warmup_steps = 5;
+    switch (kind) {
+    case SAE_TRAINER_TOP_K:
+    case SAE_TRAINER_BATCH_TOP_K:
+    case SAE_TRAINER_MATRYOSHKA:
+        s.sparsity_warmup_steps = 0;
+        s.k = d < 8 ? 2 : 5;
+        s.threshold_beta = 0.9;
+        s.threshold_start_step = 4;
+        if (kind == SAE_TRAINER_MATRYOSHKA) {
+            s.num_groups = 3;
+            s.group_fractions[0] = 0.125;
+            s.group_fractions[1] = 0.25;
+            s.group_fractions[2] = 0.625;
+        }
+        break;
+    case SAE_TRAINER_P_ANNEAL:
+    case SAE_TRAINER_GATED_ANNEAL:
+        s.initial_sparsity_penalty = 0.05;
+        s.anneal_start = 6;
+        s.p_end = 0.5;
+        s.n_sparsity_updates = 4;
+        s.sparsity_queue_length = 3;
+        break;
+    case SAE_TRAINER_JUMP_RELU:
+        s.bandwidth = 0.3;
+        s.target_l0 = 6;
+        break;
+    default: s.l1_penalty = 0.08; break;
+    }
+    return s;
+}
+
+CHECK_UNUSED static sae_dictionary_desc common_dictionary(const sae_trainer_desc *s) {
+    sae_dictionary_desc dd;
+    size_t rest = s->dict_size;
+    memset(&dd, 0, sizeof dd);
+    dd.arch = common_arch(s);
+    dd.activation_dim = s->activation_dim;
+    dd.dict_size = s->dict_size;
+    if (dd.arch == SAE_ARCH_TOP_K || dd.arch == SAE_ARCH_BATCH_TOP_K ||
+        dd.arch == SAE_ARCH_MATRYOSHKA)
+        dd.k = s->k;
+    if (dd.arch == SAE_ARCH_MATRYOSHKA) {
+        dd.num_groups = s->num_groups;
+        for (size_t g = 0; g < s->num_groups; g++) {
+            size_t size = (size_t)(s->group_fractions[g] * (double)s->dict_size);
+            if (g + 1 == s->num_groups) size = rest;
+            dd.group_sizes[g] = size;
+            rest -= size;
+        }
+    }
+    dd.seed = s->seed;
+    return dd;
+}
+
+/* Moves every parameter away from the regularities of an initialisation; every weak-th latent (0:
+   none) gets a bias so low that it never fires. */
+CHECK_UNUSED static void common_shake(sae_dictionary *dict, uint64_t seed, size_t weak,
+                                      double offset) {
+    size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    check_rng rng = { seed };
+    for (size_t i = 0; i < m; i++) {
+        if (!dict->W_enc) break;
+        for (size_t j = 0; j < d; j++) {
+            float *w = dict->W_enc + i * dict->ld + j;
+            *w = (float)((double)*w * (1 + 0.2 * check_normal(&rng)));
+        }
+        dict->b_enc[i] = (float)(offset + 0.05 * check_normal(&rng));
+        if (dict->desc.arch == SAE_ARCH_GATED) {
+            dict->aux0[i] = (float)(0.1 * check_normal(&rng));
+            dict->aux1[i] = (float)(0.05 * check_normal(&rng));
+        }
+        if (dict->desc.arch == SAE_ARCH_JUMP_RELU)
+            dict->aux0[i] = (float)(0.1 + 0.1 * check_uniform(&rng));
+        if (weak && i % weak == 0) dict->b_enc[i] = -4;
+    }
+    for (size_t j = 0; dict->b_dec && j < d; j++) dict->b_dec[j] = (float)(0.1 * check_normal(&rng));
+}
+
+/* A shaken start for s in a file; s->init is set to it (path must live on). */
+CHECK_UNUSED static bool common_start(sae_context *ctx, sae_trainer_desc *s, uint64_t seed,
+                                      size_t weak, double offset, const char *path) {
+    sae_dictionary_desc dd = common_dictionary(s);
+    sae_dictionary *dict;
+    bool ok = false;
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return false);
+    common_shake(dict, seed, weak, offset);
+    CHECK_OK(ctx, sae_dictionary_save(dict, path), goto end);
+    s->init = path;
+    ok = true;
+end:
+    sae_dictionary_destroy(dict);
+    return ok;
+}
+
+/* One parameter block of the struct: data, rows, row stride, columns. */
+typedef struct common_block {
+    const char *name;
+    const float *data;
+    size_t rows, stride, columns;
+} common_block;
+CHECK_UNUSED static size_t common_blocks(const sae_dictionary *dict, common_block out[6]) {
+    size_t d = dict->desc.activation_dim, m = dict->desc.dict_size, n = 0;
+    const common_block all[6] = {
+        { "W_enc", dict->W_enc, m, dict->ld, d }, { "W_dec", dict->W_dec, m, dict->ld, d },
+        { "b_enc", dict->b_enc, 1, m, m },        { "aux0", dict->aux0, 1, m, m },
+        { "aux1", dict->aux1, 1, m, m },          { "b_dec", dict->b_dec, 1, d, d },
+    };
+    for (size_t i = 0; i < 6; i++)
+        if (all[i].data) out[n++] = all[i];
+    return n;
+}
+
+/* FNV-1a of all parameters without padding, and of the threshold. */
+CHECK_UNUSED static uint64_t common_hash(const sae_dictionary *dict) {
+    common_block blocks[6];
+    size_t n = common_blocks(dict, blocks);
+    uint64_t hash = 0;
+    for (size_t b = 0; b < n; b++)
+        for (size_t r = 0; r < blocks[b].rows; r++)
+            hash = check_hash(hash, blocks[b].data + r * blocks[b].stride,
+                              blocks[b].columns * sizeof(float));
+    return check_hash(hash, &dict->threshold, sizeof dict->threshold);
+}
+#endif /* COMMON_H */

@@ -1,0 +1,840 @@
+/*  oracle.h - all trainers once more, naively: double precision, dense loops, no cleverness.
+
+    oracle_init reads an sae_trainer_desc (applying its own defaults), oracle_step is one complete
+    update of any of the nine trainers or the experiments (resampling is left out), oracle_loss is the
+    loss as a pure function of the parameters with its gradient by hand-written dense backprop.
+    Parts that the reference detaches (the auxiliary residual, the gated copy of the decoder, ghost
+    scales, straight-through windows) are kept in oracle_held: with `held` set they are taken from
+    there instead of being computed, so that finite differences see what backprop sees.
+
+    Nothing here calls sae.h but for its enums and descs. Letters as there: n rows, d, m, k.
+    Parameters lie latent-major in one array theta [oracle_size], [m][d] for both matrices:
+      We [m][d] | Wd [m][d] | be [m] | a0 [m] | a1 [m] | bd [d]
+    be is gate_bias of GATED; a0 its r_mag, or threshold of JUMP_RELU; a1 mag_bias of GATED. Blocks a
+    class does not have stay 0 and have gradient 0. */
+#ifndef ORACLE_H
+#define ORACLE_H
+
+#include <float.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ORACLE_UNUSED __attribute__((unused))
+#define ORACLE_NO_STEP UINT64_MAX
+
+typedef struct oracle_held {
+    bool held;
+    double *residual;     /* [n][d] y - x_hat, what the auxiliary loss explains */
+    double denominator;   /* of the auxiliary loss */
+    double *Wd, *bd;      /* GATED: the decoder of the gate's reconstruction */
+    double *ghost_scale;  /* [n] */
+    double ghost_factor;
+    double *theta0;       /* [m] JUMP_RELU: thresholds the windows stand at */
+    double *f0, *window_f, *window_l; /* [n][m] */
+} oracle_held;
+
+typedef struct oracle_stats {
+    double loss, l2_loss, sparsity_loss, aux_loss, auxk_loss, pre_norm_auxk_loss, dead_features,
+        effective_l0, l0, threshold, p, next_p, sparsity_coeff, ghosts, lr, grad_norm;
+} oracle_stats;
+
+typedef struct oracle {
+    /* settings */
+    sae_trainer_kind kind;
+    sae_arch arch;
+    size_t d, m, batch;
+    uint64_t steps, warmup, decay_start, sparsity_warmup, resample;
+    double base_lr, beta1, beta2;
+    double l1;
+    sae_sparsity_function sparsity;
+    size_t k_target, top_k_aux, num_groups;
+    uint64_t k_anneal;
+    double auxk_alpha;
+    uint64_t dead_threshold, threshold_start;
+    double threshold_beta;
+    size_t group_sizes[SAE_MAX_GROUPS];
+    double group_weights[SAE_MAX_GROUPS];
+    double bandwidth, target_l0;
+    uint64_t anneal_start, anneal_end, n_updates;
+    double p_end, p_start;
+    size_t queue_length;
+    bool norm_loss;
+    uint64_t ghost_threshold;
+    /* state */
+    uint64_t t;
+    size_t k;
+    double threshold, p, next_p, coeff;
+    uint64_t p_count;
+    size_t queued;
+    double queue[64][2];
+    double *theta, *grad, *first, *second; /* [oracle_size] */
+    uint64_t *since;                       /* [m] tokens since a latent fired */
+    uint64_t *silent;                      /* [m] batches in a row without it */
+    bool *dead, *ghost;                    /* [m] as the loss shall see them */
+    size_t num_dead, num_ghosts;
+    /* of the last forward pass, [batch][m] and [batch][d] */
+    double *pre, *f, *gate, *mag, *gf, *gpre, *x_hat, *e, *gx;
+    bool *on;
+    oracle_held z;
+    oracle_stats stats;
+} oracle;
+
+/* ---- settings -------------------------------------------------------------------------------- */
+
+ORACLE_UNUSED static double oracle_or(double v, double fallback) {
+    return v == 0 ? fallback : v < 0 ? 0 : v;
+}
+ORACLE_UNUSED static uint64_t oracle_count(uint64_t v, uint64_t fallback) {
+    return v == 0 ? fallback : v;
+}
+
+ORACLE_UNUSED static bool oracle_is_topk(const oracle *o) {
+    return o->kind == SAE_TRAINER_TOP_K || o->kind == SAE_TRAINER_BATCH_TOP_K ||
+           o->kind == SAE_TRAINER_MATRYOSHKA;
+}
+ORACLE_UNUSED static bool oracle_is_gated(const oracle *o) { return o->arch == SAE_ARCH_GATED; }
+ORACLE_UNUSED static bool oracle_is_annealer(const oracle *o) {
+    return o->kind == SAE_TRAINER_P_ANNEAL || o->kind == SAE_TRAINER_GATED_ANNEAL;
+}
+/* Is b_dec subtracted from the input? */
+ORACLE_UNUSED static bool oracle_subtracts(const oracle *o) {
+    return o->arch != SAE_ARCH_STANDARD_NEW && o->arch != SAE_ARCH_JUMP_RELU;
+}
+
+ORACLE_UNUSED static size_t oracle_size(const oracle *o) {
+    return 2 * o->m * o->d + 3 * o->m + o->d;
+}
+#define ORACLE_WE(o, v) (v)
+#define ORACLE_WD(o, v) ((v) + (o)->m * (o)->d)
+#define ORACLE_BE(o, v) ((v) + 2 * (o)->m * (o)->d)
+#define ORACLE_A0(o, v) ((v) + 2 * (o)->m * (o)->d + (o)->m)
+#define ORACLE_A1(o, v) ((v) + 2 * (o)->m * (o)->d + 2 * (o)->m)
+#define ORACLE_BD(o, v) ((v) + 2 * (o)->m * (o)->d + 3 * (o)->m)
+
+ORACLE_UNUSED static double *oracle_doubles(size_t n) {
+    return (double *)calloc(n ? n : 1, sizeof(double));
+}
+
+/* theta stays 0: the caller fills it. */
+ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
+    size_t d = s->activation_dim, m = s->dict_size, n = s->batch_size, size;
+    memset(o, 0, sizeof *o);
+    o->kind = s->kind ? s->kind : SAE_TRAINER_TOP_K;
+    switch (o->kind) {
+    case SAE_TRAINER_GATED:
+    case SAE_TRAINER_GATED_ANNEAL: o->arch = SAE_ARCH_GATED; break;
+    case SAE_TRAINER_TOP_K: o->arch = SAE_ARCH_TOP_K; break;
+    case SAE_TRAINER_BATCH_TOP_K: o->arch = SAE_ARCH_BATCH_TOP_K; break;
+    case SAE_TRAINER_MATRYOSHKA: o->arch = SAE_ARCH_MATRYOSHKA; break;
+    case SAE_TRAINER_JUMP_RELU: o->arch = SAE_ARCH_JUMP_RELU; break;
+    case SAE_TRAINER_STANDARD_APRIL: o->arch = s->arch ? s->arch : SAE_ARCH_STANDARD; break;
+    default: o->arch = SAE_ARCH_STANDARD; break;
+    }
+    o->d = d;
+    o->m = m;
+    o->batch = n;
+    o->steps = s->steps;
+    o->warmup = s->warmup_steps == SAE_NONE ? 0 : oracle_count(s->warmup_steps, 1000);
+    o->decay_start = s->decay_start == 0 || s->decay_start == SAE_NONE ? ORACLE_NO_STEP
+                                                                      : s->decay_start;
+    o->sparsity_warmup =
+        s->sparsity_warmup_steps == SAE_NONE ? 0 : oracle_count(s->sparsity_warmup_steps, 2000);
+    o->resample = s->resample_steps == SAE_NONE ? 0 : s->resample_steps;
+    o->beta1 = oracle_is_gated(o) || o->kind == SAE_TRAINER_JUMP_RELU ? 0 : 0.9;
+    o->beta2 = 0.999;
+    switch (o->kind) {
+    case SAE_TRAINER_GATED: o->base_lr = 5e-5; break;
+    case SAE_TRAINER_GATED_ANNEAL: o->base_lr = 3e-4; break;
+    case SAE_TRAINER_JUMP_RELU: o->base_lr = 7e-5; break;
+    case SAE_TRAINER_TOP_K:
+    case SAE_TRAINER_BATCH_TOP_K:
+    case SAE_TRAINER_MATRYOSHKA: o->base_lr = 2e-4 / sqrt((double)m / 16384.0); break;
+    default: o->base_lr = 1e-3; break;
+    }
+    if (s->lr) o->base_lr = s->lr;
+    o->l1 = oracle_or(s->l1_penalty, 0.1);
+    o->sparsity = s->sparsity_function;
+    if (!o->sparsity)
+        o->sparsity = o->kind == SAE_TRAINER_P_ANNEAL       ? SAE_SPARSITY_LP
+                      : o->kind == SAE_TRAINER_GATED_ANNEAL ? SAE_SPARSITY_LP_P
+                                                            : SAE_SPARSITY_L1;
+    o->k = o->k_target = s->k;
+    o->k_anneal = s->k_anneal_steps == SAE_NONE ? 0 : s->k_anneal_steps;
+    o->auxk_alpha = oracle_or(s->auxk_alpha, 1.0 / 32);
+    o->top_k_aux = s->top_k_aux ? s->top_k_aux : d / 2;
+    o->dead_threshold = oracle_count(s->dead_feature_threshold, 10000000);
+    o->threshold_beta = oracle_or(s->threshold_beta, 0.999);
+    o->threshold_start =
+        s->threshold_start_step == SAE_NONE ? 0 : oracle_count(s->threshold_start_step, 1000);
+    o->num_groups = s->num_groups;
+    if (s->num_groups) {
+        size_t rest = m;
+        for (size_t g = 0; g < s->num_groups; g++) {
+            o->group_sizes[g] = (size_t)(s->group_fractions[g] * (double)m);
+            if (g + 1 == s->num_groups) o->group_sizes[g] = rest;
+            rest -= o->group_sizes[g];
+            o->group_weights[g] =
+                s->group_weights[0] ? s->group_weights[g] : 1.0 / (double)s->num_groups;
+        }
+    }
+    o->bandwidth = s->bandwidth ? s->bandwidth : 0.001;
+    o->target_l0 = s->target_l0 ? s->target_l0 : 20;
+    o->coeff = o->kind == SAE_TRAINER_JUMP_RELU ? oracle_or(s->sparsity_penalty, 1)
+                                                : oracle_or(s->initial_sparsity_penalty, 0.1);
+    o->anneal_start = s->anneal_start == SAE_NONE ? 0 : oracle_count(s->anneal_start, 15000);
+    o->anneal_end = oracle_count(s->anneal_end, s->steps);
+    o->n_updates = s->n_sparsity_updates == SAE_NONE ? o->anneal_end - o->anneal_start + 1
+                                                     : oracle_count(s->n_sparsity_updates, 10);
+    o->p_start = s->p_start ? s->p_start : 1;
+    o->p_end = s->p_end < 0 ? 0 : s->p_end;
+    o->p = o->p_start;
+    o->next_p = NAN;
+    o->queue_length = s->sparsity_queue_length ? s->sparsity_queue_length : 10;
+    o->norm_loss = s->reconstruction_norm;
+    o->ghost_threshold =
+        s->ghost_threshold == 0 || s->ghost_threshold == SAE_NONE ? ORACLE_NO_STEP
+                                                                  : s->ghost_threshold;
+    o->threshold = -1;
+
+    size = oracle_size(o);
+    o->theta = oracle_doubles(size);
+    o->grad = oracle_doubles(size);
+    o->first = oracle_doubles(size);
+    o->second = oracle_doubles(size);
+    o->since = (uint64_t *)calloc(m, sizeof(uint64_t));
+    o->silent = (uint64_t *)calloc(m, sizeof(uint64_t));
+    o->dead = (bool *)calloc(m, sizeof(bool));
+    o->ghost = (bool *)calloc(m, sizeof(bool));
+    o->pre = oracle_doubles(n * m);
+    o->f = oracle_doubles(n * m);
+    o->gate = oracle_doubles(n * m);
+    o->mag = oracle_doubles(n * m);
+    o->gf = oracle_doubles(n * m);
+    o->gpre = oracle_doubles(n * m);
+    o->on = (bool *)calloc(n * m, sizeof(bool));
+    o->x_hat = oracle_doubles(n * d);
+    o->e = oracle_doubles(n * d);
+    o->gx = oracle_doubles(n * d);
+    o->z.residual = oracle_doubles(n * d);
+    o->z.Wd = oracle_doubles(m * d);
+    o->z.bd = oracle_doubles(d);
+    o->z.ghost_scale = oracle_doubles(n);
+    o->z.theta0 = oracle_doubles(m);
+    o->z.f0 = oracle_doubles(n * m);
+    o->z.window_f = oracle_doubles(n * m);
+    o->z.window_l = oracle_doubles(n * m);
+}
+
+ORACLE_UNUSED static void oracle_free(oracle *o) {
+    void *all[] = { o->theta, o->grad,   o->first,      o->second,        o->since,     o->silent,
+                    o->dead,  o->ghost,  o->pre,        o->f,             o->gate,      o->mag,
+                    o->gf,    o->gpre,   o->on,         o->x_hat,         o->e,         o->gx,
+                    o->z.residual, o->z.Wd, o->z.bd,    o->z.ghost_scale, o->z.theta0,  o->z.f0,
+                    o->z.window_f, o->z.window_l };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    memset(o, 0, sizeof *o);
+}
+
+/* ---- schedules ------------------------------------------------------------------------------- */
+
+ORACLE_UNUSED static double oracle_lr_factor(const oracle *o, uint64_t t) {
+    if (o->resample) {
+        double r = o->warmup ? (double)(t % o->resample) / (double)o->warmup : 1;
+        return r < 1 ? r : 1;
+    }
+    if (t < o->warmup) return (double)t / (double)o->warmup;
+    if (o->decay_start != ORACLE_NO_STEP && t >= o->decay_start)
+        return (double)(o->steps - t) / (double)(o->steps - o->decay_start);
+    return 1;
+}
+ORACLE_UNUSED static double oracle_sparsity_factor(const oracle *o, uint64_t t) {
+    if (!o->sparsity_warmup || t >= o->sparsity_warmup) return 1;
+    return (double)t / (double)o->sparsity_warmup;
+}
+
+/* Step i of n at which the annealers change p: an integer linspace, taken from both ends. */
+ORACLE_UNUSED static uint64_t oracle_anneal_step(const oracle *o, uint64_t i) {
+    double a = (double)o->anneal_start, b = (double)o->anneal_end, step;
+    if (o->n_updates == 1) return o->anneal_start;
+    step = (b - a) / (double)(o->n_updates - 1);
+    if (i < o->n_updates / 2) return (uint64_t)(a + (double)i * step);
+    return (uint64_t)(b - (double)(o->n_updates - 1 - i) * step);
+}
+ORACLE_UNUSED static double oracle_anneal_p(const oracle *o, uint64_t i) {
+    if (o->n_updates == 1) return o->p_start;
+    return o->p_start + (o->p_end - o->p_start) * (double)i / (double)(o->n_updates - 1);
+}
+
+/* ---- forward --------------------------------------------------------------------------------- */
+
+ORACLE_UNUSED static double oracle_dot(const double *a, const double *b, size_t n) {
+    double s = 0;
+    for (size_t i = 0; i < n; i++) s += a[i] * b[i];
+    return s;
+}
+
+/* pre [n][m]: W_enc (x - b_dec) + b_enc; GATED: without its bias. */
+ORACLE_UNUSED static void oracle_pre(oracle *o, const double *theta, const double *x, size_t n) {
+    const double *We = ORACLE_WE(o, theta), *be = ORACLE_BE(o, theta), *bd = ORACLE_BD(o, theta);
+    for (size_t r = 0; r < n; r++)
+        for (size_t i = 0; i < o->m; i++) {
+            double s = oracle_is_gated(o) ? 0 : be[i];
+            for (size_t j = 0; j < o->d; j++)
+                s += We[i * o->d + j] * (x[r * o->d + j] - (oracle_subtracts(o) ? bd[j] : 0));
+            o->pre[r * o->m + i] = s;
+        }
+}
+
+/* The k largest of v[candidates] go on; ties to the lower index. taken [count] is set. */
+ORACLE_UNUSED static void oracle_largest(const double *v, size_t count, const bool *allowed,
+                                         size_t width, size_t k, bool *taken) {
+    memset(taken, 0, count * sizeof *taken);
+    for (; k > 0; k--) {
+        size_t best = count;
+        for (size_t i = 0; i < count; i++)
+            if (!taken[i] && (!allowed || allowed[i % width]) && (best == count || v[i] > v[best]))
+                best = i;
+        if (best == count) return;
+        taken[best] = true;
+    }
+}
+
+ORACLE_UNUSED static double oracle_relu(double v) { return v > 0 ? v : 0; }
+
+/* Fills pre, on (chosen, or past its threshold), f; GATED: gate = relu(u + gate_bias), mag. */
+ORACLE_UNUSED static void oracle_encode(oracle *o, const double *theta, const double *x, size_t n) {
+    size_t m = o->m;
+    oracle_pre(o, theta, x, n);
+    if (oracle_is_topk(o)) {
+        double *p = oracle_doubles(n * m);
+        for (size_t q = 0; q < n * m; q++) p[q] = oracle_relu(o->pre[q]);
+        if (o->kind == SAE_TRAINER_TOP_K)
+            for (size_t r = 0; r < n; r++)
+                oracle_largest(p + r * m, m, NULL, m, o->k, o->on + r * m);
+        else oracle_largest(p, n * m, NULL, m, o->k * n, o->on);
+        for (size_t q = 0; q < n * m; q++) o->f[q] = o->on[q] ? p[q] : 0;
+        free(p);
+        return;
+    }
+    for (size_t r = 0; r < n; r++)
+        for (size_t i = 0; i < m; i++) {
+            size_t q = r * m + i;
+            double u = o->pre[q];
+            if (oracle_is_gated(o)) {
+                double mag = exp(ORACLE_A0(o, theta)[i]) * u + ORACLE_A1(o, theta)[i];
+                o->gate[q] = oracle_relu(u + ORACLE_BE(o, theta)[i]);
+                o->mag[q] = mag;
+                o->on[q] = u + ORACLE_BE(o, theta)[i] > 0 && mag > 0;
+                o->f[q] = o->on[q] ? mag : 0;
+            } else if (o->kind == SAE_TRAINER_JUMP_RELU) {
+                /* With z.held the jump stays where it was and f is continued linearly in theta
+                   by the straight-through slope: that function has the pseudo-gradient. */
+                double th = ORACLE_A0(o, theta)[i], th0 = o->z.held ? o->z.theta0[i] : th;
+                o->on[q] = u > th0;
+                o->f[q] = (o->on[q] ? u : 0);
+                if (o->z.held) o->f[q] += o->z.window_f[q] * (th - th0);
+            } else {
+                o->on[q] = u > 0;
+                o->f[q] = oracle_relu(u);
+            }
+        }
+}
+
+/* ---- the loss and its gradient --------------------------------------------------------------- */
+
+/* sum over a row of the penalty of v [m], its derivative times scale added to g where v > 0. */
+ORACLE_UNUSED static double oracle_penalty(sae_sparsity_function kind, double p, const double *v,
+                                           size_t m, double scale, double *g) {
+    double sum = 0, loss = 0;
+    switch (kind) {
+    case SAE_SPARSITY_ENTROPY: {
+        double common = 0;
+        for (size_t i = 0; i < m; i++) sum += v[i];
+        if (sum == 0) return 0;
+        for (size_t i = 0; i < m; i++) {
+            double q = v[i] / (sum + 1e-8);
+            loss -= q * log(q + 1e-8);
+            common -= (log(q + 1e-8) + q / (q + 1e-8)) * q / (sum + 1e-8);
+        }
+        for (size_t i = 0; i < m; i++) {
+            double q = v[i] / (sum + 1e-8);
+            if (g && v[i] > 0)
+                g[i] += scale * (-(log(q + 1e-8) + q / (q + 1e-8)) / (sum + 1e-8) - common);
+        }
+        return loss;
+    }
+    case SAE_SPARSITY_LP:
+    case SAE_SPARSITY_LP_P:
+        for (size_t i = 0; i < m; i++) sum += v[i] > 0 ? pow(v[i], p) : p == 0 ? 1 : 0;
+        loss = kind == SAE_SPARSITY_LP ? (sum > 0 ? pow(sum, 1 / p) : 0) : sum;
+        for (size_t i = 0; i < m; i++)
+            if (g && v[i] > 0)
+                g[i] += scale * p * pow(v[i], p - 1) *
+                        (kind == SAE_SPARSITY_LP ? pow(sum, 1 / p - 1) / p : 1);
+        return loss;
+    default:
+        for (size_t i = 0; i < m; i++) {
+            loss += v[i];
+            if (g && v[i] > 0) g[i] += scale;
+        }
+        return loss;
+    }
+}
+
+/* The loss at theta on x [n,d] with target y [n,d]; if grad is not NULL, its gradient [oracle_size].
+   Reads o's settings, k, p, coeff, t, dead, ghost; fills the forward arrays and o->stats. */
+ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const double *x,
+                                        const double *y, size_t n, double *grad) {
+    size_t d = o->d, m = o->m;
+    const double *We = ORACLE_WE(o, theta), *Wd = ORACLE_WD(o, theta), *bd = ORACLE_BD(o, theta);
+    double rows = (double)n, s = oracle_sparsity_factor(o, o->t), loss, sparse = 0;
+    double *g = grad ? grad : oracle_doubles(oracle_size(o));
+    double *gWe = ORACLE_WE(o, g), *gWd = ORACLE_WD(o, g), *gbe = ORACLE_BE(o, g);
+    double *ga0 = ORACLE_A0(o, g), *ga1 = ORACLE_A1(o, g), *gbd = ORACLE_BD(o, g);
+    double *ggate = oracle_doubles(n * m); /* dL/d relu(u + gate_bias) */
+    double *direct = oracle_doubles(n * m); /* dL/dpre beside the one through f */
+    oracle_stats *st = &o->stats;
+    oracle_held *z = &o->z;
+
+    memset(g, 0, oracle_size(o) * sizeof *g);
+    memset(o->gf, 0, n * m * sizeof *o->gf);
+    if (!z->held && o->kind == SAE_TRAINER_JUMP_RELU)
+        memcpy(z->theta0, ORACLE_A0(o, theta), m * sizeof(double));
+    oracle_encode(o, theta, x, n);
+
+    /* x_hat, and the reconstruction loss with dL/dx_hat */
+    for (size_t r = 0; r < n; r++)
+        for (size_t j = 0; j < d; j++) {
+            double v = bd[j];
+            for (size_t i = 0; i < m; i++) v += o->f[r * m + i] * Wd[i * d + j];
+            o->x_hat[r * d + j] = v;
+            o->e[r * d + j] = v - y[r * d + j];
+        }
+    loss = 0;
+    if (o->kind == SAE_TRAINER_MATRYOSHKA) {
+        size_t end = 0;
+        for (size_t group = 0; group < o->num_groups; group++) {
+            double w = o->group_weights[group] / (double)o->num_groups;
+            end += o->group_sizes[group];
+            for (size_t r = 0; r < n; r++)
+                for (size_t j = 0; j < d; j++) {
+                    double v = bd[j] - y[r * d + j], dv;
+                    for (size_t i = 0; i < end; i++) v += o->f[r * m + i] * Wd[i * d + j];
+                    loss += w * v * v / rows;
+                    dv = w * 2 * v / rows;
+                    gbd[j] += dv;
+                    for (size_t i = 0; i < end; i++) {
+                        gWd[i * d + j] += dv * o->f[r * m + i];
+                        o->gf[r * m + i] += dv * Wd[i * d + j];
+                    }
+                }
+        }
+    } else {
+        for (size_t r = 0; r < n; r++) {
+            double square = oracle_dot(o->e + r * d, o->e + r * d, d), norm = sqrt(square);
+            loss += (o->norm_loss ? norm : square) / rows;
+            for (size_t j = 0; j < d; j++)
+                o->gx[r * d + j] = o->norm_loss ? (norm > 0 ? o->e[r * d + j] / norm / rows : 0)
+                                                : 2 * o->e[r * d + j] / rows;
+        }
+        for (size_t r = 0; r < n; r++)
+            for (size_t j = 0; j < d; j++) {
+                double dv = o->gx[r * d + j];
+                gbd[j] += dv;
+                for (size_t i = 0; i < m; i++) {
+                    gWd[i * d + j] += dv * o->f[r * m + i];
+                    o->gf[r * m + i] += dv * Wd[i * d + j];
+                }
+            }
+    }
+    st->l2_loss = loss;
+
+    /* sparsity */
+    if (o->kind == SAE_TRAINER_STANDARD_APRIL) {
+        int power = o->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1;
+        for (size_t i = 0; i < m; i++) {
+            double norm = sqrt(oracle_dot(Wd + i * d, Wd + i * d, d));
+            for (size_t r = 0; r < n; r++) {
+                double f = o->f[r * m + i];
+                sparse += f * pow(norm, power) / rows;
+                o->gf[r * m + i] += o->l1 * s / rows * pow(norm, power);
+                for (size_t j = 0; j < d; j++)
+                    gWd[i * d + j] +=
+                        o->l1 * s / rows * f * power * pow(norm, power - 2) * Wd[i * d + j];
+            }
+        }
+        loss += o->l1 * s * sparse;
+    } else if (oracle_is_annealer(o) || oracle_is_gated(o) || o->kind == SAE_TRAINER_STANDARD) {
+        double c = (oracle_is_annealer(o) ? o->coeff : o->l1) * s;
+        for (size_t r = 0; r < n; r++)
+            sparse += oracle_penalty(o->sparsity, o->p,
+                                     (oracle_is_gated(o) ? o->gate : o->f) + r * m, m, c / rows,
+                                     (oracle_is_gated(o) ? ggate : o->gf) + r * m) / rows;
+        loss += c * sparse;
+    } else if (o->kind == SAE_TRAINER_JUMP_RELU) {
+        /* l0 = mean count of f > theta; its straight-through window is taken at f, after the jump */
+        double l0 = 0, dl0;
+        for (size_t r = 0; r < n; r++)
+            for (size_t i = 0; i < m; i++) {
+                size_t q = r * m + i;
+                double th = ORACLE_A0(o, theta)[i];
+                if (!z->held) {
+                    z->f0[q] = o->f[q];
+                    z->window_f[q] = fabs((o->pre[q] - th) / o->bandwidth) < 0.5
+                                         ? -th / o->bandwidth : 0;
+                    z->window_l[q] = fabs((o->f[q] - th) / o->bandwidth) < 0.5
+                                         ? -1 / o->bandwidth : 0;
+                }
+                l0 += ((z->f0[q] > z->theta0[i]) + z->window_l[q] * (th - z->theta0[i])) / rows;
+            }
+        sparse = (l0 / o->target_l0 - 1) * (l0 / o->target_l0 - 1);
+        loss += o->coeff * s * sparse;
+        dl0 = o->coeff * s * 2 * (l0 / o->target_l0 - 1) / o->target_l0 / rows;
+        for (size_t r = 0; r < n; r++)
+            for (size_t i = 0; i < m; i++)
+                ga0[i] += z->window_l[r * m + i] * dl0 +
+                          z->window_f[r * m + i] * o->gf[r * m + i];
+    }
+    st->sparsity_loss = sparse;
+
+    /* the gate's own reconstruction, decoder and bias detached */
+    st->aux_loss = NAN;
+    if (oracle_is_gated(o)) {
+        double aux = 0;
+        if (!z->held) {
+            memcpy(z->Wd, Wd, m * d * sizeof(double));
+            memcpy(z->bd, bd, d * sizeof(double));
+        }
+        for (size_t r = 0; r < n; r++)
+            for (size_t j = 0; j < d; j++) {
+                double v = z->bd[j] - y[r * d + j];
+                for (size_t i = 0; i < m; i++) v += o->gate[r * m + i] * z->Wd[i * d + j];
+                aux += v * v / rows;
+                for (size_t i = 0; i < m; i++)
+                    ggate[r * m + i] += 2 * v / rows * z->Wd[i * d + j];
+            }
+        loss += aux;
+        st->aux_loss = aux;
+    }
+
+    /* auxiliary top-k: dead latents explain the detached residual */
+    st->auxk_loss = 0;
+    st->pre_norm_auxk_loss = -1;
+    if (oracle_is_topk(o) && o->num_dead && o->auxk_alpha > 0) {
+        size_t k = o->top_k_aux < o->num_dead ? o->top_k_aux : o->num_dead;
+        bool *taken = (bool *)calloc(n * m, sizeof(bool));
+        double *p = oracle_doubles(n * m), *v = oracle_doubles(n * d), a = 0;
+        if (!z->held) {
+            z->denominator = 0;
+            for (size_t q = 0; q < n * d; q++) z->residual[q] = -o->e[q];
+            for (size_t j = 0; j < d; j++) {
+                double mean = 0;
+                for (size_t r = 0; r < n; r++) mean += z->residual[r * d + j] / rows;
+                for (size_t r = 0; r < n; r++)
+                    z->denominator += pow(z->residual[r * d + j] - mean, 2) / rows;
+            }
+        }
+        for (size_t q = 0; q < n * m; q++) p[q] = oracle_relu(o->pre[q]);
+        for (size_t r = 0; r < n; r++) {
+            oracle_largest(p + r * m, m, o->dead, m, k, taken + r * m);
+            for (size_t j = 0; j < d; j++) {
+                double w = -z->residual[r * d + j];
+                for (size_t i = 0; i < m; i++)
+                    if (taken[r * m + i]) w += p[r * m + i] * Wd[i * d + j];
+                v[r * d + j] = w;
+                a += w * w / rows;
+            }
+        }
+        for (size_t r = 0; r < n; r++)
+            for (size_t i = 0; i < m; i++)
+                if (taken[r * m + i] && p[r * m + i] > 0)
+                    for (size_t j = 0; j < d; j++) {
+                        double dv = o->auxk_alpha / z->denominator * 2 * v[r * d + j] / rows;
+                        gWd[i * d + j] += dv * p[r * m + i];
+                        direct[r * m + i] += dv * Wd[i * d + j];
+                    }
+        st->pre_norm_auxk_loss = a;
+        st->auxk_loss = a / z->denominator;
+        loss += o->auxk_alpha * st->auxk_loss;
+        free(taken);
+        free(p);
+        free(v);
+    }
+
+    /* ghost gradients */
+    if (o->num_ghosts) {
+        double ghost = 0, mse = 0;
+        double *xg = oracle_doubles(n * d), *diff = oracle_doubles(n * d);
+        for (size_t r = 0; r < n; r++) {
+            double norm = sqrt(oracle_dot(o->e + r * d, o->e + r * d, d));
+            for (size_t j = 0; j < d; j++)
+                for (size_t i = 0; i < m; i++)
+                    if (o->ghost[i]) xg[r * d + j] += exp(o->pre[r * m + i]) * Wd[i * d + j];
+            if (!z->held) {
+                z->ghost_scale[r] =
+                    norm / (2 * sqrt(oracle_dot(xg + r * d, xg + r * d, d)) + 1e-8);
+                for (size_t j = 0; j < d; j++) z->residual[r * d + j] = -o->e[r * d + j];
+            }
+            for (size_t j = 0; j < d; j++)
+                diff[r * d + j] = z->residual[r * d + j] - z->ghost_scale[r] * xg[r * d + j];
+            ghost += sqrt(oracle_dot(diff + r * d, diff + r * d, d)) / rows;
+            mse += norm / rows;
+        }
+        if (!z->held) z->ghost_factor = mse / (ghost + 1e-8);
+        loss += ghost * z->ghost_factor;
+        for (size_t r = 0; r < n; r++) {
+            double norm = sqrt(oracle_dot(diff + r * d, diff + r * d, d));
+            for (size_t j = 0; j < d; j++) {
+                double dv = -z->ghost_factor * z->ghost_scale[r] * diff[r * d + j] / norm / rows;
+                for (size_t i = 0; i < m; i++)
+                    if (o->ghost[i]) {
+                        double a = exp(o->pre[r * m + i]);
+                        gWd[i * d + j] += dv * a;
+                        direct[r * m + i] += dv * Wd[i * d + j] * a;
+                    }
+            }
+        }
+        free(xg);
+        free(diff);
+    }
+
+    /* back through the activation, then the encoder */
+    for (size_t r = 0; r < n; r++)
+        for (size_t i = 0; i < m; i++) {
+            size_t q = r * m + i;
+            double gp = 0;
+            if (oracle_is_gated(o)) {
+                double dmag = o->on[q] ? o->gf[q] : 0;
+                double dgate = o->gate[q] > 0 ? ggate[q] : 0, er = exp(ORACLE_A0(o, theta)[i]);
+                gp = dmag * er + dgate;
+                ga0[i] += dmag * er * o->pre[q];
+                ga1[i] += dmag;
+                gbe[i] += dgate;
+            } else {
+                if (o->on[q] && (o->pre[q] > 0 || o->kind == SAE_TRAINER_JUMP_RELU)) gp = o->gf[q];
+                gp += direct[q];
+                gbe[i] += gp;
+            }
+            o->gpre[q] = gp;
+            for (size_t j = 0; j < d; j++) {
+                gWe[i * d + j] += gp * (x[r * d + j] - (oracle_subtracts(o) ? bd[j] : 0));
+                if (oracle_subtracts(o)) gbd[j] -= gp * We[i * d + j];
+            }
+        }
+    st->loss = loss;
+    free(ggate);
+    free(direct);
+    if (!grad) free(g);
+    return loss;
+}
+
+/* How far, at theta, anything is from a kink or a jump: finite differences need room. */
+ORACLE_UNUSED static double oracle_margin(oracle *o, const double *theta, const double *x,
+                                          const double *y, size_t n) {
+    size_t m = o->m;
+    double least = 1e300, lowest_on = 1e300, highest_off = 0;
+    oracle_loss(o, theta, x, y, n, NULL);
+    for (size_t r = 0; r < n; r++) {
+        if (o->kind == SAE_TRAINER_TOP_K) lowest_on = 1e300, highest_off = 0;
+        for (size_t i = 0; i < m; i++) {
+            size_t q = r * m + i;
+            double u = o->pre[q], v = fabs(u);
+            if (oracle_is_gated(o)) {
+                v = fmin(fabs(u + ORACLE_BE(o, theta)[i]), fabs(o->mag[q]));
+            } else if (o->kind == SAE_TRAINER_JUMP_RELU) {
+                double th = ORACLE_A0(o, theta)[i];
+                v = fmin(fabs(u - th), fmin(fabs(fabs(u - th) - o->bandwidth / 2),
+                                            fabs(fabs(o->f[q] - th) - o->bandwidth / 2)));
+            }
+            if (v < least) least = v;
+            if (oracle_is_topk(o) && u > 0) {
+                if (o->on[q] && u < lowest_on) lowest_on = u;
+                if (!o->on[q] && u > highest_off) highest_off = u;
+                if (o->num_dead && o->dead[i])
+                    for (size_t h = 0; h < i; h++)
+                        if (o->dead[h] && fabs(u - o->pre[r * m + h]) < least)
+                            least = fabs(u - o->pre[r * m + h]);
+            }
+        }
+        if (oracle_is_topk(o) && lowest_on - highest_off < least &&
+            (o->kind == SAE_TRAINER_TOP_K || r + 1 == n))
+            least = lowest_on - highest_off;
+    }
+    return least;
+}
+
+/* The gradient by central differences, detached parts held. */
+ORACLE_UNUSED static void oracle_finite_difference(oracle *o, const double *x, const double *y,
+                                                   size_t n, double h, double *out) {
+    o->z.held = false;
+    oracle_loss(o, o->theta, x, y, n, NULL);
+    o->z.held = true;
+    for (size_t i = 0; i < oracle_size(o); i++) {
+        double old = o->theta[i], up, down;
+        o->theta[i] = old + h;
+        up = oracle_loss(o, o->theta, x, y, n, NULL);
+        o->theta[i] = old - h;
+        down = oracle_loss(o, o->theta, x, y, n, NULL);
+        o->theta[i] = old;
+        out[i] = (up - down) / (2 * h);
+    }
+    o->z.held = false;
+}
+
+/* ---- a step ---------------------------------------------------------------------------------- */
+
+/* Weiszfeld's iteration from the mean. */
+ORACLE_UNUSED static void oracle_median(const double *x, size_t n, size_t d, double *out) {
+    double *next = oracle_doubles(d);
+    memset(out, 0, d * sizeof *out);
+    for (size_t r = 0; r < n; r++)
+        for (size_t j = 0; j < d; j++) out[j] += x[r * d + j] / (double)n;
+    for (int round = 0; round < 100; round++) {
+        double total = 0, moved = 0;
+        memset(next, 0, d * sizeof *next);
+        for (size_t r = 0; r < n; r++) {
+            double s = 0;
+            for (size_t j = 0; j < d; j++) s += pow(x[r * d + j] - out[j], 2);
+            total += 1 / sqrt(s);
+            for (size_t j = 0; j < d; j++) next[j] += x[r * d + j] / sqrt(s);
+        }
+        for (size_t j = 0; j < d; j++) {
+            moved += pow(next[j] / total - out[j], 2);
+            out[j] = next[j] / total;
+        }
+        if (sqrt(moved) < 1e-5) break;
+    }
+    free(next);
+}
+
+ORACLE_UNUSED static void oracle_remove_parallel(const double *w, double *g, size_t rows, size_t d,
+                                                 double eps) {
+    for (size_t i = 0; i < rows; i++) {
+        double norm = sqrt(oracle_dot(w + i * d, w + i * d, d)) + eps;
+        double along = oracle_dot(g + i * d, w + i * d, d) / norm;
+        for (size_t j = 0; j < d; j++) g[i * d + j] -= along * w[i * d + j] / norm;
+    }
+}
+ORACLE_UNUSED static void oracle_unit_rows(double *w, size_t rows, size_t d, double eps) {
+    for (size_t i = 0; i < rows; i++) {
+        double norm = sqrt(oracle_dot(w + i * d, w + i * d, d)) + eps;
+        for (size_t j = 0; j < d; j++) w[i * d + j] /= norm;
+    }
+}
+/* t counts from 1. */
+ORACLE_UNUSED static void oracle_adam(double lr, double beta1, double beta2, uint64_t t, double *w,
+                                      const double *g, double *first, double *second, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        first[i] = beta1 * first[i] + (1 - beta1) * g[i];
+        second[i] = beta2 * second[i] + (1 - beta2) * g[i] * g[i];
+        w[i] -= lr * (first[i] / (1 - pow(beta1, (double)t))) /
+                (sqrt(second[i] / (1 - pow(beta2, (double)t))) + 1e-8);
+    }
+}
+
+ORACLE_UNUSED static void oracle_update_threshold(oracle *o, size_t n) {
+    double now = 0, least = HUGE_VAL;
+    for (size_t r = 0; r < n; r++) {
+        double row = HUGE_VAL;
+        for (size_t i = 0; i < o->m; i++)
+            if (o->f[r * o->m + i] > 0 && o->f[r * o->m + i] < row) row = o->f[r * o->m + i];
+        now += row / (double)n;
+        if (row < least) least = row;
+    }
+    if (o->kind != SAE_TRAINER_TOP_K) now = least < HUGE_VAL ? least : 0;
+    o->threshold =
+        o->threshold < 0 ? now : o->threshold_beta * o->threshold + (1 - o->threshold_beta) * now;
+}
+
+/* The annealers: after the loss, before the update. fs are the values the penalty was taken of. */
+ORACLE_UNUSED static void oracle_anneal(oracle *o, const double *fs, size_t n) {
+    bool due = false;
+    if (o->next_p == o->next_p) {
+        double next = 0;
+        for (size_t r = 0; r < n; r++)
+            next += oracle_penalty(o->sparsity, o->next_p, fs + r * o->m, o->m, 0, NULL) / (double)n;
+        if (o->queued == o->queue_length) {
+            memmove(o->queue[0], o->queue[1], (o->queued - 1) * sizeof o->queue[0]);
+            o->queued--;
+        }
+        o->queue[o->queued][0] = o->stats.sparsity_loss;
+        o->queue[o->queued][1] = next;
+        o->queued++;
+    }
+    for (uint64_t i = 0; i < o->n_updates; i++) due = due || oracle_anneal_step(o, i) == o->t;
+    if (!due || o->p_count >= o->n_updates || o->t < oracle_anneal_step(o, o->p_count)) return;
+    if (o->next_p == o->next_p) {
+        double now = 0, next = 0;
+        for (size_t i = 0; i < o->queued; i++) now += o->queue[i][0], next += o->queue[i][1];
+        o->coeff *= now / next;
+    }
+    o->p = oracle_anneal_p(o, o->p_count);
+    o->next_p = o->p_count + 1 < o->n_updates ? oracle_anneal_p(o, o->p_count + 1) : o->p_end;
+    o->p_count++;
+}
+
+/* One update. y may be NULL (x). */
+ORACLE_UNUSED static void oracle_step(oracle *o, const double *x, const double *y, size_t n) {
+    size_t m = o->m, d = o->d, size = oracle_size(o);
+    double lr = o->base_lr * oracle_lr_factor(o, o->t), norm = NAN, l0 = 0;
+    double *W = ORACLE_WD(o, o->theta), *gW = ORACLE_WD(o, o->grad);
+    bool constrained = o->kind == SAE_TRAINER_STANDARD || o->kind == SAE_TRAINER_P_ANNEAL ||
+                       oracle_is_gated(o);
+    bool unit = oracle_is_topk(o) || o->kind == SAE_TRAINER_JUMP_RELU;
+    if (!y) y = x;
+
+    if (oracle_is_topk(o) && o->t == 0) oracle_median(x, n, d, ORACLE_BD(o, o->theta));
+    oracle_encode(o, o->theta, x, n);
+    if (oracle_is_topk(o) && o->t > o->threshold_start) oracle_update_threshold(o, n);
+    o->num_dead = o->num_ghosts = 0;
+    for (size_t i = 0; i < m; i++) {
+        bool fired = false, any = false;
+        double sum = 0;
+        for (size_t r = 0; r < n; r++) {
+            fired = fired || (o->kind == SAE_TRAINER_TOP_K && o->on[r * m + i]);
+            any = any || o->f[r * m + i] != 0;
+            sum += o->f[r * m + i];
+            l0 += (o->f[r * m + i] != 0) / (double)n;
+        }
+        if (o->kind != SAE_TRAINER_TOP_K) fired = sum > 0;
+        o->since[i] = fired ? 0 : o->since[i] + n;
+        o->dead[i] = o->kind == SAE_TRAINER_JUMP_RELU ? o->since[i] > o->dead_threshold
+                                                      : o->since[i] >= o->dead_threshold;
+        o->num_dead += o->dead[i];
+        o->ghost[i] = o->ghost_threshold != ORACLE_NO_STEP && o->silent[i] > o->ghost_threshold;
+        o->num_ghosts += o->ghost[i];
+        o->silent[i] = any ? 0 : o->silent[i] + 1;
+    }
+
+    oracle_loss(o, o->theta, x, y, n, o->grad);
+    o->stats.dead_features = (double)o->num_dead;
+    o->stats.ghosts = (double)o->num_ghosts;
+    o->stats.l0 = l0;
+    o->stats.threshold = o->threshold;
+    o->stats.effective_l0 = (double)(o->kind == SAE_TRAINER_MATRYOSHKA ? o->k_target : o->k);
+    o->stats.lr = lr;
+    if (oracle_is_annealer(o)) oracle_anneal(o, oracle_is_gated(o) ? o->gate : o->f, n);
+    o->stats.p = o->p;
+    o->stats.next_p = o->next_p;
+    o->stats.sparsity_coeff = o->coeff;
+
+    if (constrained || unit) oracle_remove_parallel(W, gW, m, d, constrained ? 0 : 1e-6);
+    if (!constrained) {
+        norm = sqrt(oracle_dot(o->grad, o->grad, size));
+        if (1 / (norm + 1e-6) < 1)
+            for (size_t i = 0; i < size; i++) o->grad[i] *= 1 / (norm + 1e-6);
+    }
+    o->stats.grad_norm = norm;
+    oracle_adam(lr, o->beta1, o->beta2, o->t + 1, o->theta, o->grad, o->first, o->second, size);
+    if (constrained || unit) oracle_unit_rows(W, m, d, constrained ? 0 : (double)FLT_EPSILON);
+    if (o->k_anneal) {
+        double r = (double)(o->t < o->k_anneal ? o->t : o->k_anneal) / (double)o->k_anneal;
+        o->k = (size_t)((double)d * (1 - r) + (double)o->k_target * r);
+    }
+    o->t++;
+}
+
+#endif /* ORACLE_H */

@@ -1,0 +1,858 @@
+/*  Proves: every result code is given where it should be, with a message that names what was given;
+    failures leave out-parameters, files and memory as they were; no step and no inference allocates.
+    Oracle: the contract in sae.h's public half. A counting allocator that can be told to fail at its
+    i-th call drives every way out of create, train, load and save; a backend that fails drives the
+    steps. Tolerance: none. */
+#define SAE_IMPLEMENTATION
+#include "../sae.h"
+#include "check.h"
+#include "common.h"
+#include <signal.h>
+#include <sys/resource.h>
+
+/* ---- an allocator that counts, and fails when told to ----------------------------------------- */
+
+static long alloc_calls, alloc_live, alloc_fail_at = -1; /* -1: never */
+static void *counting_alloc(size_t size, void *user) {
+    long call = __atomic_fetch_add(&alloc_calls, 1, __ATOMIC_SEQ_CST);
+    void *p;
+    (void)user;
+    if (alloc_fail_at >= 0 && call >= alloc_fail_at) return NULL;
+    p = malloc(size);
+    if (p) {
+        memset(p, 0xcd, size < 65536 ? size : 65536); /* nobody may count on zeros */
+        __atomic_fetch_add(&alloc_live, 1, __ATOMIC_SEQ_CST);
+    }
+    return p;
+}
+static void counting_free(void *memory, void *user) {
+    (void)user;
+    if (memory) __atomic_fetch_sub(&alloc_live, 1, __ATOMIC_SEQ_CST);
+    free(memory);
+}
+static sae_context *counting_context(const sae_backend *backend, int threads) {
+    sae_context_desc desc;
+    sae_context *ctx = NULL;
+    memset(&desc, 0, sizeof desc);
+    desc.allocator.alloc = counting_alloc;
+    desc.allocator.free = counting_free;
+    desc.threads = threads;
+    desc.backend = backend;
+    return sae_context_create(&desc, &ctx) == SAE_OK ? ctx : NULL;
+}
+
+/* ---- messages -------------------------------------------------------------------------------- */
+
+static int log_lines;
+static char log_last[1024];
+static void on_log(sae_log_level level, const char *message, void *user) {
+    (void)level;
+    (void)user;
+    log_lines++;
+    snprintf(log_last, sizeof log_last, "%s", message);
+}
+
+/* The call must give `want`, with a sentence that holds `given`. */
+#define EXPECT(call, want, given)                                                                  \
+    do {                                                                                           \
+        sae_result e_;                                                                             \
+        ctx->error[0] = 0;                                                                         \
+        e_ = (call);                                                                               \
+        CHECK(e_ == (want), "%s gives %s (%s), want %s", #call, sae_result_name(e_),               \
+              sae_error(ctx), #want);                                                              \
+        CHECK(e_ == SAE_OK || (sae_error(ctx)[0] && strstr(sae_error(ctx), given)),                \
+              "%s: \"%s\" does not name \"%s\"", #call, sae_error(ctx), given);                    \
+    } while (0)
+
+static void names(void) {
+    CHECK(!strcmp(sae_result_name(SAE_FORMAT), "SAE_FORMAT"), "name of SAE_FORMAT");
+    CHECK(!strcmp(sae_result_name(SAE_OK), "SAE_OK"), "name of SAE_OK");
+    CHECK(sae_result_name((sae_result)1234) != NULL, "name of nothing");
+    CHECK(!strcmp(sae_error(NULL), ""), "the error of no context");
+    sae_context_destroy(NULL);
+    sae_dictionary_destroy(NULL);
+    sae_trainer_destroy(NULL);
+    sae_buffer_destroy(NULL);
+    sae_tensor_file_close(NULL);
+    sae_config_close(NULL);
+    for (size_t i = 0; i < COMMON_KINDS; i++) {
+        sae_trainer_kind kind = SAE_TRAINER_DEFAULT;
+        CHECK(sae_trainer_from_name(sae_trainer_name(common_kind(i)), &kind) && kind == common_kind(i),
+              "trainer %s", sae_trainer_name(common_kind(i)));
+        CHECK(sae_trainer_from_name(sae_trainer_class(common_kind(i)), &kind) && kind == common_kind(i),
+              "trainer %s", sae_trainer_class(common_kind(i)));
+        kind = SAE_TRAINER_GATED;
+        CHECK(!sae_trainer_from_name("nothing", &kind) && kind == SAE_TRAINER_GATED, "an unknown name");
+    }
+}
+
+static void contexts(void) {
+    sae_context_desc desc;
+    sae_context *ctx = (sae_context *)(uintptr_t)5;
+    memset(&desc, 0, sizeof desc);
+    desc.threads = -1;
+    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "threads -1");
+    desc.threads = 0;
+    desc.instruction_set = "mmx";
+    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "instruction set mmx");
+    desc.instruction_set = NULL;
+    desc.allocator.alloc = counting_alloc;
+    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "alloc without free");
+    CHECK(sae_context_create(NULL, NULL) == SAE_INVALID, "no out");
+    desc.allocator.free = counting_free;
+    alloc_fail_at = 0;
+    alloc_calls = 0;
+    CHECK(sae_context_create(&desc, &ctx) == SAE_OUT_OF_MEMORY, "no memory for a context");
+    alloc_fail_at = -1;
+    CHECK(ctx == (sae_context *)(uintptr_t)5, "out was touched");
+    memset(&desc, 0, sizeof desc);
+    desc.logger.log = on_log;
+    if (sae_context_create(&desc, &ctx) == SAE_OK) {
+        sae_dictionary_desc dd;
+        sae_dictionary *dict;
+        CHECK(!strcmp(sae_error(ctx), ""), "an error before any");
+        memset(&dd, 0, sizeof dd);
+        CHECK(sae_dictionary_create(ctx, &dd, &dict) == SAE_INVALID, "an empty desc");
+        CHECK(log_lines == 1 && !strcmp(log_last, sae_error(ctx)), "the logger heard %d lines: %s",
+              log_lines, log_last);
+        sae_context_destroy(ctx);
+    }
+}
+
+static void dictionaries(sae_context *ctx) {
+    sae_dictionary *const untouched = (sae_dictionary *)(uintptr_t)5;
+    sae_dictionary *dict = untouched;
+    sae_dictionary_desc d, ok;
+    float x[2 * 6] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 }, f[2 * 10], x_hat[12];
+    uint32_t latents[1] = { 10 };
+    sae_sparse s;
+    size_t row_begin[3];
+    uint32_t latent[20];
+    float value[20];
+    memset(&ok, 0, sizeof ok);
+    ok.arch = SAE_ARCH_TOP_K;
+    ok.activation_dim = 6;
+    ok.dict_size = 10;
+    ok.k = 3;
+    EXPECT(sae_dictionary_create(ctx, NULL, &dict), SAE_INVALID, "desc");
+    EXPECT(sae_dictionary_create(ctx, &ok, NULL), SAE_INVALID, "out");
+    d = ok, d.arch = SAE_ARCH_DEFAULT;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "arch");
+    d = ok, d.arch = (sae_arch)99;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "99");
+    d = ok, d.activation_dim = 0;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "activation_dim");
+    d = ok, d.dict_size = 0;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "dict_size");
+    d = ok, d.k = 11;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "11");
+    d = ok, d.k = 0;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "k is 0");
+    d = ok, d.arch = SAE_ARCH_MATRYOSHKA, d.num_groups = 2, d.group_sizes[0] = 4, d.group_sizes[1] = 5;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "9");
+    d.group_sizes[1] = 6, d.group_sizes[2] = 0, d.num_groups = 3;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "group");
+    d.num_groups = SAE_MAX_GROUPS + 1;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "65");
+    d.num_groups = 0;
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "num_groups");
+    d = ok, d.activation_dim = SIZE_MAX / 2;
+    CHECK(sae_dictionary_create(ctx, &d, &dict) < 0, "a size past all memory");
+    d = ok, d.activation_dim = (size_t)1 << 20, d.dict_size = (size_t)1 << 31;
+    CHECK(sae_dictionary_create(ctx, &d, &dict) < 0, "a size past all memory");
+    CHECK(dict == untouched, "out was touched");
+
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &ok, &dict), return);
+    EXPECT(sae_encode(NULL, x, 2, f), SAE_INVALID, "");
+    EXPECT(sae_encode(dict, NULL, 2, f), SAE_INVALID, "x");
+    EXPECT(sae_encode(dict, x, 2, NULL), SAE_INVALID, "f");
+    EXPECT(sae_encode(dict, x, SIZE_MAX / 4, f), SAE_INVALID, "sae_encode");
+    CHECK_OK(ctx, sae_encode(dict, x, 0, f), (void)0);
+    EXPECT(sae_decode(dict, NULL, 2, x_hat), SAE_INVALID, "f");
+    EXPECT(sae_decode(dict, f, 2, NULL), SAE_INVALID, "x_hat");
+    EXPECT(sae_forward(dict, NULL, 2, x_hat, NULL), SAE_INVALID, "x");
+    EXPECT(sae_encode_subset(dict, x, 2, latents, 1, f), SAE_INVALID, "10");
+    EXPECT(sae_encode_subset(dict, x, 2, NULL, 1, f), SAE_INVALID, "latents");
+    EXPECT(sae_forward_ghost(dict, x, 2, (const uint8_t *)"abcdefghij", x_hat), SAE_INVALID, "AutoEncoderTopK");
+    s.row_begin = row_begin, s.latent = latent, s.value = value, s.capacity = 5;
+    EXPECT(sae_encode_sparse(dict, x, 2, &s), SAE_INVALID, "5");
+    CHECK(strstr(sae_error(ctx), "6") != NULL, "how much: %s", sae_error(ctx));
+    EXPECT(sae_encode_sparse(dict, x, 2, NULL), SAE_INVALID, "out");
+    row_begin[0] = 0, row_begin[1] = 1, row_begin[2] = 2;
+    latent[0] = 3, latent[1] = 10, value[0] = value[1] = 1;
+    s.capacity = 20;
+    EXPECT(sae_decode_sparse(dict, &s, 2, x_hat), SAE_INVALID, "10");
+    EXPECT(sae_dictionary_set_rule(dict, (sae_rule)9), SAE_INVALID, "9");
+    EXPECT(sae_dictionary_set_active_groups(dict, 2), SAE_INVALID, "2");
+    EXPECT(sae_dictionary_scale_biases(dict, -2), SAE_INVALID, "-2");
+    EXPECT(sae_grad_pursuit(dict, NULL, 2, 3, f), SAE_INVALID, "x");
+    EXPECT(sae_grad_pursuit(dict, x, 2, 11, f), SAE_INVALID, "11");
+    EXPECT(sae_geometric_median(ctx, x, 0, 6, x_hat), SAE_INVALID, "n");
+    sae_dictionary_destroy(dict);
+}
+
+static void trainers(sae_context *ctx) {
+    sae_trainer *const untouched = (sae_trainer *)(uintptr_t)5;
+    sae_trainer *trainer = untouched;
+    const sae_trainer_desc ok = common_trainer(SAE_TRAINER_TOP_K, 6, 12, 4, 20);
+    const sae_trainer_desc standard = common_trainer(SAE_TRAINER_STANDARD, 6, 12, 4, 20);
+    const sae_trainer_desc matryoshka = common_trainer(SAE_TRAINER_MATRYOSHKA, 6, 12, 4, 20);
+    const sae_trainer_desc anneal = common_trainer(SAE_TRAINER_P_ANNEAL, 6, 12, 4, 20);
+    const sae_trainer_desc jump = common_trainer(SAE_TRAINER_JUMP_RELU, 6, 12, 4, 20);
+    sae_trainer_desc s;
+#define BAD(start, change, given)                                                                  \
+    do {                                                                                           \
+        s = start;                                                                                 \
+        change;                                                                                    \
+        EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_INVALID, given);                         \
+        if (trainer != untouched) trainer = untouched;                                             \
+    } while (0)
+    EXPECT(sae_trainer_create(ctx, NULL, &trainer), SAE_INVALID, "desc");
+    EXPECT(sae_trainer_create(ctx, &ok, NULL), SAE_INVALID, "out");
+    BAD(ok, s.kind = (sae_trainer_kind)77, "77");
+    BAD(ok, s.activation_dim = 0, "activation_dim");
+    BAD(ok, s.dict_size = 0, "dict_size");
+    BAD(ok, s.batch_size = 0, "batch_size");
+    BAD(ok, s.steps = 0, "steps");
+    BAD(ok, s.k = 0, "k");
+    BAD(ok, s.k = 13, "13");
+    BAD(ok, s.lr = -1, "-1");
+    BAD(ok, s.lr = NAN, "lr");
+    BAD(ok, s.warmup_steps = 20, "20");
+    BAD(ok, (s.warmup_steps = 8, s.decay_start = 8), "decay_start");
+    BAD(ok, s.decay_start = 20, "decay_start");
+    BAD(ok, s.k_anneal_steps = 20, "k_anneal_steps");
+    BAD(ok, (s.k = 6, s.k_anneal_steps = 5), "k");
+    BAD(ok, s.threshold_beta = 1.5, "1.5");
+    BAD(ok, s.arch = SAE_ARCH_GATED, "arch");
+    BAD(standard, (s.sparsity_warmup_steps = 9, s.decay_start = 9), "decay_start");
+    BAD(standard, s.sparsity_warmup_steps = 20, "sparsity_warmup_steps");
+    BAD(standard, (s.decay_start = 15, s.resample_steps = 5), "resample_steps");
+    BAD(standard, s.resample_steps = 20, "resample_steps");
+    BAD(standard, s.l1_penalty = NAN, "l1_penalty");
+    BAD(standard, s.sparsity_function = SAE_SPARSITY_LP, "sparsity_function");
+    BAD(matryoshka, s.num_groups = 0, "group_fractions");
+    BAD(matryoshka, s.group_fractions[0] = 0.5, "group_fractions");
+    BAD(matryoshka, s.group_fractions[0] = -0.125, "group_fractions");
+    BAD(matryoshka, s.num_groups = SAE_MAX_GROUPS + 1, "65");
+    BAD(anneal, s.p_end = -1, "p_end");
+    BAD(anneal, s.p_end = 0, "p_end");
+    BAD(anneal, s.sparsity_function = SAE_SPARSITY_ENTROPY, "sparsity_function");
+    BAD(anneal, (s.anneal_start = 12, s.anneal_end = 6), "anneal");
+    BAD(jump, s.bandwidth = -1, "-1");
+    BAD(jump, s.target_l0 = -3, "-3");
+    BAD(jump, s.ghost_threshold = 3, "ghost_threshold");
+#undef BAD
+    CHECK(trainer == untouched, "out was touched");
+    s = ok, s.init = check_path("%s/nothing.pt", check_temp());
+    EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_NOT_FOUND, "nothing.pt");
+    { /* a start of another size */
+        sae_trainer_desc other = common_trainer(SAE_TRAINER_TOP_K, 7, 12, 4, 20);
+        const char *path = check_path("%s/other.safetensors", check_temp());
+        if (common_start(ctx, &other, 1, 0, 0, path)) {
+            s.init = path;
+            EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_MISMATCH, "7");
+        }
+    }
+    s = ok, s.activation_dim = (size_t)1 << 40, s.dict_size = (size_t)1 << 40;
+    CHECK(sae_trainer_create(ctx, &s, &trainer) < 0, "a size past all memory");
+    CHECK(trainer == untouched, "out was touched");
+
+    for (size_t i = 0; i < COMMON_KINDS; i++) {
+        float x[5 * 6];
+        uint64_t before;
+        sae_stats stats;
+        s = common_trainer(common_kind(i), 6, 12, 4, 20);
+        check_test = sae_trainer_name(common_kind(i));
+        check_activations(1, x, 5, 6);
+        CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), continue);
+        CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 4), (void)0);
+        CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 4), (void)0);
+        before = common_hash(sae_trainer_dictionary(trainer));
+        EXPECT(sae_trainer_step(trainer, x, NULL, 0), SAE_INVALID, "0");
+        EXPECT(sae_trainer_step(trainer, x, NULL, 5), SAE_INVALID, "5");
+        EXPECT(sae_trainer_step(trainer, NULL, NULL, 4), SAE_INVALID, "x");
+        x[13] = NAN;
+        EXPECT(sae_trainer_step(trainer, x, NULL, 4), SAE_NOT_FINITE, "");
+        x[13] = INFINITY;
+        EXPECT(sae_trainer_step(trainer, x, NULL, 4), SAE_NOT_FINITE, "");
+        {
+            float y[5 * 6];
+            memcpy(y, x, sizeof y);
+            x[13] = 1;
+            EXPECT(sae_trainer_step(trainer, x, y, 4), SAE_NOT_FINITE, "");
+        }
+        CHECK(common_hash(sae_trainer_dictionary(trainer)) == before, "a refused step changed something");
+        CHECK(sae_trainer_steps_done(trainer) == 2, "a refused step was counted");
+        CHECK_OK(ctx, sae_trainer_stats(trainer, &stats), (void)0);
+        CHECK(stats.step == 1, "stats are of step %d", (int)stats.step);
+        EXPECT(sae_trainer_stats(trainer, NULL), SAE_INVALID, "out");
+        CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 3), (void)0);
+        CHECK(sae_trainer_info(trainer).lr > 0 && sae_trainer_info(trainer).steps == 20, "info");
+        sae_trainer_destroy(trainer);
+        /* the same updates as without the refused ones */
+        trainer = untouched;
+        check_test = NULL;
+    }
+    { /* defaults are idempotent and in the info */
+        sae_trainer_desc a, b;
+        memset(&a, 0, sizeof a);
+        a.kind = SAE_TRAINER_TOP_K;
+        a.activation_dim = 64;
+        a.dict_size = 16384;
+        a.batch_size = 10;
+        a.steps = 5000;
+        a.k = 8;
+        sae_trainer_defaults(&a);
+        b = a;
+        sae_trainer_defaults(&b);
+        CHECK(!memcmp(&a, &b, sizeof a), "defaults of defaults differ");
+        CHECK(a.lr == 2e-4 && a.warmup_steps == 1000 && a.auxk_alpha == 1.0 / 32 && a.top_k_aux == 32 &&
+                  a.dead_feature_threshold == 10000000 && a.threshold_beta == 0.999 &&
+                  a.threshold_start_step == 1000, "lr %g, warmup %d, alpha %g, top_k_aux %d", a.lr,
+              (int)a.warmup_steps, a.auxk_alpha, (int)a.top_k_aux);
+    }
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static void settings(sae_context *ctx) {
+    sae_trainer_desc s;
+    memset(&s, 0, sizeof s);
+    CHECK_OK(ctx, sae_trainer_desc_set(ctx, &s, "l1-penalty", "0.25"), (void)0);
+    CHECK(s.l1_penalty == 0.25, "l1-penalty");
+    CHECK_OK(ctx, sae_trainer_desc_set(ctx, &s, "warmup_steps", "17"), (void)0);
+    CHECK(s.warmup_steps == 17, "warmup_steps");
+    CHECK_OK(ctx, sae_trainer_desc_set(ctx, &s, "group_fractions", "0.25,0.75"), (void)0);
+    CHECK(s.num_groups == 2 && s.group_fractions[1] == 0.75, "group_fractions");
+    CHECK_OK(ctx, sae_trainer_desc_set(ctx, &s, "decay_start", "none"), (void)0);
+    CHECK_OK(ctx, sae_trainer_desc_set(ctx, &s, "device", "cuda:0"), (void)0);
+    EXPECT(sae_trainer_desc_set(ctx, &s, "l2_penalty", "1"), SAE_NOT_FOUND, "l2_penalty");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "lr", "fast"), SAE_INVALID, "fast");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "lr", ""), SAE_INVALID, "lr");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "-3"), SAE_INVALID, "-3");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "99999999999999999999999"), SAE_INVALID, "9999");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "sparsity_function", "L7"), SAE_INVALID, "L7");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "k", "3.5"), SAE_INVALID, "3.5");
+}
+
+static void missing(sae_context *ctx) {
+    sae_dictionary *dict = (sae_dictionary *)(uintptr_t)5;
+    sae_tensor_file *file = (sae_tensor_file *)(uintptr_t)5;
+    sae_config *config = (sae_config *)(uintptr_t)5;
+    sae_buffer *buffer = (sae_buffer *)(uintptr_t)5;
+    const char *nothing = check_path("%s/no/such/thing.pt", check_temp());
+    const char *empty = check_path("%s/empty", check_temp()), *text;
+    sae_buffer_desc b;
+    float x[6] = { 0 };
+    EXPECT(sae_dictionary_load(ctx, NULL, nothing, &dict), SAE_NOT_FOUND, "thing.pt");
+    EXPECT(sae_tensor_file_open(ctx, nothing, &file), SAE_NOT_FOUND, "thing.pt");
+    EXPECT(sae_config_open(ctx, nothing, &config), SAE_NOT_FOUND, "thing.pt");
+    EXPECT(sae_dictionary_load(ctx, NULL, NULL, &dict), SAE_INVALID, "path");
+    mkdir(empty, 0777);
+    EXPECT(sae_dictionary_load(ctx, NULL, empty, &dict), SAE_NOT_FOUND, "empty");
+    text = check_path("%s/text.json", check_temp());
+    check_write(text, "{\"trainer\": {\"trainer_class\": \"HopefulTrainer\"}}", 48);
+    EXPECT(sae_config_open(ctx, text, &config), SAE_INVALID, "HopefulTrainer");
+    check_write(text, "{\"trainer\": {", 13);
+    EXPECT(sae_config_open(ctx, text, &config), SAE_FORMAT, "text.json");
+    check_write(text, "", 0);
+    EXPECT(sae_config_open(ctx, text, &config), SAE_FORMAT, "text.json");
+    memset(&b, 0, sizeof b);
+    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_INVALID, "source");
+    b.source.files = &nothing;
+    b.source.num_files = 1;
+    b.batch_size = 2;
+    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_NOT_FOUND, "thing.pt");
+    memset(&b, 0, sizeof b);
+    b.source.data = x, b.source.rows = 1, b.source.dim = 6, b.source.dtype = SAE_I64;
+    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_INVALID, "I64");
+    CHECK(dict == (sae_dictionary *)(uintptr_t)5 && file == (sae_tensor_file *)(uintptr_t)5 &&
+              config == (sae_config *)(uintptr_t)5 && buffer == (sae_buffer *)(uintptr_t)5,
+          "out was touched");
+    b.source.dtype = SAE_F32, b.batch_size = 1, b.single_pass = true;
+    CHECK_OK(ctx, sae_buffer_create(ctx, &b, &buffer), return);
+    {
+        const float *at;
+        size_t n;
+        CHECK_OK(ctx, sae_buffer_next(buffer, &at, NULL, &n), (void)0);
+        EXPECT(sae_buffer_next(buffer, &at, NULL, &n), SAE_END_OF_DATA, "");
+    }
+    sae_buffer_destroy(buffer);
+    x[4] = NAN;
+    CHECK_OK(ctx, sae_buffer_create(ctx, &b, &buffer), return);
+    {
+        const float *at = NULL;
+        size_t n = 77;
+        EXPECT(sae_buffer_next(buffer, &at, NULL, &n), SAE_NOT_FINITE, "row 0");
+        CHECK(at == NULL && n == 77, "out was touched");
+    }
+    sae_buffer_destroy(buffer);
+}
+
+/* A valid file cut at every byte must be refused, and never crash. */
+static void truncated(sae_context *ctx) {
+    static const char *const endings[] = { "safetensors", "pt", "npz", "npy" };
+    sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, 3, 5, 4, 20);
+    sae_dictionary_desc dd;
+    sae_dictionary *dict, *out;
+    float values[20];
+    s.k = 2;
+    dd = common_dictionary(&s);
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
+    memset(values, 0, sizeof values);
+    for (size_t e = 0; e < 4; e++) {
+        const char *whole = check_path("%s/whole.%s", check_temp(), endings[e]);
+        const char *cut = check_path("%s/cut.%s", check_temp(), endings[e]);
+        size_t size = 0;
+        char *data;
+        check_test = endings[e];
+        if (e < 2) CHECK_OK(ctx, sae_dictionary_save(dict, whole), continue);
+        else {
+            sae_tensor t;
+            memset(&t, 0, sizeof t);
+            t.name = "a", t.dtype = SAE_F32, t.ndim = 2, t.shape[0] = 4, t.shape[1] = 5, t.data = values;
+            CHECK_OK(ctx, sae_tensor_file_write(ctx, whole, &t, 1), continue);
+        }
+        data = check_read(whole, &size);
+        CHECK(data && size > 50 && size < 20000, "%s has %d bytes", whole, (int)size);
+        for (size_t n = 0; data && n < size; n++) {
+            sae_tensor_file *file = NULL;
+            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false };
+            sae_result result;
+            check_write(cut, data, n);
+            ctx->error[0] = 0;
+            result = sae_tensor_file_open(ctx, cut, &file);
+            CHECK(result == SAE_FORMAT || result == SAE_UNSUPPORTED, "cut at %d of %d gives %s", (int)n,
+                  (int)size, sae_result_name(result));
+            CHECK(sae_error(ctx)[0], "cut at %d: refused without a word", (int)n);
+            if (result == SAE_OK) sae_tensor_file_close(file);
+            if (e >= 2) continue;
+            out = NULL;
+            result = sae_dictionary_load(ctx, &load, cut, &out);
+            CHECK(result == SAE_FORMAT || result == SAE_UNSUPPORTED, "cut at %d of %d loads: %s", (int)n,
+                  (int)size, sae_result_name(result));
+            CHECK(!out, "cut at %d: out was touched", (int)n);
+            if (result == SAE_OK) sae_dictionary_destroy(out);
+        }
+        /* one byte changed: refused or opened, never a crash */
+        for (size_t n = 0; data && n < size; n++) {
+            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false };
+            sae_tensor_file *file = NULL;
+            data[n] = (char)(data[n] ^ 0x5a);
+            check_write(cut, data, size);
+            data[n] = (char)(data[n] ^ 0x5a);
+            if (sae_tensor_file_open(ctx, cut, &file) == SAE_OK) sae_tensor_file_close(file);
+            out = NULL;
+            if (e < 2 && sae_dictionary_load(ctx, &load, cut, &out) == SAE_OK)
+                sae_dictionary_destroy(out);
+        }
+        free(data);
+    }
+    sae_dictionary_destroy(dict);
+    check_test = NULL;
+}
+
+static int entries(const char *folder) {
+    DIR *dir = opendir(folder);
+    struct dirent *e;
+    int n = 0;
+    while (dir && (e = readdir(dir)) != NULL) n += e->d_name[0] != '.';
+    if (dir) closedir(dir);
+    return n;
+}
+
+/* Writing that fails leaves the old file and nothing else. */
+static void full_disk(sae_context *ctx) {
+    const char *folder = check_path("%s/full", check_temp());
+    struct rlimit limit, small;
+    sae_dictionary_desc dd;
+    sae_dictionary *dict;
+    sae_trainer_desc s = common_trainer(SAE_TRAINER_STANDARD, 40, 200, 4, 20);
+    dd = common_dictionary(&s);
+    mkdir(folder, 0777);
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &limit);
+    for (int e = 0; e < 2; e++) {
+        const char *path = check_path("%s/ae.%s", folder, e ? "pt" : "safetensors");
+        size_t old_size = 0, size = 0;
+        char *old, *now;
+        CHECK_OK(ctx, sae_dictionary_save(dict, path), continue);
+        old = check_read(path, &old_size);
+        dict->b_enc[0] = 5;
+        small = limit;
+        small.rlim_cur = 20000;
+        setrlimit(RLIMIT_FSIZE, &small);
+        EXPECT(sae_dictionary_save(dict, path), SAE_IO, path);
+        setrlimit(RLIMIT_FSIZE, &limit);
+        now = check_read(path, &size);
+        CHECK(now && size == old_size && !memcmp(old, now, size), "the old file is gone");
+        CHECK(entries(folder) == e + 1, "%d files instead of %d", entries(folder), e + 1);
+        free(old);
+        free(now);
+    }
+    EXPECT(sae_dictionary_save(dict, check_path("%s/no/such/folder/ae.pt", folder)), SAE_NOT_FOUND, "folder");
+    EXPECT(sae_dictionary_save(dict, check_path("%s/ae.docx", folder)), SAE_INVALID, "ae.docx");
+    EXPECT(sae_dictionary_save(dict, NULL), SAE_INVALID, "path");
+    sae_dictionary_destroy(dict);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+enum { D = 6, M = 24, B = 8, ROWS = 40 };
+static float rows[ROWS * D];
+static char start_path[300], run_path[300];
+static sae_trainer_kind op_kind;
+
+static sae_result op_dictionary(sae_context *ctx) {
+    sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
+    sae_dictionary_desc dd = common_dictionary(&s);
+    sae_dictionary *dict;
+    SAEI_TRY(sae_dictionary_create(ctx, &dd, &dict));
+    sae_dictionary_destroy(dict);
+    return SAE_OK;
+}
+static sae_result op_save(sae_context *ctx, const char *ending) {
+    sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
+    sae_dictionary_desc dd = common_dictionary(&s);
+    sae_load_desc load;
+    sae_dictionary *dict, *back;
+    sae_result result;
+    memset(&load, 0, sizeof load);
+    load.arch = dd.arch;
+    SAEI_TRY(sae_dictionary_create(ctx, &dd, &dict));
+    result = sae_dictionary_save(dict, check_path("%s/op.%s", check_temp(), ending));
+    sae_dictionary_destroy(dict);
+    SAEI_TRY(result);
+    SAEI_TRY(sae_dictionary_load(ctx, &load, check_path("%s/op.%s", check_temp(), ending), &back));
+    sae_dictionary_destroy(back);
+    return SAE_OK;
+}
+static sae_result op_save_pt(sae_context *ctx) { return op_save(ctx, "pt"); }
+static sae_result op_save_safetensors(sae_context *ctx) { return op_save(ctx, "safetensors"); }
+static sae_result op_trainer(sae_context *ctx) {
+    sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
+    sae_trainer *trainer;
+    sae_result result = SAE_OK;
+    s.init = start_path;
+    if (op_kind == SAE_TRAINER_STANDARD) s.resample_steps = 3;
+    SAEI_TRY(sae_trainer_create(ctx, &s, &trainer));
+    for (int i = 0; i < 5 && result == SAE_OK; i++)
+        result = sae_trainer_step(trainer, rows + i * B * D, NULL, B);
+    sae_trainer_destroy(trainer);
+    return result;
+}
+static sae_result op_train(sae_context *ctx) {
+    sae_trainer_desc s[2];
+    sae_train_desc d;
+    for (int i = 0; i < 2; i++) {
+        s[i] = common_trainer(op_kind, 0, M, 0, 0);
+        s[i].k = s[i].k ? 2 : 0;
+        s[i].warmup_steps = 1;
+        if (s[i].sparsity_warmup_steps) s[i].sparsity_warmup_steps = 1;
+        if (s[i].anneal_start) s[i].anneal_start = 1;
+    }
+    memset(&d, 0, sizeof d);
+    d.buffer.source.data = rows, d.buffer.source.rows = ROWS, d.buffer.source.dim = D;
+    d.buffer.batch_size = B;
+    d.trainers = s, d.num_trainers = 2;
+    d.steps = 4, d.backup_steps = 2;
+    d.normalize_activations = true;
+    d.save_dir = run_path;
+    check_remove(run_path);
+    return sae_train(ctx, &d);
+}
+static sae_result op_resume(sae_context *ctx) {
+    sae_trainer_desc s = common_trainer(op_kind, 0, M, 0, 0);
+    sae_train_desc d;
+    s.warmup_steps = 1;
+    if (s.sparsity_warmup_steps) s.sparsity_warmup_steps = 1;
+    if (s.anneal_start) s.anneal_start = 1;
+    memset(&d, 0, sizeof d);
+    d.buffer.source.data = rows, d.buffer.source.rows = ROWS, d.buffer.source.dim = D;
+    d.buffer.batch_size = B;
+    d.trainers = &s, d.num_trainers = 1;
+    d.steps = 4, d.backup_steps = 2, d.resume = true, d.flat = true;
+    d.save_dir = run_path;
+    return sae_train(ctx, &d);
+}
+static sae_result op_evaluate(sae_context *ctx) {
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true };
+    sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
+    sae_evaluate_desc e;
+    sae_dictionary *dict;
+    sae_metrics metrics;
+    sae_result result;
+    float f[B * M];
+    load.arch = common_arch(&s);
+    memset(&e, 0, sizeof e);
+    e.buffer.source.data = rows, e.buffer.source.rows = ROWS, e.buffer.source.dim = D;
+    e.buffer.batch_size = B;
+    SAEI_TRY(sae_dictionary_load(ctx, &load, start_path, &dict));
+    result = sae_evaluate(ctx, &e, dict, &metrics);
+    if (result == SAE_OK) result = sae_grad_pursuit(dict, rows, B, 3, f);
+    if (result == SAE_OK && dict->desc.k) {
+        sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
+        result = sae_encode(dict, rows, B, f);
+    }
+    if (result == SAE_OK) result = sae_geometric_median(ctx, rows, ROWS, D, f);
+    sae_dictionary_destroy(dict);
+    return result;
+}
+static sae_result op_config(sae_context *ctx) {
+    sae_config *config;
+    SAEI_TRY(sae_config_open(ctx, check_path("%s/golden/gated/config.json",
+                                             check_path("%s/tests", check_root())), &config));
+    sae_config_close(config);
+    return SAE_OK;
+}
+
+static void out_of_memory(void) {
+    static const struct { const char *name; sae_result (*op)(sae_context *ctx); bool once; } ops[] = {
+        { "dictionary", op_dictionary, false },     { "save and load .pt", op_save_pt, false },
+        { "save and load .safetensors", op_save_safetensors, false },
+        { "trainer", op_trainer, false },           { "train", op_train, false },
+        { "resume", op_resume, false },             { "evaluate", op_evaluate, false },
+        { "config", op_config, true },
+    };
+    snprintf(run_path, sizeof run_path, "%s/run", check_temp());
+    snprintf(start_path, sizeof start_path, "%s/op_start.safetensors", check_temp());
+    check_activations(7, rows, ROWS, D);
+    for (size_t k = 0; k < COMMON_KINDS; k++) {
+        sae_context *plain = check_context(1);
+        sae_trainer_desc s = common_trainer(common_kind(k), D, M, B, 20);
+        op_kind = common_kind(k);
+        if (!plain || !common_start(plain, &s, 3, 0, 0, start_path)) return;
+        sae_context_destroy(plain);
+        for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+            char name[128];
+            sae_result result = SAE_OUT_OF_MEMORY;
+            long at;
+            if (ops[i].once && k) continue;
+            if (ops[i].op == op_resume) { /* a backup to go on from */
+                sae_context *c = check_context(1);
+                check_remove(run_path);
+                if (c) op_resume(c);
+                sae_context_destroy(c);
+            }
+            snprintf(name, sizeof name, "%s, %s", sae_trainer_name(op_kind), ops[i].name);
+            check_test = name;
+            for (at = 0; at < 3000 && result == SAE_OUT_OF_MEMORY; at++) {
+                sae_context *ctx;
+                long live = alloc_live;
+                alloc_fail_at = -1;
+                ctx = counting_context(NULL, 1);
+                if (!ctx) break;
+                alloc_calls = 0;
+                alloc_fail_at = at;
+                result = ops[i].op(ctx);
+                alloc_fail_at = -1;
+                CHECK(result == SAE_OK || result == SAE_OUT_OF_MEMORY,
+                      "failing at allocation %d gives %s: %s", (int)at, sae_result_name(result),
+                      sae_error(ctx));
+                CHECK(result == SAE_OK || sae_error(ctx)[0], "allocation %d: failed without a word", (int)at);
+                sae_context_destroy(ctx);
+                CHECK(alloc_live == live, "failing at allocation %d leaks %d blocks", (int)at,
+                      (int)(alloc_live - live));
+            }
+            CHECK(result == SAE_OK, "still %s after %d allocations", sae_result_name(result), (int)at);
+        }
+    }
+    check_test = NULL;
+}
+
+/* Steps and inference take no memory. */
+static void no_allocation(void) {
+    for (size_t k = 0; k < COMMON_KINDS; k++) {
+        sae_context *ctx = counting_context(NULL, 2);
+        sae_trainer_desc s = common_trainer(common_kind(k), D, M, B, 20);
+        sae_trainer *trainer;
+        const sae_dictionary *dict;
+        float f[B * M], x_hat[B * D];
+        size_t row_begin[B + 1];
+        uint32_t latent[B * M];
+        float value[B * M];
+        sae_sparse sparse = { row_begin, latent, value, B * M };
+        sae_stats stats;
+        long before;
+        if (!ctx) return;
+        check_test = sae_trainer_name(common_kind(k));
+        if (common_kind(k) == SAE_TRAINER_STANDARD) s.resample_steps = 3;
+        if (s.k) s.dead_feature_threshold = B;
+        CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), continue);
+        before = alloc_calls;
+        for (int i = 0; i < 12; i++)
+            CHECK_OK(ctx, sae_trainer_step(trainer, rows + i % 5 * B * D, NULL, B - (size_t)(i % 2)), (void)0);
+        CHECK_OK(ctx, sae_trainer_stats(trainer, &stats), (void)0);
+        CHECK(alloc_calls == before, "12 steps took memory %d times", (int)(alloc_calls - before));
+        dict = sae_trainer_dictionary(trainer);
+        before = alloc_calls;
+        CHECK_OK(ctx, sae_forward(dict, rows, B, x_hat, f), (void)0);
+        CHECK_OK(ctx, sae_forward(dict, rows, B, x_hat, NULL), (void)0);
+        CHECK_OK(ctx, sae_encode(dict, rows, B, f), (void)0);
+        CHECK_OK(ctx, sae_decode(dict, f, B, x_hat), (void)0);
+        CHECK_OK(ctx, sae_encode_sparse(dict, rows, B, &sparse), (void)0);
+        CHECK_OK(ctx, sae_decode_sparse(dict, &sparse, B, x_hat), (void)0);
+        CHECK(alloc_calls == before, "inference took memory %d times", (int)(alloc_calls - before));
+        sae_trainer_destroy(trainer);
+        sae_context_destroy(ctx);
+        CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
+        alloc_live = 0;
+    }
+    check_test = NULL;
+}
+
+/* ---- the loop -------------------------------------------------------------------------------- */
+
+static bool stop_at_once(void *user, const sae_progress *p) {
+    (void)user;
+    return p->step < 3;
+}
+static int64_t read_fails(void *user, float *x, float *target, size_t max_rows) {
+    (void)user;
+    (void)x;
+    (void)target;
+    (void)max_rows;
+    return SAE_IO;
+}
+static void loops(sae_context *ctx) {
+    sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, 0, M, 0, 0), other;
+    sae_train_desc d, ok;
+    memset(&ok, 0, sizeof ok);
+    ok.buffer.source.data = rows, ok.buffer.source.rows = ROWS, ok.buffer.source.dim = D;
+    ok.buffer.batch_size = B;
+    ok.trainers = &s, ok.num_trainers = 1, ok.steps = 10;
+    s.threshold_start_step = 4;
+    check_remove(run_path);
+    EXPECT(sae_train(ctx, NULL), SAE_INVALID, "desc");
+    d = ok, d.steps = 0;
+    EXPECT(sae_train(ctx, &d), SAE_INVALID, "steps");
+    d = ok, d.num_trainers = 0;
+    EXPECT(sae_train(ctx, &d), SAE_INVALID, "num_trainers");
+    d = ok, d.progress = stop_at_once;
+    EXPECT(sae_train(ctx, &d), SAE_CANCELLED, "");
+    memset(&d.buffer.source, 0, sizeof d.buffer.source);
+    d = ok, d.buffer.source.data = NULL, d.buffer.source.rows = 0, d.buffer.source.read = read_fails;
+    EXPECT(sae_train(ctx, &d), SAE_IO, "");
+    d = ok, d.buffer.single_pass = true;
+    EXPECT(sae_train(ctx, &d), SAE_END_OF_DATA, "");
+    d = ok, other = s, other.activation_dim = D + 1, d.trainers = &other;
+    CHECK(sae_train(ctx, &d) < 0 && sae_error(ctx)[0], "a trainer of another width");
+    /* a backup of other settings */
+    d = ok, d.save_dir = run_path, d.backup_steps = 2, d.progress = stop_at_once;
+    EXPECT(sae_train(ctx, &d), SAE_CANCELLED, "");
+    other = s, other.lr = 5e-3, d.trainers = &other, d.resume = true;
+    EXPECT(sae_train(ctx, &d), SAE_MISMATCH, "");
+    d.save_dir = check_path("%s/op_start.safetensors", check_temp()); /* a file, not a folder */
+    CHECK(sae_train(ctx, &d) < 0 && sae_error(ctx)[0], "a file for a folder");
+    /* diverging */
+    s.lr = 1e30, s.warmup_steps = SAE_NONE;
+    d = ok;
+    CHECK(sae_train(ctx, &d) != SAE_OK || true, "lr 1e30"); /* must not crash */
+    {
+        sae_evaluate_desc e;
+        sae_dictionary_desc dd;
+        sae_dictionary *dict;
+        sae_metrics m;
+        sae_trainer_desc wide = common_trainer(SAE_TRAINER_STANDARD, D + 1, M, B, 20);
+        dd = common_dictionary(&wide);
+        memset(&e, 0, sizeof e);
+        e.buffer = ok.buffer;
+        CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
+        EXPECT(sae_evaluate(ctx, &e, dict, &m), SAE_MISMATCH, "7");
+        sae_dictionary_destroy(dict);
+    }
+}
+
+/* ---- a backend that fails -------------------------------------------------------------------- */
+
+static int backend_left; /* allocations until none are left; status calls until one fails */
+static bool backend_broken;
+static void *failing_alloc(const sae_work *w, size_t bytes) {
+    if (backend_left-- <= 0) return NULL;
+    return saei_cpu_backend()->alloc(w, bytes);
+}
+static sae_result failing_status(const sae_work *w) {
+    if (backend_broken) return saei_fail(w->ctx, SAE_BACKEND, "test: the device fell off");
+    return saei_cpu_backend()->status(w);
+}
+static sae_result failing_open(const sae_context *ctx, void **state) {
+    (void)state;
+    return saei_fail(ctx, SAE_BACKEND, "test: no device");
+}
+static void backends(void) {
+    for (size_t k = 0; k < COMMON_KINDS; k++) {
+        sae_backend fake = *saei_cpu_backend();
+        sae_trainer_desc s = common_trainer(common_kind(k), D, M, B, 20);
+        sae_context *ctx;
+        sae_trainer *trainer = NULL;
+        sae_result result = SAE_OUT_OF_MEMORY;
+        sae_stats stats;
+        int left;
+        check_test = sae_trainer_name(common_kind(k));
+        fake.name = "failing";
+        fake.alloc = failing_alloc;
+        fake.status = failing_status;
+        ctx = counting_context(&fake, 1);
+        if (!ctx) return;
+        for (left = 0; left < 500 && result == SAE_OUT_OF_MEMORY; left++) {
+            backend_left = left;
+            result = sae_trainer_create(ctx, &s, &trainer);
+            CHECK(result == SAE_OK || (result == SAE_OUT_OF_MEMORY && sae_error(ctx)[0] && !trainer),
+                  "%d allocations of the backend give %s", left, sae_result_name(result));
+        }
+        CHECK(result == SAE_OK, "%s after %d allocations", sae_result_name(result), left);
+        if (trainer) {
+            CHECK_OK(ctx, sae_trainer_step(trainer, rows, NULL, B), (void)0);
+            backend_broken = true;
+            result = sae_trainer_step(trainer, rows, NULL, B);
+            if (result == SAE_OK) result = sae_trainer_stats(trainer, &stats);
+            CHECK(result == SAE_BACKEND && strstr(sae_error(ctx), "fell off"), "%s: %s",
+                  sae_result_name(result), sae_error(ctx));
+            backend_broken = false;
+            sae_trainer_destroy(trainer);
+        }
+        sae_context_destroy(ctx);
+        CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
+        alloc_live = 0;
+        fake.open = failing_open;
+        ctx = counting_context(&fake, 1);
+        trainer = NULL;
+        result = sae_trainer_create(ctx, &s, &trainer);
+        CHECK(result == SAE_BACKEND && !trainer, "no device gives %s", sae_result_name(result));
+        sae_context_destroy(ctx);
+        CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
+        alloc_live = 0;
+    }
+    check_test = NULL;
+}
+
+int main(void) {
+    sae_context *ctx;
+    names();
+    contexts();
+    if (!(ctx = check_context(1))) return check_end();
+    check_activations(7, rows, ROWS, D);
+    snprintf(run_path, sizeof run_path, "%s/run", check_temp());
+    check_test = "dictionaries";
+    dictionaries(ctx);
+    check_test = "trainers";
+    trainers(ctx);
+    check_test = "settings";
+    settings(ctx);
+    check_test = "missing files";
+    missing(ctx);
+    truncated(ctx);
+    check_test = "full disk";
+    full_disk(ctx);
+    check_test = "no allocation";
+    no_allocation();
+    out_of_memory();
+    backends();
+    check_test = "loop";
+    loops(ctx);
+    sae_context_destroy(ctx);
+    check_remove(check_temp());
+    return check_end();
+}

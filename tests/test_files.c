@@ -1,0 +1,305 @@
+/*  Proves: dictionaries written by sae.h come back bit for bit in both formats, and files written by the
+    real programs open with their numbers.
+    Oracle: the dictionary that was saved; f.npy, x_hat.npy (and f_raw, f_threshold, f_batch) that the
+    real programs computed: a few fixtures in tests/fixtures, all of dl, pt and safetensors in
+    ../shared/fixtures where that is.
+    Tolerance: none for round trips; for fixtures what their about.json says (2e-5 of max(1, largest
+    entry of the row)). */
+#define SAE_IMPLEMENTATION
+#include "../sae.h"
+#include "check.h"
+#include "common.h"
+
+static sae_context *ctx;
+
+/* ---- round trips ----------------------------------------------------------------------------- */
+
+static void same_dictionary(const sae_dictionary *a, const sae_dictionary *b, const char *how) {
+    common_block x[6], y[6];
+    size_t n = common_blocks(a, x), k = common_blocks(b, y);
+    CHECK(a->desc.arch == b->desc.arch && a->desc.activation_dim == b->desc.activation_dim &&
+              a->desc.dict_size == b->desc.dict_size, "%s: another class or size", how);
+    CHECK(a->desc.k == b->desc.k, "%s: k %d, want %d", how, (int)b->desc.k, (int)a->desc.k);
+    CHECK(a->desc.num_groups == b->desc.num_groups &&
+              !memcmp(a->desc.group_sizes, b->desc.group_sizes,
+                      a->desc.num_groups * sizeof(size_t)), "%s: other groups", how);
+    CHECK(!memcmp(&a->threshold, &b->threshold, sizeof a->threshold), "%s: threshold", how);
+    CHECK(n == k, "%s: %d blocks, want %d", how, (int)k, (int)n);
+    for (size_t i = 0; i < n && i < k; i++)
+        for (size_t r = 0; r < x[i].rows; r++)
+            CHECK(!memcmp(x[i].data + r * x[i].stride, y[i].data + r * y[i].stride,
+                          x[i].columns * sizeof(float)), "%s: %s row %d", how, x[i].name, (int)r);
+}
+
+static void round_trips(void) {
+    static const char *const endings[] = { "safetensors", "pt" };
+    static const size_t sizes[][2] = { { 20, 64 }, { 7, 33 }, { 16, 16 }, { 1, 4 } };
+    for (size_t i = 0; i < COMMON_KINDS + 1; i++)
+        for (size_t z = 0; z < 4; z++) {
+            sae_trainer_desc s = common_trainer(common_kind(i % COMMON_KINDS), sizes[z][0],
+                                                sizes[z][1], 8, 20);
+            sae_dictionary_desc dd;
+            sae_dictionary *dict, *back;
+            if (i == COMMON_KINDS) s = common_trainer(SAE_TRAINER_STANDARD_APRIL, sizes[z][0],
+                                                      sizes[z][1], 8, 20),
+                                   s.arch = SAE_ARCH_STANDARD_NEW;
+            if (s.kind == SAE_TRAINER_MATRYOSHKA && sizes[z][1] < 16) continue;
+            dd = common_dictionary(&s);
+            check_test = sae_arch_name(dd.arch);
+            CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), continue);
+            common_shake(dict, 6, 0, 0.1);
+            if (dd.k) dict->threshold = 0.125f + 1e-7f;
+            for (size_t e = 0; e < 2; e++) {
+                const char *path = check_path("%s/ae.%s", check_temp(), endings[e]);
+                sae_load_desc load = { dd.arch, 0, true };
+                CHECK_OK(ctx, sae_dictionary_save(dict, path), continue);
+                CHECK(!check_exists(check_path("%s.tmp", path)), "the temporary stays");
+                CHECK_OK(ctx, sae_dictionary_load(ctx, &load, path, &back), continue);
+                same_dictionary(dict, back, endings[e]);
+                sae_dictionary_destroy(back);
+                /* without being told, where the tensors' names tell */
+                if (dd.arch != SAE_ARCH_TOP_K && dd.arch != SAE_ARCH_BATCH_TOP_K) {
+                    load.arch = SAE_ARCH_DEFAULT;
+                    CHECK_OK(ctx, sae_dictionary_load(ctx, &load, path, &back), continue);
+                    same_dictionary(dict, back, "untold");
+                    sae_dictionary_destroy(back);
+                }
+            }
+            sae_dictionary_destroy(dict);
+        }
+    check_test = NULL;
+}
+
+/* Any tensors, any container. */
+static void tensor_round_trips(void) {
+    static const char *const endings[] = { "npz", "safetensors", "pt" };
+    static const float f32[6] = { 0, -0.0f, 1.5f, -3e38f, 1e-40f, 7 };
+    static const int64_t i64[3] = { -1, 0, INT64_MAX };
+    static const uint16_t f16[4] = { 0x3c00, 0xc000, 0x0001, 0x7bff };
+    static const uint8_t u8[2] = { 0, 255 };
+    static const int32_t i32[1] = { -7 };
+    static const double f64[2] = { 0.1, -2 };
+    sae_tensor t[6];
+    memset(t, 0, sizeof t);
+    t[0].name = "weights", t[0].dtype = SAE_F32, t[0].ndim = 2, t[0].shape[0] = 2, t[0].shape[1] = 3, t[0].data = f32;
+    t[1].name = "long", t[1].dtype = SAE_I64, t[1].ndim = 1, t[1].shape[0] = 3, t[1].data = i64;
+    t[2].name = "half", t[2].dtype = SAE_F16, t[2].ndim = 1, t[2].shape[0] = 4, t[2].data = f16;
+    t[3].name = "bytes", t[3].dtype = SAE_U8, t[3].ndim = 1, t[3].shape[0] = 2, t[3].data = u8;
+    t[4].name = "scalar", t[4].dtype = SAE_I32, t[4].ndim = 0, t[4].data = i32;
+    t[5].name = "double", t[5].dtype = SAE_F64, t[5].ndim = 1, t[5].shape[0] = 2, t[5].data = f64;
+    for (size_t e = 0; e < 3; e++) {
+        const char *path = check_path("%s/any.%s", check_temp(), endings[e]);
+        sae_tensor_file *file;
+        check_test = endings[e];
+        CHECK_OK(ctx, sae_tensor_file_write(ctx, path, t, 6), continue);
+        CHECK_OK(ctx, sae_tensor_file_open(ctx, path, &file), continue);
+        CHECK(sae_tensor_file_count(file) == 6, "%d tensors", (int)sae_tensor_file_count(file));
+        for (size_t i = 0; i < 6; i++) {
+            const sae_tensor *g = sae_tensor_file_find(file, t[i].name);
+            size_t n = 1;
+            CHECK(g != NULL, "no %s", t[i].name);
+            if (!g) continue;
+            for (size_t k = 0; k < t[i].ndim; k++) n *= (size_t)t[i].shape[k];
+            CHECK(g->dtype == t[i].dtype && g->ndim == t[i].ndim &&
+                      !memcmp(g->shape, t[i].shape, t[i].ndim * sizeof *g->shape), "%s: %s, %d dims",
+                  t[i].name, sae_dtype_name(g->dtype), (int)g->ndim);
+            CHECK(!memcmp(g->data, t[i].data, n * sae_dtype_size(g->dtype)), "%s: other bytes",
+                  t[i].name);
+        }
+        CHECK(sae_tensor_file_find(file, "nothing") == NULL, "a tensor from nowhere");
+        CHECK(sae_tensor_file_get(file, 6) == NULL, "a tensor past the end");
+        sae_tensor_file_close(file);
+    }
+    check_test = "npy";
+    {
+        const char *path = check_path("%s/any.npy", check_temp());
+        sae_tensor_file *file;
+        float out[6];
+        CHECK_OK(ctx, sae_tensor_file_write(ctx, path, t, 1), return);
+        CHECK_OK(ctx, sae_tensor_file_open(ctx, path, &file), return);
+        sae_tensor_to_f32(sae_tensor_file_get(file, 0), out);
+        CHECK(!memcmp(out, f32, sizeof f32), "other floats");
+        sae_tensor_file_close(file);
+        CHECK(sae_tensor_file_write(ctx, path, t, 2) != SAE_OK, "two tensors in an .npy");
+    }
+    check_test = NULL;
+}
+
+/* ---- fixtures -------------------------------------------------------------------------------- */
+
+static saei_json *about_file(const char *folder) {
+    size_t size;
+    char *text = check_read(check_path("%s/about.json", folder), &size);
+    saei_json *root = NULL;
+    if (!text) return NULL;
+    if (saei_json_parse(ctx, "about.json", text, size, &root) != SAE_OK)
+        CHECK(false, "%s: %s", folder, sae_error(ctx));
+    free(text);
+    return root;
+}
+static const char *about_text(const saei_json *about, const char *key) {
+    const saei_json *v = saei_json_get(about, key);
+    return v && v->type == SAEI_JSON_STRING ? v->string : "";
+}
+
+static bool listed_row(const saei_json *about, size_t r) {
+    const saei_json *rows = saei_json_get(about, "nonfinite_rows");
+    if (!rows) return false;
+    for (const saei_json *v = rows->child; v; v = v->next)
+        if (v->integer == (int64_t)r) return true;
+    return false;
+}
+
+/* got [rows,width] against FOLDER/NAME.npy, row by row as checks/fixtures.py does. */
+static void near_fixture(const saei_json *about, const char *folder, const char *name,
+                         const float *got, size_t rows, size_t width) {
+    size_t count;
+    float *want = check_tensor(ctx, check_path("%s/%s.npy", folder, name), NULL, &count, NULL);
+    double tolerance = saei_json_get(about, "tolerance")->number;
+    if (!want) return;
+    CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count, (int)(rows * width));
+    for (size_t r = 0; r < rows && count == rows * width; r++) {
+        double worst = 0, largest = 1;
+        bool finite = true;
+        for (size_t j = 0; j < width; j++) finite = finite && isfinite(want[r * width + j]);
+        if (!finite || listed_row(about, r)) continue;
+        for (size_t j = 0; j < width; j++) {
+            double e = fabs((double)got[r * width + j] - (double)want[r * width + j]);
+            if (!(e <= worst)) worst = e;
+            largest = fmax(largest, fabs((double)want[r * width + j]));
+        }
+        CHECK(worst <= tolerance * largest, "%s row %d off by %.1e", name, (int)r, worst);
+    }
+    free(want);
+}
+
+static void dictionary_fixture(const saei_json *about, const char *folder) {
+    static const struct { const char *suffix; bool raw; sae_rule rule; } ways[] = {
+        { "", false, SAE_RULE_DEFAULT },
+        { "_raw", true, SAE_RULE_DEFAULT },
+        { "_threshold", false, SAE_RULE_THRESHOLD },
+        { "_batch", false, SAE_RULE_TOP_K },
+    };
+    const char *open = about_text(about, "open");
+    char path[1024];
+    size_t count, rows;
+    float *x = check_tensor(ctx, check_path("%s/x.npy", folder), NULL, &count, &rows);
+    snprintf(path, sizeof path, strcmp(open, ".") ? "%s/%s" : "%s", folder, open);
+    for (size_t w = 0; x && w < 4; w++) {
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw };
+        const char *f_name = check_path("f%s", ways[w].suffix);
+        const char *x_name = check_path("x_hat%s", ways[w].suffix);
+        sae_dictionary *dict = NULL;
+        sae_dictionary_desc info;
+        sae_result result;
+        float *f, *x_hat;
+        if (!check_exists(check_path("%s/%s.npy", folder, f_name))) continue;
+        result = sae_dictionary_load(ctx, &load, path, &dict);
+        if (result != SAE_OK && !strcmp(about_text(about, "expect"), "either")) {
+            CHECK(sae_error(ctx)[0], "refused without a word");
+            break;
+        }
+        CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
+        if (result != SAE_OK) break;
+        info = sae_dictionary_info(dict);
+        CHECK(info.activation_dim * rows == count, "d is %d", (int)info.activation_dim);
+        if (ways[w].rule) CHECK_OK(ctx, sae_dictionary_set_rule(dict, ways[w].rule), (void)0);
+        f = (float *)malloc(rows * info.dict_size * sizeof *f);
+        x_hat = (float *)malloc(count * sizeof *x_hat);
+        CHECK_OK(ctx, sae_forward(dict, x, rows, x_hat, f), (void)0);
+        if (!(ways[w].rule == SAE_RULE_TOP_K && strstr(folder, "exact"))) { /* ties at the cut */
+            near_fixture(about, folder, f_name, f, rows, info.dict_size);
+            if (check_exists(check_path("%s/%s.npy", folder, x_name)))
+                near_fixture(about, folder, x_name, x_hat, rows, info.activation_dim);
+        }
+        if (w == 0 && check_exists(check_path("%s/f_output_features.npy", folder))) {
+            sae_output_features(dict, rows, f);
+            near_fixture(about, folder, "f_output_features", f, rows, info.dict_size);
+        }
+        free(f);
+        free(x_hat);
+        sae_dictionary_destroy(dict);
+    }
+    free(x);
+}
+
+/* Plain tensors with their expected values, exact. */
+static void tensor_fixture(const saei_json *about, const char *folder) {
+    const saei_json *tensors = saei_json_get(about, "tensors");
+    const char *open = about_text(about, "open");
+    sae_tensor_file *file;
+    sae_result result = sae_tensor_file_open(ctx, check_path("%s/%s", folder, open), &file);
+    if (result != SAE_OK && !strcmp(about_text(about, "expect"), "either")) return;
+    CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
+    if (result != SAE_OK) return;
+    for (const saei_json *t = tensors ? tensors->child : NULL; t; t = t->next) {
+        const saei_json *expected = saei_json_get(t, "expected");
+        const sae_tensor *got = sae_tensor_file_find(file, t->key);
+        size_t n = 1, count = 0;
+        float *want, *values;
+        if (!got && sae_tensor_file_count(file) == 1) got = sae_tensor_file_get(file, 0);
+        CHECK(got != NULL, "no tensor %s", t->key);
+        if (!got || !expected) continue;
+        want = check_tensor(ctx, check_path("%s/%s", folder, expected->string), NULL, &count, NULL);
+        for (size_t i = 0; i < got->ndim; i++) n *= (size_t)got->shape[i];
+        CHECK(n == count, "%s has %d values, want %d", t->key, (int)n, (int)count);
+        if (want && n == count) {
+            size_t other = 0;
+            values = (float *)malloc((n + 1) * sizeof *values);
+            sae_tensor_to_f32(got, values);
+            for (size_t i = 0; i < n; i++)
+                other += !(values[i] == want[i] || (isnan(values[i]) && isnan(want[i])));
+            CHECK(other == 0, "%s: %d other values", t->key, (int)other);
+            free(values);
+        }
+        free(want);
+    }
+    sae_tensor_file_close(file);
+}
+
+/* All folders under root that hold an about.json. */
+static size_t fixtures(const char *root) {
+    DIR *dir = opendir(root);
+    struct dirent *e;
+    size_t count = 0;
+    if (!dir) return 0;
+    while ((e = readdir(dir)) != NULL) {
+        char folder[1024];
+        saei_json *about;
+        struct stat st;
+        if (e->d_name[0] == '.') continue;
+        snprintf(folder, sizeof folder, "%s/%s", root, e->d_name);
+        if (stat(folder, &st) || !S_ISDIR(st.st_mode)) continue;
+        count += fixtures(folder);
+        about = about_file(folder);
+        if (!about) continue;
+        check_test = folder;
+        count++;
+        if (check_exists(check_path("%s/x.npy", folder))) dictionary_fixture(about, folder);
+        else tensor_fixture(about, folder);
+        saei_free(ctx, about);
+        check_test = NULL;
+    }
+    closedir(dir);
+    return count;
+}
+
+int main(void) {
+    static const char *const kinds[] = { "dl", "pt", "safetensors" };
+    if (!(ctx = check_context(1))) return check_end();
+    round_trips();
+    tensor_round_trips();
+    CHECK(fixtures(check_path("%s/tests/fixtures", check_root())) >= 9, "fixtures are missing");
+    for (size_t i = 0; i < 3; i++) {
+        char root[512];
+        snprintf(root, sizeof root, "%s/fixtures/%s", check_shared(), kinds[i]);
+        if (!check_exists(root)) {
+            SKIP("no ../shared/fixtures/%s", kinds[i]);
+            continue;
+        }
+        CHECK(fixtures(root) > 10, "hardly any fixtures in %s", root);
+    }
+    sae_context_destroy(ctx);
+    check_remove(check_temp());
+    return check_end();
+}

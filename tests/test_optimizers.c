@@ -1,0 +1,242 @@
+/*  Proves: Adam, ConstrainedAdam, clipping, the projections, the schedules, the random numbers and the
+    elementary functions.
+    Oracle: tests/oracle.h in double; the published known answers of Random123 for Philox4x32-10; libm
+    for exp, log, pow. (golden/functions/{schedules,decoder_constraint} are in test_golden.)
+    Tolerance: 2e-6 of the largest parameter over 50 steps (float32 rounding); 0 for known answers and
+    for schedules that are ratios of integers; 2 units in the last place for exp and log, and for pow
+    2 + 3 |p ln x| of them: the relative error of p ln x (a log and a product) becomes an absolute one
+    in the exponent. */
+#define SAE_IMPLEMENTATION
+#include "../sae.h"
+#include "check.h"
+#include "oracle.h"
+
+static void fill(check_rng *rng, float *a, double *b, size_t n, double scale) {
+    for (size_t i = 0; i < n; i++) {
+        a[i] = (float)(scale * check_normal(rng));
+        if (b) b[i] = (double)a[i];
+    }
+}
+
+static void near_doubles(const char *what, const float *got, const double *want, size_t n,
+                         double tolerance) {
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs((double)got[i] - want[i]);
+        if (!(e <= worst)) worst = e;
+        if (fabs(want[i]) > largest) largest = fabs(want[i]);
+    }
+    CHECK(worst <= tolerance * largest, "%s off by %.1e of %.1e", what, worst, largest);
+}
+
+static void test_adam(double beta1, size_t count) {
+    const sae_adam adam = { 3e-3, beta1, 0.999, 1e-8 };
+    float w[600], g[600], first[600], second[600];
+    double wd[600], gd[600], fd[600], sd[600];
+    check_rng rng = { 11 };
+    memset(first, 0, sizeof first);
+    memset(second, 0, sizeof second);
+    memset(fd, 0, sizeof fd);
+    memset(sd, 0, sizeof sd);
+    fill(&rng, w, wd, count, 0.3);
+    for (uint64_t t = 1; t <= 50; t++) {
+        fill(&rng, g, gd, count, t % 7 ? 0.01 : 10);
+        if (t % 5 == 0) g[0] = 0, gd[0] = 0;
+        sae_adam_step(&adam, t, w, g, beta1 == 0 && t % 2 ? NULL : first, second, count);
+        if (beta1 == 0) memset(first, 0, sizeof first);
+        oracle_adam(adam.lr, beta1, 0.999, t, wd, gd, fd, sd, count);
+    }
+    near_doubles("Adam", w, wd, count, 2e-6);
+    near_doubles("second moments", second, sd, count, 2e-6);
+    if (beta1 != 0) near_doubles("first moments", first, fd, count, 2e-6);
+    /* an update with lr 0 moves the moments alone */
+    {
+        sae_adam still = adam;
+        float before[600];
+        still.lr = 0;
+        memcpy(before, w, sizeof before);
+        sae_adam_step(&still, 51, w, g, first, second, count);
+        CHECK(!memcmp(before, w, count * sizeof *w), "lr 0 moves parameters");
+    }
+    sae_adam_step(&adam, 1, NULL, NULL, NULL, NULL, 0); /* nothing to do, nothing done */
+}
+
+static void test_constrained(size_t rows, size_t dim) {
+    const sae_adam adam = { 5e-3, 0.9, 0.999, 1e-8 };
+    size_t n = rows * dim;
+    float *w = (float *)calloc(4 * n, sizeof *w), *g = w + n, *first = g + n, *second = first + n;
+    double *wd = oracle_doubles(4 * n), *gd = wd + n, *fd = gd + n, *sd = fd + n;
+    check_rng rng = { 13 };
+    fill(&rng, w, wd, n, 1);
+    oracle_unit_rows(wd, rows, dim, 0);
+    sae_normalize_rows(w, rows, dim, 0);
+    near_doubles("unit rows", w, wd, n, 1e-6);
+    for (uint64_t t = 1; t <= 30; t++) {
+        fill(&rng, g, gd, n, 0.1);
+        sae_constrained_adam_step(&adam, t, w, g, first, second, rows, dim);
+        oracle_remove_parallel(wd, gd, rows, dim, 0);
+        near_doubles("projected gradient", g, gd, n, 5e-5);
+        oracle_adam(adam.lr, adam.beta1, adam.beta2, t, wd, gd, fd, sd, n);
+        oracle_unit_rows(wd, rows, dim, 0);
+    }
+    near_doubles("ConstrainedAdam", w, wd, n, dim == 1 ? 1e-6 : 2e-5);
+    for (size_t i = 0; i < rows; i++) {
+        double s = 0;
+        for (size_t j = 0; j < dim; j++) s += (double)w[i * dim + j] * (double)w[i * dim + j];
+        CHECK(fabs(sqrt(s) - 1) < 1e-6, "row %d has norm %.9g", (int)i, sqrt(s));
+    }
+    /* what is removed is gone: a second pass finds nothing */
+    fill(&rng, g, gd, n, 1);
+    oracle_remove_parallel(wd, gd, rows, dim, 1e-6);
+    sae_remove_parallel(w, g, rows, dim, 1e-6f);
+    if (dim > 1) near_doubles("remove_parallel", g, gd, n, 1e-4);
+    free(w);
+    free(wd);
+}
+
+static void test_clip(double scale, double max_norm) {
+    float a[37], b[5], c[128];
+    double ad[37], bd[5], cd[128], norm, want, factor;
+    float *grads[] = { a, b, c };
+    const size_t counts[] = { 37, 5, 128 };
+    check_rng rng = { 17 };
+    fill(&rng, a, ad, 37, scale);
+    fill(&rng, b, bd, 5, scale);
+    fill(&rng, c, cd, 128, scale);
+    want = sqrt(oracle_dot(ad, ad, 37) + oracle_dot(bd, bd, 5) + oracle_dot(cd, cd, 128));
+    norm = sae_clip_grad_norm(grads, counts, 3, max_norm);
+    CHECK_REL(norm, want, 1e-6, "norm");
+    factor = fmin(1, max_norm / (want + 1e-6));
+    for (size_t i = 0; i < 37; i++) ad[i] *= factor;
+    for (size_t i = 0; i < 128; i++) cd[i] *= factor;
+    near_doubles("clipped", a, ad, 37, 1e-6);
+    near_doubles("clipped", c, cd, 128, 1e-6);
+}
+
+static void test_schedules(void) {
+    const sae_schedule decay = { 100, 10, 70, 0, 0 }, plain = { 50, 0, 0, 0, 0 };
+    const sae_schedule again = { 60, 5, 0, 20, 0 }, sparse = { 60, 0, 0, 0, 15 };
+    for (uint64_t t = 0; t < 100; t++) {
+        double want = t < 10 ? (double)t / 10 : t >= 70 ? (double)(100 - t) / 30 : 1;
+        CHECK(sae_lr_factor(&decay, t) == want, "decay at %d", (int)t);
+        CHECK(sae_lr_factor(&plain, t) == 1, "none at %d", (int)t);
+        want = fmin((double)(t % 20) / 5, 1);
+        CHECK(sae_lr_factor(&again, t) == want, "resampling at %d", (int)t);
+        want = fmin((double)t / 15, 1);
+        CHECK(sae_sparsity_factor(&sparse, t) == want, "sparsity at %d", (int)t);
+        CHECK(sae_sparsity_factor(&plain, t) == 1, "no sparsity warmup at %d", (int)t);
+    }
+    CHECK(sae_lr_factor(&decay, 100) == 0, "the end of a decay");
+}
+
+static void test_philox(void) {
+    static const uint32_t counters[3][4] = {
+        { 0, 0, 0, 0 },
+        { 0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu },
+        { 0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u },
+    };
+    static const uint32_t keys[3][2] = {
+        { 0, 0 }, { 0xffffffffu, 0xffffffffu }, { 0xa4093822u, 0x299f31d0u },
+    };
+    static const uint32_t answers[3][4] = {
+        { 0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u },
+        { 0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu },
+        { 0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u },
+    };
+    for (size_t i = 0; i < 3; i++) {
+        uint32_t out[4];
+        saei_philox(counters[i], keys[i], out);
+        CHECK(!memcmp(out, answers[i], sizeof out), "answer %d is %08x %08x %08x %08x", (int)i,
+              (unsigned)out[0], (unsigned)out[1], (unsigned)out[2], (unsigned)out[3]);
+    }
+    CHECK(saei_random_bits(1, 1, 5) != saei_random_bits(1, 2, 5), "streams are not apart");
+    CHECK(saei_random_bits(1, 1, 5) != saei_random_bits(2, 1, 5), "seeds are not apart");
+    CHECK(saei_random_bits(1, 1, 5) != saei_random_bits(1, 1, 5 + (1ull << 32)), "long counters");
+}
+
+/* Moments of n draws: each estimate lies within 5 of its standard deviations. */
+static void test_normal(void) {
+    enum { DRAWS = 200000 };
+    double n = DRAWS, s1 = 0, s2 = 0, s3 = 0, s4 = 0, u1 = 0, u2 = 0, tail = 0;
+    for (uint64_t i = 0; i < DRAWS; i++) {
+        double z = saei_random_normal(42, 1, i), u = saei_random_uniform(42, 2, i);
+        CHECK(u > 0 && u < 1, "a uniform number %g", u);
+        s1 += z;
+        s2 += z * z;
+        s3 += z * z * z;
+        s4 += z * z * z * z;
+        tail += fabs(z) > 1.959963985;
+        u1 += u;
+        u2 += (u - 0.5) * (u - 0.5);
+    }
+    CHECK(fabs(s1 / n) < 5 / sqrt(n), "mean %g", s1 / n);
+    CHECK(fabs(s2 / n - 1) < 5 * sqrt(2 / n), "variance %g", s2 / n);
+    CHECK(fabs(s3 / n) < 5 * sqrt(15 / n), "third moment %g", s3 / n);
+    CHECK(fabs(s4 / n - 3) < 5 * sqrt(96 / n), "fourth moment %g", s4 / n);
+    CHECK(fabs(tail / n - 0.05) < 5 * sqrt(0.0475 / n), "tails %g", tail / n);
+    CHECK(fabs(u1 / n - 0.5) < 5 * sqrt(1 / (12 * n)), "uniform mean %g", u1 / n);
+    CHECK(fabs(u2 / n - 1.0 / 12) < 5 * sqrt(1 / (180 * n)), "uniform variance %g", u2 / n);
+}
+
+static double ulps(double got, double want) {
+    double step = nextafter(fabs(want), HUGE_VAL) - fabs(want);
+    if (got == want || (got != got && want != want)) return 0;
+    return fabs(got - want) / step;
+}
+
+static void test_functions(void) {
+    check_rng rng = { 23 };
+    double worst_exp = 0, worst_log = 0, worst_pow = 0;
+    for (int i = 0; i < 200000; i++) {
+        double x = 1400 * (check_uniform(&rng) - 0.5), y, p;
+        if (i % 3 == 0) x /= 300;
+        if (i % 7 == 0) x /= 3e5;
+        if (fabs(x) < 708) worst_exp = fmax(worst_exp, ulps(saei_exp(x), exp(x)));
+        y = exp(x / 2);
+        if (i % 5 == 0) y = 1 + (check_uniform(&rng) - 0.5) / 100;
+        worst_log = fmax(worst_log, ulps(saei_ln(y), log(y)));
+        y = 20 * check_uniform(&rng);
+        p = 2 * check_uniform(&rng) - 0.8;
+        worst_pow = fmax(worst_pow, ulps(saei_pow(y, p), pow(y, p)) /
+                                        (1 + 1.5 * fabs(p * log(y))));
+    }
+    CHECK(worst_exp <= 2, "exp off by %.2f ulp", worst_exp);
+    CHECK(worst_log <= 2, "log off by %.2f ulp", worst_log);
+    CHECK(worst_pow <= 2, "pow off by %.2f ulp", worst_pow);
+    CHECK(saei_exp(0) == 1 && saei_exp(1000) == HUGE_VAL && saei_exp(-1000) == 0, "exp's ends");
+    CHECK(saei_exp(-HUGE_VAL) == 0 && saei_exp(HUGE_VAL) == HUGE_VAL, "exp of infinity");
+    CHECK(saei_exp(NAN) != saei_exp(NAN), "exp of NaN");
+    CHECK(fabs(saei_exp(-744) - 9.88131291682493e-324) <= 5e-324, "exp's subnormals");
+    CHECK(fabs(saei_exp(-710) / exp(-710) - 1) < 1e-10, "exp's subnormals");
+    CHECK(ulps(saei_exp(709.7), exp(709.7)) <= 2, "exp's largest");
+    CHECK(saei_ln(1) == 0 && saei_ln(0) == -HUGE_VAL && saei_ln(HUGE_VAL) == HUGE_VAL, "log's ends");
+    CHECK(saei_ln(-1) != saei_ln(-1), "log of a negative number");
+    CHECK(ulps(saei_ln(5e-324), log(5e-324)) <= 2, "log of a subnormal");
+    CHECK(saei_pow(0, 0.5) == 0 && saei_pow(3, 0) == 1 && saei_pow(0, 0) == 1 && saei_pow(7, 1) == 7,
+          "pow's ends");
+}
+
+int main(void) {
+    check_test = "adam";
+    test_adam(0.9, 600);
+    test_adam(0, 600);
+    test_adam(0.9, 17);
+    test_adam(0, 1);
+    check_test = "constrained adam";
+    test_constrained(33, 24);
+    test_constrained(9, 7);
+    test_constrained(5, 2);
+    check_test = "clip";
+    test_clip(1, 1);
+    test_clip(1e-4, 1);
+    test_clip(5, 0.25);
+    check_test = "schedules";
+    test_schedules();
+    check_test = "philox";
+    test_philox();
+    check_test = "normal";
+    test_normal();
+    check_test = "functions";
+    test_functions();
+    return check_end();
+}
