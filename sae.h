@@ -646,10 +646,13 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
    Canonical order, so that every backend gives the same bits:
      product   dot of a row of x with a row of W_enc: one chain of fma over ascending columns, from 0
      rows      sums over latents (decode) or batch rows (gradients): one chain of fma over ascending
-               indices; sums over more than 1024 rows run in blocks of 1024 rows, added in order
+               indices, from 0 (a base is added last); sums over more than 1024 rows run in blocks
+               of 1024 rows, added in order
      dot       dots and norms along d: 16 lanes (lane l takes columns l, l+16, ...), chains of fma,
-               then lanes are added 8, 4, 2, 1 apart
-     scalars   sums over rows of the batch, in double, ascending
+               then the lanes are added in double 8, 4, 2, 1 apart
+     scalars   sums over rows of the batch, and column_sums and weighted_sum: in double, ascending,
+               likewise in blocks of 1024 rows where there are more (products of two floats are
+               exact in double)
      ties      in any top-k: the lower index */
 
 #define SAE_ROW_BLOCK 1024
@@ -1223,9 +1226,9 @@ static uint64_t saei_random_bits(uint64_t seed, uint32_t stream, uint64_t i) {
     return (uint64_t)out[1] << 32 | out[0];
 }
 
-/* In the open interval (0, 1), a multiple of 2^-53 plus 2^-54. */
+/* In the open interval (0, 1): an odd multiple of 2^-53. */
 static double saei_random_uniform(uint64_t seed, uint32_t stream, uint64_t i) {
-    return fma((double)(saei_random_bits(seed, stream, i) >> 11), 1.1102230246251565e-16, 5.5511151231257827e-17);
+    return (double)(saei_random_bits(seed, stream, i) >> 11 | 1) * 1.1102230246251565e-16;
 }
 
 /* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */
@@ -1404,7 +1407,7 @@ static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_
 
 typedef struct saei_adam_step {
     float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
-    float beta2, inverse2;   /* inverse2 = 1 / sqrt(1 - beta2^t) */
+    float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
     float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
 } saei_adam_step;
 
@@ -1426,7 +1429,7 @@ struct saei_kernels {
     /* out[j] = alpha e.M[row[j]]: the dot order */
     void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
                  size_t ld, float alpha, float *out);
-    float (*dot)(size_t n, const float *a, const float *b);
+    double (*dot)(size_t n, const float *a, const float *b);
     void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
     void (*adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m, float *v);
 };
@@ -1517,7 +1520,7 @@ typedef struct saei_cpu_scratch {
     uint64_t *keys;    /* [threads][SAEI_ENCODE_ROWS + 1][key_capacity] */
     size_t key_capacity;
     uint32_t *counts;  /* [max(SAEI_SORT_PARTS m, 65536)] */
-    float *partial;    /* [row blocks][ld] */
+    double *partial;   /* [row blocks][ld] */
     double *sums;      /* rows, columns, latents or chunks, whichever is most */
     float *rows;       /* [threads][3][ld] */
     float *latents;    /* [m'] */
@@ -1557,7 +1560,7 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
                           s->key_capacity * sizeof(uint64_t));
     counts = saei_cpu_place(&at, saei_max(SAEI_SORT_PARTS * m, 65536), sizeof(uint32_t));
     partial = saei_cpu_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
-                             h->ld * sizeof(float));
+                             h->ld * sizeof(double));
     sums = saei_cpu_place(&at, most, 2 * sizeof(double));
     rows = saei_cpu_place(&at, threads * 3, h->ld * sizeof(float));
     latents = saei_cpu_place(&at, m, sizeof(float));
@@ -1566,7 +1569,7 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
     s->packed = (float *)(void *)(b + packed);
     s->keys = (uint64_t *)(void *)(b + keys);
     s->counts = (uint32_t *)(void *)(b + counts);
-    s->partial = (float *)(void *)(b + partial);
+    s->partial = (double *)(void *)(b + partial);
     s->sums = (double *)(void *)(b + sums);
     s->rows = (float *)(void *)(b + rows);
     s->latents = (float *)(void *)(b + latents);
@@ -2076,12 +2079,15 @@ static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi,
 static void saei_decode_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
+    float *sum = t->s.rows + saei_thread_index() * 3 * t->ld;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
         float *out = t->out + r * t->ld;
         size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride + begin;
-        if (!t->y) memset(out, 0, t->ld * sizeof *out);
-        else if (t->y + r * t->stride != out) memcpy(out, t->y + r * t->stride, t->ld * sizeof *out);
-        t->kernels->add_rows(t->ld, end - begin, c->latent + at, t->z + at, t->x, t->ld, out);
+        memset(sum, 0, t->ld * sizeof *sum);
+        t->kernels->add_rows(t->ld, end - begin, c->latent + at, t->z + at, t->x, t->ld, sum);
+        if (!t->y) memcpy(out, sum, t->ld * sizeof *out);
+        else
+            for (size_t k = 0; k < t->ld; k++) out[k] = t->y[r * t->stride + k] + sum[k];
     }
 }
 
@@ -2178,7 +2184,7 @@ static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const 
         saei_task t = saei_task_of(w);
         double sum = 0;
         for (size_t i = 0; i < n; i++)
-            sum += (double)t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
+            sum += t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
         *pre_norm = sum / (double)n;
     }
     *norm = *pre_norm / denominator;
@@ -2201,11 +2207,11 @@ static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const f
         c = mse / (ghost + 1e-8);
         for (size_t i = 0; i < n; i++) {
             const float *ei = e + i * t.ld, *gi = x_g + i * t.ld;
-            double norm_e = sqrt((double)t.kernels->dot(t.ld, ei, ei));
-            double norm_g = sqrt((double)t.kernels->dot(t.ld, gi, gi)), norm_r;
+            double norm_e = sqrt(t.kernels->dot(t.ld, ei, ei));
+            double norm_g = sqrt(t.kernels->dot(t.ld, gi, gi)), norm_r;
             float s = (float)(norm_e / (2 * norm_g + 1e-8));
             for (size_t k = 0; k < t.ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
-            norm_r = sqrt((double)t.kernels->dot(t.ld, r, r));
+            norm_r = sqrt(t.kernels->dot(t.ld, r, r));
             if (!pass) {
                 mse += norm_e / (double)n;
                 ghost += norm_r / (double)n;
@@ -2535,28 +2541,22 @@ static void saei_cpu_list_silent(const sae_work *w, const uint64_t *since, uint6
 
 /* -- sums -- */
 
-/* partial[part] = sum of s_r x_r over one block of rows (s NULL: 1). */
+/* partial[part] = sum of s_r x_r over one block of rows (s NULL: 1), in double: these sums are the
+   bias's gradient, which every pre-activation feels. */
 static void saei_block_sum_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
-    float *out = t->s.partial + part * t->ld, value[64];
-    uint32_t row[64];
-    size_t held = 0, end = saei_part_end(part, SAE_ROW_BLOCK, t->n);
+    double *out = t->s.partial + part * t->ld;
     memset(out, 0, t->ld * sizeof *out);
-    for (size_t r = part * SAE_ROW_BLOCK; r < end; r++) {
-        float s = t->y ? t->y[r] : 1;
-        if (s != 0) {
-            row[held] = (uint32_t)r;
-            value[held++] = s;
-        }
-        if (held == 64 || r + 1 == end) {
-            t->kernels->add_rows(t->ld, held, row, value, t->x, t->ld, out);
-            held = 0;
-        }
+    for (size_t r = part * SAE_ROW_BLOCK; r < saei_part_end(part, SAE_ROW_BLOCK, t->n); r++) {
+        const float *row = t->x + r * t->ld;
+        double s = t->y ? (double)t->y[r] : 1;
+        if (s != 0)
+            for (size_t c = 0; c < t->ld; c++) out[c] += s * (double)row[c]; /* exact product */
     }
 }
 
 /* The blocks' sums added in order into partial[0]. */
-static float *saei_block_sum(const sae_work *w, const float *x, const float *s, size_t n) {
+static const double *saei_block_sum(const sae_work *w, const float *x, const float *s, size_t n) {
     saei_task t = saei_task_of(w);
     size_t parts = saei_ceil_div(n, SAE_ROW_BLOCK);
     t.x = x;
@@ -2570,20 +2570,21 @@ static float *saei_block_sum(const sae_work *w, const float *x, const float *s, 
 
 static void saei_cpu_column_sums(const sae_work *w, const float *x, size_t n, float alpha,
                                  float *out) {
-    const float *sum = saei_block_sum(w, x, NULL, n);
-    for (size_t c = 0; c < w->shape.ld; c++) out[c] = alpha * sum[c];
+    const double *sum = saei_block_sum(w, x, NULL, n);
+    for (size_t c = 0; c < w->shape.ld; c++) out[c] = (float)((double)alpha * sum[c]);
 }
 
 static void saei_cpu_weighted_sum(const sae_work *w, const float *W, const float *s, size_t m,
                                   float alpha, float *out) {
-    const float *sum = saei_block_sum(w, W, s, m);
-    w->ctx->kernels->axpy(w->shape.ld, alpha, sum, out, out);
+    const double *sum = saei_block_sum(w, W, s, m);
+    for (size_t c = 0; c < w->shape.ld; c++)
+        out[c] = (float)((double)out[c] + (double)alpha * sum[c]);
 }
 
 static void saei_sum_squares_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
-    t->s.sums[part] = (double)t->kernels->dot(n, t->x + at, t->x + at);
+    t->s.sums[part] = t->kernels->dot(n, t->x + at, t->x + at);
 }
 
 static void saei_cpu_sum_squares(const sae_work *w, const float *x, size_t count, double *out) {
@@ -2611,23 +2612,22 @@ static void saei_weight_rows_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     for (size_t i = part * 64, end = saei_part_end(part, 64, t->m); i < end; i++) {
         const float *row = t->x + i * t->ld;
-        float *out = t->out + i * t->ld, norm, c;
+        float *out = t->out + i * t->ld, unit;
+        double norm;
         if (t->kind == SAEI_ROWS_NORM_GRAD) {
-            norm = t->y[i];
-            c = t->which == 2 ? 2 * t->a * t->z[i] : norm > 0 ? t->a * t->z[i] / norm : 0;
+            float c = t->a * t->z[i];
+            c = t->which == 2 ? 2 * c : t->y[i] > 0 ? c / t->y[i] : 0;
             t->kernels->axpy(t->ld, c, row, out, out);
             continue;
         }
-        norm = sqrtf(t->kernels->dot(t->ld, row, row));
-        if (t->kind == SAEI_ROWS_NORM) t->out[i] = norm;
-        else if (norm + t->a > 0) {
-            norm += t->a;
-            if (t->kind == SAEI_ROWS_PARALLEL) {
-                c = t->kernels->dot(t->ld, out, row) / norm / norm;
-                t->kernels->axpy(t->ld, -c, row, out, out);
-            } else
-                for (size_t k = 0; k < t->ld; k++) out[k] = out[k] / norm;
-        }
+        norm = sqrt(t->kernels->dot(t->ld, row, row)) + (double)t->a;
+        unit = (float)norm;
+        if (t->kind == SAEI_ROWS_NORM) t->out[i] = unit;
+        else if (norm > 0 && t->kind == SAEI_ROWS_PARALLEL) {
+            double c = t->kernels->dot(t->ld, out, row) / norm / norm;
+            t->kernels->axpy(t->ld, (float)-c, row, out, out);
+        } else if (norm > 0)
+            for (size_t k = 0; k < t->ld; k++) out[k] = out[k] / unit;
     }
 }
 
@@ -2694,7 +2694,7 @@ static saei_adam_step saei_adam_step_of(const sae_adam *adam, uint64_t t, double
     c.keep1 = (float)(1 - adam->beta1);
     c.keep2 = (float)(1 - adam->beta2);
     c.beta2 = (float)adam->beta2;
-    c.inverse2 = (float)(1 / sqrt(1 - saei_power_of(adam->beta2, t)));
+    c.root2 = (float)sqrt(1 - saei_power_of(adam->beta2, t));
     c.step = (float)(adam->lr / (1 - saei_power_of(adam->beta1, t)));
     c.eps = (float)adam->eps;
     c.scale = (float)scale;
@@ -2759,7 +2759,7 @@ static void saei_distance_part(void *arg, size_t part) {
     for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
         float norm;
         t->kernels->axpy(t->ld, -1, t->y, t->x + r * t->ld, diff);
-        norm = sqrtf(t->kernels->dot(t->ld, diff, diff));
+        norm = (float)sqrt(t->kernels->dot(t->ld, diff, diff));
         t->out[r] = 1 / (norm > 1e-20f ? norm : 1e-20f);
     }
 }
@@ -2769,8 +2769,8 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
     saei_task t = saei_task_of(w);
     float *weights = (float *)(void *)t.s.sums; /* [n] floats, room for 2n doubles */
     float *move = t.s.rows;
-    const float *sum = saei_block_sum(w, x, NULL, n);
-    for (size_t c = 0; c < t.ld; c++) out[c] = sum[c] / (float)n;
+    const double *sum = saei_block_sum(w, x, NULL, n);
+    for (size_t c = 0; c < t.ld; c++) out[c] = (float)(sum[c] / (double)n);
     t.x = x;
     t.y = out;
     t.n = n;
@@ -2782,10 +2782,10 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
         for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total);
         sum = saei_block_sum(w, x, weights, n);
         for (size_t c = 0; c < t.ld; c++) {
-            move[c] = sum[c] - out[c];
-            out[c] = sum[c];
+            move[c] = (float)sum[c] - out[c];
+            out[c] = (float)sum[c];
         }
-        if (sqrtf(t.kernels->dot(t.ld, move, move)) < 1e-5f) break;
+        if (sqrt(t.kernels->dot(t.ld, move, move)) < 1e-5) break;
     }
 }
 
@@ -2806,7 +2806,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     for (size_t i = 0; i < m; i++)
         if (since[i] <= threshold) {
             const float *row = enc[0] + i * t.ld;
-            alive += sqrt((double)t.kernels->dot(t.ld, row, row));
+            alive += sqrt(t.kernels->dot(t.ld, row, row));
             living++;
         }
     dead = m - living;
@@ -2814,7 +2814,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     if (living) alive /= (double)living;
     /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
     for (size_t r = 0; r < n; r++) {
-        double norm = sqrt((double)t.kernels->dot(t.ld, e + r * t.ld, e + r * t.ld));
+        double norm = sqrt(t.kernels->dot(t.ld, e + r * t.ld, e + r * t.ld));
         double u = saei_random_uniform(seed, SAEI_STREAM_RESAMPLE, step * ((uint64_t)1 << 32) + r);
         draws[r].row = r;
         draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
@@ -2825,7 +2825,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
         float norm, scale;
         if (since[i] <= threshold) continue;
         from = x + draws[used++].row * t.ld;
-        norm = sqrtf(t.kernels->dot(t.ld, from, from));
+        norm = (float)sqrt(t.kernels->dot(t.ld, from, from));
         scale = (float)alive * 0.2f;
         for (size_t c = 0; c < t.ld; c++) {
             enc[0][i * t.ld + c] = from[c] * scale;
@@ -3001,7 +3001,7 @@ static void saei_dictionary_init(sae_dictionary *dict) {
             row[c] = (float)(normal ? saei_random_normal(h->seed, SAEI_STREAM_INIT, draw)
                                     : 2 * saei_random_uniform(h->seed, SAEI_STREAM_INIT, draw) - 1);
         }
-        norm = sqrtf(dict->ctx->kernels->dot(dict->ld, row, row));
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, row, row));
         for (size_t c = 0; c < h->activation_dim; c++) row[c] = row[c] / norm * length;
     }
     memcpy(dict->W_enc, dict->W_dec, h->dict_size * dict->ld * sizeof(float));
@@ -3084,13 +3084,13 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     if (dict->desc.arch != SAE_ARCH_STANDARD) return SAE_OK;
     for (size_t i = 0; i < dict->desc.dict_size && close; i++) {
         const float *row = dict->W_dec + i * dict->ld;
-        float norm = sqrtf(dict->ctx->kernels->dot(dict->ld, row, row));
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, row, row));
         close = fabsf(norm - 1) <= 1e-8f + 1e-5f;
     }
     if (close) return SAE_OK;
     for (size_t i = 0; i < dict->desc.dict_size; i++) {
         float *dec = dict->W_dec + i * dict->ld, *enc = dict->W_enc + i * dict->ld;
-        float norm = sqrtf(dict->ctx->kernels->dot(dict->ld, dec, dec));
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, dec, dec));
         if (!(norm > 0)) continue; /* a latent without direction stays without effect */
         for (size_t c = 0; c < dict->desc.activation_dim; c++) {
             dec[c] = dec[c] / norm;
@@ -3563,7 +3563,7 @@ typedef struct saei_decoding {
     float *x_hat;
 } saei_decoding;
 
-/* One row: b_dec, then latents ascending, in blocks of columns on the stack. */
+/* One row: latents ascending, then b_dec, in blocks of columns on the stack. */
 static void saei_decode_row(void *arg, size_t r) {
     saei_decoding *q = (saei_decoding *)arg;
     const sae_dictionary *dict = q->dict;
@@ -3573,7 +3573,7 @@ static void saei_decode_row(void *arg, size_t r) {
     uint32_t latent[SAEI_DECODE_ENTRIES];
     for (size_t c = 0; c < dict->ld; c += SAEI_DECODE_COLUMNS) {
         size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld - c);
-        memcpy(sum, dict->b_dec + c, width * sizeof *sum);
+        memset(sum, 0, width * sizeof *sum);
         if (q->code) {
             size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
             kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
@@ -3591,7 +3591,8 @@ static void saei_decode_row(void *arg, size_t r) {
                 }
             }
         }
-        memcpy(q->x_hat + r * d + c, sum, saei_min(width, d - c) * sizeof *sum);
+        for (size_t k = 0; k < saei_min(width, d - c); k++)
+            q->x_hat[r * d + c + k] = dict->b_dec[c + k] + sum[k];
     }
 }
 
@@ -3711,7 +3712,7 @@ SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f)
     if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW) return;
     for (size_t i = 0; i < dict->desc.dict_size; i++) {
         const float *row = dict->W_dec + i * dict->ld;
-        float norm = sqrtf(dict->ctx->kernels->dot(dict->ld, row, row));
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, row, row));
         for (size_t r = 0; r < n; r++) f[r * dict->desc.dict_size + i] *= norm;
     }
 }
@@ -5130,8 +5131,8 @@ static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
         column = *c == '\n' ? 1 : column + 1;
         line += *c == '\n';
     }
-    return saei_fail(p->ctx, SAE_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line, column,
-                     what);
+    return saei_fail(p->ctx, SAE_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
+                     column, what);
 }
 
 static void saei_json_space(saei_json_parser *p) {
@@ -5272,7 +5273,8 @@ static sae_result saei_json_children(saei_json_parser *p, saei_json *out) {
             saei_json_space(p);
             if (saei_json_word(p, close)) break;
             if (!saei_json_word(p, ","))
-                return saei_json_fail(p, object ? "',' or '}' is expected" : "',' or ']' is expected");
+                return saei_json_fail(p,
+                                      object ? "',' or '}' is expected" : "',' or ']' is expected");
         }
     }
     p->depth--;
@@ -5482,8 +5484,8 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
             failed = mkdir(part, 0777);
 #endif
             if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
-                result = saei_fail(ctx, SAE_IO, "cannot make the folder %s: %s", part,
-                                   strerror(errno));
+                result =
+                    saei_fail(ctx, SAE_IO, "cannot make the folder %s: %s", part, strerror(errno));
         }
         if (i < n) part[i] = path[i];
     }
@@ -5536,7 +5538,9 @@ static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_m
                          "cannot open %s: %s", path, strerror(errno));
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
         close(fd);
-        return saei_fail(ctx, SAE_IO, "%s is not a regular file", path);
+        return saei_fail(ctx, SAE_IO, "%s is %s", path,
+                         saei_path_exists(path) == SAEI_PATH_FOLDER ? "a folder, not a file"
+                                                                    : "not a regular file");
     }
     if (st.st_size > 0) {
         data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -5736,16 +5740,16 @@ static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t 
     }
 }
 
-/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that of a transposed
-   one each cache line is read once. */
+/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
+   line of a transposed one is read once. */
 static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t rows, size_t cols,
                                int64_t row_step, int64_t col_step, float *out) {
     size_t wide = col_step == (int64_t)sae_dtype_size(dtype) ? cols : 64;
     for (size_t r = 0; r < rows; r += 16)
         for (size_t c = 0; c < cols; c += wide)
             for (size_t i = r; i < saei_min(rows, r + 16); i++)
-                saei_convert_row(dtype, src + (int64_t)i * row_step + (int64_t)c * col_step, col_step,
-                                saei_min(wide, cols - c), out + i * cols + c);
+                saei_convert_row(dtype, src + (int64_t)i * row_step + (int64_t)c * col_step,
+                                 col_step, saei_min(wide, cols - c), out + i * cols + c);
 }
 
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
@@ -5866,19 +5870,35 @@ struct sae_tensor_file {
 };
 
 static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result, const char *format,
-                                 ...) SAEI_PRINTF(3, 4);
-static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result, const char *format,
-                                 ...) {
+                                 va_list args) {
     char text[480];
-    va_list args;
-    va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
-    va_end(args);
     return saei_fail(file->ctx, result, "sae_tensor_file_open: %s: %s", file->path, text);
 }
 
+static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...)
+    SAEI_PRINTF(2, 3);
+static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    saei_file_fail(file, SAE_FORMAT, format, args);
+    va_end(args);
+    return SAE_FORMAT;
+}
+
+static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...)
+    SAEI_PRINTF(2, 3);
+static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    saei_file_fail(file, SAE_UNSUPPORTED, format, args);
+    va_end(args);
+    return SAE_UNSUPPORTED;
+}
+
 static sae_result saei_file_no_memory(const sae_tensor_file *file) {
-    return saei_file_fail(file, SAE_OUT_OF_MEMORY, "no memory for its tables");
+    return saei_fail(file->ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+                     file->path);
 }
 
 /* An array in the arena that doubles; NULL if there is no memory. */
@@ -5914,8 +5934,8 @@ static bool saei_name_less(const void *a, const void *b) {
 }
 
 /* Pointers to the items, sorted; a name held twice is refused. */
-static sae_result saei_file_index(sae_tensor_file *file, const void *items, size_t count, size_t size,
-                                  const char *what, const void ***out) {
+static sae_result saei_file_index(sae_tensor_file *file, const void *items, size_t count,
+                                  size_t size, const char *what, const void ***out) {
     char quoted[SAEI_QUOTE];
     const void **sorted = (const void **)saei_arena_alloc(&file->arena, count + 1, sizeof *sorted);
     if (!sorted) return saei_file_no_memory(file);
@@ -5923,8 +5943,8 @@ static sae_result saei_file_index(sae_tensor_file *file, const void *items, size
     saei_sort(sorted, count, saei_name_less);
     for (size_t i = 1; i < count; i++)
         if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
-            return saei_file_fail(file, SAE_FORMAT, "%s \"%s\" is there twice", what,
-                                  saei_quote(saei_name_of(sorted[i]), quoted));
+            return saei_damaged(file, "%s \"%s\" is there twice", what,
+                                saei_quote(saei_name_of(sorted[i]), quoted));
     *out = sorted;
     return SAE_OK;
 }
@@ -6083,34 +6103,36 @@ static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const c
     memset(&t, 0, sizeof t);
     t.name = name;
     if (size < 10 || memcmp(data, "\x93NUMPY", 6) != 0)
-        return saei_file_fail(file, SAE_FORMAT, "%sno .npy header", label);
+        return saei_damaged(file, "%sno .npy header", label);
     if (data[6] < 1 || data[6] > 3 || data[7] != 0)
-        return saei_file_fail(file, SAE_UNSUPPORTED, "%s.npy version %d.%d, known are 1.0, 2.0, 3.0",
-                              label, data[6], data[7]);
+        return saei_unsupported(file, "%s.npy version %d.%d, known are 1.0, 2.0, 3.0", label,
+                                data[6], data[7]);
     start = data[6] == 1 ? 10 : 12;
     length = size < start ? SIZE_MAX : data[6] == 1 ? saei_le16(data + 8) : saei_le32(data + 8);
     if (size < start || length > size - start || length > 1048576)
-        return saei_file_fail(file, SAE_FORMAT, "%sthe .npy header is cut short", label);
+        return saei_damaged(file, "%sthe .npy header is cut short", label);
     s.at = (const char *)data + start;
     s.end = s.at + length;
     if (!saei_npy_header(&s, &t))
-        return saei_file_fail(file, SAE_FORMAT, "%sthe .npy header is not a dict of exactly descr, "
-                              "fortran_order and shape (a tuple of at most %d sizes)", label,
-                              SAE_MAX_DIMS);
+        return saei_damaged(file,
+                            "%sthe .npy header is not a dict of exactly descr, fortran_order and "
+                            "shape (a tuple of at most %d sizes)",
+                            label, SAE_MAX_DIMS);
     if (!s.structured && strchr(s.descr, 'O'))
-        return saei_file_fail(file, SAE_UNSUPPORTED, "%san object array: it holds pickles, which are "
-                              "not run", label);
+        return saei_unsupported(file, "%san object array: it holds pickles, which are not run",
+                                label);
     t.dtype = s.structured ? SAE_DTYPE_DEFAULT : saei_npy_dtype(s.descr, &swap);
     if (t.dtype == SAE_DTYPE_DEFAULT)
-        return saei_file_fail(file, SAE_UNSUPPORTED, "%s.npy descr is %s, known are f2 f4 f8 i1 i2 i4 "
-                              "i8 u1 u2 u4 u8 b1 and V2 (bfloat16)", label,
-                              s.structured ? "a list (a structured type)" : s.descr);
+        return saei_unsupported(file,
+                                "%s.npy descr is %s, known are f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 b1 "
+                                "and V2 (bfloat16)",
+                                label, s.structured ? "a list (a structured type)" : s.descr);
     if (!saei_shape_layout(&t, &elements))
-        return saei_file_fail(file, SAE_FORMAT, "%sthe .npy shape is too large", label);
+        return saei_damaged(file, "%sthe .npy shape is too large", label);
     bytes = elements * sae_dtype_size(t.dtype);
     if (bytes != size - start - length)
-        return saei_file_fail(file, SAE_FORMAT, "%sthe .npy header promises %zu bytes of data, there "
-                              "are %zu", label, bytes, size - start - length);
+        return saei_damaged(file, "%sthe .npy header promises %zu bytes of data, there are %zu",
+                            label, bytes, size - start - length);
     t.data = data + start + length;
     if (s.fortran) {
         int64_t stride = 1;
@@ -6158,7 +6180,8 @@ static bool saei_json_sizes(const saei_json *array, uint64_t *out, size_t max) {
 
 static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char *tensor,
                                          const char *name, sae_dtype *out) {
-    static const char *const others[] = { "F4", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0",
+    static const char *const others[] = { "F4",          "F6_E2M3",     "F6_E3M2",
+                                          "F8_E5M2",     "F8_E4M3",     "F8_E8M0",
                                           "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
     char quoted[SAEI_QUOTE];
     for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
@@ -6168,10 +6191,10 @@ static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char
     }
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (strcmp(name, others[i]) == 0)
-            return saei_file_fail(file, SAE_UNSUPPORTED, "tensor \"%s\" has dtype %s, which is not "
-                                  "supported", tensor, name);
-    return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" has the unknown dtype \"%s\"", tensor,
-                          saei_quote(name, quoted));
+            return saei_unsupported(file, "tensor \"%s\" has dtype %s, which is not supported",
+                                    tensor, name);
+    return saei_damaged(file, "tensor \"%s\" has the unknown dtype \"%s\"", tensor,
+                        saei_quote(name, quoted));
 }
 
 static sae_result saei_safetensors_entry(sae_tensor_file *file, const saei_json *entry,
@@ -6187,25 +6210,27 @@ static sae_result saei_safetensors_entry(sae_tensor_file *file, const saei_json 
     saei_quote(entry->key, quoted);
     if (!dtype || dtype->type != SAEI_JSON_STRING || !shape || shape->type != SAEI_JSON_ARRAY ||
         !offsets || offsets->type != SAEI_JSON_ARRAY)
-        return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" is not an object with dtype, shape and "
-                              "data_offsets", quoted);
+        return saei_damaged(file,
+                            "tensor \"%s\" is not an object with dtype, shape and data_offsets",
+                            quoted);
     t.name = entry->key;
     t.ndim = shape->count;
     SAEI_TRY(saei_safetensors_dtype(file, quoted, dtype->string, &t.dtype));
     if (t.ndim > SAE_MAX_DIMS)
-        return saei_file_fail(file, SAE_UNSUPPORTED, "tensor \"%s\" has %zu dimensions, at most %d are "
-                              "supported", quoted, t.ndim, SAE_MAX_DIMS);
+        return saei_unsupported(file, "tensor \"%s\" has %zu dimensions, at most %d are supported",
+                                quoted, t.ndim, SAE_MAX_DIMS);
     if (!saei_json_sizes(shape, t.shape, SAE_MAX_DIMS) || !saei_shape_layout(&t, &elements))
-        return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" has a shape that is not allowed",
-                              quoted);
+        return saei_damaged(file, "tensor \"%s\" has a shape that is not allowed", quoted);
     if (offsets->count != 2 || !saei_json_sizes(offsets, span, 2) || span[0] > span[1] ||
         span[1] > size)
-        return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" has data_offsets that do not lie in the "
-                              "file's %zu bytes of data", quoted, size);
+        return saei_damaged(file,
+                            "tensor \"%s\" has data_offsets that do not lie in the file's %zu "
+                            "bytes of data",
+                            quoted, size);
     if (span[1] - span[0] != (uint64_t)elements * sae_dtype_size(t.dtype))
-        return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" has %zu elements of %s in %llu bytes",
-                              quoted, elements, sae_dtype_name(t.dtype),
-                              (unsigned long long)(span[1] - span[0]));
+        return saei_damaged(file, "tensor \"%s\" has %zu elements of %s in %llu bytes", quoted,
+                            elements, sae_dtype_name(t.dtype),
+                            (unsigned long long)(span[1] - span[0]));
     t.data = data + span[0];
     extent->begin = span[0];
     extent->end = span[1];
@@ -6217,7 +6242,7 @@ static sae_result saei_safetensors_metadata(sae_tensor_file *file, const saei_js
     bool good = metadata->type == SAEI_JSON_OBJECT;
     for (const saei_json *c = metadata->child; good && c; c = c->next)
         good = c->type == SAEI_JSON_STRING;
-    if (!good) return saei_file_fail(file, SAE_FORMAT, "__metadata__ is not an object of strings");
+    if (!good) return saei_damaged(file, "__metadata__ is not an object of strings");
     file->metadata = metadata;
     return SAE_OK;
 }
@@ -6230,16 +6255,19 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
     const void **sorted;
     char quoted[SAEI_QUOTE];
     if (size < 8 || saei_le64(data) > SAEI_SAFETENSORS_HEADER || saei_le64(data) > size - 8)
-        return saei_file_fail(file, SAE_FORMAT, "the .safetensors header does not fit into the file "
-                              "or is longer than %d bytes", SAEI_SAFETENSORS_HEADER);
+        return saei_damaged(file,
+                            "the .safetensors header does not fit into the file or is longer than "
+                            "%d bytes",
+                            SAEI_SAFETENSORS_HEADER);
     length = (size_t)saei_le64(data);
     if (length == 0 || data[8] != '{')
-        return saei_file_fail(file, SAE_FORMAT, "the .safetensors header does not begin with '{'");
+        return saei_damaged(file, "the .safetensors header does not begin with '{'");
     while (length > 1 && data[8 + length - 1] == ' ') length--;
     SAEI_TRY(saei_json_parse(file->ctx, file->path, (const char *)data + 8, length, &file->header));
     data += 8 + saei_le64(data);
     size -= (size_t)(data - file->map.data);
-    extents = (saei_extent *)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *extents);
+    extents =
+        (saei_extent *)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *extents);
     sorted = (const void **)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *sorted);
     if (!extents || !sorted) return saei_file_no_memory(file);
     for (const saei_json *c = file->header->child; c; c = c->next) {
@@ -6255,22 +6283,23 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
     for (size_t i = 0; i < n; i++) {
         const saei_extent *e = (const saei_extent *)sorted[i];
         if (e->begin != at)
-            return saei_file_fail(file, SAE_FORMAT, "tensor \"%s\" begins at byte %llu of the data "
-                                  "where %llu is expected (%s)", saei_quote(e->name, quoted),
-                                  (unsigned long long)e->begin, (unsigned long long)at,
-                                  e->begin < at ? "an overlap" : "a hole");
+            return saei_damaged(file,
+                                "tensor \"%s\" begins at byte %llu of the data where %llu is "
+                                "expected (%s)",
+                                saei_quote(e->name, quoted), (unsigned long long)e->begin,
+                                (unsigned long long)at, e->begin < at ? "an overlap" : "a hole");
         at = e->end;
     }
     if (at != size)
-        return saei_file_fail(file, SAE_FORMAT, "its tensors cover %llu bytes, there are %zu",
-                              (unsigned long long)at, size);
+        return saei_damaged(file, "its tensors cover %llu bytes, there are %zu",
+                            (unsigned long long)at, size);
     return SAE_OK;
 }
 
 /* ==== >>tensors: reading zip ================================================================== */
 
-/*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record, then
-    the central directory they point to, an entry of which points to a local header. */
+/*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
+    then the central directory they point to, an entry of which points to a local header. */
 
 typedef struct saei_zip_entry {
     const char *name;
@@ -6288,16 +6317,17 @@ typedef struct saei_zip {
 } saei_zip;
 
 /* The central directory: where, how long, how many entries. */
-static sae_result saei_zip_end(const sae_tensor_file *file, size_t *at, size_t *size, uint64_t *count) {
+static sae_result saei_zip_end(const sae_tensor_file *file, size_t *at, size_t *size,
+                               uint64_t *count) {
     const unsigned char *d = file->map.data, *end, *wide;
     size_t n = file->map.size, i;
     uint64_t offset, length, wide_at;
-    if (n < 22) return saei_file_fail(file, SAE_FORMAT, "a zip archive cut short");
+    if (n < 22) return saei_damaged(file, "a zip archive cut short");
     for (i = n - 22;; i--) {
         if (saei_le32(d + i) == 0x06054b50 && i + 22 + saei_le16(d + i + 20) == n) break;
         if (i == 0 || n - i >= 22 + 65535)
-            return saei_file_fail(file, SAE_FORMAT, "the zip archive has no end record: the file is "
-                                  "cut short or damaged");
+            return saei_damaged(file, "the zip archive has no end record: the file is cut short or "
+                                      "damaged");
     }
     end = d + i;
     *count = saei_le16(end + 10);
@@ -6306,21 +6336,19 @@ static sae_result saei_zip_end(const sae_tensor_file *file, size_t *at, size_t *
     if (i >= 20 && saei_le32(end - 20) == 0x07064b50) {
         wide_at = saei_le64(end - 12);
         if (i < 76 || wide_at > i - 76 || saei_le32(d + wide_at) != 0x06064b50)
-            return saei_file_fail(file, SAE_FORMAT, "the zip64 locator does not point to an end "
-                                  "record");
+            return saei_damaged(file, "the zip64 locator does not point to an end record");
         wide = d + wide_at;
         if ((*count != 0xFFFF && *count != saei_le64(wide + 32)) ||
             (length != 0xFFFFFFFFu && length != saei_le64(wide + 40)) ||
             (offset != 0xFFFFFFFFu && offset != saei_le64(wide + 48)))
-            return saei_file_fail(file, SAE_FORMAT, "the two end records of the zip archive "
-                                  "disagree");
+            return saei_damaged(file, "the two end records of the zip archive disagree");
         *count = saei_le64(wide + 32);
         length = saei_le64(wide + 40);
         offset = saei_le64(wide + 48);
         i = (size_t)wide_at;
     }
     if (offset > i || length > i - offset || *count > length / 46)
-        return saei_file_fail(file, SAE_FORMAT, "the zip archive's directory lies outside the file");
+        return saei_damaged(file, "the zip archive's directory lies outside the file");
     *at = (size_t)offset;
     *size = (size_t)length;
     return SAE_OK;
@@ -6346,25 +6374,26 @@ static bool saei_zip_wide(const unsigned char *extra, size_t left, uint64_t *siz
     return n == 0;
 }
 
+static sae_result saei_zip_damaged(const sae_tensor_file *file, const saei_zip_entry *e,
+                                   const char *what) {
+    char quoted[SAEI_QUOTE];
+    return saei_damaged(file, "zip entry \"%s\" %s", saei_quote(e->name, quoted), what);
+}
+
 static sae_result saei_zip_local(const sae_tensor_file *file, saei_zip_entry *e, uint64_t offset,
                                  uint64_t packed, uint64_t size, size_t limit) {
     const unsigned char *d = file->map.data;
-    char quoted[SAEI_QUOTE];
     size_t name_length = strlen(e->name), skip;
     if (limit < 30 || offset > limit - 30 || saei_le32(d + offset) != 0x04034b50)
-        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" has no local header",
-                              saei_quote(e->name, quoted));
+        return saei_zip_damaged(file, e, "has no local header");
     skip = 30 + saei_le16(d + offset + 26) + saei_le16(d + offset + 28);
     if (skip > limit - offset || packed > limit - offset - skip)
-        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" lies outside the file",
-                              saei_quote(e->name, quoted));
+        return saei_zip_damaged(file, e, "lies outside the file");
     if (saei_le16(d + offset + 26) != name_length ||
         memcmp(d + offset + 30, e->name, name_length) != 0)
-        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" has another name in its local header",
-                              saei_quote(e->name, quoted));
+        return saei_zip_damaged(file, e, "has another name in its local header");
     if ((e->method == 0 && packed != size) || size > SIZE_MAX / 2)
-        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" has two sizes",
-                              saei_quote(e->name, quoted));
+        return saei_zip_damaged(file, e, "has two sizes");
     e->data = d + offset + skip;
     e->packed = (size_t)packed;
     e->size = (size_t)size;
@@ -6372,8 +6401,8 @@ static sae_result saei_zip_local(const sae_tensor_file *file, saei_zip_entry *e,
 }
 
 static sae_result saei_zip_open(sae_tensor_file *file, saei_zip *zip) {
-    size_t at, left, n = 0;
-    uint64_t count;
+    size_t at = 0, left = 0, n = 0;
+    uint64_t count = 0;
     memset(zip, 0, sizeof *zip);
     SAEI_TRY(saei_zip_end(file, &at, &left, &count));
     zip->entries = (saei_zip_entry *)saei_arena_alloc(&file->arena, (size_t)count + 1,
@@ -6385,7 +6414,7 @@ static sae_result saei_zip_open(sae_tensor_file *file, saei_zip *zip) {
         size_t name_length, extra_length, whole;
         uint64_t size, packed, offset;
         if (left < 46 || saei_le32(d) != 0x02014b50)
-            return saei_file_fail(file, SAE_FORMAT, "the zip archive's directory is damaged");
+            return saei_damaged(file, "the zip archive's directory is damaged");
         name_length = saei_le16(d + 28);
         extra_length = saei_le16(d + 30);
         whole = 46 + name_length + extra_length + saei_le16(d + 32);
@@ -6394,14 +6423,13 @@ static sae_result saei_zip_open(sae_tensor_file *file, saei_zip *zip) {
         offset = saei_le32(d + 42);
         if (whole > left || !saei_is_text(d + 46, name_length) ||
             !saei_zip_wide(d + 46 + name_length, extra_length, &size, &packed, &offset))
-            return saei_file_fail(file, SAE_FORMAT, "the zip archive's directory is damaged");
+            return saei_damaged(file, "the zip archive's directory is damaged");
         memset(e, 0, sizeof *e);
         e->name = saei_arena_text(&file->arena, d + 46, name_length);
         if (!e->name) return saei_file_no_memory(file);
         e->method = saei_le16(d + 10);
         e->crc = saei_le32(d + 16);
-        if (saei_le16(d + 8) & 1)
-            return saei_file_fail(file, SAE_UNSUPPORTED, "the zip archive is encrypted");
+        if (saei_le16(d + 8) & 1) return saei_unsupported(file, "the zip archive is encrypted");
         SAEI_TRY(saei_zip_local(file, e, offset, packed, size, at));
         at += whole;
         left -= whole;
@@ -6443,7 +6471,7 @@ static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsign
 }
 #endif
 
-/* Makes e->data the entry's plain bytes and checks their CRC-32. torch may leave the CRC out as 0. */
+/* Makes e->data the entry's plain bytes and checks their CRC-32; torch may leave it out as 0. */
 static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
     char quoted[SAEI_QUOTE];
     if (e->checked) return SAE_OK;
@@ -6452,25 +6480,26 @@ static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool 
     if (e->method == 8) {
         unsigned char *plain;
         if (e->size / 1032 > e->packed)
-            return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" promises too much", quoted);
+            return saei_zip_damaged(file, e, "promises too much");
         plain = (unsigned char *)saei_arena_alloc(&file->arena, e->size + 1, 1);
         if (!plain) return saei_file_no_memory(file);
         if (!saei_inflate(file->ctx, e, plain))
-            return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" does not unpack", quoted);
+            return saei_zip_damaged(file, e, "does not unpack");
         e->data = plain;
         e->method = 0;
     }
 #endif
     if (e->method == 8)
-        return saei_file_fail(file, SAE_UNSUPPORTED, "zip entry \"%s\" is compressed (DEFLATE), which "
-                              "needs a build with SAE_ZLIB; or store it plain (numpy.savez, "
-                              "torch.save)", quoted);
+        return saei_unsupported(file,
+                                "zip entry \"%s\" is compressed (DEFLATE), which needs a build "
+                                "with SAE_ZLIB; or store it plain (numpy.savez, torch.save)",
+                                quoted);
     if (e->method != 0)
-        return saei_file_fail(file, SAE_UNSUPPORTED, "zip entry \"%s\" is compressed by method %u, "
-                              "known is 0 (stored)", quoted, e->method);
+        return saei_unsupported(file,
+                                "zip entry \"%s\" is compressed by method %u, known is 0 (stored)",
+                                quoted, e->method);
     if (!(zero_is_none && e->crc == 0) && saei_crc(file->crc, 0, e->data, e->size) != e->crc)
-        return saei_file_fail(file, SAE_FORMAT, "zip entry \"%s\" is damaged: its CRC-32 is wrong",
-                              quoted);
+        return saei_zip_damaged(file, e, "is damaged: its CRC-32 is wrong");
     e->checked = true;
     return SAE_OK;
 }
@@ -6493,8 +6522,8 @@ static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
 /* ==== >>tensors: reading .pt ================================================================== */
 
 /*  A zip of TOP/data.pkl (what is there: a pickle), TOP/data/KEY (the storages), TOP/version, and
-    perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict, makes
-    numbers, texts, containers and tensors, and calls nothing. */
+    perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict,
+    makes numbers, texts, containers and tensors, and calls nothing. */
 
 typedef enum saei_pickle_type {
     SAEI_PICKLE_NONE, SAEI_PICKLE_BOOL, SAEI_PICKLE_INT, SAEI_PICKLE_FLOAT, SAEI_PICKLE_TEXT,
@@ -6504,9 +6533,9 @@ typedef enum saei_pickle_type {
 
 typedef struct saei_pickle_value {
     saei_pickle_type type;
-    uint32_t count, capacity;        /* items of TUPLE, LIST; DICT: twice the pairs */
-    int64_t integer;                 /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: its row */
-    const void *data;                /* TEXT; STORAGE: its bytes; TENSOR: a sae_tensor */
+    uint32_t count, capacity;         /* items of TUPLE, LIST; DICT: twice the pairs */
+    int64_t integer;                  /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: row */
+    const void *data;                 /* TEXT; STORAGE: its bytes; TENSOR: a sae_tensor */
     struct saei_pickle_value **items; /* DICT: key, value, key, value */
 } saei_pickle_value;
 
@@ -6580,7 +6609,7 @@ typedef struct saei_pickle {
 } saei_pickle;
 
 static sae_result saei_pickle_fail(const saei_pickle *u, const char *what) {
-    return saei_file_fail(u->file, SAE_FORMAT, "data.pkl: %s", what);
+    return saei_damaged(u->file, "data.pkl: %s", what);
 }
 
 static sae_result saei_pickle_no_memory(const saei_pickle *u) {
@@ -6632,8 +6661,8 @@ static saei_pickle_value *saei_pickle_pop(saei_pickle *u) {
     return saei_pickle_above(u) ? u->stack[--u->depth] : NULL;
 }
 
-static sae_result saei_pickle_append(saei_pickle *u, saei_pickle_value *v, saei_pickle_value **items,
-                                     size_t count) {
+static sae_result saei_pickle_append(saei_pickle *u, saei_pickle_value *v,
+                                     saei_pickle_value **items, size_t count) {
     size_t need = v->count + count;
     if (need > v->capacity) {
         size_t capacity = saei_max(need, 2 * (size_t)v->capacity);
@@ -6701,9 +6730,11 @@ static sae_result saei_pickle_global(saei_pickle *u) {
             strcmp(parts[1], saei_globals[i].name) == 0)
             return saei_pickle_int(u, SAEI_PICKLE_GLOBAL, i);
     snprintf(whole, sizeof whole, "%s.%s", parts[0], parts[1]);
-    return saei_file_fail(u->file, SAE_UNSUPPORTED, "data.pkl names %s, which is none of the tensors, "
-                          "containers and numbers of a state_dict; nothing of it is run (a whole "
-                          "module? save its state_dict())", saei_quote(whole, quoted));
+    return saei_unsupported(u->file,
+                            "data.pkl names %s, which is none of the tensors, containers and "
+                            "numbers of a state_dict; nothing of it is run (a whole module? save "
+                            "its state_dict())",
+                            saei_quote(whole, quoted));
 }
 
 /* BINPERSID: ('storage', class, key, location, elements). */
@@ -6725,14 +6756,14 @@ static sae_result saei_pickle_storage(saei_pickle *u) {
     snprintf(name, sizeof name, "%sdata/%.100s", u->top, (const char *)a[2]->data);
     saei_quote(name, quoted);
     e = (saei_zip_entry *)(uintptr_t)saei_name_find(u->zip->by_name, u->zip->count, name);
-    if (!e)
-        return saei_file_fail(u->file, SAE_FORMAT, "there is no storage \"%s\" in the archive", quoted);
+    if (!e) return saei_damaged(u->file, "there is no storage \"%s\" in the archive", quoted);
     SAEI_TRY(saei_zip_check(u->file, e, true));
     size = row->dtype ? sae_dtype_size((sae_dtype)row->dtype) : 1;
     if ((uint64_t)a[4]->integer > e->size / size)
-        return saei_file_fail(u->file, SAE_FORMAT, "the storage \"%s\" holds %zu bytes, its tensors "
-                              "need %llu elements of %d", quoted, e->size,
-                              (unsigned long long)a[4]->integer, (int)size);
+        return saei_damaged(u->file,
+                            "the storage \"%s\" holds %zu bytes, its tensors need %llu elements of "
+                            "%d",
+                            quoted, e->size, (unsigned long long)a[4]->integer, (int)size);
     SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_STORAGE, &v));
     v->data = e->data;
     v->integer = a[4]->integer * (int64_t)size;
@@ -6764,8 +6795,8 @@ static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int 
     if (!dtype) dtype = (int)a[0]->capacity;
     if (!dtype) return saei_pickle_fail(u, "a tensor without an element type");
     if (a[2]->count > SAE_MAX_DIMS)
-        return saei_file_fail(u->file, SAE_UNSUPPORTED, "a tensor of %u dimensions, at most %d are "
-                              "supported", (unsigned)a[2]->count, SAE_MAX_DIMS);
+        return saei_unsupported(u->file, "a tensor of %u dimensions, at most %d are supported",
+                                (unsigned)a[2]->count, SAE_MAX_DIMS);
     t->dtype = (sae_dtype)dtype;
     t->ndim = a[2]->count;
     if (!saei_pickle_sizes(a[2], shape) || a[3]->count != t->ndim || a[1]->integer < 0)
@@ -6786,7 +6817,8 @@ static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int 
     if (elements > held && elements > SAEI_EXPANDED_ELEMENTS)
         return saei_pickle_fail(u, "a tensor far larger than its storage");
     t->data = (const unsigned char *)a[0]->data;
-    if (elements) t->data = (const unsigned char *)t->data + (size_t)a[1]->integer * sae_dtype_size(t->dtype);
+    if (elements)
+        t->data = (const unsigned char *)t->data + (size_t)a[1]->integer * sae_dtype_size(t->dtype);
     SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TENSOR, &v));
     v->data = t;
     return SAE_OK;
@@ -6829,15 +6861,16 @@ static sae_result saei_pickle_reduce(saei_pickle *u) {
         break;
     default: break;
     }
-    return saei_file_fail(u->file, SAE_FORMAT, "data.pkl: %s.%s with values that do not fit",
-                          saei_globals[f->integer].module, saei_globals[f->integer].name);
+    return saei_damaged(u->file, "data.pkl: %s.%s with values that do not fit",
+                        saei_globals[f->integer].module, saei_globals[f->integer].name);
 }
 
 /* Opcodes of numbers and texts. *done: it was one. */
 static sae_result saei_pickle_constant(saei_pickle *u, unsigned op, bool *done) {
     static const struct {
         unsigned char op, operand;
-    } table[] = { { 'J', 4 }, { 'K', 1 }, { 'M', 2 }, { 0x8a, 1 }, { 'G', 8 }, { 'X', 4 }, { 'U', 1 } };
+    } table[] = { { 'J', 4 }, { 'K', 1 }, { 'M', 2 }, { 0x8a, 1 },
+                  { 'G', 8 }, { 'X', 4 }, { 'U', 1 } };
     const unsigned char *p = NULL;
     uint64_t bits = 0;
     size_t length;
@@ -6852,7 +6885,8 @@ static sae_result saei_pickle_constant(saei_pickle *u, unsigned op, bool *done) 
     case 0x8a: /* little endian, two's complement, as short as possible */
         length = p[0];
         if (length > 8) return saei_pickle_fail(u, "an integer of more than 64 bits");
-        if (!(p = saei_pickle_take(u, length))) return saei_pickle_fail(u, "it ends inside a value");
+        if (!(p = saei_pickle_take(u, length)))
+            return saei_pickle_fail(u, "it ends inside a value");
         for (size_t i = 0; i < length; i++) bits |= (uint64_t)p[i] << 8 * i;
         if (length && length < 8 && p[length - 1] & 0x80) bits |= ~(uint64_t)0 << 8 * length;
         return saei_pickle_int(u, SAEI_PICKLE_INT, (int64_t)bits);
@@ -6919,8 +6953,10 @@ static sae_result saei_pickle_step(saei_pickle *u, unsigned op) {
             return saei_pickle_fail(u, "attributes for something that is not an OrderedDict");
         return SAE_OK;
     default:
-        return saei_file_fail(u->file, SAE_UNSUPPORTED, "data.pkl: opcode 0x%02x, which torch.save does "
-                              "not write at protocol 2", op);
+        return saei_unsupported(u->file,
+                                "data.pkl: opcode 0x%02x, which torch.save does not write at "
+                                "protocol 2",
+                                op);
     }
 }
 
@@ -6928,10 +6964,12 @@ static sae_result saei_pickle_step(saei_pickle *u, unsigned op) {
 static sae_result saei_pickle_run(saei_pickle *u, saei_pickle_value **out) {
     const unsigned char *head = saei_pickle_take(u, 2);
     if (!head || head[0] != 0x80)
-        return saei_file_fail(u->file, SAE_UNSUPPORTED, "data.pkl is not a pickle of protocol 2");
+        return saei_unsupported(u->file, "data.pkl is not a pickle of protocol 2");
     if (head[1] != 2 && head[1] != 3)
-        return saei_file_fail(u->file, SAE_UNSUPPORTED, "data.pkl has pickle protocol %d, known are 2 "
-                              "(what torch.save writes) and 3", head[1]);
+        return saei_unsupported(u->file,
+                                "data.pkl has pickle protocol %d, known are 2 (what torch.save "
+                                "writes) and 3",
+                                head[1]);
     for (;;) {
         const unsigned char *op = saei_pickle_take(u, 1);
         if (!op) return saei_pickle_fail(u, "it ends too early");
@@ -6971,7 +7009,8 @@ static sae_result saei_pickle_leaf(saei_pickle *u, const saei_pickle_value *v, s
     }
     if (v->type == SAEI_PICKLE_TEXT) return saei_pickle_add_scalar(u, name, (const char *)v->data);
     if (v->type == SAEI_PICKLE_INT) snprintf(text, sizeof text, "%lld", (long long)v->integer);
-    else if (v->type == SAEI_PICKLE_FLOAT) saei_number_text(saei_from_bits((uint64_t)v->integer), text);
+    else if (v->type == SAEI_PICKLE_FLOAT)
+        saei_number_text(saei_from_bits((uint64_t)v->integer), text);
     else if (v->type == SAEI_PICKLE_BOOL) strcpy(text, v->integer ? "True" : "False");
     else if (v->type == SAEI_PICKLE_NONE) strcpy(text, "None");
     else if (v->type == SAEI_PICKLE_GLOBAL)
@@ -6990,15 +7029,18 @@ static sae_result saei_pickle_flatten(saei_pickle *u, const saei_pickle_value *v
         return saei_pickle_leaf(u, v, length);
     if (depth == SAEI_PICKLE_DEPTH) return saei_pickle_fail(u, "containers nested deeper than 64");
     for (uint32_t i = 0; i < v->count; i += dict ? 2 : 1) {
-        const saei_pickle_value *key = dict ? v->items[i] : NULL, *item = v->items[dict ? i + 1 : i];
+        const saei_pickle_value *key = dict ? v->items[i] : NULL,
+                                *item = v->items[dict ? i + 1 : i];
         char number[24];
         const char *part = number;
         size_t at = length, n;
-        if (++u->visits > 4 * u->size) return saei_pickle_fail(u, "it holds the same over and over");
+        if (++u->visits > 4 * u->size)
+            return saei_pickle_fail(u, "it holds the same over and over");
         if (key && key->type == SAEI_PICKLE_TEXT) part = (const char *)key->data;
         else snprintf(number, sizeof number, "%lld", key ? (long long)key->integer : (long long)i);
         n = strlen(part);
-        if (n + 1 > SAEI_PICKLE_NAME - length) return saei_pickle_fail(u, "a name of more than 1000 characters");
+        if (n + 1 > SAEI_PICKLE_NAME - length)
+            return saei_pickle_fail(u, "a name of more than 1000 characters");
         if (depth > 0) u->name[at++] = '.';
         memcpy(u->name + at, part, n);
         SAEI_TRY(saei_pickle_flatten(u, item, at + n, depth + 1));
@@ -7017,18 +7059,18 @@ static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const c
     for (size_t i = 0; i < zip->count; i++) {
         const char *rest = zip->entries[i].name + n;
         if (strncmp(zip->entries[i].name, top, n) != 0)
-            return saei_file_fail(file, SAE_FORMAT, "entry \"%s\" of the archive lies outside its "
-                                  "folder %s", saei_quote(zip->entries[i].name, quoted), top);
+            return saei_damaged(file, "entry \"%s\" of the archive lies outside its folder %s",
+                                saei_quote(zip->entries[i].name, quoted), top);
         if (strcmp(rest, "constants.pkl") == 0 || strncmp(rest, "code/", 5) == 0)
-            return saei_file_fail(file, SAE_UNSUPPORTED, "a TorchScript archive; a state_dict saved with "
-                                  "torch.save is expected");
+            return saei_unsupported(file, "a TorchScript archive; a state_dict saved with "
+                                          "torch.save is expected");
     }
     for (int i = 0; i < 2; i++) {
         saei_zip_entry *e;
         snprintf(name, sizeof name, "%s%s", top, parts[i].name);
         e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
         if (!e && !parts[i].required) continue;
-        if (!e) return saei_file_fail(file, SAE_FORMAT, "the archive has no entry %s", name);
+        if (!e) return saei_damaged(file, "the archive has no entry %s", name);
         SAEI_TRY(saei_zip_check(file, e, true));
         memcpy(text, e->data, saei_min(e->size, 15));
         text[saei_min(e->size, 15)] = 0;
@@ -7036,10 +7078,9 @@ static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const c
         saei_quote(text, quoted);
         if (i == 0 && (strspn(text, "0123456789") != strlen(text) || strlen(text) > 3 ||
                        strtol(text, NULL, 10) < 1 || strtol(text, NULL, 10) > 10))
-            return saei_file_fail(file, SAE_UNSUPPORTED, "torch archive version %s, known are 1 to 10",
-                                  quoted);
+            return saei_unsupported(file, "torch archive version %s, known are 1 to 10", quoted);
         if (i == 1 && strcmp(text, "little") != 0)
-            return saei_file_fail(file, SAE_UNSUPPORTED, "byteorder is %s, known is little", quoted);
+            return saei_unsupported(file, "byteorder is %s, known is little", quoted);
     }
     return SAE_OK;
 }
@@ -7058,7 +7099,7 @@ static bool saei_torch_top(const saei_zip *zip, char out[SAEI_QUOTE]) {
 }
 
 static sae_result saei_torch_unpickle(saei_pickle *u) {
-    saei_pickle_value *top;
+    saei_pickle_value *top = NULL;
     u->stack_size = u->size;
     u->memo_size = u->size;
     u->stack = (saei_pickle_value **)saei_arena_alloc(&u->arena, u->size + 1, sizeof *u->stack);
@@ -7081,8 +7122,8 @@ static sae_result saei_torch_read(sae_tensor_file *file, saei_zip *zip, const ch
     e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
     SAEI_TRY(saei_zip_check(file, e, true));
     if (e->size > SAEI_PICKLE_SIZE)
-        return saei_file_fail(file, SAE_UNSUPPORTED, "data.pkl has %zu bytes, at most %d are read",
-                              e->size, SAEI_PICKLE_SIZE);
+        return saei_unsupported(file, "data.pkl has %zu bytes, at most %d are read", e->size,
+                                SAEI_PICKLE_SIZE);
     u = (saei_pickle *)saei_arena_alloc(&file->arena, 1, sizeof *u);
     if (!u) return saei_file_no_memory(file);
     memset(u, 0, sizeof *u);
@@ -7107,8 +7148,8 @@ static sae_result saei_zip_read(sae_tensor_file *file) {
     if (saei_torch_top(&zip, top)) return saei_torch_read(file, &zip, top);
     for (size_t i = 0; i < zip.count; i++)
         if (saei_ends_with(zip.entries[i].name, ".npy")) return saei_npz_read(file, &zip);
-    return saei_file_fail(file, SAE_FORMAT, "a zip archive without data.pkl (torch.save) and without "
-                          ".npy (numpy.savez)");
+    return saei_damaged(file, "a zip archive without data.pkl (torch.save) and without .npy "
+                              "(numpy.savez)");
 }
 
 /* The kind is told by the content. */
@@ -7116,23 +7157,24 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
     const unsigned char *d = file->map.data;
     size_t n = file->map.size;
-    if (n == 0) return saei_file_fail(file, SAE_FORMAT, "the file is empty");
-    if (n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50)) return saei_zip_read(file);
+    if (n == 0) return saei_damaged(file, "the file is empty");
+    if (n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50))
+        return saei_zip_read(file);
     if (n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0) return saei_npy_read(file, "", "", d, n);
-    if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
-        return saei_file_fail(file, SAE_UNSUPPORTED, "torch.save's format from before torch 1.6; "
-                              "re-save it with torch >= 1.6");
-    if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5 && !saei_ends_with(file->path, ".safetensors"))
-        return saei_file_fail(file, SAE_UNSUPPORTED, "a bare pickle, which is not run; re-save it with "
-                              "torch.save (torch >= 1.6) or as .safetensors");
-    if (n >= 11 && memcmp(d, "version htt", 11) == 0)
-        return saei_file_fail(file, SAE_FORMAT, "a Git LFS pointer: the file itself was not downloaded "
-                              "(git lfs pull)");
-    if (saei_ends_with(file->path, ".safetensors") ||
-        (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER))
+    if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
         return saei_safetensors_read(file);
-    return saei_file_fail(file, SAE_FORMAT, "not a file of a known kind: .npy, .npz, .safetensors, .pt "
-                          "(torch >= 1.6)");
+    if (n >= 11 && memcmp(d, "version htt", 11) == 0)
+        return saei_damaged(file, "a Git LFS pointer: the file itself was not downloaded (git lfs "
+                                  "pull)");
+    if (saei_ends_with(file->path, ".safetensors")) return saei_safetensors_read(file);
+    if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
+        return saei_unsupported(file, "torch.save's format from before torch 1.6; re-save it with "
+                                      "torch >= 1.6");
+    if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
+        return saei_unsupported(file, "a bare pickle, which is not run; re-save it with torch.save "
+                                      "(torch >= 1.6) or as .safetensors");
+    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .pt (torch >= "
+                              "1.6)");
 }
 
 SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
@@ -7206,14 +7248,15 @@ static size_t saei_tensor_bytes(const sae_tensor *t) {
     return n;
 }
 
-static sae_result saei_write_check(const sae_context *ctx, const char *path, const sae_tensor *tensors,
-                                   size_t count) {
+static sae_result saei_write_check(const sae_context *ctx, const char *path,
+                                   const sae_tensor *tensors, size_t count) {
     const char *who = "sae_tensor_file_write";
     const void **sorted;
     sae_result result = SAE_OK;
     char quoted[SAEI_QUOTE];
     if (count && !tensors)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path, count);
+        return saei_fail(ctx, SAE_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
+                         count);
     sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
     if (!sorted) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     for (size_t i = 0; i < count && result == SAE_OK; i++) {
@@ -7221,14 +7264,17 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path, con
         size_t elements = 0;
         sorted[i] = tensors + i;
         if (!t.name || strlen(t.name) > 60000 || !saei_is_text(t.name, strlen(t.name)))
-            result = saei_fail(ctx, SAE_INVALID, "%s: %s: the name of tensor %zu is not a UTF-8 text of "
-                               "at most 60000 bytes", who, path, i);
+            result = saei_fail(ctx, SAE_INVALID,
+                               "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
+                               "60000 bytes",
+                               who, path, i);
         else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS ||
                  !saei_shape_layout(&t, &elements))
-            result = saei_fail(ctx, SAE_INVALID, "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; "
-                               "allowed are 0 to %d, and at most %d whose product fits", who, path,
-                               saei_quote(t.name, quoted), (int)t.dtype, t.ndim, SAEI_NUM_DTYPES - 1,
-                               SAE_MAX_DIMS);
+            result = saei_fail(ctx, SAE_INVALID,
+                               "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
+                               "0 to %d, and at most %d whose product fits",
+                               who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
+                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
         else if (elements && !t.data)
             result = saei_fail(ctx, SAE_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
                                saei_quote(t.name, quoted));
@@ -7387,7 +7433,8 @@ static void saei_pickle_put_text(saei_text *t, const char *text) {
 }
 
 /* EMPTY_TUPLE, TUPLE1..3, or MARK ... TUPLE. */
-static void saei_pickle_put_sizes(saei_text *t, const uint64_t *shape, const int64_t *stride, size_t n) {
+static void saei_pickle_put_sizes(saei_text *t, const uint64_t *shape, const int64_t *stride,
+                                  size_t n) {
     static const char ops[] = ")\x85\x86\x87";
     if (n > 3) saei_text_put(t, "(", 1);
     for (size_t k = 0; k < n; k++) saei_pickle_put_int(t, shape ? shape[k] : (uint64_t)stride[k]);
@@ -7433,11 +7480,14 @@ static sae_result saei_torch_write(saei_zip_writer *z, const char *path, const s
     sae_result result = SAE_OK;
     for (size_t i = 0; i < count; i++)
         if (!saei_dtypes[tensors[i].dtype].storage)
-            return saei_fail(ctx, SAE_UNSUPPORTED, "sae_tensor_file_write: %s: .pt files have no %s",
-                             path, sae_dtype_name(tensors[i].dtype));
+            return saei_fail(ctx, SAE_UNSUPPORTED,
+                             "sae_tensor_file_write: %s: .pt files have no %s", path,
+                             sae_dtype_name(tensors[i].dtype));
     if (!saei_is_text(base, stem) || stem > 60000)
-        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_write: %s: the name of a .pt file must be "
-                         "UTF-8", path);
+        return saei_fail(ctx, SAE_INVALID,
+                         "sae_tensor_file_write: %s: the name of a .pt file must be "
+                         "UTF-8",
+                         path);
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
     name = p;
@@ -7453,7 +7503,9 @@ static sae_result saei_torch_write(saei_zip_writer *z, const char *path, const s
         if (i == 0) saei_zip_put(z, name.data, p.data, p.size, "", 0);
         else if (i == 1) saei_zip_put(z, name.data, "little", 6, "", 0);
         else if (i == count + 2) saei_zip_put(z, name.data, "3\n", 2, "", 0);
-        else saei_zip_put(z, name.data, tensors[i - 2].data, saei_tensor_bytes(tensors + i - 2), "", 0);
+        else
+            saei_zip_put(z, name.data, tensors[i - 2].data, saei_tensor_bytes(tensors + i - 2), "",
+                         0);
     }
     if (p.failed || name.failed) z->head.failed = true;
     saei_free(ctx, p.data);
@@ -7480,8 +7532,8 @@ static void saei_npz_write(saei_zip_writer *z, const sae_tensor *tensors, size_t
 }
 
 /* .npz or .pt into an open writer. */
-static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch, const sae_tensor *tensors,
-                                 size_t count) {
+static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
+                                 const sae_tensor *tensors, size_t count) {
     saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
     sae_result result = SAE_OK;
     if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
@@ -7548,8 +7600,9 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
     SAEI_TRY(saei_write_check(ctx, path, tensors, count));
     for (size_t i = 0; i < count; i++)
         if (strcmp(tensors[i].name, "__metadata__") == 0)
-            return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_write: %s: a tensor may not be named "
-                             "__metadata__", path);
+            return saei_fail(ctx, SAE_INVALID,
+                             "sae_tensor_file_write: %s: a tensor may not be named __metadata__",
+                             path);
     memset(&header, 0, sizeof header);
     header.ctx = ctx;
     sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
@@ -7563,7 +7616,8 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
         saei_free(ctx, sorted);
         saei_free(ctx, header.data);
         if (!memory) return SAE_IO;
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s", path);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
+                         path);
     }
     saei_writer_put(&w, header.data, header.size);
     for (size_t i = 0; i < count; i++) {
@@ -7589,8 +7643,8 @@ static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
                          : SAE_OK;
 }
 
-SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path, const sae_tensor *tensors,
-                                         size_t count) {
+SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
+                                         const sae_tensor *tensors, size_t count) {
     const char *who = "sae_tensor_file_write";
     saei_writer w;
     sae_tensor single;
@@ -7603,8 +7657,8 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path, con
     if (saei_ends_with(path, ".safetensors"))
         return saei_safetensors_write(ctx, path, tensors, count, NULL, NULL, 0);
     if (!npy && !npz && !saei_ends_with(path, ".pt") && !saei_ends_with(path, ".pth"))
-        return saei_fail(ctx, SAE_INVALID, "%s: %s ends in none of .npy, .npz, .safetensors, .pt", who,
-                         path);
+        return saei_fail(ctx, SAE_INVALID, "%s: %s ends in none of .npy, .npz, .safetensors, .pt",
+                         who, path);
     if (npy && count != 1)
         return saei_fail(ctx, SAE_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who, path,
                          count);
@@ -8452,10 +8506,11 @@ static const saei_field *saei_field_find(const char *name, size_t length) {
     return NULL;
 }
 
-/* A value as text, or as a list of a config file (text is then what to call it in messages). */
+/* A value as text. list: an array or object of a config file (text is then what to call it). */
 typedef struct saei_value {
     const char *text;
     const saei_json *list;
+    bool none;
 } saei_value;
 
 /* Where a value stands, for messages. */
@@ -8497,7 +8552,7 @@ static bool saei_text_whole(const char *text, uint64_t *out) {
 
 static sae_result saei_set_whole(const saei_setter *s, const saei_field *f, saei_value v,
                                  uint64_t *out) {
-    bool updates = f->offset == SAEI_AT(n_sparsity_updates), none = saei_is_none(v.text);
+    bool updates = f->offset == SAEI_AT(n_sparsity_updates), none = v.none;
     uint64_t limit = f->type == SAEI_FIELD_SIZE   ? (uint64_t)INT32_MAX
                      : f->offset == SAEI_AT(seed) ? UINT64_MAX
                                                   : SAE_NONE - 1;
@@ -8523,14 +8578,13 @@ static sae_result saei_set_whole(const saei_setter *s, const saei_field *f, saei
 static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_value v,
                                 double *out) {
     double x = 0;
-    bool none = saei_is_none(v.text);
-    if (!none
+    if (!v.none
         && (v.list || !saei_text_number(v.text, strlen(v.text), &x) || x < 0
             || (x == 0 && f->zero == SAEI_REFUSED))) {
         return saei_set_fail(s, f->name, v,
                              f->zero == SAEI_REFUSED ? "a number > 0" : "a number >= 0");
     }
-    *out = none ? 0 : x == 0 && f->zero == SAEI_OFF ? -1 : x;
+    *out = v.none ? 0 : x == 0 && f->zero == SAEI_OFF ? -1 : x;
     return SAE_OK;
 }
 
@@ -8541,6 +8595,7 @@ static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, sa
     const saei_json *c = v.list ? v.list->child : NULL;
     const char *at = v.text;
     *count = 0;
+    if (v.list && v.list->type != SAEI_JSON_ARRAY) return saei_set_fail(s, f->name, v, allowed);
     while (v.list ? c != NULL : at != NULL) {
         size_t n = v.list ? 0 : strcspn(at, ",");
         double x = v.list ? c->number : 0;
@@ -8576,7 +8631,7 @@ static sae_result saei_set_list(const saei_setter *s, const saei_field *f, saei_
     size_t count = 0;
     bool weights = f->offset == SAEI_AT(group_weights);
     memset(list, 0, sizeof list);
-    if (v.list || !saei_is_none(v.text)) SAEI_TRY(saei_set_numbers(s, f, v, list, &count));
+    if (!v.none) SAEI_TRY(saei_set_numbers(s, f, v, list, &count));
     if (f->type == SAEI_FIELD_GROUP_SIZES) {
         if (!count) return SAE_OK;
         if (!saei_fractions(list, count, list))
@@ -8600,7 +8655,7 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
                                 sae_trainer_desc *desc, void *at) {
     sae_trainer_kind kind;
     sae_arch arch;
-    bool none = saei_is_none(v.text);
+    bool none = v.none;
     if (v.list) return saei_set_fail(s, f->name, v, "a text");
     switch (f->type) {
     case SAEI_FIELD_KIND:
@@ -8652,7 +8707,7 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
     case SAEI_FIELD_GROUP_SIZES: return saei_set_list(s, f, v, desc);
     case SAEI_FIELD_INTEGER:
         x = 0;
-        if (!saei_is_none(v.text)
+        if (!v.none
             && (v.list || !saei_text_number(v.text, strlen(v.text), &x) || x != floor(x)
                 || fabs(x) > 9007199254740992.0))
             return saei_set_fail(s, f->name, v, "a whole number");
@@ -8716,6 +8771,7 @@ SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc
     s.path = NULL;
     v.text = value;
     v.list = NULL;
+    v.none = saei_is_none(value);
     f = saei_field_of_key(key, nearest);
     if (f) return saei_field_set(&s, desc, f, v);
     return saei_fail(ctx, SAE_NOT_FOUND, "sae_trainer_desc_set: key is %s, which no trainer "
@@ -8731,9 +8787,13 @@ struct sae_config {
     size_t count;
 };
 
-static saei_value saei_json_as_value(const saei_json *v) {
+/* A text that says none is one, where the field is a text. */
+static saei_value saei_json_as_value(const saei_json *v, const saei_field *f) {
     saei_value out;
     out.list = NULL;
+    out.none = v->type == SAEI_JSON_NULL
+               || (v->type == SAEI_JSON_STRING && f->type != SAEI_FIELD_TEXT
+                   && saei_is_none(v->string));
     switch (v->type) {
     case SAEI_JSON_NULL: out.text = "null"; return out;
     case SAEI_JSON_BOOL: out.text = v->number != 0 ? "true" : "false"; return out;
@@ -8758,7 +8818,8 @@ static sae_result saei_config_trainer(const saei_setter *s, const saei_json *obj
     char nearest[64], quoted[SAEI_QUOTE];
     size_t known = 0;
     if (!kind) kind = saei_json_get(object, "trainer");
-    if (kind) SAEI_TRY(saei_field_set(s, desc, &saei_fields[0], saei_json_as_value(kind)));
+    if (kind)
+        SAEI_TRY(saei_field_set(s, desc, saei_fields, saei_json_as_value(kind, saei_fields)));
     for (const saei_json *c = object->child; c; c = c->next) {
         const saei_field *f = saei_field_of_key(c->key, nearest);
         if (!f) {
@@ -8772,7 +8833,7 @@ static sae_result saei_config_trainer(const saei_setter *s, const saei_json *obj
         if (saei_field_offset(f, desc->kind) != f->offset
             && saei_json_has(object, "initial_sparsity_penalty"))
             continue;
-        SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c)));
+        SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c, f)));
     }
     return known ? SAE_OK
                  : saei_fail(s->ctx, SAE_FORMAT, "%s: %s holds no trainer", s->who, s->path);
@@ -8985,6 +9046,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
     saei_text t;
     char *path;
     sae_result result;
+    memset(&writer, 0, sizeof writer);
     memset(&t, 0, sizeof t);
     t.ctx = ctx;
     saei_text_add(&t, "{\n    \"trainer\": {");
@@ -9041,7 +9103,7 @@ typedef struct saei_stream {
     size_t num_slabs;
     uint64_t rows;
     size_t dim;
-    sae_dtype dtype; /* of rows as held: the slabs' own if all agree on F32, F16 or BF16, else F32 */
+    sae_dtype dtype; /* as held: the slabs' own if all agree on F32, F16 or BF16, else F32 */
 } saei_stream;
 
 struct sae_buffer {
@@ -9090,7 +9152,8 @@ static const saei_slab *saei_stream_slab(const saei_stream *s, uint64_t row) {
 /* Row `row` of the stream, in the stream's dtype. */
 static void saei_stream_row(const saei_stream *s, uint64_t row, unsigned char *out) {
     const saei_slab *slab = saei_stream_slab(s, row);
-    const unsigned char *from = slab->data + (ptrdiff_t)((int64_t)(row - slab->begin) * slab->row_stride);
+    int64_t offset = (int64_t)(row - slab->begin) * slab->row_stride;
+    const unsigned char *from = slab->data + (ptrdiff_t)offset;
     size_t size = sae_dtype_size(slab->dtype);
     if (slab->dtype != s->dtype) { /* then it is float32, in held or in out: aligned */
         saei_convert_row(slab->dtype, from, slab->col_stride, s->dim, (float *)(void *)out);
@@ -9142,12 +9205,13 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
                              "(rows, dim)", slab->name);
         if (fit > 1)
             return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: %s holds %zu tensors of 2 axes: "
-                             "tensor must name one (for example \"%s\")", slab->name, fit, found->name);
+                             "tensor must name one (for example \"%s\")", slab->name, fit,
+                             found->name);
     }
     if (found->dtype != SAE_F32 && found->dtype != SAE_F16 && found->dtype != SAE_BF16 &&
         found->dtype != SAE_F64)
-        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: %s holds %s, allowed are F32, F16, "
-                         "BF16, F64", slab->name, sae_dtype_name(found->dtype));
+        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: %s holds %s, allowed are F32, "
+                         "F16, BF16, F64", slab->name, sae_dtype_name(found->dtype));
     *out = found;
     return SAE_OK;
 }
@@ -9180,8 +9244,8 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is %zu, too large", source->dim);
     SAEI_TRY(saei_map_open(ctx, path, &slab->map));
     if (slab->map.size % row)
-        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has %zu bytes, not a multiple of a "
-                         "row's %zu (%zu of %s)", path, slab->map.size, row, source->dim,
+        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has %zu bytes, not a multiple of "
+                         "a row's %zu (%zu of %s)", path, slab->map.size, row, source->dim,
                          sae_dtype_name(slab->dtype));
     slab->data = slab->map.data;
     slab->rows = slab->map.size / row;
@@ -9206,8 +9270,8 @@ static sae_result saei_stream_files(sae_context *ctx, const sae_source_desc *sou
             return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has the shape [%llu,%llu]",
                              files[i], (unsigned long long)slab->rows, (unsigned long long)dim);
         if (source->dim && dim != source->dim)
-            return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: dim is %zu, %s has rows of %llu",
-                             source->dim, files[i], (unsigned long long)dim);
+            return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: dim is %zu, %s has rows of "
+                             "%llu", source->dim, files[i], (unsigned long long)dim);
         if (i && dim != s->dim)
             return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: %s has rows of %zu, %s of %llu",
                              files[0], s->dim, files[i], (unsigned long long)dim);
@@ -9229,8 +9293,8 @@ static sae_result saei_stream_memory(sae_context *ctx, const sae_source_desc *so
     s->num_slabs = 1;
     if (!source->dim || !saei_mul(source->dim, size, &row) || !saei_mul(row, source->rows, &all) ||
         all > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s", source->rows,
-                         source->dim, sae_dtype_name(source->dtype));
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s",
+                         source->rows, source->dim, sae_dtype_name(source->dtype));
     s->slabs->data = (const unsigned char *)data;
     s->slabs->dtype = s->dtype = source->dtype;
     s->slabs->rows = s->rows = source->rows;
@@ -9247,21 +9311,24 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     sae_source_desc *source = &b->desc.source;
     saei_stream *x = &b->stream[0], *y = &b->stream[1];
     if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1 ||
-        (source->num_files && !source->files) || (source->num_target_files && !source->target_files))
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the source needs exactly one of data, "
-                         "files, read");
+        (source->num_files && !source->files) ||
+        (source->num_target_files && !source->target_files))
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the source needs exactly one of "
+                         "data, files, read");
     if ((source->target && !source->data) || (source->num_target_files && !source->num_files) ||
         (source->has_target && !source->read))
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the target must come the way the input "
-                         "does: target with data, target_files with files, has_target with read");
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the target must come the way the "
+                         "input does: target with data, target_files with files, has_target with "
+                         "read");
     if (!source->dtype) source->dtype = SAE_F32;
     if (source->dtype != SAE_F32 && source->dtype != SAE_F16 && source->dtype != SAE_BF16)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dtype is %d (%s), allowed are F32, F16, "
-                         "BF16", (int)source->dtype, sae_dtype_name(source->dtype));
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dtype is %d (%s), allowed are F32, "
+                         "F16, BF16", (int)source->dtype, sae_dtype_name(source->dtype));
     b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
     if (source->read) {
         if (!source->dim)
-            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is 0, with read it must be given");
+            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is 0, with read it must be "
+                             "given");
         x->dim = y->dim = source->dim;
         x->dtype = y->dtype = SAE_F32;
         if (!source->rewind) b->desc.single_pass = true;
@@ -9273,13 +9340,14 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     } else {
         SAEI_TRY(saei_stream_files(ctx, source, source->files, source->num_files, x));
         if (source->num_target_files)
-            SAEI_TRY(saei_stream_files(ctx, source, source->target_files, source->num_target_files, y));
+            SAEI_TRY(saei_stream_files(ctx, source, source->target_files,
+                                       source->num_target_files, y));
     }
     b->source_rows = x->rows;
     if (!x->rows) return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the source has no rows");
     if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
-        return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: the input is [%llu,%zu], the target "
-                         "[%llu,%zu]; they must agree", (unsigned long long)x->rows, x->dim,
+        return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: the input is [%llu,%zu], the "
+                         "target [%llu,%zu]; they must agree", (unsigned long long)x->rows, x->dim,
                          (unsigned long long)y->rows, y->dim);
     return SAE_OK;
 }
@@ -9292,18 +9360,18 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
     if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size) ||
         !saei_mul(size, 4 * sizeof(float), &size))
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, too large for rows of "
-                         "%zu", d->batch_size, dim);
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, too large for "
+                         "rows of %zu", d->batch_size, dim);
     if (d->rows && d->rows < twice && !d->sequential)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: rows is %zu, allowed is 0 or at least "
-                         "twice the batch_size of %zu", d->rows, d->batch_size);
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: rows is %zu, allowed is 0 or at "
+                         "least twice the batch_size of %zu", d->rows, d->batch_size);
     b->capacity = d->sequential ? d->batch_size
                   : d->rows     ? d->rows
                                 : saei_max((size_t)SAEI_BUFFER_BYTES / row, twice);
     b->low = saei_max(b->capacity / 2, d->batch_size);
     if (!d->sequential && b->source_rows && b->source_rows <= b->capacity) {
         b->capacity = saei_max((size_t)b->source_rows, 1);
-        b->low = d->batch_size; /* all are held: every row once a pass, as far as batches divide it */
+        b->low = d->batch_size; /* all are held: each row once a pass, but for a remainder */
     }
     d->rows = b->capacity;
     for (size_t s = 0; s < b->num_streams; s++) {
@@ -9317,8 +9385,8 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     b->bad = (uint8_t *)saei_alloc(ctx, saei_ceil_div(d->batch_size, SAEI_GATHER_ROWS), 1);
     if (d->max_activation_norm_multiple > 0)
         b->norms = (double *)saei_alloc(ctx, b->capacity, 2 * sizeof *b->norms);
-    if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot || !b->bad ||
-        (d->max_activation_norm_multiple > 0 && !b->norms))
+    if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot ||
+        !b->bad || (d->max_activation_norm_multiple > 0 && !b->norms))
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu rows of %zu",
                          b->capacity, dim);
     for (size_t i = 0; i < b->capacity; i++) b->slot[i] = i;
@@ -9333,18 +9401,19 @@ static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
     if (!d->heads) d->heads = 1;
     SAEI_TRY(saei_buffer_open_source(b));
     if (b->stream[0].dim % d->heads)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: heads is %zu, which does not divide the "
-                         "rows' %zu", d->heads, b->stream[0].dim);
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: heads is %zu, which does not divide "
+                         "the rows' %zu", d->heads, b->stream[0].dim);
     if (multiple != multiple || (multiple != 0 && multiple < 1))
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: max_activation_norm_multiple is %g, "
                          "allowed is 0 (none) or at least 1", multiple);
     if (multiple > 0 && d->sequential)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: max_activation_norm_multiple is %g, it "
-                         "needs the shuffled order", multiple);
+        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: max_activation_norm_multiple is %g, "
+                         "it needs the shuffled order", multiple);
     if (b->source_rows && b->source_rows < d->batch_size) {
         if (!d->single_pass && !cut)
-            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, the source has "
-                             "only %llu rows", d->batch_size, (unsigned long long)b->source_rows);
+            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, the source "
+                             "has only %llu rows", d->batch_size,
+                             (unsigned long long)b->source_rows);
         d->batch_size = (size_t)b->source_rows;
         if (!d->sequential) d->rows = 0;
     }
@@ -9416,11 +9485,11 @@ static sae_result saei_buffer_not_finite(const sae_buffer *b, size_t stream, uin
     if (b->source_rows) {
         slab = saei_stream_slab(&b->stream[stream], row);
         if (slab->name)
-            return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: %s has NaN or infinity in row "
-                             "%llu", slab->name, (unsigned long long)(row - slab->begin));
+            return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: %s has NaN or infinity in "
+                             "row %llu", slab->name, (unsigned long long)(row - slab->begin));
     }
-    return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: the %s has NaN or infinity in row %llu",
-                     what, (unsigned long long)row);
+    return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: the %s has NaN or infinity in row "
+                     "%llu", what, (unsigned long long)row);
 }
 
 /* Appends rows from read; *got 0 at the end of its data. */
@@ -9436,8 +9505,8 @@ static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
                          sae_result_name((sae_result)n));
     }
     if ((uint64_t)n > want)
-        return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: read returned %lld rows, asked were "
-                         "%zu", (long long)n, want);
+        return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: read returned %lld rows, asked "
+                         "were %zu", (long long)n, want);
     *got = (size_t)n;
     for (size_t s = 0; s < b->num_streams; s++)
         for (size_t i = 0; i < *got; i++)
@@ -9450,8 +9519,8 @@ static sae_result saei_buffer_rewind_source(sae_buffer *b) {
     sae_result result;
     if (source->read) {
         if (!source->rewind)
-            return saei_fail(b->ctx, SAE_UNSUPPORTED, "sae_buffer_rewind: the source is a read without "
-                             "rewind");
+            return saei_fail(b->ctx, SAE_UNSUPPORTED, "sae_buffer_rewind: the source is a read "
+                             "without rewind");
         result = source->rewind(source->user);
         if (result != SAE_OK)
             return saei_fail(b->ctx, result, "sae_buffer_rewind: rewind failed with %s",
@@ -9472,7 +9541,8 @@ static sae_result saei_buffer_read(sae_buffer *b) {
             got = left < room ? (size_t)left : room;
             for (size_t s = 0; s < b->num_streams; s++)
                 for (size_t i = 0; i < got; i++)
-                    saei_stream_row(&b->stream[s], b->position + i, saei_buffer_held(b, s, b->count + i));
+                    saei_stream_row(&b->stream[s], b->position + i,
+                                    saei_buffer_held(b, s, b->count + i));
         }
         for (size_t i = 0; i < got; i++) b->id[b->count + i] = b->position + i;
         b->count += got;
@@ -9483,8 +9553,9 @@ static sae_result saei_buffer_read(sae_buffer *b) {
             break;
         }
         if (b->position < b->desc.batch_size)
-            return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: batch_size is %zu, the source has "
-                             "only %llu rows", b->desc.batch_size, (unsigned long long)b->position);
+            return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: batch_size is %zu, the source "
+                             "has only %llu rows", b->desc.batch_size,
+                             (unsigned long long)b->position);
         if (b->desc.sequential) b->count = 0;
         SAEI_TRY(saei_buffer_rewind_source(b));
     }
@@ -9514,18 +9585,20 @@ static double saei_lower_median(double *a, size_t n) {
 /* Takes the rows first .. count whose norm exceeds the multiple of their median out again. */
 static sae_result saei_buffer_drop_large(sae_buffer *b, size_t first) {
     double multiple = b->desc.max_activation_norm_multiple, limit;
-    size_t dim = b->stream[0].dim, n = b->count - first, keep = first;
-    double *select = b->norms + b->capacity;
+    const saei_stream *x = &b->stream[0];
+    size_t n = b->count - first, keep = first;
+    double *select;
     if (!b->norms || !n) return SAE_OK;
+    select = b->norms + b->capacity;
     for (size_t i = 0; i < n; i++) {
         double sum = 0;
-        if (!saei_row_to_f32(saei_buffer_held(b, 0, first + i), b->stream[0].dtype, dim, b->out[0])) {
+        if (!saei_row_to_f32(saei_buffer_held(b, 0, first + i), x->dtype, x->dim, b->out[0])) {
             b->count = first;
             b->position = b->id[first];
             b->ended = false;
             return saei_buffer_not_finite(b, 0, b->id[first + i]);
         }
-        for (size_t j = 0; j < dim; j++) sum += (double)b->out[0][j] * (double)b->out[0][j];
+        for (size_t j = 0; j < x->dim; j++) sum += (double)b->out[0][j] * (double)b->out[0][j];
         b->norms[i] = select[i] = sqrt(sum);
     }
     limit = multiple * saei_lower_median(select, n);
@@ -9578,7 +9651,8 @@ static void saei_gather_part(void *arg, size_t part) {
     b->bad[part] = !good;
 }
 
-SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float **target, size_t *n) {
+SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float **target,
+                                   size_t *n) {
     size_t take, parts, dim;
     saei_gather gather;
     if (!b) return SAE_INVALID;
@@ -9586,8 +9660,8 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
     if (b->count - b->cursor < b->low) SAEI_TRY(saei_buffer_refill(b));
     take = saei_min(b->count - b->cursor, b->desc.batch_size);
     if (!take)
-        return saei_fail(b->ctx, SAE_END_OF_DATA, "sae_buffer_next: the source has no more rows after "
-                         "%llu batches", (unsigned long long)b->batches);
+        return saei_fail(b->ctx, SAE_END_OF_DATA, "sae_buffer_next: the source has no more rows "
+                         "after %llu batches", (unsigned long long)b->batches);
     gather.buffer = b;
     gather.n = take;
     parts = saei_ceil_div(take, SAEI_GATHER_ROWS);
@@ -9596,7 +9670,8 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
     for (size_t i = 0; i < take; i++) {
         if (!b->bad[i / SAEI_GATHER_ROWS]) continue;
         for (size_t s = 0; s < b->num_streams; s++)
-            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim, b->out[s]))
+            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim,
+                                 b->out[s]))
                 return saei_buffer_not_finite(b, s, b->id[b->cursor + i]);
     }
     b->cursor += take;
@@ -9609,7 +9684,8 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
 
 SAE_API sae_result sae_buffer_rewind(sae_buffer *b) {
     if (!b) return SAE_INVALID;
-    if (b->position || b->batches || b->ended) SAEI_TRY(saei_buffer_rewind_source(b));
+    if (b->position || b->batches || b->ended || b->desc.source.rewind)
+        SAEI_TRY(saei_buffer_rewind_source(b));
     b->cursor = b->count = 0;
     b->draws = b->batches = 0;
     b->ended = false;
@@ -9662,7 +9738,8 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     const float *x;
     size_t n;
     if (from) memcpy(state, from, sizeof state);
-    if (from && state[4] && state[4] <= b->capacity) ids = saei_state_u64(file, prefix, "ids", state[4]);
+    if (from && state[4] && state[4] <= b->capacity)
+        ids = saei_state_u64(file, prefix, "ids", state[4]);
     if (!from || (state[4] && !ids) || (b->source_rows && state[1] > b->source_rows))
         return saei_fail(b->ctx, SAE_FORMAT, "sae_train: the backup's buffer is damaged");
     SAEI_TRY(sae_buffer_rewind(b));
@@ -9784,9 +9861,9 @@ static void saei_print_source(saei_text *t, sae_buffer *b) {
                 saei_stream_row(stream, slab->begin, (unsigned char *)b->out[s]);
                 hash = saei_hash(hash, b->out[s], bytes);
             }
-            saei_text_add(t, "%s.%zu=%llu rows of %s, the first %016llx\n", s ? "target" : "data", i,
-                          (unsigned long long)slab->rows, sae_dtype_name(slab->dtype),
-                          (unsigned long long)hash);
+            saei_text_add(t, "%s.%zu=%llu rows of %s, the first %016llx\n",
+                          s ? "target" : "data", i, (unsigned long long)slab->rows,
+                          sae_dtype_name(slab->dtype), (unsigned long long)hash);
         }
     }
 }
@@ -9819,14 +9896,15 @@ static sae_result saei_loop_check(sae_context *ctx, const sae_train_desc *d) {
     if (!d) return saei_fail(ctx, SAE_INVALID, "sae_train: desc is NULL");
     if (!d->trainers || !d->num_trainers)
         return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is 0 or trainers is NULL");
-    if (!d->steps) return saei_fail(ctx, SAE_INVALID, "sae_train: steps is 0, allowed is 1 or more");
+    if (!d->steps)
+        return saei_fail(ctx, SAE_INVALID, "sae_train: steps is 0, allowed is 1 or more");
     heads = d->buffer.heads;
     if (heads > 1 && d->num_trainers != heads)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is %zu, with %zu heads there must "
-                         "be one for each", d->num_trainers, heads);
+        return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is %zu, with %zu heads there "
+                         "must be one for each", d->num_trainers, heads);
     if (d->flat && d->num_trainers > 1)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: flat is set, allowed is that with one trainer; "
-                         "there are %zu", d->num_trainers);
+        return saei_fail(ctx, SAE_INVALID, "sae_train: flat is set, allowed is that with one "
+                         "trainer; there are %zu", d->num_trainers);
     if (d->num_save_steps && !d->save_steps)
         return saei_fail(ctx, SAE_INVALID, "sae_train: save_steps is NULL, num_save_steps %zu",
                          d->num_save_steps);
@@ -9843,8 +9921,8 @@ static sae_result saei_loop_trainer(saei_loop *l, size_t i) {
     if (!d.batch_size) d.batch_size = b->batch_size;
     if (!d.steps) d.steps = l->desc->steps;
     if (d.activation_dim != l->dim)
-        return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: activation_dim of trainer %zu is %zu, the "
-                         "data has rows of %zu", i, d.activation_dim, l->dim);
+        return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: activation_dim of trainer %zu is %zu, "
+                         "the data has rows of %zu", i, d.activation_dim, l->dim);
     if (d.batch_size < b->batch_size)
         return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: batch_size of trainer %zu is %zu, the "
                          "buffer's is %zu", i, d.batch_size, b->batch_size);
@@ -9858,10 +9936,12 @@ static sae_result saei_loop_folders(saei_loop *l) {
     if (!root) return SAE_OK;
     l->folders = (char **)saei_calloc(l->ctx, l->num_trainers, sizeof *l->folders);
     l->backup = saei_path_join(l->ctx, root, "backup.safetensors");
-    if (!l->folders || !l->backup) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+    if (!l->folders || !l->backup)
+        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(name, sizeof name, "trainer_%zu", i);
-        l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root) : saei_path_join(l->ctx, root, name);
+        l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root)
+                                      : saei_path_join(l->ctx, root, name);
         if (!l->folders[i]) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
         SAEI_TRY(saei_make_folder(l->ctx, l->folders[i]));
     }
@@ -9898,8 +9978,8 @@ static void saei_loop_close(saei_loop *l) {
 }
 
 /* factor = sqrt(mean over the first batches of their mean squared norm), then from the start again.
-   DEVIATION: with heads the norm is that of one head's rows; the reference's sum runs over the wrong
-   axis there. */
+   DEVIATION: with heads the norm is that of one head's rows; the reference's sum runs over the
+   wrong axis there. */
 static sae_result saei_loop_norm(saei_loop *l) {
     double total = 0, mean;
     size_t batches = 0, n, width = sae_buffer_dim(l->buffer), heads = l->buffer->desc.heads;
@@ -9915,8 +9995,8 @@ static sae_result saei_loop_norm(saei_loop *l) {
     mean = total / (double)batches;
     l->factor = (float)sqrt(mean);
     if (!(l->factor > 0) || l->factor > FLT_MAX)
-        return saei_fail(l->ctx, SAE_INVALID, "sae_train: normalize_activations finds a mean squared "
-                         "norm of %g, allowed is a positive number", mean);
+        return saei_fail(l->ctx, SAE_INVALID, "sae_train: normalize_activations finds a mean "
+                         "squared norm of %g, allowed is a positive number", mean);
     return sae_buffer_rewind(l->buffer);
 }
 
@@ -9927,8 +10007,8 @@ static sae_result saei_loop_check_finite(saei_loop *l, size_t i, const sae_stats
     sae_trainer_desc d;
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
     d = sae_trainer_info(l->trainers[i]);
-    return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu (%s) diverged: its loss at step %llu "
-                     "is %g, allowed are finite losses (try a smaller lr than %g)", i,
+    return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu (%s) diverged: its loss at step "
+                     "%llu is %g, allowed are finite losses (try a smaller lr than %g)", i,
                      sae_trainer_name(d.kind), (unsigned long long)stats->step, stats->loss, d.lr);
 }
 
@@ -9941,19 +10021,21 @@ static sae_result saei_loop_check_weights(saei_loop *l) {
             SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
             SAEI_TRY(saei_loop_check_finite(l, i, &stats));
         }
-        if (!dict) return saei_fail(l->ctx, SAE_BACKEND, "sae_train: trainer %zu has no dictionary", i);
+        if (!dict)
+            return saei_fail(l->ctx, SAE_BACKEND, "sae_train: trainer %zu has no dictionary", i);
         for (size_t j = 0; j < dict->num_params; j++) {
             memcpy(&bits, dict->params + j, sizeof bits);
             bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
         }
         if (bad)
-            return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu diverged: its weights before "
-                             "step %llu hold NaN or infinity", i, (unsigned long long)l->step);
+            return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu diverged: its weights "
+                             "before step %llu hold NaN or infinity", i,
+                             (unsigned long long)l->step);
     }
     return SAE_OK;
 }
 
-/* The dictionary of trainer i in raw units, to folder/name, and to folder/second if that is given. */
+/* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
 static sae_result saei_loop_save(saei_loop *l, size_t i, const char *folder, const char *name,
                                  const char *second) {
     sae_dictionary *copy = NULL;
@@ -9994,8 +10076,9 @@ static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
     for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
         sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
         t->size = own->size = 0;
-        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": \"%s\", \"n_ctxs\": %zu, \"ctx_len\": 128, "
-                      "\"refresh_batch_size\": 512, \"out_batch_size\": %zu, \"device\": \"cpu\"}",
+        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": \"%s\", \"n_ctxs\": %zu, "
+                      "\"ctx_len\": 128, \"refresh_batch_size\": 512, \"out_batch_size\": %zu, "
+                      "\"device\": \"cpu\"}",
                       l->dim, l->buffer->num_streams == 2 ? "in_and_out" : "out",
                       saei_ceil_div(b->rows, 128), b->batch_size);
         saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
@@ -10007,7 +10090,8 @@ static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
                       (unsigned long long)l->desc->steps, (unsigned long long)finished,
                       (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
                                                     l->fingerprint.size));
-        if (t->failed || own->failed) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        if (t->failed || own->failed)
+            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
         SAEI_TRY(saei_config_write(l->ctx, l->folders[i], &d, t->data, own->data));
     }
     return SAE_OK;
@@ -10015,13 +10099,13 @@ static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
 
 /* ---- backup and resume ---- */
 
-/* One file for all: tensors "trainer_I.NAME" and "buffer.NAME"; step, the norm factor's bits and the
-   settings as metadata. Beside, synced, renamed: at any moment there is a whole one. */
+/* One file for all: tensors "trainer_I.NAME" and "buffer.NAME"; step, the norm factor's bits and
+   the settings as metadata. Beside, synced, renamed: at any moment there is a whole one. */
 static sae_result saei_loop_backup(saei_loop *l) {
     static const char *const keys[] = { "version", "step", "norm_factor", "settings" };
     const char *values[4];
     char step[24], factor[12], prefix[40];
-    size_t total = 0, count, of = l->num_trainers;
+    size_t total = 0, count = 0, of = l->num_trainers;
     uint32_t bits;
     SAEI_TRY(saei_loop_check_weights(l));
     for (size_t i = 0; i <= of; i++) {
@@ -10056,9 +10140,9 @@ static sae_result saei_loop_compare(saei_loop *l, const char *settings) {
     for (;;) {
         size_t na = strcspn(a, "\n"), nb = strcspn(b, "\n");
         if (na != nb || memcmp(a, b, na) != 0)
-            return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s belongs to other settings: it has "
-                             "\"%.*s\", now it is \"%.*s\"", l->backup, (int)saei_min(na, 120), a,
-                             (int)saei_min(nb, 120), b);
+            return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s belongs to other settings: it "
+                             "has \"%.*s\", now it is \"%.*s\"", l->backup, (int)saei_min(na, 120),
+                             a, (int)saei_min(nb, 120), b);
         if (!a[na] || !b[nb]) break;
         a += na + 1;
         b += nb + 1;
@@ -10079,7 +10163,8 @@ static sae_result saei_loop_restore_from(saei_loop *l, const sae_tensor_file *fi
     errno = 0;
     at = strtoull(step, &end, 10);
     if (errno || *end || end == step || at > l->desc->steps)
-        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is damaged: step is \"%.40s\"", l->backup, step);
+        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is damaged: step is \"%.40s\"",
+                         l->backup, step);
     bits = (uint32_t)strtoul(factor, &end, 16);
     memcpy(&l->factor, &bits, sizeof bits);
     if (*end || end == factor || !(l->factor > 0) || l->factor > FLT_MAX)
@@ -10158,7 +10243,8 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
         if (backup) return saei_loop_restore(l);
         while (i < l->num_trainers && saei_loop_folder_finished(l, l->folders[i])) i++;
         if (i == l->num_trainers) {
-            saei_log(l->ctx, SAE_LOG_INFO, "sae_train: %s is finished, nothing to do", l->desc->save_dir);
+            saei_log(l->ctx, SAE_LOG_INFO, "sae_train: %s is finished, nothing to do",
+                     l->desc->save_dir);
             *done = true;
             return SAE_OK;
         }
@@ -10182,8 +10268,8 @@ static sae_result saei_loop_step(saei_loop *l) {
     SAEI_TRY(sae_buffer_next(l->buffer, &x, &target, &n));
     for (size_t i = 0; i < l->num_trainers; i++) {
         size_t from = l->buffer->desc.heads > 1 ? i * l->dim : 0;
-        SAEI_TRY(saei_trainer_step_rows(l->trainers[i], x + from, width, target ? target + from : NULL,
-                                        width, n, l->factor));
+        SAEI_TRY(saei_trainer_step_rows(l->trainers[i], x + from, width,
+                                        target ? target + from : NULL, width, n, l->factor));
     }
     l->step++;
     l->rows += n;
@@ -10206,8 +10292,8 @@ static sae_result saei_loop_progress(saei_loop *l) {
     p.trainers = l->trainers;
     if (l->desc->progress(l->desc->user, &p) || l->step == l->desc->steps) return SAE_OK;
     if (l->desc->backup_steps) SAEI_TRY(saei_loop_backup(l));
-    return saei_fail(l->ctx, SAE_CANCELLED, "sae_train: progress stopped it after %llu of %llu steps",
-                     (unsigned long long)l->step, (unsigned long long)l->desc->steps);
+    return saei_fail(l->ctx, SAE_CANCELLED, "sae_train: progress stopped it after %llu of %llu "
+                     "steps", (unsigned long long)l->step, (unsigned long long)l->desc->steps);
 }
 
 static sae_result saei_loop_finish(saei_loop *l) {
@@ -10265,7 +10351,7 @@ SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc) {
 
 /* ==== >>metrics =============================================================================== */
 
-enum { SAEI_EVALUATE_ENTRIES = 4 << 20 }; /* latents encoded at a time, where their number is open */
+enum { SAEI_EVALUATE_ENTRIES = 4 << 20 }; /* latents encoded at a time, if not bounded */
 
 typedef struct saei_evaluator {
     sae_context *ctx;
@@ -10289,8 +10375,8 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->d = dict->desc.activation_dim;
     v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
     if (sae_buffer_dim(v->buffer) != v->d)
-        return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the data has rows of %zu, the dictionary "
-                         "takes %zu", sae_buffer_dim(v->buffer), v->d);
+        return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
+                         "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
     v->chunk = batch; /* batch top-k chooses over the whole batch */
     if (!top_k) v->chunk = saei_min(batch, saei_max((size_t)SAEI_EVALUATE_ENTRIES / v->m, 1));
     if (!saei_mul(v->chunk, top_k ? k : v->m, &capacity))
@@ -10343,12 +10429,16 @@ static void saei_evaluate_scale(saei_evaluator *v, const float **x, const float 
     from[1] = *target;
     for (size_t i = 0; i < v->n; i++) {
         double sum = 0;
-        for (size_t j = 0; j < v->d; j++) sum += (double)(*x)[i * v->d + j] * (double)(*x)[i * v->d + j];
+        for (size_t j = 0; j < v->d; j++) {
+            double value = (double)(*x)[i * v->d + j];
+            sum += value * value;
+        }
         total += sqrt(sum);
     }
     mean = (float)(total / (double)v->n);
     for (size_t s = 0; s < 2; s++)
-        for (size_t i = 0; from[s] && i < v->n * v->d; i++) v->scaled[s][i] = from[s][i] / mean * root;
+        for (size_t i = 0; from[s] && i < v->n * v->d; i++)
+            v->scaled[s][i] = from[s][i] / mean * root;
     *x = v->scaled[0];
     if (*target) *target = v->scaled[1];
 }
@@ -10369,7 +10459,8 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
     for (size_t at = 0, n; at < v->n; at += n) {
         n = saei_min(v->chunk, v->n - at);
         result = sae_encode_sparse(v->dict, x + at * v->d, n, &v->code);
-        if (result == SAE_OK) result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->d);
+        if (result == SAE_OK)
+            result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->d);
         if (result != SAE_OK) {
             if (v->dict->ctx != v->ctx) saei_fail(v->ctx, result, "%s", sae_error(v->dict->ctx));
             return result;
@@ -10395,8 +10486,8 @@ static double saei_evaluate_variance(saei_evaluator *v, const float *y, const fl
     for (size_t j = 0; j < v->d; j++) mean[j] /= (double)v->n;
     for (size_t i = 0; i < v->n; i++)
         for (size_t j = 0; j < v->d; j++) {
-            double e = (double)y[i * v->d + j] - (x_hat ? (double)x_hat[i * v->d + j] : 0) - mean[j];
-            square[j] += e * e;
+            double e = (double)y[i * v->d + j] - (x_hat ? (double)x_hat[i * v->d + j] : 0);
+            square[j] += (e - mean[j]) * (e - mean[j]);
         }
     for (size_t j = 0; j < v->d; j++) total += square[j];
     return v->n > 1 ? total / (double)(v->n - 1) : (double)NAN;
@@ -10444,16 +10535,17 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
 /* One pass over the data, whole batches only (or a single short one). */
 static sae_result saei_evaluate_run(saei_evaluator *v) {
     uint64_t done = 0, want = v->desc->batches;
+    size_t batch = v->buffer->desc.batch_size;
     double alive = 0, count;
     const float *x, *target;
     SAEI_TRY(saei_evaluate_plan(v));
     while (!want || done < want) {
         sae_result result = sae_buffer_next(v->buffer, &x, &target, &v->n);
-        bool end = result == SAE_END_OF_DATA || (result == SAE_OK && done && v->n < v->buffer->desc.batch_size);
+        bool end = result == SAE_END_OF_DATA || (result == SAE_OK && done && v->n < batch);
         if (end && want)
-            return saei_fail(v->ctx, SAE_END_OF_DATA, "sae_evaluate: batches is %llu, the source has %llu "
-                             "of %zu rows", (unsigned long long)want, (unsigned long long)done,
-                             v->buffer->desc.batch_size);
+            return saei_fail(v->ctx, SAE_END_OF_DATA, "sae_evaluate: batches is %llu, the source "
+                             "has %llu of %zu rows", (unsigned long long)want,
+                             (unsigned long long)done, batch);
         if (end && done) break;
         if (result != SAE_OK) return result;
         SAEI_TRY(saei_evaluate_batch(v, x, target));
@@ -10466,8 +10558,8 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
 #undef SAE_X
     v->sum.frac_alive = alive / (double)v->m;
     if (!v->desc->model_loss)
-        v->sum.loss_original = v->sum.loss_reconstructed = v->sum.loss_zero = v->sum.frac_recovered =
-            (double)NAN;
+        v->sum.loss_original = v->sum.loss_reconstructed = v->sum.loss_zero =
+            v->sum.frac_recovered = (double)NAN;
     return SAE_OK;
 }
 
@@ -10506,7 +10598,7 @@ typedef struct saei_pursuit {
     size_t *chosen;   /* [parts][target_l0] */
 } saei_pursuit;
 
-/* Four running sums: a product of two floats is exact in double, so a compiler may fuse as it likes. */
+/* Four running sums. A product of two floats is exact in double, so fusing changes no bit. */
 static double saei_pursuit_dot(const float *w, const double *r, size_t d) {
     double s[4] = { 0, 0, 0, 0 };
     size_t j = 0;
@@ -10516,9 +10608,9 @@ static double saei_pursuit_dot(const float *w, const double *r, size_t d) {
     return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
-/* target_l0 times: residual r = x - f W; add the latent of the largest W r to the chosen; along their
-   gradient g = W r the best step is (c.r) / (c.c), c = g W; f = max(f + step g, 0). Where c is 0 the
-   reference divides 0 by 0; here the row stays as it is. */
+/* target_l0 times: residual r = x - f W; add the latent of the largest W r to the chosen; along
+   their gradient g = W r the best step is (c.r) / (c.c), c = g W; f = max(f + step g, 0).
+   DEVIATION: where c is 0 the reference divides 0 by 0; here the row stays as it is. */
 static void saei_pursuit_row(const saei_pursuit *p, size_t part, size_t row) {
     const sae_dictionary *dict = p->dict;
     size_t d = dict->desc.activation_dim, m = dict->desc.dict_size, count = 0;
@@ -10572,7 +10664,7 @@ static void saei_pursuit_part(void *arg, size_t part) {
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f) {
     saei_pursuit p;
-    size_t size, bytes;
+    size_t size, bytes, d;
     if (!dict) return SAE_INVALID;
     if (!dict->W_dec)
         return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: %s has no decoder",
@@ -10580,8 +10672,8 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     if (!n) return SAE_OK;
     if (!x || !f) return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: x or f is NULL");
     if (target_l0 > dict->desc.dict_size)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: target_l0 is %zu, allowed is at most "
-                         "dict_size = %zu", target_l0, dict->desc.dict_size);
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: target_l0 is %zu, allowed is "
+                         "at most dict_size = %zu", target_l0, dict->desc.dict_size);
     if (!saei_mul(n, dict->desc.dict_size, &size) || !saei_mul(size, sizeof *f, &bytes))
         return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: n is %zu, too large", n);
     memset(f, 0, bytes);
@@ -10591,9 +10683,11 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     p.n = n;
     p.target_l0 = target_l0;
     p.parts = saei_min(n, SAEI_PURSUIT_PARTS);
-    p.rows = (double *)saei_alloc(dict->ctx, p.parts * 2 * dict->desc.activation_dim, sizeof *p.rows);
-    p.gradient = (double *)saei_alloc(dict->ctx, saei_max(p.parts * target_l0, 1), sizeof *p.gradient);
-    p.chosen = (size_t *)saei_alloc(dict->ctx, saei_max(p.parts * target_l0, 1), sizeof *p.chosen);
+    size = saei_max(p.parts * target_l0, 1);
+    d = dict->desc.activation_dim;
+    p.rows = (double *)saei_alloc(dict->ctx, p.parts, 2 * d * sizeof *p.rows);
+    p.gradient = (double *)saei_alloc(dict->ctx, size, sizeof *p.gradient);
+    p.chosen = (size_t *)saei_alloc(dict->ctx, size, sizeof *p.chosen);
     if (p.rows && p.gradient && p.chosen) saei_parallel(dict->ctx, p.parts, saei_pursuit_part, &p);
     saei_free(dict->ctx, p.rows);
     saei_free(dict->ctx, p.gradient);
@@ -10619,6 +10713,7 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 #define saei_vset SAEI_FN(saei_vset)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
 #define saei_vsub SAEI_FN(saei_vsub)
 #define saei_vdiv SAEI_FN(saei_vdiv)
 #define saei_vsqrt SAEI_FN(saei_vsqrt)
@@ -10632,6 +10727,7 @@ static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
 static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
 static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
 static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
+static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
 static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
 static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
 static inline saei_v saei_vsqrt(saei_v a) { return _mm512_sqrt_ps(a); }
@@ -10673,6 +10769,7 @@ static inline saei_v saei_vsqrt(saei_v x) {
         return x;                                                                                  \
     }
 SAEI_LANES(saei_vmul, _mm256_mul_ps)
+SAEI_LANES(saei_vadd, _mm256_add_ps)
 SAEI_LANES(saei_vsub, _mm256_sub_ps)
 SAEI_LANES(saei_vdiv, _mm256_div_ps)
 #undef SAEI_LANES
@@ -10697,6 +10794,7 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
 SAEI_LANES(saei_vset(float a), a)
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
 SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
 SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
 SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
@@ -10704,13 +10802,23 @@ SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
 
 #endif
 
-/* Lanes 8, 4, 2, 1 apart. */
-static float saei_vsum(saei_v a) {
+/* Lanes 8, 4, 2, 1 apart, in double. */
+static double saei_vsum(saei_v a) {
+#if SAEI_KERNEL_PASS == 3
+    __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
+    __m512d eight = _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(upper));
+    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#else
+    double sum[16];
     float f[16];
     saei_vstore(f, a);
+    for (int i = 0; i < 16; i++) sum[i] = (double)f[i];
     for (int h = 8; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) f[i] += f[i + h];
-    return f[0];
+        for (int i = 0; i < h; i++) sum[i] += sum[i + h];
+    return sum[0];
+#endif
 }
 
 #if SAEI_KERNEL_PASS == 3
@@ -10841,7 +10949,7 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
     }
 }
 
-static float SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
     saei_v s = saei_vset(0);
     for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
     return saei_vsum(s);
@@ -10862,12 +10970,13 @@ static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uin
             s2 = saei_vfma(v, saei_vload(m2 + i), s2);
             s3 = saei_vfma(v, saei_vload(m3 + i), s3);
         }
-        out[j] = alpha * saei_vsum(s0);
-        out[j + 1] = alpha * saei_vsum(s1);
-        out[j + 2] = alpha * saei_vsum(s2);
-        out[j + 3] = alpha * saei_vsum(s3);
+        out[j] = (float)((double)alpha * saei_vsum(s0));
+        out[j + 1] = (float)((double)alpha * saei_vsum(s1));
+        out[j + 2] = (float)((double)alpha * saei_vsum(s2));
+        out[j + 3] = (float)((double)alpha * saei_vsum(s3));
     }
-    for (; j < count; j++) out[j] = alpha * SAEI_FN(saei_dot)(n, e, M + row[j] * ld);
+    for (; j < count; j++)
+        out[j] = (float)((double)alpha * SAEI_FN(saei_dot)(n, e, M + row[j] * ld));
 }
 
 static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
@@ -10878,12 +10987,12 @@ static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y
     for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
 }
 
-/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p -= step m / (sqrt(v) inverse2 + eps).
-   m is not kept (NULL) when beta1 is 0: then it is g. */
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
+   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
 static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m,
                                float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
-    saei_v inverse2 = saei_vset(c->inverse2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
+    saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
     saei_v scale = saei_vset(c->scale);
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
@@ -10895,14 +11004,14 @@ static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, cons
         }
         v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
         saei_vstore(v + i, v1);
-        m1 = saei_vdiv(m1, saei_vfma(saei_vsqrt(v1), inverse2, eps));
-        saei_vstore(p + i, saei_vfma(step, m1, saei_vload(p + i)));
+        v1 = saei_vadd(saei_vdiv(saei_vsqrt(v1), root2), eps);
+        saei_vstore(p + i, saei_vadd(saei_vload(p + i), saei_vdiv(saei_vmul(step, m1), v1)));
     }
     for (; i < n; i++) {
         float x = g[i] * c->scale, m1 = x;
         if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
         v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
-        p[i] = fmaf(-c->step, m1 / fmaf(sqrtf(v[i]), c->inverse2, c->eps), p[i]);
+        p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
     }
 }
 
@@ -10912,6 +11021,7 @@ static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, cons
 #undef saei_vset
 #undef saei_vfma
 #undef saei_vmul
+#undef saei_vadd
 #undef saei_vsub
 #undef saei_vdiv
 #undef saei_vsqrt

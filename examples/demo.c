@@ -20,7 +20,7 @@ enum {
     DIM = 64,
     LATENTS = 1024,
     BATCH = 512,
-    STEPS = 6000,
+    STEPS = 1200,
     TEST = 8192,
     TRAINERS = 3
 };
@@ -151,6 +151,8 @@ int main(int argc, char **argv) {
     toy_start(&source, 1);
     for (int i = 0; i < TRAINERS; i++) {
         trainers[i].dict_size = LATENTS;
+        trainers[i].warmup_steps = 100;
+        trainers[i].sparsity_warmup_steps = 300;
         trainers[i].decay_start = STEPS * 3 / 4;
         trainers[i].threshold_start_step = 200;
     }

@@ -29,7 +29,7 @@ int main(int argc, char **argv) {
     };
     sae_buffer_desc data = { .source = { .data = rows, .rows = ROWS, .dim = DIM },
                              .batch_size = 256 };
-    sae_train_desc train = { .buffer = data, .trainers = &trainer, .num_trainers = 1, .steps = 3000,
+    sae_train_desc train = { .buffer = data, .trainers = &trainer, .num_trainers = 1, .steps = 1000,
                              .save_dir = out, .flat = true };
     sae_evaluate_desc judge = { .buffer = data };
     size_t row_begin[2];

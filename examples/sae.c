@@ -844,6 +844,7 @@ static int run_training(const train_options *o, sae_train_desc *desc) {
     }
     if (result != SAE_OK) return failed_library();
     if (sae.quiet) return DONE;
+    if (!t.step) printf("%s: finished before, nothing left to do\n", desc->save_dir);
     for (i = 0; t.step && i < desc->num_trainers; i++) {
         char name[32] = "";
         if (!desc->flat) snprintf(name, sizeof name, "trainer_%zu", i);
@@ -1050,6 +1051,7 @@ static int write_dense(const common *c, const sae_dictionary *dict, reader *rows
         status = reader_next(rows, x, block, &n);
         if (status != DONE || n == 0) break;
         result = latents ? sae_encode(dict, x, n, y) : sae_forward(dict, x, n, y, NULL);
+        if (latents && c->raw) sae_output_features(dict, n, y); /* as the reference hands them out */
         status = result == SAE_OK ? npy_put(&out, y, sizeof *y, n) : failed_library();
     }
     if (status == DONE) status = npy_finish(&out, false);

@@ -57,7 +57,7 @@ static sae_result train_one(sae_context *ctx, const char *out, bool transcoder, 
     train.buffer.batch_size = 256;
     train.trainers = &trainer;
     train.num_trainers = 1;
-    train.steps = 1500;
+    train.steps = 600;
     train.save_dir = out;
     train.flat = true;
     result = sae_train(ctx, &train);

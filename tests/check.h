@@ -179,8 +179,10 @@ CHECK_UNUSED static const char *check_shared(void) { return check_path("%s/../sh
 CHECK_UNUSED static const char *check_temp(void) {
     static char folder[256];
     if (!folder[0]) {
+        /* in memory where there is such a place: every file sae.h writes is synced */
         const char *base = getenv("TMPDIR");
-        snprintf(folder, sizeof folder, "%s/sae_test_XXXXXX", base ? base : "/tmp");
+        if (!base) base = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
+        snprintf(folder, sizeof folder, "%s/sae_test_XXXXXX", base);
         if (!mkdtemp(folder)) {
             printf("cannot make %s\n", folder);
             exit(1);

