@@ -289,9 +289,10 @@ int main(void) {
     if (!(ctx = check_context(1))) return check_end();
     round_trips();
     tensor_round_trips();
-    CHECK(fixtures(check_path("%s/tests/fixtures", check_root())) >= 9, "fixtures are missing");
+    char root[512];
+    snprintf(root, sizeof root, "%s/tests/fixtures", check_root());
+    CHECK(fixtures(root) >= 9, "fixtures are missing");
     for (size_t i = 0; i < 3; i++) {
-        char root[512];
         snprintf(root, sizeof root, "%s/fixtures/%s", check_shared(), kinds[i]);
         if (!check_exists(root)) {
             SKIP("no ../shared/fixtures/%s", kinds[i]);
