@@ -5180,8 +5180,8 @@ static sae_result saei_json_escape(saei_json_parser *p) {
     if (!saei_json_hex4(p, &code)) return saei_json_fail(p, "\\u needs four hexadecimal digits");
     if (code == 0) return saei_json_fail(p, "\\u0000 is not supported");
     if (code >= 0xD800 && code < 0xE000) {
-        if (code >= 0xDC00 || !saei_json_word(p, "\\u") || !saei_json_hex4(p, &low) ||
-            low < 0xDC00 || low > 0xDFFF)
+        if (code >= 0xDC00 || !saei_json_word(p, "\\u") || !saei_json_hex4(p, &low)
+            || low < 0xDC00 || low > 0xDFFF)
             return saei_json_fail(p, "a lone surrogate");
         code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
     }
@@ -5337,9 +5337,9 @@ static sae_result saei_json_parse(const sae_context *ctx, const char *name, cons
     p.begin = (const unsigned char *)text;
     p.end = p.begin + size;
     SAEI_TRY(saei_json_pass(&p, &counted));
-    if (!saei_mul(p.num_nodes, sizeof(saei_json), &bytes) ||
-        !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys) ||
-        !saei_add(keys, p.num_chars, &result) || !(block = (saei_json *)saei_alloc(ctx, result, 1)))
+    if (!saei_mul(p.num_nodes, sizeof(saei_json), &bytes)
+        || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
+        || !saei_add(keys, p.num_chars, &result) || !(block = (saei_json *)saei_alloc(ctx, result, 1)))
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
                          p.num_nodes);
     p.nodes = block;
@@ -6208,8 +6208,8 @@ static sae_result saei_safetensors_entry(sae_tensor_file *file, const saei_json 
     sae_tensor t;
     memset(&t, 0, sizeof t);
     saei_quote(entry->key, quoted);
-    if (!dtype || dtype->type != SAEI_JSON_STRING || !shape || shape->type != SAEI_JSON_ARRAY ||
-        !offsets || offsets->type != SAEI_JSON_ARRAY)
+    if (!dtype || dtype->type != SAEI_JSON_STRING || !shape || shape->type != SAEI_JSON_ARRAY
+        || !offsets || offsets->type != SAEI_JSON_ARRAY)
         return saei_damaged(file,
                             "tensor \"%s\" is not an object with dtype, shape and data_offsets",
                             quoted);
@@ -6221,8 +6221,8 @@ static sae_result saei_safetensors_entry(sae_tensor_file *file, const saei_json 
                                 quoted, t.ndim, SAE_MAX_DIMS);
     if (!saei_json_sizes(shape, t.shape, SAE_MAX_DIMS) || !saei_shape_layout(&t, &elements))
         return saei_damaged(file, "tensor \"%s\" has a shape that is not allowed", quoted);
-    if (offsets->count != 2 || !saei_json_sizes(offsets, span, 2) || span[0] > span[1] ||
-        span[1] > size)
+    if (offsets->count != 2 || !saei_json_sizes(offsets, span, 2) || span[0] > span[1]
+        || span[1] > size)
         return saei_damaged(file,
                             "tensor \"%s\" has data_offsets that do not lie in the file's %zu "
                             "bytes of data",
@@ -6338,9 +6338,9 @@ static sae_result saei_zip_end(const sae_tensor_file *file, size_t *at, size_t *
         if (i < 76 || wide_at > i - 76 || saei_le32(d + wide_at) != 0x06064b50)
             return saei_damaged(file, "the zip64 locator does not point to an end record");
         wide = d + wide_at;
-        if ((*count != 0xFFFF && *count != saei_le64(wide + 32)) ||
-            (length != 0xFFFFFFFFu && length != saei_le64(wide + 40)) ||
-            (offset != 0xFFFFFFFFu && offset != saei_le64(wide + 48)))
+        if ((*count != 0xFFFF && *count != saei_le64(wide + 32))
+            || (length != 0xFFFFFFFFu && length != saei_le64(wide + 40))
+            || (offset != 0xFFFFFFFFu && offset != saei_le64(wide + 48)))
             return saei_damaged(file, "the two end records of the zip archive disagree");
         *count = saei_le64(wide + 32);
         length = saei_le64(wide + 40);
@@ -6389,8 +6389,8 @@ static sae_result saei_zip_local(const sae_tensor_file *file, saei_zip_entry *e,
     skip = 30 + saei_le16(d + offset + 26) + saei_le16(d + offset + 28);
     if (skip > limit - offset || packed > limit - offset - skip)
         return saei_zip_damaged(file, e, "lies outside the file");
-    if (saei_le16(d + offset + 26) != name_length ||
-        memcmp(d + offset + 30, e->name, name_length) != 0)
+    if (saei_le16(d + offset + 26) != name_length
+        || memcmp(d + offset + 30, e->name, name_length) != 0)
         return saei_zip_damaged(file, e, "has another name in its local header");
     if ((e->method == 0 && packed != size) || size > SIZE_MAX / 2)
         return saei_zip_damaged(file, e, "has two sizes");
@@ -6421,8 +6421,8 @@ static sae_result saei_zip_open(sae_tensor_file *file, saei_zip *zip) {
         packed = saei_le32(d + 20);
         size = saei_le32(d + 24);
         offset = saei_le32(d + 42);
-        if (whole > left || !saei_is_text(d + 46, name_length) ||
-            !saei_zip_wide(d + 46 + name_length, extra_length, &size, &packed, &offset))
+        if (whole > left || !saei_is_text(d + 46, name_length)
+            || !saei_zip_wide(d + 46 + name_length, extra_length, &size, &packed, &offset))
             return saei_damaged(file, "the zip archive's directory is damaged");
         memset(e, 0, sizeof *e);
         e->name = saei_arena_text(&file->arena, d + 46, name_length);
@@ -6726,8 +6726,8 @@ static sae_result saei_pickle_global(saei_pickle *u) {
         u->at += n + 1;
     }
     for (int i = 0; i < SAEI_NUM_GLOBALS; i++)
-        if (strcmp(parts[0], saei_globals[i].module) == 0 &&
-            strcmp(parts[1], saei_globals[i].name) == 0)
+        if (strcmp(parts[0], saei_globals[i].module) == 0
+            && strcmp(parts[1], saei_globals[i].name) == 0)
             return saei_pickle_int(u, SAEI_PICKLE_GLOBAL, i);
     snprintf(whole, sizeof whole, "%s.%s", parts[0], parts[1]);
     return saei_unsupported(u->file,
@@ -6747,9 +6747,9 @@ static sae_result saei_pickle_storage(saei_pickle *u) {
     if (!id || id->type != SAEI_PICKLE_TUPLE || id->count != 5)
         return saei_pickle_fail(u, "a storage that is not described by five values");
     a = id->items;
-    if (a[0]->type != SAEI_PICKLE_TEXT || strcmp((const char *)a[0]->data, "storage") != 0 ||
-        a[1]->type != SAEI_PICKLE_GLOBAL || a[2]->type != SAEI_PICKLE_TEXT ||
-        a[3]->type != SAEI_PICKLE_TEXT || a[4]->type != SAEI_PICKLE_INT || a[4]->integer < 0)
+    if (a[0]->type != SAEI_PICKLE_TEXT || strcmp((const char *)a[0]->data, "storage") != 0
+        || a[1]->type != SAEI_PICKLE_GLOBAL || a[2]->type != SAEI_PICKLE_TEXT
+        || a[3]->type != SAEI_PICKLE_TEXT || a[4]->type != SAEI_PICKLE_INT || a[4]->integer < 0)
         return saei_pickle_fail(u, "a storage with values of the wrong kind");
     row = saei_globals + a[1]->integer;
     if (row->kind != SAEI_GLOBAL_STORAGE) return saei_pickle_fail(u, "a storage of no known class");
@@ -6789,8 +6789,8 @@ static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int 
     saei_pickle_value *v;
     if (!t) return saei_pickle_no_memory(u);
     memset(t, 0, sizeof *t);
-    if (a[0]->type != SAEI_PICKLE_STORAGE || a[1]->type != SAEI_PICKLE_INT ||
-        a[2]->type != SAEI_PICKLE_TUPLE || a[3]->type != SAEI_PICKLE_TUPLE)
+    if (a[0]->type != SAEI_PICKLE_STORAGE || a[1]->type != SAEI_PICKLE_INT
+        || a[2]->type != SAEI_PICKLE_TUPLE || a[3]->type != SAEI_PICKLE_TUPLE)
         return saei_pickle_fail(u, "a tensor with values of the wrong kind");
     if (!dtype) dtype = (int)a[0]->capacity;
     if (!dtype) return saei_pickle_fail(u, "a tensor without an element type");
@@ -6840,8 +6840,8 @@ static sae_result saei_pickle_reduce(saei_pickle *u) {
         if (n == 6 || n == 7) return saei_pickle_tensor(u, a, 0);
         break;
     case SAEI_GLOBAL_TENSOR_V3:
-        if ((n == 7 || n == 8) && a[6]->type == SAEI_PICKLE_GLOBAL &&
-            saei_globals[a[6]->integer].kind == SAEI_GLOBAL_DTYPE)
+        if ((n == 7 || n == 8) && a[6]->type == SAEI_PICKLE_GLOBAL
+            && saei_globals[a[6]->integer].kind == SAEI_GLOBAL_DTYPE)
             return saei_pickle_tensor(u, a, saei_globals[a[6]->integer].dtype);
         break;
     case SAEI_GLOBAL_PARAMETER:
@@ -6948,8 +6948,8 @@ static sae_result saei_pickle_step(saei_pickle *u, unsigned op) {
     case 'Q': return saei_pickle_storage(u);
     case 'R': case 0x81: return saei_pickle_reduce(u);
     case 'b': /* BUILD: an OrderedDict's attributes (_metadata) are of no use here */
-        if (!saei_pickle_pop(u) || !saei_pickle_above(u) ||
-            u->stack[u->depth - 1]->type != SAEI_PICKLE_DICT)
+        if (!saei_pickle_pop(u) || !saei_pickle_above(u)
+            || u->stack[u->depth - 1]->type != SAEI_PICKLE_DICT)
             return saei_pickle_fail(u, "attributes for something that is not an OrderedDict");
         return SAE_OK;
     default:
@@ -7076,8 +7076,8 @@ static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const c
         text[saei_min(e->size, 15)] = 0;
         text[strcspn(text, "\r\n")] = 0;
         saei_quote(text, quoted);
-        if (i == 0 && (strspn(text, "0123456789") != strlen(text) || strlen(text) > 3 ||
-                       strtol(text, NULL, 10) < 1 || strtol(text, NULL, 10) > 10))
+        if (i == 0 && (strspn(text, "0123456789") != strlen(text) || strlen(text) > 3
+                       || strtol(text, NULL, 10) < 1 || strtol(text, NULL, 10) > 10))
             return saei_unsupported(file, "torch archive version %s, known are 1 to 10", quoted);
         if (i == 1 && strcmp(text, "little") != 0)
             return saei_unsupported(file, "byteorder is %s, known is little", quoted);
@@ -7268,8 +7268,8 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
                                "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
                                "60000 bytes",
                                who, path, i);
-        else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS ||
-                 !saei_shape_layout(&t, &elements))
+        else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
+                 || !saei_shape_layout(&t, &elements))
             result = saei_fail(ctx, SAE_INVALID,
                                "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
                                "0 to %d, and at most %d whose product fits",
@@ -9208,8 +9208,8 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
                              "tensor must name one (for example \"%s\")", slab->name, fit,
                              found->name);
     }
-    if (found->dtype != SAE_F32 && found->dtype != SAE_F16 && found->dtype != SAE_BF16 &&
-        found->dtype != SAE_F64)
+    if (found->dtype != SAE_F32 && found->dtype != SAE_F16 && found->dtype != SAE_BF16
+        && found->dtype != SAE_F64)
         return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: %s holds %s, allowed are F32, "
                          "F16, BF16, F64", slab->name, sae_dtype_name(found->dtype));
     *out = found;
@@ -9291,8 +9291,8 @@ static sae_result saei_stream_memory(sae_context *ctx, const sae_source_desc *so
     s->slabs = (saei_slab *)saei_calloc(ctx, 1, sizeof *s->slabs);
     if (!s->slabs) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
     s->num_slabs = 1;
-    if (!source->dim || !saei_mul(source->dim, size, &row) || !saei_mul(row, source->rows, &all) ||
-        all > PTRDIFF_MAX)
+    if (!source->dim || !saei_mul(source->dim, size, &row) || !saei_mul(row, source->rows, &all)
+        || all > PTRDIFF_MAX)
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s",
                          source->rows, source->dim, sae_dtype_name(source->dtype));
     s->slabs->data = (const unsigned char *)data;
@@ -9310,13 +9310,13 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     sae_context *ctx = b->ctx;
     sae_source_desc *source = &b->desc.source;
     saei_stream *x = &b->stream[0], *y = &b->stream[1];
-    if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1 ||
-        (source->num_files && !source->files) ||
-        (source->num_target_files && !source->target_files))
+    if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1
+        || (source->num_files && !source->files)
+        || (source->num_target_files && !source->target_files))
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the source needs exactly one of "
                          "data, files, read");
-    if ((source->target && !source->data) || (source->num_target_files && !source->num_files) ||
-        (source->has_target && !source->read))
+    if ((source->target && !source->data) || (source->num_target_files && !source->num_files)
+        || (source->has_target && !source->read))
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the target must come the way the "
                          "input does: target with data, target_files with files, has_target with "
                          "read");
@@ -9358,8 +9358,8 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     sae_buffer_desc *d = &b->desc;
     size_t dim = b->stream[0].dim, row = 0, twice, size;
     for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
-    if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size) ||
-        !saei_mul(size, 4 * sizeof(float), &size))
+    if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size)
+        || !saei_mul(size, 4 * sizeof(float), &size))
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, too large for "
                          "rows of %zu", d->batch_size, dim);
     if (d->rows && d->rows < twice && !d->sequential)
@@ -9385,8 +9385,8 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     b->bad = (uint8_t *)saei_alloc(ctx, saei_ceil_div(d->batch_size, SAEI_GATHER_ROWS), 1);
     if (d->max_activation_norm_multiple > 0)
         b->norms = (double *)saei_alloc(ctx, b->capacity, 2 * sizeof *b->norms);
-    if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot ||
-        !b->bad || (d->max_activation_norm_multiple > 0 && !b->norms))
+    if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot
+        || !b->bad || (d->max_activation_norm_multiple > 0 && !b->norms))
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu rows of %zu",
                          b->capacity, dim);
     for (size_t i = 0; i < b->capacity; i++) b->slot[i] = i;
@@ -10205,8 +10205,8 @@ static bool saei_loop_folder_finished(saei_loop *l, const char *folder) {
     saei_json *root = NULL;
     const saei_json *own, *steps, *print;
     bool finished = false;
-    if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt") ||
-        !saei_loop_exists(l, folder, "ae.safetensors"))
+    if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
+        || !saei_loop_exists(l, folder, "ae.safetensors"))
         return false;
     path = saei_path_join(l->ctx, folder, "config.json");
     if (path && saei_map_open(l->ctx, path, &map) == SAE_OK) {
@@ -10217,8 +10217,8 @@ static bool saei_loop_folder_finished(saei_loop *l, const char *folder) {
             own = saei_json_get(root, "sae.h");
             steps = own ? saei_json_get(own, "finished_steps") : NULL;
             print = own ? saei_json_get(own, "fingerprint") : NULL;
-            finished = steps && steps->is_integer && (uint64_t)steps->integer == l->desc->steps &&
-                       print && print->type == SAEI_JSON_STRING && strcmp(print->string, hash) == 0;
+            finished = steps && steps->is_integer && (uint64_t)steps->integer == l->desc->steps
+                       && print && print->type == SAEI_JSON_STRING && strcmp(print->string, hash) == 0;
             saei_free(l->ctx, root);
         }
         saei_map_close(l->ctx, &map);
@@ -10394,9 +10394,9 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
         v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
         v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
     }
-    if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active ||
-        !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms) ||
-        (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
+    if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
+        || !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms)
+        || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
         return saei_fail(v->ctx, SAE_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
         const float *w = dict->W_dec + i * dict->ld;

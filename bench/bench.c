@@ -117,8 +117,8 @@ static bool describe(const char *name, const options *o, size_t d, sae_trainer_d
 }
 
 static bool has_k(sae_trainer_kind kind) {
-    return kind == SAE_TRAINER_TOP_K || kind == SAE_TRAINER_BATCH_TOP_K ||
-           kind == SAE_TRAINER_MATRYOSHKA;
+    return kind == SAE_TRAINER_TOP_K || kind == SAE_TRAINER_BATCH_TOP_K
+           || kind == SAE_TRAINER_MATRYOSHKA;
 }
 
 static int descending(const void *a, const void *b) {

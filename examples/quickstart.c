@@ -43,10 +43,10 @@ int main(int argc, char **argv) {
 
     make_rows();
     if (sae_context_create(NULL, &ctx) != SAE_OK) return 1;
-    good = sae_train(ctx, &train) == SAE_OK &&
-           sae_dictionary_load(ctx, NULL, out, &dict) == SAE_OK &&
-           sae_evaluate(ctx, &judge, dict, &metrics) == SAE_OK &&
-           sae_encode_sparse(dict, rows, 1, &code) == SAE_OK;
+    good = sae_train(ctx, &train) == SAE_OK
+           && sae_dictionary_load(ctx, NULL, out, &dict) == SAE_OK
+           && sae_evaluate(ctx, &judge, dict, &metrics) == SAE_OK
+           && sae_encode_sparse(dict, rows, 1, &code) == SAE_OK;
     if (!good) fprintf(stderr, "%s\n", sae_error(ctx));
     if (good) {
         printf("%.1f of %d latents active, variance explained %.3f\nrow 0:", metrics.l0, LATENTS,

@@ -220,8 +220,8 @@ static size_t distance(const char *a, const char *b) {
             size_t best = last[j - 1] + (a[i - 1] != b[j - 1]);
             if (last[j] + 1 < best) best = last[j] + 1;
             if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
-                before[j - 2] + 1 < best)
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]
+                && before[j - 2] + 1 < best)
                 best = before[j - 2] + 1;
             now[j] = best;
         }
@@ -791,8 +791,8 @@ static int agree_on_sizes(const train_options *o, sae_trainer_desc *descs, size_
     for (i = 0; i < num; i++) {
         if (!o->steps && descs[i].steps && train->steps && descs[i].steps != train->steps)
             return wrong("the configs name different steps, --steps must say how many");
-        if (!o->c.batch && descs[i].batch_size && train->buffer.batch_size &&
-            descs[i].batch_size != train->buffer.batch_size)
+        if (!o->c.batch && descs[i].batch_size && train->buffer.batch_size
+            && descs[i].batch_size != train->buffer.batch_size)
             return wrong("the configs name different batch sizes, --batch must say which");
         if (!o->steps && descs[i].steps) train->steps = descs[i].steps;
         if (!o->c.batch && descs[i].batch_size) train->buffer.batch_size = descs[i].batch_size;
@@ -893,8 +893,8 @@ static int verb_train(int argc, char **argv) {
     if (status == DONE && !o.c.out) status = wrong("--out is missing");
     if (status == DONE && o.order && strcmp(o.order, "shuffle") && strcmp(o.order, "sequential"))
         status = wrong("--order is %s, allowed are shuffle, sequential", o.order);
-    if (status == DONE && o.save_steps &&
-        !parse_counts(o.save_steps, save_steps, 4096, &desc.num_save_steps))
+    if (status == DONE && o.save_steps
+        && !parse_counts(o.save_steps, save_steps, 4096, &desc.num_save_steps))
         status = wrong("--save-steps is %s, allowed is a list of steps: 100,1000", o.save_steps);
     if (status == DONE && o.norm_multiple) {
         char *end;
@@ -956,8 +956,8 @@ static int load(const common *c, sae_dictionary **dict) {
     desc.raw = c->raw;
     if (sae_dictionary_load(sae.ctx, &desc, c->words.items[0], dict) != SAE_OK)
         return failed_library();
-    if ((c->use_top_k || c->use_threshold) &&
-        sae_dictionary_set_rule(*dict, c->use_top_k ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD) !=
+    if ((c->use_top_k || c->use_threshold)
+        && sae_dictionary_set_rule(*dict, c->use_top_k ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD) !=
             SAE_OK)
         return failed_library();
     return DONE;
@@ -1068,8 +1068,8 @@ static int pack_sparse(const common *c, npy_writer *parts, uint64_t n_rows, uint
     int i, status = DONE;
     for (i = 0; i < 3 && status == DONE; i++) {
         status = npy_finish(&parts[i], true);
-        if (status == DONE &&
-            sae_tensor_file_open(sae.ctx, parts[i].temporary, &files[i]) != SAE_OK)
+        if (status == DONE
+            && sae_tensor_file_open(sae.ctx, parts[i].temporary, &files[i]) != SAE_OK)
             status = failed_library();
         if (status != DONE) break;
         tensors[i] = *sae_tensor_file_get(files[i], 0);
@@ -1431,8 +1431,8 @@ static int verb_info(int argc, char **argv) {
     if (status == DONE) status = start(&c);
     if (status != DONE) return status;
     path = c.words.items[0];
-    if (stat(path, &about) == 0 && (about.st_mode & S_IFMT) != S_IFDIR &&
-        sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK)
+    if (stat(path, &about) == 0 && (about.st_mode & S_IFMT) != S_IFDIR
+        && sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK)
         return failed_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
         sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw };
@@ -1449,9 +1449,9 @@ static int verb_info(int argc, char **argv) {
     if (status != DONE) return status;
     dtype = weights_dtype(path);
     sae.quiet = true; /* the folder opened; config.json may still hold keys that are not ours */
-    if (file_exists(joined(path, "config.json")) &&
-        sae_config_open(sae.ctx, joined(path, "config.json"), &config) == SAE_OK &&
-        sae_config_count(config) > 0)
+    if (file_exists(joined(path, "config.json"))
+        && sae_config_open(sae.ctx, joined(path, "config.json"), &config) == SAE_OK
+        && sae_config_count(config) > 0)
         trainer = sae_config_get(config, 0);
     if (c.json) {
         json_info(dict, dtype, trainer);

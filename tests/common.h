@@ -73,8 +73,8 @@ CHECK_UNUSED static sae_dictionary_desc common_dictionary(const sae_trainer_desc
     dd.arch = common_arch(s);
     dd.activation_dim = s->activation_dim;
     dd.dict_size = s->dict_size;
-    if (dd.arch == SAE_ARCH_TOP_K || dd.arch == SAE_ARCH_BATCH_TOP_K ||
-        dd.arch == SAE_ARCH_MATRYOSHKA)
+    if (dd.arch == SAE_ARCH_TOP_K || dd.arch == SAE_ARCH_BATCH_TOP_K
+        || dd.arch == SAE_ARCH_MATRYOSHKA)
         dd.k = s->k;
     if (dd.arch == SAE_ARCH_MATRYOSHKA) {
         dd.num_groups = s->num_groups;

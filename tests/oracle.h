@@ -92,8 +92,8 @@ ORACLE_UNUSED static uint64_t oracle_count(uint64_t v, uint64_t fallback) {
 }
 
 ORACLE_UNUSED static bool oracle_is_topk(const oracle *o) {
-    return o->kind == SAE_TRAINER_TOP_K || o->kind == SAE_TRAINER_BATCH_TOP_K ||
-           o->kind == SAE_TRAINER_MATRYOSHKA;
+    return o->kind == SAE_TRAINER_TOP_K || o->kind == SAE_TRAINER_BATCH_TOP_K
+           || o->kind == SAE_TRAINER_MATRYOSHKA;
 }
 ORACLE_UNUSED static bool oracle_is_gated(const oracle *o) { return o->arch == SAE_ARCH_GATED; }
 ORACLE_UNUSED static bool oracle_is_annealer(const oracle *o) {
@@ -659,8 +659,8 @@ ORACLE_UNUSED static double oracle_margin(oracle *o, const double *theta, const 
                             least = fabs(u - o->pre[r * m + h]);
             }
         }
-        if (oracle_is_topk(o) && lowest_on - highest_off < least &&
-            (o->kind == SAE_TRAINER_TOP_K || r + 1 == n))
+        if (oracle_is_topk(o) && lowest_on - highest_off < least
+            && (o->kind == SAE_TRAINER_TOP_K || r + 1 == n))
             least = lowest_on - highest_off;
     }
     return least;
@@ -781,8 +781,8 @@ ORACLE_UNUSED static void oracle_step(oracle *o, const double *x, const double *
     size_t m = o->m, d = o->d, size = oracle_size(o);
     double lr = o->base_lr * oracle_lr_factor(o, o->t), norm = NAN, l0 = 0;
     double *W = ORACLE_WD(o, o->theta), *gW = ORACLE_WD(o, o->grad);
-    bool constrained = o->kind == SAE_TRAINER_STANDARD || o->kind == SAE_TRAINER_P_ANNEAL ||
-                       oracle_is_gated(o);
+    bool constrained = o->kind == SAE_TRAINER_STANDARD || o->kind == SAE_TRAINER_P_ANNEAL
+                       || oracle_is_gated(o);
     bool unit = oracle_is_topk(o) || o->kind == SAE_TRAINER_JUMP_RELU;
     if (!y) y = x;
 

@@ -58,8 +58,8 @@ static uint64_t train(const variant *v, int threads, const char *set, size_t d, 
     cd.instruction_set = set;
     *out = NULL;
     CHECK(sae_context_create(&cd, &ctx) == SAE_OK, "no context");
-    if (!ctx || !common_start(ctx, &s, 9, s.k || strstr(v->name, "ghosts") ||
-                              strstr(v->name, "resampling") ? 3 : 0, 0,
+    if (!ctx || !common_start(ctx, &s, 9, s.k || strstr(v->name, "ghosts")
+                              || strstr(v->name, "resampling") ? 3 : 0, 0,
                               check_path("%s/start.safetensors", check_temp())))
         goto end;
     CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), goto end);

@@ -17,11 +17,11 @@ static sae_context *ctx;
 static void same_dictionary(const sae_dictionary *a, const sae_dictionary *b, const char *how) {
     common_block x[6], y[6];
     size_t n = common_blocks(a, x), k = common_blocks(b, y);
-    CHECK(a->desc.arch == b->desc.arch && a->desc.activation_dim == b->desc.activation_dim &&
-              a->desc.dict_size == b->desc.dict_size, "%s: another class or size", how);
+    CHECK(a->desc.arch == b->desc.arch && a->desc.activation_dim == b->desc.activation_dim
+              && a->desc.dict_size == b->desc.dict_size, "%s: another class or size", how);
     CHECK(a->desc.k == b->desc.k, "%s: k %d, want %d", how, (int)b->desc.k, (int)a->desc.k);
-    CHECK(a->desc.num_groups == b->desc.num_groups &&
-              !memcmp(a->desc.group_sizes, b->desc.group_sizes,
+    CHECK(a->desc.num_groups == b->desc.num_groups
+              && !memcmp(a->desc.group_sizes, b->desc.group_sizes,
                       a->desc.num_groups * sizeof(size_t)), "%s: other groups", how);
     CHECK(!memcmp(&a->threshold, &b->threshold, sizeof a->threshold), "%s: threshold", how);
     CHECK(n == k, "%s: %d blocks, want %d", how, (int)k, (int)n);
@@ -100,8 +100,8 @@ static void tensor_round_trips(void) {
             CHECK(g != NULL, "no %s", t[i].name);
             if (!g) continue;
             for (size_t k = 0; k < t[i].ndim; k++) n *= (size_t)t[i].shape[k];
-            CHECK(g->dtype == t[i].dtype && g->ndim == t[i].ndim &&
-                      !memcmp(g->shape, t[i].shape, t[i].ndim * sizeof *g->shape), "%s: %s, %d dims",
+            CHECK(g->dtype == t[i].dtype && g->ndim == t[i].ndim
+                      && !memcmp(g->shape, t[i].shape, t[i].ndim * sizeof *g->shape), "%s: %s, %d dims",
                   t[i].name, sae_dtype_name(g->dtype), (int)g->ndim);
             CHECK(!memcmp(g->data, t[i].data, n * sae_dtype_size(g->dtype)), "%s: other bytes",
                   t[i].name);

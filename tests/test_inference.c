@@ -334,8 +334,8 @@ static void ties(void) {
     CHECK(!memcmp(f, want_batch, sizeof f), "the 6 largest of the batch");
     dict->desc.k = 2; /* 4 of them: ties over rows go to the lower row, then the lower latent */
     CHECK_OK(ctx, sae_encode(dict, x, 2, f), (void)0);
-    CHECK(f[9] == 5 && f[10] == 5 && f[12] == 5 && f[13] == 5 && f[14] == 0 && f[15] == 0 &&
-              f[7] == 0, "ties of the batch do not go to the lower index");
+    CHECK(f[9] == 5 && f[10] == 5 && f[12] == 5 && f[13] == 5 && f[14] == 0 && f[15] == 0
+              && f[7] == 0, "ties of the batch do not go to the lower index");
     sae_dictionary_destroy(dict);
 
     dict = plain(SAE_ARCH_BATCH_TOP_K, 8, 3);

@@ -306,9 +306,9 @@ static void trainers(sae_context *ctx) {
         b = a;
         sae_trainer_defaults(&b);
         CHECK(!memcmp(&a, &b, sizeof a), "defaults of defaults differ");
-        CHECK(a.lr == 2e-4 && a.warmup_steps == 1000 && a.auxk_alpha == 1.0 / 32 && a.top_k_aux == 32 &&
-                  a.dead_feature_threshold == 10000000 && a.threshold_beta == 0.999 &&
-                  a.threshold_start_step == 1000, "lr %g, warmup %d, alpha %g, top_k_aux %d", a.lr,
+        CHECK(a.lr == 2e-4 && a.warmup_steps == 1000 && a.auxk_alpha == 1.0 / 32 && a.top_k_aux == 32
+                  && a.dead_feature_threshold == 10000000 && a.threshold_beta == 0.999
+                  && a.threshold_start_step == 1000, "lr %g, warmup %d, alpha %g, top_k_aux %d", a.lr,
               (int)a.warmup_steps, a.auxk_alpha, (int)a.top_k_aux);
     }
 }
@@ -367,8 +367,8 @@ static void missing(sae_context *ctx) {
     memset(&b, 0, sizeof b);
     b.source.data = x, b.source.rows = 1, b.source.dim = 6, b.source.dtype = SAE_I64;
     EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_INVALID, "I64");
-    CHECK(dict == (sae_dictionary *)(uintptr_t)5 && file == (sae_tensor_file *)(uintptr_t)5 &&
-              config == (sae_config *)(uintptr_t)5 && buffer == (sae_buffer *)(uintptr_t)5,
+    CHECK(dict == (sae_dictionary *)(uintptr_t)5 && file == (sae_tensor_file *)(uintptr_t)5
+              && config == (sae_config *)(uintptr_t)5 && buffer == (sae_buffer *)(uintptr_t)5,
           "out was touched");
     b.source.dtype = SAE_F32, b.batch_size = 1, b.single_pass = true;
     CHECK_OK(ctx, sae_buffer_create(ctx, &b, &buffer), return);
