@@ -9,11 +9,11 @@
     cores; without, one. C99 and later, C++11 and later. No other dependency.
 
     WHAT IT DOES
-        Re-implements the Python package dictionary_learning (github.com/saprmarks/dictionary_learning)
-        number for number: its dictionaries, trainers, optimizers, schedules, activation buffer,
-        training loop, evaluation and files. A dictionary trained here opens there, and the other
-        way round. The same run gives the same bits for any number of threads, any compiler and
-        optimisation level, and after a resume.
+        Re-implements the Python package dictionary_learning
+        (github.com/saprmarks/dictionary_learning) number for number: its dictionaries, trainers,
+        optimizers, schedules, activation buffer, training loop, evaluation and files. A dictionary
+        trained here opens there, and the other way round. The same run gives the same bits for any
+        number of threads, any compiler and optimisation level, and after a resume.
 
     WHAT IT DOES NOT
         It runs no language model (bring activations, or a callback that makes them), draws no
@@ -39,7 +39,7 @@
     STEP BY STEP: use
         sae_dictionary *dict;
         sae_dictionary_load(ctx, NULL, "out/trainer_0", &dict);
-        sae_encode_sparse(dict, x, rows, &code);      // const dict: from as many threads as you like
+        sae_encode_sparse(dict, x, rows, &code);      // const dict: from any number of threads
         sae_decode_sparse(dict, &code, rows, x_hat);
         sae_dictionary_destroy(dict);
 
@@ -121,7 +121,7 @@ typedef struct sae_context sae_context;
 typedef enum sae_log_level { SAE_LOG_ERROR, SAE_LOG_WARNING, SAE_LOG_INFO } sae_log_level;
 
 typedef struct sae_allocator {
-    void *(*alloc)(size_t size, void *user); /* NULL when there is no memory; aligned for any type */
+    void *(*alloc)(size_t size, void *user); /* NULL: no memory; aligned for any type */
     void (*free)(void *memory, void *user);
     void *user;
 } sae_allocator;
@@ -138,8 +138,8 @@ typedef struct sae_context_desc {
     sae_logger logger;          /* default: silent */
     int threads;                /* default 0: all (OpenMP's choice); results do not depend on it */
     const sae_backend *backend; /* default NULL: the CPU */
-    const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2", "avx512"
-                                    force one. Results do not depend on it. */
+    const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2" or
+                                    "avx512" forces one. Results do not depend on it. */
 } sae_context_desc;
 
 /* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (then there is no context to ask). */
@@ -208,7 +208,7 @@ SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
 SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict);
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
-/* Rule at inference; active_groups 0 means all. Errors: SAE_INVALID (rule does not fit the class). */
+/* Rule at inference; active_groups 0 means all. Errors: SAE_INVALID (does not fit the class). */
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule);
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups);
 
@@ -269,7 +269,8 @@ SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f)
 
 /* Factor of the learning rate for the update of step t (counted from 0):
      t / warmup_steps while t < warmup_steps; then 1; from decay_start on
-     (steps - t) / (steps - decay_start). With resample_steps instead: min((t mod resample) / warmup, 1).
+     (steps - t) / (steps - decay_start).
+   With resample_steps instead: min((t mod resample_steps) / warmup_steps, 1).
    Here 0 simply means none. */
 typedef struct sae_schedule {
     uint64_t steps, warmup_steps, decay_start, resample_steps, sparsity_warmup_steps;
@@ -298,7 +299,8 @@ SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, siz
                                   double max_norm);
 /* The two halves of the constraint: rows of grad lose grad.w w, w = row/(norm + eps); rows of param
    are divided by (norm + eps). */
-SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim, float eps);
+SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim,
+                                 float eps);
 SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps);
 
 /* ==== >>api: trainers ========================================================================= */
@@ -400,7 +402,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                                       sae_trainer **out);
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
-/* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL: x).
+/* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
+   x).
    Errors: SAE_INVALID, SAE_NOT_FINITE (nothing is changed), SAE_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
@@ -465,7 +468,7 @@ typedef struct sae_buffer_desc {
     sae_source_desc source;
     size_t batch_size;      /* default 2048 */
     size_t rows;            /* held for shuffling; default: all, at most 256 MiB */
-    bool sequential;        /* rows in order; a batch never spans the end; then from the first row */
+    bool sequential;        /* in order, over and over; a batch never spans the end */
     bool single_pass;       /* SAE_END_OF_DATA after the last row; default: pass after pass */
     double max_activation_norm_multiple; /* drops rows whose norm exceeds this multiple of the
                                             median; default: none */
@@ -486,7 +489,8 @@ SAE_API void sae_buffer_destroy(sae_buffer *buffer);
    Errors: SAE_END_OF_DATA, SAE_NOT_FINITE (file and row in the message), SAE_IO, read's own. */
 SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const float **target,
                                    size_t *n);
-/* From the first batch again, with the same shuffling. Errors: SAE_UNSUPPORTED (read without rewind). */
+/* From the first batch again, with the same shuffling. Errors: SAE_UNSUPPORTED (read without
+   rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
 SAE_API bool sae_buffer_has_target(const sae_buffer *buffer);
@@ -509,12 +513,12 @@ typedef struct sae_train_desc {
     uint64_t steps;                   /* required */
     bool normalize_activations;       /* divide by sqrt(mean squared norm) of the first 101 batches;
                                          biases are multiplied by it in everything saved */
-    const char *save_dir;             /* default: save nothing. Trainer i goes to save_dir/trainer_i */
+    const char *save_dir;             /* default: none. Trainer i goes to save_dir/trainer_i */
     bool flat;                        /* one trainer alone: to save_dir itself */
     const uint64_t *save_steps;       /* checkpoints/ae_STEP.pt, before that step's update */
     size_t num_save_steps;
     uint64_t backup_steps;            /* default: none; every so many steps, enough to resume */
-    bool resume;                      /* go on from the last backup; from the start if there is none */
+    bool resume;                      /* from the last backup; from the start if there is none */
     uint64_t log_steps;               /* call log every so many steps; default: never */
     void (*log)(void *user, size_t trainer, const sae_stats *stats);
     bool (*progress)(void *user, const sae_progress *progress); /* every step; false stops */
@@ -522,9 +526,9 @@ typedef struct sae_train_desc {
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
-   writes a backup (where backup_steps is set) and returns SAE_CANCELLED. Same bits after any resume.
-   Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup belongs to other settings;
-   SAE_INVALID for trainers whose training diverged into NaN (the message says when). */
+   writes a backup (where backup_steps is set) and returns SAE_CANCELLED. Same bits after any
+   resume. Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup belongs to other
+   settings; SAE_INVALID for trainers whose training diverged into NaN (the message says when). */
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
 
 /* ==== >>api: metrics ========================================================================== */
@@ -614,9 +618,9 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 
-/* Hyperparameters by name. key is a field's name as the reference spells it, with - or _ ("l1_penalty",
-   "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name. Keys of the
-   reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
+/* Hyperparameters by name. key is a field's name as the reference spells it, with - or _
+   ("l1_penalty", "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name.
+   Keys of the reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
    Errors: SAE_NOT_FOUND (no such key), SAE_INVALID (value; the message says what is allowed).
    Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
 SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
@@ -640,11 +644,12 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
    were called, return nothing and never fail by themselves: an error is kept and returned by every
    status() from then on. Nothing inside a step needs a value back on the host: scalars (losses,
    norms, counts) are written to device memory and read when somebody asks. Matrices are row-major
-   with row stride ld, a multiple of 16; floats between d and ld are zero and stay zero. Vectors over
-   latents are padded with zeros to a multiple of 16.
+   with row stride ld, a multiple of 16; floats between d and ld are zero and stay zero. Vectors
+   over latents are padded with zeros to a multiple of 16.
 
    Canonical order, so that every backend gives the same bits:
-     product   dot of a row of x with a row of W_enc: one chain of fma over ascending columns, from 0
+     product   dot of a row of x with a row of W_enc: one chain of fma over ascending columns,
+               from 0
      rows      sums over latents (decode) or batch rows (gradients): one chain of fma over ascending
                indices, from 0 (a base is added last); sums over more than 1024 rows run in blocks
                of 1024 rows, added in order
@@ -733,7 +738,7 @@ struct sae_backend {
     void (*upload)(const sae_work *w, void *device, const void *host, size_t bytes);
     void (*download)(const sae_work *w, void *host, const void *device, size_t bytes); /* waits */
     void (*zero)(const sae_work *w, void *device, size_t bytes);
-    sae_result (*status)(const sae_work *w); /* waits; the first error since open, with its message */
+    sae_result (*status)(const sae_work *w); /* waits; the first error since open */
 
     /* batch */
     /* x[r][c] = host[r*stride + c] / divisor; *bad = 1 if any is not finite (else untouched) */
@@ -753,8 +758,8 @@ struct sae_backend {
     void (*jump)(const sae_work *w, const float *theta, sae_code *code);
     void (*exp_values)(const sae_work *w, sae_code *code); /* value = exp(pre) */
     void (*exp_grad)(const sae_work *w, sae_code *code);   /* grad *= value */
-    /* out[r] = base + sum of values[j] W[latent j] over entries with lo <= latent < hi; base is NULL
-       (0), one row (base_stride 0) or a matrix (base_stride ld); it may be out */
+    /* out[r] = base + sum of values[j] W[latent j] over entries with lo <= latent < hi; base is
+       NULL (0), one row (base_stride 0) or a matrix (base_stride ld); it may be out */
     void (*decode)(const sae_work *w, const sae_code *code, const float *values, const float *W,
                    size_t lo, size_t hi, const float *base, size_t base_stride, float *out);
     /* e = x_hat - y; loss = mean_r sum e^2; e may be x_hat */
@@ -762,9 +767,10 @@ struct sae_backend {
                      double *loss);
     /* rows of e to norm 1 (zero rows stay); loss = mean norm */
     void (*unit_rows)(const sae_work *w, size_t n, float *e, double *loss);
-    /* auxk: r = x_aux + e; pre_norm = mean sum r^2; norm = pre_norm / mean sum (e - column means)^2;
-       r *= 2 alpha / (n denominator); all 0 where norm is not finite; without any dead latent
-       (*list_count == 0) pre_norm = -1, norm = 0, r = 0. r may be x_aux */
+    /* auxk: r = x_aux + e; pre_norm = mean sum r^2; denominator = mean sum (e - column means)^2;
+       norm = pre_norm / denominator; r *= 2 alpha / (n denominator); all 0 where norm is not
+       finite; without any dead latent (*list_count == 0) pre_norm = -1, norm = 0, r = 0. r may be
+       x_aux */
     void (*auxk_residual)(const sae_work *w, const float *x_aux, const float *e, size_t n,
                           const uint32_t *list_count, double alpha, float *r, double *pre_norm,
                           double *norm);
@@ -775,10 +781,11 @@ struct sae_backend {
                            const uint32_t *list_count, float *out, double *loss);
 
     /* penalties, gradients of entries */
-    /* loss = mean_r penalty of values; if grad: grad += coef/n * d penalty / d value where value > 0 */
+    /* loss = mean_r penalty of values; if grad: grad += coef/n dpenalty/dvalue where value > 0 */
     void (*penalty)(const sae_work *w, sae_penalty kind, double p, double coef, const float *weight,
                     const sae_code *code, const float *values, float *grad, double *loss);
-    /* grad[j] = alpha e[r].W[latent j], 0 where relu_of[j] <= 0 (relu_of may be NULL); lo, hi as above */
+    /* grad[j] = alpha e[r].W[latent j], 0 where relu_of[j] <= 0 (relu_of may be NULL); lo, hi as in
+       decode */
     void (*dots)(const sae_work *w, const sae_code *code, const float *e, const float *W, size_t lo,
                  size_t hi, float alpha, const float *relu_of, float *grad);
     /* in: extra[0] = dL/df, extra[1] = dL/dgate. out: extra[0] = dL/dmag (0 unless f > 0),
@@ -815,7 +822,7 @@ struct sae_backend {
     void (*weighted_sum)(const sae_work *w, const float *W, const float *s, size_t m, float alpha,
                          float *out); /* out += alpha sum_i s_i W_i */
     void (*sum_squares)(const sae_work *w, const float *x, size_t count, double *out);
-    void (*variance)(const sae_work *w, const float *x, size_t n, double *out); /* sum of var, n-1 */
+    void (*variance)(const sae_work *w, const float *x, size_t n, double *out); /* sum, n-1 */
     void (*count_nonzero)(const sae_work *w, const sae_code *code, double *mean);
 
     /* weights */
@@ -836,10 +843,10 @@ struct sae_backend {
     void (*update_threshold)(const sae_work *w, const sae_code *code, bool by_row, double beta,
                              float *threshold);
     void (*geometric_median)(const sae_work *w, const float *x, size_t n, float *out);
-    /* Draws c = min(dead, n) rows of x with probability ~ norm(e), without replacement, and restarts
-       the first c dead latents (since > threshold) with them: W_enc = x 0.2 mean norm of the living
-       rows, W_dec = x / norm(x), biases 0, moments 0. enc, dec, biases[i]: param, first, second
-       (first may be NULL) */
+    /* Draws c = min(dead, n) rows of x with probability ~ norm(e), without replacement, and
+       restarts the first c dead latents (since > threshold) with them:
+         W_enc = x 0.2 mean norm of the living rows, W_dec = x / norm(x), biases 0, moments 0.
+       enc, dec, biases[i]: param, first, second (first may be NULL) */
     void (*resample)(const sae_work *w, const float *x, const float *e, size_t n,
                      const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
                      uint64_t step, float *const enc[3], float *const dec[3],
@@ -970,7 +977,7 @@ static void saei_log(const sae_context *ctx, sae_log_level level, const char *fo
 }
 
 /* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_INVALID, ...)` reads
-   as one step. ctx is const because inference fails through it too: the message is behind a lock. */
+   as one step. ctx is const because inference fails through it too; a lock guards the message. */
 static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...)
     SAEI_PRINTF(3, 4);
 static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...) {
@@ -1010,7 +1017,8 @@ static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in
 static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
     size_t bytes;
     unsigned char *base, *at;
-    if (!saei_mul(count, size, &bytes) || !saei_add(bytes, 64 + sizeof(void *), &bytes)) return NULL;
+    if (!saei_mul(count, size, &bytes) || !saei_add(bytes, 64 + sizeof(void *), &bytes))
+        return NULL;
     base = (unsigned char *)ctx->allocator.alloc(bytes, ctx->allocator.user);
     if (!base) return NULL;
     at = base + sizeof(void *);
@@ -1149,7 +1157,8 @@ static double saei_exp(double x) {
     y = coef[0];
     for (int i = 1; i < 14; i++) y = fma(y, r, coef[i]);
     e = (int)n;
-    if (e < -1000) return y * saei_from_bits((uint64_t)(e + 1023 + 200) << 52) * 6.223015277861142e-61;
+    if (e < -1000)
+        return y * saei_from_bits((uint64_t)(e + 1023 + 200) << 52) * 6.223015277861142e-61;
     if (e > 1023) return y * 2 * saei_from_bits((uint64_t)(e - 1 + 1023) << 52);
     return y * saei_from_bits((uint64_t)(e + 1023) << 52);
 }
@@ -1274,8 +1283,8 @@ static double saei_random_normal(uint64_t seed, uint32_t stream, uint64_t i) {
 }
 /* ==== >>dictionary: the object ================================================================ */
 
-/* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that an
-   optimizer runs over one array and every per-latent job is local to a row:
+/* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
+   an optimizer runs over one array and every per-latent job is local to a row:
      W_enc [m][ld] | W_dec [m][ld] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld]
    with ld, m' = d, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is r_mag of GATED and
    threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not have take no room. */
@@ -1594,7 +1603,9 @@ static void saei_cpu_close(const sae_context *ctx, void *state) {
     (void)ctx;
     (void)state;
 }
-static void *saei_cpu_alloc(const sae_work *w, size_t bytes) { return saei_calloc(w->ctx, bytes, 1); }
+static void *saei_cpu_alloc(const sae_work *w, size_t bytes) {
+    return saei_calloc(w->ctx, bytes, 1);
+}
 static void saei_cpu_free(const sae_work *w, void *memory) { saei_free(w->ctx, memory); }
 static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) {
     saei_cpu_scratch s;
@@ -1799,8 +1810,8 @@ static void saei_pack_panel(const float *W, size_t ld, size_t d, const uint32_t 
 static void saei_pack_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t first = part * SAEI_PANEL;
-    saei_pack_panel(t->args->W, t->ld, t->d, t->args->list, first, saei_min(SAEI_PANEL, t->m - first),
-                    t->s.packed + part * SAEI_PANEL * t->d);
+    saei_pack_panel(t->args->W, t->ld, t->d, t->args->list, first,
+                    saei_min(SAEI_PANEL, t->m - first), t->s.packed + part * SAEI_PANEL * t->d);
 }
 
 /* One row's share of a panel: p [count], product [count] without bias. */
@@ -1826,7 +1837,8 @@ static void saei_keep_top(const saei_task *t, const float *p, size_t count, uint
         float value[SAEI_PANEL + SAEI_KEEP_SLACK];
         size_t kept = t->kernels->keep_above(p, p, count, row->cut, base, latent, value, 0,
                                              SAEI_PANEL + SAEI_KEEP_SLACK);
-        for (size_t j = 0; j < kept; j++) row->keys[row->count++] = saei_order_key(value[j], latent[j]);
+        for (size_t j = 0; j < kept; j++)
+            row->keys[row->count++] = saei_order_key(value[j], latent[j]);
     }
 }
 
@@ -1889,7 +1901,8 @@ static void saei_encode_part(void *arg, size_t part) {
         }
         for (size_t g = r0; g < r1; g += SAEI_TILE_ROWS) {
             const float *x[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++) x[i] = a->x + saei_min(g + i, r1 - 1) * t->ld;
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
+                x[i] = a->x + saei_min(g + i, r1 - 1) * t->ld;
             t->kernels->tile(x, t->s.packed + first * t->d, t->d, false, product);
             for (size_t r = g; r < saei_min(g + SAEI_TILE_ROWS, r1); r++) {
                 const float *row = product + (r - g) * SAEI_PANEL;
@@ -2272,7 +2285,8 @@ static void saei_penalty_part(void *arg, size_t part) {
             break;
         case SAE_PENALTY_LP:
         case SAE_PENALTY_LP_P:
-            sum = saei_penalty_lp(f, c->count[r], t->m, t->p, t->kind == SAE_PENALTY_LP, coef, grad);
+            sum =
+                saei_penalty_lp(f, c->count[r], t->m, t->p, t->kind == SAE_PENALTY_LP, coef, grad);
             break;
         case SAE_PENALTY_ENTROPY: sum = saei_penalty_entropy(f, c->count[r], coef, grad); break;
         }
@@ -2721,7 +2735,8 @@ static void saei_cpu_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
     outs[0] = param;
     outs[1] = first;
     outs[2] = second;
-    task.adam = saei_adam_step_of(adam, t, sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1);
+    task.adam =
+        saei_adam_step_of(adam, t, sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1);
     task.x = grad;
     task.outs = outs;
     task.n = count;
@@ -2842,12 +2857,12 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
 
 static const sae_backend *saei_cpu_backend(void) {
     static const sae_backend table = {
-        "cpu", true, saei_cpu_open, saei_cpu_close, saei_cpu_alloc, saei_cpu_free, saei_cpu_scratch_bytes,
-        saei_cpu_copy, saei_cpu_copy, saei_cpu_zero, saei_cpu_status, saei_cpu_load_rows,
-        saei_cpu_subtract, saei_cpu_axpy, saei_cpu_encode, saei_cpu_gate, saei_cpu_jump,
-        saei_cpu_exp_values, saei_cpu_exp_grad, saei_cpu_decode, saei_cpu_residual, saei_cpu_unit_rows,
-        saei_cpu_auxk_residual, saei_cpu_ghost_residual, saei_cpu_penalty, saei_cpu_dots,
-        saei_cpu_gate_grad, saei_cpu_jump_grad, saei_cpu_jump_rest, saei_cpu_index,
+        "cpu", true, saei_cpu_open, saei_cpu_close, saei_cpu_alloc, saei_cpu_free,
+        saei_cpu_scratch_bytes, saei_cpu_copy, saei_cpu_copy, saei_cpu_zero, saei_cpu_status,
+        saei_cpu_load_rows, saei_cpu_subtract, saei_cpu_axpy, saei_cpu_encode, saei_cpu_gate,
+        saei_cpu_jump, saei_cpu_exp_values, saei_cpu_exp_grad, saei_cpu_decode, saei_cpu_residual,
+        saei_cpu_unit_rows, saei_cpu_auxk_residual, saei_cpu_ghost_residual, saei_cpu_penalty,
+        saei_cpu_dots, saei_cpu_gate_grad, saei_cpu_jump_grad, saei_cpu_jump_rest, saei_cpu_index,
         saei_cpu_latent_rows, saei_cpu_latent_sums, saei_cpu_fired, saei_cpu_list_silent,
         saei_cpu_column_sums, saei_cpu_weighted_sum, saei_cpu_sum_squares, saei_cpu_variance,
         saei_cpu_count_nonzero, saei_cpu_row_norms, saei_cpu_norm_weight, saei_cpu_norm_grad,
@@ -2894,8 +2909,9 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_INVALID, "%s: dict_size is %zu, allowed are 1 to %d", who,
                          desc->dict_size, INT32_MAX);
     if (desc->arch == SAE_ARCH_IDENTITY && desc->dict_size != desc->activation_dim)
-        return saei_fail(ctx, SAE_INVALID, "%s: dict_size is %zu, IdentityDict has activation_dim, %zu",
-                         who, desc->dict_size, desc->activation_dim);
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: dict_size is %zu, IdentityDict has activation_dim, %zu", who,
+                         desc->dict_size, desc->activation_dim);
     if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
         return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
                          desc->k, desc->dict_size);
@@ -2917,7 +2933,8 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
 
 /* Floats of the parameter block; SIZE_MAX if there can be no such block. */
 static size_t saei_param_count(const sae_dictionary_desc *desc) {
-    size_t ld = saei_align16(desc->activation_dim), m = saei_align16(desc->dict_size), matrices, all;
+    size_t ld = saei_align16(desc->activation_dim), m = saei_align16(desc->dict_size), matrices,
+           all;
     if (desc->arch == SAE_ARCH_IDENTITY) return 0;
     if (!saei_mul(desc->dict_size, 2 * ld, &matrices) || !saei_add(matrices, 3 * m + ld, &all)
         || all > SIZE_MAX / 8)
@@ -3014,7 +3031,8 @@ SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_
     sae_dictionary *dict = NULL;
     if (!ctx) return SAE_INVALID;
     if (!desc || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_dictionary_create: %s is NULL", desc ? "out" : "desc");
+        return saei_fail(ctx, SAE_INVALID, "sae_dictionary_create: %s is NULL",
+                         desc ? "out" : "desc");
     SAEI_TRY(saei_dictionary_new(ctx, "sae_dictionary_create", desc, &dict));
     saei_dictionary_init(dict);
     *out = dict;
@@ -3045,8 +3063,10 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups) {
     if (!dict) return SAE_INVALID;
     if (active_groups > dict->desc.num_groups)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_active_groups: active_groups is "
-                         "%zu, allowed are 0 (all) to %zu", active_groups, dict->desc.num_groups);
+        return saei_fail(dict->ctx, SAE_INVALID,
+                         "sae_dictionary_set_active_groups: active_groups is "
+                         "%zu, allowed are 0 (all) to %zu",
+                         active_groups, dict->desc.num_groups);
     dict->active_groups = active_groups ? active_groups : dict->desc.num_groups;
     return SAE_OK;
 }
@@ -3054,18 +3074,22 @@ SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t
 SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) { return dict->threshold; }
 
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent) {
-    return dict && dict->W_dec && latent < dict->desc.dict_size ? dict->W_dec + latent * dict->ld : NULL;
+    return dict && dict->W_dec && latent < dict->desc.dict_size ? dict->W_dec + latent * dict->ld
+                                                                : NULL;
 }
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent) {
-    return dict && dict->W_enc && latent < dict->desc.dict_size ? dict->W_enc + latent * dict->ld : NULL;
+    return dict && dict->W_enc && latent < dict->desc.dict_size ? dict->W_enc + latent * dict->ld
+                                                                : NULL;
 }
 
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale) {
     size_t m;
     if (!dict) return SAE_INVALID;
     if (!(scale > 0) || scale > FLT_MAX)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_scale_biases: scale is %g, allowed "
-                         "are finite numbers above 0", (double)scale);
+        return saei_fail(dict->ctx, SAE_INVALID,
+                         "sae_dictionary_scale_biases: scale is %g, allowed "
+                         "are finite numbers above 0",
+                         (double)scale);
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
     for (size_t i = 0; i < m; i++) dict->b_enc[i] *= scale;
@@ -3120,7 +3144,8 @@ typedef struct saei_infer {
     float *ghost;
 } saei_infer;
 
-/* product [rows][48] = W_enc (x or x - b_dec) for up to 48 latents from `first`: the product order. */
+/* product [rows][48] = W_enc (x or x - b_dec) for up to 48 latents from `first`, in the product
+   order. */
 static void saei_infer_product(const saei_infer *q, const float *x, size_t rows, size_t first,
                                size_t count, float *product) {
     const sae_dictionary *dict = q->dict;
@@ -3179,7 +3204,8 @@ static void saei_infer_part(void *arg, size_t part) {
     memset(found, 0, sizeof found);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count, product);
+        saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count,
+                           product);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j, at;
@@ -3294,7 +3320,8 @@ static void saei_infer_top_part(void *arg, size_t part) {
     memset(held, 0, sizeof held);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count, product);
+        saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count,
+                           product);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
@@ -3315,13 +3342,14 @@ static void saei_infer_top_part(void *arg, size_t part) {
         }
     }
     for (size_t r = 0; r < rows; r++) {
-        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k, held[r]);
+        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
+                            held[r]);
         q->sparse->row_begin[r0 + r + 1] = held[r];
     }
 }
 
-/* Keeps the k largest of each row of relu(p) [n,m], ties to the lower index: the k-th value is found
-   by halving the range of its bits. */
+/* Keeps the k largest of each row of relu(p) [n,m], ties to the lower index: the k-th value is
+   found by halving the range of its bits. */
 static void saei_dense_top_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
     size_t m = q->count, k = q->share;
@@ -3377,8 +3405,10 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, 
     if (!histogram || !code->count || !code->latent || !*dense) {
         saei_free(ctx, histogram);
         saei_batch_free(ctx, code, *dense);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for batch top-k over %zu rows of %zu "
-                         "latents", who, n, m);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY,
+                         "%s: no memory for batch top-k over %zu rows of %zu "
+                         "latents",
+                         who, n, m);
     }
     q.dict = dict;
     q.x = x;
@@ -3399,7 +3429,8 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, 
     }
     if (total > dict->desc.k * n) saei_keep_batch(code, dict->desc.k * n, histogram);
     for (size_t r = 0; r < n; r++)
-        while (code->count[r] && code->latent[r * m + code->count[r] - 1] >= active) code->count[r]--;
+        while (code->count[r] && code->latent[r * m + code->count[r] - 1] >= active)
+            code->count[r]--;
     saei_free(ctx, histogram);
     return SAE_OK;
 }
@@ -3424,7 +3455,8 @@ SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t
         SAEI_TRY(saei_batch_top_k(dict, "sae_encode", x, n, &code, &dense));
         memset(f, 0, n * m * sizeof *f);
         for (size_t r = 0; r < n; r++)
-            for (size_t j = r * m; j < r * m + code.count[r]; j++) f[r * m + code.latent[j]] = code.value[j];
+            for (size_t j = r * m; j < r * m + code.count[r]; j++)
+                f[r * m + code.latent[j]] = code.value[j];
         saei_batch_free(dict->ctx, &code, dense);
         return SAE_OK;
     }
@@ -3443,8 +3475,9 @@ SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t
 
 static sae_result saei_capacity(const sae_dictionary *dict, size_t needed, const sae_sparse *out) {
     if (needed <= out->capacity) return SAE_OK;
-    return saei_fail(dict->ctx, SAE_INVALID, "sae_encode_sparse: capacity is %zu entries, %zu are needed",
-                     out->capacity, needed);
+    return saei_fail(dict->ctx, SAE_INVALID,
+                     "sae_encode_sparse: capacity is %zu entries, %zu are needed", out->capacity,
+                     needed);
 }
 
 static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const sae_code *code,
@@ -3454,7 +3487,8 @@ static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const sae_
     SAEI_TRY(saei_capacity(dict, total, out));
     out->row_begin[0] = 0;
     for (size_t r = 0, at = 0; r < code->rows; r++) {
-        memcpy(out->latent + at, code->latent + r * code->stride, code->count[r] * sizeof(uint32_t));
+        memcpy(out->latent + at, code->latent + r * code->stride,
+               code->count[r] * sizeof(uint32_t));
         memcpy(out->value + at, code->value + r * code->stride, code->count[r] * sizeof(float));
         out->row_begin[r + 1] = at += code->count[r];
     }
@@ -3483,7 +3517,8 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
     saei_infer q;
     size_t most = 0, total = 0;
     SAEI_TRY(saei_infer_check(dict, "sae_encode_sparse",
-                              x && out && out->row_begin && (!out->capacity || (out->latent && out->value)),
+                              x && out && out->row_begin
+                                  && (!out->capacity || (out->latent && out->value)),
                               n, dict ? dict->desc.dict_size : 0));
     out->row_begin[0] = 0;
     if (!n) return SAE_OK;
@@ -3532,8 +3567,10 @@ SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x,
     SAEI_TRY(saei_infer_check(dict, "sae_encode_subset", x && latents && f, n, count));
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= dict->desc.dict_size)
-            return saei_fail(dict->ctx, SAE_INVALID, "sae_encode_subset: latents[%zu] is %u, allowed "
-                             "are 0 to %zu", j, (unsigned)latents[j], dict->desc.dict_size - 1);
+            return saei_fail(dict->ctx, SAE_INVALID,
+                             "sae_encode_subset: latents[%zu] is %u, allowed "
+                             "are 0 to %zu",
+                             j, (unsigned)latents[j], dict->desc.dict_size - 1);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         for (size_t r = 0; r < n; r++)
             for (size_t j = 0; j < count; j++)
@@ -3617,12 +3654,16 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
     SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse", code && code->row_begin && x_hat, n, 0));
     for (size_t r = 0; r < n; r++)
         if (code->row_begin[r + 1] < code->row_begin[r])
-            return saei_fail(dict->ctx, SAE_INVALID, "sae_decode_sparse: row_begin[%zu] is %zu, less "
-                             "than the one before", r + 1, code->row_begin[r + 1]);
+            return saei_fail(dict->ctx, SAE_INVALID,
+                             "sae_decode_sparse: row_begin[%zu] is %zu, less "
+                             "than the one before",
+                             r + 1, code->row_begin[r + 1]);
     for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
         if (code->latent[j] >= dict->desc.dict_size)
-            return saei_fail(dict->ctx, SAE_INVALID, "sae_decode_sparse: latent[%zu] is %u, allowed "
-                             "are 0 to %zu", j, (unsigned)code->latent[j], dict->desc.dict_size - 1);
+            return saei_fail(dict->ctx, SAE_INVALID,
+                             "sae_decode_sparse: latent[%zu] is %u, allowed "
+                             "are 0 to %zu",
+                             j, (unsigned)code->latent[j], dict->desc.dict_size - 1);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         size_t d = dict->desc.activation_dim;
         memset(x_hat, 0, n * d * sizeof *x_hat);
@@ -3652,8 +3693,9 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
     if (!n) return SAE_OK;
     m = dict->desc.dict_size;
     d = dict->desc.activation_dim;
-    chunk = saei_is_batch_top_k(dict) ? n
-                                      : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
+    chunk = saei_is_batch_top_k(dict)
+                ? n
+                : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
     own = saei_mul(chunk, m, &all) ? (float *)saei_alloc(dict->ctx, all, sizeof(float)) : NULL;
     if (!own)
         return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_forward: no memory for %zu rows of %zu "
@@ -3821,7 +3863,8 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out) {
 }
 
 static bool saei_is_top_k(sae_trainer_kind kind) {
-    return kind == SAE_TRAINER_TOP_K || kind == SAE_TRAINER_BATCH_TOP_K || kind == SAE_TRAINER_MATRYOSHKA;
+    return kind == SAE_TRAINER_TOP_K || kind == SAE_TRAINER_BATCH_TOP_K
+           || kind == SAE_TRAINER_MATRYOSHKA;
 }
 static bool saei_is_gated(sae_trainer_kind kind) {
     return kind == SAE_TRAINER_GATED || kind == SAE_TRAINER_GATED_ANNEAL;
@@ -3865,8 +3908,8 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
                                    : kind == SAE_TRAINER_GATED ? 5e-5
                                    : kind == SAE_TRAINER_GATED_ANNEAL ? 3e-4
                                    : kind == SAE_TRAINER_JUMP_RELU ? 7e-5 : 1e-3);
-    /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth and
-       a fifth of the run. */
+    /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
+       and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
     saei_default_steps(&desc->decay_start, SAE_NONE);
     saei_default_steps(&desc->sparsity_warmup_steps,
@@ -3908,21 +3951,25 @@ static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_des
     unsigned long long steps = (unsigned long long)h->steps;
     const char *who = "sae_trainer_create";
     if (!h->steps || h->steps > INT64_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who, steps);
+        return saei_fail(ctx, SAE_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who,
+                         steps);
     if (warmup >= h->steps)
-        return saei_fail(ctx, SAE_INVALID, "%s: warmup_steps is %llu, allowed are 0 to steps - 1, %llu",
-                         who, (unsigned long long)warmup, steps - 1);
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: warmup_steps is %llu, allowed are 0 to steps - 1, %llu", who,
+                         (unsigned long long)warmup, steps - 1);
     if (sparsity >= h->steps)
         return saei_fail(ctx, SAE_INVALID, "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
                          "steps - 1, %llu", who, (unsigned long long)sparsity, steps - 1);
     if (decay && resample)
-        return saei_fail(ctx, SAE_INVALID, "%s: decay_start is %llu and resample_steps %llu, only one "
-                         "of them is allowed", who, (unsigned long long)decay,
-                         (unsigned long long)resample);
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: decay_start is %llu and resample_steps %llu, only one "
+                         "of them is allowed",
+                         who, (unsigned long long)decay, (unsigned long long)resample);
     if (decay && (decay >= h->steps || decay <= warmup || decay <= sparsity))
-        return saei_fail(ctx, SAE_INVALID, "%s: decay_start is %llu, it must lie after warmup_steps "
-                         "(%llu) and sparsity_warmup_steps (%llu) and before steps (%llu)", who,
-                         (unsigned long long)decay, (unsigned long long)warmup,
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: decay_start is %llu, it must lie after warmup_steps "
+                         "(%llu) and sparsity_warmup_steps (%llu) and before steps (%llu)",
+                         who, (unsigned long long)decay, (unsigned long long)warmup,
                          (unsigned long long)sparsity, steps);
     if (resample >= h->steps)
         return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, allowed are 0 (none) to "
@@ -3938,50 +3985,64 @@ static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_d
     const char *who = "sae_trainer_create";
     double sum = 0;
     if (!(h->lr > 0) || h->lr > FLT_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who, h->lr);
+        return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
+                         h->lr);
     if (saei_is_top_k(h->kind)) {
         uint64_t anneal = saei_steps_of(h->k_anneal_steps);
         if (anneal >= h->steps)
-            return saei_fail(ctx, SAE_INVALID, "%s: k_anneal_steps is %llu, allowed are 0 (none) to "
-                             "steps - 1, %llu", who, (unsigned long long)anneal,
-                             (unsigned long long)h->steps - 1);
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: k_anneal_steps is %llu, allowed are 0 (none) to "
+                             "steps - 1, %llu",
+                             who, (unsigned long long)anneal, (unsigned long long)h->steps - 1);
         if (anneal && h->activation_dim <= h->k)
-            return saei_fail(ctx, SAE_INVALID, "%s: k is %zu; annealing it starts from activation_dim, "
-                             "%zu, which must be larger", who, h->k, h->activation_dim);
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: k is %zu; annealing it starts from activation_dim, "
+                             "%zu, which must be larger",
+                             who, h->k, h->activation_dim);
         if (!(saei_number_of(h->threshold_beta) <= 1))
             return saei_fail(ctx, SAE_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1", who,
                              h->threshold_beta);
     }
     if (h->kind == SAE_TRAINER_MATRYOSHKA) {
         if (!h->num_groups || h->num_groups > SAE_MAX_GROUPS)
-            return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu (group_fractions), allowed are 1 "
-                             "to %d", who, h->num_groups, SAE_MAX_GROUPS);
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: num_groups is %zu (group_fractions), allowed are 1 "
+                             "to %d",
+                             who, h->num_groups, SAE_MAX_GROUPS);
         for (size_t i = 0; i < h->num_groups; i++) sum += h->group_fractions[i];
         if (!(fabs(sum - 1) <= 1e-9))
-            return saei_fail(ctx, SAE_INVALID, "%s: group_fractions sum to %.9g, they must sum to 1",
-                             who, sum);
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: group_fractions sum to %.9g, they must sum to 1", who, sum);
     }
     if (h->kind == SAE_TRAINER_JUMP_RELU && (!(h->bandwidth > 0) || !(h->target_l0 > 0)))
-        return saei_fail(ctx, SAE_INVALID, "%s: bandwidth is %g and target_l0 %g, both must be above 0",
-                         who, h->bandwidth, h->target_l0);
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: bandwidth is %g and target_l0 %g, both must be above 0", who,
+                         h->bandwidth, h->target_l0);
     if (saei_is_annealer(h->kind)) {
         if (h->sparsity_function != SAE_SPARSITY_LP && h->sparsity_function != SAE_SPARSITY_LP_P)
             return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, the annealers allow "
                              "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)", who,
                              (int)h->sparsity_function);
         if (!(h->p_start > 0) || h->p_end < 0)
-            return saei_fail(ctx, SAE_INVALID, "%s: p_start is %g and p_end %g, allowed are p_start "
-                             "above 0 and p_end from 0", who, h->p_start, h->p_end);
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: p_start is %g and p_end %g, allowed are p_start "
+                             "above 0 and p_end from 0",
+                             who, h->p_start, h->p_end);
         if (h->sparsity_function == SAE_SPARSITY_LP && !(h->p_end > 0))
-            return saei_fail(ctx, SAE_INVALID, "%s: p_end is %g with sparsity_function Lp, which takes "
-                             "the power 1/p: give a p_end above 0, or take Lp^p", who, h->p_end);
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: p_end is %g with sparsity_function Lp, which takes "
+                             "the power 1/p: give a p_end above 0, or take Lp^p",
+                             who, h->p_end);
     } else if (h->sparsity_function != SAE_SPARSITY_L1
                && (h->kind != SAE_TRAINER_STANDARD || h->sparsity_function != SAE_SPARSITY_ENTROPY))
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, which %s does not have", who,
-                         (int)h->sparsity_function, sae_trainer_name(h->kind));
-    if ((h->reconstruction_norm || h->ghost_threshold != SAE_NONE) && h->kind != SAE_TRAINER_STANDARD)
-        return saei_fail(ctx, SAE_INVALID, "%s: reconstruction_norm and ghost_threshold are options of "
-                         "standard, the trainer is %s", who, sae_trainer_name(h->kind));
+        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, which %s does not have",
+                         who, (int)h->sparsity_function, sae_trainer_name(h->kind));
+    if ((h->reconstruction_norm || h->ghost_threshold != SAE_NONE)
+        && h->kind != SAE_TRAINER_STANDARD)
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: reconstruction_norm and ghost_threshold are options of "
+                         "standard, the trainer is %s",
+                         who, sae_trainer_name(h->kind));
     if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
         return saei_fail(ctx, SAE_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
                          "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
@@ -3992,7 +4053,8 @@ static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_d
 
 enum { /* scalars in device memory */
     SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS, SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS,
+    SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
 };
 
 /* Host numbers that a resume needs, saved as one tensor. */
@@ -4022,7 +4084,8 @@ struct sae_trainer {
     bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
     /* device */
     saei_params param, grad, first, second;
-    float *x, *target, *y, *xc, *e, *r, *groups; /* [batch][ld]; y is x or target; groups [g] of them */
+    float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
+    float *groups;                      /* [num_groups][batch][ld] */
     sae_code code, aux;
     sae_index index;
     float *norms, *weight, *sums;                /* [m'] */
@@ -4030,8 +4093,8 @@ struct sae_trainer {
     uint32_t *list, *list_count, *bad;
     float *threshold, *warm;
     double *scalars;
-    double *queue;                               /* [2][sparsity_queue_length] penalties at p, next_p */
-    void *blocks[64];                            /* every device allocation, to be freed */
+    double *queue;               /* [2][sparsity_queue_length] penalties at p, next_p */
+    void *blocks[64];            /* every device allocation, to be freed */
     size_t num_blocks;
     /* host copies for resume, where the backend's memory is its own */
     void *host[8];
@@ -4102,7 +4165,8 @@ static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
 /* Everything a step will need. */
 static bool saei_trainer_memory(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows = h->batch_size * t->view.ld, scratch, stride, aux = 0;
+    size_t m = saei_align16(h->dict_size), rows = h->batch_size * t->view.ld, scratch, stride,
+           aux = 0;
     bool gated = saei_is_gated(h->kind), jump = h->kind == SAE_TRAINER_JUMP_RELU, ok;
     bool ghost = h->ghost_threshold != SAE_NONE;
     if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
@@ -4143,8 +4207,9 @@ static bool saei_trainer_memory(sae_trainer *t) {
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
     if (ok && h->kind == SAE_TRAINER_MATRYOSHKA) {
         size_t all;
-        t->groups = saei_mul(rows, h->num_groups, &all) ? (float *)saei_device(t, all, sizeof(float))
-                                                        : NULL;
+        t->groups = saei_mul(rows, h->num_groups, &all)
+                        ? (float *)saei_device(t, all, sizeof(float))
+                        : NULL;
         ok = t->groups != NULL;
     }
     if (!ok) return false;
@@ -4186,7 +4251,8 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     out->num_groups = h->num_groups;
     for (size_t g = 0; g < h->num_groups && g < SAE_MAX_GROUPS; g++) {
         double size = h->group_fractions[g] * (double)h->dict_size;
-        if (g + 1 == h->num_groups) out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
+        if (g + 1 == h->num_groups)
+            out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
         else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
         sum += out->group_sizes[g];
     }
@@ -4206,7 +4272,8 @@ static sae_result saei_trainer_check(const sae_context *ctx, const sae_trainer_d
                          sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
                          h->kind == SAE_TRAINER_STANDARD_APRIL ? " and AutoEncoderNew" : "");
     if (!h->batch_size || h->batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
+        return saei_fail(ctx, SAE_INVALID,
+                         "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
                          h->batch_size, INT32_MAX);
     SAEI_TRY(saei_steps_check(ctx, h));
     return saei_numbers_check(ctx, h);
@@ -4224,14 +4291,15 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         load.k = want->k;
         load.raw = true;
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
-        if (from->desc.activation_dim != want->activation_dim || from->desc.dict_size != want->dict_size
-            || from->desc.num_groups != want->num_groups
+        if (from->desc.activation_dim != want->activation_dim
+            || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
             || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
             sae_result result = saei_fail(
-                t->ctx, SAE_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu dimensions in "
-                "%zu groups, the trainer has %zu of %zu in %zu (or groups of other sizes)", t->desc.init,
-                from->desc.dict_size, from->desc.activation_dim, from->desc.num_groups,
-                want->dict_size, want->activation_dim, want->num_groups);
+                t->ctx, SAE_MISMATCH,
+                "sae_trainer_create: %s holds %zu latents of %zu dimensions in "
+                "%zu groups, the trainer has %zu of %zu in %zu (or groups of other sizes)",
+                t->desc.init, from->desc.dict_size, from->desc.activation_dim,
+                from->desc.num_groups, want->dict_size, want->activation_dim, want->num_groups);
             sae_dictionary_destroy(from);
             return result;
         }
@@ -4293,15 +4361,18 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     result = t->ops->open(ctx, &t->w.state);
     t->open = result == SAE_OK;
     if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t)))
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory to train %zu latents "
-                           "of %zu dimensions with batches of %zu rows", h.dict_size, h.activation_dim,
-                           h.batch_size);
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
+                           "sae_trainer_create: no memory to train %zu latents "
+                           "of %zu dimensions with batches of %zu rows",
+                           h.dict_size, h.activation_dim, h.batch_size);
     if (result == SAE_OK) result = saei_trainer_start(t);
     if (result == SAE_OK && t->ops->host_memory) saei_dictionary_place(&t->view, t->param.all);
     else if (result == SAE_OK) {
         t->host[0] = saei_calloc(ctx, t->view.num_params, sizeof(float));
         if (t->host[0]) saei_dictionary_place(&t->view, (float *)t->host[0]);
-        else result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a host copy");
+        else
+            result =
+                saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a host copy");
     }
     if (result == SAE_OK) result = t->ops->status(&t->w);
     if (result != SAE_OK) {
@@ -4344,7 +4415,8 @@ static void saei_index_two(sae_trainer *t, const sae_code *code) {
     t->ops->index(&t->w, code, values, 2, &t->index);
 }
 
-/* From an index of (f, dL/dp): dW_dec = alpha sum f e, dW_enc = sum dL/dp xc, db_enc = sum dL/dp. */
+/* From an index of (f, dL/dp): dW_dec = alpha sum f e, dW_enc = sum dL/dp xc,
+   db_enc = sum dL/dp. */
 static void saei_latent_grads(sae_trainer *t, const float *e, float alpha, bool add) {
     size_t m = t->desc.dict_size;
     t->ops->latent_rows(&t->w, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
@@ -4364,7 +4436,8 @@ static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const fl
    residual through exp(p). Adds to the gradients of an index already used. */
 static void saei_ghost_grads(sae_trainer *t) {
     t->ops->exp_values(&t->w, &t->aux);
-    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0, t->r);
+    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
+                   t->r);
     t->ops->ghost_residual(&t->w, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
     t->ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
     t->ops->exp_grad(&t->w, &t->aux);
@@ -4372,15 +4445,16 @@ static void saei_ghost_grads(sae_trainer *t) {
     saei_latent_grads(t, t->r, 1, true);
 }
 
-/* Penalty of the annealers (Karvonen et al. 2024, p-annealing) on values, into grad. Once there is a
-   next p, the penalties at p and at the next p go to the queue. */
+/* Penalty of the annealers (Karvonen et al. 2024, p-annealing) on values, into grad. Once there is
+   a next p, the penalties at p and at the next p go to the queue. */
 static void saei_anneal_penalty(sae_trainer *t, double scale, const float *values, float *grad) {
-    sae_penalty kind = t->desc.sparsity_function == SAE_SPARSITY_LP ? SAE_PENALTY_LP : SAE_PENALTY_LP_P;
+    sae_penalty kind =
+        t->desc.sparsity_function == SAE_SPARSITY_LP ? SAE_PENALTY_LP : SAE_PENALTY_LP_P;
     size_t length = t->desc.sparsity_queue_length, slot = (size_t)t->now.queue_size % length;
     bool queued = t->now.next_p >= 0;
     if (queued) t->penalty = t->queue + slot;
-    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * scale, NULL, &t->code, values, grad,
-                    t->penalty);
+    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * scale, NULL, &t->code, values,
+                    grad, t->penalty);
     if (!queued) return;
     t->ops->penalty(&t->w, kind, t->now.next_p, 0, NULL, &t->code, values, NULL,
                     t->queue + length + slot);
@@ -4393,7 +4467,7 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
     bool april = h->kind == SAE_TRAINER_STANDARD_APRIL, ghost = h->ghost_threshold != SAE_NONE;
-    int power = h->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1; /* NEW hands out f |w|, counted once more */
+    int power = h->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1; /* NEW hands out f |w|, counted again */
     double coef = saei_number_of(h->l1_penalty) * scale;
     float alpha = (float)(h->reconstruction_norm ? 1.0 / (double)t->n : 2.0 / (double)t->n);
     size_t m = h->dict_size;
@@ -4427,8 +4501,8 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
     saei_latent_grads(t, e, alpha, false);
     if (april) {
         ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
-        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power, (float)(coef / (double)t->n), m,
-                       t->grad.W_dec);
+        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
+                       (float)(coef / (double)t->n), m, t->grad.W_dec);
     }
     ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
     if (ghost) saei_ghost_grads(t);
@@ -4455,8 +4529,8 @@ static void saei_grads_gated(sae_trainer *t, double scale) {
     if (h->kind == SAE_TRAINER_GATED_ANNEAL)
         saei_anneal_penalty(t, scale, t->code.gate, t->code.extra[1]);
     else
-        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * scale, NULL, &t->code,
-                     t->code.gate, t->code.extra[1], t->scalars + SAEI_S_SPARSITY);
+        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * scale, NULL,
+                     &t->code, t->code.gate, t->code.extra[1], t->scalars + SAEI_S_SPARSITY);
     ops->gate_grad(&t->w, t->param.aux0, &t->code);
     values[0] = t->code.value;
     values[1] = t->code.grad;
@@ -4496,8 +4570,8 @@ static void saei_matryoshka_residuals(sae_trainer *t) {
                      t->groups + g * stride);
 }
 
-/* TOP_K (Gao et al. 2024), BATCH_TOP_K (Bussmann et al. 2024), MATRYOSHKA: mean |e|^2 + auxk_alpha *
-   auxk, where auxk reconstructs e from the dead latents. */
+/* TOP_K (Gao et al. 2024), BATCH_TOP_K (Bussmann et al. 2024), MATRYOSHKA: mean |e|^2 +
+   auxk_alpha auxk, where auxk reconstructs e from the dead latents. */
 static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
@@ -4505,10 +4579,11 @@ static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
     size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
     float alpha = (float)(2.0 / (double)t->n);
     double auxk_alpha = saei_number_of(h->auxk_alpha);
-    saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k, &t->code,
-                      false);
+    saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
+                      &t->code, false);
     if (step > saei_steps_of(h->threshold_start_step))
-        ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta), t->threshold);
+        ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta),
+                              t->threshold);
     if (nested) saei_matryoshka_residuals(t);
     else {
         ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
@@ -4516,8 +4591,8 @@ static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
     }
     for (size_t g = 0; g < (nested ? h->num_groups : 1); g++) {
         size_t hi = nested ? lo + t->view.desc.group_sizes[g] : m;
-        ops->dots(&t->w, &t->code, nested ? t->groups + g * stride : t->e, t->param.W_dec, lo, hi, alpha,
-                  t->code.value, t->code.grad);
+        ops->dots(&t->w, &t->code, nested ? t->groups + g * stride : t->e, t->param.W_dec, lo, hi,
+                  alpha, t->code.value, t->code.grad);
         lo = hi;
     }
     saei_index_two(t, &t->code);
@@ -4586,7 +4661,8 @@ static void saei_grads_jump_relu(sae_trainer *t, double scale) {
 /* Gradients to parameters: constraint, clipping, Adam, unit norm, as the scheme has them. */
 static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_trainer_kind kind = t->desc.kind;
-    bool constrained = kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
+    bool constrained =
+        kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
     bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL;
     size_t m = t->desc.dict_size;
     double *squares = t->scalars + SAEI_S_SQUARES;
@@ -4623,8 +4699,8 @@ static uint64_t saei_anneal_count(const sae_trainer_desc *h) {
     return h->anneal_end > start ? h->anneal_end - start + 1 : 1;
 }
 
-/* After the loss of step t: where t is one of the update steps, the coefficient is scaled so that the
-   penalty keeps its size under the next p, and p moves on. */
+/* After the loss of step t: where t is one of the update steps, the coefficient is scaled so that
+   the penalty keeps its size under the next p, and p moves on. */
 static void saei_anneal_update(sae_trainer *t, uint64_t step) {
     const sae_trainer_desc *h = &t->desc;
     uint64_t count = saei_anneal_count(h), at = (uint64_t)t->now.p_updates;
@@ -4705,8 +4781,10 @@ static sae_result saei_trainer_load(sae_trainer *t, const float *x, size_t x_str
     t->ops->download(&t->w, &bad, t->bad, sizeof bad);
     SAEI_TRY(t->ops->status(&t->w));
     if (bad)
-        return saei_fail(t->ctx, SAE_NOT_FINITE, "sae_trainer_step: the batch of step %llu holds NaN or "
-                         "infinity, all values must be finite", (unsigned long long)t->now.step);
+        return saei_fail(t->ctx, SAE_NOT_FINITE,
+                         "sae_trainer_step: the batch of step %llu holds NaN or "
+                         "infinity, all values must be finite",
+                         (unsigned long long)t->now.step);
     t->n = n;
     t->y = target ? t->target : t->x;
     return SAE_OK;
@@ -4795,7 +4873,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     if (!t) return SAE_INVALID;
     if (!out) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_stats: out is NULL");
     h = &t->desc;
-    for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++) field[i] = NAN;
+    for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++)
+        field[i] = NAN;
     s.step = (uint64_t)t->now.step - (t->now.step > 0);
     if (t->n) {
         if (!t->l0_known) t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
@@ -4828,7 +4907,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         if (saei_is_top_k(h->kind) || h->kind == SAE_TRAINER_JUMP_RELU) s.dead_features = silent;
         if (h->ghost_threshold != SAE_NONE) s.ghosts = silent;
     }
-    if (saei_is_top_k(h->kind)) s.threshold = (double)sae_dictionary_threshold(sae_trainer_dictionary(t));
+    if (saei_is_top_k(h->kind))
+        s.threshold = (double)sae_dictionary_threshold(sae_trainer_dictionary(t));
     if (saei_is_annealer(h->kind)) {
         s.p = t->now.p;
         s.next_p = t->now.next_p >= 0 ? t->now.next_p : NAN;
@@ -4851,7 +4931,8 @@ typedef struct saei_state_item {
 enum { SAEI_STATE_ITEMS = 6 };
 
 static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_STATE_ITEMS]) {
-    const char *names[SAEI_STATE_ITEMS] = { "params", "first", "second", "since", "queue", "threshold" };
+    const char *names[SAEI_STATE_ITEMS] = { "params", "first", "second",
+                                            "since",  "queue", "threshold" };
     void *devices[SAEI_STATE_ITEMS];
     devices[0] = t->param.all;
     devices[1] = t->first.all;
@@ -4912,11 +4993,12 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *
             snprintf(name, sizeof name, "%s%s", prefix, numbers ? "numbers" : items[i].name);
             tensor = sae_tensor_file_find(file, name);
             if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
-                return saei_fail(t->ctx, SAE_FORMAT, "sae_train: the backup lacks %s [%zu] of %s", name,
-                                 count, sae_dtype_name(dtype));
+                return saei_fail(t->ctx, SAE_FORMAT, "sae_train: the backup lacks %s [%zu] of %s",
+                                 name, count, sae_dtype_name(dtype));
             if (!pass) continue;
             if (numbers) memcpy(&t->now, tensor->data, sizeof t->now);
-            else t->ops->upload(&t->w, items[i].device, tensor->data, count * sae_dtype_size(dtype));
+            else
+                t->ops->upload(&t->w, items[i].device, tensor->data, count * sae_dtype_size(dtype));
         }
     return t->ops->status(&t->w);
 }
@@ -4929,8 +5011,10 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     float *rows;
     if (!ctx) return SAE_INVALID;
     if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_geometric_median: n is %zu, d is %zu (or an array is "
-                         "NULL), allowed are 1 to %d", n, d, INT32_MAX);
+        return saei_fail(ctx, SAE_INVALID,
+                         "sae_geometric_median: n is %zu, d is %zu (or an array is "
+                         "NULL), allowed are 1 to %d",
+                         n, d, INT32_MAX);
     memset(&w, 0, sizeof w);
     w.ctx = ctx;
     w.shape.batch = n;
@@ -4949,7 +5033,8 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     saei_free(ctx, w.scratch);
     saei_free(ctx, rows);
     return bytes ? SAE_OK
-                 : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows", n);
+                 : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows",
+                             n);
 }
 /* ==== >>json ================================================================================== */
 
@@ -5339,7 +5424,8 @@ static sae_result saei_json_parse(const sae_context *ctx, const char *name, cons
     SAEI_TRY(saei_json_pass(&p, &counted));
     if (!saei_mul(p.num_nodes, sizeof(saei_json), &bytes)
         || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
-        || !saei_add(keys, p.num_chars, &result) || !(block = (saei_json *)saei_alloc(ctx, result, 1)))
+        || !saei_add(keys, p.num_chars, &result)
+        || !(block = (saei_json *)saei_alloc(ctx, result, 1)))
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
                          p.num_nodes);
     p.nodes = block;
@@ -10218,7 +10304,8 @@ static bool saei_loop_folder_finished(saei_loop *l, const char *folder) {
             steps = own ? saei_json_get(own, "finished_steps") : NULL;
             print = own ? saei_json_get(own, "fingerprint") : NULL;
             finished = steps && steps->is_integer && (uint64_t)steps->integer == l->desc->steps
-                       && print && print->type == SAEI_JSON_STRING && strcmp(print->string, hash) == 0;
+                       && print && print->type == SAEI_JSON_STRING
+                       && strcmp(print->string, hash) == 0;
             saei_free(l->ctx, root);
         }
         saei_map_close(l->ctx, &map);
@@ -10730,7 +10817,7 @@ static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b);
 static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
 static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
 static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
-static inline saei_v saei_vsqrt(saei_v a) { return _mm512_sqrt_ps(a); }
+static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
 
 #elif SAEI_KERNEL_PASS == 2
 
@@ -10805,10 +10892,16 @@ SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
 /* Lanes 8, 4, 2, 1 apart, in double. */
 static double saei_vsum(saei_v a) {
 #if SAEI_KERNEL_PASS == 3
-    __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
-    __m512d eight = _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(upper));
-    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
-    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
+    __m512d wide = _mm512_castps_pd(a), eight;
+    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
+    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
+    __m128d two;
+    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
+                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
+    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
+                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
+    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
     return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 #else
     double sum[16];
@@ -10989,8 +11082,8 @@ static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
    rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
-static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m,
-                               float *v) {
+static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+                               float *m, float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
     saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
     saei_v scale = saei_vset(c->scale);
@@ -11029,3 +11122,27 @@ static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, cons
 
 #endif /* SAEI_KERNEL_PASS */
 #endif /* SAE_IMPLEMENTATION */
+
+/*
+    MIT License
+
+    Copyright (c) 2026 the sae.h authors
+
+    Permission is hereby granted, free of charge, to any person obtaining a copy
+    of this software and associated documentation files (the "Software"), to deal
+    in the Software without restriction, including without limitation the rights
+    to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+    copies of the Software, and to permit persons to whom the Software is
+    furnished to do so, subject to the following conditions:
+
+    The above copyright notice and this permission notice shall be included in all
+    copies or substantial portions of the Software.
+
+    THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+    IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+    FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+    AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+    LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+    OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+    SOFTWARE.
+*/

@@ -173,7 +173,9 @@ CHECK_UNUSED static const char *check_root(void) {
         if (check_exists(check_path("%s/tests/check.h", places[i]))) return places[i];
     return ".";
 }
-CHECK_UNUSED static const char *check_shared(void) { return check_path("%s/../shared", check_root()); }
+CHECK_UNUSED static const char *check_shared(void) {
+    return check_path("%s/../shared", check_root());
+}
 
 /* A fresh folder for this run, removed with everything in it by check_remove. */
 CHECK_UNUSED static const char *check_temp(void) {

@@ -110,7 +110,8 @@ CHECK_UNUSED static void common_shake(sae_dictionary *dict, uint64_t seed, size_
             dict->aux0[i] = (float)(0.1 + 0.1 * check_uniform(&rng));
         if (weak && i % weak == 0) dict->b_enc[i] = -4;
     }
-    for (size_t j = 0; dict->b_dec && j < d; j++) dict->b_dec[j] = (float)(0.1 * check_normal(&rng));
+    for (size_t j = 0; dict->b_dec && j < d; j++)
+        dict->b_dec[j] = (float)(0.1 * check_normal(&rng));
 }
 
 /* A shaken start for s in a file; s->init is set to it (path must live on). */

@@ -726,7 +726,8 @@ ORACLE_UNUSED static void oracle_unit_rows(double *w, size_t rows, size_t d, dou
 }
 /* t counts from 1. */
 ORACLE_UNUSED static void oracle_adam(double lr, double beta1, double beta2, uint64_t t, double *w,
-                                      const double *g, double *first, double *second, size_t count) {
+                                      const double *g, double *first, double *second,
+                                      size_t count) {
     for (size_t i = 0; i < count; i++) {
         first[i] = beta1 * first[i] + (1 - beta1) * g[i];
         second[i] = beta2 * second[i] + (1 - beta2) * g[i] * g[i];
@@ -755,7 +756,8 @@ ORACLE_UNUSED static void oracle_anneal(oracle *o, const double *fs, size_t n) {
     if (o->next_p == o->next_p) {
         double next = 0;
         for (size_t r = 0; r < n; r++)
-            next += oracle_penalty(o->sparsity, o->next_p, fs + r * o->m, o->m, 0, NULL) / (double)n;
+            next +=
+                oracle_penalty(o->sparsity, o->next_p, fs + r * o->m, o->m, 0, NULL) / (double)n;
         if (o->queued == o->queue_length) {
             memmove(o->queue[0], o->queue[1], (o->queued - 1) * sizeof o->queue[0]);
             o->queued--;

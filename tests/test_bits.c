@@ -127,7 +127,8 @@ static void same_bits(void) {
         /* a batch of more rows than one block of a sum, and sizes that fill no vector */
         train(&variants[i], 1, "portable", 13, 90, 2100, 3, &first, &count);
         train(&variants[i], 3, NULL, 13, 90, 2100, 3, &other, &other_count);
-        CHECK(first && other && count == other_count && !memcmp(first, other, count * sizeof *first),
+        CHECK(first && other && count == other_count
+                  && !memcmp(first, other, count * sizeof *first),
               "2100 rows: 3 threads give other bits");
         free(first);
         free(other);
@@ -159,7 +160,8 @@ static void same_inference(void) {
             dict->threshold = 0.3f;
             CHECK_OK(ctx, sae_forward(dict, x, N, x_hat[!first], f[!first]), (void)0);
             CHECK(first || !memcmp(f[0], f[1], sizeof f[0]), "%s: other f", sets[k]);
-            CHECK(first || !memcmp(x_hat[0], x_hat[1], sizeof x_hat[0]), "%s: other x_hat", sets[k]);
+            CHECK(first || !memcmp(x_hat[0], x_hat[1], sizeof x_hat[0]), "%s: other x_hat",
+                  sets[k]);
             first = false;
             sae_dictionary_destroy(dict);
             sae_context_destroy(ctx);

@@ -81,7 +81,8 @@ static void tensor_round_trips(void) {
     static const double f64[2] = { 0.1, -2 };
     sae_tensor t[6];
     memset(t, 0, sizeof t);
-    t[0].name = "weights", t[0].dtype = SAE_F32, t[0].ndim = 2, t[0].shape[0] = 2, t[0].shape[1] = 3, t[0].data = f32;
+    t[0].name = "weights", t[0].dtype = SAE_F32, t[0].ndim = 2, t[0].shape[0] = 2,
+    t[0].shape[1] = 3, t[0].data = f32;
     t[1].name = "long", t[1].dtype = SAE_I64, t[1].ndim = 1, t[1].shape[0] = 3, t[1].data = i64;
     t[2].name = "half", t[2].dtype = SAE_F16, t[2].ndim = 1, t[2].shape[0] = 4, t[2].data = f16;
     t[3].name = "bytes", t[3].dtype = SAE_U8, t[3].ndim = 1, t[3].shape[0] = 2, t[3].data = u8;
@@ -101,8 +102,8 @@ static void tensor_round_trips(void) {
             if (!g) continue;
             for (size_t k = 0; k < t[i].ndim; k++) n *= (size_t)t[i].shape[k];
             CHECK(g->dtype == t[i].dtype && g->ndim == t[i].ndim
-                      && !memcmp(g->shape, t[i].shape, t[i].ndim * sizeof *g->shape), "%s: %s, %d dims",
-                  t[i].name, sae_dtype_name(g->dtype), (int)g->ndim);
+                      && !memcmp(g->shape, t[i].shape, t[i].ndim * sizeof *g->shape),
+                  "%s: %s, %d dims", t[i].name, sae_dtype_name(g->dtype), (int)g->ndim);
             CHECK(!memcmp(g->data, t[i].data, n * sae_dtype_size(g->dtype)), "%s: other bytes",
                   t[i].name);
         }
@@ -157,7 +158,8 @@ static void near_fixture(const saei_json *about, const char *folder, const char 
     float *want = check_tensor(ctx, check_path("%s/%s.npy", folder, name), NULL, &count, NULL);
     double tolerance = saei_json_get(about, "tolerance")->number;
     if (!want) return;
-    CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count, (int)(rows * width));
+    CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count,
+          (int)(rows * width));
     for (size_t r = 0; r < rows && count == rows * width; r++) {
         double worst = 0, largest = 1;
         bool finite = true;

@@ -441,7 +441,8 @@ static void functions(const char *folder) {
     const char *file;
     size_t count, n;
     float *a, *b, *c, *g, *out = (float *)malloc(1000 * M * sizeof *out);
-    float *rows = (float *)malloc(M * D * sizeof *rows), *grads = (float *)malloc(M * D * sizeof *rows);
+    float *rows = (float *)malloc(M * D * sizeof *rows),
+          *grads = (float *)malloc(M * D * sizeof *rows);
     sae_dictionary *dict;
 
     check_test = "geometric_median";

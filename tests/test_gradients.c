@@ -50,15 +50,16 @@ static const example examples[] = {
       0.4, 0, 0 },
     { "top_k", SAE_TRAINER_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1, 0, 0 },
     { "top_k, auxk", SAE_TRAINER_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 5, 0, SAE_SPARSITY_L1, 1, 0, 0 },
-    { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1, 0,
-      0 },
+    { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1,
+      0, 0 },
     { "batch_top_k, auxk", SAE_TRAINER_BATCH_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 5, 0,
       SAE_SPARSITY_L1, 1, 0, 0 },
     { "matryoshka", SAE_TRAINER_MATRYOSHKA, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1, 0,
       0 },
     { "matryoshka, auxk, target", SAE_TRAINER_MATRYOSHKA, SAE_ARCH_DEFAULT, 1e-4, 3, 5, 0,
       SAE_SPARSITY_L1, 1, 0, 1 },
-    { "jumprelu", SAE_TRAINER_JUMP_RELU, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0, 0 },
+    { "jumprelu", SAE_TRAINER_JUMP_RELU, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0,
+      0 },
 };
 
 enum { D = 5, M = 11, N = 6 };

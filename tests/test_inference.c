@@ -39,8 +39,10 @@ static sae_dictionary *make(sae_arch arch, size_t d, size_t m, size_t k, uint64_
 static void naive_encode(const sae_dictionary *dict, const float *x, size_t n, double *f) {
     size_t d = dict->desc.activation_dim, m = dict->desc.dict_size, limit = m;
     sae_arch arch = dict->desc.arch;
-    bool subtract = arch != SAE_ARCH_STANDARD_NEW && (arch != SAE_ARCH_JUMP_RELU || dict->desc.subtract_b_dec);
-    bool chooses = arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA;
+    bool subtract =
+        arch != SAE_ARCH_STANDARD_NEW && (arch != SAE_ARCH_JUMP_RELU || dict->desc.subtract_b_dec);
+    bool chooses =
+        arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA;
     if (arch == SAE_ARCH_IDENTITY) {
         for (size_t q = 0; q < n * d; q++) f[q] = (double)x[q];
         return;
@@ -427,7 +429,8 @@ static void scaling(void) {
         CHECK(sae_dictionary_scale_biases(dict, NAN) == SAE_INVALID, "scale NaN");
         CHECK(sae_dictionary_scale_biases(dict, INFINITY) == SAE_INVALID, "scale infinity");
         if (dict->desc.k) {
-            CHECK(sae_dictionary_threshold(dict) == 1.2f || fabsf(sae_dictionary_threshold(dict) - 1.2f) < 1e-6f,
+            CHECK(sae_dictionary_threshold(dict) == 1.2f
+                      || fabsf(sae_dictionary_threshold(dict) - 1.2f) < 1e-6f,
                   "threshold %g", (double)sae_dictionary_threshold(dict));
             dict->threshold = -1;
             CHECK_OK(ctx, sae_dictionary_scale_biases(dict, 2), (void)0);
@@ -444,7 +447,8 @@ static void scaling(void) {
         CHECK_OK(ctx, sae_dictionary_normalize_decoder(dict), (void)0);
         CHECK_OK(ctx, sae_forward(dict, x, N, x_hat, NULL), (void)0);
         near_rows("x_hat normalised", x_hat, xd, N * D, 1e-5);
-        for (size_t j = 0; j < D; j++) norm += dict->W_dec[3 * dict->ld + j] * dict->W_dec[3 * dict->ld + j];
+        for (size_t j = 0; j < D; j++)
+            norm += dict->W_dec[3 * dict->ld + j] * dict->W_dec[3 * dict->ld + j];
         if (arch == SAE_ARCH_STANDARD) CHECK(fabsf(norm - 1) < 1e-5f, "norm %g", (double)norm);
         else CHECK(fabsf(norm - 1) > 1e-3f || norm > 1.5f, "another class was normalised");
         sae_dictionary_destroy(dict);

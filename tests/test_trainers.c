@@ -253,7 +253,8 @@ static void run(sae_context *ctx, const options *c, size_t d, size_t m, size_t b
         compare_stats(c, &stats, &o, t);
         CHECK(sae_trainer_steps_done(trainer) == t + 1, "steps_done");
     }
-    if (getenv("SAE_VERBOSE")) printf("%s (dead %g, ghosts %g)\n", name, o.stats.dead_features, o.stats.ghosts);
+    if (getenv("SAE_VERBOSE"))
+        printf("%s (dead %g, ghosts %g)\n", name, o.stats.dead_features, o.stats.ghosts);
     if (c->weak && c->kind != SAE_TRAINER_STANDARD)
         CHECK(o.stats.dead_features > 0, "nothing died: the test tests nothing");
     if (c->weak && c->kind == SAE_TRAINER_STANDARD)

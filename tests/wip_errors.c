@@ -77,12 +77,15 @@ static void names(void) {
     sae_config_close(NULL);
     for (size_t i = 0; i < COMMON_KINDS; i++) {
         sae_trainer_kind kind = SAE_TRAINER_DEFAULT;
-        CHECK(sae_trainer_from_name(sae_trainer_name(common_kind(i)), &kind) && kind == common_kind(i),
+        CHECK(sae_trainer_from_name(sae_trainer_name(common_kind(i)), &kind)
+                  && kind == common_kind(i),
               "trainer %s", sae_trainer_name(common_kind(i)));
-        CHECK(sae_trainer_from_name(sae_trainer_class(common_kind(i)), &kind) && kind == common_kind(i),
+        CHECK(sae_trainer_from_name(sae_trainer_class(common_kind(i)), &kind)
+                  && kind == common_kind(i),
               "trainer %s", sae_trainer_class(common_kind(i)));
         kind = SAE_TRAINER_GATED;
-        CHECK(!sae_trainer_from_name("nothing", &kind) && kind == SAE_TRAINER_GATED, "an unknown name");
+        CHECK(!sae_trainer_from_name("nothing", &kind) && kind == SAE_TRAINER_GATED,
+              "an unknown name");
     }
 }
 
@@ -148,7 +151,8 @@ static void dictionaries(sae_context *ctx) {
     EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "11");
     d = ok, d.k = 0;
     EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "k is 0");
-    d = ok, d.arch = SAE_ARCH_MATRYOSHKA, d.num_groups = 2, d.group_sizes[0] = 4, d.group_sizes[1] = 5;
+    d = ok, d.arch = SAE_ARCH_MATRYOSHKA, d.num_groups = 2, d.group_sizes[0] = 4,
+    d.group_sizes[1] = 5;
     EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "9");
     d.group_sizes[1] = 6, d.group_sizes[2] = 0, d.num_groups = 3;
     EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "group");
@@ -173,7 +177,8 @@ static void dictionaries(sae_context *ctx) {
     EXPECT(sae_forward(dict, NULL, 2, x_hat, NULL), SAE_INVALID, "NULL");
     EXPECT(sae_encode_subset(dict, x, 2, latents, 1, f), SAE_INVALID, "10");
     EXPECT(sae_encode_subset(dict, x, 2, NULL, 1, f), SAE_INVALID, "NULL");
-    EXPECT(sae_forward_ghost(dict, x, 2, (const uint8_t *)"abcdefghij", x_hat), SAE_INVALID, "AutoEncoderTopK");
+    EXPECT(sae_forward_ghost(dict, x, 2, (const uint8_t *)"abcdefghij", x_hat), SAE_INVALID,
+           "AutoEncoderTopK");
     s.row_begin = row_begin, s.latent = latent, s.value = value, s.capacity = 5;
     EXPECT(sae_encode_sparse(dict, x, 2, &s), SAE_INVALID, "5");
     CHECK(strstr(sae_error(ctx), "6") != NULL, "how much: %s", sae_error(ctx));
@@ -281,7 +286,8 @@ static void trainers(sae_context *ctx) {
             x[13] = 1;
             EXPECT(sae_trainer_step(trainer, x, y, 4), SAE_NOT_FINITE, "");
         }
-        CHECK(common_hash(sae_trainer_dictionary(trainer)) == before, "a refused step changed something");
+        CHECK(common_hash(sae_trainer_dictionary(trainer)) == before,
+              "a refused step changed something");
         CHECK(sae_trainer_steps_done(trainer) == 2, "a refused step was counted");
         CHECK_OK(ctx, sae_trainer_stats(trainer, &stats), (void)0);
         CHECK(stats.step == 1, "stats are of step %d", (int)stats.step);
@@ -306,10 +312,11 @@ static void trainers(sae_context *ctx) {
         b = a;
         sae_trainer_defaults(&b);
         CHECK(!memcmp(&a, &b, sizeof a), "defaults of defaults differ");
-        CHECK(a.lr == 2e-4 && a.warmup_steps == 1000 && a.auxk_alpha == 1.0 / 32 && a.top_k_aux == 32
-                  && a.dead_feature_threshold == 10000000 && a.threshold_beta == 0.999
-                  && a.threshold_start_step == 1000, "lr %g, warmup %d, alpha %g, top_k_aux %d", a.lr,
-              (int)a.warmup_steps, a.auxk_alpha, (int)a.top_k_aux);
+        CHECK(a.lr == 2e-4 && a.warmup_steps == 1000 && a.auxk_alpha == 1.0 / 32
+                  && a.top_k_aux == 32 && a.dead_feature_threshold == 10000000
+                  && a.threshold_beta == 0.999 && a.threshold_start_step == 1000,
+              "lr %g, warmup %d, alpha %g, top_k_aux %d", a.lr, (int)a.warmup_steps, a.auxk_alpha,
+              (int)a.top_k_aux);
     }
 }
 
@@ -330,7 +337,8 @@ static void settings(sae_context *ctx) {
     EXPECT(sae_trainer_desc_set(ctx, &s, "lr", "fast"), SAE_INVALID, "fast");
     EXPECT(sae_trainer_desc_set(ctx, &s, "lr", ""), SAE_INVALID, "lr");
     EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "-3"), SAE_INVALID, "-3");
-    EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "99999999999999999999999"), SAE_INVALID, "9999");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "99999999999999999999999"), SAE_INVALID,
+           "9999");
     EXPECT(sae_trainer_desc_set(ctx, &s, "sparsity_function", "L7"), SAE_INVALID, "L7");
     EXPECT(sae_trainer_desc_set(ctx, &s, "k", "3.5"), SAE_INVALID, "3.5");
 }
@@ -411,7 +419,8 @@ static void truncated(sae_context *ctx) {
         else {
             sae_tensor t;
             memset(&t, 0, sizeof t);
-            t.name = "a", t.dtype = SAE_F32, t.ndim = 2, t.shape[0] = 4, t.shape[1] = 5, t.data = values;
+            t.name = "a", t.dtype = SAE_F32, t.ndim = 2, t.shape[0] = 4, t.shape[1] = 5,
+            t.data = values;
             CHECK_OK(ctx, sae_tensor_file_write(ctx, whole, &t, 1), continue);
         }
         data = check_read(whole, &size);
@@ -423,15 +432,15 @@ static void truncated(sae_context *ctx) {
             check_write(cut, data, n);
             ctx->error[0] = 0;
             result = sae_tensor_file_open(ctx, cut, &file);
-            CHECK(result == SAE_FORMAT || result == SAE_UNSUPPORTED, "cut at %d of %d gives %s", (int)n,
-                  (int)size, sae_result_name(result));
+            CHECK(result == SAE_FORMAT || result == SAE_UNSUPPORTED, "cut at %d of %d gives %s",
+                  (int)n, (int)size, sae_result_name(result));
             CHECK(sae_error(ctx)[0], "cut at %d: refused without a word", (int)n);
             if (result == SAE_OK) sae_tensor_file_close(file);
             if (e >= 2) continue;
             out = NULL;
             result = sae_dictionary_load(ctx, &load, cut, &out);
-            CHECK(result == SAE_FORMAT || result == SAE_UNSUPPORTED, "cut at %d of %d loads: %s", (int)n,
-                  (int)size, sae_result_name(result));
+            CHECK(result == SAE_FORMAT || result == SAE_UNSUPPORTED, "cut at %d of %d loads: %s",
+                  (int)n, (int)size, sae_result_name(result));
             CHECK(!out, "cut at %d: out was touched", (int)n);
             if (result == SAE_OK) sae_dictionary_destroy(out);
         }
@@ -492,7 +501,8 @@ static void full_disk(sae_context *ctx) {
         free(old);
         free(now);
     }
-    EXPECT(sae_dictionary_save(dict, check_path("%s/no/such/folder/ae.pt", folder)), SAE_NOT_FOUND, "folder");
+    EXPECT(sae_dictionary_save(dict, check_path("%s/no/such/folder/ae.pt", folder)), SAE_NOT_FOUND,
+           "folder");
     EXPECT(sae_dictionary_save(dict, check_path("%s/ae.docx", folder)), SAE_INVALID, "ae.docx");
     EXPECT(sae_dictionary_save(dict, NULL), SAE_INVALID, "path");
     sae_dictionary_destroy(dict);
@@ -609,11 +619,18 @@ static sae_result op_config(sae_context *ctx) {
 }
 
 static void out_of_memory(void) {
-    static const struct { const char *name; sae_result (*op)(sae_context *ctx); bool once; } ops[] = {
-        { "dictionary", op_dictionary, false },     { "save and load .pt", op_save_pt, false },
+    static const struct {
+        const char *name;
+        sae_result (*op)(sae_context *ctx);
+        bool once;
+    } ops[] = {
+        { "dictionary", op_dictionary, false },
+        { "save and load .pt", op_save_pt, false },
         { "save and load .safetensors", op_save_safetensors, false },
-        { "trainer", op_trainer, false },           { "train", op_train, false },
-        { "resume", op_resume, false },             { "evaluate", op_evaluate, false },
+        { "trainer", op_trainer, false },
+        { "train", op_train, false },
+        { "resume", op_resume, false },
+        { "evaluate", op_evaluate, false },
         { "config", op_config, true },
     };
     snprintf(run_path, sizeof run_path, "%s/run", check_temp());
@@ -653,12 +670,14 @@ static void out_of_memory(void) {
                 CHECK(result == SAE_OK || result == SAE_OUT_OF_MEMORY,
                       "failing at allocation %d gives %s: %s", (int)at, sae_result_name(result),
                       sae_error(ctx));
-                CHECK(result == SAE_OK || sae_error(ctx)[0], "allocation %d: failed without a word", (int)at);
+                CHECK(result == SAE_OK || sae_error(ctx)[0], "allocation %d: failed without a word",
+                      (int)at);
                 sae_context_destroy(ctx);
                 CHECK(alloc_live == live, "failing at allocation %d leaks %d blocks", (int)at,
                       (int)(alloc_live - live));
             }
-            CHECK(result == SAE_OK, "still %s after %d allocations", sae_result_name(result), (int)at);
+            CHECK(result == SAE_OK, "still %s after %d allocations", sae_result_name(result),
+                  (int)at);
         }
     }
     check_test = NULL;
@@ -685,7 +704,9 @@ static void no_allocation(void) {
         CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), continue);
         before = alloc_calls;
         for (int i = 0; i < 12; i++)
-            CHECK_OK(ctx, sae_trainer_step(trainer, rows + i % 5 * B * D, NULL, B - (size_t)(i % 2)), (void)0);
+            CHECK_OK(ctx,
+                     sae_trainer_step(trainer, rows + i % 5 * B * D, NULL, B - (size_t)(i % 2)),
+                     (void)0);
         CHECK_OK(ctx, sae_trainer_stats(trainer, &stats), (void)0);
         CHECK(alloc_calls == before, "12 steps took memory %d times", (int)(alloc_calls - before));
         dict = sae_trainer_dictionary(trainer);
@@ -735,7 +756,8 @@ static void loops(sae_context *ctx) {
     d = ok, d.progress = stop_at_once;
     EXPECT(sae_train(ctx, &d), SAE_CANCELLED, "");
     memset(&d.buffer.source, 0, sizeof d.buffer.source);
-    d = ok, d.buffer.source.data = NULL, d.buffer.source.rows = 0, d.buffer.source.read = read_fails;
+    d = ok, d.buffer.source.data = NULL, d.buffer.source.rows = 0,
+    d.buffer.source.read = read_fails;
     EXPECT(sae_train(ctx, &d), SAE_IO, "");
     d = ok, d.buffer.single_pass = true;
     EXPECT(sae_train(ctx, &d), SAE_END_OF_DATA, "");
@@ -801,7 +823,8 @@ static void backends(void) {
         for (left = 0; left < 500 && result == SAE_OUT_OF_MEMORY; left++) {
             backend_left = left;
             result = sae_trainer_create(ctx, &s, &trainer);
-            CHECK(result == SAE_OK || (result == SAE_OUT_OF_MEMORY && sae_error(ctx)[0] && !trainer),
+            CHECK(result == SAE_OK
+                      || (result == SAE_OUT_OF_MEMORY && sae_error(ctx)[0] && !trainer),
                   "%d allocations of the backend give %s", left, sae_result_name(result));
         }
         CHECK(result == SAE_OK, "%s after %d allocations", sae_result_name(result), left);
