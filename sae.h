@@ -151,7 +151,8 @@ SAE_API const char *sae_error(const sae_context *ctx);
 
 /* ==== >>api: dictionaries ===================================================================== */
 
-/* dictionary_learning's classes. All decode as x_hat = sum_i f_i W_dec[i] + b_dec. Encode:
+/* dictionary_learning's classes. All decode as x_hat = sum_i f_i W_dec[i] + b_dec. Dictionaries of
+   other programs are one of them with variations (see the desc). Encode:
      STANDARD      f = relu(W_enc (x - b_dec) + b_enc)                               AutoEncoder
      STANDARD_NEW  f = relu(W_enc x + b_enc)                                         AutoEncoderNew
      GATED         u = W_enc (x - b_dec); f = [u + gate_bias > 0] relu(exp(r_mag) u + mag_bias)
@@ -186,6 +187,22 @@ typedef enum sae_rule {
 
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
+/* Which latents there are, where it is not "relu(p), and of these the class's choice". */
+typedef enum sae_latents {
+    SAE_LATENTS_POSITIVE = 0, /* as the class says */
+    SAE_LATENTS_SIGNED,    /* STANDARD, STANDARD_NEW: f = p; TOP_K: the k largest p, no relu */
+    SAE_LATENTS_MAGNITUDE, /* TOP_K: the p of the k largest |p|, no relu */
+    SAE_LATENTS_GROUP_MAX  /* TOP_K: the largest relu(p) of each of k groups of m/k neighbours */
+} sae_latents;
+
+/* What is done to a row before anything else, and undone on x_hat. */
+typedef enum sae_input_norm {
+    SAE_INPUT_NORM_NONE = 0,
+    SAE_INPUT_NORM_CONSTANT, /* x sqrt(d) / norm(x);  x_hat norm(x) / sqrt(d) */
+    SAE_INPUT_NORM_LAYER     /* (x - mean(x)) / (std(x) + 1e-5), std over d - 1;
+                                x_hat std(x) + mean(x) */
+} sae_input_norm;
+
 typedef struct sae_dictionary sae_dictionary;
 
 typedef struct sae_dictionary_desc {
@@ -197,6 +214,15 @@ typedef struct sae_dictionary_desc {
     size_t num_groups;
     bool subtract_b_dec;             /* JUMP_RELU: p = W_enc (x - b_dec) + b_enc */
     uint64_t seed;                   /* of the initialisation */
+    /* Variations, for the files of other programs; all 0: the class as it stands above. x below is
+       the row as input_norm leaves it, raw x the row as given. Trainers take none of them. */
+    bool keep_b_dec;             /* the other classes: p = W_enc x + b_enc, b_dec not subtracted */
+    sae_latents latents;
+    double k_fraction;           /* batch top-k keeps floor((k + k_fraction) n); 0 <= it < 1 */
+    sae_input_norm input_norm;
+    bool keep_norm;              /* input_norm is not undone on x_hat */
+    size_t output_dim;           /* of x_hat, W_dec and b_dec (transcoders); default d */
+    bool skip;                   /* x_hat += W_skip raw x, W_skip [output_dim,d] */
 } sae_dictionary_desc;
 
 /* Initialised as the reference initialises the class. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
@@ -204,7 +230,7 @@ SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_
                                          sae_dictionary **out);
 SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
 
-/* What it is: the desc it was made from (seed 0 if it came from a file). */
+/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in. */
 SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict);
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
@@ -215,8 +241,8 @@ SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t
 /* The scalar threshold (-1: never set) of TOP_K, BATCH_TOP_K, MATRYOSHKA; 0 for the others. */
 SAE_API float sae_dictionary_threshold(const sae_dictionary *dict);
 
-/* Row i of the decoder, W_dec[i], d floats: the direction of latent i. Owned by dict, valid while
-   it lives; NULL if i >= m or the class has none. */
+/* Row i of the decoder, W_dec[i], output_dim floats: the direction of latent i; and of the encoder,
+   W_enc[i], d floats. Owned by dict, valid while it lives; NULL if i >= m or the class has none. */
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
@@ -242,19 +268,24 @@ typedef struct sae_sparse {
    outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
    SAE_RULE_TOP_K of the batch classes (n*m floats). Rows with NaN or infinity give unspecified
    latents in these rows alone. Bits do not depend on n, threads or instruction set (but for batch
-   top-k, which chooses over the n rows together).
+   top-k, which chooses over the n rows together). x_hat is [n,output_dim].
    Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out);
 /* f [n,count] of the latents named (each < m). Rules that compare a latent with others (top-k) do
-   not apply: these classes give p > max(threshold, 0), or relu(p) while the threshold is unset. */
+   not apply: these classes give p > max(threshold, 0), or relu(p) while the threshold is unset, or
+   p where latents are signed. */
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f);
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat);
 SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_sparse *code, size_t n,
                                      float *x_hat);
-/* encode, then decode; f may be NULL. */
+/* What decode cannot know without x: puts the row's norm back (input_norm) and adds W_skip x. x_hat
+   [n,output_dim] is decode's, changed in place; nothing happens to dictionaries with neither. */
+SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
+                                     float *x_hat);
+/* encode, decode, finish; f may be NULL. */
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f);
 /* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
@@ -1285,19 +1316,22 @@ static double saei_random_normal(uint64_t seed, uint32_t stream, uint64_t i) {
 
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
-     W_enc [m][ld] | W_dec [m][ld] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld]
-   with ld, m' = d, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is r_mag of GATED and
-   threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not have take no room. */
+     W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
+     | W_skip [output_dim][ld]
+   with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
+   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not have
+   take no room. */
 struct sae_dictionary {
     sae_context *ctx;
     sae_dictionary_desc desc;
     sae_rule rule;        /* never DEFAULT for the classes that have a choice */
     size_t active_groups; /* MATRYOSHKA: 1..num_groups */
-    size_t ld;
+    size_t ld, ld_out;    /* row strides of W_enc, W_skip; of W_dec */
     float threshold;      /* scalar: TOP_K, BATCH_TOP_K, MATRYOSHKA; -1 until set */
     float *params;        /* [num_params] */
     size_t num_params;
     float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
+    float *W_skip;
     bool borrowed;        /* params belong to a trainer */
 };
 
@@ -2890,9 +2924,56 @@ static bool saei_arch_selects(sae_arch arch) { /* has k, threshold and a rule */
 
 /* The input of the encoder is x - b_dec. */
 static bool saei_subtracts(const sae_dictionary_desc *desc) {
-    return desc->arch == SAE_ARCH_STANDARD || desc->arch == SAE_ARCH_GATED
-           || saei_arch_selects(desc->arch)
+    return ((desc->arch == SAE_ARCH_STANDARD || desc->arch == SAE_ARCH_GATED
+             || saei_arch_selects(desc->arch))
+            && !desc->keep_b_dec)
            || (desc->arch == SAE_ARCH_JUMP_RELU && desc->subtract_b_dec);
+}
+
+static size_t saei_output_dim(const sae_dictionary_desc *desc) {
+    return desc->output_dim ? desc->output_dim : desc->activation_dim;
+}
+
+/* One of dictionary_learning's eight classes as it is. */
+static bool saei_is_plain(const sae_dictionary_desc *desc) {
+    return !desc->keep_b_dec && !desc->latents && !desc->input_norm && !desc->skip
+           && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim;
+}
+
+/* The variations of desc that its class does not have. */
+static sae_result saei_variations_check(const sae_context *ctx, const char *who,
+                                        const sae_dictionary_desc *desc) {
+    const sae_arch arch = desc->arch;
+    const char *name = sae_arch_name(arch);
+    bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW;
+    if (desc->latents < SAE_LATENTS_POSITIVE || desc->latents > SAE_LATENTS_GROUP_MAX
+        || (desc->latents && arch != SAE_ARCH_TOP_K
+            && !(relu && desc->latents == SAE_LATENTS_SIGNED)))
+        return saei_fail(ctx, SAE_INVALID, "%s: latents is %d, allowed are 0, with AutoEncoder and "
+                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s", who,
+                         (int)desc->latents, name);
+    if (desc->latents == SAE_LATENTS_GROUP_MAX && desc->dict_size % desc->k)
+        return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, group max needs a divisor of dict_size, "
+                         "%zu", who, desc->k, desc->dict_size);
+    if (desc->k_fraction != 0
+        && (!(desc->k_fraction > 0 && desc->k_fraction < 1)
+            || (arch != SAE_ARCH_BATCH_TOP_K && arch != SAE_ARCH_MATRYOSHKA)))
+        return saei_fail(ctx, SAE_INVALID, "%s: k_fraction is %g, allowed are 0 and, with the "
+                         "batch classes, numbers below 1; arch is %s", who, desc->k_fraction, name);
+    if (desc->input_norm < SAE_INPUT_NORM_NONE || desc->input_norm > SAE_INPUT_NORM_LAYER)
+        return saei_fail(ctx, SAE_INVALID, "%s: input_norm is %d, allowed are 0 to %d", who,
+                         (int)desc->input_norm, (int)SAE_INPUT_NORM_LAYER);
+    if (desc->output_dim > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: output_dim is %zu, allowed are 0 to %d", who,
+                         desc->output_dim, INT32_MAX);
+    if (arch == SAE_ARCH_IDENTITY && !saei_is_plain(desc))
+        return saei_fail(ctx, SAE_INVALID, "%s: IdentityDict has no variations", who);
+    if (saei_output_dim(desc) == desc->activation_dim) return SAE_OK;
+    if (saei_subtracts(desc) || (desc->input_norm && !desc->keep_norm))
+        return saei_fail(ctx, SAE_INVALID, "%s: output_dim is %zu and activation_dim %zu: x can "
+                         "neither lose b_dec (keep_b_dec) nor x_hat get its norm back (keep_norm)",
+                         who, desc->output_dim, desc->activation_dim);
+    return SAE_OK;
 }
 
 static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
@@ -2915,6 +2996,7 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
     if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
         return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
                          desc->k, desc->dict_size);
+    SAEI_TRY(saei_variations_check(ctx, who, desc));
     if (desc->arch != SAE_ARCH_MATRYOSHKA) return SAE_OK;
     if (!desc->num_groups || desc->num_groups > SAE_MAX_GROUPS)
         return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu, allowed are 1 to %d", who,
@@ -2934,9 +3016,11 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
 /* Floats of the parameter block; SIZE_MAX if there can be no such block. */
 static size_t saei_param_count(const sae_dictionary_desc *desc) {
     size_t ld = saei_align16(desc->activation_dim), m = saei_align16(desc->dict_size), matrices,
-           all;
+           all, out = saei_output_dim(desc), ld_out = saei_align16(out), skip = 0;
     if (desc->arch == SAE_ARCH_IDENTITY) return 0;
-    if (!saei_mul(desc->dict_size, 2 * ld, &matrices) || !saei_add(matrices, 3 * m + ld, &all)
+    if (!saei_mul(desc->dict_size, ld + ld_out, &matrices)
+        || !saei_add(matrices, 3 * m + ld_out, &all)
+        || (desc->skip && (!saei_mul(out, ld, &skip) || !saei_add(all, skip, &all)))
         || all > SIZE_MAX / 8)
         return SIZE_MAX;
     return all - (desc->arch == SAE_ARCH_GATED ? 0 : desc->arch == SAE_ARCH_JUMP_RELU ? m : 2 * m);
@@ -2944,14 +3028,15 @@ static size_t saei_param_count(const sae_dictionary_desc *desc) {
 
 /* Points the named arrays of dict into a block of its layout. */
 static void saei_dictionary_place(sae_dictionary *dict, float *params) {
-    size_t rows = dict->desc.dict_size * dict->ld, m = saei_align16(dict->desc.dict_size);
+    size_t m = saei_align16(dict->desc.dict_size);
     float *at = params;
     dict->params = params;
+    dict->ld_out = saei_align16(saei_output_dim(&dict->desc));
     if (!params) return;
     dict->W_enc = at;
-    at += rows;
+    at += dict->desc.dict_size * dict->ld;
     dict->W_dec = at;
-    at += rows;
+    at += dict->desc.dict_size * dict->ld_out;
     dict->b_enc = at;
     at += m;
     if (dict->desc.arch == SAE_ARCH_GATED || dict->desc.arch == SAE_ARCH_JUMP_RELU) {
@@ -2963,6 +3048,7 @@ static void saei_dictionary_place(sae_dictionary *dict, float *params) {
         at += m;
     }
     dict->b_dec = at;
+    if (dict->desc.skip) dict->W_skip = at + dict->ld_out;
 }
 
 static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
@@ -2981,6 +3067,7 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
     }
     dict->ctx = ctx;
     dict->desc = *desc;
+    dict->desc.output_dim = saei_output_dim(desc);
     dict->ld = saei_align16(desc->activation_dim);
     dict->num_params = count;
     dict->threshold = saei_arch_selects(desc->arch) ? -1.0f : 0.0f;
@@ -3003,8 +3090,9 @@ static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionar
     return SAE_OK;
 }
 
-/* W_dec rows drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD and
-   GATED draw uniformly; the width of the draw does not matter, as the norms are set after it. */
+/* W_dec rows drawn, brought to the class's norm, and copied to W_enc (as far as they go, where
+   output_dim differs); W_skip is 0. All classes but STANDARD and GATED draw uniformly; the width of
+   the draw does not matter, as the norms are set after it. */
 static void saei_dictionary_init(sae_dictionary *dict) {
     const sae_dictionary_desc *h = &dict->desc;
     bool normal = h->arch == SAE_ARCH_STANDARD || h->arch == SAE_ARCH_STANDARD_NEW
@@ -3012,16 +3100,17 @@ static void saei_dictionary_init(sae_dictionary *dict) {
     float length = normal && h->arch != SAE_ARCH_GATED ? 0.1f : 1.0f;
     if (h->arch == SAE_ARCH_IDENTITY) return;
     for (size_t i = 0; i < h->dict_size; i++) {
-        float *row = dict->W_dec + i * dict->ld, norm;
-        for (size_t c = 0; c < h->activation_dim; c++) {
-            uint64_t draw = (uint64_t)i * h->activation_dim + c;
+        size_t d = h->output_dim;
+        float *row = dict->W_dec + i * dict->ld_out, norm;
+        for (size_t c = 0; c < d; c++) {
+            uint64_t draw = (uint64_t)i * d + c;
             row[c] = (float)(normal ? saei_random_normal(h->seed, SAEI_STREAM_INIT, draw)
                                     : 2 * saei_random_uniform(h->seed, SAEI_STREAM_INIT, draw) - 1);
         }
-        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, row, row));
-        for (size_t c = 0; c < h->activation_dim; c++) row[c] = row[c] / norm * length;
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
+        for (size_t c = 0; c < d; c++) row[c] = row[c] / norm * length;
+        memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
     }
-    memcpy(dict->W_enc, dict->W_dec, h->dict_size * dict->ld * sizeof(float));
     if (h->arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
 }
@@ -3045,7 +3134,11 @@ SAE_API void sae_dictionary_destroy(sae_dictionary *dict) {
     saei_free(dict->ctx, dict);
 }
 
-SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) { return dict->desc; }
+SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) {
+    sae_dictionary_desc desc = dict->desc;
+    desc.output_dim = saei_output_dim(&desc);
+    return desc;
+}
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
     if (!dict) return SAE_INVALID;
@@ -3054,6 +3147,9 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
         return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_rule: rule is %d; only the "
                          "top-k classes have a choice (1 top_k, 2 threshold), this is %s",
                          (int)rule, sae_arch_name(dict->desc.arch));
+    if (rule == SAE_RULE_THRESHOLD && dict->desc.latents)
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_rule: rule is 2 (threshold), "
+                         "signed latents and group max have none");
     if (rule == SAE_RULE_DEFAULT && saei_arch_selects(dict->desc.arch))
         rule = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD;
     dict->rule = rule;
@@ -3074,8 +3170,8 @@ SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t
 SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) { return dict->threshold; }
 
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent) {
-    return dict && dict->W_dec && latent < dict->desc.dict_size ? dict->W_dec + latent * dict->ld
-                                                                : NULL;
+    if (!dict || !dict->W_dec || latent >= dict->desc.dict_size) return NULL;
+    return dict->W_dec + latent * dict->ld_out;
 }
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent) {
     return dict && dict->W_enc && latent < dict->desc.dict_size ? dict->W_enc + latent * dict->ld
@@ -3093,7 +3189,7 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
     for (size_t i = 0; i < m; i++) dict->b_enc[i] *= scale;
-    for (size_t c = 0; c < dict->desc.activation_dim; c++) dict->b_dec[c] *= scale;
+    for (size_t c = 0; c < saei_output_dim(&dict->desc); c++) dict->b_dec[c] *= scale;
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < m; i++) dict->aux0[i] *= scale;
     if (dict->desc.arch == SAE_ARCH_GATED)
@@ -3102,26 +3198,35 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
     return SAE_OK;
 }
 
-SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
+static bool saei_decoder_is_unit(const sae_dictionary *dict) {
     bool close = true;
-    if (!dict) return SAE_INVALID;
-    if (dict->desc.arch != SAE_ARCH_STANDARD) return SAE_OK;
     for (size_t i = 0; i < dict->desc.dict_size && close; i++) {
-        const float *row = dict->W_dec + i * dict->ld;
-        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, row, row));
+        const float *row = dict->W_dec + i * dict->ld_out;
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
         close = fabsf(norm - 1) <= 1e-8f + 1e-5f;
     }
-    if (close) return SAE_OK;
+    return close;
+}
+
+/* W_dec rows to norm 1, the norms moved into the encoder: f_i becomes f_i norm_i, x_hat stays
+   (but for choices among latents, as top-k, that compare the new f). */
+static void saei_fold_decoder_norms(sae_dictionary *dict) {
     for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        float *dec = dict->W_dec + i * dict->ld, *enc = dict->W_enc + i * dict->ld;
-        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, dec, dec));
+        float *dec = dict->W_dec + i * dict->ld_out, *enc = dict->W_enc + i * dict->ld;
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
         if (!(norm > 0)) continue; /* a latent without direction stays without effect */
-        for (size_t c = 0; c < dict->desc.activation_dim; c++) {
-            dec[c] = dec[c] / norm;
-            enc[c] *= norm;
-        }
+        for (size_t c = 0; c < dict->ld_out; c++) dec[c] = dec[c] / norm;
+        for (size_t c = 0; c < dict->ld; c++) enc[c] *= norm;
         dict->b_enc[i] *= norm;
+        if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->aux0[i] *= norm;
+        if (dict->desc.arch == SAE_ARCH_GATED) dict->aux1[i] *= norm;
     }
+}
+
+SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
+    if (!dict) return SAE_INVALID;
+    if (dict->desc.arch == SAE_ARCH_STANDARD && !saei_decoder_is_unit(dict))
+        saei_fold_decoder_norms(dict);
     return SAE_OK;
 }
 
@@ -3133,6 +3238,7 @@ enum { SAEI_INFER_ROWS = 32, SAEI_INFER_DEPTH = 128 };
 typedef struct saei_infer {
     const sae_dictionary *dict;
     const float *x;
+    const float *W;        /* NULL: W_enc; or W_skip, with x raw */
     size_t n, count;       /* rows; latents looked at */
     const uint32_t *list;  /* NULL: all */
     bool top_k;            /* leave relu(p) for a selection that follows */
@@ -3144,21 +3250,54 @@ typedef struct saei_infer {
     float *ghost;
 } saei_infer;
 
+/* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it. A row
+   without extent is only shifted: nothing is divided by 0. */
+typedef struct saei_norm {
+    float shift, divisor, scale;
+} saei_norm;
+
+static saei_norm saei_row_norm(const sae_dictionary *dict, const float *x) {
+    size_t d = dict->desc.activation_dim;
+    double sum = 0, square = 0, mean;
+    saei_norm norm = { 0, 1, 1 };
+    if (dict->desc.input_norm == SAE_INPUT_NORM_CONSTANT) {
+        for (size_t c = 0; c < d; c++) square += (double)x[c] * (double)x[c];
+        norm.scale = (float)sqrt(square / (double)d);
+        if (norm.scale != 0) norm.divisor = norm.scale;
+    } else if (dict->desc.input_norm == SAE_INPUT_NORM_LAYER) {
+        for (size_t c = 0; c < d; c++) sum += (double)x[c];
+        norm.shift = (float)(mean = sum / (double)d);
+        for (size_t c = 0; c < d; c++) square += ((double)x[c] - mean) * ((double)x[c] - mean);
+        norm.scale = d > 1 ? (float)sqrt(square / (double)(d - 1)) : 0;
+        norm.divisor = norm.scale + 1e-5f;
+    }
+    return norm;
+}
+
+/* The norms of a block of rows, once for all its panels. */
+static void saei_infer_norms(const saei_infer *q, const float *x, size_t rows, saei_norm *norms) {
+    for (size_t r = 0; q->dict->desc.input_norm && r < rows; r++)
+        norms[r] = saei_row_norm(q->dict, x + r * q->dict->desc.activation_dim);
+}
+
 /* product [rows][48] = W_enc (x or x - b_dec) for up to 48 latents from `first`, in the product
-   order. */
+   order. norms: of the rows, where the dictionary has an input_norm. */
 static void saei_infer_product(const saei_infer *q, const float *x, size_t rows, size_t first,
-                               size_t count, float *product) {
+                               size_t count, const saei_norm *norms, float *product) {
     const sae_dictionary *dict = q->dict;
     size_t d = dict->desc.activation_dim;
     float panel[SAEI_INFER_DEPTH * SAEI_PANEL], centred[SAEI_INFER_ROWS * SAEI_INFER_DEPTH];
-    bool subtract = saei_subtracts(&dict->desc);
+    bool subtract = !q->W && saei_subtracts(&dict->desc), norm = !q->W && dict->desc.input_norm;
+    const float *W = q->W ? q->W : dict->W_enc;
     for (size_t k0 = 0; k0 < d; k0 += SAEI_INFER_DEPTH) {
         size_t depth = saei_min(SAEI_INFER_DEPTH, d - k0);
-        saei_pack_panel(dict->W_enc + k0, dict->ld, depth, q->list, first, count, panel);
+        saei_pack_panel(W + k0, dict->ld, depth, q->list, first, count, panel);
         for (size_t r = 0; r < rows; r++)
-            for (size_t k = 0; k < depth; k++)
-                centred[r * SAEI_INFER_DEPTH + k] =
-                    subtract ? x[r * d + k0 + k] - dict->b_dec[k0 + k] : x[r * d + k0 + k];
+            for (size_t k = 0; k < depth; k++) {
+                float v = x[r * d + k0 + k];
+                if (norm) v = (v - norms[r].shift) / norms[r].divisor;
+                centred[r * SAEI_INFER_DEPTH + k] = subtract ? v - dict->b_dec[k0 + k] : v;
+            }
         for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
             const float *at[SAEI_TILE_ROWS];
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
@@ -3166,6 +3305,10 @@ static void saei_infer_product(const saei_infer *q, const float *x, size_t rows,
             dict->ctx->kernels->tile(at, panel, depth, k0 > 0, product + g * SAEI_PANEL);
         }
     }
+}
+
+static bool saei_is_signed(const sae_dictionary_desc *desc) {
+    return desc->latents == SAE_LATENTS_SIGNED || desc->latents == SAE_LATENTS_MAGNITUDE;
 }
 
 /* f of one latent from its product with x; top_k leaves the selection to the caller. */
@@ -3178,6 +3321,7 @@ static float saei_infer_value(const sae_dictionary *dict, size_t i, float produc
     case SAE_ARCH_TOP_K:
     case SAE_ARCH_BATCH_TOP_K:
     case SAE_ARCH_MATRYOSHKA:
+        if (saei_is_signed(&dict->desc)) return p;
         if (!top_k && !(p > dict->threshold)) return 0;
         return p > 0 ? p : 0;
     case SAE_ARCH_STANDARD:
@@ -3185,7 +3329,7 @@ static float saei_infer_value(const sae_dictionary *dict, size_t i, float produc
     case SAE_ARCH_IDENTITY:
     case SAE_ARCH_DEFAULT: break;
     }
-    return p > 0 ? p : 0;
+    return p > 0 || saei_is_signed(&dict->desc) ? p : 0;
 }
 
 /* The first latent past the active groups. */
@@ -3201,11 +3345,13 @@ static void saei_infer_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
     size_t active = saei_active_latents(q->dict), found[SAEI_INFER_ROWS];
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+    saei_norm norms[SAEI_INFER_ROWS];
     memset(found, 0, sizeof found);
+    saei_infer_norms(q, x, rows, norms);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count,
-                           product);
+        saei_infer_product(q, x, rows, first, count, norms, product);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j, at;
@@ -3230,6 +3376,7 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
     size_t all;
     if (!dict) return SAE_INVALID;
     if (!arrays) return saei_fail(dict->ctx, SAE_INVALID, "%s: an array is NULL", who);
+    width = saei_max(width, saei_output_dim(&dict->desc));
     if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
         return saei_fail(dict->ctx, SAE_INVALID, "%s: n is %zu rows, too many to address", who, n);
     return SAE_OK;
@@ -3317,11 +3464,13 @@ static void saei_infer_top_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
     size_t k = q->share, held[SAEI_INFER_ROWS];
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+    saei_norm norms[SAEI_INFER_ROWS];
     memset(held, 0, sizeof held);
+    saei_infer_norms(q, x, rows, norms);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count,
-                           product);
+        saei_infer_product(q, x, rows, first, count, norms, product);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
@@ -3345,6 +3494,106 @@ static void saei_infer_top_part(void *arg, size_t part) {
         saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
                             held[r]);
         q->sparse->row_begin[r0 + r + 1] = held[r];
+    }
+}
+
+/* A number that orders p as SIGNED (0: NaN) or MAGNITUDE chooses. -0 is 0. */
+static uint32_t saei_varied_key(sae_latents kind, float p) {
+    uint32_t bits;
+    if (p != p) return 0;
+    p += 0.0f;
+    memcpy(&bits, &p, sizeof bits);
+    if (kind == SAE_LATENTS_MAGNITUDE) return bits & 0x7FFFFFFFu;
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+/* The same for signed latents and group max. The heap holds keys that compare as the choice does,
+   |p| or p; the lowest bit of a latent is then the sign of p. */
+static void saei_infer_varied_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_latents kind = q->dict->desc.latents;
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    size_t k = q->share, group = q->count / k, held[SAEI_INFER_ROWS];
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+    saei_norm norms[SAEI_INFER_ROWS];
+    memset(held, 0, sizeof held);
+    saei_infer_norms(q, x, rows, norms);
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, x, rows, first, count, norms, product);
+        for (size_t r = 0; r < rows; r++) {
+            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+            float *value = q->sparse->value + (r0 + r) * k;
+            for (size_t j = 0; j < count; j++) {
+                size_t i = first + j;
+                float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], true);
+                uint32_t name = (uint32_t)i << 1 | (f < 0);
+                if (kind == SAE_LATENTS_MAGNITUDE) f = fabsf(f);
+                if (kind == SAE_LATENTS_GROUP_MAX) {
+                    bool opens = i % group == 0;
+                    if (opens || f > value[held[r] - 1]) {
+                        held[r] += opens;
+                        latent[held[r] - 1] = name;
+                        value[held[r] - 1] = f;
+                    }
+                } else if (held[r] < k && f == f) {
+                    latent[held[r]] = name;
+                    value[held[r]++] = f;
+                    for (size_t at = k / 2; held[r] == k && at-- > 0; )
+                        saei_heap_sink(latent, value, k, at);
+                } else if (held[r] == k && f > value[0]) {
+                    latent[0] = name;
+                    value[0] = f;
+                    saei_heap_sink(latent, value, k, 0);
+                }
+            }
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+        float *value = q->sparse->value + (r0 + r) * k;
+        size_t kept = 0;
+        if (kind != SAE_LATENTS_GROUP_MAX) saei_sort_by_latent(latent, value, held[r]);
+        for (size_t j = 0; j < held[r]; j++) {
+            if (value[j] == 0) continue;
+            value[kept] = kind == SAE_LATENTS_MAGNITUDE && latent[j] & 1 ? -value[j] : value[j];
+            latent[kept++] = latent[j] >> 1;
+        }
+        q->sparse->row_begin[r0 + r + 1] = kept;
+    }
+}
+
+/* Keeps of each row of p [n,m] what the signed choices and group max keep. */
+static void saei_dense_varied_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_latents kind = q->dict->desc.latents;
+    size_t m = q->count, k = q->share, group = m / k;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, q->n); r < end; r++) {
+        float *f = q->dense + r * m;
+        uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
+        size_t above = 0;
+        for (size_t g = 0; kind == SAE_LATENTS_GROUP_MAX && g < m; g += group) {
+            size_t best = g;
+            for (size_t i = g + 1; i < g + group; i++)
+                if (f[i] > f[best]) best = i;
+            for (size_t i = g; i < g + group; i++)
+                if (i != best) f[i] = 0;
+        }
+        if (kind == SAE_LATENTS_GROUP_MAX) continue;
+        while (hi - lo > 1) {
+            uint64_t mid = lo + (hi - lo) / 2;
+            size_t count = 0;
+            for (size_t i = 0; i < m; i++) count += saei_varied_key(kind, f[i]) >= mid;
+            if (count >= k) lo = mid;
+            else hi = mid;
+        }
+        for (size_t i = 0; i < m; i++) above += saei_varied_key(kind, f[i]) > lo;
+        for (size_t i = 0; i < m; i++) {
+            uint32_t key = saei_varied_key(kind, f[i]);
+            if (key == lo && above < k) above++;
+            else if (key <= lo) f[i] = 0;
+        }
     }
 }
 
@@ -3392,7 +3641,7 @@ static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense
 static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, const float *x,
                                    size_t n, sae_code *code, float **dense) {
     const sae_context *ctx = dict->ctx;
-    size_t m = dict->desc.dict_size, active = saei_active_latents(dict), total = 0;
+    size_t m = dict->desc.dict_size, active = saei_active_latents(dict), total = 0, keep;
     uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
     saei_infer q;
     memset(code, 0, sizeof *code);
@@ -3427,7 +3676,8 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, 
         code->count[r] = kept;
         total += kept;
     }
-    if (total > dict->desc.k * n) saei_keep_batch(code, dict->desc.k * n, histogram);
+    keep = (size_t)(((double)dict->desc.k + dict->desc.k_fraction) * (double)n);
+    if (total > keep) saei_keep_batch(code, keep, histogram);
     for (size_t r = 0; r < n; r++)
         while (code->count[r] && code->latent[r * m + code->count[r] - 1] >= active)
             code->count[r]--;
@@ -3469,7 +3719,9 @@ SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t
     q.top_k = dict->rule == SAE_RULE_TOP_K;
     q.share = dict->desc.k;
     saei_infer_run(&q);
-    if (q.top_k) saei_parallel(dict->ctx, saei_ceil_div(n, 16), saei_dense_top_part, &q);
+    if (q.top_k)
+        saei_parallel(dict->ctx, saei_ceil_div(n, 16),
+                      dict->desc.latents ? saei_dense_varied_part : saei_dense_top_part, &q);
     return SAE_OK;
 }
 
@@ -3541,7 +3793,8 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
     if (dict->rule == SAE_RULE_TOP_K) {
         q.share = dict->desc.k;
         SAEI_TRY(saei_capacity(dict, n * q.share, out));
-        saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_infer_top_part, &q);
+        saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS),
+                      dict->desc.latents ? saei_infer_varied_part : saei_infer_top_part, &q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
     }
@@ -3605,16 +3858,16 @@ static void saei_decode_row(void *arg, size_t r) {
     saei_decoding *q = (saei_decoding *)arg;
     const sae_dictionary *dict = q->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
-    size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    size_t d = saei_output_dim(&dict->desc), m = dict->desc.dict_size, ld = dict->ld_out;
     float sum[SAEI_DECODE_COLUMNS], value[SAEI_DECODE_ENTRIES];
     uint32_t latent[SAEI_DECODE_ENTRIES];
-    for (size_t c = 0; c < dict->ld; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld - c);
+    for (size_t c = 0; c < ld; c += SAEI_DECODE_COLUMNS) {
+        size_t width = saei_min(SAEI_DECODE_COLUMNS, ld - c);
         memset(sum, 0, width * sizeof *sum);
         if (q->code) {
             size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
             kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
-                              dict->W_dec + c, dict->ld, sum);
+                              dict->W_dec + c, ld, sum);
         } else {
             size_t held = 0;
             for (size_t i = 0; i < m; i++) {
@@ -3623,7 +3876,7 @@ static void saei_decode_row(void *arg, size_t r) {
                     value[held++] = q->f[r * m + i];
                 }
                 if (held == SAEI_DECODE_ENTRIES || i + 1 == m) {
-                    kernels->add_rows(width, held, latent, value, dict->W_dec + c, dict->ld, sum);
+                    kernels->add_rows(width, held, latent, value, dict->W_dec + c, ld, sum);
                     held = 0;
                 }
             }
@@ -3680,6 +3933,42 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
     return SAE_OK;
 }
 
+/* 32 rows: the norm put back, W_skip x added. */
+static void saei_finish_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_dictionary *dict = q->dict;
+    size_t d = dict->desc.activation_dim, out = saei_output_dim(&dict->desc);
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    for (size_t r = 0; dict->desc.input_norm && !dict->desc.keep_norm && r < rows; r++) {
+        saei_norm norm = saei_row_norm(dict, q->x + (r0 + r) * d);
+        float *y = q->dense + (r0 + r) * out;
+        for (size_t c = 0; c < out; c++) y[c] = y[c] * norm.scale + norm.shift;
+    }
+    for (size_t first = 0; dict->W_skip && first < out; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, out - first);
+        saei_infer_product(q, q->x + r0 * d, rows, first, count, NULL, product);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < count; j++)
+                q->dense[(r0 + r) * out + first + j] += product[r * SAEI_PANEL + j];
+    }
+}
+
+SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
+                                     float *x_hat) {
+    saei_infer q;
+    SAEI_TRY(saei_infer_check(dict, "sae_decode_finish", x && x_hat, n, 0));
+    if (!dict->W_skip && (!dict->desc.input_norm || dict->desc.keep_norm)) return SAE_OK;
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = x;
+    q.W = dict->W_skip;
+    q.n = n;
+    q.dense = x_hat;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_finish_part, &q);
+    return SAE_OK;
+}
+
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f) {
     size_t m, d, chunk, all;
@@ -3688,7 +3977,8 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
     SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
     if (f) {
         SAEI_TRY(sae_encode(dict, x, n, f));
-        return sae_decode(dict, f, n, x_hat);
+        SAEI_TRY(sae_decode(dict, f, n, x_hat));
+        return sae_decode_finish(dict, x, n, x_hat);
     }
     if (!n) return SAE_OK;
     m = dict->desc.dict_size;
@@ -3703,8 +3993,10 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
     for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
         size_t rows = saei_min(chunk, n - r);
         result = sae_encode(dict, x + r * d, rows, own);
-        if (result == SAE_OK) result = sae_decode(dict, own, rows, x_hat + r * d);
+        if (result == SAE_OK)
+            result = sae_decode(dict, own, rows, x_hat + r * saei_output_dim(&dict->desc));
     }
+    if (result == SAE_OK) result = sae_decode_finish(dict, x, n, x_hat);
     saei_free(dict->ctx, own);
     return result;
 }
@@ -3719,10 +4011,10 @@ static void saei_ghost_part(void *arg, size_t part) {
     memset(q->ghost + r0 * d, 0, rows * d * sizeof(float));
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, q->x + r0 * d, rows, first, count, product);
+        saei_infer_product(q, q->x + r0 * d, rows, first, count, NULL, product);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < count; j++) {
-                const float *row = dict->W_dec + (first + j) * dict->ld;
+                const float *row = dict->W_dec + (first + j) * dict->ld_out;
                 float *out = q->ghost + (r0 + r) * d, e;
                 if (!q->mask[first + j]) continue;
                 e = (float)saei_exp((double)(product[r * SAEI_PANEL + j] + dict->b_enc[first + j]));
@@ -3736,9 +4028,10 @@ SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x,
     saei_infer q;
     SAEI_TRY(saei_infer_check(dict, "sae_forward_ghost", x && mask && x_ghost, n,
                               dict ? dict->desc.dict_size : 0));
-    if (dict->desc.arch != SAE_ARCH_STANDARD)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_forward_ghost: the dictionary is %s, only "
-                         "AutoEncoder has a ghost mode", sae_arch_name(dict->desc.arch));
+    if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_forward_ghost: the dictionary is %s%s, only "
+                         "AutoEncoder has a ghost mode", sae_arch_name(dict->desc.arch),
+                         saei_is_plain(&dict->desc) ? "" : " with variations");
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = x;
@@ -3753,8 +4046,8 @@ SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x,
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f) {
     if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW) return;
     for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *row = dict->W_dec + i * dict->ld;
-        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, row, row));
+        const float *row = dict->W_dec + i * dict->ld_out;
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
         for (size_t r = 0; r < n; r++) f[r * dict->desc.dict_size + i] *= norm;
     }
 }
@@ -4291,6 +4584,11 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         load.k = want->k;
         load.raw = true;
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
+        if (!saei_is_plain(&from->desc)) {
+            sae_dictionary_destroy(from);
+            return saei_fail(t->ctx, SAE_UNSUPPORTED, "sae_trainer_create: init is %s, which is "
+                             "not one of dictionary_learning's classes as it is", t->desc.init);
+        }
         if (from->desc.activation_dim != want->activation_dim
             || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
             || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
@@ -10459,6 +10757,7 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     const sae_dictionary *dict = v->dict;
     size_t batch = v->buffer->desc.batch_size, capacity, k = dict->desc.k;
     bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
+    if (dict->desc.k_fraction > 0) k++;
     v->d = dict->desc.activation_dim;
     v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
     if (sae_buffer_dim(v->buffer) != v->d)
@@ -10486,7 +10785,7 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
         return saei_fail(v->ctx, SAE_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
-        const float *w = dict->W_dec + i * dict->ld;
+        const float *w = dict->W_dec + i * dict->ld_out;
         double sum = 0;
         for (size_t j = 0; j < v->d; j++) sum += (double)w[j] * (double)w[j];
         v->norms[i] = (float)sqrt(sum);
@@ -10548,6 +10847,8 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
         result = sae_encode_sparse(v->dict, x + at * v->d, n, &v->code);
         if (result == SAE_OK)
             result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->d);
+        if (result == SAE_OK)
+            result = sae_decode_finish(v->dict, x + at * v->d, n, v->x_hat + at * v->d);
         if (result != SAE_OK) {
             if (v->dict->ctx != v->ctx) saei_fail(v->ctx, result, "%s", sae_error(v->dict->ctx));
             return result;
@@ -10709,13 +11010,13 @@ static void saei_pursuit_row(const saei_pursuit *p, size_t part, size_t row) {
         size_t latent = 0, at = 0;
         for (size_t j = 0; j < d; j++) r[j] = (double)p->x[row * d + j];
         for (size_t k = 0; k < count; k++) {
-            const float *w = dict->W_dec + chosen[k] * dict->ld;
+            const float *w = dict->W_dec + chosen[k] * dict->ld_out;
             double value = (double)f[chosen[k]];
             for (size_t j = 0; j < d; j++) r[j] -= value * (double)w[j];
         }
         for (size_t j = 0; j < d; j++) r[j] = (double)(float)r[j];
         for (size_t i = 0; i < m; i++) {
-            double inner = saei_pursuit_dot(dict->W_dec + i * dict->ld, r, d);
+            double inner = saei_pursuit_dot(dict->W_dec + i * dict->ld_out, r, d);
             if (i == 0 || inner > best) {
                 best = inner;
                 latent = i;
@@ -10725,7 +11026,7 @@ static void saei_pursuit_row(const saei_pursuit *p, size_t part, size_t row) {
         if (at == count) chosen[count++] = latent;
         memset(c, 0, d * sizeof *c);
         for (size_t k = 0; k < count; k++) {
-            const float *w = dict->W_dec + chosen[k] * dict->ld;
+            const float *w = dict->W_dec + chosen[k] * dict->ld_out;
             gradient[k] = (double)(float)saei_pursuit_dot(w, r, d);
             for (size_t j = 0; j < d; j++) c[j] += gradient[k] * (double)w[j];
         }
@@ -10753,9 +11054,10 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     saei_pursuit p;
     size_t size, bytes, d;
     if (!dict) return SAE_INVALID;
-    if (!dict->W_dec)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: %s has no decoder",
-                         sae_arch_name(dict->desc.arch));
+    if (!dict->W_dec || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: %s",
+                         dict->W_dec ? "output_dim is not activation_dim"
+                                     : "IdentityDict has no decoder");
     if (!n) return SAE_OK;
     if (!x || !f) return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: x or f is NULL");
     if (target_l0 > dict->desc.dict_size)
