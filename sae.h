@@ -61,7 +61,7 @@
         >>trainer    the nine training schemes
         >>json       reading and writing JSON
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
-        >>files      a dictionary as ae.pt + config.json, and as .safetensors
+        >>files      dictionaries of dictionary_learning and of other programs, config.json
         >>buffer     sources of activations and the shuffling buffer
         >>loop       sae_train: logging, checkpoints, backup, resume
         >>metrics    sae_evaluate, gradient pursuit
@@ -609,19 +609,57 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 
 /* ==== >>api: files ============================================================================ */
 
+/* Whose files are opened, and what their folders hold. */
+#define SAE_FORMATS(X)                                                                             \
+    X(SAE_FORMAT_DICTIONARY_LEARNING, 1, "dictionary_learning") /* ae.pt + config.json */          \
+    X(SAE_FORMAT_SAE_LENS, 2, "sae_lens")           /* sae_weights.safetensors + cfg.json */       \
+    X(SAE_FORMAT_SPARSIFY, 3, "sparsify")           /* sae.safetensors + cfg.json */               \
+    X(SAE_FORMAT_GEMMA_SCOPE, 4, "gemma_scope")     /* params.npz */                               \
+    X(SAE_FORMAT_GEMMA_SCOPE_2, 5, "gemma_scope_2") /* params.safetensors + config.json */         \
+    X(SAE_FORMAT_LLAMA_SCOPE, 6, "llama_scope")     /* checkpoints/final.safetensors +             \
+                                                       hyperparams.json */                         \
+    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */
+
+typedef enum sae_format {
+    SAE_FORMAT_NONE = 0,
+#define SAE_X(name, value, text) name = value,
+    SAE_FORMATS(SAE_X)
+#undef SAE_X
+} sae_format;
+
+SAE_API const char *sae_format_name(sae_format format);
+/* False (out untouched) if there is no such format. */
+SAE_API bool sae_format_from_name(const char *name, sae_format *out);
+
 typedef struct sae_load_desc {
-    sae_arch arch;  /* default: from config.json, else from the tensors' names. A folder that does
-                       not tell TOP_K from BATCH_TOP_K is refused unless given */
+    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
+                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
     size_t k;       /* for old files that hold none */
     bool raw;       /* take the tensors as they are; default: as the reference's loader does
-                       (STANDARD is brought to unit decoder norms) */
+                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
 } sae_load_desc;
 
-/* Opens a folder (config.json beside ae.pt or ae.safetensors), an ae.pt, or a .safetensors; a
-   crashed run's nested ae.pt too. desc may be NULL. Errors: SAE_NOT_FOUND, SAE_FORMAT,
+/* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
+   with its tensors, a crashed run's nested ae.pt too. Orientation follows from the format and is
+   held against the shapes, never guessed. What the formats fold into the weights is folded (decoder
+   norms, a known scale of the activations). desc may be NULL. Errors: SAE_NOT_FOUND, SAE_FORMAT,
    SAE_UNSUPPORTED, SAE_MISMATCH, SAE_OUT_OF_MEMORY. */
 SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
                                        const char *path, sae_dictionary **out);
+
+/* Where a dictionary came from. Texts are "" where the file does not say. */
+typedef struct sae_origin {
+    sae_format format;    /* NONE: it was made here */
+    char class_name[48];  /* as that program calls it: "jumprelu_transcoder" */
+    sae_dtype dtype;      /* of the encoder in the file */
+    char model[96];       /* the language model */
+    char hook[96];        /* the place in it: "blocks.3.hook_resid_post", "layers.3.mlp" */
+    char dataset[96];
+    char version[32];     /* of that program */
+    int64_t layer;        /* -1: not known */
+    size_t context_size;  /* 0: not known */
+} sae_origin;
+SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
 /* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
    Written beside, synced, then renamed: a crash leaves the old file. */
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
@@ -1332,6 +1370,7 @@ struct sae_dictionary {
     size_t num_params;
     float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
     float *W_skip;
+    sae_origin origin;
     bool borrowed;        /* params belong to a trainer */
 };
 
@@ -3074,6 +3113,7 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
     dict->rule = desc->arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K
                  : saei_arch_selects(desc->arch) ? SAE_RULE_THRESHOLD : SAE_RULE_DEFAULT;
     dict->active_groups = desc->num_groups;
+    dict->origin.layer = -1;
     saei_dictionary_place(dict, params);
     *out = dict;
     return SAE_OK;
@@ -3086,6 +3126,7 @@ static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionar
     copy->threshold = dict->threshold;
     copy->rule = dict->rule;
     copy->active_groups = dict->active_groups;
+    copy->origin = dict->origin;
     *out = copy;
     return SAE_OK;
 }
@@ -3139,6 +3180,8 @@ SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) {
     desc.output_dim = saei_output_dim(&desc);
     return desc;
 }
+
+SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) { return dict->origin; }
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
     if (!dict) return SAE_INVALID;
@@ -4643,6 +4686,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     if (saei_is_top_k(h.kind) && h.kind != SAE_TRAINER_TOP_K) t->view.rule = SAE_RULE_THRESHOLD;
     t->view.active_groups = shape.num_groups;
     t->view.borrowed = true;
+    t->view.origin.layer = -1;
     t->schedule.steps = h.steps;
     t->schedule.warmup_steps = saei_steps_of(h.warmup_steps);
     t->schedule.decay_start = saei_steps_of(h.decay_start);
@@ -6040,6 +6084,23 @@ static sae_result saei_writer_finish(saei_writer *w) {
     saei_free(w->ctx, w->temporary);
     memset(w, 0, sizeof *w);
     return SAE_OK;
+}
+
+/* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
+   pages inside it only. Where the system has no such call it stays, and nothing else changes. */
+static void saei_map_release(const saei_map *map, const void *data, size_t size) {
+#if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
+    long page = sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)data, end = begin + size, low = (uintptr_t)map->data;
+    if (page <= 0 || !map->data || begin < low || end > low + map->size || end < begin) return;
+    begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
+    end = end / (uintptr_t)page * (uintptr_t)page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+#else
+    (void)map;
+    (void)data;
+    (void)size;
+#endif
 }
 
 /* ==== >>tensors: element types ================================================================ */
@@ -8060,11 +8121,13 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 }
 /* ==== >>files: dictionaries =================================================================== */
 
-/* Where a tensor of a state_dict goes. _T: the file holds [d,m], transposed at the door. */
+/* Where a tensor of a file goes. _T: the file holds it transposed, turned at the door. */
 typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
-    SAEI_SLOT_GROUPS
+    SAEI_SLOT_GROUPS, SAEI_SLOT_W_SKIP, SAEI_SLOT_W_SKIP_T,
+    SAEI_SLOT_SCALE,   /* [m], latents are multiplied by it when they are decoded */
+    SAEI_SLOT_NOTHING  /* known, and of no use */
 } saei_slot;
 
 typedef struct saei_key {
@@ -8073,11 +8136,11 @@ typedef struct saei_key {
 } saei_key;
 
 /* The reference's names in the reference's order, for reading and for writing. */
-enum { SAEI_MAX_KEYS = 7 };
+enum { SAEI_MAX_KEYS = 10 };
 typedef struct saei_layout {
     sae_arch arch;
     size_t count;
-    saei_key keys[SAEI_MAX_KEYS];
+    saei_key keys[7];
 } saei_layout;
 
 static const saei_layout saei_layouts[] = {
@@ -8119,15 +8182,34 @@ typedef struct saei_load {
     char *file;       /* of the tensors */
     sae_tensor_file *tensors;
     const char *prefix;
+    const char *config_name; /* "config.json" */
     char *config_path;
-    saei_json *root;         /* of the config file; NULL: there is none */
-    const saei_json *config; /* the trainer object in it; NULL: none */
+    saei_json *root;         /* of the config file, an object; NULL: there is none */
+    const saei_json *config; /* the object in it that describes the dictionary; NULL: none */
 } saei_load;
 
-/* A file format for dictionaries. In a folder it is known by its files, alone by detect. */
+/* Room for a list of names in a message. */
+enum { SAEI_NAMES = 320 };
+
+/* A dictionary on its way in: its desc, and which tensor goes where. */
+typedef struct saei_draft {
+    const saei_load *load;
+    sae_dictionary_desc desc;
+    size_t count;
+    struct {
+        const char *name;
+        saei_slot slot;
+        const sae_tensor *tensor; /* NULL: the file has none */
+    } keys[SAEI_MAX_KEYS];
+    char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
+} saei_draft;
+
+/* A file format for dictionaries. In a folder it is known by its file; a file that lies alone is
+   known by its name, else by detect. */
 typedef struct saei_reader {
+    sae_format format;
     const char *files[2]; /* the first that the folder has */
-    const char *config;   /* beside the file, or beside its folder `checkpoints` */
+    const char *config;   /* beside the file, or beside its folder `checkpoints`; may be NULL */
     bool (*detect)(const saei_load *load);
     sae_result (*read)(saei_load *load, sae_dictionary **out);
 } saei_reader;
@@ -8166,6 +8248,28 @@ static sae_arch saei_arch_from_name(const char *name) {
     return strcmp(name, "MatroyshkaBatchTopKSAE") == 0 ? SAE_ARCH_MATRYOSHKA : SAE_ARCH_DEFAULT;
 }
 
+SAE_API const char *sae_format_name(sae_format format) {
+    switch (format) {
+#define SAE_X(name, value, text) case name: return text;
+        SAE_FORMATS(SAE_X)
+#undef SAE_X
+    case SAE_FORMAT_NONE: break;
+    }
+    return "none";
+}
+
+SAE_API bool sae_format_from_name(const char *name, sae_format *out) {
+    if (!name || !out) return false;
+#define SAE_X(format, value, text)                                                                 \
+    if (strcmp(name, text) == 0) {                                                                 \
+        *out = format;                                                                             \
+        return true;                                                                               \
+    }
+    SAE_FORMATS(SAE_X)
+#undef SAE_X
+    return false;
+}
+
 /* The trainer by either name, or by one of 2024. */
 static bool saei_trainer_from_any_name(const char *name, sae_trainer_kind *out) {
     static const struct {
@@ -8183,17 +8287,6 @@ static bool saei_trainer_from_any_name(const char *name, sae_trainer_kind *out) 
     return sae_trainer_from_name(name, out);
 }
 
-/* Adds a name from a file to a list for a message; "..." stands for those that find no room. */
-enum { SAEI_NAMES = 320 };
-static void saei_list_name(char list[SAEI_NAMES], const char *name) {
-    char quoted[SAEI_QUOTE];
-    size_t at = strlen(list);
-    if (at + SAEI_QUOTE + 8 <= SAEI_NAMES)
-        snprintf(list + at, SAEI_NAMES - at, "%s%s", at ? ", " : "", saei_quote(name, quoted));
-    else if (!saei_ends_with(list, ", ..."))
-        snprintf(list + at, SAEI_NAMES - at, ", ...");
-}
-
 /* The whole of text is a finite number, in JSON's notation or beginning with the point. */
 static bool saei_text_number(const char *text, size_t size, double *out) {
     char zero[64];
@@ -8209,7 +8302,7 @@ static bool saei_text_number(const char *text, size_t size, double *out) {
     return size && used == size && fabs(*out) <= DBL_MAX;
 }
 
-/* ---- config.json beside a dictionary ---- */
+/* ---- the config file beside a dictionary ---- */
 
 /* Behind the folder's last separator in path; 0 if there is none. */
 static size_t saei_folder_length(const char *path, size_t length) {
@@ -8217,18 +8310,23 @@ static size_t saei_folder_length(const char *path, size_t length) {
     return length;
 }
 
-/* The file `name` beside load->file, or one folder up if that folder is `checkpoints`. There need
-   not be one; another program's (it has no trainer) counts as none. */
+/* The file `name` beside load->file, or one folder up if that folder is `checkpoints`, into root.
+   There need not be one. */
 static sae_result saei_load_config(saei_load *load, const char *name) {
     size_t folder = saei_folder_length(load->file, strlen(load->file));
     size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
     size_t size = folder + strlen(name) + 1;
     bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
-    const saei_json *trainer;
     saei_map map;
     sae_result result;
+    if (load->config_name && strcmp(load->config_name, name) == 0) return SAE_OK;
+    saei_free(load->ctx, load->config_path);
+    saei_free(load->ctx, load->root);
+    load->root = NULL;
+    load->config_name = NULL;
     load->config_path = (char *)saei_alloc(load->ctx, size, 1);
     if (!load->config_path) return saei_load_no_memory(load);
+    load->config_name = name;
     snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
     if (inside && saei_path_exists(load->config_path) != SAEI_PATH_FILE)
         snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
@@ -8238,51 +8336,95 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
                              &load->root);
     saei_map_close(load->ctx, &map);
     SAEI_TRY(result);
-    trainer = saei_json_get(load->root, "trainer");
-    if (load->root->type != SAEI_JSON_OBJECT
-        || (trainer && trainer->type != SAEI_JSON_OBJECT && trainer->type != SAEI_JSON_STRING))
-        return saei_load_fail(load, SAE_FORMAT, "%s is not a JSON object",
-                              trainer ? "trainer in config.json" : "config.json");
-    if (trainer && trainer->type == SAEI_JSON_OBJECT) load->config = trainer;
-    else if (saei_json_get(load->root, "dict_class")) load->config = load->root;
-    else if (saei_json_get(load->root, "trainer_class")) load->config = load->root;
-    return SAE_OK;
+    if (load->root->type == SAEI_JSON_OBJECT) return SAE_OK;
+    return saei_load_fail(load, SAE_FORMAT, "%s is not a JSON object", name);
 }
 
-/* A whole number of the trainer object; 0 if it is absent or null. */
-static sae_result saei_load_config_size(const saei_load *load, const char *key, size_t *out) {
-    const saei_json *v = saei_json_get(load->config, key);
+/* The value of a key; NULL where it is absent or null. */
+static const saei_json *saei_config_value(const saei_json *object, const char *key) {
+    const saei_json *v = saei_json_get(object, key);
+    return v && v->type != SAEI_JSON_NULL ? v : NULL;
+}
+
+static const char *saei_config_text(const saei_json *object, const char *key) {
+    const saei_json *v = saei_config_value(object, key);
+    return v && v->type == SAEI_JSON_STRING ? v->string : NULL;
+}
+
+static sae_result saei_config_refused(const saei_load *load, const char *key, const saei_json *v,
+                                      const char *allowed) {
+    static const char *const kinds[] = { "null", "a bool", "a number", "a text", "a list",
+                                         "an object" };
     char quoted[SAEI_QUOTE];
-    *out = 0;
-    if (!v || v->type == SAEI_JSON_NULL) return SAE_OK;
-    if (v->type != SAEI_JSON_NUMBER || !v->is_integer || v->integer < 0
-        || v->integer > INT32_MAX)
-        return saei_load_fail(load, SAE_FORMAT, "%s in config.json is %s, allowed is a whole "
-                              "number", key, v->string ? saei_quote(v->string, quoted) : "none");
+    const char *given = v->string ? saei_quote(v->string, quoted) : kinds[v->type];
+    if (v->type == SAEI_JSON_BOOL) given = v->number != 0 ? "true" : "false";
+    return saei_load_fail(load, SAE_FORMAT, "%s in %s is %s, allowed is %s", key, load->config_name,
+                          given, allowed);
+}
+
+/* A whole number of load->config; *out stays where it is absent or null. */
+static sae_result saei_config_size(const saei_load *load, const char *key, size_t *out) {
+    const saei_json *v = saei_config_value(load->config, key);
+    if (!v) return SAE_OK;
+    if (v->type != SAEI_JSON_NUMBER || !v->is_integer || v->integer < 0 || v->integer > INT32_MAX)
+        return saei_config_refused(load, key, v, "a whole number");
     *out = (size_t)v->integer;
     return SAE_OK;
 }
 
-/* ---- dictionary_learning ---- */
+/* The same, and it must be there and not 0. */
+static sae_result saei_config_required(const saei_load *load, const char *key, size_t *out) {
+    const saei_json *v = saei_config_value(load->config, key);
+    *out = 0;
+    SAEI_TRY(saei_config_size(load, key, out));
+    if (*out) return SAE_OK;
+    if (v) return saei_config_refused(load, key, v, "a whole number from 1");
+    return saei_load_fail(load, SAE_FORMAT, "%s has no %s", load->config_name, key);
+}
 
-/* A file of it. The tensors are in the layout's order, NULL where an old file has none. */
-typedef struct saei_dl {
-    const saei_load *load;
-    const saei_layout *layout;
-    const sae_tensor *tensors[SAEI_MAX_KEYS];
-    saei_slot slots[SAEI_MAX_KEYS];
-    sae_dictionary_desc desc;
-} saei_dl;
+static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
+    const saei_json *v = saei_config_value(load->config, key);
+    if (!v) return SAE_OK;
+    if (v->type != SAEI_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
+    *out = v->number != 0;
+    return SAE_OK;
+}
 
-static bool saei_dl_detect(const saei_load *load) {
-    for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
-        const char *name = sae_tensor_file_get(load->tensors, i)->name;
-        if (strncmp(name, "ae.", 3) == 0) name += 3;
-        for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
-            for (size_t k = 0; k < saei_layouts[a].count; k++)
-                if (strcmp(name, saei_layouts[a].keys[k].name) == 0) return true;
+/* Text cut to fit, at a whole character; NULL is "". */
+static void saei_origin_text(char *out, size_t size, const char *text) {
+    size_t n = 0;
+    if (text) n = strlen(text);
+    if (n >= size)
+        for (n = size - 1; n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80; n--) {}
+    if (n) memcpy(out, text, n);
+    out[n] = 0;
+}
+
+/* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
+static int64_t saei_layer_of(const char *place) {
+    static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };
+    for (size_t i = 0; place && i < sizeof before / sizeof before[0]; i++) {
+        const char *at = strstr(place, before[i]);
+        int64_t layer = 0;
+        size_t digits = 0;
+        for (at = at ? at + strlen(before[i]) : ""; at[digits] >= '0' && at[digits] <= '9'
+                                                    && digits < 9; digits++)
+            layer = layer * 10 + (at[digits] - '0');
+        if (digits) return layer;
     }
-    return false;
+    return -1;
+}
+
+/* ---- tensors into a dictionary ---- */
+
+/* Adds a name from a file to a list for a message; "..." stands for those that find no room. */
+static void saei_list_name(char list[SAEI_NAMES], const char *name) {
+    char quoted[SAEI_QUOTE];
+    size_t at = strlen(list);
+    if (at + SAEI_QUOTE + 8 <= SAEI_NAMES)
+        snprintf(list + at, SAEI_NAMES - at, "%s%s", at ? ", " : "", saei_quote(name, quoted));
+    else if (!saei_ends_with(list, ", ..."))
+        snprintf(list + at, SAEI_NAMES - at, ", ...");
 }
 
 /* The tensor `key` under the prefix; NULL if there is none. */
@@ -8292,102 +8434,42 @@ static const sae_tensor *saei_load_find(const saei_load *load, const char *key) 
     return sae_tensor_file_find(load->tensors, name);
 }
 
-/* Fills in layout, tensors and slots. False where the file has not exactly the tensors of the
-   class; the lists (or NULL) take the names it lacks and those it has besides. */
-static bool saei_dl_fits(saei_dl *dl, const saei_layout *layout, char *lacks, char *besides) {
-    const saei_load *load = dl->load;
+/* The file may hold a tensor of that name, for that place. */
+static const sae_tensor *saei_draft_may(saei_draft *draft, const char *name, saei_slot slot) {
+    const sae_tensor *t = saei_load_find(draft->load, name);
+    if (draft->count == SAEI_MAX_KEYS) return NULL;
+    draft->keys[draft->count].name = name;
+    draft->keys[draft->count].slot = slot;
+    draft->keys[draft->count++].tensor = t;
+    return t;
+}
+
+/* It must hold one: under name, or under another (NULL: none) for another place. */
+static void saei_draft_must(saei_draft *draft, const char *name, saei_slot slot,
+                            const char *other, saei_slot other_slot) {
+    if (saei_load_find(draft->load, name) || !other || !saei_load_find(draft->load, other)) {
+        if (!saei_draft_may(draft, name, slot)) saei_list_name(draft->lacks, name);
+    } else saei_draft_may(draft, other, other_slot);
+}
+
+/* True where the file has what it must have and nothing besides. */
+static bool saei_draft_fits(saei_draft *draft) {
+    const saei_load *load = draft->load;
     const size_t prefix = strlen(load->prefix);
-    bool old = saei_is_top_k_class(layout->arch), fits = true;
-    dl->layout = layout;
-    for (size_t k = 0; k < layout->count; k++) {
-        const sae_tensor *t = saei_load_find(load, layout->keys[k].name);
-        saei_slot slot = layout->keys[k].slot;
-        if (!t && old && slot == SAEI_SLOT_W_DEC_T) { /* July 2024: [m,d] */
-            slot = SAEI_SLOT_W_DEC;
-            t = saei_load_find(load, "decoder");
-        }
-        dl->tensors[k] = t;
-        dl->slots[k] = slot;
-        if (t || (old && (slot == SAEI_SLOT_K || slot == SAEI_SLOT_THRESHOLD))) continue;
-        fits = false;
-        if (lacks) saei_list_name(lacks, layout->keys[k].name);
-    }
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
         const sae_tensor *t = sae_tensor_file_get(load->tensors, i);
         bool known = strncmp(t->name, load->prefix, prefix) != 0;
-        for (size_t k = 0; k < layout->count; k++) known = known || t == dl->tensors[k];
-        fits = fits && known;
-        if (!known && besides) saei_list_name(besides, t->name + prefix);
+        for (size_t k = 0; k < draft->count; k++) known = known || t == draft->keys[k].tensor;
+        if (!known) saei_list_name(draft->besides, t->name + prefix);
     }
-    return fits;
+    return !*draft->lacks && !*draft->besides;
 }
 
-/* The class that desc or the config names, DEFAULT if none does; *where says which. */
-static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char **where) {
-    const saei_json *name = saei_json_get(load->config, "dict_class");
-    char quoted[SAEI_QUOTE];
-    sae_trainer_desc trainer;
-    *out = load->desc.arch;
-    *where = "sae_load_desc.arch";
-    if (*out && !saei_layout_of(*out))
-        return saei_load_fail(load, SAE_INVALID, "%s is %d, allowed is a sae_arch", *where,
-                              (int)*out);
-    if (*out || !load->config) return SAE_OK;
-    if (name && name->type == SAEI_JSON_STRING) {
-        *where = "dict_class in config.json";
-        *out = saei_arch_from_name(name->string);
-        if (*out) return SAE_OK;
-        return saei_load_fail(load, SAE_UNSUPPORTED, "%s is %s, allowed are AutoEncoder, "
-                              "AutoEncoderNew, GatedAutoEncoder, AutoEncoderTopK, BatchTopKSAE, "
-                              "MatryoshkaBatchTopKSAE, JumpReluAutoEncoder, IdentityDict", *where,
-                              saei_quote(name->string, quoted));
-    }
-    *where = "the class of trainer_class in config.json";
-    name = saei_json_get(load->config, "trainer_class");
-    memset(&trainer, 0, sizeof trainer);
-    if (name && name->type == SAEI_JSON_STRING
-        && saei_trainer_from_any_name(name->string, &trainer.kind))
-        *out = saei_trainer_arch(&trainer);
-    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s has no dict_class, the class is "
-             "taken from %s", load->config_path, *out ? "trainer_class" : "the tensors");
-    return SAE_OK;
-}
-
-/* The class, by name and by tensors. Where the config says AutoEncoder and the tensors are those of
-   AutoEncoderNew, which the reference's own trainer does, the tensors are right. */
-static sae_result saei_dl_class(saei_dl *dl) {
-    const saei_load *load = dl->load;
-    char lacks[SAEI_NAMES] = "", besides[SAEI_NAMES] = "";
-    const saei_layout *fits = NULL;
-    const char *where;
-    sae_arch named;
-    SAEI_TRY(saei_dl_named(load, &named, &where));
-    if (named && saei_dl_fits(dl, saei_layout_of(named), lacks, besides)) return SAE_OK;
-    if (!sae_tensor_file_count(load->tensors))
-        return saei_load_fail(load, SAE_FORMAT, "it holds no tensors");
-    for (size_t i = 0; i < SAEI_NUM_LAYOUTS && !fits; i++)
-        if (saei_dl_fits(dl, &saei_layouts[i], NULL, NULL)) fits = &saei_layouts[i];
-    if (!named && fits && !saei_is_top_k_class(fits->arch)) return SAE_OK;
-    if (!named && fits)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "its tensors are those of AutoEncoderTopK and "
-                              "of BatchTopKSAE, and no config.json says which: give "
-                              "sae_load_desc.arch");
-    if (!named) {
-        for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
-            saei_list_name(besides, sae_tensor_file_get(load->tensors, i)->name);
-        return saei_load_fail(load, SAE_UNSUPPORTED, "no class has exactly its tensors: %s",
-                              besides);
-    }
-    if (!fits)
-        return saei_load_fail(load, SAE_FORMAT, "as %s it%s%s%s%s%s", sae_arch_name(named),
-                              *lacks ? " lacks " : "", lacks, *lacks && *besides ? "," : "",
-                              *besides ? " has besides " : "", besides);
-    if (named != SAE_ARCH_STANDARD || fits->arch != SAE_ARCH_STANDARD_NEW || load->desc.arch)
-        return saei_load_fail(load, SAE_MISMATCH, "%s is %s, but the tensors are those of %s",
-                              where, sae_arch_name(named), sae_arch_name(fits->arch));
-    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s says AutoEncoder, the tensors "
-             "are those of AutoEncoderNew: taken as that", load->config_path);
-    return SAE_OK;
+static sae_result saei_draft_misfit(const saei_draft *draft, const char *as) {
+    return saei_load_fail(draft->load, SAE_FORMAT, "as %s it%s%s%s%s%s", as,
+                          *draft->lacks ? " lacks " : "", draft->lacks,
+                          *draft->lacks && *draft->besides ? "," : "",
+                          *draft->besides ? " has besides " : "", draft->besides);
 }
 
 static bool saei_is_scalar(const sae_tensor *t) {
@@ -8409,116 +8491,79 @@ static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) 
     return !negative || !(*out >> (8 * size - 1));
 }
 
-/* Type and shape of tensor `key` against d and m. */
-static sae_result saei_dl_check(const saei_dl *dl, size_t key) {
-    const sae_tensor *t = dl->tensors[key];
-    const saei_slot slot = dl->slots[key];
-    uint64_t d = dl->desc.activation_dim, m = dl->desc.dict_size, rows = 0, cols = m, span;
+/* The shape that desc asks of a slot: rows 0 for a vector of cols. */
+static void saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t *rows,
+                            uint64_t *cols) {
+    uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
+    *rows = 0;
+    *cols = m;
+    if (slot == SAEI_SLOT_W_ENC) *rows = m, *cols = d;
+    if (slot == SAEI_SLOT_W_ENC_T) *rows = d;
+    if (slot == SAEI_SLOT_W_DEC) *rows = m, *cols = out;
+    if (slot == SAEI_SLOT_W_DEC_T) *rows = out;
+    if (slot == SAEI_SLOT_W_SKIP) *rows = out, *cols = d;
+    if (slot == SAEI_SLOT_W_SKIP_T) *rows = d, *cols = out;
+    if (slot == SAEI_SLOT_B_DEC) *cols = out;
+    if (slot == SAEI_SLOT_THRESHOLD) *cols = 1;
+}
+
+/* Type and shape of tensor `key` against the desc. */
+static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
+    const sae_tensor *t = draft->keys[key].tensor;
+    const saei_slot slot = draft->keys[key].slot;
+    uint64_t rows, cols, span;
     char got[128] = "", want[32] = "";
-    if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS) return SAE_OK;
+    if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS || slot == SAEI_SLOT_NOTHING)
+        return SAE_OK;
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
-        return saei_load_fail(dl->load, SAE_UNSUPPORTED, "%s is %s, allowed are F32, F16, BF16, "
+        return saei_load_fail(draft->load, SAE_UNSUPPORTED, "%s is %s, allowed are F32, F16, BF16, "
                               "F64", t->name, sae_dtype_name(t->dtype));
     if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
-    if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_DEC) rows = m, cols = d;
-    if (slot == SAEI_SLOT_W_ENC_T || slot == SAEI_SLOT_W_DEC_T) rows = d;
-    if (slot == SAEI_SLOT_B_DEC) cols = d;
-    if (slot == SAEI_SLOT_THRESHOLD) cols = 1;
+    saei_slot_shape(&draft->desc, slot, &rows, &cols);
     if (rows ? t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols
              : t->ndim != 1 || t->shape[0] != cols) {
         for (size_t i = 0; i < t->ndim && i < 4; i++)
             snprintf(got + strlen(got), 24, "%s%llu", i ? "," : "",
                      (unsigned long long)t->shape[i]);
         if (rows) snprintf(want, sizeof want, "%llu,", (unsigned long long)rows);
-        return saei_load_fail(dl->load, SAE_MISMATCH, "%s has the shape [%s], must be [%s%llu]",
+        return saei_load_fail(draft->load, SAE_MISMATCH, "%s has the shape [%s], must be [%s%llu]",
                               t->name, got, want, (unsigned long long)cols);
     }
     if (!rows) return SAE_OK;
     span = (rows - 1) * (uint64_t)t->stride[0] + (cols - 1) * (uint64_t)t->stride[1] + 1;
     if (rows <= span / cols) return SAE_OK;
-    return saei_load_fail(dl->load, SAE_FORMAT, "entries of %s lie on each other: strides %lld, "
+    return saei_load_fail(draft->load, SAE_FORMAT, "entries of %s lie on each other: strides %lld, "
                           "%lld", t->name, (long long)t->stride[0], (long long)t->stride[1]);
 }
 
-/* k: the file's; of an old file that of config.json, else that of sae_load_desc. */
-static sae_result saei_dl_k(saei_dl *dl, const sae_tensor *t) {
-    const saei_load *load = dl->load;
-    size_t config_k, anneal;
-    uint64_t k;
-    SAEI_TRY(saei_load_config_size(load, "k", &config_k));
-    SAEI_TRY(saei_load_config_size(load, "k_anneal_steps", &anneal));
-    k = config_k ? config_k : load->desc.k;
-    if (t && (!saei_is_scalar(t) || !saei_tensor_whole(t, 0, &k)))
-        return saei_load_fail(load, SAE_FORMAT, "k is no whole number");
-    if (!t && !k)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "neither it nor a config.json says k: give "
-                              "sae_load_desc.k");
-    if (k < 1 || k > dl->desc.dict_size)
-        return saei_load_fail(load, SAE_FORMAT, "k is %llu, allowed are 1 to dict_size, %zu",
-                              (unsigned long long)k, dl->desc.dict_size);
-    if (config_k && k != config_k && !anneal) /* while k is annealed it is on its way to config's */
-        return saei_load_fail(load, SAE_MISMATCH, "k is %llu, in config.json %zu",
-                              (unsigned long long)k, config_k);
-    dl->desc.k = (size_t)k;
-    return SAE_OK;
-}
-
-static sae_result saei_dl_groups(saei_dl *dl, const sae_tensor *t) {
-    uint64_t size, left = dl->desc.dict_size;
-    bool good = t->ndim == 1 && t->shape[0] <= SAE_MAX_GROUPS;
-    for (size_t g = 0; good && g < t->shape[0]; g++) {
-        good = saei_tensor_whole(t, g, &size) && size >= 1 && size <= left;
-        if (!good) break;
-        dl->desc.group_sizes[dl->desc.num_groups++] = (size_t)size;
-        left -= size;
-    }
-    if (good && !left) return SAE_OK;
-    return saei_load_fail(dl->load, SAE_FORMAT, "group_sizes must be at most %d whole numbers >= 1 "
-                          "whose sum is dict_size, %zu", SAE_MAX_GROUPS, dl->desc.dict_size);
-}
-
-/* The desc of the dictionary; every tensor's type and shape is held against it. */
-static sae_result saei_dl_desc(saei_dl *dl) {
-    const saei_load *load = dl->load;
-    sae_dictionary_desc *desc = &dl->desc;
-    size_t d, m;
-    desc->arch = dl->layout->arch;
-    SAEI_TRY(saei_load_config_size(load, "activation_dim", &d));
-    SAEI_TRY(saei_load_config_size(load, "dict_size", &m));
-    if (desc->arch == SAE_ARCH_IDENTITY) {
-        desc->activation_dim = desc->dict_size = d;
-        return d ? SAE_OK : saei_load_fail(load, SAE_FORMAT, "IdentityDict needs activation_dim in "
-                                           "config.json");
-    }
-    for (size_t k = 0; k < dl->layout->count; k++) {
-        const sae_tensor *t = dl->tensors[k];
-        size_t latents = dl->slots[k] == SAEI_SLOT_W_ENC ? 0 : 1;
-        if (dl->slots[k] != SAEI_SLOT_W_ENC && dl->slots[k] != SAEI_SLOT_W_ENC_T) continue;
+/* Sets d and m from the encoder's tensor, and output_dim from the decoder's. */
+static sae_result saei_draft_sizes(saei_draft *draft) {
+    for (size_t k = 0; k < draft->count; k++) {
+        const sae_tensor *t = draft->keys[k].tensor;
+        const saei_slot slot = draft->keys[k].slot;
+        bool enc = slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T;
+        size_t latents = slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_DEC ? 0 : 1;
+        if (!t || (!enc && slot != SAEI_SLOT_W_DEC && slot != SAEI_SLOT_W_DEC_T)) continue;
         if (t->ndim != 2 || !t->shape[0] || !t->shape[1] || t->shape[0] > INT32_MAX
             || t->shape[1] > INT32_MAX)
-            return saei_load_fail(load, SAE_FORMAT, "%s is no matrix of 1 to %d rows and columns",
-                                  t->name, INT32_MAX);
-        desc->dict_size = (size_t)t->shape[latents];
-        desc->activation_dim = (size_t)t->shape[1 - latents];
-    }
-    if ((d && d != desc->activation_dim) || (m && m != desc->dict_size))
-        return saei_load_fail(load, SAE_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
-                              "config.json %zu and %zu", desc->activation_dim, desc->dict_size, d,
-                              m);
-    for (size_t k = 0; k < dl->layout->count; k++) {
-        SAEI_TRY(saei_dl_check(dl, k));
-        if (dl->slots[k] == SAEI_SLOT_K) SAEI_TRY(saei_dl_k(dl, dl->tensors[k]));
-        if (dl->slots[k] == SAEI_SLOT_GROUPS) SAEI_TRY(saei_dl_groups(dl, dl->tensors[k]));
+            return saei_load_fail(draft->load, SAE_FORMAT, "%s is no matrix of 1 to %d rows and "
+                                  "columns", t->name, INT32_MAX);
+        if (enc) draft->desc.dict_size = (size_t)t->shape[latents];
+        *(enc ? &draft->desc.activation_dim : &draft->desc.output_dim) =
+            (size_t)t->shape[1 - latents];
     }
     return SAE_OK;
 }
 
-/* view [rows,cols] into dst, whose rows lie ld apart, in tiles that fit the nearest cache. */
+/* view [rows,cols] into dst, whose rows lie ld apart, in tiles that fit the nearest cache. Bands
+   follow the file, so that its pages can be given back as they are done with. */
 enum { SAEI_FILE_TILE = 64 };
 typedef struct saei_read_job {
+    const sae_tensor_file *file;
     sae_tensor view;
     float *dst;
     size_t ld;
+    bool by_columns; /* columns lie further apart in the file than rows */
     int lock;
     bool not_finite;
 } saei_read_job;
@@ -8527,53 +8572,303 @@ static void saei_read_band(void *arg, size_t band) {
     saei_read_job *job = (saei_read_job *)arg;
     float tile[SAEI_FILE_TILE * SAEI_FILE_TILE];
     const int64_t size = (int64_t)sae_dtype_size(job->view.dtype);
-    size_t rows = (size_t)job->view.shape[0], cols = (size_t)job->view.shape[1];
-    size_t r = band * SAEI_FILE_TILE, nr = saei_min(rows - r, SAEI_FILE_TILE);
+    size_t lead = job->by_columns ? 1 : 0, first = band * SAEI_FILE_TILE;
+    size_t length[2], from[2], n[2];
     bool finite = true;
-    for (size_t c = 0; c < cols; c += SAEI_FILE_TILE) {
+    length[0] = (size_t)job->view.shape[0];
+    length[1] = (size_t)job->view.shape[1];
+    from[lead] = first;
+    n[lead] = saei_min(length[lead] - first, SAEI_FILE_TILE);
+    for (size_t at = 0; at < length[1 - lead]; at += SAEI_FILE_TILE) {
         sae_tensor part = job->view;
-        size_t nc = saei_min(cols - c, SAEI_FILE_TILE);
-        int64_t at = (int64_t)r * part.stride[0] + (int64_t)c * part.stride[1];
-        part.data = (const unsigned char *)part.data + at * size;
-        part.shape[0] = nr;
-        part.shape[1] = nc;
+        from[1 - lead] = at;
+        n[1 - lead] = saei_min(length[1 - lead] - at, SAEI_FILE_TILE);
+        part.data = (const unsigned char *)part.data
+                    + ((int64_t)from[0] * part.stride[0] + (int64_t)from[1] * part.stride[1])
+                          * size;
+        part.shape[0] = n[0];
+        part.shape[1] = n[1];
         sae_tensor_to_f32(&part, tile);
-        for (size_t i = 0; i < nr * nc; i++) finite = finite && fabsf(tile[i]) <= FLT_MAX;
-        for (size_t i = 0; i < nr; i++)
-            memcpy(job->dst + (r + i) * job->ld + c, tile + i * nc, nc * sizeof(float));
+        for (size_t i = 0; i < n[0] * n[1]; i++) finite = finite && fabsf(tile[i]) <= FLT_MAX;
+        for (size_t i = 0; i < n[0]; i++)
+            memcpy(job->dst + (from[0] + i) * job->ld + from[1], tile + i * n[1],
+                   n[1] * sizeof(float));
     }
+    if (job->view.stride[1 - lead] == 1)
+        saei_map_release(
+            &job->file->map, (const unsigned char *)job->view.data
+                           + (int64_t)first * job->view.stride[lead] * size,
+            n[lead] * (size_t)(job->view.stride[lead] * size));
     if (finite) return;
     saei_lock(&job->lock);
     job->not_finite = true;
     saei_unlock(&job->lock);
 }
 
-/* Tensor `key` into its place; a vector is a matrix of one row. */
-static sae_result saei_dl_read_tensor(const saei_dl *dl, size_t key, sae_dictionary *dict) {
-    const sae_tensor *t = dl->tensors[key];
-    const saei_slot slot = dl->slots[key];
-    bool flip = slot == SAEI_SLOT_W_ENC_T || slot == SAEI_SLOT_W_DEC_T;
+/* A tensor into rows of dst that lie ld apart, turned where flip says; a vector is a matrix of one
+   row. */
+static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *t, bool flip,
+                                  float *dst, size_t ld) {
     saei_read_job job;
-    if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS) return SAE_OK;
     memset(&job, 0, sizeof job);
+    job.file = draft->load->tensors;
     job.view = *t;
-    job.ld = dict->ld;
+    job.ld = ld;
+    job.dst = dst;
     job.view.ndim = 2;
     job.view.shape[0] = t->ndim == 2 ? t->shape[flip ? 1 : 0] : 1;
     job.view.stride[0] = t->ndim == 2 ? t->stride[flip ? 1 : 0] : 0;
     job.view.shape[1] = t->ndim == 2 ? t->shape[flip ? 0 : 1] : t->ndim ? t->shape[0] : 1;
     job.view.stride[1] = t->ndim == 2 ? t->stride[flip ? 0 : 1] : t->ndim ? t->stride[0] : 1;
-    job.dst = slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T   ? dict->W_enc
-              : slot == SAEI_SLOT_W_DEC || slot == SAEI_SLOT_W_DEC_T ? dict->W_dec
-              : slot == SAEI_SLOT_B_ENC                              ? dict->b_enc
-              : slot == SAEI_SLOT_AUX0                               ? dict->aux0
-              : slot == SAEI_SLOT_AUX1                               ? dict->aux1
-              : slot == SAEI_SLOT_B_DEC                              ? dict->b_dec
-                                                                     : &dict->threshold;
-    saei_parallel(dict->ctx, saei_ceil_div((size_t)job.view.shape[0], SAEI_FILE_TILE),
+    job.by_columns = t->ndim == 2 && job.view.stride[1] > job.view.stride[0];
+    saei_parallel(draft->load->ctx,
+                  saei_ceil_div((size_t)job.view.shape[job.by_columns ? 1 : 0], SAEI_FILE_TILE),
                   saei_read_band, &job);
     if (!job.not_finite) return SAE_OK;
-    return saei_load_fail(dl->load, SAE_FORMAT, "%s holds NaN or infinity", t->name);
+    return saei_load_fail(draft->load, SAE_FORMAT, "%s holds NaN or infinity", t->name);
+}
+
+/* W_dec[i] *= scale[i]: SAELens' finetuning_scaling_factor. */
+static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
+                                   sae_dictionary *dict) {
+    float *scale = (float *)saei_alloc(dict->ctx, dict->desc.dict_size, sizeof *scale);
+    sae_result result;
+    if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
+    result = saei_draft_read(draft, t, false, scale, dict->desc.dict_size);
+    for (size_t i = 0; result == SAE_OK && i < dict->desc.dict_size; i++)
+        for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] *= scale[i];
+    saei_free(dict->ctx, scale);
+    return result;
+}
+
+/* Tensor `key` into its place. */
+static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dictionary *dict) {
+    const sae_tensor *t = draft->keys[key].tensor;
+    if (!t) return SAE_OK;
+    switch (draft->keys[key].slot) {
+    case SAEI_SLOT_W_ENC: return saei_draft_read(draft, t, false, dict->W_enc, dict->ld);
+    case SAEI_SLOT_W_ENC_T: return saei_draft_read(draft, t, true, dict->W_enc, dict->ld);
+    case SAEI_SLOT_W_DEC: return saei_draft_read(draft, t, false, dict->W_dec, dict->ld_out);
+    case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, true, dict->W_dec, dict->ld_out);
+    case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, false, dict->W_skip, dict->ld);
+    case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, true, dict->W_skip, dict->ld);
+    case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, false, dict->b_enc, 0);
+    case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, false, dict->aux0, 0);
+    case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, false, dict->aux1, 0);
+    case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, false, dict->b_dec, 0);
+    case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, false, &dict->threshold, 0);
+    case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* behind W_dec in the keys */
+    case SAEI_SLOT_K:
+    case SAEI_SLOT_GROUPS:
+    case SAEI_SLOT_NOTHING: break;
+    }
+    return SAE_OK;
+}
+
+/* The dictionary of a draft whose desc is complete: every tensor checked, then read. */
+static sae_result saei_draft_make(const saei_draft *draft, sae_dictionary **out) {
+    sae_dictionary *dict;
+    sae_result result = SAE_OK;
+    for (size_t k = 0; k < draft->count; k++) SAEI_TRY(saei_draft_check(draft, k));
+    SAEI_TRY(saei_dictionary_new(draft->load->ctx, "sae_dictionary_load", &draft->desc, &dict));
+    for (size_t k = 0; k < draft->count && result == SAE_OK; k++) {
+        const saei_slot slot = draft->keys[k].slot;
+        result = saei_draft_place(draft, k, dict);
+        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T)
+            dict->origin.dtype = draft->keys[k].tensor->dtype;
+    }
+    if (result == SAE_OK) *out = dict;
+    else sae_dictionary_destroy(dict);
+    return result;
+}
+
+/* ==== >>files: dictionary_learning ============================================================ */
+
+static bool saei_dl_detect(const saei_load *load) {
+    for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
+        const char *name = sae_tensor_file_get(load->tensors, i)->name;
+        if (strncmp(name, "ae.", 3) == 0) name += 3;
+        for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
+            for (size_t k = 0; k < saei_layouts[a].count; k++)
+                if (strcmp(name, saei_layouts[a].keys[k].name) == 0) return true;
+    }
+    return false;
+}
+
+/* The trainer object in config.json; another program's config (it has none) counts as none. */
+static sae_result saei_dl_config(saei_load *load) {
+    const saei_json *trainer = saei_json_get(load->root, "trainer");
+    if (trainer && trainer->type != SAEI_JSON_OBJECT && trainer->type != SAEI_JSON_STRING)
+        return saei_load_fail(load, SAE_FORMAT, "trainer in config.json is not a JSON object");
+    if (trainer && trainer->type == SAEI_JSON_OBJECT) load->config = trainer;
+    else if (saei_json_get(load->root, "dict_class")) load->config = load->root;
+    else if (saei_json_get(load->root, "trainer_class")) load->config = load->root;
+    return SAE_OK;
+}
+
+/* The keys of a class, and whether the file has exactly these. Files of 2024 have `decoder` [m,d]
+   (July) and neither k nor threshold in the top-k classes; others call their b_dec bias. */
+static bool saei_dl_fits(saei_draft *draft, const saei_layout *layout) {
+    bool old = saei_is_top_k_class(layout->arch);
+    draft->desc.arch = layout->arch;
+    draft->count = 0;
+    *draft->lacks = *draft->besides = 0;
+    for (size_t k = 0; k < layout->count; k++) {
+        const char *name = layout->keys[k].name;
+        saei_slot slot = layout->keys[k].slot;
+        if (old && (slot == SAEI_SLOT_K || slot == SAEI_SLOT_THRESHOLD))
+            saei_draft_may(draft, name, slot);
+        else if (old && slot == SAEI_SLOT_W_DEC_T)
+            saei_draft_must(draft, name, slot, "decoder", SAEI_SLOT_W_DEC);
+        else if (old && slot == SAEI_SLOT_B_DEC && saei_load_find(draft->load, "k"))
+            saei_draft_must(draft, name, slot, "bias", slot);
+        else saei_draft_must(draft, name, slot, NULL, slot);
+    }
+    return saei_draft_fits(draft);
+}
+
+/* The class that desc or the config names, DEFAULT if none does; *where says which. */
+static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char **where) {
+    const char *name = saei_config_text(load->config, "dict_class");
+    char quoted[SAEI_QUOTE];
+    sae_trainer_desc trainer;
+    *out = load->desc.arch;
+    *where = "sae_load_desc.arch";
+    if (*out && !saei_layout_of(*out))
+        return saei_load_fail(load, SAE_INVALID, "%s is %d, allowed is a sae_arch", *where,
+                              (int)*out);
+    if (*out || !load->config) return SAE_OK;
+    if (name) {
+        *where = "dict_class in config.json";
+        *out = saei_arch_from_name(name);
+        if (*out) return SAE_OK;
+        return saei_load_fail(load, SAE_UNSUPPORTED, "%s is %s, allowed are AutoEncoder, "
+                              "AutoEncoderNew, GatedAutoEncoder, AutoEncoderTopK, BatchTopKSAE, "
+                              "MatryoshkaBatchTopKSAE, JumpReluAutoEncoder, IdentityDict", *where,
+                              saei_quote(name, quoted));
+    }
+    *where = "the class of trainer_class in config.json";
+    name = saei_config_text(load->config, "trainer_class");
+    memset(&trainer, 0, sizeof trainer);
+    if (name && saei_trainer_from_any_name(name, &trainer.kind))
+        *out = saei_trainer_arch(&trainer);
+    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s has no dict_class, the class is "
+             "taken from %s", load->config_path, *out ? "trainer_class" : "the tensors");
+    return SAE_OK;
+}
+
+/* The class, by name and by tensors. Where the config says AutoEncoder and the tensors are those of
+   AutoEncoderNew, which the reference's own trainer does, the tensors are right. */
+static sae_result saei_dl_class(saei_draft *draft) {
+    const saei_load *load = draft->load;
+    saei_draft as_named;
+    const char *where;
+    sae_arch named;
+    bool fits = false;
+    SAEI_TRY(saei_dl_named(load, &named, &where));
+    if (named && saei_dl_fits(draft, saei_layout_of(named))) return SAE_OK;
+    as_named = *draft;
+    if (!sae_tensor_file_count(load->tensors))
+        return saei_load_fail(load, SAE_FORMAT, "it holds no tensors");
+    for (size_t i = 0; i < SAEI_NUM_LAYOUTS && !fits; i++)
+        fits = saei_dl_fits(draft, &saei_layouts[i]);
+    if (!named && fits && !saei_is_top_k_class(draft->desc.arch)) return SAE_OK;
+    if (!named && fits)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "its tensors are those of AutoEncoderTopK and "
+                              "of BatchTopKSAE, and no config.json says which: give "
+                              "sae_load_desc.arch");
+    if (!named) {
+        *draft->besides = 0;
+        for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
+            saei_list_name(draft->besides, sae_tensor_file_get(load->tensors, i)->name);
+        return saei_load_fail(load, SAE_UNSUPPORTED, "no class has exactly its tensors: %s",
+                              draft->besides);
+    }
+    if (!fits) return saei_draft_misfit(&as_named, sae_arch_name(named));
+    if (named != SAE_ARCH_STANDARD || draft->desc.arch != SAE_ARCH_STANDARD_NEW || load->desc.arch)
+        return saei_load_fail(load, SAE_MISMATCH, "%s is %s, but the tensors are those of %s",
+                              where, sae_arch_name(named), sae_arch_name(draft->desc.arch));
+    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s says AutoEncoder, the tensors "
+             "are those of AutoEncoderNew: taken as that", load->config_path);
+    return SAE_OK;
+}
+
+/* k: the file's; of an old file that of config.json, else that of sae_load_desc. */
+static sae_result saei_dl_k(saei_draft *draft, const sae_tensor *t) {
+    const saei_load *load = draft->load;
+    size_t config_k = 0, anneal = 0;
+    uint64_t k;
+    SAEI_TRY(saei_config_size(load, "k", &config_k));
+    SAEI_TRY(saei_config_size(load, "k_anneal_steps", &anneal));
+    k = config_k ? config_k : load->desc.k;
+    if (t && (!saei_is_scalar(t) || !saei_tensor_whole(t, 0, &k)))
+        return saei_load_fail(load, SAE_FORMAT, "k is no whole number");
+    if (!t && !k)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "neither it nor a config.json says k: give "
+                              "sae_load_desc.k");
+    if (k < 1 || k > draft->desc.dict_size)
+        return saei_load_fail(load, SAE_FORMAT, "k is %llu, allowed are 1 to dict_size, %zu",
+                              (unsigned long long)k, draft->desc.dict_size);
+    if (config_k && k != config_k && !anneal) /* while k is annealed it is on its way to config's */
+        return saei_load_fail(load, SAE_MISMATCH, "k is %llu, in config.json %zu",
+                              (unsigned long long)k, config_k);
+    draft->desc.k = (size_t)k;
+    return SAE_OK;
+}
+
+static sae_result saei_dl_groups(saei_draft *draft, const sae_tensor *t) {
+    uint64_t size, left = draft->desc.dict_size;
+    bool good = t->ndim == 1 && t->shape[0] <= SAE_MAX_GROUPS;
+    for (size_t g = 0; good && g < t->shape[0]; g++) {
+        good = saei_tensor_whole(t, g, &size) && size >= 1 && size <= left;
+        if (!good) break;
+        draft->desc.group_sizes[draft->desc.num_groups++] = (size_t)size;
+        left -= size;
+    }
+    if (good && !left) return SAE_OK;
+    return saei_load_fail(draft->load, SAE_FORMAT, "group_sizes must be at most %d whole numbers "
+                          ">= 1 whose sum is dict_size, %zu", SAE_MAX_GROUPS,
+                          draft->desc.dict_size);
+}
+
+/* Another program's W_enc may be [m,d]: where d is m, names or a config must say whose it is. */
+static bool saei_dl_is_untagged(const saei_draft *draft) {
+    const saei_load *load = draft->load;
+    return draft->desc.arch == SAE_ARCH_JUMP_RELU && !load->config && !load->desc.arch
+           && draft->desc.activation_dim == draft->desc.dict_size
+           && strncmp(saei_path_base(load->file), "ae", 2) != 0;
+}
+
+/* The desc of the dictionary. */
+static sae_result saei_dl_desc(saei_draft *draft) {
+    const saei_load *load = draft->load;
+    sae_dictionary_desc *desc = &draft->desc;
+    size_t d = 0, m = 0;
+    SAEI_TRY(saei_config_size(load, "activation_dim", &d));
+    SAEI_TRY(saei_config_size(load, "dict_size", &m));
+    if (desc->arch == SAE_ARCH_IDENTITY) {
+        desc->activation_dim = desc->dict_size = d;
+        return d ? SAE_OK : saei_load_fail(load, SAE_FORMAT, "IdentityDict needs activation_dim in "
+                                           "config.json");
+    }
+    SAEI_TRY(saei_draft_sizes(draft));
+    desc->output_dim = 0;
+    if ((d && d != desc->activation_dim) || (m && m != desc->dict_size))
+        return saei_load_fail(load, SAE_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
+                              "config.json %zu and %zu", desc->activation_dim, desc->dict_size, d,
+                              m);
+    if (saei_dl_is_untagged(draft))
+        return saei_load_fail(load, SAE_UNSUPPORTED, "W_enc is [%zu,%zu], and nothing says which "
+                              "side the latents are on: no config.json, and activation_dim may be "
+                              "dict_size", desc->activation_dim, desc->dict_size);
+    for (size_t k = 0; k < draft->count; k++) {
+        SAEI_TRY(saei_draft_check(draft, k));
+        if (draft->keys[k].slot == SAEI_SLOT_K)
+            SAEI_TRY(saei_dl_k(draft, draft->keys[k].tensor));
+        if (draft->keys[k].slot == SAEI_SLOT_GROUPS)
+            SAEI_TRY(saei_dl_groups(draft, draft->keys[k].tensor));
+    }
+    return SAE_OK;
 }
 
 /* A nested file {step, ae, optimizer, config, norm_factor}, which the reference leaves when a run
@@ -8596,69 +8891,657 @@ static sae_result saei_dl_nested(saei_load *load, float *factor) {
                           "without a norm_factor to scale its biases with");
 }
 
+static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
+    sae_origin *origin = &dict->origin;
+    const saei_json *layer = saei_config_value(load->config, "layer");
+    const saei_json *buffer = saei_json_get(load->root, "buffer");
+    const saei_json *context = saei_config_value(buffer, "ctx_len");
+    saei_origin_text(origin->class_name, sizeof origin->class_name, sae_arch_name(dict->desc.arch));
+    saei_origin_text(origin->model, sizeof origin->model,
+                     saei_config_text(load->config, "lm_name"));
+    saei_origin_text(origin->hook, sizeof origin->hook,
+                     saei_config_text(load->config, "submodule_name"));
+    if (layer && layer->is_integer) origin->layer = layer->integer;
+    if (context && context->is_integer && context->integer > 0)
+        origin->context_size = (size_t)context->integer;
+}
+
 static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
-    sae_dictionary *dict;
+    sae_dictionary *dict = NULL;
     sae_result result = SAE_OK;
-    bool no_threshold = false;
     float factor;
-    saei_dl dl;
-    memset(&dl, 0, sizeof dl);
-    dl.load = load;
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_dl_config(load));
     SAEI_TRY(saei_dl_nested(load, &factor));
-    SAEI_TRY(saei_dl_class(&dl));
-    SAEI_TRY(saei_dl_desc(&dl));
-    SAEI_TRY(saei_dictionary_new(load->ctx, "sae_dictionary_load", &dl.desc, &dict));
-    for (size_t k = 0; k < dl.layout->count && result == SAE_OK; k++) {
-        if (!dl.tensors[k] && dl.slots[k] == SAEI_SLOT_THRESHOLD) no_threshold = true;
-        result = saei_dl_read_tensor(&dl, k, dict);
-    }
-    if (result == SAE_OK && no_threshold && dl.desc.arch == SAE_ARCH_BATCH_TOP_K) {
+    SAEI_TRY(saei_dl_class(&draft));
+    SAEI_TRY(saei_dl_desc(&draft));
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (size_t k = 0; k < draft.count && result == SAE_OK; k++) {
+        if (draft.keys[k].tensor || draft.keys[k].slot != SAEI_SLOT_THRESHOLD
+            || dict->desc.arch != SAE_ARCH_BATCH_TOP_K)
+            continue;
         saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s is of 2024 and has no "
                  "threshold: its rule is batch top-k", load->file);
         result = sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
     }
     if (result == SAE_OK && factor > 0) result = sae_dictionary_scale_biases(dict, factor);
     if (result == SAE_OK && !load->desc.raw) result = sae_dictionary_normalize_decoder(dict);
+    saei_dl_origin(load, dict);
     if (result == SAE_OK) *out = dict;
     else sae_dictionary_destroy(dict);
     return result;
 }
 
+/* ==== >>files: other programs ================================================================= */
+
+/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
+static void saei_fold_input_scale(sae_dictionary *dict, float s) {
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        for (size_t c = 0; c < dict->ld; c++) dict->W_enc[i * dict->ld + c] *= s;
+        for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] /= s;
+    }
+    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
+}
+
+/* ---- SAELens ---- */
+
+typedef enum saei_lens_kind { SAEI_LENS_SAE, SAEI_LENS_TRANSCODER, SAEI_LENS_SKIP } saei_lens_kind;
+
+/* The architectures that are one of ours. STANDARD means either of the two. */
+static const struct {
+    const char *name;
+    sae_arch arch;
+    sae_latents latents;
+    saei_lens_kind kind;
+} saei_lens_archs[] = {
+    { "standard", SAE_ARCH_STANDARD, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "topk", SAE_ARCH_TOP_K, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "abstopk", SAE_ARCH_TOP_K, SAE_LATENTS_MAGNITUDE, SAEI_LENS_SAE },
+    { "gated", SAE_ARCH_GATED, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "jumprelu", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "batchtopk", SAE_ARCH_BATCH_TOP_K, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "matryoshka_batchtopk", SAE_ARCH_MATRYOSHKA, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "transcoder", SAE_ARCH_STANDARD_NEW, SAE_LATENTS_POSITIVE, SAEI_LENS_TRANSCODER },
+    { "skip_transcoder", SAE_ARCH_STANDARD_NEW, SAE_LATENTS_POSITIVE, SAEI_LENS_SKIP },
+    { "jumprelu_transcoder", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_TRANSCODER },
+    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_SKIP }
+};
+enum { SAEI_NUM_LENS_ARCHS = sizeof saei_lens_archs / sizeof saei_lens_archs[0] };
+
+/* What cfg.json says. */
+typedef struct saei_lens_cfg {
+    size_t arch; /* in the table */
+    bool flat;   /* of before 6.0, or read as such: without a version */
+    bool rescale, scaled; /* rescale_acts_by_decoder_norm, finetuning_scaling_factor */
+    const saei_json *meta;
+} saei_lens_cfg;
+
+static bool saei_lens_detect(const saei_load *load) {
+    return saei_config_value(load->root, "d_sae") && saei_load_find(load, "W_dec");
+}
+
+static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
+    const char *version = saei_config_text(load->root, "sae_lens_version"), *name, *activation;
+    const saei_json *kwargs = saei_json_get(load->root, "activation_fn_kwargs");
+    char quoted[SAEI_QUOTE];
+    cfg->meta = saei_json_get(load->root, "metadata");
+    if (!cfg->meta || cfg->meta->type != SAEI_JSON_OBJECT) cfg->meta = load->root;
+    if (!version || !*version) version = saei_config_text(cfg->meta, "sae_lens_version");
+    cfg->flat = !version || (version[0] < '6' && (version[1] == '.' || !version[0]));
+    name = saei_config_text(load->root, "architecture");
+    if (cfg->flat) {
+        activation = saei_config_text(load->root, "activation_fn_str");
+        if (!activation) activation = saei_config_text(load->root, "activation_fn");
+        if (activation && strcmp(activation, "topk") == 0 && saei_config_value(kwargs, "k"))
+            name = "topk";
+        else if (!name) name = "standard";
+    }
+    for (size_t i = 0; name && i < SAEI_NUM_LENS_ARCHS; i++)
+        if (strcmp(name, saei_lens_archs[i].name) == 0) {
+            cfg->arch = i;
+            return SAE_OK;
+        }
+    return saei_load_fail(load, SAE_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
+                          "standard, topk, abstopk, gated, jumprelu, batchtopk, "
+                          "matryoshka_batchtopk, transcoder, skip_transcoder, jumprelu_transcoder, "
+                          "jumprelu_skip_transcoder", name ? saei_quote(name, quoted) : "missing");
+}
+
+static sae_result saei_lens_norm(const saei_load *load, const saei_lens_cfg *cfg,
+                                 sae_input_norm *out) {
+    const saei_json *v = saei_json_get(load->root, "normalize_activations");
+    bool none = v && v->type == SAEI_JSON_NULL;
+    *out = SAE_INPUT_NORM_NONE;
+    if (!v || (cfg->flat && (none || v->type == SAEI_JSON_BOOL))) return SAE_OK;
+    if (v->type == SAEI_JSON_STRING) {
+        if (strcmp(v->string, "none") == 0) return SAE_OK;
+        if (strcmp(v->string, "constant_norm_rescale") == 0) *out = SAE_INPUT_NORM_CONSTANT;
+        if (strcmp(v->string, "layer_norm") == 0) *out = SAE_INPUT_NORM_LAYER;
+        if (*out) return SAE_OK;
+        if (strcmp(v->string, "expected_average_only_in") == 0
+            || strcmp(v->string, "covariance_whitening") == 0) {
+            saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: normalize_activations "
+                     "is %s, which SAELens folds into the weights before it saves them: x is taken "
+                     "as it is", load->config_path, v->string);
+            return SAE_OK;
+        }
+    }
+    return saei_config_refused(load, "normalize_activations", v, "none, layer_norm, "
+                               "constant_norm_rescale, expected_average_only_in, "
+                               "covariance_whitening");
+}
+
+/* k of the top-k architectures, where SAELens' default is 100; batch top-k takes fractions. */
+static sae_result saei_lens_k(const saei_load *load, const saei_lens_cfg *cfg,
+                              sae_dictionary_desc *desc) {
+    const saei_json *k = saei_config_value(load->root, "k");
+    const saei_json *kwargs = saei_json_get(load->root, "activation_fn_kwargs");
+    double value = 100;
+    bool batch = desc->arch != SAE_ARCH_TOP_K;
+    if (cfg->flat && saei_config_value(kwargs, "k")) k = saei_config_value(kwargs, "k");
+    if (k && (k->type != SAEI_JSON_NUMBER || (!batch && !k->is_integer) || !(k->number >= 1)))
+        return saei_config_refused(load, "k", k, batch ? "a number from 1"
+                                                       : "a whole number from 1");
+    if (k) value = k->number;
+    if (!(value <= (double)desc->dict_size))
+        return saei_load_fail(load, SAE_FORMAT, "k is %g%s, allowed are 1 to d_sae, %zu", value,
+                              k ? "" : " (SAELens' default, cfg.json says none)", desc->dict_size);
+    desc->k = (size_t)value;
+    desc->k_fraction = value - floor(value);
+    return SAE_OK;
+}
+
+/* matryoshka_widths [18, 36, 72] are groups of 18, 18, 36; what they do not say is one group. They
+   matter to training alone. */
+static void saei_lens_groups(const saei_load *load, sae_dictionary_desc *desc) {
+    const saei_json *widths = saei_config_value(load->root, "matryoshka_widths");
+    size_t end = 0;
+    desc->num_groups = 0;
+    for (const saei_json *w = widths ? widths->child : NULL; w; w = w->next) {
+        if (w->type != SAEI_JSON_NUMBER || !w->is_integer || w->integer <= (int64_t)end
+            || w->integer > (int64_t)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
+            end = desc->num_groups = 0;
+            break;
+        }
+        desc->group_sizes[desc->num_groups++] = (size_t)w->integer - end;
+        end = (size_t)w->integer;
+    }
+    if (end < desc->dict_size) desc->group_sizes[desc->num_groups++] = desc->dict_size - end;
+}
+
+static sae_result saei_lens_dtype(const saei_load *load) {
+    static const char *const names[] = { "float32", "float16", "bfloat16", "float64" };
+    const saei_json *v = saei_config_value(load->root, "dtype");
+    const char *name = v && v->type == SAEI_JSON_STRING ? v->string : "";
+    if (!v) return SAE_OK;
+    if (strncmp(name, "torch.", 6) == 0) name += 6;
+    for (size_t i = 0; i < 4; i++)
+        if (strcmp(name, names[i]) == 0) return SAE_OK;
+    return saei_config_refused(load, "dtype", v, "float32, float16, bfloat16, float64");
+}
+
+static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
+                                 sae_dictionary_desc *desc) {
+    bool subtract = true;
+    saei_lens_kind kind;
+    SAEI_TRY(saei_lens_arch(load, cfg));
+    kind = saei_lens_archs[cfg->arch].kind;
+    desc->arch = saei_lens_archs[cfg->arch].arch;
+    desc->latents = saei_lens_archs[cfg->arch].latents;
+    SAEI_TRY(saei_config_required(load, "d_in", &desc->activation_dim));
+    SAEI_TRY(saei_config_required(load, "d_sae", &desc->dict_size));
+    SAEI_TRY(saei_lens_dtype(load));
+    SAEI_TRY(saei_lens_norm(load, cfg, &desc->input_norm));
+    SAEI_TRY(saei_config_bool(load, "apply_b_dec_to_input", &subtract));
+    cfg->scaled = false;
+    SAEI_TRY(saei_config_bool(load, "finetuning_scaling_factor", &cfg->scaled));
+    if (kind != SAEI_LENS_SAE && subtract)
+        return saei_load_fail(load, SAE_FORMAT, "apply_b_dec_to_input in cfg.json is true (or "
+                              "missing), allowed is false for a %s",
+                              saei_lens_archs[cfg->arch].name);
+    if (desc->arch == SAE_ARCH_JUMP_RELU) desc->subtract_b_dec = subtract;
+    else if (desc->arch == SAE_ARCH_STANDARD && !subtract) desc->arch = SAE_ARCH_STANDARD_NEW;
+    else if (desc->arch != SAE_ARCH_STANDARD_NEW) desc->keep_b_dec = !subtract;
+    if (kind != SAEI_LENS_SAE) {
+        SAEI_TRY(saei_config_required(load, "d_out", &desc->output_dim));
+        desc->keep_norm = desc->input_norm != SAE_INPUT_NORM_NONE;
+        desc->skip = kind == SAEI_LENS_SKIP;
+    }
+    if (!saei_arch_selects(desc->arch)) return SAE_OK;
+    cfg->rescale = desc->arch != SAE_ARCH_TOP_K; /* the defaults of SAELens' classes */
+    SAEI_TRY(saei_config_bool(load, "rescale_acts_by_decoder_norm", &cfg->rescale));
+    if (desc->arch == SAE_ARCH_MATRYOSHKA) saei_lens_groups(load, desc);
+    return saei_lens_k(load, cfg, desc);
+}
+
+/* A scaling_factor of ones, which SAELens wrote for a time, means nothing; another one belongs to
+   finetuning_scaling_factor. */
+static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
+    size_t key = draft->count - 1, m = draft->desc.dict_size;
+    const sae_tensor *t = draft->keys[key].tensor;
+    bool ones = true;
+    float *scale;
+    sae_result result;
+    if (!t) return SAE_OK;
+    SAEI_TRY(saei_draft_check(draft, key));
+    scale = (float *)saei_alloc(draft->load->ctx, m, sizeof *scale);
+    if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
+    result = saei_draft_read(draft, t, false, scale, m);
+    for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
+    saei_free(draft->load->ctx, scale);
+    SAEI_TRY(result);
+    if (ones) draft->keys[key].slot = SAEI_SLOT_NOTHING;
+    else if (!scaled)
+        return saei_load_fail(draft->load, SAE_UNSUPPORTED, "%s is not all ones, and "
+                              "finetuning_scaling_factor in cfg.json is not true", t->name);
+    return SAE_OK;
+}
+
+static void saei_lens_keys(saei_draft *draft) {
+    sae_arch arch = draft->desc.arch;
+    bool gated = arch == SAE_ARCH_GATED;
+    saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, gated ? "b_gate" : "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (gated) {
+        saei_draft_must(draft, "r_mag", SAEI_SLOT_AUX0, NULL, SAEI_SLOT_NOTHING);
+        saei_draft_must(draft, "b_mag", SAEI_SLOT_AUX1, NULL, SAEI_SLOT_NOTHING);
+    }
+    if (arch == SAE_ARCH_JUMP_RELU)
+        saei_draft_must(draft, "threshold", SAEI_SLOT_AUX0, "log_threshold", SAEI_SLOT_AUX0);
+    if (arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA)
+        saei_draft_must(draft, "topk_threshold", SAEI_SLOT_THRESHOLD, NULL, SAEI_SLOT_NOTHING);
+    if (draft->desc.skip)
+        saei_draft_must(draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
+}
+
+static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
+    const saei_json *layer = saei_config_value(load->root, "hook_layer");
+    const saei_json *context = saei_config_value(cfg->meta, "context_size");
+    const char *hook = saei_config_text(cfg->meta, "hook_name");
+    const char *version = saei_config_text(cfg->meta, "sae_lens_version");
+    if (!hook) hook = saei_config_text(cfg->meta, "hook_point");
+    if (!layer) layer = saei_config_value(load->root, "hook_point_layer");
+    if (!version) version = saei_config_text(cfg->meta, "sae_lens_training_version");
+    saei_origin_text(o->class_name, sizeof o->class_name, saei_lens_archs[cfg->arch].name);
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(cfg->meta, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, hook);
+    saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
+    saei_origin_text(o->version, sizeof o->version, version);
+    o->layer = layer && layer->is_integer ? layer->integer : saei_layer_of(hook);
+    if (context && context->is_integer && context->integer > 0)
+        o->context_size = (size_t)context->integer;
+}
+
+static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
+    saei_lens_cfg cfg;
+    saei_draft draft;
+    sae_dictionary *dict;
+    memset(&cfg, 0, sizeof cfg);
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_NOT_FOUND, "there is no cfg.json beside "
+                              "sae_weights.safetensors");
+    load->config = load->root;
+    SAEI_TRY(saei_lens_desc(load, &cfg, &draft.desc));
+    saei_lens_keys(&draft);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, saei_lens_archs[cfg.arch].name);
+    SAEI_TRY(saei_lens_scale(&draft, cfg.scaled));
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU && !saei_load_find(load, "threshold"))
+        for (size_t i = 0; i < dict->desc.dict_size; i++)
+            dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
+    if (cfg.rescale) saei_fold_decoder_norms(dict);
+    if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */
+    saei_lens_origin(load, &cfg, &dict->origin);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ---- sparsify ---- */
+
+static bool saei_sparsify_detect(const saei_load *load) {
+    return saei_config_value(load->root, "d_in") && !saei_config_value(load->root, "d_sae")
+           && saei_load_find(load, "encoder.weight") && saei_load_find(load, "W_dec");
+}
+
+/* relu(p), then the k largest or the largest of each of k groups. */
+static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc *desc) {
+    const saei_json *activation = saei_config_value(load->root, "activation");
+    const char *name = activation && activation->type == SAEI_JSON_STRING ? activation->string : "";
+    size_t expansion = 32, latents = 0;
+    bool was_signed = false;
+    desc->arch = SAE_ARCH_TOP_K;
+    desc->k = 32;
+    SAEI_TRY(saei_config_required(load, "d_in", &desc->activation_dim));
+    SAEI_TRY(saei_config_size(load, "expansion_factor", &expansion));
+    SAEI_TRY(saei_config_size(load, "num_latents", &latents));
+    SAEI_TRY(saei_config_size(load, "k", &desc->k));
+    SAEI_TRY(saei_config_bool(load, "skip_connection", &desc->skip));
+    SAEI_TRY(saei_config_bool(load, "transcode", &desc->keep_b_dec));
+    SAEI_TRY(saei_config_bool(load, "signed", &was_signed));
+    if (!latents && !saei_mul(desc->activation_dim, expansion, &latents)) latents = 0;
+    if (!latents || latents > INT32_MAX)
+        return saei_load_fail(load, SAE_FORMAT, "num_latents and expansion_factor in cfg.json make "
+                              "no number of latents from 1 to %d", INT32_MAX);
+    desc->dict_size = latents;
+    if (strcmp(name, "groupmax") == 0) desc->latents = SAE_LATENTS_GROUP_MAX;
+    else if (activation && strcmp(name, "topk") != 0)
+        return saei_config_refused(load, "activation", activation, "topk, groupmax");
+    if (desc->k < 1 || desc->k > latents)
+        return saei_load_fail(load, SAE_FORMAT, "k in cfg.json is %zu, allowed are 1 to the number "
+                              "of latents, %zu", desc->k, latents);
+    if (desc->latents && latents % desc->k)
+        return saei_load_fail(load, SAE_FORMAT, "k in cfg.json is %zu: groupmax needs a divisor of "
+                              "the number of latents, %zu", desc->k, latents);
+    if (was_signed)
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: signed is true, which "
+                 "sparsify no longer knows: latents are positive, as it takes them today",
+                 load->config_path);
+    return SAE_OK;
+}
+
+static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    sae_dictionary *dict;
+    size_t end = saei_folder_length(load->file, strlen(load->file)), begin;
+    char hook[96];
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_NOT_FOUND, "there is no cfg.json beside sae.safetensors");
+    load->config = load->root;
+    SAEI_TRY(saei_sparsify_desc(load, &draft.desc));
+    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (draft.desc.skip)
+        saei_draft_must(&draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a SparseCoder");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    while (end > 0 && (saei_is_separator(load->file[end - 1])
+                       || (load->file[end - 1] == '.'
+                           && (end == 1 || saei_is_separator(load->file[end - 2])))))
+        end--; /* the folder's name is the hookpoint */
+    begin = saei_folder_length(load->file, end);
+    if (end - begin < sizeof hook) {
+        snprintf(hook, sizeof hook, "%.*s", (int)(end - begin), load->file + begin);
+        saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, hook);
+        dict->origin.layer = saei_layer_of(hook);
+    }
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name,
+                     draft.desc.latents ? "groupmax" : "topk");
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ---- Gemma Scope, Gemma Scope 2, Llama Scope ---- */
+
+static bool saei_gemma_detect(const saei_load *load) {
+    return saei_ends_with(load->file, ".npz") && saei_load_find(load, "threshold")
+           && (saei_load_find(load, "W_enc") || saei_load_find(load, "w_enc"));
+}
+
+static bool saei_gemma_2_detect(const saei_load *load) {
+    return saei_load_find(load, "w_enc") && saei_load_find(load, "w_dec")
+           && saei_load_find(load, "threshold");
+}
+
+/* JumpReLU on x as it is. Both spell W_enc [d,m], W_dec [m,output_dim]. */
+static sae_result saei_gemma_draft(saei_draft *draft, const char *as) {
+    draft->desc.arch = SAE_ARCH_JUMP_RELU;
+    saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, "w_enc", SAEI_SLOT_W_ENC_T);
+    saei_draft_must(draft, "W_dec", SAEI_SLOT_W_DEC, "w_dec", SAEI_SLOT_W_DEC);
+    saei_draft_must(draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "threshold", SAEI_SLOT_AUX0, NULL, SAEI_SLOT_NOTHING);
+    draft->desc.skip = saei_draft_may(draft, "affine_skip_connection", SAEI_SLOT_W_SKIP_T) != NULL;
+    saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
+    if (!saei_draft_fits(draft)) return saei_draft_misfit(draft, as);
+    return saei_draft_sizes(draft);
+}
+
+static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope"));
+    SAEI_TRY(saei_lens_scale(&draft, false));
+    SAEI_TRY(saei_draft_make(&draft, out));
+    saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, "jumprelu");
+    (*out)->origin.layer = saei_layer_of(load->path);
+    return SAE_OK;
+}
+
+static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
+    const char *arch = saei_config_text(load->root, "architecture"), *class_name = "jumprelu";
+    const char *type = saei_config_text(load->root, "type");
+    const sae_tensor *w_dec = saei_load_find(load, "w_dec");
+    char quoted[SAEI_QUOTE];
+    bool affine;
+    saei_draft draft;
+    sae_origin *o;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    if (w_dec && w_dec->ndim == 3)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "a cross-layer transcoder: w_dec has three "
+                              "dimensions");
+    if (load->root && (!arch || strcmp(arch, "jump_relu") != 0))
+        return saei_load_fail(load, SAE_UNSUPPORTED, "architecture in config.json is %s, allowed "
+                              "is jump_relu", arch ? saei_quote(arch, quoted) : "missing");
+    SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope 2"));
+    affine = draft.desc.skip;
+    if (load->root) {
+        affine = false;
+        SAEI_TRY(saei_config_bool(load, "affine_connection", &affine));
+    }
+    if (affine != draft.desc.skip && (draft.desc.skip || !type || strcmp(type, "sae") != 0))
+        return saei_load_fail(load, SAE_MISMATCH, "affine_connection in config.json is %s, and "
+                              "there is %s affine_skip_connection", affine ? "true" : "not true",
+                              affine ? "no" : "an");
+    SAEI_TRY(saei_lens_scale(&draft, false));
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    if (type && strcmp(type, "transcoder") == 0) class_name = "jumprelu_transcoder";
+    if (draft.desc.skip) class_name = "jumprelu_skip_transcoder";
+    saei_origin_text(o->class_name, sizeof o->class_name, class_name);
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
+    o->layer = saei_layer_of(o->hook);
+    return SAE_OK;
+}
+
+static bool saei_llama_detect(const saei_load *load) {
+    return saei_config_value(load->root, "jump_relu_threshold")
+           && saei_load_find(load, "encoder.weight");
+}
+
+/* The weights are for x sqrt(d) / (the dataset's mean norm), which is folded in; the threshold is
+   one number for all. */
+static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
+    const saei_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
+    const saei_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
+    const char *act = saei_config_text(load->root, "act_fn");
+    char quoted[SAEI_QUOTE];
+    saei_draft draft;
+    sae_dictionary *dict;
+    double s;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_NOT_FOUND, "there is no hyperparams.json beside the folder "
+                              "checkpoints");
+    load->config = load->root;
+    norm = saei_config_value(norm, "in");
+    if (act && strcmp(act, "jumprelu") != 0)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "act_fn in hyperparams.json is %s, allowed is "
+                              "jumprelu", saei_quote(act, quoted));
+    if (!threshold || threshold->type != SAEI_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
+        return saei_load_fail(load, SAE_FORMAT, "hyperparams.json has no number "
+                              "jump_relu_threshold");
+    if (!norm || norm->type != SAEI_JSON_NUMBER || !(norm->number > 0)
+        || !(norm->number <= FLT_MAX))
+        return saei_load_fail(load, SAE_FORMAT, "hyperparams.json has no number above 0 in "
+                              "dataset_average_activation_norm.in");
+    SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
+    SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
+    draft.desc.arch = SAE_ARCH_JUMP_RELU;
+    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Llama Scope");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    s = sqrt((double)dict->desc.activation_dim) / norm->number;
+    for (size_t i = 0; i < dict->desc.dict_size; i++)
+        dict->aux0[i] = (float)(threshold->number * s);
+    saei_fold_input_scale(dict, (float)s);
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
+    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook,
+                     saei_config_text(load->root, "hook_point_in"));
+    dict->origin.layer = saei_layer_of(dict->origin.hook);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ---- openai/sparse_autoencoder ---- */
+
+static bool saei_openai_detect(const saei_load *load) {
+    return saei_load_find(load, "pre_bias") && saei_load_find(load, "latent_bias");
+}
+
+/* The value of the activation's own state, which the file may hold once or twice. */
+static const char *saei_openai_value(const saei_load *load, const char *key) {
+    char name[64];
+    const char *text;
+    snprintf(name, sizeof name, "activation_state_dict.%s", key);
+    text = saei_tensor_file_scalar(load->tensors, name);
+    if (text) return text;
+    snprintf(name, sizeof name, "activation.%s", key);
+    return saei_tensor_file_scalar(load->tensors, name);
+}
+
+/* The class normalises its input exactly where the activation is TopK, which takes the k largest p
+   before its own activation. */
+static sae_result saei_openai_desc(saei_draft *draft, const char **name) {
+    const saei_load *load = draft->load;
+    sae_dictionary_desc *desc = &draft->desc;
+    const char *k, *after;
+    char quoted[SAEI_QUOTE];
+    double value = 0;
+    *name = saei_tensor_file_scalar(load->tensors, "activation");
+    if (!*name) *name = "ReLU";
+    desc->arch = SAE_ARCH_STANDARD;
+    if (strcmp(*name, "Identity") == 0) desc->latents = SAE_LATENTS_SIGNED;
+    if (strcmp(*name, "ReLU") == 0 || strcmp(*name, "Identity") == 0) return SAE_OK;
+    if (strcmp(*name, "TopK") != 0)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "activation is %s, allowed are ReLU, TopK, "
+                              "Identity", saei_quote(*name, quoted));
+    desc->arch = SAE_ARCH_TOP_K;
+    desc->input_norm = SAE_INPUT_NORM_LAYER;
+    k = saei_openai_value(load, "k");
+    after = saei_openai_value(load, "postact_fn");
+    if (k && (!saei_text_number(k, strlen(k), &value) || value != floor(value))) value = 0;
+    if (!(value >= 1 && value <= (double)desc->dict_size))
+        return saei_load_fail(load, SAE_FORMAT, "k of its activation TopK is %s, allowed are 1 to "
+                              "%zu", k ? saei_quote(k, quoted) : "missing", desc->dict_size);
+    desc->k = (size_t)value;
+    if (after && strcmp(after, "Identity") == 0) desc->latents = SAE_LATENTS_SIGNED;
+    else if (after && strcmp(after, "ReLU") != 0)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "postact_fn of its activation TopK is %s, "
+                              "allowed are ReLU, Identity", saei_quote(after, quoted));
+    return SAE_OK;
+}
+
+static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
+    static const char *const statistics[] = { "stats_last_nonzero", "latents_activation_frequency",
+                                              "latents_mean_square" };
+    saei_draft draft;
+    const char *name;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (load->tensors->header)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "the tensors of openai's Autoencoder without "
+                              "its activation, which only the .pt holds");
+    saei_draft_must(&draft, "pre_bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "latent_bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, "decoder.linear.weight",
+                    SAEI_SLOT_W_DEC); /* tied: the encoder's own */
+    for (size_t i = 0; i < 3; i++) saei_draft_may(&draft, statistics[i], SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "openai's Autoencoder");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    draft.desc.output_dim = 0;
+    SAEI_TRY(saei_openai_desc(&draft, &name));
+    SAEI_TRY(saei_draft_make(&draft, out));
+    saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, name);
+    return SAE_OK;
+}
+
 /* ---- every format ---- */
 
+/* dictionary_learning comes last: its names of tensors are everybody's. */
 static const saei_reader saei_readers[] = {
-    { { "ae.pt", "ae.safetensors" }, "config.json", saei_dl_detect, saei_dl_read }
+    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", NULL }, "cfg.json", saei_lens_detect,
+      saei_lens_read },
+    { SAE_FORMAT_SPARSIFY, { "sae.safetensors", NULL }, "cfg.json", saei_sparsify_detect,
+      saei_sparsify_read },
+    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz", NULL }, NULL, saei_gemma_detect, saei_gemma_read },
+    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors", NULL }, "config.json", saei_gemma_2_detect,
+      saei_gemma_2_read },
+    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors", NULL }, "hyperparams.json",
+      saei_llama_detect, saei_llama_read },
+    { SAE_FORMAT_OPENAI, { "autoencoder.pt", NULL }, NULL, saei_openai_detect, saei_openai_read },
+    { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json", saei_dl_detect,
+      saei_dl_read }
 };
 enum { SAEI_NUM_READERS = sizeof saei_readers / sizeof saei_readers[0] };
 
-/* Sets load->file, and *out where it lies in a folder. */
+/* Sets load->file, and *out where its name or the folder tells the format. */
 static sae_result saei_load_locate(saei_load *load, const saei_reader **out) {
     saei_path_kind kind = saei_path_exists(load->path);
     if (kind == SAEI_PATH_NONE)
         return saei_load_fail(load, SAE_NOT_FOUND, "there is no such file or folder");
     if (kind == SAEI_PATH_FILE) {
         load->file = saei_strdup(load->ctx, load->path);
-        return load->file ? SAE_OK : saei_load_no_memory(load);
+        if (!load->file) return saei_load_no_memory(load);
     }
-    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++)
         for (size_t i = 0; i < 2 && saei_readers[r].files[i]; i++) {
+            const char *name = saei_readers[r].files[i];
+            if (kind == SAEI_PATH_FILE) {
+                if (strcmp(saei_path_base(load->file), name) == 0) *out = &saei_readers[r];
+                continue;
+            }
             saei_free(load->ctx, load->file);
-            load->file = saei_path_join(load->ctx, load->path, saei_readers[r].files[i]);
+            load->file = saei_path_join(load->ctx, load->path, name);
             if (!load->file) return saei_load_no_memory(load);
             *out = &saei_readers[r];
             if (saei_path_exists(load->file) == SAEI_PATH_FILE) return SAE_OK;
         }
-    }
-    return saei_load_fail(load, SAE_NOT_FOUND, "the folder has neither ae.pt nor ae.safetensors");
+    if (kind == SAEI_PATH_FILE) return SAE_OK;
+    return saei_load_fail(load, SAE_NOT_FOUND, "the folder has none of ae.pt, ae.safetensors, "
+                          "sae_weights.safetensors, sae.safetensors, params.npz, "
+                          "params.safetensors, checkpoints/final.safetensors, autoencoder.pt");
 }
 
 static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     const saei_reader *reader = NULL;
     char names[SAEI_NAMES] = "";
+    sae_dictionary *dict = NULL;
     SAEI_TRY(saei_load_locate(load, &reader));
     SAEI_TRY(sae_tensor_file_open(load->ctx, load->file, &load->tensors));
-    for (size_t r = 0; r < SAEI_NUM_READERS && !reader; r++)
+    for (size_t r = 0; r < SAEI_NUM_READERS && !reader; r++) {
+        if (saei_readers[r].config) SAEI_TRY(saei_load_config(load, saei_readers[r].config));
         if (saei_readers[r].detect(load)) reader = &saei_readers[r];
+    }
     if (!reader) {
         for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
             saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
@@ -8666,7 +9549,10 @@ static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
                               *names ? names : "no tensors");
     }
     if (reader->config) SAEI_TRY(saei_load_config(load, reader->config));
-    return reader->read(load, out);
+    SAEI_TRY(reader->read(load, &dict));
+    dict->origin.format = reader->format;
+    *out = dict;
+    return SAE_OK;
 }
 
 SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
@@ -8687,6 +9573,8 @@ SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *de
     saei_free(ctx, load.file);
     return result;
 }
+
+/* ==== >>files: writing ======================================================================== */
 
 /* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
 typedef struct saei_write_job {
@@ -8712,15 +9600,16 @@ static void saei_write_band(void *arg, size_t band) {
     }
 }
 
-/* The matrix as the file has it: in place if it lies so already, else a copy in *copy. */
-static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src, bool transposed,
-                                   sae_tensor *t, float **copy) {
+/* A matrix [rows,columns] as the file has it: in place if it lies so already, else a copy in
+   *copy. */
+static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src, size_t rows,
+                                   size_t columns, bool transposed, sae_tensor *t, float **copy) {
     saei_write_job job;
     size_t count;
     job.src = src;
-    job.m = dict->desc.dict_size;
-    job.d = dict->desc.activation_dim;
-    job.ld = dict->ld;
+    job.m = rows;
+    job.d = columns;
+    job.ld = saei_align16(columns);
     job.transposed = transposed;
     t->ndim = 2;
     t->shape[0] = transposed ? job.d : job.m;
@@ -8742,21 +9631,25 @@ static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src,
 static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, int32_t *k,
                                    int64_t *groups, sae_tensor *t, float **copy) {
     const sae_dictionary_desc *desc = &dict->desc;
+    const size_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
     t->dtype = slot == SAEI_SLOT_K ? SAE_I32 : slot == SAEI_SLOT_GROUPS ? SAE_I64 : SAE_F32;
     t->ndim = 1;
     t->shape[0] = desc->dict_size;
     switch (slot) {
     case SAEI_SLOT_W_ENC:
     case SAEI_SLOT_W_ENC_T:
-        return saei_save_matrix(dict, dict->W_enc, slot == SAEI_SLOT_W_ENC_T, t, copy);
+        return saei_save_matrix(dict, dict->W_enc, m, d, slot == SAEI_SLOT_W_ENC_T, t, copy);
     case SAEI_SLOT_W_DEC:
     case SAEI_SLOT_W_DEC_T:
-        return saei_save_matrix(dict, dict->W_dec, slot == SAEI_SLOT_W_DEC_T, t, copy);
+        return saei_save_matrix(dict, dict->W_dec, m, out, slot == SAEI_SLOT_W_DEC_T, t, copy);
+    case SAEI_SLOT_W_SKIP:
+    case SAEI_SLOT_W_SKIP_T:
+        return saei_save_matrix(dict, dict->W_skip, out, d, slot == SAEI_SLOT_W_SKIP_T, t, copy);
     case SAEI_SLOT_B_ENC: t->data = dict->b_enc; break;
     case SAEI_SLOT_AUX0: t->data = dict->aux0; break;
     case SAEI_SLOT_AUX1: t->data = dict->aux1; break;
     case SAEI_SLOT_B_DEC:
-        t->shape[0] = desc->activation_dim;
+        t->shape[0] = out;
         t->data = dict->b_dec;
         break;
     case SAEI_SLOT_K:
@@ -8773,6 +9666,8 @@ static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, i
         t->shape[0] = desc->num_groups;
         t->data = groups;
         break;
+    case SAEI_SLOT_SCALE:
+    case SAEI_SLOT_NOTHING: break;
     }
     return SAE_OK;
 }
@@ -8787,6 +9682,10 @@ SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *p
     if (!dict || !path)
         return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
                          "sae_dictionary_save: dict or path is NULL");
+    if (!saei_is_plain(&dict->desc))
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_dictionary_save: the dictionary is %s "
+                         "with variations, which the reference's state_dict cannot say",
+                         sae_arch_name(dict->desc.arch));
     layout = saei_layout_of(dict->desc.arch);
     memset(tensors, 0, sizeof tensors);
     for (size_t i = 0; i < layout->count && result == SAE_OK; i++) {
