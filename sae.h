@@ -677,8 +677,8 @@ typedef struct sae_export_desc {
 /* Writes a folder that the other program opens with the same numbers, float32:
      dictionary_learning  the eight classes, but IdentityDict. Decoder rows are brought to norm 1, as
                           SAEBench wants them, where the class stays the same function (AutoEncoder,
-                          Gated, JumpReLU: f_i becomes f_i norm_i). b_dec in or out of the encoder's
-                          input is moved into its biases.
+                          Gated, JumpReLU: f_i becomes f_i norm_i) and the file was not its own.
+                          b_dec in or out of the encoder's input is moved into its biases.
      sae_lens             the layout of 6.x. BATCH_TOP_K and MATRYOSHKA become jumprelu, by their
                           threshold.
      sparsify             TOP_K, with skip, group max, or without b_dec in the input.
@@ -6463,6 +6463,64 @@ static uint32_t saei_crc(uint32_t table[8][256], uint32_t crc, const void *data,
     return ~crc;
 }
 
+/* a b modulo CRC-32's polynomial; bit 31 is x^0. */
+static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
+    uint32_t product = 0;
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+        if (a & bit) product ^= b;
+        b = b & 1 ? b >> 1 ^ 0xEDB88320u : b >> 1;
+    }
+    return product;
+}
+
+/* x^(8 size): what size more bytes multiply a CRC by. */
+static uint32_t saei_crc_shift(size_t size) {
+    uint32_t power = 0x80000000u, square = 0x00800000u; /* 1, x^8 */
+    for (; size; size >>= 1) {
+        if (size & 1) power = saei_crc_product(power, square);
+        square = saei_crc_product(square, square);
+    }
+    return power;
+}
+
+/* The CRC of a large piece of a file, its blocks side by side, and put together. The map's pages
+   are given back. */
+enum { SAEI_CRC_BLOCK = 1 << 20 };
+typedef struct saei_crc_job {
+    sae_tensor_file *file;
+    const unsigned char *data;
+    size_t size;
+    uint32_t crc[64];
+} saei_crc_job;
+
+static void saei_crc_part(void *arg, size_t part) {
+    saei_crc_job *job = (saei_crc_job *)arg;
+    size_t at = part * SAEI_CRC_BLOCK, n = saei_min(job->size - at, SAEI_CRC_BLOCK);
+    job->crc[part] = saei_crc(job->file->crc, 0, job->data + at, n);
+    saei_map_release(&job->file->map, job->data + at, n);
+}
+
+static uint32_t saei_crc_large(sae_tensor_file *file, const unsigned char *data, size_t size) {
+    uint32_t crc = 0, whole = saei_crc_shift(SAEI_CRC_BLOCK);
+    saei_crc_job job;
+    job.file = file;
+    while (size) {
+        size_t parts;
+        job.data = data;
+        job.size = saei_min(size, (size_t)64 * SAEI_CRC_BLOCK);
+        parts = saei_ceil_div(job.size, SAEI_CRC_BLOCK);
+        saei_parallel(file->ctx, parts, saei_crc_part, &job);
+        for (size_t i = 0; i < parts; i++) {
+            size_t n = saei_min(job.size - i * SAEI_CRC_BLOCK, SAEI_CRC_BLOCK);
+            crc = saei_crc_product(crc, n == SAEI_CRC_BLOCK ? whole : saei_crc_shift(n))
+                  ^ job.crc[i];
+        }
+        data += job.size;
+        size -= job.size;
+    }
+    return crc;
+}
+
 /* ==== >>tensors: reading .npy ================================================================= */
 
 /*  \x93NUMPY | u8 major, minor | header length: u16 (1.0) or u32 (2.0, 3.0) | header | data
@@ -6969,7 +7027,7 @@ static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool 
         return saei_unsupported(file,
                                 "zip entry \"%s\" is compressed by method %u, known is 0 (stored)",
                                 quoted, e->method);
-    if (!(zero_is_none && e->crc == 0) && saei_crc(file->crc, 0, e->data, e->size) != e->crc)
+    if (!(zero_is_none && e->crc == 0) && saei_crc_large(file, e->data, e->size) != e->crc)
         return saei_zip_damaged(file, e, "is damaged: its CRC-32 is wrong");
     e->checked = true;
     return SAE_OK;
@@ -8600,7 +8658,7 @@ static void saei_read_band(void *arg, size_t band) {
     const int64_t size = (int64_t)sae_dtype_size(job->view.dtype);
     size_t lead = job->by_columns ? 1 : 0, first = band * SAEI_FILE_TILE;
     size_t length[2], from[2], n[2];
-    bool finite = true;
+    float sum = 0; /* of all times 0: NaN where one is not finite */
     length[0] = (size_t)job->view.shape[0];
     length[1] = (size_t)job->view.shape[1];
     from[lead] = first;
@@ -8612,20 +8670,25 @@ static void saei_read_band(void *arg, size_t band) {
         part.data = (const unsigned char *)part.data
                     + ((int64_t)from[0] * part.stride[0] + (int64_t)from[1] * part.stride[1])
                           * size;
-        part.shape[0] = n[0];
-        part.shape[1] = n[1];
+        part.shape[0] = n[lead]; /* read as it lies in the file, turned in the tile */
+        part.shape[1] = n[1 - lead];
+        part.stride[0] = job->view.stride[lead];
+        part.stride[1] = job->view.stride[1 - lead];
         sae_tensor_to_f32(&part, tile);
-        for (size_t i = 0; i < n[0] * n[1]; i++) finite = finite && fabsf(tile[i]) <= FLT_MAX;
-        for (size_t i = 0; i < n[0]; i++)
-            memcpy(job->dst + (from[0] + i) * job->ld + from[1], tile + i * n[1],
-                   n[1] * sizeof(float));
+        for (size_t i = 0; i < n[0] * n[1]; i++) sum += tile[i] * 0.0f;
+        for (size_t i = 0; i < n[0]; i++) {
+            float *row = job->dst + (from[0] + i) * job->ld + from[1];
+            if (!lead) memcpy(row, tile + i * n[1], n[1] * sizeof(float));
+            else
+                for (size_t j = 0; j < n[1]; j++) row[j] = tile[j * n[0] + i];
+        }
     }
     if (job->view.stride[1 - lead] == 1)
         saei_map_release(
             &job->file->map, (const unsigned char *)job->view.data
                            + (int64_t)first * job->view.stride[lead] * size,
             n[lead] * (size_t)(job->view.stride[lead] * size));
-    if (finite) return;
+    if (sum == 0) return;
     saei_lock(&job->lock);
     job->not_finite = true;
     saei_unlock(&job->lock);
@@ -9878,12 +9941,13 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     }
     if (e->desc->raw || h->arch == SAE_ARCH_STANDARD_NEW || saei_decoder_is_unit(dict))
         return SAE_OK;
-    if (foldable) {
+    if (foldable && dict->origin.format != SAE_FORMAT_DICTIONARY_LEARNING) {
         SAEI_NOTE(e, SAE_LOG_INFO, "decoder rows brought to norm 1, the norms moved into the "
                   "encoder: latents are multiplied by them");
         saei_fold_decoder_norms(dict);
     } else SAEI_NOTE(e, SAE_LOG_WARNING, "decoder rows are not of norm 1, which SAEBench asks for; "
-                     "the choice of %s depends on them", sae_arch_name(h->arch));
+                     "they stay, as %s", foldable ? "dictionary_learning had them"
+                                                  : "the choice of latents depends on them");
     return SAE_OK;
 }
 
@@ -9943,8 +10007,8 @@ static sae_result saei_export_lens_fit(saei_export *e) {
     if (!saei_export_is_transcoder(e)) return SAE_OK;
     if (h->arch != SAE_ARCH_STANDARD_NEW && h->arch != SAE_ARCH_JUMP_RELU) {
         if (h->output_dim != h->activation_dim || h->skip || h->keep_norm)
-            return saei_export_refused(e, "transcoder or skip connection but with relu and "
-                                          "jumprelu latents");
+            return saei_export_refused(e, "transcoder or skip connection with top-k or gated "
+                                          "latents");
         return SAE_OK;
     }
     if (saei_subtracts(h))
