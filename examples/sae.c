@@ -1148,7 +1148,7 @@ static int delphi_split(const common *c, const sae_tensor parts[3], uint64_t beg
     const uint32_t *latent = (const uint32_t *)parts[1].data;
     const float *value = (const float *)parts[2].data;
     uint64_t all = parts[0].shape[0], ctx = c->ctx ? c->ctx : CONTEXT, count = 0, i;
-    bool wide = end - begin > 65536;
+    bool wide = false;
     uint32_t *place;
     uint16_t *narrow, *half;
     sae_tensor tensors[3];
@@ -1156,7 +1156,7 @@ static int delphi_split(const common *c, const sae_tensor parts[3], uint64_t beg
     sae_result result;
     for (i = 0; i < all; i++) {
         if (latent[i] < begin || latent[i] >= end || !(fabsf(value[i]) > 1e-5f)) continue;
-        if ((uint64_t)row[i] / ctx > 65535) wide = true;
+        if ((uint64_t)row[i] / ctx > 65535 || latent[i] - begin > 65535 || ctx > 65536) wide = true;
         count++;
     }
     place = (uint32_t *)calloc((size_t)count + 1, 3 * sizeof *place);
