@@ -3026,8 +3026,8 @@ static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionar
     return SAE_OK;
 }
 
-/* Row i of W_dec drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD
-   and GATED draw uniformly; the width of the draw does not matter, as the norms are set after it. */
+/* Rows of W_dec drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD
+   and GATED draw uniformly; the draw's width does not matter, as the norms are set after it. */
 static void saei_dictionary_init_part(void *arg, size_t part) {
     sae_dictionary *dict = (sae_dictionary *)arg;
     const sae_dictionary_desc *h = &dict->desc;
