@@ -1826,7 +1826,7 @@ static int verb_convert(int argc, char **argv) {
     if (status != DONE) return status;
     folder = c.words.items[1];
     c.words.count = 1;
-    status = load(&c, &dict);
+    status = load(&c, false, &dict);
     if (status != DONE) return status;
     origin = sae_dictionary_origin(dict);
     if (model) snprintf(origin.model, sizeof origin.model, "%s", model);
