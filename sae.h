@@ -587,7 +587,8 @@ typedef struct sae_metrics {
 } sae_metrics;
 
 typedef struct sae_evaluate_desc {
-    sae_buffer_desc buffer;  /* a target is what x_hat is compared with */
+    sae_buffer_desc buffer;  /* a target is what x_hat is compared with; it may be of another width
+                                than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
     /* Losses of the language model: unchanged, with x_hat patched in, with zeros patched in. */
@@ -4683,10 +4684,15 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         load.k = want->k;
         load.raw = true;
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
-        if (!saei_is_plain(&from->desc)) {
+        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
+            || from->desc.subtract_b_dec != want->subtract_b_dec) {
+            sae_result result = saei_fail(t->ctx, SAE_MISMATCH, "sae_trainer_create: init is %s, "
+                                          "which holds %s%s; the trainer has %s", t->desc.init,
+                                          sae_arch_name(from->desc.arch),
+                                          from->desc.arch == want->arch ? " with variations" : "",
+                                          sae_arch_name(want->arch));
             sae_dictionary_destroy(from);
-            return saei_fail(t->ctx, SAE_UNSUPPORTED, "sae_trainer_create: init is %s, which is "
-                             "not one of dictionary_learning's classes as it is", t->desc.init);
+            return result;
         }
         if (from->desc.activation_dim != want->activation_dim
             || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
@@ -12172,12 +12178,13 @@ typedef struct saei_evaluator {
     const sae_evaluate_desc *desc;
     const sae_dictionary *dict;
     sae_buffer *buffer;
-    size_t d, m, n, chunk; /* n rows of the batch, encoded chunk by chunk */
+    sae_buffer *targets;        /* of another width than the input, row by row with it; or NULL */
+    size_t d, out, m, n, chunk; /* n rows of the batch, encoded chunk by chunk */
     sae_sparse code;
-    float *scaled[2], *x_hat; /* [batch,d]; scaled only with normalize_batch */
+    float *scaled[2], *x_hat; /* [batch,d], [batch,out]; scaled only with normalize_batch */
     float *norms;             /* [m] decoder norms of STANDARD_NEW, whose features carry them */
     double *active;           /* [m] sums of the latents */
-    double *columns;          /* [2,d] */
+    double *columns;          /* [2,out] */
     double l1, l0;            /* of the batch, summed */
     sae_metrics sum;
 } saei_evaluator;
@@ -12187,11 +12194,8 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     size_t batch = v->buffer->desc.batch_size, capacity, k = dict->desc.k;
     bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
     if (dict->desc.k_fraction > 0) k++;
-    if (saei_output_dim(&dict->desc) != dict->desc.activation_dim)
-        return saei_fail(v->ctx, SAE_UNSUPPORTED, "sae_evaluate: output_dim is %zu and "
-                         "activation_dim %zu: targets of another width than the input are not "
-                         "supported", dict->desc.output_dim, dict->desc.activation_dim);
     v->d = dict->desc.activation_dim;
+    v->out = saei_output_dim(&dict->desc);
     v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
     if (sae_buffer_dim(v->buffer) != v->d)
         return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
@@ -12204,14 +12208,14 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->code.row_begin = (size_t *)saei_alloc(v->ctx, v->chunk + 1, sizeof *v->code.row_begin);
     v->code.latent = (uint32_t *)saei_alloc(v->ctx, capacity, sizeof *v->code.latent);
     v->code.value = (float *)saei_alloc(v->ctx, capacity, sizeof *v->code.value);
-    v->x_hat = (float *)saei_alloc(v->ctx, batch * v->d, sizeof *v->x_hat);
+    v->x_hat = (float *)saei_alloc(v->ctx, batch * v->out, sizeof *v->x_hat);
     v->active = (double *)saei_calloc(v->ctx, v->m, sizeof *v->active);
-    v->columns = (double *)saei_alloc(v->ctx, 2 * v->d, sizeof *v->columns);
+    v->columns = (double *)saei_alloc(v->ctx, 2 * v->out, sizeof *v->columns);
     if (dict->desc.arch == SAE_ARCH_STANDARD_NEW)
         v->norms = (float *)saei_alloc(v->ctx, v->m, sizeof *v->norms);
     if (v->desc->normalize_batch) {
         v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
-        v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
+        v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
     }
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
         || !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms)
@@ -12220,7 +12224,7 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     for (size_t i = 0; v->norms && i < v->m; i++) {
         const float *w = dict->W_dec + i * dict->ld_out;
         double sum = 0;
-        for (size_t j = 0; j < v->d; j++) sum += (double)w[j] * (double)w[j];
+        for (size_t j = 0; j < v->out; j++) sum += (double)w[j] * (double)w[j];
         v->norms[i] = (float)sqrt(sum);
     }
     return SAE_OK;
@@ -12237,6 +12241,7 @@ static void saei_evaluate_close(saei_evaluator *v) {
     saei_free(v->ctx, v->scaled[0]);
     saei_free(v->ctx, v->scaled[1]);
     sae_buffer_destroy(v->buffer);
+    sae_buffer_destroy(v->targets);
 }
 
 /* x / mean norm(x) * sqrt(d); the target is scaled likewise. */
@@ -12256,7 +12261,7 @@ static void saei_evaluate_scale(saei_evaluator *v, const float **x, const float 
     }
     mean = (float)(total / (double)v->n);
     for (size_t s = 0; s < 2; s++)
-        for (size_t i = 0; from[s] && i < v->n * v->d; i++)
+        for (size_t i = 0; from[s] && i < v->n * (s ? v->out : v->d); i++)
             v->scaled[s][i] = from[s][i] / mean * root;
     *x = v->scaled[0];
     if (*target) *target = v->scaled[1];
@@ -12279,9 +12284,9 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
         n = saei_min(v->chunk, v->n - at);
         result = sae_encode_sparse(v->dict, x + at * v->d, n, &v->code);
         if (result == SAE_OK)
-            result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->d);
+            result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->out);
         if (result == SAE_OK)
-            result = sae_decode_finish(v->dict, x + at * v->d, n, v->x_hat + at * v->d);
+            result = sae_decode_finish(v->dict, x + at * v->d, n, v->x_hat + at * v->out);
         if (result != SAE_OK) {
             if (v->dict->ctx != v->ctx) saei_fail(v->ctx, result, "%s", sae_error(v->dict->ctx));
             return result;
@@ -12299,18 +12304,18 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
 
 /* Sum over the columns of the unbiased variance of y, or of y - x_hat. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat) {
-    double *mean = v->columns, *square = v->columns + v->d, total = 0;
-    memset(v->columns, 0, 2 * v->d * sizeof *v->columns);
+    double *mean = v->columns, *square = v->columns + v->out, total = 0;
+    memset(v->columns, 0, 2 * v->out * sizeof *v->columns);
     for (size_t i = 0; i < v->n; i++)
-        for (size_t j = 0; j < v->d; j++)
-            mean[j] += (double)y[i * v->d + j] - (x_hat ? (double)x_hat[i * v->d + j] : 0);
-    for (size_t j = 0; j < v->d; j++) mean[j] /= (double)v->n;
+        for (size_t j = 0; j < v->out; j++)
+            mean[j] += (double)y[i * v->out + j] - (x_hat ? (double)x_hat[i * v->out + j] : 0);
+    for (size_t j = 0; j < v->out; j++) mean[j] /= (double)v->n;
     for (size_t i = 0; i < v->n; i++)
-        for (size_t j = 0; j < v->d; j++) {
-            double e = (double)y[i * v->d + j] - (x_hat ? (double)x_hat[i * v->d + j] : 0);
+        for (size_t j = 0; j < v->out; j++) {
+            double e = (double)y[i * v->out + j] - (x_hat ? (double)x_hat[i * v->out + j] : 0);
             square[j] += (e - mean[j]) * (e - mean[j]);
         }
-    for (size_t j = 0; j < v->d; j++) total += square[j];
+    for (size_t j = 0; j < v->out; j++) total += square[j];
     return v->n > 1 ? total / (double)(v->n - 1) : (double)NAN;
 }
 
@@ -12321,9 +12326,9 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
     y = target ? target : x;
     SAEI_TRY(saei_evaluate_forward(v, x));
     for (size_t i = 0; i < v->n; i++) {
-        const float *a = y + i * v->d, *b = v->x_hat + i * v->d;
+        const float *a = y + i * v->out, *b = v->x_hat + i * v->out;
         double aa = 0, bb = 0, ab = 0, ee = 0;
-        for (size_t j = 0; j < v->d; j++) {
+        for (size_t j = 0; j < v->out; j++) {
             double p = (double)a[j], q = (double)b[j], e = p - q;
             aa += p * p;
             bb += q * q;
@@ -12362,6 +12367,9 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
     SAEI_TRY(saei_evaluate_plan(v));
     while (!want || done < want) {
         sae_result result = sae_buffer_next(v->buffer, &x, &target, &v->n);
+        size_t targets = v->n;
+        if (result == SAE_OK && v->targets)
+            result = sae_buffer_next(v->targets, &target, NULL, &targets);
         bool end = result == SAE_END_OF_DATA || (result == SAE_OK && done && v->n < batch);
         if (end && want)
             return saei_fail(v->ctx, SAE_END_OF_DATA, "sae_evaluate: batches is %llu, the source "
@@ -12384,6 +12392,31 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
     return SAE_OK;
 }
 
+/* Where x_hat is not as wide as the input, the targets get a buffer of their own; both go in the
+   order of the files. */
+static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buffer) {
+    size_t d = v->dict->desc.activation_dim, out = saei_output_dim(&v->dict->desc);
+    sae_source_desc *source = &buffer->source;
+    sae_buffer_desc targets;
+    if (d == out) return SAE_OK;
+    if (source->read || (!source->target && !source->num_target_files))
+        return saei_fail(v->ctx, SAE_INVALID, "sae_evaluate: the dictionary gives %zu numbers for "
+                         "%zu: the source needs a target in memory or files", out, d);
+    buffer->sequential = true;
+    targets = *buffer;
+    targets.source.data = source->target;
+    targets.source.files = source->target_files;
+    targets.source.num_files = source->num_target_files;
+    targets.source.dim = source->dim ? out : 0;
+    source->target = targets.source.target = NULL;
+    source->target_files = targets.source.target_files = NULL;
+    source->num_target_files = targets.source.num_target_files = 0;
+    SAEI_TRY(saei_buffer_new(v->ctx, &targets, true, &v->targets));
+    if (sae_buffer_dim(v->targets) == out) return SAE_OK;
+    return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the target has rows of %zu, the "
+                     "dictionary gives %zu", sae_buffer_dim(v->targets), out);
+}
+
 SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
                                 const sae_dictionary *dict, sae_metrics *out) {
     saei_evaluator v;
@@ -12398,7 +12431,13 @@ SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
     v.dict = dict;
     buffer = desc->buffer;
     buffer.single_pass = true;
-    result = saei_buffer_new(ctx, &buffer, true, &v.buffer);
+    result = saei_evaluate_targets(&v, &buffer);
+    if (result == SAE_OK) result = saei_buffer_new(ctx, &buffer, true, &v.buffer);
+    if (result == SAE_OK && v.targets
+        && sae_buffer_source_rows(v.targets) != sae_buffer_source_rows(v.buffer))
+        result = saei_fail(ctx, SAE_MISMATCH, "sae_evaluate: the target has %llu rows, the input "
+                           "%llu", (unsigned long long)sae_buffer_source_rows(v.targets),
+                           (unsigned long long)sae_buffer_source_rows(v.buffer));
     if (result == SAE_OK) result = saei_evaluate_run(&v);
     if (result == SAE_OK) *out = v.sum;
     saei_evaluate_close(&v);
