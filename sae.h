@@ -14,6 +14,8 @@
         optimizers, schedules, activation buffer, training loop, evaluation and files. A dictionary
         trained here opens there, and the other way round. The same run gives the same bits for any
         number of threads, any compiler and optimisation level, and after a resume.
+        Opens dictionaries of SAELens, sparsify, Gemma Scope, Llama Scope and openai too, with
+        their numbers, and writes folders that dictionary_learning, SAELens and sparsify open.
 
     WHAT IT DOES NOT
         It runs no language model (bring activations, or a callback that makes them), draws no
@@ -686,7 +688,8 @@ typedef struct sae_export_desc {
      sparsify             TOP_K, with skip, group max, or without b_dec in the input.
    What the format cannot say is refused with the reason, before anything is written. What was
    mapped, and what is lost, is told to the logger (SAE_LOG_INFO, SAE_LOG_WARNING). Takes memory for
-   one more dictionary. Errors: SAE_INVALID, SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY, SAE_IO. */
+   one more dictionary. Errors: SAE_INVALID, SAE_UNSUPPORTED, SAE_NOT_FINITE, SAE_OUT_OF_MEMORY,
+   SAE_IO. */
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
 
@@ -3350,8 +3353,8 @@ typedef struct saei_infer {
     float *ghost;
 } saei_infer;
 
-/* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it. A row
-   without extent is only shifted: nothing is divided by 0. */
+/* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it.
+   DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
 typedef struct saei_norm {
     float shift, divisor, scale;
 } saei_norm;
@@ -10011,6 +10014,10 @@ static sae_result saei_export_dl(saei_export *e) {
     saei_text t;
     memset(&t, 0, sizeof t);
     t.ctx = e->ctx;
+    if (o->layer < 0 || !*o->model)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "%s not known; config.json says %s", o->layer < 0
+                  ? *o->model ? "the layer is" : "language model and layer are"
+                  : "the language model is", o->layer < 0 ? "0" : "\"unknown\"");
     SAEI_TRY(saei_export_tensors(e, "ae.pt", layout->keys, layout->count));
     saei_text_add(&t, "{\n    \"trainer\": {\n        \"trainer_class\": \"%s\",\n"
                   "        \"dict_class\": \"%s\",\n        \"activation_dim\": %zu,\n"
@@ -10201,6 +10208,7 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
                                          const char *folder) {
     saei_export e;
     sae_result result;
+    float sum = 0; /* of all times 0: NaN where one is not finite */
     if (!dict || !desc || !folder)
         return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
                          "sae_dictionary_export: dict, desc or folder is NULL");
@@ -10220,6 +10228,10 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens_fit(&e)
              : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify_fit(&e)
                                                    : saei_export_dl_fit(&e);
+    for (size_t i = 0; i < e.dict->num_params; i++) sum += e.dict->params[i] * 0.0f;
+    if (result == SAE_OK && sum != 0)
+        result = saei_fail(e.ctx, SAE_NOT_FINITE, "sae_dictionary_export: a parameter is NaN or "
+                           "infinite, or becomes so when others are moved into it");
     if (result == SAE_OK) result = saei_make_folder(e.ctx, folder);
     if (result == SAE_OK)
         result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens(&e)

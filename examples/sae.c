@@ -1944,7 +1944,8 @@ static const char help_convert[] =
     "  --data FILE...                  to sae_lens: also sparsity.safetensors, counted on these rows\n"
     "  --raw                           to dictionary_learning: leave the decoder's norms\n"
     "  --use-threshold                 the threshold of a top-k class\n"
-    "  --dict-class NAME, --k N        for files that do not say\n";
+    "  --dict-class NAME, --k N        for files that do not say\n"
+    "  --batch, --dim, --dtype, --tensor, --threads, --quiet: as in sae encode --help\n";
 
 static const struct {
     const char *name, *help;

@@ -535,6 +535,78 @@ static void export_rest(void) {
     sae_dictionary_destroy(dict);
 }
 
+/* ---- what uses a dictionary ------------------------------------------------------------------ */
+
+/* x_hat against targets as wide as it is, with another width of the input: the l2_loss and the
+   variance of a sum in double. */
+static void evaluate_transcoder(void) {
+    enum { ROWS = 40, OUT = 9 };
+    sae_dictionary_desc desc = class_desc(SAE_ARCH_STANDARD_NEW);
+    sae_evaluate_desc how;
+    sae_metrics got;
+    sae_dictionary *dict;
+    float x[ROWS * 12], y[ROWS * OUT], x_hat[ROWS * OUT];
+    double l2 = 0, mean[2][OUT] = { { 0 } }, sum[2] = { 0 };
+    check_rng rng = { 17 };
+    desc.output_dim = OUT;
+    desc.skip = true;
+    dict = random_dictionary(&desc, 18);
+    memset(&how, 0, sizeof how);
+    for (size_t i = 0; i < ROWS * 12; i++) x[i] = (float)check_normal(&rng);
+    for (size_t i = 0; i < ROWS * OUT; i++) y[i] = (float)check_normal(&rng);
+    how.buffer.source.data = x;
+    how.buffer.source.rows = ROWS;
+    how.buffer.source.dim = 12;
+    how.buffer.batch_size = ROWS;
+    check_test = "evaluate";
+    CHECK(sae_evaluate(ctx, &how, dict, &got) == SAE_INVALID && strstr(sae_error(ctx), "target"),
+          "no target, but: %s", sae_error(ctx));
+    how.buffer.source.target = y;
+    CHECK_OK(ctx, sae_evaluate(ctx, &how, dict, &got), return);
+    CHECK_OK(ctx, sae_forward(dict, x, ROWS, x_hat, NULL), return);
+    for (size_t i = 0; i < ROWS * OUT; i++) {
+        mean[0][i % OUT] += (double)y[i] / ROWS;
+        mean[1][i % OUT] += ((double)y[i] - (double)x_hat[i]) / ROWS;
+    }
+    for (size_t r = 0; r < ROWS; r++) {
+        double square = 0;
+        for (size_t c = 0; c < OUT; c++) {
+            double want = y[r * OUT + c], e = want - (double)x_hat[r * OUT + c];
+            square += e * e;
+            sum[0] += (want - mean[0][c]) * (want - mean[0][c]);
+            sum[1] += (e - mean[1][c]) * (e - mean[1][c]);
+        }
+        l2 += sqrt(square) / ROWS;
+    }
+    CHECK_REL(got.l2_loss, l2, 1e-9, "l2_loss");
+    CHECK_REL(got.frac_variance_explained, 1 - sum[1] / sum[0], 1e-9, "variance explained");
+    sae_dictionary_destroy(dict);
+    check_test = NULL;
+}
+
+/* A trainer starts from any program's file, if it is the trainer's class as it is. */
+static void start_from_others(void) {
+    static const struct { const char *file, *why; } cases[] = {
+        { "saelens/square", NULL },
+        { "saelens/gated", "GatedAutoEncoder" },
+        { "saelens/norm_constant", "with variations" },
+    };
+    for (size_t i = 0; i < 3; i++) {
+        sae_trainer_desc desc = common_trainer(SAE_TRAINER_STANDARD, i ? 20 : 16, i ? 72 : 16, 8, 9);
+        sae_trainer *trainer = NULL;
+        sae_result result;
+        check_test = cases[i].file;
+        desc.init = check_path("%s/tests/formats/%s", check_root(), cases[i].file);
+        result = sae_trainer_create(ctx, &desc, &trainer);
+        if (cases[i].why)
+            CHECK(result == SAE_MISMATCH && strstr(sae_error(ctx), cases[i].why), "%s",
+                  sae_error(ctx));
+        else CHECK(result == SAE_OK, "%s", sae_error(ctx));
+        sae_trainer_destroy(trainer);
+    }
+    check_test = NULL;
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 static size_t memory_now, memory_most;
@@ -598,6 +670,8 @@ int main(void) {
     matrix();
     matrix_of_variations();
     export_rest();
+    evaluate_transcoder();
+    start_from_others();
     memory_of_opening();
     snprintf(root, sizeof root, "%s/tests/formats", check_root());
     CHECK(fixtures(root) >= 50, "fixtures are missing");
