@@ -679,10 +679,10 @@ typedef struct sae_export_desc {
 } sae_export_desc;
 
 /* Writes a folder that the other program opens with the same numbers, float32:
-     dictionary_learning  the eight classes, but IdentityDict. Decoder rows are brought to norm 1, as
-                          SAEBench wants them, where the class stays the same function (AutoEncoder,
-                          Gated, JumpReLU: f_i becomes f_i norm_i) and the file was not its own.
-                          b_dec in or out of the encoder's input is moved into its biases.
+     dictionary_learning  the eight classes, but IdentityDict. Decoder rows are brought to norm 1,
+                          as SAEBench wants them, where the class stays the same function
+                          (AutoEncoder, Gated, JumpReLU: f_i becomes f_i norm_i) and the file was not
+                          its own. b_dec in or out of the encoder's input is moved into its biases.
      sae_lens             the layout of 6.x. BATCH_TOP_K and MATRYOSHKA become jumprelu, by their
                           threshold.
      sparsify             TOP_K, with skip, group max, or without b_dec in the input.
@@ -1407,8 +1407,8 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
      W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
      | W_skip [output_dim][ld]
    with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
-   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not have
-   take no room. */
+   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
+   have take no room. */
 struct sae_dictionary {
     sae_context *ctx;
     sae_dictionary_desc desc;
@@ -9075,18 +9075,7 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
     return result;
 }
 
-/* ==== >>files: other programs ================================================================= */
-
-/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
-static void saei_fold_input_scale(sae_dictionary *dict, float s) {
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        for (size_t c = 0; c < dict->ld; c++) dict->W_enc[i * dict->ld + c] *= s;
-        for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] /= s;
-    }
-    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
-}
-
-/* ---- SAELens ---- */
+/* ==== >>files: SAELens ======================================================================== */
 
 typedef enum saei_lens_kind { SAEI_LENS_SAE, SAEI_LENS_TRANSCODER, SAEI_LENS_SKIP } saei_lens_kind;
 
@@ -9344,6 +9333,8 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+/* ==== >>files: other programs ================================================================= */
+
 /* ---- sparsify ---- */
 
 static bool saei_sparsify_detect(const saei_load *load) {
@@ -9497,6 +9488,15 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
     o->layer = saei_layer_of(o->hook);
     return SAE_OK;
+}
+
+/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
+static void saei_fold_input_scale(sae_dictionary *dict, float s) {
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        for (size_t c = 0; c < dict->ld; c++) dict->W_enc[i * dict->ld + c] *= s;
+        for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] /= s;
+    }
+    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
 }
 
 static bool saei_llama_detect(const saei_load *load) {
@@ -10014,10 +10014,10 @@ static sae_result saei_export_dl(saei_export *e) {
     saei_text t;
     memset(&t, 0, sizeof t);
     t.ctx = e->ctx;
-    if (o->layer < 0 || !*o->model)
-        SAEI_NOTE(e, SAE_LOG_WARNING, "%s not known; config.json says %s", o->layer < 0
-                  ? *o->model ? "the layer is" : "language model and layer are"
-                  : "the language model is", o->layer < 0 ? "0" : "\"unknown\"");
+    if (o->layer < 0)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "the layer is not known, config.json says 0");
+    if (!*o->model)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "the language model is not known, lm_name is \"unknown\"");
     SAEI_TRY(saei_export_tensors(e, "ae.pt", layout->keys, layout->count));
     saei_text_add(&t, "{\n    \"trainer\": {\n        \"trainer_class\": \"%s\",\n"
                   "        \"dict_class\": \"%s\",\n        \"activation_dim\": %zu,\n"

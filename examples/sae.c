@@ -1129,7 +1129,7 @@ static uint16_t to_half(float value) {
     sign = bits >> 16 & 0x8000u;
     if (value != value) return (uint16_t)(sign | 0x7E00u);
     if (size >= 65536.0f) return (uint16_t)(sign | 0x7C00u);
-    if (size < 6.103515625e-5f) { /* below 2^-14: multiples of 2^-24, which is what 0.5 + size has */
+    if (size < 6.103515625e-5f) { /* below 2^-14: multiples of 2^-24, as 0.5 + size has them */
         size += 0.5f;
         memcpy(&bits, &size, sizeof bits);
         return (uint16_t)(sign | (bits - 0x3F000000u));
@@ -1905,8 +1905,8 @@ static const char help_encode[] =
     "  --dense           a float32 .npy [rows,dict_size] instead\n"
     "  --delphi          delphi's latent cache instead: OUT is a folder, MODULE/0_N.safetensors, "
     "...\n"
-    "                    with --module NAME, --ctx N (256) tokens a context, --splits N (5) files,\n"
-    "                    --tokens F.npy [contexts,ctx]\n"
+    "                    with --module NAME, --ctx N (256) tokens a context, --splits N (5)\n"
+    "                    files, --tokens F.npy [contexts,ctx]\n"
     "  --batch N (2048)  rows that choose together, with --use-top-k of the batch classes\n"
     "  --raw             the tensors as the file has them (an AutoEncoder's decoder rows are "
     "brought to\n"
@@ -1932,16 +1932,16 @@ static const char help_tensors[] =
     "\n"
     "  Lists the tensors of a .pt, .safetensors, .npz or .npy. With --out each goes to "
     "DIR/000.npy, ...\n"
-    "  with DIR/names.json; floats as float32, integers and bools as int64. Of a folder the file of\n"
-    "  the weights. --any: also a params.npz that is not Gemma Scope's.\n";
+    "  with DIR/names.json; floats as float32, integers and bools as int64. Of a folder the file\n"
+    "  of the weights. --any: also a params.npz that is not Gemma Scope's.\n";
 
 static const char help_convert[] =
     "sae convert SRC DST --to dictionary_learning|sae_lens|sparsify\n"
     "\n"
-    "  Writes SRC, any dictionary that sae info opens, as a folder of another program; says what was\n"
-    "  mapped, and how far both differ on random rows. What DST's format cannot say is refused.\n"
+    "  Writes SRC, any dictionary that sae info opens, as a folder of another program; says what\n"
+    "  was mapped, and how far both differ on random rows. What DST cannot say is refused.\n"
     "  --lm-name NAME, --hook NAME, --layer N    where the dictionary sits, if SRC does not say\n"
-    "  --data FILE...                  to sae_lens: also sparsity.safetensors, counted on these rows\n"
+    "  --data FILE...                  to sae_lens: also sparsity.safetensors, of these rows\n"
     "  --raw                           to dictionary_learning: leave the decoder's norms\n"
     "  --use-threshold                 the threshold of a top-k class\n"
     "  --dict-class NAME, --k N        for files that do not say\n"
@@ -1954,7 +1954,8 @@ static const struct {
     { "train", help_train, verb_train }, { "eval", help_eval, verb_use },
     { "encode", help_encode, verb_use }, { "reconstruct", help_reconstruct, verb_use },
     { "info", help_info, verb_info }, { "tensors", help_tensors, verb_tensors },
-    { "convert", help_convert, verb_convert }, { "activations", "", NULL }, { "features", "", NULL },
+    { "convert", help_convert, verb_convert },
+    { "activations", "", NULL }, { "features", "", NULL },
     { "tokenize", "", NULL }, { "detokenize", "", NULL }, { "logits", "", NULL }
 };
 enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };

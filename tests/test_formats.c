@@ -356,7 +356,7 @@ static void same_function(const sae_dictionary *a, const sae_dictionary *b, doub
     free(x);
 }
 
-/* NULL where the format cannot say it; then `why` must be in the message, and nothing be written. */
+/* NULL where the format cannot say it; then `why` must be in the message and nothing written. */
 static sae_dictionary *exported(const sae_dictionary *dict, sae_format format, const char *why) {
     const char *folder = check_path("%s/%s", check_temp(), sae_format_name(format));
     sae_export_desc desc;
@@ -592,7 +592,8 @@ static void start_from_others(void) {
         { "saelens/norm_constant", "with variations" },
     };
     for (size_t i = 0; i < 3; i++) {
-        sae_trainer_desc desc = common_trainer(SAE_TRAINER_STANDARD, i ? 20 : 16, i ? 72 : 16, 8, 9);
+        sae_trainer_desc desc =
+            common_trainer(SAE_TRAINER_STANDARD, i ? 20 : 16, i ? 72 : 16, 8, 9);
         sae_trainer *trainer = NULL;
         sae_result result;
         check_test = cases[i].file;
