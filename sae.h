@@ -681,8 +681,8 @@ typedef struct sae_export_desc {
 /* Writes a folder that the other program opens with the same numbers, float32:
      dictionary_learning  the eight classes, but IdentityDict. Decoder rows are brought to norm 1,
                           as SAEBench wants them, where the class stays the same function
-                          (AutoEncoder, Gated, JumpReLU: f_i becomes f_i norm_i) and the file was not
-                          its own. b_dec in or out of the encoder's input is moved into its biases.
+                          (AutoEncoder, Gated, JumpReLU: f_i becomes f_i norm_i) and the file was
+                          not its own. b_dec in or out of the encoder's input moves into its biases.
      sae_lens             the layout of 6.x. BATCH_TOP_K and MATRYOSHKA become jumprelu, by their
                           threshold.
      sparsify             TOP_K, with skip, group max, or without b_dec in the input.
