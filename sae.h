@@ -8542,8 +8542,9 @@ static int64_t saei_layer_of(const char *place) {
         const char *at = strstr(place, before[i]);
         int64_t layer = 0;
         size_t digits = 0;
-        for (at = at ? at + strlen(before[i]) : ""; at[digits] >= '0' && at[digits] <= '9'
-                                                    && digits < 9; digits++)
+        if (!at) continue;
+        at += strlen(before[i]);
+        for (; at[digits] >= '0' && at[digits] <= '9' && digits < 9; digits++)
             layer = layer * 10 + (at[digits] - '0');
         if (digits) return layer;
     }
