@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all test demo bench lint lint-headers clean help
+.PHONY: all test test-peers demo bench lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -54,6 +54,10 @@ test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
 	    passed=$$((passed + p)); failed=$$((failed + f)); \
 	done; \
 	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+PYTHON ?= python3
+test-peers: build/sae ## against the real sae-lens, sparsify, dictionary_learning, sae-bench, where installed
+	$(PYTHON) tests/peers.py build/sae
 
 demo: build/demo ## trains three dictionaries on a toy with known features and prints what they found
 	./build/demo build/demo_out
@@ -110,5 +114,5 @@ clean: ## removes build/
 	rm -rf build
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
 	@echo "variables: CC CXX CFLAGS OPENMP (empty: without) LDFLAGS"
