@@ -3981,9 +3981,37 @@ static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_des
     return SAE_OK;
 }
 
+/* Every number is finite, every group's share lies in 0 to 1. */
+static sae_result saei_finite_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        { "lr", h->lr }, { "l1_penalty", h->l1_penalty }, { "auxk_alpha", h->auxk_alpha },
+        { "threshold_beta", h->threshold_beta }, { "bandwidth", h->bandwidth },
+        { "sparsity_penalty", h->sparsity_penalty }, { "target_l0", h->target_l0 },
+        { "initial_sparsity_penalty", h->initial_sparsity_penalty }, { "p_start", h->p_start },
+        { "p_end", h->p_end },
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!(fabs(numbers[i].value) <= FLT_MAX))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is %g, allowed are finite "
+                             "numbers", numbers[i].name, numbers[i].value);
+    for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
+        if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_fractions[%zu] is %g, "
+                             "allowed are 0 to 1", i, h->group_fractions[i]);
+        if (!(fabs(h->group_weights[i]) <= FLT_MAX))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
+                             "allowed are finite numbers", i, h->group_weights[i]);
+    }
+    return SAE_OK;
+}
+
 static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_desc *h) {
     const char *who = "sae_trainer_create";
     double sum = 0;
+    SAEI_TRY(saei_finite_check(ctx, h));
     if (!(h->lr > 0) || h->lr > FLT_MAX)
         return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
                          h->lr);
@@ -5664,10 +5692,12 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *path, sae
     }
     w.file = fopen(w.temporary, "wb");
     if (!w.file) {
-        saei_fail(ctx, SAE_IO, "cannot write %s: %s", path, strerror(errno));
+        sae_result result = errno == ENOENT ? SAE_NOT_FOUND : SAE_IO;
+        saei_fail(ctx, result, "cannot write %s: %s", path,
+                  errno == ENOENT ? "there is no such folder" : strerror(errno));
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
-        return SAE_IO;
+        return result;
     }
     *out = w;
     return SAE_OK;
@@ -7683,6 +7713,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
     const void **sorted;
     saei_text header;
     saei_writer w;
+    sae_result result;
     SAEI_TRY(saei_write_check(ctx, path, tensors, count));
     for (size_t i = 0; i < count; i++)
         if (strcmp(tensors[i].name, "__metadata__") == 0)
@@ -7697,13 +7728,14 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
         saei_sort(sorted, count, saei_safetensors_less);
         saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
     }
-    if (!sorted || header.failed || saei_writer_open(ctx, path, &w) != SAE_OK) {
-        bool memory = !sorted || header.failed;
+    if (!sorted || header.failed)
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
+                           path);
+    else result = saei_writer_open(ctx, path, &w);
+    if (result != SAE_OK) {
         saei_free(ctx, sorted);
         saei_free(ctx, header.data);
-        if (!memory) return SAE_IO;
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
-                         path);
+        return result;
     }
     saei_writer_put(&w, header.data, header.size);
     for (size_t i = 0; i < count; i++) {
