@@ -240,8 +240,8 @@ typedef struct sae_sparse {
 
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
    outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
-   SAE_RULE_TOP_K of the batch classes (n*m floats). Rows with NaN or infinity give unspecified
-   latents in these rows alone. Bits do not depend on n, threads or instruction set (but for batch
+   SAE_RULE_TOP_K: by the batch classes (n*m floats), and by sae_forward without f where k > 1024
+   (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but for batch
    top-k, which chooses over the n rows together).
    Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
@@ -3142,6 +3142,7 @@ typedef struct saei_infer {
     bool exact;            /* sparse: row_begin[r] is known, write there */
     const uint8_t *mask;   /* ghost: */
     float *ghost;
+    float *x_hat;          /* forward without f */
 } saei_infer;
 
 /* product [rows][48] = W_enc (x or x - b_dec) for up to 48 latents from `first`, in the product
@@ -3680,23 +3681,78 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
     return SAE_OK;
 }
 
-SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
-                               float *f) {
-    size_t m, d, chunk, all;
-    float *own;
-    sae_result result = SAE_OK;
-    SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
-    if (f) {
-        SAEI_TRY(sae_encode(dict, x, n, f));
-        return sae_decode(dict, f, n, x_hat);
+/* -- forward without f: nothing of [n,m] is held -- */
+
+enum { SAEI_FORWARD_LISTS = 1024 }; /* entries on the stack of a part */
+
+/* Rows 32 at a time: the latents of a panel go into x_hat before the next panel is looked at, in
+   ascending order; b_dec comes last, as in decode. */
+static void saei_forward_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_dictionary *dict = q->dict;
+    size_t d = dict->desc.activation_dim, whole = d / 16 * 16, active = saei_active_latents(dict);
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    float product[SAEI_INFER_ROWS * SAEI_PANEL], value[SAEI_PANEL];
+    uint32_t latent[SAEI_PANEL];
+    memset(q->x_hat + r0 * d, 0, rows * d * sizeof(float));
+    for (size_t first = 0; first < active; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, active - first);
+        saei_infer_product(q, q->x + r0 * d, rows, first, count, product);
+        for (size_t r = 0; r < rows; r++) {
+            float *out = q->x_hat + (r0 + r) * d;
+            size_t held = 0;
+            for (size_t j = 0; j < count; j++) {
+                float f = saei_infer_value(dict, first + j, product[r * SAEI_PANEL + j], false);
+                if (f == 0) continue;
+                latent[held] = (uint32_t)(first + j);
+                value[held++] = f;
+            }
+            dict->ctx->kernels->add_rows(whole, held, latent, value, dict->W_dec, dict->ld, out);
+            for (size_t c = whole; c < d; c++)
+                for (size_t j = 0; j < held; j++)
+                    out[c] = fmaf(value[j], dict->W_dec[latent[j] * dict->ld + c], out[c]);
+        }
     }
-    if (!n) return SAE_OK;
-    m = dict->desc.dict_size;
-    d = dict->desc.activation_dim;
-    chunk = saei_is_batch_top_k(dict)
-                ? n
-                : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
-    own = saei_mul(chunk, m, &all) ? (float *)saei_alloc(dict->ctx, all, sizeof(float)) : NULL;
+    for (size_t r = r0; r < r0 + rows; r++)
+        for (size_t c = 0; c < d; c++) q->x_hat[r * d + c] = dict->b_dec[c] + q->x_hat[r * d + c];
+}
+
+/* TOP_K: as many rows at a time as their lists find room for on the stack. */
+static void saei_forward_top_part(void *arg, size_t part) {
+    saei_infer q = *(const saei_infer *)arg;
+    saei_decoding decoding;
+    sae_sparse lists;
+    size_t k = q.share, d = q.dict->desc.activation_dim;
+    size_t most = saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k), r0 = part * most;
+    size_t row_begin[SAEI_INFER_ROWS + 1];
+    uint32_t latent[SAEI_FORWARD_LISTS];
+    float value[SAEI_FORWARD_LISTS];
+    lists.row_begin = row_begin;
+    lists.latent = latent;
+    lists.value = value;
+    lists.capacity = SAEI_FORWARD_LISTS;
+    q.x += r0 * d;
+    q.n = saei_min(most, q.n - r0);
+    q.sparse = &lists;
+    saei_infer_top_part(&q, 0);
+    saei_sparse_compact(&lists, q.n, k);
+    memset(&decoding, 0, sizeof decoding);
+    decoding.dict = q.dict;
+    decoding.code = &lists;
+    decoding.x_hat = q.x_hat + r0 * d;
+    for (size_t r = 0; r < q.n; r++) saei_decode_row(&decoding, r);
+}
+
+/* The rules that need all latents at once: batch top-k, and top-k of very many. */
+static sae_result saei_forward_dense(const sae_dictionary *dict, const float *x, size_t n,
+                                     float *x_hat) {
+    size_t m = dict->desc.dict_size, d = dict->desc.activation_dim, all;
+    size_t chunk = saei_is_batch_top_k(dict)
+                       ? n
+                       : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
+    sae_result result = SAE_OK;
+    float *own = NULL;
+    if (saei_mul(chunk, m, &all)) own = (float *)saei_alloc(dict->ctx, all, sizeof(float));
     if (!own)
         return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_forward: no memory for %zu rows of %zu "
                          "latents", chunk, m);
@@ -3707,6 +3763,37 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
     }
     saei_free(dict->ctx, own);
     return result;
+}
+
+SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
+                               float *f) {
+    saei_infer q;
+    size_t k;
+    SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
+    if (f) {
+        SAEI_TRY(sae_encode(dict, x, n, f));
+        return sae_decode(dict, f, n, x_hat);
+    }
+    if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        memcpy(x_hat, x, n * dict->desc.activation_dim * sizeof *x_hat);
+        return SAE_OK;
+    }
+    k = dict->desc.k;
+    if (dict->rule == SAE_RULE_TOP_K && (saei_is_batch_top_k(dict) || k > SAEI_FORWARD_LISTS))
+        return saei_forward_dense(dict, x, n, x_hat);
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = x;
+    q.n = n;
+    q.count = dict->desc.dict_size;
+    q.x_hat = x_hat;
+    q.share = k;
+    if (dict->rule == SAE_RULE_TOP_K)
+        saei_parallel(dict->ctx, saei_ceil_div(n, saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k)),
+                      saei_forward_top_part, &q);
+    else saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_forward_part, &q);
+    return SAE_OK;
 }
 
 /* Ghost rows: 32 at a time through panels; latents ascend, so the sums are in the rows order. */
