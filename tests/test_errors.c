@@ -419,8 +419,12 @@ static void missing(sae_context *ctx) {
     sae_buffer_destroy(buffer);
     {
         sae_buffer_desc called = b;
+        const float *at;
+        size_t n;
         called.source.data = NULL, called.source.rows = 0, called.source.read = read_one;
         CHECK_OK(ctx, sae_buffer_create(ctx, &called, &buffer), return);
+        CHECK_OK(ctx, sae_buffer_rewind(buffer), (void)0); /* still at the first row */
+        CHECK_OK(ctx, sae_buffer_next(buffer, &at, NULL, &n), (void)0);
         EXPECT(sae_buffer_rewind(buffer), SAE_UNSUPPORTED, "rewind");
         sae_buffer_destroy(buffer);
     }
