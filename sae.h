@@ -241,8 +241,9 @@ typedef struct sae_sparse {
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
    outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
    SAE_RULE_TOP_K: by the batch classes (n*m floats), and by sae_forward without f where k > 1024
-   (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but for batch
-   top-k, which chooses over the n rows together).
+   (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone.
+   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the
+   n rows together).
    Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
@@ -657,7 +658,8 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
                then the lanes are added in double 8, 4, 2, 1 apart
      scalars   sums over rows of the batch, and column_sums and weighted_sum: in double, ascending,
                likewise in blocks of 1024 rows where there are more (products of two floats are
-               exact in double)
+               exact in double). sum_squares: a dot of every 16384 floats, added the same way
+     entries   latent_sums, fired and the columns of variance: in double, ascending, one chain
      ties      in any top-k: the lower index */
 
 #define SAE_ROW_BLOCK 1024
@@ -1658,10 +1660,18 @@ static saei_task saei_task_of(const sae_work *w) {
     return t;
 }
 
+/* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
+static void saei_sum_add(double s[2], size_t i, double x) {
+    if (i % SAE_ROW_BLOCK == 0) {
+        s[0] += s[1];
+        s[1] = 0;
+    }
+    s[1] += x;
+}
 static double saei_sum_doubles(const double *x, size_t n) {
-    double s = 0;
-    for (size_t i = 0; i < n; i++) s += x[i];
-    return s;
+    double s[2] = { 0, 0 };
+    for (size_t i = 0; i < n; i++) saei_sum_add(s, i, x[i]);
+    return s[0] + s[1];
 }
 
 /* [begin, end) of part `part` when count things go in parts of `size`. */
@@ -2195,10 +2205,9 @@ static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const 
     saei_cpu_axpy(w, n * w->shape.ld, 1, x_aux, e, r);
     {
         saei_task t = saei_task_of(w);
-        double sum = 0;
         for (size_t i = 0; i < n; i++)
-            sum += t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
-        *pre_norm = sum / (double)n;
+            t.s.sums[i] = t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
+        *pre_norm = saei_sum_doubles(t.s.sums, n) / (double)n;
     }
     *norm = *pre_norm / denominator;
     scale = 2 * alpha / ((double)n * denominator);
@@ -2209,7 +2218,7 @@ static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const 
 static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
                                     const uint32_t *list_count, float *out, double *loss) {
     saei_task t = saei_task_of(w);
-    double mse = 0, ghost = 0, c;
+    double mse = 0, ghost = 0, mse_sum[2] = { 0, 0 }, ghost_sum[2] = { 0, 0 }, c;
     float *r = t.s.rows;
     *loss = 0;
     if (!*list_count) {
@@ -2226,13 +2235,15 @@ static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const f
             for (size_t k = 0; k < t.ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
             norm_r = sqrt(t.kernels->dot(t.ld, r, r));
             if (!pass) {
-                mse += norm_e / (double)n;
-                ghost += norm_r / (double)n;
+                saei_sum_add(mse_sum, i, norm_e);
+                saei_sum_add(ghost_sum, i, norm_r);
             } else {
                 float q = norm_r > 0 ? (float)(-(double)s * c / ((double)n * norm_r)) : 0;
                 for (size_t k = 0; k < t.ld; k++) out[i * t.ld + k] = q * r[k];
             }
         }
+        mse = (mse_sum[0] + mse_sum[1]) / (double)n;
+        ghost = (ghost_sum[0] + ghost_sum[1]) / (double)n;
     }
     *loss = ghost * (mse / (ghost + 1e-8));
 }
@@ -2747,7 +2758,7 @@ static void saei_cpu_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
    nothing); here such rows are left out of the mean, and with no other row nothing changes. */
 static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
                                       double beta, float *threshold) {
-    double sum = 0;
+    double sum[2] = { 0, 0 };
     float smallest = 0, now;
     size_t rows = 0;
     (void)w;
@@ -2757,13 +2768,13 @@ static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, b
             float v = code->value[r * code->stride + j];
             if (v > 0 && (least == 0 || v < least)) least = v;
         }
+        saei_sum_add(sum, r, (double)least);
         if (least == 0) continue;
-        sum += (double)least;
         rows++;
         if (smallest == 0 || least < smallest) smallest = least;
     }
     if (by_row && !rows) return;
-    now = by_row ? (float)(sum / (double)rows) : smallest;
+    now = by_row ? (float)((sum[0] + sum[1]) / (double)rows) : smallest;
     if (*threshold < 0) *threshold = now;
     else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
 }
@@ -2791,10 +2802,11 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
     t.n = n;
     t.out = weights;
     for (int round = 0; round < 100; round++) {
-        double total = 0;
+        double total[2] = { 0, 0 };
         saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
-        for (size_t r = 0; r < n; r++) total += (double)weights[r];
-        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total);
+        for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)weights[r]);
+        total[0] += total[1];
+        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total[0]);
         sum = saei_block_sum(w, x, weights, n);
         for (size_t c = 0; c < t.ld; c++) {
             move[c] = (float)sum[c] - out[c];
@@ -3789,10 +3801,10 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
     q.count = dict->desc.dict_size;
     q.x_hat = x_hat;
     q.share = k;
-    if (dict->rule == SAE_RULE_TOP_K)
-        saei_parallel(dict->ctx, saei_ceil_div(n, saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k)),
-                      saei_forward_top_part, &q);
-    else saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_forward_part, &q);
+    if (dict->rule == SAE_RULE_TOP_K) {
+        size_t most = saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k);
+        saei_parallel(dict->ctx, saei_ceil_div(n, most), saei_forward_top_part, &q);
+    } else saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_forward_part, &q);
     return SAE_OK;
 }
 
