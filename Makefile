@@ -41,7 +41,9 @@ build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) | build/tests
 
 test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
 	@passed=0; failed=0; \
-	for t in $(TESTS) $(wildcard tests/cli.sh); do \
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} CC="$(CC)" CXX="$(CXX)"; \
+	export OMP_WAIT_POLICY CC CXX; \
+	for t in $(TESTS) $(wildcard tests/*.sh); do \
 	    case $$t in *.sh) run="sh $$t";; *) run=$$t;; esac; \
 	    $$run > $(CURDIR)/build/tests/output 2>&1; rc=$$?; \
 	    line=$$(grep -E '^[0-9]+ passed, [0-9]+ failed$$' build/tests/output | tail -n 1); \
