@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all test demo bench lint lint-headers clean help
+.PHONY: all test test-asan demo bench lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -56,6 +56,13 @@ test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
 	    passed=$$((passed + p)); failed=$$((failed + f)); \
 	done; \
 	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+# The same tree by links, so that both builds stay. SAE_ROOT: where the tests find their fixtures.
+SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
+	@mkdir -p build/asan; \
+	for f in Makefile sae.h examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
+	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 demo: build/demo ## trains three dictionaries on a toy with known features and prints what they found
 	./build/demo build/demo_out
@@ -116,5 +123,5 @@ clean: ## removes build/
 	rm -rf build
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 	@echo "variables: CC CXX CFLAGS OPENMP (empty: without) LDFLAGS"
