@@ -829,6 +829,7 @@ static void op_resample(rig *g) {
     float *ddec[3], *dbias[BIASES][3];
     uint64_t *since = (uint64_t *)host_bytes(g, g->mp * 8);
     size_t dead = 0, living = 0, used = 0;
+    saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
     uint8_t *taken = (uint8_t *)host_bytes(g, g->n);
     double alive = 0;
     memset(e + g->n / 2 * g->ld, 0, g->ld * sizeof *e);
@@ -857,7 +858,7 @@ static void op_resample(rig *g) {
         if (since[i] <= threshold) continue;
         for (size_t r = 0; r < g->n; r++) {
             double weight = sqrt(oracle_op_dot(e + r * g->ld, e + r * g->ld, g->ld));
-            double u = saei_random_uniform(seed, SAEI_STREAM_RESAMPLE, (step << 32) + r);
+            double u = saei_random_uniform(&random, (step << 32) + r);
             double key = weight > 0 ? -log(u) / weight : INFINITY;
             if (!taken[r] && (key < least || row == g->n)) least = key, row = r;
         }
