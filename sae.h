@@ -3038,8 +3038,8 @@ static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionar
     return SAE_OK;
 }
 
-/* Row i of W_dec drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD
-   and GATED draw uniformly; the width of the draw does not matter, as the norms are set after it. */
+/* Rows of W_dec drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD
+   and GATED draw uniformly; the draw's width does not matter, as the norms are set after it. */
 static void saei_dictionary_init_part(void *arg, size_t part) {
     sae_dictionary *dict = (sae_dictionary *)arg;
     const sae_dictionary_desc *h = &dict->desc;
@@ -5493,6 +5493,7 @@ static sae_result saei_json_children(saei_json_parser *p, saei_json *out) {
     bool object = out->type == SAEI_JSON_OBJECT;
     const char *close = object ? "}" : "]";
     saei_json *last = NULL, counted;
+    memset(&counted, 0, sizeof counted);
     if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
     saei_json_space(p);
     if (!saei_json_word(p, close)) {
@@ -6206,10 +6207,21 @@ static const void *saei_name_find(const void *const *sorted, size_t count, const
     return NULL;
 }
 
-static uint32_t saei_le16(const unsigned char *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8; }
-static uint32_t saei_le32(const unsigned char *p) { return saei_le16(p) | saei_le16(p + 2) << 16; }
+/* Numbers in files are little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 static uint64_t saei_le64(const unsigned char *p) {
-    return (uint64_t)saei_le32(p) | (uint64_t)saei_le32(p + 4) << 32;
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 /* CRC-32 as in zip, eight bytes a step: table[j] carries a byte over j more. */
@@ -9677,7 +9689,10 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
     if (!ctx) return SAE_INVALID;
     if (!desc || !out) return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: desc or out is NULL");
     b = (sae_buffer *)saei_calloc(ctx, 1, sizeof *b);
-    if (!b) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!b) {
+        saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+        return SAE_OUT_OF_MEMORY; /* spelled out for static analysers */
+    }
     b->ctx = ctx;
     b->desc = *desc;
     result = saei_buffer_init(b, cut);
@@ -10512,9 +10527,9 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
 
 static sae_result saei_loop_step(saei_loop *l) {
     const sae_train_desc *d = l->desc;
-    size_t n, width = sae_buffer_dim(l->buffer);
+    size_t n = 0, width = sae_buffer_dim(l->buffer);
     bool log = d->log && d->log_steps && (l->step % d->log_steps == 0 || l->step + 1 == d->steps);
-    const float *x, *target;
+    const float *x = NULL, *target = NULL;
     sae_stats stats;
     SAEI_TRY(sae_buffer_next(l->buffer, &x, &target, &n));
     for (size_t i = 0; i < l->num_trainers; i++) {
