@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all test test-peers demo bench lint lint-headers clean help
+.PHONY: all test test-asan test-peers demo bench lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -41,7 +41,9 @@ build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) | build/tests
 
 test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
 	@passed=0; failed=0; \
-	for t in $(TESTS) $(wildcard tests/cli.sh); do \
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} CC="$(CC)" CXX="$(CXX)"; \
+	export OMP_WAIT_POLICY CC CXX; \
+	for t in $(TESTS) $(wildcard tests/*.sh); do \
 	    case $$t in *.sh) run="sh $$t";; *) run=$$t;; esac; \
 	    $$run > $(CURDIR)/build/tests/output 2>&1; rc=$$?; \
 	    line=$$(grep -E '^[0-9]+ passed, [0-9]+ failed$$' build/tests/output | tail -n 1); \
@@ -54,6 +56,13 @@ test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
 	    passed=$$((passed + p)); failed=$$((failed + f)); \
 	done; \
 	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+# The same tree by links, so that both builds stay. SAE_ROOT: where the tests find their fixtures.
+SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
+	@mkdir -p build/asan; \
+	for f in Makefile sae.h examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
+	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 PYTHON ?= python3
 test-peers: build/sae ## against the real sae-lens, sparsify, dictionary_learning, sae-bench, where installed
@@ -114,5 +123,5 @@ clean: ## removes build/
 	rm -rf build
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 	@echo "variables: CC CXX CFLAGS OPENMP (empty: without) LDFLAGS"
