@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Proves: what SAELens and sparsify write opens here with their numbers, and what `sae convert` writes opens
 there, and in dictionary_learning and SAEBench, with ours.
-Oracle: the programs themselves, from PyPI; each is skipped with a line where it is not installed.
+Oracle: the programs themselves; each is skipped with a line where it is not installed.
 Tolerance: 2e-5 of max(1, largest entry of the row), 1e-4 under layer_norm, whose division magnifies float32.
 
 usage: peers.py SAE [FIXTURES...]      `make test-peers PYTHON=python3`
