@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all test demo bench lint lint-headers clean help
+.PHONY: all test demo bench fuzz lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -36,7 +36,7 @@ build/%: examples/%.c build/sae_h.o build/linked/sae.h
 build/bench: bench/bench.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
 
-build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) | build/tests
+build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
 test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
@@ -62,6 +62,10 @@ DATA ?= activations.npy
 bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also times the trainers
 	./build/bench ops
 	@if [ -f "$(DATA)" ]; then ./build/bench "$(DATA)"; fi
+
+FUZZ_SECONDS ?= 60
+fuzz: ## the readers against damaged files, FUZZ_SECONDS each (needs clang); FUZZ="zip json": these alone
+	@sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
 
 # The header in every dialect, with and without OpenMP; COMPILER_STANDARD[_openmp].
 DIALECTS := $(foreach s,c99 c11 c17,gcc_$(s) clang_$(s)) $(foreach s,c++11 c++17 c++20,g++_$(s) clang++_$(s)) \

@@ -7271,21 +7271,22 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
     saei_free(file->ctx, file);
 }
 
-SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
-    sae_tensor_file *file;
+/* The file whose bytes are in *map, which is the file's from here on (with handle NULL they stay the
+   caller's and must outlive it). path is for messages and tells the kind where the bytes do not. */
+static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
+                                            sae_tensor_file **out) {
+    sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
     sae_result result;
-    if (!ctx) return SAE_INVALID;
-    if (!path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
-    file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
-    if (!file)
+    if (!file) {
+        saei_map_close(ctx, map);
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+    }
     file->ctx = ctx;
     file->path = path;
     file->arena.ctx = ctx;
+    file->map = *map;
     saei_crc_tables(file->crc);
-    result = saei_map_open(ctx, path, &file->map);
-    if (result == SAE_OK) result = saei_tensor_file_read(file);
+    result = saei_tensor_file_read(file);
     if (result == SAE_OK)
         result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
                                  &file->by_name);
@@ -7299,6 +7300,15 @@ SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_
     }
     *out = file;
     return SAE_OK;
+}
+
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
+    saei_map map;
+    if (!ctx) return SAE_INVALID;
+    if (!path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
+    SAEI_TRY(saei_map_open(ctx, path, &map));
+    return saei_tensor_file_open_map(ctx, path, &map, out);
 }
 
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
