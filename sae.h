@@ -7271,8 +7271,9 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
     saei_free(file->ctx, file);
 }
 
-/* The file whose bytes are in *map, which is the file's from here on (with handle NULL they stay the
-   caller's and must outlive it). path is for messages and tells the kind where the bytes do not. */
+/* The file whose bytes are in *map, which is the file's from here on (with handle NULL they stay
+   the caller's and must outlive it). path is for messages, and tells the kind where the bytes do
+   not. */
 static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
                                             sae_tensor_file **out) {
     sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);

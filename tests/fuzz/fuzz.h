@@ -110,7 +110,7 @@ static void fuzz_write(const char *path, const uint8_t *data, size_t size) {
     FUZZ_REQUIRE(fclose(f) == 0);
 }
 
-/* A folder of this process, in memory where there is such a place; it stays until the process ends. */
+/* A folder of this process, in memory where there is such a place; removed when it ends. */
 static char fuzz_folder_path[64];
 static void fuzz_folder_remove(void) { rmdir(fuzz_folder_path); }
 static const char *fuzz_folder_of_process(void) {

@@ -1,6 +1,6 @@
-/* Fuzzes sae_dictionary_load on a folder, and sae_encode where it opens. The input is a letter (which
-   programs' file names: see the table), the length of the config in decimal, a new line, the config,
-   the weights. Seeds: folders with a config and weights, written so by run.sh. */
+/* Fuzzes sae_dictionary_load on a folder, and inference where it opens. The input is a letter (which
+   file names: see the table), the length of the config in decimal, a new line, the config, the
+   weights. Seeds: folders with a config and weights, written so by run.sh. */
 #include "fuzz.h"
 
 static const char *const fuzz_folder_files[][2] = {

@@ -1,4 +1,4 @@
-/* Fuzzes the JSON reader, from memory, and config.json through sae_config_open. Seeds: .json files. */
+/* Fuzzes the JSON reader, from memory, and config.json through sae_config_open. Seeds: .json. */
 #include "fuzz.h"
 
 FUZZ(json) {

@@ -1,4 +1,4 @@
-/* Fuzzes the zip reader and what lies in a zip: the pickle machine of torch.save's files, the arrays
+/* Fuzzes the zip reader and what lies in a zip: the pickle of torch.save's files, the arrays
    of numpy.savez. Seeds: .pt and .npz files. A mutation nearly always breaks an entry's CRC-32, and
    the reader stops there, so the input is then tried again with the right ones. */
 #include "fuzz.h"
