@@ -1,4 +1,4 @@
-/* Fuzzes sae_dictionary_load on a folder, and inference where it opens. The input is a letter (which
+/* Fuzzes sae_dictionary_load on a folder, and inference where it opens. The input is a letter (the
    file names: see the table), the length of the config in decimal, a new line, the config, the
    weights. Seeds: folders with a config and weights, written so by run.sh. */
 #include "fuzz.h"
