@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all test demo bench fuzz lint lint-headers clean help
+.PHONY: all lib test test-peers demo bench fuzz lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -39,9 +39,17 @@ build/bench: bench/bench.c build/sae_h.o build/linked/sae.h
 build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
-test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
+# Exports sae_* alone. examples/sae.py opens it.
+VISIBLE := 'extern __attribute__((visibility("default")))'
+build/libsae.so: sae.h Makefile | build
+	printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | \
+	    $(COMPILE) -I. -fPIC -shared -fvisibility=hidden -DSAE_API=$(VISIBLE) -x c - -o $@ $(LDFLAGS) -lm
+
+lib: build/libsae.so ## the shared library, for examples/sae.py and other languages
+
+test: build/sae build/libsae.so $(TESTS) ## builds and runs every test; the last line sums up
 	@passed=0; failed=0; \
-	for t in $(TESTS) $(wildcard tests/cli.sh); do \
+	for t in $(TESTS) $(wildcard tests/cli.sh tests/python.sh); do \
 	    case $$t in *.sh) run="sh $$t";; *) run=$$t;; esac; \
 	    $$run > $(CURDIR)/build/tests/output 2>&1; rc=$$?; \
 	    line=$$(grep -E '^[0-9]+ passed, [0-9]+ failed$$' build/tests/output | tail -n 1); \
@@ -50,6 +58,7 @@ test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
 	    if [ -z "$$line" ]; then p=0; f=1; line="no result, exit status $$rc"; \
 	    elif [ $$rc != 0 ] && [ "$$f" = 0 ]; then f=1; fi; \
 	    printf '%-32s %s\n' "$$t" "$$line"; \
+	    if [ "$$f" = 0 ]; then grep '^SKIPPED' build/tests/output; fi; \
 	    if [ "$$f" != 0 ]; then cat build/tests/output; fi; \
 	    passed=$$((passed + p)); failed=$$((failed + f)); \
 	done; \
