@@ -626,6 +626,7 @@ typedef struct sae_load_desc {
     size_t k;       /* for old files that hold none */
     bool raw;       /* take the tensors as they are; default: as the reference's loader does
                        (STANDARD is brought to unit decoder norms) */
+    bool keep_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
 } sae_load_desc;
 
 /* Opens a folder (config.json beside ae.pt or ae.safetensors), an ae.pt, or a .safetensors; a
@@ -1264,22 +1265,43 @@ static void saei_philox(const uint32_t counter[4], const uint32_t key[2], uint32
 /* Streams keep draws for different purposes apart under one seed. */
 enum { SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3 };
 
-/* Draw number i of a stream: 64 random bits. */
-static uint64_t saei_random_bits(uint64_t seed, uint32_t stream, uint64_t i) {
-    uint32_t counter[4], key[2], out[4];
-    counter[0] = (uint32_t)i;
-    counter[1] = (uint32_t)(i >> 32);
-    counter[2] = stream;
-    counter[3] = 0;
-    key[0] = (uint32_t)seed;
-    key[1] = (uint32_t)(seed >> 32);
-    saei_philox(counter, key, out);
-    return (uint64_t)out[1] << 32 | out[0];
+/* A stream of draws under a seed. Draw i is half of what block i / 2 gives; the block last used is
+   kept for its other half. */
+typedef struct saei_random {
+    uint64_t seed, block;
+    uint32_t stream, out[4];
+    bool kept;
+} saei_random;
+
+static saei_random saei_random_of(uint64_t seed, uint32_t stream) {
+    saei_random r;
+    memset(&r, 0, sizeof r);
+    r.seed = seed;
+    r.stream = stream;
+    return r;
+}
+
+/* Draw number i: 64 random bits. */
+static uint64_t saei_random_bits(saei_random *r, uint64_t i) {
+    size_t half = (size_t)(i & 1) * 2;
+    if (!r->kept || r->block != i >> 1) {
+        uint32_t counter[4], key[2];
+        r->block = i >> 1;
+        r->kept = true;
+        counter[0] = (uint32_t)r->block;
+        counter[1] = (uint32_t)(r->block >> 32);
+        counter[2] = r->stream;
+        counter[3] = 0;
+        key[0] = (uint32_t)r->seed;
+        key[1] = (uint32_t)(r->seed >> 32);
+        saei_philox(counter, key, r->out);
+    }
+    return (uint64_t)r->out[half + 1] << 32 | r->out[half];
 }
 
 /* In the open interval (0, 1): an odd multiple of 2^-53. */
-static double saei_random_uniform(uint64_t seed, uint32_t stream, uint64_t i) {
-    return (double)(saei_random_bits(seed, stream, i) >> 11 | 1) * 1.1102230246251565e-16;
+static double saei_random_uniform(saei_random *r, uint64_t i) {
+    return (double)(saei_random_bits(r, i) >> 11 | 1) * 1.1102230246251565e-16;
 }
 
 /* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */
@@ -1288,7 +1310,7 @@ static double saei_polynomial(const double *c, int degree, double x) {
     while (degree-- > 0) y = fma(y, x, c[degree]);
     return y;
 }
-static double saei_random_normal(uint64_t seed, uint32_t stream, uint64_t i) {
+static double saei_random_normal(saei_random *random, uint64_t i) {
     static const double a[] = { 3.3871328727963666080e0, 1.3314166789178437745e2,
                                 1.9715909503065514427e3, 1.3731693765509461125e4,
                                 4.5921953931549871457e4, 6.7265770927008700853e4,
@@ -1313,7 +1335,7 @@ static double saei_random_normal(uint64_t seed, uint32_t stream, uint64_t i) {
                                 1.48753612908506148525e-2, 7.86869131145613259100e-4,
                                 1.84631831751005468180e-5, 1.42151175831644588870e-7,
                                 2.04426310338993978564e-15 };
-    double p = saei_random_uniform(seed, stream, i), q = p - 0.5, r, x;
+    double p = saei_random_uniform(random, i), q = p - 0.5, r, x;
     if (fabs(q) <= 0.425) {
         r = fma(-q, q, 0.180625);
         return q * saei_polynomial(a, 7, r) / saei_polynomial(b, 7, r);
@@ -2860,6 +2882,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     saei_draw *draws = (saei_draw *)(void *)t.s.draws;
     double alive = 0;
     size_t living = 0, dead, used = 0;
+    saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
     for (size_t i = 0; i < m; i++)
         if (since[i] <= threshold) {
             const float *row = enc[0] + i * t.ld;
@@ -2872,7 +2895,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
     for (size_t r = 0; r < n; r++) {
         double norm = sqrt(t.kernels->dot(t.ld, e + r * t.ld, e + r * t.ld));
-        double u = saei_random_uniform(seed, SAEI_STREAM_RESAMPLE, step * ((uint64_t)1 << 32) + r);
+        double u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
         draws[r].row = r;
         draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
     }
@@ -3045,25 +3068,33 @@ static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionar
     return SAE_OK;
 }
 
-/* W_dec rows drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD and
-   GATED draw uniformly; the width of the draw does not matter, as the norms are set after it. */
-static void saei_dictionary_init(sae_dictionary *dict) {
+/* Rows of W_dec drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD
+   and GATED draw uniformly; the draw's width does not matter, as the norms are set after it. */
+static void saei_dictionary_init_part(void *arg, size_t part) {
+    sae_dictionary *dict = (sae_dictionary *)arg;
     const sae_dictionary_desc *h = &dict->desc;
     bool normal = h->arch == SAE_ARCH_STANDARD || h->arch == SAE_ARCH_STANDARD_NEW
                   || h->arch == SAE_ARCH_GATED;
     float length = normal && h->arch != SAE_ARCH_GATED ? 0.1f : 1.0f;
-    if (h->arch == SAE_ARCH_IDENTITY) return;
-    for (size_t i = 0; i < h->dict_size; i++) {
+    size_t d = h->activation_dim, end = saei_min((part + 1) * 64, h->dict_size);
+    saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT);
+    for (size_t i = part * 64; i < end; i++) {
         float *row = dict->W_dec + i * dict->ld, norm;
-        for (size_t c = 0; c < h->activation_dim; c++) {
-            uint64_t draw = (uint64_t)i * h->activation_dim + c;
-            row[c] = (float)(normal ? saei_random_normal(h->seed, SAEI_STREAM_INIT, draw)
-                                    : 2 * saei_random_uniform(h->seed, SAEI_STREAM_INIT, draw) - 1);
+        for (size_t c = 0; c < d; c++) {
+            uint64_t draw = (uint64_t)i * d + c;
+            row[c] = (float)(normal ? saei_random_normal(&random, draw)
+                                    : 2 * saei_random_uniform(&random, draw) - 1);
         }
         norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, row, row));
-        for (size_t c = 0; c < h->activation_dim; c++) row[c] = row[c] / norm * length;
+        for (size_t c = 0; c < d; c++) row[c] = row[c] / norm * length;
+        memcpy(dict->W_enc + i * dict->ld, row, dict->ld * sizeof(float));
     }
-    memcpy(dict->W_enc, dict->W_dec, h->dict_size * dict->ld * sizeof(float));
+}
+
+static void saei_dictionary_init(sae_dictionary *dict) {
+    const sae_dictionary_desc *h = &dict->desc;
+    if (h->arch == SAE_ARCH_IDENTITY) return;
+    saei_parallel(dict->ctx, saei_ceil_div(h->dict_size, 64), saei_dictionary_init_part, dict);
     if (h->arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
 }
@@ -5639,6 +5670,7 @@ static sae_result saei_json_children(saei_json_parser *p, saei_json *out) {
     bool object = out->type == SAEI_JSON_OBJECT;
     const char *close = object ? "}" : "]";
     saei_json *last = NULL, counted;
+    memset(&counted, 0, sizeof counted);
     if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
     saei_json_space(p);
     if (!saei_json_word(p, close)) {
@@ -6350,10 +6382,21 @@ static const void *saei_name_find(const void *const *sorted, size_t count, const
     return NULL;
 }
 
-static uint32_t saei_le16(const unsigned char *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8; }
-static uint32_t saei_le32(const unsigned char *p) { return saei_le16(p) | saei_le16(p + 2) << 16; }
+/* Numbers in files are little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 static uint64_t saei_le64(const unsigned char *p) {
-    return (uint64_t)saei_le32(p) | (uint64_t)saei_le32(p + 4) << 32;
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 /* CRC-32 as in zip, eight bytes a step: table[j] carries a byte over j more. */
@@ -8635,7 +8678,8 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
         result = sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
     }
     if (result == SAE_OK && factor > 0) result = sae_dictionary_scale_biases(dict, factor);
-    if (result == SAE_OK && !load->desc.raw) result = sae_dictionary_normalize_decoder(dict);
+    if (result == SAE_OK && !load->desc.raw && !load->desc.keep_norms)
+        result = sae_dictionary_normalize_decoder(dict);
     if (result == SAE_OK) *out = dict;
     else sae_dictionary_destroy(dict);
     return result;
@@ -9829,7 +9873,10 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
     if (!ctx) return SAE_INVALID;
     if (!desc || !out) return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: desc or out is NULL");
     b = (sae_buffer *)saei_calloc(ctx, 1, sizeof *b);
-    if (!b) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!b) {
+        saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+        return SAE_OUT_OF_MEMORY; /* spelled out for static analysers */
+    }
     b->ctx = ctx;
     b->desc = *desc;
     result = saei_buffer_init(b, cut);
@@ -10010,9 +10057,10 @@ static sae_result saei_buffer_drop_large(sae_buffer *b, size_t first) {
 }
 
 static void saei_buffer_shuffle(sae_buffer *b) { /* Fisher-Yates; draws are without bias */
+    saei_random random = saei_random_of(b->desc.seed, SAEI_STREAM_SHUFFLE);
     for (size_t i = b->count; i > 1; i--) {
         uint64_t limit = UINT64_MAX - UINT64_MAX % i, bits;
-        do bits = saei_random_bits(b->desc.seed, SAEI_STREAM_SHUFFLE, b->draws++);
+        do bits = saei_random_bits(&random, b->draws++);
         while (bits >= limit);
         saei_buffer_swap(b, i - 1, (size_t)(bits % i));
     }
@@ -10663,9 +10711,9 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
 
 static sae_result saei_loop_step(saei_loop *l) {
     const sae_train_desc *d = l->desc;
-    size_t n, width = sae_buffer_dim(l->buffer);
+    size_t n = 0, width = sae_buffer_dim(l->buffer);
     bool log = d->log && d->log_steps && (l->step % d->log_steps == 0 || l->step + 1 == d->steps);
-    const float *x, *target;
+    const float *x = NULL, *target = NULL;
     sae_stats stats;
     SAEI_TRY(sae_buffer_next(l->buffer, &x, &target, &n));
     for (size_t i = 0; i < l->num_trainers; i++) {

@@ -946,8 +946,8 @@ static int parse_arch(const char *text, sae_arch *out) {
 }
 
 /* The dictionary named first on the command line, under the rule asked for. */
-static int load(const common *c, sae_dictionary **dict) {
-    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false };
+static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
+    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, keep_norms };
     if (c->words.count == 0) return wrong("which dictionary? A folder or file comes first");
     if (c->words.count > 1) return wrong("%s belongs to no option", c->words.items[1]);
     if (c->use_top_k && c->use_threshold) return wrong("--use-top-k or --use-threshold, not both");
@@ -1051,7 +1051,7 @@ static int write_dense(const common *c, const sae_dictionary *dict, reader *rows
         status = reader_next(rows, x, block, &n);
         if (status != DONE || n == 0) break;
         result = latents ? sae_encode(dict, x, n, y) : sae_forward(dict, x, n, y, NULL);
-        if (latents && c->raw) sae_output_features(dict, n, y); /* as the reference hands them out */
+        if (latents && c->raw) sae_output_features(dict, n, y); /* as the reference gives them */
         status = result == SAE_OK ? npy_put(&out, y, sizeof *y, n) : failed_library();
     }
     if (status == DONE) status = npy_finish(&out, false);
@@ -1154,12 +1154,12 @@ static int verb_use(int argc, char **argv) {
         { "tensor", TEXT, &c.tensor }, { "threads", COUNT, &c.threads },
         { "device", TEXT, &c.device }, { "quiet", FLAG, &sae.quiet }
     };
+    const bool judge = strcmp(sae.verb, "eval") == 0;
     status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
-    if (status == DONE && strcmp(sae.verb, "eval") != 0 && !c.out)
-        status = wrong("--out is missing");
+    if (status == DONE && !judge && !c.out) status = wrong("--out is missing");
     if (status == DONE) status = start(&c);
-    if (status == DONE) status = load(&c, &dict);
-    if (status == DONE && strcmp(sae.verb, "eval") == 0) {
+    if (status == DONE) status = load(&c, judge, &dict);
+    if (status == DONE && judge) {
         status = evaluate(&c, dict);
     } else if (status == DONE) {
         status = open_rows(&c, dict, &rows);
@@ -1471,7 +1471,7 @@ static int verb_info(int argc, char **argv) {
         && sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK)
         return failed_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
-        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw };
+        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false };
         if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
         if (status == DONE && sae_dictionary_load(sae.ctx, &desc, path, &dict) != SAE_OK) {
             list_tensors(file, c.json);
@@ -1480,7 +1480,7 @@ static int verb_info(int argc, char **argv) {
         }
         sae_tensor_file_close(file);
     } else {
-        status = load(&c, &dict);
+        status = load(&c, false, &dict);
     }
     if (status != DONE) return status;
     dtype = weights_dtype(path);
@@ -1542,9 +1542,12 @@ static const char help_train[] =
 static const char help_eval[] =
     "sae eval DIR --data FILE... [--target FILE] [--batch N] [--batches N] [--json]\n"
     "\n"
-    "  The reference's evaluate() over the batches, in the order of the file.\n"
-    "  --raw             the tensors as the file has them (an AutoEncoder is normalised "
-    "otherwise)\n"
+    "  The reference's evaluate() over the batches, in the order of the file. l1_loss is that of "
+    "the\n"
+    "  latents as they were trained: an AutoEncoder keeps its decoder norms here (no other figure "
+    "feels\n"
+    "  them), while encode and reconstruct bring them to 1, as the reference's loader does.\n"
+    "  --raw             the tensors as the file has them, also those of a run that was cut off\n"
     "  --use-top-k, --use-threshold    the other rule of the top-k classes\n"
     "  --dict-class NAME, --k N        for files that do not say\n"
     "  --dim N, --dtype T              of raw data;  --tensor NAME of a .safetensors\n"
@@ -1557,8 +1560,10 @@ static const char help_encode[] =
     "[2]).\n"
     "  --dense           a float32 .npy [rows,dict_size] instead\n"
     "  --batch N (2048)  rows that choose together, with --use-top-k of the batch classes\n"
-    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --dim, --dtype, --tensor, "
-    "--threads:\n"
+    "  --raw             the tensors as the file has them (an AutoEncoder's decoder rows are "
+    "brought to\n"
+    "                    norm 1 otherwise)\n"
+    "  --use-top-k, --use-threshold, --dict-class, --k, --dim, --dtype, --tensor, --threads:\n"
     "  as in sae eval --help\n";
 
 static const char help_reconstruct[] =
