@@ -64,6 +64,10 @@ test: build/sae build/libsae.so $(TESTS) ## builds and runs every test; the last
 	done; \
 	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
 
+PYTHON ?= python3
+test-peers: build/sae build/libsae.so ## against the real Python packages, those that are installed
+	@$(PYTHON) tests/peers.py
+
 demo: build/demo ## trains three dictionaries on a toy with known features and prints what they found
 	./build/demo build/demo_out
 
@@ -123,5 +127,5 @@ clean: ## removes build/
 	rm -rf build
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 	@echo "variables: CC CXX CFLAGS OPENMP (empty: without) LDFLAGS"

@@ -1201,7 +1201,7 @@ static int verb_steer_export(int argc, char **argv) {
             return wrong("--strength is %s, allowed is a number", strength);
     }
     status = start(&c);
-    if (status == DONE) status = load(&c, &dict);
+    if (status == DONE) status = load(&c, false, &dict);
     if (status == DONE
         && sae_steer_export(dict, &steering, 1, (size_t)layer, hint, c.out) != SAE_OK)
         status = failed_library();

@@ -162,7 +162,7 @@ class sae_evaluate_desc(ctypes.Structure):
 
 
 class sae_load_desc(ctypes.Structure):
-    _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool)]
+    _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool), ("keep_norms", c_bool)]
 
 
 STRUCTS = [sae_allocator, sae_logger, sae_context_desc, sae_dictionary_desc, sae_sparse,
@@ -320,10 +320,11 @@ class Dictionary:
         self._info = _lib.sae_dictionary_info(handle)
 
     @classmethod
-    def load(cls, path, dict_class=None, k=0, raw=False):
+    def load(cls, path, dict_class=None, k=0, raw=False, keep_norms=False):
         """Opens a folder or file in any format that sae.h reads. raw: the tensors as they are; else
-        as the reference's load_dictionary gives them (an AutoEncoder's decoder brought to norm 1)."""
-        handle, desc = c_void_p(), sae_load_desc(_arch(dict_class), k, raw)
+        as the reference's load_dictionary gives them: an AutoEncoder's decoder is brought to norm 1,
+        unless keep_norms."""
+        handle, desc = c_void_p(), sae_load_desc(_arch(dict_class), k, raw, keep_norms)
         with _context.lock:
             _context.check(_lib.sae_dictionary_load(_context.handle, byref(desc), os.fsencode(path),
                                                     byref(handle)))
