@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all lib test test-peers demo bench fuzz lint lint-headers clean help
+.PHONY: all lib test test-asan test-peers demo bench fuzz lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -49,7 +49,9 @@ lib: build/libsae.so ## the shared library, for examples/sae.py and other langua
 
 test: build/sae build/libsae.so $(TESTS) ## builds and runs every test; the last line sums up
 	@passed=0; failed=0; \
-	for t in $(TESTS) $(wildcard tests/cli.sh tests/python.sh); do \
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} CC="$(CC)" CXX="$(CXX)"; \
+	export OMP_WAIT_POLICY CC CXX; \
+	for t in $(TESTS) $(wildcard tests/*.sh); do \
 	    case $$t in *.sh) run="sh $$t";; *) run=$$t;; esac; \
 	    $$run > $(CURDIR)/build/tests/output 2>&1; rc=$$?; \
 	    line=$$(grep -E '^[0-9]+ passed, [0-9]+ failed$$' build/tests/output | tail -n 1); \
@@ -67,6 +69,13 @@ test: build/sae build/libsae.so $(TESTS) ## builds and runs every test; the last
 PYTHON ?= python3
 test-peers: build/sae build/libsae.so ## against the real Python packages, those that are installed
 	@$(PYTHON) tests/peers.py
+
+# The same tree by links, so that both builds stay. SAE_ROOT: where the tests find their fixtures.
+SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
+	@mkdir -p build/asan; \
+	for f in Makefile sae.h examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
+	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 demo: build/demo ## trains three dictionaries on a toy with known features and prints what they found
 	./build/demo build/demo_out

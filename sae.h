@@ -241,9 +241,10 @@ typedef struct sae_sparse {
 
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
    outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
-   SAE_RULE_TOP_K of the batch classes (n*m floats). Rows with NaN or infinity give unspecified
-   latents in these rows alone. Bits do not depend on n, threads or instruction set (but for batch
-   top-k, which chooses over the n rows together).
+   SAE_RULE_TOP_K: by the batch classes (n*m floats), and by sae_forward without f where k > 1024
+   (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone.
+   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the
+   n rows together).
    Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
@@ -700,7 +701,8 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
                then the lanes are added in double 8, 4, 2, 1 apart
      scalars   sums over rows of the batch, and column_sums and weighted_sum: in double, ascending,
                likewise in blocks of 1024 rows where there are more (products of two floats are
-               exact in double)
+               exact in double). sum_squares: a dot of every 16384 floats, added the same way
+     entries   latent_sums, fired and the columns of variance: in double, ascending, one chain
      ties      in any top-k: the lower index */
 
 #define SAE_ROW_BLOCK 1024
@@ -1722,10 +1724,18 @@ static saei_task saei_task_of(const sae_work *w) {
     return t;
 }
 
+/* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
+static void saei_sum_add(double s[2], size_t i, double x) {
+    if (i % SAE_ROW_BLOCK == 0) {
+        s[0] += s[1];
+        s[1] = 0;
+    }
+    s[1] += x;
+}
 static double saei_sum_doubles(const double *x, size_t n) {
-    double s = 0;
-    for (size_t i = 0; i < n; i++) s += x[i];
-    return s;
+    double s[2] = { 0, 0 };
+    for (size_t i = 0; i < n; i++) saei_sum_add(s, i, x[i]);
+    return s[0] + s[1];
 }
 
 /* [begin, end) of part `part` when count things go in parts of `size`. */
@@ -2259,10 +2269,9 @@ static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const 
     saei_cpu_axpy(w, n * w->shape.ld, 1, x_aux, e, r);
     {
         saei_task t = saei_task_of(w);
-        double sum = 0;
         for (size_t i = 0; i < n; i++)
-            sum += t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
-        *pre_norm = sum / (double)n;
+            t.s.sums[i] = t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
+        *pre_norm = saei_sum_doubles(t.s.sums, n) / (double)n;
     }
     *norm = *pre_norm / denominator;
     scale = 2 * alpha / ((double)n * denominator);
@@ -2273,7 +2282,7 @@ static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const 
 static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
                                     const uint32_t *list_count, float *out, double *loss) {
     saei_task t = saei_task_of(w);
-    double mse = 0, ghost = 0, c;
+    double mse = 0, ghost = 0, mse_sum[2] = { 0, 0 }, ghost_sum[2] = { 0, 0 }, c;
     float *r = t.s.rows;
     *loss = 0;
     if (!*list_count) {
@@ -2290,13 +2299,15 @@ static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const f
             for (size_t k = 0; k < t.ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
             norm_r = sqrt(t.kernels->dot(t.ld, r, r));
             if (!pass) {
-                mse += norm_e / (double)n;
-                ghost += norm_r / (double)n;
+                saei_sum_add(mse_sum, i, norm_e);
+                saei_sum_add(ghost_sum, i, norm_r);
             } else {
                 float q = norm_r > 0 ? (float)(-(double)s * c / ((double)n * norm_r)) : 0;
                 for (size_t k = 0; k < t.ld; k++) out[i * t.ld + k] = q * r[k];
             }
         }
+        mse = (mse_sum[0] + mse_sum[1]) / (double)n;
+        ghost = (ghost_sum[0] + ghost_sum[1]) / (double)n;
     }
     *loss = ghost * (mse / (ghost + 1e-8));
 }
@@ -2811,7 +2822,7 @@ static void saei_cpu_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
    nothing); here such rows are left out of the mean, and with no other row nothing changes. */
 static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
                                       double beta, float *threshold) {
-    double sum = 0;
+    double sum[2] = { 0, 0 };
     float smallest = 0, now;
     size_t rows = 0;
     (void)w;
@@ -2821,13 +2832,13 @@ static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, b
             float v = code->value[r * code->stride + j];
             if (v > 0 && (least == 0 || v < least)) least = v;
         }
+        saei_sum_add(sum, r, (double)least);
         if (least == 0) continue;
-        sum += (double)least;
         rows++;
         if (smallest == 0 || least < smallest) smallest = least;
     }
     if (by_row && !rows) return;
-    now = by_row ? (float)(sum / (double)rows) : smallest;
+    now = by_row ? (float)((sum[0] + sum[1]) / (double)rows) : smallest;
     if (*threshold < 0) *threshold = now;
     else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
 }
@@ -2855,10 +2866,11 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
     t.n = n;
     t.out = weights;
     for (int round = 0; round < 100; round++) {
-        double total = 0;
+        double total[2] = { 0, 0 };
         saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
-        for (size_t r = 0; r < n; r++) total += (double)weights[r];
-        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total);
+        for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)weights[r]);
+        total[0] += total[1];
+        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total[0]);
         sum = saei_block_sum(w, x, weights, n);
         for (size_t c = 0; c < t.ld; c++) {
             move[c] = (float)sum[c] - out[c];
@@ -3215,6 +3227,7 @@ typedef struct saei_infer {
     bool exact;            /* sparse: row_begin[r] is known, write there */
     const uint8_t *mask;   /* ghost: */
     float *ghost;
+    float *x_hat;          /* forward without f */
 } saei_infer;
 
 /* product [rows][48] = W_enc (x or x - b_dec) for up to 48 latents from `first`, in the product
@@ -3753,23 +3766,78 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
     return SAE_OK;
 }
 
-SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
-                               float *f) {
-    size_t m, d, chunk, all;
-    float *own;
-    sae_result result = SAE_OK;
-    SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
-    if (f) {
-        SAEI_TRY(sae_encode(dict, x, n, f));
-        return sae_decode(dict, f, n, x_hat);
+/* -- forward without f: nothing of [n,m] is held -- */
+
+enum { SAEI_FORWARD_LISTS = 1024 }; /* entries on the stack of a part */
+
+/* Rows 32 at a time: the latents of a panel go into x_hat before the next panel is looked at, in
+   ascending order; b_dec comes last, as in decode. */
+static void saei_forward_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_dictionary *dict = q->dict;
+    size_t d = dict->desc.activation_dim, whole = d / 16 * 16, active = saei_active_latents(dict);
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    float product[SAEI_INFER_ROWS * SAEI_PANEL], value[SAEI_PANEL];
+    uint32_t latent[SAEI_PANEL];
+    memset(q->x_hat + r0 * d, 0, rows * d * sizeof(float));
+    for (size_t first = 0; first < active; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, active - first);
+        saei_infer_product(q, q->x + r0 * d, rows, first, count, product);
+        for (size_t r = 0; r < rows; r++) {
+            float *out = q->x_hat + (r0 + r) * d;
+            size_t held = 0;
+            for (size_t j = 0; j < count; j++) {
+                float f = saei_infer_value(dict, first + j, product[r * SAEI_PANEL + j], false);
+                if (f == 0) continue;
+                latent[held] = (uint32_t)(first + j);
+                value[held++] = f;
+            }
+            dict->ctx->kernels->add_rows(whole, held, latent, value, dict->W_dec, dict->ld, out);
+            for (size_t c = whole; c < d; c++)
+                for (size_t j = 0; j < held; j++)
+                    out[c] = fmaf(value[j], dict->W_dec[latent[j] * dict->ld + c], out[c]);
+        }
     }
-    if (!n) return SAE_OK;
-    m = dict->desc.dict_size;
-    d = dict->desc.activation_dim;
-    chunk = saei_is_batch_top_k(dict)
-                ? n
-                : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
-    own = saei_mul(chunk, m, &all) ? (float *)saei_alloc(dict->ctx, all, sizeof(float)) : NULL;
+    for (size_t r = r0; r < r0 + rows; r++)
+        for (size_t c = 0; c < d; c++) q->x_hat[r * d + c] = dict->b_dec[c] + q->x_hat[r * d + c];
+}
+
+/* TOP_K: as many rows at a time as their lists find room for on the stack. */
+static void saei_forward_top_part(void *arg, size_t part) {
+    saei_infer q = *(const saei_infer *)arg;
+    saei_decoding decoding;
+    sae_sparse lists;
+    size_t k = q.share, d = q.dict->desc.activation_dim;
+    size_t most = saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k), r0 = part * most;
+    size_t row_begin[SAEI_INFER_ROWS + 1];
+    uint32_t latent[SAEI_FORWARD_LISTS];
+    float value[SAEI_FORWARD_LISTS];
+    lists.row_begin = row_begin;
+    lists.latent = latent;
+    lists.value = value;
+    lists.capacity = SAEI_FORWARD_LISTS;
+    q.x += r0 * d;
+    q.n = saei_min(most, q.n - r0);
+    q.sparse = &lists;
+    saei_infer_top_part(&q, 0);
+    saei_sparse_compact(&lists, q.n, k);
+    memset(&decoding, 0, sizeof decoding);
+    decoding.dict = q.dict;
+    decoding.code = &lists;
+    decoding.x_hat = q.x_hat + r0 * d;
+    for (size_t r = 0; r < q.n; r++) saei_decode_row(&decoding, r);
+}
+
+/* The rules that need all latents at once: batch top-k, and top-k of very many. */
+static sae_result saei_forward_dense(const sae_dictionary *dict, const float *x, size_t n,
+                                     float *x_hat) {
+    size_t m = dict->desc.dict_size, d = dict->desc.activation_dim, all;
+    size_t chunk = saei_is_batch_top_k(dict)
+                       ? n
+                       : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
+    sae_result result = SAE_OK;
+    float *own = NULL;
+    if (saei_mul(chunk, m, &all)) own = (float *)saei_alloc(dict->ctx, all, sizeof(float));
     if (!own)
         return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_forward: no memory for %zu rows of %zu "
                          "latents", chunk, m);
@@ -3780,6 +3848,37 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
     }
     saei_free(dict->ctx, own);
     return result;
+}
+
+SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
+                               float *f) {
+    saei_infer q;
+    size_t k;
+    SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
+    if (f) {
+        SAEI_TRY(sae_encode(dict, x, n, f));
+        return sae_decode(dict, f, n, x_hat);
+    }
+    if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        memcpy(x_hat, x, n * dict->desc.activation_dim * sizeof *x_hat);
+        return SAE_OK;
+    }
+    k = dict->desc.k;
+    if (dict->rule == SAE_RULE_TOP_K && (saei_is_batch_top_k(dict) || k > SAEI_FORWARD_LISTS))
+        return saei_forward_dense(dict, x, n, x_hat);
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = x;
+    q.n = n;
+    q.count = dict->desc.dict_size;
+    q.x_hat = x_hat;
+    q.share = k;
+    if (dict->rule == SAE_RULE_TOP_K) {
+        size_t most = saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k);
+        saei_parallel(dict->ctx, saei_ceil_div(n, most), saei_forward_top_part, &q);
+    } else saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_forward_part, &q);
+    return SAE_OK;
 }
 
 /* Ghost rows: 32 at a time through panels; latents ascend, so the sums are in the rows order. */
@@ -4316,9 +4415,37 @@ static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_des
     return SAE_OK;
 }
 
+/* Every number is finite, every group's share lies in 0 to 1. */
+static sae_result saei_finite_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        { "lr", h->lr }, { "l1_penalty", h->l1_penalty }, { "auxk_alpha", h->auxk_alpha },
+        { "threshold_beta", h->threshold_beta }, { "bandwidth", h->bandwidth },
+        { "sparsity_penalty", h->sparsity_penalty }, { "target_l0", h->target_l0 },
+        { "initial_sparsity_penalty", h->initial_sparsity_penalty }, { "p_start", h->p_start },
+        { "p_end", h->p_end },
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!(fabs(numbers[i].value) <= FLT_MAX))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is %g, allowed are finite "
+                             "numbers", numbers[i].name, numbers[i].value);
+    for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
+        if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_fractions[%zu] is %g, "
+                             "allowed are 0 to 1", i, h->group_fractions[i]);
+        if (!(fabs(h->group_weights[i]) <= FLT_MAX))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
+                             "allowed are finite numbers", i, h->group_weights[i]);
+    }
+    return SAE_OK;
+}
+
 static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_desc *h) {
     const char *who = "sae_trainer_create";
     double sum = 0;
+    SAEI_TRY(saei_finite_check(ctx, h));
     if (!(h->lr > 0) || h->lr > FLT_MAX)
         return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
                          h->lr);
@@ -6000,10 +6127,12 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *path, sae
     }
     w.file = fopen(w.temporary, "wb");
     if (!w.file) {
-        saei_fail(ctx, SAE_IO, "cannot write %s: %s", path, strerror(errno));
+        sae_result result = errno == ENOENT ? SAE_NOT_FOUND : SAE_IO;
+        saei_fail(ctx, result, "cannot write %s: %s", path,
+                  errno == ENOENT ? "there is no such folder" : strerror(errno));
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
-        return SAE_IO;
+        return result;
     }
     *out = w;
     return SAE_OK;
@@ -8041,6 +8170,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
     const void **sorted;
     saei_text header;
     saei_writer w;
+    sae_result result;
     SAEI_TRY(saei_write_check(ctx, path, tensors, count));
     for (size_t i = 0; i < count; i++)
         if (strcmp(tensors[i].name, "__metadata__") == 0)
@@ -8055,13 +8185,14 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
         saei_sort(sorted, count, saei_safetensors_less);
         saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
     }
-    if (!sorted || header.failed || saei_writer_open(ctx, path, &w) != SAE_OK) {
-        bool memory = !sorted || header.failed;
+    if (!sorted || header.failed)
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
+                           path);
+    else result = saei_writer_open(ctx, path, &w);
+    if (result != SAE_OK) {
         saei_free(ctx, sorted);
         saei_free(ctx, header.data);
-        if (!memory) return SAE_IO;
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
-                         path);
+        return result;
     }
     saei_writer_put(&w, header.data, header.size);
     for (size_t i = 0; i < count; i++) {
