@@ -301,7 +301,8 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
    stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
-   Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict), SAE_OUT_OF_MEMORY, SAE_IO. */
+   Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict), SAE_NOT_FOUND (the folder),
+   SAE_OUT_OF_MEMORY, SAE_IO. */
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
                                     const char *path);

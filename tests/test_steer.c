@@ -278,7 +278,8 @@ static void test_errors(void) {
     REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, NULL), SAE_INVALID, "NULL");
     REFUSED(sae_steer_export(dict, &s, 0, 1, NULL, path), SAE_INVALID, "count is 0");
     REFUSED(sae_steer_export(identity, &s, 1, 1, NULL, path), SAE_UNSUPPORTED, "no directions");
-    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, "/nonexistent/f.gguf"), SAE_IO, "/nonexistent");
+    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, "/nonexistent/f.gguf"), SAE_NOT_FOUND,
+            "/nonexistent");
     s.mode = SAE_STEER_SET;
     REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, path), SAE_INVALID, "only adds");
     CHECK(!check_exists(path), "a refused export left a file");
