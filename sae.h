@@ -325,8 +325,9 @@ typedef struct sae_steering {
    dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
    m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
    Errors: SAE_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
-   SAE_MAX_STEERINGS), SAE_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a mode
-   other than ADD: it would choose over all rows together). x is untouched then. */
+   SAE_MAX_STEERINGS), SAE_UNSUPPORTED (transcoders; and modes other than ADD under SAE_RULE_TOP_K of
+   the batch classes with n > 1, which would choose over all rows together, or where latents are not
+   POSITIVE). x is untouched then. With an input_norm the change is brought to the units of x. */
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count);
 
@@ -4316,7 +4317,8 @@ typedef struct saei_steer_job {
 
 /* Of f [rows][count] = relu(p), leaves what is among the k largest of its row, ties to the lower
    index: counts for each the latents that come before it. */
-static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows, float *f) {
+static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows,
+                            const saei_norm *norms, float *f) {
     const sae_dictionary *dict = job->dict;
     size_t m = dict->desc.dict_size, count = job->count;
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
@@ -4327,7 +4329,7 @@ static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t ro
     q.dict = dict;
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
-        saei_infer_product(&q, x, rows, first, width, product);
+        saei_infer_product(&q, x, rows, first, width, norms, product);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
                 size_t i = first + j;
@@ -4342,7 +4344,8 @@ static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t ro
 }
 
 /* f [rows][count] of the latents named, as sae_encode gives them. */
-static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t rows, float *f) {
+static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t rows,
+                              const saei_norm *norms, float *f) {
     const sae_dictionary *dict = job->dict;
     size_t count = job->count, active = saei_active_latents(dict), positive = 0;
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
@@ -4352,7 +4355,7 @@ static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t 
     q.list = job->latents;
     for (size_t first = 0; first < count; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, count - first);
-        saei_infer_product(&q, x, rows, first, width, product);
+        saei_infer_product(&q, x, rows, first, width, norms, product);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
                 size_t i = job->latents[first + j];
@@ -4361,7 +4364,7 @@ static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t 
                 positive += i < active && v > 0;
             }
     }
-    if (job->ranks && positive) saei_steer_rank(job, x, rows, f);
+    if (job->ranks && positive) saei_steer_rank(job, x, rows, norms, f);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -4375,8 +4378,9 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list. */
-static void saei_steer_row(const saei_steer_job *job, float *f, float *x) {
+/* One row; f [count] becomes what is added of each, in units of x. Latents in the order of the
+   list. */
+static void saei_steer_row(const saei_steer_job *job, float scale, float *f, float *x) {
     const sae_dictionary *dict = job->dict;
     size_t d = dict->desc.activation_dim, held = 0;
     uint32_t latent[SAE_MAX_STEERINGS];
@@ -4385,7 +4389,7 @@ static void saei_steer_row(const saei_steer_job *job, float *f, float *x) {
         float change = saei_steer_change(job->list + j, f[j]);
         if (change == 0) continue;
         latent[held] = job->latents[j];
-        f[held++] = change;
+        f[held++] = change * scale;
     }
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         for (size_t j = 0; j < held; j++) x[latent[j]] += f[j];
@@ -4405,17 +4409,20 @@ static void saei_steer_part(void *arg, size_t part) {
     size_t end = saei_part_end(part, SAEI_INFER_ROWS, job->n);
     size_t most = saei_min(SAEI_INFER_ROWS, SAEI_STEER_FLOATS / count);
     float f[SAEI_STEER_FLOATS];
+    saei_norm norms[SAEI_INFER_ROWS];
     memset(f, 0, sizeof f);
     for (size_t r = part * SAEI_INFER_ROWS; r < end; r += most) {
         size_t rows = saei_min(most, end - r);
         float *x = job->x + r * d;
+        for (size_t i = 0; i < rows; i++) norms[i] = saei_row_norm(job->dict, x + i * d);
         if (job->dict->desc.arch == SAE_ARCH_IDENTITY) {
             for (size_t s = 0; s < rows * count; s++)
                 f[s] = x[s / count * d + job->latents[s % count]];
         } else if (job->needs_f) {
-            saei_steer_encode(job, x, rows, f);
+            saei_steer_encode(job, x, rows, norms, f);
         }
-        for (size_t i = 0; i < rows; i++) saei_steer_row(job, f + i * count, x + i * d);
+        for (size_t i = 0; i < rows; i++)
+            saei_steer_row(job, norms[i].scale, f + i * count, x + i * d);
     }
 }
 
@@ -4458,6 +4465,14 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
         job.latents[j] = steerings[j].latent;
         if (steerings[j].mode > SAE_STEER_ADD) job.needs_f = true;
     }
+    if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+                         "sae_steer: the dictionary is a transcoder, whose directions belong to "
+                         "another place than x: add rows of sae_dictionary_decoder_row there");
+    if (job.needs_f && job.ranks && dict->desc.latents != SAE_LATENTS_POSITIVE)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+                         "sae_steer: under SAE_RULE_TOP_K with latents %d (signed, magnitude or "
+                         "group_max) allowed is SAE_STEER_ADD alone", (int)dict->desc.latents);
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
         return saei_fail(dict->ctx, SAE_UNSUPPORTED,
                          "sae_steer: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all "
@@ -4550,14 +4565,14 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
                              "sae_steer_export: steerings[%zu].mode is %d, allowed is "
                              "SAE_STEER_ADD alone: a control vector only adds",
                              j, (int)steerings[j].mode);
-    direction = (float *)saei_calloc(dict->ctx, dict->ld, sizeof *direction);
+    direction = (float *)saei_calloc(dict->ctx, dict->ld_out, sizeof *direction);
     if (!direction) return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_steer_export: no memory");
     for (size_t j = 0; j < count; j++) {
-        const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld;
-        dict->ctx->kernels->axpy(dict->ld, steerings[j].value, row, direction, direction);
+        const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld_out;
+        dict->ctx->kernels->axpy(dict->ld_out, steerings[j].value, row, direction, direction);
     }
-    result = saei_control_vector_write(dict->ctx, path, direction, dict->desc.activation_dim, layer,
-                                       model_hint);
+    result = saei_control_vector_write(dict->ctx, path, direction, saei_output_dim(&dict->desc),
+                                       layer, model_hint);
     saei_free(dict->ctx, direction);
     return result;
 }
