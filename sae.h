@@ -318,12 +318,14 @@ typedef struct sae_steering {
    x as it was before the call; a latent named twice counts twice. f of the steered x is near the
    targets, not equal to them: directions overlap.
    f is that of sae_encode, rule included: under SAE_RULE_TOP_K a latent not among the k of its row
-   has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value.
+   has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value. Where
+   input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
    dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
    m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
    Errors: SAE_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
    SAE_MAX_STEERINGS), SAE_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a mode
-   other than ADD: it would choose over all rows together). x is untouched then. */
+   other than ADD: it would choose over all rows together; a transcoder that shows as one: skip, or
+   another output_dim). x is untouched then. */
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count);
 
@@ -4208,11 +4210,19 @@ typedef struct saei_steer_job {
     size_t n;
 } saei_steer_job;
 
-/* Of f [rows][count] = relu(p), leaves what is among the k largest of its row, ties to the lower
-   index: counts for each the latents that come before it. */
-static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows, float *f) {
+/* What a top-k rule compares. */
+static float saei_steer_key(const sae_dictionary *dict, float f) {
+    return dict->desc.latents == SAE_LATENTS_MAGNITUDE ? fabsf(f) : f;
+}
+
+/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
+   the largest of its group; ties to the lower index: counts for each the latents before it. */
+static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows,
+                            const saei_norm *norms, float *f) {
     const sae_dictionary *dict = job->dict;
+    bool grouped = dict->desc.latents == SAE_LATENTS_GROUP_MAX;
     size_t m = dict->desc.dict_size, count = job->count;
+    size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
     uint32_t before[SAEI_STEER_FLOATS];
     saei_infer q;
@@ -4221,24 +4231,30 @@ static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t ro
     q.dict = dict;
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
-        saei_infer_product(&q, x, rows, first, width, product);
+        saei_infer_product(&q, x, rows, first, width, norms, product);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
                 size_t i = first + j;
                 float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], true);
-                if (!(v > 0)) continue;
-                for (size_t s = r * count; s < (r + 1) * count; s++)
-                    before[s] += v > f[s] || (v == f[s] && i < job->latents[s - r * count]);
+                float key = saei_steer_key(dict, v);
+                if (v == 0 && !saei_is_signed(&dict->desc)) continue;
+                for (size_t s = 0; s < count; s++) {
+                    float held = saei_steer_key(dict, f[r * count + s]);
+                    size_t latent = job->latents[s];
+                    if (latent / group != i / group) continue;
+                    before[r * count + s] += key > held || (key == held && i < latent);
+                }
             }
     }
     for (size_t s = 0; s < rows * count; s++)
-        if (before[s] >= dict->desc.k) f[s] = 0;
+        if (before[s] >= most) f[s] = 0;
 }
 
 /* f [rows][count] of the latents named, as sae_encode gives them. */
-static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t rows, float *f) {
+static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t rows,
+                              const saei_norm *norms, float *f) {
     const sae_dictionary *dict = job->dict;
-    size_t count = job->count, active = saei_active_latents(dict), positive = 0;
+    size_t count = job->count, active = saei_active_latents(dict), candidates = 0;
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
     saei_infer q;
     memset(&q, 0, sizeof q);
@@ -4246,16 +4262,16 @@ static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t 
     q.list = job->latents;
     for (size_t first = 0; first < count; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, count - first);
-        saei_infer_product(&q, x, rows, first, width, product);
+        saei_infer_product(&q, x, rows, first, width, norms, product);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
                 size_t i = job->latents[first + j];
                 float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], job->ranks);
                 f[r * count + first + j] = i < active ? v : 0;
-                positive += i < active && v > 0;
+                candidates += i < active && v != 0;
             }
     }
-    if (job->ranks && positive) saei_steer_rank(job, x, rows, f);
+    if (job->ranks && candidates) saei_steer_rank(job, x, rows, norms, f);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -4269,14 +4285,15 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list. */
-static void saei_steer_row(const saei_steer_job *job, float *f, float *x) {
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
+   what is decoded to the units of x. */
+static void saei_steer_row(const saei_steer_job *job, float *f, float scale, float *x) {
     const sae_dictionary *dict = job->dict;
     size_t d = dict->desc.activation_dim, held = 0;
     uint32_t latent[SAE_MAX_STEERINGS];
     float sum[SAEI_DECODE_COLUMNS];
     for (size_t j = 0; j < job->count; j++) {
-        float change = saei_steer_change(job->list + j, f[j]);
+        float change = saei_steer_change(job->list + j, f[j]) * scale;
         if (change == 0) continue;
         latent[held] = job->latents[j];
         f[held++] = change;
@@ -4285,10 +4302,10 @@ static void saei_steer_row(const saei_steer_job *job, float *f, float *x) {
         for (size_t j = 0; j < held; j++) x[latent[j]] += f[j];
         return;
     }
-    for (size_t c = 0; held && c < dict->ld; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld - c);
+    for (size_t c = 0; held && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
+        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c);
         memset(sum, 0, width * sizeof *sum);
-        dict->ctx->kernels->add_rows(width, held, latent, f, dict->W_dec + c, dict->ld, sum);
+        dict->ctx->kernels->add_rows(width, held, latent, f, dict->W_dec + c, dict->ld_out, sum);
         for (size_t k = 0; k < saei_min(width, d - c); k++) x[c + k] += sum[k];
     }
 }
@@ -4298,18 +4315,24 @@ static void saei_steer_part(void *arg, size_t part) {
     size_t d = job->dict->desc.activation_dim, count = job->count;
     size_t end = saei_part_end(part, SAEI_INFER_ROWS, job->n);
     size_t most = saei_min(SAEI_INFER_ROWS, SAEI_STEER_FLOATS / count);
+    const sae_dictionary_desc *h = &job->dict->desc;
+    saei_norm norms[SAEI_INFER_ROWS];
     float f[SAEI_STEER_FLOATS];
     memset(f, 0, sizeof f);
     for (size_t r = part * SAEI_INFER_ROWS; r < end; r += most) {
         size_t rows = saei_min(most, end - r);
         float *x = job->x + r * d;
-        if (job->dict->desc.arch == SAE_ARCH_IDENTITY) {
+        for (size_t i = 0; h->input_norm && i < rows; i++)
+            norms[i] = saei_row_norm(job->dict, x + i * d);
+        if (h->arch == SAE_ARCH_IDENTITY) {
             for (size_t s = 0; s < rows * count; s++)
                 f[s] = x[s / count * d + job->latents[s % count]];
         } else if (job->needs_f) {
-            saei_steer_encode(job, x, rows, f);
+            saei_steer_encode(job, x, rows, norms, f);
         }
-        for (size_t i = 0; i < rows; i++) saei_steer_row(job, f + i * count, x + i * d);
+        for (size_t i = 0; i < rows; i++)
+            saei_steer_row(job, f + i * count, h->input_norm && !h->keep_norm ? norms[i].scale : 1,
+                           x + i * d);
     }
 }
 
@@ -4341,6 +4364,9 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
     saei_steer_job job;
     SAEI_TRY(saei_infer_check(dict, "sae_steer", (x || !n) && (steerings || !count), n, 0));
     SAEI_TRY(saei_steer_check(dict, "sae_steer", steerings, count));
+    if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+                         "sae_steer: a transcoder's directions belong to its output, not to x");
     job.dict = dict;
     job.list = steerings;
     job.count = count;
@@ -4444,14 +4470,14 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
                              "sae_steer_export: steerings[%zu].mode is %d, allowed is "
                              "SAE_STEER_ADD alone: a control vector only adds",
                              j, (int)steerings[j].mode);
-    direction = (float *)saei_calloc(dict->ctx, dict->ld, sizeof *direction);
+    direction = (float *)saei_calloc(dict->ctx, dict->ld_out, sizeof *direction);
     if (!direction) return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_steer_export: no memory");
     for (size_t j = 0; j < count; j++) {
-        const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld;
-        dict->ctx->kernels->axpy(dict->ld, steerings[j].value, row, direction, direction);
+        const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld_out;
+        dict->ctx->kernels->axpy(dict->ld_out, steerings[j].value, row, direction, direction);
     }
-    result = saei_control_vector_write(dict->ctx, path, direction, dict->desc.activation_dim, layer,
-                                       model_hint);
+    result = saei_control_vector_write(dict->ctx, path, direction, saei_output_dim(&dict->desc),
+                                       layer, model_hint);
     saei_free(dict->ctx, direction);
     return result;
 }
