@@ -6480,12 +6480,13 @@ static sae_result saei_writer_finish(saei_writer *w) {
 }
 
 /* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
-   pages inside it only. Where the system has no such call it stays, and nothing else changes. */
+   pages inside it only. Memory that is not a mapping (no handle) stays, and so does all where the
+   system has no such call. */
 static void saei_map_release(const saei_map *map, const void *data, size_t size) {
 #if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
     long page = sysconf(_SC_PAGESIZE);
     uintptr_t begin = (uintptr_t)data, end = begin + size, low = (uintptr_t)map->data;
-    if (page <= 0 || !map->data || begin < low || end > low + map->size || end < begin) return;
+    if (page <= 0 || !map->handle || begin < low || end > low + map->size || end < begin) return;
     begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
     end = end / (uintptr_t)page * (uintptr_t)page;
     if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
