@@ -321,13 +321,14 @@ typedef struct sae_steering {
    x as it was before the call; a latent named twice counts twice. f of the steered x is near the
    targets, not equal to them: directions overlap.
    f is that of sae_encode, rule included: under SAE_RULE_TOP_K a latent not among the k of its row
-   has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value.
+   has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value. Where
+   input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
    dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
    m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
    Errors: SAE_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
-   SAE_MAX_STEERINGS), SAE_UNSUPPORTED (transcoders; and modes other than ADD under SAE_RULE_TOP_K of
-   the batch classes with n > 1, which would choose over all rows together, or where latents are not
-   POSITIVE). x is untouched then. With an input_norm the change is brought to the units of x. */
+   SAE_MAX_STEERINGS), SAE_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a mode
+   other than ADD: it would choose over all rows together; a transcoder that shows as one: skip, or
+   another output_dim). x is untouched then. */
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count);
 
@@ -4315,12 +4316,19 @@ typedef struct saei_steer_job {
     size_t n;
 } saei_steer_job;
 
-/* Of f [rows][count] = relu(p), leaves what is among the k largest of its row, ties to the lower
-   index: counts for each the latents that come before it. */
+/* What a top-k rule compares. */
+static float saei_steer_key(const sae_dictionary *dict, float f) {
+    return dict->desc.latents == SAE_LATENTS_MAGNITUDE ? fabsf(f) : f;
+}
+
+/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
+   the largest of its group; ties to the lower index: counts for each the latents before it. */
 static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows,
                             const saei_norm *norms, float *f) {
     const sae_dictionary *dict = job->dict;
+    bool grouped = dict->desc.latents == SAE_LATENTS_GROUP_MAX;
     size_t m = dict->desc.dict_size, count = job->count;
+    size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
     uint32_t before[SAEI_STEER_FLOATS];
     saei_infer q;
@@ -4334,20 +4342,25 @@ static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t ro
             for (size_t j = 0; j < width; j++) {
                 size_t i = first + j;
                 float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], true);
-                if (!(v > 0)) continue;
-                for (size_t s = r * count; s < (r + 1) * count; s++)
-                    before[s] += v > f[s] || (v == f[s] && i < job->latents[s - r * count]);
+                float key = saei_steer_key(dict, v);
+                if (v == 0 && !saei_is_signed(&dict->desc)) continue;
+                for (size_t s = 0; s < count; s++) {
+                    float held = saei_steer_key(dict, f[r * count + s]);
+                    size_t latent = job->latents[s];
+                    if (latent / group != i / group) continue;
+                    before[r * count + s] += key > held || (key == held && i < latent);
+                }
             }
     }
     for (size_t s = 0; s < rows * count; s++)
-        if (before[s] >= dict->desc.k) f[s] = 0;
+        if (before[s] >= most) f[s] = 0;
 }
 
 /* f [rows][count] of the latents named, as sae_encode gives them. */
 static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t rows,
                               const saei_norm *norms, float *f) {
     const sae_dictionary *dict = job->dict;
-    size_t count = job->count, active = saei_active_latents(dict), positive = 0;
+    size_t count = job->count, active = saei_active_latents(dict), candidates = 0;
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
     saei_infer q;
     memset(&q, 0, sizeof q);
@@ -4361,10 +4374,10 @@ static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t 
                 size_t i = job->latents[first + j];
                 float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], job->ranks);
                 f[r * count + first + j] = i < active ? v : 0;
-                positive += i < active && v > 0;
+                candidates += i < active && v != 0;
             }
     }
-    if (job->ranks && positive) saei_steer_rank(job, x, rows, norms, f);
+    if (job->ranks && candidates) saei_steer_rank(job, x, rows, norms, f);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -4378,27 +4391,27 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* One row; f [count] becomes what is added of each, in units of x. Latents in the order of the
-   list. */
-static void saei_steer_row(const saei_steer_job *job, float scale, float *f, float *x) {
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
+   what is decoded to the units of x. */
+static void saei_steer_row(const saei_steer_job *job, float *f, float scale, float *x) {
     const sae_dictionary *dict = job->dict;
     size_t d = dict->desc.activation_dim, held = 0;
     uint32_t latent[SAE_MAX_STEERINGS];
     float sum[SAEI_DECODE_COLUMNS];
     for (size_t j = 0; j < job->count; j++) {
-        float change = saei_steer_change(job->list + j, f[j]);
+        float change = saei_steer_change(job->list + j, f[j]) * scale;
         if (change == 0) continue;
         latent[held] = job->latents[j];
-        f[held++] = change * scale;
+        f[held++] = change;
     }
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         for (size_t j = 0; j < held; j++) x[latent[j]] += f[j];
         return;
     }
-    for (size_t c = 0; held && c < dict->ld; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld - c);
+    for (size_t c = 0; held && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
+        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c);
         memset(sum, 0, width * sizeof *sum);
-        dict->ctx->kernels->add_rows(width, held, latent, f, dict->W_dec + c, dict->ld, sum);
+        dict->ctx->kernels->add_rows(width, held, latent, f, dict->W_dec + c, dict->ld_out, sum);
         for (size_t k = 0; k < saei_min(width, d - c); k++) x[c + k] += sum[k];
     }
 }
@@ -4408,21 +4421,24 @@ static void saei_steer_part(void *arg, size_t part) {
     size_t d = job->dict->desc.activation_dim, count = job->count;
     size_t end = saei_part_end(part, SAEI_INFER_ROWS, job->n);
     size_t most = saei_min(SAEI_INFER_ROWS, SAEI_STEER_FLOATS / count);
-    float f[SAEI_STEER_FLOATS];
+    const sae_dictionary_desc *h = &job->dict->desc;
     saei_norm norms[SAEI_INFER_ROWS];
+    float f[SAEI_STEER_FLOATS];
     memset(f, 0, sizeof f);
     for (size_t r = part * SAEI_INFER_ROWS; r < end; r += most) {
         size_t rows = saei_min(most, end - r);
         float *x = job->x + r * d;
-        for (size_t i = 0; i < rows; i++) norms[i] = saei_row_norm(job->dict, x + i * d);
-        if (job->dict->desc.arch == SAE_ARCH_IDENTITY) {
+        for (size_t i = 0; h->input_norm && i < rows; i++)
+            norms[i] = saei_row_norm(job->dict, x + i * d);
+        if (h->arch == SAE_ARCH_IDENTITY) {
             for (size_t s = 0; s < rows * count; s++)
                 f[s] = x[s / count * d + job->latents[s % count]];
         } else if (job->needs_f) {
             saei_steer_encode(job, x, rows, norms, f);
         }
         for (size_t i = 0; i < rows; i++)
-            saei_steer_row(job, norms[i].scale, f + i * count, x + i * d);
+            saei_steer_row(job, f + i * count, h->input_norm && !h->keep_norm ? norms[i].scale : 1,
+                           x + i * d);
     }
 }
 
@@ -4454,6 +4470,9 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
     saei_steer_job job;
     SAEI_TRY(saei_infer_check(dict, "sae_steer", (x || !n) && (steerings || !count), n, 0));
     SAEI_TRY(saei_steer_check(dict, "sae_steer", steerings, count));
+    if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+                         "sae_steer: a transcoder's directions belong to its output, not to x");
     job.dict = dict;
     job.list = steerings;
     job.count = count;
@@ -4465,14 +4484,6 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
         job.latents[j] = steerings[j].latent;
         if (steerings[j].mode > SAE_STEER_ADD) job.needs_f = true;
     }
-    if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
-                         "sae_steer: the dictionary is a transcoder, whose directions belong to "
-                         "another place than x: add rows of sae_dictionary_decoder_row there");
-    if (job.needs_f && job.ranks && dict->desc.latents != SAE_LATENTS_POSITIVE)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
-                         "sae_steer: under SAE_RULE_TOP_K with latents %d (signed, magnitude or "
-                         "group_max) allowed is SAE_STEER_ADD alone", (int)dict->desc.latents);
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
         return saei_fail(dict->ctx, SAE_UNSUPPORTED,
                          "sae_steer: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all "
@@ -6605,12 +6616,13 @@ static sae_result saei_writer_finish(saei_writer *w) {
 }
 
 /* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
-   pages inside it only. Where the system has no such call it stays, and nothing else changes. */
+   pages inside it only. Memory that is not a mapping (no handle) stays, and so does all where the
+   system has no such call. */
 static void saei_map_release(const saei_map *map, const void *data, size_t size) {
 #if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
     long page = sysconf(_SC_PAGESIZE);
     uintptr_t begin = (uintptr_t)data, end = begin + size, low = (uintptr_t)map->data;
-    if (page <= 0 || !map->data || begin < low || end > low + map->size || end < begin) return;
+    if (page <= 0 || !map->handle || begin < low || end > low + map->size || end < begin) return;
     begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
     end = end / (uintptr_t)page * (uintptr_t)page;
     if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);

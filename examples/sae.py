@@ -33,8 +33,8 @@ import re
 import shutil
 import tempfile
 import threading
-from ctypes import (POINTER, byref, c_bool, c_char_p, c_double, c_float, c_int, c_int64, c_size_t,
-                    c_uint8, c_uint32, c_uint64, c_void_p)
+from ctypes import (POINTER, byref, c_bool, c_char, c_char_p, c_double, c_float, c_int, c_int64,
+                    c_size_t, c_uint8, c_uint32, c_uint64, c_void_p)
 
 import numpy as np
 
@@ -71,7 +71,9 @@ class sae_context_desc(ctypes.Structure):
 class sae_dictionary_desc(ctypes.Structure):
     _fields_ = [("arch", c_int), ("activation_dim", c_size_t), ("dict_size", c_size_t),
                 ("k", c_size_t), ("group_sizes", c_size_t * MAX_GROUPS), ("num_groups", c_size_t),
-                ("subtract_b_dec", c_bool), ("seed", c_uint64)]
+                ("subtract_b_dec", c_bool), ("seed", c_uint64), ("keep_b_dec", c_bool),
+                ("latents", c_int), ("k_fraction", c_double), ("input_norm", c_int),
+                ("keep_norm", c_bool), ("output_dim", c_size_t), ("skip", c_bool)]
 
 
 class sae_sparse(ctypes.Structure):
@@ -165,9 +167,21 @@ class sae_load_desc(ctypes.Structure):
     _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool), ("keep_norms", c_bool)]
 
 
+class sae_origin(ctypes.Structure):
+    _fields_ = [("format", c_int), ("class_name", c_char * 48), ("dtype", c_int),
+                ("model", c_char * 96), ("hook", c_char * 96), ("dataset", c_char * 96),
+                ("version", c_char * 32), ("layer", c_int64), ("context_size", c_size_t)]
+
+
+class sae_export_desc(ctypes.Structure):
+    _fields_ = [("format", c_int), ("origin", POINTER(sae_origin)),
+                ("log_sparsity", POINTER(c_float)), ("raw", c_bool)]
+
+
 STRUCTS = [sae_allocator, sae_logger, sae_context_desc, sae_dictionary_desc, sae_sparse,
            sae_steering, sae_trainer_desc, sae_stats, sae_source_desc, sae_buffer_desc, sae_progress,
-           sae_train_desc, sae_metrics, sae_evaluate_desc, sae_load_desc]
+           sae_train_desc, sae_metrics, sae_evaluate_desc, sae_load_desc, sae_origin,
+           sae_export_desc]
 
 # ---- the library and its context ------------------------------------------------------------------
 
@@ -188,6 +202,10 @@ _FUNCTIONS = {  # name: result, arguments
     "sae_dictionary_normalize_decoder": (c_int, [c_void_p]),
     "sae_dictionary_load": (c_int, [c_void_p, POINTER(sae_load_desc), c_char_p, POINTER(c_void_p)]),
     "sae_dictionary_save": (c_int, [c_void_p, c_char_p]),
+    "sae_dictionary_origin": (sae_origin, [c_void_p]),
+    "sae_dictionary_export": (c_int, [c_void_p, POINTER(sae_export_desc), c_char_p]),
+    "sae_format_name": (c_char_p, [c_int]),
+    "sae_format_from_name": (c_bool, [c_char_p, POINTER(c_int)]),
     "sae_encode": (c_int, [c_void_p, c_void_p, c_size_t, c_void_p]),
     "sae_encode_sparse": (c_int, [c_void_p, c_void_p, c_size_t, POINTER(sae_sparse)]),
     "sae_encode_subset": (c_int, [c_void_p, c_void_p, c_size_t, POINTER(c_uint32), c_size_t,
@@ -350,16 +368,26 @@ class Dictionary:
         return f"<{self.dict_class} {self.activation_dim} -> {self.dict_size}>"
 
     activation_dim = property(lambda self: self._info.activation_dim)
+    output_dim = property(lambda self: self._info.output_dim or self._info.activation_dim)
     dict_size = property(lambda self: self._info.dict_size)
     k = property(lambda self: self._info.k)
     dict_class = property(lambda self: next(n for n, v in ARCHS.items() if v == self._info.arch))
     threshold = property(lambda self: _lib.sae_dictionary_threshold(self._handle))
-    W_dec = property(lambda self: self._matrix(_lib.sae_dictionary_decoder_row),
-                     doc="[dict_size, activation_dim], a read-only view: row i is latent i's direction")
-    W_enc = property(lambda self: self._matrix(_lib.sae_dictionary_encoder_row))
+    W_dec = property(lambda self: self._matrix(_lib.sae_dictionary_decoder_row, self.output_dim),
+                     doc="[dict_size, output_dim], a read-only view: row i is latent i's direction")
+    W_enc = property(lambda self: self._matrix(_lib.sae_dictionary_encoder_row, self.activation_dim))
 
-    def _matrix(self, row):
-        m, d, first = self.dict_size, self.activation_dim, row(self._handle, 0)
+    @property
+    def origin(self):
+        """Where it came from: a dict of format, class_name, model, hook, layer, ... as far as known."""
+        origin = _lib.sae_dictionary_origin(self._handle)
+        name = _lib.sae_format_name(origin.format)
+        known = {key: value.decode(errors="replace") if isinstance(value, bytes) else value
+                 for key, value in _as_dict(origin).items() if key != "dtype" and value}
+        return dict(known, format=name.decode() if origin.format else None)
+
+    def _matrix(self, row, d):
+        m, first = self.dict_size, row(self._handle, 0)
         if first is None:
             raise AttributeError(f"{self.dict_class} has no such matrix")
         step = row(self._handle, 1) - first if m > 1 else 4 * d
@@ -421,16 +449,17 @@ class Dictionary:
             return row_begin.astype(np.int64), latent[:used], value[:used]
 
     def decode(self, f):
-        """x_hat [..., activation_dim] of f [..., dict_size]."""
+        """x_hat [..., output_dim] of f [..., dict_size]; of dictionaries that normalise their input or
+        have a skip connection use forward, which knows x."""
         pointer, n, lead = _rows(f, "f", self.dict_size)
-        x_hat, out, result = _out(f, lead + (self.activation_dim,))
+        x_hat, out, result = _out(f, lead + (self.output_dim,))
         self._context.check(_lib.sae_decode(self._handle, pointer, n, out))
         return result()
 
     def forward(self, x, output_features=False):
         """x_hat of x; with output_features also f, as the reference's forward."""
         pointer, n, lead = _rows(x, "x", self.activation_dim)
-        x_hat, out, result = _out(x, lead + (self.activation_dim,))
+        x_hat, out, result = _out(x, lead + (self.output_dim,))
         f, f_out, f_result = _out(x, lead + (self.dict_size,)) if output_features else (None,) * 3
         self._context.check(_lib.sae_forward(self._handle, pointer, n, out, f_out))
         return (result(), f_result()) if output_features else result()
@@ -457,6 +486,16 @@ class Dictionary:
         """The state_dict, under the reference's names: path ends in .pt or .safetensors."""
         with self._context.lock:
             self._context.check(_lib.sae_dictionary_save(self._handle, os.fsencode(path)))
+
+    def export(self, folder, to, raw=False):
+        """A folder that another program opens: to "dictionary_learning", "sae_lens", "sparsify"."""
+        desc, kind = sae_export_desc(raw=raw), c_int()
+        if not _lib.sae_format_from_name(to.encode(), byref(kind)):
+            raise ValueError(f"to is {to!r}, allowed are dictionary_learning, sae_lens, sparsify")
+        desc.format = kind.value
+        with self._context.lock:
+            self._context.check(_lib.sae_dictionary_export(self._handle, byref(desc),
+                                                           os.fsencode(folder)))
 
 
 def _one_of(table, name, what):

@@ -166,6 +166,10 @@ def test_inference(folder):
         path = os.path.join(folder, "ae." + ending)
         ae.save(path)
         check(np.array_equal(sae.Dictionary.load(path, dict_class="AutoEncoderTopK").encode(x), f), path)
+    ae.export(os.path.join(folder, "lens"), "sae_lens")
+    lens = sae.Dictionary.load(os.path.join(folder, "lens"))
+    check(np.array_equal(lens.encode(x), f) and lens.origin["format"] == "sae_lens", repr(lens.origin))
+    raises(ValueError, "to is", ae.export, folder, "pickle")
     view = ae.W_dec
     del ae, dictionary
     check(np.isfinite(view).all(), "the view outlives its dictionary")

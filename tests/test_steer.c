@@ -36,7 +36,8 @@ static sae_context *counted_context(int threads) {
     return c;
 }
 
-static sae_dictionary *make(sae_arch arch) {
+/* number: of a variation of other programs' files, 0 for none. */
+static sae_dictionary *make_varied(sae_arch arch, int number) {
     sae_dictionary_desc desc;
     sae_dictionary *dict = NULL;
     memset(&desc, 0, sizeof desc);
@@ -51,12 +52,32 @@ static sae_dictionary *make(sae_arch arch) {
         desc.group_sizes[1] = M - M / 2;
     }
     desc.seed = 3;
+    if (number >= 1 && number <= 3) desc.latents = (sae_latents)number;
+    if (number == SAE_LATENTS_GROUP_MAX) desc.k = 10; /* divides M */
+    if (number == 4) desc.input_norm = SAE_INPUT_NORM_CONSTANT;
+    if (number == 5) desc.input_norm = SAE_INPUT_NORM_LAYER;
+    desc.keep_b_dec = number > 3;
     CHECK_OK(ctx, sae_dictionary_create(ctx, &desc, &dict), return NULL);
     common_shake(dict, 11, 0, 0.02);
     if (desc.k) dict->threshold = 0.2f;
     if (arch == SAE_ARCH_MATRYOSHKA)
         CHECK_OK(ctx, sae_dictionary_set_active_groups(dict, 1), return dict);
     return dict;
+}
+
+static sae_dictionary *make(sae_arch arch) { return make_varied(arch, 0); }
+
+/* What brings a decoded direction to the units of the row. */
+static double naive_scale(const sae_dictionary *dict, const float *x) {
+    double sum = 0, square = 0;
+    bool layer = dict->desc.input_norm == SAE_INPUT_NORM_LAYER;
+    if (!dict->desc.input_norm) return 1;
+    for (size_t c = 0; c < D; c++) sum += (double)x[c];
+    for (size_t c = 0; c < D; c++) {
+        double v = (double)x[c] - (layer ? sum / D : 0);
+        square += v * v;
+    }
+    return sqrt(square / (layer ? D - 1 : D));
 }
 
 /* x [n,d] as it must be, in double. */
@@ -68,12 +89,12 @@ static void naive_steer(const sae_dictionary *dict, const float *x, size_t n, co
             double sum = (double)x[r * d + c];
             for (size_t j = 0; j < count; j++) {
                 double now = (double)f[r * m + s[j].latent], value = (double)s[j].value, target;
-                double w = dict->W_dec ? (double)dict->W_dec[s[j].latent * dict->ld + c]
+                double w = dict->W_dec ? (double)dict->W_dec[s[j].latent * dict->ld_out + c]
                                        : s[j].latent == c;
                 target = s[j].mode == SAE_STEER_SET ? value
                        : s[j].mode == SAE_STEER_SCALE ? now * value
                        : s[j].mode == SAE_STEER_ABLATE ? 0 : now + value;
-                sum += (target - now) * w;
+                sum += (target - now) * w * naive_scale(dict, x + r * d);
             }
             out[r * d + c] = sum;
         }
@@ -114,12 +135,12 @@ end:
     free(want);
 }
 
-static void test_class(sae_arch arch, sae_rule rule) {
+static void test_class(sae_arch arch, sae_rule rule, int variation) {
     static const sae_steer_mode modes[] = { SAE_STEER_DEFAULT, SAE_STEER_ADD, SAE_STEER_SET,
                                             SAE_STEER_SCALE, SAE_STEER_ABLATE };
     char what[96];
     sae_steering s[MOST];
-    sae_dictionary *dict = make(arch);
+    sae_dictionary *dict = make_varied(arch, variation);
     size_t m = dict->desc.dict_size;
     float *x = (float *)malloc(N * D * sizeof *x), *f = (float *)malloc(N * M * sizeof *f);
     check_rng rng = { 5 };
@@ -140,8 +161,8 @@ static void test_class(sae_arch arch, sae_rule rule) {
                 s[j].mode = count > 2 ? modes[(i + j) % 5] : modes[i];
                 s[j].value = (float)(4 * check_uniform(&rng) - 2);
             }
-            snprintf(what, sizeof what, "%s, mode %d, %zu latents", sae_arch_name(arch),
-                     (int)modes[i], count);
+            snprintf(what, sizeof what, "%s %d, mode %d, %zu latents", sae_arch_name(arch),
+                     variation, (int)modes[i], count);
             judge(dict, x, N, f, s, count, what);
         }
     { /* every latent ablated: what is left is the error and the bias */
@@ -156,9 +177,14 @@ static void test_class(sae_arch arch, sae_rule rule) {
         }
         memcpy(left, x, N * D * sizeof *left);
         CHECK_OK(ctx, sae_decode(dict, f, N, x_hat), goto all_end);
+        for (size_t r = 0; r < N; r++) /* the sum alone, in the row's units */
+            for (size_t c = 0; c < D; c++) {
+                float *v = x_hat + r * D + c;
+                *v = (float)(((double)*v - (dict->b_dec ? (double)dict->b_dec[c] : 0)) *
+                             naive_scale(dict, x + r * D));
+            }
         for (size_t i = 0; i < N * D; i++)
-            want[i] = (double)x[i] - (double)x_hat[i]
-                    + (dict->b_dec ? (double)dict->b_dec[i % D] : 0);
+            want[i] = (double)x[i] - (double)x_hat[i];
         allocations = 0;
         CHECK_OK(ctx, sae_steer(dict, left, N, all, m), goto all_end);
         CHECK(allocations == 0, "%zu allocations with all latents", allocations);
@@ -283,6 +309,14 @@ static void test_errors(void) {
     s.mode = SAE_STEER_SET;
     REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, path), SAE_INVALID, "only adds");
     CHECK(!check_exists(path), "a refused export left a file");
+    {
+        sae_dictionary_desc skip = sae_dictionary_info(dict);
+        sae_dictionary *transcoder;
+        skip.skip = true;
+        CHECK_OK(ctx, sae_dictionary_create(ctx, &skip, &transcoder), return);
+        REFUSED(sae_steer(transcoder, x, 1, &s, 1), SAE_UNSUPPORTED, "transcoder");
+        sae_dictionary_destroy(transcoder);
+    }
     sae_dictionary_destroy(dict);
     sae_dictionary_destroy(identity);
 }
@@ -312,7 +346,7 @@ static void test_control_vector(void) {
     for (size_t c = 0; c < 3; c++) {
         static const float rows[2][3] = { { 1, 0.5f, 3 }, { 1, 3, -1 } };
         dict->W_dec[c] = rows[0][c];
-        dict->W_dec[dict->ld + c] = rows[1][c];
+        dict->W_dec[dict->ld_out + c] = rows[1][c];
     }
     CHECK_OK(ctx, sae_steer_export(dict, s, 2, 12, "llama", path), goto end);
     got = check_read(path, &size);
@@ -329,8 +363,11 @@ int main(void) {
     for (int threads = 1; threads <= 3; threads += 2) {
         ctx = counted_context(threads);
         for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_IDENTITY; arch++)
-            test_class((sae_arch)arch, SAE_RULE_DEFAULT);
-        test_class(SAE_ARCH_TOP_K, SAE_RULE_THRESHOLD);
+            test_class((sae_arch)arch, SAE_RULE_DEFAULT, 0);
+        test_class(SAE_ARCH_TOP_K, SAE_RULE_THRESHOLD, 0);
+        test_class(SAE_ARCH_STANDARD, SAE_RULE_DEFAULT, SAE_LATENTS_SIGNED);
+        for (int variation = 1; variation <= 5; variation++)
+            test_class(SAE_ARCH_TOP_K, SAE_RULE_DEFAULT, variation);
         sae_context_destroy(ctx);
     }
     ctx = counted_context(1);

@@ -17,11 +17,11 @@ static const char *const fuzz_folder_files[][2] = {
 static void fuzz_folder_use(const sae_dictionary *dict) {
     enum { ROWS = 3 };
     sae_dictionary_desc info = sae_dictionary_info(dict);
-    size_t d = info.activation_dim, m = info.dict_size;
+    size_t d = info.activation_dim, m = info.dict_size, d_out = info.output_dim;
     float *x, *f, *x_hat;
-    if (d > 4096 || m > 65536 || d * m > 1 << 20) return;
+    if (d > 4096 || d_out > 4096 || m > 65536 || d * m > 1 << 20) return;
     x = (float *)malloc(ROWS * d * sizeof *x);
-    x_hat = (float *)malloc(ROWS * d * sizeof *x);
+    x_hat = (float *)malloc(ROWS * d_out * sizeof *x);
     f = (float *)malloc(ROWS * m * sizeof *f);
     for (size_t i = 0; i < ROWS * d; i++) x[i] = (float)(i % 7) - 3;
     fuzz_ok(dict->ctx, sae_encode(dict, x, ROWS, f));
