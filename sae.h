@@ -51,14 +51,15 @@
         row-major, everything is float32 unless a line says otherwise.
 
     CONTENTS (search for the tag)
-        >>api        results, context, dictionaries, trainers, optimizers, schedules, buffer,
-                     training loop, metrics, files
+        >>api        results, context, dictionaries, steering, trainers, optimizers, schedules,
+                     buffer, training loop, metrics, files
         >>backend    the table of operations a backend fills, and its contract
         >>platform   allocator, errors, locks, threads, checked sizes
         >>math       exp, log, pow, normal deviates with the same bits everywhere; Philox RNG
         >>kernels    vector code, compiled once for each instruction set
         >>cpu        the CPU filling of the table
         >>dictionary create, encode, decode, scale, normalise
+        >>steer      latents set, added to, scaled, ablated in place; control vectors
         >>optimizer  Adam, ConstrainedAdam, clipping, schedules
         >>trainer    the nine training schemes
         >>json       reading and writing JSON
@@ -297,6 +298,50 @@ SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x,
                                      const uint8_t *mask, float *x_ghost);
 /* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
+
+/* ==== >>api: steering ========================================================================= */
+
+/* What latent i shall become, from f_i, what sae_encode gives for it now:
+     ADD f_i + value     SET value     SCALE f_i value     ABLATE 0 */
+typedef enum sae_steer_mode {
+    SAE_STEER_DEFAULT = 0, /* ADD */
+    SAE_STEER_ADD, SAE_STEER_SET, SAE_STEER_SCALE, SAE_STEER_ABLATE
+} sae_steer_mode;
+
+typedef struct sae_steering {
+    uint32_t latent; /* < m */
+    sae_steer_mode mode;
+    float value;     /* finite; ABLATE ignores it */
+} sae_steering;
+
+#define SAE_MAX_STEERINGS 1024 /* of one call */
+
+/* x [n,d] += sum over the list of (target_i - f_i) W_dec[i], in place: what the dictionary does not
+   reconstruct stays in x, and a row whose latents are at their targets keeps its bits. All f are of
+   x as it was before the call; a latent named twice counts twice. f of the steered x is near the
+   targets, not equal to them: directions overlap.
+   f is that of sae_encode, rule included: under SAE_RULE_TOP_K a latent not among the k of its row
+   has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value. Where
+   input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
+   dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
+   m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
+   Errors: SAE_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
+   SAE_MAX_STEERINGS), SAE_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a mode
+   other than ADD: it would choose over all rows together; a transcoder that shows as one: skip, or
+   another output_dim). x is untouched then. */
+SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
+                             const sae_steering *steerings, size_t count);
+
+/* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
+   file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
+   line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
+   stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
+   model_hint (NULL: "") names the model's architecture for the reader.
+   Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict), SAE_NOT_FOUND (the folder),
+   SAE_OUT_OF_MEMORY, SAE_IO. */
+SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
+                                    size_t count, size_t layer, const char *model_hint,
+                                    const char *path);
 
 /* ==== >>api: schedules and optimizers ========================================================= */
 
@@ -4257,6 +4302,292 @@ SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f)
     }
 }
 
+/* ==== >>steer ================================================================================= */
+
+enum { SAEI_STEER_FLOATS = 2 * SAE_MAX_STEERINGS };
+
+typedef struct saei_steer_job {
+    const sae_dictionary *dict;
+    const sae_steering *list;
+    size_t count;
+    uint32_t latents[SAE_MAX_STEERINGS]; /* of list */
+    bool needs_f, ranks; /* some mode asks for f; f depends on its rank in the row */
+    float *x;
+    size_t n;
+} saei_steer_job;
+
+/* What a top-k rule compares. */
+static float saei_steer_key(const sae_dictionary *dict, float f) {
+    return dict->desc.latents == SAE_LATENTS_MAGNITUDE ? fabsf(f) : f;
+}
+
+/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
+   the largest of its group; ties to the lower index: counts for each the latents before it. */
+static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows,
+                            const saei_norm *norms, float *f) {
+    const sae_dictionary *dict = job->dict;
+    bool grouped = dict->desc.latents == SAE_LATENTS_GROUP_MAX;
+    size_t m = dict->desc.dict_size, count = job->count;
+    size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    uint32_t before[SAEI_STEER_FLOATS];
+    saei_infer q;
+    memset(before, 0, sizeof before);
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    for (size_t first = 0; first < m; first += SAEI_PANEL) {
+        size_t width = saei_min(SAEI_PANEL, m - first);
+        saei_infer_product(&q, x, rows, first, width, norms, product);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < width; j++) {
+                size_t i = first + j;
+                float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], true);
+                float key = saei_steer_key(dict, v);
+                if (v == 0 && !saei_is_signed(&dict->desc)) continue;
+                for (size_t s = 0; s < count; s++) {
+                    float held = saei_steer_key(dict, f[r * count + s]);
+                    size_t latent = job->latents[s];
+                    if (latent / group != i / group) continue;
+                    before[r * count + s] += key > held || (key == held && i < latent);
+                }
+            }
+    }
+    for (size_t s = 0; s < rows * count; s++)
+        if (before[s] >= most) f[s] = 0;
+}
+
+/* f [rows][count] of the latents named, as sae_encode gives them. */
+static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t rows,
+                              const saei_norm *norms, float *f) {
+    const sae_dictionary *dict = job->dict;
+    size_t count = job->count, active = saei_active_latents(dict), candidates = 0;
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    saei_infer q;
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.list = job->latents;
+    for (size_t first = 0; first < count; first += SAEI_PANEL) {
+        size_t width = saei_min(SAEI_PANEL, count - first);
+        saei_infer_product(&q, x, rows, first, width, norms, product);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < width; j++) {
+                size_t i = job->latents[first + j];
+                float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], job->ranks);
+                f[r * count + first + j] = i < active ? v : 0;
+                candidates += i < active && v != 0;
+            }
+    }
+    if (job->ranks && candidates) saei_steer_rank(job, x, rows, norms, f);
+}
+
+static float saei_steer_change(const sae_steering *s, float f) {
+    switch (s->mode) {
+    case SAE_STEER_SET: return s->value - f;
+    case SAE_STEER_SCALE: return s->value * f - f;
+    case SAE_STEER_ABLATE: return -f;
+    case SAE_STEER_DEFAULT:
+    case SAE_STEER_ADD: break;
+    }
+    return s->value;
+}
+
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
+   what is decoded to the units of x. */
+static void saei_steer_row(const saei_steer_job *job, float *f, float scale, float *x) {
+    const sae_dictionary *dict = job->dict;
+    size_t d = dict->desc.activation_dim, held = 0;
+    uint32_t latent[SAE_MAX_STEERINGS];
+    float sum[SAEI_DECODE_COLUMNS];
+    for (size_t j = 0; j < job->count; j++) {
+        float change = saei_steer_change(job->list + j, f[j]) * scale;
+        if (change == 0) continue;
+        latent[held] = job->latents[j];
+        f[held++] = change;
+    }
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        for (size_t j = 0; j < held; j++) x[latent[j]] += f[j];
+        return;
+    }
+    for (size_t c = 0; held && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
+        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c);
+        memset(sum, 0, width * sizeof *sum);
+        dict->ctx->kernels->add_rows(width, held, latent, f, dict->W_dec + c, dict->ld_out, sum);
+        for (size_t k = 0; k < saei_min(width, d - c); k++) x[c + k] += sum[k];
+    }
+}
+
+static void saei_steer_part(void *arg, size_t part) {
+    const saei_steer_job *job = (const saei_steer_job *)arg;
+    size_t d = job->dict->desc.activation_dim, count = job->count;
+    size_t end = saei_part_end(part, SAEI_INFER_ROWS, job->n);
+    size_t most = saei_min(SAEI_INFER_ROWS, SAEI_STEER_FLOATS / count);
+    const sae_dictionary_desc *h = &job->dict->desc;
+    saei_norm norms[SAEI_INFER_ROWS];
+    float f[SAEI_STEER_FLOATS];
+    memset(f, 0, sizeof f);
+    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += most) {
+        size_t rows = saei_min(most, end - r);
+        float *x = job->x + r * d;
+        for (size_t i = 0; h->input_norm && i < rows; i++)
+            norms[i] = saei_row_norm(job->dict, x + i * d);
+        if (h->arch == SAE_ARCH_IDENTITY) {
+            for (size_t s = 0; s < rows * count; s++)
+                f[s] = x[s / count * d + job->latents[s % count]];
+        } else if (job->needs_f) {
+            saei_steer_encode(job, x, rows, norms, f);
+        }
+        for (size_t i = 0; i < rows; i++)
+            saei_steer_row(job, f + i * count, h->input_norm && !h->keep_norm ? norms[i].scale : 1,
+                           x + i * d);
+    }
+}
+
+static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
+                                   const sae_steering *list, size_t count) {
+    if (count > SAE_MAX_STEERINGS)
+        return saei_fail(dict->ctx, SAE_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
+                         count, SAE_MAX_STEERINGS);
+    for (size_t j = 0; j < count; j++) {
+        if (list[j].latent >= dict->desc.dict_size)
+            return saei_fail(dict->ctx, SAE_INVALID,
+                             "%s: steerings[%zu].latent is %lu, allowed are 0 to %zu", who, j,
+                             (unsigned long)list[j].latent, dict->desc.dict_size - 1);
+        if ((int)list[j].mode < 0 || list[j].mode > SAE_STEER_ABLATE)
+            return saei_fail(dict->ctx, SAE_INVALID,
+                             "%s: steerings[%zu].mode is %d, allowed are SAE_STEER_ADD, "
+                             "SAE_STEER_SET, SAE_STEER_SCALE, SAE_STEER_ABLATE",
+                             who, j, (int)list[j].mode);
+        if (!(list[j].value - list[j].value == 0) && list[j].mode != SAE_STEER_ABLATE)
+            return saei_fail(dict->ctx, SAE_INVALID,
+                             "%s: steerings[%zu].value is %g, allowed are finite numbers", who, j,
+                             (double)list[j].value);
+    }
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
+                             const sae_steering *steerings, size_t count) {
+    saei_steer_job job;
+    SAEI_TRY(saei_infer_check(dict, "sae_steer", (x || !n) && (steerings || !count), n, 0));
+    SAEI_TRY(saei_steer_check(dict, "sae_steer", steerings, count));
+    if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+                         "sae_steer: a transcoder's directions belong to its output, not to x");
+    job.dict = dict;
+    job.list = steerings;
+    job.count = count;
+    job.needs_f = false;
+    job.ranks = dict->rule == SAE_RULE_TOP_K;
+    job.x = x;
+    job.n = n;
+    for (size_t j = 0; j < count; j++) {
+        job.latents[j] = steerings[j].latent;
+        if (steerings[j].mode > SAE_STEER_ADD) job.needs_f = true;
+    }
+    if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+                         "sae_steer: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all "
+                         "rows together; allowed are n = 1, SAE_RULE_THRESHOLD, or SAE_STEER_ADD "
+                         "alone",
+                         n, sae_arch_name(dict->desc.arch));
+    if (count) saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_steer_part, &job);
+    return SAE_OK;
+}
+
+/* -- GGUF version 3: "GGUF" | u32 version | u64 tensors | u64 pairs | pairs: key, u32 type, value
+   | tensors: name, u32 dimensions, u64 sizes, u32 type, u64 offset | to 32 bytes | data. Texts are
+   a u64 length and bytes. -- */
+
+static void saei_gguf_int(saei_writer *w, uint64_t value, size_t bytes) {
+    unsigned char b[8];
+    for (size_t i = 0; i < bytes; i++) b[i] = (unsigned char)(value >> 8 * i & 255);
+    saei_writer_put(w, b, bytes);
+}
+
+static void saei_gguf_text(saei_writer *w, const char *text) {
+    saei_gguf_int(w, strlen(text), 8);
+    saei_writer_put(w, text, strlen(text));
+}
+
+static void saei_gguf_pair(saei_writer *w, const char *key, const char *text, uint32_t number) {
+    enum { GGUF_UINT32 = 4, GGUF_STRING = 8 };
+    saei_gguf_text(w, key);
+    saei_gguf_int(w, text ? GGUF_STRING : GGUF_UINT32, 4);
+    if (text) saei_gguf_text(w, text);
+    else saei_gguf_int(w, number, 4);
+}
+
+static void saei_gguf_pad(saei_writer *w) {
+    static const unsigned char zeros[32] = { 0 };
+    saei_writer_put(w, zeros, (size_t)(-w->size & 31));
+}
+
+static sae_result saei_control_vector_write(const sae_context *ctx, const char *path,
+                                            const float *direction, size_t d, size_t layer,
+                                            const char *model_hint) {
+    enum { GGUF_F32 = 0 };
+    char name[32];
+    saei_writer w;
+    snprintf(name, sizeof name, "direction.%zu", layer);
+    SAEI_TRY(saei_writer_open(ctx, path, &w));
+    saei_writer_put(&w, "GGUF", 4);
+    saei_gguf_int(&w, 3, 4);
+    saei_gguf_int(&w, 1, 8);
+    saei_gguf_int(&w, 3, 8);
+    saei_gguf_pair(&w, "general.architecture", "controlvector", 0);
+    saei_gguf_pair(&w, "controlvector.model_hint", model_hint ? model_hint : "", 0);
+    saei_gguf_pair(&w, "controlvector.layer_count", NULL, 1);
+    saei_gguf_text(&w, name);
+    saei_gguf_int(&w, 1, 4);
+    saei_gguf_int(&w, d, 8);
+    saei_gguf_int(&w, GGUF_F32, 4);
+    saei_gguf_int(&w, 0, 8);
+    saei_gguf_pad(&w);
+    for (size_t k = 0; k < d; k++) {
+        uint32_t bits;
+        memcpy(&bits, direction + k, sizeof bits);
+        saei_gguf_int(&w, bits, 4);
+    }
+    saei_gguf_pad(&w);
+    return saei_writer_finish(&w);
+}
+
+SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
+                                    size_t count, size_t layer, const char *model_hint,
+                                    const char *path) {
+    float *direction;
+    sae_result result;
+    if (!dict) return SAE_INVALID;
+    if (!steerings || !count || !path)
+        return saei_fail(dict->ctx, SAE_INVALID,
+                         "sae_steer_export: steerings or path is NULL, or count is 0");
+    SAEI_TRY(saei_steer_check(dict, "sae_steer_export", steerings, count));
+    if (layer < 1 || layer > INT32_MAX)
+        return saei_fail(dict->ctx, SAE_INVALID,
+                         "sae_steer_export: layer is %zu, allowed are 1 to 2147483647 (llama.cpp "
+                         "steers no layer 0)",
+                         layer);
+    if (!dict->W_dec)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: %s has no directions",
+                         sae_arch_name(dict->desc.arch));
+    for (size_t j = 0; j < count; j++)
+        if (steerings[j].mode > SAE_STEER_ADD)
+            return saei_fail(dict->ctx, SAE_INVALID,
+                             "sae_steer_export: steerings[%zu].mode is %d, allowed is "
+                             "SAE_STEER_ADD alone: a control vector only adds",
+                             j, (int)steerings[j].mode);
+    direction = (float *)saei_calloc(dict->ctx, dict->ld_out, sizeof *direction);
+    if (!direction) return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_steer_export: no memory");
+    for (size_t j = 0; j < count; j++) {
+        const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld_out;
+        dict->ctx->kernels->axpy(dict->ld_out, steerings[j].value, row, direction, direction);
+    }
+    result = saei_control_vector_write(dict->ctx, path, direction, saei_output_dim(&dict->desc),
+                                       layer, model_hint);
+    saei_free(dict->ctx, direction);
+    return result;
+}
+
 /* ==== >>optimizer ============================================================================= */
 
 SAE_API double sae_lr_factor(const sae_schedule *s, uint64_t t) {
@@ -6285,12 +6616,13 @@ static sae_result saei_writer_finish(saei_writer *w) {
 }
 
 /* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
-   pages inside it only. Where the system has no such call it stays, and nothing else changes. */
+   pages inside it only. Memory that is not a mapping (no handle) stays, and so does all where the
+   system has no such call. */
 static void saei_map_release(const saei_map *map, const void *data, size_t size) {
 #if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
     long page = sysconf(_SC_PAGESIZE);
     uintptr_t begin = (uintptr_t)data, end = begin + size, low = (uintptr_t)map->data;
-    if (page <= 0 || !map->data || begin < low || end > low + map->size || end < begin) return;
+    if (page <= 0 || !map->handle || begin < low || end > low + map->size || end < begin) return;
     begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
     end = end / (uintptr_t)page * (uintptr_t)page;
     if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
@@ -7897,21 +8229,23 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
     saei_free(file->ctx, file);
 }
 
-SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
-    sae_tensor_file *file;
+/* The file whose bytes are in *map, which is the file's from here on (with handle NULL they stay
+   the caller's and must outlive it). path is for messages, and tells the kind where the bytes do
+   not. */
+static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
+                                            sae_tensor_file **out) {
+    sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
     sae_result result;
-    if (!ctx) return SAE_INVALID;
-    if (!path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
-    file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
-    if (!file)
+    if (!file) {
+        saei_map_close(ctx, map);
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+    }
     file->ctx = ctx;
     file->path = path;
     file->arena.ctx = ctx;
+    file->map = *map;
     saei_crc_tables(file->crc);
-    result = saei_map_open(ctx, path, &file->map);
-    if (result == SAE_OK) result = saei_tensor_file_read(file);
+    result = saei_tensor_file_read(file);
     if (result == SAE_OK)
         result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
                                  &file->by_name);
@@ -7925,6 +8259,15 @@ SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_
     }
     *out = file;
     return SAE_OK;
+}
+
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
+    saei_map map;
+    if (!ctx) return SAE_INVALID;
+    if (!path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
+    SAEI_TRY(saei_map_open(ctx, path, &map));
+    return saei_tensor_file_open_map(ctx, path, &map, out);
 }
 
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }

@@ -11,7 +11,7 @@
         >>options   the table-driven command line
         >>data      rows of activations in blocks, .npy written in blocks
         >>train     train
-        >>use       eval, encode, reconstruct
+        >>use       eval, encode, reconstruct, steer-export
         >>look      info, tensors
         >>convert   convert
         >>main      help and the verbs
@@ -1338,6 +1338,42 @@ static int verb_use(int argc, char **argv) {
     return status;
 }
 
+static int verb_steer_export(int argc, char **argv) {
+    common c;
+    sae_dictionary *dict = NULL;
+    sae_steering steering = { 0, SAE_STEER_ADD, 1 };
+    uint64_t feature = UINT64_MAX, layer = UINT64_MAX;
+    const char *strength = NULL, *hint = NULL;
+    char *end;
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = {
+        { "feature", COUNT, &feature }, { "layer", COUNT, &layer }, { "strength", TEXT, &strength },
+        { "model-hint", TEXT, &hint }, { "out", TEXT, &c.out }, { "raw", FLAG, &c.raw },
+        { "dict-class", TEXT, &c.dict_class }, { "k", COUNT, &c.k }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status != DONE) return status;
+    if (feature == UINT64_MAX) return wrong("--feature is missing");
+    if (layer == UINT64_MAX) return wrong("--layer is missing");
+    if (!c.out) return wrong("--out is missing");
+    if (feature > UINT32_MAX)
+        return wrong("--feature is %.0f, larger than any dictionary", (double)feature);
+    steering.latent = (uint32_t)feature;
+    if (strength) {
+        steering.value = strtof(strength, &end);
+        if (end == strength || *end || !isfinite(steering.value))
+            return wrong("--strength is %s, allowed is a number", strength);
+    }
+    status = start(&c);
+    if (status == DONE) status = load(&c, false, &dict);
+    if (status == DONE
+        && sae_steer_export(dict, &steering, 1, (size_t)layer, hint, c.out) != SAE_OK)
+        status = failed_library();
+    sae_dictionary_destroy(dict);
+    return status;
+}
+
 /* ==== >>look ================================================================================== */
 
 static void put_shape(FILE *out, const sae_tensor *t) {
@@ -1877,6 +1913,7 @@ static const char help_all[] =
     "  sae eval DIR --data FILE          how good it is\n"
     "  sae encode DIR --data FILE --out F.npz         latents of each row\n"
     "  sae reconstruct DIR --data FILE --out F.npy\n"
+    "  sae steer-export DIR --feature I --layer L --out F.gguf   a direction for llama.cpp\n"
     "  sae info PATH                     what a file or folder holds\n"
     "  sae tensors PATH [--out DIR]      list or extract the tensors of a file\n"
     "  sae convert SRC DST --to FORMAT   dictionary_learning, sae_lens or sparsify\n"
@@ -1944,6 +1981,16 @@ static const char help_reconstruct[] =
     "  What the dictionary gives back for each row, float32 [rows,activation_dim].\n"
     "  Options: as in sae encode --help, without --dense.\n";
 
+static const char help_steer_export[] =
+    "sae steer-export DIR --feature I --layer L --out F.gguf [--strength S]\n"
+    "\n"
+    "  The direction of latent I as a control vector of llama.cpp:\n"
+    "    llama-cli -m MODEL.gguf --control-vector-scaled F.gguf 8\n"
+    "  --layer L           the block whose output (resid_post L) is steered, from 1\n"
+    "  --strength S (1)    times the decoder row, which has norm 1 in most classes\n"
+    "  --model-hint NAME   the model's architecture, for the reader\n"
+    "  --raw, --dict-class NAME, --k N    as in sae eval --help\n";
+
 static const char help_info[] =
     "sae info PATH [--json]\n"
     "\n"
@@ -1977,6 +2024,7 @@ static const struct {
 } verbs[] = {
     { "train", help_train, verb_train }, { "eval", help_eval, verb_use },
     { "encode", help_encode, verb_use }, { "reconstruct", help_reconstruct, verb_use },
+    { "steer-export", help_steer_export, verb_steer_export },
     { "info", help_info, verb_info }, { "tensors", help_tensors, verb_tensors },
     { "convert", help_convert, verb_convert },
     { "activations", "", NULL }, { "features", "", NULL },

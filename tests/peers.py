@@ -1,194 +1,301 @@
-#!/usr/bin/env python3
-"""Proves: what SAELens and sparsify write opens here with their numbers, and what `sae convert` writes opens
-there, and in dictionary_learning and SAEBench, with ours.
-Oracle: the programs themselves; each is skipped with a line where it is not installed.
-Tolerance: 2e-5 of max(1, largest entry of the row), 1e-4 under layer_norm, whose division magnifies float32.
+"""Opens, through examples/sae.py, what sae.h writes with the real programs, and what they write with sae.h, and compares both
+programs' latents and reconstructions on the same rows. `make test-peers` runs it.
 
-usage: peers.py SAE [FIXTURES...]      `make test-peers PYTHON=python3`
-"""
-import glob, importlib, importlib.machinery, importlib.util, itertools, json, os, random, shutil, subprocess, sys, tempfile, types, warnings
+Needs build/libsae.so, build/sae, numpy. Each of safetensors, dictionary_learning, sae_lens, sparsify
+(PyPI: eai-sparsify), sae_bench (PyPI: sae-bench) is skipped, loudly, where it or torch is not
+installed. Oracle: these programs. Tolerance: 1e-5 of the largest value; bits where bytes are read.
+usage: peers.py [PACKAGE...]"""
+import contextlib
+import importlib
+import importlib.machinery
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import types
 
-warnings.filterwarnings("ignore")
-os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
-try:
-    import numpy as np, torch
-except ImportError as e:
-    print("SKIPPED: %s" % e)
-    print("0 passed, 0 failed")
-    sys.exit(0)
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "examples"))
+sys.dont_write_bytecode = True
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")  # its decoder without a GPU
+import numpy as np  # noqa: E402
+import sae  # noqa: E402
 
-SAE = os.path.abspath(sys.argv[1])
-HERE = os.path.dirname(os.path.abspath(__file__))
-FIXTURES = sys.argv[2:] or [os.path.join(HERE, "formats"), os.path.join(HERE, "fixtures")]
-TMP = tempfile.mkdtemp()
-passed, failed, worst = 0, 0, {}
-torch.manual_seed(0); torch.set_num_threads(1); random.seed(0)
+D, M, K = 24, 56, 5
+TOOL = os.environ.get("SAE_TOOL", os.path.join(ROOT, "build", "sae"))
+TRAINERS = {"standard": {}, "standard_april": {}, "gated": {}, "gated_anneal": {},
+            "p_anneal": {"p_end": 0.5}, "top_k": {"k": K}, "batch_top_k": {"k": K},
+            "matryoshka_batch_top_k": {"k": K, "group_fractions": [0.25, 0.75]},
+            "jumprelu": {"target_l0": K}}
+passed = failed = skipped = 0
 
-def peer(name):
-    for other in ("nnsight", "zstandard"):  # dictionary_learning imports them for what is not tested here
-        if other in sys.modules or importlib.util.find_spec(other): continue
-        sys.modules[other] = types.ModuleType(other)
-        sys.modules[other].__spec__ = importlib.machinery.ModuleSpec(other, None)
-        sys.modules[other].LanguageModel = sys.modules[other].CONFIG = object
-    try:
-        return importlib.import_module(name)
-    except Exception as e:
-        print("SKIPPED: %s: %s" % (name, e))
 
-def check(ok, what):
+def check(condition, what):
     global passed, failed
-    if ok: passed += 1
-    else:
-        failed += 1
-        print("FAILED: %s" % what)
+    passed, failed = passed + bool(condition), failed + (not condition)
+    print(("ok      " if condition else "FAILED  ") + what)
 
-def run(*args):
-    r = subprocess.run([SAE, *map(str, args)], capture_output=True, text=True)
-    return r.returncode, r.stderr.strip()
 
-def ours(path, x, *options):
-    """f and x_hat of the tool."""
-    np.save(TMP + "/x.npy", x)
-    for verb, extra in (("encode", ["--dense"]), ("reconstruct", [])):
-        rc, err = run(verb, path, "--data", TMP + "/x.npy", "--out", TMP + "/%s.npy" % verb, *extra, *options)
-        if rc: return None, err
-    return np.load(TMP + "/encode.npy"), np.load(TMP + "/reconstruct.npy")
+def skip(what):
+    global skipped
+    skipped += 1
+    print("SKIPPED " + what)
 
-def near(what, got, want, tolerance):
-    off = 0.0
-    for g, w in zip(got, want):
-        if np.isfinite(w).all(): off = max(off, float(np.abs(g - w).max() / max(1, np.abs(w).max())))
-    group = what.split()[0]
-    worst[group] = max(worst.get(group, 0), off)
-    check(got.shape == want.shape and off <= tolerance, "%s: off by %.1e" % (what, off))
 
-def rows(d):
-    x = torch.randn(32, d) * 2 + 0.3
-    x[7] *= 60; x[13] *= 1e-4; x[31] *= -8
-    return x
+def near(pairs, what, tolerance=1e-5):
+    """pairs of ours and theirs; one line."""
+    worst, good = 0.0, True
+    for ours, theirs in pairs:
+        theirs = theirs.detach().numpy() if hasattr(theirs, "detach") else np.asarray(theirs)
+        good &= ours.shape == theirs.shape and bool(theirs.any())
+        if good:
+            scale = max(1e-3, float(np.abs(theirs).max()))
+            worst = max(worst, float(np.abs(ours - theirs).max()) / scale)
+    check(good and worst <= tolerance, f"{what}: largest difference {worst:.1e}")
 
-def randomise(module):
-    for name, p in module.named_parameters():
+
+def rows(n, seed=0):
+    features = np.random.default_rng(7).standard_normal((2 * D, D)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    active = (rng.random((n, 2 * D)) < 0.08) * rng.random((n, 2 * D))
+    return active.astype(np.float32) @ features + np.float32(0.3)
+
+
+def quietly(call, *arguments, **named):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return call(*arguments, **named)
+
+
+def write_ours(folder):
+    """Trains one of each; {trainer: its folder}. The thresholds get time to be set."""
+    for name, extra in TRAINERS.items():
+        extra = dict(extra, **({"threshold_start_step": 5} if "top_k" in name else {}))
+        sae.train(rows(2048), name, dict_size=M, steps=40, batch_size=256, lr=2e-3, warmup_steps=2,
+                  layer=3, lm_name="EleutherAI/pythia-70m", submodule_name="resid_post_layer_3",
+                  save_dir=os.path.join(folder, name), **extra)
+    return {name: os.path.join(folder, name, "trainer_0") for name in TRAINERS}
+
+
+class _Absent(types.ModuleType):
+    """Stands for a package that dictionary_learning imports and loading does not use."""
+    __path__ = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+class _Finder:
+    names = ("nnsight", "datasets", "transformers", "wandb", "umap", "einops", "zstandard",
+             "circuitsvis", "pandas", "tqdm", "plotly", "matplotlib")
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec):
+        return _Absent(spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+def convert(source, folder, program):
+    """`sae convert`; False, with a line, where it fails."""
+    done = subprocess.run([TOOL, "convert", source, folder, "--to", program], capture_output=True,
+                          text=True)
+    if done.returncode:
+        check(False, f"convert {source} to {program}: {done.stderr.strip()}")
+    return done.returncode == 0
+
+
+def open_theirs(folder, x, f, x_hat, what):
+    """A folder of theirs, which sae.h must open with these numbers."""
+    try:
+        ours = sae.Dictionary.load(folder)
+    except sae.Error as error:
+        return check(False, f"{what}: {error}")
+    near([(ours.encode(x), f), (ours(x), x_hat)], what)
+
+
+# ---- the programs ---------------------------------------------------------------------------------
+
+def test_safetensors(ours, folder):
+    from safetensors.numpy import load_file, save_file
+    for name, path in ours.items():
+        theirs = load_file(os.path.join(path, "ae.safetensors"))
+        mine = sae.Dictionary.load(path, raw=True)
+        w = theirs["W_dec"] if "W_dec" in theirs else theirs["decoder.weight"].T
+        check(np.array_equal(mine.W_dec, w), f"safetensors opens {name}")
+        again = os.path.join(folder, name + ".safetensors")
+        save_file(theirs, again)
+        check(np.array_equal(sae.Dictionary.load(again, dict_class=mine.dict_class, raw=True).W_dec, w),
+              f"sae.h opens what save_file wrote of {name}")
+
+
+def test_dictionary_learning(ours, folder):
+    import torch
+    finder = _Finder()
+    sys.meta_path.append(finder)  # asked last: only for what is not installed
+    try:
+        from dictionary_learning.utils import load_dictionary
+    finally:
+        sys.meta_path.remove(finder)
+    x = torch.from_numpy(rows(200, 1))
+    for name, path in ours.items():
+        reference, _ = quietly(load_dictionary, path, "cpu")
         with torch.no_grad():
-            if name == "threshold": p.copy_(torch.rand_like(p) * 0.8)
-            elif p.ndim == 1: p.copy_(torch.randn_like(p) * 0.2)
-            else: p.copy_(torch.randn_like(p) / p.shape[0] ** 0.5 * (0.5 + torch.rand(p.shape[0], 1)))
+            f = reference.encode(x)
+            x_hat = reference.decode(f)
+        mine = sae.Dictionary.load(path)
+        near([(mine.encode(x.numpy()), f), (mine(x.numpy()), x_hat)],
+             f"dictionary_learning opens {name}")
+    for name, path in ours.items():  # the same class filled with other numbers, saved by torch
+        reference, config = quietly(load_dictionary, path, "cpu")
+        state = reference.state_dict()
+        torch.manual_seed(1)
+        for key, value in state.items():
+            if value.is_floating_point() and value.ndim:
+                state[key] = value + 0.05 * torch.randn_like(value)
+        target = os.path.join(folder, "theirs_" + name)
+        os.makedirs(target)
+        torch.save({key: value.cpu() for key, value in state.items()}, os.path.join(target, "ae.pt"))
+        json.dump(config, open(os.path.join(target, "config.json"), "w"))
+        reference, _ = quietly(load_dictionary, target, "cpu")
+        with torch.no_grad():
+            f = reference.encode(x)
+            open_theirs(target, x.numpy(), f, reference.decode(f),
+                        f"sae.h opens {name} of dictionary_learning")
 
-def dense(f): return f.to_dense() if f.is_sparse else f
 
-def opens(what, folder, x, f, x_hat, tolerance):
-    got_f, got_x = ours(folder, x.numpy())
-    if got_f is None: return check(False, "%s: %s" % (what, got_x))
-    near(what + " f", got_f, f.numpy(), tolerance)
-    near(what + " x_hat", got_x, x_hat.numpy(), tolerance)
+def from_disk(repo_id="", filename="", **_):
+    return os.path.join(repo_id, filename)  # in the place of hf_hub_download
 
-# ---- what they write ----
 
-def read_saelens(lens):
-    from sae_lens.registry import get_sae_class
-    archs = ["standard", "topk", "abstopk", "gated", "jumprelu", "transcoder", "skip_transcoder",
-             "jumprelu_transcoder", "jumprelu_skip_transcoder"]
-    norms = ["none", "layer_norm", "constant_norm_rescale", "expected_average_only_in"]
-    for arch, norm, subtract, dtype in itertools.product(archs, norms, (True, False), ("float32", "bfloat16", "float64")):
-        if "transcoder" in arch and subtract: continue
-        d, m = random.choice([5, 16, 33]), random.choice([16, 64, 97])
-        cfg = dict(d_in=d, d_sae=m, apply_b_dec_to_input=subtract, normalize_activations=norm)
-        if "topk" in arch: cfg.update(k=random.choice([1, 8, m]), rescale_acts_by_decoder_norm=random.random() < 0.5)
-        if "transcoder" in arch: cfg["d_out"] = random.choice([d, 7, 21])
-        sae_class, cfg_class = get_sae_class(arch)
-        sae = sae_class(cfg_class(**cfg))
-        randomise(sae)
-        folder = TMP + "/saelens"
-        shutil.rmtree(folder, ignore_errors=True)
-        sae.to(dtype=getattr(torch, dtype)).save_model(folder)
-        back, x = lens.SAE.load_from_disk(folder, dtype="float32"), rows(d)
-        with torch.no_grad(): f, x_hat = dense(back.encode(x)), back(x)
-        opens("sae_lens %s %s %s %s" % (arch, norm, subtract, dtype), folder, x, f, x_hat,
-              1e-4 if norm == "layer_norm" else 2e-5)
+def test_sae_lens(ours, folder):
+    import torch
+    import sae_lens
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+    from sae_lens.saes.sae import SAE
+    x = torch.from_numpy(rows(200, 2))
+    loaders.hf_hub_download = from_disk
+    for name, path in ours.items():  # as it lies, by SAELens' own converter
+        if name == "standard_april":
+            continue  # load_dictionary brings its decoder to norm 1, this converter does not
+        cfg, state, _ = loaders.dictionary_learning_sae_huggingface_loader_1(
+            os.path.dirname(path), os.path.basename(path))
+        cfg = loaders.handle_config_defaulting(cfg)
+        cfg = SAE.get_sae_config_class_for_architecture(cfg["architecture"]).from_dict(cfg)
+        theirs = SAE.get_sae_class_for_architecture(cfg.architecture())(cfg)
+        theirs.process_state_dict_for_loading(state)
+        theirs.load_state_dict(state)
+        mine = sae.Dictionary.load(path)
+        with torch.no_grad():
+            f = theirs.encode(x)
+            near([(mine.encode(x.numpy()), f), (mine(x.numpy()), theirs.decode(f))],
+                 f"sae_lens converts {name}")
+    for name, path in ours.items():
+        target = os.path.join(folder, "lens_" + name)
+        if not convert(path, target, "sae_lens"):
+            continue
+        theirs = SAE.load_from_disk(target, dtype="float32")
+        mine = sae.Dictionary.load(path)
+        with torch.no_grad():
+            f = theirs.encode(x)
+            near([(mine.encode(x.numpy()), f), (mine(x.numpy()), theirs.decode(f))],
+                 f"sae_lens opens {name}, as sae convert wrote it")
+    for kind, extra in {"StandardSAE": {}, "TopKSAE": {"k": K}, "JumpReLUSAE": {}, "GatedSAE": {}}.items():
+        cls = getattr(sae_lens, kind)
+        theirs = cls(getattr(sae_lens, kind + "Config")(d_in=D, d_sae=M, **extra))
+        torch.manual_seed(2)
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            target = os.path.join(folder, kind)
+            theirs.save_model(target)
+            theirs = SAE.load_from_disk(target, dtype="float32")
+            f = theirs.encode(x)
+            open_theirs(target, x.numpy(), f, theirs.decode(f), f"sae.h opens a {kind} of sae_lens")
 
-def coder_outputs(coder, x):
+
+def test_sparsify(ours, folder):
+    import torch
+    from sparsify import SparseCoder, SparseCoderConfig
+    x = torch.from_numpy(rows(200, 3))
+
+    def run(coder):
+        with torch.no_grad():
+            top, index, _ = coder.encode(x)
+            return torch.zeros(len(x), coder.num_latents).scatter_(1, index, top), coder.decode(top, index)
+
+    target = os.path.join(folder, "sparsify")
+    if convert(ours["top_k"], target, "sparsify"):
+        mine = sae.Dictionary.load(ours["top_k"])
+        f, x_hat = run(SparseCoder.load_from_disk(target))
+        near([(mine.encode(x.numpy()), f), (mine(x.numpy()), x_hat)],
+             "sparsify opens top_k, as sae convert wrote it")
+    torch.manual_seed(3)
+    theirs = SparseCoder(D, SparseCoderConfig(num_latents=M, k=K))
     with torch.no_grad():
-        top = coder.encode(x)
-        f = torch.zeros(len(x), coder.num_latents).scatter(1, top.top_indices, top.top_acts)
-        return f, coder(x).sae_out
+        theirs.b_dec.add_(0.1)
+    target = os.path.join(folder, "sparse_coder")
+    theirs.save_to_disk(target)
+    f, x_hat = run(SparseCoder.load_from_disk(target))
+    open_theirs(target, x.numpy(), f, x_hat, "sae.h opens a SparseCoder of sparsify")
 
-def read_sparsify(sparsify):
-    for act, skip, transcode, dtype in itertools.product(("topk", "groupmax"), (0, 1), (0, 1), ("float32", "bfloat16")):
-        d, k = random.choice([5, 16, 24]), random.choice([1, 4, 8])
-        cfg = sparsify.SparseCoderConfig(activation=act, num_latents=k * random.choice([3, d]), k=k,
-                                         skip_connection=bool(skip), transcode=bool(transcode))
-        coder = sparsify.SparseCoder(d, cfg, dtype=getattr(torch, dtype))
-        randomise(coder)
-        folder = TMP + "/layers.3"
-        shutil.rmtree(folder, ignore_errors=True)
-        coder.save_to_disk(folder)
-        x = rows(d)
-        f, x_hat = coder_outputs(sparsify.SparseCoder.load_from_disk(folder).float(), x)
-        opens("sparsify %s skip=%d transcode=%d %s" % (act, skip, transcode, dtype), folder, x, f, x_hat, 2e-5)
 
-# ---- what we write ----
+def test_sae_bench(ours, folder):
+    import torch
+    x = torch.from_numpy(rows(200, 4))
+    for name, module, function in (
+            ("standard", "relu_sae", "load_dictionary_learning_relu_sae"),
+            ("p_anneal", "relu_sae", "load_dictionary_learning_relu_sae"),
+            ("gated", "gated_sae", "load_dictionary_learning_gated_sae"),
+            ("jumprelu", "jumprelu_sae", "load_dictionary_learning_jump_relu_sae"),
+            ("top_k", "topk_sae", "load_dictionary_learning_topk_sae"),
+            ("batch_top_k", "batch_topk_sae", "load_dictionary_learning_batch_topk_sae"),
+            ("matryoshka_batch_top_k", "batch_topk_sae",
+             "load_dictionary_learning_matryoshka_batch_topk_sae")):
+        module = importlib.import_module("sae_bench.custom_saes." + module)
+        module.hf_hub_download = from_disk
+        try:
+            theirs = quietly(getattr(module, function), repo_id=ours[name], filename="ae.pt", layer=3,
+                             model_name="pythia-70m", device=torch.device("cpu"), dtype=torch.float32)
+        except Exception as error:
+            check(False, f"sae_bench opens {name}: {error!r}")
+            continue
+        mine = sae.Dictionary.load(ours[name])
+        with torch.no_grad():
+            f = theirs.encode(x)
+            near([(mine.encode(x.numpy()), f), (mine(x.numpy()), theirs.decode(f))],
+                 f"sae_bench opens {name}")
 
-def bench_loader(folder):
-    """SAEBench's loader for the folder, reading it from disk."""
-    trainer = json.load(open(folder + "/config.json"))["trainer"]
-    modules = {"TopKTrainer": ("topk_sae", "topk"), "BatchTopKTrainer": ("batch_topk_sae", "batch_topk"),
-               "MatryoshkaBatchTopKTrainer": ("batch_topk_sae", "matryoshka_batch_topk"),
-               "StandardTrainer": ("relu_sae", "relu"), "JumpReluTrainer": ("jumprelu_sae", "jump_relu"),
-               "GatedSAETrainer": ("gated_sae", "gated")}
-    if trainer["trainer_class"] not in modules: return None
-    file, name = modules[trainer["trainer_class"]]
-    module = importlib.import_module("sae_bench.custom_saes." + file)
-    module.hf_hub_download = lambda repo_id, filename, **_: os.path.join(folder, os.path.basename(filename))
-    out, sys.stdout = sys.stdout, open(os.devnull, "w")
-    try: return getattr(module, "load_dictionary_learning_%s_sae" % name)(
-        "x", "ae.pt", trainer["lm_name"], torch.device("cpu"), torch.float32)
-    finally: sys.stdout = out
 
-def their_outputs(to, folder, x, peers):
-    with torch.no_grad():
-        if to == "sparsify": return coder_outputs(peers[to].SparseCoder.load_from_disk(folder), x)
-        if to == "dictionary_learning":
-            dictionary, _ = peers[to].load_dictionary(folder, "cpu")
-            f = dictionary.encode(x)
-            return f, dictionary.decode(f)
-        sae = peers[to].SAE.load_from_disk(folder)
-        if sae.cfg.reshape_activations == "hook_z": x = x.reshape(len(x), 4, -1)
-        return dense(sae.encode(x)), sae(x).reshape(len(x), -1)
-
-def write(peers, bench):
-    for path in sorted(p for root in FIXTURES for p in glob.glob(root + "/**/about.json", recursive=True)):
-        about, folder = json.load(open(path)), os.path.dirname(path)
-        if "refuse" in path or not os.path.exists(folder + "/x.npy"): continue
-        x = np.nan_to_num(np.load(folder + "/x.npy"), nan=0, posinf=0, neginf=0)[:32]
-        x[np.abs(x).max(axis=1) == 0] = 1  # SAELens divides rows of zeros by 0 under constant_norm_rescale
-        for to in ("sae_lens", "dictionary_learning", "sparsify"):
-            if not peers[to]: continue
-            out = TMP + "/converted"
-            shutil.rmtree(out, ignore_errors=True)
-            rc, err = run("convert", os.path.join(folder, about["open"]), out, "--to", to, "--lm-name", "model", "--layer", 3)
-            if rc:  # refused: a line, and nothing written
-                check(err and not os.path.exists(out), "%s to %s: %s" % (folder, to, err))
+def main():
+    packages = {"safetensors": test_safetensors, "dictionary_learning": test_dictionary_learning,
+                "sae_lens": test_sae_lens, "sparsify": test_sparsify, "sae_bench": test_sae_bench}
+    with tempfile.TemporaryDirectory() as folder:
+        ours = write_ours(os.path.join(folder, "ours"))
+        for name, test in packages.items():
+            if len(sys.argv) > 1 and name not in sys.argv[1:]:
                 continue
-            f, x_hat = ours(out, x)
-            want_f, want_x = their_outputs(to, out, torch.tensor(x), peers)
-            what = "to_%s %s" % (to, folder)
-            near(what + " f", f, want_f.numpy(), 1e-4 if "norm_layer" in folder or "openai" in folder else 1e-5)
-            near(what + " x_hat", x_hat, want_x.numpy(), 1e-4 if "norm_layer" in folder or "openai" in folder else 1e-5)
-            if to != "dictionary_learning" or not bench: continue
-            try: sae = bench_loader(out)
-            except ValueError as e:  # top-k choices depend on the decoder's norms: those cannot be changed
-                check("normalized" in str(e), "%s in SAEBench: %s" % (folder, e))
-                continue
-            if sae is None: continue
-            try: near("to_SAEBench " + what, f, sae.encode(torch.tensor(x)).detach().numpy(), 1e-5)
-            except ValueError as e: check("Threshold is not set" in str(e), "%s in SAEBench: %s" % (folder, e))
+            place = os.path.join(folder, name)
+            os.makedirs(place)
+            try:
+                test(ours, place)
+            except ImportError as error:
+                skip(f"{name}: {error}")
+            except Exception as error:
+                import traceback
+                traceback.print_exc()
+                check(False, f"{name} broke off: {error!r}")
+    print(f"{skipped} skipped")
+    print(f"{passed} passed, {failed} failed")
+    return failed > 0
 
-peers = {"sae_lens": peer("sae_lens"), "sparsify": peer("sparsify"), "dictionary_learning": peer("dictionary_learning.utils")}
-bench = peers["sae_lens"] and peer("sae_bench.custom_saes.topk_sae")
-if peers["sae_lens"]: read_saelens(peers["sae_lens"])
-if peers["sparsify"]: read_sparsify(peers["sparsify"])
-write(peers, bench)
-shutil.rmtree(TMP)
-for group, off in sorted(worst.items()): print("%-24s largest difference %.1e" % (group, off))
-print("%d passed, %d failed" % (passed, failed))
-sys.exit(failed > 0)
+
+sys.exit(main())
