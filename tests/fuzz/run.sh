@@ -11,7 +11,7 @@ seconds=${1:-60}
 names=${*:-zip safetensors npy json folder}
 cc=${FUZZ_CC:-clang}
 command -v "$cc" > /dev/null || { echo "SKIPPED: $cc is not installed, libFuzzer needs it"; exit 0; }
-sources="tests/fixtures"
+sources="tests/fixtures tests/formats"
 [ -d ../shared/fixtures ] && sources="$sources ../shared/fixtures"
 [ -d shared/fixtures ] && sources="$sources shared/fixtures"
 mkdir -p build/fuzz
