@@ -5237,12 +5237,16 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         if (from->desc.activation_dim != want->activation_dim
             || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
             || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
+            char has[64] = "", wants[96] = "";
+            if (want->num_groups) {
+                snprintf(has, sizeof has, " in %zu groups", from->desc.num_groups);
+                snprintf(wants, sizeof wants, " in %zu (or groups of other sizes)",
+                         want->num_groups);
+            }
             sae_result result = saei_fail(
-                t->ctx, SAE_MISMATCH,
-                "sae_trainer_create: %s holds %zu latents of %zu dimensions in "
-                "%zu groups, the trainer has %zu of %zu in %zu (or groups of other sizes)",
-                t->desc.init, from->desc.dict_size, from->desc.activation_dim,
-                from->desc.num_groups, want->dict_size, want->activation_dim, want->num_groups);
+                t->ctx, SAE_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
+                "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
+                from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
             sae_dictionary_destroy(from);
             return result;
         }
@@ -6537,9 +6541,10 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
 #else
             failed = mkdir(part, 0777);
 #endif
+            const int why = errno; /* saei_path_exists sets its own */
             if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
                 result =
-                    saei_fail(ctx, SAE_IO, "cannot make the folder %s: %s", part, strerror(errno));
+                    saei_fail(ctx, SAE_IO, "cannot make the folder %s: %s", part, strerror(why));
         }
         if (i < n) part[i] = path[i];
     }

@@ -51,6 +51,7 @@ typedef struct program {
     const char *verb;
     sae_context *ctx;
     bool quiet;
+    char notes[4000]; /* what the library said it mapped */
     void **kept; /* every block of take(), freed at the end */
     size_t num_kept;
 } program;
@@ -83,8 +84,26 @@ static int wrong(const char *format, ...) {
     return WRONG_USAGE;
 }
 
+/* One line that stops nothing; --quiet takes it away. */
+static void warn(const char *format, ...) {
+    char line[800];
+    va_list args;
+    if (sae.quiet) return;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    failed("warning: %s", line);
+}
+
+/* A library message without the function's name in front: "sae_train: steps is 0" -> "steps ...". */
+static const char *without_function(const char *message) {
+    size_t n = strspn(message, "abcdefghijklmnopqrstuvwxyz0123456789_");
+    return strncmp(message, "sae_", 4) == 0 && strncmp(message + n, ": ", 2) == 0 ? message + n + 2
+                                                                                  : message;
+}
+
 static int failed_library(void) {
-    return failed("%s", sae_error(sae.ctx));
+    return failed("%s", without_function(sae_error(sae.ctx)));
 }
 
 /* Zeroed memory that lives until the program ends. */
@@ -164,31 +183,59 @@ static bool file_exists(const char *path) {
     return stat(path, &about) == 0;
 }
 
+static bool is_folder(const char *path) {
+    struct stat about;
+    return stat(path, &about) == 0 && (about.st_mode & S_IFMT) == S_IFDIR;
+}
+
+/* The same file or folder, under whatever names. Windows has no st_ino: the names must do. */
+static bool same_file(const char *a, const char *b) {
+    struct stat x, y;
+    if (strcmp(a, b) == 0) return true;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_ino && x.st_ino == y.st_ino
+           && x.st_dev == y.st_dev;
+}
+
+/* The folder in which path lies, kept by take(). */
+static const char *folder_of(const char *path) {
+    char *folder = with_ending(path, "");
+    size_t n = strlen(folder);
+    while (n && folder[n - 1] != '/') n--;
+    if (!n) return ".";
+    folder[n] = 0;
+    return folder;
+}
+
+static int need_folder(const char *option, const char *path) {
+    if (is_folder(folder_of(path))) return DONE;
+    return failed("--%s is %s: there is no such folder", option, path);
+}
+
 static bool make_folders(const char *path) {
     char *copy = joined(path, "");
     size_t i;
-    struct stat about;
     for (i = 1; copy[i]; i++)
         if (copy[i] == '/') {
             copy[i] = 0;
             make_one_folder(copy);
             copy[i] = '/';
         }
-    return stat(path, &about) == 0 && (about.st_mode & S_IFMT) == S_IFDIR;
+    return is_folder(path);
 }
 
 static void on_library_message(sae_log_level level, const char *message, void *user) {
     (void)user;
-    if (!sae.quiet && level == SAE_LOG_WARNING) fprintf(stderr, "sae: warning: %s\n", message);
+    if (level == SAE_LOG_WARNING) warn("%s", without_function(message));
     if (!sae.quiet && level == SAE_LOG_INFO && strcmp(sae.verb, "convert") == 0) {
-        const char *text = strstr(message, ": ");
-        printf("%s\n", text ? text + 2 : message);
+        const char *text = without_function(message); /* shown once all is well */
+        size_t n = strlen(sae.notes);
+        snprintf(sae.notes + n, sizeof sae.notes - n, "%s\n", text);
     }
 }
 
 /* ==== >>options =============================================================================== */
 
-typedef enum option_kind { FLAG, TEXT, COUNT, SIZE, LIST } option_kind; /* SIZE: from 1 */
+typedef enum option_kind { FLAG, TEXT, ONCE, COUNT, SIZE, LIST } option_kind; /* SIZE: from 1 */
 
 typedef struct list {
     const char **items;
@@ -198,20 +245,47 @@ typedef struct list {
 typedef struct option {
     const char *name; /* without -- */
     option_kind kind;
-    void *value; /* bool, const char *, uint64_t (COUNT, SIZE), list */
+    void *value; /* bool, const char * (TEXT, ONCE), uint64_t (COUNT, SIZE), list */
 } option;
 
-/* The hyperparameters of sae_trainer_desc_set, for help and for suggestions. */
-static const char *const hyperparameters[] = {
-    "dict-size", "activation-dim", "dict-class", "lr", "warmup-steps", "decay-start",
-    "sparsity-warmup-steps", "resample-steps", "l1-penalty", "sparsity-function", "k",
-    "k-anneal-steps", "auxk-alpha", "top-k-aux", "dead-feature-threshold", "threshold-beta",
-    "threshold-start-step", "group-fractions", "group-weights", "bandwidth", "sparsity-penalty",
-    "target-l0", "initial-sparsity-penalty", "anneal-start", "anneal-end", "p-start", "p-end",
-    "n-sparsity-updates", "sparsity-queue-length", "reconstruction-loss", "ghost-threshold",
-    "lm-name", "submodule-name", "wandb-name", "layer"
+/* The trainers by their letters in the table below, in the order of sae_trainer_kind. */
+static const char trainer_letters[] = "sSgGptbmj";
+#define ALL trainer_letters
+#define TOP_KS "tbm"
+
+/* The hyperparameters of sae_trainer_desc_set: which trainers have them, and the default. */
+static const struct {
+    const char *name, *trainers, *value;
+} hyperparameters[] = {
+    { "dict-size", ALL, "required" }, { "activation-dim", ALL, "from --data" },
+    { "batch-size", ALL, "2048; as --batch" }, { "dict-class", ALL, "as the trainer" },
+    { "lr", ALL, "sSp 1e-3, g 5e-5, G 3e-4, j 7e-5, tbm 2e-4 / sqrt(m / 16384)" },
+    { "warmup-steps", ALL, "1000; steps / 10 in runs of at most 1000 steps" },
+    { "decay-start", ALL, "none" },
+    { "sparsity-warmup-steps", "sSgGpj", "2000; steps / 5 in runs of at most 2000 steps" },
+    { "l1-penalty", "sSg", "0.1" }, { "resample-steps", "sGp", "none" },
+    { "sparsity-function", "sGp", "s L1, p Lp, G Lp^p" }, { "k", TOP_KS, "required" },
+    { "k-anneal-steps", TOP_KS, "none" }, { "auxk-alpha", TOP_KS, "1/32" },
+    { "top-k-aux", TOP_KS, "activation_dim / 2" },
+    { "dead-feature-threshold", "tbmj", "10000000 rows" },
+    { "threshold-beta", TOP_KS, "0.999" }, { "threshold-start-step", TOP_KS, "1000" },
+    { "group-fractions", "m", "required, for example 0.25,0.75" },
+    { "group-weights", "m", "all the same" }, { "bandwidth", "j", "0.001" },
+    { "sparsity-penalty", "j", "1" }, { "target-l0", "j", "20" },
+    { "initial-sparsity-penalty", "Gp", "0.1" }, { "anneal-start", "Gp", "15000" },
+    { "anneal-end", "Gp", "steps" }, { "p-start", "Gp", "1" }, { "p-end", "Gp", "0 (with Lp it must be above)" },
+    { "n-sparsity-updates", "Gp", "10, or continuous" }, { "sparsity-queue-length", "Gp", "10" },
+    { "reconstruction-loss", "s", "of e^2" }, { "ghost-threshold", "s", "none" },
+    { "lm-name", ALL, "for config.json" }, { "submodule-name", ALL, "for config.json" },
+    { "wandb-name", ALL, "for config.json" }, { "layer", ALL, "for config.json" }
 };
 enum { NUM_HYPERPARAMETERS = sizeof hyperparameters / sizeof hyperparameters[0] };
+
+/* What other programs call our options. */
+static const char *const other_names[][2] = {
+    { "epochs", "steps" }, { "learning-rate", "lr" }, { "save-dir", "out" }, { "output", "out" },
+    { "input", "data" }, { "num-steps", "steps" }, { "num-threads", "threads" }
+};
 
 /* Edit distance (insert, delete, replace, swap neighbours). */
 static size_t distance(const char *a, const char *b) {
@@ -235,7 +309,8 @@ static size_t distance(const char *a, const char *b) {
 }
 
 static void nearer(const char *given, const char *candidate, const char **best, size_t *least) {
-    size_t d = distance(given, candidate);
+    size_t d = distance(given, candidate), n = strlen(candidate);
+    if (strncmp(given, candidate, n) == 0 && given[n] == '-') d = 1; /* lr-rate: lr */
     if (d < *least) {
         *least = d;
         *best = candidate;
@@ -243,11 +318,18 @@ static void nearer(const char *given, const char *candidate, const char **best, 
 }
 
 static int unknown_option(const char *given, const option *options, size_t count) {
-    size_t least = strlen(given) / 3 + 2, i;
+    size_t least = strlen(given) / 3 + 2, i, j;
     const char *best = NULL;
     for (i = 0; i < count; i++) nearer(given, options[i].name, &best, &least);
     if (strcmp(sae.verb, "train") == 0)
-        for (i = 0; i < NUM_HYPERPARAMETERS; i++) nearer(given, hyperparameters[i], &best, &least);
+        for (i = 0; i < NUM_HYPERPARAMETERS; i++)
+            nearer(given, hyperparameters[i].name, &best, &least);
+    for (i = 0; i < sizeof other_names / sizeof other_names[0]; i++)
+        for (j = 0; j < count; j++) {
+            bool ours = strcmp(options[j].name, other_names[i][1]) == 0
+                        || (j == 0 && strcmp(sae.verb, "train") == 0);
+            if (ours && strcmp(given, other_names[i][0]) == 0) best = other_names[i][1];
+        }
     if (best) return wrong("unknown option --%s; did you mean --%s?", given, best);
     return wrong("unknown option --%s; sae %s --help lists them", given, sae.verb);
 }
@@ -302,19 +384,24 @@ static int parse(int argc, char **argv, const option *options, size_t count, lis
         if (o && o->kind == LIST && !value) {
             list *l = (list *)o->value;
             size_t before = l->count;
-            while (i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0)
+            while (i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) {
+                if (!argv[i + 1][0]) return wrong("--%s is empty", name);
                 list_add(l, argv[++i], (size_t)argc);
+            }
             if (l->count == before) return wrong("--%s needs a value", name);
             continue;
         }
         if (!value && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) value = argv[++i];
+        if (value && !value[0]) return wrong("--%s is empty", name);
         if (!o) {
             list_add(others, name, 2 * (size_t)argc);
             list_add(others, value, 2 * (size_t)argc);
             continue;
         }
         if (!value) return wrong("--%s needs a value", name);
-        if (o->kind == TEXT) *(const char **)o->value = value;
+        if (o->kind == ONCE && *(const char **)o->value)
+            return wrong("--%s is given twice: %s, %s", name, *(const char **)o->value, value);
+        if (o->kind == TEXT || o->kind == ONCE) *(const char **)o->value = value;
         if (o->kind == LIST) list_add((list *)o->value, value, (size_t)argc);
         if ((o->kind == COUNT || o->kind == SIZE)
             && (!parse_count(value, (uint64_t *)o->value)
@@ -377,6 +464,8 @@ typedef struct reader {
     uint64_t at, count; /* rows of the open file: read, there */
     unsigned char *bytes;
     size_t capacity;
+    uint64_t num_bad, bad_row; /* rows with NaN or infinity; the first of them, in bad_file */
+    const char *bad_file;
 } reader;
 
 static void reader_close(reader *r) {
@@ -384,6 +473,15 @@ static void reader_close(reader *r) {
     if (r->raw) fclose(r->raw);
     r->open = NULL;
     r->raw = NULL;
+}
+
+/* "[2,3,4]" */
+static void shape_text(const sae_tensor *t, char out[200]) {
+    size_t n = 0, i;
+    out[0] = 0;
+    for (i = 0; i < t->ndim && n < 170; i++)
+        n += (size_t)snprintf(out + n, 200 - n, "%s%.0f", i ? "," : "[", (double)t->shape[i]);
+    snprintf(out + n, 200 - n, t->ndim ? "]" : "[]");
 }
 
 static int reader_open_tensor(reader *r, const char *path, size_t *width) {
@@ -401,10 +499,18 @@ static int reader_open_tensor(reader *r, const char *path, size_t *width) {
     if (!t && found > 1)
         return failed("%s holds %zu tensors with two dimensions; --tensor NAME says which", path,
                       found);
-    if (!t && found == 0) return failed("%s holds no tensor [rows,dim]", path);
+    if (!t && found == 0) {
+        if (sae_tensor_file_count(r->open) != 1)
+            return failed("%s holds no tensor [rows,dim]", path);
+        t = sae_tensor_file_get(r->open, 0);
+    }
     if (t) r->all = *t;
-    if (r->all.ndim != 2) return failed("%s: %s has %zu dimensions, 2 are needed: [rows,dim]", path,
-                                        r->all.name[0] ? r->all.name : "its array", r->all.ndim);
+    if (r->all.ndim != 2) {
+        char shape[200];
+        shape_text(&r->all, shape);
+        return failed("%s: %s is %s, it must be [rows,dim]", path,
+                      r->all.name[0] ? r->all.name : "its array", shape);
+    }
     r->count = r->all.shape[0];
     *width = (size_t)r->all.shape[1];
     return DONE;
@@ -413,7 +519,6 @@ static int reader_open_tensor(reader *r, const char *path, size_t *width) {
 static int reader_open_raw(reader *r, const char *path, size_t *width) {
     size_t row = r->raw_dim * sae_dtype_size(r->raw_dtype);
     int64_t size;
-    if (row == 0) return failed("%s: the rows of a raw file need --dim (and --dtype)", path);
     r->raw = fopen(path, "rb");
     if (!r->raw) return failed("%s: cannot be opened", path);
     if (seek_end(r->raw) != 0 || (size = tell(r->raw)) < 0) return failed("%s: has no size", path);
@@ -425,11 +530,26 @@ static int reader_open_raw(reader *r, const char *path, size_t *width) {
     return DONE;
 }
 
+/* What can be rows at all, said before anything is read. */
+static int check_rows_file(const char *path, size_t raw_dim) {
+    static const char *const boxes[] = { ".pt", ".pth", ".npz" };
+    size_t i;
+    if (is_folder(path)) return failed("%s is a folder", path);
+    for (i = 0; i < 3; i++)
+        if (ends_with(path, boxes[i]))
+            return failed("%s is a %s: sae tensors %s --out DIR makes .npy files of it", path,
+                          boxes[i], path);
+    if (raw_dim || ends_with(path, ".npy") || ends_with(path, ".safetensors")) return DONE;
+    if (!file_exists(path)) return failed("%s: there is no such file", path);
+    return failed("%s is none of .npy, .safetensors: raw values need --dim and --dtype", path);
+}
+
 static int reader_open_next(reader *r) {
     const char *path = r->files->items[r->next++];
     size_t width = 0;
-    int status;
+    int status = check_rows_file(path, r->raw_dim);
     reader_close(r);
+    if (status != DONE) return status;
     if (ends_with(path, ".npy") || ends_with(path, ".safetensors"))
         status = reader_open_tensor(r, path, &width);
     else
@@ -457,6 +577,27 @@ static int reader_create(reader *r, const list *files, const common *c) {
     }
     r->next = 0;
     return reader_open_next(r);
+}
+
+/* Counts the rows with NaN or infinity among n that start at row first of the open file. */
+static void reader_count_bad(reader *r, const float *x, size_t n, uint64_t first) {
+    size_t i, j;
+    for (i = 0; i < n; i++) {
+        float sum = 0; /* of all times 0: NaN where one is not finite */
+        for (j = 0; j < r->width; j++) sum += x[i * r->width + j] * 0.0f;
+        if (sum == 0) continue;
+        if (r->num_bad++) continue;
+        r->bad_row = first + i;
+        r->bad_file = r->files->items[r->next - 1];
+    }
+}
+
+/* Their other rows are given all the same, so this is no failure; --quiet does not hide it. */
+static void reader_tell_bad(const reader *r) {
+    if (r->num_bad)
+        failed("warning: %.0f row%s with NaN or infinity, first row %.0f of %s: %s latents mean "
+               "nothing", (double)r->num_bad, r->num_bad == 1 ? "" : "s", (double)r->bad_row,
+               r->bad_file, r->num_bad == 1 ? "its" : "their");
 }
 
 /* Up to max rows into x [max,width]; *n 0 at the end. */
@@ -494,9 +635,39 @@ static int reader_next(reader *r, float *x, size_t max, size_t *n) {
         }
         rows.shape[0] = part;
         sae_tensor_to_f32(&rows, x + *n * r->width);
+        reader_count_bad(r, x + *n * r->width, part, r->at);
         *n += part;
         r->at += part;
     }
+    return DONE;
+}
+
+/* Opens and closes every file of --data and --target, so that what is wrong shows before work. */
+static int check_rows(const common *c) {
+    const list *lists[2];
+    int i, status = DONE;
+    lists[0] = &c->data;
+    lists[1] = &c->target;
+    for (i = 0; i < 2 && status == DONE; i++) {
+        reader r;
+        memset(&r, 0, sizeof r);
+        if (lists[i]->count) status = reader_create(&r, lists[i], c);
+        reader_close(&r);
+    }
+    return status;
+}
+
+/* Writing over what is being read is refused. */
+static int keep_apart(const char *option, const char *out, const common *c) {
+    const list *lists[3];
+    size_t i, j;
+    lists[0] = &c->data;
+    lists[1] = &c->target;
+    lists[2] = &c->words;
+    for (i = 0; i < 3; i++)
+        for (j = 0; j < lists[i]->count; j++)
+            if (same_file(out, lists[i]->items[j]))
+                return failed("%s is %s, which is read: it would be lost", option, out);
     return DONE;
 }
 
@@ -752,8 +923,43 @@ static int set_hyperparameter(sae_trainer_desc *desc, const char *name, const ch
     sae_result result = sae_trainer_desc_set(sae.ctx, desc, name, value ? value : "");
     if (result == SAE_NOT_FOUND) return unknown_option(name, options, count);
     if (!value) return wrong("--%s needs a value", name);
-    if (result == SAE_INVALID) return wrong("--%s: %s", name, sae_error(sae.ctx));
+    if (result == SAE_INVALID)
+        return wrong("--%s: %s", name, without_function(sae_error(sae.ctx)));
     return result == SAE_OK ? DONE : failed_library();
+}
+
+/* What no trainer can do without; who: the trainer's name. */
+static int check_needs(const train_options *o, const sae_trainer_desc *desc) {
+    const char *who = sae_trainer_name(desc->kind);
+    bool chooses = desc->kind == SAE_TRAINER_TOP_K || desc->kind == SAE_TRAINER_BATCH_TOP_K
+                   || desc->kind == SAE_TRAINER_MATRYOSHKA;
+    if (!desc->kind && o->config.count)
+        return wrong("--trainer is missing, and %s has no trainer_class", o->config.items[0]);
+    if (!desc->kind) return wrong("--trainer is missing");
+    if (!desc->dict_size) return wrong("--dict-size is missing");
+    if (chooses && !desc->k) return wrong("--k is missing: latents of a row, of %s", who);
+    if (desc->kind == SAE_TRAINER_MATRYOSHKA && !desc->num_groups)
+        return wrong("--group-fractions is missing, for example 0.25,0.75");
+    return DONE;
+}
+
+/* A warning for each hyperparameter of the command line that none of the trainers has. */
+static void warn_ignored(const train_options *o, const sae_trainer_desc *descs, size_t num) {
+    size_t i, j, h;
+    for (j = 0; j < o->others.count; j += 2)
+        for (h = 0; h < NUM_HYPERPARAMETERS; h++) {
+            const char *name = hyperparameters[h].name, *given = o->others.items[j];
+            bool used = false;
+            for (i = 0; name[i] && (given[i] == name[i] || (given[i] == '_' && name[i] == '-'));)
+                i++;
+            if (name[i] || given[i]) continue;
+            for (i = 0; i < num; i++)
+                if (strchr(hyperparameters[h].trainers, trainer_letters[descs[i].kind - 1]))
+                    used = true;
+            if (!used)
+                warn("%s has no %s: ignored", num == 1 ? sae_trainer_name(descs[0].kind)
+                                                       : "none of the trainers", given);
+        }
 }
 
 /* The trainers of all --config files, with the command line laid over each. */
@@ -795,8 +1001,12 @@ static int collect_trainers(const train_options *o, const option *options, size_
             if (status != DONE) return status;
         }
         if (o->init) descs[i].init = o->init;
-        if (!descs[i].dict_size) return wrong("--dict-size is missing");
+        {
+            int status = check_needs(o, &descs[i]);
+            if (status != DONE) return status;
+        }
     }
+    warn_ignored(o, descs, *num);
     *out = descs;
     return DONE;
 }
@@ -834,6 +1044,33 @@ static int fill_source(const common *c, sae_source_desc *source) {
     return parse_dtype(c->dtype, &source->dtype);
 }
 
+/* A top-k class under its threshold, which stands at -1. trainer may be NULL: not known. */
+static void warn_threshold(const sae_trainer_desc *trainer) {
+    char when[64] = "";
+    uint64_t start = trainer ? trainer->threshold_start_step : SAE_NONE;
+    if (trainer && start != SAE_NONE)
+        snprintf(when, sizeof when, " (training ended before threshold_start_step %.0f)",
+                 (double)(start ? start : 1000));
+    warn("threshold was never set%s: everything positive passes; --use-top-k chooses k", when);
+}
+
+/* Says what of an earlier run in out is replaced, and what stays of it. */
+static void warn_replaced(const sae_train_desc *desc) {
+    size_t i;
+    for (i = 0; !desc->resume && i < desc->num_trainers; i++) {
+        char name[32] = "";
+        const char *folder, *stays = "";
+        if (!desc->flat) snprintf(name, sizeof name, "trainer_%zu", i);
+        folder = desc->flat ? desc->save_dir : joined(desc->save_dir, name);
+        if (!file_exists(joined(folder, "ae.pt"))) continue;
+        if (is_folder(joined(folder, "checkpoints")))
+            stays = "; what is in checkpoints/ stays and is of the earlier run, but for the steps "
+                    "saved anew";
+        warn("%s holds a finished run: config.json, ae.pt, ae.safetensors are replaced%s", folder,
+             stays);
+    }
+}
+
 static int run_training(const train_options *o, sae_train_desc *desc) {
     training t;
     sae_result result;
@@ -848,8 +1085,10 @@ static int run_training(const train_options *o, sae_train_desc *desc) {
     desc->progress = on_progress;
     desc->user = &t;
     signal(SIGINT, on_interrupt);
+    signal(SIGTERM, on_interrupt);
     result = sae_train(sae.ctx, desc);
     signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
     if (t.drawn) fprintf(stderr, "\n");
     if (result == SAE_OK && t.log_path && !t.log && !open_log(&t, o->resume ? desc->steps : 0))
         t.log_failed = true; /* nothing was left to do */
@@ -862,6 +1101,9 @@ static int run_training(const train_options *o, sae_train_desc *desc) {
         return INTERRUPTED;
     }
     if (result != SAE_OK) return failed_library();
+    for (i = 0; t.step && i < desc->num_trainers; i++)
+        if (t.last[i].threshold < 0 && desc->trainers[i].kind != SAE_TRAINER_TOP_K)
+            warn_threshold(&desc->trainers[i]);
     if (sae.quiet) return DONE;
     if (!t.step) printf("%s: finished before, nothing left to do\n", desc->save_dir);
     for (i = 0; t.step && i < desc->num_trainers; i++) {
@@ -887,7 +1129,7 @@ static int verb_train(int argc, char **argv) {
     memset(&desc, 0, sizeof desc);
     const option options[] = {
         { "data", LIST, &o.c.data }, { "target", LIST, &o.c.target },
-        { "trainer", TEXT, &o.trainer }, { "config", LIST, &o.config },
+        { "trainer", ONCE, &o.trainer }, { "config", LIST, &o.config },
         { "init", TEXT, &o.init }, { "out", TEXT, &o.c.out }, { "order", TEXT, &o.order },
         { "batch", SIZE, &o.c.batch }, { "steps", SIZE, &o.steps },
         { "buffer-rows", SIZE, &o.buffer_rows }, { "heads", SIZE, &o.heads },
@@ -903,11 +1145,10 @@ static int verb_train(int argc, char **argv) {
     status = parse(argc, argv, options, count, &o.c.words, &o.others);
     if (status == DONE) status = start(&o.c);
     if (status != DONE) return status;
+    if (o.c.words.count) return wrong("%s belongs to no option", o.c.words.items[0]);
     configs = (sae_config **)take(o.config.count, sizeof *configs);
     save_steps = (uint64_t *)take(4096, sizeof *save_steps);
     status = collect_trainers(&o, options, count, configs, &trainers, &num);
-    if (status == DONE && o.c.words.count)
-        status = wrong("%s belongs to no option", o.c.words.items[0]);
     if (status == DONE && !o.c.data.count) status = wrong("--data is missing");
     if (status == DONE && !o.c.out) status = wrong("--out is missing");
     if (status == DONE && o.order && strcmp(o.order, "shuffle") && strcmp(o.order, "sequential"))
@@ -924,6 +1165,14 @@ static int verb_train(int argc, char **argv) {
     }
     if (status == DONE) status = agree_on_sizes(&o, trainers, num, &desc);
     if (status == DONE) status = fill_source(&o.c, &desc.buffer.source);
+    for (i = 0; i < desc.num_save_steps && status == DONE; i++)
+        if (save_steps[i] >= desc.steps)
+            warn("--save-steps %.0f: never comes, the last step is %.0f", (double)save_steps[i],
+                 (double)(desc.steps - 1));
+    if (status == DONE && o.log) status = need_folder("log", o.log);
+    if (status == DONE && o.log) status = keep_apart("--log", o.log, &o.c);
+    if (status == DONE) status = keep_apart("--out", o.c.out, &o.c);
+    if (status == DONE) status = check_rows(&o.c);
     if (status == DONE) {
         if (o.heads > 1 && num == 1) { /* one dictionary a head */
             sae_trainer_desc *heads = (sae_trainer_desc *)take((size_t)o.heads, sizeof *heads);
@@ -944,6 +1193,7 @@ static int verb_train(int argc, char **argv) {
         desc.backup_steps = o.backup_steps ? o.backup_steps : desc.steps + 1; /* for Ctrl-C alone */
         desc.resume = o.resume;
         desc.log_steps = o.log_steps ? o.log_steps : o.log ? 100 : 0;
+        warn_replaced(&desc);
         status = run_training(&o, &desc);
     }
     for (i = 0; i < o.config.count; i++)
@@ -954,32 +1204,92 @@ static int verb_train(int argc, char **argv) {
 /* ==== >>use =================================================================================== */
 
 static int parse_arch(const char *text, sae_arch *out) {
+    char all[300] = "";
+    size_t n = 0;
     int i;
-    for (i = 1; i <= SAE_ARCH_IDENTITY; i++)
-        if (strcmp(text, sae_arch_name((sae_arch)i)) == 0) {
+    for (i = 1; i <= SAE_ARCH_IDENTITY; i++) {
+        const char *name = sae_arch_name((sae_arch)i);
+        if (strcmp(text, name) == 0) {
             *out = (sae_arch)i;
             return DONE;
         }
-    return wrong("--dict-class is %s, allowed are the reference's classes (AutoEncoderTopK, ...)",
-                 text);
+        n += (size_t)snprintf(all + n, sizeof all - n, "%s%s", i > 1 ? ", " : "", name);
+    }
+    return wrong("--dict-class is %s, allowed are %s", text, all);
+}
+
+/* The config.json beside a dictionary of ours or the reference's; NULL if there is none. Keys that
+   are not ours are no matter here. */
+static sae_config *config_beside(const char *path) {
+    const char *file = joined(is_folder(path) ? path : folder_of(path), "config.json");
+    sae_config *config = NULL;
+    bool quiet = sae.quiet;
+    sae.quiet = true;
+    if (!file_exists(file) || sae_config_open(sae.ctx, file, &config) != SAE_OK) config = NULL;
+    sae.quiet = quiet;
+    if (config && sae_config_count(config)) return config;
+    if (config) sae_config_close(config);
+    return NULL;
+}
+
+/* What a dictionary that opened leaves to be said about its class and its threshold. */
+static void warn_about(const common *c, const sae_dictionary *dict) {
+    bool ours = sae_dictionary_origin(dict).format == SAE_FORMAT_DICTIONARY_LEARNING;
+    sae_config *config = ours ? config_beside(c->words.items[0]) : NULL;
+    const sae_trainer_desc *trainer = config ? sae_config_get(config, 0) : NULL;
+    bool runs = strcmp(sae.verb, "eval") == 0 || strcmp(sae.verb, "encode") == 0
+                || strcmp(sae.verb, "reconstruct") == 0;
+    if (c->dict_class && trainer && trainer->arch
+        && strcmp(sae_arch_name(trainer->arch), c->dict_class) != 0)
+        warn("config.json says %s, --dict-class %s goes before it", sae_arch_name(trainer->arch),
+             c->dict_class);
+    if (runs && sae_dictionary_rule(dict) == SAE_RULE_THRESHOLD && sae_dictionary_threshold(dict) < 0)
+        warn_threshold(trainer);
+    if (config) sae_config_close(config);
+}
+
+/* A folder of a sweep is none of its dictionaries. */
+static int check_sweep(const char *path) {
+    char all[200] = "", name[32];
+    size_t n = 0, i;
+    if (!is_folder(joined(path, "trainer_0")) || file_exists(joined(path, "config.json")))
+        return DONE;
+    for (i = 0; n < 150; i++) {
+        snprintf(name, sizeof name, "trainer_%zu", i);
+        if (!is_folder(joined(path, name))) break;
+        n += (size_t)snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", name);
+    }
+    return failed("%s holds %s: name one", path, all);
 }
 
 /* The dictionary named first on the command line, under the rule asked for. */
 static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
     sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, keep_norms };
+    int status = DONE;
+    size_t k;
     if (c->words.count == 0) return wrong("which dictionary? A folder or file comes first");
     if (c->words.count > 1) return wrong("%s belongs to no option", c->words.items[1]);
     if (c->use_top_k && c->use_threshold) return wrong("--use-top-k or --use-threshold, not both");
     if (c->dict_class && parse_arch(c->dict_class, &desc.arch) != DONE) return WRONG_USAGE;
+    if (check_sweep(c->words.items[0]) != DONE) return FAILED;
     desc.k = (size_t)c->k;
     desc.raw = c->raw;
     if (sae_dictionary_load(sae.ctx, &desc, c->words.items[0], dict) != SAE_OK)
         return failed_library();
-    if ((c->use_top_k || c->use_threshold)
-        && sae_dictionary_set_rule(*dict, c->use_top_k ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD) !=
-            SAE_OK)
-        return failed_library();
-    return DONE;
+    k = sae_dictionary_info(*dict).k;
+    if (c->k && k && k != c->k)
+        status = failed("%s has k %zu, --k says %.0f", c->words.items[0], k, (double)c->k);
+    else if ((c->use_top_k || c->use_threshold)
+             && sae_dictionary_set_rule(*dict, c->use_top_k ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD)
+                != SAE_OK)
+        status = failed_library();
+    if (status == DONE) {
+        warn_about(c, *dict);
+    } else {
+        sae_dictionary_destroy(*dict);
+        *dict = NULL;
+    }
+    return status;
 }
 
 static int open_rows(const common *c, const sae_dictionary *dict, reader *rows) {
@@ -1004,19 +1314,32 @@ static int open_rows(const common *c, const sae_dictionary *dict, reader *rows) 
     return DONE;
 }
 
+/* All but the losses of a language model: there is none here. */
+static void print_metric(const char *name, double value, bool json) {
+    if (strncmp(name, "loss_", 5) == 0 || strcmp(name, "frac_recovered") == 0) return;
+    if (json && !isfinite(value)) printf("\"%s\": null, ", name);
+    else if (json) printf("\"%s\": %.9g, ", name, value);
+    else if (value != value) printf("%-30s nan\n", name);
+    else printf("%-30s %.6g\n", name, value);
+}
+
 static void print_metrics(const sae_metrics *m, uint64_t n_rows, bool json) {
-    const char *comma = "";
     if (json) printf("{");
-#define SAE_X(name)                                                                                \
-    if (isfinite(m->name)) {                                                                       \
-        if (json) printf("%s\"%s\": %.9g", comma, #name, m->name);                                 \
-        else printf("%-30s %.6g\n", #name, m->name);                                               \
-        comma = ", ";                                                                              \
-    }
+#define SAE_X(name) print_metric(#name, m->name, json);
     SAE_METRICS(SAE_X)
 #undef SAE_X
-    if (json) printf("%s\"n_rows\": %.0f}\n", comma, (double)n_rows);
+    if (json) printf("\"n_rows\": %.0f}\n", (double)n_rows);
     else printf("%-30s %.0f\n", "n_rows", (double)n_rows);
+}
+
+/* config.json of a run with --target says "io": "in_and_out". */
+static bool was_transcoder(const char *path) {
+    static char text[65536];
+    FILE *file = fopen(joined(is_folder(path) ? path : folder_of(path), "config.json"), "rb");
+    size_t n = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    text[n] = 0;
+    if (file) fclose(file);
+    return strstr(text, "\"io\": \"in_and_out\"") != NULL;
 }
 
 static int evaluate(const common *c, const sae_dictionary *dict) {
@@ -1034,11 +1357,17 @@ static int evaluate(const common *c, const sae_dictionary *dict) {
     if (rows.rows == 0) return failed("%s has no rows", c->data.items[0]);
     batch = c->batch ? c->batch : 2048;
     if (batch > rows.rows) batch = rows.rows;
+    if (!c->target.count && was_transcoder(c->words.items[0]))
+        warn("%s was trained on another --target than its input: this judges it by its input",
+             c->words.items[0]);
     desc.buffer.batch_size = (size_t)batch;
     desc.buffer.sequential = true;
     desc.batches = c->batches ? c->batches : rows.rows / batch;
     if (sae_evaluate(sae.ctx, &desc, dict, &metrics) != SAE_OK) return failed_library();
     print_metrics(&metrics, desc.batches * batch, c->json);
+    if (!c->batches && rows.rows % batch && !sae.quiet)
+        failed("judged %.0f of %.0f rows: whole batches of %.0f; --batch N",
+               (double)(desc.batches * batch), (double)rows.rows, (double)batch);
     return DONE;
 }
 
@@ -1052,10 +1381,17 @@ static size_t block_rows(const common *c, const sae_dictionary *dict, size_t byt
     return fits ? fits : 1;
 }
 
+static void tell_latents(const common *c, const reader *rows, uint64_t active) {
+    if (!sae.quiet)
+        printf("%s: %.0f rows, L0 %.1f\n", c->out, (double)rows->rows,
+               (double)active / (double)(rows->rows ? rows->rows : 1));
+}
+
 /* A block of rows of --data after the other, encoded; dense latents or reconstruction to out. */
 static int write_dense(const common *c, const sae_dictionary *dict, reader *rows, bool latents) {
     sae_dictionary_desc info = sae_dictionary_info(dict);
-    size_t width = latents ? info.dict_size : info.output_dim, n;
+    size_t width = latents ? info.dict_size : info.output_dim, n, i;
+    uint64_t active = 0;
     size_t block = block_rows(c, dict, 4 * (latents ? width : width + info.activation_dim));
     float *x, *y;
     npy_writer out;
@@ -1070,11 +1406,15 @@ static int write_dense(const common *c, const sae_dictionary *dict, reader *rows
         status = reader_next(rows, x, block, &n);
         if (status != DONE || n == 0) break;
         result = latents ? sae_encode(dict, x, n, y) : sae_forward(dict, x, n, y, NULL);
+        for (i = 0; latents && i < n * width; i++) active += y[i] != 0;
         if (latents && c->raw) sae_output_features(dict, n, y); /* as the reference gives them */
         status = result == SAE_OK ? npy_put(&out, y, sizeof *y, n) : failed_library();
     }
     if (status == DONE) status = npy_finish(&out, false);
     npy_abandon(&out);
+    if (status == DONE && latents) tell_latents(c, rows, active);
+    if (status == DONE && !latents && !sae.quiet)
+        printf("%s: %.0f rows of %zu\n", c->out, (double)rows->rows, width);
     return status;
 }
 
@@ -1268,7 +1608,7 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     const void *lists[3];
     int64_t *row;
     float *x;
-    uint64_t first = 0;
+    uint64_t first = 0, active = 0;
     int status = DONE;
     if (!c->delphi && !ends_with(c->out, ".npz"))
         return wrong("--out of sparse latents ends in .npz (or add --dense, or --delphi)");
@@ -1294,10 +1634,12 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
         lists[2] = code.value;
         for (i = 0; i < 3 && status == DONE; i++)
             status = npy_put(&parts[i], lists[i], sizes[i], code.row_begin[n]);
+        active += code.row_begin[n];
         first += n;
     }
     if (status == DONE) status = pack_sparse(c, dict, parts, first, m);
     for (i = 0; i < 3; i++) npy_abandon(&parts[i]);
+    if (status == DONE) tell_latents(c, rows, active);
     return status;
 }
 
@@ -1321,7 +1663,11 @@ static int verb_use(int argc, char **argv) {
     };
     const bool judge = strcmp(sae.verb, "eval") == 0;
     status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE && c.words.count > 1)
+        status = wrong("%s belongs to no option", c.words.items[1]);
     if (status == DONE && !judge && !c.out) status = wrong("--out is missing");
+    if (status == DONE && c.out && !c.delphi) status = need_folder("out", c.out);
+    if (status == DONE && c.out) status = keep_apart("--out", c.out, &c);
     if (status == DONE) status = start(&c);
     if (status == DONE) status = load(&c, judge, &dict);
     if (status == DONE && judge) {
@@ -1332,6 +1678,7 @@ static int verb_use(int argc, char **argv) {
             status = write_sparse(&c, dict, &rows);
         else if (status == DONE)
             status = write_dense(&c, dict, &rows, strcmp(sae.verb, "encode") == 0);
+        if (status == DONE) reader_tell_bad(&rows);
         reader_close(&rows);
     }
     sae_dictionary_destroy(dict);
@@ -1350,10 +1697,11 @@ static int verb_steer_export(int argc, char **argv) {
     const option options[] = {
         { "feature", COUNT, &feature }, { "layer", COUNT, &layer }, { "strength", TEXT, &strength },
         { "model-hint", TEXT, &hint }, { "out", TEXT, &c.out }, { "raw", FLAG, &c.raw },
-        { "dict-class", TEXT, &c.dict_class }, { "k", COUNT, &c.k }
+        { "dict-class", TEXT, &c.dict_class }, { "k", COUNT, &c.k }, { "quiet", FLAG, &sae.quiet }
     };
     status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
     if (status != DONE) return status;
+    if (c.words.count > 1) return wrong("%s belongs to no option", c.words.items[1]);
     if (feature == UINT64_MAX) return wrong("--feature is missing");
     if (layer == UINT64_MAX) return wrong("--layer is missing");
     if (!c.out) return wrong("--out is missing");
@@ -1365,11 +1713,16 @@ static int verb_steer_export(int argc, char **argv) {
         if (end == strength || *end || !isfinite(steering.value))
             return wrong("--strength is %s, allowed is a number", strength);
     }
-    status = start(&c);
+    status = need_folder("out", c.out);
+    if (status == DONE) status = keep_apart("--out", c.out, &c);
+    if (status == DONE) status = start(&c);
     if (status == DONE) status = load(&c, false, &dict);
     if (status == DONE
         && sae_steer_export(dict, &steering, 1, (size_t)layer, hint, c.out) != SAE_OK)
         status = failed_library();
+    if (status == DONE && !sae.quiet)
+        printf("%s: %g times latent %.0f, layer %.0f\n", c.out, (double)steering.value,
+               (double)feature, (double)layer);
     sae_dictionary_destroy(dict);
     return status;
 }
@@ -1524,10 +1877,11 @@ static int verb_tensors(int argc, char **argv) {
     const char *path;
     bool any = false;
     int status;
+    size_t i;
     memset(&c, 0, sizeof c);
     const option options[] = { { "json", FLAG, &c.json }, { "out", TEXT, &c.out },
-                               { "any", FLAG, &any } };
-    status = parse(argc, argv, options, 3, &c.words, NULL);
+                               { "any", FLAG, &any }, { "quiet", FLAG, &sae.quiet } };
+    status = parse(argc, argv, options, 4, &c.words, NULL);
     if (status == DONE && c.words.count != 1) status = wrong("one file or folder is needed");
     if (status == DONE) status = start(&c);
     if (status != DONE) return status;
@@ -1535,7 +1889,14 @@ static int verb_tensors(int argc, char **argv) {
     if (sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK) return failed_library();
     if (!any && (ends_with(path, "/params.npz") || strcmp(path, "params.npz") == 0))
         status = check_params(file, path);
+    for (i = 0; c.out && i < sae_tensor_file_count(file) && status == DONE; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%03zu.npy", i);
+        status = keep_apart("a file of --out", joined(c.out, name), &c);
+    }
     if (status == DONE && c.out) status = extract(file, c.out);
+    if (status == DONE && c.out && !c.json && !sae.quiet)
+        printf("%s: %zu tensors, named in names.json\n", c.out, sae_tensor_file_count(file));
     if (status == DONE && (!c.out || c.json)) list_tensors(file, c.json);
     sae_tensor_file_close(file);
     return status;
@@ -1603,9 +1964,9 @@ static void text_info(const sae_dictionary *dict, const sae_trainer_desc *traine
            info.dict_size);
     if (info.output_dim != info.activation_dim)
         printf("%-18s %zu\n", "output_dim", info.output_dim);
-    if (info.k)
-        printf("%-18s %g\n%-18s %g\n", "k", (double)info.k + info.k_fraction, "threshold",
-               (double)sae_dictionary_threshold(dict));
+    if (info.k) printf("%-18s %g\n", "k", (double)info.k + info.k_fraction);
+    if (info.k && sae_dictionary_threshold(dict) < 0) text_line("threshold", "never set");
+    else if (info.k) printf("%-18s %g\n", "threshold", (double)sae_dictionary_threshold(dict));
     for (i = 0; i < info.num_groups; i++)
         printf("%-18s %zu\n", i ? "" : "group_sizes", info.group_sizes[i]);
     if (origin.dtype) text_line("dtype in the file", sae_dtype_name(origin.dtype));
@@ -1808,6 +2169,7 @@ static int compare(const sae_dictionary *from, const sae_dictionary *to) {
     }
     for (r = 0; rescaled && r < PROBES; r++)
         for (i = 0; i < m; i++) f[0][r * m + i] *= ratio[i];
+    if (sae.quiet) return DONE;
     printf("largest difference on %d random rows: latents %.2e%s, x_hat %.2e\n", (int)PROBES,
            difference(f[0], f[1], PROBES, m), rescaled ? " (times the decoder's norms)" : "",
            difference(x_hat[0], x_hat[1], PROBES, out));
@@ -1844,6 +2206,7 @@ static int run_convert(const common *c, const sae_export_desc *desc, sae_diction
     sae_dictionary *back = NULL;
     int status;
     if (sae_dictionary_export(dict, desc, folder) != SAE_OK) return failed_library();
+    printf("%s", sae.notes);
     memset(&how, 0, sizeof how);
     how.raw = c->raw;
     if (sae_dictionary_load(sae.ctx, &how, folder, &back) != SAE_OK) return failed_library();
@@ -1852,7 +2215,34 @@ static int run_convert(const common *c, const sae_export_desc *desc, sae_diction
         sae_dictionary_set_rule(dict, SAE_RULE_THRESHOLD); /* as the export said */
     status = compare(dict, back);
     sae_dictionary_destroy(back);
+    if (status == DONE && !sae.quiet)
+        printf("%s: %s, %zu latents of %zu dimensions\n", folder, sae_format_name(desc->format),
+               sae_dictionary_info(dict).dict_size, sae_dictionary_info(dict).activation_dim);
     return status;
+}
+
+/* DST may be new or hold what is written there; SRC, and other programs' files, stay. */
+static int check_destination(const char *from, const char *folder, sae_format format) {
+    static const struct {
+        const char *name;
+        sae_format format; /* NONE: of a program that convert does not write for */
+    } files[] = {
+        { "ae.pt", SAE_FORMAT_DICTIONARY_LEARNING },
+        { "ae.safetensors", SAE_FORMAT_DICTIONARY_LEARNING },
+        { "config.json", SAE_FORMAT_DICTIONARY_LEARNING },
+        { "sae_weights.safetensors", SAE_FORMAT_SAE_LENS },
+        { "sae.safetensors", SAE_FORMAT_SPARSIFY }, { "params.npz", SAE_FORMAT_NONE },
+        { "params.safetensors", SAE_FORMAT_NONE }, { "hyperparams.json", SAE_FORMAT_NONE },
+        { "autoencoder.pt", SAE_FORMAT_NONE }
+    };
+    size_t i;
+    if (same_file(is_folder(from) ? from : folder_of(from), folder))
+        return failed("%s would be converted into itself, and lost: name another folder", from);
+    for (i = 0; i < sizeof files / sizeof files[0]; i++)
+        if (files[i].format != format && file_exists(joined(folder, files[i].name)))
+            return failed("%s holds %s, a file of another format: name another folder", folder,
+                          files[i].name);
+    return DONE;
 }
 
 static int verb_convert(int argc, char **argv) {
@@ -1886,8 +2276,16 @@ static int verb_convert(int argc, char **argv) {
     if (status != DONE) return status;
     folder = c.words.items[1];
     c.words.count = 1;
-    status = load(&c, false, &dict);
+    status = check_destination(c.words.items[0], folder, desc.format);
+    if (status == DONE) status = load(&c, false, &dict);
     if (status != DONE) return status;
+    if (desc.format == SAE_FORMAT_SPARSIFY
+        && sae_dictionary_info(dict).arch != SAE_ARCH_TOP_K) {
+        status = failed("sparsify holds only top-k dictionaries, this is %s",
+                        sae_arch_name(sae_dictionary_info(dict).arch));
+        sae_dictionary_destroy(dict);
+        return status;
+    }
     origin = sae_dictionary_origin(dict);
     if (model) snprintf(origin.model, sizeof origin.model, "%s", model);
     if (hook) snprintf(origin.hook, sizeof origin.hook, "%s", hook);
@@ -1942,7 +2340,9 @@ static const char help_train[] =
     "  --log F.jsonl     one JSON object every --log-steps N (100)\n"
     "  --save-steps A,B  checkpoints/ae_STEP.pt    --backup-steps N    --resume\n"
     "  --threads N (0: all; the result does not depend on it)    --device cpu    --quiet\n"
-    "Hyperparameters, under the reference's names (none switches a step count off)\n";
+    "Hyperparameters, under the reference's names (none switches a step count off); which trainers\n"
+    "have them: s standard, S standard_april, g gated, G gated_anneal, p p_anneal, t top_k,\n"
+    "b batch_top_k, m matryoshka_batch_top_k, j jumprelu; and the default\n";
 
 static const char help_eval[] =
     "sae eval DIR --data FILE... [--target FILE] [--batch N] [--batches N] [--json]\n"
@@ -2033,15 +2433,16 @@ static const struct {
 enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };
 
 static void print_help(size_t verb) {
-    size_t i, column = 0;
+    size_t i, n;
     printf("%s", verbs[verb].help);
     if (verbs[verb].run != verb_train) return;
     for (i = 0; i < NUM_HYPERPARAMETERS; i++) {
-        if (column + strlen(hyperparameters[i]) > 92) column = 0;
-        if (column == 0) column = (size_t)printf("%s ", i ? "\n " : " ") - (i ? 1 : 0);
-        column += (size_t)printf(" --%s", hyperparameters[i]);
+        printf("  --%-26s ", hyperparameters[i].name);
+        for (n = 0; trainer_letters[n]; n++)
+            putchar(strchr(hyperparameters[i].trainers, trainer_letters[n]) ? trainer_letters[n]
+                                                                            : '.');
+        printf("  %s\n", hyperparameters[i].value);
     }
-    printf("\n");
 }
 
 static int run_verb(int argc, char **argv) {

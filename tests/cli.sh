@@ -380,7 +380,7 @@ done
 check "the files of $format" cmp to_dictionary_learning/ae.pt top_k/ae.pt
 status 0 "$SAE" convert top_k to_lens --to sae_lens --data x.npy
 check "counted latents" test -f to_lens/sparsity.safetensors
-status 1 "$SAE" convert standard to_none --to sparsify; says 'sparsify has no'
+status 1 "$SAE" convert standard to_none --to sparsify; says 'only top-k dictionaries, this is AutoEncoder$'
 check "refused, nothing made" absent to_none
 status 2 "$SAE" convert top_k to_none --to gemma_scope; says 'allowed are'
 status 2 "$SAE" convert top_k --to sae_lens
