@@ -238,9 +238,26 @@ def _open_library():
         raise ImportError(f"sae.py: there is no {path}: run `make lib`, or set SAE_LIBRARY")
     library = ctypes.CDLL(path)
     for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise ImportError(f"sae.py: {path} has no {name}: it is of another version of sae.h, "
+                              "run `make lib` beside this sae.py")
         function.restype, function.argtypes = result, arguments
     return library
+
+
+def _check_layout(context):
+    """The library does not tell its sizes, but where it writes: the last field of the largest desc
+    lands where this file has it only if all before it agree."""
+    class roomy(ctypes.Structure):  # a longer desc of another version must not write past ours
+        _fields_ = [("desc", sae_trainer_desc), ("behind", c_uint8 * 1024)]
+    room = roomy()
+    for key, value in ((b"k", b"5"), (b"p_end", b"0.5"), (b"layer", b"7")):
+        context.check(_lib.sae_trainer_desc_set(context.handle, byref(room.desc), key, value))
+    desc = room.desc
+    if (desc.k, desc.p_end, desc.layer) != (5, 0.5, 7) or any(room.behind):
+        raise ImportError("sae.py: the library's sae_trainer_desc is laid out in another way than "
+                          "this file's: they are of different versions, run `make lib` beside it")
 
 
 _lib = _open_library()
@@ -272,6 +289,7 @@ class _Context:
 
 
 _context = _Context(0)
+_check_layout(_context)
 
 
 def set_threads(threads):
@@ -624,6 +642,10 @@ def _trainer_desc(settings, kept):
                          "gated_anneal, p_anneal, top_k, batch_top_k, matryoshka_batch_top_k, "
                          "jumprelu, or the reference's class")
     desc.kind = kind.value
+    if str(settings.pop("device", None) or "cpu") != "cpu":
+        raise ValueError("device: this library runs on the CPU alone, allowed is 'cpu'")
+    if not settings.get("dict_size"):
+        raise ValueError("dict_size is missing: how many latents the dictionary has")
     init = settings.pop("init", None)
     if init is not None:
         kept.append(os.fsencode(init))
@@ -638,8 +660,8 @@ def train(data, trainer="top_k", *, steps, save_dir=None, target=None, batch_siz
           sequential=False, normalize_activations=False, save_steps=(), backup_steps=0, resume=False,
           log=None, log_steps=0, progress=None, **hyperparameters):
     """Trains and returns a Dictionary: train(data, "jumprelu", dict_size=4096, target_l0=40,
-    steps=10000). trainer may be a list of dicts ({"trainer": "top_k", "dict_size": 4096, "k": 32},
-    ...): they share one pass over the data, and a list is returned.
+    steps=10000). trainer may be a list of names and dicts (["jumprelu", {"trainer": "top_k", "k": 32}],
+    the rest from the hyperparameters): they share one pass over the data, and a list is returned.
 
     save_dir: gets trainer_0/, ... with config.json, ae.pt, ae.safetensors. target: the rows to
     reproduce where they are not the input. log(trainer, stats) every log_steps steps, stats a dict;
@@ -647,9 +669,10 @@ def train(data, trainer="top_k", *, steps, save_dir=None, target=None, batch_siz
     come between two steps. The rest is sae_train_desc and sae_trainer_desc of sae.h."""
     several = isinstance(trainer, (list, tuple))
     kept, guard, desc = [], _Guard(), sae_train_desc()
-    settings = list(trainer) if several else [dict(hyperparameters, trainer=trainer)]
-    if several:
-        settings = [dict(hyperparameters, **each) for each in settings]
+    settings = [dict(hyperparameters, **(each if isinstance(each, dict) else {"trainer": each}))
+                for each in (trainer if several else [trainer])]
+    if not settings:
+        raise ValueError("trainer is an empty list, allowed are names and dicts")
     folder = save_dir or tempfile.mkdtemp(prefix="sae_")
     try:
         with _context.lock:

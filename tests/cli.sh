@@ -267,7 +267,7 @@ check "... indeed" differ init0/ae.safetensors shuffled/ae.safetensors
 check "a transcoder" "$SAE" train --data x.npy --target y.npy --trainer standard --dict-size 64 --batch 48 --steps 30 --warmup-steps 2 --sparsity-warmup-steps 2 --out transcoder --quiet
 "$SAE" eval transcoder --data x.npy --target y.npy --json > has.txt
 check "... is judged by its target" has '"frac_variance_explained"'
-"$SAE" eval transcoder --data x.npy --json > other.txt
+"$SAE" eval transcoder --data x.npy --json > other.txt 2> status.err; says 'trained on another --target'
 check "... not by its input" differ has.txt other.txt
 status 0 "$SAE" encode transcoder --data x.npy --target y.npy --out t.npz
 check "several files are one stream" "$SAE" encode top_k --data x.npy more.npy --out all.npy --dense
@@ -373,8 +373,8 @@ for format in sae_lens sparsify dictionary_learning; do
     check "convert says what it did" has "AutoEncoderTopK -> $format" 'latents 0.00e+00, x_hat 0.00e+00'
     "$SAE" info to_$format --json > has.txt
     check "info names the format" has "\"format\": \"$format\""
-    "$SAE" encode to_$format --data x.npy --out converted.npy --dense
-    "$SAE" encode top_k --data x.npy --out own.npy --dense
+    "$SAE" encode to_$format --data x.npy --out converted.npy --dense --quiet
+    "$SAE" encode top_k --data x.npy --out own.npy --dense --quiet
     check "the same latents from $format" cmp converted.npy own.npy
 done
 check "the files of $format" cmp to_dictionary_learning/ae.pt top_k/ae.pt
@@ -392,6 +392,76 @@ check "delphi's files" test -f cache/layers.3/0_31.safetensors -a -f cache/layer
 check "delphi's tensors" has 'locations *U16' 'activations *F16'
 status 1 "$SAE" encode top_k --data x.npy --delphi --module layers.3 --ctx 997 --out cache2; says 'multiple'
 check "no cache, no parts" absent cache2 cache2.row.npy
+
+# ---- what a newcomer stumbles over ----
+rm -rf o
+few="--trainer top_k --dict-size 64 --k 6 --steps 5 --batch 48"
+# shellcheck disable=SC2086
+for case in \
+    "2|--out is empty|train --data x.npy $few --out=" \
+    "2|--trainer is missing|train --data x.npy --dict-size 64 --k 6 --steps 5 --out o" \
+    "2|--trainer is given twice|train --data x.npy $few --trainer jumprelu --out o" \
+    "2|--k is missing|train --data x.npy --trainer batch_top_k --dict-size 64 --steps 5 --out o" \
+    "2|--group-fractions is missing|train --data x.npy --trainer matryoshka_batch_top_k --dict-size 64 --k 6 --steps 5 --out o" \
+    "2|--k: k is 0, allowed|train --data x.npy $few --k 0 --out o" \
+    "2|did you mean --lr?|train --data x.npy $few --out o --lr-rate 1" \
+    "2|did you mean --lr?|train --data x.npy $few --out o --learning-rate 1" \
+    "2|did you mean --steps?|train --data x.npy $few --out o --epochs 1" \
+    "2|did you mean --out?|train --data x.npy $few --save-dir o" \
+    "2|stray belongs to no option|train stray $few" \
+    "2|stray belongs to no option|encode top_k stray --data x.npy" \
+    "2|AutoEncoder, AutoEncoderNew, GatedAutoEncoder|eval top_k --data x.npy --dict-class Foo" \
+    "1|ae.pt is a .pt: sae tensors|train --data top_k/ae.pt $few --out o" \
+    "1|sparse.npz is a .npz|eval top_k --data sparse.npz" \
+    "1|top_k is a folder|encode top_k --data top_k --out f.npz" \
+    "1|need --dim and --dtype|train --data x.bin $few --out o" \
+    "1|no such folder|train --data x.npy $few --out o --log no/l.jsonl" \
+    "1|no such folder|steer-export top_k --feature 1 --layer 1 --out no/f.gguf" \
+    "1|x.npy, which is read|encode top_k --data x.npy --out ./x.npy --dense" \
+    "1|x.npy, which is read|train --data x.npy $few --log x.npy --out o" \
+    "1|k 6, --k says 4|eval top_k --data x.npy --k 4" \
+    "1|holds trainer_0, trainer_1: name one|eval sweep --data x.npy" \
+    "1|converted into itself|convert top_k ./top_k --to dictionary_learning" \
+    "1|a file of another format|convert top_k to_sparsify --to sae_lens"
+do
+    arguments=${case#*|}
+    status "${case%%|*}" "$SAE" ${arguments#*|}
+    says "${arguments%%|*}"
+done
+cp x.npy linked.npy && ln -f linked.npy link.npy
+status 1 "$SAE" reconstruct top_k --data linked.npy --out link.npy; says 'which is read'
+check "refused, nothing made, nothing lost" absent o no f.npz
+check "x.npy is whole" cmp x.npy linked.npy
+status 0 "$SAE" convert top_k to_sparsify --to sparsify
+# rows that are not finite: said, and the others given
+status 0 "$SAE" encode top_k --data nan.npy --out nan.npz --quiet
+says 'warning: 1 row with NaN or infinity, first row 77 of nan.npy'
+status 0 "$SAE" reconstruct top_k --data x.npy nan.npy --out nan_back.npy; says 'first row 77 of nan.npy'
+status 0 "$SAE" encode top_k --data x.npy --out f.npz
+check "no warning of finite rows" test ! -s status.err
+cp status.out has.txt; check "what was written" has '^f.npz: 700 rows, L0 6.0$'
+# a threshold that was never set
+status 0 "$SAE" train --data x.npy --trainer batch_top_k --dict-size 64 --k 6 --steps 5 --batch 48 --out unset --save-steps 2,9 --l1-penalty 1
+says 'threshold was never set (training ended before threshold_start_step 1000)'
+says 'batch_top_k has no l1-penalty: ignored'
+says 'save-steps 9'
+status 0 "$SAE" eval unset --data x.npy; says 'never set (training'
+status 0 "$SAE" eval unset --data x.npy --use-top-k --batch 100; check "chosen by k: no warning" test ! -s status.err
+"$SAE" info unset > has.txt; check "info of it" has '^threshold *never set'
+status 0 "$SAE" train --data x.npy --trainer batch_top_k --dict-size 64 --k 6 --steps 5 --batch 48 --out unset
+says 'unset holds a finished run: .*checkpoints/'
+check "an earlier run's checkpoint stays" test -f unset/checkpoints/ae_2.pt
+status 0 "$SAE" eval top_k --data x.npy --batch 300; says 'judged 600 of 700 rows: whole batches of 300'
+status 0 "$SAE" eval top_k --data x.npy --batch 300 --quiet; check "--quiet" test ! -s status.err
+status 0 "$SAE" eval top_k --data x.npy --dict-class BatchTopKSAE
+says 'config.json says AutoEncoderTopK'
+# SIGTERM is Ctrl-C
+"$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 10000000 --batch 48 --out term --quiet 2> status.err &
+pid=$!
+until [ -s term/config.json ] || [ "$((tries = tries + 1))" -gt 100 ]; do sleep 0.05; done
+kill $pid; wait $pid; check "SIGTERM: exit status 130" test $? = 130
+says 'with --resume goes on from there'
+check "... and a backup" test -f term/backup.safetensors
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
