@@ -2316,7 +2316,8 @@ static const char help_all[] =
     "  sae tensors PATH [--out DIR]      list or extract the tensors of a file\n"
     "  sae convert SRC DST --to FORMAT   dictionary_learning, sae_lens or sparsify\n"
     "\n"
-    "sae VERB --help says more. Exit status: 0 done, 1 failed, 2 wrong usage.\n";
+    "sae VERB --help says more. Exit status: 0 done, 1 failed, 2 wrong usage,\n"
+    "130 interrupted.\n";
 
 static const char help_train[] =
     "sae train --data FILE... --trainer NAME --dict-size M --steps N --out DIR\n"
@@ -2331,14 +2332,16 @@ static const char help_train[] =
     "  --seed N          of initialisation and shuffling\n"
     "Data\n"
     "  --data FILE...    .npy, .safetensors, or raw with --dim N and --dtype f32|f16|bf16\n"
-    "  --target FILE...  the rows to give, row by row (transcoders)\n"
+    "  --target FILE...  the rows to give, row by row (transcoders): as many, and as wide\n"
     "  --tensor NAME     of a .safetensors with several\n"
-    "  --order shuffle|sequential    --batch N (2048)    --buffer-rows N\n"
+    "  --order shuffle|sequential    --batch N (2048; or --batch-size)    --buffer-rows N\n"
     "  --max-activation-norm-multiple X    drop rows with a norm above X medians\n"
     "  --normalize-activations    --heads N\n"
     "Run\n"
     "  --log F.jsonl     one JSON object every --log-steps N (100)\n"
     "  --save-steps A,B  checkpoints/ae_STEP.pt    --backup-steps N    --resume\n"
+    "  --out DIR         config.json, ae.pt, ae.safetensors; of a sweep in DIR/trainer_0, ...\n"
+    "                    Ctrl-C and SIGTERM leave a backup; --resume refuses other steps: --init\n"
     "  --threads N (0: all; the result does not depend on it)    --device cpu    --quiet\n"
     "Hyperparameters, under the reference's names (none switches a step count off); which trainers\n"
     "have them: s standard, S standard_april, g gated, G gated_anneal, p p_anneal, t top_k,\n"
@@ -2356,7 +2359,8 @@ static const char help_eval[] =
     "  --use-top-k, --use-threshold    the other rule of the top-k classes\n"
     "  --dict-class NAME, --k N        for files that do not say\n"
     "  --dim N, --dtype T              of raw data;  --tensor NAME of a .safetensors\n"
-    "  --threads N\n";
+    "  --batch N (2048)                whole batches are judged, the rows that are left are not\n"
+    "  --threads N, --quiet\n";
 
 static const char help_encode[] =
     "sae encode DIR --data FILE... --out F.npz\n"
