@@ -95,7 +95,7 @@ static void warn(const char *format, ...) {
     failed("warning: %s", line);
 }
 
-/* A library message without the function's name in front: "sae_train: steps is 0" -> "steps ...". */
+/* A library message without the function's name: of "sae_train: steps is 0", "steps is 0". */
 static const char *without_function(const char *message) {
     size_t n = strspn(message, "abcdefghijklmnopqrstuvwxyz0123456789_");
     return strncmp(message, "sae_", 4) == 0 && strncmp(message + n, ": ", 2) == 0 ? message + n + 2
@@ -273,7 +273,8 @@ static const struct {
     { "group-weights", "m", "all the same" }, { "bandwidth", "j", "0.001" },
     { "sparsity-penalty", "j", "1" }, { "target-l0", "j", "20" },
     { "initial-sparsity-penalty", "Gp", "0.1" }, { "anneal-start", "Gp", "15000" },
-    { "anneal-end", "Gp", "steps" }, { "p-start", "Gp", "1" }, { "p-end", "Gp", "0 (with Lp it must be above)" },
+    { "anneal-end", "Gp", "steps" }, { "p-start", "Gp", "1" },
+    { "p-end", "Gp", "0 (with Lp it must be above)" },
     { "n-sparsity-updates", "Gp", "10, or continuous" }, { "sparsity-queue-length", "Gp", "10" },
     { "reconstruction-loss", "s", "of e^2" }, { "ghost-threshold", "s", "none" },
     { "lm-name", ALL, "for config.json" }, { "submodule-name", ALL, "for config.json" },
@@ -1243,7 +1244,8 @@ static void warn_about(const common *c, const sae_dictionary *dict) {
         && strcmp(sae_arch_name(trainer->arch), c->dict_class) != 0)
         warn("config.json says %s, --dict-class %s goes before it", sae_arch_name(trainer->arch),
              c->dict_class);
-    if (runs && sae_dictionary_rule(dict) == SAE_RULE_THRESHOLD && sae_dictionary_threshold(dict) < 0)
+    if (runs && sae_dictionary_rule(dict) == SAE_RULE_THRESHOLD
+        && sae_dictionary_threshold(dict) < 0)
         warn_threshold(trainer);
     if (config) sae_config_close(config);
 }
@@ -2343,8 +2345,8 @@ static const char help_train[] =
     "  --out DIR         config.json, ae.pt, ae.safetensors; of a sweep in DIR/trainer_0, ...\n"
     "                    Ctrl-C and SIGTERM leave a backup; --resume refuses other steps: --init\n"
     "  --threads N (0: all; the result does not depend on it)    --device cpu    --quiet\n"
-    "Hyperparameters, under the reference's names (none switches a step count off); which trainers\n"
-    "have them: s standard, S standard_april, g gated, G gated_anneal, p p_anneal, t top_k,\n"
+    "Hyperparameters, under the reference's names (none switches a step count off); which\n"
+    "trainers have them: s standard, S standard_april, g gated, G gated_anneal, p p_anneal, t top_k,\n"
     "b batch_top_k, m matryoshka_batch_top_k, j jumprelu; and the default\n";
 
 static const char help_eval[] =
