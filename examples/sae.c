@@ -206,9 +206,9 @@ static const char *folder_of(const char *path) {
     return folder;
 }
 
-static int need_folder(const char *option, const char *path) {
+static int need_folder(const char *name, const char *path) {
     if (is_folder(folder_of(path))) return DONE;
-    return failed("--%s is %s: there is no such folder", option, path);
+    return failed("--%s is %s: there is no such folder", name, path);
 }
 
 static bool make_folders(const char *path) {
@@ -659,7 +659,7 @@ static int check_rows(const common *c) {
 }
 
 /* Writing over what is being read is refused. */
-static int keep_apart(const char *option, const char *out, const common *c) {
+static int keep_apart(const char *what, const char *out, const common *c) {
     const list *lists[3];
     size_t i, j;
     lists[0] = &c->data;
@@ -668,7 +668,7 @@ static int keep_apart(const char *option, const char *out, const common *c) {
     for (i = 0; i < 3; i++)
         for (j = 0; j < lists[i]->count; j++)
             if (same_file(out, lists[i]->items[j]))
-                return failed("%s is %s, which is read: it would be lost", option, out);
+                return failed("%s is %s, which is read: it would be lost", what, out);
     return DONE;
 }
 
