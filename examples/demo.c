@@ -166,9 +166,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < TRAINERS && result == SAE_OK; i++)
         result = show(ctx, &source, out, i, sae_trainer_name(trainers[i].kind));
     if (result == SAE_OK)
-        printf("explained: share of the variance; L0, L1: latents a row, their sum; %% alive: fire at "
-               "least once;\nmatch: mean cosine of a feature and the decoder row nearest to it, 1 is "
-               "found\n");
+        printf("explained: share of the variance; L0, L1: latents a row and their sum; match: mean "
+               "cosine\nof a feature and the decoder row nearest to it\n");
     if (result != SAE_OK) fprintf(stderr, "%s: %s\n", sae_result_name(result), sae_error(ctx));
     sae_context_destroy(ctx);
     return result == SAE_OK ? 0 : 1;

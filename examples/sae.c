@@ -2345,9 +2345,9 @@ static const char help_train[] =
     "  --out DIR         config.json, ae.pt, ae.safetensors; of a sweep in DIR/trainer_0, ...\n"
     "                    Ctrl-C and SIGTERM leave a backup; --resume refuses other steps: --init\n"
     "  --threads N (0: all; the result does not depend on it)    --device cpu    --quiet\n"
-    "Hyperparameters, under the reference's names (none switches a step count off); which\n"
-    "trainers have them: s standard, S standard_april, g gated, G gated_anneal, p p_anneal, t top_k,\n"
-    "b batch_top_k, m matryoshka_batch_top_k, j jumprelu; and the default\n";
+    "Hyperparameters under the reference's names (none switches a step count off); which\n"
+    "trainers have them: s standard, S standard_april, g gated, G gated_anneal, p p_anneal,\n"
+    "t top_k, b batch_top_k, m matryoshka_batch_top_k, j jumprelu; and the default\n";
 
 static const char help_eval[] =
     "sae eval DIR --data FILE... [--target FILE] [--batch N] [--batches N] [--json]\n"
