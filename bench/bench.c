@@ -1,14 +1,14 @@
 /*  bench - times training steps and inference; prints one JSON line a trainer, or one line an op.
 
         build/bench DATA.npy [--trainers LIST] [--m 8192] [--batch 2048] [--k 64] [--l0 128]
-                    [--warmup 10] [--steps 10] [--threads 2]
+                    [--warmup 10] [--steps 10] [--threads 2] [--profile]
         build/bench ops [--d 512] [--m 8192] [--batch 2048] [--k 64] [--steps 10] [--threads 2]
 
     Training: warm-up of real steps over the data in order, then the median of --steps more. The
     hyperparameters are those in trainers[] below. Density: a fresh dictionary fires half of its
     latents, a trained one far fewer; --l0 N starts the trainers that have no k so that each latent
     fires on N/m of the first batch's rows (by b_enc; gated: gate_bias; jumprelu: threshold). 0
-   leaves the fresh start. ops: random rows and a fresh top-k dictionary; GFLOP/s counts 2*rows*d*m
+   leaves the fresh start. --profile: on stderr, where a step's time goes. ops: random rows and a fresh top-k dictionary; GFLOP/s counts 2*rows*d*m
    for an encode and 2*rows*k*d for a sparse decode.
 */
 #define SAE_IMPLEMENTATION
@@ -82,6 +82,91 @@ static void cpu_name(char *out, size_t size) {
         break;
     }
     if (f) fclose(f);
+}
+
+/* ==== where a step's time goes ================================================================ */
+
+/* The backend with a clock at every operation: name, parameters, arguments. */
+#define PROFILED(X)                                                                                \
+    X(load_rows, (const sae_work *w, const float *a, size_t b, size_t c, float d, float *e,        \
+                  uint32_t *f), (w, a, b, c, d, e, f))                                             \
+    X(subtract, (const sae_work *w, const float *a, const float *b, size_t c, float *d),           \
+      (w, a, b, c, d))                                                                             \
+    X(axpy, (const sae_work *w, size_t a, float b, const float *c, const float *d, float *e),      \
+      (w, a, b, c, d, e))                                                                          \
+    X(encode, (const sae_work *w, const sae_encode_args *a, sae_code *b), (w, a, b))               \
+    X(gate, (const sae_work *w, const float *a, const float *b, const float *c, sae_code *d),      \
+      (w, a, b, c, d))                                                                             \
+    X(jump, (const sae_work *w, const float *a, sae_code *b), (w, a, b))                           \
+    X(decode, (const sae_work *w, const sae_code *a, const float *b, const float *c, size_t d,     \
+               size_t e, const float *f, size_t g, float *h), (w, a, b, c, d, e, f, g, h))         \
+    X(residual, (const sae_work *w, const float *a, const float *b, size_t c, float *d,            \
+                 double *e), (w, a, b, c, d, e))                                                   \
+    X(penalty, (const sae_work *w, sae_penalty a, double b, double c, const float *d,              \
+                const sae_code *e, const float *f, float *g, double *h),                           \
+      (w, a, b, c, d, e, f, g, h))                                                                 \
+    X(dots, (const sae_work *w, const sae_code *a, const float *b, const float *c, size_t d,       \
+             size_t e, float f, const float *g, float *h), (w, a, b, c, d, e, f, g, h))            \
+    X(gate_grad, (const sae_work *w, const float *a, sae_code *b), (w, a, b))                      \
+    X(jump_grad, (const sae_work *w, const float *a, float b, double c, double d, sae_code *e,     \
+                  double *f, double *g), (w, a, b, c, d, e, f, g))                                 \
+    X(jump_rest, (const sae_work *w, const float *a, float b, double c, double d,                  \
+                  const double *e, const sae_index *f, size_t g, float *h),                        \
+      (w, a, b, c, d, e, f, g, h))                                                                 \
+    X(index, (const sae_work *w, const sae_code *a, const float *const *b, size_t c,               \
+              sae_index *d), (w, a, b, c, d))                                                      \
+    X(latent_rows, (const sae_work *w, const sae_index *a, size_t b, const float *c, size_t d,     \
+                    size_t e, float f, bool g, float *h), (w, a, b, c, d, e, f, g, h))             \
+    X(latent_sums, (const sae_work *w, const sae_index *a, size_t b, bool c, float *d),            \
+      (w, a, b, c, d))                                                                             \
+    X(fired, (const sae_work *w, const sae_index *a, int b, uint64_t c, uint64_t *d),              \
+      (w, a, b, c, d))                                                                             \
+    X(column_sums, (const sae_work *w, const float *a, size_t b, float c, float *d),               \
+      (w, a, b, c, d))                                                                             \
+    X(weighted_sum, (const sae_work *w, const float *a, const float *b, size_t c, float d,         \
+                     float *e), (w, a, b, c, d, e))                                                \
+    X(sum_squares, (const sae_work *w, const float *a, size_t b, double *c), (w, a, b, c))         \
+    X(row_norms, (const sae_work *w, const float *a, size_t b, float *c), (w, a, b, c))            \
+    X(norm_grad, (const sae_work *w, const float *a, const float *b, const float *c, int d,        \
+                  float e, size_t f, float *g), (w, a, b, c, d, e, f, g))                          \
+    X(remove_parallel, (const sae_work *w, const float *a, size_t b, float c, float *d),           \
+      (w, a, b, c, d))                                                                             \
+    X(normalize_rows, (const sae_work *w, size_t a, float b, float *c), (w, a, b, c))              \
+    X(adam, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,          \
+             float *e, const float *f, float *g, float *h, size_t i), (w, a, b, c, d, e, f, g, h, i)) \
+    X(update_threshold, (const sae_work *w, const sae_code *a, bool b, double c, float *d),        \
+      (w, a, b, c, d))
+
+#define X(name, parameters, arguments) OP_##name,
+enum { PROFILED(X) OP_COUNT };
+#undef X
+static double op_ms[OP_COUNT];
+static sae_backend plain, profiled;
+#define X(name, parameters, arguments)                                                             \
+    static void timed_##name parameters {                                                          \
+        double begun = now_ms();                                                                   \
+        plain.name arguments;                                                                      \
+        op_ms[OP_##name] += now_ms() - begun;                                                      \
+    }
+PROFILED(X)
+#undef X
+
+/* A context whose operations are timed. */
+static void profile(sae_context_desc *desc) {
+    profiled = plain = *saei_cpu_backend();
+#define X(name, parameters, arguments) profiled.name = timed_##name;
+    PROFILED(X)
+#undef X
+    desc->backend = &profiled;
+}
+
+static void print_profile(double steps) {
+#define X(name, parameters, arguments) #name,
+    static const char *const names[] = { PROFILED(X) };
+#undef X
+    int i;
+    for (i = 0; i < OP_COUNT; i++)
+        if (op_ms[i] > 0.005 * steps) fprintf(stderr, "  %-16s %8.2f ms\n", names[i], op_ms[i] / steps);
 }
 
 /* ==== training ================================================================================ */
@@ -217,6 +302,7 @@ static void time_trainer(const char *name, const options *o, const float *data, 
         double begun = now_ms();
         check(sae_trainer_step(trainer, data + at * d, NULL, o->batch));
         if (s >= o->warmup) times[s - o->warmup] = now_ms() - begun;
+        if (s + 1 == o->warmup) memset(op_ms, 0, sizeof op_ms);
     }
     judge(sae_trainer_dictionary(trainer), data, o->batch, &l0, &fve);
     middle = median(times, o->steps);
@@ -230,6 +316,7 @@ static void time_trainer(const char *name, const options *o, const float *data, 
            o->k, o->l0, o->warmup, o->steps, middle, times[0], (double)o->batch / middle * 1e3, l0,
            fve);
     fflush(stdout);
+    print_profile((double)o->steps);
     sae_trainer_destroy(trainer);
     free(times);
 }
@@ -379,12 +466,17 @@ int main(int argc, char **argv) {
     sae_context_desc desc;
     int i;
     o.trainers = all;
+    memset(&desc, 0, sizeof desc);
     for (i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
         size_t *number = !strcmp(name, "--d") ? &o.d : !strcmp(name, "--m") ? &o.m
                        : !strcmp(name, "--batch") ? &o.batch : !strcmp(name, "--k") ? &o.k
                        : !strcmp(name, "--l0") ? &o.l0 : !strcmp(name, "--warmup") ? &o.warmup
                        : !strcmp(name, "--steps") ? &o.steps : NULL;
+        if (!strcmp(name, "--profile")) {
+            profile(&desc);
+            continue;
+        }
         if (name[0] != '-') {
             o.data = name;
             continue;
@@ -405,7 +497,6 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: bench DATA.npy [options], or bench ops [options]\n");
         return 2;
     }
-    memset(&desc, 0, sizeof desc);
     desc.threads = o.threads;
     if (sae_context_create(&desc, &ctx) != SAE_OK) die("no context");
     if (strcmp(o.data, "ops") == 0) bench_ops(&o);
