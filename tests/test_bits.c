@@ -91,10 +91,10 @@ static bool has_set(const char *set) {
 }
 
 static void same_bits(void) {
-    static const char *const sets[] = { "portable", "avx2", "avx512" };
-    bool have[3], print = getenv("SAE_PRINT_HASHES") != NULL;
+    static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
+    bool have[4], print = getenv("SAE_PRINT_HASHES") != NULL;
     int unpinned = 0;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         have[i] = has_set(sets[i]);
         if (!have[i]) SKIP("this CPU has no %s", sets[i]);
     }
@@ -116,7 +116,7 @@ static void same_bits(void) {
                   "%d threads give other bits", threads);
             free(other);
         }
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 4; k++) {
             if (!have[k]) continue;
             train(&variants[i], 1 + k, sets[k], 40, 200, 64, STEPS, &other, &other_count);
             CHECK(other && count == other_count && !memcmp(first, other, count * sizeof *first),
@@ -139,7 +139,7 @@ static void same_bits(void) {
 
 /* Inference: the same bits for every instruction set. (Rows alone or together: test_inference.) */
 static void same_inference(void) {
-    static const char *const sets[] = { "portable", "avx2", "avx512" };
+    static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
     enum { D = 45, M = 230, N = 50 };
     for (size_t i = 0; i < COMMON_KINDS; i++) {
         sae_trainer_desc s = common_trainer(common_kind(i), D, M, N, 20);
@@ -148,7 +148,7 @@ static void same_inference(void) {
         bool first = true;
         check_test = sae_trainer_name(common_kind(i));
         check_activations(3, x, N, D);
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 4; k++) {
             sae_context_desc cd;
             sae_context *ctx;
             sae_dictionary *dict;
