@@ -852,6 +852,18 @@ struct sae_backend {
                      const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
                      uint64_t step, float *const enc[3], float *const dec[3],
                      float *const (*biases)[3], size_t num_biases);
+
+    /* Optional: several operations in one reading of memory, with the same bits; NULL: one after
+       the other. */
+    /* decode (values, all latents, base [ld]), residual and dots */
+    void (*reconstruct)(const sae_work *w, const sae_code *code, const float *values,
+                        const float *W, const float *base, const float *y, float alpha,
+                        const float *relu_of, float *e, double *loss, float *grad);
+    /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
+       param [m][ld] */
+    void (*adam_rows)(const sae_work *w, const sae_adam *adam, uint64_t t,
+                      const double *sum_squares, double max_norm, float project, float unit,
+                      size_t m, float *param, float *grad, float *first, float *second);
 };
 #ifdef __cplusplus
 } /* extern "C" */
@@ -1464,6 +1476,9 @@ struct saei_kernels {
                  size_t ld, float alpha, float *out);
     double (*dot)(size_t n, const float *a, const float *b);
     void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
+    void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
+    void (*divide)(size_t n, const float *x, float a, float *out);               /* x / a */
+    void (*add_double)(size_t n, double a, const float *x, double *out);         /* out += a x */
     void (*adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m, float *v);
 };
 
@@ -1518,7 +1533,8 @@ extern "C" {
         #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
         keep_screened, saei_count_from_##set, saei_keep_from_##set, saei_keep_above_##set,         \
         saei_keep_window_##set, saei_add_rows_##set, saei_dots_##set, saei_dot_##set,              \
-        saei_axpy_##set, saei_adam_##set                                                           \
+        saei_axpy_##set, saei_scale_##set, saei_divide_##set, saei_add_double_##set,               \
+        saei_adam_##set                                                                            \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
 #if defined(SAEI_X86)
@@ -1642,8 +1658,19 @@ static void saei_cpu_close(const sae_context *ctx, void *state) {
     (void)ctx;
     (void)state;
 }
+/* Large pages where the system has them: rows are read in no order (15 % of such a reading). */
 static void *saei_cpu_alloc(const sae_work *w, size_t bytes) {
-    return saei_calloc(w->ctx, bytes, 1);
+    void *p = saei_alloc(w->ctx, bytes, 1);
+    if (!p) return NULL;
+#if defined(MADV_HUGEPAGE)
+    {
+        size_t page = 4096, skip = (page - ((uintptr_t)p & (page - 1))) & (page - 1);
+        if (bytes >= 4u << 20)
+            (void)madvise((unsigned char *)p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
+    }
+#endif
+    memset(p, 0, bytes);
+    return p;
 }
 static void saei_cpu_free(const sae_work *w, void *memory) { saei_free(w->ctx, memory); }
 static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) {
@@ -2371,18 +2398,24 @@ static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi,
     return e;
 }
 
+/* out = base + sum of the row's entries [begin, end); base NULL: 0. */
+static void saei_code_row(const saei_task *t, const float *values, const float *W, size_t begin,
+                            size_t end, const float *base, float *out) {
+    float *sum = t->s.rows + saei_thread_index() * 3 * t->ld;
+    memset(sum, 0, t->ld * sizeof *sum);
+    t->kernels->add_rows(t->ld, end - begin, t->code->latent + begin, values + begin, W, t->ld,
+                         sum);
+    if (!base) memcpy(out, sum, t->ld * sizeof *out);
+    else t->kernels->axpy(t->ld, 1, sum, base, out);
+}
+
 static void saei_decode_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
-    float *sum = t->s.rows + saei_thread_index() * 3 * t->ld;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
-        float *out = t->out + r * t->ld;
-        size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride + begin;
-        memset(sum, 0, t->ld * sizeof *sum);
-        t->kernels->add_rows(t->ld, end - begin, c->latent + at, t->z + at, t->x, t->ld, sum);
-        if (!t->y) memcpy(out, sum, t->ld * sizeof *out);
-        else
-            for (size_t k = 0; k < t->ld; k++) out[k] = t->y[r * t->stride + k] + sum[k];
+        size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride;
+        saei_code_row(t, t->z, t->x, at + begin, at + end, t->y ? t->y + r * t->stride : NULL,
+                        t->out + r * t->ld);
     }
 }
 
@@ -2617,6 +2650,43 @@ static void saei_cpu_dots(const sae_work *w, const sae_code *code, const float *
     saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_dots_part, &t);
 }
 
+/* Row by row: the decoder rows that the dots want lie in the L2 from the decoding. */
+static void saei_reconstruct_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
+        size_t at = r * c->stride, end = at + c->count[r];
+        float *e = t->outs[0] + r * t->ld, *grad = t->outs[1];
+        saei_code_row(t, t->values[0], t->x, at, end, t->y, e);
+        t->kernels->axpy(t->ld, -1, t->z + r * t->ld, e, e);
+        t->s.sums[r] = t->kernels->dot(t->ld, e, e);
+        t->kernels->dots(t->ld, e, end - at, c->latent + at, t->x, t->ld, t->a, grad + at);
+        for (size_t j = at; t->values[1] && j < end; j++)
+            if (!(t->values[1][j] > 0)) grad[j] = 0;
+    }
+}
+
+static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const float *values,
+                                 const float *W, const float *base, const float *y, float alpha,
+                                 const float *relu_of, float *e, double *loss, float *grad) {
+    saei_task t = saei_task_of(w);
+    const float *in[2];
+    float *out[2];
+    in[0] = values;
+    in[1] = relu_of;
+    out[0] = e;
+    out[1] = grad;
+    t.code = code;
+    t.values = in;
+    t.outs = out;
+    t.x = W;
+    t.y = base;
+    t.z = y;
+    t.a = alpha;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
+    *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
+}
+
 static void saei_gate_grad_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
@@ -2759,7 +2829,7 @@ static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, 
         else {
             memset(spare, 0, ld * sizeof *spare);
             kernels->add_rows(ld, end - j, row + j, value + j, x, ld, spare);
-            for (size_t c = 0; c < ld; c++) out[c] += spare[c];
+            kernels->axpy(ld, 1, spare, out, out);
         }
         j = end;
     }
@@ -2779,8 +2849,7 @@ static void saei_latent_rows_part(void *arg, size_t part) {
         saei_rows_sum(t->kernels, t->ld, count, t->index->row + begin,
                       t->index->value[t->which] + begin, t->x, spare, sum);
         if (t->add) t->kernels->axpy(t->ld, t->a, sum, out, out);
-        else
-            for (size_t c = 0; c < t->ld; c++) out[c] = t->a * sum[c];
+        else t->kernels->scale(t->ld, t->a, sum, out);
     }
 }
 
@@ -2846,8 +2915,7 @@ static void saei_block_sum_part(void *arg, size_t part) {
     for (size_t r = part * SAE_ROW_BLOCK; r < saei_part_end(part, SAE_ROW_BLOCK, t->n); r++) {
         const float *row = t->x + r * t->ld;
         double s = t->y ? (double)t->y[r] : 1;
-        if (s != 0)
-            for (size_t c = 0; c < t->ld; c++) out[c] += s * (double)row[c]; /* exact product */
+        if (s != 0) t->kernels->add_double(t->ld, s, row, out);
     }
 }
 
@@ -2904,26 +2972,31 @@ static void saei_cpu_count_nonzero(const sae_work *w, const sae_code *code, doub
 
 enum { SAEI_ROWS_NORM, SAEI_ROWS_PARALLEL, SAEI_ROWS_UNIT, SAEI_ROWS_NORM_GRAD };
 
+static void saei_project_row(const saei_kernels *kernels, size_t ld, const float *row, float eps,
+                             float *grad) {
+    double norm = sqrt(kernels->dot(ld, row, row)) + (double)eps;
+    if (norm > 0) kernels->axpy(ld, (float)-(kernels->dot(ld, grad, row) / norm / norm), row, grad, grad);
+}
+
+static void saei_unit_row(const saei_kernels *kernels, size_t ld, float eps, float *row) {
+    double norm = sqrt(kernels->dot(ld, row, row)) + (double)eps;
+    if (norm > 0) kernels->divide(ld, row, (float)norm, row);
+}
+
 static void saei_weight_rows_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     for (size_t i = part * 64, end = saei_part_end(part, 64, t->m); i < end; i++) {
         const float *row = t->x + i * t->ld;
-        float *out = t->out + i * t->ld, unit;
-        double norm;
+        float *out = t->out + i * t->ld;
         if (t->kind == SAEI_ROWS_NORM_GRAD) {
             float c = t->a * t->z[i];
             c = t->which == 2 ? 2 * c : t->y[i] > 0 ? c / t->y[i] : 0;
             t->kernels->axpy(t->ld, c, row, out, out);
             continue;
         }
-        norm = sqrt(t->kernels->dot(t->ld, row, row)) + (double)t->a;
-        unit = (float)norm;
-        if (t->kind == SAEI_ROWS_NORM) t->out[i] = unit;
-        else if (norm > 0 && t->kind == SAEI_ROWS_PARALLEL) {
-            double c = t->kernels->dot(t->ld, out, row) / norm / norm;
-            t->kernels->axpy(t->ld, (float)-c, row, out, out);
-        } else if (norm > 0)
-            for (size_t k = 0; k < t->ld; k++) out[k] = out[k] / unit;
+        if (t->kind == SAEI_ROWS_PARALLEL) saei_project_row(t->kernels, t->ld, row, t->a, out);
+        else if (t->kind == SAEI_ROWS_UNIT) saei_unit_row(t->kernels, t->ld, t->a, out);
+        else t->out[i] = (float)(sqrt(t->kernels->dot(t->ld, row, row)) + (double)t->a);
     }
 }
 
@@ -3023,6 +3096,38 @@ static void saei_cpu_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
     task.outs = outs;
     task.n = count;
     saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_adam_part, &task);
+}
+
+static void saei_adam_rows_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    float project = t->a, unit = (float)t->p;
+    for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
+        size_t at = i * t->ld;
+        float *row = t->outs[0] + at;
+        if (project >= 0) saei_project_row(t->kernels, t->ld, row, project, t->outs[3] + at);
+        t->kernels->adam(&t->adam, t->ld, row, t->outs[3] + at, t->outs[1] ? t->outs[1] + at : NULL,
+                         t->outs[2] + at);
+        if (unit >= 0) saei_unit_row(t->kernels, t->ld, unit, row);
+    }
+}
+
+static void saei_cpu_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t step,
+                               const double *sum_squares, double max_norm, float project,
+                               float unit, size_t m, float *param, float *grad, float *first,
+                               float *second) {
+    saei_task t = saei_task_of(w);
+    float *outs[4];
+    outs[0] = param;
+    outs[1] = first;
+    outs[2] = second;
+    outs[3] = grad;
+    t.adam =
+        saei_adam_step_of(adam, step, sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1);
+    t.outs = outs;
+    t.m = m;
+    t.a = project;
+    t.p = (double)unit;
+    saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_adam_rows_part, &t);
 }
 
 /* DEVIATION: a row without a positive value makes the reference's mean infinite (its minimum over
@@ -3149,7 +3254,7 @@ static const sae_backend *saei_cpu_backend(void) {
         saei_cpu_column_sums, saei_cpu_weighted_sum, saei_cpu_sum_squares, saei_cpu_variance,
         saei_cpu_count_nonzero, saei_cpu_row_norms, saei_cpu_norm_weight, saei_cpu_norm_grad,
         saei_cpu_remove_parallel, saei_cpu_normalize_rows, saei_cpu_adam, saei_cpu_update_threshold,
-        saei_cpu_geometric_median, saei_cpu_resample
+        saei_cpu_geometric_median, saei_cpu_resample, saei_cpu_reconstruct, saei_cpu_adam_rows
     };
     return &table;
 }
@@ -4715,6 +4820,22 @@ static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const fl
         t->ops->weighted_sum(&t->w, t->param.W_enc, dp_sums, t->desc.dict_size, -1, t->grad.b_dec);
 }
 
+/* e = x_hat - y and its mean square norm; grad = alpha e.W_dec of the entries, 0 where relu_of is
+   not positive. */
+static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
+                             float *e, double *loss, float *grad) {
+    const sae_backend *ops = t->ops;
+    size_t m = t->desc.dict_size;
+    if (ops->reconstruct) {
+        ops->reconstruct(&t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y, alpha,
+                         relu_of, e, loss, grad);
+        return;
+    }
+    ops->decode(&t->w, &t->code, values, t->param.W_dec, 0, m, t->param.b_dec, 0, e);
+    ops->residual(&t->w, e, t->y, t->n, e, loss);
+    ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, relu_of, grad);
+}
+
 /* Ghost gradients (Anthropic, January 2024 update): latents silent for long are pulled towards the
    residual through exp(p). Adds to the gradients of an index already used. */
 static void saei_ghost_grads(sae_trainer *t) {
@@ -4756,14 +4877,16 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
     size_t m = h->dict_size;
     float *e = t->e;
     saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
-    ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
-    if (h->reconstruction_norm) {
+    if (!h->reconstruction_norm)
+        saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
+    else {
+        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
         ops->axpy(&t->w, t->n * t->view.ld, 1, t->e, NULL, t->r);
         ops->unit_rows(&t->w, t->n, t->r, t->scalars + SAEI_S_L2);
         e = t->r;
+        ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
     }
-    ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
     if (h->kind == SAE_TRAINER_P_ANNEAL) saei_anneal_penalty(t, scale, t->code.value, t->code.grad);
     else {
         if (april) {
@@ -4800,15 +4923,10 @@ static void saei_grads_gated(sae_trainer *t, double scale) {
     const sae_backend *ops = t->ops;
     const float *values[5];
     float alpha = (float)(2.0 / (double)t->n);
-    size_t m = h->dict_size;
     saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
     ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
-    ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
-    ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
-    ops->decode(&t->w, &t->code, t->code.gate, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
-    ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_AUX);
-    ops->dots(&t->w, &t->code, t->e, t->param.W_dec, 0, m, alpha, NULL, t->code.extra[0]);
-    ops->dots(&t->w, &t->code, t->r, t->param.W_dec, 0, m, alpha, NULL, t->code.extra[1]);
+    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.extra[0]);
+    saei_reconstruct(t, t->code.gate, alpha, NULL, t->r, t->scalars + SAEI_S_AUX, t->code.extra[1]);
     if (h->kind == SAE_TRAINER_GATED_ANNEAL)
         saei_anneal_penalty(t, scale, t->code.gate, t->code.extra[1]);
     else
@@ -4868,14 +4986,13 @@ static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
         ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta),
                               t->threshold);
     if (nested) saei_matryoshka_residuals(t);
-    else {
-        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
-        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
-    }
-    for (size_t g = 0; g < (nested ? h->num_groups : 1); g++) {
-        size_t hi = nested ? lo + t->view.desc.group_sizes[g] : m;
-        ops->dots(&t->w, &t->code, nested ? t->groups + g * stride : t->e, t->param.W_dec, lo, hi,
-                  alpha, t->code.value, t->code.grad);
+    else
+        saei_reconstruct(t, t->code.value, alpha, t->code.value, t->e, t->scalars + SAEI_S_L2,
+                         t->code.grad);
+    for (size_t g = 0; nested && g < h->num_groups; g++) {
+        size_t hi = lo + t->view.desc.group_sizes[g];
+        ops->dots(&t->w, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
+                  t->code.value, t->code.grad);
         lo = hi;
     }
     saei_index_two(t, &t->code);
@@ -4920,9 +5037,7 @@ static void saei_grads_jump_relu(sae_trainer *t, double scale) {
     size_t m = h->dict_size;
     saei_encode_batch(t, SAE_SELECT_WINDOW, 0, &t->code, false);
     ops->jump(&t->w, t->param.aux0, &t->code);
-    ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
-    ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
-    ops->dots(&t->w, &t->code, t->e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
     ops->jump_grad(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, &t->code,
                    t->scalars + SAEI_S_L0, t->scalars + SAEI_S_SPARSITY);
     values[0] = t->code.value;
@@ -4941,24 +5056,43 @@ static void saei_grads_jump_relu(sae_trainer *t, double scale) {
 
 /* ==== >>trainer: the step ===================================================================== */
 
+/* Adam on floats [begin, end) of the parameters. */
+static void saei_adam_range(sae_trainer *t, const sae_adam *adam, uint64_t step,
+                            const double *squares, size_t begin, size_t end) {
+    if (begin == end) return;
+    t->ops->adam(&t->w, adam, step + 1, squares, 1, t->param.all + begin, t->grad.all + begin,
+                 t->first.all ? t->first.all + begin : NULL, t->second.all + begin, end - begin);
+}
+
 /* Gradients to parameters: constraint, clipping, Adam, unit norm, as the scheme has them. */
 static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_trainer_kind kind = t->desc.kind;
     bool constrained =
         kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
-    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL;
-    size_t m = t->desc.dict_size;
+    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL, fused;
+    size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
     sae_adam adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
-    if (unit)
+    fused = unit && t->ops->adam_rows;
+    if (unit && !(fused && !clipped)) /* the clipping needs the norm of what is left */
         t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
-    t->ops->adam(&t->w, &adam, step + 1, clipped ? squares : NULL, 1, t->param.all, t->grad.all,
-                 t->first.all, t->second.all, t->view.num_params);
-    if (unit)
-        t->ops->normalize_rows(&t->w, m, constrained ? 0 : FLT_EPSILON, t->param.W_dec);
+    else squares = NULL;
+    if (!fused) {
+        saei_adam_range(t, &adam, step, squares, 0, t->view.num_params);
+        if (unit)
+            t->ops->normalize_rows(&t->w, m, constrained ? 0 : FLT_EPSILON, t->param.W_dec);
+        return;
+    }
+    dec = (size_t)(t->param.W_dec - t->param.all);
+    end = dec + m * t->view.ld;
+    saei_adam_range(t, &adam, step, squares, 0, dec);
+    t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0,
+                      constrained ? 0 : FLT_EPSILON, m, t->param.W_dec, t->grad.W_dec,
+                      t->first.all ? t->first.W_dec : NULL, t->second.W_dec);
+    saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
 }
 
 /* Integer linspace of PyTorch 2: step i from the start in the first half, from the end in the
@@ -11555,6 +11689,31 @@ static size_t SAEI_FN(saei_keep_window)(const float *p, const float *theta, floa
 static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                                    const float *M, size_t ld, float *out) {
     size_t c = 0;
+#if SAEI_KERNEL_PASS == 3
+    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
+       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB in the L3:
+       ADDROWS */
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
+#define SAEI_ADD(i)                                                                                \
+    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
+    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
+#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
+    for (; c + 256 <= n; c += 256) {
+        SAEI_ALL(SAEI_LOAD)
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_PUT)
+    }
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
     for (; c + 64 <= n; c += 64) {
         saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
         saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
@@ -11615,6 +11774,31 @@ static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y
     for (; i + 16 <= n; i += 16)
         saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
     for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* a is a float's value: the product is exact, so that one rounding or two are the same. */
+static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
+    size_t i = 0;
+#if SAEI_KERNEL_PASS == 3
+    for (; i + 8 <= n; i += 8)
+        _mm512_storeu_pd(out + i,
+                         _mm512_fmadd_pd(_mm512_set1_pd(a),
+                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
+                                         _mm512_loadu_pd(out + i)));
+#endif
+    for (; i < n; i++) out[i] += a * (double)x[i];
 }
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),

@@ -134,6 +134,12 @@ static void cpu_name(char *out, size_t size) {
     X(normalize_rows, (const sae_work *w, size_t a, float b, float *c), (w, a, b, c))              \
     X(adam, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,          \
              float *e, const float *f, float *g, float *h, size_t i), (w, a, b, c, d, e, f, g, h, i)) \
+    X(reconstruct, (const sae_work *w, const sae_code *a, const float *b, const float *c,          \
+                    const float *d, const float *e, float f, const float *g, float *h, double *i,  \
+                    float *j), (w, a, b, c, d, e, f, g, h, i, j))                                  \
+    X(adam_rows, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,     \
+                  float e, float f, size_t g, float *h, float *i, float *j, float *k),             \
+      (w, a, b, c, d, e, f, g, h, i, j, k))                                                        \
     X(update_threshold, (const sae_work *w, const sae_code *a, bool b, double c, float *d),        \
       (w, a, b, c, d))
 
