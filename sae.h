@@ -678,7 +678,7 @@ typedef struct sae_code {
    their rows ascending. */
 #define SAE_INDEX_VALUES 5
 typedef struct sae_index {
-    size_t dict_size, capacity;
+    size_t dict_size, capacity, rows; /* rows of the code it was made from */
     size_t *begin;                    /* D [m + 1] */
     uint32_t *row;                    /* D [capacity] */
     float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
@@ -1425,6 +1425,8 @@ static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_
 
 #define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
+#define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 48 rows of 128 floats stay in the L1 */
+#define SAEI_DENSE_ROWS 48
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
 
 typedef struct saei_adam_step {
@@ -1471,6 +1473,9 @@ struct saei_kernels {
     /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
     void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                      const float *M, size_t ld, float *out);
+    /* out += sum_j value[j] panel[index[j] - first], rows of n <= SAEI_DENSE_COLUMNS floats */
+    void (*add_panel)(size_t n, size_t count, const uint32_t *index, uint32_t first,
+                      const float *value, const float *panel, float *out);
     /* out[j] = alpha e.M[row[j]]: the dot order */
     void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
                  size_t ld, float alpha, float *out);
@@ -1532,7 +1537,8 @@ extern "C" {
     static const saei_kernels saei_kernels_##name = {                                              \
         #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
         keep_screened, saei_count_from_##set, saei_keep_from_##set, saei_keep_above_##set,         \
-        saei_keep_window_##set, saei_add_rows_##set, saei_dots_##set, saei_dot_##set,              \
+        saei_keep_window_##set, saei_add_rows_##set, saei_add_panel_##set, saei_dots_##set,        \
+        saei_dot_##set,                                                                            \
         saei_axpy_##set, saei_scale_##set, saei_divide_##set, saei_add_double_##set,               \
         saei_adam_##set                                                                            \
     }
@@ -1566,13 +1572,15 @@ static const saei_kernels *saei_kernels_select(const char *name) {
 enum {
     SAEI_ENCODE_ROWS = 128,  /* rows of one encode task */
     SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
+    SAEI_DENSE_TARGETS = 64, /* rows or latents of one task of the dense phase */
     SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
     SAEI_SORT_PARTS = 16     /* at most: row blocks of the counting sort */
 };
 
 /* Scratch memory of a work, cut into named pieces. */
 typedef struct saei_cpu_scratch {
-    float *packed;     /* [panels][d][48], or int16 pairs [panels][ld / 2][48] */
+    float *packed;     /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
+    float *dense;      /* [threads][SAEI_DENSE_TARGETS][ld] */
     float *screen;     /* [2][panels 48]: factor and offset of each latent; then [panels][3] */
     float *value;      /* [threads][SAEI_ENCODE_ROWS + 2][capacity] */
     uint32_t *latent;  /* alike */
@@ -1608,13 +1616,16 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
     size_t at = 0, threads = (size_t)ctx->threads, panels = saei_ceil_div(h->dict_size, SAEI_PANEL);
     size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
     unsigned char *b = (unsigned char *)base;
-    size_t packed, screen, value, latent, words, counts, partial, sums, rows, latents, draws, width;
+    size_t packed, screen, value, latent, words, counts, partial, sums, rows, latents, draws, dense;
+    size_t width, taller;
     if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
-        || !saei_mul(panels * SAEI_PANEL, h->ld, &width))
+        || !saei_mul(panels * SAEI_PANEL, h->ld, &width)
+        || !saei_mul(saei_max(panels * SAEI_PANEL, h->batch), h->ld, &taller))
         return SIZE_MAX;
     most = saei_max(most, 2 * width / SAEI_CHUNK + 16);
     s->capacity = saei_align16(saei_min(4 * h->k, m) + 4 * SAEI_PANEL);
-    packed = saei_cpu_place(&at, width, sizeof(float));
+    packed = saei_cpu_place(&at, taller, sizeof(float));
+    dense = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
     screen = saei_cpu_place(&at, panels * (2 * SAEI_PANEL + 3), sizeof(float));
     value = saei_cpu_place(&at, threads * (SAEI_ENCODE_ROWS + 2), s->capacity * sizeof(float));
     latent = saei_cpu_place(&at, threads * (SAEI_ENCODE_ROWS + 2), s->capacity * sizeof(float));
@@ -1628,6 +1639,7 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
     draws = saei_cpu_place(&at, h->batch, sizeof(saei_draw));
     if (at == SIZE_MAX || !b) return at;
     s->packed = (float *)(void *)(b + packed);
+    s->dense = (float *)(void *)(b + dense);
     s->screen = (float *)(void *)(b + screen);
     s->value = (float *)(void *)(b + value);
     s->latent = (uint32_t *)(void *)(b + latent);
@@ -2375,6 +2387,68 @@ static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
     saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_part, &t);
 }
 
+/* -- the dense phase -- */
+/* A fresh dictionary without a k fires half of its latents. Then a list's rows are no longer few and
+   far between: every sum reads the whole matrix, from the L3. So the matrix is copied into panels
+   of 48 x 128 that stay in the L1 while 64 lists go over them, each from where it stopped. The
+   order of every sum is the one of add_rows, and so are the bits. W1, half dense, on 2 cores: a sum
+   over all lists is 4.3 G multiply-adds, 37 ms at the FMA peak; add_rows took 240 ms, this DENSEMS. */
+
+/* Entries from which panels pay: one in SAEI_DENSE_SHARE of n m. */
+enum { SAEI_DENSE_SHARE = 10 };
+
+static bool saei_is_dense(const saei_task *t, size_t entries, size_t n) {
+    return entries / SAEI_DENSE_SHARE >= n && (double)entries * SAEI_DENSE_SHARE
+                                                  >= (double)n * (double)t->w->shape.dict_size;
+}
+
+/* Panels of rows [lo, hi) of t->x: one task for SAEI_DENSE_ROWS of them. t->stride: rows of a
+   block; panels do not cross blocks. */
+static void saei_dense_pack_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    size_t each = saei_ceil_div(t->stride, SAEI_DENSE_ROWS);
+    size_t lo = part / each * t->stride + part % each * SAEI_DENSE_ROWS;
+    size_t end = saei_min((part / each + 1) * t->stride, t->n);
+    size_t count = lo < end ? saei_min(SAEI_DENSE_ROWS, end - lo) : 0;
+    for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS) {
+        size_t width = saei_min(SAEI_DENSE_COLUMNS, t->ld - c);
+        for (size_t r = 0; r < count; r++)
+            memcpy(t->s.packed + lo * t->ld + c * count + r * width, t->x + (lo + r) * t->ld + c,
+                   width * sizeof(float));
+    }
+}
+
+/* Panels of M [n][ld] in blocks of `block` rows. */
+static void saei_dense_pack(const saei_task *task, const float *M, size_t n, size_t block) {
+    saei_task t = *task;
+    t.x = M;
+    t.n = n;
+    t.stride = block;
+    saei_parallel(t.w->ctx,
+                  saei_ceil_div(n, block) * saei_ceil_div(block, SAEI_DENSE_ROWS),
+                  saei_dense_pack_part, &t);
+}
+
+/* out[i] += sum over the list's entries with lo <= index < hi, the rows of a block; at[i] is where
+   the list of i stands, end[i] where it ends. */
+static void saei_dense_sums(const saei_task *t, size_t targets, size_t *at, const size_t *end,
+                            const uint32_t *index, const float *value, size_t lo, size_t hi,
+                            float *out) {
+    for (size_t first = lo; first < hi; first += SAEI_DENSE_ROWS) {
+        size_t count = saei_min(SAEI_DENSE_ROWS, hi - first), stop[SAEI_DENSE_TARGETS];
+        for (size_t i = 0; i < targets; i++)
+            for (stop[i] = at[i]; stop[i] < end[i] && index[stop[i]] < first + count; ) stop[i]++;
+        for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
+            for (size_t i = 0; i < targets; i++)
+                if (stop[i] > at[i])
+                    t->kernels->add_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), stop[i] - at[i],
+                                          index + at[i], (uint32_t)first, value + at[i],
+                                          t->s.packed + first * t->ld + c * count,
+                                          out + i * t->ld + c);
+        memcpy(at, stop, targets * sizeof *at);
+    }
+}
+
 /* -- decode and residuals -- */
 
 /* Entries of row r with lo <= latent < hi: [*begin, return), counted from the row's start. */
@@ -2666,12 +2740,45 @@ static void saei_reconstruct_part(void *arg, size_t part) {
     }
 }
 
+/* The same for 64 rows together; the dots over 8 decoder rows at a time, which stay in the L1. */
+static void saei_dense_reconstruct_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    size_t r0 = part * SAEI_DENSE_TARGETS, count = saei_min(SAEI_DENSE_TARGETS, c->rows - r0);
+    size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 }, m = t->w->shape.dict_size;
+    float *e = t->outs[0] + r0 * t->ld, *grad = t->outs[1];
+    memset(e, 0, count * t->ld * sizeof *e);
+    for (size_t i = 0; i < count; i++) {
+        at[i] = (r0 + i) * c->stride;
+        end[i] = at[i] + c->count[r0 + i];
+    }
+    saei_dense_sums(t, count, at, end, c->latent, t->values[0], 0, m, e);
+    for (size_t i = 0; i < count; i++) {
+        t->kernels->axpy(t->ld, 1, e + i * t->ld, t->y, e + i * t->ld);
+        t->kernels->axpy(t->ld, -1, t->z + (r0 + i) * t->ld, e + i * t->ld, e + i * t->ld);
+        t->s.sums[r0 + i] = t->kernels->dot(t->ld, e + i * t->ld, e + i * t->ld);
+        at[i] = (r0 + i) * c->stride;
+    }
+    for (size_t first = 0; first < m; first += 8)
+        for (size_t i = 0; i < count; i++) {
+            size_t stop = at[i];
+            while (stop < end[i] && c->latent[stop] < first + 8) stop++;
+            t->kernels->dots(t->ld, e + i * t->ld, stop - at[i], c->latent + at[i], t->x, t->ld,
+                             t->a, grad + at[i]);
+            at[i] = stop;
+        }
+    for (size_t i = 0; t->values[1] && i < count; i++)
+        for (size_t j = (r0 + i) * c->stride; j < end[i]; j++)
+            if (!(t->values[1][j] > 0)) grad[j] = 0;
+}
+
 static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const float *values,
                                  const float *W, const float *base, const float *y, float alpha,
                                  const float *relu_of, float *e, double *loss, float *grad) {
     saei_task t = saei_task_of(w);
     const float *in[2];
     float *out[2];
+    size_t entries = 0;
     in[0] = values;
     in[1] = relu_of;
     out[0] = e;
@@ -2683,7 +2790,12 @@ static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const 
     t.y = base;
     t.z = y;
     t.a = alpha;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
+    for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
+    if (saei_is_dense(&t, entries, code->rows)) {
+        saei_dense_pack(&t, W, t.m, t.m);
+        saei_parallel(w->ctx, saei_ceil_div(code->rows, SAEI_DENSE_TARGETS),
+                      saei_dense_reconstruct_part, &t);
+    } else saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
     *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
 }
 
@@ -2793,6 +2905,23 @@ static void saei_place_part(void *arg, size_t part) {
         }
 }
 
+/* Dense lists: 64 latents of all rows at a time, so that what is written lies in the L2. The
+   counts are those of one part. */
+static void saei_place_latents_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    size_t lo = part * 64, hi = saei_min(lo + 64, t->m), to[64];
+    memcpy(to, t->index->begin + lo, (hi - lo) * sizeof *to);
+    for (size_t r = 0; r < c->rows; r++) {
+        size_t begin, end = saei_code_range(c, r, lo, hi, &begin), at = r * c->stride;
+        for (size_t j = at + begin; j < at + end; j++) {
+            size_t slot = to[c->latent[j] - lo]++;
+            t->index->row[slot] = (uint32_t)r;
+            for (size_t v = 0; v < t->which; v++) t->index->value[v][slot] = t->values[v][j];
+        }
+    }
+}
+
 static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
                            size_t count, sae_index *index) {
     saei_task t = saei_task_of(w);
@@ -2814,7 +2943,10 @@ static void saei_cpu_index(const sae_work *w, const sae_code *code, const float 
         total += before;
     }
     index->begin[t.m] = total;
-    saei_parallel(w->ctx, t.parts, saei_place_part, &t);
+    index->rows = code->rows;
+    if (saei_is_dense(&t, total, code->rows))
+        saei_parallel(w->ctx, saei_ceil_div(t.m, 64), saei_place_latents_part, &t);
+    else saei_parallel(w->ctx, t.parts, saei_place_part, &t);
 }
 
 /* out = sum_j value[j] x[row[j]] in blocks of SAE_ROW_BLOCK rows; spare [ld]. */
@@ -2853,6 +2985,30 @@ static void saei_latent_rows_part(void *arg, size_t part) {
     }
 }
 
+static void saei_dense_latents_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    size_t i0 = t->lo + part * SAEI_DENSE_TARGETS, count = saei_min(SAEI_DENSE_TARGETS, t->hi - i0);
+    size_t at[SAEI_DENSE_TARGETS];
+    float *spare = t->s.dense + saei_thread_index() * SAEI_DENSE_TARGETS * t->ld;
+    float *out = t->out + i0 * t->ld;
+    memcpy(at, t->index->begin + i0, count * sizeof *at);
+    for (size_t lo = 0; lo < t->n; lo += SAE_ROW_BLOCK) {
+        size_t before[SAEI_DENSE_TARGETS];
+        memcpy(before, at, count * sizeof *at);
+        memset(spare, 0, count * t->ld * sizeof *spare);
+        saei_dense_sums(t, count, at, t->index->begin + i0 + 1, t->index->row,
+                        t->index->value[t->which], lo, saei_min(lo + SAE_ROW_BLOCK, t->n), spare);
+        for (size_t i = 0; i < count; i++) { /* as in saei_rows_sum, blocks without entries add nothing */
+            float *row = out + i * t->ld;
+            if (before[i] == t->index->begin[i0 + i])
+                memcpy(row, spare + i * t->ld, t->ld * sizeof *row);
+            else if (at[i] > before[i]) t->kernels->axpy(t->ld, 1, spare + i * t->ld, row, row);
+        }
+    }
+    for (size_t i = 0; i < count; i++)
+        t->kernels->scale(t->ld, t->a, out + i * t->ld, out + i * t->ld);
+}
+
 static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size_t which,
                                  const float *x, size_t lo, size_t hi, float alpha, bool add,
                                  float *out) {
@@ -2866,6 +3022,13 @@ static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size
     t.a = alpha;
     t.add = add;
     t.out = out;
+    t.n = index->rows;
+    if (!add && saei_is_dense(&t, index->begin[hi] - index->begin[lo], t.n)) {
+        saei_dense_pack(&t, x, t.n, SAE_ROW_BLOCK);
+        saei_parallel(w->ctx, saei_ceil_div(hi - lo, SAEI_DENSE_TARGETS), saei_dense_latents_part,
+                      &t);
+        return;
+    }
     saei_parallel(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part, &t);
 }
 
@@ -11738,35 +11901,93 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
     }
 }
 
+static void SAEI_FN(saei_add_panel)(size_t n, size_t count, const uint32_t *index, uint32_t first,
+                                    const float *value, const float *panel, float *out) {
+    size_t c = 0;
+#if SAEI_KERNEL_PASS == 3
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + 16 * i);
+#define SAEI_ADD(i) a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
+#define SAEI_PUT(i) saei_vstore(out + 16 * i, a##i);
+    if (n == 128) {
+        SAEI_ALL(SAEI_LOAD)
+        for (size_t j = 0; j < count; j++) {
+            const float *m = panel + (size_t)(index[j] - first) * 128;
+            saei_v v = saei_vset(value[j]);
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_PUT)
+        return;
+    }
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(panel + (index[j] - first) * n + c), a);
+        saei_vstore(out + c, a);
+    }
+}
+
 static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
     saei_v s = saei_vset(0);
     for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
     return saei_vsum(s);
 }
 
-/* Four latents at a time, so that four chains hide each other's latency. */
+/* Up to eight latents at a time, so that their chains hide each other's latency. */
+#define SAEI_DOT_BEGIN(i)                                                                          \
+    const float *m##i = M + row[j + i] * ld;                                                       \
+    saei_v s##i = saei_vset(0);
+#define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
+#define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
+#define SAEI_DOTS(ALL)                                                                             \
+    {                                                                                              \
+        ALL(SAEI_DOT_BEGIN)                                                                        \
+        for (size_t k = 0; k < n; k += 16) {                                                       \
+            saei_v v = saei_vload(e + k);                                                          \
+            ALL(SAEI_DOT_STEP)                                                                     \
+        }                                                                                          \
+        ALL(SAEI_DOT_END)                                                                          \
+        break;                                                                                     \
+    }
+#define SAEI_1(X) X(0)
+#define SAEI_2(X) SAEI_1(X) X(1)
+#define SAEI_3(X) SAEI_2(X) X(2)
+#define SAEI_4(X) SAEI_3(X) X(3)
+#define SAEI_5(X) SAEI_4(X) X(4)
+#define SAEI_6(X) SAEI_5(X) X(5)
+#define SAEI_7(X) SAEI_6(X) X(6)
+#define SAEI_8(X) SAEI_7(X) X(7)
 static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
                                const float *M, size_t ld, float alpha, float *out) {
-    size_t j = 0;
-    for (; j + 4 <= count; j += 4) {
-        const float *m0 = M + row[j] * ld, *m1 = M + row[j + 1] * ld;
-        const float *m2 = M + row[j + 2] * ld, *m3 = M + row[j + 3] * ld;
-        saei_v s0 = saei_vset(0), s1 = s0, s2 = s0, s3 = s0;
-        for (size_t i = 0; i < n; i += 16) {
-            saei_v v = saei_vload(e + i);
-            s0 = saei_vfma(v, saei_vload(m0 + i), s0);
-            s1 = saei_vfma(v, saei_vload(m1 + i), s1);
-            s2 = saei_vfma(v, saei_vload(m2 + i), s2);
-            s3 = saei_vfma(v, saei_vload(m3 + i), s3);
+    for (size_t j = 0, most = SAEI_KERNEL_PASS == 3 ? 8 : 4; j < count; j += most)
+        switch (count - j < most ? count - j : most) {
+        case 1: SAEI_DOTS(SAEI_1)
+        case 2: SAEI_DOTS(SAEI_2)
+        case 3: SAEI_DOTS(SAEI_3)
+        case 4: SAEI_DOTS(SAEI_4)
+        case 5: SAEI_DOTS(SAEI_5)
+        case 6: SAEI_DOTS(SAEI_6)
+        case 7: SAEI_DOTS(SAEI_7)
+        default: SAEI_DOTS(SAEI_8)
         }
-        out[j] = (float)((double)alpha * saei_vsum(s0));
-        out[j + 1] = (float)((double)alpha * saei_vsum(s1));
-        out[j + 2] = (float)((double)alpha * saei_vsum(s2));
-        out[j + 3] = (float)((double)alpha * saei_vsum(s3));
-    }
-    for (; j < count; j++)
-        out[j] = (float)((double)alpha * SAEI_FN(saei_dot)(n, e, M + row[j] * ld));
 }
+#undef SAEI_DOT_BEGIN
+#undef SAEI_DOT_STEP
+#undef SAEI_DOT_END
+#undef SAEI_DOTS
+#undef SAEI_1
+#undef SAEI_2
+#undef SAEI_3
+#undef SAEI_4
+#undef SAEI_5
+#undef SAEI_6
+#undef SAEI_7
+#undef SAEI_8
 
 static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
     saei_v va = saei_vset(a);
