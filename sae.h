@@ -1480,6 +1480,7 @@ struct saei_kernels {
     void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
                  size_t ld, float alpha, float *out);
     double (*dot)(size_t n, const float *a, const float *b);
+    void (*over)(size_t n, const float *x, const float *cut, float *out); /* x > cut ? x : 0 */
     void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
     void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
     void (*divide)(size_t n, const float *x, float a, float *out);               /* x / a */
@@ -1538,9 +1539,8 @@ extern "C" {
         #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
         keep_screened, saei_count_from_##set, saei_keep_from_##set, saei_keep_above_##set,         \
         saei_keep_window_##set, saei_add_rows_##set, saei_add_panel_##set, saei_dots_##set,        \
-        saei_dot_##set,                                                                            \
-        saei_axpy_##set, saei_scale_##set, saei_divide_##set, saei_add_double_##set,               \
-        saei_adam_##set                                                                            \
+        saei_dot_##set, saei_over_##set, saei_axpy_##set, saei_scale_##set, saei_divide_##set,     \
+        saei_add_double_##set, saei_adam_##set                                                     \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
 #if defined(SAEI_X86)
@@ -2905,19 +2905,29 @@ static void saei_place_part(void *arg, size_t part) {
         }
 }
 
-/* Dense lists: 64 latents of all rows at a time, so that what is written lies in the L2. The
-   counts are those of one part. */
+/* Dense lists: 64 latents of all rows at a time, so that what is written lies in the L2. A part
+   goes through t->lo latents and remembers where each row stands. */
 static void saei_place_latents_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
-    size_t lo = part * 64, hi = saei_min(lo + 64, t->m), to[64];
-    memcpy(to, t->index->begin + lo, (hi - lo) * sizeof *to);
+    uint32_t *stands = t->s.counts + part * c->rows;
+    size_t lo = part * t->lo, end = saei_min(lo + t->lo, t->m), to[64];
     for (size_t r = 0; r < c->rows; r++) {
-        size_t begin, end = saei_code_range(c, r, lo, hi, &begin), at = r * c->stride;
-        for (size_t j = at + begin; j < at + end; j++) {
-            size_t slot = to[c->latent[j] - lo]++;
-            t->index->row[slot] = (uint32_t)r;
-            for (size_t v = 0; v < t->which; v++) t->index->value[v][slot] = t->values[v][j];
+        size_t begin;
+        saei_code_range(c, r, lo, end, &begin);
+        stands[r] = (uint32_t)begin;
+    }
+    for (; lo < end; lo += 64) {
+        size_t hi = saei_min(lo + 64, end);
+        memcpy(to, t->index->begin + lo, (hi - lo) * sizeof *to);
+        for (size_t r = 0; r < c->rows; r++) {
+            size_t at = r * c->stride, j = at + stands[r], stop = at + c->count[r];
+            for (; j < stop && c->latent[j] < hi; j++) {
+                size_t slot = to[c->latent[j] - lo]++;
+                t->index->row[slot] = (uint32_t)r;
+                for (size_t v = 0; v < t->which; v++) t->index->value[v][slot] = t->values[v][j];
+            }
+            stands[r] = (uint32_t)(j - at);
         }
     }
 }
@@ -2944,8 +2954,9 @@ static void saei_cpu_index(const sae_work *w, const sae_code *code, const float 
     }
     index->begin[t.m] = total;
     index->rows = code->rows;
-    if (saei_is_dense(&t, total, code->rows))
-        saei_parallel(w->ctx, saei_ceil_div(t.m, 64), saei_place_latents_part, &t);
+    t.lo = saei_ceil_div(saei_ceil_div(t.m, SAEI_SORT_PARTS), 64) * 64;
+    if (saei_is_dense(&t, total, code->rows) && code->rows <= t.m)
+        saei_parallel(w->ctx, saei_ceil_div(t.m, t.lo), saei_place_latents_part, &t);
     else saei_parallel(w->ctx, t.parts, saei_place_part, &t);
 }
 
@@ -3677,7 +3688,7 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
 
 /* ==== >>dictionary: encode ==================================================================== */
 
-enum { SAEI_INFER_ROWS = 32, SAEI_INFER_DEPTH = 128 };
+enum { SAEI_INFER_ROWS = 128, SAEI_INFER_DEPTH = 64 }; /* 68 KB of stack; a panel is packed for 128 rows */
 
 /* What the parts of one inference call share. */
 typedef struct saei_infer {
@@ -3706,14 +3717,15 @@ static void saei_infer_product(const saei_infer *q, const float *x, size_t rows,
         size_t depth = saei_min(SAEI_INFER_DEPTH, d - k0);
         saei_pack_panel(dict->ctx->kernels, dict->W_enc + k0, dict->ld, depth, q->list, first,
                         count, panel);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t k = 0; k < depth; k++)
-                centred[r * SAEI_INFER_DEPTH + k] =
-                    subtract ? x[r * d + k0 + k] - dict->b_dec[k0 + k] : x[r * d + k0 + k];
+        for (size_t r = 0; subtract && r < rows; r++)
+            dict->ctx->kernels->axpy(depth, -1, dict->b_dec + k0, x + r * d + k0,
+                                     centred + r * SAEI_INFER_DEPTH);
         for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
             const float *at[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-                at[i] = centred + saei_min(g + i, rows - 1) * SAEI_INFER_DEPTH;
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
+                size_t r = saei_min(g + i, rows - 1);
+                at[i] = subtract ? centred + r * SAEI_INFER_DEPTH : x + r * d + k0;
+            }
             dict->ctx->kernels->tile(at, panel, depth, k0 > 0, product + g * SAEI_PANEL);
         }
     }
@@ -3747,30 +3759,56 @@ static size_t saei_active_latents(const sae_dictionary *dict) {
     return end;
 }
 
+/* saei_infer_value of a panel, GATED apart: f = p > cut ? p : 0 with p = product + bias. */
+static void saei_infer_cuts(const saei_infer *q, size_t first, size_t count, float *bias,
+                            float *cut) {
+    const sae_dictionary *dict = q->dict;
+    size_t active = saei_active_latents(dict);
+    bool top = dict->desc.arch == SAE_ARCH_TOP_K || dict->desc.arch == SAE_ARCH_BATCH_TOP_K
+               || dict->desc.arch == SAE_ARCH_MATRYOSHKA;
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        size_t i = q->list ? q->list[first + saei_min(j, count - 1)]
+                           : first + saei_min(j, count - 1);
+        float theta = dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
+                      : top && !q->top_k ? dict->threshold : 0;
+        bias[j] = dict->b_enc[i];
+        cut[j] = theta < 0 ? 0 : theta;
+        if (i >= active && !q->top_k) cut[j] = HUGE_VALF;
+    }
+}
+
 static void saei_infer_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
-    size_t active = saei_active_latents(q->dict), found[SAEI_INFER_ROWS];
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    size_t found[SAEI_INFER_ROWS];
+    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL], cut[SAEI_PANEL];
     memset(found, 0, sizeof found);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count,
                            product);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t j = 0; j < count; j++) {
-                size_t i = q->list ? q->list[first + j] : first + j, at;
-                float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], q->top_k);
-                if (i >= active && !q->top_k) f = 0;
-                if (q->dense) q->dense[(r0 + r) * q->count + first + j] = f;
-                if (!q->sparse || f == 0) continue;
-                at = q->exact ? q->sparse->row_begin[r0 + r] : (r0 + r) * q->share;
+        saei_infer_cuts(q, first, count, bias, cut);
+        for (size_t r = 0; r < rows; r++) {
+            float f[SAEI_PANEL];
+            if (q->dict->desc.arch != SAE_ARCH_GATED) {
+                q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product + r * SAEI_PANEL, bias, f);
+                q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
+            } else
+                for (size_t j = 0; j < count; j++)
+                    f[j] = saei_infer_value(q->dict, q->list ? q->list[first + j] : first + j,
+                                            product[r * SAEI_PANEL + j], q->top_k);
+            if (q->dense) memcpy(q->dense + (r0 + r) * q->count + first, f, count * sizeof *f);
+            for (size_t j = 0; q->sparse && j < count; j++) {
+                size_t at = q->exact ? q->sparse->row_begin[r0 + r] : (r0 + r) * q->share;
+                if (f[j] == 0) continue;
                 if (q->exact || found[r] < q->share) {
-                    q->sparse->latent[at + found[r]] = (uint32_t)i;
-                    q->sparse->value[at + found[r]] = f;
+                    q->sparse->latent[at + found[r]] = (uint32_t)(q->list ? q->list[first + j]
+                                                                          : first + j);
+                    q->sparse->value[at + found[r]] = f[j];
                 }
                 found[r]++;
             }
+        }
     }
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
@@ -3866,27 +3904,34 @@ static void saei_sort_by_latent(uint32_t *latent, float *value, size_t size) {
 static void saei_infer_top_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
-    size_t k = q->share, held[SAEI_INFER_ROWS];
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    const saei_kernels *kernels = q->dict->ctx->kernels;
+    size_t k = q->share, held[SAEI_INFER_ROWS], count_above;
+    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL];
     memset(held, 0, sizeof held);
+    memset(bias, 0, sizeof bias);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, q->x + r0 * q->dict->desc.activation_dim, rows, first, count,
                            product);
+        memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
-            for (size_t j = 0; j < count; j++) {
-                float f = saei_infer_value(q->dict, first + j, product[r * SAEI_PANEL + j], true);
-                if (!(f > 0) || (held[r] == k && !(f > value[0]))) continue;
+            float p[SAEI_PANEL], f[SAEI_PANEL + SAEI_KEEP_SLACK];
+            uint32_t at[SAEI_PANEL + SAEI_KEEP_SLACK];
+            kernels->axpy(SAEI_PANEL, 1, product + r * SAEI_PANEL, bias, p);
+            count_above = kernels->keep_above(p, p, count, held[r] == k ? value[0] : 0,
+                                              (uint32_t)first, at, f, 0,
+                                              SAEI_PANEL + SAEI_KEEP_SLACK);
+            for (size_t j = 0; j < count_above; j++) {
                 if (held[r] < k) {
-                    latent[held[r]] = (uint32_t)(first + j);
-                    value[held[r]++] = f;
+                    latent[held[r]] = at[j];
+                    value[held[r]++] = f[j];
                     for (size_t i = k / 2; held[r] == k && i-- > 0; )
                         saei_heap_sink(latent, value, k, i);
-                } else {
-                    latent[0] = (uint32_t)(first + j);
-                    value[0] = f;
+                } else if (f[j] > value[0]) {
+                    latent[0] = at[j];
+                    value[0] = f[j];
                     saei_heap_sink(latent, value, k, 0);
                 }
             }
@@ -3909,12 +3954,8 @@ static void saei_dense_top_part(void *arg, size_t part) {
         uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
         size_t above = 0;
         while (lo < hi) {
-            uint32_t mid = lo + (hi - lo + 1) / 2, bits;
-            size_t count = 0;
-            for (size_t i = 0; i < m; i++) {
-                memcpy(&bits, f + i, sizeof bits);
-                count += bits >= mid;
-            }
+            uint32_t mid = lo + (hi - lo + 1) / 2;
+            size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
             if (count >= k) lo = mid;
             else hi = mid - 1;
         }
@@ -11995,6 +12036,18 @@ static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y
     for (; i + 16 <= n; i += 16)
         saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
     for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    size_t i = 0;
+#if SAEI_KERNEL_PASS == 3
+    for (; i + 16 <= n; i += 16) {
+        saei_v v = saei_vload(x + i);
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
+        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
+    }
+#endif
+    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
 
 static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
