@@ -240,9 +240,10 @@ typedef struct sae_sparse {
 
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
    outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
-   SAE_RULE_TOP_K of the batch classes (n*m floats). Rows with NaN or infinity give unspecified
-   latents in these rows alone. Bits do not depend on n, threads or instruction set (but for batch
-   top-k, which chooses over the n rows together).
+   SAE_RULE_TOP_K: by the batch classes (n*m floats), and by sae_forward without f where k > 1024
+   (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone.
+   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the
+   n rows together).
    Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
@@ -584,6 +585,7 @@ typedef struct sae_load_desc {
     size_t k;       /* for old files that hold none */
     bool raw;       /* take the tensors as they are; default: as the reference's loader does
                        (STANDARD is brought to unit decoder norms) */
+    bool keep_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
 } sae_load_desc;
 
 /* Opens a folder (config.json beside ae.pt or ae.safetensors), an ae.pt, or a .safetensors; a
@@ -657,7 +659,8 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
                then the lanes are added in double 8, 4, 2, 1 apart
      scalars   sums over rows of the batch, and column_sums and weighted_sum: in double, ascending,
                likewise in blocks of 1024 rows where there are more (products of two floats are
-               exact in double)
+               exact in double). sum_squares: a dot of every 16384 floats, added the same way
+     entries   latent_sums, fired and the columns of variance: in double, ascending, one chain
      ties      in any top-k: the lower index */
 
 #define SAE_ROW_BLOCK 1024
@@ -1235,22 +1238,43 @@ static void saei_philox(const uint32_t counter[4], const uint32_t key[2], uint32
 /* Streams keep draws for different purposes apart under one seed. */
 enum { SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3 };
 
-/* Draw number i of a stream: 64 random bits. */
-static uint64_t saei_random_bits(uint64_t seed, uint32_t stream, uint64_t i) {
-    uint32_t counter[4], key[2], out[4];
-    counter[0] = (uint32_t)i;
-    counter[1] = (uint32_t)(i >> 32);
-    counter[2] = stream;
-    counter[3] = 0;
-    key[0] = (uint32_t)seed;
-    key[1] = (uint32_t)(seed >> 32);
-    saei_philox(counter, key, out);
-    return (uint64_t)out[1] << 32 | out[0];
+/* A stream of draws under a seed. Draw i is half of what block i / 2 gives; the block last used is
+   kept for its other half. */
+typedef struct saei_random {
+    uint64_t seed, block;
+    uint32_t stream, out[4];
+    bool kept;
+} saei_random;
+
+static saei_random saei_random_of(uint64_t seed, uint32_t stream) {
+    saei_random r;
+    memset(&r, 0, sizeof r);
+    r.seed = seed;
+    r.stream = stream;
+    return r;
+}
+
+/* Draw number i: 64 random bits. */
+static uint64_t saei_random_bits(saei_random *r, uint64_t i) {
+    size_t half = (size_t)(i & 1) * 2;
+    if (!r->kept || r->block != i >> 1) {
+        uint32_t counter[4], key[2];
+        r->block = i >> 1;
+        r->kept = true;
+        counter[0] = (uint32_t)r->block;
+        counter[1] = (uint32_t)(r->block >> 32);
+        counter[2] = r->stream;
+        counter[3] = 0;
+        key[0] = (uint32_t)r->seed;
+        key[1] = (uint32_t)(r->seed >> 32);
+        saei_philox(counter, key, r->out);
+    }
+    return (uint64_t)r->out[half + 1] << 32 | r->out[half];
 }
 
 /* In the open interval (0, 1): an odd multiple of 2^-53. */
-static double saei_random_uniform(uint64_t seed, uint32_t stream, uint64_t i) {
-    return (double)(saei_random_bits(seed, stream, i) >> 11 | 1) * 1.1102230246251565e-16;
+static double saei_random_uniform(saei_random *r, uint64_t i) {
+    return (double)(saei_random_bits(r, i) >> 11 | 1) * 1.1102230246251565e-16;
 }
 
 /* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */
@@ -1259,7 +1283,7 @@ static double saei_polynomial(const double *c, int degree, double x) {
     while (degree-- > 0) y = fma(y, x, c[degree]);
     return y;
 }
-static double saei_random_normal(uint64_t seed, uint32_t stream, uint64_t i) {
+static double saei_random_normal(saei_random *random, uint64_t i) {
     static const double a[] = { 3.3871328727963666080e0, 1.3314166789178437745e2,
                                 1.9715909503065514427e3, 1.3731693765509461125e4,
                                 4.5921953931549871457e4, 6.7265770927008700853e4,
@@ -1284,7 +1308,7 @@ static double saei_random_normal(uint64_t seed, uint32_t stream, uint64_t i) {
                                 1.48753612908506148525e-2, 7.86869131145613259100e-4,
                                 1.84631831751005468180e-5, 1.42151175831644588870e-7,
                                 2.04426310338993978564e-15 };
-    double p = saei_random_uniform(seed, stream, i), q = p - 0.5, r, x;
+    double p = saei_random_uniform(random, i), q = p - 0.5, r, x;
     if (fabs(q) <= 0.425) {
         r = fma(-q, q, 0.180625);
         return q * saei_polynomial(a, 7, r) / saei_polynomial(b, 7, r);
@@ -1736,10 +1760,18 @@ static saei_task saei_task_of(const sae_work *w) {
     return t;
 }
 
+/* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
+static void saei_sum_add(double s[2], size_t i, double x) {
+    if (i % SAE_ROW_BLOCK == 0) {
+        s[0] += s[1];
+        s[1] = 0;
+    }
+    s[1] += x;
+}
 static double saei_sum_doubles(const double *x, size_t n) {
-    double s = 0;
-    for (size_t i = 0; i < n; i++) s += x[i];
-    return s;
+    double s[2] = { 0, 0 };
+    for (size_t i = 0; i < n; i++) saei_sum_add(s, i, x[i]);
+    return s[0] + s[1];
 }
 
 /* [begin, end) of part `part` when count things go in parts of `size`. */
@@ -2584,10 +2616,9 @@ static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const 
     saei_cpu_axpy(w, n * w->shape.ld, 1, x_aux, e, r);
     {
         saei_task t = saei_task_of(w);
-        double sum = 0;
         for (size_t i = 0; i < n; i++)
-            sum += t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
-        *pre_norm = sum / (double)n;
+            t.s.sums[i] = t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
+        *pre_norm = saei_sum_doubles(t.s.sums, n) / (double)n;
     }
     *norm = *pre_norm / denominator;
     scale = 2 * alpha / ((double)n * denominator);
@@ -2598,7 +2629,7 @@ static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const 
 static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
                                     const uint32_t *list_count, float *out, double *loss) {
     saei_task t = saei_task_of(w);
-    double mse = 0, ghost = 0, c;
+    double mse = 0, ghost = 0, mse_sum[2] = { 0, 0 }, ghost_sum[2] = { 0, 0 }, c;
     float *r = t.s.rows;
     *loss = 0;
     if (!*list_count) {
@@ -2615,13 +2646,15 @@ static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const f
             for (size_t k = 0; k < t.ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
             norm_r = sqrt(t.kernels->dot(t.ld, r, r));
             if (!pass) {
-                mse += norm_e / (double)n;
-                ghost += norm_r / (double)n;
+                saei_sum_add(mse_sum, i, norm_e);
+                saei_sum_add(ghost_sum, i, norm_r);
             } else {
                 float q = norm_r > 0 ? (float)(-(double)s * c / ((double)n * norm_r)) : 0;
                 for (size_t k = 0; k < t.ld; k++) out[i * t.ld + k] = q * r[k];
             }
         }
+        mse = (mse_sum[0] + mse_sum[1]) / (double)n;
+        ghost = (ghost_sum[0] + ghost_sum[1]) / (double)n;
     }
     *loss = ghost * (mse / (ghost + 1e-8));
 }
@@ -3308,7 +3341,7 @@ static void saei_cpu_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t
    nothing); here such rows are left out of the mean, and with no other row nothing changes. */
 static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
                                       double beta, float *threshold) {
-    double sum = 0;
+    double sum[2] = { 0, 0 };
     float smallest = 0, now;
     size_t rows = 0;
     (void)w;
@@ -3318,13 +3351,13 @@ static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, b
             float v = code->value[r * code->stride + j];
             if (v > 0 && (least == 0 || v < least)) least = v;
         }
+        saei_sum_add(sum, r, (double)least);
         if (least == 0) continue;
-        sum += (double)least;
         rows++;
         if (smallest == 0 || least < smallest) smallest = least;
     }
     if (by_row && !rows) return;
-    now = by_row ? (float)(sum / (double)rows) : smallest;
+    now = by_row ? (float)((sum[0] + sum[1]) / (double)rows) : smallest;
     if (*threshold < 0) *threshold = now;
     else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
 }
@@ -3352,10 +3385,11 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
     t.n = n;
     t.out = weights;
     for (int round = 0; round < 100; round++) {
-        double total = 0;
+        double total[2] = { 0, 0 };
         saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
-        for (size_t r = 0; r < n; r++) total += (double)weights[r];
-        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total);
+        for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)weights[r]);
+        total[0] += total[1];
+        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total[0]);
         sum = saei_block_sum(w, x, weights, n);
         for (size_t c = 0; c < t.ld; c++) {
             move[c] = (float)sum[c] - out[c];
@@ -3379,6 +3413,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     saei_draw *draws = (saei_draw *)(void *)t.s.draws;
     double alive = 0;
     size_t living = 0, dead, used = 0;
+    saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
     for (size_t i = 0; i < m; i++)
         if (since[i] <= threshold) {
             const float *row = enc[0] + i * t.ld;
@@ -3391,7 +3426,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
     for (size_t r = 0; r < n; r++) {
         double norm = sqrt(t.kernels->dot(t.ld, e + r * t.ld, e + r * t.ld));
-        double u = saei_random_uniform(seed, SAEI_STREAM_RESAMPLE, step * ((uint64_t)1 << 32) + r);
+        double u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
         draws[r].row = r;
         draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
     }
@@ -3564,25 +3599,33 @@ static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionar
     return SAE_OK;
 }
 
-/* W_dec rows drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD and
-   GATED draw uniformly; the width of the draw does not matter, as the norms are set after it. */
-static void saei_dictionary_init(sae_dictionary *dict) {
+/* Rows of W_dec drawn, brought to the class's norm, and copied to W_enc. All classes but STANDARD
+   and GATED draw uniformly; the draw's width does not matter, as the norms are set after it. */
+static void saei_dictionary_init_part(void *arg, size_t part) {
+    sae_dictionary *dict = (sae_dictionary *)arg;
     const sae_dictionary_desc *h = &dict->desc;
     bool normal = h->arch == SAE_ARCH_STANDARD || h->arch == SAE_ARCH_STANDARD_NEW
                   || h->arch == SAE_ARCH_GATED;
     float length = normal && h->arch != SAE_ARCH_GATED ? 0.1f : 1.0f;
-    if (h->arch == SAE_ARCH_IDENTITY) return;
-    for (size_t i = 0; i < h->dict_size; i++) {
+    size_t d = h->activation_dim, end = saei_min((part + 1) * 64, h->dict_size);
+    saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT);
+    for (size_t i = part * 64; i < end; i++) {
         float *row = dict->W_dec + i * dict->ld, norm;
-        for (size_t c = 0; c < h->activation_dim; c++) {
-            uint64_t draw = (uint64_t)i * h->activation_dim + c;
-            row[c] = (float)(normal ? saei_random_normal(h->seed, SAEI_STREAM_INIT, draw)
-                                    : 2 * saei_random_uniform(h->seed, SAEI_STREAM_INIT, draw) - 1);
+        for (size_t c = 0; c < d; c++) {
+            uint64_t draw = (uint64_t)i * d + c;
+            row[c] = (float)(normal ? saei_random_normal(&random, draw)
+                                    : 2 * saei_random_uniform(&random, draw) - 1);
         }
         norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, row, row));
-        for (size_t c = 0; c < h->activation_dim; c++) row[c] = row[c] / norm * length;
+        for (size_t c = 0; c < d; c++) row[c] = row[c] / norm * length;
+        memcpy(dict->W_enc + i * dict->ld, row, dict->ld * sizeof(float));
     }
-    memcpy(dict->W_enc, dict->W_dec, h->dict_size * dict->ld * sizeof(float));
+}
+
+static void saei_dictionary_init(sae_dictionary *dict) {
+    const sae_dictionary_desc *h = &dict->desc;
+    if (h->arch == SAE_ARCH_IDENTITY) return;
+    saei_parallel(dict->ctx, saei_ceil_div(h->dict_size, 64), saei_dictionary_init_part, dict);
     if (h->arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
 }
@@ -3703,6 +3746,7 @@ typedef struct saei_infer {
     bool exact;            /* sparse: row_begin[r] is known, write there */
     const uint8_t *mask;   /* ghost: */
     float *ghost;
+    float *x_hat;          /* forward without f */
 } saei_infer;
 
 /* product [rows][48] = W_enc (x or x - b_dec) for up to 48 latents from `first`, in the product
@@ -4272,23 +4316,78 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
     return SAE_OK;
 }
 
-SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
-                               float *f) {
-    size_t m, d, chunk, all;
-    float *own;
-    sae_result result = SAE_OK;
-    SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
-    if (f) {
-        SAEI_TRY(sae_encode(dict, x, n, f));
-        return sae_decode(dict, f, n, x_hat);
+/* -- forward without f: nothing of [n,m] is held -- */
+
+enum { SAEI_FORWARD_LISTS = 1024 }; /* entries on the stack of a part */
+
+/* Rows 32 at a time: the latents of a panel go into x_hat before the next panel is looked at, in
+   ascending order; b_dec comes last, as in decode. */
+static void saei_forward_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_dictionary *dict = q->dict;
+    size_t d = dict->desc.activation_dim, whole = d / 16 * 16, active = saei_active_latents(dict);
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    float product[SAEI_INFER_ROWS * SAEI_PANEL], value[SAEI_PANEL];
+    uint32_t latent[SAEI_PANEL];
+    memset(q->x_hat + r0 * d, 0, rows * d * sizeof(float));
+    for (size_t first = 0; first < active; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, active - first);
+        saei_infer_product(q, q->x + r0 * d, rows, first, count, product);
+        for (size_t r = 0; r < rows; r++) {
+            float *out = q->x_hat + (r0 + r) * d;
+            size_t held = 0;
+            for (size_t j = 0; j < count; j++) {
+                float f = saei_infer_value(dict, first + j, product[r * SAEI_PANEL + j], false);
+                if (f == 0) continue;
+                latent[held] = (uint32_t)(first + j);
+                value[held++] = f;
+            }
+            dict->ctx->kernels->add_rows(whole, held, latent, value, dict->W_dec, dict->ld, out);
+            for (size_t c = whole; c < d; c++)
+                for (size_t j = 0; j < held; j++)
+                    out[c] = fmaf(value[j], dict->W_dec[latent[j] * dict->ld + c], out[c]);
+        }
     }
-    if (!n) return SAE_OK;
-    m = dict->desc.dict_size;
-    d = dict->desc.activation_dim;
-    chunk = saei_is_batch_top_k(dict)
-                ? n
-                : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
-    own = saei_mul(chunk, m, &all) ? (float *)saei_alloc(dict->ctx, all, sizeof(float)) : NULL;
+    for (size_t r = r0; r < r0 + rows; r++)
+        for (size_t c = 0; c < d; c++) q->x_hat[r * d + c] = dict->b_dec[c] + q->x_hat[r * d + c];
+}
+
+/* TOP_K: as many rows at a time as their lists find room for on the stack. */
+static void saei_forward_top_part(void *arg, size_t part) {
+    saei_infer q = *(const saei_infer *)arg;
+    saei_decoding decoding;
+    sae_sparse lists;
+    size_t k = q.share, d = q.dict->desc.activation_dim;
+    size_t most = saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k), r0 = part * most;
+    size_t row_begin[SAEI_INFER_ROWS + 1];
+    uint32_t latent[SAEI_FORWARD_LISTS];
+    float value[SAEI_FORWARD_LISTS];
+    lists.row_begin = row_begin;
+    lists.latent = latent;
+    lists.value = value;
+    lists.capacity = SAEI_FORWARD_LISTS;
+    q.x += r0 * d;
+    q.n = saei_min(most, q.n - r0);
+    q.sparse = &lists;
+    saei_infer_top_part(&q, 0);
+    saei_sparse_compact(&lists, q.n, k);
+    memset(&decoding, 0, sizeof decoding);
+    decoding.dict = q.dict;
+    decoding.code = &lists;
+    decoding.x_hat = q.x_hat + r0 * d;
+    for (size_t r = 0; r < q.n; r++) saei_decode_row(&decoding, r);
+}
+
+/* The rules that need all latents at once: batch top-k, and top-k of very many. */
+static sae_result saei_forward_dense(const sae_dictionary *dict, const float *x, size_t n,
+                                     float *x_hat) {
+    size_t m = dict->desc.dict_size, d = dict->desc.activation_dim, all;
+    size_t chunk = saei_is_batch_top_k(dict)
+                       ? n
+                       : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
+    sae_result result = SAE_OK;
+    float *own = NULL;
+    if (saei_mul(chunk, m, &all)) own = (float *)saei_alloc(dict->ctx, all, sizeof(float));
     if (!own)
         return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_forward: no memory for %zu rows of %zu "
                          "latents", chunk, m);
@@ -4299,6 +4398,37 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
     }
     saei_free(dict->ctx, own);
     return result;
+}
+
+SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
+                               float *f) {
+    saei_infer q;
+    size_t k;
+    SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
+    if (f) {
+        SAEI_TRY(sae_encode(dict, x, n, f));
+        return sae_decode(dict, f, n, x_hat);
+    }
+    if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        memcpy(x_hat, x, n * dict->desc.activation_dim * sizeof *x_hat);
+        return SAE_OK;
+    }
+    k = dict->desc.k;
+    if (dict->rule == SAE_RULE_TOP_K && (saei_is_batch_top_k(dict) || k > SAEI_FORWARD_LISTS))
+        return saei_forward_dense(dict, x, n, x_hat);
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = x;
+    q.n = n;
+    q.count = dict->desc.dict_size;
+    q.x_hat = x_hat;
+    q.share = k;
+    if (dict->rule == SAE_RULE_TOP_K) {
+        size_t most = saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k);
+        saei_parallel(dict->ctx, saei_ceil_div(n, most), saei_forward_top_part, &q);
+    } else saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_forward_part, &q);
+    return SAE_OK;
 }
 
 /* Ghost rows: 32 at a time through panels; latents ascend, so the sums are in the rows order. */
@@ -4573,9 +4703,37 @@ static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_des
     return SAE_OK;
 }
 
+/* Every number is finite, every group's share lies in 0 to 1. */
+static sae_result saei_finite_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        { "lr", h->lr }, { "l1_penalty", h->l1_penalty }, { "auxk_alpha", h->auxk_alpha },
+        { "threshold_beta", h->threshold_beta }, { "bandwidth", h->bandwidth },
+        { "sparsity_penalty", h->sparsity_penalty }, { "target_l0", h->target_l0 },
+        { "initial_sparsity_penalty", h->initial_sparsity_penalty }, { "p_start", h->p_start },
+        { "p_end", h->p_end },
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!(fabs(numbers[i].value) <= FLT_MAX))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is %g, allowed are finite "
+                             "numbers", numbers[i].name, numbers[i].value);
+    for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
+        if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_fractions[%zu] is %g, "
+                             "allowed are 0 to 1", i, h->group_fractions[i]);
+        if (!(fabs(h->group_weights[i]) <= FLT_MAX))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
+                             "allowed are finite numbers", i, h->group_weights[i]);
+    }
+    return SAE_OK;
+}
+
 static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_desc *h) {
     const char *who = "sae_trainer_create";
     double sum = 0;
+    SAEI_TRY(saei_finite_check(ctx, h));
     if (!(h->lr > 0) || h->lr > FLT_MAX)
         return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
                          h->lr);
@@ -5956,6 +6114,7 @@ static sae_result saei_json_children(saei_json_parser *p, saei_json *out) {
     bool object = out->type == SAEI_JSON_OBJECT;
     const char *close = object ? "}" : "]";
     saei_json *last = NULL, counted;
+    memset(&counted, 0, sizeof counted);
     if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
     saei_json_space(p);
     if (!saei_json_word(p, close)) {
@@ -6285,10 +6444,12 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *path, sae
     }
     w.file = fopen(w.temporary, "wb");
     if (!w.file) {
-        saei_fail(ctx, SAE_IO, "cannot write %s: %s", path, strerror(errno));
+        sae_result result = errno == ENOENT ? SAE_NOT_FOUND : SAE_IO;
+        saei_fail(ctx, result, "cannot write %s: %s", path,
+                  errno == ENOENT ? "there is no such folder" : strerror(errno));
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
-        return SAE_IO;
+        return result;
     }
     *out = w;
     return SAE_OK;
@@ -6667,10 +6828,21 @@ static const void *saei_name_find(const void *const *sorted, size_t count, const
     return NULL;
 }
 
-static uint32_t saei_le16(const unsigned char *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8; }
-static uint32_t saei_le32(const unsigned char *p) { return saei_le16(p) | saei_le16(p + 2) << 16; }
+/* Numbers in files are little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 static uint64_t saei_le64(const unsigned char *p) {
-    return (uint64_t)saei_le32(p) | (uint64_t)saei_le32(p + 4) << 32;
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 /* CRC-32 as in zip, eight bytes a step: table[j] carries a byte over j more. */
@@ -8304,6 +8476,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
     const void **sorted;
     saei_text header;
     saei_writer w;
+    sae_result result;
     SAEI_TRY(saei_write_check(ctx, path, tensors, count));
     for (size_t i = 0; i < count; i++)
         if (strcmp(tensors[i].name, "__metadata__") == 0)
@@ -8318,13 +8491,14 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
         saei_sort(sorted, count, saei_safetensors_less);
         saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
     }
-    if (!sorted || header.failed || saei_writer_open(ctx, path, &w) != SAE_OK) {
-        bool memory = !sorted || header.failed;
+    if (!sorted || header.failed)
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
+                           path);
+    else result = saei_writer_open(ctx, path, &w);
+    if (result != SAE_OK) {
         saei_free(ctx, sorted);
         saei_free(ctx, header.data);
-        if (!memory) return SAE_IO;
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
-                         path);
+        return result;
     }
     saei_writer_put(&w, header.data, header.size);
     for (size_t i = 0; i < count; i++) {
@@ -8941,7 +9115,8 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
         result = sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
     }
     if (result == SAE_OK && factor > 0) result = sae_dictionary_scale_biases(dict, factor);
-    if (result == SAE_OK && !load->desc.raw) result = sae_dictionary_normalize_decoder(dict);
+    if (result == SAE_OK && !load->desc.raw && !load->desc.keep_norms)
+        result = sae_dictionary_normalize_decoder(dict);
     if (result == SAE_OK) *out = dict;
     else sae_dictionary_destroy(dict);
     return result;
@@ -10135,7 +10310,10 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
     if (!ctx) return SAE_INVALID;
     if (!desc || !out) return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: desc or out is NULL");
     b = (sae_buffer *)saei_calloc(ctx, 1, sizeof *b);
-    if (!b) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!b) {
+        saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+        return SAE_OUT_OF_MEMORY; /* spelled out for static analysers */
+    }
     b->ctx = ctx;
     b->desc = *desc;
     result = saei_buffer_init(b, cut);
@@ -10316,9 +10494,10 @@ static sae_result saei_buffer_drop_large(sae_buffer *b, size_t first) {
 }
 
 static void saei_buffer_shuffle(sae_buffer *b) { /* Fisher-Yates; draws are without bias */
+    saei_random random = saei_random_of(b->desc.seed, SAEI_STREAM_SHUFFLE);
     for (size_t i = b->count; i > 1; i--) {
         uint64_t limit = UINT64_MAX - UINT64_MAX % i, bits;
-        do bits = saei_random_bits(b->desc.seed, SAEI_STREAM_SHUFFLE, b->draws++);
+        do bits = saei_random_bits(&random, b->draws++);
         while (bits >= limit);
         saei_buffer_swap(b, i - 1, (size_t)(bits % i));
     }
@@ -10969,9 +11148,9 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
 
 static sae_result saei_loop_step(saei_loop *l) {
     const sae_train_desc *d = l->desc;
-    size_t n, width = sae_buffer_dim(l->buffer);
+    size_t n = 0, width = sae_buffer_dim(l->buffer);
     bool log = d->log && d->log_steps && (l->step % d->log_steps == 0 || l->step + 1 == d->steps);
-    const float *x, *target;
+    const float *x = NULL, *target = NULL;
     sae_stats stats;
     SAEI_TRY(sae_buffer_next(l->buffer, &x, &target, &n));
     for (size_t i = 0; i < l->num_trainers; i++) {

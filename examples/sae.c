@@ -183,7 +183,7 @@ static void on_library_message(sae_log_level level, const char *message, void *u
 
 /* ==== >>options =============================================================================== */
 
-typedef enum option_kind { FLAG, TEXT, COUNT, LIST } option_kind;
+typedef enum option_kind { FLAG, TEXT, COUNT, SIZE, LIST } option_kind; /* SIZE: from 1 */
 
 typedef struct list {
     const char **items;
@@ -193,7 +193,7 @@ typedef struct list {
 typedef struct option {
     const char *name; /* without -- */
     option_kind kind;
-    void *value; /* bool, const char *, uint64_t, list */
+    void *value; /* bool, const char *, uint64_t (COUNT, SIZE), list */
 } option;
 
 /* The hyperparameters of sae_trainer_desc_set, for help and for suggestions. */
@@ -302,7 +302,7 @@ static int parse(int argc, char **argv, const option *options, size_t count, lis
             if (l->count == before) return wrong("--%s needs a value", name);
             continue;
         }
-        if (!value && i + 1 < argc && (o || strncmp(argv[i + 1], "--", 2) != 0)) value = argv[++i];
+        if (!value && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) value = argv[++i];
         if (!o) {
             list_add(others, name, 2 * (size_t)argc);
             list_add(others, value, 2 * (size_t)argc);
@@ -311,8 +311,11 @@ static int parse(int argc, char **argv, const option *options, size_t count, lis
         if (!value) return wrong("--%s needs a value", name);
         if (o->kind == TEXT) *(const char **)o->value = value;
         if (o->kind == LIST) list_add((list *)o->value, value, (size_t)argc);
-        if (o->kind == COUNT && !parse_count(value, (uint64_t *)o->value))
-            return wrong("--%s is %s, allowed is a whole number from 0", name, value);
+        if ((o->kind == COUNT || o->kind == SIZE)
+            && (!parse_count(value, (uint64_t *)o->value)
+                || (o->kind == SIZE && *(uint64_t *)o->value == 0)))
+            return wrong("--%s is %s, allowed is a whole number from %d", name, value,
+                         o->kind == SIZE);
     }
     return DONE;
 }
@@ -502,6 +505,15 @@ typedef struct npy_writer {
     size_t width; /* 0: one dimension */
 } npy_writer;
 
+/* Brought to the disk. */
+static bool synced(FILE *file) {
+#if defined(_WIN32)
+    return fflush(file) == 0 && _commit(_fileno(file)) == 0;
+#else
+    return fflush(file) == 0 && fsync(fileno(file)) == 0;
+#endif
+}
+
 static bool npy_put_header(npy_writer *w) {
     char text[128], shape[64];
     size_t n;
@@ -545,7 +557,7 @@ static void npy_abandon(npy_writer *w) {
 
 /* The header again with the rows there are; keep: under the temporary's name. */
 static int npy_finish(npy_writer *w, bool keep) {
-    bool good = fseek(w->file, 0, SEEK_SET) == 0 && npy_put_header(w);
+    bool good = fseek(w->file, 0, SEEK_SET) == 0 && npy_put_header(w) && synced(w->file);
     if (fclose(w->file) != 0) good = false;
     w->file = NULL;
 #if defined(_WIN32)
@@ -638,7 +650,9 @@ static bool open_log(training *t, uint64_t first_step) {
 #if defined(_WIN32)
     remove(t->log_path);
 #endif
-    return rename(temporary, t->log_path) == 0;
+    if (rename(temporary, t->log_path) == 0) return true;
+    remove(temporary);
+    return false;
 }
 
 static void on_log(void *user, size_t trainer, const sae_stats *stats) {
@@ -870,13 +884,13 @@ static int verb_train(int argc, char **argv) {
         { "data", LIST, &o.c.data }, { "target", LIST, &o.c.target },
         { "trainer", TEXT, &o.trainer }, { "config", LIST, &o.config },
         { "init", TEXT, &o.init }, { "out", TEXT, &o.c.out }, { "order", TEXT, &o.order },
-        { "batch", COUNT, &o.c.batch }, { "steps", COUNT, &o.steps },
-        { "buffer-rows", COUNT, &o.buffer_rows }, { "heads", COUNT, &o.heads },
+        { "batch", SIZE, &o.c.batch }, { "steps", SIZE, &o.steps },
+        { "buffer-rows", SIZE, &o.buffer_rows }, { "heads", SIZE, &o.heads },
         { "max-activation-norm-multiple", TEXT, &o.norm_multiple },
         { "normalize-activations", FLAG, &o.normalize_activations },
-        { "log", TEXT, &o.log }, { "log-steps", COUNT, &o.log_steps },
+        { "log", TEXT, &o.log }, { "log-steps", SIZE, &o.log_steps },
         { "save-steps", TEXT, &o.save_steps }, { "backup-steps", COUNT, &o.backup_steps },
-        { "resume", FLAG, &o.resume }, { "dim", COUNT, &o.c.dim }, { "dtype", TEXT, &o.c.dtype },
+        { "resume", FLAG, &o.resume }, { "dim", SIZE, &o.c.dim }, { "dtype", TEXT, &o.c.dtype },
         { "tensor", TEXT, &o.c.tensor }, { "threads", COUNT, &o.c.threads },
         { "device", TEXT, &o.c.device }, { "seed", TEXT, &o.seed }, { "quiet", FLAG, &sae.quiet }
     };
@@ -946,8 +960,8 @@ static int parse_arch(const char *text, sae_arch *out) {
 }
 
 /* The dictionary named first on the command line, under the rule asked for. */
-static int load(const common *c, sae_dictionary **dict) {
-    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false };
+static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
+    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, keep_norms };
     if (c->words.count == 0) return wrong("which dictionary? A folder or file comes first");
     if (c->words.count > 1) return wrong("%s belongs to no option", c->words.items[1]);
     if (c->use_top_k && c->use_threshold) return wrong("--use-top-k or --use-threshold, not both");
@@ -1051,7 +1065,7 @@ static int write_dense(const common *c, const sae_dictionary *dict, reader *rows
         status = reader_next(rows, x, block, &n);
         if (status != DONE || n == 0) break;
         result = latents ? sae_encode(dict, x, n, y) : sae_forward(dict, x, n, y, NULL);
-        if (latents && c->raw) sae_output_features(dict, n, y); /* as the reference hands them out */
+        if (latents && c->raw) sae_output_features(dict, n, y); /* as the reference gives them */
         status = result == SAE_OK ? npy_put(&out, y, sizeof *y, n) : failed_library();
     }
     if (status == DONE) status = npy_finish(&out, false);
@@ -1147,19 +1161,19 @@ static int verb_use(int argc, char **argv) {
     memset(&rows, 0, sizeof rows);
     const option options[] = {
         { "data", LIST, &c.data }, { "out", TEXT, &c.out }, { "target", LIST, &c.target },
-        { "batch", COUNT, &c.batch }, { "batches", COUNT, &c.batches }, { "json", FLAG, &c.json },
+        { "batch", SIZE, &c.batch }, { "batches", SIZE, &c.batches }, { "json", FLAG, &c.json },
         { "dense", FLAG, &c.dense }, { "raw", FLAG, &c.raw }, { "use-top-k", FLAG, &c.use_top_k },
         { "use-threshold", FLAG, &c.use_threshold }, { "dict-class", TEXT, &c.dict_class },
-        { "k", COUNT, &c.k }, { "dim", COUNT, &c.dim }, { "dtype", TEXT, &c.dtype },
+        { "k", SIZE, &c.k }, { "dim", SIZE, &c.dim }, { "dtype", TEXT, &c.dtype },
         { "tensor", TEXT, &c.tensor }, { "threads", COUNT, &c.threads },
         { "device", TEXT, &c.device }, { "quiet", FLAG, &sae.quiet }
     };
+    const bool judge = strcmp(sae.verb, "eval") == 0;
     status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
-    if (status == DONE && strcmp(sae.verb, "eval") != 0 && !c.out)
-        status = wrong("--out is missing");
+    if (status == DONE && !judge && !c.out) status = wrong("--out is missing");
     if (status == DONE) status = start(&c);
-    if (status == DONE) status = load(&c, &dict);
-    if (status == DONE && strcmp(sae.verb, "eval") == 0) {
+    if (status == DONE) status = load(&c, judge, &dict);
+    if (status == DONE && judge) {
         status = evaluate(&c, dict);
     } else if (status == DONE) {
         status = open_rows(&c, dict, &rows);
@@ -1228,46 +1242,56 @@ static bool is_float(sae_dtype dtype) {
     return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_F64;
 }
 
+/* Tensor t as FOLDER/NAME. */
+static int extract_one(sae_tensor t, const char *folder, const char *name) {
+    size_t count = 1, d;
+    sae_result result;
+    void *data;
+    for (d = 0; d < t.ndim; d++) count *= (size_t)t.shape[d];
+    data = calloc(count ? count : 1, 8);
+    if (!data) return failed("no memory for %zu numbers", count);
+    if (is_float(t.dtype)) sae_tensor_to_f32(&t, (float *)data);
+    else to_i64(&t, count, (int64_t *)data);
+    t.dtype = is_float(t.dtype) ? SAE_F32 : SAE_I64;
+    t.data = data;
+    t.name = "";
+    result = sae_tensor_file_write(sae.ctx, joined(folder, name), &t, 1);
+    free(data);
+    return result == SAE_OK ? DONE : failed_library();
+}
+
+/* names.json comes last: where it is, everything it names is there. */
 static int extract(const sae_tensor_file *file, const char *folder) {
-    char *names = joined(folder, "names.json");
+    char *names = joined(folder, "names.json"), *temporary = with_ending(names, ".tmp");
+    int status = DONE;
+    bool good;
     FILE *out;
-    size_t i, d;
+    size_t i;
     if (!make_folders(folder)) return failed("%s: no such folder, and it cannot be made", folder);
-    out = fopen(names, "wb");
+    out = fopen(temporary, "wb");
     if (!out) return failed("%s: cannot be written", names);
     fprintf(out, "[");
-    for (i = 0; i < sae_tensor_file_count(file); i++) {
-        sae_tensor t = *sae_tensor_file_get(file, i);
+    for (i = 0; i < sae_tensor_file_count(file) && status == DONE; i++) {
+        const sae_tensor *t = sae_tensor_file_get(file, i);
         char name[32];
-        size_t count = 1;
-        void *data;
         snprintf(name, sizeof name, "%03zu.npy", i);
         fprintf(out, "%s\n {\"name\": ", i ? "," : "");
-        put_json_string(out, t.name);
+        put_json_string(out, t->name);
         fprintf(out, ", \"file\": \"%s\", \"dtype\": \"%s\", \"shape\": ", name,
-                sae_dtype_name(t.dtype));
-        put_shape(out, &t);
+                sae_dtype_name(t->dtype));
+        put_shape(out, t);
         fprintf(out, "}");
-        for (d = 0; d < t.ndim; d++) count *= (size_t)t.shape[d];
-        data = calloc(count ? count : 1, 8);
-        if (!data) {
-            fclose(out);
-            return failed("no memory for %zu numbers", count);
-        }
-        if (is_float(t.dtype)) sae_tensor_to_f32(&t, (float *)data);
-        else to_i64(&t, count, (int64_t *)data);
-        t.dtype = is_float(t.dtype) ? SAE_F32 : SAE_I64;
-        t.data = data;
-        t.name = "";
-        if (sae_tensor_file_write(sae.ctx, joined(folder, name), &t, 1) != SAE_OK) {
-            free(data);
-            fclose(out);
-            return failed_library();
-        }
-        free(data);
+        status = extract_one(*t, folder, name);
     }
-    fprintf(out, "\n]\n");
-    return fclose(out) == 0 ? DONE : failed("%s: writing failed", names);
+    good = fprintf(out, "\n]\n") > 0 && synced(out) && !ferror(out);
+    if (fclose(out) != 0) good = false;
+#if defined(_WIN32)
+    if (good && status == DONE) remove(names);
+#endif
+    if (status == DONE && (!good || rename(temporary, names) != 0))
+        status = failed("%s: writing failed", names);
+    if (status != DONE) remove(temporary);
+    return status;
 }
 
 static int verb_tensors(int argc, char **argv) {
@@ -1425,7 +1449,7 @@ static int verb_info(int argc, char **argv) {
     int status;
     memset(&c, 0, sizeof c);
     const option options[] = { { "json", FLAG, &c.json }, { "raw", FLAG, &c.raw },
-                               { "dict-class", TEXT, &c.dict_class }, { "k", COUNT, &c.k } };
+                               { "dict-class", TEXT, &c.dict_class }, { "k", SIZE, &c.k } };
     status = parse(argc, argv, options, 4, &c.words, NULL);
     if (status == DONE && c.words.count != 1) status = wrong("one folder or file is needed");
     if (status == DONE) status = start(&c);
@@ -1435,7 +1459,7 @@ static int verb_info(int argc, char **argv) {
         && sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK)
         return failed_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
-        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw };
+        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false };
         if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
         if (status == DONE && sae_dictionary_load(sae.ctx, &desc, path, &dict) != SAE_OK) {
             list_tensors(file, c.json);
@@ -1444,7 +1468,7 @@ static int verb_info(int argc, char **argv) {
         }
         sae_tensor_file_close(file);
     } else {
-        status = load(&c, &dict);
+        status = load(&c, false, &dict);
     }
     if (status != DONE) return status;
     dtype = weights_dtype(path);
@@ -1505,9 +1529,12 @@ static const char help_train[] =
 static const char help_eval[] =
     "sae eval DIR --data FILE... [--target FILE] [--batch N] [--batches N] [--json]\n"
     "\n"
-    "  The reference's evaluate() over the batches, in the order of the file.\n"
-    "  --raw             the tensors as the file has them (an AutoEncoder is normalised "
-    "otherwise)\n"
+    "  The reference's evaluate() over the batches, in the order of the file. l1_loss is that of "
+    "the\n"
+    "  latents as they were trained: an AutoEncoder keeps its decoder norms here (no other figure "
+    "feels\n"
+    "  them), while encode and reconstruct bring them to 1, as the reference's loader does.\n"
+    "  --raw             the tensors as the file has them, also those of a run that was cut off\n"
     "  --use-top-k, --use-threshold    the other rule of the top-k classes\n"
     "  --dict-class NAME, --k N        for files that do not say\n"
     "  --dim N, --dtype T              of raw data;  --tensor NAME of a .safetensors\n"
@@ -1520,8 +1547,10 @@ static const char help_encode[] =
     "[2]).\n"
     "  --dense           a float32 .npy [rows,dict_size] instead\n"
     "  --batch N (2048)  rows that choose together, with --use-top-k of the batch classes\n"
-    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --dim, --dtype, --tensor, "
-    "--threads:\n"
+    "  --raw             the tensors as the file has them (an AutoEncoder's decoder rows are "
+    "brought to\n"
+    "                    norm 1 otherwise)\n"
+    "  --use-top-k, --use-threshold, --dict-class, --k, --dim, --dtype, --tensor, --threads:\n"
     "  as in sae eval --help\n";
 
 static const char help_reconstruct[] =

@@ -110,9 +110,16 @@ CHECK_UNUSED static uint64_t check_bits(check_rng *rng) {
 CHECK_UNUSED static double check_uniform(check_rng *rng) { /* in (0, 1) */
     return ((double)(check_bits(rng) >> 11) + 0.5) / 9007199254740992.0;
 }
+/* CHECK_PLAIN_NUMBERS, defined before: about normal by sums alone, the same bits with every libm. */
 CHECK_UNUSED static double check_normal(check_rng *rng) {
+#ifdef CHECK_PLAIN_NUMBERS
+    double sum = -6;
+    for (int i = 0; i < 12; i++) sum += check_uniform(rng);
+    return sum;
+#else
     double u = check_uniform(rng), v = check_uniform(rng);
     return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
+#endif
 }
 
 /* Rows like activations: a few directions shared by all rows, of uneven strength, a mean, noise. */

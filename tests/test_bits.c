@@ -4,6 +4,7 @@
     or machine is seen to differ. SAE_PRINT_HASHES=1 prints them in the form of the table.
     Tolerance: none, memcmp. */
 #define SAE_IMPLEMENTATION
+#define CHECK_PLAIN_NUMBERS
 #include "../sae.h"
 #include "check.h"
 #include "common.h"
@@ -15,20 +16,20 @@ typedef struct variant {
 } variant;
 
 static const variant variants[] = {
-    { "standard", SAE_TRAINER_STANDARD, 0 },
-    { "standard, ghosts", SAE_TRAINER_STANDARD, 0 },
-    { "standard, entropy", SAE_TRAINER_STANDARD, 0 },
-    { "standard, resampling", SAE_TRAINER_STANDARD, 0 },
-    { "standard_april", SAE_TRAINER_STANDARD_APRIL, 0 },
-    { "standard_april, new", SAE_TRAINER_STANDARD_APRIL, 0 },
-    { "gated", SAE_TRAINER_GATED, 0 },
-    { "gated_anneal", SAE_TRAINER_GATED_ANNEAL, 0 },
-    { "p_anneal", SAE_TRAINER_P_ANNEAL, 0 },
-    { "top_k", SAE_TRAINER_TOP_K, 0 },
-    { "top_k, k annealed", SAE_TRAINER_TOP_K, 0 },
-    { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, 0 },
-    { "matryoshka_batch_top_k", SAE_TRAINER_MATRYOSHKA, 0 },
-    { "jumprelu", SAE_TRAINER_JUMP_RELU, 0 },
+    { "standard", SAE_TRAINER_STANDARD, 0xa14335eb8661b510ull },
+    { "standard, ghosts", SAE_TRAINER_STANDARD, 0xd17414608b458d8dull },
+    { "standard, entropy", SAE_TRAINER_STANDARD, 0xc3dbe17f07cd5c6full },
+    { "standard, resampling", SAE_TRAINER_STANDARD, 0x59447e995783eb5dull },
+    { "standard_april", SAE_TRAINER_STANDARD_APRIL, 0x0895edd28af09c9full },
+    { "standard_april, new", SAE_TRAINER_STANDARD_APRIL, 0x21618056ccc3edccull },
+    { "gated", SAE_TRAINER_GATED, 0x96ad18de7b07148aull },
+    { "gated_anneal", SAE_TRAINER_GATED_ANNEAL, 0xe6073157fcb320b2ull },
+    { "p_anneal", SAE_TRAINER_P_ANNEAL, 0xe80e6e0fec630010ull },
+    { "top_k", SAE_TRAINER_TOP_K, 0x4099157efb9dc656ull },
+    { "top_k, k annealed", SAE_TRAINER_TOP_K, 0x0ced9327a6a78a52ull },
+    { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, 0x14039131866cef83ull },
+    { "matryoshka_batch_top_k", SAE_TRAINER_MATRYOSHKA, 0x8a2eee8e897c2666ull },
+    { "jumprelu", SAE_TRAINER_JUMP_RELU, 0x5cc8adb290cbfc9cull },
 };
 enum { VARIANTS = sizeof variants / sizeof *variants, STEPS = 12 };
 

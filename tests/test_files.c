@@ -51,7 +51,7 @@ static void round_trips(void) {
             if (dd.k) dict->threshold = 0.125f + 1e-7f;
             for (size_t e = 0; e < 2; e++) {
                 const char *path = check_path("%s/ae.%s", check_temp(), endings[e]);
-                sae_load_desc load = { dd.arch, 0, true };
+                sae_load_desc load = { dd.arch, 0, true, false };
                 CHECK_OK(ctx, sae_dictionary_save(dict, path), continue);
                 CHECK(!check_exists(check_path("%s.tmp", path)), "the temporary stays");
                 CHECK_OK(ctx, sae_dictionary_load(ctx, &load, path, &back), continue);
@@ -188,7 +188,7 @@ static void dictionary_fixture(const saei_json *about, const char *folder) {
     float *x = check_tensor(ctx, check_path("%s/x.npy", folder), NULL, &count, &rows);
     snprintf(path, sizeof path, strcmp(open, ".") ? "%s/%s" : "%s", folder, open);
     for (size_t w = 0; x && w < 4; w++) {
-        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw };
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw, false };
         const char *f_name = check_path("f%s", ways[w].suffix);
         const char *x_name = check_path("x_hat%s", ways[w].suffix);
         sae_dictionary *dict = NULL;
@@ -286,6 +286,32 @@ static size_t fixtures(const char *root) {
     return count;
 }
 
+/* What the reference opened (tests/make_fixtures.py; `fixtures` holds its output against ours): the
+   same tensors are written as the same bytes today. */
+static void ours(void) {
+    static const char *const names[] = { "standard", "standard_april", "standard_new", "gated", "top_k",
+                                         "batch_top_k", "matryoshka", "jumprelu" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *folder = check_path("%s/tests/fixtures/ours_%s", check_root(), names[i]);
+        const char *path = check_path("%s/ae.pt", check_temp());
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false };
+        sae_dictionary *dict;
+        size_t want_size = 0, size = 0;
+        char *want, *got;
+        check_test = names[i];
+        CHECK_OK(ctx, sae_dictionary_load(ctx, &load, folder, &dict), continue);
+        CHECK_OK(ctx, sae_dictionary_save(dict, path), (void)0);
+        want = check_read(check_path("%s/ae.pt", folder), &want_size);
+        got = check_read(path, &size);
+        CHECK(want && got && size == want_size && !memcmp(want, got, size),
+              "ae.pt is not written as when the reference opened it");
+        free(want);
+        free(got);
+        sae_dictionary_destroy(dict);
+    }
+    check_test = NULL;
+}
+
 int main(void) {
     static const char *const kinds[] = { "dl", "pt", "safetensors" };
     if (!(ctx = check_context(1))) return check_end();
@@ -293,7 +319,8 @@ int main(void) {
     tensor_round_trips();
     char root[512];
     snprintf(root, sizeof root, "%s/tests/fixtures", check_root());
-    CHECK(fixtures(root) >= 9, "fixtures are missing");
+    CHECK(fixtures(root) >= 17, "fixtures are missing");
+    ours();
     for (size_t i = 0; i < 3; i++) {
         snprintf(root, sizeof root, "%s/fixtures/%s", check_shared(), kinds[i]);
         if (!check_exists(root)) {

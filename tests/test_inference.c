@@ -467,6 +467,27 @@ static void scaling(void) {
     check_test = NULL;
 }
 
+/* forward without f keeps up to 1024 entries of a top-k on the stack: the same bits on both sides. */
+static void many_latents(void) {
+    static const size_t ks[] = { 1, 31, 33, 512, 1023, 1024, 1025, 1100 };
+    enum { D = 21, M = 1100 };
+    float *x = (float *)malloc(N * D * sizeof *x), *f = (float *)malloc(N * M * sizeof *f);
+    float x_hat[N * D], without[N * D];
+    check_activations(3, x, N, D);
+    for (size_t i = 0; i < sizeof ks / sizeof *ks; i++) {
+        sae_dictionary *dict = make(SAE_ARCH_TOP_K, D, M, ks[i], 6);
+        if (!dict) break;
+        for (size_t j = 0; i % 2 && j < M; j++) dict->b_enc[j] = 3; /* all positive: k are kept */
+        CHECK_OK(ctx, sae_forward(dict, x, N, x_hat, f), (void)0);
+        CHECK_OK(ctx, sae_forward(dict, x, N, without, NULL), (void)0);
+        CHECK(!memcmp(x_hat, without, sizeof x_hat), "k %d: x_hat depends on f being asked for",
+              (int)ks[i]);
+        sae_dictionary_destroy(dict);
+    }
+    free(x);
+    free(f);
+}
+
 /* Rows of the matrices, info, names. */
 static void looking(void) {
     for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_IDENTITY; arch++) {
@@ -589,6 +610,7 @@ int main(void) {
     ties();
     ghosts();
     scaling();
+    many_latents();
     looking();
     starts();
     threads();

@@ -149,17 +149,24 @@ static void test_philox(void) {
         CHECK(!memcmp(out, answers[i], sizeof out), "answer %d is %08x %08x %08x %08x", (int)i,
               (unsigned)out[0], (unsigned)out[1], (unsigned)out[2], (unsigned)out[3]);
     }
-    CHECK(saei_random_bits(1, 1, 5) != saei_random_bits(1, 2, 5), "streams are not apart");
-    CHECK(saei_random_bits(1, 1, 5) != saei_random_bits(2, 1, 5), "seeds are not apart");
-    CHECK(saei_random_bits(1, 1, 5) != saei_random_bits(1, 1, 5 + (1ull << 32)), "long counters");
+    {
+        saei_random a = saei_random_of(1, 1), b = saei_random_of(1, 2), c = saei_random_of(2, 1);
+        const uint64_t five = saei_random_bits(&a, 5), four = saei_random_bits(&a, 4);
+        CHECK(five != saei_random_bits(&b, 5), "streams are not apart");
+        CHECK(five != saei_random_bits(&c, 5), "seeds are not apart");
+        CHECK(four != five, "the two draws of a block are not apart");
+        CHECK(five != saei_random_bits(&a, 5 + (1ull << 33)), "long counters");
+        CHECK(five == saei_random_bits(&a, 5), "a draw depends on those before it");
+    }
 }
 
 /* Moments of n draws: each estimate lies within 5 of its standard deviations. */
 static void test_normal(void) {
     enum { DRAWS = 200000 };
+    saei_random normal = saei_random_of(42, 1), uniform = saei_random_of(42, 2);
     double n = DRAWS, s1 = 0, s2 = 0, s3 = 0, s4 = 0, u1 = 0, u2 = 0, tail = 0;
     for (uint64_t i = 0; i < DRAWS; i++) {
-        double z = saei_random_normal(42, 1, i), u = saei_random_uniform(42, 2, i);
+        double z = saei_random_normal(&normal, i), u = saei_random_uniform(&uniform, i);
         CHECK(u > 0 && u < 1, "a uniform number %g", u);
         s1 += z;
         s2 += z * z;

@@ -13,11 +13,13 @@
 /* ---- an allocator that counts, and fails when told to ----------------------------------------- */
 
 static long alloc_calls, alloc_live, alloc_fail_at = -1; /* -1: never */
+static bool alloc_fail_once;                             /* that call alone, not all from it on */
 static void *counting_alloc(size_t size, void *user) {
     long call = __atomic_fetch_add(&alloc_calls, 1, __ATOMIC_SEQ_CST);
     void *p;
     (void)user;
-    if (alloc_fail_at >= 0 && call >= alloc_fail_at) return NULL;
+    if (alloc_fail_at >= 0 && (alloc_fail_once ? call == alloc_fail_at : call >= alloc_fail_at))
+        return NULL;
     p = malloc(size);
     if (p) {
         memset(p, 0xcd, size < 65536 ? size : 65536); /* nobody may count on zeros */
@@ -53,16 +55,26 @@ static void on_log(sae_log_level level, const char *message, void *user) {
 }
 
 /* The call must give `want`, with a sentence that holds `given`. */
+static bool provoked[16]; /* by -result: each code must come up (every_code) */
 #define EXPECT(call, want, given)                                                                  \
     do {                                                                                           \
         sae_result e_;                                                                             \
         ctx->error[0] = 0;                                                                         \
         e_ = (call);                                                                               \
+        provoked[-(int)e_ & 15] = true;                                                            \
         CHECK(e_ == (want), "%s gives %s (%s), want %s", #call, sae_result_name(e_),               \
               sae_error(ctx), #want);                                                              \
         CHECK(e_ == SAE_OK || (sae_error(ctx)[0] && strstr(sae_error(ctx), given)),                \
               "%s: \"%s\" does not name \"%s\"", #call, sae_error(ctx), given);                    \
     } while (0)
+
+static void every_code(void) {
+#define CODE(name, value, text)                                                                    \
+    CHECK(name == SAE_OK || provoked[-(value) & 15], "no call was made to give %s", #name);        \
+    CHECK(!strcmp(sae_result_name(name), #name), "the name of %s", #name);
+    SAE_RESULTS(CODE)
+#undef CODE
+}
 
 static void names(void) {
     CHECK(!strcmp(sae_result_name(SAE_FORMAT), "SAE_FORMAT"), "name of SAE_FORMAT");
@@ -246,6 +258,15 @@ static void trainers(sae_context *ctx) {
     BAD(jump, s.bandwidth = -1, "-1");
     BAD(jump, s.target_l0 = -3, "-3");
     BAD(jump, s.ghost_threshold = 3, "ghost_threshold");
+    BAD(jump, s.bandwidth = NAN, "bandwidth");
+    BAD(jump, s.sparsity_penalty = INFINITY, "inf");
+    BAD(jump, s.target_l0 = NAN, "target_l0");
+    BAD(ok, s.auxk_alpha = NAN, "auxk_alpha");
+    BAD(ok, s.threshold_beta = NAN, "threshold_beta");
+    BAD(anneal, s.p_start = NAN, "p_start");
+    BAD(anneal, s.initial_sparsity_penalty = NAN, "initial_sparsity_penalty");
+    BAD(matryoshka, s.group_weights[1] = NAN, "group_weights[1]");
+    BAD(matryoshka, (s.group_fractions[0] = 1e30, s.group_fractions[1] = -1e30), "1e+30");
 #undef BAD
     CHECK(trainer == untouched, "out was touched");
     s = ok, s.init = check_path("%s/nothing.pt", check_temp());
@@ -343,6 +364,14 @@ static void settings(sae_context *ctx) {
     EXPECT(sae_trainer_desc_set(ctx, &s, "k", "3.5"), SAE_INVALID, "3.5");
 }
 
+static int64_t read_one(void *user, float *x, float *target, size_t max_rows) {
+    (void)user;
+    (void)target;
+    (void)max_rows;
+    for (int j = 0; j < 6; j++) x[j] = (float)j;
+    return 1;
+}
+
 static void missing(sae_context *ctx) {
     sae_dictionary *dict = (sae_dictionary *)(uintptr_t)5;
     sae_tensor_file *file = (sae_tensor_file *)(uintptr_t)5;
@@ -365,6 +394,7 @@ static void missing(sae_context *ctx) {
     EXPECT(sae_config_open(ctx, text, &config), SAE_FORMAT, "text.json");
     check_write(text, "", 0);
     EXPECT(sae_config_open(ctx, text, &config), SAE_FORMAT, "text.json");
+    check_remove(text);
     memset(&b, 0, sizeof b);
     EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_INVALID, "source");
     b.source.files = &nothing;
@@ -387,6 +417,17 @@ static void missing(sae_context *ctx) {
         EXPECT(sae_buffer_next(buffer, &at, NULL, &n), SAE_END_OF_DATA, "");
     }
     sae_buffer_destroy(buffer);
+    {
+        sae_buffer_desc called = b;
+        const float *at;
+        size_t n;
+        called.source.data = NULL, called.source.rows = 0, called.source.read = read_one;
+        CHECK_OK(ctx, sae_buffer_create(ctx, &called, &buffer), return);
+        CHECK_OK(ctx, sae_buffer_rewind(buffer), (void)0); /* still at the first row */
+        CHECK_OK(ctx, sae_buffer_next(buffer, &at, NULL, &n), (void)0);
+        EXPECT(sae_buffer_rewind(buffer), SAE_UNSUPPORTED, "rewind");
+        sae_buffer_destroy(buffer);
+    }
     x[4] = NAN;
     CHECK_OK(ctx, sae_buffer_create(ctx, &b, &buffer), return);
     {
@@ -427,7 +468,7 @@ static void truncated(sae_context *ctx) {
         CHECK(data && size > 50 && size < 20000, "%s has %d bytes", whole, (int)size);
         for (size_t n = 0; data && n < size; n++) {
             sae_tensor_file *file = NULL;
-            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false };
+            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false };
             sae_result result;
             check_write(cut, data, n);
             ctx->error[0] = 0;
@@ -446,7 +487,7 @@ static void truncated(sae_context *ctx) {
         }
         /* one byte changed: refused or opened, never a crash */
         for (size_t n = 0; data && n < size; n++) {
-            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false };
+            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false };
             sae_tensor_file *file = NULL;
             data[n] = (char)(data[n] ^ 0x5a);
             check_write(cut, data, size);
@@ -469,6 +510,23 @@ static int entries(const char *folder) {
     while (dir && (e = readdir(dir)) != NULL) n += e->d_name[0] != '.';
     if (dir) closedir(dir);
     return n;
+}
+
+/* The first file below folder that is still temporary, or cannot be read as what it is called; NULL
+   if there is none. */
+static const char *half_written(const char *folder) {
+    DIR *dir = opendir(folder);
+    struct dirent *e;
+    const char *found = NULL;
+    while (dir && !found && (e = readdir(dir)) != NULL) {
+        const char *path = check_path("%s/%s", folder, e->d_name);
+        struct stat st;
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || stat(path, &st)) continue;
+        if (S_ISDIR(st.st_mode)) found = half_written(path);
+        else if (saei_ends_with(path, ".tmp") || st.st_size == 0) found = path;
+    }
+    if (dir) closedir(dir);
+    return found;
 }
 
 /* Writing that fails leaves the old file and nothing else. */
@@ -508,7 +566,7 @@ static void full_disk(sae_context *ctx) {
     sae_dictionary_destroy(dict);
 }
 
-/* ---- memory ---------------------------------------------------------------------------------- */
+/* ---- small runs ------------------------------------------------------------------------------ */
 
 enum { D = 6, M = 24, B = 8, ROWS = 40 };
 static float rows[ROWS * D];
@@ -588,7 +646,7 @@ static sae_result op_resume(sae_context *ctx) {
     return sae_train(ctx, &d);
 }
 static sae_result op_evaluate(sae_context *ctx) {
-    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true };
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false };
     sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
     sae_evaluate_desc e;
     sae_dictionary *dict;
@@ -618,7 +676,7 @@ static sae_result op_config(sae_context *ctx) {
     return SAE_OK;
 }
 
-static void out_of_memory(void) {
+static void out_of_memory(bool once) {
     static const struct {
         const char *name;
         sae_result (*op)(sae_context *ctx);
@@ -633,9 +691,8 @@ static void out_of_memory(void) {
         { "evaluate", op_evaluate, false },
         { "config", op_config, true },
     };
-    snprintf(run_path, sizeof run_path, "%s/run", check_temp());
+    alloc_fail_once = once;
     snprintf(start_path, sizeof start_path, "%s/op_start.safetensors", check_temp());
-    check_activations(7, rows, ROWS, D);
     for (size_t k = 0; k < COMMON_KINDS; k++) {
         sae_context *plain = check_context(1);
         sae_trainer_desc s = common_trainer(common_kind(k), D, M, B, 20);
@@ -655,7 +712,8 @@ static void out_of_memory(void) {
                 if (c) op_resume(c);
                 sae_context_destroy(c);
             }
-            snprintf(name, sizeof name, "%s, %s", sae_trainer_name(op_kind), ops[i].name);
+            snprintf(name, sizeof name, "%s, %s%s", sae_trainer_name(op_kind), ops[i].name,
+                     alloc_fail_once ? ", once" : "");
             check_test = name;
             for (at = 0; at < 3000 && result == SAE_OUT_OF_MEMORY; at++) {
                 sae_context *ctx;
@@ -672,9 +730,12 @@ static void out_of_memory(void) {
                       sae_error(ctx));
                 CHECK(result == SAE_OK || sae_error(ctx)[0], "allocation %d: failed without a word",
                       (int)at);
+                if (result == SAE_OUT_OF_MEMORY) provoked[-SAE_OUT_OF_MEMORY] = true;
                 sae_context_destroy(ctx);
                 CHECK(alloc_live == live, "failing at allocation %d leaks %d blocks", (int)at,
                       (int)(alloc_live - live));
+                CHECK(!half_written(check_temp()), "failing at allocation %d leaves %s", (int)at,
+                      half_written(check_temp()));
             }
             CHECK(result == SAE_OK, "still %s after %d allocations", sae_result_name(result),
                   (int)at);
@@ -719,6 +780,58 @@ static void no_allocation(void) {
         CHECK_OK(ctx, sae_decode_sparse(dict, &sparse, B, x_hat), (void)0);
         CHECK(alloc_calls == before, "inference took memory %d times", (int)(alloc_calls - before));
         sae_trainer_destroy(trainer);
+        sae_context_destroy(ctx);
+        CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
+        alloc_live = 0;
+    }
+    check_test = NULL;
+}
+
+/* Nor does any other class, or call. */
+static void no_allocation_classes(void) {
+    for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_IDENTITY; arch++) {
+        sae_context *ctx = counting_context(NULL, 2);
+        sae_dictionary_desc dd;
+        sae_dictionary *dict;
+        float f[B * M], x_hat[B * D], value[B * M];
+        size_t row_begin[B + 1];
+        uint32_t latent[B * M], some[2] = { 4, 1 };
+        uint8_t mask[M] = { 1, 0, 1 };
+        sae_sparse sparse = { row_begin, latent, value, B * M };
+        long before;
+        if (!ctx) return;
+        check_test = sae_arch_name((sae_arch)arch);
+        memset(&dd, 0, sizeof dd);
+        dd.arch = (sae_arch)arch, dd.activation_dim = D;
+        dd.dict_size = arch == SAE_ARCH_IDENTITY ? D : M;
+        if (arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA)
+            dd.k = 3;
+        if (arch == SAE_ARCH_MATRYOSHKA)
+            dd.num_groups = 2, dd.group_sizes[0] = 5, dd.group_sizes[1] = M - 5;
+        CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), continue);
+        before = alloc_calls;
+        for (int rule = 0; rule < (dd.k ? 2 : 1); rule++) {
+            if (rule) {
+                bool batch = arch != SAE_ARCH_TOP_K; /* its top-k rule takes memory, as it says */
+                CHECK_OK(ctx, sae_dictionary_set_rule(dict, batch ? SAE_RULE_THRESHOLD
+                                                                  : SAE_RULE_TOP_K), (void)0);
+            } else if (dd.k)
+                CHECK_OK(ctx, sae_dictionary_set_rule(dict, SAE_RULE_THRESHOLD), (void)0);
+            CHECK_OK(ctx, sae_forward(dict, rows, B, x_hat, f), (void)0);
+            CHECK_OK(ctx, sae_forward(dict, rows, B, x_hat, NULL), (void)0);
+            CHECK_OK(ctx, sae_encode(dict, rows, B, f), (void)0);
+            CHECK_OK(ctx, sae_decode(dict, f, B, x_hat), (void)0);
+            CHECK_OK(ctx, sae_encode_sparse(dict, rows, B, &sparse), (void)0);
+            CHECK_OK(ctx, sae_decode_sparse(dict, &sparse, B, x_hat), (void)0);
+            CHECK_OK(ctx, sae_encode_subset(dict, rows, B, some, 2, f), (void)0);
+            sae_output_features(dict, B, f);
+        }
+        if (arch == SAE_ARCH_STANDARD)
+            CHECK_OK(ctx, sae_forward_ghost(dict, rows, B, mask, x_hat), (void)0);
+        CHECK_OK(ctx, sae_dictionary_scale_biases(dict, 2), (void)0);
+        CHECK_OK(ctx, sae_dictionary_normalize_decoder(dict), (void)0);
+        CHECK(alloc_calls == before, "inference took memory %d times", (int)(alloc_calls - before));
+        sae_dictionary_destroy(dict);
         sae_context_destroy(ctx);
         CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
         alloc_live = 0;
@@ -833,6 +946,7 @@ static void backends(void) {
             backend_broken = true;
             result = sae_trainer_step(trainer, rows, NULL, B);
             if (result == SAE_OK) result = sae_trainer_stats(trainer, &stats);
+            provoked[-(int)result & 15] = true;
             CHECK(result == SAE_BACKEND && strstr(sae_error(ctx), "fell off"), "%s: %s",
                   sae_result_name(result), sae_error(ctx));
             backend_broken = false;
@@ -853,6 +967,62 @@ static void backends(void) {
     check_test = NULL;
 }
 
+/* A run whose disk fills up at so many bytes a file: an old result stays as it was, and once there
+   is room again --resume ends where an undisturbed run ends. */
+static void full_disk_run(sae_context *ctx) {
+    sae_trainer_desc s = common_trainer(SAE_TRAINER_BATCH_TOP_K, 0, M, 0, 0);
+    const uint64_t save_steps[] = { 3 };
+    const char *final = check_path("%s/ae.safetensors", run_path);
+    struct rlimit limit, small;
+    sae_train_desc d;
+    char *want, *got;
+    size_t want_size = 0, size = 0, failures = 0;
+    s.threshold_start_step = 4;
+    memset(&d, 0, sizeof d);
+    d.buffer.source.data = rows, d.buffer.source.rows = ROWS, d.buffer.source.dim = D;
+    d.buffer.batch_size = B;
+    d.trainers = &s, d.num_trainers = 1, d.flat = true, d.steps = 8;
+    d.save_dir = run_path, d.save_steps = save_steps, d.num_save_steps = 1, d.backup_steps = 2;
+    check_remove(run_path);
+    CHECK_OK(ctx, sae_train(ctx, &d), return);
+    want = check_read(final, &want_size);
+    CHECK(want && want_size > 1000, "%s has %d bytes", final, (int)want_size);
+    getrlimit(RLIMIT_FSIZE, &limit);
+    for (rlim_t room = 1; room < 40000; room = room * 2 + 100) {
+        sae_result result;
+        check_remove(run_path);
+        d.resume = false;
+        small = limit, small.rlim_cur = room;
+        setrlimit(RLIMIT_FSIZE, &small);
+        ctx->error[0] = 0;
+        result = sae_train(ctx, &d);
+        setrlimit(RLIMIT_FSIZE, &limit);
+        CHECK(result == SAE_OK || (result == SAE_IO && strstr(sae_error(ctx), run_path)),
+              "room for %d bytes: %s: %s", (int)room, sae_result_name(result), sae_error(ctx));
+        failures += result != SAE_OK;
+        CHECK(!half_written(run_path), "room for %d bytes leaves %s", (int)room,
+              half_written(run_path));
+        d.resume = true;
+        CHECK_OK(ctx, sae_train(ctx, &d), continue);
+        got = check_read(final, &size);
+        CHECK(got && size == want_size && !memcmp(want, got, size),
+              "room for %d bytes, then resumed: another result", (int)room);
+        free(got);
+        /* over a finished run */
+        d.resume = false;
+        setrlimit(RLIMIT_FSIZE, &small);
+        if (sae_train(ctx, &d) != SAE_OK) {
+            sae_dictionary *dict;
+            setrlimit(RLIMIT_FSIZE, &limit);
+            CHECK_OK(ctx, sae_dictionary_load(ctx, NULL, run_path, &dict), continue);
+            sae_dictionary_destroy(dict);
+        }
+        setrlimit(RLIMIT_FSIZE, &limit);
+    }
+    CHECK(failures >= 4, "only %d runs found the disk full", (int)failures);
+    free(want);
+}
+
 int main(void) {
     sae_context *ctx;
     names();
@@ -871,13 +1041,18 @@ int main(void) {
     truncated(ctx);
     check_test = "full disk";
     full_disk(ctx);
+    full_disk_run(ctx);
     check_test = "no allocation";
     no_allocation();
-    out_of_memory();
+    no_allocation_classes();
+    out_of_memory(false);
+    out_of_memory(true);
+    alloc_fail_once = false;
     backends();
     check_test = "loop";
     loops(ctx);
     sae_context_destroy(ctx);
+    every_code();
     check_remove(check_temp());
     return check_end();
 }

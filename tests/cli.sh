@@ -1,0 +1,370 @@
+#!/bin/sh
+# Proves: build/sae as a user meets it: every verb, every trainer, configs, sweeps, logs, checkpoints,
+# kill -9 and --resume, threads, and what is said when something is wrong.
+# Oracle: design of the command line (exit status, one line on stderr, names of keys and files) and the
+# tool against itself: same bytes from other threads and after a kill. Tolerance: none.
+# Needs sh, a C compiler, cmp, od, grep. usage: sh tests/cli.sh      (SAE: the tool to test)
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
+SAE=${SAE:-$root/build/sae}
+CC=${CC:-cc}
+base=${TMPDIR:-/tmp}
+[ -z "$TMPDIR" ] && [ -w /dev/shm ] && base=/dev/shm
+tmp=$(mktemp -d "$base/sae_cli_XXXXXX") || exit 1
+trap 'rm -rf "$tmp"' EXIT
+cd "$tmp" || exit 1
+OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # waiting threads sleep: the machine may be busy
+export OMP_WAIT_POLICY
+passed=0
+failed=0
+good() { passed=$((passed + 1)); }
+bad() { failed=$((failed + 1)); echo "FAILED: $*"; }
+check() { # check WHAT COMMAND...: the command must succeed
+    what=$1; shift
+    if "$@" > check.out 2>&1; then good; else bad "$what"; head -n 5 check.out; fi
+}
+differ() { if cmp -s "$1" "$2"; then return 1; fi; }
+absent() { for f in "$@"; do [ ! -e "$f" ] || { echo "$f is there"; return 1; }; done; }
+has() { for k in "$@"; do grep -q "$k" has.txt || { echo "no $k in:"; head -c 600 has.txt; return 1; }; done; }
+status() { # status WANT COMMAND...: exit status; on failure one line on stderr and nothing on stdout
+    want=$1; shift
+    "$@" > status.out 2> status.err; got=$?
+    if [ $got != "$want" ]; then bad "exit $got, want $want: $*"; head -n 3 status.err; return; fi
+    if [ "$want" != 0 ] && { [ "$(wc -l < status.err)" != 1 ] || ! grep -q '^sae' status.err; }; then
+        bad "not one clear line: $*"; head -n 5 status.err; return
+    fi
+    good
+}
+says() { # says PATTERN: the line of the last status
+    if grep -q -e "$1" status.err; then good; else bad "\"$(cat status.err)\" does not say $1"; fi
+}
+
+# ---- data: rows of a few directions, as .npy ----
+cat > gen.c << 'END'
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+static uint64_t state;
+static double uniform(void) {
+    uint64_t z = (state += 0x9E3779B97F4A7C15ull);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return (double)((z ^ z >> 31) >> 11) / 9007199254740992.0;
+}
+/* The numbers of a .npy as double, its shape in n, d; 8: int64. */
+static double *load(const char *path, long *n, long *d) {
+    FILE *f = fopen(path, "rb");
+    unsigned char head[10];
+    char text[512], *at;
+    int wide;
+    double *out;
+    if (!f || fread(head, 1, 10, f) != 10) exit(3);
+    memset(text, 0, sizeof text);
+    if (fread(text, 1, head[8] + 256u * head[9], f) < 20) exit(3);
+    wide = strstr(text, "'<i8'") != NULL;
+    at = strchr(text, '(');
+    *n = strtol(at + 1, &at, 10);
+    *d = *at == ',' && at[1] != ')' ? strtol(at + 1, &at, 10) : 1;
+    out = malloc(sizeof *out * (size_t)(*n * *d + 1));
+    for (long i = 0; i < *n * *d; i++) {
+        float v;
+        int64_t w;
+        if (fread(wide ? (void *)&w : (void *)&v, wide ? 8 : 4, 1, f) != 1) exit(3);
+        out[i] = wide ? (double)w : (double)v;
+    }
+    fclose(f);
+    return out;
+}
+int main(int argc, char **argv) {
+    if (!strcmp(argv[1], "gen")) { /* FILE n d seed [bad]: [bad] makes one number NaN */
+        long n = atol(argv[3]), d = atol(argv[4]);
+        double w[16][64];
+        char head[128];
+        FILE *f = fopen(argv[2], "wb");
+        state = 5;
+        for (int i = 0; i < 16; i++) for (int j = 0; j < 64; j++) w[i][j] = uniform() - 0.5;
+        state = (uint64_t)atol(argv[5]);
+        memset(head, ' ', 128);
+        memcpy(head, "\x93NUMPY\x01\x00\x76\x00", 10);
+        head[10 + sprintf(head + 10, "{'descr': '<f4', 'fortran_order': False, 'shape': (%ld, %ld), }",
+                          n, d)] = ' ';
+        head[127] = '\n';
+        fwrite(head, 1, 128, f);
+        for (long r = 0; r < n; r++) {
+            float row[64];
+            for (long j = 0; j < d; j++) row[j] = (float)(0.05 * (uniform() - 0.5));
+            for (int i = 0; i < 16; i++)
+                if (uniform() < 0.25)
+                    for (long j = 0; j < d; j++) row[j] += (float)(2 * w[i][j]);
+            if (argc > 6 && r == atol(argv[6])) row[0] = NAN;
+            fwrite(row, sizeof *row, (size_t)d, f);
+        }
+        return fclose(f);
+    }
+    if (!strcmp(argv[1], "raw")) { /* NPY FILE: the numbers alone */
+        long n, d;
+        double *x = load(argv[2], &n, &d);
+        FILE *f = fopen(argv[3], "wb");
+        for (long i = 0; i < n * d; i++) { float v = (float)x[i]; fwrite(&v, 4, 1, f); }
+        return fclose(f);
+    }
+    if (!strcmp(argv[1], "shape")) { /* NPY n d */
+        long n, d;
+        load(argv[2], &n, &d);
+        return !(n == atol(argv[3]) && d == atol(argv[4]));
+    }
+    if (!strcmp(argv[1], "sparse")) { /* FOLDER of row, index, value, shape; NPY dense: the same? */
+        long n, d, entries = 0, count, one;
+        char path[4][300];
+        double *dense = load(argv[3], &n, &d), *part[4];
+        for (int i = 0; i < 4; i++) {
+            sprintf(path[i], "%s/%03d.npy", argv[2], i);
+            part[i] = load(path[i], &count, &one);
+            if (i == 0) entries = count;
+        }
+        if (part[3][0] != n || part[3][1] != d) return 1;
+        for (long q = 0; q < entries; q++) {
+            long at = (long)part[0][q] * d + (long)part[1][q];
+            if (part[2][q] == 0 || dense[at] != part[2][q]) return 1;
+            dense[at] = 0;
+        }
+        for (long q = 0; q < n * d; q++) if (dense[q] != 0) return 1;
+        return 0;
+    }
+    return 2;
+}
+END
+$CC -O1 gen.c -o gen -lm || { echo "0 passed, 1 failed"; exit 1; }
+./gen gen x.npy 700 20 1
+./gen gen y.npy 700 20 2
+./gen gen more.npy 300 20 3
+./gen gen wide.npy 50 24 4
+./gen gen nan.npy 90 20 5 77
+./gen raw x.npy x.bin
+
+sparsity="--sparsity-warmup-steps 6"
+arguments() { # of one trainer
+    case $1 in
+    standard) echo "--l1-penalty 0.05 --resample-steps 20 $sparsity";;
+    standard_april | gated) echo "--l1-penalty 0.05 $sparsity";;
+    gated_anneal | p_anneal) echo "--initial-sparsity-penalty 0.03 --anneal-start 10 --p-end 0.5 $sparsity";;
+    top_k) echo "--k 6 --auxk-alpha 0.1 --dead-feature-threshold 300";;
+    batch_top_k) echo "--k 6 --threshold-start-step 5";;
+    matryoshka_batch_top_k) echo "--k 6 --group-fractions 0.25,0.75 --threshold-start-step 5";;
+    jumprelu) echo "--target-l0 6 --bandwidth 0.05 $sparsity";;
+    esac
+}
+trainers="standard standard_april gated gated_anneal p_anneal top_k batch_top_k matryoshka_batch_top_k jumprelu"
+train() { # train NAME OUT MORE...: 50 steps
+    name=$1; out=$2; shift 2
+    # shellcheck disable=SC2046
+    "$SAE" train --data x.npy --trainer "$name" --dict-size 64 --batch 48 --steps 50 --lr 3e-3 \
+        --warmup-steps 4 --seed 3 --out "$out" --quiet $(arguments "$name") "$@"
+}
+
+# ---- every trainer: results, threads, eval, encode, reconstruct, info ----
+for t in $trainers; do
+    check "$t trains" train "$t" "$t" --threads 1 --log "$t.jsonl" --log-steps 1 --save-steps 0,20
+    check "$t: results" ls "$t/config.json" "$t/ae.pt" "$t/ae.safetensors" "$t/checkpoints/ae_0.pt" \
+        "$t/checkpoints/ae_20.pt"
+    for n in 2 3; do
+        check "$t with $n threads" train "$t" "$t.$n" --threads $n --save-steps 0,20
+        for f in ae.pt ae.safetensors checkpoints/ae_0.pt checkpoints/ae_20.pt config.json; do
+            check "$t: $f with $n threads" cmp "$t/$f" "$t.$n/$f"
+        done
+    done
+    check "$t: 50 lines of log" test "$(wc -l < "$t.jsonl")" = 50
+    cp "$t.jsonl" has.txt
+    check "$t: keys of the log" has '^{"step": 0, "loss": ' '"l0": ' '"frac_variance_explained": ' '"lr": '
+    "$SAE" eval "$t" --data y.npy --batch 100 --json > has.txt 2> eval.err
+    check "$t: eval" has '"l2_loss"' '"l1_loss"' '"l0"' '"frac_variance_explained"' '"cossim"' \
+        '"l2_ratio"' '"relative_reconstruction_bias"' '"frac_alive"' '"n_rows": 700'
+    status 0 "$SAE" encode "$t" --data y.npy --out dense.npy --dense
+    status 0 "$SAE" encode "$t" --data y.npy --out sparse.npz
+    check "$t: latents of each row" ./gen shape dense.npy 700 64
+    rm -rf parts
+    status 0 "$SAE" tensors sparse.npz --out parts
+    check "$t: the sparse latents are the dense ones" ./gen sparse parts dense.npy
+    status 0 "$SAE" reconstruct "$t" --data y.npy --out back.npy
+    check "$t: reconstruction" ./gen shape back.npy 700 20
+    status 0 "$SAE" reconstruct "$t" --data y.npy --out back3.npy --threads 3 --batch 7
+    check "$t: reconstruction in other batches" cmp back.npy back3.npy
+    "$SAE" info "$t" --json > has.txt
+    check "$t: info" has '"dict_class"' '"activation_dim": 20' '"dict_size": 64' '"trainer_class"' "\"$t\""
+    status 0 "$SAE" info "$t"
+done
+cp standard.jsonl has.txt; check "log of standard" has '"l2_loss"' '"sparsity_loss"'
+cp gated.jsonl has.txt; check "log of gated" has '"aux_loss"'
+cp p_anneal.jsonl has.txt; check "log of p_anneal" has '"p": ' '"next_p": ' '"sparsity_coeff": '
+cp top_k.jsonl has.txt; check "log of top_k" has '"effective_l0"' '"dead_features"' '"pre_norm_auxk_loss"' '"auxk_loss"'
+cp batch_top_k.jsonl has.txt; check "log of batch_top_k" has '"threshold"'
+cp top_k/config.json has.txt
+check "config.json" has '"trainer_class": "TopKTrainer"' '"dict_class": "AutoEncoderTopK"' '"k": 6' '"steps": 50' '"lr": 0.003'
+
+# ---- kill -9 at any moment, then --resume: the bytes of an undisturbed run ----
+big() { # big NAME OUT MORE...: long enough to be killed
+    name=$1; out=$2; shift 2
+    # shellcheck disable=SC2046
+    "$SAE" train --data x.npy more.npy --trainer "$name" --dict-size 96 --batch 64 --steps 400 \
+        --lr 1e-3 --warmup-steps 9 --seed 8 --out "$out" --quiet --threads 1 --backup-steps 7 \
+        --log "$out.jsonl" --log-steps 5 $(arguments "$name") "$@"
+}
+killed=0
+for t in $trainers; do
+    check "$t runs through" big "$t" "big_$t"
+    for round in 1 2; do # before or after the first backup; then somewhere in the rest
+        resume=
+        [ $round = 2 ] && resume=--resume
+        # shellcheck disable=SC2046,SC2086
+        "$SAE" train --data x.npy more.npy --trainer "$t" --dict-size 96 --batch 64 --steps 400 \
+            --lr 1e-3 --warmup-steps 9 --seed 8 --out "kill_$t" --quiet --threads 2 --backup-steps 7 \
+            --log "kill_$t.jsonl" --log-steps 5 $(arguments "$t") $resume > kill.out 2>&1 &
+        pid=$!
+        if [ $round = 1 ]; then sleep 0.02; else sleep 0.1; fi
+        kill -9 $pid 2> /dev/null && killed=$((killed + 1))
+        wait $pid 2> /dev/null
+    done
+    check "$t goes on" big "$t" "kill_$t" --resume
+    for f in ae.pt ae.safetensors config.json; do
+        check "$t: $f after kill -9" cmp "big_$t/$f" "kill_$t/$f"
+    done
+    check "$t: log after kill -9" cmp "big_$t.jsonl" "kill_$t.jsonl"
+    check "$t: nothing left over" absent "kill_$t"/*.tmp "kill_$t"/backup*
+    rm -rf "big_$t" "kill_$t"
+done
+check "some runs were killed" test $killed -ge 5
+check "a finished run stays" train top_k top_k --resume
+status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 60 --batch 48 --out stop \
+    --quiet --backup-steps 5 --save-steps 3 --log /no/such/folder/l.jsonl
+says '/no/such/folder/l.jsonl'
+
+# ---- configs, sweeps, starts, targets, data ----
+cp top_k/config.json one.json
+printf '[%s, %s]\n' "$(cat top_k/config.json)" "$(cat jumprelu/config.json)" > two.json
+check "one config" "$SAE" train --data x.npy --config one.json --batch 48 --out from_config --seed 3 --quiet
+check "a config says what the command line said" cmp top_k/ae.safetensors from_config/ae.safetensors
+check "the command line wins" "$SAE" train --data x.npy --config one.json --k 4 --steps 9 --warmup-steps 2 --out k4 --quiet
+cp k4/config.json has.txt; check "k is 4, 9 steps" has '"k": 4' '"steps": 9'
+check "a sweep in one file" "$SAE" train --data x.npy --config two.json --batch 48 --out sweep --seed 3 --quiet --log sweep.jsonl --log-steps 10
+check "the sweep's first is the single run" cmp top_k/ae.safetensors sweep/trainer_0/ae.safetensors
+check "the sweep's second too" cmp jumprelu/ae.safetensors sweep/trainer_1/ae.safetensors
+cp sweep.jsonl has.txt; check "both in the log" has '"trainer": 0' '"trainer": 1'
+check "several configs" "$SAE" train --data x.npy --config one.json --config jumprelu/config.json --batch 48 --out sweep2 --seed 3 --quiet
+check "... are the same sweep" cmp sweep/trainer_1/ae.pt sweep2/trainer_1/ae.pt
+sed 's/"lr"/"hopes": 1, "lr"/' one.json > unknown.json
+"$SAE" train --data x.npy --config unknown.json --batch 48 --out unknown > unknown.out 2> has.txt
+check "unknown keys warn" has 'warning.*hopes'
+check "... and no more" cmp top_k/ae.safetensors unknown/ae.safetensors
+check "reference's class name" "$SAE" train --data x.npy --trainer TopKTrainer --dict-size 64 --k 6 --batch 48 --steps 9 --warmup-steps 2 --out class_name --quiet
+for init in top_k/ae.safetensors top_k/ae.pt top_k; do
+    check "--init $init" "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --batch 48 --steps 3 --warmup-steps 1 --init $init --order sequential --out "init" --quiet
+    [ -e init0 ] || cp -r init init0
+    check "... starts the same" cmp init0/ae.safetensors init/ae.safetensors
+done
+check "sequential differs from shuffled" "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --batch 48 --steps 3 --warmup-steps 1 --init top_k --out shuffled --quiet
+check "... indeed" differ init0/ae.safetensors shuffled/ae.safetensors
+check "a transcoder" "$SAE" train --data x.npy --target y.npy --trainer standard --dict-size 64 --batch 48 --steps 30 --warmup-steps 2 --sparsity-warmup-steps 2 --out transcoder --quiet
+"$SAE" eval transcoder --data x.npy --target y.npy --json > has.txt
+check "... is judged by its target" has '"frac_variance_explained"'
+"$SAE" eval transcoder --data x.npy --json > other.txt
+check "... not by its input" differ has.txt other.txt
+status 0 "$SAE" encode transcoder --data x.npy --target y.npy --out t.npz
+check "several files are one stream" "$SAE" encode top_k --data x.npy more.npy --out all.npy --dense
+check "... of all rows" ./gen shape all.npy 1000 64
+status 0 "$SAE" encode top_k --data x.npy --out npy.npy --dense
+status 0 "$SAE" encode top_k --data x.bin --dim 20 --dtype f32 --out bin.npy --dense
+check "raw rows are rows" cmp npy.npy bin.npy
+check "--normalize-activations" train top_k normal --normalize-activations
+check "... changes the result" differ top_k/ae.safetensors normal/ae.safetensors
+status 0 "$SAE" eval top_k --data y.npy --use-threshold
+status 0 "$SAE" eval batch_top_k --data y.npy --use-top-k
+status 0 "$SAE" eval standard --data y.npy --raw
+status 0 "$SAE" tensors top_k/ae.pt
+"$SAE" tensors top_k/ae.pt --json > has.txt
+check "tensors" has '"encoder.weight"' '"decoder.weight"' '"b_dec"' '\[64, 20\]'
+"$SAE" tensors top_k/ae.safetensors --json > has.txt
+check "tensors of .safetensors" has '"encoder.weight"' '"F32"'
+status 0 "$SAE" tensors x.npy
+status 0 "$SAE" info x.npy
+status 0 "$SAE" info top_k/ae.pt --k 6 --dict-class AutoEncoderTopK
+
+# ---- help and wrong usage: 2, one line ----
+status 0 "$SAE" --help
+status 0 "$SAE" --version
+for v in train eval encode reconstruct info tensors; do
+    status 0 "$SAE" $v --help
+    check "$v --help says how" grep -q "sae $v" status.out
+    status 0 "$SAE" help $v
+done
+status 2 "$SAE" trian; says 'train'
+status 2 "$SAE" train --dat x.npy; says '--data'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --out o --l1-penaltyy 1; says 'l1-penalty'
+status 2 "$SAE" train --data x.npy --trainer topk --dict-size 64 --k 6 --steps 5 --out o; says 'top_k'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5; says '--out'
+status 2 "$SAE" train --trainer top_k --dict-size 64 --k 6 --steps 5 --out o; says '--data'
+status 2 "$SAE" train --data x.npy --trainer top_k --k 6 --steps 5 --out o; says 'dict-size'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --out o; says '--steps'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --batch 0 --out o; says '--batch is 0'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps five --out o; says 'five'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --lr fast --out o; says 'fast'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --order random --out o; says 'random'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --save-steps 1,x --out o; says 'save-steps'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --device tpu --out o; says 'tpu'
+status 2 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --out --quiet; says '--out'
+status 2 "$SAE" train x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --out o
+status 2 "$SAE" eval; says 'dictionary'
+status 2 "$SAE" eval top_k; says '--data'
+status 2 "$SAE" eval top_k --data x.npy --use-top-k --use-threshold
+status 2 "$SAE" encode top_k --data x.npy; says '--out'
+status 2 "$SAE" encode top_k --data x.npy --out f.npy; says 'npz'
+status 2 "$SAE" tensors; status 2 "$SAE" info
+check "wrong usage writes nothing" absent o f.npy
+
+# ---- failures: 1, one line, nothing half-written ----
+status 1 "$SAE" train --data none.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --warmup-steps 1 --out o; says 'none.npy'
+status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 65 --batch 48 --steps 5 --warmup-steps 1 --out o; says '65'
+status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --batch 48 --steps 5 --warmup-steps 3 --decay-start 2 --out o; says 'decay_start'
+status 1 "$SAE" train --data x.npy wide.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --warmup-steps 1 --out o; says '24'
+status 1 "$SAE" train --data x.npy --target wide.npy --trainer standard --dict-size 64 --steps 5 --warmup-steps 1 --sparsity-warmup-steps 1 --out o
+status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 32 --k 6 --batch 48 --steps 5 --warmup-steps 1 --init top_k --out o; says '64'
+check "a failed start writes nothing" absent o
+status 1 "$SAE" train --data nan.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --warmup-steps 1 --batch 30 --order sequential --out o --quiet; says 'row 77'
+check "no result of NaN" absent o/ae.pt o/ae.safetensors o/ae.pt.tmp
+status 1 "$SAE" train --data x.npy --config none.json --steps 5 --out p; says 'none.json'
+printf '{"trainer": {"trainer_class": "TopKTrainer", ' > cut.json
+status 1 "$SAE" train --data x.npy --config cut.json --steps 5 --out p; says 'cut.json'
+printf '{"trainer": {"trainer_class": "HopefulTrainer"}}' > hope.json
+status 1 "$SAE" train --data x.npy --config hope.json --steps 5 --out p; says 'HopefulTrainer'
+status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --warmup-steps 1 --device cuda --out p; says 'cuda'
+status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 5 --batch 48 --warmup-steps 1 --out x.npy --quiet; says 'x.npy'
+status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 60 --warmup-steps 1 --out top_k --resume --quiet
+check "another run's --resume changes nothing" cmp top_k/ae.safetensors from_config/ae.safetensors
+check "... and starts nothing" absent p
+status 1 "$SAE" eval none --data x.npy; says 'none'
+status 1 "$SAE" eval top_k --data wide.npy; says '24'
+status 1 "$SAE" eval top_k --data nan.npy
+status 1 "$SAE" encode top_k --data none.npy --out f.npz; says 'none.npy'
+status 1 "$SAE" encode top_k --data x.npy --out no/such/f.npz; says 'no/such'
+status 1 "$SAE" encode top_k --data x.npy --out no/such/f.npy --dense
+status 1 "$SAE" encode top_k --data x.npy --target more.npy --out f.npz; says '300'
+status 1 "$SAE" encode standard --data x.npy --use-top-k --out f.npz
+status 1 "$SAE" reconstruct top_k --data wide.npy --out f.npy; says '24'
+status 1 "$SAE" tensors gen.c; says 'gen.c'
+status 1 "$SAE" info none; says 'none'
+dd if=top_k/ae.pt of=cut.pt bs=1000 count=2 2> /dev/null
+status 1 "$SAE" info cut.pt; says 'cut.pt'
+status 1 "$SAE" encode cut.pt --data x.npy --out f.npz
+check "failures leave nothing" absent f.npz f.npy f.npz.* f.npy.* no
+# a disk that fills up: files may hold 8 blocks of 512 bytes
+full() { (trap '' XFSZ; ulimit -f 8; "$@"); }
+status 1 full "$SAE" encode top_k --data x.npy --out f.npz
+status 1 full "$SAE" encode top_k --data x.npy --out f.npy --dense; says 'disk full'
+status 1 full "$SAE" reconstruct top_k --data x.npy --out f.npy
+status 1 full "$SAE" tensors top_k/ae.pt --out full_parts
+check "no names of missing parts" absent full_parts/names.json full_parts/names.json.tmp
+status 1 full "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --batch 48 --steps 5 --warmup-steps 1 --out q --quiet; says 'q/'
+check "a full disk leaves nothing half-written" absent f.npz f.npy f.npz.* f.npy.* q/*.tmp q/ae.pt q/ae.safetensors
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,972 @@
+/*  Proves: every operation of the sae_backend table does what >>backend says, for any shape, and gives
+    the same bits for every instruction set and number of threads.
+    Oracle: oracle_ops.h, one plain version of each operation on host memory. Tolerance: none (==)
+    where >>backend fixes the order of rounding: the comparisons called `same`. Where an operation
+    computes exp, pow or a quotient of sums the oracle is in double, and `near` allows the relative
+    error written at each call, a few roundings of float32. Another backend can be run through the same
+    table: operations_of takes any and reaches its memory through alloc, upload and download alone.
+    The last check: no operation of the table was left out. */
+#define SAE_IMPLEMENTATION
+#include "../sae.h"
+#include "check.h"
+#include "oracle_ops.h"
+
+/* ---- a rig: one backend, one shape ------------------------------------------------------------ */
+
+enum mood { NORMAL, TIES, ZEROS, SILENT, MOODS }; /* SILENT: biases so low that nothing fires */
+static const char *const mood_names[MOODS] = { "", " ties", " zeros", " silent" };
+
+typedef struct rig {
+    const sae_backend *ops;
+    sae_work w;
+    size_t n, d, ld, m, mp, k; /* mp: m rounded up to 16 */
+    int mood;
+    check_rng rng;
+    void *device[512], *host[512];
+    size_t num_device, num_host;
+    uint64_t hash; /* of every result */
+} rig;
+
+/* Calling an operation through OP marks it as tested. */
+static bool touched[sizeof(sae_backend)];
+#define OP(g, name) (touched[offsetof(sae_backend, name)] = true, (g)->ops->name)
+
+static void *host_bytes(rig *g, size_t bytes) {
+    void *p = calloc(bytes + 64, 1);
+    g->host[g->num_host++] = p;
+    return p;
+}
+static float *floats(rig *g, size_t count) { return (float *)host_bytes(g, count * sizeof(float)); }
+static double *doubles(rig *g, size_t count) {
+    return (double *)host_bytes(g, count * sizeof(double));
+}
+static void *device_bytes(rig *g, size_t bytes) {
+    void *p = OP(g, alloc)(&g->w, bytes ? bytes : 1);
+    CHECK(p != NULL, "no device memory");
+    g->device[g->num_device++] = p;
+    return p;
+}
+static void *up_bytes(rig *g, const void *host, size_t bytes) {
+    void *p = device_bytes(g, bytes);
+    OP(g, upload)(&g->w, p, host, bytes);
+    return p;
+}
+static float *up(rig *g, const float *host, size_t count) {
+    return (float *)up_bytes(g, host, count * sizeof(float));
+}
+static void down_bytes(rig *g, void *host, const void *device, size_t bytes) {
+    OP(g, download)(&g->w, host, device, bytes);
+}
+static float *down(rig *g, const float *device, size_t count) {
+    float *p = floats(g, count);
+    down_bytes(g, p, device, count * sizeof(float));
+    return p;
+}
+static double down_double(rig *g, const double *device) {
+    double x;
+    down_bytes(g, &x, device, sizeof x);
+    return x;
+}
+
+static void rig_open(rig *g, const sae_backend *ops, const sae_context *ctx, const size_t shape[4],
+                     int mood) {
+    size_t scratch;
+    memset(g, 0, sizeof *g);
+    g->ops = ops;
+    g->n = shape[0], g->d = shape[1], g->m = shape[2], g->k = shape[3];
+    g->ld = (g->d + 15) / 16 * 16;
+    g->mp = (g->m + 15) / 16 * 16;
+    g->mood = mood;
+    g->w.ctx = ctx;
+    g->w.shape.batch = g->n, g->w.shape.d = g->d, g->w.shape.ld = g->ld;
+    g->w.shape.dict_size = g->m, g->w.shape.k = g->k;
+    CHECK(OP(g, open)(ctx, &g->w.state) == SAE_OK, "open");
+    scratch = OP(g, scratch_bytes)(&g->w, &g->w.shape);
+    CHECK(scratch != SIZE_MAX, "scratch");
+    g->w.scratch = device_bytes(g, scratch);
+}
+static void rig_close(rig *g) {
+    CHECK(OP(g, status)(&g->w) == SAE_OK, "status: %s", sae_error(g->w.ctx));
+    while (g->num_device) OP(g, free)(&g->w, g->device[--g->num_device]);
+    while (g->num_host) free(g->host[--g->num_host]);
+    OP(g, close)(g->w.ctx, g->w.state);
+}
+
+/* ---- numbers --------------------------------------------------------------------------------- */
+
+static float number(rig *g) {
+    double x = 0;
+    if (g->mood == ZEROS) return 0;
+    for (int i = 0; i < 4; i++) x += 1.7 * (check_uniform(&g->rng) - 0.5); /* about a normal deviate */
+    return g->mood == TIES ? (float)(floor(2 * x) / 2) : (float)x;
+}
+static size_t below(rig *g, size_t n) { return (size_t)(check_bits(&g->rng) % n); }
+static float *matrix(rig *g, size_t rows) {
+    float *x = floats(g, rows * g->ld);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < g->d; c++) x[r * g->ld + c] = number(g);
+    return x;
+}
+/* Over latents, around `centre`. */
+static float *vector(rig *g, double centre) {
+    float *x = floats(g, g->mp);
+    for (size_t i = 0; i < g->m; i++) x[i] = (float)centre + 0.3f * number(g);
+    return x;
+}
+
+/* Lists of random latents (some rows none, some all) with random numbers on every entry; values are
+   >= 0, some 0. */
+static sae_code code_new(rig *g) {
+    size_t room = g->n * g->m + 16;
+    sae_code c;
+    memset(&c, 0, sizeof c);
+    c.rows = g->n, c.stride = g->m;
+    c.count = (uint32_t *)host_bytes(g, g->n * sizeof(uint32_t));
+    c.latent = (uint32_t *)host_bytes(g, room * sizeof(uint32_t));
+    c.pre = floats(g, room), c.value = floats(g, room), c.gate = floats(g, room);
+    c.grad = floats(g, room);
+    for (int i = 0; i < 3; i++) c.extra[i] = floats(g, room);
+    for (size_t r = 0; r < g->n; r++) {
+        double share = g->mood == SILENT ? 0 : r % 5 == 1 ? 1 : r % 5 == 2 ? 0 : 0.3;
+        for (size_t i = 0; i < g->m; i++) {
+            size_t at = r * c.stride + c.count[r];
+            if (!(check_uniform(&g->rng) < share)) continue;
+            c.count[r]++;
+            c.latent[at] = (uint32_t)i;
+            c.pre[at] = number(g);
+            c.value[at] = c.pre[at] > 0 ? c.pre[at] : 0;
+            c.grad[at] = number(g);
+            for (int k = 0; k < 3; k++) c.extra[k][at] = number(g);
+        }
+    }
+    return c;
+}
+static sae_code code_up(rig *g, const sae_code *h) {
+    size_t room = h->rows * h->stride + 16;
+    sae_code c = *h;
+    c.count = (uint32_t *)up_bytes(g, h->count, h->rows * sizeof(uint32_t));
+    c.latent = (uint32_t *)up_bytes(g, h->latent, room * sizeof(uint32_t));
+    c.pre = up(g, h->pre, room), c.value = up(g, h->value, room), c.gate = up(g, h->gate, room);
+    c.grad = up(g, h->grad, room);
+    for (int i = 0; i < 3; i++) c.extra[i] = up(g, h->extra[i], room);
+    return c;
+}
+static float *entries_down(rig *g, const sae_code *c, const float *values) {
+    return down(g, values, c->rows * c->stride + 16);
+}
+
+static sae_index index_new(rig *g, bool device) {
+    size_t room = g->n * g->m + 1;
+    sae_index x;
+    memset(&x, 0, sizeof x);
+    x.dict_size = g->m, x.capacity = room;
+    x.begin = (size_t *)(device ? device_bytes(g, (g->m + 1) * sizeof(size_t))
+                                : host_bytes(g, (g->m + 1) * sizeof(size_t)));
+    x.row = (uint32_t *)(device ? device_bytes(g, room * 4) : host_bytes(g, room * 4));
+    for (int v = 0; v < SAE_INDEX_VALUES; v++)
+        x.value[v] = (float *)(device ? device_bytes(g, room * 4) : host_bytes(g, room * 4));
+    return x;
+}
+/* The same entries on both sides, with five values each. */
+static void index_both(rig *g, const sae_code *code, sae_index *host, sae_index *device) {
+    const float *values[SAE_INDEX_VALUES] = { code->pre, code->value, code->grad, code->extra[0],
+                                              code->extra[1] };
+    *host = index_new(g, false);
+    *device = index_new(g, true);
+    oracle_op_index(code, values, SAE_INDEX_VALUES, host);
+    OP(g, upload)(&g->w, device->begin, host->begin, (g->m + 1) * sizeof(size_t));
+    OP(g, upload)(&g->w, device->row, host->row, host->capacity * 4);
+    for (int v = 0; v < SAE_INDEX_VALUES; v++)
+        OP(g, upload)(&g->w, device->value[v], host->value[v], host->capacity * 4);
+}
+
+/* ---- comparisons ----------------------------------------------------------------------------- */
+
+static void note(rig *g, const void *data, size_t size) { g->hash = check_hash(g->hash, data, size); }
+
+static void same(rig *g, const char *what, const float *got, const float *want, size_t count) {
+    size_t wrong = 0, first = 0;
+    note(g, got, count * sizeof *got);
+    for (size_t i = 0; i < count; i++)
+        if (got[i] != want[i] && !wrong++) first = i;
+    CHECK(!wrong, "%s: %d of %d differ, [%d] is %.9g, want %.9g", what, (int)wrong, (int)count,
+          (int)first, (double)got[first], (double)want[first]);
+}
+static void same_number(rig *g, const char *what, double got, double want) {
+    note(g, &got, sizeof got);
+    CHECK(got == want, "%s is %.17g, want %.17g", what, got, want);
+}
+static void near_number(rig *g, const char *what, double got, double want, double tolerance) {
+    note(g, &got, sizeof got);
+    CHECK(fabs(got - want) <= tolerance * fmax(fabs(want), 1e-12), "%s is %.17g, want %.17g", what,
+          got, want);
+}
+/* Each within tolerance of its own size plus a tenth of it of the largest. */
+static void near(rig *g, const char *what, const float *got, const double *want, size_t count,
+                 double tolerance) {
+    double largest = 0;
+    size_t wrong = 0, first = 0;
+    note(g, got, count * sizeof *got);
+    for (size_t i = 0; i < count; i++) largest = fmax(largest, fabs(want[i]));
+    for (size_t i = 0; i < count; i++)
+        if (!(fabs((double)got[i] - want[i]) <= tolerance * (fabs(want[i]) + 0.1 * largest))
+            && !wrong++)
+            first = i;
+    CHECK(!wrong, "%s: %d of %d differ, [%d] is %.9g, want %.9g", what, (int)wrong, (int)count,
+          (int)first, (double)got[first], want[first]);
+}
+/* Of a code's entries alone, one after the other. */
+static size_t entries(const sae_code *c, const float *from, float *to) {
+    size_t count = 0;
+    ORACLE_OP_ENTRIES(c, r, j) to[count++] = from[j];
+    return count;
+}
+static void same_entries(rig *g, const char *what, const sae_code *c, const float *got,
+                         const float *want) {
+    float *a = floats(g, c->rows * c->stride), *b = floats(g, c->rows * c->stride);
+    size_t count = entries(c, got, a);
+    entries(c, want, b);
+    same(g, what, a, b, count);
+}
+static void near_entries(rig *g, const char *what, const sae_code *c, const float *got,
+                         const double *want, double tolerance) {
+    float *a = floats(g, c->rows * c->stride);
+    double *b = doubles(g, c->rows * c->stride);
+    size_t count = entries(c, got, a), at = 0;
+    ORACLE_OP_ENTRIES(c, r, j) b[at++] = want[j];
+    near(g, what, a, b, count, tolerance);
+}
+static float *copy(rig *g, const float *x, size_t count) {
+    float *y = floats(g, count);
+    memcpy(y, x, count * sizeof *y);
+    return y;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static void op_memory(rig *g) {
+    size_t count = g->n * g->ld + 3;
+    float *x = floats(g, count), *got;
+    float *a = (float *)device_bytes(g, count * sizeof *a);
+    sae_shape huge = g->w.shape;
+    CHECK(!g->ops->host_memory || (uintptr_t)a % 64 == 0, "memory at %p", (void *)a);
+    same(g, "fresh memory", down(g, a, count), x, count);
+    for (size_t i = 0; i < count; i++) x[i] = number(g);
+    OP(g, upload)(&g->w, a, x, count * sizeof *a);
+    same(g, "up and down", down(g, a, count), x, count);
+    OP(g, upload)(&g->w, a, x, 0);
+    OP(g, zero)(&g->w, a + 1, (count - 2) * sizeof *a);
+    got = down(g, a, count);
+    CHECK(got[0] == x[0] && got[count - 1] == x[count - 1], "zero went too far");
+    memset(x + 1, 0, (count - 2) * sizeof *x);
+    same(g, "zeroed", got, x, count);
+    huge.dict_size = SIZE_MAX / 8, huge.ld = SIZE_MAX / 8 / 16 * 16, huge.d = huge.ld;
+    CHECK(OP(g, scratch_bytes)(&g->w, &huge) == SIZE_MAX, "room for more than there can be");
+    CHECK(g->ops->name && g->ops->name[0], "no name");
+}
+
+/* ---- batch ----------------------------------------------------------------------------------- */
+
+static void op_load_rows(rig *g) {
+    size_t stride = g->d + 3;
+    float *host = floats(g, g->n * stride), *want = floats(g, g->n * g->ld);
+    float *x = (float *)device_bytes(g, g->n * g->ld * sizeof *x);
+    uint32_t flags[2] = { 9, 9 }, *bad = (uint32_t *)up_bytes(g, flags, sizeof flags);
+    static const float odd[] = { NAN, INFINITY, -INFINITY };
+    for (size_t i = 0; i < g->n * stride; i++) host[i] = number(g);
+    for (int k = 0; k < 2; k++) {
+        OP(g, load_rows)(&g->w, host, stride, g->n, k ? 0.7f : 1, x, bad);
+        oracle_op_load_rows(host, stride, g->n, g->d, g->ld, k ? 0.7f : 1, want, flags + 1);
+        down_bytes(g, flags, bad, sizeof flags[0]);
+        same(g, "rows", down(g, x, g->n * g->ld), want, g->n * g->ld);
+        CHECK(flags[0] == 9 && flags[1] == 9, "bad is %u, want it untouched", flags[0]);
+    }
+    for (int k = 0; k < 3; k++) {
+        size_t at = below(g, g->n) * stride + below(g, g->d);
+        float kept = host[at];
+        host[at] = odd[k];
+        OP(g, load_rows)(&g->w, host, stride, g->n, 2, x, bad);
+        down_bytes(g, flags, bad, sizeof flags[0]);
+        CHECK(flags[0] == 1, "%g: bad is %u", (double)odd[k], flags[0]);
+        flags[0] = 0;
+        OP(g, upload)(&g->w, bad, flags, sizeof flags[0]);
+        host[at] = kept;
+    }
+}
+static void op_subtract(rig *g) {
+    float *x = matrix(g, g->n), *b = matrix(g, 1), *want = floats(g, g->n * g->ld);
+    float *dx = up(g, x, g->n * g->ld), *db = up(g, b, g->ld);
+    float *out = (float *)device_bytes(g, g->n * g->ld * sizeof *out);
+    oracle_op_subtract(x, b, g->n, g->ld, want);
+    OP(g, subtract)(&g->w, dx, db, g->n, out);
+    same(g, "difference", down(g, out, g->n * g->ld), want, g->n * g->ld);
+}
+static void op_axpy(rig *g) {
+    size_t counts[] = { 1, 15, 16, 33, g->n * g->ld, 16384 + 5 };
+    for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+        size_t count = counts[k];
+        float *x = floats(g, count), *y = floats(g, count), *want = floats(g, count), *dx, *dy, *out;
+        if (g->num_device > 400) return;
+        for (size_t i = 0; i < count; i++) x[i] = number(g), y[i] = number(g);
+        dx = up(g, x, count), dy = up(g, y, count);
+        out = (float *)device_bytes(g, count * sizeof *out);
+        oracle_op_axpy(count, -0.3f, x, NULL, want);
+        OP(g, axpy)(&g->w, count, -0.3f, dx, NULL, out);
+        same(g, "a x", down(g, out, count), want, count);
+        oracle_op_axpy(count, 1.7f, x, y, want);
+        OP(g, axpy)(&g->w, count, 1.7f, dx, dy, out);
+        same(g, "a x + y", down(g, out, count), want, count);
+        OP(g, axpy)(&g->w, count, 1.7f, dx, dy, dy);
+        same(g, "into y", down(g, dy, count), want, count);
+        OP(g, upload)(&g->w, dy, y, count * sizeof *y);
+        OP(g, axpy)(&g->w, count, 1.7f, dx, dy, dx);
+        same(g, "into x", down(g, dx, count), want, count);
+    }
+}
+
+/* ---- forward --------------------------------------------------------------------------------- */
+
+static void encode_once(rig *g, sae_encode_args *h, sae_encode_args *a, sae_code *want, sae_code *got,
+                        const char *what) {
+    uint32_t *count = (uint32_t *)host_bytes(g, g->n * sizeof *count), *latent;
+    float *pre;
+    oracle_op_encode(h, want);
+    OP(g, encode)(&g->w, a, got);
+    CHECK(got->rows == a->n, "%s: %d rows", what, (int)got->rows);
+    down_bytes(g, count, got->count, a->n * sizeof *count);
+    latent = (uint32_t *)host_bytes(g, (g->n * got->stride + 16) * sizeof *latent);
+    down_bytes(g, latent, got->latent, g->n * got->stride * sizeof *latent);
+    pre = down(g, got->pre, g->n * got->stride);
+    for (size_t r = 0; r < a->n; r++)
+        if (count[r] != want->count[r]
+            || memcmp(latent + r * got->stride, want->latent + r * want->stride,
+                      count[r] * sizeof *latent)) {
+            CHECK(false, "%s: row %d has %u latents or others, want %u", what, (int)r, count[r],
+                  want->count[r]);
+            return;
+        }
+    note(g, count, a->n * sizeof *count);
+    ORACLE_OP_ENTRIES(want, r, j) note(g, latent + j, sizeof *latent);
+    same_entries(g, what, want, pre, want->pre);
+}
+static void op_encode(rig *g) {
+    static const char *const names[] = { "all", "positive", "gate", "window", "top_k",
+                                         "batch_top_k" };
+    float *x = matrix(g, g->n), *W = matrix(g, g->m), *bias = vector(g, 0.1);
+    float *theta = vector(g, g->mood == TIES ? -0.5 : 0.2), warm[2] = { 0, 0 };
+    uint32_t *list = (uint32_t *)host_bytes(g, g->mp * 4), count = 0;
+    sae_encode_args h, a;
+    if (g->mood == SILENT)
+        for (size_t i = 0; i < g->m; i++) bias[i] = -1000, theta[i] = 2;
+    memset(&h, 0, sizeof h);
+    h.x = x, h.W = W, h.bias = bias, h.n = g->n, h.d = g->d, h.ld = g->ld, h.m = g->m;
+    h.theta = theta, h.bandwidth = 0.4f;
+    a = h;
+    a.x = up(g, x, g->n * g->ld), a.W = up(g, W, g->m * g->ld), a.bias = up(g, bias, g->mp);
+    a.theta = up(g, theta, g->mp), a.warm = up(g, warm, 2);
+    a.list = (uint32_t *)device_bytes(g, g->mp * 4);
+    a.list_count = (uint32_t *)device_bytes(g, 4);
+    for (int s = SAE_SELECT_ALL; s <= SAE_SELECT_BATCH_TOP_K; s++) {
+        bool top = s == SAE_SELECT_TOP_K;
+        sae_code want = code_new(g), got;
+        if (top) want.stride = g->k;
+        got = code_up(g, &want);
+        h.select = a.select = (sae_select)s;
+        h.k = a.k = top || s == SAE_SELECT_BATCH_TOP_K ? g->k : 0;
+        for (int kind = 0; kind < 6; kind++) { /* all; a list of none, one, some, all; fewer rows */
+            const uint32_t *dlist = a.list, *dcount = a.list_count;
+            char what[64];
+            snprintf(what, sizeof what, "%s, list %d", names[s], kind);
+            h.n = a.n = kind == 5 ? g->n - g->n / 3 : g->n;
+            count = 0;
+            for (size_t i = 0; i < g->m; i++)
+                if (kind == 4 || (kind == 3 && i % 3 == 1) || (kind == 2 && i == g->m / 2))
+                    list[count++] = (uint32_t)i;
+            h.list = list, h.list_count = &count;
+            OP(g, upload)(&g->w, (void *)(uintptr_t)dlist, list, g->m * 4);
+            OP(g, upload)(&g->w, (void *)(uintptr_t)dcount, &count, 4);
+            if (kind == 0 || kind == 5) h.list = NULL, a.list = NULL;
+            encode_once(g, &h, &a, &want, &got, what);
+            a.list = dlist;
+        }
+        if (s != SAE_SELECT_BATCH_TOP_K) continue;
+        /* whatever was guessed before, the same are chosen */
+        h.n = a.n = g->n;
+        h.list = NULL, a.list = NULL;
+        for (int k = 0; k < 4; k++) {
+            static const float guesses[] = { 0, 1e30f, 1e-30f, 0.5f };
+            OP(g, upload)(&g->w, a.warm, guesses + k, sizeof(float));
+            encode_once(g, &h, &a, &want, &got, "batch_top_k, guessing");
+            encode_once(g, &h, &a, &want, &got, "batch_top_k, its own guess");
+        }
+    }
+}
+
+static void op_gate(rig *g) {
+    sae_code h = code_new(g), c = code_up(g, &h);
+    float *gate_bias = vector(g, 0), *r_mag = vector(g, 0.2), *mag_bias = vector(g, 0.1);
+    float *gate = floats(g, g->n * g->m + 16);
+    double *value = doubles(g, g->n * g->m + 16);
+    oracle_op_gate(gate_bias, r_mag, mag_bias, &h, gate, value);
+    OP(g, gate)(&g->w, up(g, gate_bias, g->mp), up(g, r_mag, g->mp), up(g, mag_bias, g->mp), &c);
+    same_entries(g, "gate", &h, entries_down(g, &c, c.gate), gate);
+    near_entries(g, "magnitude", &h, entries_down(g, &c, c.value), value, 2e-6);
+}
+static void op_jump(rig *g) {
+    for (int k = 0; k < 2; k++) { /* thresholds around 0.3, then below 0 */
+        sae_code h = code_new(g), c = code_up(g, &h);
+        float *theta = vector(g, k ? -1 : 0.3);
+        oracle_op_jump(theta, &h);
+        OP(g, jump)(&g->w, up(g, theta, g->mp), &c);
+        same_entries(g, "jump", &h, entries_down(g, &c, c.value), h.value);
+    }
+}
+static void op_exp(rig *g) {
+    sae_code h = code_new(g), c = code_up(g, &h);
+    double *want = doubles(g, g->n * g->m + 16);
+    float *value, *grad = floats(g, g->n * g->m + 16);
+    ORACLE_OP_ENTRIES(&h, r, j) want[j] = exp((double)h.pre[j]);
+    OP(g, exp_values)(&g->w, &c);
+    value = entries_down(g, &c, c.value);
+    near_entries(g, "exp", &h, value, want, 1e-7);
+    OP(g, exp_grad)(&g->w, &c);
+    ORACLE_OP_ENTRIES(&h, r, j) grad[j] = h.grad[j] * value[j];
+    same_entries(g, "exp grad", &h, entries_down(g, &c, c.grad), grad);
+}
+static void op_decode(rig *g) {
+    sae_code h = code_new(g), c = code_up(g, &h);
+    size_t size = g->n * g->ld;
+    float *W = matrix(g, g->m), *base = matrix(g, g->n), *want = floats(g, size);
+    float *dW = up(g, W, g->m * g->ld), *dbase = up(g, base, size), *out = up(g, base, size);
+    size_t ranges[][2] = { { 0, g->m }, { g->m / 3, 2 * g->m / 3 }, { 0, g->m / 2 },
+                           { g->m / 2, g->m }, { 0, 0 } };
+    for (size_t k = 0; k < sizeof ranges / sizeof *ranges; k++) {
+        size_t lo = ranges[k][0], hi = ranges[k][1];
+        oracle_op_decode(&h, h.pre, W, g->ld, lo, hi, NULL, 0, want);
+        OP(g, decode)(&g->w, &c, c.pre, dW, lo, hi, NULL, 0, out);
+        same(g, "decode", down(g, out, size), want, size);
+        oracle_op_decode(&h, h.value, W, g->ld, lo, hi, base, 0, want);
+        OP(g, decode)(&g->w, &c, c.value, dW, lo, hi, dbase, 0, out);
+        same(g, "decode on a row", down(g, out, size), want, size);
+        oracle_op_decode(&h, h.value, W, g->ld, lo, hi, base, g->ld, want);
+        OP(g, decode)(&g->w, &c, c.value, dW, lo, hi, dbase, g->ld, out);
+        same(g, "decode on a matrix", down(g, out, size), want, size);
+        OP(g, upload)(&g->w, out, base, size * sizeof *out);
+        OP(g, decode)(&g->w, &c, c.value, dW, lo, hi, out, g->ld, out);
+        same(g, "decode in place", down(g, out, size), want, size);
+    }
+}
+static void op_residual(rig *g) {
+    size_t size = g->n * g->ld;
+    float *x_hat = matrix(g, g->n), *y = matrix(g, g->n), *want = floats(g, size);
+    float *dx = up(g, x_hat, size), *dy = up(g, y, size), *e = up(g, y, size);
+    double *loss = (double *)device_bytes(g, sizeof *loss), want_loss;
+    oracle_op_residual(x_hat, y, g->n, g->ld, want, &want_loss);
+    OP(g, residual)(&g->w, dx, dy, g->n, e, loss);
+    same(g, "residual", down(g, e, size), want, size);
+    same_number(g, "loss", down_double(g, loss), want_loss);
+    OP(g, residual)(&g->w, dx, dy, g->n, dx, loss);
+    same(g, "residual in place", down(g, dx, size), want, size);
+    memset(want + g->n / 2 * g->ld, 0, g->ld * sizeof *want); /* a zero row */
+    OP(g, upload)(&g->w, e, want, size * sizeof *want);
+    oracle_op_unit_rows(g->n, g->ld, want, &want_loss);
+    OP(g, unit_rows)(&g->w, g->n, e, loss);
+    same(g, "unit rows", down(g, e, size), want, size);
+    same_number(g, "mean norm", down_double(g, loss), want_loss);
+}
+static void op_auxk(rig *g) {
+    size_t size = g->n * g->ld;
+    float *x_aux = matrix(g, g->n), *e = matrix(g, g->n), *de = up(g, e, size);
+    float *dx = up(g, x_aux, size), *r = up(g, e, size);
+    double *s = (double *)device_bytes(g, 2 * sizeof *s), *want = doubles(g, size), pre, norm;
+    for (uint32_t dead = 0; dead < 2; dead++) {
+        uint32_t *count = (uint32_t *)up_bytes(g, &dead, sizeof dead);
+        oracle_op_auxk(x_aux, e, g->n, g->d, g->ld, dead, 1.0 / 32, want, &pre, &norm);
+        OP(g, auxk_residual)(&g->w, dx, de, g->n, count, 1.0 / 32, r, s, s + 1);
+        near(g, "auxk residual", down(g, r, size), want, size, 1e-6);
+        near_number(g, "pre_norm", down_double(g, s), pre, 1e-6);
+        near_number(g, "norm", down_double(g, s + 1), norm, 1e-6);
+        if (!dead) continue;
+        OP(g, auxk_residual)(&g->w, dx, de, g->n, count, 1.0 / 32, dx, s, s + 1);
+        near(g, "auxk in place", down(g, dx, size), want, size, 1e-6);
+    }
+}
+static void op_ghost(rig *g) {
+    size_t size = g->n * g->ld;
+    float *x_g = matrix(g, g->n), *e = matrix(g, g->n), *de = up(g, e, size);
+    float *dx = up(g, x_g, size), *out = up(g, e, size);
+    double *loss = (double *)device_bytes(g, sizeof *loss), *want = doubles(g, size), want_loss;
+    for (uint32_t dead = 0; dead < 4; dead += 3) {
+        uint32_t *count = (uint32_t *)up_bytes(g, &dead, sizeof dead);
+        oracle_op_ghost(x_g, e, g->n, g->ld, dead, want, &want_loss);
+        OP(g, ghost_residual)(&g->w, dx, de, g->n, count, out, loss);
+        near(g, "ghost gradient", down(g, out, size), want, size, 1e-5);
+        near_number(g, "ghost loss", down_double(g, loss), want_loss, 1e-6);
+    }
+}
+
+/* ---- penalties and gradients of entries ------------------------------------------------------ */
+
+static void op_penalty(rig *g) {
+    static const struct {
+        sae_penalty kind;
+        double p;
+        bool weighted;
+    } kinds[] = {
+        { SAE_PENALTY_L1, 0, false },   { SAE_PENALTY_L1, 0, true },
+        { SAE_PENALTY_LP_P, 1, false }, { SAE_PENALTY_LP_P, 0.5, false },
+        { SAE_PENALTY_LP_P, 0, false }, { SAE_PENALTY_LP, 1, false },
+        { SAE_PENALTY_LP, 0.3, false }, { SAE_PENALTY_ENTROPY, 0, false },
+    };
+    size_t room = g->n * g->m + 16;
+    sae_code h = code_new(g), c = code_up(g, &h);
+    float *weight = vector(g, 1), *dweight = up(g, weight, g->mp), *zero = floats(g, room);
+    double *loss = (double *)device_bytes(g, sizeof *loss), *want = doubles(g, room), want_loss;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        char what[64];
+        snprintf(what, sizeof what, "penalty %d, p %g", (int)kinds[k].kind, kinds[k].p);
+        oracle_op_penalty(kinds[k].kind, kinds[k].p, 0.7, kinds[k].weighted ? weight : NULL, &h,
+                          h.value, g->m, want, &want_loss);
+        OP(g, upload)(&g->w, c.grad, zero, room * sizeof *zero);
+        OP(g, penalty)(&g->w, kinds[k].kind, kinds[k].p, 0.7, kinds[k].weighted ? dweight : NULL,
+                       &c, c.value, c.grad, loss);
+        near_number(g, what, down_double(g, loss), want_loss, 1e-9);
+        near_entries(g, what, &h, entries_down(g, &c, c.grad), want, 1e-6);
+        OP(g, upload)(&g->w, c.grad, h.grad, room * sizeof *zero); /* it adds to what is there */
+        OP(g, penalty)(&g->w, kinds[k].kind, kinds[k].p, 0.7, kinds[k].weighted ? dweight : NULL,
+                       &c, c.value, c.grad, loss);
+        ORACLE_OP_ENTRIES(&h, r, j) want[j] += (double)h.grad[j];
+        near_entries(g, what, &h, entries_down(g, &c, c.grad), want, 1e-6);
+        OP(g, penalty)(&g->w, kinds[k].kind, kinds[k].p, 0.7, kinds[k].weighted ? dweight : NULL,
+                       &c, c.value, NULL, loss);
+        near_number(g, "without gradient", down_double(g, loss), want_loss, 1e-9);
+    }
+}
+static void op_dots(rig *g) {
+    size_t room = g->n * g->m + 16;
+    sae_code h = code_new(g), c = code_up(g, &h);
+    float *e = matrix(g, g->n), *W = matrix(g, g->m);
+    float *de = up(g, e, g->n * g->ld), *dW = up(g, W, g->m * g->ld);
+    size_t ranges[][2] = { { 0, g->m }, { g->m / 3, 2 * g->m / 3 }, { g->m / 2, g->m } };
+    for (size_t k = 0; k < 6; k++) {
+        size_t lo = ranges[k % 3][0], hi = ranges[k % 3][1];
+        bool relu = k >= 3;
+        float *want = copy(g, h.grad, room);
+        OP(g, upload)(&g->w, c.grad, h.grad, room * sizeof *want);
+        oracle_op_dots(&h, e, W, g->ld, lo, hi, -1.3f, relu ? h.pre : NULL, want);
+        OP(g, dots)(&g->w, &c, de, dW, lo, hi, -1.3f, relu ? c.pre : NULL, c.grad);
+        same_entries(g, "dots", &h, entries_down(g, &c, c.grad), want);
+    }
+}
+static void op_gate_grad(rig *g) {
+    size_t room = g->n * g->m + 16;
+    sae_code h = code_new(g), c = code_up(g, &h);
+    float *r_mag = vector(g, -0.2);
+    double *mag = doubles(g, room), *r_grad = doubles(g, room), *grad = doubles(g, room);
+    oracle_op_gate_grad(r_mag, &h, mag, r_grad, grad);
+    OP(g, gate_grad)(&g->w, up(g, r_mag, g->mp), &c);
+    near_entries(g, "dL/dmag", &h, entries_down(g, &c, c.extra[0]), mag, 0);
+    near_entries(g, "dL/dr", &h, entries_down(g, &c, c.extra[2]), r_grad, 1e-6);
+    near_entries(g, "dL/du", &h, entries_down(g, &c, c.grad), grad, 2e-6);
+}
+static void op_jump_grad(rig *g) {
+    size_t room = g->n * g->m + 16;
+    double *d = (double *)device_bytes(g, 2 * sizeof *d), l0, loss, *theta_grad = doubles(g, room);
+    float *grad = floats(g, room);
+    for (int k = 0; k < 3; k++) { /* thresholds above 0, on both sides, below 0 */
+        sae_code h = code_new(g), c;
+        float *theta = vector(g, k == 0 ? 0.8 : k == 1 ? 0 : -0.9), *dtheta, *base, *got;
+        float bandwidth = 0.6f;
+        sae_index host, index;
+        double *want = doubles(g, g->mp), slope;
+        if (g->num_device > 400) break;
+        oracle_op_jump(theta, &h); /* values by the thresholds */
+        c = code_up(g, &h);
+        dtheta = up(g, theta, g->mp);
+        oracle_op_jump_grad(theta, bandwidth, 0.4, 3, &h, g->m, theta_grad, grad, &l0, &loss);
+        OP(g, jump_grad)(&g->w, dtheta, bandwidth, 0.4, 3, &c, d, d + 1);
+        same_number(g, "l0", down_double(g, d), l0);
+        near_number(g, "L0 loss", down_double(g, d + 1), loss, 1e-12);
+        near_entries(g, "dL/dtheta", &h, entries_down(g, &c, c.extra[0]), theta_grad, 1e-6);
+        same_entries(g, "dL/dp", &h, entries_down(g, &c, c.grad), grad);
+
+        index_both(g, &h, &host, &index);
+        base = vector(g, 0);
+        slope = oracle_op_jump_slope(0.4, 3, l0, g->n, bandwidth);
+        for (size_t i = 0; i < g->m; i++) {
+            want[i] = (double)base[i];
+            if (oracle_op_window(0, theta[i], bandwidth))
+                want[i] += (double)(g->n - (host.begin[i + 1] - host.begin[i])) * slope;
+        }
+        got = up(g, base, g->mp);
+        OP(g, jump_rest)(&g->w, dtheta, bandwidth, 0.4, 3, d, &index, g->n, got);
+        near(g, "theta of unlisted rows", down(g, got, g->mp), want, g->mp, 1e-6);
+    }
+}
+
+/* ---- by latent ------------------------------------------------------------------------------- */
+
+static void op_index(rig *g) {
+    sae_code h = code_new(g), c = code_up(g, &h);
+    sae_index want = index_new(g, false), got = index_new(g, true);
+    const float *hv[] = { h.pre, h.value, h.grad, h.extra[0], h.extra[1] };
+    const float *dv[] = { c.pre, c.value, c.grad, c.extra[0], c.extra[1] };
+    size_t *begin = (size_t *)host_bytes(g, (g->m + 1) * sizeof *begin), total;
+    uint32_t *row = (uint32_t *)host_bytes(g, want.capacity * 4);
+    for (size_t count = 0; count <= SAE_INDEX_VALUES; count++) {
+        oracle_op_index(&h, hv, count, &want);
+        OP(g, index)(&g->w, &c, dv, count, &got);
+        total = want.begin[g->m];
+        down_bytes(g, begin, got.begin, (g->m + 1) * sizeof *begin);
+        down_bytes(g, row, got.row, total * 4);
+        CHECK(!memcmp(begin, want.begin, (g->m + 1) * sizeof *begin), "begins with %d values",
+              (int)count);
+        CHECK(!memcmp(row, want.row, total * 4), "rows with %d values", (int)count);
+        note(g, row, total * 4);
+        for (size_t v = 0; v < count; v++)
+            same(g, "indexed values", down(g, got.value[v], want.capacity), want.value[v], total);
+    }
+}
+static void op_latent_rows(rig *g) {
+    sae_code h = code_new(g);
+    sae_index host, index;
+    size_t size = g->m * g->ld, ranges[][2] = { { 0, g->m }, { g->m / 3, 2 * g->m / 3 } };
+    float *x = matrix(g, g->n), *start = matrix(g, g->m), *dx = up(g, x, g->n * g->ld);
+    float *out = up(g, start, size);
+    index_both(g, &h, &host, &index);
+    for (int k = 0; k < 4; k++) {
+        size_t lo = ranges[k / 2][0], hi = ranges[k / 2][1];
+        bool add = k % 2;
+        float *want = copy(g, start, size);
+        OP(g, upload)(&g->w, out, start, size * sizeof *out);
+        oracle_op_latent_rows(&host, 2, x, g->ld, lo, hi, 0.7f, add, want);
+        OP(g, latent_rows)(&g->w, &index, 2, dx, lo, hi, 0.7f, add, out);
+        same(g, add ? "rows added" : "rows", down(g, out, size), want, size);
+    }
+}
+static void op_latent_sums(rig *g) {
+    sae_code h = code_new(g);
+    sae_index host, index;
+    float *start = vector(g, 0), *out = up(g, start, g->mp);
+    uint64_t *since = (uint64_t *)host_bytes(g, g->mp * 8), *got, *dsince, thresholds[] = { 0, 5, 900 };
+    uint32_t *list = (uint32_t *)device_bytes(g, g->mp * 4), *count = (uint32_t *)device_bytes(g, 4);
+    uint32_t *listed = (uint32_t *)host_bytes(g, g->mp * 4), found, n;
+    index_both(g, &h, &host, &index);
+    for (int add = 0; add < 2; add++) {
+        float *want = copy(g, start, g->mp);
+        for (size_t i = 0; i < g->m; i++) {
+            float sum = (float)oracle_op_latent_sum(&host, 0, i);
+            want[i] = add ? want[i] + sum : sum;
+        }
+        OP(g, upload)(&g->w, out, start, g->mp * sizeof *out);
+        OP(g, latent_sums)(&g->w, &index, 0, add, out);
+        same(g, "sums", down(g, out, g->mp), want, g->mp);
+    }
+    got = (uint64_t *)host_bytes(g, g->mp * 8);
+    for (int which = -1; which < 2; which++) { /* entries; pre, which may sum below 0; value */
+        for (size_t i = 0; i < g->m; i++) since[i] = below(g, 10);
+        dsince = (uint64_t *)up_bytes(g, since, g->mp * 8);
+        OP(g, fired)(&g->w, &index, which, 7, dsince);
+        down_bytes(g, got, dsince, g->mp * 8);
+        for (size_t i = 0; i < g->m; i++) {
+            bool fired = which < 0 ? host.begin[i + 1] > host.begin[i]
+                                   : oracle_op_latent_sum(&host, (size_t)which, i) > 0;
+            since[i] = fired ? 0 : since[i] + 7;
+        }
+        CHECK(!memcmp(got, since, g->mp * 8), "fired by %d", which);
+        note(g, got, g->mp * 8);
+    }
+    for (int k = 0; k < 3; k++) {
+        OP(g, list_silent)(&g->w, dsince, thresholds[k], g->m, list, count);
+        down_bytes(g, &n, count, 4);
+        down_bytes(g, listed, list, g->mp * 4);
+        found = 0;
+        for (size_t i = 0; i < g->m; i++)
+            if (since[i] >= thresholds[k]) {
+                CHECK(found < n && listed[found] == i, "latent %d is not listed", (int)i);
+                found++;
+            }
+        CHECK(found == n, "%u silent, want %u", n, found);
+    }
+}
+
+/* ---- sums ------------------------------------------------------------------------------------ */
+
+static void op_sums(rig *g) {
+    float *x = matrix(g, g->n), *W = matrix(g, g->m), *s = vector(g, 0), *b = matrix(g, 1);
+    float *dx = up(g, x, g->n * g->ld), *dW = up(g, W, g->m * g->ld), *ds = up(g, s, g->mp);
+    float *out = up(g, b, g->ld), *want = copy(g, b, g->ld);
+    double *d = (double *)device_bytes(g, sizeof *d), scatter;
+    sae_code h = code_new(g), c = code_up(g, &h);
+    size_t nonzero = 0, counts[] = { 16, g->n * g->ld, 16384, 16384 * 2 + 48 };
+    s[g->m / 2] = 0;
+    OP(g, upload)(&g->w, ds, s, g->mp * sizeof *s);
+    oracle_op_rows_sum(W, s, g->m, g->ld, 0.3f, true, want);
+    OP(g, weighted_sum)(&g->w, dW, ds, g->m, 0.3f, out);
+    same(g, "weighted sum", down(g, out, g->ld), want, g->ld);
+    oracle_op_rows_sum(x, NULL, g->n, g->ld, -0.7f, false, want);
+    OP(g, column_sums)(&g->w, dx, g->n, -0.7f, out);
+    same(g, "column sums", down(g, out, g->ld), want, g->ld);
+    for (size_t k = 0; k < 4; k++) {
+        float *y = floats(g, counts[k]);
+        for (size_t i = 0; i < counts[k]; i++) y[i] = number(g);
+        OP(g, sum_squares)(&g->w, up(g, y, counts[k]), counts[k], d);
+        same_number(g, "sum of squares", down_double(g, d), oracle_op_sum_squares(y, counts[k]));
+    }
+    scatter = oracle_op_scatter(x, g->n, g->d, g->ld);
+    OP(g, variance)(&g->w, dx, g->n, d);
+    near_number(g, "variance", down_double(g, d), g->n > 1 ? scatter / (double)(g->n - 1) : 0, 1e-10);
+    ORACLE_OP_ENTRIES(&h, r, j) nonzero += h.value[j] != 0;
+    OP(g, count_nonzero)(&g->w, &c, d);
+    same_number(g, "mean count", down_double(g, d), (double)nonzero / (double)g->n);
+}
+
+/* ---- weights --------------------------------------------------------------------------------- */
+
+static void op_norms(rig *g) {
+    size_t size = g->m * g->ld;
+    float *W = matrix(g, g->m), *start = matrix(g, g->m), *sums = vector(g, 1), *dW, *norms, *weight;
+    float *want = floats(g, g->mp), *grad, *dsums = up(g, sums, g->mp);
+    double *near_want = doubles(g, size);
+    memset(W + g->m / 2 * g->ld, 0, g->ld * sizeof *W); /* a zero row */
+    dW = up(g, W, size);
+    norms = (float *)device_bytes(g, g->mp * sizeof *norms);
+    weight = (float *)device_bytes(g, g->mp * sizeof *norms);
+    for (size_t i = 0; i < g->m; i++)
+        want[i] = (float)sqrt(oracle_op_dot(W + i * g->ld, W + i * g->ld, g->ld));
+    OP(g, row_norms)(&g->w, dW, g->m, norms);
+    same(g, "norms", down(g, norms, g->mp), want, g->mp);
+    for (int power = 1; power <= 2; power++) {
+        float *squared = copy(g, want, g->mp);
+        for (size_t i = 0; power == 2 && i < g->m; i++) squared[i] = want[i] * want[i];
+        OP(g, norm_weight)(&g->w, norms, power, g->m, weight);
+        same(g, "weights", down(g, weight, g->mp), squared, g->mp);
+        for (size_t q = 0; q < size; q++) {
+            size_t i = q / g->ld;
+            double factor = power == 2 ? 2 : want[i] > 0 ? 1 / (double)want[i] : 0;
+            near_want[q] = (double)start[q] + 0.2 * factor * (double)sums[i] * (double)W[q];
+        }
+        grad = up(g, start, size);
+        OP(g, norm_grad)(&g->w, dW, norms, dsums, power, 0.2f, g->m, grad);
+        near(g, "norm gradient", down(g, grad, size), near_want, size, 2e-6);
+    }
+    for (int k = 0; k < 2; k++) { /* eps 0, then one that matters */
+        float eps = k ? 0.1f : 0;
+        for (size_t i = 0; i < g->m; i++) {
+            const float *row = W + i * g->ld, *gr = start + i * g->ld;
+            double norm = 0, dot = 0;
+            for (size_t c = 0; c < g->ld; c++) norm += (double)row[c] * (double)row[c];
+            norm = sqrt(norm) + (double)eps;
+            for (size_t c = 0; c < g->ld; c++) dot += (double)gr[c] * (double)row[c];
+            for (size_t c = 0; c < g->ld; c++)
+                near_want[i * g->ld + c] =
+                    (double)gr[c] - (norm > 0 ? dot / norm / norm * (double)row[c] : 0);
+        }
+        grad = up(g, start, size);
+        OP(g, remove_parallel)(&g->w, dW, g->m, eps, grad);
+        near(g, "parallel part removed", down(g, grad, size), near_want, size, 3e-6);
+        for (size_t q = 0; q < size; q++) {
+            double norm = (double)want[q / g->ld] + (double)eps;
+            near_want[q] = norm > 0 ? (double)W[q] / norm : 0;
+        }
+        grad = up(g, W, size);
+        OP(g, normalize_rows)(&g->w, g->m, eps, grad);
+        near(g, "rows of norm 1", down(g, grad, size), near_want, size, 1e-6);
+    }
+}
+static void op_adam(rig *g) {
+    size_t size = g->m * g->ld;
+    sae_adam adam = { 1e-2, 0.9, 0.999, 1e-8 };
+    for (int k = 0; k < 4; k++) { /* plain; clipped; hardly clipped; beta1 0 */
+        float *param = matrix(g, g->m), *grad = matrix(g, g->m), *dp = up(g, param, size);
+        float *dg = up(g, grad, size), *df, *ds;
+        double *p = doubles(g, size), *first = doubles(g, size), *second = doubles(g, size);
+        double squares = oracle_op_sum_squares(grad, size), scale = 1;
+        double *dsquares = (double *)up_bytes(g, &squares, sizeof squares);
+        double max_norm = k == 1 ? 0.5 * sqrt(squares) : 2 * sqrt(squares) + 1;
+        df = k == 3 ? NULL : (float *)device_bytes(g, size * sizeof *df);
+        ds = (float *)device_bytes(g, size * sizeof *ds);
+        adam.beta1 = k == 3 ? 0 : 0.9;
+        for (size_t i = 0; i < size; i++) p[i] = (double)param[i];
+        if (k == 1 || k == 2) scale = fmin(1, max_norm / (sqrt(squares) + 1e-6));
+        for (uint64_t t = 1; t <= 3; t++) {
+            oracle_op_adam(&adam, t, scale, p, grad, k == 3 ? NULL : first, second, size);
+            OP(g, adam)(&g->w, &adam, t, k == 1 || k == 2 ? dsquares : NULL, max_norm, dp, dg, df, ds,
+                        size);
+        }
+        near(g, "parameters", down(g, dp, size), p, size, 1e-5);
+        if (df) near(g, "first moments", down(g, df, size), first, size, 2e-6);
+        near(g, "second moments", down(g, ds, size), second, size, 2e-6);
+    }
+}
+static void op_threshold(rig *g) {
+    sae_code h = code_new(g), c = code_up(g, &h);
+    static const float starts[] = { -1, 0, 0.4f };
+    for (int k = 0; k < 6; k++) {
+        float *threshold = up(g, starts + k / 2, 1);
+        double want = oracle_op_threshold(&h, k % 2, 0.9, (double)starts[k / 2]);
+        OP(g, update_threshold)(&g->w, &c, k % 2, 0.9, threshold);
+        near_number(g, k % 2 ? "threshold by row" : "threshold", (double)*down(g, threshold, 1), want,
+                    1e-6);
+    }
+}
+static void op_median(rig *g) {
+    float *x = matrix(g, g->n), *out = (float *)device_bytes(g, g->ld * sizeof *out);
+    double *want = doubles(g, g->ld);
+    oracle_op_median(x, g->n, g->d, g->ld, want);
+    OP(g, geometric_median)(&g->w, up(g, x, g->n * g->ld), g->n, out);
+    /* both stop once a round moves less than 1e-5; one may go a round further */
+    near(g, "geometric median", down(g, out, g->ld), want, g->ld, 1e-3);
+}
+
+/* The draw: row r has key Exp(1) / norm(e_r) from the counter-based generator; the smallest keys
+   win, rows of norm 0 come last. */
+static void op_resample(rig *g) {
+    enum { BIASES = 2 };
+    size_t size = g->m * g->ld;
+    const uint64_t seed = 99, step = 40, threshold = 4;
+    float *x = matrix(g, g->n), *e = matrix(g, g->n), *enc[3], *dec[3], *bias[BIASES][3], *denc[3];
+    float *ddec[3], *dbias[BIASES][3];
+    uint64_t *since = (uint64_t *)host_bytes(g, g->mp * 8);
+    size_t dead = 0, living = 0, used = 0;
+    saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
+    uint8_t *taken = (uint8_t *)host_bytes(g, g->n);
+    double alive = 0;
+    memset(e + g->n / 2 * g->ld, 0, g->ld * sizeof *e);
+    for (size_t i = 0; i < g->m; i++) {
+        since[i] = g->mood == TIES ? 9 : g->mood == SILENT ? 3 : below(g, 8);
+        dead += since[i] > threshold;
+    }
+    for (int k = 0; k < 3; k++) {
+        enc[k] = matrix(g, g->m), dec[k] = matrix(g, g->m);
+        denc[k] = up(g, enc[k], size), ddec[k] = up(g, dec[k], size);
+        for (int b = 0; b < BIASES; b++) {
+            bias[b][k] = vector(g, 1);
+            dbias[b][k] = up(g, bias[b][k], g->mp);
+        }
+    }
+    dbias[1][1] = NULL; /* a first moment that is not kept */
+    for (size_t i = 0; i < g->m; i++)
+        if (since[i] <= threshold) {
+            alive += sqrt(oracle_op_dot(enc[0] + i * g->ld, enc[0] + i * g->ld, g->ld));
+            living++;
+        }
+    if (living) alive /= (double)living;
+    for (size_t i = 0; i < g->m && used < g->n; i++) {
+        double least = INFINITY, norm;
+        size_t row = g->n;
+        if (since[i] <= threshold) continue;
+        for (size_t r = 0; r < g->n; r++) {
+            double weight = sqrt(oracle_op_dot(e + r * g->ld, e + r * g->ld, g->ld));
+            double u = saei_random_uniform(&random, (step << 32) + r);
+            double key = weight > 0 ? -log(u) / weight : INFINITY;
+            if (!taken[r] && (key < least || row == g->n)) least = key, row = r;
+        }
+        taken[row] = 1;
+        used++;
+        norm = sqrt(oracle_op_dot(x + row * g->ld, x + row * g->ld, g->ld));
+        for (size_t c = 0; c < g->ld; c++) {
+            enc[0][i * g->ld + c] = (float)((double)x[row * g->ld + c] * alive * 0.2);
+            dec[0][i * g->ld + c] = norm > 0 ? (float)((double)x[row * g->ld + c] / norm) : 0;
+            for (int k = 1; k < 3; k++) enc[k][i * g->ld + c] = dec[k][i * g->ld + c] = 0;
+        }
+        for (int b = 0; b < BIASES; b++)
+            for (int k = 0; k < 3; k++) bias[b][k][i] = 0;
+    }
+    OP(g, resample)(&g->w, up(g, x, g->n * g->ld), up(g, e, g->n * g->ld), g->n,
+                    (uint64_t *)up_bytes(g, since, g->mp * 8), threshold, g->m, seed, step, denc, ddec,
+                    (float *const(*)[3])dbias, BIASES);
+    for (int k = 0; k < 3; k++) {
+        double *want = doubles(g, size);
+        for (size_t q = 0; q < size; q++) want[q] = (double)enc[k][q];
+        near(g, "encoder after resampling", down(g, denc[k], size), want, size, k ? 0 : 1e-6);
+        for (size_t q = 0; q < size; q++) want[q] = (double)dec[k][q];
+        near(g, "decoder after resampling", down(g, ddec[k], size), want, size, k ? 0 : 1e-6);
+        for (int b = 0; b < BIASES; b++)
+            if (dbias[b][k])
+                same(g, "bias after resampling", down(g, dbias[b][k], g->mp), bias[b][k], g->mp);
+    }
+    CHECK(used == (dead < g->n ? dead : g->n), "resampled %d of %d", (int)used, (int)dead);
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    void (*run)(rig *g);
+} operations[] = {
+    { "memory", op_memory },           { "load_rows", op_load_rows },
+    { "subtract", op_subtract },       { "axpy", op_axpy },
+    { "encode", op_encode },           { "gate", op_gate },
+    { "jump", op_jump },               { "exp", op_exp },
+    { "decode", op_decode },           { "residual, unit_rows", op_residual },
+    { "auxk_residual", op_auxk },      { "ghost_residual", op_ghost },
+    { "penalty", op_penalty },         { "dots", op_dots },
+    { "gate_grad", op_gate_grad },     { "jump_grad, jump_rest", op_jump_grad },
+    { "index", op_index },             { "latent_rows", op_latent_rows },
+    { "latent_sums, fired, list_silent", op_latent_sums },
+    { "sums", op_sums },               { "norms", op_norms },
+    { "adam", op_adam },               { "update_threshold", op_threshold },
+    { "geometric_median", op_median }, { "resample", op_resample },
+};
+enum { OPERATIONS = sizeof operations / sizeof *operations };
+
+/* n, d, m, k: one of everything; no multiple of 16 or 48; more than one block of 1024 rows, latents */
+static const size_t shapes[][4] = {
+    { 1, 1, 1, 1 },     { 1, 16, 48, 5 },   { 3, 7, 5, 5 },     { 9, 17, 47, 20 },
+    { 37, 20, 64, 5 },  { 64, 33, 49, 8 },  { 65, 16, 130, 3 }, { 130, 40, 97, 12 },
+    { 2, 5, 1100, 9 },  { 1030, 18, 20, 3 }, { 2049, 7, 10, 2 },
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+static uint64_t hashes[OPERATIONS][SHAPES][MOODS]; /* of the first run */
+
+/* Runs every operation of a backend; `first` notes its bits, later runs must give the same. With
+   several threads one mood is enough: how the work is cut does not depend on the numbers. */
+static void operations_of(const sae_backend *backend, const sae_context *ctx, const char *what,
+                          bool first) {
+    for (size_t o = 0; o < OPERATIONS; o++)
+        for (size_t s = 0; s < SHAPES; s++)
+            for (int mood = 0; mood < (ctx->threads > 1 ? 1 : MOODS); mood++) {
+                char name[160];
+                rig g;
+                snprintf(name, sizeof name, "%s, %s, n %d d %d m %d k %d%s", operations[o].name, what,
+                         (int)shapes[s][0], (int)shapes[s][1], (int)shapes[s][2], (int)shapes[s][3],
+                         mood_names[mood]);
+                check_test = name;
+                rig_open(&g, backend, ctx, shapes[s], mood);
+                g.rng.state = 1000 * o + 10 * s + (size_t)mood;
+                operations[o].run(&g);
+                if (first) hashes[o][s][mood] = g.hash;
+                else CHECK(g.hash == hashes[o][s][mood], "other bits than the first run's");
+                rig_close(&g);
+                check_test = NULL;
+            }
+}
+
+int main(void) {
+    static const char *const sets[] = { "portable", "avx2", "avx512" };
+    static const int threads[] = { 1, 3 };
+    bool first = true;
+    size_t slots = (sizeof(sae_backend) - offsetof(sae_backend, open)) / sizeof(void (*)(void));
+    for (size_t s = 0; s < 3; s++)
+        for (size_t t = 0; t < 2; t++) {
+            sae_context_desc desc;
+            sae_context *ctx;
+            char what[32];
+            memset(&desc, 0, sizeof desc);
+            desc.instruction_set = sets[s];
+            desc.threads = threads[t];
+            if (sae_context_create(&desc, &ctx) != SAE_OK) {
+                if (!t) SKIP("this machine has no %s", sets[s]);
+                continue;
+            }
+            snprintf(what, sizeof what, "%s, %d threads", sets[s], threads[t]);
+            operations_of(saei_cpu_backend(), ctx, what, first);
+            first = false;
+            sae_context_destroy(ctx);
+        }
+    for (size_t i = 0; i < slots; i++)
+        CHECK(touched[offsetof(sae_backend, open) + i * sizeof(void (*)(void))],
+              "operation %d of the table was never called", (int)i);
+    return check_end();
+}
