@@ -73,6 +73,10 @@ bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also t
 	./build/bench ops
 	@if [ -f "$(DATA)" ]; then ./build/bench "$(DATA)"; fi
 
+PYTHON ?= python3
+bench-peers: build/bench ## the trainers beside dictionary_learning on PyTorch, where installed; DATA=F.npy
+	$(PYTHON) bench/peers.py build/bench "$(DATA)"
+
 # The header in every dialect, with and without OpenMP; COMPILER_STANDARD[_openmp].
 DIALECTS := $(foreach s,c99 c11 c17,gcc_$(s) clang_$(s)) $(foreach s,c++11 c++17 c++20,g++_$(s) clang++_$(s)) \
             gcc_c99_openmp g++_c++11_openmp

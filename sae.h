@@ -2426,12 +2426,9 @@ static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
    order of every sum is the one of add_rows, and so are the bits. W1, half dense, on 2 cores: a sum
    over all lists is 4.3 G multiply-adds, 37 ms at the FMA peak; add_rows took 240 ms, this DENSEMS. */
 
-/* Entries from which panels pay: one in SAEI_DENSE_SHARE of n m. */
-enum { SAEI_DENSE_SHARE = 10 };
-
+/* Whether panels pay: at one entry in 10 of n m. */
 static bool saei_is_dense(const saei_task *t, size_t entries, size_t n) {
-    return entries / SAEI_DENSE_SHARE >= n && (double)entries * SAEI_DENSE_SHARE
-                                                  >= (double)n * (double)t->w->shape.dict_size;
+    return (double)entries * 10 >= (double)n * (double)t->w->shape.dict_size;
 }
 
 /* Panels of rows [lo, hi) of t->x: one task for SAEI_DENSE_ROWS of them. t->stride: rows of a

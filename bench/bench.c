@@ -3,13 +3,17 @@
         build/bench DATA.npy [--trainers LIST] [--m 8192] [--batch 2048] [--k 64] [--l0 128]
                     [--warmup 10] [--steps 10] [--threads 2] [--profile]
         build/bench ops [--d 512] [--m 8192] [--batch 2048] [--k 64] [--steps 10] [--threads 2]
+        build/bench growth [--steps 10] [--threads 2]
 
     Training: warm-up of real steps over the data in order, then the median of --steps more. The
     hyperparameters are those in trainers[] below. Density: a fresh dictionary fires half of its
     latents, a trained one far fewer; --l0 N starts the trainers that have no k so that each latent
     fires on N/m of the first batch's rows (by b_enc; gated: gate_bias; jumprelu: threshold). 0
-   leaves the fresh start. --profile: on stderr, where a step's time goes. ops: random rows and a fresh top-k dictionary; GFLOP/s counts 2*rows*d*m
-   for an encode and 2*rows*k*d for a sparse decode.
+    leaves the fresh start. --profile: on stderr, where a step's time goes. ops: two lines on what the machine
+    can do, then one for each operation of a TopK step and of inference on random rows. roof is the
+    least time: flop at the FMA peak or bytes at the stream's bandwidth, whichever is more; both are
+    measured in the same process. growth: a TopK step's time and the memory it holds, as one of
+    batch, m, d and k doubles.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
@@ -396,71 +400,220 @@ static double peak_gflops(int threads) {
     return best;
 }
 
-static void print_op(const char *name, const options *o, double *times, double flop, double peak) {
-    double ms = median(times, o->steps), rate = flop / ms / 1e6;
-    printf("%-24s rows %zu d %zu m %zu k %zu  %9.3f ms  %8.1f GFLOP/s", name, o->batch, o->d, o->m,
-           o->k, ms, rate);
-    if (peak > 0) printf("  %5.1f %% of the peak", 100 * rate / peak);
-    printf("\n");
+/* Bytes a second of a + b -> b over memory no cache holds: 12 bytes an element. */
+static double stream_gbytes(int threads) {
+    const size_t each = (size_t)1 << 24;
+    float *a = floats(each * (size_t)threads), *b = floats(each * (size_t)threads);
+    double best = 0;
+    int repeat, t;
+    for (repeat = 0; repeat < 4; repeat++) {
+        double begun = now_ms(), rate;
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(threads)
+#endif
+        for (t = 0; t < threads; t++)
+            saei_kernels_select(NULL)->axpy(each, 1, a + each * (size_t)t, b + each * (size_t)t,
+                                            b + each * (size_t)t);
+        rate = 12.0 * (double)each * threads / (now_ms() - begun) / 1e6;
+        if (rate > best) best = rate;
+    }
+    free(a);
+    free(b);
+    return best;
+}
+
+static double peak, stream; /* GFLOP/s, GB/s */
+
+static void print_op(const char *name, const options *o, double ms, double flop, double bytes) {
+    double by_flop = peak > 0 ? flop / peak / 1e6 : 0, by_bytes = bytes / stream / 1e6;
+    printf("{\"op\": \"%s\", \"batch\": %zu, \"d\": %zu, \"m\": %zu, \"k\": %zu, \"ms\": %.3f, "
+           "\"gflops\": %.1f, \"gbytes\": %.1f, \"roof_ms\": %.3f, \"share_of_roof\": %.3f}\n",
+           name, o->batch, o->d, o->m, o->k, ms, flop / ms / 1e6, bytes / ms / 1e6,
+           by_flop > by_bytes ? by_flop : by_bytes,
+           (by_flop > by_bytes ? by_flop : by_bytes) / ms);
     fflush(stdout);
 }
 
-static void bench_ops(const options *o) {
-    float *x = floats(o->batch * o->d), *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
-    double *times = (double *)calloc(o->steps, sizeof *times), peak = peak_gflops(o->threads);
-    double encode_flop = 2.0 * (double)o->batch * (double)o->d * (double)o->m;
-    sae_dictionary_desc desc;
-    sae_dictionary *dict;
-    sae_sparse code;
+static float *random_rows(const options *o) {
+    float *x = floats(o->batch * o->d);
     uint32_t state = 1;
     size_t i;
-    if (!times || !o->steps) die("no steps");
     for (i = 0; i < o->batch * o->d; i++) {
         state = state * 1664525u + 1013904223u;
         x[i] = (float)(state >> 8) / 8388608.0f - 1;
     }
+    return x;
+}
+
+/* The operations of a TopK step, medians over the steps. */
+static void bench_step_ops(const options *o, const float *x) {
+    double *times = (double *)calloc(o->steps * OP_COUNT, sizeof *times);
+    double P = (double)o->m * (double)o->d, R = (double)o->batch * (double)o->d;
+    double entries = (double)(o->batch * o->k), B = sizeof(float);
+    struct { int op; double flop, bytes; } cost[] = {
+        { OP_load_rows, 0, 2 * B * R }, { OP_subtract, R, 2 * B * R },
+        { OP_encode, 2 * R * (double)o->m, B * (R + P) },
+        { OP_reconstruct, 4 * entries * (double)o->d, B * (2 * R + P) },
+        { OP_index, 0, 6 * B * entries },
+        { OP_latent_rows, 4 * entries * (double)o->d, B * (2 * R + 2 * P) },
+        { OP_weighted_sum, 2 * P, B * P }, { OP_remove_parallel, 6 * P, 3 * B * P },
+        { OP_sum_squares, 4 * P, 2 * B * P }, { OP_adam, 12 * P, 7 * B * P },
+        { OP_adam_rows, 15 * P, 7 * B * P } };
+    sae_context_desc desc;
+    sae_context *own;
+    sae_trainer_desc h;
+    sae_trainer *trainer;
+    size_t s, i;
+    if (!times) die("no memory");
     memset(&desc, 0, sizeof desc);
-    desc.arch = SAE_ARCH_TOP_K;
+    desc.threads = o->threads;
+    profile(&desc);
+    if (sae_context_create(&desc, &own) != SAE_OK) die("no context");
+    describe("top_k", o, o->d, &h);
+    check(sae_trainer_create(own, &h, &trainer));
+    for (s = 0; s < o->steps + 3; s++) {
+        memset(op_ms, 0, sizeof op_ms);
+        check(sae_trainer_step(trainer, x, NULL, o->batch));
+        for (i = 0; s >= 3 && i < OP_COUNT; i++) times[i * o->steps + s - 3] = op_ms[i];
+    }
+    for (i = 0; i < sizeof cost / sizeof *cost; i++) {
+#define X(name, parameters, arguments) "step: " #name,
+        static const char *const names[] = { PROFILED(X) };
+#undef X
+        print_op(names[cost[i].op], o, median(times + (size_t)cost[i].op * o->steps, o->steps),
+                 cost[i].flop, cost[i].bytes);
+    }
+    sae_trainer_destroy(trainer);
+    sae_context_destroy(own);
+    free(times);
+}
+
+static void bench_ops(const options *o) {
+    float *x = random_rows(o), *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
+    double *times = (double *)calloc(o->steps, sizeof *times);
+    double P = (double)o->m * (double)o->d, flop = 2 * (double)o->batch * P;
+    char cpu[128];
+    sae_dictionary_desc desc;
+    int arch;
+    if (!times || !o->steps) die("no steps");
+    cpu_name(cpu, sizeof cpu);
+    peak = peak_gflops(o->threads);
+    stream = stream_gbytes(o->threads);
+    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
+           "\"threads\": %d}\n{\"roof\": \"stream\", \"gbytes\": %.1f}\n",
+           peak, cpu, COMPILER, o->threads, stream);
+    bench_step_ops(o, x);
+    memset(&desc, 0, sizeof desc);
     desc.activation_dim = o->d;
     desc.dict_size = o->m;
-    desc.k = o->k;
-    check(sae_dictionary_create(ctx, &desc, &dict));
-    code.row_begin = (size_t *)calloc(o->batch + 1, sizeof *code.row_begin);
-    code.latent = (uint32_t *)calloc(o->batch * o->k, sizeof *code.latent);
-    code.value = floats(code.capacity = o->batch * o->k);
-    if (!code.row_begin || !code.latent) die("no memory");
-    if (peak > 0)
-        printf(
-            "peak %.1f GFLOP/s with %d threads (12 chains of vector FMA in registers, best of 3)\n",
-            peak, o->threads);
-    else printf("peak not measured on this CPU\n");
-    for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
-        double begun = now_ms();
-        check(sae_encode(dict, x, o->batch, f));
-        if (i) times[i - 1] = now_ms() - begun;
+    for (arch = 0; arch < 2; arch++) {
+        sae_dictionary *dict;
+        sae_sparse code;
+        size_t i, rows;
+        desc.arch = arch ? SAE_ARCH_JUMP_RELU : SAE_ARCH_TOP_K;
+        desc.k = arch ? 0 : o->k;
+        check(sae_dictionary_create(ctx, &desc, &dict));
+        code.row_begin = (size_t *)calloc(o->batch + 1, sizeof *code.row_begin);
+        code.latent = (uint32_t *)calloc(o->batch * o->m, sizeof *code.latent);
+        code.value = floats(code.capacity = o->batch * o->m);
+        if (!code.row_begin || !code.latent) die("no memory");
+        for (rows = o->batch; rows; rows = rows > 1 ? 1 : 0) {
+            options at = *o;
+            double share = (double)rows / (double)o->batch;
+            at.batch = rows;
+            for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
+                double begun = now_ms();
+                check(sae_encode(dict, x, rows, f));
+                if (i) times[i - 1] = now_ms() - begun;
+            }
+            print_op(arch ? "sae_encode, jumprelu" : "sae_encode, top_k", &at,
+                     median(times, o->steps), flop * share, 4 * P + 4 * share * flop / (double)o->d);
+            for (i = 0; i <= o->steps; i++) {
+                double begun = now_ms();
+                check(sae_encode_sparse(dict, x, rows, &code));
+                if (i) times[i - 1] = now_ms() - begun;
+            }
+            print_op(arch ? "sae_encode_sparse, jumprelu" : "sae_encode_sparse, top_k", &at,
+                     median(times, o->steps), flop * share, 4 * P);
+            if (arch) continue;
+            for (i = 0; i <= o->steps; i++) {
+                double begun = now_ms();
+                check(sae_decode_sparse(dict, &code, rows, y));
+                if (i) times[i - 1] = now_ms() - begun;
+            }
+            print_op("sae_decode_sparse, top_k", &at, median(times, o->steps),
+                     2.0 * (double)code.row_begin[rows] * (double)o->d, 4 * P * share);
+        }
+        sae_dictionary_destroy(dict);
+        free(code.row_begin);
+        free(code.latent);
+        free(code.value);
     }
-    print_op("sae_encode", o, times, encode_flop, peak);
-    for (i = 0; i <= o->steps; i++) {
-        double begun = now_ms();
-        check(sae_encode_sparse(dict, x, o->batch, &code));
-        if (i) times[i - 1] = now_ms() - begun;
-    }
-    print_op("sae_encode_sparse", o, times, encode_flop, peak);
-    for (i = 0; i <= o->steps; i++) {
-        double begun = now_ms();
-        check(sae_decode_sparse(dict, &code, o->batch, y));
-        if (i) times[i - 1] = now_ms() - begun;
-    }
-    print_op("sae_decode_sparse", o, times, 2.0 * (double)code.row_begin[o->batch] * (double)o->d,
-             peak);
-    sae_dictionary_destroy(dict);
-    free(code.row_begin);
-    free(code.latent);
-    free(code.value);
     free(times);
     free(x);
     free(f);
     free(y);
+}
+
+/* ==== growth ================================================================================== */
+
+static size_t held, most; /* bytes */
+
+static void *counted_alloc(size_t size, void *user) {
+    size_t *p = (size_t *)malloc(size + 16);
+    (void)user;
+    if (!p) return NULL;
+    *p = size;
+    held += size;
+    if (held > most) most = held;
+    return p + 16 / sizeof *p;
+}
+static void counted_free(void *memory, void *user) {
+    size_t *p = (size_t *)memory - 16 / sizeof *p;
+    (void)user;
+    held -= *p;
+    free(p);
+}
+
+static void bench_growth(const options *start) {
+    int which, doubling;
+    for (which = 0; which < 4; which++)
+        for (doubling = -2; doubling <= 2; doubling++) {
+            static const char *const names[] = { "batch", "m", "d", "k" };
+            options o = *start;
+            size_t *grown = which == 0 ? &o.batch : which == 1 ? &o.m : which == 2 ? &o.d : &o.k, s;
+            double *times = (double *)calloc(o.steps, sizeof *times);
+            sae_context_desc desc;
+            sae_context *own;
+            sae_trainer_desc h;
+            sae_trainer *trainer;
+            float *x;
+            *grown = doubling < 0 ? *grown >> -doubling : *grown << doubling;
+            x = random_rows(&o);
+            if (!times) die("no memory");
+            memset(&desc, 0, sizeof desc);
+            desc.threads = o.threads;
+            desc.allocator.alloc = counted_alloc;
+            desc.allocator.free = counted_free;
+            held = most = 0;
+            if (sae_context_create(&desc, &own) != SAE_OK) die("no context");
+            describe("top_k", &o, o.d, &h);
+            if (sae_trainer_create(own, &h, &trainer) != SAE_OK) die(sae_error(own));
+            for (s = 0; s < o.steps + 2; s++) {
+                double begun = now_ms();
+                if (sae_trainer_step(trainer, x, NULL, o.batch) != SAE_OK) die(sae_error(own));
+                if (s >= 2) times[s - 2] = now_ms() - begun;
+            }
+            printf("{\"growth\": \"%s\", \"batch\": %zu, \"d\": %zu, \"m\": %zu, \"k\": %zu, "
+                   "\"ms_median\": %.3f, \"peak_MiB\": %.1f}\n",
+                   names[which], o.batch, o.d, o.m, o.k, median(times, o.steps),
+                   (double)most / 1048576);
+            fflush(stdout);
+            sae_trainer_destroy(trainer);
+            sae_context_destroy(own);
+            free(times);
+            free(x);
+        }
 }
 
 /* ==== main ==================================================================================== */
@@ -501,12 +654,13 @@ int main(int argc, char **argv) {
         i++;
     }
     if (!o.data) {
-        fprintf(stderr, "usage: bench DATA.npy [options], or bench ops [options]\n");
+        fprintf(stderr, "usage: bench DATA.npy [options], bench ops, or bench growth\n");
         return 2;
     }
     desc.threads = o.threads;
     if (sae_context_create(&desc, &ctx) != SAE_OK) die("no context");
     if (strcmp(o.data, "ops") == 0) bench_ops(&o);
+    else if (strcmp(o.data, "growth") == 0) bench_growth(&o);
     else bench_training(&o);
     sae_context_destroy(ctx);
     return 0;
