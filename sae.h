@@ -3754,6 +3754,17 @@ static void saei_infer_product(const saei_infer *q, const float *x, size_t rows,
     size_t d = dict->desc.activation_dim;
     float panel[SAEI_INFER_DEPTH * SAEI_PANEL], centred[SAEI_INFER_ROWS * SAEI_INFER_DEPTH];
     bool subtract = saei_subtracts(&dict->desc);
+    if (rows * 2 <= SAEI_TILE_ROWS && d <= SAEI_INFER_ROWS * SAEI_INFER_DEPTH) {
+        uint32_t list[SAEI_PANEL];
+        for (size_t j = 0; j < count; j++)
+            list[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
+        for (size_t r = 0; r < rows; r++) { /* too few to pay for the packing */
+            if (subtract) dict->ctx->kernels->axpy(d, -1, dict->b_dec, x + r * d, centred);
+            dict->ctx->kernels->products(d, subtract ? centred : x + r * d, count, list,
+                                         dict->W_enc, dict->ld, product + r * SAEI_PANEL);
+        }
+        return;
+    }
     for (size_t k0 = 0; k0 < d; k0 += SAEI_INFER_DEPTH) {
         size_t depth = saei_min(SAEI_INFER_DEPTH, d - k0);
         saei_pack_panel(dict->ctx->kernels, dict->W_enc + k0, dict->ld, depth, q->list, first,
@@ -3818,6 +3829,22 @@ static void saei_infer_cuts(const saei_infer *q, size_t first, size_t count, flo
     }
 }
 
+/* The positive of a panel's f to row r's list, while it has room. */
+static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_t count,
+                              const float *f, size_t *found) {
+    uint32_t latent[SAEI_PANEL + SAEI_KEEP_SLACK];
+    float value[SAEI_PANEL + SAEI_KEEP_SLACK];
+    size_t kept = q->dict->ctx->kernels->keep_above(f, f, count, 0, (uint32_t)first, latent, value,
+                                                    0, SAEI_PANEL + SAEI_KEEP_SLACK);
+    size_t at = (q->exact ? q->sparse->row_begin[r] : r * q->share) + *found;
+    size_t room = q->exact ? kept : *found < q->share ? q->share - *found : 0;
+    for (size_t j = 0; j < kept && j < room; j++) {
+        q->sparse->latent[at + j] = q->list ? q->list[latent[j]] : latent[j];
+        q->sparse->value[at + j] = value[j];
+    }
+    *found += kept;
+}
+
 static void saei_infer_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
@@ -3839,16 +3866,7 @@ static void saei_infer_part(void *arg, size_t part) {
                     f[j] = saei_infer_value(q->dict, q->list ? q->list[first + j] : first + j,
                                             product[r * SAEI_PANEL + j], q->top_k);
             if (q->dense) memcpy(q->dense + (r0 + r) * q->count + first, f, count * sizeof *f);
-            for (size_t j = 0; q->sparse && j < count; j++) {
-                size_t at = q->exact ? q->sparse->row_begin[r0 + r] : (r0 + r) * q->share;
-                if (f[j] == 0) continue;
-                if (q->exact || found[r] < q->share) {
-                    q->sparse->latent[at + found[r]] = (uint32_t)(q->list ? q->list[first + j]
-                                                                          : first + j);
-                    q->sparse->value[at + found[r]] = f[j];
-                }
-                found[r]++;
-            }
+            if (q->sparse) saei_infer_append(q, r0 + r, first, count, f, &found[r]);
         }
     }
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)

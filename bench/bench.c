@@ -434,6 +434,46 @@ static void print_op(const char *name, const options *o, double ms, double flop,
     fflush(stdout);
 }
 
+/* The product kernels alone, on 128 rows against panels of m latents: one thread. */
+static void bench_kernels(const options *o) {
+    const saei_kernels *kernels = saei_kernels_select(NULL);
+    size_t ld = saei_align16(o->d), panels = o->m / SAEI_PANEL, p, g, i, s;
+    float *x = floats(128 * ld), *W = floats(panels * SAEI_PANEL * ld), out[SAEI_TILE_ROWS * 48];
+    int32_t dot[SAEI_TILE_ROWS * 48];
+    double *times = (double *)calloc(o->steps, sizeof *times), one = peak_gflops(1);
+    options at = *o;
+    int kind;
+    at.batch = 128;
+    if (!times) die("no memory");
+    for (kind = 0; kind < (kernels->screen ? 2 : 1); kind++) {
+        for (s = 0; s < o->steps; s++) {
+            double begun = now_ms();
+            for (p = 0; p < panels; p++)
+                for (g = 0; g < 128; g += SAEI_TILE_ROWS) {
+                    const float *row[SAEI_TILE_ROWS];
+                    const int16_t *words[SAEI_TILE_ROWS];
+                    for (i = 0; i < SAEI_TILE_ROWS; i++) {
+                        row[i] = x + (g + i) * ld;
+                        words[i] = (const int16_t *)(const void *)x + (g + i) * ld;
+                    }
+                    if (!kind)
+                        kernels->tile(row, W + p * SAEI_PANEL * ld, ld, false, out);
+                    else
+                        kernels->screen(words, (const uint32_t *)(const void *)W
+                                        + p * SAEI_PANEL * (ld / 2), ld / 2, dot);
+                }
+            times[s] = now_ms() - begun;
+        }
+        peak = one;
+        print_op(kind ? "kernel: int16 product, 1 thread" : "kernel: product, 1 thread", &at,
+                 median(times, o->steps),
+                 2.0 * 128 * (double)ld * (double)(panels * SAEI_PANEL), 0);
+    }
+    free(times);
+    free(x);
+    free(W);
+}
+
 static float *random_rows(const options *o) {
     float *x = floats(o->batch * o->d);
     uint32_t state = 1;
@@ -497,6 +537,8 @@ static void bench_ops(const options *o) {
     int arch;
     if (!times || !o->steps) die("no steps");
     cpu_name(cpu, sizeof cpu);
+    stream = 1;
+    bench_kernels(o);
     peak = peak_gflops(o->threads);
     stream = stream_gbytes(o->threads);
     printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
