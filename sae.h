@@ -1158,7 +1158,13 @@ static uint64_t saei_to_bits(double x) {
 }
 
 /* e^x to about one unit in the last place: x = n ln2 + r, |r| <= ln2/2, Taylor to r^13. */
-static double saei_exp(double x) {
+/* Bodies are inlined into kernels, where fma is one instruction and not a call: the same bits. */
+#if defined(__GNUC__)
+#define SAEI_INLINE static inline __attribute__((always_inline))
+#else
+#define SAEI_INLINE static inline
+#endif
+SAEI_INLINE double saei_exp_body(double x) {
     static const double coef[] = { 1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
                                    1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
                                    1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0 };
@@ -1181,7 +1187,9 @@ static double saei_exp(double x) {
 
 /* ln x to about one unit in the last place: x = 2^e f, f in [sqrt(1/2), sqrt(2)),
    ln f = 2 atanh(s), s = (f-1)/(f+1). */
-static double saei_ln(double x) {
+static double saei_exp(double x) { return saei_exp_body(x); }
+
+SAEI_INLINE double saei_ln_body(double x) {
     uint64_t bits;
     double f, s, z, y;
     int e = 0;
@@ -1207,12 +1215,15 @@ static double saei_ln(double x) {
     return fma(e, 6.93147180369123816490e-01, fma(e, 1.90821492927058770002e-10, y));
 }
 
-static double saei_pow(double x, double p) { /* x >= 0 */
+static double saei_ln(double x) { return saei_ln_body(x); }
+
+SAEI_INLINE double saei_pow_body(double x, double p) { /* x >= 0 */
     if (p == 0 || x == 1) return 1;
     if (p == 1) return x;
     if (x == 0) return p > 0 ? 0 : HUGE_VAL;
-    return saei_exp(p * saei_ln(x));
+    return saei_exp_body(p * saei_ln_body(x));
 }
+static double saei_pow(double x, double p) { return saei_pow_body(x, p); }
 
 /* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
    state and is the same on every backend. Known answers in tests/. */
@@ -1509,6 +1520,7 @@ struct saei_kernels {
     void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
     void (*divide)(size_t n, const float *x, float a, float *out);               /* x / a */
     void (*add_double)(size_t n, double a, const float *x, double *out);         /* out += a x */
+    void (*powers)(size_t n, const float *x, double p, double *out); /* x > 0 ? x^p : 0 */
     void (*adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m, float *v);
 };
 
@@ -1564,7 +1576,7 @@ extern "C" {
         keep_screened, saei_count_from_##set, saei_keep_from_##set, saei_keep_above_##set,         \
         saei_keep_window_##set, saei_add_rows_##set, saei_add_panel_##set, saei_dots_##set,        \
         saei_dot_##set, saei_over_##set, saei_axpy_##set, saei_scale_##set, saei_divide_##set,     \
-        saei_add_double_##set, saei_adam_##set                                                     \
+        saei_add_double_##set, saei_powers_##set, saei_adam_##set                                  \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
 #if defined(SAEI_X86)
@@ -2677,14 +2689,22 @@ static double saei_penalty_entropy(const float *f, size_t count, float coef, flo
     return h;
 }
 
-static double saei_penalty_lp(const float *f, size_t count, size_t m, double p, bool root,
-                              float coef, float *grad) {
-    double sum = 0, outer = p;
-    for (size_t j = 0; j < count; j++) sum += f[j] > 0 ? saei_pow((double)f[j], p) : 0;
+static double saei_penalty_lp(const saei_kernels *kernels, const float *f, size_t count, size_t m,
+                              double p, bool root, float coef, float *grad) {
+    double sum = 0, outer = p, power[64];
+    for (size_t j = 0; j < count; j += 64) {
+        size_t n = saei_min(64, count - j);
+        kernels->powers(n, f + j, p, power);
+        for (size_t i = 0; i < n; i++) sum += power[i];
+    }
     if (p == 0) sum = (double)m; /* 0^0 is 1 */
     if (root) outer = sum > 0 ? saei_pow(sum, 1 / p - 1) : 0;
-    for (size_t j = 0; grad && j < count; j++)
-        if (f[j] > 0) grad[j] += coef * (float)(outer * saei_pow((double)f[j], p - 1));
+    for (size_t j = 0; grad && j < count; j += 64) {
+        size_t n = saei_min(64, count - j);
+        kernels->powers(n, f + j, p - 1, power);
+        for (size_t i = 0; i < n; i++)
+            if (f[j + i] > 0) grad[j + i] += coef * (float)(outer * power[i]);
+    }
     return root ? (sum > 0 ? saei_pow(sum, 1 / p) : 0) : sum;
 }
 
@@ -2707,8 +2727,8 @@ static void saei_penalty_part(void *arg, size_t part) {
             break;
         case SAE_PENALTY_LP:
         case SAE_PENALTY_LP_P:
-            sum =
-                saei_penalty_lp(f, c->count[r], t->m, t->p, t->kind == SAE_PENALTY_LP, coef, grad);
+            sum = saei_penalty_lp(t->kernels, f, c->count[r], t->m, t->p,
+                                  t->kind == SAE_PENALTY_LP, coef, grad);
             break;
         case SAE_PENALTY_ENTROPY: sum = saei_penalty_entropy(f, c->count[r], coef, grad); break;
         }
@@ -12261,6 +12281,10 @@ static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double 
                                          _mm512_loadu_pd(out + i)));
 #endif
     for (; i < n; i++) out[i] += a * (double)x[i];
+}
+
+static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i] > 0 ? saei_pow_body((double)x[i], p) : 0;
 }
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
