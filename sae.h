@@ -1460,8 +1460,8 @@ static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_
 
 #define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
-#define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 48 rows of 128 floats stay in the L1 */
-#define SAEI_DENSE_ROWS 48
+#define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
+#define SAEI_DENSE_ROWS 64
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
 
 typedef struct saei_adam_step {
@@ -1508,9 +1508,10 @@ struct saei_kernels {
     /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
     void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                      const float *M, size_t ld, float *out);
-    /* out += sum_j value[j] panel[index[j] - first], rows of n <= SAEI_DENSE_COLUMNS floats */
+    /* out += sum_j value[j] panel[index[j] - first], rows of n <= SAEI_DENSE_COLUMNS floats; next:
+       the out to come */
     void (*add_panel)(size_t n, size_t count, const uint32_t *index, uint32_t first,
-                      const float *value, const float *panel, float *out);
+                      const float *value, const float *panel, float *out, const float *next);
     /* out[j] = alpha e.M[row[j]]: the dot order */
     void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
                  size_t ld, float alpha, float *out);
@@ -1608,7 +1609,7 @@ static const saei_kernels *saei_kernels_select(const char *name) {
 enum {
     SAEI_ENCODE_ROWS = 64,   /* rows of one encode task */
     SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
-    SAEI_DENSE_TARGETS = 64, /* rows or latents of one task of the dense phase */
+    SAEI_DENSE_TARGETS = 128, /* rows or latents of one task of the dense phase */
     SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
     SAEI_SORT_PARTS = 16     /* at most: row blocks of the counting sort */
 };
@@ -2436,9 +2437,9 @@ static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
 /* -- the dense phase -- */
 /* A fresh dictionary without a k fires half of its latents. Then a list's rows are no longer few and
    far between: every sum reads the whole matrix, from the L3. So the matrix is copied into panels
-   of 48 x 128 that stay in the L1 while 64 lists go over them, each from where it stopped. The
+   of 64 x 128 that lie in the L1 while 128 lists go over them, each from where it stopped. The
    order of every sum is the one of add_rows, and so are the bits. W1, half dense, on 2 cores: a sum
-   over all lists is 4.3 G multiply-adds, 37 ms at the FMA peak; add_rows took 240 ms, this 65 to 80: a visit of 24 entries is short for
+   over all lists is 4.3 G multiply-adds, 37 ms at the FMA peak; add_rows took 240 ms, this 65 to 80: a visit of 32 entries is short for
    16 accumulators to be read and written and its end guessed. */
 
 /* Whether panels pay: at one entry in 10 of n m. */
@@ -2488,7 +2489,8 @@ static void saei_dense_sums(const saei_task *t, size_t targets, size_t *at, cons
                     t->kernels->add_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), stop[i] - at[i],
                                           index + at[i], (uint32_t)first, value + at[i],
                                           t->s.packed + first * t->ld + c * count,
-                                          out + i * t->ld + c);
+                                          out + i * t->ld + c,
+                                          out + saei_min(i + 1, targets - 1) * t->ld + c);
         memcpy(at, stop, targets * sizeof *at);
     }
 }
@@ -2793,7 +2795,7 @@ static void saei_reconstruct_part(void *arg, size_t part) {
     }
 }
 
-/* The same for 64 rows together; the dots over 8 decoder rows at a time, which stay in the L1. */
+/* The same for 128 rows together; the dots over 6 decoder rows at a time, which stay in the L1. */
 static void saei_dense_reconstruct_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
@@ -2812,10 +2814,10 @@ static void saei_dense_reconstruct_part(void *arg, size_t part) {
         t->s.sums[r0 + i] = t->kernels->dot(t->ld, e + i * t->ld, e + i * t->ld);
         at[i] = (r0 + i) * c->stride;
     }
-    for (size_t first = 0; first < m; first += 8)
+    for (size_t first = 0; first < m; first += 6)
         for (size_t i = 0; i < count; i++) {
             size_t stop = at[i];
-            while (stop < end[i] && c->latent[stop] < first + 8) stop++;
+            while (stop < end[i] && c->latent[stop] < first + 6) stop++;
             t->kernels->dots(t->ld, e + i * t->ld, stop - at[i], c->latent + at[i], t->x, t->ld,
                              t->a, grad + at[i]);
             at[i] = stop;
@@ -12151,11 +12153,14 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 }
 
 static void SAEI_FN(saei_add_panel)(size_t n, size_t count, const uint32_t *index, uint32_t first,
-                                    const float *value, const float *panel, float *out) {
+                                    const float *value, const float *panel, float *out,
+                                    const float *next) {
     size_t c = 0;
 #if SAEI_KERNEL_PASS == 3
 #define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + 16 * i);
+#define SAEI_LOAD(i)                                                                               \
+    saei_v a##i = saei_vload(out + 16 * i);                                                        \
+    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);
 #define SAEI_ADD(i) a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
 #define SAEI_PUT(i) saei_vstore(out + 16 * i, a##i);
     if (n == 128) {
@@ -12173,6 +12178,7 @@ static void SAEI_FN(saei_add_panel)(size_t n, size_t count, const uint32_t *inde
 #undef SAEI_ADD
 #undef SAEI_PUT
 #endif
+    (void)next;
     for (; c < n; c += 16) {
         saei_v a = saei_vload(out + c);
         for (size_t j = 0; j < count; j++)
@@ -12187,7 +12193,8 @@ static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
     return saei_vsum(s);
 }
 
-/* Up to eight latents at a time, so that their chains hide each other's latency. */
+/* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of 512
+   from the L1, of which 40 are loads (one alone 92; eight 83: rows a power of two apart collide). */
 #define SAEI_DOT_BEGIN(i)                                                                          \
     const float *m##i = M + row[j + i] * ld;                                                       \
     saei_v s##i = saei_vset(0);
@@ -12209,21 +12216,19 @@ static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
 #define SAEI_4(X) SAEI_3(X) X(3)
 #define SAEI_5(X) SAEI_4(X) X(4)
 #define SAEI_6(X) SAEI_5(X) X(5)
-#define SAEI_7(X) SAEI_6(X) X(6)
-#define SAEI_8(X) SAEI_7(X) X(7)
 static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
                                const float *M, size_t ld, float alpha, float *out) {
-    for (size_t j = 0, most = SAEI_KERNEL_PASS == 3 ? 8 : 4; j < count; j += most)
-        switch (count - j < most ? count - j : most) {
+    for (size_t j = 0, group; j < count; j += group) {
+        group = count - j > 6 ? 4 : count - j;
+        switch (group) {
         case 1: SAEI_DOTS(SAEI_1)
         case 2: SAEI_DOTS(SAEI_2)
         case 3: SAEI_DOTS(SAEI_3)
         case 4: SAEI_DOTS(SAEI_4)
         case 5: SAEI_DOTS(SAEI_5)
-        case 6: SAEI_DOTS(SAEI_6)
-        case 7: SAEI_DOTS(SAEI_7)
-        default: SAEI_DOTS(SAEI_8)
+        default: SAEI_DOTS(SAEI_6)
         }
+    }
 }
 #undef SAEI_DOT_BEGIN
 #undef SAEI_DOT_STEP
@@ -12235,8 +12240,6 @@ static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uin
 #undef SAEI_4
 #undef SAEI_5
 #undef SAEI_6
-#undef SAEI_7
-#undef SAEI_8
 
 static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
     saei_v va = saei_vset(a);
