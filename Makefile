@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all test test-asan demo bench lint lint-headers clean help
+.PHONY: all lib test test-asan test-peers demo bench bench-peers fuzz lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -37,10 +37,18 @@ build/%: examples/%.c build/sae_h.o build/linked/sae.h
 build/bench: bench/bench.c sae.h Makefile | build
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
-build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) | build/tests
+build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
-test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
+# Exports sae_* alone. examples/sae.py opens it.
+VISIBLE := 'extern __attribute__((visibility("default")))'
+build/libsae.so: sae.h Makefile | build
+	printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | \
+	    $(COMPILE) -I. -fPIC -shared -fvisibility=hidden -DSAE_API=$(VISIBLE) -x c - -o $@ $(LDFLAGS) -lm
+
+lib: build/libsae.so ## the shared library, for examples/sae.py and other languages
+
+test: build/sae build/libsae.so $(TESTS) ## builds and runs every test; the last line sums up
 	@passed=0; failed=0; \
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} CC="$(CC)" CXX="$(CXX)"; \
 	export OMP_WAIT_POLICY CC CXX; \
@@ -53,10 +61,15 @@ test: build/sae $(TESTS) ## builds and runs every test; the last line sums up
 	    if [ -z "$$line" ]; then p=0; f=1; line="no result, exit status $$rc"; \
 	    elif [ $$rc != 0 ] && [ "$$f" = 0 ]; then f=1; fi; \
 	    printf '%-32s %s\n' "$$t" "$$line"; \
+	    if [ "$$f" = 0 ]; then grep '^SKIPPED' build/tests/output; fi; \
 	    if [ "$$f" != 0 ]; then cat build/tests/output; fi; \
 	    passed=$$((passed + p)); failed=$$((failed + f)); \
 	done; \
 	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+PYTHON ?= python3
+test-peers: build/sae build/libsae.so ## against the real Python packages, those that are installed
+	@$(PYTHON) tests/peers.py && $(PYTHON) tests/peers_formats.py build/sae
 
 # The same tree by links, so that both builds stay. SAE_ROOT: where the tests find their fixtures.
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -65,6 +78,7 @@ test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
 	for f in Makefile sae.h examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
 	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
+PYTHON ?= python3
 demo: build/demo ## trains three dictionaries on a toy with known features and prints what they found
 	./build/demo build/demo_out
 
@@ -76,6 +90,10 @@ bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also t
 PYTHON ?= python3
 bench-peers: build/bench ## the trainers beside dictionary_learning on PyTorch, where installed; DATA=F.npy
 	$(PYTHON) bench/peers.py build/bench "$(DATA)"
+
+FUZZ_SECONDS ?= 60
+fuzz: ## the readers against damaged files, FUZZ_SECONDS each (needs clang); FUZZ="zip json": these alone
+	@sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
 
 # The header in every dialect, with and without OpenMP; COMPILER_STANDARD[_openmp].
 DIALECTS := $(foreach s,c99 c11 c17,gcc_$(s) clang_$(s)) $(foreach s,c++11 c++17 c++20,g++_$(s) clang++_$(s)) \

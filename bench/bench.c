@@ -9,10 +9,10 @@
     hyperparameters are those in trainers[] below. Density: a fresh dictionary fires half of its
     latents, a trained one far fewer; --l0 N starts the trainers that have no k so that each latent
     fires on N/m of the first batch's rows (by b_enc; gated: gate_bias; jumprelu: threshold). 0
-    leaves the fresh start. --profile: on stderr, where a step's time goes. ops: two lines on what the machine
-    can do, then one for each operation of a TopK step and of inference on random rows. roof is the
-    least time: flop at the FMA peak or bytes at the stream's bandwidth, whichever is more; both are
-    measured in the same process. growth: a TopK step's time and the memory it holds, as one of
+    leaves the fresh start. --profile: on stderr, where a step's time goes. ops: the product
+    kernels, two lines on what the machine can do, then one for each operation of a TopK step and of
+    inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
+    bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time and the memory it holds, as one of
     batch, m, d and k doubles.
 */
 #define SAE_IMPLEMENTATION
@@ -137,7 +137,8 @@ static void cpu_name(char *out, size_t size) {
       (w, a, b, c, d))                                                                             \
     X(normalize_rows, (const sae_work *w, size_t a, float b, float *c), (w, a, b, c))              \
     X(adam, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,          \
-             float *e, const float *f, float *g, float *h, size_t i), (w, a, b, c, d, e, f, g, h, i)) \
+             float *e, const float *f, float *g, float *h, size_t i),                               \
+      (w, a, b, c, d, e, f, g, h, i))                                                              \
     X(reconstruct, (const sae_work *w, const sae_code *a, const float *b, const float *c,          \
                     const float *d, const float *e, float f, const float *g, float *h, double *i,  \
                     float *j), (w, a, b, c, d, e, f, g, h, i, j))                                  \
@@ -176,7 +177,8 @@ static void print_profile(double steps) {
 #undef X
     int i;
     for (i = 0; i < OP_COUNT; i++)
-        if (op_ms[i] > 0.005 * steps) fprintf(stderr, "  %-16s %8.2f ms\n", names[i], op_ms[i] / steps);
+        if (op_ms[i] > 0.005 * steps)
+            fprintf(stderr, "  %-16s %8.2f ms\n", names[i], op_ms[i] / steps);
 }
 
 /* ==== training ================================================================================ */
@@ -569,7 +571,8 @@ static void bench_ops(const options *o) {
                 if (i) times[i - 1] = now_ms() - begun;
             }
             print_op(arch ? "sae_encode, jumprelu" : "sae_encode, top_k", &at,
-                     median(times, o->steps), flop * share, 4 * P + 4 * share * flop / (double)o->d);
+                     median(times, o->steps), flop * share,
+                     4 * P + 4 * share * flop / (double)o->d);
             for (i = 0; i <= o->steps; i++) {
                 double begun = now_ms();
                 check(sae_encode_sparse(dict, x, rows, &code));

@@ -46,12 +46,6 @@ static sae_result make_dictionary(sae_context *ctx, const char *path) {
     return result;
 }
 
-/* x += strength * W_dec[latent] */
-static void steer(const sae_dictionary *dict, uint32_t latent, float strength, float *x, size_t d) {
-    const float *direction = sae_dictionary_decoder_row(dict, latent);
-    for (size_t i = 0; direction && i < d; i++) x[i] += strength * direction[i];
-}
-
 int main(int argc, char **argv) {
     const char *path = argc > 1 ? argv[1] : "engine_demo.safetensors";
     sae_context_desc desc = { .allocator = { engine_alloc, engine_free, NULL },
@@ -101,8 +95,10 @@ int main(int argc, char **argv) {
         if (count == 0) continue;
         uint32_t chosen = latent[best];
         float before = value[best];
-        steer(dict, chosen, 5.0f, x, d);
-        result = sae_encode_subset(dict, x, 1, &chosen, 1, &after);
+        sae_steering steering = { chosen, SAE_STEER_ADD, 5.0f };
+        result = sae_steer(dict, x, 1, &steering, 1);
+        if (result == SAE_OK) result = sae_encode_subset(dict, x, 1, &chosen, 1, &after);
+        if (result != SAE_OK) break;
         if (frame < 3)
             printf("frame %d: %zu latents, strongest %u at %.3f, after steering by 5 at %.3f\n",
                    frame, count, chosen, before, after);

@@ -11,8 +11,9 @@
         >>options   the table-driven command line
         >>data      rows of activations in blocks, .npy written in blocks
         >>train     train
-        >>use       eval, encode, reconstruct
+        >>use       eval, encode, reconstruct, steer-export
         >>look      info, tensors
+        >>convert   convert
         >>main      help and the verbs
 */
 #define SAE_IMPLEMENTATION
@@ -179,6 +180,10 @@ static bool make_folders(const char *path) {
 static void on_library_message(sae_log_level level, const char *message, void *user) {
     (void)user;
     if (!sae.quiet && level == SAE_LOG_WARNING) fprintf(stderr, "sae: warning: %s\n", message);
+    if (!sae.quiet && level == SAE_LOG_INFO && strcmp(sae.verb, "convert") == 0) {
+        const char *text = strstr(message, ": ");
+        printf("%s\n", text ? text + 2 : message);
+    }
 }
 
 /* ==== >>options =============================================================================== */
@@ -323,9 +328,9 @@ static int parse(int argc, char **argv, const option *options, size_t count, lis
 /* Options that several verbs share. */
 typedef struct common {
     list words, data, target;
-    const char *dtype, *tensor, *device, *out, *dict_class;
-    uint64_t dim, threads, batch, batches, k;
-    bool json, raw, use_top_k, use_threshold, dense;
+    const char *dtype, *tensor, *device, *out, *dict_class, *module, *tokens;
+    uint64_t dim, threads, batch, batches, k, ctx, splits;
+    bool json, raw, use_top_k, use_threshold, dense, delphi;
 } common;
 
 static int start(const common *c) {
@@ -1041,8 +1046,8 @@ static int evaluate(const common *c, const sae_dictionary *dict) {
 static size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row) {
     sae_dictionary_desc info = sae_dictionary_info(dict);
     size_t batch = c->batch ? (size_t)c->batch : 2048, fits = (size_t)BLOCK_BYTES / bytes_a_row;
-    bool together =
-        c->use_top_k && (info.arch == SAE_ARCH_BATCH_TOP_K || info.arch == SAE_ARCH_MATRYOSHKA);
+    bool together = sae_dictionary_rule(dict) == SAE_RULE_TOP_K
+                    && (info.arch == SAE_ARCH_BATCH_TOP_K || info.arch == SAE_ARCH_MATRYOSHKA);
     if (together || batch <= fits) return batch;
     return fits ? fits : 1;
 }
@@ -1050,8 +1055,8 @@ static size_t block_rows(const common *c, const sae_dictionary *dict, size_t byt
 /* A block of rows of --data after the other, encoded; dense latents or reconstruction to out. */
 static int write_dense(const common *c, const sae_dictionary *dict, reader *rows, bool latents) {
     sae_dictionary_desc info = sae_dictionary_info(dict);
-    size_t width = latents ? info.dict_size : info.activation_dim, n;
-    size_t block = block_rows(c, dict, 4 * (latents ? info.dict_size : 2 * info.activation_dim));
+    size_t width = latents ? info.dict_size : info.output_dim, n;
+    size_t block = block_rows(c, dict, 4 * (latents ? width : width + info.activation_dim));
     float *x, *y;
     npy_writer out;
     int status;
@@ -1074,7 +1079,11 @@ static int write_dense(const common *c, const sae_dictionary *dict, reader *rows
 }
 
 /* The three lists grow in files of their own, which are then mapped and packed into the .npz. */
-static int pack_sparse(const common *c, npy_writer *parts, uint64_t n_rows, uint64_t width) {
+static int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
+                        uint64_t rows);
+
+static int pack_sparse(const common *c, const sae_dictionary *dict, npy_writer *parts,
+                       uint64_t n_rows, uint64_t width) {
     static const char *const names[] = { "row", "index", "value" };
     sae_tensor_file *files[3] = { NULL, NULL, NULL };
     sae_tensor tensors[4];
@@ -1089,7 +1098,8 @@ static int pack_sparse(const common *c, npy_writer *parts, uint64_t n_rows, uint
         tensors[i] = *sae_tensor_file_get(files[i], 0);
         tensors[i].name = names[i];
     }
-    if (status == DONE) {
+    if (status == DONE && c->delphi) status = write_delphi(c, dict, tensors, n_rows);
+    else if (status == DONE) {
         memset(&tensors[3], 0, sizeof tensors[3]);
         shape[0] = (int64_t)n_rows;
         shape[1] = (int64_t)width;
@@ -1108,6 +1118,145 @@ static int pack_sparse(const common *c, npy_writer *parts, uint64_t n_rows, uint
     return status;
 }
 
+/* ---- delphi's latent cache ---- */
+
+enum { CONTEXT = 256, SPLITS = 5 }; /* delphi's own defaults */
+
+static void set_tensor(sae_tensor *t, const char *name, sae_dtype dtype, uint64_t rows,
+                       uint64_t columns, const void *data) {
+    memset(t, 0, sizeof *t);
+    t->name = name;
+    t->dtype = dtype;
+    t->ndim = columns ? 2 : 1;
+    t->shape[0] = rows;
+    t->shape[1] = columns;
+    t->stride[0] = columns ? (int64_t)columns : 1;
+    t->stride[1] = 1;
+    t->data = data;
+}
+
+/* To half precision, to the nearest, ties to even, as numpy does it. */
+static uint16_t to_half(float value) {
+    uint32_t bits, sign;
+    float size = fabsf(value);
+    memcpy(&bits, &value, sizeof bits);
+    sign = bits >> 16 & 0x8000u;
+    if (value != value) return (uint16_t)(sign | 0x7E00u);
+    if (size >= 65536.0f) return (uint16_t)(sign | 0x7C00u);
+    if (size < 6.103515625e-5f) { /* below 2^-14: multiples of 2^-24, as 0.5 + size has them */
+        size += 0.5f;
+        memcpy(&bits, &size, sizeof bits);
+        return (uint16_t)(sign | (bits - 0x3F000000u));
+    }
+    bits &= 0x7FFFFFFFu;
+    bits += 0xFFFu + (bits >> 13 & 1u);
+    return (uint16_t)(sign | (bits - 0x38000000u) >> 13);
+}
+
+/* Latents begin..end of all rows: locations [n,3] of (context, position, latent - begin), and their
+   activations as F16; u16 where that holds the numbers, else u32. Entries of at most 1e-5 are left
+   out, as delphi does. */
+static int delphi_split(const common *c, const sae_tensor parts[3], uint64_t begin, uint64_t end,
+                        const sae_tensor *tokens, const char *folder) {
+    const int64_t *row = (const int64_t *)parts[0].data;
+    const uint32_t *latent = (const uint32_t *)parts[1].data;
+    const float *value = (const float *)parts[2].data;
+    uint64_t all = parts[0].shape[0], ctx = c->ctx ? c->ctx : CONTEXT, count = 0, i;
+    bool wide = false;
+    uint32_t *place;
+    uint16_t *narrow, *half;
+    sae_tensor tensors[3];
+    char name[64];
+    sae_result result;
+    for (i = 0; i < all; i++) {
+        if (latent[i] < begin || latent[i] >= end || !(fabsf(value[i]) > 1e-5f)) continue;
+        if ((uint64_t)row[i] / ctx > 65535 || latent[i] - begin > 65535 || ctx > 65536) wide = true;
+        count++;
+    }
+    place = (uint32_t *)calloc((size_t)count + 1, 3 * sizeof *place);
+    half = (uint16_t *)calloc((size_t)count + 1, sizeof *half);
+    if (!place || !half) {
+        free(place);
+        free(half);
+        return failed("no memory for %.0f latents", (double)count);
+    }
+    narrow = (uint16_t *)place; /* in place: a narrow number never passes a wide one */
+    for (i = 0, count = 0; i < all; i++) {
+        uint32_t at[3];
+        size_t j;
+        if (latent[i] < begin || latent[i] >= end || !(fabsf(value[i]) > 1e-5f)) continue;
+        at[0] = (uint32_t)((uint64_t)row[i] / ctx);
+        at[1] = (uint32_t)((uint64_t)row[i] % ctx);
+        at[2] = (uint32_t)(latent[i] - begin);
+        for (j = 0; j < 3; j++) {
+            if (wide) place[3 * count + j] = at[j];
+            else narrow[3 * count + j] = (uint16_t)at[j];
+        }
+        half[count++] = to_half(value[i]);
+    }
+    set_tensor(&tensors[0], "locations", wide ? SAE_U32 : SAE_U16, count, 3, place);
+    set_tensor(&tensors[1], "activations", SAE_F16, count, 0, half);
+    if (tokens) tensors[2] = *tokens;
+    snprintf(name, sizeof name, "%.0f_%.0f.safetensors", (double)begin, (double)(end - 1));
+    result = sae_tensor_file_write(sae.ctx, joined(folder, name), tensors, tokens ? 3 : 2);
+    free(place);
+    free(half);
+    return result == SAE_OK ? DONE : failed_library();
+}
+
+static int delphi_config(const common *c, const sae_dictionary *dict, uint64_t rows,
+                         const char *folder) {
+    sae_origin origin = sae_dictionary_origin(dict);
+    const char *path = joined(folder, "config.json");
+    FILE *out = fopen(path, "wb");
+    if (!out) return failed("%s: cannot be written", path);
+    fprintf(out, "{\n    \"dataset_repo\": ");
+    put_json_string(out, origin.dataset);
+    fprintf(out, ",\n    \"dataset_split\": \"\",\n    \"dataset_name\": \"\",\n"
+                 "    \"dataset_column\": \"\",\n    \"batch_size\": 32,\n"
+                 "    \"cache_ctx_len\": %.0f,\n    \"n_tokens\": %.0f,\n"
+                 "    \"n_splits\": %.0f,\n    \"model_name\": ",
+            (double)(c->ctx ? c->ctx : CONTEXT), (double)rows,
+            (double)(c->splits ? c->splits : SPLITS));
+    put_json_string(out, origin.model);
+    fprintf(out, "\n}\n");
+    return fclose(out) == 0 ? DONE : failed("%s: writing failed", path);
+}
+
+/* OUT/MODULE/BEGIN_END.safetensors, a file for each share of the latents, and config.json. */
+static int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
+                        uint64_t rows) {
+    sae_origin origin = sae_dictionary_origin(dict);
+    uint64_t m = sae_dictionary_info(dict).dict_size, splits = c->splits ? c->splits : SPLITS;
+    uint64_t ctx = c->ctx ? c->ctx : CONTEXT, s;
+    const char *module = c->module ? c->module : origin.hook;
+    sae_tensor_file *file = NULL;
+    sae_tensor tokens;
+    char *folder;
+    int status = DONE;
+    if (!module[0]) return wrong("--module is missing: the dictionary does not say where it sits");
+    if (splits > m) splits = m;
+    if (rows % ctx) return failed("%.0f rows are no multiple of --ctx %.0f", (double)rows,
+                                  (double)ctx);
+    if (c->tokens) {
+        if (sae_tensor_file_open(sae.ctx, c->tokens, &file) != SAE_OK) return failed_library();
+        tokens = *sae_tensor_file_get(file, 0);
+        if (tokens.ndim != 2 || tokens.shape[0] != rows / ctx || tokens.shape[1] != ctx)
+            status = failed("%s must be [%.0f,%.0f], contexts and --ctx", c->tokens,
+                            (double)(rows / ctx), (double)ctx);
+        tokens.name = "tokens";
+    }
+    folder = joined(c->out, module);
+    if (status == DONE && !make_folders(joined(folder, "")))
+        status = failed("%s: cannot be made", folder);
+    for (s = 0; s < splits && status == DONE; s++) /* the ends of torch.linspace(0, m).long() */
+        status = delphi_split(c, parts, m * s / splits, m * (s + 1) / splits,
+                              c->tokens ? &tokens : NULL, folder);
+    if (status == DONE) status = delphi_config(c, dict, rows, folder);
+    sae_tensor_file_close(file);
+    return status;
+}
+
 static int write_sparse(const common *c, const sae_dictionary *dict, reader *rows) {
     static const char *const endings[] = { ".row.npy", ".index.npy", ".value.npy" };
     static const char *const descrs[] = { "<i8", "<i4", "<f4" };
@@ -1121,8 +1270,8 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     float *x;
     uint64_t first = 0;
     int status = DONE;
-    if (!ends_with(c->out, ".npz"))
-        return wrong("--out of sparse latents ends in .npz (or add --dense)");
+    if (!c->delphi && !ends_with(c->out, ".npz"))
+        return wrong("--out of sparse latents ends in .npz (or add --dense, or --delphi)");
     if (block > rows->rows) block = rows->rows ? (size_t)rows->rows : 1;
     x = (float *)take(block * info.activation_dim, sizeof *x);
     row = (int64_t *)take(block * m, sizeof *row);
@@ -1147,7 +1296,7 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
             status = npy_put(&parts[i], lists[i], sizes[i], code.row_begin[n]);
         first += n;
     }
-    if (status == DONE) status = pack_sparse(c, parts, first, m);
+    if (status == DONE) status = pack_sparse(c, dict, parts, first, m);
     for (i = 0; i < 3; i++) npy_abandon(&parts[i]);
     return status;
 }
@@ -1166,7 +1315,9 @@ static int verb_use(int argc, char **argv) {
         { "use-threshold", FLAG, &c.use_threshold }, { "dict-class", TEXT, &c.dict_class },
         { "k", SIZE, &c.k }, { "dim", SIZE, &c.dim }, { "dtype", TEXT, &c.dtype },
         { "tensor", TEXT, &c.tensor }, { "threads", COUNT, &c.threads },
-        { "device", TEXT, &c.device }, { "quiet", FLAG, &sae.quiet }
+        { "device", TEXT, &c.device }, { "quiet", FLAG, &sae.quiet },
+        { "delphi", FLAG, &c.delphi }, { "module", TEXT, &c.module }, { "ctx", COUNT, &c.ctx },
+        { "splits", COUNT, &c.splits }, { "tokens", TEXT, &c.tokens }
     };
     const bool judge = strcmp(sae.verb, "eval") == 0;
     status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
@@ -1183,6 +1334,42 @@ static int verb_use(int argc, char **argv) {
             status = write_dense(&c, dict, &rows, strcmp(sae.verb, "encode") == 0);
         reader_close(&rows);
     }
+    sae_dictionary_destroy(dict);
+    return status;
+}
+
+static int verb_steer_export(int argc, char **argv) {
+    common c;
+    sae_dictionary *dict = NULL;
+    sae_steering steering = { 0, SAE_STEER_ADD, 1 };
+    uint64_t feature = UINT64_MAX, layer = UINT64_MAX;
+    const char *strength = NULL, *hint = NULL;
+    char *end;
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = {
+        { "feature", COUNT, &feature }, { "layer", COUNT, &layer }, { "strength", TEXT, &strength },
+        { "model-hint", TEXT, &hint }, { "out", TEXT, &c.out }, { "raw", FLAG, &c.raw },
+        { "dict-class", TEXT, &c.dict_class }, { "k", COUNT, &c.k }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status != DONE) return status;
+    if (feature == UINT64_MAX) return wrong("--feature is missing");
+    if (layer == UINT64_MAX) return wrong("--layer is missing");
+    if (!c.out) return wrong("--out is missing");
+    if (feature > UINT32_MAX)
+        return wrong("--feature is %.0f, larger than any dictionary", (double)feature);
+    steering.latent = (uint32_t)feature;
+    if (strength) {
+        steering.value = strtof(strength, &end);
+        if (end == strength || *end || !isfinite(steering.value))
+            return wrong("--strength is %s, allowed is a number", strength);
+    }
+    status = start(&c);
+    if (status == DONE) status = load(&c, false, &dict);
+    if (status == DONE
+        && sae_steer_export(dict, &steering, 1, (size_t)layer, hint, c.out) != SAE_OK)
+        status = failed_library();
     sae_dictionary_destroy(dict);
     return status;
 }
@@ -1294,18 +1481,61 @@ static int extract(const sae_tensor_file *file, const char *folder) {
     return status;
 }
 
+/* Where the weights of a folder are; the path itself if it is a file. */
+static const char *weights_file(const char *path) {
+    static const char *const names[] = {
+        "ae.pt", "ae.safetensors", "sae_weights.safetensors", "sae.safetensors", "params.npz",
+        "params.safetensors", "checkpoints/final.safetensors", "autoencoder.pt"
+    };
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (file_exists(joined(path, names[i]))) return joined(path, names[i]);
+    return path;
+}
+
+static const sae_tensor *either_case(const sae_tensor_file *file, const char *upper,
+                                     const char *lower) {
+    const sae_tensor *t = sae_tensor_file_find(file, upper);
+    return t ? t : sae_tensor_file_find(file, lower);
+}
+
+/* params.npz is Gemma Scope's name and needs nothing beside it: damage to its arrays shows here,
+   without reading the numbers of what may be 19 GB. */
+static int check_params(const sae_tensor_file *file, const char *path) {
+    static const char *const vectors[] = { "b_enc", "threshold", "b_dec" };
+    const sae_tensor *enc = either_case(file, "W_enc", "w_enc");
+    const sae_tensor *dec = either_case(file, "W_dec", "w_dec");
+    size_t i;
+    if (!enc || !dec || enc->ndim != 2 || dec->ndim != 2 || dec->shape[0] != enc->shape[1])
+        return failed("%s: as Gemma Scope it must hold W_enc [d,m] and W_dec [m,d]", path);
+    for (i = 0; i < 3; i++) {
+        const sae_tensor *t = sae_tensor_file_find(file, vectors[i]);
+        uint64_t size = i < 2 ? enc->shape[1] : dec->shape[1];
+        if (!t) return failed("%s: as Gemma Scope it lacks %s", path, vectors[i]);
+        if (t->ndim != 1 || t->shape[0] != size)
+            return failed("%s: %s must be [%.0f]", path, vectors[i], (double)size);
+    }
+    return DONE;
+}
+
 static int verb_tensors(int argc, char **argv) {
     common c;
     sae_tensor_file *file = NULL;
+    const char *path;
+    bool any = false;
     int status;
     memset(&c, 0, sizeof c);
-    const option options[] = { { "json", FLAG, &c.json }, { "out", TEXT, &c.out } };
-    status = parse(argc, argv, options, 2, &c.words, NULL);
-    if (status == DONE && c.words.count != 1) status = wrong("one file is needed");
+    const option options[] = { { "json", FLAG, &c.json }, { "out", TEXT, &c.out },
+                               { "any", FLAG, &any } };
+    status = parse(argc, argv, options, 3, &c.words, NULL);
+    if (status == DONE && c.words.count != 1) status = wrong("one file or folder is needed");
     if (status == DONE) status = start(&c);
     if (status != DONE) return status;
-    if (sae_tensor_file_open(sae.ctx, c.words.items[0], &file) != SAE_OK) return failed_library();
-    if (c.out) status = extract(file, c.out);
+    path = weights_file(c.words.items[0]);
+    if (sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK) return failed_library();
+    if (!any && (ends_with(path, "/params.npz") || strcmp(path, "params.npz") == 0))
+        status = check_params(file, path);
+    if (status == DONE && c.out) status = extract(file, c.out);
     if (status == DONE && (!c.out || c.json)) list_tensors(file, c.json);
     sae_tensor_file_close(file);
     return status;
@@ -1321,10 +1551,11 @@ static norms row_norms(const sae_dictionary *dict,
     sae_dictionary_desc info = sae_dictionary_info(dict);
     norms all = { 0, 0, 0, 0 };
     size_t i, j;
+    size_t width = row == sae_dictionary_decoder_row ? info.output_dim : info.activation_dim;
     for (i = 0; i < info.dict_size; i++) {
         const float *w = row(dict, i);
         double sum = 0;
-        for (j = 0; w && j < info.activation_dim; j++) sum += (double)w[j] * (double)w[j];
+        for (j = 0; w && j < width; j++) sum += (double)w[j] * (double)w[j];
         sum = sqrt(sum);
         if (i == 0 || sum < all.least) all.least = sum;
         if (sum > all.most) all.most = sum;
@@ -1334,47 +1565,97 @@ static norms row_norms(const sae_dictionary *dict,
     return all;
 }
 
+/* The variations of the class in words, comma between; "" for none. */
+static const char *variations(const sae_dictionary_desc *h, char out[256]) {
+    static const char *const latents[] = { "", "signed", "largest magnitude", "group max" };
+    static const char *const norms[] = { "", "constant norm", "layer norm" };
+    size_t n = 0;
+    out[0] = 0;
+    if (h->keep_b_dec) n += (size_t)snprintf(out + n, 256 - n, "b_dec stays in the input, ");
+    if (h->subtract_b_dec) n += (size_t)snprintf(out + n, 256 - n, "b_dec leaves the input, ");
+    if (h->latents) n += (size_t)snprintf(out + n, 256 - n, "latents: %s, ", latents[h->latents]);
+    if (h->input_norm)
+        n += (size_t)snprintf(out + n, 256 - n, "input: %s%s, ", norms[h->input_norm],
+                              h->keep_norm ? " (kept on the output)" : "");
+    if (h->output_dim != h->activation_dim) n += (size_t)snprintf(out + n, 256 - n, "transcoder, ");
+    if (h->skip) n += (size_t)snprintf(out + n, 256 - n, "skip connection, ");
+    if (n) out[n - 2] = 0;
+    return out;
+}
+
+static void text_line(const char *name, const char *text) {
+    if (text[0]) printf("%-18s %s\n", name, text);
+}
+
 /* Which latents are dead depends on the data; the weights alone show only rows of norm 0. */
-static void text_info(const sae_dictionary *dict, const char *dtype,
-                      const sae_trainer_desc *trainer) {
+static void text_info(const sae_dictionary *dict, const sae_trainer_desc *trainer) {
     sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_origin origin = sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
+    char text[256];
     size_t i;
+    text_line("format", sae_format_name(origin.format));
     printf("%-18s %s\n", "class", sae_arch_name(info.arch));
+    text_line("called there", origin.class_name);
+    text_line("variations", variations(&info, text));
     printf("%-18s %zu\n%-18s %zu\n", "activation_dim", info.activation_dim, "dict_size",
            info.dict_size);
+    if (info.output_dim != info.activation_dim)
+        printf("%-18s %zu\n", "output_dim", info.output_dim);
     if (info.k)
-        printf("%-18s %zu\n%-18s %g\n", "k", info.k, "threshold", sae_dictionary_threshold(dict));
+        printf("%-18s %g\n%-18s %g\n", "k", (double)info.k + info.k_fraction, "threshold",
+               (double)sae_dictionary_threshold(dict));
     for (i = 0; i < info.num_groups; i++)
         printf("%-18s %zu\n", i ? "" : "group_sizes", info.group_sizes[i]);
-    if (dtype[0]) printf("%-18s %s\n", "dtype in the file", dtype);
+    if (origin.dtype) text_line("dtype in the file", sae_dtype_name(origin.dtype));
     printf("%-18s %.4g .. %.4g, mean %.4g\n", "encoder norms", enc.least, enc.most, enc.mean);
     printf("%-18s %.4g .. %.4g, mean %.4g\n", "decoder norms", dec.least, dec.most, dec.mean);
     printf("%-18s %.4f of the latents have an encoder or decoder row of zeros\n", "dead-looking",
            (double)(enc.none > dec.none ? enc.none : dec.none) / (double)info.dict_size);
-    if (!trainer) return;
-    printf("%-18s %s (%s), %.0f steps, lr %g, seed %.0f\n", "trained by",
-           sae_trainer_name(trainer->kind), sae_trainer_class(trainer->kind),
-           (double)trainer->steps, trainer->lr, (double)trainer->seed);
-    if (trainer->lm_name) printf("%-18s %s layer %.0f %s\n", "model", trainer->lm_name,
-                                 (double)trainer->layer,
-                                 trainer->submodule_name ? trainer->submodule_name : "");
+    text_line("model", origin.model);
+    text_line("hook", origin.hook);
+    if (origin.layer >= 0) printf("%-18s %.0f\n", "layer", (double)origin.layer);
+    text_line("dataset", origin.dataset);
+    if (origin.context_size) printf("%-18s %zu\n", "context size", origin.context_size);
+    text_line("written by version", origin.version);
+    if (trainer)
+        printf("%-18s %s (%s), %.0f steps, lr %g, seed %.0f\n", "trained by",
+               sae_trainer_name(trainer->kind), sae_trainer_class(trainer->kind),
+               (double)trainer->steps, trainer->lr, (double)trainer->seed);
 }
 
-static void json_info(const sae_dictionary *dict, const char *dtype,
-                      const sae_trainer_desc *trainer) {
+static void json_text(const char *name, const char *text) {
+    if (!text[0]) return;
+    printf(", \"%s\": ", name);
+    put_json_string(stdout, text);
+}
+
+static void json_info(const sae_dictionary *dict, const sae_trainer_desc *trainer) {
     sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_origin origin = sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
+    char text[256];
     size_t i;
-    printf("{\"dict_class\": \"%s\", \"activation_dim\": %zu, \"dict_size\": %zu",
-           sae_arch_name(info.arch), info.activation_dim, info.dict_size);
-    if (info.k) printf(", \"k\": %zu, \"threshold\": %.9g", info.k, sae_dictionary_threshold(dict));
+    printf("{\"format\": \"%s\", \"dict_class\": \"%s\", \"activation_dim\": %zu, "
+           "\"dict_size\": %zu, \"output_dim\": %zu", sae_format_name(origin.format),
+           sae_arch_name(info.arch), info.activation_dim, info.dict_size, info.output_dim);
+    json_text("class", origin.class_name);
+    json_text("variations", variations(&info, text));
+    if (info.k)
+        printf(", \"k\": %.9g, \"threshold\": %.9g", (double)info.k + info.k_fraction,
+               (double)sae_dictionary_threshold(dict));
     if (info.num_groups) printf(", \"group_sizes\": [");
     for (i = 0; i < info.num_groups; i++)
         printf("%zu%s", info.group_sizes[i], i + 1 < info.num_groups ? ", " : "]");
-    if (dtype[0]) printf(", \"dtype\": \"%s\"", dtype);
+    if (origin.dtype) json_text("dtype", sae_dtype_name(origin.dtype));
+    json_text("model", origin.model);
+    json_text("hook", origin.hook);
+    json_text("dataset", origin.dataset);
+    json_text("version", origin.version);
+    if (origin.layer >= 0) printf(", \"layer\": %.0f", (double)origin.layer);
+    if (origin.context_size) printf(", \"context_size\": %zu", origin.context_size);
     printf(", \"encoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", enc.least,
            enc.mean, enc.most);
     printf(", \"decoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", dec.least,
@@ -1400,36 +1681,12 @@ static void json_info(const sae_dictionary *dict, const char *dtype,
     printf("}\n");
 }
 
-/* The element type of the largest tensor of the folder's or file's weights; "" if it cannot be
- * told. */
-static const char *weights_dtype(const char *path) {
-    static const char *const names[] = { "ae.pt", "ae.safetensors" };
-    const char *found = "";
-    uint64_t most = 0;
-    size_t i, j, d;
-    for (i = 0; i < 3 && !found[0]; i++) {
-        sae_tensor_file *file = NULL;
-        const char *candidate = i < 2 ? joined(path, names[i]) : path;
-        if (!file_exists(candidate) || sae_tensor_file_open(sae.ctx, candidate, &file) != SAE_OK)
-            continue;
-        for (j = 0; j < sae_tensor_file_count(file); j++) {
-            const sae_tensor *t = sae_tensor_file_get(file, j);
-            uint64_t count = 1;
-            for (d = 0; d < t->ndim; d++) count *= t->shape[d];
-            if (count <= most) continue;
-            most = count;
-            found = sae_dtype_name(t->dtype);
-        }
-        sae_tensor_file_close(file);
-    }
-    return found;
-}
-
 /* What lies in the folder, with sizes. */
 static void list_files(const char *path) {
     static const char *const names[] = {
-        "config.json",     "cfg.json",  "ae.pt", "ae.safetensors", "sae_weights.safetensors",
-        "sae.safetensors", "params.npz"
+        "config.json", "cfg.json", "hyperparams.json", "ae.pt", "ae.safetensors",
+        "sae_weights.safetensors", "sparsity.safetensors", "sae.safetensors", "params.npz",
+        "params.safetensors", "checkpoints/final.safetensors", "autoencoder.pt"
     };
     struct stat about;
     size_t i;
@@ -1444,7 +1701,7 @@ static int verb_info(int argc, char **argv) {
     sae_config *config = NULL;
     sae_tensor_file *file = NULL;
     const sae_trainer_desc *trainer = NULL;
-    const char *path, *dtype;
+    const char *path;
     struct stat about;
     int status;
     memset(&c, 0, sizeof c);
@@ -1471,21 +1728,180 @@ static int verb_info(int argc, char **argv) {
         status = load(&c, false, &dict);
     }
     if (status != DONE) return status;
-    dtype = weights_dtype(path);
     sae.quiet = true; /* the folder opened; config.json may still hold keys that are not ours */
-    if (file_exists(joined(path, "config.json"))
+    if (sae_dictionary_origin(dict).format == SAE_FORMAT_DICTIONARY_LEARNING
+        && file_exists(joined(path, "config.json"))
         && sae_config_open(sae.ctx, joined(path, "config.json"), &config) == SAE_OK
         && sae_config_count(config) > 0)
         trainer = sae_config_get(config, 0);
     if (c.json) {
-        json_info(dict, dtype, trainer);
+        json_info(dict, trainer);
     } else {
-        text_info(dict, dtype, trainer);
+        text_info(dict, trainer);
         list_files(path);
     }
     if (config) sae_config_close(config);
     sae_dictionary_destroy(dict);
     return DONE;
+}
+
+/* ==== >>convert =============================================================================== */
+
+enum { PROBES = 64 }; /* random rows on which both dictionaries are compared */
+
+/* A number from -1 to 1, of no great quality. */
+static float draw(uint64_t *state) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (float)((double)(*state >> 40) / 8388608.0 - 1);
+}
+
+static double norm_of(const float *w, size_t n) {
+    double sum = 0;
+    size_t i;
+    for (i = 0; w && i < n; i++) sum += (double)w[i] * (double)w[i];
+    return w ? sqrt(sum) : 1;
+}
+
+/* The largest difference of an entry, as a share of the largest entry of its row (at least 1). */
+static double difference(const float *a, const float *b, size_t rows, size_t width) {
+    double worst = 0;
+    size_t r, j;
+    for (r = 0; r < rows; r++) {
+        double largest = 1, most = 0;
+        for (j = 0; j < width; j++) {
+            double e = fabs((double)a[r * width + j] - (double)b[r * width + j]);
+            if (!(e <= most)) most = e;
+            if (fabs((double)a[r * width + j]) > largest)
+                largest = fabs((double)a[r * width + j]);
+        }
+        if (!(most / largest <= worst)) worst = most / largest;
+    }
+    return worst;
+}
+
+/* Both on the same random rows, of about the size that the dictionary's own directions have. Where
+   decoder rows were rescaled, latents are compared with their norms. */
+static int compare(const sae_dictionary *from, const sae_dictionary *to) {
+    sae_dictionary_desc info = sae_dictionary_info(from);
+    size_t d = info.activation_dim, m = info.dict_size, out = info.output_dim, r, i;
+    float *x = (float *)take(PROBES * d, sizeof *x), *ratio = (float *)take(m, sizeof *ratio);
+    float *f[2], *x_hat[2];
+    const sae_dictionary *both[2];
+    uint64_t state = 1;
+    bool rescaled = false;
+    both[0] = from;
+    both[1] = to;
+    for (r = 0; r < PROBES; r++) {
+        float size = r % 4 == 0 ? 0.1f : r % 4 == 1 ? 10.0f : 1.0f;
+        for (i = 0; i < d; i++) x[r * d + i] = size * draw(&state);
+    }
+    for (i = 0; i < m; i++) {
+        double a = norm_of(sae_dictionary_decoder_row(from, i), out);
+        double b = norm_of(sae_dictionary_decoder_row(to, i), out);
+        ratio[i] = b > 0 ? (float)(a / b) : 1;
+        if (fabs((double)ratio[i] - 1) > 1e-5) rescaled = true;
+    }
+    for (i = 0; i < 2; i++) {
+        f[i] = (float *)take(PROBES * m, sizeof **f);
+        x_hat[i] = (float *)take(PROBES * out, sizeof **x_hat);
+        if (sae_forward(both[i], x, PROBES, x_hat[i], f[i]) != SAE_OK) return failed_library();
+    }
+    for (r = 0; rescaled && r < PROBES; r++)
+        for (i = 0; i < m; i++) f[0][r * m + i] *= ratio[i];
+    printf("largest difference on %d random rows: latents %.2e%s, x_hat %.2e\n", (int)PROBES,
+           difference(f[0], f[1], PROBES, m), rescaled ? " (times the decoder's norms)" : "",
+           difference(x_hat[0], x_hat[1], PROBES, out));
+    return DONE;
+}
+
+/* log10 of how often each latent fires on the rows of --data. */
+static int measure_sparsity(const common *c, const sae_dictionary *dict, float *log_sparsity) {
+    sae_dictionary_desc info = sae_dictionary_info(dict);
+    size_t m = info.dict_size, block = block_rows(c, dict, 4 * m), n, i;
+    uint64_t *count = (uint64_t *)take(m, sizeof *count);
+    float *x = (float *)take(block * info.activation_dim, sizeof *x);
+    float *f = (float *)take(block * m, sizeof *f);
+    reader rows;
+    int status;
+    memset(&rows, 0, sizeof rows);
+    status = open_rows(c, dict, &rows);
+    while (status == DONE) {
+        status = reader_next(&rows, x, block, &n);
+        if (status != DONE || n == 0) break;
+        if (sae_encode(dict, x, n, f) != SAE_OK) status = failed_library();
+        for (i = 0; i < n * m && status == DONE; i++) count[i % m] += f[i] != 0;
+    }
+    reader_close(&rows);
+    if (status == DONE && rows.rows == 0) status = failed("%s has no rows", c->data.items[0]);
+    for (i = 0; i < m && status == DONE; i++)
+        log_sparsity[i] = (float)log10((double)count[i] / (double)rows.rows + 1e-10);
+    return status;
+}
+
+static int run_convert(const common *c, const sae_export_desc *desc, sae_dictionary *dict,
+                       const char *folder) {
+    sae_load_desc how;
+    sae_dictionary *back = NULL;
+    int status;
+    if (sae_dictionary_export(dict, desc, folder) != SAE_OK) return failed_library();
+    memset(&how, 0, sizeof how);
+    how.raw = c->raw;
+    if (sae_dictionary_load(sae.ctx, &how, folder, &back) != SAE_OK) return failed_library();
+    if (sae_dictionary_rule(dict) == SAE_RULE_TOP_K
+        && sae_dictionary_rule(back) != SAE_RULE_TOP_K)
+        sae_dictionary_set_rule(dict, SAE_RULE_THRESHOLD); /* as the export said */
+    status = compare(dict, back);
+    sae_dictionary_destroy(back);
+    return status;
+}
+
+static int verb_convert(int argc, char **argv) {
+    common c;
+    sae_export_desc desc;
+    sae_origin origin;
+    sae_dictionary *dict = NULL;
+    const char *to = NULL, *model = NULL, *hook = NULL, *layer = NULL, *folder;
+    uint64_t number = 0;
+    int status;
+    memset(&c, 0, sizeof c);
+    memset(&desc, 0, sizeof desc);
+    const option options[] = {
+        { "to", TEXT, &to }, { "raw", FLAG, &c.raw }, { "dict-class", TEXT, &c.dict_class },
+        { "k", COUNT, &c.k }, { "lm-name", TEXT, &model }, { "hook", TEXT, &hook },
+        { "layer", TEXT, &layer }, { "data", LIST, &c.data }, { "batch", COUNT, &c.batch },
+        { "dim", COUNT, &c.dim }, { "dtype", TEXT, &c.dtype }, { "tensor", TEXT, &c.tensor },
+        { "threads", COUNT, &c.threads }, { "quiet", FLAG, &sae.quiet },
+        { "use-top-k", FLAG, &c.use_top_k }, { "use-threshold", FLAG, &c.use_threshold }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE && c.words.count != 2)
+        status = wrong("two folders are needed: what to convert, and where to");
+    if (status == DONE && !to) status = wrong("--to is missing");
+    if (status == DONE
+        && (!sae_format_from_name(to, &desc.format) || desc.format > SAE_FORMAT_SPARSIFY))
+        status = wrong("--to is %s, allowed are dictionary_learning, sae_lens, sparsify", to);
+    if (status == DONE && layer && !parse_count(layer, &number))
+        status = wrong("--layer is %s, allowed is a whole number from 0", layer);
+    if (status == DONE) status = start(&c);
+    if (status != DONE) return status;
+    folder = c.words.items[1];
+    c.words.count = 1;
+    status = load(&c, false, &dict);
+    if (status != DONE) return status;
+    origin = sae_dictionary_origin(dict);
+    if (model) snprintf(origin.model, sizeof origin.model, "%s", model);
+    if (hook) snprintf(origin.hook, sizeof origin.hook, "%s", hook);
+    if (layer) origin.layer = (int64_t)number;
+    desc.origin = &origin;
+    desc.raw = c.raw;
+    if (c.data.count) {
+        float *log_sparsity = (float *)take(sae_dictionary_info(dict).dict_size, sizeof(float));
+        status = measure_sparsity(&c, dict, log_sparsity);
+        desc.log_sparsity = log_sparsity;
+    }
+    if (status == DONE) status = run_convert(&c, &desc, dict, folder);
+    sae_dictionary_destroy(dict);
+    return status;
 }
 
 /* ==== >>main ================================================================================== */
@@ -1497,8 +1913,10 @@ static const char help_all[] =
     "  sae eval DIR --data FILE          how good it is\n"
     "  sae encode DIR --data FILE --out F.npz         latents of each row\n"
     "  sae reconstruct DIR --data FILE --out F.npy\n"
+    "  sae steer-export DIR --feature I --layer L --out F.gguf   a direction for llama.cpp\n"
     "  sae info PATH                     what a file or folder holds\n"
     "  sae tensors PATH [--out DIR]      list or extract the tensors of a file\n"
+    "  sae convert SRC DST --to FORMAT   dictionary_learning, sae_lens or sparsify\n"
     "\n"
     "sae VERB --help says more. Exit status: 0 done, 1 failed, 2 wrong usage.\n";
 
@@ -1546,6 +1964,10 @@ static const char help_encode[] =
     "  The latents that are not 0, as row (int64), index (int32), value (float32), shape (int64 "
     "[2]).\n"
     "  --dense           a float32 .npy [rows,dict_size] instead\n"
+    "  --delphi          delphi's latent cache instead: OUT is a folder, MODULE/0_N.safetensors, "
+    "...\n"
+    "                    with --module NAME, --ctx N (256) tokens a context, --splits N (5)\n"
+    "                    files, --tokens F.npy [contexts,ctx]\n"
     "  --batch N (2048)  rows that choose together, with --use-top-k of the batch classes\n"
     "  --raw             the tensors as the file has them (an AutoEncoder's decoder rows are "
     "brought to\n"
@@ -1559,10 +1981,21 @@ static const char help_reconstruct[] =
     "  What the dictionary gives back for each row, float32 [rows,activation_dim].\n"
     "  Options: as in sae encode --help, without --dense.\n";
 
+static const char help_steer_export[] =
+    "sae steer-export DIR --feature I --layer L --out F.gguf [--strength S]\n"
+    "\n"
+    "  The direction of latent I as a control vector of llama.cpp:\n"
+    "    llama-cli -m MODEL.gguf --control-vector-scaled F.gguf 8\n"
+    "  --layer L           the block whose output (resid_post L) is steered, from 1\n"
+    "  --strength S (1)    times the decoder row, which has norm 1 in most classes\n"
+    "  --model-hint NAME   the model's architecture, for the reader\n"
+    "  --raw, --dict-class NAME, --k N    as in sae eval --help\n";
+
 static const char help_info[] =
     "sae info PATH [--json]\n"
     "\n"
-    "  Class, shapes, threshold, norms and config of a dictionary; a listing of any other file.\n"
+    "  Format, class, shapes, threshold, norms, origin of a dictionary; a listing of any other "
+    "file.\n"
     "  --dict-class NAME, --k N        for files that do not say\n";
 
 static const char help_tensors[] =
@@ -1570,7 +2003,20 @@ static const char help_tensors[] =
     "\n"
     "  Lists the tensors of a .pt, .safetensors, .npz or .npy. With --out each goes to "
     "DIR/000.npy, ...\n"
-    "  with DIR/names.json; floats as float32, integers and bools as int64.\n";
+    "  with DIR/names.json; floats as float32, integers and bools as int64. Of a folder the file\n"
+    "  of the weights. --any: also a params.npz that is not Gemma Scope's.\n";
+
+static const char help_convert[] =
+    "sae convert SRC DST --to dictionary_learning|sae_lens|sparsify\n"
+    "\n"
+    "  Writes SRC, any dictionary that sae info opens, as a folder of another program; says what\n"
+    "  was mapped, and how far both differ on random rows. What DST cannot say is refused.\n"
+    "  --lm-name NAME, --hook NAME, --layer N    where the dictionary sits, if SRC does not say\n"
+    "  --data FILE...                  to sae_lens: also sparsity.safetensors, of these rows\n"
+    "  --raw                           to dictionary_learning: leave the decoder's norms\n"
+    "  --use-threshold                 the threshold of a top-k class\n"
+    "  --dict-class NAME, --k N        for files that do not say\n"
+    "  --batch, --dim, --dtype, --tensor, --threads, --quiet: as in sae encode --help\n";
 
 static const struct {
     const char *name, *help;
@@ -1578,8 +2024,10 @@ static const struct {
 } verbs[] = {
     { "train", help_train, verb_train }, { "eval", help_eval, verb_use },
     { "encode", help_encode, verb_use }, { "reconstruct", help_reconstruct, verb_use },
+    { "steer-export", help_steer_export, verb_steer_export },
     { "info", help_info, verb_info }, { "tensors", help_tensors, verb_tensors },
-    { "convert", "", NULL }, { "activations", "", NULL }, { "features", "", NULL },
+    { "convert", help_convert, verb_convert },
+    { "activations", "", NULL }, { "features", "", NULL },
     { "tokenize", "", NULL }, { "detokenize", "", NULL }, { "logits", "", NULL }
 };
 enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };

@@ -366,5 +366,32 @@ check "no names of missing parts" absent full_parts/names.json full_parts/names.
 status 1 full "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --batch 48 --steps 5 --warmup-steps 1 --out q --quiet; says 'q/'
 check "a full disk leaves nothing half-written" absent f.npz f.npy f.npz.* f.npy.* q/*.tmp q/ae.pt q/ae.safetensors
 
+# ---- other programs: convert, and back to the same bits; delphi's cache ----
+for format in sae_lens sparsify dictionary_learning; do
+    status 0 "$SAE" convert top_k to_$format --to $format --lm-name model --layer 3
+    cp status.out has.txt
+    check "convert says what it did" has "AutoEncoderTopK -> $format" 'latents 0.00e+00, x_hat 0.00e+00'
+    "$SAE" info to_$format --json > has.txt
+    check "info names the format" has "\"format\": \"$format\""
+    "$SAE" encode to_$format --data x.npy --out converted.npy --dense
+    "$SAE" encode top_k --data x.npy --out own.npy --dense
+    check "the same latents from $format" cmp converted.npy own.npy
+done
+check "the files of $format" cmp to_dictionary_learning/ae.pt top_k/ae.pt
+status 0 "$SAE" convert top_k to_lens --to sae_lens --data x.npy
+check "counted latents" test -f to_lens/sparsity.safetensors
+status 1 "$SAE" convert standard to_none --to sparsify; says 'sparsify has no'
+check "refused, nothing made" absent to_none
+status 2 "$SAE" convert top_k to_none --to gemma_scope; says 'allowed are'
+status 2 "$SAE" convert top_k --to sae_lens
+status 0 "$SAE" tensors to_sae_lens
+status 0 "$SAE" encode top_k --data x.npy --delphi --module layers.3 --ctx 10 --splits 2 --out cache
+check "delphi's files" test -f cache/layers.3/0_31.safetensors -a -f cache/layers.3/32_63.safetensors \
+    -a -f cache/layers.3/config.json
+"$SAE" tensors cache/layers.3/0_31.safetensors > has.txt
+check "delphi's tensors" has 'locations *U16' 'activations *F16'
+status 1 "$SAE" encode top_k --data x.npy --delphi --module layers.3 --ctx 997 --out cache2; says 'multiple'
+check "no cache, no parts" absent cache2 cache2.row.npy
+
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
