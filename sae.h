@@ -823,7 +823,7 @@ typedef struct sae_code {
    their rows ascending. */
 #define SAE_INDEX_VALUES 5
 typedef struct sae_index {
-    size_t dict_size, capacity, rows; /* rows of the code it was made from */
+    size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
     size_t *begin;                    /* D [m + 1] */
     uint32_t *row;                    /* D [capacity] */
     float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
@@ -3236,7 +3236,7 @@ static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size
     t.add = add;
     t.out = out;
     t.n = index->rows;
-    if (!add && saei_is_dense(&t, index->begin[hi] - index->begin[lo], t.n)) {
+    if (!add && t.n && saei_is_dense(&t, index->begin[hi] - index->begin[lo], t.n)) {
         saei_dense_pack(&t, x, t.n, SAE_ROW_BLOCK);
         saei_parallel(w->ctx, saei_ceil_div(hi - lo, SAEI_DENSE_TARGETS), saei_dense_latents_part,
                       &t);
