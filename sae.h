@@ -141,8 +141,9 @@ typedef struct sae_context_desc {
     sae_logger logger;          /* default: silent */
     int threads;                /* default 0: all (OpenMP's choice); results do not depend on it */
     const sae_backend *backend; /* default NULL: the CPU */
-    const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2" or
-                                    "avx512" forces one. Results do not depend on it. */
+    const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2",
+                                    "avx512" or "avx512vnni" forces one. Results do not depend on
+                                    it. */
 } sae_context_desc;
 
 /* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (then there is no context to ask). */
