@@ -1246,11 +1246,13 @@ static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn,
     for (size_t i = 0; i < parts; i++) fn(arg, i);
 }
 
-/* Of the running part: 0..ctx->threads. */
-static size_t saei_thread_index(void) {
+/* Of the running part: 0..ctx->threads. Where the caller is itself a thread of an OpenMP team, parts
+   that run one after the other have its number there; any will do then, as there is only one. */
+static size_t saei_thread_index(const sae_context *ctx) {
 #if defined(_OPENMP)
-    return (size_t)omp_get_thread_num();
+    return (size_t)omp_get_thread_num() % (size_t)ctx->threads;
 #else
+    (void)ctx;
     return 0;
 #endif
 }
@@ -2222,7 +2224,7 @@ static void saei_keep_top(const saei_task *t, size_t first, size_t count, const 
 
 /* This thread's lists of candidates; returns those of the spare row. */
 static saei_top saei_tops(const saei_task *t, saei_top top[SAEI_ENCODE_ROWS]) {
-    size_t base = saei_thread_index() * (SAEI_ENCODE_ROWS + 2);
+    size_t base = saei_thread_index(t->w->ctx) * (SAEI_ENCODE_ROWS + 2);
     saei_top spare;
     for (size_t i = 0; i <= SAEI_ENCODE_ROWS; i++) {
         saei_top *at = i < SAEI_ENCODE_ROWS ? &top[i] : &spare;
@@ -2289,7 +2291,7 @@ static void saei_screen_pack_part(void *arg, size_t part) {
     const sae_encode_args *a = t->args;
     size_t first = part * SAEI_PANEL, count = saei_min(SAEI_PANEL, t->m - first);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    int16_t *words = t->s.words + saei_thread_index() * SAEI_ENCODE_ROWS * t->ld;
+    int16_t *words = t->s.words + saei_thread_index(t->w->ctx) * SAEI_ENCODE_ROWS * t->ld;
     float *inverse = t->s.screen + first, *offset = inverse + all;
     float *facts = t->s.screen + 2 * all + part * SAEI_SCREEN_FACTS;
     const uint32_t *row[SAEI_PANEL];
@@ -2419,7 +2421,7 @@ static void saei_screen_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_ENCODE_ROWS, r1 = saei_part_end(part, SAEI_ENCODE_ROWS, a->n);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
     const float *facts = t->s.screen + 2 * all, rounding = (float)(t->d + 32) * 6e-8f;
-    int16_t *words = t->s.words + saei_thread_index() * SAEI_ENCODE_ROWS * t->ld;
+    int16_t *words = t->s.words + saei_thread_index(t->w->ctx) * SAEI_ENCODE_ROWS * t->ld;
     saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, top);
     saei_quantized q[SAEI_ENCODE_ROWS];
     float scale[SAEI_ENCODE_ROWS];
@@ -2720,7 +2722,7 @@ static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi,
 /* out = base + sum of the row's entries [begin, end); base NULL: 0. */
 static void saei_code_row(const saei_task *t, const float *values, const float *W, size_t begin,
                             size_t end, const float *base, float *out) {
-    float *sum = t->s.rows + saei_thread_index() * 3 * t->ld;
+    float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
     memset(sum, 0, t->ld * sizeof *sum);
     t->kernels->add_rows(t->ld, end - begin, t->code->latent + begin, values + begin, W, t->ld,
                          sum);
@@ -3234,7 +3236,7 @@ static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, 
 
 static void saei_latent_rows_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
-    float *sum = t->s.rows + saei_thread_index() * 3 * t->ld, *spare = sum + t->ld;
+    float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld, *spare = sum + t->ld;
     size_t first = t->lo + part * SAEI_LATENT_PART;
     for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, t->hi); i++) {
         size_t begin = t->index->begin[i], count = t->index->begin[i + 1] - begin;
@@ -3254,7 +3256,7 @@ static void saei_dense_latents_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t i0 = t->lo + part * SAEI_DENSE_TARGETS, count = saei_min(SAEI_DENSE_TARGETS, t->hi - i0);
     size_t at[SAEI_DENSE_TARGETS];
-    float *spare = t->s.dense + saei_thread_index() * SAEI_DENSE_TARGETS * t->ld;
+    float *spare = t->s.dense + saei_thread_index(t->w->ctx) * SAEI_DENSE_TARGETS * t->ld;
     float *out = t->out + i0 * t->ld;
     memcpy(at, t->index->begin + i0, count * sizeof *at);
     for (size_t lo = 0; lo < t->n; lo += SAE_ROW_BLOCK) {
@@ -3586,7 +3588,7 @@ static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, b
 
 static void saei_distance_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
-    float *diff = t->s.rows + saei_thread_index() * 3 * t->ld + 2 * t->ld;
+    float *diff = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld + 2 * t->ld;
     for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
         float norm;
         t->kernels->axpy(t->ld, -1, t->y, t->x + r * t->ld, diff);

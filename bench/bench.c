@@ -12,8 +12,8 @@
     leaves the fresh start. --profile: on stderr, where a step's time goes. ops: the product
     kernels, two lines on what the machine can do, then one for each operation of a TopK step and of
     inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
-    bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time and the memory it holds, as one of
-    batch, m, d and k doubles.
+    bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
+    and the memory it holds, as one of batch, m, d and k doubles.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
@@ -137,7 +137,7 @@ static void cpu_name(char *out, size_t size) {
       (w, a, b, c, d))                                                                             \
     X(normalize_rows, (const sae_work *w, size_t a, float b, float *c), (w, a, b, c))              \
     X(adam, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,          \
-             float *e, const float *f, float *g, float *h, size_t i),                               \
+             float *e, const float *f, float *g, float *h, size_t i),                              \
       (w, a, b, c, d, e, f, g, h, i))                                                              \
     X(reconstruct, (const sae_work *w, const sae_code *a, const float *b, const float *c,          \
                     const float *d, const float *e, float f, const float *g, float *h, double *i,  \

@@ -1137,6 +1137,34 @@ static void one_dimension(sae_context *ctx) {
     EXPECT(sae_trainer_create(ctx, &s, &t), SAE_INVALID, "sparsity_queue_length");
 }
 
+/* Eight threads of the caller's, each with a context of one thread: what they train are the bits
+   that one alone trains, and the sanitizers see no part outside its own scratch. */
+static void inside_a_team(void) {
+    enum { TEAM = 8 };
+    uint64_t hash[TEAM];
+    memset(hash, 0, sizeof hash);
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(TEAM)
+#endif
+    for (int i = 0; i < TEAM; i++) {
+        sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, D, M, B, 20);
+        sae_context_desc desc;
+        sae_context *own = NULL;
+        sae_trainer *t = NULL;
+        s.k = 2;
+        memset(&desc, 0, sizeof desc);
+        desc.threads = 1;
+        if (sae_context_create(&desc, &own) != SAE_OK) continue;
+        if (sae_trainer_create(own, &s, &t) == SAE_OK)
+            for (size_t step = 0; step < 5; step++) sae_trainer_step(t, rows + step * B * D, NULL, B);
+        if (t) hash[i] = common_hash(sae_trainer_dictionary(t));
+        sae_trainer_destroy(t);
+        sae_context_destroy(own);
+    }
+    for (int i = 0; i < TEAM; i++)
+        CHECK(hash[i] && hash[i] == hash[0], "thread %d of a team trains other bits", i);
+}
+
 int main(void) {
     sae_context *ctx;
     names();
@@ -1169,6 +1197,7 @@ int main(void) {
     false_backups(ctx);
     other_classes(ctx);
     one_dimension(ctx);
+    inside_a_team();
     sae_context_destroy(ctx);
     every_code();
     check_remove(check_temp());
