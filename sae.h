@@ -40,10 +40,15 @@
 
     STEP BY STEP: use
         sae_dictionary *dict;
-        sae_dictionary_load(ctx, NULL, "out/trainer_0", &dict);
-        sae_encode_sparse(dict, x, rows, &code);      // const dict: from any number of threads
-        sae_decode_sparse(dict, &code, rows, x_hat);
-        sae_dictionary_destroy(dict);
+        size_t row_begin[2];
+        uint32_t latent[32];
+        float value[32];
+        sae_sparse code = { row_begin, latent, value, 32 };  // room for k latents of one row
+        if (sae_dictionary_load(ctx, NULL, "out/trainer_0", &dict) == SAE_OK) {
+            sae_encode_sparse(dict, x, 1, &code);  // const dict: from any number of threads
+            sae_decode_sparse(dict, &code, 1, x_hat);
+            sae_dictionary_destroy(dict);
+        }
 
     LETTERS
         n or B rows (tokens) of a batch, d activation_dim, m dict_size, k active latents a row,
@@ -118,12 +123,15 @@ SAE_API const char *sae_result_name(sae_result result);
 
 /* A context owns what the other objects share: allocator, logger, threads, backend, last error.
    One thread may create, train or load with it at a time; inference on a const dictionary is safe
-   from any number of threads. Objects must be destroyed before their context. */
+   from any number of threads. Objects must be destroyed before their context. Calls that return a
+   sae_result take a NULL object for SAE_INVALID, destroy and close take it for nothing to do; other
+   getters want a live one unless they say so. Arrays for results are unspecified after a failure,
+   all other out-parameters untouched. A desc is all zero by `= {0}` in C, `= {}` in C++. */
 typedef struct sae_context sae_context;
 
 typedef enum sae_log_level { SAE_LOG_ERROR, SAE_LOG_WARNING, SAE_LOG_INFO } sae_log_level;
 
-typedef struct sae_allocator {
+typedef struct sae_allocator { /* called from any thread; free never with NULL */
     void *(*alloc)(size_t size, void *user); /* NULL: no memory; aligned for any type */
     void (*free)(void *memory, void *user);
     void *user;
@@ -139,19 +147,23 @@ typedef struct sae_backend sae_backend; /* >>backend */
 typedef struct sae_context_desc {
     sae_allocator allocator;    /* default: malloc and free */
     sae_logger logger;          /* default: silent */
-    int threads;                /* default 0: all (OpenMP's choice); results do not depend on it */
+    int threads;                /* default 0: all (OpenMP's choice), at most 1024; results do not
+                                   depend on it */
     const sae_backend *backend; /* default NULL: the CPU */
     const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2",
                                     "avx512" or "avx512vnni" forces one. Results do not depend on
                                     it. */
 } sae_context_desc;
 
-/* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (then there is no context to ask). */
+/* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (there is no context to ask then, but
+   desc->logger is told). */
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out);
 SAE_API void sae_context_destroy(sae_context *ctx); /* NULL is fine */
 
-/* The sentence about the last failed call; "" if none failed. Valid until the next failure. */
+/* The sentence about the last failed call; "" if none failed. Valid until the next failure, so for
+   one thread; where several may fail at once, take a copy (cut to size, NUL-terminated). */
 SAE_API const char *sae_error(const sae_context *ctx);
+SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
 
 /* ==== >>api: dictionaries ===================================================================== */
 
@@ -252,7 +264,8 @@ SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
 /* Multiplies every bias by scale, and the thresholds too (a scalar one only where >= 0): the
-   dictionary of x*scale from that of x. Errors: SAE_INVALID (not finite, or <= 0). */
+   dictionary of x*scale from that of x. Errors: SAE_INVALID (not finite, or <= 0), SAE_UNSUPPORTED
+   (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -338,7 +351,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
    stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
-   Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict), SAE_NOT_FOUND (the folder),
+   Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict, an input_norm), SAE_NOT_FOUND (the folder),
    SAE_OUT_OF_MEMORY, SAE_IO. */
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
@@ -431,9 +444,10 @@ typedef struct sae_trainer_desc {
     uint64_t seed;
     double lr;                /* STANDARD* 1e-3, GATED 5e-5, GATED_ANNEAL 3e-4, P_ANNEAL 1e-3,
                                  TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5 */
-    uint64_t warmup_steps;           /* 1000; of the learning rate */
+    uint64_t warmup_steps;           /* 1000 (steps / 10 in runs of at most 1000 steps); of lr */
     uint64_t decay_start;            /* none */
-    uint64_t sparsity_warmup_steps;  /* 2000, where there is a sparsity penalty */
+    uint64_t sparsity_warmup_steps;  /* 2000 (steps / 5 in runs of at most 2000 steps), where there
+                                        is a sparsity penalty */
     uint64_t resample_steps;         /* none; STANDARD, P_ANNEAL, GATED_ANNEAL */
     double l1_penalty;               /* 0.1; STANDARD, STANDARD_APRIL, GATED */
     sae_sparsity_function sparsity_function;
@@ -477,15 +491,17 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc);
 
 typedef struct sae_trainer sae_trainer;
 
-/* Memory is planned and taken here; steps allocate nothing. init, if given, is read with ctx.
-   Errors: SAE_INVALID, SAE_OUT_OF_MEMORY, and those of reading init. */
+/* Memory is planned and taken here; steps allocate nothing. The texts of desc are copied; init, if
+   given, is read here. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY, SAE_BACKEND, and those of reading
+   init. */
 SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
                                       sae_trainer **out);
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
 /* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
    x).
-   Errors: SAE_INVALID, SAE_NOT_FINITE (nothing is changed), SAE_BACKEND. */
+   Both are host memory, free again on return. Errors: SAE_INVALID, SAE_NOT_FINITE (the trainer is
+   as it was, but stats of the update before are gone), SAE_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
@@ -609,7 +625,10 @@ typedef struct sae_train_desc {
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
    writes a backup (where backup_steps is set) and returns SAE_CANCELLED. Same bits after any
    resume. Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup belongs to other
-   settings; SAE_INVALID for trainers whose training diverged into NaN (the message says when). */
+   settings; SAE_INVALID for trainers whose training diverged into NaN (the message says when);
+   SAE_END_OF_DATA when the rows end before the steps do, after saving what was trained. A backup is
+   save_dir/backup.safetensors, gone once the run is finished; a run without resume removes one that
+   an earlier run left, and refuses (SAE_INVALID) a file of that name that is no backup. */
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
 
 /* ==== >>api: metrics ========================================================================== */
@@ -766,6 +785,7 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 /* Hyperparameters by name. key is a field's name as the reference spells it, with - or _
    ("l1_penalty", "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name.
    Keys of the reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
+   Set trainer_class first: sparsity_penalty means initial_sparsity_penalty to the annealers.
    Errors: SAE_NOT_FOUND (no such key), SAE_INVALID (value; the message says what is allowed).
    Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
 SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
@@ -778,6 +798,7 @@ typedef struct sae_config sae_config;
 SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out);
 SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with it */
 SAE_API size_t sae_config_count(const sae_config *config);
+/* The descs lie in one array: sae_config_get(config, 0) may be given to sae_train. */
 SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index);
 
 /* ==== >>backend =============================================================================== */
@@ -1026,7 +1047,8 @@ struct sae_backend {
 /* ==== >>platform ============================================================================== */
 
 /* Floating point: every multiply-add that shall be fused is written as one, nothing else may be. */
-#if defined(__FAST_MATH__)
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)          \
+    || defined(_M_FP_FAST)
 #error "sae.h: compile the file with SAE_IMPLEMENTATION without -ffast-math / -Ofast"
 #endif
 #if defined(__clang__)
@@ -1065,6 +1087,9 @@ struct sae_backend {
 #endif
 #if defined(_OPENMP)
 #include <omp.h>
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD > 0 && FLT_EVAL_METHOD != 16
+#error "sae.h: floats are evaluated wider than they are; on 32-bit x86 add -msse2 -mfpmath=sse"
 #endif
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #define SAEI_X86 1
@@ -1222,11 +1247,13 @@ static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn,
     for (size_t i = 0; i < parts; i++) fn(arg, i);
 }
 
-/* Of the running part: 0..ctx->threads. */
-static size_t saei_thread_index(void) {
+/* Of the running part: 0..ctx->threads. Where the caller is itself a thread of an OpenMP team, parts
+   that run one after the other have its number there; any will do then, as there is only one. */
+static size_t saei_thread_index(const sae_context *ctx) {
 #if defined(_OPENMP)
-    return (size_t)omp_get_thread_num();
+    return (size_t)omp_get_thread_num() % (size_t)ctx->threads;
 #else
+    (void)ctx;
     return 0;
 #endif
 }
@@ -1249,6 +1276,14 @@ SAE_API const char *sae_result_name(sae_result result) {
     return "unknown result";
 }
 
+/* There is no context yet to keep the sentence. */
+static sae_result saei_context_refuse(const sae_context_desc *d, const char *text) {
+    if (d->logger.log) d->logger.log(SAE_LOG_ERROR, text, d->logger.user);
+    return SAE_INVALID;
+}
+
+enum { SAEI_MAX_THREADS = 1024 };
+
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out) {
     sae_context_desc zero, *d = &zero;
     const saei_kernels *kernels;
@@ -1256,13 +1291,20 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     if (!out) return SAE_INVALID;
     if (desc) zero = *desc;
     else memset(&zero, 0, sizeof zero);
-    if (!d->allocator.alloc != !d->allocator.free || d->threads < 0) return SAE_INVALID;
+    if (!d->allocator.alloc != !d->allocator.free)
+        return saei_context_refuse(d, "sae_context_create: allocator has one of alloc and free, "
+                                      "allowed are both or none");
+    if (d->threads < 0 || d->threads > SAEI_MAX_THREADS)
+        return saei_context_refuse(d, "sae_context_create: threads is out of range, allowed are 0 "
+                                      "(all) to 1024");
     if (!d->allocator.alloc) {
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
     }
     kernels = saei_kernels_select(d->instruction_set);
-    if (!kernels) return SAE_INVALID;
+    if (!kernels)
+        return saei_context_refuse(d, "sae_context_create: this CPU has no such instruction_set, "
+                                      "allowed are NULL, portable, avx2, avx512");
     ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
     if (!ctx) return SAE_OUT_OF_MEMORY;
     memset(ctx, 0, sizeof *ctx);
@@ -1270,6 +1312,7 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     ctx->logger = d->logger;
 #if defined(_OPENMP)
     ctx->threads = d->threads ? d->threads : omp_get_max_threads();
+    if (ctx->threads > SAEI_MAX_THREADS) ctx->threads = SAEI_MAX_THREADS;
 #else
     ctx->threads = 1;
 #endif
@@ -1284,6 +1327,17 @@ SAE_API void sae_context_destroy(sae_context *ctx) {
 }
 
 SAE_API const char *sae_error(const sae_context *ctx) { return ctx ? ctx->error : ""; }
+
+SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size) {
+    sae_context *c = (sae_context *)(uintptr_t)ctx;
+    if (!out || !size) return;
+    out[0] = 0;
+    if (!ctx) return;
+    saei_lock(&c->lock);
+    memcpy(out, c->error, saei_min(size, sizeof c->error));
+    saei_unlock(&c->lock);
+    out[saei_min(size, sizeof c->error) - 1] = 0;
+}
 
 /* ==== >>math ================================================================================== */
 /* Functions whose last bit differs between C libraries may not touch a result. These use only
@@ -2171,7 +2225,7 @@ static void saei_keep_top(const saei_task *t, size_t first, size_t count, const 
 
 /* This thread's lists of candidates; returns those of the spare row. */
 static saei_top saei_tops(const saei_task *t, saei_top top[SAEI_ENCODE_ROWS]) {
-    size_t base = saei_thread_index() * (SAEI_ENCODE_ROWS + 2);
+    size_t base = saei_thread_index(t->w->ctx) * (SAEI_ENCODE_ROWS + 2);
     saei_top spare;
     for (size_t i = 0; i <= SAEI_ENCODE_ROWS; i++) {
         saei_top *at = i < SAEI_ENCODE_ROWS ? &top[i] : &spare;
@@ -2238,7 +2292,7 @@ static void saei_screen_pack_part(void *arg, size_t part) {
     const sae_encode_args *a = t->args;
     size_t first = part * SAEI_PANEL, count = saei_min(SAEI_PANEL, t->m - first);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    int16_t *words = t->s.words + saei_thread_index() * SAEI_ENCODE_ROWS * t->ld;
+    int16_t *words = t->s.words + saei_thread_index(t->w->ctx) * SAEI_ENCODE_ROWS * t->ld;
     float *inverse = t->s.screen + first, *offset = inverse + all;
     float *facts = t->s.screen + 2 * all + part * SAEI_SCREEN_FACTS;
     const uint32_t *row[SAEI_PANEL];
@@ -2368,7 +2422,7 @@ static void saei_screen_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_ENCODE_ROWS, r1 = saei_part_end(part, SAEI_ENCODE_ROWS, a->n);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
     const float *facts = t->s.screen + 2 * all, rounding = (float)(t->d + 32) * 6e-8f;
-    int16_t *words = t->s.words + saei_thread_index() * SAEI_ENCODE_ROWS * t->ld;
+    int16_t *words = t->s.words + saei_thread_index(t->w->ctx) * SAEI_ENCODE_ROWS * t->ld;
     saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, top);
     saei_quantized q[SAEI_ENCODE_ROWS];
     float scale[SAEI_ENCODE_ROWS];
@@ -2669,7 +2723,7 @@ static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi,
 /* out = base + sum of the row's entries [begin, end); base NULL: 0. */
 static void saei_code_row(const saei_task *t, const float *values, const float *W, size_t begin,
                             size_t end, const float *base, float *out) {
-    float *sum = t->s.rows + saei_thread_index() * 3 * t->ld;
+    float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
     memset(sum, 0, t->ld * sizeof *sum);
     t->kernels->add_rows(t->ld, end - begin, t->code->latent + begin, values + begin, W, t->ld,
                          sum);
@@ -3183,7 +3237,7 @@ static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, 
 
 static void saei_latent_rows_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
-    float *sum = t->s.rows + saei_thread_index() * 3 * t->ld, *spare = sum + t->ld;
+    float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld, *spare = sum + t->ld;
     size_t first = t->lo + part * SAEI_LATENT_PART;
     for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, t->hi); i++) {
         size_t begin = t->index->begin[i], count = t->index->begin[i + 1] - begin;
@@ -3203,7 +3257,7 @@ static void saei_dense_latents_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t i0 = t->lo + part * SAEI_DENSE_TARGETS, count = saei_min(SAEI_DENSE_TARGETS, t->hi - i0);
     size_t at[SAEI_DENSE_TARGETS];
-    float *spare = t->s.dense + saei_thread_index() * SAEI_DENSE_TARGETS * t->ld;
+    float *spare = t->s.dense + saei_thread_index(t->w->ctx) * SAEI_DENSE_TARGETS * t->ld;
     float *out = t->out + i0 * t->ld;
     memcpy(at, t->index->begin + i0, count * sizeof *at);
     for (size_t lo = 0; lo < t->n; lo += SAE_ROW_BLOCK) {
@@ -3535,7 +3589,7 @@ static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, b
 
 static void saei_distance_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
-    float *diff = t->s.rows + saei_thread_index() * 3 * t->ld + 2 * t->ld;
+    float *diff = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld + 2 * t->ld;
     for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
         float norm;
         t->kernels->axpy(t->ld, -1, t->y, t->x + r * t->ld, diff);
@@ -3699,6 +3753,12 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
     if (desc->output_dim > INT32_MAX)
         return saei_fail(ctx, SAE_INVALID, "%s: output_dim is %zu, allowed are 0 to %d", who,
                          desc->output_dim, INT32_MAX);
+    if (desc->subtract_b_dec && arch != SAE_ARCH_JUMP_RELU)
+        return saei_fail(ctx, SAE_INVALID, "%s: subtract_b_dec is a field of JumpReluAutoEncoder, "
+                         "arch is %s", who, name);
+    if (desc->keep_b_dec && (arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_STANDARD_NEW))
+        return saei_fail(ctx, SAE_INVALID, "%s: keep_b_dec is set, but %s keeps b_dec anyway", who,
+                         name);
     if (arch == SAE_ARCH_IDENTITY && !saei_is_plain(desc))
         return saei_fail(ctx, SAE_INVALID, "%s: IdentityDict has no variations", who);
     if (saei_output_dim(desc) == desc->activation_dim) return SAE_OK;
@@ -3730,6 +3790,9 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
                          desc->k, desc->dict_size);
     SAEI_TRY(saei_variations_check(ctx, who, desc));
+    if (desc->arch != SAE_ARCH_MATRYOSHKA && desc->num_groups)
+        return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
+                         "groups; arch is %s", who, desc->num_groups, sae_arch_name(desc->arch));
     if (desc->arch != SAE_ARCH_MATRYOSHKA) return SAE_OK;
     if (!desc->num_groups || desc->num_groups > SAE_MAX_GROUPS)
         return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu, allowed are 1 to %d", who,
@@ -3932,6 +3995,9 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
+    if (dict->desc.input_norm)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_dictionary_scale_biases: the dictionary "
+                         "has an input_norm, which takes rows of any scale already");
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
     for (size_t i = 0; i < m; i++) dict->b_enc[i] *= scale;
@@ -4209,8 +4275,10 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
     s->row_begin[0] = 0;
     for (size_t r = 0; r < n; r++) {
         size_t count = s->row_begin[r + 1];
-        memmove(s->latent + at, s->latent + r * share, count * sizeof *s->latent);
-        memmove(s->value + at, s->value + r * share, count * sizeof *s->value);
+        if (count) {
+            memmove(s->latent + at, s->latent + r * share, count * sizeof *s->latent);
+            memmove(s->value + at, s->value + r * share, count * sizeof *s->value);
+        }
         at += count;
         s->row_begin[r + 1] = at;
     }
@@ -4724,7 +4792,11 @@ SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t
 SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_sparse *code, size_t n,
                                      float *x_hat) {
     saei_decoding q;
-    SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse", code && code->row_begin && x_hat, n, 0));
+    SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse",
+                              code && code->row_begin && (x_hat || !n), n, 0));
+    if (n && code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
+        return saei_fail(dict->ctx, SAE_INVALID, "sae_decode_sparse: row_begin lists %zu entries, "
+                         "but latent or value is NULL", code->row_begin[n] - code->row_begin[0]);
     for (size_t r = 0; r < n; r++)
         if (code->row_begin[r + 1] < code->row_begin[r])
             return saei_fail(dict->ctx, SAE_INVALID,
@@ -5229,6 +5301,9 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     if (!dict->W_dec)
         return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: %s has no directions",
                          sae_arch_name(dict->desc.arch));
+    if (dict->desc.input_norm && !dict->desc.keep_norm)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: the dictionary has an "
+                         "input_norm, so its directions are of another length in every row");
     for (size_t j = 0; j < count; j++)
         if (steerings[j].mode > SAE_STEER_ADD)
             return saei_fail(dict->ctx, SAE_INVALID,
@@ -5411,7 +5486,7 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
                                   : kind == SAE_TRAINER_GATED_ANNEAL ? SAE_SPARSITY_LP_P
                                                                      : SAE_SPARSITY_L1;
     saei_default_number(&desc->auxk_alpha, 1.0 / 32);
-    if (!desc->top_k_aux) desc->top_k_aux = desc->activation_dim / 2;
+    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
     saei_default_steps(&desc->dead_feature_threshold, 10000000);
     saei_default_number(&desc->threshold_beta, 0.999);
     saei_default_steps(&desc->threshold_start_step, 1000);
@@ -5500,6 +5575,9 @@ static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_d
     const char *who = "sae_trainer_create";
     double sum = 0;
     SAEI_TRY(saei_finite_check(ctx, h));
+    if (h->sparsity_queue_length > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_queue_length is %zu, allowed are 1 to %d",
+                         who, h->sparsity_queue_length, INT32_MAX);
     if (!(h->lr > 0) || h->lr > FLT_MAX)
         return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
                          h->lr);
@@ -6151,7 +6229,7 @@ static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
     /* No latent can be dead before that many rows were seen. */
     if (t->now.rows_seen + (double)t->n >= (double)h->dead_feature_threshold) {
         ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
-        if (auxk_alpha > 0) {
+        if (t->aux.stride) {
             saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
             ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
             ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
@@ -6336,6 +6414,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const float *x, size_t x_str
     if (target) t->ops->load_rows(&t->w, target, target_stride, n, divisor, t->target, t->bad);
     t->ops->download(&t->w, &bad, t->bad, sizeof bad);
     SAEI_TRY(t->ops->status(&t->w));
+    if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
     if (bad)
         return saei_fail(t->ctx, SAE_NOT_FINITE,
                          "sae_trainer_step: the batch of step %llu holds NaN or "
@@ -6534,8 +6613,24 @@ static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t
     return t->ops->status(&t->w);
 }
 
+/* Whether the numbers of a backup can be those of a run of t: what is cast to an integer or bounds
+   a list must be one. */
+static bool saei_numbers_fit(const sae_trainer *t, const saei_trainer_numbers *now) {
+    const double most = 9007199254740992.0; /* 2^53 */
+    const double whole[] = { now->step, now->rows_seen, now->k, now->p_updates, now->queue_size };
+    bool top_k = saei_is_top_k(t->desc.kind);
+    size_t most_k = t->desc.kind == SAE_TRAINER_TOP_K ? t->code.stride : t->desc.dict_size;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        if (!(whole[i] >= 0 && whole[i] <= most) || whole[i] != floor(whole[i])) return false;
+    if (now->step > (double)t->desc.steps || now->p_updates > now->step) return false;
+    if (top_k && (now->k < 1 || now->k > (double)most_k)) return false;
+    return fabs(now->p) <= FLT_MAX && fabs(now->next_p) <= FLT_MAX
+           && fabs(now->sparsity_coeff) <= DBL_MAX;
+}
+
 static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *file,
                                          const char *prefix) {
+    saei_trainer_numbers now;
     saei_state_item items[SAEI_STATE_ITEMS];
     saei_state_items(t, items);
     for (int pass = 0; pass < 2; pass++) /* look at everything before touching anything */
@@ -6551,8 +6646,14 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *
             if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
                 return saei_fail(t->ctx, SAE_FORMAT, "sae_train: the backup lacks %s [%zu] of %s",
                                  name, count, sae_dtype_name(dtype));
+            if (numbers) {
+                memcpy(&now, tensor->data, sizeof now);
+                if (!saei_numbers_fit(t, &now))
+                    return saei_fail(t->ctx, SAE_FORMAT, "sae_train: %s in the backup holds "
+                                     "numbers that no run has", name);
+            }
             if (!pass) continue;
-            if (numbers) memcpy(&t->now, tensor->data, sizeof t->now);
+            if (numbers) t->now = now;
             else
                 t->ops->upload(&t->w, items[i].device, tensor->data, count * sae_dtype_size(dtype));
         }
@@ -11002,9 +11103,10 @@ SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *p
     if (!dict || !path)
         return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
                          "sae_dictionary_save: dict or path is NULL");
-    if (!saei_is_plain(&dict->desc))
+    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
         return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_dictionary_save: the dictionary is %s "
-                         "with variations, which the reference's state_dict cannot say",
+                         "with variations (or subtract_b_dec), which the reference's state_dict "
+                         "cannot say; sae_dictionary_export writes it in other forms",
                          sae_arch_name(dict->desc.arch));
     layout = saei_layout_of(dict->desc.arch);
     return saei_save_keys(dict, path, layout->keys, layout->count);
@@ -13233,6 +13335,15 @@ static void saei_loop_remove_backup(saei_loop *l) {
 }
 
 /* Fresh, or from the backup; *done when there is nothing left to do. */
+/* Whether the file at l->backup was written by sae_train. */
+static bool saei_loop_backup_is_ours(saei_loop *l) {
+    sae_tensor_file *file = NULL;
+    bool ours = sae_tensor_file_open(l->ctx, l->backup, &file) == SAE_OK
+                && saei_tensor_file_metadata(file, "settings");
+    sae_tensor_file_close(file);
+    return ours;
+}
+
 static sae_result saei_loop_begin(saei_loop *l, bool *done) {
     bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
     *done = false;
@@ -13247,6 +13358,10 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
             return SAE_OK;
         }
     } else if (backup) {
+        if (!saei_loop_backup_is_ours(l))
+            return saei_fail(l->ctx, SAE_INVALID, "sae_train: %s is no backup of sae_train, which "
+                             "would be written there: move it, or take another save_dir",
+                             l->backup);
         saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: removes %s, the backup of an earlier run",
                  l->backup);
         saei_loop_remove_backup(l);
@@ -13715,7 +13830,6 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
                          "at most dict_size = %zu", target_l0, dict->desc.dict_size);
     if (!saei_mul(n, dict->desc.dict_size, &size) || !saei_mul(size, sizeof *f, &bytes))
         return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: n is %zu, too large", n);
-    memset(f, 0, bytes);
     p.dict = dict;
     p.x = x;
     p.f = f;
@@ -13727,7 +13841,10 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     p.rows = (double *)saei_alloc(dict->ctx, p.parts, 2 * d * sizeof *p.rows);
     p.gradient = (double *)saei_alloc(dict->ctx, size, sizeof *p.gradient);
     p.chosen = (size_t *)saei_alloc(dict->ctx, size, sizeof *p.chosen);
-    if (p.rows && p.gradient && p.chosen) saei_parallel(dict->ctx, p.parts, saei_pursuit_part, &p);
+    if (p.rows && p.gradient && p.chosen) {
+        memset(f, 0, bytes);
+        saei_parallel(dict->ctx, p.parts, saei_pursuit_part, &p);
+    }
     saei_free(dict->ctx, p.rows);
     saei_free(dict->ctx, p.gradient);
     saei_free(dict->ctx, p.chosen);
@@ -13740,8 +13857,12 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT DEFAULT
+#elif defined(__GNUC__)
 #pragma GCC pop_options
+#elif defined(_MSC_VER)
+#pragma fp_contract(on)
 #endif
 
 #elif defined(SAEI_KERNEL_PASS) /* the body of >>kernels, once for each instruction set */
