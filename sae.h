@@ -1247,8 +1247,9 @@ static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn,
     for (size_t i = 0; i < parts; i++) fn(arg, i);
 }
 
-/* Of the running part: 0..ctx->threads. Where the caller is itself a thread of an OpenMP team, parts
-   that run one after the other have its number there; any will do then, as there is only one. */
+/* Of the running part: 0..ctx->threads. Where the caller is itself a thread of an OpenMP team,
+   parts that run one after the other have its number there; any will do then, as there is only
+   one. */
 static size_t saei_thread_index(const sae_context *ctx) {
 #if defined(_OPENMP)
     return (size_t)omp_get_thread_num() % (size_t)ctx->threads;
