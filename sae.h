@@ -7827,7 +7827,7 @@ static bool saei_pickle_sizes(const saei_pickle_value *tuple, int64_t out[SAE_MA
 /* a = storage, offset, size, stride. Every element must lie in the storage. */
 static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int dtype) {
     sae_tensor *t = (sae_tensor *)saei_arena_alloc(&u->arena, 1, sizeof *t);
-    int64_t shape[SAE_MAX_DIMS];
+    int64_t shape[SAE_MAX_DIMS], strides[SAE_MAX_DIMS];
     uint64_t held, last;
     size_t elements;
     saei_pickle_value *v;
@@ -7847,8 +7847,10 @@ static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int 
         return saei_pickle_fail(u, "a tensor with a negative size or offset");
     for (size_t k = 0; k < t->ndim; k++) t->shape[k] = (uint64_t)shape[k];
     if (!saei_shape_layout(t, &elements)) return saei_pickle_fail(u, "a tensor that is too large");
-    if (!saei_pickle_sizes(a[3], t->stride))
+    if (!saei_pickle_sizes(a[3], strides))
         return saei_pickle_fail(u, "a tensor with a negative stride");
+    for (size_t k = 0; k < t->ndim; k++) /* where no step is taken the row-major one stays */
+        if (elements && t->shape[k] > 1) t->stride[k] = strides[k];
     held = (uint64_t)a[0]->integer / sae_dtype_size(t->dtype);
     last = (uint64_t)a[1]->integer;
     for (size_t k = 0; k < t->ndim && elements; k++) {
