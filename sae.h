@@ -1048,6 +1048,11 @@ struct sae_backend {
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+#if defined(O_CLOEXEC)
+#define SAEI_CLOEXEC O_CLOEXEC
+#else
+#define SAEI_CLOEXEC 0
+#endif
 #endif
 #if defined(_OPENMP)
 #include <omp.h>
@@ -6487,7 +6492,7 @@ static void saei_map_close(const sae_context *ctx, saei_map *map) {
 static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out) {
     struct stat st;
     void *data = NULL;
-    int fd = open(path, O_RDONLY);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* a FIFO may not keep us waiting */
     if (fd < 0)
         return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_NOT_FOUND : SAE_IO,
                          "cannot open %s: %s", path, strerror(errno));
@@ -6570,7 +6575,7 @@ static bool saei_sync(const char *path, bool folder) {
     (void)folder;
     return true;
 #else
-    int fd = open(path, folder ? O_RDONLY : O_WRONLY);
+    int fd = open(path, (folder ? O_RDONLY : O_WRONLY) | SAEI_CLOEXEC);
     bool good = fd >= 0 && fsync(fd) == 0;
     int cause = errno;
     if (fd >= 0) close(fd);
