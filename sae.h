@@ -1502,8 +1502,9 @@ typedef struct saei_json {
 } saei_json;
 
 /* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
-   name is the file's, for messages. Limits: depth 64, no duplicate keys, valid UTF-8, no lone
-   surrogates, nothing but white space behind. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
+   name is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000
+   tensors stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space
+   behind. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, saei_json **root);
 static const saei_json *saei_json_get(const saei_json *object, const char *key); /* NULL: none */
@@ -6081,7 +6082,7 @@ typedef struct saei_json_parser {
     int depth;
 } saei_json_parser;
 
-enum { SAEI_JSON_DEPTH = 64 };
+enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 20 };
 
 static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
     size_t line = 1, column = 1;
@@ -6214,7 +6215,8 @@ static sae_result saei_json_children(saei_json_parser *p, saei_json *out) {
     if (!saei_json_word(p, close)) {
         for (;;) {
             saei_json *child = p->nodes ? p->nodes + p->num_nodes : &counted;
-            p->num_nodes++;
+            if (++p->num_nodes > SAEI_JSON_NODES)
+                return saei_json_fail(p, "more than 1048576 values");
             memset(child, 0, sizeof *child);
             if (object) {
                 saei_json_space(p);

@@ -439,6 +439,45 @@ static void missing(sae_context *ctx) {
     sae_buffer_destroy(buffer);
 }
 
+/* Files that are not what a reader hopes for: refused at once, in words that help. */
+static void strange(sae_context *ctx) {
+    const char *fifo = check_path("%s/fifo.pt", check_temp());
+    sae_tensor_file *file = NULL;
+    unsigned old = alarm(20); /* who waits for a FIFO's other end dies of it */
+    CHECK(mkfifo(fifo, 0600) == 0, "no FIFO");
+    EXPECT(sae_tensor_file_open(ctx, fifo, &file), SAE_IO, "not a regular file");
+    alarm(old);
+    check_remove(fifo);
+}
+
+/* A JSON of more than 2^20 values is refused before memory is taken for it; one of just as many is
+   read. */
+static void many_values(void) {
+    enum { MOST = 1 << 20 };
+    char *text = (char *)malloc(2 * (MOST + 1) + 64);
+    const char *path = check_path("%s/many.json", check_temp());
+    sae_context *ctx = counting_context(NULL, 1);
+    for (size_t more = 0; text && ctx && more < 2; more++) {
+        size_t n = 0, values = MOST - 3 + more; /* beside the object, its list and "lr" */
+        sae_config *config = NULL;
+        n += (size_t)sprintf(text, "{\"lr\":1,\"group_weights\":[");
+        for (size_t i = 0; i < values; i++) text[n++] = '1', text[n++] = ',';
+        n += (size_t)sprintf(text + n - 1, "]}") - 1;
+        check_write(path, text, n);
+        if (more) {
+            alloc_calls = 0;
+            EXPECT(sae_config_open(ctx, path, &config), SAE_FORMAT, "more than 1048576 values");
+            CHECK(alloc_calls <= 2, "%ld allocations", alloc_calls);
+        } else { /* read, and refused for what it says */
+            EXPECT(sae_config_open(ctx, path, &config), SAE_INVALID, "group_weights");
+        }
+        sae_config_close(config);
+    }
+    check_remove(path);
+    free(text);
+    sae_context_destroy(ctx);
+}
+
 /* A valid file cut at every byte must be refused, and never crash. */
 static void truncated(sae_context *ctx) {
     static const char *const endings[] = { "safetensors", "pt", "npz", "npy" };
@@ -1038,6 +1077,8 @@ int main(void) {
     settings(ctx);
     check_test = "missing files";
     missing(ctx);
+    strange(ctx);
+    many_values();
     truncated(ctx);
     check_test = "full disk";
     full_disk(ctx);
