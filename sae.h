@@ -1517,24 +1517,29 @@ typedef struct saei_map {
     size_t size;
     void *handle;
 } saei_map;
-static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out);
+/* who, here and below: the function named in messages. */
+static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *out);
 static void saei_map_close(const sae_context *ctx, saei_map *map);
 
 typedef enum saei_path_kind { SAEI_PATH_NONE, SAEI_PATH_FILE, SAEI_PATH_FOLDER } saei_path_kind;
 static saei_path_kind saei_path_exists(const char *path);
-static sae_result saei_make_folder(const sae_context *ctx, const char *path); /* with parents */
+static sae_result saei_make_folder(const sae_context *ctx, const char *who,
+                                   const char *path); /* with parents */
 /* "folder/name" in fresh memory (saei_free), NULL if there is none. */
 static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name);
 
 /* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. */
 typedef struct saei_writer {
     const sae_context *ctx;
+    const char *who; /* as given */
     char *path, *temporary;
     FILE *file;
     uint64_t size;   /* written so far */
     bool failed;     /* sticky; the message names path and cause (for example a full disk) */
 } saei_writer;
-static sae_result saei_writer_open(const sae_context *ctx, const char *path, saei_writer *out);
+static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
+                                   saei_writer *out);
 static void saei_writer_put(saei_writer *w, const void *data, size_t size);
 static sae_result saei_writer_finish(saei_writer *w); /* the temporary is gone if it fails */
 static void saei_writer_abandon(saei_writer *w);
@@ -4535,7 +4540,7 @@ static sae_result saei_control_vector_write(const sae_context *ctx, const char *
     char name[32];
     saei_writer w;
     snprintf(name, sizeof name, "direction.%zu", layer);
-    SAEI_TRY(saei_writer_open(ctx, path, &w));
+    SAEI_TRY(saei_writer_open(ctx, "sae_steer_export", path, &w));
     saei_writer_put(&w, "GGUF", 4);
     saei_gguf_int(&w, 3, 4);
     saei_gguf_int(&w, 1, 8);
@@ -6431,10 +6436,11 @@ static char *saei_path_join(const sae_context *ctx, const char *folder, const ch
     return out;
 }
 
-static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
+static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
     char *part = saei_concat(ctx, path, "");
     sae_result result = SAE_OK;
-    if (!part) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory for the path %s", path);
+    if (!part)
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
     for (size_t i = 1, n = strlen(path); i <= n && n && result == SAE_OK; i++) {
         int failed;
         if (i < n && !saei_is_separator(part[i])) continue;
@@ -6446,8 +6452,8 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
             failed = mkdir(part, 0777);
 #endif
             if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
-                result =
-                    saei_fail(ctx, SAE_IO, "cannot make the folder %s: %s", part, strerror(errno));
+                result = saei_fail(ctx, SAE_IO, "%s: cannot make the folder %s: %s", who, part,
+                                   strerror(errno));
         }
         if (i < n) part[i] = path[i];
     }
@@ -6456,29 +6462,32 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
 }
 
 #if defined(_WIN32)
-static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out) {
+static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *out) {
     FILE *f;
     long long size;
     unsigned char *data = NULL;
     bool whole;
     if (saei_path_exists(path) == SAEI_PATH_FOLDER)
-        return saei_fail(ctx, SAE_IO, "%s is a folder, a file is expected", path);
+        return saei_fail(ctx, SAE_IO, "%s: %s is a folder, not a file", who, path);
     f = fopen(path, "rb");
     if (!f)
-        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "cannot open %s: %s", path,
-                         strerror(errno));
+        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "%s: cannot open %s: %s",
+                         who, path, strerror(errno));
     size = _fseeki64(f, 0, SEEK_END) == 0 ? _ftelli64(f) : -1;
     if (size < 0 || (unsigned long long)size > SIZE_MAX - 1 || _fseeki64(f, 0, SEEK_SET) != 0) {
         fclose(f);
-        return saei_fail(ctx, SAE_IO, "cannot read %s", path);
+        return saei_fail(ctx, SAE_IO, "%s: cannot read %s: its size is not told", who, path);
     }
     data = (unsigned char *)saei_alloc(ctx, (size_t)size + 1, 1);
     whole = data && fread(data, 1, (size_t)size, f) == (size_t)size;
     fclose(f);
     if (!whole) {
         saei_free(ctx, data);
-        if (!data) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory to read %s", path);
-        return saei_fail(ctx, SAE_IO, "cannot read %s", path);
+        if (!data)
+            return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to read the %lld bytes of %s",
+                             who, size, path);
+        return saei_fail(ctx, SAE_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
     }
     out->data = data;
     out->size = (size_t)size;
@@ -6491,16 +6500,17 @@ static void saei_map_close(const sae_context *ctx, saei_map *map) {
     memset(map, 0, sizeof *map);
 }
 #else
-static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out) {
+static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *out) {
     struct stat st;
     void *data = NULL;
     int fd = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* a FIFO may not keep us waiting */
     if (fd < 0)
         return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_NOT_FOUND : SAE_IO,
-                         "cannot open %s: %s", path, strerror(errno));
+                         "%s: cannot open %s: %s", who, path, strerror(errno));
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
         close(fd);
-        return saei_fail(ctx, SAE_IO, "%s is %s", path,
+        return saei_fail(ctx, SAE_IO, "%s: %s is %s", who, path,
                          saei_path_exists(path) == SAEI_PATH_FOLDER ? "a folder, not a file"
                                                                     : "not a regular file");
     }
@@ -6509,8 +6519,8 @@ static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_m
         if (data == MAP_FAILED) {
             int cause = errno;
             close(fd);
-            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO, "cannot map %s: %s",
-                             path, strerror(cause));
+            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO,
+                             "%s: cannot map %s: %s", who, path, strerror(cause));
         }
     }
     close(fd);
@@ -6527,21 +6537,23 @@ static void saei_map_close(const sae_context *ctx, saei_map *map) {
 }
 #endif
 
-static sae_result saei_writer_open(const sae_context *ctx, const char *path, saei_writer *out) {
+static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
+                                   saei_writer *out) {
     saei_writer w;
     memset(&w, 0, sizeof w);
     w.ctx = ctx;
+    w.who = who;
     w.path = saei_concat(ctx, path, "");
     w.temporary = saei_concat(ctx, path, ".tmp");
     if (!w.path || !w.temporary) {
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     }
     w.file = fopen(w.temporary, "wb");
     if (!w.file) {
         sae_result result = errno == ENOENT ? SAE_NOT_FOUND : SAE_IO;
-        saei_fail(ctx, result, "cannot write %s: %s", path,
+        saei_fail(ctx, result, "%s: cannot write %s: %s", who, path,
                   errno == ENOENT ? "there is no such folder" : strerror(errno));
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
@@ -6552,7 +6564,8 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *path, sae
 }
 
 static void saei_writer_fail(saei_writer *w) {
-    if (!w->failed) saei_fail(w->ctx, SAE_IO, "cannot write %s: %s", w->path, strerror(errno));
+    if (!w->failed)
+        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
     w->failed = true;
 }
 
@@ -8275,7 +8288,7 @@ SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_
     if (!ctx) return SAE_INVALID;
     if (!path || !out)
         return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, path, &map));
+    SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
     return saei_tensor_file_open_map(ctx, path, &map, out);
 }
 
@@ -8600,7 +8613,7 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
                                  const sae_tensor *tensors, size_t count) {
     saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
     sae_result result = SAE_OK;
-    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     z->out = w;
     z->head.ctx = z->directory.ctx = w->ctx;
     saei_crc_tables(z->crc);
@@ -8608,7 +8621,7 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
     else saei_npz_write(z, tensors, count);
     if (result == SAE_OK) saei_zip_end_write(z);
     if (result == SAE_OK && (z->head.failed || z->directory.failed))
-        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     saei_free(w->ctx, z->head.data);
     saei_free(w->ctx, z->directory.data);
     saei_free(w->ctx, z);
@@ -8679,7 +8692,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
     if (!sorted || header.failed)
         result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
                            path);
-    else result = saei_writer_open(ctx, path, &w);
+    else result = saei_writer_open(ctx, "sae_tensor_file_write", path, &w);
     if (result != SAE_OK) {
         saei_free(ctx, sorted);
         saei_free(ctx, header.data);
@@ -8705,7 +8718,8 @@ static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
         saei_writer_put(w, tensor->data, saei_tensor_bytes(tensor));
     }
     saei_free(w->ctx, header.data);
-    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", w->path)
+    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who,
+                                     w->path)
                          : SAE_OK;
 }
 
@@ -8734,7 +8748,7 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
         tensors = &single;
     }
     SAEI_TRY(saei_write_check(ctx, path, tensors, count));
-    SAEI_TRY(saei_writer_open(ctx, path, &w));
+    SAEI_TRY(saei_writer_open(ctx, who, path, &w));
     result = npy ? saei_npy_write(&w, tensors) : saei_zip_write(&w, path, !npz, tensors, count);
     if (result == SAE_OK) return saei_writer_finish(&w);
     saei_writer_abandon(&w);
@@ -8952,7 +8966,7 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
     if (inside && saei_path_exists(load->config_path) != SAEI_PATH_FILE)
         snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
     if (saei_path_exists(load->config_path) != SAEI_PATH_FILE) return SAE_OK;
-    SAEI_TRY(saei_map_open(load->ctx, load->config_path, &map));
+    SAEI_TRY(saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &map));
     result = saei_json_parse(load->ctx, load->config_path, (const char *)map.data, map.size,
                              &load->root);
     saei_map_close(load->ctx, &map);
@@ -10411,7 +10425,7 @@ static sae_result saei_export_text(const saei_export *e, const char *name, saei_
     char *path = t->failed ? NULL : saei_path_join(e->ctx, e->folder, name);
     saei_writer writer;
     sae_result result = SAE_OUT_OF_MEMORY;
-    if (path) result = saei_writer_open(e->ctx, path, &writer);
+    if (path) result = saei_writer_open(e->ctx, "sae_dictionary_export", path, &writer);
     else saei_fail(e->ctx, result, "sae_dictionary_export: no memory for %s", name);
     if (result == SAE_OK) {
         saei_writer_put(&writer, t->data, t->size);
@@ -10719,7 +10733,7 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     if (result == SAE_OK && sum != 0)
         result = saei_fail(e.ctx, SAE_NOT_FINITE, "sae_dictionary_export: a parameter is NaN or "
                            "infinite, or becomes so when others are moved into it");
-    if (result == SAE_OK) result = saei_make_folder(e.ctx, folder);
+    if (result == SAE_OK) result = saei_make_folder(e.ctx, "sae_dictionary_export", folder);
     if (result == SAE_OK)
         result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens(&e)
                  : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify(&e)
@@ -11189,7 +11203,7 @@ SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_confi
     sae_result result;
     if (!ctx || !path || !out)
         return saei_fail(ctx, SAE_INVALID, "sae_config_open: ctx, path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, path, &map));
+    SAEI_TRY(saei_map_open(ctx, "sae_config_open", path, &map));
     config = (sae_config *)saei_calloc(ctx, 1, sizeof *config);
     if (config) {
         config->ctx = ctx;
@@ -11384,8 +11398,9 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
     saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
                   buffer ? buffer : "{}", own ? own : "{}");
     path = t.failed ? NULL : saei_path_join(ctx, folder, "config.json");
-    if (path) result = saei_writer_open(ctx, path, &writer);
-    else result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for config.json", folder);
+    if (path) result = saei_writer_open(ctx, "sae_train", path, &writer);
+    else result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for %s/config.json",
+                            folder);
     if (result == SAE_OK) {
         saei_writer_put(&writer, t.data, t.size);
         result = saei_writer_finish(&writer);
@@ -11536,7 +11551,9 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     const sae_tensor *t = NULL;
     size_t size, row;
     slab->name = saei_strdup(ctx, path);
-    if (!slab->name) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!slab->name)
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for the name %s",
+                         path);
     if (saei_path_ends(path, ".npy") || saei_path_ends(path, ".safetensors")) {
         SAEI_TRY(sae_tensor_file_open(ctx, path, &slab->file));
         SAEI_TRY(saei_slab_tensor(ctx, slab, source->tensor, &t));
@@ -11556,7 +11573,7 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     size = sae_dtype_size(slab->dtype);
     if (!saei_mul(source->dim, size, &row) || row > PTRDIFF_MAX)
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is %zu, too large", source->dim);
-    SAEI_TRY(saei_map_open(ctx, path, &slab->map));
+    SAEI_TRY(saei_map_open(ctx, "sae_buffer_create", path, &slab->map));
     if (slab->map.size % row)
         return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has %zu bytes, not a multiple of "
                          "a row's %zu (%zu of %s)", path, slab->map.size, row, source->dim,
@@ -11573,7 +11590,9 @@ static sae_result saei_stream_files(sae_context *ctx, const sae_source_desc *sou
                                     const char *const *files, size_t num_files, saei_stream *s) {
     uint64_t dim = 0;
     s->slabs = (saei_slab *)saei_calloc(ctx, num_files, sizeof *s->slabs);
-    if (!s->slabs) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!s->slabs)
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu files",
+                         num_files);
     s->num_slabs = num_files;
     for (size_t i = 0; i < num_files; i++) {
         saei_slab *slab = &s->slabs[i];
@@ -12261,7 +12280,7 @@ static sae_result saei_loop_folders(saei_loop *l) {
         l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root)
                                       : saei_path_join(l->ctx, root, name);
         if (!l->folders[i]) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
-        SAEI_TRY(saei_make_folder(l->ctx, l->folders[i]));
+        SAEI_TRY(saei_make_folder(l->ctx, "sae_train", l->folders[i]));
     }
     return SAE_OK;
 }
@@ -12378,7 +12397,7 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
         char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
         sae_result result;
         if (!folder) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
-        result = saei_make_folder(l->ctx, folder);
+        result = saei_make_folder(l->ctx, "sae_train", folder);
         if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);
         saei_free(l->ctx, folder);
         if (result != SAE_OK) return result;
@@ -12527,7 +12546,7 @@ static bool saei_loop_folder_finished(saei_loop *l, const char *folder) {
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return false;
     path = saei_path_join(l->ctx, folder, "config.json");
-    if (path && saei_map_open(l->ctx, path, &map) == SAE_OK) {
+    if (path && saei_map_open(l->ctx, "sae_train", path, &map) == SAE_OK) {
         if (saei_json_parse(l->ctx, path, (const char *)map.data, map.size, &root) == SAE_OK) {
             snprintf(hash, sizeof hash, "%016llx",
                      (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,

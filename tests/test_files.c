@@ -134,7 +134,7 @@ static bool write_strided(const char *path, const uint64_t *shape, const int64_t
     saei_text p;
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
-    if (!z || saei_writer_open(ctx, path, &w) != SAE_OK) return free(z), false;
+    if (!z || saei_writer_open(ctx, "test", path, &w) != SAE_OK) return free(z), false;
     z->out = &w;
     z->head.ctx = z->directory.ctx = ctx;
     saei_crc_tables(z->crc);
