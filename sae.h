@@ -1480,7 +1480,8 @@ struct sae_dictionary {
    `who` is the function named in messages. */
 static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
                                       const sae_dictionary_desc *desc, sae_dictionary **out);
-static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out);
+static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *who,
+                                       sae_dictionary **out);
 
 /* ==== >>json: the tree ======================================================================== */
 
@@ -3238,9 +3239,10 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
-static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out) {
+static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *who,
+                                       sae_dictionary **out) {
     sae_dictionary *copy = NULL;
-    SAEI_TRY(saei_dictionary_new(dict->ctx, "saei_dictionary_copy", &dict->desc, &copy));
+    SAEI_TRY(saei_dictionary_new(dict->ctx, who, &dict->desc, &copy));
     if (dict->num_params) memcpy(copy->params, dict->params, dict->num_params * sizeof(float));
     copy->threshold = dict->threshold;
     copy->rule = dict->rule;
@@ -10723,7 +10725,7 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     e.desc = desc;
     e.folder = folder;
     e.origin = desc->origin ? *desc->origin : dict->origin;
-    SAEI_TRY(saei_dictionary_copy(dict, &e.dict));
+    SAEI_TRY(saei_dictionary_copy(dict, "sae_dictionary_export", &e.dict));
     SAEI_NOTE(&e, SAE_LOG_INFO, "%s -> %s", sae_arch_name(dict->desc.arch),
               sae_format_name(desc->format));
     result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens_fit(&e)
@@ -12274,12 +12276,15 @@ static sae_result saei_loop_folders(saei_loop *l) {
     l->folders = (char **)saei_calloc(l->ctx, l->num_trainers, sizeof *l->folders);
     l->backup = saei_path_join(l->ctx, root, "backup.safetensors");
     if (!l->folders || !l->backup)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the paths of %zu "
+                         "trainers", l->num_trainers);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(name, sizeof name, "trainer_%zu", i);
         l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root)
                                       : saei_path_join(l->ctx, root, name);
-        if (!l->folders[i]) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        if (!l->folders[i])
+            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path %s/%s",
+                             root, name);
         SAEI_TRY(saei_make_folder(l->ctx, "sae_train", l->folders[i]));
     }
     return SAE_OK;
@@ -12293,10 +12298,13 @@ static sae_result saei_loop_open(saei_loop *l) {
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
     if (!l->trainers || !l->tensors || !l->names)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the names of %zu "
+                         "tensors", most);
     for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i));
     saei_loop_fingerprint(l);
-    if (l->fingerprint.failed) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+    if (l->fingerprint.failed)
+        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the settings of %zu "
+                         "trainers", n);
     return saei_loop_folders(l);
 }
 
@@ -12376,13 +12384,15 @@ static sae_result saei_loop_check_weights(saei_loop *l) {
 static sae_result saei_loop_save(saei_loop *l, size_t i, const char *folder, const char *name,
                                  const char *second) {
     sae_dictionary *copy = NULL;
-    sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), &copy);
+    sae_result result =
+        saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), "sae_train", &copy);
     if (result != SAE_OK) return result;
     if (l->desc->normalize_activations) result = sae_dictionary_scale_biases(copy, l->factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
         char *path = saei_path_join(l->ctx, folder, k ? second : name);
         if (path) result = sae_dictionary_save(copy, path);
-        else result = saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        else result = saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path "
+                                "%s/%s", folder, k ? second : name);
         saei_free(l->ctx, path);
     }
     sae_dictionary_destroy(copy);
@@ -12396,7 +12406,9 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
     for (size_t i = 0; i < l->num_trainers; i++) {
         char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
         sae_result result;
-        if (!folder) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        if (!folder)
+            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path "
+                             "%s/checkpoints", l->folders[i]);
         result = saei_make_folder(l->ctx, "sae_train", folder);
         if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);
         saei_free(l->ctx, folder);
@@ -12428,7 +12440,8 @@ static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
                       (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
                                                     l->fingerprint.size));
         if (t->failed || own->failed)
-            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for %s/config.json",
+                             l->folders[i]);
         SAEI_TRY(saei_config_write(l->ctx, l->folders[i], &d, t->data, own->data));
     }
     return SAE_OK;
@@ -12542,12 +12555,15 @@ static bool saei_loop_folder_finished(saei_loop *l, const char *folder) {
     saei_json *root = NULL;
     const saei_json *own, *steps, *print;
     bool finished = false;
+    sae_context quiet = *l->ctx; /* a file that cannot be read is no end, and no error */
+    quiet.logger.log = NULL;
+    quiet.lock = 0;
     if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return false;
     path = saei_path_join(l->ctx, folder, "config.json");
-    if (path && saei_map_open(l->ctx, "sae_train", path, &map) == SAE_OK) {
-        if (saei_json_parse(l->ctx, path, (const char *)map.data, map.size, &root) == SAE_OK) {
+    if (path && saei_map_open(&quiet, "sae_train", path, &map) == SAE_OK) {
+        if (saei_json_parse(&quiet, path, (const char *)map.data, map.size, &root) == SAE_OK) {
             snprintf(hash, sizeof hash, "%016llx",
                      (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
                                                    l->fingerprint.size));
