@@ -8220,15 +8220,28 @@ static sae_result saei_zip_read(sae_tensor_file *file) {
                               "(numpy.savez)");
 }
 
+static bool saei_looks_zip(const unsigned char *d, size_t n) {
+    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
+}
+
+static bool saei_looks_npy(const unsigned char *d, size_t n) {
+    return n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0;
+}
+
+/* Stricter than reading one is, so that no raw values pass for it. */
+static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
+    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
+           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
+}
+
 /* The kind is told by the content. */
 static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
     const unsigned char *d = file->map.data;
     size_t n = file->map.size;
     if (n == 0) return saei_damaged(file, "the file is empty");
-    if (n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50))
-        return saei_zip_read(file);
-    if (n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0) return saei_npy_read(file, "", "", d, n);
+    if (saei_looks_zip(d, n)) return saei_zip_read(file);
+    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n);
     if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
         return saei_safetensors_read(file);
     if (n >= 11 && memcmp(d, "version htt", 11) == 0)
@@ -11547,6 +11560,24 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
     return SAE_OK;
 }
 
+/* A container under another name is refused: its header would be taken for activations. */
+static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *slab) {
+    const unsigned char *d = slab->map.data;
+    size_t n = slab->map.size;
+    const char *kind = saei_looks_npy(d, n)           ? ".npy"
+                       : saei_looks_safetensors(d, n) ? ".safetensors"
+                                                      : NULL;
+    if (kind)
+        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s looks like a %s file, and by its "
+                         "name it would be read as raw values: let the name end in %s", slab->name,
+                         kind, kind);
+    if (saei_looks_zip(d, n))
+        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s looks like a zip archive (.pt, "
+                         ".npz), allowed are .npy, .safetensors and raw values: save the array as "
+                         ".npy", slab->name);
+    return SAE_OK;
+}
+
 /* Opens one file; *dim is what it holds. A slab half opened is left for saei_stream_close. */
 static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_source_desc *source,
                                  saei_slab *slab, uint64_t *dim) {
@@ -11568,6 +11599,8 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
         *dim = t->shape[1];
         return SAE_OK;
     }
+    SAEI_TRY(saei_map_open(ctx, "sae_buffer_create", path, &slab->map));
+    SAEI_TRY(saei_slab_raw_check(ctx, slab));
     if (!source->dim)
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is 0; %s is read as raw values "
                          "and does not tell it (.npy and .safetensors do)", path);
@@ -11575,7 +11608,6 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     size = sae_dtype_size(slab->dtype);
     if (!saei_mul(source->dim, size, &row) || row > PTRDIFF_MAX)
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is %zu, too large", source->dim);
-    SAEI_TRY(saei_map_open(ctx, "sae_buffer_create", path, &slab->map));
     if (slab->map.size % row)
         return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has %zu bytes, not a multiple of "
                          "a row's %zu (%zu of %s)", path, slab->map.size, row, source->dim,

@@ -439,6 +439,37 @@ static void missing(sae_context *ctx) {
     sae_buffer_destroy(buffer);
 }
 
+/* A container under another name is not raw values; values that begin nearly like one are. */
+static void containers(sae_context *ctx) {
+    static const char *const from[] = { "c.npy", "c.safetensors", "c.npz", "c.pt" };
+    static const char *const says[] = { "end in .npy", "end in .safetensors", ".npz)", ".npz)" };
+    static const unsigned char zeros[16] = { 0, 0, 0, 0, 0, 0, 0, 0, '{', '"' };
+    float values[64 * 4] = { 0 };
+    sae_tensor t;
+    sae_buffer_desc b;
+    sae_buffer *buffer = NULL;
+    const char *raw = check_path("%s/c.bin", check_temp());
+    memset(&t, 0, sizeof t);
+    memset(&b, 0, sizeof b);
+    t.name = "x", t.dtype = SAE_F32, t.ndim = 2, t.shape[0] = 64, t.shape[1] = 4, t.data = values;
+    b.source.files = &raw, b.source.num_files = 1, b.source.dim = 1, b.source.dtype = SAE_F16;
+    b.batch_size = 2;
+    for (int i = 0; i < 4; i++) {
+        const char *path = check_path("%s/%s", check_temp(), from[i]);
+        CHECK_OK(ctx, sae_tensor_file_write(ctx, path, &t, 1), continue);
+        CHECK(rename(path, raw) == 0, "cannot rename %s", path);
+        EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_FORMAT, says[i]);
+        b.source.dim = 0; /* looked at before the sizes are */
+        EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_FORMAT, says[i]);
+        b.source.dim = 1;
+    }
+    CHECK(buffer == NULL, "out was touched");
+    check_write(raw, zeros, sizeof zeros);
+    CHECK_OK(ctx, sae_buffer_create(ctx, &b, &buffer), (void)0);
+    sae_buffer_destroy(buffer);
+    check_remove(raw);
+}
+
 /* Files that are not what a reader hopes for: refused at once, in words that help. */
 static void strange(sae_context *ctx) {
     const char *fifo = check_path("%s/fifo.pt", check_temp());
@@ -448,6 +479,7 @@ static void strange(sae_context *ctx) {
     EXPECT(sae_tensor_file_open(ctx, fifo, &file), SAE_IO, "not a regular file");
     alarm(old);
     check_remove(fifo);
+    containers(ctx);
 }
 
 /* A JSON of more than 2^20 values is refused before memory is taken for it; one of just as many is
