@@ -1530,7 +1530,9 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *who,
 /* "folder/name" in fresh memory (saei_free), NULL if there is none. */
 static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name);
 
-/* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. */
+/* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. A
+   PATH.tmp that is there is taken for a killed write's and removed, never written into: what it
+   links to stays. Two writers of one PATH at a time are the caller's to avoid. */
 typedef struct saei_writer {
     const sae_context *ctx;
     const char *who; /* as given */
@@ -6552,11 +6554,17 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
         saei_free(ctx, w.temporary);
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     }
+    if (saei_path_exists(w.temporary) == SAEI_PATH_FILE) remove(w.temporary);
+#if defined(_WIN32)
     w.file = fopen(w.temporary, "wb");
+#else
+    w.file = fopen(w.temporary, "wbx"); /* x: fails where there is one */
+#endif
     if (!w.file) {
-        sae_result result = errno == ENOENT ? SAE_NOT_FOUND : SAE_IO;
-        saei_fail(ctx, result, "%s: cannot write %s: %s", who, path,
-                  errno == ENOENT ? "there is no such folder" : strerror(errno));
+        bool folder = errno != ENOENT;
+        sae_result result = folder ? SAE_IO : SAE_NOT_FOUND;
+        saei_fail(ctx, result, "%s: cannot write %s: %s", who, folder ? w.temporary : path,
+                  folder ? strerror(errno) : "there is no such folder");
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
         return result;

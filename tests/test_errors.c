@@ -600,6 +600,37 @@ static const char *half_written(const char *folder) {
     return found;
 }
 
+/* What a PATH.tmp links to is not written into; a folder of that name is an error, and stays. */
+static void temporaries(sae_context *ctx) {
+    const char *folder = check_path("%s/temporaries", check_temp());
+    const char *path = check_path("%s/a.npy", folder), *other = check_path("%s/other", folder);
+    const char *temporary = check_path("%s.tmp", path);
+    static const float one = 1;
+    size_t size = 0;
+    char *now;
+    sae_tensor t;
+    memset(&t, 0, sizeof t);
+    t.dtype = SAE_F32, t.data = &one;
+    mkdir(folder, 0777);
+    check_write(other, "mine", 4);
+    for (int hard = 0; hard < 2; hard++) {
+        CHECK((hard ? link(other, temporary) : symlink(other, temporary)) == 0, "no link");
+        CHECK_OK(ctx, sae_tensor_file_write(ctx, path, &t, 1), (void)0);
+        now = check_read(other, &size);
+        CHECK(now && size == 4 && !memcmp(now, "mine", 4), "written through a link");
+        CHECK(entries(folder) == 2, "%d files instead of 2", entries(folder));
+        free(now);
+    }
+    CHECK(symlink("nowhere", temporary) == 0, "no link");
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, "sae_tensor_file_write: cannot write");
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, temporary);
+    CHECK(unlink(temporary) == 0 && !check_exists(check_path("%s/nowhere", folder)), "followed");
+    mkdir(temporary, 0777);
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, temporary);
+    CHECK(check_exists(temporary), "a folder is gone");
+    check_remove(folder);
+}
+
 /* Writing that fails leaves the old file and nothing else. */
 static void full_disk(sae_context *ctx) {
     const char *folder = check_path("%s/full", check_temp());
@@ -1125,6 +1156,8 @@ int main(void) {
     strange(ctx);
     many_values();
     truncated(ctx);
+    check_test = "temporaries";
+    temporaries(ctx);
     check_test = "full disk";
     full_disk(ctx);
     full_disk_run(ctx);
