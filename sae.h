@@ -1162,6 +1162,27 @@ static size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
 static size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in whole vectors */
 
+static double saei_from_bits(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+static uint64_t saei_to_bits(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* Whether none of n values is NaN or infinite. */
+static bool saei_all_finite(const float *x, size_t n) {
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
+    }
+    return !bad;
+}
+
 /* Memory on 64-byte boundaries from the caller's allocator; the original pointer sits in front.
    NULL when there is none (also for count * size too large). Not zeroed. */
 static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
@@ -1276,20 +1297,168 @@ SAE_API void sae_context_destroy(sae_context *ctx) {
 
 SAE_API const char *sae_error(const sae_context *ctx) { return ctx ? ctx->error : ""; }
 
+/* ==== >>platform: text ======================================================================== */
+
+/* Sorts pointers by less(a, b) (a heap sort: n log n whatever the input, no memory, not stable). */
+typedef bool (*saei_less)(const void *a, const void *b);
+static void saei_sort(const void **items, size_t n, saei_less less) {
+    for (size_t start = n / 2, end = n; end > 1;) {
+        const void *item;
+        size_t hole, child;
+        if (start > 0) {
+            item = items[--start];
+        } else {
+            item = items[--end];
+            items[end] = items[0];
+        }
+        for (hole = start; (child = 2 * hole + 1) < end; hole = child) {
+            if (child + 1 < end && less(items[child], items[child + 1])) child++;
+            if (!less(item, items[child])) break;
+            items[hole] = items[child];
+        }
+        items[hole] = item;
+    }
+}
+
+/* The length of the UTF-8 sequence at s, 0 if it is none (too long, a surrogate, past U+10FFFF). */
+static size_t saei_utf8(const unsigned char *s, size_t left) {
+    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3
+                  : s[0] < 0xF5 ? 4 : 0;
+    if (length > left) return 0;
+    for (size_t i = 1; i < length; i++)
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F))) return 0;
+    if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))) return 0;
+    return length;
+}
+
+/* True where text is UTF-8 without NUL: what may become a name. */
+static bool saei_is_text(const void *text, size_t size) {
+    const unsigned char *s = (const unsigned char *)text;
+    for (size_t i = 0, length; i < size; i += length) {
+        length = s[i] ? saei_utf8(s + i, size - i) : 0;
+        if (!length) return false;
+    }
+    return true;
+}
+
+/* A file's text made fit for a message: one line, cut after 100 bytes. Returns out. */
+enum { SAEI_QUOTE = 104 };
+static const char *saei_quote(const char *text, char out[SAEI_QUOTE]) {
+    size_t n = 0;
+    for (; text[n] && n < SAEI_QUOTE - 4; n++)
+        out[n] = (unsigned char)text[n] < 32 || text[n] == 127 ? '?' : text[n];
+    if (text[n]) {
+        while (n && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
+        memcpy(out + n, "...", 3);
+        n += 3;
+    }
+    out[n] = 0;
+    return out;
+}
+
+/* digits (no point, at most 19 may be counted in mantissa) times 10^exponent, correctly rounded and
+   whatever the locale: strtod sees no decimal point. */
+static double saei_decimal(const char *digits, uint64_t mantissa, bool exact, int exponent) {
+    static const double powers[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                     1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                     1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
+    char text[640];
+    if (exact && mantissa <= 9007199254740992u) {
+        if (exponent >= 0 && exponent <= 22) return (double)mantissa * powers[exponent];
+        if (exponent < 0 && exponent >= -22) return (double)mantissa / powers[-exponent];
+    }
+    snprintf(text, sizeof text, "%se%d", digits, exponent);
+    return strtod(text, NULL);
+}
+
+/* The number in JSON's notation at text: -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)?. Returns the
+   characters it takes, 0 if there is none (or one of more than 500 digits). */
+static size_t saei_parse_number(const char *text, size_t size, double *number, int64_t *integer,
+                                bool *is_integer) {
+    char digits[504];
+    size_t at = 0, n = 0, start, point = 0;
+    uint64_t mantissa = 0;
+    long exponent = 0, sign = 1;
+    bool negative = size > 0 && text[0] == '-', exact = true, whole = true;
+    if (negative) at++;
+    for (start = at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
+        digits[n++] = text[at];
+    if (at == start || (text[start] == '0' && at - start > 1)) return 0;
+    if (at < size && text[at] == '.') {
+        whole = false;
+        for (start = ++at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
+            digits[n++] = text[at];
+        if (at == start) return 0;
+        point = at - start;
+    }
+    if (n >= 500) return 0;
+    digits[n] = 0;
+    if (at < size && (text[at] == 'e' || text[at] == 'E')) {
+        whole = false;
+        at++;
+        if (at < size && (text[at] == '+' || text[at] == '-')) sign = text[at++] == '-' ? -1 : 1;
+        for (start = at; at < size && text[at] >= '0' && text[at] <= '9'; at++)
+            if (exponent < 100000) exponent = exponent * 10 + (text[at] - '0');
+        if (at == start) return 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        unsigned digit = (unsigned)(digits[i] - '0');
+        if (mantissa > (UINT64_MAX - digit) / 10) exact = false;
+        else if (exact) mantissa = mantissa * 10 + digit;
+    }
+    *number = saei_decimal(digits, mantissa, exact, (int)(sign * exponent - (long)point));
+    if (negative) *number = -*number;
+    *is_integer = whole && exact && mantissa <= (uint64_t)INT64_MAX + (negative ? 1 : 0);
+    *integer = 0;
+    if (*is_integer) *integer = negative ? (int64_t)(0 - mantissa) : (int64_t)mantissa;
+    return at;
+}
+
+/* The shortest text that reads back as x, as Python's json writes it: 0.001, 1e-05, 2.0, NaN. */
+static void saei_number_text(double x, char out[32]) {
+    char text[40], digits[24], back[40];
+    int n = 0, exponent = 0, point;
+    bool scientific;
+    char *p = out;
+    if (x != x || x > DBL_MAX || x < -DBL_MAX) {
+        strcpy(out, x != x ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
+        return;
+    }
+    for (int precision = 0; precision < 17; precision++) {
+        char *e;
+        snprintf(text, sizeof text, "%.*e", precision, fabs(x));
+        e = strchr(text, 'e');
+        exponent = (int)strtol(e + 1, NULL, 10);
+        n = 0;
+        for (const char *c = text; c < e; c++)
+            if (*c >= '0' && *c <= '9') digits[n++] = *c;
+        digits[n] = 0;
+        snprintf(back, sizeof back, "%se%d", digits, exponent - n + 1);
+        if (strtod(back, NULL) == fabs(x)) break;
+    }
+    if (saei_to_bits(x) >> 63) *p++ = '-';
+    scientific = exponent < -4 || exponent >= 16;
+    point = scientific ? 0 : exponent; /* it follows the digit of that index */
+    for (int i = point < 0 ? point : 0; i < n || i <= point; i++) {
+        *p++ = i >= 0 && i < n ? digits[i] : '0';
+        if (i == point && (n > 1 || !scientific)) *p++ = '.';
+    }
+    if (p[-1] == '.') *p++ = '0';
+    if (scientific) {
+        *p++ = 'e';
+        *p++ = exponent < 0 ? '-' : '+';
+        exponent = abs(exponent);
+        if (exponent >= 100) *p++ = (char)('0' + exponent / 100);
+        *p++ = (char)('0' + exponent / 10 % 10);
+        *p++ = (char)('0' + exponent % 10);
+    }
+    *p = 0;
+}
+
 /* ==== >>math ================================================================================== */
 /* Functions whose last bit differs between C libraries may not touch a result. These use only
    + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere. */
-
-static double saei_from_bits(uint64_t bits) {
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-static uint64_t saei_to_bits(double x) {
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
 
 /* e^x to about one unit in the last place: x = n ln2 + r, |r| <= ln2/2, Taylor to r^13. */
 static double saei_exp(double x) {
@@ -4514,9 +4683,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
    a u64 length and bytes. -- */
 
 static void saei_gguf_int(saei_writer *w, uint64_t value, size_t bytes) {
-    unsigned char b[8];
-    for (size_t i = 0; i < bytes; i++) b[i] = (unsigned char)(value >> 8 * i & 255);
-    saei_writer_put(w, b, bytes);
+    saei_writer_put(w, &value, bytes); /* the machine is little endian */
 }
 
 static void saei_gguf_text(saei_writer *w, const char *text) {
@@ -5921,163 +6088,6 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
 }
 /* ==== >>json ================================================================================== */
 
-/* Sorts pointers by less(a, b) (a heap sort: n log n whatever the input, no memory, not stable). */
-typedef bool (*saei_less)(const void *a, const void *b);
-static void saei_sort(const void **items, size_t n, saei_less less) {
-    for (size_t start = n / 2, end = n; end > 1;) {
-        const void *item;
-        size_t hole, child;
-        if (start > 0) {
-            item = items[--start];
-        } else {
-            item = items[--end];
-            items[end] = items[0];
-        }
-        for (hole = start; (child = 2 * hole + 1) < end; hole = child) {
-            if (child + 1 < end && less(items[child], items[child + 1])) child++;
-            if (!less(item, items[child])) break;
-            items[hole] = items[child];
-        }
-        items[hole] = item;
-    }
-}
-
-/* The length of the UTF-8 sequence at s, 0 if it is none (too long, a surrogate, past U+10FFFF). */
-static size_t saei_utf8(const unsigned char *s, size_t left) {
-    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3
-                  : s[0] < 0xF5 ? 4 : 0;
-    if (length > left) return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((s[i] & 0xC0) != 0x80) return 0;
-    if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F))) return 0;
-    if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))) return 0;
-    return length;
-}
-
-/* True where text is UTF-8 without NUL: what may become a name. */
-static bool saei_is_text(const void *text, size_t size) {
-    const unsigned char *s = (const unsigned char *)text;
-    for (size_t i = 0, length; i < size; i += length) {
-        length = s[i] ? saei_utf8(s + i, size - i) : 0;
-        if (!length) return false;
-    }
-    return true;
-}
-
-/* A file's text made fit for a message: one line, cut after 100 bytes. Returns out. */
-enum { SAEI_QUOTE = 104 };
-static const char *saei_quote(const char *text, char out[SAEI_QUOTE]) {
-    size_t n = 0;
-    for (; text[n] && n < SAEI_QUOTE - 4; n++)
-        out[n] = (unsigned char)text[n] < 32 || text[n] == 127 ? '?' : text[n];
-    if (text[n]) {
-        while (n && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
-        memcpy(out + n, "...", 3);
-        n += 3;
-    }
-    out[n] = 0;
-    return out;
-}
-
-/* digits (no point, at most 19 may be counted in mantissa) times 10^exponent, correctly rounded and
-   whatever the locale: strtod sees no decimal point. */
-static double saei_decimal(const char *digits, uint64_t mantissa, bool exact, int exponent) {
-    static const double powers[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
-                                     1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-                                     1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
-    char text[640];
-    if (exact && mantissa <= 9007199254740992u) {
-        if (exponent >= 0 && exponent <= 22) return (double)mantissa * powers[exponent];
-        if (exponent < 0 && exponent >= -22) return (double)mantissa / powers[-exponent];
-    }
-    snprintf(text, sizeof text, "%se%d", digits, exponent);
-    return strtod(text, NULL);
-}
-
-/* The number in JSON's notation at text: -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)?. Returns the
-   characters it takes, 0 if there is none (or one of more than 500 digits). */
-static size_t saei_parse_number(const char *text, size_t size, double *number, int64_t *integer,
-                                bool *is_integer) {
-    char digits[504];
-    size_t at = 0, n = 0, start, point = 0;
-    uint64_t mantissa = 0;
-    long exponent = 0, sign = 1;
-    bool negative = size > 0 && text[0] == '-', exact = true, whole = true;
-    if (negative) at++;
-    for (start = at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
-        digits[n++] = text[at];
-    if (at == start || (text[start] == '0' && at - start > 1)) return 0;
-    if (at < size && text[at] == '.') {
-        whole = false;
-        for (start = ++at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
-            digits[n++] = text[at];
-        if (at == start) return 0;
-        point = at - start;
-    }
-    if (n >= 500) return 0;
-    digits[n] = 0;
-    if (at < size && (text[at] == 'e' || text[at] == 'E')) {
-        whole = false;
-        at++;
-        if (at < size && (text[at] == '+' || text[at] == '-')) sign = text[at++] == '-' ? -1 : 1;
-        for (start = at; at < size && text[at] >= '0' && text[at] <= '9'; at++)
-            if (exponent < 100000) exponent = exponent * 10 + (text[at] - '0');
-        if (at == start) return 0;
-    }
-    for (size_t i = 0; i < n; i++) {
-        unsigned digit = (unsigned)(digits[i] - '0');
-        if (mantissa > (UINT64_MAX - digit) / 10) exact = false;
-        else if (exact) mantissa = mantissa * 10 + digit;
-    }
-    *number = saei_decimal(digits, mantissa, exact, (int)(sign * exponent - (long)point));
-    if (negative) *number = -*number;
-    *is_integer = whole && exact && mantissa <= (uint64_t)INT64_MAX + (negative ? 1 : 0);
-    *integer = 0;
-    if (*is_integer) *integer = negative ? (int64_t)(0 - mantissa) : (int64_t)mantissa;
-    return at;
-}
-
-/* The shortest text that reads back as x, as Python's json writes it: 0.001, 1e-05, 2.0, NaN. */
-static void saei_number_text(double x, char out[32]) {
-    char text[40], digits[24], back[40];
-    int n = 0, exponent = 0, point;
-    bool scientific;
-    char *p = out;
-    if (x != x || x > DBL_MAX || x < -DBL_MAX) {
-        strcpy(out, x != x ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
-        return;
-    }
-    for (int precision = 0; precision < 17; precision++) {
-        char *e;
-        snprintf(text, sizeof text, "%.*e", precision, fabs(x));
-        e = strchr(text, 'e');
-        exponent = (int)strtol(e + 1, NULL, 10);
-        n = 0;
-        for (const char *c = text; c < e; c++)
-            if (*c >= '0' && *c <= '9') digits[n++] = *c;
-        digits[n] = 0;
-        snprintf(back, sizeof back, "%se%d", digits, exponent - n + 1);
-        if (strtod(back, NULL) == fabs(x)) break;
-    }
-    if (saei_to_bits(x) >> 63) *p++ = '-';
-    scientific = exponent < -4 || exponent >= 16;
-    point = scientific ? 0 : exponent; /* it follows the digit of that index */
-    for (int i = point < 0 ? point : 0; i < n || i <= point; i++) {
-        *p++ = i >= 0 && i < n ? digits[i] : '0';
-        if (i == point && (n > 1 || !scientific)) *p++ = '.';
-    }
-    if (p[-1] == '.') *p++ = '0';
-    if (scientific) {
-        *p++ = 'e';
-        *p++ = exponent < 0 ? '-' : '+';
-        exponent = abs(exponent);
-        if (exponent >= 100) *p++ = (char)('0' + exponent / 100);
-        *p++ = (char)('0' + exponent / 10 % 10);
-        *p++ = (char)('0' + exponent % 10);
-    }
-    *p = 0;
-}
-
 /* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
    of exactly that size: nodes | keys (room to sort the largest object's) | chars. */
 typedef struct saei_json_parser {
@@ -6645,6 +6655,23 @@ static sae_result saei_writer_finish(saei_writer *w) {
     return SAE_OK;
 }
 
+/* The text into folder/name; it is freed. */
+static sae_result saei_text_write(saei_text *t, const char *who, const char *folder,
+                                  const char *name) {
+    char *path = t->failed ? NULL : saei_path_join(t->ctx, folder, name);
+    saei_writer writer;
+    sae_result result = SAE_OUT_OF_MEMORY;
+    if (path) result = saei_writer_open(t->ctx, who, path, &writer);
+    else saei_fail(t->ctx, result, "%s: no memory for %s/%s", who, folder, name);
+    if (result == SAE_OK) {
+        saei_writer_put(&writer, t->data, t->size);
+        result = saei_writer_finish(&writer);
+    }
+    saei_free(t->ctx, path);
+    saei_free(t->ctx, t->data);
+    return result;
+}
+
 /* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
    pages inside it only. Memory that is not a mapping (no handle) stays, and so does all where the
    system has no such call. */
@@ -6806,7 +6833,6 @@ static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
 typedef struct saei_arena_block {
     struct saei_arena_block *next;
     size_t size, used;
-    size_t unused; /* keeps what follows on 16 bytes */
 } saei_arena_block;
 typedef struct saei_arena {
     const sae_context *ctx;
@@ -8388,10 +8414,8 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
     return result;
 }
 
-static void saei_put_le(saei_text *t, uint64_t value, int bytes) {
-    unsigned char out[8];
-    for (int i = 0; i < bytes; i++) out[i] = (unsigned char)(value >> 8 * i & 255);
-    saei_text_put(t, out, (size_t)bytes);
+static void saei_put_le(saei_text *t, uint64_t value, size_t bytes) {
+    saei_text_put(t, &value, bytes); /* the machine is little endian */
 }
 
 /* What stands before the data, as numpy writes it: room to grow the first size to 21 digits, then
@@ -8686,8 +8710,8 @@ static void saei_safetensors_header(saei_text *h, const void *const *sorted, siz
     }
     saei_text_add(h, "}");
     saei_text_add(h, "%*s", (int)((8 - h->size % 8) % 8), "");
-    for (int i = 0; i < 8 && !h->failed; i++)
-        h->data[i] = (char)(unsigned char)((uint64_t)(h->size - 8) >> 8 * i & 255);
+    at = h->size - 8;
+    if (!h->failed) memcpy(h->data, &at, 8);
 }
 
 static sae_result saei_safetensors_write(const sae_context *ctx, const char *path,
@@ -9233,7 +9257,7 @@ static void saei_read_band(void *arg, size_t band) {
     const int64_t size = (int64_t)sae_dtype_size(job->view.dtype);
     size_t lead = job->by_columns ? 1 : 0, first = band * SAEI_FILE_TILE;
     size_t length[2], from[2], n[2];
-    float sum = 0; /* of all times 0: NaN where one is not finite */
+    bool finite = true;
     length[0] = (size_t)job->view.shape[0];
     length[1] = (size_t)job->view.shape[1];
     from[lead] = first;
@@ -9250,7 +9274,7 @@ static void saei_read_band(void *arg, size_t band) {
         part.stride[0] = job->view.stride[lead];
         part.stride[1] = job->view.stride[1 - lead];
         sae_tensor_to_f32(&part, tile);
-        for (size_t i = 0; i < n[0] * n[1]; i++) sum += tile[i] * 0.0f;
+        finite = saei_all_finite(tile, n[0] * n[1]) && finite;
         for (size_t i = 0; i < n[0]; i++) {
             float *row = job->dst + (from[0] + i) * job->ld + from[1];
             if (!lead) memcpy(row, tile + i * n[1], n[1] * sizeof(float));
@@ -9263,7 +9287,7 @@ static void saei_read_band(void *arg, size_t band) {
             &job->file->map, (const unsigned char *)job->view.data
                            + (int64_t)first * job->view.stride[lead] * size,
             n[lead] * (size_t)(job->view.stride[lead] * size));
-    if (sum == 0) return;
+    if (finite) return;
     saei_lock(&job->lock);
     job->not_finite = true;
     saei_unlock(&job->lock);
@@ -9773,11 +9797,13 @@ static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
 /* A scaling_factor of ones, which SAELens wrote for a time, means nothing; another one belongs to
    finetuning_scaling_factor. */
 static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
-    size_t key = draft->count - 1, m = draft->desc.dict_size;
-    const sae_tensor *t = draft->keys[key].tensor;
+    size_t key = 0, m = draft->desc.dict_size;
+    const sae_tensor *t;
     bool ones = true;
     float *scale;
     sae_result result;
+    while (key < draft->count && draft->keys[key].slot != SAEI_SLOT_SCALE) key++;
+    t = key < draft->count ? draft->keys[key].tensor : NULL;
     if (!t) return SAE_OK;
     SAEI_TRY(saei_draft_check(draft, key));
     scale = (float *)saei_alloc(draft->load->ctx, m, sizeof *scale);
@@ -10445,18 +10471,7 @@ static sae_result saei_export_batch(const saei_export *e) {
 }
 
 static sae_result saei_export_text(const saei_export *e, const char *name, saei_text *t) {
-    char *path = t->failed ? NULL : saei_path_join(e->ctx, e->folder, name);
-    saei_writer writer;
-    sae_result result = SAE_OUT_OF_MEMORY;
-    if (path) result = saei_writer_open(e->ctx, "sae_dictionary_export", path, &writer);
-    else saei_fail(e->ctx, result, "sae_dictionary_export: no memory for %s", name);
-    if (result == SAE_OK) {
-        saei_writer_put(&writer, t->data, t->size);
-        result = saei_writer_finish(&writer);
-    }
-    saei_free(e->ctx, path);
-    saei_free(e->ctx, t->data);
-    return result;
+    return saei_text_write(t, "sae_dictionary_export", e->folder, name);
 }
 
 static sae_result saei_export_tensors(const saei_export *e, const char *name, const saei_key *keys,
@@ -10732,7 +10747,6 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
                                          const char *folder) {
     saei_export e;
     sae_result result;
-    float sum = 0; /* of all times 0: NaN where one is not finite */
     if (!dict || !desc || !folder)
         return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
                          "sae_dictionary_export: dict, desc or folder is NULL");
@@ -10752,8 +10766,7 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens_fit(&e)
              : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify_fit(&e)
                                                    : saei_export_dl_fit(&e);
-    for (size_t i = 0; i < e.dict->num_params; i++) sum += e.dict->params[i] * 0.0f;
-    if (result == SAE_OK && sum != 0)
+    if (result == SAE_OK && !saei_all_finite(e.dict->params, e.dict->num_params))
         result = saei_fail(e.ctx, SAE_NOT_FINITE, "sae_dictionary_export: a parameter is NaN or "
                            "infinite, or becomes so when others are moved into it");
     if (result == SAE_OK) result = saei_make_folder(e.ctx, "sae_dictionary_export", folder);
@@ -11157,11 +11170,6 @@ static saei_value saei_json_as_value(const saei_json *v, const saei_field *f) {
     return out;
 }
 
-static bool saei_json_has(const saei_json *object, const char *key) {
-    const saei_json *v = saei_json_get(object, key);
-    return v && v->type != SAEI_JSON_NULL;
-}
-
 /* One trainer object. Its kind comes first: what sparsity_penalty means depends on it. */
 static sae_result saei_config_trainer(const saei_setter *s, const saei_json *object,
                                       sae_trainer_desc *desc) {
@@ -11180,9 +11188,10 @@ static sae_result saei_config_trainer(const saei_setter *s, const saei_json *obj
         }
         known++;
         if (f->type == SAEI_FIELD_KIND) continue;
-        if (f->type == SAEI_FIELD_GROUP_SIZES && saei_json_has(object, "group_fractions")) continue;
+        if (f->type == SAEI_FIELD_GROUP_SIZES && saei_config_value(object, "group_fractions"))
+            continue;
         if (saei_field_offset(f, desc->kind) != f->offset
-            && saei_json_has(object, "initial_sparsity_penalty"))
+            && saei_config_value(object, "initial_sparsity_penalty"))
             continue;
         SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c, f)));
     }
@@ -11393,11 +11402,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
     bool written[SAEI_NUM_FIELDS] = { false };
     const char *keys = saei_config_keys(desc->kind), *comma = "";
     unsigned kind = 1u << (desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
-    saei_writer writer;
     saei_text t;
-    char *path;
-    sae_result result;
-    memset(&writer, 0, sizeof writer);
     memset(&t, 0, sizeof t);
     t.ctx = ctx;
     saei_text_add(&t, "{\n    \"trainer\": {");
@@ -11420,17 +11425,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
     }
     saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
                   buffer ? buffer : "{}", own ? own : "{}");
-    path = t.failed ? NULL : saei_path_join(ctx, folder, "config.json");
-    if (path) result = saei_writer_open(ctx, "sae_train", path, &writer);
-    else result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for %s/config.json",
-                            folder);
-    if (result == SAE_OK) {
-        saei_writer_put(&writer, t.data, t.size);
-        result = saei_writer_finish(&writer);
-    }
-    saei_free(ctx, path);
-    saei_free(ctx, t.data);
-    return result;
+    return saei_text_write(&t, "sae_train", folder, "config.json");
 }
 /* ==== >>buffer ================================================================================ */
 /* A slab is one matrix in a file or in the caller's memory, a stream is slabs end to end, and the
@@ -11482,13 +11477,8 @@ struct sae_buffer {
 
 /* n contiguous values to float32; false if one of them is NaN or infinite. */
 static bool saei_row_to_f32(const unsigned char *from, sae_dtype dtype, size_t n, float *out) {
-    uint32_t bits, bad = 0;
     saei_convert_row(dtype, from, (int64_t)sae_dtype_size(dtype), n, out);
-    for (size_t i = 0; i < n; i++) {
-        memcpy(&bits, out + i, sizeof bits);
-        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
-    }
-    return !bad;
+    return saei_all_finite(out, n);
 }
 
 static const saei_slab *saei_stream_slab(const saei_stream *s, uint64_t row) {
@@ -11517,11 +11507,6 @@ static void saei_stream_row(const saei_stream *s, uint64_t row, unsigned char *o
     }
 }
 
-static bool saei_path_ends(const char *path, const char *ending) {
-    size_t n = strlen(path), e = strlen(ending);
-    return n >= e && strcmp(path + n - e, ending) == 0;
-}
-
 static void saei_stream_close(const sae_context *ctx, saei_stream *s) {
     for (size_t i = 0; i < s->num_slabs; i++) {
         sae_tensor_file_close(s->slabs[i].file);
@@ -11537,7 +11522,7 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
                                    const sae_tensor **out) {
     const sae_tensor *found = NULL;
     size_t count = sae_tensor_file_count(slab->file), fit = 0;
-    if (name && !saei_path_ends(slab->name, ".npy")) {
+    if (name && !saei_ends_with(slab->name, ".npy")) {
         found = sae_tensor_file_find(slab->file, name);
         if (!found)
             return saei_fail(ctx, SAE_NOT_FOUND, "sae_buffer_create: %s holds no tensor \"%s\"",
@@ -11595,7 +11580,7 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     if (!slab->name)
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for the name %s",
                          path);
-    if (saei_path_ends(path, ".npy") || saei_path_ends(path, ".safetensors")) {
+    if (saei_ends_with(path, ".npy") || saei_ends_with(path, ".safetensors")) {
         SAEI_TRY(sae_tensor_file_open(ctx, path, &slab->file));
         SAEI_TRY(saei_slab_tensor(ctx, slab, source->tensor, &t));
         size = sae_dtype_size(t->dtype);
