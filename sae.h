@@ -51,11 +51,13 @@
         row-major, everything is float32 unless a line says otherwise.
 
     CONTENTS (search for the tag)
-        >>api        results, context, dictionaries, steering, trainers, optimizers, schedules,
-                     buffer, training loop, metrics, files
+        >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
+                     activation buffer, training loop, metrics, files
         >>backend    the table of operations a backend fills, and its contract
-        >>platform   allocator, errors, locks, threads, checked sizes
+        >>platform   allocator, errors, locks, threads, checked sizes; sorting, UTF-8, numbers
         >>math       exp, log, pow, normal deviates with the same bits everywhere; Philox RNG
+        >>shared     what several rooms use, declared before them: the dictionary, JSON's tree,
+                     open files and writers, config.json, the trainer for the loop
         >>kernels    vector code, compiled once for each instruction set
         >>cpu        the CPU filling of the table
         >>dictionary create, encode, decode, scale, normalise
@@ -1621,7 +1623,7 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
     else x = saei_polynomial(e, 7, r - 5) / saei_polynomial(f, 7, r - 5);
     return q < 0 ? -x : x;
 }
-/* ==== >>dictionary: the object ================================================================ */
+/* ==== >>shared: the dictionary ================================================================ */
 
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
@@ -1652,7 +1654,7 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
 static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *who,
                                        sae_dictionary **out);
 
-/* ==== >>json: the tree ======================================================================== */
+/* ==== >>shared: JSON's tree =================================================================== */
 
 typedef enum saei_json_type {
     SAEI_JSON_NULL, SAEI_JSON_BOOL, SAEI_JSON_NUMBER, SAEI_JSON_STRING, SAEI_JSON_ARRAY,
@@ -1679,7 +1681,7 @@ static sae_result saei_json_parse(const sae_context *ctx, const char *name, cons
                                   size_t size, saei_json **root);
 static const saei_json *saei_json_get(const saei_json *object, const char *key); /* NULL: none */
 
-/* ==== >>tensors: files ======================================================================== */
+/* ==== >>shared: open files and writers ======================================================== */
 
 /* A whole file, mapped (or read, where there is no mmap). */
 typedef struct saei_map {
@@ -1734,7 +1736,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
 /* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
 static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key);
 
-/* ==== >>files: config ========================================================================= */
+/* ==== >>shared: config.json =================================================================== */
 
 /* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
    defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
@@ -1742,7 +1744,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
                                     const sae_trainer_desc *desc, const char *buffer,
                                     const char *own);
 
-/* ==== >>trainer: for the loop ================================================================= */
+/* ==== >>shared: the trainer for the loop ====================================================== */
 
 /* sae_trainer_step on rows that lie stride floats apart; every input is divided by divisor. */
 static sae_result saei_trainer_step_rows(sae_trainer *trainer, const float *x, size_t x_stride,
@@ -3744,7 +3746,7 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
     }
 }
 
-/* -- top-k of rows -- */
+/* ==== >>dictionary: top-k of rows, sae_encode ================================================= */
 
 /* [latent, value] as a heap whose root is the worst: the smallest value, of equals the highest
    latent. */
@@ -8083,6 +8085,8 @@ static sae_result saei_pickle_run(saei_pickle *u, saei_pickle_value **out) {
     return SAE_OK;
 }
 
+/* ==== >>tensors: reading .pt, names and archive =============================================== */
+
 static sae_result saei_pickle_add_scalar(saei_pickle *u, const char *name, const char *text) {
     sae_tensor_file *file = u->file;
     saei_scalar *grown = (saei_scalar *)saei_file_grow(file, file->scalars, file->num_scalars,
@@ -10778,7 +10782,7 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     return result;
 }
 
-/* ==== >>files: config ========================================================================= */
+/* ==== >>files: config, fields and reading ===================================================== */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
@@ -11268,7 +11272,7 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
     return config && index < config->count ? &config->descs[index] : NULL;
 }
 
-/* ---- config.json: writing ---- */
+/* ==== >>files: config, writing ================================================================ */
 
 /* The reference's keys in its order, class by class. */
 static const char *saei_config_keys(sae_trainer_kind kind) {
@@ -11427,7 +11431,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
                   buffer ? buffer : "{}", own ? own : "{}");
     return saei_text_write(&t, "sae_train", folder, "config.json");
 }
-/* ==== >>buffer ================================================================================ */
+/* ==== >>buffer: sources and create ============================================================ */
 /* A slab is one matrix in a file or in the caller's memory, a stream is slabs end to end, and the
    buffer holds rows of one or two streams (input and target) in the type they have in the source.
    The rows held form a sequence; those from cursor on are unread. A refill moves the unread ones to
@@ -11826,7 +11830,7 @@ SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim
 SAE_API bool sae_buffer_has_target(const sae_buffer *b) { return b && b->num_streams == 2; }
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
 
-/* ---- refill ---- */
+/* ==== >>buffer: refill, serving, state ======================================================== */
 
 static unsigned char *saei_buffer_held(const sae_buffer *b, size_t stream, size_t i) {
     const saei_stream *s = &b->stream[stream];
