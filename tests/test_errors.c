@@ -107,6 +107,8 @@ static void contexts(void) {
     memset(&desc, 0, sizeof desc);
     desc.threads = -1;
     CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "threads -1");
+    desc.threads = 200000;
+    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "threads 200000");
     desc.threads = 0;
     desc.instruction_set = "mmx";
     CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "instruction set mmx");
@@ -1138,6 +1140,146 @@ static void full_disk_run(sae_context *ctx) {
     free(want);
 }
 
+/* ---- what is not what it seems ----------------------------------------------------------------- */
+
+static bool stop_after_four(void *user, const sae_progress *p) {
+    (void)user;
+    return p->step < 4;
+}
+
+/* A backup whose numbers no run can have, and a file that only has a backup's name. */
+static void false_backups(sae_context *ctx) {
+    static const struct {
+        size_t index; /* in saei_trainer_numbers: step, rows, k, p, next_p, coefficient, ... */
+        double value;
+    } bad[] = { { 0, -1 }, { 0, 1e300 }, { 1, NAN }, { 2, 0 }, { 2, 1e6 }, { 2, 1.5 }, { 6, 99 },
+                { 7, -3 } };
+    sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, 0, M, 0, 0);
+    const char *path = check_path("%s/backup.safetensors", run_path);
+    sae_train_desc d;
+    char *whole, *at;
+    size_t size;
+    memset(&d, 0, sizeof d);
+    d.buffer.source.data = rows, d.buffer.source.rows = ROWS, d.buffer.source.dim = D;
+    d.buffer.batch_size = B;
+    d.trainers = &s, d.num_trainers = 1, d.steps = 20, d.backup_steps = 2;
+    d.save_dir = run_path;
+    d.progress = stop_after_four;
+    check_remove(run_path);
+    EXPECT(sae_train(ctx, &d), SAE_CANCELLED, "4 of 20");
+    whole = check_read(path, &size);
+    CHECK(whole != NULL, "no backup");
+    if (!whole) return;
+    { /* the tensor "numbers" in the bytes of the file */
+        sae_tensor_file *file;
+        const sae_tensor *t = NULL;
+        size_t offset = 0;
+        CHECK_OK(ctx, sae_tensor_file_open(ctx, path, &file), goto end);
+        t = sae_tensor_file_find(file, "trainer_0.numbers");
+        CHECK(t && t->shape[0] == 8, "no numbers");
+        if (t) offset = (size_t)((const unsigned char *)t->data - file->map.data);
+        sae_tensor_file_close(file);
+        if (!offset) goto end;
+        at = whole + offset;
+    }
+    d.resume = true;
+    d.progress = NULL;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        double old;
+        memcpy(&old, at + 8 * bad[i].index, 8);
+        memcpy(at + 8 * bad[i].index, &bad[i].value, 8);
+        CHECK(check_write(path, whole, size), "cannot write");
+        EXPECT(sae_train(ctx, &d), SAE_FORMAT, "numbers");
+        memcpy(at + 8 * bad[i].index, &old, 8);
+    }
+    CHECK(check_write(path, whole, size), "cannot write");
+    CHECK_OK(ctx, sae_train(ctx, &d), (void)0);
+    CHECK(!check_exists(path), "the backup of a finished run is still there");
+    CHECK(check_write(path, "my notes", 8), "cannot write");
+    d.resume = false;
+    EXPECT(sae_train(ctx, &d), SAE_INVALID, "backup.safetensors");
+    free(whole);
+    whole = check_read(path, &size);
+    CHECK(whole && size == 8 && !memcmp(whole, "my notes", 8), "a foreign file was touched");
+end:
+    free(whole);
+    check_remove(run_path);
+}
+
+/* Fields that a class does not have, and what its file cannot say. */
+static void other_classes(sae_context *ctx) {
+    sae_dictionary_desc dd;
+    sae_dictionary *dict = NULL;
+    sae_sparse code;
+    size_t begin[2] = { 0, 1 };
+    float x[6] = { 0 };
+    char text[8];
+    memset(&dd, 0, sizeof dd);
+    dd.arch = SAE_ARCH_STANDARD, dd.activation_dim = 6, dd.dict_size = 10, dd.num_groups = 5000;
+    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_INVALID, "5000");
+    dd.num_groups = 0, dd.subtract_b_dec = true;
+    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_INVALID, "subtract_b_dec");
+    dd.arch = SAE_ARCH_JUMP_RELU, dd.keep_b_dec = true;
+    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_INVALID, "keep_b_dec");
+    dd.keep_b_dec = false;
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
+    EXPECT(sae_dictionary_save(dict, check_path("%s/lost.pt", check_temp())), SAE_UNSUPPORTED,
+           "subtract_b_dec");
+    memset(&code, 0, sizeof code);
+    code.row_begin = begin;
+    EXPECT(sae_decode_sparse(dict, &code, 1, x), SAE_INVALID, "NULL");
+    sae_dictionary_destroy(dict);
+    dd.subtract_b_dec = false, dd.input_norm = SAE_INPUT_NORM_LAYER;
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
+    EXPECT(sae_dictionary_scale_biases(dict, 2), SAE_UNSUPPORTED, "input_norm");
+    sae_dictionary_destroy(dict);
+    sae_error_copy(ctx, text, sizeof text);
+    CHECK(strlen(text) == 7 && !strncmp(text, sae_error(ctx), 7), "the copy is \"%s\"", text);
+}
+
+/* One dimension: top_k_aux is d / 2 = 0 by the formula, and latents die all the same. */
+static void one_dimension(sae_context *ctx) {
+    sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, 1, 8, 4, 20);
+    sae_trainer *t;
+    s.dead_feature_threshold = 4;
+    s.k = 1;
+    CHECK_OK(ctx, sae_trainer_create(ctx, &s, &t), return);
+    for (int i = 0; i < 5; i++)
+        CHECK_OK(ctx, sae_trainer_step(t, rows + 4 * i, NULL, 4), (void)0);
+    sae_trainer_destroy(t);
+    s = common_trainer(SAE_TRAINER_P_ANNEAL, 4, 8, 4, 20);
+    s.sparsity_queue_length = SIZE_MAX / 2 + 1;
+    EXPECT(sae_trainer_create(ctx, &s, &t), SAE_INVALID, "sparsity_queue_length");
+}
+
+/* Eight threads of the caller's, each with a context of one thread: what they train are the bits
+   that one alone trains, and the sanitizers see no part outside its own scratch. */
+static void inside_a_team(void) {
+    enum { TEAM = 8 };
+    uint64_t hash[TEAM];
+    memset(hash, 0, sizeof hash);
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(TEAM)
+#endif
+    for (int i = 0; i < TEAM; i++) {
+        sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, D, M, B, 20);
+        sae_context_desc desc;
+        sae_context *own = NULL;
+        sae_trainer *t = NULL;
+        s.k = 2;
+        memset(&desc, 0, sizeof desc);
+        desc.threads = 1;
+        if (sae_context_create(&desc, &own) != SAE_OK) continue;
+        if (sae_trainer_create(own, &s, &t) == SAE_OK)
+            for (size_t step = 0; step < 5; step++) sae_trainer_step(t, rows + step * B * D, NULL, B);
+        if (t) hash[i] = common_hash(sae_trainer_dictionary(t));
+        sae_trainer_destroy(t);
+        sae_context_destroy(own);
+    }
+    for (int i = 0; i < TEAM; i++)
+        CHECK(hash[i] && hash[i] == hash[0], "thread %d of a team trains other bits", i);
+}
+
 int main(void) {
     sae_context *ctx;
     names();
@@ -1170,6 +1312,11 @@ int main(void) {
     backends();
     check_test = "loop";
     loops(ctx);
+    check_test = "not what it seems";
+    false_backups(ctx);
+    other_classes(ctx);
+    one_dimension(ctx);
+    inside_a_team();
     sae_context_destroy(ctx);
     every_code();
     check_remove(check_temp());
