@@ -56,11 +56,13 @@
         row-major, everything is float32 unless a line says otherwise.
 
     CONTENTS (search for the tag)
-        >>api        results, context, dictionaries, steering, trainers, optimizers, schedules,
-                     buffer, training loop, metrics, files
+        >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
+                     activation buffer, training loop, metrics, files
         >>backend    the table of operations a backend fills, and its contract
-        >>platform   allocator, errors, locks, threads, checked sizes
+        >>platform   allocator, errors, locks, threads, checked sizes; sorting, UTF-8, numbers
         >>math       exp, log, pow, normal deviates with the same bits everywhere; Philox RNG
+        >>shared     what several rooms use, declared before them: the dictionary, JSON's tree,
+                     open files and writers, config.json, the trainer for the loop
         >>kernels    vector code, compiled once for each instruction set
         >>cpu        the CPU filling of the table
         >>dictionary create, encode, decode, scale, normalise
@@ -1084,6 +1086,11 @@ struct sae_backend {
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+#if defined(O_CLOEXEC)
+#define SAEI_CLOEXEC O_CLOEXEC
+#else
+#define SAEI_CLOEXEC 0
+#endif
 #endif
 #if defined(_OPENMP)
 #include <omp.h>
@@ -1195,6 +1202,27 @@ static size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
 static size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
 static size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in whole vectors */
+
+static double saei_from_bits(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+static uint64_t saei_to_bits(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* Whether none of n values is NaN or infinite. */
+static bool saei_all_finite(const float *x, size_t n) {
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
+    }
+    return !bad;
+}
 
 /* Memory on 64-byte boundaries from the caller's allocator; the original pointer sits in front.
    NULL when there is none (also for count * size too large). Not zeroed. */
@@ -1340,20 +1368,168 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size) {
     out[saei_min(size, sizeof c->error) - 1] = 0;
 }
 
+/* ==== >>platform: text ======================================================================== */
+
+/* Sorts pointers by less(a, b) (a heap sort: n log n whatever the input, no memory, not stable). */
+typedef bool (*saei_less)(const void *a, const void *b);
+static void saei_sort(const void **items, size_t n, saei_less less) {
+    for (size_t start = n / 2, end = n; end > 1;) {
+        const void *item;
+        size_t hole, child;
+        if (start > 0) {
+            item = items[--start];
+        } else {
+            item = items[--end];
+            items[end] = items[0];
+        }
+        for (hole = start; (child = 2 * hole + 1) < end; hole = child) {
+            if (child + 1 < end && less(items[child], items[child + 1])) child++;
+            if (!less(item, items[child])) break;
+            items[hole] = items[child];
+        }
+        items[hole] = item;
+    }
+}
+
+/* The length of the UTF-8 sequence at s, 0 if it is none (too long, a surrogate, past U+10FFFF). */
+static size_t saei_utf8(const unsigned char *s, size_t left) {
+    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3
+                  : s[0] < 0xF5 ? 4 : 0;
+    if (length > left) return 0;
+    for (size_t i = 1; i < length; i++)
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F))) return 0;
+    if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))) return 0;
+    return length;
+}
+
+/* True where text is UTF-8 without NUL: what may become a name. */
+static bool saei_is_text(const void *text, size_t size) {
+    const unsigned char *s = (const unsigned char *)text;
+    for (size_t i = 0, length; i < size; i += length) {
+        length = s[i] ? saei_utf8(s + i, size - i) : 0;
+        if (!length) return false;
+    }
+    return true;
+}
+
+/* A file's text made fit for a message: one line, cut after 100 bytes. Returns out. */
+enum { SAEI_QUOTE = 104 };
+static const char *saei_quote(const char *text, char out[SAEI_QUOTE]) {
+    size_t n = 0;
+    for (; text[n] && n < SAEI_QUOTE - 4; n++)
+        out[n] = (unsigned char)text[n] < 32 || text[n] == 127 ? '?' : text[n];
+    if (text[n]) {
+        while (n && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
+        memcpy(out + n, "...", 3);
+        n += 3;
+    }
+    out[n] = 0;
+    return out;
+}
+
+/* digits (no point, at most 19 may be counted in mantissa) times 10^exponent, correctly rounded and
+   whatever the locale: strtod sees no decimal point. */
+static double saei_decimal(const char *digits, uint64_t mantissa, bool exact, int exponent) {
+    static const double powers[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                     1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                     1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
+    char text[640];
+    if (exact && mantissa <= 9007199254740992u) {
+        if (exponent >= 0 && exponent <= 22) return (double)mantissa * powers[exponent];
+        if (exponent < 0 && exponent >= -22) return (double)mantissa / powers[-exponent];
+    }
+    snprintf(text, sizeof text, "%se%d", digits, exponent);
+    return strtod(text, NULL);
+}
+
+/* The number in JSON's notation at text: -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)?. Returns the
+   characters it takes, 0 if there is none (or one of more than 500 digits). */
+static size_t saei_parse_number(const char *text, size_t size, double *number, int64_t *integer,
+                                bool *is_integer) {
+    char digits[504];
+    size_t at = 0, n = 0, start, point = 0;
+    uint64_t mantissa = 0;
+    long exponent = 0, sign = 1;
+    bool negative = size > 0 && text[0] == '-', exact = true, whole = true;
+    if (negative) at++;
+    for (start = at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
+        digits[n++] = text[at];
+    if (at == start || (text[start] == '0' && at - start > 1)) return 0;
+    if (at < size && text[at] == '.') {
+        whole = false;
+        for (start = ++at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
+            digits[n++] = text[at];
+        if (at == start) return 0;
+        point = at - start;
+    }
+    if (n >= 500) return 0;
+    digits[n] = 0;
+    if (at < size && (text[at] == 'e' || text[at] == 'E')) {
+        whole = false;
+        at++;
+        if (at < size && (text[at] == '+' || text[at] == '-')) sign = text[at++] == '-' ? -1 : 1;
+        for (start = at; at < size && text[at] >= '0' && text[at] <= '9'; at++)
+            if (exponent < 100000) exponent = exponent * 10 + (text[at] - '0');
+        if (at == start) return 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        unsigned digit = (unsigned)(digits[i] - '0');
+        if (mantissa > (UINT64_MAX - digit) / 10) exact = false;
+        else if (exact) mantissa = mantissa * 10 + digit;
+    }
+    *number = saei_decimal(digits, mantissa, exact, (int)(sign * exponent - (long)point));
+    if (negative) *number = -*number;
+    *is_integer = whole && exact && mantissa <= (uint64_t)INT64_MAX + (negative ? 1 : 0);
+    *integer = 0;
+    if (*is_integer) *integer = negative ? (int64_t)(0 - mantissa) : (int64_t)mantissa;
+    return at;
+}
+
+/* The shortest text that reads back as x, as Python's json writes it: 0.001, 1e-05, 2.0, NaN. */
+static void saei_number_text(double x, char out[32]) {
+    char text[40], digits[24], back[40];
+    int n = 0, exponent = 0, point;
+    bool scientific;
+    char *p = out;
+    if (x != x || x > DBL_MAX || x < -DBL_MAX) {
+        strcpy(out, x != x ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
+        return;
+    }
+    for (int precision = 0; precision < 17; precision++) {
+        char *e;
+        snprintf(text, sizeof text, "%.*e", precision, fabs(x));
+        e = strchr(text, 'e');
+        exponent = (int)strtol(e + 1, NULL, 10);
+        n = 0;
+        for (const char *c = text; c < e; c++)
+            if (*c >= '0' && *c <= '9') digits[n++] = *c;
+        digits[n] = 0;
+        snprintf(back, sizeof back, "%se%d", digits, exponent - n + 1);
+        if (strtod(back, NULL) == fabs(x)) break;
+    }
+    if (saei_to_bits(x) >> 63) *p++ = '-';
+    scientific = exponent < -4 || exponent >= 16;
+    point = scientific ? 0 : exponent; /* it follows the digit of that index */
+    for (int i = point < 0 ? point : 0; i < n || i <= point; i++) {
+        *p++ = i >= 0 && i < n ? digits[i] : '0';
+        if (i == point && (n > 1 || !scientific)) *p++ = '.';
+    }
+    if (p[-1] == '.') *p++ = '0';
+    if (scientific) {
+        *p++ = 'e';
+        *p++ = exponent < 0 ? '-' : '+';
+        exponent = abs(exponent);
+        if (exponent >= 100) *p++ = (char)('0' + exponent / 100);
+        *p++ = (char)('0' + exponent / 10 % 10);
+        *p++ = (char)('0' + exponent % 10);
+    }
+    *p = 0;
+}
+
 /* ==== >>math ================================================================================== */
 /* Functions whose last bit differs between C libraries may not touch a result. These use only
    + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere. */
-
-static double saei_from_bits(uint64_t bits) {
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-static uint64_t saei_to_bits(double x) {
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
 
 /* e^x to about one unit in the last place: x = n ln2 + r, |r| <= ln2/2, Taylor to r^13. */
 /* Bodies are inlined into kernels, where fma is one instruction and not a call: the same bits. */
@@ -1527,7 +1703,7 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
     else x = saei_polynomial(e, 7, r - 5) / saei_polynomial(f, 7, r - 5);
     return q < 0 ? -x : x;
 }
-/* ==== >>dictionary: the object ================================================================ */
+/* ==== >>shared: the dictionary ================================================================ */
 
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
@@ -1555,9 +1731,10 @@ struct sae_dictionary {
    `who` is the function named in messages. */
 static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
                                       const sae_dictionary_desc *desc, sae_dictionary **out);
-static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out);
+static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *who,
+                                       sae_dictionary **out);
 
-/* ==== >>json: the tree ======================================================================== */
+/* ==== >>shared: JSON's tree =================================================================== */
 
 typedef enum saei_json_type {
     SAEI_JSON_NULL, SAEI_JSON_BOOL, SAEI_JSON_NUMBER, SAEI_JSON_STRING, SAEI_JSON_ARRAY,
@@ -1577,13 +1754,14 @@ typedef struct saei_json {
 } saei_json;
 
 /* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
-   name is the file's, for messages. Limits: depth 64, no duplicate keys, valid UTF-8, no lone
-   surrogates, nothing but white space behind. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
+   name is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000
+   tensors stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space
+   behind. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, saei_json **root);
 static const saei_json *saei_json_get(const saei_json *object, const char *key); /* NULL: none */
 
-/* ==== >>tensors: files ======================================================================== */
+/* ==== >>shared: open files and writers ======================================================== */
 
 /* A whole file, mapped (or read, where there is no mmap). */
 typedef struct saei_map {
@@ -1591,24 +1769,31 @@ typedef struct saei_map {
     size_t size;
     void *handle;
 } saei_map;
-static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out);
+/* who, here and below: the function named in messages. */
+static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *out);
 static void saei_map_close(const sae_context *ctx, saei_map *map);
 
 typedef enum saei_path_kind { SAEI_PATH_NONE, SAEI_PATH_FILE, SAEI_PATH_FOLDER } saei_path_kind;
 static saei_path_kind saei_path_exists(const char *path);
-static sae_result saei_make_folder(const sae_context *ctx, const char *path); /* with parents */
+static sae_result saei_make_folder(const sae_context *ctx, const char *who,
+                                   const char *path); /* with parents */
 /* "folder/name" in fresh memory (saei_free), NULL if there is none. */
 static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name);
 
-/* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. */
+/* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. A
+   PATH.tmp that is there is taken for a killed write's and removed, never written into: what it
+   links to stays. Two writers of one PATH at a time are the caller's to avoid. */
 typedef struct saei_writer {
     const sae_context *ctx;
+    const char *who; /* as given */
     char *path, *temporary;
     FILE *file;
     uint64_t size;   /* written so far */
     bool failed;     /* sticky; the message names path and cause (for example a full disk) */
 } saei_writer;
-static sae_result saei_writer_open(const sae_context *ctx, const char *path, saei_writer *out);
+static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
+                                   saei_writer *out);
 static void saei_writer_put(saei_writer *w, const void *data, size_t size);
 static sae_result saei_writer_finish(saei_writer *w); /* the temporary is gone if it fails */
 static void saei_writer_abandon(saei_writer *w);
@@ -1631,7 +1816,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
 /* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
 static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key);
 
-/* ==== >>files: config ========================================================================= */
+/* ==== >>shared: config.json =================================================================== */
 
 /* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
    defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
@@ -1639,7 +1824,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
                                     const sae_trainer_desc *desc, const char *buffer,
                                     const char *own);
 
-/* ==== >>trainer: for the loop ================================================================= */
+/* ==== >>shared: the trainer for the loop ====================================================== */
 
 /* sae_trainer_step on rows that lie stride floats apart; every input is divided by divisor. */
 static sae_result saei_trainer_step_rows(sae_trainer *trainer, const float *x, size_t x_stride,
@@ -3877,9 +4062,10 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
-static sae_result saei_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out) {
+static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *who,
+                                       sae_dictionary **out) {
     sae_dictionary *copy = NULL;
-    SAEI_TRY(saei_dictionary_new(dict->ctx, "saei_dictionary_copy", &dict->desc, &copy));
+    SAEI_TRY(saei_dictionary_new(dict->ctx, who, &dict->desc, &copy));
     if (dict->num_params) memcpy(copy->params, dict->params, dict->num_params * sizeof(float));
     copy->threshold = dict->threshold;
     copy->rule = dict->rule;
@@ -4285,7 +4471,7 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
     }
 }
 
-/* -- top-k of rows -- */
+/* ==== >>dictionary: top-k of rows, sae_encode ================================================= */
 
 /* [latent, value] as a heap whose root is the worst: the smallest value, of equals the highest
    latent. */
@@ -5231,9 +5417,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
    a u64 length and bytes. -- */
 
 static void saei_gguf_int(saei_writer *w, uint64_t value, size_t bytes) {
-    unsigned char b[8];
-    for (size_t i = 0; i < bytes; i++) b[i] = (unsigned char)(value >> 8 * i & 255);
-    saei_writer_put(w, b, bytes);
+    saei_writer_put(w, &value, bytes); /* the machine is little endian */
 }
 
 static void saei_gguf_text(saei_writer *w, const char *text) {
@@ -5261,7 +5445,7 @@ static sae_result saei_control_vector_write(const sae_context *ctx, const char *
     char name[32];
     saei_writer w;
     snprintf(name, sizeof name, "direction.%zu", layer);
-    SAEI_TRY(saei_writer_open(ctx, path, &w));
+    SAEI_TRY(saei_writer_open(ctx, "sae_steer_export", path, &w));
     saei_writer_put(&w, "GGUF", 4);
     saei_gguf_int(&w, 3, 4);
     saei_gguf_int(&w, 1, 8);
@@ -6696,163 +6880,6 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
 }
 /* ==== >>json ================================================================================== */
 
-/* Sorts pointers by less(a, b) (a heap sort: n log n whatever the input, no memory, not stable). */
-typedef bool (*saei_less)(const void *a, const void *b);
-static void saei_sort(const void **items, size_t n, saei_less less) {
-    for (size_t start = n / 2, end = n; end > 1;) {
-        const void *item;
-        size_t hole, child;
-        if (start > 0) {
-            item = items[--start];
-        } else {
-            item = items[--end];
-            items[end] = items[0];
-        }
-        for (hole = start; (child = 2 * hole + 1) < end; hole = child) {
-            if (child + 1 < end && less(items[child], items[child + 1])) child++;
-            if (!less(item, items[child])) break;
-            items[hole] = items[child];
-        }
-        items[hole] = item;
-    }
-}
-
-/* The length of the UTF-8 sequence at s, 0 if it is none (too long, a surrogate, past U+10FFFF). */
-static size_t saei_utf8(const unsigned char *s, size_t left) {
-    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3
-                  : s[0] < 0xF5 ? 4 : 0;
-    if (length > left) return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((s[i] & 0xC0) != 0x80) return 0;
-    if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F))) return 0;
-    if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))) return 0;
-    return length;
-}
-
-/* True where text is UTF-8 without NUL: what may become a name. */
-static bool saei_is_text(const void *text, size_t size) {
-    const unsigned char *s = (const unsigned char *)text;
-    for (size_t i = 0, length; i < size; i += length) {
-        length = s[i] ? saei_utf8(s + i, size - i) : 0;
-        if (!length) return false;
-    }
-    return true;
-}
-
-/* A file's text made fit for a message: one line, cut after 100 bytes. Returns out. */
-enum { SAEI_QUOTE = 104 };
-static const char *saei_quote(const char *text, char out[SAEI_QUOTE]) {
-    size_t n = 0;
-    for (; text[n] && n < SAEI_QUOTE - 4; n++)
-        out[n] = (unsigned char)text[n] < 32 || text[n] == 127 ? '?' : text[n];
-    if (text[n]) {
-        while (n && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
-        memcpy(out + n, "...", 3);
-        n += 3;
-    }
-    out[n] = 0;
-    return out;
-}
-
-/* digits (no point, at most 19 may be counted in mantissa) times 10^exponent, correctly rounded and
-   whatever the locale: strtod sees no decimal point. */
-static double saei_decimal(const char *digits, uint64_t mantissa, bool exact, int exponent) {
-    static const double powers[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
-                                     1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-                                     1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
-    char text[640];
-    if (exact && mantissa <= 9007199254740992u) {
-        if (exponent >= 0 && exponent <= 22) return (double)mantissa * powers[exponent];
-        if (exponent < 0 && exponent >= -22) return (double)mantissa / powers[-exponent];
-    }
-    snprintf(text, sizeof text, "%se%d", digits, exponent);
-    return strtod(text, NULL);
-}
-
-/* The number in JSON's notation at text: -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)?. Returns the
-   characters it takes, 0 if there is none (or one of more than 500 digits). */
-static size_t saei_parse_number(const char *text, size_t size, double *number, int64_t *integer,
-                                bool *is_integer) {
-    char digits[504];
-    size_t at = 0, n = 0, start, point = 0;
-    uint64_t mantissa = 0;
-    long exponent = 0, sign = 1;
-    bool negative = size > 0 && text[0] == '-', exact = true, whole = true;
-    if (negative) at++;
-    for (start = at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
-        digits[n++] = text[at];
-    if (at == start || (text[start] == '0' && at - start > 1)) return 0;
-    if (at < size && text[at] == '.') {
-        whole = false;
-        for (start = ++at; at < size && text[at] >= '0' && text[at] <= '9' && n < 500; at++)
-            digits[n++] = text[at];
-        if (at == start) return 0;
-        point = at - start;
-    }
-    if (n >= 500) return 0;
-    digits[n] = 0;
-    if (at < size && (text[at] == 'e' || text[at] == 'E')) {
-        whole = false;
-        at++;
-        if (at < size && (text[at] == '+' || text[at] == '-')) sign = text[at++] == '-' ? -1 : 1;
-        for (start = at; at < size && text[at] >= '0' && text[at] <= '9'; at++)
-            if (exponent < 100000) exponent = exponent * 10 + (text[at] - '0');
-        if (at == start) return 0;
-    }
-    for (size_t i = 0; i < n; i++) {
-        unsigned digit = (unsigned)(digits[i] - '0');
-        if (mantissa > (UINT64_MAX - digit) / 10) exact = false;
-        else if (exact) mantissa = mantissa * 10 + digit;
-    }
-    *number = saei_decimal(digits, mantissa, exact, (int)(sign * exponent - (long)point));
-    if (negative) *number = -*number;
-    *is_integer = whole && exact && mantissa <= (uint64_t)INT64_MAX + (negative ? 1 : 0);
-    *integer = 0;
-    if (*is_integer) *integer = negative ? (int64_t)(0 - mantissa) : (int64_t)mantissa;
-    return at;
-}
-
-/* The shortest text that reads back as x, as Python's json writes it: 0.001, 1e-05, 2.0, NaN. */
-static void saei_number_text(double x, char out[32]) {
-    char text[40], digits[24], back[40];
-    int n = 0, exponent = 0, point;
-    bool scientific;
-    char *p = out;
-    if (x != x || x > DBL_MAX || x < -DBL_MAX) {
-        strcpy(out, x != x ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
-        return;
-    }
-    for (int precision = 0; precision < 17; precision++) {
-        char *e;
-        snprintf(text, sizeof text, "%.*e", precision, fabs(x));
-        e = strchr(text, 'e');
-        exponent = (int)strtol(e + 1, NULL, 10);
-        n = 0;
-        for (const char *c = text; c < e; c++)
-            if (*c >= '0' && *c <= '9') digits[n++] = *c;
-        digits[n] = 0;
-        snprintf(back, sizeof back, "%se%d", digits, exponent - n + 1);
-        if (strtod(back, NULL) == fabs(x)) break;
-    }
-    if (saei_to_bits(x) >> 63) *p++ = '-';
-    scientific = exponent < -4 || exponent >= 16;
-    point = scientific ? 0 : exponent; /* it follows the digit of that index */
-    for (int i = point < 0 ? point : 0; i < n || i <= point; i++) {
-        *p++ = i >= 0 && i < n ? digits[i] : '0';
-        if (i == point && (n > 1 || !scientific)) *p++ = '.';
-    }
-    if (p[-1] == '.') *p++ = '0';
-    if (scientific) {
-        *p++ = 'e';
-        *p++ = exponent < 0 ? '-' : '+';
-        exponent = abs(exponent);
-        if (exponent >= 100) *p++ = (char)('0' + exponent / 100);
-        *p++ = (char)('0' + exponent / 10 % 10);
-        *p++ = (char)('0' + exponent % 10);
-    }
-    *p = 0;
-}
-
 /* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
    of exactly that size: nodes | keys (room to sort the largest object's) | chars. */
 typedef struct saei_json_parser {
@@ -6866,7 +6893,7 @@ typedef struct saei_json_parser {
     int depth;
 } saei_json_parser;
 
-enum { SAEI_JSON_DEPTH = 64 };
+enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 20 };
 
 static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
     size_t line = 1, column = 1;
@@ -6999,7 +7026,8 @@ static sae_result saei_json_children(saei_json_parser *p, saei_json *out) {
     if (!saei_json_word(p, close)) {
         for (;;) {
             saei_json *child = p->nodes ? p->nodes + p->num_nodes : &counted;
-            p->num_nodes++;
+            if (++p->num_nodes > SAEI_JSON_NODES)
+                return saei_json_fail(p, "more than 1048576 values");
             memset(child, 0, sizeof *child);
             if (object) {
                 saei_json_space(p);
@@ -7214,10 +7242,11 @@ static char *saei_path_join(const sae_context *ctx, const char *folder, const ch
     return out;
 }
 
-static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
+static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
     char *part = saei_concat(ctx, path, "");
     sae_result result = SAE_OK;
-    if (!part) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory for the path %s", path);
+    if (!part)
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
     for (size_t i = 1, n = strlen(path); i <= n && n && result == SAE_OK; i++) {
         int failed;
         if (i < n && !saei_is_separator(part[i])) continue;
@@ -7229,8 +7258,8 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
             failed = mkdir(part, 0777);
 #endif
             if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
-                result =
-                    saei_fail(ctx, SAE_IO, "cannot make the folder %s: %s", part, strerror(errno));
+                result = saei_fail(ctx, SAE_IO, "%s: cannot make the folder %s: %s", who, part,
+                                   strerror(errno));
         }
         if (i < n) part[i] = path[i];
     }
@@ -7239,29 +7268,32 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *path) {
 }
 
 #if defined(_WIN32)
-static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out) {
+static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *out) {
     FILE *f;
     long long size;
     unsigned char *data = NULL;
     bool whole;
     if (saei_path_exists(path) == SAEI_PATH_FOLDER)
-        return saei_fail(ctx, SAE_IO, "%s is a folder, a file is expected", path);
+        return saei_fail(ctx, SAE_IO, "%s: %s is a folder, not a file", who, path);
     f = fopen(path, "rb");
     if (!f)
-        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "cannot open %s: %s", path,
-                         strerror(errno));
+        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "%s: cannot open %s: %s",
+                         who, path, strerror(errno));
     size = _fseeki64(f, 0, SEEK_END) == 0 ? _ftelli64(f) : -1;
     if (size < 0 || (unsigned long long)size > SIZE_MAX - 1 || _fseeki64(f, 0, SEEK_SET) != 0) {
         fclose(f);
-        return saei_fail(ctx, SAE_IO, "cannot read %s", path);
+        return saei_fail(ctx, SAE_IO, "%s: cannot read %s: its size is not told", who, path);
     }
     data = (unsigned char *)saei_alloc(ctx, (size_t)size + 1, 1);
     whole = data && fread(data, 1, (size_t)size, f) == (size_t)size;
     fclose(f);
     if (!whole) {
         saei_free(ctx, data);
-        if (!data) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory to read %s", path);
-        return saei_fail(ctx, SAE_IO, "cannot read %s", path);
+        if (!data)
+            return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to read the %lld bytes of %s",
+                             who, size, path);
+        return saei_fail(ctx, SAE_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
     }
     out->data = data;
     out->size = (size_t)size;
@@ -7274,16 +7306,17 @@ static void saei_map_close(const sae_context *ctx, saei_map *map) {
     memset(map, 0, sizeof *map);
 }
 #else
-static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_map *out) {
+static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *out) {
     struct stat st;
     void *data = NULL;
-    int fd = open(path, O_RDONLY);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* a FIFO may not keep us waiting */
     if (fd < 0)
         return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_NOT_FOUND : SAE_IO,
-                         "cannot open %s: %s", path, strerror(errno));
+                         "%s: cannot open %s: %s", who, path, strerror(errno));
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
         close(fd);
-        return saei_fail(ctx, SAE_IO, "%s is %s", path,
+        return saei_fail(ctx, SAE_IO, "%s: %s is %s", who, path,
                          saei_path_exists(path) == SAEI_PATH_FOLDER ? "a folder, not a file"
                                                                     : "not a regular file");
     }
@@ -7292,8 +7325,8 @@ static sae_result saei_map_open(const sae_context *ctx, const char *path, saei_m
         if (data == MAP_FAILED) {
             int cause = errno;
             close(fd);
-            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO, "cannot map %s: %s",
-                             path, strerror(cause));
+            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO,
+                             "%s: cannot map %s: %s", who, path, strerror(cause));
         }
     }
     close(fd);
@@ -7310,22 +7343,30 @@ static void saei_map_close(const sae_context *ctx, saei_map *map) {
 }
 #endif
 
-static sae_result saei_writer_open(const sae_context *ctx, const char *path, saei_writer *out) {
+static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
+                                   saei_writer *out) {
     saei_writer w;
     memset(&w, 0, sizeof w);
     w.ctx = ctx;
+    w.who = who;
     w.path = saei_concat(ctx, path, "");
     w.temporary = saei_concat(ctx, path, ".tmp");
     if (!w.path || !w.temporary) {
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     }
+    if (saei_path_exists(w.temporary) == SAEI_PATH_FILE) remove(w.temporary);
+#if defined(_WIN32)
     w.file = fopen(w.temporary, "wb");
+#else
+    w.file = fopen(w.temporary, "wbx"); /* x: fails where there is one */
+#endif
     if (!w.file) {
-        sae_result result = errno == ENOENT ? SAE_NOT_FOUND : SAE_IO;
-        saei_fail(ctx, result, "cannot write %s: %s", path,
-                  errno == ENOENT ? "there is no such folder" : strerror(errno));
+        bool folder = errno != ENOENT;
+        sae_result result = folder ? SAE_IO : SAE_NOT_FOUND;
+        saei_fail(ctx, result, "%s: cannot write %s: %s", who, folder ? w.temporary : path,
+                  folder ? strerror(errno) : "there is no such folder");
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
         return result;
@@ -7335,7 +7376,8 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *path, sae
 }
 
 static void saei_writer_fail(saei_writer *w) {
-    if (!w->failed) saei_fail(w->ctx, SAE_IO, "cannot write %s: %s", w->path, strerror(errno));
+    if (!w->failed)
+        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
     w->failed = true;
 }
 
@@ -7360,7 +7402,7 @@ static bool saei_sync(const char *path, bool folder) {
     (void)folder;
     return true;
 #else
-    int fd = open(path, folder ? O_RDONLY : O_WRONLY);
+    int fd = open(path, (folder ? O_RDONLY : O_WRONLY) | SAEI_CLOEXEC);
     bool good = fd >= 0 && fsync(fd) == 0;
     int cause = errno;
     if (fd >= 0) close(fd);
@@ -7403,6 +7445,23 @@ static sae_result saei_writer_finish(saei_writer *w) {
     saei_free(w->ctx, w->temporary);
     memset(w, 0, sizeof *w);
     return SAE_OK;
+}
+
+/* The text into folder/name; it is freed. */
+static sae_result saei_text_write(saei_text *t, const char *who, const char *folder,
+                                  const char *name) {
+    char *path = t->failed ? NULL : saei_path_join(t->ctx, folder, name);
+    saei_writer writer;
+    sae_result result = SAE_OUT_OF_MEMORY;
+    if (path) result = saei_writer_open(t->ctx, who, path, &writer);
+    else saei_fail(t->ctx, result, "%s: no memory for %s/%s", who, folder, name);
+    if (result == SAE_OK) {
+        saei_writer_put(&writer, t->data, t->size);
+        result = saei_writer_finish(&writer);
+    }
+    saei_free(t->ctx, path);
+    saei_free(t->ctx, t->data);
+    return result;
 }
 
 /* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
@@ -7566,7 +7625,6 @@ static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
 typedef struct saei_arena_block {
     struct saei_arena_block *next;
     size_t size, used;
-    size_t unused; /* keeps what follows on 16 bytes */
 } saei_arena_block;
 typedef struct saei_arena {
     const sae_context *ctx;
@@ -8617,7 +8675,7 @@ static bool saei_pickle_sizes(const saei_pickle_value *tuple, int64_t out[SAE_MA
 /* a = storage, offset, size, stride. Every element must lie in the storage. */
 static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int dtype) {
     sae_tensor *t = (sae_tensor *)saei_arena_alloc(&u->arena, 1, sizeof *t);
-    int64_t shape[SAE_MAX_DIMS];
+    int64_t shape[SAE_MAX_DIMS], strides[SAE_MAX_DIMS];
     uint64_t held, last;
     size_t elements;
     saei_pickle_value *v;
@@ -8637,8 +8695,10 @@ static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int 
         return saei_pickle_fail(u, "a tensor with a negative size or offset");
     for (size_t k = 0; k < t->ndim; k++) t->shape[k] = (uint64_t)shape[k];
     if (!saei_shape_layout(t, &elements)) return saei_pickle_fail(u, "a tensor that is too large");
-    if (!saei_pickle_sizes(a[3], t->stride))
+    if (!saei_pickle_sizes(a[3], strides))
         return saei_pickle_fail(u, "a tensor with a negative stride");
+    for (size_t k = 0; k < t->ndim; k++) /* where no step is taken the row-major one stays */
+        if (elements && t->shape[k] > 1) t->stride[k] = strides[k];
     held = (uint64_t)a[0]->integer / sae_dtype_size(t->dtype);
     last = (uint64_t)a[1]->integer;
     for (size_t k = 0; k < t->ndim && elements; k++) {
@@ -8815,6 +8875,8 @@ static sae_result saei_pickle_run(saei_pickle *u, saei_pickle_value **out) {
     return SAE_OK;
 }
 
+/* ==== >>tensors: reading .pt, names and archive =============================================== */
+
 static sae_result saei_pickle_add_scalar(saei_pickle *u, const char *name, const char *text) {
     sae_tensor_file *file = u->file;
     saei_scalar *grown = (saei_scalar *)saei_file_grow(file, file->scalars, file->num_scalars,
@@ -8986,15 +9048,28 @@ static sae_result saei_zip_read(sae_tensor_file *file) {
                               "(numpy.savez)");
 }
 
+static bool saei_looks_zip(const unsigned char *d, size_t n) {
+    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
+}
+
+static bool saei_looks_npy(const unsigned char *d, size_t n) {
+    return n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0;
+}
+
+/* Stricter than reading one is, so that no raw values pass for it. */
+static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
+    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
+           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
+}
+
 /* The kind is told by the content. */
 static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
     const unsigned char *d = file->map.data;
     size_t n = file->map.size;
     if (n == 0) return saei_damaged(file, "the file is empty");
-    if (n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50))
-        return saei_zip_read(file);
-    if (n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0) return saei_npy_read(file, "", "", d, n);
+    if (saei_looks_zip(d, n)) return saei_zip_read(file);
+    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n);
     if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
         return saei_safetensors_read(file);
     if (n >= 11 && memcmp(d, "version htt", 11) == 0)
@@ -9056,7 +9131,7 @@ SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_
     if (!ctx) return SAE_INVALID;
     if (!path || !out)
         return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, path, &map));
+    SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
     return saei_tensor_file_open_map(ctx, path, &map, out);
 }
 
@@ -9133,10 +9208,8 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
     return result;
 }
 
-static void saei_put_le(saei_text *t, uint64_t value, int bytes) {
-    unsigned char out[8];
-    for (int i = 0; i < bytes; i++) out[i] = (unsigned char)(value >> 8 * i & 255);
-    saei_text_put(t, out, (size_t)bytes);
+static void saei_put_le(saei_text *t, uint64_t value, size_t bytes) {
+    saei_text_put(t, &value, bytes); /* the machine is little endian */
 }
 
 /* What stands before the data, as numpy writes it: room to grow the first size to 21 digits, then
@@ -9381,7 +9454,7 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
                                  const sae_tensor *tensors, size_t count) {
     saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
     sae_result result = SAE_OK;
-    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     z->out = w;
     z->head.ctx = z->directory.ctx = w->ctx;
     saei_crc_tables(z->crc);
@@ -9389,7 +9462,7 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
     else saei_npz_write(z, tensors, count);
     if (result == SAE_OK) saei_zip_end_write(z);
     if (result == SAE_OK && (z->head.failed || z->directory.failed))
-        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", path);
+        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     saei_free(w->ctx, z->head.data);
     saei_free(w->ctx, z->directory.data);
     saei_free(w->ctx, z);
@@ -9431,8 +9504,8 @@ static void saei_safetensors_header(saei_text *h, const void *const *sorted, siz
     }
     saei_text_add(h, "}");
     saei_text_add(h, "%*s", (int)((8 - h->size % 8) % 8), "");
-    for (int i = 0; i < 8 && !h->failed; i++)
-        h->data[i] = (char)(unsigned char)((uint64_t)(h->size - 8) >> 8 * i & 255);
+    at = h->size - 8;
+    if (!h->failed) memcpy(h->data, &at, 8);
 }
 
 static sae_result saei_safetensors_write(const sae_context *ctx, const char *path,
@@ -9460,7 +9533,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
     if (!sorted || header.failed)
         result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
                            path);
-    else result = saei_writer_open(ctx, path, &w);
+    else result = saei_writer_open(ctx, "sae_tensor_file_write", path, &w);
     if (result != SAE_OK) {
         saei_free(ctx, sorted);
         saei_free(ctx, header.data);
@@ -9486,7 +9559,8 @@ static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
         saei_writer_put(w, tensor->data, saei_tensor_bytes(tensor));
     }
     saei_free(w->ctx, header.data);
-    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "no memory to write %s", w->path)
+    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who,
+                                     w->path)
                          : SAE_OK;
 }
 
@@ -9515,7 +9589,7 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
         tensors = &single;
     }
     SAEI_TRY(saei_write_check(ctx, path, tensors, count));
-    SAEI_TRY(saei_writer_open(ctx, path, &w));
+    SAEI_TRY(saei_writer_open(ctx, who, path, &w));
     result = npy ? saei_npy_write(&w, tensors) : saei_zip_write(&w, path, !npz, tensors, count);
     if (result == SAE_OK) return saei_writer_finish(&w);
     saei_writer_abandon(&w);
@@ -9733,7 +9807,7 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
     if (inside && saei_path_exists(load->config_path) != SAEI_PATH_FILE)
         snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
     if (saei_path_exists(load->config_path) != SAEI_PATH_FILE) return SAE_OK;
-    SAEI_TRY(saei_map_open(load->ctx, load->config_path, &map));
+    SAEI_TRY(saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &map));
     result = saei_json_parse(load->ctx, load->config_path, (const char *)map.data, map.size,
                              &load->root);
     saei_map_close(load->ctx, &map);
@@ -9977,7 +10051,7 @@ static void saei_read_band(void *arg, size_t band) {
     const int64_t size = (int64_t)sae_dtype_size(job->view.dtype);
     size_t lead = job->by_columns ? 1 : 0, first = band * SAEI_FILE_TILE;
     size_t length[2], from[2], n[2];
-    float sum = 0; /* of all times 0: NaN where one is not finite */
+    bool finite = true;
     length[0] = (size_t)job->view.shape[0];
     length[1] = (size_t)job->view.shape[1];
     from[lead] = first;
@@ -9994,7 +10068,7 @@ static void saei_read_band(void *arg, size_t band) {
         part.stride[0] = job->view.stride[lead];
         part.stride[1] = job->view.stride[1 - lead];
         sae_tensor_to_f32(&part, tile);
-        for (size_t i = 0; i < n[0] * n[1]; i++) sum += tile[i] * 0.0f;
+        finite = saei_all_finite(tile, n[0] * n[1]) && finite;
         for (size_t i = 0; i < n[0]; i++) {
             float *row = job->dst + (from[0] + i) * job->ld + from[1];
             if (!lead) memcpy(row, tile + i * n[1], n[1] * sizeof(float));
@@ -10007,7 +10081,7 @@ static void saei_read_band(void *arg, size_t band) {
             &job->file->map, (const unsigned char *)job->view.data
                            + (int64_t)first * job->view.stride[lead] * size,
             n[lead] * (size_t)(job->view.stride[lead] * size));
-    if (sum == 0) return;
+    if (finite) return;
     saei_lock(&job->lock);
     job->not_finite = true;
     saei_unlock(&job->lock);
@@ -10517,11 +10591,13 @@ static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
 /* A scaling_factor of ones, which SAELens wrote for a time, means nothing; another one belongs to
    finetuning_scaling_factor. */
 static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
-    size_t key = draft->count - 1, m = draft->desc.dict_size;
-    const sae_tensor *t = draft->keys[key].tensor;
+    size_t key = 0, m = draft->desc.dict_size;
+    const sae_tensor *t;
     bool ones = true;
     float *scale;
     sae_result result;
+    while (key < draft->count && draft->keys[key].slot != SAEI_SLOT_SCALE) key++;
+    t = key < draft->count ? draft->keys[key].tensor : NULL;
     if (!t) return SAE_OK;
     SAEI_TRY(saei_draft_check(draft, key));
     scale = (float *)saei_alloc(draft->load->ctx, m, sizeof *scale);
@@ -11190,18 +11266,7 @@ static sae_result saei_export_batch(const saei_export *e) {
 }
 
 static sae_result saei_export_text(const saei_export *e, const char *name, saei_text *t) {
-    char *path = t->failed ? NULL : saei_path_join(e->ctx, e->folder, name);
-    saei_writer writer;
-    sae_result result = SAE_OUT_OF_MEMORY;
-    if (path) result = saei_writer_open(e->ctx, path, &writer);
-    else saei_fail(e->ctx, result, "sae_dictionary_export: no memory for %s", name);
-    if (result == SAE_OK) {
-        saei_writer_put(&writer, t->data, t->size);
-        result = saei_writer_finish(&writer);
-    }
-    saei_free(e->ctx, path);
-    saei_free(e->ctx, t->data);
-    return result;
+    return saei_text_write(t, "sae_dictionary_export", e->folder, name);
 }
 
 static sae_result saei_export_tensors(const saei_export *e, const char *name, const saei_key *keys,
@@ -11477,7 +11542,6 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
                                          const char *folder) {
     saei_export e;
     sae_result result;
-    float sum = 0; /* of all times 0: NaN where one is not finite */
     if (!dict || !desc || !folder)
         return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
                          "sae_dictionary_export: dict, desc or folder is NULL");
@@ -11491,17 +11555,16 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     e.desc = desc;
     e.folder = folder;
     e.origin = desc->origin ? *desc->origin : dict->origin;
-    SAEI_TRY(saei_dictionary_copy(dict, &e.dict));
+    SAEI_TRY(saei_dictionary_copy(dict, "sae_dictionary_export", &e.dict));
     SAEI_NOTE(&e, SAE_LOG_INFO, "%s -> %s", sae_arch_name(dict->desc.arch),
               sae_format_name(desc->format));
     result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens_fit(&e)
              : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify_fit(&e)
                                                    : saei_export_dl_fit(&e);
-    for (size_t i = 0; i < e.dict->num_params; i++) sum += e.dict->params[i] * 0.0f;
-    if (result == SAE_OK && sum != 0)
+    if (result == SAE_OK && !saei_all_finite(e.dict->params, e.dict->num_params))
         result = saei_fail(e.ctx, SAE_NOT_FINITE, "sae_dictionary_export: a parameter is NaN or "
                            "infinite, or becomes so when others are moved into it");
-    if (result == SAE_OK) result = saei_make_folder(e.ctx, folder);
+    if (result == SAE_OK) result = saei_make_folder(e.ctx, "sae_dictionary_export", folder);
     if (result == SAE_OK)
         result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens(&e)
                  : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify(&e)
@@ -11510,7 +11573,7 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     return result;
 }
 
-/* ==== >>files: config ========================================================================= */
+/* ==== >>files: config, fields and reading ===================================================== */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
@@ -11902,11 +11965,6 @@ static saei_value saei_json_as_value(const saei_json *v, const saei_field *f) {
     return out;
 }
 
-static bool saei_json_has(const saei_json *object, const char *key) {
-    const saei_json *v = saei_json_get(object, key);
-    return v && v->type != SAEI_JSON_NULL;
-}
-
 /* One trainer object. Its kind comes first: what sparsity_penalty means depends on it. */
 static sae_result saei_config_trainer(const saei_setter *s, const saei_json *object,
                                       sae_trainer_desc *desc) {
@@ -11925,9 +11983,10 @@ static sae_result saei_config_trainer(const saei_setter *s, const saei_json *obj
         }
         known++;
         if (f->type == SAEI_FIELD_KIND) continue;
-        if (f->type == SAEI_FIELD_GROUP_SIZES && saei_json_has(object, "group_fractions")) continue;
+        if (f->type == SAEI_FIELD_GROUP_SIZES && saei_config_value(object, "group_fractions"))
+            continue;
         if (saei_field_offset(f, desc->kind) != f->offset
-            && saei_json_has(object, "initial_sparsity_penalty"))
+            && saei_config_value(object, "initial_sparsity_penalty"))
             continue;
         SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c, f)));
     }
@@ -11971,7 +12030,7 @@ SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_confi
     sae_result result;
     if (!ctx || !path || !out)
         return saei_fail(ctx, SAE_INVALID, "sae_config_open: ctx, path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, path, &map));
+    SAEI_TRY(saei_map_open(ctx, "sae_config_open", path, &map));
     config = (sae_config *)saei_calloc(ctx, 1, sizeof *config);
     if (config) {
         config->ctx = ctx;
@@ -12004,7 +12063,7 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
     return config && index < config->count ? &config->descs[index] : NULL;
 }
 
-/* ---- config.json: writing ---- */
+/* ==== >>files: config, writing ================================================================ */
 
 /* The reference's keys in its order, class by class. */
 static const char *saei_config_keys(sae_trainer_kind kind) {
@@ -12138,11 +12197,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
     bool written[SAEI_NUM_FIELDS] = { false };
     const char *keys = saei_config_keys(desc->kind), *comma = "";
     unsigned kind = 1u << (desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
-    saei_writer writer;
     saei_text t;
-    char *path;
-    sae_result result;
-    memset(&writer, 0, sizeof writer);
     memset(&t, 0, sizeof t);
     t.ctx = ctx;
     saei_text_add(&t, "{\n    \"trainer\": {");
@@ -12165,18 +12220,9 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
     }
     saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
                   buffer ? buffer : "{}", own ? own : "{}");
-    path = t.failed ? NULL : saei_path_join(ctx, folder, "config.json");
-    if (path) result = saei_writer_open(ctx, path, &writer);
-    else result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for config.json", folder);
-    if (result == SAE_OK) {
-        saei_writer_put(&writer, t.data, t.size);
-        result = saei_writer_finish(&writer);
-    }
-    saei_free(ctx, path);
-    saei_free(ctx, t.data);
-    return result;
+    return saei_text_write(&t, "sae_train", folder, "config.json");
 }
-/* ==== >>buffer ================================================================================ */
+/* ==== >>buffer: sources and create ============================================================ */
 /* A slab is one matrix in a file or in the caller's memory, a stream is slabs end to end, and the
    buffer holds rows of one or two streams (input and target) in the type they have in the source.
    The rows held form a sequence; those from cursor on are unread. A refill moves the unread ones to
@@ -12226,13 +12272,8 @@ struct sae_buffer {
 
 /* n contiguous values to float32; false if one of them is NaN or infinite. */
 static bool saei_row_to_f32(const unsigned char *from, sae_dtype dtype, size_t n, float *out) {
-    uint32_t bits, bad = 0;
     saei_convert_row(dtype, from, (int64_t)sae_dtype_size(dtype), n, out);
-    for (size_t i = 0; i < n; i++) {
-        memcpy(&bits, out + i, sizeof bits);
-        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
-    }
-    return !bad;
+    return saei_all_finite(out, n);
 }
 
 static const saei_slab *saei_stream_slab(const saei_stream *s, uint64_t row) {
@@ -12261,11 +12302,6 @@ static void saei_stream_row(const saei_stream *s, uint64_t row, unsigned char *o
     }
 }
 
-static bool saei_path_ends(const char *path, const char *ending) {
-    size_t n = strlen(path), e = strlen(ending);
-    return n >= e && strcmp(path + n - e, ending) == 0;
-}
-
 static void saei_stream_close(const sae_context *ctx, saei_stream *s) {
     for (size_t i = 0; i < s->num_slabs; i++) {
         sae_tensor_file_close(s->slabs[i].file);
@@ -12281,7 +12317,7 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
                                    const sae_tensor **out) {
     const sae_tensor *found = NULL;
     size_t count = sae_tensor_file_count(slab->file), fit = 0;
-    if (name && !saei_path_ends(slab->name, ".npy")) {
+    if (name && !saei_ends_with(slab->name, ".npy")) {
         found = sae_tensor_file_find(slab->file, name);
         if (!found)
             return saei_fail(ctx, SAE_NOT_FOUND, "sae_buffer_create: %s holds no tensor \"%s\"",
@@ -12312,14 +12348,34 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
     return SAE_OK;
 }
 
+/* A container under another name is refused: its header would be taken for activations. */
+static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *slab) {
+    const unsigned char *d = slab->map.data;
+    size_t n = slab->map.size;
+    const char *kind = saei_looks_npy(d, n)           ? ".npy"
+                       : saei_looks_safetensors(d, n) ? ".safetensors"
+                                                      : NULL;
+    if (kind)
+        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s looks like a %s file, and by its "
+                         "name it would be read as raw values: let the name end in %s", slab->name,
+                         kind, kind);
+    if (saei_looks_zip(d, n))
+        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s looks like a zip archive (.pt, "
+                         ".npz), allowed are .npy, .safetensors and raw values: save the array as "
+                         ".npy", slab->name);
+    return SAE_OK;
+}
+
 /* Opens one file; *dim is what it holds. A slab half opened is left for saei_stream_close. */
 static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_source_desc *source,
                                  saei_slab *slab, uint64_t *dim) {
     const sae_tensor *t = NULL;
     size_t size, row;
     slab->name = saei_strdup(ctx, path);
-    if (!slab->name) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
-    if (saei_path_ends(path, ".npy") || saei_path_ends(path, ".safetensors")) {
+    if (!slab->name)
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for the name %s",
+                         path);
+    if (saei_ends_with(path, ".npy") || saei_ends_with(path, ".safetensors")) {
         SAEI_TRY(sae_tensor_file_open(ctx, path, &slab->file));
         SAEI_TRY(saei_slab_tensor(ctx, slab, source->tensor, &t));
         size = sae_dtype_size(t->dtype);
@@ -12331,6 +12387,8 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
         *dim = t->shape[1];
         return SAE_OK;
     }
+    SAEI_TRY(saei_map_open(ctx, "sae_buffer_create", path, &slab->map));
+    SAEI_TRY(saei_slab_raw_check(ctx, slab));
     if (!source->dim)
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is 0; %s is read as raw values "
                          "and does not tell it (.npy and .safetensors do)", path);
@@ -12338,7 +12396,6 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     size = sae_dtype_size(slab->dtype);
     if (!saei_mul(source->dim, size, &row) || row > PTRDIFF_MAX)
         return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is %zu, too large", source->dim);
-    SAEI_TRY(saei_map_open(ctx, path, &slab->map));
     if (slab->map.size % row)
         return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has %zu bytes, not a multiple of "
                          "a row's %zu (%zu of %s)", path, slab->map.size, row, source->dim,
@@ -12355,7 +12412,9 @@ static sae_result saei_stream_files(sae_context *ctx, const sae_source_desc *sou
                                     const char *const *files, size_t num_files, saei_stream *s) {
     uint64_t dim = 0;
     s->slabs = (saei_slab *)saei_calloc(ctx, num_files, sizeof *s->slabs);
-    if (!s->slabs) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!s->slabs)
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu files",
+                         num_files);
     s->num_slabs = num_files;
     for (size_t i = 0; i < num_files; i++) {
         saei_slab *slab = &s->slabs[i];
@@ -12562,7 +12621,7 @@ SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim
 SAE_API bool sae_buffer_has_target(const sae_buffer *b) { return b && b->num_streams == 2; }
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
 
-/* ---- refill ---- */
+/* ==== >>buffer: refill, serving, state ======================================================== */
 
 static unsigned char *saei_buffer_held(const sae_buffer *b, size_t stream, size_t i) {
     const saei_stream *s = &b->stream[stream];
@@ -13037,13 +13096,16 @@ static sae_result saei_loop_folders(saei_loop *l) {
     l->folders = (char **)saei_calloc(l->ctx, l->num_trainers, sizeof *l->folders);
     l->backup = saei_path_join(l->ctx, root, "backup.safetensors");
     if (!l->folders || !l->backup)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the paths of %zu "
+                         "trainers", l->num_trainers);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(name, sizeof name, "trainer_%zu", i);
         l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root)
                                       : saei_path_join(l->ctx, root, name);
-        if (!l->folders[i]) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
-        SAEI_TRY(saei_make_folder(l->ctx, l->folders[i]));
+        if (!l->folders[i])
+            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path %s/%s",
+                             root, name);
+        SAEI_TRY(saei_make_folder(l->ctx, "sae_train", l->folders[i]));
     }
     return SAE_OK;
 }
@@ -13056,10 +13118,13 @@ static sae_result saei_loop_open(saei_loop *l) {
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
     if (!l->trainers || !l->tensors || !l->names)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the names of %zu "
+                         "tensors", most);
     for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i));
     saei_loop_fingerprint(l);
-    if (l->fingerprint.failed) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+    if (l->fingerprint.failed)
+        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the settings of %zu "
+                         "trainers", n);
     return saei_loop_folders(l);
 }
 
@@ -13139,13 +13204,15 @@ static sae_result saei_loop_check_weights(saei_loop *l) {
 static sae_result saei_loop_save(saei_loop *l, size_t i, const char *folder, const char *name,
                                  const char *second) {
     sae_dictionary *copy = NULL;
-    sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), &copy);
+    sae_result result =
+        saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), "sae_train", &copy);
     if (result != SAE_OK) return result;
     if (l->desc->normalize_activations) result = sae_dictionary_scale_biases(copy, l->factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
         char *path = saei_path_join(l->ctx, folder, k ? second : name);
         if (path) result = sae_dictionary_save(copy, path);
-        else result = saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+        else result = saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path "
+                                "%s/%s", folder, k ? second : name);
         saei_free(l->ctx, path);
     }
     sae_dictionary_destroy(copy);
@@ -13159,8 +13226,10 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
     for (size_t i = 0; i < l->num_trainers; i++) {
         char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
         sae_result result;
-        if (!folder) return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
-        result = saei_make_folder(l->ctx, folder);
+        if (!folder)
+            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path "
+                             "%s/checkpoints", l->folders[i]);
+        result = saei_make_folder(l->ctx, "sae_train", folder);
         if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);
         saei_free(l->ctx, folder);
         if (result != SAE_OK) return result;
@@ -13191,7 +13260,8 @@ static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
                       (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
                                                     l->fingerprint.size));
         if (t->failed || own->failed)
-            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory");
+            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for %s/config.json",
+                             l->folders[i]);
         SAEI_TRY(saei_config_write(l->ctx, l->folders[i], &d, t->data, own->data));
     }
     return SAE_OK;
@@ -13305,12 +13375,15 @@ static bool saei_loop_folder_finished(saei_loop *l, const char *folder) {
     saei_json *root = NULL;
     const saei_json *own, *steps, *print;
     bool finished = false;
+    sae_context quiet = *l->ctx; /* a file that cannot be read is no end, and no error */
+    quiet.logger.log = NULL;
+    quiet.lock = 0;
     if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return false;
     path = saei_path_join(l->ctx, folder, "config.json");
-    if (path && saei_map_open(l->ctx, path, &map) == SAE_OK) {
-        if (saei_json_parse(l->ctx, path, (const char *)map.data, map.size, &root) == SAE_OK) {
+    if (path && saei_map_open(&quiet, "sae_train", path, &map) == SAE_OK) {
+        if (saei_json_parse(&quiet, path, (const char *)map.data, map.size, &root) == SAE_OK) {
             snprintf(hash, sizeof hash, "%016llx",
                      (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
                                                    l->fingerprint.size));
