@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all lib test test-asan test-peers demo bench fuzz lint lint-headers clean help
+.PHONY: all lib test test-asan test-peers demo bench bench-peers fuzz lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -33,8 +33,9 @@ build/sae_h.o: sae.h Makefile | build
 build/%: examples/%.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
 
-build/bench: bench/bench.c build/sae_h.o build/linked/sae.h
-	$(LINKED)
+# Alone: it times the header's insides too.
+build/bench: bench/bench.c sae.h Makefile | build
+	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
 build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
@@ -85,6 +86,10 @@ DATA ?= activations.npy
 bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also times the trainers
 	./build/bench ops
 	@if [ -f "$(DATA)" ]; then ./build/bench "$(DATA)"; fi
+
+PYTHON ?= python3
+bench-peers: build/bench ## the trainers beside dictionary_learning on PyTorch, where installed; DATA=F.npy
+	$(PYTHON) bench/peers.py build/bench "$(DATA)"
 
 FUZZ_SECONDS ?= 60
 fuzz: ## the readers against damaged files, FUZZ_SECONDS each (needs clang); FUZZ="zip json": these alone

@@ -1,15 +1,19 @@
 /*  bench - times training steps and inference; prints one JSON line a trainer, or one line an op.
 
         build/bench DATA.npy [--trainers LIST] [--m 8192] [--batch 2048] [--k 64] [--l0 128]
-                    [--warmup 10] [--steps 10] [--threads 2]
+                    [--warmup 10] [--steps 10] [--threads 2] [--profile]
         build/bench ops [--d 512] [--m 8192] [--batch 2048] [--k 64] [--steps 10] [--threads 2]
+        build/bench growth [--steps 10] [--threads 2]
 
     Training: warm-up of real steps over the data in order, then the median of --steps more. The
     hyperparameters are those in trainers[] below. Density: a fresh dictionary fires half of its
     latents, a trained one far fewer; --l0 N starts the trainers that have no k so that each latent
     fires on N/m of the first batch's rows (by b_enc; gated: gate_bias; jumprelu: threshold). 0
-   leaves the fresh start. ops: random rows and a fresh top-k dictionary; GFLOP/s counts 2*rows*d*m
-   for an encode and 2*rows*k*d for a sparse decode.
+    leaves the fresh start. --profile: on stderr, where a step's time goes. ops: the product
+    kernels, two lines on what the machine can do, then one for each operation of a TopK step and of
+    inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
+    bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
+    and the memory it holds, as one of batch, m, d and k doubles.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
@@ -82,6 +86,99 @@ static void cpu_name(char *out, size_t size) {
         break;
     }
     if (f) fclose(f);
+}
+
+/* ==== where a step's time goes ================================================================ */
+
+/* The backend with a clock at every operation: name, parameters, arguments. */
+#define PROFILED(X)                                                                                \
+    X(load_rows, (const sae_work *w, const float *a, size_t b, size_t c, float d, float *e,        \
+                  uint32_t *f), (w, a, b, c, d, e, f))                                             \
+    X(subtract, (const sae_work *w, const float *a, const float *b, size_t c, float *d),           \
+      (w, a, b, c, d))                                                                             \
+    X(axpy, (const sae_work *w, size_t a, float b, const float *c, const float *d, float *e),      \
+      (w, a, b, c, d, e))                                                                          \
+    X(encode, (const sae_work *w, const sae_encode_args *a, sae_code *b), (w, a, b))               \
+    X(gate, (const sae_work *w, const float *a, const float *b, const float *c, sae_code *d),      \
+      (w, a, b, c, d))                                                                             \
+    X(jump, (const sae_work *w, const float *a, sae_code *b), (w, a, b))                           \
+    X(decode, (const sae_work *w, const sae_code *a, const float *b, const float *c, size_t d,     \
+               size_t e, const float *f, size_t g, float *h), (w, a, b, c, d, e, f, g, h))         \
+    X(residual, (const sae_work *w, const float *a, const float *b, size_t c, float *d,            \
+                 double *e), (w, a, b, c, d, e))                                                   \
+    X(penalty, (const sae_work *w, sae_penalty a, double b, double c, const float *d,              \
+                const sae_code *e, const float *f, float *g, double *h),                           \
+      (w, a, b, c, d, e, f, g, h))                                                                 \
+    X(dots, (const sae_work *w, const sae_code *a, const float *b, const float *c, size_t d,       \
+             size_t e, float f, const float *g, float *h), (w, a, b, c, d, e, f, g, h))            \
+    X(gate_grad, (const sae_work *w, const float *a, sae_code *b), (w, a, b))                      \
+    X(jump_grad, (const sae_work *w, const float *a, float b, double c, double d, sae_code *e,     \
+                  double *f, double *g), (w, a, b, c, d, e, f, g))                                 \
+    X(jump_rest, (const sae_work *w, const float *a, float b, double c, double d,                  \
+                  const double *e, const sae_index *f, size_t g, float *h),                        \
+      (w, a, b, c, d, e, f, g, h))                                                                 \
+    X(index, (const sae_work *w, const sae_code *a, const float *const *b, size_t c,               \
+              sae_index *d), (w, a, b, c, d))                                                      \
+    X(latent_rows, (const sae_work *w, const sae_index *a, size_t b, const float *c, size_t d,     \
+                    size_t e, float f, bool g, float *h), (w, a, b, c, d, e, f, g, h))             \
+    X(latent_sums, (const sae_work *w, const sae_index *a, size_t b, bool c, float *d),            \
+      (w, a, b, c, d))                                                                             \
+    X(fired, (const sae_work *w, const sae_index *a, int b, uint64_t c, uint64_t *d),              \
+      (w, a, b, c, d))                                                                             \
+    X(column_sums, (const sae_work *w, const float *a, size_t b, float c, float *d),               \
+      (w, a, b, c, d))                                                                             \
+    X(weighted_sum, (const sae_work *w, const float *a, const float *b, size_t c, float d,         \
+                     float *e), (w, a, b, c, d, e))                                                \
+    X(sum_squares, (const sae_work *w, const float *a, size_t b, double *c), (w, a, b, c))         \
+    X(row_norms, (const sae_work *w, const float *a, size_t b, float *c), (w, a, b, c))            \
+    X(norm_grad, (const sae_work *w, const float *a, const float *b, const float *c, int d,        \
+                  float e, size_t f, float *g), (w, a, b, c, d, e, f, g))                          \
+    X(remove_parallel, (const sae_work *w, const float *a, size_t b, float c, float *d),           \
+      (w, a, b, c, d))                                                                             \
+    X(normalize_rows, (const sae_work *w, size_t a, float b, float *c), (w, a, b, c))              \
+    X(adam, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,          \
+             float *e, const float *f, float *g, float *h, size_t i),                              \
+      (w, a, b, c, d, e, f, g, h, i))                                                              \
+    X(reconstruct, (const sae_work *w, const sae_code *a, const float *b, const float *c,          \
+                    const float *d, const float *e, float f, const float *g, float *h, double *i,  \
+                    float *j), (w, a, b, c, d, e, f, g, h, i, j))                                  \
+    X(adam_rows, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,     \
+                  float e, float f, size_t g, float *h, float *i, float *j, float *k),             \
+      (w, a, b, c, d, e, f, g, h, i, j, k))                                                        \
+    X(update_threshold, (const sae_work *w, const sae_code *a, bool b, double c, float *d),        \
+      (w, a, b, c, d))
+
+#define X(name, parameters, arguments) OP_##name,
+enum { PROFILED(X) OP_COUNT };
+#undef X
+static double op_ms[OP_COUNT];
+static sae_backend plain, profiled;
+#define X(name, parameters, arguments)                                                             \
+    static void timed_##name parameters {                                                          \
+        double begun = now_ms();                                                                   \
+        plain.name arguments;                                                                      \
+        op_ms[OP_##name] += now_ms() - begun;                                                      \
+    }
+PROFILED(X)
+#undef X
+
+/* A context whose operations are timed. */
+static void profile(sae_context_desc *desc) {
+    profiled = plain = *saei_cpu_backend();
+#define X(name, parameters, arguments) profiled.name = timed_##name;
+    PROFILED(X)
+#undef X
+    desc->backend = &profiled;
+}
+
+static void print_profile(double steps) {
+#define X(name, parameters, arguments) #name,
+    static const char *const names[] = { PROFILED(X) };
+#undef X
+    int i;
+    for (i = 0; i < OP_COUNT; i++)
+        if (op_ms[i] > 0.005 * steps)
+            fprintf(stderr, "  %-16s %8.2f ms\n", names[i], op_ms[i] / steps);
 }
 
 /* ==== training ================================================================================ */
@@ -217,6 +314,7 @@ static void time_trainer(const char *name, const options *o, const float *data, 
         double begun = now_ms();
         check(sae_trainer_step(trainer, data + at * d, NULL, o->batch));
         if (s >= o->warmup) times[s - o->warmup] = now_ms() - begun;
+        if (s + 1 == o->warmup) memset(op_ms, 0, sizeof op_ms);
     }
     judge(sae_trainer_dictionary(trainer), data, o->batch, &l0, &fve);
     middle = median(times, o->steps);
@@ -230,6 +328,7 @@ static void time_trainer(const char *name, const options *o, const float *data, 
            o->k, o->l0, o->warmup, o->steps, middle, times[0], (double)o->batch / middle * 1e3, l0,
            fve);
     fflush(stdout);
+    print_profile((double)o->steps);
     sae_trainer_destroy(trainer);
     free(times);
 }
@@ -270,10 +369,11 @@ static void bench_training(const options *o) {
         return sum;                                                                                \
     }
 #define PEAK_DECLARE_8(v) __m256 v = _mm256_set1_ps(1.0f);
-#define PEAK_STEP_8(v) v = _mm256_fmadd_ps(v, p, q);
+/* The empty statement keeps the chains apart: they all compute the same. */
+#define PEAK_STEP_8(v) v = _mm256_fmadd_ps(v, p, q); __asm__ volatile("" : "+x"(v));
 #define PEAK_STORE_8(v) _mm256_storeu_ps(out, v); sum += out[0];
 #define PEAK_DECLARE_16(v) __m512 v = _mm512_set1_ps(1.0f);
-#define PEAK_STEP_16(v) v = _mm512_fmadd_ps(v, p, q);
+#define PEAK_STEP_16(v) v = _mm512_fmadd_ps(v, p, q); __asm__ volatile("" : "+v"(v));
 #define PEAK_STORE_16(v) _mm512_storeu_ps(out, v); sum += out[0];
 PEAK(peak_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
 PEAK(peak_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps, 16)
@@ -302,71 +402,263 @@ static double peak_gflops(int threads) {
     return best;
 }
 
-static void print_op(const char *name, const options *o, double *times, double flop, double peak) {
-    double ms = median(times, o->steps), rate = flop / ms / 1e6;
-    printf("%-24s rows %zu d %zu m %zu k %zu  %9.3f ms  %8.1f GFLOP/s", name, o->batch, o->d, o->m,
-           o->k, ms, rate);
-    if (peak > 0) printf("  %5.1f %% of the peak", 100 * rate / peak);
-    printf("\n");
+/* Bytes a second of a + b -> b over memory no cache holds: 12 bytes an element. */
+static double stream_gbytes(int threads) {
+    const size_t each = (size_t)1 << 24;
+    float *a = floats(each * (size_t)threads), *b = floats(each * (size_t)threads);
+    double best = 0;
+    int repeat, t;
+    for (repeat = 0; repeat < 4; repeat++) {
+        double begun = now_ms(), rate;
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(threads)
+#endif
+        for (t = 0; t < threads; t++)
+            saei_kernels_select(NULL)->axpy(each, 1, a + each * (size_t)t, b + each * (size_t)t,
+                                            b + each * (size_t)t);
+        rate = 12.0 * (double)each * threads / (now_ms() - begun) / 1e6;
+        if (rate > best) best = rate;
+    }
+    free(a);
+    free(b);
+    return best;
+}
+
+static double peak, stream; /* GFLOP/s, GB/s */
+
+static void print_op(const char *name, const options *o, double ms, double flop, double bytes) {
+    double by_flop = peak > 0 ? flop / peak / 1e6 : 0, by_bytes = bytes / stream / 1e6;
+    printf("{\"op\": \"%s\", \"batch\": %zu, \"d\": %zu, \"m\": %zu, \"k\": %zu, \"ms\": %.3f, "
+           "\"gflops\": %.1f, \"gbytes\": %.1f, \"roof_ms\": %.3f, \"share_of_roof\": %.3f}\n",
+           name, o->batch, o->d, o->m, o->k, ms, flop / ms / 1e6, bytes / ms / 1e6,
+           by_flop > by_bytes ? by_flop : by_bytes,
+           (by_flop > by_bytes ? by_flop : by_bytes) / ms);
     fflush(stdout);
 }
 
-static void bench_ops(const options *o) {
-    float *x = floats(o->batch * o->d), *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
-    double *times = (double *)calloc(o->steps, sizeof *times), peak = peak_gflops(o->threads);
-    double encode_flop = 2.0 * (double)o->batch * (double)o->d * (double)o->m;
-    sae_dictionary_desc desc;
-    sae_dictionary *dict;
-    sae_sparse code;
+/* The product kernels alone, on 128 rows against panels of m latents: one thread. */
+static void bench_kernels(const options *o) {
+    const saei_kernels *kernels = saei_kernels_select(NULL);
+    size_t ld = saei_align16(o->d), panels = o->m / SAEI_PANEL, p, g, i, s;
+    float *x = floats(128 * ld), *W = floats(panels * SAEI_PANEL * ld), out[SAEI_TILE_ROWS * 48];
+    int32_t dot[SAEI_TILE_ROWS * 48];
+    double *times = (double *)calloc(o->steps, sizeof *times), one = peak_gflops(1);
+    options at = *o;
+    int kind;
+    at.batch = 128;
+    if (!times) die("no memory");
+    for (kind = 0; kind < (kernels->screen ? 2 : 1); kind++) {
+        for (s = 0; s < o->steps; s++) {
+            double begun = now_ms();
+            for (p = 0; p < panels; p++)
+                for (g = 0; g < 128; g += SAEI_TILE_ROWS) {
+                    const float *row[SAEI_TILE_ROWS];
+                    const int16_t *words[SAEI_TILE_ROWS];
+                    for (i = 0; i < SAEI_TILE_ROWS; i++) {
+                        row[i] = x + (g + i) * ld;
+                        words[i] = (const int16_t *)(const void *)x + (g + i) * ld;
+                    }
+                    if (!kind)
+                        kernels->tile(row, W + p * SAEI_PANEL * ld, ld, false, out);
+                    else
+                        kernels->screen(words, (const uint32_t *)(const void *)W
+                                        + p * SAEI_PANEL * (ld / 2), ld / 2, dot);
+                }
+            times[s] = now_ms() - begun;
+        }
+        peak = one;
+        print_op(kind ? "kernel: int16 product, 1 thread" : "kernel: product, 1 thread", &at,
+                 median(times, o->steps),
+                 2.0 * 128 * (double)ld * (double)(panels * SAEI_PANEL), 0);
+    }
+    free(times);
+    free(x);
+    free(W);
+}
+
+static float *random_rows(const options *o) {
+    float *x = floats(o->batch * o->d);
     uint32_t state = 1;
     size_t i;
-    if (!times || !o->steps) die("no steps");
     for (i = 0; i < o->batch * o->d; i++) {
         state = state * 1664525u + 1013904223u;
         x[i] = (float)(state >> 8) / 8388608.0f - 1;
     }
+    return x;
+}
+
+/* The operations of a TopK step, medians over the steps. */
+static void bench_step_ops(const options *o, const float *x) {
+    double *times = (double *)calloc(o->steps * OP_COUNT, sizeof *times);
+    double P = (double)o->m * (double)o->d, R = (double)o->batch * (double)o->d;
+    double entries = (double)(o->batch * o->k), B = sizeof(float);
+    struct { int op; double flop, bytes; } cost[] = {
+        { OP_load_rows, 0, 2 * B * R }, { OP_subtract, R, 2 * B * R },
+        { OP_encode, 2 * R * (double)o->m, B * (R + P) },
+        { OP_reconstruct, 4 * entries * (double)o->d, B * (2 * R + P) },
+        { OP_index, 0, 6 * B * entries },
+        { OP_latent_rows, 4 * entries * (double)o->d, B * (2 * R + 2 * P) },
+        { OP_weighted_sum, 2 * P, B * P }, { OP_remove_parallel, 6 * P, 3 * B * P },
+        { OP_sum_squares, 4 * P, 2 * B * P }, { OP_adam, 12 * P, 7 * B * P },
+        { OP_adam_rows, 15 * P, 7 * B * P } };
+    sae_context_desc desc;
+    sae_context *own;
+    sae_trainer_desc h;
+    sae_trainer *trainer;
+    size_t s, i;
+    if (!times) die("no memory");
     memset(&desc, 0, sizeof desc);
-    desc.arch = SAE_ARCH_TOP_K;
+    desc.threads = o->threads;
+    profile(&desc);
+    if (sae_context_create(&desc, &own) != SAE_OK) die("no context");
+    describe("top_k", o, o->d, &h);
+    check(sae_trainer_create(own, &h, &trainer));
+    for (s = 0; s < o->steps + 3; s++) {
+        memset(op_ms, 0, sizeof op_ms);
+        check(sae_trainer_step(trainer, x, NULL, o->batch));
+        for (i = 0; s >= 3 && i < OP_COUNT; i++) times[i * o->steps + s - 3] = op_ms[i];
+    }
+    for (i = 0; i < sizeof cost / sizeof *cost; i++) {
+#define X(name, parameters, arguments) "step: " #name,
+        static const char *const names[] = { PROFILED(X) };
+#undef X
+        print_op(names[cost[i].op], o, median(times + (size_t)cost[i].op * o->steps, o->steps),
+                 cost[i].flop, cost[i].bytes);
+    }
+    sae_trainer_destroy(trainer);
+    sae_context_destroy(own);
+    free(times);
+}
+
+static void bench_ops(const options *o) {
+    float *x = random_rows(o), *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
+    double *times = (double *)calloc(o->steps, sizeof *times);
+    double P = (double)o->m * (double)o->d, flop = 2 * (double)o->batch * P;
+    char cpu[128];
+    sae_dictionary_desc desc;
+    int arch;
+    if (!times || !o->steps) die("no steps");
+    cpu_name(cpu, sizeof cpu);
+    stream = 1;
+    bench_kernels(o);
+    peak = peak_gflops(o->threads);
+    stream = stream_gbytes(o->threads);
+    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
+           "\"threads\": %d}\n{\"roof\": \"stream\", \"gbytes\": %.1f}\n",
+           peak, cpu, COMPILER, o->threads, stream);
+    bench_step_ops(o, x);
+    memset(&desc, 0, sizeof desc);
     desc.activation_dim = o->d;
     desc.dict_size = o->m;
-    desc.k = o->k;
-    check(sae_dictionary_create(ctx, &desc, &dict));
-    code.row_begin = (size_t *)calloc(o->batch + 1, sizeof *code.row_begin);
-    code.latent = (uint32_t *)calloc(o->batch * o->k, sizeof *code.latent);
-    code.value = floats(code.capacity = o->batch * o->k);
-    if (!code.row_begin || !code.latent) die("no memory");
-    if (peak > 0)
-        printf(
-            "peak %.1f GFLOP/s with %d threads (12 chains of vector FMA in registers, best of 3)\n",
-            peak, o->threads);
-    else printf("peak not measured on this CPU\n");
-    for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
-        double begun = now_ms();
-        check(sae_encode(dict, x, o->batch, f));
-        if (i) times[i - 1] = now_ms() - begun;
+    for (arch = 0; arch < 2; arch++) {
+        sae_dictionary *dict;
+        sae_sparse code;
+        size_t i, rows;
+        desc.arch = arch ? SAE_ARCH_JUMP_RELU : SAE_ARCH_TOP_K;
+        desc.k = arch ? 0 : o->k;
+        check(sae_dictionary_create(ctx, &desc, &dict));
+        code.row_begin = (size_t *)calloc(o->batch + 1, sizeof *code.row_begin);
+        code.latent = (uint32_t *)calloc(o->batch * o->m, sizeof *code.latent);
+        code.value = floats(code.capacity = o->batch * o->m);
+        if (!code.row_begin || !code.latent) die("no memory");
+        for (rows = o->batch; rows; rows = rows > 1 ? 1 : 0) {
+            options at = *o;
+            double share = (double)rows / (double)o->batch;
+            at.batch = rows;
+            for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
+                double begun = now_ms();
+                check(sae_encode(dict, x, rows, f));
+                if (i) times[i - 1] = now_ms() - begun;
+            }
+            print_op(arch ? "sae_encode, jumprelu" : "sae_encode, top_k", &at,
+                     median(times, o->steps), flop * share,
+                     4 * P + 4 * share * flop / (double)o->d);
+            for (i = 0; i <= o->steps; i++) {
+                double begun = now_ms();
+                check(sae_encode_sparse(dict, x, rows, &code));
+                if (i) times[i - 1] = now_ms() - begun;
+            }
+            print_op(arch ? "sae_encode_sparse, jumprelu" : "sae_encode_sparse, top_k", &at,
+                     median(times, o->steps), flop * share, 4 * P);
+            if (arch) continue;
+            for (i = 0; i <= o->steps; i++) {
+                double begun = now_ms();
+                check(sae_decode_sparse(dict, &code, rows, y));
+                if (i) times[i - 1] = now_ms() - begun;
+            }
+            print_op("sae_decode_sparse, top_k", &at, median(times, o->steps),
+                     2.0 * (double)code.row_begin[rows] * (double)o->d, 4 * P * share);
+        }
+        sae_dictionary_destroy(dict);
+        free(code.row_begin);
+        free(code.latent);
+        free(code.value);
     }
-    print_op("sae_encode", o, times, encode_flop, peak);
-    for (i = 0; i <= o->steps; i++) {
-        double begun = now_ms();
-        check(sae_encode_sparse(dict, x, o->batch, &code));
-        if (i) times[i - 1] = now_ms() - begun;
-    }
-    print_op("sae_encode_sparse", o, times, encode_flop, peak);
-    for (i = 0; i <= o->steps; i++) {
-        double begun = now_ms();
-        check(sae_decode_sparse(dict, &code, o->batch, y));
-        if (i) times[i - 1] = now_ms() - begun;
-    }
-    print_op("sae_decode_sparse", o, times, 2.0 * (double)code.row_begin[o->batch] * (double)o->d,
-             peak);
-    sae_dictionary_destroy(dict);
-    free(code.row_begin);
-    free(code.latent);
-    free(code.value);
     free(times);
     free(x);
     free(f);
     free(y);
+}
+
+/* ==== growth ================================================================================== */
+
+static size_t held, most; /* bytes */
+
+static void *counted_alloc(size_t size, void *user) {
+    size_t *p = (size_t *)malloc(size + 16);
+    (void)user;
+    if (!p) return NULL;
+    *p = size;
+    held += size;
+    if (held > most) most = held;
+    return p + 16 / sizeof *p;
+}
+static void counted_free(void *memory, void *user) {
+    size_t *p = (size_t *)memory - 16 / sizeof *p;
+    (void)user;
+    held -= *p;
+    free(p);
+}
+
+static void bench_growth(const options *start) {
+    int which, doubling;
+    for (which = 0; which < 4; which++)
+        for (doubling = -2; doubling <= 2; doubling++) {
+            static const char *const names[] = { "batch", "m", "d", "k" };
+            options o = *start;
+            size_t *grown = which == 0 ? &o.batch : which == 1 ? &o.m : which == 2 ? &o.d : &o.k, s;
+            double *times = (double *)calloc(o.steps, sizeof *times);
+            sae_context_desc desc;
+            sae_context *own;
+            sae_trainer_desc h;
+            sae_trainer *trainer;
+            float *x;
+            *grown = doubling < 0 ? *grown >> -doubling : *grown << doubling;
+            x = random_rows(&o);
+            if (!times) die("no memory");
+            memset(&desc, 0, sizeof desc);
+            desc.threads = o.threads;
+            desc.allocator.alloc = counted_alloc;
+            desc.allocator.free = counted_free;
+            held = most = 0;
+            if (sae_context_create(&desc, &own) != SAE_OK) die("no context");
+            describe("top_k", &o, o.d, &h);
+            if (sae_trainer_create(own, &h, &trainer) != SAE_OK) die(sae_error(own));
+            for (s = 0; s < o.steps + 2; s++) {
+                double begun = now_ms();
+                if (sae_trainer_step(trainer, x, NULL, o.batch) != SAE_OK) die(sae_error(own));
+                if (s >= 2) times[s - 2] = now_ms() - begun;
+            }
+            printf("{\"growth\": \"%s\", \"batch\": %zu, \"d\": %zu, \"m\": %zu, \"k\": %zu, "
+                   "\"ms_median\": %.3f, \"peak_MiB\": %.1f}\n",
+                   names[which], o.batch, o.d, o.m, o.k, median(times, o.steps),
+                   (double)most / 1048576);
+            fflush(stdout);
+            sae_trainer_destroy(trainer);
+            sae_context_destroy(own);
+            free(times);
+            free(x);
+        }
 }
 
 /* ==== main ==================================================================================== */
@@ -379,12 +671,17 @@ int main(int argc, char **argv) {
     sae_context_desc desc;
     int i;
     o.trainers = all;
+    memset(&desc, 0, sizeof desc);
     for (i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
         size_t *number = !strcmp(name, "--d") ? &o.d : !strcmp(name, "--m") ? &o.m
                        : !strcmp(name, "--batch") ? &o.batch : !strcmp(name, "--k") ? &o.k
                        : !strcmp(name, "--l0") ? &o.l0 : !strcmp(name, "--warmup") ? &o.warmup
                        : !strcmp(name, "--steps") ? &o.steps : NULL;
+        if (!strcmp(name, "--profile")) {
+            profile(&desc);
+            continue;
+        }
         if (name[0] != '-') {
             o.data = name;
             continue;
@@ -402,13 +699,13 @@ int main(int argc, char **argv) {
         i++;
     }
     if (!o.data) {
-        fprintf(stderr, "usage: bench DATA.npy [options], or bench ops [options]\n");
+        fprintf(stderr, "usage: bench DATA.npy [options], bench ops, or bench growth\n");
         return 2;
     }
-    memset(&desc, 0, sizeof desc);
     desc.threads = o.threads;
     if (sae_context_create(&desc, &ctx) != SAE_OK) die("no context");
     if (strcmp(o.data, "ops") == 0) bench_ops(&o);
+    else if (strcmp(o.data, "growth") == 0) bench_growth(&o);
     else bench_training(&o);
     sae_context_destroy(ctx);
     return 0;

@@ -44,6 +44,8 @@ static sae_trainer_desc settings(const variant *v, size_t d, size_t m, size_t ba
     return s;
 }
 
+static const sae_backend *train_backend; /* NULL: the default */
+
 /* 12 steps; the parameters in *out (malloc'd, *count floats), their hash returned, 0 on failure. */
 static uint64_t train(const variant *v, int threads, const char *set, size_t d, size_t m,
                       size_t batch, size_t steps, float **out, size_t *count) {
@@ -57,6 +59,7 @@ static uint64_t train(const variant *v, int threads, const char *set, size_t d, 
     memset(&cd, 0, sizeof cd);
     cd.threads = threads;
     cd.instruction_set = set;
+    cd.backend = train_backend;
     *out = NULL;
     CHECK(sae_context_create(&cd, &ctx) == SAE_OK, "no context");
     if (!ctx || !common_start(ctx, &s, 9, s.k || strstr(v->name, "ghosts")
@@ -92,10 +95,10 @@ static bool has_set(const char *set) {
 }
 
 static void same_bits(void) {
-    static const char *const sets[] = { "portable", "avx2", "avx512" };
-    bool have[3], print = getenv("SAE_PRINT_HASHES") != NULL;
+    static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
+    bool have[4], print = getenv("SAE_PRINT_HASHES") != NULL;
     int unpinned = 0;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         have[i] = has_set(sets[i]);
         if (!have[i]) SKIP("this CPU has no %s", sets[i]);
     }
@@ -117,7 +120,7 @@ static void same_bits(void) {
                   "%d threads give other bits", threads);
             free(other);
         }
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 4; k++) {
             if (!have[k]) continue;
             train(&variants[i], 1 + k, sets[k], 40, 200, 64, STEPS, &other, &other_count);
             CHECK(other && count == other_count && !memcmp(first, other, count * sizeof *first),
@@ -138,9 +141,44 @@ static void same_bits(void) {
     if (unpinned) SKIP("%d hashes are not pinned (SAE_PRINT_HASHES=1 prints them)", unpinned);
 }
 
+/* The fast ways at sizes where they are taken: screened encoding (few of 1000 latents fire), the dense
+   phase (half of them), sums over more than one block of rows; and a backend without the optional
+   operations. Oracle: the portable kernels on one thread, which screen nothing. */
+static void fast_paths(void) {
+    static const char *const sets[] = { "avx2", "avx512", "avx512vnni" };
+    enum { D = 40, M = 600, N = 1030 };
+    static sae_backend composed;
+    composed = *saei_cpu_backend();
+    composed.reconstruct = NULL;
+    composed.adam_rows = NULL;
+    for (size_t i = 0; i < VARIANTS; i++) {
+        float *first, *other;
+        size_t count = 0, other_count = 0;
+        check_test = variants[i].name;
+        train(&variants[i], 1, "portable", D, M, N, 2, &first, &count);
+        for (int k = 0; k < 3; k++) {
+            if (!has_set(sets[k])) continue;
+            train(&variants[i], 2, sets[k], D, M, N, 2, &other, &other_count);
+            CHECK(first && other && count == other_count
+                      && !memcmp(first, other, count * sizeof *first),
+                  "%s gives other bits", sets[k]);
+            free(other);
+        }
+        train_backend = &composed;
+        train(&variants[i], 2, NULL, D, M, N, 2, &other, &other_count);
+        train_backend = NULL;
+        CHECK(first && other && count == other_count
+                  && !memcmp(first, other, count * sizeof *first),
+              "the composed operations give other bits");
+        free(other);
+        free(first);
+    }
+    check_test = NULL;
+}
+
 /* Inference: the same bits for every instruction set. (Rows alone or together: test_inference.) */
 static void same_inference(void) {
-    static const char *const sets[] = { "portable", "avx2", "avx512" };
+    static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
     enum { D = 45, M = 230, N = 50 };
     for (size_t i = 0; i < COMMON_KINDS; i++) {
         sae_trainer_desc s = common_trainer(common_kind(i), D, M, N, 20);
@@ -149,7 +187,7 @@ static void same_inference(void) {
         bool first = true;
         check_test = sae_trainer_name(common_kind(i));
         check_activations(3, x, N, D);
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 4; k++) {
             sae_context_desc cd;
             sae_context *ctx;
             sae_dictionary *dict;
@@ -248,6 +286,7 @@ end:
 
 int main(void) {
     same_bits();
+    fast_paths();
     same_inference();
     for (size_t i = 0; i < COMMON_KINDS; i++) resume(i, i % 2 == 0, i % 3 == 0);
     check_remove(check_temp());

@@ -441,6 +441,77 @@ static void missing(sae_context *ctx) {
     sae_buffer_destroy(buffer);
 }
 
+/* A container under another name is not raw values; values that begin nearly like one are. */
+static void containers(sae_context *ctx) {
+    static const char *const from[] = { "c.npy", "c.safetensors", "c.npz", "c.pt" };
+    static const char *const says[] = { "end in .npy", "end in .safetensors", ".npz)", ".npz)" };
+    static const unsigned char zeros[16] = { 0, 0, 0, 0, 0, 0, 0, 0, '{', '"' };
+    float values[64 * 4] = { 0 };
+    sae_tensor t;
+    sae_buffer_desc b;
+    sae_buffer *buffer = NULL;
+    const char *raw = check_path("%s/c.bin", check_temp());
+    memset(&t, 0, sizeof t);
+    memset(&b, 0, sizeof b);
+    t.name = "x", t.dtype = SAE_F32, t.ndim = 2, t.shape[0] = 64, t.shape[1] = 4, t.data = values;
+    b.source.files = &raw, b.source.num_files = 1, b.source.dim = 1, b.source.dtype = SAE_F16;
+    b.batch_size = 2;
+    for (int i = 0; i < 4; i++) {
+        const char *path = check_path("%s/%s", check_temp(), from[i]);
+        CHECK_OK(ctx, sae_tensor_file_write(ctx, path, &t, 1), continue);
+        CHECK(rename(path, raw) == 0, "cannot rename %s", path);
+        EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_FORMAT, says[i]);
+        b.source.dim = 0; /* looked at before the sizes are */
+        EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_FORMAT, says[i]);
+        b.source.dim = 1;
+    }
+    CHECK(buffer == NULL, "out was touched");
+    check_write(raw, zeros, sizeof zeros);
+    CHECK_OK(ctx, sae_buffer_create(ctx, &b, &buffer), (void)0);
+    sae_buffer_destroy(buffer);
+    check_remove(raw);
+}
+
+/* Files that are not what a reader hopes for: refused at once, in words that help. */
+static void strange(sae_context *ctx) {
+    const char *fifo = check_path("%s/fifo.pt", check_temp());
+    sae_tensor_file *file = NULL;
+    unsigned old = alarm(20); /* who waits for a FIFO's other end dies of it */
+    CHECK(mkfifo(fifo, 0600) == 0, "no FIFO");
+    EXPECT(sae_tensor_file_open(ctx, fifo, &file), SAE_IO, "not a regular file");
+    alarm(old);
+    check_remove(fifo);
+    containers(ctx);
+}
+
+/* A JSON of more than 2^20 values is refused before memory is taken for it; one of just as many is
+   read. */
+static void many_values(void) {
+    enum { MOST = 1 << 20 };
+    char *text = (char *)malloc(2 * (MOST + 1) + 64);
+    const char *path = check_path("%s/many.json", check_temp());
+    sae_context *ctx = counting_context(NULL, 1);
+    for (size_t more = 0; text && ctx && more < 2; more++) {
+        size_t n = 0, values = MOST - 3 + more; /* beside the object, its list and "lr" */
+        sae_config *config = NULL;
+        n += (size_t)sprintf(text, "{\"lr\":1,\"group_weights\":[");
+        for (size_t i = 0; i < values; i++) text[n++] = '1', text[n++] = ',';
+        n += (size_t)sprintf(text + n - 1, "]}") - 1;
+        check_write(path, text, n);
+        if (more) {
+            alloc_calls = 0;
+            EXPECT(sae_config_open(ctx, path, &config), SAE_FORMAT, "more than 1048576 values");
+            CHECK(alloc_calls <= 2, "%ld allocations", alloc_calls);
+        } else { /* read, and refused for what it says */
+            EXPECT(sae_config_open(ctx, path, &config), SAE_INVALID, "group_weights");
+        }
+        sae_config_close(config);
+    }
+    check_remove(path);
+    free(text);
+    sae_context_destroy(ctx);
+}
+
 /* A valid file cut at every byte must be refused, and never crash. */
 static void truncated(sae_context *ctx) {
     static const char *const endings[] = { "safetensors", "pt", "npz", "npy" };
@@ -529,6 +600,37 @@ static const char *half_written(const char *folder) {
     }
     if (dir) closedir(dir);
     return found;
+}
+
+/* What a PATH.tmp links to is not written into; a folder of that name is an error, and stays. */
+static void temporaries(sae_context *ctx) {
+    const char *folder = check_path("%s/temporaries", check_temp());
+    const char *path = check_path("%s/a.npy", folder), *other = check_path("%s/other", folder);
+    const char *temporary = check_path("%s.tmp", path);
+    static const float one = 1;
+    size_t size = 0;
+    char *now;
+    sae_tensor t;
+    memset(&t, 0, sizeof t);
+    t.dtype = SAE_F32, t.data = &one;
+    mkdir(folder, 0777);
+    check_write(other, "mine", 4);
+    for (int hard = 0; hard < 2; hard++) {
+        CHECK((hard ? link(other, temporary) : symlink(other, temporary)) == 0, "no link");
+        CHECK_OK(ctx, sae_tensor_file_write(ctx, path, &t, 1), (void)0);
+        now = check_read(other, &size);
+        CHECK(now && size == 4 && !memcmp(now, "mine", 4), "written through a link");
+        CHECK(entries(folder) == 2, "%d files instead of 2", entries(folder));
+        free(now);
+    }
+    CHECK(symlink("nowhere", temporary) == 0, "no link");
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, "sae_tensor_file_write: cannot write");
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, temporary);
+    CHECK(unlink(temporary) == 0 && !check_exists(check_path("%s/nowhere", folder)), "followed");
+    mkdir(temporary, 0777);
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, temporary);
+    CHECK(check_exists(temporary), "a folder is gone");
+    check_remove(folder);
 }
 
 /* Writing that fails leaves the old file and nothing else. */
@@ -732,6 +834,10 @@ static void out_of_memory(bool once) {
                       sae_error(ctx));
                 CHECK(result == SAE_OK || sae_error(ctx)[0], "allocation %d: failed without a word",
                       (int)at);
+                CHECK(result == SAE_OK
+                          || (!strncmp(sae_error(ctx), "sae_", 4) && !strstr(sae_error(ctx), "saei_"))
+                          || strstr(sae_error(ctx), "JSON values"),
+                      "allocation %d: \"%s\" names no public function", (int)at, sae_error(ctx));
                 if (result == SAE_OUT_OF_MEMORY) provoked[-SAE_OUT_OF_MEMORY] = true;
                 sae_context_destroy(ctx);
                 CHECK(alloc_live == live, "failing at allocation %d leaks %d blocks", (int)at,
@@ -885,6 +991,15 @@ static void loops(sae_context *ctx) {
     EXPECT(sae_train(ctx, &d), SAE_MISMATCH, "");
     d.save_dir = check_path("%s/op_start.safetensors", check_temp()); /* a file, not a folder */
     CHECK(sae_train(ctx, &d) < 0 && sae_error(ctx)[0], "a file for a folder");
+    /* a folder whose config.json is damaged is none of a finished run: it starts anew, in silence */
+    check_remove(run_path);
+    d = ok, d.save_dir = run_path, d.resume = true, d.flat = true;
+    CHECK_OK(ctx, sae_train(ctx, &d), return);
+    check_write(check_path("%s/config.json", run_path), "{\"sae.h\": {", 11);
+    ctx->error[0] = 0;
+    CHECK_OK(ctx, sae_train(ctx, &d), (void)0);
+    CHECK(!sae_error(ctx)[0], "a run that succeeds leaves \"%s\"", sae_error(ctx));
+    check_remove(run_path);
     /* diverging */
     s.lr = 1e30, s.warmup_steps = SAE_NONE;
     d = ok;
@@ -1137,6 +1252,34 @@ static void one_dimension(sae_context *ctx) {
     EXPECT(sae_trainer_create(ctx, &s, &t), SAE_INVALID, "sparsity_queue_length");
 }
 
+/* Eight threads of the caller's, each with a context of one thread: what they train are the bits
+   that one alone trains, and the sanitizers see no part outside its own scratch. */
+static void inside_a_team(void) {
+    enum { TEAM = 8 };
+    uint64_t hash[TEAM];
+    memset(hash, 0, sizeof hash);
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(TEAM)
+#endif
+    for (int i = 0; i < TEAM; i++) {
+        sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, D, M, B, 20);
+        sae_context_desc desc;
+        sae_context *own = NULL;
+        sae_trainer *t = NULL;
+        s.k = 2;
+        memset(&desc, 0, sizeof desc);
+        desc.threads = 1;
+        if (sae_context_create(&desc, &own) != SAE_OK) continue;
+        if (sae_trainer_create(own, &s, &t) == SAE_OK)
+            for (size_t step = 0; step < 5; step++) sae_trainer_step(t, rows + step * B * D, NULL, B);
+        if (t) hash[i] = common_hash(sae_trainer_dictionary(t));
+        sae_trainer_destroy(t);
+        sae_context_destroy(own);
+    }
+    for (int i = 0; i < TEAM; i++)
+        CHECK(hash[i] && hash[i] == hash[0], "thread %d of a team trains other bits", i);
+}
+
 int main(void) {
     sae_context *ctx;
     names();
@@ -1152,7 +1295,11 @@ int main(void) {
     settings(ctx);
     check_test = "missing files";
     missing(ctx);
+    strange(ctx);
+    many_values();
     truncated(ctx);
+    check_test = "temporaries";
+    temporaries(ctx);
     check_test = "full disk";
     full_disk(ctx);
     full_disk_run(ctx);
@@ -1169,6 +1316,7 @@ int main(void) {
     false_backups(ctx);
     other_classes(ctx);
     one_dimension(ctx);
+    inside_a_team();
     sae_context_destroy(ctx);
     every_code();
     check_remove(check_temp());

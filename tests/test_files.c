@@ -126,6 +126,78 @@ static void tensor_round_trips(void) {
     check_test = NULL;
 }
 
+/* A .pt of one tensor "w" over six floats 0 to 5, with the shape and strides given. */
+static bool write_strided(const char *path, const uint64_t *shape, const int64_t *stride, size_t n) {
+    static const float held[6] = { 0, 1, 2, 3, 4, 5 };
+    saei_zip_writer *z = (saei_zip_writer *)calloc(1, sizeof *z);
+    saei_writer w;
+    saei_text p;
+    memset(&p, 0, sizeof p);
+    p.ctx = ctx;
+    if (!z || saei_writer_open(ctx, "test", path, &w) != SAE_OK) return free(z), false;
+    z->out = &w;
+    z->head.ctx = z->directory.ctx = ctx;
+    saei_crc_tables(z->crc);
+    saei_text_put(&p, "\x80\x02}(", 4);
+    saei_pickle_put_text(&p, "w");
+    saei_text_add(&p, "ctorch._utils\n_rebuild_tensor_v2\n((");
+    saei_pickle_put_text(&p, "storage");
+    saei_text_add(&p, "ctorch\nFloatStorage\n");
+    saei_pickle_put_text(&p, "0");
+    saei_pickle_put_text(&p, "cpu");
+    saei_pickle_put_int(&p, 6);
+    saei_text_put(&p, "tQK\x00", 4);
+    saei_pickle_put_sizes(&p, shape, NULL, n);
+    saei_pickle_put_sizes(&p, NULL, stride, n);
+    saei_text_add(&p, "\x89" "ccollections\nOrderedDict\n)RtRu.");
+    saei_zip_put(z, "t/data.pkl", p.data, p.size, "", 0);
+    saei_zip_put(z, "t/data/0", held, sizeof held, "", 0);
+    saei_zip_put(z, "t/version", "3\n", 2, "", 0);
+    saei_zip_end_write(z);
+    saei_free(ctx, p.data);
+    saei_free(ctx, z->head.data);
+    saei_free(ctx, z->directory.data);
+    free(z);
+    return saei_writer_finish(&w) == SAE_OK;
+}
+
+/* Strides of axes that no step is taken along are anything in a .pt; they may not be counted with. */
+static void strides(void) {
+    static const struct {
+        uint64_t shape[4];
+        int64_t stride[4];
+        size_t ndim, values;
+        int64_t want[4]; /* strides when it is open */
+    } cases[] = {
+        { { 2, 3 }, { 1, 2 }, 2, 6, { 1, 2 } },
+        { { 1, 6 }, { INT64_MAX, 1 }, 2, 6, { 6, 1 } },
+        { { 6, 1 }, { 1, INT64_MAX }, 2, 6, { 1, 1 } },
+        { { 1, 1, 1, 3 }, { INT64_MAX, INT64_MAX / 2, INT64_MAX - 7, 2 }, 4, 3, { 3, 3, 3, 2 } },
+        { { 0, 3 }, { INT64_MAX, INT64_MAX }, 2, 0, { 3, 1 } },
+        { { 5, 0 }, { INT64_MAX, INT64_MAX }, 2, 0, { 1, 1 } },
+    };
+    check_test = "strides";
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        const char *path = check_path("%s/strided.pt", check_temp());
+        sae_tensor_file *file;
+        const sae_tensor *t;
+        float out[6] = { 9, 9, 9, 9, 9, 9 };
+        CHECK(write_strided(path, cases[c].shape, cases[c].stride, cases[c].ndim), "not written");
+        CHECK_OK(ctx, sae_tensor_file_open(ctx, path, &file), continue);
+        t = sae_tensor_file_get(file, 0);
+        CHECK(!memcmp(t->stride, cases[c].want, cases[c].ndim * sizeof *t->stride),
+              "case %zu: strides %lld, %lld", c, (long long)t->stride[0], (long long)t->stride[1]);
+        sae_tensor_to_f32(t, out);
+        for (size_t i = 0; i < 6; i++) {
+            float want = i >= cases[c].values ? 9.0f : cases[c].ndim == 4 ? 2.0f * (float)i : (float)i;
+            if (c == 0) want = (float)(i / 3 + i % 3 * 2);
+            CHECK(out[i] == want, "case %zu: value %zu is %g", c, i, (double)out[i]);
+        }
+        sae_tensor_file_close(file);
+    }
+    check_test = NULL;
+}
+
 /* ---- fixtures -------------------------------------------------------------------------------- */
 
 static saei_json *about_file(const char *folder) {
@@ -317,6 +389,7 @@ int main(void) {
     if (!(ctx = check_context(1))) return check_end();
     round_trips();
     tensor_round_trips();
+    strides();
     char root[512];
     snprintf(root, sizeof root, "%s/tests/fixtures", check_root());
     CHECK(fixtures(root) >= 17, "fixtures are missing");

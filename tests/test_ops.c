@@ -799,6 +799,43 @@ static void op_adam(rig *g) {
         near(g, "second moments", down(g, ds, size), second, size, 2e-6);
     }
 }
+/* The optional operations against the ones they stand for, bit for bit. */
+static void op_fused(rig *g) {
+    size_t size = g->m * g->ld, rows = g->n * g->ld, room = g->n * g->m + 16;
+    sae_code h = code_new(g), c = code_up(g, &h);
+    float *W = up(g, matrix(g, g->m), size), *base = up(g, matrix(g, 1), g->ld), *grad[2];
+    float *y = up(g, matrix(g, g->n), rows), *e[2];
+    double *loss = (double *)device_bytes(g, 2 * sizeof *loss);
+    sae_adam adam = { 1e-2, 0.9, 0.999, 1e-8 };
+    for (int k = 0; k < 2; k++) {
+        e[k] = (float *)device_bytes(g, rows * sizeof(float));
+        grad[k] = up(g, h.grad, room);
+    }
+    OP(g, reconstruct)(&g->w, &c, c.value, W, base, y, 0.7f, c.value, e[0], loss, grad[0]);
+    OP(g, decode)(&g->w, &c, c.value, W, 0, g->m, base, 0, e[1]);
+    OP(g, residual)(&g->w, e[1], y, g->n, e[1], loss + 1);
+    OP(g, dots)(&g->w, &c, e[1], W, 0, g->m, 0.7f, c.value, grad[1]);
+    same(g, "e", down(g, e[0], rows), down(g, e[1], rows), rows);
+    same_number(g, "loss", down_double(g, loss), down_double(g, loss + 1));
+    same_entries(g, "grad", &h, entries_down(g, &c, grad[0]), entries_down(g, &c, grad[1]));
+    for (int k = 0; k < 2; k++) { /* with the projection and its own beta1; without */
+        float *start = matrix(g, g->m), *slope = matrix(g, g->m), *p[2], *d[2], *first[2], *second[2];
+        for (int i = 0; i < 2; i++) {
+            p[i] = up(g, start, size);
+            d[i] = up(g, slope, size);
+            first[i] = (float *)device_bytes(g, size * sizeof(float));
+            second[i] = (float *)device_bytes(g, size * sizeof(float));
+        }
+        OP(g, adam_rows)(&g->w, &adam, 1, NULL, 1, k ? -1 : 0, k ? 1e-6f : 0, g->m, p[0], d[0],
+                         first[0], second[0]);
+        if (!k) OP(g, remove_parallel)(&g->w, p[1], g->m, 0, d[1]);
+        OP(g, adam)(&g->w, &adam, 1, NULL, 1, p[1], d[1], first[1], second[1], size);
+        OP(g, normalize_rows)(&g->w, g->m, k ? 1e-6f : 0, p[1]);
+        same(g, "parameters", down(g, p[0], size), down(g, p[1], size), size);
+        same(g, "first moments", down(g, first[0], size), down(g, first[1], size), size);
+        same(g, "second moments", down(g, second[0], size), down(g, second[1], size), size);
+    }
+}
 static void op_threshold(rig *g) {
     sae_code h = code_new(g), c = code_up(g, &h);
     static const float starts[] = { -1, 0, 0.4f };
@@ -908,6 +945,7 @@ static const struct {
     { "sums", op_sums },               { "norms", op_norms },
     { "adam", op_adam },               { "update_threshold", op_threshold },
     { "geometric_median", op_median }, { "resample", op_resample },
+    { "reconstruct, adam_rows", op_fused },
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 
@@ -944,11 +982,11 @@ static void operations_of(const sae_backend *backend, const sae_context *ctx, co
 }
 
 int main(void) {
-    static const char *const sets[] = { "portable", "avx2", "avx512" };
+    static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
     static const int threads[] = { 1, 3 };
     bool first = true;
     size_t slots = (sizeof(sae_backend) - offsetof(sae_backend, open)) / sizeof(void (*)(void));
-    for (size_t s = 0; s < 3; s++)
+    for (size_t s = 0; s < 4; s++)
         for (size_t t = 0; t < 2; t++) {
             sae_context_desc desc;
             sae_context *ctx;
