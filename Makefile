@@ -80,7 +80,7 @@ test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
 
 PYTHON ?= python3
 demo: build/demo ## trains three dictionaries on a toy with known features and prints what they found
-	./build/demo build/demo_out
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} ./build/demo build/demo_out
 
 DATA ?= activations.npy
 bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also times the trainers

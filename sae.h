@@ -2413,6 +2413,7 @@ static void saei_keep_top(const saei_task *t, size_t first, size_t count, const 
 static saei_top saei_tops(const saei_task *t, saei_top top[SAEI_ENCODE_ROWS]) {
     size_t base = saei_thread_index(t->w->ctx) * (SAEI_ENCODE_ROWS + 2);
     saei_top spare;
+    memset(&spare, 0, sizeof spare);
     for (size_t i = 0; i <= SAEI_ENCODE_ROWS; i++) {
         saei_top *at = i < SAEI_ENCODE_ROWS ? &top[i] : &spare;
         at->value = t->s.value + (base + i) * t->s.capacity;
@@ -2613,6 +2614,7 @@ static void saei_screen_part(void *arg, size_t part) {
     saei_quantized q[SAEI_ENCODE_ROWS];
     float scale[SAEI_ENCODE_ROWS];
     int32_t dot[SAEI_TILE_ROWS * SAEI_PANEL];
+    memset(q, 0, sizeof q);
     for (size_t r = r0; r < r1; r++) {
         t->kernels->quantize(t->ld, a->x + r * t->ld, words + (r - r0) * t->ld, &q[r - r0]);
         scale[r - r0] = q[r - r0].inverse;
@@ -2869,8 +2871,9 @@ static void saei_dense_sums(const saei_task *t, size_t targets, size_t *at, cons
                             float *out) {
     for (size_t first = lo; first < hi; first += SAEI_DENSE_ROWS) {
         size_t count = saei_min(SAEI_DENSE_ROWS, hi - first), stop[SAEI_DENSE_TARGETS];
+        memcpy(stop, at, targets * sizeof *at);
         for (size_t i = 0; i < targets; i++)
-            for (stop[i] = at[i]; stop[i] < end[i] && index[stop[i]] < first + count; ) stop[i]++;
+            while (stop[i] < end[i] && index[stop[i]] < first + count) stop[i]++;
         for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
             for (size_t i = 0; i < targets; i++)
                 if (stop[i] > at[i])
@@ -9535,9 +9538,9 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
         saei_sort(sorted, count, saei_safetensors_less);
         saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
     }
+    result = SAE_OUT_OF_MEMORY;
     if (!sorted || header.failed)
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_write: no memory to write %s",
-                           path);
+        saei_fail(ctx, result, "sae_tensor_file_write: no memory to write %s", path);
     else result = saei_writer_open(ctx, "sae_tensor_file_write", path, &w);
     if (result != SAE_OK) {
         saei_free(ctx, sorted);
