@@ -1417,7 +1417,7 @@ static bool saei_is_text(const void *text, size_t size) {
 enum { SAEI_QUOTE = 104 };
 static const char *saei_quote(const char *text, char out[SAEI_QUOTE]) {
     size_t n = 0;
-    for (; text[n] && n < SAEI_QUOTE - 4; n++)
+    for (; n < SAEI_QUOTE - 4 && text[n]; n++)
         out[n] = (unsigned char)text[n] < 32 || text[n] == 127 ? '?' : text[n];
     if (text[n]) {
         while (n && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
