@@ -243,7 +243,9 @@ typedef struct sae_dictionary_desc {
     bool skip;                   /* x_hat += W_skip raw x, W_skip [output_dim,d] */
 } sae_dictionary_desc;
 
-/* Initialised as the reference initialises the class. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
+/* Initialised as the reference initialises the class: directions of equal length drawn for W_dec,
+   W_enc the same; biases 0, but for STANDARD's b_enc, uniform within 1/sqrt(d); threshold -1,
+   JUMP_RELU's 0.001. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
                                          sae_dictionary **out);
 SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
@@ -1621,7 +1623,10 @@ static void saei_philox(const uint32_t counter[4], const uint32_t key[2], uint32
 }
 
 /* Streams keep draws for different purposes apart under one seed. */
-enum { SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3 };
+enum {
+    SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
+    SAEI_STREAM_INIT_BIAS = 4
+};
 
 /* A stream of draws under a seed. Draw i is half of what block i / 2 gives; the block last used is
    kept for its other half. */
@@ -4106,6 +4111,12 @@ static void saei_dictionary_init(sae_dictionary *dict) {
     const sae_dictionary_desc *h = &dict->desc;
     if (h->arch == SAE_ARCH_IDENTITY) return;
     saei_parallel(dict->ctx, saei_ceil_div(h->dict_size, 64), saei_dictionary_init_part, dict);
+    if (h->arch == SAE_ARCH_STANDARD) { /* what torch.nn.Linear begins with; the others zero it */
+        saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT_BIAS);
+        double width = 1 / sqrt((double)h->activation_dim);
+        for (size_t i = 0; i < h->dict_size; i++)
+            dict->b_enc[i] = (float)(width * (2 * saei_random_uniform(&random, i) - 1));
+    }
     if (h->arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
 }

@@ -511,14 +511,15 @@ static void looking(void) {
     check_test = NULL;
 }
 
-/* The initialisations: what reference.md says of them. */
+/* The initialisations, as the reference's traces begin: AutoEncoder's b_enc is uniform within
+   1/sqrt(d), every other bias 0. */
 static void starts(void) {
     enum { D = 24, M = 400 };
     for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_JUMP_RELU; arch++) {
         sae_dictionary_desc desc;
         sae_dictionary *dict, *again;
         double norm_want = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW ? 0.1 : 1;
-        double mean = 0, fourth = 0;
+        double mean = 0, fourth = 0, bias = 0, bias_square = 0, width = 1 / sqrt((double)D);
         memset(&desc, 0, sizeof desc);
         desc.arch = (sae_arch)arch;
         desc.activation_dim = D;
@@ -538,11 +539,18 @@ static void starts(void) {
                 CHECK(dict->W_enc[i * dict->ld + j] == dict->W_dec[i * dict->ld + j], "not tied");
             }
             CHECK(fabs(sqrt(s) - norm_want) < 1e-5, "norm %g", sqrt(s));
-            CHECK(dict->b_enc[i] == 0, "b_enc");
+            bias += (double)dict->b_enc[i] / width / M;
+            bias_square += pow((double)dict->b_enc[i] / width, 2) / M;
+            if (arch != SAE_ARCH_STANDARD) CHECK(dict->b_enc[i] == 0, "b_enc");
+            else CHECK(fabs((double)dict->b_enc[i]) <= width * (1 + 1e-6), "b_enc");
             if (arch == SAE_ARCH_JUMP_RELU) CHECK(dict->aux0[i] == 0.001f, "threshold");
             if (arch == SAE_ARCH_GATED) CHECK(dict->aux0[i] == 0 && dict->aux1[i] == 0, "r_mag");
         }
         for (size_t j = 0; j < D; j++) CHECK(dict->b_dec[j] == 0, "b_dec");
+        if (arch == SAE_ARCH_STANDARD) { /* five standard deviations of each estimate */
+            CHECK(fabs(bias) < 5 * sqrt(1.0 / 3 / M), "mean of b_enc %g", bias);
+            CHECK(fabs(bias_square - 1.0 / 3) < 5 * sqrt(4.0 / 45 / M), "its square %g", bias_square);
+        }
         CHECK(fabs(mean) < 5 / sqrt((double)M * D * D), "mean %g", mean);
         /* normal on the sphere: 3 d/(d+2) = 2.77; uniform coordinates: about 1.8 d.../1 */
         if (arch <= SAE_ARCH_GATED) CHECK(fabs(fourth - 2.77) < 0.2, "kurtosis %g", fourth);
