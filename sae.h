@@ -2252,7 +2252,7 @@ static void saei_cpu_axpy(const sae_work *w, size_t count, float a, const float 
     saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_axpy_part, &t);
 }
 
-/* -- selection -- */
+/* ==== >>cpu: selection ======================================================================== */
 
 static uint32_t saei_float_bits(float x) {
     uint32_t bits;
@@ -2466,7 +2466,7 @@ static void saei_encode_part(void *arg, size_t part) {
     }
 }
 
-/* -- encode, screened -- */
+/* ==== >>cpu: screened encode ================================================================== */
 /* The product takes 3/4 of a sparse step, and a few in a hundred of its results are used. So rows
    of x and W_enc are rounded to int16 with a scale each, x = q / s + dx and w = v / t + dw; the
    integer product q.v is exact (see quantize) and twice as fast as float's; and
@@ -2759,7 +2759,7 @@ static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_cod
     *a->warm = total > a->k * a->n ? 0.96f * saei_keep_batch(code, a->k * a->n, t.s.counts) : 0;
 }
 
-/* -- values of entries -- */
+/* ==== >>cpu: values of entries ================================================================ */
 
 static float saei_gate_value(float exp_r, float u, float mag_bias) {
     float v = exp_r * u + mag_bias;
@@ -2829,7 +2829,7 @@ static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
     saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_part, &t);
 }
 
-/* -- the dense phase -- */
+/* ==== >>cpu: the dense phase ================================================================== */
 /* A fresh dictionary without a k fires half of its latents. Then a list's rows are no longer few
    and far between: every sum reads the whole matrix, from the L3. So the matrix is copied into
    panels of 64 x 128 that lie in the L1 while 128 lists go over them, each from where it stopped.
@@ -3069,7 +3069,7 @@ static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const f
     *loss = ghost * (mse / (ghost + 1e-8));
 }
 
-/* -- penalties and gradients of entries -- */
+/* ==== >>cpu: penalties, gradients of entries ================================================== */
 
 static double saei_penalty_entropy(const float *f, size_t count, float coef, float *grad) {
     double sum = 0, h = 0, mean = 0;
@@ -3330,7 +3330,7 @@ static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float band
         }
 }
 
-/* -- by latent -- */
+/* ==== >>cpu: by latent ======================================================================== */
 
 static void saei_count_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
@@ -3593,7 +3593,7 @@ static void saei_cpu_count_nonzero(const sae_work *w, const sae_code *code, doub
     *mean = (double)total / (double)code->rows;
 }
 
-/* -- weights -- */
+/* ==== >>cpu: weights ========================================================================== */
 
 enum { SAEI_ROWS_NORM, SAEI_ROWS_PARALLEL, SAEI_ROWS_UNIT, SAEI_ROWS_NORM_GRAD };
 
@@ -13830,7 +13830,7 @@ SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
     return result;
 }
 
-/* ---- gradient pursuit ---- */
+/* ==== >>metrics: gradient pursuit ============================================================= */
 
 enum { SAEI_PURSUIT_PARTS = 64 };
 
@@ -13959,6 +13959,8 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 #endif
 
 #elif defined(SAEI_KERNEL_PASS) /* the body of >>kernels, once for each instruction set */
+
+/* ==== >>kernels: the body, once for each instruction set ====================================== */
 
 #define saei_v SAEI_FN(saei_v)
 #define saei_vload SAEI_FN(saei_vload)
