@@ -4,6 +4,7 @@
                     [--warmup 10] [--steps 10] [--threads 2] [--profile]
         build/bench ops [--d 512] [--m 8192] [--batch 2048] [--k 64] [--steps 10] [--threads 2]
         build/bench growth [--steps 10] [--threads 2]
+        build/bench load DICTIONARY [--steps 10] [--threads 2]
 
     Training: warm-up of real steps over the data in order, then the median of --steps more. The
     hyperparameters are those in trainers[] below. Density: a fresh dictionary fires half of its
@@ -13,7 +14,8 @@
     kernels, two lines on what the machine can do, then one for each operation of a TopK step and of
     inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
     bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
-    and the memory it holds, as one of batch, m, d and k doubles.
+    and the memory it holds, as one of batch, m, d and k doubles. load: opening a dictionary of any
+    format, from files that are in the page cache.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
@@ -36,7 +38,7 @@
 #endif
 
 typedef struct options {
-    const char *data, *trainers;
+    const char *data, *path, *trainers; /* path: the word behind data */
     size_t d, m, batch, k, l0, warmup, steps;
     int threads;
 } options;
@@ -663,11 +665,40 @@ static void bench_growth(const options *start) {
 
 /* ==== main ==================================================================================== */
 
+/* ==== load ==================================================================================== */
+
+static void bench_load(const options *o) {
+    double *times = (double *)calloc(o->steps, sizeof *times), params = 0, ms;
+    sae_context_desc desc;
+    sae_context *own;
+    if (!times || !o->path) die(times ? "load needs a dictionary" : "no memory");
+    memset(&desc, 0, sizeof desc);
+    desc.threads = o->threads;
+    desc.allocator.alloc = counted_alloc;
+    desc.allocator.free = counted_free;
+    held = most = 0;
+    if (sae_context_create(&desc, &own) != SAE_OK) die("no context");
+    for (size_t s = 0; s < o->steps; s++) {
+        double begun = now_ms();
+        sae_dictionary *dict;
+        if (sae_dictionary_load(own, NULL, o->path, &dict) != SAE_OK) die(sae_error(own));
+        times[s] = now_ms() - begun;
+        params = 4 * (double)dict->num_params;
+        sae_dictionary_destroy(dict);
+    }
+    ms = median(times, o->steps);
+    printf("{\"load\": \"%s\", \"MB\": %.1f, \"ms_median\": %.1f, \"GB_s\": %.2f, "
+           "\"allocated_by_size\": %.3f}\n",
+           o->path, params / 1e6, ms, params / 1e6 / ms, (double)most / params);
+    sae_context_destroy(own);
+    free(times);
+}
+
 int main(int argc, char **argv) {
     static const char all[] =
         "standard,standard_april,gated,gated_anneal,p_anneal,top_k,batch_top_k,"
         "matryoshka_batch_top_k,jumprelu";
-    options o = { NULL, NULL, 512, 8192, 2048, 64, 128, 10, 10, 2 };
+    options o = { NULL, NULL, NULL, 512, 8192, 2048, 64, 128, 10, 10, 2 };
     sae_context_desc desc;
     int i;
     o.trainers = all;
@@ -683,7 +714,8 @@ int main(int argc, char **argv) {
             continue;
         }
         if (name[0] != '-') {
-            o.data = name;
+            if (o.data) o.path = name;
+            else o.data = name;
             continue;
         }
         if (number) *number = (size_t)strtoull(value, NULL, 10);
@@ -699,13 +731,15 @@ int main(int argc, char **argv) {
         i++;
     }
     if (!o.data) {
-        fprintf(stderr, "usage: bench DATA.npy [options], bench ops, or bench growth\n");
+        fprintf(stderr, "usage: bench DATA.npy [options], bench ops, bench growth, or bench load "
+                        "DICTIONARY\n");
         return 2;
     }
     desc.threads = o.threads;
     if (sae_context_create(&desc, &ctx) != SAE_OK) die("no context");
     if (strcmp(o.data, "ops") == 0) bench_ops(&o);
     else if (strcmp(o.data, "growth") == 0) bench_growth(&o);
+    else if (strcmp(o.data, "load") == 0) bench_load(&o);
     else bench_training(&o);
     sae_context_destroy(ctx);
     return 0;
