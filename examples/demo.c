@@ -102,9 +102,9 @@ static double match(const toy *t, const sae_dictionary *dict) {
 
 static bool on_progress(void *user, const sae_progress *p) {
     (void)user;
-    if (p->step % (STEPS / 20) == 0)
-        fprintf(stderr, "\rtraining %zu dictionaries: %3.0f %%%s", p->num_trainers,
-                100.0 * (double)p->step / (double)p->steps, p->step == p->steps ? "\n" : "");
+    if (p->step % (STEPS / 4) == 0)
+        fprintf(stderr, "training %zu dictionaries: %3.0f %%\n", p->num_trainers,
+                100.0 * (double)p->step / (double)p->steps);
     return true;
 }
 
