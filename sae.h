@@ -1111,10 +1111,8 @@ extern "C" {
 
 #if defined(__GNUC__)
 #define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define SAEI_UNUSED __attribute__((unused))
 #else
 #define SAEI_PRINTF(fmt, args)
-#define SAEI_UNUSED
 #endif
 
 #define SAEI_TRY(call)                                                                             \
@@ -5958,8 +5956,7 @@ static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
 /* Everything a step will need. */
 static bool saei_trainer_memory(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows = h->batch_size * t->view.ld, scratch, stride,
-           aux = 0;
+    size_t m = saei_align16(h->dict_size), rows, scratch, stride, aux = 0;
     bool gated = saei_is_gated(h->kind), jump = h->kind == SAE_TRAINER_JUMP_RELU, ok;
     bool ghost = h->ghost_threshold != SAE_NONE;
     if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
@@ -13200,18 +13197,13 @@ static sae_result saei_loop_check_weights(saei_loop *l) {
     sae_stats stats;
     for (size_t i = 0; i < l->num_trainers; i++) {
         const sae_dictionary *dict = sae_trainer_dictionary(l->trainers[i]);
-        uint32_t bits, bad = 0;
         if (l->step > l->start) {
             SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
             SAEI_TRY(saei_loop_check_finite(l, i, &stats));
         }
         if (!dict)
             return saei_fail(l->ctx, SAE_BACKEND, "sae_train: trainer %zu has no dictionary", i);
-        for (size_t j = 0; j < dict->num_params; j++) {
-            memcpy(&bits, dict->params + j, sizeof bits);
-            bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
-        }
-        if (bad)
+        if (!saei_all_finite(dict->params, dict->num_params))
             return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu diverged: its weights "
                              "before step %llu hold NaN or infinity", i,
                              (unsigned long long)l->step);
