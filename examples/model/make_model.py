@@ -108,15 +108,18 @@ def main():
     parser.add_argument("work")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="the highest learning rate")
+    parser.add_argument("--start", help="a folder of this script's to go on from, with a fresh schedule")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the text")
     args = parser.parse_args()
 
     import numpy
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    random = numpy.random.default_rng(0)
+    random = numpy.random.default_rng(args.seed)
     os.makedirs(args.work, exist_ok=True)
     at = lambda name: os.path.join(args.work, name)
 
@@ -135,10 +138,12 @@ def main():
                            attention_dropout=0.0, bos_token_id=None, eos_token_id=None, use_cache=False, **SHAPE)
     model = GPTNeoXForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    if args.start:
+        model.load_state_dict({k: v.float() for k, v in load_file(args.start + "/model.safetensors").items()})
     decay = [p for p in model.parameters() if p.dim() > 1]
     other = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": WEIGHT_DECAY},
-                                   {"params": other, "weight_decay": 0.0}], lr=PEAK_RATE, betas=(0.9, 0.98))
+                                   {"params": other, "weight_decay": 0.0}], lr=args.rate, betas=(0.9, 0.98))
 
     def held_loss(contexts):
         model.eval()
@@ -159,7 +164,7 @@ def main():
     start, mean = time.time(), None
     for step, x in zip(range(args.steps), batches()):
         progress = max(0.0, (step - WARMUP) / max(1, args.steps - WARMUP))
-        rate = PEAK_RATE * min(1.0, (step + 1) / WARMUP) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = args.rate * min(1.0, (step + 1) / WARMUP) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -179,7 +184,7 @@ def main():
             print(line, flush=True)
     loss = held_loss(held_ids)
     characters = len("\n\n".join(held))
-    figures = {"steps": args.steps, "tokens_seen": args.steps * BATCH * CONTEXT, "train_loss": round(mean, 4),
+    figures = {"start": args.start, "rate": args.rate, "steps": args.steps, "tokens_seen": args.steps * BATCH * CONTEXT, "train_loss": round(mean, 4),
                "held_out_tokens": held_ids.numel(), "held_out_loss": round(loss, 4),
                "held_out_bits_per_character": round(loss / math.log(2) * held_ids.numel() / characters, 4)}
     save(model, at)
