@@ -1224,6 +1224,20 @@ static bool saei_all_finite(const float *x, size_t n) {
     return !bad;
 }
 
+/* Asks for huge pages inside a large block, where the system has them: a page fault costs as much as
+   filling the page, and large dictionaries are walked by columns too. */
+static void saei_hint_huge(void *memory, size_t size) {
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t page = (uintptr_t)1 << 21;
+    uintptr_t begin = (uintptr_t)memory / page * page + page, end = (uintptr_t)memory + size;
+    if (size < 8 * page) return;
+    madvise((void *)begin, (size_t)(end / page * page - begin), MADV_HUGEPAGE);
+#else
+    (void)memory;
+    (void)size;
+#endif
+}
+
 /* Memory on 64-byte boundaries from the caller's allocator; the original pointer sits in front.
    NULL when there is none (also for count * size too large). Not zeroed. */
 static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
@@ -1233,6 +1247,7 @@ static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
         return NULL;
     base = (unsigned char *)ctx->allocator.alloc(bytes, ctx->allocator.user);
     if (!base) return NULL;
+    saei_hint_huge(base, bytes);
     at = base + sizeof(void *);
     at += (64 - ((uintptr_t)at & 63)) & 63;
     memcpy(at - sizeof(void *), &base, sizeof base);
@@ -1906,6 +1921,10 @@ struct saei_kernels {
     void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
                  size_t ld, float alpha, float *out);
     double (*dot)(size_t n, const float *a, const float *b);
+    /* to = from; false where a value is NaN or infinite. The same turned: to[c * ld + r] = row[r][c]
+       for r < 16, c < n. */
+    bool (*copy)(size_t n, const float *from, float *to);
+    bool (*turn)(const float *const row[16], size_t n, float *to, size_t ld);
     void (*over)(size_t n, const float *x, const float *cut, float *out); /* x > cut ? x : 0 */
     void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
     void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
@@ -1966,7 +1985,8 @@ extern "C" {
         #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
         keep_screened, saei_count_from_##set, saei_keep_from_##set, saei_keep_above_##set,         \
         saei_keep_window_##set, saei_add_rows_##set, saei_add_panel_##set, saei_dots_##set,        \
-        saei_dot_##set, saei_over_##set, saei_axpy_##set, saei_scale_##set, saei_divide_##set,     \
+        saei_dot_##set, saei_copy_##set, saei_turn_##set, saei_over_##set, saei_axpy_##set,        \
+        saei_scale_##set, saei_divide_##set,                                                       \
         saei_add_double_##set, saei_powers_##set, saei_adam_##set                                  \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
@@ -4039,15 +4059,29 @@ static void saei_dictionary_place(sae_dictionary *dict, float *params) {
     if (dict->desc.skip) dict->W_skip = at + dict->ld_out;
 }
 
-static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
-                                      const sae_dictionary_desc *desc, sae_dictionary **out) {
+/* All parameters to 0, but not the rows of W_enc and W_dec, only what pads them. */
+static void saei_dictionary_clear_rest(sae_dictionary *dict) {
+    const size_t m = dict->desc.dict_size, matrices = m * (dict->ld + dict->ld_out);
+    const size_t d = dict->desc.activation_dim, out = dict->desc.output_dim;
+    if (!dict->params) return;
+    for (size_t i = 0; i < m && d < dict->ld; i++)
+        memset(dict->W_enc + i * dict->ld + d, 0, (dict->ld - d) * sizeof(float));
+    for (size_t i = 0; i < m && out < dict->ld_out; i++)
+        memset(dict->W_dec + i * dict->ld_out + out, 0, (dict->ld_out - out) * sizeof(float));
+    memset(dict->params + matrices, 0, (dict->num_params - matrices) * sizeof(float));
+}
+
+/* saei_dictionary_new, but for the rows of W_enc and W_dec, which the caller fills: a large one
+   costs as much to clear as to copy. */
+static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
+                                        const sae_dictionary_desc *desc, sae_dictionary **out) {
     sae_dictionary *dict;
     float *params = NULL;
     size_t count;
     SAEI_TRY(saei_dictionary_check(ctx, who, desc));
     count = saei_param_count(desc);
     dict = (sae_dictionary *)saei_calloc(ctx, 1, sizeof *dict);
-    if (dict && count) params = (float *)saei_calloc(ctx, count, sizeof(float));
+    if (dict && count) params = (float *)saei_alloc(ctx, count, sizeof(float));
     if (!dict || (count && !params)) {
         saei_free(ctx, dict);
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for a dictionary of %zu latents of "
@@ -4064,14 +4098,22 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
     dict->active_groups = desc->num_groups;
     dict->origin.layer = -1;
     saei_dictionary_place(dict, params);
+    saei_dictionary_clear_rest(dict);
     *out = dict;
+    return SAE_OK;
+}
+
+static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
+                                      const sae_dictionary_desc *desc, sae_dictionary **out) {
+    SAEI_TRY(saei_dictionary_unset(ctx, who, desc, out));
+    if ((*out)->params) memset((*out)->params, 0, (*out)->num_params * sizeof(float));
     return SAE_OK;
 }
 
 static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *who,
                                        sae_dictionary **out) {
     sae_dictionary *copy = NULL;
-    SAEI_TRY(saei_dictionary_new(dict->ctx, who, &dict->desc, &copy));
+    SAEI_TRY(saei_dictionary_unset(dict->ctx, who, &dict->desc, &copy));
     if (dict->num_params) memcpy(copy->params, dict->params, dict->num_params * sizeof(float));
     copy->threshold = dict->threshold;
     copy->rule = dict->rule;
@@ -4209,29 +4251,59 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
     return SAE_OK;
 }
 
-static bool saei_decoder_is_unit(const sae_dictionary *dict) {
+/* Work over all latents in parts of 64. */
+enum { SAEI_PART_LATENTS = 64 };
+static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
+    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
+}
+
+typedef struct saei_unit_job {
+    const sae_dictionary *dict;
+    int lock;
+    bool far;
+} saei_unit_job;
+
+static void saei_unit_part(void *arg, size_t part) {
+    saei_unit_job *job = (saei_unit_job *)arg;
+    const sae_dictionary *dict = job->dict;
+    size_t i = part * SAEI_PART_LATENTS, end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
     bool close = true;
-    for (size_t i = 0; i < dict->desc.dict_size && close; i++) {
+    for (; i < end && close; i++) {
         const float *row = dict->W_dec + i * dict->ld_out;
         float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
         close = fabsf(norm - 1) <= 1e-8f + 1e-5f;
     }
-    return close;
+    if (close) return;
+    saei_lock(&job->lock);
+    job->far = true;
+    saei_unlock(&job->lock);
+}
+
+static bool saei_decoder_is_unit(const sae_dictionary *dict) {
+    saei_unit_job job = { dict, 0, false };
+    saei_each_latent(dict, saei_unit_part, &job);
+    return !job.far;
+}
+
+static void saei_fold_decoder_part(void *arg, size_t part) {
+    sae_dictionary *dict = (sae_dictionary *)arg;
+    size_t i = part * SAEI_PART_LATENTS, end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    for (; i < end; i++) {
+        float *dec = dict->W_dec + i * dict->ld_out, *enc = dict->W_enc + i * dict->ld;
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
+        if (!(norm > 0)) continue; /* a latent without direction stays without effect */
+        dict->ctx->kernels->divide(dict->ld_out, dec, norm, dec);
+        dict->ctx->kernels->scale(dict->ld, norm, enc, enc);
+        dict->b_enc[i] *= norm;
+        if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->aux0[i] *= norm;
+        if (dict->desc.arch == SAE_ARCH_GATED) dict->aux1[i] *= norm;
+    }
 }
 
 /* W_dec rows to norm 1, the norms moved into the encoder: f_i becomes f_i norm_i, x_hat stays
    (but for choices among latents, as top-k, that compare the new f). */
 static void saei_fold_decoder_norms(sae_dictionary *dict) {
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        float *dec = dict->W_dec + i * dict->ld_out, *enc = dict->W_enc + i * dict->ld;
-        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
-        if (!(norm > 0)) continue; /* a latent without direction stays without effect */
-        for (size_t c = 0; c < dict->ld_out; c++) dec[c] = dec[c] / norm;
-        for (size_t c = 0; c < dict->ld; c++) enc[c] *= norm;
-        dict->b_enc[i] *= norm;
-        if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->aux0[i] *= norm;
-        if (dict->desc.arch == SAE_ARCH_GATED) dict->aux1[i] *= norm;
-    }
+    saei_each_latent(dict, saei_fold_decoder_part, dict);
 }
 
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
@@ -7635,6 +7707,132 @@ static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
     return true;
 }
 
+/* ==== >>tensors: CRC-32 ======================================================================= */
+
+/* Numbers in files are little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint64_t saei_le64(const unsigned char *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* a b modulo CRC-32's polynomial; bit 31 is x^0. */
+static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
+    uint32_t product = 0;
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+        if (a & bit) product ^= b;
+        b = b & 1 ? b >> 1 ^ 0xEDB88320u : b >> 1;
+    }
+    return product;
+}
+
+/* x^(8 size): what size more bytes multiply a CRC by. */
+static uint32_t saei_crc_shift(size_t size) {
+    uint32_t power = 0x80000000u, square = 0x00800000u; /* 1, x^8 */
+    for (; size; size >>= 1) {
+        if (size & 1) power = saei_crc_product(power, square);
+        square = saei_crc_product(square, square);
+    }
+    return power;
+}
+
+/* CRC-32 as in zip. word[j] carries a byte over j more; fold: what 64 bits are multiplied by to be
+   carried over 64 and over 16 bytes. */
+typedef struct saei_crc_table {
+    uint32_t word[8][256];
+    uint64_t fold[4];
+    bool folds; /* the CPU has carry-less products */
+} saei_crc_table;
+
+static void saei_crc_tables(saei_crc_table *t) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
+        t->word[0][i] = c;
+    }
+    for (int j = 1; j < 8; j++)
+        for (int i = 0; i < 256; i++)
+            t->word[j][i] = t->word[j - 1][i] >> 8 ^ t->word[0][t->word[j - 1][i] & 255];
+    /* Bit 63 is x^0 and a product has 127 bits, not 128: x^n stands as x^(n - 32), one bit up. The
+       first half of 16 bytes is carried 8 further than the second. */
+    t->fold[0] = (uint64_t)saei_crc_shift(64 + 4) << 1;
+    t->fold[1] = (uint64_t)saei_crc_shift(64 - 4) << 1;
+    t->fold[2] = (uint64_t)saei_crc_shift(16 + 4) << 1;
+    t->fold[3] = (uint64_t)saei_crc_shift(16 - 4) << 1;
+#if defined(SAEI_X86)
+    t->folds = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse2");
+#else
+    t->folds = false;
+#endif
+}
+
+/* Eight bytes a step. crc without the inversions before and after. */
+static uint32_t saei_crc_words(const saei_crc_table *t, uint32_t crc, const unsigned char *p,
+                               size_t size) {
+    for (; size >= 8; p += 8, size -= 8) {
+        uint32_t a = saei_le32(p) ^ crc, b = saei_le32(p + 4);
+        crc = t->word[7][a & 255] ^ t->word[6][a >> 8 & 255] ^ t->word[5][a >> 16 & 255]
+              ^ t->word[4][a >> 24] ^ t->word[3][b & 255] ^ t->word[2][b >> 8 & 255]
+              ^ t->word[1][b >> 16 & 255] ^ t->word[0][b >> 24];
+    }
+    for (; size > 0; p++, size--) crc = crc >> 8 ^ t->word[0][(crc ^ *p) & 255];
+    return crc;
+}
+
+#if defined(SAEI_X86)
+/* Carried over to where next stands, and added to it. */
+__attribute__((target("pclmul,sse2"))) static inline __m128i saei_crc_fold(__m128i x, __m128i by,
+                                                                           __m128i next) {
+    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, by, 0x00),
+                                       _mm_clmulepi64_si128(x, by, 0x11)), next);
+}
+
+/* Whole 64 bytes, at least one, and 16 bytes out that have the same CRC. */
+__attribute__((target("pclmul,sse2")))
+static void saei_crc_blocks(const saei_crc_table *t, uint32_t crc, const unsigned char *p,
+                            size_t blocks, unsigned char out[16]) {
+    const __m128i *at = (const __m128i *)(const void *)p;
+    const __m128i by64 = _mm_loadu_si128((const __m128i *)(const void *)t->fold);
+    const __m128i by16 = _mm_loadu_si128((const __m128i *)(const void *)(t->fold + 2));
+    __m128i a = _mm_xor_si128(_mm_loadu_si128(at), _mm_cvtsi32_si128((int)crc));
+    __m128i b = _mm_loadu_si128(at + 1), c = _mm_loadu_si128(at + 2), d = _mm_loadu_si128(at + 3);
+    for (at += 4; --blocks; at += 4) {
+        a = saei_crc_fold(a, by64, _mm_loadu_si128(at));
+        b = saei_crc_fold(b, by64, _mm_loadu_si128(at + 1));
+        c = saei_crc_fold(c, by64, _mm_loadu_si128(at + 2));
+        d = saei_crc_fold(d, by64, _mm_loadu_si128(at + 3));
+    }
+    a = saei_crc_fold(saei_crc_fold(saei_crc_fold(a, by16, b), by16, c), by16, d);
+    _mm_storeu_si128((__m128i *)(void *)out, a);
+}
+#endif
+
+/* crc is that of what came before, 0 at the start. */
+static uint32_t saei_crc(const saei_crc_table *t, uint32_t crc, const void *data, size_t size) {
+    const unsigned char *p = (const unsigned char *)data;
+    crc = ~crc;
+#if defined(SAEI_X86)
+    if (t->folds && size >= 64) {
+        unsigned char rest[16];
+        saei_crc_blocks(t, crc, p, size / 64, rest);
+        crc = saei_crc_words(t, 0, rest, 16);
+        p += size / 64 * 64;
+        size %= 64;
+    }
+#endif
+    return ~saei_crc_words(t, crc, p, size);
+}
+
 /* ==== >>tensors: an open file ================================================================= */
 
 /* Small pieces of memory that go together. */
@@ -7705,7 +7903,7 @@ struct sae_tensor_file {
     const void **scalars_by_name;
     saei_json *header;         /* .safetensors */
     const saei_json *metadata; /* in it; may be NULL */
-    uint32_t crc[8][256];
+    saei_crc_table crc;
 };
 
 static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result, const char *format,
@@ -7799,69 +7997,6 @@ static const void *saei_name_find(const void *const *sorted, size_t count, const
     return NULL;
 }
 
-/* Numbers in files are little endian, as the machine is. */
-static uint32_t saei_le16(const unsigned char *p) {
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint32_t saei_le32(const unsigned char *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint64_t saei_le64(const unsigned char *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-/* CRC-32 as in zip, eight bytes a step: table[j] carries a byte over j more. */
-static void saei_crc_tables(uint32_t table[8][256]) {
-    for (uint32_t i = 0; i < 256; i++) {
-        uint32_t c = i;
-        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
-        table[0][i] = c;
-    }
-    for (int j = 1; j < 8; j++)
-        for (int i = 0; i < 256; i++)
-            table[j][i] = table[j - 1][i] >> 8 ^ table[0][table[j - 1][i] & 255];
-}
-
-/* crc is that of what came before, 0 at the start. */
-static uint32_t saei_crc(uint32_t table[8][256], uint32_t crc, const void *data, size_t size) {
-    const unsigned char *p = (const unsigned char *)data;
-    crc = ~crc;
-    for (; size >= 8; p += 8, size -= 8) {
-        uint32_t a = saei_le32(p) ^ crc, b = saei_le32(p + 4);
-        crc = table[7][a & 255] ^ table[6][a >> 8 & 255] ^ table[5][a >> 16 & 255] ^
-              table[4][a >> 24] ^ table[3][b & 255] ^ table[2][b >> 8 & 255] ^
-              table[1][b >> 16 & 255] ^ table[0][b >> 24];
-    }
-    for (; size > 0; p++, size--) crc = crc >> 8 ^ table[0][(crc ^ *p) & 255];
-    return ~crc;
-}
-
-/* a b modulo CRC-32's polynomial; bit 31 is x^0. */
-static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
-    uint32_t product = 0;
-    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
-        if (a & bit) product ^= b;
-        b = b & 1 ? b >> 1 ^ 0xEDB88320u : b >> 1;
-    }
-    return product;
-}
-
-/* x^(8 size): what size more bytes multiply a CRC by. */
-static uint32_t saei_crc_shift(size_t size) {
-    uint32_t power = 0x80000000u, square = 0x00800000u; /* 1, x^8 */
-    for (; size; size >>= 1) {
-        if (size & 1) power = saei_crc_product(power, square);
-        square = saei_crc_product(square, square);
-    }
-    return power;
-}
-
 /* The CRC of a large piece of a file, its blocks side by side, and put together. The map's pages
    are given back. */
 enum { SAEI_CRC_BLOCK = 1 << 20 };
@@ -7875,7 +8010,7 @@ typedef struct saei_crc_job {
 static void saei_crc_part(void *arg, size_t part) {
     saei_crc_job *job = (saei_crc_job *)arg;
     size_t at = part * SAEI_CRC_BLOCK, n = saei_min(job->size - at, SAEI_CRC_BLOCK);
-    job->crc[part] = saei_crc(job->file->crc, 0, job->data + at, n);
+    job->crc[part] = saei_crc(&job->file->crc, 0, job->data + at, n);
     saei_map_release(&job->file->map, job->data + at, n);
 }
 
@@ -9125,7 +9260,7 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
     file->path = path;
     file->arena.ctx = ctx;
     file->map = *map;
-    saei_crc_tables(file->crc);
+    saei_crc_tables(&file->crc);
     result = saei_tensor_file_read(file);
     if (result == SAE_OK)
         result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
@@ -9260,7 +9395,7 @@ typedef struct saei_zip_writer {
     saei_writer *out;
     saei_text head, directory;
     uint64_t count;
-    uint32_t crc[8][256];
+    saei_crc_table crc;
 } saei_zip_writer;
 
 static uint32_t saei_zip_narrow(uint64_t value) {
@@ -9286,7 +9421,7 @@ static void saei_zip_put(saei_zip_writer *z, const char *name, const void *a, si
     uint64_t offset = z->out->size, size = (uint64_t)a_size + b_size;
     size_t name_size = strlen(name), wide = size >= SAEI_ZIP64_LIMIT ? 20 : 0, far_size;
     size_t pad = (size_t)((64 - (offset + 34 + name_size + wide) % 64) % 64);
-    uint32_t crc = saei_crc(z->crc, saei_crc(z->crc, 0, a, a_size), b, b_size);
+    uint32_t crc = saei_crc(&z->crc, saei_crc(&z->crc, 0, a, a_size), b, b_size);
     h->size = 0;
     saei_put_le(h, 0x04034b50, 4);
     saei_zip_put_common(h, name, size, crc);
@@ -9473,7 +9608,7 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
     if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     z->out = w;
     z->head.ctx = z->directory.ctx = w->ctx;
-    saei_crc_tables(z->crc);
+    saei_crc_tables(&z->crc);
     if (torch) result = saei_torch_write(z, path, tensors, count);
     else saei_npz_write(z, tensors, count);
     if (result == SAE_OK) saei_zip_end_write(z);
@@ -10048,55 +10183,67 @@ static sae_result saei_draft_sizes(saei_draft *draft) {
     return SAE_OK;
 }
 
-/* view [rows,cols] into dst, whose rows lie ld apart, in tiles that fit the nearest cache. Bands
-   follow the file, so that its pages can be given back as they are done with. */
+/* view [rows,cols] into dst, whose rows lie ld apart. Bands of 64 follow the file, so that its pages
+   can be given back as they are done with; a band's bytes are in the cache for their CRC. */
 enum { SAEI_FILE_TILE = 64 };
 typedef struct saei_read_job {
     const sae_tensor_file *file;
+    const saei_kernels *kernels;
     sae_tensor view;
     float *dst;
     size_t ld;
     bool by_columns; /* columns lie further apart in the file than rows */
+    uint32_t *crc;   /* of each band; NULL: not asked for */
     int lock;
     bool not_finite;
 } saei_read_job;
 
+/* Rows of n values become columns of dst; false where one is not finite. */
+static bool saei_read_turned(const saei_read_job *job, const float *const *row, size_t rows,
+                             size_t n, float *dst) {
+    bool finite = true;
+    size_t i = 0;
+    for (; i + 16 <= rows; i += 16)
+        finite = job->kernels->turn(row + i, n, dst + i, job->ld) && finite;
+    for (; i < rows; i++) {
+        for (size_t c = 0; c < n; c++) dst[c * job->ld + i] = row[i][c];
+        finite = saei_all_finite(row[i], n) && finite;
+    }
+    return finite;
+}
+
 static void saei_read_band(void *arg, size_t band) {
     saei_read_job *job = (saei_read_job *)arg;
     float tile[SAEI_FILE_TILE * SAEI_FILE_TILE];
-    const int64_t size = (int64_t)sae_dtype_size(job->view.dtype);
-    size_t lead = job->by_columns ? 1 : 0, first = band * SAEI_FILE_TILE;
-    size_t length[2], from[2], n[2];
-    bool finite = true;
-    length[0] = (size_t)job->view.shape[0];
-    length[1] = (size_t)job->view.shape[1];
-    from[lead] = first;
-    n[lead] = saei_min(length[lead] - first, SAEI_FILE_TILE);
-    for (size_t at = 0; at < length[1 - lead]; at += SAEI_FILE_TILE) {
-        sae_tensor part = job->view;
-        from[1 - lead] = at;
-        n[1 - lead] = saei_min(length[1 - lead] - at, SAEI_FILE_TILE);
-        part.data = (const unsigned char *)part.data
-                    + ((int64_t)from[0] * part.stride[0] + (int64_t)from[1] * part.stride[1])
-                          * size;
-        part.shape[0] = n[lead]; /* read as it lies in the file, turned in the tile */
-        part.shape[1] = n[1 - lead];
-        part.stride[0] = job->view.stride[lead];
-        part.stride[1] = job->view.stride[1 - lead];
-        sae_tensor_to_f32(&part, tile);
-        finite = saei_all_finite(tile, n[0] * n[1]) && finite;
-        for (size_t i = 0; i < n[0]; i++) {
-            float *row = job->dst + (from[0] + i) * job->ld + from[1];
-            if (!lead) memcpy(row, tile + i * n[1], n[1] * sizeof(float));
-            else
-                for (size_t j = 0; j < n[1]; j++) row[j] = tile[j * n[0] + i];
+    const float *row[SAEI_FILE_TILE];
+    const size_t size = sae_dtype_size(job->view.dtype), lead = job->by_columns ? 1 : 0;
+    const size_t first = band * SAEI_FILE_TILE, length = (size_t)job->view.shape[1 - lead];
+    const size_t rows = saei_min((size_t)job->view.shape[lead] - first, SAEI_FILE_TILE);
+    const int64_t step = job->view.stride[lead] * (int64_t)size;
+    const int64_t inner = job->view.stride[1 - lead] * (int64_t)size;
+    const unsigned char *src = (const unsigned char *)job->view.data + (int64_t)first * step;
+    const size_t bytes = (size_t)step * rows;
+    bool whole = inner == (int64_t)size, finite = true;
+    bool direct = whole && job->view.dtype == SAE_F32 && (uintptr_t)src % 4 == 0;
+    size_t wide = direct && !lead ? length : SAEI_FILE_TILE;
+    if (job->crc) job->crc[band] = saei_crc(&job->file->crc, 0, src, bytes);
+    for (size_t at = 0; at < length; at += wide) {
+        size_t n = saei_min(length - at, wide);
+        for (size_t i = 0; i < rows; i++) {
+            const unsigned char *from = src + (int64_t)i * step + (int64_t)at * inner;
+            row[i] = direct ? (const float *)(const void *)from : tile + i * n;
         }
+        if (!direct)
+            saei_matrix_to_f32(job->view.dtype, src + (int64_t)at * inner, rows, n, step, inner,
+                               tile);
+        if (lead)
+            finite = saei_read_turned(job, row, rows, n, job->dst + at * job->ld + first) && finite;
+        else
+            for (size_t i = 0; i < rows; i++)
+                finite = job->kernels->copy(n, row[i], job->dst + (first + i) * job->ld + at)
+                         && finite;
     }
-    if (job->view.stride[1 - lead] == 1)
-        saei_map_release(
-            &job->file->map, (const unsigned char *)job->view.data
-                           + (int64_t)first * job->view.stride[lead] * size,
-            n[lead] * (size_t)(job->view.stride[lead] * size));
+    if (whole) saei_map_release(&job->file->map, src, bytes);
     if (finite) return;
     saei_lock(&job->lock);
     job->not_finite = true;
@@ -10110,6 +10257,7 @@ static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *t, 
     saei_read_job job;
     memset(&job, 0, sizeof job);
     job.file = draft->load->tensors;
+    job.kernels = draft->load->ctx->kernels;
     job.view = *t;
     job.ld = ld;
     job.dst = dst;
@@ -10168,7 +10316,7 @@ static sae_result saei_draft_make(const saei_draft *draft, sae_dictionary **out)
     sae_dictionary *dict;
     sae_result result = SAE_OK;
     for (size_t k = 0; k < draft->count; k++) SAEI_TRY(saei_draft_check(draft, k));
-    SAEI_TRY(saei_dictionary_new(draft->load->ctx, "sae_dictionary_load", &draft->desc, &dict));
+    SAEI_TRY(saei_dictionary_unset(draft->load->ctx, "sae_dictionary_load", &draft->desc, &dict));
     for (size_t k = 0; k < draft->count && result == SAE_OK; k++) {
         const saei_slot slot = draft->keys[k].slot;
         result = saei_draft_place(draft, k, dict);
@@ -10850,12 +10998,27 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+typedef struct saei_scale_job {
+    sae_dictionary *dict;
+    float s;
+} saei_scale_job;
+
+static void saei_input_scale_part(void *arg, size_t part) {
+    const saei_scale_job *job = (const saei_scale_job *)arg;
+    const sae_dictionary *dict = job->dict;
+    const saei_kernels *kernels = dict->ctx->kernels;
+    size_t i = part * SAEI_PART_LATENTS, end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    for (; i < end; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
+        kernels->scale(dict->ld, job->s, enc, enc);
+        kernels->divide(dict->ld_out, dec, job->s, dec);
+    }
+}
+
 /* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
 static void saei_fold_input_scale(sae_dictionary *dict, float s) {
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        for (size_t c = 0; c < dict->ld; c++) dict->W_enc[i * dict->ld + c] *= s;
-        for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] /= s;
-    }
+    saei_scale_job job = { dict, s };
+    saei_each_latent(dict, saei_input_scale_part, &job);
     for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
 }
 
@@ -14570,6 +14733,81 @@ static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y
     for (; i + 16 <= n; i += 16)
         saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
     for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+#if SAEI_KERNEL_PASS == 2
+/* r[c] = column k + c of 8 rows. */
+static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
+    __m256 pair[8], quad[8];
+    for (size_t i = 0; i < 8; i += 2) {
+        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
+        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
+        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
+    }
+    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
+        for (size_t c = 0; c < 2; c++) {
+            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
+            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
+        }
+    for (size_t c = 0; c < 4; c++) {
+        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
+        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
+    }
+}
+#endif
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const float *from, float *to) {
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(from + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) bad += (to[i] = from[i]) * 0;
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+static bool SAEI_FN(saei_turn)(const float *const row[16], size_t n, float *to, size_t ld) {
+    float lane[16], bad = 0;
+    size_t c = 0;
+#if SAEI_KERNEL_PASS == 3
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    for (; c + 16 <= n; c += 16) {
+        saei_v r[16];
+        SAEI_FN(saei_transpose)(row, c, r);
+        for (size_t i = 0; i < 16; i++) {
+            sum = saei_vadd(sum, saei_vmul(r[i], zero));
+            saei_vstore(to + (c + i) * ld, r[i]);
+        }
+    }
+    saei_vstore(lane, sum);
+    for (size_t i = 0; i < 16; i++) bad += lane[i];
+#elif SAEI_KERNEL_PASS == 2
+    const __m256 zero = _mm256_setzero_ps();
+    __m256 sum = zero;
+    for (; c + 8 <= n; c += 8)
+        for (size_t half = 0; half < 16; half += 8) {
+            __m256 r[8];
+            SAEI_FN(saei_turn_8)(row + half, c, r);
+            for (size_t i = 0; i < 8; i++) {
+                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
+                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            }
+        }
+    _mm256_storeu_ps(lane, sum);
+    for (size_t i = 0; i < 8; i++) bad += lane[i];
+#endif
+    for (; c < n; c++)
+        for (size_t i = 0; i < 16; i++) bad += (to[c * ld + i] = row[i][c]) * 0;
+    (void)lane;
+    return bad == 0;
 }
 
 static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {

@@ -137,7 +137,7 @@ static bool write_strided(const char *path, const uint64_t *shape, const int64_t
     if (!z || saei_writer_open(ctx, "test", path, &w) != SAE_OK) return free(z), false;
     z->out = &w;
     z->head.ctx = z->directory.ctx = ctx;
-    saei_crc_tables(z->crc);
+    saei_crc_tables(&z->crc);
     saei_text_put(&p, "\x80\x02}(", 4);
     saei_pickle_put_text(&p, "w");
     saei_text_add(&p, "ctorch._utils\n_rebuild_tensor_v2\n((");
