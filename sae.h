@@ -712,6 +712,10 @@ typedef struct sae_load_desc {
     bool raw;       /* take the tensors as they are; default: as the reference's loader does
                        (STANDARD of dictionary_learning is brought to unit decoder norms) */
     bool keep_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
+    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
+                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
+                       just their rows or columns are read (their CRC-32 then is not). Top-k chooses
+                       among them alone; group max needs all */
 } sae_load_desc;
 
 /* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
@@ -733,6 +737,8 @@ typedef struct sae_origin {
     char version[32];     /* of that program */
     int64_t layer;        /* -1: not known */
     size_t context_size;  /* 0: not known */
+    size_t dict_size, k;  /* of the file, where not all of its latents were opened */
+    size_t first_latent;
 } sae_origin;
 SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
 /* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
@@ -779,6 +785,10 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file);
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file);
 SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index);
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
+/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
+   what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
+   Errors: SAE_FORMAT (damaged), SAE_INVALID. */
+SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
 /* All elements as float32 in row-major order, out [product of shape]. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
@@ -7889,13 +7899,28 @@ typedef struct saei_scalar {
     const char *name, *text;
 } saei_scalar;
 
+/* An entry of a zip archive. */
+typedef struct saei_zip_entry {
+    const char *name;
+    const unsigned char *data; /* packed, in the map */
+    size_t packed, size;
+    uint32_t crc;
+    unsigned method;
+    bool checked; /* data is plain and its CRC right, or there is none */
+} saei_zip_entry;
+
+typedef struct saei_file_tensor {
+    sae_tensor tensor;     /* first: what users point to */
+    saei_zip_entry *entry; /* that holds it; NULL: no zip */
+} saei_file_tensor;
+
 /* by_name and scalars_by_name are sorted. Everything but the map and the JSON sits in the arena. */
 struct sae_tensor_file {
     sae_context *ctx;
-    const char *path; /* while it is being opened */
+    const char *who, *path; /* for messages */
     saei_map map;
     saei_arena arena;
-    sae_tensor *tensors;
+    saei_file_tensor *tensors;
     size_t count, capacity;
     const void **by_name;
     saei_scalar *scalars;
@@ -7910,7 +7935,7 @@ static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result,
                                  va_list args) {
     char text[480];
     vsnprintf(text, sizeof text, format, args);
-    return saei_fail(file->ctx, result, "sae_tensor_file_open: %s: %s", file->path, text);
+    return saei_fail(file->ctx, result, "%s: %s: %s", file->who, file->path, text);
 }
 
 static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...)
@@ -7950,12 +7975,14 @@ static void *saei_file_grow(sae_tensor_file *file, void *items, size_t count, si
     return grown;
 }
 
-static sae_result saei_file_add(sae_tensor_file *file, const sae_tensor *tensor) {
-    sae_tensor *grown = (sae_tensor *)saei_file_grow(file, file->tensors, file->count,
-                                                     &file->capacity, sizeof *grown);
+static sae_result saei_file_add(sae_tensor_file *file, const sae_tensor *tensor,
+                                saei_zip_entry *entry) {
+    saei_file_tensor *grown = (saei_file_tensor *)saei_file_grow(file, file->tensors, file->count,
+                                                                 &file->capacity, sizeof *grown);
     if (!grown) return saei_file_no_memory(file);
     file->tensors = grown;
-    file->tensors[file->count++] = *tensor;
+    file->tensors[file->count].tensor = *tensor;
+    file->tensors[file->count++].entry = entry;
     return SAE_OK;
 }
 
@@ -8033,6 +8060,23 @@ static uint32_t saei_crc_large(sae_tensor_file *file, const unsigned char *data,
         size -= job.size;
     }
     return crc;
+}
+
+static sae_result saei_zip_damaged(const sae_tensor_file *file, const saei_zip_entry *e,
+                                   const char *what) {
+    char quoted[SAEI_QUOTE];
+    return saei_damaged(file, "zip entry \"%s\" %s", saei_quote(e->name, quoted), what);
+}
+
+/* Holds crc, that of the entry's plain bytes, against what the archive says. */
+static sae_result saei_zip_compare(const sae_tensor_file *file, saei_zip_entry *e, uint32_t crc) {
+    if (crc != e->crc) return saei_zip_damaged(file, e, "is damaged: its CRC-32 is wrong");
+    e->checked = true;
+    return SAE_OK;
+}
+
+static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e) {
+    return e->checked ? SAE_OK : saei_zip_compare(file, e, saei_crc_large(file, e->data, e->size));
 }
 
 /* ==== >>tensors: reading .npy ================================================================= */
@@ -8135,9 +8179,10 @@ static void saei_swap_bytes(const unsigned char *in, unsigned char *out, size_t 
         for (size_t j = 0; j < size; j++) out[i * size + j] = in[i * size + size - 1 - j];
 }
 
-/* data [size] is a whole .npy; label names it in messages ("" for a plain file). */
+/* data [size] is a whole .npy; label names it in messages ("" for a plain file); entry, if any,
+   holds it. */
 static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const char *label,
-                                const unsigned char *data, size_t size) {
+                                const unsigned char *data, size_t size, saei_zip_entry *entry) {
     size_t start, length, elements, bytes;
     saei_npy s;
     sae_tensor t;
@@ -8187,10 +8232,11 @@ static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const c
     if (swap && elements) {
         unsigned char *owned = (unsigned char *)saei_arena_alloc(&file->arena, bytes, 1);
         if (!owned) return saei_file_no_memory(file);
+        if (entry) SAEI_TRY(saei_zip_check(file, entry));
         saei_swap_bytes((const unsigned char *)t.data, owned, elements, sae_dtype_size(t.dtype));
         t.data = owned;
     }
-    return saei_file_add(file, &t);
+    return saei_file_add(file, &t, entry);
 }
 
 /* ==== >>tensors: reading .safetensors ========================================================= */
@@ -8278,7 +8324,7 @@ static sae_result saei_safetensors_entry(sae_tensor_file *file, const saei_json 
     extent->begin = span[0];
     extent->end = span[1];
     extent->name = t.name;
-    return saei_file_add(file, &t);
+    return saei_file_add(file, &t, NULL);
 }
 
 static sae_result saei_safetensors_metadata(sae_tensor_file *file, const saei_json *metadata) {
@@ -8344,15 +8390,6 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
 /*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
     then the central directory they point to, an entry of which points to a local header. */
 
-typedef struct saei_zip_entry {
-    const char *name;
-    const unsigned char *data; /* packed, in the map */
-    size_t packed, size;
-    uint32_t crc;
-    unsigned method;
-    bool checked; /* data is plain and its CRC right */
-} saei_zip_entry;
-
 typedef struct saei_zip {
     saei_zip_entry *entries;
     size_t count;
@@ -8415,12 +8452,6 @@ static bool saei_zip_wide(const unsigned char *extra, size_t left, uint64_t *siz
         return used == n;
     }
     return n == 0;
-}
-
-static sae_result saei_zip_damaged(const sae_tensor_file *file, const saei_zip_entry *e,
-                                   const char *what) {
-    char quoted[SAEI_QUOTE];
-    return saei_damaged(file, "zip entry \"%s\" %s", saei_quote(e->name, quoted), what);
 }
 
 static sae_result saei_zip_local(const sae_tensor_file *file, saei_zip_entry *e, uint64_t offset,
@@ -8514,9 +8545,12 @@ static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsign
 }
 #endif
 
-/* Makes e->data the entry's plain bytes and checks their CRC-32; torch may leave it out as 0. */
-static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
+/* Makes e->data the entry's plain bytes. Their CRC-32 is looked at now where they are few or had to
+   be unpacked, else once they are read: saei_zip_check. torch may leave it out as 0. */
+enum { SAEI_CRC_AT_ONCE = 4096 };
+static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
     char quoted[SAEI_QUOTE];
+    bool unpacked = false;
     if (e->checked) return SAE_OK;
     saei_quote(e->name, quoted);
 #if defined(SAE_ZLIB)
@@ -8530,6 +8564,7 @@ static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool 
             return saei_zip_damaged(file, e, "does not unpack");
         e->data = plain;
         e->method = 0;
+        unpacked = true;
     }
 #endif
     if (e->method == 8)
@@ -8541,10 +8576,8 @@ static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool 
         return saei_unsupported(file,
                                 "zip entry \"%s\" is compressed by method %u, known is 0 (stored)",
                                 quoted, e->method);
-    if (!(zero_is_none && e->crc == 0) && saei_crc_large(file, e->data, e->size) != e->crc)
-        return saei_zip_damaged(file, e, "is damaged: its CRC-32 is wrong");
-    e->checked = true;
-    return SAE_OK;
+    e->checked = zero_is_none && e->crc == 0;
+    return unpacked || e->size <= SAEI_CRC_AT_ONCE ? saei_zip_check(file, e) : SAE_OK;
 }
 
 static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
@@ -8553,11 +8586,11 @@ static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
         char quoted[SAEI_QUOTE], label[SAEI_QUOTE + 16];
         const char *name;
         if (!saei_ends_with(e->name, ".npy")) continue;
-        SAEI_TRY(saei_zip_check(file, e, false));
+        SAEI_TRY(saei_zip_plain(file, e, false));
         name = saei_arena_text(&file->arena, e->name, strlen(e->name) - 4);
         if (!name) return saei_file_no_memory(file);
         snprintf(label, sizeof label, "array \"%s\": ", saei_quote(name, quoted));
-        SAEI_TRY(saei_npy_read(file, name, label, e->data, e->size));
+        SAEI_TRY(saei_npy_read(file, name, label, e->data, e->size, e));
     }
     return SAE_OK;
 }
@@ -8576,8 +8609,10 @@ typedef enum saei_pickle_type {
 
 typedef struct saei_pickle_value {
     saei_pickle_type type;
-    uint32_t count, capacity;         /* items of TUPLE, LIST; DICT: twice the pairs */
-    int64_t integer;                  /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: row */
+    uint32_t count, capacity;         /* items of TUPLE, LIST; DICT: twice the pairs; STORAGE: the
+                                         zip entry, dtype */
+    int64_t integer;                  /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: row;
+                                         TENSOR: the zip entry */
     const void *data;                 /* TEXT; STORAGE: its bytes; TENSOR: a sae_tensor */
     struct saei_pickle_value **items; /* DICT: key, value, key, value */
 } saei_pickle_value;
@@ -8800,7 +8835,7 @@ static sae_result saei_pickle_storage(saei_pickle *u) {
     saei_quote(name, quoted);
     e = (saei_zip_entry *)(uintptr_t)saei_name_find(u->zip->by_name, u->zip->count, name);
     if (!e) return saei_damaged(u->file, "there is no storage \"%s\" in the archive", quoted);
-    SAEI_TRY(saei_zip_check(u->file, e, true));
+    SAEI_TRY(saei_zip_plain(u->file, e, true));
     size = row->dtype ? sae_dtype_size((sae_dtype)row->dtype) : 1;
     if ((uint64_t)a[4]->integer > e->size / size)
         return saei_damaged(u->file,
@@ -8811,6 +8846,7 @@ static sae_result saei_pickle_storage(saei_pickle *u) {
     v->data = e->data;
     v->integer = a[4]->integer * (int64_t)size;
     v->capacity = (uint32_t)row->dtype;
+    v->count = (uint32_t)(e - u->zip->entries);
     return SAE_OK;
 }
 
@@ -8866,6 +8902,7 @@ static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int 
         t->data = (const unsigned char *)t->data + (size_t)a[1]->integer * sae_dtype_size(t->dtype);
     SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TENSOR, &v));
     v->data = t;
+    v->integer = a[0]->count;
     return SAE_OK;
 }
 
@@ -9052,7 +9089,7 @@ static sae_result saei_pickle_leaf(saei_pickle *u, const saei_pickle_value *v, s
     if (v->type == SAEI_PICKLE_TENSOR) {
         sae_tensor t = *(const sae_tensor *)v->data;
         t.name = name;
-        return saei_file_add(u->file, &t);
+        return saei_file_add(u->file, &t, u->zip->entries + v->integer);
     }
     if (v->type == SAEI_PICKLE_TEXT) return saei_pickle_add_scalar(u, name, (const char *)v->data);
     if (v->type == SAEI_PICKLE_INT) snprintf(text, sizeof text, "%lld", (long long)v->integer);
@@ -9118,7 +9155,8 @@ static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const c
         e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
         if (!e && !parts[i].required) continue;
         if (!e) return saei_damaged(file, "the archive has no entry %s", name);
-        SAEI_TRY(saei_zip_check(file, e, true));
+        SAEI_TRY(saei_zip_plain(file, e, true));
+        SAEI_TRY(saei_zip_check(file, e));
         memcpy(text, e->data, saei_min(e->size, 15));
         text[saei_min(e->size, 15)] = 0;
         text[strcspn(text, "\r\n")] = 0;
@@ -9167,10 +9205,11 @@ static sae_result saei_torch_read(sae_tensor_file *file, saei_zip *zip, const ch
     SAEI_TRY(saei_torch_check(file, zip, top));
     snprintf(name, sizeof name, "%sdata.pkl", top);
     e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
-    SAEI_TRY(saei_zip_check(file, e, true));
     if (e->size > SAEI_PICKLE_SIZE)
         return saei_unsupported(file, "data.pkl has %zu bytes, at most %d are read", e->size,
                                 SAEI_PICKLE_SIZE);
+    SAEI_TRY(saei_zip_plain(file, e, true));
+    SAEI_TRY(saei_zip_check(file, e));
     u = (saei_pickle *)saei_arena_alloc(&file->arena, 1, sizeof *u);
     if (!u) return saei_file_no_memory(file);
     memset(u, 0, sizeof *u);
@@ -9220,7 +9259,7 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     size_t n = file->map.size;
     if (n == 0) return saei_damaged(file, "the file is empty");
     if (saei_looks_zip(d, n)) return saei_zip_read(file);
-    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n);
+    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n, NULL);
     if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
         return saei_safetensors_read(file);
     if (n >= 11 && memcmp(d, "version htt", 11) == 0)
@@ -9257,6 +9296,7 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
     }
     file->ctx = ctx;
+    file->who = "sae_tensor_file_open";
     file->path = path;
     file->arena.ctx = ctx;
     file->map = *map;
@@ -9268,7 +9308,9 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
     if (result == SAE_OK)
         result = saei_file_index(file, file->scalars, file->num_scalars, sizeof *file->scalars,
                                  "value", &file->scalars_by_name);
-    file->path = NULL;
+    file->path = saei_arena_text(&file->arena, path, strlen(path));
+    if (result == SAE_OK && !file->path)
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
     if (result != SAE_OK) {
         sae_tensor_file_close(file);
         return result;
@@ -9289,12 +9331,25 @@ SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
 
 SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index) {
-    return file && index < file->count ? file->tensors + index : NULL;
+    return file && index < file->count ? &file->tensors[index].tensor : NULL;
 }
 
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name) {
     if (!file || !name) return NULL;
     return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
+}
+
+SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
+    if (!file) return SAE_INVALID;
+    for (size_t i = 0; i < file->count; i++) {
+        saei_file_tensor *t = file->tensors + i;
+        if (tensor && tensor != &t->tensor) continue;
+        file->who = "sae_tensor_file_check";
+        if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
+        if (tensor) return SAE_OK;
+    }
+    if (!tensor) return SAE_OK;
+    return saei_fail(file->ctx, SAE_INVALID, "sae_tensor_file_check: tensor is not of this file");
 }
 
 /* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",
@@ -9829,6 +9884,7 @@ typedef struct saei_draft {
         const sae_tensor *tensor; /* NULL: the file has none */
     } keys[SAEI_MAX_KEYS];
     char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
+    size_t part; /* latents that are read; 0: all, as desc says */
 } saei_draft;
 
 /* A file format for dictionaries. In a folder it is known by its file; a file that lies alone is
@@ -10250,28 +10306,78 @@ static void saei_read_band(void *arg, size_t band) {
     saei_unlock(&job->lock);
 }
 
+/* The CRC of the entry around what the bands of the job were, against the archive's. */
+static sae_result saei_read_compare(const saei_read_job *job, sae_tensor_file *file,
+                                    saei_zip_entry *e, size_t band_bytes, size_t bytes) {
+    const size_t begin = (size_t)((const unsigned char *)job->view.data - e->data);
+    const uint32_t shift = saei_crc_shift(band_bytes);
+    uint32_t crc = saei_crc_large(file, e->data, begin);
+    for (size_t at = 0, band = 0; at < bytes; at += band_bytes, band++) {
+        size_t n = saei_min(band_bytes, bytes - at);
+        crc = saei_crc_product(crc, n == band_bytes ? shift : saei_crc_shift(n)) ^ job->crc[band];
+    }
+    crc = saei_crc_product(crc, saei_crc_shift(e->size - begin - bytes))
+          ^ saei_crc_large(file, e->data + begin + bytes, e->size - begin - bytes);
+    return saei_zip_compare(file, e, crc);
+}
+
+/* Runs the job. The CRC of the zip entry that holds the tensor is checked with it: band by band
+   while it is read where the tensor is most of the entry, else before. */
+static sae_result saei_read_run(sae_tensor_file *file, saei_read_job *job, saei_zip_entry *e) {
+    const size_t lead = job->by_columns ? 1 : 0, rows = (size_t)job->view.shape[lead];
+    const size_t length = (size_t)job->view.shape[1 - lead];
+    const size_t row_bytes = length * sae_dtype_size(job->view.dtype);
+    const size_t bands = saei_ceil_div(rows, SAEI_FILE_TILE);
+    sae_result result = SAE_OK;
+    if (e && !e->checked && rows && job->view.stride[1 - lead] == 1
+        && (rows == 1 || job->view.stride[lead] == (int64_t)length)
+        && row_bytes * rows > e->size / 2)
+        job->crc = (uint32_t *)saei_alloc(file->ctx, bands, sizeof *job->crc);
+    if (e && !job->crc) SAEI_TRY(saei_zip_check(file, e));
+    saei_parallel(file->ctx, bands, saei_read_band, job);
+    if (job->crc)
+        result = saei_read_compare(job, file, e, row_bytes * saei_min(rows, SAEI_FILE_TILE),
+                                   row_bytes * rows);
+    saei_free(file->ctx, job->crc);
+    return result;
+}
+
+/* The latents asked for of a tensor whose axis `axis` they are (-1: it has none). */
+static sae_tensor saei_draft_part(const saei_draft *draft, const sae_tensor *t, int axis) {
+    sae_tensor part = *t;
+    if (axis < 0 || !draft->part) return part;
+    part.data = (const unsigned char *)t->data
+                + (int64_t)draft->load->desc.first_latent * t->stride[axis]
+                      * (int64_t)sae_dtype_size(t->dtype);
+    part.shape[axis] = draft->part;
+    return part;
+}
+
 /* A tensor into rows of dst that lie ld apart, turned where flip says; a vector is a matrix of one
    row. */
-static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *t, bool flip,
-                                  float *dst, size_t ld) {
+static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *tensor, int axis,
+                                  bool flip, float *dst, size_t ld) {
+    const sae_tensor part = saei_draft_part(draft, tensor, axis), *t = &part;
+    const bool cut = axis >= 0 && part.shape[axis] != tensor->shape[axis];
+    sae_tensor_file *file = draft->load->tensors;
     saei_read_job job;
     memset(&job, 0, sizeof job);
-    job.file = draft->load->tensors;
+    job.file = file;
     job.kernels = draft->load->ctx->kernels;
     job.view = *t;
     job.ld = ld;
     job.dst = dst;
     job.view.ndim = 2;
     job.view.shape[0] = t->ndim == 2 ? t->shape[flip ? 1 : 0] : 1;
-    job.view.stride[0] = t->ndim == 2 ? t->stride[flip ? 1 : 0] : 0;
     job.view.shape[1] = t->ndim == 2 ? t->shape[flip ? 0 : 1] : t->ndim ? t->shape[0] : 1;
+    job.view.stride[0] = t->ndim == 2 ? t->stride[flip ? 1 : 0] : (int64_t)job.view.shape[1];
     job.view.stride[1] = t->ndim == 2 ? t->stride[flip ? 0 : 1] : t->ndim ? t->stride[0] : 1;
     job.by_columns = t->ndim == 2 && job.view.stride[1] > job.view.stride[0];
-    saei_parallel(draft->load->ctx,
-                  saei_ceil_div((size_t)job.view.shape[job.by_columns ? 1 : 0], SAEI_FILE_TILE),
-                  saei_read_band, &job);
+    file->who = "sae_dictionary_load";
+    SAEI_TRY(saei_read_run(file, &job,
+                           cut ? NULL : ((const saei_file_tensor *)(const void *)tensor)->entry));
     if (!job.not_finite) return SAE_OK;
-    return saei_load_fail(draft->load, SAE_FORMAT, "%s holds NaN or infinity", t->name);
+    return saei_load_fail(draft->load, SAE_FORMAT, "%s holds NaN or infinity", tensor->name);
 }
 
 /* W_dec[i] *= scale[i]: SAELens' finetuning_scaling_factor. */
@@ -10280,7 +10386,7 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
     float *scale = (float *)saei_alloc(dict->ctx, dict->desc.dict_size, sizeof *scale);
     sae_result result;
     if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
-    result = saei_draft_read(draft, t, false, scale, dict->desc.dict_size);
+    result = saei_draft_read(draft, t, 0, false, scale, 0);
     for (size_t i = 0; result == SAE_OK && i < dict->desc.dict_size; i++)
         for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] *= scale[i];
     saei_free(dict->ctx, scale);
@@ -10290,19 +10396,20 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
 /* Tensor `key` into its place. */
 static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dictionary *dict) {
     const sae_tensor *t = draft->keys[key].tensor;
+    const size_t ld = dict->ld, ld_out = dict->ld_out;
     if (!t) return SAE_OK;
     switch (draft->keys[key].slot) {
-    case SAEI_SLOT_W_ENC: return saei_draft_read(draft, t, false, dict->W_enc, dict->ld);
-    case SAEI_SLOT_W_ENC_T: return saei_draft_read(draft, t, true, dict->W_enc, dict->ld);
-    case SAEI_SLOT_W_DEC: return saei_draft_read(draft, t, false, dict->W_dec, dict->ld_out);
-    case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, true, dict->W_dec, dict->ld_out);
-    case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, false, dict->W_skip, dict->ld);
-    case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, true, dict->W_skip, dict->ld);
-    case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, false, dict->b_enc, 0);
-    case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, false, dict->aux0, 0);
-    case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, false, dict->aux1, 0);
-    case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, false, dict->b_dec, 0);
-    case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, false, &dict->threshold, 0);
+    case SAEI_SLOT_W_ENC: return saei_draft_read(draft, t, 0, false, dict->W_enc, ld);
+    case SAEI_SLOT_W_ENC_T: return saei_draft_read(draft, t, 1, true, dict->W_enc, ld);
+    case SAEI_SLOT_W_DEC: return saei_draft_read(draft, t, 0, false, dict->W_dec, ld_out);
+    case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, 1, true, dict->W_dec, ld_out);
+    case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, -1, false, dict->W_skip, ld);
+    case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, -1, true, dict->W_skip, ld);
+    case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, 0, false, dict->b_enc, 0);
+    case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, 0, false, dict->aux0, 0);
+    case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
+    case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
+    case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
     case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* behind W_dec in the keys */
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
@@ -10311,12 +10418,47 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     return SAE_OK;
 }
 
+/* The desc of the latents asked for: draft->part of them, 0 for all. k and the groups are cut to
+   what is there. */
+static sae_result saei_draft_cut(saei_draft *draft, sae_dictionary_desc *desc) {
+    const saei_load *load = draft->load;
+    const size_t m = draft->desc.dict_size, first = load->desc.first_latent;
+    size_t end, begin = 0, groups = 0;
+    *desc = draft->desc;
+    if (!first && !load->desc.num_latents) return SAE_OK;
+    if (first >= m)
+        return saei_load_fail(load, SAE_INVALID, "sae_load_desc.first_latent is %zu, allowed are 0 "
+                              "to %zu", first, m - 1);
+    end = load->desc.num_latents && load->desc.num_latents < m - first
+              ? first + load->desc.num_latents : m;
+    if (end - first == m) return SAE_OK;
+    if (desc->arch == SAE_ARCH_IDENTITY || desc->latents == SAE_LATENTS_GROUP_MAX)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
+                              "latents: %s needs them all", end - first, m,
+                              desc->latents ? "group max" : "IdentityDict");
+    draft->part = desc->dict_size = end - first;
+    desc->k = saei_min(desc->k, desc->dict_size);
+    for (size_t g = 0; g < desc->num_groups; g++) {
+        size_t low = saei_max(begin, first), high = saei_min(begin + desc->group_sizes[g], end);
+        begin += desc->group_sizes[g];
+        if (low < high) desc->group_sizes[groups++] = high - low;
+    }
+    for (size_t g = groups; g < desc->num_groups; g++) desc->group_sizes[g] = 0;
+    desc->num_groups = groups;
+    return SAE_OK;
+}
+
 /* The dictionary of a draft whose desc is complete: every tensor checked, then read. */
-static sae_result saei_draft_make(const saei_draft *draft, sae_dictionary **out) {
+static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     sae_dictionary *dict;
+    sae_dictionary_desc desc;
     sae_result result = SAE_OK;
     for (size_t k = 0; k < draft->count; k++) SAEI_TRY(saei_draft_check(draft, k));
-    SAEI_TRY(saei_dictionary_unset(draft->load->ctx, "sae_dictionary_load", &draft->desc, &dict));
+    SAEI_TRY(saei_draft_cut(draft, &desc));
+    SAEI_TRY(saei_dictionary_unset(draft->load->ctx, "sae_dictionary_load", &desc, &dict));
+    dict->origin.dict_size = draft->desc.dict_size;
+    dict->origin.k = draft->desc.k;
+    dict->origin.first_latent = draft->part ? draft->load->desc.first_latent : 0;
     for (size_t k = 0; k < draft->count && result == SAE_OK; k++) {
         const saei_slot slot = draft->keys[k].slot;
         result = saei_draft_place(draft, k, dict);
@@ -10766,7 +10908,7 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
     SAEI_TRY(saei_draft_check(draft, key));
     scale = (float *)saei_alloc(draft->load->ctx, m, sizeof *scale);
     if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
-    result = saei_draft_read(draft, t, false, scale, m);
+    result = saei_draft_read(draft, t, -1, false, scale, 0);
     for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
     saei_free(draft->load->ctx, scale);
     SAEI_TRY(result);

@@ -24,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -663,9 +664,14 @@ static void bench_growth(const options *start) {
         }
 }
 
-/* ==== main ==================================================================================== */
-
 /* ==== load ==================================================================================== */
+
+/* The most this process ever held in memory, mapped files included. */
+static double peak_bytes(void) {
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    return 1024.0 * (double)use.ru_maxrss;
+}
 
 static void bench_load(const options *o) {
     double *times = (double *)calloc(o->steps, sizeof *times), params = 0, ms;
@@ -688,11 +694,14 @@ static void bench_load(const options *o) {
     }
     ms = median(times, o->steps);
     printf("{\"load\": \"%s\", \"MB\": %.1f, \"ms_median\": %.1f, \"GB_s\": %.2f, "
-           "\"allocated_by_size\": %.3f}\n",
-           o->path, params / 1e6, ms, params / 1e6 / ms, (double)most / params);
+           "\"allocated_by_size\": %.3f, \"peak_by_size\": %.3f}\n",
+           o->path, params / 1e6, ms, params / 1e6 / ms, (double)most / params,
+           peak_bytes() / params);
     sae_context_destroy(own);
     free(times);
 }
+
+/* ==== main ==================================================================================== */
 
 int main(int argc, char **argv) {
     static const char all[] =

@@ -1266,7 +1266,7 @@ static int check_sweep(const char *path) {
 
 /* The dictionary named first on the command line, under the rule asked for. */
 static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
-    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, keep_norms };
+    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, keep_norms, 0, 0 };
     int status = DONE;
     size_t k;
     if (c->words.count == 0) return wrong("which dictionary? A folder or file comes first");
@@ -2079,7 +2079,7 @@ static int verb_info(int argc, char **argv) {
         && sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK)
         return failed_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
-        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false };
+        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false, 0, 0 };
         if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
         if (status == DONE && sae_dictionary_load(sae.ctx, &desc, path, &dict) != SAE_OK) {
             list_tensors(file, c.json);

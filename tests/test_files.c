@@ -51,7 +51,7 @@ static void round_trips(void) {
             if (dd.k) dict->threshold = 0.125f + 1e-7f;
             for (size_t e = 0; e < 2; e++) {
                 const char *path = check_path("%s/ae.%s", check_temp(), endings[e]);
-                sae_load_desc load = { dd.arch, 0, true, false };
+                sae_load_desc load = { dd.arch, 0, true, false, 0, 0 };
                 CHECK_OK(ctx, sae_dictionary_save(dict, path), continue);
                 CHECK(!check_exists(check_path("%s.tmp", path)), "the temporary stays");
                 CHECK_OK(ctx, sae_dictionary_load(ctx, &load, path, &back), continue);
@@ -260,7 +260,7 @@ static void dictionary_fixture(const saei_json *about, const char *folder) {
     float *x = check_tensor(ctx, check_path("%s/x.npy", folder), NULL, &count, &rows);
     snprintf(path, sizeof path, strcmp(open, ".") ? "%s/%s" : "%s", folder, open);
     for (size_t w = 0; x && w < 4; w++) {
-        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw, false };
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw, false, 0, 0 };
         const char *f_name = check_path("f%s", ways[w].suffix);
         const char *x_name = check_path("x_hat%s", ways[w].suffix);
         sae_dictionary *dict = NULL;
@@ -366,7 +366,7 @@ static void ours(void) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *folder = check_path("%s/tests/fixtures/ours_%s", check_root(), names[i]);
         const char *path = check_path("%s/ae.pt", check_temp());
-        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false };
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0 };
         sae_dictionary *dict;
         size_t want_size = 0, size = 0;
         char *want, *got;
