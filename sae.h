@@ -737,7 +737,7 @@ typedef struct sae_origin {
     char version[32];     /* of that program */
     int64_t layer;        /* -1: not known */
     size_t context_size;  /* 0: not known */
-    size_t dict_size, k;  /* of the file, where not all of its latents were opened */
+    size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
     size_t first_latent;
 } sae_origin;
 SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
@@ -1931,10 +1931,10 @@ struct saei_kernels {
     void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
                  size_t ld, float alpha, float *out);
     double (*dot)(size_t n, const float *a, const float *b);
-    /* to = from; false where a value is NaN or infinite. The same turned: to[c * ld + r] = row[r][c]
-       for r < 16, c < n. */
-    bool (*copy)(size_t n, const float *from, float *to);
-    bool (*turn)(const float *const row[16], size_t n, float *to, size_t ld);
+    /* to = from, floats that need not be aligned; false where one is NaN or infinite. The same
+       turned: to[c * ld + r] = row[r][c] for r < 16, c < n. */
+    bool (*copy)(size_t n, const void *from, float *to);
+    bool (*turn)(const void *const row[16], size_t n, float *to, size_t ld);
     void (*over)(size_t n, const float *x, const float *cut, float *out); /* x > cut ? x : 0 */
     void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
     void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
@@ -4196,7 +4196,11 @@ SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) {
     return desc;
 }
 
-SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) { return dict->origin; }
+SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {
+    sae_origin origin = dict->origin;
+    if (!origin.dict_size) origin.dict_size = dict->desc.dict_size, origin.k = dict->desc.k;
+    return origin;
+}
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
     if (!dict) return SAE_INVALID;
@@ -10255,15 +10259,16 @@ typedef struct saei_read_job {
 } saei_read_job;
 
 /* Rows of n values become columns of dst; false where one is not finite. */
-static bool saei_read_turned(const saei_read_job *job, const float *const *row, size_t rows,
+static bool saei_read_turned(const saei_read_job *job, const void *const *row, size_t rows,
                              size_t n, float *dst) {
     bool finite = true;
     size_t i = 0;
     for (; i + 16 <= rows; i += 16)
         finite = job->kernels->turn(row + i, n, dst + i, job->ld) && finite;
     for (; i < rows; i++) {
-        for (size_t c = 0; c < n; c++) dst[c * job->ld + i] = row[i][c];
-        finite = saei_all_finite(row[i], n) && finite;
+        for (size_t c = 0; c < n; c++)
+            memcpy(dst + c * job->ld + i, (const unsigned char *)row[i] + 4 * c, 4);
+        finite = saei_all_finite((const float *)row[i], n) && finite;
     }
     return finite;
 }
@@ -10271,7 +10276,7 @@ static bool saei_read_turned(const saei_read_job *job, const float *const *row, 
 static void saei_read_band(void *arg, size_t band) {
     saei_read_job *job = (saei_read_job *)arg;
     float tile[SAEI_FILE_TILE * SAEI_FILE_TILE];
-    const float *row[SAEI_FILE_TILE];
+    const void *row[SAEI_FILE_TILE];
     const size_t size = sae_dtype_size(job->view.dtype), lead = job->by_columns ? 1 : 0;
     const size_t first = band * SAEI_FILE_TILE, length = (size_t)job->view.shape[1 - lead];
     const size_t rows = saei_min((size_t)job->view.shape[lead] - first, SAEI_FILE_TILE);
@@ -10280,14 +10285,14 @@ static void saei_read_band(void *arg, size_t band) {
     const unsigned char *src = (const unsigned char *)job->view.data + (int64_t)first * step;
     const size_t bytes = (size_t)step * rows;
     bool whole = inner == (int64_t)size, finite = true;
-    bool direct = whole && job->view.dtype == SAE_F32 && (uintptr_t)src % 4 == 0;
+    bool direct = whole && job->view.dtype == SAE_F32;
     size_t wide = direct && !lead ? length : SAEI_FILE_TILE;
     if (job->crc) job->crc[band] = saei_crc(&job->file->crc, 0, src, bytes);
     for (size_t at = 0; at < length; at += wide) {
         size_t n = saei_min(length - at, wide);
         for (size_t i = 0; i < rows; i++) {
             const unsigned char *from = src + (int64_t)i * step + (int64_t)at * inner;
-            row[i] = direct ? (const float *)(const void *)from : tile + i * n;
+            row[i] = direct ? (const void *)from : (const void *)(tile + i * n);
         }
         if (!direct)
             saei_matrix_to_f32(job->view.dtype, src + (int64_t)at * inner, rows, n, step, inner,
@@ -14899,36 +14904,46 @@ static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m
 #endif
 
 /* x 0 is 0 but for NaN and infinity. */
-static bool SAEI_FN(saei_copy)(size_t n, const float *from, float *to) {
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
     const saei_v zero = saei_vset(0);
     saei_v sum = zero;
     float lane[16], bad = 0;
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        saei_v x = saei_vload(from + i);
+        saei_v x = saei_vload(at + i);
         sum = saei_vadd(sum, saei_vmul(x, zero));
         saei_vstore(to + i, x);
     }
     saei_vstore(lane, sum);
-    for (; i < n; i++) bad += (to[i] = from[i]) * 0;
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
 }
 
-static bool SAEI_FN(saei_turn)(const float *const row[16], size_t n, float *to, size_t ld) {
+static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
+    const float *at[16];
     float lane[16], bad = 0;
     size_t c = 0;
+    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
 #if SAEI_KERNEL_PASS == 3
+    /* whole cache lines need not be read before they are written */
+    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
     const saei_v zero = saei_vset(0);
     saei_v sum = zero;
     for (; c + 16 <= n; c += 16) {
         saei_v r[16];
-        SAEI_FN(saei_transpose)(row, c, r);
+        SAEI_FN(saei_transpose)(at, c, r);
         for (size_t i = 0; i < 16; i++) {
             sum = saei_vadd(sum, saei_vmul(r[i], zero));
-            saei_vstore(to + (c + i) * ld, r[i]);
+            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
+            else saei_vstore(to + (c + i) * ld, r[i]);
         }
     }
+    if (lines) _mm_sfence();
     saei_vstore(lane, sum);
     for (size_t i = 0; i < 16; i++) bad += lane[i];
 #elif SAEI_KERNEL_PASS == 2
@@ -14937,7 +14952,7 @@ static bool SAEI_FN(saei_turn)(const float *const row[16], size_t n, float *to, 
     for (; c + 8 <= n; c += 8)
         for (size_t half = 0; half < 16; half += 8) {
             __m256 r[8];
-            SAEI_FN(saei_turn_8)(row + half, c, r);
+            SAEI_FN(saei_turn_8)(at + half, c, r);
             for (size_t i = 0; i < 8; i++) {
                 sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
                 _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
@@ -14947,7 +14962,10 @@ static bool SAEI_FN(saei_turn)(const float *const row[16], size_t n, float *to, 
     for (size_t i = 0; i < 8; i++) bad += lane[i];
 #endif
     for (; c < n; c++)
-        for (size_t i = 0; i < 16; i++) bad += (to[c * ld + i] = row[i][c]) * 0;
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
     (void)lane;
     return bad == 0;
 }
