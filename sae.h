@@ -1811,12 +1811,14 @@ static char *saei_path_join(const sae_context *ctx, const char *folder, const ch
 
 /* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. A
    PATH.tmp that is there is taken for a killed write's and removed, never written into: what it
-   links to stays. Two writers of one PATH at a time are the caller's to avoid. */
+   links to stays. Of two that write one PATH at a time the later wins and the other is told, where
+   the system numbers its files; elsewhere they are the caller's to avoid. */
 typedef struct saei_writer {
     const sae_context *ctx;
     const char *who; /* as given */
     char *path, *temporary;
     FILE *file;
+    uint64_t number[2]; /* the temporary's own, of device and file; 0, 0 where there are none */
     uint64_t size;   /* written so far */
     bool failed;     /* sticky; the message names path and cause (for example a full disk) */
 } saei_writer;
@@ -7445,6 +7447,26 @@ static void saei_map_close(const sae_context *ctx, saei_map *map) {
 }
 #endif
 
+/* The numbers that tell the file apart from any other; 0, 0 if there is none. */
+static void saei_file_number(const char *path, uint64_t number[2]) {
+    number[0] = number[1] = 0;
+#if !defined(_WIN32)
+    struct stat st;
+    if (stat(path, &st) != 0) return;
+    number[0] = (uint64_t)st.st_dev;
+    number[1] = (uint64_t)st.st_ino;
+#else
+    (void)path;
+#endif
+}
+
+/* Whether the temporary is still the one that was opened. */
+static bool saei_writer_owns(const saei_writer *w) {
+    uint64_t now[2];
+    saei_file_number(w->temporary, now);
+    return now[0] == w->number[0] && now[1] == w->number[1];
+}
+
 static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
                                    saei_writer *out) {
     saei_writer w;
@@ -7473,6 +7495,7 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
         saei_free(ctx, w.temporary);
         return result;
     }
+    saei_file_number(w.temporary, w.number);
     *out = w;
     return SAE_OK;
 }
@@ -7490,8 +7513,9 @@ static void saei_writer_put(saei_writer *w, const void *data, size_t size) {
 }
 
 static void saei_writer_abandon(saei_writer *w) {
+    bool mine = w->temporary && saei_writer_owns(w);
     if (w->file) fclose(w->file);
-    if (w->temporary) remove(w->temporary);
+    if (mine) remove(w->temporary);
     saei_free(w->ctx, w->path);
     saei_free(w->ctx, w->temporary);
     memset(w, 0, sizeof *w);
@@ -7519,6 +7543,11 @@ static sae_result saei_writer_finish(saei_writer *w) {
 #if defined(_WIN32)
     if (!w->failed && _commit(_fileno(w->file)) != 0) saei_writer_fail(w);
 #endif
+    if (!w->failed && !saei_writer_owns(w)) {
+        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: another program began to write it too",
+                  w->who, w->path);
+        w->failed = true;
+    }
     if (fclose(w->file) != 0) saei_writer_fail(w);
     w->file = NULL;
     if (!w->failed && !saei_sync(w->temporary, false)) saei_writer_fail(w);
@@ -10286,7 +10315,7 @@ static void saei_read_band(void *arg, size_t band) {
     const size_t bytes = (size_t)step * rows;
     bool whole = inner == (int64_t)size, finite = true;
     bool direct = whole && job->view.dtype == SAE_F32;
-    size_t wide = direct && !lead ? length : SAEI_FILE_TILE;
+    size_t wide = direct && !lead ? length : (size_t)SAEI_FILE_TILE;
     if (job->crc) job->crc[band] = saei_crc(&job->file->crc, 0, src, bytes);
     for (size_t at = 0; at < length; at += wide) {
         size_t n = saei_min(length - at, wide);

@@ -600,6 +600,30 @@ static void temporaries(sae_context *ctx) {
     check_remove(folder);
 }
 
+/* Of two that write one file at a time the later wins, the other is told and harms nothing. */
+static void two_writers(sae_context *ctx) {
+    const char *folder = check_path("%s/two", check_temp());
+    const char *path = check_path("%s/a.txt", folder);
+    saei_writer first, second;
+    size_t size = 0;
+    char *now;
+    mkdir(folder, 0777);
+    for (int given_up = 0; given_up < 2; given_up++) {
+        CHECK_OK(ctx, saei_writer_open(ctx, "first", path, &first), return);
+        saei_writer_put(&first, "old", 3);
+        CHECK_OK(ctx, saei_writer_open(ctx, "second", path, &second), return);
+        if (given_up) saei_writer_abandon(&first);
+        else EXPECT(saei_writer_finish(&first), SAE_IO, "another program");
+        saei_writer_put(&second, "later", 5);
+        CHECK_OK(ctx, saei_writer_finish(&second), (void)0);
+        now = check_read(path, &size);
+        CHECK(now && size == 5 && !memcmp(now, "later", 5), "%d bytes", (int)size);
+        CHECK(entries(folder) == 1, "%d files instead of 1", entries(folder));
+        free(now);
+    }
+    check_remove(folder);
+}
+
 /* Writing that fails leaves the old file and nothing else. */
 static void full_disk(sae_context *ctx) {
     const char *folder = check_path("%s/full", check_temp());
@@ -1268,6 +1292,7 @@ int main(void) {
     truncated(ctx);
     check_test = "temporaries";
     temporaries(ctx);
+    two_writers(ctx);
     check_test = "full disk";
     full_disk(ctx);
     full_disk_run(ctx);
