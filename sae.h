@@ -1234,8 +1234,8 @@ static bool saei_all_finite(const float *x, size_t n) {
     return !bad;
 }
 
-/* Asks for huge pages inside a large block, where the system has them: a page fault costs as much as
-   filling the page, and large dictionaries are walked by columns too. */
+/* Asks for huge pages inside a large block, where the system has them: a page fault costs as much
+   as filling the page, and large dictionaries are walked by columns too. */
 static void saei_hint_huge(void *memory, size_t size) {
 #if defined(MADV_HUGEPAGE)
     const uintptr_t page = (uintptr_t)1 << 21;
@@ -4282,7 +4282,8 @@ typedef struct saei_unit_job {
 static void saei_unit_part(void *arg, size_t part) {
     saei_unit_job *job = (saei_unit_job *)arg;
     const sae_dictionary *dict = job->dict;
-    size_t i = part * SAEI_PART_LATENTS, end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
     bool close = true;
     for (; i < end && close; i++) {
         const float *row = dict->W_dec + i * dict->ld_out;
@@ -4303,7 +4304,8 @@ static bool saei_decoder_is_unit(const sae_dictionary *dict) {
 
 static void saei_fold_decoder_part(void *arg, size_t part) {
     sae_dictionary *dict = (sae_dictionary *)arg;
-    size_t i = part * SAEI_PART_LATENTS, end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
     for (; i < end; i++) {
         float *dec = dict->W_dec + i * dict->ld_out, *enc = dict->W_enc + i * dict->ld;
         float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
@@ -10272,8 +10274,8 @@ static sae_result saei_draft_sizes(saei_draft *draft) {
     return SAE_OK;
 }
 
-/* view [rows,cols] into dst, whose rows lie ld apart. Bands of 64 follow the file, so that its pages
-   can be given back as they are done with; a band's bytes are in the cache for their CRC. */
+/* view [rows,cols] into dst, whose rows lie ld apart. Bands of 64 follow the file, so that its
+   pages can be given back as they are done with; a band's bytes are in the cache for their CRC. */
 enum { SAEI_FILE_TILE = 64 };
 typedef struct saei_read_job {
     const sae_tensor_file *file;
@@ -11183,7 +11185,8 @@ static void saei_input_scale_part(void *arg, size_t part) {
     const saei_scale_job *job = (const saei_scale_job *)arg;
     const sae_dictionary *dict = job->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
-    size_t i = part * SAEI_PART_LATENTS, end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
     for (; i < end; i++) {
         float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
         kernels->scale(dict->ld, job->s, enc, enc);
