@@ -10366,8 +10366,7 @@ static sae_result saei_read_run(sae_tensor_file *file, saei_read_job *job, saei_
     const size_t bands = saei_ceil_div(rows, SAEI_FILE_TILE);
     sae_result result = SAE_OK;
     if (e && !e->checked && rows && job->view.stride[1 - lead] == 1
-        && (rows == 1 || job->view.stride[lead] == (int64_t)length)
-        && row_bytes * rows > e->size / 2)
+        && job->view.stride[lead] == (int64_t)length && row_bytes * rows > e->size / 2)
         job->crc = (uint32_t *)saei_alloc(file->ctx, bands, sizeof *job->crc);
     if (e && !job->crc) SAEI_TRY(saei_zip_check(file, e));
     saei_parallel(file->ctx, bands, saei_read_band, job);
@@ -10409,6 +10408,8 @@ static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *ten
     job.view.stride[0] = t->ndim == 2 ? t->stride[flip ? 1 : 0] : (int64_t)job.view.shape[1];
     job.view.stride[1] = t->ndim == 2 ? t->stride[flip ? 0 : 1] : t->ndim ? t->stride[0] : 1;
     job.by_columns = t->ndim == 2 && job.view.stride[1] > job.view.stride[0];
+    if (job.view.shape[job.by_columns] == 1) /* no step is taken along it: its stride is anything */
+        job.view.stride[job.by_columns] = (int64_t)job.view.shape[!job.by_columns];
     file->who = "sae_dictionary_load";
     SAEI_TRY(saei_read_run(file, &job,
                            cut ? NULL : ((const saei_file_tensor *)(const void *)tensor)->entry));
