@@ -15,7 +15,7 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all lib test test-asan test-peers demo bench bench-peers fuzz lint lint-headers clean help
+.PHONY: all lib test test-asan test-peers demo bench bench-peers bench-load fuzz lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
@@ -90,6 +90,9 @@ bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also t
 PYTHON ?= python3
 bench-peers: build/bench ## the trainers beside dictionary_learning on PyTorch, where installed; DATA=F.npy
 	$(PYTHON) bench/peers.py build/bench "$(DATA)"
+
+bench-load: build/bench ## opening a dictionary beside torch.load, safetensors and numpy, where installed
+	$(PYTHON) bench/peers_load.py build/bench
 
 FUZZ_SECONDS ?= 60
 fuzz: ## the readers against damaged files, FUZZ_SECONDS each (needs clang); FUZZ="zip json": these alone

@@ -719,6 +719,10 @@ typedef struct sae_load_desc {
     bool raw;       /* take the tensors as they are; default: as the reference's loader does
                        (STANDARD of dictionary_learning is brought to unit decoder norms) */
     bool keep_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
+    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
+                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
+                       just their rows or columns are read (their CRC-32 then is not). Top-k chooses
+                       among them alone; group max needs all */
 } sae_load_desc;
 
 /* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
@@ -740,6 +744,8 @@ typedef struct sae_origin {
     char version[32];     /* of that program */
     int64_t layer;        /* -1: not known */
     size_t context_size;  /* 0: not known */
+    size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
+    size_t first_latent;
 } sae_origin;
 SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
 /* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
@@ -786,6 +792,10 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file);
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file);
 SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index);
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
+/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
+   what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
+   Errors: SAE_FORMAT (damaged), SAE_INVALID. */
+SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
 /* All elements as float32 in row-major order, out [product of shape]. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
@@ -1234,6 +1244,20 @@ static bool saei_all_finite(const float *x, size_t n) {
     return !bad;
 }
 
+/* Asks for huge pages inside a large block, where the system has them: a page fault costs as much
+   as filling the page, and large dictionaries are walked by columns too. */
+static void saei_hint_huge(void *memory, size_t size) {
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t page = (uintptr_t)1 << 21;
+    uintptr_t begin = (uintptr_t)memory / page * page + page, end = (uintptr_t)memory + size;
+    if (size < 8 * page) return;
+    madvise((void *)begin, (size_t)(end / page * page - begin), MADV_HUGEPAGE);
+#else
+    (void)memory;
+    (void)size;
+#endif
+}
+
 /* Memory on 64-byte boundaries from the caller's allocator; the original pointer sits in front.
    NULL when there is none (also for count * size too large). Not zeroed. */
 static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
@@ -1243,6 +1267,7 @@ static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
         return NULL;
     base = (unsigned char *)ctx->allocator.alloc(bytes, ctx->allocator.user);
     if (!base) return NULL;
+    saei_hint_huge(base, bytes);
     at = base + sizeof(void *);
     at += (64 - ((uintptr_t)at & 63)) & 63;
     memcpy(at - sizeof(void *), &base, sizeof base);
@@ -1799,12 +1824,14 @@ static char *saei_path_join(const sae_context *ctx, const char *folder, const ch
 
 /* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. A
    PATH.tmp that is there is taken for a killed write's and removed, never written into: what it
-   links to stays. Two writers of one PATH at a time are the caller's to avoid. */
+   links to stays. Of two that write one PATH at a time the later wins and the other is told, where
+   the system numbers its files; elsewhere they are the caller's to avoid. */
 typedef struct saei_writer {
     const sae_context *ctx;
     const char *who; /* as given */
     char *path, *temporary;
     FILE *file;
+    uint64_t number[2]; /* the temporary's own, of device and file; 0, 0 where there are none */
     uint64_t size;   /* written so far */
     bool failed;     /* sticky; the message names path and cause (for example a full disk) */
 } saei_writer;
@@ -1919,6 +1946,10 @@ struct saei_kernels {
     void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
                  size_t ld, float alpha, float *out);
     double (*dot)(size_t n, const float *a, const float *b);
+    /* to = from, floats that need not be aligned; false where one is NaN or infinite. The same
+       turned: to[c * ld + r] = row[r][c] for r < 16, c < n. */
+    bool (*copy)(size_t n, const void *from, float *to);
+    bool (*turn)(const void *const row[16], size_t n, float *to, size_t ld);
     void (*over)(size_t n, const float *x, const float *cut, float *out); /* x > cut ? x : 0 */
     void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
     void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
@@ -1987,7 +2018,8 @@ extern "C" {
         #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
         keep_screened, saei_count_from_##set, saei_keep_from_##set, saei_keep_above_##set,         \
         saei_keep_window_##set, saei_add_rows_##set, saei_add_panel_##set, saei_dots_##set,        \
-        saei_dot_##set, saei_over_##set, saei_axpy_##set, saei_scale_##set, saei_divide_##set,     \
+        saei_dot_##set, saei_copy_##set, saei_turn_##set, saei_over_##set, saei_axpy_##set,        \
+        saei_scale_##set, saei_divide_##set,                                                       \
         saei_add_double_##set, saei_powers_##set, saei_adam_##set                                  \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
@@ -4074,15 +4106,29 @@ static void saei_dictionary_place(sae_dictionary *dict, float *params) {
     if (dict->desc.skip) dict->W_skip = at + dict->ld_out;
 }
 
-static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
-                                      const sae_dictionary_desc *desc, sae_dictionary **out) {
+/* All parameters to 0, but not the rows of W_enc and W_dec, only what pads them. */
+static void saei_dictionary_clear_rest(sae_dictionary *dict) {
+    const size_t m = dict->desc.dict_size, matrices = m * (dict->ld + dict->ld_out);
+    const size_t d = dict->desc.activation_dim, out = dict->desc.output_dim;
+    if (!dict->params) return;
+    for (size_t i = 0; i < m && d < dict->ld; i++)
+        memset(dict->W_enc + i * dict->ld + d, 0, (dict->ld - d) * sizeof(float));
+    for (size_t i = 0; i < m && out < dict->ld_out; i++)
+        memset(dict->W_dec + i * dict->ld_out + out, 0, (dict->ld_out - out) * sizeof(float));
+    memset(dict->params + matrices, 0, (dict->num_params - matrices) * sizeof(float));
+}
+
+/* saei_dictionary_new, but for the rows of W_enc and W_dec, which the caller fills: a large one
+   costs as much to clear as to copy. */
+static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
+                                        const sae_dictionary_desc *desc, sae_dictionary **out) {
     sae_dictionary *dict;
     float *params = NULL;
     size_t count;
     SAEI_TRY(saei_dictionary_check(ctx, who, desc));
     count = saei_param_count(desc);
     dict = (sae_dictionary *)saei_calloc(ctx, 1, sizeof *dict);
-    if (dict && count) params = (float *)saei_calloc(ctx, count, sizeof(float));
+    if (dict && count) params = (float *)saei_alloc(ctx, count, sizeof(float));
     if (!dict || (count && !params)) {
         saei_free(ctx, dict);
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for a dictionary of %zu latents of "
@@ -4099,14 +4145,22 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
     dict->active_groups = desc->num_groups;
     dict->origin.layer = -1;
     saei_dictionary_place(dict, params);
+    saei_dictionary_clear_rest(dict);
     *out = dict;
+    return SAE_OK;
+}
+
+static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
+                                      const sae_dictionary_desc *desc, sae_dictionary **out) {
+    SAEI_TRY(saei_dictionary_unset(ctx, who, desc, out));
+    if ((*out)->params) memset((*out)->params, 0, (*out)->num_params * sizeof(float));
     return SAE_OK;
 }
 
 static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *who,
                                        sae_dictionary **out) {
     sae_dictionary *copy = NULL;
-    SAEI_TRY(saei_dictionary_new(dict->ctx, who, &dict->desc, &copy));
+    SAEI_TRY(saei_dictionary_unset(dict->ctx, who, &dict->desc, &copy));
     if (dict->num_params) memcpy(copy->params, dict->params, dict->num_params * sizeof(float));
     copy->threshold = dict->threshold;
     copy->rule = dict->rule;
@@ -4185,7 +4239,11 @@ SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) {
     return desc;
 }
 
-SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) { return dict->origin; }
+SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {
+    sae_origin origin = dict->origin;
+    if (!origin.dict_size) origin.dict_size = dict->desc.dict_size, origin.k = dict->desc.k;
+    return origin;
+}
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
     if (!dict) return SAE_INVALID;
@@ -4252,30 +4310,62 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
     return SAE_OK;
 }
 
-static bool saei_decoder_is_unit(const sae_dictionary *dict) {
+/* Work over all latents in parts of 64. */
+enum { SAEI_PART_LATENTS = 64 };
+static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
+    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
+}
+
+typedef struct saei_unit_job {
+    const sae_dictionary *dict;
+    int lock;
+    bool far;
+} saei_unit_job;
+
+static void saei_unit_part(void *arg, size_t part) {
+    saei_unit_job *job = (saei_unit_job *)arg;
+    const sae_dictionary *dict = job->dict;
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
     bool close = true;
-    for (size_t i = 0; i < dict->desc.dict_size && close; i++) {
+    for (; i < end && close; i++) {
         const float *row = dict->W_dec + i * dict->ld_out;
         float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
         close = fabsf(norm - 1) <= 1e-8f + 1e-5f;
     }
-    return close;
+    if (close) return;
+    saei_lock(&job->lock);
+    job->far = true;
+    saei_unlock(&job->lock);
+}
+
+static bool saei_decoder_is_unit(const sae_dictionary *dict) {
+    saei_unit_job job = { dict, 0, false };
+    saei_each_latent(dict, saei_unit_part, &job);
+    return !job.far;
+}
+
+static void saei_fold_decoder_part(void *arg, size_t part) {
+    sae_dictionary *dict = (sae_dictionary *)arg;
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    for (; i < end; i++) {
+        float *dec = dict->W_dec + i * dict->ld_out, *enc = dict->W_enc + i * dict->ld;
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
+        if (!(norm > 0)) continue; /* a latent without direction stays without effect */
+        dict->ctx->kernels->divide(dict->ld_out, dec, norm, dec);
+        dict->ctx->kernels->scale(dict->ld, norm, enc, enc);
+        dict->b_enc[i] *= norm;
+        if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->aux0[i] *= norm;
+        if (dict->desc.arch == SAE_ARCH_GATED) dict->aux1[i] *= norm;
+    }
 }
 
 /* W_dec rows to norm 1, the norms moved into the encoder: f_i becomes f_i norm_i, x_hat stays
    (but for choices among latents, as top-k, that compare the new f). */
 static void saei_fold_decoder_norms(sae_dictionary *dict) {
     saei_prepared_drop(dict);
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        float *dec = dict->W_dec + i * dict->ld_out, *enc = dict->W_enc + i * dict->ld;
-        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
-        if (!(norm > 0)) continue; /* a latent without direction stays without effect */
-        for (size_t c = 0; c < dict->ld_out; c++) dec[c] = dec[c] / norm;
-        for (size_t c = 0; c < dict->ld; c++) enc[c] *= norm;
-        dict->b_enc[i] *= norm;
-        if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->aux0[i] *= norm;
-        if (dict->desc.arch == SAE_ARCH_GATED) dict->aux1[i] *= norm;
-    }
+    saei_each_latent(dict, saei_fold_decoder_part, dict);
 }
 
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
@@ -7716,6 +7806,26 @@ static void saei_map_close(const sae_context *ctx, saei_map *map) {
 }
 #endif
 
+/* The numbers that tell the file apart from any other; 0, 0 if there is none. */
+static void saei_file_number(const char *path, uint64_t number[2]) {
+    number[0] = number[1] = 0;
+#if !defined(_WIN32)
+    struct stat st;
+    if (stat(path, &st) != 0) return;
+    number[0] = (uint64_t)st.st_dev;
+    number[1] = (uint64_t)st.st_ino;
+#else
+    (void)path;
+#endif
+}
+
+/* Whether the temporary is still the one that was opened. */
+static bool saei_writer_owns(const saei_writer *w) {
+    uint64_t now[2];
+    saei_file_number(w->temporary, now);
+    return now[0] == w->number[0] && now[1] == w->number[1];
+}
+
 static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
                                    saei_writer *out) {
     saei_writer w;
@@ -7744,6 +7854,7 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
         saei_free(ctx, w.temporary);
         return result;
     }
+    saei_file_number(w.temporary, w.number);
     *out = w;
     return SAE_OK;
 }
@@ -7761,8 +7872,9 @@ static void saei_writer_put(saei_writer *w, const void *data, size_t size) {
 }
 
 static void saei_writer_abandon(saei_writer *w) {
+    bool mine = w->temporary && saei_writer_owns(w);
     if (w->file) fclose(w->file);
-    if (w->temporary) remove(w->temporary);
+    if (mine) remove(w->temporary);
     saei_free(w->ctx, w->path);
     saei_free(w->ctx, w->temporary);
     memset(w, 0, sizeof *w);
@@ -7790,6 +7902,11 @@ static sae_result saei_writer_finish(saei_writer *w) {
 #if defined(_WIN32)
     if (!w->failed && _commit(_fileno(w->file)) != 0) saei_writer_fail(w);
 #endif
+    if (!w->failed && !saei_writer_owns(w)) {
+        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: another program began to write it too",
+                  w->who, w->path);
+        w->failed = true;
+    }
     if (fclose(w->file) != 0) saei_writer_fail(w);
     w->file = NULL;
     if (!w->failed && !saei_sync(w->temporary, false)) saei_writer_fail(w);
@@ -7992,6 +8109,132 @@ static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
     return true;
 }
 
+/* ==== >>tensors: CRC-32 ======================================================================= */
+
+/* Numbers in files are little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint64_t saei_le64(const unsigned char *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* a b modulo CRC-32's polynomial; bit 31 is x^0. */
+static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
+    uint32_t product = 0;
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+        if (a & bit) product ^= b;
+        b = b & 1 ? b >> 1 ^ 0xEDB88320u : b >> 1;
+    }
+    return product;
+}
+
+/* x^(8 size): what size more bytes multiply a CRC by. */
+static uint32_t saei_crc_shift(size_t size) {
+    uint32_t power = 0x80000000u, square = 0x00800000u; /* 1, x^8 */
+    for (; size; size >>= 1) {
+        if (size & 1) power = saei_crc_product(power, square);
+        square = saei_crc_product(square, square);
+    }
+    return power;
+}
+
+/* CRC-32 as in zip. word[j] carries a byte over j more; fold: what 64 bits are multiplied by to be
+   carried over 64 and over 16 bytes. */
+typedef struct saei_crc_table {
+    uint32_t word[8][256];
+    uint64_t fold[4];
+    bool folds; /* the CPU has carry-less products */
+} saei_crc_table;
+
+static void saei_crc_tables(saei_crc_table *t) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
+        t->word[0][i] = c;
+    }
+    for (int j = 1; j < 8; j++)
+        for (int i = 0; i < 256; i++)
+            t->word[j][i] = t->word[j - 1][i] >> 8 ^ t->word[0][t->word[j - 1][i] & 255];
+    /* Bit 63 is x^0 and a product has 127 bits, not 128: x^n stands as x^(n - 32), one bit up. The
+       first half of 16 bytes is carried 8 further than the second. */
+    t->fold[0] = (uint64_t)saei_crc_shift(64 + 4) << 1;
+    t->fold[1] = (uint64_t)saei_crc_shift(64 - 4) << 1;
+    t->fold[2] = (uint64_t)saei_crc_shift(16 + 4) << 1;
+    t->fold[3] = (uint64_t)saei_crc_shift(16 - 4) << 1;
+#if defined(SAEI_X86)
+    t->folds = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse2");
+#else
+    t->folds = false;
+#endif
+}
+
+/* Eight bytes a step. crc without the inversions before and after. */
+static uint32_t saei_crc_words(const saei_crc_table *t, uint32_t crc, const unsigned char *p,
+                               size_t size) {
+    for (; size >= 8; p += 8, size -= 8) {
+        uint32_t a = saei_le32(p) ^ crc, b = saei_le32(p + 4);
+        crc = t->word[7][a & 255] ^ t->word[6][a >> 8 & 255] ^ t->word[5][a >> 16 & 255]
+              ^ t->word[4][a >> 24] ^ t->word[3][b & 255] ^ t->word[2][b >> 8 & 255]
+              ^ t->word[1][b >> 16 & 255] ^ t->word[0][b >> 24];
+    }
+    for (; size > 0; p++, size--) crc = crc >> 8 ^ t->word[0][(crc ^ *p) & 255];
+    return crc;
+}
+
+#if defined(SAEI_X86)
+/* Carried over to where next stands, and added to it. */
+__attribute__((target("pclmul,sse2"))) static inline __m128i saei_crc_fold(__m128i x, __m128i by,
+                                                                           __m128i next) {
+    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, by, 0x00),
+                                       _mm_clmulepi64_si128(x, by, 0x11)), next);
+}
+
+/* Whole 64 bytes, at least one, and 16 bytes out that have the same CRC. */
+__attribute__((target("pclmul,sse2")))
+static void saei_crc_blocks(const saei_crc_table *t, uint32_t crc, const unsigned char *p,
+                            size_t blocks, unsigned char out[16]) {
+    const __m128i *at = (const __m128i *)(const void *)p;
+    const __m128i by64 = _mm_loadu_si128((const __m128i *)(const void *)t->fold);
+    const __m128i by16 = _mm_loadu_si128((const __m128i *)(const void *)(t->fold + 2));
+    __m128i a = _mm_xor_si128(_mm_loadu_si128(at), _mm_cvtsi32_si128((int)crc));
+    __m128i b = _mm_loadu_si128(at + 1), c = _mm_loadu_si128(at + 2), d = _mm_loadu_si128(at + 3);
+    for (at += 4; --blocks; at += 4) {
+        a = saei_crc_fold(a, by64, _mm_loadu_si128(at));
+        b = saei_crc_fold(b, by64, _mm_loadu_si128(at + 1));
+        c = saei_crc_fold(c, by64, _mm_loadu_si128(at + 2));
+        d = saei_crc_fold(d, by64, _mm_loadu_si128(at + 3));
+    }
+    a = saei_crc_fold(saei_crc_fold(saei_crc_fold(a, by16, b), by16, c), by16, d);
+    _mm_storeu_si128((__m128i *)(void *)out, a);
+}
+#endif
+
+/* crc is that of what came before, 0 at the start. */
+static uint32_t saei_crc(const saei_crc_table *t, uint32_t crc, const void *data, size_t size) {
+    const unsigned char *p = (const unsigned char *)data;
+    crc = ~crc;
+#if defined(SAEI_X86)
+    if (t->folds && size >= 64) {
+        unsigned char rest[16];
+        saei_crc_blocks(t, crc, p, size / 64, rest);
+        crc = saei_crc_words(t, 0, rest, 16);
+        p += size / 64 * 64;
+        size %= 64;
+    }
+#endif
+    return ~saei_crc_words(t, crc, p, size);
+}
+
 /* ==== >>tensors: an open file ================================================================= */
 
 /* Small pieces of memory that go together. */
@@ -8048,13 +8291,28 @@ typedef struct saei_scalar {
     const char *name, *text;
 } saei_scalar;
 
+/* An entry of a zip archive. */
+typedef struct saei_zip_entry {
+    const char *name;
+    const unsigned char *data; /* packed, in the map */
+    size_t packed, size;
+    uint32_t crc;
+    unsigned method;
+    bool checked; /* data is plain and its CRC right, or there is none */
+} saei_zip_entry;
+
+typedef struct saei_file_tensor {
+    sae_tensor tensor;     /* first: what users point to */
+    saei_zip_entry *entry; /* that holds it; NULL: no zip */
+} saei_file_tensor;
+
 /* by_name and scalars_by_name are sorted. Everything but the map and the JSON sits in the arena. */
 struct sae_tensor_file {
     sae_context *ctx;
-    const char *path; /* while it is being opened */
+    const char *who, *path; /* for messages */
     saei_map map;
     saei_arena arena;
-    sae_tensor *tensors;
+    saei_file_tensor *tensors;
     size_t count, capacity;
     const void **by_name;
     saei_scalar *scalars;
@@ -8062,14 +8320,14 @@ struct sae_tensor_file {
     const void **scalars_by_name;
     saei_json *header;         /* .safetensors */
     const saei_json *metadata; /* in it; may be NULL */
-    uint32_t crc[8][256];
+    saei_crc_table crc;
 };
 
 static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result, const char *format,
                                  va_list args) {
     char text[480];
     vsnprintf(text, sizeof text, format, args);
-    return saei_fail(file->ctx, result, "sae_tensor_file_open: %s: %s", file->path, text);
+    return saei_fail(file->ctx, result, "%s: %s: %s", file->who, file->path, text);
 }
 
 static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...)
@@ -8109,12 +8367,14 @@ static void *saei_file_grow(sae_tensor_file *file, void *items, size_t count, si
     return grown;
 }
 
-static sae_result saei_file_add(sae_tensor_file *file, const sae_tensor *tensor) {
-    sae_tensor *grown = (sae_tensor *)saei_file_grow(file, file->tensors, file->count,
-                                                     &file->capacity, sizeof *grown);
+static sae_result saei_file_add(sae_tensor_file *file, const sae_tensor *tensor,
+                                saei_zip_entry *entry) {
+    saei_file_tensor *grown = (saei_file_tensor *)saei_file_grow(file, file->tensors, file->count,
+                                                                 &file->capacity, sizeof *grown);
     if (!grown) return saei_file_no_memory(file);
     file->tensors = grown;
-    file->tensors[file->count++] = *tensor;
+    file->tensors[file->count].tensor = *tensor;
+    file->tensors[file->count++].entry = entry;
     return SAE_OK;
 }
 
@@ -8156,69 +8416,6 @@ static const void *saei_name_find(const void *const *sorted, size_t count, const
     return NULL;
 }
 
-/* Numbers in files are little endian, as the machine is. */
-static uint32_t saei_le16(const unsigned char *p) {
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint32_t saei_le32(const unsigned char *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint64_t saei_le64(const unsigned char *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-/* CRC-32 as in zip, eight bytes a step: table[j] carries a byte over j more. */
-static void saei_crc_tables(uint32_t table[8][256]) {
-    for (uint32_t i = 0; i < 256; i++) {
-        uint32_t c = i;
-        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
-        table[0][i] = c;
-    }
-    for (int j = 1; j < 8; j++)
-        for (int i = 0; i < 256; i++)
-            table[j][i] = table[j - 1][i] >> 8 ^ table[0][table[j - 1][i] & 255];
-}
-
-/* crc is that of what came before, 0 at the start. */
-static uint32_t saei_crc(uint32_t table[8][256], uint32_t crc, const void *data, size_t size) {
-    const unsigned char *p = (const unsigned char *)data;
-    crc = ~crc;
-    for (; size >= 8; p += 8, size -= 8) {
-        uint32_t a = saei_le32(p) ^ crc, b = saei_le32(p + 4);
-        crc = table[7][a & 255] ^ table[6][a >> 8 & 255] ^ table[5][a >> 16 & 255] ^
-              table[4][a >> 24] ^ table[3][b & 255] ^ table[2][b >> 8 & 255] ^
-              table[1][b >> 16 & 255] ^ table[0][b >> 24];
-    }
-    for (; size > 0; p++, size--) crc = crc >> 8 ^ table[0][(crc ^ *p) & 255];
-    return ~crc;
-}
-
-/* a b modulo CRC-32's polynomial; bit 31 is x^0. */
-static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
-    uint32_t product = 0;
-    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
-        if (a & bit) product ^= b;
-        b = b & 1 ? b >> 1 ^ 0xEDB88320u : b >> 1;
-    }
-    return product;
-}
-
-/* x^(8 size): what size more bytes multiply a CRC by. */
-static uint32_t saei_crc_shift(size_t size) {
-    uint32_t power = 0x80000000u, square = 0x00800000u; /* 1, x^8 */
-    for (; size; size >>= 1) {
-        if (size & 1) power = saei_crc_product(power, square);
-        square = saei_crc_product(square, square);
-    }
-    return power;
-}
-
 /* The CRC of a large piece of a file, its blocks side by side, and put together. The map's pages
    are given back. */
 enum { SAEI_CRC_BLOCK = 1 << 20 };
@@ -8232,7 +8429,7 @@ typedef struct saei_crc_job {
 static void saei_crc_part(void *arg, size_t part) {
     saei_crc_job *job = (saei_crc_job *)arg;
     size_t at = part * SAEI_CRC_BLOCK, n = saei_min(job->size - at, SAEI_CRC_BLOCK);
-    job->crc[part] = saei_crc(job->file->crc, 0, job->data + at, n);
+    job->crc[part] = saei_crc(&job->file->crc, 0, job->data + at, n);
     saei_map_release(&job->file->map, job->data + at, n);
 }
 
@@ -8255,6 +8452,23 @@ static uint32_t saei_crc_large(sae_tensor_file *file, const unsigned char *data,
         size -= job.size;
     }
     return crc;
+}
+
+static sae_result saei_zip_damaged(const sae_tensor_file *file, const saei_zip_entry *e,
+                                   const char *what) {
+    char quoted[SAEI_QUOTE];
+    return saei_damaged(file, "zip entry \"%s\" %s", saei_quote(e->name, quoted), what);
+}
+
+/* Holds crc, that of the entry's plain bytes, against what the archive says. */
+static sae_result saei_zip_compare(const sae_tensor_file *file, saei_zip_entry *e, uint32_t crc) {
+    if (crc != e->crc) return saei_zip_damaged(file, e, "is damaged: its CRC-32 is wrong");
+    e->checked = true;
+    return SAE_OK;
+}
+
+static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e) {
+    return e->checked ? SAE_OK : saei_zip_compare(file, e, saei_crc_large(file, e->data, e->size));
 }
 
 /* ==== >>tensors: reading .npy ================================================================= */
@@ -8357,9 +8571,10 @@ static void saei_swap_bytes(const unsigned char *in, unsigned char *out, size_t 
         for (size_t j = 0; j < size; j++) out[i * size + j] = in[i * size + size - 1 - j];
 }
 
-/* data [size] is a whole .npy; label names it in messages ("" for a plain file). */
+/* data [size] is a whole .npy; label names it in messages ("" for a plain file); entry, if any,
+   holds it. */
 static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const char *label,
-                                const unsigned char *data, size_t size) {
+                                const unsigned char *data, size_t size, saei_zip_entry *entry) {
     size_t start, length, elements, bytes;
     saei_npy s;
     sae_tensor t;
@@ -8409,10 +8624,11 @@ static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const c
     if (swap && elements) {
         unsigned char *owned = (unsigned char *)saei_arena_alloc(&file->arena, bytes, 1);
         if (!owned) return saei_file_no_memory(file);
+        if (entry) SAEI_TRY(saei_zip_check(file, entry));
         saei_swap_bytes((const unsigned char *)t.data, owned, elements, sae_dtype_size(t.dtype));
         t.data = owned;
     }
-    return saei_file_add(file, &t);
+    return saei_file_add(file, &t, entry);
 }
 
 /* ==== >>tensors: reading .safetensors ========================================================= */
@@ -8500,7 +8716,7 @@ static sae_result saei_safetensors_entry(sae_tensor_file *file, const saei_json 
     extent->begin = span[0];
     extent->end = span[1];
     extent->name = t.name;
-    return saei_file_add(file, &t);
+    return saei_file_add(file, &t, NULL);
 }
 
 static sae_result saei_safetensors_metadata(sae_tensor_file *file, const saei_json *metadata) {
@@ -8566,15 +8782,6 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
 /*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
     then the central directory they point to, an entry of which points to a local header. */
 
-typedef struct saei_zip_entry {
-    const char *name;
-    const unsigned char *data; /* packed, in the map */
-    size_t packed, size;
-    uint32_t crc;
-    unsigned method;
-    bool checked; /* data is plain and its CRC right */
-} saei_zip_entry;
-
 typedef struct saei_zip {
     saei_zip_entry *entries;
     size_t count;
@@ -8637,12 +8844,6 @@ static bool saei_zip_wide(const unsigned char *extra, size_t left, uint64_t *siz
         return used == n;
     }
     return n == 0;
-}
-
-static sae_result saei_zip_damaged(const sae_tensor_file *file, const saei_zip_entry *e,
-                                   const char *what) {
-    char quoted[SAEI_QUOTE];
-    return saei_damaged(file, "zip entry \"%s\" %s", saei_quote(e->name, quoted), what);
 }
 
 static sae_result saei_zip_local(const sae_tensor_file *file, saei_zip_entry *e, uint64_t offset,
@@ -8736,9 +8937,12 @@ static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsign
 }
 #endif
 
-/* Makes e->data the entry's plain bytes and checks their CRC-32; torch may leave it out as 0. */
-static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
+/* Makes e->data the entry's plain bytes. Their CRC-32 is looked at now where they are few or had to
+   be unpacked, else once they are read: saei_zip_check. torch may leave it out as 0. */
+enum { SAEI_CRC_AT_ONCE = 4096 };
+static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
     char quoted[SAEI_QUOTE];
+    bool unpacked = false;
     if (e->checked) return SAE_OK;
     saei_quote(e->name, quoted);
 #if defined(SAE_ZLIB)
@@ -8752,6 +8956,7 @@ static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool 
             return saei_zip_damaged(file, e, "does not unpack");
         e->data = plain;
         e->method = 0;
+        unpacked = true;
     }
 #endif
     if (e->method == 8)
@@ -8763,10 +8968,8 @@ static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e, bool 
         return saei_unsupported(file,
                                 "zip entry \"%s\" is compressed by method %u, known is 0 (stored)",
                                 quoted, e->method);
-    if (!(zero_is_none && e->crc == 0) && saei_crc_large(file, e->data, e->size) != e->crc)
-        return saei_zip_damaged(file, e, "is damaged: its CRC-32 is wrong");
-    e->checked = true;
-    return SAE_OK;
+    e->checked = zero_is_none && e->crc == 0;
+    return unpacked || e->size <= SAEI_CRC_AT_ONCE ? saei_zip_check(file, e) : SAE_OK;
 }
 
 static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
@@ -8775,11 +8978,11 @@ static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
         char quoted[SAEI_QUOTE], label[SAEI_QUOTE + 16];
         const char *name;
         if (!saei_ends_with(e->name, ".npy")) continue;
-        SAEI_TRY(saei_zip_check(file, e, false));
+        SAEI_TRY(saei_zip_plain(file, e, false));
         name = saei_arena_text(&file->arena, e->name, strlen(e->name) - 4);
         if (!name) return saei_file_no_memory(file);
         snprintf(label, sizeof label, "array \"%s\": ", saei_quote(name, quoted));
-        SAEI_TRY(saei_npy_read(file, name, label, e->data, e->size));
+        SAEI_TRY(saei_npy_read(file, name, label, e->data, e->size, e));
     }
     return SAE_OK;
 }
@@ -8798,8 +9001,10 @@ typedef enum saei_pickle_type {
 
 typedef struct saei_pickle_value {
     saei_pickle_type type;
-    uint32_t count, capacity;         /* items of TUPLE, LIST; DICT: twice the pairs */
-    int64_t integer;                  /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: row */
+    uint32_t count, capacity;         /* items of TUPLE, LIST; DICT: twice the pairs; STORAGE: the
+                                         zip entry, dtype */
+    int64_t integer;                  /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: row;
+                                         TENSOR: the zip entry */
     const void *data;                 /* TEXT; STORAGE: its bytes; TENSOR: a sae_tensor */
     struct saei_pickle_value **items; /* DICT: key, value, key, value */
 } saei_pickle_value;
@@ -9022,7 +9227,7 @@ static sae_result saei_pickle_storage(saei_pickle *u) {
     saei_quote(name, quoted);
     e = (saei_zip_entry *)(uintptr_t)saei_name_find(u->zip->by_name, u->zip->count, name);
     if (!e) return saei_damaged(u->file, "there is no storage \"%s\" in the archive", quoted);
-    SAEI_TRY(saei_zip_check(u->file, e, true));
+    SAEI_TRY(saei_zip_plain(u->file, e, true));
     size = row->dtype ? sae_dtype_size((sae_dtype)row->dtype) : 1;
     if ((uint64_t)a[4]->integer > e->size / size)
         return saei_damaged(u->file,
@@ -9033,6 +9238,7 @@ static sae_result saei_pickle_storage(saei_pickle *u) {
     v->data = e->data;
     v->integer = a[4]->integer * (int64_t)size;
     v->capacity = (uint32_t)row->dtype;
+    v->count = (uint32_t)(e - u->zip->entries);
     return SAE_OK;
 }
 
@@ -9088,6 +9294,7 @@ static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int 
         t->data = (const unsigned char *)t->data + (size_t)a[1]->integer * sae_dtype_size(t->dtype);
     SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TENSOR, &v));
     v->data = t;
+    v->integer = a[0]->count;
     return SAE_OK;
 }
 
@@ -9274,7 +9481,7 @@ static sae_result saei_pickle_leaf(saei_pickle *u, const saei_pickle_value *v, s
     if (v->type == SAEI_PICKLE_TENSOR) {
         sae_tensor t = *(const sae_tensor *)v->data;
         t.name = name;
-        return saei_file_add(u->file, &t);
+        return saei_file_add(u->file, &t, u->zip->entries + v->integer);
     }
     if (v->type == SAEI_PICKLE_TEXT) return saei_pickle_add_scalar(u, name, (const char *)v->data);
     if (v->type == SAEI_PICKLE_INT) snprintf(text, sizeof text, "%lld", (long long)v->integer);
@@ -9340,7 +9547,8 @@ static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const c
         e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
         if (!e && !parts[i].required) continue;
         if (!e) return saei_damaged(file, "the archive has no entry %s", name);
-        SAEI_TRY(saei_zip_check(file, e, true));
+        SAEI_TRY(saei_zip_plain(file, e, true));
+        SAEI_TRY(saei_zip_check(file, e));
         memcpy(text, e->data, saei_min(e->size, 15));
         text[saei_min(e->size, 15)] = 0;
         text[strcspn(text, "\r\n")] = 0;
@@ -9389,10 +9597,11 @@ static sae_result saei_torch_read(sae_tensor_file *file, saei_zip *zip, const ch
     SAEI_TRY(saei_torch_check(file, zip, top));
     snprintf(name, sizeof name, "%sdata.pkl", top);
     e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
-    SAEI_TRY(saei_zip_check(file, e, true));
     if (e->size > SAEI_PICKLE_SIZE)
         return saei_unsupported(file, "data.pkl has %zu bytes, at most %d are read", e->size,
                                 SAEI_PICKLE_SIZE);
+    SAEI_TRY(saei_zip_plain(file, e, true));
+    SAEI_TRY(saei_zip_check(file, e));
     u = (saei_pickle *)saei_arena_alloc(&file->arena, 1, sizeof *u);
     if (!u) return saei_file_no_memory(file);
     memset(u, 0, sizeof *u);
@@ -9442,7 +9651,7 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     size_t n = file->map.size;
     if (n == 0) return saei_damaged(file, "the file is empty");
     if (saei_looks_zip(d, n)) return saei_zip_read(file);
-    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n);
+    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n, NULL);
     if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
         return saei_safetensors_read(file);
     if (n >= 11 && memcmp(d, "version htt", 11) == 0)
@@ -9479,10 +9688,11 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
         return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
     }
     file->ctx = ctx;
+    file->who = "sae_tensor_file_open";
     file->path = path;
     file->arena.ctx = ctx;
     file->map = *map;
-    saei_crc_tables(file->crc);
+    saei_crc_tables(&file->crc);
     result = saei_tensor_file_read(file);
     if (result == SAE_OK)
         result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
@@ -9490,7 +9700,9 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
     if (result == SAE_OK)
         result = saei_file_index(file, file->scalars, file->num_scalars, sizeof *file->scalars,
                                  "value", &file->scalars_by_name);
-    file->path = NULL;
+    file->path = saei_arena_text(&file->arena, path, strlen(path));
+    if (result == SAE_OK && !file->path)
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
     if (result != SAE_OK) {
         sae_tensor_file_close(file);
         return result;
@@ -9511,12 +9723,25 @@ SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
 
 SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index) {
-    return file && index < file->count ? file->tensors + index : NULL;
+    return file && index < file->count ? &file->tensors[index].tensor : NULL;
 }
 
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name) {
     if (!file || !name) return NULL;
     return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
+}
+
+SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
+    if (!file) return SAE_INVALID;
+    for (size_t i = 0; i < file->count; i++) {
+        saei_file_tensor *t = file->tensors + i;
+        if (tensor && tensor != &t->tensor) continue;
+        file->who = "sae_tensor_file_check";
+        if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
+        if (tensor) return SAE_OK;
+    }
+    if (!tensor) return SAE_OK;
+    return saei_fail(file->ctx, SAE_INVALID, "sae_tensor_file_check: tensor is not of this file");
 }
 
 /* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",
@@ -9617,7 +9842,7 @@ typedef struct saei_zip_writer {
     saei_writer *out;
     saei_text head, directory;
     uint64_t count;
-    uint32_t crc[8][256];
+    saei_crc_table crc;
 } saei_zip_writer;
 
 static uint32_t saei_zip_narrow(uint64_t value) {
@@ -9643,7 +9868,7 @@ static void saei_zip_put(saei_zip_writer *z, const char *name, const void *a, si
     uint64_t offset = z->out->size, size = (uint64_t)a_size + b_size;
     size_t name_size = strlen(name), wide = size >= SAEI_ZIP64_LIMIT ? 20 : 0, far_size;
     size_t pad = (size_t)((64 - (offset + 34 + name_size + wide) % 64) % 64);
-    uint32_t crc = saei_crc(z->crc, saei_crc(z->crc, 0, a, a_size), b, b_size);
+    uint32_t crc = saei_crc(&z->crc, saei_crc(&z->crc, 0, a, a_size), b, b_size);
     h->size = 0;
     saei_put_le(h, 0x04034b50, 4);
     saei_zip_put_common(h, name, size, crc);
@@ -9830,7 +10055,7 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
     if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     z->out = w;
     z->head.ctx = z->directory.ctx = w->ctx;
-    saei_crc_tables(z->crc);
+    saei_crc_tables(&z->crc);
     if (torch) result = saei_torch_write(z, path, tensors, count);
     else saei_npz_write(z, tensors, count);
     if (result == SAE_OK) saei_zip_end_write(z);
@@ -10051,6 +10276,7 @@ typedef struct saei_draft {
         const sae_tensor *tensor; /* NULL: the file has none */
     } keys[SAEI_MAX_KEYS];
     char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
+    size_t part; /* latents that are read; 0: all, as desc says */
 } saei_draft;
 
 /* A file format for dictionaries. In a folder it is known by its file; a file that lies alone is
@@ -10405,82 +10631,147 @@ static sae_result saei_draft_sizes(saei_draft *draft) {
     return SAE_OK;
 }
 
-/* view [rows,cols] into dst, whose rows lie ld apart, in tiles that fit the nearest cache. Bands
-   follow the file, so that its pages can be given back as they are done with. */
+/* view [rows,cols] into dst, whose rows lie ld apart. Bands of 64 follow the file, so that its
+   pages can be given back as they are done with; a band's bytes are in the cache for their CRC. */
 enum { SAEI_FILE_TILE = 64 };
 typedef struct saei_read_job {
     const sae_tensor_file *file;
+    const saei_kernels *kernels;
     sae_tensor view;
     float *dst;
     size_t ld;
     bool by_columns; /* columns lie further apart in the file than rows */
+    uint32_t *crc;   /* of each band; NULL: not asked for */
     int lock;
     bool not_finite;
 } saei_read_job;
 
+/* Rows of n values become columns of dst; false where one is not finite. */
+static bool saei_read_turned(const saei_read_job *job, const void *const *row, size_t rows,
+                             size_t n, float *dst) {
+    bool finite = true;
+    size_t i = 0;
+    for (; i + 16 <= rows; i += 16)
+        finite = job->kernels->turn(row + i, n, dst + i, job->ld) && finite;
+    for (; i < rows; i++) {
+        for (size_t c = 0; c < n; c++)
+            memcpy(dst + c * job->ld + i, (const unsigned char *)row[i] + 4 * c, 4);
+        finite = saei_all_finite((const float *)row[i], n) && finite;
+    }
+    return finite;
+}
+
 static void saei_read_band(void *arg, size_t band) {
     saei_read_job *job = (saei_read_job *)arg;
     float tile[SAEI_FILE_TILE * SAEI_FILE_TILE];
-    const int64_t size = (int64_t)sae_dtype_size(job->view.dtype);
-    size_t lead = job->by_columns ? 1 : 0, first = band * SAEI_FILE_TILE;
-    size_t length[2], from[2], n[2];
-    bool finite = true;
-    length[0] = (size_t)job->view.shape[0];
-    length[1] = (size_t)job->view.shape[1];
-    from[lead] = first;
-    n[lead] = saei_min(length[lead] - first, SAEI_FILE_TILE);
-    for (size_t at = 0; at < length[1 - lead]; at += SAEI_FILE_TILE) {
-        sae_tensor part = job->view;
-        from[1 - lead] = at;
-        n[1 - lead] = saei_min(length[1 - lead] - at, SAEI_FILE_TILE);
-        part.data = (const unsigned char *)part.data
-                    + ((int64_t)from[0] * part.stride[0] + (int64_t)from[1] * part.stride[1])
-                          * size;
-        part.shape[0] = n[lead]; /* read as it lies in the file, turned in the tile */
-        part.shape[1] = n[1 - lead];
-        part.stride[0] = job->view.stride[lead];
-        part.stride[1] = job->view.stride[1 - lead];
-        sae_tensor_to_f32(&part, tile);
-        finite = saei_all_finite(tile, n[0] * n[1]) && finite;
-        for (size_t i = 0; i < n[0]; i++) {
-            float *row = job->dst + (from[0] + i) * job->ld + from[1];
-            if (!lead) memcpy(row, tile + i * n[1], n[1] * sizeof(float));
-            else
-                for (size_t j = 0; j < n[1]; j++) row[j] = tile[j * n[0] + i];
+    const void *row[SAEI_FILE_TILE];
+    const size_t size = sae_dtype_size(job->view.dtype), lead = job->by_columns ? 1 : 0;
+    const size_t first = band * SAEI_FILE_TILE, length = (size_t)job->view.shape[1 - lead];
+    const size_t rows = saei_min((size_t)job->view.shape[lead] - first, SAEI_FILE_TILE);
+    const int64_t step = job->view.stride[lead] * (int64_t)size;
+    const int64_t inner = job->view.stride[1 - lead] * (int64_t)size;
+    const unsigned char *src = (const unsigned char *)job->view.data + (int64_t)first * step;
+    const size_t bytes = (size_t)step * rows;
+    bool whole = inner == (int64_t)size, finite = true;
+    bool direct = whole && job->view.dtype == SAE_F32;
+    size_t wide = direct && !lead ? length : (size_t)SAEI_FILE_TILE;
+    if (job->crc) job->crc[band] = saei_crc(&job->file->crc, 0, src, bytes);
+    for (size_t at = 0; at < length; at += wide) {
+        size_t n = saei_min(length - at, wide);
+        for (size_t i = 0; i < rows; i++) {
+            const unsigned char *from = src + (int64_t)i * step + (int64_t)at * inner;
+            row[i] = direct ? (const void *)from : (const void *)(tile + i * n);
         }
+        if (!direct)
+            saei_matrix_to_f32(job->view.dtype, src + (int64_t)at * inner, rows, n, step, inner,
+                               tile);
+        if (lead)
+            finite = saei_read_turned(job, row, rows, n, job->dst + at * job->ld + first) && finite;
+        else
+            for (size_t i = 0; i < rows; i++)
+                finite = job->kernels->copy(n, row[i], job->dst + (first + i) * job->ld + at)
+                         && finite;
     }
-    if (job->view.stride[1 - lead] == 1)
-        saei_map_release(
-            &job->file->map, (const unsigned char *)job->view.data
-                           + (int64_t)first * job->view.stride[lead] * size,
-            n[lead] * (size_t)(job->view.stride[lead] * size));
+    if (whole) saei_map_release(&job->file->map, src, bytes);
     if (finite) return;
     saei_lock(&job->lock);
     job->not_finite = true;
     saei_unlock(&job->lock);
 }
 
+/* The CRC of the entry around what the bands of the job were, against the archive's. */
+static sae_result saei_read_compare(const saei_read_job *job, sae_tensor_file *file,
+                                    saei_zip_entry *e, size_t band_bytes, size_t bytes) {
+    const size_t begin = (size_t)((const unsigned char *)job->view.data - e->data);
+    const uint32_t shift = saei_crc_shift(band_bytes);
+    uint32_t crc = saei_crc_large(file, e->data, begin);
+    for (size_t at = 0, band = 0; at < bytes; at += band_bytes, band++) {
+        size_t n = saei_min(band_bytes, bytes - at);
+        crc = saei_crc_product(crc, n == band_bytes ? shift : saei_crc_shift(n)) ^ job->crc[band];
+    }
+    crc = saei_crc_product(crc, saei_crc_shift(e->size - begin - bytes))
+          ^ saei_crc_large(file, e->data + begin + bytes, e->size - begin - bytes);
+    return saei_zip_compare(file, e, crc);
+}
+
+/* Runs the job. The CRC of the zip entry that holds the tensor is checked with it: band by band
+   while it is read where the tensor is most of the entry, else before. */
+static sae_result saei_read_run(sae_tensor_file *file, saei_read_job *job, saei_zip_entry *e) {
+    const size_t lead = job->by_columns ? 1 : 0, rows = (size_t)job->view.shape[lead];
+    const size_t length = (size_t)job->view.shape[1 - lead];
+    const size_t row_bytes = length * sae_dtype_size(job->view.dtype);
+    const size_t bands = saei_ceil_div(rows, SAEI_FILE_TILE);
+    sae_result result = SAE_OK;
+    if (e && !e->checked && rows && job->view.stride[1 - lead] == 1
+        && job->view.stride[lead] == (int64_t)length && row_bytes * rows > e->size / 2)
+        job->crc = (uint32_t *)saei_alloc(file->ctx, bands, sizeof *job->crc);
+    if (e && !job->crc) SAEI_TRY(saei_zip_check(file, e));
+    saei_parallel(file->ctx, bands, saei_read_band, job);
+    if (job->crc)
+        result = saei_read_compare(job, file, e, row_bytes * saei_min(rows, SAEI_FILE_TILE),
+                                   row_bytes * rows);
+    saei_free(file->ctx, job->crc);
+    return result;
+}
+
+/* The latents asked for of a tensor whose axis `axis` they are (-1: it has none). */
+static sae_tensor saei_draft_part(const saei_draft *draft, const sae_tensor *t, int axis) {
+    sae_tensor part = *t;
+    if (axis < 0 || !draft->part) return part;
+    part.data = (const unsigned char *)t->data
+                + (int64_t)draft->load->desc.first_latent * t->stride[axis]
+                      * (int64_t)sae_dtype_size(t->dtype);
+    part.shape[axis] = draft->part;
+    return part;
+}
+
 /* A tensor into rows of dst that lie ld apart, turned where flip says; a vector is a matrix of one
    row. */
-static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *t, bool flip,
-                                  float *dst, size_t ld) {
+static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *tensor, int axis,
+                                  bool flip, float *dst, size_t ld) {
+    const sae_tensor part = saei_draft_part(draft, tensor, axis), *t = &part;
+    const bool cut = axis >= 0 && part.shape[axis] != tensor->shape[axis];
+    sae_tensor_file *file = draft->load->tensors;
     saei_read_job job;
     memset(&job, 0, sizeof job);
-    job.file = draft->load->tensors;
+    job.file = file;
+    job.kernels = draft->load->ctx->kernels;
     job.view = *t;
     job.ld = ld;
     job.dst = dst;
     job.view.ndim = 2;
     job.view.shape[0] = t->ndim == 2 ? t->shape[flip ? 1 : 0] : 1;
-    job.view.stride[0] = t->ndim == 2 ? t->stride[flip ? 1 : 0] : 0;
     job.view.shape[1] = t->ndim == 2 ? t->shape[flip ? 0 : 1] : t->ndim ? t->shape[0] : 1;
+    job.view.stride[0] = t->ndim == 2 ? t->stride[flip ? 1 : 0] : (int64_t)job.view.shape[1];
     job.view.stride[1] = t->ndim == 2 ? t->stride[flip ? 0 : 1] : t->ndim ? t->stride[0] : 1;
     job.by_columns = t->ndim == 2 && job.view.stride[1] > job.view.stride[0];
-    saei_parallel(draft->load->ctx,
-                  saei_ceil_div((size_t)job.view.shape[job.by_columns ? 1 : 0], SAEI_FILE_TILE),
-                  saei_read_band, &job);
+    if (job.view.shape[job.by_columns] == 1) /* no step is taken along it: its stride is anything */
+        job.view.stride[job.by_columns] = (int64_t)job.view.shape[!job.by_columns];
+    file->who = "sae_dictionary_load";
+    SAEI_TRY(saei_read_run(file, &job,
+                           cut ? NULL : ((const saei_file_tensor *)(const void *)tensor)->entry));
     if (!job.not_finite) return SAE_OK;
-    return saei_load_fail(draft->load, SAE_FORMAT, "%s holds NaN or infinity", t->name);
+    return saei_load_fail(draft->load, SAE_FORMAT, "%s holds NaN or infinity", tensor->name);
 }
 
 /* W_dec[i] *= scale[i]: SAELens' finetuning_scaling_factor. */
@@ -10489,7 +10780,7 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
     float *scale = (float *)saei_alloc(dict->ctx, dict->desc.dict_size, sizeof *scale);
     sae_result result;
     if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
-    result = saei_draft_read(draft, t, false, scale, dict->desc.dict_size);
+    result = saei_draft_read(draft, t, 0, false, scale, 0);
     for (size_t i = 0; result == SAE_OK && i < dict->desc.dict_size; i++)
         for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] *= scale[i];
     saei_free(dict->ctx, scale);
@@ -10499,19 +10790,20 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
 /* Tensor `key` into its place. */
 static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dictionary *dict) {
     const sae_tensor *t = draft->keys[key].tensor;
+    const size_t ld = dict->ld, ld_out = dict->ld_out;
     if (!t) return SAE_OK;
     switch (draft->keys[key].slot) {
-    case SAEI_SLOT_W_ENC: return saei_draft_read(draft, t, false, dict->W_enc, dict->ld);
-    case SAEI_SLOT_W_ENC_T: return saei_draft_read(draft, t, true, dict->W_enc, dict->ld);
-    case SAEI_SLOT_W_DEC: return saei_draft_read(draft, t, false, dict->W_dec, dict->ld_out);
-    case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, true, dict->W_dec, dict->ld_out);
-    case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, false, dict->W_skip, dict->ld);
-    case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, true, dict->W_skip, dict->ld);
-    case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, false, dict->b_enc, 0);
-    case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, false, dict->aux0, 0);
-    case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, false, dict->aux1, 0);
-    case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, false, dict->b_dec, 0);
-    case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, false, &dict->threshold, 0);
+    case SAEI_SLOT_W_ENC: return saei_draft_read(draft, t, 0, false, dict->W_enc, ld);
+    case SAEI_SLOT_W_ENC_T: return saei_draft_read(draft, t, 1, true, dict->W_enc, ld);
+    case SAEI_SLOT_W_DEC: return saei_draft_read(draft, t, 0, false, dict->W_dec, ld_out);
+    case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, 1, true, dict->W_dec, ld_out);
+    case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, -1, false, dict->W_skip, ld);
+    case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, -1, true, dict->W_skip, ld);
+    case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, 0, false, dict->b_enc, 0);
+    case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, 0, false, dict->aux0, 0);
+    case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
+    case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
+    case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
     case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* behind W_dec in the keys */
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
@@ -10520,12 +10812,47 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     return SAE_OK;
 }
 
+/* The desc of the latents asked for: draft->part of them, 0 for all. k and the groups are cut to
+   what is there. */
+static sae_result saei_draft_cut(saei_draft *draft, sae_dictionary_desc *desc) {
+    const saei_load *load = draft->load;
+    const size_t m = draft->desc.dict_size, first = load->desc.first_latent;
+    size_t end, begin = 0, groups = 0;
+    *desc = draft->desc;
+    if (!first && !load->desc.num_latents) return SAE_OK;
+    if (first >= m)
+        return saei_load_fail(load, SAE_INVALID, "sae_load_desc.first_latent is %zu, allowed are 0 "
+                              "to %zu", first, m - 1);
+    end = load->desc.num_latents && load->desc.num_latents < m - first
+              ? first + load->desc.num_latents : m;
+    if (end - first == m) return SAE_OK;
+    if (desc->arch == SAE_ARCH_IDENTITY || desc->latents == SAE_LATENTS_GROUP_MAX)
+        return saei_load_fail(load, SAE_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
+                              "latents: %s needs them all", end - first, m,
+                              desc->latents ? "group max" : "IdentityDict");
+    draft->part = desc->dict_size = end - first;
+    desc->k = saei_min(desc->k, desc->dict_size);
+    for (size_t g = 0; g < desc->num_groups; g++) {
+        size_t low = saei_max(begin, first), high = saei_min(begin + desc->group_sizes[g], end);
+        begin += desc->group_sizes[g];
+        if (low < high) desc->group_sizes[groups++] = high - low;
+    }
+    for (size_t g = groups; g < desc->num_groups; g++) desc->group_sizes[g] = 0;
+    desc->num_groups = groups;
+    return SAE_OK;
+}
+
 /* The dictionary of a draft whose desc is complete: every tensor checked, then read. */
-static sae_result saei_draft_make(const saei_draft *draft, sae_dictionary **out) {
+static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     sae_dictionary *dict;
+    sae_dictionary_desc desc;
     sae_result result = SAE_OK;
     for (size_t k = 0; k < draft->count; k++) SAEI_TRY(saei_draft_check(draft, k));
-    SAEI_TRY(saei_dictionary_new(draft->load->ctx, "sae_dictionary_load", &draft->desc, &dict));
+    SAEI_TRY(saei_draft_cut(draft, &desc));
+    SAEI_TRY(saei_dictionary_unset(draft->load->ctx, "sae_dictionary_load", &desc, &dict));
+    dict->origin.dict_size = draft->desc.dict_size;
+    dict->origin.k = draft->desc.k;
+    dict->origin.first_latent = draft->part ? draft->load->desc.first_latent : 0;
     for (size_t k = 0; k < draft->count && result == SAE_OK; k++) {
         const saei_slot slot = draft->keys[k].slot;
         result = saei_draft_place(draft, k, dict);
@@ -10975,7 +11302,7 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
     SAEI_TRY(saei_draft_check(draft, key));
     scale = (float *)saei_alloc(draft->load->ctx, m, sizeof *scale);
     if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
-    result = saei_draft_read(draft, t, false, scale, m);
+    result = saei_draft_read(draft, t, -1, false, scale, 0);
     for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
     saei_free(draft->load->ctx, scale);
     SAEI_TRY(result);
@@ -11207,12 +11534,28 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+typedef struct saei_scale_job {
+    sae_dictionary *dict;
+    float s;
+} saei_scale_job;
+
+static void saei_input_scale_part(void *arg, size_t part) {
+    const saei_scale_job *job = (const saei_scale_job *)arg;
+    const sae_dictionary *dict = job->dict;
+    const saei_kernels *kernels = dict->ctx->kernels;
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    for (; i < end; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
+        kernels->scale(dict->ld, job->s, enc, enc);
+        kernels->divide(dict->ld_out, dec, job->s, dec);
+    }
+}
+
 /* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
 static void saei_fold_input_scale(sae_dictionary *dict, float s) {
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        for (size_t c = 0; c < dict->ld; c++) dict->W_enc[i * dict->ld + c] *= s;
-        for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] /= s;
-    }
+    saei_scale_job job = { dict, s };
+    saei_each_latent(dict, saei_input_scale_part, &job);
     for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
 }
 
@@ -15011,6 +15354,94 @@ static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y
     for (; i + 16 <= n; i += 16)
         saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
     for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+#if SAEI_KERNEL_PASS == 2
+/* r[c] = column k + c of 8 rows. */
+static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
+    __m256 pair[8], quad[8];
+    for (size_t i = 0; i < 8; i += 2) {
+        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
+        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
+        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
+    }
+    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
+        for (size_t c = 0; c < 2; c++) {
+            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
+            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
+        }
+    for (size_t c = 0; c < 4; c++) {
+        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
+        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
+    }
+}
+#endif
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
+    const float *at[16];
+    float lane[16], bad = 0;
+    size_t c = 0;
+    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
+#if SAEI_KERNEL_PASS == 3
+    /* whole cache lines need not be read before they are written */
+    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    for (; c + 16 <= n; c += 16) {
+        saei_v r[16];
+        SAEI_FN(saei_transpose)(at, c, r);
+        for (size_t i = 0; i < 16; i++) {
+            sum = saei_vadd(sum, saei_vmul(r[i], zero));
+            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
+            else saei_vstore(to + (c + i) * ld, r[i]);
+        }
+    }
+    if (lines) _mm_sfence();
+    saei_vstore(lane, sum);
+    for (size_t i = 0; i < 16; i++) bad += lane[i];
+#elif SAEI_KERNEL_PASS == 2
+    const __m256 zero = _mm256_setzero_ps();
+    __m256 sum = zero;
+    for (; c + 8 <= n; c += 8)
+        for (size_t half = 0; half < 16; half += 8) {
+            __m256 r[8];
+            SAEI_FN(saei_turn_8)(at + half, c, r);
+            for (size_t i = 0; i < 8; i++) {
+                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
+                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            }
+        }
+    _mm256_storeu_ps(lane, sum);
+    for (size_t i = 0; i < 8; i++) bad += lane[i];
+#endif
+    for (; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    (void)lane;
+    return bad == 0;
 }
 
 static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {

@@ -418,6 +418,7 @@ typedef struct common {
     list words, data, target;
     const char *dtype, *tensor, *device, *out, *dict_class, *module, *tokens;
     uint64_t dim, threads, batch, batches, k, ctx, splits;
+    size_t first_latent, num_latents; /* of a large dictionary only these; 0: all */
     bool json, raw, use_top_k, use_threshold, dense, delphi;
 } common;
 
@@ -506,6 +507,7 @@ static int reader_open_tensor(reader *r, const char *path, size_t *width) {
         t = sae_tensor_file_get(r->open, 0);
     }
     if (t) r->all = *t;
+    if (sae_tensor_file_check(r->open, NULL) != SAE_OK) return failed_library();
     if (r->all.ndim != 2) {
         char shape[200];
         shape_text(&r->all, shape);
@@ -1264,10 +1266,29 @@ static int check_sweep(const char *path) {
     return failed("%s holds %s: name one", path, all);
 }
 
+/* Where the weights of a folder are; the path itself if it is a file. */
+static const char *weights_file(const char *path) {
+    static const char *const names[] = {
+        "ae.pt", "ae.safetensors", "sae_weights.safetensors", "sae.safetensors", "params.npz",
+        "params.safetensors", "checkpoints/final.safetensors", "autoencoder.pt"
+    };
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (file_exists(joined(path, names[i]))) return joined(path, names[i]);
+    return path;
+}
+
+/* More than one would wait for, or have memory for, to look at one thing in it. */
+static bool is_large(const char *path) {
+    struct stat about;
+    return stat(weights_file(path), &about) == 0 && about.st_size > (1 << 30);
+}
+
 /* The dictionary named first on the command line, under the rule asked for. */
 static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
-    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, keep_norms };
+    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, keep_norms, 0, 0 };
     int status = DONE;
+    sae_result result;
     size_t k;
     if (c->words.count == 0) return wrong("which dictionary? A folder or file comes first");
     if (c->words.count > 1) return wrong("%s belongs to no option", c->words.items[1]);
@@ -1276,9 +1297,15 @@ static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
     if (check_sweep(c->words.items[0]) != DONE) return FAILED;
     desc.k = (size_t)c->k;
     desc.raw = c->raw;
-    if (sae_dictionary_load(sae.ctx, &desc, c->words.items[0], dict) != SAE_OK)
-        return failed_library();
-    k = sae_dictionary_info(*dict).k;
+    desc.first_latent = c->first_latent;
+    desc.num_latents = c->num_latents;
+    result = sae_dictionary_load(sae.ctx, &desc, c->words.items[0], dict);
+    if (result == SAE_UNSUPPORTED && c->num_latents) { /* a class that needs them all */
+        desc.first_latent = desc.num_latents = 0;
+        result = sae_dictionary_load(sae.ctx, &desc, c->words.items[0], dict);
+    }
+    if (result != SAE_OK) return failed_library();
+    k = sae_dictionary_origin(*dict).k;
     if (c->k && k && k != c->k)
         status = failed("%s has k %zu, --k says %.0f", c->words.items[0], k, (double)c->k);
     else if ((c->use_top_k || c->use_threshold)
@@ -1720,7 +1747,12 @@ static int verb_steer_export(int argc, char **argv) {
     status = need_folder("out", c.out);
     if (status == DONE) status = keep_apart("--out", c.out, &c);
     if (status == DONE) status = start(&c);
+    if (c.words.count && is_large(c.words.items[0])) { /* its one row will do */
+        c.first_latent = (size_t)feature;
+        c.num_latents = 1;
+    }
     if (status == DONE) status = load(&c, false, &dict);
+    if (status == DONE) steering.latent -= (uint32_t)sae_dictionary_origin(dict).first_latent;
     if (status == DONE
         && sae_steer_export(dict, &steering, 1, (size_t)layer, hint, c.out) != SAE_OK)
         status = failed_library();
@@ -1838,18 +1870,6 @@ static int extract(const sae_tensor_file *file, const char *folder) {
     return status;
 }
 
-/* Where the weights of a folder are; the path itself if it is a file. */
-static const char *weights_file(const char *path) {
-    static const char *const names[] = {
-        "ae.pt", "ae.safetensors", "sae_weights.safetensors", "sae.safetensors", "params.npz",
-        "params.safetensors", "checkpoints/final.safetensors", "autoencoder.pt"
-    };
-    size_t i;
-    for (i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (file_exists(joined(path, names[i]))) return joined(path, names[i]);
-    return path;
-}
-
 static const sae_tensor *either_case(const sae_tensor_file *file, const char *upper,
                                      const char *lower) {
     const sae_tensor *t = sae_tensor_file_find(file, upper);
@@ -1898,6 +1918,8 @@ static int verb_tensors(int argc, char **argv) {
         snprintf(name, sizeof name, "%03zu.npy", i);
         status = keep_apart("a file of --out", joined(c.out, name), &c);
     }
+    if (status == DONE && c.out && sae_tensor_file_check(file, NULL) != SAE_OK)
+        status = failed_library();
     if (status == DONE && c.out) status = extract(file, c.out);
     if (status == DONE && c.out && !c.json && !sae.quiet)
         printf("%s: %zu tensors, named in names.json\n", c.out, sae_tensor_file_count(file));
@@ -1958,26 +1980,28 @@ static void text_info(const sae_dictionary *dict, const sae_trainer_desc *traine
     sae_origin origin = sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
-    char text[256];
+    char text[256], of[64] = "";
     size_t i;
+    bool whole = info.dict_size == origin.dict_size;
+    if (!whole) snprintf(of, sizeof of, " (of the first %zu latents)", info.dict_size);
     text_line("format", sae_format_name(origin.format));
     printf("%-18s %s\n", "class", sae_arch_name(info.arch));
     text_line("called there", origin.class_name);
     text_line("variations", variations(&info, text));
     printf("%-18s %zu\n%-18s %zu\n", "activation_dim", info.activation_dim, "dict_size",
-           info.dict_size);
+           origin.dict_size);
     if (info.output_dim != info.activation_dim)
         printf("%-18s %zu\n", "output_dim", info.output_dim);
-    if (info.k) printf("%-18s %g\n", "k", (double)info.k + info.k_fraction);
+    if (info.k) printf("%-18s %g\n", "k", (double)origin.k + info.k_fraction);
     if (info.k && sae_dictionary_threshold(dict) < 0) text_line("threshold", "never set");
     else if (info.k) printf("%-18s %g\n", "threshold", (double)sae_dictionary_threshold(dict));
-    for (i = 0; i < info.num_groups; i++)
+    for (i = 0; whole && i < info.num_groups; i++)
         printf("%-18s %zu\n", i ? "" : "group_sizes", info.group_sizes[i]);
     if (origin.dtype) text_line("dtype in the file", sae_dtype_name(origin.dtype));
-    printf("%-18s %.4g .. %.4g, mean %.4g\n", "encoder norms", enc.least, enc.most, enc.mean);
-    printf("%-18s %.4g .. %.4g, mean %.4g\n", "decoder norms", dec.least, dec.most, dec.mean);
-    printf("%-18s %.4f of the latents have an encoder or decoder row of zeros\n", "dead-looking",
-           (double)(enc.none > dec.none ? enc.none : dec.none) / (double)info.dict_size);
+    printf("%-18s %.4g .. %.4g, mean %.4g%s\n", "encoder norms", enc.least, enc.most, enc.mean, of);
+    printf("%-18s %.4g .. %.4g, mean %.4g%s\n", "decoder norms", dec.least, dec.most, dec.mean, of);
+    printf("%-18s %.4f of the latents have an encoder or decoder row of zeros%s\n", "dead-looking",
+           (double)(enc.none > dec.none ? enc.none : dec.none) / (double)info.dict_size, of);
     text_line("model", origin.model);
     text_line("hook", origin.hook);
     if (origin.layer >= 0) printf("%-18s %.0f\n", "layer", (double)origin.layer);
@@ -2003,16 +2027,18 @@ static void json_info(const sae_dictionary *dict, const sae_trainer_desc *traine
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
     char text[256];
     size_t i;
+    bool whole;
     printf("{\"format\": \"%s\", \"dict_class\": \"%s\", \"activation_dim\": %zu, "
            "\"dict_size\": %zu, \"output_dim\": %zu", sae_format_name(origin.format),
-           sae_arch_name(info.arch), info.activation_dim, info.dict_size, info.output_dim);
+           sae_arch_name(info.arch), info.activation_dim, origin.dict_size, info.output_dim);
     json_text("class", origin.class_name);
     json_text("variations", variations(&info, text));
     if (info.k)
-        printf(", \"k\": %.9g, \"threshold\": %.9g", (double)info.k + info.k_fraction,
+        printf(", \"k\": %.9g, \"threshold\": %.9g", (double)origin.k + info.k_fraction,
                (double)sae_dictionary_threshold(dict));
-    if (info.num_groups) printf(", \"group_sizes\": [");
-    for (i = 0; i < info.num_groups; i++)
+    whole = info.dict_size == origin.dict_size;
+    if (whole && info.num_groups) printf(", \"group_sizes\": [");
+    for (i = 0; whole && i < info.num_groups; i++)
         printf("%zu%s", info.group_sizes[i], i + 1 < info.num_groups ? ", " : "]");
     if (origin.dtype) json_text("dtype", sae_dtype_name(origin.dtype));
     json_text("model", origin.model);
@@ -2025,6 +2051,7 @@ static void json_info(const sae_dictionary *dict, const sae_trainer_desc *traine
            enc.mean, enc.most);
     printf(", \"decoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", dec.least,
            dec.mean, dec.most);
+    if (!whole) printf(", \"norms_of_first_latents\": %zu", info.dict_size);
     printf(", \"frac_zero_rows\": %.9g",
            (double)(enc.none > dec.none ? enc.none : dec.none) / (double)info.dict_size);
     if (trainer) {
@@ -2077,16 +2104,19 @@ static int verb_info(int argc, char **argv) {
     if (status == DONE) status = start(&c);
     if (status != DONE) return status;
     path = c.words.items[0];
+    if (is_large(path)) c.num_latents = 1024;
     if (stat(path, &about) == 0 && (about.st_mode & S_IFMT) != S_IFDIR
         && sae_tensor_file_open(sae.ctx, path, &file) != SAE_OK)
         return failed_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
-        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false };
+        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false, 0, c.num_latents };
         if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
         if (status == DONE && sae_dictionary_load(sae.ctx, &desc, path, &dict) != SAE_OK) {
-            list_tensors(file, c.json);
+            if (!is_large(path) && sae_tensor_file_check(file, NULL) != SAE_OK)
+                status = failed_library();
+            else list_tensors(file, c.json);
             sae_tensor_file_close(file);
-            return DONE;
+            return status;
         }
         sae_tensor_file_close(file);
     } else {
@@ -2404,6 +2434,7 @@ static const char help_info[] =
     "\n"
     "  Format, class, shapes, threshold, norms, origin of a dictionary; a listing of any other "
     "file.\n"
+    "  Of files above 1 GiB the norms are those of the first 1024 latents.\n"
     "  --dict-class NAME, --k N        for files that do not say\n";
 
 static const char help_tensors[] =

@@ -164,13 +164,15 @@ class sae_evaluate_desc(ctypes.Structure):
 
 
 class sae_load_desc(ctypes.Structure):
-    _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool), ("keep_norms", c_bool)]
+    _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool), ("keep_norms", c_bool),
+                ("first_latent", c_size_t), ("num_latents", c_size_t)]
 
 
 class sae_origin(ctypes.Structure):
     _fields_ = [("format", c_int), ("class_name", c_char * 48), ("dtype", c_int),
                 ("model", c_char * 96), ("hook", c_char * 96), ("dataset", c_char * 96),
-                ("version", c_char * 32), ("layer", c_int64), ("context_size", c_size_t)]
+                ("version", c_char * 32), ("layer", c_int64), ("context_size", c_size_t),
+                ("dict_size", c_size_t), ("k", c_size_t), ("first_latent", c_size_t)]
 
 
 class sae_export_desc(ctypes.Structure):
@@ -358,11 +360,14 @@ class Dictionary:
         self._room = self._info.k or min(self._info.dict_size, 256)
 
     @classmethod
-    def load(cls, path, dict_class=None, k=0, raw=False, keep_norms=False):
+    def load(cls, path, dict_class=None, k=0, raw=False, keep_norms=False, first_latent=0,
+             num_latents=0):
         """Opens a folder or file in any format that sae.h reads. raw: the tensors as they are; else
         as the reference's load_dictionary gives them: an AutoEncoder's decoder is brought to norm 1,
-        unless keep_norms."""
-        handle, desc = c_void_p(), sae_load_desc(_arch(dict_class), k, raw, keep_norms)
+        unless keep_norms. num_latents from first_latent on (0: all that follow): only these are read
+        of a large file."""
+        handle = c_void_p()
+        desc = sae_load_desc(_arch(dict_class), k, raw, keep_norms, first_latent, num_latents)
         with _context.lock:
             _context.check(_lib.sae_dictionary_load(_context.handle, byref(desc), os.fsencode(path),
                                                     byref(handle)))

@@ -463,5 +463,27 @@ kill $pid; wait $pid; check "SIGTERM: exit status 130" test $? = 130
 says 'with --resume goes on from there'
 check "... and a backup" test -f term/backup.safetensors
 
+# ---- larger than memory: a Gemma Scope 2 folder of 17 GB, all holes ----
+mkdir huge
+echo '{"architecture": "jump_relu", "model_name": "none"}' > huge/config.json
+header='{"w_enc":{"dtype":"F32","shape":[2048,1048576],"data_offsets":[0,8589934592]},
+"w_dec":{"dtype":"F32","shape":[1048576,2048],"data_offsets":[8589934592,17179869184]},
+"b_enc":{"dtype":"F32","shape":[1048576],"data_offsets":[17179869184,17184063488]},
+"threshold":{"dtype":"F32","shape":[1048576],"data_offsets":[17184063488,17188257792]},
+"b_dec":{"dtype":"F32","shape":[2048],"data_offsets":[17188257792,17188265984]}}'
+length=${#header}
+{ printf "\\$(printf %o $((length % 256)))\\$(printf %o $((length / 256)))\0\0\0\0\0\0"
+  printf %s "$header"; } > huge/params.safetensors
+if dd if=/dev/null of=huge/params.safetensors bs=1 seek=$((8 + length + 17188265984)) 2> /dev/null; then
+    "$SAE" tensors huge > has.txt; check "tensors of a huge file" has '^w_dec .*1048576, 2048'
+    "$SAE" info huge > has.txt
+    check "info of a huge file" has '^dict_size *1048576$' '^encoder norms.*of the first 1024 latents'
+    "$SAE" info huge --json > has.txt
+    check "info --json of it" has '"dict_size": 1048576,' '"norms_of_first_latents": 1024'
+    status 0 "$SAE" steer-export huge --feature 777001 --layer 3 --out huge.gguf
+    status 1 "$SAE" steer-export huge --feature 1048576 --layer 3 --out huge.gguf; says '1048575'
+else echo "SKIPPED: no room for a file of 17 GB of holes"
+fi
+
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

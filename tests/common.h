@@ -1,4 +1,5 @@
-/*  common.h - small trainers and dictionaries that several tests use. Include behind check.h. */
+/*  common.h - small trainers and dictionaries, an allocator that counts, and fixtures with their
+    about.json, for several tests. Include behind check.h. */
 #ifndef COMMON_H
 #define COMMON_H
 
@@ -9,6 +10,129 @@ CHECK_UNUSED static const char *const common_sets[] = { "portable", "neon" };
 CHECK_UNUSED static const char *const common_sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
 #endif
 enum { COMMON_SETS = sizeof common_sets / sizeof *common_sets };
+
+/* ---- an allocator that counts, and fails when told to ----------------------------------------- */
+
+typedef struct common_counts {
+    long calls, live; /* blocks asked for, blocks held */
+    size_t held, most; /* bytes */
+    long fail_at;      /* that call and all after it fail; -1: none */
+    bool fail_once;    /* that call alone */
+} common_counts;
+static common_counts common_memory = { 0, 0, 0, 0, -1, false };
+
+CHECK_UNUSED static void *common_alloc(size_t size, void *user) {
+    common_counts *c = &common_memory;
+    long call = __atomic_fetch_add(&c->calls, 1, __ATOMIC_SEQ_CST);
+    size_t held, most, *p;
+    (void)user;
+    if (c->fail_at >= 0 && (c->fail_once ? call == c->fail_at : call >= c->fail_at)) return NULL;
+    p = (size_t *)malloc(size + 16);
+    if (!p) return NULL;
+    p[0] = size;
+    memset(p + 2, 0xcd, size < 65536 ? size : 65536); /* nobody may count on zeros */
+    __atomic_fetch_add(&c->live, 1, __ATOMIC_SEQ_CST);
+    held = __atomic_add_fetch(&c->held, size, __ATOMIC_SEQ_CST);
+    most = __atomic_load_n(&c->most, __ATOMIC_SEQ_CST);
+    while (held > most
+           && !__atomic_compare_exchange_n(&c->most, &most, held, false, __ATOMIC_SEQ_CST,
+                                           __ATOMIC_SEQ_CST)) {}
+    return (char *)p + 16;
+}
+CHECK_UNUSED static void common_free(void *memory, void *user) {
+    size_t *p = (size_t *)(void *)((char *)memory - 16);
+    (void)user;
+    __atomic_fetch_sub(&common_memory.live, 1, __ATOMIC_SEQ_CST);
+    __atomic_fetch_sub(&common_memory.held, p[0], __ATOMIC_SEQ_CST);
+    free(p);
+}
+CHECK_UNUSED static sae_context *common_counted(const sae_backend *backend, int threads) {
+    sae_context_desc desc;
+    sae_context *ctx = NULL;
+    memset(&desc, 0, sizeof desc);
+    desc.allocator.alloc = common_alloc;
+    desc.allocator.free = common_free;
+    desc.threads = threads;
+    desc.backend = backend;
+    CHECK(sae_context_create(&desc, &ctx) == SAE_OK, "no context");
+    return ctx;
+}
+
+/* ---- fixtures: a folder with about.json, what a program computed beside it --------------------- */
+
+/* FOLDER/about.json, NULL if there is none. */
+CHECK_UNUSED static saei_json *common_about(const sae_context *ctx, const char *folder) {
+    size_t size;
+    char *text = check_read(check_path("%s/about.json", folder), &size);
+    saei_json *root = NULL;
+    if (!text) return NULL;
+    if (saei_json_parse(ctx, "about.json", text, size, &root) != SAE_OK)
+        CHECK(false, "%s: %s", folder, sae_error(ctx));
+    free(text);
+    return root;
+}
+CHECK_UNUSED static const char *common_about_text(const saei_json *about, const char *key) {
+    const saei_json *v = saei_json_get(about, key);
+    return v && v->type == SAEI_JSON_STRING ? v->string : "";
+}
+
+/* got [rows,width] against FOLDER/NAME.npy row by row: about's tolerance of the row's largest entry,
+   at least 1. Rows where the program gives NaN, or that about names, are free. */
+CHECK_UNUSED static void common_near(sae_context *ctx, const saei_json *about, const char *folder,
+                                     const char *name, const float *got, size_t rows,
+                                     size_t width) {
+    size_t count;
+    float *want = check_tensor(ctx, check_path("%s/%s.npy", folder, name), NULL, &count, NULL);
+    double tolerance = saei_json_get(about, "tolerance")->number;
+    const saei_json *listed = saei_json_get(about, "nonfinite_rows");
+    if (!want) return;
+    CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count,
+          (int)(rows * width));
+    for (size_t r = 0; r < rows && count == rows * width; r++) {
+        const float *w = want + r * width;
+        bool free_row = false;
+        double worst, largest;
+        for (size_t j = 0; j < width; j++) free_row = free_row || !isfinite(w[j]);
+        for (const saei_json *v = listed ? listed->child : NULL; v; v = v->next)
+            free_row = free_row || v->integer == (int64_t)r;
+        if (free_row) continue;
+        worst = check_distance(got + r * width, w, width, &largest);
+        CHECK(worst <= tolerance * fmax(1, largest), "%s row %d off by %.1e", name, (int)r, worst);
+    }
+    free(want);
+}
+
+/* fn(about, folder, path of what it opens) for every folder under root with an about.json; how many
+   there are. */
+typedef void (*common_fixture_fn)(const saei_json *about, const char *folder, const char *path);
+CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
+                                           common_fixture_fn fn) {
+    DIR *dir = opendir(root);
+    struct dirent *e;
+    size_t count = 0;
+    while (dir && (e = readdir(dir)) != NULL) {
+        char folder[1024], path[2048];
+        saei_json *about;
+        struct stat st;
+        if (e->d_name[0] == '.') continue;
+        snprintf(folder, sizeof folder, "%s/%s", root, e->d_name);
+        if (stat(folder, &st) || !S_ISDIR(st.st_mode)) continue;
+        count += common_fixtures(ctx, folder, fn);
+        about = common_about(ctx, folder);
+        if (!about) continue;
+        check_test = folder;
+        count++;
+        snprintf(path, sizeof path, strcmp(common_about_text(about, "open"), ".") ? "%s/%s" : "%s",
+                 folder, common_about_text(about, "open"));
+        fn(about, folder, path);
+        saei_free(ctx, about);
+        check_test = NULL;
+    }
+    if (dir) closedir(dir);
+    return count;
+}
+
+/* ---- trainers and dictionaries ----------------------------------------------------------------- */
 
 /* The number of trainers, and the kind of number i. */
 enum { COMMON_KINDS = 9 };

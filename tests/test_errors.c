@@ -10,39 +10,6 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-/* ---- an allocator that counts, and fails when told to ----------------------------------------- */
-
-static long alloc_calls, alloc_live, alloc_fail_at = -1; /* -1: never */
-static bool alloc_fail_once;                             /* that call alone, not all from it on */
-static void *counting_alloc(size_t size, void *user) {
-    long call = __atomic_fetch_add(&alloc_calls, 1, __ATOMIC_SEQ_CST);
-    void *p;
-    (void)user;
-    if (alloc_fail_at >= 0 && (alloc_fail_once ? call == alloc_fail_at : call >= alloc_fail_at))
-        return NULL;
-    p = malloc(size);
-    if (p) {
-        memset(p, 0xcd, size < 65536 ? size : 65536); /* nobody may count on zeros */
-        __atomic_fetch_add(&alloc_live, 1, __ATOMIC_SEQ_CST);
-    }
-    return p;
-}
-static void counting_free(void *memory, void *user) {
-    (void)user;
-    if (memory) __atomic_fetch_sub(&alloc_live, 1, __ATOMIC_SEQ_CST);
-    free(memory);
-}
-static sae_context *counting_context(const sae_backend *backend, int threads) {
-    sae_context_desc desc;
-    sae_context *ctx = NULL;
-    memset(&desc, 0, sizeof desc);
-    desc.allocator.alloc = counting_alloc;
-    desc.allocator.free = counting_free;
-    desc.threads = threads;
-    desc.backend = backend;
-    return sae_context_create(&desc, &ctx) == SAE_OK ? ctx : NULL;
-}
-
 /* ---- messages -------------------------------------------------------------------------------- */
 
 static int log_lines;
@@ -113,14 +80,14 @@ static void contexts(void) {
     desc.instruction_set = "mmx";
     CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "instruction set mmx");
     desc.instruction_set = NULL;
-    desc.allocator.alloc = counting_alloc;
+    desc.allocator.alloc = common_alloc;
     CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "alloc without free");
     CHECK(sae_context_create(NULL, NULL) == SAE_INVALID, "no out");
-    desc.allocator.free = counting_free;
-    alloc_fail_at = 0;
-    alloc_calls = 0;
+    desc.allocator.free = common_free;
+    common_memory.fail_at = 0;
+    common_memory.calls = 0;
     CHECK(sae_context_create(&desc, &ctx) == SAE_OUT_OF_MEMORY, "no memory for a context");
-    alloc_fail_at = -1;
+    common_memory.fail_at = -1;
     CHECK(ctx == (sae_context *)(uintptr_t)5, "out was touched");
     memset(&desc, 0, sizeof desc);
     desc.logger.log = on_log;
@@ -490,7 +457,7 @@ static void many_values(void) {
     enum { MOST = 1 << 20 };
     char *text = (char *)malloc(2 * (MOST + 1) + 64);
     const char *path = check_path("%s/many.json", check_temp());
-    sae_context *ctx = counting_context(NULL, 1);
+    sae_context *ctx = common_counted(NULL, 1);
     for (size_t more = 0; text && ctx && more < 2; more++) {
         size_t n = 0, values = MOST - 3 + more; /* beside the object, its list and "lr" */
         sae_config *config = NULL;
@@ -499,9 +466,9 @@ static void many_values(void) {
         n += (size_t)sprintf(text + n - 1, "]}") - 1;
         check_write(path, text, n);
         if (more) {
-            alloc_calls = 0;
+            common_memory.calls = 0;
             EXPECT(sae_config_open(ctx, path, &config), SAE_FORMAT, "more than 1048576 values");
-            CHECK(alloc_calls <= 2, "%ld allocations", alloc_calls);
+            CHECK(common_memory.calls <= 2, "%ld allocations", common_memory.calls);
         } else { /* read, and refused for what it says */
             EXPECT(sae_config_open(ctx, path, &config), SAE_INVALID, "group_weights");
         }
@@ -541,7 +508,7 @@ static void truncated(sae_context *ctx) {
         CHECK(data && size > 50 && size < 20000, "%s has %d bytes", whole, (int)size);
         for (size_t n = 0; data && n < size; n++) {
             sae_tensor_file *file = NULL;
-            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false };
+            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false, 0, 0 };
             sae_result result;
             check_write(cut, data, n);
             ctx->error[0] = 0;
@@ -560,7 +527,7 @@ static void truncated(sae_context *ctx) {
         }
         /* one byte changed: refused or opened, never a crash */
         for (size_t n = 0; data && n < size; n++) {
-            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false };
+            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false, 0, 0 };
             sae_tensor_file *file = NULL;
             data[n] = (char)(data[n] ^ 0x5a);
             check_write(cut, data, size);
@@ -630,6 +597,30 @@ static void temporaries(sae_context *ctx) {
     mkdir(temporary, 0777);
     EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, temporary);
     CHECK(check_exists(temporary), "a folder is gone");
+    check_remove(folder);
+}
+
+/* Of two that write one file at a time the later wins, the other is told and harms nothing. */
+static void two_writers(sae_context *ctx) {
+    const char *folder = check_path("%s/two", check_temp());
+    const char *path = check_path("%s/a.txt", folder);
+    saei_writer first, second;
+    size_t size = 0;
+    char *now;
+    mkdir(folder, 0777);
+    for (int given_up = 0; given_up < 2; given_up++) {
+        CHECK_OK(ctx, saei_writer_open(ctx, "first", path, &first), return);
+        saei_writer_put(&first, "old", 3);
+        CHECK_OK(ctx, saei_writer_open(ctx, "second", path, &second), return);
+        if (given_up) saei_writer_abandon(&first);
+        else EXPECT(saei_writer_finish(&first), SAE_IO, "another program");
+        saei_writer_put(&second, "later", 5);
+        CHECK_OK(ctx, saei_writer_finish(&second), (void)0);
+        now = check_read(path, &size);
+        CHECK(now && size == 5 && !memcmp(now, "later", 5), "%d bytes", (int)size);
+        CHECK(entries(folder) == 1, "%d files instead of 1", entries(folder));
+        free(now);
+    }
     check_remove(folder);
 }
 
@@ -750,7 +741,7 @@ static sae_result op_resume(sae_context *ctx) {
     return sae_train(ctx, &d);
 }
 static sae_result op_evaluate(sae_context *ctx) {
-    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false };
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0 };
     sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
     sae_evaluate_desc e;
     sae_dictionary *dict;
@@ -795,7 +786,7 @@ static void out_of_memory(bool once) {
         { "evaluate", op_evaluate, false },
         { "config", op_config, true },
     };
-    alloc_fail_once = once;
+    common_memory.fail_once = once;
     snprintf(start_path, sizeof start_path, "%s/op_start.safetensors", check_temp());
     for (size_t k = 0; k < COMMON_KINDS; k++) {
         sae_context *plain = check_context(1);
@@ -817,18 +808,18 @@ static void out_of_memory(bool once) {
                 sae_context_destroy(c);
             }
             snprintf(name, sizeof name, "%s, %s%s", sae_trainer_name(op_kind), ops[i].name,
-                     alloc_fail_once ? ", once" : "");
+                     common_memory.fail_once ? ", once" : "");
             check_test = name;
             for (at = 0; at < 3000 && result == SAE_OUT_OF_MEMORY; at++) {
                 sae_context *ctx;
-                long live = alloc_live;
-                alloc_fail_at = -1;
-                ctx = counting_context(NULL, 1);
+                long live = common_memory.live;
+                common_memory.fail_at = -1;
+                ctx = common_counted(NULL, 1);
                 if (!ctx) break;
-                alloc_calls = 0;
-                alloc_fail_at = at;
+                common_memory.calls = 0;
+                common_memory.fail_at = at;
                 result = ops[i].op(ctx);
-                alloc_fail_at = -1;
+                common_memory.fail_at = -1;
                 CHECK(result == SAE_OK || result == SAE_OUT_OF_MEMORY,
                       "failing at allocation %d gives %s: %s", (int)at, sae_result_name(result),
                       sae_error(ctx));
@@ -840,8 +831,8 @@ static void out_of_memory(bool once) {
                       "allocation %d: \"%s\" names no public function", (int)at, sae_error(ctx));
                 if (result == SAE_OUT_OF_MEMORY) provoked[-SAE_OUT_OF_MEMORY] = true;
                 sae_context_destroy(ctx);
-                CHECK(alloc_live == live, "failing at allocation %d leaks %d blocks", (int)at,
-                      (int)(alloc_live - live));
+                CHECK(common_memory.live == live, "failing at allocation %d leaks %d blocks",
+                      (int)at, (int)(common_memory.live - live));
                 CHECK(!half_written(check_temp()), "failing at allocation %d leaves %s", (int)at,
                       half_written(check_temp()));
             }
@@ -855,7 +846,7 @@ static void out_of_memory(bool once) {
 /* Steps and inference take no memory. */
 static void no_allocation(void) {
     for (size_t k = 0; k < COMMON_KINDS; k++) {
-        sae_context *ctx = counting_context(NULL, 2);
+        sae_context *ctx = common_counted(NULL, 2);
         sae_trainer_desc s = common_trainer(common_kind(k), D, M, B, 20);
         sae_trainer *trainer;
         const sae_dictionary *dict;
@@ -871,26 +862,27 @@ static void no_allocation(void) {
         if (common_kind(k) == SAE_TRAINER_STANDARD) s.resample_steps = 3;
         if (s.k) s.dead_feature_threshold = B;
         CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), continue);
-        before = alloc_calls;
+        before = common_memory.calls;
         for (int i = 0; i < 12; i++)
             CHECK_OK(ctx,
                      sae_trainer_step(trainer, rows + i % 5 * B * D, NULL, B - (size_t)(i % 2)),
                      (void)0);
         CHECK_OK(ctx, sae_trainer_stats(trainer, &stats), (void)0);
-        CHECK(alloc_calls == before, "12 steps took memory %d times", (int)(alloc_calls - before));
+        CHECK(common_memory.calls == before, "12 steps took memory %d times",
+              (int)(common_memory.calls - before));
         dict = sae_trainer_dictionary(trainer);
-        before = alloc_calls;
+        before = common_memory.calls;
         CHECK_OK(ctx, sae_forward(dict, rows, B, x_hat, f), (void)0);
         CHECK_OK(ctx, sae_forward(dict, rows, B, x_hat, NULL), (void)0);
         CHECK_OK(ctx, sae_encode(dict, rows, B, f), (void)0);
         CHECK_OK(ctx, sae_decode(dict, f, B, x_hat), (void)0);
         CHECK_OK(ctx, sae_encode_sparse(dict, rows, B, &sparse), (void)0);
         CHECK_OK(ctx, sae_decode_sparse(dict, &sparse, B, x_hat), (void)0);
-        CHECK(alloc_calls == before, "inference took memory %d times", (int)(alloc_calls - before));
+        CHECK(common_memory.calls == before, "inference took memory %d times", (int)(common_memory.calls - before));
         sae_trainer_destroy(trainer);
         sae_context_destroy(ctx);
-        CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
-        alloc_live = 0;
+        CHECK(common_memory.live == 0, "%d blocks are left", (int)common_memory.live);
+        common_memory.live = 0;
     }
     check_test = NULL;
 }
@@ -898,7 +890,7 @@ static void no_allocation(void) {
 /* Nor does any other class, or call. */
 static void no_allocation_classes(void) {
     for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_IDENTITY; arch++) {
-        sae_context *ctx = counting_context(NULL, 2);
+        sae_context *ctx = common_counted(NULL, 2);
         sae_dictionary_desc dd;
         sae_dictionary *dict;
         float f[B * M], x_hat[B * D], value[B * M];
@@ -917,7 +909,7 @@ static void no_allocation_classes(void) {
         if (arch == SAE_ARCH_MATRYOSHKA)
             dd.num_groups = 2, dd.group_sizes[0] = 5, dd.group_sizes[1] = M - 5;
         CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), continue);
-        before = alloc_calls;
+        before = common_memory.calls;
         for (int rule = 0; rule < (dd.k ? 2 : 1); rule++) {
             if (rule) {
                 bool batch = arch != SAE_ARCH_TOP_K; /* its top-k rule takes memory, as it says */
@@ -938,11 +930,11 @@ static void no_allocation_classes(void) {
             CHECK_OK(ctx, sae_forward_ghost(dict, rows, B, mask, x_hat), (void)0);
         CHECK_OK(ctx, sae_dictionary_scale_biases(dict, 2), (void)0);
         CHECK_OK(ctx, sae_dictionary_normalize_decoder(dict), (void)0);
-        CHECK(alloc_calls == before, "inference took memory %d times", (int)(alloc_calls - before));
+        CHECK(common_memory.calls == before, "inference took memory %d times", (int)(common_memory.calls - before));
         sae_dictionary_destroy(dict);
         sae_context_destroy(ctx);
-        CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
-        alloc_live = 0;
+        CHECK(common_memory.live == 0, "%d blocks are left", (int)common_memory.live);
+        common_memory.live = 0;
     }
     check_test = NULL;
 }
@@ -1048,7 +1040,7 @@ static void backends(void) {
         fake.name = "failing";
         fake.alloc = failing_alloc;
         fake.status = failing_status;
-        ctx = counting_context(&fake, 1);
+        ctx = common_counted(&fake, 1);
         if (!ctx) return;
         for (left = 0; left < 500 && result == SAE_OUT_OF_MEMORY; left++) {
             backend_left = left;
@@ -1070,16 +1062,16 @@ static void backends(void) {
             sae_trainer_destroy(trainer);
         }
         sae_context_destroy(ctx);
-        CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
-        alloc_live = 0;
+        CHECK(common_memory.live == 0, "%d blocks are left", (int)common_memory.live);
+        common_memory.live = 0;
         fake.open = failing_open;
-        ctx = counting_context(&fake, 1);
+        ctx = common_counted(&fake, 1);
         trainer = NULL;
         result = sae_trainer_create(ctx, &s, &trainer);
         CHECK(result == SAE_BACKEND && !trainer, "no device gives %s", sae_result_name(result));
         sae_context_destroy(ctx);
-        CHECK(alloc_live == 0, "%d blocks are left", (int)alloc_live);
-        alloc_live = 0;
+        CHECK(common_memory.live == 0, "%d blocks are left", (int)common_memory.live);
+        common_memory.live = 0;
     }
     check_test = NULL;
 }
@@ -1300,6 +1292,7 @@ int main(void) {
     truncated(ctx);
     check_test = "temporaries";
     temporaries(ctx);
+    two_writers(ctx);
     check_test = "full disk";
     full_disk(ctx);
     full_disk_run(ctx);
@@ -1308,7 +1301,7 @@ int main(void) {
     no_allocation_classes();
     out_of_memory(false);
     out_of_memory(true);
-    alloc_fail_once = false;
+    common_memory.fail_once = false;
     backends();
     check_test = "loop";
     loops(ctx);

@@ -1,5 +1,6 @@
-/*  Proves: dictionaries written by sae.h come back bit for bit in both formats, and files written by the
-    real programs open with their numbers.
+/*  Proves: dictionaries written by sae.h come back bit for bit in both formats, with any instruction
+    set; damage is seen by CRC-32 when it is read; files written by the real programs open with their
+    numbers.
     Oracle: the dictionary that was saved; f.npy, x_hat.npy (and f_raw, f_threshold, f_batch) that the
     real programs computed: a few fixtures in tests/fixtures, all of dl, pt and safetensors in
     ../shared/fixtures where that is.
@@ -51,7 +52,7 @@ static void round_trips(void) {
             if (dd.k) dict->threshold = 0.125f + 1e-7f;
             for (size_t e = 0; e < 2; e++) {
                 const char *path = check_path("%s/ae.%s", check_temp(), endings[e]);
-                sae_load_desc load = { dd.arch, 0, true, false };
+                sae_load_desc load = { dd.arch, 0, true, false, 0, 0 };
                 CHECK_OK(ctx, sae_dictionary_save(dict, path), continue);
                 CHECK(!check_exists(check_path("%s.tmp", path)), "the temporary stays");
                 CHECK_OK(ctx, sae_dictionary_load(ctx, &load, path, &back), continue);
@@ -137,7 +138,7 @@ static bool write_strided(const char *path, const uint64_t *shape, const int64_t
     if (!z || saei_writer_open(ctx, "test", path, &w) != SAE_OK) return free(z), false;
     z->out = &w;
     z->head.ctx = z->directory.ctx = ctx;
-    saei_crc_tables(z->crc);
+    saei_crc_tables(&z->crc);
     saei_text_put(&p, "\x80\x02}(", 4);
     saei_pickle_put_text(&p, "w");
     saei_text_add(&p, "ctorch._utils\n_rebuild_tensor_v2\n((");
@@ -198,69 +199,142 @@ static void strides(void) {
     check_test = NULL;
 }
 
+/* ---- how it is read -------------------------------------------------------------------------- */
+
+static const char *const sets[] = { "portable", "avx2", "avx512" };
+
+/* Every instruction set reads the same bits, and sees a NaN or an infinity wherever it is. */
+static void instruction_sets(void) {
+    static const sae_arch archs[] = { SAE_ARCH_GATED, SAE_ARCH_JUMP_RELU };
+    const size_t d = 70, m = 150; /* no multiple of a tile, a band or a vector */
+    check_rng rng = { 9 };
+    for (size_t a = 0; a < 2; a++) {
+        sae_dictionary_desc desc;
+        sae_dictionary *dict, *back = NULL;
+        size_t size;
+        char *data;
+        memset(&desc, 0, sizeof desc);
+        desc.arch = archs[a];
+        desc.activation_dim = d;
+        desc.dict_size = m;
+        CHECK_OK(ctx, sae_dictionary_create(ctx, &desc, &dict), return);
+        common_shake(dict, 4, 0, 0.1);
+        CHECK_OK(ctx, sae_dictionary_save(dict, check_path("%s/set.pt", check_temp())), (void)0);
+        CHECK_OK(ctx, sae_dictionary_save(dict, check_path("%s/set.safetensors", check_temp())),
+                 (void)0);
+        data = check_read(check_path("%s/set.safetensors", check_temp()), &size);
+        for (size_t s = 0; data && s < 3; s++) {
+            sae_load_desc load = { desc.arch, 0, true, false, 0, 0 };
+            sae_context_desc with;
+            sae_context *own = NULL;
+            memset(&with, 0, sizeof with);
+            with.instruction_set = check_test = sets[s];
+            with.threads = 2;
+            if (sae_context_create(&with, &own) != SAE_OK) continue; /* not on this CPU */
+            for (size_t e = 0; e < 2; e++) {
+                const char *path = check_path("%s/set.%s", check_temp(), e ? "pt" : "safetensors");
+                CHECK_OK(own, sae_dictionary_load(own, &load, path, &back), continue);
+                CHECK(common_hash(back) == common_hash(dict), "%s reads other bits", path);
+                same_dictionary(dict, back, path);
+                sae_dictionary_destroy(back);
+            }
+            for (int i = 0; i < 60; i++) {
+                static const uint32_t bad[] = { 0x7fc00000u, 0x7f800000u, 0xff800000u };
+                size_t at = size - 4 - 4 * (size_t)(check_bits(&rng) % (2 * d * m));
+                const char *path = check_path("%s/bad.safetensors", check_temp());
+                char good[4];
+                memcpy(good, data + at, 4);
+                memcpy(data + at, &bad[i % 3], 4);
+                check_write(path, data, size);
+                memcpy(data + at, good, 4);
+                CHECK(sae_dictionary_load(own, &load, path, &back) == SAE_FORMAT
+                          && strstr(sae_error(own), "NaN or infinity"),
+                      "byte %d of %d: %s", (int)at, (int)size, sae_error(own));
+            }
+            sae_context_destroy(own);
+        }
+        free(data);
+        sae_dictionary_destroy(dict);
+    }
+    check_test = NULL;
+}
+
+/* CRC-32 against its definition, bit by bit; large entries are checked when they are read. */
+static void checksums(void) {
+    sae_dictionary_desc desc;
+    sae_dictionary *dict, *back = NULL;
+    sae_load_desc part = { SAE_ARCH_JUMP_RELU, 0, true, false, 100, 20 };
+    const char *path = check_path("%s/sum.pt", check_temp()), *names[] = { "W_enc", "W_dec" };
+    static unsigned char bytes[1000];
+    saei_crc_table table;
+    check_rng rng = { 3 };
+    size_t size = 0;
+    char *data;
+    check_test = "checksums";
+    saei_crc_tables(&table);
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)check_bits(&rng);
+    CHECK(saei_crc(&table, 0, "123456789", 9) == 0xCBF43926u, "not CRC-32");
+    for (size_t n = 0; n < 500; n++) {
+        const unsigned char *from = bytes + n % 70;
+        uint32_t want = ~0u, half = saei_crc(&table, 0, from, n / 3);
+        for (size_t i = 0; i < 8 * n; i++) {
+            want ^= (uint32_t)(from[i / 8] >> i % 8 & 1);
+            want = want >> 1 ^ (want & 1 ? 0xEDB88320u : 0);
+        }
+        CHECK(saei_crc(&table, 0, from, n) == ~want, "%d bytes", (int)n);
+        CHECK(saei_crc(&table, half, from + n / 3, n - n / 3) == ~want, "%d in two", (int)n);
+        saei_crc_tables(&table);
+        if (n % 2 == 0) table.folds = false; /* the next one without carry-less products */
+    }
+    memset(&desc, 0, sizeof desc);
+    desc.arch = SAE_ARCH_JUMP_RELU;
+    desc.activation_dim = 70;
+    desc.dict_size = 150;
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &desc, &dict), return);
+    CHECK_OK(ctx, sae_dictionary_save(dict, path), return);
+    data = check_read(path, &size);
+    for (size_t i = 0; data && i < 2; i++) {
+        const float *row = i ? dict->W_dec : dict->W_enc; /* W_enc lies turned: one float */
+        sae_tensor_file *file = NULL;
+        char *at = data;
+        while (at < data + size - 8 && memcmp(at, row, i ? 8 : 4)) at++;
+        CHECK(at < data + size - 8, "%s is not in the file", names[i]);
+        *at = (char)(*at ^ 1);
+        check_write(path, data, size);
+        *at = (char)(*at ^ 1);
+        CHECK_OK(ctx, sae_tensor_file_open(ctx, path, &file), continue);
+        CHECK_OK(ctx, sae_tensor_file_check(file, sae_tensor_file_find(file, names[1 - i])),
+                 (void)0);
+        CHECK(sae_tensor_file_check(file, sae_tensor_file_find(file, names[i])) == SAE_FORMAT
+                  && strstr(sae_error(ctx), "CRC-32"), "%s passes", names[i]);
+        CHECK(sae_tensor_file_check(file, NULL) == SAE_FORMAT, "the file passes");
+        CHECK(sae_tensor_file_check(file, (const sae_tensor *)(const void *)data) == SAE_INVALID,
+              "a stranger passes");
+        sae_tensor_file_close(file);
+        CHECK(sae_dictionary_load(ctx, NULL, path, &back) == SAE_FORMAT
+                  && strstr(sae_error(ctx), "CRC-32"), "%s loads: %s", names[i], sae_error(ctx));
+        CHECK_OK(ctx, sae_dictionary_load(ctx, &part, path, &back), continue);
+        CHECK(!memcmp(back->W_dec, dict->W_dec + 100 * dict->ld, 70 * sizeof(float)), "other rows");
+        sae_dictionary_destroy(back);
+    }
+    free(data);
+    sae_dictionary_destroy(dict);
+    check_test = NULL;
+}
+
 /* ---- fixtures -------------------------------------------------------------------------------- */
 
-static saei_json *about_file(const char *folder) {
-    size_t size;
-    char *text = check_read(check_path("%s/about.json", folder), &size);
-    saei_json *root = NULL;
-    if (!text) return NULL;
-    if (saei_json_parse(ctx, "about.json", text, size, &root) != SAE_OK)
-        CHECK(false, "%s: %s", folder, sae_error(ctx));
-    free(text);
-    return root;
-}
-static const char *about_text(const saei_json *about, const char *key) {
-    const saei_json *v = saei_json_get(about, key);
-    return v && v->type == SAEI_JSON_STRING ? v->string : "";
-}
-
-static bool listed_row(const saei_json *about, size_t r) {
-    const saei_json *rows = saei_json_get(about, "nonfinite_rows");
-    if (!rows) return false;
-    for (const saei_json *v = rows->child; v; v = v->next)
-        if (v->integer == (int64_t)r) return true;
-    return false;
-}
-
-/* got [rows,width] against FOLDER/NAME.npy, row by row as checks/fixtures.py does. */
-static void near_fixture(const saei_json *about, const char *folder, const char *name,
-                         const float *got, size_t rows, size_t width) {
-    size_t count;
-    float *want = check_tensor(ctx, check_path("%s/%s.npy", folder, name), NULL, &count, NULL);
-    double tolerance = saei_json_get(about, "tolerance")->number;
-    if (!want) return;
-    CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count,
-          (int)(rows * width));
-    for (size_t r = 0; r < rows && count == rows * width; r++) {
-        double worst = 0, largest = 1;
-        bool finite = true;
-        for (size_t j = 0; j < width; j++) finite = finite && isfinite(want[r * width + j]);
-        if (!finite || listed_row(about, r)) continue;
-        for (size_t j = 0; j < width; j++) {
-            double e = fabs((double)got[r * width + j] - (double)want[r * width + j]);
-            if (!(e <= worst)) worst = e;
-            largest = fmax(largest, fabs((double)want[r * width + j]));
-        }
-        CHECK(worst <= tolerance * largest, "%s row %d off by %.1e", name, (int)r, worst);
-    }
-    free(want);
-}
-
-static void dictionary_fixture(const saei_json *about, const char *folder) {
+static void dictionary_fixture(const saei_json *about, const char *folder, const char *path) {
     static const struct { const char *suffix; bool raw; sae_rule rule; } ways[] = {
         { "", false, SAE_RULE_DEFAULT },
         { "_raw", true, SAE_RULE_DEFAULT },
         { "_threshold", false, SAE_RULE_THRESHOLD },
         { "_batch", false, SAE_RULE_TOP_K },
     };
-    const char *open = about_text(about, "open");
-    char path[1024];
     size_t count, rows;
     float *x = check_tensor(ctx, check_path("%s/x.npy", folder), NULL, &count, &rows);
-    snprintf(path, sizeof path, strcmp(open, ".") ? "%s/%s" : "%s", folder, open);
     for (size_t w = 0; x && w < 4; w++) {
-        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw, false };
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw, false, 0, 0 };
         const char *f_name = check_path("f%s", ways[w].suffix);
         const char *x_name = check_path("x_hat%s", ways[w].suffix);
         sae_dictionary *dict = NULL;
@@ -269,7 +343,7 @@ static void dictionary_fixture(const saei_json *about, const char *folder) {
         float *f, *x_hat;
         if (!check_exists(check_path("%s/%s.npy", folder, f_name))) continue;
         result = sae_dictionary_load(ctx, &load, path, &dict);
-        if (result != SAE_OK && !strcmp(about_text(about, "expect"), "either")) {
+        if (result != SAE_OK && !strcmp(common_about_text(about, "expect"), "either")) {
             CHECK(sae_error(ctx)[0], "refused without a word");
             break;
         }
@@ -282,13 +356,13 @@ static void dictionary_fixture(const saei_json *about, const char *folder) {
         x_hat = (float *)malloc(count * sizeof *x_hat);
         CHECK_OK(ctx, sae_forward(dict, x, rows, x_hat, f), (void)0);
         if (!(ways[w].rule == SAE_RULE_TOP_K && strstr(folder, "exact"))) { /* ties at the cut */
-            near_fixture(about, folder, f_name, f, rows, info.dict_size);
+            common_near(ctx, about, folder, f_name, f, rows, info.dict_size);
             if (check_exists(check_path("%s/%s.npy", folder, x_name)))
-                near_fixture(about, folder, x_name, x_hat, rows, info.activation_dim);
+                common_near(ctx, about, folder, x_name, x_hat, rows, info.activation_dim);
         }
         if (w == 0 && check_exists(check_path("%s/f_output_features.npy", folder))) {
             sae_output_features(dict, rows, f);
-            near_fixture(about, folder, "f_output_features", f, rows, info.dict_size);
+            common_near(ctx, about, folder, "f_output_features", f, rows, info.dict_size);
         }
         free(f);
         free(x_hat);
@@ -298,12 +372,11 @@ static void dictionary_fixture(const saei_json *about, const char *folder) {
 }
 
 /* Plain tensors with their expected values, exact. */
-static void tensor_fixture(const saei_json *about, const char *folder) {
+static void tensor_fixture(const saei_json *about, const char *folder, const char *path) {
     const saei_json *tensors = saei_json_get(about, "tensors");
-    const char *open = about_text(about, "open");
     sae_tensor_file *file;
-    sae_result result = sae_tensor_file_open(ctx, check_path("%s/%s", folder, open), &file);
-    if (result != SAE_OK && !strcmp(about_text(about, "expect"), "either")) return;
+    sae_result result = sae_tensor_file_open(ctx, path, &file);
+    if (result != SAE_OK && !strcmp(common_about_text(about, "expect"), "either")) return;
     CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
     if (result != SAE_OK) return;
     for (const saei_json *t = tensors ? tensors->child : NULL; t; t = t->next) {
@@ -331,31 +404,9 @@ static void tensor_fixture(const saei_json *about, const char *folder) {
     sae_tensor_file_close(file);
 }
 
-/* All folders under root that hold an about.json. */
-static size_t fixtures(const char *root) {
-    DIR *dir = opendir(root);
-    struct dirent *e;
-    size_t count = 0;
-    if (!dir) return 0;
-    while ((e = readdir(dir)) != NULL) {
-        char folder[1024];
-        saei_json *about;
-        struct stat st;
-        if (e->d_name[0] == '.') continue;
-        snprintf(folder, sizeof folder, "%s/%s", root, e->d_name);
-        if (stat(folder, &st) || !S_ISDIR(st.st_mode)) continue;
-        count += fixtures(folder);
-        about = about_file(folder);
-        if (!about) continue;
-        check_test = folder;
-        count++;
-        if (check_exists(check_path("%s/x.npy", folder))) dictionary_fixture(about, folder);
-        else tensor_fixture(about, folder);
-        saei_free(ctx, about);
-        check_test = NULL;
-    }
-    closedir(dir);
-    return count;
+static void fixture(const saei_json *about, const char *folder, const char *path) {
+    if (check_exists(check_path("%s/x.npy", folder))) dictionary_fixture(about, folder, path);
+    else tensor_fixture(about, folder, path);
 }
 
 /* What the reference opened (tests/make_fixtures.py; `fixtures` holds its output against ours): the
@@ -366,7 +417,7 @@ static void ours(void) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *folder = check_path("%s/tests/fixtures/ours_%s", check_root(), names[i]);
         const char *path = check_path("%s/ae.pt", check_temp());
-        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false };
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0 };
         sae_dictionary *dict;
         size_t want_size = 0, size = 0;
         char *want, *got;
@@ -390,9 +441,11 @@ int main(void) {
     round_trips();
     tensor_round_trips();
     strides();
+    instruction_sets();
+    checksums();
     char root[512];
     snprintf(root, sizeof root, "%s/tests/fixtures", check_root());
-    CHECK(fixtures(root) >= 17, "fixtures are missing");
+    CHECK(common_fixtures(ctx, root, fixture) >= 17, "fixtures are missing");
     ours();
     for (size_t i = 0; i < 3; i++) {
         snprintf(root, sizeof root, "%s/fixtures/%s", check_shared(), kinds[i]);
@@ -400,7 +453,7 @@ int main(void) {
             SKIP("no ../shared/fixtures/%s", kinds[i]);
             continue;
         }
-        CHECK(fixtures(root) > 10, "hardly any fixtures in %s", root);
+        CHECK(common_fixtures(ctx, root, fixture) > 10, "hardly any fixtures in %s", root);
     }
     sae_context_destroy(ctx);
     check_remove(check_temp());

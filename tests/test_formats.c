@@ -1,5 +1,5 @@
 /*  Proves: dictionaries of other programs open with those programs' numbers or are refused in one
-    clear line; the variations compute what their formulas say; what is exported comes back bit for
+    clear line; some latents of a file are those of the whole; the variations compute what their formulas say; what is exported comes back bit for
     bit and computes the same; opening takes the memory of one dictionary.
     Oracle: f.npy and x_hat.npy of the fixtures, computed by the real programs: a selection in
     tests/formats (rows cut to 8 where they do not choose together), all of saelens, hub, sparsify,
@@ -208,30 +208,6 @@ static void refused_descs(void) {
 
 /* ---- fixtures -------------------------------------------------------------------------------- */
 
-static const char *about_text(const saei_json *about, const char *key) {
-    const saei_json *v = saei_json_get(about, key);
-    return v && v->type == SAEI_JSON_STRING ? v->string : "";
-}
-
-static void near_fixture(const saei_json *about, const char *folder, const char *name,
-                         const float *got, size_t rows, size_t width) {
-    size_t count;
-    float *want = check_tensor(ctx, check_path("%s/%s.npy", folder, name), NULL, &count, NULL);
-    double tolerance = saei_json_get(about, "tolerance")->number;
-    if (!want) return;
-    CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count,
-          (int)(rows * width));
-    for (size_t r = 0; r < rows && count == rows * width; r++) {
-        bool finite = true;
-        double worst;
-        for (size_t j = 0; j < width; j++) finite = finite && isfinite(want[r * width + j]);
-        if (!finite) continue; /* the program gives NaN: ours may define the row */
-        worst = row_distance(got + r * width, want + r * width, width);
-        CHECK(worst <= tolerance, "%s row %d off by %.1e", name, (int)r, worst);
-    }
-    free(want);
-}
-
 /* One line, not too long, that names something. */
 static void clear_message(void) {
     const char *text = sae_error(ctx);
@@ -244,7 +220,7 @@ static void dictionary_fixture(const saei_json *about, const char *folder, const
     sae_dictionary *dict = NULL;
     sae_dictionary_desc info;
     sae_result result = sae_dictionary_load(ctx, NULL, path, &dict);
-    if (result != SAE_OK && strcmp(about_text(about, "expect"), "load") != 0) clear_message();
+    if (result != SAE_OK && strcmp(common_about_text(about, "expect"), "load") != 0) clear_message();
     else CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
     if (result != SAE_OK || !x) {
         CHECK(!dict, "a dictionary in spite of %s", sae_result_name(result));
@@ -257,8 +233,8 @@ static void dictionary_fixture(const saei_json *about, const char *folder, const
     f = (float *)malloc(rows * info.dict_size * sizeof *f);
     x_hat = (float *)malloc(rows * info.output_dim * sizeof *x_hat);
     CHECK_OK(ctx, sae_forward(dict, x, rows, x_hat, f), (void)0);
-    near_fixture(about, folder, "f", f, rows, info.dict_size);
-    near_fixture(about, folder, "x_hat", x_hat, rows, info.output_dim);
+    common_near(ctx, about, folder, "f", f, rows, info.dict_size);
+    common_near(ctx, about, folder, "x_hat", x_hat, rows, info.output_dim);
     free(f);
     free(x_hat);
     free(x);
@@ -270,8 +246,8 @@ static void refused_fixture(const saei_json *about, const char *path) {
     sae_dictionary *dict = NULL;
     sae_result result = sae_dictionary_load(ctx, NULL, path, &dict);
     if (result != SAE_OK) clear_message();
-    else if (!strcmp(about_text(about, "expect"), "refuse"))
-        CHECK(false, "opened in spite of: %s", about_text(about, "why"));
+    else if (!strcmp(common_about_text(about, "expect"), "refuse"))
+        CHECK(false, "opened in spite of: %s", common_about_text(about, "why"));
     if (sae_tensor_file_open(ctx, path, &file) != SAE_OK) clear_message();
     sae_tensor_file_close(file);
     sae_dictionary_destroy(dict);
@@ -281,7 +257,7 @@ static void array_fixture(const saei_json *about, const char *path) {
     sae_tensor_file *file = NULL;
     sae_result result = sae_tensor_file_open(ctx, path, &file);
     const saei_json *tensors = saei_json_get(about, "tensors");
-    if (result != SAE_OK && strcmp(about_text(about, "expect"), "load") != 0) clear_message();
+    if (result != SAE_OK && strcmp(common_about_text(about, "expect"), "load") != 0) clear_message();
     else CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
     for (const saei_json *t = tensors && file ? tensors->child : NULL; t; t = t->next)
         CHECK(sae_tensor_file_find(file, t->key) || sae_tensor_file_count(file) == 1,
@@ -289,40 +265,64 @@ static void array_fixture(const saei_json *about, const char *path) {
     sae_tensor_file_close(file);
 }
 
-/* Every folder under root that holds an about.json. */
-static size_t fixtures(const char *root) {
-    DIR *dir = opendir(root);
-    struct dirent *e;
-    size_t count = 0;
-    while (dir && (e = readdir(dir)) != NULL) {
-        char folder[1024], path[2048];
-        struct stat st;
-        size_t size;
-        char *text;
-        saei_json *about = NULL;
-        if (e->d_name[0] == '.') continue;
-        snprintf(folder, sizeof folder, "%s/%s", root, e->d_name);
-        if (stat(folder, &st) || !S_ISDIR(st.st_mode)) continue;
-        count += fixtures(folder);
-        text = check_read(check_path("%s/about.json", folder), &size);
-        if (!text) continue;
-        check_test = folder;
-        count++;
-        CHECK_OK(ctx, saei_json_parse(ctx, "about.json", text, size, &about), (void)0);
-        free(text);
-        snprintf(path, sizeof path, strcmp(about_text(about, "open"), ".") ? "%s/%s" : "%s", folder,
-                 about_text(about, "open"));
-        /* the same bytes with two meanings: what an unregistered copy gives in SAELens */
-        if (strstr(folder, "llama_scope_unfolded")) SKIP("%s", folder);
-        else if (strstr(folder, "/refuse/")) refused_fixture(about, path);
-        else if (check_exists(check_path("%s/x.npy", folder)))
-            dictionary_fixture(about, folder, path);
-        else array_fixture(about, path);
-        saei_free(ctx, about);
-        check_test = NULL;
+/* Some latents of a dictionary are those of the whole, bit for bit. */
+static void ranges_of(const saei_json *about, const char *folder, const char *path) {
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, false, true, 0, 0 };
+    sae_dictionary *all = NULL, *part = NULL;
+    size_t m;
+    (void)about;
+    (void)folder;
+    if (sae_dictionary_load(ctx, &load, path, &all) != SAE_OK) return;
+    m = all->desc.dict_size;
+    const size_t ranges[][2] = { { 0, 1 }, { m / 3, m / 2 }, { m - 1, 5 }, { m / 2, 0 }, { 0, m } };
+    bool needs_all = all->desc.arch == SAE_ARCH_IDENTITY
+                     || all->desc.latents == SAE_LATENTS_GROUP_MAX;
+    for (size_t i = 0; i < 5; i++) {
+        size_t first = ranges[i][0], n = ranges[i][1] ? ranges[i][1] : m, sum = 0;
+        sae_result result;
+        load.first_latent = first;
+        load.num_latents = ranges[i][1];
+        if (n > m - first) n = m - first;
+        result = sae_dictionary_load(ctx, &load, path, &part);
+        if (needs_all && n < m) {
+            CHECK(result == SAE_UNSUPPORTED && strstr(sae_error(ctx), "needs them all"),
+                  "latents %d, %d: %s", (int)first, (int)n, sae_error(ctx));
+            continue;
+        }
+        CHECK(result == SAE_OK, "latents %d, %d: %s", (int)first, (int)n, sae_error(ctx));
+        if (result != SAE_OK) continue;
+        CHECK(part->desc.dict_size == n && part->desc.output_dim == all->desc.output_dim,
+              "%d latents, want %d", (int)part->desc.dict_size, (int)n);
+        CHECK(sae_dictionary_origin(part).dict_size == m
+                  && sae_dictionary_origin(part).k == all->desc.k
+                  && sae_dictionary_origin(part).first_latent == first, "another origin");
+        CHECK(part->desc.k == (all->desc.k < n ? all->desc.k : n), "k %d", (int)part->desc.k);
+        for (size_t g = 0; g < part->desc.num_groups; g++) sum += part->desc.group_sizes[g];
+        CHECK(!part->desc.num_groups == !all->desc.num_groups && (!sum || sum == n), "groups");
+        CHECK(!memcmp(part->W_enc, all->W_enc + first * all->ld, n * all->ld * sizeof(float))
+                  && !memcmp(part->W_dec, all->W_dec + first * all->ld_out,
+                             n * all->ld_out * sizeof(float)), "other rows");
+        CHECK(!memcmp(part->b_enc, all->b_enc + first, n * sizeof(float)), "b_enc");
+        CHECK(!all->aux0 || !memcmp(part->aux0, all->aux0 + first, n * sizeof(float)), "aux0");
+        CHECK(!all->aux1 || !memcmp(part->aux1, all->aux1 + first, n * sizeof(float)), "aux1");
+        CHECK(!memcmp(part->b_dec, all->b_dec, all->ld_out * sizeof(float)), "b_dec");
+        CHECK(!memcmp(&part->threshold, &all->threshold, sizeof(float)), "threshold");
+        CHECK(!all->W_skip || !memcmp(part->W_skip, all->W_skip,
+                                      all->desc.output_dim * all->ld * sizeof(float)), "W_skip");
+        sae_dictionary_destroy(part);
     }
-    if (dir) closedir(dir);
-    return count;
+    load.first_latent = m;
+    CHECK(sae_dictionary_load(ctx, &load, path, &part) == SAE_INVALID
+              && strstr(sae_error(ctx), "first_latent"), "latent %d of %d", (int)m, (int)m);
+    sae_dictionary_destroy(all);
+}
+
+static void fixture(const saei_json *about, const char *folder, const char *path) {
+    /* the same bytes with two meanings: what an unregistered copy gives in SAELens */
+    if (strstr(folder, "llama_scope_unfolded")) SKIP("%s", folder);
+    else if (strstr(folder, "/refuse/")) refused_fixture(about, path);
+    else if (check_exists(check_path("%s/x.npy", folder))) dictionary_fixture(about, folder, path);
+    else array_fixture(about, path);
 }
 
 /* ---- export ---------------------------------------------------------------------------------- */
@@ -610,37 +610,16 @@ static void start_from_others(void) {
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-static size_t memory_now, memory_most;
-static void *counting_alloc(size_t size, void *user) {
-    size_t *p = (size_t *)malloc(size + 16);
-    (void)user;
-    if (!p) return NULL;
-    p[0] = size;
-    memory_now += size;
-    if (memory_now > memory_most) memory_most = memory_now;
-    return (char *)p + 16;
-}
-static void counting_free(void *memory, void *user) {
-    size_t *p = (size_t *)(void *)((char *)memory - 16);
-    (void)user;
-    memory_now -= p[0];
-    free(p);
-}
-
 /* Opening takes at most 1.1 times the dictionary, whatever the file. */
 static void memory_of_opening(void) {
     sae_dictionary_desc desc = class_desc(SAE_ARCH_JUMP_RELU);
-    sae_context_desc counting;
-    sae_context *counted = NULL;
+    sae_context *counted;
     sae_dictionary *dict, *back;
     size_t bytes;
-    memset(&counting, 0, sizeof counting);
-    counting.allocator.alloc = counting_alloc;
-    counting.allocator.free = counting_free;
     desc.activation_dim = 200;
     desc.dict_size = 1500;
     dict = random_dictionary(&desc, 5);
-    if (!dict || sae_context_create(&counting, &counted) != SAE_OK) return;
+    if (!dict || !(counted = common_counted(NULL, 1))) return;
     bytes = dict->num_params * sizeof(float);
     for (sae_format format = SAE_FORMAT_DICTIONARY_LEARNING; format <= SAE_FORMAT_SAE_LENS;
          format = (sae_format)(format + 1)) {
@@ -648,15 +627,15 @@ static void memory_of_opening(void) {
         back = exported(dict, format, NULL);
         sae_dictionary_destroy(back);
         back = NULL;
-        memory_most = memory_now;
+        common_memory.most = common_memory.held;
         CHECK_OK(counted, sae_dictionary_load(counted, NULL, check_path("%s/%s", check_temp(),
                                               sae_format_name(format)), &back), continue);
-        CHECK(memory_most <= bytes + bytes / 10, "opening takes %d bytes, the dictionary %d",
-              (int)memory_most, (int)bytes);
+        CHECK(common_memory.most <= bytes + bytes / 10, "opening takes %d bytes, the dictionary %d",
+              (int)common_memory.most, (int)bytes);
         sae_dictionary_destroy(back);
     }
     sae_context_destroy(counted);
-    CHECK(memory_now == 0, "%d bytes stay", (int)memory_now);
+    CHECK(common_memory.held == 0, "%d bytes stay", (int)common_memory.held);
     sae_dictionary_destroy(dict);
     check_test = NULL;
 }
@@ -675,11 +654,14 @@ int main(void) {
     start_from_others();
     memory_of_opening();
     snprintf(root, sizeof root, "%s/tests/formats", check_root());
-    CHECK(fixtures(root) >= 50, "fixtures are missing");
+    CHECK(common_fixtures(ctx, root, fixture) >= 50, "fixtures are missing");
+    common_fixtures(ctx, root, ranges_of);
+    snprintf(root, sizeof root, "%s/tests/fixtures", check_root());
+    CHECK(common_fixtures(ctx, root, ranges_of) >= 17, "fixtures are missing");
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         snprintf(root, sizeof root, "%s/fixtures/%s", check_shared(), kinds[i]);
         if (!check_exists(root)) SKIP("no ../shared/fixtures/%s", kinds[i]);
-        else CHECK(fixtures(root) >= 6, "hardly any fixtures in %s", root);
+        else CHECK(common_fixtures(ctx, root, fixture) >= 6, "hardly any fixtures in %s", root);
     }
     sae_context_destroy(ctx);
     check_remove(check_temp());

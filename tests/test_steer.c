@@ -13,28 +13,6 @@
 
 enum { N = 71, D = 43, M = 150, MOST = 64 };
 static sae_context *ctx;
-static size_t allocations;
-
-static void *counted_alloc(size_t size, void *user) {
-    (void)user;
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return malloc(size);
-}
-static void counted_free(void *memory, void *user) {
-    (void)user;
-    free(memory);
-}
-
-static sae_context *counted_context(int threads) {
-    sae_context_desc desc;
-    sae_context *c = NULL;
-    memset(&desc, 0, sizeof desc);
-    desc.allocator.alloc = counted_alloc;
-    desc.allocator.free = counted_free;
-    desc.threads = threads;
-    CHECK(sae_context_create(&desc, &c) == SAE_OK, "no context");
-    return c;
-}
 
 /* number: of a variation of other programs' files, 0 for none. */
 static sae_dictionary *make_varied(sae_arch arch, int number) {
@@ -122,11 +100,11 @@ static void judge(const sae_dictionary *dict, const float *x, size_t n, const fl
     memcpy(whole, x, n * d * sizeof *whole);
     memcpy(single, x, n * d * sizeof *single);
     naive_steer(dict, x, n, f, s, count, want);
-    allocations = 0;
+    common_memory.calls = 0;
     CHECK_OK(dict->ctx, sae_steer(dict, whole, n, s, count), goto end);
     for (size_t r = 0; r < n; r++)
         CHECK_OK(dict->ctx, sae_steer(dict, single + r * d, 1, s, count), goto end);
-    CHECK(allocations == 0, "%s: %zu allocations", what, allocations);
+    CHECK(common_memory.calls == 0, "%s: %ld allocations", what, common_memory.calls);
     CHECK(memcmp(whole, single, n * d * sizeof *whole) == 0, "%s: bits depend on n", what);
     compare(whole, want, n, d, what);
 end:
@@ -185,9 +163,9 @@ static void test_class(sae_arch arch, sae_rule rule, int variation) {
             }
         for (size_t i = 0; i < N * D; i++)
             want[i] = (double)x[i] - (double)x_hat[i];
-        allocations = 0;
+        common_memory.calls = 0;
         CHECK_OK(ctx, sae_steer(dict, left, N, all, m), goto all_end);
-        CHECK(allocations == 0, "%zu allocations with all latents", allocations);
+        CHECK(common_memory.calls == 0, "%ld allocations with all latents", common_memory.calls);
         compare(left, want, N, D, sae_arch_name(arch));
 all_end:
         free(left);
@@ -361,7 +339,7 @@ end:
 
 int main(void) {
     for (int threads = 1; threads <= 3; threads += 2) {
-        ctx = counted_context(threads);
+        ctx = common_counted(NULL, threads);
         for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_IDENTITY; arch++)
             test_class((sae_arch)arch, SAE_RULE_DEFAULT, 0);
         test_class(SAE_ARCH_TOP_K, SAE_RULE_THRESHOLD, 0);
@@ -370,7 +348,7 @@ int main(void) {
             test_class(SAE_ARCH_TOP_K, SAE_RULE_DEFAULT, variation);
         sae_context_destroy(ctx);
     }
-    ctx = counted_context(1);
+    ctx = common_counted(NULL, 1);
     test_untouched();
     test_threads();
     test_errors();

@@ -71,7 +71,8 @@ static int fuzz_ok(const sae_context *ctx, sae_result result) {
     return 0;
 }
 
-/* Opens data as a tensor file from memory, reads every element, looks up every name. */
+/* Opens data as a tensor file from memory, reads every element, looks up every name, and checks what
+   opening left unchecked: a wrong CRC-32 is the result then. */
 static sae_result fuzz_tensors(sae_context *ctx, const char *path, const uint8_t *data,
                                size_t size) {
     enum { MOST = 1 << 20 };
@@ -98,6 +99,7 @@ static sae_result fuzz_tensors(sae_context *ctx, const char *path, const uint8_t
         sae_tensor_to_f32(t, out);
         free(out);
     }
+    if (!fuzz_ok(ctx, sae_tensor_file_check(file, NULL))) result = SAE_FORMAT;
     sae_tensor_file_close(file);
     return result;
 }

@@ -1,4 +1,4 @@
-/* Fuzzes sae_dictionary_load on a folder, and inference where it opens. The input is a letter (the
+/* Fuzzes sae_dictionary_load on a folder, and, where it opens, inference and opening some latents. The input is a letter (the
    file names: see the table), the length of the config in decimal, a new line, the config, the
    weights. Seeds: folders with a config and weights, written so by run.sh. */
 #include "fuzz.h"
@@ -31,6 +31,18 @@ static void fuzz_folder_use(const sae_dictionary *dict) {
     free(x_hat);
 }
 
+/* The middle third of its m latents. */
+static void fuzz_folder_part(sae_context *ctx, const char *folder, size_t m) {
+    sae_load_desc part;
+    sae_dictionary *dict = NULL;
+    memset(&part, 0, sizeof part);
+    part.first_latent = m / 3;
+    part.num_latents = (m + 2) / 3;
+    if (fuzz_ok(ctx, sae_dictionary_load(ctx, &part, folder, &dict)))
+        FUZZ_REQUIRE(sae_dictionary_info(dict).dict_size == part.num_latents);
+    sae_dictionary_destroy(dict);
+}
+
 FUZZ(folder) {
     const size_t kinds = sizeof fuzz_folder_files / sizeof fuzz_folder_files[0];
     const char *folder = fuzz_folder_of_process();
@@ -54,6 +66,7 @@ FUZZ(folder) {
         FUZZ_REQUIRE(dict);
         fuzz_limit = (size_t)64 << 20;
         fuzz_folder_use(dict);
+        fuzz_folder_part(ctx, folder, sae_dictionary_info(dict).dict_size);
     }
     sae_dictionary_destroy(dict);
     sae_context_destroy(ctx);

@@ -24,9 +24,10 @@ FUZZ(npy) {
     if (size > 1 && data[0] == 'z') {
         size_t n = size - 1;
         uint8_t *zip = (uint8_t *)malloc(n + 35 + 51 + 22), *at = fuzz_npy_put(zip, 0x04034b50, 4);
-        uint32_t table[8][256], crc;
-        saei_crc_tables(table);
-        crc = saei_crc(table, 0, data + 1, n);
+        saei_crc_table table;
+    uint32_t crc;
+        saei_crc_tables(&table);
+        crc = saei_crc(&table, 0, data + 1, n);
         at = fuzz_npy_entry(at, crc, n);
         memcpy(at, "a.npy", 5);
         memcpy(at + 5, data + 1, n);

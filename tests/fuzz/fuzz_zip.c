@@ -4,8 +4,9 @@
 #include "fuzz.h"
 
 static void fuzz_zip_repair(uint8_t *d, size_t n) {
-    uint32_t table[8][256], crc;
-    saei_crc_tables(table);
+    saei_crc_table table;
+    uint32_t crc;
+    saei_crc_tables(&table);
     for (size_t i = 0; i + 46 <= n; i++) {
         size_t size, at;
         if (saei_le32(d + i) != 0x02014b50) continue;
@@ -14,7 +15,7 @@ static void fuzz_zip_repair(uint8_t *d, size_t n) {
         if (at > n || n - at < 30) continue;
         at += 30 + saei_le16(d + at + 26) + saei_le16(d + at + 28);
         if (at > n || size > n - at) continue;
-        crc = saei_crc(table, 0, d + at, size);
+        crc = saei_crc(&table, 0, d + at, size);
         for (int k = 0; k < 4; k++) d[i + 16 + (size_t)k] = (uint8_t)(crc >> 8 * k);
     }
 }
