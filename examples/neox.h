@@ -113,10 +113,10 @@ SAE_API size_t neox_site_dim(const neox_model *model, neox_site site); /* floats
 /* ==== >>neox: api: forward pass =============================================================== */
 
 /* Sees the rows of the whole batch at a site, x [contexts * ctx, dim of the site], in the middle of
-   the pass, and may change them in place: the model goes on with what they are then. A layer's input
-   or output changed is the residual stream changed; a submodule's input changed is seen by that
-   submodule alone. Called once a pass from the calling thread (so sae_forward and the like may use
-   all threads). An error ends the pass and is returned. */
+   the pass, and may change them in place: the model goes on with what they are then. A layer's
+   input or output changed is the residual stream changed; a submodule's input changed is seen by
+   that submodule alone. Called once a pass from the calling thread (so sae_forward and the like may
+   use all threads). An error ends the pass and is returned. */
 typedef struct neox_hook {
     neox_site site;
     sae_result (*call)(void *user, float *x, size_t rows, size_t dim);
