@@ -1,13 +1,14 @@
 /*  features.h - what the features of a dictionary mean, by what they do in a language model.
 
     DO THIS
-        #define SAE_IMPLEMENTATION and NEOX_IMPLEMENTATION, include "sae.h" and "neox.h", then
-        #define FEATURES_IMPLEMENTATION     in the same file, before
+        #include "sae.h" and "neox.h", then
+        #define FEATURES_IMPLEMENTATION     in exactly ONE .c file, before
         #include "features.h"
+    and include it without the #define everywhere else.
 
     WHAT IT DOES
-        The model's loss with a dictionary in the way (the reference's loss_recovered). One pass over
-        a text that keeps, for each feature, how often and how strongly it fires, on which tokens,
+        The model's loss with a dictionary in the way (the reference's loss_recovered). One pass
+        over a text that keeps, for each feature, how often and how strongly it fires, on which tokens,
         and the contexts where it fires most; then what its decoder row says by itself (neighbours,
         logits, a map) and what the model does when it is taken away or added. Memory does not grow
         with the text: about 5 KB a feature. The same input gives the same figures for any number
@@ -70,6 +71,20 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
                                            const sae_dictionary *const *dicts, size_t num,
                                            const features_progress *progress,
                                            features_losses *out);
+
+/* sae_evaluate over the rows at the place, in whole batches (of batch_size, default 2048, or of all
+   where there are fewer), with the losses above in its last four fields. *rows: how many were
+   judged. out [num]. */
+typedef struct features_judge_desc {
+    size_t batch_size;
+    bool remove_bos; /* from the rows; the losses are over all tokens */
+    int64_t bos_token;
+} features_judge_desc;
+SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const features_text *text,
+                                  features_place place, const sae_dictionary *const *dicts,
+                                  size_t num, const features_judge_desc *desc,
+                                  const features_progress *progress, sae_metrics *out,
+                                  uint64_t *rows);
 
 /* ---- the pass ---- */
 
@@ -222,7 +237,14 @@ SAE_API sae_result features_steer(const features *f, neox_model *model, const fe
 #ifdef FEATURES_IMPLEMENTATION
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define FEATURES_TRY(call)                                                                         \
+    do {                                                                                           \
+        sae_result features_result_ = (call);                                                      \
+        if (features_result_ != SAE_OK) return features_result_;                                   \
+    } while (0)
 
 enum {
     FEATURES_BATCH_TOKENS = 2048,
@@ -232,6 +254,19 @@ enum {
     FEATURES_NEAR = 8,          /* neighbours that draw, on the map */
     FEATURES_ROUNDS = 200       /* of the map */
 };
+
+static size_t features_min(size_t a, size_t b) { return a < b ? a : b; }
+static size_t features_max(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Memory for count times size bytes, at least one; NULL: no memory. */
+static void *features_alloc(size_t count, size_t size) {
+    if (size && count > SIZE_MAX / size) return NULL;
+    return malloc(features_max(count * size, 1));
+}
+
+static void *features_zeroed(size_t count, size_t size) {
+    return calloc(features_max(count, 1), features_max(size, 1));
+}
 
 /* A draw from a counter: splitmix64's mixing. */
 static uint64_t features_random(uint64_t seed, uint64_t i) {
@@ -272,18 +307,18 @@ SAE_API sae_result features_place_find(sae_context *ctx, const neox_model *model
     features_place place;
     size_t width;
     if (!in && !both && strcmp(io, "out") != 0)
-        return saei_fail(ctx, SAE_INVALID, "features_place_find: io is %s, allowed are in, out, "
+        return sae_fail(ctx, SAE_INVALID, "features_place_find: io is %s, allowed are in, out, "
                          "in_and_out", io);
-    SAEI_TRY(neox_site_find(model, submodule, in || both, &place.in));
-    SAEI_TRY(neox_site_find(model, submodule, in, &place.out));
+    FEATURES_TRY(neox_site_find(model, submodule, in || both, &place.in));
+    FEATURES_TRY(neox_site_find(model, submodule, in, &place.out));
     width = neox_site_dim(model, place.in);
     if (width != info.activation_dim)
-        return saei_fail(ctx, SAE_MISMATCH, "features_place_find: the dictionary takes rows of %zu, "
+        return sae_fail(ctx, SAE_MISMATCH, "features_place_find: the dictionary takes rows of %zu, "
                          "%s %s has %zu", info.activation_dim, submodule,
                          place.in.input ? "takes rows that" : "gives rows that", width);
     width = neox_site_dim(model, place.out);
     if (width != info.output_dim)
-        return saei_fail(ctx, SAE_MISMATCH, "features_place_find: the dictionary gives rows of %zu, "
+        return sae_fail(ctx, SAE_MISMATCH, "features_place_find: the dictionary gives rows of %zu, "
                          "%s gives rows of %zu", info.output_dim, submodule, width);
     *out = place;
     return SAE_OK;
@@ -307,7 +342,7 @@ static sae_result features_patch_put(void *user, float *x, size_t rows, size_t d
         memset(x, 0, rows * dim * sizeof *x);
         return SAE_OK;
     }
-    SAEI_TRY(sae_forward(p->dict, p->x ? p->x : x, rows, p->x_hat, NULL));
+    FEATURES_TRY(sae_forward(p->dict, p->x ? p->x : x, rows, p->x_hat, NULL));
     memcpy(x, p->x_hat, rows * dim * sizeof *x);
     return SAE_OK;
 }
@@ -315,7 +350,7 @@ static sae_result features_patch_put(void *user, float *x, size_t rows, size_t d
 /* Contexts of a batch of about FEATURES_BATCH_TOKENS tokens. */
 static size_t features_batch(const features_text *text) {
     size_t n = text->ctx < FEATURES_BATCH_TOKENS ? FEATURES_BATCH_TOKENS / text->ctx : 1;
-    return saei_min(n, saei_max(text->contexts, 1));
+    return features_min(n, features_max(text->contexts, 1));
 }
 
 /* The mean loss over the text with the hooks in place. */
@@ -329,13 +364,13 @@ static sae_result features_loss(neox_model *model, const features_text *text,
         neox_forward_desc desc;
         memset(&desc, 0, sizeof desc);
         desc.tokens = text->tokens + at * text->ctx;
-        desc.contexts = saei_min(batch, text->contexts - at);
+        desc.contexts = features_min(batch, text->contexts - at);
         desc.ctx = text->ctx;
         desc.hooks = hooks;
         desc.num_hooks = num_hooks;
         desc.loss = sums;
         desc.predictions = counts;
-        SAEI_TRY(neox_forward(model, &desc));
+        FEATURES_TRY(neox_forward(model, &desc));
         for (i = 0; i < desc.contexts; i++) {
             sum += sums[i];
             count += (double)counts[i];
@@ -357,15 +392,15 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
     size_t batch = features_batch(text), rows = batch * text->ctx, hooks_used = apart ? 2 : 1, i;
     features_patch patch;
     neox_hook hooks[2];
-    double original = 0, zero = 0, *sums = (double *)saei_alloc(ctx, batch, sizeof *sums);
-    size_t *counts = (size_t *)saei_alloc(ctx, batch, sizeof *counts);
+    double original = 0, zero = 0, *sums = (double *)features_alloc(batch, sizeof *sums);
+    size_t *counts = (size_t *)features_alloc(batch, sizeof *counts);
     uint64_t tokens = 0;
     sae_result result = SAE_OK;
     memset(&patch, 0, sizeof patch);
     memset(hooks, 0, sizeof hooks);
-    patch.x_hat = (float *)saei_alloc(ctx, rows, neox_site_dim(model, place.out) * sizeof(float));
+    patch.x_hat = (float *)features_alloc(rows, neox_site_dim(model, place.out) * sizeof(float));
     if (apart)
-        patch.x = (float *)saei_alloc(ctx, rows, neox_site_dim(model, place.in) * sizeof(float));
+        patch.x = (float *)features_alloc(rows, neox_site_dim(model, place.in) * sizeof(float));
     hooks[0].site = place.in;
     hooks[0].call = features_patch_see;
     hooks[hooks_used - 1].site = place.out;
@@ -373,9 +408,9 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
     hooks[0].user = hooks[1].user = &patch;
     for (i = 0; i < text->contexts * text->ctx; i++) tokens += text->tokens[i] >= 0;
     if (!sums || !counts || !patch.x_hat || (apart && !patch.x))
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "features_loss_recovered: no memory");
+        result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_loss_recovered: no memory");
     else if (text->ctx < 2 || !text->contexts)
-        result = saei_fail(ctx, SAE_INVALID, "features_loss_recovered: %zu contexts of %zu tokens: "
+        result = sae_fail(ctx, SAE_INVALID, "features_loss_recovered: %zu contexts of %zu tokens: "
                            "nothing to predict", text->contexts, text->ctx);
     if (result == SAE_OK)
         result = features_loss(model, text, NULL, 0, sums, counts, progress, 0, num + 2, &original);
@@ -391,10 +426,59 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
                                num + 2, &out[i].reconstructed);
         out[i].frac_recovered = (out[i].reconstructed - zero) / (original - zero);
     }
-    saei_free(ctx, sums);
-    saei_free(ctx, counts);
-    saei_free(ctx, patch.x);
-    saei_free(ctx, patch.x_hat);
+    free(sums);
+    free(counts);
+    free(patch.x);
+    free(patch.x_hat);
+    return result;
+}
+
+SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const features_text *text,
+                                  features_place place, const sae_dictionary *const *dicts,
+                                  size_t num, const features_judge_desc *desc,
+                                  const features_progress *progress, sae_metrics *out,
+                                  uint64_t *rows) {
+    features_losses *losses = (features_losses *)features_zeroed(num, sizeof *losses);
+    neox_source_desc from;
+    neox_source *source = NULL;
+    sae_evaluate_desc how;
+    sae_result result = SAE_OK;
+    uint64_t count = 0;
+    size_t i;
+    if (!losses) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_judge: no memory");
+    memset(&from, 0, sizeof from);
+    memset(&how, 0, sizeof how);
+    from.model = model;
+    from.tokens = text->tokens;
+    from.contexts = text->contexts;
+    from.ctx = text->ctx;
+    from.site = place.in;
+    from.target = features_same_site(place.in, place.out) ? NULL : &place.out;
+    from.remove_bos = desc->remove_bos;
+    from.bos_token = desc->bos_token;
+    for (i = 0; i < text->contexts * text->ctx; i++)
+        count += text->tokens[i] >= 0
+                 && !(desc->remove_bos && (int64_t)text->tokens[i] == desc->bos_token);
+    how.buffer.batch_size = desc->batch_size ? desc->batch_size : 2048;
+    if (how.buffer.batch_size > count) how.buffer.batch_size = (size_t)count;
+    how.buffer.sequential = true;
+    if (!count) result = sae_fail(ctx, SAE_INVALID, "features_judge: the text has no rows");
+    else how.batches = count / how.buffer.batch_size;
+    if (result == SAE_OK)
+        result = features_loss_recovered(ctx, model, text, place, dicts, num, progress, losses);
+    if (result == SAE_OK) result = neox_source_create(ctx, &from, &source);
+    for (i = 0; i < num && result == SAE_OK; i++) {
+        how.buffer.source = neox_source_rows(source);
+        if (how.buffer.source.rewind) result = how.buffer.source.rewind(how.buffer.source.user);
+        if (result == SAE_OK) result = sae_evaluate(ctx, &how, dicts[i], &out[i]);
+        out[i].loss_original = losses[i].original;
+        out[i].loss_reconstructed = losses[i].reconstructed;
+        out[i].loss_zero = losses[i].zero;
+        out[i].frac_recovered = losses[i].frac_recovered;
+    }
+    *rows = how.batches * how.buffer.batch_size;
+    neox_source_destroy(source);
+    free(losses);
     return result;
 }
 
@@ -455,40 +539,39 @@ static sae_result features_plan(features *f) {
     size_t batch = desc->ctx < FEATURES_BATCH_TOKENS ? FEATURES_BATCH_TOKENS / desc->ctx : 1, i;
     size_t per_context, entries;
     bool apart = !features_same_site(desc->place.in, desc->place.out);
-    if (!saei_mul(features_row_entries(desc), desc->ctx, &per_context))
-        return saei_fail(f->ctx, SAE_INVALID, "features_create: ctx is %zu, too large", desc->ctx);
-    f->chunk = saei_min(saei_max((size_t)FEATURES_ENTRIES / per_context, 1), batch);
+    per_context = features_row_entries(desc) * desc->ctx; /* below 2^48: ctx is below 2^16 */
+    f->chunk = features_min(features_max((size_t)FEATURES_ENTRIES / per_context, 1), batch);
     entries = f->code.capacity = f->chunk * per_context;
-    f->code.row_begin = (size_t *)saei_alloc(f->ctx, f->chunk * desc->ctx + 1, sizeof(size_t));
-    f->code.latent = (uint32_t *)saei_alloc(f->ctx, entries, sizeof *f->code.latent);
-    f->code.value = (float *)saei_alloc(f->ctx, entries, sizeof *f->code.value);
-    f->entry_at = (uint16_t *)saei_alloc(f->ctx, per_context, sizeof *f->entry_at);
-    f->entry_value = (float *)saei_alloc(f->ctx, per_context, sizeof *f->entry_value);
-    f->touched = (uint32_t *)saei_alloc(f->ctx, f->m, sizeof *f->touched);
-    f->first = (uint32_t *)saei_alloc(f->ctx, f->m, sizeof *f->first);
-    f->stamp = (uint32_t *)saei_calloc(f->ctx, f->m, sizeof *f->stamp);
-    f->count = (uint64_t *)saei_calloc(f->ctx, f->m, sizeof *f->count);
-    f->contexts = (uint64_t *)saei_calloc(f->ctx, f->m, sizeof *f->contexts);
-    f->sum = (double *)saei_calloc(f->ctx, f->m, sizeof *f->sum);
-    f->squares = (double *)saei_calloc(f->ctx, f->m, sizeof *f->squares);
-    f->max = (float *)saei_calloc(f->ctx, f->m, sizeof *f->max);
-    f->bar_width = (float *)saei_calloc(f->ctx, f->m, sizeof *f->bar_width);
-    f->bars = (uint32_t *)saei_calloc(f->ctx, f->m, FEATURES_BARS * sizeof *f->bars);
-    f->slots = (features_slot *)saei_alloc(f->ctx, f->m,
+    f->code.row_begin = (size_t *)features_alloc(f->chunk * desc->ctx + 1, sizeof(size_t));
+    f->code.latent = (uint32_t *)features_alloc(entries, sizeof *f->code.latent);
+    f->code.value = (float *)features_alloc(entries, sizeof *f->code.value);
+    f->entry_at = (uint16_t *)features_alloc(per_context, sizeof *f->entry_at);
+    f->entry_value = (float *)features_alloc(per_context, sizeof *f->entry_value);
+    f->touched = (uint32_t *)features_alloc(f->m, sizeof *f->touched);
+    f->first = (uint32_t *)features_alloc(f->m, sizeof *f->first);
+    f->stamp = (uint32_t *)features_zeroed(f->m, sizeof *f->stamp);
+    f->count = (uint64_t *)features_zeroed(f->m, sizeof *f->count);
+    f->contexts = (uint64_t *)features_zeroed(f->m, sizeof *f->contexts);
+    f->sum = (double *)features_zeroed(f->m, sizeof *f->sum);
+    f->squares = (double *)features_zeroed(f->m, sizeof *f->squares);
+    f->max = (float *)features_zeroed(f->m, sizeof *f->max);
+    f->bar_width = (float *)features_zeroed(f->m, sizeof *f->bar_width);
+    f->bars = (uint32_t *)features_zeroed(f->m, FEATURES_BARS * sizeof *f->bars);
+    f->slots = (features_slot *)features_alloc(f->m,
                                            FEATURES_SETS * FEATURES_WAYS * sizeof *f->slots);
-    f->examples = (features_kept *)saei_calloc(f->ctx, f->m, f->kept * sizeof *f->examples);
-    f->values = (float *)saei_calloc(f->ctx, f->m, f->kept * f->width * sizeof *f->values);
-    f->token_count = (uint32_t *)saei_calloc(f->ctx, desc->vocab_size, sizeof *f->token_count);
-    f->sample = (float *)saei_alloc(f->ctx, desc->rows, info.activation_dim * sizeof(float));
-    f->target = (float *)saei_alloc(f->ctx, desc->rows, info.output_dim * sizeof(float));
+    f->examples = (features_kept *)features_zeroed(f->m, f->kept * sizeof *f->examples);
+    f->values = (float *)features_zeroed(f->m, f->kept * f->width * sizeof *f->values);
+    f->token_count = (uint32_t *)features_zeroed(desc->vocab_size, sizeof *f->token_count);
+    f->sample = (float *)features_alloc(desc->rows, info.activation_dim * sizeof(float));
+    f->target = (float *)features_alloc(desc->rows, info.output_dim * sizeof(float));
     if (apart)
-        f->seen = (float *)saei_alloc(f->ctx, batch * desc->ctx,
+        f->seen = (float *)features_alloc(batch * desc->ctx,
                                       info.activation_dim * sizeof(float));
     if (!f->code.row_begin || !f->code.latent || !f->code.value || !f->entry_at || !f->entry_value
         || !f->touched || !f->first || !f->stamp || !f->count || !f->contexts || !f->sum
         || !f->squares || !f->max || !f->bar_width || !f->bars || !f->slots || !f->examples
         || !f->values || !f->token_count || !f->sample || !f->target || (apart && !f->seen))
-        return saei_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_create: no memory");
+        return sae_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_create: no memory");
     for (i = 0; i < f->m * FEATURES_SETS * FEATURES_WAYS; i++) f->slots[i].token = -1;
     return SAE_OK;
 }
@@ -497,16 +580,16 @@ SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, 
     features *f;
     sae_result result;
     if (!desc->dict || !desc->ctx || desc->ctx > 65535 || !desc->vocab_size)
-        return saei_fail(ctx, SAE_INVALID, "features_create: dict is NULL, ctx is not 1..65535, or "
+        return sae_fail(ctx, SAE_INVALID, "features_create: dict is NULL, ctx is not 1..65535, or "
                          "vocab_size is 0");
     if (desc->examples > FEATURES_MAX_KEPT || desc->samples > FEATURES_MAX_KEPT)
-        return saei_fail(ctx, SAE_INVALID, "features_create: examples, samples are %zu, %zu, "
+        return sae_fail(ctx, SAE_INVALID, "features_create: examples, samples are %zu, %zu, "
                          "allowed is at most %d", desc->examples, desc->samples,
                          FEATURES_MAX_KEPT);
     if (sae_dictionary_info(desc->dict).arch == SAE_ARCH_IDENTITY)
-        return saei_fail(ctx, SAE_UNSUPPORTED, "features_create: IdentityDict has no features");
-    f = (features *)saei_calloc(ctx, 1, sizeof *f);
-    if (!f) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "features_create: no memory");
+        return sae_fail(ctx, SAE_UNSUPPORTED, "features_create: IdentityDict has no features");
+    f = (features *)features_zeroed(1, sizeof *f);
+    if (!f) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_create: no memory");
     f->ctx = ctx;
     f->desc = *desc;
     if (!f->desc.examples) f->desc.examples = 8;
@@ -526,29 +609,29 @@ SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, 
 
 SAE_API void features_destroy(features *f) {
     if (!f) return;
-    saei_free(f->ctx, f->code.row_begin);
-    saei_free(f->ctx, f->code.latent);
-    saei_free(f->ctx, f->code.value);
-    saei_free(f->ctx, f->entry_at);
-    saei_free(f->ctx, f->entry_value);
-    saei_free(f->ctx, f->touched);
-    saei_free(f->ctx, f->first);
-    saei_free(f->ctx, f->stamp);
-    saei_free(f->ctx, f->count);
-    saei_free(f->ctx, f->contexts);
-    saei_free(f->ctx, f->sum);
-    saei_free(f->ctx, f->squares);
-    saei_free(f->ctx, f->max);
-    saei_free(f->ctx, f->bar_width);
-    saei_free(f->ctx, f->bars);
-    saei_free(f->ctx, f->slots);
-    saei_free(f->ctx, f->examples);
-    saei_free(f->ctx, f->values);
-    saei_free(f->ctx, f->token_count);
-    saei_free(f->ctx, f->sample);
-    saei_free(f->ctx, f->target);
-    saei_free(f->ctx, f->seen);
-    saei_free(f->ctx, f);
+    free(f->code.row_begin);
+    free(f->code.latent);
+    free(f->code.value);
+    free(f->entry_at);
+    free(f->entry_value);
+    free(f->touched);
+    free(f->first);
+    free(f->stamp);
+    free(f->count);
+    free(f->contexts);
+    free(f->sum);
+    free(f->squares);
+    free(f->max);
+    free(f->bar_width);
+    free(f->bars);
+    free(f->slots);
+    free(f->examples);
+    free(f->values);
+    free(f->token_count);
+    free(f->sample);
+    free(f->target);
+    free(f->seen);
+    free(f);
 }
 
 /* Counts v; the bars grow by pairs until it fits. */
@@ -602,7 +685,8 @@ static void features_keep(features *f, size_t latent, size_t place, size_t conte
 static void features_add(features *f, size_t latent, size_t context, const int32_t *tokens,
                          const uint16_t *where, const float *v, size_t n) {
     features_kept *kept = f->examples + latent * f->kept;
-    size_t top = f->desc.examples, have = (size_t)saei_min(f->contexts[latent], top), peak = 0, i;
+    size_t top = f->desc.examples, have = features_min((size_t)f->contexts[latent], top);
+    size_t peak = 0, i;
     uint64_t draw, slot;
     for (i = 0; i < n; i++) {
         float a = fabsf(v[i]);
@@ -712,8 +796,8 @@ static sae_result features_rows_seen(void *user, float *y, size_t rows, size_t d
         }
     for (at = 0; at < f->batch_contexts; at += n) {
         const int32_t *tokens = f->tokens + at * ctx;
-        n = saei_min(f->chunk, f->batch_contexts - at);
-        SAEI_TRY(sae_encode_sparse(f->desc.dict, x + at * ctx * d, n * ctx, &f->code));
+        n = features_min(f->chunk, f->batch_contexts - at);
+        FEATURES_TRY(sae_encode_sparse(f->desc.dict, x + at * ctx * d, n * ctx, &f->code));
         features_drop_padding(f, tokens, n * ctx);
         for (i = 0; i < n; i++)
             features_context(f, f->first_context + at + i, tokens + i * ctx,
@@ -730,14 +814,14 @@ SAE_API sae_result features_collect(neox_model *model, const features_text *text
     sae_result result = SAE_OK;
     neox_hook *hooks;
     if (!num || !text->contexts) return SAE_OK;
-    hooks = (neox_hook *)saei_calloc(ctx, 2 * num, sizeof *hooks);
-    if (!hooks) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "features_collect: no memory");
+    hooks = (neox_hook *)features_zeroed(2 * num, sizeof *hooks);
+    if (!hooks) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_collect: no memory");
     for (i = 0; i < num; i++) {
         features *f = list[i];
         if (f->desc.ctx != text->ctx)
-            result = saei_fail(ctx, SAE_INVALID, "features_collect: ctx is %zu, the text's is %zu",
+            result = sae_fail(ctx, SAE_INVALID, "features_collect: ctx is %zu, the text's is %zu",
                                f->desc.ctx, text->ctx);
-        f->stride = saei_max(text->contexts * text->ctx / f->desc.rows, 1);
+        f->stride = features_max(text->contexts * text->ctx / f->desc.rows, 1);
         if (f->seen) {
             hooks[num_hooks].site = f->desc.place.in;
             hooks[num_hooks].call = features_see;
@@ -751,7 +835,7 @@ SAE_API sae_result features_collect(neox_model *model, const features_text *text
         neox_forward_desc desc;
         memset(&desc, 0, sizeof desc);
         desc.tokens = text->tokens + at * text->ctx;
-        desc.contexts = saei_min(batch, text->contexts - at);
+        desc.contexts = features_min(batch, text->contexts - at);
         desc.ctx = text->ctx;
         desc.hooks = hooks;
         desc.num_hooks = num_hooks;
@@ -764,7 +848,7 @@ SAE_API sae_result features_collect(neox_model *model, const features_text *text
         if (result == SAE_OK && !features_tell(progress, at + desc.contexts, text->contexts))
             result = SAE_CANCELLED;
     }
-    saei_free(ctx, hooks);
+    free(hooks);
     return result;
 }
 
@@ -815,7 +899,7 @@ static int features_by_energy(const void *a, const void *b) {
 }
 
 SAE_API size_t features_rank(const features *f, uint32_t *latents, size_t max) {
-    features_ranked *all = (features_ranked *)saei_alloc(f->ctx, f->m, sizeof *all);
+    features_ranked *all = (features_ranked *)features_alloc(f->m, sizeof *all);
     size_t n = 0, i;
     if (!all) return 0;
     for (i = 0; i < f->m; i++)
@@ -824,9 +908,9 @@ SAE_API size_t features_rank(const features *f, uint32_t *latents, size_t max) {
             all[n++].energy = f->squares[i] * features_squared_norm(f, i);
         }
     qsort(all, n, sizeof *all, features_by_energy);
-    n = saei_min(n, max);
+    n = features_min(n, max);
     for (i = 0; i < n; i++) latents[i] = all[i].latent;
-    saei_free(f->ctx, all);
+    free(all);
     return n;
 }
 
@@ -863,15 +947,15 @@ SAE_API size_t features_tokens(const features *f, size_t latent, uint32_t min_co
 SAE_API size_t features_examples(const features *f, size_t latent, bool drawn,
                                  features_example *out) {
     size_t top = f->desc.examples, first = drawn ? top : 0, i;
-    size_t n = (size_t)saei_min(f->contexts[latent], drawn ? f->desc.samples : top);
+    size_t n = features_min((size_t)f->contexts[latent], drawn ? f->desc.samples : top);
     for (i = 0; i < n; i++) {
         const features_kept *kept = f->examples + latent * f->kept + first + i;
-        size_t before = saei_min(kept->at, f->desc.before);
+        size_t before = features_min(kept->at, f->desc.before);
         out[i].context = kept->context;
         out[i].at = kept->at;
         out[i].value = kept->value;
         out[i].begin = kept->at - before;
-        out[i].end = saei_min(kept->at + f->desc.after + 1, f->desc.ctx);
+        out[i].end = features_min(kept->at + f->desc.after + 1, f->desc.ctx);
         out[i].values = f->values + (latent * f->kept + first + i) * f->width
                         + (f->desc.before - before);
     }
@@ -902,17 +986,17 @@ SAE_API sae_result features_pursuit(const features *f, features_pursued *out) {
     float *x_hat, *centred, *code, *b_dec;
     sae_result result = SAE_OK;
     memset(out, 0, sizeof *out);
-    out->l0 = saei_min((size_t)(features_l0(f) + 0.5), info.dict_size);
+    out->l0 = features_min((size_t)(features_l0(f) + 0.5), info.dict_size);
     if (info.output_dim != info.activation_dim || info.input_norm || info.skip)
-        return saei_fail(f->ctx, SAE_UNSUPPORTED, "features_pursuit: the dictionary does more than "
+        return sae_fail(f->ctx, SAE_UNSUPPORTED, "features_pursuit: the dictionary does more than "
                          "add up its rows");
     if (n < 2 || !out->l0) return SAE_OK;
-    x_hat = (float *)saei_alloc(f->ctx, n, d * sizeof *x_hat);
-    centred = (float *)saei_alloc(f->ctx, n, d * sizeof *centred);
-    code = (float *)saei_calloc(f->ctx, n, info.dict_size * sizeof *code);
-    b_dec = (float *)saei_alloc(f->ctx, d, sizeof *b_dec);
+    x_hat = (float *)features_alloc(n, d * sizeof *x_hat);
+    centred = (float *)features_alloc(n, d * sizeof *centred);
+    code = (float *)features_zeroed(n, info.dict_size * sizeof *code);
+    b_dec = (float *)features_alloc(d, sizeof *b_dec);
     if (!x_hat || !centred || !code || !b_dec)
-        result = saei_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_pursuit: no memory");
+        result = sae_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_pursuit: no memory");
     if (result == SAE_OK) result = sae_decode(dict, code, 1, b_dec); /* of no latents at all */
     if (result == SAE_OK) result = sae_forward(dict, f->sample, n, x_hat, NULL);
     if (result == SAE_OK) {
@@ -926,10 +1010,10 @@ SAE_API sae_result features_pursuit(const features *f, features_pursued *out) {
         out->pursuit = features_explained(f->target, x_hat, n, d);
         out->rows = n;
     }
-    saei_free(f->ctx, x_hat);
-    saei_free(f->ctx, centred);
-    saei_free(f->ctx, code);
-    saei_free(f->ctx, b_dec);
+    free(x_hat);
+    free(centred);
+    free(code);
+    free(b_dec);
     return result;
 }
 
@@ -968,10 +1052,10 @@ static void features_near_one(void *arg, size_t part) {
 }
 
 /* Decoder rows of norm 1, [num,d]; latents NULL: all. NULL: no memory. */
-static float *features_unit_rows(sae_context *ctx, const sae_dictionary *dict,
-                                 const uint32_t *latents, size_t num) {
+static float *features_unit_rows(const sae_dictionary *dict, const uint32_t *latents,
+                                 size_t num) {
     size_t d = sae_dictionary_info(dict).output_dim, i, j;
-    float *rows = (float *)saei_alloc(ctx, num, d * sizeof *rows);
+    float *rows = (float *)features_alloc(num, d * sizeof *rows);
     for (i = 0; rows && i < num; i++) {
         const float *w = sae_dictionary_decoder_row(dict, latents ? latents[i] : i);
         float norm = w ? sqrtf(features_dot(w, w, d)) : 0;
@@ -993,10 +1077,10 @@ SAE_API sae_result features_neighbours(sae_context *ctx, const sae_dictionary *d
     p.out = out;
     p.cosine = cosine;
     if (!num || !count) return SAE_OK;
-    p.rows = rows = features_unit_rows(ctx, dict, NULL, p.m);
-    if (!rows) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "features_neighbours: no memory");
-    saei_parallel(ctx, num, features_near_one, &p);
-    saei_free(ctx, rows);
+    p.rows = rows = features_unit_rows(dict, NULL, p.m);
+    if (!rows) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_neighbours: no memory");
+    sae_parallel(ctx, num, features_near_one, &p);
+    free(rows);
     return SAE_OK;
 }
 
@@ -1054,17 +1138,17 @@ SAE_API sae_result features_logits(sae_context *ctx, const neox_model *model, fe
     float *rows, *logits;
     sae_result result = SAE_OK;
     if (!features_place_has_logits(place))
-        return saei_fail(ctx, SAE_UNSUPPORTED, "features_logits: the place does not write into the "
+        return sae_fail(ctx, SAE_UNSUPPORTED, "features_logits: the place does not write into the "
                          "residual stream");
     if (count > vocab)
-        return saei_fail(ctx, SAE_INVALID, "features_logits: count is %zu, the vocabulary %zu",
+        return sae_fail(ctx, SAE_INVALID, "features_logits: count is %zu, the vocabulary %zu",
                          count, vocab);
-    rows = (float *)saei_alloc(ctx, BLOCK, d * sizeof *rows);
-    logits = (float *)saei_alloc(ctx, BLOCK, vocab * sizeof *logits);
+    rows = (float *)features_alloc(BLOCK, d * sizeof *rows);
+    logits = (float *)features_alloc(BLOCK, vocab * sizeof *logits);
     if (!rows || !logits)
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "features_logits: no memory");
+        result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_logits: no memory");
     for (at = 0; at < num && result == SAE_OK; at += BLOCK) {
-        size_t n = saei_min(BLOCK, num - at);
+        size_t n = features_min(BLOCK, num - at);
         for (i = 0; i < n; i++) {
             const float *w = sae_dictionary_decoder_row(dict, latents[at + i]);
             double mean = 0;
@@ -1080,8 +1164,8 @@ SAE_API sae_result features_logits(sae_context *ctx, const neox_model *model, fe
             features_logit_stats(logits + i * vocab, vocab, &stats[at + i]);
         }
     }
-    saei_free(ctx, rows);
-    saei_free(ctx, logits);
+    free(rows);
+    free(logits);
     return result;
 }
 
@@ -1134,21 +1218,21 @@ static void features_fit(float *xy, size_t num) {
 SAE_API sae_result features_map(sae_context *ctx, const sae_dictionary *dict,
                                 const uint32_t *latents, size_t num, float *xy) {
     size_t d = sae_dictionary_info(dict).output_dim, count = FEATURES_NEAR, i, j, round;
-    float *rows = features_unit_rows(ctx, dict, latents, num), *cosine, size = 10;
+    float *rows = features_unit_rows(dict, latents, num), *cosine, size = 10;
     uint32_t *near, *all;
-    double *axes = (double *)saei_alloc(ctx, 4, d * sizeof *axes);
+    double *axes = (double *)features_alloc(4, d * sizeof *axes);
     features_near p;
     if (!num) return SAE_OK;
-    near = (uint32_t *)saei_alloc(ctx, num, count * sizeof *near);
-    all = (uint32_t *)saei_alloc(ctx, num, sizeof *all);
-    cosine = (float *)saei_alloc(ctx, num, count * sizeof *cosine);
+    near = (uint32_t *)features_alloc(num, count * sizeof *near);
+    all = (uint32_t *)features_alloc(num, sizeof *all);
+    cosine = (float *)features_alloc(num, count * sizeof *cosine);
     if (!rows || !axes || !near || !all || !cosine) {
-        saei_free(ctx, rows);
-        saei_free(ctx, axes);
-        saei_free(ctx, near);
-        saei_free(ctx, all);
-        saei_free(ctx, cosine);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "features_map: no memory");
+        free(rows);
+        free(axes);
+        free(near);
+        free(all);
+        free(cosine);
+        return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_map: no memory");
     }
     for (i = 0; i < num; i++) all[i] = (uint32_t)i;
     p.rows = rows;
@@ -1158,7 +1242,7 @@ SAE_API sae_result features_map(sae_context *ctx, const sae_dictionary *dict,
     p.count = count;
     p.out = near;
     p.cosine = cosine;
-    saei_parallel(ctx, num, features_near_one, &p);
+    sae_parallel(ctx, num, features_near_one, &p);
     features_principal(rows, num, d, axes, xy);
     features_fit(xy, num);
     for (i = 0; i < 2 * num; i++) xy[i] *= size;
@@ -1186,11 +1270,11 @@ SAE_API sae_result features_map(sae_context *ctx, const sae_dictionary *dict,
         }
     }
     features_fit(xy, num);
-    saei_free(ctx, rows);
-    saei_free(ctx, axes);
-    saei_free(ctx, near);
-    saei_free(ctx, all);
-    saei_free(ctx, cosine);
+    free(rows);
+    free(axes);
+    free(near);
+    free(all);
+    free(cosine);
     return SAE_OK;
 }
 
@@ -1213,7 +1297,7 @@ typedef struct features_effects { /* one batch of whole features, `each` jobs of
     float *clean, *changed; /* [num * each,vocab] logits, then log-probabilities */
     float *to;              /* the one being filled */
     float *delta, *before;  /* [num,vocab] */
-    bool same;              /* clean holds `each` rows, the same for all features */
+    bool same, ready;       /* same: clean holds `each` rows, for all features; ready: it does */
     features_effect *out;
 } features_effects;
 
@@ -1241,7 +1325,7 @@ static sae_result features_add_direction(void *user, float *x, size_t rows, size
             const float *w = sae_dictionary_decoder_row(dict, s.latent);
             for (j = 0; j < dim; j++) row[j] += s.value * w[j];
         } else {
-            SAEI_TRY(sae_steer(dict, row, 1, &s, 1));
+            FEATURES_TRY(sae_steer(dict, row, 1, &s, 1));
         }
     }
     return SAE_OK;
@@ -1333,12 +1417,13 @@ static sae_result features_effects_batch(features_effects *e, neox_model *model)
     hook.call = features_add_direction;
     hook.user = e;
     features_effects_tokens(e);
-    if (!e->same || !e->changed[0]) {
-        SAEI_TRY(features_effects_forward(e, model, clean, NULL, e->clean));
-        saei_parallel(e->f->ctx, clean, features_log_row, e);
+    if (!e->same || !e->ready) {
+        e->ready = true;
+        FEATURES_TRY(features_effects_forward(e, model, clean, NULL, e->clean));
+        sae_parallel(e->f->ctx, clean, features_log_row, e);
     }
-    SAEI_TRY(features_effects_forward(e, model, jobs, &hook, e->changed));
-    saei_parallel(e->f->ctx, e->num, features_effect_one, e);
+    FEATURES_TRY(features_effects_forward(e, model, jobs, &hook, e->changed));
+    sae_parallel(e->f->ctx, e->num, features_effect_one, e);
     return SAE_OK;
 }
 
@@ -1348,27 +1433,27 @@ static sae_result features_effects_run(features_effects *e, neox_model *model,
                                        const size_t *used, const size_t *order, size_t num,
                                        const features_progress *progress, features_effect *out) {
     sae_context *ctx = e->f->ctx;
-    size_t longest = e->text->ctx, per = saei_max(64 / e->each, 1), at, i;
-    uint32_t *some = (uint32_t *)saei_alloc(ctx, per, sizeof *some);
-    features_job *some_jobs = (features_job *)saei_alloc(ctx, per * e->each, sizeof *some_jobs);
-    size_t *some_used = (size_t *)saei_alloc(ctx, per, sizeof *some_used);
-    features_effect *effects = (features_effect *)saei_alloc(ctx, per, sizeof *effects);
+    size_t longest = e->text->ctx, per = features_max(64 / e->each, 1), at, i;
+    uint32_t *some = (uint32_t *)features_alloc(per, sizeof *some);
+    features_job *some_jobs = (features_job *)features_alloc(per * e->each, sizeof *some_jobs);
+    size_t *some_used = (size_t *)features_alloc(per, sizeof *some_used);
+    features_effect *effects = (features_effect *)features_alloc(per, sizeof *effects);
     sae_result result = SAE_OK;
     e->latents = some;
     e->jobs = some_jobs;
     e->used = some_used;
     e->out = effects;
-    e->tokens = (int32_t *)saei_alloc(ctx, per * e->each, longest * sizeof *e->tokens);
-    e->rows = (size_t *)saei_alloc(ctx, per * e->each, sizeof *e->rows);
-    e->clean = (float *)saei_alloc(ctx, per * e->each, e->vocab * sizeof(float));
-    e->changed = (float *)saei_calloc(ctx, per * e->each, e->vocab * sizeof(float));
-    e->delta = (float *)saei_alloc(ctx, per, e->vocab * sizeof(float));
-    e->before = (float *)saei_alloc(ctx, per, e->vocab * sizeof(float));
+    e->tokens = (int32_t *)features_alloc(per * e->each, longest * sizeof *e->tokens);
+    e->rows = (size_t *)features_alloc(per * e->each, sizeof *e->rows);
+    e->clean = (float *)features_alloc(per * e->each, e->vocab * sizeof(float));
+    e->changed = (float *)features_alloc(per * e->each, e->vocab * sizeof(float));
+    e->delta = (float *)features_alloc(per, e->vocab * sizeof(float));
+    e->before = (float *)features_alloc(per, e->vocab * sizeof(float));
     if (!some || !some_jobs || !some_used || !effects || !e->tokens || !e->rows || !e->clean
         || !e->changed || !e->delta || !e->before)
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "features_ablate, features_steer: no memory");
+        result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_ablate, features_steer: no memory");
     for (at = 0; at < num && result == SAE_OK; at += e->num) {
-        e->num = saei_min(per, num - at);
+        e->num = features_min(per, num - at);
         for (i = 0; i < e->num; i++) {
             size_t from = order[at + i];
             some[i] = latents[from];
@@ -1379,16 +1464,16 @@ static sae_result features_effects_run(features_effects *e, neox_model *model,
         for (i = 0; i < e->num && result == SAE_OK; i++) out[order[at + i]] = effects[i];
         if (result == SAE_OK && !features_tell(progress, at + e->num, num)) result = SAE_CANCELLED;
     }
-    saei_free(ctx, some);
-    saei_free(ctx, some_jobs);
-    saei_free(ctx, some_used);
-    saei_free(ctx, effects);
-    saei_free(ctx, e->tokens);
-    saei_free(ctx, e->rows);
-    saei_free(ctx, e->clean);
-    saei_free(ctx, e->changed);
-    saei_free(ctx, e->delta);
-    saei_free(ctx, e->before);
+    free(some);
+    free(some_jobs);
+    free(some_used);
+    free(effects);
+    free(e->tokens);
+    free(e->rows);
+    free(e->clean);
+    free(e->changed);
+    free(e->delta);
+    free(e->before);
     return result;
 }
 
@@ -1436,42 +1521,42 @@ static sae_result features_effects_of(const features *f, neox_model *model,
                                       size_t num, size_t contexts, size_t length, size_t changes,
                                       const features_progress *progress, features_effect *out) {
     features_effects e;
-    features_job *jobs = (features_job *)saei_calloc(f->ctx, num * contexts, sizeof *jobs);
-    features_length *lengths = (features_length *)saei_alloc(f->ctx, num, sizeof *lengths);
-    size_t *used = (size_t *)saei_calloc(f->ctx, num, sizeof *used);
-    size_t *order = (size_t *)saei_alloc(f->ctx, num, sizeof *order), i, c;
+    features_job *jobs = (features_job *)features_zeroed(num * contexts, sizeof *jobs);
+    features_length *lengths = (features_length *)features_alloc(num, sizeof *lengths);
+    size_t *used = (size_t *)features_zeroed(num, sizeof *used);
+    size_t *order = (size_t *)features_alloc(num, sizeof *order), i, c;
     sae_result result = SAE_OK;
     memset(&e, 0, sizeof e);
     e.f = f;
     e.text = text;
     e.each = contexts;
     e.vocab = f->desc.vocab_size;
-    e.changes = saei_min(saei_min(changes, FEATURES_MAX_CHANGES), e.vocab);
+    e.changes = features_min(features_min(changes, FEATURES_MAX_CHANGES), e.vocab);
     e.same = length > 0;
     if (!jobs || !lengths || !used || !order)
-        result = saei_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_ablate, features_steer: no memory");
+        result = sae_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_ablate, features_steer: no memory");
     for (i = 0; i < num && result == SAE_OK; i++) {
         features_job *mine = jobs + i * contexts;
         if (!length) used[i] = features_short_ways(f, latents[i], contexts, mine);
         for (c = 0; c < contexts && length; c++) {
             mine[c].context = (2 * c + 1) * text->contexts / (2 * contexts);
-            mine[c].at = saei_min(length, text->ctx) - 1;
+            mine[c].at = features_min(length, text->ctx) - 1;
             mine[c].amount = f->max[latents[i]];
             used[i] = contexts;
         }
         lengths[i].at = 0;
         lengths[i].place = i;
-        for (c = 0; c < contexts; c++) lengths[i].at = saei_max(lengths[i].at, mine[c].at);
+        for (c = 0; c < contexts; c++) lengths[i].at = features_max(lengths[i].at, mine[c].at);
     }
     if (result == SAE_OK) {
         qsort(lengths, num, sizeof *lengths, features_by_length);
         for (i = 0; i < num; i++) order[i] = lengths[i].place;
         result = features_effects_run(&e, model, latents, jobs, used, order, num, progress, out);
     }
-    saei_free(f->ctx, jobs);
-    saei_free(f->ctx, lengths);
-    saei_free(f->ctx, used);
-    saei_free(f->ctx, order);
+    free(jobs);
+    free(lengths);
+    free(used);
+    free(order);
     return result;
 }
 
