@@ -8,11 +8,11 @@
 
     WHAT IT DOES
         The model's loss with a dictionary in the way (the reference's loss_recovered). One pass
-        over a text that keeps, for each feature, how often and how strongly it fires, on which tokens,
-        and the contexts where it fires most; then what its decoder row says by itself (neighbours,
-        logits, a map) and what the model does when it is taken away or added. Memory does not grow
-        with the text: about 5 KB a feature. The same input gives the same figures for any number
-        of threads.
+        over a text that keeps, for each feature, how often and how strongly it fires, on which
+        tokens, and the contexts where it fires most; then what its decoder row says by itself
+        (neighbours, logits, a map) and what the model does when it is taken away or added. Memory
+        does not grow with the text: about 5 KB a feature. The same input gives the same figures
+        for any number of threads.
 
     LETTERS
         m features, d the width they write, V tokens of the vocabulary. A feature's value is |f|,
