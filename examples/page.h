@@ -2,14 +2,14 @@
     layout beside it.
 
     DO THIS
-        #include "sae.h", "neox.h", "features.h", then
+        #include "sae.h", "neox.h", "sae_features.h", then
         #define PAGE_IMPLEMENTATION     in exactly ONE .c file, before
         #include "page.h"
     page.html, the page without its data, is compiled in: page_html.h holds its lines
     (`make build/page_html.h`).
 
     WHAT IT DOES
-        Measures what features.h can of each run's features and writes them. The page is one file
+        Measures what sae_features.h can of each run's features and writes them. The page is one file
         with no network access; whatever the texts hold (tags, quotes, control bytes, no UTF-8) is
         written as JSON in which nothing ends a script. Both files are written beside and renamed.
 */
@@ -40,7 +40,7 @@ typedef struct page_desc {
     const neox_tokenizer *tokenizer;
     const char *model_name, *text_name;
     features_text text;
-    size_t before, after;   /* as in features_desc, defaults filled in */
+    size_t before, after;   /* as the features_desc had them; default likewise */
     const page_run *runs;
     size_t num_runs;
     size_t max_features;    /* of all runs together; default 2000: some 4 MB */
@@ -465,7 +465,9 @@ static void page_put_data(page *p) {
     fprintf(p->out, ",\"text\":");
     page_put_text(p->out, desc->text_name);
     fprintf(p->out, ",\"tokens\":%.0f,\"ctx\":%zu,\"before\":%zu,\"after\":%zu,\n\"runs\":[",
-            (double)features_rows(desc->runs[0].f), desc->text.ctx, desc->before, desc->after);
+            (double)features_rows(desc->runs[0].f), desc->text.ctx,
+            desc->before ? desc->before : FEATURES_BEFORE,
+            desc->after ? desc->after : FEATURES_AFTER);
     for (i = 0; i < desc->num_runs; i++) {
         if (i) fprintf(p->out, ",\n");
         page_put_run(p, &desc->runs[i], &p->runs[i]);

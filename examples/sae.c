@@ -22,7 +22,7 @@
 #define NEOX_IMPLEMENTATION
 #include "neox.h"
 #define FEATURES_IMPLEMENTATION
-#include "features.h"
+#include "sae_features.h"
 #define PAGE_IMPLEMENTATION
 #include "page.h"
 

@@ -170,6 +170,8 @@ def test_panel(browser, data):
     check(browser.wait(f"document.querySelector('main h2') && document.querySelector('main h2').textContent === '#{number}'"),
           "a click shows the panel")
     check(browser.value("document.querySelectorAll('main .ctx').length") == len(f["e"]) + len(f["s"]), "every context")
+    tokens = browser.value("[...document.querySelectorAll('main .ctx p')].map(p => p.children.length)")
+    check(sum(tokens) > 4 * len(tokens), "with the tokens around")
     marked = browser.value("document.querySelectorAll('main .ctx:nth-of-type(1) p span.on').length")
     check(marked >= 1 and browser.value("!!document.querySelector('main .ctx .at').dataset.tip"), "tokens are shaded")
     check(browser.value("document.querySelectorAll('main svg .bar').length") == sum(1 for c in f["h"][1:] if c), "histogram")

@@ -1,9 +1,9 @@
-/*  features.h - what the features of a dictionary mean, by what they do in a language model.
+/*  sae_features.h - what the features of a dictionary mean, by what they do in a language model.
 
     DO THIS
         #include "sae.h" and "neox.h", then
         #define FEATURES_IMPLEMENTATION     in exactly ONE .c file, before
-        #include "features.h"
+        #include "sae_features.h"
     and include it without the #define everywhere else.
 
     WHAT IT DOES
@@ -90,6 +90,8 @@ SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const fea
 
 #define FEATURES_BARS 50      /* of a histogram */
 #define FEATURES_MAX_KEPT 64  /* examples of a feature, of either kind */
+#define FEATURES_BEFORE 20
+#define FEATURES_AFTER 8
 
 typedef struct features_desc {
     const sae_dictionary *dict; /* required; must outlive it */
@@ -98,7 +100,7 @@ typedef struct features_desc {
     size_t vocab_size;   /* required */
     size_t examples;     /* contexts with the largest values; default 8 */
     size_t samples;      /* contexts drawn from all in which it fires; default 4 */
-    size_t before, after; /* tokens kept around an example's token; default 20, 8 */
+    size_t before, after; /* tokens kept around an example's token; default FEATURES_BEFORE, ... */
     size_t rows;         /* kept for features_pursuit; default 128 */
     uint64_t seed;       /* of the drawing */
 } features_desc;
@@ -594,8 +596,8 @@ SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, 
     f->desc = *desc;
     if (!f->desc.examples) f->desc.examples = 8;
     if (!f->desc.samples) f->desc.samples = 4;
-    if (!f->desc.before) f->desc.before = 20;
-    if (!f->desc.after) f->desc.after = 8;
+    if (!f->desc.before) f->desc.before = FEATURES_BEFORE;
+    if (!f->desc.after) f->desc.after = FEATURES_AFTER;
     if (!f->desc.rows) f->desc.rows = 128;
     f->m = sae_dictionary_info(desc->dict).dict_size;
     f->kept = f->desc.examples + f->desc.samples;
@@ -1250,14 +1252,14 @@ SAE_API sae_result features_map(sae_context *ctx, const sae_dictionary *dict,
         float step = 1 - (float)round / FEATURES_ROUNDS;
         for (i = 0; i < num * count; i++) {
             float *u = xy + 2 * (i / count), *v, dx, dy, q, g;
-            if (near[i] == UINT32_MAX) continue;
-            if (!(cosine[i] > 0.05f)) continue;
+            if (near[i] == UINT32_MAX || !(cosine[i] > 0)) continue;
             v = xy + 2 * near[i];
             dx = u[0] - v[0], dy = u[1] - v[1];
-            g = step * cosine[i] * -2 / (1 + dx * dx + dy * dy);
+            q = cosine[i] / cosine[i - i % count]; /* the nearest draws with 1 */
+            g = step * q * q * -2 / (1 + dx * dx + dy * dy);
             dx *= g, dy *= g;
             u[0] += dx, u[1] += dy, v[0] -= dx, v[1] -= dy;
-            for (j = 0; j < 3; j++) {
+            for (j = 0; j < 2; j++) {
                 v = xy + 2 * (features_random(round, 3 * i + j) % num);
                 dx = u[0] - v[0], dy = u[1] - v[1];
                 q = dx * dx + dy * dy;
