@@ -2,7 +2,7 @@
 
     A thin user of sae.h, and the one file of the program with SAE_IMPLEMENTATION.
     Build: make build/sae, or
-        cc -O2 -fopenmp -I. examples/sae.c -lm -o sae
+        make build/page_html.h && cc -O2 -fopenmp -I. -Ibuild examples/sae.c -lm -o sae
 
     Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted.
 
@@ -12,12 +12,19 @@
         >>data      rows of activations in blocks, .npy written in blocks
         >>train     train
         >>use       eval, encode, reconstruct, steer-export
+        >>model     with a language model: eval, features
         >>look      info, tensors
         >>convert   convert
         >>main      help and the verbs
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
+#define NEOX_IMPLEMENTATION
+#include "neox.h"
+#define FEATURES_IMPLEMENTATION
+#include "features.h"
+#define PAGE_IMPLEMENTATION
+#include "page.h"
 
 #include <math.h>
 #include <signal.h>
@@ -419,6 +426,9 @@ typedef struct common {
     const char *dtype, *tensor, *device, *out, *dict_class, *module, *tokens;
     uint64_t dim, threads, batch, batches, k, ctx, splits;
     bool json, raw, use_top_k, use_threshold, dense, delphi;
+    list text; /* with a language model */
+    const char *model, *submodule, *io;
+    bool remove_bos;
 } common;
 
 static int start(const common *c) {
@@ -660,12 +670,13 @@ static int check_rows(const common *c) {
 
 /* Writing over what is being read is refused. */
 static int keep_apart(const char *what, const char *out, const common *c) {
-    const list *lists[3];
+    const list *lists[4];
     size_t i, j;
     lists[0] = &c->data;
     lists[1] = &c->target;
     lists[2] = &c->words;
-    for (i = 0; i < 3; i++)
+    lists[3] = &c->text;
+    for (i = 0; i < 4; i++)
         for (j = 0; j < lists[i]->count; j++)
             if (same_file(out, lists[i]->items[j]))
                 return failed("%s is %s, which is read: it would be lost", what, out);
@@ -1645,6 +1656,8 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     return status;
 }
 
+static int evaluate_in_model(const common *c, const sae_dictionary *dict); /* >>model */
+
 static int verb_use(int argc, char **argv) {
     common c;
     sae_dictionary *dict = NULL;
@@ -1661,7 +1674,10 @@ static int verb_use(int argc, char **argv) {
         { "tensor", TEXT, &c.tensor }, { "threads", COUNT, &c.threads },
         { "device", TEXT, &c.device }, { "quiet", FLAG, &sae.quiet },
         { "delphi", FLAG, &c.delphi }, { "module", TEXT, &c.module }, { "ctx", COUNT, &c.ctx },
-        { "splits", COUNT, &c.splits }, { "tokens", TEXT, &c.tokens }
+        { "splits", COUNT, &c.splits }, { "tokens", TEXT, &c.tokens },
+        { "model", TEXT, &c.model }, { "text", LIST, &c.text },
+        { "submodule", TEXT, &c.submodule }, { "io", TEXT, &c.io },
+        { "remove-bos", FLAG, &c.remove_bos }
     };
     const bool judge = strcmp(sae.verb, "eval") == 0;
     status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
@@ -1673,7 +1689,7 @@ static int verb_use(int argc, char **argv) {
     if (status == DONE) status = start(&c);
     if (status == DONE) status = load(&c, judge, &dict);
     if (status == DONE && judge) {
-        status = evaluate(&c, dict);
+        status = c.model || c.text.count ? evaluate_in_model(&c, dict) : evaluate(&c, dict);
     } else if (status == DONE) {
         status = open_rows(&c, dict, &rows);
         if (status == DONE && strcmp(sae.verb, "encode") == 0 && !c.dense)
@@ -1726,6 +1742,402 @@ static int verb_steer_export(int argc, char **argv) {
         printf("%s: %g times latent %.0f, layer %.0f\n", c.out, (double)steering.value,
                (double)feature, (double)layer);
     sae_dictionary_destroy(dict);
+    return status;
+}
+
+/* ==== >>model: a language model and where a dictionary sits in it ============================= */
+
+typedef struct language { /* --model, --text, --ctx */
+    neox_model *model;
+    neox_tokenizer *tokenizer;
+    neox_contexts contexts;
+    features_text text;
+} language;
+
+static void language_close(language *l) {
+    neox_contexts_free(&l->contexts);
+    neox_tokenizer_close(l->tokenizer);
+    neox_model_close(l->model);
+}
+
+static int language_open(const common *c, language *l) {
+    if (!c->model) return wrong("--model is missing: a folder with config.json, "
+                                "model.safetensors, tokenizer.json");
+    if (!c->text.count) return wrong("--text is missing");
+    if (neox_model_open(sae.ctx, c->model, &l->model) != SAE_OK
+        || neox_tokenizer_open(sae.ctx, c->model, &l->tokenizer) != SAE_OK
+        || neox_contexts_read(sae.ctx, l->tokenizer, c->text.items, c->text.count, (size_t)c->ctx,
+                              &l->contexts) != SAE_OK)
+        return failed_library();
+    l->text.tokens = l->contexts.tokens;
+    l->text.contexts = l->contexts.contexts;
+    l->text.ctx = l->contexts.ctx;
+    return DONE;
+}
+
+/* Names of places in other programs' words; %zu is the layer. */
+static const struct {
+    const char *theirs, *ours, *io;
+} places[] = {
+    { "resid_post_layer_%zu", "gpt_neox.layers.%zu", "out" }, /* the reference's demo */
+    { "resid_out_layer%zu", "gpt_neox.layers.%zu", "out" },   /* its published dictionaries */
+    { "mlp_out_layer%zu", "gpt_neox.layers.%zu.mlp", "out" },
+    { "attn_out_layer%zu", "gpt_neox.layers.%zu.attention", "out" },
+    { "blocks.%zu.hook_resid_post", "gpt_neox.layers.%zu", "out" }, /* SAELens */
+    { "blocks.%zu.hook_resid_pre", "gpt_neox.layers.%zu", "in" },
+    { "blocks.%zu.hook_mlp_out", "gpt_neox.layers.%zu.mlp", "out" },
+    { "blocks.%zu.hook_attn_out", "gpt_neox.layers.%zu.attention", "out" },
+    { "layers.%zu", "gpt_neox.layers.%zu", "out" }, /* sparsify */
+    { "layers.%zu.mlp", "gpt_neox.layers.%zu.mlp", "out" },
+    { "layers.%zu.attention", "gpt_neox.layers.%zu.attention", "out" }
+};
+
+/* The submodule in our words, given in others'; itself if it is none of these. */
+static const char *place_name(const char *given, const char **io) {
+    size_t i, layer = 0;
+    for (i = 0; i < sizeof places / sizeof places[0]; i++) {
+        const char *mark = strstr(places[i].theirs, "%zu"), *digits;
+        size_t stem = (size_t)(mark - places[i].theirs), n;
+        if (strncmp(given, places[i].theirs, stem) != 0) continue;
+        digits = given + stem;
+        n = strspn(digits, "0123456789");
+        if (n == 0 || n > 4 || strcmp(digits + n, mark + 3) != 0) continue;
+        layer = (size_t)strtoul(digits, NULL, 10);
+        if (!*io) *io = places[i].io;
+        mark = (const char *)take(64, 1);
+        snprintf((char *)mark, 64, places[i].ours, layer);
+        return mark;
+    }
+    return given;
+}
+
+/* config.json's "buffer": {"io": ...}; NULL if it has none. Kept by take(). */
+static const char *config_io(const char *path) {
+    const char *file = joined(is_folder(path) ? path : folder_of(path), "config.json");
+    const char *io = NULL;
+    sae_json *root = NULL;
+    if (!file_exists(file) || sae_json_open(sae.ctx, file, &root) != SAE_OK) return NULL;
+    io = sae_json_text(sae_json_get(sae_json_get(root, "buffer"), "io"));
+    if (io) io = with_ending(io, "");
+    sae_json_close(sae.ctx, root);
+    return io;
+}
+
+typedef struct seat { /* where a dictionary sits */
+    const char *submodule, *io;
+    features_place place;
+} seat;
+
+/* From --submodule and --io, else from what the dictionary's files say. */
+static int find_seat(const common *c, const char *path, const sae_dictionary *dict,
+                     const language *l, seat *out) {
+    sae_origin origin = sae_dictionary_origin(dict);
+    sae_config *config = config_beside(path);
+    const sae_trainer_desc *trainer = config ? sae_config_get(config, 0) : NULL;
+    const char *name = c->submodule, *io = c->io;
+    if (!io) io = config_io(path);
+    if (!name && trainer && trainer->submodule_name)
+        name = with_ending(trainer->submodule_name, "");
+    if (config) sae_config_close(config);
+    if (!name && origin.hook[0]) name = with_ending(origin.hook, "");
+    if (!name) return failed("%s does not say where it belongs in the model: --submodule NAME",
+                             path);
+    out->submodule = place_name(name, &io);
+    out->io = io ? io : "out";
+    if (features_place_find(sae.ctx, l->model, dict, out->submodule, out->io, &out->place)
+        == SAE_OK)
+        return DONE;
+    return failed("%s: %s", path, without_function(sae_error(sae.ctx)));
+}
+
+/* ==== >>model: eval =========================================================================== */
+
+/* The columns of the reference's README. */
+static void print_table(const char *const *names, const sae_metrics *m, size_t num) {
+    size_t i, wide = 0;
+    for (i = 0; i < num; i++)
+        if (strlen(names[i]) > wide) wide = strlen(names[i]);
+    printf("%-*s  Variance explained      L1      L0  %% alive  CE diff  %% CE recovered\n",
+           (int)wide, "");
+    for (i = 0; i < num; i++)
+        printf("%-*s  %17.1f%% %7.2f %7.2f  %6.1f%%  %7.4f  %13.1f%%\n", (int)wide, names[i],
+               100 * m[i].frac_variance_explained, m[i].l1_loss, m[i].l0, 100 * m[i].frac_alive,
+               m[i].loss_reconstructed - m[i].loss_original, 100 * m[i].frac_recovered);
+}
+
+static void print_json_metric(const char *name, double value) {
+    if (isfinite(value)) printf("\"%s\": %.9g, ", name, value);
+    else printf("\"%s\": null, ", name);
+}
+
+static int evaluate_in_model(const common *c, const sae_dictionary *dict) {
+    const char *path = c->words.items[0];
+    language l;
+    seat s;
+    features_judge_desc how;
+    sae_metrics m;
+    uint64_t rows = 0;
+    int status;
+    memset(&l, 0, sizeof l);
+    memset(&how, 0, sizeof how);
+    if (c->data.count || c->target.count)
+        return wrong("--data, --target and --model do not go together: rows come from --text");
+    status = language_open(c, &l);
+    if (status == DONE) status = find_seat(c, path, dict, &l, &s);
+    if (status == DONE) {
+        how.batch_size = (size_t)c->batch;
+        how.remove_bos = c->remove_bos;
+        how.bos_token = neox_model_info(l.model).bos_token;
+        if (features_judge(sae.ctx, l.model, &l.text, s.place, &dict, 1, &how, NULL, &m, &rows)
+            != SAE_OK)
+            status = failed_library();
+    }
+    if (status == DONE && c->json) {
+        printf("{");
+#define SAE_X(name) print_json_metric(#name, m.name);
+        SAE_METRICS(SAE_X)
+#undef SAE_X
+        printf("\"n_rows\": %.0f, \"n_tokens\": %.0f}\n", (double)rows,
+               (double)(l.text.contexts * l.text.ctx));
+    } else if (status == DONE) {
+        print_table(&path, &m, 1);
+        printf("CE %.4f of the model, %.4f with the reconstruction at %s (%s), %.4f with zeros; "
+               "%.0f tokens in contexts of %zu\n", m.loss_original, m.loss_reconstructed,
+               s.submodule, s.io, m.loss_zero, (double)(l.text.contexts * l.text.ctx),
+               l.text.ctx);
+    }
+    language_close(&l);
+    return status;
+}
+
+/* ==== >>model: features ======================================================================= */
+
+enum { MOST_RUNS = 32, JUDGED_CONTEXTS = 128 };
+
+typedef struct feature_options {
+    common c;
+    list log;
+    uint64_t features, contexts;
+    bool no_effects;
+} feature_options;
+
+typedef struct feature_run {
+    const char *path, *name;
+    sae_dictionary *dict;
+    seat s;
+    features *f;
+} feature_run;
+
+static bool show_share(void *user, double done) {
+    static double shown = -1;
+    const char *what = (const char *)user;
+    double now = now_seconds();
+    char bar[21];
+    size_t i;
+    if (sae.quiet || !isatty(fileno(stderr)) || (now - shown < 0.2 && done < 1)) return true;
+    for (i = 0; i < 20; i++) bar[i] = (double)i < done * 20 ? '#' : '-';
+    bar[20] = 0;
+    fprintf(stderr, "\r[%s] %3.0f%% %s\x1b[K%s", bar, 100 * done, what, done < 1 ? "" : "\r\x1b[K");
+    fflush(stderr);
+    shown = now;
+    return true;
+}
+
+/* The dictionaries named; the folder of a sweep stands for all in it. */
+static int list_runs(const feature_options *o, feature_run *runs, size_t *num) {
+    size_t i, t;
+    *num = 0;
+    for (i = 0; i < o->c.words.count; i++) {
+        const char *path = o->c.words.items[i];
+        bool sweep = is_folder(joined(path, "trainer_0"))
+                     && !file_exists(joined(path, "config.json"));
+        for (t = 0; t == 0 || sweep; t++) {
+            char name[32];
+            snprintf(name, sizeof name, "trainer_%zu", t);
+            if (sweep && !is_folder(joined(path, name))) break;
+            if (*num == MOST_RUNS)
+                return wrong("more than %d dictionaries: name fewer", (int)MOST_RUNS);
+            runs[(*num)++].path = sweep ? joined(path, name) : path;
+        }
+    }
+    return *num ? DONE : wrong("which dictionary? One or several folders come first");
+}
+
+/* Trainers' names where they differ, else the folders'. */
+static void name_runs(feature_run *runs, size_t num) {
+    bool differ = true;
+    size_t i, j;
+    for (i = 0; i < num; i++) {
+        sae_config *config = config_beside(runs[i].path);
+        runs[i].name = config && sae_config_get(config, 0)->kind
+                           ? sae_trainer_name(sae_config_get(config, 0)->kind) : "";
+        if (config) sae_config_close(config);
+        for (j = 0; j < i; j++)
+            if (strcmp(runs[i].name, runs[j].name) == 0) differ = false;
+        if (!runs[i].name[0]) differ = false;
+    }
+    for (i = 0; i < num && !differ; i++) {
+        char *copy = with_ending(runs[i].path, ""), *slash;
+        size_t n = strlen(copy);
+        while (n > 1 && copy[n - 1] == '/') copy[--n] = 0;
+        slash = strrchr(copy, '/');
+        runs[i].name = slash && slash[1] ? slash + 1 : copy;
+    }
+}
+
+/* --log, else log.jsonl in the run's folder or the one above; whose lines are the run's. */
+static void find_log(const feature_options *o, const feature_run *run, size_t index,
+                     page_run *out) {
+    const char *trainer = strstr(run->path, "trainer_"), *next;
+    out->log_trainer = -1;
+    if (index < o->log.count) out->log = o->log.items[index];
+    else if (o->log.count == 1) out->log = o->log.items[0];
+    else if (file_exists(joined(run->path, "log.jsonl"))) out->log = joined(run->path, "log.jsonl");
+    else if (file_exists(joined(run->path, "../log.jsonl")))
+        out->log = joined(run->path, "../log.jsonl");
+    while (trainer && (next = strstr(trainer + 1, "trainer_")) != NULL) trainer = next;
+    if (trainer && strspn(trainer + 8, "0123456789"))
+        out->log_trainer = (int64_t)strtol(trainer + 8, NULL, 10);
+}
+
+/* Up to JUDGED_CONTEXTS of the text's contexts, evenly. */
+static features_text judged_text(const features_text *text) {
+    features_text some = *text;
+    int32_t *tokens;
+    size_t i;
+    if (text->contexts <= JUDGED_CONTEXTS) return some;
+    tokens = (int32_t *)take(JUDGED_CONTEXTS * text->ctx, sizeof *tokens);
+    for (i = 0; i < JUDGED_CONTEXTS; i++)
+        memcpy(tokens + i * text->ctx,
+               text->tokens + i * text->contexts / JUDGED_CONTEXTS * text->ctx,
+               text->ctx * sizeof *tokens);
+    some.tokens = tokens;
+    some.contexts = JUDGED_CONTEXTS;
+    return some;
+}
+
+/* Opens every dictionary and finds its seat. */
+static int open_runs(const feature_options *o, const language *l, feature_run *runs, size_t num) {
+    size_t i;
+    for (i = 0; i < num; i++) {
+        common one = o->c;
+        features_desc desc;
+        int status;
+        one.words.items = &runs[i].path;
+        one.words.count = 1;
+        status = load(&one, false, &runs[i].dict);
+        if (status == DONE) status = find_seat(&o->c, runs[i].path, runs[i].dict, l, &runs[i].s);
+        if (status != DONE) return status;
+        memset(&desc, 0, sizeof desc);
+        desc.dict = runs[i].dict;
+        desc.place = runs[i].s.place;
+        desc.ctx = l->text.ctx;
+        desc.vocab_size = neox_model_info(l->model).vocab_size;
+        if (features_create(sae.ctx, &desc, &runs[i].f) != SAE_OK) return failed_library();
+    }
+    return DONE;
+}
+
+static int judge_runs(const language *l, const feature_run *runs, page_run *shown, size_t num) {
+    features_text text = judged_text(&l->text);
+    features_judge_desc how;
+    size_t i;
+    memset(&how, 0, sizeof how);
+    for (i = 0; i < num; i++) {
+        const sae_dictionary *dict = runs[i].dict;
+        features_progress progress = { show_share, NULL };
+        char what[64];
+        snprintf(what, sizeof what, "loss with dictionary %zu of %zu", i + 1, num);
+        progress.user = what;
+        if (features_judge(sae.ctx, l->model, &text, runs[i].s.place, &dict, 1, &how, &progress,
+                           &shown[i].metrics, &shown[i].eval_tokens) != SAE_OK)
+            return failed_library();
+    }
+    return DONE;
+}
+
+static int show_features(const feature_options *o, language *l, feature_run *runs, size_t num) {
+    page_run *shown = (page_run *)take(num, sizeof *shown);
+    features **passes = (features **)take(num, sizeof *passes);
+    const char **names = (const char **)take(num, sizeof *names);
+    sae_metrics *metrics = (sae_metrics *)take(num, sizeof *metrics);
+    features_progress progress = { show_share, NULL };
+    const char *text = strrchr(o->c.text.items[0], '/');
+    page_desc desc;
+    size_t i;
+    int status;
+    if (o->contexts && o->contexts < l->text.contexts) l->text.contexts = (size_t)o->contexts;
+    status = open_runs(o, l, runs, num);
+    if (status == DONE) status = judge_runs(l, runs, shown, num);
+    if (status != DONE) return status;
+    for (i = 0; i < num; i++) passes[i] = runs[i].f;
+    progress.user = (void *)"reading the text";
+    if (features_collect(l->model, &l->text, passes, num, &progress) != SAE_OK)
+        return failed_library();
+    name_runs(runs, num);
+    for (i = 0; i < num; i++) {
+        shown[i].name = names[i] = runs[i].name;
+        shown[i].trainer = "";
+        shown[i].submodule = runs[i].s.submodule;
+        shown[i].io = runs[i].s.io;
+        shown[i].f = runs[i].f;
+        shown[i].dict = runs[i].dict;
+        shown[i].place = runs[i].s.place;
+        metrics[i] = shown[i].metrics;
+        find_log(o, &runs[i], i, &shown[i]);
+    }
+    memset(&desc, 0, sizeof desc);
+    desc.model = l->model;
+    desc.tokenizer = l->tokenizer;
+    desc.model_name = o->c.model;
+    desc.text_name = text && text[1] ? text + 1 : o->c.text.items[0];
+    desc.text = l->text;
+    desc.runs = shown;
+    desc.num_runs = num;
+    desc.max_features = (size_t)o->features;
+    desc.ablate_contexts = desc.steer_contexts = o->no_effects ? SIZE_MAX : 0;
+    desc.progress.call = show_share;
+    desc.progress.user = (void *)"measuring features";
+    if (page_write(sae.ctx, &desc, o->c.out) != SAE_OK) return failed_library();
+    if (sae.quiet) return DONE;
+    print_table(names, metrics, num);
+    printf("%s\n", o->c.out);
+    return DONE;
+}
+
+static int verb_features(int argc, char **argv) {
+    static feature_run runs[MOST_RUNS];
+    feature_options o;
+    language l;
+    size_t num = 0, i;
+    int status;
+    memset(&o, 0, sizeof o);
+    memset(&l, 0, sizeof l);
+    const option options[] = {
+        { "model", TEXT, &o.c.model }, { "text", LIST, &o.c.text }, { "out", TEXT, &o.c.out },
+        { "ctx", SIZE, &o.c.ctx }, { "contexts", SIZE, &o.contexts },
+        { "submodule", TEXT, &o.c.submodule }, { "io", TEXT, &o.c.io }, { "log", LIST, &o.log },
+        { "features", SIZE, &o.features }, { "no-effects", FLAG, &o.no_effects },
+        { "raw", FLAG, &o.c.raw }, { "dict-class", TEXT, &o.c.dict_class }, { "k", SIZE, &o.c.k },
+        { "use-top-k", FLAG, &o.c.use_top_k }, { "use-threshold", FLAG, &o.c.use_threshold },
+        { "threads", COUNT, &o.c.threads }, { "device", TEXT, &o.c.device },
+        { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &o.c.words, NULL);
+    if (status == DONE) status = list_runs(&o, runs, &num);
+    if (status == DONE && !o.c.out) status = wrong("--out is missing");
+    if (status == DONE && is_folder(o.c.out))
+        status = failed("--out is %s, a folder: name a file, PAGE.html", o.c.out);
+    if (status == DONE) status = need_folder("out", o.c.out);
+    if (status == DONE) status = keep_apart("--out", o.c.out, &o.c);
+    if (status == DONE) status = start(&o.c);
+    if (status == DONE) status = language_open(&o.c, &l);
+    if (status == DONE) status = show_features(&o, &l, runs, num);
+    for (i = 0; i < num; i++) {
+        features_destroy(runs[i].f);
+        sae_dictionary_destroy(runs[i].dict);
+    }
+    language_close(&l);
     return status;
 }
 
@@ -2311,6 +2723,8 @@ static const char help_all[] =
     "\n"
     "  sae train --data FILE... --trainer NAME --dict-size M --steps N --out DIR\n"
     "  sae eval DIR --data FILE          how good it is\n"
+    "  sae eval DIR --model M --text FILE             and what the model's loss becomes with it\n"
+    "  sae features DIR... --model M --text FILE --out PAGE.html   what its features mean\n"
     "  sae encode DIR --data FILE --out F.npz         latents of each row\n"
     "  sae reconstruct DIR --data FILE --out F.npy\n"
     "  sae steer-export DIR --feature I --layer L --out F.gguf   a direction for llama.cpp\n"
@@ -2351,6 +2765,15 @@ static const char help_train[] =
 
 static const char help_eval[] =
     "sae eval DIR --data FILE... [--target FILE] [--batch N] [--batches N] [--json]\n"
+    "sae eval DIR --model M --text FILE... [--ctx N] [--batch N] [--remove-bos] [--json]\n"
+    "\n"
+    "  With a language model the rows are its activations at the dictionary's submodule (from its "
+    "files,\n"
+    "  or --submodule NAME and --io in|out|in_and_out) while it reads the text in contexts of N "
+    "(128)\n"
+    "  tokens; and its loss is measured as it is, with the reconstruction and with zeros in place "
+    "of the\n"
+    "  rows, at every position. Prints the table of the reference's README.\n"
     "\n"
     "  The reference's evaluate() over the batches, in the order of the file. l1_loss is that of "
     "the\n"
@@ -2363,6 +2786,28 @@ static const char help_eval[] =
     "  --dim N, --dtype T              of raw data;  --tensor NAME of a .safetensors\n"
     "  --batch N (2048)                whole batches are judged, the rows that are left are not\n"
     "  --threads N, --quiet\n";
+
+static const char help_features[] =
+    "sae features DIR... --model M --text FILE... --out PAGE.html\n"
+    "\n"
+    "  One page, no network: for each feature the contexts where it fires most, its tokens, what "
+    "its\n"
+    "  direction says and what the model does without and with it; the runs side by side. "
+    "Beside it\n"
+    "  PAGE.json in Neuronpedia's layout (PAGE.0.json, ... of several). A folder of a sweep stands "
+    "for\n"
+    "  all dictionaries in it.\n"
+    "  --model M         a folder with config.json, model.safetensors, tokenizer.json (GPT-NeoX)\n"
+    "  --text FILE...    cut into contexts of --ctx N (128) tokens; --contexts N: the first N "
+    "alone\n"
+    "  --submodule NAME, --io in|out|in_and_out    where it sits, if its files do not say\n"
+    "  --features N (2000)    on the page, of all runs together: those with most energy, the sum "
+    "of\n"
+    "                    f^2 |w|^2. 2000 make some 4 MB\n"
+    "  --log F.jsonl...  of the training; default log.jsonl in DIR or above\n"
+    "  --no-effects      leave out ablating and steering, which run the model most\n"
+    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --threads, --quiet: as in sae eval\n"
+    "  --help\n";
 
 static const char help_encode[] =
     "sae encode DIR --data FILE... --out F.npz\n"
@@ -2433,7 +2878,7 @@ static const struct {
     { "steer-export", help_steer_export, verb_steer_export },
     { "info", help_info, verb_info }, { "tensors", help_tensors, verb_tensors },
     { "convert", help_convert, verb_convert },
-    { "activations", "", NULL }, { "features", "", NULL },
+    { "features", help_features, verb_features }, { "activations", "", NULL },
     { "tokenize", "", NULL }, { "detokenize", "", NULL }, { "logits", "", NULL }
 };
 enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };
