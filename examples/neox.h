@@ -1219,8 +1219,8 @@ static sae_result neoxi_run_check(neox_model *m, const neox_forward_desc *desc, 
     size_t n;
     if (!desc || !desc->tokens || !desc->contexts || !desc->ctx
         || !neoxi_mul(desc->contexts, desc->ctx, &n) || n > INT32_MAX || desc->ctx > 1000000)
-        return sae_fail(m->ctx, SAE_INVALID, "neox_forward: contexts is %zu, ctx is %zu, tokens may "
-                        "not be NULL, allowed are up to 2^31 tokens, ctx from 1 to 1000000",
+        return sae_fail(m->ctx, SAE_INVALID, "neox_forward: contexts is %zu, ctx is %zu, tokens "
+                        "may not be NULL, allowed are up to 2^31 tokens, ctx from 1 to 1000000",
                         desc ? desc->contexts : 0, desc ? desc->ctx : 0);
     for (size_t i = 0; i < n; i++)
         if (desc->tokens[i] >= 0 && (size_t)desc->tokens[i] >= m->info.vocab_size)
@@ -1235,8 +1235,8 @@ static sae_result neoxi_run_check(neox_model *m, const neox_forward_desc *desc, 
                             "neox_site_find does not give", i);
     for (size_t i = 0; desc->rows && i < desc->num_rows; i++)
         if (desc->rows[i] >= n)
-            return sae_fail(m->ctx, SAE_INVALID, "neox_forward: rows[%zu] is %zu, allowed are those "
-                            "below %zu", i, desc->rows[i], n);
+            return sae_fail(m->ctx, SAE_INVALID, "neox_forward: rows[%zu] is %zu, allowed are "
+                            "those below %zu", i, desc->rows[i], n);
     *rows = n;
     return SAE_OK;
 }
@@ -1279,8 +1279,8 @@ static sae_result neoxi_run_memory(neoxi_run *run) {
         m->memory_floats = 0;
         m->memory = floats ? (float *)malloc((floats + 16) * sizeof(float)) : NULL;
         if (!m->memory)
-            return sae_fail(m->ctx, SAE_OUT_OF_MEMORY, "neox_forward: no memory for %zu contexts of "
-                            "%zu tokens", run->desc->contexts, run->ctx);
+            return sae_fail(m->ctx, SAE_OUT_OF_MEMORY, "neox_forward: no memory for %zu contexts "
+                            "of %zu tokens", run->desc->contexts, run->ctx);
         m->memory_floats = floats;
     }
     skip = (64 - ((uintptr_t)m->memory & 63)) % 64 / sizeof(float);
@@ -1506,8 +1506,8 @@ static bool neoxi_cluster_end(neoxi_cluster *k, neox_text *out) {
     return true;
 }
 
-/* Appends the NFC of text. A character below U+0300 with another behind it is as it should be, and is
-   copied; others wait in k for what may join them. */
+/* Appends the NFC of text. A character below U+0300 with another behind it is as it should be, and
+   is copied; others wait in k for what may join them. */
 static bool neoxi_nfc(const unsigned char *s, size_t size, neoxi_cluster *k, neox_text *out) {
     size_t plain = 0; /* [plain, at) is to be copied; empty while something waits */
     k->count = 0;
@@ -1705,8 +1705,8 @@ static sae_result neoxi_normalizer(neoxi_reader *r, const sae_json *v) {
 static sae_result neoxi_pre_tokenizer(neoxi_reader *r, const sae_json *v) {
     const sae_json *regex = sae_json_get(v, "use_regex");
     if (strcmp(neoxi_type(v), "ByteLevel") != 0)
-        return neoxi_refuse(r->t, SAE_UNSUPPORTED, "the pre_tokenizer is %s, supported is ByteLevel",
-                            neoxi_type(v));
+        return neoxi_refuse(r->t, SAE_UNSUPPORTED,
+                            "the pre_tokenizer is %s, supported is ByteLevel", neoxi_type(v));
     r->t->prefix_space = neoxi_is_true(v, "add_prefix_space");
     r->t->no_regex = regex && sae_json_number(regex) == 0;
     return SAE_OK;
@@ -1926,15 +1926,16 @@ static sae_result neoxi_read_rest(neoxi_reader *r) {
     t->unknown = -1;
     if (unknown) {
         const sae_json *v = sae_json_get(r->vocab, unknown);
-        if (!v) return neoxi_refuse(t, SAE_FORMAT, "unk_token %s is not in the vocabulary", unknown);
+        if (!v)
+            return neoxi_refuse(t, SAE_FORMAT, "unk_token %s is not in the vocabulary", unknown);
         t->unknown = (int32_t)sae_json_number(v);
     }
     for (int i = 0; i < 2; i++) {
         const neox_tokens *ids = i ? &t->after : &t->before;
         for (size_t j = 0; j < ids->count; j++)
             if (ids->id[j] < 0 || (size_t)ids->id[j] >= t->size || !t->token[ids->id[j]].there)
-                return neoxi_refuse(t, SAE_FORMAT, "the post_processor adds the id %ld, which is no "
-                                    "token's", (long)ids->id[j]);
+                return neoxi_refuse(t, SAE_FORMAT, "the post_processor adds the id %ld, which is "
+                                    "no token's", (long)ids->id[j]);
     }
     return SAE_OK;
 }
@@ -2593,8 +2594,8 @@ SAE_API sae_result neox_source_create(sae_context *ctx, const neox_source_desc *
     size_t rows, floats, target;
     if (!ctx || !desc || !out || !desc->model || !desc->ctx || !desc->read == !desc->tokens
         || (desc->tokens && !desc->contexts))
-        return sae_fail(ctx, SAE_INVALID, "neox_source_create: contexts is %zu, ctx is %zu, allowed "
-                        "are a model, sizes from 1, and one of tokens and read",
+        return sae_fail(ctx, SAE_INVALID, "neox_source_create: contexts is %zu, ctx is %zu, "
+                        "allowed are a model, sizes from 1, and one of tokens and read",
                         desc ? desc->contexts : 0, desc ? desc->ctx : 0);
     target = desc->target ? neox_site_dim(desc->model, *desc->target) : 0;
     if (desc->target && target != neox_site_dim(desc->model, desc->site))
@@ -2616,8 +2617,8 @@ SAE_API sae_result neox_source_create(sae_context *ctx, const neox_source_desc *
         if (desc->read) s->tokens = (int32_t *)malloc(rows * sizeof *s->tokens);
     }
     if (!s->rows[0] || (desc->target && !s->rows[1]) || !s->place || (desc->read && !s->tokens)) {
-        sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_source_create: no memory for batches of %zu contexts "
-                 "of %zu tokens", s->desc.batch, desc->ctx);
+        sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_source_create: no memory for batches of %zu "
+                 "contexts of %zu tokens", s->desc.batch, desc->ctx);
         neox_source_destroy(s);
         return SAE_OUT_OF_MEMORY;
     }
@@ -2879,7 +2880,8 @@ static inline neoxi_v neoxi_vact(neoxi_act act, neoxi_v x) {
 static void NEOXI_FN(neoxi_activate)(neoxi_act act, size_t n, float *x) {
     size_t i = 0;
     if (act == NEOXI_GELU) /* the one that matters, without the switch inside */
-        for (; i + 16 <= n; i += 16) neoxi_vstore(x + i, neoxi_vact(NEOXI_GELU, neoxi_vload(x + i)));
+        for (; i + 16 <= n; i += 16)
+            neoxi_vstore(x + i, neoxi_vact(NEOXI_GELU, neoxi_vload(x + i)));
     for (; i + 16 <= n; i += 16) neoxi_vstore(x + i, neoxi_vact(act, neoxi_vload(x + i)));
     if (i < n) {
         float f[16];
@@ -3037,7 +3039,8 @@ static void NEOXI_FN(neoxi_attend)(const neoxi_head *h) {
         for (size_t c = 0; c < d; c++)
             keys[c * wide + t] = t < h->ctx ? h->k[t * h->stride + c] : 0;
     for (size_t t = 0; t < h->ctx; t++)
-        for (size_t c = 0; c < deep; c++) values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
+        for (size_t c = 0; c < deep; c++)
+            values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
     for (size_t i = 0; i < h->ctx; i += NEOXI_ROWS) {
         size_t rows = h->ctx - i < NEOXI_ROWS ? h->ctx - i : NEOXI_ROWS, seen = i + rows;
         const float *at[NEOXI_ROWS];
