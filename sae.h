@@ -625,6 +625,9 @@ typedef struct sae_train_desc {
     void (*log)(void *user, size_t trainer, const sae_stats *stats);
     bool (*progress)(void *user, const sae_progress *progress); /* every step; false stops */
     void *user;
+    /* written into config.json, for other programs */
+    const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
+    size_t ctx_len;                   /* tokens of a context; default 128 */
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
@@ -13298,19 +13301,21 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
     return SAE_OK;
 }
 
-/* config.json of all. "buffer" has the reference's keys, as other programs ask for them; rows count
-   as contexts of 128, the reference's default, since rows alone do not tell. */
+/* config.json of all. "buffer" has the reference's keys, as other programs ask for them; where
+   nobody says how long contexts are, rows count as contexts of 128, the reference's default. */
 static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
     const sae_buffer_desc *b = &l->buffer->desc;
     saei_text *t = &l->about_buffer, *own = &l->about_run;
+    size_t ctx_len = l->desc->ctx_len ? l->desc->ctx_len : 128;
+    const char *io = l->desc->io ? l->desc->io : l->buffer->num_streams == 2 ? "in_and_out" : "out";
     for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
         sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
         t->size = own->size = 0;
-        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": \"%s\", \"n_ctxs\": %zu, "
-                      "\"ctx_len\": 128, \"refresh_batch_size\": 512, \"out_batch_size\": %zu, "
-                      "\"device\": \"cpu\"}",
-                      l->dim, l->buffer->num_streams == 2 ? "in_and_out" : "out",
-                      saei_ceil_div(b->rows, 128), b->batch_size);
+        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": ", l->dim);
+        saei_text_add_json_string(t, io);
+        saei_text_add(t, ", \"n_ctxs\": %zu, \"ctx_len\": %zu, \"refresh_batch_size\": 512, "
+                      "\"out_batch_size\": %zu, \"device\": \"cpu\"}",
+                      saei_ceil_div(b->rows, ctx_len), ctx_len, b->batch_size);
         saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
         if (l->desc->normalize_activations) saei_text_add_real(own, (double)l->factor);
         else saei_text_add(own, "null");

@@ -13,6 +13,7 @@
         >>train     train
         >>use       eval, encode, reconstruct, steer-export
         >>model     with a language model: eval, features
+        >>read      tokenize, detokenize, logits, activations; a text's rows to train on
         >>look      info, tensors
         >>convert   convert
         >>main      help and the verbs
@@ -105,8 +106,8 @@ static void warn(const char *format, ...) {
 /* A library message without the function's name: of "sae_train: steps is 0", "steps is 0". */
 static const char *without_function(const char *message) {
     size_t n = strspn(message, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    return strncmp(message, "sae_", 4) == 0 && strncmp(message + n, ": ", 2) == 0 ? message + n + 2
-                                                                                  : message;
+    bool ours = strncmp(message, "sae_", 4) == 0 || strncmp(message, "neox_", 5) == 0;
+    return ours && strncmp(message + n, ": ", 2) == 0 ? message + n + 2 : message;
 }
 
 static int failed_library(void) {
@@ -691,6 +692,7 @@ typedef struct npy_writer {
     const char *path, *temporary, *descr;
     uint64_t rows;
     size_t width; /* 0: one dimension */
+    size_t group; /* rows of one element of a first dimension of three; 0: none */
 } npy_writer;
 
 /* Brought to the disk. */
@@ -703,9 +705,13 @@ static bool synced(FILE *file) {
 }
 
 static bool npy_put_header(npy_writer *w) {
-    char text[128], shape[64];
+    char text[128], shape[80];
     size_t n;
-    if (w->width) snprintf(shape, sizeof shape, "(%.0f, %.0f)", (double)w->rows, (double)w->width);
+    if (w->group)
+        snprintf(shape, sizeof shape, "(%.0f, %zu, %zu)", (double)(w->rows / w->group), w->group,
+                 w->width);
+    else if (w->width)
+        snprintf(shape, sizeof shape, "(%.0f, %.0f)", (double)w->rows, (double)w->width);
     else snprintf(shape, sizeof shape, "(%.0f,)", (double)w->rows);
     memset(text, ' ', sizeof text);
     memcpy(text, "\x93NUMPY\x01\x00\x76\x00", 10); /* 118 bytes follow */
@@ -758,6 +764,12 @@ static int npy_finish(npy_writer *w, bool keep) {
 }
 
 /* ==== >>train ================================================================================= */
+
+/* Rows of a language model that reads --text, >>read. */
+typedef struct text_rows text_rows;
+static int text_rows_open(const common *c, text_rows **rows, sae_source_desc *source);
+static void text_rows_close(text_rows *rows);
+static size_t text_rows_layer(const text_rows *rows);
 
 static volatile sig_atomic_t interrupted;
 
@@ -1135,6 +1147,7 @@ static int verb_train(int argc, char **argv) {
     sae_trainer_desc *trainers = NULL;
     sae_config **configs;
     uint64_t *save_steps;
+    text_rows *read = NULL;
     size_t num = 0, i;
     int status;
     memset(&o, 0, sizeof o);
@@ -1151,7 +1164,10 @@ static int verb_train(int argc, char **argv) {
         { "save-steps", TEXT, &o.save_steps }, { "backup-steps", COUNT, &o.backup_steps },
         { "resume", FLAG, &o.resume }, { "dim", SIZE, &o.c.dim }, { "dtype", TEXT, &o.c.dtype },
         { "tensor", TEXT, &o.c.tensor }, { "threads", COUNT, &o.c.threads },
-        { "device", TEXT, &o.c.device }, { "seed", TEXT, &o.seed }, { "quiet", FLAG, &sae.quiet }
+        { "device", TEXT, &o.c.device }, { "seed", TEXT, &o.seed }, { "quiet", FLAG, &sae.quiet },
+        { "model", TEXT, &o.c.model }, { "text", LIST, &o.c.text },
+        { "submodule", TEXT, &o.c.submodule }, { "io", TEXT, &o.c.io }, { "ctx", SIZE, &o.c.ctx },
+        { "remove-bos", FLAG, &o.c.remove_bos }
     };
     const size_t count = sizeof options / sizeof options[0];
     status = parse(argc, argv, options, count, &o.c.words, &o.others);
@@ -1161,7 +1177,12 @@ static int verb_train(int argc, char **argv) {
     configs = (sae_config **)take(o.config.count, sizeof *configs);
     save_steps = (uint64_t *)take(4096, sizeof *save_steps);
     status = collect_trainers(&o, options, count, configs, &trainers, &num);
-    if (status == DONE && !o.c.data.count) status = wrong("--data is missing");
+    if (status == DONE && !o.c.data.count && !o.c.text.count)
+        status = wrong("--data is missing (or --model, --text and --submodule)");
+    if (status == DONE && o.c.text.count && (o.c.data.count || o.c.target.count))
+        status = wrong("--text and --data do not go together: rows come from one of them");
+    if (status == DONE && !o.c.text.count && (o.c.model || o.c.submodule || o.c.io))
+        status = wrong("--text is missing: what the model shall read");
     if (status == DONE && !o.c.out) status = wrong("--out is missing");
     if (status == DONE && o.order && strcmp(o.order, "shuffle") && strcmp(o.order, "sequential"))
         status = wrong("--order is %s, allowed are shuffle, sequential", o.order);
@@ -1185,6 +1206,15 @@ static int verb_train(int argc, char **argv) {
     if (status == DONE && o.log) status = keep_apart("--log", o.log, &o.c);
     if (status == DONE) status = keep_apart("--out", o.c.out, &o.c);
     if (status == DONE) status = check_rows(&o.c);
+    if (status == DONE && o.c.text.count)
+        status = text_rows_open(&o.c, &read, &desc.buffer.source);
+    for (i = 0; read && i < num; i++) { /* where eval finds the place again */
+        if (!trainers[i].lm_name) trainers[i].lm_name = o.c.model;
+        if (!trainers[i].submodule_name) trainers[i].submodule_name = o.c.submodule;
+        if (!trainers[i].layer) trainers[i].layer = (int64_t)text_rows_layer(read);
+        desc.io = o.c.io;
+        desc.ctx_len = (size_t)o.c.ctx;
+    }
     if (status == DONE) {
         if (o.heads > 1 && num == 1) { /* one dictionary a head */
             sae_trainer_desc *heads = (sae_trainer_desc *)take((size_t)o.heads, sizeof *heads);
@@ -1208,6 +1238,7 @@ static int verb_train(int argc, char **argv) {
         warn_replaced(&desc);
         status = run_training(&o, &desc);
     }
+    text_rows_close(read);
     for (i = 0; i < o.config.count; i++)
         if (configs[i]) sae_config_close(configs[i]);
     return status;
@@ -2141,6 +2172,460 @@ static int verb_features(int argc, char **argv) {
     return status;
 }
 
+/* ==== >>read: tokens ========================================================================== */
+
+/* Ids as int32, whole: one dimension. */
+static int write_ids(const char *path, const int32_t *ids, uint64_t rows, uint64_t columns) {
+    sae_tensor t;
+    set_tensor(&t, "", SAE_I32, rows, columns, ids);
+    if (sae_tensor_file_write(sae.ctx, path, &t, 1) != SAE_OK) return failed_library();
+    return DONE;
+}
+
+/* All bytes of a file into memory that lives until the program ends. */
+static int read_whole(const char *path, char **data, size_t *size) {
+    FILE *file;
+    int64_t length;
+    if (is_folder(path)) return failed("%s is a folder", path);
+    file = fopen(path, "rb");
+    if (!file) return failed("%s: there is no such file", path);
+    if (seek_end(file) != 0 || (length = tell(file)) < 0) {
+        fclose(file);
+        return failed("%s: has no size", path);
+    }
+    rewind(file);
+    *size = (size_t)length;
+    *data = (char *)take(*size + 1, 1);
+    length = (int64_t)fread(*data, 1, *size, file);
+    fclose(file);
+    return length == (int64_t)*size ? DONE : failed("%s: reading failed", path);
+}
+
+/* M, the model's folder, comes first. */
+static int model_word(common *c) {
+    if (c->words.count == 0) return wrong("which model? A folder with tokenizer.json comes first");
+    if (c->words.count > 1) return wrong("%s belongs to no option", c->words.items[1]);
+    if (!c->out) return wrong("--out is missing");
+    c->model = c->words.items[0];
+    return need_folder("out", c->out);
+}
+
+static int verb_tokenize(int argc, char **argv) {
+    common c;
+    neox_tokenizer *tokenizer = NULL;
+    neox_tokens ids = { NULL, 0, 0 };
+    size_t i, size = 0, bytes = 0;
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = {
+        { "text", LIST, &c.text }, { "out", TEXT, &c.out }, { "threads", COUNT, &c.threads },
+        { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE) status = model_word(&c);
+    if (status == DONE && !c.text.count) status = wrong("--text is missing");
+    if (status == DONE) status = keep_apart("--out", c.out, &c);
+    if (status == DONE) status = start(&c);
+    if (status == DONE && neox_tokenizer_open(sae.ctx, c.model, &tokenizer) != SAE_OK)
+        status = failed_library();
+    for (i = 0; i < c.text.count && status == DONE; i++) {
+        char *text = NULL;
+        status = read_whole(c.text.items[i], &text, &size);
+        bytes += size;
+        if (status == DONE && neox_encode(tokenizer, text, size, &ids) != SAE_OK)
+            status = failed_library();
+    }
+    if (status == DONE) status = write_ids(c.out, ids.id, ids.count, 0);
+    if (status == DONE && !sae.quiet)
+        printf("%s: %zu tokens of %zu bytes\n", c.out, ids.count, bytes);
+    neox_tokens_free(&ids);
+    neox_tokenizer_close(tokenizer);
+    return status;
+}
+
+static int verb_detokenize(int argc, char **argv) {
+    common c;
+    neox_tokenizer *tokenizer = NULL;
+    neox_contexts ids = { NULL, 0, 0, 0 };
+    neox_text text = { NULL, 0, 0 };
+    FILE *file;
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = {
+        { "tokens", TEXT, &c.tokens }, { "out", TEXT, &c.out }, { "threads", COUNT, &c.threads },
+        { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE) status = model_word(&c);
+    if (status == DONE && !c.tokens) status = wrong("--tokens is missing");
+    if (status == DONE && same_file(c.tokens, c.out))
+        status = failed("--out is %s, which is read: it would be lost", c.out);
+    if (status == DONE) status = start(&c);
+    if (status == DONE
+        && (neox_tokenizer_open(sae.ctx, c.model, &tokenizer) != SAE_OK
+            || neox_contexts_read(sae.ctx, NULL, &c.tokens, 1, 1, &ids) != SAE_OK
+            || neox_decode(tokenizer, ids.tokens, ids.contexts, &text) != SAE_OK))
+        status = failed_library();
+    if (status == DONE) {
+        file = fopen(c.out, "wb");
+        if (!file) status = failed("%s: cannot be written", c.out);
+        else {
+            bool good = fwrite(text.data, 1, text.size, file) == text.size;
+            if (fclose(file) != 0 || !good)
+                status = failed("%s: writing failed (is the disk full?)", c.out);
+        }
+    }
+    if (status == DONE && !sae.quiet)
+        printf("%s: %zu bytes of %zu tokens\n", c.out, text.size, ids.contexts);
+    neox_text_free(&text);
+    neox_contexts_free(&ids);
+    neox_tokenizer_close(tokenizer);
+    return status;
+}
+
+/* ==== >>read: logits ========================================================================== */
+
+static sae_result put_logits(void *user, const float *logits, size_t first, size_t count) {
+    npy_writer *w = (npy_writer *)user;
+    (void)first;
+    if (npy_put(w, logits, sizeof *logits, count) == DONE) return SAE_OK;
+    return sae_fail(sae.ctx, SAE_IO, "%s: writing failed (is the disk full?)", w->path);
+}
+
+/* Some 2048 tokens at a time. */
+static int write_logits(const common *c, neox_model *model, const neox_contexts *all) {
+    size_t batch = all->ctx < 2048 ? 2048 / all->ctx : 1, at, num;
+    double loss = 0, *losses = (double *)take(batch, sizeof *losses);
+    size_t predictions = 0, *counts = (size_t *)take(batch, sizeof *counts), i;
+    neox_forward_desc run;
+    npy_writer out;
+    int status;
+    memset(&run, 0, sizeof run);
+    memset(&out, 0, sizeof out);
+    out.group = all->ctx;
+    status = npy_create(&out, c->out, ".tmp", "<f4", neox_model_info(model).vocab_size);
+    run.ctx = all->ctx;
+    run.logits = put_logits;
+    run.user = &out;
+    run.loss = losses;
+    run.predictions = counts;
+    for (at = 0; at < all->contexts && status == DONE; at += num) {
+        num = batch < all->contexts - at ? batch : all->contexts - at;
+        run.tokens = all->tokens + at * all->ctx;
+        run.contexts = num;
+        if (neox_forward(model, &run) != SAE_OK) status = failed_library();
+        for (i = 0; i < num && status == DONE; i++) {
+            loss += losses[i];
+            predictions += counts[i];
+        }
+    }
+    if (status == DONE) status = npy_finish(&out, false);
+    npy_abandon(&out);
+    if (status == DONE && !sae.quiet)
+        printf("%s: %zu contexts of %zu tokens, cross-entropy %.6f\n", c->out, all->contexts,
+               all->ctx, predictions ? loss / (double)predictions : 0);
+    return status;
+}
+
+/* The contexts of --tokens or --text. A list of ids shorter than a context is one. */
+static int read_contexts(const common *c, neox_tokenizer *tokenizer, neox_contexts *out) {
+    neox_contexts ids = { NULL, 0, 0, 0 };
+    sae_tensor_file *file = NULL;
+    size_t length = (size_t)c->ctx;
+    if (!c->tokens) {
+        if (neox_contexts_read(sae.ctx, tokenizer, c->text.items, c->text.count, length, &ids)
+            != SAE_OK)
+            return failed_library();
+    } else {
+        const sae_tensor *t;
+        if (!ends_with(c->tokens, ".npy"))
+            return failed("%s is no .npy: ids of tokens come in one", c->tokens);
+        if (sae_tensor_file_open(sae.ctx, c->tokens, &file) != SAE_OK) return failed_library();
+        t = sae_tensor_file_get(file, 0);
+        if (!length && t && t->ndim == 1 && t->shape[0] && t->shape[0] < 128)
+            length = (size_t)t->shape[0];
+        sae_tensor_file_close(file);
+        if (neox_contexts_read(sae.ctx, tokenizer, &c->tokens, 1, length, &ids) != SAE_OK)
+            return failed_library();
+    }
+    *out = ids;
+    return DONE;
+}
+
+static int verb_logits(int argc, char **argv) {
+    common c;
+    neox_model *model = NULL;
+    neox_tokenizer *tokenizer = NULL;
+    neox_contexts all = { NULL, 0, 0, 0 };
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = {
+        { "tokens", TEXT, &c.tokens }, { "text", LIST, &c.text }, { "out", TEXT, &c.out },
+        { "ctx", SIZE, &c.ctx }, { "threads", COUNT, &c.threads }, { "device", TEXT, &c.device },
+        { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE) status = model_word(&c);
+    if (status == DONE && !c.tokens == !c.text.count)
+        status = wrong("--tokens F.npy is missing (or --text, in its place)");
+    if (status == DONE) status = keep_apart("--out", c.out, &c);
+    if (status == DONE && c.tokens && same_file(c.tokens, c.out))
+        status = failed("--out is %s, which is read: it would be lost", c.out);
+    if (status == DONE) status = start(&c);
+    if (status == DONE && !c.tokens
+        && neox_tokenizer_open(sae.ctx, c.model, &tokenizer) != SAE_OK)
+        status = failed_library();
+    if (status == DONE && neox_model_open(sae.ctx, c.model, &model) != SAE_OK)
+        status = failed_library();
+    if (status == DONE) status = read_contexts(&c, tokenizer, &all);
+    if (status == DONE) status = write_logits(&c, model, &all);
+    neox_contexts_free(&all);
+    neox_tokenizer_close(tokenizer);
+    neox_model_close(model);
+    return status;
+}
+
+/* ==== >>read: activations ===================================================================== */
+
+struct text_rows {
+    neox_model *model;
+    neox_tokenizer *tokenizer;
+    neox_contexts contexts;
+    neox_site site, target;
+    neox_source *source;
+    bool has_target;
+    int64_t bos; /* the token whose rows are left out; -2: none */
+};
+
+static void text_rows_close(text_rows *r) {
+    if (!r) return;
+    neox_source_destroy(r->source);
+    neox_contexts_free(&r->contexts);
+    neox_tokenizer_close(r->tokenizer);
+    neox_model_close(r->model);
+}
+
+static size_t text_rows_layer(const text_rows *r) { return r->site.layer; }
+
+/* Rows of padding are ids below 0 and, where config.json has a token of its own for it, that. */
+static void mark_padding(text_rows *r) {
+    neox_info info = neox_model_info(r->model);
+    size_t i;
+    if (info.pad_token < 0 || info.pad_token == info.bos_token || info.pad_token == info.eos_token)
+        return;
+    for (i = r->contexts.contexts; i-- > 0;) { /* at the end of a context alone */
+        int32_t *ids = r->contexts.tokens + i * r->contexts.ctx;
+        size_t n = r->contexts.ctx;
+        while (n && (ids[n - 1] < 0 || ids[n - 1] == info.pad_token)) ids[--n] = -1;
+    }
+}
+
+static int text_rows_open(const common *c, text_rows **out, sae_source_desc *source) {
+    text_rows *r = (text_rows *)take(1, sizeof *r);
+    const char *io = c->io ? c->io : "out";
+    bool both = strcmp(io, "in_and_out") == 0, text = c->text.count != 0;
+    neox_source_desc desc;
+    size_t i;
+    int status;
+    *out = r; /* closed by the caller, whatever comes */
+    if (!c->model)
+        return wrong("--model is missing: a folder with config.json, model.safetensors, "
+                     "tokenizer.json");
+    if (!c->submodule) return wrong("--submodule is missing, for example gpt_neox.layers.3");
+    if (!both && strcmp(io, "in") && strcmp(io, "out"))
+        return wrong("--io is %s, allowed are in, out, in_and_out", io);
+    if (neox_model_open(sae.ctx, c->model, &r->model) != SAE_OK
+        || neox_site_find(r->model, c->submodule, strcmp(io, "out") != 0, &r->site) != SAE_OK
+        || (both && neox_site_find(r->model, c->submodule, false, &r->target) != SAE_OK))
+        return failed_library();
+    for (i = 0; i < c->text.count && ends_with(c->text.items[i], ".npy"); i++) {}
+    if (text && i < c->text.count
+        && neox_tokenizer_open(sae.ctx, c->model, &r->tokenizer) != SAE_OK)
+        return failed_library();
+    status = read_contexts(c, r->tokenizer, &r->contexts);
+    if (status != DONE) return status;
+    mark_padding(r);
+    memset(&desc, 0, sizeof desc);
+    desc.model = r->model;
+    desc.tokens = r->contexts.tokens;
+    desc.contexts = r->contexts.contexts;
+    desc.ctx = r->contexts.ctx;
+    desc.site = r->site;
+    r->has_target = both;
+    if (both) desc.target = &r->target;
+    desc.remove_bos = c->remove_bos;
+    desc.bos_token = neox_model_info(r->model).bos_token;
+    r->bos = c->remove_bos && desc.bos_token >= 0 ? desc.bos_token : -2;
+    if (neox_source_create(sae.ctx, &desc, &r->source) != SAE_OK) return failed_library();
+    *source = neox_source_rows(r->source);
+    return DONE;
+}
+
+/* A shard that is being filled: a .npy grows, a .safetensors is gathered. */
+typedef struct shard_writer {
+    npy_writer npy;
+    unsigned char *gathered; /* [size] rows */
+    uint64_t size, rows;
+    const char *path;
+    size_t width, element;
+    bool safetensors;
+} shard_writer;
+
+static int shard_open(shard_writer *w, const char *path, uint64_t rows, bool half) {
+    w->path = path;
+    w->rows = 0;
+    if (!w->safetensors) return npy_create(&w->npy, path, ".tmp", half ? "<f2" : "<f4", w->width);
+    if (rows > w->size) {
+        w->gathered = (unsigned char *)take((size_t)rows, w->width * w->element);
+        w->size = rows;
+    }
+    return DONE;
+}
+
+static int shard_put(shard_writer *w, const void *data, size_t rows) {
+    size_t row = w->width * w->element;
+    if (!w->safetensors) return npy_put(&w->npy, data, w->element, rows);
+    memcpy(w->gathered + w->rows * row, data, rows * row);
+    w->rows += rows;
+    return DONE;
+}
+
+static int shard_close(shard_writer *w) {
+    sae_tensor t;
+    if (!w->safetensors) return npy_finish(&w->npy, false);
+    set_tensor(&t, "activations", w->element == 2 ? SAE_F16 : SAE_F32, w->rows, w->width,
+               w->gathered);
+    if (sae_tensor_file_write(sae.ctx, w->path, &t, 1) != SAE_OK) return failed_library();
+    return DONE;
+}
+
+/* OUT, with ".in" or ".out" and the number of the shard before its ending. */
+static const char *shard_name(const char *out, const char *which, uint64_t shard,
+                              uint64_t shards) {
+    const char *dot = strrchr(out, '.');
+    char *name = (char *)take(strlen(out) + 64, 1);
+    int stem = (int)(dot - out);
+    if (shards == 1) sprintf(name, "%.*s%s%s", stem, out, which, dot);
+    else
+        sprintf(name, "%.*s%s-%05.0f-of-%05.0f%s", stem, out, which, (double)shard + 1,
+                (double)shards, dot);
+    return name;
+}
+
+typedef struct activation_options {
+    common c;
+    const char *tokens_out;
+    uint64_t shard_rows;
+} activation_options;
+
+/* How many rows there will be, and the ids of their tokens. */
+static uint64_t kept_tokens(const text_rows *r, int32_t *ids) {
+    uint64_t kept = 0;
+    size_t i, n = r->contexts.contexts * r->contexts.ctx;
+    for (i = 0; i < n; i++) {
+        int32_t id = r->contexts.tokens[i];
+        if (id < 0 || id == r->bos) continue;
+        if (ids) ids[kept] = id;
+        kept++;
+    }
+    return kept;
+}
+
+static int write_activations(const activation_options *o, text_rows *r, sae_source_desc *source,
+                             uint64_t total) {
+    enum { BLOCK = 2048 };
+    bool half = o->c.dtype && strstr(o->c.dtype, "16") != NULL;
+    float *x[2];
+    uint16_t *narrow = (uint16_t *)take(BLOCK * source->dim, sizeof *narrow);
+    uint64_t each = o->shard_rows ? o->shard_rows : total, shards = (total + each - 1) / each;
+    uint64_t shard, left;
+    shard_writer w[2];
+    size_t s, streams = r->has_target ? 2 : 1, i;
+    int status = DONE;
+    memset(w, 0, sizeof w);
+    for (s = 0; s < 2; s++) {
+        x[s] = (float *)take(BLOCK * source->dim, sizeof(float));
+        w[s].safetensors = ends_with(o->c.out, ".safetensors");
+        w[s].width = source->dim;
+        w[s].element = half ? 2 : 4;
+    }
+    for (shard = 0; shard < shards && status == DONE; shard++) {
+        left = total - shard * each < each ? total - shard * each : each;
+        for (s = 0; s < streams && status == DONE; s++)
+            status = shard_open(&w[s], shard_name(o->c.out, streams == 1 ? "" : s ? ".out" : ".in",
+                                                  shard, shards), left, half);
+        while (left && status == DONE) {
+            int64_t got = source->read(source->user, x[0], x[1], left < BLOCK ? left : BLOCK);
+            if (got <= 0) status = got < 0 ? failed_library() : failed("rows end too soon");
+            for (s = 0; s < streams && status == DONE; s++) {
+                for (i = 0; half && i < (size_t)got * source->dim; i++)
+                    narrow[i] = to_half(x[s][i]);
+                status = shard_put(&w[s], half ? (const void *)narrow : x[s], (size_t)got);
+            }
+            left -= status == DONE ? (uint64_t)got : 0;
+            if (status == DONE && total > 65536)
+                show_share((void *)"running the model",
+                           (double)(shard * each + each - left) / (double)total);
+        }
+        for (s = 0; s < streams && status == DONE; s++) status = shard_close(&w[s]);
+    }
+    for (s = 0; s < streams; s++) npy_abandon(&w[s].npy);
+    return status;
+}
+
+static int check_activations(activation_options *o) {
+    common *c = &o->c;
+    const char *dot = c->out ? strrchr(c->out, '.') : NULL;
+    if (c->words.count) return wrong("%s belongs to no option", c->words.items[0]);
+    if (!c->out) return wrong("--out is missing");
+    if (!c->text.count == !c->tokens) return wrong("--text is missing (or --tokens, in its place)");
+    if (!dot || (strcmp(dot, ".npy") && strcmp(dot, ".safetensors")))
+        return wrong("--out is %s, allowed are .npy and .safetensors", c->out);
+    if (c->dtype && strcmp(c->dtype, "f32") && strcmp(c->dtype, "float32")
+        && strcmp(c->dtype, "f16") && strcmp(c->dtype, "float16"))
+        return wrong("--dtype is %s, allowed are f32, f16", c->dtype);
+    if (need_folder("out", c->out) != DONE) return FAILED;
+    if (o->tokens_out && need_folder("tokens-out", o->tokens_out) != DONE) return FAILED;
+    return keep_apart("--out", c->out, c);
+}
+
+static int verb_activations(int argc, char **argv) {
+    activation_options o;
+    text_rows *r = NULL;
+    sae_source_desc source;
+    uint64_t total = 0;
+    int status;
+    memset(&o, 0, sizeof o);
+    const option options[] = {
+        { "model", TEXT, &o.c.model }, { "text", LIST, &o.c.text }, { "tokens", TEXT, &o.c.tokens },
+        { "submodule", TEXT, &o.c.submodule }, { "io", TEXT, &o.c.io }, { "out", TEXT, &o.c.out },
+        { "ctx", SIZE, &o.c.ctx }, { "dtype", TEXT, &o.c.dtype },
+        { "tokens-out", TEXT, &o.tokens_out }, { "shard-rows", SIZE, &o.shard_rows },
+        { "remove-bos", FLAG, &o.c.remove_bos }, { "threads", COUNT, &o.c.threads },
+        { "device", TEXT, &o.c.device }, { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &o.c.words, NULL);
+    if (status == DONE) status = check_activations(&o);
+    if (status == DONE) status = start(&o.c);
+    if (status == DONE) status = text_rows_open(&o.c, &r, &source);
+    if (status == DONE && !(total = kept_tokens(r, NULL)))
+        status = failed("all tokens are padding or bos: there are no rows");
+    if (status == DONE) status = write_activations(&o, r, &source, total);
+    if (status == DONE && o.tokens_out) { /* by contexts where every token has its row */
+        int32_t *ids = (int32_t *)take((size_t)total, sizeof *ids);
+        bool whole = total == r->contexts.contexts * r->contexts.ctx;
+        kept_tokens(r, ids);
+        status = write_ids(o.tokens_out, ids, whole ? r->contexts.contexts : total,
+                           whole ? r->contexts.ctx : 0);
+    }
+    if (status == DONE && !sae.quiet)
+        printf("%s: %.0f rows of %zu, %zu contexts of %zu tokens, %zu tokens left over\n", o.c.out,
+               (double)total, source.dim, r->contexts.contexts, r->contexts.ctx,
+               r->contexts.dropped);
+    text_rows_close(r);
+    return status;
+}
+
 /* ==== >>look ================================================================================== */
 
 static void put_shape(FILE *out, const sae_tensor *t) {
@@ -2725,6 +3210,10 @@ static const char help_all[] =
     "  sae eval DIR --data FILE          how good it is\n"
     "  sae eval DIR --model M --text FILE             and what the model's loss becomes with it\n"
     "  sae features DIR... --model M --text FILE --out PAGE.html   what its features mean\n"
+    "  sae activations --model M --text FILE --submodule PATH --io in|out --out F.npy\n"
+    "  sae train --model M --text FILE --submodule PATH ...   in place of --data\n"
+    "  sae tokenize M --text FILE --out IDS.npy, sae detokenize M --tokens IDS.npy --out FILE\n"
+    "  sae logits M --tokens IDS.npy --out F.npy\n"
     "  sae encode DIR --data FILE --out F.npz         latents of each row\n"
     "  sae reconstruct DIR --data FILE --out F.npy\n"
     "  sae steer-export DIR --feature I --layer L --out F.gguf   a direction for llama.cpp\n"
@@ -2751,6 +3240,9 @@ static const char help_train[] =
     "  --target FILE...  the rows to give, row by row (transcoders): as many, and as wide\n"
     "  --tensor NAME     of a .safetensors with several\n"
     "  --order shuffle|sequential    --batch N (2048; or --batch-size)    --buffer-rows N\n"
+    "  --model M --text FILE... --submodule PATH --io out|in|in_and_out    in place of --data: "
+    "rows of\n"
+    "                    a language model while it reads, as in sae activations --help\n"
     "  --max-activation-norm-multiple X    drop rows with a norm above X medians\n"
     "  --normalize-activations    --heads N\n"
     "Run\n"
@@ -2808,6 +3300,43 @@ static const char help_features[] =
     "  --no-effects      leave out ablating and steering, which run the model most\n"
     "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --threads, --quiet: as in sae eval\n"
     "  --help\n";
+
+static const char help_activations[] =
+    "sae activations --model M --text FILE... --submodule PATH --out F.npy|F.safetensors\n"
+    "\n"
+    "  What a language model computes at a submodule while it reads the text: float32 [rows,dim].\n"
+    "  --model M         a folder with config.json, model.safetensors (or shards) and\n"
+    "                    tokenizer.json, of the GPT-NeoX family (Pythia)\n"
+    "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or a .npy\n"
+    "                    of ids, [n] or [contexts,ctx], below 0: padding\n"
+    "  --tokens F.npy    ids, in place of --text\n"
+    "  --submodule PATH  gpt_neox.layers.3, gpt_neox.layers.3.mlp, gpt_neox.embed_in, ...\n"
+    "  --io out|in|in_and_out    its output, its input; both (transcoders): F.in.npy, F.out.npy\n"
+    "  --ctx N (128)     tokens of a context\n"
+    "  --dtype f32|f16   of the file\n"
+    "  --tokens-out F.npy    the rows' tokens, int32 [contexts,ctx]; [rows] if some are left out\n"
+    "  --shard-rows N    F-00001-of-00003.npy, ... of N rows each; train reads them as one stream\n"
+    "  --remove-bos      leave out the rows of the bos token; those of padding always are\n"
+    "  --threads N, --quiet\n";
+
+static const char help_tokenize[] =
+    "sae tokenize M --text FILE... --out IDS.npy\n"
+    "\n"
+    "  The ids of the text, int32 [n], by M/tokenizer.json (byte-level BPE). Special tokens that\n"
+    "  are written in the text are taken for what they are; bytes that are no UTF-8 stay.\n";
+
+static const char help_detokenize[] =
+    "sae detokenize M --tokens IDS.npy --out FILE\n"
+    "\n"
+    "  The bytes that the ids stand for.\n";
+
+static const char help_logits[] =
+    "sae logits M --tokens IDS.npy --out F.npy\n"
+    "\n"
+    "  What the model predicts behind each token: float32 [contexts,ctx,vocabulary].\n"
+    "  --tokens F.npy    [contexts,ctx], or [n], cut into contexts of --ctx N (128)\n"
+    "  --text FILE...    in place of it\n"
+    "  --threads N, --quiet\n";
 
 static const char help_encode[] =
     "sae encode DIR --data FILE... --out F.npz\n"
@@ -2878,8 +3407,10 @@ static const struct {
     { "steer-export", help_steer_export, verb_steer_export },
     { "info", help_info, verb_info }, { "tensors", help_tensors, verb_tensors },
     { "convert", help_convert, verb_convert },
-    { "features", help_features, verb_features }, { "activations", "", NULL },
-    { "tokenize", "", NULL }, { "detokenize", "", NULL }, { "logits", "", NULL }
+    { "features", help_features, verb_features },
+    { "activations", help_activations, verb_activations },
+    { "tokenize", help_tokenize, verb_tokenize },
+    { "detokenize", help_detokenize, verb_detokenize }, { "logits", help_logits, verb_logits }
 };
 enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };
 
