@@ -13,7 +13,7 @@ endif
 EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/sae.c,$(wildcard examples/*.c)))
 TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
-LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
+LINKED    = $(COMPILE) -Ibuild/linked -Ibuild $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
 .PHONY: all lib test test-asan test-peers demo bench bench-peers bench-load fuzz lint lint-headers clean help
 
@@ -32,6 +32,14 @@ build/sae_h.o: sae.h Makefile | build
 
 build/%: examples/%.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
+
+# The page of sae features as lines of C.
+build/page_html.h: examples/page.html Makefile | build
+	@printf '/* Made from examples/page.html. */\nstatic const char *const page_html[] = {\n' > $@
+	@sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&",/' $< >> $@
+	@printf '0 };\n' >> $@
+
+build/sae build/demo: build/page_html.h $(wildcard examples/*.h)
 
 # Alone: it times the header's insides too.
 build/bench: bench/bench.c sae.h Makefile | build
@@ -125,7 +133,7 @@ lint: ## the header in every dialect, its symbols, cppcheck and clang-tidy where
 	    if [ -n "$$calls" ]; then echo "FAILED: the header calls $$calls"; exit 1; fi; \
 	    echo "clean: symbols"; \
 	fi
-	@long=$$(awk 'length > 100 || /\t| $$/ {print FILENAME ":" FNR}' sae.h examples/*.c bench/*.c); \
+	@long=$$(awk 'length > 100 || /\t| $$/ {print FILENAME ":" FNR}' sae.h examples/*.[ch] bench/*.c); \
 	if [ -n "$$long" ]; then echo "FAILED: over 100 columns, tabs or trailing blanks:" $$long; exit 1; fi; \
 	echo "clean: columns"
 	@if command -v cppcheck > /dev/null; then \

@@ -57,7 +57,7 @@
 
     CONTENTS (search for the tag)
         >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
-                     activation buffer, training loop, metrics, files
+                     activation buffer, training loop, metrics, files, beside a model
         >>backend    the table of operations a backend fills, and its contract
         >>platform   allocator, errors, locks, threads, checked sizes; sorting, UTF-8, numbers
         >>math       exp, log, pow, normal deviates with the same bits everywhere; Philox RNG
@@ -75,6 +75,7 @@
         >>buffer     sources of activations and the shuffling buffer
         >>loop       sae_train: logging, checkpoints, backup, resume
         >>metrics    sae_evaluate, gradient pursuit
+        >>beside     linear layers, threads, errors and JSON for programs that run a model
 */
 #ifndef SAE_H_INCLUDED
 #define SAE_H_INCLUDED
@@ -631,6 +632,9 @@ typedef struct sae_train_desc {
     void (*log)(void *user, size_t trainer, const sae_stats *stats);
     bool (*progress)(void *user, const sae_progress *progress); /* every step; false stops */
     void *user;
+    /* written into config.json, for other programs */
+    const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
+    size_t ctx_len;                   /* tokens of a context; default 128 */
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
@@ -821,6 +825,55 @@ SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with i
 SAE_API size_t sae_config_count(const sae_config *config);
 /* The descs lie in one array: sae_config_get(config, 0) may be given to sae_train. */
 SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index);
+
+/* ==== >>api: beside a model =================================================================== */
+
+/* For programs that run a model and its dictionaries side by side (examples/neox.h does). */
+
+/* A linear layer, y = x W^T + bias. */
+typedef struct sae_linear sae_linear;
+/* W [outputs,inputs] and bias [outputs] (NULL: none) are copied, W in the order in which the
+   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_INVALID,
+   SAE_OUT_OF_MEMORY. */
+SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
+                                     size_t inputs, size_t outputs, sae_linear **out);
+SAE_API void sae_linear_destroy(sae_linear *linear);
+/* y [n,outputs] of x [n,inputs], which may not overlap; nothing is allocated. Each number is one
+   chain of fma over ascending inputs, the bias added last: its bits do not depend on n,
+   threads or instruction set. Errors: SAE_INVALID. */
+SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y);
+
+/* fn(arg, part) for every part below parts, on as many threads as the context has, in any order. */
+SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
+                          void *arg);
+
+/* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
+   and code on top fail as the header does. */
+SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 3, 4)))
+#endif
+    ;
+
+/* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
+   NULL, which is a value that is not there. */
+typedef struct saei_json sae_json;
+typedef enum sae_json_kind {
+    SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
+    SAE_JSON_OBJECT
+} sae_json_kind;
+/* *out is the root, the whole tree is owned by it. Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT,
+   SAE_OUT_OF_MEMORY. */
+SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out);
+SAE_API void sae_json_close(sae_context *ctx, sae_json *root);
+SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
+SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key); /* NULL: none */
+SAE_API size_t sae_json_count(const sae_json *value);           /* of an array's or object's */
+SAE_API const sae_json *sae_json_first(const sae_json *value);  /* child; NULL: none */
+SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; NULL: none */
+SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
+SAE_API const char *sae_json_text(const sae_json *value);       /* of a string; else NULL */
+SAE_API double sae_json_number(const sae_json *value);          /* of a number; 1 of true; else 0 */
 
 /* ==== >>backend =============================================================================== */
 
@@ -13948,19 +14001,21 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
     return SAE_OK;
 }
 
-/* config.json of all. "buffer" has the reference's keys, as other programs ask for them; rows count
-   as contexts of 128, the reference's default, since rows alone do not tell. */
+/* config.json of all. "buffer" has the reference's keys, as other programs ask for them; where
+   nobody says how long contexts are, rows count as contexts of 128, the reference's default. */
 static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
     const sae_buffer_desc *b = &l->buffer->desc;
     saei_text *t = &l->about_buffer, *own = &l->about_run;
+    size_t ctx_len = l->desc->ctx_len ? l->desc->ctx_len : 128;
+    const char *io = l->desc->io ? l->desc->io : l->buffer->num_streams == 2 ? "in_and_out" : "out";
     for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
         sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
         t->size = own->size = 0;
-        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": \"%s\", \"n_ctxs\": %zu, "
-                      "\"ctx_len\": 128, \"refresh_batch_size\": 512, \"out_batch_size\": %zu, "
-                      "\"device\": \"cpu\"}",
-                      l->dim, l->buffer->num_streams == 2 ? "in_and_out" : "out",
-                      saei_ceil_div(b->rows, 128), b->batch_size);
+        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": ", l->dim);
+        saei_text_add_json_string(t, io);
+        saei_text_add(t, ", \"n_ctxs\": %zu, \"ctx_len\": %zu, \"refresh_batch_size\": 512, "
+                      "\"out_batch_size\": %zu, \"device\": \"cpu\"}",
+                      saei_ceil_div(b->rows, ctx_len), ctx_len, b->batch_size);
         saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
         if (l->desc->normalize_activations) saei_text_add_real(own, (double)l->factor);
         else saei_text_add(own, "null");
@@ -14638,6 +14693,178 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     return SAE_OK;
 }
 
+/* ==== >>beside ================================================================================ */
+
+struct sae_linear {
+    const sae_context *ctx;
+    size_t inputs, outputs, panels;
+    float *packed; /* [panels][inputs][48] */
+    float *bias;   /* [panels 48] */
+};
+
+enum { SAEI_LINEAR_ROWS = 64, SAEI_LINEAR_PANELS = 8, SAEI_LINEAR_DEPTH = 512 }; /* of one part */
+
+typedef struct saei_linear_task {
+    const sae_linear *linear;
+    const float *W, *x;
+    float *y;
+    size_t n;
+} saei_linear_task;
+
+static void saei_linear_pack_part(void *arg, size_t part) {
+    saei_linear_task *t = (saei_linear_task *)arg;
+    const sae_linear *l = t->linear;
+    size_t first = part * SAEI_PANEL;
+    saei_pack_panel(l->ctx->kernels, t->W, l->inputs, l->inputs, NULL, first,
+                    saei_min(SAEI_PANEL, l->outputs - first), l->packed + first * l->inputs);
+}
+
+SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
+                                     size_t inputs, size_t outputs, sae_linear **out) {
+    saei_linear_task task;
+    sae_linear *l;
+    size_t panels, width, floats;
+    if (!ctx || !W || !out || !inputs || !outputs)
+        return saei_fail(ctx, SAE_INVALID, "sae_linear_create: inputs is %zu, outputs %zu, W and "
+                         "out may not be NULL, allowed are sizes from 1", inputs, outputs);
+    panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0);
+    l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
+    if (l) l->ctx = ctx;
+    if (l && saei_mul(panels, SAEI_PANEL, &width) && saei_mul(width, inputs, &floats)) {
+        l->packed = (float *)saei_alloc(ctx, floats, sizeof(float));
+        l->bias = (float *)saei_calloc(ctx, width, sizeof(float));
+    }
+    if (!l || !l->packed || !l->bias) {
+        sae_linear_destroy(l);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
+                         "weights", outputs, inputs);
+    }
+    l->inputs = inputs;
+    l->outputs = outputs;
+    l->panels = panels;
+    if (bias) memcpy(l->bias, bias, outputs * sizeof *bias);
+    memset(&task, 0, sizeof task);
+    task.linear = l;
+    task.W = W;
+    saei_parallel(ctx, panels, saei_linear_pack_part, &task);
+    *out = l;
+    return SAE_OK;
+}
+
+SAE_API void sae_linear_destroy(sae_linear *linear) {
+    if (!linear) return;
+    saei_free(linear->ctx, linear->packed);
+    saei_free(linear->ctx, linear->bias);
+    saei_free(linear->ctx, linear);
+}
+
+/* y of up to 64 rows and 48 outputs: the panel is read in blocks that lie in the L2. */
+static void saei_linear_panel(const saei_linear_task *t, size_t r0, size_t rows, size_t panel) {
+    const sae_linear *l = t->linear;
+    const float *packed = l->packed + panel * SAEI_PANEL * l->inputs;
+    size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    float product[SAEI_LINEAR_ROWS * SAEI_PANEL];
+    for (size_t k = 0; k < l->inputs; k += SAEI_LINEAR_DEPTH) {
+        size_t depth = saei_min(SAEI_LINEAR_DEPTH, l->inputs - k);
+        for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+            const float *x[SAEI_TILE_ROWS];
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
+                x[i] = t->x + (r0 + saei_min(g + i, rows - 1)) * l->inputs + k;
+            l->ctx->kernels->tile(x, packed + k * SAEI_PANEL, depth, k > 0,
+                                  product + g * SAEI_PANEL);
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        float *y = t->y + (r0 + r) * l->outputs + first;
+        const float *p = product + r * SAEI_PANEL, *b = l->bias + first;
+        for (size_t j = 0; j < count; j++) y[j] = p[j] + b[j];
+    }
+}
+
+static void saei_linear_part(void *arg, size_t part) {
+    saei_linear_task *t = (saei_linear_task *)arg;
+    size_t blocks = saei_ceil_div(t->n, SAEI_LINEAR_ROWS), r0 = part % blocks * SAEI_LINEAR_ROWS;
+    size_t panel = part / blocks * SAEI_LINEAR_PANELS;
+    size_t end = saei_min(panel + SAEI_LINEAR_PANELS, t->linear->panels);
+    for (; panel < end; panel++)
+        saei_linear_panel(t, r0, saei_min(SAEI_LINEAR_ROWS, t->n - r0), panel);
+}
+
+SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y) {
+    saei_linear_task t;
+    size_t most;
+    if (!linear) return SAE_INVALID;
+    if (!x || !y || !saei_mul(n, saei_max(linear->inputs, linear->outputs), &most)
+        || most > SIZE_MAX / sizeof(float))
+        return saei_fail(linear->ctx, SAE_INVALID, "sae_linear_apply: n is %zu, x and y may not be "
+                         "NULL, allowed are rows that fit in memory", n);
+    t.linear = linear;
+    t.W = NULL;
+    t.x = x;
+    t.y = y;
+    t.n = n;
+    saei_parallel(linear->ctx, saei_ceil_div(n, SAEI_LINEAR_ROWS)
+                  * saei_ceil_div(linear->panels, SAEI_LINEAR_PANELS), saei_linear_part, &t);
+    return SAE_OK;
+}
+
+SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
+                          void *arg) {
+    if (ctx && fn) saei_parallel(ctx, parts, fn, arg);
+}
+
+SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(ctx, result, "%s", text);
+}
+
+SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out) {
+    saei_map map;
+    sae_json *root = NULL;
+    sae_result result;
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_json_open: path and out may not be NULL");
+    SAEI_TRY(saei_map_open(ctx, "sae_json_open", path, &map));
+    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &root);
+    saei_map_close(ctx, &map);
+    if (result == SAE_OK) *out = root;
+    return result;
+}
+
+SAE_API void sae_json_close(sae_context *ctx, sae_json *root) {
+    if (ctx) saei_free(ctx, root);
+}
+
+SAE_API sae_json_kind sae_json_kind_of(const sae_json *value) {
+    return value ? (sae_json_kind)((int)SAE_JSON_NULL + (int)value->type) : SAE_JSON_NONE;
+}
+
+SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
+    return key ? saei_json_get(object, key) : NULL;
+}
+
+SAE_API size_t sae_json_count(const sae_json *value) { return value ? value->count : 0; }
+
+SAE_API const sae_json *sae_json_first(const sae_json *value) {
+    return value && value->count ? value->child : NULL;
+}
+
+SAE_API const sae_json *sae_json_next(const sae_json *child) { return child ? child->next : NULL; }
+
+SAE_API const char *sae_json_key(const sae_json *child) { return child ? child->key : NULL; }
+
+SAE_API const char *sae_json_text(const sae_json *value) {
+    return value && value->type == SAEI_JSON_STRING ? value->string : NULL;
+}
+
+SAE_API double sae_json_number(const sae_json *value) {
+    return value && (value->type == SAEI_JSON_NUMBER || value->type == SAEI_JSON_BOOL)
+               ? value->number : 0;
+}
 
 #ifdef __cplusplus
 } /* extern "C" */

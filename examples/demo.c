@@ -1,174 +1,265 @@
-/*  Demo: can a dictionary find the features that made the data?
+/*  Demo: from text to features.
 
-        make demo        or  cc -O2 -fopenmp -I. examples/demo.c -lm -o demo && ./demo [OUT]
+        make demo   or   make build/demo && build/demo [MODEL TEXT] [OUT]
 
-    512 ground-truth features are random directions in 64 dimensions; feature i is present in a row
-    with a probability falling as 1/i (about 5 a row), with a strength of its own. Three trainers
-   share one stream of such rows. Prints a table of figures, each computed from fresh rows and from
-   the directions: "match" is the mean over the features of the largest cosine with any decoder row,
-    weighted by how often the feature occurs.
+    A language model reads text; three dictionaries are trained on what it thinks behind one of its
+    layers, on one stream; then they are judged by how much of the model's loss survives when they
+    stand in its way, and a page shows what their features mean. The default model and text are in
+    examples/model; the model was not trained on this text. The last tenth of the text is kept from
+    the dictionaries, for judging.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
+#define NEOX_IMPLEMENTATION
+#include "neox.h"
+#define FEATURES_IMPLEMENTATION
+#include "sae_features.h"
+#define PAGE_IMPLEMENTATION
+#include "page.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
+#if defined(_WIN32)
+#include <io.h>
+#define isatty _isatty
+#define fileno _fileno
+#else
+#include <unistd.h>
+#endif
 
-enum {
-    FEATURES = 512,
-    DIM = 64,
-    LATENTS = 1024,
-    BATCH = 512,
-    STEPS = 1200,
-    TEST = 8192,
-    TRAINERS = 3
-};
+enum { CTX = 128, LATENTS = 768, BATCH = 1024, STEPS = 600, LOG_STEPS = 10, TRAINERS = 3 };
 
-typedef struct toy {
-    float direction[FEATURES][DIM];
-    double chance[FEATURES];
-    uint64_t state, first_state;
-} toy;
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        sae_result try_ = (call);                                                                  \
+        if (try_ != SAE_OK) return try_;                                                           \
+    } while (0)
 
-/* splitmix64 */
-static uint64_t draw(uint64_t *state) {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
+typedef struct demo {
+    sae_context *ctx;
+    neox_model *model;
+    neox_tokenizer *tokenizer;
+    neox_contexts contexts;
+    neox_source *source;
+    features_text train, test; /* nine tenths of the text, and the last */
+    char submodule[64];
+    features_place place;
+    sae_dictionary *dicts[TRAINERS];
+    features *passes[TRAINERS];
+    sae_metrics metrics[TRAINERS];
+    uint64_t judged;
+    char log_path[600];
+    FILE *log;
+} demo;
 
-static double uniform(uint64_t *state) {
-    return (double)(draw(state) >> 11) / 9007199254740992.0;
-}
-
-static void toy_start(toy *t, uint64_t seed) {
-    uint64_t state = 2024;
-    double sum = 0;
-    for (int i = 0; i < FEATURES; i++) {
-        double norm = 0;
-        for (int j = 0; j < DIM; j++) { /* a sum of uniforms is near enough to a normal deviate */
-            double g = 0;
-            for (int n = 0; n < 6; n++) g += uniform(&state) - 0.5;
-            t->direction[i][j] = (float)g;
-            norm += g * g;
-        }
-        for (int j = 0; j < DIM; j++) t->direction[i][j] /= (float)sqrt(norm);
-        t->chance[i] = 1.0 / (i + 8);
-        sum += t->chance[i];
+/* One line that grows on a terminal; elsewhere a line for each quarter. */
+static void show(const char *what, double before, double now, const char *more) {
+    char bar[25];
+    int i;
+    if (!isatty(fileno(stderr))) {
+        if ((int)(4 * now) > (int)(4 * before))
+            fprintf(stderr, "%s: %3.0f %%  %s\n", what, 100 * now, more);
+        return;
     }
-    for (int i = 0; i < FEATURES; i++) t->chance[i] *= 5 / sum;
-    t->state = t->first_state = seed;
+    for (i = 0; i < 24; i++) bar[i] = i < now * 24 ? '#' : '-';
+    bar[24] = 0;
+    fprintf(stderr, "\r[%s] %3.0f %%  %s  %s\x1b[K%s", bar, 100 * now, what, more,
+            now >= 1 ? "\r\x1b[K" : "");
 }
 
-/* A row is the sum of the features present in it, each times its strength in 1..2. */
-static int64_t toy_read(void *user, float *x, float *target, size_t max_rows) {
-    toy *t = (toy *)user;
-    (void)target;
-    memset(x, 0, max_rows * DIM * sizeof *x);
-    for (size_t r = 0; r < max_rows; r++)
-        for (int i = 0; i < FEATURES; i++) {
-            if (uniform(&t->state) >= t->chance[i]) continue;
-            float strength = (float)(1 + uniform(&t->state));
-            for (int j = 0; j < DIM; j++) x[r * DIM + (size_t)j] += strength * t->direction[i][j];
-        }
-    return (int64_t)max_rows;
-}
+typedef struct showing {
+    const char *what;
+    double before;
+} showing;
 
-static sae_result toy_rewind(void *user) {
-    ((toy *)user)->state = ((toy *)user)->first_state;
-    return SAE_OK;
-}
-
-static double match(const toy *t, const sae_dictionary *dict) {
-    double sum = 0, weight = 0;
-    for (int i = 0; i < FEATURES; i++) {
-        double best = 0;
-        for (size_t l = 0; l < LATENTS; l++) {
-            const float *w = sae_dictionary_decoder_row(dict, l);
-            double dot = 0, norm = 0;
-            for (int j = 0; j < DIM; j++) {
-                dot += (double)w[j] * (double)t->direction[i][j];
-                norm += (double)w[j] * (double)w[j];
-            }
-            if (norm > 0 && dot / sqrt(norm) > best) best = dot / sqrt(norm);
-        }
-        sum += t->chance[i] * best;
-        weight += t->chance[i];
-    }
-    return sum / weight;
-}
-
-static bool on_progress(void *user, const sae_progress *p) {
-    (void)user;
-    if (p->step % (STEPS / 4) == 0)
-        fprintf(stderr, "training %zu dictionaries: %3.0f %%\n", p->num_trainers,
-                100.0 * (double)p->step / (double)p->steps);
+static bool show_share(void *user, double done) {
+    showing *s = (showing *)user;
+    show(s->what, s->before, done, "");
+    s->before = done;
     return true;
 }
 
-static sae_result show(sae_context *ctx, const toy *t, const char *out, size_t i,
-                       const char *name) {
-    static toy fresh;
-    char path[600];
-    sae_evaluate_desc desc = { .buffer = { .source = { .read = toy_read, .rewind = toy_rewind,
-                                                       .user = &fresh, .dim = DIM },
-                                           .batch_size = BATCH, .sequential = true },
-                               .batches = TEST / BATCH };
-    sae_dictionary *dict;
-    sae_metrics m;
+static bool on_progress(void *user, const sae_progress *p) {
+    char more[80];
+    sae_stats s;
+    (void)user;
+    if (p->step % 8 && p->step != p->steps) return true;
+    if (sae_trainer_stats(p->trainers[0], &s) != SAE_OK) return true;
+    snprintf(more, sizeof more, "loss %.3g, L0 %.0f", s.loss, s.l0);
+    show("training three dictionaries", (double)(p->step < 8 ? 0 : p->step - 8) / (double)p->steps,
+         (double)p->step / (double)p->steps, more);
+    return true;
+}
+
+/* One JSON object a line, for the curves on the page. */
+static void on_log(void *user, size_t trainer, const sae_stats *s) {
+    demo *d = (demo *)user;
+    if (d->log)
+        fprintf(d->log, "{\"step\": %.0f, \"trainer\": %zu, \"loss\": %.6g, \"l0\": %.6g, "
+                "\"frac_variance_explained\": %.6g, \"dead_features\": %.0f}\n", (double)s->step,
+                trainer, s->loss, s->l0, s->frac_variance_explained,
+                s->dead_features == s->dead_features ? s->dead_features : 0);
+}
+
+/* The model, the text as contexts, and the rows behind the middle layer. */
+static sae_result open_all(demo *d, const char *model, const char *text) {
+    neox_source_desc desc;
+    size_t held;
+    neox_info info;
+    memset(&desc, 0, sizeof desc);
+    TRY(neox_model_open(d->ctx, model, &d->model));
+    TRY(neox_tokenizer_open(d->ctx, model, &d->tokenizer));
+    TRY(neox_contexts_read(d->ctx, d->tokenizer, &text, 1, CTX, &d->contexts));
+    info = neox_model_info(d->model);
+    held = d->contexts.contexts / 10 ? d->contexts.contexts / 10 : 1;
+    if (d->contexts.contexts < 2)
+        return sae_fail(d->ctx, SAE_INVALID, "%s: two contexts of %d tokens at least", text, CTX);
+    d->train.tokens = d->contexts.tokens;
+    d->train.ctx = d->test.ctx = CTX;
+    d->train.contexts = d->contexts.contexts - held;
+    d->test.tokens = d->contexts.tokens + d->train.contexts * CTX;
+    d->test.contexts = held;
+    snprintf(d->submodule, sizeof d->submodule, "gpt_neox.layers.%zu", info.layers / 2);
+    TRY(neox_site_find(d->model, d->submodule, false, &d->place.in));
+    d->place.out = d->place.in;
+    desc.model = d->model;
+    desc.tokens = d->train.tokens;
+    desc.contexts = d->train.contexts;
+    desc.ctx = CTX;
+    desc.site = d->place.in;
+    printf("%s: %zu layers of %zu; %s: %zu tokens, %zu of them kept for judging; at %s\n", model,
+           info.layers, info.dim, text, d->contexts.contexts * CTX, held * CTX, d->submodule);
+    fflush(stdout);
+    return neox_source_create(d->ctx, &desc, &d->source);
+}
+
+static sae_result train(demo *d, const char *out) {
+    sae_trainer_desc trainers[TRAINERS] = {
+        { .kind = SAE_TRAINER_TOP_K, .k = 24 },
+        { .kind = SAE_TRAINER_BATCH_TOP_K, .k = 24 },
+        { .kind = SAE_TRAINER_JUMP_RELU, .target_l0 = 24, .bandwidth = 0.03 },
+    };
+    sae_train_desc desc = { .trainers = trainers, .num_trainers = TRAINERS, .steps = STEPS,
+                            .normalize_activations = true, .save_dir = out, .log = on_log,
+                            .log_steps = LOG_STEPS, .progress = on_progress, .user = d };
     sae_result result;
-    toy_start(&fresh, 999);
-    snprintf(path, sizeof path, "%s/trainer_%zu", out, i);
-    result = sae_dictionary_load(ctx, NULL, path, &dict);
-    if (result != SAE_OK) return result;
-    result = sae_evaluate(ctx, &desc, dict, &m);
-    if (result == SAE_OK)
-        printf("%-12s %10.4f %8.2f %8.2f %8.1f %8.3f   %s\n", name, m.frac_variance_explained, m.l0,
-               m.l1_loss, 100 * m.frac_alive, match(t, dict), path);
-    sae_dictionary_destroy(dict);
+    desc.buffer.source = neox_source_rows(d->source);
+    desc.buffer.batch_size = BATCH;
+    for (int i = 0; i < TRAINERS; i++) {
+        trainers[i].dict_size = LATENTS;
+        trainers[i].lr = 1e-3;
+        trainers[i].warmup_steps = STEPS / 20;
+        trainers[i].sparsity_warmup_steps = STEPS / 4;
+        trainers[i].decay_start = STEPS * 3 / 4;
+        trainers[i].threshold_start_step = STEPS / 4;
+        trainers[i].dead_feature_threshold = 100 * BATCH;
+        trainers[i].submodule_name = d->submodule;
+    }
+    snprintf(d->log_path, sizeof d->log_path, "%s.jsonl", out);
+    d->log = fopen(d->log_path, "wb");
+    result = sae_train(d->ctx, &desc);
+    if (d->log) fclose(d->log);
     return result;
 }
 
-int main(int argc, char **argv) {
-    static toy source;
-    const char *out = argc > 1 ? argv[1] : "build/demo_out";
-    sae_trainer_desc trainers[TRAINERS] = {
-        { .kind = SAE_TRAINER_TOP_K, .k = 6, .lr = 1e-3 },
-        { .kind = SAE_TRAINER_BATCH_TOP_K, .k = 6, .lr = 1e-3 },
-        { .kind = SAE_TRAINER_JUMP_RELU, .target_l0 = 6, .lr = 1e-3, .bandwidth = 0.05 },
-    };
-    sae_train_desc train = { .buffer = { .source = { .read = toy_read, .rewind = toy_rewind,
-                                                     .user = &source, .dim = DIM },
-                                         .batch_size = BATCH, .rows = 16 * BATCH },
-                             .trainers = trainers, .num_trainers = TRAINERS, .steps = STEPS,
-                             .save_dir = out, .progress = on_progress };
-    sae_context *ctx;
-    sae_result result;
-
-    if (sae_context_create(NULL, &ctx) != SAE_OK) return 1;
-    toy_start(&source, 1);
+static sae_result judge(demo *d, const char *out) {
+    features_judge_desc how = { .batch_size = BATCH };
+    showing s = { "judging", 0 };
+    features_progress progress = { show_share, &s };
+    char path[600];
     for (int i = 0; i < TRAINERS; i++) {
-        trainers[i].dict_size = LATENTS;
-        trainers[i].warmup_steps = 100;
-        trainers[i].sparsity_warmup_steps = 300;
-        trainers[i].decay_start = STEPS * 3 / 4;
-        trainers[i].threshold_start_step = 200;
+        snprintf(path, sizeof path, "%s/trainer_%d", out, i);
+        TRY(sae_dictionary_load(d->ctx, NULL, path, &d->dicts[i]));
     }
-    printf("%d features in %d dimensions, %d latents, %d steps of %d rows\n", FEATURES, DIM,
-           LATENTS, STEPS, BATCH);
+    TRY(features_judge(d->ctx, d->model, &d->test, d->place,
+                       (const sae_dictionary *const *)d->dicts, TRAINERS, &how, &progress,
+                       d->metrics, &d->judged));
+    printf("%-14s %9s %8s %6s %8s %8s %12s\n", "", "Variance", "L1", "L0", "% alive", "CE diff",
+           "% CE");
+    printf("%-14s %9s %8s %6s %8s %8s %12s\n", "", "explained", "", "", "", "", "recovered");
+    for (int i = 0; i < TRAINERS; i++) {
+        const sae_metrics *m = &d->metrics[i];
+        static const char *const names[TRAINERS] = { "top_k", "batch_top_k", "jumprelu" };
+        printf("%-14s %8.1f%% %8.2f %6.1f %7.1f%% %8.4f %11.1f%%\n", names[i],
+               100 * m->frac_variance_explained, m->l1_loss, m->l0, 100 * m->frac_alive,
+               m->loss_reconstructed - m->loss_original, 100 * m->frac_recovered);
+    }
+    printf("CE %.4f of the model, %.4f with zeros there; next tokens of %zu\n",
+           d->metrics[0].loss_original, d->metrics[0].loss_zero, d->test.contexts * CTX);
     fflush(stdout);
-    result = sae_train(ctx, &train);
-    if (result == SAE_OK)
-        printf("%-12s %10s %8s %8s %8s %8s   %s\n", "trainer", "explained", "L0", "L1", "% alive",
-               "match", "files");
-    for (size_t i = 0; i < TRAINERS && result == SAE_OK; i++)
-        result = show(ctx, &source, out, i, sae_trainer_name(trainers[i].kind));
-    if (result == SAE_OK)
-        printf("explained: share of the variance; L0, L1: latents a row and their sum; match: mean "
-               "cosine\nof a feature and the decoder row nearest to it\n");
-    if (result != SAE_OK) fprintf(stderr, "%s: %s\n", sae_result_name(result), sae_error(ctx));
-    sae_context_destroy(ctx);
+    return SAE_OK;
+}
+
+static sae_result write_page(demo *d, const char *model, const char *text, const char *path) {
+    static const char *const names[TRAINERS] = { "top_k", "batch_top_k", "jumprelu" };
+    showing s = { "reading the text again", 0 };
+    features_progress progress = { show_share, &s };
+    features_text all = { d->contexts.tokens, d->contexts.contexts, CTX };
+    page_run runs[TRAINERS];
+    page_desc page;
+    memset(runs, 0, sizeof runs);
+    memset(&page, 0, sizeof page);
+    for (int i = 0; i < TRAINERS; i++) {
+        features_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.dict = d->dicts[i];
+        desc.place = d->place;
+        desc.ctx = CTX;
+        desc.vocab_size = neox_model_info(d->model).vocab_size;
+        TRY(features_create(d->ctx, &desc, &d->passes[i]));
+    }
+    TRY(features_collect(d->model, &all, d->passes, TRAINERS, &progress));
+    for (int i = 0; i < TRAINERS; i++) {
+        runs[i].name = runs[i].trainer = names[i];
+        runs[i].submodule = d->submodule;
+        runs[i].io = "out";
+        runs[i].f = d->passes[i];
+        runs[i].dict = d->dicts[i];
+        runs[i].place = d->place;
+        runs[i].metrics = d->metrics[i];
+        runs[i].eval_tokens = d->judged;
+        runs[i].log = d->log_path;
+        runs[i].log_trainer = i;
+    }
+    s.what = "what the features do";
+    s.before = 0;
+    page.model = d->model;
+    page.tokenizer = d->tokenizer;
+    page.model_name = model;
+    page.text_name = strrchr(text, '/') ? strrchr(text, '/') + 1 : text;
+    page.text = all;
+    page.runs = runs;
+    page.num_runs = TRAINERS;
+    page.ablate_contexts = 1;
+    page.steer_contexts = 2;
+    page.progress = progress;
+    TRY(page_write(d->ctx, &page, path));
+    printf("%s\n", path);
+    return SAE_OK;
+}
+
+int main(int argc, char **argv) {
+    static demo d;
+    const char *model = argc > 2 ? argv[1] : "examples/model";
+    const char *text = argc > 2 ? argv[2] : "examples/model/demo.txt";
+    const char *out = argc == 2 || argc > 3 ? argv[argc - 1] : "build/demo_out";
+    char page[600];
+    sae_result result;
+    if (sae_context_create(NULL, &d.ctx) != SAE_OK) return 1;
+    snprintf(page, sizeof page, "%s.html", out);
+    result = open_all(&d, model, text);
+    if (result == SAE_OK) result = train(&d, out);
+    if (result == SAE_OK) result = judge(&d, out);
+    if (result == SAE_OK) result = write_page(&d, model, text, page);
+    if (result != SAE_OK) fprintf(stderr, "%s: %s\n", sae_result_name(result), sae_error(d.ctx));
+    for (int i = 0; i < TRAINERS; i++) {
+        features_destroy(d.passes[i]);
+        sae_dictionary_destroy(d.dicts[i]);
+    }
+    neox_source_destroy(d.source);
+    neox_contexts_free(&d.contexts);
+    neox_tokenizer_close(d.tokenizer);
+    neox_model_close(d.model);
+    sae_context_destroy(d.ctx);
     return result == SAE_OK ? 0 : 1;
 }

@@ -2,7 +2,7 @@
 
     A thin user of sae.h, and the one file of the program with SAE_IMPLEMENTATION.
     Build: make build/sae, or
-        cc -O2 -fopenmp -I. examples/sae.c -lm -o sae
+        make build/page_html.h && cc -O2 -fopenmp -I. -Ibuild examples/sae.c -lm -o sae
 
     Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted.
 
@@ -12,12 +12,20 @@
         >>data      rows of activations in blocks, .npy written in blocks
         >>train     train
         >>use       eval, encode, reconstruct, steer-export
+        >>model     with a language model: eval, features
+        >>read      tokenize, detokenize, logits, activations; a text's rows to train on
         >>look      info, tensors
         >>convert   convert
         >>main      help and the verbs
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
+#define NEOX_IMPLEMENTATION
+#include "neox.h"
+#define FEATURES_IMPLEMENTATION
+#include "sae_features.h"
+#define PAGE_IMPLEMENTATION
+#include "page.h"
 
 #include <math.h>
 #include <signal.h>
@@ -98,8 +106,8 @@ static void warn(const char *format, ...) {
 /* A library message without the function's name: of "sae_train: steps is 0", "steps is 0". */
 static const char *without_function(const char *message) {
     size_t n = strspn(message, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    return strncmp(message, "sae_", 4) == 0 && strncmp(message + n, ": ", 2) == 0 ? message + n + 2
-                                                                                  : message;
+    bool ours = strncmp(message, "sae_", 4) == 0 || strncmp(message, "neox_", 5) == 0;
+    return ours && strncmp(message + n, ": ", 2) == 0 ? message + n + 2 : message;
 }
 
 static int failed_library(void) {
@@ -420,6 +428,9 @@ typedef struct common {
     uint64_t dim, threads, batch, batches, k, ctx, splits;
     size_t first_latent, num_latents; /* of a large dictionary only these; 0: all */
     bool json, raw, use_top_k, use_threshold, dense, delphi;
+    list text; /* with a language model */
+    const char *model, *submodule, *io;
+    bool remove_bos;
 } common;
 
 static int start(const common *c) {
@@ -662,12 +673,13 @@ static int check_rows(const common *c) {
 
 /* Writing over what is being read is refused. */
 static int keep_apart(const char *what, const char *out, const common *c) {
-    const list *lists[3];
+    const list *lists[4];
     size_t i, j;
     lists[0] = &c->data;
     lists[1] = &c->target;
     lists[2] = &c->words;
-    for (i = 0; i < 3; i++)
+    lists[3] = &c->text;
+    for (i = 0; i < 4; i++)
         for (j = 0; j < lists[i]->count; j++)
             if (same_file(out, lists[i]->items[j]))
                 return failed("%s is %s, which is read: it would be lost", what, out);
@@ -682,6 +694,7 @@ typedef struct npy_writer {
     const char *path, *temporary, *descr;
     uint64_t rows;
     size_t width; /* 0: one dimension */
+    size_t group; /* rows of one element of a first dimension of three; 0: none */
 } npy_writer;
 
 /* Brought to the disk. */
@@ -694,9 +707,13 @@ static bool synced(FILE *file) {
 }
 
 static bool npy_put_header(npy_writer *w) {
-    char text[128], shape[64];
+    char text[128], shape[80];
     size_t n;
-    if (w->width) snprintf(shape, sizeof shape, "(%.0f, %.0f)", (double)w->rows, (double)w->width);
+    if (w->group)
+        snprintf(shape, sizeof shape, "(%.0f, %zu, %zu)", (double)(w->rows / w->group), w->group,
+                 w->width);
+    else if (w->width)
+        snprintf(shape, sizeof shape, "(%.0f, %.0f)", (double)w->rows, (double)w->width);
     else snprintf(shape, sizeof shape, "(%.0f,)", (double)w->rows);
     memset(text, ' ', sizeof text);
     memcpy(text, "\x93NUMPY\x01\x00\x76\x00", 10); /* 118 bytes follow */
@@ -749,6 +766,12 @@ static int npy_finish(npy_writer *w, bool keep) {
 }
 
 /* ==== >>train ================================================================================= */
+
+/* Rows of a language model that reads --text, >>read. */
+typedef struct text_rows text_rows;
+static int text_rows_open(const common *c, text_rows **rows, sae_source_desc *source);
+static void text_rows_close(text_rows *rows);
+static size_t text_rows_layer(const text_rows *rows);
 
 static volatile sig_atomic_t interrupted;
 
@@ -1126,6 +1149,7 @@ static int verb_train(int argc, char **argv) {
     sae_trainer_desc *trainers = NULL;
     sae_config **configs;
     uint64_t *save_steps;
+    text_rows *read = NULL;
     size_t num = 0, i;
     int status;
     memset(&o, 0, sizeof o);
@@ -1142,7 +1166,10 @@ static int verb_train(int argc, char **argv) {
         { "save-steps", TEXT, &o.save_steps }, { "backup-steps", COUNT, &o.backup_steps },
         { "resume", FLAG, &o.resume }, { "dim", SIZE, &o.c.dim }, { "dtype", TEXT, &o.c.dtype },
         { "tensor", TEXT, &o.c.tensor }, { "threads", COUNT, &o.c.threads },
-        { "device", TEXT, &o.c.device }, { "seed", TEXT, &o.seed }, { "quiet", FLAG, &sae.quiet }
+        { "device", TEXT, &o.c.device }, { "seed", TEXT, &o.seed }, { "quiet", FLAG, &sae.quiet },
+        { "model", TEXT, &o.c.model }, { "text", LIST, &o.c.text },
+        { "submodule", TEXT, &o.c.submodule }, { "io", TEXT, &o.c.io }, { "ctx", SIZE, &o.c.ctx },
+        { "remove-bos", FLAG, &o.c.remove_bos }
     };
     const size_t count = sizeof options / sizeof options[0];
     status = parse(argc, argv, options, count, &o.c.words, &o.others);
@@ -1152,7 +1179,12 @@ static int verb_train(int argc, char **argv) {
     configs = (sae_config **)take(o.config.count, sizeof *configs);
     save_steps = (uint64_t *)take(4096, sizeof *save_steps);
     status = collect_trainers(&o, options, count, configs, &trainers, &num);
-    if (status == DONE && !o.c.data.count) status = wrong("--data is missing");
+    if (status == DONE && !o.c.data.count && !o.c.text.count)
+        status = wrong("--data is missing (or --model, --text and --submodule)");
+    if (status == DONE && o.c.text.count && (o.c.data.count || o.c.target.count))
+        status = wrong("--text and --data do not go together: rows come from one of them");
+    if (status == DONE && !o.c.text.count && (o.c.model || o.c.submodule || o.c.io))
+        status = wrong("--text is missing: what the model shall read");
     if (status == DONE && !o.c.out) status = wrong("--out is missing");
     if (status == DONE && o.order && strcmp(o.order, "shuffle") && strcmp(o.order, "sequential"))
         status = wrong("--order is %s, allowed are shuffle, sequential", o.order);
@@ -1176,6 +1208,15 @@ static int verb_train(int argc, char **argv) {
     if (status == DONE && o.log) status = keep_apart("--log", o.log, &o.c);
     if (status == DONE) status = keep_apart("--out", o.c.out, &o.c);
     if (status == DONE) status = check_rows(&o.c);
+    if (status == DONE && o.c.text.count)
+        status = text_rows_open(&o.c, &read, &desc.buffer.source);
+    for (i = 0; read && i < num; i++) { /* where eval finds the place again */
+        if (!trainers[i].lm_name) trainers[i].lm_name = o.c.model;
+        if (!trainers[i].submodule_name) trainers[i].submodule_name = o.c.submodule;
+        if (!trainers[i].layer) trainers[i].layer = (int64_t)text_rows_layer(read);
+        desc.io = o.c.io;
+        desc.ctx_len = (size_t)o.c.ctx;
+    }
     if (status == DONE) {
         if (o.heads > 1 && num == 1) { /* one dictionary a head */
             sae_trainer_desc *heads = (sae_trainer_desc *)take((size_t)o.heads, sizeof *heads);
@@ -1199,6 +1240,7 @@ static int verb_train(int argc, char **argv) {
         warn_replaced(&desc);
         status = run_training(&o, &desc);
     }
+    text_rows_close(read);
     for (i = 0; i < o.config.count; i++)
         if (configs[i]) sae_config_close(configs[i]);
     return status;
@@ -1674,6 +1716,8 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     return status;
 }
 
+static int evaluate_in_model(const common *c, const sae_dictionary *dict); /* >>model */
+
 static int verb_use(int argc, char **argv) {
     common c;
     sae_dictionary *dict = NULL;
@@ -1690,7 +1734,10 @@ static int verb_use(int argc, char **argv) {
         { "tensor", TEXT, &c.tensor }, { "threads", COUNT, &c.threads },
         { "device", TEXT, &c.device }, { "quiet", FLAG, &sae.quiet },
         { "delphi", FLAG, &c.delphi }, { "module", TEXT, &c.module }, { "ctx", COUNT, &c.ctx },
-        { "splits", COUNT, &c.splits }, { "tokens", TEXT, &c.tokens }
+        { "splits", COUNT, &c.splits }, { "tokens", TEXT, &c.tokens },
+        { "model", TEXT, &c.model }, { "text", LIST, &c.text },
+        { "submodule", TEXT, &c.submodule }, { "io", TEXT, &c.io },
+        { "remove-bos", FLAG, &c.remove_bos }
     };
     const bool judge = strcmp(sae.verb, "eval") == 0;
     status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
@@ -1702,7 +1749,7 @@ static int verb_use(int argc, char **argv) {
     if (status == DONE) status = start(&c);
     if (status == DONE) status = load(&c, judge, &dict);
     if (status == DONE && judge) {
-        status = evaluate(&c, dict);
+        status = c.model || c.text.count ? evaluate_in_model(&c, dict) : evaluate(&c, dict);
     } else if (status == DONE) {
         status = open_rows(&c, dict, &rows);
         if (status == DONE && strcmp(sae.verb, "encode") == 0 && !c.dense)
@@ -1760,6 +1807,856 @@ static int verb_steer_export(int argc, char **argv) {
         printf("%s: %g times latent %.0f, layer %.0f\n", c.out, (double)steering.value,
                (double)feature, (double)layer);
     sae_dictionary_destroy(dict);
+    return status;
+}
+
+/* ==== >>model: a language model and where a dictionary sits in it ============================= */
+
+typedef struct language { /* --model, --text, --ctx */
+    neox_model *model;
+    neox_tokenizer *tokenizer;
+    neox_contexts contexts;
+    features_text text;
+} language;
+
+static void language_close(language *l) {
+    neox_contexts_free(&l->contexts);
+    neox_tokenizer_close(l->tokenizer);
+    neox_model_close(l->model);
+}
+
+static int language_open(const common *c, language *l) {
+    if (!c->model) return wrong("--model is missing: a folder with config.json, "
+                                "model.safetensors, tokenizer.json");
+    if (!c->text.count) return wrong("--text is missing");
+    if (neox_model_open(sae.ctx, c->model, &l->model) != SAE_OK
+        || neox_tokenizer_open(sae.ctx, c->model, &l->tokenizer) != SAE_OK
+        || neox_contexts_read(sae.ctx, l->tokenizer, c->text.items, c->text.count, (size_t)c->ctx,
+                              &l->contexts) != SAE_OK)
+        return failed_library();
+    l->text.tokens = l->contexts.tokens;
+    l->text.contexts = l->contexts.contexts;
+    l->text.ctx = l->contexts.ctx;
+    return DONE;
+}
+
+/* Names of places in other programs' words; %zu is the layer. */
+static const struct {
+    const char *theirs, *ours, *io;
+} places[] = {
+    { "resid_post_layer_%zu", "gpt_neox.layers.%zu", "out" }, /* the reference's demo */
+    { "resid_out_layer%zu", "gpt_neox.layers.%zu", "out" },   /* its published dictionaries */
+    { "mlp_out_layer%zu", "gpt_neox.layers.%zu.mlp", "out" },
+    { "attn_out_layer%zu", "gpt_neox.layers.%zu.attention", "out" },
+    { "blocks.%zu.hook_resid_post", "gpt_neox.layers.%zu", "out" }, /* SAELens */
+    { "blocks.%zu.hook_resid_pre", "gpt_neox.layers.%zu", "in" },
+    { "blocks.%zu.hook_mlp_out", "gpt_neox.layers.%zu.mlp", "out" },
+    { "blocks.%zu.hook_attn_out", "gpt_neox.layers.%zu.attention", "out" },
+    { "layers.%zu", "gpt_neox.layers.%zu", "out" }, /* sparsify */
+    { "layers.%zu.mlp", "gpt_neox.layers.%zu.mlp", "out" },
+    { "layers.%zu.attention", "gpt_neox.layers.%zu.attention", "out" }
+};
+
+/* The submodule in our words, given in others'; itself if it is none of these. */
+static const char *place_name(const char *given, const char **io) {
+    size_t i, layer = 0;
+    for (i = 0; i < sizeof places / sizeof places[0]; i++) {
+        const char *mark = strstr(places[i].theirs, "%zu"), *digits;
+        size_t stem = (size_t)(mark - places[i].theirs), n;
+        if (strncmp(given, places[i].theirs, stem) != 0) continue;
+        digits = given + stem;
+        n = strspn(digits, "0123456789");
+        if (n == 0 || n > 4 || strcmp(digits + n, mark + 3) != 0) continue;
+        layer = (size_t)strtoul(digits, NULL, 10);
+        if (!*io) *io = places[i].io;
+        mark = (const char *)take(64, 1);
+        snprintf((char *)mark, 64, places[i].ours, layer);
+        return mark;
+    }
+    return given;
+}
+
+/* config.json's "buffer": {"io": ...}; NULL if it has none. Kept by take(). */
+static const char *config_io(const char *path) {
+    const char *file = joined(is_folder(path) ? path : folder_of(path), "config.json");
+    const char *io = NULL;
+    sae_json *root = NULL;
+    if (!file_exists(file) || sae_json_open(sae.ctx, file, &root) != SAE_OK) return NULL;
+    io = sae_json_text(sae_json_get(sae_json_get(root, "buffer"), "io"));
+    if (io) io = with_ending(io, "");
+    sae_json_close(sae.ctx, root);
+    return io;
+}
+
+typedef struct seat { /* where a dictionary sits */
+    const char *submodule, *io;
+    features_place place;
+} seat;
+
+/* From --submodule and --io, else from what the dictionary's files say. */
+static int find_seat(const common *c, const char *path, const sae_dictionary *dict,
+                     const language *l, seat *out) {
+    sae_origin origin = sae_dictionary_origin(dict);
+    sae_config *config = config_beside(path);
+    const sae_trainer_desc *trainer = config ? sae_config_get(config, 0) : NULL;
+    const char *name = c->submodule, *io = c->io;
+    if (!io) io = config_io(path);
+    if (!name && trainer && trainer->submodule_name)
+        name = with_ending(trainer->submodule_name, "");
+    if (config) sae_config_close(config);
+    if (!name && origin.hook[0]) name = with_ending(origin.hook, "");
+    if (!name) return failed("%s does not say where it belongs in the model: --submodule NAME",
+                             path);
+    out->submodule = place_name(name, &io);
+    out->io = io ? io : "out";
+    if (features_place_find(sae.ctx, l->model, dict, out->submodule, out->io, &out->place)
+        == SAE_OK)
+        return DONE;
+    return failed("%s: %s", path, without_function(sae_error(sae.ctx)));
+}
+
+/* ==== >>model: eval =========================================================================== */
+
+/* The columns of the reference's README. */
+static void print_table(const char *const *names, const sae_metrics *m, size_t num) {
+    size_t i, wide = 0;
+    for (i = 0; i < num; i++)
+        if (strlen(names[i]) > wide) wide = strlen(names[i]);
+    printf("%-*s  Variance explained      L1      L0  %% alive  CE diff  %% CE recovered\n",
+           (int)wide, "");
+    for (i = 0; i < num; i++)
+        printf("%-*s  %17.1f%% %7.2f %7.2f  %6.1f%%  %7.4f  %13.1f%%\n", (int)wide, names[i],
+               100 * m[i].frac_variance_explained, m[i].l1_loss, m[i].l0, 100 * m[i].frac_alive,
+               m[i].loss_reconstructed - m[i].loss_original, 100 * m[i].frac_recovered);
+}
+
+static void print_json_metric(const char *name, double value) {
+    if (isfinite(value)) printf("\"%s\": %.9g, ", name, value);
+    else printf("\"%s\": null, ", name);
+}
+
+static int evaluate_in_model(const common *c, const sae_dictionary *dict) {
+    const char *path = c->words.items[0];
+    language l;
+    seat s;
+    features_judge_desc how;
+    sae_metrics m;
+    uint64_t rows = 0;
+    int status;
+    memset(&l, 0, sizeof l);
+    memset(&how, 0, sizeof how);
+    if (c->data.count || c->target.count)
+        return wrong("--data, --target and --model do not go together: rows come from --text");
+    status = language_open(c, &l);
+    if (status == DONE) status = find_seat(c, path, dict, &l, &s);
+    if (status == DONE) {
+        how.batch_size = (size_t)c->batch;
+        how.remove_bos = c->remove_bos;
+        how.bos_token = neox_model_info(l.model).bos_token;
+        if (features_judge(sae.ctx, l.model, &l.text, s.place, &dict, 1, &how, NULL, &m, &rows)
+            != SAE_OK)
+            status = failed_library();
+    }
+    if (status == DONE && c->json) {
+        printf("{");
+#define SAE_X(name) print_json_metric(#name, m.name);
+        SAE_METRICS(SAE_X)
+#undef SAE_X
+        printf("\"n_rows\": %.0f, \"n_tokens\": %.0f}\n", (double)rows,
+               (double)(l.text.contexts * l.text.ctx));
+    } else if (status == DONE) {
+        print_table(&path, &m, 1);
+        printf("CE %.4f of the model, %.4f with the reconstruction at %s (%s), %.4f with zeros; "
+               "%.0f tokens in contexts of %zu\n", m.loss_original, m.loss_reconstructed,
+               s.submodule, s.io, m.loss_zero, (double)(l.text.contexts * l.text.ctx),
+               l.text.ctx);
+    }
+    language_close(&l);
+    return status;
+}
+
+/* ==== >>model: features ======================================================================= */
+
+enum { MOST_RUNS = 32, JUDGED_CONTEXTS = 128 };
+
+typedef struct feature_options {
+    common c;
+    list log;
+    uint64_t features, contexts;
+    bool no_effects;
+} feature_options;
+
+typedef struct feature_run {
+    const char *path, *name;
+    sae_dictionary *dict;
+    seat s;
+    features *f;
+} feature_run;
+
+static bool show_share(void *user, double done) {
+    static double shown = -1;
+    const char *what = (const char *)user;
+    double now = now_seconds();
+    char bar[21];
+    size_t i;
+    if (sae.quiet || !isatty(fileno(stderr)) || (now - shown < 0.2 && done < 1)) return true;
+    for (i = 0; i < 20; i++) bar[i] = (double)i < done * 20 ? '#' : '-';
+    bar[20] = 0;
+    fprintf(stderr, "\r[%s] %3.0f%% %s\x1b[K%s", bar, 100 * done, what, done < 1 ? "" : "\r\x1b[K");
+    fflush(stderr);
+    shown = now;
+    return true;
+}
+
+/* The dictionaries named; the folder of a sweep stands for all in it. */
+static int list_runs(const feature_options *o, feature_run *runs, size_t *num) {
+    size_t i, t;
+    *num = 0;
+    for (i = 0; i < o->c.words.count; i++) {
+        const char *path = o->c.words.items[i];
+        bool sweep = is_folder(joined(path, "trainer_0"))
+                     && !file_exists(joined(path, "config.json"));
+        for (t = 0; t == 0 || sweep; t++) {
+            char name[32];
+            snprintf(name, sizeof name, "trainer_%zu", t);
+            if (sweep && !is_folder(joined(path, name))) break;
+            if (*num == MOST_RUNS)
+                return wrong("more than %d dictionaries: name fewer", (int)MOST_RUNS);
+            runs[(*num)++].path = sweep ? joined(path, name) : path;
+        }
+    }
+    return *num ? DONE : wrong("which dictionary? One or several folders come first");
+}
+
+/* Trainers' names where they differ, else the folders'. */
+static void name_runs(feature_run *runs, size_t num) {
+    bool differ = true;
+    size_t i, j;
+    for (i = 0; i < num; i++) {
+        sae_config *config = config_beside(runs[i].path);
+        runs[i].name = config && sae_config_get(config, 0)->kind
+                           ? sae_trainer_name(sae_config_get(config, 0)->kind) : "";
+        if (config) sae_config_close(config);
+        for (j = 0; j < i; j++)
+            if (strcmp(runs[i].name, runs[j].name) == 0) differ = false;
+        if (!runs[i].name[0]) differ = false;
+    }
+    for (i = 0; i < num && !differ; i++) {
+        char *copy = with_ending(runs[i].path, ""), *slash;
+        size_t n = strlen(copy);
+        while (n > 1 && copy[n - 1] == '/') copy[--n] = 0;
+        slash = strrchr(copy, '/');
+        runs[i].name = slash && slash[1] ? slash + 1 : copy;
+    }
+}
+
+/* --log, else log.jsonl in the run's folder or the one above; whose lines are the run's. */
+static void find_log(const feature_options *o, const feature_run *run, size_t index,
+                     page_run *out) {
+    const char *trainer = strstr(run->path, "trainer_"), *next;
+    out->log_trainer = -1;
+    if (index < o->log.count) out->log = o->log.items[index];
+    else if (o->log.count == 1) out->log = o->log.items[0];
+    else if (file_exists(joined(run->path, "log.jsonl"))) out->log = joined(run->path, "log.jsonl");
+    else if (file_exists(joined(run->path, "../log.jsonl")))
+        out->log = joined(run->path, "../log.jsonl");
+    while (trainer && (next = strstr(trainer + 1, "trainer_")) != NULL) trainer = next;
+    if (trainer && strspn(trainer + 8, "0123456789"))
+        out->log_trainer = (int64_t)strtol(trainer + 8, NULL, 10);
+}
+
+/* Up to JUDGED_CONTEXTS of the text's contexts, evenly. */
+static features_text judged_text(const features_text *text) {
+    features_text some = *text;
+    int32_t *tokens;
+    size_t i;
+    if (text->contexts <= JUDGED_CONTEXTS) return some;
+    tokens = (int32_t *)take(JUDGED_CONTEXTS * text->ctx, sizeof *tokens);
+    for (i = 0; i < JUDGED_CONTEXTS; i++)
+        memcpy(tokens + i * text->ctx,
+               text->tokens + i * text->contexts / JUDGED_CONTEXTS * text->ctx,
+               text->ctx * sizeof *tokens);
+    some.tokens = tokens;
+    some.contexts = JUDGED_CONTEXTS;
+    return some;
+}
+
+/* Opens every dictionary and finds its seat. */
+static int open_runs(const feature_options *o, const language *l, feature_run *runs, size_t num) {
+    size_t i;
+    for (i = 0; i < num; i++) {
+        common one = o->c;
+        features_desc desc;
+        int status;
+        one.words.items = &runs[i].path;
+        one.words.count = 1;
+        status = load(&one, false, &runs[i].dict);
+        if (status == DONE) status = find_seat(&o->c, runs[i].path, runs[i].dict, l, &runs[i].s);
+        if (status != DONE) return status;
+        memset(&desc, 0, sizeof desc);
+        desc.dict = runs[i].dict;
+        desc.place = runs[i].s.place;
+        desc.ctx = l->text.ctx;
+        desc.vocab_size = neox_model_info(l->model).vocab_size;
+        if (features_create(sae.ctx, &desc, &runs[i].f) != SAE_OK) return failed_library();
+    }
+    return DONE;
+}
+
+static int judge_runs(const language *l, const feature_run *runs, page_run *shown, size_t num) {
+    features_text text = judged_text(&l->text);
+    features_judge_desc how;
+    size_t i;
+    memset(&how, 0, sizeof how);
+    for (i = 0; i < num; i++) {
+        const sae_dictionary *dict = runs[i].dict;
+        features_progress progress = { show_share, NULL };
+        char what[64];
+        snprintf(what, sizeof what, "loss with dictionary %zu of %zu", i + 1, num);
+        progress.user = what;
+        if (features_judge(sae.ctx, l->model, &text, runs[i].s.place, &dict, 1, &how, &progress,
+                           &shown[i].metrics, &shown[i].eval_tokens) != SAE_OK)
+            return failed_library();
+    }
+    return DONE;
+}
+
+static int show_features(const feature_options *o, language *l, feature_run *runs, size_t num) {
+    page_run *shown = (page_run *)take(num, sizeof *shown);
+    features **passes = (features **)take(num, sizeof *passes);
+    const char **names = (const char **)take(num, sizeof *names);
+    sae_metrics *metrics = (sae_metrics *)take(num, sizeof *metrics);
+    features_progress progress = { show_share, NULL };
+    const char *text = strrchr(o->c.text.items[0], '/');
+    page_desc desc;
+    size_t i;
+    int status;
+    if (o->contexts && o->contexts < l->text.contexts) l->text.contexts = (size_t)o->contexts;
+    status = open_runs(o, l, runs, num);
+    if (status == DONE) status = judge_runs(l, runs, shown, num);
+    if (status != DONE) return status;
+    for (i = 0; i < num; i++) passes[i] = runs[i].f;
+    progress.user = (void *)"reading the text";
+    if (features_collect(l->model, &l->text, passes, num, &progress) != SAE_OK)
+        return failed_library();
+    name_runs(runs, num);
+    for (i = 0; i < num; i++) {
+        shown[i].name = names[i] = runs[i].name;
+        shown[i].trainer = "";
+        shown[i].submodule = runs[i].s.submodule;
+        shown[i].io = runs[i].s.io;
+        shown[i].f = runs[i].f;
+        shown[i].dict = runs[i].dict;
+        shown[i].place = runs[i].s.place;
+        metrics[i] = shown[i].metrics;
+        find_log(o, &runs[i], i, &shown[i]);
+    }
+    memset(&desc, 0, sizeof desc);
+    desc.model = l->model;
+    desc.tokenizer = l->tokenizer;
+    desc.model_name = o->c.model;
+    desc.text_name = text && text[1] ? text + 1 : o->c.text.items[0];
+    desc.text = l->text;
+    desc.runs = shown;
+    desc.num_runs = num;
+    desc.max_features = (size_t)o->features;
+    desc.ablate_contexts = desc.steer_contexts = o->no_effects ? SIZE_MAX : 0;
+    desc.progress.call = show_share;
+    desc.progress.user = (void *)"measuring features";
+    if (page_write(sae.ctx, &desc, o->c.out) != SAE_OK) return failed_library();
+    if (sae.quiet) return DONE;
+    print_table(names, metrics, num);
+    printf("%s\n", o->c.out);
+    return DONE;
+}
+
+static int verb_features(int argc, char **argv) {
+    static feature_run runs[MOST_RUNS];
+    feature_options o;
+    language l;
+    size_t num = 0, i;
+    int status;
+    memset(&o, 0, sizeof o);
+    memset(&l, 0, sizeof l);
+    const option options[] = {
+        { "model", TEXT, &o.c.model }, { "text", LIST, &o.c.text }, { "out", TEXT, &o.c.out },
+        { "ctx", SIZE, &o.c.ctx }, { "contexts", SIZE, &o.contexts },
+        { "submodule", TEXT, &o.c.submodule }, { "io", TEXT, &o.c.io }, { "log", LIST, &o.log },
+        { "features", SIZE, &o.features }, { "no-effects", FLAG, &o.no_effects },
+        { "raw", FLAG, &o.c.raw }, { "dict-class", TEXT, &o.c.dict_class }, { "k", SIZE, &o.c.k },
+        { "use-top-k", FLAG, &o.c.use_top_k }, { "use-threshold", FLAG, &o.c.use_threshold },
+        { "threads", COUNT, &o.c.threads }, { "device", TEXT, &o.c.device },
+        { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &o.c.words, NULL);
+    if (status == DONE) status = list_runs(&o, runs, &num);
+    if (status == DONE && !o.c.out) status = wrong("--out is missing");
+    if (status == DONE && is_folder(o.c.out))
+        status = failed("--out is %s, a folder: name a file, PAGE.html", o.c.out);
+    if (status == DONE) status = need_folder("out", o.c.out);
+    if (status == DONE) status = keep_apart("--out", o.c.out, &o.c);
+    if (status == DONE) status = start(&o.c);
+    if (status == DONE) status = language_open(&o.c, &l);
+    if (status == DONE) status = show_features(&o, &l, runs, num);
+    for (i = 0; i < num; i++) {
+        features_destroy(runs[i].f);
+        sae_dictionary_destroy(runs[i].dict);
+    }
+    language_close(&l);
+    return status;
+}
+
+/* ==== >>read: tokens ========================================================================== */
+
+/* Ids as int32, whole: one dimension. */
+static int write_ids(const char *path, const int32_t *ids, uint64_t rows, uint64_t columns) {
+    sae_tensor t;
+    set_tensor(&t, "", SAE_I32, rows, columns, ids);
+    if (sae_tensor_file_write(sae.ctx, path, &t, 1) != SAE_OK) return failed_library();
+    return DONE;
+}
+
+/* All bytes of a file into memory that lives until the program ends. */
+static int read_whole(const char *path, char **data, size_t *size) {
+    FILE *file;
+    int64_t length;
+    if (is_folder(path)) return failed("%s is a folder", path);
+    file = fopen(path, "rb");
+    if (!file) return failed("%s: there is no such file", path);
+    if (seek_end(file) != 0 || (length = tell(file)) < 0) {
+        fclose(file);
+        return failed("%s: has no size", path);
+    }
+    rewind(file);
+    *size = (size_t)length;
+    *data = (char *)take(*size + 1, 1);
+    length = (int64_t)fread(*data, 1, *size, file);
+    fclose(file);
+    return length == (int64_t)*size ? DONE : failed("%s: reading failed", path);
+}
+
+/* M, the model's folder, comes first. */
+static int model_word(common *c) {
+    if (c->words.count == 0) return wrong("which model? A folder with tokenizer.json comes first");
+    if (c->words.count > 1) return wrong("%s belongs to no option", c->words.items[1]);
+    if (!c->out) return wrong("--out is missing");
+    c->model = c->words.items[0];
+    return need_folder("out", c->out);
+}
+
+static int verb_tokenize(int argc, char **argv) {
+    common c;
+    neox_tokenizer *tokenizer = NULL;
+    neox_tokens ids = { NULL, 0, 0 };
+    size_t i, size = 0, bytes = 0;
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = {
+        { "text", LIST, &c.text }, { "out", TEXT, &c.out }, { "threads", COUNT, &c.threads },
+        { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE) status = model_word(&c);
+    if (status == DONE && !c.text.count) status = wrong("--text is missing");
+    if (status == DONE) status = keep_apart("--out", c.out, &c);
+    if (status == DONE) status = start(&c);
+    if (status == DONE && neox_tokenizer_open(sae.ctx, c.model, &tokenizer) != SAE_OK)
+        status = failed_library();
+    for (i = 0; i < c.text.count && status == DONE; i++) {
+        char *text = NULL;
+        status = read_whole(c.text.items[i], &text, &size);
+        bytes += size;
+        if (status == DONE && neox_encode(tokenizer, text, size, &ids) != SAE_OK)
+            status = failed_library();
+    }
+    if (status == DONE) status = write_ids(c.out, ids.id, ids.count, 0);
+    if (status == DONE && !sae.quiet)
+        printf("%s: %zu tokens of %zu bytes\n", c.out, ids.count, bytes);
+    neox_tokens_free(&ids);
+    neox_tokenizer_close(tokenizer);
+    return status;
+}
+
+static int verb_detokenize(int argc, char **argv) {
+    common c;
+    neox_tokenizer *tokenizer = NULL;
+    neox_contexts ids = { NULL, 0, 0, 0 };
+    neox_text text = { NULL, 0, 0 };
+    FILE *file;
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = {
+        { "tokens", TEXT, &c.tokens }, { "out", TEXT, &c.out }, { "threads", COUNT, &c.threads },
+        { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE) status = model_word(&c);
+    if (status == DONE && !c.tokens) status = wrong("--tokens is missing");
+    if (status == DONE && same_file(c.tokens, c.out))
+        status = failed("--out is %s, which is read: it would be lost", c.out);
+    if (status == DONE) status = start(&c);
+    if (status == DONE
+        && (neox_tokenizer_open(sae.ctx, c.model, &tokenizer) != SAE_OK
+            || neox_contexts_read(sae.ctx, NULL, &c.tokens, 1, 1, &ids) != SAE_OK
+            || neox_decode(tokenizer, ids.tokens, ids.contexts, &text) != SAE_OK))
+        status = failed_library();
+    if (status == DONE) {
+        file = fopen(c.out, "wb");
+        if (!file) status = failed("%s: cannot be written", c.out);
+        else {
+            bool good = fwrite(text.data, 1, text.size, file) == text.size;
+            if (fclose(file) != 0 || !good)
+                status = failed("%s: writing failed (is the disk full?)", c.out);
+        }
+    }
+    if (status == DONE && !sae.quiet)
+        printf("%s: %zu bytes of %zu tokens\n", c.out, text.size, ids.contexts);
+    neox_text_free(&text);
+    neox_contexts_free(&ids);
+    neox_tokenizer_close(tokenizer);
+    return status;
+}
+
+/* ==== >>read: logits ========================================================================== */
+
+static sae_result put_logits(void *user, const float *logits, size_t first, size_t count) {
+    npy_writer *w = (npy_writer *)user;
+    (void)first;
+    if (npy_put(w, logits, sizeof *logits, count) == DONE) return SAE_OK;
+    return sae_fail(sae.ctx, SAE_IO, "%s: writing failed (is the disk full?)", w->path);
+}
+
+/* Some 2048 tokens at a time. */
+static int write_logits(const common *c, neox_model *model, const neox_contexts *all) {
+    size_t batch = all->ctx < 2048 ? 2048 / all->ctx : 1, at, num;
+    double loss = 0, *losses = (double *)take(batch, sizeof *losses);
+    size_t predictions = 0, *counts = (size_t *)take(batch, sizeof *counts), i;
+    neox_forward_desc run;
+    npy_writer out;
+    int status;
+    memset(&run, 0, sizeof run);
+    memset(&out, 0, sizeof out);
+    out.group = all->ctx;
+    status = npy_create(&out, c->out, ".tmp", "<f4", neox_model_info(model).vocab_size);
+    run.ctx = all->ctx;
+    run.logits = put_logits;
+    run.user = &out;
+    run.loss = losses;
+    run.predictions = counts;
+    for (at = 0; at < all->contexts && status == DONE; at += num) {
+        num = batch < all->contexts - at ? batch : all->contexts - at;
+        run.tokens = all->tokens + at * all->ctx;
+        run.contexts = num;
+        if (neox_forward(model, &run) != SAE_OK) status = failed_library();
+        for (i = 0; i < num && status == DONE; i++) {
+            loss += losses[i];
+            predictions += counts[i];
+        }
+    }
+    if (status == DONE) status = npy_finish(&out, false);
+    npy_abandon(&out);
+    if (status == DONE && !sae.quiet)
+        printf("%s: %zu contexts of %zu tokens, cross-entropy %.6f\n", c->out, all->contexts,
+               all->ctx, predictions ? loss / (double)predictions : 0);
+    return status;
+}
+
+/* The contexts of --tokens or --text. A list of ids shorter than a context is one. */
+static int read_contexts(const common *c, neox_tokenizer *tokenizer, neox_contexts *out) {
+    neox_contexts ids = { NULL, 0, 0, 0 };
+    sae_tensor_file *file = NULL;
+    size_t length = (size_t)c->ctx;
+    if (!c->tokens) {
+        if (neox_contexts_read(sae.ctx, tokenizer, c->text.items, c->text.count, length, &ids)
+            != SAE_OK)
+            return failed_library();
+    } else {
+        const sae_tensor *t;
+        if (!ends_with(c->tokens, ".npy"))
+            return failed("%s is no .npy: ids of tokens come in one", c->tokens);
+        if (sae_tensor_file_open(sae.ctx, c->tokens, &file) != SAE_OK) return failed_library();
+        t = sae_tensor_file_get(file, 0);
+        if (!length && t && t->ndim == 1 && t->shape[0] && t->shape[0] < 128)
+            length = (size_t)t->shape[0];
+        sae_tensor_file_close(file);
+        if (neox_contexts_read(sae.ctx, tokenizer, &c->tokens, 1, length, &ids) != SAE_OK)
+            return failed_library();
+    }
+    *out = ids;
+    return DONE;
+}
+
+static int verb_logits(int argc, char **argv) {
+    common c;
+    neox_model *model = NULL;
+    neox_tokenizer *tokenizer = NULL;
+    neox_contexts all = { NULL, 0, 0, 0 };
+    int status;
+    memset(&c, 0, sizeof c);
+    const option options[] = {
+        { "tokens", TEXT, &c.tokens }, { "text", LIST, &c.text }, { "out", TEXT, &c.out },
+        { "ctx", SIZE, &c.ctx }, { "threads", COUNT, &c.threads }, { "device", TEXT, &c.device },
+        { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &c.words, NULL);
+    if (status == DONE) status = model_word(&c);
+    if (status == DONE && !c.tokens == !c.text.count)
+        status = wrong("--tokens F.npy is missing (or --text, in its place)");
+    if (status == DONE) status = keep_apart("--out", c.out, &c);
+    if (status == DONE && c.tokens && same_file(c.tokens, c.out))
+        status = failed("--out is %s, which is read: it would be lost", c.out);
+    if (status == DONE) status = start(&c);
+    if (status == DONE && !c.tokens
+        && neox_tokenizer_open(sae.ctx, c.model, &tokenizer) != SAE_OK)
+        status = failed_library();
+    if (status == DONE && neox_model_open(sae.ctx, c.model, &model) != SAE_OK)
+        status = failed_library();
+    if (status == DONE) status = read_contexts(&c, tokenizer, &all);
+    if (status == DONE) status = write_logits(&c, model, &all);
+    neox_contexts_free(&all);
+    neox_tokenizer_close(tokenizer);
+    neox_model_close(model);
+    return status;
+}
+
+/* ==== >>read: activations ===================================================================== */
+
+struct text_rows {
+    neox_model *model;
+    neox_tokenizer *tokenizer;
+    neox_contexts contexts;
+    neox_site site, target;
+    neox_source *source;
+    bool has_target;
+    int64_t bos; /* the token whose rows are left out; -2: none */
+};
+
+static void text_rows_close(text_rows *r) {
+    if (!r) return;
+    neox_source_destroy(r->source);
+    neox_contexts_free(&r->contexts);
+    neox_tokenizer_close(r->tokenizer);
+    neox_model_close(r->model);
+}
+
+static size_t text_rows_layer(const text_rows *r) { return r->site.layer; }
+
+/* Rows of padding are ids below 0 and, where config.json has a token of its own for it, that. */
+static void mark_padding(text_rows *r) {
+    neox_info info = neox_model_info(r->model);
+    size_t i;
+    if (info.pad_token < 0 || info.pad_token == info.bos_token || info.pad_token == info.eos_token)
+        return;
+    for (i = r->contexts.contexts; i-- > 0;) { /* at the end of a context alone */
+        int32_t *ids = r->contexts.tokens + i * r->contexts.ctx;
+        size_t n = r->contexts.ctx;
+        while (n && (ids[n - 1] < 0 || ids[n - 1] == info.pad_token)) ids[--n] = -1;
+    }
+}
+
+static int text_rows_open(const common *c, text_rows **out, sae_source_desc *source) {
+    text_rows *r = (text_rows *)take(1, sizeof *r);
+    const char *io = c->io ? c->io : "out";
+    bool both = strcmp(io, "in_and_out") == 0, text = c->text.count != 0;
+    neox_source_desc desc;
+    size_t i;
+    int status;
+    *out = r; /* closed by the caller, whatever comes */
+    if (!c->model)
+        return wrong("--model is missing: a folder with config.json, model.safetensors, "
+                     "tokenizer.json");
+    if (!c->submodule) return wrong("--submodule is missing, for example gpt_neox.layers.3");
+    if (!both && strcmp(io, "in") && strcmp(io, "out"))
+        return wrong("--io is %s, allowed are in, out, in_and_out", io);
+    if (neox_model_open(sae.ctx, c->model, &r->model) != SAE_OK
+        || neox_site_find(r->model, c->submodule, strcmp(io, "out") != 0, &r->site) != SAE_OK
+        || (both && neox_site_find(r->model, c->submodule, false, &r->target) != SAE_OK))
+        return failed_library();
+    for (i = 0; i < c->text.count && ends_with(c->text.items[i], ".npy"); i++) {}
+    if (text && i < c->text.count
+        && neox_tokenizer_open(sae.ctx, c->model, &r->tokenizer) != SAE_OK)
+        return failed_library();
+    status = read_contexts(c, r->tokenizer, &r->contexts);
+    if (status != DONE) return status;
+    mark_padding(r);
+    memset(&desc, 0, sizeof desc);
+    desc.model = r->model;
+    desc.tokens = r->contexts.tokens;
+    desc.contexts = r->contexts.contexts;
+    desc.ctx = r->contexts.ctx;
+    desc.site = r->site;
+    r->has_target = both;
+    if (both) desc.target = &r->target;
+    desc.remove_bos = c->remove_bos;
+    desc.bos_token = neox_model_info(r->model).bos_token;
+    r->bos = c->remove_bos && desc.bos_token >= 0 ? desc.bos_token : -2;
+    if (neox_source_create(sae.ctx, &desc, &r->source) != SAE_OK) return failed_library();
+    *source = neox_source_rows(r->source);
+    return DONE;
+}
+
+/* A shard that is being filled: a .npy grows, a .safetensors is gathered. */
+typedef struct shard_writer {
+    npy_writer npy;
+    unsigned char *gathered; /* [size] rows */
+    uint64_t size, rows;
+    const char *path;
+    size_t width, element;
+    bool safetensors;
+} shard_writer;
+
+static int shard_open(shard_writer *w, const char *path, uint64_t rows, bool half) {
+    w->path = path;
+    w->rows = 0;
+    if (!w->safetensors) return npy_create(&w->npy, path, ".tmp", half ? "<f2" : "<f4", w->width);
+    if (rows > w->size) {
+        w->gathered = (unsigned char *)take((size_t)rows, w->width * w->element);
+        w->size = rows;
+    }
+    return DONE;
+}
+
+static int shard_put(shard_writer *w, const void *data, size_t rows) {
+    size_t row = w->width * w->element;
+    if (!w->safetensors) return npy_put(&w->npy, data, w->element, rows);
+    memcpy(w->gathered + w->rows * row, data, rows * row);
+    w->rows += rows;
+    return DONE;
+}
+
+static int shard_close(shard_writer *w) {
+    sae_tensor t;
+    if (!w->safetensors) return npy_finish(&w->npy, false);
+    set_tensor(&t, "activations", w->element == 2 ? SAE_F16 : SAE_F32, w->rows, w->width,
+               w->gathered);
+    if (sae_tensor_file_write(sae.ctx, w->path, &t, 1) != SAE_OK) return failed_library();
+    return DONE;
+}
+
+/* OUT, with ".in" or ".out" and the number of the shard before its ending. */
+static const char *shard_name(const char *out, const char *which, uint64_t shard,
+                              uint64_t shards) {
+    const char *dot = strrchr(out, '.');
+    char *name = (char *)take(strlen(out) + 64, 1);
+    int stem = (int)(dot - out);
+    if (shards == 1) sprintf(name, "%.*s%s%s", stem, out, which, dot);
+    else
+        sprintf(name, "%.*s%s-%05.0f-of-%05.0f%s", stem, out, which, (double)shard + 1,
+                (double)shards, dot);
+    return name;
+}
+
+typedef struct activation_options {
+    common c;
+    const char *tokens_out;
+    uint64_t shard_rows;
+} activation_options;
+
+/* How many rows there will be, and the ids of their tokens. */
+static uint64_t kept_tokens(const text_rows *r, int32_t *ids) {
+    uint64_t kept = 0;
+    size_t i, n = r->contexts.contexts * r->contexts.ctx;
+    for (i = 0; i < n; i++) {
+        int32_t id = r->contexts.tokens[i];
+        if (id < 0 || id == r->bos) continue;
+        if (ids) ids[kept] = id;
+        kept++;
+    }
+    return kept;
+}
+
+static int write_activations(const activation_options *o, text_rows *r, sae_source_desc *source,
+                             uint64_t total) {
+    enum { BLOCK = 2048 };
+    bool half = o->c.dtype && strstr(o->c.dtype, "16") != NULL;
+    float *x[2];
+    uint16_t *narrow = (uint16_t *)take(BLOCK * source->dim, sizeof *narrow);
+    uint64_t each = o->shard_rows ? o->shard_rows : total, shards = (total + each - 1) / each;
+    uint64_t shard, left;
+    shard_writer w[2];
+    size_t s, streams = r->has_target ? 2 : 1, i;
+    int status = DONE;
+    memset(w, 0, sizeof w);
+    for (s = 0; s < 2; s++) {
+        x[s] = (float *)take(BLOCK * source->dim, sizeof(float));
+        w[s].safetensors = ends_with(o->c.out, ".safetensors");
+        w[s].width = source->dim;
+        w[s].element = half ? 2 : 4;
+    }
+    for (shard = 0; shard < shards && status == DONE; shard++) {
+        left = total - shard * each < each ? total - shard * each : each;
+        for (s = 0; s < streams && status == DONE; s++)
+            status = shard_open(&w[s], shard_name(o->c.out, streams == 1 ? "" : s ? ".out" : ".in",
+                                                  shard, shards), left, half);
+        while (left && status == DONE) {
+            int64_t got = source->read(source->user, x[0], x[1], left < BLOCK ? left : BLOCK);
+            if (got <= 0) status = got < 0 ? failed_library() : failed("rows end too soon");
+            for (s = 0; s < streams && status == DONE; s++) {
+                for (i = 0; half && i < (size_t)got * source->dim; i++)
+                    narrow[i] = to_half(x[s][i]);
+                status = shard_put(&w[s], half ? (const void *)narrow : x[s], (size_t)got);
+            }
+            left -= status == DONE ? (uint64_t)got : 0;
+            if (status == DONE && total > 65536)
+                show_share((void *)"running the model",
+                           (double)(shard * each + each - left) / (double)total);
+        }
+        for (s = 0; s < streams && status == DONE; s++) status = shard_close(&w[s]);
+    }
+    for (s = 0; s < streams; s++) npy_abandon(&w[s].npy);
+    return status;
+}
+
+static int check_activations(activation_options *o) {
+    common *c = &o->c;
+    const char *dot = c->out ? strrchr(c->out, '.') : NULL;
+    if (c->words.count) return wrong("%s belongs to no option", c->words.items[0]);
+    if (!c->out) return wrong("--out is missing");
+    if (!c->text.count == !c->tokens) return wrong("--text is missing (or --tokens, in its place)");
+    if (!dot || (strcmp(dot, ".npy") && strcmp(dot, ".safetensors")))
+        return wrong("--out is %s, allowed are .npy and .safetensors", c->out);
+    if (c->dtype && strcmp(c->dtype, "f32") && strcmp(c->dtype, "float32")
+        && strcmp(c->dtype, "f16") && strcmp(c->dtype, "float16"))
+        return wrong("--dtype is %s, allowed are f32, f16", c->dtype);
+    if (need_folder("out", c->out) != DONE) return FAILED;
+    if (o->tokens_out && need_folder("tokens-out", o->tokens_out) != DONE) return FAILED;
+    return keep_apart("--out", c->out, c);
+}
+
+static int verb_activations(int argc, char **argv) {
+    activation_options o;
+    text_rows *r = NULL;
+    sae_source_desc source;
+    uint64_t total = 0;
+    int status;
+    memset(&o, 0, sizeof o);
+    const option options[] = {
+        { "model", TEXT, &o.c.model }, { "text", LIST, &o.c.text }, { "tokens", TEXT, &o.c.tokens },
+        { "submodule", TEXT, &o.c.submodule }, { "io", TEXT, &o.c.io }, { "out", TEXT, &o.c.out },
+        { "ctx", SIZE, &o.c.ctx }, { "dtype", TEXT, &o.c.dtype },
+        { "tokens-out", TEXT, &o.tokens_out }, { "shard-rows", SIZE, &o.shard_rows },
+        { "remove-bos", FLAG, &o.c.remove_bos }, { "threads", COUNT, &o.c.threads },
+        { "device", TEXT, &o.c.device }, { "quiet", FLAG, &sae.quiet }
+    };
+    status = parse(argc, argv, options, sizeof options / sizeof options[0], &o.c.words, NULL);
+    if (status == DONE) status = check_activations(&o);
+    if (status == DONE) status = start(&o.c);
+    if (status == DONE) status = text_rows_open(&o.c, &r, &source);
+    if (status == DONE && !(total = kept_tokens(r, NULL)))
+        status = failed("all tokens are padding or bos: there are no rows");
+    if (status == DONE) status = write_activations(&o, r, &source, total);
+    if (status == DONE && o.tokens_out) { /* by contexts where every token has its row */
+        int32_t *ids = (int32_t *)take((size_t)total, sizeof *ids);
+        bool whole = total == r->contexts.contexts * r->contexts.ctx;
+        kept_tokens(r, ids);
+        status = write_ids(o.tokens_out, ids, whole ? r->contexts.contexts : total,
+                           whole ? r->contexts.ctx : 0);
+    }
+    if (status == DONE && !sae.quiet)
+        printf("%s: %.0f rows of %zu, %zu contexts of %zu tokens, %zu tokens left over\n", o.c.out,
+               (double)total, source.dim, r->contexts.contexts, r->contexts.ctx,
+               r->contexts.dropped);
+    text_rows_close(r);
     return status;
 }
 
@@ -2343,6 +3240,12 @@ static const char help_all[] =
     "\n"
     "  sae train --data FILE... --trainer NAME --dict-size M --steps N --out DIR\n"
     "  sae eval DIR --data FILE          how good it is\n"
+    "  sae eval DIR --model M --text FILE             and what the model's loss becomes with it\n"
+    "  sae features DIR... --model M --text FILE --out PAGE.html   what its features mean\n"
+    "  sae activations --model M --text FILE --submodule PATH --io in|out --out F.npy\n"
+    "  sae train --model M --text FILE --submodule PATH ...   in place of --data\n"
+    "  sae tokenize M --text FILE --out IDS.npy, sae detokenize M --tokens IDS.npy --out FILE\n"
+    "  sae logits M --tokens IDS.npy --out F.npy\n"
     "  sae encode DIR --data FILE --out F.npz         latents of each row\n"
     "  sae reconstruct DIR --data FILE --out F.npy\n"
     "  sae steer-export DIR --feature I --layer L --out F.gguf   a direction for llama.cpp\n"
@@ -2369,6 +3272,9 @@ static const char help_train[] =
     "  --target FILE...  the rows to give, row by row (transcoders): as many, and as wide\n"
     "  --tensor NAME     of a .safetensors with several\n"
     "  --order shuffle|sequential    --batch N (2048; or --batch-size)    --buffer-rows N\n"
+    "  --model M --text FILE... --submodule PATH --io out|in|in_and_out    in place of --data: "
+    "rows of\n"
+    "                    a language model while it reads, as in sae activations --help\n"
     "  --max-activation-norm-multiple X    drop rows with a norm above X medians\n"
     "  --normalize-activations    --heads N\n"
     "Run\n"
@@ -2383,6 +3289,15 @@ static const char help_train[] =
 
 static const char help_eval[] =
     "sae eval DIR --data FILE... [--target FILE] [--batch N] [--batches N] [--json]\n"
+    "sae eval DIR --model M --text FILE... [--ctx N] [--batch N] [--remove-bos] [--json]\n"
+    "\n"
+    "  With a language model the rows are its activations at the dictionary's submodule (from its "
+    "files,\n"
+    "  or --submodule NAME and --io in|out|in_and_out) while it reads the text in contexts of N "
+    "(128)\n"
+    "  tokens; and its loss is measured as it is, with the reconstruction and with zeros in place "
+    "of the\n"
+    "  rows, at every position. Prints the table of the reference's README.\n"
     "\n"
     "  The reference's evaluate() over the batches, in the order of the file. l1_loss is that of "
     "the\n"
@@ -2394,6 +3309,65 @@ static const char help_eval[] =
     "  --dict-class NAME, --k N        for files that do not say\n"
     "  --dim N, --dtype T              of raw data;  --tensor NAME of a .safetensors\n"
     "  --batch N (2048)                whole batches are judged, the rows that are left are not\n"
+    "  --threads N, --quiet\n";
+
+static const char help_features[] =
+    "sae features DIR... --model M --text FILE... --out PAGE.html\n"
+    "\n"
+    "  One page, no network: for each feature the contexts where it fires most, its tokens, what "
+    "its\n"
+    "  direction says and what the model does without and with it; the runs side by side. "
+    "Beside it\n"
+    "  PAGE.json in Neuronpedia's layout (PAGE.0.json, ... of several). A folder of a sweep stands "
+    "for\n"
+    "  all dictionaries in it.\n"
+    "  --model M         a folder with config.json, model.safetensors, tokenizer.json (GPT-NeoX)\n"
+    "  --text FILE...    cut into contexts of --ctx N (128) tokens; --contexts N: the first N "
+    "alone\n"
+    "  --submodule NAME, --io in|out|in_and_out    where it sits, if its files do not say\n"
+    "  --features N (2000)    on the page, of all runs together: those with most energy, the sum "
+    "of\n"
+    "                    f^2 |w|^2. 2000 make some 4 MB\n"
+    "  --log F.jsonl...  of the training; default log.jsonl in DIR or above\n"
+    "  --no-effects      leave out ablating and steering, which run the model most\n"
+    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --threads, --quiet: as in sae eval\n"
+    "  --help\n";
+
+static const char help_activations[] =
+    "sae activations --model M --text FILE... --submodule PATH --out F.npy|F.safetensors\n"
+    "\n"
+    "  What a language model computes at a submodule while it reads the text: float32 [rows,dim].\n"
+    "  --model M         a folder with config.json, model.safetensors (or shards) and\n"
+    "                    tokenizer.json, of the GPT-NeoX family (Pythia)\n"
+    "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or a .npy\n"
+    "                    of ids, [n] or [contexts,ctx], below 0: padding\n"
+    "  --tokens F.npy    ids, in place of --text\n"
+    "  --submodule PATH  gpt_neox.layers.3, gpt_neox.layers.3.mlp, gpt_neox.embed_in, ...\n"
+    "  --io out|in|in_and_out    its output, its input; both (transcoders): F.in.npy, F.out.npy\n"
+    "  --ctx N (128)     tokens of a context\n"
+    "  --dtype f32|f16   of the file\n"
+    "  --tokens-out F.npy    the rows' tokens, int32 [contexts,ctx]; [rows] if some are left out\n"
+    "  --shard-rows N    F-00001-of-00003.npy, ... of N rows each; train reads them as one stream\n"
+    "  --remove-bos      leave out the rows of the bos token; those of padding always are\n"
+    "  --threads N, --quiet\n";
+
+static const char help_tokenize[] =
+    "sae tokenize M --text FILE... --out IDS.npy\n"
+    "\n"
+    "  The ids of the text, int32 [n], by M/tokenizer.json (byte-level BPE). Special tokens that\n"
+    "  are written in the text are taken for what they are; bytes that are no UTF-8 stay.\n";
+
+static const char help_detokenize[] =
+    "sae detokenize M --tokens IDS.npy --out FILE\n"
+    "\n"
+    "  The bytes that the ids stand for.\n";
+
+static const char help_logits[] =
+    "sae logits M --tokens IDS.npy --out F.npy\n"
+    "\n"
+    "  What the model predicts behind each token: float32 [contexts,ctx,vocabulary].\n"
+    "  --tokens F.npy    [contexts,ctx], or [n], cut into contexts of --ctx N (128)\n"
+    "  --text FILE...    in place of it\n"
     "  --threads N, --quiet\n";
 
 static const char help_encode[] =
@@ -2466,8 +3440,10 @@ static const struct {
     { "steer-export", help_steer_export, verb_steer_export },
     { "info", help_info, verb_info }, { "tensors", help_tensors, verb_tensors },
     { "convert", help_convert, verb_convert },
-    { "activations", "", NULL }, { "features", "", NULL },
-    { "tokenize", "", NULL }, { "detokenize", "", NULL }, { "logits", "", NULL }
+    { "features", help_features, verb_features },
+    { "activations", help_activations, verb_activations },
+    { "tokenize", help_tokenize, verb_tokenize },
+    { "detokenize", help_detokenize, verb_detokenize }, { "logits", help_logits, verb_logits }
 };
 enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };
 
