@@ -11,6 +11,7 @@
     CONTENTS (search for the tag)
         >>cuda: state        errors, launching, memory, streams, the step as one graph
         >>cuda: device math  dots and sums in canonical order, exp, log, pow, Philox
+        >>cuda: scalars      sums over rows in the scalars order, room to work in
         >>cuda: batch        rows loaded, subtract, axpy
         >>cuda: selection    the k largest of a row or a batch
         >>cuda: plain encode     every product in float32
@@ -186,6 +187,16 @@ __device__ static inline void saei_device_sum_add(double s[2], size_t i, double 
     }
     s[1] = __dadd_rn(s[1], x);
 }
+
+/* ==== >>cuda: scalars ========================================================================= */
+
+/* ==== >>cuda: penalties ======================================================================= */
+
+/* ==== >>cuda: by latent ======================================================================= */
+
+/* ==== >>cuda: sums ============================================================================ */
+
+/* ==== >>cuda: weights ========================================================================= */
 
 /* ==== >>cuda: table =========================================================================== */
 
