@@ -560,7 +560,8 @@ __device__ static inline void saei_device_sum_add(double s[2], size_t i, double 
     s[1] = __dadd_rn(s[1], x);
 }
 
-<<<<<<< HEAD
+/* ==== >>cuda: scalars ========================================================================= */
+
 /* ==== >>cuda: batch =========================================================================== */
 
 /* One thread for four columns. kind: 0 float, 1 half, 2 bfloat16. */
@@ -649,9 +650,6 @@ static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float
     saei_cuda_launch(w, saei_axpy_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, count, a, x, y, out);
 }
-=======
-/* ==== >>cuda: scalars ========================================================================= */
-
 /* ==== >>cuda: penalties ======================================================================= */
 
 /* ==== >>cuda: by latent ======================================================================= */
@@ -659,7 +657,6 @@ static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float
 /* ==== >>cuda: sums ============================================================================ */
 
 /* ==== >>cuda: weights ========================================================================= */
->>>>>>> back
 
 /* ==== >>cuda: table =========================================================================== */
 
