@@ -1086,6 +1086,8 @@ SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_
 typedef struct sae_cuda_desc {
     int device;   /* CUDA's number of it; default 0 */
     void *stream; /* cudaStream_t that everything runs on; default: an own one */
+    int screen;   /* encode by a 16-bit product that only proposes: default 0: where it pays; 1:
+                     always, -1: never. No bit of a result depends on it */
 } sae_cuda_desc;
 
 /* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer
@@ -6181,11 +6183,14 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     t->now.sparsity_coeff = saei_number_of(h.initial_sparsity_penalty);
     result = t->ops->open(ctx, &t->w.state);
     t->open = result == SAE_OK;
-    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t)))
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
-                           "sae_trainer_create: no memory to train %zu latents "
-                           "of %zu dimensions with batches of %zu rows",
-                           h.dict_size, h.activation_dim, h.batch_size);
+    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t))) {
+        result = t->ops->status(&t->w); /* a backend may know more */
+        if (result == SAE_OK)
+            result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
+                               "sae_trainer_create: no memory to train %zu latents "
+                               "of %zu dimensions with batches of %zu rows",
+                               h.dict_size, h.activation_dim, h.batch_size);
+    }
     if (result == SAE_OK) result = saei_trainer_start(t);
     if (result == SAE_OK && t->ops->host_memory) saei_dictionary_place(&t->view, t->param.all);
     else if (result == SAE_OK) {

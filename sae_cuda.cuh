@@ -52,8 +52,35 @@
 
 enum {
     SAEI_CUDA_THREADS = 256, /* of a block, where nothing else is said */
-    SAEI_CUDA_BEHIND = 4     /* steps that the host may run ahead of the device */
+    SAEI_CUDA_BEHIND = 4,    /* steps that the host may run ahead of the device */
+    SAEI_CUDA_GROUP = 64,    /* latents that share an error bound in the screened encode */
+    SAEI_CUDA_TILE = 128,    /* latents of a tile of the plain encode */
+    SAEI_CUDA_PRODUCT_BYTES = 16 << 20, /* of the 16-bit product held at a time: stays in the L2 */
+    SAEI_BUCKETS = 2048      /* of a histogram over 11 bits */
 };
+enum { /* words of saei_cuda.told */
+    SAEI_TOLD_HALT = 0, SAEI_TOLD_ENTRIES = 4, SAEI_TOLD_COUNT = 8
+};
+enum { /* words of encode's scratch; doubled ones are 64 bits wide */
+    SAEI_WORD_X_MOST,  /* largest norm of a row of x, of W_enc: bits of a float */
+    SAEI_WORD_W_MOST,
+    SAEI_WORD_PLAIN,   /* how many rows go the plain way */
+    SAEI_WORD_DONE,    /* blocks that are through, [4] */
+    SAEI_WORD_TOTAL = 8, /* [2] entries found */
+    SAEI_WORD_PREFIX = 10, /* bits of the batch's smallest kept value, so far */
+    SAEI_WORD_ALL,     /* 1: all are kept */
+    SAEI_WORD_LEFT,    /* [2] how many of the bucket are wanted */
+    SAEI_WORD_COUNT = 64
+};
+
+/* A product of one shape that cublasLt was asked about. */
+typedef struct saei_cuda_plan {
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t w, x, out;
+    cublasLtMatmulAlgo_t algo;
+    size_t m, rows, ld;
+    bool ready;
+} saei_cuda_plan;
 
 /* Of one trainer: sae_work.state. */
 typedef struct saei_cuda {
@@ -68,19 +95,21 @@ typedef struct saei_cuda {
     /* sticky: the first error, and its sentence */
     sae_result result;
     char text[512];
-    /* rows from the host: [2] device buffers, filled in turn */
-    void *staging[2];
-    size_t staging_bytes;
-    unsigned staging_turn;
+    size_t taken;              /* bytes that alloc gave */
+    /* rows from the host go through two buffers in turn */
+    unsigned staging_turn, staging_turns;
     cudaEvent_t staged, freed[2];
-    /* guard: halt[0] = 1 once a batch was bad, halt[1..2] its step; told is the host's copy */
-    uint32_t *halt;            /* D [4] */
-    volatile uint32_t *told;   /* pinned [8]; 4: what encode found, a hint for its next call */
+    /* guard: halt[0] = 1 once a batch was bad, halt[1..2] its step */
+    uint32_t *halt;            /* D [16] */
+    volatile uint32_t *told;   /* pinned: what the device told the host without being waited for */
     /* the step as one graph */
     cudaGraphExec_t graph;
-    bool capturing;
-    unsigned step_turn;
+    bool capturing, foreign;   /* foreign: the caller captures the stream himself */
+    unsigned step_turn, step_turns;
     cudaEvent_t ended[SAEI_CUDA_BEHIND];
+    /* screened encode */
+    int screen;                /* of sae_cuda_desc */
+    saei_cuda_plan plan;
 } saei_cuda;
 
 static saei_cuda *saei_cuda_of(const sae_work *w) { return (saei_cuda *)w->state; }
@@ -119,6 +148,415 @@ template <typename... P, typename... A>
 static void saei_cuda_launch(const sae_work *w, void (*kernel)(P...), size_t blocks,
                              unsigned threads, A... args) {
     saei_cuda_launch_shared(w, kernel, blocks, threads, 0, args...);
+}
+
+/* -- scratch: what operations work in, cut into named pieces -- */
+
+typedef struct saei_cuda_scratch {
+    /* screened encode; mc: m rounded up to SAEI_CUDA_GROUP */
+    __half *x16, *w16;     /* [batch in whole chunks][ld], [mc][ld] */
+    __half *bias16;        /* [mc] */
+    __half *product;       /* [chunk][mc] */
+    size_t chunk;          /* rows whose product is held at a time */
+    float *facts;          /* [mc / SAEI_CUDA_GROUP][4] */
+    float *x_norm, *x_error; /* [batch] */
+    /* lists of candidates of top-k rows */
+    uint32_t *place;       /* [batch][capacity] */
+    float *value;          /* alike */
+    size_t capacity;
+    uint32_t *rows;        /* [batch] rows that go the plain way; in batch top-k: ties of a row */
+    uint32_t *words;       /* [SAEI_WORD_COUNT] of encode: see there */
+    uint32_t *histogram;   /* [3][SAEI_BUCKETS], behind words */
+    double *sums;          /* [max(batch, ld, m', 2 m ld / 16384 + 16)] */
+} saei_cuda_scratch;
+
+static size_t saei_cuda_place(size_t *at, size_t count, size_t size) {
+    size_t here = *at;
+    if (here == SIZE_MAX || (size && count > (SIZE_MAX - 255 - here) / size)) {
+        *at = SIZE_MAX;
+        return 0;
+    }
+    *at = (here + count * size + 255) & ~(size_t)255;
+    return here;
+}
+
+/* Rows from the host arrive while other operations work: these bytes come first and are apart. */
+static size_t saei_cuda_staging_bytes(const sae_shape *h) {
+    size_t at = 0;
+    saei_cuda_place(&at, 2 * h->batch, h->ld * sizeof(float));
+    return at;
+}
+/* Where the pieces that operations share begin. */
+static unsigned char *saei_cuda_scratch_base(const sae_work *w) {
+    return (unsigned char *)w->scratch + saei_cuda_staging_bytes(&w->shape);
+}
+
+/* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
+static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch *s) {
+    unsigned char *b = (unsigned char *)base;
+    size_t at = 0, mc, m, sums;
+    size_t x16, w16, bias16, product, facts, x_norm, x_error, place, value, rows, words;
+    size_t sum;
+    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u) return SIZE_MAX;
+    mc = saei_cuda_ceil(h->dict_size, SAEI_CUDA_GROUP) * SAEI_CUDA_GROUP;
+    m = (h->dict_size + 15) / 16 * 16;
+    sums = saei_cuda_max(saei_cuda_max(h->batch, m), h->ld);
+    sums = saei_cuda_max(sums, 2 * (m / 16384 + 1) * (h->ld + 1) + 16);
+    s->chunk = saei_cuda_max(SAEI_CUDA_PRODUCT_BYTES / (mc * sizeof(__half)), 64);
+    s->chunk = saei_cuda_min(s->chunk / 64 * 64, saei_cuda_ceil(h->batch, 8) * 8);
+    s->capacity = saei_cuda_min(4 * h->k, mc) + 2 * SAEI_CUDA_TILE;
+    x16 = saei_cuda_place(&at, saei_cuda_ceil(h->batch, s->chunk) * s->chunk,
+                          h->ld * sizeof(__half));
+    w16 = saei_cuda_place(&at, mc, h->ld * sizeof(__half));
+    bias16 = saei_cuda_place(&at, mc, sizeof(__half));
+    product = saei_cuda_place(&at, s->chunk, mc * sizeof(__half));
+    facts = saei_cuda_place(&at, mc / SAEI_CUDA_GROUP, 4 * sizeof(float));
+    x_norm = saei_cuda_place(&at, h->batch, sizeof(float));
+    x_error = saei_cuda_place(&at, h->batch, sizeof(float));
+    place = saei_cuda_place(&at, h->batch, s->capacity * sizeof(uint32_t));
+    value = saei_cuda_place(&at, h->batch, s->capacity * sizeof(float));
+    rows = saei_cuda_place(&at, h->batch, sizeof(uint32_t));
+    words = saei_cuda_place(&at, SAEI_WORD_COUNT + 3 * SAEI_BUCKETS, sizeof(uint32_t));
+    sum = saei_cuda_place(&at, sums, sizeof(double));
+    if (at == SIZE_MAX || !b) return at;
+    s->x16 = (__half *)(b + x16);
+    s->w16 = (__half *)(b + w16);
+    s->bias16 = (__half *)(b + bias16);
+    s->product = (__half *)(b + product);
+    s->facts = (float *)(b + facts);
+    s->x_norm = (float *)(b + x_norm);
+    s->x_error = (float *)(b + x_error);
+    s->place = (uint32_t *)(b + place);
+    s->value = (float *)(b + value);
+    s->rows = (uint32_t *)(b + rows);
+    s->words = (uint32_t *)(b + words);
+    s->histogram = s->words + SAEI_WORD_COUNT;
+    s->sums = (double *)(b + sum);
+    return at;
+}
+
+static saei_cuda_scratch saei_cuda_scratch_of(const sae_work *w) {
+    saei_cuda_scratch s;
+    saei_cuda_layout(&w->shape, saei_cuda_scratch_base(w), &s);
+    return s;
+}
+
+/* Scratch memory of the operations from >>cuda: penalties on. No operation leaves anything in it for
+   another. */
+enum {
+    SAEI_CUDA_ROWS = 64,     /* rows of a mask of the counting sort */
+    SAEI_CUDA_PART = 256,    /* latents of a block of it */
+    SAEI_CUDA_CHUNK = 16384, /* floats whose squares are one sum */
+    SAEI_CUDA_WARPS = SAEI_CUDA_THREADS / 32
+};
+typedef struct saei_cuda_pieces {
+    unsigned long long *mask;  /* [groups of 64 rows][m']: which of the rows list the latent */
+    uint32_t *before;          /* alike: how many rows of earlier groups do */
+    unsigned long long *total; /* [parts of 256 latents] */
+    unsigned long long *count; /* [8] */
+    double *sums;              /* rows, latents or 16384s of parameters, whichever is most */
+    double *partial;           /* [row blocks][ld] */
+    float *latents;            /* [max(m', ld)] */
+    float *rows;               /* [batch] */
+    uint32_t *list, *order;    /* [m'], [batch] */
+} saei_cuda_pieces;
+
+static size_t saei_cuda_align16(size_t n) { return (n + 15) / 16 * 16; }
+
+/* As saei_cuda_layout. */
+static size_t saei_cuda_pieces_layout(const sae_shape *h, void *base, saei_cuda_pieces *s) {
+    unsigned char *b = (unsigned char *)base;
+    size_t at = 0, m, groups, most, mask, before, total, count, sums, partial, latents, rows, list;
+    size_t order;
+    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u) return SIZE_MAX;
+    m = saei_cuda_align16(h->dict_size);
+    groups = saei_cuda_ceil(h->batch, SAEI_CUDA_ROWS);
+    most = saei_cuda_ceil(2 * m * h->ld + 4 * m + h->ld, SAEI_CUDA_CHUNK);
+    most = saei_cuda_max(saei_cuda_max(most, h->batch), saei_cuda_max(m, h->ld));
+    mask = saei_cuda_place(&at, m * groups, sizeof *s->mask);
+    before = saei_cuda_place(&at, m * groups, sizeof *s->before);
+    total = saei_cuda_place(&at, m / SAEI_CUDA_PART + 1, sizeof *s->total);
+    count = saei_cuda_place(&at, 8, sizeof *s->count);
+    sums = saei_cuda_place(&at, most, sizeof *s->sums);
+    partial = saei_cuda_place(&at, saei_cuda_ceil(saei_cuda_max(h->batch, m), SAE_ROW_BLOCK),
+                              h->ld * sizeof *s->partial);
+    latents = saei_cuda_place(&at, saei_cuda_max(m, h->ld), sizeof *s->latents);
+    rows = saei_cuda_place(&at, h->batch, sizeof *s->rows);
+    list = saei_cuda_place(&at, m, sizeof *s->list);
+    order = saei_cuda_place(&at, h->batch, sizeof *s->order);
+    if (at == SIZE_MAX || !b) return at;
+    s->mask = (unsigned long long *)(b + mask);
+    s->before = (uint32_t *)(b + before);
+    s->total = (unsigned long long *)(b + total);
+    s->count = (unsigned long long *)(b + count);
+    s->sums = (double *)(b + sums);
+    s->partial = (double *)(b + partial);
+    s->latents = (float *)(b + latents);
+    s->rows = (float *)(b + rows);
+    s->list = (uint32_t *)(b + list);
+    s->order = (uint32_t *)(b + order);
+    return at;
+}
+
+static saei_cuda_pieces saei_cuda_pieces_of(const sae_work *w) {
+    saei_cuda_pieces s;
+    saei_cuda_pieces_layout(&w->shape, saei_cuda_scratch_base(w), &s);
+    return s;
+}
+
+/* -- open and close -- */
+
+static void saei_cuda_close(const sae_context *ctx, void *state) {
+    saei_cuda *s = (saei_cuda *)state;
+    if (!s) return;
+    cudaSetDevice(s->device);
+    if (s->stream) cudaStreamSynchronize(s->stream);
+    if (s->copy) cudaStreamSynchronize(s->copy);
+    if (s->graph) cudaGraphExecDestroy(s->graph);
+    if (s->blas) cublasLtDestroy(s->blas);
+    for (int i = 0; i < 2; i++)
+        if (s->freed[i]) cudaEventDestroy(s->freed[i]);
+    for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
+        if (s->ended[i]) cudaEventDestroy(s->ended[i]);
+    if (s->staged) cudaEventDestroy(s->staged);
+    if (s->blas_space) cudaFree(s->blas_space);
+    if (s->halt) cudaFree(s->halt);
+    if (s->told) cudaFreeHost((void *)(uintptr_t)s->told);
+    if (s->copy) cudaStreamDestroy(s->copy);
+    if (s->stream && s->own_stream) cudaStreamDestroy(s->stream);
+    sae_backend_free(ctx, s);
+}
+
+/* Streams, events and small memory; what fails is kept in s. */
+static bool saei_cuda_prepare(saei_cuda *s, const sae_cuda_desc *desc) {
+    void *told = NULL;
+    int bytes = 0;
+    s->stream = (cudaStream_t)desc->stream;
+    s->own_stream = !s->stream;
+    if (!SAEI_CUDA_OK(s, cudaSetDevice(s->device))) return false;
+    if (s->own_stream
+        && !SAEI_CUDA_OK(s, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking))) {
+        s->stream = NULL;
+        return false;
+    }
+    if (!SAEI_CUDA_OK(s, cudaStreamCreateWithFlags(&s->copy, cudaStreamNonBlocking))) {
+        s->copy = NULL;
+        return false;
+    }
+    SAEI_CUDA_OK(s, cudaDeviceGetAttribute(&s->multiprocessors, cudaDevAttrMultiProcessorCount,
+                                           s->device));
+    SAEI_CUDA_OK(s, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                           s->device));
+    s->shared_most = (size_t)bytes;
+    SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->staged, cudaEventDisableTiming));
+    for (int i = 0; i < 2; i++)
+        SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->freed[i], cudaEventDisableTiming));
+    for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
+        SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->ended[i], cudaEventDisableTiming));
+    if (!SAEI_CUDA_OK(s, cudaMalloc((void **)&s->halt, 16 * sizeof(uint32_t)))) return false;
+    SAEI_CUDA_OK(s, cudaMemsetAsync(s->halt, 0, 16 * sizeof(uint32_t), s->stream));
+    if (!SAEI_CUDA_OK(s, cudaHostAlloc(&told, SAEI_TOLD_COUNT * sizeof(uint32_t),
+                                       cudaHostAllocDefault)))
+        return false;
+    s->told = (volatile uint32_t *)told;
+    for (int i = 0; i < SAEI_TOLD_COUNT; i++) s->told[i] = 0;
+    s->told[SAEI_TOLD_ENTRIES] = UINT32_MAX;
+    if (cublasLtCreate(&s->blas) != CUBLAS_STATUS_SUCCESS) {
+        s->blas = NULL;
+        return saei_cuda_ok(s, cudaErrorUnknown, "cublasLtCreate");
+    }
+    s->blas_bytes = (size_t)32 << 20;
+    return SAEI_CUDA_OK(s, cudaMalloc(&s->blas_space, s->blas_bytes));
+}
+
+static sae_result saei_cuda_open(const sae_context *ctx, void **state) {
+    sae_cuda_desc desc;
+    saei_cuda *s;
+    int devices = 0;
+    char text[256];
+    cudaError_t error = cudaGetDeviceCount(&devices);
+    memset(&desc, 0, sizeof desc);
+    if (sae_backend_desc(ctx)) desc = *(const sae_cuda_desc *)sae_backend_desc(ctx);
+    if (error != cudaSuccess || devices == 0) {
+        cudaGetLastError();
+        snprintf(text, sizeof text, "sae_cuda: no CUDA device can be used: %s",
+                 error != cudaSuccess ? cudaGetErrorString(error) : "there is none");
+        return sae_backend_fail(ctx, SAE_BACKEND, text);
+    }
+    if (desc.device < 0 || desc.device >= devices) {
+        snprintf(text, sizeof text, "sae_cuda: device is %d, allowed are 0 to %d", desc.device,
+                 devices - 1);
+        return sae_backend_fail(ctx, SAE_INVALID, text);
+    }
+    s = (saei_cuda *)sae_backend_alloc(ctx, sizeof *s);
+    if (!s) return sae_backend_fail(ctx, SAE_OUT_OF_MEMORY, "sae_cuda: no memory for its state");
+    memset(s, 0, sizeof *s);
+    s->device = desc.device;
+    s->screen = desc.screen;
+    if (!saei_cuda_prepare(s, &desc)) {
+        sae_result result = sae_backend_fail(ctx, s->result, s->text);
+        cudaGetLastError();
+        saei_cuda_close(ctx, s);
+        return result;
+    }
+    *state = s;
+    return SAE_OK;
+}
+
+/* -- memory -- */
+
+/* The state, with its device current for this thread. */
+static saei_cuda *saei_cuda_enter(const sae_work *w) {
+    saei_cuda *s = saei_cuda_of(w);
+    if (s->result == SAE_OK) SAEI_CUDA_OK(s, cudaSetDevice(s->device));
+    return s;
+}
+
+/* What is missing is kept for status, which knows the sentence. */
+static bool saei_cuda_malloc(saei_cuda *s, void **out, size_t bytes) {
+    size_t unused = 0, all = 0;
+    cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
+    if (error == cudaSuccess) return true;
+    *out = NULL;
+    cudaGetLastError();
+    if (error != cudaErrorMemoryAllocation || cudaMemGetInfo(&unused, &all) != cudaSuccess)
+        return saei_cuda_ok(s, error, "cudaMalloc");
+    if (s->result != SAE_OK) return false;
+    s->result = SAE_OUT_OF_MEMORY;
+    snprintf(s->text, sizeof s->text,
+             "sae_cuda: %zu MiB are needed after the %zu MiB taken so far, device %d has %zu MiB "
+             "free of %zu", (bytes >> 20) + 1, s->taken >> 20, s->device, unused >> 20, all >> 20);
+    return false;
+}
+
+static void *saei_cuda_alloc(const sae_work *w, size_t bytes) {
+    saei_cuda *s = saei_cuda_enter(w);
+    void *p = NULL;
+    if (s->result != SAE_OK || !saei_cuda_malloc(s, &p, bytes)) return NULL;
+    s->taken += bytes;
+    SAEI_CUDA_OK(s, cudaMemsetAsync(p, 0, bytes, s->stream));
+    return p;
+}
+
+static void saei_cuda_free(const sae_work *w, void *memory) {
+    saei_cuda_enter(w);
+    cudaFree(memory); /* waits for the device; what fails now was reported before */
+}
+
+static size_t saei_cuda_scratch_bytes(const sae_work *w, const sae_shape *shape) {
+    saei_cuda_scratch s;
+    saei_cuda_pieces pieces;
+    size_t bytes, staging;
+    (void)w;
+    bytes = saei_cuda_max(saei_cuda_layout(shape, NULL, &s),
+                          saei_cuda_pieces_layout(shape, NULL, &pieces));
+    staging = saei_cuda_staging_bytes(shape);
+    return bytes > SIZE_MAX - staging ? SIZE_MAX : bytes + staging;
+}
+
+static void saei_cuda_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
+    saei_cuda *s = saei_cuda_enter(w);
+    if (s->result != SAE_OK || !bytes) return;
+    SAEI_CUDA_OK(s, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, s->stream));
+    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream)); /* host may be pinned, and is free now */
+}
+
+static void saei_cuda_download(const sae_work *w, void *host, const void *device, size_t bytes) {
+    saei_cuda *s = saei_cuda_enter(w);
+    if (bytes) memset(host, 0, s->result == SAE_OK ? 0 : bytes);
+    if (s->result != SAE_OK || !bytes) return;
+    SAEI_CUDA_OK(s, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, s->stream));
+    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream));
+}
+
+static void saei_cuda_zero(const sae_work *w, void *device, size_t bytes) {
+    saei_cuda *s = saei_cuda_enter(w);
+    if (s->result != SAE_OK || !bytes) return;
+    SAEI_CUDA_OK(s, cudaMemsetAsync(device, 0, bytes, s->stream));
+}
+
+static sae_result saei_cuda_poll(const sae_work *w) {
+    saei_cuda *s = saei_cuda_of(w);
+    if (s->result == SAE_OK) SAEI_CUDA_OK(s, cudaPeekAtLastError());
+    return s->result == SAE_OK ? SAE_OK : sae_backend_fail(w->ctx, s->result, s->text);
+}
+
+static sae_result saei_cuda_status(const sae_work *w) {
+    saei_cuda *s = saei_cuda_enter(w);
+    if (s->result == SAE_OK) SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream));
+    return saei_cuda_poll(w);
+}
+
+/* -- a bad batch -- */
+
+__global__ static void saei_guard_kernel(const uint32_t *bad, uint32_t step_low, uint32_t step_high,
+                                         uint32_t *halt) {
+    if (threadIdx.x || !*bad || halt[0]) return;
+    halt[0] = 1;
+    halt[1] = step_low;
+    halt[2] = step_high;
+}
+
+static void saei_cuda_guard(const sae_work *w, const uint32_t *bad, uint64_t step) {
+    saei_cuda *s = saei_cuda_of(w);
+    saei_cuda_launch(w, saei_guard_kernel, 1, 32, bad, (uint32_t)step, (uint32_t)(step >> 32),
+                     s->halt);
+    if (s->result != SAE_OK) return;
+    SAEI_CUDA_OK(s, cudaMemcpyAsync((void *)(uintptr_t)(s->told + SAEI_TOLD_HALT), s->halt,
+                                    3 * sizeof(uint32_t), cudaMemcpyDeviceToHost, s->stream));
+}
+
+static bool saei_cuda_tripped(const sae_work *w, uint64_t *step) {
+    saei_cuda *s = saei_cuda_of(w);
+    if (!s->told[SAEI_TOLD_HALT] || s->result != SAE_OK) return false;
+    /* Rare: all that is under way runs out, so that the steps behind the bad one do nothing. */
+    if (!SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream))) return false;
+    *step = (uint64_t)s->told[SAEI_TOLD_HALT + 2] << 32 | s->told[SAEI_TOLD_HALT + 1];
+    s->told[SAEI_TOLD_HALT] = 0;
+    return SAEI_CUDA_OK(s, cudaMemsetAsync(s->halt, 0, 3 * sizeof(uint32_t), s->stream));
+}
+
+/* -- the step as one graph -- */
+
+/* Captured anew each step, so that what the host decides (learning rate, k, a path) may change, and
+   put into the executable graph in place; that fails only where the course itself has changed. */
+static void saei_cuda_begin_step(const sae_work *w) {
+    saei_cuda *s = saei_cuda_enter(w);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    s->capturing = false;
+    if (s->result != SAE_OK || !SAEI_CUDA_OK(s, cudaStreamIsCapturing(s->stream, &status))) return;
+    s->foreign = status != cudaStreamCaptureStatusNone;
+    if (s->foreign) return; /* the caller captures: the step becomes part of his graph */
+    s->capturing = SAEI_CUDA_OK(s, cudaStreamBeginCapture(s->stream,
+                                                          cudaStreamCaptureModeThreadLocal));
+}
+
+static void saei_cuda_end_step(const sae_work *w) {
+    saei_cuda *s = saei_cuda_of(w);
+    cudaGraph_t graph = NULL;
+    cudaGraphExecUpdateResultInfo info;
+    if (s->capturing) {
+        s->capturing = false;
+        if (!SAEI_CUDA_OK(s, cudaStreamEndCapture(s->stream, &graph)) || !graph) {
+            if (graph) cudaGraphDestroy(graph);
+            return;
+        }
+        if (s->graph && cudaGraphExecUpdate(s->graph, graph, &info) != cudaSuccess) {
+            cudaGetLastError();
+            cudaGraphExecDestroy(s->graph);
+            s->graph = NULL;
+        }
+        if (!s->graph && !SAEI_CUDA_OK(s, cudaGraphInstantiate(&s->graph, graph, 0)))
+            s->graph = NULL;
+        cudaGraphDestroy(graph);
+        if (s->result != SAE_OK || !SAEI_CUDA_OK(s, cudaGraphLaunch(s->graph, s->stream))) return;
+    } else if (s->result != SAE_OK) return;
+    if (s->foreign) return;
+    /* The host runs at most SAEI_CUDA_BEHIND steps ahead. */
+    s->step_turn = (s->step_turn + 1) % SAEI_CUDA_BEHIND;
+    if (s->step_turns++ >= SAEI_CUDA_BEHIND)
+        SAEI_CUDA_OK(s, cudaEventSynchronize(s->ended[s->step_turn]));
+    SAEI_CUDA_OK(s, cudaEventRecord(s->ended[s->step_turn], s->stream));
 }
 
 /* ==== >>cuda: device math ===================================================================== */
@@ -196,70 +634,6 @@ __device__ static inline void saei_device_sum_add(double s[2], size_t i, double 
 #define SAEI_UNROLL(n)
 #endif
 
-static size_t saei_cuda_align16(size_t n) { return (n + 15) / 16 * 16; }
-
-/* Scratch memory of the rooms from here to the table, cut into named pieces. No operation leaves
-   anything in it for another. */
-typedef struct saei_cuda_pieces {
-    unsigned long long *mask;  /* [groups of 64 rows][m']: which of the rows list the latent */
-    uint32_t *before;          /* alike: how many rows of earlier groups do */
-    unsigned long long *total; /* [parts of 256 latents + 1] */
-    unsigned long long *count; /* [8] */
-    double *sums;              /* rows, latents or 16384s of parameters, whichever is most */
-    double *partial;           /* [row blocks][ld] */
-    float *latents;            /* [m'] */
-    float *rows;               /* [max(batch, ld)] */
-    uint32_t *list, *order;    /* [m'], [batch] */
-} saei_cuda_pieces;
-
-enum {
-    SAEI_CUDA_GROUP = 64,    /* rows of a mask */
-    SAEI_CUDA_PART = 256,    /* latents of a block of the counting sort */
-    SAEI_CUDA_CHUNK = 16384, /* floats whose squares are one sum */
-    SAEI_CUDA_WARPS = SAEI_CUDA_THREADS / 32
-};
-
-static void *saei_cuda_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
-    size_t here = *at;
-    if (here == SIZE_MAX || count > (SIZE_MAX - 63 - here) / size) {
-        *at = SIZE_MAX;
-        return NULL;
-    }
-    *at = (here + count * size + 63) / 64 * 64;
-    return base ? base + here : NULL;
-}
-
-/* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
-static size_t saei_cuda_pieces_layout(const sae_shape *h, void *base, saei_cuda_pieces *s) {
-    unsigned char *b = (unsigned char *)base;
-    size_t at = 0, m, masks, most;
-    if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX || h->ld > UINT32_MAX) return SIZE_MAX;
-    m = saei_cuda_align16(h->dict_size);
-    masks = saei_cuda_ceil(h->batch, SAEI_CUDA_GROUP);
-    if (m > SIZE_MAX / 8 / (h->ld + masks + 2)) return SIZE_MAX;
-    most = saei_cuda_ceil(2 * m * h->ld + 4 * m + h->ld, SAEI_CUDA_CHUNK);
-    most = saei_cuda_max(saei_cuda_max(most, h->batch), saei_cuda_max(m, h->ld));
-    masks *= m;
-    s->mask = (unsigned long long *)saei_cuda_piece(b, &at, masks, sizeof *s->mask);
-    s->before = (uint32_t *)saei_cuda_piece(b, &at, masks, sizeof *s->before);
-    s->total = (unsigned long long *)saei_cuda_piece(b, &at, m / SAEI_CUDA_PART + 2,
-                                                     sizeof *s->total);
-    s->count = (unsigned long long *)saei_cuda_piece(b, &at, 8, sizeof *s->count);
-    s->sums = (double *)saei_cuda_piece(b, &at, most, sizeof *s->sums);
-    s->partial = (double *)saei_cuda_piece(
-        b, &at, saei_cuda_ceil(saei_cuda_max(h->batch, m), SAE_ROW_BLOCK), h->ld * sizeof(double));
-    s->latents = (float *)saei_cuda_piece(b, &at, m, sizeof(float));
-    s->rows = (float *)saei_cuda_piece(b, &at, saei_cuda_max(h->batch, h->ld), sizeof(float));
-    s->list = (uint32_t *)saei_cuda_piece(b, &at, m, sizeof(uint32_t));
-    s->order = (uint32_t *)saei_cuda_piece(b, &at, h->batch, sizeof(uint32_t));
-    return at;
-}
-static saei_cuda_pieces saei_cuda_pieces_of(const sae_work *w) {
-    saei_cuda_pieces s;
-    saei_cuda_pieces_layout(&w->shape, w->scratch, &s);
-    return s;
-}
-
 static void saei_cuda_clear(const sae_work *w, void *memory, size_t bytes) {
     saei_cuda *s = saei_cuda_of(w);
     if (s->result == SAE_OK && bytes) SAEI_CUDA_OK(s, cudaMemsetAsync(memory, 0, bytes, s->stream));
@@ -333,6 +707,12 @@ static void saei_cuda_mean(const sae_work *w, const double *sums, size_t n, doub
     saei_cuda_launch(w, saei_mean_kernel, 1, SAEI_CUDA_THREADS, sums, n, divisor, out);
 }
 
+/* sum + (x - mean)^2 */
+__device__ static inline double saei_device_add_square(double sum, float x, double mean) {
+    double away = __dsub_rn((double)x, mean);
+    return __dadd_rn(sum, __dmul_rn(away, away));
+}
+
 /* sums[c] = sum_r (x - mean)^2 of column c, both sums one chain. A warp takes 32 columns and has 32
    rows on the way. n d floats read twice, the second time from the L2; the time is that of 2 n
    additions one after the other. */
@@ -340,26 +720,26 @@ __global__ static void saei_scatter_kernel(const float *x, size_t n, size_t d, s
                                            double *sums) {
     size_t c = saei_device_grid_thread();
     double mean = 0, sum = 0;
+    size_t r = 0;
     if (c >= d) return;
     x += c;
-    for (size_t r = 0; r < n; r += 32) {
+    for (; r + 32 <= n; r += 32) {
         float v[32];
         SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) v[i] = r + (size_t)i < n ? x[(r + (size_t)i) * ld] : 0;
+        for (int i = 0; i < 32; i++) v[i] = x[(r + (size_t)i) * ld];
         SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) mean = __dadd_rn(mean, (double)v[i]); /* 0 changes nothing */
+        for (int i = 0; i < 32; i++) mean = __dadd_rn(mean, (double)v[i]);
     }
+    for (; r < n; r++) mean = __dadd_rn(mean, (double)x[r * ld]);
     mean = __ddiv_rn(mean, (double)n);
-    for (size_t r = 0; r < n; r += 32) {
+    for (r = 0; r + 32 <= n; r += 32) {
         float v[32];
         SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) v[i] = r + (size_t)i < n ? x[(r + (size_t)i) * ld] : 0;
+        for (int i = 0; i < 32; i++) v[i] = x[(r + (size_t)i) * ld];
         SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) {
-            double away = __dsub_rn((double)v[i], mean);
-            if (r + (size_t)i < n) sum = __dadd_rn(sum, __dmul_rn(away, away));
-        }
+        for (int i = 0; i < 32; i++) sum = saei_device_add_square(sum, v[i], mean);
     }
+    for (; r < n; r++) sum = saei_device_add_square(sum, x[r * ld], mean);
     sums[c] = sum;
 }
 /* *out = sum over columns and rows of (x - column mean)^2 / divisor */
@@ -371,11 +751,99 @@ static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, doubl
     saei_cuda_mean(w, s.sums, w->shape.d, divisor, out);
 }
 
+/* ==== >>cuda: batch =========================================================================== */
+
+/* One thread for four columns. kind: 0 float, 1 half, 2 bfloat16. */
+__global__ static void saei_load_rows_kernel(const void *rows, int kind, size_t stride, size_t n,
+                                             size_t d, size_t ld, float divisor, float *x,
+                                             uint32_t *bad) {
+    size_t at = (size_t)blockIdx.x * blockDim.x + threadIdx.x, r = at / (ld / 4), c = at % (ld / 4);
+    float v[4] = { 0, 0, 0, 0 };
+    bool worst = false;
+    if (r >= n) return;
+    for (size_t i = 0; i < 4 && 4 * c + i < d; i++) {
+        size_t from = r * stride + 4 * c + i;
+        uint32_t bits;
+        if (kind == 0) v[i] = ((const float *)rows)[from];
+        else if (kind == 1) v[i] = __half2float(((const __half *)rows)[from]);
+        else v[i] = __uint_as_float((uint32_t)((const unsigned short *)rows)[from] << 16);
+        bits = __float_as_uint(v[i]);
+        worst = worst || (bits & 0x7F800000u) == 0x7F800000u;
+        if (divisor != 1.0f) v[i] = __fdiv_rn(v[i], divisor);
+    }
+    saei_device_put4(x + r * ld + 4 * c, make_float4(v[0], v[1], v[2], v[3]));
+    if (worst) atomicExch(bad, 1u);
+}
+
+static void saei_cuda_load_rows(const sae_work *w, const sae_rows *rows, size_t n, float divisor,
+                                float *x, uint32_t *bad) {
+    saei_cuda *s = saei_cuda_enter(w);
+    int kind = rows->dtype == SAE_F16 ? 1 : rows->dtype == SAE_BF16 ? 2 : 0;
+    size_t d = w->shape.d, ld = w->shape.ld, size = kind ? 2 : 4, turn = s->staging_turn;
+    size_t stride = rows->stride ? rows->stride : d;
+    const void *from = rows->data;
+    if (s->result != SAE_OK) return;
+    if (!rows->on_device) {
+        void *to = (float *)w->scratch + turn * w->shape.batch * ld; /* staging */
+        if (s->staging_turns >= 2)
+            SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->copy, s->freed[turn], 0));
+        SAEI_CUDA_OK(s, cudaMemcpy2DAsync(to, d * size, from, stride * size, d * size, n,
+                                          cudaMemcpyHostToDevice, s->copy));
+        SAEI_CUDA_OK(s, cudaEventRecord(s->staged, s->copy));
+        SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->stream, s->staged, 0));
+        from = to;
+        stride = d;
+    }
+    saei_cuda_launch(w, saei_load_rows_kernel, saei_cuda_ceil(n * (ld / 4), SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, from, kind, stride, n, d, ld, divisor, x, bad);
+    if (rows->on_device || s->result != SAE_OK) return;
+    SAEI_CUDA_OK(s, cudaEventRecord(s->freed[turn], s->stream));
+    s->staging_turn ^= 1;
+    s->staging_turns += s->staging_turns < 2;
+    SAEI_CUDA_OK(s, cudaEventSynchronize(s->staged)); /* the copy alone: the rows are free again */
+}
+
+/* out = a x + y; y NULL: a x. Four floats a thread, the last ones singly. */
+__global__ static void saei_axpy_kernel(size_t count, float a, const float *x, const float *y,
+                                        float *out) {
+    size_t at = 4 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at + 4 <= count) {
+        float4 v = saei_device_float4(x + at), r;
+        if (y) r = saei_device_axpy4(a, v, saei_device_float4(y + at));
+        else
+            r = make_float4(__fmul_rn(a, v.x), __fmul_rn(a, v.y), __fmul_rn(a, v.z),
+                            __fmul_rn(a, v.w));
+        saei_device_put4(out + at, r);
+    } else
+        for (; at < count; at++) out[at] = y ? __fmaf_rn(a, x[at], y[at]) : __fmul_rn(a, x[at]);
+}
+
+/* x - b for a row b: fma(-1, b, x). */
+__global__ static void saei_subtract_kernel(size_t count, size_t ld, const float *x, const float *b,
+                                            float *out) {
+    size_t at = 4 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x);
+    if (at < count)
+        saei_device_put4(out + at, saei_device_axpy4(-1, saei_device_float4(b + at % ld),
+                                                     saei_device_float4(x + at)));
+}
+
+static void saei_cuda_subtract(const sae_work *w, const float *x, const float *b, size_t n,
+                               float *out) {
+    size_t count = n * w->shape.ld;
+    saei_cuda_launch(w, saei_subtract_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, count, w->shape.ld, x, b, out);
+}
+
+static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float *x, const float *y,
+                           float *out) {
+    saei_cuda_launch(w, saei_axpy_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, count, a, x, y, out);
+}
 /* ==== >>cuda: penalties ======================================================================= */
 
 /* A block takes 16 lists. Tiles of 64 entries of each go through shared memory: all warps compute
    the terms, and lane r of warp 0 adds those of row r in their order. */
-enum { SAEI_CUDA_LISTS = 16, SAEI_CUDA_TILE = 64 };
+enum { SAEI_CUDA_LISTS = 16, SAEI_CUDA_TERMS = 64 };
 
 /* term(row of the block, place of the entry) summed over each row's entries; the first 16 threads
    get the sums of their rows. */
@@ -386,17 +854,17 @@ __device__ static inline double saei_device_chains(const sae_code &code, size_t 
     double sum = 0;
     for (size_t r = first; r < first + SAEI_CUDA_LISTS && r < code.rows; r++)
         most = code.count[r] > most ? code.count[r] : most;
-    for (uint32_t j = 0; j < most; j += SAEI_CUDA_TILE) {
+    for (uint32_t j = 0; j < most; j += SAEI_CUDA_TERMS) {
         for (uint32_t r = saei_device_warp(); r < SAEI_CUDA_LISTS; r += SAEI_CUDA_WARPS) {
             uint32_t count = first + r < code.rows ? code.count[first + r] : 0;
-            for (uint32_t c = saei_device_lane(); c < SAEI_CUDA_TILE; c += 32)
-                tile[r * (SAEI_CUDA_TILE + 1) + c] =
+            for (uint32_t c = saei_device_lane(); c < SAEI_CUDA_TERMS; c += 32)
+                tile[r * (SAEI_CUDA_TERMS + 1) + c] =
                     j + c < count ? term(r, (first + r) * code.stride + j + c) : 0;
         }
         __syncthreads();
         if (threadIdx.x < SAEI_CUDA_LISTS)
-            for (uint32_t c = 0; c < SAEI_CUDA_TILE; c++)
-                sum = __dadd_rn(sum, tile[threadIdx.x * (SAEI_CUDA_TILE + 1) + c]);
+            for (uint32_t c = 0; c < SAEI_CUDA_TERMS; c++)
+                sum = __dadd_rn(sum, tile[threadIdx.x * (SAEI_CUDA_TERMS + 1) + c]);
         __syncthreads();
     }
     return sum;
@@ -418,7 +886,7 @@ __device__ static inline double saei_device_slope(double q) {
 __global__ static void saei_penalty_kernel(sae_code code, int kind, double p, float coef, size_t m,
                                            const float *weight, const float *values, float *grad,
                                            double *sums) {
-    __shared__ double tile[SAEI_CUDA_LISTS * (SAEI_CUDA_TILE + 1)];
+    __shared__ double tile[SAEI_CUDA_LISTS * (SAEI_CUDA_TERMS + 1)];
     __shared__ double total[SAEI_CUDA_LISTS], factor[SAEI_CUDA_LISTS];
     const size_t first = (size_t)blockIdx.x * SAEI_CUDA_LISTS;
     const bool lp = kind == SAE_PENALTY_LP || kind == SAE_PENALTY_LP_P;
@@ -678,9 +1146,9 @@ static void saei_cuda_jump_rest(const sae_work *w, const float *theta, float ban
 __global__ static void saei_mark_kernel(sae_code code, size_t width, unsigned long long *mask) {
     const size_t r = saei_device_grid_warp();
     if (r >= code.rows) return;
-    mask += r / SAEI_CUDA_GROUP * width;
+    mask += r / SAEI_CUDA_ROWS * width;
     for (uint32_t j = saei_device_lane(); j < code.count[r]; j += 32)
-        atomicOr(mask + code.latent[r * code.stride + j], 1ull << r % SAEI_CUDA_GROUP);
+        atomicOr(mask + code.latent[r * code.stride + j], 1ull << r % SAEI_CUDA_ROWS);
 }
 
 /* before[g][i] = entries of latent i in groups before g; begin[i] = entries of the block's latents
@@ -738,20 +1206,22 @@ __global__ static void saei_begin_kernel(const unsigned long long *total, size_t
 
 typedef struct saei_cuda_values {
     const float *from[SAE_INDEX_VALUES];
-    size_t count;
+    int count;
 } saei_cuda_values;
 
 __global__ static void saei_place_kernel(sae_code code, saei_cuda_values values, size_t width,
                                          const unsigned long long *mask, const uint32_t *before,
                                          sae_index index) {
-    const size_t r = saei_device_grid_warp(), group = r / SAEI_CUDA_GROUP * width;
-    const unsigned long long lower = (1ull << r % SAEI_CUDA_GROUP) - 1;
+    const size_t r = saei_device_grid_warp(), group = r / SAEI_CUDA_ROWS * width;
+    const unsigned long long lower = (1ull << r % SAEI_CUDA_ROWS) - 1;
     if (r >= code.rows) return;
     for (uint32_t c = saei_device_lane(); c < code.count[r]; c += 32) {
         size_t j = r * code.stride + c, i = code.latent[j], at = group + i;
         size_t to = index.begin[i] + before[at] + (size_t)__popcll(mask[at] & lower);
         index.row[to] = (uint32_t)r;
-        for (size_t v = 0; v < values.count; v++) index.value[v][to] = values.from[v][j];
+        SAEI_UNROLL(5)
+        for (int v = 0; v < SAE_INDEX_VALUES; v++)
+            if (v < values.count) index.value[v][to] = values.from[v][j];
     }
 }
 
@@ -759,11 +1229,11 @@ static void saei_cuda_index(const sae_work *w, const sae_code *code, const float
                             size_t count, sae_index *index) {
     saei_cuda_pieces s = saei_cuda_pieces_of(w);
     size_t m = index->dict_size, width = saei_cuda_align16(m), parts;
-    size_t groups = saei_cuda_ceil(code->rows, SAEI_CUDA_GROUP), rows = saei_cuda_warps(code->rows);
+    size_t groups = saei_cuda_ceil(code->rows, SAEI_CUDA_ROWS), rows = saei_cuda_warps(code->rows);
     saei_cuda_values all;
     memset(&all, 0, sizeof all);
     for (size_t v = 0; v < count; v++) all.from[v] = values[v];
-    all.count = count;
+    all.count = (int)count;
     parts = saei_cuda_ceil(m, SAEI_CUDA_PART);
     saei_cuda_clear(w, s.mask, groups * width * sizeof *s.mask);
     saei_cuda_launch(w, saei_mark_kernel, rows, SAEI_CUDA_THREADS, *code, width, s.mask);
@@ -791,8 +1261,8 @@ __device__ static inline float saei_device_add_scaled(float alpha, float sum, bo
 /* A warp has 128 columns of a latent, the entries of a block of 1024 rows in one chain; eight rows
    are on the way at once. Latents with many entries go on a list instead. nnz d 4 bytes of x from
    the L2, m d 4 written; W2: 1.1 GB, 67 MB. */
-__global__ static void saei_latent_rows_kernel(sae_index index, size_t which, const float *x,
-                                               size_t ld, size_t lo, size_t hi, float alpha,
+__global__ static void saei_latent_rows_kernel(sae_index index, const float *values,
+                                               const float *x, size_t ld, size_t lo, size_t hi, float alpha,
                                                bool add, float *out, uint32_t *hot,
                                                unsigned long long *num_hot) {
     const size_t slices = (ld + SAEI_CUDA_COLUMNS - 1) / SAEI_CUDA_COLUMNS;
@@ -821,7 +1291,7 @@ __global__ static void saei_latent_rows_kernel(sae_index index, size_t which, co
         for (int k = 0; k < 8; k++) {
             size_t at = j + (size_t)k < end ? j + (size_t)k : j;
             row[k] = index.row[at];
-            value[k] = index.value[which][at];
+            value[k] = values[at];
             v[k] = saei_device_float4(x + row[k] * ld);
         }
         SAEI_UNROLL(8)
@@ -843,10 +1313,26 @@ __global__ static void saei_latent_rows_kernel(sae_index index, size_t which, co
     saei_device_put4(out, total);
 }
 
+/* The chain of value[j] x[row[j] ld], 32 of them on the way at once. */
+__device__ static inline float saei_device_sparse_sum(const uint32_t *row, const float *value,
+                                                      uint32_t count, const float *x, size_t ld) {
+    float sum = 0;
+    uint32_t j = 0;
+    for (; j + SAEI_CUDA_DEPTH <= count; j += SAEI_CUDA_DEPTH) {
+        float v[SAEI_CUDA_DEPTH];
+        SAEI_UNROLL(32)
+        for (uint32_t k = 0; k < SAEI_CUDA_DEPTH; k++) v[k] = x[row[j + k] * ld];
+        SAEI_UNROLL(32)
+        for (uint32_t k = 0; k < SAEI_CUDA_DEPTH; k++) sum = __fmaf_rn(value[j + k], v[k], sum);
+    }
+    for (; j < count; j++) sum = __fmaf_rn(value[j], x[row[j] * ld], sum);
+    return sum;
+}
+
 /* The latents on the list: a block has 32 columns of one, and each of its warps every eighth block
    of 1024 rows, with 32 rows on the way; warp 0 adds the blocks' sums in order. */
-__global__ static void saei_hot_rows_kernel(sae_index index, size_t which, const float *x, size_t n,
-                                            size_t ld, float alpha, bool add, float *out,
+__global__ static void saei_hot_rows_kernel(sae_index index, const float *values, const float *x,
+                                            size_t n, size_t ld, float alpha, bool add, float *out,
                                             const uint32_t *hot, const unsigned long long *num_hot) {
     __shared__ float sums[SAEI_CUDA_WARPS][32];
     __shared__ uint32_t bound[SAEI_CUDA_WARPS + 1];
@@ -856,7 +1342,7 @@ __global__ static void saei_hot_rows_kernel(sae_index index, size_t which, const
         const size_t i = hot[job / slices], c = job % slices * 32 + lane, begin = index.begin[i];
         const uint32_t count = (uint32_t)(index.begin[i + 1] - begin);
         const uint32_t *row = index.row + begin;
-        const float *value = index.value[which] + begin;
+        const float *value = values + begin;
         float total = 0;
         bool first = true;
         for (size_t block = 0; block < blocks; block += SAEI_CUDA_WARPS) {
@@ -865,15 +1351,9 @@ __global__ static void saei_hot_rows_kernel(sae_index index, size_t which, const
                 bound[threadIdx.x] =
                     saei_device_lower(row, count, (block + threadIdx.x) * SAE_ROW_BLOCK);
             __syncthreads();
-            for (uint32_t j = bound[warp]; c < ld && j < bound[warp + 1]; j += SAEI_CUDA_DEPTH) {
-                float v[SAEI_CUDA_DEPTH];
-                SAEI_UNROLL(32)
-                for (uint32_t k = 0; k < SAEI_CUDA_DEPTH; k++)
-                    v[k] = j + k < bound[warp + 1] ? x[row[j + k] * ld + c] : 0;
-                SAEI_UNROLL(32)
-                for (uint32_t k = 0; k < SAEI_CUDA_DEPTH; k++)
-                    if (j + k < bound[warp + 1]) sum = __fmaf_rn(value[j + k], v[k], sum);
-            }
+            if (c < ld)
+                sum = saei_device_sparse_sum(row + bound[warp], value + bound[warp],
+                                             bound[warp + 1] - bound[warp], x + c, ld);
             sums[warp][lane] = sum;
             __syncthreads();
             for (uint32_t k = 0; warp == 0 && k < SAEI_CUDA_WARPS; k++) {
@@ -897,12 +1377,13 @@ static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, siz
     if (lo >= hi) return;
     saei_cuda_clear(w, s.count, sizeof *s.count);
     saei_cuda_launch(w, saei_latent_rows_kernel, saei_cuda_warps((hi - lo) * slices),
-                     SAEI_CUDA_THREADS, *index, which, x, ld, lo, hi, alpha, add, out, s.list,
-                     s.count);
+                     SAEI_CUDA_THREADS, *index, index->value[which], x, ld, lo, hi, alpha, add, out,
+                     s.list, s.count);
     saei_cuda_launch(w, saei_hot_rows_kernel,
                      saei_cuda_min(4 * (size_t)saei_cuda_of(w)->multiprocessors,
                                    (hi - lo) * saei_cuda_ceil(ld, 32)),
-                     SAEI_CUDA_THREADS, *index, which, x, n, ld, alpha, add, out, s.list, s.count);
+                     SAEI_CUDA_THREADS, *index, index->value[which], x, n, ld, alpha, add, out, s.list,
+                     s.count);
 }
 
 /* -- one number a latent -- */
@@ -962,34 +1443,36 @@ __device__ static inline double saei_device_own_sum(const float *value, size_t b
 }
 
 /* A thread has a latent. 4 nnz + 12 m bytes. */
-__global__ static void saei_latent_sums_kernel(sae_index index, size_t which, bool add, float *out) {
+__global__ static void saei_latent_sums_kernel(sae_index index, const float *value, bool add,
+                                               float *out) {
     const size_t i = saei_device_grid_thread();
     const bool mine = i < index.dict_size;
     const size_t begin = mine ? index.begin[i] : 0, end = mine ? index.begin[i + 1] : 0;
-    float sum = (float)saei_device_own_sum(index.value[which], begin, end);
+    float sum = (float)saei_device_own_sum(value, begin, end);
     if (mine) out[i] = add ? __fadd_rn(out[i], sum) : sum;
 }
 static void saei_cuda_latent_sums(const sae_work *w, const sae_index *index, size_t which, bool add,
                                   float *out) {
     saei_cuda_launch(w, saei_latent_sums_kernel,
                      saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS, *index,
-                     which, add, out);
+                     index->value[which], add, out);
 }
 
-__global__ static void saei_fired_kernel(sae_index index, int which, uint64_t step, uint64_t *since,
-                                         const uint32_t *halt) {
+__global__ static void saei_fired_kernel(sae_index index, const float *value, uint64_t step,
+                                         uint64_t *since, const uint32_t *halt) {
     const size_t i = saei_device_grid_thread();
     const bool mine = i < index.dict_size;
     const size_t begin = mine ? index.begin[i] : 0, end = mine ? index.begin[i + 1] : 0;
     bool fired = end > begin;
     if (*halt) return;
-    if (which >= 0) fired = saei_device_own_sum(index.value[which], begin, end) > 0;
+    if (value) fired = saei_device_own_sum(value, begin, end) > 0;
     if (mine) since[i] = fired ? 0 : since[i] + step;
 }
 static void saei_cuda_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
                             uint64_t *since) {
     saei_cuda_launch(w, saei_fired_kernel, saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS),
-                     SAEI_CUDA_THREADS, *index, which, step, since, saei_cuda_of(w)->halt);
+                     SAEI_CUDA_THREADS, *index, which < 0 ? NULL : index->value[which], step, since,
+                     saei_cuda_of(w)->halt);
 }
 
 /* -- lists of silent latents: 8 m bytes read twice, 4 a silent one written -- */
@@ -1687,8 +2170,10 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
 
 SAE_API const sae_backend *sae_cuda_backend(void) {
     static const sae_backend table = {
-        "cuda", false, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-        /* batch */ NULL, NULL, NULL,
+        "cuda", false,
+        saei_cuda_open, saei_cuda_close, saei_cuda_alloc, saei_cuda_free, saei_cuda_scratch_bytes,
+        saei_cuda_upload, saei_cuda_download, saei_cuda_zero, saei_cuda_status,
+        /* batch */ saei_cuda_load_rows, saei_cuda_subtract, saei_cuda_axpy,
         /* forward: encode, gate, jump, exp_values, exp_grad, decode, residual, unit_rows,
            auxk_residual, ghost_residual */
         NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
@@ -1706,7 +2191,8 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
         saei_cuda_normalize_rows, saei_cuda_adam, saei_cuda_update_threshold,
         saei_cuda_geometric_median, saei_cuda_resample,
         /* optional: reconstruct, adam_rows, begin_step, end_step, poll, guard, tripped */
-        NULL, saei_cuda_adam_rows, NULL, NULL, NULL, NULL, NULL
+        NULL, saei_cuda_adam_rows, saei_cuda_begin_step, saei_cuda_end_step, saei_cuda_poll,
+        saei_cuda_guard, saei_cuda_tripped
     };
     return &table;
 }
