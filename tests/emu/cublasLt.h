@@ -1,5 +1,5 @@
-/*  cublasLt.h - cuBLASLt's matrix product in the emulation: D = alpha op(A) op(B) + beta C, in 16-bit or
-    32-bit floats, column- or row-major, strided batches. The result is the exact sum plus an error within
+/*  cublasLt.h - cuBLASLt's matrix product in the emulation: D = alpha op(A) op(B) + beta C, a bias a row
+    added and cut at 0 where asked for, in 16-bit or 32-bit floats, column- or row-major, strided batches. The result is the exact sum plus an error within
     what tensor cores may make, other for every seed: nothing may rest on a product's bits. */
 #ifndef EMU_CUBLASLT_H
 #define EMU_CUBLASLT_H
@@ -28,8 +28,14 @@ typedef enum {
 typedef enum {
     CUBLASLT_MATMUL_DESC_COMPUTE_TYPE = 0, CUBLASLT_MATMUL_DESC_SCALE_TYPE = 1,
     CUBLASLT_MATMUL_DESC_POINTER_MODE = 2, CUBLASLT_MATMUL_DESC_TRANSA = 3,
-    CUBLASLT_MATMUL_DESC_TRANSB = 4, CUBLASLT_MATMUL_DESC_FAST_ACCUM = 25
+    CUBLASLT_MATMUL_DESC_TRANSB = 4, CUBLASLT_MATMUL_DESC_EPILOGUE = 7,
+    CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8, CUBLASLT_MATMUL_DESC_FAST_ACCUM = 25,
+    CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26
 } cublasLtMatmulDescAttributes_t;
+typedef enum {
+    CUBLASLT_EPILOGUE_DEFAULT = 1, CUBLASLT_EPILOGUE_RELU = 2, CUBLASLT_EPILOGUE_BIAS = 4,
+    CUBLASLT_EPILOGUE_RELU_BIAS = 6
+} cublasLtEpilogue_t;
 typedef enum {
     CUBLASLT_MATMUL_PREF_SEARCH_MODE = 0, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES = 1,
     CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK = 3,
@@ -40,7 +46,8 @@ typedef enum {
 typedef struct { /* what is in these is the emulation's own affair */
     cublasComputeType_t compute;
     cudaDataType scale;
-    int transposed[2];
+    int transposed[2], epilogue, bias_type; /* bias_type 0: that of D, else 1 + the type */
+    const void *bias;
 } cublasLtMatmulDescOpaque_t;
 typedef struct {
     cudaDataType type;

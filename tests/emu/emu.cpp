@@ -1305,6 +1305,9 @@ std::vector<float> gather(const void *from, const layout &l, size_t batch, bool 
                                          transposed ? place_of(l, c, r) : place_of(l, r, c));
     return out;
 }
+cudaDataType bias_type(const product &p, const layout &d) {
+    return p.bias_type ? (cudaDataType)(p.bias_type - 1) : d.type;
+}
 double unit_noise(uint64_t seed, uint64_t i) { /* in [-1, 1) */
     uint64_t z = (seed + i) * 0x9E3779B97F4A7C15ull;
     z = (z ^ (z >> 29)) * 0xBF58476D1CE4E5B9ull;
@@ -1315,6 +1318,7 @@ double unit_noise(uint64_t seed, uint64_t i) { /* in [-1, 1) */
 void multiply(const product &p, float alpha, const void *A, const layout &a, const void *B,
               const layout &b, float beta, const void *C, const layout &c, void *D, const layout &d) {
     uint64_t seed = random_bits();
+    cudaDataType bias = bias_type(p, d);
     for (size_t batch = 0; batch < (size_t)d.batches; batch++) {
         std::vector<float> x = gather(A, a, batch, p.transposed[0] != 0);
         std::vector<float> w = gather(B, b, batch, p.transposed[1] == 0); /* by columns of op(B) */
@@ -1335,6 +1339,8 @@ void multiply(const product &p, float alpha, const void *A, const layout &a, con
                 all += unit_noise(seed, i * n + j) * noise * most;
                 all *= (double)alpha;
                 if (beta != 0) all += (double)beta * (double)read_number(in, c.type, place_of(c, i, j));
+                if (p.epilogue & CUBLASLT_EPILOGUE_BIAS) all += (double)read_number(p.bias, bias, i);
+                if ((p.epilogue & CUBLASLT_EPILOGUE_RELU) && all < 0) all = 0;
                 write_number(out, d.type, place_of(d, i, j), (float)all);
             }
     }
@@ -1430,8 +1436,12 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
     if (!desc || !value) return CUBLAS_STATUS_INVALID_VALUE;
     memcpy(&number, value, size < 4 ? size : 4);
     if (attribute == CUBLASLT_MATMUL_DESC_FAST_ACCUM) return CUBLAS_STATUS_SUCCESS;
-    if (size != 4) return CUBLAS_STATUS_INVALID_VALUE;
-    if (attribute == CUBLASLT_MATMUL_DESC_TRANSA) desc->transposed[0] = number != CUBLAS_OP_N;
+    if (size != (attribute == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? sizeof desc->bias : 4))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (attribute == CUBLASLT_MATMUL_DESC_BIAS_POINTER) memcpy(&desc->bias, value, size);
+    else if (attribute == CUBLASLT_MATMUL_DESC_EPILOGUE) desc->epilogue = number;
+    else if (attribute == CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE) desc->bias_type = number + 1;
+    else if (attribute == CUBLASLT_MATMUL_DESC_TRANSA) desc->transposed[0] = number != CUBLAS_OP_N;
     else if (attribute == CUBLASLT_MATMUL_DESC_TRANSB) desc->transposed[1] = number != CUBLAS_OP_N;
     else if (attribute != CUBLASLT_MATMUL_DESC_POINTER_MODE || number) /* the host's alpha alone */
         return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -1532,6 +1542,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (!types_known(p, a, b, c, d)) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (!shapes_fit(p, a, b, c, d)) return CUBLAS_STATUS_INVALID_VALUE;
     float by = read_number(alpha, p.scale, 0), keep = read_number(beta, p.scale, 0);
+    if ((p.epilogue & CUBLASLT_EPILOGUE_BIAS)
+        && !allocated(p.bias, d.rows * size_of(bias_type(p, d)))) {
+        found("cublasLtMatmul: the bias is not within one allocation of the device");
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
     if (!allocated(A, extent(a)) || !allocated(B, extent(b)) || !allocated(D, extent(d))
         || (keep != 0 && !allocated(C, extent(c)))
         || (workspace_size && !allocated(workspace, workspace_size))) {
