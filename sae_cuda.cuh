@@ -11,6 +11,7 @@
     CONTENTS (search for the tag)
         >>cuda: state        errors, launching, memory, streams, the step as one graph
         >>cuda: device math  dots and sums in canonical order, exp, log, pow, Philox
+        >>cuda: scalars      sums over rows in the scalars order, room to work in
         >>cuda: batch        rows loaded, subtract, axpy
         >>cuda: selection    the k largest of a row or a batch
         >>cuda: plain encode     every product in float32
@@ -167,7 +168,6 @@ typedef struct saei_cuda_scratch {
     uint32_t *words;       /* [SAEI_WORD_COUNT] of encode: see there */
     uint32_t *histogram;   /* [3][SAEI_BUCKETS], behind words */
     double *sums;          /* [max(batch, ld, m', 2 m ld / 16384 + 16)] */
-    unsigned char *staging[2]; /* [batch][ld] floats each: rows from the host, in turn */
 } saei_cuda_scratch;
 
 static size_t saei_cuda_place(size_t *at, size_t count, size_t size) {
@@ -180,12 +180,23 @@ static size_t saei_cuda_place(size_t *at, size_t count, size_t size) {
     return here;
 }
 
+/* Rows from the host arrive while other operations work: these bytes come first and are apart. */
+static size_t saei_cuda_staging_bytes(const sae_shape *h) {
+    size_t at = 0;
+    saei_cuda_place(&at, 2 * h->batch, h->ld * sizeof(float));
+    return at;
+}
+/* Where the pieces that operations share begin. */
+static unsigned char *saei_cuda_scratch_base(const sae_work *w) {
+    return (unsigned char *)w->scratch + saei_cuda_staging_bytes(&w->shape);
+}
+
 /* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch *s) {
     unsigned char *b = (unsigned char *)base;
     size_t at = 0, mc, m, sums;
     size_t x16, w16, bias16, product, facts, x_norm, x_error, place, value, rows, words;
-    size_t sum, staging;
+    size_t sum;
     if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u) return SIZE_MAX;
     mc = saei_cuda_ceil(h->dict_size, SAEI_CUDA_GROUP) * SAEI_CUDA_GROUP;
     m = (h->dict_size + 15) / 16 * 16;
@@ -207,7 +218,6 @@ static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch
     rows = saei_cuda_place(&at, h->batch, sizeof(uint32_t));
     words = saei_cuda_place(&at, SAEI_WORD_COUNT + 3 * SAEI_BUCKETS, sizeof(uint32_t));
     sum = saei_cuda_place(&at, sums, sizeof(double));
-    staging = saei_cuda_place(&at, 2 * h->batch, h->ld * sizeof(float));
     if (at == SIZE_MAX || !b) return at;
     s->x16 = (__half *)(b + x16);
     s->w16 = (__half *)(b + w16);
@@ -222,14 +232,12 @@ static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch
     s->words = (uint32_t *)(b + words);
     s->histogram = s->words + SAEI_WORD_COUNT;
     s->sums = (double *)(b + sum);
-    s->staging[0] = b + staging;
-    s->staging[1] = s->staging[0] + h->batch * h->ld * sizeof(float);
     return at;
 }
 
 static saei_cuda_scratch saei_cuda_scratch_of(const sae_work *w) {
     saei_cuda_scratch s;
-    saei_cuda_layout(&w->shape, w->scratch, &s);
+    saei_cuda_layout(&w->shape, saei_cuda_scratch_base(w), &s);
     return s;
 }
 
@@ -374,8 +382,11 @@ static void saei_cuda_free(const sae_work *w, void *memory) {
 
 static size_t saei_cuda_scratch_bytes(const sae_work *w, const sae_shape *shape) {
     saei_cuda_scratch s;
+    size_t bytes, staging;
     (void)w;
-    return saei_cuda_layout(shape, NULL, &s);
+    bytes = saei_cuda_layout(shape, NULL, &s);
+    staging = saei_cuda_staging_bytes(shape);
+    return bytes > SIZE_MAX - staging ? SIZE_MAX : bytes + staging;
 }
 
 static void saei_cuda_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
@@ -549,6 +560,8 @@ __device__ static inline void saei_device_sum_add(double s[2], size_t i, double 
     s[1] = __dadd_rn(s[1], x);
 }
 
+/* ==== >>cuda: scalars ========================================================================= */
+
 /* ==== >>cuda: batch =========================================================================== */
 
 /* One thread for four columns. kind: 0 float, 1 half, 2 bfloat16. */
@@ -582,7 +595,7 @@ static void saei_cuda_load_rows(const sae_work *w, const sae_rows *rows, size_t 
     const void *from = rows->data;
     if (s->result != SAE_OK) return;
     if (!rows->on_device) {
-        void *to = saei_cuda_scratch_of(w).staging[turn];
+        void *to = (float *)w->scratch + turn * w->shape.batch * ld; /* staging */
         if (s->staging_turns >= 2)
             SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->copy, s->freed[turn], 0));
         SAEI_CUDA_OK(s, cudaMemcpy2DAsync(to, d * size, from, stride * size, d * size, n,
@@ -637,6 +650,13 @@ static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float
     saei_cuda_launch(w, saei_axpy_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, count, a, x, y, out);
 }
+/* ==== >>cuda: penalties ======================================================================= */
+
+/* ==== >>cuda: by latent ======================================================================= */
+
+/* ==== >>cuda: sums ============================================================================ */
+
+/* ==== >>cuda: weights ========================================================================= */
 
 /* ==== >>cuda: table =========================================================================== */
 
