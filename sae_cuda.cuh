@@ -241,6 +241,69 @@ static saei_cuda_scratch saei_cuda_scratch_of(const sae_work *w) {
     return s;
 }
 
+/* Scratch memory of the operations from >>cuda: penalties on. No operation leaves anything in it for
+   another. */
+enum {
+    SAEI_CUDA_ROWS = 64,     /* rows of a mask of the counting sort */
+    SAEI_CUDA_PART = 256,    /* latents of a block of it */
+    SAEI_CUDA_CHUNK = 16384, /* floats whose squares are one sum */
+    SAEI_CUDA_WARPS = SAEI_CUDA_THREADS / 32
+};
+typedef struct saei_cuda_pieces {
+    unsigned long long *mask;  /* [groups of 64 rows][m']: which of the rows list the latent */
+    uint32_t *before;          /* alike: how many rows of earlier groups do */
+    unsigned long long *total; /* [parts of 256 latents] */
+    unsigned long long *count; /* [8] */
+    double *sums;              /* rows, latents or 16384s of parameters, whichever is most */
+    double *partial;           /* [row blocks][ld] */
+    float *latents;            /* [max(m', ld)] */
+    float *rows;               /* [batch] */
+    uint32_t *list, *order;    /* [m'], [batch] */
+} saei_cuda_pieces;
+
+static size_t saei_cuda_align16(size_t n) { return (n + 15) / 16 * 16; }
+
+/* As saei_cuda_layout. */
+static size_t saei_cuda_pieces_layout(const sae_shape *h, void *base, saei_cuda_pieces *s) {
+    unsigned char *b = (unsigned char *)base;
+    size_t at = 0, m, groups, most, mask, before, total, count, sums, partial, latents, rows, list;
+    size_t order;
+    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u) return SIZE_MAX;
+    m = saei_cuda_align16(h->dict_size);
+    groups = saei_cuda_ceil(h->batch, SAEI_CUDA_ROWS);
+    most = saei_cuda_ceil(2 * m * h->ld + 4 * m + h->ld, SAEI_CUDA_CHUNK);
+    most = saei_cuda_max(saei_cuda_max(most, h->batch), saei_cuda_max(m, h->ld));
+    mask = saei_cuda_place(&at, m * groups, sizeof *s->mask);
+    before = saei_cuda_place(&at, m * groups, sizeof *s->before);
+    total = saei_cuda_place(&at, m / SAEI_CUDA_PART + 1, sizeof *s->total);
+    count = saei_cuda_place(&at, 8, sizeof *s->count);
+    sums = saei_cuda_place(&at, most, sizeof *s->sums);
+    partial = saei_cuda_place(&at, saei_cuda_ceil(saei_cuda_max(h->batch, m), SAE_ROW_BLOCK),
+                              h->ld * sizeof *s->partial);
+    latents = saei_cuda_place(&at, saei_cuda_max(m, h->ld), sizeof *s->latents);
+    rows = saei_cuda_place(&at, h->batch, sizeof *s->rows);
+    list = saei_cuda_place(&at, m, sizeof *s->list);
+    order = saei_cuda_place(&at, h->batch, sizeof *s->order);
+    if (at == SIZE_MAX || !b) return at;
+    s->mask = (unsigned long long *)(b + mask);
+    s->before = (uint32_t *)(b + before);
+    s->total = (unsigned long long *)(b + total);
+    s->count = (unsigned long long *)(b + count);
+    s->sums = (double *)(b + sums);
+    s->partial = (double *)(b + partial);
+    s->latents = (float *)(b + latents);
+    s->rows = (float *)(b + rows);
+    s->list = (uint32_t *)(b + list);
+    s->order = (uint32_t *)(b + order);
+    return at;
+}
+
+static saei_cuda_pieces saei_cuda_pieces_of(const sae_work *w) {
+    saei_cuda_pieces s;
+    saei_cuda_pieces_layout(&w->shape, saei_cuda_scratch_base(w), &s);
+    return s;
+}
+
 /* -- open and close -- */
 
 static void saei_cuda_close(const sae_context *ctx, void *state) {
@@ -382,9 +445,11 @@ static void saei_cuda_free(const sae_work *w, void *memory) {
 
 static size_t saei_cuda_scratch_bytes(const sae_work *w, const sae_shape *shape) {
     saei_cuda_scratch s;
+    saei_cuda_pieces pieces;
     size_t bytes, staging;
     (void)w;
-    bytes = saei_cuda_layout(shape, NULL, &s);
+    bytes = saei_cuda_max(saei_cuda_layout(shape, NULL, &s),
+                          saei_cuda_pieces_layout(shape, NULL, &pieces));
     staging = saei_cuda_staging_bytes(shape);
     return bytes > SIZE_MAX - staging ? SIZE_MAX : bytes + staging;
 }
@@ -562,6 +627,130 @@ __device__ static inline void saei_device_sum_add(double s[2], size_t i, double 
 
 /* ==== >>cuda: scalars ========================================================================= */
 
+#if defined(__CUDACC__)
+#define SAEI_PRAGMA(x) _Pragma(#x)
+#define SAEI_UNROLL(n) SAEI_PRAGMA(unroll n)
+#else
+#define SAEI_UNROLL(n)
+#endif
+
+static void saei_cuda_clear(const sae_work *w, void *memory, size_t bytes) {
+    saei_cuda *s = saei_cuda_of(w);
+    if (s->result == SAE_OK && bytes) SAEI_CUDA_OK(s, cudaMemsetAsync(memory, 0, bytes, s->stream));
+}
+
+/* Blocks for work of `count` warps. */
+static size_t saei_cuda_warps(size_t count) { return saei_cuda_ceil(count, SAEI_CUDA_WARPS); }
+
+/* The number of this thread's warp in the grid. */
+__device__ static inline size_t saei_device_grid_warp(void) {
+    return (size_t)blockIdx.x * (blockDim.x >> 5) + saei_device_warp();
+}
+__device__ static inline size_t saei_device_grid_thread(void) {
+    return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+__device__ static inline unsigned long long saei_device_warp_total(unsigned long long x) {
+    for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(SAEI_FULL, x, apart);
+    return x;
+}
+
+/* How many of list[0..count), ascending, are below bound. */
+__device__ static inline uint32_t saei_device_lower(const uint32_t *list, uint32_t count,
+                                                    size_t bound) {
+    uint32_t low = 0;
+    if (!count || list[count - 1] < bound) return count;
+    while (low < count) {
+        uint32_t middle = low + (count - low) / 2;
+        if (list[middle] < bound) low = middle + 1;
+        else count = middle;
+    }
+    return low;
+}
+
+/* Sum of x[0..n) in the scalars order, by a block; thread 0 gets it. Pieces of 64 numbers of up to
+   32 blocks of 1024 go through shared memory, where lane b of warp 0 has the chain of block b: the
+   time of one chain, about 16 us at 1024 additions of 16 cycles. */
+__device__ static inline double saei_device_scalars(const double *x, size_t n) {
+    const size_t PIECE = 64, BLOCKS = 32, WIDTH = PIECE + 1;
+    __shared__ double piece[2][BLOCKS * WIDTH];
+    double total = 0;
+    for (size_t base = 0; base < n; base += BLOCKS * SAE_ROW_BLOCK) {
+        size_t left = n - base, blocks = (left + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK;
+        size_t pieces = left < SAE_ROW_BLOCK ? (left + PIECE - 1) / PIECE : SAE_ROW_BLOCK / PIECE;
+        double sum = 0;
+        blocks = blocks < BLOCKS ? blocks : BLOCKS;
+        for (size_t p = 0; p <= pieces; p++) {
+            double *to = piece[p & 1], *from = piece[(p & 1) ^ 1];
+            for (size_t t = threadIdx.x; p < pieces && t < blocks * PIECE; t += blockDim.x) {
+                size_t b = t / PIECE, c = t % PIECE, at = base + b * SAE_ROW_BLOCK + p * PIECE + c;
+                to[b * WIDTH + c] = at < n ? x[at] : 0;
+            }
+            if (p > 0 && threadIdx.x < blocks)
+                for (size_t c = 0; c < PIECE; c++)
+                    sum = __dadd_rn(sum, from[threadIdx.x * WIDTH + c]);
+            __syncthreads();
+        }
+        if (saei_device_warp() == 0)
+            for (size_t b = 0; b < blocks; b++)
+                total = __dadd_rn(total, __shfl_sync(SAEI_FULL, sum, (int)b));
+    }
+    return total;
+}
+
+__global__ static void saei_mean_kernel(const double *sums, size_t n, double divisor, double *out) {
+    double total = saei_device_scalars(sums, n);
+    if (threadIdx.x == 0) *out = divisor == 1 ? total : __ddiv_rn(total, divisor);
+}
+/* *out = sum of sums[0..n) / divisor */
+static void saei_cuda_mean(const sae_work *w, const double *sums, size_t n, double divisor,
+                           double *out) {
+    saei_cuda_launch(w, saei_mean_kernel, 1, SAEI_CUDA_THREADS, sums, n, divisor, out);
+}
+
+/* sum + (x - mean)^2 */
+__device__ static inline double saei_device_add_square(double sum, float x, double mean) {
+    double away = __dsub_rn((double)x, mean);
+    return __dadd_rn(sum, __dmul_rn(away, away));
+}
+
+/* sums[c] = sum_r (x - mean)^2 of column c, both sums one chain. A warp takes 32 columns and has 32
+   rows on the way. n d floats read twice, the second time from the L2; the time is that of 2 n
+   additions one after the other. */
+__global__ static void saei_scatter_kernel(const float *x, size_t n, size_t d, size_t ld,
+                                           double *sums) {
+    size_t c = saei_device_grid_thread();
+    double mean = 0, sum = 0;
+    size_t r = 0;
+    if (c >= d) return;
+    x += c;
+    for (; r + 32 <= n; r += 32) {
+        float v[32];
+        SAEI_UNROLL(32)
+        for (int i = 0; i < 32; i++) v[i] = x[(r + (size_t)i) * ld];
+        SAEI_UNROLL(32)
+        for (int i = 0; i < 32; i++) mean = __dadd_rn(mean, (double)v[i]);
+    }
+    for (; r < n; r++) mean = __dadd_rn(mean, (double)x[r * ld]);
+    mean = __ddiv_rn(mean, (double)n);
+    for (r = 0; r + 32 <= n; r += 32) {
+        float v[32];
+        SAEI_UNROLL(32)
+        for (int i = 0; i < 32; i++) v[i] = x[(r + (size_t)i) * ld];
+        SAEI_UNROLL(32)
+        for (int i = 0; i < 32; i++) sum = saei_device_add_square(sum, v[i], mean);
+    }
+    for (; r < n; r++) sum = saei_device_add_square(sum, x[r * ld], mean);
+    sums[c] = sum;
+}
+/* *out = sum over columns and rows of (x - column mean)^2 / divisor */
+static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
+                              double *out) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    saei_cuda_launch(w, saei_scatter_kernel, saei_cuda_ceil(w->shape.d, 32), 32, x, n, w->shape.d,
+                     w->shape.ld, s.sums);
+    saei_cuda_mean(w, s.sums, w->shape.d, divisor, out);
+}
+
 /* ==== >>cuda: batch =========================================================================== */
 
 /* One thread for four columns. kind: 0 float, 1 half, 2 bfloat16. */
@@ -652,11 +841,1330 @@ static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float
 }
 /* ==== >>cuda: penalties ======================================================================= */
 
+/* A block takes 16 lists. Tiles of 64 entries of each go through shared memory: all warps compute
+   the terms, and lane r of warp 0 adds those of row r in their order. */
+enum { SAEI_CUDA_LISTS = 16, SAEI_CUDA_TERMS = 64 };
+
+/* term(row of the block, place of the entry) summed over each row's entries; the first 16 threads
+   get the sums of their rows. */
+template <typename Term>
+__device__ static inline double saei_device_chains(const sae_code &code, size_t first, double *tile,
+                                                   Term term) {
+    uint32_t most = 0;
+    double sum = 0;
+    for (size_t r = first; r < first + SAEI_CUDA_LISTS && r < code.rows; r++)
+        most = code.count[r] > most ? code.count[r] : most;
+    for (uint32_t j = 0; j < most; j += SAEI_CUDA_TERMS) {
+        for (uint32_t r = saei_device_warp(); r < SAEI_CUDA_LISTS; r += SAEI_CUDA_WARPS) {
+            uint32_t count = first + r < code.rows ? code.count[first + r] : 0;
+            for (uint32_t c = saei_device_lane(); c < SAEI_CUDA_TERMS; c += 32)
+                tile[r * (SAEI_CUDA_TERMS + 1) + c] =
+                    j + c < count ? term(r, (first + r) * code.stride + j + c) : 0;
+        }
+        __syncthreads();
+        if (threadIdx.x < SAEI_CUDA_LISTS)
+            for (uint32_t c = 0; c < SAEI_CUDA_TERMS; c++)
+                sum = __dadd_rn(sum, tile[threadIdx.x * (SAEI_CUDA_TERMS + 1) + c]);
+        __syncthreads();
+    }
+    return sum;
+}
+
+__device__ static inline double saei_device_power(float x, double p) {
+    return x > 0 ? saei_device_pow((double)x, p) : 0;
+}
+/* q and -dH/dq of the entropy, from f and the row's sum */
+__device__ static inline double saei_device_share(float f, double sum) {
+    return __ddiv_rn((double)f, __dadd_rn(sum, 1e-8));
+}
+__device__ static inline double saei_device_slope(double q) {
+    double room = __dadd_rn(q, 1e-8);
+    return -__dadd_rn(saei_device_ln(room), __ddiv_rn(q, room));
+}
+
+/* sums[r] = the row's penalty, and its gradient. 12 bytes an entry, a third of them written. */
+__global__ static void saei_penalty_kernel(sae_code code, int kind, double p, float coef, size_t m,
+                                           const float *weight, const float *values, float *grad,
+                                           double *sums) {
+    __shared__ double tile[SAEI_CUDA_LISTS * (SAEI_CUDA_TERMS + 1)];
+    __shared__ double total[SAEI_CUDA_LISTS], factor[SAEI_CUDA_LISTS];
+    const size_t first = (size_t)blockIdx.x * SAEI_CUDA_LISTS;
+    const bool lp = kind == SAE_PENALTY_LP || kind == SAE_PENALTY_LP_P;
+    const bool writes = threadIdx.x < SAEI_CUDA_LISTS && first + threadIdx.x < code.rows;
+    double sum = saei_device_chains(code, first, tile, [=](uint32_t, size_t j) {
+        if (lp) return saei_device_power(values[j], p);
+        if (kind == SAE_PENALTY_L1 && weight)
+            return __dmul_rn((double)weight[code.latent[j]], (double)values[j]);
+        return (double)values[j];
+    });
+    if (lp) {
+        double outer = p, result;
+        if (p == 0) sum = (double)m; /* 0^0 is 1 */
+        result = sum;
+        if (kind == SAE_PENALTY_LP && writes) {
+            double root = __ddiv_rn(1, p);
+            outer = sum > 0 ? saei_device_pow(sum, __dsub_rn(root, 1)) : 0;
+            result = sum > 0 ? saei_device_pow(sum, root) : 0;
+        }
+        sum = result;
+        if (threadIdx.x < SAEI_CUDA_LISTS) factor[threadIdx.x] = outer;
+    } else if (kind == SAE_PENALTY_ENTROPY) {
+        double mean;
+        if (threadIdx.x < SAEI_CUDA_LISTS) total[threadIdx.x] = sum;
+        __syncthreads();
+        sum = saei_device_chains(code, first, tile, [&](uint32_t r, size_t j) {
+            double q = saei_device_share(values[j], total[r]);
+            if (!(total[r] > 0)) return 0.0;
+            return -__dmul_rn(q, saei_device_ln(__dadd_rn(q, 1e-8)));
+        });
+        mean = saei_device_chains(code, first, tile, [&](uint32_t r, size_t j) {
+            double q = saei_device_share(values[j], total[r]);
+            return total[r] > 0 ? __dmul_rn(saei_device_slope(q), q) : 0;
+        });
+        if (threadIdx.x < SAEI_CUDA_LISTS) factor[threadIdx.x] = mean;
+    }
+    if (writes) sums[first + threadIdx.x] = sum;
+    __syncthreads();
+    if (!grad) return;
+    for (uint32_t r = saei_device_warp(); r < SAEI_CUDA_LISTS && first + r < code.rows;
+         r += SAEI_CUDA_WARPS) {
+        size_t at = (first + r) * code.stride, end = at + code.count[first + r];
+        for (size_t j = at + saei_device_lane(); j < end; j += 32) {
+            float f = values[j], slope = 1;
+            if (!(f > 0)) continue;
+            if (lp)
+                slope = (float)__dmul_rn(factor[r], saei_device_power(f, __dsub_rn(p, 1)));
+            else if (kind == SAE_PENALTY_ENTROPY) {
+                double q = saei_device_share(f, total[r]);
+                if (!(total[r] > 0)) continue;
+                slope = (float)__ddiv_rn(__dsub_rn(saei_device_slope(q), factor[r]),
+                                         __dadd_rn(total[r], 1e-8));
+            } else if (weight) slope = weight[code.latent[j]];
+            grad[j] = __fadd_rn(grad[j], __fmul_rn(coef, slope));
+        }
+    }
+}
+
+static void saei_cuda_penalty(const sae_work *w, sae_penalty kind, double p, double coef,
+                              const float *weight, const sae_code *code, const float *values,
+                              float *grad, double *loss) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    saei_cuda_launch(w, saei_penalty_kernel, saei_cuda_ceil(code->rows, SAEI_CUDA_LISTS),
+                     SAEI_CUDA_THREADS, *code, (int)kind, p, (float)(coef / (double)code->rows),
+                     w->shape.dict_size, weight, values, grad, s.sums);
+    saei_cuda_mean(w, s.sums, code->rows, (double)code->rows, loss);
+}
+
+/* -- dots -- */
+
+enum { SAEI_CUDA_WINDOW = 64 };
+
+/* A warp has a row of e, in shared memory if STAGED, and takes 8 entries at a time, one a quad. A
+   block whose lists are dense goes through the latents in windows, so that a row of W that one of
+   its warps reads lies in the L1 for the others. nnz d 4 bytes of W from the L2; W2: 1.1 GB. */
+template <bool STAGED>
+__global__ static void saei_dots_kernel(sae_code code, const float *e, const float *W, size_t ld,
+                                        size_t lo, size_t hi, float alpha, const float *relu_of,
+                                        float *grad) {
+    SAEI_DYNAMIC_SHARED(saei_shared);
+    const uint32_t lane = saei_device_lane(), warps = blockDim.x >> 5;
+    const size_t r = saei_device_grid_warp(), first = (size_t)blockIdx.x * warps;
+    const uint32_t *latent = code.latent + r * code.stride;
+    const float *row = e + r * ld;
+    uint32_t at = 0, end = 0;
+    size_t window = hi - lo, entries = 0;
+    for (size_t i = first; i < first + warps && i < code.rows; i++) entries += code.count[i];
+    if (entries * 8 > warps * (hi - lo)) window = SAEI_CUDA_WINDOW;
+    if (r < code.rows) {
+        end = code.count[r];
+        at = lo ? saei_device_lower(latent, end, lo) : 0;
+        end = saei_device_lower(latent, end, hi);
+    }
+    if (STAGED) {
+        float *own = reinterpret_cast<float *>(saei_shared) + saei_device_warp() * ld;
+        for (size_t c = 4 * lane; r < code.rows && c < ld; c += 128)
+            saei_device_put4(own + c, saei_device_float4(row + c));
+        row = own;
+    }
+    __syncwarp();
+    for (size_t from = lo; from < hi; from += window) {
+        uint32_t stop = end;
+        if (window == SAEI_CUDA_WINDOW) { /* it holds no more entries than latents */
+            uint32_t a = at + lane, b = a + 32;
+            stop = at + (uint32_t)__popc(__ballot_sync(SAEI_FULL, a < end
+                                                       && latent[a] < from + window))
+                   + (uint32_t)__popc(__ballot_sync(SAEI_FULL, b < end
+                                                    && latent[b] < from + window));
+        }
+        for (; at < stop; at += 8) {
+            uint32_t mine = at + (lane >> 2);
+            size_t j = r * code.stride + (mine < stop ? mine : at);
+            const float *other = W + code.latent[j] * ld;
+            float4 s = make_float4(0, 0, 0, 0);
+            double dot;
+            SAEI_UNROLL(8)
+            for (size_t c = 4 * (lane & 3); c < ld; c += 16)
+                s = saei_device_fma4(saei_device_float4(row + c), saei_device_float4(other + c), s);
+            dot = saei_device_quad_sum(s);
+            if (mine < stop && (lane & 3) == 0)
+                grad[j] = relu_of && !(relu_of[j] > 0) ? 0
+                                                       : (float)__dmul_rn((double)alpha, dot);
+        }
+        at = stop;
+        __syncthreads();
+    }
+}
+
+static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
+                           size_t lo, size_t hi, float alpha, const float *relu_of, float *grad) {
+    size_t ld = w->shape.ld, row = ld * sizeof(float), warps = SAEI_CUDA_WARPS;
+    while (warps > 1 && warps * row > 48 * 1024) warps /= 2;
+    if (lo >= hi) return;
+    if (warps * row > 48 * 1024)
+        saei_cuda_launch(w, saei_dots_kernel<false>, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
+                         *code, e, W, ld, lo, hi, alpha, relu_of, grad);
+    else
+        saei_cuda_launch_shared(w, saei_dots_kernel<true>, saei_cuda_ceil(code->rows, warps),
+                                (unsigned)warps * 32, warps * row, *code, e, W, ld, lo, hi, alpha,
+                                relu_of, grad);
+}
+
+/* -- gated -- */
+
+/* A warp has a row's entries: 32 bytes an entry. */
+__global__ static void saei_gate_grad_kernel(sae_code code, const float *r_mag) {
+    const size_t r = saei_device_grid_warp();
+    if (r >= code.rows) return;
+    for (size_t j = r * code.stride + saei_device_lane(),
+                end = r * code.stride + code.count[r];
+         j < end; j += 32) {
+        float exp_r = (float)saei_device_exp((double)r_mag[code.latent[j]]);
+        float mag = code.value[j] > 0 ? code.extra[0][j] : 0;
+        code.extra[0][j] = mag;
+        code.extra[2][j] = __fmul_rn(__fmul_rn(mag, exp_r), code.pre[j]);
+        code.grad[j] = __fmaf_rn(exp_r, mag, code.extra[1][j]);
+    }
+}
+static void saei_cuda_gate_grad(const sae_work *w, const float *r_mag, sae_code *code) {
+    saei_cuda_launch(w, saei_gate_grad_kernel, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
+                     *code, r_mag);
+}
+
+/* -- jump -- */
+
+/* The rectangle of the straight-through estimator: 1 where |(x - theta) / bandwidth| < 1/2. */
+__device__ static inline bool saei_device_rectangle(float x, float theta, float bandwidth) {
+    float z = __fdiv_rn(__fsub_rn(x, theta), bandwidth);
+    return z > -0.5f && z < 0.5f;
+}
+__device__ static inline float saei_device_jump_slope(double coef, double target, double l0,
+                                                      size_t n, float bandwidth) {
+    double slope = __dmul_rn(__dmul_rn(coef, 2), __dsub_rn(__ddiv_rn(l0, target), 1));
+    slope = __ddiv_rn(__ddiv_rn(slope, target), (double)n);
+    return (float)__ddiv_rn(-slope, (double)bandwidth);
+}
+
+/* *count += entries with f > theta, and unlisted latents of the rows whose theta is negative: f = 0
+   lies above it. */
+__global__ static void saei_jump_count_kernel(sae_code code, const float *theta, size_t m,
+                                              unsigned long long *count) {
+    const size_t r = saei_device_grid_warp();
+    unsigned long long above = 0; /* modulo 2^64: listed latents are taken away again */
+    if (r < code.rows)
+        for (size_t j = r * code.stride + saei_device_lane(),
+                    end = r * code.stride + code.count[r];
+             j < end; j += 32) {
+            float t = theta[code.latent[j]];
+            above += (unsigned long long)(code.value[j] > t) - (unsigned long long)(t < 0);
+        }
+    for (size_t i = saei_device_grid_thread(); i < m; i += (size_t)gridDim.x * blockDim.x)
+        if (theta[i] < 0) above += code.rows;
+    above = saei_device_warp_total(above);
+    if (saei_device_lane() == 0 && above) atomicAdd(count, above);
+}
+__global__ static void saei_jump_loss_kernel(const unsigned long long *count, size_t n, double coef,
+                                             double target, double *l0, double *loss) {
+    double mean = __ddiv_rn((double)*count, (double)n);
+    double away = __dsub_rn(__ddiv_rn(mean, target), 1);
+    *l0 = mean;
+    *loss = __dmul_rn(__dmul_rn(coef, away), away);
+}
+__global__ static void saei_jump_grad_kernel(sae_code code, const float *theta, float bandwidth,
+                                             double coef, double target, const double *l0) {
+    const size_t r = saei_device_grid_warp();
+    float slope;
+    if (r >= code.rows) return;
+    slope = saei_device_jump_slope(coef, target, *l0, code.rows, bandwidth);
+    for (size_t j = r * code.stride + saei_device_lane(),
+                end = r * code.stride + code.count[r];
+         j < end; j += 32) {
+        float t = theta[code.latent[j]], p = code.pre[j], g = code.grad[j], d = 0;
+        if (saei_device_rectangle(p, t, bandwidth)) d = __fmul_rn(-__fdiv_rn(t, bandwidth), g);
+        if (saei_device_rectangle(code.value[j], t, bandwidth)) d = __fadd_rn(d, slope);
+        code.extra[0][j] = d;
+        code.grad[j] = p > t ? g : 0;
+    }
+}
+/* Two readings of the lists, 36 bytes an entry, and a count between them. */
+static void saei_cuda_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
+                                double target, sae_code *code, double *l0, double *loss) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    size_t blocks = saei_cuda_warps(code->rows);
+    saei_cuda_clear(w, s.count, sizeof *s.count);
+    saei_cuda_launch(w, saei_jump_count_kernel, blocks, SAEI_CUDA_THREADS, *code, theta,
+                     w->shape.dict_size, s.count);
+    saei_cuda_launch(w, saei_jump_loss_kernel, 1, 1, s.count, code->rows, coef, target, l0, loss);
+    saei_cuda_launch(w, saei_jump_grad_kernel, blocks, SAEI_CUDA_THREADS, *code, theta, bandwidth,
+                     coef, target, l0);
+}
+
+__global__ static void saei_jump_rest_kernel(sae_index index, const float *theta, float bandwidth,
+                                             double coef, double target, const double *l0, size_t n,
+                                             float *theta_grad) {
+    const size_t i = saei_device_grid_thread();
+    size_t unlisted;
+    if (i >= index.dict_size || !saei_device_rectangle(0, theta[i], bandwidth)) return;
+    unlisted = n - (index.begin[i + 1] - index.begin[i]);
+    theta_grad[i] = __fadd_rn(theta_grad[i],
+                              __fmul_rn((float)unlisted, saei_device_jump_slope(coef, target, *l0,
+                                                                                n, bandwidth)));
+}
+static void saei_cuda_jump_rest(const sae_work *w, const float *theta, float bandwidth, double coef,
+                                double target, const double *l0, const sae_index *index, size_t n,
+                                float *theta_grad) {
+    saei_cuda_launch(w, saei_jump_rest_kernel, saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, *index, theta, bandwidth, coef, target, l0, n, theta_grad);
+}
+
 /* ==== >>cuda: by latent ======================================================================= */
+
+/* -- the counting sort. For each latent and each 64 rows a word of 64 bits says which of the rows
+   list it: an entry's place is the latent's begin + the bits of earlier words + the lower bits of
+   its own. Nothing depends on who comes first. 1.5 bits of memory for each of B m: W2 50 MB,
+   about 25 us written and read, and nnz (4 + 4 values) bytes scattered. -- */
+
+__global__ static void saei_mark_kernel(sae_code code, size_t width, unsigned long long *mask) {
+    const size_t r = saei_device_grid_warp();
+    if (r >= code.rows) return;
+    mask += r / SAEI_CUDA_ROWS * width;
+    for (uint32_t j = saei_device_lane(); j < code.count[r]; j += 32)
+        atomicOr(mask + code.latent[r * code.stride + j], 1ull << r % SAEI_CUDA_ROWS);
+}
+
+/* before[g][i] = entries of latent i in groups before g; begin[i] = entries of the block's latents
+   before i; total[block] = entries of all of them. */
+__global__ static void saei_count_kernel(const unsigned long long *mask, size_t groups, size_t width,
+                                         size_t m, uint32_t *before, size_t *begin,
+                                         unsigned long long *total) {
+    __shared__ unsigned long long warps[SAEI_CUDA_WARPS];
+    const size_t i = saei_device_grid_thread();
+    unsigned long long sum, mine;
+    uint32_t count = 0;
+    for (size_t g = 0; i < m && g < groups; g += 8) {
+        unsigned long long word[8];
+        SAEI_UNROLL(8)
+        for (int k = 0; k < 8; k++)
+            word[k] = g + (size_t)k < groups ? mask[(g + (size_t)k) * width + i] : 0;
+        SAEI_UNROLL(8)
+        for (int k = 0; k < 8; k++) {
+            if (g + (size_t)k < groups) before[(g + (size_t)k) * width + i] = count;
+            count += (uint32_t)__popcll(word[k]);
+        }
+    }
+    sum = mine = count;
+    for (unsigned by = 1; by < 32; by *= 2) {
+        unsigned long long other = __shfl_up_sync(SAEI_FULL, sum, by);
+        if (saei_device_lane() >= by) sum += other;
+    }
+    if (saei_device_lane() == 31) warps[saei_device_warp()] = sum;
+    __syncthreads();
+    for (uint32_t k = 0; k < saei_device_warp(); k++) sum += warps[k];
+    if (i < m) begin[i] = (size_t)(sum - mine);
+    if (threadIdx.x == SAEI_CUDA_PART - 1) total[blockIdx.x] = sum;
+}
+
+/* The sum of total[0..blockIdx.x), for every thread of the block. */
+__device__ static inline unsigned long long
+saei_device_before_block(const unsigned long long *total) {
+    __shared__ unsigned long long warps[SAEI_CUDA_WARPS];
+    unsigned long long sum = 0;
+    for (size_t k = threadIdx.x; k < blockIdx.x; k += blockDim.x) sum += total[k];
+    sum = saei_device_warp_total(sum);
+    if (saei_device_lane() == 0) warps[saei_device_warp()] = sum;
+    __syncthreads();
+    sum = 0;
+    for (int k = 0; k < SAEI_CUDA_WARPS; k++) sum += warps[k];
+    return sum;
+}
+
+__global__ static void saei_begin_kernel(const unsigned long long *total, size_t m, size_t *begin) {
+    const size_t i = saei_device_grid_thread();
+    const unsigned long long before = saei_device_before_block(total);
+    if (i < m) begin[i] += (size_t)before;
+    if (i == m - 1) begin[m] = (size_t)(before + total[blockIdx.x]);
+}
+
+typedef struct saei_cuda_values {
+    const float *from[SAE_INDEX_VALUES];
+    int count;
+} saei_cuda_values;
+
+__global__ static void saei_place_kernel(sae_code code, saei_cuda_values values, size_t width,
+                                         const unsigned long long *mask, const uint32_t *before,
+                                         sae_index index) {
+    const size_t r = saei_device_grid_warp(), group = r / SAEI_CUDA_ROWS * width;
+    const unsigned long long lower = (1ull << r % SAEI_CUDA_ROWS) - 1;
+    if (r >= code.rows) return;
+    for (uint32_t c = saei_device_lane(); c < code.count[r]; c += 32) {
+        size_t j = r * code.stride + c, i = code.latent[j], at = group + i;
+        size_t to = index.begin[i] + before[at] + (size_t)__popcll(mask[at] & lower);
+        index.row[to] = (uint32_t)r;
+        SAEI_UNROLL(5)
+        for (int v = 0; v < SAE_INDEX_VALUES; v++)
+            if (v < values.count) index.value[v][to] = values.from[v][j];
+    }
+}
+
+static void saei_cuda_index(const sae_work *w, const sae_code *code, const float *const *values,
+                            size_t count, sae_index *index) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    size_t m = index->dict_size, width = saei_cuda_align16(m), parts;
+    size_t groups = saei_cuda_ceil(code->rows, SAEI_CUDA_ROWS), rows = saei_cuda_warps(code->rows);
+    saei_cuda_values all;
+    memset(&all, 0, sizeof all);
+    for (size_t v = 0; v < count; v++) all.from[v] = values[v];
+    all.count = (int)count;
+    parts = saei_cuda_ceil(m, SAEI_CUDA_PART);
+    saei_cuda_clear(w, s.mask, groups * width * sizeof *s.mask);
+    saei_cuda_launch(w, saei_mark_kernel, rows, SAEI_CUDA_THREADS, *code, width, s.mask);
+    saei_cuda_launch(w, saei_count_kernel, parts, SAEI_CUDA_PART, s.mask, groups, width, m, s.before,
+                     index->begin, s.total);
+    saei_cuda_launch(w, saei_begin_kernel, parts, SAEI_CUDA_PART, s.total, m, index->begin);
+    saei_cuda_launch(w, saei_place_kernel, rows, SAEI_CUDA_THREADS, *code, all, width, s.mask,
+                     s.before, *index);
+    index->rows = code->rows;
+}
+
+/* -- sums of rows by latent -- */
+
+enum {
+    SAEI_CUDA_HOT = 512,    /* entries of a latent beyond which its row blocks go in parallel */
+    SAEI_CUDA_DEPTH = 32,   /* rows of x on the way at once there */
+    SAEI_CUDA_COLUMNS = 128 /* of a warp: one float4 a lane */
+};
+
+/* out = alpha sum, + out if add */
+__device__ static inline float saei_device_add_scaled(float alpha, float sum, bool add, float out) {
+    return add ? __fmaf_rn(alpha, sum, out) : __fmul_rn(alpha, sum);
+}
+
+/* A warp has 128 columns of a latent, the entries of a block of 1024 rows in one chain; eight rows
+   are on the way at once. Latents with many entries go on a list instead. nnz d 4 bytes of x from
+   the L2, m d 4 written; W2: 1.1 GB, 67 MB. */
+__global__ static void saei_latent_rows_kernel(sae_index index, const float *values,
+                                               const float *x, size_t ld, size_t lo, size_t hi, float alpha,
+                                               bool add, float *out, uint32_t *hot,
+                                               unsigned long long *num_hot) {
+    const size_t slices = (ld + SAEI_CUDA_COLUMNS - 1) / SAEI_CUDA_COLUMNS;
+    const size_t warp = saei_device_grid_warp(), i = lo + warp / slices;
+    const size_t c = warp % slices * SAEI_CUDA_COLUMNS + 4 * saei_device_lane();
+    float4 sum = make_float4(0, 0, 0, 0), total = sum;
+    bool first = true;
+    size_t begin, end;
+    uint32_t block;
+    if (i >= hi) return;
+    begin = index.begin[i];
+    end = index.begin[i + 1];
+    if (end - begin > SAEI_CUDA_HOT) {
+        if (c == 0) hot[atomicAdd(num_hot, 1ull)] = (uint32_t)i;
+        return;
+    }
+    if (c >= ld || (add && begin == end)) return;
+    x += c;
+    out += i * ld + c;
+    block = begin < end ? index.row[begin] / SAE_ROW_BLOCK : 0;
+    for (size_t j = begin; j < end; j += 8) {
+        float4 v[8];
+        float value[8];
+        uint32_t row[8];
+        SAEI_UNROLL(8)
+        for (int k = 0; k < 8; k++) {
+            size_t at = j + (size_t)k < end ? j + (size_t)k : j;
+            row[k] = index.row[at];
+            value[k] = values[at];
+            v[k] = saei_device_float4(x + row[k] * ld);
+        }
+        SAEI_UNROLL(8)
+        for (int k = 0; k < 8; k++) {
+            if (j + (size_t)k >= end) break;
+            if (row[k] / SAE_ROW_BLOCK != block) {
+                total = first ? sum : saei_device_axpy4(1, sum, total);
+                first = false;
+                block = row[k] / SAE_ROW_BLOCK;
+                sum = make_float4(0, 0, 0, 0);
+            }
+            sum = saei_device_axpy4(value[k], v[k], sum);
+        }
+    }
+    total = first ? sum : saei_device_axpy4(1, sum, total);
+    if (add) total = saei_device_axpy4(alpha, total, saei_device_float4(out));
+    else total = make_float4(__fmul_rn(alpha, total.x), __fmul_rn(alpha, total.y),
+                             __fmul_rn(alpha, total.z), __fmul_rn(alpha, total.w));
+    saei_device_put4(out, total);
+}
+
+/* The chain of value[j] x[row[j] ld], 32 of them on the way at once. */
+__device__ static inline float saei_device_sparse_sum(const uint32_t *row, const float *value,
+                                                      uint32_t count, const float *x, size_t ld) {
+    float sum = 0;
+    uint32_t j = 0;
+    for (; j + SAEI_CUDA_DEPTH <= count; j += SAEI_CUDA_DEPTH) {
+        float v[SAEI_CUDA_DEPTH];
+        SAEI_UNROLL(32)
+        for (uint32_t k = 0; k < SAEI_CUDA_DEPTH; k++) v[k] = x[row[j + k] * ld];
+        SAEI_UNROLL(32)
+        for (uint32_t k = 0; k < SAEI_CUDA_DEPTH; k++) sum = __fmaf_rn(value[j + k], v[k], sum);
+    }
+    for (; j < count; j++) sum = __fmaf_rn(value[j], x[row[j] * ld], sum);
+    return sum;
+}
+
+/* The latents on the list: a block has 32 columns of one, and each of its warps every eighth block
+   of 1024 rows, with 32 rows on the way; warp 0 adds the blocks' sums in order. */
+__global__ static void saei_hot_rows_kernel(sae_index index, const float *values, const float *x,
+                                            size_t n, size_t ld, float alpha, bool add, float *out,
+                                            const uint32_t *hot, const unsigned long long *num_hot) {
+    __shared__ float sums[SAEI_CUDA_WARPS][32];
+    __shared__ uint32_t bound[SAEI_CUDA_WARPS + 1];
+    const size_t slices = (ld + 31) / 32, blocks = (n + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK;
+    const uint32_t lane = saei_device_lane(), warp = saei_device_warp();
+    for (size_t job = blockIdx.x; job < *num_hot * slices; job += gridDim.x) {
+        const size_t i = hot[job / slices], c = job % slices * 32 + lane, begin = index.begin[i];
+        const uint32_t count = (uint32_t)(index.begin[i + 1] - begin);
+        const uint32_t *row = index.row + begin;
+        const float *value = values + begin;
+        float total = 0;
+        bool first = true;
+        for (size_t block = 0; block < blocks; block += SAEI_CUDA_WARPS) {
+            float sum = 0;
+            if (threadIdx.x <= SAEI_CUDA_WARPS)
+                bound[threadIdx.x] =
+                    saei_device_lower(row, count, (block + threadIdx.x) * SAE_ROW_BLOCK);
+            __syncthreads();
+            if (c < ld)
+                sum = saei_device_sparse_sum(row + bound[warp], value + bound[warp],
+                                             bound[warp + 1] - bound[warp], x + c, ld);
+            sums[warp][lane] = sum;
+            __syncthreads();
+            for (uint32_t k = 0; warp == 0 && k < SAEI_CUDA_WARPS; k++) {
+                if (bound[k] == bound[k + 1]) continue; /* empty blocks add nothing */
+                total = first ? sums[k][lane] : __fadd_rn(sums[k][lane], total);
+                first = false;
+            }
+            __syncthreads();
+        }
+        if (warp == 0 && c < ld)
+            out[i * ld + c] = saei_device_add_scaled(alpha, total, add, out[i * ld + c]);
+    }
+}
+
+static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, size_t which,
+                                  const float *x, size_t lo, size_t hi, float alpha, bool add,
+                                  float *out) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    size_t ld = w->shape.ld, n = index->rows ? index->rows : w->shape.batch;
+    size_t slices = saei_cuda_ceil(ld, SAEI_CUDA_COLUMNS);
+    if (lo >= hi) return;
+    saei_cuda_clear(w, s.count, sizeof *s.count);
+    saei_cuda_launch(w, saei_latent_rows_kernel, saei_cuda_warps((hi - lo) * slices),
+                     SAEI_CUDA_THREADS, *index, index->value[which], x, ld, lo, hi, alpha, add, out,
+                     s.list, s.count);
+    saei_cuda_launch(w, saei_hot_rows_kernel,
+                     saei_cuda_min(4 * (size_t)saei_cuda_of(w)->multiprocessors,
+                                   (hi - lo) * saei_cuda_ceil(ld, 32)),
+                     SAEI_CUDA_THREADS, *index, index->value[which], x, n, ld, alpha, add, out, s.list,
+                     s.count);
+}
+
+/* -- one number a latent -- */
+
+/* Sum of value[0..count) in double, ascending, by a warp. Where no partial sum can need more than 53
+   bits, nothing is rounded and any order gives the chain's bits: then the lanes sum side by side.
+   high bounds all numbers from above, low is the weight of the lowest bit of any. */
+__device__ static inline double saei_device_latent_sum(const float *value, size_t count) {
+    int high = -1000, low = 1000, room = 1;
+    double sum = 0;
+    for (size_t j = saei_device_lane(); j < count; j += 32) {
+        uint32_t bits = __float_as_uint(value[j]) & 0x7FFFFFFFu;
+        int e = (int)(bits >> 23), zeros;
+        uint32_t fraction = (bits & 0x7FFFFFu) | (e ? 0x800000u : 0);
+        if (!bits) continue;
+        if (e == 255) high = 2000; /* not finite: no short cut */
+        e = (e ? e : 1) - 150;     /* the number is fraction 2^e */
+        zeros = __ffs((int)fraction) - 1;
+        high = high > e + 24 ? high : e + 24;
+        low = low < e + zeros ? low : e + zeros;
+    }
+    for (int apart = 16; apart > 0; apart /= 2) {
+        int h = __shfl_xor_sync(SAEI_FULL, high, apart), l = __shfl_xor_sync(SAEI_FULL, low, apart);
+        high = high > h ? high : h;
+        low = low < l ? low : l;
+    }
+    while (count >> room) room++;
+    if (high + room - low <= 53) {
+        for (size_t j = saei_device_lane(); j < count; j += 32)
+            sum = __dadd_rn(sum, (double)value[j]);
+        for (int apart = 16; apart > 0; apart /= 2)
+            sum = __dadd_rn(sum, __shfl_xor_sync(SAEI_FULL, sum, apart));
+        return sum;
+    }
+    for (size_t j = 0; j < count; j += 32) {
+        float mine = j + saei_device_lane() < count ? value[j + saei_device_lane()] : 0;
+        for (int k = 0; k < 32; k++)
+            sum = __dadd_rn(sum, (double)__shfl_sync(SAEI_FULL, mine, k)); /* + 0 past the end */
+    }
+    return sum;
+}
+
+/* The sum of thread's own latent i: alone if it has few entries, else the warp helps. All lanes
+   take part; those without a latent have begin == end. */
+__device__ static inline double saei_device_own_sum(const float *value, size_t begin, size_t end) {
+    double sum = 0;
+    bool many = end - begin > 64;
+    unsigned help = __ballot_sync(SAEI_FULL, many);
+    for (size_t j = begin; !many && j < end; j++) sum = __dadd_rn(sum, (double)value[j]);
+    for (; help; help &= help - 1) {
+        int lane = __ffs((int)help) - 1;
+        size_t b = __shfl_sync(SAEI_FULL, begin, lane), e = __shfl_sync(SAEI_FULL, end, lane);
+        double other = saei_device_latent_sum(value + b, e - b);
+        if (saei_device_lane() == (uint32_t)lane) sum = other;
+    }
+    return sum;
+}
+
+/* A thread has a latent. 4 nnz + 12 m bytes. */
+__global__ static void saei_latent_sums_kernel(sae_index index, const float *value, bool add,
+                                               float *out) {
+    const size_t i = saei_device_grid_thread();
+    const bool mine = i < index.dict_size;
+    const size_t begin = mine ? index.begin[i] : 0, end = mine ? index.begin[i + 1] : 0;
+    float sum = (float)saei_device_own_sum(value, begin, end);
+    if (mine) out[i] = add ? __fadd_rn(out[i], sum) : sum;
+}
+static void saei_cuda_latent_sums(const sae_work *w, const sae_index *index, size_t which, bool add,
+                                  float *out) {
+    saei_cuda_launch(w, saei_latent_sums_kernel,
+                     saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS, *index,
+                     index->value[which], add, out);
+}
+
+__global__ static void saei_fired_kernel(sae_index index, const float *value, uint64_t step,
+                                         uint64_t *since, const uint32_t *halt) {
+    const size_t i = saei_device_grid_thread();
+    const bool mine = i < index.dict_size;
+    const size_t begin = mine ? index.begin[i] : 0, end = mine ? index.begin[i + 1] : 0;
+    bool fired = end > begin;
+    if (*halt) return;
+    if (value) fired = saei_device_own_sum(value, begin, end) > 0;
+    if (mine) since[i] = fired ? 0 : since[i] + step;
+}
+static void saei_cuda_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
+                            uint64_t *since) {
+    saei_cuda_launch(w, saei_fired_kernel, saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, *index, which < 0 ? NULL : index->value[which], step, since,
+                     saei_cuda_of(w)->halt);
+}
+
+/* -- lists of silent latents: 8 m bytes read twice, 4 a silent one written -- */
+
+__global__ static void saei_silent_count_kernel(const uint64_t *since, uint64_t threshold, size_t m,
+                                                unsigned long long *total) {
+    const size_t i = saei_device_grid_thread();
+    int count = __syncthreads_count(i < m && since[i] >= threshold);
+    if (threadIdx.x == 0) total[blockIdx.x] = (unsigned long long)count;
+}
+__global__ static void saei_silent_list_kernel(const uint64_t *since, uint64_t threshold, size_t m,
+                                               const unsigned long long *total, uint32_t *list,
+                                               uint32_t *count) {
+    __shared__ uint32_t warps[SAEI_CUDA_WARPS];
+    const size_t i = saei_device_grid_thread();
+    const bool silent = i < m && since[i] >= threshold;
+    const unsigned ballot = __ballot_sync(SAEI_FULL, silent);
+    size_t to = (size_t)saei_device_before_block(total);
+    if (saei_device_lane() == 0) warps[saei_device_warp()] = (uint32_t)__popc(ballot);
+    __syncthreads();
+    for (uint32_t k = 0; k < saei_device_warp(); k++) to += warps[k];
+    to += (size_t)__popc(ballot & ((1u << saei_device_lane()) - 1));
+    if (silent) list[to] = (uint32_t)i;
+    if (blockIdx.x == gridDim.x - 1 && threadIdx.x == blockDim.x - 1)
+        *count = (uint32_t)(to + silent);
+}
+static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint64_t threshold,
+                                  size_t m, uint32_t *list, uint32_t *count) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    size_t parts = saei_cuda_ceil(m, SAEI_CUDA_PART);
+    saei_cuda_launch(w, saei_silent_count_kernel, parts, SAEI_CUDA_PART, since, threshold, m,
+                     s.total);
+    saei_cuda_launch(w, saei_silent_list_kernel, parts, SAEI_CUDA_PART, since, threshold, m,
+                     s.total, list, count);
+}
 
 /* ==== >>cuda: sums ============================================================================ */
 
+/* partial[block] = sum of s_r x_r over a block of 1024 rows (s NULL: 1), in double; the products are
+   exact. A warp has 32 columns of a block and 32 rows on the way; rows with s = 0 are not read.
+   n d 4 bytes: W2's W_enc 67 MB. */
+__global__ static void saei_block_sum_kernel(const float *x, const float *s, size_t n, size_t ld,
+                                             double *partial, const uint32_t *done) {
+    const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
+    const size_t c = blockIdx.x % slices * 32 + threadIdx.x, first = block * SAE_ROW_BLOCK;
+    const size_t end = first + SAE_ROW_BLOCK < n ? first + SAE_ROW_BLOCK : n;
+    double sum = 0;
+    if ((done && *done) || c >= ld) return;
+    x += c;
+    for (size_t r = first; r < end; r += 32) {
+        float v[32], f[32];
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++)
+            f[k] = r + (size_t)k >= end ? 0 : s ? s[r + (size_t)k] : 1;
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++) v[k] = f[k] != 0 ? x[(r + (size_t)k) * ld] : 0;
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++) sum = __fma_rn((double)f[k], (double)v[k], sum);
+    }
+    partial[block * ld + c] = sum;
+}
+static void saei_cuda_block_sum(const sae_work *w, const float *x, const float *s, size_t n,
+                                const uint32_t *done) {
+    size_t ld = w->shape.ld;
+    saei_cuda_launch(w, saei_block_sum_kernel,
+                     saei_cuda_ceil(n, SAE_ROW_BLOCK) * saei_cuda_ceil(ld, 32), 32, x, s, n, ld,
+                     saei_cuda_pieces_of(w).partial, done);
+}
+/* Column c of the blocks' sums, added in order. */
+__device__ static inline double saei_device_column(const double *partial, size_t blocks, size_t ld,
+                                                   size_t c) {
+    double sum = partial[c];
+    for (size_t b = 1; b < blocks; b += 16) {
+        double v[16];
+        SAEI_UNROLL(16)
+        for (int k = 0; k < 16; k++)
+            v[k] = b + (size_t)k < blocks ? partial[(b + (size_t)k) * ld + c] : 0;
+        SAEI_UNROLL(16)
+        for (int k = 0; k < 16; k++)
+            if (b + (size_t)k < blocks) sum = __dadd_rn(sum, v[k]);
+    }
+    return sum;
+}
+__global__ static void saei_column_sums_kernel(const double *partial, size_t blocks, size_t ld,
+                                               float alpha, bool add, float *out) {
+    const size_t c = saei_device_grid_thread();
+    double sum;
+    if (c >= ld) return;
+    sum = __dmul_rn((double)alpha, saei_device_column(partial, blocks, ld, c));
+    out[c] = (float)(add ? __dadd_rn((double)out[c], sum) : sum);
+}
+static void saei_cuda_column_sums(const sae_work *w, const float *x, size_t n, float alpha,
+                                  float *out) {
+    saei_cuda_block_sum(w, x, NULL, n, NULL);
+    saei_cuda_launch(w, saei_column_sums_kernel, saei_cuda_ceil(w->shape.ld, 32), 32,
+                     saei_cuda_pieces_of(w).partial, saei_cuda_ceil(n, SAE_ROW_BLOCK), w->shape.ld,
+                     alpha, false, out);
+}
+static void saei_cuda_weighted_sum(const sae_work *w, const float *W, const float *s, size_t m,
+                                   float alpha, float *out) {
+    saei_cuda_block_sum(w, W, s, m, NULL);
+    saei_cuda_launch(w, saei_column_sums_kernel, saei_cuda_ceil(w->shape.ld, 32), 32,
+                     saei_cuda_pieces_of(w).partial, saei_cuda_ceil(m, SAE_ROW_BLOCK), w->shape.ld,
+                     alpha, true, out);
+}
+
+/* Half a warp has 16384 floats, a lane of the dot each, and 32 x 64 bytes on the way. 4 bytes a
+   float: W2's gradients 134 MB. */
+__global__ static void saei_sum_squares_kernel(const float *x, size_t count, double *sums) {
+    const size_t part = saei_device_grid_thread() / 16, first = part * SAEI_CUDA_CHUNK;
+    const size_t end = first + SAEI_CUDA_CHUNK < count ? first + SAEI_CUDA_CHUNK : count;
+    float sum = 0;
+    double all;
+    for (size_t c = first + threadIdx.x % 16; c < end; c += 32 * 16) {
+        float v[32];
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++) v[k] = c + 16 * (size_t)k < end ? x[c + 16 * (size_t)k] : 0;
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++) sum = __fmaf_rn(v[k], v[k], sum);
+    }
+    all = (double)sum;
+    for (int apart = 8; apart > 0; apart /= 2)
+        all = __dadd_rn(all, __shfl_xor_sync(SAEI_FULL, all, apart));
+    if (first < count && threadIdx.x % 16 == 0) sums[part] = all;
+}
+static void saei_cuda_sum_squares(const sae_work *w, const float *x, size_t count, double *out) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    size_t parts = saei_cuda_ceil(count, SAEI_CUDA_CHUNK);
+    saei_cuda_launch(w, saei_sum_squares_kernel, saei_cuda_ceil(parts, 4), 64, x, count, s.sums);
+    saei_cuda_mean(w, s.sums, parts, 1, out);
+}
+
+__global__ static void saei_fill_kernel(double *out, double value) { *out = value; }
+
+static void saei_cuda_variance(const sae_work *w, const float *x, size_t n, double *out) {
+    if (n > 1) saei_cuda_scatter(w, x, n, (double)(n - 1), out);
+    else saei_cuda_launch(w, saei_fill_kernel, 1, 1, out, 0.0);
+}
+
+__global__ static void saei_count_nonzero_kernel(sae_code code, unsigned long long *count) {
+    const size_t r = saei_device_grid_warp();
+    unsigned long long found = 0;
+    if (r < code.rows)
+        for (uint32_t j = saei_device_lane(); j < code.count[r]; j += 32)
+            found += code.value[r * code.stride + j] != 0;
+    found = saei_device_warp_total(found);
+    if (saei_device_lane() == 0 && found) atomicAdd(count, found);
+}
+__global__ static void saei_mean_count_kernel(const unsigned long long *count, size_t n,
+                                              double *mean) {
+    *mean = __ddiv_rn((double)*count, (double)n);
+}
+static void saei_cuda_count_nonzero(const sae_work *w, const sae_code *code, double *mean) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    saei_cuda_clear(w, s.count, sizeof *s.count);
+    saei_cuda_launch(w, saei_count_nonzero_kernel, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
+                     *code, s.count);
+    saei_cuda_launch(w, saei_mean_count_kernel, 1, 1, s.count, code->rows, mean);
+}
+
 /* ==== >>cuda: weights ========================================================================= */
+
+/* Eight rows a warp, one a quad. m d 4 bytes: W2's W_dec 67 MB. */
+__global__ static void saei_row_norms_kernel(const float *W, size_t m, size_t ld, float *out,
+                                             double *wide) {
+    const size_t i = saei_device_grid_thread() / 4;
+    double norm = __dsqrt_rn(saei_device_dot(W + i * ld, W + i * ld, i < m ? ld : 0));
+    if (i >= m || threadIdx.x % 4 != 0) return;
+    if (out) out[i] = (float)norm;
+    else wide[i] = norm;
+}
+/* out[i] or, if that is NULL, wide[i] = norm of row i */
+static void saei_cuda_norms(const sae_work *w, const float *W, size_t m, float *out, double *wide) {
+    saei_cuda_launch(w, saei_row_norms_kernel, saei_cuda_ceil(4 * m, SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, W, m, w->shape.ld, out, wide);
+}
+static void saei_cuda_row_norms(const sae_work *w, const float *W, size_t m, float *out) {
+    saei_cuda_norms(w, W, m, out, NULL);
+}
+
+__global__ static void saei_norm_weight_kernel(const float *norms, int power, size_t m,
+                                               float *weight) {
+    const size_t i = saei_device_grid_thread();
+    if (i < m) weight[i] = power == 2 ? __fmul_rn(norms[i], norms[i]) : norms[i];
+}
+static void saei_cuda_norm_weight(const sae_work *w, const float *norms, int power, size_t m,
+                                  float *weight) {
+    saei_cuda_launch(w, saei_norm_weight_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, norms, power, m, weight);
+}
+
+/* A warp has a row. m d 12 bytes. */
+__global__ static void saei_norm_grad_kernel(const float *W, const float *norms, const float *sums,
+                                             int power, float coef, size_t m, size_t ld,
+                                             float *grad) {
+    const size_t i = saei_device_grid_warp(), at = i * ld;
+    float c;
+    if (i >= m) return;
+    c = __fmul_rn(coef, sums[i]);
+    c = power == 2 ? __fmul_rn(2, c) : norms[i] > 0 ? __fdiv_rn(c, norms[i]) : 0;
+    for (size_t k = 4 * saei_device_lane(); k < ld; k += 128)
+        saei_device_put4(grad + at + k, saei_device_axpy4(c, saei_device_float4(W + at + k),
+                                                          saei_device_float4(grad + at + k)));
+}
+static void saei_cuda_norm_grad(const sae_work *w, const float *W, const float *norms,
+                                const float *sums, int power, float coef, size_t m, float *grad) {
+    saei_cuda_launch(w, saei_norm_grad_kernel, saei_cuda_warps(m), SAEI_CUDA_THREADS, W, norms, sums,
+                     power, coef, m, w->shape.ld, grad);
+}
+
+/* -- projection, Adam, unit norm -- */
+
+/* beta^t by multiplication, so that no pow() touches the result; volatile: no product is joined
+   with the caller's subtraction. */
+static double saei_cuda_power_of(double beta, uint64_t t) {
+    volatile double result = 1;
+    for (; t; t >>= 1, beta *= beta)
+        if (t & 1) result = result * beta;
+    return result;
+}
+
+typedef struct saei_cuda_adam_step {
+    float keep1, keep2, beta2, root2, step, eps; /* as saei_adam_step */
+    const double *sum_squares;                   /* D or NULL: gradients are clipped to max_norm */
+    double max_norm;
+    const uint32_t *halt;
+} saei_cuda_adam_step;
+
+static saei_cuda_adam_step saei_cuda_adam_step_of(const sae_work *w, const sae_adam *adam,
+                                                  uint64_t t, const double *sum_squares,
+                                                  double max_norm) {
+    saei_cuda_adam_step c;
+    c.keep1 = (float)(1 - adam->beta1);
+    c.keep2 = (float)(1 - adam->beta2);
+    c.beta2 = (float)adam->beta2;
+    c.root2 = (float)sqrt(1 - saei_cuda_power_of(adam->beta2, t));
+    c.step = (float)(adam->lr / (1 - saei_cuda_power_of(adam->beta1, t)));
+    c.eps = (float)adam->eps;
+    c.sum_squares = sum_squares;
+    c.max_norm = max_norm;
+    c.halt = saei_cuda_of(w)->halt;
+    return c;
+}
+
+__device__ static inline float saei_device_clip(const saei_cuda_adam_step &c) {
+    double factor;
+    if (!c.sum_squares) return 1;
+    factor = __ddiv_rn(c.max_norm, __dadd_rn(__dsqrt_rn(*c.sum_squares), 1e-6));
+    return (float)(factor < 1 ? factor : 1);
+}
+
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
+   rounded where the CPU rounds. Without a first moment m is g. */
+__device__ static inline float saei_device_adam(const saei_cuda_adam_step &c, float scale, float p,
+                                                float g, float *m, float *v) {
+    float x = __fmul_rn(g, scale), m1 = x, v1;
+    if (m) *m = m1 = __fmaf_rn(c.keep1, __fsub_rn(x, *m), *m);
+    v1 = __fmaf_rn(__fmul_rn(c.keep2, x), x, __fmul_rn(c.beta2, *v));
+    *v = v1;
+    v1 = __fadd_rn(__fdiv_rn(__fsqrt_rn(v1), c.root2), c.eps);
+    return __fadd_rn(p, __fdiv_rn(__fmul_rn(-c.step, m1), v1));
+}
+__device__ static inline float4 saei_device_adam4(const saei_cuda_adam_step &c, float scale,
+                                                  float4 p, float4 g, float *first, float *second) {
+    float4 m = make_float4(0, 0, 0, 0), v = saei_device_float4(second);
+    if (first) m = saei_device_float4(first);
+    p.x = saei_device_adam(c, scale, p.x, g.x, first ? &m.x : NULL, &v.x);
+    p.y = saei_device_adam(c, scale, p.y, g.y, first ? &m.y : NULL, &v.y);
+    p.z = saei_device_adam(c, scale, p.z, g.z, first ? &m.z : NULL, &v.z);
+    p.w = saei_device_adam(c, scale, p.w, g.w, first ? &m.w : NULL, &v.w);
+    if (first) saei_device_put4(first, m);
+    saei_device_put4(second, v);
+    return p;
+}
+
+/* A thread has four floats. 28 bytes a float (20 without a first moment). */
+__global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, float *param,
+                                        const float *grad, float *first, float *second) {
+    const size_t at = 4 * saei_device_grid_thread();
+    const float scale = saei_device_clip(step);
+    if (*step.halt || at >= count) return;
+    if (at + 4 <= count) {
+        float4 p = saei_device_float4(param + at), g = saei_device_float4(grad + at);
+        saei_device_put4(param + at, saei_device_adam4(step, scale, p, g,
+                                                       first ? first + at : NULL, second + at));
+        return;
+    }
+    for (size_t i = at; i < count; i++)
+        param[i] = saei_device_adam(step, scale, param[i], grad[i], first ? first + i : NULL,
+                                    second + i);
+}
+static void saei_cuda_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
+                           const double *sum_squares, double max_norm, float *param,
+                           const float *grad, float *first, float *second, size_t count) {
+    saei_cuda_launch(w, saei_adam_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS,
+                     saei_cuda_adam_step_of(w, adam, t, sum_squares, max_norm), count, param, grad,
+                     first, second);
+}
+
+/* The dot of a and b by each half of the warp on its own, one lane a thread: for rows that lie in
+   shared memory. */
+__device__ static inline double saei_device_half_dot(const float *a, const float *b, size_t ld) {
+    float s = 0;
+    double sum;
+    SAEI_UNROLL(8)
+    for (size_t c = threadIdx.x & 15u; c < ld; c += 16) s = __fmaf_rn(a[c], b[c], s);
+    sum = (double)s;
+    for (int apart = 8; apart > 0; apart /= 2)
+        sum = __dadd_rn(sum, __shfl_xor_sync(SAEI_FULL, sum, apart));
+    return sum;
+}
+
+typedef struct saei_cuda_row_job {
+    size_t m, ld, room; /* room: floats of shared memory of a warp */
+    float project, unit;
+    float *param, *grad, *first, *second;
+} saei_cuda_row_job;
+
+/* A warp has a row of param and of grad, STAGED in shared memory: PROJECT takes the part of grad
+   along param away, ADAM steps, UNIT brings param to norm 1. Without STAGED (rows too long) they are
+   read again where they are. One reading: all three m d 28 bytes, 24 without a first moment... */
+template <bool PROJECT, bool ADAM, bool UNIT, bool STAGED>
+__global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_step step) {
+    SAEI_DYNAMIC_SHARED(saei_shared);
+    const size_t i = saei_device_grid_warp(), ld = job.ld, at = i * ld;
+    const size_t lane = saei_device_lane(), first = 4 * lane;
+    const float scale = ADAM ? saei_device_clip(step) : 1;
+    float *param = job.param + at, *grad = PROJECT || ADAM ? job.grad + at : NULL;
+    float *own = reinterpret_cast<float *>(saei_shared) + saei_device_warp() * job.room;
+    float *p = STAGED ? own : param;
+    float *g = STAGED ? own + (ld + 16) / 32 * 32 + 16 : grad; /* 16 banks away from p */
+    float along = 0;
+    bool project = false;
+    if (i >= job.m || ((ADAM || UNIT) && *step.halt)) return;
+    if (STAGED) {
+        SAEI_UNROLL(4)
+        for (size_t c = first; c < ld; c += 128) {
+            saei_device_put4(p + c, saei_device_float4(param + c));
+            if (PROJECT) saei_device_put4(g + c, saei_device_float4(grad + c));
+        }
+        __syncwarp();
+    }
+    if (PROJECT) { /* one half of the warp has param.param, the other grad.param */
+        double mine = saei_device_half_dot(lane < 16 ? p : g, p, ld);
+        double other = __shfl_xor_sync(SAEI_FULL, mine, 16);
+        double norm = __dadd_rn(__dsqrt_rn(lane < 16 ? mine : other), (double)job.project);
+        project = norm > 0;
+        if (project)
+            along = (float)-__ddiv_rn(__ddiv_rn(lane < 16 ? other : mine, norm), norm);
+    }
+    if (PROJECT || ADAM) {
+        SAEI_UNROLL(2)
+        for (size_t c = first; c < ld; c += 128) {
+            float4 pc = saei_device_float4(p + c);
+            float4 gc = saei_device_float4((PROJECT ? g : grad) + c);
+            if (project) gc = saei_device_axpy4(along, pc, gc);
+            if (!ADAM) saei_device_put4(grad + c, gc);
+            else {
+                pc = saei_device_adam4(step, scale, pc, gc, job.first ? job.first + at + c : NULL,
+                                       job.second + at + c);
+                saei_device_put4((UNIT ? p : param) + c, pc);
+            }
+        }
+        __syncwarp();
+    }
+    if (UNIT) {
+        double norm = __dadd_rn(__dsqrt_rn(saei_device_half_dot(p, p, ld)), (double)job.unit);
+        float by = (float)norm;
+        for (size_t c = first; c < ld; c += 128) {
+            float4 v = saei_device_float4(p + c);
+            if (norm > 0)
+                v = make_float4(__fdiv_rn(v.x, by), __fdiv_rn(v.y, by), __fdiv_rn(v.z, by),
+                                __fdiv_rn(v.w, by));
+            saei_device_put4(param + c, v);
+        }
+    }
+}
+
+template <bool PROJECT, bool ADAM, bool UNIT>
+static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_adam_step step) {
+    const size_t most = 48 * 1024;
+    size_t row, warps = SAEI_CUDA_WARPS;
+    job.ld = w->shape.ld;
+    job.room = (job.ld + 16) / 32 * 32 + 16;
+    if (PROJECT) job.room += job.ld;
+    job.room = saei_cuda_align16(job.room);
+    row = job.room * sizeof(float);
+    while (warps > 1 && warps * row > most) warps /= 2;
+    if (warps * row > most)
+        saei_cuda_launch(w, saei_rows_kernel<PROJECT, ADAM, UNIT, false>, saei_cuda_warps(job.m),
+                         SAEI_CUDA_THREADS, job, step);
+    else
+        saei_cuda_launch_shared(w, saei_rows_kernel<PROJECT, ADAM, UNIT, true>,
+                                saei_cuda_ceil(job.m, warps), (unsigned)warps * 32, warps * row, job,
+                                step);
+}
+
+static void saei_cuda_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
+                                      float *grad) {
+    saei_cuda_adam_step step;
+    saei_cuda_row_job job;
+    memset(&step, 0, sizeof step);
+    memset(&job, 0, sizeof job);
+    job.m = m;
+    job.project = eps;
+    job.param = const_cast<float *>(W); /* only read */
+    job.grad = grad;
+    saei_cuda_rows<true, false, false>(w, job, step);
+}
+static void saei_cuda_normalize_rows(const sae_work *w, size_t m, float eps, float *W) {
+    saei_cuda_adam_step step;
+    saei_cuda_row_job job;
+    memset(&step, 0, sizeof step);
+    memset(&job, 0, sizeof job);
+    step.halt = saei_cuda_of(w)->halt;
+    job.m = m;
+    job.unit = eps;
+    job.param = W;
+    saei_cuda_rows<false, false, true>(w, job, step);
+}
+static void saei_cuda_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t t,
+                                const double *sum_squares, double max_norm, float project,
+                                float unit, size_t m, float *param, float *grad, float *first,
+                                float *second) {
+    saei_cuda_adam_step step = saei_cuda_adam_step_of(w, adam, t, sum_squares, max_norm);
+    saei_cuda_row_job job;
+    memset(&job, 0, sizeof job);
+    job.m = m;
+    job.project = project;
+    job.unit = unit;
+    job.param = param;
+    job.grad = grad;
+    job.first = first;
+    job.second = second;
+    if (project >= 0 && unit >= 0) saei_cuda_rows<true, true, true>(w, job, step);
+    else if (project >= 0) saei_cuda_rows<true, true, false>(w, job, step);
+    else if (unit >= 0) saei_cuda_rows<false, true, true>(w, job, step);
+    else saei_cuda_adam(w, adam, t, sum_squares, max_norm, param, grad, first, second,
+                        m * w->shape.ld);
+}
+
+/* -- threshold -- */
+
+/* least[r] = the smallest positive value of row r, 0 if it has none. */
+__global__ static void saei_least_kernel(sae_code code, double *least) {
+    const size_t r = saei_device_grid_warp();
+    unsigned bits = UINT32_MAX; /* floats above 0 are ordered as their bits */
+    if (r >= code.rows) return;
+    for (uint32_t j = saei_device_lane(); j < code.count[r]; j += 32) {
+        float v = code.value[r * code.stride + j];
+        if (v > 0) bits = __float_as_uint(v) < bits ? __float_as_uint(v) : bits;
+    }
+    for (int apart = 16; apart > 0; apart /= 2) {
+        unsigned other = __shfl_xor_sync(SAEI_FULL, bits, apart);
+        bits = other < bits ? other : bits;
+    }
+    if (saei_device_lane() == 0) least[r] = bits == UINT32_MAX ? 0 : (double)__uint_as_float(bits);
+}
+__global__ static void saei_threshold_kernel(const double *least, size_t n, bool by_row, double beta,
+                                             double keep, float *threshold, const uint32_t *halt) {
+    __shared__ unsigned rows, bits;
+    double total;
+    float now;
+    if (threadIdx.x == 0) {
+        rows = 0;
+        bits = UINT32_MAX;
+    }
+    __syncthreads();
+    for (size_t r = threadIdx.x; r < n; r += blockDim.x) {
+        if (least[r] == 0) continue;
+        atomicAdd(&rows, 1u);
+        atomicMin(&bits, __float_as_uint((float)least[r]));
+    }
+    __syncthreads();
+    total = saei_device_scalars(least, n);
+    if (threadIdx.x != 0 || *halt || (by_row && !rows)) return;
+    now = by_row ? (float)__ddiv_rn(total, (double)rows) : rows ? __uint_as_float(bits) : 0;
+    if (!(*threshold < 0))
+        now = (float)__dadd_rn(__dmul_rn(beta, (double)*threshold), __dmul_rn(keep, (double)now));
+    *threshold = now;
+}
+static void saei_cuda_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
+                                       double beta, float *threshold) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    saei_cuda_launch(w, saei_least_kernel, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS, *code,
+                     s.sums);
+    saei_cuda_launch(w, saei_threshold_kernel, 1, SAEI_CUDA_THREADS, s.sums, code->rows, by_row,
+                     beta, 1 - beta, threshold, saei_cuda_of(w)->halt);
+}
+
+/* -- geometric median (Weiszfeld): at most 100 rounds, those after the last do nothing -- */
+
+__global__ static void saei_median_begin_kernel(const double *partial, size_t blocks, size_t n,
+                                                size_t ld, float *out, const uint32_t *halt,
+                                                uint32_t *done) {
+    const size_t c = saei_device_grid_thread();
+    if (c == 0) *done = *halt;
+    if (c >= ld || *halt) return;
+    out[c] = (float)__ddiv_rn(saei_device_column(partial, blocks, ld, c), (double)n);
+}
+/* weights[r] = 1 / max(norm of x_r - guess, 1e-20); eight rows a warp. n d 4 bytes, from the L2. */
+__global__ static void saei_distance_kernel(const float *x, const float *guess, size_t n, size_t ld,
+                                            double *weights, const uint32_t *done) {
+    const size_t r = saei_device_grid_thread() / 4;
+    float4 s = make_float4(0, 0, 0, 0);
+    float norm;
+    if (*done) return;
+    for (size_t c = 4 * (threadIdx.x & 3u); r < n && c < ld; c += 16) {
+        float4 v = saei_device_axpy4(-1, saei_device_float4(guess + c),
+                                     saei_device_float4(x + r * ld + c));
+        s = saei_device_fma4(v, v, s);
+    }
+    norm = (float)__dsqrt_rn(saei_device_quad_sum(s));
+    if (r < n && threadIdx.x % 4 == 0) weights[r] = (double)__fdiv_rn(1, norm > 1e-20f ? norm : 1e-20f);
+}
+__global__ static void saei_median_weights_kernel(const double *weights, size_t n, float *shares,
+                                                  const uint32_t *done) {
+    __shared__ double total;
+    double sum;
+    if (*done) return;
+    sum = saei_device_scalars(weights, n);
+    if (threadIdx.x == 0) total = sum;
+    __syncthreads();
+    for (size_t r = threadIdx.x; r < n; r += blockDim.x)
+        shares[r] = (float)__ddiv_rn(weights[r], total);
+}
+__global__ static void saei_median_move_kernel(const double *partial, size_t blocks, size_t ld,
+                                               float *move, float *out, uint32_t *done) {
+    double norm;
+    if (*done) return;
+    for (size_t c = threadIdx.x; c < ld; c += blockDim.x) {
+        float to = (float)saei_device_column(partial, blocks, ld, c);
+        move[c] = __fsub_rn(to, out[c]);
+        out[c] = to;
+    }
+    __syncthreads();
+    norm = __dsqrt_rn(saei_device_dot(move, move, threadIdx.x < 4 ? ld : 0));
+    __syncthreads();
+    if (threadIdx.x == 0 && norm < 1e-5) *done = 1;
+}
+/* DEVIATION, as on the CPU: a row at the guess itself has weight 1e20. */
+static void saei_cuda_geometric_median(const sae_work *w, const float *x, size_t n, float *out) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAE_ROW_BLOCK);
+    uint32_t *done = reinterpret_cast<uint32_t *>(s.count);
+    float *move = s.latents;
+    saei_cuda_block_sum(w, x, NULL, n, NULL);
+    saei_cuda_launch(w, saei_median_begin_kernel, saei_cuda_ceil(ld, 32), 32, s.partial, blocks, n,
+                     ld, out, saei_cuda_of(w)->halt, done);
+    for (int round = 0; round < 100; round++) {
+        saei_cuda_launch(w, saei_distance_kernel, saei_cuda_ceil(4 * n, SAEI_CUDA_THREADS),
+                         SAEI_CUDA_THREADS, x, out, n, ld, s.sums, done);
+        saei_cuda_launch(w, saei_median_weights_kernel, 1, SAEI_CUDA_THREADS, s.sums, n, s.rows,
+                         done);
+        saei_cuda_block_sum(w, x, s.rows, n, done);
+        saei_cuda_launch(w, saei_median_move_kernel, 1, SAEI_CUDA_THREADS, s.partial, blocks, ld,
+                         move, out, done);
+    }
+}
+
+/* -- resampling -- */
+
+/* Of the dead: how many, into count[0]; of the living: norms of W_enc, 0 for the dead, summed into
+   the mean norm, one chain. */
+__global__ static void saei_living_kernel(const uint64_t *since, uint64_t threshold, size_t m,
+                                          double *norms) {
+    const size_t i = saei_device_grid_thread();
+    if (i < m && since[i] > threshold) norms[i] = 0; /* adds nothing */
+}
+__global__ static void saei_mean_living_kernel(const double *norms, size_t m, const uint32_t *dead,
+                                               double *mean) {
+    enum { PIECE = 2048 };
+    __shared__ double piece[PIECE];
+    double sum = 0;
+    for (size_t base = 0; base < m; base += PIECE) {
+        for (size_t i = threadIdx.x; i < PIECE; i += blockDim.x)
+            piece[i] = base + i < m ? norms[base + i] : 0;
+        __syncthreads();
+        for (int i = 0; threadIdx.x == 0 && i < PIECE; i++) sum = __dadd_rn(sum, piece[i]);
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) *mean = m > *dead ? __ddiv_rn(sum, (double)(m - *dead)) : 0;
+}
+
+/* keys[r]: the smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
+__global__ static void saei_draw_kernel(const float *e, size_t n, size_t ld, uint64_t seed,
+                                        uint64_t step, double *keys) {
+    const size_t r = saei_device_grid_thread() / 4;
+    double norm = __dsqrt_rn(saei_device_dot(e + r * ld, e + r * ld, r < n ? ld : 0));
+    uint64_t draw = step * ((uint64_t)1 << 32) + r, bits;
+    uint32_t counter[4], key[2], out[4];
+    double u;
+    if (r >= n || threadIdx.x % 4 != 0) return;
+    counter[0] = (uint32_t)(draw >> 1);
+    counter[1] = (uint32_t)(draw >> 33);
+    counter[2] = 3; /* SAEI_STREAM_RESAMPLE */
+    counter[3] = 0;
+    key[0] = (uint32_t)seed;
+    key[1] = (uint32_t)(seed >> 32);
+    saei_device_philox(counter, key, out);
+    bits = draw & 1 ? (uint64_t)out[3] << 32 | out[2] : (uint64_t)out[1] << 32 | out[0];
+    u = __dmul_rn((double)(bits >> 11 | 1), 1.1102230246251565e-16);
+    keys[r] = norm > 0 ? __ddiv_rn(-saei_device_ln(u), norm) : HUGE_VAL;
+}
+/* order[place of row r by (key, row)] = r: n^2 comparisons, now and then. */
+__global__ static void saei_order_kernel(const double *keys, size_t n, uint32_t *order) {
+    __shared__ double piece[SAEI_CUDA_THREADS];
+    const size_t r = saei_device_grid_thread();
+    const double mine = r < n ? keys[r] : 0;
+    uint32_t place = 0;
+    for (size_t base = 0; base < n; base += blockDim.x) {
+        size_t count = n - base < blockDim.x ? n - base : blockDim.x;
+        if (threadIdx.x < count) piece[threadIdx.x] = keys[base + threadIdx.x];
+        __syncthreads();
+        for (size_t k = 0; k < count; k++)
+            place += piece[k] < mine || (piece[k] == mine && base + k < r);
+        __syncthreads();
+    }
+    if (r < n) order[place] = (uint32_t)r;
+}
+
+typedef struct saei_cuda_restart {
+    const float *x;
+    const uint32_t *order, *dead, *num_dead, *halt;
+    const double *mean;
+    size_t n, ld, num_biases;
+    float *enc[3], *dec[3], *biases[3][3];
+} saei_cuda_restart;
+
+/* A warp restarts a dead latent. */
+__global__ static void saei_restart_kernel(saei_cuda_restart job) {
+    const size_t used = saei_device_grid_warp(), ld = job.ld;
+    const float *from;
+    float norm, scale;
+    size_t at;
+    uint32_t i;
+    if (*job.halt || used >= *job.num_dead || used >= job.n) return;
+    i = job.dead[used];
+    at = i * ld;
+    from = job.x + job.order[used] * ld;
+    norm = (float)__dsqrt_rn(saei_device_dot(from, from, ld));
+    scale = __fmul_rn((float)*job.mean, 0.2f);
+    for (size_t c = saei_device_lane(); c < ld; c += 32) {
+        job.enc[0][at + c] = __fmul_rn(from[c], scale);
+        job.dec[0][at + c] = norm > 0 ? __fdiv_rn(from[c], norm) : 0;
+        for (int k = 1; k < 3; k++) {
+            if (job.enc[k]) job.enc[k][at + c] = 0;
+            if (job.dec[k]) job.dec[k][at + c] = 0;
+        }
+    }
+    for (size_t b = 0; saei_device_lane() == 0 && b < job.num_biases; b++)
+        for (int k = 0; k < 3; k++)
+            if (job.biases[b][k]) job.biases[b][k][i] = 0;
+}
+
+static void saei_cuda_resample(const sae_work *w, const float *x, const float *e, size_t n,
+                               const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
+                               uint64_t step, float *const enc[3], float *const dec[3],
+                               float *const (*biases)[3], size_t num_biases) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    uint32_t *num_dead = reinterpret_cast<uint32_t *>(s.count);
+    double *mean = reinterpret_cast<double *>(s.count + 1);
+    saei_cuda_restart job;
+    if (threshold == UINT64_MAX) return; /* none is dead */
+    saei_cuda_list_silent(w, since, threshold + 1, m, s.list, num_dead);
+    saei_cuda_norms(w, enc[0], m, NULL, s.sums);
+    saei_cuda_launch(w, saei_living_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
+                     since, threshold, m, s.sums);
+    saei_cuda_launch(w, saei_mean_living_kernel, 1, SAEI_CUDA_THREADS, s.sums, m, num_dead, mean);
+    saei_cuda_launch(w, saei_draw_kernel, saei_cuda_ceil(4 * n, SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, e, n, w->shape.ld, seed, step, s.sums);
+    saei_cuda_launch(w, saei_order_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
+                     s.sums, n, s.order);
+    memset(&job, 0, sizeof job);
+    job.x = x;
+    job.order = s.order;
+    job.dead = s.list;
+    job.num_dead = num_dead;
+    job.halt = saei_cuda_of(w)->halt;
+    job.mean = mean;
+    job.n = n;
+    job.ld = w->shape.ld;
+    job.num_biases = num_biases;
+    for (int k = 0; k < 3; k++) {
+        job.enc[k] = enc[k];
+        job.dec[k] = dec[k];
+        for (size_t b = 0; b < num_biases && b < 3; b++) job.biases[b][k] = biases[b][k];
+    }
+    saei_cuda_launch(w, saei_restart_kernel, saei_cuda_warps(saei_cuda_min(m, n)),
+                     SAEI_CUDA_THREADS, job);
+}
 
 /* ==== >>cuda: table =========================================================================== */
 
@@ -669,18 +2177,22 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
         /* forward: encode, gate, jump, exp_values, exp_grad, decode, residual, unit_rows,
            auxk_residual, ghost_residual */
         NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-        /* penalties, gradients of entries: penalty, dots, gate_grad, jump_grad, jump_rest */
-        NULL, NULL, NULL, NULL, NULL,
-        /* by latent: index, latent_rows, latent_sums, fired, list_silent */
-        NULL, NULL, NULL, NULL, NULL,
-        /* sums: column_sums, weighted_sum, sum_squares, variance, count_nonzero */
-        NULL, NULL, NULL, NULL, NULL,
-        /* weights: row_norms, norm_weight, norm_grad, remove_parallel, normalize_rows, adam,
-           update_threshold, geometric_median, resample */
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        /* penalties, gradients of entries */
+        saei_cuda_penalty, saei_cuda_dots, saei_cuda_gate_grad, saei_cuda_jump_grad,
+        saei_cuda_jump_rest,
+        /* by latent */
+        saei_cuda_index, saei_cuda_latent_rows, saei_cuda_latent_sums, saei_cuda_fired,
+        saei_cuda_list_silent,
+        /* sums */
+        saei_cuda_column_sums, saei_cuda_weighted_sum, saei_cuda_sum_squares, saei_cuda_variance,
+        saei_cuda_count_nonzero,
+        /* weights */
+        saei_cuda_row_norms, saei_cuda_norm_weight, saei_cuda_norm_grad, saei_cuda_remove_parallel,
+        saei_cuda_normalize_rows, saei_cuda_adam, saei_cuda_update_threshold,
+        saei_cuda_geometric_median, saei_cuda_resample,
         /* optional: reconstruct, adam_rows, begin_step, end_step, poll, guard, tripped */
-        NULL, NULL, saei_cuda_begin_step, saei_cuda_end_step, saei_cuda_poll, saei_cuda_guard,
-        saei_cuda_tripped
+        NULL, saei_cuda_adam_rows, saei_cuda_begin_step, saei_cuda_end_step, saei_cuda_poll,
+        saei_cuda_guard, saei_cuda_tripped
     };
     return &table;
 }
