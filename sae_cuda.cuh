@@ -688,7 +688,7 @@ __device__ static inline uint32_t saei_device_lower(const uint32_t *list, uint32
    32 blocks of 1024 go through shared memory, where lane b of warp 0 has the chain of block b: the
    time of one chain, about 16 us at 1024 additions of 16 cycles. */
 __device__ static inline double saei_device_scalars(const double *x, size_t n) {
-    enum { PIECE = 64, BLOCKS = 32, WIDTH = PIECE + 1 };
+    const size_t PIECE = 64, BLOCKS = 32, WIDTH = PIECE + 1;
     __shared__ double piece[2][BLOCKS * WIDTH];
     double total = 0;
     for (size_t base = 0; base < n; base += BLOCKS * SAE_ROW_BLOCK) {
@@ -703,8 +703,8 @@ __device__ static inline double saei_device_scalars(const double *x, size_t n) {
                 to[b * WIDTH + c] = at < n ? x[at] : 0;
             }
             if (p > 0 && threadIdx.x < blocks)
-                for (int c = 0; c < PIECE; c++)
-                    sum = __dadd_rn(sum, from[threadIdx.x * WIDTH + (unsigned)c]);
+                for (size_t c = 0; c < PIECE; c++)
+                    sum = __dadd_rn(sum, from[threadIdx.x * WIDTH + c]);
             __syncthreads();
         }
         if (saei_device_warp() == 0)
@@ -3363,8 +3363,8 @@ __global__ static void saei_order_kernel(const double *keys, size_t n, uint32_t 
     const size_t r = saei_device_grid_thread();
     const double mine = r < n ? keys[r] : 0;
     uint32_t place = 0;
-    for (size_t base = 0; base < n; base += SAEI_CUDA_THREADS) {
-        size_t count = n - base < SAEI_CUDA_THREADS ? n - base : SAEI_CUDA_THREADS;
+    for (size_t base = 0; base < n; base += blockDim.x) {
+        size_t count = n - base < blockDim.x ? n - base : blockDim.x;
         if (threadIdx.x < count) piece[threadIdx.x] = keys[base + threadIdx.x];
         __syncthreads();
         for (size_t k = 0; k < count; k++)

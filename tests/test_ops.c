@@ -25,7 +25,12 @@ typedef struct rig {
     void *device[512], *host[512];
     size_t num_device, num_host;
     uint64_t hash; /* of every result */
+    uint64_t *notes; /* the hash after each comparison: this run's, the first one's */
+    const uint64_t *first_notes;
+    size_t num_notes;
+    char other[80]; /* the first comparison whose bits were not the first run's */
 } rig;
+enum { NOTES = 256 };
 
 /* Calling an operation through OP marks it as tested. */
 static bool touched[sizeof(sae_backend)];
@@ -182,22 +187,29 @@ static void index_both(rig *g, const sae_code *code, sae_index *host, sae_index 
 
 /* ---- comparisons ----------------------------------------------------------------------------- */
 
-static void note(rig *g, const void *data, size_t size) { g->hash = check_hash(g->hash, data, size); }
+static void note(rig *g, const char *what, const void *data, size_t size) {
+    g->hash = check_hash(g->hash, data, size);
+    if (g->num_notes == NOTES) return;
+    g->notes[g->num_notes] = g->hash;
+    if (g->first_notes && g->first_notes[g->num_notes] != g->hash && !g->other[0])
+        snprintf(g->other, sizeof g->other, "%s (comparison %d)", what, (int)g->num_notes);
+    g->num_notes++;
+}
 
 static void same(rig *g, const char *what, const float *got, const float *want, size_t count) {
     size_t wrong = 0, first = 0;
-    note(g, got, count * sizeof *got);
+    note(g, what, got, count * sizeof *got);
     for (size_t i = 0; i < count; i++)
         if (got[i] != want[i] && !wrong++) first = i;
     CHECK(!wrong, "%s: %d of %d differ, [%d] is %.9g, want %.9g", what, (int)wrong, (int)count,
           (int)first, (double)got[first], (double)want[first]);
 }
 static void same_number(rig *g, const char *what, double got, double want) {
-    note(g, &got, sizeof got);
+    note(g, what, &got, sizeof got);
     CHECK(got == want, "%s is %.17g, want %.17g", what, got, want);
 }
 static void near_number(rig *g, const char *what, double got, double want, double tolerance) {
-    note(g, &got, sizeof got);
+    note(g, what, &got, sizeof got);
     CHECK(fabs(got - want) <= tolerance * fmax(fabs(want), 1e-12), "%s is %.17g, want %.17g", what,
           got, want);
 }
@@ -206,7 +218,7 @@ static void near(rig *g, const char *what, const float *got, const double *want,
                  double tolerance) {
     double largest = 0;
     size_t wrong = 0, first = 0;
-    note(g, got, count * sizeof *got);
+    note(g, what, got, count * sizeof *got);
     for (size_t i = 0; i < count; i++) largest = fmax(largest, fabs(want[i]));
     for (size_t i = 0; i < count; i++)
         if (!(fabs((double)got[i] - want[i]) <= tolerance * (fabs(want[i]) + 0.1 * largest))
@@ -368,8 +380,10 @@ static void encode_once(rig *g, sae_encode_args *h, sae_encode_args *a, sae_code
                   want->count[r]);
             return;
         }
-    note(g, count, a->n * sizeof *count);
-    ORACLE_OP_ENTRIES(want, r, j) note(g, latent + j, sizeof *latent);
+    note(g, "counts", count, a->n * sizeof *count);
+    ORACLE_OP_ENTRIES(want, r, j) {
+        g->hash = check_hash(g->hash, latent + j, sizeof *latent);
+    }
     same_entries(g, what, want, pre, want->pre);
 }
 static void op_encode(rig *g) {
@@ -645,7 +659,7 @@ static void op_index(rig *g) {
         CHECK(!memcmp(begin, want.begin, (g->m + 1) * sizeof *begin), "begins with %d values",
               (int)count);
         CHECK(!memcmp(row, want.row, total * 4), "rows with %d values", (int)count);
-        note(g, row, total * 4);
+        note(g, "rows", row, total * 4);
         for (size_t v = 0; v < count; v++)
             same(g, "indexed values", down(g, got.value[v], want.capacity), want.value[v], total);
     }
@@ -697,7 +711,7 @@ static void op_latent_sums(rig *g) {
             since[i] = fired ? 0 : since[i] + 7;
         }
         CHECK(!memcmp(got, since, g->mp * 8), "fired by %d", which);
-        note(g, got, g->mp * 8);
+        note(g, "rows since", got, g->mp * 8);
     }
     for (int k = 0; k < 3; k++) {
         OP(g, list_silent)(&g->w, dsince, thresholds[k], g->m, list, count);
@@ -979,31 +993,40 @@ static const size_t shapes[][4] = {
     { 2, 5, 1100, 9 },  { 1030, 18, 20, 3 }, { 2049, 7, 10, 2 },
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
-static uint64_t hashes[OPERATIONS][SHAPES][MOODS]; /* of the first run */
+static uint64_t hashes[OPERATIONS][SHAPES][MOODS]; /* of the first run, and after each comparison */
+static uint64_t notes[OPERATIONS][SHAPES][MOODS][NOTES];
 
 /* Runs every operation of a backend; `first` notes its bits, later runs must give the same. With
    several threads one mood is enough: how the work is cut does not depend on the numbers. */
 static void operations_of(const sae_backend *backend, const sae_context *ctx, const char *what,
                           bool first) {
+    static uint64_t scratch_notes[NOTES];
+    const char *only = getenv("TEST_OPS"); /* those with this in their name */
     for (size_t o = 0; o < OPERATIONS; o++)
         for (size_t s = 0; s < SHAPES; s++)
             for (int mood = 0; mood < (ctx->threads > 1 ? 1 : MOODS); mood++) {
                 char name[160];
                 rig g;
+                if (only && !strstr(operations[o].name, only)) continue;
                 snprintf(name, sizeof name, "%s, %s, n %d d %d m %d k %d%s", operations[o].name, what,
                          (int)shapes[s][0], (int)shapes[s][1], (int)shapes[s][2], (int)shapes[s][3],
                          mood_names[mood]);
                 check_test = name;
                 rig_open(&g, backend, ctx, shapes[s], mood);
+                g.notes = first ? notes[o][s][mood] : scratch_notes;
+                g.first_notes = first ? NULL : notes[o][s][mood];
                 g.rng.state = 1000 * o + 10 * s + (size_t)mood;
                 operations[o].run(&g);
                 if (first) hashes[o][s][mood] = g.hash;
-                else CHECK(g.hash == hashes[o][s][mood], "other bits than the first run's");
+                else
+                    CHECK(g.hash == hashes[o][s][mood], "other bits than the first run's: %s",
+                          g.other[0] ? g.other : "later on");
                 rig_close(&g);
                 check_test = NULL;
             }
 }
 
+#ifndef TEST_WITHOUT_MAIN
 int main(void) {
     static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
     static const int threads[] = { 1, 3 };
@@ -1034,3 +1057,4 @@ int main(void) {
     }
     return check_end();
 }
+#endif
