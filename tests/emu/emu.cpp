@@ -75,7 +75,7 @@ struct CUstream_st {
 namespace {
 
 enum { MOST_THREADS = 1024 };
-const size_t ARENA = (size_t)1 << 36, ALIGN = 256, STACK = 256 << 10;
+const size_t ARENA = (size_t)1 << 36, ALIGN = 256, STACK = 256 << 10, LARGE = 128 << 10, KEPT = 16 << 20;
 
 struct state {
     std::recursive_mutex lock;
@@ -86,7 +86,7 @@ struct state {
     std::map<std::string, unsigned long> calls;
     unsigned long all_calls = 0;
     std::string fault;
-    bool quiet = false;
+    bool quiet = false, guarded = true;
     /* device memory */
     unsigned char *arena = nullptr;
     size_t arena_end = 0, in_use = 0, limit = (size_t)8 << 30;
@@ -229,6 +229,7 @@ struct warp_state {
 };
 struct block_state {
     const operation *op;
+    uint64_t rng;
     int threads, arrived, line, kind, result, predicates, ended, current;
     bool broken;
     int ready[MOST_THREADS], num_ready;
@@ -257,8 +258,10 @@ void switch_to(fiber *from, fiber *to, bool leaves) {
 }
 
 void place(int thread) { /* the thread that runs now */
-    unsigned t = (unsigned)thread, x = B.op->block.x, y = B.op->block.y;
+    unsigned t = (unsigned)thread, x = blockDim.x, y = blockDim.y;
     B.current = thread;
+    threadIdx.x = t;
+    if (x == (unsigned)B.threads) return; /* y and z are 0, see run_block */
     threadIdx.x = t % x;
     threadIdx.y = t / x % y;
     threadIdx.z = t / x / y;
@@ -288,7 +291,11 @@ fiber *spare_fiber() {
 }
 
 int pick() { /* a runnable thread, at random */
-    int i = (int)random_below((size_t)B.num_ready), t = B.ready[i];
+    uint64_t r = B.rng ^ B.rng << 13; /* xorshift: millions of picks */
+    r ^= r >> 7;
+    r ^= r << 17;
+    B.rng = r;
+    int i = (int)((r >> 32) * (uint64_t)B.num_ready >> 32), t = B.ready[i];
     B.ready[i] = B.ready[--B.num_ready];
     return t;
 }
@@ -395,6 +402,7 @@ bool run_block(const operation &op) {
     B.threads = (int)(op.block.x * op.block.y * op.block.z);
     B.arrived = B.ended = B.num_ready = 0;
     B.broken = false;
+    threadIdx.y = threadIdx.z = 0;
     for (int w = 0; w * 32 < B.threads; w++) B.warps[w].arrived = 0;
     for (int t = 0; t < B.threads; t++) {
         B.on[t] = nullptr;
@@ -414,6 +422,7 @@ void run_kernel(const operation &op) {
     size_t count = (size_t)op.grid.x * op.grid.y * op.grid.z;
     std::vector<uint32_t> order(count);
     B.op = &op;
+    B.rng = random_bits() | 1;
     blockDim = op.block;
     gridDim = op.grid;
     free(B.dynamic);
@@ -451,7 +460,7 @@ void broken(const char *what, int line, int other) {
 void arena_open(bool open) {
     state &s = S();
     if (open ? s.open++ : --s.open) return;
-    if (s.arena_end) mprotect(s.arena, s.arena_end, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+    if (s.arena_end && s.guarded) mprotect(s.arena, s.arena_end, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 struct opened {
     opened() { arena_open(true); }
@@ -480,13 +489,14 @@ cudaError_t device_alloc(void **out, size_t size) {
         if (s.blocks.empty() && s.holes.empty()) s.arena_end = 0;
         p = s.arena + s.arena_end;
         end = (s.arena_end + need + page - 1) / page * page;
-        if (s.open) mprotect(s.arena, end, PROT_READ | PROT_WRITE);
+        if (s.open || !s.guarded) mprotect(s.arena, end, PROT_READ | PROT_WRITE);
         s.arena_end = end;
     }
     {
         opened o;
         ASAN_UNPOISON_MEMORY_REGION(p, need);
-        garbage(p, size);
+        garbage(p, size < LARGE ? size : LARGE / 2);
+        if (size >= LARGE) garbage(p + size - LARGE / 2, LARGE / 2); /* untouched pages cost nothing */
         ASAN_POISON_MEMORY_REGION(p + size, need - size);
     }
     s.blocks[p] = size;
@@ -723,6 +733,12 @@ const char *emu_fault(void) {
     LOCK;
     return S().fault.c_str();
 }
+void emu_guard(int on) {
+    LOCK;
+    state &s = S();
+    s.guarded = on != 0;
+    if (s.arena_end) mprotect(s.arena, s.arena_end, on && !s.open ? PROT_NONE : PROT_READ | PROT_WRITE);
+}
 void emu_quiet(int quiet) {
     LOCK;
     S().quiet = quiet != 0;
@@ -875,9 +891,9 @@ cudaError_t cudaFree(void *memory) {
     s.in_use -= b->second;
     s.holes.emplace(rounded(b->second), b->first);
     s.blocks.erase(b);
-    if (s.blocks.empty()) { /* begin anew; pages of large programs go back */
+    if (s.blocks.empty()) { /* begin anew; the pages of large ones go back */
         s.holes.clear();
-        madvise(s.arena, s.arena_end, MADV_DONTNEED);
+        if (s.arena_end > KEPT) madvise(s.arena + KEPT, s.arena_end - KEPT, MADV_DONTNEED);
     }
     return fail(s.sticky ? (int)s.sticky : error);
 }

@@ -26,6 +26,9 @@ unsigned long emu_calls(const char *name); /* since the reset; NULL: all */
 const char *emu_fault(void);
 void emu_quiet(int quiet);
 
+/* Whether the host is kept from device memory (as at the start); off is faster. */
+void emu_guard(int on);
+
 size_t emu_in_use(void); /* bytes of device memory not freed */
 }
 #endif /* EMU_H */
