@@ -969,10 +969,10 @@ static void saei_cuda_penalty(const sae_work *w, sae_penalty kind, double p, dou
 
 enum { SAEI_CUDA_WINDOW = 64 };
 
-/* (The bounds give the compiler registers for more loads on the way.) A warp has a row of e, in
-   shared memory if STAGED, and takes 8 entries at a time, one a quad. A
+/* A warp has a row of e, in shared memory if STAGED, and takes 8 entries at a time, one a quad. A
    block whose lists are dense goes through the latents in windows, so that a row of W that one of
-   its warps reads lies in the L1 for the others. nnz d 4 bytes of W from the L2; W2: 1.1 GB. */
+   its warps reads lies in the L1 for the others. nnz d 4 bytes of W from the L2; W2: 1.1 GB. (The
+   launch bounds give the compiler registers to have all eight loads of a dot on the way.) */
 template <bool STAGED>
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
 saei_dots_kernel(sae_code code, const float *e, const float *W, size_t ld, size_t lo, size_t hi,
