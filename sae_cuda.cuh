@@ -53,7 +53,7 @@
 enum {
     SAEI_CUDA_THREADS = 256, /* of a block, where nothing else is said */
     SAEI_CUDA_BEHIND = 4,    /* steps that the host may run ahead of the device */
-    SAEI_CUDA_GROUP = 64,    /* latents that share an error bound in the screened encode */
+    SAEI_CUDA_BOUND = 64,    /* latents that share an error bound in the screened encode */
     SAEI_CUDA_TILE = 128,    /* latents of a tile of the plain encode */
     SAEI_CUDA_PRODUCT_BYTES = 16 << 20, /* of the 16-bit product held at a time: stays in the L2 */
     SAEI_BUCKETS = 2048      /* of a histogram over 11 bits */
@@ -100,7 +100,7 @@ typedef struct saei_cuda {
     unsigned staging_turn, staging_turns;
     cudaEvent_t staged, freed[2];
     /* guard: halt[0] = 1 once a batch was bad, halt[1..2] its step */
-    uint32_t *halt;            /* D [16] */
+    uint32_t *halt;            /* D [16]; 4, 5: of screened encode; from 8 on: [4] doubles */
     volatile uint32_t *told;   /* pinned: what the device told the host without being waited for */
     /* the step as one graph */
     cudaGraphExec_t graph;
@@ -109,6 +109,9 @@ typedef struct saei_cuda {
     cudaEvent_t ended[SAEI_CUDA_BEHIND];
     /* screened encode */
     int screen;                /* of sae_cuda_desc */
+    bool screened, scaled;     /* the last encode was; a call before has left W_enc's largest norm */
+    unsigned scale_turn;
+    size_t told_rows;          /* of the encode that told the number of its entries */
     saei_cuda_plan plan;
 } saei_cuda;
 
@@ -117,6 +120,11 @@ static saei_cuda *saei_cuda_of(const sae_work *w) { return (saei_cuda *)w->state
 static size_t saei_cuda_ceil(size_t a, size_t b) { return (a + b - 1) / b; }
 static size_t saei_cuda_min(size_t a, size_t b) { return a < b ? a : b; }
 static size_t saei_cuda_max(size_t a, size_t b) { return a > b ? a : b; }
+
+/* D [4], for an operation's sums while others' scratch is in use. */
+static double *saei_cuda_numbers(const sae_work *w) {
+    return (double *)(void *)(saei_cuda_of(w)->halt + 8);
+}
 
 /* Keeps the first error. Returns whether all is well. */
 static bool saei_cuda_ok(saei_cuda *s, cudaError_t error, const char *what) {
@@ -153,12 +161,12 @@ static void saei_cuda_launch(const sae_work *w, void (*kernel)(P...), size_t blo
 /* -- scratch: what operations work in, cut into named pieces -- */
 
 typedef struct saei_cuda_scratch {
-    /* screened encode; mc: m rounded up to SAEI_CUDA_GROUP */
+    /* screened encode; mc: m rounded up to SAEI_CUDA_BOUND */
     __half *x16, *w16;     /* [batch in whole chunks][ld], [mc][ld] */
     __half *bias16;        /* [mc] */
     __half *product;       /* [chunk][mc] */
     size_t chunk;          /* rows whose product is held at a time */
-    float *facts;          /* [mc / SAEI_CUDA_GROUP][4] */
+    float *facts;          /* [mc / SAEI_CUDA_BOUND][4] */
     float *x_norm, *x_error; /* [batch] */
     /* lists of candidates of top-k rows */
     uint32_t *place;       /* [batch][capacity] */
@@ -167,7 +175,8 @@ typedef struct saei_cuda_scratch {
     uint32_t *rows;        /* [batch] rows that go the plain way; in batch top-k: ties of a row */
     uint32_t *words;       /* [SAEI_WORD_COUNT] of encode: see there */
     uint32_t *histogram;   /* [3][SAEI_BUCKETS], behind words */
-    double *sums;          /* [max(batch, ld, m', 2 m ld / 16384 + 16)] */
+    double *sums;          /* [2][batch] */
+    float *latents;        /* [mc] */
 } saei_cuda_scratch;
 
 static size_t saei_cuda_place(size_t *at, size_t count, size_t size) {
@@ -194,14 +203,11 @@ static unsigned char *saei_cuda_scratch_base(const sae_work *w) {
 /* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch *s) {
     unsigned char *b = (unsigned char *)base;
-    size_t at = 0, mc, m, sums;
+    size_t at = 0, mc;
     size_t x16, w16, bias16, product, facts, x_norm, x_error, place, value, rows, words;
-    size_t sum;
+    size_t sums, latents;
     if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u) return SIZE_MAX;
-    mc = saei_cuda_ceil(h->dict_size, SAEI_CUDA_GROUP) * SAEI_CUDA_GROUP;
-    m = (h->dict_size + 15) / 16 * 16;
-    sums = saei_cuda_max(saei_cuda_max(h->batch, m), h->ld);
-    sums = saei_cuda_max(sums, 2 * (m / 16384 + 1) * (h->ld + 1) + 16);
+    mc = saei_cuda_ceil(h->dict_size, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND;
     s->chunk = saei_cuda_max(SAEI_CUDA_PRODUCT_BYTES / (mc * sizeof(__half)), 64);
     s->chunk = saei_cuda_min(s->chunk / 64 * 64, saei_cuda_ceil(h->batch, 8) * 8);
     s->capacity = saei_cuda_min(4 * h->k, mc) + 2 * SAEI_CUDA_TILE;
@@ -210,14 +216,15 @@ static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch
     w16 = saei_cuda_place(&at, mc, h->ld * sizeof(__half));
     bias16 = saei_cuda_place(&at, mc, sizeof(__half));
     product = saei_cuda_place(&at, s->chunk, mc * sizeof(__half));
-    facts = saei_cuda_place(&at, mc / SAEI_CUDA_GROUP, 4 * sizeof(float));
+    facts = saei_cuda_place(&at, mc / SAEI_CUDA_BOUND, 4 * sizeof(float));
     x_norm = saei_cuda_place(&at, h->batch, sizeof(float));
     x_error = saei_cuda_place(&at, h->batch, sizeof(float));
     place = saei_cuda_place(&at, h->batch, s->capacity * sizeof(uint32_t));
     value = saei_cuda_place(&at, h->batch, s->capacity * sizeof(float));
     rows = saei_cuda_place(&at, h->batch, sizeof(uint32_t));
     words = saei_cuda_place(&at, SAEI_WORD_COUNT + 3 * SAEI_BUCKETS, sizeof(uint32_t));
-    sum = saei_cuda_place(&at, sums, sizeof(double));
+    sums = saei_cuda_place(&at, 2 * h->batch, sizeof(double));
+    latents = saei_cuda_place(&at, mc, sizeof(float));
     if (at == SIZE_MAX || !b) return at;
     s->x16 = (__half *)(b + x16);
     s->w16 = (__half *)(b + w16);
@@ -231,7 +238,8 @@ static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch
     s->rows = (uint32_t *)(b + rows);
     s->words = (uint32_t *)(b + words);
     s->histogram = s->words + SAEI_WORD_COUNT;
-    s->sums = (double *)(b + sum);
+    s->sums = (double *)(b + sums);
+    s->latents = (float *)(b + latents);
     return at;
 }
 
@@ -307,6 +315,14 @@ static saei_cuda_pieces saei_cuda_pieces_of(const sae_work *w) {
 
 /* -- open and close -- */
 
+static void saei_cuda_plan_free(saei_cuda_plan *p) {
+    if (p->desc) cublasLtMatmulDescDestroy(p->desc);
+    if (p->w) cublasLtMatrixLayoutDestroy(p->w);
+    if (p->x) cublasLtMatrixLayoutDestroy(p->x);
+    if (p->out) cublasLtMatrixLayoutDestroy(p->out);
+    memset(p, 0, sizeof *p);
+}
+
 static void saei_cuda_close(const sae_context *ctx, void *state) {
     saei_cuda *s = (saei_cuda *)state;
     if (!s) return;
@@ -314,6 +330,7 @@ static void saei_cuda_close(const sae_context *ctx, void *state) {
     if (s->stream) cudaStreamSynchronize(s->stream);
     if (s->copy) cudaStreamSynchronize(s->copy);
     if (s->graph) cudaGraphExecDestroy(s->graph);
+    saei_cuda_plan_free(&s->plan);
     if (s->blas) cublasLtDestroy(s->blas);
     for (int i = 0; i < 2; i++)
         if (s->freed[i]) cudaEventDestroy(s->freed[i]);
@@ -849,6 +866,1268 @@ static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float
     saei_cuda_launch(w, saei_axpy_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, count, a, x, y, out);
 }
+/* ==== >>cuda: selection ======================================================================= */
+/* A warp has a row's list of candidates: positions ascending (a position is a latent, or an index
+   into the list of latents looked at), their values beside them. */
+
+__device__ static inline uint32_t saei_device_warp_sum(uint32_t x) {
+    for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(SAEI_FULL, x, apart);
+    return x;
+}
+__device__ static inline uint32_t saei_device_warp_max(uint32_t x) {
+    for (int apart = 16; apart > 0; apart /= 2) {
+        uint32_t y = __shfl_xor_sync(SAEI_FULL, x, apart);
+        x = y > x ? y : x;
+    }
+    return x;
+}
+__device__ static inline uint32_t saei_device_warp_or(uint32_t x) {
+    for (int apart = 16; apart > 0; apart /= 2) x |= __shfl_xor_sync(SAEI_FULL, x, apart);
+    return x;
+}
+/* Bits of the lanes before this one. */
+__device__ static inline uint32_t saei_device_below(void) {
+    return (1u << saei_device_lane()) - 1;
+}
+
+__device__ static inline uint32_t saei_device_count_from(const float *value, uint32_t n,
+                                                         float cut) {
+    uint32_t count = 0;
+    for (uint32_t j = saei_device_lane(); j < n; j += 32) count += value[j] >= cut;
+    return saei_device_warp_sum(count);
+}
+
+/* The largest cut that at least k (1 <= k <= n) of n positive values reach, or one that exactly k
+   reach: halves the range of the bits. */
+__device__ static float saei_device_kth(const float *value, uint32_t n, uint32_t k) {
+    uint32_t lo = 0x7F800000u, hi = 0;
+    for (uint32_t j = saei_device_lane(); j < n; j += 32) {
+        uint32_t bits = __float_as_uint(value[j]);
+        hi = bits > hi ? bits : hi;
+        lo = bits < lo ? bits : lo;
+    }
+    hi = saei_device_warp_max(hi);
+    lo = ~saei_device_warp_max(~lo);
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo + 1) / 2;
+        uint32_t reach = saei_device_count_from(value, n, __uint_as_float(mid));
+        if (reach == k) return __uint_as_float(mid);
+        if (reach > k) lo = mid;
+        else hi = mid - 1;
+    }
+    return __uint_as_float(lo);
+}
+
+/* Keeps entries >= cut, of those == tie_cut only the first `ties`; returns how many. In place: what
+   a warp writes lies before what it has not read. */
+__device__ static uint32_t saei_device_keep(uint32_t *place, float *value, uint32_t n, float cut,
+                                            float tie_cut, unsigned long long ties) {
+    uint32_t kept = 0, lane = saei_device_lane();
+    for (uint32_t base = 0; base < n; base += 32) {
+        float v = base + lane < n ? value[base + lane] : -1;
+        uint32_t p = base + lane < n ? place[base + lane] : 0, tied, keep;
+        bool tie = v == tie_cut, in;
+        tied = __ballot_sync(SAEI_FULL, tie);
+        in = v >= cut && (!tie || (uint32_t)__popc(tied & saei_device_below()) < ties);
+        keep = __ballot_sync(SAEI_FULL, in);
+        if (in) {
+            uint32_t at = kept + (uint32_t)__popc(keep & saei_device_below());
+            place[at] = p;
+            value[at] = v;
+        }
+        kept += (uint32_t)__popc(keep);
+        tied = (uint32_t)__popc(tied);
+        ties = ties > tied ? ties - tied : 0;
+        __syncwarp();
+    }
+    return kept;
+}
+
+/* Keeps the k largest of n positive values, ties to the lower position, and raises the cut to the
+   smallest of them; all of them where n <= k. Returns how many are left. */
+__device__ static uint32_t saei_device_top(uint32_t *place, float *value, uint32_t n, uint32_t k,
+                                           float *cut) {
+    uint32_t reach, above;
+    if (n <= k) return n;
+    *cut = saei_device_kth(value, n, k);
+    reach = saei_device_count_from(value, n, *cut);
+    above = saei_device_count_from(value, n, __uint_as_float(__float_as_uint(*cut) + 1));
+    return saei_device_keep(place, value, n, *cut, *cut, reach == k ? n : k - above);
+}
+
+/* The row's entries: the chosen, and where they are fewer than min(k, m) the first positions without
+   a positive value, as zeros. */
+__device__ static uint32_t saei_device_top_write(const uint32_t *place, const float *value,
+                                                 uint32_t count, uint32_t k, uint32_t m,
+                                                 const uint32_t *list, uint32_t *latent,
+                                                 float *out) {
+    uint32_t lane = saei_device_lane(), zeros = (k < m ? k : m) - count, at = 0, j = 0;
+    for (uint32_t base = 0; zeros > 0; base += 32) {
+        uint32_t p = j + lane < count ? place[j + lane] : UINT32_MAX;
+        uint32_t member = saei_device_warp_or(p - base < 32 ? 1u << (p - base) : 0);
+        uint32_t other = ~member & (m - base >= 32 ? SAEI_FULL : (1u << (m - base)) - 1);
+        bool zero = (other >> lane & 1)
+                    && (uint32_t)__popc(other & saei_device_below()) < zeros;
+        uint32_t taken = __ballot_sync(SAEI_FULL, zero), all = member | taken;
+        if (all >> lane & 1) {
+            uint32_t to = at + (uint32_t)__popc(all & saei_device_below());
+            latent[to] = list ? list[base + lane] : base + lane;
+            out[to] = zero ? 0 : value[j + (uint32_t)__popc(member & saei_device_below())];
+        }
+        at += (uint32_t)__popc(all);
+        j += (uint32_t)__popc(member);
+        zeros -= (uint32_t)__popc(taken);
+    }
+    for (; j < count; j += 32, at += 32)
+        if (j + lane < count) {
+            latent[at + lane] = list ? list[place[j + lane]] : place[j + lane];
+            out[at + lane] = value[j + lane];
+        }
+    return k < m ? k : m;
+}
+
+/* -- the k n largest of a batch -- */
+
+/* What encode's kernels share. */
+typedef struct saei_cuda_encode_task {
+    const float *x, *W, *bias, *theta;
+    float *warm;
+    const uint32_t *list, *list_count;
+    uint32_t n, d, ld, m, mc, k;
+    unsigned long long want; /* BATCH_TOP_K: k n */
+    int select;
+    float bandwidth;
+    uint32_t *count, *latent; /* of the code */
+    float *pre;
+    size_t stride;
+    uint32_t *w_most, *w_next; /* bits of the largest norm of a row of W: of the last call, of this */
+    saei_cuda_scratch s;
+} saei_cuda_encode_task;
+
+/* Three readings of all values narrow down the bits of the smallest to keep: 11, 10, 10 of them. The
+   block that is through last picks the bucket. */
+__global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) {
+    __shared__ uint32_t bins[SAEI_BUCKETS], last;
+    __shared__ unsigned long long sums[SAEI_CUDA_THREADS];
+    uint32_t *words = t.s.words, *all = t.s.histogram + pass * SAEI_BUCKETS;
+    unsigned long long *left = (unsigned long long *)(words + SAEI_WORD_LEFT), own = 0, before;
+    unsigned long long want = pass ? *left : t.want;
+    uint32_t shift = pass == 0 ? 20 : pass == 1 ? 10 : 0, mask = pass ? 1023 : 2047;
+    uint32_t prefix = words[SAEI_WORD_PREFIX], top = SAEI_BUCKETS - 1 - 8 * threadIdx.x;
+    if (words[SAEI_WORD_ALL]) return;
+    for (uint32_t b = threadIdx.x; b < SAEI_BUCKETS; b += blockDim.x) bins[b] = 0;
+    __syncthreads();
+    for (size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp(); r < t.n;
+         r += gridDim.x * (blockDim.x >> 5))
+        for (uint32_t j = saei_device_lane(); j < t.count[r]; j += 32) {
+            uint32_t bits = __float_as_uint(t.pre[r * t.stride + j]);
+            if (pass == 0 || bits >> (shift + 10) == prefix)
+                atomicAdd(&bins[bits >> shift & mask], 1u);
+        }
+    __syncthreads();
+    for (uint32_t b = threadIdx.x; b < SAEI_BUCKETS; b += blockDim.x)
+        if (bins[b]) atomicAdd(&all[b], bins[b]);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(&words[SAEI_WORD_DONE + pass], 1u) == gridDim.x - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    for (uint32_t j = 0; j < 8; j++) own += ((volatile uint32_t *)all)[top - j];
+    sums[threadIdx.x] = own;
+    __syncthreads();
+    for (uint32_t apart = 1; apart < blockDim.x; apart *= 2) { /* sums up to and with this thread */
+        unsigned long long more = threadIdx.x >= apart ? sums[threadIdx.x - apart] : 0;
+        __syncthreads();
+        sums[threadIdx.x] += more;
+        __syncthreads();
+    }
+    if (pass == 0 && sums[blockDim.x - 1] <= want) {
+        if (threadIdx.x == 0) words[SAEI_WORD_ALL] = 1;
+        return;
+    }
+    before = sums[threadIdx.x] - own;
+    if (before >= want || before + own < want) return;
+    for (;; top--) { /* the thread whose buckets hold the last one wanted */
+        unsigned long long here = ((volatile uint32_t *)all)[top];
+        if (before + here >= want) break;
+        before += here;
+    }
+    words[SAEI_WORD_PREFIX] = prefix << (pass ? 10 : 0) | top;
+    *left = want - before;
+}
+
+/* rows[r] = how many entries of earlier rows tie with the smallest value to keep. */
+__global__ static void saei_ties_kernel(saei_cuda_encode_task t) {
+    __shared__ uint32_t last, sums[SAEI_CUDA_THREADS];
+    uint32_t *words = t.s.words, each = (t.n + blockDim.x - 1) / blockDim.x, own = 0, at;
+    float cut = __uint_as_float(words[SAEI_WORD_PREFIX]);
+    volatile uint32_t *rows = t.s.rows;
+    if (words[SAEI_WORD_ALL]) return;
+    for (size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp(); r < t.n;
+         r += gridDim.x * (blockDim.x >> 5)) {
+        uint32_t ties = 0;
+        for (uint32_t j = saei_device_lane(); j < t.count[r]; j += 32)
+            ties += t.pre[r * t.stride + j] == cut;
+        ties = saei_device_warp_sum(ties);
+        if (saei_device_lane() == 0) rows[r] = ties;
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(&words[SAEI_WORD_DONE + 3], 1u) == gridDim.x - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    at = threadIdx.x * each;
+    for (uint32_t r = at; r < at + each && r < t.n; r++) own += rows[r];
+    sums[threadIdx.x] = own;
+    __syncthreads();
+    for (uint32_t apart = 1; apart < blockDim.x; apart *= 2) {
+        uint32_t more = threadIdx.x >= apart ? sums[threadIdx.x - apart] : 0;
+        __syncthreads();
+        sums[threadIdx.x] += more;
+        __syncthreads();
+    }
+    own = sums[threadIdx.x] - own;
+    for (uint32_t r = at; r < at + each && r < t.n; r++) {
+        uint32_t here = rows[r];
+        rows[r] = own;
+        own += here;
+    }
+}
+
+__global__ static void saei_keep_batch_kernel(saei_cuda_encode_task t) {
+    uint32_t *words = t.s.words;
+    size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp();
+    unsigned long long left = *(unsigned long long *)(words + SAEI_WORD_LEFT);
+    float cut = __uint_as_float(words[SAEI_WORD_PREFIX]);
+    bool all = words[SAEI_WORD_ALL] != 0;
+    if (blockIdx.x == 0 && threadIdx.x == 0) *t.warm = all ? 0 : 0.9f * cut;
+    if (all || r >= t.n) return;
+    left = left > t.s.rows[r] ? left - t.s.rows[r] : 0;
+    left = saei_device_keep(t.latent + r * t.stride, t.pre + r * t.stride, t.count[r], cut, cut,
+                            left);
+    if (saei_device_lane() == 0) t.count[r] = (uint32_t)left;
+}
+
+static void saei_cuda_keep_batch(const sae_work *w, const saei_cuda_encode_task *t) {
+    size_t rows = saei_cuda_ceil(t->n, SAEI_CUDA_THREADS / 32);
+    size_t blocks = saei_cuda_min(rows, 4 * (size_t)saei_cuda_of(w)->multiprocessors);
+    for (int pass = 0; pass < 3; pass++)
+        saei_cuda_launch(w, saei_histogram_kernel, blocks, SAEI_CUDA_THREADS, *t, pass);
+    saei_cuda_launch(w, saei_ties_kernel, blocks, SAEI_CUDA_THREADS, *t);
+    saei_cuda_launch(w, saei_keep_batch_kernel, rows, SAEI_CUDA_THREADS, *t);
+}
+
+/* ==== >>cuda: plain encode ==================================================================== */
+/* Every product in float32: for lists, for dense selections, and for what screening could not
+   decide. A block takes 32 rows through all latents, 128 at a time; a tile's products go through
+   shared memory to the warps that keep the rows' lists. Estimate: 2 n m d flop at some 60 % of the
+   float32 peak (16 products for 2 reads of shared memory). */
+
+enum { SAEI_PLAIN_ROWS = 32, SAEI_PLAIN_DEPTH = 16 };
+
+/* Whether p = u + bias is selected, and what is stored of it. */
+__device__ static inline bool saei_device_selected(const saei_cuda_encode_task &t, float u,
+                                                   uint32_t i, float cut, float *stored) {
+    float p = __fadd_rn(u, t.bias[i]), z;
+    *stored = t.select == SAE_SELECT_GATE ? u : p;
+    if (t.select == SAE_SELECT_ALL) return true;
+    if (t.select != SAE_SELECT_WINDOW) return p > cut;
+    z = __fdiv_rn(__fsub_rn(p, t.theta[i]), t.bandwidth);
+    return p > t.theta[i] || (z > -0.5f && z < 0.5f);
+}
+
+/* The guess at the batch's threshold; 0: none. */
+__device__ static inline float saei_device_warm(const saei_cuda_encode_task &t) {
+    float warm = t.select == SAE_SELECT_BATCH_TOP_K ? *t.warm : 0;
+    return warm > 0 && warm <= FLT_MAX ? warm : 0;
+}
+
+/* Appends what is selected of a tile's 128 products of one row; returns the list's new length. */
+__device__ static inline uint32_t saei_device_keep_tile(const saei_cuda_encode_task &t,
+                                                        const float *product, uint32_t tile,
+                                                        uint32_t m, float cut, uint32_t *to,
+                                                        float *value, uint32_t count,
+                                                        size_t limit) {
+    bool top = t.select == SAE_SELECT_TOP_K;
+    for (uint32_t j = saei_device_lane(); j < SAEI_CUDA_TILE; j += 32) {
+        uint32_t place = tile + j, keep, i = 0;
+        float stored = 0;
+        bool in = place < m;
+        if (in) {
+            i = t.list ? t.list[place] : place;
+            in = saei_device_selected(t, product[j], i, cut, &stored);
+        }
+        keep = __ballot_sync(SAEI_FULL, in);
+        if (in) {
+            uint32_t at = count + (uint32_t)__popc(keep & saei_device_below());
+            if (at < limit) {
+                to[at] = top ? place : i;
+                value[at] = stored;
+            }
+        }
+        count += (uint32_t)__popc(keep);
+    }
+    return count;
+}
+
+enum { SAEI_PLAIN_ALL, SAEI_PLAIN_LISTED, SAEI_PLAIN_AGAIN };
+
+/* which: all rows; those that screening gave up; or, in batch top-k, all rows again with no guess
+   at the threshold, if too few reached it. */
+__global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel(
+    saei_cuda_encode_task t, int which) {
+    __shared__ __align__(16) float xs[SAEI_PLAIN_DEPTH][SAEI_PLAIN_ROWS + 4];
+    __shared__ __align__(16) float ws[SAEI_PLAIN_DEPTH][SAEI_CUDA_TILE + 4];
+    __shared__ __align__(16) float ps[SAEI_PLAIN_ROWS][SAEI_CUDA_TILE + 4];
+    const uint32_t lane = saei_device_lane(), warp = saei_device_warp(), first = blockIdx.x * 32;
+    const uint32_t m = t.list ? *t.list_count : t.m, k = t.k < m ? t.k : m;
+    const uint32_t n = which == SAEI_PLAIN_LISTED ? t.s.words[SAEI_WORD_PLAIN] : t.n;
+    const uint32_t row = (warp & 1) * 16 + (lane >> 3) * 4, col = (warp >> 1) * 32 + (lane & 7) * 4;
+    const uint32_t from = threadIdx.x >> 2, part = (threadIdx.x & 3) * 4;
+    const bool top = t.select == SAE_SELECT_TOP_K;
+    const size_t limit = top ? t.s.capacity : t.stride;
+    unsigned long long *total = (unsigned long long *)(t.s.words + SAEI_WORD_TOTAL);
+    float guess = saei_device_warm(t), cut[4];
+    const float *x;
+    uint32_t count[4] = { 0, 0, 0, 0 }, r[4];
+    if (first >= n) return;
+    if (which == SAEI_PLAIN_AGAIN && (guess <= 0 || *total >= t.want)) return;
+    if (which == SAEI_PLAIN_AGAIN) guess = 0;
+    for (uint32_t i = 0; i < 4; i++) { /* the rows whose lists this warp keeps */
+        r[i] = first + 4 * warp + i < n ? first + 4 * warp + i : n - 1;
+        if (which == SAEI_PLAIN_LISTED) r[i] = t.s.rows[r[i]];
+        cut[i] = guess;
+    }
+    {
+        uint32_t mine = first + (from & 31) < n ? first + (from & 31) : n - 1;
+        if (which == SAEI_PLAIN_LISTED) mine = t.s.rows[mine];
+        x = t.x + (size_t)mine * t.ld + part;
+    }
+    for (uint32_t tile = 0; tile < m; tile += SAEI_CUDA_TILE) {
+        float acc[4][4] = { { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } };
+        uint32_t i0 = tile + from < m ? tile + from : m - 1;
+        uint32_t i1 = tile + from + 64 < m ? tile + from + 64 : m - 1;
+        const float *w0 = t.W + (size_t)(t.list ? t.list[i0] : i0) * t.ld + part;
+        const float *w1 = t.W + (size_t)(t.list ? t.list[i1] : i1) * t.ld + part;
+        float4 a = saei_device_float4(x), b = saei_device_float4(w0), c = saei_device_float4(w1);
+        for (uint32_t k0 = 0; k0 < t.d; k0 += SAEI_PLAIN_DEPTH) {
+            uint32_t depth = t.d - k0 < SAEI_PLAIN_DEPTH ? t.d - k0 : SAEI_PLAIN_DEPTH;
+            __syncthreads();
+            if (from < 32) {
+                xs[part][from] = a.x;
+                xs[part + 1][from] = a.y;
+                xs[part + 2][from] = a.z;
+                xs[part + 3][from] = a.w;
+            }
+            ws[part][from] = b.x;
+            ws[part + 1][from] = b.y;
+            ws[part + 2][from] = b.z;
+            ws[part + 3][from] = b.w;
+            ws[part][from + 64] = c.x;
+            ws[part + 1][from + 64] = c.y;
+            ws[part + 2][from + 64] = c.z;
+            ws[part + 3][from + 64] = c.w;
+            __syncthreads();
+            if (k0 + SAEI_PLAIN_DEPTH < t.d) { /* the next columns are on their way meanwhile */
+                a = saei_device_float4(x + k0 + SAEI_PLAIN_DEPTH);
+                b = saei_device_float4(w0 + k0 + SAEI_PLAIN_DEPTH);
+                c = saei_device_float4(w1 + k0 + SAEI_PLAIN_DEPTH);
+            }
+            SAEI_UNROLL(16)
+            for (uint32_t q = 0; q < SAEI_PLAIN_DEPTH; q++) {
+                float4 u, v;
+                if (q >= depth) break;
+                u = saei_device_float4(&xs[q][row]);
+                v = saei_device_float4(&ws[q][col]);
+                acc[0][0] = __fmaf_rn(u.x, v.x, acc[0][0]);
+                acc[0][1] = __fmaf_rn(u.x, v.y, acc[0][1]);
+                acc[0][2] = __fmaf_rn(u.x, v.z, acc[0][2]);
+                acc[0][3] = __fmaf_rn(u.x, v.w, acc[0][3]);
+                acc[1][0] = __fmaf_rn(u.y, v.x, acc[1][0]);
+                acc[1][1] = __fmaf_rn(u.y, v.y, acc[1][1]);
+                acc[1][2] = __fmaf_rn(u.y, v.z, acc[1][2]);
+                acc[1][3] = __fmaf_rn(u.y, v.w, acc[1][3]);
+                acc[2][0] = __fmaf_rn(u.z, v.x, acc[2][0]);
+                acc[2][1] = __fmaf_rn(u.z, v.y, acc[2][1]);
+                acc[2][2] = __fmaf_rn(u.z, v.z, acc[2][2]);
+                acc[2][3] = __fmaf_rn(u.z, v.w, acc[2][3]);
+                acc[3][0] = __fmaf_rn(u.w, v.x, acc[3][0]);
+                acc[3][1] = __fmaf_rn(u.w, v.y, acc[3][1]);
+                acc[3][2] = __fmaf_rn(u.w, v.z, acc[3][2]);
+                acc[3][3] = __fmaf_rn(u.w, v.w, acc[3][3]);
+            }
+        }
+        for (uint32_t i = 0; i < 4; i++)
+            saei_device_put4(&ps[row + i][col],
+                             make_float4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
+        __syncthreads();
+        for (uint32_t i = 0; i < 4 && first + 4 * warp + i < n; i++) {
+            size_t at = r[i] * (top ? t.s.capacity : t.stride);
+            uint32_t *to = (top ? t.s.place : t.latent) + at;
+            float *value = (top ? t.s.value : t.pre) + at;
+            if (top && count[i] + SAEI_CUDA_TILE > limit)
+                count[i] = saei_device_top(to, value, count[i], k, &cut[i]);
+            count[i] = saei_device_keep_tile(t, ps[4 * warp + i], tile, m, cut[i], to, value,
+                                             count[i], limit);
+            __syncwarp();
+        }
+    }
+    for (uint32_t i = 0; i < 4 && first + 4 * warp + i < n; i++) {
+        size_t at = r[i] * t.s.capacity, out = r[i] * t.stride;
+        if (top) {
+            count[i] = saei_device_top(t.s.place + at, t.s.value + at, count[i], k, &cut[i]);
+            count[i] = saei_device_top_write(t.s.place + at, t.s.value + at, count[i], k, m, t.list,
+                                             t.latent + out, t.pre + out);
+        }
+        if (lane) continue;
+        t.count[r[i]] = count[i];
+        if (which == SAEI_PLAIN_ALL && !t.list) atomicAdd(total, (unsigned long long)count[i]);
+    }
+}
+
+/* ==== >>cuda: screened encode ================================================================= */
+/* Few of the products are used. So x and W_enc are rounded to float16 under one power of two each,
+   x = x^ / s + dx and w = w^ / t + dw, and cublasLt's product v of x^ and w^, with the bias added, is
+   rounded to float16 too. With S = s t
+       |S p - v| <= S (|dx| |w| + (|x| + |dx|) |dw| + rounding |x| |w|) + |v| 2^-11 + 2^-24
+   by Cauchy and Schwarz; the rounding, (d + 32) 1.8e-7, is that of the canonical product, d 2^-24,
+   and of the tensor cores: an addition of theirs loses no more than 2^-23 of the largest number in
+   it. 64 latents share their largest |w| and |dw|. A row's k-th largest p is at least the k-th
+   largest of its groups' maxima less the bound; what the bound cannot exclude from exceeding that
+   is computed again in the canonical order, and only that decides. NaN and infinity compare so that
+   they are candidates; a row with too many goes the plain way.
+   Estimate for d 512, m 32768, n 8192, k 64 on an H200: product 0.35 ms at 790 TFLOP/s, rounding
+   of W_enc 0.03 at 4.3 TB/s, scan 0.10 and canonical values 0.24 at 5.5 TB/s from the L2. */
+
+__device__ static inline float saei_device_scale(uint32_t most_bits) {
+    float most = __uint_as_float(most_bits);
+    if (!(most > 1e-15f && most < 1e15f)) return 1;
+    return __uint_as_float((127u + 6 + 127 - (most_bits >> 23)) << 23); /* most becomes 64 to 128 */
+}
+/* What is no number bounds nothing. */
+__device__ static inline float saei_device_sane(float x) { return x <= FLT_MAX ? x : INFINITY; }
+
+/* norm[r] >= |M[r]| (norm may be NULL), *most: bits of the largest. A quad a row. */
+__global__ static void saei_norms_kernel(const float *M, size_t n, size_t ld, float *norm,
+                                         uint32_t *most) {
+    size_t r = saei_device_grid_thread() >> 2;
+    float size = 0;
+    uint32_t bits;
+    size = __double2float_rn(sqrt(saei_device_dot(M + (r < n ? r : 0) * ld,
+                                                  M + (r < n ? r : 0) * ld, ld))) * 1.0001f;
+    size = r < n ? saei_device_sane(size) : 0;
+    if (norm && r < n && (threadIdx.x & 3) == 0) norm[r] = size;
+    bits = saei_device_warp_max(__float_as_uint(size));
+    if (saei_device_lane() == 0) atomicMax(most, bits);
+}
+
+/* row [ld] to float16 times scale, by a quad; returns |row|, *error = |what was lost|, rounded up. */
+__device__ static float saei_device_round_row(const float *row, size_t ld, float scale,
+                                              __half *out, float *error) {
+    float inverse = __fdiv_rn(1, scale);
+    float4 norm = make_float4(0, 0, 0, 0), lost = norm;
+    for (size_t c = 4 * (threadIdx.x & 3u); c < ld; c += 16) {
+        float4 v = saei_device_float4(row + c), d;
+        __half h[4];
+        h[0] = __float2half_rn(v.x * scale);
+        h[1] = __float2half_rn(v.y * scale);
+        h[2] = __float2half_rn(v.z * scale);
+        h[3] = __float2half_rn(v.w * scale);
+        d.x = v.x - __half2float(h[0]) * inverse;
+        d.y = v.y - __half2float(h[1]) * inverse;
+        d.z = v.z - __half2float(h[2]) * inverse;
+        d.w = v.w - __half2float(h[3]) * inverse;
+        norm = saei_device_fma4(v, v, norm);
+        lost = saei_device_fma4(d, d, lost);
+        for (int i = 0; i < 4; i++) out[c + i] = h[i];
+    }
+    *error = saei_device_sane((float)sqrt(saei_device_quad_sum(lost)) * 1.0001f + 1e-30f);
+    return saei_device_sane((float)sqrt(saei_device_quad_sum(norm)) * 1.0001f);
+}
+
+__global__ static void saei_round_x_kernel(saei_cuda_encode_task t) {
+    size_t r = saei_device_grid_thread() >> 2, at = (r < t.n ? r : 0) * t.ld;
+    float scale = saei_device_scale(t.s.words[SAEI_WORD_X_MOST]), error;
+    saei_device_round_row(t.x + at, r < t.n ? t.ld : 0, scale, t.s.x16 + at, &error);
+    if (r < t.n && (threadIdx.x & 3) == 0) t.s.x_error[r] = error;
+}
+
+/* A block rounds the 64 rows of a group: facts[group] = largest |w|, |dw|, and what the bias adds to
+   the bound. Rows past m are zeros with a bias that nothing reaches. */
+__global__ static void saei_round_w_kernel(saei_cuda_encode_task t) {
+    __shared__ float facts[SAEI_CUDA_THREADS / 32][3];
+    size_t i = (size_t)blockIdx.x * SAEI_CUDA_BOUND + (threadIdx.x >> 2);
+    bool in = i < t.m;
+    float scale = saei_device_scale(*t.w_most), both, most[3];
+    most[0] = saei_device_round_row(t.W + (in ? i : 0) * t.ld, in ? t.ld : 0, scale,
+                                    t.s.w16 + i * t.ld, &most[1]);
+    both = scale * saei_device_scale(t.s.words[SAEI_WORD_X_MOST]);
+    most[2] = 0;
+    if (in) {
+        float b = t.bias[i], size = fabsf(b);
+        __half h;
+        if (t.select == SAE_SELECT_WINDOW) { /* p > theta - bandwidth / 2 as u + b > 0 */
+            b += 0.5f * fabsf(t.bandwidth) - t.theta[i];
+            size += fabsf(t.theta[i]) + fabsf(t.bandwidth);
+        }
+        h = __float2half_rn(b * both);
+        most[2] = saei_device_sane(fabsf(b * both - __half2float(h)) + 2e-6f * size * both);
+        if ((threadIdx.x & 3) == 0) t.s.bias16[i] = h;
+    } else {
+        most[0] = most[1] = 0;
+        for (size_t c = threadIdx.x & 3; c < t.ld; c += 4) t.s.w16[i * t.ld + c] = __float2half_rn(0);
+        if ((threadIdx.x & 3) == 0) t.s.bias16[i] = __float2half_rn(-65504);
+    }
+    for (int f = 0; f < 3; f++) {
+        uint32_t bits = saei_device_warp_max(__float_as_uint(most[f]));
+        if (saei_device_lane() == 0) facts[saei_device_warp()][f] = __uint_as_float(bits);
+    }
+    __syncthreads();
+    if (threadIdx.x < 3) {
+        float largest = 0;
+        for (int w = 0; w < SAEI_CUDA_THREADS / 32; w++)
+            largest = fmaxf(largest, facts[w][threadIdx.x]);
+        t.s.facts[4 * blockIdx.x + threadIdx.x] = largest;
+        if (threadIdx.x == 0) atomicMax(t.w_next, __float_as_uint(largest));
+    }
+}
+
+/* -- the scan of a row's 16-bit products -- */
+
+typedef struct saei_device_bound {
+    float w, error, cut; /* factors of facts[0], facts[1]; a share of the cut's own size */
+    const float *facts;
+} saei_device_bound;
+
+/* How far S p may lie from v, of a latent in group g of 64. */
+__device__ static inline float saei_device_slack(const saei_device_bound &b, float v, uint32_t g) {
+    float4 f = saei_device_float4(b.facts + 4 * (size_t)g);
+    return (b.w * f.x + b.error * f.y + f.z + b.cut) * 1.0001f + fabsf(v) * 4.9e-4f + 1.2e-7f;
+}
+
+__device__ static inline float saei_device_product(const __half *p) { return __half2float(*p); }
+
+/* The largest of 8 products, NaN left out. */
+__device__ static inline float saei_device_most8(const __half *p) {
+    uint4 q = *reinterpret_cast<const uint4 *>(p);
+    uint32_t words[4] = { q.x, q.y, q.z, q.w };
+    float most = -INFINITY;
+    SAEI_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        most = fmaxf(most, __half2float(__ushort_as_half((unsigned short)(words[i] & 0xFFFF))));
+        most = fmaxf(most, __half2float(__ushort_as_half((unsigned short)(words[i] >> 16))));
+    }
+    return most;
+}
+
+/* A block's sum of one number a warp; every thread gets it. turn alternates between calls. */
+__device__ static inline uint32_t saei_device_block_sum(uint32_t warp_sum, uint32_t (*sums)[8],
+                                                        uint32_t turn) {
+    uint32_t all = 0;
+    if (saei_device_lane() == 0) sums[turn & 1][saei_device_warp()] = warp_sum;
+    __syncthreads();
+    for (int i = 0; i < 8; i++) all += sums[turn & 1][i];
+    return all;
+}
+
+/* A positive number that at least k of lower[0..groups) reach, close to the k-th largest; 0 if there
+   are not k positive ones. */
+__device__ static float saei_device_group_cut(const float *lower, uint32_t groups, uint32_t k,
+                                              uint32_t (*sums)[8]) {
+    uint32_t lo = 0, hi = 0x7F800000u, turn = 0;
+    for (uint32_t guess = 1; hi - lo > 2048; turn++) {
+        uint32_t mid = lo + (hi - lo) / 2, count = 0;
+        if (guess) mid = 1; /* are there k at all */
+        for (uint32_t g = threadIdx.x; g < groups; g += blockDim.x)
+            count += lower[g] >= __uint_as_float(mid);
+        count = saei_device_block_sum(saei_device_warp_sum(count), sums, turn);
+        if (count >= k) lo = mid;
+        else hi = mid;
+        if (guess && count < k) return 0;
+        if (count == k) break;
+        guess = 0;
+    }
+    return __uint_as_float(lo);
+}
+
+/* Candidates of row first + blockIdx.x: those latents whose p may reach the cut. TOP_K: into place,
+   with a cut from the maxima of groups of 1 << shift; else into the code, with the cut given. */
+__global__ static void saei_scan_kernel(saei_cuda_encode_task t, uint32_t first, uint32_t shift) {
+    SAEI_DYNAMIC_SHARED(saei_shared);
+    __shared__ uint32_t sums[2][8];
+    const uint32_t lane = saei_device_lane(), warp = saei_device_warp(), groups = t.mc >> shift;
+    const size_t r = first + blockIdx.x;
+    const __half *v = t.s.product + (size_t)blockIdx.x * t.mc;
+    float *most = (float *)saei_shared, *lower = most + groups;
+    uint32_t *chosen = (uint32_t *)saei_shared; /* the groups that reach the cut: over most */
+    const bool top = t.select == SAE_SELECT_TOP_K;
+    float both = saei_device_scale(t.s.words[SAEI_WORD_X_MOST]) * saei_device_scale(*t.w_most);
+    float norm = t.s.x_norm[r], error = t.s.x_error[r], cut = saei_device_warm(t) * both;
+    uint32_t *to = top ? t.s.place + r * t.s.capacity : t.latent + r * t.stride;
+    size_t limit = top ? t.s.capacity : t.stride;
+    saei_device_bound b;
+    uint32_t kept = 0, turn = 0, each, begin, end, count = 0, before = 0, all = 0;
+    b.w = both * (error + (float)(t.d + 32) * 1.8e-7f * norm);
+    b.error = both * (norm + error);
+    b.cut = 2e-6f * cut;
+    b.facts = t.s.facts;
+    for (uint32_t base = warp * 256; base < t.mc; base += 2048) { /* 256 products a warp */
+        uint32_t at = base + lane * 8;
+        float largest = at < t.mc ? saei_device_most8(v + at) : -INFINITY;
+        for (uint32_t apart = 1; 8 * apart < 1u << shift; apart *= 2)
+            largest = fmaxf(largest, __shfl_xor_sync(SAEI_FULL, largest, (int)apart));
+        if (at < t.mc && (at & ((1u << shift) - 1)) == 0) {
+            most[at >> shift] = largest;
+            if (top)
+                lower[at >> shift] =
+                    largest - saei_device_slack(b, largest, at / SAEI_CUDA_BOUND);
+        }
+    }
+    __syncthreads();
+    if (top) {
+        cut = saei_device_group_cut(lower, groups, t.k, sums);
+        b.cut = 2e-6f * cut;
+        __syncthreads();
+    }
+    cut = cut > 1e-30f ? cut : 1e-30f; /* what is positive lies 1e-7 and more above this */
+    for (uint32_t base = 0; base < groups; base += SAEI_CUDA_THREADS, turn++) {
+        uint32_t g = base + threadIdx.x, in = 0;
+        float m = g < groups ? most[g] : 0;
+        if (g < groups)
+            in = !(m + saei_device_slack(b, m, (g << shift) / SAEI_CUDA_BOUND) < cut);
+        in = __ballot_sync(SAEI_FULL, in);
+        before = kept;
+        kept += saei_device_block_sum((uint32_t)__popc(in), sums, turn);
+        for (uint32_t w = 0; w < warp; w++) before += sums[turn & 1][w];
+        if (in >> lane & 1) chosen[before + (uint32_t)__popc(in & saei_device_below())] = g;
+    }
+    __syncthreads();
+    each = (kept + 7) / 8 << shift; /* candidates of a warp's groups: counted, then written */
+    begin = warp * each < kept << shift ? warp * each : kept << shift;
+    end = begin + each < kept << shift ? begin + each : kept << shift;
+    for (int pass = 0; pass < 2; pass++) {
+        uint32_t at = before;
+        for (uint32_t base = begin; base < end; base += 32) {
+            uint32_t j = base + lane, i = 0, in = 0;
+            if (j < end) {
+                float p;
+                i = (chosen[j >> shift] << shift) + (j & ((1u << shift) - 1));
+                p = saei_device_product(v + i);
+                in = !(p + saei_device_slack(b, p, i / SAEI_CUDA_BOUND) < cut) && i < t.m;
+            }
+            j = in;
+            in = __ballot_sync(SAEI_FULL, in);
+            if (pass && j && at + (uint32_t)__popc(in & saei_device_below()) < limit)
+                to[at + (uint32_t)__popc(in & saei_device_below())] = i;
+            at += (uint32_t)__popc(in);
+        }
+        if (pass) break;
+        count = at - before;
+        all = saei_device_block_sum(count, sums, turn);
+        before = 0;
+        for (uint32_t w = 0; w < warp; w++) before += sums[turn & 1][w];
+    }
+    if (threadIdx.x == 0) t.count[r] = all <= limit ? all : UINT32_MAX;
+}
+
+/* -- canonical values of the candidates -- */
+
+typedef struct saei_device_tile {
+    float w[32][33], x[32];
+} saei_device_tile;
+
+/* x.W[latent] of every lane that is below count, in the canonical order: rows of W go through
+   shared memory in pieces of 32 columns, so that they are read in whole lines. */
+__device__ static float saei_device_products(const saei_cuda_encode_task &t, const float *x,
+                                             uint32_t latent, uint32_t count,
+                                             saei_device_tile *tile) {
+    const uint32_t lane = saei_device_lane(), part = (lane & 7) * 4;
+    float sum = 0;
+    for (uint32_t c = 0; c < t.d; c += 32) {
+        uint32_t width = t.d - c < 32 ? t.d - c : 32;
+        float4 v[8];
+        SAEI_UNROLL(8)
+        for (uint32_t i = 0; i < 8; i++) {
+            uint32_t row = 4 * i + (lane >> 3), from = __shfl_sync(SAEI_FULL, latent, (int)row);
+            v[i] = make_float4(0, 0, 0, 0);
+            if (row < count && c + part < t.ld)
+                v[i] = saei_device_float4(t.W + (size_t)from * t.ld + c + part);
+        }
+        SAEI_UNROLL(8)
+        for (uint32_t i = 0; i < 8; i++) {
+            float *to = &tile->w[4 * i + (lane >> 3)][part];
+            to[0] = v[i].x;
+            to[1] = v[i].y;
+            to[2] = v[i].z;
+            to[3] = v[i].w;
+        }
+        tile->x[lane] = c + lane < t.ld ? x[c + lane] : 0;
+        __syncwarp();
+        if (width == 32) {
+            SAEI_UNROLL(32)
+            for (uint32_t j = 0; j < 32; j++) sum = __fmaf_rn(tile->x[j], tile->w[lane][j], sum);
+        } else
+            for (uint32_t j = 0; j < width; j++)
+                sum = __fmaf_rn(tile->x[j], tile->w[lane][j], sum);
+        __syncwarp();
+    }
+    return sum;
+}
+
+/* A warp decides about a row's candidates. */
+__global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
+    saei_cuda_encode_task t) {
+    __shared__ __align__(16) saei_device_tile tiles[SAEI_CUDA_THREADS / 32];
+    const uint32_t lane = saei_device_lane();
+    const size_t r = saei_device_grid_warp();
+    const bool top = t.select == SAE_SELECT_TOP_K;
+    unsigned long long *total = (unsigned long long *)(t.s.words + SAEI_WORD_TOTAL);
+    size_t at = r * (top ? t.s.capacity : t.stride);
+    uint32_t *place = (top ? t.s.place : t.latent) + at, n, kept = 0;
+    float *value = (top ? t.s.value : t.pre) + at, cut = saei_device_warm(t);
+    if (r >= t.n) return;
+    n = t.count[r];
+    if (n == UINT32_MAX) { /* too many: the plain way */
+        if (lane == 0) t.s.rows[atomicAdd(&t.s.words[SAEI_WORD_PLAIN], 1u)] = (uint32_t)r;
+        return;
+    }
+    for (uint32_t base = 0; base < n; base += 32) {
+        uint32_t i = place[base + lane < n ? base + lane : n - 1], in;
+        float stored, u = saei_device_products(t, t.x + r * t.ld, i, n - base,
+                                               &tiles[saei_device_warp()]);
+        bool keep = base + lane < n && saei_device_selected(t, u, i, cut, &stored);
+        in = __ballot_sync(SAEI_FULL, keep);
+        if (keep) {
+            uint32_t to = kept + (uint32_t)__popc(in & saei_device_below());
+            place[to] = i;
+            value[to] = stored;
+        }
+        kept += (uint32_t)__popc(in);
+        __syncwarp();
+    }
+    if (top) {
+        kept = saei_device_top(place, value, kept, t.k < t.m ? t.k : t.m, &cut);
+        kept = saei_device_top_write(place, value, kept, t.k, t.m, NULL, t.latent + r * t.stride,
+                                     t.pre + r * t.stride);
+    }
+    if (lane) return;
+    t.count[r] = kept;
+    atomicAdd(total, (unsigned long long)kept);
+}
+
+/* -- encode -- */
+
+/* Asks cublasLt for the product of a shape, once. False: it has none, and screening is off. */
+static bool saei_cuda_plan_make(saei_cuda *s, size_t m, size_t rows, size_t ld) {
+    saei_cuda_plan *p = &s->plan;
+    cublasLtMatmulPreference_t wish = NULL;
+    cublasLtMatmulHeuristicResult_t found;
+    const cublasOperation_t across = CUBLAS_OP_T;
+    const cublasLtEpilogue_t bias = CUBLASLT_EPILOGUE_BIAS;
+    int results = 0;
+    bool ok;
+    if (p->ready && p->m == m && p->rows == rows && p->ld == ld) return true;
+    saei_cuda_plan_free(p);
+    p->m = m;
+    p->rows = rows;
+    p->ld = ld;
+    ok = cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS
+         && cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &across,
+                                           sizeof across) == CUBLAS_STATUS_SUCCESS
+         && cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &bias,
+                                           sizeof bias) == CUBLAS_STATUS_SUCCESS
+         && cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16F, ld, m, (int64_t)ld)
+                == CUBLAS_STATUS_SUCCESS
+         && cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16F, ld, rows, (int64_t)ld)
+                == CUBLAS_STATUS_SUCCESS
+         && cublasLtMatrixLayoutCreate(&p->out, CUDA_R_16F, m, rows, (int64_t)m)
+                == CUBLAS_STATUS_SUCCESS
+         && cublasLtMatmulPreferenceCreate(&wish) == CUBLAS_STATUS_SUCCESS
+         && cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                 &s->blas_bytes, sizeof s->blas_bytes)
+                == CUBLAS_STATUS_SUCCESS
+         && cublasLtMatmulAlgoGetHeuristic(s->blas, p->desc, p->w, p->x, p->out, p->out, wish, 1,
+                                           &found, &results) == CUBLAS_STATUS_SUCCESS
+         && results > 0;
+    if (ok) p->algo = found.algo;
+    if (wish) cublasLtMatmulPreferenceDestroy(wish);
+    p->ready = ok;
+    if (!ok) s->screen = -1;
+    return ok;
+}
+
+/* product[r][i] = x16[first + r].w16[i] + bias16[i] of a chunk of rows. */
+static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t, size_t first) {
+    saei_cuda *s = saei_cuda_of(w);
+    const float one = 1, none = 0;
+    const void *bias = t->s.bias16;
+    cublasStatus_t status;
+    if (s->result != SAE_OK) return;
+    status = cublasLtMatmulDescSetAttribute(s->plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                            sizeof bias);
+    if (status == CUBLAS_STATUS_SUCCESS)
+        status = cublasLtMatmul(s->blas, s->plan.desc, &one, t->s.w16, s->plan.w,
+                                t->s.x16 + first * t->ld, s->plan.x, &none, t->s.product,
+                                s->plan.out, t->s.product, s->plan.out, &s->plan.algo,
+                                s->blas_space, s->blas_bytes, s->stream);
+    if (status != CUBLAS_STATUS_SUCCESS) saei_cuda_ok(s, cudaErrorUnknown, "cublasLtMatmul");
+}
+
+/* Whether screening is used; no bit depends on it. By what share of its latents a row listed, as
+   far as the device has told: unknown counts as many. */
+static bool saei_cuda_screens(const sae_work *w, const saei_cuda_encode_task *t) {
+    saei_cuda *s = saei_cuda_of(w);
+    double listed = (double)s->told[SAEI_TOLD_ENTRIES]
+                    + 4294967296.0 * (double)s->told[SAEI_TOLD_ENTRIES + 1];
+    double all = (double)s->told_rows * (double)t->m;
+    bool few = s->told_rows && listed * (s->screened ? 12 : 24) <= all;
+    if (s->screen < 0 || t->list || t->select == SAE_SELECT_ALL) return false;
+    if (t->select == SAE_SELECT_TOP_K) few = t->k <= t->m / 16 && t->n >= 8;
+    if (!few && s->screen == 0) return false;
+    return saei_cuda_plan_make(s, t->mc, t->s.chunk, t->ld);
+}
+
+static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) {
+    saei_cuda *s = saei_cuda_of(w);
+    uint32_t *words = t->s.words, shift = 6;
+    bool top = t->select == SAE_SELECT_TOP_K;
+    size_t shared, quads = SAEI_CUDA_THREADS / 4;
+    while (top && shift > 3 && t->mc >> shift < 4 * (size_t)t->k) shift--;
+    shared = (t->mc >> shift) * (top ? 2 : 1) * sizeof(float);
+    while (shared > s->shared_most && shift < 6) {
+        shared /= 2;
+        shift++;
+    }
+    if (shared > 48 * 1024)
+        SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_scan_kernel,
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             (int)shared));
+    saei_cuda_launch(w, saei_norms_kernel, saei_cuda_ceil(t->n, quads), SAEI_CUDA_THREADS, t->x,
+                     (size_t)t->n, (size_t)t->ld, t->s.x_norm, words + SAEI_WORD_X_MOST);
+    if (!s->scaled) /* later on, the last call's is close enough: 16 bits have room for 2^30 */
+        saei_cuda_launch(w, saei_norms_kernel, saei_cuda_ceil(t->m, quads), SAEI_CUDA_THREADS, t->W,
+                         (size_t)t->m, (size_t)t->ld, (float *)NULL, t->w_most);
+    s->scaled = true;
+    saei_cuda_launch(w, saei_round_x_kernel, saei_cuda_ceil(t->n, quads), SAEI_CUDA_THREADS, *t);
+    saei_cuda_launch(w, saei_round_w_kernel, t->mc / SAEI_CUDA_BOUND, SAEI_CUDA_THREADS, *t);
+    for (size_t first = 0; first < t->n; first += t->s.chunk) {
+        saei_cuda_product(w, t, first);
+        saei_cuda_launch_shared(w, saei_scan_kernel, saei_cuda_min(t->s.chunk, t->n - first),
+                                SAEI_CUDA_THREADS, shared, *t, (uint32_t)first, shift);
+    }
+    saei_cuda_launch(w, saei_rescore_kernel, saei_cuda_warps(t->n), SAEI_CUDA_THREADS, *t);
+    if (top)
+        saei_cuda_launch(w, saei_plain_kernel, saei_cuda_ceil(t->n, SAEI_PLAIN_ROWS),
+                         SAEI_CUDA_THREADS, *t, (int)SAEI_PLAIN_LISTED);
+}
+
+static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
+    saei_cuda *s = saei_cuda_of(w);
+    saei_cuda_encode_task t;
+    size_t blocks = saei_cuda_ceil(a->n, SAEI_PLAIN_ROWS);
+    bool listed = a->list != NULL, top = a->select == SAE_SELECT_TOP_K;
+    if (s->result != SAE_OK) return;
+    memset(&t, 0, sizeof t);
+    t.x = a->x;
+    t.W = a->W;
+    t.bias = a->bias;
+    t.theta = a->theta;
+    t.warm = a->warm;
+    t.list = a->list;
+    t.list_count = a->list_count;
+    t.n = (uint32_t)a->n;
+    t.d = (uint32_t)a->d;
+    t.ld = (uint32_t)a->ld;
+    t.m = (uint32_t)a->m;
+    t.mc = (uint32_t)(saei_cuda_ceil(a->m, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND);
+    t.k = (uint32_t)saei_cuda_min(a->k, a->m);
+    t.want = (unsigned long long)a->k * a->n;
+    t.select = (int)a->select;
+    t.bandwidth = a->bandwidth;
+    t.count = code->count;
+    t.latent = code->latent;
+    t.pre = code->pre;
+    t.stride = code->stride;
+    t.s = saei_cuda_scratch_of(w);
+    t.w_most = s->halt + 4 + s->scale_turn;
+    t.w_next = s->halt + 4 + (s->scale_turn ^ 1);
+    code->rows = a->n;
+    saei_cuda_clear(w, t.s.words, (SAEI_WORD_COUNT + 3 * SAEI_BUCKETS) * sizeof(uint32_t));
+    s->screened = saei_cuda_screens(w, &t);
+    if (s->screened) {
+        saei_cuda_clear(w, t.w_next, sizeof *t.w_next);
+        saei_cuda_screen(w, &t);
+        s->scale_turn ^= 1;
+    } else
+        saei_cuda_launch(w, saei_plain_kernel, blocks, SAEI_CUDA_THREADS, t, (int)SAEI_PLAIN_ALL);
+    if (a->select == SAE_SELECT_BATCH_TOP_K) {
+        saei_cuda_launch(w, saei_plain_kernel, blocks, SAEI_CUDA_THREADS, t, (int)SAEI_PLAIN_AGAIN);
+        saei_cuda_keep_batch(w, &t);
+    }
+    if (listed || top || s->result != SAE_OK) return;
+    SAEI_CUDA_OK(s, cudaMemcpyAsync((void *)(uintptr_t)(s->told + SAEI_TOLD_ENTRIES),
+                                    t.s.words + SAEI_WORD_TOTAL, 2 * sizeof(uint32_t),
+                                    cudaMemcpyDeviceToHost, s->stream));
+    s->told_rows = a->n;
+}
+
+/* ==== >>cuda: values of entries =============================================================== */
+/* A block takes a row of the code. */
+
+__global__ static void saei_exp_latents_kernel(const float *r_mag, size_t m, float *out) {
+    size_t i = saei_device_grid_thread();
+    if (i < m) out[i] = (float)saei_device_exp((double)r_mag[i]);
+}
+
+__global__ static void saei_gate_kernel(const float *gate_bias, const float *exp_r,
+                                        const float *mag_bias, const uint32_t *count,
+                                        const uint32_t *latent, const float *pre, size_t stride,
+                                        float *gate, float *value) {
+    size_t at = blockIdx.x * stride;
+    for (size_t j = at + threadIdx.x; j < at + count[blockIdx.x]; j += blockDim.x) {
+        uint32_t i = latent[j];
+        float u = pre[j], v = __fadd_rn(__fmul_rn(exp_r[i], u), mag_bias[i]);
+        gate[j] = __fadd_rn(u, gate_bias[i]);
+        value[j] = v > 0 ? v : 0;
+    }
+}
+
+static void saei_cuda_gate(const sae_work *w, const float *gate_bias, const float *r_mag,
+                           const float *mag_bias, sae_code *code) {
+    size_t m = w->shape.dict_size;
+    float *exp_r = saei_cuda_scratch_of(w).latents;
+    saei_cuda_launch(w, saei_exp_latents_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, r_mag, m, exp_r);
+    saei_cuda_launch(w, saei_gate_kernel, code->rows, SAEI_CUDA_THREADS, gate_bias, exp_r, mag_bias,
+                     code->count, code->latent, code->pre, code->stride, code->gate, code->value);
+}
+
+__global__ static void saei_jump_kernel(const float *theta, const uint32_t *count,
+                                        const uint32_t *latent, const float *pre, size_t stride,
+                                        float *value) {
+    size_t at = blockIdx.x * stride;
+    for (size_t j = at + threadIdx.x; j < at + count[blockIdx.x]; j += blockDim.x) {
+        float p = pre[j];
+        value[j] = p > theta[latent[j]] ? p : 0;
+    }
+}
+
+static void saei_cuda_jump(const sae_work *w, const float *theta, sae_code *code) {
+    saei_cuda_launch(w, saei_jump_kernel, code->rows, SAEI_CUDA_THREADS, theta, code->count,
+                     code->latent, code->pre, code->stride, code->value);
+}
+
+/* value = exp(pre), or grad *= value where grad is given. */
+__global__ static void saei_exp_kernel(const uint32_t *count, const float *pre, size_t stride,
+                                       float *value, float *grad) {
+    size_t at = blockIdx.x * stride;
+    for (size_t j = at + threadIdx.x; j < at + count[blockIdx.x]; j += blockDim.x) {
+        if (grad) grad[j] = __fmul_rn(grad[j], value[j]);
+        else value[j] = (float)saei_device_exp((double)pre[j]);
+    }
+}
+
+static void saei_cuda_exp_values(const sae_work *w, sae_code *code) {
+    saei_cuda_launch(w, saei_exp_kernel, code->rows, SAEI_CUDA_THREADS, code->count, code->pre,
+                     code->stride, code->value, (float *)NULL);
+}
+
+static void saei_cuda_exp_grad(const sae_work *w, sae_code *code) {
+    saei_cuda_launch(w, saei_exp_kernel, code->rows, SAEI_CUDA_THREADS, code->count, code->pre,
+                     code->stride, code->value, code->grad);
+}
+
+/* ==== >>cuda: decode ========================================================================== */
+
+/* Columns c..c+3 of sum_j value[j] W[latent[j]], ascending j, for the threads of a warp: it reads 32
+   entries at a time and hands them round. Threads with c >= ld go along. */
+__device__ static inline float4 saei_device_row_sum(const uint32_t *latent, const float *value,
+                                                    uint32_t count, const float *W, size_t ld,
+                                                    size_t c) {
+    const uint32_t lane = saei_device_lane();
+    float4 sum = make_float4(0, 0, 0, 0);
+    const float *column = W + (c < ld ? c : 0);
+    for (uint32_t base = 0; base < count; base += 32) {
+        uint32_t l = 0, here = count - base < 32 ? count - base : 32;
+        float v = 0;
+        if (lane < here) {
+            l = latent[base + lane];
+            v = value[base + lane];
+        }
+        SAEI_UNROLL(8)
+        for (uint32_t j = 0; j < here; j++) {
+            uint32_t i = __shfl_sync(SAEI_FULL, l, (int)j);
+            float a = __shfl_sync(SAEI_FULL, v, (int)j);
+            sum = saei_device_axpy4(a, saei_device_float4(column + (size_t)i * ld), sum);
+        }
+    }
+    return sum;
+}
+
+/* A block makes a row of out. */
+__global__ static void saei_decode_kernel(const uint32_t *count, const uint32_t *latent,
+                                          const float *values, size_t stride, const float *W,
+                                          size_t ld, size_t lo, size_t hi, const float *base,
+                                          size_t base_stride, float *out) {
+    size_t r = blockIdx.x;
+    uint32_t begin, end;
+    latent += r * stride;
+    values += r * stride;
+    begin = lo ? saei_device_lower(latent, count[r], lo) : 0;
+    end = saei_device_lower(latent, count[r], hi);
+    if (end < begin) end = begin;
+    for (size_t c = 4 * threadIdx.x; c - 4 * saei_device_lane() < ld; c += 4 * blockDim.x) {
+        float4 sum = saei_device_row_sum(latent + begin, values + begin, end - begin, W, ld, c);
+        if (c >= ld) continue;
+        if (base)
+            sum = saei_device_axpy4(1, sum, saei_device_float4(base + r * base_stride + c));
+        saei_device_put4(out + r * ld + c, sum);
+    }
+}
+
+/* Threads of a block that makes a row of ld floats, four a thread. */
+static unsigned saei_cuda_row_threads(size_t ld) {
+    return (unsigned)(saei_cuda_min(saei_cuda_ceil(ld / 4, 32), 8) * 32);
+}
+
+static void saei_cuda_decode(const sae_work *w, const sae_code *code, const float *values,
+                             const float *W, size_t lo, size_t hi, const float *base,
+                             size_t base_stride, float *out) {
+    saei_cuda_launch(w, saei_decode_kernel, code->rows, saei_cuda_row_threads(w->shape.ld),
+                     code->count, code->latent, values, code->stride, W, w->shape.ld, lo, hi, base,
+                     base_stride, out);
+}
+
+/* sums[r] = sum e^2, e = x_hat - y. Without x_hat: e to norm 1, sums[r] = the norm. A quad a row. */
+__global__ static void saei_residual_kernel(const float *x_hat, const float *y, size_t n, size_t ld,
+                                            float *e, double *sums) {
+    size_t r = saei_device_grid_thread() >> 2, at = (r < n ? r : 0) * ld, first, end;
+    float4 s = make_float4(0, 0, 0, 0);
+    double sum;
+    first = 4 * (threadIdx.x & 3u);
+    end = r < n ? ld : 0;
+    for (size_t c = at + first; c < at + end; c += 16) {
+        float4 v;
+        if (x_hat) {
+            v = saei_device_axpy4(-1, saei_device_float4(y + c), saei_device_float4(x_hat + c));
+            saei_device_put4(e + c, v);
+        } else v = saei_device_float4(e + c);
+        s = saei_device_fma4(v, v, s);
+    }
+    sum = saei_device_quad_sum(s);
+    if (!x_hat) sum = __dsqrt_rn(sum);
+    if (r < n && first == 0) sums[r] = sum;
+    if (x_hat || !(sum > 0)) return;
+    for (size_t c = at + first; c < at + end; c += 16) {
+        float4 v = saei_device_float4(e + c);
+        float norm = (float)sum;
+        saei_device_put4(e + c, make_float4(__fdiv_rn(v.x, norm), __fdiv_rn(v.y, norm),
+                                            __fdiv_rn(v.z, norm), __fdiv_rn(v.w, norm)));
+    }
+}
+
+static void saei_cuda_residual(const sae_work *w, const float *x_hat, const float *y, size_t n,
+                               float *e, double *loss) {
+    double *sums = saei_cuda_scratch_of(w).sums;
+    saei_cuda_launch(w, saei_residual_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS / 4),
+                     SAEI_CUDA_THREADS, x_hat, y, n, w->shape.ld, e, sums);
+    saei_cuda_mean(w, sums, n, (double)n, loss);
+}
+
+static void saei_cuda_unit_rows(const sae_work *w, size_t n, float *e, double *loss) {
+    double *sums = saei_cuda_scratch_of(w).sums;
+    saei_cuda_launch(w, saei_residual_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS / 4),
+                     SAEI_CUDA_THREADS, (const float *)NULL, (const float *)NULL, n, w->shape.ld, e,
+                     sums);
+    saei_cuda_mean(w, sums, n, (double)n, loss);
+}
+
+/* -- decode, residual and dots in one -- */
+
+static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
+                           size_t lo, size_t hi, float alpha, const float *relu_of, float *grad);
+
+/* decode, residual and dots of a row by a block: e stays in shared memory for the dots, and the rows
+   of W come the second time from the L1 or L2. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
+__global__ static void saei_reconstruct_kernel(const uint32_t *counts, const uint32_t *latent,
+                                               const float *values, size_t stride, const float *W,
+                                               size_t ld, const float *base, const float *y,
+                                               float alpha, const float *relu_of, float *e,
+                                               double *sums, float *grad) {
+    SAEI_DYNAMIC_SHARED(saei_shared);
+    float *row = (float *)saei_shared;
+    size_t r = blockIdx.x, at = r * stride;
+    uint32_t count = counts[r], quads = blockDim.x >> 2;
+    double sum;
+    for (size_t c = 4 * threadIdx.x; c - 4 * saei_device_lane() < ld; c += 4 * blockDim.x) {
+        float4 v = saei_device_row_sum(latent + at, values + at, count, W, ld, c);
+        if (c >= ld) continue;
+        v = saei_device_axpy4(1, v, saei_device_float4(base + c));
+        v = saei_device_axpy4(-1, saei_device_float4(y + r * ld + c), v);
+        saei_device_put4(e + r * ld + c, v);
+        saei_device_put4(row + c, v);
+    }
+    __syncthreads();
+    if (saei_device_warp() == 0) {
+        sum = saei_device_dot(row, row, ld);
+        if (threadIdx.x == 0) sums[r] = sum;
+    }
+    for (uint32_t first = 0; first < count; first += quads) {
+        uint32_t j = first + (threadIdx.x >> 2);
+        bool in = j < count;
+        if (first + (threadIdx.x & ~31u) / 4 >= count) break; /* the whole warp */
+        sum = saei_device_dot(row, W + (size_t)latent[at + (in ? j : first)] * ld, ld);
+        if (in && (threadIdx.x & 3) == 0) {
+            float g = (float)__dmul_rn((double)alpha, sum);
+            grad[at + j] = relu_of && !(relu_of[at + j] > 0) ? 0 : g;
+        }
+    }
+}
+
+static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const float *values,
+                                  const float *W, const float *base, const float *y, float alpha,
+                                  const float *relu_of, float *e, double *loss, float *grad) {
+    double *sums = saei_cuda_scratch_of(w).sums;
+    size_t ld = w->shape.ld, shared = ld * sizeof(float);
+    saei_cuda *s = saei_cuda_of(w);
+    if (shared > s->shared_most) { /* rows of more than 50,000 floats */
+        saei_cuda_decode(w, code, values, W, 0, w->shape.dict_size, base, 0, e);
+        saei_cuda_residual(w, e, y, code->rows, e, loss);
+        saei_cuda_dots(w, code, e, W, 0, w->shape.dict_size, alpha, relu_of, grad);
+        return;
+    }
+    if (shared > 48 * 1024)
+        SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_reconstruct_kernel,
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             (int)shared));
+    saei_cuda_launch_shared(w, saei_reconstruct_kernel, code->rows, saei_cuda_row_threads(ld),
+                            shared, code->count, code->latent, values, code->stride, W, ld, base, y,
+                            alpha, relu_of, e, sums, grad);
+    saei_cuda_mean(w, sums, code->rows, (double)code->rows, loss);
+}
+
+/* -- auxk -- */
+
+/* r = x_aux + e, sums[row] = sum r^2. A quad a row. */
+__global__ static void saei_auxk_rows_kernel(const float *x_aux, const float *e, size_t n,
+                                             size_t ld, const uint32_t *list_count, float *r,
+                                             double *sums) {
+    size_t row = saei_device_grid_thread() >> 2, at = (row < n ? row : 0) * ld;
+    float4 s = make_float4(0, 0, 0, 0);
+    double sum;
+    if (!*list_count) return;
+    for (size_t c = at + 4 * (threadIdx.x & 3u); row < n && c < at + ld; c += 16) {
+        float4 v = saei_device_axpy4(1, saei_device_float4(x_aux + c), saei_device_float4(e + c));
+        saei_device_put4(r + c, v);
+        s = saei_device_fma4(v, v, s);
+    }
+    sum = saei_device_quad_sum(s);
+    if (row < n && (threadIdx.x & 3) == 0) sums[row] = sum;
+}
+
+__global__ static void saei_auxk_scale_kernel(size_t n, size_t ld, const uint32_t *list_count,
+                                              double alpha, const double *denominator, float *r,
+                                              double *pre_norm, double *norm) {
+    size_t at = 4 * saei_device_grid_thread();
+    double ratio, scale;
+    float s = 0;
+    bool dead = *list_count != 0;
+    if (dead) {
+        ratio = __ddiv_rn(*pre_norm, *denominator);
+        scale = __ddiv_rn(__dmul_rn(2, alpha), __dmul_rn((double)n, *denominator));
+        if (!(fabs(ratio) <= DBL_MAX) || !(fabs(scale) <= (double)FLT_MAX)) ratio = scale = 0;
+        s = (float)scale;
+        if (at == 0) *norm = ratio;
+    } else if (at == 0) {
+        *pre_norm = -1;
+        *norm = 0;
+    }
+    if (at < n * ld) {
+        float4 v = make_float4(0, 0, 0, 0);
+        if (dead) v = saei_device_float4(r + at);
+        saei_device_put4(r + at, dead ? make_float4(__fmul_rn(s, v.x), __fmul_rn(s, v.y),
+                                                    __fmul_rn(s, v.z), __fmul_rn(s, v.w))
+                                      : v);
+    }
+}
+
+static void saei_cuda_auxk_residual(const sae_work *w, const float *x_aux, const float *e, size_t n,
+                                    const uint32_t *list_count, double alpha, float *r,
+                                    double *pre_norm, double *norm) {
+    size_t ld = w->shape.ld;
+    double *denominator = saei_cuda_numbers(w), *sums = saei_cuda_scratch_of(w).sums;
+    saei_cuda_scatter(w, e, n, (double)n, denominator);
+    saei_cuda_launch(w, saei_auxk_rows_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS / 4),
+                     SAEI_CUDA_THREADS, x_aux, e, n, ld, list_count, r, sums);
+    saei_cuda_mean(w, sums, n, (double)n, pre_norm);
+    saei_cuda_launch(w, saei_auxk_scale_kernel, saei_cuda_ceil(n * ld, 4 * SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, n, ld, list_count, alpha, denominator, r, pre_norm, norm);
+}
+
+/* -- ghosts -- */
+
+/* First without out: the rows' norms of e and r to e_norm and r_norm. Then with the means of both
+   known, out. A quad a row. */
+__global__ static void saei_ghost_kernel(const float *x_g, const float *e, size_t n, size_t ld,
+                                         const uint32_t *list_count, const double *means,
+                                         double *e_norm, double *r_norm, float *out,
+                                         double *loss) {
+    size_t row = saei_device_grid_thread() >> 2, at = (row < n ? row : 0) * ld;
+    size_t first = at + 4 * (threadIdx.x & 3u), end = row < n ? at + ld : at;
+    float4 none = make_float4(0, 0, 0, 0), sum = none;
+    double size_e, size_g, size_r, c = 0;
+    float s, q;
+    if (out && saei_device_grid_thread() == 0)
+        *loss = *list_count ? __dmul_rn(means[1], __ddiv_rn(means[0], __dadd_rn(means[1], 1e-8)))
+                            : 0;
+    if (!*list_count) {
+        for (size_t i = first; out && i < end; i += 16) saei_device_put4(out + i, none);
+        return;
+    }
+    size_e = __dsqrt_rn(saei_device_dot(e + at, e + at, end - at));
+    size_g = __dsqrt_rn(saei_device_dot(x_g + at, x_g + at, end - at));
+    s = (float)__ddiv_rn(size_e, __dadd_rn(__dmul_rn(2, size_g), 1e-8));
+    for (size_t i = first; i < end; i += 16) {
+        float4 v = saei_device_float4(e + i), r;
+        r = saei_device_axpy4(-s, saei_device_float4(x_g + i),
+                              make_float4(-v.x, -v.y, -v.z, -v.w));
+        sum = saei_device_fma4(r, r, sum);
+    }
+    size_r = __dsqrt_rn(saei_device_quad_sum(sum));
+    if (!out) {
+        if (row < n && first == at) {
+            e_norm[row] = size_e;
+            r_norm[row] = size_r;
+        }
+        return;
+    }
+    c = __ddiv_rn(means[0], __dadd_rn(means[1], 1e-8));
+    q = 0;
+    if (size_r > 0)
+        q = (float)__ddiv_rn(__dmul_rn(-(double)s, c), __dmul_rn((double)n, size_r));
+    for (size_t i = first; i < end; i += 16) {
+        float4 v = saei_device_float4(e + i), r;
+        r = saei_device_axpy4(-s, saei_device_float4(x_g + i),
+                              make_float4(-v.x, -v.y, -v.z, -v.w));
+        saei_device_put4(out + i, make_float4(__fmul_rn(q, r.x), __fmul_rn(q, r.y),
+                                              __fmul_rn(q, r.z), __fmul_rn(q, r.w)));
+    }
+}
+
+static void saei_cuda_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
+                                     const uint32_t *list_count, float *out, double *loss) {
+    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAEI_CUDA_THREADS / 4);
+    double *means = saei_cuda_numbers(w), *sums = saei_cuda_scratch_of(w).sums;
+    saei_cuda_launch(w, saei_ghost_kernel, blocks, SAEI_CUDA_THREADS, x_g, e, n, ld, list_count,
+                     means, sums, sums + n, (float *)NULL, loss);
+    saei_cuda_mean(w, sums, n, (double)n, means);
+    saei_cuda_mean(w, sums + n, n, (double)n, means + 1);
+    saei_cuda_launch(w, saei_ghost_kernel, blocks, SAEI_CUDA_THREADS, x_g, e, n, ld, list_count,
+                     means, sums, sums + n, out, loss);
+}
+
 /* ==== >>cuda: penalties ======================================================================= */
 
 /* A block takes 16 lists. Tiles of 64 entries of each go through shared memory: all warps compute
@@ -2189,7 +3468,9 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
         /* batch */ saei_cuda_load_rows, saei_cuda_subtract, saei_cuda_axpy,
         /* forward: encode, gate, jump, exp_values, exp_grad, decode, residual, unit_rows,
            auxk_residual, ghost_residual */
-        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        saei_cuda_encode, saei_cuda_gate, saei_cuda_jump, saei_cuda_exp_values, saei_cuda_exp_grad,
+        saei_cuda_decode, saei_cuda_residual, saei_cuda_unit_rows, saei_cuda_auxk_residual,
+        saei_cuda_ghost_residual,
         /* penalties, gradients of entries */
         saei_cuda_penalty, saei_cuda_dots, saei_cuda_gate_grad, saei_cuda_jump_grad,
         saei_cuda_jump_rest,
@@ -2204,7 +3485,7 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
         saei_cuda_normalize_rows, saei_cuda_adam, saei_cuda_update_threshold,
         saei_cuda_geometric_median, saei_cuda_resample,
         /* optional: reconstruct, adam_rows, begin_step, end_step, poll, guard, tripped */
-        NULL, saei_cuda_adam_rows, saei_cuda_begin_step, saei_cuda_end_step, saei_cuda_poll,
+        saei_cuda_reconstruct, saei_cuda_adam_rows, saei_cuda_begin_step, saei_cuda_end_step, saei_cuda_poll,
         saei_cuda_guard, saei_cuda_tripped
     };
     return &table;
