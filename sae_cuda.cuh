@@ -249,8 +249,8 @@ static saei_cuda_scratch saei_cuda_scratch_of(const sae_work *w) {
     return s;
 }
 
-/* Scratch memory of the operations from >>cuda: penalties on. No operation leaves anything in it for
-   another. */
+/* Scratch memory of the operations from >>cuda: penalties on. No operation leaves anything in it
+   for another. */
 enum {
     SAEI_CUDA_ROWS = 64,     /* rows of a mask of the counting sort */
     SAEI_CUDA_PART = 256,    /* latents of a block of it */
@@ -276,7 +276,8 @@ static size_t saei_cuda_pieces_layout(const sae_shape *h, void *base, saei_cuda_
     unsigned char *b = (unsigned char *)base;
     size_t at = 0, m, groups, most, mask, before, total, count, sums, partial, latents, rows, list;
     size_t order;
-    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u) return SIZE_MAX;
+    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u)
+        return SIZE_MAX;
     m = saei_cuda_align16(h->dict_size);
     groups = saei_cuda_ceil(h->batch, SAEI_CUDA_ROWS);
     most = saei_cuda_ceil(2 * m * h->ld + 4 * m + h->ld, SAEI_CUDA_CHUNK);
@@ -587,6 +588,13 @@ static void saei_cuda_end_step(const sae_work *w) {
 #undef SAEI_MATH
 #undef SAEI_TIMES
 
+#if defined(__CUDACC__)
+#define SAEI_PRAGMA(x) _Pragma(#x)
+#define SAEI_UNROLL(n) SAEI_PRAGMA(unroll n)
+#else
+#define SAEI_UNROLL(n)
+#endif
+
 #define SAEI_FULL 0xFFFFFFFFu /* all lanes of a warp */
 
 __device__ static inline uint32_t saei_device_lane(void) { return threadIdx.x & 31u; }
@@ -628,7 +636,16 @@ __device__ static inline double saei_device_quad_sum(float4 s) {
    those whose quad has nothing to do pass ld = 0. */
 __device__ static inline double saei_device_dot(const float *a, const float *b, size_t ld) {
     float4 s = make_float4(0, 0, 0, 0);
-    for (size_t c = 4 * (threadIdx.x & 3u); c < ld; c += 16)
+    size_t c = 4 * (threadIdx.x & 3u);
+    for (; c + 112 < ld; c += 128) { /* eight on the way at once */
+        float4 v[8];
+        SAEI_UNROLL(8)
+        for (int k = 0; k < 8; k++) v[k] = saei_device_float4(b + c + 16 * k);
+        SAEI_UNROLL(8)
+        for (int k = 0; k < 8; k++)
+            s = saei_device_fma4(saei_device_float4(a + c + 16 * k), v[k], s);
+    }
+    for (; c < ld; c += 16)
         s = saei_device_fma4(saei_device_float4(a + c), saei_device_float4(b + c), s);
     return saei_device_quad_sum(s);
 }
@@ -643,13 +660,6 @@ __device__ static inline void saei_device_sum_add(double s[2], size_t i, double 
 }
 
 /* ==== >>cuda: scalars ========================================================================= */
-
-#if defined(__CUDACC__)
-#define SAEI_PRAGMA(x) _Pragma(#x)
-#define SAEI_UNROLL(n) SAEI_PRAGMA(unroll n)
-#else
-#define SAEI_UNROLL(n)
-#endif
 
 static void saei_cuda_clear(const sae_work *w, void *memory, size_t bytes) {
     saei_cuda *s = saei_cuda_of(w);
@@ -733,8 +743,8 @@ __device__ static inline double saei_device_add_square(double sum, float x, doub
 /* sums[c] = sum_r (x - mean)^2 of column c, both sums one chain. A warp takes 32 columns and has 32
    rows on the way. n d floats read twice, the second time from the L2; the time is that of 2 n
    additions one after the other. */
-__global__ static void saei_scatter_kernel(const float *x, size_t n, size_t d, size_t ld,
-                                           double *sums) {
+__global__ static void __launch_bounds__(32, 16)
+saei_scatter_kernel(const float *x, size_t n, size_t d, size_t ld, double *sums) {
     size_t c = saei_device_grid_thread();
     double mean = 0, sum = 0;
     size_t r = 0;
@@ -2240,11 +2250,12 @@ enum { SAEI_CUDA_WINDOW = 64 };
 
 /* A warp has a row of e, in shared memory if STAGED, and takes 8 entries at a time, one a quad. A
    block whose lists are dense goes through the latents in windows, so that a row of W that one of
-   its warps reads lies in the L1 for the others. nnz d 4 bytes of W from the L2; W2: 1.1 GB. */
+   its warps reads lies in the L1 for the others. nnz d 4 bytes of W from the L2; W2: 1.1 GB. (The
+   launch bounds give the compiler registers to have all eight loads of a dot on the way.) */
 template <bool STAGED>
-__global__ static void saei_dots_kernel(sae_code code, const float *e, const float *W, size_t ld,
-                                        size_t lo, size_t hi, float alpha, const float *relu_of,
-                                        float *grad) {
+__global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
+saei_dots_kernel(sae_code code, const float *e, const float *W, size_t ld, size_t lo, size_t hi,
+                 float alpha, const float *relu_of, float *grad) {
     SAEI_DYNAMIC_SHARED(saei_shared);
     const uint32_t lane = saei_device_lane(), warps = blockDim.x >> 5;
     const size_t r = saei_device_grid_warp(), first = (size_t)blockIdx.x * warps;
@@ -2278,13 +2289,7 @@ __global__ static void saei_dots_kernel(sae_code code, const float *e, const flo
         for (; at < stop; at += 8) {
             uint32_t mine = at + (lane >> 2);
             size_t j = r * code.stride + (mine < stop ? mine : at);
-            const float *other = W + code.latent[j] * ld;
-            float4 s = make_float4(0, 0, 0, 0);
-            double dot;
-            SAEI_UNROLL(8)
-            for (size_t c = 4 * (lane & 3); c < ld; c += 16)
-                s = saei_device_fma4(saei_device_float4(row + c), saei_device_float4(other + c), s);
-            dot = saei_device_quad_sum(s);
+            double dot = saei_device_dot(row, W + code.latent[j] * ld, ld);
             if (mine < stop && (lane & 3) == 0)
                 grad[j] = relu_of && !(relu_of[j] > 0) ? 0
                                                        : (float)__dmul_rn((double)alpha, dot);
@@ -2432,8 +2437,8 @@ __global__ static void saei_mark_kernel(sae_code code, size_t width, unsigned lo
 
 /* before[g][i] = entries of latent i in groups before g; begin[i] = entries of the block's latents
    before i; total[block] = entries of all of them. */
-__global__ static void saei_count_kernel(const unsigned long long *mask, size_t groups, size_t width,
-                                         size_t m, uint32_t *before, size_t *begin,
+__global__ static void saei_count_kernel(const unsigned long long *mask, size_t groups,
+                                         size_t width, size_t m, uint32_t *before, size_t *begin,
                                          unsigned long long *total) {
     __shared__ unsigned long long warps[SAEI_CUDA_WARPS];
     const size_t i = saei_device_grid_thread();
@@ -2516,8 +2521,8 @@ static void saei_cuda_index(const sae_work *w, const sae_code *code, const float
     parts = saei_cuda_ceil(m, SAEI_CUDA_PART);
     saei_cuda_clear(w, s.mask, groups * width * sizeof *s.mask);
     saei_cuda_launch(w, saei_mark_kernel, rows, SAEI_CUDA_THREADS, *code, width, s.mask);
-    saei_cuda_launch(w, saei_count_kernel, parts, SAEI_CUDA_PART, s.mask, groups, width, m, s.before,
-                     index->begin, s.total);
+    saei_cuda_launch(w, saei_count_kernel, parts, SAEI_CUDA_PART, s.mask, groups, width, m,
+                     s.before, index->begin, s.total);
     saei_cuda_launch(w, saei_begin_kernel, parts, SAEI_CUDA_PART, s.total, m, index->begin);
     saei_cuda_launch(w, saei_place_kernel, rows, SAEI_CUDA_THREADS, *code, all, width, s.mask,
                      s.before, *index);
@@ -2541,8 +2546,8 @@ __device__ static inline float saei_device_add_scaled(float alpha, float sum, bo
    are on the way at once. Latents with many entries go on a list instead. nnz d 4 bytes of x from
    the L2, m d 4 written; W2: 1.1 GB, 67 MB. */
 __global__ static void saei_latent_rows_kernel(sae_index index, const float *values,
-                                               const float *x, size_t ld, size_t lo, size_t hi, float alpha,
-                                               bool add, float *out, uint32_t *hot,
+                                               const float *x, size_t ld, size_t lo, size_t hi,
+                                               float alpha, bool add, float *out, uint32_t *hot,
                                                unsigned long long *num_hot) {
     const size_t slices = (ld + SAEI_CUDA_COLUMNS - 1) / SAEI_CUDA_COLUMNS;
     const size_t warp = saei_device_grid_warp(), i = lo + warp / slices;
@@ -2610,9 +2615,10 @@ __device__ static inline float saei_device_sparse_sum(const uint32_t *row, const
 
 /* The latents on the list: a block has 32 columns of one, and each of its warps every eighth block
    of 1024 rows, with 32 rows on the way; warp 0 adds the blocks' sums in order. */
-__global__ static void saei_hot_rows_kernel(sae_index index, const float *values, const float *x,
-                                            size_t n, size_t ld, float alpha, bool add, float *out,
-                                            const uint32_t *hot, const unsigned long long *num_hot) {
+__global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 3)
+saei_hot_rows_kernel(sae_index index, const float *values, const float *x, size_t n, size_t ld,
+                     float alpha, bool add, float *out, const uint32_t *hot,
+                     const unsigned long long *num_hot) {
     __shared__ float sums[SAEI_CUDA_WARPS][32];
     __shared__ uint32_t bound[SAEI_CUDA_WARPS + 1];
     const size_t slices = (ld + 31) / 32, blocks = (n + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK;
@@ -2661,15 +2667,15 @@ static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, siz
     saei_cuda_launch(w, saei_hot_rows_kernel,
                      saei_cuda_min(4 * (size_t)saei_cuda_of(w)->multiprocessors,
                                    (hi - lo) * saei_cuda_ceil(ld, 32)),
-                     SAEI_CUDA_THREADS, *index, index->value[which], x, n, ld, alpha, add, out, s.list,
-                     s.count);
+                     SAEI_CUDA_THREADS, *index, index->value[which], x, n, ld, alpha, add, out,
+                     s.list, s.count);
 }
 
 /* -- one number a latent -- */
 
-/* Sum of value[0..count) in double, ascending, by a warp. Where no partial sum can need more than 53
-   bits, nothing is rounded and any order gives the chain's bits: then the lanes sum side by side.
-   high bounds all numbers from above, low is the weight of the lowest bit of any. */
+/* Sum of value[0..count) in double, ascending, by a warp. Where no partial sum can need more than
+   53 bits, nothing is rounded and any order gives the chain's bits: then the lanes sum apart. high
+   bounds all numbers from above, low is the weight of the lowest bit of any. */
 __device__ static inline double saei_device_latent_sum(const float *value, size_t count) {
     int high = -1000, low = 1000, room = 1;
     double sum = 0;
@@ -2790,8 +2796,8 @@ static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint
 
 /* ==== >>cuda: sums ============================================================================ */
 
-/* partial[block] = sum of s_r x_r over a block of 1024 rows (s NULL: 1), in double; the products are
-   exact. A warp has 32 columns of a block and 32 rows on the way; rows with s = 0 are not read.
+/* partial[block] = sum of s_r x_r over a block of 1024 rows (s NULL: 1), in double; the products
+   are exact. A warp has 32 columns of a block and 32 rows on the way; rows with s = 0 are not read.
    n d 4 bytes: W2's W_enc 67 MB. */
 __global__ static void saei_block_sum_kernel(const float *x, const float *s, size_t n, size_t ld,
                                              double *partial, const uint32_t *done) {
@@ -2915,8 +2921,8 @@ static void saei_cuda_count_nonzero(const sae_work *w, const sae_code *code, dou
 /* ==== >>cuda: weights ========================================================================= */
 
 /* Eight rows a warp, one a quad. m d 4 bytes: W2's W_dec 67 MB. */
-__global__ static void saei_row_norms_kernel(const float *W, size_t m, size_t ld, float *out,
-                                             double *wide) {
+__global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
+saei_row_norms_kernel(const float *W, size_t m, size_t ld, float *out, double *wide) {
     const size_t i = saei_device_grid_thread() / 4;
     double norm = __dsqrt_rn(saei_device_dot(W + i * ld, W + i * ld, i < m ? ld : 0));
     if (i >= m || threadIdx.x % 4 != 0) return;
@@ -2958,8 +2964,8 @@ __global__ static void saei_norm_grad_kernel(const float *W, const float *norms,
 }
 static void saei_cuda_norm_grad(const sae_work *w, const float *W, const float *norms,
                                 const float *sums, int power, float coef, size_t m, float *grad) {
-    saei_cuda_launch(w, saei_norm_grad_kernel, saei_cuda_warps(m), SAEI_CUDA_THREADS, W, norms, sums,
-                     power, coef, m, w->shape.ld, grad);
+    saei_cuda_launch(w, saei_norm_grad_kernel, saei_cuda_warps(m), SAEI_CUDA_THREADS, W, norms,
+                     sums, power, coef, m, w->shape.ld, grad);
 }
 
 /* -- projection, Adam, unit norm -- */
@@ -3055,10 +3061,13 @@ static void saei_cuda_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
 /* The dot of a and b by each half of the warp on its own, one lane a thread: for rows that lie in
    shared memory. */
 __device__ static inline double saei_device_half_dot(const float *a, const float *b, size_t ld) {
+    size_t c = threadIdx.x & 15u;
     float s = 0;
     double sum;
-    SAEI_UNROLL(8)
-    for (size_t c = threadIdx.x & 15u; c < ld; c += 16) s = __fmaf_rn(a[c], b[c], s);
+    for (; c + 112 < ld; c += 128)
+        SAEI_UNROLL(8)
+        for (int k = 0; k < 128; k += 16) s = __fmaf_rn(a[c + k], b[c + k], s);
+    for (; c < ld; c += 16) s = __fmaf_rn(a[c], b[c], s);
     sum = (double)s;
     for (int apart = 8; apart > 0; apart /= 2)
         sum = __dadd_rn(sum, __shfl_xor_sync(SAEI_FULL, sum, apart));
@@ -3072,8 +3081,9 @@ typedef struct saei_cuda_row_job {
 } saei_cuda_row_job;
 
 /* A warp has a row of param and of grad, STAGED in shared memory: PROJECT takes the part of grad
-   along param away, ADAM steps, UNIT brings param to norm 1. Without STAGED (rows too long) they are
-   read again where they are. One reading: all three m d 28 bytes, 24 without a first moment... */
+   along param away, ADAM steps, UNIT brings param to norm 1. Without STAGED (rows too long) they
+   are read again where they are. One reading: m d 28 bytes with Adam (20 without a first moment),
+   12 to project, 8 to normalize; W2's W_dec 470, 201 and 134 MB. */
 template <bool PROJECT, bool ADAM, bool UNIT, bool STAGED>
 __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_step step) {
     SAEI_DYNAMIC_SHARED(saei_shared);
@@ -3146,8 +3156,8 @@ static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_a
                          SAEI_CUDA_THREADS, job, step);
     else
         saei_cuda_launch_shared(w, saei_rows_kernel<PROJECT, ADAM, UNIT, true>,
-                                saei_cuda_ceil(job.m, warps), (unsigned)warps * 32, warps * row, job,
-                                step);
+                                saei_cuda_ceil(job.m, warps), (unsigned)warps * 32, warps * row,
+                                job, step);
 }
 
 static void saei_cuda_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
@@ -3211,8 +3221,9 @@ __global__ static void saei_least_kernel(sae_code code, double *least) {
     }
     if (saei_device_lane() == 0) least[r] = bits == UINT32_MAX ? 0 : (double)__uint_as_float(bits);
 }
-__global__ static void saei_threshold_kernel(const double *least, size_t n, bool by_row, double beta,
-                                             double keep, float *threshold, const uint32_t *halt) {
+__global__ static void saei_threshold_kernel(const double *least, size_t n, bool by_row,
+                                             double beta, double keep, float *threshold,
+                                             const uint32_t *halt) {
     __shared__ unsigned rows, bits;
     double total;
     float now;
@@ -3254,8 +3265,9 @@ __global__ static void saei_median_begin_kernel(const double *partial, size_t bl
     out[c] = (float)__ddiv_rn(saei_device_column(partial, blocks, ld, c), (double)n);
 }
 /* weights[r] = 1 / max(norm of x_r - guess, 1e-20); eight rows a warp. n d 4 bytes, from the L2. */
-__global__ static void saei_distance_kernel(const float *x, const float *guess, size_t n, size_t ld,
-                                            double *weights, const uint32_t *done) {
+__global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
+saei_distance_kernel(const float *x, const float *guess, size_t n, size_t ld, double *weights,
+                     const uint32_t *done) {
     const size_t r = saei_device_grid_thread() / 4;
     float4 s = make_float4(0, 0, 0, 0);
     float norm;
@@ -3266,7 +3278,8 @@ __global__ static void saei_distance_kernel(const float *x, const float *guess, 
         s = saei_device_fma4(v, v, s);
     }
     norm = (float)__dsqrt_rn(saei_device_quad_sum(s));
-    if (r < n && threadIdx.x % 4 == 0) weights[r] = (double)__fdiv_rn(1, norm > 1e-20f ? norm : 1e-20f);
+    norm = norm > 1e-20f ? norm : 1e-20f;
+    if (r < n && threadIdx.x % 4 == 0) weights[r] = (double)__fdiv_rn(1, norm);
 }
 __global__ static void saei_median_weights_kernel(const double *weights, size_t n, float *shares,
                                                   const uint32_t *done) {
