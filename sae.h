@@ -1088,6 +1088,7 @@ typedef struct sae_cuda_desc {
     void *stream; /* cudaStream_t that everything runs on; default: an own one */
     int screen;   /* encode by a 16-bit product that only proposes: default 0: where it pays; 1:
                      always, -1: never. No bit of a result depends on it */
+    int dense;    /* sum over lists of latents as if they were dense matrices: as screen */
 } sae_cuda_desc;
 
 /* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer
