@@ -1048,7 +1048,7 @@ struct sae_backend {
                         const float *W, const float *base, const float *y, float alpha,
                         const float *relu_of, float *e, double *loss, float *grad);
     /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
-       param [m][ld]; grad is spent: what it holds afterwards is not said */
+       param [m][ld]; grad is left projected */
     void (*adam_rows)(const sae_work *w, const sae_adam *adam, uint64_t t,
                       const double *sum_squares, double max_norm, float project, float unit,
                       size_t m, float *param, float *grad, float *first, float *second);

@@ -3249,8 +3249,8 @@ typedef struct saei_cuda_row_job {
 
 /* A warp has a row of param and of grad, STAGED in shared memory: PROJECT takes the part of grad
    along param away, ADAM steps, UNIT brings param to norm 1. Without STAGED (rows too long) they
-   are read again where they are. One reading: m d 28 bytes with Adam (20 without a first moment),
-   12 to project, 8 to normalize; W2's W_dec 470, 201 and 134 MB. */
+   are read again where they are. One reading: m d 28 bytes with Adam (20 without a first moment,
+   4 more with PROJECT), 12 to project, 8 to normalize; W2's W_dec 470, 201 and 134 MB. */
 template <bool PROJECT, bool ADAM, bool UNIT, bool STAGED>
 __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_step step) {
     SAEI_DYNAMIC_SHARED(saei_shared);
@@ -3286,8 +3286,8 @@ __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_st
             float4 pc = saei_device_float4(p + c);
             float4 gc = saei_device_float4((PROJECT ? g : grad) + c);
             if (project) gc = saei_device_axpy4(along, pc, gc);
-            if (!ADAM) saei_device_put4(grad + c, gc);
-            else {
+            if (PROJECT) saei_device_put4(grad + c, gc); /* grad_norm is the projected one's */
+            if (ADAM) {
                 pc = saei_device_adam4(step, scale, pc, gc, job.first ? job.first + at + c : NULL,
                                        job.second + at + c);
                 saei_device_put4((UNIT ? p : param) + c, pc);

@@ -4,7 +4,7 @@
     Oracle: the CPU backend. Tolerance: none (==), for operations the hash of every result.
     Built by the host's compiler with tests/emu it needs no GPU, and runs under several seeds: orders of
     threads and blocks, garbage in fresh memory, errors of the 16-bit product, none of which may show.
-    Built by nvcc (make test-cuda) it runs on a GPU. CUDA_TEST=ops|train|errors runs a part,
+    Built by nvcc (make test-cuda) it runs on a GPU. CUDA_TEST=ops1|ops2|train|errors runs a part,
     TEST_OPS=NAME the operations with that in their name. */
 #define SAE_CUDA
 #define SAE_IMPLEMENTATION
@@ -17,6 +17,7 @@
 #include "test_bits.c"
 #ifdef SAE_EMU
 #include "emu.h"
+#include <sys/wait.h>
 #endif
 
 /* Another run of the same program gives other orders; the seeds of one run are fixed. */
@@ -28,11 +29,18 @@ static void seed(uint64_t s) {
     (void)s;
 #endif
 }
-static int num_seeds(void) {
+enum {
 #ifdef SAE_EMU
-    return 3;
+    SEEDS = 2
 #else
-    return 1;
+    SEEDS = 1
+#endif
+};
+static void guard(bool on) {
+#ifdef SAE_EMU
+    emu_guard(on);
+#else
+    (void)on;
 #endif
 }
 /* What the emulation saw: a barrier left out, memory not given back. */
@@ -73,17 +81,18 @@ static bool complete(const sae_backend *b) {
     return !missing;
 }
 
-static void all_operations(void) {
+/* The host is kept from device memory in the trainers' runs, which call every operation too. */
+static void all_operations(int s) {
     sae_context *cpu = context_of(NULL), *cuda = context_of(sae_cuda_backend());
+    char what[32];
     if (!cpu || !cuda) return;
     operations_of(saei_cpu_backend(), cpu, "cpu", true);
-    for (int s = 0; s < num_seeds(); s++) {
-        char what[32];
-        snprintf(what, sizeof what, "cuda, seed %d", s + 1);
-        seed((uint64_t)s + 1);
-        operations_of(sae_cuda_backend(), cuda, what, false);
-        clean(what);
-    }
+    snprintf(what, sizeof what, "cuda, seed %d", s);
+    guard(false);
+    seed((uint64_t)s);
+    operations_of(sae_cuda_backend(), cuda, what, false);
+    clean(what);
+    guard(true);
     sae_context_destroy(cpu);
     sae_context_destroy(cuda);
 }
@@ -105,7 +114,7 @@ static void all_trainers(void) {
             first = train(&variants[i], 1, NULL, z[0], z[1], z[2], z[3], &want, &count);
             if (k == 0) CHECK(first == variants[i].hash, "the CPU's own hash is another");
             train_backend = sae_cuda_backend();
-            for (int s = 0; s < (k ? 1 : num_seeds()); s++) {
+            for (int s = 0; s < (k ? 1 : SEEDS); s++) {
                 size_t wrong = 0, at = 0;
                 seed(77 + (uint64_t)s);
                 hash = train(&variants[i], 1, NULL, z[0], z[1], z[2], z[3], &got, &other);
@@ -263,7 +272,6 @@ static void expect(const char *what, sae_result want, const char *a, const char 
 
 static void failing_devices(void) {
     unsigned long calls;
-    char needed[64];
     sae_context *ctx;
     emu_reset();
     emu_devices(0, 13000);
@@ -276,8 +284,6 @@ static void failing_devices(void) {
     expect("a kernel that faults", SAE_BACKEND, "illegal memory access", "device");
     emu_fail("cudaLaunchKernelEx", 30, cudaErrorNoKernelImageForDevice);
     expect("a device too old", SAE_BACKEND, "no kernel image", "device");
-    (void)needed;
-
     ctx = context_of(sae_cuda_backend()); /* a whole run: how many calls, and that it is clean */
     CHECK_OK(ctx, attempt(ctx), (void)0);
     sae_context_destroy(ctx);
@@ -310,6 +316,64 @@ static void failing_devices(void) {
 }
 #endif
 
+/* ---- parts ------------------------------------------------------------------------------------- */
+
+static void part_ops1(void) { all_operations(1); }
+static void part_ops2(void) {
+    if (SEEDS > 1) all_operations(2);
+}
+static void part_train(void) {
+    all_trainers();
+    all_stats();
+}
+static void part_errors(void) {
+    seed(5);
+    bad_batches();
+    clean("bad batches");
+    wrong_calls();
+#ifdef SAE_EMU
+    failing_devices();
+#endif
+}
+static const struct { const char *name; void (*run)(void); } parts[] = {
+    { "ops1", part_ops1 }, { "ops2", part_ops2 }, { "train", part_train }, { "errors", part_errors },
+};
+enum { PARTS = sizeof parts / sizeof *parts };
+
+#ifdef SAE_EMU
+/* Each part in a process of its own, two at a time; what they print and count is put together. */
+static void run_parts(void) {
+    const char *temp = check_temp();
+    pid_t child[PARTS];
+    size_t begun = 0;
+    for (size_t ended = 0; ended < PARTS; ended++) {
+        char *text;
+        const char *line;
+        long passed = 0, failed = 1;
+        int status = 0;
+        for (; begun < PARTS && begun < ended + 2; begun++) {
+            child[begun] = fork();
+            if (child[begun]) continue;
+            if (!freopen(check_path("%s/part_%d", temp, (int)begun), "w", stdout)) _exit(1);
+            parts[begun].run();
+            check_end();
+            fflush(stdout);
+            _exit(0);
+        }
+        waitpid(child[ended], &status, 0);
+        text = check_read(check_path("%s/part_%d", temp, (int)ended), NULL);
+        for (line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : "")
+            if (sscanf(line, "%ld passed, %ld failed", &passed, &failed) != 2)
+                printf("%.*s\n", (int)strcspn(line, "\n"), line);
+        if (!WIFEXITED(status) || WEXITSTATUS(status))
+            printf("part %s ends with status %d\n", parts[ended].name, status), failed++;
+        check_passed += passed;
+        check_failed += failed;
+        free(text);
+    }
+}
+#endif
+
 int main(void) {
     const char *part = getenv("CUDA_TEST");
 #ifndef SAE_EMU
@@ -320,20 +384,11 @@ int main(void) {
     }
 #endif
     if (!getenv("TEST_OPS") && !complete(sae_cuda_backend())) return check_end();
-    if (!part || !strcmp(part, "ops")) all_operations();
-    if (!part || !strcmp(part, "train")) {
-        all_trainers();
-        all_stats();
-        seed(5);
-        bad_batches();
-        clean("bad batches");
-    }
-    if (!part || !strcmp(part, "errors")) {
-        wrong_calls();
 #ifdef SAE_EMU
-        failing_devices();
+    if (!part) run_parts();
 #endif
-    }
+    for (size_t i = 0; i < PARTS; i++)
+        if (part ? strstr(part, parts[i].name) != NULL : SEEDS == 1) parts[i].run();
     check_remove(check_temp());
     return check_end();
 }

@@ -868,6 +868,7 @@ static void op_fused(rig *g) {
         if (!k) OP(g, remove_parallel)(&g->w, p[1], g->m, 0, d[1]);
         OP(g, adam)(&g->w, &adam, 1, NULL, 1, p[1], d[1], first[1], second[1], size);
         OP(g, normalize_rows)(&g->w, g->m, k ? 1e-6f : 0, p[1]);
+        same(g, "gradient", down(g, d[0], size), down(g, d[1], size), size);
         same(g, "parameters", down(g, p[0], size), down(g, p[1], size), size);
         same(g, "first moments", down(g, first[0], size), down(g, first[1], size), size);
         same(g, "second moments", down(g, second[0], size), down(g, second[1], size), size);
