@@ -1215,7 +1215,7 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel
         const float *w1 = t.W + (size_t)(t.list ? t.list[i1] : i1) * t.ld + part;
         float4 a = saei_device_float4(x), b = saei_device_float4(w0), c = saei_device_float4(w1);
         for (uint32_t k0 = 0; k0 < t.d; k0 += SAEI_PLAIN_DEPTH) {
-            uint32_t depth = t.d - k0 < SAEI_PLAIN_DEPTH ? t.d - k0 : SAEI_PLAIN_DEPTH;
+            uint32_t depth = t.d - k0;
             __syncthreads();
             if (from < 32) {
                 xs[part][from] = a.x;
