@@ -280,6 +280,8 @@ static void failing_devices(void) {
     expect("an old driver", SAE_BACKEND, "driver", "insufficient");
     emu_memory(100000);
     expect("little memory", SAE_OUT_OF_MEMORY, "need", "free");
+    emu_memory((size_t)32 << 20 | 1 << 17); /* enough for what is taken first */
+    expect("memory for a part", SAE_OUT_OF_MEMORY, "need", "free");
     emu_fail("launch", 9, cudaErrorIllegalAddress);
     expect("a kernel that faults", SAE_BACKEND, "illegal memory access", "device");
     emu_fail("cudaLaunchKernelEx", 30, cudaErrorNoKernelImageForDevice);
