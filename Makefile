@@ -10,16 +10,18 @@ OPENMP  := $(shell echo 'int main(void){return 0;}' | \
              $(CC) -fopenmp -include omp.h -x c -fsyntax-only - 2>/dev/null && echo -fopenmp)
 endif
 
+EMU_TESTS := build/tests/test_emu build/tests/test_cuda
 EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/sae.c,$(wildcard examples/*.c)))
-TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c))
+TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c)) $(EMU_TESTS)
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked -Ibuild $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all lib test test-asan test-peers demo bench bench-peers bench-load fuzz lint lint-headers clean help
+.PHONY: all lib emu cuda test test-asan test-cuda test-peers demo bench bench-cuda bench-peers bench-load fuzz \
+        lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
-build build/tests build/lint build/linked:
+build build/tests build/lint build/linked build/emu build/cuda:
 	@mkdir -p $@
 
 # The programs share one compiled sae.h. Each also compiles alone, as its head says; here the header of
@@ -54,9 +56,68 @@ build/libsae.so: sae.h Makefile | build
 	printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | \
 	    $(COMPILE) -I. -fPIC -shared -fvisibility=hidden -DSAE_API=$(VISIBLE) -x c - -o $@ $(LDFLAGS) -lm
 
+# The CUDA backend on the emulation of tests/emu: the same sources, a host compiler. Shared arrays get
+# AddressSanitizer's borders where the compiler can (GCC).
+EMU_SECTIONS := $(shell echo 'int x;' | $(CXX) -fsanitize-sections=emu_shared -x c++ -fsyntax-only - \
+                    2>/dev/null && echo -fsanitize-sections=emu_shared)
+EMU_COMPILE   = $(CXX) -std=c++17 $(CFLAGS) -ffp-contract=off $(EMU_SECTIONS) $(WARN) $(OPENMP) -Itests/emu -I.
+EMU_HEADERS  := $(wildcard tests/emu/*.h)
+CUDA_SOURCES := sae.h sae_cuda.cuh Makefile
+
+build/emu/emu.o: tests/emu/emu.cpp $(EMU_HEADERS) Makefile | build/emu
+	$(EMU_COMPILE) -c $< -o $@
+
+build/emu/sae_cuda.o: $(CUDA_SOURCES) $(EMU_HEADERS) | build/emu
+	printf '#define SAE_CUDA\n#define SAE_CUDA_IMPLEMENTATION\n#include "sae.h"\n' | \
+	    $(EMU_COMPILE) -x c++ -c - -o $@
+
+build/emu/sae.o: examples/sae.c build/linked/sae.h sae.h Makefile | build/emu
+	$(COMPILE) -DSAE_CUDA -Ibuild/linked -c $< -o $@
+
+build/sae-emu: build/emu/sae.o build/sae_h.o build/emu/sae_cuda.o build/emu/emu.o
+	$(CXX) $(CFLAGS) $(OPENMP) $^ -o $@ $(LDFLAGS) -lm
+
+emu: build/sae-emu ## build/sae-emu: the tool whose --device cuda runs on an emulation, without a GPU
+
+build/tests/test_emu: tests/test_emu.cpp build/emu/emu.o build/sae_h.o $(wildcard tests/*.h) | build/tests
+	$(EMU_COMPILE) $< build/emu/emu.o build/sae_h.o -o $@ $(LDFLAGS) -lm
+
+build/tests/test_cuda: tests/test_cuda.cpp build/emu/emu.o $(CUDA_SOURCES) $(EMU_HEADERS) \
+                       $(wildcard tests/*.h) tests/test_ops.c tests/test_bits.c | build/tests
+	$(EMU_COMPILE) -Wno-unused-function $< build/emu/emu.o -o $@ $(LDFLAGS) -lm
+
+# The real thing.
+NVCC ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2> /dev/null)
+CUDA_ARCH    ?= 80 90 100
+CUDA_FLAGS   ?= -O3
+CUDA_GENCODE  = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a))
+CUDA_COMPILE  = $(NVCC) -std=c++17 $(CUDA_FLAGS) $(CUDA_GENCODE) -Werror all-warnings \
+                -Xcompiler -Wall,-Wextra,-ffp-contract=off$(if $(OPENMP),$(comma)$(OPENMP)) -I.
+CUDA_LINKED   = $(NVCC) $(if $(OPENMP),-Xcompiler $(OPENMP)) $(filter %.o,$^) -o $@ -lcublasLt -lm
+comma := ,
+
+build/cuda/two.cu: Makefile | build/cuda
+	@printf '#define SAE_CUDA\n#define SAE_CUDA_IMPLEMENTATION\n#include "sae.h"\n' > $@
+build/cuda/one.cu: Makefile | build/cuda
+	@printf '#define SAE_CUDA\n#define SAE_IMPLEMENTATION\n#include "sae.h"\n' > $@
+	@printf 'int main() { return sae_cuda_backend()->name[0] != 99; }\n' >> $@
+
+build/cuda/%.o: build/cuda/%.cu $(CUDA_SOURCES)
+	$(CUDA_COMPILE) -c $< -o $@
+
+build/sae-cuda: build/emu/sae.o build/sae_h.o build/cuda/two.o
+	$(CUDA_LINKED)
+
+build/cuda/one: build/cuda/one.o
+	$(CUDA_LINKED)
+
+cuda: ## build/sae-cuda and build/bench-cuda, for NVIDIA GPUs (needs nvcc; CUDA_ARCH="80 90 100")
+	@if [ -n "$(NVCC)" ]; then $(MAKE) --no-print-directory build/cuda/one build/sae-cuda; \
+	else echo "SKIPPED: nvcc is not installed, no build/sae-cuda and build/bench-cuda"; fi
+
 lib: build/libsae.so ## the shared library, for examples/sae.py and other languages
 
-test: build/sae build/libsae.so $(TESTS) ## builds and runs every test; the last line sums up
+test: build/sae build/sae-emu build/libsae.so $(TESTS) ## builds and runs every test; the last line sums up
 	@passed=0; failed=0; \
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} CC="$(CC)" CXX="$(CXX)"; \
 	export OMP_WAIT_POLICY CC CXX; \

@@ -153,6 +153,8 @@ typedef struct sae_context_desc {
     int threads;                /* default 0: all (OpenMP's choice), at most 1024; results do not
                                    depend on it */
     const sae_backend *backend; /* default NULL: the CPU */
+    const void *backend_desc;   /* what the backend wants to know, for example a sae_cuda_desc;
+                                   default NULL: its own defaults. Must live as long as ctx */
     const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2",
                                     "avx512" or "avx512vnni" forces one. Results do not depend on
                                     it. */
@@ -409,6 +411,14 @@ SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, s
                                  float eps);
 SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps);
 
+typedef enum sae_dtype {
+    SAE_DTYPE_DEFAULT = 0, /* F32 */
+    SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
+    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
+} sae_dtype;
+SAE_API size_t sae_dtype_size(sae_dtype dtype);
+SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
+
 /* ==== >>api: trainers ========================================================================= */
 
 /* NAME on the command line and in messages, and the reference's class. */
@@ -517,6 +527,20 @@ SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
+/* Rows of activations wherever they lie. */
+typedef struct sae_rows {
+    const void *data;  /* required: [n,d] */
+    sae_dtype dtype;   /* F32 (default), F16, BF16 */
+    size_t stride;     /* elements from one row to the next; default d */
+    bool on_device;    /* in the backend's memory, and ready in the order of its stream; may be
+                          written again in the order of that stream. Default: host memory */
+} sae_rows;
+/* As sae_trainer_step; target may be NULL. A backend that runs behind the host (CUDA) may report
+   NaN or infinity one or two steps late, or at the next call that looks at the trainer: the trainer
+   then is as it was before the step the message names, later ones did nothing. */
+SAE_API sae_result sae_trainer_step_rows(sae_trainer *trainer, const sae_rows *x,
+                                         const sae_rows *target, size_t n);
+
 /* Of the last update. Fields that the trainer does not have are NaN. */
 typedef struct sae_stats {
     uint64_t step;                 /* of that update, from 0 */
@@ -545,14 +569,6 @@ SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *trainer); /* all de
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
 
 /* ==== >>api: the activation buffer ============================================================ */
-
-typedef enum sae_dtype {
-    SAE_DTYPE_DEFAULT = 0, /* F32 */
-    SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
-    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
-} sae_dtype;
-SAE_API size_t sae_dtype_size(sae_dtype dtype);
-SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
 
 /* Rows of activations: exactly one of data, files, read. target_*: the rows a transcoder must give,
    row by row with the input's. */
@@ -983,9 +999,10 @@ struct sae_backend {
     sae_result (*status)(const sae_work *w); /* waits; the first error since open */
 
     /* batch */
-    /* x[r][c] = host[r*stride + c] / divisor; *bad = 1 if any is not finite (else untouched) */
-    void (*load_rows)(const sae_work *w, const float *host, size_t stride, size_t n, float divisor,
-                      float *x, uint32_t *bad);
+    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory is
+       free again on return */
+    void (*load_rows)(const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x,
+                      uint32_t *bad);
     void (*subtract)(const sae_work *w, const float *x, const float *b, size_t n, float *out);
     /* out = a x + y over count floats; y may be NULL (0) and out may be x or y */
     void (*axpy)(const sae_work *w, size_t count, float a, const float *x, const float *y,
@@ -1101,11 +1118,53 @@ struct sae_backend {
                         const float *W, const float *base, const float *y, float alpha,
                         const float *relu_of, float *e, double *loss, float *grad);
     /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
-       param [m][ld] */
+       param [m][ld]; grad is left projected */
     void (*adam_rows)(const sae_work *w, const sae_adam *adam, uint64_t t,
                       const double *sum_squares, double max_norm, float project, float unit,
                       size_t m, float *param, float *grad, float *first, float *second);
+
+    /* Optional: for a backend that runs behind the host; NULL: the trainer waits in status and
+       looks at bad itself. */
+    void (*begin_step)(const sae_work *w); /* around the operations of a step: these follow the */
+    void (*end_step)(const sae_work *w);   /* same course step after step, with other numbers */
+    sae_result (*poll)(const sae_work *w); /* status as far as it is known, without waiting */
+    /* If *bad, what outlives a step (weights, moments, counters, threshold: adam, adam_rows,
+       normalize_rows, fired, update_threshold, geometric_median, resample) is left alone by every
+       operation from here on, until tripped() has said so. */
+    void (*guard)(const sae_work *w, const uint32_t *bad, uint64_t step);
+    /* Whether a guard is known to have fired, and at which step first; if so, guards start anew. */
+    bool (*tripped)(const sae_work *w, uint64_t *step);
 };
+
+/* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not
+   zeroed; NULL: none left. */
+SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes);
+SAE_API void sae_backend_free(const sae_context *ctx, void *memory); /* NULL is fine */
+/* Keeps the sentence for sae_error (cut after 1023 bytes) and returns result. */
+SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text);
+SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_desc */
+
+#ifdef SAE_CUDA
+/* ==== >>cuda ================================================================================== */
+
+/* NVIDIA GPUs: sae_cuda.cuh. Either compile the one file with SAE_IMPLEMENTATION by nvcc, with
+   SAE_CUDA defined too; or leave that file to any C compiler and add one .cu file:
+       #define SAE_CUDA
+       #define SAE_CUDA_IMPLEMENTATION
+       #include "sae.h"
+   Link with cudart and cublasLt. Weights, losses and files are those of the CPU, bit for bit. */
+typedef struct sae_cuda_desc {
+    int device;   /* CUDA's number of it; default 0 */
+    void *stream; /* cudaStream_t that everything runs on; default: an own one */
+    int screen;   /* encode by a 16-bit product that only proposes: default 0: where it pays; 1:
+                     always, -1: never. No bit of a result depends on it */
+    int dense;    /* sum over lists of latents as if they were dense matrices: as screen */
+} sae_cuda_desc;
+
+/* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer
+   fails with SAE_BACKEND where there is no device or no driver. */
+SAE_API const sae_backend *sae_cuda_backend(void);
+#endif
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
@@ -1124,6 +1183,9 @@ struct sae_backend {
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)          \
     || defined(_M_FP_FAST)
 #error "sae.h: compile the file with SAE_IMPLEMENTATION without -ffast-math / -Ofast"
+#endif
+#if defined(__CUDACC__) /* it hands GCC's pragmas on, with a warning; 187: = inside an expression */
+#pragma nv_diag_suppress 1675, 187
 #endif
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
@@ -1197,12 +1259,15 @@ extern "C" {
 typedef struct saei_kernels saei_kernels; /* >>kernels */
 static const saei_kernels *saei_kernels_select(const char *name); /* NULL: this CPU has no such */
 static const sae_backend *saei_cpu_backend(void);                 /* >>cpu */
+static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t step, size_t n,
+                             float *out);                         /* >>tensors */
 
 struct sae_context {
     sae_allocator allocator;
     sae_logger logger;
     int threads; /* >= 1 */
     const sae_backend *backend;
+    const void *backend_desc;
     const saei_kernels *kernels;
     int lock; /* guards error: a spin lock, held for a memcpy */
     char error[1024];
@@ -1340,6 +1405,15 @@ static void saei_free(const sae_context *ctx, const void *memory) {
     ctx->allocator.free(base, ctx->allocator.user);
 }
 
+SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes) {
+    return saei_alloc(ctx, bytes, 1);
+}
+SAE_API void sae_backend_free(const sae_context *ctx, void *memory) { saei_free(ctx, memory); }
+SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text) {
+    return saei_fail(ctx, result, "%s", text);
+}
+SAE_API const void *sae_backend_desc(const sae_context *ctx) { return ctx->backend_desc; }
+
 static char *saei_strdup(const sae_context *ctx, const char *text) {
     size_t n = strlen(text) + 1;
     char *p = (char *)saei_alloc(ctx, n, 1);
@@ -1434,6 +1508,7 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     ctx->threads = 1;
 #endif
     ctx->backend = d->backend ? d->backend : saei_cpu_backend();
+    ctx->backend_desc = d->backend_desc;
     ctx->kernels = kernels;
     *out = ctx;
     return SAE_OK;
@@ -1616,96 +1691,33 @@ static void saei_number_text(double x, char out[32]) {
 }
 
 /* ==== >>math ================================================================================== */
+#ifndef SAE_HEADER_NAME
+#define SAE_HEADER_NAME "sae.h"
+#endif
+
 /* Functions whose last bit differs between C libraries may not touch a result. These use only
    + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere. */
 
-/* e^x to about one unit in the last place: x = n ln2 + r, |r| <= ln2/2, Taylor to r^13. */
-/* Bodies are inlined into kernels, where fma is one instruction and not a call: the same bits. */
+/* The bodies stand once, at the end of this file, for a backend's own compiler to take in too. Here
+   they are inlined into kernels, where fma is one instruction and not a call: the same bits. */
 #if defined(__GNUC__)
 #define SAEI_INLINE static inline __attribute__((always_inline))
 #else
 #define SAEI_INLINE static inline
 #endif
-SAEI_INLINE double saei_exp_body(double x) {
-    static const double coef[] = { 1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
-                                   1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
-                                   1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0 };
-    double n, r, y;
-    int e;
-    if (x != x) return x;
-    if (x > 709.78) return HUGE_VAL;
-    if (x < -745.2) return 0;
-    n = floor(fma(x, 1.4426950408889634, 0.5));
-    r = fma(-n, 6.93147180369123816490e-01, x);
-    r = fma(-n, 1.90821492927058770002e-10, r);
-    y = coef[0];
-    for (int i = 1; i < 14; i++) y = fma(y, r, coef[i]);
-    e = (int)n;
-    if (e < -1000)
-        return y * saei_from_bits((uint64_t)(e + 1023 + 200) << 52) * 6.223015277861142e-61;
-    if (e > 1023) return y * 2 * saei_from_bits((uint64_t)(e - 1 + 1023) << 52);
-    return y * saei_from_bits((uint64_t)(e + 1023) << 52);
-}
+#define SAEI_MATH_PASS SAEI_INLINE
+#define SAEI_MATH(name) saei_##name##_body
+#define SAEI_TIMES(a, b) ((a) * (b))
+#include SAE_HEADER_NAME
+#undef SAEI_MATH_PASS
+#undef SAEI_MATH
+#undef SAEI_TIMES
 
-/* ln x to about one unit in the last place: x = 2^e f, f in [sqrt(1/2), sqrt(2)),
-   ln f = 2 atanh(s), s = (f-1)/(f+1). */
 static double saei_exp(double x) { return saei_exp_body(x); }
-
-SAEI_INLINE double saei_ln_body(double x) {
-    uint64_t bits;
-    double f, s, z, y;
-    int e = 0;
-    if (x != x || x < 0) return NAN;
-    if (x == 0) return -HUGE_VAL;
-    if (x > DBL_MAX) return x;
-    if (x < DBL_MIN) {
-        x *= 18014398509481984.0; /* 2^54 */
-        e = -54;
-    }
-    bits = saei_to_bits(x);
-    e += (int)(bits >> 52) - 1023;
-    f = saei_from_bits((bits & 0xFFFFFFFFFFFFFull) | 0x3FF0000000000000ull);
-    if (f > 1.4142135623730951) {
-        f *= 0.5;
-        e++;
-    }
-    s = (f - 1) / (f + 1);
-    z = s * s;
-    y = 0;
-    for (int i = 23; i >= 3; i -= 2) y = fma(y, z, 1.0 / i);
-    y = fma(y * z, 2 * s, 2 * s);
-    return fma(e, 6.93147180369123816490e-01, fma(e, 1.90821492927058770002e-10, y));
-}
-
 static double saei_ln(double x) { return saei_ln_body(x); }
-
-SAEI_INLINE double saei_pow_body(double x, double p) { /* x >= 0 */
-    if (p == 0 || x == 1) return 1;
-    if (p == 1) return x;
-    if (x == 0) return p > 0 ? 0 : HUGE_VAL;
-    return saei_exp_body(p * saei_ln_body(x));
-}
 static double saei_pow(double x, double p) { return saei_pow_body(x, p); }
-
-/* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
-   state and is the same on every backend. Known answers in tests/. */
 static void saei_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
-        uint32_t n0 = (uint32_t)(b >> 32) ^ c1 ^ k0, n2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)b;
-        c3 = (uint32_t)a;
-        c0 = n0;
-        c2 = n2;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
+    saei_philox_body(counter, key, out);
 }
 
 /* Streams keep draws for different purposes apart under one seed. */
@@ -1922,10 +1934,9 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
 
 /* ==== >>shared: the trainer for the loop ====================================================== */
 
-/* sae_trainer_step on rows that lie stride floats apart; every input is divided by divisor. */
-static sae_result saei_trainer_step_rows(sae_trainer *trainer, const float *x, size_t x_stride,
-                                         const float *target, size_t target_stride, size_t n,
-                                         float divisor);
+/* sae_trainer_step_rows; every input is divided by divisor. */
+static sae_result saei_trainer_step_rows(sae_trainer *trainer, const sae_rows *x,
+                                         const sae_rows *target, size_t n, float divisor);
 /* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
    to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
 enum { SAEI_STATE_TENSORS = 16 };
@@ -1937,10 +1948,6 @@ static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_
    lanes whatever the machine has; the file includes itself to compile it for each instruction set,
    and the best one is chosen at run time. All give the same bits: each element sees the same
    operations in the same order. Rename the file? Then define SAE_HEADER_NAME to its new name. */
-#ifndef SAE_HEADER_NAME
-#define SAE_HEADER_NAME "sae.h"
-#endif
-
 #define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
@@ -2252,6 +2259,7 @@ typedef struct saei_task {
     bool add, alone; /* alone: the scratch is this part's only, not one a thread */
     int kind;
     const float *x, *y, *z;
+    const void *rows;
     float *out;
     uint32_t *bad;
     const sae_encode_args *args;
@@ -2302,8 +2310,13 @@ static size_t saei_part_end(size_t part, size_t size, size_t count) {
 static void saei_load_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
-        const float *from = t->x + r * t->stride;
+        const float *from = t->kind == SAE_F32 ? t->x + r * t->stride : NULL;
         float *to = t->out + r * t->ld, worst = 0;
+        if (!from) {
+            saei_convert_row((sae_dtype)t->kind, (const unsigned char *)t->rows + 2 * r * t->stride,
+                             2, t->d, to);
+            from = to;
+        }
         for (size_t c = 0; c < t->d; c++) {
             float v = from[c];
             worst += v - v; /* NaN if v is not finite, else 0 */
@@ -2313,12 +2326,14 @@ static void saei_load_part(void *arg, size_t part) {
     }
 }
 
-static void saei_cpu_load_rows(const sae_work *w, const float *host, size_t stride, size_t n,
-                               float divisor, float *x, uint32_t *bad) {
+static void saei_cpu_load_rows(const sae_work *w, const sae_rows *rows, size_t n, float divisor,
+                               float *x, uint32_t *bad) {
     saei_task t = saei_task_of(w);
     size_t parts = saei_ceil_div(n, 64);
-    t.x = host;
-    t.stride = stride;
+    t.kind = rows->dtype ? (int)rows->dtype : (int)SAE_F32;
+    t.rows = rows->data;
+    t.x = t.kind == SAE_F32 ? (const float *)rows->data : NULL;
+    t.stride = rows->stride ? rows->stride : t.d;
     t.n = n;
     t.a = divisor;
     t.out = x;
@@ -4000,7 +4015,8 @@ static const sae_backend *saei_cpu_backend(void) {
         saei_cpu_column_sums, saei_cpu_weighted_sum, saei_cpu_sum_squares, saei_cpu_variance,
         saei_cpu_count_nonzero, saei_cpu_row_norms, saei_cpu_norm_weight, saei_cpu_norm_grad,
         saei_cpu_remove_parallel, saei_cpu_normalize_rows, saei_cpu_adam, saei_cpu_update_threshold,
-        saei_cpu_geometric_median, saei_cpu_resample, saei_cpu_reconstruct, saei_cpu_adam_rows
+        saei_cpu_geometric_median, saei_cpu_resample, saei_cpu_reconstruct, saei_cpu_adam_rows,
+        NULL, NULL, NULL, NULL, NULL /* nothing runs behind the host */
     };
     return &table;
 }
@@ -6353,6 +6369,8 @@ typedef struct saei_trainer_numbers {
     double step, rows_seen, k, p, next_p /* -1: none */, sparsity_coeff, p_updates, queue_size;
 } saei_trainer_numbers;
 
+enum { SAEI_STEPS_BEHIND = 8 }; /* the device is fewer behind the host */
+
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
     float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
@@ -6368,6 +6386,7 @@ struct sae_trainer {
     sae_adam adam;
     sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
     saei_trainer_numbers now;
+    saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
     /* of the last update, for stats */
     size_t n;
     double scale, coef, lr, used_k; /* sparsity factor, sparsity_coeff, learning rate, k it used */
@@ -6665,11 +6684,14 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     t->now.sparsity_coeff = saei_number_of(h.initial_sparsity_penalty);
     result = t->ops->open(ctx, &t->w.state);
     t->open = result == SAE_OK;
-    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t)))
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
-                           "sae_trainer_create: no memory to train %zu latents "
-                           "of %zu dimensions with batches of %zu rows",
-                           h.dict_size, h.activation_dim, h.batch_size);
+    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t))) {
+        result = t->ops->status(&t->w); /* a backend may know more */
+        if (result == SAE_OK)
+            result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
+                               "sae_trainer_create: no memory to train %zu latents "
+                               "of %zu dimensions with batches of %zu rows",
+                               h.dict_size, h.activation_dim, h.batch_size);
+    }
     if (result == SAE_OK) result = saei_trainer_start(t);
     if (result == SAE_OK && t->ops->host_memory) saei_dictionary_place(&t->view, t->param.all);
     else if (result == SAE_OK) {
@@ -6973,6 +6995,20 @@ static void saei_grads_jump_relu(sae_trainer *t, double scale) {
 
 /* ==== >>trainer: the step ===================================================================== */
 
+/* What a poll or a wait brings to light: an error, or that a batch was bad. Then the host's numbers
+   go back to where the device's stand, before that batch's step. */
+static sae_result saei_trainer_look(sae_trainer *t, bool wait) {
+    uint64_t step;
+    SAEI_TRY(wait || !t->ops->poll ? t->ops->status(&t->w) : t->ops->poll(&t->w));
+    if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
+    t->now = t->past[step % SAEI_STEPS_BEHIND];
+    t->n = 0; /* its stats are gone */
+    return saei_fail(t->ctx, SAE_NOT_FINITE,
+                     "sae_trainer_step: the batch of step %llu holds NaN or "
+                     "infinity, all values must be finite",
+                     (unsigned long long)step);
+}
+
 /* Adam on floats [begin, end) of the parameters. */
 static void saei_adam_range(sae_trainer *t, const sae_adam *adam, uint64_t step,
                             const double *squares, size_t begin, size_t end) {
@@ -7035,17 +7071,18 @@ static uint64_t saei_anneal_count(const sae_trainer_desc *h) {
 
 /* After the loss of step t: where t is one of the update steps, the coefficient is scaled so that
    the penalty keeps its size under the next p, and p moves on. */
-static void saei_anneal_update(sae_trainer *t, uint64_t step) {
+static sae_result saei_anneal_update(sae_trainer *t, uint64_t step) {
     const sae_trainer_desc *h = &t->desc;
     uint64_t count = saei_anneal_count(h), at = (uint64_t)t->now.p_updates;
     bool due = false;
-    if (at >= count || step < saei_anneal_step(h, count, at)) return;
+    if (at >= count || step < saei_anneal_step(h, count, at)) return SAE_OK;
     /* the steps ascend, so only those from `at` back to equal ones can be this step */
     for (uint64_t i = at; i < count && !due && saei_anneal_step(h, count, i) <= step; i++)
         due = saei_anneal_step(h, count, i) == step;
     for (uint64_t i = at; i-- > 0 && !due && saei_anneal_step(h, count, i) >= step; )
         due = saei_anneal_step(h, count, i) == step;
-    if (!due) return;
+    if (!due) return SAE_OK;
+    SAEI_TRY(saei_trainer_look(t, true)); /* the queue holds this step's penalty */
     if (t->now.next_p >= 0 && t->now.queue_size > 0) {
         size_t length = h->sparsity_queue_length;
         size_t used = saei_min(length, (size_t)t->now.queue_size);
@@ -7063,6 +7100,7 @@ static void saei_anneal_update(sae_trainer *t, uint64_t step) {
     t->now.p = (double)saei_anneal_p(h, count, at);
     t->now.next_p = at + 1 < count ? (double)saei_anneal_p(h, count, at + 1) : h->p_end;
     t->now.p_updates += 1;
+    return SAE_OK;
 }
 
 /* STANDARD after steps with t mod resample_steps == 0, the annealers == resample_steps - 1.
@@ -7105,43 +7143,64 @@ static void saei_anneal_k(sae_trainer *t, uint64_t step) {
     if (t->now.k > (double)t->desc.dict_size) t->now.k = (double)t->desc.dict_size;
 }
 
-static sae_result saei_trainer_load(sae_trainer *t, const float *x, size_t x_stride,
-                                    const float *target, size_t target_stride, size_t n,
-                                    float divisor) {
+static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                    size_t n, float divisor) {
+    const uint64_t step = (uint64_t)t->now.step;
     uint32_t bad = 0;
-    t->ops->upload(&t->w, t->bad, &bad, sizeof bad);
-    t->ops->load_rows(&t->w, x, x_stride, n, divisor, t->x, t->bad);
-    if (target) t->ops->load_rows(&t->w, target, target_stride, n, divisor, t->target, t->bad);
-    t->ops->download(&t->w, &bad, t->bad, sizeof bad);
-    SAEI_TRY(t->ops->status(&t->w));
+    t->ops->zero(&t->w, t->bad, sizeof bad);
+    t->ops->load_rows(&t->w, x, n, divisor, t->x, t->bad);
+    if (target) t->ops->load_rows(&t->w, target, n, divisor, t->target, t->bad);
+    if (t->ops->guard) t->ops->guard(&t->w, t->bad, step);
+    else {
+        t->ops->download(&t->w, &bad, t->bad, sizeof bad);
+        SAEI_TRY(t->ops->status(&t->w));
+    }
     if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
     if (bad)
         return saei_fail(t->ctx, SAE_NOT_FINITE,
                          "sae_trainer_step: the batch of step %llu holds NaN or "
                          "infinity, all values must be finite",
-                         (unsigned long long)t->now.step);
+                         (unsigned long long)step);
+    t->past[step % SAEI_STEPS_BEHIND] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
     return SAE_OK;
 }
 
-static sae_result saei_trainer_step_rows(sae_trainer *t, const float *x, size_t x_stride,
-                                         const float *target, size_t target_stride, size_t n,
-                                         float divisor) {
+static sae_result saei_rows_check(const sae_trainer *t, const sae_rows *rows, const char *name) {
+    if (!rows->data)
+        return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: %s is NULL", name);
+    if (rows->dtype && rows->dtype != SAE_F32 && rows->dtype != SAE_F16 && rows->dtype != SAE_BF16)
+        return saei_fail(t->ctx, SAE_INVALID,
+                         "sae_trainer_step: %s.dtype is %s, allowed are F32, F16, BF16", name,
+                         sae_dtype_name(rows->dtype));
+    if (rows->stride && rows->stride < t->desc.activation_dim)
+        return saei_fail(t->ctx, SAE_INVALID,
+                         "sae_trainer_step: %s.stride is %zu, allowed are 0 and %zu or more", name,
+                         rows->stride, t->desc.activation_dim);
+    return SAE_OK;
+}
+
+static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                         size_t n, float divisor) {
     uint64_t step;
     double scale;
     if (!t) return SAE_INVALID;
     if (!x) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: x is NULL");
+    SAEI_TRY(saei_rows_check(t, x, "x"));
+    if (target) SAEI_TRY(saei_rows_check(t, target, "target"));
     if (!n || n > t->desc.batch_size)
         return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: n is %zu rows, allowed are 1 to "
                          "batch_size, %zu", n, t->desc.batch_size);
-    SAEI_TRY(saei_trainer_load(t, x, x_stride, target, target_stride, n, divisor));
+    if (t->ops->tripped) SAEI_TRY(saei_trainer_look(t, false));
+    SAEI_TRY(saei_trainer_load(t, x, target, n, divisor));
     step = (uint64_t)t->now.step;
     t->scale = scale = sae_sparsity_factor(&t->schedule, step);
     t->coef = t->now.sparsity_coeff;
     t->used_k = t->now.k;
     t->penalty = t->scalars + SAEI_S_SPARSITY;
     t->l0_known = false;
+    if (t->ops->begin_step) t->ops->begin_step(&t->w);
     if (saei_is_top_k(t->desc.kind) && step == 0)
         t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
@@ -7159,8 +7218,9 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const float *x, size_t 
     }
     saei_trainer_update(t, step);
     saei_resample(t, step);
-    SAEI_TRY(t->ops->status(&t->w));
-    if (saei_is_annealer(t->desc.kind)) saei_anneal_update(t, step);
+    if (t->ops->end_step) t->ops->end_step(&t->w);
+    SAEI_TRY(saei_trainer_look(t, false));
+    if (saei_is_annealer(t->desc.kind)) SAEI_TRY(saei_anneal_update(t, step));
     saei_anneal_k(t, step);
     t->now.step += 1;
     t->now.rows_seen += (double)n;
@@ -7168,8 +7228,16 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const float *x, size_t 
 }
 
 SAE_API sae_result sae_trainer_step(sae_trainer *t, const float *x, const float *target, size_t n) {
-    size_t d = t ? t->desc.activation_dim : 0;
-    return saei_trainer_step_rows(t, x, d, target, d, n, 1);
+    sae_rows rows[2];
+    memset(rows, 0, sizeof rows);
+    rows[0].data = x;
+    rows[1].data = target;
+    return saei_trainer_step_rows(t, rows, target ? rows + 1 : NULL, n, 1);
+}
+
+SAE_API sae_result sae_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                         size_t n) {
+    return saei_trainer_step_rows(t, x, target, n, 1);
 }
 
 /* ==== >>trainer: looking at it ================================================================ */
@@ -7208,6 +7276,7 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     if (!t) return SAE_INVALID;
     if (!out) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_stats: out is NULL");
     h = &t->desc;
+    SAEI_TRY(saei_trainer_look(t, true));
     for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++)
         field[i] = NAN;
     s.step = (uint64_t)t->now.step - (t->now.step > 0);
@@ -7287,6 +7356,7 @@ static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_ST
 static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t *count) {
     saei_state_item items[SAEI_STATE_ITEMS];
     size_t used = 0;
+    SAEI_TRY(saei_trainer_look(t, true));
     saei_state_items(t, items);
     for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
         bool numbers = i == SAEI_STATE_ITEMS;
@@ -14221,8 +14291,13 @@ static sae_result saei_loop_step(saei_loop *l) {
     SAEI_TRY(sae_buffer_next(l->buffer, &x, &target, &n));
     for (size_t i = 0; i < l->num_trainers; i++) {
         size_t from = l->buffer->desc.heads > 1 ? i * l->dim : 0;
-        SAEI_TRY(saei_trainer_step_rows(l->trainers[i], x + from, width,
-                                        target ? target + from : NULL, width, n, l->factor));
+        sae_rows rows[2];
+        memset(rows, 0, sizeof rows);
+        rows[0].data = x + from;
+        rows[1].data = target ? target + from : NULL;
+        rows[0].stride = rows[1].stride = width;
+        SAEI_TRY(saei_trainer_step_rows(l->trainers[i], rows, target ? rows + 1 : NULL, n,
+                                        l->factor));
     }
     l->step++;
     l->rows += n;
@@ -15754,6 +15829,105 @@ static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, cons
 
 #endif /* SAEI_KERNEL_PASS */
 #endif /* SAE_IMPLEMENTATION */
+
+#if defined(SAEI_MATH_PASS) /* the bodies of >>math */
+
+/* ==== >>math: the bodies ====================================================================== */
+
+SAEI_MATH_PASS double SAEI_MATH(from_bits)(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* e^x to about one unit in the last place: x = n ln2 + r, |r| <= ln2/2, Taylor to r^13. */
+SAEI_MATH_PASS double SAEI_MATH(exp)(double x) {
+    const double coef[] = { 1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
+                            1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                            1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0 };
+    double n, r, y;
+    int e;
+    if (x != x) return x;
+    if (x > 709.78) return HUGE_VAL;
+    if (x < -745.2) return 0;
+    n = floor(fma(x, 1.4426950408889634, 0.5));
+    r = fma(-n, 6.93147180369123816490e-01, x);
+    r = fma(-n, 1.90821492927058770002e-10, r);
+    y = coef[0];
+    for (int i = 1; i < 14; i++) y = fma(y, r, coef[i]);
+    e = (int)n;
+    if (e < -1000)
+        return SAEI_TIMES(SAEI_TIMES(y, SAEI_MATH(from_bits)((uint64_t)(e + 1023 + 200) << 52)),
+                          6.223015277861142e-61);
+    if (e > 1023)
+        return SAEI_TIMES(SAEI_TIMES(y, 2.0), SAEI_MATH(from_bits)((uint64_t)(e - 1 + 1023) << 52));
+    return SAEI_TIMES(y, SAEI_MATH(from_bits)((uint64_t)(e + 1023) << 52));
+}
+
+/* ln x to about one unit in the last place: x = 2^e f, f in [sqrt(1/2), sqrt(2)),
+   ln f = 2 atanh(s), s = (f-1)/(f+1). */
+SAEI_MATH_PASS double SAEI_MATH(ln)(double x) {
+    uint64_t bits;
+    double f, s, z, y;
+    int e = 0;
+    if (x != x || x < 0) return (double)NAN;
+    if (x == 0) return -HUGE_VAL;
+    if (x > DBL_MAX) return x;
+    if (x < DBL_MIN) {
+        x = SAEI_TIMES(x, 18014398509481984.0); /* 2^54 */
+        e = -54;
+    }
+    memcpy(&bits, &x, sizeof bits);
+    e += (int)(bits >> 52) - 1023;
+    f = SAEI_MATH(from_bits)((bits & 0xFFFFFFFFFFFFFull) | 0x3FF0000000000000ull);
+    if (f > 1.4142135623730951) {
+        f = SAEI_TIMES(f, 0.5);
+        e++;
+    }
+    s = (f - 1) / (f + 1);
+    z = SAEI_TIMES(s, s);
+    y = 0;
+    for (int i = 23; i >= 3; i -= 2) y = fma(y, z, 1.0 / i);
+    y = fma(SAEI_TIMES(y, z), SAEI_TIMES(2.0, s), SAEI_TIMES(2.0, s));
+    return fma((double)e, 6.93147180369123816490e-01,
+               fma((double)e, 1.90821492927058770002e-10, y));
+}
+
+SAEI_MATH_PASS double SAEI_MATH(pow)(double x, double p) { /* x >= 0 */
+    if (p == 0 || x == 1) return 1;
+    if (p == 1) return x;
+    if (x == 0) return p > 0 ? 0 : HUGE_VAL;
+    return SAEI_MATH(exp)(SAEI_TIMES(p, SAEI_MATH(ln)(x)));
+}
+
+/* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
+   state and is the same on every backend. Known answers in tests/. */
+SAEI_MATH_PASS void SAEI_MATH(philox)(const uint32_t counter[4], const uint32_t key[2],
+                                      uint32_t out[4]) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
+        uint32_t n0 = (uint32_t)(b >> 32) ^ c1 ^ k0, n2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)b;
+        c3 = (uint32_t)a;
+        c0 = n0;
+        c2 = n2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+#endif /* SAEI_MATH_PASS */
+
+#if defined(SAE_CUDA) && !defined(SAEI_KERNEL_PASS) && !defined(SAEI_MATH_PASS)                    \
+    && (defined(SAE_CUDA_IMPLEMENTATION) || (defined(SAE_IMPLEMENTATION) && defined(__CUDACC__)))
+#include "sae_cuda.cuh"
+#endif
 
 /*
     MIT License

@@ -94,8 +94,8 @@ static void cpu_name(char *out, size_t size) {
 
 /* The backend with a clock at every operation: name, parameters, arguments. */
 #define PROFILED(X)                                                                                \
-    X(load_rows, (const sae_work *w, const float *a, size_t b, size_t c, float d, float *e,        \
-                  uint32_t *f), (w, a, b, c, d, e, f))                                             \
+    X(load_rows, (const sae_work *w, const sae_rows *a, size_t b, float c, float *d, uint32_t *e), \
+      (w, a, b, c, d, e))                                                                          \
     X(subtract, (const sae_work *w, const float *a, const float *b, size_t c, float *d),           \
       (w, a, b, c, d))                                                                             \
     X(axpy, (const sae_work *w, size_t a, float b, const float *c, const float *d, float *e),      \

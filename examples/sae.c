@@ -435,9 +435,14 @@ typedef struct common {
 
 static int start(const common *c) {
     sae_context_desc desc = { 0 };
-    if (c->device && strcmp(c->device, "cuda") == 0)
-        return failed("--device cuda: this build has no CUDA backend, only cpu");
-    if (c->device && strcmp(c->device, "cpu") != 0)
+    if (c->device && strcmp(c->device, "cuda") == 0) {
+#ifdef SAE_CUDA
+        desc.backend = sae_cuda_backend();
+#else
+        return failed("--device cuda: this program was built for the CPU alone; `make cuda` builds "
+                      "build/sae-cuda");
+#endif
+    } else if (c->device && strcmp(c->device, "cpu") != 0)
         return wrong("--device is %s, allowed are cpu, cuda", c->device);
     if (c->threads > 4096)
         return wrong("--threads is %.0f, allowed is 0..4096", (double)c->threads);
@@ -3282,7 +3287,7 @@ static const char help_train[] =
     "  --save-steps A,B  checkpoints/ae_STEP.pt    --backup-steps N    --resume\n"
     "  --out DIR         config.json, ae.pt, ae.safetensors; of a sweep in DIR/trainer_0, ...\n"
     "                    Ctrl-C and SIGTERM leave a backup; --resume refuses other steps: --init\n"
-    "  --threads N (0: all; the result does not depend on it)    --device cpu    --quiet\n"
+    "  --threads N (0: all; the result does not depend on it)    --device cpu|cuda    --quiet\n"
     "Hyperparameters under the reference's names (none switches a step count off); which\n"
     "trainers have them: s standard, S standard_april, g gated, G gated_anneal, p p_anneal,\n"
     "t top_k, b batch_top_k, m matryoshka_batch_top_k, j jumprelu; and the default\n";

@@ -281,6 +281,7 @@ end:
     check_test = NULL;
 }
 
+#ifndef TEST_WITHOUT_MAIN
 int main(void) {
     same_bits();
     fast_paths();
@@ -289,3 +290,4 @@ int main(void) {
     check_remove(check_temp());
     return check_end();
 }
+#endif
