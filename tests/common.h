@@ -3,14 +3,6 @@
 #ifndef COMMON_H
 #define COMMON_H
 
-/* The instruction sets there are kernels for on this kind of processor; not every one has all. */
-#if defined(SAEI_NEON)
-CHECK_UNUSED static const char *const common_sets[] = { "portable", "neon" };
-#else
-CHECK_UNUSED static const char *const common_sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
-#endif
-enum { COMMON_SETS = sizeof common_sets / sizeof *common_sets };
-
 /* ---- an allocator that counts, and fails when told to ----------------------------------------- */
 
 typedef struct common_counts {
@@ -133,6 +125,14 @@ CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
 }
 
 /* ---- trainers and dictionaries ----------------------------------------------------------------- */
+
+/* The instruction sets there are kernels for on this kind of processor; not every one has all. */
+#if defined(SAEI_NEON)
+CHECK_UNUSED static const char *const common_sets[] = { "portable", "neon" };
+#else
+CHECK_UNUSED static const char *const common_sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
+#endif
+enum { COMMON_SETS = sizeof common_sets / sizeof *common_sets };
 
 /* The number of trainers, and the kind of number i. */
 enum { COMMON_KINDS = 9 };

@@ -201,8 +201,6 @@ static void strides(void) {
 
 /* ---- how it is read -------------------------------------------------------------------------- */
 
-static const char *const sets[] = { "portable", "avx2", "avx512" };
-
 /* Every instruction set reads the same bits, and sees a NaN or an infinity wherever it is. */
 static void instruction_sets(void) {
     static const sae_arch archs[] = { SAE_ARCH_GATED, SAE_ARCH_JUMP_RELU };
@@ -223,12 +221,12 @@ static void instruction_sets(void) {
         CHECK_OK(ctx, sae_dictionary_save(dict, check_path("%s/set.safetensors", check_temp())),
                  (void)0);
         data = check_read(check_path("%s/set.safetensors", check_temp()), &size);
-        for (size_t s = 0; data && s < 3; s++) {
+        for (size_t s = 0; data && s < COMMON_SETS; s++) {
             sae_load_desc load = { desc.arch, 0, true, false, 0, 0 };
             sae_context_desc with;
             sae_context *own = NULL;
             memset(&with, 0, sizeof with);
-            with.instruction_set = check_test = sets[s];
+            with.instruction_set = check_test = common_sets[s];
             with.threads = 2;
             if (sae_context_create(&with, &own) != SAE_OK) continue; /* not on this CPU */
             for (size_t e = 0; e < 2; e++) {
