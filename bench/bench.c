@@ -536,23 +536,27 @@ static void bench_step_ops(const options *o, const float *x) {
     free(times);
 }
 
-static void bench_ops(const options *o) {
-    float *x = random_rows(o), *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
-    double *times = (double *)calloc(o->steps, sizeof *times);
+/* JUMP_RELU's thresholds, all the same, so that about 128 latents of a row pass: a trained density. */
+static void set_thresholds(sae_dictionary *dict, const options *o, const float *x, float *f) {
+    size_t passing = 0, want = 128 * 16, step;
+    float lo = 0, hi = 1e6f;
+    check(sae_encode(dict, x, 16, f));
+    for (step = 0; step < 64; step++) {
+        float middle = 0.5f * (lo + hi);
+        size_t i;
+        for (passing = i = 0; i < 16 * o->m; i++) passing += f[i] > middle;
+        if (passing > want) lo = middle;
+        else hi = middle;
+    }
+    for (step = 0; step < o->m; step++) dict->aux0[step] = lo;
+}
+
+static void bench_inference(const options *o, const float *x, double *times) {
+    static const char *const names[3] = { "sae_encode", "sae_encode_sparse", "sae_decode_sparse" };
+    float *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
     double P = (double)o->m * (double)o->d, flop = 2 * (double)o->batch * P;
-    char cpu[128];
     sae_dictionary_desc desc;
-    int arch;
-    if (!times || !o->steps) die("no steps");
-    cpu_name(cpu, sizeof cpu);
-    stream = 1;
-    bench_kernels(o);
-    peak = peak_gflops(o->threads);
-    stream = stream_gbytes(o->threads);
-    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
-           "\"threads\": %d}\n{\"roof\": \"stream\", \"gbytes\": %.1f}\n",
-           peak, cpu, COMPILER, o->threads, stream);
-    bench_step_ops(o, x);
+    int arch, call, prepared;
     memset(&desc, 0, sizeof desc);
     desc.activation_dim = o->d;
     desc.dict_size = o->m;
@@ -563,47 +567,61 @@ static void bench_ops(const options *o) {
         desc.arch = arch ? SAE_ARCH_JUMP_RELU : SAE_ARCH_TOP_K;
         desc.k = arch ? 0 : o->k;
         check(sae_dictionary_create(ctx, &desc, &dict));
+        if (arch) set_thresholds(dict, o, x, f);
         code.row_begin = (size_t *)calloc(o->batch + 1, sizeof *code.row_begin);
         code.latent = (uint32_t *)calloc(o->batch * o->m, sizeof *code.latent);
         code.value = floats(code.capacity = o->batch * o->m);
         if (!code.row_begin || !code.latent) die("no memory");
-        for (rows = o->batch; rows; rows = rows > 1 ? 1 : 0) {
-            options at = *o;
-            double share = (double)rows / (double)o->batch;
-            at.batch = rows;
-            for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
-                double begun = now_ms();
-                check(sae_encode(dict, x, rows, f));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op(arch ? "sae_encode, jumprelu" : "sae_encode, top_k", &at,
-                     median(times, o->steps), flop * share,
-                     4 * P + 4 * share * flop / (double)o->d);
-            for (i = 0; i <= o->steps; i++) {
-                double begun = now_ms();
-                check(sae_encode_sparse(dict, x, rows, &code));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op(arch ? "sae_encode_sparse, jumprelu" : "sae_encode_sparse, top_k", &at,
-                     median(times, o->steps), flop * share, 4 * P);
-            if (arch) continue;
-            for (i = 0; i <= o->steps; i++) {
-                double begun = now_ms();
-                check(sae_decode_sparse(dict, &code, rows, y));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op("sae_decode_sparse, top_k", &at, median(times, o->steps),
-                     2.0 * (double)code.row_begin[rows] * (double)o->d, 4 * P * share);
+        for (prepared = 0; prepared < 2; prepared++) {
+            if (prepared) check(sae_dictionary_prepare(dict));
+            for (rows = o->batch; rows; rows = rows > 1 && !prepared ? 1 : 0)
+                for (call = 0; call < 3 - prepared; call++) {
+                    options at = *o;
+                    double share = (double)rows / (double)o->batch;
+                    char name[64];
+                    at.batch = rows;
+                    for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
+                        double begun = now_ms();
+                        if (call == 0) check(sae_encode(dict, x, rows, f));
+                        if (call == 1) check(sae_encode_sparse(dict, x, rows, &code));
+                        if (call == 2) check(sae_decode_sparse(dict, &code, rows, y));
+                        if (i) times[i - 1] = now_ms() - begun;
+                    }
+                    snprintf(name, sizeof name, "%s, %s%s", names[call], arch ? "jumprelu" : "top_k",
+                             prepared ? ", prepared" : "");
+                    print_op(name, &at, median(times, o->steps),
+                             call < 2 ? flop * share
+                                      : 2.0 * (double)code.row_begin[rows] * (double)o->d,
+                             4 * (call == 0 ? P + share * flop / 2 / (double)o->d
+                                  : call == 1 ? P : P * share));
+                }
         }
         sae_dictionary_destroy(dict);
         free(code.row_begin);
         free(code.latent);
         free(code.value);
     }
-    free(times);
-    free(x);
     free(f);
     free(y);
+}
+
+static void bench_ops(const options *o) {
+    float *x = random_rows(o);
+    double *times = (double *)calloc(o->steps, sizeof *times);
+    char cpu[128];
+    if (!times || !o->steps) die("no steps");
+    cpu_name(cpu, sizeof cpu);
+    stream = 1;
+    bench_kernels(o);
+    peak = peak_gflops(o->threads);
+    stream = stream_gbytes(o->threads);
+    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
+           "\"threads\": %d}\n{\"roof\": \"stream\", \"gbytes\": %.1f}\n",
+           peak, cpu, COMPILER, o->threads, stream);
+    bench_step_ops(o, x);
+    bench_inference(o, x, times);
+    free(times);
+    free(x);
 }
 
 /* ==== growth ================================================================================== */
