@@ -45,7 +45,7 @@ build/sae build/demo: build/page_html.h $(wildcard examples/*.h)
 build/bench: bench/bench.c sae.h examples/neox.h examples/neox_unicode.h Makefile | build
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
-build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) | build/tests
+build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch] examples/neox*.h) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
 # Exports sae_* alone. examples/sae.py opens it.
