@@ -1177,12 +1177,12 @@ static int verb_train(int argc, char **argv) {
     configs = (sae_config **)take(o.config.count, sizeof *configs);
     save_steps = (uint64_t *)take(4096, sizeof *save_steps);
     status = collect_trainers(&o, options, count, configs, &trainers, &num);
+    if (status == DONE && !o.c.text.count && (o.c.model || o.c.submodule || o.c.io))
+        status = wrong("--text is missing: what the model shall read");
     if (status == DONE && !o.c.data.count && !o.c.text.count)
         status = wrong("--data is missing (or --model, --text and --submodule)");
     if (status == DONE && o.c.text.count && (o.c.data.count || o.c.target.count))
         status = wrong("--text and --data do not go together: rows come from one of them");
-    if (status == DONE && !o.c.text.count && (o.c.model || o.c.submodule || o.c.io))
-        status = wrong("--text is missing: what the model shall read");
     if (status == DONE && !o.c.out) status = wrong("--out is missing");
     if (status == DONE && o.order && strcmp(o.order, "shuffle") && strcmp(o.order, "sequential"))
         status = wrong("--order is %s, allowed are shuffle, sequential", o.order);
