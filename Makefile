@@ -44,10 +44,10 @@ build/page_html.h: examples/page.html Makefile | build
 build/sae build/demo: build/page_html.h $(wildcard examples/*.h)
 
 # Alone: it times the header's insides too.
-build/bench: bench/bench.c sae.h Makefile | build
+build/bench: bench/bench.c sae.h examples/neox.h examples/neox_unicode.h Makefile | build
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
-build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) | build/tests
+build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch] examples/neox*.h) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
 # Exports sae_* alone. examples/sae.py opens it.
@@ -138,7 +138,8 @@ test: build/sae build/sae-emu build/libsae.so $(TESTS) ## builds and runs every 
 
 PYTHON ?= python3
 test-peers: build/sae build/libsae.so ## against the real Python packages, those that are installed
-	@$(PYTHON) tests/peers.py && $(PYTHON) tests/peers_formats.py build/sae
+	@$(PYTHON) tests/peers.py && $(PYTHON) tests/peers_formats.py build/sae && \
+	    $(PYTHON) tests/peers_lm.py build/sae
 
 # The same tree by links, so that both builds stay. SAE_ROOT: where the tests find their fixtures.
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all

@@ -14851,8 +14851,7 @@ static void saei_linear_panel(const saei_linear_task *t, size_t r0, size_t rows,
     }
     for (size_t r = 0; r < rows; r++) {
         float *y = t->y + (r0 + r) * l->outputs + first;
-        const float *p = product + r * SAEI_PANEL, *b = l->bias + first;
-        for (size_t j = 0; j < count; j++) y[j] = p[j] + b[j];
+        l->ctx->kernels->axpy(count, 1, product + r * SAEI_PANEL, l->bias + first, y);
     }
 }
 

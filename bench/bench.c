@@ -5,6 +5,7 @@
         build/bench ops [--d 512] [--m 8192] [--batch 2048] [--k 64] [--steps 10] [--threads 2]
         build/bench growth [--steps 10] [--threads 2]
         build/bench load DICTIONARY [--steps 10] [--threads 2]
+        build/bench lm MODEL [--contexts 16] [--ctx 128] [--warmup 1] [--steps 10] [--threads 2]
 
     Training: warm-up of real steps over the data in order, then the median of --steps more. The
     hyperparameters are those in trainers[] below. Density: a fresh dictionary fires half of its
@@ -15,10 +16,13 @@
     inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
     bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
     and the memory it holds, as one of batch, m, d and k doubles. load: opening a dictionary of any
-    format, from files that are in the page cache.
+    format, from files that are in the page cache. lm: a language model's forward pass on random
+    tokens, with all logits, with the losses alone, and without either.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
+#define NEOX_IMPLEMENTATION
+#include "../examples/neox.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -39,7 +43,7 @@
 
 typedef struct options {
     const char *data, *path, *trainers; /* path: the word behind data */
-    size_t d, m, batch, k, l0, warmup, steps;
+    size_t d, m, batch, k, l0, warmup, steps, contexts, ctx;
     int threads;
 } options;
 
@@ -685,6 +689,69 @@ static void bench_growth(const options *start) {
         }
 }
 
+/* ==== a language model ======================================================================== */
+
+static sae_result take_logits(void *user, const float *logits, size_t first, size_t count) {
+    (void)first;
+    *(double *)user += (double)logits[count - 1];
+    return SAE_OK;
+}
+
+static sae_result take_rows(void *user, float *x, size_t rows, size_t dim) {
+    *(double *)user += (double)x[rows * dim - 1];
+    return SAE_OK;
+}
+
+/* The median pass of o->steps in ms, of every kind in turn. */
+static void bench_lm(const options *o) {
+    static const char *const kinds[] = { "logits", "loss", "hidden" };
+    neox_model *model;
+    neox_forward_desc run[3];
+    neox_hook hook;
+    size_t n = o->contexts * o->ctx, i, k;
+    int32_t *tokens = (int32_t *)malloc(n * sizeof *tokens);
+    double *times = (double *)malloc(3 * o->steps * sizeof *times), seen = 0;
+    double *loss = (double *)malloc(o->contexts * sizeof *loss);
+    uint32_t state = 1;
+    if (!o->path) die("bench lm MODEL: which model?");
+    if (!tokens || !times || !loss) die("no memory");
+    if (neox_model_open(ctx, o->path, &model) != SAE_OK) die(sae_error(ctx));
+    for (i = 0; i < n; i++) {
+        state = state * 1664525u + 1013904223u;
+        tokens[i] = (int32_t)((state >> 8) % neox_model_info(model).vocab_size);
+    }
+    memset(run, 0, sizeof run);
+    memset(&hook, 0, sizeof hook);
+    hook.site.module = NEOX_FINAL_NORM;
+    hook.call = take_rows;
+    hook.user = &seen;
+    for (k = 0; k < 3; k++) {
+        run[k].tokens = tokens;
+        run[k].contexts = o->contexts;
+        run[k].ctx = o->ctx;
+        run[k].user = &seen;
+    }
+    run[0].logits = take_logits;
+    run[1].loss = loss;
+    run[2].hooks = &hook;
+    run[2].num_hooks = 1;
+    for (i = 0; i < o->warmup + o->steps; i++)
+        for (k = 0; k < 3; k++) {
+            double begun = now_ms();
+            if (neox_forward(model, &run[k]) != SAE_OK) die(sae_error(ctx));
+            if (i >= o->warmup) times[k * o->steps + i - o->warmup] = now_ms() - begun;
+        }
+    printf("{\"impl\": \"sae.h\", \"tokens\": %zu, \"threads\": %d", n, o->threads);
+    for (k = 0; k < 3; k++)
+        printf(", \"%s\": %.1f", kinds[k],
+               (double)n * 1e3 / median(times + k * o->steps, o->steps));
+    printf("}\n");
+    neox_model_close(model);
+    free(tokens);
+    free(times);
+    free(loss);
+}
+
 /* ==== load ==================================================================================== */
 
 /* The most this process ever held in memory, mapped files included; 0: not told. (getrusage tells
@@ -733,7 +800,7 @@ int main(int argc, char **argv) {
     static const char all[] =
         "standard,standard_april,gated,gated_anneal,p_anneal,top_k,batch_top_k,"
         "matryoshka_batch_top_k,jumprelu";
-    options o = { NULL, NULL, NULL, 512, 8192, 2048, 64, 128, 10, 10, 2 };
+    options o = { NULL, NULL, NULL, 512, 8192, 2048, 64, 128, 10, 10, 16, 128, 2 };
     sae_context_desc desc;
     int i;
     o.trainers = all;
@@ -743,7 +810,9 @@ int main(int argc, char **argv) {
         size_t *number = !strcmp(name, "--d") ? &o.d : !strcmp(name, "--m") ? &o.m
                        : !strcmp(name, "--batch") ? &o.batch : !strcmp(name, "--k") ? &o.k
                        : !strcmp(name, "--l0") ? &o.l0 : !strcmp(name, "--warmup") ? &o.warmup
-                       : !strcmp(name, "--steps") ? &o.steps : NULL;
+                       : !strcmp(name, "--steps") ? &o.steps
+                       : !strcmp(name, "--contexts") ? &o.contexts
+                       : !strcmp(name, "--ctx") ? &o.ctx : NULL;
         if (!strcmp(name, "--profile")) {
             profile(&desc);
             continue;
@@ -766,8 +835,8 @@ int main(int argc, char **argv) {
         i++;
     }
     if (!o.data) {
-        fprintf(stderr, "usage: bench DATA.npy [options], bench ops, bench growth, or bench load "
-                        "DICTIONARY\n");
+        fprintf(stderr, "usage: bench DATA.npy [options], bench ops, bench growth, bench load "
+                        "DICTIONARY, or bench lm MODEL\n");
         return 2;
     }
     desc.threads = o.threads;
@@ -775,6 +844,7 @@ int main(int argc, char **argv) {
     if (strcmp(o.data, "ops") == 0) bench_ops(&o);
     else if (strcmp(o.data, "growth") == 0) bench_growth(&o);
     else if (strcmp(o.data, "load") == 0) bench_load(&o);
+    else if (strcmp(o.data, "lm") == 0) bench_lm(&o);
     else bench_training(&o);
     sae_context_destroy(ctx);
     return 0;
