@@ -45,8 +45,10 @@ build/sae build/demo: build/page_html.h $(wildcard examples/*.h)
 build/bench: bench/bench.c sae.h Makefile | build
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
+build/tests/test_features: build/page_html.h $(wildcard examples/*.h)
+
 build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) | build/tests
-	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
+	$(COMPILE) -I. -Ibuild $< -o $@ $(LDFLAGS) -lm
 
 # Exports sae_* alone. examples/sae.py opens it.
 VISIBLE := 'extern __attribute__((visibility("default")))'
