@@ -5,6 +5,7 @@
         build/bench ops [--d 512] [--m 8192] [--batch 2048] [--k 64] [--steps 10] [--threads 2]
         build/bench growth [--steps 10] [--threads 2]
         build/bench load DICTIONARY [--steps 10] [--threads 2]
+        build/bench lm MODEL [--contexts 16] [--ctx 128] [--warmup 1] [--steps 10] [--threads 2]
 
     Training: warm-up of real steps over the data in order, then the median of --steps more. The
     hyperparameters are those in trainers[] below. Density: a fresh dictionary fires half of its
@@ -15,10 +16,13 @@
     inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
     bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
     and the memory it holds, as one of batch, m, d and k doubles. load: opening a dictionary of any
-    format, from files that are in the page cache.
+    format, from files that are in the page cache. lm: a language model's forward pass on random
+    tokens, with all logits, with the losses alone, and without either.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
+#define NEOX_IMPLEMENTATION
+#include "../examples/neox.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -39,7 +43,7 @@
 
 typedef struct options {
     const char *data, *path, *trainers; /* path: the word behind data */
-    size_t d, m, batch, k, l0, warmup, steps;
+    size_t d, m, batch, k, l0, warmup, steps, contexts, ctx;
     int threads;
 } options;
 
@@ -532,23 +536,27 @@ static void bench_step_ops(const options *o, const float *x) {
     free(times);
 }
 
-static void bench_ops(const options *o) {
-    float *x = random_rows(o), *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
-    double *times = (double *)calloc(o->steps, sizeof *times);
+/* JUMP_RELU's thresholds, all the same, so that about 128 latents of a row pass: a trained density. */
+static void set_thresholds(sae_dictionary *dict, const options *o, const float *x, float *f) {
+    size_t passing = 0, want = 128 * 16, step;
+    float lo = 0, hi = 1e6f;
+    check(sae_encode(dict, x, 16, f));
+    for (step = 0; step < 64; step++) {
+        float middle = 0.5f * (lo + hi);
+        size_t i;
+        for (passing = i = 0; i < 16 * o->m; i++) passing += f[i] > middle;
+        if (passing > want) lo = middle;
+        else hi = middle;
+    }
+    for (step = 0; step < o->m; step++) dict->aux0[step] = lo;
+}
+
+static void bench_inference(const options *o, const float *x, double *times) {
+    static const char *const names[3] = { "sae_encode", "sae_encode_sparse", "sae_decode_sparse" };
+    float *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
     double P = (double)o->m * (double)o->d, flop = 2 * (double)o->batch * P;
-    char cpu[128];
     sae_dictionary_desc desc;
-    int arch;
-    if (!times || !o->steps) die("no steps");
-    cpu_name(cpu, sizeof cpu);
-    stream = 1;
-    bench_kernels(o);
-    peak = peak_gflops(o->threads);
-    stream = stream_gbytes(o->threads);
-    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
-           "\"threads\": %d}\n{\"roof\": \"stream\", \"gbytes\": %.1f}\n",
-           peak, cpu, COMPILER, o->threads, stream);
-    bench_step_ops(o, x);
+    int arch, call, prepared;
     memset(&desc, 0, sizeof desc);
     desc.activation_dim = o->d;
     desc.dict_size = o->m;
@@ -559,47 +567,61 @@ static void bench_ops(const options *o) {
         desc.arch = arch ? SAE_ARCH_JUMP_RELU : SAE_ARCH_TOP_K;
         desc.k = arch ? 0 : o->k;
         check(sae_dictionary_create(ctx, &desc, &dict));
+        if (arch) set_thresholds(dict, o, x, f);
         code.row_begin = (size_t *)calloc(o->batch + 1, sizeof *code.row_begin);
         code.latent = (uint32_t *)calloc(o->batch * o->m, sizeof *code.latent);
         code.value = floats(code.capacity = o->batch * o->m);
         if (!code.row_begin || !code.latent) die("no memory");
-        for (rows = o->batch; rows; rows = rows > 1 ? 1 : 0) {
-            options at = *o;
-            double share = (double)rows / (double)o->batch;
-            at.batch = rows;
-            for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
-                double begun = now_ms();
-                check(sae_encode(dict, x, rows, f));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op(arch ? "sae_encode, jumprelu" : "sae_encode, top_k", &at,
-                     median(times, o->steps), flop * share,
-                     4 * P + 4 * share * flop / (double)o->d);
-            for (i = 0; i <= o->steps; i++) {
-                double begun = now_ms();
-                check(sae_encode_sparse(dict, x, rows, &code));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op(arch ? "sae_encode_sparse, jumprelu" : "sae_encode_sparse, top_k", &at,
-                     median(times, o->steps), flop * share, 4 * P);
-            if (arch) continue;
-            for (i = 0; i <= o->steps; i++) {
-                double begun = now_ms();
-                check(sae_decode_sparse(dict, &code, rows, y));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op("sae_decode_sparse, top_k", &at, median(times, o->steps),
-                     2.0 * (double)code.row_begin[rows] * (double)o->d, 4 * P * share);
+        for (prepared = 0; prepared < 2; prepared++) {
+            if (prepared) check(sae_dictionary_prepare(dict));
+            for (rows = o->batch; rows; rows = rows > 1 && !prepared ? 1 : 0)
+                for (call = 0; call < 3 - prepared; call++) {
+                    options at = *o;
+                    double share = (double)rows / (double)o->batch;
+                    char name[64];
+                    at.batch = rows;
+                    for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
+                        double begun = now_ms();
+                        if (call == 0) check(sae_encode(dict, x, rows, f));
+                        if (call == 1) check(sae_encode_sparse(dict, x, rows, &code));
+                        if (call == 2) check(sae_decode_sparse(dict, &code, rows, y));
+                        if (i) times[i - 1] = now_ms() - begun;
+                    }
+                    snprintf(name, sizeof name, "%s, %s%s", names[call], arch ? "jumprelu" : "top_k",
+                             prepared ? ", prepared" : "");
+                    print_op(name, &at, median(times, o->steps),
+                             call < 2 ? flop * share
+                                      : 2.0 * (double)code.row_begin[rows] * (double)o->d,
+                             4 * (call == 0 ? P + share * flop / 2 / (double)o->d
+                                  : call == 1 ? P : P * share));
+                }
         }
         sae_dictionary_destroy(dict);
         free(code.row_begin);
         free(code.latent);
         free(code.value);
     }
-    free(times);
-    free(x);
     free(f);
     free(y);
+}
+
+static void bench_ops(const options *o) {
+    float *x = random_rows(o);
+    double *times = (double *)calloc(o->steps, sizeof *times);
+    char cpu[128];
+    if (!times || !o->steps) die("no steps");
+    cpu_name(cpu, sizeof cpu);
+    stream = 1;
+    bench_kernels(o);
+    peak = peak_gflops(o->threads);
+    stream = stream_gbytes(o->threads);
+    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
+           "\"threads\": %d}\n{\"roof\": \"stream\", \"gbytes\": %.1f}\n",
+           peak, cpu, COMPILER, o->threads, stream);
+    bench_step_ops(o, x);
+    bench_inference(o, x, times);
+    free(times);
+    free(x);
 }
 
 /* ==== growth ================================================================================== */
@@ -663,6 +685,68 @@ static void bench_growth(const options *start) {
         }
 }
 
+/* ==== a language model ======================================================================== */
+
+static sae_result take_logits(void *user, const float *logits, size_t first, size_t count) {
+    (void)first;
+    *(double *)user += (double)logits[count - 1];
+    return SAE_OK;
+}
+
+static sae_result take_rows(void *user, float *x, size_t rows, size_t dim) {
+    *(double *)user += (double)x[rows * dim - 1];
+    return SAE_OK;
+}
+
+/* The median pass of o->steps in ms, of every kind in turn. */
+static void bench_lm(const options *o) {
+    static const char *const kinds[] = { "logits", "loss", "hidden" };
+    neox_model *model;
+    neox_forward_desc run[3];
+    neox_hook hook;
+    size_t n = o->contexts * o->ctx, i, k;
+    int32_t *tokens = (int32_t *)malloc(n * sizeof *tokens);
+    double *times = (double *)malloc(3 * o->steps * sizeof *times), seen = 0;
+    double *loss = (double *)malloc(o->contexts * sizeof *loss);
+    uint32_t state = 1;
+    if (!o->path) die("bench lm MODEL: which model?");
+    if (!tokens || !times || !loss) die("no memory");
+    if (neox_model_open(ctx, o->path, &model) != SAE_OK) die(sae_error(ctx));
+    for (i = 0; i < n; i++) {
+        state = state * 1664525u + 1013904223u;
+        tokens[i] = (int32_t)((state >> 8) % neox_model_info(model).vocab_size);
+    }
+    memset(run, 0, sizeof run);
+    memset(&hook, 0, sizeof hook);
+    hook.site.module = NEOX_FINAL_NORM;
+    hook.call = take_rows;
+    hook.user = &seen;
+    for (k = 0; k < 3; k++) {
+        run[k].tokens = tokens;
+        run[k].contexts = o->contexts;
+        run[k].ctx = o->ctx;
+        run[k].user = &seen;
+    }
+    run[0].logits = take_logits;
+    run[1].loss = loss;
+    run[2].hooks = &hook;
+    run[2].num_hooks = 1;
+    for (i = 0; i < o->warmup + o->steps; i++)
+        for (k = 0; k < 3; k++) {
+            double begun = now_ms();
+            if (neox_forward(model, &run[k]) != SAE_OK) die(sae_error(ctx));
+            if (i >= o->warmup) times[k * o->steps + i - o->warmup] = now_ms() - begun;
+        }
+    printf("{\"impl\": \"sae.h\", \"tokens\": %zu, \"threads\": %d", n, o->threads);
+    for (k = 0; k < 3; k++)
+        printf(", \"%s\": %.1f", kinds[k], (double)n * 1e3 / median(times + k * o->steps, o->steps));
+    printf("}\n");
+    neox_model_close(model);
+    free(tokens);
+    free(times);
+    free(loss);
+}
+
 /* ==== main ==================================================================================== */
 
 /* ==== load ==================================================================================== */
@@ -698,7 +782,7 @@ int main(int argc, char **argv) {
     static const char all[] =
         "standard,standard_april,gated,gated_anneal,p_anneal,top_k,batch_top_k,"
         "matryoshka_batch_top_k,jumprelu";
-    options o = { NULL, NULL, NULL, 512, 8192, 2048, 64, 128, 10, 10, 2 };
+    options o = { NULL, NULL, NULL, 512, 8192, 2048, 64, 128, 10, 10, 16, 128, 2 };
     sae_context_desc desc;
     int i;
     o.trainers = all;
@@ -708,7 +792,9 @@ int main(int argc, char **argv) {
         size_t *number = !strcmp(name, "--d") ? &o.d : !strcmp(name, "--m") ? &o.m
                        : !strcmp(name, "--batch") ? &o.batch : !strcmp(name, "--k") ? &o.k
                        : !strcmp(name, "--l0") ? &o.l0 : !strcmp(name, "--warmup") ? &o.warmup
-                       : !strcmp(name, "--steps") ? &o.steps : NULL;
+                       : !strcmp(name, "--steps") ? &o.steps
+                       : !strcmp(name, "--contexts") ? &o.contexts
+                       : !strcmp(name, "--ctx") ? &o.ctx : NULL;
         if (!strcmp(name, "--profile")) {
             profile(&desc);
             continue;
@@ -731,8 +817,8 @@ int main(int argc, char **argv) {
         i++;
     }
     if (!o.data) {
-        fprintf(stderr, "usage: bench DATA.npy [options], bench ops, bench growth, or bench load "
-                        "DICTIONARY\n");
+        fprintf(stderr, "usage: bench DATA.npy [options], bench ops, bench growth, bench load "
+                        "DICTIONARY, or bench lm MODEL\n");
         return 2;
     }
     desc.threads = o.threads;
@@ -740,6 +826,7 @@ int main(int argc, char **argv) {
     if (strcmp(o.data, "ops") == 0) bench_ops(&o);
     else if (strcmp(o.data, "growth") == 0) bench_growth(&o);
     else if (strcmp(o.data, "load") == 0) bench_load(&o);
+    else if (strcmp(o.data, "lm") == 0) bench_lm(&o);
     else bench_training(&o);
     sae_context_destroy(ctx);
     return 0;

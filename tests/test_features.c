@@ -1,7 +1,7 @@
 /*  Proves: sae_features.h and page.h on a small model: losses with a dictionary in the way, what the one
     pass keeps, and that a page holds its texts as text.
 
-    Oracle: the losses PyTorch gives with the same model, text and dictionaries (make_fixtures_lm.py,
+    Oracle: the losses PyTorch gives with the same model, text and dictionaries (make_features_fixtures.py,
     tolerance 1e-5: float32 sums in another order); for the pass, the latents of
     all rows taken at once and looked through naively (tolerance 1e-5, for the same reason); for the page, a reading of its bytes. Needs no Python. */
 #define SAE_IMPLEMENTATION
