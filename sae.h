@@ -1163,6 +1163,9 @@ struct sae_backend {
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #define SAEI_X86 1
 #include <immintrin.h>
+#elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__)
+#define SAEI_NEON 1
+#include <arm_neon.h>
 #endif
 
 #ifdef __cplusplus
@@ -1988,6 +1991,14 @@ struct saei_kernels {
 #undef SAEI_FN
 #undef SAEI_KERNEL_PASS
 
+#if defined(SAEI_NEON)
+#define SAEI_KERNEL_PASS 4
+#define SAEI_FN(name) name##_neon
+#include SAE_HEADER_NAME
+#undef SAEI_FN
+#undef SAEI_KERNEL_PASS
+#endif
+
 #if defined(SAEI_X86)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -2033,6 +2044,9 @@ extern "C" {
         saei_add_double_##set, saei_powers_##set, saei_adam_##set                                  \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
+#if defined(SAEI_NEON)
+SAEI_KERNEL_TABLE(neon, neon, NULL, NULL, NULL);
+#endif
 #if defined(SAEI_X86)
 SAEI_KERNEL_TABLE(avx2, avx2, NULL, NULL, NULL);
 SAEI_KERNEL_TABLE(avx512, avx512, NULL, NULL, NULL);
@@ -2050,6 +2064,8 @@ static const saei_kernels *saei_kernels_select(const char *name) {
     if ((!name || !strcmp(name, "avx2")) && __builtin_cpu_supports("avx2")
         && __builtin_cpu_supports("fma"))
         return &saei_kernels_avx2;
+#elif defined(SAEI_NEON)
+    if (!name || !strcmp(name, "neon")) return &saei_kernels_neon;
 #endif
     if (!name || !strcmp(name, "portable")) return &saei_kernels_portable;
     return NULL;
@@ -14588,6 +14604,30 @@ SAEI_LANES(saei_vsub, _mm256_sub_ps)
 SAEI_LANES(saei_vdiv, _mm256_div_ps)
 #undef SAEI_LANES
 
+#elif SAEI_KERNEL_PASS == 4
+
+typedef struct saei_v {
+    float32x4_t f[4];
+} saei_v;
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
+SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+#undef SAEI_LANES
+static inline void saei_vstore(float *p, saei_v x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
+}
+
 #else
 
 typedef struct saei_v {
@@ -14674,8 +14714,68 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_STEP
 #undef SAEI_END
 }
+#elif SAEI_KERNEL_PASS == 2 || SAEI_KERNEL_PASS == 4
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel, or
+   24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
+#if SAEI_KERNEL_PASS == 2
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
+#define SAEI_WIDE __m256
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
 #else
-/* 4 rows x 16 latents at a time: 8 registers of 8 lanes. */
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
+#define SAEI_WIDE float32x4_t
+#define SAEI_LOAD vld1q_f32
+#define SAEI_STORE vst1q_f32
+#define SAEI_SET vdupq_n_f32
+#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
+#endif
+#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_BEGIN(i, c)                                                                           \
+    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
+#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
+#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_ROW(i)                                                                                \
+    {                                                                                              \
+        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
+        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
+    }
+#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
+    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
+        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
+            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
+            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
+            const float *x3 = x[r + 3] + k0, *p = panel + c;
+            float *o = out + r * SAEI_PANEL + c;
+            SAEI_ROWS(SAEI_BEGIN)
+            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
+                SAEI_COLUMNS(SAEI_PART, 0)
+                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
+            }
+            SAEI_ROWS(SAEI_END)
+        }
+#undef SAEI_BEGIN
+#undef SAEI_PART
+#undef SAEI_STEP
+#undef SAEI_END
+#undef SAEI_ROW
+#undef SAEI_ROWS
+}
+#undef SAEI_LANES
+#undef SAEI_COLUMNS
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_FMA
+#else
+/* 4 rows x 16 latents at a time. */
 static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
                                bool add, float *out) {
     for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)

@@ -442,18 +442,22 @@ static void print_op(const char *name, const options *o, double ms, double flop,
     fflush(stdout);
 }
 
-/* The product kernels alone, on 128 rows against panels of m latents: one thread. */
+/* The product kernels alone, of every instruction set, on 128 rows against panels of m latents: one
+   thread. */
 static void bench_kernels(const options *o) {
-    const saei_kernels *kernels = saei_kernels_select(NULL);
-    size_t ld = saei_align16(o->d), panels = o->m / SAEI_PANEL, p, g, i, s;
+    static const char *const sets[] = { "portable", "neon", "avx2", "avx512", "avx512vnni" };
+    size_t ld = saei_align16(o->d), panels = o->m / SAEI_PANEL, p, g, i, s, set;
     float *x = floats(128 * ld), *W = floats(panels * SAEI_PANEL * ld), out[SAEI_TILE_ROWS * 48];
     int32_t dot[SAEI_TILE_ROWS * 48];
-    double *times = (double *)calloc(o->steps, sizeof *times), one = peak_gflops(1);
+    double *times = (double *)calloc(o->steps, sizeof *times);
     options at = *o;
-    int kind;
     at.batch = 128;
     if (!times) die("no memory");
-    for (kind = 0; kind < (kernels->screen ? 2 : 1); kind++) {
+    peak = peak_gflops(1);
+    for (set = 0; set < sizeof sets / sizeof *sets; set++) {
+        const saei_kernels *kernels = saei_kernels_select(sets[set]);
+        char name[64];
+        if (!kernels) continue;
         for (s = 0; s < o->steps; s++) {
             double begun = now_ms();
             for (p = 0; p < panels; p++)
@@ -464,7 +468,7 @@ static void bench_kernels(const options *o) {
                         row[i] = x + (g + i) * ld;
                         words[i] = (const int16_t *)(const void *)x + (g + i) * ld;
                     }
-                    if (!kind)
+                    if (!kernels->screen)
                         kernels->tile(row, W + p * SAEI_PANEL * ld, ld, false, out);
                     else
                         kernels->screen(words, (const uint32_t *)(const void *)W
@@ -472,9 +476,9 @@ static void bench_kernels(const options *o) {
                 }
             times[s] = now_ms() - begun;
         }
-        peak = one;
-        print_op(kind ? "kernel: int16 product, 1 thread" : "kernel: product, 1 thread", &at,
-                 median(times, o->steps),
+        snprintf(name, sizeof name, "kernel: %s product, %s, 1 thread",
+                 kernels->screen ? "int16" : "float", kernels->name);
+        print_op(name, &at, median(times, o->steps),
                  2.0 * 128 * (double)ld * (double)(panels * SAEI_PANEL), 0);
     }
     free(times);
