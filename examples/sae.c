@@ -2018,16 +2018,27 @@ static void name_runs(feature_run *runs, size_t num) {
     }
 }
 
-/* --log, else log.jsonl in the run's folder or the one above; whose lines are the run's. */
+/* --log, else log.jsonl in the run's folder or FOLDER.jsonl beside it, or of the folder above; and
+   whose lines are the run's. */
 static void find_log(const feature_options *o, const feature_run *run, size_t index,
                      page_run *out) {
     const char *trainer = strstr(run->path, "trainer_"), *next;
+    char *folder = with_ending(run->path, ""), *above;
+    size_t n = strlen(folder), i;
+    while (n > 1 && folder[n - 1] == '/') folder[--n] = 0;
+    above = with_ending(folder_of(folder), "");
+    n = strlen(above);
+    while (n > 1 && above[n - 1] == '/') above[--n] = 0;
     out->log_trainer = -1;
     if (index < o->log.count) out->log = o->log.items[index];
     else if (o->log.count == 1) out->log = o->log.items[0];
-    else if (file_exists(joined(run->path, "log.jsonl"))) out->log = joined(run->path, "log.jsonl");
-    else if (file_exists(joined(run->path, "../log.jsonl")))
-        out->log = joined(run->path, "../log.jsonl");
+    for (i = 0; i < 4 && !out->log; i++) {
+        const char *path = i == 0   ? joined(run->path, "log.jsonl")
+                           : i == 1 ? with_ending(folder, ".jsonl")
+                           : i == 2 ? joined(above, "log.jsonl")
+                                    : with_ending(above, ".jsonl");
+        if (file_exists(path)) out->log = path;
+    }
     while (trainer && (next = strstr(trainer + 1, "trainer_")) != NULL) trainer = next;
     if (trainer && strspn(trainer + 8, "0123456789"))
         out->log_trainer = (int64_t)strtol(trainer + 8, NULL, 10);
@@ -3298,7 +3309,7 @@ static const char help_features[] =
     "  --features N (2000)    on the page, of all runs together: those with most energy, the sum "
     "of\n"
     "                    f^2 |w|^2. 2000 make some 4 MB\n"
-    "  --log F.jsonl...  of the training; default log.jsonl in DIR or above\n"
+    "  --log F.jsonl...  of the training; default DIR/log.jsonl or DIR.jsonl\n"
     "  --no-effects      leave out ablating and steering, which run the model most\n"
     "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --threads, --quiet: as in sae eval\n"
     "  --help\n";

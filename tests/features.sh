@@ -46,6 +46,14 @@ echo '{"step": 9, "trainer": 0, "loss": 1, "l0": 4}' >> sweep/log.jsonl
 run 0 "$SAE" features sweep $lm --out sweep.html --quiet --no-effects
 says '"log":{"step":\[0,9\],"loss":\[2,1\]' sweep.html
 
+# trained from the text, a dictionary knows where it belongs
+run 0 "$SAE" train $lm --submodule gpt_neox.layers.1.mlp --io in_and_out --trainer top_k --dict-size 32 --k 4 \
+    --steps 20 --batch 64 --out own --log own.jsonl --log-steps 2 --quiet
+run 0 "$SAE" eval own $lm
+says "gpt_neox.layers.1.mlp (in_and_out)" out
+run 0 "$SAE" features own $lm --out own.html --quiet
+says '"log":{"step":\[0,2' own.html
+
 # what is wrong, said before long work
 : > empty.txt
 run 1 "$SAE" eval lm/top_k --model lm/model --text empty.txt
