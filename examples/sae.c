@@ -3311,8 +3311,8 @@ static const char help_features[] =
     "                    f^2 |w|^2. 2000 make some 4 MB\n"
     "  --log F.jsonl...  of the training; default DIR/log.jsonl or DIR.jsonl\n"
     "  --no-effects      leave out ablating and steering, which run the model most\n"
-    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --threads, --quiet: as in sae eval\n"
-    "  --help\n";
+    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --threads, --quiet:\n"
+    "  as in sae eval --help\n";
 
 static const char help_activations[] =
     "sae activations --model M --text FILE... --submodule PATH --out F.npy|F.safetensors\n"
