@@ -19,7 +19,7 @@ static sae_context *ctx;
 typedef struct golden {
     neox_model *model;
     sae_tensor_file *file;
-    const int32_t *ids;
+    int32_t ids[ROWS]; /* a file's need not be aligned */
     float *logits;
     float *losses;
 } golden;
@@ -44,7 +44,7 @@ static bool open_golden(sae_context *c, const char *folder, golden *g) {
     memset(g, 0, sizeof *g);
     CHECK_OK(c, neox_model_open(c, place(folder, ""), &g->model), return false);
     CHECK_OK(c, sae_tensor_file_open(c, place(folder, "golden.npz"), &g->file), return false);
-    g->ids = (const int32_t *)sae_tensor_file_find(g->file, "ids")->data;
+    memcpy(g->ids, sae_tensor_file_find(g->file, "ids")->data, sizeof g->ids);
     g->logits = array(g, "logits");
     g->losses = array(g, "losses");
     return true;
