@@ -1793,6 +1793,8 @@ static void language_close(language *l) {
     neox_model_close(l->model);
 }
 
+static void mark_padding(const neox_model *model, neox_contexts *contexts); /* >>read */
+
 static int language_open(const common *c, language *l) {
     if (!c->model) return wrong("--model is missing: a folder with config.json, "
                                 "model.safetensors, tokenizer.json");
@@ -1802,6 +1804,7 @@ static int language_open(const common *c, language *l) {
         || neox_contexts_read(sae.ctx, l->tokenizer, c->text.items, c->text.count, (size_t)c->ctx,
                               &l->contexts) != SAE_OK)
         return failed_library();
+    mark_padding(l->model, &l->contexts);
     l->text.tokens = l->contexts.tokens;
     l->text.contexts = l->contexts.contexts;
     l->text.ctx = l->contexts.ctx;
@@ -1903,6 +1906,13 @@ static void print_json_metric(const char *name, double value) {
     else printf("\"%s\": null, ", name);
 }
 
+static double count_tokens(const features_text *text) {
+    double count = 0;
+    size_t i;
+    for (i = 0; i < text->contexts * text->ctx; i++) count += text->tokens[i] >= 0;
+    return count;
+}
+
 static int evaluate_in_model(const common *c, const sae_dictionary *dict) {
     const char *path = c->words.items[0];
     language l;
@@ -1931,13 +1941,12 @@ static int evaluate_in_model(const common *c, const sae_dictionary *dict) {
         SAE_METRICS(SAE_X)
 #undef SAE_X
         printf("\"n_rows\": %.0f, \"n_tokens\": %.0f}\n", (double)rows,
-               (double)(l.text.contexts * l.text.ctx));
+               count_tokens(&l.text));
     } else if (status == DONE) {
         print_table(&path, &m, 1);
         printf("CE %.4f of the model, %.4f with the reconstruction at %s (%s), %.4f with zeros; "
                "%.0f tokens in contexts of %zu\n", m.loss_original, m.loss_reconstructed,
-               s.submodule, s.io, m.loss_zero, (double)(l.text.contexts * l.text.ctx),
-               l.text.ctx);
+               s.submodule, s.io, m.loss_zero, count_tokens(&l.text), l.text.ctx);
     }
     language_close(&l);
     return status;
@@ -2421,14 +2430,14 @@ static void text_rows_close(text_rows *r) {
 static size_t text_rows_layer(const text_rows *r) { return r->site.layer; }
 
 /* Rows of padding are ids below 0 and, where config.json has a token of its own for it, that. */
-static void mark_padding(text_rows *r) {
-    neox_info info = neox_model_info(r->model);
+static void mark_padding(const neox_model *model, neox_contexts *contexts) {
+    neox_info info = neox_model_info(model);
     size_t i;
     if (info.pad_token < 0 || info.pad_token == info.bos_token || info.pad_token == info.eos_token)
         return;
-    for (i = r->contexts.contexts; i-- > 0;) { /* at the end of a context alone */
-        int32_t *ids = r->contexts.tokens + i * r->contexts.ctx;
-        size_t n = r->contexts.ctx;
+    for (i = contexts->contexts; i-- > 0;) { /* at the end of a context alone */
+        int32_t *ids = contexts->tokens + i * contexts->ctx;
+        size_t n = contexts->ctx;
         while (n && (ids[n - 1] < 0 || ids[n - 1] == info.pad_token)) ids[--n] = -1;
     }
 }
@@ -2457,7 +2466,7 @@ static int text_rows_open(const common *c, text_rows **out, sae_source_desc *sou
         return failed_library();
     status = read_contexts(c, r->tokenizer, &r->contexts);
     if (status != DONE) return status;
-    mark_padding(r);
+    mark_padding(r->model, &r->contexts);
     memset(&desc, 0, sizeof desc);
     desc.model = r->model;
     desc.tokens = r->contexts.tokens;
@@ -3320,8 +3329,8 @@ static const char help_activations[] =
     "  What a language model computes at a submodule while it reads the text: float32 [rows,dim].\n"
     "  --model M         a folder with config.json, model.safetensors (or shards) and\n"
     "                    tokenizer.json, of the GPT-NeoX family (Pythia)\n"
-    "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or a .npy\n"
-    "                    of ids, [n] or [contexts,ctx], below 0: padding\n"
+    "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or a\n"
+    "                    .npy of ids, [n] or [contexts,ctx], below 0: padding\n"
     "  --tokens F.npy    ids, in place of --text\n"
     "  --submodule PATH  gpt_neox.layers.3, gpt_neox.layers.3.mlp, gpt_neox.embed_in, ...\n"
     "  --io out|in|in_and_out    its output, its input; both (transcoders): F.in.npy, F.out.npy\n"
