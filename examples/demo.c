@@ -164,7 +164,7 @@ static sae_result train(demo *d, const char *out) {
     desc.buffer.batch_size = BATCH;
     for (int i = 0; i < TRAINERS; i++) {
         trainers[i].dict_size = LATENTS;
-        trainers[i].lr = 2e-3;
+        trainers[i].lr = 4e-3;
         trainers[i].warmup_steps = STEPS / 20;
         trainers[i].sparsity_warmup_steps = STEPS / 4;
         trainers[i].decay_start = STEPS * 3 / 4;
