@@ -47,8 +47,10 @@ build/sae build/demo: build/page_html.h $(wildcard examples/*.h)
 build/bench: bench/bench.c sae.h examples/neox.h examples/neox_unicode.h Makefile | build
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
+build/tests/test_features: build/page_html.h examples/sae_features.h examples/page.h
+
 build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch] examples/neox*.h) | build/tests
-	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
+	$(COMPILE) -I. -Ibuild $< -o $@ $(LDFLAGS) -lm
 
 # Exports sae_* alone. examples/sae.py opens it.
 VISIBLE := 'extern __attribute__((visibility("default")))'
@@ -139,7 +141,7 @@ test: build/sae build/sae-emu build/libsae.so $(TESTS) ## builds and runs every 
 PYTHON ?= python3
 test-peers: build/sae build/libsae.so ## against the real Python packages, those that are installed
 	@$(PYTHON) tests/peers.py && $(PYTHON) tests/peers_formats.py build/sae && \
-	    $(PYTHON) tests/peers_lm.py build/sae
+	    $(PYTHON) tests/peers_lm.py build/sae && $(PYTHON) tests/peers_loss.py
 
 # The same tree by links, so that both builds stay. SAE_ROOT: where the tests find their fixtures.
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -149,7 +151,7 @@ test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
 	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 PYTHON ?= python3
-demo: build/demo ## trains three dictionaries on a toy with known features and prints what they found
+demo: build/demo ## a model reads a text, three dictionaries learn what it thinks, a page shows it
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} ./build/demo build/demo_out
 
 DATA ?= activations.npy

@@ -5,8 +5,8 @@
     A language model reads text; three dictionaries are trained on what it thinks behind one of its
     layers, on one stream; then they are judged by how much of the model's loss survives when they
     stand in its way, and a page shows what their features mean. The default model and text are in
-    examples/model; the model was not trained on this text. The last tenth of the text is kept from
-    the dictionaries, for judging.
+    examples/model; the model was not trained on this text. Every tenth context is kept from the
+    dictionaries, for judging.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
@@ -18,6 +18,7 @@
 #include "page.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #if defined(_WIN32)
 #include <io.h>
@@ -27,7 +28,7 @@
 #include <unistd.h>
 #endif
 
-enum { CTX = 128, LATENTS = 768, BATCH = 1024, STEPS = 600, LOG_STEPS = 10, TRAINERS = 3 };
+enum { CTX = 128, LATENTS = 1024, BATCH = 1024, STEPS = 500, LOG_STEPS = 10, TRAINERS = 3 };
 
 #define TRY(call)                                                                                  \
     do {                                                                                           \
@@ -41,7 +42,8 @@ typedef struct demo {
     neox_tokenizer *tokenizer;
     neox_contexts contexts;
     neox_source *source;
-    features_text train, test; /* nine tenths of the text, and the last */
+    features_text all, train, test; /* nine contexts of ten, and the tenth */
+    int32_t *tokens;                /* of train, then of test */
     char submodule[64];
     features_place place;
     sae_dictionary *dicts[TRAINERS];
@@ -101,24 +103,38 @@ static void on_log(void *user, size_t trainer, const sae_stats *s) {
                 s->dead_features == s->dead_features ? s->dead_features : 0);
 }
 
+static sae_result split(demo *d) {
+    size_t i, bytes = CTX * sizeof *d->tokens;
+    d->test.contexts = d->all.contexts / 10;
+    d->train.contexts = d->all.contexts - d->test.contexts;
+    d->train.ctx = d->test.ctx = CTX;
+    if (!d->test.contexts)
+        return sae_fail(d->ctx, SAE_INVALID, "the text has %zu contexts of %d tokens, ten are "
+                        "needed", d->all.contexts, CTX);
+    d->tokens = (int32_t *)malloc(d->all.contexts * bytes);
+    if (!d->tokens) return sae_fail(d->ctx, SAE_OUT_OF_MEMORY, "no memory");
+    d->train.tokens = d->tokens;
+    d->test.tokens = d->tokens + d->train.contexts * CTX;
+    for (i = 0; i < d->all.contexts; i++) {
+        size_t tenth = i / 10, to = i % 10 == 9 ? d->train.contexts + tenth : i - tenth;
+        memcpy(d->tokens + to * CTX, d->all.tokens + i * CTX, bytes);
+    }
+    return SAE_OK;
+}
+
 /* The model, the text as contexts, and the rows behind the middle layer. */
 static sae_result open_all(demo *d, const char *model, const char *text) {
     neox_source_desc desc;
-    size_t held;
     neox_info info;
     memset(&desc, 0, sizeof desc);
     TRY(neox_model_open(d->ctx, model, &d->model));
     TRY(neox_tokenizer_open(d->ctx, model, &d->tokenizer));
     TRY(neox_contexts_read(d->ctx, d->tokenizer, &text, 1, CTX, &d->contexts));
     info = neox_model_info(d->model);
-    held = d->contexts.contexts / 10 ? d->contexts.contexts / 10 : 1;
-    if (d->contexts.contexts < 2)
-        return sae_fail(d->ctx, SAE_INVALID, "%s: two contexts of %d tokens at least", text, CTX);
-    d->train.tokens = d->contexts.tokens;
-    d->train.ctx = d->test.ctx = CTX;
-    d->train.contexts = d->contexts.contexts - held;
-    d->test.tokens = d->contexts.tokens + d->train.contexts * CTX;
-    d->test.contexts = held;
+    d->all.tokens = d->contexts.tokens;
+    d->all.contexts = d->contexts.contexts;
+    d->all.ctx = CTX;
+    TRY(split(d));
     snprintf(d->submodule, sizeof d->submodule, "gpt_neox.layers.%zu", info.layers / 2);
     TRY(neox_site_find(d->model, d->submodule, false, &d->place.in));
     d->place.out = d->place.in;
@@ -128,16 +144,17 @@ static sae_result open_all(demo *d, const char *model, const char *text) {
     desc.ctx = CTX;
     desc.site = d->place.in;
     printf("%s: %zu layers of %zu; %s: %zu tokens, %zu of them kept for judging; at %s\n", model,
-           info.layers, info.dim, text, d->contexts.contexts * CTX, held * CTX, d->submodule);
+           info.layers, info.dim, text, d->all.contexts * CTX, d->test.contexts * CTX,
+           d->submodule);
     fflush(stdout);
     return neox_source_create(d->ctx, &desc, &d->source);
 }
 
 static sae_result train(demo *d, const char *out) {
     sae_trainer_desc trainers[TRAINERS] = {
-        { .kind = SAE_TRAINER_TOP_K, .k = 24 },
-        { .kind = SAE_TRAINER_BATCH_TOP_K, .k = 24 },
-        { .kind = SAE_TRAINER_JUMP_RELU, .target_l0 = 24, .bandwidth = 0.03 },
+        { .kind = SAE_TRAINER_TOP_K, .k = 20 },
+        { .kind = SAE_TRAINER_BATCH_TOP_K, .k = 20 },
+        { .kind = SAE_TRAINER_JUMP_RELU, .target_l0 = 20, .bandwidth = 0.03 },
     };
     sae_train_desc desc = { .trainers = trainers, .num_trainers = TRAINERS, .steps = STEPS,
                             .normalize_activations = true, .save_dir = out, .log = on_log,
@@ -147,11 +164,12 @@ static sae_result train(demo *d, const char *out) {
     desc.buffer.batch_size = BATCH;
     for (int i = 0; i < TRAINERS; i++) {
         trainers[i].dict_size = LATENTS;
-        trainers[i].lr = 1e-3;
+        trainers[i].lr = 4e-3;
         trainers[i].warmup_steps = STEPS / 20;
         trainers[i].sparsity_warmup_steps = STEPS / 4;
         trainers[i].decay_start = STEPS * 3 / 4;
         trainers[i].threshold_start_step = STEPS / 4;
+        trainers[i].threshold_beta = 0.98; /* the run is short */
         trainers[i].dead_feature_threshold = 100 * BATCH;
         trainers[i].submodule_name = d->submodule;
     }
@@ -194,7 +212,6 @@ static sae_result write_page(demo *d, const char *model, const char *text, const
     static const char *const names[TRAINERS] = { "top_k", "batch_top_k", "jumprelu" };
     showing s = { "reading the text again", 0 };
     features_progress progress = { show_share, &s };
-    features_text all = { d->contexts.tokens, d->contexts.contexts, CTX };
     page_run runs[TRAINERS];
     page_desc page;
     memset(runs, 0, sizeof runs);
@@ -208,7 +225,7 @@ static sae_result write_page(demo *d, const char *model, const char *text, const
         desc.vocab_size = neox_model_info(d->model).vocab_size;
         TRY(features_create(d->ctx, &desc, &d->passes[i]));
     }
-    TRY(features_collect(d->model, &all, d->passes, TRAINERS, &progress));
+    TRY(features_collect(d->model, &d->all, d->passes, TRAINERS, &progress));
     for (int i = 0; i < TRAINERS; i++) {
         runs[i].name = runs[i].trainer = names[i];
         runs[i].submodule = d->submodule;
@@ -227,9 +244,10 @@ static sae_result write_page(demo *d, const char *model, const char *text, const
     page.tokenizer = d->tokenizer;
     page.model_name = model;
     page.text_name = strrchr(text, '/') ? strrchr(text, '/') + 1 : text;
-    page.text = all;
+    page.text = d->all;
     page.runs = runs;
     page.num_runs = TRAINERS;
+    page.max_features = TRAINERS * 800;
     page.ablate_contexts = 1;
     page.steer_contexts = 2;
     page.progress = progress;
@@ -257,6 +275,7 @@ int main(int argc, char **argv) {
         sae_dictionary_destroy(d.dicts[i]);
     }
     neox_source_destroy(d.source);
+    free(d.tokens);
     neox_contexts_free(&d.contexts);
     neox_tokenizer_close(d.tokenizer);
     neox_model_close(d.model);

@@ -9,9 +9,10 @@
     (`make build/page_html.h`).
 
     WHAT IT DOES
-        Measures what sae_features.h can of each run's features and writes them. The page is one file
-        with no network access; whatever the texts hold (tags, quotes, control bytes, no UTF-8) is
-        written as JSON in which nothing ends a script. Both files are written beside and renamed.
+        Measures what sae_features.h can of each run's features and writes them. The page is one
+        file with no network access; whatever the texts hold (tags, quotes, control bytes, no
+        UTF-8) is written as JSON in which nothing ends a script. Both files are written beside and
+        renamed.
 */
 #ifndef PAGE_H_INCLUDED
 #define PAGE_H_INCLUDED

@@ -1830,6 +1830,8 @@ static void language_close(language *l) {
     neox_model_close(l->model);
 }
 
+static void mark_padding(const neox_model *model, neox_contexts *contexts); /* >>read */
+
 static int language_open(const common *c, language *l) {
     if (!c->model) return wrong("--model is missing: a folder with config.json, "
                                 "model.safetensors, tokenizer.json");
@@ -1839,6 +1841,7 @@ static int language_open(const common *c, language *l) {
         || neox_contexts_read(sae.ctx, l->tokenizer, c->text.items, c->text.count, (size_t)c->ctx,
                               &l->contexts) != SAE_OK)
         return failed_library();
+    mark_padding(l->model, &l->contexts);
     l->text.tokens = l->contexts.tokens;
     l->text.contexts = l->contexts.contexts;
     l->text.ctx = l->contexts.ctx;
@@ -1940,6 +1943,13 @@ static void print_json_metric(const char *name, double value) {
     else printf("\"%s\": null, ", name);
 }
 
+static double count_tokens(const features_text *text) {
+    double count = 0;
+    size_t i;
+    for (i = 0; i < text->contexts * text->ctx; i++) count += text->tokens[i] >= 0;
+    return count;
+}
+
 static int evaluate_in_model(const common *c, const sae_dictionary *dict) {
     const char *path = c->words.items[0];
     language l;
@@ -1968,13 +1978,12 @@ static int evaluate_in_model(const common *c, const sae_dictionary *dict) {
         SAE_METRICS(SAE_X)
 #undef SAE_X
         printf("\"n_rows\": %.0f, \"n_tokens\": %.0f}\n", (double)rows,
-               (double)(l.text.contexts * l.text.ctx));
+               count_tokens(&l.text));
     } else if (status == DONE) {
         print_table(&path, &m, 1);
         printf("CE %.4f of the model, %.4f with the reconstruction at %s (%s), %.4f with zeros; "
                "%.0f tokens in contexts of %zu\n", m.loss_original, m.loss_reconstructed,
-               s.submodule, s.io, m.loss_zero, (double)(l.text.contexts * l.text.ctx),
-               l.text.ctx);
+               s.submodule, s.io, m.loss_zero, count_tokens(&l.text), l.text.ctx);
     }
     language_close(&l);
     return status;
@@ -2055,16 +2064,27 @@ static void name_runs(feature_run *runs, size_t num) {
     }
 }
 
-/* --log, else log.jsonl in the run's folder or the one above; whose lines are the run's. */
+/* --log, else log.jsonl in the run's folder or FOLDER.jsonl beside it, or of the folder above; and
+   whose lines are the run's. */
 static void find_log(const feature_options *o, const feature_run *run, size_t index,
                      page_run *out) {
     const char *trainer = strstr(run->path, "trainer_"), *next;
+    char *folder = with_ending(run->path, ""), *above;
+    size_t n = strlen(folder), i;
+    while (n > 1 && folder[n - 1] == '/') folder[--n] = 0;
+    above = with_ending(folder_of(folder), "");
+    n = strlen(above);
+    while (n > 1 && above[n - 1] == '/') above[--n] = 0;
     out->log_trainer = -1;
     if (index < o->log.count) out->log = o->log.items[index];
     else if (o->log.count == 1) out->log = o->log.items[0];
-    else if (file_exists(joined(run->path, "log.jsonl"))) out->log = joined(run->path, "log.jsonl");
-    else if (file_exists(joined(run->path, "../log.jsonl")))
-        out->log = joined(run->path, "../log.jsonl");
+    for (i = 0; i < 4 && !out->log; i++) {
+        const char *path = i == 0   ? joined(run->path, "log.jsonl")
+                           : i == 1 ? with_ending(folder, ".jsonl")
+                           : i == 2 ? joined(above, "log.jsonl")
+                                    : with_ending(above, ".jsonl");
+        if (file_exists(path)) out->log = path;
+    }
     while (trainer && (next = strstr(trainer + 1, "trainer_")) != NULL) trainer = next;
     if (trainer && strspn(trainer + 8, "0123456789"))
         out->log_trainer = (int64_t)strtol(trainer + 8, NULL, 10);
@@ -2447,14 +2467,14 @@ static void text_rows_close(text_rows *r) {
 static size_t text_rows_layer(const text_rows *r) { return r->site.layer; }
 
 /* Rows of padding are ids below 0 and, where config.json has a token of its own for it, that. */
-static void mark_padding(text_rows *r) {
-    neox_info info = neox_model_info(r->model);
+static void mark_padding(const neox_model *model, neox_contexts *contexts) {
+    neox_info info = neox_model_info(model);
     size_t i;
     if (info.pad_token < 0 || info.pad_token == info.bos_token || info.pad_token == info.eos_token)
         return;
-    for (i = r->contexts.contexts; i-- > 0;) { /* at the end of a context alone */
-        int32_t *ids = r->contexts.tokens + i * r->contexts.ctx;
-        size_t n = r->contexts.ctx;
+    for (i = contexts->contexts; i-- > 0;) { /* at the end of a context alone */
+        int32_t *ids = contexts->tokens + i * contexts->ctx;
+        size_t n = contexts->ctx;
         while (n && (ids[n - 1] < 0 || ids[n - 1] == info.pad_token)) ids[--n] = -1;
     }
 }
@@ -2483,7 +2503,7 @@ static int text_rows_open(const common *c, text_rows **out, sae_source_desc *sou
         return failed_library();
     status = read_contexts(c, r->tokenizer, &r->contexts);
     if (status != DONE) return status;
-    mark_padding(r);
+    mark_padding(r->model, &r->contexts);
     memset(&desc, 0, sizeof desc);
     desc.model = r->model;
     desc.tokens = r->contexts.tokens;
@@ -3333,10 +3353,10 @@ static const char help_features[] =
     "  --features N (2000)    on the page, of all runs together: those with most energy, the sum "
     "of\n"
     "                    f^2 |w|^2. 2000 make some 4 MB\n"
-    "  --log F.jsonl...  of the training; default log.jsonl in DIR or above\n"
+    "  --log F.jsonl...  of the training; default DIR/log.jsonl or DIR.jsonl\n"
     "  --no-effects      leave out ablating and steering, which run the model most\n"
-    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --threads, --quiet: as in sae eval\n"
-    "  --help\n";
+    "  --raw, --use-top-k, --use-threshold, --dict-class, --k, --threads, --quiet:\n"
+    "  as in sae eval --help\n";
 
 static const char help_activations[] =
     "sae activations --model M --text FILE... --submodule PATH --out F.npy|F.safetensors\n"
@@ -3344,8 +3364,8 @@ static const char help_activations[] =
     "  What a language model computes at a submodule while it reads the text: float32 [rows,dim].\n"
     "  --model M         a folder with config.json, model.safetensors (or shards) and\n"
     "                    tokenizer.json, of the GPT-NeoX family (Pythia)\n"
-    "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or .npy\n"
-    "                    of ids, [n] or [contexts,ctx], below 0: padding\n"
+    "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or a\n"
+    "                    .npy of ids, [n] or [contexts,ctx], below 0: padding\n"
     "  --tokens F.npy    ids, in place of --text\n"
     "  --submodule PATH  gpt_neox.layers.3, gpt_neox.layers.3.mlp, gpt_neox.embed_in, ...\n"
     "  --io out|in|in_and_out    its output, its input; both (transcoders): F.in.npy, F.out.npy\n"
