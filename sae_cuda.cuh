@@ -347,9 +347,11 @@ static void saei_cuda_close(const sae_context *ctx, void *state) {
     sae_backend_free(ctx, s);
 }
 
+static bool saei_cuda_malloc(saei_cuda *s, void **out, size_t bytes); /* >>cuda: state, memory */
+
 /* Streams, events and small memory; what fails is kept in s. */
 static bool saei_cuda_prepare(saei_cuda *s, const sae_cuda_desc *desc) {
-    void *told = NULL;
+    void *told = NULL, *halt = NULL;
     int bytes = 0;
     s->stream = (cudaStream_t)desc->stream;
     s->own_stream = !s->stream;
@@ -373,7 +375,8 @@ static bool saei_cuda_prepare(saei_cuda *s, const sae_cuda_desc *desc) {
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->freed[i], cudaEventDisableTiming));
     for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->ended[i], cudaEventDisableTiming));
-    if (!SAEI_CUDA_OK(s, cudaMalloc((void **)&s->halt, 16 * sizeof(uint32_t)))) return false;
+    if (!saei_cuda_malloc(s, &halt, 16 * sizeof(uint32_t))) return false;
+    s->halt = (uint32_t *)halt;
     SAEI_CUDA_OK(s, cudaMemsetAsync(s->halt, 0, 16 * sizeof(uint32_t), s->stream));
     if (!SAEI_CUDA_OK(s, cudaHostAlloc(&told, SAEI_TOLD_COUNT * sizeof(uint32_t),
                                        cudaHostAllocDefault)))
@@ -386,7 +389,7 @@ static bool saei_cuda_prepare(saei_cuda *s, const sae_cuda_desc *desc) {
         return saei_cuda_ok(s, cudaErrorUnknown, "cublasLtCreate");
     }
     s->blas_bytes = (size_t)32 << 20;
-    return SAEI_CUDA_OK(s, cudaMalloc(&s->blas_space, s->blas_bytes));
+    return saei_cuda_malloc(s, &s->blas_space, s->blas_bytes);
 }
 
 static sae_result saei_cuda_open(const sae_context *ctx, void **state) {
@@ -1172,7 +1175,7 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel
         const float *w1 = t.W + (size_t)(t.list ? t.list[i1] : i1) * t.ld + part;
         float4 a = saei_device_float4(x), b = saei_device_float4(w0), c = saei_device_float4(w1);
         for (uint32_t k0 = 0; k0 < t.d; k0 += SAEI_PLAIN_DEPTH) {
-            uint32_t depth = t.d - k0 < SAEI_PLAIN_DEPTH ? t.d - k0 : SAEI_PLAIN_DEPTH;
+            uint32_t depth = t.d - k0;
             __syncthreads();
             if (from < 32) {
                 xs[part][from] = a.x;
