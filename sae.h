@@ -843,8 +843,9 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
                then the lanes are added in double 8, 4, 2, 1 apart
      scalars   sums over rows of the batch, and column_sums and weighted_sum: in double, ascending,
                likewise in blocks of 1024 rows where there are more (products of two floats are
-               exact in double). sum_squares: a dot of every 16384 floats, added the same way
-     entries   latent_sums, fired and the columns of variance: in double, ascending, one chain
+               exact in double), and the columns' sums and squares in variance. sum_squares: a dot
+               of every 16384 floats, added the same way
+     entries   latent_sums and fired: in double, ascending, one chain
      ties      in any top-k: the lower index */
 
 #define SAE_ROW_BLOCK 1024
@@ -2995,22 +2996,29 @@ static void saei_cpu_unit_rows(const sae_work *w, size_t n, float *e, double *lo
     *loss = saei_sum_doubles(t.s.sums, n) / (double)n;
 }
 
-/* Sum over columns of sum_r (x - mean)^2, in double. */
+/* Sum over columns of sum_r (x - mean)^2, in double, in blocks of 1024 rows. */
 static void saei_scatter_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
-    size_t c0 = part * 64, c1 = saei_part_end(part, 64, t->d);
-    double mean[64], sum[64];
+    size_t c0 = part * 64, width = saei_part_end(part, 64, t->d) - c0;
+    double mean[64], sum[64], block[64];
     memset(mean, 0, sizeof mean);
     memset(sum, 0, sizeof sum);
-    for (size_t r = 0; r < t->n; r++)
-        for (size_t c = c0; c < c1; c++) mean[c - c0] += (double)t->x[r * t->ld + c];
-    for (size_t c = c0; c < c1; c++) mean[c - c0] /= (double)t->n;
-    for (size_t r = 0; r < t->n; r++)
-        for (size_t c = c0; c < c1; c++) {
-            double v = (double)t->x[r * t->ld + c] - mean[c - c0];
-            sum[c - c0] += v * v;
+    for (int pass = 0; pass < 2; pass++) {
+        double *total = pass ? sum : mean;
+        for (size_t r = 0; r < t->n; ) {
+            size_t end = saei_min(r + SAE_ROW_BLOCK, t->n);
+            memset(block, 0, sizeof block);
+            for (; r < end; r++)
+                for (size_t c = 0; c < width; c++) {
+                    double v = (double)t->x[r * t->ld + c0 + c];
+                    if (pass) v = (v - mean[c]) * (v - mean[c]);
+                    block[c] += v;
+                }
+            for (size_t c = 0; c < width; c++) total[c] += block[c];
         }
-    for (size_t c = c0; c < c1; c++) t->s.sums[c] = sum[c - c0];
+        for (size_t c = 0; !pass && c < width; c++) mean[c] /= (double)t->n;
+    }
+    for (size_t c = 0; c < width; c++) t->s.sums[c0 + c] = sum[c];
 }
 
 static double saei_scatter(const sae_work *w, const float *x, size_t n) {

@@ -264,7 +264,7 @@ typedef struct saei_cuda_pieces {
     unsigned long long *total; /* [parts of 256 latents] */
     unsigned long long *count; /* [8] */
     double *sums;              /* rows, latents or 16384s of parameters, whichever is most */
-    double *partial;           /* [row blocks][ld] */
+    double *partial;           /* [row blocks, twice those of the batch][ld] */
     float *latents;            /* [max(m', ld)] */
     float *rows;               /* [batch] */
     uint32_t *list, *order;    /* [m'], [batch] */
@@ -288,7 +288,8 @@ static size_t saei_cuda_pieces_layout(const sae_shape *h, void *base, saei_cuda_
     total = saei_cuda_place(&at, m / SAEI_CUDA_PART + 1, sizeof *s->total);
     count = saei_cuda_place(&at, 8, sizeof *s->count);
     sums = saei_cuda_place(&at, most, sizeof *s->sums);
-    partial = saei_cuda_place(&at, saei_cuda_ceil(saei_cuda_max(h->batch, m), SAE_ROW_BLOCK),
+    partial = saei_cuda_place(&at, saei_cuda_max(2 * saei_cuda_ceil(h->batch, SAE_ROW_BLOCK),
+                                                 saei_cuda_ceil(m, SAE_ROW_BLOCK)),
                               h->ld * sizeof *s->partial);
     latents = saei_cuda_place(&at, saei_cuda_max(m, h->ld), sizeof *s->latents);
     rows = saei_cuda_place(&at, h->batch, sizeof *s->rows);
@@ -737,50 +738,6 @@ __global__ static void saei_mean_kernel(const double *sums, size_t n, double div
 static void saei_cuda_mean(const sae_work *w, const double *sums, size_t n, double divisor,
                            double *out) {
     saei_cuda_launch(w, saei_mean_kernel, 1, SAEI_CUDA_THREADS, sums, n, divisor, out);
-}
-
-/* sum + (x - mean)^2 */
-__device__ static inline double saei_device_add_square(double sum, float x, double mean) {
-    double away = __dsub_rn((double)x, mean);
-    return __dadd_rn(sum, __dmul_rn(away, away));
-}
-
-/* sums[c] = sum_r (x - mean)^2 of column c, both sums one chain. A warp takes 32 columns and has 32
-   rows on the way. n d floats read twice, the second time from the L2; the time is that of 2 n
-   additions one after the other. */
-__global__ static void __launch_bounds__(32, 16)
-saei_scatter_kernel(const float *x, size_t n, size_t d, size_t ld, double *sums) {
-    size_t c = saei_device_grid_thread();
-    double mean = 0, sum = 0;
-    size_t r = 0;
-    if (c >= d) return;
-    x += c;
-    for (; r + 32 <= n; r += 32) {
-        float v[32];
-        SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) v[i] = x[(r + (size_t)i) * ld];
-        SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) mean = __dadd_rn(mean, (double)v[i]);
-    }
-    for (; r < n; r++) mean = __dadd_rn(mean, (double)x[r * ld]);
-    mean = __ddiv_rn(mean, (double)n);
-    for (r = 0; r + 32 <= n; r += 32) {
-        float v[32];
-        SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) v[i] = x[(r + (size_t)i) * ld];
-        SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) sum = saei_device_add_square(sum, v[i], mean);
-    }
-    for (; r < n; r++) sum = saei_device_add_square(sum, x[r * ld], mean);
-    sums[c] = sum;
-}
-/* *out = sum over columns and rows of (x - column mean)^2 / divisor */
-static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
-                              double *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    saei_cuda_launch(w, saei_scatter_kernel, saei_cuda_ceil(w->shape.d, 32), 32, x, n, w->shape.d,
-                     w->shape.ld, s.sums);
-    saei_cuda_mean(w, s.sums, w->shape.d, divisor, out);
 }
 
 /* ==== >>cuda: batch =========================================================================== */
@@ -2174,6 +2131,9 @@ static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const
 
 /* -- auxk -- */
 
+static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
+                              double *out);
+
 /* r = x_aux + e, sums[row] = sum r^2. A quad a row. */
 __global__ static void saei_auxk_rows_kernel(const float *x_aux, const float *e, size_t n,
                                              size_t ld, const uint32_t *list_count, float *r,
@@ -3011,6 +2971,7 @@ __device__ static inline double saei_device_column(const double *partial, size_t
     }
     return sum;
 }
+/* out[c] = column c's sum over the blocks times alpha, + out[c] if add */
 __global__ static void saei_column_sums_kernel(const double *partial, size_t blocks, size_t ld,
                                                float alpha, bool add, float *out) {
     const size_t c = saei_device_grid_thread();
@@ -3058,6 +3019,49 @@ static void saei_cuda_sum_squares(const sae_work *w, const float *x, size_t coun
     size_t parts = saei_cuda_ceil(count, SAEI_CUDA_CHUNK);
     saei_cuda_launch(w, saei_sum_squares_kernel, saei_cuda_ceil(parts, 4), 64, x, count, s.sums);
     saei_cuda_mean(w, s.sums, parts, 1, out);
+}
+
+/* squares[block] = sum of (x - mean)^2 over a block of rows; the means from the blocks' sums. n d 4
+   bytes, from the L2 if x is no larger; cut as saei_block_sum_kernel. */
+__global__ static void __launch_bounds__(32, 16)
+saei_scatter_kernel(const float *x, size_t n, size_t ld, const double *partial, double *squares) {
+    const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
+    const size_t c = blockIdx.x % slices * 32 + threadIdx.x, first = block * SAE_ROW_BLOCK;
+    const size_t end = first + SAE_ROW_BLOCK < n ? first + SAE_ROW_BLOCK : n;
+    double mean, sum = 0;
+    if (c >= ld) return;
+    mean = __ddiv_rn(saei_device_column(partial, (n + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK, ld, c),
+                     (double)n);
+    x += c;
+    for (size_t r = first; r < end; r += 32) {
+        float v[32];
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++) v[k] = r + (size_t)k < end ? x[(r + (size_t)k) * ld] : 0;
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++) {
+            double away = __dsub_rn((double)v[k], mean);
+            if (r + (size_t)k < end) sum = __dadd_rn(sum, __dmul_rn(away, away));
+        }
+    }
+    squares[block * ld + c] = sum;
+}
+__global__ static void saei_columns_kernel(const double *partial, size_t blocks, size_t ld,
+                                           double *out) {
+    const size_t c = saei_device_grid_thread();
+    if (c < ld) out[c] = saei_device_column(partial, blocks, ld, c);
+}
+/* *out = sum over columns and rows of (x - column mean)^2 / divisor */
+static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
+                              double *out) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAE_ROW_BLOCK);
+    double *squares = s.partial + blocks * ld;
+    saei_cuda_block_sum(w, x, NULL, n, NULL);
+    saei_cuda_launch(w, saei_scatter_kernel, blocks * saei_cuda_ceil(ld, 32), 32, x, n, ld,
+                     s.partial, squares);
+    saei_cuda_launch(w, saei_columns_kernel, saei_cuda_ceil(ld, 32), 32, squares, blocks, ld,
+                     s.sums);
+    saei_cuda_mean(w, s.sums, w->shape.d, divisor, out);
 }
 
 __global__ static void saei_fill_kernel(double *out, double value) { *out = value; }
