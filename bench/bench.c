@@ -438,18 +438,22 @@ static void print_op(const char *name, const options *o, double ms, double flop,
     fflush(stdout);
 }
 
-/* The product kernels alone, on 128 rows against panels of m latents: one thread. */
+/* The product kernels alone, of every instruction set, on 128 rows against panels of m latents: one
+   thread. */
 static void bench_kernels(const options *o) {
-    const saei_kernels *kernels = saei_kernels_select(NULL);
-    size_t ld = saei_align16(o->d), panels = o->m / SAEI_PANEL, p, g, i, s;
+    static const char *const sets[] = { "portable", "neon", "avx2", "avx512", "avx512vnni" };
+    size_t ld = saei_align16(o->d), panels = o->m / SAEI_PANEL, p, g, i, s, set;
     float *x = floats(128 * ld), *W = floats(panels * SAEI_PANEL * ld), out[SAEI_TILE_ROWS * 48];
     int32_t dot[SAEI_TILE_ROWS * 48];
-    double *times = (double *)calloc(o->steps, sizeof *times), one = peak_gflops(1);
+    double *times = (double *)calloc(o->steps, sizeof *times);
     options at = *o;
-    int kind;
     at.batch = 128;
     if (!times) die("no memory");
-    for (kind = 0; kind < (kernels->screen ? 2 : 1); kind++) {
+    peak = peak_gflops(1);
+    for (set = 0; set < sizeof sets / sizeof *sets; set++) {
+        const saei_kernels *kernels = saei_kernels_select(sets[set]);
+        char name[64];
+        if (!kernels) continue;
         for (s = 0; s < o->steps; s++) {
             double begun = now_ms();
             for (p = 0; p < panels; p++)
@@ -460,7 +464,7 @@ static void bench_kernels(const options *o) {
                         row[i] = x + (g + i) * ld;
                         words[i] = (const int16_t *)(const void *)x + (g + i) * ld;
                     }
-                    if (!kind)
+                    if (!kernels->screen)
                         kernels->tile(row, W + p * SAEI_PANEL * ld, ld, false, out);
                     else
                         kernels->screen(words, (const uint32_t *)(const void *)W
@@ -468,9 +472,9 @@ static void bench_kernels(const options *o) {
                 }
             times[s] = now_ms() - begun;
         }
-        peak = one;
-        print_op(kind ? "kernel: int16 product, 1 thread" : "kernel: product, 1 thread", &at,
-                 median(times, o->steps),
+        snprintf(name, sizeof name, "kernel: %s product, %s, 1 thread",
+                 kernels->screen ? "int16" : "float", kernels->name);
+        print_op(name, &at, median(times, o->steps),
                  2.0 * 128 * (double)ld * (double)(panels * SAEI_PANEL), 0);
     }
     free(times);
@@ -532,23 +536,27 @@ static void bench_step_ops(const options *o, const float *x) {
     free(times);
 }
 
-static void bench_ops(const options *o) {
-    float *x = random_rows(o), *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
-    double *times = (double *)calloc(o->steps, sizeof *times);
+/* JUMP_RELU's thresholds, all the same, so that about 128 latents of a row pass: a trained density. */
+static void set_thresholds(sae_dictionary *dict, const options *o, const float *x, float *f) {
+    size_t passing = 0, want = 128 * 16, step;
+    float lo = 0, hi = 1e6f;
+    check(sae_encode(dict, x, 16, f));
+    for (step = 0; step < 64; step++) {
+        float middle = 0.5f * (lo + hi);
+        size_t i;
+        for (passing = i = 0; i < 16 * o->m; i++) passing += f[i] > middle;
+        if (passing > want) lo = middle;
+        else hi = middle;
+    }
+    for (step = 0; step < o->m; step++) dict->aux0[step] = lo;
+}
+
+static void bench_inference(const options *o, const float *x, double *times) {
+    static const char *const names[3] = { "sae_encode", "sae_encode_sparse", "sae_decode_sparse" };
+    float *f = floats(o->batch * o->m), *y = floats(o->batch * o->d);
     double P = (double)o->m * (double)o->d, flop = 2 * (double)o->batch * P;
-    char cpu[128];
     sae_dictionary_desc desc;
-    int arch;
-    if (!times || !o->steps) die("no steps");
-    cpu_name(cpu, sizeof cpu);
-    stream = 1;
-    bench_kernels(o);
-    peak = peak_gflops(o->threads);
-    stream = stream_gbytes(o->threads);
-    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
-           "\"threads\": %d}\n{\"roof\": \"stream\", \"gbytes\": %.1f}\n",
-           peak, cpu, COMPILER, o->threads, stream);
-    bench_step_ops(o, x);
+    int arch, call, prepared;
     memset(&desc, 0, sizeof desc);
     desc.activation_dim = o->d;
     desc.dict_size = o->m;
@@ -559,47 +567,61 @@ static void bench_ops(const options *o) {
         desc.arch = arch ? SAE_ARCH_JUMP_RELU : SAE_ARCH_TOP_K;
         desc.k = arch ? 0 : o->k;
         check(sae_dictionary_create(ctx, &desc, &dict));
+        if (arch) set_thresholds(dict, o, x, f);
         code.row_begin = (size_t *)calloc(o->batch + 1, sizeof *code.row_begin);
         code.latent = (uint32_t *)calloc(o->batch * o->m, sizeof *code.latent);
         code.value = floats(code.capacity = o->batch * o->m);
         if (!code.row_begin || !code.latent) die("no memory");
-        for (rows = o->batch; rows; rows = rows > 1 ? 1 : 0) {
-            options at = *o;
-            double share = (double)rows / (double)o->batch;
-            at.batch = rows;
-            for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
-                double begun = now_ms();
-                check(sae_encode(dict, x, rows, f));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op(arch ? "sae_encode, jumprelu" : "sae_encode, top_k", &at,
-                     median(times, o->steps), flop * share,
-                     4 * P + 4 * share * flop / (double)o->d);
-            for (i = 0; i <= o->steps; i++) {
-                double begun = now_ms();
-                check(sae_encode_sparse(dict, x, rows, &code));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op(arch ? "sae_encode_sparse, jumprelu" : "sae_encode_sparse, top_k", &at,
-                     median(times, o->steps), flop * share, 4 * P);
-            if (arch) continue;
-            for (i = 0; i <= o->steps; i++) {
-                double begun = now_ms();
-                check(sae_decode_sparse(dict, &code, rows, y));
-                if (i) times[i - 1] = now_ms() - begun;
-            }
-            print_op("sae_decode_sparse, top_k", &at, median(times, o->steps),
-                     2.0 * (double)code.row_begin[rows] * (double)o->d, 4 * P * share);
+        for (prepared = 0; prepared < 2; prepared++) {
+            if (prepared) check(sae_dictionary_prepare(dict));
+            for (rows = o->batch; rows; rows = rows > 1 && !prepared ? 1 : 0)
+                for (call = 0; call < 3 - prepared; call++) {
+                    options at = *o;
+                    double share = (double)rows / (double)o->batch;
+                    char name[64];
+                    at.batch = rows;
+                    for (i = 0; i <= o->steps; i++) { /* the first of each is the warm-up */
+                        double begun = now_ms();
+                        if (call == 0) check(sae_encode(dict, x, rows, f));
+                        if (call == 1) check(sae_encode_sparse(dict, x, rows, &code));
+                        if (call == 2) check(sae_decode_sparse(dict, &code, rows, y));
+                        if (i) times[i - 1] = now_ms() - begun;
+                    }
+                    snprintf(name, sizeof name, "%s, %s%s", names[call], arch ? "jumprelu" : "top_k",
+                             prepared ? ", prepared" : "");
+                    print_op(name, &at, median(times, o->steps),
+                             call < 2 ? flop * share
+                                      : 2.0 * (double)code.row_begin[rows] * (double)o->d,
+                             4 * (call == 0 ? P + share * flop / 2 / (double)o->d
+                                  : call == 1 ? P : P * share));
+                }
         }
         sae_dictionary_destroy(dict);
         free(code.row_begin);
         free(code.latent);
         free(code.value);
     }
-    free(times);
-    free(x);
     free(f);
     free(y);
+}
+
+static void bench_ops(const options *o) {
+    float *x = random_rows(o);
+    double *times = (double *)calloc(o->steps, sizeof *times);
+    char cpu[128];
+    if (!times || !o->steps) die("no steps");
+    cpu_name(cpu, sizeof cpu);
+    stream = 1;
+    bench_kernels(o);
+    peak = peak_gflops(o->threads);
+    stream = stream_gbytes(o->threads);
+    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
+           "\"threads\": %d}\n{\"roof\": \"stream\", \"gbytes\": %.1f}\n",
+           peak, cpu, COMPILER, o->threads, stream);
+    bench_step_ops(o, x);
+    bench_inference(o, x, times);
+    free(times);
+    free(x);
 }
 
 /* ==== growth ================================================================================== */

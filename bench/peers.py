@@ -135,4 +135,5 @@ def main():
                 "threads": a.threads, "steps": a.steps, "rounds": a.rounds}), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
