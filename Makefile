@@ -178,7 +178,7 @@ bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also t
 
 CUDA_OUT ?= build/bench-cuda.jsonl
 bench-cuda: cuda ## all GPU figures into build/bench-cuda.jsonl, beside PyTorch where installed; DATA=F.npy
-	$(PYTHON) bench/cuda.py build/bench-cuda "$(DATA)" --out "$(CUDA_OUT)"
+	$(PYTHON) bench/gpu.py build/bench-cuda "$(DATA)" --out "$(CUDA_OUT)"
 
 PYTHON ?= python3
 bench-peers: build/bench ## the trainers beside dictionary_learning on PyTorch, where installed; DATA=F.npy
