@@ -4,7 +4,7 @@
     Oracle: the CPU backend. Tolerance: none (==), for operations the hash of every result.
     Built by the host's compiler with tests/emu it needs no GPU, and runs under several seeds: orders of
     threads and blocks, garbage in fresh memory, errors of the 16-bit product, none of which may show.
-    Built by nvcc (make test-cuda) it runs on a GPU. CUDA_TEST=ops1|ops2|train|errors runs a part,
+    Built by nvcc (make test-cuda) it runs on a GPU. CUDA_TEST=ops1|ops2|train|errors|sessions runs a part,
     TEST_OPS=NAME the operations with that in their name. */
 #define SAE_CUDA
 #define SAE_IMPLEMENTATION
@@ -15,6 +15,7 @@
 #define TEST_WITHOUT_MAIN
 #include "test_ops.c"
 #include "test_bits.c"
+#include "test_session.c"
 #ifdef SAE_EMU
 #include "emu.h"
 #include <sys/wait.h>
@@ -337,8 +338,16 @@ static void part_errors(void) {
     failing_devices();
 #endif
 }
+static void part_sessions(void) {
+    sae_context *ctx = context_of(sae_cuda_backend());
+    seed(9);
+    sessions(ctx);
+    sae_context_destroy(ctx);
+    clean("sessions");
+}
 static const struct { const char *name; void (*run)(void); } parts[] = {
     { "ops1", part_ops1 }, { "ops2", part_ops2 }, { "train", part_train }, { "errors", part_errors },
+    { "sessions", part_sessions },
 };
 enum { PARTS = sizeof parts / sizeof *parts };
 
