@@ -280,6 +280,13 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
    classes are left alone. */
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
 
+/* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
+   latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
+   16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
+   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Errors:
+   SAE_OUT_OF_MEMORY (the dictionary is as it was). */
+SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
+
 /* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
    latents ascend inside a row; only f != 0 is listed. The caller owns all three arrays. */
 typedef struct sae_sparse {
@@ -1186,6 +1193,9 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #define SAEI_X86 1
 #include <immintrin.h>
+#elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__)
+#define SAEI_NEON 1
+#include <arm_neon.h>
 #endif
 
 #ifdef __cplusplus
@@ -1748,6 +1758,8 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
    with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
    r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
    have take no room. */
+typedef struct saei_prepared saei_prepared; /* >>dictionary: prepared encode */
+
 struct sae_dictionary {
     sae_context *ctx;
     sae_dictionary_desc desc;
@@ -1761,6 +1773,7 @@ struct sae_dictionary {
     float *W_skip;
     sae_origin origin;
     bool borrowed;        /* params belong to a trainer */
+    saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
 };
 
 /* Allocates with all parameters zero, threshold -1. Checks desc as sae_dictionary_create does;
@@ -1953,6 +1966,14 @@ struct saei_kernels {
 #undef SAEI_FN
 #undef SAEI_KERNEL_PASS
 
+#if defined(SAEI_NEON)
+#define SAEI_KERNEL_PASS 4
+#define SAEI_FN(name) name##_neon
+#include SAE_HEADER_NAME
+#undef SAEI_FN
+#undef SAEI_KERNEL_PASS
+#endif
+
 #if defined(SAEI_X86)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -1998,6 +2019,9 @@ extern "C" {
         saei_add_double_##set, saei_powers_##set, saei_adam_##set                                  \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
+#if defined(SAEI_NEON)
+SAEI_KERNEL_TABLE(neon, neon, NULL, NULL, NULL);
+#endif
 #if defined(SAEI_X86)
 SAEI_KERNEL_TABLE(avx2, avx2, NULL, NULL, NULL);
 SAEI_KERNEL_TABLE(avx512, avx512, NULL, NULL, NULL);
@@ -2015,6 +2039,8 @@ static const saei_kernels *saei_kernels_select(const char *name) {
     if ((!name || !strcmp(name, "avx2")) && __builtin_cpu_supports("avx2")
         && __builtin_cpu_supports("fma"))
         return &saei_kernels_avx2;
+#elif defined(SAEI_NEON)
+    if (!name || !strcmp(name, "neon")) return &saei_kernels_neon;
 #endif
     if (!name || !strcmp(name, "portable")) return &saei_kernels_portable;
     return NULL;
@@ -2166,7 +2192,7 @@ typedef struct saei_task {
     size_t n, d, ld, m, lo, hi, which, stride, parts;
     float a;
     double p, coef;
-    bool add;
+    bool add, alone; /* alone: the scratch is this part's only, not one a thread */
     int kind;
     const float *x, *y, *z;
     const void *rows;
@@ -2190,6 +2216,10 @@ static saei_task saei_task_of(const sae_work *w) {
     t.d = w->shape.d;
     t.m = w->shape.dict_size;
     return t;
+}
+
+static size_t saei_task_thread(const saei_task *t) {
+    return t->alone ? 0 : saei_thread_index(t->w->ctx);
 }
 
 /* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
@@ -2450,7 +2480,7 @@ static void saei_keep_top(const saei_task *t, size_t first, size_t count, const 
 
 /* This thread's lists of candidates; returns those of the spare row. */
 static saei_top saei_tops(const saei_task *t, saei_top top[SAEI_ENCODE_ROWS]) {
-    size_t base = saei_thread_index(t->w->ctx) * (SAEI_ENCODE_ROWS + 2);
+    size_t base = saei_task_thread(t) * (SAEI_ENCODE_ROWS + 2);
     saei_top spare;
     memset(&spare, 0, sizeof spare);
     for (size_t i = 0; i <= SAEI_ENCODE_ROWS; i++) {
@@ -2518,7 +2548,7 @@ static void saei_screen_pack_part(void *arg, size_t part) {
     const sae_encode_args *a = t->args;
     size_t first = part * SAEI_PANEL, count = saei_min(SAEI_PANEL, t->m - first);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    int16_t *words = t->s.words + saei_thread_index(t->w->ctx) * SAEI_ENCODE_ROWS * t->ld;
+    int16_t *words = t->s.words + saei_task_thread(t) * SAEI_ENCODE_ROWS * t->ld;
     float *inverse = t->s.screen + first, *offset = inverse + all;
     float *facts = t->s.screen + 2 * all + part * SAEI_SCREEN_FACTS;
     const uint32_t *row[SAEI_PANEL];
@@ -2568,14 +2598,18 @@ static void saei_encode_plain_row(const saei_task *t, size_t r, saei_top *top) {
             for (size_t j = 0; j < width; j++) {
                 float stored;
                 if (!saei_selected(t, product[j], first + j, &stored)) continue;
-                t->code->latent[at + count] = list[j];
-                t->code->pre[at + count++] = stored;
+                if (count < t->code->stride) {
+                    t->code->latent[at + count] = list[j];
+                    t->code->pre[at + count] = stored;
+                }
+                count++;
             }
     }
     t->code->count[r] = (uint32_t)count;
 }
 
-/* The canonical p of a row's candidates decides. Returns the k-th largest, for the next guess. */
+/* The canonical p of a row's candidates decides. Returns the k-th largest, for the next guess. A
+   trainer's lists hold any row; prepared ones may be overrun, and have count > stride then. */
 static float saei_screen_row_end(const saei_task *t, size_t r, saei_top *top, saei_top *spare) {
     const sae_encode_args *a = t->args;
     size_t at = r * t->code->stride, kept = 0;
@@ -2601,6 +2635,7 @@ static float saei_screen_row_end(const saei_task *t, size_t r, saei_top *top, sa
             top, t->which, t->m, NULL, t->code->latent + at, t->code->pre + at);
         return top->cut;
     }
+    if (t->code->count[r] > t->code->stride) return 0; /* overrun, as the caller sees */
     t->kernels->products(t->d, a->x + r * t->ld, t->code->count[r], t->code->latent + at, a->W,
                          t->ld, t->code->pre + at);
     for (size_t j = at; j < at + t->code->count[r]; j++) {
@@ -2648,7 +2683,7 @@ static void saei_screen_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_ENCODE_ROWS, r1 = saei_part_end(part, SAEI_ENCODE_ROWS, a->n);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
     const float *facts = t->s.screen + 2 * all, rounding = (float)(t->d + 32) * 6e-8f;
-    int16_t *words = t->s.words + saei_thread_index(t->w->ctx) * SAEI_ENCODE_ROWS * t->ld;
+    int16_t *words = t->s.words + saei_task_thread(t) * SAEI_ENCODE_ROWS * t->ld;
     saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, top);
     saei_quantized q[SAEI_ENCODE_ROWS];
     float scale[SAEI_ENCODE_ROWS];
@@ -4176,8 +4211,14 @@ SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_
     return SAE_OK;
 }
 
+static void saei_prepared_drop(sae_dictionary *dict) {
+    saei_free(dict->ctx, dict->prepared);
+    dict->prepared = NULL;
+}
+
 SAE_API void sae_dictionary_destroy(sae_dictionary *dict) {
     if (!dict || dict->borrowed) return;
+    saei_prepared_drop(dict);
     saei_free(dict->ctx, dict->params);
     saei_free(dict->ctx, dict);
 }
@@ -4202,6 +4243,7 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
                          "signed latents and group max have none");
     if (rule == SAE_RULE_DEFAULT && saei_arch_selects(dict->desc.arch))
         rule = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD;
+    if (rule != dict->rule) saei_prepared_drop(dict);
     dict->rule = rule;
     return SAE_OK;
 }
@@ -4243,6 +4285,7 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
                          "has an input_norm, which takes rows of any scale already");
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
+    saei_prepared_drop(dict);
     for (size_t i = 0; i < m; i++) dict->b_enc[i] *= scale;
     for (size_t c = 0; c < saei_output_dim(&dict->desc); c++) dict->b_dec[c] *= scale;
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU)
@@ -4266,6 +4309,7 @@ static bool saei_decoder_is_unit(const sae_dictionary *dict) {
 /* W_dec rows to norm 1, the norms moved into the encoder: f_i becomes f_i norm_i, x_hat stays
    (but for choices among latents, as top-k, that compare the new f). */
 static void saei_fold_decoder_norms(sae_dictionary *dict) {
+    saei_prepared_drop(dict);
     for (size_t i = 0; i < dict->desc.dict_size; i++) {
         float *dec = dict->W_dec + i * dict->ld_out, *enc = dict->W_enc + i * dict->ld;
         float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
@@ -4306,6 +4350,9 @@ typedef struct saei_infer {
     float *ghost;
     float *x_hat;          /* forward without f */
 } saei_infer;
+
+static void saei_dense_top_row(const saei_infer *q, size_t r);
+static void saei_dense_varied_row(const saei_infer *q, size_t r);
 
 /* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it.
    DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
@@ -4463,9 +4510,8 @@ static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_
     *found += kept;
 }
 
-static void saei_infer_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
-    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+/* rows <= SAEI_INFER_ROWS rows from r0. */
+static void saei_infer_rows(const saei_infer *q, size_t r0, size_t rows) {
     size_t found[SAEI_INFER_ROWS];
     float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL], cut[SAEI_PANEL];
     const float *x = q->x + r0 * q->dict->desc.activation_dim;
@@ -4495,6 +4541,10 @@ static void saei_infer_part(void *arg, size_t part) {
     }
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
+    for (size_t r = r0; q->dense && q->top_k && q->share && r < r0 + rows; r++) {
+        if (q->dict->desc.latents) saei_dense_varied_row(q, r);
+        else saei_dense_top_row(q, r);
+    }
 }
 
 static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
@@ -4508,9 +4558,6 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
     return SAE_OK;
 }
 
-static void saei_infer_run(saei_infer *q) {
-    saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_INFER_ROWS), saei_infer_part, q);
-}
 
 /* Lists of whole rows, each at its own place, moved together. */
 static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
@@ -4525,6 +4572,287 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
         at += count;
         s->row_begin[r + 1] = at;
     }
+}
+
+/* ==== >>dictionary: prepared encode =========================================================== */
+/* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one a
+   thread, in which a block of rows is centred, screened and listed. A block that finds no slot free
+   or whose latents are too many for its lists goes the plain way, to the same bits; after several
+   such blocks no more are tried. See bench/RESULTS.md. */
+
+typedef struct saei_prepared_slot {
+    bool taken;
+    float warm;       /* as sae_encode_args.warm */
+    float *x;         /* [SAEI_ENCODE_ROWS][ld] */
+    uint32_t *count;  /* [SAEI_ENCODE_ROWS] */
+    uint32_t *latent; /* [SAEI_ENCODE_ROWS][stride] */
+    float *pre;       /* alike */
+    double *least;    /* one */
+    size_t *begin;    /* [SAEI_ENCODE_ROWS + 1] of the finished lists, which start at latent, pre */
+    float *top_value; /* [SAEI_ENCODE_ROWS + 2][capacity] */
+    uint32_t *top_latent;
+    int16_t *words;   /* [SAEI_ENCODE_ROWS][ld] */
+} saei_prepared_slot;
+
+struct saei_prepared {
+    int lock;               /* of taken and overruns */
+    unsigned overruns;
+    size_t num_slots, stride, capacity;
+    float *packed, *screen; /* as in saei_cpu_scratch */
+    uint32_t *counts;
+    int16_t *words;
+    saei_prepared_slot *slots;
+};
+
+enum { SAEI_PREPARED_OVERRUNS = 8 };
+
+/* Pieces of base, as saei_cpu_layout. */
+static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
+                                   saei_prepared *p) {
+    size_t at = 0, m = dict->desc.dict_size, panels = saei_ceil_div(m, SAEI_PANEL), width, offset;
+    size_t rows = SAEI_ENCODE_ROWS, k = dict->rule == SAE_RULE_TOP_K ? dict->desc.k : m / 20;
+    p->num_slots = (size_t)dict->ctx->threads;
+    p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_KEEP_SLACK;
+    p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
+    if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
+    saei_cpu_place(&at, 1, sizeof(saei_prepared));
+#define SAEI_PIECE(field, type, count)                                                             \
+    offset = saei_cpu_place(&at, count, sizeof *(field));                                          \
+    if (b) (field) = (type *)(void *)(b + offset);
+    SAEI_PIECE(p->packed, float, width / 2)
+    SAEI_PIECE(p->screen, float, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS))
+    SAEI_PIECE(p->counts, uint32_t, panels)
+    SAEI_PIECE(p->slots, saei_prepared_slot, p->num_slots)
+    for (size_t i = 0; i < p->num_slots; i++) {
+        saei_prepared_slot none, *slot = b ? &p->slots[i] : &none;
+        SAEI_PIECE(slot->x, float, rows * dict->ld)
+        SAEI_PIECE(slot->count, uint32_t, rows)
+        SAEI_PIECE(slot->latent, uint32_t, rows * p->stride)
+        SAEI_PIECE(slot->pre, float, rows * p->stride)
+        SAEI_PIECE(slot->least, double, 1)
+        SAEI_PIECE(slot->begin, size_t, rows + 1)
+        SAEI_PIECE(slot->top_value, float, (rows + 2) * p->capacity)
+        SAEI_PIECE(slot->top_latent, uint32_t, (rows + 2) * p->capacity)
+    }
+    SAEI_PIECE(p->words, int16_t, p->num_slots * rows * dict->ld)
+    for (size_t i = 0; b && i < p->num_slots; i++)
+        p->slots[i].words = p->words + i * rows * dict->ld;
+#undef SAEI_PIECE
+    return at;
+}
+
+/* The task of one slot; a: what is asked. */
+static saei_task saei_prepared_task(const sae_dictionary *dict, const saei_prepared *p,
+                                    const saei_prepared_slot *slot, const sae_work *w,
+                                    const sae_encode_args *a) {
+    saei_task t;
+    memset(&t, 0, sizeof t);
+    t.w = w;
+    t.kernels = dict->ctx->kernels;
+    t.s.packed = p->packed;
+    t.s.screen = p->screen;
+    t.s.counts = p->counts;
+    t.s.capacity = p->capacity;
+    t.s.words = slot->words;
+    t.s.value = slot->top_value;
+    t.s.latent = slot->top_latent;
+    t.s.sums = slot->least;
+    t.d = a->d;
+    t.ld = a->ld;
+    t.m = a->m;
+    t.which = saei_min(a->k, a->m);
+    t.args = a;
+    t.alone = true;
+    return t;
+}
+
+static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.d = dict->desc.activation_dim;
+    a.ld = dict->ld;
+    a.m = dict->desc.dict_size;
+    a.k = dict->desc.k;
+    a.select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
+               : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
+               : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
+               : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
+                                                       : SAE_SELECT_POSITIVE;
+    a.theta = dict->aux0; /* of WINDOW, with bandwidth 0: p > theta */
+    return a;
+}
+
+static bool saei_prepares(const sae_dictionary *dict) {
+    size_t panels = saei_ceil_div(dict->desc.dict_size, SAEI_PANEL);
+    return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
+           && !dict->desc.latents && dict->desc.activation_dim <= 16384 && panels <= 65536
+           && !(dict->rule == SAE_RULE_TOP_K
+                && (dict->desc.arch != SAE_ARCH_TOP_K
+                    || dict->desc.k * 20 > dict->desc.dict_size));
+}
+
+SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
+    saei_prepared plan, *p;
+    sae_encode_args a;
+    saei_task t;
+    sae_work w;
+    size_t bytes, panels;
+    if (!dict) return SAE_INVALID;
+    if (dict->prepared || !saei_prepares(dict)) return SAE_OK;
+    memset(&plan, 0, sizeof plan);
+    bytes = saei_prepared_layout(dict, NULL, &plan);
+    p = bytes == SIZE_MAX ? NULL : (saei_prepared *)saei_alloc(dict->ctx, bytes, 1);
+    if (!p)
+        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_prepare: no memory for %zu "
+                         "bytes beside the dictionary", bytes);
+    memset(p, 0, bytes);
+    saei_prepared_layout(dict, (unsigned char *)p, p);
+    memset(&w, 0, sizeof w);
+    w.ctx = dict->ctx;
+    a = saei_prepared_args(dict);
+    t = saei_prepared_task(dict, p, &p->slots[0], &w, &a);
+    panels = saei_ceil_div(t.m, SAEI_PANEL);
+    t.alone = false; /* the slots' words lie one after the other */
+    saei_parallel(dict->ctx, panels, saei_screen_pack_part, &t);
+    for (size_t i = 0; i < panels; i++)
+        if (p->counts[i]) { /* weights without a finite, sane norm: nothing to be had */
+            saei_free(dict->ctx, p);
+            return SAE_OK;
+        }
+    dict->prepared = p;
+    return SAE_OK;
+}
+
+/* The rows one pass takes of those that are left. */
+static size_t saei_infer_block(const saei_infer *q, size_t left) {
+    return saei_min(left, q->dict->prepared ? SAEI_ENCODE_ROWS : SAEI_INFER_ROWS);
+}
+
+static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool overrun) {
+    saei_lock(&p->lock);
+    slot->taken = false;
+    p->overruns += overrun;
+    saei_unlock(&p->lock);
+}
+
+static saei_prepared_slot *saei_prepared_take(const saei_infer *q) {
+    saei_prepared *p = q->dict->prepared;
+    saei_prepared_slot *slot = NULL;
+    if (!p || q->W || q->list || q->ghost || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
+        return NULL;
+    saei_lock(&p->lock);
+    for (size_t i = 0; p->overruns < SAEI_PREPARED_OVERRUNS && i < p->num_slots && !slot; i++)
+        if (!p->slots[i].taken) slot = &p->slots[i];
+    if (slot) slot->taken = true;
+    saei_unlock(&p->lock);
+    return slot;
+}
+
+/* The lists of a slot, as screening left them, to f != 0 one after the other. */
+static void saei_prepared_finish(const sae_dictionary *dict, size_t rows, size_t stride,
+                                 saei_prepared_slot *slot) {
+    size_t active = saei_active_latents(dict), at = 0;
+    if (dict->rule == SAE_RULE_TOP_K) active = dict->desc.dict_size;
+    slot->begin[0] = 0;
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t j = r * stride; j < r * stride + slot->count[r]; j++) {
+            uint32_t i = slot->latent[j];
+            float f = slot->pre[j];
+            if (dict->desc.arch == SAE_ARCH_GATED)
+                f = saei_gate_value((float)saei_exp(dict->aux0[i]), f, dict->aux1[i]);
+            if (!(f > 0) || i >= active) continue;
+            slot->latent[at] = i;
+            slot->pre[at++] = f;
+        }
+        slot->begin[r + 1] = at;
+    }
+}
+
+/* f of rows <= SAEI_ENCODE_ROWS rows from r0, as lists in a slot, to be given back; NULL: go the
+   plain way. */
+static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, size_t rows) {
+    const sae_dictionary *dict = q->dict;
+    saei_prepared_slot *slot = saei_prepared_take(q);
+    saei_prepared *p = dict->prepared;
+    size_t d = dict->desc.activation_dim;
+    bool subtract = saei_subtracts(&dict->desc), overrun = false;
+    sae_encode_args a;
+    saei_task t;
+    sae_code code;
+    sae_work w;
+    if (!slot) return NULL;
+    for (size_t r = 0; r < rows; r++) {
+        const float *x = q->x + (r0 + r) * d;
+        saei_norm norm = saei_row_norm(dict, x);
+        if (subtract || dict->desc.input_norm)
+            saei_infer_centre(dict, x, 0, d, dict->desc.input_norm ? &norm : NULL, subtract,
+                              slot->x + r * dict->ld);
+        else memcpy(slot->x + r * dict->ld, x, d * sizeof *x);
+    }
+    memset(&code, 0, sizeof code);
+    code.rows = rows;
+    code.stride = p->stride;
+    code.count = slot->count;
+    code.latent = slot->latent;
+    code.pre = slot->pre;
+    memset(&w, 0, sizeof w);
+    w.ctx = dict->ctx;
+    a = saei_prepared_args(dict);
+    a.x = slot->x;
+    a.n = rows;
+    t = saei_prepared_task(dict, p, slot, &w, &a);
+    t.code = &code;
+    if (a.select == SAE_SELECT_TOP_K) t.a = slot->warm;
+    if (a.select == SAE_SELECT_BATCH_TOP_K) t.a = dict->threshold > 0 ? dict->threshold : 0;
+    saei_screen_part(&t, 0);
+    slot->warm = 0.97f * (float)*slot->least;
+    for (size_t r = 0; r < rows; r++) overrun |= slot->count[r] > p->stride;
+    if (!overrun) saei_prepared_finish(dict, rows, p->stride, slot);
+    else saei_prepared_leave(p, slot, true);
+    return overrun ? NULL : slot;
+}
+
+/* A slot's rows to where they were asked for, and the slot given back. */
+static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
+                               saei_prepared_slot *slot) {
+    size_t m = q->count;
+    for (size_t r = 0; r < rows; r++) {
+        size_t begin = slot->begin[r], count = slot->begin[r + 1] - begin;
+        const uint32_t *latent = slot->latent + begin;
+        const float *value = slot->pre + begin;
+        if (q->dense) {
+            float *f = q->dense + (r0 + r) * m;
+            memset(f, 0, m * sizeof *f);
+            for (size_t j = 0; j < count; j++) f[latent[j]] = value[j];
+        }
+        if (q->sparse) {
+            size_t to = q->exact ? q->sparse->row_begin[r0 + r] : (r0 + r) * q->share;
+            if (q->exact || count <= q->share) {
+                memcpy(q->sparse->latent + to, latent, count * sizeof *latent);
+                memcpy(q->sparse->value + to, value, count * sizeof *value);
+            }
+            if (!q->exact) q->sparse->row_begin[r0 + r + 1] = count;
+        }
+    }
+    saei_prepared_leave(q->dict->prepared, slot, false);
+}
+
+static void saei_infer_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    size_t end = saei_part_end(part, SAEI_INFER_ROWS, q->n), rows;
+    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += rows) {
+        saei_prepared_slot *slot;
+        rows = saei_infer_block(q, end - r);
+        slot = saei_prepared_rows(q, r, rows);
+        if (!slot) saei_infer_rows(q, r, rows);
+        else saei_prepared_give(q, r, rows, slot);
+    }
+}
+
+static void saei_infer_run(saei_infer *q) {
+    saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_INFER_ROWS), saei_infer_part, q);
 }
 
 /* ==== >>dictionary: top-k of rows, sae_encode ================================================= */
@@ -4586,10 +4914,9 @@ static void saei_sort_by_latent(uint32_t *latent, float *value, size_t size) {
     }
 }
 
-/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. */
-static void saei_infer_top_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
-    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. rows <=
+   SAEI_INFER_ROWS. */
+static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
     const saei_kernels *kernels = q->dict->ctx->kernels;
     size_t k = q->share, held[SAEI_INFER_ROWS], count_above;
     float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL];
@@ -4629,6 +4956,18 @@ static void saei_infer_top_part(void *arg, size_t part) {
         saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
                             held[r]);
         q->sparse->row_begin[r0 + r + 1] = held[r];
+    }
+}
+
+static void saei_infer_top_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    size_t end = saei_part_end(part, SAEI_INFER_ROWS, q->n), rows;
+    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += rows) {
+        saei_prepared_slot *slot;
+        rows = saei_infer_block(q, end - r);
+        slot = saei_prepared_rows(q, r, rows);
+        if (!slot) saei_infer_top_rows(q, r, rows);
+        else saei_prepared_give(q, r, rows, slot);
     }
 }
 
@@ -4700,64 +5039,58 @@ static void saei_infer_varied_part(void *arg, size_t part) {
 }
 
 /* Keeps of each row of p [n,m] what the signed choices and group max keep. */
-static void saei_dense_varied_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
+static void saei_dense_varied_row(const saei_infer *q, size_t r) {
     const sae_latents kind = q->dict->desc.latents;
     size_t m = q->count, k = q->share, group = m / k;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, q->n); r < end; r++) {
-        float *f = q->dense + r * m;
-        uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
-        size_t above = 0;
-        for (size_t g = 0; kind == SAE_LATENTS_GROUP_MAX && g < m; g += group) {
-            size_t best = g;
-            for (size_t i = g + 1; i < g + group; i++)
-                if (f[i] > f[best]) best = i;
-            for (size_t i = g; i < g + group; i++)
-                if (i != best) f[i] = 0;
-        }
-        if (kind == SAE_LATENTS_GROUP_MAX) continue;
-        while (hi - lo > 1) {
-            uint64_t mid = lo + (hi - lo) / 2;
-            size_t count = 0;
-            for (size_t i = 0; i < m; i++) count += saei_varied_key(kind, f[i]) >= mid;
-            if (count >= k) lo = mid;
-            else hi = mid;
-        }
-        for (size_t i = 0; i < m; i++) above += saei_varied_key(kind, f[i]) > lo;
-        for (size_t i = 0; i < m; i++) {
-            uint32_t key = saei_varied_key(kind, f[i]);
-            if (key == lo && above < k) above++;
-            else if (key <= lo) f[i] = 0;
-        }
+    float *f = q->dense + r * m;
+    uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
+    size_t above = 0;
+    for (size_t g = 0; kind == SAE_LATENTS_GROUP_MAX && g < m; g += group) {
+        size_t best = g;
+        for (size_t i = g + 1; i < g + group; i++)
+            if (f[i] > f[best]) best = i;
+        for (size_t i = g; i < g + group; i++)
+            if (i != best) f[i] = 0;
+    }
+    if (kind == SAE_LATENTS_GROUP_MAX) return;
+    while (hi - lo > 1) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        size_t count = 0;
+        for (size_t i = 0; i < m; i++) count += saei_varied_key(kind, f[i]) >= mid;
+        if (count >= k) lo = mid;
+        else hi = mid;
+    }
+    for (size_t i = 0; i < m; i++) above += saei_varied_key(kind, f[i]) > lo;
+    for (size_t i = 0; i < m; i++) {
+        uint32_t key = saei_varied_key(kind, f[i]);
+        if (key == lo && above < k) above++;
+        else if (key <= lo) f[i] = 0;
     }
 }
 
-/* Keeps the k largest of each row of relu(p) [n,m], ties to the lower index: the k-th value is
+/* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
    found by halving the range of its bits. */
-static void saei_dense_top_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
+static void saei_dense_top_row(const saei_infer *q, size_t r) {
     size_t m = q->count, k = q->share;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, q->n); r < end; r++) {
-        float *f = q->dense + r * m;
-        uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
-        size_t above = 0;
-        while (lo < hi) {
-            uint32_t mid = lo + (hi - lo + 1) / 2;
-            size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
-            if (count >= k) lo = mid;
-            else hi = mid - 1;
-        }
-        for (size_t i = 0; i < m; i++) {
-            uint32_t bits;
-            memcpy(&bits, f + i, sizeof bits);
-            above += bits > lo;
-        }
-        for (size_t i = 0; i < m; i++) {
-            uint32_t bits;
-            memcpy(&bits, f + i, sizeof bits);
-            if (bits == lo && above < k) above++;
-            else if (bits <= lo) f[i] = 0;
-        }
+    float *f = q->dense + r * m;
+    uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
+    size_t above = 0;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo + 1) / 2;
+        size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
+        if (count >= k) lo = mid;
+        else hi = mid - 1;
+    }
+    for (size_t i = 0; i < m; i++) {
+        uint32_t bits;
+        memcpy(&bits, f + i, sizeof bits);
+        above += bits > lo;
+    }
+    for (size_t i = 0; i < m; i++) {
+        uint32_t bits;
+        memcpy(&bits, f + i, sizeof bits);
+        if (bits == lo && above < k) above++;
+        else if (bits <= lo) f[i] = 0;
     }
 }
 
@@ -4850,9 +5183,6 @@ SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t
     q.top_k = dict->rule == SAE_RULE_TOP_K;
     q.share = dict->desc.k;
     saei_infer_run(&q);
-    if (q.top_k)
-        saei_parallel(dict->ctx, saei_ceil_div(n, 16),
-                      dict->desc.latents ? saei_dense_varied_part : saei_dense_top_part, &q);
     return SAE_OK;
 }
 
@@ -5110,12 +5440,10 @@ enum { SAEI_FORWARD_LISTS = 1024 }; /* entries on the stack of a part */
 
 /* Rows 32 at a time: the latents of a panel go into x_hat before the next panel is looked at, in
    ascending order; b_dec comes last, as in decode. */
-static void saei_forward_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
+static void saei_forward_rows(const saei_infer *q, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
     size_t d = saei_output_dim(&dict->desc), whole = d / 16 * 16, ld = dict->ld_out;
     size_t active = saei_active_latents(dict);
-    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
     float product[SAEI_INFER_ROWS * SAEI_PANEL], value[SAEI_PANEL];
     const float *x = q->x + r0 * dict->desc.activation_dim;
     uint32_t latent[SAEI_PANEL];
@@ -5145,11 +5473,11 @@ static void saei_forward_part(void *arg, size_t part) {
 }
 
 /* TOP_K: as many rows at a time as their lists find room for on the stack. */
-static void saei_forward_top_part(void *arg, size_t part) {
-    saei_infer q = *(const saei_infer *)arg;
+static void saei_forward_top_rows(const saei_infer *all, size_t r0, size_t rows) {
+    saei_infer q = *all;
     saei_decoding decoding;
     sae_sparse lists;
-    size_t k = q.share, most = saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k), r0 = part * most;
+    size_t k = q.share;
     size_t row_begin[SAEI_INFER_ROWS + 1];
     uint32_t latent[SAEI_FORWARD_LISTS];
     float value[SAEI_FORWARD_LISTS];
@@ -5158,16 +5486,48 @@ static void saei_forward_top_part(void *arg, size_t part) {
     lists.value = value;
     lists.capacity = SAEI_FORWARD_LISTS;
     q.x += r0 * q.dict->desc.activation_dim;
-    q.n = saei_min(most, q.n - r0);
+    q.n = rows;
     q.sparse = &lists;
     if (q.dict->desc.latents) saei_infer_varied_part(&q, 0);
-    else saei_infer_top_part(&q, 0);
+    else saei_infer_top_rows(&q, 0, rows);
     saei_sparse_compact(&lists, q.n, k);
     memset(&decoding, 0, sizeof decoding);
     decoding.dict = q.dict;
     decoding.code = &lists;
     decoding.x_hat = q.x_hat + r0 * saei_output_dim(&q.dict->desc);
     for (size_t r = 0; r < q.n; r++) saei_decode_row(&decoding, r);
+}
+
+static void saei_forward_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    bool top_k = q->dict->rule == SAE_RULE_TOP_K;
+    size_t most = top_k ? saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / q->share)
+                        : (size_t)SAEI_INFER_ROWS;
+    size_t end = saei_part_end(part, SAEI_INFER_ROWS, q->n), rows;
+    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += rows) {
+        saei_prepared_slot *slot;
+        rows = saei_infer_block(q, end - r);
+        slot = saei_prepared_rows(q, r, rows);
+        if (slot) {
+            sae_sparse lists;
+            saei_decoding decoding;
+            memset(&decoding, 0, sizeof decoding);
+            lists.row_begin = slot->begin;
+            lists.latent = slot->latent;
+            lists.value = slot->pre;
+            decoding.dict = q->dict;
+            decoding.code = &lists;
+            decoding.x_hat = q->x_hat + r * saei_output_dim(&q->dict->desc);
+            for (size_t i = 0; i < rows; i++) saei_decode_row(&decoding, i);
+            saei_prepared_leave(q->dict->prepared, slot, false);
+            continue;
+        }
+        for (size_t i = 0; i < rows; i += most) {
+            size_t some = saei_min(most, rows - i);
+            if (top_k) saei_forward_top_rows(q, r + i, some);
+            else saei_forward_rows(q, r + i, some);
+        }
+    }
 }
 
 /* The rules that need all latents at once: batch top-k, and top-k of very many. */
@@ -5218,10 +5578,7 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
     q.count = dict->desc.dict_size;
     q.x_hat = x_hat;
     q.share = k;
-    if (dict->rule == SAE_RULE_TOP_K) {
-        size_t most = saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / k);
-        saei_parallel(dict->ctx, saei_ceil_div(n, most), saei_forward_top_part, &q);
-    } else saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_forward_part, &q);
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_forward_part, &q);
     return sae_decode_finish(dict, x, n, x_hat);
 }
 
@@ -14350,6 +14707,30 @@ SAEI_LANES(saei_vsub, _mm256_sub_ps)
 SAEI_LANES(saei_vdiv, _mm256_div_ps)
 #undef SAEI_LANES
 
+#elif SAEI_KERNEL_PASS == 4
+
+typedef struct saei_v {
+    float32x4_t f[4];
+} saei_v;
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
+SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+#undef SAEI_LANES
+static inline void saei_vstore(float *p, saei_v x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
+}
+
 #else
 
 typedef struct saei_v {
@@ -14436,8 +14817,68 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_STEP
 #undef SAEI_END
 }
+#elif SAEI_KERNEL_PASS == 2 || SAEI_KERNEL_PASS == 4
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel, or
+   24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
+#if SAEI_KERNEL_PASS == 2
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
+#define SAEI_WIDE __m256
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
 #else
-/* 4 rows x 16 latents at a time: 8 registers of 8 lanes. */
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
+#define SAEI_WIDE float32x4_t
+#define SAEI_LOAD vld1q_f32
+#define SAEI_STORE vst1q_f32
+#define SAEI_SET vdupq_n_f32
+#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
+#endif
+#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_BEGIN(i, c)                                                                           \
+    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
+#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
+#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_ROW(i)                                                                                \
+    {                                                                                              \
+        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
+        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
+    }
+#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
+    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
+        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
+            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
+            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
+            const float *x3 = x[r + 3] + k0, *p = panel + c;
+            float *o = out + r * SAEI_PANEL + c;
+            SAEI_ROWS(SAEI_BEGIN)
+            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
+                SAEI_COLUMNS(SAEI_PART, 0)
+                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
+            }
+            SAEI_ROWS(SAEI_END)
+        }
+#undef SAEI_BEGIN
+#undef SAEI_PART
+#undef SAEI_STEP
+#undef SAEI_END
+#undef SAEI_ROW
+#undef SAEI_ROWS
+}
+#undef SAEI_LANES
+#undef SAEI_COLUMNS
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_FMA
+#else
+/* 4 rows x 16 latents at a time. */
 static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
                                bool add, float *out) {
     for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)

@@ -1299,7 +1299,8 @@ static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
     return status;
 }
 
-static int open_rows(const common *c, const sae_dictionary *dict, reader *rows) {
+/* Opens --data for dict, which is prepared where there are rows enough to gain by it. */
+static int open_rows(const common *c, sae_dictionary *dict, reader *rows) {
     sae_dictionary_desc info = sae_dictionary_info(dict);
     int status;
     if (!c->data.count) return wrong("--data is missing");
@@ -1318,6 +1319,7 @@ static int open_rows(const common *c, const sae_dictionary *dict, reader *rows) 
             return failed("%s has %.0f rows, %s has %.0f", c->target.items[0], (double)target.rows,
                           c->data.items[0], (double)rows->rows);
     }
+    if (rows->rows >= 64 && sae_dictionary_prepare(dict) != SAE_OK) return failed_library();
     return DONE;
 }
 
@@ -1349,7 +1351,7 @@ static bool was_transcoder(const char *path) {
     return strstr(text, "\"io\": \"in_and_out\"") != NULL;
 }
 
-static int evaluate(const common *c, const sae_dictionary *dict) {
+static int evaluate(const common *c, sae_dictionary *dict) {
     sae_evaluate_desc desc;
     sae_metrics metrics;
     reader rows;
@@ -2184,7 +2186,7 @@ static int compare(const sae_dictionary *from, const sae_dictionary *to) {
 }
 
 /* log10 of how often each latent fires on the rows of --data. */
-static int measure_sparsity(const common *c, const sae_dictionary *dict, float *log_sparsity) {
+static int measure_sparsity(const common *c, sae_dictionary *dict, float *log_sparsity) {
     sae_dictionary_desc info = sae_dictionary_info(dict);
     size_t m = info.dict_size, block = block_rows(c, dict, 4 * m), n, i;
     uint64_t *count = (uint64_t *)take(m, sizeof *count);

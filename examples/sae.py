@@ -200,6 +200,7 @@ _FUNCTIONS = {  # name: result, arguments
     "sae_dictionary_encoder_row": (c_void_p, [c_void_p, c_size_t]),
     "sae_dictionary_scale_biases": (c_int, [c_void_p, c_float]),
     "sae_dictionary_normalize_decoder": (c_int, [c_void_p]),
+    "sae_dictionary_prepare": (c_int, [c_void_p]),
     "sae_dictionary_load": (c_int, [c_void_p, POINTER(sae_load_desc), c_char_p, POINTER(c_void_p)]),
     "sae_dictionary_save": (c_int, [c_void_p, c_char_p]),
     "sae_dictionary_origin": (sae_origin, [c_void_p]),
@@ -354,6 +355,7 @@ class Dictionary:
     def __init__(self, handle, context):
         self._handle, self._context = handle, context
         self._info = _lib.sae_dictionary_info(handle)
+        self._room = self._info.k or min(self._info.dict_size, 256)
 
     @classmethod
     def load(cls, path, dict_class=None, k=0, raw=False, keep_norms=False):
@@ -415,6 +417,11 @@ class Dictionary:
         view.flags.writeable = False
         return view
 
+    def prepare(self):
+        """Makes encode and forward of many rows faster, with the same bits, for 2 bytes a weight of the
+        encoder; lasts until the rule or the parameters change."""
+        self._context.check(_lib.sae_dictionary_prepare(self._handle))
+
     def set_rule(self, rule):
         """How the top-k classes choose: "top_k", "threshold", or "default" (the class's)."""
         self._context.check(_lib.sae_dictionary_set_rule(self._handle, _one_of(RULES, rule, "rule")))
@@ -448,7 +455,7 @@ class Dictionary:
         """(row_begin [n+1], latent, value): row r is [row_begin[r]:row_begin[r+1]] of the other two.
         scipy.sparse.csr_matrix((value, latent, row_begin), shape=(n, dict_size)) takes them."""
         pointer, n, _ = _rows(x, "x", self.activation_dim)
-        capacity = n * (self.k or min(self.dict_size, 256))
+        capacity = n * self._room  # an even share a row, else it takes a second pass
         row_begin = np.zeros(n + 1, np.uintp)
         while True:
             latent, value = np.empty(capacity, np.uint32), np.empty(capacity, np.float32)
@@ -464,6 +471,7 @@ class Dictionary:
                 capacity = int(needed.group(1))
                 continue
             used = int(row_begin[n])
+            self._room = max(self._room, min(self.dict_size, 8 * (used // max(n, 1) + 1)))
             return row_begin.astype(np.int64), latent[:used], value[:used]
 
     def decode(self, f):

@@ -2,6 +2,14 @@
 #ifndef COMMON_H
 #define COMMON_H
 
+/* The instruction sets there are kernels for on this kind of processor; not every one has all. */
+#if defined(SAEI_NEON)
+CHECK_UNUSED static const char *const common_sets[] = { "portable", "neon" };
+#else
+CHECK_UNUSED static const char *const common_sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
+#endif
+enum { COMMON_SETS = sizeof common_sets / sizeof *common_sets };
+
 /* The number of trainers, and the kind of number i. */
 enum { COMMON_KINDS = 9 };
 CHECK_UNUSED static sae_trainer_kind common_kind(size_t i) { return (sae_trainer_kind)(i + 1); }

@@ -95,12 +95,11 @@ static bool has_set(const char *set) {
 }
 
 static void same_bits(void) {
-    static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
-    bool have[4], print = getenv("SAE_PRINT_HASHES") != NULL;
+    bool have[COMMON_SETS], print = getenv("SAE_PRINT_HASHES") != NULL;
     int unpinned = 0;
-    for (int i = 0; i < 4; i++) {
-        have[i] = has_set(sets[i]);
-        if (!have[i]) SKIP("this CPU has no %s", sets[i]);
+    for (int i = 0; i < COMMON_SETS; i++) {
+        have[i] = has_set(common_sets[i]);
+        if (!have[i]) SKIP("this CPU has no %s", common_sets[i]);
     }
     CHECK(have[0], "no portable build");
     for (size_t i = 0; i < VARIANTS; i++) {
@@ -120,11 +119,11 @@ static void same_bits(void) {
                   "%d threads give other bits", threads);
             free(other);
         }
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < COMMON_SETS; k++) {
             if (!have[k]) continue;
-            train(&variants[i], 1 + k, sets[k], 40, 200, 64, STEPS, &other, &other_count);
+            train(&variants[i], 1 + k, common_sets[k], 40, 200, 64, STEPS, &other, &other_count);
             CHECK(other && count == other_count && !memcmp(first, other, count * sizeof *first),
-                  "%s gives other bits", sets[k]);
+                  "%s gives other bits", common_sets[k]);
             free(other);
         }
         free(first);
@@ -145,7 +144,6 @@ static void same_bits(void) {
    phase (half of them), sums over more than one block of rows; and a backend without the optional
    operations. Oracle: the portable kernels on one thread, which screen nothing. */
 static void fast_paths(void) {
-    static const char *const sets[] = { "avx2", "avx512", "avx512vnni" };
     enum { D = 40, M = 600, N = 1030 };
     static sae_backend composed;
     composed = *saei_cpu_backend();
@@ -156,12 +154,12 @@ static void fast_paths(void) {
         size_t count = 0, other_count = 0;
         check_test = variants[i].name;
         train(&variants[i], 1, "portable", D, M, N, 2, &first, &count);
-        for (int k = 0; k < 3; k++) {
-            if (!has_set(sets[k])) continue;
-            train(&variants[i], 2, sets[k], D, M, N, 2, &other, &other_count);
+        for (int k = 1; k < COMMON_SETS; k++) {
+            if (!has_set(common_sets[k])) continue;
+            train(&variants[i], 2, common_sets[k], D, M, N, 2, &other, &other_count);
             CHECK(first && other && count == other_count
                       && !memcmp(first, other, count * sizeof *first),
-                  "%s gives other bits", sets[k]);
+                  "%s gives other bits", common_sets[k]);
             free(other);
         }
         train_backend = &composed;
@@ -178,7 +176,6 @@ static void fast_paths(void) {
 
 /* Inference: the same bits for every instruction set. (Rows alone or together: test_inference.) */
 static void same_inference(void) {
-    static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
     enum { D = 45, M = 230, N = 50 };
     for (size_t i = 0; i < COMMON_KINDS; i++) {
         sae_trainer_desc s = common_trainer(common_kind(i), D, M, N, 20);
@@ -187,20 +184,20 @@ static void same_inference(void) {
         bool first = true;
         check_test = sae_trainer_name(common_kind(i));
         check_activations(3, x, N, D);
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < COMMON_SETS; k++) {
             sae_context_desc cd;
             sae_context *ctx;
             sae_dictionary *dict;
             memset(&cd, 0, sizeof cd);
-            cd.instruction_set = sets[k];
+            cd.instruction_set = common_sets[k];
             if (sae_context_create(&cd, &ctx) != SAE_OK) continue;
             CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), continue);
             common_shake(dict, 4, 0, 0.02);
             dict->threshold = 0.3f;
             CHECK_OK(ctx, sae_forward(dict, x, N, x_hat[!first], f[!first]), (void)0);
-            CHECK(first || !memcmp(f[0], f[1], sizeof f[0]), "%s: other f", sets[k]);
+            CHECK(first || !memcmp(f[0], f[1], sizeof f[0]), "%s: other f", common_sets[k]);
             CHECK(first || !memcmp(x_hat[0], x_hat[1], sizeof x_hat[0]), "%s: other x_hat",
-                  sets[k]);
+                  common_sets[k]);
             first = false;
             sae_dictionary_destroy(dict);
             sae_context_destroy(ctx);

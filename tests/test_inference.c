@@ -598,6 +598,7 @@ static void threads(void) {
         check_test = sae_arch_name((sae_arch)arch);
         check_activations(11, x, N, D);
         CHECK_OK(ctx, sae_forward(dict, x, N, x_hat, f), (void)0);
+        CHECK_OK(ctx, sae_dictionary_prepare(dict), (void)0); /* slots for fewer than THREADS */
         for (int i = 0; i < THREADS; i++) {
             job j = { dict, x, f, x_hat, 0 };
             jobs[i] = j;
@@ -612,6 +613,78 @@ static void threads(void) {
     check_test = NULL;
 }
 
+/* The same bits prepared or not: sparse and dense rows, a row of zeros, one without a norm, ties, lists
+   that overrun; after the rule or the parameters change it is unprepared, not wrong. */
+static void prepared_case(sae_arch arch, size_t d, size_t m, size_t n, float shift) {
+    sae_dictionary *dict = make(arch, d, m, 7, 90 + d);
+    float *x = (float *)malloc(n * d * sizeof *x), *f[2], *x_hat[2];
+    sparse_buffer lists[2];
+    sae_rule rule = dict->rule;
+    for (size_t i = 0; i < m; i++) dict->b_enc[i] += shift;
+    if (arch == SAE_ARCH_JUMP_RELU)
+        for (size_t i = 0; i < m; i++) dict->aux0[i] += i % 3 ? 0.1f : -0.1f;
+    for (size_t i = 10; i + 1 < m; i += 9) { /* equal latents */
+        memcpy(dict->W_enc + (i + 1) * dict->ld, dict->W_enc + i * dict->ld, d * sizeof *x);
+        dict->b_enc[i + 1] = dict->b_enc[i];
+    }
+    check_activations(5, x, n, d);
+    memset(x, 0, d * sizeof *x);
+    if (n > 4)
+        for (size_t c = 0; c < d; c++) x[3 * d + c] = (float)(c % 2 ? 3e18 : -2e18);
+    for (int i = 0; i < 2; i++) {
+        f[i] = (float *)malloc(n * m * sizeof **f);
+        x_hat[i] = (float *)malloc(n * d * sizeof **x_hat);
+        sparse_open(&lists[i], n, n * m);
+    }
+    for (int turn = 0; turn < 3; turn++) {
+        for (int i = 0; i < 2; i++) {
+            if (i) CHECK_OK(ctx, sae_dictionary_prepare(dict), goto end);
+            CHECK(!i || !ctx->kernels->screen || dict->prepared || dict->rule == SAE_RULE_TOP_K,
+                  "nothing prepared");
+            for (int again = 0; again < 2; again++) { /* with the guess of the call before */
+                memset(f[i], 0x7f, n * m * sizeof **f);
+                CHECK_OK(ctx, sae_encode(dict, x, n, f[i]), goto end);
+                CHECK_OK(ctx, sae_encode_sparse(dict, x, n, &lists[i].s), goto end);
+                CHECK_OK(ctx, sae_forward(dict, x, n, x_hat[i], NULL), goto end);
+            }
+        }
+        CHECK(!memcmp(f[0], f[1], n * m * sizeof **f), "encode, turn %d, n %d", turn, (int)n);
+        CHECK(!memcmp(x_hat[0], x_hat[1], n * d * sizeof **x_hat), "forward, turn %d", turn);
+        CHECK(!memcmp(lists[0].s.row_begin, lists[1].s.row_begin, (n + 1) * sizeof(size_t)),
+              "row_begin, turn %d", turn);
+        CHECK(!memcmp(lists[0].s.latent, lists[1].s.latent,
+                      lists[0].s.row_begin[n] * sizeof(uint32_t)), "latents, turn %d", turn);
+        CHECK(!memcmp(lists[0].s.value, lists[1].s.value,
+                      lists[0].s.row_begin[n] * sizeof(float)), "values, turn %d", turn);
+        if (turn == 0 && dict->desc.k) {
+            rule = rule == SAE_RULE_TOP_K ? SAE_RULE_THRESHOLD : SAE_RULE_TOP_K;
+            CHECK_OK(ctx, sae_dictionary_set_rule(dict, rule), goto end);
+            CHECK(!dict->prepared, "the rule changed");
+        } else {
+            CHECK_OK(ctx, sae_dictionary_scale_biases(dict, 1.5f), goto end);
+            CHECK(!dict->prepared, "the biases changed");
+        }
+    }
+end:
+    for (int i = 0; i < 2; i++) {
+        free(f[i]);
+        free(x_hat[i]);
+        sparse_close(&lists[i]);
+    }
+    free(x);
+    sae_dictionary_destroy(dict);
+}
+static void prepared(void) {
+    static const size_t shapes[][3] = { { 20, 64, 5 }, { 48, 200, 70 }, { 130, 1000, 200 } };
+    for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_JUMP_RELU; arch++)
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            check_test = sae_arch_name((sae_arch)arch);
+            prepared_case((sae_arch)arch, shapes[i][0], shapes[i][1], shapes[i][2], 0);
+            prepared_case((sae_arch)arch, shapes[i][0], shapes[i][1], shapes[i][2], -1.5f);
+        }
+    check_test = NULL;
+}
+
 int main(void) {
     if (!(ctx = check_context(1))) return check_end();
     all_classes();
@@ -621,6 +694,7 @@ int main(void) {
     many_latents();
     looking();
     starts();
+    prepared();
     threads();
     sae_context_destroy(ctx);
     return check_end();

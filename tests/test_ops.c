@@ -9,6 +9,7 @@
 #define SAE_IMPLEMENTATION
 #include "../sae.h"
 #include "check.h"
+#include "common.h"
 #include "oracle_ops.h"
 
 /* ---- a rig: one backend, one shape ------------------------------------------------------------ */
@@ -1029,23 +1030,22 @@ static void operations_of(const sae_backend *backend, const sae_context *ctx, co
 
 #ifndef TEST_WITHOUT_MAIN
 int main(void) {
-    static const char *const sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
     static const int threads[] = { 1, 3 };
     bool first = true;
     size_t slots = (sizeof(sae_backend) - offsetof(sae_backend, open)) / sizeof(void (*)(void));
-    for (size_t s = 0; s < 4; s++)
+    for (size_t s = 0; s < COMMON_SETS; s++)
         for (size_t t = 0; t < 2; t++) {
             sae_context_desc desc;
             sae_context *ctx;
             char what[32];
             memset(&desc, 0, sizeof desc);
-            desc.instruction_set = sets[s];
+            desc.instruction_set = common_sets[s];
             desc.threads = threads[t];
             if (sae_context_create(&desc, &ctx) != SAE_OK) {
-                if (!t) SKIP("this machine has no %s", sets[s]);
+                if (!t) SKIP("this machine has no %s", common_sets[s]);
                 continue;
             }
-            snprintf(what, sizeof what, "%s, %d threads", sets[s], threads[t]);
+            snprintf(what, sizeof what, "%s, %d threads", common_sets[s], threads[t]);
             operations_of(saei_cpu_backend(), ctx, what, first);
             first = false;
             sae_context_destroy(ctx);
