@@ -56,7 +56,7 @@ enum {
     SAEI_CUDA_BEHIND = 4,    /* steps that the host may run ahead of the device */
     SAEI_CUDA_BOUND = 64,    /* latents that share an error bound in the screened encode */
     SAEI_CUDA_TILE = 128,    /* latents of a tile of the plain encode */
-    SAEI_CUDA_PRODUCT_BYTES = 16 << 20, /* of the 16-bit product held at a time: stays in the L2 */
+    SAEI_CUDA_PRODUCT_BYTES = 16 << 20, /* of a 16-bit product: two of them stay in the L2 */
     SAEI_BUCKETS = 2048      /* of a histogram over 11 bits */
 };
 enum { /* words of saei_cuda.told */
@@ -110,6 +110,8 @@ typedef struct saei_cuda {
     cudaEvent_t ended[SAEI_CUDA_BEHIND];
     /* screened encode */
     int screen, dense;         /* of sae_cuda_desc */
+    cudaStream_t scan;         /* scans run beside the products, both forked from stream */
+    cudaEvent_t made[2], scanned[2];
     bool screened, scaled;     /* the last encode was; a call before has left W_enc's largest norm */
     unsigned scale_turn;
     size_t told_rows;          /* of the encode that told the number of its entries */
@@ -165,8 +167,8 @@ typedef struct saei_cuda_scratch {
     /* screened encode; mc: m rounded up to SAEI_CUDA_BOUND */
     __half *x16, *w16;     /* [batch in whole chunks][ld], [mc][ld] */
     __half *bias16;        /* [mc] */
-    __half *product;       /* [chunk][mc] */
-    size_t chunk;          /* rows whose product is held at a time */
+    __half *product;       /* [2][chunk][mc]: one is scanned while the other is made */
+    size_t chunk;          /* rows of a product */
     float *facts;          /* [mc / SAEI_CUDA_BOUND][4] */
     float *x_norm, *x_error; /* [batch] */
     /* lists of candidates of top-k rows */
@@ -216,7 +218,7 @@ static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch
                           h->ld * sizeof(__half));
     w16 = saei_cuda_place(&at, mc, h->ld * sizeof(__half));
     bias16 = saei_cuda_place(&at, mc, sizeof(__half));
-    product = saei_cuda_place(&at, s->chunk, mc * sizeof(__half));
+    product = saei_cuda_place(&at, 2 * s->chunk, mc * sizeof(__half));
     facts = saei_cuda_place(&at, mc / SAEI_CUDA_BOUND, 4 * sizeof(float));
     x_norm = saei_cuda_place(&at, h->batch, sizeof(float));
     x_error = saei_cuda_place(&at, h->batch, sizeof(float));
@@ -334,8 +336,12 @@ static void saei_cuda_close(const sae_context *ctx, void *state) {
     if (s->graph) cudaGraphExecDestroy(s->graph);
     saei_cuda_plan_free(&s->plan);
     if (s->blas) cublasLtDestroy(s->blas);
-    for (int i = 0; i < 2; i++)
+    if (s->scan) cudaStreamSynchronize(s->scan);
+    for (int i = 0; i < 2; i++) {
         if (s->freed[i]) cudaEventDestroy(s->freed[i]);
+        if (s->made[i]) cudaEventDestroy(s->made[i]);
+        if (s->scanned[i]) cudaEventDestroy(s->scanned[i]);
+    }
     for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
         if (s->ended[i]) cudaEventDestroy(s->ended[i]);
     if (s->staged) cudaEventDestroy(s->staged);
@@ -343,6 +349,7 @@ static void saei_cuda_close(const sae_context *ctx, void *state) {
     if (s->halt) cudaFree(s->halt);
     if (s->told) cudaFreeHost((void *)(uintptr_t)s->told);
     if (s->copy) cudaStreamDestroy(s->copy);
+    if (s->scan) cudaStreamDestroy(s->scan);
     if (s->stream && s->own_stream) cudaStreamDestroy(s->stream);
     sae_backend_free(ctx, s);
 }
@@ -365,14 +372,21 @@ static bool saei_cuda_prepare(saei_cuda *s, const sae_cuda_desc *desc) {
         s->copy = NULL;
         return false;
     }
+    if (!SAEI_CUDA_OK(s, cudaStreamCreateWithFlags(&s->scan, cudaStreamNonBlocking))) {
+        s->scan = NULL;
+        return false;
+    }
     SAEI_CUDA_OK(s, cudaDeviceGetAttribute(&s->multiprocessors, cudaDevAttrMultiProcessorCount,
                                            s->device));
     SAEI_CUDA_OK(s, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                                            s->device));
     s->shared_most = (size_t)bytes;
     SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->staged, cudaEventDisableTiming));
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->freed[i], cudaEventDisableTiming));
+        SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->made[i], cudaEventDisableTiming));
+        SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->scanned[i], cudaEventDisableTiming));
+    }
     for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->ended[i], cudaEventDisableTiming));
     if (!saei_cuda_malloc(s, &halt, 16 * sizeof(uint32_t))) return false;
@@ -1621,7 +1635,8 @@ static bool saei_cuda_plan_make(saei_cuda *s, size_t m, size_t rows, size_t ld) 
 }
 
 /* product[r][i] = x16[first + r].w16[i] + bias16[i] of a chunk of rows. */
-static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t, size_t first) {
+static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t, size_t first,
+                              __half *product) {
     saei_cuda *s = saei_cuda_of(w);
     const float one = 1, none = 0;
     const void *bias = t->s.bias16;
@@ -1631,9 +1646,9 @@ static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t,
                                             sizeof bias);
     if (status == CUBLAS_STATUS_SUCCESS)
         status = cublasLtMatmul(s->blas, s->plan.desc, &one, t->s.w16, s->plan.w,
-                                t->s.x16 + first * t->ld, s->plan.x, &none, t->s.product,
-                                s->plan.out, t->s.product, s->plan.out, &s->plan.algo,
-                                s->blas_space, s->blas_bytes, s->stream);
+                                t->s.x16 + first * t->ld, s->plan.x, &none, product, s->plan.out,
+                                product, s->plan.out, &s->plan.algo, s->blas_space, s->blas_bytes,
+                                s->stream);
     if (status != CUBLAS_STATUS_SUCCESS) saei_cuda_ok(s, cudaErrorUnknown, "cublasLtMatmul");
 }
 
@@ -1649,6 +1664,29 @@ static bool saei_cuda_screens(const sae_work *w, const saei_cuda_encode_task *t)
     if (t->select == SAE_SELECT_TOP_K) few = t->k <= t->m / 16 && t->n >= 8;
     if (!few && s->screen == 0) return false;
     return saei_cuda_plan_make(s, t->mc, t->s.chunk, t->ld);
+}
+
+/* Products one after the other in the stream, each scanned in another meanwhile. */
+static void saei_cuda_scan_chunks(const sae_work *w, const saei_cuda_encode_task *t, uint32_t shift,
+                                  size_t shared) {
+    saei_cuda *s = saei_cuda_of(w);
+    saei_cuda_encode_task one = *t;
+    cudaStream_t stream = s->stream;
+    size_t count = 0;
+    for (size_t first = 0; first < t->n && s->result == SAE_OK; first += t->s.chunk, count++) {
+        one.s.product = t->s.product + (count & 1) * t->s.chunk * t->mc;
+        if (count >= 2) SAEI_CUDA_OK(s, cudaStreamWaitEvent(stream, s->scanned[count & 1], 0));
+        saei_cuda_product(w, t, first, one.s.product);
+        SAEI_CUDA_OK(s, cudaEventRecord(s->made[count & 1], stream));
+        SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->scan, s->made[count & 1], 0));
+        s->stream = s->scan;
+        saei_cuda_launch_shared(w, saei_scan_kernel, saei_cuda_min(t->s.chunk, t->n - first),
+                                SAEI_CUDA_THREADS, shared, one, (uint32_t)first, shift);
+        s->stream = stream;
+        SAEI_CUDA_OK(s, cudaEventRecord(s->scanned[count & 1], s->scan));
+    }
+    if (count) /* scans are in order: the last one's end is the end of all */
+        SAEI_CUDA_OK(s, cudaStreamWaitEvent(stream, s->scanned[(count - 1) & 1], 0));
 }
 
 static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) {
@@ -1674,11 +1712,7 @@ static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) 
     s->scaled = true;
     saei_cuda_launch(w, saei_round_x_kernel, saei_cuda_ceil(t->n, quads), SAEI_CUDA_THREADS, *t);
     saei_cuda_launch(w, saei_round_w_kernel, t->mc / SAEI_CUDA_BOUND, SAEI_CUDA_THREADS, *t);
-    for (size_t first = 0; first < t->n; first += t->s.chunk) {
-        saei_cuda_product(w, t, first);
-        saei_cuda_launch_shared(w, saei_scan_kernel, saei_cuda_min(t->s.chunk, t->n - first),
-                                SAEI_CUDA_THREADS, shared, *t, (uint32_t)first, shift);
-    }
+    saei_cuda_scan_chunks(w, t, shift, shared);
     saei_cuda_launch(w, saei_rescore_kernel, saei_cuda_warps(t->n), SAEI_CUDA_THREADS, *t);
     if (top)
         saei_cuda_launch(w, saei_plain_kernel, saei_cuda_ceil(t->n, SAEI_PLAIN_ROWS),
