@@ -283,8 +283,8 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
 /* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
    latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
    16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
-   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Errors:
-   SAE_OUT_OF_MEMORY (the dictionary is as it was). */
+   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule).
+   Errors: SAE_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
 /* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
@@ -957,8 +957,8 @@ struct sae_backend {
     sae_result (*status)(const sae_work *w); /* waits; the first error since open */
 
     /* batch */
-    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory is
-       free again on return */
+    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory
+       is free again on return */
     void (*load_rows)(const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x,
                       uint32_t *bad);
     void (*subtract)(const sae_work *w, const float *x, const float *b, size_t n, float *out);
@@ -4575,8 +4575,8 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
 }
 
 /* ==== >>dictionary: prepared encode =========================================================== */
-/* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one a
-   thread, in which a block of rows is centred, screened and listed. A block that finds no slot free
+/* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one
+   a thread, in which a block of rows is centred, screened and listed. A block that finds no slot free
    or whose latents are too many for its lists goes the plain way, to the same bits; after several
    such blocks no more are tried. See bench/RESULTS.md. */
 
@@ -7438,8 +7438,8 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     if (!dict) return SAE_INVALID;
     ctx = dict->ctx;
     if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is NULL), "
-                         "allowed are 1 to %d", batch_size, INT32_MAX);
+        return saei_fail(ctx, SAE_INVALID,
+                         "sae_session_create: batch_size is %zu (or out is NULL), allowed are 1 to %d", batch_size, INT32_MAX);
     if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
         || saei_active_latents(dict) != dict->desc.dict_size)
         return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "
@@ -14819,8 +14819,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_END
 }
 #elif SAEI_KERNEL_PASS == 2 || SAEI_KERNEL_PASS == 4
-/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel, or
-   24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
    bench/RESULTS.md. */
 #if SAEI_KERNEL_PASS == 2
 #define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)

@@ -376,8 +376,8 @@ static void time_trainer(const char *name, const options *o, const float *data, 
            "\"warmup\": %zu, \"steps\": %zu, \"ms_median\": %.3f, \"ms_min\": %.3f, "
            "\"rows_per_s\": %.0f, \"l0\": %.1f, \"fve\": %.4f",
            SAE_VERSION, COMPILER, cpu, on_cuda ? "cuda" : "cpu", o->threads,
-           sae_trainer_name(desc.kind), d, o->m, o->batch, o->k, o->l0, o->warmup, o->steps, middle, times[0], (double)o->batch / middle * 1e3, l0,
-           fve);
+           sae_trainer_name(desc.kind), d, o->m, o->batch, o->k, o->l0, o->warmup, o->steps, middle,
+           times[0], (double)o->batch / middle * 1e3, l0, fve);
     if (on_cuda) printf(", \"ms_stream\": %.3f", stream_ms);
     printf("}\n");
     fflush(stdout);
@@ -606,7 +606,8 @@ static void bench_step_ops(const options *o, const float *x) {
     free(times);
 }
 
-/* JUMP_RELU's thresholds, all the same, so that about 128 latents of a row pass: a trained density. */
+/* JUMP_RELU's thresholds, all the same, so that about 128 latents of a row pass: a trained
+   density. */
 static void set_thresholds(sae_dictionary *dict, const options *o, const float *x, float *f) {
     size_t passing = 0, want = 128 * 16, step;
     float lo = 0, hi = 1e6f;
@@ -657,8 +658,8 @@ static void bench_inference(const options *o, const float *x, double *times) {
                         if (call == 2) check(sae_decode_sparse(dict, &code, rows, y));
                         if (i) times[i - 1] = now_ms() - begun;
                     }
-                    snprintf(name, sizeof name, "%s, %s%s", names[call], arch ? "jumprelu" : "top_k",
-                             prepared ? ", prepared" : "");
+                    snprintf(name, sizeof name, "%s, %s%s", names[call],
+                             arch ? "jumprelu" : "top_k", prepared ? ", prepared" : "");
                     print_op(name, &at, median(times, o->steps),
                              call < 2 ? flop * share
                                       : 2.0 * (double)code.row_begin[rows] * (double)o->d,

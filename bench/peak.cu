@@ -127,7 +127,8 @@ extern "C" int bench_cuda_peaks(double *gbytes, double *gflops, double *half_gfl
               / (double)least([=] { return !launch(fma_kernel, BLOCKS, out, 0.999f, 0.001f); });
     ok = product_make(&p);
     if (ok)
-        *half_gflops = 2.0 * SIDE * SIDE * SIDE / 1e6 / (double)least([&] { return product_run(&p); });
+        *half_gflops = 2.0 * SIDE * SIDE * SIDE / 1e6
+                       / (double)least([&] { return product_run(&p); });
     product_end(&p);
     cudaFree(from);
     cudaFree(to);
