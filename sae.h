@@ -4727,7 +4727,8 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
 
 /* The rows one pass takes of those that are left. */
 static size_t saei_infer_block(const saei_infer *q, size_t left) {
-    return saei_min(left, q->dict->prepared ? SAEI_ENCODE_ROWS : SAEI_INFER_ROWS);
+    const size_t prepared = SAEI_ENCODE_ROWS, plain = SAEI_INFER_ROWS;
+    return saei_min(left, q->dict->prepared ? prepared : plain);
 }
 
 static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool overrun) {

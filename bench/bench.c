@@ -375,8 +375,8 @@ static void time_trainer(const char *name, const options *o, const float *data, 
            "\"d\": %zu, \"m\": %zu, \"batch\": %zu, \"k\": %zu, \"start_l0\": %zu, "
            "\"warmup\": %zu, \"steps\": %zu, \"ms_median\": %.3f, \"ms_min\": %.3f, "
            "\"rows_per_s\": %.0f, \"l0\": %.1f, \"fve\": %.4f",
-           SAE_VERSION, COMPILER, cpu, on_cuda ? "cuda" : "cpu", o->threads, sae_trainer_name(desc.kind), d, o->m, o->batch,
-           o->k, o->l0, o->warmup, o->steps, middle, times[0], (double)o->batch / middle * 1e3, l0,
+           SAE_VERSION, COMPILER, cpu, on_cuda ? "cuda" : "cpu", o->threads,
+           sae_trainer_name(desc.kind), d, o->m, o->batch, o->k, o->l0, o->warmup, o->steps, middle, times[0], (double)o->batch / middle * 1e3, l0,
            fve);
     if (on_cuda) printf(", \"ms_stream\": %.3f", stream_ms);
     printf("}\n");

@@ -1,7 +1,7 @@
 /*  peak.cu - what this GPU can do, measured: the roofs that bench.c holds operations against.
-    Copy: 1 GiB read and written, float4. float32: independent chains of fma in registers. 16-bit product:
-    8192^3 by cuBLASLt, float32 sums. Best of five each. Under tests/emu the sizes are tiny and the
-    figures say nothing. */
+    Copy: 1 GiB read and written, float4. float32: independent chains of fma in registers. 16-bit
+    product: 8192^3 by cuBLASLt, float32 sums. Best of five each. Under tests/emu the sizes are tiny
+    and the figures say nothing. */
 #include <cublasLt.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -65,8 +65,8 @@ static bool product_make(product *p) {
         || cublasLtMatrixLayoutCreate(&p->layout, CUDA_R_16F, SIDE, SIDE, SIDE)
         || cublasLtMatmulPreferenceCreate(&preference))
         return false;
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room,
-                                         sizeof room);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                         &room, sizeof room);
     launch(fill_kernel, (count + THREADS - 1) / THREADS, p->a, count);
     launch(fill_kernel, (count + THREADS - 1) / THREADS, p->b, count);
     cublasLtMatmulAlgoGetHeuristic(p->handle, p->desc, p->layout, p->layout, p->layout, p->layout,
