@@ -79,6 +79,14 @@ build/emu/sae.o: examples/sae.c build/linked/sae.h sae.h Makefile | build/emu
 build/sae-emu: build/emu/sae.o build/sae_h.o build/emu/sae_cuda.o build/emu/emu.o
 	$(CXX) $(CFLAGS) $(OPENMP) $^ -o $@ $(LDFLAGS) -lm
 
+# bench.c as it is in build/bench, and CUDA beside it; bench-emu only shows that it runs.
+build/emu/bench.o: bench/bench.c sae.h Makefile | build/emu
+	$(COMPILE) -DSAE_CUDA -I. -c $< -o $@
+build/emu/peak.o: bench/peak.cu $(EMU_HEADERS) Makefile | build/emu
+	$(EMU_COMPILE) -x c++ -c $< -o $@
+build/bench-emu: build/emu/bench.o build/emu/peak.o build/emu/sae_cuda.o build/emu/emu.o
+	$(CXX) $(CFLAGS) $(OPENMP) $^ -o $@ $(LDFLAGS) -lm
+
 emu: build/sae-emu ## build/sae-emu: the tool whose --device cuda runs on an emulation, without a GPU
 
 build/tests/test_emu: tests/test_emu.cpp build/emu/emu.o build/sae_h.o $(wildcard tests/*.h) | build/tests
@@ -110,12 +118,32 @@ build/cuda/%.o: build/cuda/%.cu $(CUDA_SOURCES)
 build/sae-cuda: build/emu/sae.o build/sae_h.o build/cuda/two.o
 	$(CUDA_LINKED)
 
+build/cuda/peak.o: bench/peak.cu Makefile | build/cuda
+	$(CUDA_COMPILE) -c $< -o $@
+build/bench-cuda: build/emu/bench.o build/cuda/two.o build/cuda/peak.o
+	$(CUDA_LINKED)
+
 build/cuda/one: build/cuda/one.o
 	$(CUDA_LINKED)
 
+build/cuda/test_cuda: tests/test_cuda.cpp $(CUDA_SOURCES) $(wildcard tests/*.h tests/test_*.c) | build/cuda
+	$(NVCC) -std=c++17 $(CUDA_FLAGS) $(CUDA_GENCODE) -Xcompiler -ffp-contract=off \
+	    $(if $(OPENMP),-Xcompiler $(OPENMP)) -I. -x cu $< -o $@ -lcublasLt -lm
+
 cuda: ## build/sae-cuda and build/bench-cuda, for NVIDIA GPUs (needs nvcc; CUDA_ARCH="80 90 100")
-	@if [ -n "$(NVCC)" ]; then $(MAKE) --no-print-directory build/cuda/one build/sae-cuda; \
+	@if [ -n "$(NVCC)" ]; then $(MAKE) --no-print-directory build/cuda/one build/sae-cuda build/bench-cuda; \
 	else echo "SKIPPED: nvcc is not installed, no build/sae-cuda and build/bench-cuda"; fi
+
+SANITIZER ?= $(shell command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
+test-cuda: ## tests/test_cuda on a GPU, then under compute-sanitizer where that is installed
+	@if [ -z "$(NVCC)" ]; then echo "SKIPPED: nvcc is not installed, nothing is tested on a GPU"; exit 0; fi; \
+	$(MAKE) --no-print-directory build/cuda/test_cuda && ./build/cuda/test_cuda || exit 1; \
+	if [ -z "$(SANITIZER)" ]; then echo "SKIPPED: compute-sanitizer is not installed"; exit 0; fi; \
+	./build/cuda/test_cuda | grep -q '^SKIPPED' && exit 0; \
+	for tool in memcheck racecheck initcheck; do \
+	    echo "compute-sanitizer --tool $$tool"; \
+	    $(SANITIZER) --tool $$tool --error-exitcode 1 ./build/cuda/test_cuda || exit 1; \
+	done
 
 lib: build/libsae.so ## the shared library, for examples/sae.py and other languages
 
@@ -158,6 +186,10 @@ DATA ?= activations.npy
 bench: build/bench ## speed of single operations; `make bench DATA=F.npy` also times the trainers
 	./build/bench ops
 	@if [ -f "$(DATA)" ]; then ./build/bench "$(DATA)"; fi
+
+CUDA_OUT ?= build/bench-cuda.jsonl
+bench-cuda: cuda ## all GPU figures into build/bench-cuda.jsonl, beside PyTorch where installed; DATA=F.npy
+	$(PYTHON) bench/gpu.py build/bench-cuda "$(DATA)" --out "$(CUDA_OUT)"
 
 PYTHON ?= python3
 bench-peers: build/bench ## the trainers beside dictionary_learning on PyTorch, where installed; DATA=F.npy

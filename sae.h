@@ -69,6 +69,7 @@
         >>steer      latents set, added to, scaled, ablated in place; control vectors
         >>optimizer  Adam, ConstrainedAdam, clipping, schedules
         >>trainer    the nine training schemes
+        >>session    a dictionary on the backend
         >>json       reading and writing JSON
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
         >>files      dictionaries of dictionary_learning and of other programs, config.json
@@ -283,8 +284,8 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
 /* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
    latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
    16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
-   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Errors:
-   SAE_OUT_OF_MEMORY (the dictionary is as it was). */
+   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule).
+   Errors: SAE_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
 /* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
@@ -567,6 +568,25 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
 SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *trainer); /* all defaults set */
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
+
+/* ==== >>api: sessions ========================================================================= */
+
+/* A dictionary in the memory of its context's backend, with room for batches: encodes and
+   reconstructs there, with the bits of sae_encode_sparse and sae_forward. One thread at a time. */
+typedef struct sae_session sae_session;
+
+/* A copy of dict as it stands; batch_size: the most rows of a call. All memory is taken here.
+   Errors: SAE_INVALID, SAE_UNSUPPORTED (IDENTITY, variations for other programs' files, inactive
+   groups), SAE_OUT_OF_MEMORY, SAE_BACKEND. */
+SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
+                                      sae_session **out);
+SAE_API void sae_session_destroy(sae_session *session);
+/* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
+   memory, and the call waits for them. Errors: also SAE_NOT_FINITE and SAE_BACKEND. */
+SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
+                                      sae_sparse *out);
+SAE_API sae_result sae_session_forward(sae_session *session, const sae_rows *x, size_t n,
+                                       float *x_hat);
 
 /* ==== >>api: the activation buffer ============================================================ */
 
@@ -913,8 +933,9 @@ SAE_API double sae_json_number(const sae_json *value);          /* of a number; 
                then the lanes are added in double 8, 4, 2, 1 apart
      scalars   sums over rows of the batch, and column_sums and weighted_sum: in double, ascending,
                likewise in blocks of 1024 rows where there are more (products of two floats are
-               exact in double). sum_squares: a dot of every 16384 floats, added the same way
-     entries   latent_sums, fired and the columns of variance: in double, ascending, one chain
+               exact in double), and the columns' sums and squares in variance. sum_squares: a dot
+               of every 16384 floats, added the same way
+     entries   latent_sums and fired: in double, ascending, one chain
      ties      in any top-k: the lower index */
 
 #define SAE_ROW_BLOCK 1024
@@ -999,8 +1020,8 @@ struct sae_backend {
     sae_result (*status)(const sae_work *w); /* waits; the first error since open */
 
     /* batch */
-    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory is
-       free again on return */
+    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory
+       is free again on return */
     void (*load_rows)(const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x,
                       uint32_t *bad);
     void (*subtract)(const sae_work *w, const float *x, const float *b, size_t n, float *out);
@@ -3115,22 +3136,29 @@ static void saei_cpu_unit_rows(const sae_work *w, size_t n, float *e, double *lo
     *loss = saei_sum_doubles(t.s.sums, n) / (double)n;
 }
 
-/* Sum over columns of sum_r (x - mean)^2, in double. */
+/* Sum over columns of sum_r (x - mean)^2, in double, in blocks of 1024 rows. */
 static void saei_scatter_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
-    size_t c0 = part * 64, c1 = saei_part_end(part, 64, t->d);
-    double mean[64], sum[64];
+    size_t c0 = part * 64, width = saei_part_end(part, 64, t->d) - c0;
+    double mean[64], sum[64], block[64];
     memset(mean, 0, sizeof mean);
     memset(sum, 0, sizeof sum);
-    for (size_t r = 0; r < t->n; r++)
-        for (size_t c = c0; c < c1; c++) mean[c - c0] += (double)t->x[r * t->ld + c];
-    for (size_t c = c0; c < c1; c++) mean[c - c0] /= (double)t->n;
-    for (size_t r = 0; r < t->n; r++)
-        for (size_t c = c0; c < c1; c++) {
-            double v = (double)t->x[r * t->ld + c] - mean[c - c0];
-            sum[c - c0] += v * v;
+    for (int pass = 0; pass < 2; pass++) {
+        double *total = pass ? sum : mean;
+        for (size_t r = 0; r < t->n; ) {
+            size_t end = saei_min(r + SAE_ROW_BLOCK, t->n);
+            memset(block, 0, sizeof block);
+            for (; r < end; r++)
+                for (size_t c = 0; c < width; c++) {
+                    double v = (double)t->x[r * t->ld + c0 + c];
+                    if (pass) v = (v - mean[c]) * (v - mean[c]);
+                    block[c] += v;
+                }
+            for (size_t c = 0; c < width; c++) total[c] += block[c];
         }
-    for (size_t c = c0; c < c1; c++) t->s.sums[c] = sum[c - c0];
+        for (size_t c = 0; !pass && c < width; c++) mean[c] /= (double)t->n;
+    }
+    for (size_t c = 0; c < width; c++) t->s.sums[c0 + c] = sum[c];
 }
 
 static double saei_scatter(const sae_work *w, const float *x, size_t n) {
@@ -4690,8 +4718,8 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
 }
 
 /* ==== >>dictionary: prepared encode =========================================================== */
-/* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one a
-   thread, in which a block of rows is centred, screened and listed. A block that finds no slot free
+/* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one
+   a thread, in which a block of rows is centred, screened and listed. A block that finds no slot free
    or whose latents are too many for its lists goes the plain way, to the same bits; after several
    such blocks no more are tried. See bench/RESULTS.md. */
 
@@ -4842,7 +4870,8 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
 
 /* The rows one pass takes of those that are left. */
 static size_t saei_infer_block(const saei_infer *q, size_t left) {
-    return saei_min(left, q->dict->prepared ? (size_t)SAEI_ENCODE_ROWS : (size_t)SAEI_INFER_ROWS);
+    const size_t prepared = SAEI_ENCODE_ROWS, plain = SAEI_INFER_ROWS;
+    return saei_min(left, q->dict->prepared ? prepared : plain);
 }
 
 static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool overrun) {
@@ -7167,17 +7196,15 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     return SAE_OK;
 }
 
-static sae_result saei_rows_check(const sae_trainer *t, const sae_rows *rows, const char *name) {
-    if (!rows->data)
-        return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: %s is NULL", name);
+static sae_result saei_rows_check(const sae_context *ctx, const char *who, const sae_rows *rows,
+                                  const char *name, size_t d) {
+    if (!rows->data) return saei_fail(ctx, SAE_INVALID, "%s: %s is NULL", who, name);
     if (rows->dtype && rows->dtype != SAE_F32 && rows->dtype != SAE_F16 && rows->dtype != SAE_BF16)
-        return saei_fail(t->ctx, SAE_INVALID,
-                         "sae_trainer_step: %s.dtype is %s, allowed are F32, F16, BF16", name,
-                         sae_dtype_name(rows->dtype));
-    if (rows->stride && rows->stride < t->desc.activation_dim)
-        return saei_fail(t->ctx, SAE_INVALID,
-                         "sae_trainer_step: %s.stride is %zu, allowed are 0 and %zu or more", name,
-                         rows->stride, t->desc.activation_dim);
+        return saei_fail(ctx, SAE_INVALID, "%s: %s.dtype is %s, allowed are F32, F16, BF16", who,
+                         name, sae_dtype_name(rows->dtype));
+    if (rows->stride && rows->stride < d)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s.stride is %zu, allowed are 0 and %zu or more",
+                         who, name, rows->stride, d);
     return SAE_OK;
 }
 
@@ -7187,8 +7214,10 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     double scale;
     if (!t) return SAE_INVALID;
     if (!x) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: x is NULL");
-    SAEI_TRY(saei_rows_check(t, x, "x"));
-    if (target) SAEI_TRY(saei_rows_check(t, target, "target"));
+    SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
+    if (target)
+        SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
+                                 t->desc.activation_dim));
     if (!n || n > t->desc.batch_size)
         return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: n is %zu rows, allowed are 1 to "
                          "batch_size, %zu", n, t->desc.batch_size);
@@ -7463,6 +7492,232 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
                  : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows",
                              n);
 }
+/* ==== >>session =============================================================================== */
+
+struct sae_session {
+    sae_context *ctx;
+    const sae_backend *ops;
+    sae_work w;
+    bool open, jump; /* jump: of what was selected, f = p > theta ? p : 0 */
+    sae_select select;
+    sae_dictionary dict; /* its parameters are on the device */
+    sae_code code;
+    float *params, *x, *xc, *x_hat, *theta, *warm;
+    uint32_t *bad, *count; /* count: host [batch] */
+    float *rows;           /* host [batch][ld] */
+    void *blocks[16];
+    size_t num_blocks;
+};
+
+static void *saei_session_device(sae_session *s, size_t count, size_t size) {
+    size_t bytes;
+    void *p = NULL;
+    if (saei_mul(count, size, &bytes)) p = s->ops->alloc(&s->w, bytes);
+    if (p) s->blocks[s->num_blocks++] = p;
+    return p;
+}
+
+SAE_API void sae_session_destroy(sae_session *s) {
+    if (!s) return;
+    while (s->num_blocks) s->ops->free(&s->w, s->blocks[--s->num_blocks]);
+    if (s->open) s->ops->close(s->ctx, s->w.state);
+    saei_free(s->ctx, s->count);
+    saei_free(s->ctx, s->rows);
+    saei_free(s->ctx, s);
+}
+
+static bool saei_session_memory(sae_session *s) {
+    size_t batch = s->w.shape.batch, ld = s->w.shape.ld, m = saei_align16(s->w.shape.dict_size);
+    size_t rows, entries, scratch = s->ops->scratch_bytes(&s->w, &s->w.shape);
+    bool gated = s->select == SAE_SELECT_GATE;
+    s->code.stride = s->select == SAE_SELECT_TOP_K ? s->dict.desc.k : s->dict.desc.dict_size;
+    if (scratch == SIZE_MAX || !saei_mul(batch, ld, &rows)
+        || !saei_mul(batch, s->code.stride, &entries)
+        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        return false;
+    s->w.scratch = saei_session_device(s, scratch, 1);
+    s->params = (float *)saei_session_device(s, s->dict.num_params, sizeof(float));
+    s->x = (float *)saei_session_device(s, rows, sizeof(float));
+    s->xc = (float *)saei_session_device(s, rows, sizeof(float));
+    s->x_hat = (float *)saei_session_device(s, rows, sizeof(float));
+    s->theta = (float *)saei_session_device(s, m, sizeof(float));
+    s->warm = (float *)saei_session_device(s, 1, sizeof(float));
+    s->bad = (uint32_t *)saei_session_device(s, 1, sizeof(uint32_t));
+    s->code.count = (uint32_t *)saei_session_device(s, batch, sizeof(uint32_t));
+    s->code.latent = (uint32_t *)saei_session_device(s, entries, sizeof(uint32_t));
+    s->code.pre = s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
+    if (s->jump || gated) s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
+    if (gated) s->code.gate = (float *)saei_session_device(s, entries, sizeof(float));
+    s->count = (uint32_t *)saei_alloc(s->ctx, batch, sizeof(uint32_t));
+    s->rows = (float *)saei_alloc(s->ctx, rows, sizeof(float));
+    return s->w.scratch && s->params && s->x && s->xc && s->x_hat && s->theta && s->warm && s->bad
+           && s->code.count && s->code.latent && s->code.pre && s->code.value
+           && (!gated || s->code.gate) && s->count && s->rows;
+}
+
+/* Which operation chooses the latents as the dictionary does. */
+static void saei_session_choose(sae_session *s, const sae_dictionary *dict, float *theta) {
+    s->select = SAE_SELECT_POSITIVE;
+    if (dict->desc.arch == SAE_ARCH_GATED) s->select = SAE_SELECT_GATE;
+    if (dict->rule == SAE_RULE_TOP_K)
+        s->select = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K;
+    s->jump = dict->desc.arch == SAE_ARCH_JUMP_RELU
+              || (dict->rule == SAE_RULE_THRESHOLD && dict->threshold > 0);
+    if (!s->jump) return;
+    s->select = SAE_SELECT_WINDOW; /* so narrow a window that only p = theta is added */
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        theta[i] = dict->aux0 && dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
+                                                                       : dict->threshold;
+        if (!(theta[i] > 0)) theta[i] = 0; /* f > 0 whatever theta */
+    }
+}
+
+SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
+                                      sae_session **out) {
+    sae_context *ctx;
+    sae_session *s;
+    float *theta;
+    sae_result result;
+    if (!dict) return SAE_INVALID;
+    ctx = dict->ctx;
+    if (!out || !batch_size || batch_size > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID,
+                         "sae_session_create: batch_size is %zu (or out is NULL), allowed are 1 to %d", batch_size, INT32_MAX);
+    if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
+        || saei_active_latents(dict) != dict->desc.dict_size)
+        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "
+                         "other classes without variations, all groups active",
+                         sae_arch_name(dict->desc.arch),
+                         dict->desc.arch == SAE_ARCH_IDENTITY ? "" : " with variations or inactive "
+                                                                     "groups");
+    s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
+    theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
+    if (!s || !theta) {
+        saei_free(ctx, s);
+        saei_free(ctx, theta);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
+    }
+    s->ctx = ctx;
+    s->ops = ctx->backend;
+    s->dict = *dict;
+    s->w.ctx = ctx;
+    s->w.shape.batch = batch_size;
+    s->w.shape.d = dict->desc.activation_dim;
+    s->w.shape.ld = dict->ld;
+    s->w.shape.dict_size = dict->desc.dict_size;
+    saei_session_choose(s, dict, theta);
+    s->w.shape.k = s->select == SAE_SELECT_TOP_K ? dict->desc.k : 0;
+    result = s->ops->open(ctx, &s->w.state);
+    s->open = result == SAE_OK;
+    if (s->open && !saei_session_memory(s)) {
+        result = s->ops->status(&s->w); /* a backend may know more */
+        if (result == SAE_OK)
+            result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
+                               "latents of %zu dimensions and batches of %zu rows",
+                               dict->desc.dict_size, dict->desc.activation_dim, batch_size);
+    }
+    if (result == SAE_OK) {
+        s->ops->upload(&s->w, s->params, dict->params, dict->num_params * sizeof(float));
+        s->ops->upload(&s->w, s->theta, theta, dict->desc.dict_size * sizeof(float));
+        saei_dictionary_place(&s->dict, s->params);
+        result = s->ops->status(&s->w);
+    }
+    saei_free(ctx, theta);
+    if (result == SAE_OK) *out = s;
+    else sae_session_destroy(s);
+    return result;
+}
+
+/* x to the device, and its code there. */
+static sae_result saei_session_run(sae_session *s, const char *who, const sae_rows *x, size_t n) {
+    sae_encode_args a;
+    const sae_dictionary *dict = &s->dict;
+    bool centred = saei_subtracts(&dict->desc);
+    uint32_t bad = 0;
+    if (!n || n > s->w.shape.batch)
+        return saei_fail(s->ctx, SAE_INVALID, "%s: n is %zu rows, allowed are 1 to batch_size, %zu",
+                         who, n, s->w.shape.batch);
+    SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
+    s->ops->zero(&s->w, s->bad, sizeof bad);
+    s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
+    if (centred) s->ops->subtract(&s->w, s->x, dict->b_dec, n, s->xc);
+    memset(&a, 0, sizeof a);
+    a.x = centred ? s->xc : s->x;
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.n = n;
+    a.d = s->w.shape.d;
+    a.ld = s->w.shape.ld;
+    a.m = s->w.shape.dict_size;
+    a.select = s->select;
+    a.k = dict->desc.k;
+    a.theta = s->jump ? s->theta : NULL;
+    a.bandwidth = 1e-30f;
+    a.warm = s->warm;
+    s->ops->encode(&s->w, &a, &s->code);
+    if (s->jump) s->ops->jump(&s->w, s->theta, &s->code);
+    if (s->select == SAE_SELECT_GATE)
+        s->ops->gate(&s->w, dict->b_enc, dict->aux0, dict->aux1, &s->code);
+    s->ops->download(&s->w, &bad, s->bad, sizeof bad);
+    SAEI_TRY(s->ops->status(&s->w));
+    if (bad)
+        return saei_fail(s->ctx, SAE_NOT_FINITE,
+                         "%s: x holds NaN or infinity, all values must be finite", who);
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
+                                      sae_sparse *out) {
+    size_t at = 0, kept = 0, total = 0;
+    if (!s) return SAE_INVALID;
+    if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
+        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: an array is NULL");
+    SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
+    s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
+    SAEI_TRY(s->ops->status(&s->w));
+    for (size_t r = 0; r < n; r++) total += s->count[r];
+    if (total > out->capacity)
+        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: capacity is %zu, %zu are needed",
+                         out->capacity, total);
+    for (size_t r = 0; r < n; ) { /* rows that lie together come together */
+        size_t first = r, count = s->count[r++];
+        while (r < n && s->count[r - 1] == s->code.stride) count += s->count[r++];
+        s->ops->download(&s->w, out->latent + at, s->code.latent + first * s->code.stride,
+                         count * sizeof *out->latent);
+        s->ops->download(&s->w, out->value + at, s->code.value + first * s->code.stride,
+                         count * sizeof *out->value);
+        at += count;
+    }
+    SAEI_TRY(s->ops->status(&s->w));
+    at = 0;
+    out->row_begin[0] = 0;
+    for (size_t r = 0; r < n; r++) { /* zeros are not listed */
+        for (size_t j = 0; j < s->count[r]; j++, at++)
+            if (out->value[at] != 0) {
+                out->latent[kept] = out->latent[at];
+                out->value[kept++] = out->value[at];
+            }
+        out->row_begin[r + 1] = kept;
+    }
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
+    size_t d, ld;
+    if (!s) return SAE_INVALID;
+    if (!x || !x_hat)
+        return saei_fail(s->ctx, SAE_INVALID, "sae_session_forward: %s is NULL", x ? "x_hat" : "x");
+    SAEI_TRY(saei_session_run(s, "sae_session_forward", x, n));
+    d = s->w.shape.d;
+    ld = s->w.shape.ld;
+    s->ops->decode(&s->w, &s->code, s->code.value, s->dict.W_dec, 0, s->w.shape.dict_size,
+                   s->dict.b_dec, 0, s->x_hat);
+    s->ops->download(&s->w, d == ld ? x_hat : s->rows, s->x_hat, n * ld * sizeof *x_hat);
+    for (size_t r = 0; d != ld && r < n; r++)
+        memcpy(x_hat + r * d, s->rows + r * ld, d * sizeof *x_hat);
+    return s->ops->status(&s->w);
+}
+
 /* ==== >>json ================================================================================== */
 
 /* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
@@ -15133,8 +15388,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_END
 }
 #elif SAEI_KERNEL_PASS == 2 || SAEI_KERNEL_PASS == 4
-/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel, or
-   24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
    bench/RESULTS.md. */
 #if SAEI_KERNEL_PASS == 2
 #define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)

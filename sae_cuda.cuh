@@ -56,7 +56,7 @@ enum {
     SAEI_CUDA_BEHIND = 4,    /* steps that the host may run ahead of the device */
     SAEI_CUDA_BOUND = 64,    /* latents that share an error bound in the screened encode */
     SAEI_CUDA_TILE = 128,    /* latents of a tile of the plain encode */
-    SAEI_CUDA_PRODUCT_BYTES = 16 << 20, /* of the 16-bit product held at a time: stays in the L2 */
+    SAEI_CUDA_PRODUCT_BYTES = 16 << 20, /* of a 16-bit product: two of them stay in the L2 */
     SAEI_BUCKETS = 2048      /* of a histogram over 11 bits */
 };
 enum { /* words of saei_cuda.told */
@@ -110,6 +110,8 @@ typedef struct saei_cuda {
     cudaEvent_t ended[SAEI_CUDA_BEHIND];
     /* screened encode */
     int screen, dense;         /* of sae_cuda_desc */
+    cudaStream_t scan;         /* scans run beside the products, both forked from stream */
+    cudaEvent_t made[2], scanned[2];
     bool screened, scaled;     /* the last encode was; a call before has left W_enc's largest norm */
     unsigned scale_turn;
     size_t told_rows;          /* of the encode that told the number of its entries */
@@ -165,8 +167,8 @@ typedef struct saei_cuda_scratch {
     /* screened encode; mc: m rounded up to SAEI_CUDA_BOUND */
     __half *x16, *w16;     /* [batch in whole chunks][ld], [mc][ld] */
     __half *bias16;        /* [mc] */
-    __half *product;       /* [chunk][mc] */
-    size_t chunk;          /* rows whose product is held at a time */
+    __half *product;       /* [2][chunk][mc]: one is scanned while the other is made */
+    size_t chunk;          /* rows of a product */
     float *facts;          /* [mc / SAEI_CUDA_BOUND][4] */
     float *x_norm, *x_error; /* [batch] */
     /* lists of candidates of top-k rows */
@@ -216,7 +218,7 @@ static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch
                           h->ld * sizeof(__half));
     w16 = saei_cuda_place(&at, mc, h->ld * sizeof(__half));
     bias16 = saei_cuda_place(&at, mc, sizeof(__half));
-    product = saei_cuda_place(&at, s->chunk, mc * sizeof(__half));
+    product = saei_cuda_place(&at, 2 * s->chunk, mc * sizeof(__half));
     facts = saei_cuda_place(&at, mc / SAEI_CUDA_BOUND, 4 * sizeof(float));
     x_norm = saei_cuda_place(&at, h->batch, sizeof(float));
     x_error = saei_cuda_place(&at, h->batch, sizeof(float));
@@ -264,7 +266,7 @@ typedef struct saei_cuda_pieces {
     unsigned long long *total; /* [parts of 256 latents] */
     unsigned long long *count; /* [8] */
     double *sums;              /* rows, latents or 16384s of parameters, whichever is most */
-    double *partial;           /* [row blocks][ld] */
+    double *partial;           /* [row blocks, twice those of the batch][ld] */
     float *latents;            /* [max(m', ld)] */
     float *rows;               /* [batch] */
     uint32_t *list, *order;    /* [m'], [batch] */
@@ -288,7 +290,8 @@ static size_t saei_cuda_pieces_layout(const sae_shape *h, void *base, saei_cuda_
     total = saei_cuda_place(&at, m / SAEI_CUDA_PART + 1, sizeof *s->total);
     count = saei_cuda_place(&at, 8, sizeof *s->count);
     sums = saei_cuda_place(&at, most, sizeof *s->sums);
-    partial = saei_cuda_place(&at, saei_cuda_ceil(saei_cuda_max(h->batch, m), SAE_ROW_BLOCK),
+    partial = saei_cuda_place(&at, saei_cuda_max(2 * saei_cuda_ceil(h->batch, SAE_ROW_BLOCK),
+                                                 saei_cuda_ceil(m, SAE_ROW_BLOCK)),
                               h->ld * sizeof *s->partial);
     latents = saei_cuda_place(&at, saei_cuda_max(m, h->ld), sizeof *s->latents);
     rows = saei_cuda_place(&at, h->batch, sizeof *s->rows);
@@ -333,8 +336,12 @@ static void saei_cuda_close(const sae_context *ctx, void *state) {
     if (s->graph) cudaGraphExecDestroy(s->graph);
     saei_cuda_plan_free(&s->plan);
     if (s->blas) cublasLtDestroy(s->blas);
-    for (int i = 0; i < 2; i++)
+    if (s->scan) cudaStreamSynchronize(s->scan);
+    for (int i = 0; i < 2; i++) {
         if (s->freed[i]) cudaEventDestroy(s->freed[i]);
+        if (s->made[i]) cudaEventDestroy(s->made[i]);
+        if (s->scanned[i]) cudaEventDestroy(s->scanned[i]);
+    }
     for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
         if (s->ended[i]) cudaEventDestroy(s->ended[i]);
     if (s->staged) cudaEventDestroy(s->staged);
@@ -342,6 +349,7 @@ static void saei_cuda_close(const sae_context *ctx, void *state) {
     if (s->halt) cudaFree(s->halt);
     if (s->told) cudaFreeHost((void *)(uintptr_t)s->told);
     if (s->copy) cudaStreamDestroy(s->copy);
+    if (s->scan) cudaStreamDestroy(s->scan);
     if (s->stream && s->own_stream) cudaStreamDestroy(s->stream);
     sae_backend_free(ctx, s);
 }
@@ -364,14 +372,21 @@ static bool saei_cuda_prepare(saei_cuda *s, const sae_cuda_desc *desc) {
         s->copy = NULL;
         return false;
     }
+    if (!SAEI_CUDA_OK(s, cudaStreamCreateWithFlags(&s->scan, cudaStreamNonBlocking))) {
+        s->scan = NULL;
+        return false;
+    }
     SAEI_CUDA_OK(s, cudaDeviceGetAttribute(&s->multiprocessors, cudaDevAttrMultiProcessorCount,
                                            s->device));
     SAEI_CUDA_OK(s, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
                                            s->device));
     s->shared_most = (size_t)bytes;
     SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->staged, cudaEventDisableTiming));
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->freed[i], cudaEventDisableTiming));
+        SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->made[i], cudaEventDisableTiming));
+        SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->scanned[i], cudaEventDisableTiming));
+    }
     for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->ended[i], cudaEventDisableTiming));
     if (!saei_cuda_malloc(s, &halt, 16 * sizeof(uint32_t))) return false;
@@ -737,50 +752,6 @@ __global__ static void saei_mean_kernel(const double *sums, size_t n, double div
 static void saei_cuda_mean(const sae_work *w, const double *sums, size_t n, double divisor,
                            double *out) {
     saei_cuda_launch(w, saei_mean_kernel, 1, SAEI_CUDA_THREADS, sums, n, divisor, out);
-}
-
-/* sum + (x - mean)^2 */
-__device__ static inline double saei_device_add_square(double sum, float x, double mean) {
-    double away = __dsub_rn((double)x, mean);
-    return __dadd_rn(sum, __dmul_rn(away, away));
-}
-
-/* sums[c] = sum_r (x - mean)^2 of column c, both sums one chain. A warp takes 32 columns and has 32
-   rows on the way. n d floats read twice, the second time from the L2; the time is that of 2 n
-   additions one after the other. */
-__global__ static void __launch_bounds__(32, 16)
-saei_scatter_kernel(const float *x, size_t n, size_t d, size_t ld, double *sums) {
-    size_t c = saei_device_grid_thread();
-    double mean = 0, sum = 0;
-    size_t r = 0;
-    if (c >= d) return;
-    x += c;
-    for (; r + 32 <= n; r += 32) {
-        float v[32];
-        SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) v[i] = x[(r + (size_t)i) * ld];
-        SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) mean = __dadd_rn(mean, (double)v[i]);
-    }
-    for (; r < n; r++) mean = __dadd_rn(mean, (double)x[r * ld]);
-    mean = __ddiv_rn(mean, (double)n);
-    for (r = 0; r + 32 <= n; r += 32) {
-        float v[32];
-        SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) v[i] = x[(r + (size_t)i) * ld];
-        SAEI_UNROLL(32)
-        for (int i = 0; i < 32; i++) sum = saei_device_add_square(sum, v[i], mean);
-    }
-    for (; r < n; r++) sum = saei_device_add_square(sum, x[r * ld], mean);
-    sums[c] = sum;
-}
-/* *out = sum over columns and rows of (x - column mean)^2 / divisor */
-static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
-                              double *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    saei_cuda_launch(w, saei_scatter_kernel, saei_cuda_ceil(w->shape.d, 32), 32, x, n, w->shape.d,
-                     w->shape.ld, s.sums);
-    saei_cuda_mean(w, s.sums, w->shape.d, divisor, out);
 }
 
 /* ==== >>cuda: batch =========================================================================== */
@@ -1664,7 +1635,8 @@ static bool saei_cuda_plan_make(saei_cuda *s, size_t m, size_t rows, size_t ld) 
 }
 
 /* product[r][i] = x16[first + r].w16[i] + bias16[i] of a chunk of rows. */
-static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t, size_t first) {
+static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t, size_t first,
+                              __half *product) {
     saei_cuda *s = saei_cuda_of(w);
     const float one = 1, none = 0;
     const void *bias = t->s.bias16;
@@ -1674,9 +1646,9 @@ static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t,
                                             sizeof bias);
     if (status == CUBLAS_STATUS_SUCCESS)
         status = cublasLtMatmul(s->blas, s->plan.desc, &one, t->s.w16, s->plan.w,
-                                t->s.x16 + first * t->ld, s->plan.x, &none, t->s.product,
-                                s->plan.out, t->s.product, s->plan.out, &s->plan.algo,
-                                s->blas_space, s->blas_bytes, s->stream);
+                                t->s.x16 + first * t->ld, s->plan.x, &none, product, s->plan.out,
+                                product, s->plan.out, &s->plan.algo, s->blas_space, s->blas_bytes,
+                                s->stream);
     if (status != CUBLAS_STATUS_SUCCESS) saei_cuda_ok(s, cudaErrorUnknown, "cublasLtMatmul");
 }
 
@@ -1692,6 +1664,29 @@ static bool saei_cuda_screens(const sae_work *w, const saei_cuda_encode_task *t)
     if (t->select == SAE_SELECT_TOP_K) few = t->k <= t->m / 16 && t->n >= 8;
     if (!few && s->screen == 0) return false;
     return saei_cuda_plan_make(s, t->mc, t->s.chunk, t->ld);
+}
+
+/* Products one after the other in the stream, each scanned in another meanwhile. */
+static void saei_cuda_scan_chunks(const sae_work *w, const saei_cuda_encode_task *t, uint32_t shift,
+                                  size_t shared) {
+    saei_cuda *s = saei_cuda_of(w);
+    saei_cuda_encode_task one = *t;
+    cudaStream_t stream = s->stream;
+    size_t count = 0;
+    for (size_t first = 0; first < t->n && s->result == SAE_OK; first += t->s.chunk, count++) {
+        one.s.product = t->s.product + (count & 1) * t->s.chunk * t->mc;
+        if (count >= 2) SAEI_CUDA_OK(s, cudaStreamWaitEvent(stream, s->scanned[count & 1], 0));
+        saei_cuda_product(w, t, first, one.s.product);
+        SAEI_CUDA_OK(s, cudaEventRecord(s->made[count & 1], stream));
+        SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->scan, s->made[count & 1], 0));
+        s->stream = s->scan;
+        saei_cuda_launch_shared(w, saei_scan_kernel, saei_cuda_min(t->s.chunk, t->n - first),
+                                SAEI_CUDA_THREADS, shared, one, (uint32_t)first, shift);
+        s->stream = stream;
+        SAEI_CUDA_OK(s, cudaEventRecord(s->scanned[count & 1], s->scan));
+    }
+    if (count) /* scans are in order: the last one's end is the end of all */
+        SAEI_CUDA_OK(s, cudaStreamWaitEvent(stream, s->scanned[(count - 1) & 1], 0));
 }
 
 static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) {
@@ -1717,11 +1712,7 @@ static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) 
     s->scaled = true;
     saei_cuda_launch(w, saei_round_x_kernel, saei_cuda_ceil(t->n, quads), SAEI_CUDA_THREADS, *t);
     saei_cuda_launch(w, saei_round_w_kernel, t->mc / SAEI_CUDA_BOUND, SAEI_CUDA_THREADS, *t);
-    for (size_t first = 0; first < t->n; first += t->s.chunk) {
-        saei_cuda_product(w, t, first);
-        saei_cuda_launch_shared(w, saei_scan_kernel, saei_cuda_min(t->s.chunk, t->n - first),
-                                SAEI_CUDA_THREADS, shared, *t, (uint32_t)first, shift);
-    }
+    saei_cuda_scan_chunks(w, t, shift, shared);
     saei_cuda_launch(w, saei_rescore_kernel, saei_cuda_warps(t->n), SAEI_CUDA_THREADS, *t);
     if (top)
         saei_cuda_launch(w, saei_plain_kernel, saei_cuda_ceil(t->n, SAEI_PLAIN_ROWS),
@@ -2173,6 +2164,9 @@ static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const
 }
 
 /* -- auxk -- */
+
+static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
+                              double *out);
 
 /* r = x_aux + e, sums[row] = sum r^2. A quad a row. */
 __global__ static void saei_auxk_rows_kernel(const float *x_aux, const float *e, size_t n,
@@ -3011,6 +3005,7 @@ __device__ static inline double saei_device_column(const double *partial, size_t
     }
     return sum;
 }
+/* out[c] = column c's sum over the blocks times alpha, + out[c] if add */
 __global__ static void saei_column_sums_kernel(const double *partial, size_t blocks, size_t ld,
                                                float alpha, bool add, float *out) {
     const size_t c = saei_device_grid_thread();
@@ -3058,6 +3053,49 @@ static void saei_cuda_sum_squares(const sae_work *w, const float *x, size_t coun
     size_t parts = saei_cuda_ceil(count, SAEI_CUDA_CHUNK);
     saei_cuda_launch(w, saei_sum_squares_kernel, saei_cuda_ceil(parts, 4), 64, x, count, s.sums);
     saei_cuda_mean(w, s.sums, parts, 1, out);
+}
+
+/* squares[block] = sum of (x - mean)^2 over a block of rows; the means from the blocks' sums. n d 4
+   bytes, from the L2 if x is no larger; cut as saei_block_sum_kernel. */
+__global__ static void __launch_bounds__(32, 16)
+saei_scatter_kernel(const float *x, size_t n, size_t ld, const double *partial, double *squares) {
+    const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
+    const size_t c = blockIdx.x % slices * 32 + threadIdx.x, first = block * SAE_ROW_BLOCK;
+    const size_t end = first + SAE_ROW_BLOCK < n ? first + SAE_ROW_BLOCK : n;
+    double mean, sum = 0;
+    if (c >= ld) return;
+    mean = __ddiv_rn(saei_device_column(partial, (n + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK, ld, c),
+                     (double)n);
+    x += c;
+    for (size_t r = first; r < end; r += 32) {
+        float v[32];
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++) v[k] = r + (size_t)k < end ? x[(r + (size_t)k) * ld] : 0;
+        SAEI_UNROLL(32)
+        for (int k = 0; k < 32; k++) {
+            double away = __dsub_rn((double)v[k], mean);
+            if (r + (size_t)k < end) sum = __dadd_rn(sum, __dmul_rn(away, away));
+        }
+    }
+    squares[block * ld + c] = sum;
+}
+__global__ static void saei_columns_kernel(const double *partial, size_t blocks, size_t ld,
+                                           double *out) {
+    const size_t c = saei_device_grid_thread();
+    if (c < ld) out[c] = saei_device_column(partial, blocks, ld, c);
+}
+/* *out = sum over columns and rows of (x - column mean)^2 / divisor */
+static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
+                              double *out) {
+    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAE_ROW_BLOCK);
+    double *squares = s.partial + blocks * ld;
+    saei_cuda_block_sum(w, x, NULL, n, NULL);
+    saei_cuda_launch(w, saei_scatter_kernel, blocks * saei_cuda_ceil(ld, 32), 32, x, n, ld,
+                     s.partial, squares);
+    saei_cuda_launch(w, saei_columns_kernel, saei_cuda_ceil(ld, 32), 32, squares, blocks, ld,
+                     s.sums);
+    saei_cuda_mean(w, s.sums, w->shape.d, divisor, out);
 }
 
 __global__ static void saei_fill_kernel(double *out, double value) { *out = value; }

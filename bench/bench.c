@@ -1,8 +1,9 @@
 /*  bench - times training steps and inference; prints one JSON line a trainer, or one line an op.
 
         build/bench DATA.npy [--trainers LIST] [--m 8192] [--batch 2048] [--k 64] [--l0 128]
-                    [--warmup 10] [--steps 10] [--threads 2] [--profile]
+                    [--warmup 10] [--steps 10] [--threads 2] [--profile] [--device cpu|cuda]
         build/bench ops [--d 512] [--m 8192] [--batch 2048] [--k 64] [--steps 10] [--threads 2]
+                    [--device cpu|cuda]
         build/bench growth [--steps 10] [--threads 2]
         build/bench load DICTIONARY [--steps 10] [--threads 2]
         build/bench lm MODEL [--contexts 16] [--ctx 128] [--warmup 1] [--steps 10] [--threads 2]
@@ -16,8 +17,13 @@
     inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
     bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
     and the memory it holds, as one of batch, m, d and k doubles. load: opening a dictionary of any
-    format, from files that are in the page cache. lm: a language model's forward pass on random
-    tokens, with all logits, with the losses alone, and without either.
+     format, from files that are in the page cache. lm: a language model's forward pass on random
+     tokens, with all logits, with the losses alone, and without either.
+
+     build/bench-cuda (`make cuda`) has --device cuda: the rows lie on the device, each timed step is
+     waited for; ms_stream is the mean of as many steps that are not. Its ops are a step's operations
+     one by one, each waited for, less what waiting for nothing takes; roofs are those of peak.cu. A
+     start by --l0 looks at the first 2048 rows.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
@@ -48,6 +54,11 @@ typedef struct options {
 } options;
 
 static sae_context *ctx;
+static bool on_cuda;
+#ifdef SAE_CUDA
+/* peak.cu: bytes a second of a copy, float32 multiply-adds, 16-bit products with float32 sums */
+int bench_cuda_peaks(double *gbytes, double *gflops, double *half_gflops, char *name, size_t size);
+#endif
 
 static double now_ms(void) {
     struct timespec t;
@@ -157,13 +168,14 @@ static void cpu_name(char *out, size_t size) {
 #define X(name, parameters, arguments) OP_##name,
 enum { PROFILED(X) OP_COUNT };
 #undef X
-static double op_ms[OP_COUNT];
+static double op_ms[OP_COUNT], wait_ms; /* wait_ms: a launch and a wait for it, on a device */
 static sae_backend plain, profiled;
 #define X(name, parameters, arguments)                                                             \
     static void timed_##name parameters {                                                          \
         double begun = now_ms();                                                                   \
         plain.name arguments;                                                                      \
-        op_ms[OP_##name] += now_ms() - begun;                                                      \
+        if (on_cuda) plain.status(w);                                                              \
+        op_ms[OP_##name] += now_ms() - begun - wait_ms;                                            \
     }
 PROFILED(X)
 #undef X
@@ -171,6 +183,10 @@ PROFILED(X)
 /* A context whose operations are timed. */
 static void profile(sae_context_desc *desc) {
     profiled = plain = *saei_cpu_backend();
+#ifdef SAE_CUDA
+    if (on_cuda) profiled = plain = *sae_cuda_backend();
+    profiled.begin_step = profiled.end_step = NULL; /* one operation after the other, no graph */
+#endif
 #define X(name, parameters, arguments) profiled.name = timed_##name;
     PROFILED(X)
 #undef X
@@ -234,8 +250,9 @@ static int descending(const void *a, const void *b) {
 static void write_start(const options *o, const sae_trainer_desc *t, const float *x,
                         const char *path) {
     static const char *const names[] = { "threshold", "gate_bias", "encoder.bias" };
-    size_t keep = (size_t)((double)o->batch * (double)o->l0 / (double)o->m + 0.5), i, r, which;
-    float *f = floats(o->batch * o->m), *column = floats(o->batch), *cut = floats(o->m);
+    size_t rows = o->batch < 2048 ? o->batch : 2048, i, r, which;
+    size_t keep = (size_t)((double)rows * (double)o->l0 / (double)o->m + 0.5);
+    float *f = floats(rows * o->m), *column = floats(rows), *cut = floats(o->m);
     sae_dictionary_desc desc;
     sae_dictionary *dict;
     sae_tensor_file *file;
@@ -248,12 +265,12 @@ static void write_start(const options *o, const sae_trainer_desc *t, const float
               : SAE_ARCH_STANDARD;
     which = desc.arch == SAE_ARCH_JUMP_RELU ? 0 : desc.arch == SAE_ARCH_GATED ? 1 : 2;
     check(sae_dictionary_create(ctx, &desc, &dict));
-    check(sae_encode(dict, x, o->batch, f)); /* biases are 0: f is the positive part of W_enc x */
+    check(sae_encode(dict, x, rows, f)); /* biases are 0: f is the positive part of W_enc x */
     if (keep < 1) keep = 1;
-    if (keep > o->batch) keep = o->batch;
+    if (keep > rows) keep = rows;
     for (i = 0; i < o->m; i++) {
-        for (r = 0; r < o->batch; r++) column[r] = f[r * o->m + i];
-        qsort(column, o->batch, sizeof *column, descending);
+        for (r = 0; r < rows; r++) column[r] = f[r * o->m + i];
+        qsort(column, rows, sizeof *column, descending);
         cut[i] = column[keep - 1] - 1e-6f;
         if (which != 0) cut[i] = -cut[i];
     }
@@ -297,11 +314,35 @@ static void judge(const sae_dictionary *dict, const float *x, size_t n, double *
     free(y);
 }
 
+/* One step; rows on the device, and waited for if `wait`, where there is one. */
+static void step_once(sae_trainer *trainer, const float *x, size_t d, size_t n, bool wait) {
+    sae_rows rows;
+    memset(&rows, 0, sizeof rows);
+    rows.data = x;
+    rows.stride = d;
+    rows.on_device = on_cuda;
+    check(sae_trainer_step_rows(trainer, &rows, NULL, n));
+    if (wait && on_cuda) check(trainer->ops->status(&trainer->w));
+}
+/* x where the steps want it: on the device, in memory that put_away frees; or as it is. */
+static const float *put_rows(sae_trainer *trainer, const float *x, size_t count) {
+    void *device;
+    if (!on_cuda) return x;
+    device = trainer->ops->alloc(&trainer->w, count * sizeof *x);
+    if (!device) check(trainer->ops->status(&trainer->w));
+    trainer->ops->upload(&trainer->w, device, x, count * sizeof *x);
+    return (const float *)device;
+}
+static void put_away(sae_trainer *trainer, const float *x) {
+    if (on_cuda) trainer->ops->free(&trainer->w, (void *)(uintptr_t)x);
+}
+
 static void time_trainer(const char *name, const options *o, const float *data, size_t n,
                          size_t d) {
     sae_trainer_desc desc;
     sae_trainer *trainer;
-    double *times = (double *)calloc(o->steps, sizeof *times), l0, fve, middle;
+    double *times = (double *)calloc(o->steps, sizeof *times), l0, fve, middle, begun, stream_ms;
+    const float *rows;
     const char *folder = getenv("TMPDIR");
     char path[512], cpu[128];
     size_t s;
@@ -315,24 +356,34 @@ static void time_trainer(const char *name, const options *o, const float *data, 
     }
     check(sae_trainer_create(ctx, &desc, &trainer));
     if (desc.init) remove(path);
+    rows = put_rows(trainer, data, n * d);
     for (s = 0; s < o->warmup + o->steps; s++) {
         size_t at = s * o->batch % (n - o->batch + 1);
-        double begun = now_ms();
-        check(sae_trainer_step(trainer, data + at * d, NULL, o->batch));
+        begun = now_ms();
+        step_once(trainer, rows + at * d, d, o->batch, true);
         if (s >= o->warmup) times[s - o->warmup] = now_ms() - begun;
         if (s + 1 == o->warmup) memset(op_ms, 0, sizeof op_ms);
     }
-    judge(sae_trainer_dictionary(trainer), data, o->batch, &l0, &fve);
+    judge(sae_trainer_dictionary(trainer), data, on_cuda && o->batch > 1024 ? 1024 : o->batch, &l0,
+          &fve);
+    begun = now_ms();
+    for (s = 0; on_cuda && s < o->steps; s++)
+        step_once(trainer, rows + s * o->batch % (n - o->batch + 1) * d, d, o->batch,
+                  s + 1 == o->steps);
+    stream_ms = (now_ms() - begun) / (double)o->steps;
+    put_away(trainer, rows);
     middle = median(times, o->steps);
     cpu_name(cpu, sizeof cpu);
     printf("{\"impl\": \"sae.h\", \"version\": \"%s\", \"compiler\": \"%s\", \"cpu\": \"%s\", "
-           "\"device\": \"cpu\", \"threads\": %d, \"precision\": \"fp32\", \"trainer\": \"%s\", "
+           "\"device\": \"%s\", \"threads\": %d, \"precision\": \"fp32\", \"trainer\": \"%s\", "
            "\"d\": %zu, \"m\": %zu, \"batch\": %zu, \"k\": %zu, \"start_l0\": %zu, "
            "\"warmup\": %zu, \"steps\": %zu, \"ms_median\": %.3f, \"ms_min\": %.3f, "
-           "\"rows_per_s\": %.0f, \"l0\": %.1f, \"fve\": %.4f}\n",
-           SAE_VERSION, COMPILER, cpu, o->threads, sae_trainer_name(desc.kind), d, o->m, o->batch,
-           o->k, o->l0, o->warmup, o->steps, middle, times[0], (double)o->batch / middle * 1e3, l0,
-           fve);
+           "\"rows_per_s\": %.0f, \"l0\": %.1f, \"fve\": %.4f",
+           SAE_VERSION, COMPILER, cpu, on_cuda ? "cuda" : "cpu", o->threads,
+           sae_trainer_name(desc.kind), d, o->m, o->batch, o->k, o->l0, o->warmup, o->steps, middle,
+           times[0], (double)o->batch / middle * 1e3, l0, fve);
+    if (on_cuda) printf(", \"ms_stream\": %.3f", stream_ms);
+    printf("}\n");
     fflush(stdout);
     print_profile((double)o->steps);
     sae_trainer_destroy(trainer);
@@ -430,7 +481,7 @@ static double stream_gbytes(int threads) {
     return best;
 }
 
-static double peak, stream; /* GFLOP/s, GB/s */
+static double peak, stream, half_peak; /* GFLOP/s, GB/s; of 16-bit products */
 
 static void print_op(const char *name, const options *o, double ms, double flop, double bytes) {
     double by_flop = peak > 0 ? flop / peak / 1e6 : 0, by_bytes = bytes / stream / 1e6;
@@ -497,8 +548,21 @@ static float *random_rows(const options *o) {
     return x;
 }
 
+/* What an operation that does next to nothing takes until the host knows of its end. */
+static double time_wait(sae_trainer *trainer) {
+    double times[64];
+    for (int i = 0; i < 64; i++) {
+        double begun = now_ms();
+        trainer->ops->zero(&trainer->w, trainer->scalars, sizeof(double));
+        trainer->ops->status(&trainer->w);
+        times[i] = now_ms() - begun;
+    }
+    return median(times, 64);
+}
+
 /* The operations of a TopK step, medians over the steps. */
 static void bench_step_ops(const options *o, const float *x) {
+    const float *rows;
     double *times = (double *)calloc(o->steps * OP_COUNT, sizeof *times);
     double P = (double)o->m * (double)o->d, R = (double)o->batch * (double)o->d;
     double entries = (double)(o->batch * o->k), B = sizeof(float);
@@ -522,25 +586,32 @@ static void bench_step_ops(const options *o, const float *x) {
     profile(&desc);
     if (sae_context_create(&desc, &own) != SAE_OK) die("no context");
     describe("top_k", o, o->d, &h);
-    check(sae_trainer_create(own, &h, &trainer));
+    if (sae_trainer_create(own, &h, &trainer) != SAE_OK) die(sae_error(own));
+    rows = put_rows(trainer, x, o->batch * o->d);
+    if (on_cuda) wait_ms = time_wait(trainer);
     for (s = 0; s < o->steps + 3; s++) {
         memset(op_ms, 0, sizeof op_ms);
-        check(sae_trainer_step(trainer, x, NULL, o->batch));
+        step_once(trainer, rows, o->d, o->batch, true);
         for (i = 0; s >= 3 && i < OP_COUNT; i++) times[i * o->steps + s - 3] = op_ms[i];
     }
     for (i = 0; i < sizeof cost / sizeof *cost; i++) {
 #define X(name, parameters, arguments) "step: " #name,
         static const char *const names[] = { PROFILED(X) };
 #undef X
-        print_op(names[cost[i].op], o, median(times + (size_t)cost[i].op * o->steps, o->steps),
-                 cost[i].flop, cost[i].bytes);
+        double fma = peak, ms = median(times + (size_t)cost[i].op * o->steps, o->steps);
+        if (on_cuda && ms <= 0) continue; /* not part of this step, or too short to be seen */
+        if (on_cuda && cost[i].op == OP_encode) peak = half_peak;
+        print_op(names[cost[i].op], o, ms, cost[i].flop, cost[i].bytes);
+        peak = fma;
     }
+    put_away(trainer, rows);
     sae_trainer_destroy(trainer);
     sae_context_destroy(own);
     free(times);
 }
 
-/* JUMP_RELU's thresholds, all the same, so that about 128 latents of a row pass: a trained density. */
+/* JUMP_RELU's thresholds, all the same, so that about 128 latents of a row pass: a trained
+   density. */
 static void set_thresholds(sae_dictionary *dict, const options *o, const float *x, float *f) {
     size_t passing = 0, want = 128 * 16, step;
     float lo = 0, hi = 1e6f;
@@ -591,8 +662,8 @@ static void bench_inference(const options *o, const float *x, double *times) {
                         if (call == 2) check(sae_decode_sparse(dict, &code, rows, y));
                         if (i) times[i - 1] = now_ms() - begun;
                     }
-                    snprintf(name, sizeof name, "%s, %s%s", names[call], arch ? "jumprelu" : "top_k",
-                             prepared ? ", prepared" : "");
+                    snprintf(name, sizeof name, "%s, %s%s", names[call],
+                             arch ? "jumprelu" : "top_k", prepared ? ", prepared" : "");
                     print_op(name, &at, median(times, o->steps),
                              call < 2 ? flop * share
                                       : 2.0 * (double)code.row_begin[rows] * (double)o->d,
@@ -614,6 +685,20 @@ static void bench_ops(const options *o) {
     double *times = (double *)calloc(o->steps, sizeof *times);
     char cpu[128];
     if (!times || !o->steps) die("no steps");
+#ifdef SAE_CUDA
+    if (on_cuda) {
+        if (bench_cuda_peaks(&stream, &peak, &half_peak, cpu, sizeof cpu)) die("no CUDA device");
+        printf("{\"roof\": \"copy\", \"gbytes\": %.1f, \"device\": \"%s\"}\n"
+               "{\"roof\": \"float32\", \"gflops\": %.1f}\n"
+               "{\"roof\": \"16-bit product\", \"gflops\": %.1f}\n",
+               stream, cpu, peak, half_peak);
+        bench_step_ops(o, x);
+        printf("{\"wait_ms\": %.4f}\n", wait_ms);
+        free(times);
+        free(x);
+        return;
+    }
+#endif
     cpu_name(cpu, sizeof cpu);
     stream = 1;
     bench_kernels(o);
@@ -802,6 +887,7 @@ int main(int argc, char **argv) {
         "matryoshka_batch_top_k,jumprelu";
     options o = { NULL, NULL, NULL, 512, 8192, 2048, 64, 128, 10, 10, 16, 128, 2 };
     sae_context_desc desc;
+    bool profiling = false;
     int i;
     o.trainers = all;
     memset(&desc, 0, sizeof desc);
@@ -814,7 +900,7 @@ int main(int argc, char **argv) {
                        : !strcmp(name, "--contexts") ? &o.contexts
                        : !strcmp(name, "--ctx") ? &o.ctx : NULL;
         if (!strcmp(name, "--profile")) {
-            profile(&desc);
+            profiling = true;
             continue;
         }
         if (name[0] != '-') {
@@ -826,7 +912,11 @@ int main(int argc, char **argv) {
         else if (!strcmp(name, "--threads")) o.threads = atoi(value);
         else if (!strcmp(name, "--trainers")) o.trainers = value;
         else if (!strcmp(name, "--device") && !strcmp(value, "cpu")) {}
-        else if (!strcmp(name, "--device")) die("this build has no such device, only cpu");
+#ifdef SAE_CUDA
+        else if (!strcmp(name, "--device") && !strcmp(value, "cuda")) on_cuda = true;
+#endif
+        else if (!strcmp(name, "--device"))
+            die("--device: this program has cpu; build/bench-cuda (make cuda) has cuda too");
         else {
             fprintf(stderr, "bench: unknown option %s; the head of bench/bench.c lists them\n",
                     name);
@@ -840,6 +930,10 @@ int main(int argc, char **argv) {
         return 2;
     }
     desc.threads = o.threads;
+#ifdef SAE_CUDA
+    if (on_cuda) desc.backend = sae_cuda_backend();
+#endif
+    if (profiling) profile(&desc);
     if (sae_context_create(&desc, &ctx) != SAE_OK) die("no context");
     if (strcmp(o.data, "ops") == 0) bench_ops(&o);
     else if (strcmp(o.data, "growth") == 0) bench_growth(&o);

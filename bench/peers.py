@@ -66,8 +66,16 @@ def theirs(name, a, X):
     n, d = X.shape
     trainer = getattr(module, CLASSES[name][1])(
         steps=max(200, a.warmup + a.steps + 10), activation_dim=d, dict_size=a.m, layer=0, lm_name="none",
-        device="cpu", seed=0, **settings(name, a.k))
+        device=X.device.type, seed=0, **settings(name, a.k))
     ae = trainer.ae
+    wait = torch.cuda.synchronize if X.is_cuda else (lambda: None)
+    if getattr(a, "autocast", False):
+        plain = trainer.loss
+
+        def loss(*args, **kwargs):
+            with torch.autocast(X.device.type, dtype=torch.bfloat16):
+                return plain(*args, **kwargs)
+        trainer.loss = loss
     if a.now_l0 and not hasattr(trainer, "k"):  # each latent fires on this many of the first rows
         keep = max(1, round(a.batch * a.now_l0 / a.m))
         with torch.no_grad():
@@ -83,8 +91,10 @@ def theirs(name, a, X):
     for step in range(a.warmup + a.steps):
         at = step * a.batch % (n - a.batch + 1)
         x = X[at:at + a.batch].clone()
+        wait()
         begun = time.perf_counter()
         trainer.update(step, x)
+        wait()
         times.append(1e3 * (time.perf_counter() - begun))
     with torch.no_grad():
         x = X[:a.batch]

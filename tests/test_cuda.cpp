@@ -4,7 +4,7 @@
     Oracle: the CPU backend. Tolerance: none (==), for operations the hash of every result.
     Built by the host's compiler with tests/emu it needs no GPU, and runs under several seeds: orders of
     threads and blocks, garbage in fresh memory, errors of the 16-bit product, none of which may show.
-    Built by nvcc (make test-cuda) it runs on a GPU. CUDA_TEST=ops1|ops2|train|errors runs a part,
+    Built by nvcc (make test-cuda) it runs on a GPU. CUDA_TEST=ops1|ops2|train|errors|sessions runs a part,
     TEST_OPS=NAME the operations with that in their name. */
 #define SAE_CUDA
 #define SAE_IMPLEMENTATION
@@ -15,6 +15,7 @@
 #define TEST_WITHOUT_MAIN
 #include "test_ops.c"
 #include "test_bits.c"
+#include "test_session.c"
 #ifdef SAE_EMU
 #include "emu.h"
 #include <sys/wait.h>
@@ -53,11 +54,12 @@ static void clean(const char *after) {
 #endif
 }
 
-static sae_context *context_of(const sae_backend *backend) {
+static sae_context *context_of(const sae_backend *backend, const sae_cuda_desc *cuda = NULL) {
     sae_context_desc desc;
     sae_context *ctx = NULL;
     memset(&desc, 0, sizeof desc);
     desc.backend = backend;
+    desc.backend_desc = cuda;
     desc.threads = 1;
     CHECK(sae_context_create(&desc, &ctx) == SAE_OK, "no context");
     return ctx;
@@ -81,9 +83,11 @@ static bool complete(const sae_backend *b) {
     return !missing;
 }
 
-/* The host is kept from device memory in the trainers' runs, which call every operation too. */
+/* In one seed encode screens and sums are sparse wherever they can be, in the next neither; lists of
+   which nothing is known count as dense. The host is kept from device memory in the trainers' runs, which call every operation too. */
 static void all_operations(int s) {
-    sae_context *cpu = context_of(NULL), *cuda = context_of(sae_cuda_backend());
+    const sae_cuda_desc ways[3] = { { 0, NULL, 0, 0 }, { 0, NULL, 1, -1 }, { 0, NULL, -1, 1 } };
+    sae_context *cpu = context_of(NULL), *cuda = context_of(sae_cuda_backend(), &ways[s % 3]);
     char what[32];
     if (!cpu || !cuda) return;
     operations_of(saei_cpu_backend(), cpu, "cpu", true);
@@ -337,8 +341,16 @@ static void part_errors(void) {
     failing_devices();
 #endif
 }
+static void part_sessions(void) {
+    sae_context *ctx = context_of(sae_cuda_backend());
+    seed(9);
+    sessions(ctx);
+    sae_context_destroy(ctx);
+    clean("sessions");
+}
 static const struct { const char *name; void (*run)(void); } parts[] = {
     { "ops1", part_ops1 }, { "ops2", part_ops2 }, { "train", part_train }, { "errors", part_errors },
+    { "sessions", part_sessions },
 };
 enum { PARTS = sizeof parts / sizeof *parts };
 
