@@ -17,13 +17,13 @@
     inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
     bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
     and the memory it holds, as one of batch, m, d and k doubles. load: opening a dictionary of any
-     format, from files that are in the page cache. lm: a language model's forward pass on random
-     tokens, with all logits, with the losses alone, and without either.
+    format, from files that are in the page cache. lm: a language model's forward pass on random
+    tokens, with all logits, with the losses alone, and without either.
 
-     build/bench-cuda (`make cuda`) has --device cuda: the rows lie on the device, each timed step is
-     waited for; ms_stream is the mean of as many steps that are not. Its ops are a step's operations
-     one by one, each waited for, less what waiting for nothing takes; roofs are those of peak.cu. A
-     start by --l0 looks at the first 2048 rows.
+    build/bench-cuda (`make cuda`) has --device cuda: the rows lie on the device, each timed step is
+    waited for; ms_stream is the mean of as many steps that are not. Its ops are a step's operations
+    one by one, each waited for, less what waiting for nothing takes; roofs are those of peak.cu. A
+    start by --l0 looks at the first 2048 rows.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
