@@ -957,8 +957,8 @@ struct sae_backend {
     sae_result (*status)(const sae_work *w); /* waits; the first error since open */
 
     /* batch */
-    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory is
-       free again on return */
+    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory
+       is free again on return */
     void (*load_rows)(const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x,
                       uint32_t *bad);
     void (*subtract)(const sae_work *w, const float *x, const float *b, size_t n, float *out);
@@ -7438,8 +7438,8 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     if (!dict) return SAE_INVALID;
     ctx = dict->ctx;
     if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is NULL), "
-                         "allowed are 1 to %d", batch_size, INT32_MAX);
+        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is "
+                         "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
     if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
         || saei_active_latents(dict) != dict->desc.dict_size)
         return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "
