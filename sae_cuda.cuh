@@ -1300,7 +1300,7 @@ __global__ static void saei_norms_kernel(const float *M, size_t n, size_t ld, fl
     if (saei_device_lane() == 0) atomicMax(most, bits);
 }
 
-/* row [ld] to float16 times scale, by a quad; returns |row|, *error = |what is lost|, rounded up. */
+/* row [ld] to float16 times scale, by a quad; returns |row|, *error = what is lost, rounded up. */
 __device__ static float saei_device_round_row(const float *row, size_t ld, float scale,
                                               __half *out, float *error) {
     float inverse = __fdiv_rn(1, scale);
