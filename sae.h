@@ -7581,8 +7581,8 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     if (!dict) return SAE_INVALID;
     ctx = dict->ctx;
     if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID,
-                         "sae_session_create: batch_size is %zu (or out is NULL), allowed are 1 to %d", batch_size, INT32_MAX);
+        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is "
+                         "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
     if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
         || saei_active_latents(dict) != dict->desc.dict_size)
         return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "
