@@ -3105,6 +3105,7 @@ static void saei_cuda_variance(const sae_work *w, const float *x, size_t n, doub
     else saei_cuda_launch(w, saei_fill_kernel, 1, 1, out, 0.0);
 }
 
+/* 4 bytes an entry. */
 __global__ static void saei_count_nonzero_kernel(sae_code code, unsigned long long *count) {
     const size_t r = saei_device_grid_warp();
     unsigned long long found = 0;
@@ -3414,7 +3415,7 @@ static void saei_cuda_adam_rows(const sae_work *w, const sae_adam *adam, uint64_
 
 /* -- threshold -- */
 
-/* least[r] = the smallest positive value of row r, 0 if it has none. */
+/* least[r] = the smallest positive value of row r, 0 if it has none. 4 bytes an entry. */
 __global__ static void saei_least_kernel(sae_code code, double *least) {
     const size_t r = saei_device_grid_warp();
     unsigned bits = UINT32_MAX; /* floats above 0 are ordered as their bits */
@@ -3536,8 +3537,8 @@ static void saei_cuda_geometric_median(const sae_work *w, const float *x, size_t
 
 /* -- resampling -- */
 
-/* Of the dead: how many, into count[0]; of the living: norms of W_enc, 0 for the dead, summed into
-   the mean norm, one chain. */
+/* The mean norm of the living: norms of W_enc with 0 for the dead, one chain of m additions. Now and
+   then, so that its time (W2: about 0.3 ms) does not matter. */
 __global__ static void saei_living_kernel(const uint64_t *since, uint64_t threshold, size_t m,
                                           double *norms) {
     const size_t i = saei_device_grid_thread();
