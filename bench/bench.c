@@ -743,7 +743,8 @@ static void bench_lm(const options *o) {
         }
     printf("{\"impl\": \"sae.h\", \"tokens\": %zu, \"threads\": %d", n, o->threads);
     for (k = 0; k < 3; k++)
-        printf(", \"%s\": %.1f", kinds[k], (double)n * 1e3 / median(times + k * o->steps, o->steps));
+        printf(", \"%s\": %.1f", kinds[k],
+               (double)n * 1e3 / median(times + k * o->steps, o->steps));
     printf("}\n");
     neox_model_close(model);
     free(tokens);

@@ -1177,12 +1177,12 @@ static int verb_train(int argc, char **argv) {
     configs = (sae_config **)take(o.config.count, sizeof *configs);
     save_steps = (uint64_t *)take(4096, sizeof *save_steps);
     status = collect_trainers(&o, options, count, configs, &trainers, &num);
+    if (status == DONE && !o.c.text.count && (o.c.model || o.c.submodule || o.c.io))
+        status = wrong("--text is missing: what the model shall read");
     if (status == DONE && !o.c.data.count && !o.c.text.count)
         status = wrong("--data is missing (or --model, --text and --submodule)");
     if (status == DONE && o.c.text.count && (o.c.data.count || o.c.target.count))
         status = wrong("--text and --data do not go together: rows come from one of them");
-    if (status == DONE && !o.c.text.count && (o.c.model || o.c.submodule || o.c.io))
-        status = wrong("--text is missing: what the model shall read");
     if (status == DONE && !o.c.out) status = wrong("--out is missing");
     if (status == DONE && o.order && strcmp(o.order, "shuffle") && strcmp(o.order, "sequential"))
         status = wrong("--order is %s, allowed are shuffle, sequential", o.order);
@@ -3329,8 +3329,13 @@ static const char help_activations[] =
     "  What a language model computes at a submodule while it reads the text: float32 [rows,dim].\n"
     "  --model M         a folder with config.json, model.safetensors (or shards) and\n"
     "                    tokenizer.json, of the GPT-NeoX family (Pythia)\n"
+<<<<<<< HEAD
     "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or a\n"
     "                    .npy of ids, [n] or [contexts,ctx], below 0: padding\n"
+=======
+    "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or .npy\n"
+    "                    of ids, [n] or [contexts,ctx], below 0: padding\n"
+>>>>>>> lm
     "  --tokens F.npy    ids, in place of --text\n"
     "  --submodule PATH  gpt_neox.layers.3, gpt_neox.layers.3.mlp, gpt_neox.embed_in, ...\n"
     "  --io out|in|in_and_out    its output, its input; both (transcoders): F.in.npy, F.out.npy\n"

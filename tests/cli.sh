@@ -463,5 +463,51 @@ kill $pid; wait $pid; check "SIGTERM: exit status 130" test $? = 130
 says 'with --resume goes on from there'
 check "... and a backup" test -f term/backup.safetensors
 
+# ---- a language model: the tiny one of tests/lm ----
+LM=$root/tests/lm/parallel
+for i in 1 2 3 4 5 6 7 8; do cat "$root/tests/lm/back.txt"; done > text.txt
+: > empty.txt
+status 0 "$SAE" tokenize "$LM" --text text.txt --out ids.npy
+status 0 "$SAE" detokenize "$LM" --tokens ids.npy --out back.txt
+check "the text comes back" cmp text.txt back.txt
+status 0 "$SAE" logits "$LM" --tokens ids.npy --ctx 16 --out logits.npy
+head -c 128 logits.npy > has.txt; check "shape of the logits" has "'<f4'" ', 16, 344)'
+status 0 "$SAE" logits "$LM" --tokens ids.npy --ctx 16 --out logits1.npy --threads 1
+check "the same from one thread" cmp logits.npy logits1.npy
+act="activations --model $LM --text text.txt --ctx 16"
+status 0 "$SAE" $act --submodule gpt_neox.layers.1 --out acts.npy --tokens-out act_ids.npy
+status 0 "$SAE" $act --submodule gpt_neox.layers.1 --out acts.safetensors --dtype f16 --shard-rows 400
+check "shards" test -f acts-00002-of-00003.safetensors
+status 0 "$SAE" $act --submodule gpt_neox.layers.1.mlp --io in_and_out --out both.npy
+check "input and output" test -f both.in.npy -a -f both.out.npy
+lm="train --model $LM --text text.txt --ctx 16 --trainer top_k --dict-size 64 --k 6 --steps 20 --batch 48"
+status 0 "$SAE" $lm --submodule gpt_neox.layers.1 --order sequential --out from_text --quiet
+status 0 "$SAE" train --data acts.npy --trainer top_k --dict-size 64 --k 6 --steps 20 --batch 48 --order sequential \
+    --out from_file --quiet
+check "from text or from its activations: the same" cmp from_text/ae.safetensors from_file/ae.safetensors
+cp from_text/config.json has.txt
+check "config.json knows the place" has '"submodule_name": "gpt_neox.layers.1"' '"io": "out"' '"ctx_len": 16' '"layer": 1'
+for case in \
+    "2|which model|tokenize --text text.txt --out o.npy" \
+    "2|--text is missing|tokenize $LM --out o.npy" \
+    "1|tokenizer.json is not there|tokenize $root/tests/lm/sequential --text text.txt --out o.npy" \
+    "1|config.json is not there|logits . --tokens ids.npy --out o.npy" \
+    "1|nowhere.txt|activations --model $LM --text nowhere.txt --submodule gpt_neox.layers.1 --out o.npy" \
+    "1|0 tokens|activations --model $LM --text empty.txt --submodule gpt_neox.layers.1 --out o.npy" \
+    "1|there are gpt_neox.embed_in, gpt_neox.layers.N|$act --submodule gpt_neox.layers.7 --out o.npy" \
+    "2|in, out, in_and_out|$act --submodule gpt_neox.layers.1 --io up --out o.npy" \
+    "2|.npy and .safetensors|$act --submodule gpt_neox.layers.1 --out o.bin" \
+    "1|allowed is its output|$act --submodule gpt_neox.embed_in --io in --out o.npy" \
+    "2|--submodule is missing|$lm --out o" \
+    "2|do not go together|$lm --submodule gpt_neox.layers.1 --data acts.npy --out o" \
+    "2|--text is missing|train --model $LM --trainer top_k --dict-size 64 --k 6 --steps 20 --out o" \
+    "1|32|eval top_k --model $LM --text text.txt --ctx 16 --submodule gpt_neox.layers.1"
+do
+    arguments=${case#*|}
+    status "${case%%|*}" "$SAE" ${arguments#*|}
+    says "${arguments%%|*}"
+done
+check "refused, nothing made" absent o o.npy
+
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
