@@ -3329,13 +3329,8 @@ static const char help_activations[] =
     "  What a language model computes at a submodule while it reads the text: float32 [rows,dim].\n"
     "  --model M         a folder with config.json, model.safetensors (or shards) and\n"
     "                    tokenizer.json, of the GPT-NeoX family (Pythia)\n"
-<<<<<<< HEAD
-    "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or a\n"
-    "                    .npy of ids, [n] or [contexts,ctx], below 0: padding\n"
-=======
     "  --text FILE...    each is tokenised whole and cut into contexts, the rest dropped; or .npy\n"
     "                    of ids, [n] or [contexts,ctx], below 0: padding\n"
->>>>>>> lm
     "  --tokens F.npy    ids, in place of --text\n"
     "  --submodule PATH  gpt_neox.layers.3, gpt_neox.layers.3.mlp, gpt_neox.embed_in, ...\n"
     "  --io out|in|in_and_out    its output, its input; both (transcoders): F.in.npy, F.out.npy\n"
