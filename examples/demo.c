@@ -42,6 +42,7 @@ typedef struct demo {
     neox_tokenizer *tokenizer;
     neox_contexts contexts;
     neox_source *source;
+    float *rows; /* what comes out of it */
     features_text all, train, test; /* nine contexts of ten, and the tenth */
     int32_t *tokens;                /* of train, then of test */
     char submodule[64];
@@ -150,6 +151,24 @@ static sae_result open_all(demo *d, const char *model, const char *text) {
     return neox_source_create(d->ctx, &desc, &d->source);
 }
 
+/* The rows are read several times, so they are kept: 128 MB. A source may also be given to the
+   buffer as it is; then the model runs anew in every pass, in little memory. */
+static sae_result read_rows(demo *d) {
+    sae_source_desc source = neox_source_rows(d->source);
+    size_t rows = d->train.contexts * CTX, done = 0, before;
+    d->rows = (float *)malloc(rows * source.dim * sizeof *d->rows);
+    if (!d->rows) return sae_fail(d->ctx, SAE_OUT_OF_MEMORY, "no memory");
+    while (done < rows) {
+        int64_t got = source.read(source.user, d->rows + done * source.dim, NULL, rows - done);
+        if (got < 0) return (sae_result)got;
+        if (got == 0) return sae_fail(d->ctx, SAE_END_OF_DATA, "the text ends too soon");
+        before = done;
+        done += (size_t)got;
+        show("the model reads", (double)before / (double)rows, (double)done / (double)rows, "");
+    }
+    return SAE_OK;
+}
+
 static sae_result train(demo *d, const char *out) {
     sae_trainer_desc trainers[TRAINERS] = {
         { .kind = SAE_TRAINER_TOP_K, .k = 20 },
@@ -160,7 +179,9 @@ static sae_result train(demo *d, const char *out) {
                             .normalize_activations = true, .save_dir = out, .log = on_log,
                             .log_steps = LOG_STEPS, .progress = on_progress, .user = d };
     sae_result result;
-    desc.buffer.source = neox_source_rows(d->source);
+    desc.buffer.source.data = d->rows;
+    desc.buffer.source.rows = d->train.contexts * CTX;
+    desc.buffer.source.dim = neox_site_dim(d->model, d->place.in);
     desc.buffer.batch_size = BATCH;
     for (int i = 0; i < TRAINERS; i++) {
         trainers[i].dict_size = LATENTS;
@@ -266,6 +287,7 @@ int main(int argc, char **argv) {
     if (sae_context_create(NULL, &d.ctx) != SAE_OK) return 1;
     snprintf(page, sizeof page, "%s.html", out);
     result = open_all(&d, model, text);
+    if (result == SAE_OK) result = read_rows(&d);
     if (result == SAE_OK) result = train(&d, out);
     if (result == SAE_OK) result = judge(&d, out);
     if (result == SAE_OK) result = write_page(&d, model, text, page);
@@ -276,6 +298,7 @@ int main(int argc, char **argv) {
     }
     neox_source_destroy(d.source);
     free(d.tokens);
+    free(d.rows);
     neox_contexts_free(&d.contexts);
     neox_tokenizer_close(d.tokenizer);
     neox_model_close(d.model);
