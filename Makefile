@@ -41,7 +41,7 @@ build/page_html.h: examples/page.html Makefile | build
 	@sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&",/' $< >> $@
 	@printf '0 };\n' >> $@
 
-build/sae build/demo: build/page_html.h $(wildcard examples/*.h)
+build/sae build/demo build/emu/sae.o: build/page_html.h $(wildcard examples/*.h)
 
 # Alone: it times the header's insides too.
 build/bench: bench/bench.c sae.h examples/neox.h examples/neox_unicode.h Makefile | build
@@ -74,13 +74,13 @@ build/emu/sae_cuda.o: $(CUDA_SOURCES) $(EMU_HEADERS) | build/emu
 	    $(EMU_COMPILE) -x c++ -c - -o $@
 
 build/emu/sae.o: examples/sae.c build/linked/sae.h sae.h Makefile | build/emu
-	$(COMPILE) -DSAE_CUDA -Ibuild/linked -c $< -o $@
+	$(COMPILE) -DSAE_CUDA -Ibuild/linked -Ibuild -c $< -o $@
 
 build/sae-emu: build/emu/sae.o build/sae_h.o build/emu/sae_cuda.o build/emu/emu.o
 	$(CXX) $(CFLAGS) $(OPENMP) $^ -o $@ $(LDFLAGS) -lm
 
 # bench.c as it is in build/bench, and CUDA beside it; bench-emu only shows that it runs.
-build/emu/bench.o: bench/bench.c sae.h Makefile | build/emu
+build/emu/bench.o: bench/bench.c sae.h examples/neox.h examples/neox_unicode.h Makefile | build/emu
 	$(COMPILE) -DSAE_CUDA -I. -c $< -o $@
 build/emu/peak.o: bench/peak.cu $(EMU_HEADERS) Makefile | build/emu
 	$(EMU_COMPILE) -x c++ -c $< -o $@
