@@ -4576,8 +4576,8 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
 
 /* ==== >>dictionary: prepared encode =========================================================== */
 /* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one
-   a thread, in which a block of rows is centred, screened and listed. A block that finds no slot free
-   or whose latents are too many for its lists goes the plain way, to the same bits; after several
+   a thread, in which a block of rows is centred, screened and listed. A block that finds no slot
+   free or whose latents are too many for its lists goes the plain way, to the same bits; after several
    such blocks no more are tried. See bench/RESULTS.md. */
 
 typedef struct saei_prepared_slot {
@@ -7438,8 +7438,8 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     if (!dict) return SAE_INVALID;
     ctx = dict->ctx;
     if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID,
-                         "sae_session_create: batch_size is %zu (or out is NULL), allowed are 1 to %d", batch_size, INT32_MAX);
+        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is "
+                         "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
     if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
         || saei_active_latents(dict) != dict->desc.dict_size)
         return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "

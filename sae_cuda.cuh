@@ -1,4 +1,4 @@
-/*  sae_cuda.cuh - the CUDA filling of the table in sae.h's >>backend: one NVIDIA GPU (sm_80 and up).
+/*  sae_cuda.cuh - the CUDA filling of sae.h's >>backend: one NVIDIA GPU (sm_80 and up).
 
     Taken in by sae.h, see its >>cuda for the two ways to build; not to be included by itself. Needs
     the CUDA toolkit's runtime and cuBLASLt, nothing else, and of sae.h its public half alone.
@@ -112,7 +112,7 @@ typedef struct saei_cuda {
     int screen, dense;         /* of sae_cuda_desc */
     cudaStream_t scan;         /* scans run beside the products, both forked from stream */
     cudaEvent_t made[2], scanned[2];
-    bool screened, scaled;     /* the last encode was; a call before has left W_enc's largest norm */
+    bool screened, scaled;     /* the last encode was; W_enc's largest norm is known */
     unsigned scale_turn;
     size_t told_rows;          /* of the encode that told the number of its entries */
     saei_cuda_plan plan;
@@ -209,7 +209,8 @@ static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch
     size_t at = 0, mc;
     size_t x16, w16, bias16, product, facts, x_norm, x_error, place, value, rows, words;
     size_t sums, latents;
-    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u) return SIZE_MAX;
+    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u)
+        return SIZE_MAX;
     mc = saei_cuda_ceil(h->dict_size, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND;
     s->chunk = saei_cuda_max(SAEI_CUDA_PRODUCT_BYTES / (mc * sizeof(__half)), 64);
     s->chunk = saei_cuda_min(s->chunk / 64 * 64, saei_cuda_ceil(h->batch, 8) * 8);
@@ -931,8 +932,8 @@ __device__ static uint32_t saei_device_top(uint32_t *place, float *value, uint32
     return saei_device_keep(place, value, n, *cut, *cut, reach == k ? n : k - above);
 }
 
-/* The row's entries: the chosen, and where they are fewer than min(k, m) the first positions without
-   a positive value, as zeros. */
+/* The row's entries: the chosen, and where they are fewer than min(k, m) the first positions
+   without a positive value, as zeros. */
 __device__ static uint32_t saei_device_top_write(const uint32_t *place, const float *value,
                                                  uint32_t count, uint32_t k, uint32_t m,
                                                  const uint32_t *list, uint32_t *latent,
@@ -976,12 +977,12 @@ typedef struct saei_cuda_encode_task {
     uint32_t *count, *latent; /* of the code */
     float *pre;
     size_t stride;
-    uint32_t *w_most, *w_next; /* bits of the largest norm of a row of W: of the last call, of this */
+    uint32_t *w_most, *w_next; /* bits of W's largest norm: of the last call, of this */
     saei_cuda_scratch s;
 } saei_cuda_encode_task;
 
-/* Three readings of all values narrow down the bits of the smallest to keep: 11, 10, 10 of them. The
-   block that is through last picks the bucket. */
+/* Three readings of all values narrow down the bits of the smallest to keep: 11, 10, 10 of them.
+   The block that is through last picks the bucket. */
 __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) {
     __shared__ uint32_t bins[SAEI_BUCKETS], last;
     __shared__ unsigned long long sums[SAEI_CUDA_THREADS];
@@ -1265,8 +1266,8 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel
 
 /* ==== >>cuda: screened encode ================================================================= */
 /* Few of the products are used. So x and W_enc are rounded to float16 under one power of two each,
-   x = x^ / s + dx and w = w^ / t + dw, and cublasLt's product v of x^ and w^, with the bias added, is
-   rounded to float16 too. With S = s t
+   x = x^ / s + dx and w = w^ / t + dw, and cublasLt's product v of x^ and w^, with the bias added,
+   is rounded to float16 too. With S = s t
        |S p - v| <= S (|dx| |w| + (|x| + |dx|) |dw| + rounding |x| |w|) + |v| 2^-11 + 2^-24
    by Cauchy and Schwarz; the rounding, (d + 32) 1.8e-7, is that of the canonical product, d 2^-24,
    and of the tensor cores: an addition of theirs loses no more than 2^-23 of the largest number in
@@ -1299,7 +1300,7 @@ __global__ static void saei_norms_kernel(const float *M, size_t n, size_t ld, fl
     if (saei_device_lane() == 0) atomicMax(most, bits);
 }
 
-/* row [ld] to float16 times scale, by a quad; returns |row|, *error = |what was lost|, rounded up. */
+/* row [ld] to float16 times scale, by a quad; returns |row|, *error = what is lost, rounded up. */
 __device__ static float saei_device_round_row(const float *row, size_t ld, float scale,
                                               __half *out, float *error) {
     float inverse = __fdiv_rn(1, scale);
@@ -1330,8 +1331,8 @@ __global__ static void saei_round_x_kernel(saei_cuda_encode_task t) {
     if (r < t.n && (threadIdx.x & 3) == 0) t.s.x_error[r] = error;
 }
 
-/* A block rounds the 64 rows of a group: facts[group] = largest |w|, |dw|, and what the bias adds to
-   the bound. Rows past m are zeros with a bias that nothing reaches. */
+/* A block rounds the 64 rows of a group: facts[group] = largest |w|, |dw|, and what the bias adds
+   to the bound. Rows past m are zeros with a bias that nothing reaches. */
 __global__ static void saei_round_w_kernel(saei_cuda_encode_task t) {
     __shared__ float facts[SAEI_CUDA_THREADS / 32][3];
     size_t i = (size_t)blockIdx.x * SAEI_CUDA_BOUND + (threadIdx.x >> 2);
@@ -1353,7 +1354,8 @@ __global__ static void saei_round_w_kernel(saei_cuda_encode_task t) {
         if ((threadIdx.x & 3) == 0) t.s.bias16[i] = h;
     } else {
         most[0] = most[1] = 0;
-        for (size_t c = threadIdx.x & 3; c < t.ld; c += 4) t.s.w16[i * t.ld + c] = __float2half_rn(0);
+        for (size_t c = threadIdx.x & 3; c < t.ld; c += 4)
+            t.s.w16[i * t.ld + c] = __float2half_rn(0);
         if ((threadIdx.x & 3) == 0) t.s.bias16[i] = __float2half_rn(-65504);
     }
     for (int f = 0; f < 3; f++) {
@@ -1408,8 +1410,8 @@ __device__ static inline uint32_t saei_device_block_sum(uint32_t warp_sum, uint3
     return all;
 }
 
-/* A positive number that at least k of lower[0..groups) reach, close to the k-th largest; 0 if there
-   are not k positive ones. */
+/* A positive number that at least k of lower[0..groups) reach, close to the k-th largest; 0 if
+   there are not k positive ones. */
 __device__ static float saei_device_group_cut(const float *lower, uint32_t groups, uint32_t k,
                                               uint32_t (*sums)[8]) {
     uint32_t lo = 0, hi = 0x7F800000u, turn = 0;
@@ -1989,8 +1991,8 @@ static bool saei_cuda_is_dense(const sae_work *w, size_t stride) {
 
 /* ==== >>cuda: decode ========================================================================== */
 
-/* Columns c..c+3 of sum_j value[j] W[latent[j]], ascending j, for the threads of a warp: it reads 32
-   entries at a time and hands them round. Threads with c >= ld go along. */
+/* Columns c..c+3 of sum_j value[j] W[latent[j]], ascending j, for the threads of a warp: it reads
+   32 entries at a time and hands them round. Threads with c >= ld go along. */
 __device__ static inline float4 saei_device_row_sum(const uint32_t *latent, const float *value,
                                                     uint32_t count, const float *W, size_t ld,
                                                     size_t c) {
@@ -2054,7 +2056,7 @@ static void saei_cuda_decode(const sae_work *w, const sae_code *code, const floa
                      base_stride, out);
 }
 
-/* sums[r] = sum e^2, e = x_hat - y. Without x_hat: e to norm 1, sums[r] = the norm. A quad a row. */
+/* sums[r] = sum e^2, e = x_hat - y. Without x_hat: e to norm 1, sums[r] its norm. A quad a row. */
 __global__ static void saei_residual_kernel(const float *x_hat, const float *y, size_t n, size_t ld,
                                             float *e, double *sums) {
     size_t r = saei_device_grid_thread() >> 2, at = (r < n ? r : 0) * ld, first, end;
@@ -2103,8 +2105,8 @@ static void saei_cuda_unit_rows(const sae_work *w, size_t n, float *e, double *l
 static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
                            size_t lo, size_t hi, float alpha, const float *relu_of, float *grad);
 
-/* decode, residual and dots of a row by a block: e stays in shared memory for the dots, and the rows
-   of W come the second time from the L1 or L2. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
+/* decode, residual and dots of a row by a block: e stays in shared memory for the dots, and the
+   rows of W come the second time from the L1 or L2. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
 __global__ static void saei_reconstruct_kernel(const uint32_t *counts, const uint32_t *latent,
                                                const float *values, size_t stride, const float *W,
                                                size_t ld, const float *base, const float *y,
@@ -3693,7 +3695,8 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
         saei_cuda_normalize_rows, saei_cuda_adam, saei_cuda_update_threshold,
         saei_cuda_geometric_median, saei_cuda_resample,
         /* optional: reconstruct, adam_rows, begin_step, end_step, poll, guard, tripped */
-        saei_cuda_reconstruct, saei_cuda_adam_rows, saei_cuda_begin_step, saei_cuda_end_step, saei_cuda_poll,
+        saei_cuda_reconstruct, saei_cuda_adam_rows, saei_cuda_begin_step, saei_cuda_end_step,
+        saei_cuda_poll,
         saei_cuda_guard, saei_cuda_tripped
     };
     return &table;
