@@ -4577,8 +4577,8 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
 /* ==== >>dictionary: prepared encode =========================================================== */
 /* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one
    a thread, in which a block of rows is centred, screened and listed. A block that finds no slot
-   free or whose latents are too many for its lists goes the plain way, to the same bits; after several
-   such blocks no more are tried. See bench/RESULTS.md. */
+   free or whose latents are too many for its lists goes the plain way, to the same bits; after
+   several such blocks no more are tried. See bench/RESULTS.md. */
 
 typedef struct saei_prepared_slot {
     bool taken;

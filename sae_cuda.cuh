@@ -1840,17 +1840,17 @@ static void saei_cuda_exp_grad(const sae_work *w, sae_code *code) {
 /* ==== >>cuda: dense sums ====================================================================== */
 /* A fresh dictionary without a k fires half of its latents. Then gathering a row for every entry
    reads far more than it computes: half of W2's 268 M entries are 275 GB, 50 ms from the L2. So the
-   lists are laid out as the dense matrix they nearly are, tile by tile in shared memory with 0 where
-   there is no entry, and the sums are a float32 product in registers. Each sum is the same chain:
-   fma(0, x, s) is s. 2 n m d flop, W2: 275 GFLOP, estimated 6 ms at 45 TFLOP/s. */
+   lists are laid out as the dense matrix they nearly are, tile by tile in shared memory with 0
+   where there is no entry, and the sums are a float32 product in registers. Each sum is the same
+   chain: fma(0, x, s) is s. 2 n m d flop, W2: 275 GFLOP, estimated 6 ms at 45 TFLOP/s. */
 
 enum {
     SAEI_DENSE_TILE = 128, /* targets, and columns, of a block */
     SAEI_DENSE_DEPTH = 16  /* indices at a time; divides SAE_ROW_BLOCK */
 };
 
-/* Lists of (index, value), indices ascending: list i is begin[i]..begin[i+1], or where begin is NULL
-   count[i] entries at i stride. */
+/* Lists of (index, value), indices ascending: list i is begin[i]..begin[i+1], or where begin is
+   NULL count[i] entries at i stride. */
 typedef struct saei_cuda_lists {
     const size_t *begin;
     const uint32_t *count;
@@ -1883,7 +1883,8 @@ __device__ static inline void saei_device_dense_fill(const saei_cuda_lists &list
     for (uint32_t q = 0; q < SAEI_DENSE_DEPTH / 4; q++) {
         uint32_t k = 4 * q + t / 32, c = 4 * (t % 32);
         float4 v = make_float4(0, 0, 0, 0);
-        if (k0 + k < hi && column + c < ld) v = saei_device_float4(M + (size_t)(k0 + k) * ld + column + c);
+        if (k0 + k < hi && column + c < ld)
+            v = saei_device_float4(M + (size_t)(k0 + k) * ld + column + c);
         saei_device_put4(right + k * SAEI_DENSE_TILE + c, v);
     }
 }
@@ -1977,8 +1978,8 @@ static void saei_cuda_dense_sums(const sae_work *w, const saei_cuda_lists *lists
                      (uint32_t)block, M, ld, alpha, base, base_stride, out);
 }
 
-/* Whether lists with room for `stride` latents are likely to be dense: more than one entry in 14, as
-   far as the last encode has told. No bit depends on it. */
+/* Whether lists with room for `stride` latents are likely to be dense: more than one entry in 14,
+   as far as the last encode has told. No bit depends on it. */
 static bool saei_cuda_is_dense(const sae_work *w, size_t stride) {
     saei_cuda *s = saei_cuda_of(w);
     double m = (double)w->shape.dict_size;
@@ -3107,6 +3108,7 @@ static void saei_cuda_variance(const sae_work *w, const float *x, size_t n, doub
     else saei_cuda_launch(w, saei_fill_kernel, 1, 1, out, 0.0);
 }
 
+/* 4 bytes an entry. */
 __global__ static void saei_count_nonzero_kernel(sae_code code, unsigned long long *count) {
     const size_t r = saei_device_grid_warp();
     unsigned long long found = 0;
@@ -3416,7 +3418,7 @@ static void saei_cuda_adam_rows(const sae_work *w, const sae_adam *adam, uint64_
 
 /* -- threshold -- */
 
-/* least[r] = the smallest positive value of row r, 0 if it has none. */
+/* least[r] = the smallest positive value of row r, 0 if it has none. 4 bytes an entry. */
 __global__ static void saei_least_kernel(sae_code code, double *least) {
     const size_t r = saei_device_grid_warp();
     unsigned bits = UINT32_MAX; /* floats above 0 are ordered as their bits */
@@ -3538,8 +3540,8 @@ static void saei_cuda_geometric_median(const sae_work *w, const float *x, size_t
 
 /* -- resampling -- */
 
-/* Of the dead: how many, into count[0]; of the living: norms of W_enc, 0 for the dead, summed into
-   the mean norm, one chain. */
+/* The mean norm of the living: norms of W_enc with 0 for the dead, one chain of m additions. Now
+   and then, so that its time (W2: about 0.3 ms) does not matter. */
 __global__ static void saei_living_kernel(const uint64_t *since, uint64_t threshold, size_t m,
                                           double *norms) {
     const size_t i = saei_device_grid_thread();
@@ -3696,8 +3698,7 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
         saei_cuda_geometric_median, saei_cuda_resample,
         /* optional: reconstruct, adam_rows, begin_step, end_step, poll, guard, tripped */
         saei_cuda_reconstruct, saei_cuda_adam_rows, saei_cuda_begin_step, saei_cuda_end_step,
-        saei_cuda_poll,
-        saei_cuda_guard, saei_cuda_tripped
+        saei_cuda_poll, saei_cuda_guard, saei_cuda_tripped
     };
     return &table;
 }
