@@ -4624,7 +4624,9 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     SAEI_PIECE(p->counts, uint32_t, panels)
     SAEI_PIECE(p->slots, saei_prepared_slot, p->num_slots)
     for (size_t i = 0; i < p->num_slots; i++) {
-        saei_prepared_slot none, *slot = b ? &p->slots[i] : &none;
+        saei_prepared_slot none, *slot;
+        memset(&none, 0, sizeof none);
+        slot = b ? &p->slots[i] : &none;
         SAEI_PIECE(slot->x, float, rows * dict->ld)
         SAEI_PIECE(slot->count, uint32_t, rows)
         SAEI_PIECE(slot->latent, uint32_t, rows * p->stride)
