@@ -65,7 +65,7 @@ class sae_logger(ctypes.Structure):
 
 class sae_context_desc(ctypes.Structure):
     _fields_ = [("allocator", sae_allocator), ("logger", sae_logger), ("threads", c_int),
-                ("backend", c_void_p), ("instruction_set", c_char_p)]
+                ("backend", c_void_p), ("backend_desc", c_void_p), ("instruction_set", c_char_p)]
 
 
 class sae_dictionary_desc(ctypes.Structure):
