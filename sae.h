@@ -57,8 +57,9 @@
 
     CONTENTS (search for the tag)
         >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
-                     activation buffer, training loop, metrics, files, beside a model
+                     sessions, activation buffer, training loop, metrics, files, beside a model
         >>backend    the table of operations a backend fills, and its contract
+        >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         >>platform   allocator, errors, locks, threads, checked sizes; sorting, UTF-8, numbers
         >>math       exp, log, pow, normal deviates with the same bits everywhere; Philox RNG
         >>shared     what several rooms use, declared before them: the dictionary, JSON's tree,
@@ -284,7 +285,8 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
 /* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
    latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
    16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
-   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule).
+   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like
+   these it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
    Errors: SAE_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
@@ -522,9 +524,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
 /* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
-   x).
-   Both are host memory, free again on return. Errors: SAE_INVALID, SAE_NOT_FINITE (the trainer is
-   as it was, but stats of the update before are gone), SAE_BACKEND. */
+   x). Both are host memory, free again on return. Errors: SAE_INVALID, SAE_NOT_FINITE (the trainer
+   is as it was, but stats of the update before are gone), SAE_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
@@ -992,12 +993,12 @@ typedef enum sae_penalty {
     SAE_PENALTY_ENTROPY /* -sum q log(q + 1e-8), q = f / (sum f + 1e-8); 0 where sum f = 0 */
 } sae_penalty;
 
-/* What the operations need room for; the largest of a trainer's life. */
+/* What the operations need room for; the largest of a trainer's or session's life. */
 typedef struct sae_shape {
     size_t batch, d, ld, dict_size, k;
 } sae_shape;
 
-/* The place operations work in: made once by a trainer. */
+/* The place operations work in: made once by a trainer or session. */
 typedef struct sae_work {
     const sae_context *ctx;
     void *state;   /* of backend->open */
@@ -1008,7 +1009,7 @@ typedef struct sae_work {
 struct sae_backend {
     const char *name;
     bool host_memory; /* device pointers can be read by the host */
-    /* memory; open and close make and end the backend's state for one trainer */
+    /* memory; open and close make and end the backend's state for one trainer or session */
     sae_result (*open)(const sae_context *ctx, void **state);
     void (*close)(const sae_context *ctx, void *state);
     void *(*alloc)(const sae_work *w, size_t bytes); /* zeroed, 64-byte aligned; NULL: none left */
@@ -1175,7 +1176,7 @@ SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_
        #include "sae.h"
    Link with cudart and cublasLt. Weights, losses and files are those of the CPU, bit for bit. */
 typedef struct sae_cuda_desc {
-    int device;   /* CUDA's number of it; default 0 */
+    int device;   /* CUDA's number of it; default 0. Calls leave it current for their thread */
     void *stream; /* cudaStream_t that everything runs on; default: an own one */
     int screen;   /* encode by a 16-bit product that only proposes: default 0: where it pays; 1:
                      always, -1: never. No bit of a result depends on it */
@@ -1183,7 +1184,8 @@ typedef struct sae_cuda_desc {
 } sae_cuda_desc;
 
 /* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer
-   fails with SAE_BACKEND where there is no device or no driver. */
+   or session fails with SAE_BACKEND where there is no device or no driver, with SAE_INVALID where
+   there is no device of that number. */
 SAE_API const sae_backend *sae_cuda_backend(void);
 #endif
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
 /*  sae_cuda.cuh - the CUDA filling of sae.h's >>backend: one NVIDIA GPU (sm_80 and up).
 
     Taken in by sae.h, see its >>cuda for the two ways to build; not to be included by itself. Needs
-    the CUDA toolkit's runtime and cuBLASLt, nothing else, and of sae.h its public half alone.
+    the CUDA toolkit's runtime and cuBLASLt, nothing else, and of sae.h its public half and >>math.
 
     Results are those of the CPU filling, bit for bit: every operation that reaches a result names
     its rounding (__fmaf_rn, __dadd_rn, ...), sums have >>backend's canonical order, and cuBLASLt's
@@ -83,7 +83,7 @@ typedef struct saei_cuda_plan {
     bool ready;
 } saei_cuda_plan;
 
-/* Of one trainer: sae_work.state. */
+/* Of one trainer or session: sae_work.state. */
 typedef struct saei_cuda {
     int device;
     bool own_stream;
