@@ -157,9 +157,9 @@ typedef struct sae_context_desc {
     const sae_backend *backend; /* default NULL: the CPU */
     const void *backend_desc;   /* what the backend wants to know, for example a sae_cuda_desc;
                                    default NULL: its own defaults. Must live as long as ctx */
-    const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2",
-                                    "avx512" or "avx512vnni" forces one. Results do not depend on
-                                    it. */
+    const char *instruction_set; /* default NULL: the best this CPU has; "portable", on x86 "avx2",
+                                    "avx512" or "avx512vnni", on ARM "neon" forces one. Results do
+                                    not depend on it. */
 } sae_context_desc;
 
 /* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (there is no context to ask then, but
@@ -817,7 +817,8 @@ typedef struct sae_export_desc {
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
 
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open. */
+/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
+   Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT, SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY. */
 #define SAE_MAX_DIMS 8
 typedef struct sae_tensor {
     const char *name;            /* "" for .npy */
@@ -840,7 +841,8 @@ SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor
 /* All elements as float32 in row-major order, out [product of shape]. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. */
+   tensor), .npz, .safetensors, .pt. Errors: SAE_INVALID, SAE_NOT_FOUND (the folder),
+   SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY, SAE_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 
@@ -1491,9 +1493,10 @@ SAE_API const char *sae_result_name(sae_result result) {
 }
 
 /* There is no context yet to keep the sentence. */
-static sae_result saei_context_refuse(const sae_context_desc *d, const char *text) {
+static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
+                                      const char *text) {
     if (d->logger.log) d->logger.log(SAE_LOG_ERROR, text, d->logger.user);
-    return SAE_INVALID;
+    return result;
 }
 
 enum { SAEI_MAX_THREADS = 1024 };
@@ -1502,25 +1505,28 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     sae_context_desc zero, *d = &zero;
     const saei_kernels *kernels;
     sae_context *ctx;
-    if (!out) return SAE_INVALID;
     if (desc) zero = *desc;
     else memset(&zero, 0, sizeof zero);
+    if (!out) return saei_context_refuse(d, SAE_INVALID, "sae_context_create: out is NULL");
     if (!d->allocator.alloc != !d->allocator.free)
-        return saei_context_refuse(d, "sae_context_create: allocator has one of alloc and free, "
-                                      "allowed are both or none");
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: allocator has one of alloc "
+                                   "and free, allowed are both or none");
     if (d->threads < 0 || d->threads > SAEI_MAX_THREADS)
-        return saei_context_refuse(d, "sae_context_create: threads is out of range, allowed are 0 "
-                                      "(all) to 1024");
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: threads is out of range, "
+                                   "allowed are 0 (all) to 1024");
     if (!d->allocator.alloc) {
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
     }
     kernels = saei_kernels_select(d->instruction_set);
     if (!kernels)
-        return saei_context_refuse(d, "sae_context_create: this CPU has no such instruction_set, "
-                                      "allowed are NULL, portable, avx2, avx512");
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: this CPU has no such "
+                                   "instruction_set, allowed are NULL, portable, and what it has "
+                                   "of avx2, avx512, avx512vnni, neon");
     ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
-    if (!ctx) return SAE_OUT_OF_MEMORY;
+    if (!ctx)
+        return saei_context_refuse(d, SAE_OUT_OF_MEMORY,
+                                   "sae_context_create: no memory for a context");
     memset(ctx, 0, sizeof *ctx);
     ctx->allocator = d->allocator;
     ctx->logger = d->logger;

@@ -1841,8 +1841,8 @@ static void saei_cuda_exp_grad(const sae_work *w, sae_code *code) {
 /* A fresh dictionary without a k fires half of its latents. Then gathering a row for every entry
    reads far more than it computes: half of W2's 268 M entries are 275 GB, 50 ms from the L2. So the
    lists are laid out as the dense matrix they nearly are, tile by tile in shared memory with 0
-   where there is no entry, and the sums are a float32 product in registers. Each sum is the same chain:
-   fma(0, x, s) is s. 2 n m d flop, W2: 275 GFLOP, estimated 6 ms at 45 TFLOP/s. */
+   where there is no entry, and the sums are a float32 product in registers. Each sum is the same
+   chain: fma(0, x, s) is s. 2 n m d flop, W2: 275 GFLOP, estimated 6 ms at 45 TFLOP/s. */
 
 enum {
     SAEI_DENSE_TILE = 128, /* targets, and columns, of a block */
