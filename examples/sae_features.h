@@ -107,7 +107,7 @@ typedef struct features_desc {
 
 typedef struct features features;
 
-/* Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
+/* Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict), SAE_OUT_OF_MEMORY. */
 SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, features **out);
 SAE_API void features_destroy(features *f); /* NULL is fine */
 
@@ -153,7 +153,8 @@ typedef struct features_example {
     size_t begin, end;   /* tokens of the context for which values are kept */
     const float *values; /* [end - begin] magnitudes; owned by features */
 } features_example;
-/* Largest value first; or those drawn. Returns how many. */
+/* Largest value first; or those drawn. Returns how many: at most desc's examples, or samples, for
+   which out has room. */
 SAE_API size_t features_examples(const features *f, size_t latent, bool drawn,
                                  features_example *out);
 
