@@ -301,11 +301,12 @@ typedef struct sae_sparse {
 
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
    outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
-   SAE_RULE_TOP_K: by the batch classes (n*m floats), and by sae_forward without f where k > 1024
-   (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone.
+   SAE_RULE_TOP_K: by the batch classes (8 n m bytes; sae_forward without f 12 n m), and by
+   sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone.
    Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the
    n rows together). x_hat is [n,output_dim].
-   Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much). */
+   Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much),
+   SAE_OUT_OF_MEMORY (of what is allocated). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out);
@@ -1169,6 +1170,7 @@ SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, c
 SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_desc */
 
 #ifdef SAE_CUDA
+
 /* ==== >>cuda ================================================================================== */
 
 /* NVIDIA GPUs: sae_cuda.cuh. Either compile the one file with SAE_IMPLEMENTATION by nvcc, with
@@ -1835,6 +1837,7 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
     else x = saei_polynomial(e, 7, r - 5) / saei_polynomial(f, 7, r - 5);
     return q < 0 ? -x : x;
 }
+
 /* ==== >>shared: the dictionary ================================================================ */
 
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
@@ -1972,6 +1975,7 @@ enum { SAEI_STATE_TENSORS = 16 };
 static sae_result saei_trainer_state_get(sae_trainer *trainer, sae_tensor *out, size_t *count);
 static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_file *file,
                                          const char *prefix);
+
 /* ==== >>kernels =============================================================================== */
 /* The loops that take the time. Their code stands once, below at SAEI_KERNEL_PASS, written with 16
    lanes whatever the machine has; the file includes itself to compile it for each instruction set,
@@ -4708,7 +4712,6 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
         return saei_fail(dict->ctx, SAE_INVALID, "%s: n is %zu rows, too many to address", who, n);
     return SAE_OK;
 }
-
 
 /* Lists of whole rows, each at its own place, moved together. */
 static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
@@ -7500,6 +7503,7 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
                  : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows",
                              n);
 }
+
 /* ==== >>session =============================================================================== */
 
 struct sae_session {
@@ -8037,6 +8041,7 @@ static void saei_text_add_json_string(saei_text *t, const char *string) {
     }
     saei_text_put(t, "\"", 1);
 }
+
 /* ==== >>tensors: paths, maps, writing ========================================================= */
 
 static saei_path_kind saei_path_exists(const char *path) {
@@ -10579,6 +10584,7 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
     saei_writer_abandon(&w);
     return result;
 }
+
 /* ==== >>files: dictionaries =================================================================== */
 
 /* Where a tensor of a file goes. _T: the file holds it transposed, turned at the door. */
@@ -13324,6 +13330,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
                   buffer ? buffer : "{}", own ? own : "{}");
     return saei_text_write(&t, "sae_train", folder, "config.json");
 }
+
 /* ==== >>buffer: sources and create ============================================================ */
 /* A slab is one matrix in a file or in the caller's memory, a stream is slabs end to end, and the
    buffer holds rows of one or two streams (input and target) in the type they have in the source.

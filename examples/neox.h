@@ -3055,7 +3055,7 @@ static void NEOXI_FN(neoxi_attend)(const neoxi_head *h) {
         for (size_t c = 0; c < deep; c++)
             values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
     for (size_t i = 0; i < h->ctx; i += NEOXI_ROWS) {
-        size_t rows = h->ctx - i < NEOXI_ROWS ? h->ctx - i : NEOXI_ROWS, seen = i + rows;
+        size_t rows = neoxi_min(h->ctx - i, NEOXI_ROWS), seen = i + rows;
         const float *at[NEOXI_ROWS];
         float sum[NEOXI_ROWS];
         for (size_t r = 0; r < NEOXI_ROWS; r++)
