@@ -302,9 +302,9 @@ typedef struct sae_sparse {
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
    outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
    SAE_RULE_TOP_K: by the batch classes (8 n m bytes; sae_forward without f 12 n m), and by
-   sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone.
-   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the
-   n rows together). x_hat is [n,output_dim].
+   sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give
+   unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but
+   for batch top-k, which chooses over the n rows together). x_hat is [n,output_dim].
    Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_OUT_OF_MEMORY (of what is allocated). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
