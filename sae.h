@@ -57,8 +57,9 @@
 
     CONTENTS (search for the tag)
         >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
-                     activation buffer, training loop, metrics, files, beside a model
+                     sessions, activation buffer, training loop, metrics, files, beside a model
         >>backend    the table of operations a backend fills, and its contract
+        >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         >>platform   allocator, errors, locks, threads, checked sizes; sorting, UTF-8, numbers
         >>math       exp, log, pow, normal deviates with the same bits everywhere; Philox RNG
         >>shared     what several rooms use, declared before them: the dictionary, JSON's tree,
@@ -156,9 +157,9 @@ typedef struct sae_context_desc {
     const sae_backend *backend; /* default NULL: the CPU */
     const void *backend_desc;   /* what the backend wants to know, for example a sae_cuda_desc;
                                    default NULL: its own defaults. Must live as long as ctx */
-    const char *instruction_set; /* default NULL: the best this CPU has; "portable", "avx2",
-                                    "avx512" or "avx512vnni" forces one. Results do not depend on
-                                    it. */
+    const char *instruction_set; /* default NULL: the best this CPU has; "portable", on x86 "avx2",
+                                    "avx512" or "avx512vnni", on ARM "neon" forces one. Results do
+                                    not depend on it. */
 } sae_context_desc;
 
 /* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (there is no context to ask then, but
@@ -284,7 +285,8 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
 /* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
    latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
    16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
-   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule).
+   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like
+   these it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
    Errors: SAE_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
@@ -299,11 +301,12 @@ typedef struct sae_sparse {
 
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
    outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
-   SAE_RULE_TOP_K: by the batch classes (n*m floats), and by sae_forward without f where k > 1024
-   (32*m floats a thread). Rows with NaN or infinity give unspecified latents in these rows alone.
-   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the
-   n rows together). x_hat is [n,output_dim].
-   Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much). */
+   SAE_RULE_TOP_K: by the batch classes (8 n m bytes; sae_forward without f 12 n m), and by
+   sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give
+   unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but
+   for batch top-k, which chooses over the n rows together). x_hat is [n,output_dim].
+   Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much),
+   SAE_OUT_OF_MEMORY (of what is allocated). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out);
@@ -522,9 +525,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
 /* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
-   x).
-   Both are host memory, free again on return. Errors: SAE_INVALID, SAE_NOT_FINITE (the trainer is
-   as it was, but stats of the update before are gone), SAE_BACKEND. */
+   x). Both are host memory, free again on return. Errors: SAE_INVALID, SAE_NOT_FINITE (the trainer
+   is as it was, but stats of the update before are gone), SAE_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
@@ -816,7 +818,8 @@ typedef struct sae_export_desc {
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
 
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open. */
+/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
+   Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT, SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY. */
 #define SAE_MAX_DIMS 8
 typedef struct sae_tensor {
     const char *name;            /* "" for .npy */
@@ -839,7 +842,8 @@ SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor
 /* All elements as float32 in row-major order, out [product of shape]. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. */
+   tensor), .npz, .safetensors, .pt. Errors: SAE_INVALID, SAE_NOT_FOUND (the folder),
+   SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY, SAE_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 
@@ -992,12 +996,12 @@ typedef enum sae_penalty {
     SAE_PENALTY_ENTROPY /* -sum q log(q + 1e-8), q = f / (sum f + 1e-8); 0 where sum f = 0 */
 } sae_penalty;
 
-/* What the operations need room for; the largest of a trainer's life. */
+/* What the operations need room for; the largest of a trainer's or session's life. */
 typedef struct sae_shape {
     size_t batch, d, ld, dict_size, k;
 } sae_shape;
 
-/* The place operations work in: made once by a trainer. */
+/* The place operations work in: made once by a trainer or session. */
 typedef struct sae_work {
     const sae_context *ctx;
     void *state;   /* of backend->open */
@@ -1008,7 +1012,7 @@ typedef struct sae_work {
 struct sae_backend {
     const char *name;
     bool host_memory; /* device pointers can be read by the host */
-    /* memory; open and close make and end the backend's state for one trainer */
+    /* memory; open and close make and end the backend's state for one trainer or session */
     sae_result (*open)(const sae_context *ctx, void **state);
     void (*close)(const sae_context *ctx, void *state);
     void *(*alloc)(const sae_work *w, size_t bytes); /* zeroed, 64-byte aligned; NULL: none left */
@@ -1166,6 +1170,7 @@ SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, c
 SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_desc */
 
 #ifdef SAE_CUDA
+
 /* ==== >>cuda ================================================================================== */
 
 /* NVIDIA GPUs: sae_cuda.cuh. Either compile the one file with SAE_IMPLEMENTATION by nvcc, with
@@ -1175,7 +1180,7 @@ SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_
        #include "sae.h"
    Link with cudart and cublasLt. Weights, losses and files are those of the CPU, bit for bit. */
 typedef struct sae_cuda_desc {
-    int device;   /* CUDA's number of it; default 0 */
+    int device;   /* CUDA's number of it; default 0. Calls leave it current for their thread */
     void *stream; /* cudaStream_t that everything runs on; default: an own one */
     int screen;   /* encode by a 16-bit product that only proposes: default 0: where it pays; 1:
                      always, -1: never. No bit of a result depends on it */
@@ -1183,7 +1188,8 @@ typedef struct sae_cuda_desc {
 } sae_cuda_desc;
 
 /* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer
-   fails with SAE_BACKEND where there is no device or no driver. */
+   or session fails with SAE_BACKEND where there is no device or no driver, with SAE_INVALID where
+   there is no device of that number. */
 SAE_API const sae_backend *sae_cuda_backend(void);
 #endif
 #ifdef __cplusplus
@@ -1489,9 +1495,10 @@ SAE_API const char *sae_result_name(sae_result result) {
 }
 
 /* There is no context yet to keep the sentence. */
-static sae_result saei_context_refuse(const sae_context_desc *d, const char *text) {
+static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
+                                      const char *text) {
     if (d->logger.log) d->logger.log(SAE_LOG_ERROR, text, d->logger.user);
-    return SAE_INVALID;
+    return result;
 }
 
 enum { SAEI_MAX_THREADS = 1024 };
@@ -1500,25 +1507,28 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     sae_context_desc zero, *d = &zero;
     const saei_kernels *kernels;
     sae_context *ctx;
-    if (!out) return SAE_INVALID;
     if (desc) zero = *desc;
     else memset(&zero, 0, sizeof zero);
+    if (!out) return saei_context_refuse(d, SAE_INVALID, "sae_context_create: out is NULL");
     if (!d->allocator.alloc != !d->allocator.free)
-        return saei_context_refuse(d, "sae_context_create: allocator has one of alloc and free, "
-                                      "allowed are both or none");
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: allocator has one of alloc "
+                                   "and free, allowed are both or none");
     if (d->threads < 0 || d->threads > SAEI_MAX_THREADS)
-        return saei_context_refuse(d, "sae_context_create: threads is out of range, allowed are 0 "
-                                      "(all) to 1024");
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: threads is out of range, "
+                                   "allowed are 0 (all) to 1024");
     if (!d->allocator.alloc) {
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
     }
     kernels = saei_kernels_select(d->instruction_set);
     if (!kernels)
-        return saei_context_refuse(d, "sae_context_create: this CPU has no such instruction_set, "
-                                      "allowed are NULL, portable, avx2, avx512");
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: this CPU has no such "
+                                   "instruction_set, allowed are NULL, portable, and what it has "
+                                   "of avx2, avx512, avx512vnni, neon");
     ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
-    if (!ctx) return SAE_OUT_OF_MEMORY;
+    if (!ctx)
+        return saei_context_refuse(d, SAE_OUT_OF_MEMORY,
+                                   "sae_context_create: no memory for a context");
     memset(ctx, 0, sizeof *ctx);
     ctx->allocator = d->allocator;
     ctx->logger = d->logger;
@@ -1827,6 +1837,7 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
     else x = saei_polynomial(e, 7, r - 5) / saei_polynomial(f, 7, r - 5);
     return q < 0 ? -x : x;
 }
+
 /* ==== >>shared: the dictionary ================================================================ */
 
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
@@ -1964,6 +1975,7 @@ enum { SAEI_STATE_TENSORS = 16 };
 static sae_result saei_trainer_state_get(sae_trainer *trainer, sae_tensor *out, size_t *count);
 static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_file *file,
                                          const char *prefix);
+
 /* ==== >>kernels =============================================================================== */
 /* The loops that take the time. Their code stands once, below at SAEI_KERNEL_PASS, written with 16
    lanes whatever the machine has; the file includes itself to compile it for each instruction set,
@@ -4700,7 +4712,6 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
         return saei_fail(dict->ctx, SAE_INVALID, "%s: n is %zu rows, too many to address", who, n);
     return SAE_OK;
 }
-
 
 /* Lists of whole rows, each at its own place, moved together. */
 static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
@@ -7494,6 +7505,7 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
                  : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows",
                              n);
 }
+
 /* ==== >>session =============================================================================== */
 
 struct sae_session {
@@ -8031,6 +8043,7 @@ static void saei_text_add_json_string(saei_text *t, const char *string) {
     }
     saei_text_put(t, "\"", 1);
 }
+
 /* ==== >>tensors: paths, maps, writing ========================================================= */
 
 static saei_path_kind saei_path_exists(const char *path) {
@@ -10573,6 +10586,7 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
     saei_writer_abandon(&w);
     return result;
 }
+
 /* ==== >>files: dictionaries =================================================================== */
 
 /* Where a tensor of a file goes. _T: the file holds it transposed, turned at the door. */
@@ -13318,6 +13332,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
                   buffer ? buffer : "{}", own ? own : "{}");
     return saei_text_write(&t, "sae_train", folder, "config.json");
 }
+
 /* ==== >>buffer: sources and create ============================================================ */
 /* A slab is one matrix in a file or in the caller's memory, a stream is slabs end to end, and the
    buffer holds rows of one or two streams (input and target) in the type they have in the source.

@@ -1,7 +1,7 @@
 /*  sae_cuda.cuh - the CUDA filling of sae.h's >>backend: one NVIDIA GPU (sm_80 and up).
 
     Taken in by sae.h, see its >>cuda for the two ways to build; not to be included by itself. Needs
-    the CUDA toolkit's runtime and cuBLASLt, nothing else, and of sae.h its public half alone.
+    the CUDA toolkit's runtime and cuBLASLt, nothing else, and of sae.h its public half and >>math.
 
     Results are those of the CPU filling, bit for bit: every operation that reaches a result names
     its rounding (__fmaf_rn, __dadd_rn, ...), sums have >>backend's canonical order, and cuBLASLt's
@@ -63,8 +63,7 @@ enum { /* words of saei_cuda.told */
     SAEI_TOLD_HALT = 0, SAEI_TOLD_ENTRIES = 4, SAEI_TOLD_COUNT = 8
 };
 enum { /* words of encode's scratch; doubled ones are 64 bits wide */
-    SAEI_WORD_X_MOST,  /* largest norm of a row of x, of W_enc: bits of a float */
-    SAEI_WORD_W_MOST,
+    SAEI_WORD_X_MOST,  /* largest norm of a row of x: bits of a float */
     SAEI_WORD_PLAIN,   /* how many rows go the plain way */
     SAEI_WORD_DONE,    /* blocks that are through, [4] */
     SAEI_WORD_TOTAL = 8, /* [2] entries found */
@@ -83,7 +82,7 @@ typedef struct saei_cuda_plan {
     bool ready;
 } saei_cuda_plan;
 
-/* Of one trainer: sae_work.state. */
+/* Of one trainer or session: sae_work.state. */
 typedef struct saei_cuda {
     int device;
     bool own_stream;
@@ -671,15 +670,6 @@ __device__ static inline double saei_device_dot(const float *a, const float *b, 
     return saei_device_quad_sum(s);
 }
 
-/* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
-__device__ static inline void saei_device_sum_add(double s[2], size_t i, double x) {
-    if (i % SAE_ROW_BLOCK == 0) {
-        s[0] = __dadd_rn(s[0], s[1]);
-        s[1] = 0;
-    }
-    s[1] = __dadd_rn(s[1], x);
-}
-
 /* ==== >>cuda: scalars ========================================================================= */
 
 static void saei_cuda_clear(const sae_work *w, void *memory, size_t bytes) {
@@ -843,6 +833,7 @@ static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float
     saei_cuda_launch(w, saei_axpy_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, count, a, x, y, out);
 }
+
 /* ==== >>cuda: selection ======================================================================= */
 /* A warp has a row's list of candidates: positions ascending (a position is a latent, or an index
    into the list of latents looked at), their values beside them. */

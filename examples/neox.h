@@ -8,9 +8,10 @@
 
     WHAT IT DOES
         Opens a folder as transformers writes it: config.json, model.safetensors (or its shards by
-        model.safetensors.index.json), tokenizer.json; float32, float16 or bfloat16. Runs batches of
-        contexts, shows and lets change the activations at any submodule, gives logits and
-        next-token losses. Byte-level BPE, encode and decode.
+        model.safetensors.index.json, or an old pytorch_model.bin), tokenizer.json; float16,
+        bfloat16, float32 or float64. Runs batches of contexts, shows and lets change the
+        activations at any submodule, gives logits and next-token losses. Byte-level BPE, encode and
+        decode.
 
     WHAT IT DOES NOT
         No generation with a key-value cache, no training, no other family of models, no padding on
@@ -41,13 +42,15 @@
 
     CONTENTS (search for the tag)
         >>neox: api        model, submodules, forward pass, tokenizer, contexts, source
-        >>neox: kernels    layer norm, gelu, rotary part, attention, softmax; by instruction set
+        >>neox: kernels    layer norm, activations, attention, softmax; by instruction set
+        >>neox: arithmetic exp, ln, sine and cosine with the same bits everywhere; the loss
         >>neox: config     config.json
         >>neox: weights    tensors of one file or of shards
         >>neox: model      open, submodules, forward pass, unembedding
         >>neox: text       UTF-8, classes of characters, NFC
         >>neox: tokenizer  tokenizer.json, splitting, merging, decoding
-        >>neox: contexts   text files and token files, source of activations
+        >>neox: contexts   text files and token files
+        >>neox: source     contexts through the model as a source of activations
 */
 #ifndef NEOX_H_INCLUDED
 #define NEOX_H_INCLUDED
@@ -141,8 +144,9 @@ typedef struct neox_forward_desc {
     size_t num_rows;
 } neox_forward_desc;
 
-/* Runs the batch. Memory grows to the largest batch seen: about contexts * ctx * (12 d + 2 mlp_dim)
-   floats. One call at a time. The bits do not depend on threads, on instruction sets, or on which
+/* Runs the batch. Memory grows to the largest batch seen: about contexts * ctx * (10 d + mlp_dim)
+   floats (short contexts more), and 256 vocab_size where losses or logits are wanted. One call at a
+   time. The bits do not depend on threads, on instruction sets, or on which
    contexts stand together. Errors: SAE_INVALID (a token outside the vocabulary, sizes),
    SAE_OUT_OF_MEMORY, a hook's own. */
 SAE_API sae_result neox_forward(neox_model *model, const neox_forward_desc *desc);
@@ -179,9 +183,10 @@ typedef struct neox_text {
 SAE_API void neox_tokens_free(neox_tokens *tokens);
 SAE_API void neox_text_free(neox_text *text);
 
-/* Appends the ids of text [size]. Nothing is added that is not in the text; special tokens match in
-   plain text. Bytes that are no UTF-8 stay what they are. One call at a time (words are
-   remembered). Errors: SAE_OUT_OF_MEMORY, SAE_UNSUPPORTED (a byte that has no token). */
+/* Appends the ids of text [size], and what the file's post-processor puts before and behind them;
+   special tokens match in plain text. Bytes that are no UTF-8 stay what they are; a byte without a
+   token becomes unk_token, or is left out where there is none. One call at a time (words are
+   remembered). Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
 SAE_API sae_result neox_encode(neox_tokenizer *tokenizer, const char *text, size_t size,
                                neox_tokens *out);
 /* Appends the bytes of ids; special tokens as they are written. Errors: SAE_INVALID (no such id),
@@ -201,11 +206,11 @@ typedef struct neox_contexts { /* neox_contexts_free; all zero to begin with */
     size_t dropped;  /* tokens of the remainders */
 } neox_contexts;
 
-/* Each file is tokenised whole and cut into contexts of ctx tokens, the remainder dropped. A .npy
-   of whole numbers holds ids: [n] is cut alike, [contexts,ctx] keeps its contexts, if its ctx is
-   the one asked for (ctx 0: that of the file; of text 128). tokenizer may be NULL if all are .npy.
-   Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT, SAE_INVALID (not one whole context; another ctx),
-   SAE_OUT_OF_MEMORY. */
+/* Each file is tokenised whole and cut into contexts of `length` tokens, the remainder dropped. A
+   .npy of whole numbers holds ids: [n] is cut alike, [contexts,length] keeps its contexts, if its
+   length is the one asked for (0: that of the first file; of text 128). tokenizer may be NULL if
+   all are .npy. *out is overwritten. Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT, SAE_INVALID (not
+   one whole context; another length), SAE_OUT_OF_MEMORY. */
 SAE_API sae_result neox_contexts_read(sae_context *ctx, neox_tokenizer *tokenizer,
                                       const char *const *files, size_t num_files, size_t length,
                                       neox_contexts *out);
@@ -231,6 +236,8 @@ typedef struct neox_source_desc {
 } neox_source_desc;
 
 typedef struct neox_source neox_source;
+/* desc may go, but for the tokens. Errors: SAE_INVALID, SAE_MISMATCH (site and target of different
+   widths), SAE_OUT_OF_MEMORY. */
 SAE_API sae_result neox_source_create(sae_context *ctx, const neox_source_desc *desc,
                                       neox_source **out);
 SAE_API void neox_source_destroy(neox_source *source);
@@ -755,7 +762,7 @@ static const sae_tensor *neoxi_tensor(const neox_model *m, const char *name) {
 static sae_result neoxi_find(const neox_model *m, const char *name, size_t rows, size_t columns,
                              const sae_tensor **out) {
     const sae_tensor *t = neoxi_tensor(m, name);
-    char shape[128] = "";
+    char shape[21 * SAE_MAX_DIMS + 1] = "";
     size_t n = 0, dims = rows ? 2 : 1;
     if (!t)
         return sae_fail(m->ctx, SAE_FORMAT, "neox_model_open: %s has no tensor %s", m->folder,
@@ -772,7 +779,7 @@ static sae_result neoxi_find(const neox_model *m, const char *name, size_t rows,
     }
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
         return sae_fail(m->ctx, SAE_UNSUPPORTED, "neox_model_open: %s: %s is %s, supported are "
-                        "F32, F16, BF16", m->folder, name, sae_dtype_name(t->dtype));
+                        "F32, F16, BF16, F64", m->folder, name, sae_dtype_name(t->dtype));
     *out = t;
     return SAE_OK;
 }
@@ -1227,12 +1234,14 @@ static sae_result neoxi_run_check(neox_model *m, const neox_forward_desc *desc, 
             return sae_fail(m->ctx, SAE_INVALID, "neox_forward: token %zu of the batch is %ld, "
                             "allowed are those below vocab_size, %zu", i, (long)desc->tokens[i],
                             m->info.vocab_size);
-    for (size_t i = 0; i < desc->num_hooks; i++)
-        if (desc->hooks[i].site.module > NEOX_FINAL_NORM
-            || desc->hooks[i].site.layer >= m->info.layers
-            || (desc->hooks[i].site.module == NEOX_EMBED_IN && desc->hooks[i].site.input))
+    for (size_t i = 0; i < desc->num_hooks; i++) {
+        const neox_site s = desc->hooks[i].site;
+        bool of_layer = s.module != NEOX_EMBED_IN && s.module != NEOX_FINAL_NORM;
+        if (s.module > NEOX_FINAL_NORM || s.layer >= (of_layer ? m->info.layers : 1)
+            || (s.module == NEOX_EMBED_IN && s.input))
             return sae_fail(m->ctx, SAE_INVALID, "neox_forward: hook %zu has a site that "
                             "neox_site_find does not give", i);
+    }
     for (size_t i = 0; desc->rows && i < desc->num_rows; i++)
         if (desc->rows[i] >= n)
             return sae_fail(m->ctx, SAE_INVALID, "neox_forward: rows[%zu] is %zu, allowed are "
@@ -1726,10 +1735,12 @@ static sae_result neoxi_template(neoxi_reader *r, const sae_json *v) {
             continue;
         }
         id = name ? sae_json_first(sae_json_get(sae_json_get(specials, name), "ids")) : NULL;
-        for (; id; id = sae_json_next(id))
-            if (!neoxi_tokens_add(behind ? &r->t->after : &r->t->before,
-                                  (int32_t)sae_json_number(id)))
-                return neoxi_tokenizer_memory(r->t);
+        for (; id; id = sae_json_next(id)) {
+            double number = sae_json_kind_of(id) == SAE_JSON_NUMBER ? sae_json_number(id) : -1;
+            if (!(number >= 0 && number < NEOXI_MAX_ID && number == floor(number))) number = -1;
+            if (!neoxi_tokens_add(behind ? &r->t->after : &r->t->before, (int32_t)number))
+                return neoxi_tokenizer_memory(r->t); /* -1 is refused by neoxi_read_rest */
+        }
     }
     return SAE_OK;
 }
@@ -2416,8 +2427,8 @@ static sae_result neoxi_ids_read(sae_context *ctx, const char *path, neox_tokens
         sae_tensor_file_close(file);
         return result;
     }
-    rows = t->ndim == 2 ? (size_t)t->shape[0] : 1;
     columns = (size_t)t->shape[t->ndim - 1];
+    rows = !columns ? 0 : t->ndim == 2 ? (size_t)t->shape[0] : 1; /* 2^60 empty rows cost a byte */
     *width = t->ndim == 2 ? columns : 0;
     for (size_t r = 0; r < rows && result == SAE_OK; r++)
         for (size_t c = 0; c < columns && result == SAE_OK; c++) {
@@ -2494,7 +2505,8 @@ SAE_API sae_result neox_contexts_read(sae_context *ctx, neox_tokenizer *tokenize
 
 struct neox_source {
     sae_context *ctx;
-    neox_source_desc desc;
+    neox_source_desc desc; /* its target, if there is one, is the one below */
+    neox_site target;
     size_t dim;
     int32_t *tokens;     /* [batch,ctx] of read */
     float *rows[2];      /* [batch ctx,dim]: x, target; what is left out is squeezed out */
@@ -2606,6 +2618,7 @@ SAE_API sae_result neox_source_create(sae_context *ctx, const neox_source_desc *
     if (!s) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_source_create: no memory");
     s->ctx = ctx;
     s->desc = *desc;
+    if (desc->target) s->target = *desc->target, s->desc.target = &s->target;
     s->dim = neox_site_dim(desc->model, desc->site);
     if (!s->desc.batch) s->desc.batch = neoxi_max(1, 2048 / desc->ctx);
     if (desc->tokens) s->desc.batch = neoxi_min(s->desc.batch, desc->contexts);
@@ -3042,7 +3055,7 @@ static void NEOXI_FN(neoxi_attend)(const neoxi_head *h) {
         for (size_t c = 0; c < deep; c++)
             values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
     for (size_t i = 0; i < h->ctx; i += NEOXI_ROWS) {
-        size_t rows = h->ctx - i < NEOXI_ROWS ? h->ctx - i : NEOXI_ROWS, seen = i + rows;
+        size_t rows = neoxi_min(h->ctx - i, NEOXI_ROWS), seen = i + rows;
         const float *at[NEOXI_ROWS];
         float sum[NEOXI_ROWS];
         for (size_t r = 0; r < NEOXI_ROWS; r++)

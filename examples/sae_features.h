@@ -107,7 +107,7 @@ typedef struct features_desc {
 
 typedef struct features features;
 
-/* Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
+/* Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict), SAE_OUT_OF_MEMORY. */
 SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, features **out);
 SAE_API void features_destroy(features *f); /* NULL is fine */
 
@@ -153,7 +153,8 @@ typedef struct features_example {
     size_t begin, end;   /* tokens of the context for which values are kept */
     const float *values; /* [end - begin] magnitudes; owned by features */
 } features_example;
-/* Largest value first; or those drawn. Returns how many. */
+/* Largest value first; or those drawn. Returns how many: at most desc's examples, or samples, for
+   which out has room. */
 SAE_API size_t features_examples(const features *f, size_t latent, bool drawn,
                                  features_example *out);
 
@@ -639,7 +640,7 @@ SAE_API void features_destroy(features *f) {
 /* Counts v; the bars grow by pairs until it fits. */
 static void features_bar(features *f, size_t latent, float v) {
     uint32_t *bars = f->bars + latent * FEATURES_BARS;
-    float *width = f->bar_width + latent;
+    float *width = f->bar_width + latent, at;
     size_t i;
     if (!(*width > 0)) *width = v / (FEATURES_BARS / 2);
     if (!(*width > 0)) return; /* v is below all measure */
@@ -648,8 +649,8 @@ static void features_bar(features *f, size_t latent, float v) {
         memset(bars + FEATURES_BARS / 2, 0, FEATURES_BARS / 2 * sizeof *bars);
         *width *= 2;
     }
-    i = (size_t)(v / *width);
-    bars[i < FEATURES_BARS ? i : FEATURES_BARS - 1]++;
+    at = v / *width;
+    bars[at < FEATURES_BARS - 1 ? (size_t)at : FEATURES_BARS - 1]++; /* NaN: the last */
 }
 
 static void features_count_token(features *f, size_t latent, int32_t token, float v) {

@@ -72,22 +72,28 @@ static void contexts(void) {
     sae_context_desc desc;
     sae_context *ctx = (sae_context *)(uintptr_t)5;
     memset(&desc, 0, sizeof desc);
+    desc.logger.log = on_log;
     desc.threads = -1;
     CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "threads -1");
     desc.threads = 200000;
     CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "threads 200000");
     desc.threads = 0;
     desc.instruction_set = "mmx";
-    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "instruction set mmx");
+    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID && strstr(log_last, "avx512vnni"),
+          "instruction set mmx: %s", log_last);
     desc.instruction_set = NULL;
     desc.allocator.alloc = common_alloc;
     CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "alloc without free");
     CHECK(sae_context_create(NULL, NULL) == SAE_INVALID, "no out");
+    CHECK(sae_context_create(&desc, NULL) == SAE_INVALID && strstr(log_last, "out is NULL"),
+          "no out: %s", log_last);
     desc.allocator.free = common_free;
     common_memory.fail_at = 0;
     common_memory.calls = 0;
-    CHECK(sae_context_create(&desc, &ctx) == SAE_OUT_OF_MEMORY, "no memory for a context");
+    CHECK(sae_context_create(&desc, &ctx) == SAE_OUT_OF_MEMORY && strstr(log_last, "no memory"),
+          "no memory for a context: %s", log_last);
     common_memory.fail_at = -1;
+    log_lines = 0;
     CHECK(ctx == (sae_context *)(uintptr_t)5, "out was touched");
     memset(&desc, 0, sizeof desc);
     desc.logger.log = on_log;

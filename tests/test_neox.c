@@ -356,6 +356,7 @@ static void test_source(void) {
     neox_site_find(g.model, "gpt_neox.layers.1.mlp", false, &target);
     desc.target = &target;
     CHECK_OK(ctx, neox_source_create(ctx, &desc, &source), return);
+    memset(&target, 0, sizeof target); /* was copied */
     rows = neox_source_rows(source);
     CHECK(rows.dim == 32 && rows.has_target, "dim %zu", rows.dim);
     while ((n = rows.read(rows.user, x + got * 32, y + got * 32, 5)) > 0) {
@@ -470,10 +471,52 @@ static void test_damage(const char *folder, const char *name, size_t steps) {
     free(whole);
 }
 
+/* Small files made to be refused at once. */
+static void test_crafted(void) {
+    static const char json[] = "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},"
+                               "\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"post_processor\":{"
+                               "\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{"
+                               "\"id\":\"a\"}}],\"special_tokens\":{\"a\":{\"ids\":[%s]}}}}";
+    static const char *const ids[] = { "0", "\"x\"", "1e300", "0.5", "-1", "7" };
+    static const char shape[] = "{'descr': '<i4', 'fortran_order': False, "
+                                "'shape': (1152921504606846976, 0)}";
+    char npy[128];
+    const char *file = check_path("%s/empty.npy", check_temp());
+    neox_contexts text = { NULL, 0, 0, 0 };
+    check_test = "crafted files";
+    for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+        const char *path = check_path("%s/tokenizer.json", check_temp());
+        neox_tokenizer *t = NULL;
+        char whole[512];
+        int n = snprintf(whole, sizeof whole, json, ids[i]);
+        check_write(path, whole, (size_t)n);
+        CHECK(neox_tokenizer_open(ctx, path, &t) == (i ? SAE_FORMAT : SAE_OK) && !t == (i > 0)
+                  && (!i || strstr(sae_error(ctx), "post_processor")), "ids [%s]: %s", ids[i],
+              sae_error(ctx));
+        neox_tokenizer_close(t);
+    }
+    memset(npy, ' ', sizeof npy); /* an .npy of 2^60 rows of nothing */
+    memcpy(npy, "\x93NUMPY\1\0\x76\0", 10);
+    memcpy(npy + 10, shape, sizeof shape - 1);
+    npy[sizeof npy - 1] = '\n';
+    check_write(file, npy, sizeof npy);
+    CHECK(neox_contexts_read(ctx, NULL, &file, 1, 0, &text) == SAE_INVALID && !text.tokens
+              && strstr(sae_error(ctx), "0 tokens"), "%s", sae_error(ctx));
+}
+
+static sae_result never(void *user, float *x, size_t rows, size_t dim) {
+    (void)user;
+    (void)x;
+    (void)rows;
+    (void)dim;
+    return SAE_CANCELLED;
+}
+
 static void test_refusals(void) {
     golden g;
     neox_site site;
     neox_forward_desc d;
+    neox_hook hook;
     int32_t bad = 5000;
     neox_model *none = NULL;
     check_test = "refusals";
@@ -488,6 +531,16 @@ static void test_refusals(void) {
     d.contexts = d.ctx = 1;
     CHECK(neox_forward(g.model, &d) == SAE_INVALID && strstr(sae_error(ctx), "5000")
               && strstr(sae_error(ctx), "97"), "%s", sae_error(ctx));
+    d = batch_of(&g); /* the final norm is of no layer: a hook there would never be called */
+    memset(&hook, 0, sizeof hook);
+    hook.site.module = NEOX_FINAL_NORM;
+    hook.call = never;
+    d.hooks = &hook;
+    d.num_hooks = 1;
+    CHECK(neox_forward(g.model, &d) == SAE_CANCELLED, "the hook was not called");
+    hook.site.layer = 1;
+    CHECK(neox_forward(g.model, &d) == SAE_INVALID && strstr(sae_error(ctx), "hook 0"), "%s",
+          sae_error(ctx));
     CHECK(neox_model_open(ctx, check_root(), &none) == SAE_NOT_FOUND && !none
               && strstr(sae_error(ctx), "config.json"), "%s", sae_error(ctx));
     close_golden(&g);
@@ -503,6 +556,7 @@ int main(void) {
     test_source();
     test_train();
     test_refusals();
+    test_crafted();
     test_damage("parallel", "config.json", 300);
     test_damage("parallel", "tokenizer.json", 300);
     test_damage("parallel", "model.safetensors", 60);
