@@ -285,8 +285,9 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
 /* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
    latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
    16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
-   Lasts until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like
-   these it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
+   Rows with more than about m/20 latents gain nothing, and after several such it is left off. Lasts
+   until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like these
+   it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
    Errors: SAE_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
@@ -7576,13 +7577,13 @@ static void saei_session_choose(sae_session *s, const sae_dictionary *dict, floa
     if (dict->rule == SAE_RULE_TOP_K)
         s->select = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K;
     s->jump = dict->desc.arch == SAE_ARCH_JUMP_RELU
-              || (dict->rule == SAE_RULE_THRESHOLD && dict->threshold > 0);
+              || (dict->rule == SAE_RULE_THRESHOLD && !(dict->threshold <= 0));
     if (!s->jump) return;
     s->select = SAE_SELECT_WINDOW; /* so narrow a window that only p = theta is added */
     for (size_t i = 0; i < dict->desc.dict_size; i++) {
         theta[i] = dict->aux0 && dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
                                                                        : dict->threshold;
-        if (!(theta[i] > 0)) theta[i] = 0; /* f > 0 whatever theta */
+        if (theta[i] < 0) theta[i] = 0; /* f > 0 whatever theta */
     }
 }
 

@@ -514,8 +514,7 @@ static void saei_cuda_zero(const sae_work *w, void *device, size_t bytes) {
 }
 
 static sae_result saei_cuda_poll(const sae_work *w) {
-    saei_cuda *s = saei_cuda_of(w);
-    if (s->result == SAE_OK) SAEI_CUDA_OK(s, cudaPeekAtLastError());
+    const saei_cuda *s = saei_cuda_of(w); /* after a fault the next call of the runtime tells */
     return s->result == SAE_OK ? SAE_OK : sae_backend_fail(w->ctx, s->result, s->text);
 }
 
