@@ -3368,7 +3368,7 @@ static const char help_activations[] =
     "                    of ids, [n] or [contexts,ctx], below 0: padding\n"
     "  --tokens F.npy    ids, in place of --text\n"
     "  --submodule PATH  gpt_neox.layers.3, gpt_neox.layers.3.mlp, gpt_neox.embed_in, ...\n"
-    "  --io out|in|in_and_out    its output, its input; both (transcoders): F.in.npy, F.out.npy\n"
+    "  --io out|in|in_and_out    its output (default), its input; both: F.in.npy, F.out.npy\n"
     "  --ctx N (128)     tokens of a context\n"
     "  --dtype f32|f16   of the file\n"
     "  --tokens-out F.npy    the rows' tokens, int32 [contexts,ctx]; [rows] if some are left out\n"

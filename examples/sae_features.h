@@ -317,8 +317,8 @@ SAE_API sae_result features_place_find(sae_context *ctx, const neox_model *model
     width = neox_site_dim(model, place.in);
     if (width != info.activation_dim)
         return sae_fail(ctx, SAE_MISMATCH, "features_place_find: the dictionary takes rows of %zu, "
-                         "%s %s has %zu", info.activation_dim, submodule,
-                         place.in.input ? "takes rows that" : "gives rows that", width);
+                         "%s %s rows of %zu", info.activation_dim, submodule,
+                         place.in.input ? "takes" : "gives", width);
     width = neox_site_dim(model, place.out);
     if (width != info.output_dim)
         return sae_fail(ctx, SAE_MISMATCH, "features_place_find: the dictionary gives rows of %zu, "
