@@ -2380,9 +2380,11 @@ static int write_logits(const common *c, neox_model *model, const neox_contexts 
     }
     if (status == DONE) status = npy_finish(&out, false);
     npy_abandon(&out);
-    if (status == DONE && !sae.quiet)
-        printf("%s: %zu contexts of %zu tokens, cross-entropy %.6f\n", c->out, all->contexts,
-               all->ctx, predictions ? loss / (double)predictions : 0);
+    if (status == DONE && !sae.quiet) {
+        printf("%s: %zu contexts of %zu tokens, ", c->out, all->contexts, all->ctx);
+        if (predictions) printf("cross-entropy %.6f\n", loss / (double)predictions);
+        else printf("no next token to predict\n");
+    }
     return status;
 }
 
@@ -3345,7 +3347,8 @@ static const char help_features[] =
     "Beside it\n"
     "  PAGE.json in Neuronpedia's layout (PAGE.0.json, ... of several). A folder of a sweep stands "
     "for\n"
-    "  all dictionaries in it.\n"
+    "  all dictionaries in it. The table's losses are of at most 128 contexts, taken evenly;\n"
+    "  sae eval judges all.\n"
     "  --model M         a folder with config.json, model.safetensors, tokenizer.json (GPT-NeoX)\n"
     "  --text FILE...    cut into contexts of --ctx N (128) tokens; --contexts N: the first N "
     "alone\n"

@@ -497,6 +497,8 @@ status 0 "$SAE" logits "$LM" --tokens ids.npy --ctx 16 --out logits1.npy --threa
 check "the same from one thread" cmp logits.npy logits1.npy
 act="activations --model $LM --text text.txt --ctx 16"
 status 0 "$SAE" $act --submodule gpt_neox.layers.1 --out acts.npy --tokens-out act_ids.npy
+status 0 "$SAE" detokenize "$LM" --tokens act_ids.npy --out whole.txt
+head -c "$(wc -c < whole.txt)" text.txt > has.txt; check "its ids are the text, contexts or not" cmp has.txt whole.txt
 status 0 "$SAE" $act --submodule gpt_neox.layers.1 --out acts.safetensors --dtype f16 --shard-rows 400
 check "shards" test -f acts-00002-of-00003.safetensors
 status 0 "$SAE" $act --submodule gpt_neox.layers.1.mlp --io in_and_out --out both.npy
