@@ -208,9 +208,9 @@ typedef struct neox_contexts { /* neox_contexts_free; all zero to begin with */
 
 /* Each file is tokenised whole and cut into contexts of `length` tokens, the remainder dropped. A
    .npy of whole numbers holds ids: [n] is cut alike, [contexts,length] keeps its contexts, if its
-   length is the one asked for (0: that of the first file; of text 128; 1 takes any apart). tokenizer
-   may be NULL if all are .npy. *out is overwritten. Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT, SAE_INVALID (not
-   one whole context; another length), SAE_OUT_OF_MEMORY. */
+   length is the one asked for (0: that of the first file; of text 128; 1 takes any apart).
+   tokenizer may be NULL if all are .npy. *out is overwritten. Errors: SAE_NOT_FOUND, SAE_IO,
+   SAE_FORMAT, SAE_INVALID (not one whole context; another length), SAE_OUT_OF_MEMORY. */
 SAE_API sae_result neox_contexts_read(sae_context *ctx, neox_tokenizer *tokenizer,
                                       const char *const *files, size_t num_files, size_t length,
                                       neox_contexts *out);

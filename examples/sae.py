@@ -145,7 +145,7 @@ class sae_train_desc(ctypes.Structure):
                 ("save_dir", c_char_p), ("flat", c_bool), ("save_steps", POINTER(c_uint64)),
                 ("num_save_steps", c_size_t), ("backup_steps", c_uint64), ("resume", c_bool),
                 ("log_steps", c_uint64), ("log", TRAIN_LOG), ("progress", PROGRESS),
-                ("user", c_void_p)]
+                ("user", c_void_p), ("io", c_char_p), ("ctx_len", c_size_t)]
 
 
 class sae_metrics(ctypes.Structure):
