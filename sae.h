@@ -4509,6 +4509,7 @@ typedef struct saei_infer {
 
 static void saei_dense_top_row(const saei_infer *q, size_t r);
 static void saei_dense_varied_row(const saei_infer *q, size_t r);
+static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows);
 
 /* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it.
    DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
@@ -5004,8 +5005,9 @@ static void saei_infer_part(void *arg, size_t part) {
         saei_prepared_slot *slot;
         rows = saei_infer_block(q, end - r);
         slot = saei_prepared_rows(q, r, rows);
-        if (!slot) saei_infer_rows(q, r, rows);
-        else saei_prepared_give(q, r, rows, slot);
+        if (slot) saei_prepared_give(q, r, rows, slot);
+        else if (q->sparse && q->dict->rule == SAE_RULE_TOP_K) saei_infer_top_rows(q, r, rows);
+        else saei_infer_rows(q, r, rows);
     }
 }
 
@@ -5114,18 +5116,6 @@ static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
         saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
                             held[r]);
         q->sparse->row_begin[r0 + r + 1] = held[r];
-    }
-}
-
-static void saei_infer_top_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
-    size_t end = saei_part_end(part, SAEI_INFER_ROWS, q->n), rows;
-    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += rows) {
-        saei_prepared_slot *slot;
-        rows = saei_infer_block(q, end - r);
-        slot = saei_prepared_rows(q, r, rows);
-        if (!slot) saei_infer_top_rows(q, r, rows);
-        else saei_prepared_give(q, r, rows, slot);
     }
 }
 
@@ -5413,7 +5403,7 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
         q.share = dict->desc.k;
         SAEI_TRY(saei_capacity(dict, n * q.share, out));
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS),
-                      dict->desc.latents ? saei_infer_varied_part : saei_infer_top_part, &q);
+                      dict->desc.latents ? saei_infer_varied_part : saei_infer_part, &q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
     }
