@@ -250,14 +250,17 @@ static int descending(const void *a, const void *b) {
 static void write_start(const options *o, const sae_trainer_desc *t, const float *x,
                         const char *path) {
     static const char *const names[] = { "threshold", "gate_bias", "encoder.bias" };
-    size_t rows = o->batch < 2048 ? o->batch : 2048, i, r, which;
+    size_t rows = o->batch < 2048 ? o->batch : 2048, i, r, which, count;
     size_t keep = (size_t)((double)rows * (double)o->l0 / (double)o->m + 0.5);
     float *f = floats(rows * o->m), *column = floats(rows), *cut = floats(o->m);
     sae_dictionary_desc desc;
+    sae_load_desc load;
     sae_dictionary *dict;
     sae_tensor_file *file;
     sae_tensor tensors[16];
     memset(&desc, 0, sizeof desc);
+    memset(&load, 0, sizeof load);
+    load.raw = true;
     desc.activation_dim = t->activation_dim;
     desc.dict_size = o->m;
     desc.arch = t->kind == SAE_TRAINER_JUMP_RELU ? SAE_ARCH_JUMP_RELU
@@ -265,7 +268,18 @@ static void write_start(const options *o, const sae_trainer_desc *t, const float
               : SAE_ARCH_STANDARD;
     which = desc.arch == SAE_ARCH_JUMP_RELU ? 0 : desc.arch == SAE_ARCH_GATED ? 1 : 2;
     check(sae_dictionary_create(ctx, &desc, &dict));
-    check(sae_encode(dict, x, rows, f)); /* biases are 0: f is the positive part of W_enc x */
+    check(sae_dictionary_save(dict, path)); /* f is to be the positive part of W_enc x: no bias */
+    sae_dictionary_destroy(dict);
+    check(sae_tensor_file_open(ctx, path, &file));
+    count = sae_tensor_file_count(file);
+    memset(cut, 0, o->m * sizeof *cut);
+    for (i = 0; i < count; i++) {
+        tensors[i] = *sae_tensor_file_get(file, i);
+        if (strcmp(tensors[i].name, names[which]) == 0) tensors[i].data = cut;
+    }
+    check(sae_tensor_file_write(ctx, path, tensors, count));
+    check(sae_dictionary_load(ctx, &load, path, &dict));
+    check(sae_encode(dict, x, rows, f));
     if (keep < 1) keep = 1;
     if (keep > rows) keep = rows;
     for (i = 0; i < o->m; i++) {
@@ -274,13 +288,7 @@ static void write_start(const options *o, const sae_trainer_desc *t, const float
         cut[i] = column[keep - 1] - 1e-6f;
         if (which != 0) cut[i] = -cut[i];
     }
-    check(sae_dictionary_save(dict, path));
-    check(sae_tensor_file_open(ctx, path, &file));
-    for (i = 0; i < sae_tensor_file_count(file); i++) {
-        tensors[i] = *sae_tensor_file_get(file, i);
-        if (strcmp(tensors[i].name, names[which]) == 0) tensors[i].data = cut;
-    }
-    check(sae_tensor_file_write(ctx, path, tensors, i));
+    check(sae_tensor_file_write(ctx, path, tensors, count));
     sae_tensor_file_close(file);
     sae_dictionary_destroy(dict);
     free(cut);
