@@ -2182,8 +2182,7 @@ enum {
     SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
     SAEI_DENSE_TARGETS = 128, /* rows or latents of one task of the dense phase */
     SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
-    SAEI_SORT_PARTS = 16,    /* at most: row blocks of the counting sort */
-    SAEI_PLACE_LATENTS = 128 /* whose lists are written together */
+    SAEI_SORT_PARTS = 16     /* at most: row blocks of the counting sort */
 };
 
 /* Scratch memory of a work, cut into named pieces. */
@@ -3520,28 +3519,40 @@ static void saei_jump_grad_part(void *arg, size_t part) {
         }
 }
 
+/* t->s.sums[part]: how many of 16 rows' values lie above their threshold. */
+static void saei_jump_above_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    size_t above = 0;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++)
+            above += c->value[j] > t->x[c->latent[j]];
+    t->s.sums[part] = (double)above;
+}
+
 static void saei_cpu_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
                                double target, sae_code *code, double *l0, double *loss) {
     saei_task t = saei_task_of(w);
+    size_t parts = saei_ceil_div(code->rows, 16);
     uint64_t above = 0;
     bool negative = false;
+    t.x = theta;
+    t.a = bandwidth;
+    t.code = code;
+    saei_parallel(w->ctx, parts, saei_jump_above_part, &t);
+    for (size_t i = 0; i < parts; i++) above += (uint64_t)t.s.sums[i];
     for (size_t i = 0; i < t.m; i++) negative = negative || theta[i] < 0;
     if (negative) memset(t.s.counts, 0, t.m * sizeof *t.s.counts);
-    for (size_t r = 0; r < code->rows; r++)
-        for (size_t j = r * code->stride; j < r * code->stride + code->count[r]; j++) {
-            above += code->value[j] > theta[code->latent[j]];
-            if (negative) t.s.counts[code->latent[j]]++;
-        }
+    for (size_t r = 0; negative && r < code->rows; r++)
+        for (size_t j = r * code->stride; j < r * code->stride + code->count[r]; j++)
+            t.s.counts[code->latent[j]]++;
     /* f = 0 of an unlisted latent lies above a negative threshold */
     for (size_t i = 0; negative && i < t.m; i++)
         if (theta[i] < 0) above += code->rows - t.s.counts[i];
     *l0 = (double)above / (double)code->rows;
     *loss = coef * (*l0 / target - 1) * (*l0 / target - 1);
     t.p = (double)saei_jump_l0_slope(coef, target, *l0, code->rows, bandwidth);
-    t.x = theta;
-    t.a = bandwidth;
-    t.code = code;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_jump_grad_part, &t);
+    saei_parallel(w->ctx, parts, saei_jump_grad_part, &t);
 }
 
 static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float bandwidth, double coef,
@@ -3582,55 +3593,53 @@ static void saei_place_part(void *arg, size_t part) {
         }
 }
 
-/* Asks for a row's entries of the next 128 latents, if about half of them fire. */
+/* Asks for the row's entries of the next 64 latents, if about half of them fire. */
 static void saei_place_fetch(const saei_task *t, size_t r, size_t stand) {
     const sae_code *c = t->code;
-    size_t at = r * c->stride + stand, end = saei_min(at + 80, r * c->stride + c->count[r]);
+    size_t at = r * c->stride + stand, end = saei_min(at + 48, r * c->stride + c->count[r]);
     for (; at < end; at += 16) {
         SAEI_PREFETCH(c->latent + at);
         for (size_t v = 0; v < t->which; v++) SAEI_PREFETCH(t->values[v] + at);
     }
 }
 
-/* Dense lists: 128 latents of all rows at a time, so that what is written lies in the L2; 16 rows by
-   16 latents are regrouped together. A part goes through t->lo latents and remembers where each row
-   stands. Half dense W1, two values, two cores: 33 ms entry by entry; predicted 10 from four cycles
-   an entry, measured see bench/RESULTS.md. */
+/* Dense lists: 64 latents of all rows at a time, so that what is written lies in the L2, and 16 rows
+   by 16 latents together. A part goes through t->lo latents and remembers where each row stands.
+   Half dense W1 with two values, two cores: 33 ms entry by entry, 13 to 15 so; predicted 10, from
+   300 MB of memory and four cycles an entry. */
 static void saei_place_latents_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     uint32_t *stands = t->s.counts + part * c->rows;
-    size_t lo = part * t->lo, end = saei_min(lo + t->lo, t->m), to[SAEI_PLACE_LATENTS];
+    size_t lo = part * t->lo, end = saei_min(lo + t->lo, t->m), to[64];
     for (size_t r = 0; r < c->rows; r++) {
         size_t begin;
         saei_code_range(c, r, lo, end, &begin);
         stands[r] = (uint32_t)begin;
     }
-    for (; lo < end; lo += SAEI_PLACE_LATENTS) {
-        size_t width = saei_min(SAEI_PLACE_LATENTS, end - lo);
+    for (; lo < end; lo += 64) {
+        size_t hi = saei_min(lo + 64, end);
         memset(to, 0, sizeof to);
-        memcpy(to, t->index->begin + lo, width * sizeof *to);
-        for (size_t r0 = 0; r0 < c->rows; r0 += 16)
-            for (size_t first = 0; first < width; first += 64) {
-                uint32_t fires[4][16];
-                size_t from[16];
-                memset(fires, 0, sizeof fires);
-                memset(from, 0, sizeof from);
-                for (size_t r = r0; r < saei_min(r0 + 16, c->rows); r++) {
-                    size_t at = r * c->stride + stands[r], left = c->count[r] - stands[r];
-                    uint64_t bits;
-                    stands[r] += (uint32_t)t->kernels->mark(
-                        c->latent + at, left, (uint32_t)(lo + first),
-                        (uint32_t)(lo + saei_min(first + 64, width)), &bits);
-                    from[r - r0] = at;
-                    if (!first && r + 16 < c->rows) saei_place_fetch(t, r + 16, stands[r + 16]);
-                    for (size_t g = 0; g < 4; g++)
-                        fires[g][r - r0] = (uint32_t)(bits >> 16 * g) & 0xFFFF;
-                }
-                for (size_t g = 0; g < 4 && first + 16 * g < width; g++)
-                    t->kernels->regroup((uint32_t)r0, fires[g], from, t->values, t->which, t->index,
-                                        to + first + 16 * g);
+        memcpy(to, t->index->begin + lo, (hi - lo) * sizeof *to);
+        for (size_t r0 = 0; r0 < c->rows; r0 += 16) {
+            uint32_t fires[4][16];
+            size_t from[16];
+            memset(fires, 0, sizeof fires);
+            memset(from, 0, sizeof from);
+            for (size_t r = r0; r < saei_min(r0 + 16, c->rows); r++) {
+                size_t at = r * c->stride + stands[r];
+                uint64_t bits;
+                if (r + 16 < c->rows) saei_place_fetch(t, r + 16, stands[r + 16]);
+                stands[r] += (uint32_t)t->kernels->mark(c->latent + at, c->count[r] - stands[r],
+                                                        (uint32_t)lo, (uint32_t)hi, &bits);
+                from[r - r0] = at;
+                for (size_t g = 0; g < 4; g++)
+                    fires[g][r - r0] = (uint32_t)(bits >> 16 * g) & 0xFFFF;
             }
+            for (size_t g = 0; lo + 16 * g < hi; g++)
+                t->kernels->regroup((uint32_t)r0, fires[g], from, t->values, t->which, t->index,
+                                    to + 16 * g);
+        }
     }
 }
 
@@ -3658,7 +3667,7 @@ static void saei_cpu_index(const sae_work *w, const sae_code *code, const float 
     index->rows = code->rows;
     if (saei_is_dense(&t, total, code->rows) && code->rows <= t.m) {
         size_t parts = saei_min(4 * (size_t)w->ctx->threads, SAEI_SORT_PARTS);
-        t.lo = saei_ceil_div(saei_ceil_div(t.m, parts), SAEI_PLACE_LATENTS) * SAEI_PLACE_LATENTS;
+        t.lo = saei_ceil_div(saei_ceil_div(t.m, parts), 64) * 64;
         saei_parallel(w->ctx, saei_ceil_div(t.m, t.lo), saei_place_latents_part, &t);
     } else saei_parallel(w->ctx, t.parts, saei_place_part, &t);
 }
@@ -15944,8 +15953,9 @@ static void SAEI_FN(saei_regroup)(uint32_t base, const uint32_t fires[16], size_
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     const float *at[16];
     float tile[16][16];
-    __mmask16 takes[16], puts[16];
+    __mmask16 takes[16], puts[16], reads[16];
     for (int l = 0; l < 16; l++) {
+        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
         takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
         puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
         _mm512_mask_storeu_epi32((void *)(index->row + to[l]), puts[l],
@@ -15957,8 +15967,9 @@ static void SAEI_FN(saei_regroup)(uint32_t base, const uint32_t fires[16], size_
         saei_v r[16];
         for (int l = 0; l < 16; l++) __builtin_prefetch(index->value[v] + to[l] + 32, 1);
         for (int i = 0; i < 16; i++)
-            saei_vstore(tile[i],
-                        _mm512_maskz_expand_ps((__mmask16)fires[i], saei_vload(values[v] + from[i])));
+            saei_vstore(tile[i], _mm512_maskz_expand_ps(
+                                     (__mmask16)fires[i],
+                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
         SAEI_FN(saei_transpose)(at, 0, r);
         for (int l = 0; l < 16; l++)
             _mm512_mask_storeu_ps(index->value[v] + to[l], puts[l],
