@@ -2045,10 +2045,11 @@ struct saei_kernels {
     /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
     void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                      const float *M, size_t ld, float *out);
-    /* List i < targets has, from entry at[i] on, one entry j for each bit b of bits[i], a row of the
-       panel of n <= SAEI_DENSE_COLUMNS floats. out[i] += sum_j value[j] panel[b]; and, one after the
-       other, lanes[.][16] of e[i].panel[b], begun anew if `begin`, and where out is not NULL the
-       finished alpha e[i].panel[b] to out[j]. Rows of e and of the first's out are ld apart. */
+    /* List i < targets has, from entry at[i] on, an entry j for each bit b of bits[i]: a row of the
+       panel of n <= SAEI_DENSE_COLUMNS floats. out[i] += sum_j value[j] panel[b], the rows order;
+       and, one after the other, lanes[.][16] of e[i].panel[b], begun anew if `begin`, and where out
+       is not NULL the finished alpha e[i].panel[b] to out[j], the dot order. Rows of e and of the
+       first's out are ld apart. */
     void (*add_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
                       const float *value, const float *panel, float *out, size_t ld);
     void (*dot_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
@@ -2140,10 +2141,10 @@ extern "C" {
     static const saei_kernels saei_kernels_##name = {                                              \
         #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
         keep_screened, saei_count_from_##set, saei_keep_from_##set, saei_keep_above_##set,         \
-        saei_keep_window_##set, saei_mark_##set, saei_regroup_##set, saei_add_rows_##set, saei_add_panel_##set, saei_dot_panel_##set, saei_dots_##set,        \
-        saei_dot_##set, saei_copy_##set, saei_turn_##set, saei_over_##set, saei_axpy_##set,        \
-        saei_scale_##set, saei_divide_##set,                                                       \
-        saei_add_double_##set, saei_powers_##set, saei_adam_##set                                  \
+        saei_keep_window_##set, saei_mark_##set, saei_regroup_##set, saei_add_rows_##set,          \
+        saei_add_panel_##set, saei_dot_panel_##set, saei_dots_##set, saei_dot_##set,               \
+        saei_copy_##set, saei_turn_##set, saei_over_##set, saei_axpy_##set, saei_scale_##set,      \
+        saei_divide_##set, saei_add_double_##set, saei_powers_##set, saei_adam_##set               \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
 #if defined(SAEI_NEON)
@@ -2602,8 +2603,8 @@ static void saei_keep_row(const saei_task *t, size_t r, size_t first, size_t cou
 static void saei_keep_top(const saei_task *t, size_t first, size_t count, const float *product,
                           const float *bias, saei_top *top) {
     if (top->count + 2 * SAEI_PANEL > t->s.capacity) saei_top_finish(t->kernels, top, t->which);
-    top->count = t->kernels->keep_above(product, bias, false, count, top->cut, (uint32_t)first, top->latent,
-                                        top->value, top->count, t->s.capacity);
+    top->count = t->kernels->keep_above(product, bias, false, count, top->cut, (uint32_t)first,
+                                        top->latent, top->value, top->count, t->s.capacity);
 }
 
 /* This thread's lists of candidates; returns those of the spare row. */
@@ -3603,8 +3604,8 @@ static void saei_place_fetch(const saei_task *t, size_t r, size_t stand) {
     }
 }
 
-/* Dense lists: 64 latents of all rows at a time, so that what is written lies in the L2, and 16 rows
-   by 16 latents together. A part goes through t->lo latents and remembers where each row stands.
+/* Dense lists: 64 latents of all rows at a time, so that what is written lies in the L2, 16 rows by
+   16 latents together. A part goes through t->lo latents and remembers where each row stands.
    Half dense W1 with two values, two cores: 33 ms entry by entry, 13 to 15 so; predicted 10, from
    300 MB of memory and four cycles an entry. */
 static void saei_place_latents_part(void *arg, size_t part) {
@@ -4773,8 +4774,8 @@ static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_
     size_t at = (q->exact ? q->sparse->row_begin[r] : r * q->share) + *found;
     size_t room = q->exact ? SAEI_PANEL : *found < q->share ? q->share - *found : 0;
     if (!saei_is_signed(&q->dict->desc))
-        kept = q->dict->ctx->kernels->keep_above(f, NULL, false, count, 0, (uint32_t)first, latent, value, 0,
-                                                 SAEI_PANEL + SAEI_KEEP_SLACK);
+        kept = q->dict->ctx->kernels->keep_above(f, NULL, false, count, 0, (uint32_t)first, latent,
+                                                 value, 0, SAEI_PANEL + SAEI_KEEP_SLACK);
     else
         for (size_t j = 0; j < count; j++)
             if (f[j] != 0) {
@@ -15895,7 +15896,8 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
         _mm512_set1_epi32((int)base),
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j)), above = saei_vload(theta + j);
+        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
+        saei_v above = saei_vload(theta + j);
         saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
         __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
                          | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
@@ -16061,7 +16063,8 @@ static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
         if (n == 128) {
             const float *next = i + 1 < targets ? out + ld : out;
             const float *later = value + at[i + 2 < targets ? i + 2 : i];
-            for (size_t k = 0; k < 48; k += 16) _mm_prefetch((const char *)(later + k), _MM_HINT_T0);
+            for (size_t k = 0; k < 48; k += 16)
+                _mm_prefetch((const char *)(later + k), _MM_HINT_T0);
             SAEI_ALL(SAEI_LOAD)
             for (uint64_t left = bits[i]; left; left &= left - 1) {
                 const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
@@ -16107,9 +16110,10 @@ static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double a
         g = SAEI_FOLD(g, h);
         a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
         e = SAEI_FOLD2(e, g);
-        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e), _mm512_maskz_unpackhi_pd(0xFF, a, e));
-        s = _mm512_maskz_permutexvar_pd(0xFF, order, s);
-        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, _mm512_mul_pd(s, _mm512_set1_pd(alpha))));
+        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
+                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
+        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
+        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
     }
 #undef SAEI_HALVES
 #undef SAEI_FOLD
