@@ -15918,6 +15918,17 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
     return length;
 }
 
+#if SAEI_KERNEL_PASS == 3
+static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
+    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
+                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
+    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    uint64_t one;
+    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
+    return (one | one >> 32) & 0xFFFFFFFFu;
+}
+#endif
+
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first, uint32_t limit,
                                  uint64_t *bits) {
 #if SAEI_KERNEL_PASS == 3
@@ -15935,8 +15946,7 @@ static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t firs
         high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
         count += (size_t)__builtin_popcount((unsigned)in);
     }
-    *bits = (uint64_t)(uint32_t)_mm512_reduce_or_epi32(low)
-            | (uint64_t)(uint32_t)_mm512_reduce_or_epi32(high) << 32;
+    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
     return count;
 #else
     size_t j = 0;
