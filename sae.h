@@ -1989,6 +1989,7 @@ static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
 #define SAEI_DENSE_ROWS 64
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
+#define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK)
 
 typedef struct saei_adam_step {
     float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
@@ -2017,7 +2018,13 @@ struct saei_kernels {
     void (*quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q);
     void (*screen)(const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs,
                    int32_t *out);
-    /* Appends base + j and p - shift for p = scale inverse[j] dot[j] + offset[j] > cut, j < 48. */
+    /* For the rows r of a tile: appends base + j and p - shift[r] for p = scale[r] inverse[j]
+       dot[r][j] + offset[j] > cut[r], j < 48, to latent[r], value[r] from length[r] on. Their lists
+       have room for SAEI_KEEP_ROOM entries more, some of which are overwritten. */
+    void (*keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                      const float *scale, const float *shift, const float *cut, uint32_t base,
+                      uint32_t *const *latent, float *const *value, uint32_t *length);
+    /* The same of one row, whose list of stride entries may be full: returns the length it wants. */
     size_t (*keep_screened)(const int32_t *dot, const float *inverse, const float *offset,
                             float scale, float shift, float cut, uint32_t base, uint32_t *latent,
                             float *value, size_t length, size_t stride);
@@ -2137,24 +2144,24 @@ static size_t saei_lowest_bit(uint64_t bits) {
 extern "C" {
 #endif
 
-#define SAEI_KERNEL_TABLE(name, set, quantize, screen, keep_screened)                              \
+#define SAEI_KERNEL_TABLE(name, set, quantize, screen, keep_tile, keep_screened)                   \
     static const saei_kernels saei_kernels_##name = {                                              \
         #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
-        keep_screened, saei_count_from_##set, saei_keep_from_##set, saei_keep_above_##set,         \
-        saei_keep_window_##set, saei_mark_##set, saei_regroup_##set, saei_add_rows_##set,          \
-        saei_add_panel_##set, saei_dot_panel_##set, saei_dots_##set, saei_dot_##set,               \
+        keep_tile, keep_screened, saei_count_from_##set, saei_keep_from_##set,                 \
+        saei_keep_above_##set, saei_keep_window_##set, saei_mark_##set, saei_regroup_##set,        \
+        saei_add_rows_##set, saei_add_panel_##set, saei_dot_panel_##set, saei_dots_##set, saei_dot_##set,               \
         saei_copy_##set, saei_turn_##set, saei_over_##set, saei_axpy_##set, saei_scale_##set,      \
         saei_divide_##set, saei_add_double_##set, saei_powers_##set, saei_adam_##set               \
     }
-SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL);
+SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL, NULL);
 #if defined(SAEI_NEON)
-SAEI_KERNEL_TABLE(neon, neon, NULL, NULL, NULL);
+SAEI_KERNEL_TABLE(neon, neon, NULL, NULL, NULL, NULL);
 #endif
 #if defined(SAEI_X86)
-SAEI_KERNEL_TABLE(avx2, avx2, NULL, NULL, NULL);
-SAEI_KERNEL_TABLE(avx512, avx512, NULL, NULL, NULL);
+SAEI_KERNEL_TABLE(avx2, avx2, NULL, NULL, NULL, NULL);
+SAEI_KERNEL_TABLE(avx512, avx512, NULL, NULL, NULL, NULL);
 SAEI_KERNEL_TABLE(avx512vnni, avx512, saei_quantize_avx512, saei_screen_avx512,
-                  saei_keep_screened_avx512);
+                  saei_keep_tile_avx512, saei_keep_screened_avx512);
 #endif
 
 static const saei_kernels *saei_kernels_select(const char *name) {
@@ -2778,32 +2785,66 @@ static float saei_screen_row_end(const saei_task *t, size_t r, saei_top *top, sa
     return 0;
 }
 
-/* Appends the candidates of row r among a panel's latents. */
-static void saei_screen_keep(const saei_task *t, size_t r, size_t first, const int32_t *dot,
-                             const float *scale, const float *error, saei_top *top) {
+/* The candidates of up to 8 rows from r0 on among a panel's latents. top, q: of these rows. */
+static void saei_screen_keep(const saei_task *t, size_t r0, size_t rows, size_t first,
+                             const int32_t *dot, const float *facts, const saei_quantized *q,
+                             saei_top *top, const saei_top *spare) {
+    const float rounding = (float)(t->d + 32) * 6e-8f;
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
     const float *inverse = t->s.screen + first, *offset = inverse + all;
     sae_code *code = (sae_code *)(uintptr_t)t->code;
     bool top_k = t->args->select == SAE_SELECT_TOP_K;
-    float cut = top_k ? top->cut : t->args->select == SAE_SELECT_BATCH_TOP_K ? t->a : 0;
-    float e = (error[0] + 2e-6f * fabsf(cut)) * (1 + 4 * FLT_EPSILON);
-    if (!top_k) {
-        size_t at = r * code->stride;
-        code->count[r] = (uint32_t)t->kernels->keep_screened(
-            dot, inverse, offset, scale[0], 0, cut - e, (uint32_t)first, code->latent + at,
-            code->pre + at, code->count[r], code->stride);
-        return;
+    float scale[SAEI_TILE_ROWS], shift[SAEI_TILE_ROWS], cut[SAEI_TILE_ROWS];
+    uint32_t *latent[SAEI_TILE_ROWS], length[SAEI_TILE_ROWS];
+    float *value[SAEI_TILE_ROWS];
+    for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
+        float at, e;
+        size_t count, stride;
+        latent[i] = spare->latent; /* a row that takes nothing, unless there is one with room */
+        value[i] = spare->value;
+        length[i] = 0;
+        scale[i] = shift[i] = 0;
+        cut[i] = FLT_MAX;
+        if (i >= rows) continue;
+        if (top_k && top[i].count + 2 * SAEI_PANEL > t->s.capacity) {
+            if (top[i].count > t->s.capacity) continue; /* overrun: the plain way later */
+            saei_top_tighten(t->kernels, &top[i], t->which);
+        }
+        at = top_k ? top[i].cut : t->args->select == SAE_SELECT_BATCH_TOP_K ? t->a : 0;
+        e = (q[i].error + rounding * q[i].norm) * facts[0] + (q[i].norm + q[i].error) * facts[1]
+            + 2e-6f * facts[2] + 1e-30f;
+        e = (e + 2e-6f * fabsf(at)) * (1 + 4 * FLT_EPSILON);
+        scale[i] = q[i].inverse;
+        cut[i] = at - e;
+        if (top_k) { /* e below, e above, roundings */
+            shift[i] = e;
+            top[i].slack = top[i].slack > 2.01f * e ? top[i].slack : 2.01f * e;
+        }
+        count = top_k ? top[i].count : code->count[r0 + i];
+        stride = top_k ? t->s.capacity : code->stride;
+        latent[i] = top_k ? top[i].latent : code->latent + (r0 + i) * stride;
+        value[i] = top_k ? top[i].value : code->pre + (r0 + i) * stride;
+        if (count + SAEI_KEEP_ROOM <= stride) length[i] = (uint32_t)count;
+        else {
+            count = t->kernels->keep_screened(dot + i * SAEI_PANEL, inverse, offset, scale[i],
+                                              shift[i], cut[i], (uint32_t)first, latent[i],
+                                              value[i], count, stride);
+            latent[i] = NULL;
+        }
+        if (top_k) top[i].count = count;
+        else code->count[r0 + i] = (uint32_t)count;
+        if (latent[i]) continue;
+        latent[i] = spare->latent;
+        value[i] = spare->value;
+        cut[i] = FLT_MAX;
     }
-    if (top->count + 2 * SAEI_PANEL > t->s.capacity) {
-        if (top->count > t->s.capacity) return; /* overrun: the plain way later */
-        saei_top_tighten(t->kernels, top, t->which);
-        cut = top->cut;
-        e = (error[0] + 2e-6f * cut) * (1 + 4 * FLT_EPSILON);
+    t->kernels->keep_tile(dot, inverse, offset, scale, shift, cut, (uint32_t)first, latent, value,
+                          length);
+    for (size_t i = 0; i < rows; i++) {
+        if (latent[i] == spare->latent) continue;
+        if (top_k) top[i].count = length[i];
+        else code->count[r0 + i] = length[i];
     }
-    top->slack = top->slack > 2.01f * e ? top->slack : 2.01f * e; /* e below, e above, roundings */
-    top->count = t->kernels->keep_screened(dot, inverse, offset, scale[0], e, cut - e,
-                                           (uint32_t)first, top->latent, top->value, top->count,
-                                           t->s.capacity);
 }
 
 static void saei_screen_part(void *arg, size_t part) {
@@ -2811,16 +2852,14 @@ static void saei_screen_part(void *arg, size_t part) {
     const sae_encode_args *a = t->args;
     size_t r0 = part * SAEI_ENCODE_ROWS, r1 = saei_part_end(part, SAEI_ENCODE_ROWS, a->n);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    const float *facts = t->s.screen + 2 * all, rounding = (float)(t->d + 32) * 6e-8f;
+    const float *facts = t->s.screen + 2 * all;
     int16_t *words = t->s.words + saei_task_thread(t) * SAEI_ENCODE_ROWS * t->ld;
     saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, top);
     saei_quantized q[SAEI_ENCODE_ROWS];
-    float scale[SAEI_ENCODE_ROWS];
     int32_t dot[SAEI_TILE_ROWS * SAEI_PANEL];
     memset(q, 0, sizeof q);
     for (size_t r = r0; r < r1; r++) {
         t->kernels->quantize(t->ld, a->x + r * t->ld, words + (r - r0) * t->ld, &q[r - r0]);
-        scale[r - r0] = q[r - r0].inverse;
         t->code->count[r] = 0;
         if (a->select == SAE_SELECT_TOP_K) top[r - r0].cut = t->a * q[r - r0].norm;
     }
@@ -2831,13 +2870,8 @@ static void saei_screen_part(void *arg, size_t part) {
                 x[i] = words + (saei_min(g + i, r1 - 1) - r0) * t->ld;
             t->kernels->screen(x, (const uint32_t *)(const void *)t->s.packed
                                       + first * (t->ld / 2), t->ld / 2, dot);
-            for (size_t r = g; r < saei_min(g + SAEI_TILE_ROWS, r1); r++) {
-                const saei_quantized *at = &q[r - r0];
-                float e = (at->error + rounding * at->norm) * facts[0]
-                          + (at->norm + at->error) * facts[1] + 2e-6f * facts[2] + 1e-30f;
-                saei_screen_keep(t, r, first, dot + (r - g) * SAEI_PANEL, &scale[r - r0], &e,
-                                 &top[r - r0]);
-            }
+            saei_screen_keep(t, g, saei_min(SAEI_TILE_ROWS, r1 - g), first, dot, facts, &q[g - r0],
+                             &top[g - r0], &spare);
         }
     t->s.sums[part] = HUGE_VAL;
     for (size_t r = r0; r < r1; r++) {
@@ -15786,6 +15820,31 @@ __attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
 #undef SAEI_BEGIN
 #undef SAEI_STEP
 #undef SAEI_END
+}
+
+/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
+static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                                    const float *scale, const float *shift, const float *cut,
+                                    uint32_t base, uint32_t *const *latent, float *const *value,
+                                    uint32_t *length) {
+    __m512i lane = _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
+        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
+        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
+            saei_v p = _mm512_maskz_cvtepi32_ps(
+                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
+            __mmask16 keep;
+            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
+            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
+            p = saei_vsub(p, saei_vset(shift[r]));
+            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
+            _mm512_storeu_si512((void *)(latent[r] + length[r]),
+                                _mm512_maskz_compress_epi32(keep, lane));
+            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
+        }
+    }
 }
 
 static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
