@@ -2024,7 +2024,7 @@ struct saei_kernels {
     void (*keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
                       const float *scale, const float *shift, const float *cut, uint32_t base,
                       uint32_t *const *latent, float *const *value, uint32_t *length);
-    /* The same of one row, whose list of stride entries may be full: returns the length it wants. */
+    /* The same of a row whose list of stride entries may be full: returns the length it wants. */
     size_t (*keep_screened)(const int32_t *dot, const float *inverse, const float *offset,
                             float scale, float shift, float cut, uint32_t base, uint32_t *latent,
                             float *value, size_t length, size_t stride);
@@ -2147,11 +2147,12 @@ extern "C" {
 #define SAEI_KERNEL_TABLE(name, set, quantize, screen, keep_tile, keep_screened)                   \
     static const saei_kernels saei_kernels_##name = {                                              \
         #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
-        keep_tile, keep_screened, saei_count_from_##set, saei_keep_from_##set,                 \
+        keep_tile, keep_screened, saei_count_from_##set, saei_keep_from_##set,                     \
         saei_keep_above_##set, saei_keep_window_##set, saei_mark_##set, saei_regroup_##set,        \
-        saei_add_rows_##set, saei_add_panel_##set, saei_dot_panel_##set, saei_dots_##set, saei_dot_##set,               \
-        saei_copy_##set, saei_turn_##set, saei_over_##set, saei_axpy_##set, saei_scale_##set,      \
-        saei_divide_##set, saei_add_double_##set, saei_powers_##set, saei_adam_##set               \
+        saei_add_rows_##set, saei_add_panel_##set, saei_dot_panel_##set, saei_dots_##set,          \
+        saei_dot_##set, saei_copy_##set, saei_turn_##set, saei_over_##set, saei_axpy_##set,        \
+        saei_scale_##set, saei_divide_##set, saei_add_double_##set, saei_powers_##set,             \
+        saei_adam_##set                                                                            \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL, NULL);
 #if defined(SAEI_NEON)

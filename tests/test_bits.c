@@ -141,10 +141,10 @@ static void same_bits(void) {
 }
 
 /* The fast ways at sizes where they are taken: screened encoding (few of 1000 latents fire), the dense
-   phase (half of them), sums over more than one block of rows; and a backend without the optional
-   operations. Oracle: the portable kernels on one thread, which screen nothing. */
-static void fast_paths(void) {
-    enum { D = 40, M = 600, N = 1030 };
+   phase (half of them), sums over more than one block of rows, rows of more than one panel; and a
+   backend without the optional operations. Oracle: the portable kernels on one thread, which screen
+   nothing. */
+static void fast_paths(size_t D, size_t M, size_t N) {
     static sae_backend composed;
     composed = *saei_cpu_backend();
     composed.reconstruct = NULL;
@@ -284,7 +284,8 @@ end:
 #ifndef TEST_WITHOUT_MAIN
 int main(void) {
     same_bits();
-    fast_paths();
+    fast_paths(40, 600, 1030);
+    fast_paths(150, 400, 300);
     same_inference();
     for (size_t i = 0; i < COMMON_KINDS; i++) resume(i, i % 2 == 0, i % 3 == 0);
     check_remove(check_temp());
