@@ -10,9 +10,18 @@ OPENMP  := $(shell echo 'int main(void){return 0;}' | \
              $(CC) -fopenmp -include omp.h -x c -fsyntax-only - 2>/dev/null && echo -fopenmp)
 endif
 
+# A BLAS, to test SAE_CBLAS with; CBLAS="-L/lib -lfoo" names another, CBLAS= tests without.
+ifeq ($(origin CBLAS),undefined)
+CBLAS   := $(shell mkdir -p build; for l in -lopenblas -lcblas -lblas; do \
+             echo 'int main(void){return (int)cblas_sdot(0, 0, 1, 0, 1);}' | \
+             $(CC) -include cblas.h -x c - -o build/cblas $$l 2>/dev/null && echo $$l && break; done)
+endif
+
 EMU_TESTS := build/tests/test_emu build/tests/test_cuda
+BLAS_TESTS := build/worst/test_bits build/worst/test_screen $(if $(CBLAS),$(patsubst %,build/blas/test_%,\
+                  bits golden ops screen session trainers))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/sae.c,$(wildcard examples/*.c)))
-TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c)) $(EMU_TESTS)
+TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c)) $(EMU_TESTS) $(BLAS_TESTS)
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked -Ibuild $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
@@ -21,7 +30,7 @@ LINKED    = $(COMPILE) -Ibuild/linked -Ibuild $< build/sae_h.o -o $@ $(LDFLAGS) 
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
-build build/tests build/lint build/linked build/emu build/cuda:
+build build/tests build/lint build/linked build/emu build/cuda build/blas build/worst:
 	@mkdir -p $@
 
 # The programs share one compiled sae.h. Each also compiles alone, as its head says; here the header of
@@ -51,6 +60,13 @@ build/tests/test_features: build/page_html.h examples/sae_features.h examples/pa
 
 build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch] examples/neox*.h) | build/tests
 	$(COMPILE) -I. -Ibuild $< -o $@ $(LDFLAGS) -lm
+
+# With SAE_CBLAS: the BLAS that is there, and one as wrong as may be.
+build/blas/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) | build/blas
+	$(COMPILE) -DSAE_CBLAS -I. $< -o $@ $(LDFLAGS) $(CBLAS) -lm
+WORST := -DSAE_CBLAS -Itests/worst
+build/worst/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) tests/worst/cblas.h | build/worst
+	$(COMPILE) $(WORST) -I. $< -o $@ $(LDFLAGS) -lm
 
 # Exports sae_* alone. examples/sae.py opens it.
 VISIBLE := 'extern __attribute__((visibility("default")))'
@@ -148,7 +164,10 @@ test-cuda: ## tests/test_cuda on a GPU, then under compute-sanitizer where that 
 lib: build/libsae.so ## the shared library, for examples/sae.py and other languages
 
 test: build/sae build/sae-emu build/libsae.so $(TESTS) ## builds and runs every test; the last line sums up
-	@passed=0; failed=0; \
+	@if [ -z "$(CBLAS)" ]; then \
+	    echo "SKIPPED: no cblas links (-lopenblas, -lcblas, -lblas): SAE_CBLAS is tested with tests/worst/cblas.h alone"; \
+	fi; \
+	passed=0; failed=0; \
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} CC="$(CC)" CXX="$(CXX)"; \
 	export OMP_WAIT_POLICY CC CXX; \
 	for t in $(TESTS) $(wildcard tests/*.sh); do \
@@ -202,9 +221,9 @@ FUZZ_SECONDS ?= 60
 fuzz: ## the readers against damaged files, FUZZ_SECONDS each (needs clang); FUZZ="zip json": these alone
 	@sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
 
-# The header in every dialect, with and without OpenMP; COMPILER_STANDARD[_openmp].
+# The header in every dialect, with and without OpenMP, with SAE_CBLAS; COMPILER_STANDARD[_openmp|_cblas].
 DIALECTS := $(foreach s,c99 c11 c17,gcc_$(s) clang_$(s)) $(foreach s,c++11 c++17 c++20,g++_$(s) clang++_$(s)) \
-            gcc_c99_openmp g++_c++11_openmp
+            gcc_c99_openmp g++_c++11_openmp gcc_c99_cblas clang_c99_cblas g++_c++11_cblas
 LINTS    := $(DIALECTS:%=build/lint/%.done)
 STRICT   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
 
@@ -212,12 +231,13 @@ lint-headers: $(LINTS)
 
 build/lint/%.done: sae.h Makefile | build/lint
 	@set -- $$(echo $* | tr _ ' '); cc=$$1; std=$$2; lang=c; case $$std in c++*) lang=c++;; esac; \
+	case $$3 in cblas) more='$(WORST)';; ?*) more=-f$$3;; *) more=;; esac; \
 	if ! command -v $$cc > /dev/null; then echo "SKIPPED: $$cc is not installed ($*)"; exit 0; fi; \
 	if printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | \
-	       $$cc -x $$lang -std=$$std $(STRICT) -O2 $${3:+-f$$3} -I. -c - -o build/lint/$*.o && \
+	       $$cc -x $$lang -std=$$std $(STRICT) -O2 $$more -I. -c - -o build/lint/$*.o && \
 	   printf '#include "sae.h"\nint main(void){return 0;}\n' | \
 	       $$cc -x $$lang -std=$$std $(STRICT) -I. -c - -o build/lint/$*.use.o && \
-	   $$cc build/lint/$*.use.o build/lint/$*.o -lm $${3:+-f$$3} -o build/lint/$*.program; \
+	   $$cc build/lint/$*.use.o build/lint/$*.o -lm $$more -o build/lint/$*.program; \
 	then echo "clean: $*"; touch $@; else echo "FAILED: $*"; exit 1; fi
 
 lint: ## the header in every dialect, its symbols, cppcheck and clang-tidy where installed
@@ -236,6 +256,9 @@ lint: ## the header in every dialect, its symbols, cppcheck and clang-tidy where
 	    cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \
 	        --suppress=missingIncludeSystem --suppress=pointerOutOfBounds --max-configs=1 \
 	        -DSAE_IMPLEMENTATION -I. sae.h || exit 1; \
+	    cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \
+	        --suppress=missingIncludeSystem --suppress=pointerOutOfBounds --max-configs=1 \
+	        -DSAE_IMPLEMENTATION $(WORST) -I. sae.h || exit 1; \
 	    echo "clean: cppcheck"; \
 	else echo "SKIPPED: cppcheck is not installed"; fi
 	@if command -v clang-tidy > /dev/null; then \
@@ -250,4 +273,4 @@ clean: ## removes build/
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
-	@echo "variables: CC CXX CFLAGS OPENMP (empty: without) LDFLAGS"
+	@echo "variables: CC CXX CFLAGS OPENMP CBLAS (empty: without) LDFLAGS"
