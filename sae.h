@@ -15923,7 +15923,8 @@ static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_
     q->error = 0;
     q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
     if (!(norm > 1e-15 && norm < 1e15)) {
-        q->error = q->norm + 1e-30f;
+        q->norm += 1e-20f; /* squares below 1e-45 are lost */
+        q->error = q->norm;
         memset(out, 0, n * sizeof *out);
         return;
     }
