@@ -2707,8 +2707,8 @@ static void saei_encode_part(void *arg, size_t part) {
    side. What this bound cannot exclude is computed again in the canonical order, and only that
    decides: the bits are those of the plain path. W1: 1.02 candidates for each entry kept. With
    SAE_CBLAS a float product of the user's BLAS proposes instead, on every CPU.
-   Predicted 37 ms of product at the int16 peak of 2 x 234 G/s + 5 of the rest, measured 55; the
-   plain path takes 95. See bench/RESULTS.md. */
+   Two cores of 540 GFLOP/s: predicted 16 ms of product at the int16 peak + 8 of the rest, measured
+   26; the plain path takes 42. See bench/RESULTS.md. */
 
 enum { SAEI_SCREEN_FACTS = 3 }; /* of a panel: most |w|, |dw|, |offset| */
 
@@ -3208,9 +3208,10 @@ static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
 /* A fresh dictionary without a k fires half of its latents. Then a list's rows are no longer few
    and far between: every sum reads the whole matrix, from the L3. So the matrix is copied into
    panels of 64 x 128 that lie in the L1 while 128 lists go over them, each from where it stopped.
-   The order of every sum is the one of add_rows, and so are the bits. W1, half dense, on 2 cores:
-   a sum over all lists is 4.3 G multiply-adds, 37 ms at the FMA peak; add_rows took 240 ms, this
-   65 to 80: a visit of 32 entries is short for 16 registers to be read and written. */
+   The order of every sum is the one of add_rows, and so are the bits. W1, half dense, two cores of
+   540 GFLOP/s: a sum over all lists is 4.3 G multiply-adds, 16 ms at the FMA peak; predicted 21, as
+   a visit of 32 entries reads and writes 16 registers and ends with a branch not foreseen; measured
+   22 to 27, the dots 28. */
 
 /* Whether panels pay: at one entry in 10 of n m. */
 static bool saei_is_dense(const saei_task *t, size_t entries, size_t n) {

@@ -1283,7 +1283,8 @@ __global__ static void saei_norms_kernel(const float *M, size_t n, size_t ld, fl
     float size = 0;
     uint32_t bits;
     size = __double2float_rn(sqrt(saei_device_dot(M + (r < n ? r : 0) * ld,
-                                                  M + (r < n ? r : 0) * ld, ld))) * 1.0001f;
+                                                  M + (r < n ? r : 0) * ld, ld))) * 1.0001f
+           + 1e-20f; /* squares below 1e-45 are lost */
     size = r < n ? saei_device_sane(size) : 0;
     if (norm && r < n && (threadIdx.x & 3) == 0) norm[r] = size;
     bits = saei_device_warp_max(__float_as_uint(size));
@@ -1310,8 +1311,8 @@ __device__ static float saei_device_round_row(const float *row, size_t ld, float
         lost = saei_device_fma4(d, d, lost);
         for (int i = 0; i < 4; i++) out[c + i] = h[i];
     }
-    *error = saei_device_sane((float)sqrt(saei_device_quad_sum(lost)) * 1.0001f + 1e-30f);
-    return saei_device_sane((float)sqrt(saei_device_quad_sum(norm)) * 1.0001f);
+    *error = saei_device_sane((float)sqrt(saei_device_quad_sum(lost)) * 1.0001f + 1e-20f);
+    return saei_device_sane((float)sqrt(saei_device_quad_sum(norm)) * 1.0001f + 1e-20f);
 }
 
 __global__ static void saei_round_x_kernel(saei_cuda_encode_task t) {
