@@ -2107,6 +2107,12 @@ static size_t saei_lowest_bit(uint64_t bits) {
 #endif
 }
 
+static size_t saei_count_bits(uint64_t bits) {
+    bits -= bits >> 1 & 0x5555555555555555u;
+    bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+    return (size_t)(((bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
+}
+
 #define SAEI_KERNEL_PASS 1
 #define SAEI_FN(name) name##_portable
 #include SAE_HEADER_NAME
@@ -2229,6 +2235,7 @@ typedef struct saei_cpu_scratch {
     float *packed;     /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
     float *dense;      /* [threads][SAEI_DENSE_TARGETS][ld] */
     float *lanes;      /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
+    uint64_t *marks;   /* [threads][m / SAEI_DENSE_ROWS][SAEI_DENSE_TARGETS] */
     float *screen;     /* [2][panels 48]: factor and offset of each latent; then [panels][3] */
     float *value;      /* [threads][SAEI_ENCODE_ROWS + 2][capacity], [SAEI_BLAS_ROWS][capacity] */
     uint32_t *latent;  /* alike */
@@ -2268,7 +2275,7 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
     size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
     unsigned char *b = (unsigned char *)base;
     size_t packed, screen, value, latent, words, counts, partial, sums, rows, latents, draws, dense;
-    size_t width, taller, lanes, blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
+    size_t width, taller, lanes, marks, blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
     size_t lists = threads * (SAEI_ENCODE_ROWS + 2) + blas_rows, blas, tops, facts;
     if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
         || !saei_mul(panels * SAEI_PANEL, h->ld, &width)
@@ -2280,6 +2287,8 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
     dense = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
     lanes = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
                            SAEI_DENSE_ROWS * 16 * sizeof(float));
+    marks = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
+                           saei_ceil_div(h->dict_size, SAEI_DENSE_ROWS) * sizeof(uint64_t));
     screen = saei_cpu_place(&at, panels * (2 * SAEI_PANEL + 3), sizeof(float));
     value = saei_cpu_place(&at, lists, s->capacity * sizeof(float));
     latent = saei_cpu_place(&at, lists, s->capacity * sizeof(float));
@@ -2298,6 +2307,7 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
     s->packed = (float *)(void *)(b + packed);
     s->dense = (float *)(void *)(b + dense);
     s->lanes = (float *)(void *)(b + lanes);
+    s->marks = (uint64_t *)(void *)(b + marks);
     s->screen = (float *)(void *)(b + screen);
     s->value = (float *)(void *)(b + value);
     s->latent = (uint32_t *)(void *)(b + latent);
@@ -3255,43 +3265,42 @@ static void saei_dense_mark(const saei_task *t, size_t targets, const size_t *at
                                            (uint32_t)(first + count), &bits[i]);
         for (size_t j = stop[i]; j < saei_min(stop[i] + SAEI_DENSE_ROWS, end[i]); j += 16) {
             SAEI_PREFETCH(index + j);
-            if (value) SAEI_PREFETCH(value + j);
+            SAEI_PREFETCH(value + j);
         }
     }
 }
 
 /* out[i] += sum over the list's entries with lo <= index < hi, the rows of a block; at[i] is where
-   the list of i stands, end[i] where it ends. */
+   the list of i stands, end[i] where it ends. marks: NULL, or gets [panels][targets] bits. */
 static void saei_dense_sums(const saei_task *t, size_t targets, size_t *at, const size_t *end,
                             const uint32_t *index, const float *value, size_t lo, size_t hi,
-                            float *out) {
+                            uint64_t *marks, float *out) {
     for (size_t first = lo; first < hi; first += SAEI_DENSE_ROWS) {
         size_t count = saei_min(SAEI_DENSE_ROWS, hi - first), stop[SAEI_DENSE_TARGETS];
-        uint64_t bits[SAEI_DENSE_TARGETS];
+        uint64_t own[SAEI_DENSE_TARGETS], *bits = marks ? marks : own;
         saei_dense_mark(t, targets, at, end, index, value, first, count, stop, bits);
         for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
             t->kernels->add_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, bits, value,
                                   t->s.packed + first * t->ld + c * count, out + c, t->ld);
         memcpy(at, stop, targets * sizeof *at);
+        if (marks) marks += targets;
     }
 }
 
-/* out[j] = alpha e[i].M[index[j]] for the entries j of list i, M as panels in one block: the dot
-   order. The sixteen running sums of a dot wait in t->s.lanes from one panel to the next. */
-static void saei_dense_dots(const saei_task *t, size_t targets, size_t *at, const size_t *end,
-                            const uint32_t *index, const float *e, size_t m, float alpha,
-                            float *out) {
+/* out[j] = alpha e[i].M[b] for the entries j of list i from at[i] on, one for each bit b of marks
+   [panels][targets], M [n] as panels in one block: the dot order. The sixteen running sums of a dot
+   wait in t->s.lanes from one panel to the next. */
+static void saei_dense_dots(const saei_task *t, size_t targets, size_t *at, const uint64_t *marks,
+                            const float *e, size_t n, float alpha, float *out) {
     float *lanes = t->s.lanes
                    + saei_task_thread(t) * SAEI_DENSE_TARGETS * SAEI_DENSE_ROWS * 16;
-    for (size_t first = 0; first < m; first += SAEI_DENSE_ROWS) {
-        size_t count = saei_min(SAEI_DENSE_ROWS, m - first), stop[SAEI_DENSE_TARGETS];
-        uint64_t bits[SAEI_DENSE_TARGETS];
-        saei_dense_mark(t, targets, at, end, index, NULL, first, count, stop, bits);
+    for (size_t first = 0; first < n; first += SAEI_DENSE_ROWS, marks += targets) {
+        size_t count = saei_min(SAEI_DENSE_ROWS, n - first);
         for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
-            t->kernels->dot_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, bits, e + c,
+            t->kernels->dot_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, marks, e + c,
                                   t->ld, t->s.packed + first * t->ld + c * count, lanes, c == 0,
                                   alpha, c + SAEI_DENSE_COLUMNS < t->ld ? NULL : out);
-        memcpy(at, stop, targets * sizeof *at);
+        for (size_t i = 0; i < targets; i++) at[i] += saei_count_bits(marks[i]);
     }
 }
 
@@ -3609,19 +3618,21 @@ static void saei_dense_reconstruct_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_DENSE_TARGETS, count = saei_min(SAEI_DENSE_TARGETS, c->rows - r0);
     size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 }, m = t->w->shape.dict_size;
     float *e = t->outs[0] + r0 * t->ld, *grad = t->outs[1];
+    uint64_t *marks = t->s.marks
+                      + saei_task_thread(t) * SAEI_DENSE_TARGETS * saei_ceil_div(m, SAEI_DENSE_ROWS);
     memset(e, 0, count * t->ld * sizeof *e);
     for (size_t i = 0; i < count; i++) {
         at[i] = (r0 + i) * c->stride;
         end[i] = at[i] + c->count[r0 + i];
     }
-    saei_dense_sums(t, count, at, end, c->latent, t->values[0], 0, m, e);
+    saei_dense_sums(t, count, at, end, c->latent, t->values[0], 0, m, marks, e);
     for (size_t i = 0; i < count; i++) {
         t->kernels->axpy(t->ld, 1, e + i * t->ld, t->y, e + i * t->ld);
         t->kernels->axpy(t->ld, -1, t->z + (r0 + i) * t->ld, e + i * t->ld, e + i * t->ld);
         t->s.sums[r0 + i] = t->kernels->dot(t->ld, e + i * t->ld, e + i * t->ld);
         at[i] = (r0 + i) * c->stride;
     }
-    saei_dense_dots(t, count, at, end, c->latent, e, m, t->a, grad);
+    saei_dense_dots(t, count, at, marks, e, m, t->a, grad);
     for (size_t i = 0; t->values[1] && i < count; i++)
         for (size_t j = (r0 + i) * c->stride; j < end[i]; j++)
             if (!(t->values[1][j] > 0)) grad[j] = 0;
@@ -3899,7 +3910,8 @@ static void saei_dense_latents_part(void *arg, size_t part) {
         memcpy(before, at, count * sizeof *at);
         memset(spare, 0, count * t->ld * sizeof *spare);
         saei_dense_sums(t, count, at, t->index->begin + i0 + 1, t->index->row,
-                        t->index->value[t->which], lo, saei_min(lo + SAE_ROW_BLOCK, t->n), spare);
+                        t->index->value[t->which], lo, saei_min(lo + SAE_ROW_BLOCK, t->n), NULL,
+                        spare);
         for (size_t i = 0; i < count; i++) { /* as in saei_rows_sum: empty blocks add nothing */
             float *row = out + i * t->ld;
             if (before[i] == t->index->begin[i0 + i])
