@@ -3905,14 +3905,16 @@ static void saei_dense_latents_part(void *arg, size_t part) {
     float *spare = t->s.dense + saei_thread_index(t->w->ctx) * SAEI_DENSE_TARGETS * t->ld;
     float *out = t->out + i0 * t->ld;
     memcpy(at, t->index->begin + i0, count * sizeof *at);
+    memset(out, 0, count * t->ld * sizeof *out);
     for (size_t lo = 0; lo < t->n; lo += SAE_ROW_BLOCK) {
         size_t before[SAEI_DENSE_TARGETS];
+        float *sum = lo ? spare : out;
         memcpy(before, at, count * sizeof *at);
-        memset(spare, 0, count * t->ld * sizeof *spare);
+        if (lo) memset(spare, 0, count * t->ld * sizeof *spare);
         saei_dense_sums(t, count, at, t->index->begin + i0 + 1, t->index->row,
                         t->index->value[t->which], lo, saei_min(lo + SAE_ROW_BLOCK, t->n), NULL,
-                        spare);
-        for (size_t i = 0; i < count; i++) { /* as in saei_rows_sum: empty blocks add nothing */
+                        sum);
+        for (size_t i = 0; lo && i < count; i++) { /* as in saei_rows_sum: empty blocks add nothing */
             float *row = out + i * t->ld;
             if (before[i] == t->index->begin[i0 + i])
                 memcpy(row, spare + i * t->ld, t->ld * sizeof *row);
