@@ -2090,6 +2090,10 @@ struct saei_kernels {
     void (*add_double)(size_t n, double a, const float *x, double *out);         /* out += a x */
     void (*powers)(size_t n, const float *x, double p, double *out); /* x > 0 ? x^p : 0 */
     void (*adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m, float *v);
+    /* The operations gate and gate_grad on n entries from entry at on. */
+    void (*gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                 const float *mag_bias, const sae_code *c);
+    void (*gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c);
 };
 
 #ifdef __cplusplus
@@ -2105,6 +2109,11 @@ static size_t saei_lowest_bit(uint64_t bits) {
     for (; !(bits & 1); bits >>= 1) at++;
     return at;
 #endif
+}
+
+static float saei_gate_value(float exp_r, float u, float mag_bias) {
+    float v = exp_r * u + mag_bias;
+    return v > 0 ? v : 0;
 }
 
 static size_t saei_count_bits(uint64_t bits) {
@@ -2171,7 +2180,7 @@ extern "C" {
         saei_add_rows_##set, saei_add_panel_##set, saei_dot_panel_##set, saei_dots_##set,          \
         saei_dot_##set, saei_copy_##set, saei_turn_##set, saei_over_##set, saei_axpy_##set,        \
         saei_scale_##set, saei_divide_##set, saei_add_double_##set, saei_powers_##set,             \
-        saei_adam_##set                                                                            \
+        saei_adam_##set, saei_gate_##set, saei_gate_grad_##set                                     \
     }
 SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL, NULL);
 #if defined(SAEI_NEON)
@@ -3146,11 +3155,6 @@ static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_cod
 
 /* ==== >>cpu: values of entries ================================================================ */
 
-static float saei_gate_value(float exp_r, float u, float mag_bias) {
-    float v = exp_r * u + mag_bias;
-    return v > 0 ? v : 0;
-}
-
 static void saei_exp_latents(const saei_task *t, const float *r_mag) {
     for (size_t i = 0; i < t->w->shape.dict_size; i++) t->s.latents[i] = (float)saei_exp(r_mag[i]);
 }
@@ -3159,11 +3163,7 @@ static void saei_gate_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
-            size_t i = c->latent[j];
-            c->gate[j] = c->pre[j] + t->x[i];
-            c->value[j] = saei_gate_value(t->s.latents[i], c->pre[j], t->y[i]);
-        }
+        t->kernels->gate(c->count[r], r * c->stride, t->x, t->s.latents, t->y, c);
 }
 
 static void saei_cpu_gate(const sae_work *w, const float *gate_bias, const float *r_mag,
@@ -3297,8 +3297,8 @@ static void saei_dense_dots(const saei_task *t, size_t targets, size_t *at, cons
     for (size_t first = 0; first < n; first += SAEI_DENSE_ROWS, marks += targets) {
         size_t count = saei_min(SAEI_DENSE_ROWS, n - first);
         for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
-            t->kernels->dot_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, marks, e + c,
-                                  t->ld, t->s.packed + first * t->ld + c * count, lanes, c == 0,
+            t->kernels->dot_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, marks,
+                                  e + c, t->ld, t->s.packed + first * t->ld + c * count, lanes, c == 0,
                                   alpha, c + SAEI_DENSE_COLUMNS < t->ld ? NULL : out);
         for (size_t i = 0; i < targets; i++) at[i] += saei_count_bits(marks[i]);
     }
@@ -3618,8 +3618,8 @@ static void saei_dense_reconstruct_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_DENSE_TARGETS, count = saei_min(SAEI_DENSE_TARGETS, c->rows - r0);
     size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 }, m = t->w->shape.dict_size;
     float *e = t->outs[0] + r0 * t->ld, *grad = t->outs[1];
-    uint64_t *marks = t->s.marks
-                      + saei_task_thread(t) * SAEI_DENSE_TARGETS * saei_ceil_div(m, SAEI_DENSE_ROWS);
+    size_t words = SAEI_DENSE_TARGETS * saei_ceil_div(m, SAEI_DENSE_ROWS);
+    uint64_t *marks = t->s.marks + saei_task_thread(t) * words;
     memset(e, 0, count * t->ld * sizeof *e);
     for (size_t i = 0; i < count; i++) {
         at[i] = (r0 + i) * c->stride;
@@ -3669,12 +3669,7 @@ static void saei_gate_grad_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
-            float exp_r = t->s.latents[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
-            c->extra[0][j] = mag;
-            c->extra[2][j] = mag * exp_r * c->pre[j];
-            c->grad[j] = fmaf(exp_r, mag, c->extra[1][j]);
-        }
+        t->kernels->gate_grad(c->count[r], r * c->stride, t->s.latents, c);
 }
 
 static void saei_cpu_gate_grad(const sae_work *w, const float *r_mag, sae_code *code) {
@@ -3914,7 +3909,7 @@ static void saei_dense_latents_part(void *arg, size_t part) {
         saei_dense_sums(t, count, at, t->index->begin + i0 + 1, t->index->row,
                         t->index->value[t->which], lo, saei_min(lo + SAE_ROW_BLOCK, t->n), NULL,
                         sum);
-        for (size_t i = 0; lo && i < count; i++) { /* as in saei_rows_sum: empty blocks add nothing */
+        for (size_t i = 0; lo && i < count; i++) { /* as in saei_rows_sum: nothing of no entry */
             float *row = out + i * t->ld;
             if (before[i] == t->index->begin[i0 + i])
                 memcpy(row, spare + i * t->ld, t->ld * sizeof *row);
@@ -16592,6 +16587,50 @@ static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
    rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
+#if SAEI_KERNEL_PASS == 3
+#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
+#endif
+static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                               const float *mag_bias, const sae_code *c) {
+    size_t j = at;
+#if SAEI_KERNEL_PASS == 3
+    for (; j + 16 <= at + n; j += 16) {
+        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
+        saei_v u = saei_vload(c->pre + j);
+        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
+        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
+        saei_vstore(c->value + j,
+                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
+    }
+#endif
+    for (; j < at + n; j++) {
+        size_t i = c->latent[j];
+        c->gate[j] = c->pre[j] + gate_bias[i];
+        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+    }
+}
+
+static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
+    size_t j = at;
+#if SAEI_KERNEL_PASS == 3
+    for (; j + 16 <= at + n; j += 16) {
+        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
+        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
+        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
+        saei_vstore(c->extra[0] + j, mag);
+        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
+        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+    }
+#undef SAEI_GATHER
+#endif
+    for (; j < at + n; j++) {
+        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+        c->extra[0][j] = mag;
+        c->extra[2][j] = mag * e * c->pre[j];
+        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
+    }
+}
+
 static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
                                float *m, float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
