@@ -194,7 +194,7 @@ test-peers: build/sae build/libsae.so ## against the real Python packages, those
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
 	@mkdir -p build/asan; \
-	for f in Makefile sae.h examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
+	for f in Makefile sae.h sae_cuda.cuh examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
 	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 PYTHON ?= python3
