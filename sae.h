@@ -14817,7 +14817,6 @@ static void saei_loop_remove_backup(saei_loop *l) {
     saei_free(l->ctx, temporary);
 }
 
-/* Fresh, or from the backup; *done when there is nothing left to do. */
 /* Whether the file at l->backup was written by sae_train. */
 static bool saei_loop_backup_is_ours(saei_loop *l) {
     sae_tensor_file *file = NULL;
@@ -14827,6 +14826,7 @@ static bool saei_loop_backup_is_ours(saei_loop *l) {
     return ours;
 }
 
+/* Fresh, or from the backup; *done when there is nothing left to do. */
 static sae_result saei_loop_begin(saei_loop *l, bool *done) {
     bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
     *done = false;
