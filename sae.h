@@ -14644,15 +14644,82 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
     return SAE_OK;
 }
 
+static bool saei_loop_exists(saei_loop *l, const char *folder, const char *name) {
+    char *path = saei_path_join(l->ctx, folder, name);
+    bool there = path && saei_path_exists(path) == SAEI_PATH_FILE;
+    saei_free(l->ctx, path);
+    return there;
+}
+
+typedef enum saei_loop_found {
+    SAEI_LOOP_NOTHING,
+    SAEI_LOOP_THIS,
+    SAEI_LOOP_ANOTHER
+} saei_loop_found;
+
+/* Whose finished run a folder holds: of these settings and data, or of others. */
+static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) {
+    char hash[20], *path;
+    saei_map map;
+    saei_json *root = NULL;
+    const saei_json *own, *steps, *print;
+    saei_loop_found found = SAEI_LOOP_NOTHING;
+    sae_context quiet = *l->ctx; /* a file that cannot be read is no end, and no error */
+    quiet.logger.log = NULL;
+    quiet.lock = 0;
+    if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
+        || !saei_loop_exists(l, folder, "ae.safetensors"))
+        return found;
+    path = saei_path_join(l->ctx, folder, "config.json");
+    if (path && saei_map_open(&quiet, "sae_train", path, &map) == SAE_OK) {
+        if (saei_json_parse(&quiet, path, (const char *)map.data, map.size, &root) == SAE_OK) {
+            snprintf(hash, sizeof hash, "%016llx",
+                     (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
+                                                   l->fingerprint.size));
+            own = saei_json_get(root, "sae.h");
+            steps = own ? saei_json_get(own, "finished_steps") : NULL;
+            print = own ? saei_json_get(own, "fingerprint") : NULL;
+            if (steps && steps->is_integer && steps->integer > 0)
+                found = (uint64_t)steps->integer == l->desc->steps && print
+                                && print->type == SAEI_JSON_STRING
+                                && strcmp(print->string, hash) == 0
+                            ? SAEI_LOOP_THIS
+                            : SAEI_LOOP_ANOTHER;
+            saei_free(l->ctx, root);
+        }
+        saei_map_close(l->ctx, &map);
+    }
+    saei_free(l->ctx, path);
+    return found;
+}
+
+static void saei_loop_remove_backup(saei_loop *l) {
+    char *temporary = saei_path_join(l->ctx, l->desc->save_dir, "backup.safetensors.tmp");
+    remove(l->backup);
+    if (temporary) remove(temporary); /* of a write that was killed */
+    saei_free(l->ctx, temporary);
+}
+
+/* Whether the file at l->backup was written by sae_train. */
+static bool saei_loop_backup_is_ours(saei_loop *l) {
+    sae_tensor_file *file = NULL;
+    bool ours = sae_tensor_file_open(l->ctx, l->backup, &file) == SAE_OK
+                && saei_tensor_file_metadata(file, "settings");
+    sae_tensor_file_close(file);
+    return ours;
+}
+
 /* config.json of all. "buffer" has the reference's keys, as other programs ask for them; where
-   nobody says how long contexts are, rows count as contexts of 128, the reference's default. */
-static sae_result saei_loop_configs(saei_loop *l, uint64_t finished) {
+   nobody says how long contexts are, rows count as contexts of 128, the reference's default. keep:
+   not where a finished run lies, which stays whole until there is another. */
+static sae_result saei_loop_configs(saei_loop *l, uint64_t finished, bool keep) {
     const sae_buffer_desc *b = &l->buffer->desc;
     saei_text *t = &l->about_buffer, *own = &l->about_run;
     size_t ctx_len = l->desc->ctx_len ? l->desc->ctx_len : 128;
     const char *io = l->desc->io ? l->desc->io : l->buffer->num_streams == 2 ? "in_and_out" : "out";
     for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
         sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
+        if (keep && saei_loop_folder_holds(l, l->folders[i]) != SAEI_LOOP_NOTHING) continue;
         t->size = own->size = 0;
         saei_text_add(t, "{\"d_submodule\": %zu, \"io\": ", l->dim);
         saei_text_add_json_string(t, io);
@@ -14770,71 +14837,23 @@ static sae_result saei_loop_restore(saei_loop *l) {
     return result;
 }
 
-static bool saei_loop_exists(saei_loop *l, const char *folder, const char *name) {
-    char *path = saei_path_join(l->ctx, folder, name);
-    bool there = path && saei_path_exists(path) == SAEI_PATH_FILE;
-    saei_free(l->ctx, path);
-    return there;
-}
-
-/* Whether folder holds the end of a run of these settings. */
-static bool saei_loop_folder_finished(saei_loop *l, const char *folder) {
-    char hash[20], *path;
-    saei_map map;
-    saei_json *root = NULL;
-    const saei_json *own, *steps, *print;
-    bool finished = false;
-    sae_context quiet = *l->ctx; /* a file that cannot be read is no end, and no error */
-    quiet.logger.log = NULL;
-    quiet.lock = 0;
-    if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
-        || !saei_loop_exists(l, folder, "ae.safetensors"))
-        return false;
-    path = saei_path_join(l->ctx, folder, "config.json");
-    if (path && saei_map_open(&quiet, "sae_train", path, &map) == SAE_OK) {
-        if (saei_json_parse(&quiet, path, (const char *)map.data, map.size, &root) == SAE_OK) {
-            snprintf(hash, sizeof hash, "%016llx",
-                     (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
-                                                   l->fingerprint.size));
-            own = saei_json_get(root, "sae.h");
-            steps = own ? saei_json_get(own, "finished_steps") : NULL;
-            print = own ? saei_json_get(own, "fingerprint") : NULL;
-            finished = steps && steps->is_integer && (uint64_t)steps->integer == l->desc->steps
-                       && print && print->type == SAEI_JSON_STRING
-                       && strcmp(print->string, hash) == 0;
-            saei_free(l->ctx, root);
-        }
-        saei_map_close(l->ctx, &map);
-    }
-    saei_free(l->ctx, path);
-    return finished;
-}
-
-static void saei_loop_remove_backup(saei_loop *l) {
-    char *temporary = saei_path_join(l->ctx, l->desc->save_dir, "backup.safetensors.tmp");
-    remove(l->backup);
-    if (temporary) remove(temporary); /* of a write that was killed */
-    saei_free(l->ctx, temporary);
-}
-
-/* Whether the file at l->backup was written by sae_train. */
-static bool saei_loop_backup_is_ours(saei_loop *l) {
-    sae_tensor_file *file = NULL;
-    bool ours = sae_tensor_file_open(l->ctx, l->backup, &file) == SAE_OK
-                && saei_tensor_file_metadata(file, "settings");
-    sae_tensor_file_close(file);
-    return ours;
-}
-
 /* Fresh, or from the backup; *done when there is nothing left to do. */
 static sae_result saei_loop_begin(saei_loop *l, bool *done) {
     bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
     *done = false;
     if (l->desc->resume) {
-        size_t i = 0;
+        size_t same = 0;
         if (backup) return saei_loop_restore(l);
-        while (i < l->num_trainers && saei_loop_folder_finished(l, l->folders[i])) i++;
-        if (i == l->num_trainers) {
+        for (size_t i = 0; i < l->num_trainers; i++)
+            switch (saei_loop_folder_holds(l, l->folders[i])) {
+            case SAEI_LOOP_NOTHING: break;
+            case SAEI_LOOP_THIS: same++; break;
+            case SAEI_LOOP_ANOTHER:
+                return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s holds a finished run of other "
+                                 "settings or data, with which resume cannot go on: take another "
+                                 "save_dir, or leave resume out to replace it", l->folders[i]);
+            }
+        if (same == l->num_trainers) {
             saei_log(l->ctx, SAE_LOG_INFO, "sae_train: %s is finished, nothing to do",
                      l->desc->save_dir);
             *done = true;
@@ -14850,7 +14869,7 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
         saei_loop_remove_backup(l);
     }
     if (l->desc->normalize_activations) SAEI_TRY(saei_loop_norm(l));
-    return saei_loop_configs(l, 0);
+    return saei_loop_configs(l, 0, true);
 }
 
 /* ---- steps ---- */
@@ -14900,9 +14919,10 @@ static sae_result saei_loop_progress(saei_loop *l) {
 static sae_result saei_loop_finish(saei_loop *l) {
     SAEI_TRY(saei_loop_check_weights(l));
     if (!l->folders) return SAE_OK;
+    SAEI_TRY(saei_loop_configs(l, 0, false)); /* from here on the folder tells of this run */
     for (size_t i = 0; i < l->num_trainers; i++)
         SAEI_TRY(saei_loop_save(l, i, l->folders[i], "ae.pt", "ae.safetensors"));
-    SAEI_TRY(saei_loop_configs(l, l->step));
+    SAEI_TRY(saei_loop_configs(l, l->step, false));
     saei_loop_remove_backup(l);
     return SAE_OK;
 }
