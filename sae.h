@@ -2794,88 +2794,6 @@ static void saei_screen_pack_part(void *arg, size_t part) {
                      (uint32_t *)(void *)t->s.packed + part * SAEI_PANEL * (t->ld / 2));
 }
 
-/* One row without screening, from W_enc as it lies. */
-static void saei_encode_plain_row(const saei_task *t, size_t r, saei_top *top) {
-    const sae_encode_args *a = t->args;
-    const float *x = a->x + r * t->ld;
-    size_t count = 0, at = r * t->code->stride;
-    top->count = 0;
-    top->cut = top->slack = 0;
-    for (size_t first = 0; first < t->m; first += SAEI_PANEL) {
-        size_t width = saei_min(SAEI_PANEL, t->m - first);
-        uint32_t list[SAEI_PANEL];
-        float product[SAEI_PANEL], bias[SAEI_PANEL];
-        memset(bias, 0, sizeof bias);
-        memset(product, 0, sizeof product);
-        memcpy(bias, a->bias + first, width * sizeof *bias);
-        for (size_t j = 0; j < width; j++) list[j] = (uint32_t)(first + j);
-        t->kernels->products(t->d, x, width, list, a->W, t->ld, product);
-        if (a->select == SAE_SELECT_TOP_K) saei_keep_top(t, first, width, product, bias, top);
-        else
-            for (size_t j = 0; j < width; j++) {
-                float stored;
-                if (!saei_selected(t, product[j], first + j, &stored)) continue;
-                if (count < t->code->stride) {
-                    t->code->latent[at + count] = list[j];
-                    t->code->pre[at + count] = stored;
-                }
-                count++;
-            }
-    }
-    t->code->count[r] = (uint32_t)count;
-}
-
-/* The canonical p of a row's candidates decides. Lowers *least to the k-th largest, a share of |x|,
-   for the next guess. A trainer's lists hold any row; prepared ones may be overrun, and have
-   count > stride then. */
-static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantized *q,
-                                saei_top *top, saei_top *spare, double *least) {
-    const sae_encode_args *a = t->args;
-    size_t at = r * t->code->stride, kept = 0;
-    bool sane = q->inverse >= 0;
-    if (a->select == SAE_SELECT_TOP_K) {
-        bool fits = top->count <= t->s.capacity;
-        double guess;
-        if (!sane || !fits || !saei_top_tighten(t->kernels, top, t->which))
-            saei_encode_plain_row(t, r, top);
-        else {
-            spare->count = 0;
-            spare->cut = 0;
-            t->kernels->products(t->d, a->x + r * t->ld, top->count, top->latent, a->W, t->ld,
-                                 top->value);
-            for (size_t j = 0; j < top->count; j++) {
-                float p = top->value[j] + a->bias[top->latent[j]];
-                if (!(p > 0)) continue;
-                spare->latent[spare->count] = top->latent[j];
-                spare->value[spare->count++] = p;
-            }
-            top = spare;
-        }
-        saei_top_finish(t->kernels, top, t->which);
-        t->code->count[r] = (uint32_t)saei_top_write(
-            top, t->which, t->m, NULL, t->code->latent + at, t->code->pre + at);
-        guess = sane && top->cut > 0 ? (double)(top->cut / q->norm) : 0;
-        if (guess < *least) *least = guess;
-        return;
-    }
-    *least = 0;
-    if (!sane) {
-        saei_encode_plain_row(t, r, top);
-        return;
-    }
-    if (t->code->count[r] > t->code->stride) return; /* overrun, as the caller sees */
-    t->kernels->products(t->d, a->x + r * t->ld, t->code->count[r], t->code->latent + at, a->W,
-                         t->ld, t->code->pre + at);
-    for (size_t j = at; j < at + t->code->count[r]; j++) {
-        uint32_t i = t->code->latent[j];
-        float stored;
-        if (!saei_selected(t, t->code->pre[j], i, &stored)) continue;
-        t->code->latent[at + kept] = i;
-        t->code->pre[at + kept++] = stored;
-    }
-    t->code->count[r] = (uint32_t)kept;
-}
-
 /* Where a row's candidates are kept. */
 typedef struct saei_screen_list {
     uint32_t *latent;
@@ -2947,6 +2865,95 @@ static void saei_screen_keep(const saei_task *t, size_t r0, size_t rows, size_t 
                           length);
     for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
         if (taken[i]) saei_screen_done(t, r0 + i, length[i], &top[i]);
+}
+
+/* One row without screening, from W_enc as it lies. */
+static void saei_encode_plain_row(const saei_task *t, size_t r, saei_top *top) {
+    const sae_encode_args *a = t->args;
+    const float *x = a->x + r * t->ld;
+    size_t count = 0, at = r * t->code->stride;
+    top->count = 0;
+    top->cut = top->slack = 0;
+    for (size_t first = 0; first < t->m; first += SAEI_PANEL) {
+        size_t width = saei_min(SAEI_PANEL, t->m - first);
+        uint32_t list[SAEI_PANEL];
+        float product[SAEI_PANEL], bias[SAEI_PANEL];
+        memset(bias, 0, sizeof bias);
+        memset(product, 0, sizeof product);
+        memcpy(bias, a->bias + first, width * sizeof *bias);
+        for (size_t j = 0; j < width; j++) list[j] = (uint32_t)(first + j);
+        t->kernels->products(t->d, x, width, list, a->W, t->ld, product);
+        if (a->select == SAE_SELECT_TOP_K) saei_keep_top(t, first, width, product, bias, top);
+        else
+            for (size_t j = 0; j < width; j++) {
+                float stored;
+                if (!saei_selected(t, product[j], first + j, &stored)) continue;
+                if (count < t->code->stride) {
+                    t->code->latent[at + count] = list[j];
+                    t->code->pre[at + count] = stored;
+                }
+                count++;
+            }
+    }
+    t->code->count[r] = (uint32_t)count;
+}
+
+/* The canonical p of a row's candidates for TOP_K decides. Lowers *least to the k-th largest, a
+   share of |x|, for the next guess. */
+static void saei_screen_top_end(const saei_task *t, size_t r, const saei_quantized *q,
+                                saei_top *top, saei_top *spare, double *least) {
+    const sae_encode_args *a = t->args;
+    size_t at = r * t->code->stride;
+    bool sane = q->inverse >= 0, fits = top->count <= t->s.capacity;
+    double guess;
+    if (!sane || !fits || !saei_top_tighten(t->kernels, top, t->which))
+        saei_encode_plain_row(t, r, top);
+    else {
+        spare->count = 0;
+        spare->cut = 0;
+        t->kernels->products(t->d, a->x + r * t->ld, top->count, top->latent, a->W, t->ld,
+                             top->value);
+        for (size_t j = 0; j < top->count; j++) {
+            float p = top->value[j] + a->bias[top->latent[j]];
+            if (!(p > 0)) continue;
+            spare->latent[spare->count] = top->latent[j];
+            spare->value[spare->count++] = p;
+        }
+        top = spare;
+    }
+    saei_top_finish(t->kernels, top, t->which);
+    t->code->count[r] = (uint32_t)saei_top_write(top, t->which, t->m, NULL, t->code->latent + at,
+                                                 t->code->pre + at);
+    guess = sane && top->cut > 0 ? (double)(top->cut / q->norm) : 0;
+    if (guess < *least) *least = guess;
+}
+
+/* The same for the other selections, which need no guess. A trainer's lists hold any row; prepared
+   ones may be overrun, and have count > stride then. */
+static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantized *q,
+                                saei_top *top, saei_top *spare, double *least) {
+    const sae_encode_args *a = t->args;
+    size_t at = r * t->code->stride, kept = 0;
+    if (a->select == SAE_SELECT_TOP_K) {
+        saei_screen_top_end(t, r, q, top, spare, least);
+        return;
+    }
+    *least = 0;
+    if (!(q->inverse >= 0)) {
+        saei_encode_plain_row(t, r, top);
+        return;
+    }
+    if (t->code->count[r] > t->code->stride) return; /* overrun, as the caller sees */
+    t->kernels->products(t->d, a->x + r * t->ld, t->code->count[r], t->code->latent + at, a->W,
+                         t->ld, t->code->pre + at);
+    for (size_t j = at; j < at + t->code->count[r]; j++) {
+        uint32_t i = t->code->latent[j];
+        float stored;
+        if (!saei_selected(t, t->code->pre[j], i, &stored)) continue;
+        t->code->latent[at + kept] = i;
+        t->code->pre[at + kept++] = stored;
+    }
+    t->code->count[r] = (uint32_t)kept;
 }
 
 static void saei_screen_part(void *arg, size_t part) {
