@@ -1996,13 +1996,14 @@ static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_
 /* The loops that take the time. Their code stands once, below at SAEI_KERNEL_PASS, written with 16
    lanes whatever the machine has; the file includes itself to compile it for each instruction set,
    and the best one is chosen at run time. All give the same bits: each element sees the same
-   operations in the same order. Rename the file? Then define SAE_HEADER_NAME to its new name. */
+   operations in the same order. Rename the file? Then define SAE_HEADER_NAME to its new name.
+   W1, in figures: d 512, m 8192, 2048 rows, k 64; see bench/RESULTS.md for the machine. */
 #define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
 #define SAEI_DENSE_ROWS 64
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
-#define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK)
+#define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
 
 typedef struct saei_adam_step {
     float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
@@ -2031,13 +2032,15 @@ struct saei_kernels {
     void (*quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q);
     void (*screen)(const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs,
                    int32_t *out);
-    /* For the rows r of a tile: appends base + j and p - shift[r] for p = scale[r] inverse[j]
-       dot[r][j] + offset[j] > cut[r], j < 48, to latent[r], value[r] from length[r] on. Their lists
-       have room for SAEI_KEEP_ROOM entries more, some of which are overwritten. */
+    /* For each row r of a tile: p = scale[r] inverse[j] dot[r][j] + offset[j]; base + j and
+       p - shift[r] of all p > cut[r], j < 48, go to latent[r], value[r] from entry length[r] on,
+       and length[r] grows. A list has room for SAEI_KEEP_ROOM entries more, which may all be
+       overwritten. No two rows share one, unless nothing of them is kept. */
     void (*keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
                       const float *scale, const float *shift, const float *cut, uint32_t base,
                       uint32_t *const *latent, float *const *value, uint32_t *length);
-    /* The same of a row whose list of stride entries may be full: returns the length it wants. */
+    /* The same of one row, whose list of stride entries may be full: returns the new length, beyond
+       stride where not all were written. */
     size_t (*keep_screened)(const int32_t *dot, const float *inverse, const float *offset,
                             float scale, float shift, float cut, uint32_t base, uint32_t *latent,
                             float *value, size_t length, size_t stride);
@@ -2045,31 +2048,33 @@ struct saei_kernels {
     size_t (*count_from)(const float *value, size_t n, float cut);
     size_t (*keep_from)(uint32_t *latent, float *value, size_t n, float cut);
     /* p[j] = u[j] + bias[j] (NULL: 0). Appends base + j and p[j], or u[j] if raw, for p[j] > cut,
-       and for p[j] > theta[j] or |(p[j] - theta[j]) / bandwidth| < 1/2, j < count; returns the new
-       length. Room: stride entries in all. */
+       and for p[j] > theta[j] or |(p[j] - theta[j]) / bandwidth| < 1/2, j < count; returns as
+       keep_screened. Entries up to stride may be overwritten. */
     size_t (*keep_above)(const float *u, const float *bias, bool raw, size_t count, float cut,
                          uint32_t base, uint32_t *latent, float *value, size_t length,
                          size_t stride);
     size_t (*keep_window)(const float *u, const float *bias, const float *theta, float bandwidth,
                           size_t count, uint32_t base, uint32_t *latent, float *value,
                           size_t length, size_t stride);
-    /* How many of sorted are < limit, and their bits sorted[j] - first < 64. */
+    /* Of sorted, ascending from first or later, no two alike: how many are < limit <= first + 64,
+       and in *bits, bit sorted[j] - first of each. */
     size_t (*mark)(const uint32_t *sorted, size_t n, uint32_t first, uint32_t limit,
                    uint64_t *bits);
-    /* Row r of 16 has, from entry from[r] on, one entry for each bit l of fires[r], 16 latents. To
-       index->row[to[l]...] goes base + r, to index->value[v][to[l]...] values[v] of the entry, rows
-       ascending; from and to move on. */
+    /* Row r of 16 has, from entry from[r] on, one entry for each bit l < 16 of fires[r], ascending.
+       To index->row[to[l]...] goes base + r, to index->value[v][to[l]...], v < count, values[v] of
+       the entry, rows ascending; from and to move on. */
     void (*regroup)(uint32_t base, const uint32_t fires[16], size_t from[16],
                     const float *const *values, size_t count, const sae_index *index,
                     size_t to[16]);
     /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
     void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                      const float *M, size_t ld, float *out);
-    /* List i < targets has, from entry at[i] on, an entry j for each bit b of bits[i]: a row of the
-       panel of n <= SAEI_DENSE_COLUMNS floats. out[i] += sum_j value[j] panel[b], the rows order;
-       and, one after the other, lanes[.][16] of e[i].panel[b], begun anew if `begin`, and where out
-       is not NULL the finished alpha e[i].panel[b] to out[j], the dot order. Rows of e and of the
-       first's out are ld apart. */
+    /* List i < targets has, from entry at[i] on, an entry j for each bit b of bits[i], ascending:
+       it is of row b of the panel, of n floats, a multiple of 16, n <= SAEI_DENSE_COLUMNS.
+       add_panel: out[i] += sum_j value[j] panel[b], the rows order; rows of out are ld apart.
+       dot_panel: the sixteen running sums of e[i].panel[b], from 0 if `begin`, go on in lanes, 16
+       for each entry of each list, one after the other; where out is not NULL they are finished:
+       out[j] = alpha e[i].panel[b], the dot order. Rows of e are ld apart. */
     void (*add_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
                       const float *value, const float *panel, float *out, size_t ld);
     void (*dot_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
@@ -2100,7 +2105,7 @@ struct saei_kernels {
 } /* the kernels include system headers nowhere, but language linkage must not nest */
 #endif
 
-static size_t saei_lowest_bit(uint64_t bits) {
+static size_t saei_lowest_bit(uint64_t bits) { /* not 0 */
 #if defined(__GNUC__)
     return (size_t)__builtin_ctzll(bits);
 #else
@@ -2111,15 +2116,15 @@ static size_t saei_lowest_bit(uint64_t bits) {
 #endif
 }
 
-static float saei_gate_value(float exp_r, float u, float mag_bias) {
-    float v = exp_r * u + mag_bias;
-    return v > 0 ? v : 0;
-}
-
 static size_t saei_count_bits(uint64_t bits) {
     bits -= bits >> 1 & 0x5555555555555555u;
     bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
     return (size_t)(((bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
+}
+
+static float saei_gate_value(float exp_r, float u, float mag_bias) {
+    float v = exp_r * u + mag_bias;
+    return v > 0 ? v : 0;
 }
 
 #define SAEI_KERNEL_PASS 1
@@ -2216,6 +2221,8 @@ static const saei_kernels *saei_kernels_select(const char *name) {
 
 enum {
     SAEI_ENCODE_ROWS = 64,   /* rows of one encode task */
+    SAEI_TOP_LISTS = SAEI_ENCODE_ROWS + 1, /* of candidates: one for each row, and a spare one */
+    SAEI_SCREEN_FACTS = 3,   /* of a panel: most |w|, |dw|, |offset| */
     SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
     SAEI_DENSE_TARGETS = 128, /* rows or latents of one task of the dense phase */
     SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
@@ -2245,11 +2252,12 @@ typedef struct saei_cpu_scratch {
     float *dense;      /* [threads][SAEI_DENSE_TARGETS][ld] */
     float *lanes;      /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
     uint64_t *marks;   /* [threads][m / SAEI_DENSE_ROWS][SAEI_DENSE_TARGETS] */
-    float *screen;     /* [2][panels 48]: factor and offset of each latent; then [panels][3] */
-    float *value;      /* [threads][SAEI_ENCODE_ROWS + 2][capacity], [SAEI_BLAS_ROWS][capacity] */
+    float *screen;     /* [2][panels 48]: factor and offset of each latent; then
+                          [panels][SAEI_SCREEN_FACTS] */
+    float *value;      /* [threads][SAEI_TOP_LISTS][capacity], then [SAEI_BLAS_ROWS][capacity] */
     uint32_t *latent;  /* alike */
     size_t capacity;   /* of a row's list of candidates, a multiple of 16 */
-    int16_t *words;    /* [threads][max(SAEI_ENCODE_ROWS, 48)][ld] */
+    int16_t *words;    /* [threads][SAEI_ENCODE_ROWS][ld]: of rows, or of a panel's 48 latents */
     uint32_t *counts;  /* [max(SAEI_SORT_PARTS m, 65536)] */
     double *partial;   /* [row blocks][ld] */
     double *sums;      /* rows, columns, latents or chunks, whichever is most */
@@ -2285,7 +2293,7 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
     unsigned char *b = (unsigned char *)base;
     size_t packed, screen, value, latent, words, counts, partial, sums, rows, latents, draws, dense;
     size_t width, taller, lanes, marks, blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
-    size_t lists = threads * (SAEI_ENCODE_ROWS + 2) + blas_rows, blas, tops, facts;
+    size_t lists = threads * SAEI_TOP_LISTS + blas_rows, blas, tops, facts;
     if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
         || !saei_mul(panels * SAEI_PANEL, h->ld, &width)
         || !saei_mul(saei_max(panels * SAEI_PANEL, h->batch), h->ld, &taller))
@@ -2298,7 +2306,8 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
                            SAEI_DENSE_ROWS * 16 * sizeof(float));
     marks = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
                            saei_ceil_div(h->dict_size, SAEI_DENSE_ROWS) * sizeof(uint64_t));
-    screen = saei_cpu_place(&at, panels * (2 * SAEI_PANEL + 3), sizeof(float));
+    screen = saei_cpu_place(&at, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS),
+                            sizeof(float));
     value = saei_cpu_place(&at, lists, s->capacity * sizeof(float));
     latent = saei_cpu_place(&at, lists, s->capacity * sizeof(float));
     words = saei_cpu_place(&at, threads * SAEI_ENCODE_ROWS, h->ld * sizeof(int16_t));
@@ -2673,9 +2682,9 @@ static saei_top saei_top_list(const saei_task *t, size_t which) {
     return top;
 }
 
-/* This thread's lists of candidates; returns those of the spare row. */
+/* This thread's lists of candidates; returns the spare one. */
 static saei_top saei_tops(const saei_task *t, saei_top top[SAEI_ENCODE_ROWS]) {
-    size_t base = saei_task_thread(t) * (SAEI_ENCODE_ROWS + 2);
+    size_t base = saei_task_thread(t) * SAEI_TOP_LISTS;
     for (size_t i = 0; i < SAEI_ENCODE_ROWS; i++) top[i] = saei_top_list(t, base + i);
     return saei_top_list(t, base + SAEI_ENCODE_ROWS);
 }
@@ -2728,8 +2737,6 @@ static void saei_encode_part(void *arg, size_t part) {
    SAE_CBLAS a float product of the user's BLAS proposes instead, on every CPU.
    Two cores of 540 GFLOP/s: predicted 16 ms of product at the int16 peak + 8 of the rest, measured
    26; the plain path takes 42. See bench/RESULTS.md. */
-
-enum { SAEI_SCREEN_FACTS = 3 }; /* of a panel: most |w|, |dw|, |offset| */
 
 /* What the bound needs of a row of x or W_enc; and its int16, unless a BLAS takes it as it is
    (t->z). A BLAS may take subnormal numbers for 0, and squares below 1e-45 are lost here. */
@@ -2785,88 +2792,6 @@ static void saei_screen_pack_part(void *arg, size_t part) {
     if (t->z) return;
     t->kernels->pack(row, count, t->ld / 2,
                      (uint32_t *)(void *)t->s.packed + part * SAEI_PANEL * (t->ld / 2));
-}
-
-/* One row without screening, from W_enc as it lies. */
-static void saei_encode_plain_row(const saei_task *t, size_t r, saei_top *top) {
-    const sae_encode_args *a = t->args;
-    const float *x = a->x + r * t->ld;
-    size_t count = 0, at = r * t->code->stride;
-    top->count = 0;
-    top->cut = top->slack = 0;
-    for (size_t first = 0; first < t->m; first += SAEI_PANEL) {
-        size_t width = saei_min(SAEI_PANEL, t->m - first);
-        uint32_t list[SAEI_PANEL];
-        float product[SAEI_PANEL], bias[SAEI_PANEL];
-        memset(bias, 0, sizeof bias);
-        memset(product, 0, sizeof product);
-        memcpy(bias, a->bias + first, width * sizeof *bias);
-        for (size_t j = 0; j < width; j++) list[j] = (uint32_t)(first + j);
-        t->kernels->products(t->d, x, width, list, a->W, t->ld, product);
-        if (a->select == SAE_SELECT_TOP_K) saei_keep_top(t, first, width, product, bias, top);
-        else
-            for (size_t j = 0; j < width; j++) {
-                float stored;
-                if (!saei_selected(t, product[j], first + j, &stored)) continue;
-                if (count < t->code->stride) {
-                    t->code->latent[at + count] = list[j];
-                    t->code->pre[at + count] = stored;
-                }
-                count++;
-            }
-    }
-    t->code->count[r] = (uint32_t)count;
-}
-
-/* The canonical p of a row's candidates decides. Lowers *least to the k-th largest, a share of |x|,
-   for the next guess. A trainer's lists hold any row; prepared ones may be overrun, and have
-   count > stride then. */
-static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantized *q,
-                                saei_top *top, saei_top *spare, double *least) {
-    const sae_encode_args *a = t->args;
-    size_t at = r * t->code->stride, kept = 0;
-    bool sane = q->inverse >= 0;
-    if (a->select == SAE_SELECT_TOP_K) {
-        bool fits = top->count <= t->s.capacity;
-        double guess;
-        if (!sane || !fits || !saei_top_tighten(t->kernels, top, t->which))
-            saei_encode_plain_row(t, r, top);
-        else {
-            spare->count = 0;
-            spare->cut = 0;
-            t->kernels->products(t->d, a->x + r * t->ld, top->count, top->latent, a->W, t->ld,
-                                 top->value);
-            for (size_t j = 0; j < top->count; j++) {
-                float p = top->value[j] + a->bias[top->latent[j]];
-                if (!(p > 0)) continue;
-                spare->latent[spare->count] = top->latent[j];
-                spare->value[spare->count++] = p;
-            }
-            top = spare;
-        }
-        saei_top_finish(t->kernels, top, t->which);
-        t->code->count[r] = (uint32_t)saei_top_write(
-            top, t->which, t->m, NULL, t->code->latent + at, t->code->pre + at);
-        guess = sane && top->cut > 0 ? (double)(top->cut / q->norm) : 0;
-        if (guess < *least) *least = guess;
-        return;
-    }
-    *least = 0;
-    if (!sane) {
-        saei_encode_plain_row(t, r, top);
-        return;
-    }
-    if (t->code->count[r] > t->code->stride) return; /* overrun, as the caller sees */
-    t->kernels->products(t->d, a->x + r * t->ld, t->code->count[r], t->code->latent + at, a->W,
-                         t->ld, t->code->pre + at);
-    for (size_t j = at; j < at + t->code->count[r]; j++) {
-        uint32_t i = t->code->latent[j];
-        float stored;
-        if (!saei_selected(t, t->code->pre[j], i, &stored)) continue;
-        t->code->latent[at + kept] = i;
-        t->code->pre[at + kept++] = stored;
-    }
-    t->code->count[r] = (uint32_t)kept;
 }
 
 /* Where a row's candidates are kept. */
@@ -2942,6 +2867,95 @@ static void saei_screen_keep(const saei_task *t, size_t r0, size_t rows, size_t 
         if (taken[i]) saei_screen_done(t, r0 + i, length[i], &top[i]);
 }
 
+/* One row without screening, from W_enc as it lies. */
+static void saei_encode_plain_row(const saei_task *t, size_t r, saei_top *top) {
+    const sae_encode_args *a = t->args;
+    const float *x = a->x + r * t->ld;
+    size_t count = 0, at = r * t->code->stride;
+    top->count = 0;
+    top->cut = top->slack = 0;
+    for (size_t first = 0; first < t->m; first += SAEI_PANEL) {
+        size_t width = saei_min(SAEI_PANEL, t->m - first);
+        uint32_t list[SAEI_PANEL];
+        float product[SAEI_PANEL], bias[SAEI_PANEL];
+        memset(bias, 0, sizeof bias);
+        memset(product, 0, sizeof product);
+        memcpy(bias, a->bias + first, width * sizeof *bias);
+        for (size_t j = 0; j < width; j++) list[j] = (uint32_t)(first + j);
+        t->kernels->products(t->d, x, width, list, a->W, t->ld, product);
+        if (a->select == SAE_SELECT_TOP_K) saei_keep_top(t, first, width, product, bias, top);
+        else
+            for (size_t j = 0; j < width; j++) {
+                float stored;
+                if (!saei_selected(t, product[j], first + j, &stored)) continue;
+                if (count < t->code->stride) {
+                    t->code->latent[at + count] = list[j];
+                    t->code->pre[at + count] = stored;
+                }
+                count++;
+            }
+    }
+    t->code->count[r] = (uint32_t)count;
+}
+
+/* The canonical p of a row's candidates for TOP_K decides. Lowers *least to the k-th largest, a
+   share of |x|, for the next guess. */
+static void saei_screen_top_end(const saei_task *t, size_t r, const saei_quantized *q,
+                                saei_top *top, saei_top *spare, double *least) {
+    const sae_encode_args *a = t->args;
+    size_t at = r * t->code->stride;
+    bool sane = q->inverse >= 0, fits = top->count <= t->s.capacity;
+    double guess;
+    if (!sane || !fits || !saei_top_tighten(t->kernels, top, t->which))
+        saei_encode_plain_row(t, r, top);
+    else {
+        spare->count = 0;
+        spare->cut = 0;
+        t->kernels->products(t->d, a->x + r * t->ld, top->count, top->latent, a->W, t->ld,
+                             top->value);
+        for (size_t j = 0; j < top->count; j++) {
+            float p = top->value[j] + a->bias[top->latent[j]];
+            if (!(p > 0)) continue;
+            spare->latent[spare->count] = top->latent[j];
+            spare->value[spare->count++] = p;
+        }
+        top = spare;
+    }
+    saei_top_finish(t->kernels, top, t->which);
+    t->code->count[r] = (uint32_t)saei_top_write(top, t->which, t->m, NULL, t->code->latent + at,
+                                                 t->code->pre + at);
+    guess = sane && top->cut > 0 ? (double)(top->cut / q->norm) : 0;
+    if (guess < *least) *least = guess;
+}
+
+/* The same for the other selections, which need no guess. A trainer's lists hold any row; prepared
+   ones may be overrun, and have count > stride then. */
+static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantized *q,
+                                saei_top *top, saei_top *spare, double *least) {
+    const sae_encode_args *a = t->args;
+    size_t at = r * t->code->stride, kept = 0;
+    if (a->select == SAE_SELECT_TOP_K) {
+        saei_screen_top_end(t, r, q, top, spare, least);
+        return;
+    }
+    *least = 0;
+    if (!(q->inverse >= 0)) {
+        saei_encode_plain_row(t, r, top);
+        return;
+    }
+    if (t->code->count[r] > t->code->stride) return; /* overrun, as the caller sees */
+    t->kernels->products(t->d, a->x + r * t->ld, t->code->count[r], t->code->latent + at, a->W,
+                         t->ld, t->code->pre + at);
+    for (size_t j = at; j < at + t->code->count[r]; j++) {
+        uint32_t i = t->code->latent[j];
+        float stored;
+        if (!saei_selected(t, t->code->pre[j], i, &stored)) continue;
+        t->code->latent[at + kept] = i;
+        t->code->pre[at + kept++] = stored;
+    }
+    t->code->count[r] = (uint32_t)kept;
+}
+
 static void saei_screen_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
@@ -2995,15 +3009,17 @@ static void saei_blas_keep(const saei_task *t, size_t r, size_t first, const flo
     saei_screen_done(t, r, count, top);
 }
 
+/* SAEI_BLAS_PART of rows [lo, hi), of which t->s.blas has the products with the latents from t->n
+   on. */
 static void saei_blas_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t r0 = t->lo + part * SAEI_BLAS_PART, r1 = saei_min(r0 + SAEI_BLAS_PART, t->hi);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL, threads = (size_t)t->w->ctx->threads;
-    size_t lists = threads * (SAEI_ENCODE_ROWS + 2), end = saei_min(t->n + SAEI_BLAS_LATENTS, t->m);
+    size_t lists = threads * SAEI_TOP_LISTS, end = saei_min(t->n + SAEI_BLAS_LATENTS, t->m);
     float rounding = (float)(t->d + 32) * 1.5e-7f;
     double *least = &t->s.sums[r0 / SAEI_BLAS_PART];
-    saei_top spare = saei_top_list(t, saei_task_thread(t) * (SAEI_ENCODE_ROWS + 2));
+    saei_top spare = saei_top_list(t, saei_task_thread(t) * SAEI_TOP_LISTS);
     if (!t->n) *least = HUGE_VAL;
     for (size_t r = r0; r < r1; r++) {
         const float *facts = t->s.screen + 2 * all + t->n / SAEI_PANEL * SAEI_SCREEN_FACTS;
@@ -3298,13 +3314,13 @@ static void saei_dense_dots(const saei_task *t, size_t targets, size_t *at, cons
         size_t count = saei_min(SAEI_DENSE_ROWS, n - first);
         for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
             t->kernels->dot_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, marks,
-                                  e + c, t->ld, t->s.packed + first * t->ld + c * count, lanes, c == 0,
-                                  alpha, c + SAEI_DENSE_COLUMNS < t->ld ? NULL : out);
+                                  e + c, t->ld, t->s.packed + first * t->ld + c * count, lanes,
+                                  c == 0, alpha, c + SAEI_DENSE_COLUMNS < t->ld ? NULL : out);
         for (size_t i = 0; i < targets; i++) at[i] += saei_count_bits(marks[i]);
     }
 }
 
-/* -- decode and residuals -- */
+/* ==== >>cpu: decode and residuals ============================================================= */
 
 /* Entries of row r with lo <= latent < hi: [*begin, return), counted from the row's start. */
 static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi, size_t *begin) {
@@ -3329,7 +3345,7 @@ static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi,
 
 /* out = base + sum of the row's entries [begin, end); base NULL: 0. */
 static void saei_code_row(const saei_task *t, const float *values, const float *W, size_t begin,
-                            size_t end, const float *base, float *out) {
+                          size_t end, const float *base, float *out) {
     float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
     memset(sum, 0, t->ld * sizeof *sum);
     t->kernels->add_rows(t->ld, end - begin, t->code->latent + begin, values + begin, W, t->ld,
@@ -3778,7 +3794,7 @@ static void saei_place_part(void *arg, size_t part) {
         }
 }
 
-/* Asks for the row's entries of the next 64 latents, if about half of them fire. */
+/* Asks for what row r, at entry `stand`, has of 64 latents if about half of them fire. */
 static void saei_place_fetch(const saei_task *t, size_t r, size_t stand) {
     const sae_code *c = t->code;
     size_t at = r * c->stride + stand, end = saei_min(at + 48, r * c->stride + c->count[r]);
@@ -5054,7 +5070,7 @@ typedef struct saei_prepared_slot {
     float *pre;       /* alike */
     double *least;    /* one */
     size_t *begin;    /* [SAEI_ENCODE_ROWS + 1] of the finished lists, which start at latent, pre */
-    float *top_value; /* [SAEI_ENCODE_ROWS + 2][capacity] */
+    float *top_value; /* [SAEI_TOP_LISTS][capacity] */
     uint32_t *top_latent;
     int16_t *words;   /* [SAEI_ENCODE_ROWS][ld] */
 } saei_prepared_slot;
@@ -5098,8 +5114,8 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
         SAEI_PIECE(slot->pre, float, rows * p->stride)
         SAEI_PIECE(slot->least, double, 1)
         SAEI_PIECE(slot->begin, size_t, rows + 1)
-        SAEI_PIECE(slot->top_value, float, (rows + 2) * p->capacity)
-        SAEI_PIECE(slot->top_latent, uint32_t, (rows + 2) * p->capacity)
+        SAEI_PIECE(slot->top_value, float, SAEI_TOP_LISTS * p->capacity)
+        SAEI_PIECE(slot->top_latent, uint32_t, SAEI_TOP_LISTS * p->capacity)
     }
     SAEI_PIECE(p->words, int16_t, p->num_slots * rows * dict->ld)
     for (size_t i = 0; b && i < p->num_slots; i++)
@@ -16308,7 +16324,7 @@ static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
     for (size_t i = 0; i < targets; i++, out += ld) {
         const float *v = value + at[i];
 #if SAEI_KERNEL_PASS == 3
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
 #define SAEI_LOAD(k)                                                                               \
     saei_v a##k = saei_vload(out + 16 * k);                                                        \
     _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
@@ -16605,8 +16621,6 @@ static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out
     for (size_t i = 0; i < n; i++) out[i] = x[i] > 0 ? saei_pow_body((double)x[i], p) : 0;
 }
 
-/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
-   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
 #if SAEI_KERNEL_PASS == 3
 #define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
 #endif
@@ -16651,6 +16665,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
     }
 }
 
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
+   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
 static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
                                float *m, float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
