@@ -676,7 +676,17 @@ static int check_rows(const common *c) {
     return status;
 }
 
-/* Writing over what is being read is refused. */
+/* A file that is there, of a kind that dictionaries consist of. */
+static bool is_weights(const char *path) {
+    static const char *const ends[] = { ".pt", ".safetensors", ".npz", ".json", ".bin" };
+    struct stat about;
+    size_t i;
+    for (i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        if (ends_with(path, ends[i])) return stat(path, &about) == 0;
+    return false;
+}
+
+/* Writing over what is being read is refused: a file, or one of a folder's. */
 static int keep_apart(const char *what, const char *out, const common *c) {
     const list *lists[4];
     size_t i, j;
@@ -685,9 +695,12 @@ static int keep_apart(const char *what, const char *out, const common *c) {
     lists[2] = &c->words;
     lists[3] = &c->text;
     for (i = 0; i < 4; i++)
-        for (j = 0; j < lists[i]->count; j++)
-            if (same_file(out, lists[i]->items[j]))
+        for (j = 0; j < lists[i]->count; j++) {
+            const char *in = lists[i]->items[j];
+            bool part = is_weights(out) && is_folder(in) && same_file(folder_of(out), in);
+            if (same_file(out, in) || part)
                 return failed("%s is %s, which is read: it would be lost", what, out);
+        }
     return DONE;
 }
 

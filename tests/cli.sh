@@ -341,6 +341,13 @@ status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 
 status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 60 --warmup-steps 1 --out top_k --resume --quiet
 check "another run's --resume changes nothing" cmp top_k/ae.safetensors from_config/ae.safetensors
 check "... and starts nothing" absent p
+rm -rf held; cp -r top_k held
+status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 5 --batch 48 --steps 5 --warmup-steps 1 --out held --resume
+says 'held holds a finished run of other settings'
+"$SAE" train --data nan.npy --trainer jumprelu --dict-size 32 --batch 30 --order sequential --steps 5 --warmup-steps 1 --out held > held.out 2>&1
+check "a run that fails says so" grep -q 'row 77' held.out
+status 1 "$SAE" reconstruct held --data x.npy --out held/ae.pt; says 'which is read: it would be lost'
+check "a finished run outlives those that fail" diff -r held top_k
 status 1 "$SAE" eval none --data x.npy; says 'none'
 status 1 "$SAE" eval top_k --data wide.npy; says '24'
 status 1 "$SAE" eval top_k --data nan.npy
