@@ -684,8 +684,8 @@ typedef struct sae_train_desc {
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
    writes a backup (where backup_steps is set) and returns SAE_CANCELLED. Same bits after any
-   resume. Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup belongs to other
-   settings; SAE_INVALID for trainers whose training diverged into NaN (the message says when);
+   resume. Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup, or without one
+   the finished run in the folder of a trainer, belongs to other settings or data; SAE_INVALID for trainers whose training diverged into NaN (the message says when);
    SAE_END_OF_DATA when the rows end before the steps do, after saving what was trained. A backup is
    save_dir/backup.safetensors, gone once the run is finished; a run without resume removes one that
    an earlier run left, and refuses (SAE_INVALID) a file of that name that is no backup. */
@@ -14865,9 +14865,10 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
             case SAEI_LOOP_NOTHING: break;
             case SAEI_LOOP_THIS: same++; break;
             case SAEI_LOOP_ANOTHER:
-                return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s holds a finished run of other "
-                                 "settings or data, with which resume cannot go on: take another "
-                                 "save_dir, or leave resume out to replace it", l->folders[i]);
+                return saei_fail(l->ctx, SAE_MISMATCH,
+                                 "sae_train: %s holds a finished run of other settings or data, "
+                                 "with which resume cannot go on: take another save_dir, or leave "
+                                 "resume out to replace it", l->folders[i]);
             }
         if (same == l->num_trainers) {
             saei_log(l->ctx, SAE_LOG_INFO, "sae_train: %s is finished, nothing to do",
