@@ -685,10 +685,11 @@ typedef struct sae_train_desc {
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
    writes a backup (where backup_steps is set) and returns SAE_CANCELLED. Same bits after any
    resume. Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup, or without one
-   the finished run in the folder of a trainer, belongs to other settings or data; SAE_INVALID for trainers whose training diverged into NaN (the message says when);
-   SAE_END_OF_DATA when the rows end before the steps do, after saving what was trained. A backup is
-   save_dir/backup.safetensors, gone once the run is finished; a run without resume removes one that
-   an earlier run left, and refuses (SAE_INVALID) a file of that name that is no backup. */
+   the finished run in the folder of a trainer, belongs to other settings or data; SAE_INVALID for
+   trainers whose training diverged into NaN (the message says when); SAE_END_OF_DATA when the rows
+   end before the steps do, after saving what was trained. A backup is save_dir/backup.safetensors,
+   gone once the run is finished; a run without resume removes one that an earlier run left, and
+   refuses (SAE_INVALID) a file of that name that is no backup. */
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
 
 /* ==== >>api: metrics ========================================================================== */
