@@ -8667,12 +8667,14 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
 
 /* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
    pages inside it only. Memory that is not a mapping (no handle) stays, and so does all where the
-   system has no such call. */
+   system has no such call, and a file of up to 64 MB: every release stops the other threads. */
 static void saei_map_release(const saei_map *map, const void *data, size_t size) {
 #if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
     long page = sysconf(_SC_PAGESIZE);
     uintptr_t begin = (uintptr_t)data, end = begin + size, low = (uintptr_t)map->data;
-    if (page <= 0 || !map->handle || begin < low || end > low + map->size || end < begin) return;
+    if (page <= 0 || !map->handle || begin < low || end > low + map->size || end < begin
+        || map->size <= (size_t)64 << 20)
+        return;
     begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
     end = end / (uintptr_t)page * (uintptr_t)page;
     if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
