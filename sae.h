@@ -6795,7 +6795,6 @@ static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool se
                            sae_code *code) {
     size_t entries;
     bool ok;
-    if (stride >= 1024) stride = saei_align16(stride) | 16; /* rows share no set of a cache then */
     code->stride = stride;
     if (!saei_mul(t->desc.batch_size, stride, &entries)
         || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
@@ -6835,7 +6834,7 @@ static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
 /* Everything a step will need. */
 static bool saei_trainer_memory(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows, scratch, stride, aux = 0;
+    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
     bool gated = saei_is_gated(h->kind), jump = h->kind == SAE_TRAINER_JUMP_RELU, ok;
     bool ghost = h->ghost_threshold != SAE_NONE;
     if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
@@ -6884,7 +6883,9 @@ static bool saei_trainer_memory(sae_trainer *t) {
     if (!ok) return false;
     t->bad = t->list_count + 1;
     t->warm = t->threshold + 1;
-    ok = saei_code_make(t, stride, gated ? 3 : jump ? 1 : 0, gated || jump, &t->code);
+    /* Lists of any length: long rows share no set of a cache. Those of a k hold just as many. */
+    apart = h->kind == SAE_TRAINER_TOP_K || stride < 1024 ? stride : saei_align16(stride) | 16;
+    ok = saei_code_make(t, apart, gated ? 3 : jump ? 1 : 0, gated || jump, &t->code);
     if (ok && aux) ok = saei_code_make(t, aux, 0, ghost, &t->aux);
     return ok && saei_index_make(t, saei_max(stride, aux), gated ? 5 : jump ? 3 : 2);
 }

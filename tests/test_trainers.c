@@ -274,6 +274,30 @@ end:
     free(yd);
 }
 
+/* The lists of aux-k hold top_k_aux entries a row, however long they are, and those of a k its k. */
+static void long_lists(sae_context *ctx, sae_trainer_kind kind) {
+    enum { D = 16, M = 2400, N = 8, AUX = 1024 };
+    sae_trainer_desc s = common_trainer(kind, D, M, N, 20);
+    sae_trainer *trainer = NULL;
+    static float x[N * D];
+    check_test = sae_trainer_name(kind);
+    s.auxk_alpha = 0.25;
+    s.dead_feature_threshold = N;
+    s.top_k_aux = AUX;
+    check_activations(5, x, N, D);
+    CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), return);
+    for (int step = 0; step < 3; step++)
+        CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, N), goto end);
+    for (size_t r = 0; r < N; r++)
+        CHECK(trainer->aux.count[r] == AUX, "row %d has %d of %d auxiliary latents", (int)r,
+              (int)trainer->aux.count[r], (int)AUX);
+    CHECK(kind != SAE_TRAINER_TOP_K || trainer->code.stride == s.k, "lists of %d for k %d",
+          (int)trainer->code.stride, (int)s.k);
+end:
+    sae_trainer_destroy(trainer);
+    check_test = NULL;
+}
+
 int main(void) {
     sae_context *ctx = check_context(1);
     if (!ctx) return check_end();
@@ -282,6 +306,9 @@ int main(void) {
         run(ctx, &cases[i], 7, 33, 5);
         run(ctx, &cases[i], 17, 40, 19);
     }
+    long_lists(ctx, SAE_TRAINER_TOP_K);
+    long_lists(ctx, SAE_TRAINER_BATCH_TOP_K);
+    long_lists(ctx, SAE_TRAINER_MATRYOSHKA);
     sae_context_destroy(ctx);
     check_remove(check_temp());
     return check_end();
