@@ -253,12 +253,11 @@ lint: ## the header in every dialect, its symbols, cppcheck and clang-tidy where
 	if [ -n "$$long" ]; then echo "FAILED: over 100 columns, tabs or trailing blanks:" $$long; exit 1; fi; \
 	echo "clean: columns"
 	@if command -v cppcheck > /dev/null; then \
-	    cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \
-	        --suppress=missingIncludeSystem --suppress=pointerOutOfBounds --max-configs=1 \
-	        -DSAE_IMPLEMENTATION -I. sae.h || exit 1; \
-	    cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \
-	        --suppress=missingIncludeSystem --suppress=pointerOutOfBounds --max-configs=1 \
-	        -DSAE_IMPLEMENTATION $(WORST) -I. sae.h || exit 1; \
+	    for more in "" "$(WORST)"; do \
+	        cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \
+	            --suppress=missingIncludeSystem --suppress=pointerOutOfBounds --max-configs=1 \
+	            -DSAE_IMPLEMENTATION $$more -I. sae.h || exit 1; \
+	    done; \
 	    echo "clean: cppcheck"; \
 	else echo "SKIPPED: cppcheck is not installed"; fi
 	@if command -v clang-tidy > /dev/null; then \

@@ -16028,14 +16028,19 @@ __attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
 #undef SAEI_END
 }
 
+/* base, base + 1, ... base + 15 */
+static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
+    return _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
 /* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
 static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
                                     const float *scale, const float *shift, const float *cut,
                                     uint32_t base, uint32_t *const *latent, float *const *value,
                                     uint32_t *length) {
-    __m512i lane = _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    __m512i lane = SAEI_FN(saei_lanes)(base);
     for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
         saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
         for (int r = 0; r < SAEI_TILE_ROWS; r++) {
@@ -16057,7 +16062,6 @@ static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inver
                                           const float *offset, float scale, float shift, float cut,
                                           uint32_t base, uint32_t *latent, float *value,
                                           size_t length, size_t stride) {
-    __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (size_t j = 0; j < SAEI_PANEL; j += 16) {
         saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
         __mmask16 keep;
@@ -16066,7 +16070,7 @@ static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inver
         keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
         if (!keep) continue;
         {
-            __m512i at = _mm512_add_epi32(_mm512_set1_epi32((int)(base + (uint32_t)j)), lane);
+            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
             size_t more = (size_t)__builtin_popcount((unsigned)keep);
             p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
             at = _mm512_maskz_compress_epi32(keep, at);
@@ -16130,9 +16134,7 @@ static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool r
                                        size_t length, size_t stride) {
     size_t j = 0;
 #if SAEI_KERNEL_PASS == 3
-    __m512i lane = _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    __m512i lane = SAEI_FN(saei_lanes)(base);
     for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
         saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
         __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
@@ -16157,9 +16159,7 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
                                         size_t stride) {
     size_t j = 0;
 #if SAEI_KERNEL_PASS == 3
-    __m512i lane = _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    __m512i lane = SAEI_FN(saei_lanes)(base);
     for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
         saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
         saei_v above = saei_vload(theta + j);
@@ -16225,9 +16225,7 @@ static void SAEI_FN(saei_regroup)(uint32_t base, const uint32_t fires[16], size_
                                   size_t to[16]) {
 #if SAEI_KERNEL_PASS == 3
     __m512i rows = _mm512_loadu_si512((const void *)fires);
-    __m512i lane = _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    __m512i lane = SAEI_FN(saei_lanes)(base);
     const float *at[16];
     float tile[16][16];
     __mmask16 takes[16], puts[16], reads[16];
