@@ -644,19 +644,36 @@ static void op_jump_grad(rig *g) {
 
 /* ---- by latent ------------------------------------------------------------------------------- */
 
+/* The rows of an index's entries, which may be given as bits. */
+static uint32_t *rows_down(rig *g, const sae_index *index, size_t total) {
+    size_t words = (g->n + 63) / 64 * g->m, at = 0;
+    uint32_t *row = (uint32_t *)host_bytes(g, (total + 1) * sizeof *row);
+    uint64_t *bits;
+    if (!index->bits) {
+        down_bytes(g, row, index->row, total * sizeof *row);
+        return row;
+    }
+    bits = (uint64_t *)host_bytes(g, words * sizeof *bits);
+    down_bytes(g, bits, index->row, words * sizeof *bits);
+    for (size_t i = 0; i < g->m; i++)
+        for (size_t r = 0; r < (g->n + 63) / 64 * 64; r++)
+            if (bits[r / 64 * g->m + i] >> r % 64 & 1 && at < total) row[at++] = (uint32_t)r;
+    CHECK(at == total, "%d bits of %d entries", (int)at, (int)total);
+    return row;
+}
 static void op_index(rig *g) {
     sae_code h = code_new(g), c = code_up(g, &h);
     sae_index want = index_new(g, false), got = index_new(g, true);
     const float *hv[] = { h.pre, h.value, h.grad, h.extra[0], h.extra[1] };
     const float *dv[] = { c.pre, c.value, c.grad, c.extra[0], c.extra[1] };
     size_t *begin = (size_t *)host_bytes(g, (g->m + 1) * sizeof *begin), total;
-    uint32_t *row = (uint32_t *)host_bytes(g, want.capacity * 4);
+    uint32_t *row;
     for (size_t count = 0; count <= SAE_INDEX_VALUES; count++) {
         oracle_op_index(&h, hv, count, &want);
         OP(g, index)(&g->w, &c, dv, count, &got);
         total = want.begin[g->m];
         down_bytes(g, begin, got.begin, (g->m + 1) * sizeof *begin);
-        down_bytes(g, row, got.row, total * 4);
+        row = rows_down(g, &got, total);
         CHECK(!memcmp(begin, want.begin, (g->m + 1) * sizeof *begin), "begins with %d values",
               (int)count);
         CHECK(!memcmp(row, want.row, total * 4), "rows with %d values", (int)count);
@@ -666,16 +683,18 @@ static void op_index(rig *g) {
     }
 }
 static void op_latent_rows(rig *g) {
-    sae_code h = code_new(g);
+    sae_code h = code_new(g), c = code_up(g, &h);
     sae_index host, index;
+    const float *values[] = { c.pre, c.value, c.grad };
     size_t size = g->m * g->ld, ranges[][2] = { { 0, g->m }, { g->m / 3, 2 * g->m / 3 } };
     float *x = matrix(g, g->n), *start = matrix(g, g->m), *dx = up(g, x, g->n * g->ld);
     float *out = up(g, start, size);
     index_both(g, &h, &host, &index);
-    for (int k = 0; k < 4; k++) {
-        size_t lo = ranges[k / 2][0], hi = ranges[k / 2][1];
+    for (int k = 0; k < 8; k++) {
+        size_t lo = ranges[k / 2 % 2][0], hi = ranges[k / 2 % 2][1];
         bool add = k % 2;
         float *want = copy(g, start, size);
+        if (k == 4) OP(g, index)(&g->w, &c, values, 3, &index); /* as the backend itself makes it */
         OP(g, upload)(&g->w, out, start, size * sizeof *out);
         oracle_op_latent_rows(&host, 2, x, g->ld, lo, hi, 0.7f, add, want);
         OP(g, latent_rows)(&g->w, &index, 2, dx, lo, hi, 0.7f, add, out);
