@@ -3279,15 +3279,14 @@ static void saei_dense_pack(const saei_task *task, const float *M, size_t n, siz
                   saei_dense_pack_part, &t);
 }
 
-/* bits[i]: the latents of list i from entry at[i] on among the 64 from `first`. What the next panel
-   will want is fetched. */
-static void saei_dense_mark(const saei_task *t, size_t targets, const size_t *at, const size_t *end,
-                            const uint32_t *latent, size_t first, size_t count, uint64_t *bits) {
-    for (size_t i = 0; i < targets; i++) {
-        size_t stop = at[i] + t->kernels->mark(latent + at[i], end[i] - at[i], (uint32_t)first,
-                                               (uint32_t)(first + count), &bits[i]);
-        for (; stop < end[i] && stop < at[i] + 2 * SAEI_DENSE_ROWS; stop += 16)
-            SAEI_PREFETCH(latent + stop);
+/* bits[p * stride]: which of the latents from 64 p on row r of t->code has. */
+static void saei_fires_row(const saei_task *t, size_t r, size_t stride, uint64_t *bits) {
+    const uint32_t *latent = t->code->latent + r * t->code->stride;
+    size_t count = t->code->count[r], at = 0, m = t->w->shape.dict_size;
+    for (size_t first = 0; first < m; first += 64, bits += stride) {
+        SAEI_PREFETCH(latent + at + 256); /* where `at` will be is known late */
+        SAEI_PREFETCH(latent + at + 272);
+        at += t->kernels->mark(latent + at, count - at, (uint32_t)first, (uint32_t)first + 64, bits);
     }
 }
 
@@ -3646,13 +3645,11 @@ static void saei_dense_reconstruct_part(void *arg, size_t part) {
     for (size_t i = 0; i < count; i++) {
         at[i] = (r0 + i) * c->stride;
         end[i] = at[i] + c->count[r0 + i];
+        saei_fires_row(t, r0 + i, SAEI_DENSE_TARGETS, marks + i);
     }
-    for (size_t first = 0; first < m; first += SAEI_DENSE_ROWS) {
-        uint64_t *bits = marks + first / SAEI_DENSE_ROWS * SAEI_DENSE_TARGETS;
-        size_t width = saei_min(SAEI_DENSE_ROWS, m - first);
-        saei_dense_mark(t, count, at, end, c->latent, first, width, bits);
-        saei_dense_add(t, count, at, end, bits, t->values[0], first, width, e);
-    }
+    for (size_t first = 0; first < m; first += SAEI_DENSE_ROWS)
+        saei_dense_add(t, count, at, end, marks + first / SAEI_DENSE_ROWS * SAEI_DENSE_TARGETS,
+                       t->values[0], first, saei_min(SAEI_DENSE_ROWS, m - first), e);
     for (size_t i = 0; i < count; i++) {
         t->kernels->axpy(t->ld, 1, e + i * t->ld, t->y, e + i * t->ld);
         t->kernels->axpy(t->ld, -1, t->z + (r0 + i) * t->ld, e + i * t->ld, e + i * t->ld);
@@ -3829,15 +3826,7 @@ static void saei_fires_part(void *arg, size_t part) {
     size_t panels = saei_ceil_div(t->m, 64);
     uint64_t *fires = t->s.fires + r0 * panels, rows[64], latents[64];
     uint64_t *words = (uint64_t *)(void *)t->index->row + part * t->m;
-    for (size_t r = 0; r < count; r++) {
-        const uint32_t *latent = c->latent + (r0 + r) * c->stride;
-        for (size_t p = 0, at = 0; p < panels; p++) {
-            SAEI_PREFETCH(latent + at + 256); /* where at stands comes late */
-            SAEI_PREFETCH(latent + at + 272);
-            at += t->kernels->mark(latent + at, c->count[r0 + r] - at, (uint32_t)(p * 64),
-                                   (uint32_t)(p * 64 + 64), &fires[r * panels + p]);
-        }
-    }
+    for (size_t r = 0; r < count; r++) saei_fires_row(t, r0 + r, 1, fires + r * panels);
     memset(rows, 0, sizeof rows);
     for (size_t p = 0; p < panels; p++) {
         for (size_t r = 0; r < count; r++) rows[r] = fires[r * panels + p];
