@@ -1019,6 +1019,23 @@ typedef struct sae_work {
     sae_shape shape;
 } sae_work;
 
+/* Silent rows of W_dec wait: nobody reads them before their latents fire again, and what Adam does
+   to them meanwhile follows from the steps alone. A row waits once SAE_LAG_QUIET updates in a row
+   found its latent in no list. */
+#define SAE_LAG_QUIET 8
+#define SAE_LAG_UPDATES 32 /* at most so many are missed */
+typedef struct sae_lag {
+    bool waits;         /* else all rows take part in all updates */
+    uint64_t updates;   /* how many there were; of the last ones: [update % SAE_LAG_UPDATES] */
+    sae_adam adam[SAE_LAG_UPDATES];
+    uint64_t t[SAE_LAG_UPDATES];
+    float unit;         /* as in adam_rows */
+    uint64_t begun;     /* the update before which waiting was allowed */
+    uint64_t *listed;   /* D [m]: the update before which latent i was last listed */
+    uint64_t *seen;     /* D [m]: how many updates row i has seen */
+    uint32_t *waiting;  /* D one number: how many rows waited when catch_up last looked */
+} sae_lag;
+
 struct sae_backend {
     const char *name;
     bool host_memory; /* device pointers can be read by the host */
@@ -1126,7 +1143,9 @@ struct sae_backend {
     void (*norm_weight)(const sae_work *w, const float *norms, int power, size_t m, float *weight);
     void (*norm_grad)(const sae_work *w, const float *W, const float *norms, const float *sums,
                       int power, float coef, size_t m, float *grad);
-    void (*remove_parallel)(const sae_work *w, const float *W, size_t m, float eps, float *grad);
+    /* lag: NULL, or only rows that do not wait; those that do have no gradient */
+    void (*remove_parallel)(const sae_work *w, const float *W, size_t m, float eps,
+                            const sae_lag *lag, float *grad);
     void (*normalize_rows)(const sae_work *w, size_t m, float eps, float *W);
     /* Adam; grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */
     void (*adam)(const sae_work *w, const sae_adam *adam, uint64_t t, const double *sum_squares,
@@ -1153,10 +1172,16 @@ struct sae_backend {
                         const float *W, const float *base, const float *y, float alpha,
                         const float *relu_of, float *e, double *loss, float *grad);
     /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
-       param [m][ld]; grad is left projected */
+       param [m][ld]; grad is left projected. lag as there; those rows have seen one more then */
     void (*adam_rows)(const sae_work *w, const sae_adam *adam, uint64_t t,
                       const double *sum_squares, double max_norm, float project, float unit,
-                      size_t m, float *param, float *grad, float *first, float *second);
+                      const sae_lag *lag, size_t m, float *param, float *grad, float *first,
+                      float *second);
+    /* The rows of the latents that code lists see the updates that they missed, each an adam_rows
+       with a gradient of zeros, and wait no more; other rows may do so, too. code NULL: all rows
+       see them, and wait on. NULL: rows never wait. */
+    void (*catch_up)(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
+                     float *param, float *first, float *second);
 
     /* Optional: for a backend that runs behind the host; NULL: the trainer waits in status and
        looks at bad itself. */
@@ -2406,7 +2431,7 @@ typedef struct saei_task {
     size_t n, d, ld, m, lo, hi, which, stride, parts;
     float a;
     double p, coef;
-    bool add, alone; /* alone: the scratch is this part's only, not one a thread */
+    bool add, all, alone; /* alone: the scratch is this part's only, not one a thread */
     int kind;
     const float *x, *y, *z;
     const void *rows;
@@ -2418,6 +2443,8 @@ typedef struct saei_task {
     const float *const *values;
     float *const *outs;
     saei_adam_step adam;
+    const sae_lag *lag;
+    const saei_adam_step *missed; /* [SAE_LAG_UPDATES] */
 } saei_task;
 
 static saei_task saei_task_of(const sae_work *w) {
@@ -3286,7 +3313,8 @@ static void saei_fires_row(const saei_task *t, size_t r, size_t stride, uint64_t
     for (size_t first = 0; first < m; first += 64, bits += stride) {
         SAEI_PREFETCH(latent + at + 256); /* where `at` will be is known late */
         SAEI_PREFETCH(latent + at + 272);
-        at += t->kernels->mark(latent + at, count - at, (uint32_t)first, (uint32_t)first + 64, bits);
+        at += t->kernels->mark(latent + at, count - at, (uint32_t)first,
+                               (uint32_t)first + 64, bits);
     }
 }
 
@@ -4176,11 +4204,17 @@ static void saei_unit_row(const saei_kernels *kernels, size_t ld, float eps, flo
     if (norm > 0) kernels->divide(ld, row, (float)norm, row);
 }
 
+static bool saei_waits(const sae_lag *lag, size_t i) {
+    return lag && lag->waits && lag->updates >= lag->begun + SAE_LAG_QUIET
+           && lag->updates >= lag->listed[i] + SAE_LAG_QUIET;
+}
+
 static void saei_weight_rows_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     for (size_t i = part * 64, end = saei_part_end(part, 64, t->m); i < end; i++) {
         const float *row = t->x + i * t->ld;
         float *out = t->out + i * t->ld;
+        if (saei_waits(t->lag, i)) continue;
         if (t->kind == SAEI_ROWS_NORM_GRAD) {
             float c = t->a * t->z[i];
             c = t->which == 2 ? 2 * c : t->y[i] > 0 ? c / t->y[i] : 0;
@@ -4223,9 +4257,10 @@ static void saei_cpu_norm_grad(const sae_work *w, const float *W, const float *n
 }
 
 static void saei_cpu_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
-                                     float *grad) {
+                                     const sae_lag *lag, float *grad) {
     saei_task t = saei_task_of(w);
     t.kind = SAEI_ROWS_PARALLEL;
+    t.lag = lag;
     t.x = W;
     t.m = m;
     t.a = eps;
@@ -4297,17 +4332,19 @@ static void saei_adam_rows_part(void *arg, size_t part) {
     for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
         size_t at = i * t->ld;
         float *row = t->outs[0] + at;
+        if (saei_waits(t->lag, i)) continue;
         if (project >= 0) saei_project_row(t->kernels, t->ld, row, project, t->outs[3] + at);
         t->kernels->adam(&t->adam, t->ld, row, t->outs[3] + at, t->outs[1] ? t->outs[1] + at : NULL,
                          t->outs[2] + at);
         if (unit >= 0) saei_unit_row(t->kernels, t->ld, unit, row);
+        if (t->lag) t->lag->seen[i] = t->lag->updates + 1;
     }
 }
 
 static void saei_cpu_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t step,
                                const double *sum_squares, double max_norm, float project,
-                               float unit, size_t m, float *param, float *grad, float *first,
-                               float *second) {
+                               float unit, const sae_lag *lag, size_t m, float *param, float *grad,
+                               float *first, float *second) {
     saei_task t = saei_task_of(w);
     float *outs[4];
     outs[0] = param;
@@ -4320,7 +4357,70 @@ static void saei_cpu_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t
     t.m = m;
     t.a = project;
     t.p = (double)unit;
+    t.lag = lag;
     saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_adam_rows_part, &t);
+}
+
+/* -- rows that wait. W1, two cores: an update costs a row 0.17 us from memory, and 0.04 while it
+   lies in the L1, where it sees all that it missed; but a row that fires after a rest is read once
+   more than else -- */
+
+/* [parts][m] bytes: which latents a part of the rows lists. */
+static void saei_listed_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const sae_code *c = t->code;
+    unsigned char *listed = (unsigned char *)t->s.counts + part * t->m;
+    size_t size = saei_ceil_div(c->rows, t->parts);
+    memset(listed, 0, t->m);
+    for (size_t r = part * size, end = saei_part_end(part, size, c->rows); r < end; r++)
+        for (size_t j = 0; j < c->count[r]; j++) listed[c->latent[r * c->stride + j]] = 1;
+}
+
+static void saei_catch_up_part(void *arg, size_t part) {
+    saei_task *t = (saei_task *)arg;
+    const unsigned char *listed = (const unsigned char *)t->s.counts;
+    const sae_lag *lag = t->lag;
+    float *none = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
+    size_t waiting = 0;
+    memset(none, 0, t->ld * sizeof *none);
+    for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
+        float *row = t->outs[0] + i * t->ld, *first = t->outs[1] ? t->outs[1] + i * t->ld : NULL;
+        bool due = t->all;
+        waiting += saei_waits(lag, i);
+        for (size_t p = 0; p < t->parts && !due; p++) due = listed[p * t->m + i] != 0;
+        if (!due) continue;
+        if (t->code) lag->listed[i] = lag->updates;
+        for (; lag->seen[i] < lag->updates; lag->seen[i]++) {
+            t->kernels->adam(&t->missed[lag->seen[i] % SAE_LAG_UPDATES], t->ld, row, none, first,
+                             t->outs[2] + i * t->ld);
+            if (lag->unit >= 0) saei_unit_row(t->kernels, t->ld, lag->unit, row);
+        }
+    }
+    t->s.sums[part] = (double)waiting;
+}
+
+static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
+                              float *param, float *first, float *second) {
+    saei_task t = saei_task_of(w);
+    saei_adam_step missed[SAE_LAG_UPDATES];
+    float *outs[3];
+    size_t entries = 0;
+    outs[0] = param;
+    outs[1] = first;
+    outs[2] = second;
+    for (size_t r = 0; code && r < code->rows; r++) entries += code->count[r];
+    for (size_t u = 0; u < saei_min(lag->updates, SAE_LAG_UPDATES); u++)
+        missed[u] = saei_adam_step_of(&lag->adam[u], lag->t[u], 1);
+    t.code = code;
+    t.all = !code || entries > 32 * m; /* then nearly all are listed, and long lists read */
+    t.m = m;
+    t.outs = outs;
+    t.lag = lag;
+    t.missed = missed;
+    t.parts = saei_min((size_t)w->ctx->threads, SAEI_SORT_PARTS);
+    if (!t.all) saei_parallel(w->ctx, t.parts, saei_listed_part, &t);
+    saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
+    *lag->waiting = (uint32_t)saei_sum_doubles(t.s.sums, saei_ceil_div(m, 16));
 }
 
 /* DEVIATION: a row without a positive value makes the reference's mean infinite (its minimum over
@@ -4450,7 +4550,7 @@ static const sae_backend *saei_cpu_backend(void) {
         saei_cpu_count_nonzero, saei_cpu_row_norms, saei_cpu_norm_weight, saei_cpu_norm_grad,
         saei_cpu_remove_parallel, saei_cpu_normalize_rows, saei_cpu_adam, saei_cpu_update_threshold,
         saei_cpu_geometric_median, saei_cpu_resample, saei_cpu_reconstruct, saei_cpu_adam_rows,
-        NULL, NULL, NULL, NULL, NULL /* nothing runs behind the host */
+        saei_cpu_catch_up, NULL, NULL, NULL, NULL, NULL /* nothing runs behind the host */
     };
     return &table;
 }
@@ -6829,6 +6929,7 @@ struct sae_trainer {
     sae_code code, aux;
     sae_index index;
     float *norms, *weight, *sums;                /* [m'] */
+    sae_lag lag;                                 /* seen NULL: no row of W_dec waits */
     uint64_t *since;                             /* [m] rows or batches since the latent fired */
     uint32_t *list, *list_count, *bad;
     float *threshold, *warm;
@@ -6942,6 +7043,12 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->threshold = (float *)saei_device(t, 2, sizeof(float));
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
+    if (t->ops->catch_up && t->ops->adam_rows && h->kind != SAE_TRAINER_STANDARD_APRIL) {
+        t->lag.seen = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lag.listed = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lag.waiting = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
+        ok = ok && t->lag.seen && t->lag.listed && t->lag.waiting;
+    }
     ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
     if (ok && h->kind == SAE_TRAINER_MATRYOSHKA) {
@@ -7146,6 +7253,32 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
 /* Each computes the gradients of one batch into t->grad. Notation of reference.md and of the papers
    named; e = x_hat - y. Every gradient of the squared error is 2/n e: alpha below. */
 
+/* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
+static void saei_catch_up(sae_trainer *t, const sae_code *code) {
+    if (t->lag.waits)
+        t->ops->catch_up(&t->w, code, &t->lag, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
+                         t->second.W_dec);
+}
+
+/* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
+   the rows do, and is tried once in eight times. */
+static void saei_lag_update(sae_trainer *t, const sae_adam *adam, uint64_t step) {
+    sae_lag *lag = &t->lag;
+    size_t at = lag->updates % SAE_LAG_UPDATES;
+    bool waits = lag->waits;
+    uint32_t waiting;
+    lag->adam[at] = *adam;
+    lag->t[at] = step + 1;
+    lag->updates++;
+    if (lag->updates % SAE_LAG_UPDATES) return;
+    saei_catch_up(t, NULL);
+    lag->waits = lag->updates / SAE_LAG_UPDATES % 8 == 0;
+    if (waits) {
+        t->ops->download(&t->w, &waiting, lag->waiting, sizeof waiting);
+        lag->waits = waiting >= t->desc.dict_size / 8;
+    } else lag->begun = lag->updates;
+}
+
 static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
                               bool listed) {
     sae_encode_args a;
@@ -7165,6 +7298,7 @@ static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_c
     a.bandwidth = (float)t->desc.bandwidth;
     a.warm = t->warm;
     t->ops->encode(&t->w, &a, code);
+    saei_catch_up(t, code);
 }
 
 static void saei_index_two(sae_trainer *t, const sae_code *code) {
@@ -7457,12 +7591,14 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL, fused;
     size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
+    sae_lag *lag = t->lag.seen ? &t->lag : NULL;
     sae_adam adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
     fused = unit && t->ops->adam_rows;
     if (unit && !(fused && !clipped)) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, t->grad.W_dec);
+        t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, lag,
+                                t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
     if (!fused) {
@@ -7475,9 +7611,12 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     end = dec + m * t->view.ld;
     saei_adam_range(t, &adam, step, squares, 0, dec);
     t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0,
-                      constrained ? 0 : FLT_EPSILON, m, t->param.W_dec, t->grad.W_dec,
-                      t->first.all ? t->first.W_dec : NULL, t->second.W_dec);
+                      constrained ? 0 : FLT_EPSILON, lag, m, t->param.W_dec, t->grad.W_dec,
+                      t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
+    if (!lag) return;
+    lag->unit = constrained ? 0 : FLT_EPSILON;
+    saei_lag_update(t, &adam, step);
 }
 
 /* Integer linspace of PyTorch 2: step i from the start in the first half, from the end in the
@@ -7561,6 +7700,7 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
         bias[1][i] = p->aux0;
         bias[2][i] = p->aux1;
     }
+    saei_catch_up(t, NULL);
     t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc, dec,
                      (float *const(*)[3])bias, biases);
 }
@@ -7674,11 +7814,18 @@ SAE_API sae_result sae_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
 
 /* ==== >>trainer: looking at it ================================================================ */
 
+static float saei_trainer_threshold(const sae_trainer *t) {
+    float threshold;
+    t->ops->download(&t->w, &threshold, t->threshold, sizeof threshold);
+    return threshold;
+}
+
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
+    saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
         t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
     if (saei_is_top_k(t->desc.kind)) {
-        t->ops->download(&t->w, &t->view.threshold, t->threshold, sizeof(float));
+        t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = (size_t)t->now.k;
     }
     return &t->view;
@@ -7744,7 +7891,7 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         if (h->ghost_threshold != SAE_NONE) s.ghosts = silent;
     }
     if (saei_is_top_k(h->kind))
-        s.threshold = (double)sae_dictionary_threshold(sae_trainer_dictionary(t));
+        s.threshold = (double)saei_trainer_threshold(t);
     if (saei_is_annealer(h->kind)) {
         s.p = t->now.p;
         s.next_p = t->now.next_p >= 0 ? t->now.next_p : NAN;
@@ -7789,6 +7936,7 @@ static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t
     saei_state_item items[SAEI_STATE_ITEMS];
     size_t used = 0;
     SAEI_TRY(saei_trainer_look(t, true));
+    saei_catch_up(t, NULL);
     saei_state_items(t, items);
     for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
         bool numbers = i == SAEI_STATE_ITEMS;
@@ -7834,6 +7982,7 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *
                                          const char *prefix) {
     saei_trainer_numbers now;
     saei_state_item items[SAEI_STATE_ITEMS];
+    saei_catch_up(t, NULL); /* no row waits for what is replaced */
     saei_state_items(t, items);
     for (int pass = 0; pass < 2; pass++) /* look at everything before touching anything */
         for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {

@@ -3364,9 +3364,10 @@ static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_a
 }
 
 static void saei_cuda_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
-                                      float *grad) {
+                                      const sae_lag *lag, float *grad) {
     saei_cuda_adam_step step;
     saei_cuda_row_job job;
+    (void)lag; /* no row waits: there is no catch_up */
     memset(&step, 0, sizeof step);
     memset(&job, 0, sizeof job);
     job.m = m;
@@ -3388,10 +3389,11 @@ static void saei_cuda_normalize_rows(const sae_work *w, size_t m, float eps, flo
 }
 static void saei_cuda_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t t,
                                 const double *sum_squares, double max_norm, float project,
-                                float unit, size_t m, float *param, float *grad, float *first,
-                                float *second) {
+                                float unit, const sae_lag *lag, size_t m, float *param,
+                                float *grad, float *first, float *second) {
     saei_cuda_adam_step step = saei_cuda_adam_step_of(w, adam, t, sum_squares, max_norm);
     saei_cuda_row_job job;
+    (void)lag;
     memset(&job, 0, sizeof job);
     job.m = m;
     job.project = project;
@@ -3687,8 +3689,8 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
         saei_cuda_row_norms, saei_cuda_norm_weight, saei_cuda_norm_grad, saei_cuda_remove_parallel,
         saei_cuda_normalize_rows, saei_cuda_adam, saei_cuda_update_threshold,
         saei_cuda_geometric_median, saei_cuda_resample,
-        /* optional: reconstruct, adam_rows, begin_step, end_step, poll, guard, tripped */
-        saei_cuda_reconstruct, saei_cuda_adam_rows, saei_cuda_begin_step, saei_cuda_end_step,
+        /* optional: reconstruct, adam_rows, catch_up, begin_step, end_step, poll, guard, tripped */
+        saei_cuda_reconstruct, saei_cuda_adam_rows, NULL, saei_cuda_begin_step, saei_cuda_end_step,
         saei_cuda_poll, saei_cuda_guard, saei_cuda_tripped
     };
     return &table;

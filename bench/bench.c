@@ -150,8 +150,8 @@ static void cpu_name(char *out, size_t size) {
     X(row_norms, (const sae_work *w, const float *a, size_t b, float *c), (w, a, b, c))            \
     X(norm_grad, (const sae_work *w, const float *a, const float *b, const float *c, int d,        \
                   float e, size_t f, float *g), (w, a, b, c, d, e, f, g))                          \
-    X(remove_parallel, (const sae_work *w, const float *a, size_t b, float c, float *d),           \
-      (w, a, b, c, d))                                                                             \
+    X(remove_parallel, (const sae_work *w, const float *a, size_t b, float c, const sae_lag *d,    \
+                        float *e), (w, a, b, c, d, e))                                             \
     X(normalize_rows, (const sae_work *w, size_t a, float b, float *c), (w, a, b, c))              \
     X(adam, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,          \
              float *e, const float *f, float *g, float *h, size_t i),                              \
@@ -160,8 +160,10 @@ static void cpu_name(char *out, size_t size) {
                     const float *d, const float *e, float f, const float *g, float *h, double *i,  \
                     float *j), (w, a, b, c, d, e, f, g, h, i, j))                                  \
     X(adam_rows, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,     \
-                  float e, float f, size_t g, float *h, float *i, float *j, float *k),             \
-      (w, a, b, c, d, e, f, g, h, i, j, k))                                                        \
+                  float e, float f, const sae_lag *g, size_t h, float *i, float *j, float *k,      \
+                  float *l), (w, a, b, c, d, e, f, g, h, i, j, k, l))                              \
+    X(catch_up, (const sae_work *w, const sae_code *a, const sae_lag *b, size_t c, float *d,       \
+                 float *e, float *f), (w, a, b, c, d, e, f))                                       \
     X(update_threshold, (const sae_work *w, const sae_code *a, bool b, double c, float *d),        \
       (w, a, b, c, d))
 

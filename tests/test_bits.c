@@ -149,6 +149,7 @@ static void fast_paths(size_t D, size_t M, size_t N) {
     composed = *saei_cpu_backend();
     composed.reconstruct = NULL;
     composed.adam_rows = NULL;
+    composed.catch_up = NULL;
     for (size_t i = 0; i < VARIANTS; i++) {
         float *first, *other;
         size_t count = 0, other_count = 0;
@@ -170,6 +171,70 @@ static void fast_paths(size_t D, size_t M, size_t N) {
               "the composed operations give other bits");
         free(other);
         free(first);
+    }
+    check_test = NULL;
+}
+
+/* 700 steps of few rows, so that most latents are silent for long: parameters and both moments, looked
+   at in between or not. *waited: whether rows of W_dec waited. */
+static float *train_sparse(sae_trainer_kind kind, const sae_backend *backend, int threads, bool look,
+                           size_t *count, bool *waited) {
+    enum { D = 24, M = 400, N = 6, LONG = 700 };
+    static float x[N * D];
+    sae_trainer_desc s = common_trainer(kind, D, M, N, LONG + 1);
+    sae_context_desc cd;
+    sae_context *ctx = NULL;
+    sae_trainer *t = NULL;
+    float *out = NULL;
+    if (s.k) s.k = 2, s.auxk_alpha = 0.1, s.dead_feature_threshold = N * 500, s.top_k_aux = 3;
+    else s.l1_penalty = kind == SAE_TRAINER_P_ANNEAL ? 0 : 3;
+    if (kind == SAE_TRAINER_STANDARD) s.resample_steps = 350, s.lr = 1e-2;
+    memset(&cd, 0, sizeof cd);
+    cd.threads = threads;
+    cd.backend = backend;
+    *waited = false;
+    *count = 0;
+    CHECK(sae_context_create(&cd, &ctx) == SAE_OK, "no context");
+    if (!ctx) return NULL;
+    CHECK_OK(ctx, sae_trainer_create(ctx, &s, &t), goto end);
+    for (size_t step = 0; step < LONG; step++) {
+        check_activations(step, x, N, D);
+        CHECK_OK(ctx, sae_trainer_step(t, x, NULL, N), goto end);
+        *waited = *waited || (t->lag.waits && *t->lag.waiting > 0);
+        if (look && step % 77 > 74) sae_trainer_dictionary(t);
+    }
+    sae_trainer_dictionary(t);
+    *count = (t->first.all ? 3 : 2) * t->view.num_params;
+    out = (float *)malloc(*count * sizeof *out);
+    memcpy(out, t->param.all, t->view.num_params * sizeof *out);
+    memcpy(out + t->view.num_params, t->second.all, t->view.num_params * sizeof *out);
+    if (t->first.all)
+        memcpy(out + 2 * t->view.num_params, t->first.all, t->view.num_params * sizeof *out);
+end:
+    sae_trainer_destroy(t);
+    sae_context_destroy(ctx);
+    return out;
+}
+
+/* Rows that wait for their latents to fire. Oracle: a backend where none ever does. */
+static void silent_rows(void) {
+    static sae_backend eager;
+    eager = *saei_cpu_backend();
+    eager.catch_up = NULL;
+    for (size_t i = 0; i < COMMON_KINDS; i++) {
+        size_t count, other_count;
+        bool waited;
+        float *want = train_sparse(common_kind(i), &eager, 1, false, &count, &waited);
+        check_test = sae_trainer_name(common_kind(i));
+        CHECK(!waited, "a row waited that must not");
+        for (int k = 0; k < 4; k++) {
+            float *got = train_sparse(common_kind(i), NULL, 1 + k % 3, k > 1, &other_count, &waited);
+            CHECK(want && got && count == other_count && !memcmp(want, got, count * sizeof *got),
+                  "rows that waited have other bits");
+            CHECK(waited == (common_kind(i) != SAE_TRAINER_STANDARD_APRIL), "waited: %d", waited);
+            free(got);
+        }
+        free(want);
     }
     check_test = NULL;
 }
@@ -286,6 +351,7 @@ int main(void) {
     same_bits();
     fast_paths(40, 600, 1030);
     fast_paths(150, 400, 300);
+    silent_rows();
     same_inference();
     for (size_t i = 0; i < COMMON_KINDS; i++) resume(i, i % 2 == 0, i % 3 == 0);
     check_remove(check_temp());

@@ -820,7 +820,7 @@ static void op_norms(rig *g) {
                     (double)gr[c] - (norm > 0 ? dot / norm / norm * (double)row[c] : 0);
         }
         grad = up(g, start, size);
-        OP(g, remove_parallel)(&g->w, dW, g->m, eps, grad);
+        OP(g, remove_parallel)(&g->w, dW, g->m, eps, NULL, grad);
         near(g, "parallel part removed", down(g, grad, size), near_want, size, 3e-6);
         for (size_t q = 0; q < size; q++) {
             double norm = (double)want[q / g->ld] + (double)eps;
@@ -883,15 +883,74 @@ static void op_fused(rig *g) {
             first[i] = (float *)device_bytes(g, size * sizeof(float));
             second[i] = (float *)device_bytes(g, size * sizeof(float));
         }
-        OP(g, adam_rows)(&g->w, &adam, 1, NULL, 1, k ? -1 : 0, k ? 1e-6f : 0, g->m, p[0], d[0],
+        OP(g, adam_rows)(&g->w, &adam, 1, NULL, 1, k ? -1 : 0, k ? 1e-6f : 0, NULL, g->m, p[0], d[0],
                          first[0], second[0]);
-        if (!k) OP(g, remove_parallel)(&g->w, p[1], g->m, 0, d[1]);
+        if (!k) OP(g, remove_parallel)(&g->w, p[1], g->m, 0, NULL, d[1]);
         OP(g, adam)(&g->w, &adam, 1, NULL, 1, p[1], d[1], first[1], second[1], size);
         OP(g, normalize_rows)(&g->w, g->m, k ? 1e-6f : 0, p[1]);
         same(g, "gradient", down(g, d[0], size), down(g, d[1], size), size);
         same(g, "parameters", down(g, p[0], size), down(g, p[1], size), size);
         same(g, "first moments", down(g, first[0], size), down(g, first[1], size), size);
         same(g, "second moments", down(g, second[0], size), down(g, second[1], size), size);
+    }
+}
+/* Rows that wait, through 60 updates of few latents, against all rows in every update: bit for bit. */
+static void op_catch_up(rig *g) {
+    size_t size = g->m * g->ld;
+    sae_adam adam = { 1e-2, 0.9, 0.999, 1e-8 };
+    if (!g->ops->catch_up) return;
+    for (int k = 0; k < 2; k++) { /* projected with adam; alone, as where the gradient is clipped */
+        sae_code h = code_new(g), c;
+        float *start = matrix(g, g->m), *p[2], *first[2], *second[2], *grad[2];
+        uint32_t waiting;
+        sae_lag lag;
+        memset(&lag, 0, sizeof lag);
+        memset(h.count, 0, g->n * sizeof *h.count);
+        c = code_up(g, &h);
+        lag.waits = true;
+        lag.unit = k ? 1e-6f : 0;
+        lag.listed = (uint64_t *)device_bytes(g, g->m * sizeof *lag.listed);
+        lag.seen = (uint64_t *)device_bytes(g, g->m * sizeof *lag.seen);
+        lag.waiting = (uint32_t *)device_bytes(g, sizeof *lag.waiting);
+        for (int i = 0; i < 2; i++) {
+            p[i] = up(g, start, size);
+            first[i] = (float *)device_bytes(g, size * sizeof(float));
+            second[i] = (float *)device_bytes(g, size * sizeof(float));
+            grad[i] = (float *)device_bytes(g, size * sizeof(float));
+        }
+        for (uint64_t u = 0; u < 60; u++) {
+            float *slope = (float *)calloc(size, sizeof *slope);
+            size_t at = lag.updates % SAE_LAG_UPDATES, r = (size_t)u % g->n, m = g->m;
+            memset(h.count, 0, g->n * sizeof *h.count);
+            for (size_t i = 0; i < m; i++) { /* some often, some once, some never */
+                bool fires = i % 5 == 0 ? u % 3 == 0 : i % 5 < 4 && (i + u) % 23 == 0;
+                if (!fires) continue;
+                h.latent[r * h.stride + h.count[r]++] = (uint32_t)i;
+                for (size_t j = 0; j < g->d; j++) slope[i * g->ld + j] = number(g);
+            }
+            OP(g, upload)(&g->w, c.count, h.count, g->n * sizeof *h.count);
+            OP(g, upload)(&g->w, c.latent, h.latent, g->n * h.stride * sizeof *h.latent);
+            for (int i = 0; i < 2; i++) OP(g, upload)(&g->w, grad[i], slope, size * sizeof *slope);
+            free(slope);
+            OP(g, catch_up)(&g->w, &c, &lag, m, p[0], first[0], second[0]);
+            for (int i = 0; i < 2; i++) {
+                const sae_lag *l = i ? NULL : &lag;
+                if (k) OP(g, remove_parallel)(&g->w, p[i], m, 1e-6f, l, grad[i]);
+                OP(g, adam_rows)(&g->w, &adam, u + 1, NULL, 1, k ? -1 : 0, lag.unit, l, m, p[i],
+                                 grad[i], first[i], second[i]);
+            }
+            lag.adam[at] = adam;
+            lag.t[at] = u + 1;
+            lag.updates++;
+            adam.lr *= 0.97;
+            if (lag.updates % SAE_LAG_UPDATES && u != 59) continue;
+            OP(g, catch_up)(&g->w, NULL, &lag, m, p[0], first[0], second[0]);
+            down_bytes(g, &waiting, lag.waiting, sizeof waiting);
+            CHECK(waiting > 0 || m < 5, "no row waited");
+            same(g, "rows that waited", down(g, p[0], size), down(g, p[1], size), size);
+        }
+        same(g, "their first moments", down(g, first[0], size), down(g, first[1], size), size);
+        same(g, "their second moments", down(g, second[0], size), down(g, second[1], size), size);
     }
 }
 static void op_threshold(rig *g) {
@@ -1003,7 +1062,7 @@ static const struct {
     { "sums", op_sums },               { "norms", op_norms },
     { "adam", op_adam },               { "update_threshold", op_threshold },
     { "geometric_median", op_median }, { "resample", op_resample },
-    { "reconstruct, adam_rows", op_fused },
+    { "reconstruct, adam_rows", op_fused }, { "catch_up", op_catch_up },
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 
