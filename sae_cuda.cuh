@@ -3689,9 +3689,11 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
         saei_cuda_row_norms, saei_cuda_norm_weight, saei_cuda_norm_grad, saei_cuda_remove_parallel,
         saei_cuda_normalize_rows, saei_cuda_adam, saei_cuda_update_threshold,
         saei_cuda_geometric_median, saei_cuda_resample,
-        /* optional: reconstruct, adam_rows, catch_up, begin_step, end_step, poll, guard, tripped */
-        saei_cuda_reconstruct, saei_cuda_adam_rows, NULL, saei_cuda_begin_step, saei_cuda_end_step,
-        saei_cuda_poll, saei_cuda_guard, saei_cuda_tripped
+        /* optional: code_sums, reconstruct, adam_rows, catch_up; begin_step, end_step, poll, guard,
+           tripped */
+        NULL, saei_cuda_reconstruct, saei_cuda_adam_rows, NULL,
+        saei_cuda_begin_step, saei_cuda_end_step, saei_cuda_poll, saei_cuda_guard,
+        saei_cuda_tripped
     };
     return &table;
 }

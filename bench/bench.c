@@ -162,6 +162,8 @@ static void cpu_name(char *out, size_t size) {
     X(adam_rows, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,     \
                   float e, float f, const sae_lag *g, size_t h, float *i, float *j, float *k,      \
                   float *l), (w, a, b, c, d, e, f, g, h, i, j, k, l))                              \
+    X(code_sums, (const sae_work *w, const sae_code *a, const float *b, size_t c, bool d,          \
+                  float *e), (w, a, b, c, d, e))                                                   \
     X(catch_up, (const sae_work *w, const sae_code *a, const sae_lag *b, size_t c, float *d,       \
                  float *e, float *f), (w, a, b, c, d, e, f))                                       \
     X(update_threshold, (const sae_work *w, const sae_code *a, bool b, double c, float *d),        \
