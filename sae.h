@@ -16970,8 +16970,63 @@ static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double 
     for (; i < n; i++) out[i] += a * (double)x[i];
 }
 
+#if SAEI_KERNEL_PASS == 3
+/* out = x^p for eight x > 0, as saei_pow_body with its roundings: exp(p ln x). False where |p ln x|
+   may exceed 690 or x is infinite: nothing is written. */
+static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
+    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
+    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
+    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
+                            0.5, 1.0, 1.0 };
+    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
+    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
+    __m512d f, s, z, y, n, r;
+    __mmask8 upper;
+    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
+    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
+    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
+    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
+    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
+    n = _mm512_mask_add_pd(n, upper, n, one);
+    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
+    z = _mm512_mul_pd(s, s);
+    y = _mm512_set1_pd(1.0 / 23);
+    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
+    s = _mm512_add_pd(s, s);
+    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
+    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
+    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
+    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
+         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
+        return false;
+    n = _mm512_maskz_roundscale_pd(
+        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
+    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
+    y = _mm512_set1_pd(1.0 / 6227020800);
+    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
+        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
+    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
+    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
+    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
+    return true;
+}
+#endif
+
 static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
-    for (size_t i = 0; i < n; i++) out[i] = x[i] > 0 ? saei_pow_body((double)x[i], p) : 0;
+    size_t i = 0;
+#if SAEI_KERNEL_PASS == 3
+    while (p != 0 && p != 1 && i + 8 <= n) {
+        __m256 v = _mm256_loadu_ps(x + i);
+        if (_mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GT_OQ)) != 0xFF
+            || !SAEI_FN(saei_power_8)(v, p, out + i))
+            for (size_t j = i; j < i + 8; j++)
+                out[j] = x[j] > 0 ? saei_pow_body((double)x[j], p) : 0;
+        i += 8;
+    }
+#endif
+    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow_body((double)x[i], p) : 0;
 }
 
 #if SAEI_KERNEL_PASS == 3
