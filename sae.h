@@ -2261,7 +2261,7 @@ enum {
     SAEI_TOP_LISTS = SAEI_ENCODE_ROWS + 1, /* of candidates: one for each row, and a spare one */
     SAEI_SCREEN_FACTS = 3,   /* of a panel: most |w|, |dw|, |offset| */
     SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
-    SAEI_DENSE_TARGETS = 128, /* rows or latents of one task of the dense phase */
+    SAEI_DENSE_TARGETS = 256, /* at most: rows or latents of one task of the dense phase */
     SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
     SAEI_SORT_PARTS = 16,    /* at most: row blocks of the counting sort */
 #if defined(SAE_CBLAS)
@@ -3208,7 +3208,7 @@ static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_cod
         t.a = *a->warm;
     if (a->select == SAE_SELECT_BATCH_TOP_K && !(t.a > 0)) known = (double)a->m;
     if (saei_screen_begin(&t, known)) fn = saei_screen_part;
-    code->bits = code->fires && fn == saei_encode_part && !a->list
+    code->bits = code->fires && fn == saei_encode_part && !a->list && known * 32 > (double)t.m
                  && a->select != SAE_SELECT_TOP_K && a->select != SAE_SELECT_BATCH_TOP_K;
     if (fn == saei_encode_part)
         saei_parallel(w->ctx, saei_ceil_div(t.m, SAEI_PANEL), saei_pack_part, &t);
@@ -3304,9 +3304,15 @@ static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
    a visit of 32 entries reads and writes 16 registers and ends with a branch not foreseen; measured
    22 to 27, the dots 28. */
 
-/* Whether panels pay: at one entry in 10 of n m. */
+/* Whether panels pay: at one entry in 16 of n m. */
 static bool saei_is_dense(const saei_task *t, size_t entries, size_t n) {
-    return (double)entries * 10 >= (double)n * (double)t->w->shape.dict_size;
+    return (double)entries * 16 >= (double)n * (double)t->w->shape.dict_size;
+}
+
+/* Lists of one task: many, as it reads all panels, but every thread should have four tasks. */
+static size_t saei_dense_targets(const saei_task *t, size_t lists) {
+    size_t most = SAEI_DENSE_TARGETS;
+    return lists >= 4 * most * (size_t)t->w->ctx->threads ? most : most / 2;
 }
 
 /* Panels of rows [lo, hi) of t->x: one task for SAEI_DENSE_ROWS of them. t->stride: rows of a
@@ -3375,8 +3381,8 @@ static void saei_dense_add(const saei_task *t, size_t targets, size_t *at, const
     size_t stop[SAEI_DENSE_TARGETS] = { 0 };
     for (size_t i = 0; i < targets; i++) {
         stop[i] = at[i] + saei_count_bits(bits[i]);
-        for (size_t j = stop[i]; j < saei_min(stop[i] + SAEI_DENSE_ROWS, end[i]); j += 16)
-            SAEI_PREFETCH(value + j);
+        for (size_t j = stop[i]; j < saei_min(2 * stop[i] - at[i] + 16, end[i]); j += 16)
+            SAEI_PREFETCH(value + j); /* as many as here, about */
     }
     for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
         t->kernels->add_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, bits, value,
@@ -3708,11 +3714,11 @@ static void saei_reconstruct_part(void *arg, size_t part) {
     }
 }
 
-/* The same for 128 rows together. */
+/* The same for t->stride rows together. */
 static void saei_dense_reconstruct_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
-    size_t r0 = part * SAEI_DENSE_TARGETS, count = saei_min(SAEI_DENSE_TARGETS, c->rows - r0);
+    size_t r0 = part * t->stride, count = saei_min(t->stride, c->rows - r0);
     size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 }, m = t->w->shape.dict_size;
     float *e = t->outs[0] + r0 * t->ld, *grad = t->outs[1];
     size_t words = SAEI_DENSE_TARGETS * saei_ceil_div(m, SAEI_DENSE_ROWS);
@@ -3759,8 +3765,9 @@ static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const 
     for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
     if (saei_is_dense(&t, entries, code->rows)) {
         saei_dense_pack(&t, W, t.m, t.m);
-        saei_parallel(w->ctx, saei_ceil_div(code->rows, SAEI_DENSE_TARGETS),
-                      saei_dense_reconstruct_part, &t);
+        t.stride = saei_dense_targets(&t, code->rows);
+        saei_parallel(w->ctx, saei_ceil_div(code->rows, t.stride), saei_dense_reconstruct_part,
+                      &t);
     } else saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
     *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
 }
@@ -3854,13 +3861,18 @@ static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float band
 
 /* ==== >>cpu: by latent ======================================================================== */
 
+/* [parts][m]: how many of a part's rows, t->stride each, have a latent. */
 static void saei_count_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     uint32_t *counts = t->s.counts + part * t->m;
-    size_t size = saei_ceil_div(c->rows, t->parts);
+    const uint64_t *words = (const uint64_t *)(const void *)t->index->row;
+    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
     memset(counts, 0, t->m * sizeof *counts);
-    for (size_t r = part * size, end = saei_part_end(part, size, c->rows); r < end; r++)
+    for (; t->index->bits && r < end; r += 64)
+        for (size_t i = 0; i < t->m; i++)
+            counts[i] += (uint32_t)saei_count_bits(words[r / 64 * t->m + i]);
+    for (; r < end; r++)
         for (size_t j = 0; j < c->count[r]; j++) counts[c->latent[r * c->stride + j]]++;
 }
 
@@ -3868,12 +3880,12 @@ static void saei_place_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     uint32_t *offsets = t->s.counts + part * t->m;
-    size_t size = saei_ceil_div(c->rows, t->parts);
-    for (size_t r = part * size, end = saei_part_end(part, size, c->rows); r < end; r++)
+    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
+    for (; r < end; r++)
         for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
             uint32_t i = c->latent[j];
             size_t at = t->index->begin[i] + offsets[i]++;
-            t->index->row[at] = (uint32_t)r;
+            if (!t->index->bits) t->index->row[at] = (uint32_t)r;
             for (size_t v = 0; v < t->which; v++) t->index->value[v][at] = t->values[v][j];
         }
 }
@@ -3907,17 +3919,6 @@ static void saei_turn_part(void *arg, size_t part) {
         saei_turn_bits(rows, latents);
         memcpy(words + p * 64, latents, saei_min(64, t->m - p * 64) * sizeof *words);
     }
-}
-
-/* t->s.counts: how many rows of 64 latents fire. */
-static void saei_fires_count_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const uint64_t *words = (const uint64_t *)(const void *)t->index->row;
-    size_t lo = part * 64, end = saei_part_end(part, 64, t->m);
-    memset(t->s.counts + lo, 0, (end - lo) * sizeof *t->s.counts);
-    for (size_t g = 0; g < saei_ceil_div(t->code->rows, 64); g++)
-        for (size_t i = lo; i < end; i++)
-            t->s.counts[i] += (uint32_t)saei_count_bits(words[g * t->m + i]);
 }
 
 /* Asks for what row r, at entry `stand`, has of 64 latents if about half of them fire. */
@@ -3963,40 +3964,26 @@ static void saei_place_latents_part(void *arg, size_t part) {
     }
 }
 
-static void saei_index_bits(saei_task *t) {
-    sae_index *index = t->index;
-    size_t parts = saei_min(4 * (size_t)t->w->ctx->threads, SAEI_SORT_PARTS), total = 0;
-    saei_fires_begin(t);
-    saei_parallel(t->w->ctx, saei_ceil_div(t->code->rows, 64), saei_turn_part, t);
-    saei_parallel(t->w->ctx, saei_ceil_div(t->m, 64), saei_fires_count_part, t);
-    for (size_t i = 0; i < t->m; i++) {
-        index->begin[i] = total;
-        total += t->s.counts[i];
-    }
-    index->begin[t->m] = total;
-    t->lo = saei_ceil_div(saei_ceil_div(t->m, parts), 64) * 64;
-    saei_parallel(t->w->ctx, saei_ceil_div(t->m, t->lo), saei_place_latents_part, t);
-}
-
 static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
                            size_t count, sae_index *index) {
     saei_task t = saei_task_of(w);
-    size_t total = 0;
+    size_t entries = 0, total = 0, threads = (size_t)w->ctx->threads;
     t.code = code;
     t.index = index;
     t.values = values;
     t.which = count;
+    for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
     index->rows = code->rows;
-    for (size_t r = 0; r < code->rows; r++) total += code->count[r];
-    index->bits = saei_is_dense(&t, total, code->rows)
+    index->bits = saei_is_dense(&t, entries, code->rows)
                   && 2 * saei_ceil_div(code->rows, 64) * t.m <= index->capacity;
     if (index->bits) {
-        saei_index_bits(&t);
-        return;
+        saei_fires_begin(&t);
+        saei_parallel(w->ctx, saei_ceil_div(code->rows, 64), saei_turn_part, &t);
     }
-    t.parts = saei_max(1, saei_min(saei_min((size_t)w->ctx->threads, SAEI_SORT_PARTS), code->rows));
+    t.stride = saei_ceil_div(code->rows, saei_min(threads, SAEI_SORT_PARTS));
+    t.stride = saei_max(64, saei_ceil_div(t.stride, 64) * 64);
+    t.parts = saei_ceil_div(code->rows, t.stride);
     saei_parallel(w->ctx, t.parts, saei_count_part, &t);
-    total = 0;
     for (size_t i = 0; i < t.m; i++) {
         uint32_t before = 0; /* a part's entries of latent i come after those of the parts before */
         index->begin[i] = total;
@@ -4008,7 +3995,11 @@ static void saei_cpu_index(const sae_work *w, const sae_code *code, const float 
         total += before;
     }
     index->begin[t.m] = total;
-    saei_parallel(w->ctx, t.parts, saei_place_part, &t);
+    if (index->bits && (double)entries * 5 >= (double)code->rows * (double)t.m) {
+        size_t parts = saei_min(4 * threads, SAEI_SORT_PARTS);
+        t.lo = saei_ceil_div(saei_ceil_div(t.m, parts), 64) * 64;
+        saei_parallel(w->ctx, saei_ceil_div(t.m, t.lo), saei_place_latents_part, &t);
+    } else saei_parallel(w->ctx, t.parts, saei_place_part, &t);
 }
 
 /* out = sum_j value[j] x[row[j]] in blocks of SAE_ROW_BLOCK rows; spare [ld]. */
@@ -4049,7 +4040,7 @@ static void saei_latent_rows_part(void *arg, size_t part) {
 
 static void saei_dense_latents_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
-    size_t i0 = t->lo + part * SAEI_DENSE_TARGETS, count = saei_min(SAEI_DENSE_TARGETS, t->hi - i0);
+    size_t i0 = t->lo + part * t->stride, count = saei_min(t->stride, t->hi - i0);
     size_t at[SAEI_DENSE_TARGETS], size = SAEI_DENSE_TARGETS * t->ld;
     const size_t *begin = t->index->begin + i0;
     const uint64_t *words = (const uint64_t *)(const void *)t->index->row + i0;
@@ -4095,8 +4086,8 @@ static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size
     t.n = index->rows;
     if (index->bits) {
         saei_dense_pack(&t, x, t.n, SAE_ROW_BLOCK);
-        saei_parallel(w->ctx, saei_ceil_div(hi - lo, SAEI_DENSE_TARGETS), saei_dense_latents_part,
-                      &t);
+        t.stride = saei_dense_targets(&t, hi - lo);
+        saei_parallel(w->ctx, saei_ceil_div(hi - lo, t.stride), saei_dense_latents_part, &t);
         return;
     }
     saei_parallel(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part, &t);
@@ -16659,11 +16650,12 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 }
 
 #if SAEI_KERNEL_PASS == 3
-/* Asks the L3 for a part of the panel behind this one, which comes next: 256 bytes at each of the
-   up to 128 lists, -10 % of a sum's time over 16 MB of panels. */
-static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t list) {
-    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * (128 + list));
-    for (size_t k = 0; k < 256; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
+/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
+   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
+    const size_t bytes = lists > 128 ? 128 : 256;
+    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
+    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
 }
 #endif
 
@@ -16683,10 +16675,8 @@ static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
 #define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
         if (n == 128) {
             const float *next = i + 1 < targets ? out + ld : out;
-            const float *later = value + at[i + 2 < targets ? i + 2 : i];
-            for (size_t k = 0; k < 48; k += 16)
-                _mm_prefetch((const char *)(later + k), _MM_HINT_T0);
-            SAEI_FN(saei_panel_ahead)(panel, i);
+            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
             SAEI_ALL(SAEI_LOAD)
             for (uint64_t left = bits[i]; left; left &= left - 1) {
                 const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
@@ -16758,7 +16748,7 @@ static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
 #define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
         if (n == 128) {
             const float *next = i + 1 < targets ? e + ld : e;
-            SAEI_FN(saei_panel_ahead)(panel, i);
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
             SAEI_ALL(SAEI_LOAD)
             for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
                 const float *m = panel + (size_t)__builtin_ctzll(left) * 128;

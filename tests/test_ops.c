@@ -157,6 +157,23 @@ static sae_code code_up(rig *g, const sae_code *h) {
     for (int i = 0; i < 3; i++) c.extra[i] = up(g, h->extra[i], room);
     return c;
 }
+/* The lists as bits, as an encode may leave them too: [rows][words]. */
+static uint64_t *fires_of(rig *g, const sae_code *h, size_t *bytes) {
+    size_t words = (g->m + 63) / 64;
+    uint64_t *bits = (uint64_t *)host_bytes(g, *bytes = h->rows * words * sizeof *bits);
+    for (size_t r = 0; r < h->rows; r++)
+        for (size_t j = 0; j < h->count[r]; j++) {
+            uint32_t i = h->latent[r * h->stride + j];
+            bits[r * words + i / 64] |= (uint64_t)1 << i % 64;
+        }
+    return bits;
+}
+static void fires_up(rig *g, const sae_code *h, sae_code *c) {
+    size_t bytes;
+    uint64_t *bits = fires_of(g, h, &bytes);
+    c->fires = (uint64_t *)up_bytes(g, bits, bytes);
+    c->bits = true;
+}
 static float *entries_down(rig *g, const sae_code *c, const float *values) {
     return down(g, values, c->rows * c->stride + 16);
 }
@@ -362,6 +379,7 @@ static void op_axpy(rig *g) {
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
+static size_t bits_left; /* encodes that left bits */
 static void encode_once(rig *g, sae_encode_args *h, sae_encode_args *a, sae_code *want, sae_code *got,
                         const char *what) {
     uint32_t *count = (uint32_t *)host_bytes(g, g->n * sizeof *count), *latent;
@@ -381,6 +399,13 @@ static void encode_once(rig *g, sae_encode_args *h, sae_encode_args *a, sae_code
                   want->count[r]);
             return;
         }
+    if (got->bits) {
+        size_t bytes;
+        uint64_t *bits = fires_of(g, want, &bytes), *left = (uint64_t *)host_bytes(g, bytes);
+        down_bytes(g, left, got->fires, bytes);
+        CHECK(!memcmp(left, bits, bytes), "%s: bits that are not the lists", what);
+        bits_left++;
+    }
     note(g, "counts", count, a->n * sizeof *count);
     ORACLE_OP_ENTRIES(want, r, j) {
         g->hash = check_hash(g->hash, latent + j, sizeof *latent);
@@ -409,6 +434,7 @@ static void op_encode(rig *g) {
         sae_code want = code_new(g), got;
         if (top) want.stride = g->k;
         got = code_up(g, &want);
+        got.fires = (uint64_t *)device_bytes(g, g->n * ((g->m + 63) / 64) * sizeof(uint64_t));
         h.select = a.select = (sae_select)s;
         h.k = a.k = top || s == SAE_SELECT_BATCH_TOP_K ? g->k : 0;
         for (int kind = 0; kind < 6; kind++) { /* all; a list of none, one, some, all; fewer rows */
@@ -669,6 +695,7 @@ static void op_index(rig *g) {
     size_t *begin = (size_t *)host_bytes(g, (g->m + 1) * sizeof *begin), total;
     uint32_t *row;
     for (size_t count = 0; count <= SAE_INDEX_VALUES; count++) {
+        if (count == 3) fires_up(g, &h, &c);
         oracle_op_index(&h, hv, count, &want);
         OP(g, index)(&g->w, &c, dv, count, &got);
         total = want.begin[g->m];
@@ -714,6 +741,13 @@ static void op_latent_sums(rig *g) {
         for (size_t i = 0; i < g->m; i++) {
             float sum = (float)oracle_op_latent_sum(&host, 0, i);
             want[i] = add ? want[i] + sum : sum;
+        }
+        for (int k = 0; g->ops->code_sums && k < 2; k++) {
+            sae_code c = code_up(g, &h);
+            if (k) fires_up(g, &h, &c);
+            OP(g, upload)(&g->w, out, start, g->mp * sizeof *out);
+            OP(g, code_sums)(&g->w, &c, c.pre, g->m, add, out);
+            same(g, "sums of entries", down(g, out, g->mp), want, g->m);
         }
         OP(g, upload)(&g->w, out, start, g->mp * sizeof *out);
         OP(g, latent_sums)(&g->w, &index, 0, add, out);
@@ -868,6 +902,7 @@ static void op_fused(rig *g) {
         e[k] = (float *)device_bytes(g, rows * sizeof(float));
         grad[k] = up(g, h.grad, room);
     }
+    if (g->n % 2) fires_up(g, &h, &c);
     OP(g, reconstruct)(&g->w, &c, c.value, W, base, y, 0.7f, c.value, e[0], loss, grad[0]);
     OP(g, decode)(&g->w, &c, c.value, W, 0, g->m, base, 0, e[1]);
     OP(g, residual)(&g->w, e[1], y, g->n, e[1], loss + 1);
@@ -1128,6 +1163,7 @@ int main(void) {
             first = false;
             sae_context_destroy(ctx);
         }
+    CHECK(bits_left > 0 || getenv("TEST_OPS"), "no encode left bits");
     for (size_t i = 0; i < slots && !getenv("TEST_OPS"); i++) {
         size_t at = offsetof(sae_backend, open) + i * sizeof(void (*)(void));
         static const char none[sizeof(void (*)(void))]; /* optional, and the CPU has none */
