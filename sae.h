@@ -2286,7 +2286,7 @@ typedef struct saei_top {
 /* Scratch memory of a work, cut into named pieces. */
 typedef struct saei_cpu_scratch {
     float *packed;     /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
-    float *dense;      /* [threads][2][SAEI_DENSE_TARGETS][ld] */
+    float *dense;      /* [threads][SAEI_DENSE_TARGETS][ld] */
     float *lanes;      /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
     uint64_t *marks;   /* [threads][m / SAEI_DENSE_ROWS][SAEI_DENSE_TARGETS] */
     uint64_t *fires;   /* [batch][m / 64] */
@@ -2339,7 +2339,7 @@ static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *
     most = saei_max(most, 2 * width / SAEI_CHUNK + 64);
     s->capacity = saei_align16(saei_min(4 * h->k, m) + 4 * SAEI_PANEL);
     packed = saei_cpu_place(&at, taller, sizeof(float));
-    dense = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS, 2 * h->ld * sizeof(float));
+    dense = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
     lanes = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
                            SAEI_DENSE_ROWS * 16 * sizeof(float));
     marks = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
@@ -3298,11 +3298,11 @@ static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
 /* ==== >>cpu: the dense phase ================================================================== */
 /* A fresh dictionary without a k fires half of its latents. Then a list's rows are no longer few
    and far between: every sum reads the whole matrix, from the L3. So the matrix is copied into
-   panels of 64 x 128 that lie in the L1 while 128 lists go over them, each from where it stopped.
-   The order of every sum is the one of add_rows, and so are the bits. W1, half dense, two cores of
-   540 GFLOP/s: a sum over all lists is 4.3 G multiply-adds, 16 ms at the FMA peak; predicted 21, as
-   a visit of 32 entries reads and writes 16 registers and ends with a branch not foreseen; measured
-   22 to 27, the dots 28. */
+   panels of 64 x 128 that lie in the L1 while 256 lists go over them, each from where it stopped;
+   the lists are read as bits. The order of every sum is the one of add_rows, and so are the bits.
+   W1, half dense, two cores of 540 GFLOP/s: a sum over all lists is 4.3 G multiply-adds, 16 ms at
+   the FMA peak; predicted 21, as an entry's 8 FMAs take 9 loads, and a visit of 32 entries 24 more
+   and 8 stores; measured 22 to 26, the dots 28. */
 
 /* Whether panels pay: at one entry in 16 of n m. */
 static bool saei_is_dense(const saei_task *t, size_t entries, size_t n) {
@@ -3891,8 +3891,8 @@ static void saei_place_part(void *arg, size_t part) {
 }
 
 /* -- dense lists: which latents fire is written as bits first, by row and by latent, and counted;
-   then the values are moved, 64 latents of all rows at a time, 16 rows by 16 latents together. Half
-   dense W1 with two values, two cores: 33 ms entry by entry -- */
+   then the values are moved, from one entry in 5 on 64 latents of all rows at a time, 16 rows by 16
+   latents together. Half dense W1 with two values, two cores: 33 ms entry by entry, 11 so -- */
 
 /* to[i], bit r = from[r], bit i: halves, quarters, ... change places. */
 static void saei_turn_bits(const uint64_t from[64], uint64_t to[64]) {
@@ -4044,8 +4044,8 @@ static void saei_dense_latents_part(void *arg, size_t part) {
     size_t at[SAEI_DENSE_TARGETS], size = SAEI_DENSE_TARGETS * t->ld;
     const size_t *begin = t->index->begin + i0;
     const uint64_t *words = (const uint64_t *)(const void *)t->index->row + i0;
-    float *spare = t->s.dense + saei_thread_index(t->w->ctx) * 2 * size;
-    float *out = t->out + i0 * t->ld, *sum = t->add ? spare + size : out;
+    float *spare = t->s.dense + saei_thread_index(t->w->ctx) * size;
+    float *out = t->out + i0 * t->ld, *sum = t->add ? spare + t->stride * t->ld : out;
     memcpy(at, begin, count * sizeof *at);
     memset(sum, 0, count * t->ld * sizeof *sum);
     for (size_t lo = 0; lo < t->n; lo += SAE_ROW_BLOCK) {
@@ -4086,7 +4086,7 @@ static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size
     t.n = index->rows;
     if (index->bits) {
         saei_dense_pack(&t, x, t.n, SAE_ROW_BLOCK);
-        t.stride = saei_dense_targets(&t, hi - lo);
+        t.stride = saei_dense_targets(&t, hi - lo) / (add ? 2 : 1); /* both sums in the scratch */
         saei_parallel(w->ctx, saei_ceil_div(hi - lo, t.stride), saei_dense_latents_part, &t);
         return;
     }
