@@ -573,7 +573,7 @@ typedef struct sae_stats {
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
 /* The dictionary being trained: a view owned by the trainer, in the units of its input. Valid until
-   the next step or destroy. */
+   the next step or destroy: call it again then, as its weights may stand still meanwhile. */
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
 SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *trainer); /* all defaults set */
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
@@ -962,14 +962,15 @@ typedef struct sae_code {
     float *gate;      /* D GATED: u + gate_bias */
     float *grad;      /* D dL/dp (GATED: dL/du) */
     float *extra[3];  /* D further gradients of GATED and JUMP_RELU */
-    uint64_t *fires;  /* D [rows][ceil(m / 64)] the lists as bits, latent i in bit i % 64 of word
-                         i / 64, where an encode left them so (bits); or NULL */
-    bool bits;
+    uint64_t *fires;  /* NULL, or D [rows][ceil(m / 64)]: the lists as bits, latent i in bit i % 64
+                         of word i / 64, if */
+    bool bits;        /* encode says so, every time: it left them */
 } sae_code;
 
 /* The same entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
    their rows ascending. Where many fire, index may give the rows as bits instead: then `row` holds
-   uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row r. */
+   uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row r.
+   Every index sets `bits`, or leaves the false it found; who reads `row` must look. */
 #define SAE_INDEX_VALUES 5
 typedef struct sae_index {
     size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
@@ -1023,20 +1024,24 @@ typedef struct sae_work {
 } sae_work;
 
 /* Silent rows of W_dec wait: nobody reads them before their latents fire again, and what Adam does
-   to them meanwhile follows from the steps alone. A row waits once SAE_LAG_QUIET updates in a row
-   found its latent in no list. */
+   to them meanwhile follows from the steps alone. Row i waits, without a gradient, if
+     waits && updates >= begun + SAE_LAG_QUIET && updates >= listed[i] + SAE_LAG_QUIET.
+   The trainer writes all but what the pointers point at: it counts updates, notes Adam's numbers,
+   and calls catch_up at every SAE_LAG_UPDATES-th update at least, so that no row misses more.
+   adam_rows sets seen[i] = updates + 1 for each row it updates, whether rows may wait or not;
+   catch_up sets listed[i] = updates for the latents of a code, and seen. */
 #define SAE_LAG_QUIET 8
-#define SAE_LAG_UPDATES 32 /* at most so many are missed */
+#define SAE_LAG_UPDATES 32
 typedef struct sae_lag {
-    bool waits;         /* else all rows take part in all updates */
-    uint64_t updates;   /* how many there were; of the last ones: [update % SAE_LAG_UPDATES] */
-    sae_adam adam[SAE_LAG_UPDATES];
-    uint64_t t[SAE_LAG_UPDATES];
-    float unit;         /* as in adam_rows */
-    uint64_t begun;     /* the update before which waiting was allowed */
-    uint64_t *listed;   /* D [m]: the update before which latent i was last listed */
-    uint64_t *seen;     /* D [m]: how many updates row i has seen */
-    uint32_t *waiting;  /* D one number: how many rows waited when catch_up last looked */
+    bool waits;                     /* else all rows take part in all updates */
+    float unit;                     /* as in adam_rows */
+    uint64_t updates;               /* how many there were */
+    uint64_t begun;                 /* rows may wait since this one: what listed says is older */
+    sae_adam adam[SAE_LAG_UPDATES]; /* of update u: [u % SAE_LAG_UPDATES] */
+    uint64_t t[SAE_LAG_UPDATES];    /* alike */
+    uint64_t *listed;               /* D [m]: the update before which latent i was last listed */
+    uint64_t *seen;                 /* D [m]: how many updates row i has seen */
+    uint32_t *waiting;              /* D one number: how many rows waited when catch_up came */
 } sae_lag;
 
 struct sae_backend {
@@ -1170,7 +1175,8 @@ struct sae_backend {
 
     /* Optional: several operations in one reading of memory, with the same bits; NULL: one after
        the other. */
-    /* index and latent_sums of these values of entries */
+    /* index and latent_sums of these values of entries; where it is there, the trainers index only
+       value and grad */
     void (*code_sums)(const sae_work *w, const sae_code *code, const float *values, size_t m,
                       bool add, float *out);
     /* decode (values, all latents, base [ld]), residual and dots */
@@ -1178,14 +1184,14 @@ struct sae_backend {
                         const float *W, const float *base, const float *y, float alpha,
                         const float *relu_of, float *e, double *loss, float *grad);
     /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
-       param [m][ld]; grad is left projected. lag as there; those rows have seen one more then */
+       param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */
     void (*adam_rows)(const sae_work *w, const sae_adam *adam, uint64_t t,
                       const double *sum_squares, double max_norm, float project, float unit,
                       const sae_lag *lag, size_t m, float *param, float *grad, float *first,
                       float *second);
     /* The rows of the latents that code lists see the updates that they missed, each an adam_rows
-       with a gradient of zeros, and wait no more; other rows may do so, too. code NULL: all rows
-       see them, and wait on. NULL: rows never wait. */
+       with a gradient of zeros, and wait no more. code NULL: all rows see them, and wait on. The
+       operation NULL: rows never wait. */
     void (*catch_up)(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
                      float *param, float *first, float *second);
 
@@ -2258,7 +2264,7 @@ static const saei_kernels *saei_kernels_select(const char *name) {
 
 enum {
     SAEI_ENCODE_ROWS = 128,  /* at most: rows of one encode task */
-    SAEI_TOP_LISTS = SAEI_ENCODE_ROWS + 1, /* of candidates: one for each row, and a spare one */
+    SAEI_TOP_LISTS = SAEI_ENCODE_ROWS + 1, /* of candidates: a spare one, and one for each row */
     SAEI_SCREEN_FACTS = 3,   /* of a panel: most |w|, |dw|, |offset| */
     SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
     SAEI_DENSE_TARGETS = 256, /* at most: rows or latents of one task of the dense phase */
@@ -2288,8 +2294,8 @@ typedef struct saei_cpu_scratch {
     float *packed;     /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
     float *dense;      /* [threads][SAEI_DENSE_TARGETS][ld] */
     float *lanes;      /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
-    uint64_t *marks;   /* [threads][m / SAEI_DENSE_ROWS][SAEI_DENSE_TARGETS] */
-    uint64_t *fires;   /* [batch][m / 64] */
+    uint64_t *marks;   /* [threads][ceil(m / 64)][SAEI_DENSE_TARGETS] */
+    uint64_t *fires;   /* [batch][ceil(m / 64)] */
     float *screen;     /* [2][panels 48]: factor and offset of each latent; then
                           [panels][SAEI_SCREEN_FACTS] */
     float *value;      /* [threads][SAEI_TOP_LISTS][capacity], then [SAEI_BLAS_ROWS][capacity] */
@@ -2441,7 +2447,7 @@ typedef struct saei_task {
     size_t n, d, ld, m, lo, hi, which, stride, parts;
     float a;
     double p, coef;
-    bool add, all, alone; /* alone: the scratch is this part's only, not one a thread */
+    bool add, alone; /* alone: the scratch is this part's only, not one a thread */
     int kind;
     const float *x, *y, *z;
     const void *rows;
@@ -2453,7 +2459,7 @@ typedef struct saei_task {
     const float *const *values;
     float *const *outs;
     saei_adam_step adam;
-    const uint64_t *fires; /* [rows][m / 64] */
+    const uint64_t *fires; /* [rows][ceil(m / 64)] */
     const sae_lag *lag;
     const saei_adam_step *missed; /* [SAE_LAG_UPDATES] */
 } saei_task;
@@ -2491,6 +2497,12 @@ static double saei_sum_doubles(const double *x, size_t n) {
 /* [begin, end) of part `part` when count things go in parts of `size`. */
 static size_t saei_part_end(size_t part, size_t size, size_t count) {
     return saei_min((part + 1) * size, count);
+}
+
+static size_t saei_code_entries(const sae_code *code) {
+    size_t entries = 0;
+    for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
+    return entries;
 }
 
 /* -- batch -- */
@@ -2738,11 +2750,11 @@ static saei_top saei_top_list(const saei_task *t, size_t which) {
     return top;
 }
 
-/* This thread's lists of candidates; returns the spare one. */
-static saei_top saei_tops(const saei_task *t, saei_top top[SAEI_ENCODE_ROWS]) {
-    size_t base = saei_task_thread(t) * SAEI_TOP_LISTS;
-    for (size_t i = 0; i < SAEI_ENCODE_ROWS; i++) top[i] = saei_top_list(t, base + i);
-    return saei_top_list(t, base + SAEI_ENCODE_ROWS);
+/* This thread's lists of candidates, for `rows` rows; returns the spare one. */
+static saei_top saei_tops(const saei_task *t, size_t rows, saei_top *top) {
+    size_t spare = saei_task_thread(t) * SAEI_TOP_LISTS;
+    for (size_t i = 0; i < rows; i++) top[i] = saei_top_list(t, spare + 1 + i);
+    return saei_top_list(t, spare);
 }
 
 static void saei_encode_part(void *arg, size_t part) {
@@ -2752,7 +2764,7 @@ static void saei_encode_part(void *arg, size_t part) {
     bool top_k = a->select == SAE_SELECT_TOP_K;
     saei_top top[SAEI_ENCODE_ROWS];
     float product[SAEI_TILE_ROWS * SAEI_PANEL], bias[SAEI_PANEL], theta[SAEI_PANEL];
-    saei_tops(t, top);
+    saei_tops(t, r1 - r0, top);
     memset(bias, 0, sizeof bias);
     for (size_t r = r0; r < r1; r++) t->code->count[r] = 0;
     if (t->code->bits) {
@@ -3023,7 +3035,7 @@ static void saei_screen_part(void *arg, size_t part) {
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
     const float *facts = t->s.screen + 2 * all;
     int16_t *words = t->s.words + saei_task_thread(t) * SAEI_ENCODE_ROWS * t->ld;
-    saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, top);
+    saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, r1 - r0, top);
     saei_quantized q[SAEI_ENCODE_ROWS];
     int32_t dot[SAEI_TILE_ROWS * SAEI_PANEL];
     memset(q, 0, sizeof q);
@@ -3191,10 +3203,9 @@ static float saei_keep_batch(sae_code *code, size_t want, uint32_t *histogram) {
 
 static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
     saei_task t = saei_task_of(w);
-    size_t total = 0;
+    size_t total = saei_code_entries(code); /* of the last batch */
     saei_part_fn fn = saei_encode_part;
     double known;
-    for (size_t r = 0; r < code->rows; r++) total += code->count[r]; /* of the last batch */
     known = code->rows ? (double)total / (double)code->rows : (double)a->m;
     if (a->select == SAE_SELECT_TOP_K) known = (double)a->k;
     t.args = a;
@@ -3208,6 +3219,7 @@ static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_cod
         t.a = *a->warm;
     if (a->select == SAE_SELECT_BATCH_TOP_K && !(t.a > 0)) known = (double)a->m;
     if (saei_screen_begin(&t, known)) fn = saei_screen_part;
+    /* Bits cost little, and serve sums of lists that are not yet dense, too. */
     code->bits = code->fires && fn == saei_encode_part && !a->list && known * 32 > (double)t.m
                  && a->select != SAE_SELECT_TOP_K && a->select != SAE_SELECT_BATCH_TOP_K;
     if (fn == saei_encode_part)
@@ -3220,8 +3232,7 @@ static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_cod
     }
     if (a->select != SAE_SELECT_BATCH_TOP_K) return;
     for (bool again = true;;) {
-        total = 0;
-        for (size_t r = 0; r < a->n; r++) total += code->count[r];
+        total = saei_code_entries(code);
         if (total >= a->k * a->n || t.a <= 0) break;
         t.a = again && fn == saei_screen_part ? 0.7f * t.a : 0; /* the guess was too high */
         again = false;
@@ -3347,18 +3358,18 @@ static void saei_fires_row(const saei_task *t, size_t r, size_t stride, uint64_t
     const sae_code *c = t->code;
     const uint32_t *latent = c->latent + r * c->stride;
     size_t words = saei_ceil_div(t->w->shape.dict_size, 64);
-    for (size_t w = 0, at = 0; w < words; w++, bits += stride) {
-        if (c->bits) *bits = c->fires[r * words + w];
-        else {
-            SAEI_PREFETCH(latent + at + 256); /* where `at` will be is known late */
-            SAEI_PREFETCH(latent + at + 272);
-            at += t->kernels->mark(latent + at, c->count[r] - at, (uint32_t)(w * 64),
-                                   (uint32_t)(w * 64 + 64), bits);
-        }
+    if (c->bits) {
+        for (size_t w = 0; w < words; w++) bits[w * stride] = c->fires[r * words + w];
+        return;
+    }
+    for (size_t w = 0, at = 0; w < words; w++) {
+        SAEI_PREFETCH(latent + at + 256); /* where `at` will be is known late */
+        SAEI_PREFETCH(latent + at + 272);
+        at += t->kernels->mark(latent + at, c->count[r] - at, (uint32_t)(w * 64),
+                               (uint32_t)(w * 64 + 64), &bits[w * stride]);
     }
 }
 
-/* t->fires of 16 rows: the code's, or from its lists. */
 static void saei_fires_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t words = saei_ceil_div(t->w->shape.dict_size, 64);
@@ -3366,6 +3377,7 @@ static void saei_fires_part(void *arg, size_t part) {
         saei_fires_row(t, r, 1, t->s.fires + r * words);
 }
 
+/* t->fires: the code's, or from its lists. */
 static void saei_fires_begin(saei_task *t) {
     t->fires = t->code->bits ? t->code->fires : t->s.fires;
     if (!t->code->bits)
@@ -3750,7 +3762,6 @@ static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const 
     saei_task t = saei_task_of(w);
     const float *in[2];
     float *out[2];
-    size_t entries = 0;
     in[0] = values;
     in[1] = relu_of;
     out[0] = e;
@@ -3762,8 +3773,7 @@ static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const 
     t.y = base;
     t.z = y;
     t.a = alpha;
-    for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
-    if (saei_is_dense(&t, entries, code->rows)) {
+    if (saei_is_dense(&t, saei_code_entries(code), code->rows)) {
         saei_dense_pack(&t, W, t.m, t.m);
         t.stride = saei_dense_targets(&t, code->rows);
         saei_parallel(w->ctx, saei_ceil_div(code->rows, t.stride), saei_dense_reconstruct_part,
@@ -3967,12 +3977,11 @@ static void saei_place_latents_part(void *arg, size_t part) {
 static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
                            size_t count, sae_index *index) {
     saei_task t = saei_task_of(w);
-    size_t entries = 0, total = 0, threads = (size_t)w->ctx->threads;
+    size_t entries = saei_code_entries(code), total = 0, threads = (size_t)w->ctx->threads;
     t.code = code;
     t.index = index;
     t.values = values;
     t.which = count;
-    for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
     index->rows = code->rows;
     index->bits = saei_is_dense(&t, entries, code->rows)
                   && 2 * saei_ceil_div(code->rows, 64) * t.m <= index->capacity;
@@ -4137,11 +4146,13 @@ static const double *saei_latent_sums(const sae_work *w, const sae_index *index,
     return t.s.sums;
 }
 
+static void saei_put_sums(const double *sum, size_t m, bool add, float *out) {
+    for (size_t i = 0; i < m; i++) out[i] = add ? out[i] + (float)sum[i] : (float)sum[i];
+}
+
 static void saei_cpu_latent_sums(const sae_work *w, const sae_index *index, size_t which, bool add,
                                  float *out) {
-    const double *sum = saei_latent_sums(w, index, which);
-    for (size_t i = 0; i < index->dict_size; i++)
-        out[i] = add ? out[i] + (float)sum[i] : (float)sum[i];
+    saei_put_sums(saei_latent_sums(w, index, which), index->dict_size, add, out);
 }
 
 /* t->s.sums of t->lo latents a part, from the rows as they lie. Half dense W1, two cores: 1.2 ms,
@@ -4175,8 +4186,7 @@ static void saei_cpu_code_sums(const sae_work *w, const sae_code *code, const fl
     t.m = m;
     t.lo = saei_ceil_div(saei_ceil_div(m, parts), 64) * 64;
     saei_parallel(w->ctx, saei_ceil_div(m, t.lo), saei_code_sums_part, &t);
-    for (size_t i = 0; i < m; i++)
-        out[i] = add ? out[i] + (float)t.s.sums[i] : (float)t.s.sums[i];
+    saei_put_sums(t.s.sums, m, add, out);
 }
 
 static void saei_cpu_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
@@ -4443,9 +4453,15 @@ static void saei_listed_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     unsigned char *listed = (unsigned char *)t->s.counts + part * t->m;
-    size_t size = saei_ceil_div(c->rows, t->parts);
+    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
+    size_t words = saei_ceil_div(t->m, 64);
     memset(listed, 0, t->m);
-    for (size_t r = part * size, end = saei_part_end(part, size, c->rows); r < end; r++)
+    for (size_t w = 0; c->bits && w < words; w++) {
+        uint64_t any = 0;
+        for (size_t i = r; i < end; i++) any |= c->fires[i * words + w];
+        for (; any; any &= any - 1) listed[w * 64 + saei_lowest_bit(any)] = 1;
+    }
+    for (; !c->bits && r < end; r++)
         for (size_t j = 0; j < c->count[r]; j++) listed[c->latent[r * c->stride + j]] = 1;
 }
 
@@ -4455,14 +4471,14 @@ static void saei_catch_up_part(void *arg, size_t part) {
     const sae_lag *lag = t->lag;
     float *none = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
     size_t waiting = 0;
-    memset(none, 0, t->ld * sizeof *none);
     for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
         float *row = t->outs[0] + i * t->ld, *first = t->outs[1] ? t->outs[1] + i * t->ld : NULL;
-        bool due = t->all;
+        bool due = !t->code;
         waiting += saei_waits(lag, i);
         for (size_t p = 0; p < t->parts && !due; p++) due = listed[p * t->m + i] != 0;
         if (!due) continue;
         if (t->code) lag->listed[i] = lag->updates;
+        if (lag->seen[i] < lag->updates) memset(none, 0, t->ld * sizeof *none);
         for (; lag->seen[i] < lag->updates; lag->seen[i]++) {
             t->kernels->adam(&t->missed[lag->seen[i] % SAE_LAG_UPDATES], t->ld, row, none, first,
                              t->outs[2] + i * t->ld);
@@ -4477,21 +4493,21 @@ static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae
     saei_task t = saei_task_of(w);
     saei_adam_step missed[SAE_LAG_UPDATES];
     float *outs[3];
-    size_t entries = 0;
     outs[0] = param;
     outs[1] = first;
     outs[2] = second;
-    for (size_t r = 0; code && r < code->rows; r++) entries += code->count[r];
     for (size_t u = 0; u < saei_min(lag->updates, SAE_LAG_UPDATES); u++)
         missed[u] = saei_adam_step_of(&lag->adam[u], lag->t[u], 1);
     t.code = code;
-    t.all = !code || entries > 32 * m; /* then nearly all are listed, and long lists read */
     t.m = m;
     t.outs = outs;
     t.lag = lag;
     t.missed = missed;
-    t.parts = saei_min((size_t)w->ctx->threads, SAEI_SORT_PARTS);
-    if (!t.all) saei_parallel(w->ctx, t.parts, saei_listed_part, &t);
+    if (code && code->rows) {
+        t.stride = saei_ceil_div(code->rows, saei_min((size_t)w->ctx->threads, SAEI_SORT_PARTS));
+        t.parts = saei_ceil_div(code->rows, t.stride);
+        saei_parallel(w->ctx, t.parts, saei_listed_part, &t);
+    }
     saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
     *lag->waiting = (uint32_t)saei_sum_doubles(t.s.sums, saei_ceil_div(m, 16));
 }
@@ -5317,7 +5333,7 @@ typedef struct saei_prepared_slot {
     float *pre;       /* alike */
     double *least;    /* one */
     size_t *begin;    /* [SAEI_PREPARED_ROWS + 1] of finished lists, which start at latent, pre */
-    float *top_value; /* [SAEI_TOP_LISTS][capacity] */
+    float *top_value; /* [SAEI_PREPARED_ROWS + 1][capacity] */
     uint32_t *top_latent;
     int16_t *words;   /* [SAEI_ENCODE_ROWS][ld] */
 } saei_prepared_slot;
@@ -5359,8 +5375,8 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
         SAEI_PIECE(slot->pre, float, rows * p->stride)
         SAEI_PIECE(slot->least, double, 1)
         SAEI_PIECE(slot->begin, size_t, rows + 1)
-        SAEI_PIECE(slot->top_value, float, SAEI_TOP_LISTS * p->capacity)
-        SAEI_PIECE(slot->top_latent, uint32_t, SAEI_TOP_LISTS * p->capacity)
+        SAEI_PIECE(slot->top_value, float, (rows + 1) * p->capacity)
+        SAEI_PIECE(slot->top_latent, uint32_t, (rows + 1) * p->capacity)
     }
     SAEI_PIECE(p->words, int16_t, p->num_slots * SAEI_ENCODE_ROWS * dict->ld)
     for (size_t i = 0; b && i < p->num_slots; i++)
@@ -7059,7 +7075,8 @@ static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool se
         code->extra[i] = (float *)saei_device(t, entries, sizeof(float));
         ok = ok && code->extra[i];
     }
-    if (code == &t->code && !saei_is_top_k(t->desc.kind)) { /* these lists may be long */
+    /* these lists may be long; code_sums: the backend reads bits */
+    if (code == &t->code && !saei_is_top_k(t->desc.kind) && t->ops->code_sums) {
         size_t words;
         ok = ok && saei_mul(t->desc.batch_size, saei_ceil_div(t->desc.dict_size, 64), &words);
         code->fires = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
@@ -7356,7 +7373,7 @@ static void saei_lag_update(sae_trainer *t, const sae_adam *adam, uint64_t step)
     lag->waits = lag->updates / SAE_LAG_UPDATES % 8 == 0;
     if (waits) {
         t->ops->download(&t->w, &waiting, lag->waiting, sizeof waiting);
-        lag->waits = waiting >= t->desc.dict_size / 8;
+        lag->waits = waiting && 8 * (size_t)waiting >= t->desc.dict_size;
     } else lag->begun = lag->updates;
 }
 
@@ -14672,6 +14689,7 @@ typedef struct saei_loop {
     saei_text about_buffer, about_run; /* for config.json */
     float factor;             /* inputs are divided by it; 1 without normalize_activations */
     uint64_t step, start, rows;
+    bool replaces;            /* the backup is an earlier run's, and goes after the first step */
 } saei_loop;
 
 /* ---- settings as text ---- */
@@ -15180,14 +15198,13 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
             *done = true;
             return SAE_OK;
         }
+        saei_log(l->ctx, SAE_LOG_INFO, "sae_train: there is no backup to resume from, begins anew");
     } else if (backup) {
         if (!saei_loop_backup_is_ours(l))
             return saei_fail(l->ctx, SAE_INVALID, "sae_train: %s is no backup of sae_train, which "
                              "would be written there: move it, or take another save_dir",
                              l->backup);
-        saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: removes %s, the backup of an earlier run",
-                 l->backup);
-        saei_loop_remove_backup(l);
+        l->replaces = true;
     }
     if (l->desc->normalize_activations) SAEI_TRY(saei_loop_norm(l));
     return saei_loop_configs(l, 0, true);
@@ -15269,6 +15286,12 @@ static sae_result saei_loop_run(saei_loop *l) {
                              l->folders ? "; what was trained is saved" : "");
         }
         if (result != SAE_OK) return result;
+        if (l->replaces) {
+            saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: removes %s, the backup of an earlier run",
+                     l->backup);
+            saei_loop_remove_backup(l);
+            l->replaces = false;
+        }
         SAEI_TRY(saei_loop_progress(l));
     }
     return saei_loop_finish(l);

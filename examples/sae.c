@@ -1110,8 +1110,8 @@ static void warn_replaced(const sae_train_desc *desc) {
         if (is_folder(joined(folder, "checkpoints")))
             stays = "; what is in checkpoints/ stays and is of the earlier run, but for the steps "
                     "saved anew";
-        warn("%s holds a finished run: config.json, ae.pt, ae.safetensors are replaced%s", folder,
-             stays);
+        warn("%s holds a finished run: its config.json, ae.pt, ae.safetensors will be replaced%s",
+             folder, stays);
     }
 }
 

@@ -967,6 +967,7 @@ static void op_catch_up(rig *g) {
             OP(g, upload)(&g->w, c.latent, h.latent, g->n * h.stride * sizeof *h.latent);
             for (int i = 0; i < 2; i++) OP(g, upload)(&g->w, grad[i], slope, size * sizeof *slope);
             free(slope);
+            if (u >= 50) fires_up(g, &h, &c);
             OP(g, catch_up)(&g->w, &c, &lag, m, p[0], first[0], second[0]);
             for (int i = 0; i < 2; i++) {
                 const sae_lag *l = i ? NULL : &lag;
