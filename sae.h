@@ -15198,7 +15198,7 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
             *done = true;
             return SAE_OK;
         }
-        saei_log(l->ctx, SAE_LOG_INFO, "sae_train: there is no backup to resume from, begins anew");
+        saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: no backup to resume from, begins anew");
     } else if (backup) {
         if (!saei_loop_backup_is_ours(l))
             return saei_fail(l->ctx, SAE_INVALID, "sae_train: %s is no backup of sae_train, which "
