@@ -2097,18 +2097,16 @@ struct saei_kernels {
     size_t (*keep_window)(const float *u, const float *bias, const float *theta, float bandwidth,
                           size_t count, uint32_t base, uint32_t *latent, float *value,
                           size_t length, size_t stride, uint64_t *kept);
-    /* Of sorted, ascending from first or later, no two alike: how many are < limit <= first + 64,
-       and in *bits, bit sorted[j] - first of each. */
-    size_t (*mark)(const uint32_t *sorted, size_t n, uint32_t first, uint32_t limit,
-                   uint64_t *bits);
+    /* Of sorted, ascending from first or later, no two alike: how many are < first + 64, and in
+       *bits, bit sorted[j] - first of each. */
+    size_t (*mark)(const uint32_t *sorted, size_t n, uint32_t first, uint64_t *bits);
     /* Row r of 16 has, from entry from[r] on, one entry for each bit l < 16 of fires[r], ascending.
        To out[v][to[l]...], v < count, go values[v] of the entries of bit l, rows ascending; from
        and to move on. */
     void (*regroup)(const uint32_t fires[16], size_t from[16], const float *const *values,
                     size_t count, float *const *out, size_t to[16]);
-    /* sums[64 w + b] += value[j], one entry j for each bit b of fires[w], w < words, ascending;
-       returns how many. */
-    size_t (*add_fires)(size_t words, const uint64_t *fires, const float *value, double *sums);
+    /* sums[64 w + b] += value[j], one entry j for each bit b of fires[w], w < words, ascending */
+    void (*add_fires)(size_t words, const uint64_t *fires, const float *value, double *sums);
     /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
     void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                      const float *M, size_t ld, float *out);
@@ -2503,6 +2501,13 @@ static size_t saei_code_entries(const sae_code *code) {
     size_t entries = 0;
     for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
     return entries;
+}
+
+/* Rows of a code in t->parts parts of t->stride, whole words of bits, one a thread. */
+static void saei_code_parts(saei_task *t, size_t rows) {
+    size_t parts = saei_min((size_t)t->w->ctx->threads, SAEI_SORT_PARTS);
+    t->stride = saei_max(64, saei_ceil_div(saei_ceil_div(rows, parts), 64) * 64);
+    t->parts = saei_ceil_div(rows, t->stride);
 }
 
 /* -- batch -- */
@@ -3366,8 +3371,15 @@ static void saei_fires_row(const saei_task *t, size_t r, size_t stride, uint64_t
         SAEI_PREFETCH(latent + at + 256); /* where `at` will be is known late */
         SAEI_PREFETCH(latent + at + 272);
         at += t->kernels->mark(latent + at, c->count[r] - at, (uint32_t)(w * 64),
-                               (uint32_t)(w * 64 + 64), &bits[w * stride]);
+                               &bits[w * stride]);
     }
+}
+
+/* The entries of a row before its word `words`. */
+static size_t saei_fires_before(const uint64_t *fires, size_t words) {
+    size_t count = 0;
+    for (size_t w = 0; w < words; w++) count += saei_count_bits(fires[w]);
+    return count;
 }
 
 static void saei_fires_part(void *arg, size_t part) {
@@ -3871,12 +3883,17 @@ static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float band
 
 /* ==== >>cpu: by latent ======================================================================== */
 
+/* Where `row` holds bits. */
+static uint64_t *saei_index_words(const sae_index *index) {
+    return (uint64_t *)(void *)index->row;
+}
+
 /* [parts][m]: how many of a part's rows, t->stride each, have a latent. */
 static void saei_count_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     uint32_t *counts = t->s.counts + part * t->m;
-    const uint64_t *words = (const uint64_t *)(const void *)t->index->row;
+    const uint64_t *words = saei_index_words(t->index);
     size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
     memset(counts, 0, t->m * sizeof *counts);
     for (; t->index->bits && r < end; r += 64)
@@ -3922,7 +3939,7 @@ static void saei_turn_part(void *arg, size_t part) {
     size_t panels = saei_ceil_div(t->m, 64);
     size_t count = saei_part_end(part, 64, t->code->rows) - part * 64;
     const uint64_t *fires = t->fires + part * 64 * panels;
-    uint64_t *words = (uint64_t *)(void *)t->index->row + part * t->m, rows[64], latents[64];
+    uint64_t *words = saei_index_words(t->index) + part * t->m, rows[64], latents[64];
     memset(rows, 0, sizeof rows);
     for (size_t p = 0; p < panels; p++) {
         for (size_t r = 0; r < count; r++) rows[r] = fires[r * panels + p];
@@ -3946,10 +3963,8 @@ static void saei_place_latents_part(void *arg, size_t part) {
     uint32_t *stands = t->s.counts + part * c->rows;
     size_t lo = part * t->lo, end = saei_min(lo + t->lo, t->m), to[64];
     size_t panels = saei_ceil_div(t->m, 64);
-    memset(stands, 0, c->rows * sizeof *stands);
     for (size_t r = 0; r < c->rows; r++)
-        for (size_t p = 0; p < lo / 64; p++)
-            stands[r] += (uint32_t)saei_count_bits(t->fires[r * panels + p]);
+        stands[r] = (uint32_t)saei_fires_before(t->fires + r * panels, lo / 64);
     for (; lo < end; lo += 64) {
         size_t hi = saei_min(lo + 64, end);
         memset(to, 0, sizeof to);
@@ -3977,7 +3992,7 @@ static void saei_place_latents_part(void *arg, size_t part) {
 static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
                            size_t count, sae_index *index) {
     saei_task t = saei_task_of(w);
-    size_t entries = saei_code_entries(code), total = 0, threads = (size_t)w->ctx->threads;
+    size_t entries = saei_code_entries(code), total = 0;
     t.code = code;
     t.index = index;
     t.values = values;
@@ -3989,9 +4004,7 @@ static void saei_cpu_index(const sae_work *w, const sae_code *code, const float 
         saei_fires_begin(&t);
         saei_parallel(w->ctx, saei_ceil_div(code->rows, 64), saei_turn_part, &t);
     }
-    t.stride = saei_ceil_div(code->rows, saei_min(threads, SAEI_SORT_PARTS));
-    t.stride = saei_max(64, saei_ceil_div(t.stride, 64) * 64);
-    t.parts = saei_ceil_div(code->rows, t.stride);
+    saei_code_parts(&t, code->rows);
     saei_parallel(w->ctx, t.parts, saei_count_part, &t);
     for (size_t i = 0; i < t.m; i++) {
         uint32_t before = 0; /* a part's entries of latent i come after those of the parts before */
@@ -4005,7 +4018,7 @@ static void saei_cpu_index(const sae_work *w, const sae_code *code, const float 
     }
     index->begin[t.m] = total;
     if (index->bits && (double)entries * 5 >= (double)code->rows * (double)t.m) {
-        size_t parts = saei_min(4 * threads, SAEI_SORT_PARTS);
+        size_t parts = saei_min(4 * (size_t)w->ctx->threads, SAEI_SORT_PARTS);
         t.lo = saei_ceil_div(saei_ceil_div(t.m, parts), 64) * 64;
         saei_parallel(w->ctx, saei_ceil_div(t.m, t.lo), saei_place_latents_part, &t);
     } else saei_parallel(w->ctx, t.parts, saei_place_part, &t);
@@ -4050,10 +4063,10 @@ static void saei_latent_rows_part(void *arg, size_t part) {
 static void saei_dense_latents_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t i0 = t->lo + part * t->stride, count = saei_min(t->stride, t->hi - i0);
-    size_t at[SAEI_DENSE_TARGETS], size = SAEI_DENSE_TARGETS * t->ld;
+    size_t at[SAEI_DENSE_TARGETS];
     const size_t *begin = t->index->begin + i0;
-    const uint64_t *words = (const uint64_t *)(const void *)t->index->row + i0;
-    float *spare = t->s.dense + saei_thread_index(t->w->ctx) * size;
+    const uint64_t *words = saei_index_words(t->index) + i0;
+    float *spare = t->s.dense + saei_thread_index(t->w->ctx) * SAEI_DENSE_TARGETS * t->ld;
     float *out = t->out + i0 * t->ld, *sum = t->add ? spare + t->stride * t->ld : out;
     memcpy(at, begin, count * sizeof *at);
     memset(sum, 0, count * t->ld * sizeof *sum);
@@ -4167,7 +4180,7 @@ static void saei_code_sums_part(void *arg, size_t part) {
         size_t at = r * c->stride, begin, end;
         if (c->bits) {
             const uint64_t *fires = c->fires + r * words;
-            for (size_t w = 0; w < lo / 64; w++) at += saei_count_bits(fires[w]);
+            at += saei_fires_before(fires, lo / 64);
             t->kernels->add_fires(saei_ceil_div(hi - lo, 64), fires + lo / 64, t->x + at,
                                   sums + lo);
             continue;
@@ -4503,9 +4516,8 @@ static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae
     t.outs = outs;
     t.lag = lag;
     t.missed = missed;
-    if (code && code->rows) {
-        t.stride = saei_ceil_div(code->rows, saei_min((size_t)w->ctx->threads, SAEI_SORT_PARTS));
-        t.parts = saei_ceil_div(code->rows, t.stride);
+    if (code) {
+        saei_code_parts(&t, code->rows);
         saei_parallel(w->ctx, t.parts, saei_listed_part, &t);
     }
     saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
@@ -7689,6 +7701,7 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
     sae_lag *lag = t->lag.seen ? &t->lag : NULL;
+    float unit_eps = constrained ? 0 : FLT_EPSILON;
     sae_adam adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
@@ -7701,18 +7714,17 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     if (!fused) {
         saei_adam_range(t, &adam, step, squares, 0, t->view.num_params);
         if (unit)
-            t->ops->normalize_rows(&t->w, m, constrained ? 0 : FLT_EPSILON, t->param.W_dec);
+            t->ops->normalize_rows(&t->w, m, unit_eps, t->param.W_dec);
         return;
     }
     dec = (size_t)(t->param.W_dec - t->param.all);
     end = dec + m * t->view.ld;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0,
-                      constrained ? 0 : FLT_EPSILON, lag, m, t->param.W_dec, t->grad.W_dec,
-                      t->first.W_dec, t->second.W_dec);
+    t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag, m,
+                      t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lag) return;
-    lag->unit = constrained ? 0 : FLT_EPSILON;
+    lag->unit = unit_eps;
     saei_lag_update(t, &adam, step);
 }
 
@@ -16524,7 +16536,7 @@ static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
 }
 #endif
 
-static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first, uint32_t limit,
+static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
                                  uint64_t *bits) {
 #if SAEI_KERNEL_PASS == 3
     /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
@@ -16534,8 +16546,8 @@ static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t firs
         size_t left = n < j ? 0 : n - j;
         __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
         __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
-        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32((int)limit));
         at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
+        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
         low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
         at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
         high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
@@ -16545,7 +16557,8 @@ static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t firs
     return count;
 #else
     size_t j = 0;
-    for (*bits = 0; j < n && sorted[j] < limit; j++) *bits |= (uint64_t)1 << (sorted[j] - first);
+    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
+        *bits |= (uint64_t)1 << (sorted[j] - first);
     return j;
 #endif
 }
@@ -16591,8 +16604,8 @@ static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
 #endif
 }
 
-static size_t SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
-                                      double *sums) {
+static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
+                                    double *sums) {
     size_t j = 0;
     for (size_t w = 0; w < words; w++, sums += 64) {
 #if SAEI_KERNEL_PASS == 3
@@ -16616,7 +16629,6 @@ static size_t SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const
             sums[saei_lowest_bit(left)] += (double)value[j++];
 #endif
     }
-    return j;
 }
 
 static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
@@ -16984,8 +16996,8 @@ static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double 
 }
 
 #if SAEI_KERNEL_PASS == 3
-/* out = x^p for eight x > 0, as saei_pow_body with its roundings: exp(p ln x). False where |p ln x|
-   may exceed 690 or x is infinite: nothing is written. */
+/* out = x^p for eight x > 0, as saei_pow_body with its roundings: exp(p ln x). False where one is
+   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
 static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
     const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
     const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
@@ -17012,6 +17024,7 @@ static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
     y = _mm512_mul_pd(_mm512_set1_pd(p), y);
     if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
          & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
          & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
         return false;
     n = _mm512_maskz_roundscale_pd(
@@ -17030,14 +17043,10 @@ static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
 static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
     size_t i = 0;
 #if SAEI_KERNEL_PASS == 3
-    while (p != 0 && p != 1 && i + 8 <= n) {
-        __m256 v = _mm256_loadu_ps(x + i);
-        if (_mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GT_OQ)) != 0xFF
-            || !SAEI_FN(saei_power_8)(v, p, out + i))
+    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
+        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
             for (size_t j = i; j < i + 8; j++)
                 out[j] = x[j] > 0 ? saei_pow_body((double)x[j], p) : 0;
-        i += 8;
-    }
 #endif
     for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow_body((double)x[i], p) : 0;
 }
