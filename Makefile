@@ -25,13 +25,21 @@ TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c)) $(EMU
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked -Ibuild $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
-.PHONY: all lib emu cuda test test-asan test-cuda test-peers demo bench bench-cuda bench-peers bench-load fuzz \
+.PHONY: all headers lib emu cuda test test-asan test-cuda test-peers demo bench bench-cuda bench-peers bench-load fuzz \
         lint lint-headers clean help
 
 all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
 build build/tests build/lint build/linked build/emu build/cuda build/blas build/worst:
 	@mkdir -p $@
+
+# The headers that users copy, made from src/.
+SOURCES := $(wildcard src/*.h src/*.cuh src/*/*)
+build/headers: $(SOURCES) src/make_headers.sh | build
+	@mkdir -p build/made && sh src/make_headers.sh build/made
+	@for h in sae.h sae_cuda.cuh; do cmp -s build/made/$$h $$h || cp build/made/$$h $$h; done; touch $@
+sae.h sae_cuda.cuh: build/headers ;
+headers: sae.h sae_cuda.cuh ## sae.h and sae_cuda.cuh, made from src/ (all targets do so by themselves)
 
 # The programs share one compiled sae.h. Each also compiles alone, as its head says; here the header of
 # build/linked takes their SAE_IMPLEMENTATION away.
@@ -194,7 +202,7 @@ test-peers: build/sae build/libsae.so ## against the real Python packages, those
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
 	@mkdir -p build/asan; \
-	for f in Makefile sae.h sae_cuda.cuh examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
+	for f in Makefile sae.h sae_cuda.cuh src examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
 	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 PYTHON ?= python3

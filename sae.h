@@ -62,28 +62,32 @@
         row-major, everything is float32 unless a line says otherwise.
 
     CONTENTS (search for the tag)
+        What you call
         >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
                      sessions, activation buffer, training loop, metrics, files, beside a model
         >>backend    the table of operations a backend fills, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
-        >>platform   allocator, errors, locks, threads, checked sizes; sorting, UTF-8, numbers
-        >>math       exp, log, pow, normal deviates with the same bits everywhere; Philox RNG
-        >>shared     what several rooms use, declared before them: the dictionary, JSON's tree,
-                     open files and writers, config.json, the trainer for the loop
-        >>kernels    vector code, compiled once for each instruction set
-        >>cpu        the CPU filling of the table
-        >>dictionary create, encode, decode, scale, normalise
-        >>steer      latents set, added to, scaled, ablated in place; control vectors
-        >>optimizer  Adam, ConstrainedAdam, clipping, schedules
-        >>trainer    the nine training schemes
-        >>session    a dictionary on the backend
+        How it is done; each part stands on those above it
+        >>math       exp, log, pow with the same bits everywhere; Philox RNG, normal deviates
+        >>platform   allocator, errors, locks, threads, checked sizes
+        >>text       sorting, UTF-8, numbers, text that grows
+        >>io         paths, mapped files, files written whole or not at all
         >>json       reading and writing JSON
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
-        >>files      dictionaries of dictionary_learning and of other programs, config.json
+        >>kernels    vector code, the same text for each instruction set
+        >>context    sae_context_create
+        >>cpu        the CPU backend
+        >>dictionary create, encode, decode, scale, normalise; linear layers
+        >>steer      latents set, added to, scaled, ablated in place
+        >>files      dictionaries of dictionary_learning and of other programs; control vectors
+        >>optimizer  Adam, ConstrainedAdam, clipping, schedules
+        >>trainer    the nine training schemes; config.json
+        >>session    a dictionary on the backend
         >>buffer     sources of activations and the shuffling buffer
         >>loop       sae_train: logging, checkpoints, backup, resume
         >>metrics    sae_evaluate, gradient pursuit
-        >>beside     linear layers, threads, errors and JSON for programs that run a model
+
+    This file is made from the sources in src/ (make headers): change it there.
 */
 #ifndef SAE_H_INCLUDED
 #define SAE_H_INCLUDED
@@ -92,15 +96,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 #ifndef SAE_API
 #define SAE_API extern /* define it to static or to a dllexport attribute, as you need */
 #endif
 
 #define SAE_VERSION "0.1.0"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* ==== >>api: results ========================================================================== */
 
@@ -905,7 +909,7 @@ SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *for
 
 /* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
    NULL, which is a value that is not there. */
-typedef struct saei_json sae_json;
+typedef struct sae_json sae_json;
 typedef enum sae_json_kind {
     SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
     SAE_JSON_OBJECT
@@ -1238,7 +1242,9 @@ typedef struct sae_cuda_desc {
    or session fails with SAE_BACKEND where there is no device or no driver, with SAE_INVALID where
    there is no device of that number. */
 SAE_API const sae_backend *sae_cuda_backend(void);
+
 #endif
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
@@ -1247,11 +1253,9 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 /* ============================================================================================== *
  *                                        IMPLEMENTATION                                          *
  * ============================================================================================== */
-#ifdef SAE_IMPLEMENTATION
-#if !defined(SAEI_KERNEL_PASS) && !defined(SAEI_IMPLEMENTED)
+#if (defined(SAE_IMPLEMENTATION) || (defined(SAE_CUDA) && defined(SAE_CUDA_IMPLEMENTATION)))       \
+    && !defined(SAEI_IMPLEMENTED)
 #define SAEI_IMPLEMENTED
-
-/* ==== >>platform ============================================================================== */
 
 /* Floating point: every multiply-add that shall be fused is written as one, nothing else may be. */
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)          \
@@ -1270,6 +1274,124 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 #pragma fp_contract(off)
 #endif
 
+/* ==== >>math ================================================================================== */
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+/* Functions whose last bit differs between C libraries may not touch a result. These use only
+   + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere; the first four
+   on a GPU too, whose compiler would fuse a product and a sum unless it is told not to. They are
+   inlined into kernels, where fma is one instruction and not a call. */
+#if defined(__CUDACC__) || defined(SAEI_EMULATED_CUDA)
+#define SAEI_INLINE __host__ __device__ static inline
+#elif defined(__GNUC__)
+#define SAEI_INLINE static inline __attribute__((always_inline))
+#else
+#define SAEI_INLINE static inline
+#endif
+#if defined(__CUDA_ARCH__)
+#define SAEI_TIMES(a, b) __dmul_rn(a, b)
+#else
+#define SAEI_TIMES(a, b) ((a) * (b))
+#endif
+
+SAEI_INLINE double saei_from_bits(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* e^x to about one unit in the last place: x = n ln2 + r, |r| <= ln2/2, Taylor to r^13. */
+SAEI_INLINE double saei_exp(double x) {
+    const double coef[] = { 1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
+                            1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                            1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0 };
+    double n, r, y;
+    int e;
+    if (x != x) return x;
+    if (x > 709.78) return HUGE_VAL;
+    if (x < -745.2) return 0;
+    n = floor(fma(x, 1.4426950408889634, 0.5));
+    r = fma(-n, 6.93147180369123816490e-01, x);
+    r = fma(-n, 1.90821492927058770002e-10, r);
+    y = coef[0];
+    for (int i = 1; i < 14; i++) y = fma(y, r, coef[i]);
+    e = (int)n;
+    if (e < -1000)
+        return SAEI_TIMES(SAEI_TIMES(y, saei_from_bits((uint64_t)(e + 1023 + 200) << 52)),
+                          6.223015277861142e-61);
+    if (e > 1023)
+        return SAEI_TIMES(SAEI_TIMES(y, 2.0), saei_from_bits((uint64_t)(e - 1 + 1023) << 52));
+    return SAEI_TIMES(y, saei_from_bits((uint64_t)(e + 1023) << 52));
+}
+
+/* ln x to about one unit in the last place: x = 2^e f, f in [sqrt(1/2), sqrt(2)),
+   ln f = 2 atanh(s), s = (f-1)/(f+1). */
+SAEI_INLINE double saei_ln(double x) {
+    uint64_t bits;
+    double f, s, z, y;
+    int e = 0;
+    if (x != x || x < 0) return (double)NAN;
+    if (x == 0) return -HUGE_VAL;
+    if (x > DBL_MAX) return x;
+    if (x < DBL_MIN) {
+        x = SAEI_TIMES(x, 18014398509481984.0); /* 2^54 */
+        e = -54;
+    }
+    memcpy(&bits, &x, sizeof bits);
+    e += (int)(bits >> 52) - 1023;
+    f = saei_from_bits((bits & 0xFFFFFFFFFFFFFull) | 0x3FF0000000000000ull);
+    if (f > 1.4142135623730951) {
+        f = SAEI_TIMES(f, 0.5);
+        e++;
+    }
+    s = (f - 1) / (f + 1);
+    z = SAEI_TIMES(s, s);
+    y = 0;
+    for (int i = 23; i >= 3; i -= 2) y = fma(y, z, 1.0 / i);
+    y = fma(SAEI_TIMES(y, z), SAEI_TIMES(2.0, s), SAEI_TIMES(2.0, s));
+    return fma((double)e, 6.93147180369123816490e-01,
+               fma((double)e, 1.90821492927058770002e-10, y));
+}
+
+SAEI_INLINE double saei_pow(double x, double p) { /* x >= 0 */
+    if (p == 0 || x == 1) return 1;
+    if (p == 1) return x;
+    if (x == 0) return p > 0 ? 0 : HUGE_VAL;
+    return saei_exp(SAEI_TIMES(p, saei_ln(x)));
+}
+
+/* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
+   state and is the same on every backend. Known answers in tests/. */
+SAEI_INLINE void saei_philox(const uint32_t counter[4], const uint32_t key[2],
+                                      uint32_t out[4]) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
+        uint32_t n0 = (uint32_t)(b >> 32) ^ c1 ^ k0, n2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)b;
+        c3 = (uint32_t)a;
+        c0 = n0;
+        c2 = n2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+/* Streams keep draws for different purposes apart under one seed. */
+enum {
+    SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
+    SAEI_STREAM_INIT_BIAS = 4
+};
+
+#ifdef SAE_IMPLEMENTATION
+
+/* ==== >>system ================================================================================ */
 #include <errno.h>
 #include <float.h>
 #include <limits.h>
@@ -1325,6 +1447,90 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 extern "C" {
 #endif
 
+/* ==== >>math: random numbers ================================================================== */
+/* A stream of draws under a seed. Draw i is half of what block i / 2 gives; the block last used is
+   kept for its other half. */
+typedef struct saei_random {
+    uint64_t seed, block;
+    uint32_t stream, out[4];
+    bool kept;
+} saei_random;
+
+static saei_random saei_random_of(uint64_t seed, uint32_t stream) {
+    saei_random r;
+    memset(&r, 0, sizeof r);
+    r.seed = seed;
+    r.stream = stream;
+    return r;
+}
+
+/* Draw number i: 64 random bits. */
+static uint64_t saei_random_bits(saei_random *r, uint64_t i) {
+    size_t half = (size_t)(i & 1) * 2;
+    if (!r->kept || r->block != i >> 1) {
+        uint32_t counter[4], key[2];
+        r->block = i >> 1;
+        r->kept = true;
+        counter[0] = (uint32_t)r->block;
+        counter[1] = (uint32_t)(r->block >> 32);
+        counter[2] = r->stream;
+        counter[3] = 0;
+        key[0] = (uint32_t)r->seed;
+        key[1] = (uint32_t)(r->seed >> 32);
+        saei_philox(counter, key, r->out);
+    }
+    return (uint64_t)r->out[half + 1] << 32 | r->out[half];
+}
+
+/* In the open interval (0, 1): an odd multiple of 2^-53. */
+static double saei_random_uniform(saei_random *r, uint64_t i) {
+    return (double)(saei_random_bits(r, i) >> 11 | 1) * 1.1102230246251565e-16;
+}
+
+/* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */
+static double saei_polynomial(const double *c, int degree, double x) {
+    double y = c[degree];
+    while (degree-- > 0) y = fma(y, x, c[degree]);
+    return y;
+}
+static double saei_random_normal(saei_random *random, uint64_t i) {
+    static const double a[] = { 3.3871328727963666080e0, 1.3314166789178437745e2,
+                                1.9715909503065514427e3, 1.3731693765509461125e4,
+                                4.5921953931549871457e4, 6.7265770927008700853e4,
+                                3.3430575583588128105e4, 2.5090809287301226727e3 };
+    static const double b[] = { 1.0, 4.2313330701600911252e1, 6.8718700749205790830e2,
+                                5.3941960214247511077e3, 2.1213794301586595867e4,
+                                3.9307895800092710610e4, 2.8729085735721942674e4,
+                                5.2264952788528545610e3 };
+    static const double c[] = { 1.42343711074968357734e0, 4.63033784615654529590e0,
+                                5.76949722146069140550e0, 3.64784832476320460504e0,
+                                1.27045825245236838258e0, 2.41780725177450611770e-1,
+                                2.27238449892691845833e-2, 7.74545014278341407640e-4 };
+    static const double d[] = { 1.0, 2.05319162663775882187e0, 1.67638483018380384940e0,
+                                6.89767334985100004550e-1, 1.48103976427480074590e-1,
+                                1.51986665636164571966e-2, 5.47593808499534494600e-4,
+                                1.05075007164441684324e-9 };
+    static const double e[] = { 6.65790464350110377720e0, 5.46378491116411436990e0,
+                                1.78482653991729133580e0, 2.96560571828504891230e-1,
+                                2.65321895265761230930e-2, 1.24266094738807843860e-3,
+                                2.71155556874348757815e-5, 2.01033439929228813265e-7 };
+    static const double f[] = { 1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1,
+                                1.48753612908506148525e-2, 7.86869131145613259100e-4,
+                                1.84631831751005468180e-5, 1.42151175831644588870e-7,
+                                2.04426310338993978564e-15 };
+    double p = saei_random_uniform(random, i), q = p - 0.5, r, x;
+    if (fabs(q) <= 0.425) {
+        r = fma(-q, q, 0.180625);
+        return q * saei_polynomial(a, 7, r) / saei_polynomial(b, 7, r);
+    }
+    r = sqrt(-saei_ln(q < 0 ? p : 1 - p));
+    if (r <= 5) x = saei_polynomial(c, 7, r - 1.6) / saei_polynomial(d, 7, r - 1.6);
+    else x = saei_polynomial(e, 7, r - 5) / saei_polynomial(f, 7, r - 5);
+    return q < 0 ? -x : x;
+}
+
+/* ==== >>platform ============================================================================== */
+
 #if defined(__GNUC__)
 #define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define SAEI_PREFETCH(p) __builtin_prefetch(p)
@@ -1340,16 +1546,12 @@ extern "C" {
     } while (0)
 
 typedef struct saei_kernels saei_kernels; /* >>kernels */
-static const saei_kernels *saei_kernels_select(const char *name); /* NULL: this CPU has no such */
-static const sae_backend *saei_cpu_backend(void);                 /* >>cpu */
-static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t step, size_t n,
-                             float *out);                         /* >>tensors */
 
 struct sae_context {
     sae_allocator allocator;
     sae_logger logger;
     int threads; /* >= 1 */
-    const sae_backend *backend;
+    const sae_backend *backend; /* NULL: the CPU */
     const void *backend_desc;
     const saei_kernels *kernels;
     int lock; /* guards error: a spin lock, held for a memcpy */
@@ -1424,11 +1626,6 @@ static size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
 static size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in whole vectors */
 
-static double saei_from_bits(uint64_t bits) {
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
 static uint64_t saei_to_bits(double x) {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -1550,61 +1747,6 @@ SAE_API const char *sae_result_name(sae_result result) {
     return "unknown result";
 }
 
-/* There is no context yet to keep the sentence. */
-static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
-                                      const char *text) {
-    if (d->logger.log) d->logger.log(SAE_LOG_ERROR, text, d->logger.user);
-    return result;
-}
-
-enum { SAEI_MAX_THREADS = 1024 };
-
-SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out) {
-    sae_context_desc zero, *d = &zero;
-    const saei_kernels *kernels;
-    sae_context *ctx;
-    if (desc) zero = *desc;
-    else memset(&zero, 0, sizeof zero);
-    if (!out) return saei_context_refuse(d, SAE_INVALID, "sae_context_create: out is NULL");
-    if (!d->allocator.alloc != !d->allocator.free)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: allocator has one of alloc "
-                                   "and free, allowed are both or none");
-    if (d->threads < 0 || d->threads > SAEI_MAX_THREADS)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: threads is out of range, "
-                                   "allowed are 0 (all) to 1024");
-    if (!d->allocator.alloc) {
-        d->allocator.alloc = saei_default_alloc;
-        d->allocator.free = saei_default_free;
-    }
-    kernels = saei_kernels_select(d->instruction_set);
-    if (!kernels)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: this CPU has no such "
-                                   "instruction_set, allowed are NULL, portable, and what it has "
-                                   "of avx2, avx512, avx512vnni, neon");
-    ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
-    if (!ctx)
-        return saei_context_refuse(d, SAE_OUT_OF_MEMORY,
-                                   "sae_context_create: no memory for a context");
-    memset(ctx, 0, sizeof *ctx);
-    ctx->allocator = d->allocator;
-    ctx->logger = d->logger;
-#if defined(_OPENMP)
-    ctx->threads = d->threads ? d->threads : omp_get_max_threads();
-    if (ctx->threads > SAEI_MAX_THREADS) ctx->threads = SAEI_MAX_THREADS;
-#else
-    ctx->threads = 1;
-#endif
-    ctx->backend = d->backend ? d->backend : saei_cpu_backend();
-    ctx->backend_desc = d->backend_desc;
-    ctx->kernels = kernels;
-    *out = ctx;
-    return SAE_OK;
-}
-
-SAE_API void sae_context_destroy(sae_context *ctx) {
-    if (ctx) ctx->allocator.free(ctx, ctx->allocator.user);
-}
-
 SAE_API const char *sae_error(const sae_context *ctx) { return ctx ? ctx->error : ""; }
 
 SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size) {
@@ -1618,7 +1760,21 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size) {
     out[saei_min(size, sizeof c->error) - 1] = 0;
 }
 
-/* ==== >>platform: text ======================================================================== */
+SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
+                          void *arg) {
+    if (ctx && fn) saei_parallel(ctx, parts, fn, arg);
+}
+
+SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(ctx, result, "%s", text);
+}
+
+/* ==== >>text ================================================================================== */
 
 /* Sorts pointers by less(a, b) (a heap sort: n log n whatever the input, no memory, not stable). */
 typedef bool (*saei_less)(const void *a, const void *b);
@@ -1777,185 +1933,72 @@ static void saei_number_text(double x, char out[32]) {
     *p = 0;
 }
 
-/* ==== >>math ================================================================================== */
-#ifndef SAE_HEADER_NAME
-#define SAE_HEADER_NAME "sae.h"
-#endif
-
-/* Functions whose last bit differs between C libraries may not touch a result. These use only
-   + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere. */
-
-/* The bodies stand once, at the end of this file, for a backend's own compiler to take in too. Here
-   they are inlined into kernels, where fma is one instruction and not a call: the same bits. */
-#if defined(__GNUC__)
-#define SAEI_INLINE static inline __attribute__((always_inline))
-#else
-#define SAEI_INLINE static inline
-#endif
-#define SAEI_MATH_PASS SAEI_INLINE
-#define SAEI_MATH(name) saei_##name##_body
-#define SAEI_TIMES(a, b) ((a) * (b))
-#include SAE_HEADER_NAME
-#undef SAEI_MATH_PASS
-#undef SAEI_MATH
-#undef SAEI_TIMES
-
-static double saei_exp(double x) { return saei_exp_body(x); }
-static double saei_ln(double x) { return saei_ln_body(x); }
-static double saei_pow(double x, double p) { return saei_pow_body(x, p); }
-static void saei_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
-    saei_philox_body(counter, key, out);
+/* Text that grows, for JSON. */
+typedef struct saei_text {
+    const sae_context *ctx;
+    char *data; /* NUL-terminated once anything was added; saei_free */
+    size_t size, capacity;
+    bool failed; /* out of memory */
+} saei_text;
+/* Room for size more characters and a NUL. */
+static bool saei_text_reserve(saei_text *t, size_t size) {
+    size_t need;
+    char *grown;
+    if (t->failed) return false;
+    if (!saei_add(t->size, size, &need) || !saei_add(need, 1, &need)) return !(t->failed = true);
+    if (need <= t->capacity) return true;
+    need = saei_max(need, saei_max(256, t->capacity > SIZE_MAX / 2 ? 0 : 2 * t->capacity));
+    grown = (char *)saei_alloc(t->ctx, need, 1);
+    if (!grown) return !(t->failed = true);
+    if (t->data) memcpy(grown, t->data, t->size);
+    saei_free(t->ctx, t->data);
+    t->data = grown;
+    t->capacity = need;
+    return true;
 }
 
-/* Streams keep draws for different purposes apart under one seed. */
-enum {
-    SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
-    SAEI_STREAM_INIT_BIAS = 4
-};
-
-/* A stream of draws under a seed. Draw i is half of what block i / 2 gives; the block last used is
-   kept for its other half. */
-typedef struct saei_random {
-    uint64_t seed, block;
-    uint32_t stream, out[4];
-    bool kept;
-} saei_random;
-
-static saei_random saei_random_of(uint64_t seed, uint32_t stream) {
-    saei_random r;
-    memset(&r, 0, sizeof r);
-    r.seed = seed;
-    r.stream = stream;
-    return r;
+static void saei_text_put(saei_text *t, const void *data, size_t size) {
+    if (!saei_text_reserve(t, size)) return;
+    if (size) memcpy(t->data + t->size, data, size);
+    t->size += size;
+    t->data[t->size] = 0;
 }
 
-/* Draw number i: 64 random bits. */
-static uint64_t saei_random_bits(saei_random *r, uint64_t i) {
-    size_t half = (size_t)(i & 1) * 2;
-    if (!r->kept || r->block != i >> 1) {
-        uint32_t counter[4], key[2];
-        r->block = i >> 1;
-        r->kept = true;
-        counter[0] = (uint32_t)r->block;
-        counter[1] = (uint32_t)(r->block >> 32);
-        counter[2] = r->stream;
-        counter[3] = 0;
-        key[0] = (uint32_t)r->seed;
-        key[1] = (uint32_t)(r->seed >> 32);
-        saei_philox(counter, key, r->out);
+static void saei_text_add(saei_text *t, const char *format, ...) {
+    va_list args, again;
+    int length;
+    va_start(args, format);
+    va_copy(again, args);
+    length = vsnprintf(NULL, 0, format, args);
+    if (length < 0) t->failed = true;
+    else if (saei_text_reserve(t, (size_t)length)) {
+        vsnprintf(t->data + t->size, (size_t)length + 1, format, again);
+        t->size += (size_t)length;
     }
-    return (uint64_t)r->out[half + 1] << 32 | r->out[half];
+    va_end(again);
+    va_end(args);
 }
 
-/* In the open interval (0, 1): an odd multiple of 2^-53. */
-static double saei_random_uniform(saei_random *r, uint64_t i) {
-    return (double)(saei_random_bits(r, i) >> 11 | 1) * 1.1102230246251565e-16;
-}
-
-/* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */
-static double saei_polynomial(const double *c, int degree, double x) {
-    double y = c[degree];
-    while (degree-- > 0) y = fma(y, x, c[degree]);
-    return y;
-}
-static double saei_random_normal(saei_random *random, uint64_t i) {
-    static const double a[] = { 3.3871328727963666080e0, 1.3314166789178437745e2,
-                                1.9715909503065514427e3, 1.3731693765509461125e4,
-                                4.5921953931549871457e4, 6.7265770927008700853e4,
-                                3.3430575583588128105e4, 2.5090809287301226727e3 };
-    static const double b[] = { 1.0, 4.2313330701600911252e1, 6.8718700749205790830e2,
-                                5.3941960214247511077e3, 2.1213794301586595867e4,
-                                3.9307895800092710610e4, 2.8729085735721942674e4,
-                                5.2264952788528545610e3 };
-    static const double c[] = { 1.42343711074968357734e0, 4.63033784615654529590e0,
-                                5.76949722146069140550e0, 3.64784832476320460504e0,
-                                1.27045825245236838258e0, 2.41780725177450611770e-1,
-                                2.27238449892691845833e-2, 7.74545014278341407640e-4 };
-    static const double d[] = { 1.0, 2.05319162663775882187e0, 1.67638483018380384940e0,
-                                6.89767334985100004550e-1, 1.48103976427480074590e-1,
-                                1.51986665636164571966e-2, 5.47593808499534494600e-4,
-                                1.05075007164441684324e-9 };
-    static const double e[] = { 6.65790464350110377720e0, 5.46378491116411436990e0,
-                                1.78482653991729133580e0, 2.96560571828504891230e-1,
-                                2.65321895265761230930e-2, 1.24266094738807843860e-3,
-                                2.71155556874348757815e-5, 2.01033439929228813265e-7 };
-    static const double f[] = { 1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1,
-                                1.48753612908506148525e-2, 7.86869131145613259100e-4,
-                                1.84631831751005468180e-5, 1.42151175831644588870e-7,
-                                2.04426310338993978564e-15 };
-    double p = saei_random_uniform(random, i), q = p - 0.5, r, x;
-    if (fabs(q) <= 0.425) {
-        r = fma(-q, q, 0.180625);
-        return q * saei_polynomial(a, 7, r) / saei_polynomial(b, 7, r);
+/* Quoted and escaped. */
+static void saei_text_add_json_string(saei_text *t, const char *string) {
+    static const char plain[] = "\"\\\b\f\n\r\t", letter[] = "\"\\bfnrt";
+    const unsigned char *s = (const unsigned char *)string;
+    size_t left = strlen(string);
+    saei_text_put(t, "\"", 1);
+    while (left > 0) {
+        const char *simple = strchr(plain, *s);
+        size_t length = saei_utf8(s, left);
+        if (simple) saei_text_add(t, "\\%c", letter[simple - plain]);
+        else if (*s < 0x20) saei_text_add(t, "\\u%04x", *s);
+        else if (length) saei_text_put(t, s, length);
+        else saei_text_put(t, "\\ufffd", 6); /* a byte that is not UTF-8 */
+        s += length ? length : 1;
+        left -= length ? length : 1;
     }
-    r = sqrt(-saei_ln(q < 0 ? p : 1 - p));
-    if (r <= 5) x = saei_polynomial(c, 7, r - 1.6) / saei_polynomial(d, 7, r - 1.6);
-    else x = saei_polynomial(e, 7, r - 5) / saei_polynomial(f, 7, r - 5);
-    return q < 0 ? -x : x;
+    saei_text_put(t, "\"", 1);
 }
 
-/* ==== >>shared: the dictionary ================================================================ */
-
-/* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
-   an optimizer runs over one array and every per-latent job is local to a row:
-     W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
-     | W_skip [output_dim][ld]
-   with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
-   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
-   have take no room. */
-typedef struct saei_prepared saei_prepared; /* >>dictionary: prepared encode */
-
-struct sae_dictionary {
-    sae_context *ctx;
-    sae_dictionary_desc desc;
-    sae_rule rule;        /* never DEFAULT for the classes that have a choice */
-    size_t active_groups; /* MATRYOSHKA: 1..num_groups */
-    size_t ld, ld_out;    /* row strides of W_enc, W_skip; of W_dec */
-    float threshold;      /* scalar: TOP_K, BATCH_TOP_K, MATRYOSHKA; -1 until set */
-    float *params;        /* [num_params] */
-    size_t num_params;
-    float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
-    float *W_skip;
-    sae_origin origin;
-    bool borrowed;        /* params belong to a trainer */
-    saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
-};
-
-/* Allocates with all parameters zero, threshold -1. Checks desc as sae_dictionary_create does;
-   `who` is the function named in messages. */
-static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
-                                      const sae_dictionary_desc *desc, sae_dictionary **out);
-static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *who,
-                                       sae_dictionary **out);
-
-/* ==== >>shared: JSON's tree =================================================================== */
-
-typedef enum saei_json_type {
-    SAEI_JSON_NULL, SAEI_JSON_BOOL, SAEI_JSON_NUMBER, SAEI_JSON_STRING, SAEI_JSON_ARRAY,
-    SAEI_JSON_OBJECT
-} saei_json_type;
-
-typedef struct saei_json {
-    saei_json_type type;
-    const char *key;               /* inside an object, else NULL; UTF-8, NUL-terminated */
-    const char *string;            /* STRING: UTF-8; NUMBER: its text */
-    double number;                 /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
-    int64_t integer;               /* where is_integer */
-    bool is_integer;
-    size_t count;                  /* children of ARRAY, OBJECT */
-    const struct saei_json *child; /* the first */
-    const struct saei_json *next;  /* sibling */
-} saei_json;
-
-/* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
-   name is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000
-   tensors stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space
-   behind. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
-static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
-                                  size_t size, saei_json **root);
-static const saei_json *saei_json_get(const saei_json *object, const char *key); /* NULL: none */
-
-/* ==== >>shared: open files and writers ======================================================== */
+/* ==== >>io: paths, maps, writing ============================================================== */
 
 /* A whole file, mapped (or read, where there is no mmap). */
 typedef struct saei_map {
@@ -1964,15 +2007,161 @@ typedef struct saei_map {
     void *handle;
 } saei_map;
 /* who, here and below: the function named in messages. */
-static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
-                                saei_map *out);
-static void saei_map_close(const sae_context *ctx, saei_map *map);
-
 typedef enum saei_path_kind { SAEI_PATH_NONE, SAEI_PATH_FILE, SAEI_PATH_FOLDER } saei_path_kind;
-static saei_path_kind saei_path_exists(const char *path);
-static sae_result saei_make_folder(const sae_context *ctx, const char *who,
-                                   const char *path); /* with parents */
+
+static saei_path_kind saei_path_exists(const char *path) {
+#if defined(_WIN32)
+    DWORD attributes = GetFileAttributesA(path);
+    if (attributes == INVALID_FILE_ATTRIBUTES) return SAEI_PATH_NONE;
+    return attributes & FILE_ATTRIBUTE_DIRECTORY ? SAEI_PATH_FOLDER : SAEI_PATH_FILE;
+#else
+    struct stat st;
+    if (stat(path, &st) != 0) return SAEI_PATH_NONE;
+    return S_ISDIR(st.st_mode) ? SAEI_PATH_FOLDER : SAEI_PATH_FILE;
+#endif
+}
+
+static bool saei_is_separator(char c) {
+#if defined(_WIN32)
+    if (c == '\\') return true;
+#endif
+    return c == '/';
+}
+
+/* Behind the last separator. */
+static const char *saei_path_base(const char *path) {
+    const char *base = path;
+    for (const char *c = path; *c; c++)
+        if (saei_is_separator(*c)) base = c + 1;
+    return base;
+}
+
+static bool saei_ends_with(const char *text, const char *ending) {
+    size_t n = strlen(text), e = strlen(ending);
+    return n >= e && strcmp(text + n - e, ending) == 0;
+}
+
+/* a and b in one fresh string (saei_free), NULL if there is no memory. */
+static char *saei_concat(const sae_context *ctx, const char *a, const char *b) {
+    size_t na = strlen(a), nb = strlen(b);
+    char *out = (char *)saei_alloc(ctx, na + nb + 1, 1);
+    if (!out) return NULL;
+    memcpy(out, a, na);
+    memcpy(out + na, b, nb + 1);
+    return out;
+}
+
 /* "folder/name" in fresh memory (saei_free), NULL if there is none. */
+static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name) {
+    size_t n = strlen(folder);
+    bool slash = n > 0 && !saei_is_separator(folder[n - 1]);
+    char *parent = saei_concat(ctx, folder, slash ? "/" : "");
+    char *out = parent ? saei_concat(ctx, parent, name) : NULL;
+    saei_free(ctx, parent);
+    return out;
+}
+
+/* With its parents. who, here and below: the function named in messages. */
+static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
+    char *part = saei_concat(ctx, path, "");
+    sae_result result = SAE_OK;
+    if (!part)
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
+    for (size_t i = 1, n = strlen(path); i <= n && n && result == SAE_OK; i++) {
+        int failed;
+        if (i < n && !saei_is_separator(part[i])) continue;
+        part[i] = 0;
+        if (saei_path_exists(part) != SAEI_PATH_FOLDER) {
+#if defined(_WIN32)
+            failed = _mkdir(part);
+#else
+            failed = mkdir(part, 0777);
+#endif
+            const int why = errno; /* saei_path_exists sets its own */
+            if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
+                result = saei_fail(ctx, SAE_IO, "%s: cannot make the folder %s: %s", who, part,
+                                   strerror(why));
+        }
+        if (i < n) part[i] = path[i];
+    }
+    saei_free(ctx, part);
+    return result;
+}
+
+#if defined(_WIN32)
+static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *out) {
+    FILE *f;
+    long long size;
+    unsigned char *data = NULL;
+    bool whole;
+    if (saei_path_exists(path) == SAEI_PATH_FOLDER)
+        return saei_fail(ctx, SAE_IO, "%s: %s is a folder, not a file", who, path);
+    f = fopen(path, "rb");
+    if (!f)
+        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "%s: cannot open %s: %s",
+                         who, path, strerror(errno));
+    size = _fseeki64(f, 0, SEEK_END) == 0 ? _ftelli64(f) : -1;
+    if (size < 0 || (unsigned long long)size > SIZE_MAX - 1 || _fseeki64(f, 0, SEEK_SET) != 0) {
+        fclose(f);
+        return saei_fail(ctx, SAE_IO, "%s: cannot read %s: its size is not told", who, path);
+    }
+    data = (unsigned char *)saei_alloc(ctx, (size_t)size + 1, 1);
+    whole = data && fread(data, 1, (size_t)size, f) == (size_t)size;
+    fclose(f);
+    if (!whole) {
+        saei_free(ctx, data);
+        if (!data)
+            return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to read the %lld bytes of %s",
+                             who, size, path);
+        return saei_fail(ctx, SAE_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
+    }
+    out->data = data;
+    out->size = (size_t)size;
+    out->handle = data;
+    return SAE_OK;
+}
+
+static void saei_map_close(const sae_context *ctx, saei_map *map) {
+    saei_free(ctx, map->handle);
+    memset(map, 0, sizeof *map);
+}
+#else
+static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *out) {
+    struct stat st;
+    void *data = NULL;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* a FIFO may not keep us waiting */
+    if (fd < 0)
+        return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_NOT_FOUND : SAE_IO,
+                         "%s: cannot open %s: %s", who, path, strerror(errno));
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
+        close(fd);
+        return saei_fail(ctx, SAE_IO, "%s: %s is %s", who, path,
+                         saei_path_exists(path) == SAEI_PATH_FOLDER ? "a folder, not a file"
+                                                                    : "not a regular file");
+    }
+    if (st.st_size > 0) {
+        data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED) {
+            int cause = errno;
+            close(fd);
+            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO,
+                             "%s: cannot map %s: %s", who, path, strerror(cause));
+        }
+    }
+    close(fd);
+    out->data = (const unsigned char *)data;
+    out->size = (size_t)st.st_size;
+    out->handle = data;
+    return SAE_OK;
+}
+
+static void saei_map_close(const sae_context *ctx, saei_map *map) {
+    (void)ctx;
+    if (map->handle) munmap(map->handle, map->size);
+    memset(map, 0, sizeof *map);
+}
 static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name);
 
 /* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. A
@@ -1988,55 +2177,2718 @@ typedef struct saei_writer {
     uint64_t size;   /* written so far */
     bool failed;     /* sticky; the message names path and cause (for example a full disk) */
 } saei_writer;
-static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
-                                   saei_writer *out);
-static void saei_writer_put(saei_writer *w, const void *data, size_t size);
-static sae_result saei_writer_finish(saei_writer *w); /* the temporary is gone if it fails */
-static void saei_writer_abandon(saei_writer *w);
+#endif
 
-/* Text that grows, for JSON. */
-typedef struct saei_text {
+/* The numbers that tell the file apart from any other; 0, 0 if there is none. */
+static void saei_file_number(const char *path, uint64_t number[2]) {
+    number[0] = number[1] = 0;
+#if !defined(_WIN32)
+    struct stat st;
+    if (stat(path, &st) != 0) return;
+    number[0] = (uint64_t)st.st_dev;
+    number[1] = (uint64_t)st.st_ino;
+#else
+    (void)path;
+#endif
+}
+
+/* Whether the temporary is still the one that was opened. */
+static bool saei_writer_owns(const saei_writer *w) {
+    uint64_t now[2];
+    saei_file_number(w->temporary, now);
+    return now[0] == w->number[0] && now[1] == w->number[1];
+}
+
+static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
+                                   saei_writer *out) {
+    saei_writer w;
+    memset(&w, 0, sizeof w);
+    w.ctx = ctx;
+    w.who = who;
+    w.path = saei_concat(ctx, path, "");
+    w.temporary = saei_concat(ctx, path, ".tmp");
+    if (!w.path || !w.temporary) {
+        saei_free(ctx, w.path);
+        saei_free(ctx, w.temporary);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
+    }
+    if (saei_path_exists(w.temporary) == SAEI_PATH_FILE) remove(w.temporary);
+#if defined(_WIN32)
+    w.file = fopen(w.temporary, "wb");
+#else
+    w.file = fopen(w.temporary, "wbx"); /* x: fails where there is one */
+#endif
+    if (!w.file) {
+        bool folder = errno != ENOENT;
+        sae_result result = folder ? SAE_IO : SAE_NOT_FOUND;
+        saei_fail(ctx, result, "%s: cannot write %s: %s", who, folder ? w.temporary : path,
+                  folder ? strerror(errno) : "there is no such folder");
+        saei_free(ctx, w.path);
+        saei_free(ctx, w.temporary);
+        return result;
+    }
+    saei_file_number(w.temporary, w.number);
+    *out = w;
+    return SAE_OK;
+}
+
+static void saei_writer_fail(saei_writer *w) {
+    if (!w->failed)
+        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
+    w->failed = true;
+}
+
+static void saei_writer_put(saei_writer *w, const void *data, size_t size) {
+    if (w->failed || !size) return;
+    if (fwrite(data, 1, size, w->file) != size) saei_writer_fail(w);
+    w->size += size;
+}
+
+static void saei_writer_abandon(saei_writer *w) {
+    bool mine = w->temporary && saei_writer_owns(w);
+    if (w->file) fclose(w->file);
+    if (mine) remove(w->temporary);
+    saei_free(w->ctx, w->path);
+    saei_free(w->ctx, w->temporary);
+    memset(w, 0, sizeof *w);
+}
+
+/* Brings a file's or a folder's content to the disk. */
+static bool saei_sync(const char *path, bool folder) {
+#if defined(_WIN32)
+    (void)path;
+    (void)folder;
+    return true;
+#else
+    int fd = open(path, (folder ? O_RDONLY : O_WRONLY) | SAEI_CLOEXEC);
+    bool good = fd >= 0 && fsync(fd) == 0;
+    int cause = errno;
+    if (fd >= 0) close(fd);
+    errno = cause;
+    return good;
+#endif
+}
+
+/* The temporary is gone if it fails. */
+static sae_result saei_writer_finish(saei_writer *w) {
+    char *end;
+    if (!w->failed && fflush(w->file) != 0) saei_writer_fail(w);
+#if defined(_WIN32)
+    if (!w->failed && _commit(_fileno(w->file)) != 0) saei_writer_fail(w);
+#endif
+    if (!w->failed && !saei_writer_owns(w)) {
+        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: another program began to write it too",
+                  w->who, w->path);
+        w->failed = true;
+    }
+    if (fclose(w->file) != 0) saei_writer_fail(w);
+    w->file = NULL;
+    if (!w->failed && !saei_sync(w->temporary, false)) saei_writer_fail(w);
+    if (w->failed) {
+        saei_writer_abandon(w);
+        return SAE_IO;
+    }
+#if defined(_WIN32)
+    if (!MoveFileExA(w->temporary, w->path, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
+        errno = EACCES, saei_writer_fail(w);
+#else
+    if (rename(w->temporary, w->path) != 0) saei_writer_fail(w);
+#endif
+    if (w->failed) {
+        saei_writer_abandon(w);
+        return SAE_IO;
+    }
+    end = w->path + (saei_path_base(w->path) - w->path);
+    if (end == w->path) {
+        saei_sync(".", true);
+    } else {
+        *end = 0; /* where a folder cannot be synced, the rename is as safe as it gets */
+        saei_sync(w->path, true);
+    }
+    saei_free(w->ctx, w->path);
+    saei_free(w->ctx, w->temporary);
+    memset(w, 0, sizeof *w);
+    return SAE_OK;
+}
+
+/* The text into folder/name; it is freed. */
+static sae_result saei_text_write(saei_text *t, const char *who, const char *folder,
+                                  const char *name) {
+    char *path = t->failed ? NULL : saei_path_join(t->ctx, folder, name);
+    saei_writer writer;
+    sae_result result = SAE_OUT_OF_MEMORY;
+    if (path) result = saei_writer_open(t->ctx, who, path, &writer);
+    else saei_fail(t->ctx, result, "%s: no memory for %s/%s", who, folder, name);
+    if (result == SAE_OK) {
+        saei_writer_put(&writer, t->data, t->size);
+        result = saei_writer_finish(&writer);
+    }
+    saei_free(t->ctx, path);
+    saei_free(t->ctx, t->data);
+    return result;
+}
+
+/* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
+   pages inside it only. Memory that is not a mapping (no handle) stays, and so does all where the
+   system has no such call, and a file of up to 64 MB: every release stops the other threads. */
+static void saei_map_release(const saei_map *map, const void *data, size_t size) {
+#if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
+    long page = sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)data, end = begin + size, low = (uintptr_t)map->data;
+    if (page <= 0 || !map->handle || begin < low || end > low + map->size || end < begin
+        || map->size <= (size_t)64 << 20)
+        return;
+    begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
+    end = end / (uintptr_t)page * (uintptr_t)page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+#else
+    (void)map;
+    (void)data;
+    (void)size;
+#endif
+}
+
+/* ==== >>json ================================================================================== */
+
+struct sae_json {
+    sae_json_kind type;
+    const char *key;               /* inside an object, else NULL; UTF-8, NUL-terminated */
+    const char *string;            /* STRING: UTF-8; NUMBER: its text */
+    double number;                 /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
+    int64_t integer;               /* where is_integer */
+    bool is_integer;
+    size_t count;                  /* children of ARRAY, OBJECT */
+    const struct sae_json *child; /* the first */
+    const struct sae_json *next;  /* sibling */
+};
+/* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
+   of exactly that size: nodes | keys (room to sort the largest object's) | chars. */
+typedef struct saei_json_parser {
     const sae_context *ctx;
-    char *data; /* NUL-terminated once anything was added; saei_free */
-    size_t size, capacity;
-    bool failed; /* out of memory */
-} saei_text;
-static void saei_text_add(saei_text *t, const char *format, ...) SAEI_PRINTF(2, 3);
-static void saei_text_add_json_string(saei_text *t, const char *string); /* quoted and escaped */
+    const char *name;
+    const unsigned char *begin, *at, *end;
+    sae_json *nodes;
+    const void **keys;
+    char *chars;
+    size_t num_nodes, num_keys, num_chars;
+    int depth;
+} saei_json_parser;
+
+enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 20 };
+
+static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
+    size_t line = 1, column = 1;
+    for (const unsigned char *c = p->begin; c < p->at; c++) {
+        column = *c == '\n' ? 1 : column + 1;
+        line += *c == '\n';
+    }
+    return saei_fail(p->ctx, SAE_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
+                     column, what);
+}
+
+static void saei_json_space(saei_json_parser *p) {
+    while (p->at < p->end && (*p->at == ' ' || *p->at == '\n' || *p->at == '\r' || *p->at == '\t'))
+        p->at++;
+}
+
+static bool saei_json_word(saei_json_parser *p, const char *word) {
+    size_t n = strlen(word);
+    if ((size_t)(p->end - p->at) < n || memcmp(p->at, word, n) != 0) return false;
+    p->at += n;
+    return true;
+}
+
+static void saei_json_put(saei_json_parser *p, unsigned byte) {
+    if (p->chars) p->chars[p->num_chars] = (char)(unsigned char)byte;
+    p->num_chars++;
+}
+
+static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
+    unsigned code = 0;
+    if (p->end - p->at < 4) return false;
+    for (int i = 0; i < 4; i++) {
+        unsigned c = *p->at++;
+        if (c >= '0' && c <= '9') code = code * 16 + (c - '0');
+        else if (c >= 'a' && c <= 'f') code = code * 16 + (c - 'a' + 10);
+        else if (c >= 'A' && c <= 'F') code = code * 16 + (c - 'A' + 10);
+        else return false;
+    }
+    *out = code;
+    return true;
+}
+
+/* Behind a backslash. */
+static sae_result saei_json_escape(saei_json_parser *p) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    unsigned code, low;
+    const char *simple = p->at < p->end && *p->at ? strchr(from, *p->at) : NULL;
+    if (simple) {
+        p->at++;
+        saei_json_put(p, (unsigned char)to[simple - from]);
+        return SAE_OK;
+    }
+    if (!saei_json_word(p, "u")) return saei_json_fail(p, "an unknown escape");
+    if (!saei_json_hex4(p, &code)) return saei_json_fail(p, "\\u needs four hexadecimal digits");
+    if (code == 0) return saei_json_fail(p, "\\u0000 is not supported");
+    if (code >= 0xD800 && code < 0xE000) {
+        if (code >= 0xDC00 || !saei_json_word(p, "\\u") || !saei_json_hex4(p, &low)
+            || low < 0xDC00 || low > 0xDFFF)
+            return saei_json_fail(p, "a lone surrogate");
+        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+    }
+    if (code < 0x80) {
+        saei_json_put(p, code);
+    } else {
+        if (code < 0x800) {
+            saei_json_put(p, 0xC0 | code >> 6);
+        } else {
+            if (code < 0x10000) {
+                saei_json_put(p, 0xE0 | code >> 12);
+            } else {
+                saei_json_put(p, 0xF0 | code >> 18);
+                saei_json_put(p, 0x80 | (code >> 12 & 0x3F));
+            }
+            saei_json_put(p, 0x80 | (code >> 6 & 0x3F));
+        }
+        saei_json_put(p, 0x80 | (code & 0x3F));
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_json_string(saei_json_parser *p, const char **out) {
+    size_t start = p->num_chars;
+    if (!saei_json_word(p, "\"")) return saei_json_fail(p, "a string in double quotes is expected");
+    for (;;) {
+        size_t length;
+        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
+        if (saei_json_word(p, "\"")) break;
+        if (saei_json_word(p, "\\")) {
+            SAEI_TRY(saei_json_escape(p));
+            continue;
+        }
+        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
+        length = saei_utf8(p->at, (size_t)(p->end - p->at));
+        if (!length) return saei_json_fail(p, "a string that is not UTF-8");
+        while (length-- > 0) saei_json_put(p, *p->at++);
+    }
+    saei_json_put(p, 0);
+    *out = p->chars ? p->chars + start : "";
+    return SAE_OK;
+}
+
+static bool saei_json_key_less(const void *a, const void *b) {
+    return strcmp(((const sae_json *)a)->key, ((const sae_json *)b)->key) < 0;
+}
+
+static sae_result saei_json_unique(saei_json_parser *p, const sae_json *object) {
+    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
+    size_t n = 0;
+    for (const sae_json *c = object->child; c; c = c->next) p->keys[n++] = c;
+    saei_sort(p->keys, n, saei_json_key_less);
+    for (size_t i = 1; i < n; i++) {
+        const char *key = ((const sae_json *)p->keys[i])->key;
+        if (strcmp(((const sae_json *)p->keys[i - 1])->key, key) != 0) continue;
+        snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(key, quoted));
+        return saei_json_fail(p, text);
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_json_value(saei_json_parser *p, sae_json *out);
+
+/* Behind the opening bracket, up to and with the closing one. */
+static sae_result saei_json_children(saei_json_parser *p, sae_json *out) {
+    bool object = out->type == SAE_JSON_OBJECT;
+    const char *close = object ? "}" : "]";
+    sae_json *last = NULL, counted;
+    memset(&counted, 0, sizeof counted);
+    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
+    saei_json_space(p);
+    if (!saei_json_word(p, close)) {
+        for (;;) {
+            sae_json *child = p->nodes ? p->nodes + p->num_nodes : &counted;
+            if (++p->num_nodes > SAEI_JSON_NODES)
+                return saei_json_fail(p, "more than 1048576 values");
+            memset(child, 0, sizeof *child);
+            if (object) {
+                saei_json_space(p);
+                SAEI_TRY(saei_json_string(p, &child->key));
+                saei_json_space(p);
+                if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
+            }
+            SAEI_TRY(saei_json_value(p, child));
+            if (p->nodes) {
+                if (last) last->next = child;
+                else out->child = child;
+                last = child;
+            }
+            out->count++;
+            saei_json_space(p);
+            if (saei_json_word(p, close)) break;
+            if (!saei_json_word(p, ","))
+                return saei_json_fail(p,
+                                      object ? "',' or '}' is expected" : "',' or ']' is expected");
+        }
+    }
+    p->depth--;
+    if (object && out->count > p->num_keys) p->num_keys = out->count;
+    return object && p->nodes ? saei_json_unique(p, out) : SAE_OK;
+}
+
+/* Fills *out, which is all zero but for its key. */
+static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
+    size_t length;
+    saei_json_space(p);
+    if (p->at >= p->end) return saei_json_fail(p, "the text ends where a value is expected");
+    if (*p->at == '"') {
+        out->type = SAE_JSON_STRING;
+        return saei_json_string(p, &out->string);
+    }
+    if (*p->at == '{' || *p->at == '[') {
+        out->type = *p->at++ == '{' ? SAE_JSON_OBJECT : SAE_JSON_ARRAY;
+        return saei_json_children(p, out);
+    }
+    if (saei_json_word(p, "null")) {
+        out->type = SAE_JSON_NULL;
+        return SAE_OK;
+    }
+    if (saei_json_word(p, "true") || saei_json_word(p, "false")) {
+        out->type = SAE_JSON_BOOL;
+        out->number = p->at[-2] == 'u';
+        return SAE_OK;
+    }
+    out->type = SAE_JSON_NUMBER;
+    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
+    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
+    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
+    if (out->string) return SAE_OK;
+    length = saei_parse_number((const char *)p->at, (size_t)(p->end - p->at), &out->number,
+                               &out->integer, &out->is_integer);
+    if (!length) return saei_json_fail(p, "a value is expected");
+    out->string = p->chars ? p->chars + p->num_chars : "";
+    while (length-- > 0) saei_json_put(p, *p->at++);
+    saei_json_put(p, 0);
+    return SAE_OK;
+}
+
+static sae_result saei_json_pass(saei_json_parser *p, sae_json *root) {
+    p->at = p->begin;
+    p->depth = 0;
+    p->num_nodes = 1;
+    p->num_chars = 0;
+    memset(root, 0, sizeof *root);
+    SAEI_TRY(saei_json_value(p, root));
+    saei_json_space(p);
+    return p->at == p->end ? SAE_OK : saei_json_fail(p, "something behind the value");
+}
+
+/* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
+   name is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000
+   tensors stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space
+   after it. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
+static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
+                                  size_t size, sae_json **root) {
+    saei_json_parser p;
+    sae_json counted, *block;
+    size_t bytes, keys, result;
+    memset(&p, 0, sizeof p);
+    p.ctx = ctx;
+    p.name = name;
+    p.begin = (const unsigned char *)text;
+    p.end = p.begin + size;
+    SAEI_TRY(saei_json_pass(&p, &counted));
+    if (!saei_mul(p.num_nodes, sizeof(sae_json), &bytes)
+        || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
+        || !saei_add(keys, p.num_chars, &result)
+        || !(block = (sae_json *)saei_alloc(ctx, result, 1)))
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
+                         p.num_nodes);
+    p.nodes = block;
+    p.keys = (const void **)((char *)block + bytes);
+    p.chars = (char *)block + keys;
+    if (saei_json_pass(&p, block) != SAE_OK) { /* the same key twice */
+        saei_free(ctx, block);
+        return SAE_FORMAT;
+    }
+    *root = block;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out) {
+    saei_map map;
+    sae_json *root = NULL;
+    sae_result result;
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_json_open: path and out may not be NULL");
+    SAEI_TRY(saei_map_open(ctx, "sae_json_open", path, &map));
+    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &root);
+    saei_map_close(ctx, &map);
+    if (result == SAE_OK) *out = root;
+    return result;
+}
+
+SAE_API void sae_json_close(sae_context *ctx, sae_json *root) {
+    if (ctx) saei_free(ctx, root);
+}
+
+SAE_API sae_json_kind sae_json_kind_of(const sae_json *value) {
+    return value ? value->type : SAE_JSON_NONE;
+}
+
+SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
+    if (!object || !key || object->type != SAE_JSON_OBJECT) return NULL;
+    for (const sae_json *c = object->child; c; c = c->next)
+        if (strcmp(c->key, key) == 0) return c;
+    return NULL;
+}
+
+SAE_API size_t sae_json_count(const sae_json *value) { return value ? value->count : 0; }
+
+SAE_API const sae_json *sae_json_first(const sae_json *value) {
+    return value && value->count ? value->child : NULL;
+}
+
+SAE_API const sae_json *sae_json_next(const sae_json *child) { return child ? child->next : NULL; }
+
+SAE_API const char *sae_json_key(const sae_json *child) { return child ? child->key : NULL; }
+
+SAE_API const char *sae_json_text(const sae_json *value) {
+    return value && value->type == SAE_JSON_STRING ? value->string : NULL;
+}
+
+SAE_API double sae_json_number(const sae_json *value) {
+    return value && (value->type == SAE_JSON_NUMBER || value->type == SAE_JSON_BOOL)
+               ? value->number : 0;
+}
+
+/* ==== >>tensors: element types ================================================================ */
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "sae.h: files are read in place, which needs a little-endian machine"
+#endif
+
+/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class. */
+typedef struct saei_dtype_row {
+    size_t size;
+    const char *name, *descr, *storage;
+} saei_dtype_row;
+static const saei_dtype_row saei_dtypes[] = {
+    { 4, "F32", "<f4", "FloatStorage" },  { 4, "F32", "<f4", "FloatStorage" },
+    { 2, "F16", "<f2", "HalfStorage" },   { 2, "BF16", "<V2", "BFloat16Storage" },
+    { 8, "F64", "<f8", "DoubleStorage" }, { 1, "I8", "|i1", "CharStorage" },
+    { 1, "U8", "|u1", "ByteStorage" },    { 2, "I16", "<i2", "ShortStorage" },
+    { 2, "U16", "<u2", NULL },            { 4, "I32", "<i4", "IntStorage" },
+    { 4, "U32", "<u4", NULL },            { 8, "I64", "<i8", "LongStorage" },
+    { 8, "U64", "<u8", NULL },            { 1, "BOOL", "|b1", "BoolStorage" },
+};
+enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0] };
+
+SAE_API size_t sae_dtype_size(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
+}
+
+SAE_API const char *sae_dtype_name(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
+}
+
+static float saei_bf16_value(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float x;
+    memcpy(&x, &wide, sizeof x);
+    return x;
+}
+
+/* Exact; subnormals are fraction * 2^-24. */
+static float saei_half_value(uint16_t bits) {
+    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = bits >> 10 & 31u;
+    uint32_t fraction = bits & 1023u, wide;
+    float x;
+    if (exponent == 0) {
+        x = (float)fraction * 5.9604644775390625e-8f;
+        return sign ? -x : x;
+    }
+    wide = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
+    memcpy(&x, &wide, sizeof x);
+    return x;
+}
+
+#define SAEI_CONVERT(type, expression)                                                             \
+    for (size_t i = 0; i < n; i++) {                                                               \
+        type v;                                                                                    \
+        memcpy(&v, src + (int64_t)i * step, sizeof v);                                             \
+        out[i] = (expression);                                                                     \
+    }                                                                                              \
+    break
+
+/* n elements that lie `step` bytes apart. */
+static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t step, size_t n,
+                            float *out) {
+    switch (dtype) {
+    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v));
+    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v));
+    case SAE_F64: SAEI_CONVERT(double, (float)v);
+    case SAE_I8: SAEI_CONVERT(int8_t, (float)v);
+    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v);
+    case SAE_I16: SAEI_CONVERT(int16_t, (float)v);
+    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v);
+    case SAE_I32: SAEI_CONVERT(int32_t, (float)v);
+    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v);
+    case SAE_I64: SAEI_CONVERT(int64_t, (float)v);
+    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v);
+    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f);
+    default:
+        if (step == 4) memcpy(out, src, n * 4);
+        else
+            for (size_t i = 0; i < n; i++) memcpy(out + i, src + (int64_t)i * step, 4);
+    }
+}
+
+/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
+   line of a transposed one is read once. */
+static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t rows, size_t cols,
+                               int64_t row_step, int64_t col_step, float *out) {
+    size_t wide = col_step == (int64_t)sae_dtype_size(dtype) ? cols : 64;
+    for (size_t r = 0; r < rows; r += 16)
+        for (size_t c = 0; c < cols; c += wide)
+            for (size_t i = r; i < saei_min(rows, r + 16); i++)
+                saei_convert_row(dtype, src + (int64_t)i * row_step + (int64_t)c * col_step,
+                                 col_step, saei_min(wide, cols - c), out + i * cols + c);
+}
+
+SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
+    const int64_t size = (int64_t)sae_dtype_size(tensor->dtype);
+    uint64_t index[SAE_MAX_DIMS] = { 0 };
+    size_t outer = tensor->ndim > 2 ? tensor->ndim - 2 : 0, n = tensor->ndim;
+    size_t cols = n >= 1 ? (size_t)tensor->shape[n - 1] : 1;
+    size_t rows = n >= 2 ? (size_t)tensor->shape[n - 2] : 1;
+    int64_t col_step = n >= 1 ? tensor->stride[n - 1] * size : size;
+    int64_t row_step = n >= 2 ? tensor->stride[n - 2] * size : 0;
+    const unsigned char *src = (const unsigned char *)tensor->data;
+    for (size_t k = 0; k < n; k++)
+        if (tensor->shape[k] == 0) return;
+    if (cols == 1) col_step = size;
+    if (col_step == size && (rows == 1 || row_step == (int64_t)cols * size)) {
+        cols *= rows;
+        rows = 1;
+    }
+    for (;;) {
+        size_t k = outer;
+        int64_t offset = 0;
+        for (size_t j = 0; j < outer; j++) offset += (int64_t)index[j] * tensor->stride[j] * size;
+        saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        out += rows * cols;
+        while (k > 0 && ++index[k - 1] == tensor->shape[k - 1]) index[--k] = 0;
+        if (k == 0) return;
+    }
+}
+
+/* Elements of a shape, and its row-major strides. False where the bytes, with every dimension of 0
+   taken as 1, do not fit. */
+static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
+    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / sae_dtype_size(t->dtype), n = 1;
+    bool empty = false;
+    for (size_t k = t->ndim; k-- > 0;) {
+        uint64_t dim = t->shape[k] ? t->shape[k] : 1;
+        t->stride[k] = (int64_t)n;
+        if (n > limit / dim) return false;
+        n *= dim;
+        if (!t->shape[k]) empty = true;
+    }
+    *elements = empty ? 0 : (size_t)n;
+    return true;
+}
+
+/* ==== >>tensors: CRC-32 ======================================================================= */
+
+/* Numbers in files are little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint64_t saei_le64(const unsigned char *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* a b modulo CRC-32's polynomial; bit 31 is x^0. */
+static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
+    uint32_t product = 0;
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+        if (a & bit) product ^= b;
+        b = b & 1 ? b >> 1 ^ 0xEDB88320u : b >> 1;
+    }
+    return product;
+}
+
+/* x^(8 size): what size more bytes multiply a CRC by. */
+static uint32_t saei_crc_shift(size_t size) {
+    uint32_t power = 0x80000000u, square = 0x00800000u; /* 1, x^8 */
+    for (; size; size >>= 1) {
+        if (size & 1) power = saei_crc_product(power, square);
+        square = saei_crc_product(square, square);
+    }
+    return power;
+}
+
+/* CRC-32 as in zip. word[j] carries a byte over j more; fold: what 64 bits are multiplied by to be
+   carried over 64 and over 16 bytes. */
+typedef struct saei_crc_table {
+    uint32_t word[8][256];
+    uint64_t fold[4];
+    bool folds; /* the CPU has carry-less products */
+} saei_crc_table;
+
+static void saei_crc_tables(saei_crc_table *t) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
+        t->word[0][i] = c;
+    }
+    for (int j = 1; j < 8; j++)
+        for (int i = 0; i < 256; i++)
+            t->word[j][i] = t->word[j - 1][i] >> 8 ^ t->word[0][t->word[j - 1][i] & 255];
+    /* Bit 63 is x^0 and a product has 127 bits, not 128: x^n stands as x^(n - 32), one bit up. The
+       first half of 16 bytes is carried 8 further than the second. */
+    t->fold[0] = (uint64_t)saei_crc_shift(64 + 4) << 1;
+    t->fold[1] = (uint64_t)saei_crc_shift(64 - 4) << 1;
+    t->fold[2] = (uint64_t)saei_crc_shift(16 + 4) << 1;
+    t->fold[3] = (uint64_t)saei_crc_shift(16 - 4) << 1;
+#if defined(SAEI_X86)
+    t->folds = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse2");
+#else
+    t->folds = false;
+#endif
+}
+
+/* Eight bytes a step. crc without the inversions before and after. */
+static uint32_t saei_crc_words(const saei_crc_table *t, uint32_t crc, const unsigned char *p,
+                               size_t size) {
+    for (; size >= 8; p += 8, size -= 8) {
+        uint32_t a = saei_le32(p) ^ crc, b = saei_le32(p + 4);
+        crc = t->word[7][a & 255] ^ t->word[6][a >> 8 & 255] ^ t->word[5][a >> 16 & 255]
+              ^ t->word[4][a >> 24] ^ t->word[3][b & 255] ^ t->word[2][b >> 8 & 255]
+              ^ t->word[1][b >> 16 & 255] ^ t->word[0][b >> 24];
+    }
+    for (; size > 0; p++, size--) crc = crc >> 8 ^ t->word[0][(crc ^ *p) & 255];
+    return crc;
+}
+
+#if defined(SAEI_X86)
+/* Carried over to where next stands, and added to it. */
+__attribute__((target("pclmul,sse2"))) static inline __m128i saei_crc_fold(__m128i x, __m128i by,
+                                                                           __m128i next) {
+    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, by, 0x00),
+                                       _mm_clmulepi64_si128(x, by, 0x11)), next);
+}
+
+/* Whole 64 bytes, at least one, and 16 bytes out that have the same CRC. */
+__attribute__((target("pclmul,sse2")))
+static void saei_crc_blocks(const saei_crc_table *t, uint32_t crc, const unsigned char *p,
+                            size_t blocks, unsigned char out[16]) {
+    const __m128i *at = (const __m128i *)(const void *)p;
+    const __m128i by64 = _mm_loadu_si128((const __m128i *)(const void *)t->fold);
+    const __m128i by16 = _mm_loadu_si128((const __m128i *)(const void *)(t->fold + 2));
+    __m128i a = _mm_xor_si128(_mm_loadu_si128(at), _mm_cvtsi32_si128((int)crc));
+    __m128i b = _mm_loadu_si128(at + 1), c = _mm_loadu_si128(at + 2), d = _mm_loadu_si128(at + 3);
+    for (at += 4; --blocks; at += 4) {
+        a = saei_crc_fold(a, by64, _mm_loadu_si128(at));
+        b = saei_crc_fold(b, by64, _mm_loadu_si128(at + 1));
+        c = saei_crc_fold(c, by64, _mm_loadu_si128(at + 2));
+        d = saei_crc_fold(d, by64, _mm_loadu_si128(at + 3));
+    }
+    a = saei_crc_fold(saei_crc_fold(saei_crc_fold(a, by16, b), by16, c), by16, d);
+    _mm_storeu_si128((__m128i *)(void *)out, a);
+}
+#endif
+
+/* crc is that of what came before, 0 at the start. */
+static uint32_t saei_crc(const saei_crc_table *t, uint32_t crc, const void *data, size_t size) {
+    const unsigned char *p = (const unsigned char *)data;
+    crc = ~crc;
+#if defined(SAEI_X86)
+    if (t->folds && size >= 64) {
+        unsigned char rest[16];
+        saei_crc_blocks(t, crc, p, size / 64, rest);
+        crc = saei_crc_words(t, 0, rest, 16);
+        p += size / 64 * 64;
+        size %= 64;
+    }
+#endif
+    return ~saei_crc_words(t, crc, p, size);
+}
+
+/* ==== >>tensors: an open file ================================================================= */
+
+/* Small pieces of memory that go together. */
+typedef struct saei_arena_block {
+    struct saei_arena_block *next;
+    size_t size, used;
+} saei_arena_block;
+typedef struct saei_arena {
+    const sae_context *ctx;
+    saei_arena_block *head;
+} saei_arena;
+
+static void *saei_arena_alloc(saei_arena *arena, size_t count, size_t size) {
+    const size_t header = (sizeof(saei_arena_block) + 15) / 16 * 16, usual = 16384;
+    saei_arena_block *block = arena->head;
+    size_t bytes, whole;
+    if (!saei_mul(count, size, &bytes) || bytes > SIZE_MAX - 1024) return NULL;
+    bytes = (bytes + 15) / 16 * 16;
+    if (!block || block->size - block->used < bytes) {
+        whole = header + (bytes > usual / 4 ? bytes : usual);
+        block = (saei_arena_block *)saei_alloc(arena->ctx, whole, 1);
+        if (!block) return NULL;
+        block->size = whole;
+        block->used = header;
+        if (bytes > usual / 4 && arena->head) { /* a large piece leaves the open block open */
+            block->next = arena->head->next;
+            arena->head->next = block;
+        } else {
+            block->next = arena->head;
+            arena->head = block;
+        }
+    }
+    block->used += bytes;
+    return (char *)block + block->used - bytes;
+}
+
+static char *saei_arena_text(saei_arena *arena, const void *text, size_t size) {
+    char *copy = (char *)saei_arena_alloc(arena, size + 1, 1);
+    if (!copy) return NULL;
+    if (size) memcpy(copy, text, size);
+    copy[size] = 0;
+    return copy;
+}
+
+static void saei_arena_free(saei_arena *arena) {
+    while (arena->head) {
+        saei_arena_block *block = arena->head;
+        arena->head = block->next;
+        saei_free(arena->ctx, block);
+    }
+}
+
+typedef struct saei_scalar {
+    const char *name, *text;
+} saei_scalar;
+
+/* An entry of a zip archive. */
+typedef struct saei_zip_entry {
+    const char *name;
+    const unsigned char *data; /* packed, in the map */
+    size_t packed, size;
+    uint32_t crc;
+    unsigned method;
+    bool checked; /* data is plain and its CRC right, or there is none */
+} saei_zip_entry;
+
+typedef struct saei_file_tensor {
+    sae_tensor tensor;     /* first: what users point to */
+    saei_zip_entry *entry; /* that holds it; NULL: no zip */
+} saei_file_tensor;
+
+/* by_name and scalars_by_name are sorted. Everything but the map and the JSON sits in the arena. */
+struct sae_tensor_file {
+    sae_context *ctx;
+    const char *who, *path; /* for messages */
+    saei_map map;
+    saei_arena arena;
+    saei_file_tensor *tensors;
+    size_t count, capacity;
+    const void **by_name;
+    saei_scalar *scalars;
+    size_t num_scalars, scalar_capacity;
+    const void **scalars_by_name;
+    sae_json *header;         /* .safetensors */
+    const sae_json *metadata; /* in it; may be NULL */
+    saei_crc_table crc;
+};
+
+static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result, const char *format,
+                                 va_list args) {
+    char text[480];
+    vsnprintf(text, sizeof text, format, args);
+    return saei_fail(file->ctx, result, "%s: %s: %s", file->who, file->path, text);
+}
+
+static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...)
+    SAEI_PRINTF(2, 3);
+static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    saei_file_fail(file, SAE_FORMAT, format, args);
+    va_end(args);
+    return SAE_FORMAT;
+}
+
+static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...)
+    SAEI_PRINTF(2, 3);
+static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    saei_file_fail(file, SAE_UNSUPPORTED, format, args);
+    va_end(args);
+    return SAE_UNSUPPORTED;
+}
+
+static sae_result saei_file_no_memory(const sae_tensor_file *file) {
+    return saei_fail(file->ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+                     file->path);
+}
+
+/* An array in the arena that doubles; NULL if there is no memory. */
+static void *saei_file_grow(sae_tensor_file *file, void *items, size_t count, size_t *capacity,
+                            size_t size) {
+    void *grown;
+    if (count < *capacity) return items;
+    grown = saei_arena_alloc(&file->arena, count ? 2 * count : 16, size);
+    if (!grown) return NULL;
+    if (count) memcpy(grown, items, count * size);
+    *capacity = count ? 2 * count : 16;
+    return grown;
+}
+
+static sae_result saei_file_add(sae_tensor_file *file, const sae_tensor *tensor,
+                                saei_zip_entry *entry) {
+    saei_file_tensor *grown = (saei_file_tensor *)saei_file_grow(file, file->tensors, file->count,
+                                                                 &file->capacity, sizeof *grown);
+    if (!grown) return saei_file_no_memory(file);
+    file->tensors = grown;
+    file->tensors[file->count].tensor = *tensor;
+    file->tensors[file->count++].entry = entry;
+    return SAE_OK;
+}
+
+/* Whatever is sorted by name begins with it. */
+static const char *saei_name_of(const void *item) {
+    const char *name;
+    memcpy(&name, item, sizeof name);
+    return name;
+}
+
+static bool saei_name_less(const void *a, const void *b) {
+    return strcmp(saei_name_of(a), saei_name_of(b)) < 0;
+}
+
+/* Pointers to the items, sorted; a name held twice is refused. */
+static sae_result saei_file_index(sae_tensor_file *file, const void *items, size_t count,
+                                  size_t size, const char *what, const void ***out) {
+    char quoted[SAEI_QUOTE];
+    const void **sorted = (const void **)saei_arena_alloc(&file->arena, count + 1, sizeof *sorted);
+    if (!sorted) return saei_file_no_memory(file);
+    for (size_t i = 0; i < count; i++) sorted[i] = (const char *)items + i * size;
+    saei_sort(sorted, count, saei_name_less);
+    for (size_t i = 1; i < count; i++)
+        if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
+            return saei_damaged(file, "%s \"%s\" is there twice", what,
+                                saei_quote(saei_name_of(sorted[i]), quoted));
+    *out = sorted;
+    return SAE_OK;
+}
+
+static const void *saei_name_find(const void *const *sorted, size_t count, const char *name) {
+    for (size_t low = 0, high = count; low < high;) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(saei_name_of(sorted[middle]), name);
+        if (order == 0) return sorted[middle];
+        if (order < 0) low = middle + 1;
+        else high = middle;
+    }
+    return NULL;
+}
+
+/* The CRC of a large piece of a file, its blocks side by side, and put together. The map's pages
+   are given back. */
+enum { SAEI_CRC_BLOCK = 1 << 20 };
+typedef struct saei_crc_job {
+    sae_tensor_file *file;
+    const unsigned char *data;
+    size_t size;
+    uint32_t crc[64];
+} saei_crc_job;
+
+static void saei_crc_part(void *arg, size_t part) {
+    saei_crc_job *job = (saei_crc_job *)arg;
+    size_t at = part * SAEI_CRC_BLOCK, n = saei_min(job->size - at, SAEI_CRC_BLOCK);
+    job->crc[part] = saei_crc(&job->file->crc, 0, job->data + at, n);
+    saei_map_release(&job->file->map, job->data + at, n);
+}
+
+static uint32_t saei_crc_large(sae_tensor_file *file, const unsigned char *data, size_t size) {
+    uint32_t crc = 0, whole = saei_crc_shift(SAEI_CRC_BLOCK);
+    saei_crc_job job;
+    job.file = file;
+    while (size) {
+        size_t parts;
+        job.data = data;
+        job.size = saei_min(size, (size_t)64 * SAEI_CRC_BLOCK);
+        parts = saei_ceil_div(job.size, SAEI_CRC_BLOCK);
+        saei_parallel(file->ctx, parts, saei_crc_part, &job);
+        for (size_t i = 0; i < parts; i++) {
+            size_t n = saei_min(job.size - i * SAEI_CRC_BLOCK, SAEI_CRC_BLOCK);
+            crc = saei_crc_product(crc, n == SAEI_CRC_BLOCK ? whole : saei_crc_shift(n))
+                  ^ job.crc[i];
+        }
+        data += job.size;
+        size -= job.size;
+    }
+    return crc;
+}
+
+static sae_result saei_zip_damaged(const sae_tensor_file *file, const saei_zip_entry *e,
+                                   const char *what) {
+    char quoted[SAEI_QUOTE];
+    return saei_damaged(file, "zip entry \"%s\" %s", saei_quote(e->name, quoted), what);
+}
+
+/* Holds crc, that of the entry's plain bytes, against what the archive says. */
+static sae_result saei_zip_compare(const sae_tensor_file *file, saei_zip_entry *e, uint32_t crc) {
+    if (crc != e->crc) return saei_zip_damaged(file, e, "is damaged: its CRC-32 is wrong");
+    e->checked = true;
+    return SAE_OK;
+}
+
+static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e) {
+    return e->checked ? SAE_OK : saei_zip_compare(file, e, saei_crc_large(file, e->data, e->size));
+}
+
+/* ==== >>tensors: reading .npy ================================================================= */
+
+/*  \x93NUMPY | u8 major, minor | header length: u16 (1.0) or u32 (2.0, 3.0) | header | data
+    header: the Python dict {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } + '\n'  */
+
+typedef struct saei_npy {
+    const char *at, *end;
+    char descr[16];
+    bool has_descr, has_order, has_shape, fortran, structured;
+} saei_npy;
+
+static bool saei_npy_word(saei_npy *s, const char *word) {
+    size_t n = strlen(word);
+    while (s->at < s->end && strchr(" \t\r\n\f", *s->at) && *s->at) s->at++;
+    if ((size_t)(s->end - s->at) < n || memcmp(s->at, word, n) != 0) return false;
+    s->at += n;
+    return true;
+}
+
+static bool saei_npy_string(saei_npy *s, char out[16]) {
+    char quote;
+    size_t n = 0;
+    if (!saei_npy_word(s, "'") && !saei_npy_word(s, "\"")) return false;
+    quote = s->at[-1];
+    for (; s->at < s->end && *s->at != quote && n < 15; s->at++) {
+        if (*s->at < 32 || *s->at > 126 || *s->at == '\\') return false;
+        out[n++] = *s->at;
+    }
+    if (s->at >= s->end || *s->at != quote) return false;
+    s->at++;
+    out[n] = 0;
+    return true;
+}
+
+/* (), (5,), (3, 4), (3, 4,), (5L,) */
+static bool saei_npy_shape(saei_npy *s, sae_tensor *t) {
+    bool comma = false;
+    t->ndim = 0;
+    if (!saei_npy_word(s, "(")) return false;
+    while (!saei_npy_word(s, ")")) {
+        uint64_t dim = 0;
+        const char *start;
+        if (t->ndim > 0 && !comma) return false;
+        saei_npy_word(s, "");
+        for (start = s->at; s->at < s->end && *s->at >= '0' && *s->at <= '9'; s->at++) {
+            if (dim > (uint64_t)INT64_MAX / 10 - 1) return false;
+            dim = dim * 10 + (uint64_t)(*s->at - '0');
+        }
+        if (s->at == start || t->ndim == SAE_MAX_DIMS) return false;
+        t->shape[t->ndim++] = dim;
+        if (s->at < s->end && *s->at == 'L') s->at++;
+        comma = saei_npy_word(s, ",");
+    }
+    return t->ndim != 1 || comma;
+}
+
+static bool saei_npy_header(saei_npy *s, sae_tensor *t) {
+    char key[16];
+    if (!saei_npy_word(s, "{")) return false;
+    while (!saei_npy_word(s, "}")) {
+        if (!saei_npy_string(s, key) || !saei_npy_word(s, ":")) return false;
+        if (strcmp(key, "descr") == 0 && !s->has_descr) {
+            s->has_descr = true;
+            s->structured = saei_npy_word(s, "[");
+            if (s->structured) return true;
+            if (!saei_npy_string(s, s->descr)) return false;
+        } else if (strcmp(key, "fortran_order") == 0 && !s->has_order) {
+            s->has_order = true;
+            s->fortran = saei_npy_word(s, "True");
+            if (!s->fortran && !saei_npy_word(s, "False")) return false;
+        } else if (strcmp(key, "shape") == 0 && !s->has_shape) {
+            s->has_shape = true;
+            if (!saei_npy_shape(s, t)) return false;
+        } else {
+            return false;
+        }
+        if (!saei_npy_word(s, ",")) {
+            if (!saei_npy_word(s, "}")) return false;
+            break;
+        }
+    }
+    saei_npy_word(s, "");
+    return s->at == s->end && s->has_descr && s->has_order && s->has_shape;
+}
+
+/* SAE_DTYPE_DEFAULT where there is none for it. */
+static sae_dtype saei_npy_dtype(const char *descr, bool *swap) {
+    const char *type = *descr && strchr("<>|=", *descr) ? descr + 1 : descr;
+    *swap = *descr == '>' && type[0] && strcmp(type + 1, "1") != 0;
+    for (int i = 1; i < SAEI_NUM_DTYPES; i++)
+        if (strcmp(type, saei_dtypes[i].descr + 1) == 0 && !(*swap && i == SAE_BF16))
+            return (sae_dtype)i;
+    return SAE_DTYPE_DEFAULT;
+}
+
+static void saei_swap_bytes(const unsigned char *in, unsigned char *out, size_t n, size_t size) {
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < size; j++) out[i * size + j] = in[i * size + size - 1 - j];
+}
+
+/* data [size] is a whole .npy; label names it in messages ("" for a plain file); entry, if any,
+   holds it. */
+static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const char *label,
+                                const unsigned char *data, size_t size, saei_zip_entry *entry) {
+    size_t start, length, elements, bytes;
+    saei_npy s;
+    sae_tensor t;
+    bool swap;
+    memset(&s, 0, sizeof s);
+    memset(&t, 0, sizeof t);
+    t.name = name;
+    if (size < 10 || memcmp(data, "\x93NUMPY", 6) != 0)
+        return saei_damaged(file, "%sno .npy header", label);
+    if (data[6] < 1 || data[6] > 3 || data[7] != 0)
+        return saei_unsupported(file, "%s.npy version %d.%d, known are 1.0, 2.0, 3.0", label,
+                                data[6], data[7]);
+    start = data[6] == 1 ? 10 : 12;
+    length = size < start ? SIZE_MAX : data[6] == 1 ? saei_le16(data + 8) : saei_le32(data + 8);
+    if (size < start || length > size - start || length > 1048576)
+        return saei_damaged(file, "%sthe .npy header is cut short", label);
+    s.at = (const char *)data + start;
+    s.end = s.at + length;
+    if (!saei_npy_header(&s, &t))
+        return saei_damaged(file,
+                            "%sthe .npy header is not a dict of exactly descr, fortran_order and "
+                            "shape (a tuple of at most %d sizes)",
+                            label, SAE_MAX_DIMS);
+    if (!s.structured && strchr(s.descr, 'O'))
+        return saei_unsupported(file, "%san object array: it holds pickles, which are not run",
+                                label);
+    t.dtype = s.structured ? SAE_DTYPE_DEFAULT : saei_npy_dtype(s.descr, &swap);
+    if (t.dtype == SAE_DTYPE_DEFAULT)
+        return saei_unsupported(file,
+                                "%s.npy descr is %s, known are f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 b1 "
+                                "and V2 (bfloat16)",
+                                label, s.structured ? "a list (a structured type)" : s.descr);
+    if (!saei_shape_layout(&t, &elements))
+        return saei_damaged(file, "%sthe .npy shape is too large", label);
+    bytes = elements * sae_dtype_size(t.dtype);
+    if (bytes != size - start - length)
+        return saei_damaged(file, "%sthe .npy header promises %zu bytes of data, there are %zu",
+                            label, bytes, size - start - length);
+    t.data = data + start + length;
+    if (s.fortran) {
+        int64_t stride = 1;
+        for (size_t k = 0; k < t.ndim; k++) {
+            t.stride[k] = stride;
+            stride *= (int64_t)(t.shape[k] ? t.shape[k] : 1);
+        }
+    }
+    if (swap && elements) {
+        unsigned char *owned = (unsigned char *)saei_arena_alloc(&file->arena, bytes, 1);
+        if (!owned) return saei_file_no_memory(file);
+        if (entry) SAEI_TRY(saei_zip_check(file, entry));
+        saei_swap_bytes((const unsigned char *)t.data, owned, elements, sae_dtype_size(t.dtype));
+        t.data = owned;
+    }
+    return saei_file_add(file, &t, entry);
+}
+
+/* ==== >>tensors: reading .safetensors ========================================================= */
+
+/*  u64 N | N bytes of JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...,
+    "__metadata__": {"key": "value"}} | data. The tensors cover the data without hole or overlap. */
+
+enum { SAEI_SAFETENSORS_HEADER = 100000000 };
+
+/* begin, end of a tensor, kept beside its index for sorting. */
+typedef struct saei_extent {
+    uint64_t begin, end;
+    const char *name;
+} saei_extent;
+
+static bool saei_extent_less(const void *a, const void *b) {
+    const saei_extent *x = (const saei_extent *)a, *y = (const saei_extent *)b;
+    return x->begin < y->begin || (x->begin == y->begin && x->end < y->end);
+}
+
+static bool saei_json_sizes(const sae_json *array, uint64_t *out, size_t max) {
+    size_t n = 0;
+    if (!array || array->type != SAE_JSON_ARRAY || array->count > max) return false;
+    for (const sae_json *c = array->child; c; c = c->next) {
+        if (c->type != SAE_JSON_NUMBER || !c->is_integer || c->integer < 0) return false;
+        out[n++] = (uint64_t)c->integer;
+    }
+    return true;
+}
+
+static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char *tensor,
+                                         const char *name, sae_dtype *out) {
+    static const char *const others[] = { "F4",          "F6_E2M3",     "F6_E3M2",
+                                          "F8_E5M2",     "F8_E4M3",     "F8_E8M0",
+                                          "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
+    char quoted[SAEI_QUOTE];
+    for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
+        if (strcmp(name, saei_dtypes[i].name) != 0) continue;
+        *out = (sae_dtype)i;
+        return SAE_OK;
+    }
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (strcmp(name, others[i]) == 0)
+            return saei_unsupported(file, "tensor \"%s\" has dtype %s, which is not supported",
+                                    tensor, name);
+    return saei_damaged(file, "tensor \"%s\" has the unknown dtype \"%s\"", tensor,
+                        saei_quote(name, quoted));
+}
+
+static sae_result saei_safetensors_entry(sae_tensor_file *file, const sae_json *entry,
+                                         const unsigned char *data, size_t size,
+                                         saei_extent *extent) {
+    const sae_json *dtype = sae_json_get(entry, "dtype"), *shape = sae_json_get(entry, "shape");
+    const sae_json *offsets = sae_json_get(entry, "data_offsets");
+    uint64_t span[2];
+    size_t elements;
+    char quoted[SAEI_QUOTE];
+    sae_tensor t;
+    memset(&t, 0, sizeof t);
+    saei_quote(entry->key, quoted);
+    if (!dtype || dtype->type != SAE_JSON_STRING || !shape || shape->type != SAE_JSON_ARRAY
+        || !offsets || offsets->type != SAE_JSON_ARRAY)
+        return saei_damaged(file,
+                            "tensor \"%s\" is not an object with dtype, shape and data_offsets",
+                            quoted);
+    t.name = entry->key;
+    t.ndim = shape->count;
+    SAEI_TRY(saei_safetensors_dtype(file, quoted, dtype->string, &t.dtype));
+    if (t.ndim > SAE_MAX_DIMS)
+        return saei_unsupported(file, "tensor \"%s\" has %zu dimensions, at most %d are supported",
+                                quoted, t.ndim, SAE_MAX_DIMS);
+    if (!saei_json_sizes(shape, t.shape, SAE_MAX_DIMS) || !saei_shape_layout(&t, &elements))
+        return saei_damaged(file, "tensor \"%s\" has a shape that is not allowed", quoted);
+    if (offsets->count != 2 || !saei_json_sizes(offsets, span, 2) || span[0] > span[1]
+        || span[1] > size)
+        return saei_damaged(file,
+                            "tensor \"%s\" has data_offsets that do not lie in the file's %zu "
+                            "bytes of data",
+                            quoted, size);
+    if (span[1] - span[0] != (uint64_t)elements * sae_dtype_size(t.dtype))
+        return saei_damaged(file, "tensor \"%s\" has %zu elements of %s in %llu bytes", quoted,
+                            elements, sae_dtype_name(t.dtype),
+                            (unsigned long long)(span[1] - span[0]));
+    t.data = data + span[0];
+    extent->begin = span[0];
+    extent->end = span[1];
+    extent->name = t.name;
+    return saei_file_add(file, &t, NULL);
+}
+
+static sae_result saei_safetensors_metadata(sae_tensor_file *file, const sae_json *metadata) {
+    bool good = metadata->type == SAE_JSON_OBJECT;
+    for (const sae_json *c = metadata->child; good && c; c = c->next)
+        good = c->type == SAE_JSON_STRING;
+    if (!good) return saei_damaged(file, "__metadata__ is not an object of strings");
+    file->metadata = metadata;
+    return SAE_OK;
+}
+
+static sae_result saei_safetensors_read(sae_tensor_file *file) {
+    const unsigned char *data = file->map.data;
+    size_t size = file->map.size, length, n = 0;
+    uint64_t at = 0;
+    saei_extent *extents;
+    const void **sorted;
+    char quoted[SAEI_QUOTE];
+    if (size < 8 || saei_le64(data) > SAEI_SAFETENSORS_HEADER || saei_le64(data) > size - 8)
+        return saei_damaged(file,
+                            "the .safetensors header does not fit into the file or is longer than "
+                            "%d bytes",
+                            SAEI_SAFETENSORS_HEADER);
+    length = (size_t)saei_le64(data);
+    if (length == 0 || data[8] != '{')
+        return saei_damaged(file, "the .safetensors header does not begin with '{'");
+    while (length > 1 && data[8 + length - 1] == ' ') length--;
+    SAEI_TRY(saei_json_parse(file->ctx, file->path, (const char *)data + 8, length, &file->header));
+    data += 8 + saei_le64(data);
+    size -= (size_t)(data - file->map.data);
+    extents =
+        (saei_extent *)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *extents);
+    sorted = (const void **)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *sorted);
+    if (!extents || !sorted) return saei_file_no_memory(file);
+    for (const sae_json *c = file->header->child; c; c = c->next) {
+        if (strcmp(c->key, "__metadata__") == 0) {
+            SAEI_TRY(saei_safetensors_metadata(file, c));
+            continue;
+        }
+        SAEI_TRY(saei_safetensors_entry(file, c, data, size, extents + n));
+        sorted[n] = extents + n;
+        n++;
+    }
+    saei_sort(sorted, n, saei_extent_less);
+    for (size_t i = 0; i < n; i++) {
+        const saei_extent *e = (const saei_extent *)sorted[i];
+        if (e->begin != at)
+            return saei_damaged(file,
+                                "tensor \"%s\" begins at byte %llu of the data where %llu is "
+                                "expected (%s)",
+                                saei_quote(e->name, quoted), (unsigned long long)e->begin,
+                                (unsigned long long)at, e->begin < at ? "an overlap" : "a hole");
+        at = e->end;
+    }
+    if (at != size)
+        return saei_damaged(file, "its tensors cover %llu bytes, there are %zu",
+                            (unsigned long long)at, size);
+    return SAE_OK;
+}
+
+/* ==== >>tensors: reading zip ================================================================== */
+
+/*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
+    then the central directory they point to, an entry of which points to a local header. */
+
+typedef struct saei_zip {
+    saei_zip_entry *entries;
+    size_t count;
+    const void **by_name;
+} saei_zip;
+
+/* The central directory: where, how long, how many entries. */
+static sae_result saei_zip_end(const sae_tensor_file *file, size_t *at, size_t *size,
+                               uint64_t *count) {
+    const unsigned char *d = file->map.data, *end, *wide;
+    size_t n = file->map.size, i;
+    uint64_t offset, length, wide_at;
+    if (n < 22) return saei_damaged(file, "a zip archive cut short");
+    for (i = n - 22;; i--) {
+        if (saei_le32(d + i) == 0x06054b50 && i + 22 + saei_le16(d + i + 20) == n) break;
+        if (i == 0 || n - i >= 22 + 65535)
+            return saei_damaged(file, "the zip archive has no end record: the file is cut short or "
+                                      "damaged");
+    }
+    end = d + i;
+    *count = saei_le16(end + 10);
+    length = saei_le32(end + 12);
+    offset = saei_le32(end + 16);
+    if (i >= 20 && saei_le32(end - 20) == 0x07064b50) {
+        wide_at = saei_le64(end - 12);
+        if (i < 76 || wide_at > i - 76 || saei_le32(d + wide_at) != 0x06064b50)
+            return saei_damaged(file, "the zip64 locator does not point to an end record");
+        wide = d + wide_at;
+        if ((*count != 0xFFFF && *count != saei_le64(wide + 32))
+            || (length != 0xFFFFFFFFu && length != saei_le64(wide + 40))
+            || (offset != 0xFFFFFFFFu && offset != saei_le64(wide + 48)))
+            return saei_damaged(file, "the two end records of the zip archive disagree");
+        *count = saei_le64(wide + 32);
+        length = saei_le64(wide + 40);
+        offset = saei_le64(wide + 48);
+        i = (size_t)wide_at;
+    }
+    if (offset > i || length > i - offset || *count > length / 46)
+        return saei_damaged(file, "the zip archive's directory lies outside the file");
+    *at = (size_t)offset;
+    *size = (size_t)length;
+    return SAE_OK;
+}
+
+/* The zip64 extra field holds, in this order, those of size, packed and offset that are all ones in
+   the directory entry. */
+static bool saei_zip_wide(const unsigned char *extra, size_t left, uint64_t *size, uint64_t *packed,
+                          uint64_t *offset) {
+    uint64_t *fields[3];
+    size_t n = 0, length, used = 0;
+    if (*size == 0xFFFFFFFFu) fields[n++] = size;
+    if (*packed == 0xFFFFFFFFu) fields[n++] = packed;
+    if (*offset == 0xFFFFFFFFu) fields[n++] = offset;
+    for (; n > 0 && left >= 4; extra += 4 + length, left -= 4 + length) {
+        length = saei_le16(extra + 2);
+        if (length > left - 4) return false;
+        if (saei_le16(extra) != 1) continue;
+        for (; used < n && 8 * used + 8 <= length; used++)
+            *fields[used] = saei_le64(extra + 4 + 8 * used);
+        return used == n;
+    }
+    return n == 0;
+}
+
+static sae_result saei_zip_local(const sae_tensor_file *file, saei_zip_entry *e, uint64_t offset,
+                                 uint64_t packed, uint64_t size, size_t limit) {
+    const unsigned char *d = file->map.data;
+    size_t name_length = strlen(e->name), skip;
+    if (limit < 30 || offset > limit - 30 || saei_le32(d + offset) != 0x04034b50)
+        return saei_zip_damaged(file, e, "has no local header");
+    skip = 30 + saei_le16(d + offset + 26) + saei_le16(d + offset + 28);
+    if (skip > limit - offset || packed > limit - offset - skip)
+        return saei_zip_damaged(file, e, "lies outside the file");
+    if (saei_le16(d + offset + 26) != name_length
+        || memcmp(d + offset + 30, e->name, name_length) != 0)
+        return saei_zip_damaged(file, e, "has another name in its local header");
+    if ((e->method == 0 && packed != size) || size > SIZE_MAX / 2)
+        return saei_zip_damaged(file, e, "has two sizes");
+    e->data = d + offset + skip;
+    e->packed = (size_t)packed;
+    e->size = (size_t)size;
+    return SAE_OK;
+}
+
+static sae_result saei_zip_open(sae_tensor_file *file, saei_zip *zip) {
+    size_t at = 0, left = 0, n = 0;
+    uint64_t count = 0;
+    memset(zip, 0, sizeof *zip);
+    SAEI_TRY(saei_zip_end(file, &at, &left, &count));
+    zip->entries = (saei_zip_entry *)saei_arena_alloc(&file->arena, (size_t)count + 1,
+                                                      sizeof *zip->entries);
+    if (!zip->entries) return saei_file_no_memory(file);
+    for (; n < count; n++) {
+        const unsigned char *d = file->map.data + at;
+        saei_zip_entry *e = zip->entries + n;
+        size_t name_length, extra_length, whole;
+        uint64_t size, packed, offset;
+        if (left < 46 || saei_le32(d) != 0x02014b50)
+            return saei_damaged(file, "the zip archive's directory is damaged");
+        name_length = saei_le16(d + 28);
+        extra_length = saei_le16(d + 30);
+        whole = 46 + name_length + extra_length + saei_le16(d + 32);
+        packed = saei_le32(d + 20);
+        size = saei_le32(d + 24);
+        offset = saei_le32(d + 42);
+        if (whole > left || !saei_is_text(d + 46, name_length)
+            || !saei_zip_wide(d + 46 + name_length, extra_length, &size, &packed, &offset))
+            return saei_damaged(file, "the zip archive's directory is damaged");
+        memset(e, 0, sizeof *e);
+        e->name = saei_arena_text(&file->arena, d + 46, name_length);
+        if (!e->name) return saei_file_no_memory(file);
+        e->method = saei_le16(d + 10);
+        e->crc = saei_le32(d + 16);
+        if (saei_le16(d + 8) & 1) return saei_unsupported(file, "the zip archive is encrypted");
+        SAEI_TRY(saei_zip_local(file, e, offset, packed, size, at));
+        at += whole;
+        left -= whole;
+    }
+    zip->count = n;
+    return saei_file_index(file, zip->entries, n, sizeof *zip->entries, "zip entry", &zip->by_name);
+}
+
+#if defined(SAE_ZLIB)
+#include <zlib.h>
+static void *saei_zlib_alloc(void *ctx, unsigned items, unsigned size) {
+    return saei_alloc((const sae_context *)ctx, items, size);
+}
+static void saei_zlib_free(void *ctx, void *memory) { saei_free((const sae_context *)ctx, memory); }
+
+static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsigned char *out) {
+    z_stream z;
+    size_t in_left = e->packed, out_left = e->size;
+    int status = Z_OK;
+    unsigned char spare;
+    memset(&z, 0, sizeof z);
+    z.zalloc = saei_zlib_alloc;
+    z.zfree = saei_zlib_free;
+    z.opaque = (void *)(uintptr_t)ctx;
+    if (inflateInit2(&z, -MAX_WBITS) != Z_OK) return false;
+    z.next_in = (unsigned char *)(uintptr_t)e->data;
+    z.next_out = out ? out : &spare;
+    while (status == Z_OK) {
+        uInt in = (uInt)saei_min(in_left, 1u << 30), room = (uInt)saei_min(out_left, 1u << 30);
+        z.avail_in = in;
+        z.avail_out = room;
+        status = inflate(&z, Z_NO_FLUSH);
+        in_left -= in - z.avail_in;
+        out_left -= room - z.avail_out;
+        if (status == Z_OK && z.avail_in == in && z.avail_out == room) break;
+    }
+    inflateEnd(&z);
+    return status == Z_STREAM_END && in_left == 0 && out_left == 0;
+}
+#endif
+
+/* Makes e->data the entry's plain bytes. Their CRC-32 is looked at now where they are few or had to
+   be unpacked, else once they are read: saei_zip_check. torch may leave it out as 0. */
+enum { SAEI_CRC_AT_ONCE = 4096 };
+static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
+    char quoted[SAEI_QUOTE];
+    bool unpacked = false;
+    if (e->checked) return SAE_OK;
+    saei_quote(e->name, quoted);
+#if defined(SAE_ZLIB)
+    if (e->method == 8) {
+        unsigned char *plain;
+        if (e->size / 1032 > e->packed)
+            return saei_zip_damaged(file, e, "promises too much");
+        plain = (unsigned char *)saei_arena_alloc(&file->arena, e->size + 1, 1);
+        if (!plain) return saei_file_no_memory(file);
+        if (!saei_inflate(file->ctx, e, plain))
+            return saei_zip_damaged(file, e, "does not unpack");
+        e->data = plain;
+        e->method = 0;
+        unpacked = true;
+    }
+#endif
+    if (e->method == 8)
+        return saei_unsupported(file,
+                                "zip entry \"%s\" is compressed (DEFLATE), which needs a build "
+                                "with SAE_ZLIB; or store it plain (numpy.savez, torch.save)",
+                                quoted);
+    if (e->method != 0)
+        return saei_unsupported(file,
+                                "zip entry \"%s\" is compressed by method %u, known is 0 (stored)",
+                                quoted, e->method);
+    e->checked = zero_is_none && e->crc == 0;
+    return unpacked || e->size <= SAEI_CRC_AT_ONCE ? saei_zip_check(file, e) : SAE_OK;
+}
+
+static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
+    for (size_t i = 0; i < zip->count; i++) {
+        saei_zip_entry *e = zip->entries + i;
+        char quoted[SAEI_QUOTE], label[SAEI_QUOTE + 16];
+        const char *name;
+        if (!saei_ends_with(e->name, ".npy")) continue;
+        SAEI_TRY(saei_zip_plain(file, e, false));
+        name = saei_arena_text(&file->arena, e->name, strlen(e->name) - 4);
+        if (!name) return saei_file_no_memory(file);
+        snprintf(label, sizeof label, "array \"%s\": ", saei_quote(name, quoted));
+        SAEI_TRY(saei_npy_read(file, name, label, e->data, e->size, e));
+    }
+    return SAE_OK;
+}
+
+/* ==== >>tensors: reading .pt ================================================================== */
+
+/*  A zip of TOP/data.pkl (what is there: a pickle), TOP/data/KEY (the storages), TOP/version, and
+    perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict,
+    makes numbers, texts, containers and tensors, and calls nothing. */
+
+typedef enum saei_pickle_type {
+    SAEI_PICKLE_NONE, SAEI_PICKLE_BOOL, SAEI_PICKLE_INT, SAEI_PICKLE_FLOAT, SAEI_PICKLE_TEXT,
+    SAEI_PICKLE_TUPLE, SAEI_PICKLE_LIST, SAEI_PICKLE_DICT, SAEI_PICKLE_GLOBAL, SAEI_PICKLE_STORAGE,
+    SAEI_PICKLE_TENSOR
+} saei_pickle_type;
+
+typedef struct saei_pickle_value {
+    saei_pickle_type type;
+    uint32_t count, capacity;         /* items of TUPLE, LIST; DICT: twice the pairs; STORAGE: the
+                                         zip entry, dtype */
+    int64_t integer;                  /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: row;
+                                         TENSOR: the zip entry */
+    const void *data;                 /* TEXT; STORAGE: its bytes; TENSOR: a sae_tensor */
+    struct saei_pickle_value **items; /* DICT: key, value, key, value */
+} saei_pickle_value;
+
+typedef enum saei_global {
+    SAEI_GLOBAL_TENSOR_V1, SAEI_GLOBAL_TENSOR_V2, SAEI_GLOBAL_TENSOR_V3, SAEI_GLOBAL_PARAMETER,
+    SAEI_GLOBAL_PARAMETER_STATE, SAEI_GLOBAL_DICT, SAEI_GLOBAL_SIZE, SAEI_GLOBAL_DEVICE,
+    SAEI_GLOBAL_STORAGE, SAEI_GLOBAL_DTYPE
+} saei_global;
+
+/* All that a pickle may name. dtype 0 of a storage: untyped, counted in bytes. */
+static const struct saei_global_row {
+    const char *module, *name;
+    saei_global kind;
+    int dtype;
+} saei_globals[] = {
+    { "torch._utils", "_rebuild_tensor", SAEI_GLOBAL_TENSOR_V1, 0 },
+    { "torch._utils", "_rebuild_tensor_v2", SAEI_GLOBAL_TENSOR_V2, 0 },
+    { "torch._utils", "_rebuild_tensor_v3", SAEI_GLOBAL_TENSOR_V3, 0 },
+    { "torch._utils", "_rebuild_parameter", SAEI_GLOBAL_PARAMETER, 0 },
+    { "torch._utils", "_rebuild_parameter_with_state", SAEI_GLOBAL_PARAMETER_STATE, 0 },
+    { "collections", "OrderedDict", SAEI_GLOBAL_DICT, 0 },
+    { "torch", "Size", SAEI_GLOBAL_SIZE, 0 },
+    { "torch", "device", SAEI_GLOBAL_DEVICE, 0 },
+    { "torch.storage", "UntypedStorage", SAEI_GLOBAL_STORAGE, 0 },
+    { "torch", "FloatStorage", SAEI_GLOBAL_STORAGE, SAE_F32 },
+    { "torch", "HalfStorage", SAEI_GLOBAL_STORAGE, SAE_F16 },
+    { "torch", "BFloat16Storage", SAEI_GLOBAL_STORAGE, SAE_BF16 },
+    { "torch", "DoubleStorage", SAEI_GLOBAL_STORAGE, SAE_F64 },
+    { "torch", "CharStorage", SAEI_GLOBAL_STORAGE, SAE_I8 },
+    { "torch", "ByteStorage", SAEI_GLOBAL_STORAGE, SAE_U8 },
+    { "torch", "ShortStorage", SAEI_GLOBAL_STORAGE, SAE_I16 },
+    { "torch", "IntStorage", SAEI_GLOBAL_STORAGE, SAE_I32 },
+    { "torch", "LongStorage", SAEI_GLOBAL_STORAGE, SAE_I64 },
+    { "torch", "BoolStorage", SAEI_GLOBAL_STORAGE, SAE_BOOL },
+    { "torch", "float32", SAEI_GLOBAL_DTYPE, SAE_F32 },
+    { "torch", "float16", SAEI_GLOBAL_DTYPE, SAE_F16 },
+    { "torch", "bfloat16", SAEI_GLOBAL_DTYPE, SAE_BF16 },
+    { "torch", "float64", SAEI_GLOBAL_DTYPE, SAE_F64 },
+    { "torch", "int8", SAEI_GLOBAL_DTYPE, SAE_I8 },
+    { "torch", "uint8", SAEI_GLOBAL_DTYPE, SAE_U8 },
+    { "torch", "int16", SAEI_GLOBAL_DTYPE, SAE_I16 },
+    { "torch", "uint16", SAEI_GLOBAL_DTYPE, SAE_U16 },
+    { "torch", "int32", SAEI_GLOBAL_DTYPE, SAE_I32 },
+    { "torch", "uint32", SAEI_GLOBAL_DTYPE, SAE_U32 },
+    { "torch", "int64", SAEI_GLOBAL_DTYPE, SAE_I64 },
+    { "torch", "uint64", SAEI_GLOBAL_DTYPE, SAE_U64 },
+    { "torch", "bool", SAEI_GLOBAL_DTYPE, SAE_BOOL },
+};
+enum {
+    SAEI_NUM_GLOBALS = sizeof saei_globals / sizeof saei_globals[0],
+    SAEI_PICKLE_SIZE = 1 << 24,     /* bytes of data.pkl */
+    SAEI_PICKLE_MARKS = 1000,
+    SAEI_PICKLE_DEPTH = 64,         /* of containers in containers */
+    SAEI_PICKLE_NAME = 1000,        /* characters of a dotted name */
+    SAEI_PICKLE_NAMES = 1 << 26,    /* and of all of them */
+    SAEI_EXPANDED_ELEMENTS = 1 << 26 /* of a tensor that is larger than its storage */
+};
+
+typedef struct saei_pickle {
+    sae_tensor_file *file;
+    const saei_zip *zip;
+    const char *top;                 /* "ae/" */
+    const unsigned char *at, *end;
+    size_t size;                     /* of data.pkl: bounds stack, memo and what is visited */
+    saei_arena arena;                /* of the values */
+    saei_pickle_value **stack, **memo;
+    size_t depth, stack_size, memo_size;
+    size_t marks[SAEI_PICKLE_MARKS], num_marks;
+    size_t visits, name_bytes;
+    char name[SAEI_PICKLE_NAME + 24];
+} saei_pickle;
+
+static sae_result saei_pickle_fail(const saei_pickle *u, const char *what) {
+    return saei_damaged(u->file, "data.pkl: %s", what);
+}
+
+static sae_result saei_pickle_no_memory(const saei_pickle *u) {
+    return saei_file_no_memory(u->file);
+}
+
+/* The next n bytes of the stream, NULL if there are fewer. */
+static const unsigned char *saei_pickle_take(saei_pickle *u, size_t n) {
+    const unsigned char *at = u->at;
+    if ((size_t)(u->end - at) < n) return NULL;
+    u->at += n;
+    return at;
+}
+
+static sae_result saei_pickle_push(saei_pickle *u, saei_pickle_value *value) {
+    if (u->depth == u->stack_size) return saei_pickle_fail(u, "the stack is too deep");
+    u->stack[u->depth++] = value;
+    return SAE_OK;
+}
+
+static saei_pickle_value *saei_pickle_make(saei_pickle *u, saei_pickle_type type) {
+    saei_pickle_value *v = (saei_pickle_value *)saei_arena_alloc(&u->arena, 1, sizeof *v);
+    if (!v) return NULL;
+    memset(v, 0, sizeof *v);
+    v->type = type;
+    return v;
+}
+
+/* A fresh value on the stack. */
+static sae_result saei_pickle_new(saei_pickle *u, saei_pickle_type type, saei_pickle_value **out) {
+    *out = saei_pickle_make(u, type);
+    return *out ? saei_pickle_push(u, *out) : saei_pickle_no_memory(u);
+}
+
+static sae_result saei_pickle_int(saei_pickle *u, saei_pickle_type type, int64_t integer) {
+    saei_pickle_value *v;
+    SAEI_TRY(saei_pickle_new(u, type, &v));
+    v->integer = integer;
+    return SAE_OK;
+}
+
+/* Values above the last MARK, or all. */
+static size_t saei_pickle_above(const saei_pickle *u) {
+    return u->depth - (u->num_marks ? u->marks[u->num_marks - 1] : 0);
+}
+
+/* The top value, taken off; NULL if there is none above the last MARK. */
+static saei_pickle_value *saei_pickle_pop(saei_pickle *u) {
+    return saei_pickle_above(u) ? u->stack[--u->depth] : NULL;
+}
+
+static sae_result saei_pickle_append(saei_pickle *u, saei_pickle_value *v,
+                                     saei_pickle_value **items, size_t count) {
+    size_t need = v->count + count;
+    if (need > v->capacity) {
+        size_t capacity = saei_max(need, 2 * (size_t)v->capacity);
+        saei_pickle_value **grown =
+            (saei_pickle_value **)saei_arena_alloc(&u->arena, capacity, sizeof *grown);
+        if (!grown) return saei_pickle_no_memory(u);
+        if (v->count) memcpy(grown, v->items, v->count * sizeof *grown);
+        v->items = grown;
+        v->capacity = (uint32_t)capacity;
+    }
+    if (count) memcpy(v->items + v->count, items, count * sizeof *items);
+    v->count = (uint32_t)need;
+    return SAE_OK;
+}
+
+/* The top count values become one tuple. */
+static sae_result saei_pickle_tuple(saei_pickle *u, size_t count) {
+    saei_pickle_value *v;
+    if (count > saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
+    v = saei_pickle_make(u, SAEI_PICKLE_TUPLE);
+    if (!v) return saei_pickle_no_memory(u);
+    u->depth -= count;
+    SAEI_TRY(saei_pickle_append(u, v, u->stack + u->depth, count));
+    return saei_pickle_push(u, v);
+}
+
+/* Moves the top count values into the container under them: type LIST, or DICT (pairs). */
+static sae_result saei_pickle_fill(saei_pickle *u, saei_pickle_type type, size_t count) {
+    saei_pickle_value **items, *into;
+    if (count > saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
+    u->depth -= count;
+    items = u->stack + u->depth;
+    into = saei_pickle_above(u) ? u->stack[u->depth - 1] : NULL;
+    if (!into || into->type != type || (type == SAEI_PICKLE_DICT && count % 2))
+        return saei_pickle_fail(u, "items for something that holds none");
+    for (size_t i = 0; type == SAEI_PICKLE_DICT && i < count; i += 2)
+        if (items[i]->type != SAEI_PICKLE_TEXT && items[i]->type != SAEI_PICKLE_INT)
+            return saei_pickle_fail(u, "a dict key that is neither a text nor an integer");
+    return saei_pickle_append(u, into, items, count);
+}
+
+static sae_result saei_pickle_text(saei_pickle *u, size_t length) {
+    const unsigned char *text = saei_pickle_take(u, length);
+    saei_pickle_value *v;
+    if (!text) return saei_pickle_fail(u, "it ends inside a text");
+    if (!saei_is_text(text, length)) return saei_pickle_fail(u, "a text that is not UTF-8");
+    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TEXT, &v));
+    v->data = saei_arena_text(&u->arena, text, length);
+    return v->data ? SAE_OK : saei_pickle_no_memory(u);
+}
+
+/* GLOBAL: two lines, module and name. */
+static sae_result saei_pickle_global(saei_pickle *u) {
+    char parts[2][48], quoted[SAEI_QUOTE], whole[SAEI_QUOTE];
+    for (int i = 0; i < 2; i++) {
+        const void *newline = memchr(u->at, '\n', (size_t)(u->end - u->at));
+        size_t n = newline ? (size_t)((const unsigned char *)newline - u->at) : 0;
+        if (!newline) return saei_pickle_fail(u, "it ends inside a name");
+        memcpy(parts[i], u->at, saei_min(n, 47));
+        parts[i][saei_min(n, 47)] = 0;
+        u->at += n + 1;
+    }
+    for (int i = 0; i < SAEI_NUM_GLOBALS; i++)
+        if (strcmp(parts[0], saei_globals[i].module) == 0
+            && strcmp(parts[1], saei_globals[i].name) == 0)
+            return saei_pickle_int(u, SAEI_PICKLE_GLOBAL, i);
+    snprintf(whole, sizeof whole, "%s.%s", parts[0], parts[1]);
+    return saei_unsupported(u->file,
+                            "data.pkl names %s, which is none of the tensors, containers and "
+                            "numbers of a state_dict; nothing of it is run (a whole module? save "
+                            "its state_dict())",
+                            saei_quote(whole, quoted));
+}
+
+/* BINPERSID: ('storage', class, key, location, elements). */
+static sae_result saei_pickle_storage(saei_pickle *u) {
+    saei_pickle_value *id = saei_pickle_pop(u), **a, *v;
+    const struct saei_global_row *row;
+    saei_zip_entry *e;
+    char name[SAEI_QUOTE * 3], quoted[SAEI_QUOTE];
+    uint64_t size;
+    if (!id || id->type != SAEI_PICKLE_TUPLE || id->count != 5)
+        return saei_pickle_fail(u, "a storage that is not described by five values");
+    a = id->items;
+    if (a[0]->type != SAEI_PICKLE_TEXT || strcmp((const char *)a[0]->data, "storage") != 0
+        || a[1]->type != SAEI_PICKLE_GLOBAL || a[2]->type != SAEI_PICKLE_TEXT
+        || a[3]->type != SAEI_PICKLE_TEXT || a[4]->type != SAEI_PICKLE_INT || a[4]->integer < 0)
+        return saei_pickle_fail(u, "a storage with values of the wrong kind");
+    row = saei_globals + a[1]->integer;
+    if (row->kind != SAEI_GLOBAL_STORAGE) return saei_pickle_fail(u, "a storage of no known class");
+    snprintf(name, sizeof name, "%sdata/%.100s", u->top, (const char *)a[2]->data);
+    saei_quote(name, quoted);
+    e = (saei_zip_entry *)(uintptr_t)saei_name_find(u->zip->by_name, u->zip->count, name);
+    if (!e) return saei_damaged(u->file, "there is no storage \"%s\" in the archive", quoted);
+    SAEI_TRY(saei_zip_plain(u->file, e, true));
+    size = row->dtype ? sae_dtype_size((sae_dtype)row->dtype) : 1;
+    if ((uint64_t)a[4]->integer > e->size / size)
+        return saei_damaged(u->file,
+                            "the storage \"%s\" holds %zu bytes, its tensors need %llu elements of "
+                            "%d",
+                            quoted, e->size, (unsigned long long)a[4]->integer, (int)size);
+    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_STORAGE, &v));
+    v->data = e->data;
+    v->integer = a[4]->integer * (int64_t)size;
+    v->capacity = (uint32_t)row->dtype;
+    v->count = (uint32_t)(e - u->zip->entries);
+    return SAE_OK;
+}
+
+static bool saei_pickle_sizes(const saei_pickle_value *tuple, int64_t out[SAE_MAX_DIMS]) {
+    if (tuple->type != SAEI_PICKLE_TUPLE || tuple->count > SAE_MAX_DIMS) return false;
+    for (uint32_t i = 0; i < tuple->count; i++) {
+        out[i] = tuple->items[i]->integer;
+        if (tuple->items[i]->type != SAEI_PICKLE_INT || out[i] < 0) return false;
+    }
+    return true;
+}
+
+/* a = storage, offset, size, stride. Every element must lie in the storage. */
+static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int dtype) {
+    sae_tensor *t = (sae_tensor *)saei_arena_alloc(&u->arena, 1, sizeof *t);
+    int64_t shape[SAE_MAX_DIMS], strides[SAE_MAX_DIMS];
+    uint64_t held, last;
+    size_t elements;
+    saei_pickle_value *v;
+    if (!t) return saei_pickle_no_memory(u);
+    memset(t, 0, sizeof *t);
+    if (a[0]->type != SAEI_PICKLE_STORAGE || a[1]->type != SAEI_PICKLE_INT
+        || a[2]->type != SAEI_PICKLE_TUPLE || a[3]->type != SAEI_PICKLE_TUPLE)
+        return saei_pickle_fail(u, "a tensor with values of the wrong kind");
+    if (!dtype) dtype = (int)a[0]->capacity;
+    if (!dtype) return saei_pickle_fail(u, "a tensor without an element type");
+    if (a[2]->count > SAE_MAX_DIMS)
+        return saei_unsupported(u->file, "a tensor of %u dimensions, at most %d are supported",
+                                (unsigned)a[2]->count, SAE_MAX_DIMS);
+    t->dtype = (sae_dtype)dtype;
+    t->ndim = a[2]->count;
+    if (!saei_pickle_sizes(a[2], shape) || a[3]->count != t->ndim || a[1]->integer < 0)
+        return saei_pickle_fail(u, "a tensor with a negative size or offset");
+    for (size_t k = 0; k < t->ndim; k++) t->shape[k] = (uint64_t)shape[k];
+    if (!saei_shape_layout(t, &elements)) return saei_pickle_fail(u, "a tensor that is too large");
+    if (!saei_pickle_sizes(a[3], strides))
+        return saei_pickle_fail(u, "a tensor with a negative stride");
+    for (size_t k = 0; k < t->ndim; k++) /* where no step is taken the row-major one stays */
+        if (elements && t->shape[k] > 1) t->stride[k] = strides[k];
+    held = (uint64_t)a[0]->integer / sae_dtype_size(t->dtype);
+    last = (uint64_t)a[1]->integer;
+    for (size_t k = 0; k < t->ndim && elements; k++) {
+        uint64_t steps = t->shape[k] - 1, stride = (uint64_t)t->stride[k];
+        if (steps && stride > held / steps) last = held;
+        else last = last > held ? last : last + steps * stride;
+    }
+    if (last >= held && elements)
+        return saei_pickle_fail(u, "a tensor that reaches past the end of its storage");
+    if (elements > held && elements > SAEI_EXPANDED_ELEMENTS)
+        return saei_pickle_fail(u, "a tensor far larger than its storage");
+    t->data = (const unsigned char *)a[0]->data;
+    if (elements)
+        t->data = (const unsigned char *)t->data + (size_t)a[1]->integer * sae_dtype_size(t->dtype);
+    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TENSOR, &v));
+    v->data = t;
+    v->integer = a[0]->count;
+    return SAE_OK;
+}
+
+/* REDUCE and NEWOBJ: what calling the global would give. */
+static sae_result saei_pickle_reduce(saei_pickle *u) {
+    saei_pickle_value *args = saei_pickle_pop(u), *f = saei_pickle_pop(u), *v, **a;
+    uint32_t n;
+    if (!args || !f || args->type != SAEI_PICKLE_TUPLE || f->type != SAEI_PICKLE_GLOBAL)
+        return saei_pickle_fail(u, "a call of something that is no function");
+    a = args->items;
+    n = args->count;
+    switch (saei_globals[f->integer].kind) {
+    case SAEI_GLOBAL_TENSOR_V1:
+        if (n == 4) return saei_pickle_tensor(u, a, 0);
+        break;
+    case SAEI_GLOBAL_TENSOR_V2:
+        if (n == 6 || n == 7) return saei_pickle_tensor(u, a, 0);
+        break;
+    case SAEI_GLOBAL_TENSOR_V3:
+        if ((n == 7 || n == 8) && a[6]->type == SAEI_PICKLE_GLOBAL
+            && saei_globals[a[6]->integer].kind == SAEI_GLOBAL_DTYPE)
+            return saei_pickle_tensor(u, a, saei_globals[a[6]->integer].dtype);
+        break;
+    case SAEI_GLOBAL_PARAMETER:
+        if (n == 3 && a[0]->type == SAEI_PICKLE_TENSOR) return saei_pickle_push(u, a[0]);
+        break;
+    case SAEI_GLOBAL_PARAMETER_STATE:
+        if (n == 4 && a[0]->type == SAEI_PICKLE_TENSOR) return saei_pickle_push(u, a[0]);
+        break;
+    case SAEI_GLOBAL_DICT:
+        if (n == 0) return saei_pickle_new(u, SAEI_PICKLE_DICT, &v);
+        break;
+    case SAEI_GLOBAL_SIZE:
+        if (n == 1 && a[0]->type == SAEI_PICKLE_TUPLE) return saei_pickle_push(u, a[0]);
+        break;
+    case SAEI_GLOBAL_DEVICE:
+        if (n >= 1 && a[0]->type == SAEI_PICKLE_TEXT) return saei_pickle_push(u, a[0]);
+        break;
+    default: break;
+    }
+    return saei_damaged(u->file, "data.pkl: %s.%s with values that do not fit",
+                        saei_globals[f->integer].module, saei_globals[f->integer].name);
+}
+
+/* Opcodes of numbers and texts. *done: it was one. */
+static sae_result saei_pickle_constant(saei_pickle *u, unsigned op, bool *done) {
+    static const struct {
+        unsigned char op, operand;
+    } table[] = { { 'J', 4 }, { 'K', 1 }, { 'M', 2 }, { 0x8a, 1 },
+                  { 'G', 8 }, { 'X', 4 }, { 'U', 1 } };
+    const unsigned char *p = NULL;
+    uint64_t bits = 0;
+    size_t length;
+    *done = true;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        if (table[i].op == op && !(p = saei_pickle_take(u, table[i].operand)))
+            return saei_pickle_fail(u, "it ends inside a value");
+    switch (op) {
+    case 'J': return saei_pickle_int(u, SAEI_PICKLE_INT, (int32_t)saei_le32(p));
+    case 'K': return saei_pickle_int(u, SAEI_PICKLE_INT, p[0]);
+    case 'M': return saei_pickle_int(u, SAEI_PICKLE_INT, (int64_t)saei_le16(p));
+    case 0x8a: /* little endian, two's complement, as short as possible */
+        length = p[0];
+        if (length > 8) return saei_pickle_fail(u, "an integer of more than 64 bits");
+        if (!(p = saei_pickle_take(u, length)))
+            return saei_pickle_fail(u, "it ends inside a value");
+        for (size_t i = 0; i < length; i++) bits |= (uint64_t)p[i] << 8 * i;
+        if (length && length < 8 && p[length - 1] & 0x80) bits |= ~(uint64_t)0 << 8 * length;
+        return saei_pickle_int(u, SAEI_PICKLE_INT, (int64_t)bits);
+    case 'G':
+        for (int i = 0; i < 8; i++) bits = bits << 8 | p[i];
+        return saei_pickle_int(u, SAEI_PICKLE_FLOAT, (int64_t)bits);
+    case 'X': return saei_pickle_text(u, saei_le32(p));
+    case 'U': return saei_pickle_text(u, p[0]);
+    case 0x88: return saei_pickle_int(u, SAEI_PICKLE_BOOL, 1);
+    case 0x89: return saei_pickle_int(u, SAEI_PICKLE_BOOL, 0);
+    case 'N': return saei_pickle_int(u, SAEI_PICKLE_NONE, 0);
+    default: *done = false; return SAE_OK;
+    }
+}
+
+/* BINPUT, LONG_BINPUT, BINGET, LONG_BINGET. */
+static sae_result saei_pickle_memo(saei_pickle *u, unsigned op) {
+    bool wide = op == 'r' || op == 'j', put = op == 'q' || op == 'r';
+    const unsigned char *p = saei_pickle_take(u, wide ? 4 : 1);
+    size_t slot;
+    if (!p) return saei_pickle_fail(u, "it ends inside a value");
+    slot = wide ? saei_le32(p) : p[0];
+    if (put) {
+        if (slot >= u->memo_size) return saei_pickle_fail(u, "a memo slot out of range");
+        if (!saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
+        u->memo[slot] = u->stack[u->depth - 1];
+        return SAE_OK;
+    }
+    if (slot >= u->memo_size || !u->memo[slot])
+        return saei_pickle_fail(u, "a memo slot that was never set");
+    return saei_pickle_push(u, u->memo[slot]);
+}
+
+static sae_result saei_pickle_step(saei_pickle *u, unsigned op) {
+    saei_pickle_value *v;
+    size_t count;
+    bool done;
+    SAEI_TRY(saei_pickle_constant(u, op, &done));
+    if (done) return SAE_OK;
+    switch (op) {
+    case '(':
+        if (u->num_marks == SAEI_PICKLE_MARKS) return saei_pickle_fail(u, "too many marks");
+        u->marks[u->num_marks++] = u->depth;
+        return SAE_OK;
+    case 't': case 'u': case 'e': /* what lies above the last MARK */
+        if (!u->num_marks) return saei_pickle_fail(u, "no mark on the stack");
+        count = saei_pickle_above(u);
+        u->num_marks--;
+        if (op == 't') return saei_pickle_tuple(u, count);
+        return saei_pickle_fill(u, op == 'u' ? SAEI_PICKLE_DICT : SAEI_PICKLE_LIST, count);
+    case ')': return saei_pickle_tuple(u, 0);
+    case 0x85: case 0x86: case 0x87: return saei_pickle_tuple(u, op - 0x84);
+    case 's': return saei_pickle_fill(u, SAEI_PICKLE_DICT, 2);
+    case 'a': return saei_pickle_fill(u, SAEI_PICKLE_LIST, 1);
+    case '}': return saei_pickle_new(u, SAEI_PICKLE_DICT, &v);
+    case ']': return saei_pickle_new(u, SAEI_PICKLE_LIST, &v);
+    case 'q': case 'r': case 'h': case 'j': return saei_pickle_memo(u, op);
+    case 'c': return saei_pickle_global(u);
+    case 'Q': return saei_pickle_storage(u);
+    case 'R': case 0x81: return saei_pickle_reduce(u);
+    case 'b': /* BUILD: an OrderedDict's attributes (_metadata) are of no use here */
+        if (!saei_pickle_pop(u) || !saei_pickle_above(u)
+            || u->stack[u->depth - 1]->type != SAEI_PICKLE_DICT)
+            return saei_pickle_fail(u, "attributes for something that is not an OrderedDict");
+        return SAE_OK;
+    default:
+        return saei_unsupported(u->file,
+                                "data.pkl: opcode 0x%02x, which torch.save does not write at "
+                                "protocol 2",
+                                op);
+    }
+}
+
+/* Runs the stream; *out is the object it makes. */
+static sae_result saei_pickle_run(saei_pickle *u, saei_pickle_value **out) {
+    const unsigned char *head = saei_pickle_take(u, 2);
+    if (!head || head[0] != 0x80)
+        return saei_unsupported(u->file, "data.pkl is not a pickle of protocol 2");
+    if (head[1] != 2 && head[1] != 3)
+        return saei_unsupported(u->file,
+                                "data.pkl has pickle protocol %d, known are 2 (what torch.save "
+                                "writes) and 3",
+                                head[1]);
+    for (;;) {
+        const unsigned char *op = saei_pickle_take(u, 1);
+        if (!op) return saei_pickle_fail(u, "it ends too early");
+        if (*op == '.') break;
+        SAEI_TRY(saei_pickle_step(u, *op));
+    }
+    if (u->depth != 1 || u->num_marks) return saei_pickle_fail(u, "it does not make one object");
+    *out = u->stack[0];
+    return SAE_OK;
+}
+
+/* ==== >>tensors: reading .pt, names and archive =============================================== */
+
+static sae_result saei_pickle_add_scalar(saei_pickle *u, const char *name, const char *text) {
+    sae_tensor_file *file = u->file;
+    saei_scalar *grown = (saei_scalar *)saei_file_grow(file, file->scalars, file->num_scalars,
+                                                       &file->scalar_capacity, sizeof *grown);
+    if (!grown) return saei_file_no_memory(file);
+    file->scalars = grown;
+    text = saei_arena_text(&file->arena, text, strlen(text));
+    if (!text) return saei_file_no_memory(file);
+    file->scalars[file->num_scalars].name = name;
+    file->scalars[file->num_scalars++].text = text;
+    return SAE_OK;
+}
+
+/* A value that holds no others, under the name in u->name. */
+static sae_result saei_pickle_leaf(saei_pickle *u, const saei_pickle_value *v, size_t length) {
+    char text[64];
+    const char *name;
+    u->name_bytes += length + 1;
+    if (u->name_bytes > SAEI_PICKLE_NAMES) return saei_pickle_fail(u, "too many names");
+    name = saei_arena_text(&u->file->arena, u->name, length);
+    if (!name) return saei_file_no_memory(u->file);
+    if (v->type == SAEI_PICKLE_TENSOR) {
+        sae_tensor t = *(const sae_tensor *)v->data;
+        t.name = name;
+        return saei_file_add(u->file, &t, u->zip->entries + v->integer);
+    }
+    if (v->type == SAEI_PICKLE_TEXT) return saei_pickle_add_scalar(u, name, (const char *)v->data);
+    if (v->type == SAEI_PICKLE_INT) snprintf(text, sizeof text, "%lld", (long long)v->integer);
+    else if (v->type == SAEI_PICKLE_FLOAT)
+        saei_number_text(saei_from_bits((uint64_t)v->integer), text);
+    else if (v->type == SAEI_PICKLE_BOOL) strcpy(text, v->integer ? "True" : "False");
+    else if (v->type == SAEI_PICKLE_NONE) strcpy(text, "None");
+    else if (v->type == SAEI_PICKLE_GLOBAL)
+        snprintf(text, sizeof text, "%s.%s", saei_globals[v->integer].module,
+                 saei_globals[v->integer].name);
+    else return SAE_OK; /* a bare storage */
+    return saei_pickle_add_scalar(u, name, text);
+}
+
+/* Gives what v holds, all the way down, names joined by dots: "optimizer.state.0.exp_avg". A value
+   that holds itself runs into a limit. */
+static sae_result saei_pickle_flatten(saei_pickle *u, const saei_pickle_value *v, size_t length,
+                                      int depth) {
+    bool dict = v->type == SAEI_PICKLE_DICT;
+    if (!dict && v->type != SAEI_PICKLE_LIST && v->type != SAEI_PICKLE_TUPLE)
+        return saei_pickle_leaf(u, v, length);
+    if (depth == SAEI_PICKLE_DEPTH) return saei_pickle_fail(u, "containers nested deeper than 64");
+    for (uint32_t i = 0; i < v->count; i += dict ? 2 : 1) {
+        const saei_pickle_value *key = dict ? v->items[i] : NULL,
+                                *item = v->items[dict ? i + 1 : i];
+        char number[24];
+        const char *part = number;
+        size_t at = length, n;
+        if (++u->visits > 4 * u->size)
+            return saei_pickle_fail(u, "it holds the same over and over");
+        if (key && key->type == SAEI_PICKLE_TEXT) part = (const char *)key->data;
+        else snprintf(number, sizeof number, "%lld", key ? (long long)key->integer : (long long)i);
+        n = strlen(part);
+        if (n + 1 > SAEI_PICKLE_NAME - length)
+            return saei_pickle_fail(u, "a name of more than 1000 characters");
+        if (depth > 0) u->name[at++] = '.';
+        memcpy(u->name + at, part, n);
+        SAEI_TRY(saei_pickle_flatten(u, item, at + n, depth + 1));
+    }
+    return SAE_OK;
+}
+
+/* The archive's own rules, before anything of the pickle is looked at. */
+static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const char *top) {
+    const struct {
+        const char *name;
+        bool required;
+    } parts[2] = { { "version", true }, { "byteorder", false } };
+    size_t n = strlen(top);
+    char quoted[SAEI_QUOTE], name[SAEI_QUOTE + 16], text[16];
+    for (size_t i = 0; i < zip->count; i++) {
+        const char *rest = zip->entries[i].name + n;
+        if (strncmp(zip->entries[i].name, top, n) != 0)
+            return saei_damaged(file, "entry \"%s\" of the archive lies outside its folder %s",
+                                saei_quote(zip->entries[i].name, quoted), top);
+        if (strcmp(rest, "constants.pkl") == 0 || strncmp(rest, "code/", 5) == 0)
+            return saei_unsupported(file, "a TorchScript archive; a state_dict saved with "
+                                          "torch.save is expected");
+    }
+    for (int i = 0; i < 2; i++) {
+        saei_zip_entry *e;
+        snprintf(name, sizeof name, "%s%s", top, parts[i].name);
+        e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
+        if (!e && !parts[i].required) continue;
+        if (!e) return saei_damaged(file, "the archive has no entry %s", name);
+        SAEI_TRY(saei_zip_plain(file, e, true));
+        SAEI_TRY(saei_zip_check(file, e));
+        memcpy(text, e->data, saei_min(e->size, 15));
+        text[saei_min(e->size, 15)] = 0;
+        text[strcspn(text, "\r\n")] = 0;
+        saei_quote(text, quoted);
+        if (i == 0 && (strspn(text, "0123456789") != strlen(text) || strlen(text) > 3
+                       || strtol(text, NULL, 10) < 1 || strtol(text, NULL, 10) > 10))
+            return saei_unsupported(file, "torch archive version %s, known are 1 to 10", quoted);
+        if (i == 1 && strcmp(text, "little") != 0)
+            return saei_unsupported(file, "byteorder is %s, known is little", quoted);
+    }
+    return SAE_OK;
+}
+
+/* The folder of a first-level data.pkl with its slash, into out; false if there is none. */
+static bool saei_torch_top(const saei_zip *zip, char out[SAEI_QUOTE]) {
+    for (size_t i = 0; i < zip->count; i++) {
+        const char *slash = strchr(zip->entries[i].name, '/');
+        size_t n = slash ? (size_t)(slash - zip->entries[i].name) + 1 : 0;
+        if (!slash || strcmp(slash, "/data.pkl") != 0 || n >= SAEI_QUOTE) continue;
+        memcpy(out, zip->entries[i].name, n);
+        out[n] = 0;
+        return true;
+    }
+    return false;
+}
+
+static sae_result saei_torch_unpickle(saei_pickle *u) {
+    saei_pickle_value *top = NULL;
+    u->stack_size = u->size;
+    u->memo_size = u->size;
+    u->stack = (saei_pickle_value **)saei_arena_alloc(&u->arena, u->size + 1, sizeof *u->stack);
+    u->memo = (saei_pickle_value **)saei_arena_alloc(&u->arena, u->size + 1, sizeof *u->memo);
+    if (!u->stack || !u->memo) return saei_pickle_no_memory(u);
+    memset(u->memo, 0, u->size * sizeof *u->memo);
+    SAEI_TRY(saei_pickle_run(u, &top));
+    if (top->type != SAEI_PICKLE_DICT && top->type != SAEI_PICKLE_TENSOR)
+        return saei_pickle_fail(u, "it holds neither a dict of tensors nor a tensor");
+    return saei_pickle_flatten(u, top, 0, 0);
+}
+
+static sae_result saei_torch_read(sae_tensor_file *file, saei_zip *zip, const char *top) {
+    char name[SAEI_QUOTE + 16];
+    saei_zip_entry *e;
+    saei_pickle *u;
+    sae_result result;
+    SAEI_TRY(saei_torch_check(file, zip, top));
+    snprintf(name, sizeof name, "%sdata.pkl", top);
+    e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
+    if (e->size > SAEI_PICKLE_SIZE)
+        return saei_unsupported(file, "data.pkl has %zu bytes, at most %d are read", e->size,
+                                SAEI_PICKLE_SIZE);
+    SAEI_TRY(saei_zip_plain(file, e, true));
+    SAEI_TRY(saei_zip_check(file, e));
+    u = (saei_pickle *)saei_arena_alloc(&file->arena, 1, sizeof *u);
+    if (!u) return saei_file_no_memory(file);
+    memset(u, 0, sizeof *u);
+    u->file = file;
+    u->zip = zip;
+    u->top = top;
+    u->at = e->data;
+    u->end = e->data + e->size;
+    u->size = e->size;
+    u->arena.ctx = file->ctx;
+    result = saei_torch_unpickle(u);
+    saei_arena_free(&u->arena);
+    return result;
+}
+
+/* ==== >>tensors: opening a file =============================================================== */
+
+static sae_result saei_zip_read(sae_tensor_file *file) {
+    saei_zip zip;
+    char top[SAEI_QUOTE];
+    SAEI_TRY(saei_zip_open(file, &zip));
+    if (saei_torch_top(&zip, top)) return saei_torch_read(file, &zip, top);
+    for (size_t i = 0; i < zip.count; i++)
+        if (saei_ends_with(zip.entries[i].name, ".npy")) return saei_npz_read(file, &zip);
+    return saei_damaged(file, "a zip archive without data.pkl (torch.save) and without .npy "
+                              "(numpy.savez)");
+}
+
+static bool saei_looks_zip(const unsigned char *d, size_t n) {
+    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
+}
+
+static bool saei_looks_npy(const unsigned char *d, size_t n) {
+    return n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0;
+}
+
+/* Stricter than reading one is, so that no raw values pass for it. */
+static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
+    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
+           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
+}
+
+/* The kind is told by the content. */
+static sae_result saei_tensor_file_read(sae_tensor_file *file) {
+    static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
+    const unsigned char *d = file->map.data;
+    size_t n = file->map.size;
+    if (n == 0) return saei_damaged(file, "the file is empty");
+    if (saei_looks_zip(d, n)) return saei_zip_read(file);
+    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n, NULL);
+    if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
+        return saei_safetensors_read(file);
+    if (n >= 11 && memcmp(d, "version htt", 11) == 0)
+        return saei_damaged(file, "a Git LFS pointer: the file itself was not downloaded (git lfs "
+                                  "pull)");
+    if (saei_ends_with(file->path, ".safetensors")) return saei_safetensors_read(file);
+    if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
+        return saei_unsupported(file, "torch.save's format from before torch 1.6; re-save it with "
+                                      "torch >= 1.6");
+    if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
+        return saei_unsupported(file, "a bare pickle, which is not run; re-save it with torch.save "
+                                      "(torch >= 1.6) or as .safetensors");
+    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .pt (torch >= "
+                              "1.6)");
+}
+
+SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
+    if (!file) return;
+    saei_free(file->ctx, file->header);
+    saei_arena_free(&file->arena);
+    saei_map_close(file->ctx, &file->map);
+    saei_free(file->ctx, file);
+}
+
+/* The file whose bytes are in *map, which is the file's from here on (with handle NULL they stay
+   the caller's and must outlive it). path is for messages, and tells the kind where the bytes do
+   not. */
+static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
+                                            sae_tensor_file **out) {
+    sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
+    sae_result result;
+    if (!file) {
+        saei_map_close(ctx, map);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+    }
+    file->ctx = ctx;
+    file->who = "sae_tensor_file_open";
+    file->path = path;
+    file->arena.ctx = ctx;
+    file->map = *map;
+    saei_crc_tables(&file->crc);
+    result = saei_tensor_file_read(file);
+    if (result == SAE_OK)
+        result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
+                                 &file->by_name);
+    if (result == SAE_OK)
+        result = saei_file_index(file, file->scalars, file->num_scalars, sizeof *file->scalars,
+                                 "value", &file->scalars_by_name);
+    file->path = saei_arena_text(&file->arena, path, strlen(path));
+    if (result == SAE_OK && !file->path)
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+    if (result != SAE_OK) {
+        sae_tensor_file_close(file);
+        return result;
+    }
+    *out = file;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
+    saei_map map;
+    if (!ctx) return SAE_INVALID;
+    if (!path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
+    SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
+    return saei_tensor_file_open_map(ctx, path, &map, out);
+}
+
+SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
+
+SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index) {
+    return file && index < file->count ? &file->tensors[index].tensor : NULL;
+}
+
+SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name) {
+    if (!file || !name) return NULL;
+    return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
+}
+
+SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
+    if (!file) return SAE_INVALID;
+    for (size_t i = 0; i < file->count; i++) {
+        saei_file_tensor *t = file->tensors + i;
+        if (tensor && tensor != &t->tensor) continue;
+        file->who = "sae_tensor_file_check";
+        if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
+        if (tensor) return SAE_OK;
+    }
+    if (!tensor) return SAE_OK;
+    return saei_fail(file->ctx, SAE_INVALID, "sae_tensor_file_check: tensor is not of this file");
+}
+
+/* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",
+   "0.5", "True", "None", "TopK". NULL if there is none. */
+static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const char *name) {
+    const saei_scalar *s =
+        (const saei_scalar *)saei_name_find(file->scalars_by_name, file->num_scalars, name);
+    return s ? s->text : NULL;
+}
+
+/* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
+static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key) {
+    const sae_json *value = sae_json_get(file->metadata, key);
+    return value ? value->string : NULL;
+}
+
+/* ==== >>tensors: writing ====================================================================== */
+
+/* Row-major bytes of a tensor. */
+static size_t saei_tensor_bytes(const sae_tensor *t) {
+    size_t n = sae_dtype_size(t->dtype);
+    for (size_t k = 0; k < t->ndim; k++) n *= (size_t)t->shape[k];
+    return n;
+}
+
+static sae_result saei_write_check(const sae_context *ctx, const char *path,
+                                   const sae_tensor *tensors, size_t count) {
+    const char *who = "sae_tensor_file_write";
+    const void **sorted;
+    sae_result result = SAE_OK;
+    char quoted[SAEI_QUOTE];
+    if (count && !tensors)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
+                         count);
+    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
+    if (!sorted) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
+    for (size_t i = 0; i < count && result == SAE_OK; i++) {
+        sae_tensor t = tensors[i];
+        size_t elements = 0;
+        sorted[i] = tensors + i;
+        if (!t.name || strlen(t.name) > 60000 || !saei_is_text(t.name, strlen(t.name)))
+            result = saei_fail(ctx, SAE_INVALID,
+                               "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
+                               "60000 bytes",
+                               who, path, i);
+        else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
+                 || !saei_shape_layout(&t, &elements))
+            result = saei_fail(ctx, SAE_INVALID,
+                               "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
+                               "0 to %d, and at most %d whose product fits",
+                               who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
+                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
+        else if (elements && !t.data)
+            result = saei_fail(ctx, SAE_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
+                               saei_quote(t.name, quoted));
+    }
+    if (result == SAE_OK) saei_sort(sorted, count, saei_name_less);
+    for (size_t i = 1; i < count && result == SAE_OK; i++)
+        if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
+            result = saei_fail(ctx, SAE_INVALID, "%s: %s: two tensors are named \"%s\"", who, path,
+                               saei_quote(saei_name_of(sorted[i]), quoted));
+    saei_free(ctx, sorted);
+    return result;
+}
+
+static void saei_put_le(saei_text *t, uint64_t value, size_t bytes) {
+    saei_text_put(t, &value, bytes); /* the machine is little endian */
+}
+
+/* What stands before the data, as numpy writes it: room to grow the first size to 21 digits, then
+   spaces up to a multiple of 64. */
+static void saei_npy_write_header(saei_text *h, const sae_tensor *t) {
+    size_t start = h->size, begin, first = 0;
+    saei_text_put(h, "\x93NUMPY\x01\x00\x00\x00", 10);
+    begin = h->size;
+    saei_text_add(h, "{'descr': '%s', 'fortran_order': False, 'shape': (",
+                  saei_dtypes[t->dtype].descr);
+    for (size_t k = 0; k < t->ndim; k++) {
+        size_t before = h->size;
+        saei_text_add(h, "%llu", (unsigned long long)t->shape[k]);
+        if (k == 0) first = h->size - before;
+        if (k + 1 < t->ndim) saei_text_add(h, ", ");
+        else if (k == 0) saei_text_add(h, ",");
+    }
+    saei_text_add(h, "), }");
+    if (first) saei_text_add(h, "%*s", (int)(21 - first), "");
+    saei_text_add(h, "%*s\n", (int)(64 - (h->size - start + 1) % 64), "");
+    if (h->failed) return;
+    h->data[begin - 2] = (char)(unsigned char)((h->size - begin) & 255);
+    h->data[begin - 1] = (char)(unsigned char)((h->size - begin) >> 8);
+}
+
+/* Sizes and offsets from here on go into zip64 fields. */
+#ifndef SAEI_ZIP64_LIMIT
+#define SAEI_ZIP64_LIMIT 0xFFFFFFFFu
+#endif
+
+typedef struct saei_zip_writer {
+    saei_writer *out;
+    saei_text head, directory;
+    uint64_t count;
+    saei_crc_table crc;
+} saei_zip_writer;
+
+static uint32_t saei_zip_narrow(uint64_t value) {
+    return value >= SAEI_ZIP64_LIMIT ? 0xFFFFFFFFu : (uint32_t)value;
+}
+
+/* What a local header and a directory entry share: from the version needed to the name's length. */
+static void saei_zip_put_common(saei_text *t, const char *name, uint64_t size, uint32_t crc) {
+    saei_put_le(t, 45, 2);          /* version needed: zip64 */
+    saei_put_le(t, 0x0800, 2);      /* UTF-8 names */
+    saei_put_le(t, 0, 2);           /* stored */
+    saei_put_le(t, 0x00210000u, 4); /* midnight, 1 January 1980 */
+    saei_put_le(t, crc, 4);
+    saei_put_le(t, saei_zip_narrow(size), 4);
+    saei_put_le(t, saei_zip_narrow(size), 4);
+    saei_put_le(t, strlen(name), 2);
+}
+
+/* One stored entry of two pieces, on a multiple of 64 bytes by padding in the extra field "FB". */
+static void saei_zip_put(saei_zip_writer *z, const char *name, const void *a, size_t a_size,
+                         const void *b, size_t b_size) {
+    saei_text *h = &z->head, *d = &z->directory;
+    uint64_t offset = z->out->size, size = (uint64_t)a_size + b_size;
+    size_t name_size = strlen(name), wide = size >= SAEI_ZIP64_LIMIT ? 20 : 0, far_size;
+    size_t pad = (size_t)((64 - (offset + 34 + name_size + wide) % 64) % 64);
+    uint32_t crc = saei_crc(&z->crc, saei_crc(&z->crc, 0, a, a_size), b, b_size);
+    h->size = 0;
+    saei_put_le(h, 0x04034b50, 4);
+    saei_zip_put_common(h, name, size, crc);
+    saei_put_le(h, wide + 4 + pad, 2);
+    saei_text_put(h, name, name_size);
+    if (wide) {
+        saei_put_le(h, 1 | 16u << 16, 4);
+        saei_put_le(h, size, 8);
+        saei_put_le(h, size, 8);
+    }
+    saei_put_le(h, 0x4246, 2);
+    saei_put_le(h, pad, 2);
+    for (size_t i = 0; i < pad; i++) saei_text_put(h, "Z", 1);
+    if (!h->failed) saei_writer_put(z->out, h->data, h->size);
+    saei_writer_put(z->out, a, a_size);
+    saei_writer_put(z->out, b, b_size);
+    far_size = (wide ? 16u : 0u) + (offset >= SAEI_ZIP64_LIMIT ? 8u : 0u);
+    saei_put_le(d, 0x02014b50, 4);
+    saei_put_le(d, 45, 2);
+    saei_zip_put_common(d, name, size, crc);
+    saei_put_le(d, far_size ? far_size + 4 : 0, 2);
+    saei_put_le(d, 0, 8); /* no comment, first disk, no attributes */
+    saei_put_le(d, 0, 2);
+    saei_put_le(d, saei_zip_narrow(offset), 4);
+    saei_text_put(d, name, name_size);
+    if (far_size) saei_put_le(d, 1 | (uint64_t)far_size << 16, 4);
+    if (wide) {
+        saei_put_le(d, size, 8);
+        saei_put_le(d, size, 8);
+    }
+    if (offset >= SAEI_ZIP64_LIMIT) saei_put_le(d, offset, 8);
+    z->count++;
+}
+
+/* The directory and the end records. */
+static void saei_zip_end_write(saei_zip_writer *z) {
+    saei_text *d = &z->directory;
+    uint64_t at = z->out->size, size = d->size, end = at + size;
+    if (z->count >= 0xFFFF || at >= SAEI_ZIP64_LIMIT || size >= SAEI_ZIP64_LIMIT) {
+        saei_put_le(d, 0x06064b50, 4);
+        saei_put_le(d, 44, 8);
+        saei_put_le(d, 45 | 45u << 16, 4);
+        saei_put_le(d, 0, 8);
+        saei_put_le(d, z->count, 8);
+        saei_put_le(d, z->count, 8);
+        saei_put_le(d, size, 8);
+        saei_put_le(d, at, 8);
+        saei_put_le(d, 0x07064b50, 4);
+        saei_put_le(d, 0, 4);
+        saei_put_le(d, end, 8);
+        saei_put_le(d, 1, 4);
+    }
+    saei_put_le(d, 0x06054b50, 4);
+    saei_put_le(d, 0, 4);
+    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
+    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
+    saei_put_le(d, saei_zip_narrow(size), 4);
+    saei_put_le(d, saei_zip_narrow(at), 4);
+    saei_put_le(d, 0, 2);
+    if (!d->failed) saei_writer_put(z->out, d->data, d->size);
+}
+
+/* Shortest of BININT1, BININT2, BININT, LONG1. */
+static void saei_pickle_put_int(saei_text *t, uint64_t value) {
+    if (value < 256) saei_put_le(t, 'K' | value << 8, 2);
+    else if (value < 65536) saei_put_le(t, 'M' | value << 8, 3);
+    else if (value <= INT32_MAX) saei_put_le(t, 'J' | value << 8, 5);
+    else {
+        saei_put_le(t, 0x088a, 2);
+        saei_put_le(t, value, 8);
+    }
+}
+
+static void saei_pickle_put_text(saei_text *t, const char *text) {
+    saei_text_put(t, "X", 1);
+    saei_put_le(t, strlen(text), 4);
+    saei_text_put(t, text, strlen(text));
+}
+
+/* EMPTY_TUPLE, TUPLE1..3, or MARK ... TUPLE. */
+static void saei_pickle_put_sizes(saei_text *t, const uint64_t *shape, const int64_t *stride,
+                                  size_t n) {
+    static const char ops[] = ")\x85\x86\x87";
+    if (n > 3) saei_text_put(t, "(", 1);
+    for (size_t k = 0; k < n; k++) saei_pickle_put_int(t, shape ? shape[k] : (uint64_t)stride[k]);
+    saei_text_put(t, n > 3 ? "t" : ops + n, 1);
+}
+
+/* {name: _rebuild_tensor_v2(storage i, 0, size, stride, False, OrderedDict()), ...} */
+static void saei_torch_pickle(saei_text *p, const sae_tensor *tensors, size_t count) {
+    saei_text_put(p, "\x80\x02}(", 4);
+    for (size_t i = 0; i < count; i++) {
+        sae_tensor t = tensors[i];
+        size_t elements = 0;
+        char key[24];
+        saei_shape_layout(&t, &elements);
+        snprintf(key, sizeof key, "%zu", i);
+        saei_pickle_put_text(p, t.name);
+        saei_text_add(p, "ctorch._utils\n_rebuild_tensor_v2\n((");
+        saei_pickle_put_text(p, "storage");
+        saei_text_add(p, "ctorch\n%s\n", saei_dtypes[t.dtype].storage);
+        saei_pickle_put_text(p, key);
+        saei_pickle_put_text(p, "cpu");
+        saei_pickle_put_int(p, elements);
+        saei_text_put(p, "tQK\x00", 4);
+        saei_pickle_put_sizes(p, t.shape, NULL, t.ndim);
+        saei_pickle_put_sizes(p, NULL, t.stride, t.ndim);
+        saei_text_add(p, "\x89" "ccollections\nOrderedDict\n)RtR");
+    }
+    saei_text_put(p, "u.", 2);
+}
+
+/* The base name without its last extension, as torch.save names the archive's folder. */
+static size_t saei_stem_size(const char *base) {
+    const char *dot = strrchr(base, '.');
+    return dot && dot > base ? (size_t)(dot - base) : strlen(base);
+}
+
+static sae_result saei_torch_write(saei_zip_writer *z, const char *path, const sae_tensor *tensors,
+                                   size_t count) {
+    const sae_context *ctx = z->out->ctx;
+    const char *base = saei_path_base(path);
+    size_t stem = saei_stem_size(base);
+    saei_text p, name;
+    sae_result result = SAE_OK;
+    for (size_t i = 0; i < count; i++)
+        if (!saei_dtypes[tensors[i].dtype].storage)
+            return saei_fail(ctx, SAE_UNSUPPORTED,
+                             "sae_tensor_file_write: %s: .pt files have no %s", path,
+                             sae_dtype_name(tensors[i].dtype));
+    if (!saei_is_text(base, stem) || stem > 60000)
+        return saei_fail(ctx, SAE_INVALID,
+                         "sae_tensor_file_write: %s: the name of a .pt file must be "
+                         "UTF-8",
+                         path);
+    memset(&p, 0, sizeof p);
+    p.ctx = ctx;
+    name = p;
+    saei_torch_pickle(&p, tensors, count);
+    for (size_t i = 0; i < count + 3; i++) {
+        name.size = 0;
+        saei_text_put(&name, base, stem);
+        if (i == 0) saei_text_add(&name, "/data.pkl");
+        else if (i == 1) saei_text_add(&name, "/byteorder");
+        else if (i == count + 2) saei_text_add(&name, "/version");
+        else saei_text_add(&name, "/data/%zu", i - 2);
+        if (name.failed || p.failed) break;
+        if (i == 0) saei_zip_put(z, name.data, p.data, p.size, "", 0);
+        else if (i == 1) saei_zip_put(z, name.data, "little", 6, "", 0);
+        else if (i == count + 2) saei_zip_put(z, name.data, "3\n", 2, "", 0);
+        else
+            saei_zip_put(z, name.data, tensors[i - 2].data, saei_tensor_bytes(tensors + i - 2), "",
+                         0);
+    }
+    if (p.failed || name.failed) z->head.failed = true;
+    saei_free(ctx, p.data);
+    saei_free(ctx, name.data);
+    return result;
+}
+
+static void saei_npz_write(saei_zip_writer *z, const sae_tensor *tensors, size_t count) {
+    saei_text name, header;
+    memset(&name, 0, sizeof name);
+    name.ctx = z->out->ctx;
+    header = name;
+    for (size_t i = 0; i < count; i++) {
+        name.size = header.size = 0;
+        saei_text_add(&name, "%s.npy", tensors[i].name);
+        saei_npy_write_header(&header, tensors + i);
+        if (name.failed || header.failed) break;
+        saei_zip_put(z, name.data, header.data, header.size, tensors[i].data,
+                     saei_tensor_bytes(tensors + i));
+    }
+    if (name.failed || header.failed) z->head.failed = true;
+    saei_free(name.ctx, name.data);
+    saei_free(name.ctx, header.data);
+}
+
+/* .npz or .pt into an open writer. */
+static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
+                                 const sae_tensor *tensors, size_t count) {
+    saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
+    sae_result result = SAE_OK;
+    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
+    z->out = w;
+    z->head.ctx = z->directory.ctx = w->ctx;
+    saei_crc_tables(&z->crc);
+    if (torch) result = saei_torch_write(z, path, tensors, count);
+    else saei_npz_write(z, tensors, count);
+    if (result == SAE_OK) saei_zip_end_write(z);
+    if (result == SAE_OK && (z->head.failed || z->directory.failed))
+        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
+    saei_free(w->ctx, z->head.data);
+    saei_free(w->ctx, z->directory.data);
+    saei_free(w->ctx, z);
+    return result;
+}
+
+/* safetensors' order: by this rank (wide types first, so that all lie aligned), then by name. */
+static bool saei_safetensors_less(const void *a, const void *b) {
+    static const unsigned char rank[] = { 3, 3, 7, 6, 2, 10, 11, 9, 8, 5, 4, 1, 0, 12 };
+    const sae_tensor *x = (const sae_tensor *)a, *y = (const sae_tensor *)b;
+    if (rank[x->dtype] != rank[y->dtype]) return rank[x->dtype] < rank[y->dtype];
+    return strcmp(x->name, y->name) < 0;
+}
+
+static void saei_safetensors_header(saei_text *h, const void *const *sorted, size_t count,
+                                    const char *const *keys, const char *const *values,
+                                    size_t num_pairs) {
+    uint64_t at = 0;
+    saei_put_le(h, 0, 8);
+    saei_text_add(h, "{\"__metadata__\":{\"format\":\"pt\"");
+    for (size_t i = 0; i < num_pairs; i++) {
+        saei_text_add(h, ",");
+        saei_text_add_json_string(h, keys[i]);
+        saei_text_add(h, ":");
+        saei_text_add_json_string(h, values[i]);
+    }
+    saei_text_add(h, "}");
+    for (size_t i = 0; i < count; i++) {
+        const sae_tensor *t = (const sae_tensor *)sorted[i];
+        uint64_t end = at + saei_tensor_bytes(t);
+        saei_text_add(h, ",");
+        saei_text_add_json_string(h, t->name);
+        saei_text_add(h, ":{\"dtype\":\"%s\",\"shape\":[", sae_dtype_name(t->dtype));
+        for (size_t k = 0; k < t->ndim; k++)
+            saei_text_add(h, k ? ",%llu" : "%llu", (unsigned long long)t->shape[k]);
+        saei_text_add(h, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
+                      (unsigned long long)end);
+        at = end;
+    }
+    saei_text_add(h, "}");
+    saei_text_add(h, "%*s", (int)((8 - h->size % 8) % 8), "");
+    at = h->size - 8;
+    if (!h->failed) memcpy(h->data, &at, 8);
+}
 
 /* .safetensors with __metadata__ {"format":"pt", keys[i]: values[i], ...}. */
 static sae_result saei_safetensors_write(const sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count,
                                          const char *const *keys, const char *const *values,
-                                         size_t num_pairs);
-/* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
-static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key);
+                                         size_t num_pairs) {
+    const void **sorted;
+    saei_text header;
+    saei_writer w;
+    sae_result result;
+    SAEI_TRY(saei_write_check(ctx, path, tensors, count));
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(tensors[i].name, "__metadata__") == 0)
+            return saei_fail(ctx, SAE_INVALID,
+                             "sae_tensor_file_write: %s: a tensor may not be named __metadata__",
+                             path);
+    memset(&header, 0, sizeof header);
+    header.ctx = ctx;
+    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
+    if (sorted) {
+        for (size_t i = 0; i < count; i++) sorted[i] = tensors + i;
+        saei_sort(sorted, count, saei_safetensors_less);
+        saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
+    }
+    result = SAE_OUT_OF_MEMORY;
+    if (!sorted || header.failed)
+        saei_fail(ctx, result, "sae_tensor_file_write: no memory to write %s", path);
+    else result = saei_writer_open(ctx, "sae_tensor_file_write", path, &w);
+    if (result != SAE_OK) {
+        saei_free(ctx, sorted);
+        saei_free(ctx, header.data);
+        return result;
+    }
+    saei_writer_put(&w, header.data, header.size);
+    for (size_t i = 0; i < count; i++) {
+        const sae_tensor *t = (const sae_tensor *)sorted[i];
+        saei_writer_put(&w, t->data, saei_tensor_bytes(t));
+    }
+    saei_free(ctx, sorted);
+    saei_free(ctx, header.data);
+    return saei_writer_finish(&w);
+}
 
-/* ==== >>shared: config.json =================================================================== */
+static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
+    saei_text header;
+    memset(&header, 0, sizeof header);
+    header.ctx = w->ctx;
+    saei_npy_write_header(&header, tensor);
+    if (!header.failed) {
+        saei_writer_put(w, header.data, header.size);
+        saei_writer_put(w, tensor->data, saei_tensor_bytes(tensor));
+    }
+    saei_free(w->ctx, header.data);
+    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who,
+                                     w->path)
+                         : SAE_OK;
+}
 
-/* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
-   defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
-static sae_result saei_config_write(const sae_context *ctx, const char *folder,
-                                    const sae_trainer_desc *desc, const char *buffer,
-                                    const char *own);
-
-/* ==== >>shared: the trainer for the loop ====================================================== */
-
-/* sae_trainer_step_rows; every input is divided by divisor. */
-static sae_result saei_trainer_step_rows(sae_trainer *trainer, const sae_rows *x,
-                                         const sae_rows *target, size_t n, float divisor);
-/* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
-   to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
-enum { SAEI_STATE_TENSORS = 16 };
-static sae_result saei_trainer_state_get(sae_trainer *trainer, sae_tensor *out, size_t *count);
-static sae_result saei_trainer_state_set(sae_trainer *trainer, const sae_tensor_file *file,
-                                         const char *prefix);
+SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
+                                         const sae_tensor *tensors, size_t count) {
+    const char *who = "sae_tensor_file_write";
+    saei_writer w;
+    sae_tensor single;
+    sae_result result;
+    bool npy, npz;
+    if (!ctx) return SAE_INVALID;
+    if (!path) return saei_fail(ctx, SAE_INVALID, "%s: path is NULL", who);
+    npy = saei_ends_with(path, ".npy");
+    npz = saei_ends_with(path, ".npz");
+    if (saei_ends_with(path, ".safetensors"))
+        return saei_safetensors_write(ctx, path, tensors, count, NULL, NULL, 0);
+    if (!npy && !npz && !saei_ends_with(path, ".pt") && !saei_ends_with(path, ".pth"))
+        return saei_fail(ctx, SAE_INVALID, "%s: %s ends in none of .npy, .npz, .safetensors, .pt",
+                         who, path);
+    if (npy && count != 1)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who, path,
+                         count);
+    if (npy && tensors) { /* its name is of no use there */
+        single = tensors[0];
+        single.name = "";
+        tensors = &single;
+    }
+    SAEI_TRY(saei_write_check(ctx, path, tensors, count));
+    SAEI_TRY(saei_writer_open(ctx, who, path, &w));
+    result = npy ? saei_npy_write(&w, tensors) : saei_zip_write(&w, path, !npz, tensors, count);
+    if (result == SAE_OK) return saei_writer_finish(&w);
+    saei_writer_abandon(&w);
+    return result;
+}
 
 /* ==== >>kernels =============================================================================== */
-/* The loops that take the time. Their code stands once, below at SAEI_KERNEL_PASS, written with 16
-   lanes whatever the machine has; the file includes itself to compile it for each instruction set,
-   and the best one is chosen at run time. All give the same bits: each element sees the same
-   operations in the same order. Rename the file? Then define SAE_HEADER_NAME to its new name.
+/* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
+   each instruction set; the best one is chosen at run time. All give the same bits: each element
+   sees the same operations in the same order.
    W1, in figures: d 512, m 8192, 2048 rows, k 64; see bench/RESULTS.md for the machine. */
 #define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
@@ -2142,10 +4994,6 @@ struct saei_kernels {
     void (*gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c);
 };
 
-#ifdef __cplusplus
-} /* the kernels include system headers nowhere, but language linkage must not nest */
-#endif
-
 static size_t saei_lowest_bit(uint64_t bits) { /* not 0 */
 #if defined(__GNUC__)
     return (size_t)__builtin_ctzll(bits);
@@ -2168,18 +5016,2488 @@ static float saei_gate_value(float exp_r, float u, float mag_bias) {
     return v > 0 ? v : 0;
 }
 
-#define SAEI_KERNEL_PASS 1
+/* ==== >>kernels: for each instruction set ===================================================== */
+/* The same text is compiled once for each of them, SAEI_ISA says for which. */
+#define SAEI_ISA_PORTABLE 1
+#define SAEI_ISA_NEON 2
+#define SAEI_ISA_AVX2 3
+#define SAEI_ISA_AVX512 4
+
+#define SAEI_ISA SAEI_ISA_PORTABLE
 #define SAEI_FN(name) name##_portable
-#include SAE_HEADER_NAME
+
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+
+typedef __m512 saei_v;
+static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
+static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
+static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
+static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
+static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
+static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
+static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
+static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
+
+#elif SAEI_ISA == SAEI_ISA_AVX2
+
+typedef struct saei_v {
+    __m256 a, b;
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    r.a = _mm256_loadu_ps(p);
+    r.b = _mm256_loadu_ps(p + 8);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+static inline saei_v saei_vset(float a) {
+    saei_v r;
+    r.a = r.b = _mm256_set1_ps(a);
+    return r;
+}
+static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
+    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
+    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
+    return z;
+}
+static inline saei_v saei_vsqrt(saei_v x) {
+    x.a = _mm256_sqrt_ps(x.a);
+    x.b = _mm256_sqrt_ps(x.b);
+    return x;
+}
+#define SAEI_LANES(fn, op)                                                                         \
+    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
+        x.a = op(x.a, y.a);                                                                        \
+        x.b = op(x.b, y.b);                                                                        \
+        return x;                                                                                  \
+    }
+SAEI_LANES(saei_vmul, _mm256_mul_ps)
+SAEI_LANES(saei_vadd, _mm256_add_ps)
+SAEI_LANES(saei_vsub, _mm256_sub_ps)
+SAEI_LANES(saei_vdiv, _mm256_div_ps)
+#undef SAEI_LANES
+
+#elif SAEI_ISA == SAEI_ISA_NEON
+
+typedef struct saei_v {
+    float32x4_t f[4];
+} saei_v;
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
+SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+#undef SAEI_LANES
+static inline void saei_vstore(float *p, saei_v x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
+}
+
+#else
+
+typedef struct saei_v {
+    float f[16];
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    memcpy(r.f, p, sizeof r.f);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vset(float a), a)
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
+SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
+#undef SAEI_LANES
+
+#endif
+
+/* Lanes 8, 4, 2, 1 apart, in double. */
+static double saei_vsum(saei_v a) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
+    __m512d wide = _mm512_castps_pd(a), eight;
+    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
+    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
+    __m128d two;
+    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
+                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
+    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
+                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
+    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#else
+    double sum[16];
+    float f[16];
+    saei_vstore(f, a);
+    for (int i = 0; i < 16; i++) sum[i] = (double)f[i];
+    for (int h = 8; h > 0; h /= 2)
+        for (int i = 0; i < h; i++) sum[i] += sum[i + h];
+    return sum[0];
+#endif
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
+   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[i];                                                                      \
+    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
+           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
+           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        saei_v t = saei_vset(x##i[k]);                                                             \
+        a##i = saei_vfma(t, p0, a##i);                                                             \
+        b##i = saei_vfma(t, p1, b##i);                                                             \
+        c##i = saei_vfma(t, p2, c##i);                                                             \
+    }
+#define SAEI_END(i)                                                                                \
+    saei_vstore(out + i * 48, a##i);                                                               \
+    saei_vstore(out + i * 48 + 16, b##i);                                                          \
+    saei_vstore(out + i * 48 + 32, c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
+#if SAEI_ISA == SAEI_ISA_AVX2
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
+#define SAEI_WIDE __m256
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
+#else
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
+#define SAEI_WIDE float32x4_t
+#define SAEI_LOAD vld1q_f32
+#define SAEI_STORE vst1q_f32
+#define SAEI_SET vdupq_n_f32
+#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
+#endif
+#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_BEGIN(i, c)                                                                           \
+    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
+#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
+#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_ROW(i)                                                                                \
+    {                                                                                              \
+        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
+        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
+    }
+#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
+    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
+        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
+            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
+            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
+            const float *x3 = x[r + 3] + k0, *p = panel + c;
+            float *o = out + r * SAEI_PANEL + c;
+            SAEI_ROWS(SAEI_BEGIN)
+            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
+                SAEI_COLUMNS(SAEI_PART, 0)
+                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
+            }
+            SAEI_ROWS(SAEI_END)
+        }
+#undef SAEI_BEGIN
+#undef SAEI_PART
+#undef SAEI_STEP
+#undef SAEI_END
+#undef SAEI_ROW
+#undef SAEI_ROWS
+}
+#undef SAEI_LANES
+#undef SAEI_COLUMNS
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_FMA
+#else
+/* 4 rows x 16 latents at a time. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
+            float *o = out + r * SAEI_PANEL + c;
+            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
+            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
+            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
+            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
+            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
+                saei_v v = saei_vload(p);
+                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
+                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
+                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
+                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+            }
+            saei_vstore(o, a0);
+            saei_vstore(o + SAEI_PANEL, a1);
+            saei_vstore(o + 2 * SAEI_PANEL, a2);
+            saei_vstore(o + 3 * SAEI_PANEL, a3);
+        }
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_LOAD(q)                                                                               \
+    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
+           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
+#define SAEI_QUAD(q)                                                                               \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
+    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
+    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
+    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
+/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
+#define SAEI_QUARTERS(v, c)                                                                        \
+    {                                                                                              \
+        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
+        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
+        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
+        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
+        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
+        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
+        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
+        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
+    }
+    SAEI_ALL(SAEI_LOAD)
+    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUARTERS(w, 0)
+    SAEI_QUARTERS(x, 1)
+    SAEI_QUARTERS(y, 2)
+    SAEI_QUARTERS(z, 3)
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+
+/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
+    const float *at[SAEI_PANEL];
+    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
+    for (size_t k = 0; k < blocks; k += 16)
+        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+            saei_v r[16];
+            SAEI_FN(saei_transpose)(at + j, k, r);
+            for (size_t c = 0; c < 16; c++)
+                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
+        }
+    for (size_t k = blocks; k < dim; k++)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
+}
+
+#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
+   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
+   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    for (size_t j = 0; j < count; j += 16) {
+        const float *at[16], *next[16];
+        float sums[16];
+        saei_v s = saei_vset(0), r[16];
+        for (size_t i = 0; i < 16; i++) {
+            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
+            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+        }
+        for (size_t k = 0; k < n; k += 16) {
+            SAEI_FN(saei_transpose)(at, k, r);
+            if (j + 16 < count)
+                for (size_t i = 0; i < 16; i++)
+                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
+            if (k + 16 <= n) {
+                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
+                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
+                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
+            } else
+                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+        }
+        saei_vstore(sums, s);
+        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+    }
+}
+#undef SAEI_ADD
+#else
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[j] = j < count ? row[j][k] : 0;
+}
+
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    /* eight chains by name: in an array they lie in memory at -O2, four times slower */
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
+    float s##i = 0;
+#define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
+#define SAEI_END(i)                                                                                \
+    if (j + i < count) out[j + i] = s##i;
+    for (size_t j = 0; j < count; j += 8) {
+        SAEI_ALL(SAEI_BEGIN)
+        for (size_t k = 0; k < n; k++) {
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_END)
+    }
+#undef SAEI_ALL
+#undef SAEI_BEGIN
+#undef SAEI_ADD
+#undef SAEI_END
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
+   sum of a product of two such rows leaves int32. */
+static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
+    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
+    double norm, scale;
+    float lanes[16], top = 0;
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        sum = saei_vfma(v, v, sum);
+        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
+    }
+    saei_vstore(lanes, most);
+    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
+    norm = sqrt(saei_vsum(sum));
+    q->norm = (float)(norm * 1.0001);
+    q->error = 0;
+    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
+    if (!(norm > 1e-15 && norm < 1e15)) {
+        q->norm += 1e-20f; /* squares below 1e-45 are lost */
+        q->error = q->norm;
+        memset(out, 0, n * sizeof *out);
+        return;
+    }
+    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
+    if (scale * (double)top > 32000) scale = 32000 / (double)top;
+    q->inverse = (float)(1 / scale);
+    inverse = saei_vset(q->inverse);
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
+        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
+                             v);
+        delta = saei_vfma(d, d, delta);
+        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
+    }
+    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
+    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const char *x##i = (const char *)x[i];                                                         \
+    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        int pair;                                                                                  \
+        __m512i t;                                                                                 \
+        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
+        t = _mm512_set1_epi32(pair);                                                               \
+        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
+        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
+        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
+    }
+#define SAEI_END(i)                                                                                \
+    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
+    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
+    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
+        __m512i p0 = _mm512_loadu_si512((const void *)panel);
+        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
+        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+
+/* base, base + 1, ... base + 15 */
+static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
+    return _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
+static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                                    const float *scale, const float *shift, const float *cut,
+                                    uint32_t base, uint32_t *const *latent, float *const *value,
+                                    uint32_t *length) {
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
+        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
+        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
+            saei_v p = _mm512_maskz_cvtepi32_ps(
+                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
+            __mmask16 keep;
+            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
+            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
+            p = saei_vsub(p, saei_vset(shift[r]));
+            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
+            _mm512_storeu_si512((void *)(latent[r] + length[r]),
+                                _mm512_maskz_compress_epi32(keep, lane));
+            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
+        }
+    }
+}
+
+static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
+                                          const float *offset, float scale, float shift, float cut,
+                                          uint32_t base, uint32_t *latent, float *value,
+                                          size_t length, size_t stride) {
+    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
+        __mmask16 keep;
+        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
+                      saei_vload(offset + j));
+        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        if (!keep) continue;
+        {
+            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
+            size_t more = (size_t)__builtin_popcount((unsigned)keep);
+            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
+            at = _mm512_maskz_compress_epi32(keep, at);
+            if (length + 16 <= stride) {
+                saei_vstore(value + length, p);
+                _mm512_storeu_si512((void *)(latent + length), at);
+            } else if (length + more <= stride) {
+                __mmask16 first = (__mmask16)((1u << more) - 1);
+                _mm512_mask_storeu_ps(value + length, first, p);
+                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
+            }
+            length += more;
+        }
+    }
+    return length;
+}
+#endif
+
+static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
+    size_t count = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16)
+        count += (size_t)__builtin_popcount(
+            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
+#endif
+    for (; j < n; j++) count += value[j] >= cut;
+    return count;
+}
+
+static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
+    size_t kept = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
+        saei_v v = saei_vload(value + j);
+        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
+        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
+        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
+        kept += (size_t)__builtin_popcount((unsigned)keep);
+    }
+#endif
+    for (; j < n; j++)
+        if (value[j] >= cut) {
+            latent[kept] = latent[j];
+            value[kept++] = value[j];
+        }
+    return kept;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_KEEP(keep, p)                                                                         \
+    bits |= (uint64_t)(keep) << (j & 63);                                                          \
+    if (keep) {                                                                                    \
+        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
+        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
+        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
+    }                                                                                              \
+    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+#endif
+static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
+                                       float cut, uint32_t base, uint32_t *latent, float *value,
+                                       size_t length, size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
+        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        SAEI_KEEP(keep, raw ? v : p)
+    }
+#endif
+    for (; j < count; j++) {
+        float p = bias ? u[j] + bias[j] : u[j];
+        if (!(p > cut)) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = raw ? u[j] : p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+
+}
+
+static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
+                                        float bandwidth, size_t count, uint32_t base,
+                                        uint32_t *latent, float *value, size_t length,
+                                        size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
+        saei_v above = saei_vload(theta + j);
+        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
+        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
+                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
+                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
+        SAEI_KEEP(keep, p)
+    }
+#undef SAEI_KEEP
+#endif
+    for (; j < count; j++) {
+        float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
+        if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
+    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
+                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
+    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    uint64_t one;
+    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
+    return (one | one >> 32) & 0xFFFFFFFFu;
+}
+#endif
+
+static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
+                                 uint64_t *bits) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
+    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
+    size_t count = 0;
+    for (size_t j = 0; j < 64; j += 16) {
+        size_t left = n < j ? 0 : n - j;
+        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
+        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
+        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
+        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
+        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
+        count += (size_t)__builtin_popcount((unsigned)in);
+    }
+    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
+    return count;
+#else
+    size_t j = 0;
+    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
+        *bits |= (uint64_t)1 << (sorted[j] - first);
+    return j;
+#endif
+}
+
+static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
+                                  const float *const *values, size_t count, float *const *out,
+                                  size_t to[16]) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i rows = _mm512_loadu_si512((const void *)fires);
+    const float *at[16];
+    float tile[16][16];
+    __mmask16 takes[16], puts[16], reads[16];
+    for (int l = 0; l < 16; l++) {
+        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
+        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
+        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
+        at[l] = tile[l];
+    }
+    for (size_t v = 0; v < count; v++) {
+        saei_v r[16];
+        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
+        for (int i = 0; i < 16; i++)
+            saei_vstore(tile[i], _mm512_maskz_expand_ps(
+                                     (__mmask16)fires[i],
+                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
+        SAEI_FN(saei_transpose)(at, 0, r);
+        for (int l = 0; l < 16; l++)
+            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
+                                  _mm512_maskz_compress_ps(takes[l], r[l]));
+    }
+    for (int l = 0; l < 16; l++) {
+        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
+        from[l] += (size_t)__builtin_popcount(fires[l]);
+    }
+#else
+    for (uint32_t r = 0; r < 16; r++)
+        for (uint32_t l = 0; l < 16; l++) {
+            if (!(fires[r] >> l & 1)) continue;
+            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
+            from[r]++;
+            to[l]++;
+        }
+#endif
+}
+
+static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
+                                    double *sums) {
+    size_t j = 0;
+    for (size_t w = 0; w < words; w++, sums += 64) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
+            __mmask16 here = (__mmask16)(fires[w] >> g);
+            size_t count = (size_t)__builtin_popcount((unsigned)here);
+            saei_v v = _mm512_maskz_expand_ps(
+                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
+            __m512d wide = _mm512_castps_pd(v);
+            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
+            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
+            double *s = sums + g;
+            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
+                                              _mm512_maskz_cvtps_pd(0xFF, low)));
+            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
+                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
+            j += count;
+        }
+#else
+        for (uint64_t left = fires[w]; left; left &= left - 1)
+            sums[saei_lowest_bit(left)] += (double)value[j++];
+#endif
+    }
+}
+
+static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
+                                   const float *M, size_t ld, float *out) {
+    size_t c = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
+       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
+       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
+#define SAEI_ALL(X)                                                                                \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
+#define SAEI_ADD(i)                                                                                \
+    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
+    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
+#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
+    for (; c + 256 <= n; c += 256) {
+        SAEI_ALL(SAEI_LOAD)
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_PUT)
+    }
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
+        }
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
+    }
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
+   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
+    const size_t bytes = lists > 128 ? 128 : 256;
+    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
+    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
+}
+#endif
+
+/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
+   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
+static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *value, const float *panel,
+                                    float *out, size_t ld) {
+    for (size_t i = 0; i < targets; i++, out += ld) {
+        const float *v = value + at[i];
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
+#define SAEI_LOAD(k)                                                                               \
+    saei_v a##k = saei_vload(out + 16 * k);                                                        \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
+#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? out + ld : out;
+            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v x = saei_vset(*v++);
+                SAEI_ALL(SAEI_ADD)
+            }
+            SAEI_ALL(SAEI_PUT)
+            continue;
+        }
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
+            const float *m = panel + saei_lowest_bit(left) * n;
+            saei_v x = saei_vset(*v);
+            for (size_t c = 0; c < n; c += 16)
+                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
+        }
+    }
+}
+
+/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
+static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_HALVES(i)                                                                             \
+    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
+                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
+#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
+#define SAEI_FOLD2(a, b)                                                                           \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
+    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (; j + 8 <= count; j += 8) {
+        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
+        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
+        a = SAEI_FOLD(a, b);
+        c = SAEI_FOLD(c, d);
+        e = SAEI_FOLD(e, f);
+        g = SAEI_FOLD(g, h);
+        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
+        e = SAEI_FOLD2(e, g);
+        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
+                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
+        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
+        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
+    }
+#undef SAEI_HALVES
+#undef SAEI_FOLD
+#undef SAEI_FOLD2
+#endif
+    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
+}
+
+static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *e, size_t ld,
+                                    const float *panel, float *lanes, bool begin, float alpha,
+                                    float *out) {
+    for (size_t i = 0; i < targets; i++, e += ld) {
+        float *const from = lanes;
+        size_t count;
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_LOAD(k)                                                                               \
+    saei_v e##k = saei_vload(e + 16 * k);                                                          \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? e + ld : e;
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                SAEI_ALL(SAEI_ADD)
+                saei_vstore(lanes, s);
+            }
+        } else
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#endif
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + saei_lowest_bit(left) * n;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                for (size_t c = 0; c < n; c += 16)
+                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
+                saei_vstore(lanes, s);
+            }
+        count = out ? (size_t)(lanes - from) / 16 : 0;
+        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
+    }
+}
+
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+/* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
+   512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
+#define SAEI_DOT_BEGIN(i)                                                                          \
+    const float *m##i = M + row[j + i] * ld;                                                       \
+    saei_v s##i = saei_vset(0);
+#define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
+#define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
+#define SAEI_DOTS(ALL)                                                                             \
+    {                                                                                              \
+        ALL(SAEI_DOT_BEGIN)                                                                        \
+        for (size_t k = 0; k < n; k += 16) {                                                       \
+            saei_v v = saei_vload(e + k);                                                          \
+            ALL(SAEI_DOT_STEP)                                                                     \
+        }                                                                                          \
+        ALL(SAEI_DOT_END)                                                                          \
+        break;                                                                                     \
+    }
+#define SAEI_1(X) X(0)
+#define SAEI_2(X) SAEI_1(X) X(1)
+#define SAEI_3(X) SAEI_2(X) X(2)
+#define SAEI_4(X) SAEI_3(X) X(3)
+#define SAEI_5(X) SAEI_4(X) X(4)
+#define SAEI_6(X) SAEI_5(X) X(5)
+static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
+                               const float *M, size_t ld, float alpha, float *out) {
+    for (size_t j = 0, group; j < count; j += group) {
+        group = count - j > 6 ? 4 : count - j;
+        switch (group) {
+        case 1: SAEI_DOTS(SAEI_1)
+        case 2: SAEI_DOTS(SAEI_2)
+        case 3: SAEI_DOTS(SAEI_3)
+        case 4: SAEI_DOTS(SAEI_4)
+        case 5: SAEI_DOTS(SAEI_5)
+        default: SAEI_DOTS(SAEI_6)
+        }
+    }
+}
+#undef SAEI_DOT_BEGIN
+#undef SAEI_DOT_STEP
+#undef SAEI_DOT_END
+#undef SAEI_DOTS
+#undef SAEI_1
+#undef SAEI_2
+#undef SAEI_3
+#undef SAEI_4
+#undef SAEI_5
+#undef SAEI_6
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX2
+/* r[c] = column k + c of 8 rows. */
+static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
+    __m256 pair[8], quad[8];
+    for (size_t i = 0; i < 8; i += 2) {
+        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
+        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
+        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
+    }
+    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
+        for (size_t c = 0; c < 2; c++) {
+            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
+            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
+        }
+    for (size_t c = 0; c < 4; c++) {
+        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
+        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
+    }
+}
+#endif
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
+    const float *at[16];
+    float lane[16], bad = 0;
+    size_t c = 0;
+    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* whole cache lines need not be read before they are written */
+    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    for (; c + 16 <= n; c += 16) {
+        saei_v r[16];
+        SAEI_FN(saei_transpose)(at, c, r);
+        for (size_t i = 0; i < 16; i++) {
+            sum = saei_vadd(sum, saei_vmul(r[i], zero));
+            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
+            else saei_vstore(to + (c + i) * ld, r[i]);
+        }
+    }
+    if (lines) _mm_sfence();
+    saei_vstore(lane, sum);
+    for (size_t i = 0; i < 16; i++) bad += lane[i];
+#elif SAEI_ISA == SAEI_ISA_AVX2
+    const __m256 zero = _mm256_setzero_ps();
+    __m256 sum = zero;
+    for (; c + 8 <= n; c += 8)
+        for (size_t half = 0; half < 16; half += 8) {
+            __m256 r[8];
+            SAEI_FN(saei_turn_8)(at + half, c, r);
+            for (size_t i = 0; i < 8; i++) {
+                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
+                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            }
+        }
+    _mm256_storeu_ps(lane, sum);
+    for (size_t i = 0; i < 8; i++) bad += lane[i];
+#endif
+    for (; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    (void)lane;
+    return bad == 0;
+}
+
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; i + 16 <= n; i += 16) {
+        saei_v v = saei_vload(x + i);
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
+        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
+    }
+#endif
+    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* a is a float's value: the product is exact, so that one rounding or two are the same. */
+static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; i + 8 <= n; i += 8)
+        _mm512_storeu_pd(out + i,
+                         _mm512_fmadd_pd(_mm512_set1_pd(a),
+                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
+                                         _mm512_loadu_pd(out + i)));
+#endif
+    for (; i < n; i++) out[i] += a * (double)x[i];
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
+   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
+static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
+    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
+    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
+    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
+                            0.5, 1.0, 1.0 };
+    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
+    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
+    __m512d f, s, z, y, n, r;
+    __mmask8 upper;
+    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
+    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
+    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
+    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
+    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
+    n = _mm512_mask_add_pd(n, upper, n, one);
+    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
+    z = _mm512_mul_pd(s, s);
+    y = _mm512_set1_pd(1.0 / 23);
+    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
+    s = _mm512_add_pd(s, s);
+    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
+    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
+    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
+    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
+         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
+        return false;
+    n = _mm512_maskz_roundscale_pd(
+        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
+    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
+    y = _mm512_set1_pd(1.0 / 6227020800);
+    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
+        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
+    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
+    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
+    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
+    return true;
+}
+#endif
+
+static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
+        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
+            for (size_t j = i; j < i + 8; j++)
+                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
+#endif
+    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
+#endif
+static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                               const float *mag_bias, const sae_code *c) {
+    size_t j = at;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= at + n; j += 16) {
+        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
+        saei_v u = saei_vload(c->pre + j);
+        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
+        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
+        saei_vstore(c->value + j,
+                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
+    }
+#endif
+    for (; j < at + n; j++) {
+        size_t i = c->latent[j];
+        c->gate[j] = c->pre[j] + gate_bias[i];
+        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+    }
+}
+
+static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
+    size_t j = at;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= at + n; j += 16) {
+        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
+        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
+        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
+        saei_vstore(c->extra[0] + j, mag);
+        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
+        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+    }
+#undef SAEI_GATHER
+#endif
+    for (; j < at + n; j++) {
+        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+        c->extra[0][j] = mag;
+        c->extra[2][j] = mag * e * c->pre[j];
+        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
+    }
+}
+
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
+   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
+static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+                               float *m, float *v) {
+    saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
+    saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
+    saei_v scale = saei_vset(c->scale);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vmul(saei_vload(g + i), scale), m1 = x, v1;
+        if (m) {
+            m1 = saei_vload(m + i);
+            m1 = saei_vfma(keep1, saei_vsub(x, m1), m1);
+            saei_vstore(m + i, m1);
+        }
+        v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
+        saei_vstore(v + i, v1);
+        v1 = saei_vadd(saei_vdiv(saei_vsqrt(v1), root2), eps);
+        saei_vstore(p + i, saei_vadd(saei_vload(p + i), saei_vdiv(saei_vmul(step, m1), v1)));
+    }
+    for (; i < n; i++) {
+        float x = g[i] * c->scale, m1 = x;
+        if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
+        v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
+        p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
+    }
+}
+
+#undef SAEI_ISA
 #undef SAEI_FN
-#undef SAEI_KERNEL_PASS
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
 
 #if defined(SAEI_NEON)
-#define SAEI_KERNEL_PASS 4
+#define SAEI_ISA SAEI_ISA_NEON
 #define SAEI_FN(name) name##_neon
-#include SAE_HEADER_NAME
+
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+
+typedef __m512 saei_v;
+static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
+static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
+static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
+static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
+static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
+static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
+static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
+static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
+
+#elif SAEI_ISA == SAEI_ISA_AVX2
+
+typedef struct saei_v {
+    __m256 a, b;
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    r.a = _mm256_loadu_ps(p);
+    r.b = _mm256_loadu_ps(p + 8);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+static inline saei_v saei_vset(float a) {
+    saei_v r;
+    r.a = r.b = _mm256_set1_ps(a);
+    return r;
+}
+static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
+    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
+    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
+    return z;
+}
+static inline saei_v saei_vsqrt(saei_v x) {
+    x.a = _mm256_sqrt_ps(x.a);
+    x.b = _mm256_sqrt_ps(x.b);
+    return x;
+}
+#define SAEI_LANES(fn, op)                                                                         \
+    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
+        x.a = op(x.a, y.a);                                                                        \
+        x.b = op(x.b, y.b);                                                                        \
+        return x;                                                                                  \
+    }
+SAEI_LANES(saei_vmul, _mm256_mul_ps)
+SAEI_LANES(saei_vadd, _mm256_add_ps)
+SAEI_LANES(saei_vsub, _mm256_sub_ps)
+SAEI_LANES(saei_vdiv, _mm256_div_ps)
+#undef SAEI_LANES
+
+#elif SAEI_ISA == SAEI_ISA_NEON
+
+typedef struct saei_v {
+    float32x4_t f[4];
+} saei_v;
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
+SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+#undef SAEI_LANES
+static inline void saei_vstore(float *p, saei_v x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
+}
+
+#else
+
+typedef struct saei_v {
+    float f[16];
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    memcpy(r.f, p, sizeof r.f);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vset(float a), a)
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
+SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
+#undef SAEI_LANES
+
+#endif
+
+/* Lanes 8, 4, 2, 1 apart, in double. */
+static double saei_vsum(saei_v a) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
+    __m512d wide = _mm512_castps_pd(a), eight;
+    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
+    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
+    __m128d two;
+    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
+                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
+    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
+                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
+    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#else
+    double sum[16];
+    float f[16];
+    saei_vstore(f, a);
+    for (int i = 0; i < 16; i++) sum[i] = (double)f[i];
+    for (int h = 8; h > 0; h /= 2)
+        for (int i = 0; i < h; i++) sum[i] += sum[i + h];
+    return sum[0];
+#endif
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
+   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[i];                                                                      \
+    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
+           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
+           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        saei_v t = saei_vset(x##i[k]);                                                             \
+        a##i = saei_vfma(t, p0, a##i);                                                             \
+        b##i = saei_vfma(t, p1, b##i);                                                             \
+        c##i = saei_vfma(t, p2, c##i);                                                             \
+    }
+#define SAEI_END(i)                                                                                \
+    saei_vstore(out + i * 48, a##i);                                                               \
+    saei_vstore(out + i * 48 + 16, b##i);                                                          \
+    saei_vstore(out + i * 48 + 32, c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
+#if SAEI_ISA == SAEI_ISA_AVX2
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
+#define SAEI_WIDE __m256
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
+#else
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
+#define SAEI_WIDE float32x4_t
+#define SAEI_LOAD vld1q_f32
+#define SAEI_STORE vst1q_f32
+#define SAEI_SET vdupq_n_f32
+#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
+#endif
+#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_BEGIN(i, c)                                                                           \
+    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
+#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
+#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_ROW(i)                                                                                \
+    {                                                                                              \
+        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
+        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
+    }
+#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
+    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
+        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
+            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
+            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
+            const float *x3 = x[r + 3] + k0, *p = panel + c;
+            float *o = out + r * SAEI_PANEL + c;
+            SAEI_ROWS(SAEI_BEGIN)
+            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
+                SAEI_COLUMNS(SAEI_PART, 0)
+                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
+            }
+            SAEI_ROWS(SAEI_END)
+        }
+#undef SAEI_BEGIN
+#undef SAEI_PART
+#undef SAEI_STEP
+#undef SAEI_END
+#undef SAEI_ROW
+#undef SAEI_ROWS
+}
+#undef SAEI_LANES
+#undef SAEI_COLUMNS
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_FMA
+#else
+/* 4 rows x 16 latents at a time. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
+            float *o = out + r * SAEI_PANEL + c;
+            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
+            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
+            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
+            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
+            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
+                saei_v v = saei_vload(p);
+                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
+                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
+                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
+                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+            }
+            saei_vstore(o, a0);
+            saei_vstore(o + SAEI_PANEL, a1);
+            saei_vstore(o + 2 * SAEI_PANEL, a2);
+            saei_vstore(o + 3 * SAEI_PANEL, a3);
+        }
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_LOAD(q)                                                                               \
+    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
+           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
+#define SAEI_QUAD(q)                                                                               \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
+    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
+    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
+    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
+/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
+#define SAEI_QUARTERS(v, c)                                                                        \
+    {                                                                                              \
+        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
+        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
+        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
+        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
+        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
+        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
+        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
+        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
+    }
+    SAEI_ALL(SAEI_LOAD)
+    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUARTERS(w, 0)
+    SAEI_QUARTERS(x, 1)
+    SAEI_QUARTERS(y, 2)
+    SAEI_QUARTERS(z, 3)
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+
+/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
+    const float *at[SAEI_PANEL];
+    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
+    for (size_t k = 0; k < blocks; k += 16)
+        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+            saei_v r[16];
+            SAEI_FN(saei_transpose)(at + j, k, r);
+            for (size_t c = 0; c < 16; c++)
+                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
+        }
+    for (size_t k = blocks; k < dim; k++)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
+}
+
+#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
+   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
+   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    for (size_t j = 0; j < count; j += 16) {
+        const float *at[16], *next[16];
+        float sums[16];
+        saei_v s = saei_vset(0), r[16];
+        for (size_t i = 0; i < 16; i++) {
+            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
+            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+        }
+        for (size_t k = 0; k < n; k += 16) {
+            SAEI_FN(saei_transpose)(at, k, r);
+            if (j + 16 < count)
+                for (size_t i = 0; i < 16; i++)
+                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
+            if (k + 16 <= n) {
+                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
+                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
+                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
+            } else
+                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+        }
+        saei_vstore(sums, s);
+        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+    }
+}
+#undef SAEI_ADD
+#else
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[j] = j < count ? row[j][k] : 0;
+}
+
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    /* eight chains by name: in an array they lie in memory at -O2, four times slower */
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
+    float s##i = 0;
+#define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
+#define SAEI_END(i)                                                                                \
+    if (j + i < count) out[j + i] = s##i;
+    for (size_t j = 0; j < count; j += 8) {
+        SAEI_ALL(SAEI_BEGIN)
+        for (size_t k = 0; k < n; k++) {
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_END)
+    }
+#undef SAEI_ALL
+#undef SAEI_BEGIN
+#undef SAEI_ADD
+#undef SAEI_END
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
+   sum of a product of two such rows leaves int32. */
+static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
+    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
+    double norm, scale;
+    float lanes[16], top = 0;
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        sum = saei_vfma(v, v, sum);
+        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
+    }
+    saei_vstore(lanes, most);
+    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
+    norm = sqrt(saei_vsum(sum));
+    q->norm = (float)(norm * 1.0001);
+    q->error = 0;
+    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
+    if (!(norm > 1e-15 && norm < 1e15)) {
+        q->norm += 1e-20f; /* squares below 1e-45 are lost */
+        q->error = q->norm;
+        memset(out, 0, n * sizeof *out);
+        return;
+    }
+    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
+    if (scale * (double)top > 32000) scale = 32000 / (double)top;
+    q->inverse = (float)(1 / scale);
+    inverse = saei_vset(q->inverse);
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
+        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
+                             v);
+        delta = saei_vfma(d, d, delta);
+        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
+    }
+    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
+    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const char *x##i = (const char *)x[i];                                                         \
+    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        int pair;                                                                                  \
+        __m512i t;                                                                                 \
+        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
+        t = _mm512_set1_epi32(pair);                                                               \
+        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
+        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
+        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
+    }
+#define SAEI_END(i)                                                                                \
+    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
+    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
+    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
+        __m512i p0 = _mm512_loadu_si512((const void *)panel);
+        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
+        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+
+/* base, base + 1, ... base + 15 */
+static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
+    return _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
+static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                                    const float *scale, const float *shift, const float *cut,
+                                    uint32_t base, uint32_t *const *latent, float *const *value,
+                                    uint32_t *length) {
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
+        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
+        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
+            saei_v p = _mm512_maskz_cvtepi32_ps(
+                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
+            __mmask16 keep;
+            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
+            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
+            p = saei_vsub(p, saei_vset(shift[r]));
+            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
+            _mm512_storeu_si512((void *)(latent[r] + length[r]),
+                                _mm512_maskz_compress_epi32(keep, lane));
+            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
+        }
+    }
+}
+
+static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
+                                          const float *offset, float scale, float shift, float cut,
+                                          uint32_t base, uint32_t *latent, float *value,
+                                          size_t length, size_t stride) {
+    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
+        __mmask16 keep;
+        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
+                      saei_vload(offset + j));
+        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        if (!keep) continue;
+        {
+            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
+            size_t more = (size_t)__builtin_popcount((unsigned)keep);
+            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
+            at = _mm512_maskz_compress_epi32(keep, at);
+            if (length + 16 <= stride) {
+                saei_vstore(value + length, p);
+                _mm512_storeu_si512((void *)(latent + length), at);
+            } else if (length + more <= stride) {
+                __mmask16 first = (__mmask16)((1u << more) - 1);
+                _mm512_mask_storeu_ps(value + length, first, p);
+                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
+            }
+            length += more;
+        }
+    }
+    return length;
+}
+#endif
+
+static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
+    size_t count = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16)
+        count += (size_t)__builtin_popcount(
+            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
+#endif
+    for (; j < n; j++) count += value[j] >= cut;
+    return count;
+}
+
+static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
+    size_t kept = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
+        saei_v v = saei_vload(value + j);
+        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
+        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
+        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
+        kept += (size_t)__builtin_popcount((unsigned)keep);
+    }
+#endif
+    for (; j < n; j++)
+        if (value[j] >= cut) {
+            latent[kept] = latent[j];
+            value[kept++] = value[j];
+        }
+    return kept;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_KEEP(keep, p)                                                                         \
+    bits |= (uint64_t)(keep) << (j & 63);                                                          \
+    if (keep) {                                                                                    \
+        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
+        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
+        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
+    }                                                                                              \
+    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+#endif
+static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
+                                       float cut, uint32_t base, uint32_t *latent, float *value,
+                                       size_t length, size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
+        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        SAEI_KEEP(keep, raw ? v : p)
+    }
+#endif
+    for (; j < count; j++) {
+        float p = bias ? u[j] + bias[j] : u[j];
+        if (!(p > cut)) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = raw ? u[j] : p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+
+}
+
+static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
+                                        float bandwidth, size_t count, uint32_t base,
+                                        uint32_t *latent, float *value, size_t length,
+                                        size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
+        saei_v above = saei_vload(theta + j);
+        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
+        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
+                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
+                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
+        SAEI_KEEP(keep, p)
+    }
+#undef SAEI_KEEP
+#endif
+    for (; j < count; j++) {
+        float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
+        if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
+    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
+                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
+    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    uint64_t one;
+    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
+    return (one | one >> 32) & 0xFFFFFFFFu;
+}
+#endif
+
+static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
+                                 uint64_t *bits) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
+    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
+    size_t count = 0;
+    for (size_t j = 0; j < 64; j += 16) {
+        size_t left = n < j ? 0 : n - j;
+        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
+        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
+        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
+        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
+        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
+        count += (size_t)__builtin_popcount((unsigned)in);
+    }
+    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
+    return count;
+#else
+    size_t j = 0;
+    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
+        *bits |= (uint64_t)1 << (sorted[j] - first);
+    return j;
+#endif
+}
+
+static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
+                                  const float *const *values, size_t count, float *const *out,
+                                  size_t to[16]) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i rows = _mm512_loadu_si512((const void *)fires);
+    const float *at[16];
+    float tile[16][16];
+    __mmask16 takes[16], puts[16], reads[16];
+    for (int l = 0; l < 16; l++) {
+        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
+        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
+        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
+        at[l] = tile[l];
+    }
+    for (size_t v = 0; v < count; v++) {
+        saei_v r[16];
+        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
+        for (int i = 0; i < 16; i++)
+            saei_vstore(tile[i], _mm512_maskz_expand_ps(
+                                     (__mmask16)fires[i],
+                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
+        SAEI_FN(saei_transpose)(at, 0, r);
+        for (int l = 0; l < 16; l++)
+            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
+                                  _mm512_maskz_compress_ps(takes[l], r[l]));
+    }
+    for (int l = 0; l < 16; l++) {
+        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
+        from[l] += (size_t)__builtin_popcount(fires[l]);
+    }
+#else
+    for (uint32_t r = 0; r < 16; r++)
+        for (uint32_t l = 0; l < 16; l++) {
+            if (!(fires[r] >> l & 1)) continue;
+            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
+            from[r]++;
+            to[l]++;
+        }
+#endif
+}
+
+static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
+                                    double *sums) {
+    size_t j = 0;
+    for (size_t w = 0; w < words; w++, sums += 64) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
+            __mmask16 here = (__mmask16)(fires[w] >> g);
+            size_t count = (size_t)__builtin_popcount((unsigned)here);
+            saei_v v = _mm512_maskz_expand_ps(
+                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
+            __m512d wide = _mm512_castps_pd(v);
+            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
+            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
+            double *s = sums + g;
+            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
+                                              _mm512_maskz_cvtps_pd(0xFF, low)));
+            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
+                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
+            j += count;
+        }
+#else
+        for (uint64_t left = fires[w]; left; left &= left - 1)
+            sums[saei_lowest_bit(left)] += (double)value[j++];
+#endif
+    }
+}
+
+static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
+                                   const float *M, size_t ld, float *out) {
+    size_t c = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
+       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
+       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
+#define SAEI_ALL(X)                                                                                \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
+#define SAEI_ADD(i)                                                                                \
+    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
+    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
+#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
+    for (; c + 256 <= n; c += 256) {
+        SAEI_ALL(SAEI_LOAD)
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_PUT)
+    }
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
+        }
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
+    }
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
+   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
+    const size_t bytes = lists > 128 ? 128 : 256;
+    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
+    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
+}
+#endif
+
+/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
+   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
+static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *value, const float *panel,
+                                    float *out, size_t ld) {
+    for (size_t i = 0; i < targets; i++, out += ld) {
+        const float *v = value + at[i];
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
+#define SAEI_LOAD(k)                                                                               \
+    saei_v a##k = saei_vload(out + 16 * k);                                                        \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
+#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? out + ld : out;
+            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v x = saei_vset(*v++);
+                SAEI_ALL(SAEI_ADD)
+            }
+            SAEI_ALL(SAEI_PUT)
+            continue;
+        }
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
+            const float *m = panel + saei_lowest_bit(left) * n;
+            saei_v x = saei_vset(*v);
+            for (size_t c = 0; c < n; c += 16)
+                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
+        }
+    }
+}
+
+/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
+static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_HALVES(i)                                                                             \
+    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
+                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
+#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
+#define SAEI_FOLD2(a, b)                                                                           \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
+    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (; j + 8 <= count; j += 8) {
+        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
+        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
+        a = SAEI_FOLD(a, b);
+        c = SAEI_FOLD(c, d);
+        e = SAEI_FOLD(e, f);
+        g = SAEI_FOLD(g, h);
+        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
+        e = SAEI_FOLD2(e, g);
+        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
+                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
+        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
+        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
+    }
+#undef SAEI_HALVES
+#undef SAEI_FOLD
+#undef SAEI_FOLD2
+#endif
+    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
+}
+
+static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *e, size_t ld,
+                                    const float *panel, float *lanes, bool begin, float alpha,
+                                    float *out) {
+    for (size_t i = 0; i < targets; i++, e += ld) {
+        float *const from = lanes;
+        size_t count;
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_LOAD(k)                                                                               \
+    saei_v e##k = saei_vload(e + 16 * k);                                                          \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? e + ld : e;
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                SAEI_ALL(SAEI_ADD)
+                saei_vstore(lanes, s);
+            }
+        } else
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#endif
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + saei_lowest_bit(left) * n;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                for (size_t c = 0; c < n; c += 16)
+                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
+                saei_vstore(lanes, s);
+            }
+        count = out ? (size_t)(lanes - from) / 16 : 0;
+        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
+    }
+}
+
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+/* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
+   512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
+#define SAEI_DOT_BEGIN(i)                                                                          \
+    const float *m##i = M + row[j + i] * ld;                                                       \
+    saei_v s##i = saei_vset(0);
+#define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
+#define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
+#define SAEI_DOTS(ALL)                                                                             \
+    {                                                                                              \
+        ALL(SAEI_DOT_BEGIN)                                                                        \
+        for (size_t k = 0; k < n; k += 16) {                                                       \
+            saei_v v = saei_vload(e + k);                                                          \
+            ALL(SAEI_DOT_STEP)                                                                     \
+        }                                                                                          \
+        ALL(SAEI_DOT_END)                                                                          \
+        break;                                                                                     \
+    }
+#define SAEI_1(X) X(0)
+#define SAEI_2(X) SAEI_1(X) X(1)
+#define SAEI_3(X) SAEI_2(X) X(2)
+#define SAEI_4(X) SAEI_3(X) X(3)
+#define SAEI_5(X) SAEI_4(X) X(4)
+#define SAEI_6(X) SAEI_5(X) X(5)
+static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
+                               const float *M, size_t ld, float alpha, float *out) {
+    for (size_t j = 0, group; j < count; j += group) {
+        group = count - j > 6 ? 4 : count - j;
+        switch (group) {
+        case 1: SAEI_DOTS(SAEI_1)
+        case 2: SAEI_DOTS(SAEI_2)
+        case 3: SAEI_DOTS(SAEI_3)
+        case 4: SAEI_DOTS(SAEI_4)
+        case 5: SAEI_DOTS(SAEI_5)
+        default: SAEI_DOTS(SAEI_6)
+        }
+    }
+}
+#undef SAEI_DOT_BEGIN
+#undef SAEI_DOT_STEP
+#undef SAEI_DOT_END
+#undef SAEI_DOTS
+#undef SAEI_1
+#undef SAEI_2
+#undef SAEI_3
+#undef SAEI_4
+#undef SAEI_5
+#undef SAEI_6
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX2
+/* r[c] = column k + c of 8 rows. */
+static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
+    __m256 pair[8], quad[8];
+    for (size_t i = 0; i < 8; i += 2) {
+        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
+        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
+        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
+    }
+    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
+        for (size_t c = 0; c < 2; c++) {
+            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
+            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
+        }
+    for (size_t c = 0; c < 4; c++) {
+        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
+        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
+    }
+}
+#endif
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
+    const float *at[16];
+    float lane[16], bad = 0;
+    size_t c = 0;
+    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* whole cache lines need not be read before they are written */
+    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    for (; c + 16 <= n; c += 16) {
+        saei_v r[16];
+        SAEI_FN(saei_transpose)(at, c, r);
+        for (size_t i = 0; i < 16; i++) {
+            sum = saei_vadd(sum, saei_vmul(r[i], zero));
+            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
+            else saei_vstore(to + (c + i) * ld, r[i]);
+        }
+    }
+    if (lines) _mm_sfence();
+    saei_vstore(lane, sum);
+    for (size_t i = 0; i < 16; i++) bad += lane[i];
+#elif SAEI_ISA == SAEI_ISA_AVX2
+    const __m256 zero = _mm256_setzero_ps();
+    __m256 sum = zero;
+    for (; c + 8 <= n; c += 8)
+        for (size_t half = 0; half < 16; half += 8) {
+            __m256 r[8];
+            SAEI_FN(saei_turn_8)(at + half, c, r);
+            for (size_t i = 0; i < 8; i++) {
+                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
+                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            }
+        }
+    _mm256_storeu_ps(lane, sum);
+    for (size_t i = 0; i < 8; i++) bad += lane[i];
+#endif
+    for (; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    (void)lane;
+    return bad == 0;
+}
+
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; i + 16 <= n; i += 16) {
+        saei_v v = saei_vload(x + i);
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
+        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
+    }
+#endif
+    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* a is a float's value: the product is exact, so that one rounding or two are the same. */
+static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; i + 8 <= n; i += 8)
+        _mm512_storeu_pd(out + i,
+                         _mm512_fmadd_pd(_mm512_set1_pd(a),
+                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
+                                         _mm512_loadu_pd(out + i)));
+#endif
+    for (; i < n; i++) out[i] += a * (double)x[i];
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
+   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
+static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
+    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
+    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
+    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
+                            0.5, 1.0, 1.0 };
+    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
+    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
+    __m512d f, s, z, y, n, r;
+    __mmask8 upper;
+    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
+    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
+    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
+    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
+    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
+    n = _mm512_mask_add_pd(n, upper, n, one);
+    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
+    z = _mm512_mul_pd(s, s);
+    y = _mm512_set1_pd(1.0 / 23);
+    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
+    s = _mm512_add_pd(s, s);
+    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
+    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
+    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
+    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
+         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
+        return false;
+    n = _mm512_maskz_roundscale_pd(
+        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
+    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
+    y = _mm512_set1_pd(1.0 / 6227020800);
+    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
+        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
+    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
+    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
+    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
+    return true;
+}
+#endif
+
+static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
+        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
+            for (size_t j = i; j < i + 8; j++)
+                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
+#endif
+    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
+#endif
+static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                               const float *mag_bias, const sae_code *c) {
+    size_t j = at;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= at + n; j += 16) {
+        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
+        saei_v u = saei_vload(c->pre + j);
+        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
+        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
+        saei_vstore(c->value + j,
+                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
+    }
+#endif
+    for (; j < at + n; j++) {
+        size_t i = c->latent[j];
+        c->gate[j] = c->pre[j] + gate_bias[i];
+        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+    }
+}
+
+static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
+    size_t j = at;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= at + n; j += 16) {
+        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
+        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
+        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
+        saei_vstore(c->extra[0] + j, mag);
+        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
+        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+    }
+#undef SAEI_GATHER
+#endif
+    for (; j < at + n; j++) {
+        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+        c->extra[0][j] = mag;
+        c->extra[2][j] = mag * e * c->pre[j];
+        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
+    }
+}
+
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
+   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
+static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+                               float *m, float *v) {
+    saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
+    saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
+    saei_v scale = saei_vset(c->scale);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vmul(saei_vload(g + i), scale), m1 = x, v1;
+        if (m) {
+            m1 = saei_vload(m + i);
+            m1 = saei_vfma(keep1, saei_vsub(x, m1), m1);
+            saei_vstore(m + i, m1);
+        }
+        v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
+        saei_vstore(v + i, v1);
+        v1 = saei_vadd(saei_vdiv(saei_vsqrt(v1), root2), eps);
+        saei_vstore(p + i, saei_vadd(saei_vload(p + i), saei_vdiv(saei_vmul(step, m1), v1)));
+    }
+    for (; i < n; i++) {
+        float x = g[i] * c->scale, m1 = x;
+        if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
+        v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
+        p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
+    }
+}
+
+#undef SAEI_ISA
 #undef SAEI_FN
-#undef SAEI_KERNEL_PASS
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
 #endif
 
 #if defined(SAEI_X86)
@@ -2189,11 +7507,1243 @@ static float saei_gate_value(float exp_r, float u, float mag_bias) {
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,popcnt,bmi")
 #endif
-#define SAEI_KERNEL_PASS 2
+#define SAEI_ISA SAEI_ISA_AVX2
 #define SAEI_FN(name) name##_avx2
-#include SAE_HEADER_NAME
+
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+
+typedef __m512 saei_v;
+static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
+static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
+static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
+static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
+static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
+static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
+static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
+static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
+
+#elif SAEI_ISA == SAEI_ISA_AVX2
+
+typedef struct saei_v {
+    __m256 a, b;
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    r.a = _mm256_loadu_ps(p);
+    r.b = _mm256_loadu_ps(p + 8);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+static inline saei_v saei_vset(float a) {
+    saei_v r;
+    r.a = r.b = _mm256_set1_ps(a);
+    return r;
+}
+static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
+    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
+    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
+    return z;
+}
+static inline saei_v saei_vsqrt(saei_v x) {
+    x.a = _mm256_sqrt_ps(x.a);
+    x.b = _mm256_sqrt_ps(x.b);
+    return x;
+}
+#define SAEI_LANES(fn, op)                                                                         \
+    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
+        x.a = op(x.a, y.a);                                                                        \
+        x.b = op(x.b, y.b);                                                                        \
+        return x;                                                                                  \
+    }
+SAEI_LANES(saei_vmul, _mm256_mul_ps)
+SAEI_LANES(saei_vadd, _mm256_add_ps)
+SAEI_LANES(saei_vsub, _mm256_sub_ps)
+SAEI_LANES(saei_vdiv, _mm256_div_ps)
+#undef SAEI_LANES
+
+#elif SAEI_ISA == SAEI_ISA_NEON
+
+typedef struct saei_v {
+    float32x4_t f[4];
+} saei_v;
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
+SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+#undef SAEI_LANES
+static inline void saei_vstore(float *p, saei_v x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
+}
+
+#else
+
+typedef struct saei_v {
+    float f[16];
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    memcpy(r.f, p, sizeof r.f);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vset(float a), a)
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
+SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
+#undef SAEI_LANES
+
+#endif
+
+/* Lanes 8, 4, 2, 1 apart, in double. */
+static double saei_vsum(saei_v a) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
+    __m512d wide = _mm512_castps_pd(a), eight;
+    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
+    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
+    __m128d two;
+    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
+                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
+    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
+                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
+    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#else
+    double sum[16];
+    float f[16];
+    saei_vstore(f, a);
+    for (int i = 0; i < 16; i++) sum[i] = (double)f[i];
+    for (int h = 8; h > 0; h /= 2)
+        for (int i = 0; i < h; i++) sum[i] += sum[i + h];
+    return sum[0];
+#endif
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
+   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[i];                                                                      \
+    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
+           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
+           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        saei_v t = saei_vset(x##i[k]);                                                             \
+        a##i = saei_vfma(t, p0, a##i);                                                             \
+        b##i = saei_vfma(t, p1, b##i);                                                             \
+        c##i = saei_vfma(t, p2, c##i);                                                             \
+    }
+#define SAEI_END(i)                                                                                \
+    saei_vstore(out + i * 48, a##i);                                                               \
+    saei_vstore(out + i * 48 + 16, b##i);                                                          \
+    saei_vstore(out + i * 48 + 32, c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
+#if SAEI_ISA == SAEI_ISA_AVX2
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
+#define SAEI_WIDE __m256
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
+#else
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
+#define SAEI_WIDE float32x4_t
+#define SAEI_LOAD vld1q_f32
+#define SAEI_STORE vst1q_f32
+#define SAEI_SET vdupq_n_f32
+#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
+#endif
+#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_BEGIN(i, c)                                                                           \
+    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
+#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
+#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_ROW(i)                                                                                \
+    {                                                                                              \
+        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
+        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
+    }
+#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
+    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
+        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
+            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
+            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
+            const float *x3 = x[r + 3] + k0, *p = panel + c;
+            float *o = out + r * SAEI_PANEL + c;
+            SAEI_ROWS(SAEI_BEGIN)
+            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
+                SAEI_COLUMNS(SAEI_PART, 0)
+                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
+            }
+            SAEI_ROWS(SAEI_END)
+        }
+#undef SAEI_BEGIN
+#undef SAEI_PART
+#undef SAEI_STEP
+#undef SAEI_END
+#undef SAEI_ROW
+#undef SAEI_ROWS
+}
+#undef SAEI_LANES
+#undef SAEI_COLUMNS
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_FMA
+#else
+/* 4 rows x 16 latents at a time. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
+            float *o = out + r * SAEI_PANEL + c;
+            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
+            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
+            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
+            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
+            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
+                saei_v v = saei_vload(p);
+                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
+                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
+                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
+                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+            }
+            saei_vstore(o, a0);
+            saei_vstore(o + SAEI_PANEL, a1);
+            saei_vstore(o + 2 * SAEI_PANEL, a2);
+            saei_vstore(o + 3 * SAEI_PANEL, a3);
+        }
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_LOAD(q)                                                                               \
+    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
+           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
+#define SAEI_QUAD(q)                                                                               \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
+    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
+    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
+    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
+/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
+#define SAEI_QUARTERS(v, c)                                                                        \
+    {                                                                                              \
+        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
+        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
+        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
+        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
+        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
+        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
+        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
+        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
+    }
+    SAEI_ALL(SAEI_LOAD)
+    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUARTERS(w, 0)
+    SAEI_QUARTERS(x, 1)
+    SAEI_QUARTERS(y, 2)
+    SAEI_QUARTERS(z, 3)
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+
+/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
+    const float *at[SAEI_PANEL];
+    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
+    for (size_t k = 0; k < blocks; k += 16)
+        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+            saei_v r[16];
+            SAEI_FN(saei_transpose)(at + j, k, r);
+            for (size_t c = 0; c < 16; c++)
+                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
+        }
+    for (size_t k = blocks; k < dim; k++)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
+}
+
+#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
+   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
+   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    for (size_t j = 0; j < count; j += 16) {
+        const float *at[16], *next[16];
+        float sums[16];
+        saei_v s = saei_vset(0), r[16];
+        for (size_t i = 0; i < 16; i++) {
+            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
+            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+        }
+        for (size_t k = 0; k < n; k += 16) {
+            SAEI_FN(saei_transpose)(at, k, r);
+            if (j + 16 < count)
+                for (size_t i = 0; i < 16; i++)
+                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
+            if (k + 16 <= n) {
+                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
+                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
+                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
+            } else
+                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+        }
+        saei_vstore(sums, s);
+        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+    }
+}
+#undef SAEI_ADD
+#else
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[j] = j < count ? row[j][k] : 0;
+}
+
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    /* eight chains by name: in an array they lie in memory at -O2, four times slower */
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
+    float s##i = 0;
+#define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
+#define SAEI_END(i)                                                                                \
+    if (j + i < count) out[j + i] = s##i;
+    for (size_t j = 0; j < count; j += 8) {
+        SAEI_ALL(SAEI_BEGIN)
+        for (size_t k = 0; k < n; k++) {
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_END)
+    }
+#undef SAEI_ALL
+#undef SAEI_BEGIN
+#undef SAEI_ADD
+#undef SAEI_END
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
+   sum of a product of two such rows leaves int32. */
+static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
+    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
+    double norm, scale;
+    float lanes[16], top = 0;
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        sum = saei_vfma(v, v, sum);
+        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
+    }
+    saei_vstore(lanes, most);
+    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
+    norm = sqrt(saei_vsum(sum));
+    q->norm = (float)(norm * 1.0001);
+    q->error = 0;
+    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
+    if (!(norm > 1e-15 && norm < 1e15)) {
+        q->norm += 1e-20f; /* squares below 1e-45 are lost */
+        q->error = q->norm;
+        memset(out, 0, n * sizeof *out);
+        return;
+    }
+    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
+    if (scale * (double)top > 32000) scale = 32000 / (double)top;
+    q->inverse = (float)(1 / scale);
+    inverse = saei_vset(q->inverse);
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
+        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
+                             v);
+        delta = saei_vfma(d, d, delta);
+        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
+    }
+    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
+    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const char *x##i = (const char *)x[i];                                                         \
+    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        int pair;                                                                                  \
+        __m512i t;                                                                                 \
+        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
+        t = _mm512_set1_epi32(pair);                                                               \
+        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
+        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
+        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
+    }
+#define SAEI_END(i)                                                                                \
+    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
+    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
+    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
+        __m512i p0 = _mm512_loadu_si512((const void *)panel);
+        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
+        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+
+/* base, base + 1, ... base + 15 */
+static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
+    return _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
+static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                                    const float *scale, const float *shift, const float *cut,
+                                    uint32_t base, uint32_t *const *latent, float *const *value,
+                                    uint32_t *length) {
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
+        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
+        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
+            saei_v p = _mm512_maskz_cvtepi32_ps(
+                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
+            __mmask16 keep;
+            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
+            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
+            p = saei_vsub(p, saei_vset(shift[r]));
+            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
+            _mm512_storeu_si512((void *)(latent[r] + length[r]),
+                                _mm512_maskz_compress_epi32(keep, lane));
+            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
+        }
+    }
+}
+
+static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
+                                          const float *offset, float scale, float shift, float cut,
+                                          uint32_t base, uint32_t *latent, float *value,
+                                          size_t length, size_t stride) {
+    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
+        __mmask16 keep;
+        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
+                      saei_vload(offset + j));
+        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        if (!keep) continue;
+        {
+            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
+            size_t more = (size_t)__builtin_popcount((unsigned)keep);
+            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
+            at = _mm512_maskz_compress_epi32(keep, at);
+            if (length + 16 <= stride) {
+                saei_vstore(value + length, p);
+                _mm512_storeu_si512((void *)(latent + length), at);
+            } else if (length + more <= stride) {
+                __mmask16 first = (__mmask16)((1u << more) - 1);
+                _mm512_mask_storeu_ps(value + length, first, p);
+                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
+            }
+            length += more;
+        }
+    }
+    return length;
+}
+#endif
+
+static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
+    size_t count = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16)
+        count += (size_t)__builtin_popcount(
+            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
+#endif
+    for (; j < n; j++) count += value[j] >= cut;
+    return count;
+}
+
+static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
+    size_t kept = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
+        saei_v v = saei_vload(value + j);
+        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
+        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
+        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
+        kept += (size_t)__builtin_popcount((unsigned)keep);
+    }
+#endif
+    for (; j < n; j++)
+        if (value[j] >= cut) {
+            latent[kept] = latent[j];
+            value[kept++] = value[j];
+        }
+    return kept;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_KEEP(keep, p)                                                                         \
+    bits |= (uint64_t)(keep) << (j & 63);                                                          \
+    if (keep) {                                                                                    \
+        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
+        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
+        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
+    }                                                                                              \
+    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+#endif
+static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
+                                       float cut, uint32_t base, uint32_t *latent, float *value,
+                                       size_t length, size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
+        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        SAEI_KEEP(keep, raw ? v : p)
+    }
+#endif
+    for (; j < count; j++) {
+        float p = bias ? u[j] + bias[j] : u[j];
+        if (!(p > cut)) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = raw ? u[j] : p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+
+}
+
+static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
+                                        float bandwidth, size_t count, uint32_t base,
+                                        uint32_t *latent, float *value, size_t length,
+                                        size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
+        saei_v above = saei_vload(theta + j);
+        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
+        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
+                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
+                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
+        SAEI_KEEP(keep, p)
+    }
+#undef SAEI_KEEP
+#endif
+    for (; j < count; j++) {
+        float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
+        if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
+    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
+                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
+    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    uint64_t one;
+    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
+    return (one | one >> 32) & 0xFFFFFFFFu;
+}
+#endif
+
+static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
+                                 uint64_t *bits) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
+    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
+    size_t count = 0;
+    for (size_t j = 0; j < 64; j += 16) {
+        size_t left = n < j ? 0 : n - j;
+        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
+        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
+        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
+        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
+        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
+        count += (size_t)__builtin_popcount((unsigned)in);
+    }
+    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
+    return count;
+#else
+    size_t j = 0;
+    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
+        *bits |= (uint64_t)1 << (sorted[j] - first);
+    return j;
+#endif
+}
+
+static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
+                                  const float *const *values, size_t count, float *const *out,
+                                  size_t to[16]) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i rows = _mm512_loadu_si512((const void *)fires);
+    const float *at[16];
+    float tile[16][16];
+    __mmask16 takes[16], puts[16], reads[16];
+    for (int l = 0; l < 16; l++) {
+        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
+        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
+        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
+        at[l] = tile[l];
+    }
+    for (size_t v = 0; v < count; v++) {
+        saei_v r[16];
+        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
+        for (int i = 0; i < 16; i++)
+            saei_vstore(tile[i], _mm512_maskz_expand_ps(
+                                     (__mmask16)fires[i],
+                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
+        SAEI_FN(saei_transpose)(at, 0, r);
+        for (int l = 0; l < 16; l++)
+            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
+                                  _mm512_maskz_compress_ps(takes[l], r[l]));
+    }
+    for (int l = 0; l < 16; l++) {
+        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
+        from[l] += (size_t)__builtin_popcount(fires[l]);
+    }
+#else
+    for (uint32_t r = 0; r < 16; r++)
+        for (uint32_t l = 0; l < 16; l++) {
+            if (!(fires[r] >> l & 1)) continue;
+            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
+            from[r]++;
+            to[l]++;
+        }
+#endif
+}
+
+static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
+                                    double *sums) {
+    size_t j = 0;
+    for (size_t w = 0; w < words; w++, sums += 64) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
+            __mmask16 here = (__mmask16)(fires[w] >> g);
+            size_t count = (size_t)__builtin_popcount((unsigned)here);
+            saei_v v = _mm512_maskz_expand_ps(
+                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
+            __m512d wide = _mm512_castps_pd(v);
+            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
+            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
+            double *s = sums + g;
+            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
+                                              _mm512_maskz_cvtps_pd(0xFF, low)));
+            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
+                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
+            j += count;
+        }
+#else
+        for (uint64_t left = fires[w]; left; left &= left - 1)
+            sums[saei_lowest_bit(left)] += (double)value[j++];
+#endif
+    }
+}
+
+static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
+                                   const float *M, size_t ld, float *out) {
+    size_t c = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
+       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
+       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
+#define SAEI_ALL(X)                                                                                \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
+#define SAEI_ADD(i)                                                                                \
+    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
+    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
+#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
+    for (; c + 256 <= n; c += 256) {
+        SAEI_ALL(SAEI_LOAD)
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_PUT)
+    }
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
+        }
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
+    }
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
+   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
+    const size_t bytes = lists > 128 ? 128 : 256;
+    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
+    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
+}
+#endif
+
+/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
+   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
+static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *value, const float *panel,
+                                    float *out, size_t ld) {
+    for (size_t i = 0; i < targets; i++, out += ld) {
+        const float *v = value + at[i];
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
+#define SAEI_LOAD(k)                                                                               \
+    saei_v a##k = saei_vload(out + 16 * k);                                                        \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
+#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? out + ld : out;
+            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v x = saei_vset(*v++);
+                SAEI_ALL(SAEI_ADD)
+            }
+            SAEI_ALL(SAEI_PUT)
+            continue;
+        }
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
+            const float *m = panel + saei_lowest_bit(left) * n;
+            saei_v x = saei_vset(*v);
+            for (size_t c = 0; c < n; c += 16)
+                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
+        }
+    }
+}
+
+/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
+static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_HALVES(i)                                                                             \
+    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
+                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
+#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
+#define SAEI_FOLD2(a, b)                                                                           \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
+    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (; j + 8 <= count; j += 8) {
+        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
+        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
+        a = SAEI_FOLD(a, b);
+        c = SAEI_FOLD(c, d);
+        e = SAEI_FOLD(e, f);
+        g = SAEI_FOLD(g, h);
+        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
+        e = SAEI_FOLD2(e, g);
+        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
+                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
+        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
+        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
+    }
+#undef SAEI_HALVES
+#undef SAEI_FOLD
+#undef SAEI_FOLD2
+#endif
+    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
+}
+
+static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *e, size_t ld,
+                                    const float *panel, float *lanes, bool begin, float alpha,
+                                    float *out) {
+    for (size_t i = 0; i < targets; i++, e += ld) {
+        float *const from = lanes;
+        size_t count;
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_LOAD(k)                                                                               \
+    saei_v e##k = saei_vload(e + 16 * k);                                                          \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? e + ld : e;
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                SAEI_ALL(SAEI_ADD)
+                saei_vstore(lanes, s);
+            }
+        } else
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#endif
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + saei_lowest_bit(left) * n;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                for (size_t c = 0; c < n; c += 16)
+                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
+                saei_vstore(lanes, s);
+            }
+        count = out ? (size_t)(lanes - from) / 16 : 0;
+        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
+    }
+}
+
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+/* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
+   512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
+#define SAEI_DOT_BEGIN(i)                                                                          \
+    const float *m##i = M + row[j + i] * ld;                                                       \
+    saei_v s##i = saei_vset(0);
+#define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
+#define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
+#define SAEI_DOTS(ALL)                                                                             \
+    {                                                                                              \
+        ALL(SAEI_DOT_BEGIN)                                                                        \
+        for (size_t k = 0; k < n; k += 16) {                                                       \
+            saei_v v = saei_vload(e + k);                                                          \
+            ALL(SAEI_DOT_STEP)                                                                     \
+        }                                                                                          \
+        ALL(SAEI_DOT_END)                                                                          \
+        break;                                                                                     \
+    }
+#define SAEI_1(X) X(0)
+#define SAEI_2(X) SAEI_1(X) X(1)
+#define SAEI_3(X) SAEI_2(X) X(2)
+#define SAEI_4(X) SAEI_3(X) X(3)
+#define SAEI_5(X) SAEI_4(X) X(4)
+#define SAEI_6(X) SAEI_5(X) X(5)
+static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
+                               const float *M, size_t ld, float alpha, float *out) {
+    for (size_t j = 0, group; j < count; j += group) {
+        group = count - j > 6 ? 4 : count - j;
+        switch (group) {
+        case 1: SAEI_DOTS(SAEI_1)
+        case 2: SAEI_DOTS(SAEI_2)
+        case 3: SAEI_DOTS(SAEI_3)
+        case 4: SAEI_DOTS(SAEI_4)
+        case 5: SAEI_DOTS(SAEI_5)
+        default: SAEI_DOTS(SAEI_6)
+        }
+    }
+}
+#undef SAEI_DOT_BEGIN
+#undef SAEI_DOT_STEP
+#undef SAEI_DOT_END
+#undef SAEI_DOTS
+#undef SAEI_1
+#undef SAEI_2
+#undef SAEI_3
+#undef SAEI_4
+#undef SAEI_5
+#undef SAEI_6
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX2
+/* r[c] = column k + c of 8 rows. */
+static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
+    __m256 pair[8], quad[8];
+    for (size_t i = 0; i < 8; i += 2) {
+        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
+        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
+        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
+    }
+    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
+        for (size_t c = 0; c < 2; c++) {
+            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
+            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
+        }
+    for (size_t c = 0; c < 4; c++) {
+        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
+        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
+    }
+}
+#endif
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
+    const float *at[16];
+    float lane[16], bad = 0;
+    size_t c = 0;
+    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* whole cache lines need not be read before they are written */
+    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    for (; c + 16 <= n; c += 16) {
+        saei_v r[16];
+        SAEI_FN(saei_transpose)(at, c, r);
+        for (size_t i = 0; i < 16; i++) {
+            sum = saei_vadd(sum, saei_vmul(r[i], zero));
+            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
+            else saei_vstore(to + (c + i) * ld, r[i]);
+        }
+    }
+    if (lines) _mm_sfence();
+    saei_vstore(lane, sum);
+    for (size_t i = 0; i < 16; i++) bad += lane[i];
+#elif SAEI_ISA == SAEI_ISA_AVX2
+    const __m256 zero = _mm256_setzero_ps();
+    __m256 sum = zero;
+    for (; c + 8 <= n; c += 8)
+        for (size_t half = 0; half < 16; half += 8) {
+            __m256 r[8];
+            SAEI_FN(saei_turn_8)(at + half, c, r);
+            for (size_t i = 0; i < 8; i++) {
+                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
+                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            }
+        }
+    _mm256_storeu_ps(lane, sum);
+    for (size_t i = 0; i < 8; i++) bad += lane[i];
+#endif
+    for (; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    (void)lane;
+    return bad == 0;
+}
+
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; i + 16 <= n; i += 16) {
+        saei_v v = saei_vload(x + i);
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
+        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
+    }
+#endif
+    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* a is a float's value: the product is exact, so that one rounding or two are the same. */
+static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; i + 8 <= n; i += 8)
+        _mm512_storeu_pd(out + i,
+                         _mm512_fmadd_pd(_mm512_set1_pd(a),
+                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
+                                         _mm512_loadu_pd(out + i)));
+#endif
+    for (; i < n; i++) out[i] += a * (double)x[i];
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
+   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
+static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
+    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
+    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
+    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
+                            0.5, 1.0, 1.0 };
+    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
+    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
+    __m512d f, s, z, y, n, r;
+    __mmask8 upper;
+    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
+    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
+    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
+    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
+    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
+    n = _mm512_mask_add_pd(n, upper, n, one);
+    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
+    z = _mm512_mul_pd(s, s);
+    y = _mm512_set1_pd(1.0 / 23);
+    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
+    s = _mm512_add_pd(s, s);
+    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
+    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
+    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
+    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
+         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
+        return false;
+    n = _mm512_maskz_roundscale_pd(
+        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
+    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
+    y = _mm512_set1_pd(1.0 / 6227020800);
+    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
+        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
+    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
+    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
+    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
+    return true;
+}
+#endif
+
+static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
+        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
+            for (size_t j = i; j < i + 8; j++)
+                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
+#endif
+    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
+#endif
+static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                               const float *mag_bias, const sae_code *c) {
+    size_t j = at;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= at + n; j += 16) {
+        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
+        saei_v u = saei_vload(c->pre + j);
+        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
+        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
+        saei_vstore(c->value + j,
+                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
+    }
+#endif
+    for (; j < at + n; j++) {
+        size_t i = c->latent[j];
+        c->gate[j] = c->pre[j] + gate_bias[i];
+        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+    }
+}
+
+static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
+    size_t j = at;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= at + n; j += 16) {
+        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
+        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
+        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
+        saei_vstore(c->extra[0] + j, mag);
+        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
+        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+    }
+#undef SAEI_GATHER
+#endif
+    for (; j < at + n; j++) {
+        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+        c->extra[0][j] = mag;
+        c->extra[2][j] = mag * e * c->pre[j];
+        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
+    }
+}
+
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
+   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
+static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+                               float *m, float *v) {
+    saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
+    saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
+    saei_v scale = saei_vset(c->scale);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vmul(saei_vload(g + i), scale), m1 = x, v1;
+        if (m) {
+            m1 = saei_vload(m + i);
+            m1 = saei_vfma(keep1, saei_vsub(x, m1), m1);
+            saei_vstore(m + i, m1);
+        }
+        v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
+        saei_vstore(v + i, v1);
+        v1 = saei_vadd(saei_vdiv(saei_vsqrt(v1), root2), eps);
+        saei_vstore(p + i, saei_vadd(saei_vload(p + i), saei_vdiv(saei_vmul(step, m1), v1)));
+    }
+    for (; i < n; i++) {
+        float x = g[i] * c->scale, m1 = x;
+        if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
+        v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
+        p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
+    }
+}
+
+#undef SAEI_ISA
 #undef SAEI_FN
-#undef SAEI_KERNEL_PASS
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
@@ -2203,21 +8753,1249 @@ static float saei_gate_value(float exp_r, float u, float mag_bias) {
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
 #endif
-#define SAEI_KERNEL_PASS 3
+#define SAEI_ISA SAEI_ISA_AVX512
 #define SAEI_FN(name) name##_avx512
-#include SAE_HEADER_NAME
+
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+
+typedef __m512 saei_v;
+static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
+static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
+static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
+static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
+static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
+static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
+static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
+static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
+
+#elif SAEI_ISA == SAEI_ISA_AVX2
+
+typedef struct saei_v {
+    __m256 a, b;
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    r.a = _mm256_loadu_ps(p);
+    r.b = _mm256_loadu_ps(p + 8);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+static inline saei_v saei_vset(float a) {
+    saei_v r;
+    r.a = r.b = _mm256_set1_ps(a);
+    return r;
+}
+static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
+    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
+    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
+    return z;
+}
+static inline saei_v saei_vsqrt(saei_v x) {
+    x.a = _mm256_sqrt_ps(x.a);
+    x.b = _mm256_sqrt_ps(x.b);
+    return x;
+}
+#define SAEI_LANES(fn, op)                                                                         \
+    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
+        x.a = op(x.a, y.a);                                                                        \
+        x.b = op(x.b, y.b);                                                                        \
+        return x;                                                                                  \
+    }
+SAEI_LANES(saei_vmul, _mm256_mul_ps)
+SAEI_LANES(saei_vadd, _mm256_add_ps)
+SAEI_LANES(saei_vsub, _mm256_sub_ps)
+SAEI_LANES(saei_vdiv, _mm256_div_ps)
+#undef SAEI_LANES
+
+#elif SAEI_ISA == SAEI_ISA_NEON
+
+typedef struct saei_v {
+    float32x4_t f[4];
+} saei_v;
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
+SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
+SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+#undef SAEI_LANES
+static inline void saei_vstore(float *p, saei_v x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
+}
+
+#else
+
+typedef struct saei_v {
+    float f[16];
+} saei_v;
+static inline saei_v saei_vload(const float *p) {
+    saei_v r;
+    memcpy(r.f, p, sizeof r.f);
+    return r;
+}
+static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
+#define SAEI_LANES(head, expression)                                                               \
+    static inline saei_v head {                                                                    \
+        saei_v r;                                                                                  \
+        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
+        return r;                                                                                  \
+    }
+SAEI_LANES(saei_vset(float a), a)
+SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
+SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
+SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
+SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
+SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
+SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
+#undef SAEI_LANES
+
+#endif
+
+/* Lanes 8, 4, 2, 1 apart, in double. */
+static double saei_vsum(saei_v a) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
+    __m512d wide = _mm512_castps_pd(a), eight;
+    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
+    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
+    __m128d two;
+    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
+                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
+    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
+                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
+    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#else
+    double sum[16];
+    float f[16];
+    saei_vstore(f, a);
+    for (int i = 0; i < 16; i++) sum[i] = (double)f[i];
+    for (int h = 8; h > 0; h /= 2)
+        for (int i = 0; i < h; i++) sum[i] += sum[i + h];
+    return sum[0];
+#endif
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
+   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[i];                                                                      \
+    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
+           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
+           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        saei_v t = saei_vset(x##i[k]);                                                             \
+        a##i = saei_vfma(t, p0, a##i);                                                             \
+        b##i = saei_vfma(t, p1, b##i);                                                             \
+        c##i = saei_vfma(t, p2, c##i);                                                             \
+    }
+#define SAEI_END(i)                                                                                \
+    saei_vstore(out + i * 48, a##i);                                                               \
+    saei_vstore(out + i * 48 + 16, b##i);                                                          \
+    saei_vstore(out + i * 48 + 32, c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
+#if SAEI_ISA == SAEI_ISA_AVX2
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
+#define SAEI_WIDE __m256
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
+#else
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
+#define SAEI_WIDE float32x4_t
+#define SAEI_LOAD vld1q_f32
+#define SAEI_STORE vst1q_f32
+#define SAEI_SET vdupq_n_f32
+#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
+#endif
+#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_BEGIN(i, c)                                                                           \
+    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
+#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
+#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_ROW(i)                                                                                \
+    {                                                                                              \
+        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
+        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
+    }
+#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
+    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
+        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
+            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
+            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
+            const float *x3 = x[r + 3] + k0, *p = panel + c;
+            float *o = out + r * SAEI_PANEL + c;
+            SAEI_ROWS(SAEI_BEGIN)
+            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
+                SAEI_COLUMNS(SAEI_PART, 0)
+                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
+            }
+            SAEI_ROWS(SAEI_END)
+        }
+#undef SAEI_BEGIN
+#undef SAEI_PART
+#undef SAEI_STEP
+#undef SAEI_END
+#undef SAEI_ROW
+#undef SAEI_ROWS
+}
+#undef SAEI_LANES
+#undef SAEI_COLUMNS
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_FMA
+#else
+/* 4 rows x 16 latents at a time. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
+            float *o = out + r * SAEI_PANEL + c;
+            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
+            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
+            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
+            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
+            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
+                saei_v v = saei_vload(p);
+                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
+                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
+                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
+                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+            }
+            saei_vstore(o, a0);
+            saei_vstore(o + SAEI_PANEL, a1);
+            saei_vstore(o + 2 * SAEI_PANEL, a2);
+            saei_vstore(o + 3 * SAEI_PANEL, a3);
+        }
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_LOAD(q)                                                                               \
+    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
+           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
+#define SAEI_QUAD(q)                                                                               \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
+    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
+    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
+    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
+/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
+#define SAEI_QUARTERS(v, c)                                                                        \
+    {                                                                                              \
+        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
+        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
+        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
+        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
+        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
+        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
+        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
+        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
+    }
+    SAEI_ALL(SAEI_LOAD)
+    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUARTERS(w, 0)
+    SAEI_QUARTERS(x, 1)
+    SAEI_QUARTERS(y, 2)
+    SAEI_QUARTERS(z, 3)
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+
+/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
+    const float *at[SAEI_PANEL];
+    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
+    for (size_t k = 0; k < blocks; k += 16)
+        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+            saei_v r[16];
+            SAEI_FN(saei_transpose)(at + j, k, r);
+            for (size_t c = 0; c < 16; c++)
+                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
+        }
+    for (size_t k = blocks; k < dim; k++)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
+}
+
+#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
+   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
+   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    for (size_t j = 0; j < count; j += 16) {
+        const float *at[16], *next[16];
+        float sums[16];
+        saei_v s = saei_vset(0), r[16];
+        for (size_t i = 0; i < 16; i++) {
+            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
+            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+        }
+        for (size_t k = 0; k < n; k += 16) {
+            SAEI_FN(saei_transpose)(at, k, r);
+            if (j + 16 < count)
+                for (size_t i = 0; i < 16; i++)
+                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
+            if (k + 16 <= n) {
+                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
+                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
+                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
+            } else
+                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+        }
+        saei_vstore(sums, s);
+        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+    }
+}
+#undef SAEI_ADD
+#else
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[j] = j < count ? row[j][k] : 0;
+}
+
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    /* eight chains by name: in an array they lie in memory at -O2, four times slower */
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
+    float s##i = 0;
+#define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
+#define SAEI_END(i)                                                                                \
+    if (j + i < count) out[j + i] = s##i;
+    for (size_t j = 0; j < count; j += 8) {
+        SAEI_ALL(SAEI_BEGIN)
+        for (size_t k = 0; k < n; k++) {
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_END)
+    }
+#undef SAEI_ALL
+#undef SAEI_BEGIN
+#undef SAEI_ADD
+#undef SAEI_END
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
+   sum of a product of two such rows leaves int32. */
+static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
+    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
+    double norm, scale;
+    float lanes[16], top = 0;
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        sum = saei_vfma(v, v, sum);
+        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
+    }
+    saei_vstore(lanes, most);
+    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
+    norm = sqrt(saei_vsum(sum));
+    q->norm = (float)(norm * 1.0001);
+    q->error = 0;
+    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
+    if (!(norm > 1e-15 && norm < 1e15)) {
+        q->norm += 1e-20f; /* squares below 1e-45 are lost */
+        q->error = q->norm;
+        memset(out, 0, n * sizeof *out);
+        return;
+    }
+    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
+    if (scale * (double)top > 32000) scale = 32000 / (double)top;
+    q->inverse = (float)(1 / scale);
+    inverse = saei_vset(q->inverse);
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
+        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
+                             v);
+        delta = saei_vfma(d, d, delta);
+        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
+    }
+    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
+    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const char *x##i = (const char *)x[i];                                                         \
+    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        int pair;                                                                                  \
+        __m512i t;                                                                                 \
+        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
+        t = _mm512_set1_epi32(pair);                                                               \
+        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
+        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
+        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
+    }
+#define SAEI_END(i)                                                                                \
+    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
+    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
+    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
+        __m512i p0 = _mm512_loadu_si512((const void *)panel);
+        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
+        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+
+/* base, base + 1, ... base + 15 */
+static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
+    return _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
+static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                                    const float *scale, const float *shift, const float *cut,
+                                    uint32_t base, uint32_t *const *latent, float *const *value,
+                                    uint32_t *length) {
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
+        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
+        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
+            saei_v p = _mm512_maskz_cvtepi32_ps(
+                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
+            __mmask16 keep;
+            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
+            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
+            p = saei_vsub(p, saei_vset(shift[r]));
+            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
+            _mm512_storeu_si512((void *)(latent[r] + length[r]),
+                                _mm512_maskz_compress_epi32(keep, lane));
+            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
+        }
+    }
+}
+
+static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
+                                          const float *offset, float scale, float shift, float cut,
+                                          uint32_t base, uint32_t *latent, float *value,
+                                          size_t length, size_t stride) {
+    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
+        __mmask16 keep;
+        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
+                      saei_vload(offset + j));
+        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        if (!keep) continue;
+        {
+            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
+            size_t more = (size_t)__builtin_popcount((unsigned)keep);
+            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
+            at = _mm512_maskz_compress_epi32(keep, at);
+            if (length + 16 <= stride) {
+                saei_vstore(value + length, p);
+                _mm512_storeu_si512((void *)(latent + length), at);
+            } else if (length + more <= stride) {
+                __mmask16 first = (__mmask16)((1u << more) - 1);
+                _mm512_mask_storeu_ps(value + length, first, p);
+                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
+            }
+            length += more;
+        }
+    }
+    return length;
+}
+#endif
+
+static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
+    size_t count = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16)
+        count += (size_t)__builtin_popcount(
+            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
+#endif
+    for (; j < n; j++) count += value[j] >= cut;
+    return count;
+}
+
+static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
+    size_t kept = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
+        saei_v v = saei_vload(value + j);
+        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
+        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
+        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
+        kept += (size_t)__builtin_popcount((unsigned)keep);
+    }
+#endif
+    for (; j < n; j++)
+        if (value[j] >= cut) {
+            latent[kept] = latent[j];
+            value[kept++] = value[j];
+        }
+    return kept;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_KEEP(keep, p)                                                                         \
+    bits |= (uint64_t)(keep) << (j & 63);                                                          \
+    if (keep) {                                                                                    \
+        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
+        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
+        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
+    }                                                                                              \
+    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+#endif
+static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
+                                       float cut, uint32_t base, uint32_t *latent, float *value,
+                                       size_t length, size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
+        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        SAEI_KEEP(keep, raw ? v : p)
+    }
+#endif
+    for (; j < count; j++) {
+        float p = bias ? u[j] + bias[j] : u[j];
+        if (!(p > cut)) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = raw ? u[j] : p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+
+}
+
+static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
+                                        float bandwidth, size_t count, uint32_t base,
+                                        uint32_t *latent, float *value, size_t length,
+                                        size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
+        saei_v above = saei_vload(theta + j);
+        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
+        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
+                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
+                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
+        SAEI_KEEP(keep, p)
+    }
+#undef SAEI_KEEP
+#endif
+    for (; j < count; j++) {
+        float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
+        if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
+    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
+                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
+    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    uint64_t one;
+    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
+    return (one | one >> 32) & 0xFFFFFFFFu;
+}
+#endif
+
+static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
+                                 uint64_t *bits) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
+    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
+    size_t count = 0;
+    for (size_t j = 0; j < 64; j += 16) {
+        size_t left = n < j ? 0 : n - j;
+        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
+        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
+        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
+        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
+        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
+        count += (size_t)__builtin_popcount((unsigned)in);
+    }
+    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
+    return count;
+#else
+    size_t j = 0;
+    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
+        *bits |= (uint64_t)1 << (sorted[j] - first);
+    return j;
+#endif
+}
+
+static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
+                                  const float *const *values, size_t count, float *const *out,
+                                  size_t to[16]) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i rows = _mm512_loadu_si512((const void *)fires);
+    const float *at[16];
+    float tile[16][16];
+    __mmask16 takes[16], puts[16], reads[16];
+    for (int l = 0; l < 16; l++) {
+        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
+        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
+        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
+        at[l] = tile[l];
+    }
+    for (size_t v = 0; v < count; v++) {
+        saei_v r[16];
+        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
+        for (int i = 0; i < 16; i++)
+            saei_vstore(tile[i], _mm512_maskz_expand_ps(
+                                     (__mmask16)fires[i],
+                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
+        SAEI_FN(saei_transpose)(at, 0, r);
+        for (int l = 0; l < 16; l++)
+            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
+                                  _mm512_maskz_compress_ps(takes[l], r[l]));
+    }
+    for (int l = 0; l < 16; l++) {
+        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
+        from[l] += (size_t)__builtin_popcount(fires[l]);
+    }
+#else
+    for (uint32_t r = 0; r < 16; r++)
+        for (uint32_t l = 0; l < 16; l++) {
+            if (!(fires[r] >> l & 1)) continue;
+            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
+            from[r]++;
+            to[l]++;
+        }
+#endif
+}
+
+static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
+                                    double *sums) {
+    size_t j = 0;
+    for (size_t w = 0; w < words; w++, sums += 64) {
+#if SAEI_ISA == SAEI_ISA_AVX512
+        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
+            __mmask16 here = (__mmask16)(fires[w] >> g);
+            size_t count = (size_t)__builtin_popcount((unsigned)here);
+            saei_v v = _mm512_maskz_expand_ps(
+                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
+            __m512d wide = _mm512_castps_pd(v);
+            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
+            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
+            double *s = sums + g;
+            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
+                                              _mm512_maskz_cvtps_pd(0xFF, low)));
+            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
+                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
+            j += count;
+        }
+#else
+        for (uint64_t left = fires[w]; left; left &= left - 1)
+            sums[saei_lowest_bit(left)] += (double)value[j++];
+#endif
+    }
+}
+
+static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
+                                   const float *M, size_t ld, float *out) {
+    size_t c = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
+       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
+       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
+#define SAEI_ALL(X)                                                                                \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
+#define SAEI_ADD(i)                                                                                \
+    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
+    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
+#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
+    for (; c + 256 <= n; c += 256) {
+        SAEI_ALL(SAEI_LOAD)
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_PUT)
+    }
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
+        }
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
+    }
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
+   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
+    const size_t bytes = lists > 128 ? 128 : 256;
+    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
+    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
+}
+#endif
+
+/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
+   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
+static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *value, const float *panel,
+                                    float *out, size_t ld) {
+    for (size_t i = 0; i < targets; i++, out += ld) {
+        const float *v = value + at[i];
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
+#define SAEI_LOAD(k)                                                                               \
+    saei_v a##k = saei_vload(out + 16 * k);                                                        \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
+#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? out + ld : out;
+            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v x = saei_vset(*v++);
+                SAEI_ALL(SAEI_ADD)
+            }
+            SAEI_ALL(SAEI_PUT)
+            continue;
+        }
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+#endif
+        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
+            const float *m = panel + saei_lowest_bit(left) * n;
+            saei_v x = saei_vset(*v);
+            for (size_t c = 0; c < n; c += 16)
+                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
+        }
+    }
+}
+
+/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
+static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_HALVES(i)                                                                             \
+    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
+                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
+#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
+#define SAEI_FOLD2(a, b)                                                                           \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
+    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (; j + 8 <= count; j += 8) {
+        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
+        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
+        a = SAEI_FOLD(a, b);
+        c = SAEI_FOLD(c, d);
+        e = SAEI_FOLD(e, f);
+        g = SAEI_FOLD(g, h);
+        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
+        e = SAEI_FOLD2(e, g);
+        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
+                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
+        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
+        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
+    }
+#undef SAEI_HALVES
+#undef SAEI_FOLD
+#undef SAEI_FOLD2
+#endif
+    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
+}
+
+static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *e, size_t ld,
+                                    const float *panel, float *lanes, bool begin, float alpha,
+                                    float *out) {
+    for (size_t i = 0; i < targets; i++, e += ld) {
+        float *const from = lanes;
+        size_t count;
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_LOAD(k)                                                                               \
+    saei_v e##k = saei_vload(e + 16 * k);                                                          \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? e + ld : e;
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                SAEI_ALL(SAEI_ADD)
+                saei_vstore(lanes, s);
+            }
+        } else
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#endif
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + saei_lowest_bit(left) * n;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                for (size_t c = 0; c < n; c += 16)
+                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
+                saei_vstore(lanes, s);
+            }
+        count = out ? (size_t)(lanes - from) / 16 : 0;
+        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
+    }
+}
+
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+/* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
+   512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
+#define SAEI_DOT_BEGIN(i)                                                                          \
+    const float *m##i = M + row[j + i] * ld;                                                       \
+    saei_v s##i = saei_vset(0);
+#define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
+#define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
+#define SAEI_DOTS(ALL)                                                                             \
+    {                                                                                              \
+        ALL(SAEI_DOT_BEGIN)                                                                        \
+        for (size_t k = 0; k < n; k += 16) {                                                       \
+            saei_v v = saei_vload(e + k);                                                          \
+            ALL(SAEI_DOT_STEP)                                                                     \
+        }                                                                                          \
+        ALL(SAEI_DOT_END)                                                                          \
+        break;                                                                                     \
+    }
+#define SAEI_1(X) X(0)
+#define SAEI_2(X) SAEI_1(X) X(1)
+#define SAEI_3(X) SAEI_2(X) X(2)
+#define SAEI_4(X) SAEI_3(X) X(3)
+#define SAEI_5(X) SAEI_4(X) X(4)
+#define SAEI_6(X) SAEI_5(X) X(5)
+static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
+                               const float *M, size_t ld, float alpha, float *out) {
+    for (size_t j = 0, group; j < count; j += group) {
+        group = count - j > 6 ? 4 : count - j;
+        switch (group) {
+        case 1: SAEI_DOTS(SAEI_1)
+        case 2: SAEI_DOTS(SAEI_2)
+        case 3: SAEI_DOTS(SAEI_3)
+        case 4: SAEI_DOTS(SAEI_4)
+        case 5: SAEI_DOTS(SAEI_5)
+        default: SAEI_DOTS(SAEI_6)
+        }
+    }
+}
+#undef SAEI_DOT_BEGIN
+#undef SAEI_DOT_STEP
+#undef SAEI_DOT_END
+#undef SAEI_DOTS
+#undef SAEI_1
+#undef SAEI_2
+#undef SAEI_3
+#undef SAEI_4
+#undef SAEI_5
+#undef SAEI_6
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX2
+/* r[c] = column k + c of 8 rows. */
+static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
+    __m256 pair[8], quad[8];
+    for (size_t i = 0; i < 8; i += 2) {
+        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
+        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
+        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
+    }
+    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
+        for (size_t c = 0; c < 2; c++) {
+            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
+            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
+        }
+    for (size_t c = 0; c < 4; c++) {
+        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
+        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
+    }
+}
+#endif
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
+    const float *at[16];
+    float lane[16], bad = 0;
+    size_t c = 0;
+    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
+#if SAEI_ISA == SAEI_ISA_AVX512
+    /* whole cache lines need not be read before they are written */
+    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    for (; c + 16 <= n; c += 16) {
+        saei_v r[16];
+        SAEI_FN(saei_transpose)(at, c, r);
+        for (size_t i = 0; i < 16; i++) {
+            sum = saei_vadd(sum, saei_vmul(r[i], zero));
+            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
+            else saei_vstore(to + (c + i) * ld, r[i]);
+        }
+    }
+    if (lines) _mm_sfence();
+    saei_vstore(lane, sum);
+    for (size_t i = 0; i < 16; i++) bad += lane[i];
+#elif SAEI_ISA == SAEI_ISA_AVX2
+    const __m256 zero = _mm256_setzero_ps();
+    __m256 sum = zero;
+    for (; c + 8 <= n; c += 8)
+        for (size_t half = 0; half < 16; half += 8) {
+            __m256 r[8];
+            SAEI_FN(saei_turn_8)(at + half, c, r);
+            for (size_t i = 0; i < 8; i++) {
+                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
+                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            }
+        }
+    _mm256_storeu_ps(lane, sum);
+    for (size_t i = 0; i < 8; i++) bad += lane[i];
+#endif
+    for (; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    (void)lane;
+    return bad == 0;
+}
+
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; i + 16 <= n; i += 16) {
+        saei_v v = saei_vload(x + i);
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
+        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
+    }
+#endif
+    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* a is a float's value: the product is exact, so that one rounding or two are the same. */
+static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; i + 8 <= n; i += 8)
+        _mm512_storeu_pd(out + i,
+                         _mm512_fmadd_pd(_mm512_set1_pd(a),
+                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
+                                         _mm512_loadu_pd(out + i)));
+#endif
+    for (; i < n; i++) out[i] += a * (double)x[i];
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
+   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
+static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
+    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
+    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
+    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
+                            0.5, 1.0, 1.0 };
+    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
+    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
+    __m512d f, s, z, y, n, r;
+    __mmask8 upper;
+    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
+    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
+    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
+    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
+    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
+    n = _mm512_mask_add_pd(n, upper, n, one);
+    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
+    z = _mm512_mul_pd(s, s);
+    y = _mm512_set1_pd(1.0 / 23);
+    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
+    s = _mm512_add_pd(s, s);
+    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
+    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
+    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
+    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
+         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
+        return false;
+    n = _mm512_maskz_roundscale_pd(
+        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
+    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
+    y = _mm512_set1_pd(1.0 / 6227020800);
+    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
+        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
+    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
+    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
+    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
+    return true;
+}
+#endif
+
+static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
+    size_t i = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
+        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
+            for (size_t j = i; j < i + 8; j++)
+                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
+#endif
+    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
+#endif
+static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                               const float *mag_bias, const sae_code *c) {
+    size_t j = at;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= at + n; j += 16) {
+        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
+        saei_v u = saei_vload(c->pre + j);
+        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
+        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
+        saei_vstore(c->value + j,
+                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
+    }
+#endif
+    for (; j < at + n; j++) {
+        size_t i = c->latent[j];
+        c->gate[j] = c->pre[j] + gate_bias[i];
+        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+    }
+}
+
+static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
+    size_t j = at;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= at + n; j += 16) {
+        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
+        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
+        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
+        saei_vstore(c->extra[0] + j, mag);
+        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
+        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+    }
+#undef SAEI_GATHER
+#endif
+    for (; j < at + n; j++) {
+        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+        c->extra[0][j] = mag;
+        c->extra[2][j] = mag * e * c->pre[j];
+        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
+    }
+}
+
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
+   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
+static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+                               float *m, float *v) {
+    saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
+    saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
+    saei_v scale = saei_vset(c->scale);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vmul(saei_vload(g + i), scale), m1 = x, v1;
+        if (m) {
+            m1 = saei_vload(m + i);
+            m1 = saei_vfma(keep1, saei_vsub(x, m1), m1);
+            saei_vstore(m + i, m1);
+        }
+        v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
+        saei_vstore(v + i, v1);
+        v1 = saei_vadd(saei_vdiv(saei_vsqrt(v1), root2), eps);
+        saei_vstore(p + i, saei_vadd(saei_vload(p + i), saei_vdiv(saei_vmul(step, m1), v1)));
+    }
+    for (; i < n; i++) {
+        float x = g[i] * c->scale, m1 = x;
+        if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
+        v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
+        p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
+    }
+}
+
+#undef SAEI_ISA
 #undef SAEI_FN
-#undef SAEI_KERNEL_PASS
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
 #endif /* SAEI_X86 */
-
-#ifdef __cplusplus
-extern "C" {
-#endif
 
 #define SAEI_KERNEL_TABLE(name, set, quantize, screen, keep_tile, keep_screened)                   \
     static const saei_kernels saei_kernels_##name = {                                              \
@@ -2254,6 +10032,62 @@ static const saei_kernels *saei_kernels_select(const char *name) {
 #endif
     if (!name || !strcmp(name, "portable")) return &saei_kernels_portable;
     return NULL;
+}
+
+/* ==== >>context =============================================================================== */
+/* There is no context yet to keep the sentence. */
+static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
+                                      const char *text) {
+    if (d->logger.log) d->logger.log(SAE_LOG_ERROR, text, d->logger.user);
+    return result;
+}
+
+enum { SAEI_MAX_THREADS = 1024 };
+
+SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out) {
+    sae_context_desc zero, *d = &zero;
+    const saei_kernels *kernels;
+    sae_context *ctx;
+    if (desc) zero = *desc;
+    else memset(&zero, 0, sizeof zero);
+    if (!out) return saei_context_refuse(d, SAE_INVALID, "sae_context_create: out is NULL");
+    if (!d->allocator.alloc != !d->allocator.free)
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: allocator has one of alloc "
+                                   "and free, allowed are both or none");
+    if (d->threads < 0 || d->threads > SAEI_MAX_THREADS)
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: threads is out of range, "
+                                   "allowed are 0 (all) to 1024");
+    if (!d->allocator.alloc) {
+        d->allocator.alloc = saei_default_alloc;
+        d->allocator.free = saei_default_free;
+    }
+    kernels = saei_kernels_select(d->instruction_set);
+    if (!kernels)
+        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: this CPU has no such "
+                                   "instruction_set, allowed are NULL, portable, and what it has "
+                                   "of avx2, avx512, avx512vnni, neon");
+    ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
+    if (!ctx)
+        return saei_context_refuse(d, SAE_OUT_OF_MEMORY,
+                                   "sae_context_create: no memory for a context");
+    memset(ctx, 0, sizeof *ctx);
+    ctx->allocator = d->allocator;
+    ctx->logger = d->logger;
+#if defined(_OPENMP)
+    ctx->threads = d->threads ? d->threads : omp_get_max_threads();
+    if (ctx->threads > SAEI_MAX_THREADS) ctx->threads = SAEI_MAX_THREADS;
+#else
+    ctx->threads = 1;
+#endif
+    ctx->backend = d->backend;
+    ctx->backend_desc = d->backend_desc;
+    ctx->kernels = kernels;
+    *out = ctx;
+    return SAE_OK;
+}
+
+SAE_API void sae_context_destroy(sae_context *ctx) {
+    if (ctx) ctx->allocator.free(ctx, ctx->allocator.user);
 }
 
 /* ==== >>cpu =================================================================================== */
@@ -4657,7 +12491,39 @@ static const sae_backend *saei_cpu_backend(void) {
     return &table;
 }
 
-/* ==== >>dictionary: create and change ========================================================= */
+static const sae_backend *saei_backend_of(const sae_context *ctx) {
+    return ctx->backend ? ctx->backend : saei_cpu_backend();
+}
+
+/* ==== >>dictionary: parameters ================================================================ */
+
+/* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
+   an optimizer runs over one array and every per-latent job is local to a row:
+     W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
+     | W_skip [output_dim][ld]
+   with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
+   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
+   have take no room. */
+typedef struct saei_prepared saei_prepared; /* >>dictionary: prepared encode */
+
+struct sae_dictionary {
+    sae_context *ctx;
+    sae_dictionary_desc desc;
+    sae_rule rule;        /* never DEFAULT for the classes that have a choice */
+    size_t active_groups; /* MATRYOSHKA: 1..num_groups */
+    size_t ld, ld_out;    /* row strides of W_enc, W_skip; of W_dec */
+    float threshold;      /* scalar: TOP_K, BATCH_TOP_K, MATRYOSHKA; -1 until set */
+    float *params;        /* [num_params] */
+    size_t num_params;
+    float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
+    float *W_skip;
+    sae_origin origin;
+    bool borrowed;        /* params belong to a trainer */
+    saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
+};
+
+/* Allocates with all parameters zero, threshold -1. Checks desc as sae_dictionary_create does;
+   `who` is the function named in messages. */
 
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
@@ -4855,6 +12721,8 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
+/* Allocates with all parameters zero, threshold -1. Checks desc as sae_dictionary_create does;
+   `who` is the function named in messages. */
 static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
                                       const sae_dictionary_desc *desc, sae_dictionary **out) {
     SAEI_TRY(saei_dictionary_unset(ctx, who, desc, out));
@@ -5080,7 +12948,7 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     return SAE_OK;
 }
 
-/* ==== >>dictionary: encode ==================================================================== */
+/* ==== >>dictionary: pre-activations =========================================================== */
 
 /* A panel is packed once for 128 rows; 68 KB of stack. */
 enum { SAEI_INFER_ROWS = 128, SAEI_INFER_DEPTH = 64 };
@@ -5101,10 +12969,6 @@ typedef struct saei_infer {
     float *ghost;
     float *x_hat;          /* forward without f */
 } saei_infer;
-
-static void saei_dense_top_row(const saei_infer *q, size_t r);
-static void saei_dense_varied_row(const saei_infer *q, size_t r);
-static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows);
 
 /* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it.
    DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
@@ -5238,6 +13102,234 @@ static void saei_infer_cuts(const saei_infer *q, size_t first, size_t count, flo
     }
 }
 
+/* ==== >>dictionary: top-k of rows ============================================================= */
+
+/* [latent, value] as a heap whose root is the worst: the smallest value, of equals the highest
+   latent. */
+static bool saei_heap_worse(uint32_t la, float va, uint32_t lb, float vb) {
+    return va < vb || (va == vb && la > lb);
+}
+
+static void saei_heap_sink(uint32_t *latent, float *value, size_t size, size_t at) {
+    uint32_t l = latent[at];
+    float v = value[at];
+    for (;;) {
+        size_t child = 2 * at + 1;
+        if (child >= size) break;
+        if (child + 1 < size
+            && saei_heap_worse(latent[child + 1], value[child + 1], latent[child], value[child]))
+            child++;
+        if (!saei_heap_worse(latent[child], value[child], l, v)) break;
+        latent[at] = latent[child];
+        value[at] = value[child];
+        at = child;
+    }
+    latent[at] = l;
+    value[at] = v;
+}
+
+/* Sorts by latent, in place: a heap again, the highest latent at its root. */
+static void saei_sort_by_latent(uint32_t *latent, float *value, size_t size) {
+    size_t start = size / 2, end = size;
+    while (end > 1) {
+        size_t at;
+        uint32_t l;
+        float v;
+        if (start) start--;
+        else {
+            end--;
+            l = latent[0];
+            v = value[0];
+            latent[0] = latent[end];
+            value[0] = value[end];
+            latent[end] = l;
+            value[end] = v;
+        }
+        l = latent[start];
+        v = value[start];
+        for (at = start;;) {
+            size_t child = 2 * at + 1;
+            if (child >= end) break;
+            if (child + 1 < end && latent[child + 1] > latent[child]) child++;
+            if (latent[child] <= l) break;
+            latent[at] = latent[child];
+            value[at] = value[child];
+            at = child;
+        }
+        latent[at] = l;
+        value[at] = v;
+    }
+}
+
+/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. rows <=
+   SAEI_INFER_ROWS. */
+static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
+    const saei_kernels *kernels = q->dict->ctx->kernels;
+    size_t k = q->share, held[SAEI_INFER_ROWS], count_above;
+    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL];
+    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+    saei_norm norms[SAEI_INFER_ROWS];
+    memset(held, 0, sizeof held);
+    memset(bias, 0, sizeof bias);
+    saei_infer_norms(q, x, rows, norms);
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, x, rows, first, count, norms, product);
+        memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
+        for (size_t r = 0; r < rows; r++) {
+            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+            float *value = q->sparse->value + (r0 + r) * k;
+            float f[SAEI_PANEL + SAEI_KEEP_SLACK];
+            uint32_t at[SAEI_PANEL + SAEI_KEEP_SLACK];
+            count_above = kernels->keep_above(product + r * SAEI_PANEL, bias, false, count,
+                                              held[r] == k ? value[0] : 0,
+                                              (uint32_t)first, at, f, 0,
+                                              SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+            for (size_t j = 0; j < count_above; j++) {
+                if (held[r] < k) {
+                    latent[held[r]] = at[j];
+                    value[held[r]++] = f[j];
+                    for (size_t i = k / 2; held[r] == k && i-- > 0; )
+                        saei_heap_sink(latent, value, k, i);
+                } else if (f[j] > value[0]) {
+                    latent[0] = at[j];
+                    value[0] = f[j];
+                    saei_heap_sink(latent, value, k, 0);
+                }
+            }
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
+                            held[r]);
+        q->sparse->row_begin[r0 + r + 1] = held[r];
+    }
+}
+
+/* A number that orders p as SIGNED (0: NaN) or MAGNITUDE chooses. -0 is 0. */
+static uint32_t saei_varied_key(sae_latents kind, float p) {
+    uint32_t bits;
+    if (p != p) return 0;
+    p += 0.0f;
+    memcpy(&bits, &p, sizeof bits);
+    if (kind == SAE_LATENTS_MAGNITUDE) return bits & 0x7FFFFFFFu;
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+/* The same for signed latents and group max. The heap holds keys that compare as the choice does,
+   |p| or p; the lowest bit of a latent is then the sign of p. */
+static void saei_infer_varied_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_latents kind = q->dict->desc.latents;
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    size_t k = q->share, group = q->count / k, held[SAEI_INFER_ROWS];
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+    saei_norm norms[SAEI_INFER_ROWS];
+    memset(held, 0, sizeof held);
+    saei_infer_norms(q, x, rows, norms);
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, x, rows, first, count, norms, product);
+        for (size_t r = 0; r < rows; r++) {
+            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+            float *value = q->sparse->value + (r0 + r) * k;
+            for (size_t j = 0; j < count; j++) {
+                size_t i = first + j;
+                float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], true);
+                uint32_t name = (uint32_t)i << 1 | (f < 0);
+                if (kind == SAE_LATENTS_MAGNITUDE) f = fabsf(f);
+                if (kind == SAE_LATENTS_GROUP_MAX) {
+                    bool opens = i % group == 0;
+                    if (opens || f > value[held[r] - 1]) {
+                        held[r] += opens;
+                        latent[held[r] - 1] = name;
+                        value[held[r] - 1] = f;
+                    }
+                } else if (held[r] < k && f == f) {
+                    latent[held[r]] = name;
+                    value[held[r]++] = f;
+                    for (size_t at = k / 2; held[r] == k && at-- > 0; )
+                        saei_heap_sink(latent, value, k, at);
+                } else if (held[r] == k && f > value[0]) {
+                    latent[0] = name;
+                    value[0] = f;
+                    saei_heap_sink(latent, value, k, 0);
+                }
+            }
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+        float *value = q->sparse->value + (r0 + r) * k;
+        size_t kept = 0;
+        if (kind != SAE_LATENTS_GROUP_MAX) saei_sort_by_latent(latent, value, held[r]);
+        for (size_t j = 0; j < held[r]; j++) {
+            if (value[j] == 0) continue;
+            value[kept] = kind == SAE_LATENTS_MAGNITUDE && latent[j] & 1 ? -value[j] : value[j];
+            latent[kept++] = latent[j] >> 1;
+        }
+        q->sparse->row_begin[r0 + r + 1] = kept;
+    }
+}
+
+/* Keeps of each row of p [n,m] what the signed choices and group max keep. */
+static void saei_dense_varied_row(const saei_infer *q, size_t r) {
+    const sae_latents kind = q->dict->desc.latents;
+    size_t m = q->count, k = q->share, group = m / k;
+    float *f = q->dense + r * m;
+    uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
+    size_t above = 0;
+    for (size_t g = 0; kind == SAE_LATENTS_GROUP_MAX && g < m; g += group) {
+        size_t best = g;
+        for (size_t i = g + 1; i < g + group; i++)
+            if (f[i] > f[best]) best = i;
+        for (size_t i = g; i < g + group; i++)
+            if (i != best) f[i] = 0;
+    }
+    if (kind == SAE_LATENTS_GROUP_MAX) return;
+    while (hi - lo > 1) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        size_t count = 0;
+        for (size_t i = 0; i < m; i++) count += saei_varied_key(kind, f[i]) >= mid;
+        if (count >= k) lo = mid;
+        else hi = mid;
+    }
+    for (size_t i = 0; i < m; i++) above += saei_varied_key(kind, f[i]) > lo;
+    for (size_t i = 0; i < m; i++) {
+        uint32_t key = saei_varied_key(kind, f[i]);
+        if (key == lo && above < k) above++;
+        else if (key <= lo) f[i] = 0;
+    }
+}
+
+/* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
+   found by halving the range of its bits. */
+static void saei_dense_top_row(const saei_infer *q, size_t r) {
+    size_t m = q->count, k = q->share;
+    float *f = q->dense + r * m;
+    uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
+    size_t above = 0;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo + 1) / 2;
+        size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
+        if (count >= k) lo = mid;
+        else hi = mid - 1;
+    }
+    for (size_t i = 0; i < m; i++) {
+        uint32_t bits;
+        memcpy(&bits, f + i, sizeof bits);
+        above += bits > lo;
+    }
+    for (size_t i = 0; i < m; i++) {
+        uint32_t bits;
+        memcpy(&bits, f + i, sizeof bits);
+        if (bits == lo && above < k) above++;
+        else if (bits <= lo) f[i] = 0;
+    }
+}
+
+/* ==== >>dictionary: encode rows =============================================================== */
 /* What is not 0 of a panel's f to row r's list, while it has room. */
 static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_t count,
                               const float *f, size_t *found) {
@@ -5614,233 +13706,7 @@ static void saei_infer_run(saei_infer *q) {
     saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_INFER_ROWS), saei_infer_part, q);
 }
 
-/* ==== >>dictionary: top-k of rows, sae_encode ================================================= */
-
-/* [latent, value] as a heap whose root is the worst: the smallest value, of equals the highest
-   latent. */
-static bool saei_heap_worse(uint32_t la, float va, uint32_t lb, float vb) {
-    return va < vb || (va == vb && la > lb);
-}
-
-static void saei_heap_sink(uint32_t *latent, float *value, size_t size, size_t at) {
-    uint32_t l = latent[at];
-    float v = value[at];
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= size) break;
-        if (child + 1 < size
-            && saei_heap_worse(latent[child + 1], value[child + 1], latent[child], value[child]))
-            child++;
-        if (!saei_heap_worse(latent[child], value[child], l, v)) break;
-        latent[at] = latent[child];
-        value[at] = value[child];
-        at = child;
-    }
-    latent[at] = l;
-    value[at] = v;
-}
-
-/* Sorts by latent, in place: a heap again, the highest latent at its root. */
-static void saei_sort_by_latent(uint32_t *latent, float *value, size_t size) {
-    size_t start = size / 2, end = size;
-    while (end > 1) {
-        size_t at;
-        uint32_t l;
-        float v;
-        if (start) start--;
-        else {
-            end--;
-            l = latent[0];
-            v = value[0];
-            latent[0] = latent[end];
-            value[0] = value[end];
-            latent[end] = l;
-            value[end] = v;
-        }
-        l = latent[start];
-        v = value[start];
-        for (at = start;;) {
-            size_t child = 2 * at + 1;
-            if (child >= end) break;
-            if (child + 1 < end && latent[child + 1] > latent[child]) child++;
-            if (latent[child] <= l) break;
-            latent[at] = latent[child];
-            value[at] = value[child];
-            at = child;
-        }
-        latent[at] = l;
-        value[at] = v;
-    }
-}
-
-/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. rows <=
-   SAEI_INFER_ROWS. */
-static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
-    const saei_kernels *kernels = q->dict->ctx->kernels;
-    size_t k = q->share, held[SAEI_INFER_ROWS], count_above;
-    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL];
-    const float *x = q->x + r0 * q->dict->desc.activation_dim;
-    saei_norm norms[SAEI_INFER_ROWS];
-    memset(held, 0, sizeof held);
-    memset(bias, 0, sizeof bias);
-    saei_infer_norms(q, x, rows, norms);
-    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
-        size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
-        memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
-        for (size_t r = 0; r < rows; r++) {
-            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
-            float *value = q->sparse->value + (r0 + r) * k;
-            float f[SAEI_PANEL + SAEI_KEEP_SLACK];
-            uint32_t at[SAEI_PANEL + SAEI_KEEP_SLACK];
-            count_above = kernels->keep_above(product + r * SAEI_PANEL, bias, false, count,
-                                              held[r] == k ? value[0] : 0,
-                                              (uint32_t)first, at, f, 0,
-                                              SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
-            for (size_t j = 0; j < count_above; j++) {
-                if (held[r] < k) {
-                    latent[held[r]] = at[j];
-                    value[held[r]++] = f[j];
-                    for (size_t i = k / 2; held[r] == k && i-- > 0; )
-                        saei_heap_sink(latent, value, k, i);
-                } else if (f[j] > value[0]) {
-                    latent[0] = at[j];
-                    value[0] = f[j];
-                    saei_heap_sink(latent, value, k, 0);
-                }
-            }
-        }
-    }
-    for (size_t r = 0; r < rows; r++) {
-        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
-                            held[r]);
-        q->sparse->row_begin[r0 + r + 1] = held[r];
-    }
-}
-
-/* A number that orders p as SIGNED (0: NaN) or MAGNITUDE chooses. -0 is 0. */
-static uint32_t saei_varied_key(sae_latents kind, float p) {
-    uint32_t bits;
-    if (p != p) return 0;
-    p += 0.0f;
-    memcpy(&bits, &p, sizeof bits);
-    if (kind == SAE_LATENTS_MAGNITUDE) return bits & 0x7FFFFFFFu;
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
-/* The same for signed latents and group max. The heap holds keys that compare as the choice does,
-   |p| or p; the lowest bit of a latent is then the sign of p. */
-static void saei_infer_varied_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
-    const sae_latents kind = q->dict->desc.latents;
-    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
-    size_t k = q->share, group = q->count / k, held[SAEI_INFER_ROWS];
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
-    const float *x = q->x + r0 * q->dict->desc.activation_dim;
-    saei_norm norms[SAEI_INFER_ROWS];
-    memset(held, 0, sizeof held);
-    saei_infer_norms(q, x, rows, norms);
-    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
-        size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
-        for (size_t r = 0; r < rows; r++) {
-            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
-            float *value = q->sparse->value + (r0 + r) * k;
-            for (size_t j = 0; j < count; j++) {
-                size_t i = first + j;
-                float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], true);
-                uint32_t name = (uint32_t)i << 1 | (f < 0);
-                if (kind == SAE_LATENTS_MAGNITUDE) f = fabsf(f);
-                if (kind == SAE_LATENTS_GROUP_MAX) {
-                    bool opens = i % group == 0;
-                    if (opens || f > value[held[r] - 1]) {
-                        held[r] += opens;
-                        latent[held[r] - 1] = name;
-                        value[held[r] - 1] = f;
-                    }
-                } else if (held[r] < k && f == f) {
-                    latent[held[r]] = name;
-                    value[held[r]++] = f;
-                    for (size_t at = k / 2; held[r] == k && at-- > 0; )
-                        saei_heap_sink(latent, value, k, at);
-                } else if (held[r] == k && f > value[0]) {
-                    latent[0] = name;
-                    value[0] = f;
-                    saei_heap_sink(latent, value, k, 0);
-                }
-            }
-        }
-    }
-    for (size_t r = 0; r < rows; r++) {
-        uint32_t *latent = q->sparse->latent + (r0 + r) * k;
-        float *value = q->sparse->value + (r0 + r) * k;
-        size_t kept = 0;
-        if (kind != SAE_LATENTS_GROUP_MAX) saei_sort_by_latent(latent, value, held[r]);
-        for (size_t j = 0; j < held[r]; j++) {
-            if (value[j] == 0) continue;
-            value[kept] = kind == SAE_LATENTS_MAGNITUDE && latent[j] & 1 ? -value[j] : value[j];
-            latent[kept++] = latent[j] >> 1;
-        }
-        q->sparse->row_begin[r0 + r + 1] = kept;
-    }
-}
-
-/* Keeps of each row of p [n,m] what the signed choices and group max keep. */
-static void saei_dense_varied_row(const saei_infer *q, size_t r) {
-    const sae_latents kind = q->dict->desc.latents;
-    size_t m = q->count, k = q->share, group = m / k;
-    float *f = q->dense + r * m;
-    uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
-    size_t above = 0;
-    for (size_t g = 0; kind == SAE_LATENTS_GROUP_MAX && g < m; g += group) {
-        size_t best = g;
-        for (size_t i = g + 1; i < g + group; i++)
-            if (f[i] > f[best]) best = i;
-        for (size_t i = g; i < g + group; i++)
-            if (i != best) f[i] = 0;
-    }
-    if (kind == SAE_LATENTS_GROUP_MAX) return;
-    while (hi - lo > 1) {
-        uint64_t mid = lo + (hi - lo) / 2;
-        size_t count = 0;
-        for (size_t i = 0; i < m; i++) count += saei_varied_key(kind, f[i]) >= mid;
-        if (count >= k) lo = mid;
-        else hi = mid;
-    }
-    for (size_t i = 0; i < m; i++) above += saei_varied_key(kind, f[i]) > lo;
-    for (size_t i = 0; i < m; i++) {
-        uint32_t key = saei_varied_key(kind, f[i]);
-        if (key == lo && above < k) above++;
-        else if (key <= lo) f[i] = 0;
-    }
-}
-
-/* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
-   found by halving the range of its bits. */
-static void saei_dense_top_row(const saei_infer *q, size_t r) {
-    size_t m = q->count, k = q->share;
-    float *f = q->dense + r * m;
-    uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
-    size_t above = 0;
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo + 1) / 2;
-        size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
-        if (count >= k) lo = mid;
-        else hi = mid - 1;
-    }
-    for (size_t i = 0; i < m; i++) {
-        uint32_t bits;
-        memcpy(&bits, f + i, sizeof bits);
-        above += bits > lo;
-    }
-    for (size_t i = 0; i < m; i++) {
-        uint32_t bits;
-        memcpy(&bits, f + i, sizeof bits);
-        if (bits == lo && above < k) above++;
-        else if (bits <= lo) f[i] = 0;
-    }
-}
-
+/* ==== >>dictionary: sae_encode ================================================================ */
 /* Batch top-k over all n rows: lists of positive relu(p) in fresh memory, *code to be freed by
    saei_batch_free. */
 static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense) {
@@ -6572,172 +14438,121 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
     return SAE_OK;
 }
 
-/* -- GGUF version 3: "GGUF" | u32 version | u64 tensors | u64 pairs | pairs: key, u32 type, value
-   | tensors: name, u32 dimensions, u64 sizes, u32 type, u64 offset | to 32 bytes | data. Texts are
-   a u64 length and bytes. -- */
+/* ==== >>dictionary: linear layers ============================================================= */
 
-static void saei_gguf_int(saei_writer *w, uint64_t value, size_t bytes) {
-    saei_writer_put(w, &value, bytes); /* the machine is little endian */
+struct sae_linear {
+    const sae_context *ctx;
+    size_t inputs, outputs, panels;
+    float *packed; /* [panels][inputs][48] */
+    float *bias;   /* [panels 48] */
+};
+
+enum { SAEI_LINEAR_ROWS = 64, SAEI_LINEAR_PANELS = 8, SAEI_LINEAR_DEPTH = 512 }; /* of one part */
+
+typedef struct saei_linear_task {
+    const sae_linear *linear;
+    const float *W, *x;
+    float *y;
+    size_t n;
+} saei_linear_task;
+
+static void saei_linear_pack_part(void *arg, size_t part) {
+    saei_linear_task *t = (saei_linear_task *)arg;
+    const sae_linear *l = t->linear;
+    size_t first = part * SAEI_PANEL;
+    saei_pack_panel(l->ctx->kernels, t->W, l->inputs, l->inputs, NULL, first,
+                    saei_min(SAEI_PANEL, l->outputs - first), l->packed + first * l->inputs);
 }
 
-static void saei_gguf_text(saei_writer *w, const char *text) {
-    saei_gguf_int(w, strlen(text), 8);
-    saei_writer_put(w, text, strlen(text));
-}
-
-static void saei_gguf_pair(saei_writer *w, const char *key, const char *text, uint32_t number) {
-    enum { GGUF_UINT32 = 4, GGUF_STRING = 8 };
-    saei_gguf_text(w, key);
-    saei_gguf_int(w, text ? GGUF_STRING : GGUF_UINT32, 4);
-    if (text) saei_gguf_text(w, text);
-    else saei_gguf_int(w, number, 4);
-}
-
-static void saei_gguf_pad(saei_writer *w) {
-    static const unsigned char zeros[32] = { 0 };
-    saei_writer_put(w, zeros, (size_t)(-w->size & 31));
-}
-
-static sae_result saei_control_vector_write(const sae_context *ctx, const char *path,
-                                            const float *direction, size_t d, size_t layer,
-                                            const char *model_hint) {
-    enum { GGUF_F32 = 0 };
-    char name[32];
-    saei_writer w;
-    snprintf(name, sizeof name, "direction.%zu", layer);
-    SAEI_TRY(saei_writer_open(ctx, "sae_steer_export", path, &w));
-    saei_writer_put(&w, "GGUF", 4);
-    saei_gguf_int(&w, 3, 4);
-    saei_gguf_int(&w, 1, 8);
-    saei_gguf_int(&w, 3, 8);
-    saei_gguf_pair(&w, "general.architecture", "controlvector", 0);
-    saei_gguf_pair(&w, "controlvector.model_hint", model_hint ? model_hint : "", 0);
-    saei_gguf_pair(&w, "controlvector.layer_count", NULL, 1);
-    saei_gguf_text(&w, name);
-    saei_gguf_int(&w, 1, 4);
-    saei_gguf_int(&w, d, 8);
-    saei_gguf_int(&w, GGUF_F32, 4);
-    saei_gguf_int(&w, 0, 8);
-    saei_gguf_pad(&w);
-    for (size_t k = 0; k < d; k++) {
-        uint32_t bits;
-        memcpy(&bits, direction + k, sizeof bits);
-        saei_gguf_int(&w, bits, 4);
+SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
+                                     size_t inputs, size_t outputs, sae_linear **out) {
+    saei_linear_task task;
+    sae_linear *l;
+    size_t panels, width, floats;
+    if (!ctx || !W || !out || !inputs || !outputs)
+        return saei_fail(ctx, SAE_INVALID, "sae_linear_create: inputs is %zu, outputs %zu, W and "
+                         "out may not be NULL, allowed are sizes from 1", inputs, outputs);
+    panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0);
+    l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
+    if (l) l->ctx = ctx;
+    if (l && saei_mul(panels, SAEI_PANEL, &width) && saei_mul(width, inputs, &floats)) {
+        l->packed = (float *)saei_alloc(ctx, floats, sizeof(float));
+        l->bias = (float *)saei_calloc(ctx, width, sizeof(float));
     }
-    saei_gguf_pad(&w);
-    return saei_writer_finish(&w);
-}
-
-SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
-                                    size_t count, size_t layer, const char *model_hint,
-                                    const char *path) {
-    float *direction;
-    sae_result result;
-    if (!dict) return SAE_INVALID;
-    if (!steerings || !count || !path)
-        return saei_fail(dict->ctx, SAE_INVALID,
-                         "sae_steer_export: steerings or path is NULL, or count is 0");
-    SAEI_TRY(saei_steer_check(dict, "sae_steer_export", steerings, count));
-    if (layer < 1 || layer > INT32_MAX)
-        return saei_fail(dict->ctx, SAE_INVALID,
-                         "sae_steer_export: layer is %zu, allowed are 1 to 2147483647 (llama.cpp "
-                         "steers no layer 0)",
-                         layer);
-    if (!dict->W_dec)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: %s has no directions",
-                         sae_arch_name(dict->desc.arch));
-    if (dict->desc.input_norm && !dict->desc.keep_norm)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: the dictionary has an "
-                         "input_norm, so its directions are of another length in every row");
-    for (size_t j = 0; j < count; j++)
-        if (steerings[j].mode > SAE_STEER_ADD)
-            return saei_fail(dict->ctx, SAE_INVALID,
-                             "sae_steer_export: steerings[%zu].mode is %d, allowed is "
-                             "SAE_STEER_ADD alone: a control vector only adds",
-                             j, (int)steerings[j].mode);
-    direction = (float *)saei_calloc(dict->ctx, dict->ld_out, sizeof *direction);
-    if (!direction) return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_steer_export: no memory");
-    for (size_t j = 0; j < count; j++) {
-        const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld_out;
-        dict->ctx->kernels->axpy(dict->ld_out, steerings[j].value, row, direction, direction);
+    if (!l || !l->packed || !l->bias) {
+        sae_linear_destroy(l);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
+                         "weights", outputs, inputs);
     }
-    result = saei_control_vector_write(dict->ctx, path, direction, saei_output_dim(&dict->desc),
-                                       layer, model_hint);
-    saei_free(dict->ctx, direction);
-    return result;
+    l->inputs = inputs;
+    l->outputs = outputs;
+    l->panels = panels;
+    if (bias) memcpy(l->bias, bias, outputs * sizeof *bias);
+    memset(&task, 0, sizeof task);
+    task.linear = l;
+    task.W = W;
+    saei_parallel(ctx, panels, saei_linear_pack_part, &task);
+    *out = l;
+    return SAE_OK;
 }
 
-/* ==== >>optimizer ============================================================================= */
+SAE_API void sae_linear_destroy(sae_linear *linear) {
+    if (!linear) return;
+    saei_free(linear->ctx, linear->packed);
+    saei_free(linear->ctx, linear->bias);
+    saei_free(linear->ctx, linear);
+}
 
-SAE_API double sae_lr_factor(const sae_schedule *s, uint64_t t) {
-    if (s->resample_steps) {
-        double f = s->warmup_steps ? (double)(t % s->resample_steps) / (double)s->warmup_steps : 1;
-        return f < 1 ? f : 1;
+/* y of up to 64 rows and 48 outputs: the panel is read in blocks that lie in the L2. */
+static void saei_linear_panel(const saei_linear_task *t, size_t r0, size_t rows, size_t panel) {
+    const sae_linear *l = t->linear;
+    const float *packed = l->packed + panel * SAEI_PANEL * l->inputs;
+    size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    float product[SAEI_LINEAR_ROWS * SAEI_PANEL];
+    for (size_t k = 0; k < l->inputs; k += SAEI_LINEAR_DEPTH) {
+        size_t depth = saei_min(SAEI_LINEAR_DEPTH, l->inputs - k);
+        for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+            const float *x[SAEI_TILE_ROWS];
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
+                x[i] = t->x + (r0 + saei_min(g + i, rows - 1)) * l->inputs + k;
+            l->ctx->kernels->tile(x, packed + k * SAEI_PANEL, depth, k > 0,
+                                  product + g * SAEI_PANEL);
+        }
     }
-    if (t < s->warmup_steps) return (double)t / (double)s->warmup_steps;
-    if (s->decay_start && t >= s->decay_start)
-        return ((double)s->steps - (double)t) / (double)(s->steps - s->decay_start);
-    return 1;
-}
-
-SAE_API double sae_sparsity_factor(const sae_schedule *s, uint64_t t) {
-    if (!s->sparsity_warmup_steps || t >= s->sparsity_warmup_steps) return 1;
-    return (double)t / (double)s->sparsity_warmup_steps;
-}
-
-SAE_API void sae_adam_step(const sae_adam *adam, uint64_t t, float *param, const float *grad,
-                           float *first, float *second, size_t count) {
-    saei_adam_step c;
-    if (!adam || !param || !grad || !second || !count) return;
-    c = saei_adam_step_of(adam, t, 1);
-    saei_kernels_select(NULL)->adam(&c, count, param, grad, first, second);
-}
-
-static double saei_row_dot(const float *a, const float *b, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
-    return sum;
-}
-
-SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim,
-                                 float eps) {
-    for (size_t i = 0; i < rows; i++) {
-        const float *w = param + i * dim;
-        float *g = grad + i * dim;
-        double norm = sqrt(saei_row_dot(w, w, dim)) + (double)eps, c;
-        if (!(norm > 0)) continue;
-        c = saei_row_dot(g, w, dim) / (norm * norm);
-        for (size_t k = 0; k < dim; k++) g[k] = fmaf((float)-c, w[k], g[k]);
+    for (size_t r = 0; r < rows; r++) {
+        float *y = t->y + (r0 + r) * l->outputs + first;
+        l->ctx->kernels->axpy(count, 1, product + r * SAEI_PANEL, l->bias + first, y);
     }
 }
 
-SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps) {
-    for (size_t i = 0; i < rows; i++) {
-        float *w = param + i * dim, norm = (float)sqrt(saei_row_dot(w, w, dim)) + eps;
-        for (size_t k = 0; norm > 0 && k < dim; k++) w[k] = w[k] / norm;
-    }
+static void saei_linear_part(void *arg, size_t part) {
+    saei_linear_task *t = (saei_linear_task *)arg;
+    size_t blocks = saei_ceil_div(t->n, SAEI_LINEAR_ROWS), r0 = part % blocks * SAEI_LINEAR_ROWS;
+    size_t panel = part / blocks * SAEI_LINEAR_PANELS;
+    size_t end = saei_min(panel + SAEI_LINEAR_PANELS, t->linear->panels);
+    for (; panel < end; panel++)
+        saei_linear_panel(t, r0, saei_min(SAEI_LINEAR_ROWS, t->n - r0), panel);
 }
 
-SAE_API void sae_constrained_adam_step(const sae_adam *adam, uint64_t t, float *param, float *grad,
-                                       float *first, float *second, size_t rows, size_t dim) {
-    if (!adam || !param || !grad || !second) return;
-    sae_remove_parallel(param, grad, rows, dim, 0);
-    sae_adam_step(adam, t, param, grad, first, second, rows * dim);
-    sae_normalize_rows(param, rows, dim, 0);
+SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y) {
+    saei_linear_task t;
+    size_t most;
+    if (!linear) return SAE_INVALID;
+    if (!x || !y || !saei_mul(n, saei_max(linear->inputs, linear->outputs), &most)
+        || most > SIZE_MAX / sizeof(float))
+        return saei_fail(linear->ctx, SAE_INVALID, "sae_linear_apply: n is %zu, x and y may not be "
+                         "NULL, allowed are rows that fit in memory", n);
+    t.linear = linear;
+    t.W = NULL;
+    t.x = x;
+    t.y = y;
+    t.n = n;
+    saei_parallel(linear->ctx, saei_ceil_div(n, SAEI_LINEAR_ROWS)
+                  * saei_ceil_div(linear->panels, SAEI_LINEAR_PANELS), saei_linear_part, &t);
+    return SAE_OK;
 }
 
-SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
-                                  double max_norm) {
-    double sum = 0;
-    float factor;
-    for (size_t g = 0; g < num_grads; g++) sum += saei_row_dot(grads[g], grads[g], counts[g]);
-    factor = (float)saei_clip_factor(sum, max_norm);
-    for (size_t g = 0; factor < 1 && g < num_grads; g++)
-        for (size_t i = 0; i < counts[g]; i++) grads[g][i] *= factor;
-    return sqrt(sum);
-}
-
-/* ==== >>trainer: names and defaults =========================================================== */
+/* ==== >>files: names of trainers ============================================================== */
 
 SAE_API const char *sae_trainer_name(sae_trainer_kind kind) {
     switch (kind) {
@@ -6796,4445 +14611,6 @@ static sae_arch saei_trainer_arch(const sae_trainer_desc *desc) {
     case SAE_TRAINER_P_ANNEAL: break;
     }
     return SAE_ARCH_STANDARD;
-}
-
-static void saei_default_steps(uint64_t *field, uint64_t value) {
-    if (!*field) *field = value ? value : SAE_NONE;
-}
-static void saei_default_number(double *field, double value) {
-    if (*field == 0) *field = value;
-}
-
-SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
-    sae_trainer_kind kind;
-    uint64_t steps = desc->steps;
-    double scale = (double)desc->dict_size / 16384;
-    if (!desc->kind) desc->kind = SAE_TRAINER_TOP_K;
-    kind = desc->kind;
-    desc->arch = saei_trainer_arch(desc);
-    saei_default_number(&desc->lr, saei_is_top_k(kind) ? 2e-4 / sqrt(scale > 0 ? scale : 1)
-                                   : kind == SAE_TRAINER_GATED ? 5e-5
-                                   : kind == SAE_TRAINER_GATED_ANNEAL ? 3e-4
-                                   : kind == SAE_TRAINER_JUMP_RELU ? 7e-5 : 1e-3);
-    /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
-       and a fifth of the run. */
-    saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
-    saei_default_steps(&desc->decay_start, SAE_NONE);
-    saei_default_steps(&desc->sparsity_warmup_steps,
-                       saei_is_top_k(kind) ? SAE_NONE : steps > 2000 ? 2000 : steps / 5);
-    saei_default_steps(&desc->resample_steps, SAE_NONE);
-    saei_default_steps(&desc->k_anneal_steps, SAE_NONE);
-    saei_default_steps(&desc->ghost_threshold, SAE_NONE);
-    saei_default_number(&desc->l1_penalty, 0.1);
-    if (!desc->sparsity_function)
-        desc->sparsity_function = kind == SAE_TRAINER_P_ANNEAL ? SAE_SPARSITY_LP
-                                  : kind == SAE_TRAINER_GATED_ANNEAL ? SAE_SPARSITY_LP_P
-                                                                     : SAE_SPARSITY_L1;
-    saei_default_number(&desc->auxk_alpha, 1.0 / 32);
-    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
-    saei_default_steps(&desc->dead_feature_threshold, 10000000);
-    saei_default_number(&desc->threshold_beta, 0.999);
-    saei_default_steps(&desc->threshold_start_step, 1000);
-    for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
-        saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
-    saei_default_number(&desc->bandwidth, 0.001);
-    saei_default_number(&desc->sparsity_penalty, 1);
-    saei_default_number(&desc->target_l0, 20);
-    saei_default_number(&desc->initial_sparsity_penalty, 0.1);
-    saei_default_steps(&desc->anneal_start, 15000);
-    saei_default_steps(&desc->anneal_end, steps);
-    saei_default_number(&desc->p_start, 1);
-    saei_default_steps(&desc->n_sparsity_updates, 10);
-    if (!desc->sparsity_queue_length) desc->sparsity_queue_length = 10;
-}
-
-/* The sentinels of a desc as plain numbers. */
-static uint64_t saei_steps_of(uint64_t field) { return field == SAE_NONE ? 0 : field; }
-static double saei_number_of(double field) { return field < 0 ? 0 : field; }
-
-static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    uint64_t warmup = saei_steps_of(h->warmup_steps), decay = saei_steps_of(h->decay_start);
-    uint64_t sparsity = saei_steps_of(h->sparsity_warmup_steps);
-    uint64_t resample = saei_steps_of(h->resample_steps);
-    unsigned long long steps = (unsigned long long)h->steps;
-    const char *who = "sae_trainer_create";
-    if (!h->steps || h->steps > INT64_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who,
-                         steps);
-    if (warmup >= h->steps)
-        return saei_fail(ctx, SAE_INVALID,
-                         "%s: warmup_steps is %llu, allowed are 0 to steps - 1, %llu", who,
-                         (unsigned long long)warmup, steps - 1);
-    if (sparsity >= h->steps)
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
-                         "steps - 1, %llu", who, (unsigned long long)sparsity, steps - 1);
-    if (decay && resample)
-        return saei_fail(ctx, SAE_INVALID,
-                         "%s: decay_start is %llu and resample_steps %llu, only one "
-                         "of them is allowed",
-                         who, (unsigned long long)decay, (unsigned long long)resample);
-    if (decay && (decay >= h->steps || decay <= warmup || decay <= sparsity))
-        return saei_fail(ctx, SAE_INVALID,
-                         "%s: decay_start is %llu, it must lie after warmup_steps "
-                         "(%llu) and sparsity_warmup_steps (%llu) and before steps (%llu)",
-                         who, (unsigned long long)decay, (unsigned long long)warmup,
-                         (unsigned long long)sparsity, steps);
-    if (resample >= h->steps)
-        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, allowed are 0 (none) to "
-                         "steps - 1, %llu", who, (unsigned long long)resample, steps - 1);
-    if (resample && h->kind != SAE_TRAINER_STANDARD && !saei_is_annealer(h->kind))
-        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, but %s does not resample "
-                         "(standard, p_anneal and gated_anneal do)", who,
-                         (unsigned long long)resample, sae_trainer_name(h->kind));
-    return SAE_OK;
-}
-
-/* Every number is finite, every group's share lies in 0 to 1. */
-static sae_result saei_finite_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    const struct {
-        const char *name;
-        double value;
-    } numbers[] = {
-        { "lr", h->lr }, { "l1_penalty", h->l1_penalty }, { "auxk_alpha", h->auxk_alpha },
-        { "threshold_beta", h->threshold_beta }, { "bandwidth", h->bandwidth },
-        { "sparsity_penalty", h->sparsity_penalty }, { "target_l0", h->target_l0 },
-        { "initial_sparsity_penalty", h->initial_sparsity_penalty }, { "p_start", h->p_start },
-        { "p_end", h->p_end },
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (!(fabs(numbers[i].value) <= FLT_MAX))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is %g, allowed are finite "
-                             "numbers", numbers[i].name, numbers[i].value);
-    for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
-        if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_fractions[%zu] is %g, "
-                             "allowed are 0 to 1", i, h->group_fractions[i]);
-        if (!(fabs(h->group_weights[i]) <= FLT_MAX))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
-                             "allowed are finite numbers", i, h->group_weights[i]);
-    }
-    return SAE_OK;
-}
-
-static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    const char *who = "sae_trainer_create";
-    double sum = 0;
-    SAEI_TRY(saei_finite_check(ctx, h));
-    if (h->sparsity_queue_length > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_queue_length is %zu, allowed are 1 to %d",
-                         who, h->sparsity_queue_length, INT32_MAX);
-    if (!(h->lr > 0) || h->lr > FLT_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
-                         h->lr);
-    if (saei_is_top_k(h->kind)) {
-        uint64_t anneal = saei_steps_of(h->k_anneal_steps);
-        if (anneal >= h->steps)
-            return saei_fail(ctx, SAE_INVALID,
-                             "%s: k_anneal_steps is %llu, allowed are 0 (none) to "
-                             "steps - 1, %llu",
-                             who, (unsigned long long)anneal, (unsigned long long)h->steps - 1);
-        if (anneal && h->activation_dim <= h->k)
-            return saei_fail(ctx, SAE_INVALID,
-                             "%s: k is %zu; annealing it starts from activation_dim, "
-                             "%zu, which must be larger",
-                             who, h->k, h->activation_dim);
-        if (!(saei_number_of(h->threshold_beta) <= 1))
-            return saei_fail(ctx, SAE_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1", who,
-                             h->threshold_beta);
-    }
-    if (h->kind == SAE_TRAINER_MATRYOSHKA) {
-        if (!h->num_groups || h->num_groups > SAE_MAX_GROUPS)
-            return saei_fail(ctx, SAE_INVALID,
-                             "%s: num_groups is %zu (group_fractions), allowed are 1 "
-                             "to %d",
-                             who, h->num_groups, SAE_MAX_GROUPS);
-        for (size_t i = 0; i < h->num_groups; i++) sum += h->group_fractions[i];
-        if (!(fabs(sum - 1) <= 1e-9))
-            return saei_fail(ctx, SAE_INVALID,
-                             "%s: group_fractions sum to %.9g, they must sum to 1", who, sum);
-    }
-    if (h->kind == SAE_TRAINER_JUMP_RELU && (!(h->bandwidth > 0) || !(h->target_l0 > 0)))
-        return saei_fail(ctx, SAE_INVALID,
-                         "%s: bandwidth is %g and target_l0 %g, both must be above 0", who,
-                         h->bandwidth, h->target_l0);
-    if (saei_is_annealer(h->kind)) {
-        if (h->sparsity_function != SAE_SPARSITY_LP && h->sparsity_function != SAE_SPARSITY_LP_P)
-            return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, the annealers allow "
-                             "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)", who,
-                             (int)h->sparsity_function);
-        if (!(h->p_start > 0) || h->p_end < 0)
-            return saei_fail(ctx, SAE_INVALID,
-                             "%s: p_start is %g and p_end %g, allowed are p_start "
-                             "above 0 and p_end from 0",
-                             who, h->p_start, h->p_end);
-        if (h->sparsity_function == SAE_SPARSITY_LP && !(h->p_end > 0))
-            return saei_fail(ctx, SAE_INVALID,
-                             "%s: p_end is %g with sparsity_function Lp, which takes "
-                             "the power 1/p: give a p_end above 0, or take Lp^p",
-                             who, h->p_end);
-    } else if (h->sparsity_function != SAE_SPARSITY_L1
-               && (h->kind != SAE_TRAINER_STANDARD || h->sparsity_function != SAE_SPARSITY_ENTROPY))
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, which %s does not have",
-                         who, (int)h->sparsity_function, sae_trainer_name(h->kind));
-    if ((h->reconstruction_norm || h->ghost_threshold != SAE_NONE)
-        && h->kind != SAE_TRAINER_STANDARD)
-        return saei_fail(ctx, SAE_INVALID,
-                         "%s: reconstruction_norm and ghost_threshold are options of "
-                         "standard, the trainer is %s",
-                         who, sae_trainer_name(h->kind));
-    if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
-        return saei_fail(ctx, SAE_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
-                         "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
-    return SAE_OK;
-}
-
-/* ==== >>trainer: the object =================================================================== */
-
-enum { /* scalars in device memory */
-    SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS,
-    SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
-};
-
-/* Host numbers that a resume needs, saved as one tensor. */
-typedef struct saei_trainer_numbers {
-    double step, rows_seen, k, p, next_p /* -1: none */, sparsity_coeff, p_updates, queue_size;
-} saei_trainer_numbers;
-
-enum { SAEI_STEPS_BEHIND = 8 }; /* the device is fewer behind the host */
-
-/* A block of parameters, gradients or moments under the dictionary's layout. */
-typedef struct saei_params {
-    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
-} saei_params;
-
-struct sae_trainer {
-    sae_context *ctx;
-    const sae_backend *ops;
-    sae_work w;
-    bool open;
-    sae_trainer_desc desc; /* its texts are our own */
-    sae_schedule schedule;
-    sae_adam adam;
-    sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
-    saei_trainer_numbers now;
-    saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
-    /* of the last update, for stats */
-    size_t n;
-    double scale, coef, lr, used_k; /* sparsity factor, sparsity_coeff, learning rate, k it used */
-    double *penalty;         /* device: where its sparsity penalty is */
-    bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
-    /* device */
-    saei_params param, grad, first, second;
-    float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
-    float *groups;                      /* [num_groups][batch][ld] */
-    sae_code code, aux;
-    sae_index index;
-    float *norms, *weight, *sums;                /* [m'] */
-    sae_lag lag;                                 /* seen NULL: no row of W_dec waits */
-    uint64_t *since;                             /* [m] rows or batches since the latent fired */
-    uint32_t *list, *list_count, *bad;
-    float *threshold, *warm;
-    double *scalars;
-    double *queue;               /* [2][sparsity_queue_length] penalties at p, next_p */
-    void *blocks[64];            /* every device allocation, to be freed */
-    size_t num_blocks;
-    /* host copies for resume, where the backend's memory is its own */
-    void *host[8];
-};
-
-static void *saei_device(sae_trainer *t, size_t count, size_t size) {
-    size_t bytes;
-    void *p = NULL;
-    if (t->num_blocks < 64 && saei_mul(count, size, &bytes)) p = t->ops->alloc(&t->w, bytes);
-    if (p) t->blocks[t->num_blocks++] = p;
-    return p;
-}
-
-static bool saei_params_make(sae_trainer *t, saei_params *p) {
-    sae_dictionary shape = t->view;
-    p->all = (float *)saei_device(t, t->view.num_params, sizeof(float));
-    if (!p->all) return false;
-    saei_dictionary_place(&shape, p->all);
-    p->W_enc = shape.W_enc;
-    p->W_dec = shape.W_dec;
-    p->b_enc = shape.b_enc;
-    p->aux0 = shape.aux0;
-    p->aux1 = shape.aux1;
-    p->b_dec = shape.b_dec;
-    return true;
-}
-
-static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool separate,
-                           sae_code *code) {
-    size_t entries;
-    bool ok;
-    code->stride = stride;
-    if (!saei_mul(t->desc.batch_size, stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
-        return false;
-    code->count = (uint32_t *)saei_device(t, t->desc.batch_size, sizeof(uint32_t));
-    code->latent = (uint32_t *)saei_device(t, entries, sizeof(uint32_t));
-    code->pre = code->value = (float *)saei_device(t, entries, sizeof(float));
-    if (separate) code->value = (float *)saei_device(t, entries, sizeof(float));
-    code->grad = (float *)saei_device(t, entries, sizeof(float));
-    ok = code->count && code->latent && code->pre && code->value && code->grad;
-    if (extras == 3) {
-        code->gate = (float *)saei_device(t, entries, sizeof(float));
-        ok = ok && code->gate;
-    }
-    for (size_t i = 0; i < extras; i++) {
-        code->extra[i] = (float *)saei_device(t, entries, sizeof(float));
-        ok = ok && code->extra[i];
-    }
-    /* these lists may be long; code_sums: the backend reads bits */
-    if (code == &t->code && !saei_is_top_k(t->desc.kind) && t->ops->code_sums) {
-        size_t words;
-        ok = ok && saei_mul(t->desc.batch_size, saei_ceil_div(t->desc.dict_size, 64), &words);
-        code->fires = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
-        ok = ok && code->fires;
-    }
-    return ok;
-}
-
-static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
-    size_t m = t->desc.dict_size;
-    bool ok = saei_mul(t->desc.batch_size, stride, &t->index.capacity);
-    t->index.dict_size = m;
-    t->index.begin = (size_t *)saei_device(t, m + 1, sizeof(size_t));
-    ok = ok && t->index.begin;
-    t->index.row = ok ? (uint32_t *)saei_device(t, t->index.capacity, sizeof(uint32_t)) : NULL;
-    ok = ok && t->index.row;
-    for (size_t i = 0; ok && i < values; i++) {
-        t->index.value[i] = (float *)saei_device(t, t->index.capacity, sizeof(float));
-        ok = t->index.value[i] != NULL;
-    }
-    return ok;
-}
-
-/* Everything a step will need. */
-static bool saei_trainer_memory(sae_trainer *t) {
-    const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
-    bool gated = saei_is_gated(h->kind), jump = h->kind == SAE_TRAINER_JUMP_RELU, ok;
-    bool ghost = h->ghost_threshold != SAE_NONE;
-    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
-    stride = h->dict_size;
-    if (h->kind == SAE_TRAINER_TOP_K) {
-        stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
-        stride = saei_min(stride, h->dict_size);
-    }
-    if (saei_is_top_k(h->kind) && saei_number_of(h->auxk_alpha) > 0)
-        aux = saei_min(h->top_k_aux, h->dict_size);
-    if (ghost) aux = h->dict_size;
-    t->w.shape.batch = h->batch_size;
-    t->w.shape.d = h->activation_dim;
-    t->w.shape.ld = t->view.ld;
-    t->w.shape.dict_size = h->dict_size;
-    t->w.shape.k = h->kind == SAE_TRAINER_TOP_K ? saei_max(stride, aux) : aux;
-    scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
-    if (scratch == SIZE_MAX) return false;
-    t->w.scratch = saei_device(t, scratch, 1);
-    ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
-         && saei_params_make(t, &t->second);
-    if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
-    t->x = (float *)saei_device(t, rows, sizeof(float));
-    t->target = (float *)saei_device(t, rows, sizeof(float));
-    t->e = (float *)saei_device(t, rows, sizeof(float));
-    t->r = (float *)saei_device(t, rows, sizeof(float));
-    t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
-    t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-    t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
-    t->list_count = (uint32_t *)saei_device(t, 2, sizeof(uint32_t));
-    t->norms = (float *)saei_device(t, m, sizeof(float));
-    t->weight = (float *)saei_device(t, m, sizeof(float));
-    t->sums = (float *)saei_device(t, m, sizeof(float));
-    t->threshold = (float *)saei_device(t, 2, sizeof(float));
-    t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
-    t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && h->kind != SAE_TRAINER_STANDARD_APRIL) {
-        t->lag.seen = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-        t->lag.listed = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-        t->lag.waiting = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
-        ok = ok && t->lag.seen && t->lag.listed && t->lag.waiting;
-    }
-    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
-         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
-    if (ok && h->kind == SAE_TRAINER_MATRYOSHKA) {
-        size_t all;
-        t->groups = saei_mul(rows, h->num_groups, &all)
-                        ? (float *)saei_device(t, all, sizeof(float))
-                        : NULL;
-        ok = t->groups != NULL;
-    }
-    if (!ok) return false;
-    t->bad = t->list_count + 1;
-    t->warm = t->threshold + 1;
-    /* Lists of any length: long rows share no set of a cache. Those of a k hold just as many. */
-    apart = h->kind == SAE_TRAINER_TOP_K || stride < 1024 ? stride : saei_align16(stride) | 16;
-    ok = saei_code_make(t, apart, gated ? 3 : jump ? 1 : 0, gated || jump, &t->code);
-    if (ok && aux) ok = saei_code_make(t, aux, 0, ghost, &t->aux);
-    return ok && saei_index_make(t, saei_max(stride, aux),
-                                 t->ops->code_sums ? 2 : gated ? 5 : jump ? 3 : 2);
-}
-
-static char *saei_own_text(sae_trainer *t, const char *text, bool *ok) {
-    char *copy = text ? saei_strdup(t->ctx, text) : NULL;
-    if (text && !copy) *ok = false;
-    return copy;
-}
-
-SAE_API void sae_trainer_destroy(sae_trainer *t) {
-    if (!t) return;
-    while (t->num_blocks) t->ops->free(&t->w, t->blocks[--t->num_blocks]);
-    if (t->open) t->ops->close(t->ctx, t->w.state);
-    for (size_t i = 0; i < sizeof t->host / sizeof *t->host; i++) saei_free(t->ctx, t->host[i]);
-    saei_free(t->ctx, t->desc.lm_name);
-    saei_free(t->ctx, t->desc.submodule_name);
-    saei_free(t->ctx, t->desc.wandb_name);
-    saei_free(t->ctx, t->desc.init);
-    saei_free(t->ctx, t);
-}
-
-static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictionary_desc *out) {
-    size_t sum = 0;
-    memset(out, 0, sizeof *out);
-    out->arch = h->arch;
-    out->activation_dim = h->activation_dim;
-    out->dict_size = h->dict_size;
-    out->seed = h->seed;
-    if (!saei_is_top_k(h->kind)) return;
-    out->k = h->k;
-    if (h->kind != SAE_TRAINER_MATRYOSHKA) return;
-    out->num_groups = h->num_groups;
-    for (size_t g = 0; g < h->num_groups && g < SAE_MAX_GROUPS; g++) {
-        double size = h->group_fractions[g] * (double)h->dict_size;
-        if (g + 1 == h->num_groups)
-            out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
-        else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
-        sum += out->group_sizes[g];
-    }
-}
-
-static sae_result saei_trainer_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    sae_arch arch;
-    sae_trainer_desc plain = *h;
-    if (h->kind < SAE_TRAINER_STANDARD || h->kind > SAE_TRAINER_JUMP_RELU)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: kind is %d, allowed are %d to %d",
-                         (int)h->kind, (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
-    plain.arch = SAE_ARCH_DEFAULT;
-    arch = saei_trainer_arch(&plain);
-    if (h->arch != arch
-        && !(h->kind == SAE_TRAINER_STANDARD_APRIL && h->arch == SAE_ARCH_STANDARD_NEW))
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
-                         sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
-                         h->kind == SAE_TRAINER_STANDARD_APRIL ? " and AutoEncoderNew" : "");
-    if (!h->batch_size || h->batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID,
-                         "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
-                         h->batch_size, INT32_MAX);
-    SAEI_TRY(saei_steps_check(ctx, h));
-    return saei_numbers_check(ctx, h);
-}
-
-/* The start: init's tensors, or the class's own. */
-static sae_result saei_trainer_start(sae_trainer *t) {
-    const sae_dictionary_desc *want = &t->view.desc;
-    sae_dictionary *from = NULL;
-    const double none = -1; /* auxk: no dead latents so far */
-    if (t->desc.init) {
-        sae_load_desc load;
-        memset(&load, 0, sizeof load);
-        load.arch = want->arch;
-        load.k = want->k;
-        load.raw = true;
-        SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
-        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
-            || from->desc.subtract_b_dec != want->subtract_b_dec) {
-            sae_result result = saei_fail(t->ctx, SAE_MISMATCH, "sae_trainer_create: init is %s, "
-                                          "which holds %s%s; the trainer has %s", t->desc.init,
-                                          sae_arch_name(from->desc.arch),
-                                          from->desc.arch == want->arch ? " with variations" : "",
-                                          sae_arch_name(want->arch));
-            sae_dictionary_destroy(from);
-            return result;
-        }
-        if (from->desc.activation_dim != want->activation_dim
-            || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
-            || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
-            char has[64] = "", wants[96] = "";
-            if (want->num_groups) {
-                snprintf(has, sizeof has, " in %zu groups", from->desc.num_groups);
-                snprintf(wants, sizeof wants, " in %zu (or groups of other sizes)",
-                         want->num_groups);
-            }
-            sae_result result = saei_fail(
-                t->ctx, SAE_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
-                "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
-                from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
-            sae_dictionary_destroy(from);
-            return result;
-        }
-    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
-    t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
-    t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
-    t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
-    t->view.threshold = from->threshold;
-    sae_dictionary_destroy(from);
-    return SAE_OK;
-}
-
-SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
-                                      sae_trainer **out) {
-    sae_trainer_desc h;
-    sae_dictionary_desc shape;
-    sae_trainer *t;
-    sae_result result;
-    bool ok = true, fast;
-    if (!ctx) return SAE_INVALID;
-    if (!desc || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is NULL", desc ? "out" : "desc");
-    h = *desc;
-    sae_trainer_defaults(&h);
-    SAEI_TRY(saei_trainer_check(ctx, &h));
-    saei_trainer_dictionary_desc(&h, &shape);
-    SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
-    t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
-    if (!t) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
-    t->ctx = ctx;
-    t->ops = ctx->backend;
-    t->w.ctx = ctx;
-    t->desc = h;
-    t->desc.lm_name = saei_own_text(t, h.lm_name, &ok);
-    t->desc.submodule_name = saei_own_text(t, h.submodule_name, &ok);
-    t->desc.wandb_name = saei_own_text(t, h.wandb_name, &ok);
-    t->desc.init = saei_own_text(t, h.init, &ok);
-    t->view.ctx = ctx;
-    t->view.desc = shape;
-    t->view.ld = saei_align16(shape.activation_dim);
-    t->view.num_params = saei_param_count(&shape);
-    t->view.rule = saei_is_top_k(h.kind) ? SAE_RULE_TOP_K : SAE_RULE_DEFAULT;
-    if (saei_is_top_k(h.kind) && h.kind != SAE_TRAINER_TOP_K) t->view.rule = SAE_RULE_THRESHOLD;
-    t->view.active_groups = shape.num_groups;
-    t->view.borrowed = true;
-    t->view.origin.layer = -1;
-    t->schedule.steps = h.steps;
-    t->schedule.warmup_steps = saei_steps_of(h.warmup_steps);
-    t->schedule.decay_start = saei_steps_of(h.decay_start);
-    t->schedule.resample_steps = saei_steps_of(h.resample_steps);
-    t->schedule.sparsity_warmup_steps = saei_steps_of(h.sparsity_warmup_steps);
-    fast = saei_is_gated(h.kind) || h.kind == SAE_TRAINER_JUMP_RELU;
-    t->adam.beta1 = fast ? 0 : 0.9;
-    t->adam.beta2 = 0.999;
-    t->adam.eps = 1e-8;
-    t->now.k = (double)h.k;
-    t->now.p = h.p_start;
-    t->now.next_p = -1;
-    t->now.sparsity_coeff = saei_number_of(h.initial_sparsity_penalty);
-    result = t->ops->open(ctx, &t->w.state);
-    t->open = result == SAE_OK;
-    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t))) {
-        result = t->ops->status(&t->w); /* a backend may know more */
-        if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
-                               "sae_trainer_create: no memory to train %zu latents "
-                               "of %zu dimensions with batches of %zu rows",
-                               h.dict_size, h.activation_dim, h.batch_size);
-    }
-    if (result == SAE_OK) result = saei_trainer_start(t);
-    if (result == SAE_OK && t->ops->host_memory) saei_dictionary_place(&t->view, t->param.all);
-    else if (result == SAE_OK) {
-        t->host[0] = saei_calloc(ctx, t->view.num_params, sizeof(float));
-        if (t->host[0]) saei_dictionary_place(&t->view, (float *)t->host[0]);
-        else
-            result =
-                saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a host copy");
-    }
-    if (result == SAE_OK) result = t->ops->status(&t->w);
-    if (result != SAE_OK) {
-        sae_trainer_destroy(t);
-        return result;
-    }
-    *out = t;
-    return SAE_OK;
-}
-
-/* ==== >>trainer: the nine schemes ============================================================= */
-/* Each computes the gradients of one batch into t->grad. Notation of reference.md and of the papers
-   named; e = x_hat - y. Every gradient of the squared error is 2/n e: alpha below. */
-
-/* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
-static void saei_catch_up(sae_trainer *t, const sae_code *code) {
-    if (t->lag.waits)
-        t->ops->catch_up(&t->w, code, &t->lag, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
-                         t->second.W_dec);
-}
-
-/* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
-   the rows do, and is tried once in eight times. */
-static void saei_lag_update(sae_trainer *t, const sae_adam *adam, uint64_t step) {
-    sae_lag *lag = &t->lag;
-    size_t at = lag->updates % SAE_LAG_UPDATES;
-    bool waits = lag->waits;
-    uint32_t waiting;
-    lag->adam[at] = *adam;
-    lag->t[at] = step + 1;
-    lag->updates++;
-    if (lag->updates % SAE_LAG_UPDATES) return;
-    saei_catch_up(t, NULL);
-    lag->waits = lag->updates / SAE_LAG_UPDATES % 8 == 0;
-    if (waits) {
-        t->ops->download(&t->w, &waiting, lag->waiting, sizeof waiting);
-        lag->waits = waiting && 8 * (size_t)waiting >= t->desc.dict_size;
-    } else lag->begun = lag->updates;
-}
-
-static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
-                              bool listed) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.x = t->xc;
-    a.W = t->param.W_enc;
-    a.bias = t->param.b_enc;
-    a.n = t->n;
-    a.d = t->desc.activation_dim;
-    a.ld = t->view.ld;
-    a.m = t->desc.dict_size;
-    a.list = listed ? t->list : NULL;
-    a.list_count = t->list_count;
-    a.select = select;
-    a.k = k;
-    a.theta = select == SAE_SELECT_WINDOW ? t->param.aux0 : NULL;
-    a.bandwidth = (float)t->desc.bandwidth;
-    a.warm = t->warm;
-    t->ops->encode(&t->w, &a, code);
-    saei_catch_up(t, code);
-}
-
-/* By latent (f, dL/dp), and `others` values that are only summed, see saei_sums. */
-static void saei_index_batch(sae_trainer *t, const sae_code *code, size_t others) {
-    const float *values[5];
-    values[0] = code->value;
-    values[1] = code->grad;
-    for (size_t i = 0; i < 3; i++) values[2 + i] = code->extra[i];
-    t->ops->index(&t->w, code, values, t->ops->code_sums ? 2 : 2 + others, &t->index);
-}
-
-/* out[i] = the sum of extra[which] over the entries of latent i. */
-static void saei_sums(sae_trainer *t, size_t which, float *out) {
-    if (t->ops->code_sums)
-        t->ops->code_sums(&t->w, &t->code, t->code.extra[which], t->desc.dict_size, false, out);
-    else t->ops->latent_sums(&t->w, &t->index, 2 + which, false, out);
-}
-
-/* From an index of (f, dL/dp): dW_dec = alpha sum f e, dW_enc = sum dL/dp xc,
-   db_enc = sum dL/dp. */
-static void saei_latent_grads(sae_trainer *t, const float *e, float alpha, bool add) {
-    size_t m = t->desc.dict_size;
-    t->ops->latent_rows(&t->w, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
-    t->ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, add, t->grad.W_enc);
-    t->ops->latent_sums(&t->w, &t->index, 1, add, t->grad.b_enc);
-}
-
-/* b_dec is added to x_hat and, in most classes, subtracted from the encoder's input:
-   db_dec = alpha sum e - sum_i (sum dL/dp_i) W_enc_i. */
-static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const float *dp_sums) {
-    t->ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
-    if (saei_subtracts(&t->view.desc))
-        t->ops->weighted_sum(&t->w, t->param.W_enc, dp_sums, t->desc.dict_size, -1, t->grad.b_dec);
-}
-
-/* e = x_hat - y and its mean square norm; grad = alpha e.W_dec of the entries, 0 where relu_of is
-   not positive. */
-static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
-                             float *e, double *loss, float *grad) {
-    const sae_backend *ops = t->ops;
-    size_t m = t->desc.dict_size;
-    if (ops->reconstruct) {
-        ops->reconstruct(&t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y, alpha,
-                         relu_of, e, loss, grad);
-        return;
-    }
-    ops->decode(&t->w, &t->code, values, t->param.W_dec, 0, m, t->param.b_dec, 0, e);
-    ops->residual(&t->w, e, t->y, t->n, e, loss);
-    ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, relu_of, grad);
-}
-
-/* Ghost gradients (Anthropic, January 2024 update): latents silent for long are pulled towards the
-   residual through exp(p). Adds to the gradients of an index already used. */
-static void saei_ghost_grads(sae_trainer *t) {
-    t->ops->exp_values(&t->w, &t->aux);
-    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
-                   t->r);
-    t->ops->ghost_residual(&t->w, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
-    t->ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
-    t->ops->exp_grad(&t->w, &t->aux);
-    saei_index_batch(t, &t->aux, 0);
-    saei_latent_grads(t, t->r, 1, true);
-}
-
-/* Penalty of the annealers (Karvonen et al. 2024, p-annealing) on values, into grad. Once there is
-   a next p, the penalties at p and at the next p go to the queue. */
-static void saei_anneal_penalty(sae_trainer *t, double scale, const float *values, float *grad) {
-    sae_penalty kind =
-        t->desc.sparsity_function == SAE_SPARSITY_LP ? SAE_PENALTY_LP : SAE_PENALTY_LP_P;
-    size_t length = t->desc.sparsity_queue_length, slot = (size_t)t->now.queue_size % length;
-    bool queued = t->now.next_p >= 0;
-    if (queued) t->penalty = t->queue + slot;
-    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * scale, NULL, &t->code, values,
-                    grad, t->penalty);
-    if (!queued) return;
-    t->ops->penalty(&t->w, kind, t->now.next_p, 0, NULL, &t->code, values, NULL,
-                    t->queue + length + slot);
-    t->now.queue_size += 1;
-}
-
-/* STANDARD (Bricken et al. 2023), STANDARD_APRIL (Conerly et al. 2024), P_ANNEAL:
-   mean |e|^2 (or mean |e|) + coefficient * s(t) * penalty(f). */
-static void saei_grads_standard(sae_trainer *t, double scale) {
-    const sae_trainer_desc *h = &t->desc;
-    const sae_backend *ops = t->ops;
-    bool april = h->kind == SAE_TRAINER_STANDARD_APRIL, ghost = h->ghost_threshold != SAE_NONE;
-    int power = h->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1; /* NEW hands out f |w|, counted again */
-    double coef = saei_number_of(h->l1_penalty) * scale;
-    float alpha = (float)(h->reconstruction_norm ? 1.0 / (double)t->n : 2.0 / (double)t->n);
-    size_t m = h->dict_size;
-    float *e = t->e;
-    saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    if (!h->reconstruction_norm)
-        saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
-    else {
-        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
-        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
-        ops->axpy(&t->w, t->n * t->view.ld, 1, t->e, NULL, t->r);
-        ops->unit_rows(&t->w, t->n, t->r, t->scalars + SAEI_S_L2);
-        e = t->r;
-        ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
-    }
-    if (h->kind == SAE_TRAINER_P_ANNEAL) saei_anneal_penalty(t, scale, t->code.value, t->code.grad);
-    else {
-        if (april) {
-            ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
-            ops->norm_weight(&t->w, t->norms, power, m, t->weight);
-        }
-        ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
-                                                                         : SAE_PENALTY_L1,
-                     1, coef, april ? t->weight : NULL, &t->code, t->code.value, t->code.grad,
-                     t->scalars + SAEI_S_SPARSITY);
-    }
-    saei_index_batch(t, &t->code, 0);
-    if (ghost) { /* the counters as they stood before this batch */
-        ops->list_silent(&t->w, t->since, h->ghost_threshold + 1, m, t->list, t->list_count);
-        saei_encode_batch(t, SAE_SELECT_ALL, 0, &t->aux, true);
-    }
-    ops->fired(&t->w, &t->index, -1, 1, t->since);
-    saei_latent_grads(t, e, alpha, false);
-    if (april) {
-        ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
-        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
-                       (float)(coef / (double)t->n), m, t->grad.W_dec);
-    }
-    ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
-    if (ghost) saei_ghost_grads(t);
-    if (saei_subtracts(&t->view.desc))
-        ops->weighted_sum(&t->w, t->param.W_enc, t->grad.b_enc, m, -1, t->grad.b_dec);
-}
-
-/* GATED (Rajamanoharan et al. 2024a): mean |e|^2 + coefficient * s(t) * penalty(relu(gate)) +
-   mean |x_hat(relu(gate)) - x|^2 with the decoder held fixed in the last. */
-static void saei_grads_gated(sae_trainer *t, double scale) {
-    const sae_trainer_desc *h = &t->desc;
-    const sae_backend *ops = t->ops;
-    float alpha = (float)(2.0 / (double)t->n);
-    saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
-    ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
-    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.extra[0]);
-    saei_reconstruct(t, t->code.gate, alpha, NULL, t->r, t->scalars + SAEI_S_AUX, t->code.extra[1]);
-    if (h->kind == SAE_TRAINER_GATED_ANNEAL)
-        saei_anneal_penalty(t, scale, t->code.gate, t->code.extra[1]);
-    else
-        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * scale, NULL,
-                     &t->code, t->code.gate, t->code.extra[1], t->scalars + SAEI_S_SPARSITY);
-    ops->gate_grad(&t->w, t->param.aux0, &t->code);
-    saei_index_batch(t, &t->code, 3);
-    ops->fired(&t->w, &t->index, 0, 1, t->since);
-    saei_latent_grads(t, t->e, alpha, false);
-    ops->latent_sums(&t->w, &t->index, 1, false, t->sums);
-    saei_sums(t, 1, t->grad.b_enc);
-    saei_sums(t, 0, t->grad.aux1);
-    saei_sums(t, 2, t->grad.aux0);
-    saei_bias_grad(t, t->e, alpha, t->sums);
-}
-
-/* Matryoshka (Bussmann et al. 2025): L = mean_g w_g mean |e_g|^2, e_g the residual after groups
-   1..g. A latent of group g sees S_g = sum over h >= g of w_h / G e_h. Fills t->groups with S and
-   t->e with the last residual. */
-static void saei_matryoshka_residuals(sae_trainer *t) {
-    const sae_trainer_desc *h = &t->desc;
-    size_t rows = t->n * t->view.ld, stride = h->batch_size * t->view.ld, lo = 0;
-    for (size_t g = 0; g < h->num_groups; g++) {
-        size_t hi = lo + t->view.desc.group_sizes[g];
-        t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, lo, hi,
-                       g ? t->r : t->param.b_dec, g ? t->view.ld : 0, t->r);
-        t->ops->residual(&t->w, t->r, t->y, t->n, t->groups + g * stride,
-                         t->scalars + SAEI_S_GROUPS + g);
-        lo = hi;
-    }
-    t->ops->axpy(&t->w, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
-    for (size_t g = h->num_groups; g-- > 0; )
-        t->ops->axpy(&t->w, rows, (float)(h->group_weights[g] / (double)h->num_groups),
-                     t->groups + g * stride, NULL, t->groups + g * stride);
-    for (size_t g = h->num_groups - 1; g-- > 0; )
-        t->ops->axpy(&t->w, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
-                     t->groups + g * stride);
-}
-
-/* TOP_K (Gao et al. 2024), BATCH_TOP_K (Bussmann et al. 2024), MATRYOSHKA: mean |e|^2 +
-   auxk_alpha auxk, where auxk reconstructs e from the dead latents. */
-static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
-    const sae_trainer_desc *h = &t->desc;
-    const sae_backend *ops = t->ops;
-    bool rows = h->kind == SAE_TRAINER_TOP_K, nested = h->kind == SAE_TRAINER_MATRYOSHKA;
-    size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
-    float alpha = (float)(2.0 / (double)t->n);
-    double auxk_alpha = saei_number_of(h->auxk_alpha);
-    saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
-                      &t->code, false);
-    if (step > saei_steps_of(h->threshold_start_step))
-        ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta),
-                              t->threshold);
-    if (nested) saei_matryoshka_residuals(t);
-    else
-        saei_reconstruct(t, t->code.value, alpha, t->code.value, t->e, t->scalars + SAEI_S_L2,
-                         t->code.grad);
-    for (size_t g = 0; nested && g < h->num_groups; g++) {
-        size_t hi = lo + t->view.desc.group_sizes[g];
-        ops->dots(&t->w, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
-                  t->code.value, t->code.grad);
-        lo = hi;
-    }
-    saei_index_batch(t, &t->code, 0);
-    ops->fired(&t->w, &t->index, rows ? -1 : 0, t->n, t->since);
-    if (!nested) saei_latent_grads(t, t->e, alpha, false);
-    else {
-        lo = 0;
-        for (size_t g = 0; g < h->num_groups; g++) {
-            size_t hi = lo + t->view.desc.group_sizes[g];
-            ops->latent_rows(&t->w, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
-                             t->grad.W_dec);
-            lo = hi;
-        }
-        ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, false, t->grad.W_enc);
-        ops->latent_sums(&t->w, &t->index, 1, false, t->grad.b_enc);
-    }
-    /* No latent can be dead before that many rows were seen. */
-    if (t->now.rows_seen + (double)t->n >= (double)h->dead_feature_threshold) {
-        ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
-        if (t->aux.stride) {
-            saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
-            ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
-            ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
-                               t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
-            ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
-            saei_index_batch(t, &t->aux, 0);
-            saei_latent_grads(t, t->r, 1, true);
-        }
-    }
-    saei_bias_grad(t, nested ? t->groups : t->e, alpha, t->grad.b_enc);
-}
-
-/* JUMP_RELU (Rajamanoharan et al. 2024b, with an L0 target): mean |e|^2 + c s(t) (L0/target - 1)^2,
-   gradients of the thresholds by the straight-through rectangle. As in the reference the L0 term's
-   rectangle is taken at f, after the jump. */
-static void saei_grads_jump_relu(sae_trainer *t, double scale) {
-    const sae_trainer_desc *h = &t->desc;
-    const sae_backend *ops = t->ops;
-    float alpha = (float)(2.0 / (double)t->n), bandwidth = (float)h->bandwidth;
-    double coef = saei_number_of(h->sparsity_penalty) * scale;
-    size_t m = h->dict_size;
-    saei_encode_batch(t, SAE_SELECT_WINDOW, 0, &t->code, false);
-    ops->jump(&t->w, t->param.aux0, &t->code);
-    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
-    ops->jump_grad(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, &t->code,
-                   t->scalars + SAEI_S_L0, t->scalars + SAEI_S_SPARSITY);
-    saei_index_batch(t, &t->code, 1);
-    ops->fired(&t->w, &t->index, 0, t->n, t->since);
-    saei_latent_grads(t, t->e, alpha, false);
-    saei_sums(t, 0, t->grad.aux0);
-    ops->jump_rest(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, t->scalars + SAEI_S_L0,
-                   &t->index, t->n, t->grad.aux0);
-    saei_bias_grad(t, t->e, alpha, t->grad.b_enc);
-    if (t->now.rows_seen + (double)t->n > (double)h->dead_feature_threshold)
-        ops->list_silent(&t->w, t->since, h->dead_feature_threshold + 1, m, t->list, t->list_count);
-}
-
-/* ==== >>trainer: the step ===================================================================== */
-
-/* What a poll or a wait brings to light: an error, or that a batch was bad. Then the host's numbers
-   go back to where the device's stand, before that batch's step. */
-static sae_result saei_trainer_look(sae_trainer *t, bool wait) {
-    uint64_t step;
-    SAEI_TRY(wait || !t->ops->poll ? t->ops->status(&t->w) : t->ops->poll(&t->w));
-    if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
-    t->now = t->past[step % SAEI_STEPS_BEHIND];
-    t->n = 0; /* its stats are gone */
-    return saei_fail(t->ctx, SAE_NOT_FINITE,
-                     "sae_trainer_step: the batch of step %llu holds NaN or "
-                     "infinity, all values must be finite",
-                     (unsigned long long)step);
-}
-
-/* Adam on floats [begin, end) of the parameters. */
-static void saei_adam_range(sae_trainer *t, const sae_adam *adam, uint64_t step,
-                            const double *squares, size_t begin, size_t end) {
-    if (begin == end) return;
-    t->ops->adam(&t->w, adam, step + 1, squares, 1, t->param.all + begin, t->grad.all + begin,
-                 t->first.all ? t->first.all + begin : NULL, t->second.all + begin, end - begin);
-}
-
-/* Gradients to parameters: constraint, clipping, Adam, unit norm, as the scheme has them. */
-static void saei_trainer_update(sae_trainer *t, uint64_t step) {
-    sae_trainer_kind kind = t->desc.kind;
-    bool constrained =
-        kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
-    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL, fused;
-    size_t m = t->desc.dict_size, dec, end;
-    double *squares = t->scalars + SAEI_S_SQUARES;
-    sae_lag *lag = t->lag.seen ? &t->lag : NULL;
-    float unit_eps = constrained ? 0 : FLT_EPSILON;
-    sae_adam adam = t->adam;
-    adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
-    t->lr = adam.lr;
-    fused = unit && t->ops->adam_rows;
-    if (unit && !(fused && !clipped)) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, lag,
-                                t->grad.W_dec);
-    if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
-    else squares = NULL;
-    if (!fused) {
-        saei_adam_range(t, &adam, step, squares, 0, t->view.num_params);
-        if (unit)
-            t->ops->normalize_rows(&t->w, m, unit_eps, t->param.W_dec);
-        return;
-    }
-    dec = (size_t)(t->param.W_dec - t->param.all);
-    end = dec + m * t->view.ld;
-    saei_adam_range(t, &adam, step, squares, 0, dec);
-    t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag, m,
-                      t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
-    saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
-    if (!lag) return;
-    lag->unit = unit_eps;
-    saei_lag_update(t, &adam, step);
-}
-
-/* Integer linspace of PyTorch 2: step i from the start in the first half, from the end in the
-   second, in double, truncated. */
-static uint64_t saei_anneal_step(const sae_trainer_desc *h, uint64_t count, uint64_t i) {
-    double a = (double)saei_steps_of(h->anneal_start), b = (double)h->anneal_end, step;
-    if (count < 2) return (uint64_t)a;
-    step = (b - a) / (double)(count - 1);
-    return (uint64_t)(i < count / 2 ? a + (double)i * step : b - (double)(count - 1 - i) * step);
-}
-
-static float saei_anneal_p(const sae_trainer_desc *h, uint64_t count, uint64_t i) {
-    double step = count > 1 ? (h->p_end - h->p_start) / (double)(count - 1) : 0;
-    return (float)(i < count / 2 || count < 2 ? h->p_start + (double)i * step
-                                              : h->p_end - (double)(count - 1 - i) * step);
-}
-
-static uint64_t saei_anneal_count(const sae_trainer_desc *h) {
-    uint64_t start = saei_steps_of(h->anneal_start);
-    if (h->n_sparsity_updates != SAE_NONE) return h->n_sparsity_updates;
-    return h->anneal_end > start ? h->anneal_end - start + 1 : 1;
-}
-
-/* After the loss of step t: where t is one of the update steps, the coefficient is scaled so that
-   the penalty keeps its size under the next p, and p moves on. */
-static sae_result saei_anneal_update(sae_trainer *t, uint64_t step) {
-    const sae_trainer_desc *h = &t->desc;
-    uint64_t count = saei_anneal_count(h), at = (uint64_t)t->now.p_updates;
-    bool due = false;
-    if (at >= count || step < saei_anneal_step(h, count, at)) return SAE_OK;
-    /* the steps ascend, so only those from `at` back to equal ones can be this step */
-    for (uint64_t i = at; i < count && !due && saei_anneal_step(h, count, i) <= step; i++)
-        due = saei_anneal_step(h, count, i) == step;
-    for (uint64_t i = at; i-- > 0 && !due && saei_anneal_step(h, count, i) >= step; )
-        due = saei_anneal_step(h, count, i) == step;
-    if (!due) return SAE_OK;
-    SAEI_TRY(saei_trainer_look(t, true)); /* the queue holds this step's penalty */
-    if (t->now.next_p >= 0 && t->now.queue_size > 0) {
-        size_t length = h->sparsity_queue_length;
-        size_t used = saei_min(length, (size_t)t->now.queue_size);
-        double sums[2];
-        for (size_t half = 0; half < 2; half++) {
-            sums[half] = 0;
-            for (size_t i = 0; i < used; i++) {
-                double v;
-                t->ops->download(&t->w, &v, t->queue + half * length + i, sizeof v);
-                sums[half] += v;
-            }
-        }
-        t->now.sparsity_coeff *= (double)(float)(sums[0] / sums[1]);
-    }
-    t->now.p = (double)saei_anneal_p(h, count, at);
-    t->now.next_p = at + 1 < count ? (double)saei_anneal_p(h, count, at + 1) : h->p_end;
-    t->now.p_updates += 1;
-    return SAE_OK;
-}
-
-/* STANDARD after steps with t mod resample_steps == 0, the annealers == resample_steps - 1.
-   DEVIATION: the reference's annealers write into a copy, so nothing changes there; GATED_ANNEAL's
-   fails. Here all do what STANDARD does, with all three vectors of a gated latent set to 0. */
-static void saei_resample(sae_trainer *t, uint64_t step) {
-    uint64_t every = saei_steps_of(t->desc.resample_steps);
-    size_t m = t->desc.dict_size, biases = saei_is_gated(t->desc.kind) ? 3 : 1;
-    float *enc[3], *dec[3], *bias[3][3];
-    if (!every || step % every != (t->desc.kind == SAE_TRAINER_STANDARD ? 0 : every - 1)) return;
-    t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
-    t->l0_known = true;
-    if (saei_subtracts(&t->view.desc))
-        t->ops->subtract(&t->w, t->x, t->param.b_dec, t->n, t->xc);
-    if (saei_is_gated(t->desc.kind)) {
-        saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
-        t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
-    } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
-    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
-    for (int i = 0; i < 3; i++) {
-        const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
-        enc[i] = p->W_enc;
-        dec[i] = p->W_dec;
-        bias[0][i] = p->b_enc;
-        bias[1][i] = p->aux0;
-        bias[2][i] = p->aux1;
-    }
-    saei_catch_up(t, NULL);
-    t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc, dec,
-                     (float *const(*)[3])bias, biases);
-}
-
-/* k after the update of step t: from d down to the target over k_anneal_steps. */
-static void saei_anneal_k(sae_trainer *t, uint64_t step) {
-    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
-    double r;
-    if (!over) return;
-    r = (double)(step < over ? step : over) / (double)over;
-    t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
-    if (t->now.k > (double)t->desc.dict_size) t->now.k = (double)t->desc.dict_size;
-}
-
-static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae_rows *target,
-                                    size_t n, float divisor) {
-    const uint64_t step = (uint64_t)t->now.step;
-    uint32_t bad = 0;
-    t->ops->zero(&t->w, t->bad, sizeof bad);
-    t->ops->load_rows(&t->w, x, n, divisor, t->x, t->bad);
-    if (target) t->ops->load_rows(&t->w, target, n, divisor, t->target, t->bad);
-    if (t->ops->guard) t->ops->guard(&t->w, t->bad, step);
-    else {
-        t->ops->download(&t->w, &bad, t->bad, sizeof bad);
-        SAEI_TRY(t->ops->status(&t->w));
-    }
-    if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
-    if (bad)
-        return saei_fail(t->ctx, SAE_NOT_FINITE,
-                         "sae_trainer_step: the batch of step %llu holds NaN or "
-                         "infinity, all values must be finite",
-                         (unsigned long long)step);
-    t->past[step % SAEI_STEPS_BEHIND] = t->now;
-    t->n = n;
-    t->y = target ? t->target : t->x;
-    return SAE_OK;
-}
-
-static sae_result saei_rows_check(const sae_context *ctx, const char *who, const sae_rows *rows,
-                                  const char *name, size_t d) {
-    if (!rows->data) return saei_fail(ctx, SAE_INVALID, "%s: %s is NULL", who, name);
-    if (rows->dtype && rows->dtype != SAE_F32 && rows->dtype != SAE_F16 && rows->dtype != SAE_BF16)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s.dtype is %s, allowed are F32, F16, BF16", who,
-                         name, sae_dtype_name(rows->dtype));
-    if (rows->stride && rows->stride < d)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s.stride is %zu, allowed are 0 and %zu or more",
-                         who, name, rows->stride, d);
-    return SAE_OK;
-}
-
-static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
-                                         size_t n, float divisor) {
-    uint64_t step;
-    double scale;
-    if (!t) return SAE_INVALID;
-    if (!x) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: x is NULL");
-    SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
-    if (target)
-        SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
-                                 t->desc.activation_dim));
-    if (!n || n > t->desc.batch_size)
-        return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: n is %zu rows, allowed are 1 to "
-                         "batch_size, %zu", n, t->desc.batch_size);
-    if (t->ops->tripped) SAEI_TRY(saei_trainer_look(t, false));
-    SAEI_TRY(saei_trainer_load(t, x, target, n, divisor));
-    step = (uint64_t)t->now.step;
-    t->scale = scale = sae_sparsity_factor(&t->schedule, step);
-    t->coef = t->now.sparsity_coeff;
-    t->used_k = t->now.k;
-    t->penalty = t->scalars + SAEI_S_SPARSITY;
-    t->l0_known = false;
-    if (t->ops->begin_step) t->ops->begin_step(&t->w);
-    if (saei_is_top_k(t->desc.kind) && step == 0)
-        t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
-    if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
-    switch (t->desc.kind) {
-    case SAE_TRAINER_STANDARD:
-    case SAE_TRAINER_STANDARD_APRIL:
-    case SAE_TRAINER_P_ANNEAL: saei_grads_standard(t, scale); break;
-    case SAE_TRAINER_GATED:
-    case SAE_TRAINER_GATED_ANNEAL: saei_grads_gated(t, scale); break;
-    case SAE_TRAINER_DEFAULT:
-    case SAE_TRAINER_TOP_K:
-    case SAE_TRAINER_BATCH_TOP_K:
-    case SAE_TRAINER_MATRYOSHKA: saei_grads_top_k(t, step); break;
-    case SAE_TRAINER_JUMP_RELU: saei_grads_jump_relu(t, scale); break;
-    }
-    saei_trainer_update(t, step);
-    saei_resample(t, step);
-    if (t->ops->end_step) t->ops->end_step(&t->w);
-    SAEI_TRY(saei_trainer_look(t, false));
-    if (saei_is_annealer(t->desc.kind)) SAEI_TRY(saei_anneal_update(t, step));
-    saei_anneal_k(t, step);
-    t->now.step += 1;
-    t->now.rows_seen += (double)n;
-    return SAE_OK;
-}
-
-SAE_API sae_result sae_trainer_step(sae_trainer *t, const float *x, const float *target, size_t n) {
-    sae_rows rows[2];
-    memset(rows, 0, sizeof rows);
-    rows[0].data = x;
-    rows[1].data = target;
-    return saei_trainer_step_rows(t, rows, target ? rows + 1 : NULL, n, 1);
-}
-
-SAE_API sae_result sae_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
-                                         size_t n) {
-    return saei_trainer_step_rows(t, x, target, n, 1);
-}
-
-/* ==== >>trainer: looking at it ================================================================ */
-
-static float saei_trainer_threshold(const sae_trainer *t) {
-    float threshold;
-    t->ops->download(&t->w, &threshold, t->threshold, sizeof threshold);
-    return threshold;
-}
-
-SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
-    saei_catch_up(t, NULL);
-    if (!t->ops->host_memory)
-        t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
-    if (saei_is_top_k(t->desc.kind)) {
-        t->view.threshold = saei_trainer_threshold(t);
-        t->view.desc.k = (size_t)t->now.k;
-    }
-    return &t->view;
-}
-
-SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *t) { return t->desc; }
-SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *t) { return (uint64_t)t->now.step; }
-
-/* The loss of the last update from its parts, in its scheme's weights. */
-static double saei_total_loss(const sae_trainer *t, const sae_stats *s, double ghost) {
-    const sae_trainer_desc *h = &t->desc;
-    double loss = s->l2_loss;
-    if (saei_is_top_k(h->kind)) return loss + saei_number_of(h->auxk_alpha) * s->auxk_loss;
-    if (h->kind == SAE_TRAINER_JUMP_RELU) return loss + s->sparsity_loss;
-    loss += (saei_is_annealer(h->kind) ? t->coef : saei_number_of(h->l1_penalty)) * t->scale
-            * s->sparsity_loss;
-    if (saei_is_gated(h->kind)) loss += s->aux_loss;
-    return h->ghost_threshold != SAE_NONE ? loss + ghost : loss;
-}
-
-SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
-    const sae_trainer_desc *h;
-    sae_stats s;
-    double v[SAEI_S_COUNT], variance, total;
-    uint32_t silent = 0;
-    double *field = &s.loss; /* all but step are doubles */
-    if (!t) return SAE_INVALID;
-    if (!out) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_stats: out is NULL");
-    h = &t->desc;
-    SAEI_TRY(saei_trainer_look(t, true));
-    for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++)
-        field[i] = NAN;
-    s.step = (uint64_t)t->now.step - (t->now.step > 0);
-    if (t->n) {
-        if (!t->l0_known) t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
-        t->l0_known = true;
-        t->ops->download(&t->w, v, t->scalars, sizeof v);
-        t->ops->download(&t->w, &s.sparsity_loss, t->penalty, sizeof(double));
-        t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
-        s.l2_loss = v[SAEI_S_L2];
-        if (h->kind == SAE_TRAINER_MATRYOSHKA) s.l2_loss = 0;
-        for (size_t g = 0; h->kind == SAE_TRAINER_MATRYOSHKA && g < h->num_groups; g++)
-            s.l2_loss += h->group_weights[g] / (double)h->num_groups * v[SAEI_S_GROUPS + g];
-        if (saei_is_gated(h->kind)) s.aux_loss = v[SAEI_S_AUX];
-        if (saei_is_top_k(h->kind)) {
-            s.sparsity_loss = NAN;
-            s.auxk_loss = v[SAEI_S_NORM];
-            s.pre_norm_auxk_loss = v[SAEI_S_PRE_NORM];
-            s.effective_l0 = h->kind == SAE_TRAINER_MATRYOSHKA ? (double)h->k : t->used_k;
-        }
-        s.loss = saei_total_loss(t, &s, v[SAEI_S_GHOST]);
-        s.l0 = v[SAEI_S_NONZERO];
-        t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
-        t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
-        t->ops->variance(&t->w, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
-        t->ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
-        s.frac_variance_explained = 1 - variance / total;
-        t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, t->scalars + SAEI_S_SQUARES);
-        t->ops->download(&t->w, &total, t->scalars + SAEI_S_SQUARES, sizeof total);
-        s.grad_norm = sqrt(total);
-        s.lr = t->lr;
-        if (saei_is_top_k(h->kind) || h->kind == SAE_TRAINER_JUMP_RELU) s.dead_features = silent;
-        if (h->ghost_threshold != SAE_NONE) s.ghosts = silent;
-    }
-    if (saei_is_top_k(h->kind))
-        s.threshold = (double)saei_trainer_threshold(t);
-    if (saei_is_annealer(h->kind)) {
-        s.p = t->now.p;
-        s.next_p = t->now.next_p >= 0 ? t->now.next_p : NAN;
-        s.sparsity_coeff = t->now.sparsity_coeff;
-    }
-    SAEI_TRY(t->ops->status(&t->w));
-    *out = s;
-    return SAE_OK;
-}
-
-/* ==== >>trainer: state for a resume =========================================================== */
-
-typedef struct saei_state_item {
-    const char *name;
-    sae_dtype dtype;
-    void *device;
-    size_t count;
-} saei_state_item;
-
-enum { SAEI_STATE_ITEMS = 6 };
-
-static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_STATE_ITEMS]) {
-    const char *names[SAEI_STATE_ITEMS] = { "params", "first", "second",
-                                            "since",  "queue", "threshold" };
-    void *devices[SAEI_STATE_ITEMS];
-    devices[0] = t->param.all;
-    devices[1] = t->first.all;
-    devices[2] = t->second.all;
-    devices[3] = t->since;
-    devices[4] = t->queue;
-    devices[5] = t->threshold;
-    for (size_t i = 0; i < SAEI_STATE_ITEMS; i++) {
-        items[i].name = names[i];
-        items[i].device = devices[i];
-        items[i].dtype = i == 3 ? SAE_U64 : i == 4 ? SAE_F64 : SAE_F32;
-        items[i].count = i < 3 ? t->view.num_params : i == 3 ? t->desc.dict_size
-                         : i == 4 ? 2 * t->desc.sparsity_queue_length : 1;
-    }
-}
-
-static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t *count) {
-    saei_state_item items[SAEI_STATE_ITEMS];
-    size_t used = 0;
-    SAEI_TRY(saei_trainer_look(t, true));
-    saei_catch_up(t, NULL);
-    saei_state_items(t, items);
-    for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
-        bool numbers = i == SAEI_STATE_ITEMS;
-        sae_tensor *tensor = &out[used];
-        if (!numbers && !items[i].device) continue; /* no first moment */
-        memset(tensor, 0, sizeof *tensor);
-        tensor->name = numbers ? "numbers" : items[i].name;
-        tensor->dtype = numbers ? SAE_F64 : items[i].dtype;
-        tensor->ndim = 1;
-        tensor->shape[0] = numbers ? sizeof t->now / sizeof(double) : items[i].count;
-        tensor->stride[0] = 1;
-        tensor->data = numbers ? (const void *)&t->now : items[i].device;
-        used++;
-        if (numbers || t->ops->host_memory) continue;
-        if (!t->host[i + 1])
-            t->host[i + 1] = saei_alloc(t->ctx, items[i].count, sae_dtype_size(items[i].dtype));
-        if (!t->host[i + 1])
-            return saei_fail(t->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for a backup");
-        t->ops->download(&t->w, t->host[i + 1], items[i].device,
-                         items[i].count * sae_dtype_size(items[i].dtype));
-        tensor->data = t->host[i + 1];
-    }
-    *count = used;
-    return t->ops->status(&t->w);
-}
-
-/* Whether the numbers of a backup can be those of a run of t: what is cast to an integer or bounds
-   a list must be one. */
-static bool saei_numbers_fit(const sae_trainer *t, const saei_trainer_numbers *now) {
-    const double most = 9007199254740992.0; /* 2^53 */
-    const double whole[] = { now->step, now->rows_seen, now->k, now->p_updates, now->queue_size };
-    bool top_k = saei_is_top_k(t->desc.kind);
-    size_t most_k = t->desc.kind == SAE_TRAINER_TOP_K ? t->code.stride : t->desc.dict_size;
-    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
-        if (!(whole[i] >= 0 && whole[i] <= most) || whole[i] != floor(whole[i])) return false;
-    if (now->step > (double)t->desc.steps || now->p_updates > now->step) return false;
-    if (top_k && (now->k < 1 || now->k > (double)most_k)) return false;
-    return fabs(now->p) <= FLT_MAX && fabs(now->next_p) <= FLT_MAX
-           && fabs(now->sparsity_coeff) <= DBL_MAX;
-}
-
-static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *file,
-                                         const char *prefix) {
-    saei_trainer_numbers now;
-    saei_state_item items[SAEI_STATE_ITEMS];
-    saei_catch_up(t, NULL); /* no row waits for what is replaced */
-    saei_state_items(t, items);
-    for (int pass = 0; pass < 2; pass++) /* look at everything before touching anything */
-        for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
-            bool numbers = i == SAEI_STATE_ITEMS;
-            sae_dtype dtype = numbers ? SAE_F64 : items[i].dtype;
-            size_t count = numbers ? sizeof t->now / sizeof(double) : items[i].count;
-            const sae_tensor *tensor;
-            char name[256];
-            if (!numbers && !items[i].device) continue;
-            snprintf(name, sizeof name, "%s%s", prefix, numbers ? "numbers" : items[i].name);
-            tensor = sae_tensor_file_find(file, name);
-            if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
-                return saei_fail(t->ctx, SAE_FORMAT, "sae_train: the backup lacks %s [%zu] of %s",
-                                 name, count, sae_dtype_name(dtype));
-            if (numbers) {
-                memcpy(&now, tensor->data, sizeof now);
-                if (!saei_numbers_fit(t, &now))
-                    return saei_fail(t->ctx, SAE_FORMAT, "sae_train: %s in the backup holds "
-                                     "numbers that no run has", name);
-            }
-            if (!pass) continue;
-            if (numbers) t->now = now;
-            else
-                t->ops->upload(&t->w, items[i].device, tensor->data, count * sae_dtype_size(dtype));
-        }
-    return t->ops->status(&t->w);
-}
-
-SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
-                                        float *out) {
-    const sae_backend *cpu = saei_cpu_backend();
-    sae_work w;
-    size_t bytes, ld = saei_align16(d);
-    float *rows;
-    if (!ctx) return SAE_INVALID;
-    if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID,
-                         "sae_geometric_median: n is %zu, d is %zu (or an array is "
-                         "NULL), allowed are 1 to %d",
-                         n, d, INT32_MAX);
-    memset(&w, 0, sizeof w);
-    w.ctx = ctx;
-    w.shape.batch = n;
-    w.shape.d = d;
-    w.shape.ld = ld;
-    w.shape.dict_size = 1;
-    bytes = cpu->scratch_bytes(&w, &w.shape);
-    w.scratch = bytes == SIZE_MAX ? NULL : saei_alloc(ctx, bytes, 1);
-    rows = (float *)saei_calloc(ctx, n + 1, ld * sizeof(float));
-    if (w.scratch && rows) {
-        for (size_t r = 0; r < n; r++) memcpy(rows + (r + 1) * ld, x + r * d, d * sizeof *x);
-        cpu->geometric_median(&w, rows + ld, n, rows);
-        memcpy(out, rows, d * sizeof *out);
-    }
-    bytes = w.scratch && rows;
-    saei_free(ctx, w.scratch);
-    saei_free(ctx, rows);
-    return bytes ? SAE_OK
-                 : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows",
-                             n);
-}
-
-/* ==== >>session =============================================================================== */
-
-struct sae_session {
-    sae_context *ctx;
-    const sae_backend *ops;
-    sae_work w;
-    bool open, jump; /* jump: of what was selected, f = p > theta ? p : 0 */
-    sae_select select;
-    sae_dictionary dict; /* its parameters are on the device */
-    sae_code code;
-    float *params, *x, *xc, *x_hat, *theta, *warm;
-    uint32_t *bad, *count; /* count: host [batch] */
-    float *rows;           /* host [batch][ld] */
-    void *blocks[16];
-    size_t num_blocks;
-};
-
-static void *saei_session_device(sae_session *s, size_t count, size_t size) {
-    size_t bytes;
-    void *p = NULL;
-    if (saei_mul(count, size, &bytes)) p = s->ops->alloc(&s->w, bytes);
-    if (p) s->blocks[s->num_blocks++] = p;
-    return p;
-}
-
-SAE_API void sae_session_destroy(sae_session *s) {
-    if (!s) return;
-    while (s->num_blocks) s->ops->free(&s->w, s->blocks[--s->num_blocks]);
-    if (s->open) s->ops->close(s->ctx, s->w.state);
-    saei_free(s->ctx, s->count);
-    saei_free(s->ctx, s->rows);
-    saei_free(s->ctx, s);
-}
-
-static bool saei_session_memory(sae_session *s) {
-    size_t batch = s->w.shape.batch, ld = s->w.shape.ld, m = saei_align16(s->w.shape.dict_size);
-    size_t rows, entries, scratch = s->ops->scratch_bytes(&s->w, &s->w.shape);
-    bool gated = s->select == SAE_SELECT_GATE;
-    s->code.stride = s->select == SAE_SELECT_TOP_K ? s->dict.desc.k : s->dict.desc.dict_size;
-    if (scratch == SIZE_MAX || !saei_mul(batch, ld, &rows)
-        || !saei_mul(batch, s->code.stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
-        return false;
-    s->w.scratch = saei_session_device(s, scratch, 1);
-    s->params = (float *)saei_session_device(s, s->dict.num_params, sizeof(float));
-    s->x = (float *)saei_session_device(s, rows, sizeof(float));
-    s->xc = (float *)saei_session_device(s, rows, sizeof(float));
-    s->x_hat = (float *)saei_session_device(s, rows, sizeof(float));
-    s->theta = (float *)saei_session_device(s, m, sizeof(float));
-    s->warm = (float *)saei_session_device(s, 1, sizeof(float));
-    s->bad = (uint32_t *)saei_session_device(s, 1, sizeof(uint32_t));
-    s->code.count = (uint32_t *)saei_session_device(s, batch, sizeof(uint32_t));
-    s->code.latent = (uint32_t *)saei_session_device(s, entries, sizeof(uint32_t));
-    s->code.pre = s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
-    if (s->jump || gated) s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
-    if (gated) s->code.gate = (float *)saei_session_device(s, entries, sizeof(float));
-    s->count = (uint32_t *)saei_alloc(s->ctx, batch, sizeof(uint32_t));
-    s->rows = (float *)saei_alloc(s->ctx, rows, sizeof(float));
-    return s->w.scratch && s->params && s->x && s->xc && s->x_hat && s->theta && s->warm && s->bad
-           && s->code.count && s->code.latent && s->code.pre && s->code.value
-           && (!gated || s->code.gate) && s->count && s->rows;
-}
-
-/* Which operation chooses the latents as the dictionary does. */
-static void saei_session_choose(sae_session *s, const sae_dictionary *dict, float *theta) {
-    s->select = SAE_SELECT_POSITIVE;
-    if (dict->desc.arch == SAE_ARCH_GATED) s->select = SAE_SELECT_GATE;
-    if (dict->rule == SAE_RULE_TOP_K)
-        s->select = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K;
-    s->jump = dict->desc.arch == SAE_ARCH_JUMP_RELU
-              || (dict->rule == SAE_RULE_THRESHOLD && !(dict->threshold <= 0));
-    if (!s->jump) return;
-    s->select = SAE_SELECT_WINDOW; /* so narrow a window that only p = theta is added */
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        theta[i] = dict->aux0 && dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
-                                                                       : dict->threshold;
-        if (theta[i] < 0) theta[i] = 0; /* f > 0 whatever theta */
-    }
-}
-
-SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
-                                      sae_session **out) {
-    sae_context *ctx;
-    sae_session *s;
-    float *theta;
-    sae_result result;
-    if (!dict) return SAE_INVALID;
-    ctx = dict->ctx;
-    if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is "
-                         "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
-    if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
-        || saei_active_latents(dict) != dict->desc.dict_size)
-        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "
-                         "other classes without variations, all groups active",
-                         sae_arch_name(dict->desc.arch),
-                         dict->desc.arch == SAE_ARCH_IDENTITY ? "" : " with variations or inactive "
-                                                                     "groups");
-    s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
-    theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
-    if (!s || !theta) {
-        saei_free(ctx, s);
-        saei_free(ctx, theta);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
-    }
-    s->ctx = ctx;
-    s->ops = ctx->backend;
-    s->dict = *dict;
-    s->w.ctx = ctx;
-    s->w.shape.batch = batch_size;
-    s->w.shape.d = dict->desc.activation_dim;
-    s->w.shape.ld = dict->ld;
-    s->w.shape.dict_size = dict->desc.dict_size;
-    saei_session_choose(s, dict, theta);
-    s->w.shape.k = s->select == SAE_SELECT_TOP_K ? dict->desc.k : 0;
-    result = s->ops->open(ctx, &s->w.state);
-    s->open = result == SAE_OK;
-    if (s->open && !saei_session_memory(s)) {
-        result = s->ops->status(&s->w); /* a backend may know more */
-        if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
-                               "latents of %zu dimensions and batches of %zu rows",
-                               dict->desc.dict_size, dict->desc.activation_dim, batch_size);
-    }
-    if (result == SAE_OK) {
-        s->ops->upload(&s->w, s->params, dict->params, dict->num_params * sizeof(float));
-        s->ops->upload(&s->w, s->theta, theta, dict->desc.dict_size * sizeof(float));
-        saei_dictionary_place(&s->dict, s->params);
-        result = s->ops->status(&s->w);
-    }
-    saei_free(ctx, theta);
-    if (result == SAE_OK) *out = s;
-    else sae_session_destroy(s);
-    return result;
-}
-
-/* x to the device, and its code there. */
-static sae_result saei_session_run(sae_session *s, const char *who, const sae_rows *x, size_t n) {
-    sae_encode_args a;
-    const sae_dictionary *dict = &s->dict;
-    bool centred = saei_subtracts(&dict->desc);
-    uint32_t bad = 0;
-    if (!n || n > s->w.shape.batch)
-        return saei_fail(s->ctx, SAE_INVALID, "%s: n is %zu rows, allowed are 1 to batch_size, %zu",
-                         who, n, s->w.shape.batch);
-    SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
-    s->ops->zero(&s->w, s->bad, sizeof bad);
-    s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
-    if (centred) s->ops->subtract(&s->w, s->x, dict->b_dec, n, s->xc);
-    memset(&a, 0, sizeof a);
-    a.x = centred ? s->xc : s->x;
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.n = n;
-    a.d = s->w.shape.d;
-    a.ld = s->w.shape.ld;
-    a.m = s->w.shape.dict_size;
-    a.select = s->select;
-    a.k = dict->desc.k;
-    a.theta = s->jump ? s->theta : NULL;
-    a.bandwidth = 1e-30f;
-    a.warm = s->warm;
-    s->ops->encode(&s->w, &a, &s->code);
-    if (s->jump) s->ops->jump(&s->w, s->theta, &s->code);
-    if (s->select == SAE_SELECT_GATE)
-        s->ops->gate(&s->w, dict->b_enc, dict->aux0, dict->aux1, &s->code);
-    s->ops->download(&s->w, &bad, s->bad, sizeof bad);
-    SAEI_TRY(s->ops->status(&s->w));
-    if (bad)
-        return saei_fail(s->ctx, SAE_NOT_FINITE,
-                         "%s: x holds NaN or infinity, all values must be finite", who);
-    return SAE_OK;
-}
-
-SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
-                                      sae_sparse *out) {
-    size_t at = 0, kept = 0, total = 0;
-    if (!s) return SAE_INVALID;
-    if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: an array is NULL");
-    SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
-    s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
-    SAEI_TRY(s->ops->status(&s->w));
-    for (size_t r = 0; r < n; r++) total += s->count[r];
-    if (total > out->capacity)
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: capacity is %zu, %zu are needed",
-                         out->capacity, total);
-    for (size_t r = 0; r < n; ) { /* rows that lie together come together */
-        size_t first = r, count = s->count[r++];
-        while (r < n && s->count[r - 1] == s->code.stride) count += s->count[r++];
-        s->ops->download(&s->w, out->latent + at, s->code.latent + first * s->code.stride,
-                         count * sizeof *out->latent);
-        s->ops->download(&s->w, out->value + at, s->code.value + first * s->code.stride,
-                         count * sizeof *out->value);
-        at += count;
-    }
-    SAEI_TRY(s->ops->status(&s->w));
-    at = 0;
-    out->row_begin[0] = 0;
-    for (size_t r = 0; r < n; r++) { /* zeros are not listed */
-        for (size_t j = 0; j < s->count[r]; j++, at++)
-            if (out->value[at] != 0) {
-                out->latent[kept] = out->latent[at];
-                out->value[kept++] = out->value[at];
-            }
-        out->row_begin[r + 1] = kept;
-    }
-    return SAE_OK;
-}
-
-SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
-    size_t d, ld;
-    if (!s) return SAE_INVALID;
-    if (!x || !x_hat)
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_forward: %s is NULL", x ? "x_hat" : "x");
-    SAEI_TRY(saei_session_run(s, "sae_session_forward", x, n));
-    d = s->w.shape.d;
-    ld = s->w.shape.ld;
-    s->ops->decode(&s->w, &s->code, s->code.value, s->dict.W_dec, 0, s->w.shape.dict_size,
-                   s->dict.b_dec, 0, s->x_hat);
-    s->ops->download(&s->w, d == ld ? x_hat : s->rows, s->x_hat, n * ld * sizeof *x_hat);
-    for (size_t r = 0; d != ld && r < n; r++)
-        memcpy(x_hat + r * d, s->rows + r * ld, d * sizeof *x_hat);
-    return s->ops->status(&s->w);
-}
-
-/* ==== >>json ================================================================================== */
-
-/* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
-   of exactly that size: nodes | keys (room to sort the largest object's) | chars. */
-typedef struct saei_json_parser {
-    const sae_context *ctx;
-    const char *name;
-    const unsigned char *begin, *at, *end;
-    saei_json *nodes;
-    const void **keys;
-    char *chars;
-    size_t num_nodes, num_keys, num_chars;
-    int depth;
-} saei_json_parser;
-
-enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 20 };
-
-static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
-    size_t line = 1, column = 1;
-    for (const unsigned char *c = p->begin; c < p->at; c++) {
-        column = *c == '\n' ? 1 : column + 1;
-        line += *c == '\n';
-    }
-    return saei_fail(p->ctx, SAE_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
-                     column, what);
-}
-
-static void saei_json_space(saei_json_parser *p) {
-    while (p->at < p->end && (*p->at == ' ' || *p->at == '\n' || *p->at == '\r' || *p->at == '\t'))
-        p->at++;
-}
-
-static bool saei_json_word(saei_json_parser *p, const char *word) {
-    size_t n = strlen(word);
-    if ((size_t)(p->end - p->at) < n || memcmp(p->at, word, n) != 0) return false;
-    p->at += n;
-    return true;
-}
-
-static void saei_json_put(saei_json_parser *p, unsigned byte) {
-    if (p->chars) p->chars[p->num_chars] = (char)(unsigned char)byte;
-    p->num_chars++;
-}
-
-static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
-    unsigned code = 0;
-    if (p->end - p->at < 4) return false;
-    for (int i = 0; i < 4; i++) {
-        unsigned c = *p->at++;
-        if (c >= '0' && c <= '9') code = code * 16 + (c - '0');
-        else if (c >= 'a' && c <= 'f') code = code * 16 + (c - 'a' + 10);
-        else if (c >= 'A' && c <= 'F') code = code * 16 + (c - 'A' + 10);
-        else return false;
-    }
-    *out = code;
-    return true;
-}
-
-/* Behind a backslash. */
-static sae_result saei_json_escape(saei_json_parser *p) {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    unsigned code, low;
-    const char *simple = p->at < p->end && *p->at ? strchr(from, *p->at) : NULL;
-    if (simple) {
-        p->at++;
-        saei_json_put(p, (unsigned char)to[simple - from]);
-        return SAE_OK;
-    }
-    if (!saei_json_word(p, "u")) return saei_json_fail(p, "an unknown escape");
-    if (!saei_json_hex4(p, &code)) return saei_json_fail(p, "\\u needs four hexadecimal digits");
-    if (code == 0) return saei_json_fail(p, "\\u0000 is not supported");
-    if (code >= 0xD800 && code < 0xE000) {
-        if (code >= 0xDC00 || !saei_json_word(p, "\\u") || !saei_json_hex4(p, &low)
-            || low < 0xDC00 || low > 0xDFFF)
-            return saei_json_fail(p, "a lone surrogate");
-        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-    }
-    if (code < 0x80) {
-        saei_json_put(p, code);
-    } else {
-        if (code < 0x800) {
-            saei_json_put(p, 0xC0 | code >> 6);
-        } else {
-            if (code < 0x10000) {
-                saei_json_put(p, 0xE0 | code >> 12);
-            } else {
-                saei_json_put(p, 0xF0 | code >> 18);
-                saei_json_put(p, 0x80 | (code >> 12 & 0x3F));
-            }
-            saei_json_put(p, 0x80 | (code >> 6 & 0x3F));
-        }
-        saei_json_put(p, 0x80 | (code & 0x3F));
-    }
-    return SAE_OK;
-}
-
-static sae_result saei_json_string(saei_json_parser *p, const char **out) {
-    size_t start = p->num_chars;
-    if (!saei_json_word(p, "\"")) return saei_json_fail(p, "a string in double quotes is expected");
-    for (;;) {
-        size_t length;
-        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
-        if (saei_json_word(p, "\"")) break;
-        if (saei_json_word(p, "\\")) {
-            SAEI_TRY(saei_json_escape(p));
-            continue;
-        }
-        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
-        length = saei_utf8(p->at, (size_t)(p->end - p->at));
-        if (!length) return saei_json_fail(p, "a string that is not UTF-8");
-        while (length-- > 0) saei_json_put(p, *p->at++);
-    }
-    saei_json_put(p, 0);
-    *out = p->chars ? p->chars + start : "";
-    return SAE_OK;
-}
-
-static bool saei_json_key_less(const void *a, const void *b) {
-    return strcmp(((const saei_json *)a)->key, ((const saei_json *)b)->key) < 0;
-}
-
-static sae_result saei_json_unique(saei_json_parser *p, const saei_json *object) {
-    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
-    size_t n = 0;
-    for (const saei_json *c = object->child; c; c = c->next) p->keys[n++] = c;
-    saei_sort(p->keys, n, saei_json_key_less);
-    for (size_t i = 1; i < n; i++) {
-        const char *key = ((const saei_json *)p->keys[i])->key;
-        if (strcmp(((const saei_json *)p->keys[i - 1])->key, key) != 0) continue;
-        snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(key, quoted));
-        return saei_json_fail(p, text);
-    }
-    return SAE_OK;
-}
-
-static sae_result saei_json_value(saei_json_parser *p, saei_json *out);
-
-/* Behind the opening bracket, up to and with the closing one. */
-static sae_result saei_json_children(saei_json_parser *p, saei_json *out) {
-    bool object = out->type == SAEI_JSON_OBJECT;
-    const char *close = object ? "}" : "]";
-    saei_json *last = NULL, counted;
-    memset(&counted, 0, sizeof counted);
-    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
-    saei_json_space(p);
-    if (!saei_json_word(p, close)) {
-        for (;;) {
-            saei_json *child = p->nodes ? p->nodes + p->num_nodes : &counted;
-            if (++p->num_nodes > SAEI_JSON_NODES)
-                return saei_json_fail(p, "more than 1048576 values");
-            memset(child, 0, sizeof *child);
-            if (object) {
-                saei_json_space(p);
-                SAEI_TRY(saei_json_string(p, &child->key));
-                saei_json_space(p);
-                if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
-            }
-            SAEI_TRY(saei_json_value(p, child));
-            if (p->nodes) {
-                if (last) last->next = child;
-                else out->child = child;
-                last = child;
-            }
-            out->count++;
-            saei_json_space(p);
-            if (saei_json_word(p, close)) break;
-            if (!saei_json_word(p, ","))
-                return saei_json_fail(p,
-                                      object ? "',' or '}' is expected" : "',' or ']' is expected");
-        }
-    }
-    p->depth--;
-    if (object && out->count > p->num_keys) p->num_keys = out->count;
-    return object && p->nodes ? saei_json_unique(p, out) : SAE_OK;
-}
-
-/* Fills *out, which is all zero but for its key. */
-static sae_result saei_json_value(saei_json_parser *p, saei_json *out) {
-    size_t length;
-    saei_json_space(p);
-    if (p->at >= p->end) return saei_json_fail(p, "the text ends where a value is expected");
-    if (*p->at == '"') {
-        out->type = SAEI_JSON_STRING;
-        return saei_json_string(p, &out->string);
-    }
-    if (*p->at == '{' || *p->at == '[') {
-        out->type = *p->at++ == '{' ? SAEI_JSON_OBJECT : SAEI_JSON_ARRAY;
-        return saei_json_children(p, out);
-    }
-    if (saei_json_word(p, "null")) return SAE_OK;
-    if (saei_json_word(p, "true") || saei_json_word(p, "false")) {
-        out->type = SAEI_JSON_BOOL;
-        out->number = p->at[-2] == 'u';
-        return SAE_OK;
-    }
-    out->type = SAEI_JSON_NUMBER;
-    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
-    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
-    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
-    if (out->string) return SAE_OK;
-    length = saei_parse_number((const char *)p->at, (size_t)(p->end - p->at), &out->number,
-                               &out->integer, &out->is_integer);
-    if (!length) return saei_json_fail(p, "a value is expected");
-    out->string = p->chars ? p->chars + p->num_chars : "";
-    while (length-- > 0) saei_json_put(p, *p->at++);
-    saei_json_put(p, 0);
-    return SAE_OK;
-}
-
-static sae_result saei_json_pass(saei_json_parser *p, saei_json *root) {
-    p->at = p->begin;
-    p->depth = 0;
-    p->num_nodes = 1;
-    p->num_chars = 0;
-    memset(root, 0, sizeof *root);
-    SAEI_TRY(saei_json_value(p, root));
-    saei_json_space(p);
-    return p->at == p->end ? SAE_OK : saei_json_fail(p, "something behind the value");
-}
-
-static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
-                                  size_t size, saei_json **root) {
-    saei_json_parser p;
-    saei_json counted, *block;
-    size_t bytes, keys, result;
-    memset(&p, 0, sizeof p);
-    p.ctx = ctx;
-    p.name = name;
-    p.begin = (const unsigned char *)text;
-    p.end = p.begin + size;
-    SAEI_TRY(saei_json_pass(&p, &counted));
-    if (!saei_mul(p.num_nodes, sizeof(saei_json), &bytes)
-        || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
-        || !saei_add(keys, p.num_chars, &result)
-        || !(block = (saei_json *)saei_alloc(ctx, result, 1)))
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
-                         p.num_nodes);
-    p.nodes = block;
-    p.keys = (const void **)((char *)block + bytes);
-    p.chars = (char *)block + keys;
-    if (saei_json_pass(&p, block) != SAE_OK) { /* the same key twice */
-        saei_free(ctx, block);
-        return SAE_FORMAT;
-    }
-    *root = block;
-    return SAE_OK;
-}
-
-static const saei_json *saei_json_get(const saei_json *object, const char *key) {
-    if (!object || object->type != SAEI_JSON_OBJECT) return NULL;
-    for (const saei_json *c = object->child; c; c = c->next)
-        if (strcmp(c->key, key) == 0) return c;
-    return NULL;
-}
-
-/* Room for size more characters and a NUL. */
-static bool saei_text_reserve(saei_text *t, size_t size) {
-    size_t need;
-    char *grown;
-    if (t->failed) return false;
-    if (!saei_add(t->size, size, &need) || !saei_add(need, 1, &need)) return !(t->failed = true);
-    if (need <= t->capacity) return true;
-    need = saei_max(need, saei_max(256, t->capacity > SIZE_MAX / 2 ? 0 : 2 * t->capacity));
-    grown = (char *)saei_alloc(t->ctx, need, 1);
-    if (!grown) return !(t->failed = true);
-    if (t->data) memcpy(grown, t->data, t->size);
-    saei_free(t->ctx, t->data);
-    t->data = grown;
-    t->capacity = need;
-    return true;
-}
-
-static void saei_text_put(saei_text *t, const void *data, size_t size) {
-    if (!saei_text_reserve(t, size)) return;
-    if (size) memcpy(t->data + t->size, data, size);
-    t->size += size;
-    t->data[t->size] = 0;
-}
-
-static void saei_text_add(saei_text *t, const char *format, ...) {
-    va_list args, again;
-    int length;
-    va_start(args, format);
-    va_copy(again, args);
-    length = vsnprintf(NULL, 0, format, args);
-    if (length < 0) t->failed = true;
-    else if (saei_text_reserve(t, (size_t)length)) {
-        vsnprintf(t->data + t->size, (size_t)length + 1, format, again);
-        t->size += (size_t)length;
-    }
-    va_end(again);
-    va_end(args);
-}
-
-static void saei_text_add_json_string(saei_text *t, const char *string) {
-    static const char plain[] = "\"\\\b\f\n\r\t", letter[] = "\"\\bfnrt";
-    const unsigned char *s = (const unsigned char *)string;
-    size_t left = strlen(string);
-    saei_text_put(t, "\"", 1);
-    while (left > 0) {
-        const char *simple = strchr(plain, *s);
-        size_t length = saei_utf8(s, left);
-        if (simple) saei_text_add(t, "\\%c", letter[simple - plain]);
-        else if (*s < 0x20) saei_text_add(t, "\\u%04x", *s);
-        else if (length) saei_text_put(t, s, length);
-        else saei_text_put(t, "\\ufffd", 6); /* a byte that is not UTF-8 */
-        s += length ? length : 1;
-        left -= length ? length : 1;
-    }
-    saei_text_put(t, "\"", 1);
-}
-
-/* ==== >>tensors: paths, maps, writing ========================================================= */
-
-static saei_path_kind saei_path_exists(const char *path) {
-#if defined(_WIN32)
-    DWORD attributes = GetFileAttributesA(path);
-    if (attributes == INVALID_FILE_ATTRIBUTES) return SAEI_PATH_NONE;
-    return attributes & FILE_ATTRIBUTE_DIRECTORY ? SAEI_PATH_FOLDER : SAEI_PATH_FILE;
-#else
-    struct stat st;
-    if (stat(path, &st) != 0) return SAEI_PATH_NONE;
-    return S_ISDIR(st.st_mode) ? SAEI_PATH_FOLDER : SAEI_PATH_FILE;
-#endif
-}
-
-static bool saei_is_separator(char c) {
-#if defined(_WIN32)
-    if (c == '\\') return true;
-#endif
-    return c == '/';
-}
-
-/* Behind the last separator. */
-static const char *saei_path_base(const char *path) {
-    const char *base = path;
-    for (const char *c = path; *c; c++)
-        if (saei_is_separator(*c)) base = c + 1;
-    return base;
-}
-
-static bool saei_ends_with(const char *text, const char *ending) {
-    size_t n = strlen(text), e = strlen(ending);
-    return n >= e && strcmp(text + n - e, ending) == 0;
-}
-
-/* a and b in one fresh string (saei_free), NULL if there is no memory. */
-static char *saei_concat(const sae_context *ctx, const char *a, const char *b) {
-    size_t na = strlen(a), nb = strlen(b);
-    char *out = (char *)saei_alloc(ctx, na + nb + 1, 1);
-    if (!out) return NULL;
-    memcpy(out, a, na);
-    memcpy(out + na, b, nb + 1);
-    return out;
-}
-
-static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name) {
-    size_t n = strlen(folder);
-    bool slash = n > 0 && !saei_is_separator(folder[n - 1]);
-    char *parent = saei_concat(ctx, folder, slash ? "/" : "");
-    char *out = parent ? saei_concat(ctx, parent, name) : NULL;
-    saei_free(ctx, parent);
-    return out;
-}
-
-static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
-    char *part = saei_concat(ctx, path, "");
-    sae_result result = SAE_OK;
-    if (!part)
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
-    for (size_t i = 1, n = strlen(path); i <= n && n && result == SAE_OK; i++) {
-        int failed;
-        if (i < n && !saei_is_separator(part[i])) continue;
-        part[i] = 0;
-        if (saei_path_exists(part) != SAEI_PATH_FOLDER) {
-#if defined(_WIN32)
-            failed = _mkdir(part);
-#else
-            failed = mkdir(part, 0777);
-#endif
-            const int why = errno; /* saei_path_exists sets its own */
-            if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
-                result = saei_fail(ctx, SAE_IO, "%s: cannot make the folder %s: %s", who, part,
-                                   strerror(why));
-        }
-        if (i < n) part[i] = path[i];
-    }
-    saei_free(ctx, part);
-    return result;
-}
-
-#if defined(_WIN32)
-static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
-                                saei_map *out) {
-    FILE *f;
-    long long size;
-    unsigned char *data = NULL;
-    bool whole;
-    if (saei_path_exists(path) == SAEI_PATH_FOLDER)
-        return saei_fail(ctx, SAE_IO, "%s: %s is a folder, not a file", who, path);
-    f = fopen(path, "rb");
-    if (!f)
-        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "%s: cannot open %s: %s",
-                         who, path, strerror(errno));
-    size = _fseeki64(f, 0, SEEK_END) == 0 ? _ftelli64(f) : -1;
-    if (size < 0 || (unsigned long long)size > SIZE_MAX - 1 || _fseeki64(f, 0, SEEK_SET) != 0) {
-        fclose(f);
-        return saei_fail(ctx, SAE_IO, "%s: cannot read %s: its size is not told", who, path);
-    }
-    data = (unsigned char *)saei_alloc(ctx, (size_t)size + 1, 1);
-    whole = data && fread(data, 1, (size_t)size, f) == (size_t)size;
-    fclose(f);
-    if (!whole) {
-        saei_free(ctx, data);
-        if (!data)
-            return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to read the %lld bytes of %s",
-                             who, size, path);
-        return saei_fail(ctx, SAE_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
-    }
-    out->data = data;
-    out->size = (size_t)size;
-    out->handle = data;
-    return SAE_OK;
-}
-
-static void saei_map_close(const sae_context *ctx, saei_map *map) {
-    saei_free(ctx, map->handle);
-    memset(map, 0, sizeof *map);
-}
-#else
-static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
-                                saei_map *out) {
-    struct stat st;
-    void *data = NULL;
-    int fd = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* a FIFO may not keep us waiting */
-    if (fd < 0)
-        return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_NOT_FOUND : SAE_IO,
-                         "%s: cannot open %s: %s", who, path, strerror(errno));
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
-        close(fd);
-        return saei_fail(ctx, SAE_IO, "%s: %s is %s", who, path,
-                         saei_path_exists(path) == SAEI_PATH_FOLDER ? "a folder, not a file"
-                                                                    : "not a regular file");
-    }
-    if (st.st_size > 0) {
-        data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (data == MAP_FAILED) {
-            int cause = errno;
-            close(fd);
-            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO,
-                             "%s: cannot map %s: %s", who, path, strerror(cause));
-        }
-    }
-    close(fd);
-    out->data = (const unsigned char *)data;
-    out->size = (size_t)st.st_size;
-    out->handle = data;
-    return SAE_OK;
-}
-
-static void saei_map_close(const sae_context *ctx, saei_map *map) {
-    (void)ctx;
-    if (map->handle) munmap(map->handle, map->size);
-    memset(map, 0, sizeof *map);
-}
-#endif
-
-/* The numbers that tell the file apart from any other; 0, 0 if there is none. */
-static void saei_file_number(const char *path, uint64_t number[2]) {
-    number[0] = number[1] = 0;
-#if !defined(_WIN32)
-    struct stat st;
-    if (stat(path, &st) != 0) return;
-    number[0] = (uint64_t)st.st_dev;
-    number[1] = (uint64_t)st.st_ino;
-#else
-    (void)path;
-#endif
-}
-
-/* Whether the temporary is still the one that was opened. */
-static bool saei_writer_owns(const saei_writer *w) {
-    uint64_t now[2];
-    saei_file_number(w->temporary, now);
-    return now[0] == w->number[0] && now[1] == w->number[1];
-}
-
-static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
-                                   saei_writer *out) {
-    saei_writer w;
-    memset(&w, 0, sizeof w);
-    w.ctx = ctx;
-    w.who = who;
-    w.path = saei_concat(ctx, path, "");
-    w.temporary = saei_concat(ctx, path, ".tmp");
-    if (!w.path || !w.temporary) {
-        saei_free(ctx, w.path);
-        saei_free(ctx, w.temporary);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
-    }
-    if (saei_path_exists(w.temporary) == SAEI_PATH_FILE) remove(w.temporary);
-#if defined(_WIN32)
-    w.file = fopen(w.temporary, "wb");
-#else
-    w.file = fopen(w.temporary, "wbx"); /* x: fails where there is one */
-#endif
-    if (!w.file) {
-        bool folder = errno != ENOENT;
-        sae_result result = folder ? SAE_IO : SAE_NOT_FOUND;
-        saei_fail(ctx, result, "%s: cannot write %s: %s", who, folder ? w.temporary : path,
-                  folder ? strerror(errno) : "there is no such folder");
-        saei_free(ctx, w.path);
-        saei_free(ctx, w.temporary);
-        return result;
-    }
-    saei_file_number(w.temporary, w.number);
-    *out = w;
-    return SAE_OK;
-}
-
-static void saei_writer_fail(saei_writer *w) {
-    if (!w->failed)
-        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
-    w->failed = true;
-}
-
-static void saei_writer_put(saei_writer *w, const void *data, size_t size) {
-    if (w->failed || !size) return;
-    if (fwrite(data, 1, size, w->file) != size) saei_writer_fail(w);
-    w->size += size;
-}
-
-static void saei_writer_abandon(saei_writer *w) {
-    bool mine = w->temporary && saei_writer_owns(w);
-    if (w->file) fclose(w->file);
-    if (mine) remove(w->temporary);
-    saei_free(w->ctx, w->path);
-    saei_free(w->ctx, w->temporary);
-    memset(w, 0, sizeof *w);
-}
-
-/* Brings a file's or a folder's content to the disk. */
-static bool saei_sync(const char *path, bool folder) {
-#if defined(_WIN32)
-    (void)path;
-    (void)folder;
-    return true;
-#else
-    int fd = open(path, (folder ? O_RDONLY : O_WRONLY) | SAEI_CLOEXEC);
-    bool good = fd >= 0 && fsync(fd) == 0;
-    int cause = errno;
-    if (fd >= 0) close(fd);
-    errno = cause;
-    return good;
-#endif
-}
-
-static sae_result saei_writer_finish(saei_writer *w) {
-    char *end;
-    if (!w->failed && fflush(w->file) != 0) saei_writer_fail(w);
-#if defined(_WIN32)
-    if (!w->failed && _commit(_fileno(w->file)) != 0) saei_writer_fail(w);
-#endif
-    if (!w->failed && !saei_writer_owns(w)) {
-        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: another program began to write it too",
-                  w->who, w->path);
-        w->failed = true;
-    }
-    if (fclose(w->file) != 0) saei_writer_fail(w);
-    w->file = NULL;
-    if (!w->failed && !saei_sync(w->temporary, false)) saei_writer_fail(w);
-    if (w->failed) {
-        saei_writer_abandon(w);
-        return SAE_IO;
-    }
-#if defined(_WIN32)
-    if (!MoveFileExA(w->temporary, w->path, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
-        errno = EACCES, saei_writer_fail(w);
-#else
-    if (rename(w->temporary, w->path) != 0) saei_writer_fail(w);
-#endif
-    if (w->failed) {
-        saei_writer_abandon(w);
-        return SAE_IO;
-    }
-    end = w->path + (saei_path_base(w->path) - w->path);
-    if (end == w->path) {
-        saei_sync(".", true);
-    } else {
-        *end = 0; /* where a folder cannot be synced, the rename is as safe as it gets */
-        saei_sync(w->path, true);
-    }
-    saei_free(w->ctx, w->path);
-    saei_free(w->ctx, w->temporary);
-    memset(w, 0, sizeof *w);
-    return SAE_OK;
-}
-
-/* The text into folder/name; it is freed. */
-static sae_result saei_text_write(saei_text *t, const char *who, const char *folder,
-                                  const char *name) {
-    char *path = t->failed ? NULL : saei_path_join(t->ctx, folder, name);
-    saei_writer writer;
-    sae_result result = SAE_OUT_OF_MEMORY;
-    if (path) result = saei_writer_open(t->ctx, who, path, &writer);
-    else saei_fail(t->ctx, result, "%s: no memory for %s/%s", who, folder, name);
-    if (result == SAE_OK) {
-        saei_writer_put(&writer, t->data, t->size);
-        result = saei_writer_finish(&writer);
-    }
-    saei_free(t->ctx, path);
-    saei_free(t->ctx, t->data);
-    return result;
-}
-
-/* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
-   pages inside it only. Memory that is not a mapping (no handle) stays, and so does all where the
-   system has no such call, and a file of up to 64 MB: every release stops the other threads. */
-static void saei_map_release(const saei_map *map, const void *data, size_t size) {
-#if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
-    long page = sysconf(_SC_PAGESIZE);
-    uintptr_t begin = (uintptr_t)data, end = begin + size, low = (uintptr_t)map->data;
-    if (page <= 0 || !map->handle || begin < low || end > low + map->size || end < begin
-        || map->size <= (size_t)64 << 20)
-        return;
-    begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
-    end = end / (uintptr_t)page * (uintptr_t)page;
-    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
-#else
-    (void)map;
-    (void)data;
-    (void)size;
-#endif
-}
-
-/* ==== >>tensors: element types ================================================================ */
-
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "sae.h: files are read in place, which needs a little-endian machine"
-#endif
-
-/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class. */
-typedef struct saei_dtype_row {
-    size_t size;
-    const char *name, *descr, *storage;
-} saei_dtype_row;
-static const saei_dtype_row saei_dtypes[] = {
-    { 4, "F32", "<f4", "FloatStorage" },  { 4, "F32", "<f4", "FloatStorage" },
-    { 2, "F16", "<f2", "HalfStorage" },   { 2, "BF16", "<V2", "BFloat16Storage" },
-    { 8, "F64", "<f8", "DoubleStorage" }, { 1, "I8", "|i1", "CharStorage" },
-    { 1, "U8", "|u1", "ByteStorage" },    { 2, "I16", "<i2", "ShortStorage" },
-    { 2, "U16", "<u2", NULL },            { 4, "I32", "<i4", "IntStorage" },
-    { 4, "U32", "<u4", NULL },            { 8, "I64", "<i8", "LongStorage" },
-    { 8, "U64", "<u8", NULL },            { 1, "BOOL", "|b1", "BoolStorage" },
-};
-enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0] };
-
-SAE_API size_t sae_dtype_size(sae_dtype dtype) {
-    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
-}
-
-SAE_API const char *sae_dtype_name(sae_dtype dtype) {
-    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
-}
-
-static float saei_bf16_value(uint16_t bits) {
-    uint32_t wide = (uint32_t)bits << 16;
-    float x;
-    memcpy(&x, &wide, sizeof x);
-    return x;
-}
-
-/* Exact; subnormals are fraction * 2^-24. */
-static float saei_half_value(uint16_t bits) {
-    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = bits >> 10 & 31u;
-    uint32_t fraction = bits & 1023u, wide;
-    float x;
-    if (exponent == 0) {
-        x = (float)fraction * 5.9604644775390625e-8f;
-        return sign ? -x : x;
-    }
-    wide = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
-    memcpy(&x, &wide, sizeof x);
-    return x;
-}
-
-#define SAEI_CONVERT(type, expression)                                                             \
-    for (size_t i = 0; i < n; i++) {                                                               \
-        type v;                                                                                    \
-        memcpy(&v, src + (int64_t)i * step, sizeof v);                                             \
-        out[i] = (expression);                                                                     \
-    }                                                                                              \
-    break
-
-/* n elements that lie `step` bytes apart. */
-static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t step, size_t n,
-                            float *out) {
-    switch (dtype) {
-    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v));
-    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v));
-    case SAE_F64: SAEI_CONVERT(double, (float)v);
-    case SAE_I8: SAEI_CONVERT(int8_t, (float)v);
-    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v);
-    case SAE_I16: SAEI_CONVERT(int16_t, (float)v);
-    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v);
-    case SAE_I32: SAEI_CONVERT(int32_t, (float)v);
-    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v);
-    case SAE_I64: SAEI_CONVERT(int64_t, (float)v);
-    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v);
-    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f);
-    default:
-        if (step == 4) memcpy(out, src, n * 4);
-        else
-            for (size_t i = 0; i < n; i++) memcpy(out + i, src + (int64_t)i * step, 4);
-    }
-}
-
-/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
-   line of a transposed one is read once. */
-static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t rows, size_t cols,
-                               int64_t row_step, int64_t col_step, float *out) {
-    size_t wide = col_step == (int64_t)sae_dtype_size(dtype) ? cols : 64;
-    for (size_t r = 0; r < rows; r += 16)
-        for (size_t c = 0; c < cols; c += wide)
-            for (size_t i = r; i < saei_min(rows, r + 16); i++)
-                saei_convert_row(dtype, src + (int64_t)i * row_step + (int64_t)c * col_step,
-                                 col_step, saei_min(wide, cols - c), out + i * cols + c);
-}
-
-SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
-    const int64_t size = (int64_t)sae_dtype_size(tensor->dtype);
-    uint64_t index[SAE_MAX_DIMS] = { 0 };
-    size_t outer = tensor->ndim > 2 ? tensor->ndim - 2 : 0, n = tensor->ndim;
-    size_t cols = n >= 1 ? (size_t)tensor->shape[n - 1] : 1;
-    size_t rows = n >= 2 ? (size_t)tensor->shape[n - 2] : 1;
-    int64_t col_step = n >= 1 ? tensor->stride[n - 1] * size : size;
-    int64_t row_step = n >= 2 ? tensor->stride[n - 2] * size : 0;
-    const unsigned char *src = (const unsigned char *)tensor->data;
-    for (size_t k = 0; k < n; k++)
-        if (tensor->shape[k] == 0) return;
-    if (cols == 1) col_step = size;
-    if (col_step == size && (rows == 1 || row_step == (int64_t)cols * size)) {
-        cols *= rows;
-        rows = 1;
-    }
-    for (;;) {
-        size_t k = outer;
-        int64_t offset = 0;
-        for (size_t j = 0; j < outer; j++) offset += (int64_t)index[j] * tensor->stride[j] * size;
-        saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
-        out += rows * cols;
-        while (k > 0 && ++index[k - 1] == tensor->shape[k - 1]) index[--k] = 0;
-        if (k == 0) return;
-    }
-}
-
-/* Elements of a shape, and its row-major strides. False where the bytes, with every dimension of 0
-   taken as 1, do not fit. */
-static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
-    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / sae_dtype_size(t->dtype), n = 1;
-    bool empty = false;
-    for (size_t k = t->ndim; k-- > 0;) {
-        uint64_t dim = t->shape[k] ? t->shape[k] : 1;
-        t->stride[k] = (int64_t)n;
-        if (n > limit / dim) return false;
-        n *= dim;
-        if (!t->shape[k]) empty = true;
-    }
-    *elements = empty ? 0 : (size_t)n;
-    return true;
-}
-
-/* ==== >>tensors: CRC-32 ======================================================================= */
-
-/* Numbers in files are little endian, as the machine is. */
-static uint32_t saei_le16(const unsigned char *p) {
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint32_t saei_le32(const unsigned char *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint64_t saei_le64(const unsigned char *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-/* a b modulo CRC-32's polynomial; bit 31 is x^0. */
-static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
-    uint32_t product = 0;
-    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
-        if (a & bit) product ^= b;
-        b = b & 1 ? b >> 1 ^ 0xEDB88320u : b >> 1;
-    }
-    return product;
-}
-
-/* x^(8 size): what size more bytes multiply a CRC by. */
-static uint32_t saei_crc_shift(size_t size) {
-    uint32_t power = 0x80000000u, square = 0x00800000u; /* 1, x^8 */
-    for (; size; size >>= 1) {
-        if (size & 1) power = saei_crc_product(power, square);
-        square = saei_crc_product(square, square);
-    }
-    return power;
-}
-
-/* CRC-32 as in zip. word[j] carries a byte over j more; fold: what 64 bits are multiplied by to be
-   carried over 64 and over 16 bytes. */
-typedef struct saei_crc_table {
-    uint32_t word[8][256];
-    uint64_t fold[4];
-    bool folds; /* the CPU has carry-less products */
-} saei_crc_table;
-
-static void saei_crc_tables(saei_crc_table *t) {
-    for (uint32_t i = 0; i < 256; i++) {
-        uint32_t c = i;
-        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xEDB88320u : 0);
-        t->word[0][i] = c;
-    }
-    for (int j = 1; j < 8; j++)
-        for (int i = 0; i < 256; i++)
-            t->word[j][i] = t->word[j - 1][i] >> 8 ^ t->word[0][t->word[j - 1][i] & 255];
-    /* Bit 63 is x^0 and a product has 127 bits, not 128: x^n stands as x^(n - 32), one bit up. The
-       first half of 16 bytes is carried 8 further than the second. */
-    t->fold[0] = (uint64_t)saei_crc_shift(64 + 4) << 1;
-    t->fold[1] = (uint64_t)saei_crc_shift(64 - 4) << 1;
-    t->fold[2] = (uint64_t)saei_crc_shift(16 + 4) << 1;
-    t->fold[3] = (uint64_t)saei_crc_shift(16 - 4) << 1;
-#if defined(SAEI_X86)
-    t->folds = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse2");
-#else
-    t->folds = false;
-#endif
-}
-
-/* Eight bytes a step. crc without the inversions before and after. */
-static uint32_t saei_crc_words(const saei_crc_table *t, uint32_t crc, const unsigned char *p,
-                               size_t size) {
-    for (; size >= 8; p += 8, size -= 8) {
-        uint32_t a = saei_le32(p) ^ crc, b = saei_le32(p + 4);
-        crc = t->word[7][a & 255] ^ t->word[6][a >> 8 & 255] ^ t->word[5][a >> 16 & 255]
-              ^ t->word[4][a >> 24] ^ t->word[3][b & 255] ^ t->word[2][b >> 8 & 255]
-              ^ t->word[1][b >> 16 & 255] ^ t->word[0][b >> 24];
-    }
-    for (; size > 0; p++, size--) crc = crc >> 8 ^ t->word[0][(crc ^ *p) & 255];
-    return crc;
-}
-
-#if defined(SAEI_X86)
-/* Carried over to where next stands, and added to it. */
-__attribute__((target("pclmul,sse2"))) static inline __m128i saei_crc_fold(__m128i x, __m128i by,
-                                                                           __m128i next) {
-    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, by, 0x00),
-                                       _mm_clmulepi64_si128(x, by, 0x11)), next);
-}
-
-/* Whole 64 bytes, at least one, and 16 bytes out that have the same CRC. */
-__attribute__((target("pclmul,sse2")))
-static void saei_crc_blocks(const saei_crc_table *t, uint32_t crc, const unsigned char *p,
-                            size_t blocks, unsigned char out[16]) {
-    const __m128i *at = (const __m128i *)(const void *)p;
-    const __m128i by64 = _mm_loadu_si128((const __m128i *)(const void *)t->fold);
-    const __m128i by16 = _mm_loadu_si128((const __m128i *)(const void *)(t->fold + 2));
-    __m128i a = _mm_xor_si128(_mm_loadu_si128(at), _mm_cvtsi32_si128((int)crc));
-    __m128i b = _mm_loadu_si128(at + 1), c = _mm_loadu_si128(at + 2), d = _mm_loadu_si128(at + 3);
-    for (at += 4; --blocks; at += 4) {
-        a = saei_crc_fold(a, by64, _mm_loadu_si128(at));
-        b = saei_crc_fold(b, by64, _mm_loadu_si128(at + 1));
-        c = saei_crc_fold(c, by64, _mm_loadu_si128(at + 2));
-        d = saei_crc_fold(d, by64, _mm_loadu_si128(at + 3));
-    }
-    a = saei_crc_fold(saei_crc_fold(saei_crc_fold(a, by16, b), by16, c), by16, d);
-    _mm_storeu_si128((__m128i *)(void *)out, a);
-}
-#endif
-
-/* crc is that of what came before, 0 at the start. */
-static uint32_t saei_crc(const saei_crc_table *t, uint32_t crc, const void *data, size_t size) {
-    const unsigned char *p = (const unsigned char *)data;
-    crc = ~crc;
-#if defined(SAEI_X86)
-    if (t->folds && size >= 64) {
-        unsigned char rest[16];
-        saei_crc_blocks(t, crc, p, size / 64, rest);
-        crc = saei_crc_words(t, 0, rest, 16);
-        p += size / 64 * 64;
-        size %= 64;
-    }
-#endif
-    return ~saei_crc_words(t, crc, p, size);
-}
-
-/* ==== >>tensors: an open file ================================================================= */
-
-/* Small pieces of memory that go together. */
-typedef struct saei_arena_block {
-    struct saei_arena_block *next;
-    size_t size, used;
-} saei_arena_block;
-typedef struct saei_arena {
-    const sae_context *ctx;
-    saei_arena_block *head;
-} saei_arena;
-
-static void *saei_arena_alloc(saei_arena *arena, size_t count, size_t size) {
-    const size_t header = (sizeof(saei_arena_block) + 15) / 16 * 16, usual = 16384;
-    saei_arena_block *block = arena->head;
-    size_t bytes, whole;
-    if (!saei_mul(count, size, &bytes) || bytes > SIZE_MAX - 1024) return NULL;
-    bytes = (bytes + 15) / 16 * 16;
-    if (!block || block->size - block->used < bytes) {
-        whole = header + (bytes > usual / 4 ? bytes : usual);
-        block = (saei_arena_block *)saei_alloc(arena->ctx, whole, 1);
-        if (!block) return NULL;
-        block->size = whole;
-        block->used = header;
-        if (bytes > usual / 4 && arena->head) { /* a large piece leaves the open block open */
-            block->next = arena->head->next;
-            arena->head->next = block;
-        } else {
-            block->next = arena->head;
-            arena->head = block;
-        }
-    }
-    block->used += bytes;
-    return (char *)block + block->used - bytes;
-}
-
-static char *saei_arena_text(saei_arena *arena, const void *text, size_t size) {
-    char *copy = (char *)saei_arena_alloc(arena, size + 1, 1);
-    if (!copy) return NULL;
-    if (size) memcpy(copy, text, size);
-    copy[size] = 0;
-    return copy;
-}
-
-static void saei_arena_free(saei_arena *arena) {
-    while (arena->head) {
-        saei_arena_block *block = arena->head;
-        arena->head = block->next;
-        saei_free(arena->ctx, block);
-    }
-}
-
-typedef struct saei_scalar {
-    const char *name, *text;
-} saei_scalar;
-
-/* An entry of a zip archive. */
-typedef struct saei_zip_entry {
-    const char *name;
-    const unsigned char *data; /* packed, in the map */
-    size_t packed, size;
-    uint32_t crc;
-    unsigned method;
-    bool checked; /* data is plain and its CRC right, or there is none */
-} saei_zip_entry;
-
-typedef struct saei_file_tensor {
-    sae_tensor tensor;     /* first: what users point to */
-    saei_zip_entry *entry; /* that holds it; NULL: no zip */
-} saei_file_tensor;
-
-/* by_name and scalars_by_name are sorted. Everything but the map and the JSON sits in the arena. */
-struct sae_tensor_file {
-    sae_context *ctx;
-    const char *who, *path; /* for messages */
-    saei_map map;
-    saei_arena arena;
-    saei_file_tensor *tensors;
-    size_t count, capacity;
-    const void **by_name;
-    saei_scalar *scalars;
-    size_t num_scalars, scalar_capacity;
-    const void **scalars_by_name;
-    saei_json *header;         /* .safetensors */
-    const saei_json *metadata; /* in it; may be NULL */
-    saei_crc_table crc;
-};
-
-static sae_result saei_file_fail(const sae_tensor_file *file, sae_result result, const char *format,
-                                 va_list args) {
-    char text[480];
-    vsnprintf(text, sizeof text, format, args);
-    return saei_fail(file->ctx, result, "%s: %s: %s", file->who, file->path, text);
-}
-
-static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...)
-    SAEI_PRINTF(2, 3);
-static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    saei_file_fail(file, SAE_FORMAT, format, args);
-    va_end(args);
-    return SAE_FORMAT;
-}
-
-static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...)
-    SAEI_PRINTF(2, 3);
-static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    saei_file_fail(file, SAE_UNSUPPORTED, format, args);
-    va_end(args);
-    return SAE_UNSUPPORTED;
-}
-
-static sae_result saei_file_no_memory(const sae_tensor_file *file) {
-    return saei_fail(file->ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
-                     file->path);
-}
-
-/* An array in the arena that doubles; NULL if there is no memory. */
-static void *saei_file_grow(sae_tensor_file *file, void *items, size_t count, size_t *capacity,
-                            size_t size) {
-    void *grown;
-    if (count < *capacity) return items;
-    grown = saei_arena_alloc(&file->arena, count ? 2 * count : 16, size);
-    if (!grown) return NULL;
-    if (count) memcpy(grown, items, count * size);
-    *capacity = count ? 2 * count : 16;
-    return grown;
-}
-
-static sae_result saei_file_add(sae_tensor_file *file, const sae_tensor *tensor,
-                                saei_zip_entry *entry) {
-    saei_file_tensor *grown = (saei_file_tensor *)saei_file_grow(file, file->tensors, file->count,
-                                                                 &file->capacity, sizeof *grown);
-    if (!grown) return saei_file_no_memory(file);
-    file->tensors = grown;
-    file->tensors[file->count].tensor = *tensor;
-    file->tensors[file->count++].entry = entry;
-    return SAE_OK;
-}
-
-/* Whatever is sorted by name begins with it. */
-static const char *saei_name_of(const void *item) {
-    const char *name;
-    memcpy(&name, item, sizeof name);
-    return name;
-}
-
-static bool saei_name_less(const void *a, const void *b) {
-    return strcmp(saei_name_of(a), saei_name_of(b)) < 0;
-}
-
-/* Pointers to the items, sorted; a name held twice is refused. */
-static sae_result saei_file_index(sae_tensor_file *file, const void *items, size_t count,
-                                  size_t size, const char *what, const void ***out) {
-    char quoted[SAEI_QUOTE];
-    const void **sorted = (const void **)saei_arena_alloc(&file->arena, count + 1, sizeof *sorted);
-    if (!sorted) return saei_file_no_memory(file);
-    for (size_t i = 0; i < count; i++) sorted[i] = (const char *)items + i * size;
-    saei_sort(sorted, count, saei_name_less);
-    for (size_t i = 1; i < count; i++)
-        if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
-            return saei_damaged(file, "%s \"%s\" is there twice", what,
-                                saei_quote(saei_name_of(sorted[i]), quoted));
-    *out = sorted;
-    return SAE_OK;
-}
-
-static const void *saei_name_find(const void *const *sorted, size_t count, const char *name) {
-    for (size_t low = 0, high = count; low < high;) {
-        size_t middle = low + (high - low) / 2;
-        int order = strcmp(saei_name_of(sorted[middle]), name);
-        if (order == 0) return sorted[middle];
-        if (order < 0) low = middle + 1;
-        else high = middle;
-    }
-    return NULL;
-}
-
-/* The CRC of a large piece of a file, its blocks side by side, and put together. The map's pages
-   are given back. */
-enum { SAEI_CRC_BLOCK = 1 << 20 };
-typedef struct saei_crc_job {
-    sae_tensor_file *file;
-    const unsigned char *data;
-    size_t size;
-    uint32_t crc[64];
-} saei_crc_job;
-
-static void saei_crc_part(void *arg, size_t part) {
-    saei_crc_job *job = (saei_crc_job *)arg;
-    size_t at = part * SAEI_CRC_BLOCK, n = saei_min(job->size - at, SAEI_CRC_BLOCK);
-    job->crc[part] = saei_crc(&job->file->crc, 0, job->data + at, n);
-    saei_map_release(&job->file->map, job->data + at, n);
-}
-
-static uint32_t saei_crc_large(sae_tensor_file *file, const unsigned char *data, size_t size) {
-    uint32_t crc = 0, whole = saei_crc_shift(SAEI_CRC_BLOCK);
-    saei_crc_job job;
-    job.file = file;
-    while (size) {
-        size_t parts;
-        job.data = data;
-        job.size = saei_min(size, (size_t)64 * SAEI_CRC_BLOCK);
-        parts = saei_ceil_div(job.size, SAEI_CRC_BLOCK);
-        saei_parallel(file->ctx, parts, saei_crc_part, &job);
-        for (size_t i = 0; i < parts; i++) {
-            size_t n = saei_min(job.size - i * SAEI_CRC_BLOCK, SAEI_CRC_BLOCK);
-            crc = saei_crc_product(crc, n == SAEI_CRC_BLOCK ? whole : saei_crc_shift(n))
-                  ^ job.crc[i];
-        }
-        data += job.size;
-        size -= job.size;
-    }
-    return crc;
-}
-
-static sae_result saei_zip_damaged(const sae_tensor_file *file, const saei_zip_entry *e,
-                                   const char *what) {
-    char quoted[SAEI_QUOTE];
-    return saei_damaged(file, "zip entry \"%s\" %s", saei_quote(e->name, quoted), what);
-}
-
-/* Holds crc, that of the entry's plain bytes, against what the archive says. */
-static sae_result saei_zip_compare(const sae_tensor_file *file, saei_zip_entry *e, uint32_t crc) {
-    if (crc != e->crc) return saei_zip_damaged(file, e, "is damaged: its CRC-32 is wrong");
-    e->checked = true;
-    return SAE_OK;
-}
-
-static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e) {
-    return e->checked ? SAE_OK : saei_zip_compare(file, e, saei_crc_large(file, e->data, e->size));
-}
-
-/* ==== >>tensors: reading .npy ================================================================= */
-
-/*  \x93NUMPY | u8 major, minor | header length: u16 (1.0) or u32 (2.0, 3.0) | header | data
-    header: the Python dict {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } + '\n'  */
-
-typedef struct saei_npy {
-    const char *at, *end;
-    char descr[16];
-    bool has_descr, has_order, has_shape, fortran, structured;
-} saei_npy;
-
-static bool saei_npy_word(saei_npy *s, const char *word) {
-    size_t n = strlen(word);
-    while (s->at < s->end && strchr(" \t\r\n\f", *s->at) && *s->at) s->at++;
-    if ((size_t)(s->end - s->at) < n || memcmp(s->at, word, n) != 0) return false;
-    s->at += n;
-    return true;
-}
-
-static bool saei_npy_string(saei_npy *s, char out[16]) {
-    char quote;
-    size_t n = 0;
-    if (!saei_npy_word(s, "'") && !saei_npy_word(s, "\"")) return false;
-    quote = s->at[-1];
-    for (; s->at < s->end && *s->at != quote && n < 15; s->at++) {
-        if (*s->at < 32 || *s->at > 126 || *s->at == '\\') return false;
-        out[n++] = *s->at;
-    }
-    if (s->at >= s->end || *s->at != quote) return false;
-    s->at++;
-    out[n] = 0;
-    return true;
-}
-
-/* (), (5,), (3, 4), (3, 4,), (5L,) */
-static bool saei_npy_shape(saei_npy *s, sae_tensor *t) {
-    bool comma = false;
-    t->ndim = 0;
-    if (!saei_npy_word(s, "(")) return false;
-    while (!saei_npy_word(s, ")")) {
-        uint64_t dim = 0;
-        const char *start;
-        if (t->ndim > 0 && !comma) return false;
-        saei_npy_word(s, "");
-        for (start = s->at; s->at < s->end && *s->at >= '0' && *s->at <= '9'; s->at++) {
-            if (dim > (uint64_t)INT64_MAX / 10 - 1) return false;
-            dim = dim * 10 + (uint64_t)(*s->at - '0');
-        }
-        if (s->at == start || t->ndim == SAE_MAX_DIMS) return false;
-        t->shape[t->ndim++] = dim;
-        if (s->at < s->end && *s->at == 'L') s->at++;
-        comma = saei_npy_word(s, ",");
-    }
-    return t->ndim != 1 || comma;
-}
-
-static bool saei_npy_header(saei_npy *s, sae_tensor *t) {
-    char key[16];
-    if (!saei_npy_word(s, "{")) return false;
-    while (!saei_npy_word(s, "}")) {
-        if (!saei_npy_string(s, key) || !saei_npy_word(s, ":")) return false;
-        if (strcmp(key, "descr") == 0 && !s->has_descr) {
-            s->has_descr = true;
-            s->structured = saei_npy_word(s, "[");
-            if (s->structured) return true;
-            if (!saei_npy_string(s, s->descr)) return false;
-        } else if (strcmp(key, "fortran_order") == 0 && !s->has_order) {
-            s->has_order = true;
-            s->fortran = saei_npy_word(s, "True");
-            if (!s->fortran && !saei_npy_word(s, "False")) return false;
-        } else if (strcmp(key, "shape") == 0 && !s->has_shape) {
-            s->has_shape = true;
-            if (!saei_npy_shape(s, t)) return false;
-        } else {
-            return false;
-        }
-        if (!saei_npy_word(s, ",")) {
-            if (!saei_npy_word(s, "}")) return false;
-            break;
-        }
-    }
-    saei_npy_word(s, "");
-    return s->at == s->end && s->has_descr && s->has_order && s->has_shape;
-}
-
-/* SAE_DTYPE_DEFAULT where there is none for it. */
-static sae_dtype saei_npy_dtype(const char *descr, bool *swap) {
-    const char *type = *descr && strchr("<>|=", *descr) ? descr + 1 : descr;
-    *swap = *descr == '>' && type[0] && strcmp(type + 1, "1") != 0;
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++)
-        if (strcmp(type, saei_dtypes[i].descr + 1) == 0 && !(*swap && i == SAE_BF16))
-            return (sae_dtype)i;
-    return SAE_DTYPE_DEFAULT;
-}
-
-static void saei_swap_bytes(const unsigned char *in, unsigned char *out, size_t n, size_t size) {
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < size; j++) out[i * size + j] = in[i * size + size - 1 - j];
-}
-
-/* data [size] is a whole .npy; label names it in messages ("" for a plain file); entry, if any,
-   holds it. */
-static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const char *label,
-                                const unsigned char *data, size_t size, saei_zip_entry *entry) {
-    size_t start, length, elements, bytes;
-    saei_npy s;
-    sae_tensor t;
-    bool swap;
-    memset(&s, 0, sizeof s);
-    memset(&t, 0, sizeof t);
-    t.name = name;
-    if (size < 10 || memcmp(data, "\x93NUMPY", 6) != 0)
-        return saei_damaged(file, "%sno .npy header", label);
-    if (data[6] < 1 || data[6] > 3 || data[7] != 0)
-        return saei_unsupported(file, "%s.npy version %d.%d, known are 1.0, 2.0, 3.0", label,
-                                data[6], data[7]);
-    start = data[6] == 1 ? 10 : 12;
-    length = size < start ? SIZE_MAX : data[6] == 1 ? saei_le16(data + 8) : saei_le32(data + 8);
-    if (size < start || length > size - start || length > 1048576)
-        return saei_damaged(file, "%sthe .npy header is cut short", label);
-    s.at = (const char *)data + start;
-    s.end = s.at + length;
-    if (!saei_npy_header(&s, &t))
-        return saei_damaged(file,
-                            "%sthe .npy header is not a dict of exactly descr, fortran_order and "
-                            "shape (a tuple of at most %d sizes)",
-                            label, SAE_MAX_DIMS);
-    if (!s.structured && strchr(s.descr, 'O'))
-        return saei_unsupported(file, "%san object array: it holds pickles, which are not run",
-                                label);
-    t.dtype = s.structured ? SAE_DTYPE_DEFAULT : saei_npy_dtype(s.descr, &swap);
-    if (t.dtype == SAE_DTYPE_DEFAULT)
-        return saei_unsupported(file,
-                                "%s.npy descr is %s, known are f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 b1 "
-                                "and V2 (bfloat16)",
-                                label, s.structured ? "a list (a structured type)" : s.descr);
-    if (!saei_shape_layout(&t, &elements))
-        return saei_damaged(file, "%sthe .npy shape is too large", label);
-    bytes = elements * sae_dtype_size(t.dtype);
-    if (bytes != size - start - length)
-        return saei_damaged(file, "%sthe .npy header promises %zu bytes of data, there are %zu",
-                            label, bytes, size - start - length);
-    t.data = data + start + length;
-    if (s.fortran) {
-        int64_t stride = 1;
-        for (size_t k = 0; k < t.ndim; k++) {
-            t.stride[k] = stride;
-            stride *= (int64_t)(t.shape[k] ? t.shape[k] : 1);
-        }
-    }
-    if (swap && elements) {
-        unsigned char *owned = (unsigned char *)saei_arena_alloc(&file->arena, bytes, 1);
-        if (!owned) return saei_file_no_memory(file);
-        if (entry) SAEI_TRY(saei_zip_check(file, entry));
-        saei_swap_bytes((const unsigned char *)t.data, owned, elements, sae_dtype_size(t.dtype));
-        t.data = owned;
-    }
-    return saei_file_add(file, &t, entry);
-}
-
-/* ==== >>tensors: reading .safetensors ========================================================= */
-
-/*  u64 N | N bytes of JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...,
-    "__metadata__": {"key": "value"}} | data. The tensors cover the data without hole or overlap. */
-
-enum { SAEI_SAFETENSORS_HEADER = 100000000 };
-
-/* begin, end of a tensor, kept beside its index for sorting. */
-typedef struct saei_extent {
-    uint64_t begin, end;
-    const char *name;
-} saei_extent;
-
-static bool saei_extent_less(const void *a, const void *b) {
-    const saei_extent *x = (const saei_extent *)a, *y = (const saei_extent *)b;
-    return x->begin < y->begin || (x->begin == y->begin && x->end < y->end);
-}
-
-static bool saei_json_sizes(const saei_json *array, uint64_t *out, size_t max) {
-    size_t n = 0;
-    if (!array || array->type != SAEI_JSON_ARRAY || array->count > max) return false;
-    for (const saei_json *c = array->child; c; c = c->next) {
-        if (c->type != SAEI_JSON_NUMBER || !c->is_integer || c->integer < 0) return false;
-        out[n++] = (uint64_t)c->integer;
-    }
-    return true;
-}
-
-static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char *tensor,
-                                         const char *name, sae_dtype *out) {
-    static const char *const others[] = { "F4",          "F6_E2M3",     "F6_E3M2",
-                                          "F8_E5M2",     "F8_E4M3",     "F8_E8M0",
-                                          "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
-    char quoted[SAEI_QUOTE];
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
-        if (strcmp(name, saei_dtypes[i].name) != 0) continue;
-        *out = (sae_dtype)i;
-        return SAE_OK;
-    }
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        if (strcmp(name, others[i]) == 0)
-            return saei_unsupported(file, "tensor \"%s\" has dtype %s, which is not supported",
-                                    tensor, name);
-    return saei_damaged(file, "tensor \"%s\" has the unknown dtype \"%s\"", tensor,
-                        saei_quote(name, quoted));
-}
-
-static sae_result saei_safetensors_entry(sae_tensor_file *file, const saei_json *entry,
-                                         const unsigned char *data, size_t size,
-                                         saei_extent *extent) {
-    const saei_json *dtype = saei_json_get(entry, "dtype"), *shape = saei_json_get(entry, "shape");
-    const saei_json *offsets = saei_json_get(entry, "data_offsets");
-    uint64_t span[2];
-    size_t elements;
-    char quoted[SAEI_QUOTE];
-    sae_tensor t;
-    memset(&t, 0, sizeof t);
-    saei_quote(entry->key, quoted);
-    if (!dtype || dtype->type != SAEI_JSON_STRING || !shape || shape->type != SAEI_JSON_ARRAY
-        || !offsets || offsets->type != SAEI_JSON_ARRAY)
-        return saei_damaged(file,
-                            "tensor \"%s\" is not an object with dtype, shape and data_offsets",
-                            quoted);
-    t.name = entry->key;
-    t.ndim = shape->count;
-    SAEI_TRY(saei_safetensors_dtype(file, quoted, dtype->string, &t.dtype));
-    if (t.ndim > SAE_MAX_DIMS)
-        return saei_unsupported(file, "tensor \"%s\" has %zu dimensions, at most %d are supported",
-                                quoted, t.ndim, SAE_MAX_DIMS);
-    if (!saei_json_sizes(shape, t.shape, SAE_MAX_DIMS) || !saei_shape_layout(&t, &elements))
-        return saei_damaged(file, "tensor \"%s\" has a shape that is not allowed", quoted);
-    if (offsets->count != 2 || !saei_json_sizes(offsets, span, 2) || span[0] > span[1]
-        || span[1] > size)
-        return saei_damaged(file,
-                            "tensor \"%s\" has data_offsets that do not lie in the file's %zu "
-                            "bytes of data",
-                            quoted, size);
-    if (span[1] - span[0] != (uint64_t)elements * sae_dtype_size(t.dtype))
-        return saei_damaged(file, "tensor \"%s\" has %zu elements of %s in %llu bytes", quoted,
-                            elements, sae_dtype_name(t.dtype),
-                            (unsigned long long)(span[1] - span[0]));
-    t.data = data + span[0];
-    extent->begin = span[0];
-    extent->end = span[1];
-    extent->name = t.name;
-    return saei_file_add(file, &t, NULL);
-}
-
-static sae_result saei_safetensors_metadata(sae_tensor_file *file, const saei_json *metadata) {
-    bool good = metadata->type == SAEI_JSON_OBJECT;
-    for (const saei_json *c = metadata->child; good && c; c = c->next)
-        good = c->type == SAEI_JSON_STRING;
-    if (!good) return saei_damaged(file, "__metadata__ is not an object of strings");
-    file->metadata = metadata;
-    return SAE_OK;
-}
-
-static sae_result saei_safetensors_read(sae_tensor_file *file) {
-    const unsigned char *data = file->map.data;
-    size_t size = file->map.size, length, n = 0;
-    uint64_t at = 0;
-    saei_extent *extents;
-    const void **sorted;
-    char quoted[SAEI_QUOTE];
-    if (size < 8 || saei_le64(data) > SAEI_SAFETENSORS_HEADER || saei_le64(data) > size - 8)
-        return saei_damaged(file,
-                            "the .safetensors header does not fit into the file or is longer than "
-                            "%d bytes",
-                            SAEI_SAFETENSORS_HEADER);
-    length = (size_t)saei_le64(data);
-    if (length == 0 || data[8] != '{')
-        return saei_damaged(file, "the .safetensors header does not begin with '{'");
-    while (length > 1 && data[8 + length - 1] == ' ') length--;
-    SAEI_TRY(saei_json_parse(file->ctx, file->path, (const char *)data + 8, length, &file->header));
-    data += 8 + saei_le64(data);
-    size -= (size_t)(data - file->map.data);
-    extents =
-        (saei_extent *)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *extents);
-    sorted = (const void **)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *sorted);
-    if (!extents || !sorted) return saei_file_no_memory(file);
-    for (const saei_json *c = file->header->child; c; c = c->next) {
-        if (strcmp(c->key, "__metadata__") == 0) {
-            SAEI_TRY(saei_safetensors_metadata(file, c));
-            continue;
-        }
-        SAEI_TRY(saei_safetensors_entry(file, c, data, size, extents + n));
-        sorted[n] = extents + n;
-        n++;
-    }
-    saei_sort(sorted, n, saei_extent_less);
-    for (size_t i = 0; i < n; i++) {
-        const saei_extent *e = (const saei_extent *)sorted[i];
-        if (e->begin != at)
-            return saei_damaged(file,
-                                "tensor \"%s\" begins at byte %llu of the data where %llu is "
-                                "expected (%s)",
-                                saei_quote(e->name, quoted), (unsigned long long)e->begin,
-                                (unsigned long long)at, e->begin < at ? "an overlap" : "a hole");
-        at = e->end;
-    }
-    if (at != size)
-        return saei_damaged(file, "its tensors cover %llu bytes, there are %zu",
-                            (unsigned long long)at, size);
-    return SAE_OK;
-}
-
-/* ==== >>tensors: reading zip ================================================================== */
-
-/*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
-    then the central directory they point to, an entry of which points to a local header. */
-
-typedef struct saei_zip {
-    saei_zip_entry *entries;
-    size_t count;
-    const void **by_name;
-} saei_zip;
-
-/* The central directory: where, how long, how many entries. */
-static sae_result saei_zip_end(const sae_tensor_file *file, size_t *at, size_t *size,
-                               uint64_t *count) {
-    const unsigned char *d = file->map.data, *end, *wide;
-    size_t n = file->map.size, i;
-    uint64_t offset, length, wide_at;
-    if (n < 22) return saei_damaged(file, "a zip archive cut short");
-    for (i = n - 22;; i--) {
-        if (saei_le32(d + i) == 0x06054b50 && i + 22 + saei_le16(d + i + 20) == n) break;
-        if (i == 0 || n - i >= 22 + 65535)
-            return saei_damaged(file, "the zip archive has no end record: the file is cut short or "
-                                      "damaged");
-    }
-    end = d + i;
-    *count = saei_le16(end + 10);
-    length = saei_le32(end + 12);
-    offset = saei_le32(end + 16);
-    if (i >= 20 && saei_le32(end - 20) == 0x07064b50) {
-        wide_at = saei_le64(end - 12);
-        if (i < 76 || wide_at > i - 76 || saei_le32(d + wide_at) != 0x06064b50)
-            return saei_damaged(file, "the zip64 locator does not point to an end record");
-        wide = d + wide_at;
-        if ((*count != 0xFFFF && *count != saei_le64(wide + 32))
-            || (length != 0xFFFFFFFFu && length != saei_le64(wide + 40))
-            || (offset != 0xFFFFFFFFu && offset != saei_le64(wide + 48)))
-            return saei_damaged(file, "the two end records of the zip archive disagree");
-        *count = saei_le64(wide + 32);
-        length = saei_le64(wide + 40);
-        offset = saei_le64(wide + 48);
-        i = (size_t)wide_at;
-    }
-    if (offset > i || length > i - offset || *count > length / 46)
-        return saei_damaged(file, "the zip archive's directory lies outside the file");
-    *at = (size_t)offset;
-    *size = (size_t)length;
-    return SAE_OK;
-}
-
-/* The zip64 extra field holds, in this order, those of size, packed and offset that are all ones in
-   the directory entry. */
-static bool saei_zip_wide(const unsigned char *extra, size_t left, uint64_t *size, uint64_t *packed,
-                          uint64_t *offset) {
-    uint64_t *fields[3];
-    size_t n = 0, length, used = 0;
-    if (*size == 0xFFFFFFFFu) fields[n++] = size;
-    if (*packed == 0xFFFFFFFFu) fields[n++] = packed;
-    if (*offset == 0xFFFFFFFFu) fields[n++] = offset;
-    for (; n > 0 && left >= 4; extra += 4 + length, left -= 4 + length) {
-        length = saei_le16(extra + 2);
-        if (length > left - 4) return false;
-        if (saei_le16(extra) != 1) continue;
-        for (; used < n && 8 * used + 8 <= length; used++)
-            *fields[used] = saei_le64(extra + 4 + 8 * used);
-        return used == n;
-    }
-    return n == 0;
-}
-
-static sae_result saei_zip_local(const sae_tensor_file *file, saei_zip_entry *e, uint64_t offset,
-                                 uint64_t packed, uint64_t size, size_t limit) {
-    const unsigned char *d = file->map.data;
-    size_t name_length = strlen(e->name), skip;
-    if (limit < 30 || offset > limit - 30 || saei_le32(d + offset) != 0x04034b50)
-        return saei_zip_damaged(file, e, "has no local header");
-    skip = 30 + saei_le16(d + offset + 26) + saei_le16(d + offset + 28);
-    if (skip > limit - offset || packed > limit - offset - skip)
-        return saei_zip_damaged(file, e, "lies outside the file");
-    if (saei_le16(d + offset + 26) != name_length
-        || memcmp(d + offset + 30, e->name, name_length) != 0)
-        return saei_zip_damaged(file, e, "has another name in its local header");
-    if ((e->method == 0 && packed != size) || size > SIZE_MAX / 2)
-        return saei_zip_damaged(file, e, "has two sizes");
-    e->data = d + offset + skip;
-    e->packed = (size_t)packed;
-    e->size = (size_t)size;
-    return SAE_OK;
-}
-
-static sae_result saei_zip_open(sae_tensor_file *file, saei_zip *zip) {
-    size_t at = 0, left = 0, n = 0;
-    uint64_t count = 0;
-    memset(zip, 0, sizeof *zip);
-    SAEI_TRY(saei_zip_end(file, &at, &left, &count));
-    zip->entries = (saei_zip_entry *)saei_arena_alloc(&file->arena, (size_t)count + 1,
-                                                      sizeof *zip->entries);
-    if (!zip->entries) return saei_file_no_memory(file);
-    for (; n < count; n++) {
-        const unsigned char *d = file->map.data + at;
-        saei_zip_entry *e = zip->entries + n;
-        size_t name_length, extra_length, whole;
-        uint64_t size, packed, offset;
-        if (left < 46 || saei_le32(d) != 0x02014b50)
-            return saei_damaged(file, "the zip archive's directory is damaged");
-        name_length = saei_le16(d + 28);
-        extra_length = saei_le16(d + 30);
-        whole = 46 + name_length + extra_length + saei_le16(d + 32);
-        packed = saei_le32(d + 20);
-        size = saei_le32(d + 24);
-        offset = saei_le32(d + 42);
-        if (whole > left || !saei_is_text(d + 46, name_length)
-            || !saei_zip_wide(d + 46 + name_length, extra_length, &size, &packed, &offset))
-            return saei_damaged(file, "the zip archive's directory is damaged");
-        memset(e, 0, sizeof *e);
-        e->name = saei_arena_text(&file->arena, d + 46, name_length);
-        if (!e->name) return saei_file_no_memory(file);
-        e->method = saei_le16(d + 10);
-        e->crc = saei_le32(d + 16);
-        if (saei_le16(d + 8) & 1) return saei_unsupported(file, "the zip archive is encrypted");
-        SAEI_TRY(saei_zip_local(file, e, offset, packed, size, at));
-        at += whole;
-        left -= whole;
-    }
-    zip->count = n;
-    return saei_file_index(file, zip->entries, n, sizeof *zip->entries, "zip entry", &zip->by_name);
-}
-
-#if defined(SAE_ZLIB)
-#include <zlib.h>
-static void *saei_zlib_alloc(void *ctx, unsigned items, unsigned size) {
-    return saei_alloc((const sae_context *)ctx, items, size);
-}
-static void saei_zlib_free(void *ctx, void *memory) { saei_free((const sae_context *)ctx, memory); }
-
-static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsigned char *out) {
-    z_stream z;
-    size_t in_left = e->packed, out_left = e->size;
-    int status = Z_OK;
-    unsigned char spare;
-    memset(&z, 0, sizeof z);
-    z.zalloc = saei_zlib_alloc;
-    z.zfree = saei_zlib_free;
-    z.opaque = (void *)(uintptr_t)ctx;
-    if (inflateInit2(&z, -MAX_WBITS) != Z_OK) return false;
-    z.next_in = (unsigned char *)(uintptr_t)e->data;
-    z.next_out = out ? out : &spare;
-    while (status == Z_OK) {
-        uInt in = (uInt)saei_min(in_left, 1u << 30), room = (uInt)saei_min(out_left, 1u << 30);
-        z.avail_in = in;
-        z.avail_out = room;
-        status = inflate(&z, Z_NO_FLUSH);
-        in_left -= in - z.avail_in;
-        out_left -= room - z.avail_out;
-        if (status == Z_OK && z.avail_in == in && z.avail_out == room) break;
-    }
-    inflateEnd(&z);
-    return status == Z_STREAM_END && in_left == 0 && out_left == 0;
-}
-#endif
-
-/* Makes e->data the entry's plain bytes. Their CRC-32 is looked at now where they are few or had to
-   be unpacked, else once they are read: saei_zip_check. torch may leave it out as 0. */
-enum { SAEI_CRC_AT_ONCE = 4096 };
-static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
-    char quoted[SAEI_QUOTE];
-    bool unpacked = false;
-    if (e->checked) return SAE_OK;
-    saei_quote(e->name, quoted);
-#if defined(SAE_ZLIB)
-    if (e->method == 8) {
-        unsigned char *plain;
-        if (e->size / 1032 > e->packed)
-            return saei_zip_damaged(file, e, "promises too much");
-        plain = (unsigned char *)saei_arena_alloc(&file->arena, e->size + 1, 1);
-        if (!plain) return saei_file_no_memory(file);
-        if (!saei_inflate(file->ctx, e, plain))
-            return saei_zip_damaged(file, e, "does not unpack");
-        e->data = plain;
-        e->method = 0;
-        unpacked = true;
-    }
-#endif
-    if (e->method == 8)
-        return saei_unsupported(file,
-                                "zip entry \"%s\" is compressed (DEFLATE), which needs a build "
-                                "with SAE_ZLIB; or store it plain (numpy.savez, torch.save)",
-                                quoted);
-    if (e->method != 0)
-        return saei_unsupported(file,
-                                "zip entry \"%s\" is compressed by method %u, known is 0 (stored)",
-                                quoted, e->method);
-    e->checked = zero_is_none && e->crc == 0;
-    return unpacked || e->size <= SAEI_CRC_AT_ONCE ? saei_zip_check(file, e) : SAE_OK;
-}
-
-static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
-    for (size_t i = 0; i < zip->count; i++) {
-        saei_zip_entry *e = zip->entries + i;
-        char quoted[SAEI_QUOTE], label[SAEI_QUOTE + 16];
-        const char *name;
-        if (!saei_ends_with(e->name, ".npy")) continue;
-        SAEI_TRY(saei_zip_plain(file, e, false));
-        name = saei_arena_text(&file->arena, e->name, strlen(e->name) - 4);
-        if (!name) return saei_file_no_memory(file);
-        snprintf(label, sizeof label, "array \"%s\": ", saei_quote(name, quoted));
-        SAEI_TRY(saei_npy_read(file, name, label, e->data, e->size, e));
-    }
-    return SAE_OK;
-}
-
-/* ==== >>tensors: reading .pt ================================================================== */
-
-/*  A zip of TOP/data.pkl (what is there: a pickle), TOP/data/KEY (the storages), TOP/version, and
-    perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict,
-    makes numbers, texts, containers and tensors, and calls nothing. */
-
-typedef enum saei_pickle_type {
-    SAEI_PICKLE_NONE, SAEI_PICKLE_BOOL, SAEI_PICKLE_INT, SAEI_PICKLE_FLOAT, SAEI_PICKLE_TEXT,
-    SAEI_PICKLE_TUPLE, SAEI_PICKLE_LIST, SAEI_PICKLE_DICT, SAEI_PICKLE_GLOBAL, SAEI_PICKLE_STORAGE,
-    SAEI_PICKLE_TENSOR
-} saei_pickle_type;
-
-typedef struct saei_pickle_value {
-    saei_pickle_type type;
-    uint32_t count, capacity;         /* items of TUPLE, LIST; DICT: twice the pairs; STORAGE: the
-                                         zip entry, dtype */
-    int64_t integer;                  /* BOOL, INT; FLOAT: its bits; STORAGE: bytes; GLOBAL: row;
-                                         TENSOR: the zip entry */
-    const void *data;                 /* TEXT; STORAGE: its bytes; TENSOR: a sae_tensor */
-    struct saei_pickle_value **items; /* DICT: key, value, key, value */
-} saei_pickle_value;
-
-typedef enum saei_global {
-    SAEI_GLOBAL_TENSOR_V1, SAEI_GLOBAL_TENSOR_V2, SAEI_GLOBAL_TENSOR_V3, SAEI_GLOBAL_PARAMETER,
-    SAEI_GLOBAL_PARAMETER_STATE, SAEI_GLOBAL_DICT, SAEI_GLOBAL_SIZE, SAEI_GLOBAL_DEVICE,
-    SAEI_GLOBAL_STORAGE, SAEI_GLOBAL_DTYPE
-} saei_global;
-
-/* All that a pickle may name. dtype 0 of a storage: untyped, counted in bytes. */
-static const struct saei_global_row {
-    const char *module, *name;
-    saei_global kind;
-    int dtype;
-} saei_globals[] = {
-    { "torch._utils", "_rebuild_tensor", SAEI_GLOBAL_TENSOR_V1, 0 },
-    { "torch._utils", "_rebuild_tensor_v2", SAEI_GLOBAL_TENSOR_V2, 0 },
-    { "torch._utils", "_rebuild_tensor_v3", SAEI_GLOBAL_TENSOR_V3, 0 },
-    { "torch._utils", "_rebuild_parameter", SAEI_GLOBAL_PARAMETER, 0 },
-    { "torch._utils", "_rebuild_parameter_with_state", SAEI_GLOBAL_PARAMETER_STATE, 0 },
-    { "collections", "OrderedDict", SAEI_GLOBAL_DICT, 0 },
-    { "torch", "Size", SAEI_GLOBAL_SIZE, 0 },
-    { "torch", "device", SAEI_GLOBAL_DEVICE, 0 },
-    { "torch.storage", "UntypedStorage", SAEI_GLOBAL_STORAGE, 0 },
-    { "torch", "FloatStorage", SAEI_GLOBAL_STORAGE, SAE_F32 },
-    { "torch", "HalfStorage", SAEI_GLOBAL_STORAGE, SAE_F16 },
-    { "torch", "BFloat16Storage", SAEI_GLOBAL_STORAGE, SAE_BF16 },
-    { "torch", "DoubleStorage", SAEI_GLOBAL_STORAGE, SAE_F64 },
-    { "torch", "CharStorage", SAEI_GLOBAL_STORAGE, SAE_I8 },
-    { "torch", "ByteStorage", SAEI_GLOBAL_STORAGE, SAE_U8 },
-    { "torch", "ShortStorage", SAEI_GLOBAL_STORAGE, SAE_I16 },
-    { "torch", "IntStorage", SAEI_GLOBAL_STORAGE, SAE_I32 },
-    { "torch", "LongStorage", SAEI_GLOBAL_STORAGE, SAE_I64 },
-    { "torch", "BoolStorage", SAEI_GLOBAL_STORAGE, SAE_BOOL },
-    { "torch", "float32", SAEI_GLOBAL_DTYPE, SAE_F32 },
-    { "torch", "float16", SAEI_GLOBAL_DTYPE, SAE_F16 },
-    { "torch", "bfloat16", SAEI_GLOBAL_DTYPE, SAE_BF16 },
-    { "torch", "float64", SAEI_GLOBAL_DTYPE, SAE_F64 },
-    { "torch", "int8", SAEI_GLOBAL_DTYPE, SAE_I8 },
-    { "torch", "uint8", SAEI_GLOBAL_DTYPE, SAE_U8 },
-    { "torch", "int16", SAEI_GLOBAL_DTYPE, SAE_I16 },
-    { "torch", "uint16", SAEI_GLOBAL_DTYPE, SAE_U16 },
-    { "torch", "int32", SAEI_GLOBAL_DTYPE, SAE_I32 },
-    { "torch", "uint32", SAEI_GLOBAL_DTYPE, SAE_U32 },
-    { "torch", "int64", SAEI_GLOBAL_DTYPE, SAE_I64 },
-    { "torch", "uint64", SAEI_GLOBAL_DTYPE, SAE_U64 },
-    { "torch", "bool", SAEI_GLOBAL_DTYPE, SAE_BOOL },
-};
-enum {
-    SAEI_NUM_GLOBALS = sizeof saei_globals / sizeof saei_globals[0],
-    SAEI_PICKLE_SIZE = 1 << 24,     /* bytes of data.pkl */
-    SAEI_PICKLE_MARKS = 1000,
-    SAEI_PICKLE_DEPTH = 64,         /* of containers in containers */
-    SAEI_PICKLE_NAME = 1000,        /* characters of a dotted name */
-    SAEI_PICKLE_NAMES = 1 << 26,    /* and of all of them */
-    SAEI_EXPANDED_ELEMENTS = 1 << 26 /* of a tensor that is larger than its storage */
-};
-
-typedef struct saei_pickle {
-    sae_tensor_file *file;
-    const saei_zip *zip;
-    const char *top;                 /* "ae/" */
-    const unsigned char *at, *end;
-    size_t size;                     /* of data.pkl: bounds stack, memo and what is visited */
-    saei_arena arena;                /* of the values */
-    saei_pickle_value **stack, **memo;
-    size_t depth, stack_size, memo_size;
-    size_t marks[SAEI_PICKLE_MARKS], num_marks;
-    size_t visits, name_bytes;
-    char name[SAEI_PICKLE_NAME + 24];
-} saei_pickle;
-
-static sae_result saei_pickle_fail(const saei_pickle *u, const char *what) {
-    return saei_damaged(u->file, "data.pkl: %s", what);
-}
-
-static sae_result saei_pickle_no_memory(const saei_pickle *u) {
-    return saei_file_no_memory(u->file);
-}
-
-/* The next n bytes of the stream, NULL if there are fewer. */
-static const unsigned char *saei_pickle_take(saei_pickle *u, size_t n) {
-    const unsigned char *at = u->at;
-    if ((size_t)(u->end - at) < n) return NULL;
-    u->at += n;
-    return at;
-}
-
-static sae_result saei_pickle_push(saei_pickle *u, saei_pickle_value *value) {
-    if (u->depth == u->stack_size) return saei_pickle_fail(u, "the stack is too deep");
-    u->stack[u->depth++] = value;
-    return SAE_OK;
-}
-
-static saei_pickle_value *saei_pickle_make(saei_pickle *u, saei_pickle_type type) {
-    saei_pickle_value *v = (saei_pickle_value *)saei_arena_alloc(&u->arena, 1, sizeof *v);
-    if (!v) return NULL;
-    memset(v, 0, sizeof *v);
-    v->type = type;
-    return v;
-}
-
-/* A fresh value on the stack. */
-static sae_result saei_pickle_new(saei_pickle *u, saei_pickle_type type, saei_pickle_value **out) {
-    *out = saei_pickle_make(u, type);
-    return *out ? saei_pickle_push(u, *out) : saei_pickle_no_memory(u);
-}
-
-static sae_result saei_pickle_int(saei_pickle *u, saei_pickle_type type, int64_t integer) {
-    saei_pickle_value *v;
-    SAEI_TRY(saei_pickle_new(u, type, &v));
-    v->integer = integer;
-    return SAE_OK;
-}
-
-/* Values above the last MARK, or all. */
-static size_t saei_pickle_above(const saei_pickle *u) {
-    return u->depth - (u->num_marks ? u->marks[u->num_marks - 1] : 0);
-}
-
-/* The top value, taken off; NULL if there is none above the last MARK. */
-static saei_pickle_value *saei_pickle_pop(saei_pickle *u) {
-    return saei_pickle_above(u) ? u->stack[--u->depth] : NULL;
-}
-
-static sae_result saei_pickle_append(saei_pickle *u, saei_pickle_value *v,
-                                     saei_pickle_value **items, size_t count) {
-    size_t need = v->count + count;
-    if (need > v->capacity) {
-        size_t capacity = saei_max(need, 2 * (size_t)v->capacity);
-        saei_pickle_value **grown =
-            (saei_pickle_value **)saei_arena_alloc(&u->arena, capacity, sizeof *grown);
-        if (!grown) return saei_pickle_no_memory(u);
-        if (v->count) memcpy(grown, v->items, v->count * sizeof *grown);
-        v->items = grown;
-        v->capacity = (uint32_t)capacity;
-    }
-    if (count) memcpy(v->items + v->count, items, count * sizeof *items);
-    v->count = (uint32_t)need;
-    return SAE_OK;
-}
-
-/* The top count values become one tuple. */
-static sae_result saei_pickle_tuple(saei_pickle *u, size_t count) {
-    saei_pickle_value *v;
-    if (count > saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
-    v = saei_pickle_make(u, SAEI_PICKLE_TUPLE);
-    if (!v) return saei_pickle_no_memory(u);
-    u->depth -= count;
-    SAEI_TRY(saei_pickle_append(u, v, u->stack + u->depth, count));
-    return saei_pickle_push(u, v);
-}
-
-/* Moves the top count values into the container under them: type LIST, or DICT (pairs). */
-static sae_result saei_pickle_fill(saei_pickle *u, saei_pickle_type type, size_t count) {
-    saei_pickle_value **items, *into;
-    if (count > saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
-    u->depth -= count;
-    items = u->stack + u->depth;
-    into = saei_pickle_above(u) ? u->stack[u->depth - 1] : NULL;
-    if (!into || into->type != type || (type == SAEI_PICKLE_DICT && count % 2))
-        return saei_pickle_fail(u, "items for something that holds none");
-    for (size_t i = 0; type == SAEI_PICKLE_DICT && i < count; i += 2)
-        if (items[i]->type != SAEI_PICKLE_TEXT && items[i]->type != SAEI_PICKLE_INT)
-            return saei_pickle_fail(u, "a dict key that is neither a text nor an integer");
-    return saei_pickle_append(u, into, items, count);
-}
-
-static sae_result saei_pickle_text(saei_pickle *u, size_t length) {
-    const unsigned char *text = saei_pickle_take(u, length);
-    saei_pickle_value *v;
-    if (!text) return saei_pickle_fail(u, "it ends inside a text");
-    if (!saei_is_text(text, length)) return saei_pickle_fail(u, "a text that is not UTF-8");
-    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TEXT, &v));
-    v->data = saei_arena_text(&u->arena, text, length);
-    return v->data ? SAE_OK : saei_pickle_no_memory(u);
-}
-
-/* GLOBAL: two lines, module and name. */
-static sae_result saei_pickle_global(saei_pickle *u) {
-    char parts[2][48], quoted[SAEI_QUOTE], whole[SAEI_QUOTE];
-    for (int i = 0; i < 2; i++) {
-        const void *newline = memchr(u->at, '\n', (size_t)(u->end - u->at));
-        size_t n = newline ? (size_t)((const unsigned char *)newline - u->at) : 0;
-        if (!newline) return saei_pickle_fail(u, "it ends inside a name");
-        memcpy(parts[i], u->at, saei_min(n, 47));
-        parts[i][saei_min(n, 47)] = 0;
-        u->at += n + 1;
-    }
-    for (int i = 0; i < SAEI_NUM_GLOBALS; i++)
-        if (strcmp(parts[0], saei_globals[i].module) == 0
-            && strcmp(parts[1], saei_globals[i].name) == 0)
-            return saei_pickle_int(u, SAEI_PICKLE_GLOBAL, i);
-    snprintf(whole, sizeof whole, "%s.%s", parts[0], parts[1]);
-    return saei_unsupported(u->file,
-                            "data.pkl names %s, which is none of the tensors, containers and "
-                            "numbers of a state_dict; nothing of it is run (a whole module? save "
-                            "its state_dict())",
-                            saei_quote(whole, quoted));
-}
-
-/* BINPERSID: ('storage', class, key, location, elements). */
-static sae_result saei_pickle_storage(saei_pickle *u) {
-    saei_pickle_value *id = saei_pickle_pop(u), **a, *v;
-    const struct saei_global_row *row;
-    saei_zip_entry *e;
-    char name[SAEI_QUOTE * 3], quoted[SAEI_QUOTE];
-    uint64_t size;
-    if (!id || id->type != SAEI_PICKLE_TUPLE || id->count != 5)
-        return saei_pickle_fail(u, "a storage that is not described by five values");
-    a = id->items;
-    if (a[0]->type != SAEI_PICKLE_TEXT || strcmp((const char *)a[0]->data, "storage") != 0
-        || a[1]->type != SAEI_PICKLE_GLOBAL || a[2]->type != SAEI_PICKLE_TEXT
-        || a[3]->type != SAEI_PICKLE_TEXT || a[4]->type != SAEI_PICKLE_INT || a[4]->integer < 0)
-        return saei_pickle_fail(u, "a storage with values of the wrong kind");
-    row = saei_globals + a[1]->integer;
-    if (row->kind != SAEI_GLOBAL_STORAGE) return saei_pickle_fail(u, "a storage of no known class");
-    snprintf(name, sizeof name, "%sdata/%.100s", u->top, (const char *)a[2]->data);
-    saei_quote(name, quoted);
-    e = (saei_zip_entry *)(uintptr_t)saei_name_find(u->zip->by_name, u->zip->count, name);
-    if (!e) return saei_damaged(u->file, "there is no storage \"%s\" in the archive", quoted);
-    SAEI_TRY(saei_zip_plain(u->file, e, true));
-    size = row->dtype ? sae_dtype_size((sae_dtype)row->dtype) : 1;
-    if ((uint64_t)a[4]->integer > e->size / size)
-        return saei_damaged(u->file,
-                            "the storage \"%s\" holds %zu bytes, its tensors need %llu elements of "
-                            "%d",
-                            quoted, e->size, (unsigned long long)a[4]->integer, (int)size);
-    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_STORAGE, &v));
-    v->data = e->data;
-    v->integer = a[4]->integer * (int64_t)size;
-    v->capacity = (uint32_t)row->dtype;
-    v->count = (uint32_t)(e - u->zip->entries);
-    return SAE_OK;
-}
-
-static bool saei_pickle_sizes(const saei_pickle_value *tuple, int64_t out[SAE_MAX_DIMS]) {
-    if (tuple->type != SAEI_PICKLE_TUPLE || tuple->count > SAE_MAX_DIMS) return false;
-    for (uint32_t i = 0; i < tuple->count; i++) {
-        out[i] = tuple->items[i]->integer;
-        if (tuple->items[i]->type != SAEI_PICKLE_INT || out[i] < 0) return false;
-    }
-    return true;
-}
-
-/* a = storage, offset, size, stride. Every element must lie in the storage. */
-static sae_result saei_pickle_tensor(saei_pickle *u, saei_pickle_value **a, int dtype) {
-    sae_tensor *t = (sae_tensor *)saei_arena_alloc(&u->arena, 1, sizeof *t);
-    int64_t shape[SAE_MAX_DIMS], strides[SAE_MAX_DIMS];
-    uint64_t held, last;
-    size_t elements;
-    saei_pickle_value *v;
-    if (!t) return saei_pickle_no_memory(u);
-    memset(t, 0, sizeof *t);
-    if (a[0]->type != SAEI_PICKLE_STORAGE || a[1]->type != SAEI_PICKLE_INT
-        || a[2]->type != SAEI_PICKLE_TUPLE || a[3]->type != SAEI_PICKLE_TUPLE)
-        return saei_pickle_fail(u, "a tensor with values of the wrong kind");
-    if (!dtype) dtype = (int)a[0]->capacity;
-    if (!dtype) return saei_pickle_fail(u, "a tensor without an element type");
-    if (a[2]->count > SAE_MAX_DIMS)
-        return saei_unsupported(u->file, "a tensor of %u dimensions, at most %d are supported",
-                                (unsigned)a[2]->count, SAE_MAX_DIMS);
-    t->dtype = (sae_dtype)dtype;
-    t->ndim = a[2]->count;
-    if (!saei_pickle_sizes(a[2], shape) || a[3]->count != t->ndim || a[1]->integer < 0)
-        return saei_pickle_fail(u, "a tensor with a negative size or offset");
-    for (size_t k = 0; k < t->ndim; k++) t->shape[k] = (uint64_t)shape[k];
-    if (!saei_shape_layout(t, &elements)) return saei_pickle_fail(u, "a tensor that is too large");
-    if (!saei_pickle_sizes(a[3], strides))
-        return saei_pickle_fail(u, "a tensor with a negative stride");
-    for (size_t k = 0; k < t->ndim; k++) /* where no step is taken the row-major one stays */
-        if (elements && t->shape[k] > 1) t->stride[k] = strides[k];
-    held = (uint64_t)a[0]->integer / sae_dtype_size(t->dtype);
-    last = (uint64_t)a[1]->integer;
-    for (size_t k = 0; k < t->ndim && elements; k++) {
-        uint64_t steps = t->shape[k] - 1, stride = (uint64_t)t->stride[k];
-        if (steps && stride > held / steps) last = held;
-        else last = last > held ? last : last + steps * stride;
-    }
-    if (last >= held && elements)
-        return saei_pickle_fail(u, "a tensor that reaches past the end of its storage");
-    if (elements > held && elements > SAEI_EXPANDED_ELEMENTS)
-        return saei_pickle_fail(u, "a tensor far larger than its storage");
-    t->data = (const unsigned char *)a[0]->data;
-    if (elements)
-        t->data = (const unsigned char *)t->data + (size_t)a[1]->integer * sae_dtype_size(t->dtype);
-    SAEI_TRY(saei_pickle_new(u, SAEI_PICKLE_TENSOR, &v));
-    v->data = t;
-    v->integer = a[0]->count;
-    return SAE_OK;
-}
-
-/* REDUCE and NEWOBJ: what calling the global would give. */
-static sae_result saei_pickle_reduce(saei_pickle *u) {
-    saei_pickle_value *args = saei_pickle_pop(u), *f = saei_pickle_pop(u), *v, **a;
-    uint32_t n;
-    if (!args || !f || args->type != SAEI_PICKLE_TUPLE || f->type != SAEI_PICKLE_GLOBAL)
-        return saei_pickle_fail(u, "a call of something that is no function");
-    a = args->items;
-    n = args->count;
-    switch (saei_globals[f->integer].kind) {
-    case SAEI_GLOBAL_TENSOR_V1:
-        if (n == 4) return saei_pickle_tensor(u, a, 0);
-        break;
-    case SAEI_GLOBAL_TENSOR_V2:
-        if (n == 6 || n == 7) return saei_pickle_tensor(u, a, 0);
-        break;
-    case SAEI_GLOBAL_TENSOR_V3:
-        if ((n == 7 || n == 8) && a[6]->type == SAEI_PICKLE_GLOBAL
-            && saei_globals[a[6]->integer].kind == SAEI_GLOBAL_DTYPE)
-            return saei_pickle_tensor(u, a, saei_globals[a[6]->integer].dtype);
-        break;
-    case SAEI_GLOBAL_PARAMETER:
-        if (n == 3 && a[0]->type == SAEI_PICKLE_TENSOR) return saei_pickle_push(u, a[0]);
-        break;
-    case SAEI_GLOBAL_PARAMETER_STATE:
-        if (n == 4 && a[0]->type == SAEI_PICKLE_TENSOR) return saei_pickle_push(u, a[0]);
-        break;
-    case SAEI_GLOBAL_DICT:
-        if (n == 0) return saei_pickle_new(u, SAEI_PICKLE_DICT, &v);
-        break;
-    case SAEI_GLOBAL_SIZE:
-        if (n == 1 && a[0]->type == SAEI_PICKLE_TUPLE) return saei_pickle_push(u, a[0]);
-        break;
-    case SAEI_GLOBAL_DEVICE:
-        if (n >= 1 && a[0]->type == SAEI_PICKLE_TEXT) return saei_pickle_push(u, a[0]);
-        break;
-    default: break;
-    }
-    return saei_damaged(u->file, "data.pkl: %s.%s with values that do not fit",
-                        saei_globals[f->integer].module, saei_globals[f->integer].name);
-}
-
-/* Opcodes of numbers and texts. *done: it was one. */
-static sae_result saei_pickle_constant(saei_pickle *u, unsigned op, bool *done) {
-    static const struct {
-        unsigned char op, operand;
-    } table[] = { { 'J', 4 }, { 'K', 1 }, { 'M', 2 }, { 0x8a, 1 },
-                  { 'G', 8 }, { 'X', 4 }, { 'U', 1 } };
-    const unsigned char *p = NULL;
-    uint64_t bits = 0;
-    size_t length;
-    *done = true;
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
-        if (table[i].op == op && !(p = saei_pickle_take(u, table[i].operand)))
-            return saei_pickle_fail(u, "it ends inside a value");
-    switch (op) {
-    case 'J': return saei_pickle_int(u, SAEI_PICKLE_INT, (int32_t)saei_le32(p));
-    case 'K': return saei_pickle_int(u, SAEI_PICKLE_INT, p[0]);
-    case 'M': return saei_pickle_int(u, SAEI_PICKLE_INT, (int64_t)saei_le16(p));
-    case 0x8a: /* little endian, two's complement, as short as possible */
-        length = p[0];
-        if (length > 8) return saei_pickle_fail(u, "an integer of more than 64 bits");
-        if (!(p = saei_pickle_take(u, length)))
-            return saei_pickle_fail(u, "it ends inside a value");
-        for (size_t i = 0; i < length; i++) bits |= (uint64_t)p[i] << 8 * i;
-        if (length && length < 8 && p[length - 1] & 0x80) bits |= ~(uint64_t)0 << 8 * length;
-        return saei_pickle_int(u, SAEI_PICKLE_INT, (int64_t)bits);
-    case 'G':
-        for (int i = 0; i < 8; i++) bits = bits << 8 | p[i];
-        return saei_pickle_int(u, SAEI_PICKLE_FLOAT, (int64_t)bits);
-    case 'X': return saei_pickle_text(u, saei_le32(p));
-    case 'U': return saei_pickle_text(u, p[0]);
-    case 0x88: return saei_pickle_int(u, SAEI_PICKLE_BOOL, 1);
-    case 0x89: return saei_pickle_int(u, SAEI_PICKLE_BOOL, 0);
-    case 'N': return saei_pickle_int(u, SAEI_PICKLE_NONE, 0);
-    default: *done = false; return SAE_OK;
-    }
-}
-
-/* BINPUT, LONG_BINPUT, BINGET, LONG_BINGET. */
-static sae_result saei_pickle_memo(saei_pickle *u, unsigned op) {
-    bool wide = op == 'r' || op == 'j', put = op == 'q' || op == 'r';
-    const unsigned char *p = saei_pickle_take(u, wide ? 4 : 1);
-    size_t slot;
-    if (!p) return saei_pickle_fail(u, "it ends inside a value");
-    slot = wide ? saei_le32(p) : p[0];
-    if (put) {
-        if (slot >= u->memo_size) return saei_pickle_fail(u, "a memo slot out of range");
-        if (!saei_pickle_above(u)) return saei_pickle_fail(u, "the stack is empty");
-        u->memo[slot] = u->stack[u->depth - 1];
-        return SAE_OK;
-    }
-    if (slot >= u->memo_size || !u->memo[slot])
-        return saei_pickle_fail(u, "a memo slot that was never set");
-    return saei_pickle_push(u, u->memo[slot]);
-}
-
-static sae_result saei_pickle_step(saei_pickle *u, unsigned op) {
-    saei_pickle_value *v;
-    size_t count;
-    bool done;
-    SAEI_TRY(saei_pickle_constant(u, op, &done));
-    if (done) return SAE_OK;
-    switch (op) {
-    case '(':
-        if (u->num_marks == SAEI_PICKLE_MARKS) return saei_pickle_fail(u, "too many marks");
-        u->marks[u->num_marks++] = u->depth;
-        return SAE_OK;
-    case 't': case 'u': case 'e': /* what lies above the last MARK */
-        if (!u->num_marks) return saei_pickle_fail(u, "no mark on the stack");
-        count = saei_pickle_above(u);
-        u->num_marks--;
-        if (op == 't') return saei_pickle_tuple(u, count);
-        return saei_pickle_fill(u, op == 'u' ? SAEI_PICKLE_DICT : SAEI_PICKLE_LIST, count);
-    case ')': return saei_pickle_tuple(u, 0);
-    case 0x85: case 0x86: case 0x87: return saei_pickle_tuple(u, op - 0x84);
-    case 's': return saei_pickle_fill(u, SAEI_PICKLE_DICT, 2);
-    case 'a': return saei_pickle_fill(u, SAEI_PICKLE_LIST, 1);
-    case '}': return saei_pickle_new(u, SAEI_PICKLE_DICT, &v);
-    case ']': return saei_pickle_new(u, SAEI_PICKLE_LIST, &v);
-    case 'q': case 'r': case 'h': case 'j': return saei_pickle_memo(u, op);
-    case 'c': return saei_pickle_global(u);
-    case 'Q': return saei_pickle_storage(u);
-    case 'R': case 0x81: return saei_pickle_reduce(u);
-    case 'b': /* BUILD: an OrderedDict's attributes (_metadata) are of no use here */
-        if (!saei_pickle_pop(u) || !saei_pickle_above(u)
-            || u->stack[u->depth - 1]->type != SAEI_PICKLE_DICT)
-            return saei_pickle_fail(u, "attributes for something that is not an OrderedDict");
-        return SAE_OK;
-    default:
-        return saei_unsupported(u->file,
-                                "data.pkl: opcode 0x%02x, which torch.save does not write at "
-                                "protocol 2",
-                                op);
-    }
-}
-
-/* Runs the stream; *out is the object it makes. */
-static sae_result saei_pickle_run(saei_pickle *u, saei_pickle_value **out) {
-    const unsigned char *head = saei_pickle_take(u, 2);
-    if (!head || head[0] != 0x80)
-        return saei_unsupported(u->file, "data.pkl is not a pickle of protocol 2");
-    if (head[1] != 2 && head[1] != 3)
-        return saei_unsupported(u->file,
-                                "data.pkl has pickle protocol %d, known are 2 (what torch.save "
-                                "writes) and 3",
-                                head[1]);
-    for (;;) {
-        const unsigned char *op = saei_pickle_take(u, 1);
-        if (!op) return saei_pickle_fail(u, "it ends too early");
-        if (*op == '.') break;
-        SAEI_TRY(saei_pickle_step(u, *op));
-    }
-    if (u->depth != 1 || u->num_marks) return saei_pickle_fail(u, "it does not make one object");
-    *out = u->stack[0];
-    return SAE_OK;
-}
-
-/* ==== >>tensors: reading .pt, names and archive =============================================== */
-
-static sae_result saei_pickle_add_scalar(saei_pickle *u, const char *name, const char *text) {
-    sae_tensor_file *file = u->file;
-    saei_scalar *grown = (saei_scalar *)saei_file_grow(file, file->scalars, file->num_scalars,
-                                                       &file->scalar_capacity, sizeof *grown);
-    if (!grown) return saei_file_no_memory(file);
-    file->scalars = grown;
-    text = saei_arena_text(&file->arena, text, strlen(text));
-    if (!text) return saei_file_no_memory(file);
-    file->scalars[file->num_scalars].name = name;
-    file->scalars[file->num_scalars++].text = text;
-    return SAE_OK;
-}
-
-/* A value that holds no others, under the name in u->name. */
-static sae_result saei_pickle_leaf(saei_pickle *u, const saei_pickle_value *v, size_t length) {
-    char text[64];
-    const char *name;
-    u->name_bytes += length + 1;
-    if (u->name_bytes > SAEI_PICKLE_NAMES) return saei_pickle_fail(u, "too many names");
-    name = saei_arena_text(&u->file->arena, u->name, length);
-    if (!name) return saei_file_no_memory(u->file);
-    if (v->type == SAEI_PICKLE_TENSOR) {
-        sae_tensor t = *(const sae_tensor *)v->data;
-        t.name = name;
-        return saei_file_add(u->file, &t, u->zip->entries + v->integer);
-    }
-    if (v->type == SAEI_PICKLE_TEXT) return saei_pickle_add_scalar(u, name, (const char *)v->data);
-    if (v->type == SAEI_PICKLE_INT) snprintf(text, sizeof text, "%lld", (long long)v->integer);
-    else if (v->type == SAEI_PICKLE_FLOAT)
-        saei_number_text(saei_from_bits((uint64_t)v->integer), text);
-    else if (v->type == SAEI_PICKLE_BOOL) strcpy(text, v->integer ? "True" : "False");
-    else if (v->type == SAEI_PICKLE_NONE) strcpy(text, "None");
-    else if (v->type == SAEI_PICKLE_GLOBAL)
-        snprintf(text, sizeof text, "%s.%s", saei_globals[v->integer].module,
-                 saei_globals[v->integer].name);
-    else return SAE_OK; /* a bare storage */
-    return saei_pickle_add_scalar(u, name, text);
-}
-
-/* Gives what v holds, all the way down, names joined by dots: "optimizer.state.0.exp_avg". A value
-   that holds itself runs into a limit. */
-static sae_result saei_pickle_flatten(saei_pickle *u, const saei_pickle_value *v, size_t length,
-                                      int depth) {
-    bool dict = v->type == SAEI_PICKLE_DICT;
-    if (!dict && v->type != SAEI_PICKLE_LIST && v->type != SAEI_PICKLE_TUPLE)
-        return saei_pickle_leaf(u, v, length);
-    if (depth == SAEI_PICKLE_DEPTH) return saei_pickle_fail(u, "containers nested deeper than 64");
-    for (uint32_t i = 0; i < v->count; i += dict ? 2 : 1) {
-        const saei_pickle_value *key = dict ? v->items[i] : NULL,
-                                *item = v->items[dict ? i + 1 : i];
-        char number[24];
-        const char *part = number;
-        size_t at = length, n;
-        if (++u->visits > 4 * u->size)
-            return saei_pickle_fail(u, "it holds the same over and over");
-        if (key && key->type == SAEI_PICKLE_TEXT) part = (const char *)key->data;
-        else snprintf(number, sizeof number, "%lld", key ? (long long)key->integer : (long long)i);
-        n = strlen(part);
-        if (n + 1 > SAEI_PICKLE_NAME - length)
-            return saei_pickle_fail(u, "a name of more than 1000 characters");
-        if (depth > 0) u->name[at++] = '.';
-        memcpy(u->name + at, part, n);
-        SAEI_TRY(saei_pickle_flatten(u, item, at + n, depth + 1));
-    }
-    return SAE_OK;
-}
-
-/* The archive's own rules, before anything of the pickle is looked at. */
-static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const char *top) {
-    const struct {
-        const char *name;
-        bool required;
-    } parts[2] = { { "version", true }, { "byteorder", false } };
-    size_t n = strlen(top);
-    char quoted[SAEI_QUOTE], name[SAEI_QUOTE + 16], text[16];
-    for (size_t i = 0; i < zip->count; i++) {
-        const char *rest = zip->entries[i].name + n;
-        if (strncmp(zip->entries[i].name, top, n) != 0)
-            return saei_damaged(file, "entry \"%s\" of the archive lies outside its folder %s",
-                                saei_quote(zip->entries[i].name, quoted), top);
-        if (strcmp(rest, "constants.pkl") == 0 || strncmp(rest, "code/", 5) == 0)
-            return saei_unsupported(file, "a TorchScript archive; a state_dict saved with "
-                                          "torch.save is expected");
-    }
-    for (int i = 0; i < 2; i++) {
-        saei_zip_entry *e;
-        snprintf(name, sizeof name, "%s%s", top, parts[i].name);
-        e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
-        if (!e && !parts[i].required) continue;
-        if (!e) return saei_damaged(file, "the archive has no entry %s", name);
-        SAEI_TRY(saei_zip_plain(file, e, true));
-        SAEI_TRY(saei_zip_check(file, e));
-        memcpy(text, e->data, saei_min(e->size, 15));
-        text[saei_min(e->size, 15)] = 0;
-        text[strcspn(text, "\r\n")] = 0;
-        saei_quote(text, quoted);
-        if (i == 0 && (strspn(text, "0123456789") != strlen(text) || strlen(text) > 3
-                       || strtol(text, NULL, 10) < 1 || strtol(text, NULL, 10) > 10))
-            return saei_unsupported(file, "torch archive version %s, known are 1 to 10", quoted);
-        if (i == 1 && strcmp(text, "little") != 0)
-            return saei_unsupported(file, "byteorder is %s, known is little", quoted);
-    }
-    return SAE_OK;
-}
-
-/* The folder of a first-level data.pkl with its slash, into out; false if there is none. */
-static bool saei_torch_top(const saei_zip *zip, char out[SAEI_QUOTE]) {
-    for (size_t i = 0; i < zip->count; i++) {
-        const char *slash = strchr(zip->entries[i].name, '/');
-        size_t n = slash ? (size_t)(slash - zip->entries[i].name) + 1 : 0;
-        if (!slash || strcmp(slash, "/data.pkl") != 0 || n >= SAEI_QUOTE) continue;
-        memcpy(out, zip->entries[i].name, n);
-        out[n] = 0;
-        return true;
-    }
-    return false;
-}
-
-static sae_result saei_torch_unpickle(saei_pickle *u) {
-    saei_pickle_value *top = NULL;
-    u->stack_size = u->size;
-    u->memo_size = u->size;
-    u->stack = (saei_pickle_value **)saei_arena_alloc(&u->arena, u->size + 1, sizeof *u->stack);
-    u->memo = (saei_pickle_value **)saei_arena_alloc(&u->arena, u->size + 1, sizeof *u->memo);
-    if (!u->stack || !u->memo) return saei_pickle_no_memory(u);
-    memset(u->memo, 0, u->size * sizeof *u->memo);
-    SAEI_TRY(saei_pickle_run(u, &top));
-    if (top->type != SAEI_PICKLE_DICT && top->type != SAEI_PICKLE_TENSOR)
-        return saei_pickle_fail(u, "it holds neither a dict of tensors nor a tensor");
-    return saei_pickle_flatten(u, top, 0, 0);
-}
-
-static sae_result saei_torch_read(sae_tensor_file *file, saei_zip *zip, const char *top) {
-    char name[SAEI_QUOTE + 16];
-    saei_zip_entry *e;
-    saei_pickle *u;
-    sae_result result;
-    SAEI_TRY(saei_torch_check(file, zip, top));
-    snprintf(name, sizeof name, "%sdata.pkl", top);
-    e = (saei_zip_entry *)(uintptr_t)saei_name_find(zip->by_name, zip->count, name);
-    if (e->size > SAEI_PICKLE_SIZE)
-        return saei_unsupported(file, "data.pkl has %zu bytes, at most %d are read", e->size,
-                                SAEI_PICKLE_SIZE);
-    SAEI_TRY(saei_zip_plain(file, e, true));
-    SAEI_TRY(saei_zip_check(file, e));
-    u = (saei_pickle *)saei_arena_alloc(&file->arena, 1, sizeof *u);
-    if (!u) return saei_file_no_memory(file);
-    memset(u, 0, sizeof *u);
-    u->file = file;
-    u->zip = zip;
-    u->top = top;
-    u->at = e->data;
-    u->end = e->data + e->size;
-    u->size = e->size;
-    u->arena.ctx = file->ctx;
-    result = saei_torch_unpickle(u);
-    saei_arena_free(&u->arena);
-    return result;
-}
-
-/* ==== >>tensors: opening a file =============================================================== */
-
-static sae_result saei_zip_read(sae_tensor_file *file) {
-    saei_zip zip;
-    char top[SAEI_QUOTE];
-    SAEI_TRY(saei_zip_open(file, &zip));
-    if (saei_torch_top(&zip, top)) return saei_torch_read(file, &zip, top);
-    for (size_t i = 0; i < zip.count; i++)
-        if (saei_ends_with(zip.entries[i].name, ".npy")) return saei_npz_read(file, &zip);
-    return saei_damaged(file, "a zip archive without data.pkl (torch.save) and without .npy "
-                              "(numpy.savez)");
-}
-
-static bool saei_looks_zip(const unsigned char *d, size_t n) {
-    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
-}
-
-static bool saei_looks_npy(const unsigned char *d, size_t n) {
-    return n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0;
-}
-
-/* Stricter than reading one is, so that no raw values pass for it. */
-static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
-    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
-           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
-}
-
-/* The kind is told by the content. */
-static sae_result saei_tensor_file_read(sae_tensor_file *file) {
-    static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
-    const unsigned char *d = file->map.data;
-    size_t n = file->map.size;
-    if (n == 0) return saei_damaged(file, "the file is empty");
-    if (saei_looks_zip(d, n)) return saei_zip_read(file);
-    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n, NULL);
-    if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
-        return saei_safetensors_read(file);
-    if (n >= 11 && memcmp(d, "version htt", 11) == 0)
-        return saei_damaged(file, "a Git LFS pointer: the file itself was not downloaded (git lfs "
-                                  "pull)");
-    if (saei_ends_with(file->path, ".safetensors")) return saei_safetensors_read(file);
-    if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
-        return saei_unsupported(file, "torch.save's format from before torch 1.6; re-save it with "
-                                      "torch >= 1.6");
-    if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
-        return saei_unsupported(file, "a bare pickle, which is not run; re-save it with torch.save "
-                                      "(torch >= 1.6) or as .safetensors");
-    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .pt (torch >= "
-                              "1.6)");
-}
-
-SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
-    if (!file) return;
-    saei_free(file->ctx, file->header);
-    saei_arena_free(&file->arena);
-    saei_map_close(file->ctx, &file->map);
-    saei_free(file->ctx, file);
-}
-
-/* The file whose bytes are in *map, which is the file's from here on (with handle NULL they stay
-   the caller's and must outlive it). path is for messages, and tells the kind where the bytes do
-   not. */
-static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
-                                            sae_tensor_file **out) {
-    sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
-    sae_result result;
-    if (!file) {
-        saei_map_close(ctx, map);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
-    }
-    file->ctx = ctx;
-    file->who = "sae_tensor_file_open";
-    file->path = path;
-    file->arena.ctx = ctx;
-    file->map = *map;
-    saei_crc_tables(&file->crc);
-    result = saei_tensor_file_read(file);
-    if (result == SAE_OK)
-        result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
-                                 &file->by_name);
-    if (result == SAE_OK)
-        result = saei_file_index(file, file->scalars, file->num_scalars, sizeof *file->scalars,
-                                 "value", &file->scalars_by_name);
-    file->path = saei_arena_text(&file->arena, path, strlen(path));
-    if (result == SAE_OK && !file->path)
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
-    if (result != SAE_OK) {
-        sae_tensor_file_close(file);
-        return result;
-    }
-    *out = file;
-    return SAE_OK;
-}
-
-SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
-    saei_map map;
-    if (!ctx) return SAE_INVALID;
-    if (!path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
-    return saei_tensor_file_open_map(ctx, path, &map, out);
-}
-
-SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
-
-SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index) {
-    return file && index < file->count ? &file->tensors[index].tensor : NULL;
-}
-
-SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name) {
-    if (!file || !name) return NULL;
-    return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
-}
-
-SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
-    if (!file) return SAE_INVALID;
-    for (size_t i = 0; i < file->count; i++) {
-        saei_file_tensor *t = file->tensors + i;
-        if (tensor && tensor != &t->tensor) continue;
-        file->who = "sae_tensor_file_check";
-        if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
-        if (tensor) return SAE_OK;
-    }
-    if (!tensor) return SAE_OK;
-    return saei_fail(file->ctx, SAE_INVALID, "sae_tensor_file_check: tensor is not of this file");
-}
-
-/* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",
-   "0.5", "True", "None", "TopK". NULL if there is none. */
-static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const char *name) {
-    const saei_scalar *s =
-        (const saei_scalar *)saei_name_find(file->scalars_by_name, file->num_scalars, name);
-    return s ? s->text : NULL;
-}
-
-static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key) {
-    const saei_json *value = saei_json_get(file->metadata, key);
-    return value ? value->string : NULL;
-}
-
-/* ==== >>tensors: writing ====================================================================== */
-
-/* Row-major bytes of a tensor. */
-static size_t saei_tensor_bytes(const sae_tensor *t) {
-    size_t n = sae_dtype_size(t->dtype);
-    for (size_t k = 0; k < t->ndim; k++) n *= (size_t)t->shape[k];
-    return n;
-}
-
-static sae_result saei_write_check(const sae_context *ctx, const char *path,
-                                   const sae_tensor *tensors, size_t count) {
-    const char *who = "sae_tensor_file_write";
-    const void **sorted;
-    sae_result result = SAE_OK;
-    char quoted[SAEI_QUOTE];
-    if (count && !tensors)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
-                         count);
-    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
-    if (!sorted) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
-    for (size_t i = 0; i < count && result == SAE_OK; i++) {
-        sae_tensor t = tensors[i];
-        size_t elements = 0;
-        sorted[i] = tensors + i;
-        if (!t.name || strlen(t.name) > 60000 || !saei_is_text(t.name, strlen(t.name)))
-            result = saei_fail(ctx, SAE_INVALID,
-                               "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
-                               "60000 bytes",
-                               who, path, i);
-        else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
-                 || !saei_shape_layout(&t, &elements))
-            result = saei_fail(ctx, SAE_INVALID,
-                               "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
-                               "0 to %d, and at most %d whose product fits",
-                               who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
-                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
-        else if (elements && !t.data)
-            result = saei_fail(ctx, SAE_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
-                               saei_quote(t.name, quoted));
-    }
-    if (result == SAE_OK) saei_sort(sorted, count, saei_name_less);
-    for (size_t i = 1; i < count && result == SAE_OK; i++)
-        if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
-            result = saei_fail(ctx, SAE_INVALID, "%s: %s: two tensors are named \"%s\"", who, path,
-                               saei_quote(saei_name_of(sorted[i]), quoted));
-    saei_free(ctx, sorted);
-    return result;
-}
-
-static void saei_put_le(saei_text *t, uint64_t value, size_t bytes) {
-    saei_text_put(t, &value, bytes); /* the machine is little endian */
-}
-
-/* What stands before the data, as numpy writes it: room to grow the first size to 21 digits, then
-   spaces up to a multiple of 64. */
-static void saei_npy_write_header(saei_text *h, const sae_tensor *t) {
-    size_t start = h->size, begin, first = 0;
-    saei_text_put(h, "\x93NUMPY\x01\x00\x00\x00", 10);
-    begin = h->size;
-    saei_text_add(h, "{'descr': '%s', 'fortran_order': False, 'shape': (",
-                  saei_dtypes[t->dtype].descr);
-    for (size_t k = 0; k < t->ndim; k++) {
-        size_t before = h->size;
-        saei_text_add(h, "%llu", (unsigned long long)t->shape[k]);
-        if (k == 0) first = h->size - before;
-        if (k + 1 < t->ndim) saei_text_add(h, ", ");
-        else if (k == 0) saei_text_add(h, ",");
-    }
-    saei_text_add(h, "), }");
-    if (first) saei_text_add(h, "%*s", (int)(21 - first), "");
-    saei_text_add(h, "%*s\n", (int)(64 - (h->size - start + 1) % 64), "");
-    if (h->failed) return;
-    h->data[begin - 2] = (char)(unsigned char)((h->size - begin) & 255);
-    h->data[begin - 1] = (char)(unsigned char)((h->size - begin) >> 8);
-}
-
-/* Sizes and offsets from here on go into zip64 fields. */
-#ifndef SAEI_ZIP64_LIMIT
-#define SAEI_ZIP64_LIMIT 0xFFFFFFFFu
-#endif
-
-typedef struct saei_zip_writer {
-    saei_writer *out;
-    saei_text head, directory;
-    uint64_t count;
-    saei_crc_table crc;
-} saei_zip_writer;
-
-static uint32_t saei_zip_narrow(uint64_t value) {
-    return value >= SAEI_ZIP64_LIMIT ? 0xFFFFFFFFu : (uint32_t)value;
-}
-
-/* What a local header and a directory entry share: from the version needed to the name's length. */
-static void saei_zip_put_common(saei_text *t, const char *name, uint64_t size, uint32_t crc) {
-    saei_put_le(t, 45, 2);          /* version needed: zip64 */
-    saei_put_le(t, 0x0800, 2);      /* UTF-8 names */
-    saei_put_le(t, 0, 2);           /* stored */
-    saei_put_le(t, 0x00210000u, 4); /* midnight, 1 January 1980 */
-    saei_put_le(t, crc, 4);
-    saei_put_le(t, saei_zip_narrow(size), 4);
-    saei_put_le(t, saei_zip_narrow(size), 4);
-    saei_put_le(t, strlen(name), 2);
-}
-
-/* One stored entry of two pieces, on a multiple of 64 bytes by padding in the extra field "FB". */
-static void saei_zip_put(saei_zip_writer *z, const char *name, const void *a, size_t a_size,
-                         const void *b, size_t b_size) {
-    saei_text *h = &z->head, *d = &z->directory;
-    uint64_t offset = z->out->size, size = (uint64_t)a_size + b_size;
-    size_t name_size = strlen(name), wide = size >= SAEI_ZIP64_LIMIT ? 20 : 0, far_size;
-    size_t pad = (size_t)((64 - (offset + 34 + name_size + wide) % 64) % 64);
-    uint32_t crc = saei_crc(&z->crc, saei_crc(&z->crc, 0, a, a_size), b, b_size);
-    h->size = 0;
-    saei_put_le(h, 0x04034b50, 4);
-    saei_zip_put_common(h, name, size, crc);
-    saei_put_le(h, wide + 4 + pad, 2);
-    saei_text_put(h, name, name_size);
-    if (wide) {
-        saei_put_le(h, 1 | 16u << 16, 4);
-        saei_put_le(h, size, 8);
-        saei_put_le(h, size, 8);
-    }
-    saei_put_le(h, 0x4246, 2);
-    saei_put_le(h, pad, 2);
-    for (size_t i = 0; i < pad; i++) saei_text_put(h, "Z", 1);
-    if (!h->failed) saei_writer_put(z->out, h->data, h->size);
-    saei_writer_put(z->out, a, a_size);
-    saei_writer_put(z->out, b, b_size);
-    far_size = (wide ? 16u : 0u) + (offset >= SAEI_ZIP64_LIMIT ? 8u : 0u);
-    saei_put_le(d, 0x02014b50, 4);
-    saei_put_le(d, 45, 2);
-    saei_zip_put_common(d, name, size, crc);
-    saei_put_le(d, far_size ? far_size + 4 : 0, 2);
-    saei_put_le(d, 0, 8); /* no comment, first disk, no attributes */
-    saei_put_le(d, 0, 2);
-    saei_put_le(d, saei_zip_narrow(offset), 4);
-    saei_text_put(d, name, name_size);
-    if (far_size) saei_put_le(d, 1 | (uint64_t)far_size << 16, 4);
-    if (wide) {
-        saei_put_le(d, size, 8);
-        saei_put_le(d, size, 8);
-    }
-    if (offset >= SAEI_ZIP64_LIMIT) saei_put_le(d, offset, 8);
-    z->count++;
-}
-
-/* The directory and the end records. */
-static void saei_zip_end_write(saei_zip_writer *z) {
-    saei_text *d = &z->directory;
-    uint64_t at = z->out->size, size = d->size, end = at + size;
-    if (z->count >= 0xFFFF || at >= SAEI_ZIP64_LIMIT || size >= SAEI_ZIP64_LIMIT) {
-        saei_put_le(d, 0x06064b50, 4);
-        saei_put_le(d, 44, 8);
-        saei_put_le(d, 45 | 45u << 16, 4);
-        saei_put_le(d, 0, 8);
-        saei_put_le(d, z->count, 8);
-        saei_put_le(d, z->count, 8);
-        saei_put_le(d, size, 8);
-        saei_put_le(d, at, 8);
-        saei_put_le(d, 0x07064b50, 4);
-        saei_put_le(d, 0, 4);
-        saei_put_le(d, end, 8);
-        saei_put_le(d, 1, 4);
-    }
-    saei_put_le(d, 0x06054b50, 4);
-    saei_put_le(d, 0, 4);
-    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
-    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
-    saei_put_le(d, saei_zip_narrow(size), 4);
-    saei_put_le(d, saei_zip_narrow(at), 4);
-    saei_put_le(d, 0, 2);
-    if (!d->failed) saei_writer_put(z->out, d->data, d->size);
-}
-
-/* Shortest of BININT1, BININT2, BININT, LONG1. */
-static void saei_pickle_put_int(saei_text *t, uint64_t value) {
-    if (value < 256) saei_put_le(t, 'K' | value << 8, 2);
-    else if (value < 65536) saei_put_le(t, 'M' | value << 8, 3);
-    else if (value <= INT32_MAX) saei_put_le(t, 'J' | value << 8, 5);
-    else {
-        saei_put_le(t, 0x088a, 2);
-        saei_put_le(t, value, 8);
-    }
-}
-
-static void saei_pickle_put_text(saei_text *t, const char *text) {
-    saei_text_put(t, "X", 1);
-    saei_put_le(t, strlen(text), 4);
-    saei_text_put(t, text, strlen(text));
-}
-
-/* EMPTY_TUPLE, TUPLE1..3, or MARK ... TUPLE. */
-static void saei_pickle_put_sizes(saei_text *t, const uint64_t *shape, const int64_t *stride,
-                                  size_t n) {
-    static const char ops[] = ")\x85\x86\x87";
-    if (n > 3) saei_text_put(t, "(", 1);
-    for (size_t k = 0; k < n; k++) saei_pickle_put_int(t, shape ? shape[k] : (uint64_t)stride[k]);
-    saei_text_put(t, n > 3 ? "t" : ops + n, 1);
-}
-
-/* {name: _rebuild_tensor_v2(storage i, 0, size, stride, False, OrderedDict()), ...} */
-static void saei_torch_pickle(saei_text *p, const sae_tensor *tensors, size_t count) {
-    saei_text_put(p, "\x80\x02}(", 4);
-    for (size_t i = 0; i < count; i++) {
-        sae_tensor t = tensors[i];
-        size_t elements = 0;
-        char key[24];
-        saei_shape_layout(&t, &elements);
-        snprintf(key, sizeof key, "%zu", i);
-        saei_pickle_put_text(p, t.name);
-        saei_text_add(p, "ctorch._utils\n_rebuild_tensor_v2\n((");
-        saei_pickle_put_text(p, "storage");
-        saei_text_add(p, "ctorch\n%s\n", saei_dtypes[t.dtype].storage);
-        saei_pickle_put_text(p, key);
-        saei_pickle_put_text(p, "cpu");
-        saei_pickle_put_int(p, elements);
-        saei_text_put(p, "tQK\x00", 4);
-        saei_pickle_put_sizes(p, t.shape, NULL, t.ndim);
-        saei_pickle_put_sizes(p, NULL, t.stride, t.ndim);
-        saei_text_add(p, "\x89" "ccollections\nOrderedDict\n)RtR");
-    }
-    saei_text_put(p, "u.", 2);
-}
-
-/* The base name without its last extension, as torch.save names the archive's folder. */
-static size_t saei_stem_size(const char *base) {
-    const char *dot = strrchr(base, '.');
-    return dot && dot > base ? (size_t)(dot - base) : strlen(base);
-}
-
-static sae_result saei_torch_write(saei_zip_writer *z, const char *path, const sae_tensor *tensors,
-                                   size_t count) {
-    const sae_context *ctx = z->out->ctx;
-    const char *base = saei_path_base(path);
-    size_t stem = saei_stem_size(base);
-    saei_text p, name;
-    sae_result result = SAE_OK;
-    for (size_t i = 0; i < count; i++)
-        if (!saei_dtypes[tensors[i].dtype].storage)
-            return saei_fail(ctx, SAE_UNSUPPORTED,
-                             "sae_tensor_file_write: %s: .pt files have no %s", path,
-                             sae_dtype_name(tensors[i].dtype));
-    if (!saei_is_text(base, stem) || stem > 60000)
-        return saei_fail(ctx, SAE_INVALID,
-                         "sae_tensor_file_write: %s: the name of a .pt file must be "
-                         "UTF-8",
-                         path);
-    memset(&p, 0, sizeof p);
-    p.ctx = ctx;
-    name = p;
-    saei_torch_pickle(&p, tensors, count);
-    for (size_t i = 0; i < count + 3; i++) {
-        name.size = 0;
-        saei_text_put(&name, base, stem);
-        if (i == 0) saei_text_add(&name, "/data.pkl");
-        else if (i == 1) saei_text_add(&name, "/byteorder");
-        else if (i == count + 2) saei_text_add(&name, "/version");
-        else saei_text_add(&name, "/data/%zu", i - 2);
-        if (name.failed || p.failed) break;
-        if (i == 0) saei_zip_put(z, name.data, p.data, p.size, "", 0);
-        else if (i == 1) saei_zip_put(z, name.data, "little", 6, "", 0);
-        else if (i == count + 2) saei_zip_put(z, name.data, "3\n", 2, "", 0);
-        else
-            saei_zip_put(z, name.data, tensors[i - 2].data, saei_tensor_bytes(tensors + i - 2), "",
-                         0);
-    }
-    if (p.failed || name.failed) z->head.failed = true;
-    saei_free(ctx, p.data);
-    saei_free(ctx, name.data);
-    return result;
-}
-
-static void saei_npz_write(saei_zip_writer *z, const sae_tensor *tensors, size_t count) {
-    saei_text name, header;
-    memset(&name, 0, sizeof name);
-    name.ctx = z->out->ctx;
-    header = name;
-    for (size_t i = 0; i < count; i++) {
-        name.size = header.size = 0;
-        saei_text_add(&name, "%s.npy", tensors[i].name);
-        saei_npy_write_header(&header, tensors + i);
-        if (name.failed || header.failed) break;
-        saei_zip_put(z, name.data, header.data, header.size, tensors[i].data,
-                     saei_tensor_bytes(tensors + i));
-    }
-    if (name.failed || header.failed) z->head.failed = true;
-    saei_free(name.ctx, name.data);
-    saei_free(name.ctx, header.data);
-}
-
-/* .npz or .pt into an open writer. */
-static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
-                                 const sae_tensor *tensors, size_t count) {
-    saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
-    sae_result result = SAE_OK;
-    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
-    z->out = w;
-    z->head.ctx = z->directory.ctx = w->ctx;
-    saei_crc_tables(&z->crc);
-    if (torch) result = saei_torch_write(z, path, tensors, count);
-    else saei_npz_write(z, tensors, count);
-    if (result == SAE_OK) saei_zip_end_write(z);
-    if (result == SAE_OK && (z->head.failed || z->directory.failed))
-        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
-    saei_free(w->ctx, z->head.data);
-    saei_free(w->ctx, z->directory.data);
-    saei_free(w->ctx, z);
-    return result;
-}
-
-/* safetensors' order: by this rank (wide types first, so that all lie aligned), then by name. */
-static bool saei_safetensors_less(const void *a, const void *b) {
-    static const unsigned char rank[] = { 3, 3, 7, 6, 2, 10, 11, 9, 8, 5, 4, 1, 0, 12 };
-    const sae_tensor *x = (const sae_tensor *)a, *y = (const sae_tensor *)b;
-    if (rank[x->dtype] != rank[y->dtype]) return rank[x->dtype] < rank[y->dtype];
-    return strcmp(x->name, y->name) < 0;
-}
-
-static void saei_safetensors_header(saei_text *h, const void *const *sorted, size_t count,
-                                    const char *const *keys, const char *const *values,
-                                    size_t num_pairs) {
-    uint64_t at = 0;
-    saei_put_le(h, 0, 8);
-    saei_text_add(h, "{\"__metadata__\":{\"format\":\"pt\"");
-    for (size_t i = 0; i < num_pairs; i++) {
-        saei_text_add(h, ",");
-        saei_text_add_json_string(h, keys[i]);
-        saei_text_add(h, ":");
-        saei_text_add_json_string(h, values[i]);
-    }
-    saei_text_add(h, "}");
-    for (size_t i = 0; i < count; i++) {
-        const sae_tensor *t = (const sae_tensor *)sorted[i];
-        uint64_t end = at + saei_tensor_bytes(t);
-        saei_text_add(h, ",");
-        saei_text_add_json_string(h, t->name);
-        saei_text_add(h, ":{\"dtype\":\"%s\",\"shape\":[", sae_dtype_name(t->dtype));
-        for (size_t k = 0; k < t->ndim; k++)
-            saei_text_add(h, k ? ",%llu" : "%llu", (unsigned long long)t->shape[k]);
-        saei_text_add(h, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
-                      (unsigned long long)end);
-        at = end;
-    }
-    saei_text_add(h, "}");
-    saei_text_add(h, "%*s", (int)((8 - h->size % 8) % 8), "");
-    at = h->size - 8;
-    if (!h->failed) memcpy(h->data, &at, 8);
-}
-
-static sae_result saei_safetensors_write(const sae_context *ctx, const char *path,
-                                         const sae_tensor *tensors, size_t count,
-                                         const char *const *keys, const char *const *values,
-                                         size_t num_pairs) {
-    const void **sorted;
-    saei_text header;
-    saei_writer w;
-    sae_result result;
-    SAEI_TRY(saei_write_check(ctx, path, tensors, count));
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(tensors[i].name, "__metadata__") == 0)
-            return saei_fail(ctx, SAE_INVALID,
-                             "sae_tensor_file_write: %s: a tensor may not be named __metadata__",
-                             path);
-    memset(&header, 0, sizeof header);
-    header.ctx = ctx;
-    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
-    if (sorted) {
-        for (size_t i = 0; i < count; i++) sorted[i] = tensors + i;
-        saei_sort(sorted, count, saei_safetensors_less);
-        saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
-    }
-    result = SAE_OUT_OF_MEMORY;
-    if (!sorted || header.failed)
-        saei_fail(ctx, result, "sae_tensor_file_write: no memory to write %s", path);
-    else result = saei_writer_open(ctx, "sae_tensor_file_write", path, &w);
-    if (result != SAE_OK) {
-        saei_free(ctx, sorted);
-        saei_free(ctx, header.data);
-        return result;
-    }
-    saei_writer_put(&w, header.data, header.size);
-    for (size_t i = 0; i < count; i++) {
-        const sae_tensor *t = (const sae_tensor *)sorted[i];
-        saei_writer_put(&w, t->data, saei_tensor_bytes(t));
-    }
-    saei_free(ctx, sorted);
-    saei_free(ctx, header.data);
-    return saei_writer_finish(&w);
-}
-
-static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
-    saei_text header;
-    memset(&header, 0, sizeof header);
-    header.ctx = w->ctx;
-    saei_npy_write_header(&header, tensor);
-    if (!header.failed) {
-        saei_writer_put(w, header.data, header.size);
-        saei_writer_put(w, tensor->data, saei_tensor_bytes(tensor));
-    }
-    saei_free(w->ctx, header.data);
-    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who,
-                                     w->path)
-                         : SAE_OK;
-}
-
-SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
-                                         const sae_tensor *tensors, size_t count) {
-    const char *who = "sae_tensor_file_write";
-    saei_writer w;
-    sae_tensor single;
-    sae_result result;
-    bool npy, npz;
-    if (!ctx) return SAE_INVALID;
-    if (!path) return saei_fail(ctx, SAE_INVALID, "%s: path is NULL", who);
-    npy = saei_ends_with(path, ".npy");
-    npz = saei_ends_with(path, ".npz");
-    if (saei_ends_with(path, ".safetensors"))
-        return saei_safetensors_write(ctx, path, tensors, count, NULL, NULL, 0);
-    if (!npy && !npz && !saei_ends_with(path, ".pt") && !saei_ends_with(path, ".pth"))
-        return saei_fail(ctx, SAE_INVALID, "%s: %s ends in none of .npy, .npz, .safetensors, .pt",
-                         who, path);
-    if (npy && count != 1)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who, path,
-                         count);
-    if (npy && tensors) { /* its name is of no use there */
-        single = tensors[0];
-        single.name = "";
-        tensors = &single;
-    }
-    SAEI_TRY(saei_write_check(ctx, path, tensors, count));
-    SAEI_TRY(saei_writer_open(ctx, who, path, &w));
-    result = npy ? saei_npy_write(&w, tensors) : saei_zip_write(&w, path, !npz, tensors, count);
-    if (result == SAE_OK) return saei_writer_finish(&w);
-    saei_writer_abandon(&w);
-    return result;
 }
 
 /* ==== >>files: dictionaries =================================================================== */
@@ -11302,8 +14678,8 @@ typedef struct saei_load {
     const char *prefix;
     const char *config_name; /* "config.json" */
     char *config_path;
-    saei_json *root;         /* of the config file, an object; NULL: there is none */
-    const saei_json *config; /* the object in it that describes the dictionary; NULL: none */
+    sae_json *root;         /* of the config file, an object; NULL: there is none */
+    const sae_json *config; /* the object in it that describes the dictionary; NULL: none */
 } saei_load;
 
 /* Room for a list of names in a message. */
@@ -11455,37 +14831,37 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
                              &load->root);
     saei_map_close(load->ctx, &map);
     SAEI_TRY(result);
-    if (load->root->type == SAEI_JSON_OBJECT) return SAE_OK;
+    if (load->root->type == SAE_JSON_OBJECT) return SAE_OK;
     return saei_load_fail(load, SAE_FORMAT, "%s is not a JSON object", name);
 }
 
 /* The value of a key; NULL where it is absent or null. */
-static const saei_json *saei_config_value(const saei_json *object, const char *key) {
-    const saei_json *v = saei_json_get(object, key);
-    return v && v->type != SAEI_JSON_NULL ? v : NULL;
+static const sae_json *saei_config_value(const sae_json *object, const char *key) {
+    const sae_json *v = sae_json_get(object, key);
+    return v && v->type != SAE_JSON_NULL ? v : NULL;
 }
 
-static const char *saei_config_text(const saei_json *object, const char *key) {
-    const saei_json *v = saei_config_value(object, key);
-    return v && v->type == SAEI_JSON_STRING ? v->string : NULL;
+static const char *saei_config_text(const sae_json *object, const char *key) {
+    const sae_json *v = saei_config_value(object, key);
+    return v && v->type == SAE_JSON_STRING ? v->string : NULL;
 }
 
-static sae_result saei_config_refused(const saei_load *load, const char *key, const saei_json *v,
+static sae_result saei_config_refused(const saei_load *load, const char *key, const sae_json *v,
                                       const char *allowed) {
     static const char *const kinds[] = { "null", "a bool", "a number", "a text", "a list",
                                          "an object" };
     char quoted[SAEI_QUOTE];
     const char *given = v->string ? saei_quote(v->string, quoted) : kinds[v->type];
-    if (v->type == SAEI_JSON_BOOL) given = v->number != 0 ? "true" : "false";
+    if (v->type == SAE_JSON_BOOL) given = v->number != 0 ? "true" : "false";
     return saei_load_fail(load, SAE_FORMAT, "%s in %s is %s, allowed is %s", key, load->config_name,
                           given, allowed);
 }
 
 /* A whole number of load->config; *out stays where it is absent or null. */
 static sae_result saei_config_size(const saei_load *load, const char *key, size_t *out) {
-    const saei_json *v = saei_config_value(load->config, key);
+    const sae_json *v = saei_config_value(load->config, key);
     if (!v) return SAE_OK;
-    if (v->type != SAEI_JSON_NUMBER || !v->is_integer || v->integer < 0 || v->integer > INT32_MAX)
+    if (v->type != SAE_JSON_NUMBER || !v->is_integer || v->integer < 0 || v->integer > INT32_MAX)
         return saei_config_refused(load, key, v, "a whole number");
     *out = (size_t)v->integer;
     return SAE_OK;
@@ -11493,7 +14869,7 @@ static sae_result saei_config_size(const saei_load *load, const char *key, size_
 
 /* The same, and it must be there and not 0. */
 static sae_result saei_config_required(const saei_load *load, const char *key, size_t *out) {
-    const saei_json *v = saei_config_value(load->config, key);
+    const sae_json *v = saei_config_value(load->config, key);
     *out = 0;
     SAEI_TRY(saei_config_size(load, key, out));
     if (*out) return SAE_OK;
@@ -11502,9 +14878,9 @@ static sae_result saei_config_required(const saei_load *load, const char *key, s
 }
 
 static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
-    const saei_json *v = saei_config_value(load->config, key);
+    const sae_json *v = saei_config_value(load->config, key);
     if (!v) return SAE_OK;
-    if (v->type != SAEI_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
+    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
     *out = v->number != 0;
     return SAE_OK;
 }
@@ -11923,12 +15299,12 @@ static bool saei_dl_detect(const saei_load *load) {
 
 /* The trainer object in config.json; another program's config (it has none) counts as none. */
 static sae_result saei_dl_config(saei_load *load) {
-    const saei_json *trainer = saei_json_get(load->root, "trainer");
-    if (trainer && trainer->type != SAEI_JSON_OBJECT && trainer->type != SAEI_JSON_STRING)
+    const sae_json *trainer = sae_json_get(load->root, "trainer");
+    if (trainer && trainer->type != SAE_JSON_OBJECT && trainer->type != SAE_JSON_STRING)
         return saei_load_fail(load, SAE_FORMAT, "trainer in config.json is not a JSON object");
-    if (trainer && trainer->type == SAEI_JSON_OBJECT) load->config = trainer;
-    else if (saei_json_get(load->root, "dict_class")) load->config = load->root;
-    else if (saei_json_get(load->root, "trainer_class")) load->config = load->root;
+    if (trainer && trainer->type == SAE_JSON_OBJECT) load->config = trainer;
+    else if (sae_json_get(load->root, "dict_class")) load->config = load->root;
+    else if (sae_json_get(load->root, "trainer_class")) load->config = load->root;
     return SAE_OK;
 }
 
@@ -12119,9 +15495,9 @@ static sae_result saei_dl_nested(saei_load *load, float *factor) {
 
 static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     sae_origin *origin = &dict->origin;
-    const saei_json *layer = saei_config_value(load->config, "layer");
-    const saei_json *buffer = saei_json_get(load->root, "buffer");
-    const saei_json *context = saei_config_value(buffer, "ctx_len");
+    const sae_json *layer = saei_config_value(load->config, "layer");
+    const sae_json *buffer = sae_json_get(load->root, "buffer");
+    const sae_json *context = saei_config_value(buffer, "ctx_len");
     saei_origin_text(origin->class_name, sizeof origin->class_name, sae_arch_name(dict->desc.arch));
     saei_origin_text(origin->model, sizeof origin->model,
                      saei_config_text(load->config, "lm_name"));
@@ -12191,7 +15567,7 @@ typedef struct saei_lens_cfg {
     size_t arch; /* in the table */
     bool flat;   /* of before 6.0, or read as such: without a version */
     bool rescale, scaled; /* rescale_acts_by_decoder_norm, finetuning_scaling_factor */
-    const saei_json *meta;
+    const sae_json *meta;
 } saei_lens_cfg;
 
 static bool saei_lens_detect(const saei_load *load) {
@@ -12200,10 +15576,10 @@ static bool saei_lens_detect(const saei_load *load) {
 
 static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
     const char *version = saei_config_text(load->root, "sae_lens_version"), *name, *activation;
-    const saei_json *kwargs = saei_json_get(load->root, "activation_fn_kwargs");
+    const sae_json *kwargs = sae_json_get(load->root, "activation_fn_kwargs");
     char quoted[SAEI_QUOTE];
-    cfg->meta = saei_json_get(load->root, "metadata");
-    if (!cfg->meta || cfg->meta->type != SAEI_JSON_OBJECT) cfg->meta = load->root;
+    cfg->meta = sae_json_get(load->root, "metadata");
+    if (!cfg->meta || cfg->meta->type != SAE_JSON_OBJECT) cfg->meta = load->root;
     if (!version || !*version) version = saei_config_text(cfg->meta, "sae_lens_version");
     cfg->flat = !version || (version[0] < '6' && (version[1] == '.' || !version[0]));
     name = saei_config_text(load->root, "architecture");
@@ -12227,11 +15603,11 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
 
 static sae_result saei_lens_norm(const saei_load *load, const saei_lens_cfg *cfg,
                                  sae_input_norm *out) {
-    const saei_json *v = saei_json_get(load->root, "normalize_activations");
-    bool none = v && v->type == SAEI_JSON_NULL;
+    const sae_json *v = sae_json_get(load->root, "normalize_activations");
+    bool none = v && v->type == SAE_JSON_NULL;
     *out = SAE_INPUT_NORM_NONE;
-    if (!v || (cfg->flat && (none || v->type == SAEI_JSON_BOOL))) return SAE_OK;
-    if (v->type == SAEI_JSON_STRING) {
+    if (!v || (cfg->flat && (none || v->type == SAE_JSON_BOOL))) return SAE_OK;
+    if (v->type == SAE_JSON_STRING) {
         if (strcmp(v->string, "none") == 0) return SAE_OK;
         if (strcmp(v->string, "constant_norm_rescale") == 0) *out = SAE_INPUT_NORM_CONSTANT;
         if (strcmp(v->string, "layer_norm") == 0) *out = SAE_INPUT_NORM_LAYER;
@@ -12252,12 +15628,12 @@ static sae_result saei_lens_norm(const saei_load *load, const saei_lens_cfg *cfg
 /* k of the top-k architectures, where SAELens' default is 100; batch top-k takes fractions. */
 static sae_result saei_lens_k(const saei_load *load, const saei_lens_cfg *cfg,
                               sae_dictionary_desc *desc) {
-    const saei_json *k = saei_config_value(load->root, "k");
-    const saei_json *kwargs = saei_json_get(load->root, "activation_fn_kwargs");
+    const sae_json *k = saei_config_value(load->root, "k");
+    const sae_json *kwargs = sae_json_get(load->root, "activation_fn_kwargs");
     double value = 100;
     bool batch = desc->arch != SAE_ARCH_TOP_K;
     if (cfg->flat && saei_config_value(kwargs, "k")) k = saei_config_value(kwargs, "k");
-    if (k && (k->type != SAEI_JSON_NUMBER || (!batch && !k->is_integer) || !(k->number >= 1)))
+    if (k && (k->type != SAE_JSON_NUMBER || (!batch && !k->is_integer) || !(k->number >= 1)))
         return saei_config_refused(load, "k", k, batch ? "a number from 1"
                                                        : "a whole number from 1");
     if (k) value = k->number;
@@ -12272,11 +15648,11 @@ static sae_result saei_lens_k(const saei_load *load, const saei_lens_cfg *cfg,
 /* matryoshka_widths [18, 36, 72] are groups of 18, 18, 36; what they do not say is one group. They
    matter to training alone. */
 static void saei_lens_groups(const saei_load *load, sae_dictionary_desc *desc) {
-    const saei_json *widths = saei_config_value(load->root, "matryoshka_widths");
+    const sae_json *widths = saei_config_value(load->root, "matryoshka_widths");
     size_t end = 0;
     desc->num_groups = 0;
-    for (const saei_json *w = widths ? widths->child : NULL; w; w = w->next) {
-        if (w->type != SAEI_JSON_NUMBER || !w->is_integer || w->integer <= (int64_t)end
+    for (const sae_json *w = widths ? widths->child : NULL; w; w = w->next) {
+        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->integer <= (int64_t)end
             || w->integer > (int64_t)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
             end = desc->num_groups = 0;
             break;
@@ -12289,8 +15665,8 @@ static void saei_lens_groups(const saei_load *load, sae_dictionary_desc *desc) {
 
 static sae_result saei_lens_dtype(const saei_load *load) {
     static const char *const names[] = { "float32", "float16", "bfloat16", "float64" };
-    const saei_json *v = saei_config_value(load->root, "dtype");
-    const char *name = v && v->type == SAEI_JSON_STRING ? v->string : "";
+    const sae_json *v = saei_config_value(load->root, "dtype");
+    const char *name = v && v->type == SAE_JSON_STRING ? v->string : "";
     if (!v) return SAE_OK;
     if (strncmp(name, "torch.", 6) == 0) name += 6;
     for (size_t i = 0; i < 4; i++)
@@ -12378,8 +15754,8 @@ static void saei_lens_keys(saei_draft *draft) {
 }
 
 static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
-    const saei_json *layer = saei_config_value(load->root, "hook_layer");
-    const saei_json *context = saei_config_value(cfg->meta, "context_size");
+    const sae_json *layer = saei_config_value(load->root, "hook_layer");
+    const sae_json *context = saei_config_value(cfg->meta, "context_size");
     const char *hook = saei_config_text(cfg->meta, "hook_name");
     const char *version = saei_config_text(cfg->meta, "sae_lens_version");
     if (!hook) hook = saei_config_text(cfg->meta, "hook_point");
@@ -12432,8 +15808,8 @@ static bool saei_sparsify_detect(const saei_load *load) {
 
 /* relu(p), then the k largest or the largest of each of k groups. */
 static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc *desc) {
-    const saei_json *activation = saei_config_value(load->root, "activation");
-    const char *name = activation && activation->type == SAEI_JSON_STRING ? activation->string : "";
+    const sae_json *activation = saei_config_value(load->root, "activation");
+    const char *name = activation && activation->type == SAE_JSON_STRING ? activation->string : "";
     size_t expansion = 32, latents = 0;
     bool was_signed = false;
     desc->arch = SAE_ARCH_TOP_K;
@@ -12611,8 +15987,8 @@ static bool saei_llama_detect(const saei_load *load) {
 /* The weights are for x sqrt(d) / (the dataset's mean norm), which is folded in; the threshold is
    one number for all. */
 static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
-    const saei_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
-    const saei_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
+    const sae_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
+    const sae_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
     const char *act = saei_config_text(load->root, "act_fn");
     char quoted[SAEI_QUOTE];
     saei_draft draft;
@@ -12628,10 +16004,10 @@ static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
     if (act && strcmp(act, "jumprelu") != 0)
         return saei_load_fail(load, SAE_UNSUPPORTED, "act_fn in hyperparams.json is %s, allowed is "
                               "jumprelu", saei_quote(act, quoted));
-    if (!threshold || threshold->type != SAEI_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
+    if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
         return saei_load_fail(load, SAE_FORMAT, "hyperparams.json has no number "
                               "jump_relu_threshold");
-    if (!norm || norm->type != SAEI_JSON_NUMBER || !(norm->number > 0)
+    if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
         || !(norm->number <= FLT_MAX))
         return saei_load_fail(load, SAE_FORMAT, "hyperparams.json has no number above 0 in "
                               "dataset_average_activation_norm.in");
@@ -13333,7 +16709,1727 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     return result;
 }
 
-/* ==== >>files: config, fields and reading ===================================================== */
+/* ==== >>files: GGUF =========================================================================== */
+/* -- GGUF version 3: "GGUF" | u32 version | u64 tensors | u64 pairs | pairs: key, u32 type, value
+   | tensors: name, u32 dimensions, u64 sizes, u32 type, u64 offset | to 32 bytes | data. Texts are
+   a u64 length and bytes. -- */
+
+static void saei_gguf_int(saei_writer *w, uint64_t value, size_t bytes) {
+    saei_writer_put(w, &value, bytes); /* the machine is little endian */
+}
+
+static void saei_gguf_text(saei_writer *w, const char *text) {
+    saei_gguf_int(w, strlen(text), 8);
+    saei_writer_put(w, text, strlen(text));
+}
+
+static void saei_gguf_pair(saei_writer *w, const char *key, const char *text, uint32_t number) {
+    enum { GGUF_UINT32 = 4, GGUF_STRING = 8 };
+    saei_gguf_text(w, key);
+    saei_gguf_int(w, text ? GGUF_STRING : GGUF_UINT32, 4);
+    if (text) saei_gguf_text(w, text);
+    else saei_gguf_int(w, number, 4);
+}
+
+static void saei_gguf_pad(saei_writer *w) {
+    static const unsigned char zeros[32] = { 0 };
+    saei_writer_put(w, zeros, (size_t)(-w->size & 31));
+}
+
+static sae_result saei_control_vector_write(const sae_context *ctx, const char *path,
+                                            const float *direction, size_t d, size_t layer,
+                                            const char *model_hint) {
+    enum { GGUF_F32 = 0 };
+    char name[32];
+    saei_writer w;
+    snprintf(name, sizeof name, "direction.%zu", layer);
+    SAEI_TRY(saei_writer_open(ctx, "sae_steer_export", path, &w));
+    saei_writer_put(&w, "GGUF", 4);
+    saei_gguf_int(&w, 3, 4);
+    saei_gguf_int(&w, 1, 8);
+    saei_gguf_int(&w, 3, 8);
+    saei_gguf_pair(&w, "general.architecture", "controlvector", 0);
+    saei_gguf_pair(&w, "controlvector.model_hint", model_hint ? model_hint : "", 0);
+    saei_gguf_pair(&w, "controlvector.layer_count", NULL, 1);
+    saei_gguf_text(&w, name);
+    saei_gguf_int(&w, 1, 4);
+    saei_gguf_int(&w, d, 8);
+    saei_gguf_int(&w, GGUF_F32, 4);
+    saei_gguf_int(&w, 0, 8);
+    saei_gguf_pad(&w);
+    for (size_t k = 0; k < d; k++) {
+        uint32_t bits;
+        memcpy(&bits, direction + k, sizeof bits);
+        saei_gguf_int(&w, bits, 4);
+    }
+    saei_gguf_pad(&w);
+    return saei_writer_finish(&w);
+}
+
+SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
+                                    size_t count, size_t layer, const char *model_hint,
+                                    const char *path) {
+    float *direction;
+    sae_result result;
+    if (!dict) return SAE_INVALID;
+    if (!steerings || !count || !path)
+        return saei_fail(dict->ctx, SAE_INVALID,
+                         "sae_steer_export: steerings or path is NULL, or count is 0");
+    SAEI_TRY(saei_steer_check(dict, "sae_steer_export", steerings, count));
+    if (layer < 1 || layer > INT32_MAX)
+        return saei_fail(dict->ctx, SAE_INVALID,
+                         "sae_steer_export: layer is %zu, allowed are 1 to 2147483647 (llama.cpp "
+                         "steers no layer 0)",
+                         layer);
+    if (!dict->W_dec)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: %s has no directions",
+                         sae_arch_name(dict->desc.arch));
+    if (dict->desc.input_norm && !dict->desc.keep_norm)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: the dictionary has an "
+                         "input_norm, so its directions are of another length in every row");
+    for (size_t j = 0; j < count; j++)
+        if (steerings[j].mode > SAE_STEER_ADD)
+            return saei_fail(dict->ctx, SAE_INVALID,
+                             "sae_steer_export: steerings[%zu].mode is %d, allowed is "
+                             "SAE_STEER_ADD alone: a control vector only adds",
+                             j, (int)steerings[j].mode);
+    direction = (float *)saei_calloc(dict->ctx, dict->ld_out, sizeof *direction);
+    if (!direction) return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_steer_export: no memory");
+    for (size_t j = 0; j < count; j++) {
+        const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld_out;
+        dict->ctx->kernels->axpy(dict->ld_out, steerings[j].value, row, direction, direction);
+    }
+    result = saei_control_vector_write(dict->ctx, path, direction, saei_output_dim(&dict->desc),
+                                       layer, model_hint);
+    saei_free(dict->ctx, direction);
+    return result;
+}
+
+/* ==== >>optimizer ============================================================================= */
+
+SAE_API double sae_lr_factor(const sae_schedule *s, uint64_t t) {
+    if (s->resample_steps) {
+        double f = s->warmup_steps ? (double)(t % s->resample_steps) / (double)s->warmup_steps : 1;
+        return f < 1 ? f : 1;
+    }
+    if (t < s->warmup_steps) return (double)t / (double)s->warmup_steps;
+    if (s->decay_start && t >= s->decay_start)
+        return ((double)s->steps - (double)t) / (double)(s->steps - s->decay_start);
+    return 1;
+}
+
+SAE_API double sae_sparsity_factor(const sae_schedule *s, uint64_t t) {
+    if (!s->sparsity_warmup_steps || t >= s->sparsity_warmup_steps) return 1;
+    return (double)t / (double)s->sparsity_warmup_steps;
+}
+
+SAE_API void sae_adam_step(const sae_adam *adam, uint64_t t, float *param, const float *grad,
+                           float *first, float *second, size_t count) {
+    saei_adam_step c;
+    if (!adam || !param || !grad || !second || !count) return;
+    c = saei_adam_step_of(adam, t, 1);
+    saei_kernels_select(NULL)->adam(&c, count, param, grad, first, second);
+}
+
+static double saei_row_dot(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim,
+                                 float eps) {
+    for (size_t i = 0; i < rows; i++) {
+        const float *w = param + i * dim;
+        float *g = grad + i * dim;
+        double norm = sqrt(saei_row_dot(w, w, dim)) + (double)eps, c;
+        if (!(norm > 0)) continue;
+        c = saei_row_dot(g, w, dim) / (norm * norm);
+        for (size_t k = 0; k < dim; k++) g[k] = fmaf((float)-c, w[k], g[k]);
+    }
+}
+
+SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps) {
+    for (size_t i = 0; i < rows; i++) {
+        float *w = param + i * dim, norm = (float)sqrt(saei_row_dot(w, w, dim)) + eps;
+        for (size_t k = 0; norm > 0 && k < dim; k++) w[k] = w[k] / norm;
+    }
+}
+
+SAE_API void sae_constrained_adam_step(const sae_adam *adam, uint64_t t, float *param, float *grad,
+                                       float *first, float *second, size_t rows, size_t dim) {
+    if (!adam || !param || !grad || !second) return;
+    sae_remove_parallel(param, grad, rows, dim, 0);
+    sae_adam_step(adam, t, param, grad, first, second, rows * dim);
+    sae_normalize_rows(param, rows, dim, 0);
+}
+
+SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
+                                  double max_norm) {
+    double sum = 0;
+    float factor;
+    for (size_t g = 0; g < num_grads; g++) sum += saei_row_dot(grads[g], grads[g], counts[g]);
+    factor = (float)saei_clip_factor(sum, max_norm);
+    for (size_t g = 0; factor < 1 && g < num_grads; g++)
+        for (size_t i = 0; i < counts[g]; i++) grads[g][i] *= factor;
+    return sqrt(sum);
+}
+
+/* ==== >>trainer: defaults and checks ========================================================== */
+
+static void saei_default_steps(uint64_t *field, uint64_t value) {
+    if (!*field) *field = value ? value : SAE_NONE;
+}
+static void saei_default_number(double *field, double value) {
+    if (*field == 0) *field = value;
+}
+
+SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
+    sae_trainer_kind kind;
+    uint64_t steps = desc->steps;
+    double scale = (double)desc->dict_size / 16384;
+    if (!desc->kind) desc->kind = SAE_TRAINER_TOP_K;
+    kind = desc->kind;
+    desc->arch = saei_trainer_arch(desc);
+    saei_default_number(&desc->lr, saei_is_top_k(kind) ? 2e-4 / sqrt(scale > 0 ? scale : 1)
+                                   : kind == SAE_TRAINER_GATED ? 5e-5
+                                   : kind == SAE_TRAINER_GATED_ANNEAL ? 3e-4
+                                   : kind == SAE_TRAINER_JUMP_RELU ? 7e-5 : 1e-3);
+    /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
+       and a fifth of the run. */
+    saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
+    saei_default_steps(&desc->decay_start, SAE_NONE);
+    saei_default_steps(&desc->sparsity_warmup_steps,
+                       saei_is_top_k(kind) ? SAE_NONE : steps > 2000 ? 2000 : steps / 5);
+    saei_default_steps(&desc->resample_steps, SAE_NONE);
+    saei_default_steps(&desc->k_anneal_steps, SAE_NONE);
+    saei_default_steps(&desc->ghost_threshold, SAE_NONE);
+    saei_default_number(&desc->l1_penalty, 0.1);
+    if (!desc->sparsity_function)
+        desc->sparsity_function = kind == SAE_TRAINER_P_ANNEAL ? SAE_SPARSITY_LP
+                                  : kind == SAE_TRAINER_GATED_ANNEAL ? SAE_SPARSITY_LP_P
+                                                                     : SAE_SPARSITY_L1;
+    saei_default_number(&desc->auxk_alpha, 1.0 / 32);
+    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
+    saei_default_steps(&desc->dead_feature_threshold, 10000000);
+    saei_default_number(&desc->threshold_beta, 0.999);
+    saei_default_steps(&desc->threshold_start_step, 1000);
+    for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
+        saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
+    saei_default_number(&desc->bandwidth, 0.001);
+    saei_default_number(&desc->sparsity_penalty, 1);
+    saei_default_number(&desc->target_l0, 20);
+    saei_default_number(&desc->initial_sparsity_penalty, 0.1);
+    saei_default_steps(&desc->anneal_start, 15000);
+    saei_default_steps(&desc->anneal_end, steps);
+    saei_default_number(&desc->p_start, 1);
+    saei_default_steps(&desc->n_sparsity_updates, 10);
+    if (!desc->sparsity_queue_length) desc->sparsity_queue_length = 10;
+}
+
+/* The sentinels of a desc as plain numbers. */
+static uint64_t saei_steps_of(uint64_t field) { return field == SAE_NONE ? 0 : field; }
+static double saei_number_of(double field) { return field < 0 ? 0 : field; }
+
+static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    uint64_t warmup = saei_steps_of(h->warmup_steps), decay = saei_steps_of(h->decay_start);
+    uint64_t sparsity = saei_steps_of(h->sparsity_warmup_steps);
+    uint64_t resample = saei_steps_of(h->resample_steps);
+    unsigned long long steps = (unsigned long long)h->steps;
+    const char *who = "sae_trainer_create";
+    if (!h->steps || h->steps > INT64_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who,
+                         steps);
+    if (warmup >= h->steps)
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: warmup_steps is %llu, allowed are 0 to steps - 1, %llu", who,
+                         (unsigned long long)warmup, steps - 1);
+    if (sparsity >= h->steps)
+        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
+                         "steps - 1, %llu", who, (unsigned long long)sparsity, steps - 1);
+    if (decay && resample)
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: decay_start is %llu and resample_steps %llu, only one "
+                         "of them is allowed",
+                         who, (unsigned long long)decay, (unsigned long long)resample);
+    if (decay && (decay >= h->steps || decay <= warmup || decay <= sparsity))
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: decay_start is %llu, it must lie after warmup_steps "
+                         "(%llu) and sparsity_warmup_steps (%llu) and before steps (%llu)",
+                         who, (unsigned long long)decay, (unsigned long long)warmup,
+                         (unsigned long long)sparsity, steps);
+    if (resample >= h->steps)
+        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, allowed are 0 (none) to "
+                         "steps - 1, %llu", who, (unsigned long long)resample, steps - 1);
+    if (resample && h->kind != SAE_TRAINER_STANDARD && !saei_is_annealer(h->kind))
+        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, but %s does not resample "
+                         "(standard, p_anneal and gated_anneal do)", who,
+                         (unsigned long long)resample, sae_trainer_name(h->kind));
+    return SAE_OK;
+}
+
+/* Every number is finite, every group's share lies in 0 to 1. */
+static sae_result saei_finite_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        { "lr", h->lr }, { "l1_penalty", h->l1_penalty }, { "auxk_alpha", h->auxk_alpha },
+        { "threshold_beta", h->threshold_beta }, { "bandwidth", h->bandwidth },
+        { "sparsity_penalty", h->sparsity_penalty }, { "target_l0", h->target_l0 },
+        { "initial_sparsity_penalty", h->initial_sparsity_penalty }, { "p_start", h->p_start },
+        { "p_end", h->p_end },
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!(fabs(numbers[i].value) <= FLT_MAX))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is %g, allowed are finite "
+                             "numbers", numbers[i].name, numbers[i].value);
+    for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
+        if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_fractions[%zu] is %g, "
+                             "allowed are 0 to 1", i, h->group_fractions[i]);
+        if (!(fabs(h->group_weights[i]) <= FLT_MAX))
+            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
+                             "allowed are finite numbers", i, h->group_weights[i]);
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    const char *who = "sae_trainer_create";
+    double sum = 0;
+    SAEI_TRY(saei_finite_check(ctx, h));
+    if (h->sparsity_queue_length > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_queue_length is %zu, allowed are 1 to %d",
+                         who, h->sparsity_queue_length, INT32_MAX);
+    if (!(h->lr > 0) || h->lr > FLT_MAX)
+        return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
+                         h->lr);
+    if (saei_is_top_k(h->kind)) {
+        uint64_t anneal = saei_steps_of(h->k_anneal_steps);
+        if (anneal >= h->steps)
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: k_anneal_steps is %llu, allowed are 0 (none) to "
+                             "steps - 1, %llu",
+                             who, (unsigned long long)anneal, (unsigned long long)h->steps - 1);
+        if (anneal && h->activation_dim <= h->k)
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: k is %zu; annealing it starts from activation_dim, "
+                             "%zu, which must be larger",
+                             who, h->k, h->activation_dim);
+        if (!(saei_number_of(h->threshold_beta) <= 1))
+            return saei_fail(ctx, SAE_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1", who,
+                             h->threshold_beta);
+    }
+    if (h->kind == SAE_TRAINER_MATRYOSHKA) {
+        if (!h->num_groups || h->num_groups > SAE_MAX_GROUPS)
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: num_groups is %zu (group_fractions), allowed are 1 "
+                             "to %d",
+                             who, h->num_groups, SAE_MAX_GROUPS);
+        for (size_t i = 0; i < h->num_groups; i++) sum += h->group_fractions[i];
+        if (!(fabs(sum - 1) <= 1e-9))
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: group_fractions sum to %.9g, they must sum to 1", who, sum);
+    }
+    if (h->kind == SAE_TRAINER_JUMP_RELU && (!(h->bandwidth > 0) || !(h->target_l0 > 0)))
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: bandwidth is %g and target_l0 %g, both must be above 0", who,
+                         h->bandwidth, h->target_l0);
+    if (saei_is_annealer(h->kind)) {
+        if (h->sparsity_function != SAE_SPARSITY_LP && h->sparsity_function != SAE_SPARSITY_LP_P)
+            return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, the annealers allow "
+                             "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)", who,
+                             (int)h->sparsity_function);
+        if (!(h->p_start > 0) || h->p_end < 0)
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: p_start is %g and p_end %g, allowed are p_start "
+                             "above 0 and p_end from 0",
+                             who, h->p_start, h->p_end);
+        if (h->sparsity_function == SAE_SPARSITY_LP && !(h->p_end > 0))
+            return saei_fail(ctx, SAE_INVALID,
+                             "%s: p_end is %g with sparsity_function Lp, which takes "
+                             "the power 1/p: give a p_end above 0, or take Lp^p",
+                             who, h->p_end);
+    } else if (h->sparsity_function != SAE_SPARSITY_L1
+               && (h->kind != SAE_TRAINER_STANDARD || h->sparsity_function != SAE_SPARSITY_ENTROPY))
+        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, which %s does not have",
+                         who, (int)h->sparsity_function, sae_trainer_name(h->kind));
+    if ((h->reconstruction_norm || h->ghost_threshold != SAE_NONE)
+        && h->kind != SAE_TRAINER_STANDARD)
+        return saei_fail(ctx, SAE_INVALID,
+                         "%s: reconstruction_norm and ghost_threshold are options of "
+                         "standard, the trainer is %s",
+                         who, sae_trainer_name(h->kind));
+    if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
+        return saei_fail(ctx, SAE_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
+                         "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
+    return SAE_OK;
+}
+
+/* ==== >>trainer: the object =================================================================== */
+
+enum { /* scalars in device memory */
+    SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS,
+    SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
+};
+
+/* Host numbers that a resume needs, saved as one tensor. */
+typedef struct saei_trainer_numbers {
+    double step, rows_seen, k, p, next_p /* -1: none */, sparsity_coeff, p_updates, queue_size;
+} saei_trainer_numbers;
+
+enum { SAEI_STEPS_BEHIND = 8 }; /* the device is fewer behind the host */
+
+/* A block of parameters, gradients or moments under the dictionary's layout. */
+typedef struct saei_params {
+    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
+} saei_params;
+
+struct sae_trainer {
+    sae_context *ctx;
+    const sae_backend *ops;
+    sae_work w;
+    bool open;
+    sae_trainer_desc desc; /* its texts are our own */
+    sae_schedule schedule;
+    sae_adam adam;
+    sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
+    saei_trainer_numbers now;
+    saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
+    /* of the last update, for stats */
+    size_t n;
+    double scale, coef, lr, used_k; /* sparsity factor, sparsity_coeff, learning rate, k it used */
+    double *penalty;         /* device: where its sparsity penalty is */
+    bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
+    /* device */
+    saei_params param, grad, first, second;
+    float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
+    float *groups;                      /* [num_groups][batch][ld] */
+    sae_code code, aux;
+    sae_index index;
+    float *norms, *weight, *sums;                /* [m'] */
+    sae_lag lag;                                 /* seen NULL: no row of W_dec waits */
+    uint64_t *since;                             /* [m] rows or batches since the latent fired */
+    uint32_t *list, *list_count, *bad;
+    float *threshold, *warm;
+    double *scalars;
+    double *queue;               /* [2][sparsity_queue_length] penalties at p, next_p */
+    void *blocks[64];            /* every device allocation, to be freed */
+    size_t num_blocks;
+    /* host copies for resume, where the backend's memory is its own */
+    void *host[8];
+};
+
+static void *saei_device(sae_trainer *t, size_t count, size_t size) {
+    size_t bytes;
+    void *p = NULL;
+    if (t->num_blocks < 64 && saei_mul(count, size, &bytes)) p = t->ops->alloc(&t->w, bytes);
+    if (p) t->blocks[t->num_blocks++] = p;
+    return p;
+}
+
+static bool saei_params_make(sae_trainer *t, saei_params *p) {
+    sae_dictionary shape = t->view;
+    p->all = (float *)saei_device(t, t->view.num_params, sizeof(float));
+    if (!p->all) return false;
+    saei_dictionary_place(&shape, p->all);
+    p->W_enc = shape.W_enc;
+    p->W_dec = shape.W_dec;
+    p->b_enc = shape.b_enc;
+    p->aux0 = shape.aux0;
+    p->aux1 = shape.aux1;
+    p->b_dec = shape.b_dec;
+    return true;
+}
+
+static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool separate,
+                           sae_code *code) {
+    size_t entries;
+    bool ok;
+    code->stride = stride;
+    if (!saei_mul(t->desc.batch_size, stride, &entries)
+        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        return false;
+    code->count = (uint32_t *)saei_device(t, t->desc.batch_size, sizeof(uint32_t));
+    code->latent = (uint32_t *)saei_device(t, entries, sizeof(uint32_t));
+    code->pre = code->value = (float *)saei_device(t, entries, sizeof(float));
+    if (separate) code->value = (float *)saei_device(t, entries, sizeof(float));
+    code->grad = (float *)saei_device(t, entries, sizeof(float));
+    ok = code->count && code->latent && code->pre && code->value && code->grad;
+    if (extras == 3) {
+        code->gate = (float *)saei_device(t, entries, sizeof(float));
+        ok = ok && code->gate;
+    }
+    for (size_t i = 0; i < extras; i++) {
+        code->extra[i] = (float *)saei_device(t, entries, sizeof(float));
+        ok = ok && code->extra[i];
+    }
+    /* these lists may be long; code_sums: the backend reads bits */
+    if (code == &t->code && !saei_is_top_k(t->desc.kind) && t->ops->code_sums) {
+        size_t words;
+        ok = ok && saei_mul(t->desc.batch_size, saei_ceil_div(t->desc.dict_size, 64), &words);
+        code->fires = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
+        ok = ok && code->fires;
+    }
+    return ok;
+}
+
+static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
+    size_t m = t->desc.dict_size;
+    bool ok = saei_mul(t->desc.batch_size, stride, &t->index.capacity);
+    t->index.dict_size = m;
+    t->index.begin = (size_t *)saei_device(t, m + 1, sizeof(size_t));
+    ok = ok && t->index.begin;
+    t->index.row = ok ? (uint32_t *)saei_device(t, t->index.capacity, sizeof(uint32_t)) : NULL;
+    ok = ok && t->index.row;
+    for (size_t i = 0; ok && i < values; i++) {
+        t->index.value[i] = (float *)saei_device(t, t->index.capacity, sizeof(float));
+        ok = t->index.value[i] != NULL;
+    }
+    return ok;
+}
+
+/* Everything a step will need. */
+static bool saei_trainer_memory(sae_trainer *t) {
+    const sae_trainer_desc *h = &t->desc;
+    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
+    bool gated = saei_is_gated(h->kind), jump = h->kind == SAE_TRAINER_JUMP_RELU, ok;
+    bool ghost = h->ghost_threshold != SAE_NONE;
+    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
+    stride = h->dict_size;
+    if (h->kind == SAE_TRAINER_TOP_K) {
+        stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
+        stride = saei_min(stride, h->dict_size);
+    }
+    if (saei_is_top_k(h->kind) && saei_number_of(h->auxk_alpha) > 0)
+        aux = saei_min(h->top_k_aux, h->dict_size);
+    if (ghost) aux = h->dict_size;
+    t->w.shape.batch = h->batch_size;
+    t->w.shape.d = h->activation_dim;
+    t->w.shape.ld = t->view.ld;
+    t->w.shape.dict_size = h->dict_size;
+    t->w.shape.k = h->kind == SAE_TRAINER_TOP_K ? saei_max(stride, aux) : aux;
+    scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
+    if (scratch == SIZE_MAX) return false;
+    t->w.scratch = saei_device(t, scratch, 1);
+    ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
+         && saei_params_make(t, &t->second);
+    if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
+    t->x = (float *)saei_device(t, rows, sizeof(float));
+    t->target = (float *)saei_device(t, rows, sizeof(float));
+    t->e = (float *)saei_device(t, rows, sizeof(float));
+    t->r = (float *)saei_device(t, rows, sizeof(float));
+    t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
+    t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+    t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
+    t->list_count = (uint32_t *)saei_device(t, 2, sizeof(uint32_t));
+    t->norms = (float *)saei_device(t, m, sizeof(float));
+    t->weight = (float *)saei_device(t, m, sizeof(float));
+    t->sums = (float *)saei_device(t, m, sizeof(float));
+    t->threshold = (float *)saei_device(t, 2, sizeof(float));
+    t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
+    t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
+    if (t->ops->catch_up && t->ops->adam_rows && h->kind != SAE_TRAINER_STANDARD_APRIL) {
+        t->lag.seen = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lag.listed = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lag.waiting = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
+        ok = ok && t->lag.seen && t->lag.listed && t->lag.waiting;
+    }
+    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
+         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
+    if (ok && h->kind == SAE_TRAINER_MATRYOSHKA) {
+        size_t all;
+        t->groups = saei_mul(rows, h->num_groups, &all)
+                        ? (float *)saei_device(t, all, sizeof(float))
+                        : NULL;
+        ok = t->groups != NULL;
+    }
+    if (!ok) return false;
+    t->bad = t->list_count + 1;
+    t->warm = t->threshold + 1;
+    /* Lists of any length: long rows share no set of a cache. Those of a k hold just as many. */
+    apart = h->kind == SAE_TRAINER_TOP_K || stride < 1024 ? stride : saei_align16(stride) | 16;
+    ok = saei_code_make(t, apart, gated ? 3 : jump ? 1 : 0, gated || jump, &t->code);
+    if (ok && aux) ok = saei_code_make(t, aux, 0, ghost, &t->aux);
+    return ok && saei_index_make(t, saei_max(stride, aux),
+                                 t->ops->code_sums ? 2 : gated ? 5 : jump ? 3 : 2);
+}
+
+static char *saei_own_text(sae_trainer *t, const char *text, bool *ok) {
+    char *copy = text ? saei_strdup(t->ctx, text) : NULL;
+    if (text && !copy) *ok = false;
+    return copy;
+}
+
+SAE_API void sae_trainer_destroy(sae_trainer *t) {
+    if (!t) return;
+    while (t->num_blocks) t->ops->free(&t->w, t->blocks[--t->num_blocks]);
+    if (t->open) t->ops->close(t->ctx, t->w.state);
+    for (size_t i = 0; i < sizeof t->host / sizeof *t->host; i++) saei_free(t->ctx, t->host[i]);
+    saei_free(t->ctx, t->desc.lm_name);
+    saei_free(t->ctx, t->desc.submodule_name);
+    saei_free(t->ctx, t->desc.wandb_name);
+    saei_free(t->ctx, t->desc.init);
+    saei_free(t->ctx, t);
+}
+
+static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictionary_desc *out) {
+    size_t sum = 0;
+    memset(out, 0, sizeof *out);
+    out->arch = h->arch;
+    out->activation_dim = h->activation_dim;
+    out->dict_size = h->dict_size;
+    out->seed = h->seed;
+    if (!saei_is_top_k(h->kind)) return;
+    out->k = h->k;
+    if (h->kind != SAE_TRAINER_MATRYOSHKA) return;
+    out->num_groups = h->num_groups;
+    for (size_t g = 0; g < h->num_groups && g < SAE_MAX_GROUPS; g++) {
+        double size = h->group_fractions[g] * (double)h->dict_size;
+        if (g + 1 == h->num_groups)
+            out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
+        else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
+        sum += out->group_sizes[g];
+    }
+}
+
+static sae_result saei_trainer_check(const sae_context *ctx, const sae_trainer_desc *h) {
+    sae_arch arch;
+    sae_trainer_desc plain = *h;
+    if (h->kind < SAE_TRAINER_STANDARD || h->kind > SAE_TRAINER_JUMP_RELU)
+        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: kind is %d, allowed are %d to %d",
+                         (int)h->kind, (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
+    plain.arch = SAE_ARCH_DEFAULT;
+    arch = saei_trainer_arch(&plain);
+    if (h->arch != arch
+        && !(h->kind == SAE_TRAINER_STANDARD_APRIL && h->arch == SAE_ARCH_STANDARD_NEW))
+        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
+                         sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
+                         h->kind == SAE_TRAINER_STANDARD_APRIL ? " and AutoEncoderNew" : "");
+    if (!h->batch_size || h->batch_size > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID,
+                         "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
+                         h->batch_size, INT32_MAX);
+    SAEI_TRY(saei_steps_check(ctx, h));
+    return saei_numbers_check(ctx, h);
+}
+
+/* The start: init's tensors, or the class's own. */
+static sae_result saei_trainer_start(sae_trainer *t) {
+    const sae_dictionary_desc *want = &t->view.desc;
+    sae_dictionary *from = NULL;
+    const double none = -1; /* auxk: no dead latents so far */
+    if (t->desc.init) {
+        sae_load_desc load;
+        memset(&load, 0, sizeof load);
+        load.arch = want->arch;
+        load.k = want->k;
+        load.raw = true;
+        SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
+        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
+            || from->desc.subtract_b_dec != want->subtract_b_dec) {
+            sae_result result = saei_fail(t->ctx, SAE_MISMATCH, "sae_trainer_create: init is %s, "
+                                          "which holds %s%s; the trainer has %s", t->desc.init,
+                                          sae_arch_name(from->desc.arch),
+                                          from->desc.arch == want->arch ? " with variations" : "",
+                                          sae_arch_name(want->arch));
+            sae_dictionary_destroy(from);
+            return result;
+        }
+        if (from->desc.activation_dim != want->activation_dim
+            || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
+            || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
+            char has[64] = "", wants[96] = "";
+            if (want->num_groups) {
+                snprintf(has, sizeof has, " in %zu groups", from->desc.num_groups);
+                snprintf(wants, sizeof wants, " in %zu (or groups of other sizes)",
+                         want->num_groups);
+            }
+            sae_result result = saei_fail(
+                t->ctx, SAE_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
+                "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
+                from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
+            sae_dictionary_destroy(from);
+            return result;
+        }
+    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+    t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
+    t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
+    t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
+    t->view.threshold = from->threshold;
+    sae_dictionary_destroy(from);
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_trainer **out) {
+    sae_trainer_desc h;
+    sae_dictionary_desc shape;
+    sae_trainer *t;
+    sae_result result;
+    bool ok = true, fast;
+    if (!ctx) return SAE_INVALID;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is NULL", desc ? "out" : "desc");
+    h = *desc;
+    sae_trainer_defaults(&h);
+    SAEI_TRY(saei_trainer_check(ctx, &h));
+    saei_trainer_dictionary_desc(&h, &shape);
+    SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
+    t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
+    if (!t) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
+    t->ctx = ctx;
+    t->ops = saei_backend_of(ctx);
+    t->w.ctx = ctx;
+    t->desc = h;
+    t->desc.lm_name = saei_own_text(t, h.lm_name, &ok);
+    t->desc.submodule_name = saei_own_text(t, h.submodule_name, &ok);
+    t->desc.wandb_name = saei_own_text(t, h.wandb_name, &ok);
+    t->desc.init = saei_own_text(t, h.init, &ok);
+    t->view.ctx = ctx;
+    t->view.desc = shape;
+    t->view.ld = saei_align16(shape.activation_dim);
+    t->view.num_params = saei_param_count(&shape);
+    t->view.rule = saei_is_top_k(h.kind) ? SAE_RULE_TOP_K : SAE_RULE_DEFAULT;
+    if (saei_is_top_k(h.kind) && h.kind != SAE_TRAINER_TOP_K) t->view.rule = SAE_RULE_THRESHOLD;
+    t->view.active_groups = shape.num_groups;
+    t->view.borrowed = true;
+    t->view.origin.layer = -1;
+    t->schedule.steps = h.steps;
+    t->schedule.warmup_steps = saei_steps_of(h.warmup_steps);
+    t->schedule.decay_start = saei_steps_of(h.decay_start);
+    t->schedule.resample_steps = saei_steps_of(h.resample_steps);
+    t->schedule.sparsity_warmup_steps = saei_steps_of(h.sparsity_warmup_steps);
+    fast = saei_is_gated(h.kind) || h.kind == SAE_TRAINER_JUMP_RELU;
+    t->adam.beta1 = fast ? 0 : 0.9;
+    t->adam.beta2 = 0.999;
+    t->adam.eps = 1e-8;
+    t->now.k = (double)h.k;
+    t->now.p = h.p_start;
+    t->now.next_p = -1;
+    t->now.sparsity_coeff = saei_number_of(h.initial_sparsity_penalty);
+    result = t->ops->open(ctx, &t->w.state);
+    t->open = result == SAE_OK;
+    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t))) {
+        result = t->ops->status(&t->w); /* a backend may know more */
+        if (result == SAE_OK)
+            result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
+                               "sae_trainer_create: no memory to train %zu latents "
+                               "of %zu dimensions with batches of %zu rows",
+                               h.dict_size, h.activation_dim, h.batch_size);
+    }
+    if (result == SAE_OK) result = saei_trainer_start(t);
+    if (result == SAE_OK && t->ops->host_memory) saei_dictionary_place(&t->view, t->param.all);
+    else if (result == SAE_OK) {
+        t->host[0] = saei_calloc(ctx, t->view.num_params, sizeof(float));
+        if (t->host[0]) saei_dictionary_place(&t->view, (float *)t->host[0]);
+        else
+            result =
+                saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a host copy");
+    }
+    if (result == SAE_OK) result = t->ops->status(&t->w);
+    if (result != SAE_OK) {
+        sae_trainer_destroy(t);
+        return result;
+    }
+    *out = t;
+    return SAE_OK;
+}
+
+/* ==== >>trainer: the nine schemes ============================================================= */
+/* Each computes the gradients of one batch into t->grad. Notation of reference.md and of the papers
+   named; e = x_hat - y. Every gradient of the squared error is 2/n e: alpha below. */
+
+/* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
+static void saei_catch_up(sae_trainer *t, const sae_code *code) {
+    if (t->lag.waits)
+        t->ops->catch_up(&t->w, code, &t->lag, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
+                         t->second.W_dec);
+}
+
+/* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
+   the rows do, and is tried once in eight times. */
+static void saei_lag_update(sae_trainer *t, const sae_adam *adam, uint64_t step) {
+    sae_lag *lag = &t->lag;
+    size_t at = lag->updates % SAE_LAG_UPDATES;
+    bool waits = lag->waits;
+    uint32_t waiting;
+    lag->adam[at] = *adam;
+    lag->t[at] = step + 1;
+    lag->updates++;
+    if (lag->updates % SAE_LAG_UPDATES) return;
+    saei_catch_up(t, NULL);
+    lag->waits = lag->updates / SAE_LAG_UPDATES % 8 == 0;
+    if (waits) {
+        t->ops->download(&t->w, &waiting, lag->waiting, sizeof waiting);
+        lag->waits = waiting && 8 * (size_t)waiting >= t->desc.dict_size;
+    } else lag->begun = lag->updates;
+}
+
+static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
+                              bool listed) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = t->xc;
+    a.W = t->param.W_enc;
+    a.bias = t->param.b_enc;
+    a.n = t->n;
+    a.d = t->desc.activation_dim;
+    a.ld = t->view.ld;
+    a.m = t->desc.dict_size;
+    a.list = listed ? t->list : NULL;
+    a.list_count = t->list_count;
+    a.select = select;
+    a.k = k;
+    a.theta = select == SAE_SELECT_WINDOW ? t->param.aux0 : NULL;
+    a.bandwidth = (float)t->desc.bandwidth;
+    a.warm = t->warm;
+    t->ops->encode(&t->w, &a, code);
+    saei_catch_up(t, code);
+}
+
+/* By latent (f, dL/dp), and `others` values that are only summed, see saei_sums. */
+static void saei_index_batch(sae_trainer *t, const sae_code *code, size_t others) {
+    const float *values[5];
+    values[0] = code->value;
+    values[1] = code->grad;
+    for (size_t i = 0; i < 3; i++) values[2 + i] = code->extra[i];
+    t->ops->index(&t->w, code, values, t->ops->code_sums ? 2 : 2 + others, &t->index);
+}
+
+/* out[i] = the sum of extra[which] over the entries of latent i. */
+static void saei_sums(sae_trainer *t, size_t which, float *out) {
+    if (t->ops->code_sums)
+        t->ops->code_sums(&t->w, &t->code, t->code.extra[which], t->desc.dict_size, false, out);
+    else t->ops->latent_sums(&t->w, &t->index, 2 + which, false, out);
+}
+
+/* From an index of (f, dL/dp): dW_dec = alpha sum f e, dW_enc = sum dL/dp xc,
+   db_enc = sum dL/dp. */
+static void saei_latent_grads(sae_trainer *t, const float *e, float alpha, bool add) {
+    size_t m = t->desc.dict_size;
+    t->ops->latent_rows(&t->w, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
+    t->ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, add, t->grad.W_enc);
+    t->ops->latent_sums(&t->w, &t->index, 1, add, t->grad.b_enc);
+}
+
+/* b_dec is added to x_hat and, in most classes, subtracted from the encoder's input:
+   db_dec = alpha sum e - sum_i (sum dL/dp_i) W_enc_i. */
+static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const float *dp_sums) {
+    t->ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    if (saei_subtracts(&t->view.desc))
+        t->ops->weighted_sum(&t->w, t->param.W_enc, dp_sums, t->desc.dict_size, -1, t->grad.b_dec);
+}
+
+/* e = x_hat - y and its mean square norm; grad = alpha e.W_dec of the entries, 0 where relu_of is
+   not positive. */
+static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
+                             float *e, double *loss, float *grad) {
+    const sae_backend *ops = t->ops;
+    size_t m = t->desc.dict_size;
+    if (ops->reconstruct) {
+        ops->reconstruct(&t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y, alpha,
+                         relu_of, e, loss, grad);
+        return;
+    }
+    ops->decode(&t->w, &t->code, values, t->param.W_dec, 0, m, t->param.b_dec, 0, e);
+    ops->residual(&t->w, e, t->y, t->n, e, loss);
+    ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, relu_of, grad);
+}
+
+/* Ghost gradients (Anthropic, January 2024 update): latents silent for long are pulled towards the
+   residual through exp(p). Adds to the gradients of an index already used. */
+static void saei_ghost_grads(sae_trainer *t) {
+    t->ops->exp_values(&t->w, &t->aux);
+    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
+                   t->r);
+    t->ops->ghost_residual(&t->w, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->exp_grad(&t->w, &t->aux);
+    saei_index_batch(t, &t->aux, 0);
+    saei_latent_grads(t, t->r, 1, true);
+}
+
+/* Penalty of the annealers (Karvonen et al. 2024, p-annealing) on values, into grad. Once there is
+   a next p, the penalties at p and at the next p go to the queue. */
+static void saei_anneal_penalty(sae_trainer *t, double scale, const float *values, float *grad) {
+    sae_penalty kind =
+        t->desc.sparsity_function == SAE_SPARSITY_LP ? SAE_PENALTY_LP : SAE_PENALTY_LP_P;
+    size_t length = t->desc.sparsity_queue_length, slot = (size_t)t->now.queue_size % length;
+    bool queued = t->now.next_p >= 0;
+    if (queued) t->penalty = t->queue + slot;
+    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * scale, NULL, &t->code, values,
+                    grad, t->penalty);
+    if (!queued) return;
+    t->ops->penalty(&t->w, kind, t->now.next_p, 0, NULL, &t->code, values, NULL,
+                    t->queue + length + slot);
+    t->now.queue_size += 1;
+}
+
+/* STANDARD (Bricken et al. 2023), STANDARD_APRIL (Conerly et al. 2024), P_ANNEAL:
+   mean |e|^2 (or mean |e|) + coefficient * s(t) * penalty(f). */
+static void saei_grads_standard(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    bool april = h->kind == SAE_TRAINER_STANDARD_APRIL, ghost = h->ghost_threshold != SAE_NONE;
+    int power = h->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1; /* NEW hands out f |w|, counted again */
+    double coef = saei_number_of(h->l1_penalty) * scale;
+    float alpha = (float)(h->reconstruction_norm ? 1.0 / (double)t->n : 2.0 / (double)t->n);
+    size_t m = h->dict_size;
+    float *e = t->e;
+    saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
+    if (!h->reconstruction_norm)
+        saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
+    else {
+        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
+        ops->axpy(&t->w, t->n * t->view.ld, 1, t->e, NULL, t->r);
+        ops->unit_rows(&t->w, t->n, t->r, t->scalars + SAEI_S_L2);
+        e = t->r;
+        ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+    }
+    if (h->kind == SAE_TRAINER_P_ANNEAL) saei_anneal_penalty(t, scale, t->code.value, t->code.grad);
+    else {
+        if (april) {
+            ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
+            ops->norm_weight(&t->w, t->norms, power, m, t->weight);
+        }
+        ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
+                                                                         : SAE_PENALTY_L1,
+                     1, coef, april ? t->weight : NULL, &t->code, t->code.value, t->code.grad,
+                     t->scalars + SAEI_S_SPARSITY);
+    }
+    saei_index_batch(t, &t->code, 0);
+    if (ghost) { /* the counters as they stood before this batch */
+        ops->list_silent(&t->w, t->since, h->ghost_threshold + 1, m, t->list, t->list_count);
+        saei_encode_batch(t, SAE_SELECT_ALL, 0, &t->aux, true);
+    }
+    ops->fired(&t->w, &t->index, -1, 1, t->since);
+    saei_latent_grads(t, e, alpha, false);
+    if (april) {
+        ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
+        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
+                       (float)(coef / (double)t->n), m, t->grad.W_dec);
+    }
+    ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    if (ghost) saei_ghost_grads(t);
+    if (saei_subtracts(&t->view.desc))
+        ops->weighted_sum(&t->w, t->param.W_enc, t->grad.b_enc, m, -1, t->grad.b_dec);
+}
+
+/* GATED (Rajamanoharan et al. 2024a): mean |e|^2 + coefficient * s(t) * penalty(relu(gate)) +
+   mean |x_hat(relu(gate)) - x|^2 with the decoder held fixed in the last. */
+static void saei_grads_gated(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    float alpha = (float)(2.0 / (double)t->n);
+    saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
+    ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
+    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.extra[0]);
+    saei_reconstruct(t, t->code.gate, alpha, NULL, t->r, t->scalars + SAEI_S_AUX, t->code.extra[1]);
+    if (h->kind == SAE_TRAINER_GATED_ANNEAL)
+        saei_anneal_penalty(t, scale, t->code.gate, t->code.extra[1]);
+    else
+        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * scale, NULL,
+                     &t->code, t->code.gate, t->code.extra[1], t->scalars + SAEI_S_SPARSITY);
+    ops->gate_grad(&t->w, t->param.aux0, &t->code);
+    saei_index_batch(t, &t->code, 3);
+    ops->fired(&t->w, &t->index, 0, 1, t->since);
+    saei_latent_grads(t, t->e, alpha, false);
+    ops->latent_sums(&t->w, &t->index, 1, false, t->sums);
+    saei_sums(t, 1, t->grad.b_enc);
+    saei_sums(t, 0, t->grad.aux1);
+    saei_sums(t, 2, t->grad.aux0);
+    saei_bias_grad(t, t->e, alpha, t->sums);
+}
+
+/* Matryoshka (Bussmann et al. 2025): L = mean_g w_g mean |e_g|^2, e_g the residual after groups
+   1..g. A latent of group g sees S_g = sum over h >= g of w_h / G e_h. Fills t->groups with S and
+   t->e with the last residual. */
+static void saei_matryoshka_residuals(sae_trainer *t) {
+    const sae_trainer_desc *h = &t->desc;
+    size_t rows = t->n * t->view.ld, stride = h->batch_size * t->view.ld, lo = 0;
+    for (size_t g = 0; g < h->num_groups; g++) {
+        size_t hi = lo + t->view.desc.group_sizes[g];
+        t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, lo, hi,
+                       g ? t->r : t->param.b_dec, g ? t->view.ld : 0, t->r);
+        t->ops->residual(&t->w, t->r, t->y, t->n, t->groups + g * stride,
+                         t->scalars + SAEI_S_GROUPS + g);
+        lo = hi;
+    }
+    t->ops->axpy(&t->w, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
+    for (size_t g = h->num_groups; g-- > 0; )
+        t->ops->axpy(&t->w, rows, (float)(h->group_weights[g] / (double)h->num_groups),
+                     t->groups + g * stride, NULL, t->groups + g * stride);
+    for (size_t g = h->num_groups - 1; g-- > 0; )
+        t->ops->axpy(&t->w, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
+                     t->groups + g * stride);
+}
+
+/* TOP_K (Gao et al. 2024), BATCH_TOP_K (Bussmann et al. 2024), MATRYOSHKA: mean |e|^2 +
+   auxk_alpha auxk, where auxk reconstructs e from the dead latents. */
+static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    bool rows = h->kind == SAE_TRAINER_TOP_K, nested = h->kind == SAE_TRAINER_MATRYOSHKA;
+    size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
+    float alpha = (float)(2.0 / (double)t->n);
+    double auxk_alpha = saei_number_of(h->auxk_alpha);
+    saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
+                      &t->code, false);
+    if (step > saei_steps_of(h->threshold_start_step))
+        ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta),
+                              t->threshold);
+    if (nested) saei_matryoshka_residuals(t);
+    else
+        saei_reconstruct(t, t->code.value, alpha, t->code.value, t->e, t->scalars + SAEI_S_L2,
+                         t->code.grad);
+    for (size_t g = 0; nested && g < h->num_groups; g++) {
+        size_t hi = lo + t->view.desc.group_sizes[g];
+        ops->dots(&t->w, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
+                  t->code.value, t->code.grad);
+        lo = hi;
+    }
+    saei_index_batch(t, &t->code, 0);
+    ops->fired(&t->w, &t->index, rows ? -1 : 0, t->n, t->since);
+    if (!nested) saei_latent_grads(t, t->e, alpha, false);
+    else {
+        lo = 0;
+        for (size_t g = 0; g < h->num_groups; g++) {
+            size_t hi = lo + t->view.desc.group_sizes[g];
+            ops->latent_rows(&t->w, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
+                             t->grad.W_dec);
+            lo = hi;
+        }
+        ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, false, t->grad.W_enc);
+        ops->latent_sums(&t->w, &t->index, 1, false, t->grad.b_enc);
+    }
+    /* No latent can be dead before that many rows were seen. */
+    if (t->now.rows_seen + (double)t->n >= (double)h->dead_feature_threshold) {
+        ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
+        if (t->aux.stride) {
+            saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
+            ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+            ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
+                               t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
+            ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+            saei_index_batch(t, &t->aux, 0);
+            saei_latent_grads(t, t->r, 1, true);
+        }
+    }
+    saei_bias_grad(t, nested ? t->groups : t->e, alpha, t->grad.b_enc);
+}
+
+/* JUMP_RELU (Rajamanoharan et al. 2024b, with an L0 target): mean |e|^2 + c s(t) (L0/target - 1)^2,
+   gradients of the thresholds by the straight-through rectangle. As in the reference the L0 term's
+   rectangle is taken at f, after the jump. */
+static void saei_grads_jump_relu(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    float alpha = (float)(2.0 / (double)t->n), bandwidth = (float)h->bandwidth;
+    double coef = saei_number_of(h->sparsity_penalty) * scale;
+    size_t m = h->dict_size;
+    saei_encode_batch(t, SAE_SELECT_WINDOW, 0, &t->code, false);
+    ops->jump(&t->w, t->param.aux0, &t->code);
+    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
+    ops->jump_grad(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, &t->code,
+                   t->scalars + SAEI_S_L0, t->scalars + SAEI_S_SPARSITY);
+    saei_index_batch(t, &t->code, 1);
+    ops->fired(&t->w, &t->index, 0, t->n, t->since);
+    saei_latent_grads(t, t->e, alpha, false);
+    saei_sums(t, 0, t->grad.aux0);
+    ops->jump_rest(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, t->scalars + SAEI_S_L0,
+                   &t->index, t->n, t->grad.aux0);
+    saei_bias_grad(t, t->e, alpha, t->grad.b_enc);
+    if (t->now.rows_seen + (double)t->n > (double)h->dead_feature_threshold)
+        ops->list_silent(&t->w, t->since, h->dead_feature_threshold + 1, m, t->list, t->list_count);
+}
+
+/* ==== >>trainer: the step ===================================================================== */
+
+/* What a poll or a wait brings to light: an error, or that a batch was bad. Then the host's numbers
+   go back to where the device's stand, before that batch's step. */
+static sae_result saei_trainer_look(sae_trainer *t, bool wait) {
+    uint64_t step;
+    SAEI_TRY(wait || !t->ops->poll ? t->ops->status(&t->w) : t->ops->poll(&t->w));
+    if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
+    t->now = t->past[step % SAEI_STEPS_BEHIND];
+    t->n = 0; /* its stats are gone */
+    return saei_fail(t->ctx, SAE_NOT_FINITE,
+                     "sae_trainer_step: the batch of step %llu holds NaN or "
+                     "infinity, all values must be finite",
+                     (unsigned long long)step);
+}
+
+/* Adam on floats [begin, end) of the parameters. */
+static void saei_adam_range(sae_trainer *t, const sae_adam *adam, uint64_t step,
+                            const double *squares, size_t begin, size_t end) {
+    if (begin == end) return;
+    t->ops->adam(&t->w, adam, step + 1, squares, 1, t->param.all + begin, t->grad.all + begin,
+                 t->first.all ? t->first.all + begin : NULL, t->second.all + begin, end - begin);
+}
+
+/* Gradients to parameters: constraint, clipping, Adam, unit norm, as the scheme has them. */
+static void saei_trainer_update(sae_trainer *t, uint64_t step) {
+    sae_trainer_kind kind = t->desc.kind;
+    bool constrained =
+        kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
+    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL, fused;
+    size_t m = t->desc.dict_size, dec, end;
+    double *squares = t->scalars + SAEI_S_SQUARES;
+    sae_lag *lag = t->lag.seen ? &t->lag : NULL;
+    float unit_eps = constrained ? 0 : FLT_EPSILON;
+    sae_adam adam = t->adam;
+    adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
+    t->lr = adam.lr;
+    fused = unit && t->ops->adam_rows;
+    if (unit && !(fused && !clipped)) /* the clipping needs the norm of what is left */
+        t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, lag,
+                                t->grad.W_dec);
+    if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
+    else squares = NULL;
+    if (!fused) {
+        saei_adam_range(t, &adam, step, squares, 0, t->view.num_params);
+        if (unit)
+            t->ops->normalize_rows(&t->w, m, unit_eps, t->param.W_dec);
+        return;
+    }
+    dec = (size_t)(t->param.W_dec - t->param.all);
+    end = dec + m * t->view.ld;
+    saei_adam_range(t, &adam, step, squares, 0, dec);
+    t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag, m,
+                      t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
+    saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
+    if (!lag) return;
+    lag->unit = unit_eps;
+    saei_lag_update(t, &adam, step);
+}
+
+/* Integer linspace of PyTorch 2: step i from the start in the first half, from the end in the
+   second, in double, truncated. */
+static uint64_t saei_anneal_step(const sae_trainer_desc *h, uint64_t count, uint64_t i) {
+    double a = (double)saei_steps_of(h->anneal_start), b = (double)h->anneal_end, step;
+    if (count < 2) return (uint64_t)a;
+    step = (b - a) / (double)(count - 1);
+    return (uint64_t)(i < count / 2 ? a + (double)i * step : b - (double)(count - 1 - i) * step);
+}
+
+static float saei_anneal_p(const sae_trainer_desc *h, uint64_t count, uint64_t i) {
+    double step = count > 1 ? (h->p_end - h->p_start) / (double)(count - 1) : 0;
+    return (float)(i < count / 2 || count < 2 ? h->p_start + (double)i * step
+                                              : h->p_end - (double)(count - 1 - i) * step);
+}
+
+static uint64_t saei_anneal_count(const sae_trainer_desc *h) {
+    uint64_t start = saei_steps_of(h->anneal_start);
+    if (h->n_sparsity_updates != SAE_NONE) return h->n_sparsity_updates;
+    return h->anneal_end > start ? h->anneal_end - start + 1 : 1;
+}
+
+/* After the loss of step t: where t is one of the update steps, the coefficient is scaled so that
+   the penalty keeps its size under the next p, and p moves on. */
+static sae_result saei_anneal_update(sae_trainer *t, uint64_t step) {
+    const sae_trainer_desc *h = &t->desc;
+    uint64_t count = saei_anneal_count(h), at = (uint64_t)t->now.p_updates;
+    bool due = false;
+    if (at >= count || step < saei_anneal_step(h, count, at)) return SAE_OK;
+    /* the steps ascend, so only those from `at` back to equal ones can be this step */
+    for (uint64_t i = at; i < count && !due && saei_anneal_step(h, count, i) <= step; i++)
+        due = saei_anneal_step(h, count, i) == step;
+    for (uint64_t i = at; i-- > 0 && !due && saei_anneal_step(h, count, i) >= step; )
+        due = saei_anneal_step(h, count, i) == step;
+    if (!due) return SAE_OK;
+    SAEI_TRY(saei_trainer_look(t, true)); /* the queue holds this step's penalty */
+    if (t->now.next_p >= 0 && t->now.queue_size > 0) {
+        size_t length = h->sparsity_queue_length;
+        size_t used = saei_min(length, (size_t)t->now.queue_size);
+        double sums[2];
+        for (size_t half = 0; half < 2; half++) {
+            sums[half] = 0;
+            for (size_t i = 0; i < used; i++) {
+                double v;
+                t->ops->download(&t->w, &v, t->queue + half * length + i, sizeof v);
+                sums[half] += v;
+            }
+        }
+        t->now.sparsity_coeff *= (double)(float)(sums[0] / sums[1]);
+    }
+    t->now.p = (double)saei_anneal_p(h, count, at);
+    t->now.next_p = at + 1 < count ? (double)saei_anneal_p(h, count, at + 1) : h->p_end;
+    t->now.p_updates += 1;
+    return SAE_OK;
+}
+
+/* STANDARD after steps with t mod resample_steps == 0, the annealers == resample_steps - 1.
+   DEVIATION: the reference's annealers write into a copy, so nothing changes there; GATED_ANNEAL's
+   fails. Here all do what STANDARD does, with all three vectors of a gated latent set to 0. */
+static void saei_resample(sae_trainer *t, uint64_t step) {
+    uint64_t every = saei_steps_of(t->desc.resample_steps);
+    size_t m = t->desc.dict_size, biases = saei_is_gated(t->desc.kind) ? 3 : 1;
+    float *enc[3], *dec[3], *bias[3][3];
+    if (!every || step % every != (t->desc.kind == SAE_TRAINER_STANDARD ? 0 : every - 1)) return;
+    t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
+    t->l0_known = true;
+    if (saei_subtracts(&t->view.desc))
+        t->ops->subtract(&t->w, t->x, t->param.b_dec, t->n, t->xc);
+    if (saei_is_gated(t->desc.kind)) {
+        saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
+        t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
+    } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
+    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
+    for (int i = 0; i < 3; i++) {
+        const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
+        enc[i] = p->W_enc;
+        dec[i] = p->W_dec;
+        bias[0][i] = p->b_enc;
+        bias[1][i] = p->aux0;
+        bias[2][i] = p->aux1;
+    }
+    saei_catch_up(t, NULL);
+    t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc, dec,
+                     (float *const(*)[3])bias, biases);
+}
+
+/* k after the update of step t: from d down to the target over k_anneal_steps. */
+static void saei_anneal_k(sae_trainer *t, uint64_t step) {
+    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
+    double r;
+    if (!over) return;
+    r = (double)(step < over ? step : over) / (double)over;
+    t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
+    if (t->now.k > (double)t->desc.dict_size) t->now.k = (double)t->desc.dict_size;
+}
+
+static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                    size_t n, float divisor) {
+    const uint64_t step = (uint64_t)t->now.step;
+    uint32_t bad = 0;
+    t->ops->zero(&t->w, t->bad, sizeof bad);
+    t->ops->load_rows(&t->w, x, n, divisor, t->x, t->bad);
+    if (target) t->ops->load_rows(&t->w, target, n, divisor, t->target, t->bad);
+    if (t->ops->guard) t->ops->guard(&t->w, t->bad, step);
+    else {
+        t->ops->download(&t->w, &bad, t->bad, sizeof bad);
+        SAEI_TRY(t->ops->status(&t->w));
+    }
+    if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
+    if (bad)
+        return saei_fail(t->ctx, SAE_NOT_FINITE,
+                         "sae_trainer_step: the batch of step %llu holds NaN or "
+                         "infinity, all values must be finite",
+                         (unsigned long long)step);
+    t->past[step % SAEI_STEPS_BEHIND] = t->now;
+    t->n = n;
+    t->y = target ? t->target : t->x;
+    return SAE_OK;
+}
+
+static sae_result saei_rows_check(const sae_context *ctx, const char *who, const sae_rows *rows,
+                                  const char *name, size_t d) {
+    if (!rows->data) return saei_fail(ctx, SAE_INVALID, "%s: %s is NULL", who, name);
+    if (rows->dtype && rows->dtype != SAE_F32 && rows->dtype != SAE_F16 && rows->dtype != SAE_BF16)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s.dtype is %s, allowed are F32, F16, BF16", who,
+                         name, sae_dtype_name(rows->dtype));
+    if (rows->stride && rows->stride < d)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s.stride is %zu, allowed are 0 and %zu or more",
+                         who, name, rows->stride, d);
+    return SAE_OK;
+}
+
+/* sae_trainer_step_rows; every input is divided by divisor. */
+static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                         size_t n, float divisor) {
+    uint64_t step;
+    double scale;
+    if (!t) return SAE_INVALID;
+    if (!x) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: x is NULL");
+    SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
+    if (target)
+        SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
+                                 t->desc.activation_dim));
+    if (!n || n > t->desc.batch_size)
+        return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: n is %zu rows, allowed are 1 to "
+                         "batch_size, %zu", n, t->desc.batch_size);
+    if (t->ops->tripped) SAEI_TRY(saei_trainer_look(t, false));
+    SAEI_TRY(saei_trainer_load(t, x, target, n, divisor));
+    step = (uint64_t)t->now.step;
+    t->scale = scale = sae_sparsity_factor(&t->schedule, step);
+    t->coef = t->now.sparsity_coeff;
+    t->used_k = t->now.k;
+    t->penalty = t->scalars + SAEI_S_SPARSITY;
+    t->l0_known = false;
+    if (t->ops->begin_step) t->ops->begin_step(&t->w);
+    if (saei_is_top_k(t->desc.kind) && step == 0)
+        t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+    if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
+    switch (t->desc.kind) {
+    case SAE_TRAINER_STANDARD:
+    case SAE_TRAINER_STANDARD_APRIL:
+    case SAE_TRAINER_P_ANNEAL: saei_grads_standard(t, scale); break;
+    case SAE_TRAINER_GATED:
+    case SAE_TRAINER_GATED_ANNEAL: saei_grads_gated(t, scale); break;
+    case SAE_TRAINER_DEFAULT:
+    case SAE_TRAINER_TOP_K:
+    case SAE_TRAINER_BATCH_TOP_K:
+    case SAE_TRAINER_MATRYOSHKA: saei_grads_top_k(t, step); break;
+    case SAE_TRAINER_JUMP_RELU: saei_grads_jump_relu(t, scale); break;
+    }
+    saei_trainer_update(t, step);
+    saei_resample(t, step);
+    if (t->ops->end_step) t->ops->end_step(&t->w);
+    SAEI_TRY(saei_trainer_look(t, false));
+    if (saei_is_annealer(t->desc.kind)) SAEI_TRY(saei_anneal_update(t, step));
+    saei_anneal_k(t, step);
+    t->now.step += 1;
+    t->now.rows_seen += (double)n;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_trainer_step(sae_trainer *t, const float *x, const float *target, size_t n) {
+    sae_rows rows[2];
+    memset(rows, 0, sizeof rows);
+    rows[0].data = x;
+    rows[1].data = target;
+    return saei_trainer_step_rows(t, rows, target ? rows + 1 : NULL, n, 1);
+}
+
+SAE_API sae_result sae_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                         size_t n) {
+    return saei_trainer_step_rows(t, x, target, n, 1);
+}
+
+/* ==== >>trainer: looking at it ================================================================ */
+
+static float saei_trainer_threshold(const sae_trainer *t) {
+    float threshold;
+    t->ops->download(&t->w, &threshold, t->threshold, sizeof threshold);
+    return threshold;
+}
+
+SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
+    saei_catch_up(t, NULL);
+    if (!t->ops->host_memory)
+        t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
+    if (saei_is_top_k(t->desc.kind)) {
+        t->view.threshold = saei_trainer_threshold(t);
+        t->view.desc.k = (size_t)t->now.k;
+    }
+    return &t->view;
+}
+
+SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *t) { return t->desc; }
+SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *t) { return (uint64_t)t->now.step; }
+
+/* The loss of the last update from its parts, in its scheme's weights. */
+static double saei_total_loss(const sae_trainer *t, const sae_stats *s, double ghost) {
+    const sae_trainer_desc *h = &t->desc;
+    double loss = s->l2_loss;
+    if (saei_is_top_k(h->kind)) return loss + saei_number_of(h->auxk_alpha) * s->auxk_loss;
+    if (h->kind == SAE_TRAINER_JUMP_RELU) return loss + s->sparsity_loss;
+    loss += (saei_is_annealer(h->kind) ? t->coef : saei_number_of(h->l1_penalty)) * t->scale
+            * s->sparsity_loss;
+    if (saei_is_gated(h->kind)) loss += s->aux_loss;
+    return h->ghost_threshold != SAE_NONE ? loss + ghost : loss;
+}
+
+SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
+    const sae_trainer_desc *h;
+    sae_stats s;
+    double v[SAEI_S_COUNT], variance, total;
+    uint32_t silent = 0;
+    double *field = &s.loss; /* all but step are doubles */
+    if (!t) return SAE_INVALID;
+    if (!out) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_stats: out is NULL");
+    h = &t->desc;
+    SAEI_TRY(saei_trainer_look(t, true));
+    for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++)
+        field[i] = NAN;
+    s.step = (uint64_t)t->now.step - (t->now.step > 0);
+    if (t->n) {
+        if (!t->l0_known) t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
+        t->l0_known = true;
+        t->ops->download(&t->w, v, t->scalars, sizeof v);
+        t->ops->download(&t->w, &s.sparsity_loss, t->penalty, sizeof(double));
+        t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
+        s.l2_loss = v[SAEI_S_L2];
+        if (h->kind == SAE_TRAINER_MATRYOSHKA) s.l2_loss = 0;
+        for (size_t g = 0; h->kind == SAE_TRAINER_MATRYOSHKA && g < h->num_groups; g++)
+            s.l2_loss += h->group_weights[g] / (double)h->num_groups * v[SAEI_S_GROUPS + g];
+        if (saei_is_gated(h->kind)) s.aux_loss = v[SAEI_S_AUX];
+        if (saei_is_top_k(h->kind)) {
+            s.sparsity_loss = NAN;
+            s.auxk_loss = v[SAEI_S_NORM];
+            s.pre_norm_auxk_loss = v[SAEI_S_PRE_NORM];
+            s.effective_l0 = h->kind == SAE_TRAINER_MATRYOSHKA ? (double)h->k : t->used_k;
+        }
+        s.loss = saei_total_loss(t, &s, v[SAEI_S_GHOST]);
+        s.l0 = v[SAEI_S_NONZERO];
+        t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
+        t->ops->variance(&t->w, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
+        s.frac_variance_explained = 1 - variance / total;
+        t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, t->scalars + SAEI_S_SQUARES);
+        t->ops->download(&t->w, &total, t->scalars + SAEI_S_SQUARES, sizeof total);
+        s.grad_norm = sqrt(total);
+        s.lr = t->lr;
+        if (saei_is_top_k(h->kind) || h->kind == SAE_TRAINER_JUMP_RELU) s.dead_features = silent;
+        if (h->ghost_threshold != SAE_NONE) s.ghosts = silent;
+    }
+    if (saei_is_top_k(h->kind))
+        s.threshold = (double)saei_trainer_threshold(t);
+    if (saei_is_annealer(h->kind)) {
+        s.p = t->now.p;
+        s.next_p = t->now.next_p >= 0 ? t->now.next_p : NAN;
+        s.sparsity_coeff = t->now.sparsity_coeff;
+    }
+    SAEI_TRY(t->ops->status(&t->w));
+    *out = s;
+    return SAE_OK;
+}
+
+/* ==== >>trainer: state for a resume =========================================================== */
+
+typedef struct saei_state_item {
+    const char *name;
+    sae_dtype dtype;
+    void *device;
+    size_t count;
+} saei_state_item;
+
+enum { SAEI_STATE_ITEMS = 6 };
+
+static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_STATE_ITEMS]) {
+    const char *names[SAEI_STATE_ITEMS] = { "params", "first", "second",
+                                            "since",  "queue", "threshold" };
+    void *devices[SAEI_STATE_ITEMS];
+    devices[0] = t->param.all;
+    devices[1] = t->first.all;
+    devices[2] = t->second.all;
+    devices[3] = t->since;
+    devices[4] = t->queue;
+    devices[5] = t->threshold;
+    for (size_t i = 0; i < SAEI_STATE_ITEMS; i++) {
+        items[i].name = names[i];
+        items[i].device = devices[i];
+        items[i].dtype = i == 3 ? SAE_U64 : i == 4 ? SAE_F64 : SAE_F32;
+        items[i].count = i < 3 ? t->view.num_params : i == 3 ? t->desc.dict_size
+                         : i == 4 ? 2 * t->desc.sparsity_queue_length : 1;
+    }
+}
+
+/* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
+   to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
+enum { SAEI_STATE_TENSORS = 16 };
+static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t *count) {
+    saei_state_item items[SAEI_STATE_ITEMS];
+    size_t used = 0;
+    SAEI_TRY(saei_trainer_look(t, true));
+    saei_catch_up(t, NULL);
+    saei_state_items(t, items);
+    for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
+        bool numbers = i == SAEI_STATE_ITEMS;
+        sae_tensor *tensor = &out[used];
+        if (!numbers && !items[i].device) continue; /* no first moment */
+        memset(tensor, 0, sizeof *tensor);
+        tensor->name = numbers ? "numbers" : items[i].name;
+        tensor->dtype = numbers ? SAE_F64 : items[i].dtype;
+        tensor->ndim = 1;
+        tensor->shape[0] = numbers ? sizeof t->now / sizeof(double) : items[i].count;
+        tensor->stride[0] = 1;
+        tensor->data = numbers ? (const void *)&t->now : items[i].device;
+        used++;
+        if (numbers || t->ops->host_memory) continue;
+        if (!t->host[i + 1])
+            t->host[i + 1] = saei_alloc(t->ctx, items[i].count, sae_dtype_size(items[i].dtype));
+        if (!t->host[i + 1])
+            return saei_fail(t->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for a backup");
+        t->ops->download(&t->w, t->host[i + 1], items[i].device,
+                         items[i].count * sae_dtype_size(items[i].dtype));
+        tensor->data = t->host[i + 1];
+    }
+    *count = used;
+    return t->ops->status(&t->w);
+}
+
+/* Whether the numbers of a backup can be those of a run of t: what is cast to an integer or bounds
+   a list must be one. */
+static bool saei_numbers_fit(const sae_trainer *t, const saei_trainer_numbers *now) {
+    const double most = 9007199254740992.0; /* 2^53 */
+    const double whole[] = { now->step, now->rows_seen, now->k, now->p_updates, now->queue_size };
+    bool top_k = saei_is_top_k(t->desc.kind);
+    size_t most_k = t->desc.kind == SAE_TRAINER_TOP_K ? t->code.stride : t->desc.dict_size;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        if (!(whole[i] >= 0 && whole[i] <= most) || whole[i] != floor(whole[i])) return false;
+    if (now->step > (double)t->desc.steps || now->p_updates > now->step) return false;
+    if (top_k && (now->k < 1 || now->k > (double)most_k)) return false;
+    return fabs(now->p) <= FLT_MAX && fabs(now->next_p) <= FLT_MAX
+           && fabs(now->sparsity_coeff) <= DBL_MAX;
+}
+
+static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *file,
+                                         const char *prefix) {
+    saei_trainer_numbers now;
+    saei_state_item items[SAEI_STATE_ITEMS];
+    saei_catch_up(t, NULL); /* no row waits for what is replaced */
+    saei_state_items(t, items);
+    for (int pass = 0; pass < 2; pass++) /* look at everything before touching anything */
+        for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
+            bool numbers = i == SAEI_STATE_ITEMS;
+            sae_dtype dtype = numbers ? SAE_F64 : items[i].dtype;
+            size_t count = numbers ? sizeof t->now / sizeof(double) : items[i].count;
+            const sae_tensor *tensor;
+            char name[256];
+            if (!numbers && !items[i].device) continue;
+            snprintf(name, sizeof name, "%s%s", prefix, numbers ? "numbers" : items[i].name);
+            tensor = sae_tensor_file_find(file, name);
+            if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
+                return saei_fail(t->ctx, SAE_FORMAT, "sae_train: the backup lacks %s [%zu] of %s",
+                                 name, count, sae_dtype_name(dtype));
+            if (numbers) {
+                memcpy(&now, tensor->data, sizeof now);
+                if (!saei_numbers_fit(t, &now))
+                    return saei_fail(t->ctx, SAE_FORMAT, "sae_train: %s in the backup holds "
+                                     "numbers that no run has", name);
+            }
+            if (!pass) continue;
+            if (numbers) t->now = now;
+            else
+                t->ops->upload(&t->w, items[i].device, tensor->data, count * sae_dtype_size(dtype));
+        }
+    return t->ops->status(&t->w);
+}
+
+/* ==== >>session =============================================================================== */
+
+struct sae_session {
+    sae_context *ctx;
+    const sae_backend *ops;
+    sae_work w;
+    bool open, jump; /* jump: of what was selected, f = p > theta ? p : 0 */
+    sae_select select;
+    sae_dictionary dict; /* its parameters are on the device */
+    sae_code code;
+    float *params, *x, *xc, *x_hat, *theta, *warm;
+    uint32_t *bad, *count; /* count: host [batch] */
+    float *rows;           /* host [batch][ld] */
+    void *blocks[16];
+    size_t num_blocks;
+};
+
+static void *saei_session_device(sae_session *s, size_t count, size_t size) {
+    size_t bytes;
+    void *p = NULL;
+    if (saei_mul(count, size, &bytes)) p = s->ops->alloc(&s->w, bytes);
+    if (p) s->blocks[s->num_blocks++] = p;
+    return p;
+}
+
+SAE_API void sae_session_destroy(sae_session *s) {
+    if (!s) return;
+    while (s->num_blocks) s->ops->free(&s->w, s->blocks[--s->num_blocks]);
+    if (s->open) s->ops->close(s->ctx, s->w.state);
+    saei_free(s->ctx, s->count);
+    saei_free(s->ctx, s->rows);
+    saei_free(s->ctx, s);
+}
+
+static bool saei_session_memory(sae_session *s) {
+    size_t batch = s->w.shape.batch, ld = s->w.shape.ld, m = saei_align16(s->w.shape.dict_size);
+    size_t rows, entries, scratch = s->ops->scratch_bytes(&s->w, &s->w.shape);
+    bool gated = s->select == SAE_SELECT_GATE;
+    s->code.stride = s->select == SAE_SELECT_TOP_K ? s->dict.desc.k : s->dict.desc.dict_size;
+    if (scratch == SIZE_MAX || !saei_mul(batch, ld, &rows)
+        || !saei_mul(batch, s->code.stride, &entries)
+        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        return false;
+    s->w.scratch = saei_session_device(s, scratch, 1);
+    s->params = (float *)saei_session_device(s, s->dict.num_params, sizeof(float));
+    s->x = (float *)saei_session_device(s, rows, sizeof(float));
+    s->xc = (float *)saei_session_device(s, rows, sizeof(float));
+    s->x_hat = (float *)saei_session_device(s, rows, sizeof(float));
+    s->theta = (float *)saei_session_device(s, m, sizeof(float));
+    s->warm = (float *)saei_session_device(s, 1, sizeof(float));
+    s->bad = (uint32_t *)saei_session_device(s, 1, sizeof(uint32_t));
+    s->code.count = (uint32_t *)saei_session_device(s, batch, sizeof(uint32_t));
+    s->code.latent = (uint32_t *)saei_session_device(s, entries, sizeof(uint32_t));
+    s->code.pre = s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
+    if (s->jump || gated) s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
+    if (gated) s->code.gate = (float *)saei_session_device(s, entries, sizeof(float));
+    s->count = (uint32_t *)saei_alloc(s->ctx, batch, sizeof(uint32_t));
+    s->rows = (float *)saei_alloc(s->ctx, rows, sizeof(float));
+    return s->w.scratch && s->params && s->x && s->xc && s->x_hat && s->theta && s->warm && s->bad
+           && s->code.count && s->code.latent && s->code.pre && s->code.value
+           && (!gated || s->code.gate) && s->count && s->rows;
+}
+
+/* Which operation chooses the latents as the dictionary does. */
+static void saei_session_choose(sae_session *s, const sae_dictionary *dict, float *theta) {
+    s->select = SAE_SELECT_POSITIVE;
+    if (dict->desc.arch == SAE_ARCH_GATED) s->select = SAE_SELECT_GATE;
+    if (dict->rule == SAE_RULE_TOP_K)
+        s->select = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K;
+    s->jump = dict->desc.arch == SAE_ARCH_JUMP_RELU
+              || (dict->rule == SAE_RULE_THRESHOLD && !(dict->threshold <= 0));
+    if (!s->jump) return;
+    s->select = SAE_SELECT_WINDOW; /* so narrow a window that only p = theta is added */
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        theta[i] = dict->aux0 && dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
+                                                                       : dict->threshold;
+        if (theta[i] < 0) theta[i] = 0; /* f > 0 whatever theta */
+    }
+}
+
+SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
+                                      sae_session **out) {
+    sae_context *ctx;
+    sae_session *s;
+    float *theta;
+    sae_result result;
+    if (!dict) return SAE_INVALID;
+    ctx = dict->ctx;
+    if (!out || !batch_size || batch_size > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is "
+                         "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
+    if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
+        || saei_active_latents(dict) != dict->desc.dict_size)
+        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "
+                         "other classes without variations, all groups active",
+                         sae_arch_name(dict->desc.arch),
+                         dict->desc.arch == SAE_ARCH_IDENTITY ? "" : " with variations or inactive "
+                                                                     "groups");
+    s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
+    theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
+    if (!s || !theta) {
+        saei_free(ctx, s);
+        saei_free(ctx, theta);
+        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
+    }
+    s->ctx = ctx;
+    s->ops = saei_backend_of(ctx);
+    s->dict = *dict;
+    s->w.ctx = ctx;
+    s->w.shape.batch = batch_size;
+    s->w.shape.d = dict->desc.activation_dim;
+    s->w.shape.ld = dict->ld;
+    s->w.shape.dict_size = dict->desc.dict_size;
+    saei_session_choose(s, dict, theta);
+    s->w.shape.k = s->select == SAE_SELECT_TOP_K ? dict->desc.k : 0;
+    result = s->ops->open(ctx, &s->w.state);
+    s->open = result == SAE_OK;
+    if (s->open && !saei_session_memory(s)) {
+        result = s->ops->status(&s->w); /* a backend may know more */
+        if (result == SAE_OK)
+            result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
+                               "latents of %zu dimensions and batches of %zu rows",
+                               dict->desc.dict_size, dict->desc.activation_dim, batch_size);
+    }
+    if (result == SAE_OK) {
+        s->ops->upload(&s->w, s->params, dict->params, dict->num_params * sizeof(float));
+        s->ops->upload(&s->w, s->theta, theta, dict->desc.dict_size * sizeof(float));
+        saei_dictionary_place(&s->dict, s->params);
+        result = s->ops->status(&s->w);
+    }
+    saei_free(ctx, theta);
+    if (result == SAE_OK) *out = s;
+    else sae_session_destroy(s);
+    return result;
+}
+
+/* x to the device, and its code there. */
+static sae_result saei_session_run(sae_session *s, const char *who, const sae_rows *x, size_t n) {
+    sae_encode_args a;
+    const sae_dictionary *dict = &s->dict;
+    bool centred = saei_subtracts(&dict->desc);
+    uint32_t bad = 0;
+    if (!n || n > s->w.shape.batch)
+        return saei_fail(s->ctx, SAE_INVALID, "%s: n is %zu rows, allowed are 1 to batch_size, %zu",
+                         who, n, s->w.shape.batch);
+    SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
+    s->ops->zero(&s->w, s->bad, sizeof bad);
+    s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
+    if (centred) s->ops->subtract(&s->w, s->x, dict->b_dec, n, s->xc);
+    memset(&a, 0, sizeof a);
+    a.x = centred ? s->xc : s->x;
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.n = n;
+    a.d = s->w.shape.d;
+    a.ld = s->w.shape.ld;
+    a.m = s->w.shape.dict_size;
+    a.select = s->select;
+    a.k = dict->desc.k;
+    a.theta = s->jump ? s->theta : NULL;
+    a.bandwidth = 1e-30f;
+    a.warm = s->warm;
+    s->ops->encode(&s->w, &a, &s->code);
+    if (s->jump) s->ops->jump(&s->w, s->theta, &s->code);
+    if (s->select == SAE_SELECT_GATE)
+        s->ops->gate(&s->w, dict->b_enc, dict->aux0, dict->aux1, &s->code);
+    s->ops->download(&s->w, &bad, s->bad, sizeof bad);
+    SAEI_TRY(s->ops->status(&s->w));
+    if (bad)
+        return saei_fail(s->ctx, SAE_NOT_FINITE,
+                         "%s: x holds NaN or infinity, all values must be finite", who);
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
+                                      sae_sparse *out) {
+    size_t at = 0, kept = 0, total = 0;
+    if (!s) return SAE_INVALID;
+    if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
+        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: an array is NULL");
+    SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
+    s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
+    SAEI_TRY(s->ops->status(&s->w));
+    for (size_t r = 0; r < n; r++) total += s->count[r];
+    if (total > out->capacity)
+        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: capacity is %zu, %zu are needed",
+                         out->capacity, total);
+    for (size_t r = 0; r < n; ) { /* rows that lie together come together */
+        size_t first = r, count = s->count[r++];
+        while (r < n && s->count[r - 1] == s->code.stride) count += s->count[r++];
+        s->ops->download(&s->w, out->latent + at, s->code.latent + first * s->code.stride,
+                         count * sizeof *out->latent);
+        s->ops->download(&s->w, out->value + at, s->code.value + first * s->code.stride,
+                         count * sizeof *out->value);
+        at += count;
+    }
+    SAEI_TRY(s->ops->status(&s->w));
+    at = 0;
+    out->row_begin[0] = 0;
+    for (size_t r = 0; r < n; r++) { /* zeros are not listed */
+        for (size_t j = 0; j < s->count[r]; j++, at++)
+            if (out->value[at] != 0) {
+                out->latent[kept] = out->latent[at];
+                out->value[kept++] = out->value[at];
+            }
+        out->row_begin[r + 1] = kept;
+    }
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
+    size_t d, ld;
+    if (!s) return SAE_INVALID;
+    if (!x || !x_hat)
+        return saei_fail(s->ctx, SAE_INVALID, "sae_session_forward: %s is NULL", x ? "x_hat" : "x");
+    SAEI_TRY(saei_session_run(s, "sae_session_forward", x, n));
+    d = s->w.shape.d;
+    ld = s->w.shape.ld;
+    s->ops->decode(&s->w, &s->code, s->code.value, s->dict.W_dec, 0, s->w.shape.dict_size,
+                   s->dict.b_dec, 0, s->x_hat);
+    s->ops->download(&s->w, d == ld ? x_hat : s->rows, s->x_hat, n * ld * sizeof *x_hat);
+    for (size_t r = 0; d != ld && r < n; r++)
+        memcpy(x_hat + r * d, s->rows + r * ld, d * sizeof *x_hat);
+    return s->ops->status(&s->w);
+}
+
+/* ==== >>trainer: hyperparameters by name, reading config.json ================================= */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
@@ -13428,7 +18524,7 @@ static const saei_field *saei_field_find(const char *name, size_t length) {
 /* A value as text. list: an array or object of a config file (text is then what to call it). */
 typedef struct saei_value {
     const char *text;
-    const saei_json *list;
+    const sae_json *list;
     bool none;
 } saei_value;
 
@@ -13511,15 +18607,15 @@ static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_
 static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, saei_value v,
                                    double *out, size_t *count) {
     const char *allowed = "a list of 1 to 64 numbers";
-    const saei_json *c = v.list ? v.list->child : NULL;
+    const sae_json *c = v.list ? v.list->child : NULL;
     const char *at = v.text;
     *count = 0;
-    if (v.list && v.list->type != SAEI_JSON_ARRAY) return saei_set_fail(s, f->name, v, allowed);
+    if (v.list && v.list->type != SAE_JSON_ARRAY) return saei_set_fail(s, f->name, v, allowed);
     while (v.list ? c != NULL : at != NULL) {
         size_t n = v.list ? 0 : strcspn(at, ",");
         double x = v.list ? c->number : 0;
         if (*count == SAE_MAX_GROUPS) return saei_set_fail(s, f->name, v, allowed);
-        if (v.list ? c->type != SAEI_JSON_NUMBER : !saei_text_number(at, n, &x))
+        if (v.list ? c->type != SAE_JSON_NUMBER : !saei_text_number(at, n, &x))
             return saei_set_fail(s, f->name, v, allowed);
         if (!(x > 0 && x <= DBL_MAX)) return saei_set_fail(s, f->name, v, "a list of numbers > 0");
         out[(*count)++] = x;
@@ -13701,40 +18797,41 @@ SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc
 
 struct sae_config {
     sae_context *ctx;
-    saei_json *root; /* the descs' texts lie here */
+    sae_json *root; /* the descs' texts lie here */
     sae_trainer_desc *descs;
     size_t count;
 };
 
 /* A text that says none is one, where the field is a text. */
-static saei_value saei_json_as_value(const saei_json *v, const saei_field *f) {
+static saei_value saei_json_as_value(const sae_json *v, const saei_field *f) {
     saei_value out;
     out.list = NULL;
-    out.none = v->type == SAEI_JSON_NULL
-               || (v->type == SAEI_JSON_STRING && f->type != SAEI_FIELD_TEXT
+    out.none = v->type == SAE_JSON_NULL
+               || (v->type == SAE_JSON_STRING && f->type != SAEI_FIELD_TEXT
                    && saei_is_none(v->string));
     switch (v->type) {
-    case SAEI_JSON_NULL: out.text = "null"; return out;
-    case SAEI_JSON_BOOL: out.text = v->number != 0 ? "true" : "false"; return out;
-    case SAEI_JSON_NUMBER:
-    case SAEI_JSON_STRING: out.text = v->string; return out;
-    case SAEI_JSON_ARRAY: out.text = "a list"; break;
-    case SAEI_JSON_OBJECT: out.text = "an object"; break;
+    case SAE_JSON_NONE:
+    case SAE_JSON_NULL: out.text = "null"; return out;
+    case SAE_JSON_BOOL: out.text = v->number != 0 ? "true" : "false"; return out;
+    case SAE_JSON_NUMBER:
+    case SAE_JSON_STRING: out.text = v->string; return out;
+    case SAE_JSON_ARRAY: out.text = "a list"; break;
+    case SAE_JSON_OBJECT: out.text = "an object"; break;
     }
     out.list = v;
     return out;
 }
 
 /* One trainer object. Its kind comes first: what sparsity_penalty means depends on it. */
-static sae_result saei_config_trainer(const saei_setter *s, const saei_json *object,
+static sae_result saei_config_trainer(const saei_setter *s, const sae_json *object,
                                       sae_trainer_desc *desc) {
-    const saei_json *kind = saei_json_get(object, "trainer_class");
+    const sae_json *kind = sae_json_get(object, "trainer_class");
     char nearest[64], quoted[SAEI_QUOTE];
     size_t known = 0;
-    if (!kind) kind = saei_json_get(object, "trainer");
+    if (!kind) kind = sae_json_get(object, "trainer");
     if (kind)
         SAEI_TRY(saei_field_set(s, desc, saei_fields, saei_json_as_value(kind, saei_fields)));
-    for (const saei_json *c = object->child; c; c = c->next) {
+    for (const sae_json *c = object->child; c; c = c->next) {
         const saei_field *f = saei_field_of_key(c->key, nearest);
         if (!f) {
             saei_log(s->ctx, SAE_LOG_WARNING, "%s: %s: %s is not known and skipped%s%s", s->who,
@@ -13755,13 +18852,13 @@ static sae_result saei_config_trainer(const saei_setter *s, const saei_json *obj
 }
 
 static sae_result saei_config_read(sae_config *config, const char *path) {
-    const saei_json *item = config->root;
+    const sae_json *item = config->root;
     saei_setter s;
     s.ctx = config->ctx;
     s.who = "sae_config_open";
     s.path = path;
     config->count = 1;
-    if (item->type == SAEI_JSON_ARRAY) {
+    if (item->type == SAE_JSON_ARRAY) {
         config->count = item->count;
         item = item->child;
     }
@@ -13772,9 +18869,9 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
     if (!config->descs)
         return saei_fail(config->ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
     for (size_t i = 0; i < config->count; i++, item = item->next) {
-        const saei_json *object = item, *inner = saei_json_get(item, "trainer");
-        if (inner && inner->type != SAEI_JSON_STRING) object = inner;
-        if (object->type != SAEI_JSON_OBJECT) {
+        const sae_json *object = item, *inner = sae_json_get(item, "trainer");
+        if (inner && inner->type != SAE_JSON_STRING) object = inner;
+        if (object->type != SAE_JSON_OBJECT) {
             return saei_fail(config->ctx, SAE_FORMAT,
                              "sae_config_open: %s: %s is not a JSON object", path,
                              inner ? "trainer" : "it");
@@ -13823,7 +18920,7 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
     return config && index < config->count ? &config->descs[index] : NULL;
 }
 
-/* ==== >>files: config, writing ================================================================ */
+/* ==== >>trainer: writing config.json ========================================================== */
 
 /* The reference's keys in its order, class by class. */
 static const char *saei_config_keys(sae_trainer_kind kind) {
@@ -13951,6 +19048,8 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     return string != NULL;
 }
 
+/* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
+   defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
 static sae_result saei_config_write(const sae_context *ctx, const char *folder,
                                     const sae_trainer_desc *desc, const char *buffer,
                                     const char *own) {
@@ -14994,6 +20093,7 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
     return SAE_OK;
 }
 
+/* ==== >>loop: resume ========================================================================== */
 static bool saei_loop_exists(saei_loop *l, const char *folder, const char *name) {
     char *path = saei_path_join(l->ctx, folder, name);
     bool there = path && saei_path_exists(path) == SAEI_PATH_FILE;
@@ -15011,8 +20111,8 @@ typedef enum saei_loop_found {
 static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) {
     char hash[20], *path;
     saei_map map;
-    saei_json *root = NULL;
-    const saei_json *own, *steps, *print;
+    sae_json *root = NULL;
+    const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
     sae_context quiet = *l->ctx; /* a file that cannot be read is no end, and no error */
     quiet.logger.log = NULL;
@@ -15026,12 +20126,12 @@ static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) 
             snprintf(hash, sizeof hash, "%016llx",
                      (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
                                                    l->fingerprint.size));
-            own = saei_json_get(root, "sae.h");
-            steps = own ? saei_json_get(own, "finished_steps") : NULL;
-            print = own ? saei_json_get(own, "fingerprint") : NULL;
+            own = sae_json_get(root, "sae.h");
+            steps = own ? sae_json_get(own, "finished_steps") : NULL;
+            print = own ? sae_json_get(own, "fingerprint") : NULL;
             if (steps && steps->is_integer && steps->integer > 0)
                 found = (uint64_t)steps->integer == l->desc->steps && print
-                                && print->type == SAEI_JSON_STRING
+                                && print->type == SAE_JSON_STRING
                                 && strcmp(print->string, hash) == 0
                             ? SAEI_LOOP_THIS
                             : SAEI_LOOP_ANOTHER;
@@ -15601,6 +20701,40 @@ SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
     return result;
 }
 
+SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
+                                        float *out) {
+    const sae_backend *cpu = saei_cpu_backend();
+    sae_work w;
+    size_t bytes, ld = saei_align16(d);
+    float *rows;
+    if (!ctx) return SAE_INVALID;
+    if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
+        return saei_fail(ctx, SAE_INVALID,
+                         "sae_geometric_median: n is %zu, d is %zu (or an array is "
+                         "NULL), allowed are 1 to %d",
+                         n, d, INT32_MAX);
+    memset(&w, 0, sizeof w);
+    w.ctx = ctx;
+    w.shape.batch = n;
+    w.shape.d = d;
+    w.shape.ld = ld;
+    w.shape.dict_size = 1;
+    bytes = cpu->scratch_bytes(&w, &w.shape);
+    w.scratch = bytes == SIZE_MAX ? NULL : saei_alloc(ctx, bytes, 1);
+    rows = (float *)saei_calloc(ctx, n + 1, ld * sizeof(float));
+    if (w.scratch && rows) {
+        for (size_t r = 0; r < n; r++) memcpy(rows + (r + 1) * ld, x + r * d, d * sizeof *x);
+        cpu->geometric_median(&w, rows + ld, n, rows);
+        memcpy(out, rows, d * sizeof *out);
+    }
+    bytes = w.scratch && rows;
+    saei_free(ctx, w.scratch);
+    saei_free(ctx, rows);
+    return bytes ? SAE_OK
+                 : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows",
+                             n);
+}
+
 /* ==== >>metrics: gradient pursuit ============================================================= */
 
 enum { SAEI_PURSUIT_PARTS = 64 };
@@ -15717,181 +20851,11 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     return SAE_OK;
 }
 
-/* ==== >>beside ================================================================================ */
-
-struct sae_linear {
-    const sae_context *ctx;
-    size_t inputs, outputs, panels;
-    float *packed; /* [panels][inputs][48] */
-    float *bias;   /* [panels 48] */
-};
-
-enum { SAEI_LINEAR_ROWS = 64, SAEI_LINEAR_PANELS = 8, SAEI_LINEAR_DEPTH = 512 }; /* of one part */
-
-typedef struct saei_linear_task {
-    const sae_linear *linear;
-    const float *W, *x;
-    float *y;
-    size_t n;
-} saei_linear_task;
-
-static void saei_linear_pack_part(void *arg, size_t part) {
-    saei_linear_task *t = (saei_linear_task *)arg;
-    const sae_linear *l = t->linear;
-    size_t first = part * SAEI_PANEL;
-    saei_pack_panel(l->ctx->kernels, t->W, l->inputs, l->inputs, NULL, first,
-                    saei_min(SAEI_PANEL, l->outputs - first), l->packed + first * l->inputs);
-}
-
-SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
-                                     size_t inputs, size_t outputs, sae_linear **out) {
-    saei_linear_task task;
-    sae_linear *l;
-    size_t panels, width, floats;
-    if (!ctx || !W || !out || !inputs || !outputs)
-        return saei_fail(ctx, SAE_INVALID, "sae_linear_create: inputs is %zu, outputs %zu, W and "
-                         "out may not be NULL, allowed are sizes from 1", inputs, outputs);
-    panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0);
-    l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
-    if (l) l->ctx = ctx;
-    if (l && saei_mul(panels, SAEI_PANEL, &width) && saei_mul(width, inputs, &floats)) {
-        l->packed = (float *)saei_alloc(ctx, floats, sizeof(float));
-        l->bias = (float *)saei_calloc(ctx, width, sizeof(float));
-    }
-    if (!l || !l->packed || !l->bias) {
-        sae_linear_destroy(l);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
-                         "weights", outputs, inputs);
-    }
-    l->inputs = inputs;
-    l->outputs = outputs;
-    l->panels = panels;
-    if (bias) memcpy(l->bias, bias, outputs * sizeof *bias);
-    memset(&task, 0, sizeof task);
-    task.linear = l;
-    task.W = W;
-    saei_parallel(ctx, panels, saei_linear_pack_part, &task);
-    *out = l;
-    return SAE_OK;
-}
-
-SAE_API void sae_linear_destroy(sae_linear *linear) {
-    if (!linear) return;
-    saei_free(linear->ctx, linear->packed);
-    saei_free(linear->ctx, linear->bias);
-    saei_free(linear->ctx, linear);
-}
-
-/* y of up to 64 rows and 48 outputs: the panel is read in blocks that lie in the L2. */
-static void saei_linear_panel(const saei_linear_task *t, size_t r0, size_t rows, size_t panel) {
-    const sae_linear *l = t->linear;
-    const float *packed = l->packed + panel * SAEI_PANEL * l->inputs;
-    size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-    float product[SAEI_LINEAR_ROWS * SAEI_PANEL];
-    for (size_t k = 0; k < l->inputs; k += SAEI_LINEAR_DEPTH) {
-        size_t depth = saei_min(SAEI_LINEAR_DEPTH, l->inputs - k);
-        for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
-            const float *x[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-                x[i] = t->x + (r0 + saei_min(g + i, rows - 1)) * l->inputs + k;
-            l->ctx->kernels->tile(x, packed + k * SAEI_PANEL, depth, k > 0,
-                                  product + g * SAEI_PANEL);
-        }
-    }
-    for (size_t r = 0; r < rows; r++) {
-        float *y = t->y + (r0 + r) * l->outputs + first;
-        l->ctx->kernels->axpy(count, 1, product + r * SAEI_PANEL, l->bias + first, y);
-    }
-}
-
-static void saei_linear_part(void *arg, size_t part) {
-    saei_linear_task *t = (saei_linear_task *)arg;
-    size_t blocks = saei_ceil_div(t->n, SAEI_LINEAR_ROWS), r0 = part % blocks * SAEI_LINEAR_ROWS;
-    size_t panel = part / blocks * SAEI_LINEAR_PANELS;
-    size_t end = saei_min(panel + SAEI_LINEAR_PANELS, t->linear->panels);
-    for (; panel < end; panel++)
-        saei_linear_panel(t, r0, saei_min(SAEI_LINEAR_ROWS, t->n - r0), panel);
-}
-
-SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y) {
-    saei_linear_task t;
-    size_t most;
-    if (!linear) return SAE_INVALID;
-    if (!x || !y || !saei_mul(n, saei_max(linear->inputs, linear->outputs), &most)
-        || most > SIZE_MAX / sizeof(float))
-        return saei_fail(linear->ctx, SAE_INVALID, "sae_linear_apply: n is %zu, x and y may not be "
-                         "NULL, allowed are rows that fit in memory", n);
-    t.linear = linear;
-    t.W = NULL;
-    t.x = x;
-    t.y = y;
-    t.n = n;
-    saei_parallel(linear->ctx, saei_ceil_div(n, SAEI_LINEAR_ROWS)
-                  * saei_ceil_div(linear->panels, SAEI_LINEAR_PANELS), saei_linear_part, &t);
-    return SAE_OK;
-}
-
-SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
-                          void *arg) {
-    if (ctx && fn) saei_parallel(ctx, parts, fn, arg);
-}
-
-SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...) {
-    char text[1024];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    return saei_fail(ctx, result, "%s", text);
-}
-
-SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out) {
-    saei_map map;
-    sae_json *root = NULL;
-    sae_result result;
-    if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_json_open: path and out may not be NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_json_open", path, &map));
-    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &root);
-    saei_map_close(ctx, &map);
-    if (result == SAE_OK) *out = root;
-    return result;
-}
-
-SAE_API void sae_json_close(sae_context *ctx, sae_json *root) {
-    if (ctx) saei_free(ctx, root);
-}
-
-SAE_API sae_json_kind sae_json_kind_of(const sae_json *value) {
-    return value ? (sae_json_kind)((int)SAE_JSON_NULL + (int)value->type) : SAE_JSON_NONE;
-}
-
-SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
-    return key ? saei_json_get(object, key) : NULL;
-}
-
-SAE_API size_t sae_json_count(const sae_json *value) { return value ? value->count : 0; }
-
-SAE_API const sae_json *sae_json_first(const sae_json *value) {
-    return value && value->count ? value->child : NULL;
-}
-
-SAE_API const sae_json *sae_json_next(const sae_json *child) { return child ? child->next : NULL; }
-
-SAE_API const char *sae_json_key(const sae_json *child) { return child ? child->key : NULL; }
-
-SAE_API const char *sae_json_text(const sae_json *value) {
-    return value && value->type == SAEI_JSON_STRING ? value->string : NULL;
-}
-
-SAE_API double sae_json_number(const sae_json *value) {
-    return value && (value->type == SAEI_JSON_NUMBER || value->type == SAEI_JSON_BOOL)
-               ? value->number : 0;
-}
-
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
+#endif /* SAE_IMPLEMENTATION */
+
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT
 #elif defined(__GNUC__)
@@ -15900,1342 +20864,10 @@ SAE_API double sae_json_number(const sae_json *value) {
 #pragma fp_contract(on)
 #endif
 
-#elif defined(SAEI_KERNEL_PASS) /* the body of >>kernels, once for each instruction set */
-
-/* ==== >>kernels: the body, once for each instruction set ====================================== */
-
-#define saei_v SAEI_FN(saei_v)
-#define saei_vload SAEI_FN(saei_vload)
-#define saei_vstore SAEI_FN(saei_vstore)
-#define saei_vset SAEI_FN(saei_vset)
-#define saei_vfma SAEI_FN(saei_vfma)
-#define saei_vmul SAEI_FN(saei_vmul)
-#define saei_vadd SAEI_FN(saei_vadd)
-#define saei_vsub SAEI_FN(saei_vsub)
-#define saei_vdiv SAEI_FN(saei_vdiv)
-#define saei_vsqrt SAEI_FN(saei_vsqrt)
-#define saei_vsum SAEI_FN(saei_vsum)
-
-#if SAEI_KERNEL_PASS == 3
-
-typedef __m512 saei_v;
-static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
-static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
-static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
-static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
-static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
-static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
-static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
-static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
-static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
-
-#elif SAEI_KERNEL_PASS == 2
-
-typedef struct saei_v {
-    __m256 a, b;
-} saei_v;
-static inline saei_v saei_vload(const float *p) {
-    saei_v r;
-    r.a = _mm256_loadu_ps(p);
-    r.b = _mm256_loadu_ps(p + 8);
-    return r;
-}
-static inline void saei_vstore(float *p, saei_v x) {
-    _mm256_storeu_ps(p, x.a);
-    _mm256_storeu_ps(p + 8, x.b);
-}
-static inline saei_v saei_vset(float a) {
-    saei_v r;
-    r.a = r.b = _mm256_set1_ps(a);
-    return r;
-}
-static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
-    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
-    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
-    return z;
-}
-static inline saei_v saei_vsqrt(saei_v x) {
-    x.a = _mm256_sqrt_ps(x.a);
-    x.b = _mm256_sqrt_ps(x.b);
-    return x;
-}
-#define SAEI_LANES(fn, op)                                                                         \
-    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
-        x.a = op(x.a, y.a);                                                                        \
-        x.b = op(x.b, y.b);                                                                        \
-        return x;                                                                                  \
-    }
-SAEI_LANES(saei_vmul, _mm256_mul_ps)
-SAEI_LANES(saei_vadd, _mm256_add_ps)
-SAEI_LANES(saei_vsub, _mm256_sub_ps)
-SAEI_LANES(saei_vdiv, _mm256_div_ps)
-#undef SAEI_LANES
-
-#elif SAEI_KERNEL_PASS == 4
-
-typedef struct saei_v {
-    float32x4_t f[4];
-} saei_v;
-#define SAEI_LANES(head, expression)                                                               \
-    static inline saei_v head {                                                                    \
-        saei_v r;                                                                                  \
-        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
-        return r;                                                                                  \
-    }
-SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
-SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
-SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
-SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
-#undef SAEI_LANES
-static inline void saei_vstore(float *p, saei_v x) {
-    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
-}
-
-#else
-
-typedef struct saei_v {
-    float f[16];
-} saei_v;
-static inline saei_v saei_vload(const float *p) {
-    saei_v r;
-    memcpy(r.f, p, sizeof r.f);
-    return r;
-}
-static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
-#define SAEI_LANES(head, expression)                                                               \
-    static inline saei_v head {                                                                    \
-        saei_v r;                                                                                  \
-        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
-        return r;                                                                                  \
-    }
-SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
-SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
-SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
-SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
-SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
-SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
-#undef SAEI_LANES
-
-#endif
-
-/* Lanes 8, 4, 2, 1 apart, in double. */
-static double saei_vsum(saei_v a) {
-#if SAEI_KERNEL_PASS == 3
-    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
-    __m512d wide = _mm512_castps_pd(a), eight;
-    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
-    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
-    __m128d two;
-    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
-                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
-    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
-                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
-    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-#else
-    double sum[16];
-    float f[16];
-    saei_vstore(f, a);
-    for (int i = 0; i < 16; i++) sum[i] = (double)f[i];
-    for (int h = 8; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) sum[i] += sum[i + h];
-    return sum[0];
-#endif
-}
-
-#if SAEI_KERNEL_PASS == 3
-/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
-   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const float *x##i = x[i];                                                                      \
-    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
-           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
-           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        saei_v t = saei_vset(x##i[k]);                                                             \
-        a##i = saei_vfma(t, p0, a##i);                                                             \
-        b##i = saei_vfma(t, p1, b##i);                                                             \
-        c##i = saei_vfma(t, p2, c##i);                                                             \
-    }
-#define SAEI_END(i)                                                                                \
-    saei_vstore(out + i * 48, a##i);                                                               \
-    saei_vstore(out + i * 48 + 16, b##i);                                                          \
-    saei_vstore(out + i * 48 + 32, c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
-        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-#elif SAEI_KERNEL_PASS == 2 || SAEI_KERNEL_PASS == 4
-/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
-   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
-   bench/RESULTS.md. */
-#if SAEI_KERNEL_PASS == 2
-#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
-#define SAEI_WIDE __m256
-#define SAEI_LOAD _mm256_loadu_ps
-#define SAEI_STORE _mm256_storeu_ps
-#define SAEI_SET _mm256_set1_ps
-#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
-#else
-#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
-#define SAEI_WIDE float32x4_t
-#define SAEI_LOAD vld1q_f32
-#define SAEI_STORE vst1q_f32
-#define SAEI_SET vdupq_n_f32
-#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
-#endif
-#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-#define SAEI_BEGIN(i, c)                                                                           \
-    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
-#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
-#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
-#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
-#define SAEI_ROW(i)                                                                                \
-    {                                                                                              \
-        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
-        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
-    }
-#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
-    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
-        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
-            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
-            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
-            const float *x3 = x[r + 3] + k0, *p = panel + c;
-            float *o = out + r * SAEI_PANEL + c;
-            SAEI_ROWS(SAEI_BEGIN)
-            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
-                SAEI_COLUMNS(SAEI_PART, 0)
-                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
-            }
-            SAEI_ROWS(SAEI_END)
-        }
-#undef SAEI_BEGIN
-#undef SAEI_PART
-#undef SAEI_STEP
-#undef SAEI_END
-#undef SAEI_ROW
-#undef SAEI_ROWS
-}
-#undef SAEI_LANES
-#undef SAEI_COLUMNS
-#undef SAEI_WIDE
-#undef SAEI_LOAD
-#undef SAEI_STORE
-#undef SAEI_SET
-#undef SAEI_FMA
-#else
-/* 4 rows x 16 latents at a time. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
-        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
-            float *o = out + r * SAEI_PANEL + c;
-            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
-            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
-            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
-            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
-            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
-            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
-                saei_v v = saei_vload(p);
-                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
-                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
-                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
-                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
-            }
-            saei_vstore(o, a0);
-            saei_vstore(o + SAEI_PANEL, a1);
-            saei_vstore(o + 2 * SAEI_PANEL, a2);
-            saei_vstore(o + 3 * SAEI_PANEL, a3);
-        }
-}
-#endif
-
-#if SAEI_KERNEL_PASS == 3
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
-/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
-#define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
-    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
-    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
-    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
-    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
-/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
-#define SAEI_QUARTERS(v, c)                                                                        \
-    {                                                                                              \
-        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
-        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
-        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
-        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
-        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
-        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
-        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
-        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
-    }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
-    SAEI_QUARTERS(w, 0)
-    SAEI_QUARTERS(x, 1)
-    SAEI_QUARTERS(y, 2)
-    SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_QUAD
-#undef SAEI_QUARTERS
-}
-
-/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
-static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
-                               uint32_t *out) {
-    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
-    const float *at[SAEI_PANEL];
-    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
-    for (size_t k = 0; k < blocks; k += 16)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            saei_v r[16];
-            SAEI_FN(saei_transpose)(at + j, k, r);
-            for (size_t c = 0; c < 16; c++)
-                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
-        }
-    for (size_t k = blocks; k < dim; k++)
-        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
-}
-
-#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
-/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
-   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
-   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
-static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
-    for (size_t j = 0; j < count; j += 16) {
-        const float *at[16], *next[16];
-        float sums[16];
-        saei_v s = saei_vset(0), r[16];
-        for (size_t i = 0; i < 16; i++) {
-            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
-            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
-        }
-        for (size_t k = 0; k < n; k += 16) {
-            SAEI_FN(saei_transpose)(at, k, r);
-            if (j + 16 < count)
-                for (size_t i = 0; i < 16; i++)
-                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
-            if (k + 16 <= n) {
-                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
-                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
-                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
-            } else
-                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
-        }
-        saei_vstore(sums, s);
-        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
-    }
-}
-#undef SAEI_ADD
-#else
-static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
-                               uint32_t *out) {
-    for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
-        for (size_t j = 0; j < SAEI_PANEL; j++) out[j] = j < count ? row[j][k] : 0;
-}
-
-static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
-    /* eight chains by name: in an array they lie in memory at -O2, four times slower */
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
-    float s##i = 0;
-#define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
-#define SAEI_END(i)                                                                                \
-    if (j + i < count) out[j + i] = s##i;
-    for (size_t j = 0; j < count; j += 8) {
-        SAEI_ALL(SAEI_BEGIN)
-        for (size_t k = 0; k < n; k++) {
-            SAEI_ALL(SAEI_ADD)
-        }
-        SAEI_ALL(SAEI_END)
-    }
-#undef SAEI_ALL
-#undef SAEI_BEGIN
-#undef SAEI_ADD
-#undef SAEI_END
-}
-#endif
-
-#if SAEI_KERNEL_PASS == 3
-/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
-   sum of a product of two such rows leaves int32. */
-static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
-    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
-    double norm, scale;
-    float lanes[16], top = 0;
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        sum = saei_vfma(v, v, sum);
-        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
-    }
-    saei_vstore(lanes, most);
-    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
-    norm = sqrt(saei_vsum(sum));
-    q->norm = (float)(norm * 1.0001);
-    q->error = 0;
-    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
-    if (!(norm > 1e-15 && norm < 1e15)) {
-        q->norm += 1e-20f; /* squares below 1e-45 are lost */
-        q->error = q->norm;
-        memset(out, 0, n * sizeof *out);
-        return;
-    }
-    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
-    if (scale * (double)top > 32000) scale = 32000 / (double)top;
-    q->inverse = (float)(1 / scale);
-    inverse = saei_vset(q->inverse);
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
-        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
-                             v);
-        delta = saei_vfma(d, d, delta);
-        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
-    }
-    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
-}
-
-__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
-    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const char *x##i = (const char *)x[i];                                                         \
-    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        int pair;                                                                                  \
-        __m512i t;                                                                                 \
-        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
-        t = _mm512_set1_epi32(pair);                                                               \
-        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
-        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
-        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
-    }
-#define SAEI_END(i)                                                                                \
-    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
-    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
-    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
-        __m512i p0 = _mm512_loadu_si512((const void *)panel);
-        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
-        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-
-/* base, base + 1, ... base + 15 */
-static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
-    return _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-}
-
-/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
-static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
-                                    const float *scale, const float *shift, const float *cut,
-                                    uint32_t base, uint32_t *const *latent, float *const *value,
-                                    uint32_t *length) {
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
-        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
-        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
-            saei_v p = _mm512_maskz_cvtepi32_ps(
-                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
-            __mmask16 keep;
-            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
-            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
-            p = saei_vsub(p, saei_vset(shift[r]));
-            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
-            _mm512_storeu_si512((void *)(latent[r] + length[r]),
-                                _mm512_maskz_compress_epi32(keep, lane));
-            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
-        }
-    }
-}
-
-static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
-                                          const float *offset, float scale, float shift, float cut,
-                                          uint32_t base, uint32_t *latent, float *value,
-                                          size_t length, size_t stride) {
-    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
-        __mmask16 keep;
-        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
-                      saei_vload(offset + j));
-        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        if (!keep) continue;
-        {
-            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
-            size_t more = (size_t)__builtin_popcount((unsigned)keep);
-            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
-            at = _mm512_maskz_compress_epi32(keep, at);
-            if (length + 16 <= stride) {
-                saei_vstore(value + length, p);
-                _mm512_storeu_si512((void *)(latent + length), at);
-            } else if (length + more <= stride) {
-                __mmask16 first = (__mmask16)((1u << more) - 1);
-                _mm512_mask_storeu_ps(value + length, first, p);
-                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
-            }
-            length += more;
-        }
-    }
-    return length;
-}
-#endif
-
-static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
-    size_t count = 0, j = 0;
-#if SAEI_KERNEL_PASS == 3
-    for (; j + 16 <= n; j += 16)
-        count += (size_t)__builtin_popcount(
-            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
-#endif
-    for (; j < n; j++) count += value[j] >= cut;
-    return count;
-}
-
-static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
-    size_t kept = 0, j = 0;
-#if SAEI_KERNEL_PASS == 3
-    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
-        saei_v v = saei_vload(value + j);
-        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
-        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
-        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
-        kept += (size_t)__builtin_popcount((unsigned)keep);
-    }
-#endif
-    for (; j < n; j++)
-        if (value[j] >= cut) {
-            latent[kept] = latent[j];
-            value[kept++] = value[j];
-        }
-    return kept;
-}
-
-#if SAEI_KERNEL_PASS == 3
-#define SAEI_KEEP(keep, p)                                                                         \
-    bits |= (uint64_t)(keep) << (j & 63);                                                          \
-    if (keep) {                                                                                    \
-        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
-        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
-        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
-    }                                                                                              \
-    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
-#endif
-static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
-                                       float cut, uint32_t base, uint32_t *latent, float *value,
-                                       size_t length, size_t stride, uint64_t *kept) {
-    uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_KERNEL_PASS == 3
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
-        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        SAEI_KEEP(keep, raw ? v : p)
-    }
-#endif
-    for (; j < count; j++) {
-        float p = bias ? u[j] + bias[j] : u[j];
-        if (!(p > cut)) continue;
-        bits |= (uint64_t)1 << (j & 63);
-        if (length < stride) {
-            latent[length] = base + (uint32_t)j;
-            value[length] = raw ? u[j] : p;
-        }
-        length++;
-    }
-    if (kept) *kept = bits;
-    return length;
-}
-
-static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
-                                        float bandwidth, size_t count, uint32_t base,
-                                        uint32_t *latent, float *value, size_t length,
-                                        size_t stride, uint64_t *kept) {
-    uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_KERNEL_PASS == 3
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
-        saei_v above = saei_vload(theta + j);
-        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
-        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
-                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
-                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
-        SAEI_KEEP(keep, p)
-    }
-#undef SAEI_KEEP
-#endif
-    for (; j < count; j++) {
-        float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
-        if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
-        bits |= (uint64_t)1 << (j & 63);
-        if (length < stride) {
-            latent[length] = base + (uint32_t)j;
-            value[length] = p;
-        }
-        length++;
-    }
-    if (kept) *kept = bits;
-    return length;
-}
-
-#if SAEI_KERNEL_PASS == 3
-static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
-    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
-                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
-    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
-    uint64_t one;
-    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
-    return (one | one >> 32) & 0xFFFFFFFFu;
-}
-#endif
-
-static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
-                                 uint64_t *bits) {
-#if SAEI_KERNEL_PASS == 3
-    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
-    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
-    size_t count = 0;
-    for (size_t j = 0; j < 64; j += 16) {
-        size_t left = n < j ? 0 : n - j;
-        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
-        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
-        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
-        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
-        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
-        count += (size_t)__builtin_popcount((unsigned)in);
-    }
-    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
-    return count;
-#else
-    size_t j = 0;
-    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
-        *bits |= (uint64_t)1 << (sorted[j] - first);
-    return j;
-#endif
-}
-
-static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
-                                  const float *const *values, size_t count, float *const *out,
-                                  size_t to[16]) {
-#if SAEI_KERNEL_PASS == 3
-    __m512i rows = _mm512_loadu_si512((const void *)fires);
-    const float *at[16];
-    float tile[16][16];
-    __mmask16 takes[16], puts[16], reads[16];
-    for (int l = 0; l < 16; l++) {
-        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
-        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
-        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
-        at[l] = tile[l];
-    }
-    for (size_t v = 0; v < count; v++) {
-        saei_v r[16];
-        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
-        for (int i = 0; i < 16; i++)
-            saei_vstore(tile[i], _mm512_maskz_expand_ps(
-                                     (__mmask16)fires[i],
-                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
-        SAEI_FN(saei_transpose)(at, 0, r);
-        for (int l = 0; l < 16; l++)
-            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
-                                  _mm512_maskz_compress_ps(takes[l], r[l]));
-    }
-    for (int l = 0; l < 16; l++) {
-        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
-        from[l] += (size_t)__builtin_popcount(fires[l]);
-    }
-#else
-    for (uint32_t r = 0; r < 16; r++)
-        for (uint32_t l = 0; l < 16; l++) {
-            if (!(fires[r] >> l & 1)) continue;
-            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
-            from[r]++;
-            to[l]++;
-        }
-#endif
-}
-
-static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
-                                    double *sums) {
-    size_t j = 0;
-    for (size_t w = 0; w < words; w++, sums += 64) {
-#if SAEI_KERNEL_PASS == 3
-        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
-            __mmask16 here = (__mmask16)(fires[w] >> g);
-            size_t count = (size_t)__builtin_popcount((unsigned)here);
-            saei_v v = _mm512_maskz_expand_ps(
-                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
-            __m512d wide = _mm512_castps_pd(v);
-            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
-            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
-            double *s = sums + g;
-            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
-                                              _mm512_maskz_cvtps_pd(0xFF, low)));
-            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
-                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
-            j += count;
-        }
-#else
-        for (uint64_t left = fires[w]; left; left &= left - 1)
-            sums[saei_lowest_bit(left)] += (double)value[j++];
-#endif
-    }
-}
-
-static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
-                                   const float *M, size_t ld, float *out) {
-    size_t c = 0;
-#if SAEI_KERNEL_PASS == 3
-    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
-       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
-       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
-#define SAEI_ALL(X)                                                                                \
-    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
-#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
-#define SAEI_ADD(i)                                                                                \
-    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
-    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
-#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
-    for (; c + 256 <= n; c += 256) {
-        SAEI_ALL(SAEI_LOAD)
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            SAEI_ALL(SAEI_ADD)
-        }
-        SAEI_ALL(SAEI_PUT)
-    }
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-    for (; c + 64 <= n; c += 64) {
-        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
-        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            a0 = saei_vfma(v, saei_vload(m), a0);
-            a1 = saei_vfma(v, saei_vload(m + 16), a1);
-            a2 = saei_vfma(v, saei_vload(m + 32), a2);
-            a3 = saei_vfma(v, saei_vload(m + 48), a3);
-        }
-        saei_vstore(out + c, a0);
-        saei_vstore(out + c + 16, a1);
-        saei_vstore(out + c + 32, a2);
-        saei_vstore(out + c + 48, a3);
-    }
-    for (; c < n; c += 16) {
-        saei_v a = saei_vload(out + c);
-        for (size_t j = 0; j < count; j++)
-            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
-        saei_vstore(out + c, a);
-    }
-}
-
-#if SAEI_KERNEL_PASS == 3
-/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
-   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
-static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
-    const size_t bytes = lists > 128 ? 128 : 256;
-    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
-    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
-}
-#endif
-
-/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
-   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
-static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
-                                    const uint64_t *bits, const float *value, const float *panel,
-                                    float *out, size_t ld) {
-    for (size_t i = 0; i < targets; i++, out += ld) {
-        const float *v = value + at[i];
-#if SAEI_KERNEL_PASS == 3
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
-#define SAEI_LOAD(k)                                                                               \
-    saei_v a##k = saei_vload(out + 16 * k);                                                        \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
-#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? out + ld : out;
-            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v x = saei_vset(*v++);
-                SAEI_ALL(SAEI_ADD)
-            }
-            SAEI_ALL(SAEI_PUT)
-            continue;
-        }
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
-            const float *m = panel + saei_lowest_bit(left) * n;
-            saei_v x = saei_vset(*v);
-            for (size_t c = 0; c < n; c += 16)
-                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
-        }
-    }
-}
-
-/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
-static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
-    size_t j = 0;
-#if SAEI_KERNEL_PASS == 3
-#define SAEI_HALVES(i)                                                                             \
-    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
-                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
-#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
-#define SAEI_FOLD2(a, b)                                                                           \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
-    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    for (; j + 8 <= count; j += 8) {
-        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
-        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
-        a = SAEI_FOLD(a, b);
-        c = SAEI_FOLD(c, d);
-        e = SAEI_FOLD(e, f);
-        g = SAEI_FOLD(g, h);
-        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
-        e = SAEI_FOLD2(e, g);
-        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
-                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
-        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
-        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
-    }
-#undef SAEI_HALVES
-#undef SAEI_FOLD
-#undef SAEI_FOLD2
-#endif
-    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
-}
-
-static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
-                                    const uint64_t *bits, const float *e, size_t ld,
-                                    const float *panel, float *lanes, bool begin, float alpha,
-                                    float *out) {
-    for (size_t i = 0; i < targets; i++, e += ld) {
-        float *const from = lanes;
-        size_t count;
-#if SAEI_KERNEL_PASS == 3
-#define SAEI_LOAD(k)                                                                               \
-    saei_v e##k = saei_vload(e + 16 * k);                                                          \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? e + ld : e;
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                SAEI_ALL(SAEI_ADD)
-                saei_vstore(lanes, s);
-            }
-        } else
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#endif
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + saei_lowest_bit(left) * n;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                for (size_t c = 0; c < n; c += 16)
-                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
-                saei_vstore(lanes, s);
-            }
-        count = out ? (size_t)(lanes - from) / 16 : 0;
-        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
-    }
-}
-
-static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
-    saei_v s = saei_vset(0);
-    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
-    return saei_vsum(s);
-}
-
-/* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
-   512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
-#define SAEI_DOT_BEGIN(i)                                                                          \
-    const float *m##i = M + row[j + i] * ld;                                                       \
-    saei_v s##i = saei_vset(0);
-#define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
-#define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
-#define SAEI_DOTS(ALL)                                                                             \
-    {                                                                                              \
-        ALL(SAEI_DOT_BEGIN)                                                                        \
-        for (size_t k = 0; k < n; k += 16) {                                                       \
-            saei_v v = saei_vload(e + k);                                                          \
-            ALL(SAEI_DOT_STEP)                                                                     \
-        }                                                                                          \
-        ALL(SAEI_DOT_END)                                                                          \
-        break;                                                                                     \
-    }
-#define SAEI_1(X) X(0)
-#define SAEI_2(X) SAEI_1(X) X(1)
-#define SAEI_3(X) SAEI_2(X) X(2)
-#define SAEI_4(X) SAEI_3(X) X(3)
-#define SAEI_5(X) SAEI_4(X) X(4)
-#define SAEI_6(X) SAEI_5(X) X(5)
-static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
-                               const float *M, size_t ld, float alpha, float *out) {
-    for (size_t j = 0, group; j < count; j += group) {
-        group = count - j > 6 ? 4 : count - j;
-        switch (group) {
-        case 1: SAEI_DOTS(SAEI_1)
-        case 2: SAEI_DOTS(SAEI_2)
-        case 3: SAEI_DOTS(SAEI_3)
-        case 4: SAEI_DOTS(SAEI_4)
-        case 5: SAEI_DOTS(SAEI_5)
-        default: SAEI_DOTS(SAEI_6)
-        }
-    }
-}
-#undef SAEI_DOT_BEGIN
-#undef SAEI_DOT_STEP
-#undef SAEI_DOT_END
-#undef SAEI_DOTS
-#undef SAEI_1
-#undef SAEI_2
-#undef SAEI_3
-#undef SAEI_4
-#undef SAEI_5
-#undef SAEI_6
-
-static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
-    saei_v va = saei_vset(a);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
-    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
-}
-
-#if SAEI_KERNEL_PASS == 2
-/* r[c] = column k + c of 8 rows. */
-static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
-    __m256 pair[8], quad[8];
-    for (size_t i = 0; i < 8; i += 2) {
-        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
-        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
-        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
-    }
-    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
-        for (size_t c = 0; c < 2; c++) {
-            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
-            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
-        }
-    for (size_t c = 0; c < 4; c++) {
-        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
-        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
-    }
-}
-#endif
-
-/* x 0 is 0 but for NaN and infinity. */
-static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
-    const float *at = (const float *)from;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    float lane[16], bad = 0;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        saei_v x = saei_vload(at + i);
-        sum = saei_vadd(sum, saei_vmul(x, zero));
-        saei_vstore(to + i, x);
-    }
-    saei_vstore(lane, sum);
-    for (; i < n; i++) {
-        memcpy(to + i, at + i, sizeof *to);
-        bad += to[i] * 0;
-    }
-    for (i = 0; i < 16; i++) bad += lane[i];
-    return bad == 0;
-}
-
-static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
-    const float *at[16];
-    float lane[16], bad = 0;
-    size_t c = 0;
-    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
-#if SAEI_KERNEL_PASS == 3
-    /* whole cache lines need not be read before they are written */
-    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    for (; c + 16 <= n; c += 16) {
-        saei_v r[16];
-        SAEI_FN(saei_transpose)(at, c, r);
-        for (size_t i = 0; i < 16; i++) {
-            sum = saei_vadd(sum, saei_vmul(r[i], zero));
-            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
-            else saei_vstore(to + (c + i) * ld, r[i]);
-        }
-    }
-    if (lines) _mm_sfence();
-    saei_vstore(lane, sum);
-    for (size_t i = 0; i < 16; i++) bad += lane[i];
-#elif SAEI_KERNEL_PASS == 2
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 sum = zero;
-    for (; c + 8 <= n; c += 8)
-        for (size_t half = 0; half < 16; half += 8) {
-            __m256 r[8];
-            SAEI_FN(saei_turn_8)(at + half, c, r);
-            for (size_t i = 0; i < 8; i++) {
-                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
-                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
-            }
-        }
-    _mm256_storeu_ps(lane, sum);
-    for (size_t i = 0; i < 8; i++) bad += lane[i];
-#endif
-    for (; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    (void)lane;
-    return bad == 0;
-}
-
-static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
-    size_t i = 0;
-#if SAEI_KERNEL_PASS == 3
-    for (; i + 16 <= n; i += 16) {
-        saei_v v = saei_vload(x + i);
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
-        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
-    }
-#endif
-    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
-}
-
-static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
-    for (; i < n; i++) out[i] = a * x[i];
-}
-
-static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
-    for (; i < n; i++) out[i] = x[i] / a;
-}
-
-/* a is a float's value: the product is exact, so that one rounding or two are the same. */
-static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
-    size_t i = 0;
-#if SAEI_KERNEL_PASS == 3
-    for (; i + 8 <= n; i += 8)
-        _mm512_storeu_pd(out + i,
-                         _mm512_fmadd_pd(_mm512_set1_pd(a),
-                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
-                                         _mm512_loadu_pd(out + i)));
-#endif
-    for (; i < n; i++) out[i] += a * (double)x[i];
-}
-
-#if SAEI_KERNEL_PASS == 3
-/* out = x^p for eight x > 0, as saei_pow_body with its roundings: exp(p ln x). False where one is
-   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
-static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
-    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
-    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
-    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
-                            0.5, 1.0, 1.0 };
-    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
-    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
-    __m512d f, s, z, y, n, r;
-    __mmask8 upper;
-    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
-    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
-    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
-    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
-    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
-    n = _mm512_mask_add_pd(n, upper, n, one);
-    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
-    z = _mm512_mul_pd(s, s);
-    y = _mm512_set1_pd(1.0 / 23);
-    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
-    s = _mm512_add_pd(s, s);
-    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
-    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
-    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
-    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
-         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
-        return false;
-    n = _mm512_maskz_roundscale_pd(
-        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
-    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
-    y = _mm512_set1_pd(1.0 / 6227020800);
-    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
-        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
-    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
-    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
-    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
-    return true;
-}
-#endif
-
-static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
-    size_t i = 0;
-#if SAEI_KERNEL_PASS == 3
-    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
-        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
-            for (size_t j = i; j < i + 8; j++)
-                out[j] = x[j] > 0 ? saei_pow_body((double)x[j], p) : 0;
-#endif
-    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow_body((double)x[i], p) : 0;
-}
-
-#if SAEI_KERNEL_PASS == 3
-#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
-#endif
-static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
-                               const float *mag_bias, const sae_code *c) {
-    size_t j = at;
-#if SAEI_KERNEL_PASS == 3
-    for (; j + 16 <= at + n; j += 16) {
-        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
-        saei_v u = saei_vload(c->pre + j);
-        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
-        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
-        saei_vstore(c->value + j,
-                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
-    }
-#endif
-    for (; j < at + n; j++) {
-        size_t i = c->latent[j];
-        c->gate[j] = c->pre[j] + gate_bias[i];
-        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
-    }
-}
-
-static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
-    size_t j = at;
-#if SAEI_KERNEL_PASS == 3
-    for (; j + 16 <= at + n; j += 16) {
-        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
-        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
-        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
-        saei_vstore(c->extra[0] + j, mag);
-        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
-        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
-    }
-#undef SAEI_GATHER
-#endif
-    for (; j < at + n; j++) {
-        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
-        c->extra[0][j] = mag;
-        c->extra[2][j] = mag * e * c->pre[j];
-        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
-    }
-}
-
-/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
-   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
-static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
-                               float *m, float *v) {
-    saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
-    saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
-    saei_v scale = saei_vset(c->scale);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        saei_v x = saei_vmul(saei_vload(g + i), scale), m1 = x, v1;
-        if (m) {
-            m1 = saei_vload(m + i);
-            m1 = saei_vfma(keep1, saei_vsub(x, m1), m1);
-            saei_vstore(m + i, m1);
-        }
-        v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
-        saei_vstore(v + i, v1);
-        v1 = saei_vadd(saei_vdiv(saei_vsqrt(v1), root2), eps);
-        saei_vstore(p + i, saei_vadd(saei_vload(p + i), saei_vdiv(saei_vmul(step, m1), v1)));
-    }
-    for (; i < n; i++) {
-        float x = g[i] * c->scale, m1 = x;
-        if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
-        v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
-        p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
-    }
-}
-
-#undef saei_v
-#undef saei_vload
-#undef saei_vstore
-#undef saei_vset
-#undef saei_vfma
-#undef saei_vmul
-#undef saei_vadd
-#undef saei_vsub
-#undef saei_vdiv
-#undef saei_vsqrt
-#undef saei_vsum
-
-#endif /* SAEI_KERNEL_PASS */
-#endif /* SAE_IMPLEMENTATION */
-
-#if defined(SAEI_MATH_PASS) /* the bodies of >>math */
-
-/* ==== >>math: the bodies ====================================================================== */
-
-SAEI_MATH_PASS double SAEI_MATH(from_bits)(uint64_t bits) {
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* e^x to about one unit in the last place: x = n ln2 + r, |r| <= ln2/2, Taylor to r^13. */
-SAEI_MATH_PASS double SAEI_MATH(exp)(double x) {
-    const double coef[] = { 1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
-                            1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
-                            1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0 };
-    double n, r, y;
-    int e;
-    if (x != x) return x;
-    if (x > 709.78) return HUGE_VAL;
-    if (x < -745.2) return 0;
-    n = floor(fma(x, 1.4426950408889634, 0.5));
-    r = fma(-n, 6.93147180369123816490e-01, x);
-    r = fma(-n, 1.90821492927058770002e-10, r);
-    y = coef[0];
-    for (int i = 1; i < 14; i++) y = fma(y, r, coef[i]);
-    e = (int)n;
-    if (e < -1000)
-        return SAEI_TIMES(SAEI_TIMES(y, SAEI_MATH(from_bits)((uint64_t)(e + 1023 + 200) << 52)),
-                          6.223015277861142e-61);
-    if (e > 1023)
-        return SAEI_TIMES(SAEI_TIMES(y, 2.0), SAEI_MATH(from_bits)((uint64_t)(e - 1 + 1023) << 52));
-    return SAEI_TIMES(y, SAEI_MATH(from_bits)((uint64_t)(e + 1023) << 52));
-}
-
-/* ln x to about one unit in the last place: x = 2^e f, f in [sqrt(1/2), sqrt(2)),
-   ln f = 2 atanh(s), s = (f-1)/(f+1). */
-SAEI_MATH_PASS double SAEI_MATH(ln)(double x) {
-    uint64_t bits;
-    double f, s, z, y;
-    int e = 0;
-    if (x != x || x < 0) return (double)NAN;
-    if (x == 0) return -HUGE_VAL;
-    if (x > DBL_MAX) return x;
-    if (x < DBL_MIN) {
-        x = SAEI_TIMES(x, 18014398509481984.0); /* 2^54 */
-        e = -54;
-    }
-    memcpy(&bits, &x, sizeof bits);
-    e += (int)(bits >> 52) - 1023;
-    f = SAEI_MATH(from_bits)((bits & 0xFFFFFFFFFFFFFull) | 0x3FF0000000000000ull);
-    if (f > 1.4142135623730951) {
-        f = SAEI_TIMES(f, 0.5);
-        e++;
-    }
-    s = (f - 1) / (f + 1);
-    z = SAEI_TIMES(s, s);
-    y = 0;
-    for (int i = 23; i >= 3; i -= 2) y = fma(y, z, 1.0 / i);
-    y = fma(SAEI_TIMES(y, z), SAEI_TIMES(2.0, s), SAEI_TIMES(2.0, s));
-    return fma((double)e, 6.93147180369123816490e-01,
-               fma((double)e, 1.90821492927058770002e-10, y));
-}
-
-SAEI_MATH_PASS double SAEI_MATH(pow)(double x, double p) { /* x >= 0 */
-    if (p == 0 || x == 1) return 1;
-    if (p == 1) return x;
-    if (x == 0) return p > 0 ? 0 : HUGE_VAL;
-    return SAEI_MATH(exp)(SAEI_TIMES(p, SAEI_MATH(ln)(x)));
-}
-
-/* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
-   state and is the same on every backend. Known answers in tests/. */
-SAEI_MATH_PASS void SAEI_MATH(philox)(const uint32_t counter[4], const uint32_t key[2],
-                                      uint32_t out[4]) {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
-        uint32_t n0 = (uint32_t)(b >> 32) ^ c1 ^ k0, n2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)b;
-        c3 = (uint32_t)a;
-        c0 = n0;
-        c2 = n2;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
-}
-
-#endif /* SAEI_MATH_PASS */
-
-#if defined(SAE_CUDA) && !defined(SAEI_KERNEL_PASS) && !defined(SAEI_MATH_PASS)                    \
-    && (defined(SAE_CUDA_IMPLEMENTATION) || (defined(SAE_IMPLEMENTATION) && defined(__CUDACC__)))
+#if defined(SAE_CUDA) && (defined(SAE_CUDA_IMPLEMENTATION) || defined(__CUDACC__))
 #include "sae_cuda.cuh"
 #endif
+#endif /* SAEI_IMPLEMENTED */
 
 /*
     MIT License

@@ -42,9 +42,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#ifndef SAE_HEADER_NAME
-#define SAE_HEADER_NAME "sae.h"
-#endif
 #ifndef SAEI_DYNAMIC_SHARED /* a block's memory whose size the launch gives */
 #define SAEI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
@@ -597,15 +594,6 @@ static void saei_cuda_end_step(const sae_work *w) {
 }
 
 /* ==== >>cuda: device math ===================================================================== */
-
-/* exp, ln, pow, philox: the source of sae.h's >>math, as saei_device_exp and so on. */
-#define SAEI_MATH_PASS __device__ static inline
-#define SAEI_MATH(name) saei_device_##name
-#define SAEI_TIMES(a, b) __dmul_rn(a, b)
-#include SAE_HEADER_NAME
-#undef SAEI_MATH_PASS
-#undef SAEI_MATH
-#undef SAEI_TIMES
 
 #if defined(__CUDACC__)
 #define SAEI_PRAGMA(x) _Pragma(#x)
@@ -1767,7 +1755,7 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
 
 __global__ static void saei_exp_latents_kernel(const float *r_mag, size_t m, float *out) {
     size_t i = saei_device_grid_thread();
-    if (i < m) out[i] = (float)saei_device_exp((double)r_mag[i]);
+    if (i < m) out[i] = (float)saei_exp((double)r_mag[i]);
 }
 
 __global__ static void saei_gate_kernel(const float *gate_bias, const float *exp_r,
@@ -1814,7 +1802,7 @@ __global__ static void saei_exp_kernel(const uint32_t *count, const float *pre, 
     size_t at = blockIdx.x * stride;
     for (size_t j = at + threadIdx.x; j < at + count[blockIdx.x]; j += blockDim.x) {
         if (grad) grad[j] = __fmul_rn(grad[j], value[j]);
-        else value[j] = (float)saei_device_exp((double)pre[j]);
+        else value[j] = (float)saei_exp((double)pre[j]);
     }
 }
 
@@ -2312,7 +2300,7 @@ __device__ static inline double saei_device_chains(const sae_code &code, size_t 
 }
 
 __device__ static inline double saei_device_power(float x, double p) {
-    return x > 0 ? saei_device_pow((double)x, p) : 0;
+    return x > 0 ? saei_pow((double)x, p) : 0;
 }
 /* q and -dH/dq of the entropy, from f and the row's sum */
 __device__ static inline double saei_device_share(float f, double sum) {
@@ -2320,7 +2308,7 @@ __device__ static inline double saei_device_share(float f, double sum) {
 }
 __device__ static inline double saei_device_slope(double q) {
     double room = __dadd_rn(q, 1e-8);
-    return -__dadd_rn(saei_device_ln(room), __ddiv_rn(q, room));
+    return -__dadd_rn(saei_ln(room), __ddiv_rn(q, room));
 }
 
 /* sums[r] = the row's penalty, and its gradient. 12 bytes an entry, a third of them written. */
@@ -2344,8 +2332,8 @@ __global__ static void saei_penalty_kernel(sae_code code, int kind, double p, fl
         result = sum;
         if (kind == SAE_PENALTY_LP && writes) {
             double root = __ddiv_rn(1, p);
-            outer = sum > 0 ? saei_device_pow(sum, __dsub_rn(root, 1)) : 0;
-            result = sum > 0 ? saei_device_pow(sum, root) : 0;
+            outer = sum > 0 ? saei_pow(sum, __dsub_rn(root, 1)) : 0;
+            result = sum > 0 ? saei_pow(sum, root) : 0;
         }
         sum = result;
         if (threadIdx.x < SAEI_CUDA_LISTS) factor[threadIdx.x] = outer;
@@ -2356,7 +2344,7 @@ __global__ static void saei_penalty_kernel(sae_code code, int kind, double p, fl
         sum = saei_device_chains(code, first, tile, [&](uint32_t r, size_t j) {
             double q = saei_device_share(values[j], total[r]);
             if (!(total[r] > 0)) return 0.0;
-            return -__dmul_rn(q, saei_device_ln(__dadd_rn(q, 1e-8)));
+            return -__dmul_rn(q, saei_ln(__dadd_rn(q, 1e-8)));
         });
         mean = saei_device_chains(code, first, tile, [&](uint32_t r, size_t j) {
             double q = saei_device_share(values[j], total[r]);
@@ -2474,7 +2462,7 @@ __global__ static void saei_gate_grad_kernel(sae_code code, const float *r_mag) 
     for (size_t j = r * code.stride + saei_device_lane(),
                 end = r * code.stride + code.count[r];
          j < end; j += 32) {
-        float exp_r = (float)saei_device_exp((double)r_mag[code.latent[j]]);
+        float exp_r = (float)saei_exp((double)r_mag[code.latent[j]]);
         float mag = code.value[j] > 0 ? code.extra[0][j] : 0;
         code.extra[0][j] = mag;
         code.extra[2][j] = __fmul_rn(__fmul_rn(mag, exp_r), code.pre[j]);
@@ -3566,14 +3554,14 @@ __global__ static void saei_draw_kernel(const float *e, size_t n, size_t ld, uin
     if (r >= n || threadIdx.x % 4 != 0) return;
     counter[0] = (uint32_t)(draw >> 1);
     counter[1] = (uint32_t)(draw >> 33);
-    counter[2] = 3; /* SAEI_STREAM_RESAMPLE */
+    counter[2] = SAEI_STREAM_RESAMPLE;
     counter[3] = 0;
     key[0] = (uint32_t)seed;
     key[1] = (uint32_t)(seed >> 32);
-    saei_device_philox(counter, key, out);
+    saei_philox(counter, key, out);
     bits = draw & 1 ? (uint64_t)out[3] << 32 | out[2] : (uint64_t)out[1] << 32 | out[0];
     u = __dmul_rn((double)(bits >> 11 | 1), 1.1102230246251565e-16);
-    keys[r] = norm > 0 ? __ddiv_rn(-saei_device_ln(u), norm) : HUGE_VAL;
+    keys[r] = norm > 0 ? __ddiv_rn(-saei_ln(u), norm) : HUGE_VAL;
 }
 /* order[place of row r by (key, row)] = r: n^2 comparisons, now and then. */
 __global__ static void saei_order_kernel(const double *keys, size_t n, uint32_t *order) {

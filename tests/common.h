@@ -53,30 +53,30 @@ CHECK_UNUSED static sae_context *common_counted(const sae_backend *backend, int 
 /* ---- fixtures: a folder with about.json, what a program computed beside it --------------------- */
 
 /* FOLDER/about.json, NULL if there is none. */
-CHECK_UNUSED static saei_json *common_about(const sae_context *ctx, const char *folder) {
+CHECK_UNUSED static sae_json *common_about(const sae_context *ctx, const char *folder) {
     size_t size;
     char *text = check_read(check_path("%s/about.json", folder), &size);
-    saei_json *root = NULL;
+    sae_json *root = NULL;
     if (!text) return NULL;
     if (saei_json_parse(ctx, "about.json", text, size, &root) != SAE_OK)
         CHECK(false, "%s: %s", folder, sae_error(ctx));
     free(text);
     return root;
 }
-CHECK_UNUSED static const char *common_about_text(const saei_json *about, const char *key) {
-    const saei_json *v = saei_json_get(about, key);
-    return v && v->type == SAEI_JSON_STRING ? v->string : "";
+CHECK_UNUSED static const char *common_about_text(const sae_json *about, const char *key) {
+    const sae_json *v = sae_json_get(about, key);
+    return v && v->type == SAE_JSON_STRING ? v->string : "";
 }
 
 /* got [rows,width] against FOLDER/NAME.npy row by row: about's tolerance of the row's largest entry,
    at least 1. Rows where the program gives NaN, or that about names, are free. */
-CHECK_UNUSED static void common_near(sae_context *ctx, const saei_json *about, const char *folder,
+CHECK_UNUSED static void common_near(sae_context *ctx, const sae_json *about, const char *folder,
                                      const char *name, const float *got, size_t rows,
                                      size_t width) {
     size_t count;
     float *want = check_tensor(ctx, check_path("%s/%s.npy", folder, name), NULL, &count, NULL);
-    double tolerance = saei_json_get(about, "tolerance")->number;
-    const saei_json *listed = saei_json_get(about, "nonfinite_rows");
+    double tolerance = sae_json_get(about, "tolerance")->number;
+    const sae_json *listed = sae_json_get(about, "nonfinite_rows");
     if (!want) return;
     CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count,
           (int)(rows * width));
@@ -85,7 +85,7 @@ CHECK_UNUSED static void common_near(sae_context *ctx, const saei_json *about, c
         bool free_row = false;
         double worst, largest;
         for (size_t j = 0; j < width; j++) free_row = free_row || !isfinite(w[j]);
-        for (const saei_json *v = listed ? listed->child : NULL; v; v = v->next)
+        for (const sae_json *v = listed ? listed->child : NULL; v; v = v->next)
             free_row = free_row || v->integer == (int64_t)r;
         if (free_row) continue;
         worst = check_distance(got + r * width, w, width, &largest);
@@ -96,7 +96,7 @@ CHECK_UNUSED static void common_near(sae_context *ctx, const saei_json *about, c
 
 /* fn(about, folder, path of what it opens) for every folder under root with an about.json; how many
    there are. */
-typedef void (*common_fixture_fn)(const saei_json *about, const char *folder, const char *path);
+typedef void (*common_fixture_fn)(const sae_json *about, const char *folder, const char *path);
 CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
                                            common_fixture_fn fn) {
     DIR *dir = opendir(root);
@@ -104,7 +104,7 @@ CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
     size_t count = 0;
     while (dir && (e = readdir(dir)) != NULL) {
         char folder[1024], path[2048];
-        saei_json *about;
+        sae_json *about;
         struct stat st;
         if (e->d_name[0] == '.') continue;
         snprintf(folder, sizeof folder, "%s/%s", root, e->d_name);

@@ -322,7 +322,7 @@ static void checksums(void) {
 
 /* ---- fixtures -------------------------------------------------------------------------------- */
 
-static void dictionary_fixture(const saei_json *about, const char *folder, const char *path) {
+static void dictionary_fixture(const sae_json *about, const char *folder, const char *path) {
     static const struct { const char *suffix; bool raw; sae_rule rule; } ways[] = {
         { "", false, SAE_RULE_DEFAULT },
         { "_raw", true, SAE_RULE_DEFAULT },
@@ -370,15 +370,15 @@ static void dictionary_fixture(const saei_json *about, const char *folder, const
 }
 
 /* Plain tensors with their expected values, exact. */
-static void tensor_fixture(const saei_json *about, const char *folder, const char *path) {
-    const saei_json *tensors = saei_json_get(about, "tensors");
+static void tensor_fixture(const sae_json *about, const char *folder, const char *path) {
+    const sae_json *tensors = sae_json_get(about, "tensors");
     sae_tensor_file *file;
     sae_result result = sae_tensor_file_open(ctx, path, &file);
     if (result != SAE_OK && !strcmp(common_about_text(about, "expect"), "either")) return;
     CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
     if (result != SAE_OK) return;
-    for (const saei_json *t = tensors ? tensors->child : NULL; t; t = t->next) {
-        const saei_json *expected = saei_json_get(t, "expected");
+    for (const sae_json *t = tensors ? tensors->child : NULL; t; t = t->next) {
+        const sae_json *expected = sae_json_get(t, "expected");
         const sae_tensor *got = sae_tensor_file_find(file, t->key);
         size_t n = 1, count = 0;
         float *want, *values;
@@ -402,7 +402,7 @@ static void tensor_fixture(const saei_json *about, const char *folder, const cha
     sae_tensor_file_close(file);
 }
 
-static void fixture(const saei_json *about, const char *folder, const char *path) {
+static void fixture(const sae_json *about, const char *folder, const char *path) {
     if (check_exists(check_path("%s/x.npy", folder))) dictionary_fixture(about, folder, path);
     else tensor_fixture(about, folder, path);
 }

@@ -214,7 +214,7 @@ static void clear_message(void) {
     CHECK(text[0] && !strchr(text, '\n') && strlen(text) < 800, "refused with: %s", text);
 }
 
-static void dictionary_fixture(const saei_json *about, const char *folder, const char *path) {
+static void dictionary_fixture(const sae_json *about, const char *folder, const char *path) {
     size_t count, rows;
     float *x = check_tensor(ctx, check_path("%s/x.npy", folder), NULL, &count, &rows), *f, *x_hat;
     sae_dictionary *dict = NULL;
@@ -241,7 +241,7 @@ static void dictionary_fixture(const saei_json *about, const char *folder, const
     sae_dictionary_destroy(dict);
 }
 
-static void refused_fixture(const saei_json *about, const char *path) {
+static void refused_fixture(const sae_json *about, const char *path) {
     sae_tensor_file *file = NULL;
     sae_dictionary *dict = NULL;
     sae_result result = sae_dictionary_load(ctx, NULL, path, &dict);
@@ -253,20 +253,20 @@ static void refused_fixture(const saei_json *about, const char *path) {
     sae_dictionary_destroy(dict);
 }
 
-static void array_fixture(const saei_json *about, const char *path) {
+static void array_fixture(const sae_json *about, const char *path) {
     sae_tensor_file *file = NULL;
     sae_result result = sae_tensor_file_open(ctx, path, &file);
-    const saei_json *tensors = saei_json_get(about, "tensors");
+    const sae_json *tensors = sae_json_get(about, "tensors");
     if (result != SAE_OK && strcmp(common_about_text(about, "expect"), "load") != 0) clear_message();
     else CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
-    for (const saei_json *t = tensors && file ? tensors->child : NULL; t; t = t->next)
+    for (const sae_json *t = tensors && file ? tensors->child : NULL; t; t = t->next)
         CHECK(sae_tensor_file_find(file, t->key) || sae_tensor_file_count(file) == 1,
               "no tensor %s", t->key);
     sae_tensor_file_close(file);
 }
 
 /* Some latents of a dictionary are those of the whole, bit for bit. */
-static void ranges_of(const saei_json *about, const char *folder, const char *path) {
+static void ranges_of(const sae_json *about, const char *folder, const char *path) {
     sae_load_desc load = { SAE_ARCH_DEFAULT, 0, false, true, 0, 0 };
     sae_dictionary *all = NULL, *part = NULL;
     size_t m;
@@ -317,7 +317,7 @@ static void ranges_of(const saei_json *about, const char *folder, const char *pa
     sae_dictionary_destroy(all);
 }
 
-static void fixture(const saei_json *about, const char *folder, const char *path) {
+static void fixture(const sae_json *about, const char *folder, const char *path) {
     /* the same bytes with two meanings: what an unregistered copy gives in SAELens */
     if (strstr(folder, "llama_scope_unfolded")) SKIP("%s", folder);
     else if (strstr(folder, "/refuse/")) refused_fixture(about, path);

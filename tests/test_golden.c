@@ -15,25 +15,25 @@
 static sae_context *ctx;
 
 /* A parsed JSON file or text; the caller frees with saei_free. */
-static saei_json *json_text(const char *name, const char *text, size_t size) {
-    saei_json *root = NULL;
+static sae_json *json_text(const char *name, const char *text, size_t size) {
+    sae_json *root = NULL;
     if (saei_json_parse(ctx, name, text, size, &root) != SAE_OK) {
         CHECK(false, "%s", sae_error(ctx));
         return NULL;
     }
     return root;
 }
-static saei_json *json_file(const char *path) {
+static sae_json *json_file(const char *path) {
     size_t size;
     char *text = check_read(path, &size);
-    saei_json *root = text ? json_text(path, text, size) : NULL;
+    sae_json *root = text ? json_text(path, text, size) : NULL;
     free(text);
     return root;
 }
 /* NaN where the key is missing or null. */
-static double json_number(const saei_json *object, const char *key) {
-    const saei_json *v = object ? saei_json_get(object, key) : NULL;
-    return v && v->type == SAEI_JSON_NUMBER ? v->number : NAN;
+static double json_number(const sae_json *object, const char *key) {
+    const sae_json *v = object ? sae_json_get(object, key) : NULL;
+    return v && v->type == SAE_JSON_NUMBER ? v->number : NAN;
 }
 
 /* Every tensor of the file `want` against the file `got`. */
@@ -72,7 +72,7 @@ end:
 }
 
 /* The values of a log line against those of steps.jsonl; false after a failure. */
-static bool compare_line(const saei_json *want, const sae_stats *g) {
+static bool compare_line(const sae_json *want, const sae_stats *g) {
     const struct { const char *key; double got, tolerance; } values[] = {
         { "p", g->p, 1e-5 },
         { "next_p", g->next_p, 1e-5 },
@@ -100,7 +100,7 @@ static bool compare_line(const saei_json *want, const sae_stats *g) {
 typedef struct trace {
     char *text;
     size_t count;
-    saei_json *line[256];
+    sae_json *line[256];
 } trace;
 static bool trace_open(trace *t, const char *path) {
     size_t size;
@@ -202,7 +202,7 @@ static void inference(const char *folder, const sae_trainer_desc *s, bool whole)
         worst = check_distance(gx, x_hat, tested * d, &largest);
         CHECK(worst <= 2e-5 * largest, "x_hat off by %.1e of %.1e", worst, largest);
         if (check_exists(check_path("%s/eval.json", folder))) {
-            saei_json *want = json_file(check_path("%s/eval.json", folder));
+            sae_json *want = json_file(check_path("%s/eval.json", folder));
             sae_evaluate_desc e;
             sae_metrics got;
             memset(&e, 0, sizeof e);
@@ -237,10 +237,10 @@ end:
 /* The desc of a case, its batch size filled in. The config must stay open. */
 static bool read_case(const char *folder, sae_config **config, sae_trainer_desc *s, bool *loop) {
     const char *path = check_path("%s/config.json", folder);
-    saei_json *root = json_file(path);
-    const saei_json *trainer = root ? saei_json_get(root, "trainer") : NULL;
+    sae_json *root = json_file(path);
+    const sae_json *trainer = root ? sae_json_get(root, "trainer") : NULL;
     double batch = json_number(trainer, "batch_size");
-    *loop = root && saei_json_get(root, "run") != NULL;
+    *loop = root && sae_json_get(root, "run") != NULL;
     saei_free(ctx, root);
     CHECK_OK(ctx, sae_config_open(ctx, path, config), return false);
     *s = *sae_config_get(*config, 0);

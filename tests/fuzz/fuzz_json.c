@@ -3,7 +3,7 @@
 
 FUZZ(json) {
     sae_context *ctx = fuzz_context(size, 0);
-    saei_json *root = NULL;
+    sae_json *root = NULL;
     sae_config *config = NULL;
     char path[128];
     fuzz_limit += 512 * size; /* a node and a trainer's desc for two bytes of input, "{}" */

@@ -1,0 +1,295 @@
+#pragma once
+#include "train.h"
+
+/* ==== >>backend =============================================================================== */
+
+/* A backend is one table of operations on its own ("device") memory; trainers are written over it
+   and name no backend. The CPU is one filling; give another in sae_context_desc.backend.
+
+   Contract. Pointers marked D are device memory. Operations are asynchronous, run in the order they
+   were called, return nothing and never fail by themselves: an error is kept and returned by every
+   status() from then on. Nothing inside a step needs a value back on the host: scalars (losses,
+   norms, counts) are written to device memory and read when somebody asks. Matrices are row-major
+   with row stride ld, a multiple of 16; floats between d and ld are zero and stay zero. Vectors
+   over latents are padded with zeros to a multiple of 16.
+
+   Canonical order, so that every backend gives the same bits:
+     product   dot of a row of x with a row of W_enc: one chain of fma over ascending columns,
+               from 0
+     rows      sums over latents (decode) or batch rows (gradients): one chain of fma over ascending
+               indices, from 0 (a base is added last); sums over more than 1024 rows run in blocks
+               of 1024 rows, added in order
+     dot       dots and norms along d: 16 lanes (lane l takes columns l, l+16, ...), chains of fma,
+               then the lanes are added in double 8, 4, 2, 1 apart
+     scalars   sums over rows of the batch, and column_sums and weighted_sum: in double, ascending,
+               likewise in blocks of 1024 rows where there are more (products of two floats are
+               exact in double), and the columns' sums and squares in variance. sum_squares: a dot
+               of every 16384 floats, added the same way
+     entries   latent_sums and fired: in double, ascending, one chain
+     ties      in any top-k: the lower index */
+
+#define SAE_ROW_BLOCK 1024
+
+/* Latents of the batch as lists: row r has count[r] entries at r*stride. */
+typedef struct sae_code {
+    size_t rows, stride;
+    uint32_t *count;  /* D [rows] */
+    uint32_t *latent; /* D [rows][stride], ascending in a row; all float arrays alike */
+    float *pre;       /* D pre-activation p (GATED: u) */
+    float *value;     /* D f; may be the array pre */
+    float *gate;      /* D GATED: u + gate_bias */
+    float *grad;      /* D dL/dp (GATED: dL/du) */
+    float *extra[3];  /* D further gradients of GATED and JUMP_RELU */
+    uint64_t *fires;  /* NULL, or D [rows][ceil(m / 64)]: the lists as bits, latent i in bit i % 64
+                         of word i / 64, if */
+    bool bits;        /* encode says so, every time: it left them */
+} sae_code;
+
+/* The same entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
+   their rows ascending. Where many fire, index may give the rows as bits instead: then `row` holds
+   uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row r.
+   Every index sets `bits`, or leaves the false it found; who reads `row` must look. */
+#define SAE_INDEX_VALUES 5
+typedef struct sae_index {
+    size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
+    bool bits;
+    size_t *begin;                    /* D [m + 1] */
+    uint32_t *row;                    /* D [capacity], or bits */
+    float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
+} sae_index;
+
+typedef enum sae_select {
+    SAE_SELECT_ALL,        /* every listed latent; value = p */
+    SAE_SELECT_POSITIVE,   /* p > 0 */
+    SAE_SELECT_GATE,       /* u + gate_bias > 0, pre = u, bias is gate_bias */
+    SAE_SELECT_WINDOW,     /* p > theta, or |(p - theta) / bandwidth| < 1/2 */
+    SAE_SELECT_TOP_K,      /* the k largest relu(p) of a row, zeros included */
+    SAE_SELECT_BATCH_TOP_K /* the k * n largest relu(p) > 0 of the batch */
+} sae_select;
+
+typedef struct sae_encode_args {
+    const float *x;             /* D [n][ld] */
+    const float *W, *bias;      /* D [m][ld], [m] */
+    size_t n, d, ld, m;
+    const uint32_t *list;       /* D the latents to look at, ascending; NULL: all */
+    const uint32_t *list_count; /* D one number */
+    sae_select select;
+    size_t k;                   /* at most list_count are taken */
+    const float *theta;         /* D [m] */
+    float bandwidth;
+    float *warm;                /* D one float: a guess at the threshold, updated; no bit depends
+                                   on it */
+} sae_encode_args;
+
+typedef enum sae_penalty {
+    SAE_PENALTY_L1,     /* sum w_i f_i, w = weight or 1 */
+    SAE_PENALTY_LP_P,   /* sum f^p */
+    SAE_PENALTY_LP,     /* (sum f^p)^(1/p) */
+    SAE_PENALTY_ENTROPY /* -sum q log(q + 1e-8), q = f / (sum f + 1e-8); 0 where sum f = 0 */
+} sae_penalty;
+
+/* What the operations need room for; the largest of a trainer's or session's life. */
+typedef struct sae_shape {
+    size_t batch, d, ld, dict_size, k;
+} sae_shape;
+
+/* The place operations work in: made once by a trainer or session. */
+typedef struct sae_work {
+    const sae_context *ctx;
+    void *state;   /* of backend->open */
+    void *scratch; /* D, backend->scratch_bytes(shape) */
+    sae_shape shape;
+} sae_work;
+
+/* Silent rows of W_dec wait: nobody reads them before their latents fire again, and what Adam does
+   to them meanwhile follows from the steps alone. Row i waits, without a gradient, if
+     waits && updates >= begun + SAE_LAG_QUIET && updates >= listed[i] + SAE_LAG_QUIET.
+   The trainer writes all but what the pointers point at: it counts updates, notes Adam's numbers,
+   and calls catch_up at every SAE_LAG_UPDATES-th update at least, so that no row misses more.
+   adam_rows sets seen[i] = updates + 1 for each row it updates, whether rows may wait or not;
+   catch_up sets listed[i] = updates for the latents of a code, and seen. */
+#define SAE_LAG_QUIET 8
+#define SAE_LAG_UPDATES 32
+typedef struct sae_lag {
+    bool waits;                     /* else all rows take part in all updates */
+    float unit;                     /* as in adam_rows */
+    uint64_t updates;               /* how many there were */
+    uint64_t begun;                 /* rows may wait since this one: what listed says is older */
+    sae_adam adam[SAE_LAG_UPDATES]; /* of update u: [u % SAE_LAG_UPDATES] */
+    uint64_t t[SAE_LAG_UPDATES];    /* alike */
+    uint64_t *listed;               /* D [m]: the update before which latent i was last listed */
+    uint64_t *seen;                 /* D [m]: how many updates row i has seen */
+    uint32_t *waiting;              /* D one number: how many rows waited when catch_up came */
+} sae_lag;
+
+struct sae_backend {
+    const char *name;
+    bool host_memory; /* device pointers can be read by the host */
+    /* memory; open and close make and end the backend's state for one trainer or session */
+    sae_result (*open)(const sae_context *ctx, void **state);
+    void (*close)(const sae_context *ctx, void *state);
+    void *(*alloc)(const sae_work *w, size_t bytes); /* zeroed, 64-byte aligned; NULL: none left */
+    void (*free)(const sae_work *w, void *memory);
+    size_t (*scratch_bytes)(const sae_work *w, const sae_shape *shape); /* SIZE_MAX: too large */
+    void (*upload)(const sae_work *w, void *device, const void *host, size_t bytes);
+    void (*download)(const sae_work *w, void *host, const void *device, size_t bytes); /* waits */
+    void (*zero)(const sae_work *w, void *device, size_t bytes);
+    sae_result (*status)(const sae_work *w); /* waits; the first error since open */
+
+    /* batch */
+    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory
+       is free again on return */
+    void (*load_rows)(const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x,
+                      uint32_t *bad);
+    void (*subtract)(const sae_work *w, const float *x, const float *b, size_t n, float *out);
+    /* out = a x + y over count floats; y may be NULL (0) and out may be x or y */
+    void (*axpy)(const sae_work *w, size_t count, float a, const float *x, const float *y,
+                 float *out);
+
+    /* forward */
+    void (*encode)(const sae_work *w, const sae_encode_args *args, sae_code *code);
+    /* gate = u + gate_bias, value = relu(exp(r_mag) u + mag_bias) */
+    void (*gate)(const sae_work *w, const float *gate_bias, const float *r_mag,
+                 const float *mag_bias, sae_code *code);
+    /* value = p > theta ? p : 0 */
+    void (*jump)(const sae_work *w, const float *theta, sae_code *code);
+    void (*exp_values)(const sae_work *w, sae_code *code); /* value = exp(pre) */
+    void (*exp_grad)(const sae_work *w, sae_code *code);   /* grad *= value */
+    /* out[r] = base + sum of values[j] W[latent j] over entries with lo <= latent < hi; base is
+       NULL (0), one row (base_stride 0) or a matrix (base_stride ld); it may be out */
+    void (*decode)(const sae_work *w, const sae_code *code, const float *values, const float *W,
+                   size_t lo, size_t hi, const float *base, size_t base_stride, float *out);
+    /* e = x_hat - y; loss = mean_r sum e^2; e may be x_hat */
+    void (*residual)(const sae_work *w, const float *x_hat, const float *y, size_t n, float *e,
+                     double *loss);
+    /* rows of e to norm 1 (zero rows stay); loss = mean norm */
+    void (*unit_rows)(const sae_work *w, size_t n, float *e, double *loss);
+    /* auxk: r = x_aux + e; pre_norm = mean sum r^2; denominator = mean sum (e - column means)^2;
+       norm = pre_norm / denominator; r *= 2 alpha / (n denominator); all 0 where norm is not
+       finite; without any dead latent (*list_count == 0) pre_norm = -1, norm = 0, r = 0. r may be
+       x_aux */
+    void (*auxk_residual)(const sae_work *w, const float *x_aux, const float *e, size_t n,
+                          const uint32_t *list_count, double alpha, float *r, double *pre_norm,
+                          double *norm);
+    /* ghosts: x_g rows scaled by s = norm(e) / (2 norm(x_g) + 1e-8); r = -e - s x_g;
+       ghost = mean norm(r); out = dL/dx_g of ghost * c, c = mse / (ghost + 1e-8) with mse = mean
+       norm(e): -(r / norm(r)) s c / n; loss = ghost * c. Nothing (0) if *list_count == 0 */
+    void (*ghost_residual)(const sae_work *w, const float *x_g, const float *e, size_t n,
+                           const uint32_t *list_count, float *out, double *loss);
+
+    /* penalties, gradients of entries */
+    /* loss = mean_r penalty of values; if grad: grad += coef/n dpenalty/dvalue where value > 0 */
+    void (*penalty)(const sae_work *w, sae_penalty kind, double p, double coef, const float *weight,
+                    const sae_code *code, const float *values, float *grad, double *loss);
+    /* grad[j] = alpha e[r].W[latent j], 0 where relu_of[j] <= 0 (relu_of may be NULL); lo, hi as in
+       decode */
+    void (*dots)(const sae_work *w, const sae_code *code, const float *e, const float *W, size_t lo,
+                 size_t hi, float alpha, const float *relu_of, float *grad);
+    /* in: extra[0] = dL/df, extra[1] = dL/dgate. out: extra[0] = dL/dmag (0 unless f > 0),
+       extra[2] = extra[0] exp(r_mag) u, grad = exp(r_mag) extra[0] + extra[1] */
+    void (*gate_grad)(const sae_work *w, const float *r_mag, sae_code *code);
+    /* in: grad = dL/df. out: extra[0] = dL/dtheta of the entry, grad = dL/dp. The L0 term:
+       loss = coef (l0/target - 1)^2, l0 = mean count of f > theta */
+    void (*jump_grad)(const sae_work *w, const float *theta, float bandwidth, double coef,
+                      double target, sae_code *code, double *l0, double *loss);
+    /* theta_grad += the L0 term's share of rows where f = 0 without being listed */
+    void (*jump_rest)(const sae_work *w, const float *theta, float bandwidth, double coef,
+                      double target, const double *l0, const sae_index *index, size_t n,
+                      float *theta_grad);
+
+    /* by latent */
+    void (*index)(const sae_work *w, const sae_code *code, const float *const *values, size_t count,
+                  sae_index *index);
+    /* out[i] = alpha sum value[which][j] x[row j], + out[i] if add; latents lo..hi */
+    void (*latent_rows)(const sae_work *w, const sae_index *index, size_t which, const float *x,
+                        size_t lo, size_t hi, float alpha, bool add, float *out);
+    /* out[i] = sum value[which][j], + out[i] if add */
+    void (*latent_sums)(const sae_work *w, const sae_index *index, size_t which, bool add,
+                        float *out);
+    /* since[i] += step, or 0 where latent i fired: has entries (which < 0) or a positive sum of
+       value[which] */
+    void (*fired)(const sae_work *w, const sae_index *index, int which, uint64_t step,
+                  uint64_t *since);
+    /* latents with since >= threshold, ascending */
+    void (*list_silent)(const sae_work *w, const uint64_t *since, uint64_t threshold, size_t m,
+                        uint32_t *list, uint32_t *count);
+
+    /* sums */
+    void (*column_sums)(const sae_work *w, const float *x, size_t n, float alpha, float *out);
+    void (*weighted_sum)(const sae_work *w, const float *W, const float *s, size_t m, float alpha,
+                         float *out); /* out += alpha sum_i s_i W_i */
+    void (*sum_squares)(const sae_work *w, const float *x, size_t count, double *out);
+    void (*variance)(const sae_work *w, const float *x, size_t n, double *out); /* sum, n-1 */
+    void (*count_nonzero)(const sae_work *w, const sae_code *code, double *mean);
+
+    /* weights */
+    void (*row_norms)(const sae_work *w, const float *W, size_t m, float *out);
+    /* the decoder's share of the penalty sum_i norms_i^power f_i, power 1 or 2:
+       grad_i += coef power norms_i^(power-2) sums_i W_i; weight_i = norms_i^power */
+    void (*norm_weight)(const sae_work *w, const float *norms, int power, size_t m, float *weight);
+    void (*norm_grad)(const sae_work *w, const float *W, const float *norms, const float *sums,
+                      int power, float coef, size_t m, float *grad);
+    /* lag: NULL, or only rows that do not wait; those that do have no gradient */
+    void (*remove_parallel)(const sae_work *w, const float *W, size_t m, float eps,
+                            const sae_lag *lag, float *grad);
+    void (*normalize_rows)(const sae_work *w, size_t m, float eps, float *W);
+    /* Adam; grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */
+    void (*adam)(const sae_work *w, const sae_adam *adam, uint64_t t, const double *sum_squares,
+                 double max_norm, float *param, const float *grad, float *first, float *second,
+                 size_t count);
+    /* TOP_K: mean over rows of the smallest positive value; batch: the smallest positive value of
+       all, 0 if none. threshold = that if threshold < 0, else beta threshold + (1 - beta) that */
+    void (*update_threshold)(const sae_work *w, const sae_code *code, bool by_row, double beta,
+                             float *threshold);
+    void (*geometric_median)(const sae_work *w, const float *x, size_t n, float *out);
+    /* Draws c = min(dead, n) rows of x with probability ~ norm(e), without replacement, and
+       restarts the first c dead latents (since > threshold) with them:
+         W_enc = x 0.2 mean norm of the living rows, W_dec = x / norm(x), biases 0, moments 0.
+       enc, dec, biases[i]: param, first, second (first may be NULL) */
+    void (*resample)(const sae_work *w, const float *x, const float *e, size_t n,
+                     const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
+                     uint64_t step, float *const enc[3], float *const dec[3],
+                     float *const (*biases)[3], size_t num_biases);
+
+    /* Optional: several operations in one reading of memory, with the same bits; NULL: one after
+       the other. */
+    /* index and latent_sums of these values of entries; where it is there, the trainers index only
+       value and grad */
+    void (*code_sums)(const sae_work *w, const sae_code *code, const float *values, size_t m,
+                      bool add, float *out);
+    /* decode (values, all latents, base [ld]), residual and dots */
+    void (*reconstruct)(const sae_work *w, const sae_code *code, const float *values,
+                        const float *W, const float *base, const float *y, float alpha,
+                        const float *relu_of, float *e, double *loss, float *grad);
+    /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
+       param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */
+    void (*adam_rows)(const sae_work *w, const sae_adam *adam, uint64_t t,
+                      const double *sum_squares, double max_norm, float project, float unit,
+                      const sae_lag *lag, size_t m, float *param, float *grad, float *first,
+                      float *second);
+    /* The rows of the latents that code lists see the updates that they missed, each an adam_rows
+       with a gradient of zeros, and wait no more. code NULL: all rows see them, and wait on. The
+       operation NULL: rows never wait. */
+    void (*catch_up)(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
+                     float *param, float *first, float *second);
+
+    /* Optional: for a backend that runs behind the host; NULL: the trainer waits in status and
+       looks at bad itself. */
+    void (*begin_step)(const sae_work *w); /* around the operations of a step: these follow the */
+    void (*end_step)(const sae_work *w);   /* same course step after step, with other numbers */
+    sae_result (*poll)(const sae_work *w); /* status as far as it is known, without waiting */
+    /* If *bad, what outlives a step (weights, moments, counters, threshold: adam, adam_rows,
+       normalize_rows, fired, update_threshold, geometric_median, resample) is left alone by every
+       operation from here on, until tripped() has said so. */
+    void (*guard)(const sae_work *w, const uint32_t *bad, uint64_t step);
+    /* Whether a guard is known to have fired, and at which step first; if so, guards start anew. */
+    bool (*tripped)(const sae_work *w, uint64_t *step);
+};
+
+/* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not
+   zeroed; NULL: none left. */
+SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes);
+SAE_API void sae_backend_free(const sae_context *ctx, void *memory); /* NULL is fine */
+/* Keeps the sentence for sae_error (cut after 1023 bytes) and returns result. */
+SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text);
+SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_desc */

@@ -1,0 +1,282 @@
+#pragma once
+#include "base.h"
+
+/* ==== >>api: results ========================================================================== */
+
+/* Every call that can fail returns one of these; sae_error() has the sentence that names the
+   function, the field, the value given and the values allowed. Out-parameters are untouched on
+   failure. */
+#define SAE_RESULTS(X)                                                                             \
+    X(SAE_OK, 0, "ok")                                                                             \
+    X(SAE_INVALID, -1, "a value that is not allowed")                                              \
+    X(SAE_MISMATCH, -2, "shapes that disagree")                                                    \
+    X(SAE_NOT_FINITE, -3, "NaN or infinite activations")                                           \
+    X(SAE_OUT_OF_MEMORY, -4, "the allocator gave no memory")                                       \
+    X(SAE_NOT_FOUND, -5, "no such file or folder")                                                 \
+    X(SAE_IO, -6, "reading or writing failed")                                                     \
+    X(SAE_FORMAT, -7, "a file that is damaged or not what it says")                                \
+    X(SAE_UNSUPPORTED, -8, "a file or request outside what is supported")                          \
+    X(SAE_END_OF_DATA, -9, "the source has no more rows")                                          \
+    X(SAE_CANCELLED, -10, "a callback asked to stop")                                              \
+    X(SAE_BACKEND, -11, "the backend failed")
+
+typedef enum sae_result {
+#define SAE_X(name, value, text) name = value,
+    SAE_RESULTS(SAE_X)
+#undef SAE_X
+} sae_result;
+
+/* The name of a result code, for example "SAE_FORMAT". Never NULL. */
+SAE_API const char *sae_result_name(sae_result result);
+
+/* ==== >>api: context ========================================================================== */
+
+/* A context owns what the other objects share: allocator, logger, threads, backend, last error.
+   One thread may create, train or load with it at a time; inference on a const dictionary is safe
+   from any number of threads. Objects must be destroyed before their context. Calls that return a
+   sae_result take a NULL object for SAE_INVALID, destroy and close take it for nothing to do; other
+   getters want a live one unless they say so. Arrays for results are unspecified after a failure,
+   all other out-parameters untouched. A desc is all zero by `= {0}` in C, `= {}` in C++. */
+typedef struct sae_context sae_context;
+
+typedef enum sae_log_level { SAE_LOG_ERROR, SAE_LOG_WARNING, SAE_LOG_INFO } sae_log_level;
+
+typedef struct sae_allocator { /* called from any thread; free never with NULL */
+    void *(*alloc)(size_t size, void *user); /* NULL: no memory; aligned for any type */
+    void (*free)(void *memory, void *user);
+    void *user;
+} sae_allocator;
+
+typedef struct sae_logger {
+    void (*log)(sae_log_level level, const char *message, void *user); /* from any thread */
+    void *user;
+} sae_logger;
+
+typedef struct sae_backend sae_backend; /* >>backend */
+
+typedef struct sae_context_desc {
+    sae_allocator allocator;    /* default: malloc and free */
+    sae_logger logger;          /* default: silent */
+    int threads;                /* default 0: all (OpenMP's choice), at most 1024; results do not
+                                   depend on it */
+    const sae_backend *backend; /* default NULL: the CPU */
+    const void *backend_desc;   /* what the backend wants to know, for example a sae_cuda_desc;
+                                   default NULL: its own defaults. Must live as long as ctx */
+    const char *instruction_set; /* default NULL: the best this CPU has; "portable", on x86 "avx2",
+                                    "avx512" or "avx512vnni", on ARM "neon" forces one. Results do
+                                    not depend on it. */
+} sae_context_desc;
+
+/* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (there is no context to ask then, but
+   desc->logger is told). */
+SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out);
+SAE_API void sae_context_destroy(sae_context *ctx); /* NULL is fine */
+
+/* The sentence about the last failed call; "" if none failed. Valid until the next failure, so for
+   one thread; where several may fail at once, take a copy (cut to size, NUL-terminated). */
+SAE_API const char *sae_error(const sae_context *ctx);
+SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
+
+/* ==== >>api: dictionaries ===================================================================== */
+
+/* dictionary_learning's classes. All decode as x_hat = sum_i f_i W_dec[i] + b_dec. Dictionaries of
+   other programs are one of them with variations (see the desc). Encode:
+     STANDARD      f = relu(W_enc (x - b_dec) + b_enc)                               AutoEncoder
+     STANDARD_NEW  f = relu(W_enc x + b_enc)                                         AutoEncoderNew
+     GATED         u = W_enc (x - b_dec); f = [u + gate_bias > 0] relu(exp(r_mag) u + mag_bias)
+     TOP_K         p = relu(W_enc (x - b_dec) + b_enc); the k largest of the row     AutoEncoderTopK
+     BATCH_TOP_K   the same p; p where p > threshold                                 BatchTopKSAE
+     MATRYOSHKA    as BATCH_TOP_K; latents past the active groups are 0    MatryoshkaBatchTopKSAE
+     JUMP_RELU     p = W_enc x + b_enc; f = relu(p [p > threshold_i])           JumpReluAutoEncoder
+     IDENTITY      f = x, x_hat = f                                                  IdentityDict */
+#define SAE_ARCHS(X)                                                                               \
+    X(SAE_ARCH_STANDARD, 1, "AutoEncoder")                                                         \
+    X(SAE_ARCH_STANDARD_NEW, 2, "AutoEncoderNew")                                                  \
+    X(SAE_ARCH_GATED, 3, "GatedAutoEncoder")                                                       \
+    X(SAE_ARCH_TOP_K, 4, "AutoEncoderTopK")                                                        \
+    X(SAE_ARCH_BATCH_TOP_K, 5, "BatchTopKSAE")                                                     \
+    X(SAE_ARCH_MATRYOSHKA, 6, "MatryoshkaBatchTopKSAE")                                            \
+    X(SAE_ARCH_JUMP_RELU, 7, "JumpReluAutoEncoder")                                                \
+    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")
+
+typedef enum sae_arch {
+    SAE_ARCH_DEFAULT = 0, /* what the trainer's reference uses */
+#define SAE_X(name, value, text) name = value,
+    SAE_ARCHS(SAE_X)
+#undef SAE_X
+} sae_arch;
+
+/* How TOP_K, BATCH_TOP_K and MATRYOSHKA choose at inference. */
+typedef enum sae_rule {
+    SAE_RULE_DEFAULT = 0, /* TOP_K: top_k; the batch classes: threshold */
+    SAE_RULE_TOP_K,       /* TOP_K: k of each row; the batch classes: k times rows of the batch */
+    SAE_RULE_THRESHOLD    /* p > threshold; a threshold of -1 ("never set") lets everything pass */
+} sae_rule;
+
+#define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
+
+/* Which latents there are, where it is not "relu(p), and of these the class's choice". */
+typedef enum sae_latents {
+    SAE_LATENTS_POSITIVE = 0, /* as the class says */
+    SAE_LATENTS_SIGNED,    /* STANDARD, STANDARD_NEW: f = p; TOP_K: the k largest p, no relu */
+    SAE_LATENTS_MAGNITUDE, /* TOP_K: the p of the k largest |p|, no relu */
+    SAE_LATENTS_GROUP_MAX  /* TOP_K: the largest relu(p) of each of k groups of m/k neighbours */
+} sae_latents;
+
+/* What is done to a row before anything else, and undone on x_hat. */
+typedef enum sae_input_norm {
+    SAE_INPUT_NORM_NONE = 0,
+    SAE_INPUT_NORM_CONSTANT, /* x sqrt(d) / norm(x);  x_hat norm(x) / sqrt(d) */
+    SAE_INPUT_NORM_LAYER     /* (x - mean(x)) / (std(x) + 1e-5), std over d - 1;
+                                x_hat std(x) + mean(x) */
+} sae_input_norm;
+
+typedef struct sae_dictionary sae_dictionary;
+
+typedef struct sae_dictionary_desc {
+    sae_arch arch;                   /* required */
+    size_t activation_dim;           /* required: d */
+    size_t dict_size;                /* required: m; IDENTITY: d */
+    size_t k;                        /* TOP_K, BATCH_TOP_K, MATRYOSHKA: required, 1..m */
+    size_t group_sizes[SAE_MAX_GROUPS]; /* MATRYOSHKA: required, sums to m */
+    size_t num_groups;
+    bool subtract_b_dec;             /* JUMP_RELU: p = W_enc (x - b_dec) + b_enc */
+    uint64_t seed;                   /* of the initialisation */
+    /* Variations, for the files of other programs; all 0: the class as it stands above. x below is
+       the row as input_norm leaves it, raw x the row as given. Trainers take none of them. */
+    bool keep_b_dec;             /* the other classes: p = W_enc x + b_enc, b_dec not subtracted */
+    sae_latents latents;
+    double k_fraction;           /* batch top-k keeps floor((k + k_fraction) n); 0 <= it < 1 */
+    sae_input_norm input_norm;
+    bool keep_norm;              /* input_norm is not undone on x_hat */
+    size_t output_dim;           /* of x_hat, W_dec and b_dec (transcoders); default d */
+    bool skip;                   /* x_hat += W_skip raw x, W_skip [output_dim,d] */
+} sae_dictionary_desc;
+
+/* Initialised as the reference initialises the class: directions of equal length drawn for W_dec,
+   W_enc the same; biases 0, but for STANDARD's b_enc, uniform within 1/sqrt(d); threshold -1,
+   JUMP_RELU's 0.001. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
+SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
+                                         sae_dictionary **out);
+SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
+
+/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in. */
+SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict);
+SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
+
+/* Rule at inference; active_groups 0 means all. Errors: SAE_INVALID (does not fit the class). */
+SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule);
+SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict); /* DEFAULT: it has no choice */
+SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups);
+
+/* The scalar threshold (-1: never set) of TOP_K, BATCH_TOP_K, MATRYOSHKA; 0 for the others. */
+SAE_API float sae_dictionary_threshold(const sae_dictionary *dict);
+
+/* Row i of the decoder, W_dec[i], output_dim floats: the direction of latent i; and of the encoder,
+   W_enc[i], d floats. Owned by dict, valid while it lives; NULL if i >= m or the class has none. */
+SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
+SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
+
+/* Multiplies every bias by scale, and the thresholds too (a scalar one only where >= 0): the
+   dictionary of x*scale from that of x. Errors: SAE_INVALID (not finite, or <= 0), SAE_UNSUPPORTED
+   (an input_norm). */
+SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
+
+/* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
+   As the reference: nothing happens when all norms are within 1e-5 (+1e-8) of 1 already; other
+   classes are left alone. */
+SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
+
+/* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
+   latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
+   16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
+   Rows with more than about m/20 latents gain nothing, and after several such it is left off. Lasts
+   until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like these
+   it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
+   Errors: SAE_OUT_OF_MEMORY (the dictionary is as it was). */
+SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
+
+/* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
+   latents ascend inside a row; only f != 0 is listed. The caller owns all three arrays. */
+typedef struct sae_sparse {
+    size_t *row_begin; /* [n + 1] */
+    uint32_t *latent;  /* [capacity] */
+    float *value;      /* [capacity] */
+    size_t capacity;   /* n*k is enough for top-k rules, n*m always */
+} sae_sparse;
+
+/* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
+   outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
+   SAE_RULE_TOP_K: by the batch classes (8 n m bytes; sae_forward without f 12 n m), and by
+   sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give
+   unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but
+   for batch top-k, which chooses over the n rows together). x_hat is [n,output_dim].
+   Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much),
+   SAE_OUT_OF_MEMORY (of what is allocated). */
+SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
+SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
+                                     sae_sparse *out);
+/* f [n,count] of the latents named (each < m). Rules that compare a latent with others (top-k) do
+   not apply: these classes give p > max(threshold, 0), or relu(p) while the threshold is unset, or
+   p where latents are signed. */
+SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint32_t *latents, size_t count, float *f);
+SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat);
+SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_sparse *code, size_t n,
+                                     float *x_hat);
+/* What decode cannot know without x: puts the row's norm back (input_norm) and adds W_skip x. x_hat
+   [n,output_dim] is decode's, changed in place; nothing happens to dictionaries with neither. */
+SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
+                                     float *x_hat);
+/* encode, decode, finish; f may be NULL. */
+SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
+                               float *f);
+/* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
+SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint8_t *mask, float *x_ghost);
+/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
+
+/* ==== >>api: steering ========================================================================= */
+
+/* What latent i shall become, from f_i, what sae_encode gives for it now:
+     ADD f_i + value     SET value     SCALE f_i value     ABLATE 0 */
+typedef enum sae_steer_mode {
+    SAE_STEER_DEFAULT = 0, /* ADD */
+    SAE_STEER_ADD, SAE_STEER_SET, SAE_STEER_SCALE, SAE_STEER_ABLATE
+} sae_steer_mode;
+
+typedef struct sae_steering {
+    uint32_t latent; /* < m */
+    sae_steer_mode mode;
+    float value;     /* finite; ABLATE ignores it */
+} sae_steering;
+
+#define SAE_MAX_STEERINGS 1024 /* of one call */
+
+/* x [n,d] += sum over the list of (target_i - f_i) W_dec[i], in place: what the dictionary does not
+   reconstruct stays in x, and a row whose latents are at their targets keeps its bits. All f are of
+   x as it was before the call; a latent named twice counts twice. f of the steered x is near the
+   targets, not equal to them: directions overlap.
+   f is that of sae_encode, rule included: under SAE_RULE_TOP_K a latent not among the k of its row
+   has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value. Where
+   input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
+   dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
+   m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
+   Errors: SAE_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
+   SAE_MAX_STEERINGS), SAE_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a mode
+   other than ADD: it would choose over all rows together; a transcoder that shows as one: skip, or
+   another output_dim). x is untouched then. */
+SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
+                             const sae_steering *steerings, size_t count);
+
+/* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
+   file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
+   line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
+   stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
+   model_hint (NULL: "") names the model's architecture for the reader.
+   Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict, an input_norm), SAE_NOT_FOUND (the folder),
+   SAE_OUT_OF_MEMORY, SAE_IO. */
+SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
+                                    size_t count, size_t layer, const char *model_hint,
+                                    const char *path);

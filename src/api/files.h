@@ -1,0 +1,138 @@
+#pragma once
+#include "train.h"
+
+/* ==== >>api: files ============================================================================ */
+
+/* Whose files are opened, and what their folders hold. */
+#define SAE_FORMATS(X)                                                                             \
+    X(SAE_FORMAT_DICTIONARY_LEARNING, 1, "dictionary_learning") /* ae.pt + config.json */          \
+    X(SAE_FORMAT_SAE_LENS, 2, "sae_lens")           /* sae_weights.safetensors + cfg.json */       \
+    X(SAE_FORMAT_SPARSIFY, 3, "sparsify")           /* sae.safetensors + cfg.json */               \
+    X(SAE_FORMAT_GEMMA_SCOPE, 4, "gemma_scope")     /* params.npz */                               \
+    X(SAE_FORMAT_GEMMA_SCOPE_2, 5, "gemma_scope_2") /* params.safetensors + config.json */         \
+    X(SAE_FORMAT_LLAMA_SCOPE, 6, "llama_scope")     /* checkpoints/final.safetensors +             \
+                                                       hyperparams.json */                         \
+    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */
+
+typedef enum sae_format {
+    SAE_FORMAT_NONE = 0,
+#define SAE_X(name, value, text) name = value,
+    SAE_FORMATS(SAE_X)
+#undef SAE_X
+} sae_format;
+
+SAE_API const char *sae_format_name(sae_format format);
+/* False (out untouched) if there is no such format. */
+SAE_API bool sae_format_from_name(const char *name, sae_format *out);
+
+typedef struct sae_load_desc {
+    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
+                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
+    size_t k;       /* for old files that hold none */
+    bool raw;       /* take the tensors as they are; default: as the reference's loader does
+                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
+    bool keep_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
+    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
+                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
+                       just their rows or columns are read (their CRC-32 then is not). Top-k chooses
+                       among them alone; group max needs all */
+} sae_load_desc;
+
+/* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
+   with its tensors, a crashed run's nested ae.pt too. Orientation follows from the format and is
+   held against the shapes, never guessed. What the formats fold into the weights is folded (decoder
+   norms, a known scale of the activations). desc may be NULL. Errors: SAE_NOT_FOUND, SAE_FORMAT,
+   SAE_UNSUPPORTED, SAE_MISMATCH, SAE_OUT_OF_MEMORY. */
+SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
+                                       const char *path, sae_dictionary **out);
+
+/* Where a dictionary came from. Texts are "" where the file does not say. */
+typedef struct sae_origin {
+    sae_format format;    /* NONE: it was made here */
+    char class_name[48];  /* as that program calls it: "jumprelu_transcoder" */
+    sae_dtype dtype;      /* of the encoder in the file */
+    char model[96];       /* the language model */
+    char hook[96];        /* the place in it: "blocks.3.hook_resid_post", "layers.3.mlp" */
+    char dataset[96];
+    char version[32];     /* of that program */
+    int64_t layer;        /* -1: not known */
+    size_t context_size;  /* 0: not known */
+    size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
+    size_t first_latent;
+} sae_origin;
+SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
+/* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
+   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_IO,
+   SAE_OUT_OF_MEMORY, SAE_UNSUPPORTED (a dictionary with variations). */
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
+
+typedef struct sae_export_desc {
+    sae_format format;         /* required: DICTIONARY_LEARNING, SAE_LENS or SPARSIFY */
+    const sae_origin *origin;  /* model, hook, layer, ...; default: the dictionary's own */
+    const float *log_sparsity; /* SAE_LENS: [m] log10(how often each latent fires + 1e-10), into
+                                  sparsity.safetensors; NULL: no such file */
+    bool raw;                  /* DICTIONARY_LEARNING: leave the decoder's norms */
+} sae_export_desc;
+
+/* Writes a folder that the other program opens with the same numbers, float32:
+     dictionary_learning  the eight classes, but IdentityDict. Decoder rows are brought to norm 1,
+                          as SAEBench wants them, where the class stays the same function
+                          (AutoEncoder, Gated, JumpReLU: f_i becomes f_i norm_i) and the file was
+                          not its own. b_dec in or out of the encoder's input moves into its biases.
+     sae_lens             the layout of 6.x. BATCH_TOP_K and MATRYOSHKA become jumprelu, by their
+                          threshold.
+     sparsify             TOP_K, with skip, group max, or without b_dec in the input.
+   What the format cannot say is refused with the reason, before anything is written. What was
+   mapped, and what is lost, is told to the logger (SAE_LOG_INFO, SAE_LOG_WARNING). Takes memory for
+   one more dictionary. Errors: SAE_INVALID, SAE_UNSUPPORTED, SAE_NOT_FINITE, SAE_OUT_OF_MEMORY,
+   SAE_IO. */
+SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
+                                         const char *folder);
+
+/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
+   Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT, SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY. */
+#define SAE_MAX_DIMS 8
+typedef struct sae_tensor {
+    const char *name;            /* "" for .npy */
+    sae_dtype dtype;
+    size_t ndim;
+    uint64_t shape[SAE_MAX_DIMS];
+    int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
+    const void *data;            /* the first element; little endian; need not be aligned */
+} sae_tensor;
+typedef struct sae_tensor_file sae_tensor_file;
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
+SAE_API void sae_tensor_file_close(sae_tensor_file *file);
+SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file);
+SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index);
+SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
+/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
+   what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
+   Errors: SAE_FORMAT (damaged), SAE_INVALID. */
+SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
+/* All elements as float32 in row-major order, out [product of shape]. */
+SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
+/* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
+   tensor), .npz, .safetensors, .pt. Errors: SAE_INVALID, SAE_NOT_FOUND (the folder),
+   SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY, SAE_IO. */
+SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
+                                         const sae_tensor *tensors, size_t count);
+
+/* Hyperparameters by name. key is a field's name as the reference spells it, with - or _
+   ("l1_penalty", "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name.
+   Keys of the reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
+   Set trainer_class first: sparsity_penalty means initial_sparsity_penalty to the annealers.
+   Errors: SAE_NOT_FOUND (no such key), SAE_INVALID (value; the message says what is allowed).
+   Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
+SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
+                                        const char *value);
+
+/* A config.json: {"trainer": {...}, ...}, a bare trainer object, or a list of either. */
+typedef struct sae_config sae_config;
+/* Unknown keys are logged as warnings and skipped. Errors: SAE_NOT_FOUND, SAE_FORMAT, SAE_INVALID
+   (unknown trainer or value). */
+SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out);
+SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with it */
+SAE_API size_t sae_config_count(const sae_config *config);
+/* The descs lie in one array: sae_config_get(config, 0) may be given to sae_train. */
+SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index);

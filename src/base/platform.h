@@ -1,0 +1,249 @@
+#pragma once
+#include "../api/model.h"
+#include "../api/backend.h"
+#include "system.h"
+
+/* ==== >>platform ============================================================================== */
+
+#if defined(__GNUC__)
+#define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define SAEI_PREFETCH(p) __builtin_prefetch(p)
+#else
+#define SAEI_PRINTF(fmt, args)
+#define SAEI_PREFETCH(p) (void)(p)
+#endif
+
+#define SAEI_TRY(call)                                                                             \
+    do {                                                                                           \
+        sae_result saei_try_result = (call);                                                       \
+        if (saei_try_result != SAE_OK) return saei_try_result;                                     \
+    } while (0)
+
+typedef struct saei_kernels saei_kernels; /* >>kernels */
+
+struct sae_context {
+    sae_allocator allocator;
+    sae_logger logger;
+    int threads; /* >= 1 */
+    const sae_backend *backend; /* NULL: the CPU */
+    const void *backend_desc;
+    const saei_kernels *kernels;
+    int lock; /* guards error: a spin lock, held for a memcpy */
+    char error[1024];
+};
+
+static void saei_lock(int *lock) {
+#if defined(__GNUC__)
+    while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) {}
+#elif defined(_MSC_VER)
+    while (_InterlockedExchange((volatile long *)lock, 1)) {}
+#else
+    *lock = 1;
+#endif
+}
+
+static void saei_unlock(int *lock) {
+#if defined(__GNUC__)
+    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+#elif defined(_MSC_VER)
+    _InterlockedExchange((volatile long *)lock, 0);
+#else
+    *lock = 0;
+#endif
+}
+
+static void saei_log(const sae_context *ctx, sae_log_level level, const char *format, ...)
+    SAEI_PRINTF(3, 4);
+static void saei_log(const sae_context *ctx, sae_log_level level, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    if (!ctx || !ctx->logger.log) return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    ctx->logger.log(level, text, ctx->logger.user);
+}
+
+/* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_INVALID, ...)` reads
+   as one step. ctx is const because inference fails through it too; a lock guards the message. */
+static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...)
+    SAEI_PRINTF(3, 4);
+static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...) {
+    char text[1024];
+    sae_context *c = (sae_context *)(uintptr_t)ctx;
+    va_list args;
+    if (!ctx) return result;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    saei_lock(&c->lock);
+    memcpy(c->error, text, sizeof text);
+    saei_unlock(&c->lock);
+    if (ctx->logger.log) ctx->logger.log(SAE_LOG_ERROR, text, ctx->logger.user);
+    return result;
+}
+
+/* Sizes: false when the true result does not fit. */
+static bool saei_mul(size_t a, size_t b, size_t *out) {
+    if (b && a > SIZE_MAX / b) return false;
+    *out = a * b;
+    return true;
+}
+static bool saei_add(size_t a, size_t b, size_t *out) {
+    if (a > SIZE_MAX - b) return false;
+    *out = a + b;
+    return true;
+}
+
+static size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
+static size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
+static size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in whole vectors */
+
+static uint64_t saei_to_bits(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* Whether none of n values is NaN or infinite. */
+static bool saei_all_finite(const float *x, size_t n) {
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
+    }
+    return !bad;
+}
+
+/* Asks for huge pages inside a large block, where the system has them: a page fault costs as much
+   as filling the page, and large dictionaries are walked by columns too. */
+static void saei_hint_huge(void *memory, size_t size) {
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t page = (uintptr_t)1 << 21;
+    uintptr_t begin = (uintptr_t)memory / page * page + page, end = (uintptr_t)memory + size;
+    if (size < 8 * page) return;
+    madvise((void *)begin, (size_t)(end / page * page - begin), MADV_HUGEPAGE);
+#else
+    (void)memory;
+    (void)size;
+#endif
+}
+
+/* Memory on 64-byte boundaries from the caller's allocator; the original pointer sits in front.
+   NULL when there is none (also for count * size too large). Not zeroed. */
+static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
+    size_t bytes;
+    unsigned char *base, *at;
+    if (!saei_mul(count, size, &bytes) || !saei_add(bytes, 64 + sizeof(void *), &bytes))
+        return NULL;
+    base = (unsigned char *)ctx->allocator.alloc(bytes, ctx->allocator.user);
+    if (!base) return NULL;
+    saei_hint_huge(base, bytes);
+    at = base + sizeof(void *);
+    at += (64 - ((uintptr_t)at & 63)) & 63;
+    memcpy(at - sizeof(void *), &base, sizeof base);
+    return at;
+}
+
+static void *saei_calloc(const sae_context *ctx, size_t count, size_t size) {
+    void *p = saei_alloc(ctx, count, size);
+    if (p) memset(p, 0, count * size);
+    return p;
+}
+
+static void saei_free(const sae_context *ctx, const void *memory) {
+    void *base;
+    if (!memory) return;
+    memcpy(&base, (const unsigned char *)memory - sizeof(void *), sizeof base);
+    ctx->allocator.free(base, ctx->allocator.user);
+}
+
+SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes) {
+    return saei_alloc(ctx, bytes, 1);
+}
+SAE_API void sae_backend_free(const sae_context *ctx, void *memory) { saei_free(ctx, memory); }
+SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text) {
+    return saei_fail(ctx, result, "%s", text);
+}
+SAE_API const void *sae_backend_desc(const sae_context *ctx) { return ctx->backend_desc; }
+
+static char *saei_strdup(const sae_context *ctx, const char *text) {
+    size_t n = strlen(text) + 1;
+    char *p = (char *)saei_alloc(ctx, n, 1);
+    if (p) memcpy(p, text, n);
+    return p;
+}
+
+/* fn(arg, part) for every part in 0..parts, on as many threads as the context has. The parts are
+   fixed by the caller, so no result can depend on the number of threads. */
+typedef void (*saei_part_fn)(void *arg, size_t part);
+static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+#if defined(_OPENMP)
+    if (parts > 1 && ctx->threads > 1) {
+        long long i, n = (long long)parts;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->threads)
+        for (i = 0; i < n; i++) fn(arg, (size_t)i);
+        return;
+    }
+#endif
+    (void)ctx;
+    for (size_t i = 0; i < parts; i++) fn(arg, i);
+}
+
+/* Of the running part: 0..ctx->threads. Where the caller is itself a thread of an OpenMP team,
+   parts that run one after the other have its number there; any will do then, as there is only
+   one. */
+static size_t saei_thread_index(const sae_context *ctx) {
+#if defined(_OPENMP)
+    return (size_t)omp_get_thread_num() % (size_t)ctx->threads;
+#else
+    (void)ctx;
+    return 0;
+#endif
+}
+
+static void *saei_default_alloc(size_t size, void *user) {
+    (void)user;
+    return malloc(size);
+}
+static void saei_default_free(void *memory, void *user) {
+    (void)user;
+    free(memory);
+}
+
+SAE_API const char *sae_result_name(sae_result result) {
+    switch (result) {
+#define SAE_X(name, value, text) case name: return #name;
+        SAE_RESULTS(SAE_X)
+#undef SAE_X
+    }
+    return "unknown result";
+}
+
+SAE_API const char *sae_error(const sae_context *ctx) { return ctx ? ctx->error : ""; }
+
+SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size) {
+    sae_context *c = (sae_context *)(uintptr_t)ctx;
+    if (!out || !size) return;
+    out[0] = 0;
+    if (!ctx) return;
+    saei_lock(&c->lock);
+    memcpy(out, c->error, saei_min(size, sizeof c->error));
+    saei_unlock(&c->lock);
+    out[saei_min(size, sizeof c->error) - 1] = 0;
+}
+
+SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
+                          void *arg) {
+    if (ctx && fn) saei_parallel(ctx, parts, fn, arg);
+}
+
+SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(ctx, result, "%s", text);
+}

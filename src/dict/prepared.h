@@ -1,0 +1,292 @@
+#pragma once
+#include "../backend/cpu_screen.h"
+#include "rows.h"
+
+/* ==== >>dictionary: prepared encode =========================================================== */
+/* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one
+   a thread, in which a block of rows is centred, screened and listed. A block that finds no slot
+   free or whose latents are too many for its lists goes the plain way, to the same bits; after
+   several such blocks no more are tried. See bench/RESULTS.md. */
+
+enum {
+    SAEI_PREPARED_ROWS = 64, /* of one slot */
+    SAEI_PREPARED_OVERRUNS = 8
+};
+
+typedef struct saei_prepared_slot {
+    bool taken;
+    float warm;       /* as sae_encode_args.warm */
+    float *x;         /* [SAEI_PREPARED_ROWS][ld] */
+    uint32_t *count;  /* [SAEI_PREPARED_ROWS] */
+    uint32_t *latent; /* [SAEI_PREPARED_ROWS][stride] */
+    float *pre;       /* alike */
+    double *least;    /* one */
+    size_t *begin;    /* [SAEI_PREPARED_ROWS + 1] of finished lists, which start at latent, pre */
+    float *top_value; /* [SAEI_PREPARED_ROWS + 1][capacity] */
+    uint32_t *top_latent;
+    int16_t *words;   /* [SAEI_ENCODE_ROWS][ld] */
+} saei_prepared_slot;
+
+struct saei_prepared {
+    int lock;               /* of taken and overruns */
+    unsigned overruns;
+    size_t num_slots, stride, capacity;
+    float *packed, *screen; /* as in saei_cpu_scratch */
+    uint32_t *counts;
+    int16_t *words;
+    saei_prepared_slot *slots;
+};
+
+/* Pieces of base, as saei_cpu_layout. */
+static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
+                                   saei_prepared *p) {
+    size_t at = 0, m = dict->desc.dict_size, panels = saei_ceil_div(m, SAEI_PANEL), width, offset;
+    size_t rows = SAEI_PREPARED_ROWS, k = dict->rule == SAE_RULE_TOP_K ? dict->desc.k : m / 20;
+    p->num_slots = (size_t)dict->ctx->threads;
+    p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_KEEP_SLACK;
+    p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
+    if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
+    saei_cpu_place(&at, 1, sizeof(saei_prepared));
+#define SAEI_PIECE(field, type, count)                                                             \
+    offset = saei_cpu_place(&at, count, sizeof *(field));                                          \
+    if (b) (field) = (type *)(void *)(b + offset);
+    SAEI_PIECE(p->packed, float, width / 2)
+    SAEI_PIECE(p->screen, float, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS))
+    SAEI_PIECE(p->counts, uint32_t, panels)
+    SAEI_PIECE(p->slots, saei_prepared_slot, p->num_slots)
+    for (size_t i = 0; i < p->num_slots; i++) {
+        saei_prepared_slot none, *slot;
+        memset(&none, 0, sizeof none);
+        slot = b ? &p->slots[i] : &none;
+        SAEI_PIECE(slot->x, float, rows * dict->ld)
+        SAEI_PIECE(slot->count, uint32_t, rows)
+        SAEI_PIECE(slot->latent, uint32_t, rows * p->stride)
+        SAEI_PIECE(slot->pre, float, rows * p->stride)
+        SAEI_PIECE(slot->least, double, 1)
+        SAEI_PIECE(slot->begin, size_t, rows + 1)
+        SAEI_PIECE(slot->top_value, float, (rows + 1) * p->capacity)
+        SAEI_PIECE(slot->top_latent, uint32_t, (rows + 1) * p->capacity)
+    }
+    SAEI_PIECE(p->words, int16_t, p->num_slots * SAEI_ENCODE_ROWS * dict->ld)
+    for (size_t i = 0; b && i < p->num_slots; i++)
+        p->slots[i].words = p->words + i * SAEI_ENCODE_ROWS * dict->ld;
+#undef SAEI_PIECE
+    return at;
+}
+
+/* The task of one slot; a: what is asked. */
+static saei_task saei_prepared_task(const sae_dictionary *dict, const saei_prepared *p,
+                                    const saei_prepared_slot *slot, const sae_work *w,
+                                    const sae_encode_args *a) {
+    saei_task t;
+    memset(&t, 0, sizeof t);
+    t.w = w;
+    t.kernels = dict->ctx->kernels;
+    t.s.packed = p->packed;
+    t.s.screen = p->screen;
+    t.s.counts = p->counts;
+    t.s.capacity = p->capacity;
+    t.s.words = slot->words;
+    t.s.value = slot->top_value;
+    t.s.latent = slot->top_latent;
+    t.s.sums = slot->least;
+    t.d = a->d;
+    t.ld = a->ld;
+    t.m = a->m;
+    t.which = saei_min(a->k, a->m);
+    t.args = a;
+    t.alone = true;
+    return t;
+}
+
+static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.d = dict->desc.activation_dim;
+    a.ld = dict->ld;
+    a.m = dict->desc.dict_size;
+    a.k = dict->desc.k;
+    a.select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
+               : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
+               : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
+               : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
+                                                       : SAE_SELECT_POSITIVE;
+    a.theta = dict->aux0; /* of WINDOW, with bandwidth 0: p > theta */
+    return a;
+}
+
+static bool saei_prepares(const sae_dictionary *dict) {
+    size_t panels = saei_ceil_div(dict->desc.dict_size, SAEI_PANEL);
+    return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
+           && !dict->desc.latents && dict->desc.activation_dim <= 16384 && panels <= 65536
+           && !(dict->rule == SAE_RULE_TOP_K
+                && (dict->desc.arch != SAE_ARCH_TOP_K
+                    || dict->desc.k * 20 > dict->desc.dict_size));
+}
+
+SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
+    saei_prepared plan, *p;
+    sae_encode_args a;
+    saei_task t;
+    sae_work w;
+    size_t bytes, panels;
+    if (!dict) return SAE_INVALID;
+    if (dict->prepared || !saei_prepares(dict)) return SAE_OK;
+    memset(&plan, 0, sizeof plan);
+    bytes = saei_prepared_layout(dict, NULL, &plan);
+    p = bytes == SIZE_MAX ? NULL : (saei_prepared *)saei_alloc(dict->ctx, bytes, 1);
+    if (!p)
+        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_prepare: no memory for %zu "
+                         "bytes beside the dictionary", bytes);
+    memset(p, 0, bytes);
+    saei_prepared_layout(dict, (unsigned char *)p, p);
+    memset(&w, 0, sizeof w);
+    w.ctx = dict->ctx;
+    a = saei_prepared_args(dict);
+    t = saei_prepared_task(dict, p, &p->slots[0], &w, &a);
+    panels = saei_ceil_div(t.m, SAEI_PANEL);
+    t.alone = false; /* the slots' words lie one after the other */
+    saei_parallel(dict->ctx, panels, saei_screen_pack_part, &t);
+    for (size_t i = 0; i < panels; i++)
+        if (p->counts[i]) { /* weights without a finite, sane norm: nothing to be had */
+            saei_free(dict->ctx, p);
+            return SAE_OK;
+        }
+    dict->prepared = p;
+    return SAE_OK;
+}
+
+/* The rows one pass takes of those that are left. */
+static size_t saei_infer_block(const saei_infer *q, size_t left) {
+    const size_t prepared = SAEI_PREPARED_ROWS, plain = SAEI_INFER_ROWS;
+    return saei_min(left, q->dict->prepared ? prepared : plain);
+}
+
+static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool overrun) {
+    saei_lock(&p->lock);
+    slot->taken = false;
+    p->overruns += overrun;
+    saei_unlock(&p->lock);
+}
+
+static saei_prepared_slot *saei_prepared_take(const saei_infer *q) {
+    saei_prepared *p = q->dict->prepared;
+    saei_prepared_slot *slot = NULL;
+    if (!p || q->W || q->list || q->ghost || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
+        return NULL;
+    saei_lock(&p->lock);
+    for (size_t i = 0; p->overruns < SAEI_PREPARED_OVERRUNS && i < p->num_slots && !slot; i++)
+        if (!p->slots[i].taken) slot = &p->slots[i];
+    if (slot) slot->taken = true;
+    saei_unlock(&p->lock);
+    return slot;
+}
+
+/* The lists of a slot, as screening left them, to f != 0 one after the other. */
+static void saei_prepared_finish(const sae_dictionary *dict, size_t rows, size_t stride,
+                                 saei_prepared_slot *slot) {
+    size_t active = saei_active_latents(dict), at = 0;
+    if (dict->rule == SAE_RULE_TOP_K) active = dict->desc.dict_size;
+    slot->begin[0] = 0;
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t j = r * stride; j < r * stride + slot->count[r]; j++) {
+            uint32_t i = slot->latent[j];
+            float f = slot->pre[j];
+            if (dict->desc.arch == SAE_ARCH_GATED)
+                f = saei_gate_value((float)saei_exp(dict->aux0[i]), f, dict->aux1[i]);
+            if (!(f > 0) || i >= active) continue;
+            slot->latent[at] = i;
+            slot->pre[at++] = f;
+        }
+        slot->begin[r + 1] = at;
+    }
+}
+
+/* f of rows <= SAEI_PREPARED_ROWS rows from r0, as lists in a slot, to be given back; NULL: go the
+   plain way. */
+static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, size_t rows) {
+    const sae_dictionary *dict = q->dict;
+    saei_prepared_slot *slot = saei_prepared_take(q);
+    saei_prepared *p = dict->prepared;
+    size_t d = dict->desc.activation_dim;
+    bool subtract = saei_subtracts(&dict->desc), overrun = false;
+    sae_encode_args a;
+    saei_task t;
+    sae_code code;
+    sae_work w;
+    if (!slot) return NULL;
+    for (size_t r = 0; r < rows; r++) {
+        const float *x = q->x + (r0 + r) * d;
+        saei_norm norm = saei_row_norm(dict, x);
+        if (subtract || dict->desc.input_norm)
+            saei_infer_centre(dict, x, 0, d, dict->desc.input_norm ? &norm : NULL, subtract,
+                              slot->x + r * dict->ld);
+        else memcpy(slot->x + r * dict->ld, x, d * sizeof *x);
+    }
+    memset(&code, 0, sizeof code);
+    code.rows = rows;
+    code.stride = p->stride;
+    code.count = slot->count;
+    code.latent = slot->latent;
+    code.pre = slot->pre;
+    memset(&w, 0, sizeof w);
+    w.ctx = dict->ctx;
+    a = saei_prepared_args(dict);
+    a.x = slot->x;
+    a.n = rows;
+    t = saei_prepared_task(dict, p, slot, &w, &a);
+    t.code = &code;
+    if (a.select == SAE_SELECT_TOP_K) t.a = slot->warm;
+    if (a.select == SAE_SELECT_BATCH_TOP_K) t.a = dict->threshold > 0 ? dict->threshold : 0;
+    t.stride = rows;
+    saei_screen_part(&t, 0);
+    slot->warm = 0.97f * (float)*slot->least;
+    for (size_t r = 0; r < rows; r++) overrun |= slot->count[r] > p->stride;
+    if (!overrun) saei_prepared_finish(dict, rows, p->stride, slot);
+    else saei_prepared_leave(p, slot, true);
+    return overrun ? NULL : slot;
+}
+
+/* A slot's rows to where they were asked for, and the slot given back. */
+static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
+                               saei_prepared_slot *slot) {
+    size_t m = q->count;
+    for (size_t r = 0; r < rows; r++) {
+        size_t begin = slot->begin[r], count = slot->begin[r + 1] - begin;
+        const uint32_t *latent = slot->latent + begin;
+        const float *value = slot->pre + begin;
+        if (q->dense) {
+            float *f = q->dense + (r0 + r) * m;
+            memset(f, 0, m * sizeof *f);
+            for (size_t j = 0; j < count; j++) f[latent[j]] = value[j];
+        }
+        if (q->sparse) {
+            size_t to = q->exact ? q->sparse->row_begin[r0 + r] : (r0 + r) * q->share;
+            if (q->exact || count <= q->share) {
+                memcpy(q->sparse->latent + to, latent, count * sizeof *latent);
+                memcpy(q->sparse->value + to, value, count * sizeof *value);
+            }
+            if (!q->exact) q->sparse->row_begin[r0 + r + 1] = count;
+        }
+    }
+    saei_prepared_leave(q->dict->prepared, slot, false);
+}
+
+static void saei_infer_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    size_t end = saei_part_end(part, SAEI_INFER_ROWS, q->n), rows;
+    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += rows) {
+        saei_prepared_slot *slot;
+        rows = saei_infer_block(q, end - r);
+        slot = saei_prepared_rows(q, r, rows);
+        if (slot) saei_prepared_give(q, r, rows, slot);
+        else if (q->sparse && q->dict->rule == SAE_RULE_TOP_K) saei_infer_top_rows(q, r, rows);
+        else saei_infer_rows(q, r, rows);
+    }
+}
+
+static void saei_infer_run(saei_infer *q) {
+    saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_INFER_ROWS), saei_infer_part, q);
+}

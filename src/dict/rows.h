@@ -1,0 +1,90 @@
+#pragma once
+#include "top_k.h"
+
+/* ==== >>dictionary: encode rows =============================================================== */
+/* What is not 0 of a panel's f to row r's list, while it has room. */
+static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_t count,
+                              const float *f, size_t *found) {
+    uint32_t latent[SAEI_PANEL + SAEI_KEEP_SLACK];
+    float value[SAEI_PANEL + SAEI_KEEP_SLACK];
+    size_t kept = 0;
+    size_t at = (q->exact ? q->sparse->row_begin[r] : r * q->share) + *found;
+    size_t room = q->exact ? SAEI_PANEL : *found < q->share ? q->share - *found : 0;
+    if (!saei_is_signed(&q->dict->desc))
+        kept = q->dict->ctx->kernels->keep_above(f, NULL, false, count, 0, (uint32_t)first, latent,
+                                                 value, 0, SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+    else
+        for (size_t j = 0; j < count; j++)
+            if (f[j] != 0) {
+                latent[kept] = (uint32_t)(first + j);
+                value[kept++] = f[j];
+            }
+    for (size_t j = 0; j < kept && j < room; j++) {
+        q->sparse->latent[at + j] = q->list ? q->list[latent[j]] : latent[j];
+        q->sparse->value[at + j] = value[j];
+    }
+    *found += kept;
+}
+
+/* rows <= SAEI_INFER_ROWS rows from r0. */
+static void saei_infer_rows(const saei_infer *q, size_t r0, size_t rows) {
+    size_t found[SAEI_INFER_ROWS];
+    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL], cut[SAEI_PANEL];
+    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+    bool plain = q->dict->desc.arch != SAE_ARCH_GATED && !saei_is_signed(&q->dict->desc);
+    size_t active = saei_active_latents(q->dict);
+    saei_norm norms[SAEI_INFER_ROWS];
+    memset(found, 0, sizeof found);
+    saei_infer_norms(q, x, rows, norms);
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, x, rows, first, count, norms, product);
+        saei_infer_cuts(q, first, count, bias, cut);
+        for (size_t r = 0; r < rows; r++) {
+            float f[SAEI_PANEL];
+            if (plain) {
+                q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product + r * SAEI_PANEL, bias, f);
+                q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
+            }
+            for (size_t j = 0; !plain && j < count; j++) {
+                size_t i = q->list ? q->list[first + j] : first + j;
+                f[j] = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], q->top_k);
+                if (i >= active && !q->top_k) f[j] = 0;
+            }
+            if (q->dense) memcpy(q->dense + (r0 + r) * q->count + first, f, count * sizeof *f);
+            if (q->sparse) saei_infer_append(q, r0 + r, first, count, f, &found[r]);
+        }
+    }
+    for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
+        q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
+    for (size_t r = r0; q->dense && q->top_k && q->share && r < r0 + rows; r++) {
+        if (q->dict->desc.latents) saei_dense_varied_row(q, r);
+        else saei_dense_top_row(q, r);
+    }
+}
+
+static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
+                                   size_t n, size_t width) {
+    size_t all;
+    if (!dict) return SAE_INVALID;
+    if (!arrays) return saei_fail(dict->ctx, SAE_INVALID, "%s: an array is NULL", who);
+    width = saei_max(width, saei_output_dim(&dict->desc));
+    if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
+        return saei_fail(dict->ctx, SAE_INVALID, "%s: n is %zu rows, too many to address", who, n);
+    return SAE_OK;
+}
+
+/* Lists of whole rows, each at its own place, moved together. */
+static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
+    size_t at = 0;
+    s->row_begin[0] = 0;
+    for (size_t r = 0; r < n; r++) {
+        size_t count = s->row_begin[r + 1];
+        if (count) {
+            memmove(s->latent + at, s->latent + r * share, count * sizeof *s->latent);
+            memmove(s->value + at, s->value + r * share, count * sizeof *s->value);
+        }
+        at += count;
+        s->row_begin[r + 1] = at;
+    }
+}

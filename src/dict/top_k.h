@@ -1,0 +1,229 @@
+#pragma once
+#include "infer.h"
+
+/* ==== >>dictionary: top-k of rows ============================================================= */
+
+/* [latent, value] as a heap whose root is the worst: the smallest value, of equals the highest
+   latent. */
+static bool saei_heap_worse(uint32_t la, float va, uint32_t lb, float vb) {
+    return va < vb || (va == vb && la > lb);
+}
+
+static void saei_heap_sink(uint32_t *latent, float *value, size_t size, size_t at) {
+    uint32_t l = latent[at];
+    float v = value[at];
+    for (;;) {
+        size_t child = 2 * at + 1;
+        if (child >= size) break;
+        if (child + 1 < size
+            && saei_heap_worse(latent[child + 1], value[child + 1], latent[child], value[child]))
+            child++;
+        if (!saei_heap_worse(latent[child], value[child], l, v)) break;
+        latent[at] = latent[child];
+        value[at] = value[child];
+        at = child;
+    }
+    latent[at] = l;
+    value[at] = v;
+}
+
+/* Sorts by latent, in place: a heap again, the highest latent at its root. */
+static void saei_sort_by_latent(uint32_t *latent, float *value, size_t size) {
+    size_t start = size / 2, end = size;
+    while (end > 1) {
+        size_t at;
+        uint32_t l;
+        float v;
+        if (start) start--;
+        else {
+            end--;
+            l = latent[0];
+            v = value[0];
+            latent[0] = latent[end];
+            value[0] = value[end];
+            latent[end] = l;
+            value[end] = v;
+        }
+        l = latent[start];
+        v = value[start];
+        for (at = start;;) {
+            size_t child = 2 * at + 1;
+            if (child >= end) break;
+            if (child + 1 < end && latent[child + 1] > latent[child]) child++;
+            if (latent[child] <= l) break;
+            latent[at] = latent[child];
+            value[at] = value[child];
+            at = child;
+        }
+        latent[at] = l;
+        value[at] = v;
+    }
+}
+
+/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. rows <=
+   SAEI_INFER_ROWS. */
+static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
+    const saei_kernels *kernels = q->dict->ctx->kernels;
+    size_t k = q->share, held[SAEI_INFER_ROWS], count_above;
+    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL];
+    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+    saei_norm norms[SAEI_INFER_ROWS];
+    memset(held, 0, sizeof held);
+    memset(bias, 0, sizeof bias);
+    saei_infer_norms(q, x, rows, norms);
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, x, rows, first, count, norms, product);
+        memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
+        for (size_t r = 0; r < rows; r++) {
+            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+            float *value = q->sparse->value + (r0 + r) * k;
+            float f[SAEI_PANEL + SAEI_KEEP_SLACK];
+            uint32_t at[SAEI_PANEL + SAEI_KEEP_SLACK];
+            count_above = kernels->keep_above(product + r * SAEI_PANEL, bias, false, count,
+                                              held[r] == k ? value[0] : 0,
+                                              (uint32_t)first, at, f, 0,
+                                              SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+            for (size_t j = 0; j < count_above; j++) {
+                if (held[r] < k) {
+                    latent[held[r]] = at[j];
+                    value[held[r]++] = f[j];
+                    for (size_t i = k / 2; held[r] == k && i-- > 0; )
+                        saei_heap_sink(latent, value, k, i);
+                } else if (f[j] > value[0]) {
+                    latent[0] = at[j];
+                    value[0] = f[j];
+                    saei_heap_sink(latent, value, k, 0);
+                }
+            }
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
+                            held[r]);
+        q->sparse->row_begin[r0 + r + 1] = held[r];
+    }
+}
+
+/* A number that orders p as SIGNED (0: NaN) or MAGNITUDE chooses. -0 is 0. */
+static uint32_t saei_varied_key(sae_latents kind, float p) {
+    uint32_t bits;
+    if (p != p) return 0;
+    p += 0.0f;
+    memcpy(&bits, &p, sizeof bits);
+    if (kind == SAE_LATENTS_MAGNITUDE) return bits & 0x7FFFFFFFu;
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+/* The same for signed latents and group max. The heap holds keys that compare as the choice does,
+   |p| or p; the lowest bit of a latent is then the sign of p. */
+static void saei_infer_varied_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    const sae_latents kind = q->dict->desc.latents;
+    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
+    size_t k = q->share, group = q->count / k, held[SAEI_INFER_ROWS];
+    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+    saei_norm norms[SAEI_INFER_ROWS];
+    memset(held, 0, sizeof held);
+    saei_infer_norms(q, x, rows, norms);
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, x, rows, first, count, norms, product);
+        for (size_t r = 0; r < rows; r++) {
+            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+            float *value = q->sparse->value + (r0 + r) * k;
+            for (size_t j = 0; j < count; j++) {
+                size_t i = first + j;
+                float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], true);
+                uint32_t name = (uint32_t)i << 1 | (f < 0);
+                if (kind == SAE_LATENTS_MAGNITUDE) f = fabsf(f);
+                if (kind == SAE_LATENTS_GROUP_MAX) {
+                    bool opens = i % group == 0;
+                    if (opens || f > value[held[r] - 1]) {
+                        held[r] += opens;
+                        latent[held[r] - 1] = name;
+                        value[held[r] - 1] = f;
+                    }
+                } else if (held[r] < k && f == f) {
+                    latent[held[r]] = name;
+                    value[held[r]++] = f;
+                    for (size_t at = k / 2; held[r] == k && at-- > 0; )
+                        saei_heap_sink(latent, value, k, at);
+                } else if (held[r] == k && f > value[0]) {
+                    latent[0] = name;
+                    value[0] = f;
+                    saei_heap_sink(latent, value, k, 0);
+                }
+            }
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+        float *value = q->sparse->value + (r0 + r) * k;
+        size_t kept = 0;
+        if (kind != SAE_LATENTS_GROUP_MAX) saei_sort_by_latent(latent, value, held[r]);
+        for (size_t j = 0; j < held[r]; j++) {
+            if (value[j] == 0) continue;
+            value[kept] = kind == SAE_LATENTS_MAGNITUDE && latent[j] & 1 ? -value[j] : value[j];
+            latent[kept++] = latent[j] >> 1;
+        }
+        q->sparse->row_begin[r0 + r + 1] = kept;
+    }
+}
+
+/* Keeps of each row of p [n,m] what the signed choices and group max keep. */
+static void saei_dense_varied_row(const saei_infer *q, size_t r) {
+    const sae_latents kind = q->dict->desc.latents;
+    size_t m = q->count, k = q->share, group = m / k;
+    float *f = q->dense + r * m;
+    uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
+    size_t above = 0;
+    for (size_t g = 0; kind == SAE_LATENTS_GROUP_MAX && g < m; g += group) {
+        size_t best = g;
+        for (size_t i = g + 1; i < g + group; i++)
+            if (f[i] > f[best]) best = i;
+        for (size_t i = g; i < g + group; i++)
+            if (i != best) f[i] = 0;
+    }
+    if (kind == SAE_LATENTS_GROUP_MAX) return;
+    while (hi - lo > 1) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        size_t count = 0;
+        for (size_t i = 0; i < m; i++) count += saei_varied_key(kind, f[i]) >= mid;
+        if (count >= k) lo = mid;
+        else hi = mid;
+    }
+    for (size_t i = 0; i < m; i++) above += saei_varied_key(kind, f[i]) > lo;
+    for (size_t i = 0; i < m; i++) {
+        uint32_t key = saei_varied_key(kind, f[i]);
+        if (key == lo && above < k) above++;
+        else if (key <= lo) f[i] = 0;
+    }
+}
+
+/* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
+   found by halving the range of its bits. */
+static void saei_dense_top_row(const saei_infer *q, size_t r) {
+    size_t m = q->count, k = q->share;
+    float *f = q->dense + r * m;
+    uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
+    size_t above = 0;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo + 1) / 2;
+        size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
+        if (count >= k) lo = mid;
+        else hi = mid - 1;
+    }
+    for (size_t i = 0; i < m; i++) {
+        uint32_t bits;
+        memcpy(&bits, f + i, sizeof bits);
+        above += bits > lo;
+    }
+    for (size_t i = 0; i < m; i++) {
+        uint32_t bits;
+        memcpy(&bits, f + i, sizeof bits);
+        if (bits == lo && above < k) above++;
+        else if (bits <= lo) f[i] = 0;
+    }
+}

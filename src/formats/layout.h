@@ -1,0 +1,302 @@
+#pragma once
+#include "../base/json.h"
+#include "../tensor/file.h"
+#include "../dict/params.h"
+
+/* ==== >>files: dictionaries =================================================================== */
+
+/* Where a tensor of a file goes. _T: the file holds it transposed, turned at the door. */
+typedef enum saei_slot {
+    SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
+    SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
+    SAEI_SLOT_GROUPS, SAEI_SLOT_W_SKIP, SAEI_SLOT_W_SKIP_T,
+    SAEI_SLOT_SCALE,   /* [m], latents are multiplied by it when they are decoded */
+    SAEI_SLOT_NOTHING  /* known, and of no use */
+} saei_slot;
+
+typedef struct saei_key {
+    const char *name;
+    saei_slot slot;
+} saei_key;
+
+/* The reference's names in the reference's order, for reading and for writing. */
+enum { SAEI_MAX_KEYS = 10 };
+typedef struct saei_layout {
+    sae_arch arch;
+    size_t count;
+    saei_key keys[7];
+} saei_layout;
+
+static const saei_layout saei_layouts[] = {
+    { SAE_ARCH_STANDARD, 4,
+      { { "bias", SAEI_SLOT_B_DEC }, { "encoder.weight", SAEI_SLOT_W_ENC },
+        { "encoder.bias", SAEI_SLOT_B_ENC }, { "decoder.weight", SAEI_SLOT_W_DEC_T } } },
+    { SAE_ARCH_STANDARD_NEW, 4,
+      { { "encoder.weight", SAEI_SLOT_W_ENC }, { "encoder.bias", SAEI_SLOT_B_ENC },
+        { "decoder.weight", SAEI_SLOT_W_DEC_T }, { "decoder.bias", SAEI_SLOT_B_DEC } } },
+    { SAE_ARCH_GATED, 6,
+      { { "decoder_bias", SAEI_SLOT_B_DEC }, { "r_mag", SAEI_SLOT_AUX0 },
+        { "gate_bias", SAEI_SLOT_B_ENC }, { "mag_bias", SAEI_SLOT_AUX1 },
+        { "encoder.weight", SAEI_SLOT_W_ENC }, { "decoder.weight", SAEI_SLOT_W_DEC_T } } },
+    { SAE_ARCH_TOP_K, 6,
+      { { "b_dec", SAEI_SLOT_B_DEC }, { "k", SAEI_SLOT_K }, { "threshold", SAEI_SLOT_THRESHOLD },
+        { "decoder.weight", SAEI_SLOT_W_DEC_T }, { "encoder.weight", SAEI_SLOT_W_ENC },
+        { "encoder.bias", SAEI_SLOT_B_ENC } } },
+    { SAE_ARCH_BATCH_TOP_K, 6,
+      { { "b_dec", SAEI_SLOT_B_DEC }, { "k", SAEI_SLOT_K }, { "threshold", SAEI_SLOT_THRESHOLD },
+        { "decoder.weight", SAEI_SLOT_W_DEC_T }, { "encoder.weight", SAEI_SLOT_W_ENC },
+        { "encoder.bias", SAEI_SLOT_B_ENC } } },
+    { SAE_ARCH_MATRYOSHKA, 7,
+      { { "W_enc", SAEI_SLOT_W_ENC_T }, { "b_enc", SAEI_SLOT_B_ENC }, { "W_dec", SAEI_SLOT_W_DEC },
+        { "b_dec", SAEI_SLOT_B_DEC }, { "k", SAEI_SLOT_K }, { "threshold", SAEI_SLOT_THRESHOLD },
+        { "group_sizes", SAEI_SLOT_GROUPS } } },
+    { SAE_ARCH_JUMP_RELU, 5,
+      { { "W_enc", SAEI_SLOT_W_ENC_T }, { "b_enc", SAEI_SLOT_B_ENC }, { "W_dec", SAEI_SLOT_W_DEC },
+        { "b_dec", SAEI_SLOT_B_DEC }, { "threshold", SAEI_SLOT_AUX0 } } },
+    { SAE_ARCH_IDENTITY, 0, { { NULL, SAEI_SLOT_B_DEC } } }
+};
+enum { SAEI_NUM_LAYOUTS = sizeof saei_layouts / sizeof saei_layouts[0] };
+
+/* What a reader works on. Names of tensors all begin with prefix: "ae." in a crashed run's nested
+   file, else "". */
+typedef struct saei_load {
+    sae_context *ctx;
+    sae_load_desc desc;
+    const char *path; /* as given: for messages */
+    char *file;       /* of the tensors */
+    sae_tensor_file *tensors;
+    const char *prefix;
+    const char *config_name; /* "config.json" */
+    char *config_path;
+    sae_json *root;         /* of the config file, an object; NULL: there is none */
+    const sae_json *config; /* the object in it that describes the dictionary; NULL: none */
+} saei_load;
+
+/* Room for a list of names in a message. */
+enum { SAEI_NAMES = 320 };
+
+/* A dictionary on its way in: its desc, and which tensor goes where. */
+typedef struct saei_draft {
+    const saei_load *load;
+    sae_dictionary_desc desc;
+    size_t count;
+    struct {
+        const char *name;
+        saei_slot slot;
+        const sae_tensor *tensor; /* NULL: the file has none */
+    } keys[SAEI_MAX_KEYS];
+    char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
+    size_t part; /* latents that are read; 0: all, as desc says */
+} saei_draft;
+
+/* A file format for dictionaries. In a folder it is known by its file; a file that lies alone is
+   known by its name, else by detect. */
+typedef struct saei_reader {
+    sae_format format;
+    const char *files[2]; /* the first that the folder has */
+    const char *config;   /* beside the file, or beside its folder `checkpoints`; may be NULL */
+    bool (*detect)(const saei_load *load);
+    sae_result (*read)(saei_load *load, sae_dictionary **out);
+} saei_reader;
+
+static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format, ...)
+    SAEI_PRINTF(3, 4);
+static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format,
+                                 ...) {
+    char text[800];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(load->ctx, result, "sae_dictionary_load: %s: %s", load->path, text);
+}
+
+static sae_result saei_load_no_memory(const saei_load *load) {
+    return saei_load_fail(load, SAE_OUT_OF_MEMORY, "no memory for its name");
+}
+
+static const saei_layout *saei_layout_of(sae_arch arch) {
+    for (size_t i = 0; i < SAEI_NUM_LAYOUTS; i++)
+        if (saei_layouts[i].arch == arch) return &saei_layouts[i];
+    return NULL;
+}
+
+static bool saei_is_top_k_class(sae_arch arch) {
+    return arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K;
+}
+
+/* The class by the reference's name, of today or of 2024; DEFAULT if it is none. */
+static sae_arch saei_arch_from_name(const char *name) {
+#define SAE_X(arch, value, text) if (strcmp(name, text) == 0) return arch;
+    SAE_ARCHS(SAE_X)
+#undef SAE_X
+    return strcmp(name, "MatroyshkaBatchTopKSAE") == 0 ? SAE_ARCH_MATRYOSHKA : SAE_ARCH_DEFAULT;
+}
+
+SAE_API const char *sae_format_name(sae_format format) {
+    switch (format) {
+#define SAE_X(name, value, text) case name: return text;
+        SAE_FORMATS(SAE_X)
+#undef SAE_X
+    case SAE_FORMAT_NONE: break;
+    }
+    return "none";
+}
+
+SAE_API bool sae_format_from_name(const char *name, sae_format *out) {
+    if (!name || !out) return false;
+#define SAE_X(format, value, text)                                                                 \
+    if (strcmp(name, text) == 0) {                                                                 \
+        *out = format;                                                                             \
+        return true;                                                                               \
+    }
+    SAE_FORMATS(SAE_X)
+#undef SAE_X
+    return false;
+}
+
+/* The trainer by either name, or by one of 2024. */
+static bool saei_trainer_from_any_name(const char *name, sae_trainer_kind *out) {
+    static const struct {
+        const char *name;
+        sae_trainer_kind kind;
+    } old[] = { { "TrainerTopK", SAE_TRAINER_TOP_K },
+                { "TrainerBatchTopK", SAE_TRAINER_BATCH_TOP_K },
+                { "TrainerJumpRelu", SAE_TRAINER_JUMP_RELU },
+                { "MatroyshkaBatchTopKTrainer", SAE_TRAINER_MATRYOSHKA } };
+    for (size_t i = 0; i < sizeof old / sizeof old[0]; i++) {
+        if (strcmp(name, old[i].name) != 0) continue;
+        *out = old[i].kind;
+        return true;
+    }
+    return sae_trainer_from_name(name, out);
+}
+
+/* The whole of text is a finite number, in JSON's notation or beginning with the point. */
+static bool saei_text_number(const char *text, size_t size, double *out) {
+    char zero[64];
+    int64_t integer;
+    bool is_integer;
+    size_t used;
+    if (size && size < sizeof zero - 1 && text[0] == '.') {
+        zero[0] = '0';
+        memcpy(zero + 1, text, size++);
+        text = zero;
+    }
+    used = saei_parse_number(text, size, out, &integer, &is_integer);
+    return size && used == size && fabs(*out) <= DBL_MAX;
+}
+
+/* ---- the config file beside a dictionary ---- */
+
+/* Behind the folder's last separator in path; 0 if there is none. */
+static size_t saei_folder_length(const char *path, size_t length) {
+    while (length > 0 && !saei_is_separator(path[length - 1])) length--;
+    return length;
+}
+
+/* The file `name` beside load->file, or one folder up if that folder is `checkpoints`, into root.
+   There need not be one. */
+static sae_result saei_load_config(saei_load *load, const char *name) {
+    size_t folder = saei_folder_length(load->file, strlen(load->file));
+    size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
+    size_t size = folder + strlen(name) + 1;
+    bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
+    saei_map map;
+    sae_result result;
+    if (load->config_name && strcmp(load->config_name, name) == 0) return SAE_OK;
+    saei_free(load->ctx, load->config_path);
+    saei_free(load->ctx, load->root);
+    load->root = NULL;
+    load->config_name = NULL;
+    load->config_path = (char *)saei_alloc(load->ctx, size, 1);
+    if (!load->config_path) return saei_load_no_memory(load);
+    load->config_name = name;
+    snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
+    if (inside && saei_path_exists(load->config_path) != SAEI_PATH_FILE)
+        snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
+    if (saei_path_exists(load->config_path) != SAEI_PATH_FILE) return SAE_OK;
+    SAEI_TRY(saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &map));
+    result = saei_json_parse(load->ctx, load->config_path, (const char *)map.data, map.size,
+                             &load->root);
+    saei_map_close(load->ctx, &map);
+    SAEI_TRY(result);
+    if (load->root->type == SAE_JSON_OBJECT) return SAE_OK;
+    return saei_load_fail(load, SAE_FORMAT, "%s is not a JSON object", name);
+}
+
+/* The value of a key; NULL where it is absent or null. */
+static const sae_json *saei_config_value(const sae_json *object, const char *key) {
+    const sae_json *v = sae_json_get(object, key);
+    return v && v->type != SAE_JSON_NULL ? v : NULL;
+}
+
+static const char *saei_config_text(const sae_json *object, const char *key) {
+    const sae_json *v = saei_config_value(object, key);
+    return v && v->type == SAE_JSON_STRING ? v->string : NULL;
+}
+
+static sae_result saei_config_refused(const saei_load *load, const char *key, const sae_json *v,
+                                      const char *allowed) {
+    static const char *const kinds[] = { "null", "a bool", "a number", "a text", "a list",
+                                         "an object" };
+    char quoted[SAEI_QUOTE];
+    const char *given = v->string ? saei_quote(v->string, quoted) : kinds[v->type];
+    if (v->type == SAE_JSON_BOOL) given = v->number != 0 ? "true" : "false";
+    return saei_load_fail(load, SAE_FORMAT, "%s in %s is %s, allowed is %s", key, load->config_name,
+                          given, allowed);
+}
+
+/* A whole number of load->config; *out stays where it is absent or null. */
+static sae_result saei_config_size(const saei_load *load, const char *key, size_t *out) {
+    const sae_json *v = saei_config_value(load->config, key);
+    if (!v) return SAE_OK;
+    if (v->type != SAE_JSON_NUMBER || !v->is_integer || v->integer < 0 || v->integer > INT32_MAX)
+        return saei_config_refused(load, key, v, "a whole number");
+    *out = (size_t)v->integer;
+    return SAE_OK;
+}
+
+/* The same, and it must be there and not 0. */
+static sae_result saei_config_required(const saei_load *load, const char *key, size_t *out) {
+    const sae_json *v = saei_config_value(load->config, key);
+    *out = 0;
+    SAEI_TRY(saei_config_size(load, key, out));
+    if (*out) return SAE_OK;
+    if (v) return saei_config_refused(load, key, v, "a whole number from 1");
+    return saei_load_fail(load, SAE_FORMAT, "%s has no %s", load->config_name, key);
+}
+
+static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
+    const sae_json *v = saei_config_value(load->config, key);
+    if (!v) return SAE_OK;
+    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
+    *out = v->number != 0;
+    return SAE_OK;
+}
+
+/* Text cut to fit, at a whole character; NULL is "". */
+static void saei_origin_text(char *out, size_t size, const char *text) {
+    size_t n = 0;
+    if (text) n = strlen(text);
+    if (n >= size)
+        for (n = size - 1; n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80; n--) {}
+    if (n) memcpy(out, text, n);
+    out[n] = 0;
+}
+
+/* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
+static int64_t saei_layer_of(const char *place) {
+    static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };
+    for (size_t i = 0; place && i < sizeof before / sizeof before[0]; i++) {
+        const char *at = strstr(place, before[i]);
+        int64_t layer = 0;
+        size_t digits = 0;
+        if (!at) continue;
+        at += strlen(before[i]);
+        for (; at[digits] >= '0' && at[digits] <= '9' && digits < 9; digits++)
+            layer = layer * 10 + (at[digits] - '0');
+        if (digits) return layer;
+    }
+    return -1;
+}

@@ -1,0 +1,262 @@
+#pragma once
+#include "draft.h"
+
+/* ==== >>files: SAELens ======================================================================== */
+
+typedef enum saei_lens_kind { SAEI_LENS_SAE, SAEI_LENS_TRANSCODER, SAEI_LENS_SKIP } saei_lens_kind;
+
+/* The architectures that are one of ours. STANDARD means either of the two. */
+static const struct {
+    const char *name;
+    sae_arch arch;
+    sae_latents latents;
+    saei_lens_kind kind;
+} saei_lens_archs[] = {
+    { "standard", SAE_ARCH_STANDARD, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "topk", SAE_ARCH_TOP_K, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "abstopk", SAE_ARCH_TOP_K, SAE_LATENTS_MAGNITUDE, SAEI_LENS_SAE },
+    { "gated", SAE_ARCH_GATED, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "jumprelu", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "batchtopk", SAE_ARCH_BATCH_TOP_K, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "matryoshka_batchtopk", SAE_ARCH_MATRYOSHKA, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
+    { "transcoder", SAE_ARCH_STANDARD_NEW, SAE_LATENTS_POSITIVE, SAEI_LENS_TRANSCODER },
+    { "skip_transcoder", SAE_ARCH_STANDARD_NEW, SAE_LATENTS_POSITIVE, SAEI_LENS_SKIP },
+    { "jumprelu_transcoder", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_TRANSCODER },
+    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_SKIP }
+};
+enum { SAEI_NUM_LENS_ARCHS = sizeof saei_lens_archs / sizeof saei_lens_archs[0] };
+
+/* What cfg.json says. */
+typedef struct saei_lens_cfg {
+    size_t arch; /* in the table */
+    bool flat;   /* of before 6.0, or read as such: without a version */
+    bool rescale, scaled; /* rescale_acts_by_decoder_norm, finetuning_scaling_factor */
+    const sae_json *meta;
+} saei_lens_cfg;
+
+static bool saei_lens_detect(const saei_load *load) {
+    return saei_config_value(load->root, "d_sae") && saei_load_find(load, "W_dec");
+}
+
+static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
+    const char *version = saei_config_text(load->root, "sae_lens_version"), *name, *activation;
+    const sae_json *kwargs = sae_json_get(load->root, "activation_fn_kwargs");
+    char quoted[SAEI_QUOTE];
+    cfg->meta = sae_json_get(load->root, "metadata");
+    if (!cfg->meta || cfg->meta->type != SAE_JSON_OBJECT) cfg->meta = load->root;
+    if (!version || !*version) version = saei_config_text(cfg->meta, "sae_lens_version");
+    cfg->flat = !version || (version[0] < '6' && (version[1] == '.' || !version[0]));
+    name = saei_config_text(load->root, "architecture");
+    if (cfg->flat) {
+        activation = saei_config_text(load->root, "activation_fn_str");
+        if (!activation) activation = saei_config_text(load->root, "activation_fn");
+        if (activation && strcmp(activation, "topk") == 0 && saei_config_value(kwargs, "k"))
+            name = "topk";
+        else if (!name) name = "standard";
+    }
+    for (size_t i = 0; name && i < SAEI_NUM_LENS_ARCHS; i++)
+        if (strcmp(name, saei_lens_archs[i].name) == 0) {
+            cfg->arch = i;
+            return SAE_OK;
+        }
+    return saei_load_fail(load, SAE_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
+                          "standard, topk, abstopk, gated, jumprelu, batchtopk, "
+                          "matryoshka_batchtopk, transcoder, skip_transcoder, jumprelu_transcoder, "
+                          "jumprelu_skip_transcoder", name ? saei_quote(name, quoted) : "missing");
+}
+
+static sae_result saei_lens_norm(const saei_load *load, const saei_lens_cfg *cfg,
+                                 sae_input_norm *out) {
+    const sae_json *v = sae_json_get(load->root, "normalize_activations");
+    bool none = v && v->type == SAE_JSON_NULL;
+    *out = SAE_INPUT_NORM_NONE;
+    if (!v || (cfg->flat && (none || v->type == SAE_JSON_BOOL))) return SAE_OK;
+    if (v->type == SAE_JSON_STRING) {
+        if (strcmp(v->string, "none") == 0) return SAE_OK;
+        if (strcmp(v->string, "constant_norm_rescale") == 0) *out = SAE_INPUT_NORM_CONSTANT;
+        if (strcmp(v->string, "layer_norm") == 0) *out = SAE_INPUT_NORM_LAYER;
+        if (*out) return SAE_OK;
+        if (strcmp(v->string, "expected_average_only_in") == 0
+            || strcmp(v->string, "covariance_whitening") == 0) {
+            saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: normalize_activations "
+                     "is %s, which SAELens folds into the weights before it saves them: x is taken "
+                     "as it is", load->config_path, v->string);
+            return SAE_OK;
+        }
+    }
+    return saei_config_refused(load, "normalize_activations", v, "none, layer_norm, "
+                               "constant_norm_rescale, expected_average_only_in, "
+                               "covariance_whitening");
+}
+
+/* k of the top-k architectures, where SAELens' default is 100; batch top-k takes fractions. */
+static sae_result saei_lens_k(const saei_load *load, const saei_lens_cfg *cfg,
+                              sae_dictionary_desc *desc) {
+    const sae_json *k = saei_config_value(load->root, "k");
+    const sae_json *kwargs = sae_json_get(load->root, "activation_fn_kwargs");
+    double value = 100;
+    bool batch = desc->arch != SAE_ARCH_TOP_K;
+    if (cfg->flat && saei_config_value(kwargs, "k")) k = saei_config_value(kwargs, "k");
+    if (k && (k->type != SAE_JSON_NUMBER || (!batch && !k->is_integer) || !(k->number >= 1)))
+        return saei_config_refused(load, "k", k, batch ? "a number from 1"
+                                                       : "a whole number from 1");
+    if (k) value = k->number;
+    if (!(value <= (double)desc->dict_size))
+        return saei_load_fail(load, SAE_FORMAT, "k is %g%s, allowed are 1 to d_sae, %zu", value,
+                              k ? "" : " (SAELens' default, cfg.json says none)", desc->dict_size);
+    desc->k = (size_t)value;
+    desc->k_fraction = value - floor(value);
+    return SAE_OK;
+}
+
+/* matryoshka_widths [18, 36, 72] are groups of 18, 18, 36; what they do not say is one group. They
+   matter to training alone. */
+static void saei_lens_groups(const saei_load *load, sae_dictionary_desc *desc) {
+    const sae_json *widths = saei_config_value(load->root, "matryoshka_widths");
+    size_t end = 0;
+    desc->num_groups = 0;
+    for (const sae_json *w = widths ? widths->child : NULL; w; w = w->next) {
+        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->integer <= (int64_t)end
+            || w->integer > (int64_t)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
+            end = desc->num_groups = 0;
+            break;
+        }
+        desc->group_sizes[desc->num_groups++] = (size_t)w->integer - end;
+        end = (size_t)w->integer;
+    }
+    if (end < desc->dict_size) desc->group_sizes[desc->num_groups++] = desc->dict_size - end;
+}
+
+static sae_result saei_lens_dtype(const saei_load *load) {
+    static const char *const names[] = { "float32", "float16", "bfloat16", "float64" };
+    const sae_json *v = saei_config_value(load->root, "dtype");
+    const char *name = v && v->type == SAE_JSON_STRING ? v->string : "";
+    if (!v) return SAE_OK;
+    if (strncmp(name, "torch.", 6) == 0) name += 6;
+    for (size_t i = 0; i < 4; i++)
+        if (strcmp(name, names[i]) == 0) return SAE_OK;
+    return saei_config_refused(load, "dtype", v, "float32, float16, bfloat16, float64");
+}
+
+static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
+                                 sae_dictionary_desc *desc) {
+    bool subtract = true;
+    saei_lens_kind kind;
+    SAEI_TRY(saei_lens_arch(load, cfg));
+    kind = saei_lens_archs[cfg->arch].kind;
+    desc->arch = saei_lens_archs[cfg->arch].arch;
+    desc->latents = saei_lens_archs[cfg->arch].latents;
+    SAEI_TRY(saei_config_required(load, "d_in", &desc->activation_dim));
+    SAEI_TRY(saei_config_required(load, "d_sae", &desc->dict_size));
+    SAEI_TRY(saei_lens_dtype(load));
+    SAEI_TRY(saei_lens_norm(load, cfg, &desc->input_norm));
+    SAEI_TRY(saei_config_bool(load, "apply_b_dec_to_input", &subtract));
+    cfg->scaled = false;
+    SAEI_TRY(saei_config_bool(load, "finetuning_scaling_factor", &cfg->scaled));
+    if (kind != SAEI_LENS_SAE && subtract)
+        return saei_load_fail(load, SAE_FORMAT, "apply_b_dec_to_input in cfg.json is true (or "
+                              "missing), allowed is false for a %s",
+                              saei_lens_archs[cfg->arch].name);
+    if (desc->arch == SAE_ARCH_JUMP_RELU) desc->subtract_b_dec = subtract;
+    else if (desc->arch == SAE_ARCH_STANDARD && !subtract) desc->arch = SAE_ARCH_STANDARD_NEW;
+    else if (desc->arch != SAE_ARCH_STANDARD_NEW) desc->keep_b_dec = !subtract;
+    if (kind != SAEI_LENS_SAE) {
+        SAEI_TRY(saei_config_required(load, "d_out", &desc->output_dim));
+        desc->keep_norm = desc->input_norm != SAE_INPUT_NORM_NONE;
+        desc->skip = kind == SAEI_LENS_SKIP;
+    }
+    if (!saei_arch_selects(desc->arch)) return SAE_OK;
+    cfg->rescale = desc->arch != SAE_ARCH_TOP_K; /* the defaults of SAELens' classes */
+    SAEI_TRY(saei_config_bool(load, "rescale_acts_by_decoder_norm", &cfg->rescale));
+    if (desc->arch == SAE_ARCH_MATRYOSHKA) saei_lens_groups(load, desc);
+    return saei_lens_k(load, cfg, desc);
+}
+
+/* A scaling_factor of ones, which SAELens wrote for a time, means nothing; another one belongs to
+   finetuning_scaling_factor. */
+static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
+    size_t key = 0, m = draft->desc.dict_size;
+    const sae_tensor *t;
+    bool ones = true;
+    float *scale;
+    sae_result result;
+    while (key < draft->count && draft->keys[key].slot != SAEI_SLOT_SCALE) key++;
+    t = key < draft->count ? draft->keys[key].tensor : NULL;
+    if (!t) return SAE_OK;
+    SAEI_TRY(saei_draft_check(draft, key));
+    scale = (float *)saei_alloc(draft->load->ctx, m, sizeof *scale);
+    if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
+    result = saei_draft_read(draft, t, -1, false, scale, 0);
+    for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
+    saei_free(draft->load->ctx, scale);
+    SAEI_TRY(result);
+    if (ones) draft->keys[key].slot = SAEI_SLOT_NOTHING;
+    else if (!scaled)
+        return saei_load_fail(draft->load, SAE_UNSUPPORTED, "%s is not all ones, and "
+                              "finetuning_scaling_factor in cfg.json is not true", t->name);
+    return SAE_OK;
+}
+
+static void saei_lens_keys(saei_draft *draft) {
+    sae_arch arch = draft->desc.arch;
+    bool gated = arch == SAE_ARCH_GATED;
+    saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, gated ? "b_gate" : "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (gated) {
+        saei_draft_must(draft, "r_mag", SAEI_SLOT_AUX0, NULL, SAEI_SLOT_NOTHING);
+        saei_draft_must(draft, "b_mag", SAEI_SLOT_AUX1, NULL, SAEI_SLOT_NOTHING);
+    }
+    if (arch == SAE_ARCH_JUMP_RELU)
+        saei_draft_must(draft, "threshold", SAEI_SLOT_AUX0, "log_threshold", SAEI_SLOT_AUX0);
+    if (arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA)
+        saei_draft_must(draft, "topk_threshold", SAEI_SLOT_THRESHOLD, NULL, SAEI_SLOT_NOTHING);
+    if (draft->desc.skip)
+        saei_draft_must(draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
+}
+
+static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
+    const sae_json *layer = saei_config_value(load->root, "hook_layer");
+    const sae_json *context = saei_config_value(cfg->meta, "context_size");
+    const char *hook = saei_config_text(cfg->meta, "hook_name");
+    const char *version = saei_config_text(cfg->meta, "sae_lens_version");
+    if (!hook) hook = saei_config_text(cfg->meta, "hook_point");
+    if (!layer) layer = saei_config_value(load->root, "hook_point_layer");
+    if (!version) version = saei_config_text(cfg->meta, "sae_lens_training_version");
+    saei_origin_text(o->class_name, sizeof o->class_name, saei_lens_archs[cfg->arch].name);
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(cfg->meta, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, hook);
+    saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
+    saei_origin_text(o->version, sizeof o->version, version);
+    o->layer = layer && layer->is_integer ? layer->integer : saei_layer_of(hook);
+    if (context && context->is_integer && context->integer > 0)
+        o->context_size = (size_t)context->integer;
+}
+
+static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
+    saei_lens_cfg cfg;
+    saei_draft draft;
+    sae_dictionary *dict;
+    memset(&cfg, 0, sizeof cfg);
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_NOT_FOUND, "there is no cfg.json beside "
+                              "sae_weights.safetensors");
+    load->config = load->root;
+    SAEI_TRY(saei_lens_desc(load, &cfg, &draft.desc));
+    saei_lens_keys(&draft);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, saei_lens_archs[cfg.arch].name);
+    SAEI_TRY(saei_lens_scale(&draft, cfg.scaled));
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU && !saei_load_find(load, "threshold"))
+        for (size_t i = 0; i < dict->desc.dict_size; i++)
+            dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
+    if (cfg.rescale) saei_fold_decoder_norms(dict);
+    if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */
+    saei_lens_origin(load, &cfg, &dict->origin);
+    *out = dict;
+    return SAE_OK;
+}

@@ -1,0 +1,132 @@
+#pragma once
+#include "draft.h"
+
+/* ==== >>files: writing ======================================================================== */
+
+/* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
+typedef struct saei_write_job {
+    const float *src;
+    float *dst;
+    size_t m, d, ld;
+    bool transposed;
+} saei_write_job;
+
+static void saei_write_band(void *arg, size_t band) {
+    const saei_write_job *job = (const saei_write_job *)arg;
+    size_t first = band * SAEI_FILE_TILE, last = saei_min(job->m, first + SAEI_FILE_TILE);
+    if (!job->transposed) {
+        for (size_t i = first; i < last; i++)
+            memcpy(job->dst + i * job->d, job->src + i * job->ld, job->d * sizeof(float));
+        return;
+    }
+    for (size_t c = 0; c < job->d; c += 16) {
+        size_t end = saei_min(job->d, c + 16);
+        for (size_t j = c; j < end; j++)
+            for (size_t i = first; i < last; i++)
+                job->dst[j * job->m + i] = job->src[i * job->ld + j];
+    }
+}
+
+/* A matrix [rows,columns] as the file has it: in place if it lies so already, else a copy in
+   *copy. */
+static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src, size_t rows,
+                                   size_t columns, bool transposed, sae_tensor *t, float **copy) {
+    saei_write_job job;
+    size_t count;
+    job.src = src;
+    job.m = rows;
+    job.d = columns;
+    job.ld = saei_align16(columns);
+    job.transposed = transposed;
+    t->ndim = 2;
+    t->shape[0] = transposed ? job.d : job.m;
+    t->shape[1] = transposed ? job.m : job.d;
+    t->data = src;
+    if (!transposed && job.ld == job.d) return SAE_OK;
+    if (saei_mul(job.m, job.d, &count))
+        *copy = (float *)saei_alloc(dict->ctx, count, sizeof(float));
+    if (!*copy)
+        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
+                         t->name);
+    job.dst = *copy;
+    saei_parallel(dict->ctx, saei_ceil_div(job.m, SAEI_FILE_TILE), saei_write_band, &job);
+    t->data = *copy;
+    return SAE_OK;
+}
+
+/* Tensor `slot` of dict. k and groups: room for what the dictionary holds as size_t. */
+static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, int32_t *k,
+                                   int64_t *groups, sae_tensor *t, float **copy) {
+    const sae_dictionary_desc *desc = &dict->desc;
+    const size_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
+    t->dtype = slot == SAEI_SLOT_K ? SAE_I32 : slot == SAEI_SLOT_GROUPS ? SAE_I64 : SAE_F32;
+    t->ndim = 1;
+    t->shape[0] = desc->dict_size;
+    switch (slot) {
+    case SAEI_SLOT_W_ENC:
+    case SAEI_SLOT_W_ENC_T:
+        return saei_save_matrix(dict, dict->W_enc, m, d, slot == SAEI_SLOT_W_ENC_T, t, copy);
+    case SAEI_SLOT_W_DEC:
+    case SAEI_SLOT_W_DEC_T:
+        return saei_save_matrix(dict, dict->W_dec, m, out, slot == SAEI_SLOT_W_DEC_T, t, copy);
+    case SAEI_SLOT_W_SKIP:
+    case SAEI_SLOT_W_SKIP_T:
+        return saei_save_matrix(dict, dict->W_skip, out, d, slot == SAEI_SLOT_W_SKIP_T, t, copy);
+    case SAEI_SLOT_B_ENC: t->data = dict->b_enc; break;
+    case SAEI_SLOT_AUX0: t->data = dict->aux0; break;
+    case SAEI_SLOT_AUX1: t->data = dict->aux1; break;
+    case SAEI_SLOT_B_DEC:
+        t->shape[0] = out;
+        t->data = dict->b_dec;
+        break;
+    case SAEI_SLOT_K:
+        *k = (int32_t)desc->k;
+        t->ndim = 0;
+        t->data = k;
+        break;
+    case SAEI_SLOT_THRESHOLD:
+        t->ndim = 0;
+        t->data = &dict->threshold;
+        break;
+    case SAEI_SLOT_GROUPS:
+        for (size_t g = 0; g < desc->num_groups; g++) groups[g] = (int64_t)desc->group_sizes[g];
+        t->shape[0] = desc->num_groups;
+        t->data = groups;
+        break;
+    case SAEI_SLOT_SCALE:
+    case SAEI_SLOT_NOTHING: break;
+    }
+    return SAE_OK;
+}
+
+/* Tensors of the dictionary under these names into one file. */
+static sae_result saei_save_keys(const sae_dictionary *dict, const char *path, const saei_key *keys,
+                                 size_t count) {
+    sae_tensor tensors[SAEI_MAX_KEYS];
+    float *copies[SAEI_MAX_KEYS] = { NULL };
+    int64_t groups[SAE_MAX_GROUPS];
+    sae_result result = SAE_OK;
+    int32_t k;
+    memset(tensors, 0, sizeof tensors);
+    for (size_t i = 0; i < count && result == SAE_OK; i++) {
+        tensors[i].name = keys[i].name;
+        result = saei_save_tensor(dict, keys[i].slot, &k, groups, &tensors[i], &copies[i]);
+    }
+    if (result == SAE_OK) result = sae_tensor_file_write(dict->ctx, path, tensors, count);
+    for (size_t i = 0; i < SAEI_MAX_KEYS; i++) saei_free(dict->ctx, copies[i]);
+    return result;
+}
+
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
+    const saei_layout *layout;
+    if (!dict || !path)
+        return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
+                         "sae_dictionary_save: dict or path is NULL");
+    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
+        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_dictionary_save: the dictionary is %s "
+                         "with variations (or subtract_b_dec), which the reference's state_dict "
+                         "cannot say; sae_dictionary_export writes it in other forms",
+                         sae_arch_name(dict->desc.arch));
+    layout = saei_layout_of(dict->desc.arch);
+    return saei_save_keys(dict, path, layout->keys, layout->count);
+}

@@ -1,0 +1,442 @@
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
+   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[i];                                                                      \
+    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
+           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
+           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        saei_v t = saei_vset(x##i[k]);                                                             \
+        a##i = saei_vfma(t, p0, a##i);                                                             \
+        b##i = saei_vfma(t, p1, b##i);                                                             \
+        c##i = saei_vfma(t, p2, c##i);                                                             \
+    }
+#define SAEI_END(i)                                                                                \
+    saei_vstore(out + i * 48, a##i);                                                               \
+    saei_vstore(out + i * 48 + 16, b##i);                                                          \
+    saei_vstore(out + i * 48 + 32, c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
+#if SAEI_ISA == SAEI_ISA_AVX2
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
+#define SAEI_WIDE __m256
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
+#else
+#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
+#define SAEI_WIDE float32x4_t
+#define SAEI_LOAD vld1q_f32
+#define SAEI_STORE vst1q_f32
+#define SAEI_SET vdupq_n_f32
+#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
+#endif
+#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_BEGIN(i, c)                                                                           \
+    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
+#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
+#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_ROW(i)                                                                                \
+    {                                                                                              \
+        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
+        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
+    }
+#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
+    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
+        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
+            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
+            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
+            const float *x3 = x[r + 3] + k0, *p = panel + c;
+            float *o = out + r * SAEI_PANEL + c;
+            SAEI_ROWS(SAEI_BEGIN)
+            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
+                SAEI_COLUMNS(SAEI_PART, 0)
+                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
+            }
+            SAEI_ROWS(SAEI_END)
+        }
+#undef SAEI_BEGIN
+#undef SAEI_PART
+#undef SAEI_STEP
+#undef SAEI_END
+#undef SAEI_ROW
+#undef SAEI_ROWS
+}
+#undef SAEI_LANES
+#undef SAEI_COLUMNS
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_FMA
+#else
+/* 4 rows x 16 latents at a time. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
+            float *o = out + r * SAEI_PANEL + c;
+            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
+            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
+            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
+            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
+            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
+                saei_v v = saei_vload(p);
+                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
+                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
+                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
+                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+            }
+            saei_vstore(o, a0);
+            saei_vstore(o + SAEI_PANEL, a1);
+            saei_vstore(o + 2 * SAEI_PANEL, a2);
+            saei_vstore(o + 3 * SAEI_PANEL, a3);
+        }
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_LOAD(q)                                                                               \
+    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
+           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
+#define SAEI_QUAD(q)                                                                               \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
+    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
+    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
+    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
+/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
+#define SAEI_QUARTERS(v, c)                                                                        \
+    {                                                                                              \
+        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
+        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
+        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
+        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
+        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
+        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
+        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
+        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
+    }
+    SAEI_ALL(SAEI_LOAD)
+    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUARTERS(w, 0)
+    SAEI_QUARTERS(x, 1)
+    SAEI_QUARTERS(y, 2)
+    SAEI_QUARTERS(z, 3)
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+
+/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
+    const float *at[SAEI_PANEL];
+    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
+    for (size_t k = 0; k < blocks; k += 16)
+        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+            saei_v r[16];
+            SAEI_FN(saei_transpose)(at + j, k, r);
+            for (size_t c = 0; c < 16; c++)
+                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
+        }
+    for (size_t k = blocks; k < dim; k++)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
+}
+
+#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
+   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
+   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    for (size_t j = 0; j < count; j += 16) {
+        const float *at[16], *next[16];
+        float sums[16];
+        saei_v s = saei_vset(0), r[16];
+        for (size_t i = 0; i < 16; i++) {
+            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
+            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+        }
+        for (size_t k = 0; k < n; k += 16) {
+            SAEI_FN(saei_transpose)(at, k, r);
+            if (j + 16 < count)
+                for (size_t i = 0; i < 16; i++)
+                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
+            if (k + 16 <= n) {
+                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
+                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
+                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
+            } else
+                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+        }
+        saei_vstore(sums, s);
+        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+    }
+}
+#undef SAEI_ADD
+#else
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[j] = j < count ? row[j][k] : 0;
+}
+
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, float *out) {
+    /* eight chains by name: in an array they lie in memory at -O2, four times slower */
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
+    float s##i = 0;
+#define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
+#define SAEI_END(i)                                                                                \
+    if (j + i < count) out[j + i] = s##i;
+    for (size_t j = 0; j < count; j += 8) {
+        SAEI_ALL(SAEI_BEGIN)
+        for (size_t k = 0; k < n; k++) {
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_END)
+    }
+#undef SAEI_ALL
+#undef SAEI_BEGIN
+#undef SAEI_ADD
+#undef SAEI_END
+}
+#endif
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
+   sum of a product of two such rows leaves int32. */
+static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
+    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
+    double norm, scale;
+    float lanes[16], top = 0;
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        sum = saei_vfma(v, v, sum);
+        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
+    }
+    saei_vstore(lanes, most);
+    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
+    norm = sqrt(saei_vsum(sum));
+    q->norm = (float)(norm * 1.0001);
+    q->error = 0;
+    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
+    if (!(norm > 1e-15 && norm < 1e15)) {
+        q->norm += 1e-20f; /* squares below 1e-45 are lost */
+        q->error = q->norm;
+        memset(out, 0, n * sizeof *out);
+        return;
+    }
+    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
+    if (scale * (double)top > 32000) scale = 32000 / (double)top;
+    q->inverse = (float)(1 / scale);
+    inverse = saei_vset(q->inverse);
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
+        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
+                             v);
+        delta = saei_vfma(d, d, delta);
+        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
+    }
+    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
+    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const char *x##i = (const char *)x[i];                                                         \
+    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        int pair;                                                                                  \
+        __m512i t;                                                                                 \
+        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
+        t = _mm512_set1_epi32(pair);                                                               \
+        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
+        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
+        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
+    }
+#define SAEI_END(i)                                                                                \
+    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
+    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
+    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
+        __m512i p0 = _mm512_loadu_si512((const void *)panel);
+        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
+        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+
+/* base, base + 1, ... base + 15 */
+static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
+    return _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
+static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                                    const float *scale, const float *shift, const float *cut,
+                                    uint32_t base, uint32_t *const *latent, float *const *value,
+                                    uint32_t *length) {
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
+        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
+        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
+            saei_v p = _mm512_maskz_cvtepi32_ps(
+                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
+            __mmask16 keep;
+            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
+            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
+            p = saei_vsub(p, saei_vset(shift[r]));
+            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
+            _mm512_storeu_si512((void *)(latent[r] + length[r]),
+                                _mm512_maskz_compress_epi32(keep, lane));
+            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
+        }
+    }
+}
+
+static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
+                                          const float *offset, float scale, float shift, float cut,
+                                          uint32_t base, uint32_t *latent, float *value,
+                                          size_t length, size_t stride) {
+    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
+        __mmask16 keep;
+        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
+                      saei_vload(offset + j));
+        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        if (!keep) continue;
+        {
+            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
+            size_t more = (size_t)__builtin_popcount((unsigned)keep);
+            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
+            at = _mm512_maskz_compress_epi32(keep, at);
+            if (length + 16 <= stride) {
+                saei_vstore(value + length, p);
+                _mm512_storeu_si512((void *)(latent + length), at);
+            } else if (length + more <= stride) {
+                __mmask16 first = (__mmask16)((1u << more) - 1);
+                _mm512_mask_storeu_ps(value + length, first, p);
+                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
+            }
+            length += more;
+        }
+    }
+    return length;
+}
+#endif
+
+static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
+    size_t count = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16)
+        count += (size_t)__builtin_popcount(
+            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
+#endif
+    for (; j < n; j++) count += value[j] >= cut;
+    return count;
+}
+
+static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
+    size_t kept = 0, j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
+        saei_v v = saei_vload(value + j);
+        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
+        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
+        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
+        kept += (size_t)__builtin_popcount((unsigned)keep);
+    }
+#endif
+    for (; j < n; j++)
+        if (value[j] >= cut) {
+            latent[kept] = latent[j];
+            value[kept++] = value[j];
+        }
+    return kept;
+}
+
+#if SAEI_ISA == SAEI_ISA_AVX512
+#define SAEI_KEEP(keep, p)                                                                         \
+    bits |= (uint64_t)(keep) << (j & 63);                                                          \
+    if (keep) {                                                                                    \
+        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
+        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
+        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
+    }                                                                                              \
+    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+#endif
+static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
+                                       float cut, uint32_t base, uint32_t *latent, float *value,
+                                       size_t length, size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+#if SAEI_ISA == SAEI_ISA_AVX512
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
+        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
+        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        SAEI_KEEP(keep, raw ? v : p)
+    }
+#endif
+    for (; j < count; j++) {
+        float p = bias ? u[j] + bias[j] : u[j];
+        if (!(p > cut)) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = raw ? u[j] : p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;

@@ -1,0 +1,13 @@
+#undef SAEI_ISA
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum

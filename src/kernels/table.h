@@ -1,0 +1,133 @@
+#pragma once
+#include "../base/platform.h"
+
+/* ==== >>kernels =============================================================================== */
+/* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
+   each instruction set; the best one is chosen at run time. All give the same bits: each element
+   sees the same operations in the same order.
+   W1, in figures: d 512, m 8192, 2048 rows, k 64; see bench/RESULTS.md for the machine. */
+#define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
+#define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
+#define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
+#define SAEI_DENSE_ROWS 64
+#define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
+#define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
+
+typedef struct saei_adam_step {
+    float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
+    float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
+    float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
+} saei_adam_step;
+
+/* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
+typedef struct saei_quantized {
+    float inverse;      /* 0: q is all zeros; negative: the row has no finite, sane norm */
+    float norm, error;  /* |x|, |delta| */
+} saei_quantized;
+
+struct saei_kernels {
+    const char *name;
+    /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */
+    void (*pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim, uint32_t *out);
+    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48) for 8 rows (+ out if add): the product order */
+    void (*tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim, bool add,
+                 float *out);
+    /* out[j] = x.M[row[j]]: the product order */
+    void (*products)(size_t n, const float *x, size_t count, const uint32_t *row, const float *M,
+                     size_t ld, float *out);
+    /* Screening (NULL: this CPU gains nothing): int16 rows of n values, n even, and the integer
+       tile [8][48] over panels of pairs. */
+    void (*quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q);
+    void (*screen)(const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs,
+                   int32_t *out);
+    /* For each row r of a tile: p = scale[r] inverse[j] dot[r][j] + offset[j]; base + j and
+       p - shift[r] of all p > cut[r], j < 48, go to latent[r], value[r] from entry length[r] on,
+       and length[r] grows. A list has room for SAEI_KEEP_ROOM entries more, which may all be
+       overwritten. No two rows share one, unless nothing of them is kept. */
+    void (*keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                      const float *scale, const float *shift, const float *cut, uint32_t base,
+                      uint32_t *const *latent, float *const *value, uint32_t *length);
+    /* The same of one row, whose list of stride entries may be full: returns the new length, beyond
+       stride where not all were written. */
+    size_t (*keep_screened)(const int32_t *dot, const float *inverse, const float *offset,
+                            float scale, float shift, float cut, uint32_t base, uint32_t *latent,
+                            float *value, size_t length, size_t stride);
+    /* How many of n values are >= cut; and those only, in their order, with their latents. */
+    size_t (*count_from)(const float *value, size_t n, float cut);
+    size_t (*keep_from)(uint32_t *latent, float *value, size_t n, float cut);
+    /* p[j] = u[j] + bias[j] (NULL: 0). Appends base + j and p[j], or u[j] if raw, for p[j] > cut,
+       and for p[j] > theta[j] or |(p[j] - theta[j]) / bandwidth| < 1/2, j < count; returns as
+       keep_screened. Entries up to stride may be overwritten. *kept: bit j for each; NULL where
+       count > 64. */
+    size_t (*keep_above)(const float *u, const float *bias, bool raw, size_t count, float cut,
+                         uint32_t base, uint32_t *latent, float *value, size_t length,
+                         size_t stride, uint64_t *kept);
+    size_t (*keep_window)(const float *u, const float *bias, const float *theta, float bandwidth,
+                          size_t count, uint32_t base, uint32_t *latent, float *value,
+                          size_t length, size_t stride, uint64_t *kept);
+    /* Of sorted, ascending from first or later, no two alike: how many are < first + 64, and in
+       *bits, bit sorted[j] - first of each. */
+    size_t (*mark)(const uint32_t *sorted, size_t n, uint32_t first, uint64_t *bits);
+    /* Row r of 16 has, from entry from[r] on, one entry for each bit l < 16 of fires[r], ascending.
+       To out[v][to[l]...], v < count, go values[v] of the entries of bit l, rows ascending; from
+       and to move on. */
+    void (*regroup)(const uint32_t fires[16], size_t from[16], const float *const *values,
+                    size_t count, float *const *out, size_t to[16]);
+    /* sums[64 w + b] += value[j], one entry j for each bit b of fires[w], w < words, ascending */
+    void (*add_fires)(size_t words, const uint64_t *fires, const float *value, double *sums);
+    /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
+    void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
+                     const float *M, size_t ld, float *out);
+    /* List i < targets has, from entry at[i] on, an entry j for each bit b of bits[i], ascending:
+       it is of row b of the panel, of n floats, a multiple of 16, n <= SAEI_DENSE_COLUMNS.
+       add_panel: out[i] += sum_j value[j] panel[b], the rows order; rows of out are ld apart.
+       dot_panel: the sixteen running sums of e[i].panel[b], from 0 if `begin`, go on in lanes, 16
+       for each entry of each list, one after the other; where out is not NULL they are finished:
+       out[j] = alpha e[i].panel[b], the dot order. Rows of e are ld apart. */
+    void (*add_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
+                      const float *value, const float *panel, float *out, size_t ld);
+    void (*dot_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
+                      const float *e, size_t ld, const float *panel, float *lanes, bool begin,
+                      float alpha, float *out);
+    /* out[j] = alpha e.M[row[j]]: the dot order */
+    void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
+                 size_t ld, float alpha, float *out);
+    double (*dot)(size_t n, const float *a, const float *b);
+    /* to = from, floats that need not be aligned; false where one is NaN or infinite. The same
+       turned: to[c * ld + r] = row[r][c] for r < 16, c < n. */
+    bool (*copy)(size_t n, const void *from, float *to);
+    bool (*turn)(const void *const row[16], size_t n, float *to, size_t ld);
+    void (*over)(size_t n, const float *x, const float *cut, float *out); /* x > cut ? x : 0 */
+    void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
+    void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
+    void (*divide)(size_t n, const float *x, float a, float *out);               /* x / a */
+    void (*add_double)(size_t n, double a, const float *x, double *out);         /* out += a x */
+    void (*powers)(size_t n, const float *x, double p, double *out); /* x > 0 ? x^p : 0 */
+    void (*adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m, float *v);
+    /* The operations gate and gate_grad on n entries from entry at on. */
+    void (*gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                 const float *mag_bias, const sae_code *c);
+    void (*gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c);
+};
+
+static size_t saei_lowest_bit(uint64_t bits) { /* not 0 */
+#if defined(__GNUC__)
+    return (size_t)__builtin_ctzll(bits);
+#else
+    size_t at = 0;
+    for (; !(bits & 0xFF); bits >>= 8) at += 8;
+    for (; !(bits & 1); bits >>= 1) at++;
+    return at;
+#endif
+}
+
+static size_t saei_count_bits(uint64_t bits) {
+    bits -= bits >> 1 & 0x5555555555555555u;
+    bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+    return (size_t)(((bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
+}
+
+static float saei_gate_value(float exp_r, float u, float mag_bias) {
+    float v = exp_r * u + mag_bias;
+    return v > 0 ? v : 0;
+}

@@ -1,0 +1,289 @@
+#pragma once
+#include "hyperparameters.h"
+
+struct sae_config {
+    sae_context *ctx;
+    sae_json *root; /* the descs' texts lie here */
+    sae_trainer_desc *descs;
+    size_t count;
+};
+
+/* A text that says none is one, where the field is a text. */
+static saei_value saei_json_as_value(const sae_json *v, const saei_field *f) {
+    saei_value out;
+    out.list = NULL;
+    out.none = v->type == SAE_JSON_NULL
+               || (v->type == SAE_JSON_STRING && f->type != SAEI_FIELD_TEXT
+                   && saei_is_none(v->string));
+    switch (v->type) {
+    case SAE_JSON_NONE:
+    case SAE_JSON_NULL: out.text = "null"; return out;
+    case SAE_JSON_BOOL: out.text = v->number != 0 ? "true" : "false"; return out;
+    case SAE_JSON_NUMBER:
+    case SAE_JSON_STRING: out.text = v->string; return out;
+    case SAE_JSON_ARRAY: out.text = "a list"; break;
+    case SAE_JSON_OBJECT: out.text = "an object"; break;
+    }
+    out.list = v;
+    return out;
+}
+
+/* One trainer object. Its kind comes first: what sparsity_penalty means depends on it. */
+static sae_result saei_config_trainer(const saei_setter *s, const sae_json *object,
+                                      sae_trainer_desc *desc) {
+    const sae_json *kind = sae_json_get(object, "trainer_class");
+    char nearest[64], quoted[SAEI_QUOTE];
+    size_t known = 0;
+    if (!kind) kind = sae_json_get(object, "trainer");
+    if (kind)
+        SAEI_TRY(saei_field_set(s, desc, saei_fields, saei_json_as_value(kind, saei_fields)));
+    for (const sae_json *c = object->child; c; c = c->next) {
+        const saei_field *f = saei_field_of_key(c->key, nearest);
+        if (!f) {
+            saei_log(s->ctx, SAE_LOG_WARNING, "%s: %s: %s is not known and skipped%s%s", s->who,
+                     s->path, saei_quote(c->key, quoted), *nearest ? "; near is " : "", nearest);
+            continue;
+        }
+        known++;
+        if (f->type == SAEI_FIELD_KIND) continue;
+        if (f->type == SAEI_FIELD_GROUP_SIZES && saei_config_value(object, "group_fractions"))
+            continue;
+        if (saei_field_offset(f, desc->kind) != f->offset
+            && saei_config_value(object, "initial_sparsity_penalty"))
+            continue;
+        SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c, f)));
+    }
+    return known ? SAE_OK
+                 : saei_fail(s->ctx, SAE_FORMAT, "%s: %s holds no trainer", s->who, s->path);
+}
+
+static sae_result saei_config_read(sae_config *config, const char *path) {
+    const sae_json *item = config->root;
+    saei_setter s;
+    s.ctx = config->ctx;
+    s.who = "sae_config_open";
+    s.path = path;
+    config->count = 1;
+    if (item->type == SAE_JSON_ARRAY) {
+        config->count = item->count;
+        item = item->child;
+    }
+    if (!config->count)
+        return saei_fail(config->ctx, SAE_FORMAT, "sae_config_open: %s is an empty list", path);
+    config->descs =
+        (sae_trainer_desc *)saei_calloc(config->ctx, config->count, sizeof *config->descs);
+    if (!config->descs)
+        return saei_fail(config->ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+    for (size_t i = 0; i < config->count; i++, item = item->next) {
+        const sae_json *object = item, *inner = sae_json_get(item, "trainer");
+        if (inner && inner->type != SAE_JSON_STRING) object = inner;
+        if (object->type != SAE_JSON_OBJECT) {
+            return saei_fail(config->ctx, SAE_FORMAT,
+                             "sae_config_open: %s: %s is not a JSON object", path,
+                             inner ? "trainer" : "it");
+        }
+        SAEI_TRY(saei_config_trainer(&s, object, &config->descs[i]));
+    }
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out) {
+    sae_config *config;
+    saei_map map;
+    sae_result result;
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_INVALID, "sae_config_open: ctx, path or out is NULL");
+    SAEI_TRY(saei_map_open(ctx, "sae_config_open", path, &map));
+    config = (sae_config *)saei_calloc(ctx, 1, sizeof *config);
+    if (config) {
+        config->ctx = ctx;
+        result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &config->root);
+    } else {
+        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+    }
+    saei_map_close(ctx, &map);
+    if (result == SAE_OK) result = saei_config_read(config, path);
+    if (result != SAE_OK) {
+        sae_config_close(config);
+        return result;
+    }
+    *out = config;
+    return SAE_OK;
+}
+
+SAE_API void sae_config_close(sae_config *config) {
+    sae_context *ctx;
+    if (!config) return;
+    ctx = config->ctx;
+    saei_free(ctx, config->descs);
+    saei_free(ctx, config->root);
+    saei_free(ctx, config);
+}
+
+SAE_API size_t sae_config_count(const sae_config *config) { return config ? config->count : 0; }
+
+SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index) {
+    return config && index < config->count ? &config->descs[index] : NULL;
+}
+
+/* ==== >>trainer: writing config.json ========================================================== */
+
+/* The reference's keys in its order, class by class. */
+static const char *saei_config_keys(sae_trainer_kind kind) {
+    switch (kind) {
+    case SAE_TRAINER_STANDARD:
+        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
+               "resample_steps sparsity_warmup_steps steps decay_start seed device layer lm_name "
+               "wandb_name submodule_name";
+    case SAE_TRAINER_STANDARD_APRIL:
+        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
+               "sparsity_warmup_steps steps decay_start seed device layer lm_name wandb_name "
+               "submodule_name";
+    case SAE_TRAINER_GATED:
+        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
+               "sparsity_warmup_steps decay_start seed device layer lm_name wandb_name "
+               "submodule_name";
+    case SAE_TRAINER_GATED_ANNEAL:
+        return "trainer_class dict_class activation_dim dict_size lr sparsity_function "
+               "sparsity_penalty p_start p_end anneal_start sparsity_queue_length "
+               "n_sparsity_updates warmup_steps resample_steps sparsity_warmup_steps decay_start "
+               "steps seed layer lm_name wandb_name";
+    case SAE_TRAINER_P_ANNEAL:
+        return "trainer_class dict_class activation_dim dict_size lr sparsity_function "
+               "sparsity_penalty p_start p_end anneal_start sparsity_queue_length "
+               "n_sparsity_updates warmup_steps sparsity_warmup_steps decay_start resample_steps "
+               "steps seed layer lm_name wandb_name submodule_name";
+    case SAE_TRAINER_JUMP_RELU:
+        return "trainer_class dict_class lr steps seed activation_dim dict_size device layer "
+               "lm_name wandb_name submodule_name bandwidth sparsity_penalty "
+               "sparsity_warmup_steps target_l0";
+    case SAE_TRAINER_BATCH_TOP_K:
+        return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start "
+               "threshold_beta threshold_start_step top_k_aux seed activation_dim dict_size k "
+               "device layer lm_name wandb_name submodule_name";
+    case SAE_TRAINER_MATRYOSHKA:
+        return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start "
+               "threshold_beta threshold_start_step top_k_aux seed activation_dim dict_size "
+               "group_fractions group_weights group_sizes k device layer lm_name wandb_name "
+               "submodule_name";
+    case SAE_TRAINER_TOP_K:
+    case SAE_TRAINER_DEFAULT: break;
+    }
+    return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
+           "threshold_start_step seed activation_dim dict_size k device layer lm_name wandb_name "
+           "submodule_name";
+}
+
+static void saei_write_list(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
+    const double *list =
+        f->offset == SAEI_AT(group_weights) ? desc->group_weights : desc->group_fractions;
+    size_t left = desc->dict_size;
+    char number[32];
+    saei_text_add(t, "[");
+    for (size_t i = 0; i < desc->num_groups; i++) {
+        saei_text_add(t, "%s\n            ", i ? "," : "");
+        if (f->type == SAEI_FIELD_GROUP_SIZES) { /* as the reference cuts them */
+            size_t size = i + 1 < desc->num_groups
+                              ? saei_min(left, (size_t)(list[i] * (double)desc->dict_size))
+                              : left;
+            saei_text_add(t, "%zu", size);
+            left -= size;
+        } else {
+            saei_number_text(list[i], number);
+            saei_text_add(t, "%s", number);
+        }
+    }
+    saei_text_add(t, "\n        ]");
+}
+
+static void saei_write_string(saei_text *t, const char *string) {
+    if (string) saei_text_add_json_string(t, string);
+    else saei_text_add(t, "null");
+}
+
+/* The value of a field. With t NULL nothing is written; returns false for null, which readers take
+   as they take a missing key. */
+static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
+    const void *at = (const char *)desc + saei_field_offset(f, desc->kind);
+    const char *string = NULL;
+    uint64_t whole = 0;
+    char number[32];
+    double x;
+    switch (f->type) {
+    case SAEI_FIELD_KIND:
+        string = sae_trainer_class(desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
+        break;
+    case SAEI_FIELD_ARCH: string = sae_arch_name(saei_trainer_arch(desc)); break;
+    case SAEI_FIELD_NOTHING: string = "cpu"; break;
+    case SAEI_FIELD_TEXT:
+        string = *(const char *const *)at;
+        if (!string && f->offset == SAEI_AT(lm_name))
+            string = "unknown"; /* the reference's must be there */
+        break;
+    case SAEI_FIELD_SPARSITY:
+        if (desc->sparsity_function) string = saei_sparsity_names[desc->sparsity_function - 1];
+        break;
+    case SAEI_FIELD_NORM: string = desc->reconstruction_norm ? "norm" : NULL; break;
+    case SAEI_FIELD_LIST:
+    case SAEI_FIELD_GROUP_SIZES:
+        if (t && desc->num_groups) saei_write_list(t, desc, f);
+        if (t && !desc->num_groups) saei_text_add(t, "null");
+        return desc->num_groups > 0;
+    case SAEI_FIELD_INTEGER:
+        if (t) saei_text_add(t, "%lld", (long long)*(const int64_t *)at);
+        return true;
+    case SAEI_FIELD_REAL:
+        x = *(const double *)at;
+        if (x == 0 && f->zero != SAEI_LITERAL) break; /* not set */
+        saei_number_text(x < 0 ? 0 : x, number);
+        if (t) saei_text_add(t, "%s", number);
+        return true;
+    case SAEI_FIELD_SIZE:
+    case SAEI_FIELD_STEPS:
+        whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
+        if (whole == 0 && f->zero != SAEI_LITERAL) break; /* not set */
+        if (whole == SAE_NONE && f->offset == SAEI_AT(n_sparsity_updates)) string = "continuous";
+        if (whole == SAE_NONE && f->zero != SAEI_LITERAL) {
+            if (string || f->null == SAEI_OFF) break;
+            whole = 0;
+        }
+        if (t) saei_text_add(t, "%llu", (unsigned long long)whole);
+        return true;
+    }
+    if (t) saei_write_string(t, string);
+    return string != NULL;
+}
+
+/* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
+   defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
+static sae_result saei_config_write(const sae_context *ctx, const char *folder,
+                                    const sae_trainer_desc *desc, const char *buffer,
+                                    const char *own) {
+    bool written[SAEI_NUM_FIELDS] = { false };
+    const char *keys = saei_config_keys(desc->kind), *comma = "";
+    unsigned kind = 1u << (desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
+    saei_text t;
+    memset(&t, 0, sizeof t);
+    t.ctx = ctx;
+    saei_text_add(&t, "{\n    \"trainer\": {");
+    for (size_t n; *keys; keys += n + (keys[n] == ' ')) {
+        const saei_field *f;
+        n = strcspn(keys, " ");
+        f = saei_field_find(keys, n);
+        if (!f) continue;
+        written[f - saei_fields] = true;
+        saei_text_add(&t, "%s\n        \"%s\": ", comma, f->name);
+        saei_write_field(&t, desc, f);
+        comma = ",";
+    }
+    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) { /* what the reference leaves out */
+        if (written[i] || !(saei_fields[i].kinds & kind)
+            || !saei_write_field(NULL, desc, &saei_fields[i]))
+            continue;
+        saei_text_add(&t, ",\n        \"%s\": ", saei_fields[i].name);
+        saei_write_field(&t, desc, &saei_fields[i]);
+    }
+    saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
+                  buffer ? buffer : "{}", own ? own : "{}");
+    return saei_text_write(&t, "sae_train", folder, "config.json");
+}

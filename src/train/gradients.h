@@ -1,0 +1,311 @@
+#pragma once
+#include "object.h"
+
+/* ==== >>trainer: the nine schemes ============================================================= */
+/* Each computes the gradients of one batch into t->grad. Notation of reference.md and of the papers
+   named; e = x_hat - y. Every gradient of the squared error is 2/n e: alpha below. */
+
+/* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
+static void saei_catch_up(sae_trainer *t, const sae_code *code) {
+    if (t->lag.waits)
+        t->ops->catch_up(&t->w, code, &t->lag, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
+                         t->second.W_dec);
+}
+
+/* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
+   the rows do, and is tried once in eight times. */
+static void saei_lag_update(sae_trainer *t, const sae_adam *adam, uint64_t step) {
+    sae_lag *lag = &t->lag;
+    size_t at = lag->updates % SAE_LAG_UPDATES;
+    bool waits = lag->waits;
+    uint32_t waiting;
+    lag->adam[at] = *adam;
+    lag->t[at] = step + 1;
+    lag->updates++;
+    if (lag->updates % SAE_LAG_UPDATES) return;
+    saei_catch_up(t, NULL);
+    lag->waits = lag->updates / SAE_LAG_UPDATES % 8 == 0;
+    if (waits) {
+        t->ops->download(&t->w, &waiting, lag->waiting, sizeof waiting);
+        lag->waits = waiting && 8 * (size_t)waiting >= t->desc.dict_size;
+    } else lag->begun = lag->updates;
+}
+
+static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
+                              bool listed) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = t->xc;
+    a.W = t->param.W_enc;
+    a.bias = t->param.b_enc;
+    a.n = t->n;
+    a.d = t->desc.activation_dim;
+    a.ld = t->view.ld;
+    a.m = t->desc.dict_size;
+    a.list = listed ? t->list : NULL;
+    a.list_count = t->list_count;
+    a.select = select;
+    a.k = k;
+    a.theta = select == SAE_SELECT_WINDOW ? t->param.aux0 : NULL;
+    a.bandwidth = (float)t->desc.bandwidth;
+    a.warm = t->warm;
+    t->ops->encode(&t->w, &a, code);
+    saei_catch_up(t, code);
+}
+
+/* By latent (f, dL/dp), and `others` values that are only summed, see saei_sums. */
+static void saei_index_batch(sae_trainer *t, const sae_code *code, size_t others) {
+    const float *values[5];
+    values[0] = code->value;
+    values[1] = code->grad;
+    for (size_t i = 0; i < 3; i++) values[2 + i] = code->extra[i];
+    t->ops->index(&t->w, code, values, t->ops->code_sums ? 2 : 2 + others, &t->index);
+}
+
+/* out[i] = the sum of extra[which] over the entries of latent i. */
+static void saei_sums(sae_trainer *t, size_t which, float *out) {
+    if (t->ops->code_sums)
+        t->ops->code_sums(&t->w, &t->code, t->code.extra[which], t->desc.dict_size, false, out);
+    else t->ops->latent_sums(&t->w, &t->index, 2 + which, false, out);
+}
+
+/* From an index of (f, dL/dp): dW_dec = alpha sum f e, dW_enc = sum dL/dp xc,
+   db_enc = sum dL/dp. */
+static void saei_latent_grads(sae_trainer *t, const float *e, float alpha, bool add) {
+    size_t m = t->desc.dict_size;
+    t->ops->latent_rows(&t->w, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
+    t->ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, add, t->grad.W_enc);
+    t->ops->latent_sums(&t->w, &t->index, 1, add, t->grad.b_enc);
+}
+
+/* b_dec is added to x_hat and, in most classes, subtracted from the encoder's input:
+   db_dec = alpha sum e - sum_i (sum dL/dp_i) W_enc_i. */
+static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const float *dp_sums) {
+    t->ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    if (saei_subtracts(&t->view.desc))
+        t->ops->weighted_sum(&t->w, t->param.W_enc, dp_sums, t->desc.dict_size, -1, t->grad.b_dec);
+}
+
+/* e = x_hat - y and its mean square norm; grad = alpha e.W_dec of the entries, 0 where relu_of is
+   not positive. */
+static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
+                             float *e, double *loss, float *grad) {
+    const sae_backend *ops = t->ops;
+    size_t m = t->desc.dict_size;
+    if (ops->reconstruct) {
+        ops->reconstruct(&t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y, alpha,
+                         relu_of, e, loss, grad);
+        return;
+    }
+    ops->decode(&t->w, &t->code, values, t->param.W_dec, 0, m, t->param.b_dec, 0, e);
+    ops->residual(&t->w, e, t->y, t->n, e, loss);
+    ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, relu_of, grad);
+}
+
+/* Ghost gradients (Anthropic, January 2024 update): latents silent for long are pulled towards the
+   residual through exp(p). Adds to the gradients of an index already used. */
+static void saei_ghost_grads(sae_trainer *t) {
+    t->ops->exp_values(&t->w, &t->aux);
+    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
+                   t->r);
+    t->ops->ghost_residual(&t->w, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->exp_grad(&t->w, &t->aux);
+    saei_index_batch(t, &t->aux, 0);
+    saei_latent_grads(t, t->r, 1, true);
+}
+
+/* Penalty of the annealers (Karvonen et al. 2024, p-annealing) on values, into grad. Once there is
+   a next p, the penalties at p and at the next p go to the queue. */
+static void saei_anneal_penalty(sae_trainer *t, double scale, const float *values, float *grad) {
+    sae_penalty kind =
+        t->desc.sparsity_function == SAE_SPARSITY_LP ? SAE_PENALTY_LP : SAE_PENALTY_LP_P;
+    size_t length = t->desc.sparsity_queue_length, slot = (size_t)t->now.queue_size % length;
+    bool queued = t->now.next_p >= 0;
+    if (queued) t->penalty = t->queue + slot;
+    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * scale, NULL, &t->code, values,
+                    grad, t->penalty);
+    if (!queued) return;
+    t->ops->penalty(&t->w, kind, t->now.next_p, 0, NULL, &t->code, values, NULL,
+                    t->queue + length + slot);
+    t->now.queue_size += 1;
+}
+
+/* STANDARD (Bricken et al. 2023), STANDARD_APRIL (Conerly et al. 2024), P_ANNEAL:
+   mean |e|^2 (or mean |e|) + coefficient * s(t) * penalty(f). */
+static void saei_grads_standard(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    bool april = h->kind == SAE_TRAINER_STANDARD_APRIL, ghost = h->ghost_threshold != SAE_NONE;
+    int power = h->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1; /* NEW hands out f |w|, counted again */
+    double coef = saei_number_of(h->l1_penalty) * scale;
+    float alpha = (float)(h->reconstruction_norm ? 1.0 / (double)t->n : 2.0 / (double)t->n);
+    size_t m = h->dict_size;
+    float *e = t->e;
+    saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
+    if (!h->reconstruction_norm)
+        saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
+    else {
+        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
+        ops->axpy(&t->w, t->n * t->view.ld, 1, t->e, NULL, t->r);
+        ops->unit_rows(&t->w, t->n, t->r, t->scalars + SAEI_S_L2);
+        e = t->r;
+        ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+    }
+    if (h->kind == SAE_TRAINER_P_ANNEAL) saei_anneal_penalty(t, scale, t->code.value, t->code.grad);
+    else {
+        if (april) {
+            ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
+            ops->norm_weight(&t->w, t->norms, power, m, t->weight);
+        }
+        ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
+                                                                         : SAE_PENALTY_L1,
+                     1, coef, april ? t->weight : NULL, &t->code, t->code.value, t->code.grad,
+                     t->scalars + SAEI_S_SPARSITY);
+    }
+    saei_index_batch(t, &t->code, 0);
+    if (ghost) { /* the counters as they stood before this batch */
+        ops->list_silent(&t->w, t->since, h->ghost_threshold + 1, m, t->list, t->list_count);
+        saei_encode_batch(t, SAE_SELECT_ALL, 0, &t->aux, true);
+    }
+    ops->fired(&t->w, &t->index, -1, 1, t->since);
+    saei_latent_grads(t, e, alpha, false);
+    if (april) {
+        ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
+        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
+                       (float)(coef / (double)t->n), m, t->grad.W_dec);
+    }
+    ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    if (ghost) saei_ghost_grads(t);
+    if (saei_subtracts(&t->view.desc))
+        ops->weighted_sum(&t->w, t->param.W_enc, t->grad.b_enc, m, -1, t->grad.b_dec);
+}
+
+/* GATED (Rajamanoharan et al. 2024a): mean |e|^2 + coefficient * s(t) * penalty(relu(gate)) +
+   mean |x_hat(relu(gate)) - x|^2 with the decoder held fixed in the last. */
+static void saei_grads_gated(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    float alpha = (float)(2.0 / (double)t->n);
+    saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
+    ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
+    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.extra[0]);
+    saei_reconstruct(t, t->code.gate, alpha, NULL, t->r, t->scalars + SAEI_S_AUX, t->code.extra[1]);
+    if (h->kind == SAE_TRAINER_GATED_ANNEAL)
+        saei_anneal_penalty(t, scale, t->code.gate, t->code.extra[1]);
+    else
+        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * scale, NULL,
+                     &t->code, t->code.gate, t->code.extra[1], t->scalars + SAEI_S_SPARSITY);
+    ops->gate_grad(&t->w, t->param.aux0, &t->code);
+    saei_index_batch(t, &t->code, 3);
+    ops->fired(&t->w, &t->index, 0, 1, t->since);
+    saei_latent_grads(t, t->e, alpha, false);
+    ops->latent_sums(&t->w, &t->index, 1, false, t->sums);
+    saei_sums(t, 1, t->grad.b_enc);
+    saei_sums(t, 0, t->grad.aux1);
+    saei_sums(t, 2, t->grad.aux0);
+    saei_bias_grad(t, t->e, alpha, t->sums);
+}
+
+/* Matryoshka (Bussmann et al. 2025): L = mean_g w_g mean |e_g|^2, e_g the residual after groups
+   1..g. A latent of group g sees S_g = sum over h >= g of w_h / G e_h. Fills t->groups with S and
+   t->e with the last residual. */
+static void saei_matryoshka_residuals(sae_trainer *t) {
+    const sae_trainer_desc *h = &t->desc;
+    size_t rows = t->n * t->view.ld, stride = h->batch_size * t->view.ld, lo = 0;
+    for (size_t g = 0; g < h->num_groups; g++) {
+        size_t hi = lo + t->view.desc.group_sizes[g];
+        t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, lo, hi,
+                       g ? t->r : t->param.b_dec, g ? t->view.ld : 0, t->r);
+        t->ops->residual(&t->w, t->r, t->y, t->n, t->groups + g * stride,
+                         t->scalars + SAEI_S_GROUPS + g);
+        lo = hi;
+    }
+    t->ops->axpy(&t->w, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
+    for (size_t g = h->num_groups; g-- > 0; )
+        t->ops->axpy(&t->w, rows, (float)(h->group_weights[g] / (double)h->num_groups),
+                     t->groups + g * stride, NULL, t->groups + g * stride);
+    for (size_t g = h->num_groups - 1; g-- > 0; )
+        t->ops->axpy(&t->w, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
+                     t->groups + g * stride);
+}
+
+/* TOP_K (Gao et al. 2024), BATCH_TOP_K (Bussmann et al. 2024), MATRYOSHKA: mean |e|^2 +
+   auxk_alpha auxk, where auxk reconstructs e from the dead latents. */
+static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    bool rows = h->kind == SAE_TRAINER_TOP_K, nested = h->kind == SAE_TRAINER_MATRYOSHKA;
+    size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
+    float alpha = (float)(2.0 / (double)t->n);
+    double auxk_alpha = saei_number_of(h->auxk_alpha);
+    saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
+                      &t->code, false);
+    if (step > saei_steps_of(h->threshold_start_step))
+        ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta),
+                              t->threshold);
+    if (nested) saei_matryoshka_residuals(t);
+    else
+        saei_reconstruct(t, t->code.value, alpha, t->code.value, t->e, t->scalars + SAEI_S_L2,
+                         t->code.grad);
+    for (size_t g = 0; nested && g < h->num_groups; g++) {
+        size_t hi = lo + t->view.desc.group_sizes[g];
+        ops->dots(&t->w, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
+                  t->code.value, t->code.grad);
+        lo = hi;
+    }
+    saei_index_batch(t, &t->code, 0);
+    ops->fired(&t->w, &t->index, rows ? -1 : 0, t->n, t->since);
+    if (!nested) saei_latent_grads(t, t->e, alpha, false);
+    else {
+        lo = 0;
+        for (size_t g = 0; g < h->num_groups; g++) {
+            size_t hi = lo + t->view.desc.group_sizes[g];
+            ops->latent_rows(&t->w, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
+                             t->grad.W_dec);
+            lo = hi;
+        }
+        ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, false, t->grad.W_enc);
+        ops->latent_sums(&t->w, &t->index, 1, false, t->grad.b_enc);
+    }
+    /* No latent can be dead before that many rows were seen. */
+    if (t->now.rows_seen + (double)t->n >= (double)h->dead_feature_threshold) {
+        ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
+        if (t->aux.stride) {
+            saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
+            ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+            ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
+                               t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
+            ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+            saei_index_batch(t, &t->aux, 0);
+            saei_latent_grads(t, t->r, 1, true);
+        }
+    }
+    saei_bias_grad(t, nested ? t->groups : t->e, alpha, t->grad.b_enc);
+}
+
+/* JUMP_RELU (Rajamanoharan et al. 2024b, with an L0 target): mean |e|^2 + c s(t) (L0/target - 1)^2,
+   gradients of the thresholds by the straight-through rectangle. As in the reference the L0 term's
+   rectangle is taken at f, after the jump. */
+static void saei_grads_jump_relu(sae_trainer *t, double scale) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    float alpha = (float)(2.0 / (double)t->n), bandwidth = (float)h->bandwidth;
+    double coef = saei_number_of(h->sparsity_penalty) * scale;
+    size_t m = h->dict_size;
+    saei_encode_batch(t, SAE_SELECT_WINDOW, 0, &t->code, false);
+    ops->jump(&t->w, t->param.aux0, &t->code);
+    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
+    ops->jump_grad(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, &t->code,
+                   t->scalars + SAEI_S_L0, t->scalars + SAEI_S_SPARSITY);
+    saei_index_batch(t, &t->code, 1);
+    ops->fired(&t->w, &t->index, 0, t->n, t->since);
+    saei_latent_grads(t, t->e, alpha, false);
+    saei_sums(t, 0, t->grad.aux0);
+    ops->jump_rest(&t->w, t->param.aux0, bandwidth, coef, h->target_l0, t->scalars + SAEI_S_L0,
+                   &t->index, t->n, t->grad.aux0);
+    saei_bias_grad(t, t->e, alpha, t->grad.b_enc);
+    if (t->now.rows_seen + (double)t->n > (double)h->dead_feature_threshold)
+        ops->list_silent(&t->w, t->since, h->dead_feature_threshold + 1, m, t->list, t->list_count);
+}

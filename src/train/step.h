@@ -1,0 +1,256 @@
+#pragma once
+#include "gradients.h"
+
+/* ==== >>trainer: the step ===================================================================== */
+
+/* What a poll or a wait brings to light: an error, or that a batch was bad. Then the host's numbers
+   go back to where the device's stand, before that batch's step. */
+static sae_result saei_trainer_look(sae_trainer *t, bool wait) {
+    uint64_t step;
+    SAEI_TRY(wait || !t->ops->poll ? t->ops->status(&t->w) : t->ops->poll(&t->w));
+    if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
+    t->now = t->past[step % SAEI_STEPS_BEHIND];
+    t->n = 0; /* its stats are gone */
+    return saei_fail(t->ctx, SAE_NOT_FINITE,
+                     "sae_trainer_step: the batch of step %llu holds NaN or "
+                     "infinity, all values must be finite",
+                     (unsigned long long)step);
+}
+
+/* Adam on floats [begin, end) of the parameters. */
+static void saei_adam_range(sae_trainer *t, const sae_adam *adam, uint64_t step,
+                            const double *squares, size_t begin, size_t end) {
+    if (begin == end) return;
+    t->ops->adam(&t->w, adam, step + 1, squares, 1, t->param.all + begin, t->grad.all + begin,
+                 t->first.all ? t->first.all + begin : NULL, t->second.all + begin, end - begin);
+}
+
+/* Gradients to parameters: constraint, clipping, Adam, unit norm, as the scheme has them. */
+static void saei_trainer_update(sae_trainer *t, uint64_t step) {
+    sae_trainer_kind kind = t->desc.kind;
+    bool constrained =
+        kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
+    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL, fused;
+    size_t m = t->desc.dict_size, dec, end;
+    double *squares = t->scalars + SAEI_S_SQUARES;
+    sae_lag *lag = t->lag.seen ? &t->lag : NULL;
+    float unit_eps = constrained ? 0 : FLT_EPSILON;
+    sae_adam adam = t->adam;
+    adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
+    t->lr = adam.lr;
+    fused = unit && t->ops->adam_rows;
+    if (unit && !(fused && !clipped)) /* the clipping needs the norm of what is left */
+        t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, lag,
+                                t->grad.W_dec);
+    if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
+    else squares = NULL;
+    if (!fused) {
+        saei_adam_range(t, &adam, step, squares, 0, t->view.num_params);
+        if (unit)
+            t->ops->normalize_rows(&t->w, m, unit_eps, t->param.W_dec);
+        return;
+    }
+    dec = (size_t)(t->param.W_dec - t->param.all);
+    end = dec + m * t->view.ld;
+    saei_adam_range(t, &adam, step, squares, 0, dec);
+    t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag, m,
+                      t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
+    saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
+    if (!lag) return;
+    lag->unit = unit_eps;
+    saei_lag_update(t, &adam, step);
+}
+
+/* Integer linspace of PyTorch 2: step i from the start in the first half, from the end in the
+   second, in double, truncated. */
+static uint64_t saei_anneal_step(const sae_trainer_desc *h, uint64_t count, uint64_t i) {
+    double a = (double)saei_steps_of(h->anneal_start), b = (double)h->anneal_end, step;
+    if (count < 2) return (uint64_t)a;
+    step = (b - a) / (double)(count - 1);
+    return (uint64_t)(i < count / 2 ? a + (double)i * step : b - (double)(count - 1 - i) * step);
+}
+
+static float saei_anneal_p(const sae_trainer_desc *h, uint64_t count, uint64_t i) {
+    double step = count > 1 ? (h->p_end - h->p_start) / (double)(count - 1) : 0;
+    return (float)(i < count / 2 || count < 2 ? h->p_start + (double)i * step
+                                              : h->p_end - (double)(count - 1 - i) * step);
+}
+
+static uint64_t saei_anneal_count(const sae_trainer_desc *h) {
+    uint64_t start = saei_steps_of(h->anneal_start);
+    if (h->n_sparsity_updates != SAE_NONE) return h->n_sparsity_updates;
+    return h->anneal_end > start ? h->anneal_end - start + 1 : 1;
+}
+
+/* After the loss of step t: where t is one of the update steps, the coefficient is scaled so that
+   the penalty keeps its size under the next p, and p moves on. */
+static sae_result saei_anneal_update(sae_trainer *t, uint64_t step) {
+    const sae_trainer_desc *h = &t->desc;
+    uint64_t count = saei_anneal_count(h), at = (uint64_t)t->now.p_updates;
+    bool due = false;
+    if (at >= count || step < saei_anneal_step(h, count, at)) return SAE_OK;
+    /* the steps ascend, so only those from `at` back to equal ones can be this step */
+    for (uint64_t i = at; i < count && !due && saei_anneal_step(h, count, i) <= step; i++)
+        due = saei_anneal_step(h, count, i) == step;
+    for (uint64_t i = at; i-- > 0 && !due && saei_anneal_step(h, count, i) >= step; )
+        due = saei_anneal_step(h, count, i) == step;
+    if (!due) return SAE_OK;
+    SAEI_TRY(saei_trainer_look(t, true)); /* the queue holds this step's penalty */
+    if (t->now.next_p >= 0 && t->now.queue_size > 0) {
+        size_t length = h->sparsity_queue_length;
+        size_t used = saei_min(length, (size_t)t->now.queue_size);
+        double sums[2];
+        for (size_t half = 0; half < 2; half++) {
+            sums[half] = 0;
+            for (size_t i = 0; i < used; i++) {
+                double v;
+                t->ops->download(&t->w, &v, t->queue + half * length + i, sizeof v);
+                sums[half] += v;
+            }
+        }
+        t->now.sparsity_coeff *= (double)(float)(sums[0] / sums[1]);
+    }
+    t->now.p = (double)saei_anneal_p(h, count, at);
+    t->now.next_p = at + 1 < count ? (double)saei_anneal_p(h, count, at + 1) : h->p_end;
+    t->now.p_updates += 1;
+    return SAE_OK;
+}
+
+/* STANDARD after steps with t mod resample_steps == 0, the annealers == resample_steps - 1.
+   DEVIATION: the reference's annealers write into a copy, so nothing changes there; GATED_ANNEAL's
+   fails. Here all do what STANDARD does, with all three vectors of a gated latent set to 0. */
+static void saei_resample(sae_trainer *t, uint64_t step) {
+    uint64_t every = saei_steps_of(t->desc.resample_steps);
+    size_t m = t->desc.dict_size, biases = saei_is_gated(t->desc.kind) ? 3 : 1;
+    float *enc[3], *dec[3], *bias[3][3];
+    if (!every || step % every != (t->desc.kind == SAE_TRAINER_STANDARD ? 0 : every - 1)) return;
+    t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
+    t->l0_known = true;
+    if (saei_subtracts(&t->view.desc))
+        t->ops->subtract(&t->w, t->x, t->param.b_dec, t->n, t->xc);
+    if (saei_is_gated(t->desc.kind)) {
+        saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
+        t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
+    } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
+    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
+    for (int i = 0; i < 3; i++) {
+        const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
+        enc[i] = p->W_enc;
+        dec[i] = p->W_dec;
+        bias[0][i] = p->b_enc;
+        bias[1][i] = p->aux0;
+        bias[2][i] = p->aux1;
+    }
+    saei_catch_up(t, NULL);
+    t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc, dec,
+                     (float *const(*)[3])bias, biases);
+}
+
+/* k after the update of step t: from d down to the target over k_anneal_steps. */
+static void saei_anneal_k(sae_trainer *t, uint64_t step) {
+    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
+    double r;
+    if (!over) return;
+    r = (double)(step < over ? step : over) / (double)over;
+    t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
+    if (t->now.k > (double)t->desc.dict_size) t->now.k = (double)t->desc.dict_size;
+}
+
+static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                    size_t n, float divisor) {
+    const uint64_t step = (uint64_t)t->now.step;
+    uint32_t bad = 0;
+    t->ops->zero(&t->w, t->bad, sizeof bad);
+    t->ops->load_rows(&t->w, x, n, divisor, t->x, t->bad);
+    if (target) t->ops->load_rows(&t->w, target, n, divisor, t->target, t->bad);
+    if (t->ops->guard) t->ops->guard(&t->w, t->bad, step);
+    else {
+        t->ops->download(&t->w, &bad, t->bad, sizeof bad);
+        SAEI_TRY(t->ops->status(&t->w));
+    }
+    if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
+    if (bad)
+        return saei_fail(t->ctx, SAE_NOT_FINITE,
+                         "sae_trainer_step: the batch of step %llu holds NaN or "
+                         "infinity, all values must be finite",
+                         (unsigned long long)step);
+    t->past[step % SAEI_STEPS_BEHIND] = t->now;
+    t->n = n;
+    t->y = target ? t->target : t->x;
+    return SAE_OK;
+}
+
+static sae_result saei_rows_check(const sae_context *ctx, const char *who, const sae_rows *rows,
+                                  const char *name, size_t d) {
+    if (!rows->data) return saei_fail(ctx, SAE_INVALID, "%s: %s is NULL", who, name);
+    if (rows->dtype && rows->dtype != SAE_F32 && rows->dtype != SAE_F16 && rows->dtype != SAE_BF16)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s.dtype is %s, allowed are F32, F16, BF16", who,
+                         name, sae_dtype_name(rows->dtype));
+    if (rows->stride && rows->stride < d)
+        return saei_fail(ctx, SAE_INVALID, "%s: %s.stride is %zu, allowed are 0 and %zu or more",
+                         who, name, rows->stride, d);
+    return SAE_OK;
+}
+
+/* sae_trainer_step_rows; every input is divided by divisor. */
+static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                         size_t n, float divisor) {
+    uint64_t step;
+    double scale;
+    if (!t) return SAE_INVALID;
+    if (!x) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: x is NULL");
+    SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
+    if (target)
+        SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
+                                 t->desc.activation_dim));
+    if (!n || n > t->desc.batch_size)
+        return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: n is %zu rows, allowed are 1 to "
+                         "batch_size, %zu", n, t->desc.batch_size);
+    if (t->ops->tripped) SAEI_TRY(saei_trainer_look(t, false));
+    SAEI_TRY(saei_trainer_load(t, x, target, n, divisor));
+    step = (uint64_t)t->now.step;
+    t->scale = scale = sae_sparsity_factor(&t->schedule, step);
+    t->coef = t->now.sparsity_coeff;
+    t->used_k = t->now.k;
+    t->penalty = t->scalars + SAEI_S_SPARSITY;
+    t->l0_known = false;
+    if (t->ops->begin_step) t->ops->begin_step(&t->w);
+    if (saei_is_top_k(t->desc.kind) && step == 0)
+        t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+    if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
+    switch (t->desc.kind) {
+    case SAE_TRAINER_STANDARD:
+    case SAE_TRAINER_STANDARD_APRIL:
+    case SAE_TRAINER_P_ANNEAL: saei_grads_standard(t, scale); break;
+    case SAE_TRAINER_GATED:
+    case SAE_TRAINER_GATED_ANNEAL: saei_grads_gated(t, scale); break;
+    case SAE_TRAINER_DEFAULT:
+    case SAE_TRAINER_TOP_K:
+    case SAE_TRAINER_BATCH_TOP_K:
+    case SAE_TRAINER_MATRYOSHKA: saei_grads_top_k(t, step); break;
+    case SAE_TRAINER_JUMP_RELU: saei_grads_jump_relu(t, scale); break;
+    }
+    saei_trainer_update(t, step);
+    saei_resample(t, step);
+    if (t->ops->end_step) t->ops->end_step(&t->w);
+    SAEI_TRY(saei_trainer_look(t, false));
+    if (saei_is_annealer(t->desc.kind)) SAEI_TRY(saei_anneal_update(t, step));
+    saei_anneal_k(t, step);
+    t->now.step += 1;
+    t->now.rows_seen += (double)n;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_trainer_step(sae_trainer *t, const float *x, const float *target, size_t n) {
+    sae_rows rows[2];
+    memset(rows, 0, sizeof rows);
+    rows[0].data = x;
+    rows[1].data = target;
+    return saei_trainer_step_rows(t, rows, target ? rows + 1 : NULL, n, 1);
+}
+
+SAE_API sae_result sae_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
+                                         size_t n) {
+    return saei_trainer_step_rows(t, x, target, n, 1);
+}
