@@ -113,17 +113,17 @@ extern "C" {
    failure. */
 #define SAE_RESULTS(X)                                                                             \
     X(SAE_OK, 0, "ok")                                                                             \
-    X(SAE_INVALID, -1, "a value that is not allowed")                                              \
-    X(SAE_MISMATCH, -2, "shapes that disagree")                                                    \
-    X(SAE_NOT_FINITE, -3, "NaN or infinite activations")                                           \
-    X(SAE_OUT_OF_MEMORY, -4, "the allocator gave no memory")                                       \
-    X(SAE_NOT_FOUND, -5, "no such file or folder")                                                 \
-    X(SAE_IO, -6, "reading or writing failed")                                                     \
-    X(SAE_FORMAT, -7, "a file that is damaged or not what it says")                                \
-    X(SAE_UNSUPPORTED, -8, "a file or request outside what is supported")                          \
-    X(SAE_END_OF_DATA, -9, "the source has no more rows")                                          \
-    X(SAE_CANCELLED, -10, "a callback asked to stop")                                              \
-    X(SAE_BACKEND, -11, "the backend failed")
+    X(SAE_ERR_INVALID, -1, "a value that is not allowed")                                          \
+    X(SAE_ERR_MISMATCH, -2, "shapes that disagree")                                                \
+    X(SAE_ERR_NOT_FINITE, -3, "NaN or infinite activations")                                       \
+    X(SAE_ERR_OUT_OF_MEMORY, -4, "the allocator gave no memory")                                   \
+    X(SAE_ERR_NOT_FOUND, -5, "no such file or folder")                                             \
+    X(SAE_ERR_IO, -6, "reading or writing failed")                                                 \
+    X(SAE_ERR_FORMAT, -7, "a file that is damaged or not what it says")                            \
+    X(SAE_ERR_UNSUPPORTED, -8, "a file or request outside what is supported")                      \
+    X(SAE_ERR_END_OF_DATA, -9, "the source has no more rows")                                      \
+    X(SAE_ERR_CANCELLED, -10, "a callback asked to stop")                                          \
+    X(SAE_ERR_BACKEND, -11, "the backend failed")
 
 typedef enum sae_result {
 #define SAE_X(name, value, text) name = value,
@@ -131,7 +131,7 @@ typedef enum sae_result {
 #undef SAE_X
 } sae_result;
 
-/* The name of a result code, for example "SAE_FORMAT". Never NULL. */
+/* The name of a result code, for example "SAE_ERR_FORMAT". Never NULL. */
 SAE_API const char *sae_result_name(sae_result result);
 
 /* ==== >>api: context ========================================================================== */
@@ -139,9 +139,10 @@ SAE_API const char *sae_result_name(sae_result result);
 /* A context owns what the other objects share: allocator, logger, threads, backend, last error.
    One thread may create, train or load with it at a time; inference on a const dictionary is safe
    from any number of threads. Objects must be destroyed before their context. Calls that return a
-   sae_result take a NULL object for SAE_INVALID, destroy and close take it for nothing to do; other
-   getters want a live one unless they say so. Arrays for results are unspecified after a failure,
-   all other out-parameters untouched. A desc is all zero by `= {0}` in C, `= {}` in C++. */
+   sae_result take a NULL object for SAE_ERR_INVALID, destroy and close take it for nothing to do;
+   other getters want a live one unless they say so. Arrays for results are unspecified after a
+   failure, all other out-parameters untouched. A desc is all zero by `= {0}` in C, `= {}` in
+   C++. */
 typedef struct sae_context sae_context;
 
 typedef enum sae_log_level { SAE_LOG_ERROR, SAE_LOG_WARNING, SAE_LOG_INFO } sae_log_level;
@@ -172,8 +173,8 @@ typedef struct sae_context_desc {
                                     not depend on it. */
 } sae_context_desc;
 
-/* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (there is no context to ask then, but
-   desc->logger is told). */
+/* desc may be NULL. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY (there is no context to ask
+   then, but desc->logger is told). */
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out);
 SAE_API void sae_context_destroy(sae_context *ctx); /* NULL is fine */
 
@@ -221,12 +222,12 @@ typedef enum sae_rule {
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
 /* Which latents there are, where it is not "relu(p), and of these the class's choice". */
-typedef enum sae_latents {
-    SAE_LATENTS_POSITIVE = 0, /* as the class says */
-    SAE_LATENTS_SIGNED,    /* STANDARD, STANDARD_NEW: f = p; TOP_K: the k largest p, no relu */
-    SAE_LATENTS_MAGNITUDE, /* TOP_K: the p of the k largest |p|, no relu */
-    SAE_LATENTS_GROUP_MAX  /* TOP_K: the largest relu(p) of each of k groups of m/k neighbours */
-} sae_latents;
+typedef enum sae_activation {
+    SAE_ACTIVATION_POSITIVE = 0, /* as the class says */
+    SAE_ACTIVATION_SIGNED,    /* STANDARD, STANDARD_NEW: f = p; TOP_K: the k largest p, no relu */
+    SAE_ACTIVATION_MAGNITUDE, /* TOP_K: the p of the k largest |p|, no relu */
+    SAE_ACTIVATION_GROUP_MAX  /* TOP_K: the largest relu(p) of each of k groups of m/k neighbours */
+} sae_activation;
 
 /* What is done to a row before anything else, and undone on x_hat. */
 typedef enum sae_input_norm {
@@ -249,18 +250,18 @@ typedef struct sae_dictionary_desc {
     uint64_t seed;                   /* of the initialisation */
     /* Variations, for the files of other programs; all 0: the class as it stands above. x below is
        the row as input_norm leaves it, raw x the row as given. Trainers take none of them. */
-    bool keep_b_dec;             /* the other classes: p = W_enc x + b_enc, b_dec not subtracted */
-    sae_latents latents;
+    bool no_b_dec_subtraction; /* the other classes: p = W_enc x + b_enc, b_dec not subtracted */
+    sae_activation activation;
     double k_fraction;           /* batch top-k keeps floor((k + k_fraction) n); 0 <= it < 1 */
     sae_input_norm input_norm;
-    bool keep_norm;              /* input_norm is not undone on x_hat */
+    bool output_normalized;              /* input_norm is not undone on x_hat */
     size_t output_dim;           /* of x_hat, W_dec and b_dec (transcoders); default d */
     bool skip;                   /* x_hat += W_skip raw x, W_skip [output_dim,d] */
 } sae_dictionary_desc;
 
 /* Initialised as the reference initialises the class: directions of equal length drawn for W_dec,
    W_enc the same; biases 0, but for STANDARD's b_enc, uniform within 1/sqrt(d); threshold -1,
-   JUMP_RELU's 0.001. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
+   JUMP_RELU's 0.001. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
                                          sae_dictionary **out);
 SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
@@ -269,7 +270,8 @@ SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
 SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict);
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
-/* Rule at inference; active_groups 0 means all. Errors: SAE_INVALID (does not fit the class). */
+/* Rule at inference; active_groups 0 means all. Errors: SAE_ERR_INVALID (does not fit the
+   class). */
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule);
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict); /* DEFAULT: it has no choice */
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups);
@@ -283,8 +285,8 @@ SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
 /* Multiplies every bias by scale, and the thresholds too (a scalar one only where >= 0): the
-   dictionary of x*scale from that of x. Errors: SAE_INVALID (not finite, or <= 0), SAE_UNSUPPORTED
-   (an input_norm). */
+   dictionary of x*scale from that of x. Errors: SAE_ERR_INVALID (not finite, or <= 0),
+   SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -298,7 +300,7 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
    Rows with more than about m/20 latents gain nothing, and after several such it is left off. Lasts
    until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like these
    it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
-   Errors: SAE_OUT_OF_MEMORY (the dictionary is as it was). */
+   Errors: SAE_ERR_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
 /* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
@@ -316,8 +318,8 @@ typedef struct sae_sparse {
    sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give
    unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but
    for batch top-k, which chooses over the n rows together). x_hat is [n,output_dim].
-   Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much),
-   SAE_OUT_OF_MEMORY (of what is allocated). */
+   Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
+   SAE_ERR_OUT_OF_MEMORY (of what is allocated). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out);
@@ -368,10 +370,10 @@ typedef struct sae_steering {
    input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
    dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
    m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
-   Errors: SAE_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
-   SAE_MAX_STEERINGS), SAE_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a mode
-   other than ADD: it would choose over all rows together; a transcoder that shows as one: skip, or
-   another output_dim). x is untouched then. */
+   Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
+   SAE_MAX_STEERINGS), SAE_ERR_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a
+   mode other than ADD: it would choose over all rows together; a transcoder that shows as one:
+   skip, or another output_dim). x is untouched then. */
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count);
 
@@ -380,8 +382,8 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
    stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
-   Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict, an input_norm), SAE_NOT_FOUND (the folder),
-   SAE_OUT_OF_MEMORY, SAE_IO. */
+   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
+   (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
                                     const char *path);
@@ -402,21 +404,22 @@ SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
 SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
 
 /* Adam (Kingma & Ba 2015) as PyTorch's: eps outside the root, bias-corrected, no weight decay. */
-typedef struct sae_adam {
+typedef struct sae_adam_desc {
     double lr;    /* required */
     double beta1; /* literal: 0 is 0 */
     double beta2;
     double eps;
-} sae_adam;
+} sae_adam_desc;
 
 /* One update of count parameters; t counts from 1. first and second are the moments, zero before
    t = 1, [count] each; first may be NULL when beta1 is 0. No errors: NULL or count 0 do nothing. */
-SAE_API void sae_adam_step(const sae_adam *adam, uint64_t t, float *param, const float *grad,
+SAE_API void sae_adam_step(const sae_adam_desc *adam, uint64_t t, float *param, const float *grad,
                            float *first, float *second, size_t count);
 /* ConstrainedAdam on rows of unit norm: removes from each row of grad its part along the row of
    param (grad is changed), Adam, then divides each row by its norm. param [rows,dim]. */
-SAE_API void sae_constrained_adam_step(const sae_adam *adam, uint64_t t, float *param, float *grad,
-                                       float *first, float *second, size_t rows, size_t dim);
+SAE_API void sae_constrained_adam_step(const sae_adam_desc *adam, uint64_t t, float *param,
+                                       float *grad, float *first, float *second, size_t rows,
+                                       size_t dim);
 /* Scales all grads by min(1, max_norm / (norm + 1e-6)), norm over all of them; returns norm. */
 SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
                                   double max_norm);
@@ -529,15 +532,15 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc);
 typedef struct sae_trainer sae_trainer;
 
 /* Memory is planned and taken here; steps allocate nothing. The texts of desc are copied; init, if
-   given, is read here. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY, SAE_BACKEND, and those of reading
-   init. */
+   given, is read here. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_BACKEND, and those
+   of reading init. */
 SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
                                       sae_trainer **out);
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
 /* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
-   x). Both are host memory, free again on return. Errors: SAE_INVALID, SAE_NOT_FINITE (the trainer
-   is as it was, but stats of the update before are gone), SAE_BACKEND. */
+   x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
+   trainer is as it was, but stats of the update before are gone), SAE_ERR_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
@@ -589,13 +592,13 @@ SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
 typedef struct sae_session sae_session;
 
 /* A copy of dict as it stands; batch_size: the most rows of a call. All memory is taken here.
-   Errors: SAE_INVALID, SAE_UNSUPPORTED (IDENTITY, variations for other programs' files, inactive
-   groups), SAE_OUT_OF_MEMORY, SAE_BACKEND. */
+   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IDENTITY, variations for other programs' files,
+   inactive groups), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
                                       sae_session **out);
 SAE_API void sae_session_destroy(sae_session *session);
 /* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
-   memory, and the call waits for them. Errors: also SAE_NOT_FINITE and SAE_BACKEND. */
+   memory, and the call waits for them. Errors: also SAE_ERR_NOT_FINITE and SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
                                       sae_sparse *out);
 SAE_API sae_result sae_session_forward(sae_session *session, const sae_rows *x, size_t n,
@@ -627,7 +630,7 @@ typedef struct sae_buffer_desc {
     size_t batch_size;      /* default 2048 */
     size_t rows;            /* held for shuffling; default: all, at most 256 MiB */
     bool sequential;        /* in order, over and over; a batch never spans the end */
-    bool single_pass;       /* SAE_END_OF_DATA after the last row; default: pass after pass */
+    bool single_pass;       /* SAE_ERR_END_OF_DATA after the last row; default: pass after pass */
     double max_activation_norm_multiple; /* drops rows whose norm exceeds this multiple of the
                                             median; default: none */
     size_t heads;           /* rows are [heads, dim/heads], one trainer each; default 1 */
@@ -636,18 +639,19 @@ typedef struct sae_buffer_desc {
 
 typedef struct sae_buffer sae_buffer;
 
-/* Files are mapped; larger than memory is fine. Errors: SAE_INVALID, SAE_MISMATCH (files of
-   different widths, targets of another count), SAE_NOT_FOUND, SAE_FORMAT, SAE_UNSUPPORTED,
-   SAE_OUT_OF_MEMORY. */
+/* Files are mapped; larger than memory is fine. Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of
+   different widths, targets of another count), SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
+   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
                                      sae_buffer **out);
 SAE_API void sae_buffer_destroy(sae_buffer *buffer);
 /* The next batch: *x [*n,dim] and *target (NULL if the source has none), owned by the buffer until
    the next call. *n is batch_size, or less in the last batch of a single shuffled pass.
-   Errors: SAE_END_OF_DATA, SAE_NOT_FINITE (file and row in the message), SAE_IO, read's own. */
+   Errors: SAE_ERR_END_OF_DATA, SAE_ERR_NOT_FINITE (file and row in the message), SAE_ERR_IO, read's
+   own. */
 SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const float **target,
                                    size_t *n);
-/* From the first batch again, with the same shuffling. Errors: SAE_UNSUPPORTED (read without
+/* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
@@ -687,13 +691,14 @@ typedef struct sae_train_desc {
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
-   writes a backup (where backup_steps is set) and returns SAE_CANCELLED. Same bits after any
-   resume. Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup, or without one
-   the finished run in the folder of a trainer, belongs to other settings or data; SAE_INVALID for
-   trainers whose training diverged into NaN (the message says when); SAE_END_OF_DATA when the rows
-   end before the steps do, after saving what was trained. A backup is save_dir/backup.safetensors,
-   gone once the run is finished; a run without resume removes one that an earlier run left, and
-   refuses (SAE_INVALID) a file of that name that is no backup. */
+   writes a backup (where backup_steps is set) and returns SAE_ERR_CANCELLED. Same bits after any
+   resume. Errors: those of creating, stepping, saving; SAE_ERR_MISMATCH when a backup, or without
+   one the finished run in the folder of a trainer, belongs to other settings or data;
+   SAE_ERR_INVALID for trainers whose training diverged into NaN (the message says when);
+   SAE_ERR_END_OF_DATA when the rows end before the steps do, after saving what was trained. A
+   backup is save_dir/backup.safetensors, gone once the run is finished; a run without resume
+   removes one that an earlier run left, and refuses (SAE_ERR_INVALID) a file of that name that is
+   no backup. */
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
 
 /* ==== >>api: metrics ========================================================================== */
@@ -729,16 +734,17 @@ typedef struct sae_evaluate_desc {
     void *user;
 } sae_evaluate_desc;
 
-/* Errors: those of the buffer, SAE_MISMATCH (widths), SAE_OUT_OF_MEMORY, model_loss's own. */
+/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY, model_loss's
+   own. */
 SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
                                 const sae_dictionary *dict, sae_metrics *out);
 
 /* Geometric median of n rows x [n,d] by Weiszfeld's iteration from the mean: at most 100 rounds,
-   stops when it moves less than 1e-5. out [d]. Errors: SAE_OUT_OF_MEMORY, SAE_INVALID. */
+   stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
                                         float *out);
 /* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents a row so that f W_dec is near
-   x [n,d] (no bias). Errors: SAE_OUT_OF_MEMORY, SAE_INVALID. */
+   x [n,d] (no bias). Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f);
 
@@ -772,7 +778,8 @@ typedef struct sae_load_desc {
     size_t k;       /* for old files that hold none */
     bool raw;       /* take the tensors as they are; default: as the reference's loader does
                        (STANDARD of dictionary_learning is brought to unit decoder norms) */
-    bool keep_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
+    bool
+        raw_decoder_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
     size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
                        0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
                        just their rows or columns are read (their CRC-32 then is not). Top-k chooses
@@ -782,8 +789,8 @@ typedef struct sae_load_desc {
 /* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
    with its tensors, a crashed run's nested ae.pt too. Orientation follows from the format and is
    held against the shapes, never guessed. What the formats fold into the weights is folded (decoder
-   norms, a known scale of the activations). desc may be NULL. Errors: SAE_NOT_FOUND, SAE_FORMAT,
-   SAE_UNSUPPORTED, SAE_MISMATCH, SAE_OUT_OF_MEMORY. */
+   norms, a known scale of the activations). desc may be NULL. Errors: SAE_ERR_NOT_FOUND,
+   SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
                                        const char *path, sae_dictionary **out);
 
@@ -803,8 +810,8 @@ typedef struct sae_origin {
 } sae_origin;
 SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
 /* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
-   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_IO,
-   SAE_OUT_OF_MEMORY, SAE_UNSUPPORTED (a dictionary with variations). */
+   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_ERR_IO,
+   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
 
 typedef struct sae_export_desc {
@@ -825,13 +832,14 @@ typedef struct sae_export_desc {
      sparsify             TOP_K, with skip, group max, or without b_dec in the input.
    What the format cannot say is refused with the reason, before anything is written. What was
    mapped, and what is lost, is told to the logger (SAE_LOG_INFO, SAE_LOG_WARNING). Takes memory for
-   one more dictionary. Errors: SAE_INVALID, SAE_UNSUPPORTED, SAE_NOT_FINITE, SAE_OUT_OF_MEMORY,
-   SAE_IO. */
+   one more dictionary. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED, SAE_ERR_NOT_FINITE,
+   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
 
 /* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
-   Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT, SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY. */
+   Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
+   SAE_ERR_OUT_OF_MEMORY. */
 #define SAE_MAX_DIMS 8
 typedef struct sae_tensor {
     const char *name;            /* "" for .npy */
@@ -849,13 +857,13 @@ SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
 /* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
    what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
-   Errors: SAE_FORMAT (damaged), SAE_INVALID. */
+   Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
 /* All elements as float32 in row-major order, out [product of shape]. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. Errors: SAE_INVALID, SAE_NOT_FOUND (the folder),
-   SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY, SAE_IO. */
+   tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
+   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 
@@ -863,15 +871,15 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
    ("l1_penalty", "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name.
    Keys of the reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
    Set trainer_class first: sparsity_penalty means initial_sparsity_penalty to the annealers.
-   Errors: SAE_NOT_FOUND (no such key), SAE_INVALID (value; the message says what is allowed).
-   Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
+   Errors: SAE_ERR_NOT_FOUND (no such key), SAE_ERR_INVALID (value; the message says what is
+   allowed). Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
 SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
                                         const char *value);
 
 /* A config.json: {"trainer": {...}, ...}, a bare trainer object, or a list of either. */
 typedef struct sae_config sae_config;
-/* Unknown keys are logged as warnings and skipped. Errors: SAE_NOT_FOUND, SAE_FORMAT, SAE_INVALID
-   (unknown trainer or value). */
+/* Unknown keys are logged as warnings and skipped. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
+   SAE_ERR_INVALID (unknown trainer or value). */
 SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out);
 SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with it */
 SAE_API size_t sae_config_count(const sae_config *config);
@@ -885,23 +893,23 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
 /* A linear layer, y = x W^T + bias. */
 typedef struct sae_linear sae_linear;
 /* W [outputs,inputs] and bias [outputs] (NULL: none) are copied, W in the order in which the
-   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_INVALID,
-   SAE_OUT_OF_MEMORY. */
+   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_ERR_INVALID,
+   SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
 /* y [n,outputs] of x [n,inputs], which may not overlap; nothing is allocated. Each number is one
    chain of fma over ascending inputs, the bias added last: its bits do not depend on n,
-   threads or instruction set. Errors: SAE_INVALID. */
+   threads or instruction set. Errors: SAE_ERR_INVALID. */
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y);
 
 /* fn(arg, part) for every part below parts, on as many threads as the context has, in any order. */
-SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
-                          void *arg);
+SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
+                                  void (*fn)(void *arg, size_t part), void *arg);
 
 /* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
    and code on top fail as the header does. */
-SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...)
+SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 3, 4)))
 #endif
@@ -914,8 +922,8 @@ typedef enum sae_json_kind {
     SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
     SAE_JSON_OBJECT
 } sae_json_kind;
-/* *out is the root, the whole tree is owned by it. Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT,
-   SAE_OUT_OF_MEMORY. */
+/* *out is the root, the whole tree is owned by it. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO,
+   SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out);
 SAE_API void sae_json_close(sae_context *ctx, sae_json *root);
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
@@ -1041,7 +1049,7 @@ typedef struct sae_lag {
     float unit;                     /* as in adam_rows */
     uint64_t updates;               /* how many there were */
     uint64_t begun;                 /* rows may wait since this one: what listed says is older */
-    sae_adam adam[SAE_LAG_UPDATES]; /* of update u: [u % SAE_LAG_UPDATES] */
+    sae_adam_desc adam[SAE_LAG_UPDATES]; /* of update u: [u % SAE_LAG_UPDATES] */
     uint64_t t[SAE_LAG_UPDATES];    /* alike */
     uint64_t *listed;               /* D [m]: the update before which latent i was last listed */
     uint64_t *seen;                 /* D [m]: how many updates row i has seen */
@@ -1160,9 +1168,9 @@ struct sae_backend {
                             const sae_lag *lag, float *grad);
     void (*normalize_rows)(const sae_work *w, size_t m, float eps, float *W);
     /* Adam; grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */
-    void (*adam)(const sae_work *w, const sae_adam *adam, uint64_t t, const double *sum_squares,
-                 double max_norm, float *param, const float *grad, float *first, float *second,
-                 size_t count);
+    void (*adam)(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
+                 const double *sum_squares, double max_norm, float *param, const float *grad,
+                 float *first, float *second, size_t count);
     /* TOP_K: mean over rows of the smallest positive value; batch: the smallest positive value of
        all, 0 if none. threshold = that if threshold < 0, else beta threshold + (1 - beta) that */
     void (*update_threshold)(const sae_work *w, const sae_code *code, bool by_row, double beta,
@@ -1189,7 +1197,7 @@ struct sae_backend {
                         const float *relu_of, float *e, double *loss, float *grad);
     /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
        param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */
-    void (*adam_rows)(const sae_work *w, const sae_adam *adam, uint64_t t,
+    void (*adam_rows)(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                       const double *sum_squares, double max_norm, float project, float unit,
                       const sae_lag *lag, size_t m, float *param, float *grad, float *first,
                       float *second);
@@ -1218,7 +1226,7 @@ SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes);
 SAE_API void sae_backend_free(const sae_context *ctx, void *memory); /* NULL is fine */
 /* Keeps the sentence for sae_error (cut after 1023 bytes) and returns result. */
 SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text);
-SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_desc */
+SAE_API const void *sae_context_backend_desc(const sae_context *ctx); /* of sae_context_desc */
 
 #ifdef SAE_CUDA
 
@@ -1239,8 +1247,8 @@ typedef struct sae_cuda_desc {
 } sae_cuda_desc;
 
 /* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer
-   or session fails with SAE_BACKEND where there is no device or no driver, with SAE_INVALID where
-   there is no device of that number. */
+   or session fails with SAE_ERR_BACKEND where there is no device or no driver, with SAE_ERR_INVALID
+   where there is no device of that number. */
 SAE_API const sae_backend *sae_cuda_backend(void);
 
 #endif
@@ -1590,8 +1598,9 @@ static void saei_log(const sae_context *ctx, sae_log_level level, const char *fo
     ctx->logger.log(level, text, ctx->logger.user);
 }
 
-/* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_INVALID, ...)` reads
-   as one step. ctx is const because inference fails through it too; a lock guards the message. */
+/* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_ERR_INVALID, ...)`
+   reads as one step. ctx is const because inference fails through it too; a lock guards the
+   message. */
 static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...)
     SAEI_PRINTF(3, 4);
 static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...) {
@@ -1692,7 +1701,7 @@ SAE_API void sae_backend_free(const sae_context *ctx, void *memory) { saei_free(
 SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text) {
     return saei_fail(ctx, result, "%s", text);
 }
-SAE_API const void *sae_backend_desc(const sae_context *ctx) { return ctx->backend_desc; }
+SAE_API const void *sae_context_backend_desc(const sae_context *ctx) { return ctx->backend_desc; }
 
 static char *saei_strdup(const sae_context *ctx, const char *text) {
     size_t n = strlen(text) + 1;
@@ -1760,12 +1769,12 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size) {
     out[saei_min(size, sizeof c->error) - 1] = 0;
 }
 
-SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
-                          void *arg) {
+SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
+                                  void (*fn)(void *arg, size_t part), void *arg) {
     if (ctx && fn) saei_parallel(ctx, parts, fn, arg);
 }
 
-SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...) {
+SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...) {
     char text[1024];
     va_list args;
     va_start(args, format);
@@ -2066,7 +2075,7 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *who, cons
     char *part = saei_concat(ctx, path, "");
     sae_result result = SAE_OK;
     if (!part)
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
     for (size_t i = 1, n = strlen(path); i <= n && n && result == SAE_OK; i++) {
         int failed;
         if (i < n && !saei_is_separator(part[i])) continue;
@@ -2079,7 +2088,7 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *who, cons
 #endif
             const int why = errno; /* saei_path_exists sets its own */
             if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
-                result = saei_fail(ctx, SAE_IO, "%s: cannot make the folder %s: %s", who, part,
+                result = saei_fail(ctx, SAE_ERR_IO, "%s: cannot make the folder %s: %s", who, part,
                                    strerror(why));
         }
         if (i < n) part[i] = path[i];
@@ -2096,15 +2105,15 @@ static sae_result saei_map_open(const sae_context *ctx, const char *who, const c
     unsigned char *data = NULL;
     bool whole;
     if (saei_path_exists(path) == SAEI_PATH_FOLDER)
-        return saei_fail(ctx, SAE_IO, "%s: %s is a folder, not a file", who, path);
+        return saei_fail(ctx, SAE_ERR_IO, "%s: %s is a folder, not a file", who, path);
     f = fopen(path, "rb");
     if (!f)
-        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "%s: cannot open %s: %s",
-                         who, path, strerror(errno));
+        return saei_fail(ctx, errno == ENOENT ? SAE_ERR_NOT_FOUND : SAE_ERR_IO,
+                         "%s: cannot open %s: %s", who, path, strerror(errno));
     size = _fseeki64(f, 0, SEEK_END) == 0 ? _ftelli64(f) : -1;
     if (size < 0 || (unsigned long long)size > SIZE_MAX - 1 || _fseeki64(f, 0, SEEK_SET) != 0) {
         fclose(f);
-        return saei_fail(ctx, SAE_IO, "%s: cannot read %s: its size is not told", who, path);
+        return saei_fail(ctx, SAE_ERR_IO, "%s: cannot read %s: its size is not told", who, path);
     }
     data = (unsigned char *)saei_alloc(ctx, (size_t)size + 1, 1);
     whole = data && fread(data, 1, (size_t)size, f) == (size_t)size;
@@ -2112,9 +2121,9 @@ static sae_result saei_map_open(const sae_context *ctx, const char *who, const c
     if (!whole) {
         saei_free(ctx, data);
         if (!data)
-            return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to read the %lld bytes of %s",
-                             who, size, path);
-        return saei_fail(ctx, SAE_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
+            return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "%s: no memory to read the %lld bytes of %s", who, size, path);
+        return saei_fail(ctx, SAE_ERR_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
     }
     out->data = data;
     out->size = (size_t)size;
@@ -2133,11 +2142,11 @@ static sae_result saei_map_open(const sae_context *ctx, const char *who, const c
     void *data = NULL;
     int fd = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* a FIFO may not keep us waiting */
     if (fd < 0)
-        return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_NOT_FOUND : SAE_IO,
+        return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_ERR_NOT_FOUND : SAE_ERR_IO,
                          "%s: cannot open %s: %s", who, path, strerror(errno));
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
         close(fd);
-        return saei_fail(ctx, SAE_IO, "%s: %s is %s", who, path,
+        return saei_fail(ctx, SAE_ERR_IO, "%s: %s is %s", who, path,
                          saei_path_exists(path) == SAEI_PATH_FOLDER ? "a folder, not a file"
                                                                     : "not a regular file");
     }
@@ -2146,7 +2155,7 @@ static sae_result saei_map_open(const sae_context *ctx, const char *who, const c
         if (data == MAP_FAILED) {
             int cause = errno;
             close(fd);
-            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO,
+            return saei_fail(ctx, cause == ENOMEM ? SAE_ERR_OUT_OF_MEMORY : SAE_ERR_IO,
                              "%s: cannot map %s: %s", who, path, strerror(cause));
         }
     }
@@ -2210,7 +2219,7 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
     if (!w.path || !w.temporary) {
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     }
     if (saei_path_exists(w.temporary) == SAEI_PATH_FILE) remove(w.temporary);
 #if defined(_WIN32)
@@ -2220,7 +2229,7 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
 #endif
     if (!w.file) {
         bool folder = errno != ENOENT;
-        sae_result result = folder ? SAE_IO : SAE_NOT_FOUND;
+        sae_result result = folder ? SAE_ERR_IO : SAE_ERR_NOT_FOUND;
         saei_fail(ctx, result, "%s: cannot write %s: %s", who, folder ? w.temporary : path,
                   folder ? strerror(errno) : "there is no such folder");
         saei_free(ctx, w.path);
@@ -2234,7 +2243,7 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
 
 static void saei_writer_fail(saei_writer *w) {
     if (!w->failed)
-        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
+        saei_fail(w->ctx, SAE_ERR_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
     w->failed = true;
 }
 
@@ -2277,7 +2286,7 @@ static sae_result saei_writer_finish(saei_writer *w) {
     if (!w->failed && _commit(_fileno(w->file)) != 0) saei_writer_fail(w);
 #endif
     if (!w->failed && !saei_writer_owns(w)) {
-        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: another program began to write it too",
+        saei_fail(w->ctx, SAE_ERR_IO, "%s: cannot write %s: another program began to write it too",
                   w->who, w->path);
         w->failed = true;
     }
@@ -2286,7 +2295,7 @@ static sae_result saei_writer_finish(saei_writer *w) {
     if (!w->failed && !saei_sync(w->temporary, false)) saei_writer_fail(w);
     if (w->failed) {
         saei_writer_abandon(w);
-        return SAE_IO;
+        return SAE_ERR_IO;
     }
 #if defined(_WIN32)
     if (!MoveFileExA(w->temporary, w->path, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
@@ -2296,7 +2305,7 @@ static sae_result saei_writer_finish(saei_writer *w) {
 #endif
     if (w->failed) {
         saei_writer_abandon(w);
-        return SAE_IO;
+        return SAE_ERR_IO;
     }
     end = w->path + (saei_path_base(w->path) - w->path);
     if (end == w->path) {
@@ -2316,7 +2325,7 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
                                   const char *name) {
     char *path = t->failed ? NULL : saei_path_join(t->ctx, folder, name);
     saei_writer writer;
-    sae_result result = SAE_OUT_OF_MEMORY;
+    sae_result result = SAE_ERR_OUT_OF_MEMORY;
     if (path) result = saei_writer_open(t->ctx, who, path, &writer);
     else saei_fail(t->ctx, result, "%s: no memory for %s/%s", who, folder, name);
     if (result == SAE_OK) {
@@ -2382,7 +2391,7 @@ static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
         column = *c == '\n' ? 1 : column + 1;
         line += *c == '\n';
     }
-    return saei_fail(p->ctx, SAE_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
+    return saei_fail(p->ctx, SAE_ERR_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
                      column, what);
 }
 
@@ -2585,7 +2594,7 @@ static sae_result saei_json_pass(saei_json_parser *p, sae_json *root) {
 /* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
    name is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000
    tensors stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space
-   after it. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
+   after it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, sae_json **root) {
     saei_json_parser p;
@@ -2601,14 +2610,14 @@ static sae_result saei_json_parse(const sae_context *ctx, const char *name, cons
         || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
         || !saei_add(keys, p.num_chars, &result)
         || !(block = (sae_json *)saei_alloc(ctx, result, 1)))
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
                          p.num_nodes);
     p.nodes = block;
     p.keys = (const void **)((char *)block + bytes);
     p.chars = (char *)block + keys;
     if (saei_json_pass(&p, block) != SAE_OK) { /* the same key twice */
         saei_free(ctx, block);
-        return SAE_FORMAT;
+        return SAE_ERR_FORMAT;
     }
     *root = block;
     return SAE_OK;
@@ -2619,7 +2628,7 @@ SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **
     sae_json *root = NULL;
     sae_result result;
     if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_json_open: path and out may not be NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_json_open: path and out may not be NULL");
     SAEI_TRY(saei_map_open(ctx, "sae_json_open", path, &map));
     result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &root);
     saei_map_close(ctx, &map);
@@ -3024,9 +3033,9 @@ static sae_result saei_damaged(const sae_tensor_file *file, const char *format, 
 static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    saei_file_fail(file, SAE_FORMAT, format, args);
+    saei_file_fail(file, SAE_ERR_FORMAT, format, args);
     va_end(args);
-    return SAE_FORMAT;
+    return SAE_ERR_FORMAT;
 }
 
 static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...)
@@ -3034,13 +3043,13 @@ static sae_result saei_unsupported(const sae_tensor_file *file, const char *form
 static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    saei_file_fail(file, SAE_UNSUPPORTED, format, args);
+    saei_file_fail(file, SAE_ERR_UNSUPPORTED, format, args);
     va_end(args);
-    return SAE_UNSUPPORTED;
+    return SAE_ERR_UNSUPPORTED;
 }
 
 static sae_result saei_file_no_memory(const sae_tensor_file *file) {
-    return saei_fail(file->ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+    return saei_fail(file->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
                      file->path);
 }
 
@@ -4374,7 +4383,8 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
     sae_result result;
     if (!file) {
         saei_map_close(ctx, map);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+                         path);
     }
     file->ctx = ctx;
     file->who = "sae_tensor_file_open";
@@ -4391,7 +4401,8 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
                                  "value", &file->scalars_by_name);
     file->path = saei_arena_text(&file->arena, path, strlen(path));
     if (result == SAE_OK && !file->path)
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+        result =
+            saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
     if (result != SAE_OK) {
         sae_tensor_file_close(file);
         return result;
@@ -4402,9 +4413,9 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
 
 SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
     saei_map map;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_open: path or out is NULL");
     SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
     return saei_tensor_file_open_map(ctx, path, &map, out);
 }
@@ -4421,7 +4432,7 @@ SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, cons
 }
 
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
-    if (!file) return SAE_INVALID;
+    if (!file) return SAE_ERR_INVALID;
     for (size_t i = 0; i < file->count; i++) {
         saei_file_tensor *t = file->tensors + i;
         if (tensor && tensor != &t->tensor) continue;
@@ -4430,7 +4441,8 @@ SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor
         if (tensor) return SAE_OK;
     }
     if (!tensor) return SAE_OK;
-    return saei_fail(file->ctx, SAE_INVALID, "sae_tensor_file_check: tensor is not of this file");
+    return saei_fail(file->ctx, SAE_ERR_INVALID,
+                     "sae_tensor_file_check: tensor is not of this file");
 }
 
 /* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",
@@ -4463,35 +4475,36 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
     sae_result result = SAE_OK;
     char quoted[SAEI_QUOTE];
     if (count && !tensors)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
                          count);
     sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
-    if (!sorted) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
+    if (!sorted)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     for (size_t i = 0; i < count && result == SAE_OK; i++) {
         sae_tensor t = tensors[i];
         size_t elements = 0;
         sorted[i] = tensors + i;
         if (!t.name || strlen(t.name) > 60000 || !saei_is_text(t.name, strlen(t.name)))
-            result = saei_fail(ctx, SAE_INVALID,
+            result = saei_fail(ctx, SAE_ERR_INVALID,
                                "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
                                "60000 bytes",
                                who, path, i);
         else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
                  || !saei_shape_layout(&t, &elements))
-            result = saei_fail(ctx, SAE_INVALID,
+            result = saei_fail(ctx, SAE_ERR_INVALID,
                                "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
                                "0 to %d, and at most %d whose product fits",
                                who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
                                SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
         else if (elements && !t.data)
-            result = saei_fail(ctx, SAE_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
+            result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
                                saei_quote(t.name, quoted));
     }
     if (result == SAE_OK) saei_sort(sorted, count, saei_name_less);
     for (size_t i = 1; i < count && result == SAE_OK; i++)
         if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
-            result = saei_fail(ctx, SAE_INVALID, "%s: %s: two tensors are named \"%s\"", who, path,
-                               saei_quote(saei_name_of(sorted[i]), quoted));
+            result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: two tensors are named \"%s\"", who,
+                               path, saei_quote(saei_name_of(sorted[i]), quoted));
     saei_free(ctx, sorted);
     return result;
 }
@@ -4686,11 +4699,11 @@ static sae_result saei_torch_write(saei_zip_writer *z, const char *path, const s
     sae_result result = SAE_OK;
     for (size_t i = 0; i < count; i++)
         if (!saei_dtypes[tensors[i].dtype].storage)
-            return saei_fail(ctx, SAE_UNSUPPORTED,
+            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
                              "sae_tensor_file_write: %s: .pt files have no %s", path,
                              sae_dtype_name(tensors[i].dtype));
     if (!saei_is_text(base, stem) || stem > 60000)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_tensor_file_write: %s: the name of a .pt file must be "
                          "UTF-8",
                          path);
@@ -4742,7 +4755,8 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
                                  const sae_tensor *tensors, size_t count) {
     saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
     sae_result result = SAE_OK;
-    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
+    if (!z)
+        return saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     z->out = w;
     z->head.ctx = z->directory.ctx = w->ctx;
     saei_crc_tables(&z->crc);
@@ -4750,7 +4764,8 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
     else saei_npz_write(z, tensors, count);
     if (result == SAE_OK) saei_zip_end_write(z);
     if (result == SAE_OK && (z->head.failed || z->directory.failed))
-        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
+        result =
+            saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     saei_free(w->ctx, z->head.data);
     saei_free(w->ctx, z->directory.data);
     saei_free(w->ctx, z);
@@ -4808,7 +4823,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
     SAEI_TRY(saei_write_check(ctx, path, tensors, count));
     for (size_t i = 0; i < count; i++)
         if (strcmp(tensors[i].name, "__metadata__") == 0)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "sae_tensor_file_write: %s: a tensor may not be named __metadata__",
                              path);
     memset(&header, 0, sizeof header);
@@ -4819,7 +4834,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
         saei_sort(sorted, count, saei_safetensors_less);
         saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
     }
-    result = SAE_OUT_OF_MEMORY;
+    result = SAE_ERR_OUT_OF_MEMORY;
     if (!sorted || header.failed)
         saei_fail(ctx, result, "sae_tensor_file_write: no memory to write %s", path);
     else result = saei_writer_open(ctx, "sae_tensor_file_write", path, &w);
@@ -4848,8 +4863,8 @@ static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
         saei_writer_put(w, tensor->data, saei_tensor_bytes(tensor));
     }
     saei_free(w->ctx, header.data);
-    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who,
-                                     w->path)
+    return header.failed ? saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s",
+                                     w->who, w->path)
                          : SAE_OK;
 }
 
@@ -4860,18 +4875,18 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
     sae_tensor single;
     sae_result result;
     bool npy, npz;
-    if (!ctx) return SAE_INVALID;
-    if (!path) return saei_fail(ctx, SAE_INVALID, "%s: path is NULL", who);
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!path) return saei_fail(ctx, SAE_ERR_INVALID, "%s: path is NULL", who);
     npy = saei_ends_with(path, ".npy");
     npz = saei_ends_with(path, ".npz");
     if (saei_ends_with(path, ".safetensors"))
         return saei_safetensors_write(ctx, path, tensors, count, NULL, NULL, 0);
     if (!npy && !npz && !saei_ends_with(path, ".pt") && !saei_ends_with(path, ".pth"))
-        return saei_fail(ctx, SAE_INVALID, "%s: %s ends in none of .npy, .npz, .safetensors, .pt",
-                         who, path);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: %s ends in none of .npy, .npz, .safetensors, .pt", who, path);
     if (npy && count != 1)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who, path,
-                         count);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who,
+                         path, count);
     if (npy && tensors) { /* its name is of no use there */
         single = tensors[0];
         single.name = "";
@@ -4897,11 +4912,11 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
 #define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
 
-typedef struct saei_adam_step {
+typedef struct saei_adam_factors {
     float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
     float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
     float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
-} saei_adam_step;
+} saei_adam_factors;
 
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
@@ -4987,7 +5002,8 @@ struct saei_kernels {
     void (*divide)(size_t n, const float *x, float a, float *out);               /* x / a */
     void (*add_double)(size_t n, double a, const float *x, double *out);         /* out += a x */
     void (*powers)(size_t n, const float *x, double p, double *out); /* x > 0 ? x^p : 0 */
-    void (*adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m, float *v);
+    void (*adam)(const saei_adam_factors *c, size_t n, float *p, const float *g, float *m,
+                 float *v);
     /* The operations gate and gate_grad on n entries from entry at on. */
     void (*gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
                  const float *mag_bias, const sae_code *c);
@@ -6220,7 +6236,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
    rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
-static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, const float *g,
                                float *m, float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
     saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
@@ -7458,7 +7474,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
    rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
-static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, const float *g,
                                float *m, float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
     saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
@@ -8704,7 +8720,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
    rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
-static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, const float *g,
                                float *m, float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
     saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
@@ -9950,7 +9966,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
    rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
-static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, const float *g,
                                float *m, float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
     saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
@@ -10050,12 +10066,14 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     sae_context *ctx;
     if (desc) zero = *desc;
     else memset(&zero, 0, sizeof zero);
-    if (!out) return saei_context_refuse(d, SAE_INVALID, "sae_context_create: out is NULL");
+    if (!out) return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: out is NULL");
     if (!d->allocator.alloc != !d->allocator.free)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: allocator has one of alloc "
+        return saei_context_refuse(d, SAE_ERR_INVALID,
+                                   "sae_context_create: allocator has one of alloc "
                                    "and free, allowed are both or none");
     if (d->threads < 0 || d->threads > SAEI_MAX_THREADS)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: threads is out of range, "
+        return saei_context_refuse(d, SAE_ERR_INVALID,
+                                   "sae_context_create: threads is out of range, "
                                    "allowed are 0 (all) to 1024");
     if (!d->allocator.alloc) {
         d->allocator.alloc = saei_default_alloc;
@@ -10063,12 +10081,12 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     }
     kernels = saei_kernels_select(d->instruction_set);
     if (!kernels)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: this CPU has no such "
+        return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: this CPU has no such "
                                    "instruction_set, allowed are NULL, portable, and what it has "
                                    "of avx2, avx512, avx512vnni, neon");
     ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
     if (!ctx)
-        return saei_context_refuse(d, SAE_OUT_OF_MEMORY,
+        return saei_context_refuse(d, SAE_ERR_OUT_OF_MEMORY,
                                    "sae_context_create: no memory for a context");
     memset(ctx, 0, sizeof *ctx);
     ctx->allocator = d->allocator;
@@ -10290,10 +10308,10 @@ typedef struct saei_task {
     sae_index *index;
     const float *const *values;
     float *const *outs;
-    saei_adam_step adam;
+    saei_adam_factors adam;
     const uint64_t *fires; /* [rows][ceil(m / 64)] */
     const sae_lag *lag;
-    const saei_adam_step *missed; /* [SAE_LAG_UPDATES] */
+    const saei_adam_factors *missed; /* [SAE_LAG_UPDATES] */
 } saei_task;
 
 static saei_task saei_task_of(const sae_work *w) {
@@ -12216,8 +12234,8 @@ static double saei_power_of(double beta, uint64_t t) {
     return result;
 }
 
-static saei_adam_step saei_adam_step_of(const sae_adam *adam, uint64_t t, double scale) {
-    saei_adam_step c;
+static saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uint64_t t, double scale) {
+    saei_adam_factors c;
     c.keep1 = (float)(1 - adam->beta1);
     c.keep2 = (float)(1 - adam->beta2);
     c.beta2 = (float)adam->beta2;
@@ -12240,7 +12258,7 @@ static double saei_clip_factor(double sum_squares, double max_norm) {
     return factor < 1 ? factor : 1;
 }
 
-static void saei_cpu_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
+static void saei_cpu_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                           const double *sum_squares, double max_norm, float *param,
                           const float *grad, float *first, float *second, size_t count) {
     saei_task task = saei_task_of(w);
@@ -12271,7 +12289,7 @@ static void saei_adam_rows_part(void *arg, size_t part) {
     }
 }
 
-static void saei_cpu_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t step,
+static void saei_cpu_adam_rows(const sae_work *w, const sae_adam_desc *adam, uint64_t step,
                                const double *sum_squares, double max_norm, float project,
                                float unit, const sae_lag *lag, size_t m, float *param, float *grad,
                                float *first, float *second) {
@@ -12338,7 +12356,7 @@ static void saei_catch_up_part(void *arg, size_t part) {
 static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
                               float *param, float *first, float *second) {
     saei_task t = saei_task_of(w);
-    saei_adam_step missed[SAE_LAG_UPDATES];
+    saei_adam_factors missed[SAE_LAG_UPDATES];
     float *outs[3];
     outs[0] = param;
     outs[1] = first;
@@ -12543,7 +12561,7 @@ static bool saei_arch_selects(sae_arch arch) { /* has k, threshold and a rule */
 static bool saei_subtracts(const sae_dictionary_desc *desc) {
     return ((desc->arch == SAE_ARCH_STANDARD || desc->arch == SAE_ARCH_GATED
              || saei_arch_selects(desc->arch))
-            && !desc->keep_b_dec)
+            && !desc->no_b_dec_subtraction)
            || (desc->arch == SAE_ARCH_JUMP_RELU && desc->subtract_b_dec);
 }
 
@@ -12553,7 +12571,7 @@ static size_t saei_output_dim(const sae_dictionary_desc *desc) {
 
 /* One of dictionary_learning's eight classes as it is. */
 static bool saei_is_plain(const sae_dictionary_desc *desc) {
-    return !desc->keep_b_dec && !desc->latents && !desc->input_norm && !desc->skip
+    return !desc->no_b_dec_subtraction && !desc->activation && !desc->input_norm && !desc->skip
            && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim;
 }
 
@@ -12563,38 +12581,45 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
     const sae_arch arch = desc->arch;
     const char *name = sae_arch_name(arch);
     bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW;
-    if (desc->latents < SAE_LATENTS_POSITIVE || desc->latents > SAE_LATENTS_GROUP_MAX
-        || (desc->latents && arch != SAE_ARCH_TOP_K
-            && !(relu && desc->latents == SAE_LATENTS_SIGNED)))
-        return saei_fail(ctx, SAE_INVALID, "%s: latents is %d, allowed are 0, with AutoEncoder and "
-                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s", who,
-                         (int)desc->latents, name);
-    if (desc->latents == SAE_LATENTS_GROUP_MAX && desc->dict_size % desc->k)
-        return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, group max needs a divisor of dict_size, "
-                         "%zu", who, desc->k, desc->dict_size);
+    if (desc->activation < SAE_ACTIVATION_POSITIVE || desc->activation > SAE_ACTIVATION_GROUP_MAX
+        || (desc->activation && arch != SAE_ARCH_TOP_K
+            && !(relu && desc->activation == SAE_ACTIVATION_SIGNED)))
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: activation is %d, allowed are 0, with AutoEncoder and "
+                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s",
+                         who, (int)desc->activation, name);
+    if (desc->activation == SAE_ACTIVATION_GROUP_MAX && desc->dict_size % desc->k)
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: k is %zu, group max needs a divisor of dict_size, "
+                         "%zu",
+                         who, desc->k, desc->dict_size);
     if (desc->k_fraction != 0
         && (!(desc->k_fraction > 0 && desc->k_fraction < 1)
             || (arch != SAE_ARCH_BATCH_TOP_K && arch != SAE_ARCH_MATRYOSHKA)))
-        return saei_fail(ctx, SAE_INVALID, "%s: k_fraction is %g, allowed are 0 and, with the "
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: k_fraction is %g, allowed are 0 and, with the "
                          "batch classes, numbers below 1; arch is %s", who, desc->k_fraction, name);
     if (desc->input_norm < SAE_INPUT_NORM_NONE || desc->input_norm > SAE_INPUT_NORM_LAYER)
-        return saei_fail(ctx, SAE_INVALID, "%s: input_norm is %d, allowed are 0 to %d", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: input_norm is %d, allowed are 0 to %d", who,
                          (int)desc->input_norm, (int)SAE_INPUT_NORM_LAYER);
     if (desc->output_dim > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: output_dim is %zu, allowed are 0 to %d", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, allowed are 0 to %d", who,
                          desc->output_dim, INT32_MAX);
     if (desc->subtract_b_dec && arch != SAE_ARCH_JUMP_RELU)
-        return saei_fail(ctx, SAE_INVALID, "%s: subtract_b_dec is a field of JumpReluAutoEncoder, "
-                         "arch is %s", who, name);
-    if (desc->keep_b_dec && (arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_STANDARD_NEW))
-        return saei_fail(ctx, SAE_INVALID, "%s: keep_b_dec is set, but %s keeps b_dec anyway", who,
-                         name);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: subtract_b_dec is a field of JumpReluAutoEncoder, "
+                         "arch is %s",
+                         who, name);
+    if (desc->no_b_dec_subtraction && (arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_STANDARD_NEW))
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: no_b_dec_subtraction is set, but %s keeps b_dec anyway", who, name);
     if (arch == SAE_ARCH_IDENTITY && !saei_is_plain(desc))
-        return saei_fail(ctx, SAE_INVALID, "%s: IdentityDict has no variations", who);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: IdentityDict has no variations", who);
     if (saei_output_dim(desc) == desc->activation_dim) return SAE_OK;
-    if (saei_subtracts(desc) || (desc->input_norm && !desc->keep_norm))
-        return saei_fail(ctx, SAE_INVALID, "%s: output_dim is %zu and activation_dim %zu: x can "
-                         "neither lose b_dec (keep_b_dec) nor x_hat get its norm back (keep_norm)",
+    if (saei_subtracts(desc) || (desc->input_norm && !desc->output_normalized))
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: output_dim is %zu and activation_dim %zu: x can "
+                         "neither lose b_dec (no_b_dec_subtraction) nor x_hat get its norm back "
+                         "(output_normalized)",
                          who, desc->output_dim, desc->activation_dim);
     return SAE_OK;
 }
@@ -12603,39 +12628,42 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
     size_t sum = 0;
     if (desc->arch < SAE_ARCH_STANDARD || desc->arch > SAE_ARCH_IDENTITY)
-        return saei_fail(ctx, SAE_INVALID, "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
-                         "SAE_ARCH_IDENTITY (%d)", who, (int)desc->arch, (int)SAE_ARCH_STANDARD,
-                         (int)SAE_ARCH_IDENTITY);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
+                         "SAE_ARCH_IDENTITY (%d)",
+                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_ARCH_IDENTITY);
     if (!desc->activation_dim || desc->activation_dim > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d", who,
-                         desc->activation_dim, INT32_MAX);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d",
+                         who, desc->activation_dim, INT32_MAX);
     if (!desc->dict_size || desc->dict_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: dict_size is %zu, allowed are 1 to %d", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: dict_size is %zu, allowed are 1 to %d", who,
                          desc->dict_size, INT32_MAX);
     if (desc->arch == SAE_ARCH_IDENTITY && desc->dict_size != desc->activation_dim)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: dict_size is %zu, IdentityDict has activation_dim, %zu", who,
                          desc->dict_size, desc->activation_dim);
     if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
-        return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
                          desc->k, desc->dict_size);
     SAEI_TRY(saei_variations_check(ctx, who, desc));
     if (desc->arch != SAE_ARCH_MATRYOSHKA && desc->num_groups)
-        return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
-                         "groups; arch is %s", who, desc->num_groups, sae_arch_name(desc->arch));
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
+                         "groups; arch is %s",
+                         who, desc->num_groups, sae_arch_name(desc->arch));
     if (desc->arch != SAE_ARCH_MATRYOSHKA) return SAE_OK;
     if (!desc->num_groups || desc->num_groups > SAE_MAX_GROUPS)
-        return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu, allowed are 1 to %d", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: num_groups is %zu, allowed are 1 to %d", who,
                          desc->num_groups, SAE_MAX_GROUPS);
     for (size_t i = 0; i < desc->num_groups; i++) {
         if (!desc->group_sizes[i] || desc->group_sizes[i] > desc->dict_size)
-            return saei_fail(ctx, SAE_INVALID, "%s: group_sizes[%zu] is %zu, allowed are 1 to "
+            return saei_fail(ctx, SAE_ERR_INVALID, "%s: group_sizes[%zu] is %zu, allowed are 1 to "
                              "dict_size, %zu", who, i, desc->group_sizes[i], desc->dict_size);
         sum += desc->group_sizes[i];
     }
     if (sum != desc->dict_size)
-        return saei_fail(ctx, SAE_INVALID, "%s: group_sizes sum to %zu, dict_size is %zu", who, sum,
-                         desc->dict_size);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: group_sizes sum to %zu, dict_size is %zu", who,
+                         sum, desc->dict_size);
     return SAE_OK;
 }
 
@@ -12702,8 +12730,10 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     if (dict && count) params = (float *)saei_alloc(ctx, count, sizeof(float));
     if (!dict || (count && !params)) {
         saei_free(ctx, dict);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for a dictionary of %zu latents of "
-                         "%zu dimensions", who, desc->dict_size, desc->activation_dim);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "%s: no memory for a dictionary of %zu latents of "
+                         "%zu dimensions",
+                         who, desc->dict_size, desc->activation_dim);
     }
     dict->ctx = ctx;
     dict->desc = *desc;
@@ -12784,9 +12814,9 @@ static void saei_dictionary_init(sae_dictionary *dict) {
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
                                          sae_dictionary **out) {
     sae_dictionary *dict = NULL;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_dictionary_create: %s is NULL",
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_dictionary_create: %s is NULL",
                          desc ? "out" : "desc");
     SAEI_TRY(saei_dictionary_new(ctx, "sae_dictionary_create", desc, &dict));
     saei_dictionary_init(dict);
@@ -12819,14 +12849,16 @@ SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {
 }
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (rule < SAE_RULE_DEFAULT || rule > SAE_RULE_THRESHOLD
         || (rule != SAE_RULE_DEFAULT && !saei_arch_selects(dict->desc.arch)))
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_rule: rule is %d; only the "
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_dictionary_set_rule: rule is %d; only the "
                          "top-k classes have a choice (1 top_k, 2 threshold), this is %s",
                          (int)rule, sae_arch_name(dict->desc.arch));
-    if (rule == SAE_RULE_THRESHOLD && dict->desc.latents)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_rule: rule is 2 (threshold), "
+    if (rule == SAE_RULE_THRESHOLD && dict->desc.activation)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_dictionary_set_rule: rule is 2 (threshold), "
                          "signed latents and group max have none");
     if (rule == SAE_RULE_DEFAULT && saei_arch_selects(dict->desc.arch))
         rule = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD;
@@ -12838,9 +12870,9 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict) { return dict->rule; }
 
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups) {
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (active_groups > dict->desc.num_groups)
-        return saei_fail(dict->ctx, SAE_INVALID,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_dictionary_set_active_groups: active_groups is "
                          "%zu, allowed are 0 (all) to %zu",
                          active_groups, dict->desc.num_groups);
@@ -12861,14 +12893,15 @@ SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size
 
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale) {
     size_t m;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (!(scale > 0) || scale > FLT_MAX)
-        return saei_fail(dict->ctx, SAE_INVALID,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
     if (dict->desc.input_norm)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_dictionary_scale_biases: the dictionary "
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
+                         "sae_dictionary_scale_biases: the dictionary "
                          "has an input_norm, which takes rows of any scale already");
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
@@ -12942,7 +12975,7 @@ static void saei_fold_decoder_norms(sae_dictionary *dict) {
 }
 
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (dict->desc.arch == SAE_ARCH_STANDARD && !saei_decoder_is_unit(dict))
         saei_fold_decoder_norms(dict);
     return SAE_OK;
@@ -13052,7 +13085,8 @@ static void saei_infer_product(const saei_infer *q, const float *x, size_t rows,
 }
 
 static bool saei_is_signed(const sae_dictionary_desc *desc) {
-    return desc->latents == SAE_LATENTS_SIGNED || desc->latents == SAE_LATENTS_MAGNITUDE;
+    return desc->activation == SAE_ACTIVATION_SIGNED
+           || desc->activation == SAE_ACTIVATION_MAGNITUDE;
 }
 
 /* f of one latent from its product with x; top_k leaves the selection to the caller. */
@@ -13207,12 +13241,12 @@ static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
 }
 
 /* A number that orders p as SIGNED (0: NaN) or MAGNITUDE chooses. -0 is 0. */
-static uint32_t saei_varied_key(sae_latents kind, float p) {
+static uint32_t saei_varied_key(sae_activation kind, float p) {
     uint32_t bits;
     if (p != p) return 0;
     p += 0.0f;
     memcpy(&bits, &p, sizeof bits);
-    if (kind == SAE_LATENTS_MAGNITUDE) return bits & 0x7FFFFFFFu;
+    if (kind == SAE_ACTIVATION_MAGNITUDE) return bits & 0x7FFFFFFFu;
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
@@ -13220,7 +13254,7 @@ static uint32_t saei_varied_key(sae_latents kind, float p) {
    |p| or p; the lowest bit of a latent is then the sign of p. */
 static void saei_infer_varied_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
-    const sae_latents kind = q->dict->desc.latents;
+    const sae_activation kind = q->dict->desc.activation;
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
     size_t k = q->share, group = q->count / k, held[SAEI_INFER_ROWS];
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
@@ -13238,8 +13272,8 @@ static void saei_infer_varied_part(void *arg, size_t part) {
                 size_t i = first + j;
                 float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], true);
                 uint32_t name = (uint32_t)i << 1 | (f < 0);
-                if (kind == SAE_LATENTS_MAGNITUDE) f = fabsf(f);
-                if (kind == SAE_LATENTS_GROUP_MAX) {
+                if (kind == SAE_ACTIVATION_MAGNITUDE) f = fabsf(f);
+                if (kind == SAE_ACTIVATION_GROUP_MAX) {
                     bool opens = i % group == 0;
                     if (opens || f > value[held[r] - 1]) {
                         held[r] += opens;
@@ -13263,10 +13297,10 @@ static void saei_infer_varied_part(void *arg, size_t part) {
         uint32_t *latent = q->sparse->latent + (r0 + r) * k;
         float *value = q->sparse->value + (r0 + r) * k;
         size_t kept = 0;
-        if (kind != SAE_LATENTS_GROUP_MAX) saei_sort_by_latent(latent, value, held[r]);
+        if (kind != SAE_ACTIVATION_GROUP_MAX) saei_sort_by_latent(latent, value, held[r]);
         for (size_t j = 0; j < held[r]; j++) {
             if (value[j] == 0) continue;
-            value[kept] = kind == SAE_LATENTS_MAGNITUDE && latent[j] & 1 ? -value[j] : value[j];
+            value[kept] = kind == SAE_ACTIVATION_MAGNITUDE && latent[j] & 1 ? -value[j] : value[j];
             latent[kept++] = latent[j] >> 1;
         }
         q->sparse->row_begin[r0 + r + 1] = kept;
@@ -13275,19 +13309,19 @@ static void saei_infer_varied_part(void *arg, size_t part) {
 
 /* Keeps of each row of p [n,m] what the signed choices and group max keep. */
 static void saei_dense_varied_row(const saei_infer *q, size_t r) {
-    const sae_latents kind = q->dict->desc.latents;
+    const sae_activation kind = q->dict->desc.activation;
     size_t m = q->count, k = q->share, group = m / k;
     float *f = q->dense + r * m;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
     size_t above = 0;
-    for (size_t g = 0; kind == SAE_LATENTS_GROUP_MAX && g < m; g += group) {
+    for (size_t g = 0; kind == SAE_ACTIVATION_GROUP_MAX && g < m; g += group) {
         size_t best = g;
         for (size_t i = g + 1; i < g + group; i++)
             if (f[i] > f[best]) best = i;
         for (size_t i = g; i < g + group; i++)
             if (i != best) f[i] = 0;
     }
-    if (kind == SAE_LATENTS_GROUP_MAX) return;
+    if (kind == SAE_ACTIVATION_GROUP_MAX) return;
     while (hi - lo > 1) {
         uint64_t mid = lo + (hi - lo) / 2;
         size_t count = 0;
@@ -13386,7 +13420,7 @@ static void saei_infer_rows(const saei_infer *q, size_t r0, size_t rows) {
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
     for (size_t r = r0; q->dense && q->top_k && q->share && r < r0 + rows; r++) {
-        if (q->dict->desc.latents) saei_dense_varied_row(q, r);
+        if (q->dict->desc.activation) saei_dense_varied_row(q, r);
         else saei_dense_top_row(q, r);
     }
 }
@@ -13394,11 +13428,12 @@ static void saei_infer_rows(const saei_infer *q, size_t r0, size_t rows) {
 static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
                                    size_t n, size_t width) {
     size_t all;
-    if (!dict) return SAE_INVALID;
-    if (!arrays) return saei_fail(dict->ctx, SAE_INVALID, "%s: an array is NULL", who);
+    if (!dict) return SAE_ERR_INVALID;
+    if (!arrays) return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: an array is NULL", who);
     width = saei_max(width, saei_output_dim(&dict->desc));
     if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
-        return saei_fail(dict->ctx, SAE_INVALID, "%s: n is %zu rows, too many to address", who, n);
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who,
+                         n);
     return SAE_OK;
 }
 
@@ -13535,7 +13570,7 @@ static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
 static bool saei_prepares(const sae_dictionary *dict) {
     size_t panels = saei_ceil_div(dict->desc.dict_size, SAEI_PANEL);
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.latents && dict->desc.activation_dim <= 16384 && panels <= 65536
+           && !dict->desc.activation && dict->desc.activation_dim <= 16384 && panels <= 65536
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
                     || dict->desc.k * 20 > dict->desc.dict_size));
@@ -13547,14 +13582,16 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
     saei_task t;
     sae_work w;
     size_t bytes, panels;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (dict->prepared || !saei_prepares(dict)) return SAE_OK;
     memset(&plan, 0, sizeof plan);
     bytes = saei_prepared_layout(dict, NULL, &plan);
     p = bytes == SIZE_MAX ? NULL : (saei_prepared *)saei_alloc(dict->ctx, bytes, 1);
     if (!p)
-        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_prepare: no memory for %zu "
-                         "bytes beside the dictionary", bytes);
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "sae_dictionary_prepare: no memory for %zu "
+                         "bytes beside the dictionary",
+                         bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
     memset(&w, 0, sizeof w);
@@ -13731,7 +13768,7 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, 
     if (!histogram || !code->count || !code->latent || !*dense) {
         saei_free(ctx, histogram);
         saei_batch_free(ctx, code, *dense);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY,
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
                          "%s: no memory for batch top-k over %zu rows of %zu "
                          "latents",
                          who, n, m);
@@ -13801,7 +13838,7 @@ SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t
 
 static sae_result saei_capacity(const sae_dictionary *dict, size_t needed, const sae_sparse *out) {
     if (needed <= out->capacity) return SAE_OK;
-    return saei_fail(dict->ctx, SAE_INVALID,
+    return saei_fail(dict->ctx, SAE_ERR_INVALID,
                      "sae_encode_sparse: capacity is %zu entries, %zu are needed", out->capacity,
                      needed);
 }
@@ -13868,7 +13905,7 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
         q.share = dict->desc.k;
         SAEI_TRY(saei_capacity(dict, n * q.share, out));
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS),
-                      dict->desc.latents ? saei_infer_varied_part : saei_infer_part, &q);
+                      dict->desc.activation ? saei_infer_varied_part : saei_infer_part, &q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
     }
@@ -13894,7 +13931,7 @@ SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x,
     SAEI_TRY(saei_infer_check(dict, "sae_encode_subset", x && latents && f, n, count));
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= dict->desc.dict_size)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_encode_subset: latents[%zu] is %u, allowed "
                              "are 0 to %zu",
                              j, (unsigned)latents[j], dict->desc.dict_size - 1);
@@ -13981,17 +14018,19 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
     SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse",
                               code && code->row_begin && (x_hat || !n), n, 0));
     if (n && code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_decode_sparse: row_begin lists %zu entries, "
-                         "but latent or value is NULL", code->row_begin[n] - code->row_begin[0]);
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_decode_sparse: row_begin lists %zu entries, "
+                         "but latent or value is NULL",
+                         code->row_begin[n] - code->row_begin[0]);
     for (size_t r = 0; r < n; r++)
         if (code->row_begin[r + 1] < code->row_begin[r])
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: row_begin[%zu] is %zu, less "
                              "than the one before",
                              r + 1, code->row_begin[r + 1]);
     for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
         if (code->latent[j] >= dict->desc.dict_size)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: latent[%zu] is %u, allowed "
                              "are 0 to %zu",
                              j, (unsigned)code->latent[j], dict->desc.dict_size - 1);
@@ -14018,7 +14057,7 @@ static void saei_finish_part(void *arg, size_t part) {
     size_t d = dict->desc.activation_dim, out = saei_output_dim(&dict->desc);
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
-    for (size_t r = 0; dict->desc.input_norm && !dict->desc.keep_norm && r < rows; r++) {
+    for (size_t r = 0; dict->desc.input_norm && !dict->desc.output_normalized && r < rows; r++) {
         saei_norm norm = saei_row_norm(dict, q->x + (r0 + r) * d);
         float *y = q->dense + (r0 + r) * out;
         for (size_t c = 0; c < out; c++) y[c] = y[c] * norm.scale + norm.shift;
@@ -14036,7 +14075,7 @@ SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x,
                                      float *x_hat) {
     saei_infer q;
     SAEI_TRY(saei_infer_check(dict, "sae_decode_finish", x && x_hat, n, 0));
-    if (!dict->W_skip && (!dict->desc.input_norm || dict->desc.keep_norm)) return SAE_OK;
+    if (!dict->W_skip && (!dict->desc.input_norm || dict->desc.output_normalized)) return SAE_OK;
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = x;
@@ -14101,7 +14140,7 @@ static void saei_forward_top_rows(const saei_infer *all, size_t r0, size_t rows)
     q.x += r0 * q.dict->desc.activation_dim;
     q.n = rows;
     q.sparse = &lists;
-    if (q.dict->desc.latents) saei_infer_varied_part(&q, 0);
+    if (q.dict->desc.activation) saei_infer_varied_part(&q, 0);
     else saei_infer_top_rows(&q, 0, rows);
     saei_sparse_compact(&lists, q.n, k);
     memset(&decoding, 0, sizeof decoding);
@@ -14154,8 +14193,10 @@ static sae_result saei_forward_dense(const sae_dictionary *dict, const float *x,
     float *own = NULL;
     if (saei_mul(chunk, m, &all)) own = (float *)saei_alloc(dict->ctx, all, sizeof(float));
     if (!own)
-        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_forward: no memory for %zu rows of %zu "
-                         "latents", chunk, m);
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "sae_forward: no memory for %zu rows of %zu "
+                         "latents",
+                         chunk, m);
     for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
         size_t rows = saei_min(chunk, n - r);
         result = sae_encode(dict, x + r * d, rows, own);
@@ -14223,8 +14264,10 @@ SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x,
     SAEI_TRY(saei_infer_check(dict, "sae_forward_ghost", x && mask && x_ghost, n,
                               dict ? dict->desc.dict_size : 0));
     if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_forward_ghost: the dictionary is %s%s, only "
-                         "AutoEncoder has a ghost mode", sae_arch_name(dict->desc.arch),
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_forward_ghost: the dictionary is %s%s, only "
+                         "AutoEncoder has a ghost mode",
+                         sae_arch_name(dict->desc.arch),
                          saei_is_plain(&dict->desc) ? "" : " with variations");
     memset(&q, 0, sizeof q);
     q.dict = dict;
@@ -14262,7 +14305,7 @@ typedef struct saei_steer_job {
 
 /* What a top-k rule compares. */
 static float saei_steer_key(const sae_dictionary *dict, float f) {
-    return dict->desc.latents == SAE_LATENTS_MAGNITUDE ? fabsf(f) : f;
+    return dict->desc.activation == SAE_ACTIVATION_MAGNITUDE ? fabsf(f) : f;
 }
 
 /* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
@@ -14270,7 +14313,7 @@ static float saei_steer_key(const sae_dictionary *dict, float f) {
 static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows,
                             const saei_norm *norms, float *f) {
     const sae_dictionary *dict = job->dict;
-    bool grouped = dict->desc.latents == SAE_LATENTS_GROUP_MAX;
+    bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
     size_t m = dict->desc.dict_size, count = job->count;
     size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
@@ -14381,28 +14424,28 @@ static void saei_steer_part(void *arg, size_t part) {
             saei_steer_encode(job, x, rows, norms, f);
         }
         for (size_t i = 0; i < rows; i++)
-            saei_steer_row(job, f + i * count, h->input_norm && !h->keep_norm ? norms[i].scale : 1,
-                           x + i * d);
+            saei_steer_row(job, f + i * count,
+                           h->input_norm && !h->output_normalized ? norms[i].scale : 1, x + i * d);
     }
 }
 
 static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
                                    const sae_steering *list, size_t count) {
     if (count > SAE_MAX_STEERINGS)
-        return saei_fail(dict->ctx, SAE_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
                          count, SAE_MAX_STEERINGS);
     for (size_t j = 0; j < count; j++) {
         if (list[j].latent >= dict->desc.dict_size)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].latent is %lu, allowed are 0 to %zu", who, j,
                              (unsigned long)list[j].latent, dict->desc.dict_size - 1);
         if ((int)list[j].mode < 0 || list[j].mode > SAE_STEER_ABLATE)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].mode is %d, allowed are SAE_STEER_ADD, "
                              "SAE_STEER_SET, SAE_STEER_SCALE, SAE_STEER_ABLATE",
                              who, j, (int)list[j].mode);
         if (!(list[j].value - list[j].value == 0) && list[j].mode != SAE_STEER_ABLATE)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].value is %g, allowed are finite numbers", who, j,
                              (double)list[j].value);
     }
@@ -14415,7 +14458,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
     SAEI_TRY(saei_infer_check(dict, "sae_steer", (x || !n) && (steerings || !count), n, 0));
     SAEI_TRY(saei_steer_check(dict, "sae_steer", steerings, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "sae_steer: a transcoder's directions belong to its output, not to x");
     job.dict = dict;
     job.list = steerings;
@@ -14429,7 +14472,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
         if (steerings[j].mode > SAE_STEER_ADD) job.needs_f = true;
     }
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "sae_steer: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all "
                          "rows together; allowed are n = 1, SAE_RULE_THRESHOLD, or SAE_STEER_ADD "
                          "alone",
@@ -14470,8 +14513,10 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     sae_linear *l;
     size_t panels, width, floats;
     if (!ctx || !W || !out || !inputs || !outputs)
-        return saei_fail(ctx, SAE_INVALID, "sae_linear_create: inputs is %zu, outputs %zu, W and "
-                         "out may not be NULL, allowed are sizes from 1", inputs, outputs);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_linear_create: inputs is %zu, outputs %zu, W and "
+                         "out may not be NULL, allowed are sizes from 1",
+                         inputs, outputs);
     panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0);
     l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
     if (l) l->ctx = ctx;
@@ -14481,7 +14526,7 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     }
     if (!l || !l->packed || !l->bias) {
         sae_linear_destroy(l);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
                          "weights", outputs, inputs);
     }
     l->inputs = inputs;
@@ -14537,11 +14582,13 @@ static void saei_linear_part(void *arg, size_t part) {
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y) {
     saei_linear_task t;
     size_t most;
-    if (!linear) return SAE_INVALID;
+    if (!linear) return SAE_ERR_INVALID;
     if (!x || !y || !saei_mul(n, saei_max(linear->inputs, linear->outputs), &most)
         || most > SIZE_MAX / sizeof(float))
-        return saei_fail(linear->ctx, SAE_INVALID, "sae_linear_apply: n is %zu, x and y may not be "
-                         "NULL, allowed are rows that fit in memory", n);
+        return saei_fail(linear->ctx, SAE_ERR_INVALID,
+                         "sae_linear_apply: n is %zu, x and y may not be "
+                         "NULL, allowed are rows that fit in memory",
+                         n);
     t.linear = linear;
     t.W = NULL;
     t.x = x;
@@ -14722,7 +14769,7 @@ static sae_result saei_load_fail(const saei_load *load, sae_result result, const
 }
 
 static sae_result saei_load_no_memory(const saei_load *load) {
-    return saei_load_fail(load, SAE_OUT_OF_MEMORY, "no memory for its name");
+    return saei_load_fail(load, SAE_ERR_OUT_OF_MEMORY, "no memory for its name");
 }
 
 static const saei_layout *saei_layout_of(sae_arch arch) {
@@ -14832,7 +14879,7 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
     saei_map_close(load->ctx, &map);
     SAEI_TRY(result);
     if (load->root->type == SAE_JSON_OBJECT) return SAE_OK;
-    return saei_load_fail(load, SAE_FORMAT, "%s is not a JSON object", name);
+    return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
 }
 
 /* The value of a key; NULL where it is absent or null. */
@@ -14853,8 +14900,8 @@ static sae_result saei_config_refused(const saei_load *load, const char *key, co
     char quoted[SAEI_QUOTE];
     const char *given = v->string ? saei_quote(v->string, quoted) : kinds[v->type];
     if (v->type == SAE_JSON_BOOL) given = v->number != 0 ? "true" : "false";
-    return saei_load_fail(load, SAE_FORMAT, "%s in %s is %s, allowed is %s", key, load->config_name,
-                          given, allowed);
+    return saei_load_fail(load, SAE_ERR_FORMAT, "%s in %s is %s, allowed is %s", key,
+                          load->config_name, given, allowed);
 }
 
 /* A whole number of load->config; *out stays where it is absent or null. */
@@ -14874,7 +14921,7 @@ static sae_result saei_config_required(const saei_load *load, const char *key, s
     SAEI_TRY(saei_config_size(load, key, out));
     if (*out) return SAE_OK;
     if (v) return saei_config_refused(load, key, v, "a whole number from 1");
-    return saei_load_fail(load, SAE_FORMAT, "%s has no %s", load->config_name, key);
+    return saei_load_fail(load, SAE_ERR_FORMAT, "%s has no %s", load->config_name, key);
 }
 
 static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
@@ -14962,7 +15009,7 @@ static bool saei_draft_fits(saei_draft *draft) {
 }
 
 static sae_result saei_draft_misfit(const saei_draft *draft, const char *as) {
-    return saei_load_fail(draft->load, SAE_FORMAT, "as %s it%s%s%s%s%s", as,
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT, "as %s it%s%s%s%s%s", as,
                           *draft->lacks ? " lacks " : "", draft->lacks,
                           *draft->lacks && *draft->besides ? "," : "",
                           *draft->besides ? " has besides " : "", draft->besides);
@@ -15012,8 +15059,10 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
     if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS || slot == SAEI_SLOT_NOTHING)
         return SAE_OK;
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
-        return saei_load_fail(draft->load, SAE_UNSUPPORTED, "%s is %s, allowed are F32, F16, BF16, "
-                              "F64", t->name, sae_dtype_name(t->dtype));
+        return saei_load_fail(draft->load, SAE_ERR_UNSUPPORTED,
+                              "%s is %s, allowed are F32, F16, BF16, "
+                              "F64",
+                              t->name, sae_dtype_name(t->dtype));
     if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
     saei_slot_shape(&draft->desc, slot, &rows, &cols);
     if (rows ? t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols
@@ -15022,14 +15071,17 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
             snprintf(got + strlen(got), 24, "%s%llu", i ? "," : "",
                      (unsigned long long)t->shape[i]);
         if (rows) snprintf(want, sizeof want, "%llu,", (unsigned long long)rows);
-        return saei_load_fail(draft->load, SAE_MISMATCH, "%s has the shape [%s], must be [%s%llu]",
-                              t->name, got, want, (unsigned long long)cols);
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH,
+                              "%s has the shape [%s], must be [%s%llu]", t->name, got, want,
+                              (unsigned long long)cols);
     }
     if (!rows) return SAE_OK;
     span = (rows - 1) * (uint64_t)t->stride[0] + (cols - 1) * (uint64_t)t->stride[1] + 1;
     if (rows <= span / cols) return SAE_OK;
-    return saei_load_fail(draft->load, SAE_FORMAT, "entries of %s lie on each other: strides %lld, "
-                          "%lld", t->name, (long long)t->stride[0], (long long)t->stride[1]);
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT,
+                          "entries of %s lie on each other: strides %lld, "
+                          "%lld",
+                          t->name, (long long)t->stride[0], (long long)t->stride[1]);
 }
 
 /* Sets d and m from the encoder's tensor, and output_dim from the decoder's. */
@@ -15042,8 +15094,10 @@ static sae_result saei_draft_sizes(saei_draft *draft) {
         if (!t || (!enc && slot != SAEI_SLOT_W_DEC && slot != SAEI_SLOT_W_DEC_T)) continue;
         if (t->ndim != 2 || !t->shape[0] || !t->shape[1] || t->shape[0] > INT32_MAX
             || t->shape[1] > INT32_MAX)
-            return saei_load_fail(draft->load, SAE_FORMAT, "%s is no matrix of 1 to %d rows and "
-                                  "columns", t->name, INT32_MAX);
+            return saei_load_fail(draft->load, SAE_ERR_FORMAT,
+                                  "%s is no matrix of 1 to %d rows and "
+                                  "columns",
+                                  t->name, INT32_MAX);
         if (enc) draft->desc.dict_size = (size_t)t->shape[latents];
         *(enc ? &draft->desc.activation_dim : &draft->desc.output_dim) =
             (size_t)t->shape[1 - latents];
@@ -15191,7 +15245,7 @@ static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *ten
     SAEI_TRY(saei_read_run(file, &job,
                            cut ? NULL : ((const saei_file_tensor *)(const void *)tensor)->entry));
     if (!job.not_finite) return SAE_OK;
-    return saei_load_fail(draft->load, SAE_FORMAT, "%s holds NaN or infinity", tensor->name);
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s holds NaN or infinity", tensor->name);
 }
 
 /* W_dec[i] *= scale[i]: SAELens' finetuning_scaling_factor. */
@@ -15199,7 +15253,8 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
                                    sae_dictionary *dict) {
     float *scale = (float *)saei_alloc(dict->ctx, dict->desc.dict_size, sizeof *scale);
     sae_result result;
-    if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
+    if (!scale)
+        return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
     result = saei_draft_read(draft, t, 0, false, scale, 0);
     for (size_t i = 0; result == SAE_OK && i < dict->desc.dict_size; i++)
         for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] *= scale[i];
@@ -15241,15 +15296,17 @@ static sae_result saei_draft_cut(saei_draft *draft, sae_dictionary_desc *desc) {
     *desc = draft->desc;
     if (!first && !load->desc.num_latents) return SAE_OK;
     if (first >= m)
-        return saei_load_fail(load, SAE_INVALID, "sae_load_desc.first_latent is %zu, allowed are 0 "
-                              "to %zu", first, m - 1);
+        return saei_load_fail(load, SAE_ERR_INVALID,
+                              "sae_load_desc.first_latent is %zu, allowed are 0 "
+                              "to %zu",
+                              first, m - 1);
     end = load->desc.num_latents && load->desc.num_latents < m - first
               ? first + load->desc.num_latents : m;
     if (end - first == m) return SAE_OK;
-    if (desc->arch == SAE_ARCH_IDENTITY || desc->latents == SAE_LATENTS_GROUP_MAX)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
+    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
                               "latents: %s needs them all", end - first, m,
-                              desc->latents ? "group max" : "IdentityDict");
+                              desc->activation ? "group max" : "IdentityDict");
     draft->part = desc->dict_size = end - first;
     desc->k = saei_min(desc->k, desc->dict_size);
     for (size_t g = 0; g < desc->num_groups; g++) {
@@ -15301,7 +15358,7 @@ static bool saei_dl_detect(const saei_load *load) {
 static sae_result saei_dl_config(saei_load *load) {
     const sae_json *trainer = sae_json_get(load->root, "trainer");
     if (trainer && trainer->type != SAE_JSON_OBJECT && trainer->type != SAE_JSON_STRING)
-        return saei_load_fail(load, SAE_FORMAT, "trainer in config.json is not a JSON object");
+        return saei_load_fail(load, SAE_ERR_FORMAT, "trainer in config.json is not a JSON object");
     if (trainer && trainer->type == SAE_JSON_OBJECT) load->config = trainer;
     else if (sae_json_get(load->root, "dict_class")) load->config = load->root;
     else if (sae_json_get(load->root, "trainer_class")) load->config = load->root;
@@ -15337,14 +15394,14 @@ static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char
     *out = load->desc.arch;
     *where = "sae_load_desc.arch";
     if (*out && !saei_layout_of(*out))
-        return saei_load_fail(load, SAE_INVALID, "%s is %d, allowed is a sae_arch", *where,
+        return saei_load_fail(load, SAE_ERR_INVALID, "%s is %d, allowed is a sae_arch", *where,
                               (int)*out);
     if (*out || !load->config) return SAE_OK;
     if (name) {
         *where = "dict_class in config.json";
         *out = saei_arch_from_name(name);
         if (*out) return SAE_OK;
-        return saei_load_fail(load, SAE_UNSUPPORTED, "%s is %s, allowed are AutoEncoder, "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "%s is %s, allowed are AutoEncoder, "
                               "AutoEncoderNew, GatedAutoEncoder, AutoEncoderTopK, BatchTopKSAE, "
                               "MatryoshkaBatchTopKSAE, JumpReluAutoEncoder, IdentityDict", *where,
                               saei_quote(name, quoted));
@@ -15371,24 +15428,25 @@ static sae_result saei_dl_class(saei_draft *draft) {
     if (named && saei_dl_fits(draft, saei_layout_of(named))) return SAE_OK;
     as_named = *draft;
     if (!sae_tensor_file_count(load->tensors))
-        return saei_load_fail(load, SAE_FORMAT, "it holds no tensors");
+        return saei_load_fail(load, SAE_ERR_FORMAT, "it holds no tensors");
     for (size_t i = 0; i < SAEI_NUM_LAYOUTS && !fits; i++)
         fits = saei_dl_fits(draft, &saei_layouts[i]);
     if (!named && fits && !saei_is_top_k_class(draft->desc.arch)) return SAE_OK;
     if (!named && fits)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "its tensors are those of AutoEncoderTopK and "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "its tensors are those of AutoEncoderTopK and "
                               "of BatchTopKSAE, and no config.json says which: give "
                               "sae_load_desc.arch");
     if (!named) {
         *draft->besides = 0;
         for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
             saei_list_name(draft->besides, sae_tensor_file_get(load->tensors, i)->name);
-        return saei_load_fail(load, SAE_UNSUPPORTED, "no class has exactly its tensors: %s",
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "no class has exactly its tensors: %s",
                               draft->besides);
     }
     if (!fits) return saei_draft_misfit(&as_named, sae_arch_name(named));
     if (named != SAE_ARCH_STANDARD || draft->desc.arch != SAE_ARCH_STANDARD_NEW || load->desc.arch)
-        return saei_load_fail(load, SAE_MISMATCH, "%s is %s, but the tensors are those of %s",
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "%s is %s, but the tensors are those of %s",
                               where, sae_arch_name(named), sae_arch_name(draft->desc.arch));
     saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s says AutoEncoder, the tensors "
              "are those of AutoEncoderNew: taken as that", load->config_path);
@@ -15404,15 +15462,16 @@ static sae_result saei_dl_k(saei_draft *draft, const sae_tensor *t) {
     SAEI_TRY(saei_config_size(load, "k_anneal_steps", &anneal));
     k = config_k ? config_k : load->desc.k;
     if (t && (!saei_is_scalar(t) || !saei_tensor_whole(t, 0, &k)))
-        return saei_load_fail(load, SAE_FORMAT, "k is no whole number");
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is no whole number");
     if (!t && !k)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "neither it nor a config.json says k: give "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "neither it nor a config.json says k: give "
                               "sae_load_desc.k");
     if (k < 1 || k > draft->desc.dict_size)
-        return saei_load_fail(load, SAE_FORMAT, "k is %llu, allowed are 1 to dict_size, %zu",
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %llu, allowed are 1 to dict_size, %zu",
                               (unsigned long long)k, draft->desc.dict_size);
     if (config_k && k != config_k && !anneal) /* while k is annealed it is on its way to config's */
-        return saei_load_fail(load, SAE_MISMATCH, "k is %llu, in config.json %zu",
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "k is %llu, in config.json %zu",
                               (unsigned long long)k, config_k);
     draft->desc.k = (size_t)k;
     return SAE_OK;
@@ -15428,9 +15487,10 @@ static sae_result saei_dl_groups(saei_draft *draft, const sae_tensor *t) {
         left -= size;
     }
     if (good && !left) return SAE_OK;
-    return saei_load_fail(draft->load, SAE_FORMAT, "group_sizes must be at most %d whole numbers "
-                          ">= 1 whose sum is dict_size, %zu", SAE_MAX_GROUPS,
-                          draft->desc.dict_size);
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT,
+                          "group_sizes must be at most %d whole numbers "
+                          ">= 1 whose sum is dict_size, %zu",
+                          SAE_MAX_GROUPS, draft->desc.dict_size);
 }
 
 /* Another program's W_enc may be [m,d]: where d is m, names or a config must say whose it is. */
@@ -15450,19 +15510,23 @@ static sae_result saei_dl_desc(saei_draft *draft) {
     SAEI_TRY(saei_config_size(load, "dict_size", &m));
     if (desc->arch == SAE_ARCH_IDENTITY) {
         desc->activation_dim = desc->dict_size = d;
-        return d ? SAE_OK : saei_load_fail(load, SAE_FORMAT, "IdentityDict needs activation_dim in "
-                                           "config.json");
+        return d ? SAE_OK
+                 : saei_load_fail(load, SAE_ERR_FORMAT,
+                                  "IdentityDict needs activation_dim in "
+                                  "config.json");
     }
     SAEI_TRY(saei_draft_sizes(draft));
     desc->output_dim = 0;
     if ((d && d != desc->activation_dim) || (m && m != desc->dict_size))
-        return saei_load_fail(load, SAE_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
                               "config.json %zu and %zu", desc->activation_dim, desc->dict_size, d,
                               m);
     if (saei_dl_is_untagged(draft))
-        return saei_load_fail(load, SAE_UNSUPPORTED, "W_enc is [%zu,%zu], and nothing says which "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "W_enc is [%zu,%zu], and nothing says which "
                               "side the latents are on: no config.json, and activation_dim may be "
-                              "dict_size", desc->activation_dim, desc->dict_size);
+                              "dict_size",
+                              desc->activation_dim, desc->dict_size);
     for (size_t k = 0; k < draft->count; k++) {
         SAEI_TRY(saei_draft_check(draft, k));
         if (draft->keys[k].slot == SAEI_SLOT_K)
@@ -15489,7 +15553,7 @@ static sae_result saei_dl_nested(saei_load *load, float *factor) {
     if (text && saei_text_number(text, strlen(text), &value)) *factor = (float)value;
     else if (t && saei_is_scalar(t)) sae_tensor_to_f32(t, factor);
     if (*factor > 0 && *factor <= FLT_MAX) return SAE_OK;
-    return saei_load_fail(load, SAE_UNSUPPORTED, "it is the backup of a run that was cut off, "
+    return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "it is the backup of a run that was cut off, "
                           "without a norm_factor to scale its biases with");
 }
 
@@ -15529,7 +15593,7 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
         result = sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
     }
     if (result == SAE_OK && factor > 0) result = sae_dictionary_scale_biases(dict, factor);
-    if (result == SAE_OK && !load->desc.raw && !load->desc.keep_norms)
+    if (result == SAE_OK && !load->desc.raw && !load->desc.raw_decoder_norms)
         result = sae_dictionary_normalize_decoder(dict);
     saei_dl_origin(load, dict);
     if (result == SAE_OK) *out = dict;
@@ -15545,20 +15609,20 @@ typedef enum saei_lens_kind { SAEI_LENS_SAE, SAEI_LENS_TRANSCODER, SAEI_LENS_SKI
 static const struct {
     const char *name;
     sae_arch arch;
-    sae_latents latents;
+    sae_activation latents;
     saei_lens_kind kind;
 } saei_lens_archs[] = {
-    { "standard", SAE_ARCH_STANDARD, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "topk", SAE_ARCH_TOP_K, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "abstopk", SAE_ARCH_TOP_K, SAE_LATENTS_MAGNITUDE, SAEI_LENS_SAE },
-    { "gated", SAE_ARCH_GATED, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "jumprelu", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "batchtopk", SAE_ARCH_BATCH_TOP_K, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "matryoshka_batchtopk", SAE_ARCH_MATRYOSHKA, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "transcoder", SAE_ARCH_STANDARD_NEW, SAE_LATENTS_POSITIVE, SAEI_LENS_TRANSCODER },
-    { "skip_transcoder", SAE_ARCH_STANDARD_NEW, SAE_LATENTS_POSITIVE, SAEI_LENS_SKIP },
-    { "jumprelu_transcoder", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_TRANSCODER },
-    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_SKIP }
+    { "standard", SAE_ARCH_STANDARD, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "topk", SAE_ARCH_TOP_K, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "abstopk", SAE_ARCH_TOP_K, SAE_ACTIVATION_MAGNITUDE, SAEI_LENS_SAE },
+    { "gated", SAE_ARCH_GATED, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "jumprelu", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "batchtopk", SAE_ARCH_BATCH_TOP_K, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "matryoshka_batchtopk", SAE_ARCH_MATRYOSHKA, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "transcoder", SAE_ARCH_STANDARD_NEW, SAE_ACTIVATION_POSITIVE, SAEI_LENS_TRANSCODER },
+    { "skip_transcoder", SAE_ARCH_STANDARD_NEW, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP },
+    { "jumprelu_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_TRANSCODER },
+    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP }
 };
 enum { SAEI_NUM_LENS_ARCHS = sizeof saei_lens_archs / sizeof saei_lens_archs[0] };
 
@@ -15595,7 +15659,7 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
             cfg->arch = i;
             return SAE_OK;
         }
-    return saei_load_fail(load, SAE_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
+    return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
                           "standard, topk, abstopk, gated, jumprelu, batchtopk, "
                           "matryoshka_batchtopk, transcoder, skip_transcoder, jumprelu_transcoder, "
                           "jumprelu_skip_transcoder", name ? saei_quote(name, quoted) : "missing");
@@ -15638,7 +15702,7 @@ static sae_result saei_lens_k(const saei_load *load, const saei_lens_cfg *cfg,
                                                        : "a whole number from 1");
     if (k) value = k->number;
     if (!(value <= (double)desc->dict_size))
-        return saei_load_fail(load, SAE_FORMAT, "k is %g%s, allowed are 1 to d_sae, %zu", value,
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %g%s, allowed are 1 to d_sae, %zu", value,
                               k ? "" : " (SAELens' default, cfg.json says none)", desc->dict_size);
     desc->k = (size_t)value;
     desc->k_fraction = value - floor(value);
@@ -15681,7 +15745,7 @@ static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
     SAEI_TRY(saei_lens_arch(load, cfg));
     kind = saei_lens_archs[cfg->arch].kind;
     desc->arch = saei_lens_archs[cfg->arch].arch;
-    desc->latents = saei_lens_archs[cfg->arch].latents;
+    desc->activation = saei_lens_archs[cfg->arch].latents;
     SAEI_TRY(saei_config_required(load, "d_in", &desc->activation_dim));
     SAEI_TRY(saei_config_required(load, "d_sae", &desc->dict_size));
     SAEI_TRY(saei_lens_dtype(load));
@@ -15690,15 +15754,15 @@ static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
     cfg->scaled = false;
     SAEI_TRY(saei_config_bool(load, "finetuning_scaling_factor", &cfg->scaled));
     if (kind != SAEI_LENS_SAE && subtract)
-        return saei_load_fail(load, SAE_FORMAT, "apply_b_dec_to_input in cfg.json is true (or "
+        return saei_load_fail(load, SAE_ERR_FORMAT, "apply_b_dec_to_input in cfg.json is true (or "
                               "missing), allowed is false for a %s",
                               saei_lens_archs[cfg->arch].name);
     if (desc->arch == SAE_ARCH_JUMP_RELU) desc->subtract_b_dec = subtract;
     else if (desc->arch == SAE_ARCH_STANDARD && !subtract) desc->arch = SAE_ARCH_STANDARD_NEW;
-    else if (desc->arch != SAE_ARCH_STANDARD_NEW) desc->keep_b_dec = !subtract;
+    else if (desc->arch != SAE_ARCH_STANDARD_NEW) desc->no_b_dec_subtraction = !subtract;
     if (kind != SAEI_LENS_SAE) {
         SAEI_TRY(saei_config_required(load, "d_out", &desc->output_dim));
-        desc->keep_norm = desc->input_norm != SAE_INPUT_NORM_NONE;
+        desc->output_normalized = desc->input_norm != SAE_INPUT_NORM_NONE;
         desc->skip = kind == SAEI_LENS_SKIP;
     }
     if (!saei_arch_selects(desc->arch)) return SAE_OK;
@@ -15721,14 +15785,15 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
     if (!t) return SAE_OK;
     SAEI_TRY(saei_draft_check(draft, key));
     scale = (float *)saei_alloc(draft->load->ctx, m, sizeof *scale);
-    if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
+    if (!scale)
+        return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
     result = saei_draft_read(draft, t, -1, false, scale, 0);
     for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
     saei_free(draft->load->ctx, scale);
     SAEI_TRY(result);
     if (ones) draft->keys[key].slot = SAEI_SLOT_NOTHING;
     else if (!scaled)
-        return saei_load_fail(draft->load, SAE_UNSUPPORTED, "%s is not all ones, and "
+        return saei_load_fail(draft->load, SAE_ERR_UNSUPPORTED, "%s is not all ones, and "
                               "finetuning_scaling_factor in cfg.json is not true", t->name);
     return SAE_OK;
 }
@@ -15779,7 +15844,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     memset(&draft, 0, sizeof draft);
     draft.load = load;
     if (!load->root)
-        return saei_load_fail(load, SAE_NOT_FOUND, "there is no cfg.json beside "
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no cfg.json beside "
                               "sae_weights.safetensors");
     load->config = load->root;
     SAEI_TRY(saei_lens_desc(load, &cfg, &draft.desc));
@@ -15819,22 +15884,28 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
     SAEI_TRY(saei_config_size(load, "num_latents", &latents));
     SAEI_TRY(saei_config_size(load, "k", &desc->k));
     SAEI_TRY(saei_config_bool(load, "skip_connection", &desc->skip));
-    SAEI_TRY(saei_config_bool(load, "transcode", &desc->keep_b_dec));
+    SAEI_TRY(saei_config_bool(load, "transcode", &desc->no_b_dec_subtraction));
     SAEI_TRY(saei_config_bool(load, "signed", &was_signed));
     if (!latents && !saei_mul(desc->activation_dim, expansion, &latents)) latents = 0;
     if (!latents || latents > INT32_MAX)
-        return saei_load_fail(load, SAE_FORMAT, "num_latents and expansion_factor in cfg.json make "
-                              "no number of latents from 1 to %d", INT32_MAX);
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "num_latents and expansion_factor in cfg.json make "
+                              "no number of latents from 1 to %d",
+                              INT32_MAX);
     desc->dict_size = latents;
-    if (strcmp(name, "groupmax") == 0) desc->latents = SAE_LATENTS_GROUP_MAX;
+    if (strcmp(name, "groupmax") == 0) desc->activation = SAE_ACTIVATION_GROUP_MAX;
     else if (activation && strcmp(name, "topk") != 0)
         return saei_config_refused(load, "activation", activation, "topk, groupmax");
     if (desc->k < 1 || desc->k > latents)
-        return saei_load_fail(load, SAE_FORMAT, "k in cfg.json is %zu, allowed are 1 to the number "
-                              "of latents, %zu", desc->k, latents);
-    if (desc->latents && latents % desc->k)
-        return saei_load_fail(load, SAE_FORMAT, "k in cfg.json is %zu: groupmax needs a divisor of "
-                              "the number of latents, %zu", desc->k, latents);
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k in cfg.json is %zu, allowed are 1 to the number "
+                              "of latents, %zu",
+                              desc->k, latents);
+    if (desc->activation && latents % desc->k)
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k in cfg.json is %zu: groupmax needs a divisor of "
+                              "the number of latents, %zu",
+                              desc->k, latents);
     if (was_signed)
         saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: signed is true, which "
                  "sparsify no longer knows: latents are positive, as it takes them today",
@@ -15850,7 +15921,8 @@ static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
     memset(&draft, 0, sizeof draft);
     draft.load = load;
     if (!load->root)
-        return saei_load_fail(load, SAE_NOT_FOUND, "there is no cfg.json beside sae.safetensors");
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
+                              "there is no cfg.json beside sae.safetensors");
     load->config = load->root;
     SAEI_TRY(saei_sparsify_desc(load, &draft.desc));
     saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
@@ -15872,7 +15944,7 @@ static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
         dict->origin.layer = saei_layer_of(hook);
     }
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name,
-                     draft.desc.latents ? "groupmax" : "topk");
+                     draft.desc.activation ? "groupmax" : "topk");
     *out = dict;
     return SAE_OK;
 }
@@ -15927,11 +15999,14 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     draft.load = load;
     load->config = load->root;
     if (w_dec && w_dec->ndim == 3)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "a cross-layer transcoder: w_dec has three "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "a cross-layer transcoder: w_dec has three "
                               "dimensions");
     if (load->root && (!arch || strcmp(arch, "jump_relu") != 0))
-        return saei_load_fail(load, SAE_UNSUPPORTED, "architecture in config.json is %s, allowed "
-                              "is jump_relu", arch ? saei_quote(arch, quoted) : "missing");
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "architecture in config.json is %s, allowed "
+                              "is jump_relu",
+                              arch ? saei_quote(arch, quoted) : "missing");
     SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope 2"));
     affine = draft.desc.skip;
     if (load->root) {
@@ -15939,7 +16014,7 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
         SAEI_TRY(saei_config_bool(load, "affine_connection", &affine));
     }
     if (affine != draft.desc.skip && (draft.desc.skip || !type || strcmp(type, "sae") != 0))
-        return saei_load_fail(load, SAE_MISMATCH, "affine_connection in config.json is %s, and "
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "affine_connection in config.json is %s, and "
                               "there is %s affine_skip_connection", affine ? "true" : "not true",
                               affine ? "no" : "an");
     SAEI_TRY(saei_lens_scale(&draft, false));
@@ -15997,19 +16072,22 @@ static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
     memset(&draft, 0, sizeof draft);
     draft.load = load;
     if (!load->root)
-        return saei_load_fail(load, SAE_NOT_FOUND, "there is no hyperparams.json beside the folder "
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
+                              "there is no hyperparams.json beside the folder "
                               "checkpoints");
     load->config = load->root;
     norm = saei_config_value(norm, "in");
     if (act && strcmp(act, "jumprelu") != 0)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "act_fn in hyperparams.json is %s, allowed is "
-                              "jumprelu", saei_quote(act, quoted));
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "act_fn in hyperparams.json is %s, allowed is "
+                              "jumprelu",
+                              saei_quote(act, quoted));
     if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
-        return saei_load_fail(load, SAE_FORMAT, "hyperparams.json has no number "
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number "
                               "jump_relu_threshold");
     if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
         || !(norm->number <= FLT_MAX))
-        return saei_load_fail(load, SAE_FORMAT, "hyperparams.json has no number above 0 in "
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in "
                               "dataset_average_activation_norm.in");
     SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
     SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
@@ -16060,23 +16138,27 @@ static sae_result saei_openai_desc(saei_draft *draft, const char **name) {
     *name = saei_tensor_file_scalar(load->tensors, "activation");
     if (!*name) *name = "ReLU";
     desc->arch = SAE_ARCH_STANDARD;
-    if (strcmp(*name, "Identity") == 0) desc->latents = SAE_LATENTS_SIGNED;
+    if (strcmp(*name, "Identity") == 0) desc->activation = SAE_ACTIVATION_SIGNED;
     if (strcmp(*name, "ReLU") == 0 || strcmp(*name, "Identity") == 0) return SAE_OK;
     if (strcmp(*name, "TopK") != 0)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "activation is %s, allowed are ReLU, TopK, "
-                              "Identity", saei_quote(*name, quoted));
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "activation is %s, allowed are ReLU, TopK, "
+                              "Identity",
+                              saei_quote(*name, quoted));
     desc->arch = SAE_ARCH_TOP_K;
     desc->input_norm = SAE_INPUT_NORM_LAYER;
     k = saei_openai_value(load, "k");
     after = saei_openai_value(load, "postact_fn");
     if (k && (!saei_text_number(k, strlen(k), &value) || value != floor(value))) value = 0;
     if (!(value >= 1 && value <= (double)desc->dict_size))
-        return saei_load_fail(load, SAE_FORMAT, "k of its activation TopK is %s, allowed are 1 to "
-                              "%zu", k ? saei_quote(k, quoted) : "missing", desc->dict_size);
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k of its activation TopK is %s, allowed are 1 to "
+                              "%zu",
+                              k ? saei_quote(k, quoted) : "missing", desc->dict_size);
     desc->k = (size_t)value;
-    if (after && strcmp(after, "Identity") == 0) desc->latents = SAE_LATENTS_SIGNED;
+    if (after && strcmp(after, "Identity") == 0) desc->activation = SAE_ACTIVATION_SIGNED;
     else if (after && strcmp(after, "ReLU") != 0)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "postact_fn of its activation TopK is %s, "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "postact_fn of its activation TopK is %s, "
                               "allowed are ReLU, Identity", saei_quote(after, quoted));
     return SAE_OK;
 }
@@ -16089,7 +16171,8 @@ static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
     memset(&draft, 0, sizeof draft);
     draft.load = load;
     if (load->tensors->header)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "the tensors of openai's Autoencoder without "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "the tensors of openai's Autoencoder without "
                               "its activation, which only the .pt holds");
     saei_draft_must(&draft, "pre_bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "latent_bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
@@ -16129,7 +16212,7 @@ enum { SAEI_NUM_READERS = sizeof saei_readers / sizeof saei_readers[0] };
 static sae_result saei_load_locate(saei_load *load, const saei_reader **out) {
     saei_path_kind kind = saei_path_exists(load->path);
     if (kind == SAEI_PATH_NONE)
-        return saei_load_fail(load, SAE_NOT_FOUND, "there is no such file or folder");
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
     if (kind == SAEI_PATH_FILE) {
         load->file = saei_strdup(load->ctx, load->path);
         if (!load->file) return saei_load_no_memory(load);
@@ -16148,7 +16231,7 @@ static sae_result saei_load_locate(saei_load *load, const saei_reader **out) {
             if (saei_path_exists(load->file) == SAEI_PATH_FILE) return SAE_OK;
         }
     if (kind == SAEI_PATH_FILE) return SAE_OK;
-    return saei_load_fail(load, SAE_NOT_FOUND, "the folder has none of ae.pt, ae.safetensors, "
+    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of ae.pt, ae.safetensors, "
                           "sae_weights.safetensors, sae.safetensors, params.npz, "
                           "params.safetensors, checkpoints/final.safetensors, autoencoder.pt");
 }
@@ -16166,7 +16249,7 @@ static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     if (!reader) {
         for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
             saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
-        return saei_load_fail(load, SAE_UNSUPPORTED, "it is no dictionary: it holds %s",
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "it is no dictionary: it holds %s",
                               *names ? names : "no tensors");
     }
     if (reader->config) SAEI_TRY(saei_load_config(load, reader->config));
@@ -16181,7 +16264,7 @@ SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *de
     saei_load load;
     sae_result result;
     if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
     memset(&load, 0, sizeof load);
     load.ctx = ctx;
     load.path = path;
@@ -16240,7 +16323,7 @@ static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src,
     if (saei_mul(job.m, job.d, &count))
         *copy = (float *)saei_alloc(dict->ctx, count, sizeof(float));
     if (!*copy)
-        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
                          t->name);
     job.dst = *copy;
     saei_parallel(dict->ctx, saei_ceil_div(job.m, SAEI_FILE_TILE), saei_write_band, &job);
@@ -16314,10 +16397,11 @@ static sae_result saei_save_keys(const sae_dictionary *dict, const char *path, c
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
     const saei_layout *layout;
     if (!dict || !path)
-        return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
+        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
                          "sae_dictionary_save: dict or path is NULL");
     if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_dictionary_save: the dictionary is %s "
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
+                         "sae_dictionary_save: the dictionary is %s "
                          "with variations (or subtract_b_dec), which the reference's state_dict "
                          "cannot say; sae_dictionary_export writes it in other forms",
                          sae_arch_name(dict->desc.arch));
@@ -16337,7 +16421,7 @@ typedef struct saei_export {
 } saei_export;
 
 static sae_result saei_export_refused(const saei_export *e, const char *why) {
-    return saei_fail(e->ctx, SAE_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
+    return saei_fail(e->ctx, SAE_ERR_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
                      sae_format_name(e->desc->format), why);
 }
 
@@ -16359,7 +16443,7 @@ static void saei_export_centre(sae_dictionary *dict, bool subtract) {
                                     + saei_exp((double)dict->aux0[i]) * shift);
     }
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->desc.subtract_b_dec = subtract;
-    else dict->desc.keep_b_dec = !subtract;
+    else dict->desc.no_b_dec_subtraction = !subtract;
 }
 
 /* The same encoder and decoder with the scalar threshold for each latent. */
@@ -16369,7 +16453,7 @@ static sae_result saei_export_jump_relu(saei_export *e) {
     size_t m = desc.dict_size;
     desc.arch = SAE_ARCH_JUMP_RELU;
     desc.subtract_b_dec = saei_subtracts(&from->desc);
-    desc.keep_b_dec = false;
+    desc.no_b_dec_subtraction = false;
     desc.k = desc.num_groups = 0;
     desc.k_fraction = 0;
     SAEI_TRY(saei_dictionary_new(e->ctx, "sae_dictionary_export", &desc, &to));
@@ -16410,7 +16494,7 @@ static sae_result saei_export_tensors(const saei_export *e, const char *name, co
     char *path = saei_path_join(e->ctx, e->folder, name);
     sae_result result;
     if (!path)
-        return saei_fail(e->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_export: no memory for %s",
+        return saei_fail(e->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_export: no memory for %s",
                          name);
     result = saei_save_keys(e->dict, path, keys, count);
     saei_free(e->ctx, path);
@@ -16439,13 +16523,13 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     const sae_dictionary_desc *h = &dict->desc;
     bool foldable = h->arch == SAE_ARCH_STANDARD || h->arch == SAE_ARCH_GATED
                     || h->arch == SAE_ARCH_JUMP_RELU;
-    if (h->output_dim != h->activation_dim || h->keep_norm)
+    if (h->output_dim != h->activation_dim || h->output_normalized)
         return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
                                       "whose output is as wide as the input)");
     if (h->skip) return saei_export_refused(e, "skip connection");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
-    if (h->latents == SAE_LATENTS_GROUP_MAX) return saei_export_refused(e, "group max");
-    if (h->latents) return saei_export_refused(e, "latents below 0");
+    if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
+    if (h->activation) return saei_export_refused(e, "latents below 0");
     if (h->arch == SAE_ARCH_IDENTITY)
         return saei_export_refused(e, "file for IdentityDict: there is nothing to write");
     if (h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA)
@@ -16456,10 +16540,11 @@ static sae_result saei_export_dl_fit(saei_export *e) {
         SAEI_NOTE(e, SAE_LOG_WARNING, "k is %g, written as %zu", (double)h->k + h->k_fraction,
                   h->k);
     dict->desc.k_fraction = 0;
-    if (h->keep_b_dec || h->subtract_b_dec) {
+    if (h->no_b_dec_subtraction || h->subtract_b_dec) {
         SAEI_NOTE(e, SAE_LOG_INFO, "b_dec %s, its share moved into the encoder's biases",
-                  h->keep_b_dec ? "goes into the encoder's input" : "leaves the encoder's input");
-        saei_export_centre(dict, h->keep_b_dec);
+                  h->no_b_dec_subtraction ? "goes into the encoder's input"
+                                          : "leaves the encoder's input");
+        saei_export_centre(dict, h->no_b_dec_subtraction);
     }
     if (e->desc->raw || h->arch == SAE_ARCH_STANDARD_NEW || saei_decoder_is_unit(dict))
         return SAE_OK;
@@ -16516,7 +16601,7 @@ static sae_result saei_export_dl(saei_export *e) {
 
 static bool saei_export_is_transcoder(const saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
-    return h->output_dim != h->activation_dim || h->skip || h->keep_norm
+    return h->output_dim != h->activation_dim || h->skip || h->output_normalized
            || strstr(e->dict->origin.class_name, "transcoder") != NULL;
 }
 
@@ -16524,30 +16609,30 @@ static sae_result saei_export_lens_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     bool batch = h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA;
     if (h->arch == SAE_ARCH_IDENTITY) return saei_export_refused(e, "identity");
-    if (h->latents == SAE_LATENTS_GROUP_MAX) return saei_export_refused(e, "group max");
-    if (h->latents == SAE_LATENTS_SIGNED)
+    if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
+    if (h->activation == SAE_ACTIVATION_SIGNED)
         return saei_export_refused(e, "latents below 0 but those of abstopk");
     if (batch) SAEI_TRY(saei_export_batch(e));
     if (batch || e->dict->rule == SAE_RULE_THRESHOLD) SAEI_TRY(saei_export_jump_relu(e));
     h = &e->dict->desc;
     if (!saei_export_is_transcoder(e)) return SAE_OK;
     if (h->arch != SAE_ARCH_STANDARD_NEW && h->arch != SAE_ARCH_JUMP_RELU) {
-        if (h->output_dim != h->activation_dim || h->skip || h->keep_norm)
+        if (h->output_dim != h->activation_dim || h->skip || h->output_normalized)
             return saei_export_refused(e, "transcoder or skip connection with top-k or gated "
                                           "latents");
         return SAE_OK;
     }
     if (saei_subtracts(h))
         return saei_export_refused(e, "transcoder that takes b_dec from its input");
-    if (h->input_norm && !h->keep_norm && h->skip)
+    if (h->input_norm && !h->output_normalized && h->skip)
         return saei_export_refused(e, "skip connection beside an output in the input's norm");
     return SAE_OK;
 }
 
 static const char *saei_export_lens_arch(const saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
-    bool jump = h->arch == SAE_ARCH_JUMP_RELU, norm = h->input_norm && !h->keep_norm;
-    if (h->arch == SAE_ARCH_TOP_K) return h->latents ? "abstopk" : "topk";
+    bool jump = h->arch == SAE_ARCH_JUMP_RELU, norm = h->input_norm && !h->output_normalized;
+    if (h->arch == SAE_ARCH_TOP_K) return h->activation ? "abstopk" : "topk";
     if (h->arch == SAE_ARCH_GATED) return "gated";
     if (h->arch == SAE_ARCH_STANDARD) return "standard";
     if (h->skip) return jump ? "jumprelu_skip_transcoder" : "skip_transcoder";
@@ -16621,7 +16706,7 @@ static sae_result saei_export_lens(saei_export *e) {
     if (e->desc->log_sparsity) {
         char *path = saei_path_join(e->ctx, e->folder, "sparsity.safetensors");
         sae_tensor t;
-        sae_result result = SAE_OUT_OF_MEMORY;
+        sae_result result = SAE_ERR_OUT_OF_MEMORY;
         memset(&t, 0, sizeof t);
         t.name = "sparsity";
         t.dtype = SAE_F32;
@@ -16642,7 +16727,7 @@ static sae_result saei_export_sparsify_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     if (h->arch != SAE_ARCH_TOP_K || e->dict->rule != SAE_RULE_TOP_K)
         return saei_export_refused(e, "latents but the k largest of a row and group max");
-    if (h->latents == SAE_LATENTS_SIGNED || h->latents == SAE_LATENTS_MAGNITUDE)
+    if (h->activation == SAE_ACTIVATION_SIGNED || h->activation == SAE_ACTIVATION_MAGNITUDE)
         return saei_export_refused(e, "latents below 0");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
     if (h->output_dim != h->activation_dim)
@@ -16656,19 +16741,22 @@ static sae_result saei_export_sparsify(saei_export *e) {
         { "encoder.weight", SAEI_SLOT_W_ENC }, { "encoder.bias", SAEI_SLOT_B_ENC },
         { "W_dec", SAEI_SLOT_W_DEC }, { "b_dec", SAEI_SLOT_B_DEC }, { "W_skip", SAEI_SLOT_W_SKIP }
     };
-    const char *activation = h->latents == SAE_LATENTS_GROUP_MAX ? "groupmax" : "topk";
+    const char *activation = h->activation == SAE_ACTIVATION_GROUP_MAX ? "groupmax" : "topk";
     bool whole = h->dict_size % h->activation_dim == 0;
     saei_text t;
     memset(&t, 0, sizeof t);
     t.ctx = e->ctx;
     SAEI_NOTE(e, SAE_LOG_INFO, "activation %s", activation);
     SAEI_TRY(saei_export_tensors(e, "sae.safetensors", keys, h->skip ? 5 : 4));
-    saei_text_add(&t, "{\"activation\": \"%s\", \"expansion_factor\": %zu, "
+    saei_text_add(&t,
+                  "{\"activation\": \"%s\", \"expansion_factor\": %zu, "
                   "\"normalize_decoder\": %s, \"num_latents\": %zu, \"k\": %zu, "
                   "\"multi_topk\": false, \"skip_connection\": %s, \"transcode\": %s, "
-                  "\"d_in\": %zu, ", activation, whole ? h->dict_size / h->activation_dim : 32,
+                  "\"d_in\": %zu, ",
+                  activation, whole ? h->dict_size / h->activation_dim : 32,
                   saei_decoder_is_unit(e->dict) ? "true" : "false", h->dict_size, h->k,
-                  h->skip ? "true" : "false", h->keep_b_dec ? "true" : "false", h->activation_dim);
+                  h->skip ? "true" : "false", h->no_b_dec_subtraction ? "true" : "false",
+                  h->activation_dim);
     saei_export_made_by(e, &t);
     saei_text_add(&t, "}\n");
     return saei_export_text(e, "cfg.json", &t);
@@ -16679,10 +16767,11 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     saei_export e;
     sae_result result;
     if (!dict || !desc || !folder)
-        return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
+        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
                          "sae_dictionary_export: dict, desc or folder is NULL");
     if (desc->format < SAE_FORMAT_DICTIONARY_LEARNING || desc->format > SAE_FORMAT_SPARSIFY)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_export: format is %d, allowed are "
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_dictionary_export: format is %d, allowed are "
                          "%d (dictionary_learning), %d (sae_lens), %d (sparsify)",
                          (int)desc->format, (int)SAE_FORMAT_DICTIONARY_LEARNING,
                          (int)SAE_FORMAT_SAE_LENS, (int)SAE_FORMAT_SPARSIFY);
@@ -16698,7 +16787,8 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
              : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify_fit(&e)
                                                    : saei_export_dl_fit(&e);
     if (result == SAE_OK && !saei_all_finite(e.dict->params, e.dict->num_params))
-        result = saei_fail(e.ctx, SAE_NOT_FINITE, "sae_dictionary_export: a parameter is NaN or "
+        result = saei_fail(e.ctx, SAE_ERR_NOT_FINITE,
+                           "sae_dictionary_export: a parameter is NaN or "
                            "infinite, or becomes so when others are moved into it");
     if (result == SAE_OK) result = saei_make_folder(e.ctx, "sae_dictionary_export", folder);
     if (result == SAE_OK)
@@ -16771,30 +16861,31 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
                                     const char *path) {
     float *direction;
     sae_result result;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (!steerings || !count || !path)
-        return saei_fail(dict->ctx, SAE_INVALID,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_steer_export: steerings or path is NULL, or count is 0");
     SAEI_TRY(saei_steer_check(dict, "sae_steer_export", steerings, count));
     if (layer < 1 || layer > INT32_MAX)
-        return saei_fail(dict->ctx, SAE_INVALID,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_steer_export: layer is %zu, allowed are 1 to 2147483647 (llama.cpp "
                          "steers no layer 0)",
                          layer);
     if (!dict->W_dec)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: %s has no directions",
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: %s has no directions",
                          sae_arch_name(dict->desc.arch));
-    if (dict->desc.input_norm && !dict->desc.keep_norm)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: the dictionary has an "
+    if (dict->desc.input_norm && !dict->desc.output_normalized)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary has an "
                          "input_norm, so its directions are of another length in every row");
     for (size_t j = 0; j < count; j++)
         if (steerings[j].mode > SAE_STEER_ADD)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_steer_export: steerings[%zu].mode is %d, allowed is "
                              "SAE_STEER_ADD alone: a control vector only adds",
                              j, (int)steerings[j].mode);
     direction = (float *)saei_calloc(dict->ctx, dict->ld_out, sizeof *direction);
-    if (!direction) return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_steer_export: no memory");
+    if (!direction)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_steer_export: no memory");
     for (size_t j = 0; j < count; j++) {
         const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld_out;
         dict->ctx->kernels->axpy(dict->ld_out, steerings[j].value, row, direction, direction);
@@ -16823,9 +16914,9 @@ SAE_API double sae_sparsity_factor(const sae_schedule *s, uint64_t t) {
     return (double)t / (double)s->sparsity_warmup_steps;
 }
 
-SAE_API void sae_adam_step(const sae_adam *adam, uint64_t t, float *param, const float *grad,
+SAE_API void sae_adam_step(const sae_adam_desc *adam, uint64_t t, float *param, const float *grad,
                            float *first, float *second, size_t count) {
-    saei_adam_step c;
+    saei_adam_factors c;
     if (!adam || !param || !grad || !second || !count) return;
     c = saei_adam_step_of(adam, t, 1);
     saei_kernels_select(NULL)->adam(&c, count, param, grad, first, second);
@@ -16856,8 +16947,9 @@ SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps
     }
 }
 
-SAE_API void sae_constrained_adam_step(const sae_adam *adam, uint64_t t, float *param, float *grad,
-                                       float *first, float *second, size_t rows, size_t dim) {
+SAE_API void sae_constrained_adam_step(const sae_adam_desc *adam, uint64_t t, float *param,
+                                       float *grad, float *first, float *second, size_t rows,
+                                       size_t dim) {
     if (!adam || !param || !grad || !second) return;
     sae_remove_parallel(param, grad, rows, dim, 0);
     sae_adam_step(adam, t, param, grad, first, second, rows * dim);
@@ -16938,33 +17030,38 @@ static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_des
     unsigned long long steps = (unsigned long long)h->steps;
     const char *who = "sae_trainer_create";
     if (!h->steps || h->steps > INT64_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who,
                          steps);
     if (warmup >= h->steps)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: warmup_steps is %llu, allowed are 0 to steps - 1, %llu", who,
                          (unsigned long long)warmup, steps - 1);
     if (sparsity >= h->steps)
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
-                         "steps - 1, %llu", who, (unsigned long long)sparsity, steps - 1);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
+                         "steps - 1, %llu",
+                         who, (unsigned long long)sparsity, steps - 1);
     if (decay && resample)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: decay_start is %llu and resample_steps %llu, only one "
                          "of them is allowed",
                          who, (unsigned long long)decay, (unsigned long long)resample);
     if (decay && (decay >= h->steps || decay <= warmup || decay <= sparsity))
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: decay_start is %llu, it must lie after warmup_steps "
                          "(%llu) and sparsity_warmup_steps (%llu) and before steps (%llu)",
                          who, (unsigned long long)decay, (unsigned long long)warmup,
                          (unsigned long long)sparsity, steps);
     if (resample >= h->steps)
-        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, allowed are 0 (none) to "
-                         "steps - 1, %llu", who, (unsigned long long)resample, steps - 1);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: resample_steps is %llu, allowed are 0 (none) to "
+                         "steps - 1, %llu",
+                         who, (unsigned long long)resample, steps - 1);
     if (resample && h->kind != SAE_TRAINER_STANDARD && !saei_is_annealer(h->kind))
-        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, but %s does not resample "
-                         "(standard, p_anneal and gated_anneal do)", who,
-                         (unsigned long long)resample, sae_trainer_name(h->kind));
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: resample_steps is %llu, but %s does not resample "
+                         "(standard, p_anneal and gated_anneal do)",
+                         who, (unsigned long long)resample, sae_trainer_name(h->kind));
     return SAE_OK;
 }
 
@@ -16982,14 +17079,18 @@ static sae_result saei_finite_check(const sae_context *ctx, const sae_trainer_de
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (!(fabs(numbers[i].value) <= FLT_MAX))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is %g, allowed are finite "
-                             "numbers", numbers[i].name, numbers[i].value);
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "sae_trainer_create: %s is %g, allowed are finite "
+                             "numbers",
+                             numbers[i].name, numbers[i].value);
     for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
         if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_fractions[%zu] is %g, "
-                             "allowed are 0 to 1", i, h->group_fractions[i]);
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "sae_trainer_create: group_fractions[%zu] is %g, "
+                             "allowed are 0 to 1",
+                             i, h->group_fractions[i]);
         if (!(fabs(h->group_weights[i]) <= FLT_MAX))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
+            return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
                              "allowed are finite numbers", i, h->group_weights[i]);
     }
     return SAE_OK;
@@ -17000,69 +17101,72 @@ static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_d
     double sum = 0;
     SAEI_TRY(saei_finite_check(ctx, h));
     if (h->sparsity_queue_length > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_queue_length is %zu, allowed are 1 to %d",
-                         who, h->sparsity_queue_length, INT32_MAX);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: sparsity_queue_length is %zu, allowed are 1 to %d", who,
+                         h->sparsity_queue_length, INT32_MAX);
     if (!(h->lr > 0) || h->lr > FLT_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
-                         h->lr);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: lr is %g, allowed are finite numbers above 0",
+                         who, h->lr);
     if (saei_is_top_k(h->kind)) {
         uint64_t anneal = saei_steps_of(h->k_anneal_steps);
         if (anneal >= h->steps)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: k_anneal_steps is %llu, allowed are 0 (none) to "
                              "steps - 1, %llu",
                              who, (unsigned long long)anneal, (unsigned long long)h->steps - 1);
         if (anneal && h->activation_dim <= h->k)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: k is %zu; annealing it starts from activation_dim, "
                              "%zu, which must be larger",
                              who, h->k, h->activation_dim);
         if (!(saei_number_of(h->threshold_beta) <= 1))
-            return saei_fail(ctx, SAE_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1", who,
-                             h->threshold_beta);
+            return saei_fail(ctx, SAE_ERR_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1",
+                             who, h->threshold_beta);
     }
     if (h->kind == SAE_TRAINER_MATRYOSHKA) {
         if (!h->num_groups || h->num_groups > SAE_MAX_GROUPS)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: num_groups is %zu (group_fractions), allowed are 1 "
                              "to %d",
                              who, h->num_groups, SAE_MAX_GROUPS);
         for (size_t i = 0; i < h->num_groups; i++) sum += h->group_fractions[i];
         if (!(fabs(sum - 1) <= 1e-9))
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: group_fractions sum to %.9g, they must sum to 1", who, sum);
     }
     if (h->kind == SAE_TRAINER_JUMP_RELU && (!(h->bandwidth > 0) || !(h->target_l0 > 0)))
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: bandwidth is %g and target_l0 %g, both must be above 0", who,
                          h->bandwidth, h->target_l0);
     if (saei_is_annealer(h->kind)) {
         if (h->sparsity_function != SAE_SPARSITY_LP && h->sparsity_function != SAE_SPARSITY_LP_P)
-            return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, the annealers allow "
-                             "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)", who,
-                             (int)h->sparsity_function);
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "%s: sparsity_function is %d, the annealers allow "
+                             "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)",
+                             who, (int)h->sparsity_function);
         if (!(h->p_start > 0) || h->p_end < 0)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: p_start is %g and p_end %g, allowed are p_start "
                              "above 0 and p_end from 0",
                              who, h->p_start, h->p_end);
         if (h->sparsity_function == SAE_SPARSITY_LP && !(h->p_end > 0))
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: p_end is %g with sparsity_function Lp, which takes "
                              "the power 1/p: give a p_end above 0, or take Lp^p",
                              who, h->p_end);
     } else if (h->sparsity_function != SAE_SPARSITY_L1
                && (h->kind != SAE_TRAINER_STANDARD || h->sparsity_function != SAE_SPARSITY_ENTROPY))
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, which %s does not have",
-                         who, (int)h->sparsity_function, sae_trainer_name(h->kind));
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: sparsity_function is %d, which %s does not have", who,
+                         (int)h->sparsity_function, sae_trainer_name(h->kind));
     if ((h->reconstruction_norm || h->ghost_threshold != SAE_NONE)
         && h->kind != SAE_TRAINER_STANDARD)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: reconstruction_norm and ghost_threshold are options of "
                          "standard, the trainer is %s",
                          who, sae_trainer_name(h->kind));
     if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
-        return saei_fail(ctx, SAE_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
                          "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
     return SAE_OK;
 }
@@ -17094,7 +17198,7 @@ struct sae_trainer {
     bool open;
     sae_trainer_desc desc; /* its texts are our own */
     sae_schedule schedule;
-    sae_adam adam;
+    sae_adam_desc adam;
     sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
     saei_trainer_numbers now;
     saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
@@ -17299,17 +17403,18 @@ static sae_result saei_trainer_check(const sae_context *ctx, const sae_trainer_d
     sae_arch arch;
     sae_trainer_desc plain = *h;
     if (h->kind < SAE_TRAINER_STANDARD || h->kind > SAE_TRAINER_JUMP_RELU)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: kind is %d, allowed are %d to %d",
-                         (int)h->kind, (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_trainer_create: kind is %d, allowed are %d to %d", (int)h->kind,
+                         (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
     plain.arch = SAE_ARCH_DEFAULT;
     arch = saei_trainer_arch(&plain);
     if (h->arch != arch
         && !(h->kind == SAE_TRAINER_STANDARD_APRIL && h->arch == SAE_ARCH_STANDARD_NEW))
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
                          sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
                          h->kind == SAE_TRAINER_STANDARD_APRIL ? " and AutoEncoderNew" : "");
     if (!h->batch_size || h->batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
                          h->batch_size, INT32_MAX);
     SAEI_TRY(saei_steps_check(ctx, h));
@@ -17330,9 +17435,10 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
         if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
             || from->desc.subtract_b_dec != want->subtract_b_dec) {
-            sae_result result = saei_fail(t->ctx, SAE_MISMATCH, "sae_trainer_create: init is %s, "
-                                          "which holds %s%s; the trainer has %s", t->desc.init,
-                                          sae_arch_name(from->desc.arch),
+            sae_result result = saei_fail(t->ctx, SAE_ERR_MISMATCH,
+                                          "sae_trainer_create: init is %s, "
+                                          "which holds %s%s; the trainer has %s",
+                                          t->desc.init, sae_arch_name(from->desc.arch),
                                           from->desc.arch == want->arch ? " with variations" : "",
                                           sae_arch_name(want->arch));
             sae_dictionary_destroy(from);
@@ -17348,7 +17454,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
                          want->num_groups);
             }
             sae_result result = saei_fail(
-                t->ctx, SAE_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
+                t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
                 "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
                 from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
             sae_dictionary_destroy(from);
@@ -17370,16 +17476,18 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     sae_trainer *t;
     sae_result result;
     bool ok = true, fast;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is NULL", desc ? "out" : "desc");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: %s is NULL",
+                         desc ? "out" : "desc");
     h = *desc;
     sae_trainer_defaults(&h);
     SAEI_TRY(saei_trainer_check(ctx, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
-    if (!t) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
+    if (!t)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
     t->ctx = ctx;
     t->ops = saei_backend_of(ctx);
     t->w.ctx = ctx;
@@ -17415,7 +17523,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t))) {
         result = t->ops->status(&t->w); /* a backend may know more */
         if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
+            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
                                "sae_trainer_create: no memory to train %zu latents "
                                "of %zu dimensions with batches of %zu rows",
                                h.dict_size, h.activation_dim, h.batch_size);
@@ -17426,8 +17534,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
         t->host[0] = saei_calloc(ctx, t->view.num_params, sizeof(float));
         if (t->host[0]) saei_dictionary_place(&t->view, (float *)t->host[0]);
         else
-            result =
-                saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a host copy");
+            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                               "sae_trainer_create: no memory for a host copy");
     }
     if (result == SAE_OK) result = t->ops->status(&t->w);
     if (result != SAE_OK) {
@@ -17451,7 +17559,7 @@ static void saei_catch_up(sae_trainer *t, const sae_code *code) {
 
 /* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
    the rows do, and is tried once in eight times. */
-static void saei_lag_update(sae_trainer *t, const sae_adam *adam, uint64_t step) {
+static void saei_lag_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
     sae_lag *lag = &t->lag;
     size_t at = lag->updates % SAE_LAG_UPDATES;
     bool waits = lag->waits;
@@ -17757,14 +17865,14 @@ static sae_result saei_trainer_look(sae_trainer *t, bool wait) {
     if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
     t->now = t->past[step % SAEI_STEPS_BEHIND];
     t->n = 0; /* its stats are gone */
-    return saei_fail(t->ctx, SAE_NOT_FINITE,
+    return saei_fail(t->ctx, SAE_ERR_NOT_FINITE,
                      "sae_trainer_step: the batch of step %llu holds NaN or "
                      "infinity, all values must be finite",
                      (unsigned long long)step);
 }
 
 /* Adam on floats [begin, end) of the parameters. */
-static void saei_adam_range(sae_trainer *t, const sae_adam *adam, uint64_t step,
+static void saei_adam_range(sae_trainer *t, const sae_adam_desc *adam, uint64_t step,
                             const double *squares, size_t begin, size_t end) {
     if (begin == end) return;
     t->ops->adam(&t->w, adam, step + 1, squares, 1, t->param.all + begin, t->grad.all + begin,
@@ -17781,7 +17889,7 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     double *squares = t->scalars + SAEI_S_SQUARES;
     sae_lag *lag = t->lag.seen ? &t->lag : NULL;
     float unit_eps = constrained ? 0 : FLT_EPSILON;
-    sae_adam adam = t->adam;
+    sae_adam_desc adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
     fused = unit && t->ops->adam_rows;
@@ -17917,7 +18025,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     }
     if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
     if (bad)
-        return saei_fail(t->ctx, SAE_NOT_FINITE,
+        return saei_fail(t->ctx, SAE_ERR_NOT_FINITE,
                          "sae_trainer_step: the batch of step %llu holds NaN or "
                          "infinity, all values must be finite",
                          (unsigned long long)step);
@@ -17929,13 +18037,14 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
 
 static sae_result saei_rows_check(const sae_context *ctx, const char *who, const sae_rows *rows,
                                   const char *name, size_t d) {
-    if (!rows->data) return saei_fail(ctx, SAE_INVALID, "%s: %s is NULL", who, name);
+    if (!rows->data) return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s is NULL", who, name);
     if (rows->dtype && rows->dtype != SAE_F32 && rows->dtype != SAE_F16 && rows->dtype != SAE_BF16)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s.dtype is %s, allowed are F32, F16, BF16", who,
-                         name, sae_dtype_name(rows->dtype));
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s.dtype is %s, allowed are F32, F16, BF16",
+                         who, name, sae_dtype_name(rows->dtype));
     if (rows->stride && rows->stride < d)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s.stride is %zu, allowed are 0 and %zu or more",
-                         who, name, rows->stride, d);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: %s.stride is %zu, allowed are 0 and %zu or more", who, name,
+                         rows->stride, d);
     return SAE_OK;
 }
 
@@ -17944,15 +18053,17 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
                                          size_t n, float divisor) {
     uint64_t step;
     double scale;
-    if (!t) return SAE_INVALID;
-    if (!x) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: x is NULL");
+    if (!t) return SAE_ERR_INVALID;
+    if (!x) return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: x is NULL");
     SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
     if (target)
         SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
                                  t->desc.activation_dim));
     if (!n || n > t->desc.batch_size)
-        return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: n is %zu rows, allowed are 1 to "
-                         "batch_size, %zu", n, t->desc.batch_size);
+        return saei_fail(t->ctx, SAE_ERR_INVALID,
+                         "sae_trainer_step: n is %zu rows, allowed are 1 to "
+                         "batch_size, %zu",
+                         n, t->desc.batch_size);
     if (t->ops->tripped) SAEI_TRY(saei_trainer_look(t, false));
     SAEI_TRY(saei_trainer_load(t, x, target, n, divisor));
     step = (uint64_t)t->now.step;
@@ -18041,8 +18152,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     double v[SAEI_S_COUNT], variance, total;
     uint32_t silent = 0;
     double *field = &s.loss; /* all but step are doubles */
-    if (!t) return SAE_INVALID;
-    if (!out) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_stats: out is NULL");
+    if (!t) return SAE_ERR_INVALID;
+    if (!out) return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_stats: out is NULL");
     h = &t->desc;
     SAEI_TRY(saei_trainer_look(t, true));
     for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++)
@@ -18146,7 +18257,7 @@ static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t
         if (!t->host[i + 1])
             t->host[i + 1] = saei_alloc(t->ctx, items[i].count, sae_dtype_size(items[i].dtype));
         if (!t->host[i + 1])
-            return saei_fail(t->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for a backup");
+            return saei_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for a backup");
         t->ops->download(&t->w, t->host[i + 1], items[i].device,
                          items[i].count * sae_dtype_size(items[i].dtype));
         tensor->data = t->host[i + 1];
@@ -18187,12 +18298,13 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *
             snprintf(name, sizeof name, "%s%s", prefix, numbers ? "numbers" : items[i].name);
             tensor = sae_tensor_file_find(file, name);
             if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
-                return saei_fail(t->ctx, SAE_FORMAT, "sae_train: the backup lacks %s [%zu] of %s",
-                                 name, count, sae_dtype_name(dtype));
+                return saei_fail(t->ctx, SAE_ERR_FORMAT,
+                                 "sae_train: the backup lacks %s [%zu] of %s", name, count,
+                                 sae_dtype_name(dtype));
             if (numbers) {
                 memcpy(&now, tensor->data, sizeof now);
                 if (!saei_numbers_fit(t, &now))
-                    return saei_fail(t->ctx, SAE_FORMAT, "sae_train: %s in the backup holds "
+                    return saei_fail(t->ctx, SAE_ERR_FORMAT, "sae_train: %s in the backup holds "
                                      "numbers that no run has", name);
             }
             if (!pass) continue;
@@ -18289,24 +18401,26 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     sae_session *s;
     float *theta;
     sae_result result;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     ctx = dict->ctx;
     if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is "
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_session_create: batch_size is %zu (or out is "
                          "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
     if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
         || saei_active_latents(dict) != dict->desc.dict_size)
-        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                         "sae_session_create: dict is %s%s, allowed are the "
                          "other classes without variations, all groups active",
                          sae_arch_name(dict->desc.arch),
-                         dict->desc.arch == SAE_ARCH_IDENTITY ? "" : " with variations or inactive "
-                                                                     "groups");
+                         dict->desc.arch == SAE_ARCH_IDENTITY ? ""
+                                                              : " with variations or inactive "
+                                                                "groups");
     s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
     theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
     if (!s || !theta) {
         saei_free(ctx, s);
         saei_free(ctx, theta);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
     }
     s->ctx = ctx;
     s->ops = saei_backend_of(ctx);
@@ -18323,7 +18437,7 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     if (s->open && !saei_session_memory(s)) {
         result = s->ops->status(&s->w); /* a backend may know more */
         if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
+            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
                                "latents of %zu dimensions and batches of %zu rows",
                                dict->desc.dict_size, dict->desc.activation_dim, batch_size);
     }
@@ -18346,8 +18460,9 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     bool centred = saei_subtracts(&dict->desc);
     uint32_t bad = 0;
     if (!n || n > s->w.shape.batch)
-        return saei_fail(s->ctx, SAE_INVALID, "%s: n is %zu rows, allowed are 1 to batch_size, %zu",
-                         who, n, s->w.shape.batch);
+        return saei_fail(s->ctx, SAE_ERR_INVALID,
+                         "%s: n is %zu rows, allowed are 1 to batch_size, %zu", who, n,
+                         s->w.shape.batch);
     SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
     s->ops->zero(&s->w, s->bad, sizeof bad);
     s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
@@ -18372,7 +18487,7 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     s->ops->download(&s->w, &bad, s->bad, sizeof bad);
     SAEI_TRY(s->ops->status(&s->w));
     if (bad)
-        return saei_fail(s->ctx, SAE_NOT_FINITE,
+        return saei_fail(s->ctx, SAE_ERR_NOT_FINITE,
                          "%s: x holds NaN or infinity, all values must be finite", who);
     return SAE_OK;
 }
@@ -18380,16 +18495,17 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
 SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
                                       sae_sparse *out) {
     size_t at = 0, kept = 0, total = 0;
-    if (!s) return SAE_INVALID;
+    if (!s) return SAE_ERR_INVALID;
     if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: an array is NULL");
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: an array is NULL");
     SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
     s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
     SAEI_TRY(s->ops->status(&s->w));
     for (size_t r = 0; r < n; r++) total += s->count[r];
     if (total > out->capacity)
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: capacity is %zu, %zu are needed",
-                         out->capacity, total);
+        return saei_fail(s->ctx, SAE_ERR_INVALID,
+                         "sae_session_encode: capacity is %zu, %zu are needed", out->capacity,
+                         total);
     for (size_t r = 0; r < n; ) { /* rows that lie together come together */
         size_t first = r, count = s->count[r++];
         while (r < n && s->count[r - 1] == s->code.stride) count += s->count[r++];
@@ -18415,9 +18531,10 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
 
 SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
     size_t d, ld;
-    if (!s) return SAE_INVALID;
+    if (!s) return SAE_ERR_INVALID;
     if (!x || !x_hat)
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_forward: %s is NULL", x ? "x_hat" : "x");
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_forward: %s is NULL",
+                         x ? "x_hat" : "x");
     SAEI_TRY(saei_session_run(s, "sae_session_forward", x, n));
     d = s->w.shape.d;
     ld = s->w.shape.ld;
@@ -18537,7 +18654,7 @@ typedef struct saei_setter {
 static sae_result saei_set_fail(const saei_setter *s, const char *name, saei_value v,
                                 const char *allowed) {
     char quoted[SAEI_QUOTE];
-    return saei_fail(s->ctx, SAE_INVALID, "%s: %s%s%s is %s, allowed is %s", s->who,
+    return saei_fail(s->ctx, SAE_ERR_INVALID, "%s: %s%s%s is %s, allowed is %s", s->who,
                      s->path ? s->path : "", s->path ? ": " : "", name,
                      *v.text ? saei_quote(v.text, quoted) : "empty", allowed);
 }
@@ -18780,7 +18897,7 @@ SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc
     saei_setter s;
     saei_value v;
     if (!desc || !key || !value)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_desc_set: desc, key or value is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_desc_set: desc, key or value is NULL");
     s.ctx = ctx;
     s.who = "sae_trainer_desc_set";
     s.path = NULL;
@@ -18789,7 +18906,7 @@ SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc
     v.none = saei_is_none(value);
     f = saei_field_of_key(key, nearest);
     if (f) return saei_field_set(&s, desc, f, v);
-    return saei_fail(ctx, SAE_NOT_FOUND, "sae_trainer_desc_set: key is %s, which no trainer "
+    return saei_fail(ctx, SAE_ERR_NOT_FOUND, "sae_trainer_desc_set: key is %s, which no trainer "
                      "has%s%s", saei_quote(key, quoted), *nearest ? "; near is " : "", nearest);
 }
 
@@ -18848,7 +18965,7 @@ static sae_result saei_config_trainer(const saei_setter *s, const sae_json *obje
         SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c, f)));
     }
     return known ? SAE_OK
-                 : saei_fail(s->ctx, SAE_FORMAT, "%s: %s holds no trainer", s->who, s->path);
+                 : saei_fail(s->ctx, SAE_ERR_FORMAT, "%s: %s holds no trainer", s->who, s->path);
 }
 
 static sae_result saei_config_read(sae_config *config, const char *path) {
@@ -18863,16 +18980,17 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
         item = item->child;
     }
     if (!config->count)
-        return saei_fail(config->ctx, SAE_FORMAT, "sae_config_open: %s is an empty list", path);
+        return saei_fail(config->ctx, SAE_ERR_FORMAT, "sae_config_open: %s is an empty list", path);
     config->descs =
         (sae_trainer_desc *)saei_calloc(config->ctx, config->count, sizeof *config->descs);
     if (!config->descs)
-        return saei_fail(config->ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+        return saei_fail(config->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory",
+                         path);
     for (size_t i = 0; i < config->count; i++, item = item->next) {
         const sae_json *object = item, *inner = sae_json_get(item, "trainer");
         if (inner && inner->type != SAE_JSON_STRING) object = inner;
         if (object->type != SAE_JSON_OBJECT) {
-            return saei_fail(config->ctx, SAE_FORMAT,
+            return saei_fail(config->ctx, SAE_ERR_FORMAT,
                              "sae_config_open: %s: %s is not a JSON object", path,
                              inner ? "trainer" : "it");
         }
@@ -18886,14 +19004,14 @@ SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_confi
     saei_map map;
     sae_result result;
     if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_config_open: ctx, path or out is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_config_open: ctx, path or out is NULL");
     SAEI_TRY(saei_map_open(ctx, "sae_config_open", path, &map));
     config = (sae_config *)saei_calloc(ctx, 1, sizeof *config);
     if (config) {
         config->ctx = ctx;
         result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &config->root);
     } else {
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
     }
     saei_map_close(ctx, &map);
     if (result == SAE_OK) result = saei_config_read(config, path);
@@ -19180,11 +19298,13 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
     if (name && !saei_ends_with(slab->name, ".npy")) {
         found = sae_tensor_file_find(slab->file, name);
         if (!found)
-            return saei_fail(ctx, SAE_NOT_FOUND, "sae_buffer_create: %s holds no tensor \"%s\"",
+            return saei_fail(ctx, SAE_ERR_NOT_FOUND, "sae_buffer_create: %s holds no tensor \"%s\"",
                              slab->name, name);
         if (found->ndim != 2)
-            return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: tensor \"%s\" of %s has %zu "
-                             "axes, allowed are 2 (rows, dim)", name, slab->name, found->ndim);
+            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                             "sae_buffer_create: tensor \"%s\" of %s has %zu "
+                             "axes, allowed are 2 (rows, dim)",
+                             name, slab->name, found->ndim);
     } else {
         for (size_t i = 0; i < count; i++) {
             const sae_tensor *t = sae_tensor_file_get(slab->file, i);
@@ -19193,17 +19313,22 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
             fit++;
         }
         if (!found)
-            return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: %s holds no array of 2 axes "
-                             "(rows, dim)", slab->name);
+            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                             "sae_buffer_create: %s holds no array of 2 axes "
+                             "(rows, dim)",
+                             slab->name);
         if (fit > 1)
-            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: %s holds %zu tensors of 2 axes: "
-                             "tensor must name one (for example \"%s\")", slab->name, fit,
-                             found->name);
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "sae_buffer_create: %s holds %zu tensors of 2 axes: "
+                             "tensor must name one (for example \"%s\")",
+                             slab->name, fit, found->name);
     }
     if (found->dtype != SAE_F32 && found->dtype != SAE_F16 && found->dtype != SAE_BF16
         && found->dtype != SAE_F64)
-        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_buffer_create: %s holds %s, allowed are F32, "
-                         "F16, BF16, F64", slab->name, sae_dtype_name(found->dtype));
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                         "sae_buffer_create: %s holds %s, allowed are F32, "
+                         "F16, BF16, F64",
+                         slab->name, sae_dtype_name(found->dtype));
     *out = found;
     return SAE_OK;
 }
@@ -19216,13 +19341,16 @@ static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *s
                        : saei_looks_safetensors(d, n) ? ".safetensors"
                                                       : NULL;
     if (kind)
-        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s looks like a %s file, and by its "
-                         "name it would be read as raw values: let the name end in %s", slab->name,
-                         kind, kind);
+        return saei_fail(ctx, SAE_ERR_FORMAT,
+                         "sae_buffer_create: %s looks like a %s file, and by its "
+                         "name it would be read as raw values: let the name end in %s",
+                         slab->name, kind, kind);
     if (saei_looks_zip(d, n))
-        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s looks like a zip archive (.pt, "
+        return saei_fail(ctx, SAE_ERR_FORMAT,
+                         "sae_buffer_create: %s looks like a zip archive (.pt, "
                          ".npz), allowed are .npy, .safetensors and raw values: save the array as "
-                         ".npy", slab->name);
+                         ".npy",
+                         slab->name);
     return SAE_OK;
 }
 
@@ -19233,7 +19361,7 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     size_t size, row;
     slab->name = saei_strdup(ctx, path);
     if (!slab->name)
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for the name %s",
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory for the name %s",
                          path);
     if (saei_ends_with(path, ".npy") || saei_ends_with(path, ".safetensors")) {
         SAEI_TRY(sae_tensor_file_open(ctx, path, &slab->file));
@@ -19250,16 +19378,20 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     SAEI_TRY(saei_map_open(ctx, "sae_buffer_create", path, &slab->map));
     SAEI_TRY(saei_slab_raw_check(ctx, slab));
     if (!source->dim)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is 0; %s is read as raw values "
-                         "and does not tell it (.npy and .safetensors do)", path);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_buffer_create: dim is 0; %s is read as raw values "
+                         "and does not tell it (.npy and .safetensors do)",
+                         path);
     slab->dtype = source->dtype;
     size = sae_dtype_size(slab->dtype);
     if (!saei_mul(source->dim, size, &row) || row > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is %zu, too large", source->dim);
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: dim is %zu, too large",
+                         source->dim);
     if (slab->map.size % row)
-        return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has %zu bytes, not a multiple of "
-                         "a row's %zu (%zu of %s)", path, slab->map.size, row, source->dim,
-                         sae_dtype_name(slab->dtype));
+        return saei_fail(ctx, SAE_ERR_FORMAT,
+                         "sae_buffer_create: %s has %zu bytes, not a multiple of "
+                         "a row's %zu (%zu of %s)",
+                         path, slab->map.size, row, source->dim, sae_dtype_name(slab->dtype));
     slab->data = slab->map.data;
     slab->rows = slab->map.size / row;
     slab->row_stride = (int64_t)row;
@@ -19273,23 +19405,24 @@ static sae_result saei_stream_files(sae_context *ctx, const sae_source_desc *sou
     uint64_t dim = 0;
     s->slabs = (saei_slab *)saei_calloc(ctx, num_files, sizeof *s->slabs);
     if (!s->slabs)
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu files",
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu files",
                          num_files);
     s->num_slabs = num_files;
     for (size_t i = 0; i < num_files; i++) {
         saei_slab *slab = &s->slabs[i];
         if (!files[i])
-            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: file %zu is NULL", i);
+            return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: file %zu is NULL", i);
         SAEI_TRY(saei_slab_open(ctx, files[i], source, slab, &dim));
         if (dim == 0 || dim > SIZE_MAX / 8 || slab->rows > (uint64_t)INT64_MAX - s->rows)
-            return saei_fail(ctx, SAE_FORMAT, "sae_buffer_create: %s has the shape [%llu,%llu]",
+            return saei_fail(ctx, SAE_ERR_FORMAT, "sae_buffer_create: %s has the shape [%llu,%llu]",
                              files[i], (unsigned long long)slab->rows, (unsigned long long)dim);
         if (source->dim && dim != source->dim)
-            return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: dim is %zu, %s has rows of "
+            return saei_fail(ctx, SAE_ERR_MISMATCH, "sae_buffer_create: dim is %zu, %s has rows of "
                              "%llu", source->dim, files[i], (unsigned long long)dim);
         if (i && dim != s->dim)
-            return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: %s has rows of %zu, %s of %llu",
-                             files[0], s->dim, files[i], (unsigned long long)dim);
+            return saei_fail(ctx, SAE_ERR_MISMATCH,
+                             "sae_buffer_create: %s has rows of %zu, %s of %llu", files[0], s->dim,
+                             files[i], (unsigned long long)dim);
         s->dim = (size_t)dim;
         slab->begin = s->rows;
         s->rows += slab->rows;
@@ -19304,11 +19437,11 @@ static sae_result saei_stream_memory(sae_context *ctx, const sae_source_desc *so
                                      const void *data, saei_stream *s) {
     size_t size = sae_dtype_size(source->dtype), row, all;
     s->slabs = (saei_slab *)saei_calloc(ctx, 1, sizeof *s->slabs);
-    if (!s->slabs) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!s->slabs) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory");
     s->num_slabs = 1;
     if (!source->dim || !saei_mul(source->dim, size, &row) || !saei_mul(row, source->rows, &all)
         || all > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s",
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s",
                          source->rows, source->dim, sae_dtype_name(source->dtype));
     s->slabs->data = (const unsigned char *)data;
     s->slabs->dtype = s->dtype = source->dtype;
@@ -19328,21 +19461,25 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1
         || (source->num_files && !source->files)
         || (source->num_target_files && !source->target_files))
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the source needs exactly one of "
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: the source needs exactly one of "
                          "data, files, read");
     if ((source->target && !source->data) || (source->num_target_files && !source->num_files)
         || (source->has_target && !source->read))
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the target must come the way the "
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_buffer_create: the target must come the way the "
                          "input does: target with data, target_files with files, has_target with "
                          "read");
     if (!source->dtype) source->dtype = SAE_F32;
     if (source->dtype != SAE_F32 && source->dtype != SAE_F16 && source->dtype != SAE_BF16)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dtype is %d (%s), allowed are F32, "
-                         "F16, BF16", (int)source->dtype, sae_dtype_name(source->dtype));
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_buffer_create: dtype is %d (%s), allowed are F32, "
+                         "F16, BF16",
+                         (int)source->dtype, sae_dtype_name(source->dtype));
     b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
     if (source->read) {
         if (!source->dim)
-            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: dim is 0, with read it must be "
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "sae_buffer_create: dim is 0, with read it must be "
                              "given");
         x->dim = y->dim = source->dim;
         x->dtype = y->dtype = SAE_F32;
@@ -19359,9 +19496,10 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
                                        source->num_target_files, y));
     }
     b->source_rows = x->rows;
-    if (!x->rows) return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: the source has no rows");
+    if (!x->rows)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: the source has no rows");
     if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
-        return saei_fail(ctx, SAE_MISMATCH, "sae_buffer_create: the input is [%llu,%zu], the "
+        return saei_fail(ctx, SAE_ERR_MISMATCH, "sae_buffer_create: the input is [%llu,%zu], the "
                          "target [%llu,%zu]; they must agree", (unsigned long long)x->rows, x->dim,
                          (unsigned long long)y->rows, y->dim);
     return SAE_OK;
@@ -19375,10 +19513,12 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
     if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size)
         || !saei_mul(size, 4 * sizeof(float), &size))
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, too large for "
-                         "rows of %zu", d->batch_size, dim);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_buffer_create: batch_size is %zu, too large for "
+                         "rows of %zu",
+                         d->batch_size, dim);
     if (d->rows && d->rows < twice && !d->sequential)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: rows is %zu, allowed is 0 or at "
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: rows is %zu, allowed is 0 or at "
                          "least twice the batch_size of %zu", d->rows, d->batch_size);
     b->capacity = d->sequential ? d->batch_size
                   : d->rows     ? d->rows
@@ -19402,8 +19542,8 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
         b->norms = (double *)saei_alloc(ctx, b->capacity, 2 * sizeof *b->norms);
     if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot
         || !b->bad || (d->max_activation_norm_multiple > 0 && !b->norms))
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu rows of %zu",
-                         b->capacity, dim);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "sae_buffer_create: no memory for %zu rows of %zu", b->capacity, dim);
     for (size_t i = 0; i < b->capacity; i++) b->slot[i] = i;
     return SAE_OK;
 }
@@ -19416,19 +19556,26 @@ static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
     if (!d->heads) d->heads = 1;
     SAEI_TRY(saei_buffer_open_source(b));
     if (b->stream[0].dim % d->heads)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: heads is %zu, which does not divide "
-                         "the rows' %zu", d->heads, b->stream[0].dim);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_buffer_create: heads is %zu, which does not divide "
+                         "the rows' %zu",
+                         d->heads, b->stream[0].dim);
     if (multiple != multiple || (multiple != 0 && multiple < 1))
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: max_activation_norm_multiple is %g, "
-                         "allowed is 0 (none) or at least 1", multiple);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_buffer_create: max_activation_norm_multiple is %g, "
+                         "allowed is 0 (none) or at least 1",
+                         multiple);
     if (multiple > 0 && d->sequential)
-        return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: max_activation_norm_multiple is %g, "
-                         "it needs the shuffled order", multiple);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_buffer_create: max_activation_norm_multiple is %g, "
+                         "it needs the shuffled order",
+                         multiple);
     if (b->source_rows && b->source_rows < d->batch_size) {
         if (!d->single_pass && !cut)
-            return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: batch_size is %zu, the source "
-                             "has only %llu rows", d->batch_size,
-                             (unsigned long long)b->source_rows);
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "sae_buffer_create: batch_size is %zu, the source "
+                             "has only %llu rows",
+                             d->batch_size, (unsigned long long)b->source_rows);
         d->batch_size = (size_t)b->source_rows;
         if (!d->sequential) d->rows = 0;
     }
@@ -19440,12 +19587,13 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
                                   sae_buffer **out) {
     sae_buffer *b;
     sae_result result;
-    if (!ctx) return SAE_INVALID;
-    if (!desc || !out) return saei_fail(ctx, SAE_INVALID, "sae_buffer_create: desc or out is NULL");
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: desc or out is NULL");
     b = (sae_buffer *)saei_calloc(ctx, 1, sizeof *b);
     if (!b) {
-        saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_buffer_create: no memory");
-        return SAE_OUT_OF_MEMORY; /* spelled out for static analysers */
+        saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+        return SAE_ERR_OUT_OF_MEMORY; /* spelled out for static analysers */
     }
     b->ctx = ctx;
     b->desc = *desc;
@@ -19503,11 +19651,15 @@ static sae_result saei_buffer_not_finite(const sae_buffer *b, size_t stream, uin
     if (b->source_rows) {
         slab = saei_stream_slab(&b->stream[stream], row);
         if (slab->name)
-            return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: %s has NaN or infinity in "
-                             "row %llu", slab->name, (unsigned long long)(row - slab->begin));
+            return saei_fail(b->ctx, SAE_ERR_NOT_FINITE,
+                             "sae_buffer_next: %s has NaN or infinity in "
+                             "row %llu",
+                             slab->name, (unsigned long long)(row - slab->begin));
     }
-    return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: the %s has NaN or infinity in row "
-                     "%llu", what, (unsigned long long)row);
+    return saei_fail(b->ctx, SAE_ERR_NOT_FINITE,
+                     "sae_buffer_next: the %s has NaN or infinity in row "
+                     "%llu",
+                     what, (unsigned long long)row);
 }
 
 /* Appends rows from read; *got 0 at the end of its data. */
@@ -19516,14 +19668,14 @@ static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
     size_t want = saei_min(room, b->desc.batch_size), bytes = source->dim * sizeof(float);
     int64_t n = source->read(source->user, b->out[0], b->num_streams == 2 ? b->out[1] : NULL, want);
     if (n < 0) {
-        if (n < (int64_t)SAE_BACKEND)
-            return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: read returned %lld, not a "
+        if (n < (int64_t)SAE_ERR_BACKEND)
+            return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: read returned %lld, not a "
                              "sae_result", (long long)n);
         return saei_fail(b->ctx, (sae_result)n, "sae_buffer_next: read failed with %s",
                          sae_result_name((sae_result)n));
     }
     if ((uint64_t)n > want)
-        return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: read returned %lld rows, asked "
+        return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: read returned %lld rows, asked "
                          "were %zu", (long long)n, want);
     *got = (size_t)n;
     for (size_t s = 0; s < b->num_streams; s++)
@@ -19537,7 +19689,7 @@ static sae_result saei_buffer_rewind_source(sae_buffer *b) {
     sae_result result;
     if (source->read) {
         if (!source->rewind)
-            return saei_fail(b->ctx, SAE_UNSUPPORTED, "sae_buffer_rewind: the source is a read "
+            return saei_fail(b->ctx, SAE_ERR_UNSUPPORTED, "sae_buffer_rewind: the source is a read "
                              "without rewind");
         result = source->rewind(source->user);
         if (result != SAE_OK)
@@ -19571,9 +19723,10 @@ static sae_result saei_buffer_read(sae_buffer *b) {
             break;
         }
         if (b->position < b->desc.batch_size)
-            return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: batch_size is %zu, the source "
-                             "has only %llu rows", b->desc.batch_size,
-                             (unsigned long long)b->position);
+            return saei_fail(b->ctx, SAE_ERR_INVALID,
+                             "sae_buffer_next: batch_size is %zu, the source "
+                             "has only %llu rows",
+                             b->desc.batch_size, (unsigned long long)b->position);
         if (b->desc.sequential) b->count = 0;
         SAEI_TRY(saei_buffer_rewind_source(b));
     }
@@ -19674,13 +19827,15 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
                                    size_t *n) {
     size_t take, parts, dim;
     saei_gather gather;
-    if (!b) return SAE_INVALID;
-    if (!x || !n) return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: x or n is NULL");
+    if (!b) return SAE_ERR_INVALID;
+    if (!x || !n) return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: x or n is NULL");
     if (b->count - b->cursor < b->low) SAEI_TRY(saei_buffer_refill(b));
     take = saei_min(b->count - b->cursor, b->desc.batch_size);
     if (!take)
-        return saei_fail(b->ctx, SAE_END_OF_DATA, "sae_buffer_next: the source has no more rows "
-                         "after %llu batches", (unsigned long long)b->batches);
+        return saei_fail(b->ctx, SAE_ERR_END_OF_DATA,
+                         "sae_buffer_next: the source has no more rows "
+                         "after %llu batches",
+                         (unsigned long long)b->batches);
     gather.buffer = b;
     gather.n = take;
     parts = saei_ceil_div(take, SAEI_GATHER_ROWS);
@@ -19702,7 +19857,7 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
 }
 
 SAE_API sae_result sae_buffer_rewind(sae_buffer *b) {
-    if (!b) return SAE_INVALID;
+    if (!b) return SAE_ERR_INVALID;
     if (b->position || b->batches || b->ended || b->desc.source.rewind)
         SAEI_TRY(saei_buffer_rewind_source(b));
     b->cursor = b->count = 0;
@@ -19760,7 +19915,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     if (from && state[4] && state[4] <= b->capacity)
         ids = saei_state_u64(file, prefix, "ids", state[4]);
     if (!from || (state[4] && !ids) || (b->source_rows && state[1] > b->source_rows))
-        return saei_fail(b->ctx, SAE_FORMAT, "sae_train: the backup's buffer is damaged");
+        return saei_fail(b->ctx, SAE_ERR_FORMAT, "sae_train: the backup's buffer is damaged");
     SAEI_TRY(sae_buffer_rewind(b));
     if (b->desc.source.read) {
         for (uint64_t i = 0; i < state[0]; i++) SAEI_TRY(sae_buffer_next(b, &x, NULL, &n));
@@ -19770,7 +19925,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     for (size_t i = 0; i < n; i++) {
         memcpy(&b->id[i], ids + i * 8, 8);
         if (b->id[i] >= b->source_rows)
-            return saei_fail(b->ctx, SAE_FORMAT, "sae_train: the backup's buffer is damaged");
+            return saei_fail(b->ctx, SAE_ERR_FORMAT, "sae_train: the backup's buffer is damaged");
         for (size_t s = 0; s < b->num_streams; s++)
             saei_stream_row(&b->stream[s], b->id[i], saei_buffer_held(b, s, i));
     }
@@ -19913,23 +20068,26 @@ static void saei_loop_fingerprint(saei_loop *l) {
 
 static sae_result saei_loop_check(sae_context *ctx, const sae_train_desc *d) {
     size_t heads;
-    if (!d) return saei_fail(ctx, SAE_INVALID, "sae_train: desc is NULL");
+    if (!d) return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: desc is NULL");
     if (!d->trainers || !d->num_trainers)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is 0 or trainers is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: num_trainers is 0 or trainers is NULL");
     if (!d->steps)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: steps is 0, allowed is 1 or more");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: steps is 0, allowed is 1 or more");
     heads = d->buffer.heads;
     if (heads > 1 && d->num_trainers != heads)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is %zu, with %zu heads there "
-                         "must be one for each", d->num_trainers, heads);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_train: num_trainers is %zu, with %zu heads there "
+                         "must be one for each",
+                         d->num_trainers, heads);
     if (d->flat && d->num_trainers > 1)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: flat is set, allowed is that with one "
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: flat is set, allowed is that with one "
                          "trainer; there are %zu", d->num_trainers);
     if (d->num_save_steps && !d->save_steps)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: save_steps is NULL, num_save_steps %zu",
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: save_steps is NULL, num_save_steps %zu",
                          d->num_save_steps);
     if (!d->save_dir && (d->num_save_steps || d->backup_steps || d->resume))
-        return saei_fail(ctx, SAE_INVALID, "sae_train: save_steps, backup_steps and resume need a "
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_train: save_steps, backup_steps and resume need a "
                          "save_dir, which is NULL");
     return SAE_OK;
 }
@@ -19941,11 +20099,15 @@ static sae_result saei_loop_trainer(saei_loop *l, size_t i) {
     if (!d.batch_size) d.batch_size = b->batch_size;
     if (!d.steps) d.steps = l->desc->steps;
     if (d.activation_dim != l->dim)
-        return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: activation_dim of trainer %zu is %zu, "
-                         "the data has rows of %zu", i, d.activation_dim, l->dim);
+        return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                         "sae_train: activation_dim of trainer %zu is %zu, "
+                         "the data has rows of %zu",
+                         i, d.activation_dim, l->dim);
     if (d.batch_size < b->batch_size)
-        return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: batch_size of trainer %zu is %zu, the "
-                         "buffer's is %zu", i, d.batch_size, b->batch_size);
+        return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                         "sae_train: batch_size of trainer %zu is %zu, the "
+                         "buffer's is %zu",
+                         i, d.batch_size, b->batch_size);
     sae_trainer_defaults(&d);
     return sae_trainer_create(l->ctx, &d, &l->trainers[i]);
 }
@@ -19957,15 +20119,15 @@ static sae_result saei_loop_folders(saei_loop *l) {
     l->folders = (char **)saei_calloc(l->ctx, l->num_trainers, sizeof *l->folders);
     l->backup = saei_path_join(l->ctx, root, "backup.safetensors");
     if (!l->folders || !l->backup)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the paths of %zu "
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the paths of %zu "
                          "trainers", l->num_trainers);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(name, sizeof name, "trainer_%zu", i);
         l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root)
                                       : saei_path_join(l->ctx, root, name);
         if (!l->folders[i])
-            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path %s/%s",
-                             root, name);
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "sae_train: no memory for the path %s/%s", root, name);
         SAEI_TRY(saei_make_folder(l->ctx, "sae_train", l->folders[i]));
     }
     return SAE_OK;
@@ -19979,13 +20141,15 @@ static sae_result saei_loop_open(saei_loop *l) {
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
     if (!l->trainers || !l->tensors || !l->names)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the names of %zu "
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the names of %zu "
                          "tensors", most);
     for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i));
     saei_loop_fingerprint(l);
     if (l->fingerprint.failed)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the settings of %zu "
-                         "trainers", n);
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "sae_train: no memory for the settings of %zu "
+                         "trainers",
+                         n);
     return saei_loop_folders(l);
 }
 
@@ -20013,7 +20177,7 @@ static sae_result saei_loop_norm(saei_loop *l) {
     for (; batches < SAEI_NORM_BATCHES; batches++) {
         double sum = 0;
         sae_result result = sae_buffer_next(l->buffer, &x, NULL, &n);
-        if (result == SAE_END_OF_DATA && batches) break;
+        if (result == SAE_ERR_END_OF_DATA && batches) break;
         if (result != SAE_OK) return result;
         for (size_t i = 0; i < n * width; i++) sum += (double)x[i] * (double)x[i];
         total += sum / ((double)n * (double)heads);
@@ -20021,7 +20185,7 @@ static sae_result saei_loop_norm(saei_loop *l) {
     mean = total / (double)batches;
     l->factor = (float)sqrt(mean);
     if (!(l->factor > 0) || l->factor > FLT_MAX)
-        return saei_fail(l->ctx, SAE_INVALID, "sae_train: normalize_activations finds a mean "
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "sae_train: normalize_activations finds a mean "
                          "squared norm of %g, allowed is a positive number", mean);
     return sae_buffer_rewind(l->buffer);
 }
@@ -20033,9 +20197,11 @@ static sae_result saei_loop_check_finite(saei_loop *l, size_t i, const sae_stats
     sae_trainer_desc d;
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
     d = sae_trainer_info(l->trainers[i]);
-    return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu (%s) diverged: its loss at step "
-                     "%llu is %g, allowed are finite losses (try a smaller lr than %g)", i,
-                     sae_trainer_name(d.kind), (unsigned long long)stats->step, stats->loss, d.lr);
+    return saei_fail(l->ctx, SAE_ERR_INVALID,
+                     "sae_train: trainer %zu (%s) diverged: its loss at step "
+                     "%llu is %g, allowed are finite losses (try a smaller lr than %g)",
+                     i, sae_trainer_name(d.kind), (unsigned long long)stats->step, stats->loss,
+                     d.lr);
 }
 
 static sae_result saei_loop_check_weights(saei_loop *l) {
@@ -20047,11 +20213,13 @@ static sae_result saei_loop_check_weights(saei_loop *l) {
             SAEI_TRY(saei_loop_check_finite(l, i, &stats));
         }
         if (!dict)
-            return saei_fail(l->ctx, SAE_BACKEND, "sae_train: trainer %zu has no dictionary", i);
+            return saei_fail(l->ctx, SAE_ERR_BACKEND, "sae_train: trainer %zu has no dictionary",
+                             i);
         if (!saei_all_finite(dict->params, dict->num_params))
-            return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu diverged: its weights "
-                             "before step %llu hold NaN or infinity", i,
-                             (unsigned long long)l->step);
+            return saei_fail(l->ctx, SAE_ERR_INVALID,
+                             "sae_train: trainer %zu diverged: its weights "
+                             "before step %llu hold NaN or infinity",
+                             i, (unsigned long long)l->step);
     }
     return SAE_OK;
 }
@@ -20067,7 +20235,7 @@ static sae_result saei_loop_save(saei_loop *l, size_t i, const char *folder, con
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
         char *path = saei_path_join(l->ctx, folder, k ? second : name);
         if (path) result = sae_dictionary_save(copy, path);
-        else result = saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path "
+        else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the path "
                                 "%s/%s", folder, k ? second : name);
         saei_free(l->ctx, path);
     }
@@ -20083,7 +20251,7 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
         char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
         sae_result result;
         if (!folder)
-            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path "
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the path "
                              "%s/checkpoints", l->folders[i]);
         result = saei_make_folder(l->ctx, "sae_train", folder);
         if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);
@@ -20186,8 +20354,8 @@ static sae_result saei_loop_configs(saei_loop *l, uint64_t finished, bool keep) 
                       (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
                                                     l->fingerprint.size));
         if (t->failed || own->failed)
-            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for %s/config.json",
-                             l->folders[i]);
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "sae_train: no memory for %s/config.json", l->folders[i]);
         SAEI_TRY(saei_config_write(l->ctx, l->folders[i], &d, t->data, own->data));
     }
     return SAE_OK;
@@ -20236,14 +20404,16 @@ static sae_result saei_loop_compare(saei_loop *l, const char *settings) {
     for (;;) {
         size_t na = strcspn(a, "\n"), nb = strcspn(b, "\n");
         if (na != nb || memcmp(a, b, na) != 0)
-            return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s belongs to other settings: it "
-                             "has \"%.*s\", now it is \"%.*s\"", l->backup, (int)saei_min(na, 120),
-                             a, (int)saei_min(nb, 120), b);
+            return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                             "sae_train: %s belongs to other settings: it "
+                             "has \"%.*s\", now it is \"%.*s\"",
+                             l->backup, (int)saei_min(na, 120), a, (int)saei_min(nb, 120), b);
         if (!a[na] || !b[nb]) break;
         a += na + 1;
         b += nb + 1;
     }
-    return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s belongs to other settings", l->backup);
+    return saei_fail(l->ctx, SAE_ERR_MISMATCH, "sae_train: %s belongs to other settings",
+                     l->backup);
 }
 
 static sae_result saei_loop_restore_from(saei_loop *l, const sae_tensor_file *file) {
@@ -20254,18 +20424,19 @@ static sae_result saei_loop_restore_from(saei_loop *l, const sae_tensor_file *fi
     unsigned long long at;
     uint32_t bits;
     if (!step || !factor || !settings)
-        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is no backup of sae_train", l->backup);
+        return saei_fail(l->ctx, SAE_ERR_FORMAT, "sae_train: %s is no backup of sae_train",
+                         l->backup);
     SAEI_TRY(saei_loop_compare(l, settings));
     errno = 0;
     at = strtoull(step, &end, 10);
     if (errno || *end || end == step || at > l->desc->steps)
-        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is damaged: step is \"%.40s\"",
+        return saei_fail(l->ctx, SAE_ERR_FORMAT, "sae_train: %s is damaged: step is \"%.40s\"",
                          l->backup, step);
     bits = (uint32_t)strtoul(factor, &end, 16);
     memcpy(&l->factor, &bits, sizeof bits);
     if (*end || end == factor || !(l->factor > 0) || l->factor > FLT_MAX)
-        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is damaged: norm_factor is \"%.40s\"",
-                         l->backup, factor);
+        return saei_fail(l->ctx, SAE_ERR_FORMAT,
+                         "sae_train: %s is damaged: norm_factor is \"%.40s\"", l->backup, factor);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(prefix, sizeof prefix, "trainer_%zu.", i);
         SAEI_TRY(saei_trainer_state_set(l->trainers[i], file, prefix));
@@ -20299,7 +20470,7 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
             case SAEI_LOOP_NOTHING: break;
             case SAEI_LOOP_THIS: same++; break;
             case SAEI_LOOP_ANOTHER:
-                return saei_fail(l->ctx, SAE_MISMATCH,
+                return saei_fail(l->ctx, SAE_ERR_MISMATCH,
                                  "sae_train: %s holds a finished run of other settings or data, "
                                  "with which resume cannot go on: take another save_dir, or leave "
                                  "resume out to replace it", l->folders[i]);
@@ -20313,7 +20484,8 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
         saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: no backup to resume from, begins anew");
     } else if (backup) {
         if (!saei_loop_backup_is_ours(l))
-            return saei_fail(l->ctx, SAE_INVALID, "sae_train: %s is no backup of sae_train, which "
+            return saei_fail(l->ctx, SAE_ERR_INVALID,
+                             "sae_train: %s is no backup of sae_train, which "
                              "would be written there: move it, or take another save_dir",
                              l->backup);
         l->replaces = true;
@@ -20362,7 +20534,7 @@ static sae_result saei_loop_progress(saei_loop *l) {
     p.trainers = l->trainers;
     if (l->desc->progress(l->desc->user, &p) || l->step == l->desc->steps) return SAE_OK;
     if (l->desc->backup_steps) SAEI_TRY(saei_loop_backup(l));
-    return saei_fail(l->ctx, SAE_CANCELLED, "sae_train: progress stopped it after %llu of %llu "
+    return saei_fail(l->ctx, SAE_ERR_CANCELLED, "sae_train: progress stopped it after %llu of %llu "
                      "steps", (unsigned long long)l->step, (unsigned long long)l->desc->steps);
 }
 
@@ -20391,7 +20563,7 @@ static sae_result saei_loop_run(saei_loop *l) {
         if (d->backup_steps && l->step > l->start && l->step % d->backup_steps == 0)
             SAEI_TRY(saei_loop_backup(l));
         result = saei_loop_step(l);
-        if (result == SAE_END_OF_DATA && l->step) {
+        if (result == SAE_ERR_END_OF_DATA && l->step) {
             SAEI_TRY(saei_loop_finish(l));
             return saei_fail(l->ctx, result, "sae_train: the data ended after %llu of %llu steps%s",
                              (unsigned long long)l->step, (unsigned long long)d->steps,
@@ -20412,7 +20584,7 @@ static sae_result saei_loop_run(saei_loop *l) {
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc) {
     saei_loop loop;
     sae_result result;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     SAEI_TRY(saei_loop_check(ctx, desc));
     memset(&loop, 0, sizeof loop);
     loop.ctx = ctx;
@@ -20455,12 +20627,13 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->out = saei_output_dim(&dict->desc);
     v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
     if (sae_buffer_dim(v->buffer) != v->d)
-        return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
+        return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
     v->chunk = batch; /* batch top-k chooses over the whole batch */
     if (!top_k) v->chunk = saei_min(batch, saei_max((size_t)SAEI_EVALUATE_ENTRIES / v->m, 1));
     if (!saei_mul(v->chunk, top_k ? k : v->m, &capacity))
-        return saei_fail(v->ctx, SAE_INVALID, "sae_evaluate: batch_size is %zu, too large", batch);
+        return saei_fail(v->ctx, SAE_ERR_INVALID, "sae_evaluate: batch_size is %zu, too large",
+                         batch);
     v->code.capacity = capacity;
     v->code.row_begin = (size_t *)saei_alloc(v->ctx, v->chunk + 1, sizeof *v->code.row_begin);
     v->code.latent = (uint32_t *)saei_alloc(v->ctx, capacity, sizeof *v->code.latent);
@@ -20477,7 +20650,7 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
         || !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms)
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
-        return saei_fail(v->ctx, SAE_OUT_OF_MEMORY, "sae_evaluate: no memory");
+        return saei_fail(v->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
         const float *w = dict->W_dec + i * dict->ld_out;
         double sum = 0;
@@ -20627,11 +20800,12 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
         size_t targets = v->n;
         if (result == SAE_OK && v->targets)
             result = sae_buffer_next(v->targets, &target, NULL, &targets);
-        bool end = result == SAE_END_OF_DATA || (result == SAE_OK && done && v->n < batch);
+        bool end = result == SAE_ERR_END_OF_DATA || (result == SAE_OK && done && v->n < batch);
         if (end && want)
-            return saei_fail(v->ctx, SAE_END_OF_DATA, "sae_evaluate: batches is %llu, the source "
-                             "has %llu of %zu rows", (unsigned long long)want,
-                             (unsigned long long)done, batch);
+            return saei_fail(v->ctx, SAE_ERR_END_OF_DATA,
+                             "sae_evaluate: batches is %llu, the source "
+                             "has %llu of %zu rows",
+                             (unsigned long long)want, (unsigned long long)done, batch);
         if (end && done) break;
         if (result != SAE_OK) return result;
         SAEI_TRY(saei_evaluate_batch(v, x, target));
@@ -20657,8 +20831,10 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
     sae_buffer_desc targets;
     if (d == out) return SAE_OK;
     if (source->read || (!source->target && !source->num_target_files))
-        return saei_fail(v->ctx, SAE_INVALID, "sae_evaluate: the dictionary gives %zu numbers for "
-                         "%zu: the source needs a target in memory or files", out, d);
+        return saei_fail(v->ctx, SAE_ERR_INVALID,
+                         "sae_evaluate: the dictionary gives %zu numbers for "
+                         "%zu: the source needs a target in memory or files",
+                         out, d);
     buffer->sequential = true;
     targets = *buffer;
     targets.source.data = source->target;
@@ -20670,7 +20846,7 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
     source->num_target_files = targets.source.num_target_files = 0;
     SAEI_TRY(saei_buffer_new(v->ctx, &targets, true, &v->targets));
     if (sae_buffer_dim(v->targets) == out) return SAE_OK;
-    return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the target has rows of %zu, the "
+    return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the target has rows of %zu, the "
                      "dictionary gives %zu", sae_buffer_dim(v->targets), out);
 }
 
@@ -20679,9 +20855,9 @@ SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
     saei_evaluator v;
     sae_buffer_desc buffer;
     sae_result result;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !dict || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_evaluate: desc, dict or out is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_evaluate: desc, dict or out is NULL");
     memset(&v, 0, sizeof v);
     v.ctx = ctx;
     v.desc = desc;
@@ -20692,8 +20868,10 @@ SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
     if (result == SAE_OK) result = saei_buffer_new(ctx, &buffer, true, &v.buffer);
     if (result == SAE_OK && v.targets
         && sae_buffer_source_rows(v.targets) != sae_buffer_source_rows(v.buffer))
-        result = saei_fail(ctx, SAE_MISMATCH, "sae_evaluate: the target has %llu rows, the input "
-                           "%llu", (unsigned long long)sae_buffer_source_rows(v.targets),
+        result = saei_fail(ctx, SAE_ERR_MISMATCH,
+                           "sae_evaluate: the target has %llu rows, the input "
+                           "%llu",
+                           (unsigned long long)sae_buffer_source_rows(v.targets),
                            (unsigned long long)sae_buffer_source_rows(v.buffer));
     if (result == SAE_OK) result = saei_evaluate_run(&v);
     if (result == SAE_OK) *out = v.sum;
@@ -20707,9 +20885,9 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     sae_work w;
     size_t bytes, ld = saei_align16(d);
     float *rows;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_geometric_median: n is %zu, d is %zu (or an array is "
                          "NULL), allowed are 1 to %d",
                          n, d, INT32_MAX);
@@ -20731,8 +20909,8 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     saei_free(ctx, w.scratch);
     saei_free(ctx, rows);
     return bytes ? SAE_OK
-                 : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows",
-                             n);
+                 : saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "sae_geometric_median: no memory for %zu rows", n);
 }
 
 /* ==== >>metrics: gradient pursuit ============================================================= */
@@ -20816,18 +20994,20 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
                                     size_t target_l0, float *f) {
     saei_pursuit p;
     size_t size, bytes, d;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (!dict->W_dec || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: %s",
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: %s",
                          dict->W_dec ? "output_dim is not activation_dim"
                                      : "IdentityDict has no decoder");
     if (!n) return SAE_OK;
-    if (!x || !f) return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: x or f is NULL");
+    if (!x || !f) return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: x or f is NULL");
     if (target_l0 > dict->desc.dict_size)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: target_l0 is %zu, allowed is "
-                         "at most dict_size = %zu", target_l0, dict->desc.dict_size);
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_grad_pursuit: target_l0 is %zu, allowed is "
+                         "at most dict_size = %zu",
+                         target_l0, dict->desc.dict_size);
     if (!saei_mul(n, dict->desc.dict_size, &size) || !saei_mul(size, sizeof *f, &bytes))
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: n is %zu, too large", n);
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: n is %zu, too large", n);
     p.dict = dict;
     p.x = x;
     p.f = f;
@@ -20847,7 +21027,7 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     saei_free(dict->ctx, p.gradient);
     saei_free(dict->ctx, p.chosen);
     if (!p.rows || !p.gradient || !p.chosen)
-        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_grad_pursuit: no memory");
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_grad_pursuit: no memory");
     return SAE_OK;
 }
 

@@ -129,7 +129,7 @@ static double *saei_cuda_numbers(const sae_work *w) {
 static bool saei_cuda_ok(saei_cuda *s, cudaError_t error, const char *what) {
     if (error == cudaSuccess) return s->result == SAE_OK;
     if (s->result != SAE_OK) return false;
-    s->result = error == cudaErrorMemoryAllocation ? SAE_OUT_OF_MEMORY : SAE_BACKEND;
+    s->result = error == cudaErrorMemoryAllocation ? SAE_ERR_OUT_OF_MEMORY : SAE_ERR_BACKEND;
     snprintf(s->text, sizeof s->text, "sae_cuda: %s failed on device %d: %s (%s)", what, s->device,
              cudaGetErrorString(error), cudaGetErrorName(error));
     return false;
@@ -410,20 +410,21 @@ static sae_result saei_cuda_open(const sae_context *ctx, void **state) {
     char text[256];
     cudaError_t error = cudaGetDeviceCount(&devices);
     memset(&desc, 0, sizeof desc);
-    if (sae_backend_desc(ctx)) desc = *(const sae_cuda_desc *)sae_backend_desc(ctx);
+    if (sae_context_backend_desc(ctx)) desc = *(const sae_cuda_desc *)sae_context_backend_desc(ctx);
     if (error != cudaSuccess || devices == 0) {
         cudaGetLastError();
         snprintf(text, sizeof text, "sae_cuda: no CUDA device can be used: %s",
                  error != cudaSuccess ? cudaGetErrorString(error) : "there is none");
-        return sae_backend_fail(ctx, SAE_BACKEND, text);
+        return sae_backend_fail(ctx, SAE_ERR_BACKEND, text);
     }
     if (desc.device < 0 || desc.device >= devices) {
         snprintf(text, sizeof text, "sae_cuda: device is %d, allowed are 0 to %d", desc.device,
                  devices - 1);
-        return sae_backend_fail(ctx, SAE_INVALID, text);
+        return sae_backend_fail(ctx, SAE_ERR_INVALID, text);
     }
     s = (saei_cuda *)sae_backend_alloc(ctx, sizeof *s);
-    if (!s) return sae_backend_fail(ctx, SAE_OUT_OF_MEMORY, "sae_cuda: no memory for its state");
+    if (!s)
+        return sae_backend_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_cuda: no memory for its state");
     memset(s, 0, sizeof *s);
     s->device = desc.device;
     s->screen = desc.screen;
@@ -457,7 +458,7 @@ static bool saei_cuda_malloc(saei_cuda *s, void **out, size_t bytes) {
     if (error != cudaErrorMemoryAllocation || cudaMemGetInfo(&unused, &all) != cudaSuccess)
         return saei_cuda_ok(s, error, "cudaMalloc");
     if (s->result != SAE_OK) return false;
-    s->result = SAE_OUT_OF_MEMORY;
+    s->result = SAE_ERR_OUT_OF_MEMORY;
     snprintf(s->text, sizeof s->text,
              "sae_cuda: %zu MiB are needed after the %zu MiB taken so far, device %d has %zu MiB "
              "free of %zu", (bytes >> 20) + 1, s->taken >> 20, s->device, unused >> 20, all >> 20);
@@ -3171,13 +3172,13 @@ static double saei_cuda_power_of(double beta, uint64_t t) {
 }
 
 typedef struct saei_cuda_adam_step {
-    float keep1, keep2, beta2, root2, step, eps; /* as saei_adam_step */
+    float keep1, keep2, beta2, root2, step, eps; /* as saei_adam_factors */
     const double *sum_squares;                   /* D or NULL: gradients are clipped to max_norm */
     double max_norm;
     const uint32_t *halt;
 } saei_cuda_adam_step;
 
-static saei_cuda_adam_step saei_cuda_adam_step_of(const sae_work *w, const sae_adam *adam,
+static saei_cuda_adam_step saei_cuda_adam_step_of(const sae_work *w, const sae_adam_desc *adam,
                                                   uint64_t t, const double *sum_squares,
                                                   double max_norm) {
     saei_cuda_adam_step c;
@@ -3240,7 +3241,7 @@ __global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, 
         param[i] = saei_device_adam(step, scale, param[i], grad[i], first ? first + i : NULL,
                                     second + i);
 }
-static void saei_cuda_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
+static void saei_cuda_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                            const double *sum_squares, double max_norm, float *param,
                            const float *grad, float *first, float *second, size_t count) {
     saei_cuda_launch(w, saei_adam_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
@@ -3375,7 +3376,7 @@ static void saei_cuda_normalize_rows(const sae_work *w, size_t m, float eps, flo
     job.param = W;
     saei_cuda_rows<false, false, true>(w, job, step);
 }
-static void saei_cuda_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t t,
+static void saei_cuda_adam_rows(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                                 const double *sum_squares, double max_norm, float project,
                                 float unit, const sae_lag *lag, size_t m, float *param,
                                 float *grad, float *first, float *second) {

@@ -153,15 +153,15 @@ static void cpu_name(char *out, size_t size) {
     X(remove_parallel, (const sae_work *w, const float *a, size_t b, float c, const sae_lag *d,    \
                         float *e), (w, a, b, c, d, e))                                             \
     X(normalize_rows, (const sae_work *w, size_t a, float b, float *c), (w, a, b, c))              \
-    X(adam, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,          \
+    X(adam, (const sae_work *w, const sae_adam_desc *a, uint64_t b, const double *c, double d,     \
              float *e, const float *f, float *g, float *h, size_t i),                              \
       (w, a, b, c, d, e, f, g, h, i))                                                              \
     X(reconstruct, (const sae_work *w, const sae_code *a, const float *b, const float *c,          \
                     const float *d, const float *e, float f, const float *g, float *h, double *i,  \
                     float *j), (w, a, b, c, d, e, f, g, h, i, j))                                  \
-    X(adam_rows, (const sae_work *w, const sae_adam *a, uint64_t b, const double *c, double d,     \
-                  float e, float f, const sae_lag *g, size_t h, float *i, float *j, float *k,      \
-                  float *l), (w, a, b, c, d, e, f, g, h, i, j, k, l))                              \
+    X(adam_rows, (const sae_work *w, const sae_adam_desc *a, uint64_t b, const double *c,        \
+                  double d, float e, float f, const sae_lag *g, size_t h, float *i, float *j,      \
+                  float *k, float *l), (w, a, b, c, d, e, f, g, h, i, j, k, l))                              \
     X(code_sums, (const sae_work *w, const sae_code *a, const float *b, size_t c, bool d,          \
                   float *e), (w, a, b, c, d, e))                                                   \
     X(catch_up, (const sae_work *w, const sae_code *a, const sae_lag *b, size_t c, float *d,       \

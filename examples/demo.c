@@ -110,10 +110,12 @@ static sae_result split(demo *d) {
     d->train.contexts = d->all.contexts - d->test.contexts;
     d->train.ctx = d->test.ctx = CTX;
     if (!d->test.contexts)
-        return sae_fail(d->ctx, SAE_INVALID, "the text has %zu contexts of %d tokens, ten are "
-                        "needed", d->all.contexts, CTX);
+        return sae_context_fail(d->ctx, SAE_ERR_INVALID,
+                                "the text has %zu contexts of %d tokens, ten are "
+                                "needed",
+                                d->all.contexts, CTX);
     d->tokens = (int32_t *)malloc(d->all.contexts * bytes);
-    if (!d->tokens) return sae_fail(d->ctx, SAE_OUT_OF_MEMORY, "no memory");
+    if (!d->tokens) return sae_context_fail(d->ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
     d->train.tokens = d->tokens;
     d->test.tokens = d->tokens + d->train.contexts * CTX;
     for (i = 0; i < d->all.contexts; i++) {
@@ -157,11 +159,12 @@ static sae_result read_rows(demo *d) {
     sae_source_desc source = neox_source_rows(d->source);
     size_t rows = d->train.contexts * CTX, done = 0, before;
     d->rows = (float *)malloc(rows * source.dim * sizeof *d->rows);
-    if (!d->rows) return sae_fail(d->ctx, SAE_OUT_OF_MEMORY, "no memory");
+    if (!d->rows) return sae_context_fail(d->ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
     while (done < rows) {
         int64_t got = source.read(source.user, d->rows + done * source.dim, NULL, rows - done);
         if (got < 0) return (sae_result)got;
-        if (got == 0) return sae_fail(d->ctx, SAE_END_OF_DATA, "the text ends too soon");
+        if (got == 0)
+            return sae_context_fail(d->ctx, SAE_ERR_END_OF_DATA, "the text ends too soon");
         before = done;
         done += (size_t)got;
         show("the model reads", (double)before / (double)rows, (double)done / (double)rows, "");

@@ -78,9 +78,10 @@ typedef struct neox_info {
     sae_dtype dtype;        /* of the weights in the file */
 } neox_info;
 
-/* The model lives in memory from here on, as float32; ctx must outlive it. Errors: SAE_NOT_FOUND (a
-   file, a shard), SAE_FORMAT (damaged, or tensors that do not fit config.json), SAE_UNSUPPORTED
-   (another family, another activation or rotary kind), SAE_OUT_OF_MEMORY. */
+/* The model lives in memory from here on, as float32; ctx must outlive it. Errors:
+   SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged, or tensors that do not fit
+   config.json), SAE_ERR_UNSUPPORTED (another family, another activation or rotary kind),
+   SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result neox_model_open(sae_context *ctx, const char *folder, neox_model **out);
 SAE_API void neox_model_close(neox_model *model); /* NULL is fine */
 SAE_API neox_info neox_model_info(const neox_model *model);
@@ -107,8 +108,8 @@ typedef struct neox_site {
     bool input; /* what goes into the submodule; default: what comes out */
 } neox_site;
 
-/* Errors: SAE_NOT_FOUND (no such submodule; the message lists those there are), SAE_INVALID (the
-   input of gpt_neox.embed_in). */
+/* Errors: SAE_ERR_NOT_FOUND (no such submodule; the message lists those there are), SAE_ERR_INVALID
+   (the input of gpt_neox.embed_in). */
 SAE_API sae_result neox_site_find(const neox_model *model, const char *submodule, bool input,
                                   neox_site *out);
 SAE_API size_t neox_site_dim(const neox_model *model, neox_site site); /* floats a row */
@@ -147,8 +148,8 @@ typedef struct neox_forward_desc {
 /* Runs the batch. Memory grows to the largest batch seen: about contexts * ctx * (10 d + mlp_dim)
    floats (short contexts more), and 256 vocab_size where losses or logits are wanted. One call at a
    time. The bits do not depend on threads, on instruction sets, or on which
-   contexts stand together. Errors: SAE_INVALID (a token outside the vocabulary, sizes),
-   SAE_OUT_OF_MEMORY, a hook's own. */
+   contexts stand together. Errors: SAE_ERR_INVALID (a token outside the vocabulary, sizes),
+   SAE_ERR_OUT_OF_MEMORY, a hook's own. */
 SAE_API sae_result neox_forward(neox_model *model, const neox_forward_desc *desc);
 
 /* out [n,d] = final_layer_norm(x); in place is fine. */
@@ -163,9 +164,9 @@ SAE_API double neox_loss(const float *logits, size_t size, size_t token, float *
 
 typedef struct neox_tokenizer neox_tokenizer;
 
-/* folder holds tokenizer.json, or is that file. Errors: SAE_NOT_FOUND, SAE_FORMAT, SAE_UNSUPPORTED
-   (another kind of model, normalizer or pre-tokenizer, named in the message),
-   SAE_OUT_OF_MEMORY. */
+/* folder holds tokenizer.json, or is that file. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
+   SAE_ERR_UNSUPPORTED (another kind of model, normalizer or pre-tokenizer, named in the message),
+   SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result neox_tokenizer_open(sae_context *ctx, const char *folder,
                                        neox_tokenizer **out);
 SAE_API void neox_tokenizer_close(neox_tokenizer *tokenizer);
@@ -186,11 +187,11 @@ SAE_API void neox_text_free(neox_text *text);
 /* Appends the ids of text [size], and what the file's post-processor puts before and behind them;
    special tokens match in plain text. Bytes that are no UTF-8 stay what they are; a byte without a
    token becomes unk_token, or is left out where there is none. One call at a time (words are
-   remembered). Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
+   remembered). Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result neox_encode(neox_tokenizer *tokenizer, const char *text, size_t size,
                                neox_tokens *out);
-/* Appends the bytes of ids; special tokens as they are written. Errors: SAE_INVALID (no such id),
-   SAE_OUT_OF_MEMORY. */
+/* Appends the bytes of ids; special tokens as they are written. Errors: SAE_ERR_INVALID (no such
+   id), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result neox_decode(const neox_tokenizer *tokenizer, const int32_t *ids, size_t count,
                                neox_text *out);
 /* The bytes of one token (part of a character, maybe), not NUL-terminated; NULL: no such id. */
@@ -209,8 +210,9 @@ typedef struct neox_contexts { /* neox_contexts_free; all zero to begin with */
 /* Each file is tokenised whole and cut into contexts of `length` tokens, the remainder dropped. A
    .npy of whole numbers holds ids: [n] is cut alike, [contexts,length] keeps its contexts, if its
    length is the one asked for (0: that of the first file; of text 128; 1 takes any apart).
-   tokenizer may be NULL if all are .npy. *out is overwritten. Errors: SAE_NOT_FOUND, SAE_IO,
-   SAE_FORMAT, SAE_INVALID (not one whole context; another length), SAE_OUT_OF_MEMORY. */
+   tokenizer may be NULL if all are .npy. *out is overwritten. Errors: SAE_ERR_NOT_FOUND,
+   SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_INVALID (not one whole context; another length),
+   SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result neox_contexts_read(sae_context *ctx, neox_tokenizer *tokenizer,
                                       const char *const *files, size_t num_files, size_t length,
                                       neox_contexts *out);
@@ -236,8 +238,8 @@ typedef struct neox_source_desc {
 } neox_source_desc;
 
 typedef struct neox_source neox_source;
-/* desc may go, but for the tokens. Errors: SAE_INVALID, SAE_MISMATCH (site and target of different
-   widths), SAE_OUT_OF_MEMORY. */
+/* desc may go, but for the tokens. Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (site and target of
+   different widths), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result neox_source_create(sae_context *ctx, const neox_source_desc *desc,
                                       neox_source **out);
 SAE_API void neox_source_destroy(neox_source *source);
@@ -551,10 +553,11 @@ static sae_result neoxi_config_size(const neoxi_config *c, const char *key, size
     const sae_json *v = sae_json_get(c->root, key);
     double number = v ? sae_json_number(v) : (double)otherwise;
     if (!v && !otherwise)
-        return sae_fail(c->ctx, SAE_FORMAT, "neox_model_open: %s: %s is missing", c->path, key);
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "neox_model_open: %s: %s is missing",
+                                c->path, key);
     if ((v && sae_json_kind_of(v) != SAE_JSON_NUMBER) || !(number >= 1)
         || number > (double)most || number != floor(number))
-        return sae_fail(c->ctx, SAE_FORMAT,
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
                         "neox_model_open: %s: %s is %.9g, allowed are whole numbers from 1 to %zu",
                         c->path, key, number, most);
     *out = (size_t)number;
@@ -568,7 +571,7 @@ static sae_result neoxi_config_number(const neoxi_config *c, const sae_json *obj
     sae_json_kind kind = sae_json_kind_of(v);
     if (kind == SAE_JSON_NONE || kind == SAE_JSON_NULL) return SAE_OK;
     if (kind != SAE_JSON_NUMBER || !(sae_json_number(v) >= least) || sae_json_number(v) > most)
-        return sae_fail(c->ctx, SAE_FORMAT,
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
                         "neox_model_open: %s: %s is %.9g, allowed are numbers from %g to %g",
                         c->path, key, sae_json_number(v), least, most);
     *out = sae_json_number(v);
@@ -599,7 +602,7 @@ static sae_result neoxi_config_rotary(neox_model *m, const neoxi_config *c) {
     type = sae_json_get(rope, "rope_type");
     if (!type) type = sae_json_get(rope, "type");
     if (sae_json_text(type) && strcmp(sae_json_text(type), "default") != 0)
-        return sae_fail(m->ctx, SAE_UNSUPPORTED,
+        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
                         "neox_model_open: %s: the rotary kind is %s, supported is default", c->path,
                         sae_json_text(type));
     NEOXI_TRY(neoxi_config_number(c, c->root, "rotary_pct", 0, 1, &share));
@@ -609,7 +612,7 @@ static sae_result neoxi_config_rotary(neox_model *m, const neoxi_config *c) {
     dims = floor((double)info->head_dim * share);
     info->rotary_dims = (size_t)dims;
     if (info->rotary_dims % 2 && info->rotary_dims == info->head_dim)
-        return sae_fail(m->ctx, SAE_UNSUPPORTED,
+        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
                         "neox_model_open: %s: all %zu dimensions of a head turn, supported is an "
                         "even number", c->path, info->head_dim);
     return SAE_OK;
@@ -628,7 +631,7 @@ static sae_result neoxi_config_act(neox_model *m, const neoxi_config *c) {
         snprintf(m->info.activation, sizeof m->info.activation, "%s", name);
         return SAE_OK;
     }
-    return sae_fail(m->ctx, SAE_UNSUPPORTED,
+    return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
                     "neox_model_open: %s: hidden_act is %s, supported are %s", c->path,
                     name ? name : "no text", known);
 }
@@ -638,9 +641,10 @@ static sae_result neoxi_config_read(neox_model *m, const neoxi_config *c) {
     const char *type = sae_json_text(sae_json_get(c->root, "model_type"));
     double eps = 1e-5, head_dim = 0;
     if (sae_json_kind_of(c->root) != SAE_JSON_OBJECT)
-        return sae_fail(m->ctx, SAE_FORMAT, "neox_model_open: %s is no JSON object", c->path);
+        return sae_context_fail(m->ctx, SAE_ERR_FORMAT, "neox_model_open: %s is no JSON object",
+                                c->path);
     if (!type || strcmp(type, "gpt_neox") != 0)
-        return sae_fail(m->ctx, SAE_UNSUPPORTED,
+        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
                         "neox_model_open: %s: model_type is %s, supported is gpt_neox (GPT-NeoX, "
                         "Pythia)", c->path, type ? type : "missing");
     NEOXI_TRY(neoxi_config_size(c, "num_hidden_layers", 0, NEOXI_MAX_LAYERS, &info->layers));
@@ -650,13 +654,13 @@ static sae_result neoxi_config_read(neox_model *m, const neoxi_config *c) {
     NEOXI_TRY(neoxi_config_size(c, "vocab_size", 0, INT32_MAX, &info->vocab_size));
     NEOXI_TRY(neoxi_config_size(c, "max_position_embeddings", 2048, INT32_MAX, &info->max_ctx));
     if (info->dim % info->heads)
-        return sae_fail(m->ctx, SAE_FORMAT,
+        return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
                         "neox_model_open: %s: hidden_size is %zu, allowed are multiples of "
                         "num_attention_heads, %zu", c->path, info->dim, info->heads);
     info->head_dim = info->dim / info->heads;
     NEOXI_TRY(neoxi_config_number(c, c->root, "head_dim", 1, 1 << 20, &head_dim));
     if (head_dim != 0 && head_dim != (double)info->head_dim)
-        return sae_fail(m->ctx, SAE_UNSUPPORTED,
+        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
                         "neox_model_open: %s: head_dim is %g, supported is hidden_size / "
                         "num_attention_heads, %zu", c->path, head_dim, info->head_dim);
     NEOXI_TRY(neoxi_config_number(c, c->root, "layer_norm_eps", 0, 1, &eps));
@@ -676,7 +680,8 @@ static sae_result neoxi_config_read(neox_model *m, const neoxi_config *c) {
 /* ==== >>neox: weights ========================================================================= */
 
 static sae_result neoxi_no_memory(const neox_model *m) {
-    return sae_fail(m->ctx, SAE_OUT_OF_MEMORY, "neox_model_open: no memory for %s", m->folder);
+    return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "neox_model_open: no memory for %s",
+                            m->folder);
 }
 
 /* Opens folder/name, once. why: the tensor that is said to be in there, or NULL. */
@@ -686,11 +691,14 @@ static sae_result neoxi_file_open(neox_model *m, const char *name, const char *w
     for (size_t i = 0; i < m->num_files; i++)
         if (strcmp(m->file_name[i], name) == 0) return SAE_OK;
     if (strchr(name, '/') || strchr(name, '\\') || !name[0])
-        return sae_fail(m->ctx, SAE_FORMAT, "neox_model_open: model.safetensors.index.json names "
-                        "the file %s, allowed are names in the folder", name);
+        return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
+                                "neox_model_open: model.safetensors.index.json names "
+                                "the file %s, allowed are names in the folder",
+                                name);
     if (m->num_files == NEOXI_MAX_SHARDS)
-        return sae_fail(m->ctx, SAE_UNSUPPORTED, "neox_model_open: %s has more than %d shards",
-                        m->folder, (int)NEOXI_MAX_SHARDS);
+        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+                                "neox_model_open: %s has more than %d shards", m->folder,
+                                (int)NEOXI_MAX_SHARDS);
     path = neoxi_join(m->folder, name);
     m->file_name[m->num_files] = (char *)malloc(strlen(name) + 1);
     if (!path || !m->file_name[m->num_files]) {
@@ -700,8 +708,10 @@ static sae_result neoxi_file_open(neox_model *m, const char *name, const char *w
     }
     strcpy(m->file_name[m->num_files], name);
     if (why && !neoxi_is_file(path))
-        result = sae_fail(m->ctx, SAE_NOT_FOUND, "neox_model_open: the shard %s is missing; "
-                          "model.safetensors.index.json has %s in it", path, why);
+        result = sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
+                                  "neox_model_open: the shard %s is missing; "
+                                  "model.safetensors.index.json has %s in it",
+                                  path, why);
     else result = sae_tensor_file_open(m->ctx, path, &m->file[m->num_files]);
     free(path);
     if (result == SAE_OK) m->num_files++;
@@ -716,12 +726,14 @@ static sae_result neoxi_shards_open(neox_model *m, const char *path) {
     NEOXI_TRY(sae_json_open(m->ctx, path, &root));
     map = sae_json_get(root, "weight_map");
     if (sae_json_kind_of(map) != SAE_JSON_OBJECT)
-        result = sae_fail(m->ctx, SAE_FORMAT, "neox_model_open: %s: weight_map is missing", path);
+        result = sae_context_fail(m->ctx, SAE_ERR_FORMAT,
+                                  "neox_model_open: %s: weight_map is missing", path);
     for (entry = sae_json_first(map); entry && result == SAE_OK; entry = sae_json_next(entry)) {
         const char *name = sae_json_text(entry);
         if (!name)
-            result = sae_fail(m->ctx, SAE_FORMAT, "neox_model_open: %s: the file of %s is no text",
-                              path, sae_json_key(entry));
+            result = sae_context_fail(m->ctx, SAE_ERR_FORMAT,
+                                      "neox_model_open: %s: the file of %s is no text", path,
+                                      sae_json_key(entry));
         else result = neoxi_file_open(m, name, sae_json_key(entry));
     }
     sae_json_close(m->ctx, root);
@@ -748,8 +760,10 @@ static sae_result neoxi_files_open(neox_model *m) {
         free(path);
         if (there) return result;
     }
-    return sae_fail(m->ctx, SAE_NOT_FOUND, "neox_model_open: %s holds no model.safetensors and no "
-                    "model.safetensors.index.json", m->folder);
+    return sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
+                            "neox_model_open: %s holds no model.safetensors and no "
+                            "model.safetensors.index.json",
+                            m->folder);
 }
 
 static const sae_tensor *neoxi_tensor(const neox_model *m, const char *name) {
@@ -765,8 +779,8 @@ static sae_result neoxi_find(const neox_model *m, const char *name, size_t rows,
     char shape[21 * SAE_MAX_DIMS + 1] = "";
     size_t n = 0, dims = rows ? 2 : 1;
     if (!t)
-        return sae_fail(m->ctx, SAE_FORMAT, "neox_model_open: %s has no tensor %s", m->folder,
-                        name);
+        return sae_context_fail(m->ctx, SAE_ERR_FORMAT, "neox_model_open: %s has no tensor %s",
+                                m->folder, name);
     for (size_t i = 0; i < t->ndim; i++)
         n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%llu", i ? "," : "",
                               (unsigned long long)t->shape[i]);
@@ -774,12 +788,16 @@ static sae_result neoxi_find(const neox_model *m, const char *name, size_t rows,
         char want[64];
         if (rows) snprintf(want, sizeof want, "%zu,%zu", rows, columns);
         else snprintf(want, sizeof want, "%zu", columns);
-        return sae_fail(m->ctx, SAE_FORMAT, "neox_model_open: %s: %s is [%s], by config.json it is "
-                        "[%s]", m->folder, name, shape, want);
+        return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
+                                "neox_model_open: %s: %s is [%s], by config.json it is "
+                                "[%s]",
+                                m->folder, name, shape, want);
     }
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
-        return sae_fail(m->ctx, SAE_UNSUPPORTED, "neox_model_open: %s: %s is %s, supported are "
-                        "F32, F16, BF16, F64", m->folder, name, sae_dtype_name(t->dtype));
+        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+                                "neox_model_open: %s: %s is %s, supported are "
+                                "F32, F16, BF16, F64",
+                                m->folder, name, sae_dtype_name(t->dtype));
     *out = t;
     return SAE_OK;
 }
@@ -872,14 +890,16 @@ static sae_result neoxi_open(neox_model *m, const char *folder) {
     path = neoxi_join(folder, "config.json");
     if (!m->folder || !path) {
         free(path);
-        return sae_fail(m->ctx, SAE_OUT_OF_MEMORY, "neox_model_open: no memory");
+        return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "neox_model_open: no memory");
     }
     if (strlen(m->folder) > 1) m->folder[strlen(m->folder) - 1] = 0; /* the slash */
     c.ctx = m->ctx;
     c.path = path;
     if (!neoxi_is_file(path))
-        result = sae_fail(m->ctx, SAE_NOT_FOUND, "neox_model_open: %s is not there; a model is a "
-                          "folder with config.json, model.safetensors, tokenizer.json", path);
+        result = sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
+                                  "neox_model_open: %s is not there; a model is a "
+                                  "folder with config.json, model.safetensors, tokenizer.json",
+                                  path);
     else result = sae_json_open(m->ctx, path, &root);
     c.root = root;
     if (result == SAE_OK) result = neoxi_config_read(m, &c);
@@ -894,9 +914,10 @@ SAE_API sae_result neox_model_open(sae_context *ctx, const char *folder, neox_mo
     neox_model *m;
     sae_result result;
     if (!ctx || !folder || !out)
-        return sae_fail(ctx, SAE_INVALID, "neox_model_open: folder and out may not be NULL");
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "neox_model_open: folder and out may not be NULL");
     m = (neox_model *)calloc(1, sizeof *m);
-    if (!m) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_model_open: no memory");
+    if (!m) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "neox_model_open: no memory");
     m->ctx = ctx;
     m->kernels = neoxi_kernels_select();
     result = neoxi_open(m, folder);
@@ -965,11 +986,12 @@ static bool neoxi_site_of(const neox_model *m, const char *name, neox_site *site
 SAE_API sae_result neox_site_find(const neox_model *m, const char *submodule, bool input,
                                   neox_site *out) {
     neox_site site;
-    if (!m) return SAE_INVALID;
+    if (!m) return SAE_ERR_INVALID;
     if (!submodule || !out)
-        return sae_fail(m->ctx, SAE_INVALID, "neox_site_find: submodule and out may not be NULL");
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "neox_site_find: submodule and out may not be NULL");
     if (!neoxi_site_of(m, submodule, &site))
-        return sae_fail(m->ctx, SAE_NOT_FOUND,
+        return sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
                         "neox_site_find: there is no submodule %s; there are gpt_neox.embed_in, "
                         "gpt_neox.layers.N, gpt_neox.layers.N.attention, "
                         "gpt_neox.layers.N.attention.dense, gpt_neox.layers.N.mlp, "
@@ -978,8 +1000,9 @@ SAE_API sae_result neox_site_find(const neox_model *m, const char *submodule, bo
                         m->info.layers - 1);
     site.input = input;
     if (input && site.module == NEOX_EMBED_IN)
-        return sae_fail(m->ctx, SAE_INVALID, "neox_site_find: the input of gpt_neox.embed_in is "
-                        "tokens; allowed is its output");
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "neox_site_find: the input of gpt_neox.embed_in is "
+                                "tokens; allowed is its output");
     *out = site;
     return SAE_OK;
 }
@@ -1013,7 +1036,7 @@ typedef struct neoxi_run {
 
 static void neoxi_row_parts(neoxi_run *run, size_t rows, void (*fn)(void *arg, size_t part)) {
     run->count = rows;
-    sae_parallel(run->m->ctx, neoxi_parts(rows, NEOXI_ROW_PART), fn, run);
+    sae_context_parallel(run->m->ctx, neoxi_parts(rows, NEOXI_ROW_PART), fn, run);
 }
 
 static void neoxi_norm_part(void *arg, size_t part) {
@@ -1129,7 +1152,8 @@ static sae_result neoxi_run_attention(neoxi_run *run, size_t i) {
     const neoxi_layer *l = &run->m->layer[i];
     NEOXI_AT(NEOX_ATTENTION, i, true, run->normed);
     NEOXI_TRY(sae_linear_apply(l->qkv, run->normed, run->n, run->qkv));
-    sae_parallel(run->m->ctx, run->desc->contexts * run->m->info.heads, neoxi_head_part, run);
+    sae_context_parallel(run->m->ctx, run->desc->contexts * run->m->info.heads, neoxi_head_part,
+                         run);
     NEOXI_AT(NEOX_ATTENTION_DENSE, i, true, run->heads);
     NEOXI_TRY(sae_linear_apply(l->dense, run->heads, run->n, run->mixed));
     NEOXI_AT(NEOX_ATTENTION_DENSE, i, false, run->mixed);
@@ -1209,7 +1233,7 @@ static sae_result neoxi_run_logits(neoxi_run *run) {
             memcpy(run->logit_x + j * d, run->normed + row[j] * d, d * sizeof(float));
         }
         NEOXI_TRY(sae_linear_apply(run->m->unembed, run->logit_x, count, run->logit));
-        if (desc->loss) sae_parallel(run->m->ctx, count, neoxi_loss_part, run);
+        if (desc->loss) sae_context_parallel(run->m->ctx, count, neoxi_loss_part, run);
         for (size_t j = 0; j < count; j++) {
             size_t c = row[j] / run->ctx;
             if (desc->loss) desc->loss[c] += run->row_loss[j];
@@ -1226,26 +1250,33 @@ static sae_result neoxi_run_check(neox_model *m, const neox_forward_desc *desc, 
     size_t n;
     if (!desc || !desc->tokens || !desc->contexts || !desc->ctx
         || !neoxi_mul(desc->contexts, desc->ctx, &n) || n > INT32_MAX || desc->ctx > 1000000)
-        return sae_fail(m->ctx, SAE_INVALID, "neox_forward: contexts is %zu, ctx is %zu, tokens "
-                        "may not be NULL, allowed are up to 2^31 tokens, ctx from 1 to 1000000",
-                        desc ? desc->contexts : 0, desc ? desc->ctx : 0);
+        return sae_context_fail(
+            m->ctx, SAE_ERR_INVALID,
+            "neox_forward: contexts is %zu, ctx is %zu, tokens "
+            "may not be NULL, allowed are up to 2^31 tokens, ctx from 1 to 1000000",
+            desc ? desc->contexts : 0, desc ? desc->ctx : 0);
     for (size_t i = 0; i < n; i++)
         if (desc->tokens[i] >= 0 && (size_t)desc->tokens[i] >= m->info.vocab_size)
-            return sae_fail(m->ctx, SAE_INVALID, "neox_forward: token %zu of the batch is %ld, "
-                            "allowed are those below vocab_size, %zu", i, (long)desc->tokens[i],
-                            m->info.vocab_size);
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                    "neox_forward: token %zu of the batch is %ld, "
+                                    "allowed are those below vocab_size, %zu",
+                                    i, (long)desc->tokens[i], m->info.vocab_size);
     for (size_t i = 0; i < desc->num_hooks; i++) {
         const neox_site s = desc->hooks[i].site;
         bool of_layer = s.module != NEOX_EMBED_IN && s.module != NEOX_FINAL_NORM;
         if (s.module > NEOX_FINAL_NORM || s.layer >= (of_layer ? m->info.layers : 1)
             || (s.module == NEOX_EMBED_IN && s.input))
-            return sae_fail(m->ctx, SAE_INVALID, "neox_forward: hook %zu has a site that "
-                            "neox_site_find does not give", i);
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                    "neox_forward: hook %zu has a site that "
+                                    "neox_site_find does not give",
+                                    i);
     }
     for (size_t i = 0; desc->rows && i < desc->num_rows; i++)
         if (desc->rows[i] >= n)
-            return sae_fail(m->ctx, SAE_INVALID, "neox_forward: rows[%zu] is %zu, allowed are "
-                            "those below %zu", i, desc->rows[i], n);
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                    "neox_forward: rows[%zu] is %zu, allowed are "
+                                    "those below %zu",
+                                    i, desc->rows[i], n);
     *rows = n;
     return SAE_OK;
 }
@@ -1288,8 +1319,10 @@ static sae_result neoxi_run_memory(neoxi_run *run) {
         m->memory_floats = 0;
         m->memory = floats ? (float *)malloc((floats + 16) * sizeof(float)) : NULL;
         if (!m->memory)
-            return sae_fail(m->ctx, SAE_OUT_OF_MEMORY, "neox_forward: no memory for %zu contexts "
-                            "of %zu tokens", run->desc->contexts, run->ctx);
+            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                    "neox_forward: no memory for %zu contexts "
+                                    "of %zu tokens",
+                                    run->desc->contexts, run->ctx);
         m->memory_floats = floats;
     }
     skip = (64 - ((uintptr_t)m->memory & 63)) % 64 / sizeof(float);
@@ -1298,7 +1331,8 @@ static sae_result neoxi_run_memory(neoxi_run *run) {
         free(m->turn);
         m->turn_ctx = 0;
         m->turn = (float *)malloc((run->ctx * 2 * pairs + 1) * sizeof(float));
-        if (!m->turn) return sae_fail(m->ctx, SAE_OUT_OF_MEMORY, "neox_forward: no memory");
+        if (!m->turn)
+            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "neox_forward: no memory");
         m->turn_ctx = run->ctx;
         for (size_t i = 0; i < pairs; i++) {
             /* in float where transformers has float: 1 / base^(2 i / n), times the position */
@@ -1315,7 +1349,7 @@ static sae_result neoxi_run_memory(neoxi_run *run) {
 
 SAE_API sae_result neox_forward(neox_model *model, const neox_forward_desc *desc) {
     neoxi_run whole, *run = &whole;
-    if (!model) return SAE_INVALID;
+    if (!model) return SAE_ERR_INVALID;
     memset(run, 0, sizeof *run);
     NEOXI_TRY(neoxi_run_check(model, desc, &run->n));
     run->m = model;
@@ -1607,7 +1641,8 @@ static bool neoxi_tokens_add(neox_tokens *t, int32_t id) {
 }
 
 static sae_result neoxi_tokenizer_memory(const neox_tokenizer *t) {
-    return sae_fail(t->ctx, SAE_OUT_OF_MEMORY, "neox_tokenizer: no memory for %s", t->path);
+    return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "neox_tokenizer: no memory for %s",
+                            t->path);
 }
 
 /* "neox_tokenizer_open: PATH: ..." */
@@ -1618,7 +1653,7 @@ static sae_result neoxi_refuse(const neox_tokenizer *t, sae_result result, const
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return sae_fail(t->ctx, result, "neox_tokenizer_open: %s: %s", t->path, text);
+    return sae_context_fail(t->ctx, result, "neox_tokenizer_open: %s: %s", t->path, text);
 }
 
 /* The byte that a character of GPT-2's alphabet stands for: printable ones for themselves, the
@@ -1705,8 +1740,8 @@ static sae_result neoxi_each(neoxi_reader *r, const sae_json *v, const char *lis
 
 static sae_result neoxi_normalizer(neoxi_reader *r, const sae_json *v) {
     if (strcmp(neoxi_type(v), "NFC") != 0)
-        return neoxi_refuse(r->t, SAE_UNSUPPORTED, "the normalizer is %s, supported is NFC or none",
-                            neoxi_type(v));
+        return neoxi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                            "the normalizer is %s, supported is NFC or none", neoxi_type(v));
     r->t->nfc = true;
     return SAE_OK;
 }
@@ -1714,7 +1749,7 @@ static sae_result neoxi_normalizer(neoxi_reader *r, const sae_json *v) {
 static sae_result neoxi_pre_tokenizer(neoxi_reader *r, const sae_json *v) {
     const sae_json *regex = sae_json_get(v, "use_regex");
     if (strcmp(neoxi_type(v), "ByteLevel") != 0)
-        return neoxi_refuse(r->t, SAE_UNSUPPORTED,
+        return neoxi_refuse(r->t, SAE_ERR_UNSUPPORTED,
                             "the pre_tokenizer is %s, supported is ByteLevel", neoxi_type(v));
     r->t->prefix_space = neoxi_is_true(v, "add_prefix_space");
     r->t->no_regex = regex && sae_json_number(regex) == 0;
@@ -1725,7 +1760,7 @@ static sae_result neoxi_template(neoxi_reader *r, const sae_json *v) {
     const sae_json *specials = sae_json_get(v, "special_tokens"), *piece, *id;
     bool behind = false;
     if (r->t->before.count || r->t->after.count)
-        return neoxi_refuse(r->t, SAE_UNSUPPORTED,
+        return neoxi_refuse(r->t, SAE_ERR_UNSUPPORTED,
                             "the post_processor has two templates, supported is one");
     for (piece = sae_json_first(sae_json_get(v, "single")); piece; piece = sae_json_next(piece)) {
         const sae_json *special = sae_json_get(piece, "SpecialToken");
@@ -1748,8 +1783,10 @@ static sae_result neoxi_template(neoxi_reader *r, const sae_json *v) {
 static sae_result neoxi_post_processor(neoxi_reader *r, const sae_json *v) {
     if (strcmp(neoxi_type(v), "TemplateProcessing") == 0) return neoxi_template(r, v);
     if (strcmp(neoxi_type(v), "ByteLevel") == 0) return SAE_OK; /* changes no ids */
-    return neoxi_refuse(r->t, SAE_UNSUPPORTED, "the post_processor is %s, supported are ByteLevel, "
-                        "TemplateProcessing or none", neoxi_type(v));
+    return neoxi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                        "the post_processor is %s, supported are ByteLevel, "
+                        "TemplateProcessing or none",
+                        neoxi_type(v));
 }
 
 /* What of the model there is no room for here. */
@@ -1758,26 +1795,26 @@ static sae_result neoxi_read_kind(neoxi_reader *r) {
     const sae_json *type = sae_json_get(r->model, "type");
     if (sae_json_kind_of(r->root) != SAE_JSON_OBJECT
         || sae_json_kind_of(r->model) != SAE_JSON_OBJECT)
-        return neoxi_refuse(r->t, SAE_FORMAT, "there is no object model in it");
+        return neoxi_refuse(r->t, SAE_ERR_FORMAT, "there is no object model in it");
     if (type && strcmp(neoxi_type(r->model), "BPE") != 0)
-        return neoxi_refuse(r->t, SAE_UNSUPPORTED, "the model is %s, supported is BPE",
+        return neoxi_refuse(r->t, SAE_ERR_UNSUPPORTED, "the model is %s, supported is BPE",
                             neoxi_type(r->model));
     for (size_t i = 0; i < 2; i++) {
         const char *text = sae_json_text(sae_json_get(r->model, affixes[i]));
         if (text && text[0])
-            return neoxi_refuse(r->t, SAE_UNSUPPORTED, "%s is %s, supported is none", affixes[i],
-                                text);
+            return neoxi_refuse(r->t, SAE_ERR_UNSUPPORTED, "%s is %s, supported is none",
+                                affixes[i], text);
     }
     if (sae_json_number(sae_json_get(r->model, "dropout")) > 0)
-        return neoxi_refuse(r->t, SAE_UNSUPPORTED, "dropout is %g, supported is none",
+        return neoxi_refuse(r->t, SAE_ERR_UNSUPPORTED, "dropout is %g, supported is none",
                             sae_json_number(sae_json_get(r->model, "dropout")));
     if (sae_json_kind_of(r->vocab) != SAE_JSON_OBJECT
         || sae_json_kind_of(r->merges) != SAE_JSON_ARRAY)
-        return neoxi_refuse(r->t, SAE_FORMAT, "model.vocab or model.merges is missing");
+        return neoxi_refuse(r->t, SAE_ERR_FORMAT, "model.vocab or model.merges is missing");
     r->t->ignore_merges = neoxi_is_true(r->model, "ignore_merges");
     r->t->fuse_unknown = neoxi_is_true(r->model, "fuse_unk");
     if (neoxi_is_null(sae_json_get(r->root, "pre_tokenizer")))
-        return neoxi_refuse(r->t, SAE_UNSUPPORTED,
+        return neoxi_refuse(r->t, SAE_ERR_UNSUPPORTED,
                             "the pre_tokenizer is none, supported is ByteLevel");
     NEOXI_TRY(neoxi_each(r, sae_json_get(r->root, "normalizer"), "normalizers", neoxi_normalizer));
     NEOXI_TRY(neoxi_each(r, sae_json_get(r->root, "pre_tokenizer"), "pretokenizers",
@@ -1797,7 +1834,7 @@ static sae_result neoxi_read_sizes(neoxi_reader *r) {
             double number = sae_json_number(id);
             if (!text || sae_json_kind_of(id) != SAE_JSON_NUMBER || !(number >= 0)
                 || number >= NEOXI_MAX_ID || number != floor(number))
-                return neoxi_refuse(r->t, SAE_FORMAT, "the token %s has the id %g, allowed are "
+                return neoxi_refuse(r->t, SAE_ERR_FORMAT, "the token %s has the id %g, allowed are "
                                     "whole numbers from 0 to %d", text ? text : "(no text)", number,
                                     NEOXI_MAX_ID - 1);
             r->t->size = neoxi_max(r->t->size, (size_t)number + 1);
@@ -1836,7 +1873,7 @@ static sae_result neoxi_read_vocab(neoxi_reader *r) {
         size_t id = (size_t)sae_json_number(v), size = strlen(text), at;
         bool plain = neoxi_bytes(text, size, r->alphabet, r->bytes, &size);
         if (t->token[id].there)
-            return neoxi_refuse(t, SAE_FORMAT, "two tokens have the id %zu", id);
+            return neoxi_refuse(t, SAE_ERR_FORMAT, "two tokens have the id %zu", id);
         if (!neoxi_set_token(t, id, plain ? r->bytes : text, size, plain))
             return neoxi_tokenizer_memory(t);
         if (!plain) continue;
@@ -1882,7 +1919,7 @@ static sae_result neoxi_read_merges(neoxi_reader *r) {
             }
         }
         if (id[0] < 0 || id[1] < 0 || id[2] < 0)
-            return neoxi_refuse(t, SAE_FORMAT, "merge %ld, \"%.40s\" and \"%.40s\", is not of "
+            return neoxi_refuse(t, SAE_ERR_FORMAT, "merge %ld, \"%.40s\" and \"%.40s\", is not of "
                                 "tokens of the vocabulary", (long)rank, part[0] ? part[0] : "",
                                 part[1] ? part[1] : "");
         slot = neoxi_merge_slot(t, id[0], id[1]);
@@ -1912,8 +1949,10 @@ static sae_result neoxi_read_added(neoxi_reader *r) {
         a->rstrip = neoxi_is_true(v, "rstrip");
         a->normalized = neoxi_is_true(v, "normalized");
         if (neoxi_is_true(v, "single_word"))
-            return neoxi_refuse(t, SAE_UNSUPPORTED, "the added token %s is single_word, which is "
-                                "not supported", text);
+            return neoxi_refuse(t, SAE_ERR_UNSUPPORTED,
+                                "the added token %s is single_word, which is "
+                                "not supported",
+                                text);
         if (!text[0]) continue;
         if (!neoxi_set_token(t, (size_t)a->id, text, strlen(text), false))
             return neoxi_tokenizer_memory(t);
@@ -1938,15 +1977,18 @@ static sae_result neoxi_read_rest(neoxi_reader *r) {
     if (unknown) {
         const sae_json *v = sae_json_get(r->vocab, unknown);
         if (!v)
-            return neoxi_refuse(t, SAE_FORMAT, "unk_token %s is not in the vocabulary", unknown);
+            return neoxi_refuse(t, SAE_ERR_FORMAT, "unk_token %s is not in the vocabulary",
+                                unknown);
         t->unknown = (int32_t)sae_json_number(v);
     }
     for (int i = 0; i < 2; i++) {
         const neox_tokens *ids = i ? &t->after : &t->before;
         for (size_t j = 0; j < ids->count; j++)
             if (ids->id[j] < 0 || (size_t)ids->id[j] >= t->size || !t->token[ids->id[j]].there)
-                return neoxi_refuse(t, SAE_FORMAT, "the post_processor adds the id %ld, which is "
-                                    "no token's", (long)ids->id[j]);
+                return neoxi_refuse(t, SAE_ERR_FORMAT,
+                                    "the post_processor adds the id %ld, which is "
+                                    "no token's",
+                                    (long)ids->id[j]);
     }
     return SAE_OK;
 }
@@ -1981,15 +2023,18 @@ SAE_API sae_result neox_tokenizer_open(sae_context *ctx, const char *folder,
     size_t n = folder ? strlen(folder) : 0;
     sae_result result;
     if (!ctx || !folder || !out)
-        return sae_fail(ctx, SAE_INVALID, "neox_tokenizer_open: folder and out may not be NULL");
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "neox_tokenizer_open: folder and out may not be NULL");
     t = (neox_tokenizer *)calloc(1, sizeof *t);
-    if (!t) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_tokenizer_open: no memory");
+    if (!t) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "neox_tokenizer_open: no memory");
     t->ctx = ctx;
     t->path = n > 5 && strcmp(folder + n - 5, ".json") == 0 ? neoxi_join("", folder)
                                                             : neoxi_join(folder, "tokenizer.json");
-    if (!t->path) result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_tokenizer_open: no memory");
+    if (!t->path)
+        result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "neox_tokenizer_open: no memory");
     else if (!neoxi_is_file(t->path))
-        result = sae_fail(ctx, SAE_NOT_FOUND, "neox_tokenizer_open: %s is not there", t->path);
+        result = sae_context_fail(ctx, SAE_ERR_NOT_FOUND, "neox_tokenizer_open: %s is not there",
+                                  t->path);
     else result = neoxi_tokenizer_read(t);
     if (result == SAE_OK) *out = t;
     else neox_tokenizer_close(t);
@@ -2312,16 +2357,19 @@ static bool neoxi_encode_text(neox_tokenizer *t, const unsigned char *s, size_t 
 SAE_API sae_result neox_encode(neox_tokenizer *t, const char *text, size_t size,
                                neox_tokens *out) {
     size_t before;
-    if (!t) return SAE_INVALID;
+    if (!t) return SAE_ERR_INVALID;
     if (!out || (!text && size))
-        return sae_fail(t->ctx, SAE_INVALID, "neox_encode: text and out may not be NULL");
+        return sae_context_fail(t->ctx, SAE_ERR_INVALID,
+                                "neox_encode: text and out may not be NULL");
     before = out->count;
     if (!neoxi_ids_add(out, t->before.id, t->before.count)
         || !neoxi_encode_text(t, (const unsigned char *)text, size, false, out)
         || !neoxi_ids_add(out, t->after.id, t->after.count)) {
         out->count = before;
-        return sae_fail(t->ctx, SAE_OUT_OF_MEMORY, "neox_encode: no memory for the tokens of %zu "
-                        "bytes", size);
+        return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                "neox_encode: no memory for the tokens of %zu "
+                                "bytes",
+                                size);
     }
     return SAE_OK;
 }
@@ -2347,9 +2395,10 @@ SAE_API int32_t neox_token_find(const neox_tokenizer *t, const char *text, size_
 SAE_API sae_result neox_decode(const neox_tokenizer *t, const int32_t *ids, size_t count,
                                neox_text *out) {
     size_t before;
-    if (!t) return SAE_INVALID;
+    if (!t) return SAE_ERR_INVALID;
     if (!out || (!ids && count))
-        return sae_fail(t->ctx, SAE_INVALID, "neox_decode: ids and out may not be NULL");
+        return sae_context_fail(t->ctx, SAE_ERR_INVALID,
+                                "neox_decode: ids and out may not be NULL");
     before = out->size;
     for (size_t i = 0; i < count; i++) {
         size_t size = 0;
@@ -2357,12 +2406,14 @@ SAE_API sae_result neox_decode(const neox_tokenizer *t, const int32_t *ids, size
         bool added = bytes && neoxi_text_add(out, bytes, size);
         if (added) continue;
         out->size = before;
-        if (bytes) return sae_fail(t->ctx, SAE_OUT_OF_MEMORY, "neox_decode: no memory");
-        return sae_fail(t->ctx, SAE_INVALID, "neox_decode: ids[%zu] is %ld, which is no token's; "
-                        "ids go from 0 to %zu", i, (long)ids[i], t->size - 1);
+        if (bytes) return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "neox_decode: no memory");
+        return sae_context_fail(t->ctx, SAE_ERR_INVALID,
+                                "neox_decode: ids[%zu] is %ld, which is no token's; "
+                                "ids go from 0 to %zu",
+                                i, (long)ids[i], t->size - 1);
     }
     if (count == 0 && !neoxi_text_add(out, "", 0))
-        return sae_fail(t->ctx, SAE_OUT_OF_MEMORY, "neox_decode: no memory");
+        return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "neox_decode: no memory");
     return SAE_OK;
 }
 
@@ -2377,18 +2428,20 @@ static sae_result neoxi_file_read(sae_context *ctx, const char *path, neox_text 
     FILE *f = fopen(path, "rb");
     size_t got = 0;
     bool bad;
-    if (!f) return sae_fail(ctx, SAE_NOT_FOUND, "neox_contexts_read: cannot open %s", path);
+    if (!f)
+        return sae_context_fail(ctx, SAE_ERR_NOT_FOUND, "neox_contexts_read: cannot open %s", path);
     do {
         out->size += got;
         if (!neoxi_grow((void **)&out->data, &out->capacity, out->size + 65536, 1)) {
             fclose(f);
-            return sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_contexts_read: no memory for %s", path);
+            return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                                    "neox_contexts_read: no memory for %s", path);
         }
         got = fread(out->data + out->size, 1, 65536, f);
     } while (got);
     bad = ferror(f) != 0;
     fclose(f);
-    if (bad) return sae_fail(ctx, SAE_IO, "neox_contexts_read: cannot read %s", path);
+    if (bad) return sae_context_fail(ctx, SAE_ERR_IO, "neox_contexts_read: cannot read %s", path);
     return SAE_OK;
 }
 
@@ -2421,9 +2474,10 @@ static sae_result neoxi_ids_read(sae_context *ctx, const char *path, neox_tokens
     NEOXI_TRY(sae_tensor_file_open(ctx, path, &file));
     t = sae_tensor_file_get(file, 0);
     if (!t || t->ndim < 1 || t->ndim > 2 || t->dtype < SAE_I8 || t->dtype > SAE_U64) {
-        result = sae_fail(ctx, SAE_FORMAT, "neox_contexts_read: %s has %zu dimensions of %s, "
-                          "allowed are 1 or 2 of whole numbers", path, t ? t->ndim : 0,
-                          t ? sae_dtype_name(t->dtype) : "nothing");
+        result = sae_context_fail(ctx, SAE_ERR_FORMAT,
+                                  "neox_contexts_read: %s has %zu dimensions of %s, "
+                                  "allowed are 1 or 2 of whole numbers",
+                                  path, t ? t->ndim : 0, t ? sae_dtype_name(t->dtype) : "nothing");
         sae_tensor_file_close(file);
         return result;
     }
@@ -2436,10 +2490,13 @@ static sae_result neoxi_ids_read(sae_context *ctx, const char *path, neox_tokens
             neoxi_whole(t, (t->ndim == 2 ? (int64_t)r * t->stride[0] : 0)
                         + (int64_t)c * t->stride[t->ndim - 1], &id);
             if (id > INT32_MAX)
-                result = sae_fail(ctx, SAE_FORMAT, "neox_contexts_read: %s: id %zu is larger than "
-                                  "2^31 - 1", path, r * columns + c);
+                result = sae_context_fail(ctx, SAE_ERR_FORMAT,
+                                          "neox_contexts_read: %s: id %zu is larger than "
+                                          "2^31 - 1",
+                                          path, r * columns + c);
             else if (!neoxi_tokens_add(out, (int32_t)id))
-                result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_contexts_read: no memory");
+                result =
+                    sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "neox_contexts_read: no memory");
         }
     sae_tensor_file_close(file);
     return result;
@@ -2454,20 +2511,22 @@ static sae_result neoxi_contexts_add(sae_context *ctx, neox_tokenizer *tokenizer
     sae_result result;
     if (neoxi_is_npy(path)) result = neoxi_ids_read(ctx, path, &ids, &width);
     else if (!tokenizer)
-        result = sae_fail(ctx, SAE_INVALID, "neox_contexts_read: %s is text, and tokenizer is NULL",
-                          path);
+        result = sae_context_fail(ctx, SAE_ERR_INVALID,
+                                  "neox_contexts_read: %s is text, and tokenizer is NULL", path);
     else {
         result = neoxi_file_read(ctx, path, &text);
         if (result == SAE_OK) result = neox_encode(tokenizer, text.data, text.size, &ids);
     }
     if (result == SAE_OK && width && *length > 1 && width != *length)
-        result = sae_fail(ctx, SAE_INVALID, "neox_contexts_read: %s has contexts of %zu tokens, "
-                          "wanted are %zu", path, width, *length);
+        result = sae_context_fail(ctx, SAE_ERR_INVALID,
+                                  "neox_contexts_read: %s has contexts of %zu tokens, "
+                                  "wanted are %zu",
+                                  path, width, *length);
     if (!*length) *length = width ? width : 128;
     if (result == SAE_OK) {
         use = ids.count / *length * *length;
         if (!neoxi_ids_add(kept, ids.id, use))
-            result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_contexts_read: no memory");
+            result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "neox_contexts_read: no memory");
         all->contexts += use / *length;
         all->dropped += ids.count - use;
     }
@@ -2483,14 +2542,17 @@ SAE_API sae_result neox_contexts_read(sae_context *ctx, neox_tokenizer *tokenize
     neox_tokens kept = { NULL, 0, 0 };
     sae_result result = SAE_OK;
     if (!ctx || !files || !num_files || !out)
-        return sae_fail(ctx, SAE_INVALID, "neox_contexts_read: num_files is %zu, files and out may "
-                        "not be NULL, allowed is from 1", num_files);
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "neox_contexts_read: num_files is %zu, files and out may "
+                                "not be NULL, allowed is from 1",
+                                num_files);
     for (size_t i = 0; i < num_files && result == SAE_OK; i++)
         result = neoxi_contexts_add(ctx, tokenizer, files[i], &length, &all, &kept);
     if (result == SAE_OK && !all.contexts)
-        result = sae_fail(ctx, SAE_INVALID, "neox_contexts_read: %s%s has %zu tokens, wanted is at "
-                          "least one context of %zu", files[0], num_files > 1 ? ", ..." : "",
-                          all.dropped, length);
+        result = sae_context_fail(ctx, SAE_ERR_INVALID,
+                                  "neox_contexts_read: %s%s has %zu tokens, wanted is at "
+                                  "least one context of %zu",
+                                  files[0], num_files > 1 ? ", ..." : "", all.dropped, length);
     if (result != SAE_OK) {
         neox_tokens_free(&kept);
         return result;
@@ -2592,7 +2654,8 @@ static sae_result neoxi_source_rewind(void *user) {
     neox_source *s = (neox_source *)user;
     if (s->desc.read) {
         if (!s->desc.rewind)
-            return sae_fail(s->ctx, SAE_UNSUPPORTED, "neox_source: its read has no rewind");
+            return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
+                                    "neox_source: its read has no rewind");
         NEOXI_TRY(s->desc.rewind(s->desc.user));
     }
     s->seen = 0;
@@ -2606,16 +2669,18 @@ SAE_API sae_result neox_source_create(sae_context *ctx, const neox_source_desc *
     size_t rows, floats, target;
     if (!ctx || !desc || !out || !desc->model || !desc->ctx || !desc->read == !desc->tokens
         || (desc->tokens && !desc->contexts))
-        return sae_fail(ctx, SAE_INVALID, "neox_source_create: contexts is %zu, ctx is %zu, "
-                        "allowed are a model, sizes from 1, and one of tokens and read",
-                        desc ? desc->contexts : 0, desc ? desc->ctx : 0);
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "neox_source_create: contexts is %zu, ctx is %zu, "
+                                "allowed are a model, sizes from 1, and one of tokens and read",
+                                desc ? desc->contexts : 0, desc ? desc->ctx : 0);
     target = desc->target ? neox_site_dim(desc->model, *desc->target) : 0;
     if (desc->target && target != neox_site_dim(desc->model, desc->site))
-        return sae_fail(ctx, SAE_MISMATCH, "neox_source_create: site has %zu dimensions, target "
-                        "%zu; both must be the same", neox_site_dim(desc->model, desc->site),
-                        target);
+        return sae_context_fail(ctx, SAE_ERR_MISMATCH,
+                                "neox_source_create: site has %zu dimensions, target "
+                                "%zu; both must be the same",
+                                neox_site_dim(desc->model, desc->site), target);
     s = (neox_source *)calloc(1, sizeof *s);
-    if (!s) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_source_create: no memory");
+    if (!s) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "neox_source_create: no memory");
     s->ctx = ctx;
     s->desc = *desc;
     if (desc->target) s->target = *desc->target, s->desc.target = &s->target;
@@ -2630,10 +2695,12 @@ SAE_API sae_result neox_source_create(sae_context *ctx, const neox_source_desc *
         if (desc->read) s->tokens = (int32_t *)malloc(rows * sizeof *s->tokens);
     }
     if (!s->rows[0] || (desc->target && !s->rows[1]) || !s->place || (desc->read && !s->tokens)) {
-        sae_fail(ctx, SAE_OUT_OF_MEMORY, "neox_source_create: no memory for batches of %zu "
-                 "contexts of %zu tokens", s->desc.batch, desc->ctx);
+        sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "neox_source_create: no memory for batches of %zu "
+                         "contexts of %zu tokens",
+                         s->desc.batch, desc->ctx);
         neox_source_destroy(s);
-        return SAE_OUT_OF_MEMORY;
+        return SAE_ERR_OUT_OF_MEMORY;
     }
     *out = s;
     return SAE_OK;

@@ -52,7 +52,7 @@ typedef struct page_desc {
 } page_desc;
 
 /* path should end in .html; the JSON of run 0 goes to the same name with .json, of several runs to
-   NAME.0.json, NAME.1.json, ... Errors: SAE_IO, SAE_OUT_OF_MEMORY, those of measuring. */
+   NAME.0.json, NAME.1.json, ... Errors: SAE_ERR_IO, SAE_ERR_OUT_OF_MEMORY, those of measuring. */
 SAE_API sae_result page_write(sae_context *ctx, const page_desc *desc, const char *path);
 
 /* A JSON string in quotes that may stand in a script element. Bytes that are no UTF-8 become
@@ -181,7 +181,7 @@ static sae_result page_measure(page *p, const page_run *run, page_measured *m, d
     m->ablated = (features_effect *)calloc(n, sizeof *m->ablated);
     m->steered = (features_effect *)calloc(n, sizeof *m->steered);
     if (!m->latents || !m->near || !m->cosine || !m->xy || !m->ablated || !m->steered)
-        return sae_fail(p->ctx, SAE_OUT_OF_MEMORY, "page_write: no memory");
+        return sae_context_fail(p->ctx, SAE_ERR_OUT_OF_MEMORY, "page_write: no memory");
     PAGE_TRY(features_neighbours(p->ctx, run->dict, m->latents, m->num, PAGE_NEIGHBOURS, m->near,
                                  m->cosine));
     PAGE_TRY(features_map(p->ctx, run->dict, m->latents, m->num, m->xy));
@@ -190,7 +190,7 @@ static sae_result page_measure(page *p, const page_run *run, page_measured *m, d
         m->bottom = (features_logit *)calloc(n, PAGE_LOGITS * sizeof *m->bottom);
         m->logits = (features_logits_of *)calloc(n, sizeof *m->logits);
         if (!m->top || !m->bottom || !m->logits)
-            return sae_fail(p->ctx, SAE_OUT_OF_MEMORY, "page_write: no memory");
+            return sae_context_fail(p->ctx, SAE_ERR_OUT_OF_MEMORY, "page_write: no memory");
         PAGE_TRY(features_logits(p->ctx, desc->model, run->place, run->dict, m->latents, m->num,
                                  PAGE_LOGITS, m->top, m->bottom, m->logits));
     }
@@ -631,14 +631,15 @@ static sae_result page_close(page *p, const char *path, const char *temporary) {
 #endif
     if (good && rename(temporary, path) == 0) return SAE_OK;
     remove(temporary);
-    return sae_fail(p->ctx, SAE_IO, "page_write: %s cannot be written", path);
+    return sae_context_fail(p->ctx, SAE_ERR_IO, "page_write: %s cannot be written", path);
 }
 
 static sae_result page_write_json(page *p, const char *path, size_t run) {
     char name[4096], temporary[4200];
     size_t stem = strlen(path);
     if (stem > 5 && strcmp(path + stem - 5, ".html") == 0) stem -= 5;
-    if (stem > 4000) return sae_fail(p->ctx, SAE_INVALID, "page_write: path is too long");
+    if (stem > 4000)
+        return sae_context_fail(p->ctx, SAE_ERR_INVALID, "page_write: path is too long");
     if (p->desc->num_runs == 1) snprintf(name, sizeof name, "%.*s.json", (int)stem, path);
     else snprintf(name, sizeof name, "%.*s.%zu.json", (int)stem, path, run);
     p->out = page_open(name, temporary, sizeof temporary);
@@ -662,7 +663,7 @@ SAE_API sae_result page_write(sae_context *ctx, const page_desc *desc, const cha
     sae_result result = SAE_OK;
     size_t i;
     memset(&p, 0, sizeof p);
-    if (!desc->num_runs) return sae_fail(ctx, SAE_INVALID, "page_write: num_runs is 0");
+    if (!desc->num_runs) return sae_context_fail(ctx, SAE_ERR_INVALID, "page_write: num_runs is 0");
     p.ctx = ctx;
     p.desc = desc;
     p.vocab = neox_model_info(desc->model).vocab_size;
@@ -675,7 +676,7 @@ SAE_API sae_result page_write(sae_context *ctx, const page_desc *desc, const cha
     p.runs = (page_measured *)calloc(desc->num_runs, sizeof *p.runs);
     if (!p.short_token || !p.tokens || !p.short_context || !p.contexts || !p.first || !p.last
         || !p.runs)
-        result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "page_write: no memory");
+        result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "page_write: no memory");
     for (i = 0; i < p.vocab && result == SAE_OK; i++) p.short_token[i] = -1;
     for (i = 0; i < desc->text.contexts && result == SAE_OK; i++) p.short_context[i] = -1;
     for (i = 0; i < desc->num_runs && result == SAE_OK; i++)

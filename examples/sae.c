@@ -965,9 +965,9 @@ typedef struct train_options {
 static int set_hyperparameter(sae_trainer_desc *desc, const char *name, const char *value,
                               const option *options, size_t count) {
     sae_result result = sae_trainer_desc_set(sae.ctx, desc, name, value ? value : "");
-    if (result == SAE_NOT_FOUND) return unknown_option(name, options, count);
+    if (result == SAE_ERR_NOT_FOUND) return unknown_option(name, options, count);
     if (!value) return wrong("--%s needs a value", name);
-    if (result == SAE_INVALID)
+    if (result == SAE_ERR_INVALID)
         return wrong("--%s: %s", name, without_function(sae_error(sae.ctx)));
     return result == SAE_OK ? DONE : failed_library();
 }
@@ -1139,7 +1139,7 @@ static int run_training(const train_options *o, sae_train_desc *desc) {
     if (t.early) fclose(t.early);
     if (t.log && fclose(t.log) != 0) t.log_failed = true;
     if (t.log_failed) return failed("%s: writing failed", t.log_path);
-    if (result == SAE_CANCELLED) {
+    if (result == SAE_ERR_CANCELLED) {
         failed("stopped after step %.0f of %.0f; the same command with --resume goes on from there",
                (double)t.step, (double)t.steps);
         return INTERRUPTED;
@@ -1345,8 +1345,8 @@ static bool is_large(const char *path) {
 }
 
 /* The dictionary named first on the command line, under the rule asked for. */
-static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
-    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, keep_norms, 0, 0 };
+static int load(const common *c, bool raw_decoder_norms, sae_dictionary **dict) {
+    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, raw_decoder_norms, 0, 0 };
     int status = DONE;
     sae_result result;
     size_t k;
@@ -1360,7 +1360,7 @@ static int load(const common *c, bool keep_norms, sae_dictionary **dict) {
     desc.first_latent = c->first_latent;
     desc.num_latents = c->num_latents;
     result = sae_dictionary_load(sae.ctx, &desc, c->words.items[0], dict);
-    if (result == SAE_UNSUPPORTED && c->num_latents) { /* a class that needs them all */
+    if (result == SAE_ERR_UNSUPPORTED && c->num_latents) { /* a class that needs them all */
         desc.first_latent = desc.num_latents = 0;
         result = sae_dictionary_load(sae.ctx, &desc, c->words.items[0], dict);
     }
@@ -2361,7 +2361,7 @@ static sae_result put_logits(void *user, const float *logits, size_t first, size
     npy_writer *w = (npy_writer *)user;
     (void)first;
     if (npy_put(w, logits, sizeof *logits, count) == DONE) return SAE_OK;
-    return sae_fail(sae.ctx, SAE_IO, "%s: writing failed (is the disk full?)", w->path);
+    return sae_context_fail(sae.ctx, SAE_ERR_IO, "%s: writing failed (is the disk full?)", w->path);
 }
 
 /* Some 2048 tokens at a time. */
@@ -2895,12 +2895,14 @@ static const char *variations(const sae_dictionary_desc *h, char out[256]) {
     static const char *const norms[] = { "", "constant norm", "layer norm" };
     size_t n = 0;
     out[0] = 0;
-    if (h->keep_b_dec) n += (size_t)snprintf(out + n, 256 - n, "b_dec stays in the input, ");
+    if (h->no_b_dec_subtraction)
+        n += (size_t)snprintf(out + n, 256 - n, "b_dec stays in the input, ");
     if (h->subtract_b_dec) n += (size_t)snprintf(out + n, 256 - n, "b_dec leaves the input, ");
-    if (h->latents) n += (size_t)snprintf(out + n, 256 - n, "latents: %s, ", latents[h->latents]);
+    if (h->activation)
+        n += (size_t)snprintf(out + n, 256 - n, "latents: %s, ", latents[h->activation]);
     if (h->input_norm)
         n += (size_t)snprintf(out + n, 256 - n, "input: %s%s, ", norms[h->input_norm],
-                              h->keep_norm ? " (kept on the output)" : "");
+                              h->output_normalized ? " (kept on the output)" : "");
     if (h->output_dim != h->activation_dim) n += (size_t)snprintf(out + n, 256 - n, "transcoder, ");
     if (h->skip) n += (size_t)snprintf(out + n, 256 - n, "skip connection, ");
     if (n) out[n - 2] = 0;

@@ -41,9 +41,9 @@ import numpy as np
 # ---- the header's types, field by field; tests/python.py holds them against the compiler ----------
 
 MAX_GROUPS = 64
-RESULTS = {0: "SAE_OK", -1: "SAE_INVALID", -2: "SAE_MISMATCH", -3: "SAE_NOT_FINITE",
-           -4: "SAE_OUT_OF_MEMORY", -5: "SAE_NOT_FOUND", -6: "SAE_IO", -7: "SAE_FORMAT",
-           -8: "SAE_UNSUPPORTED", -9: "SAE_END_OF_DATA", -10: "SAE_CANCELLED", -11: "SAE_BACKEND"}
+RESULTS = {0: "SAE_OK", -1: "SAE_ERR_INVALID", -2: "SAE_ERR_MISMATCH", -3: "SAE_ERR_NOT_FINITE",
+           -4: "SAE_ERR_OUT_OF_MEMORY", -5: "SAE_ERR_NOT_FOUND", -6: "SAE_ERR_IO", -7: "SAE_ERR_FORMAT",
+           -8: "SAE_ERR_UNSUPPORTED", -9: "SAE_ERR_END_OF_DATA", -10: "SAE_ERR_CANCELLED", -11: "SAE_ERR_BACKEND"}
 ARCHS = {"AutoEncoder": 1, "AutoEncoderNew": 2, "GatedAutoEncoder": 3, "AutoEncoderTopK": 4,
          "BatchTopKSAE": 5, "MatryoshkaBatchTopKSAE": 6, "JumpReluAutoEncoder": 7, "IdentityDict": 8}
 RULES = {"default": 0, "top_k": 1, "threshold": 2}
@@ -71,9 +71,9 @@ class sae_context_desc(ctypes.Structure):
 class sae_dictionary_desc(ctypes.Structure):
     _fields_ = [("arch", c_int), ("activation_dim", c_size_t), ("dict_size", c_size_t),
                 ("k", c_size_t), ("group_sizes", c_size_t * MAX_GROUPS), ("num_groups", c_size_t),
-                ("subtract_b_dec", c_bool), ("seed", c_uint64), ("keep_b_dec", c_bool),
-                ("latents", c_int), ("k_fraction", c_double), ("input_norm", c_int),
-                ("keep_norm", c_bool), ("output_dim", c_size_t), ("skip", c_bool)]
+                ("subtract_b_dec", c_bool), ("seed", c_uint64), ("no_b_dec_subtraction", c_bool),
+                ("activation", c_int), ("k_fraction", c_double), ("input_norm", c_int),
+                ("output_normalized", c_bool), ("output_dim", c_size_t), ("skip", c_bool)]
 
 
 class sae_sparse(ctypes.Structure):
@@ -164,7 +164,7 @@ class sae_evaluate_desc(ctypes.Structure):
 
 
 class sae_load_desc(ctypes.Structure):
-    _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool), ("keep_norms", c_bool),
+    _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool), ("raw_decoder_norms", c_bool),
                 ("first_latent", c_size_t), ("num_latents", c_size_t)]
 
 
@@ -227,7 +227,7 @@ _FUNCTIONS = {  # name: result, arguments
 
 
 class Error(RuntimeError):
-    """A failed call: str() is the library's sentence, .result its code's name ("SAE_FORMAT")."""
+    """A failed call: str() is the library's sentence, .result its code's name ("SAE_ERR_FORMAT")."""
 
     def __init__(self, result, message):
         super().__init__(message or RESULTS.get(result, str(result)))
@@ -360,14 +360,14 @@ class Dictionary:
         self._room = self._info.k or min(self._info.dict_size, 256)
 
     @classmethod
-    def load(cls, path, dict_class=None, k=0, raw=False, keep_norms=False, first_latent=0,
+    def load(cls, path, dict_class=None, k=0, raw=False, raw_decoder_norms=False, first_latent=0,
              num_latents=0):
         """Opens a folder or file in any format that sae.h reads. raw: the tensors as they are; else
         as the reference's load_dictionary gives them: an AutoEncoder's decoder is brought to norm 1,
-        unless keep_norms. num_latents from first_latent on (0: all that follow): only these are read
+        unless raw_decoder_norms. num_latents from first_latent on (0: all that follow): only these are read
         of a large file."""
         handle = c_void_p()
-        desc = sae_load_desc(_arch(dict_class), k, raw, keep_norms, first_latent, num_latents)
+        desc = sae_load_desc(_arch(dict_class), k, raw, raw_decoder_norms, first_latent, num_latents)
         with _context.lock:
             _context.check(_lib.sae_dictionary_load(_context.handle, byref(desc), os.fsencode(path),
                                                     byref(handle)))
@@ -678,7 +678,7 @@ def train(data, trainer="top_k", *, steps, save_dir=None, target=None, batch_siz
 
     save_dir: gets trainer_0/, ... with config.json, ae.pt, ae.safetensors. target: the rows to
     reproduce where they are not the input. log(trainer, stats) every log_steps steps, stats a dict;
-    progress(step, steps) every step: False stops (Error, .result "SAE_CANCELLED"). Both, and Ctrl-C,
+    progress(step, steps) every step: False stops (Error, .result "SAE_ERR_CANCELLED"). Both, and Ctrl-C,
     come between two steps. The rest is sae_train_desc and sae_trainer_desc of sae.h."""
     several = isinstance(trainer, (list, tuple))
     kept, guard, desc = [], _Guard(), sae_train_desc()

@@ -40,8 +40,8 @@ typedef struct features_place {
 } features_place;
 
 /* From a submodule's name and the reference's io: "in", "out", or "in_and_out" (transcoders). The
-   dictionary's widths are held against the submodule's. Errors: SAE_NOT_FOUND (the message lists
-   the submodules), SAE_INVALID (io), SAE_MISMATCH. */
+   dictionary's widths are held against the submodule's. Errors: SAE_ERR_NOT_FOUND (the message
+   lists the submodules), SAE_ERR_INVALID (io), SAE_ERR_MISMATCH. */
 SAE_API sae_result features_place_find(sae_context *ctx, const neox_model *model,
                                        const sae_dictionary *dict, const char *submodule,
                                        const char *io, features_place *out);
@@ -51,7 +51,8 @@ typedef struct features_text {
     size_t contexts, ctx;
 } features_text;
 
-/* Called now and then with how much is done, 0..1; false stops with SAE_CANCELLED. May be NULL. */
+/* Called now and then with how much is done, 0..1; false stops with SAE_ERR_CANCELLED. May be
+   NULL. */
 typedef struct features_progress {
     bool (*call)(void *user, double done);
     void *user;
@@ -107,7 +108,7 @@ typedef struct features_desc {
 
 typedef struct features features;
 
-/* Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict), SAE_OUT_OF_MEMORY. */
+/* Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, features **out);
 SAE_API void features_destroy(features *f); /* NULL is fine */
 
@@ -310,19 +311,25 @@ SAE_API sae_result features_place_find(sae_context *ctx, const neox_model *model
     features_place place;
     size_t width;
     if (!in && !both && strcmp(io, "out") != 0)
-        return sae_fail(ctx, SAE_INVALID, "features_place_find: io is %s, allowed are in, out, "
-                         "in_and_out", io);
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "features_place_find: io is %s, allowed are in, out, "
+                                "in_and_out",
+                                io);
     FEATURES_TRY(neox_site_find(model, submodule, in || both, &place.in));
     FEATURES_TRY(neox_site_find(model, submodule, in, &place.out));
     width = neox_site_dim(model, place.in);
     if (width != info.activation_dim)
-        return sae_fail(ctx, SAE_MISMATCH, "features_place_find: the dictionary takes rows of %zu, "
-                         "%s %s rows of %zu", info.activation_dim, submodule,
-                         place.in.input ? "takes" : "gives", width);
+        return sae_context_fail(ctx, SAE_ERR_MISMATCH,
+                                "features_place_find: the dictionary takes rows of %zu, "
+                                "%s %s rows of %zu",
+                                info.activation_dim, submodule, place.in.input ? "takes" : "gives",
+                                width);
     width = neox_site_dim(model, place.out);
     if (width != info.output_dim)
-        return sae_fail(ctx, SAE_MISMATCH, "features_place_find: the dictionary gives rows of %zu, "
-                         "%s gives rows of %zu", info.output_dim, submodule, width);
+        return sae_context_fail(ctx, SAE_ERR_MISMATCH,
+                                "features_place_find: the dictionary gives rows of %zu, "
+                                "%s gives rows of %zu",
+                                info.output_dim, submodule, width);
     *out = place;
     return SAE_OK;
 }
@@ -380,7 +387,7 @@ static sae_result features_loss(neox_model *model, const features_text *text,
         }
         if (!features_tell(progress, pass * text->contexts + at + desc.contexts,
                            passes * text->contexts))
-            return SAE_CANCELLED;
+            return SAE_ERR_CANCELLED;
     }
     *out = sum / count;
     return SAE_OK;
@@ -411,10 +418,12 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
     hooks[0].user = hooks[1].user = &patch;
     for (i = 0; i < text->contexts * text->ctx; i++) tokens += text->tokens[i] >= 0;
     if (!sums || !counts || !patch.x_hat || (apart && !patch.x))
-        result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_loss_recovered: no memory");
+        result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_loss_recovered: no memory");
     else if (text->ctx < 2 || !text->contexts)
-        result = sae_fail(ctx, SAE_INVALID, "features_loss_recovered: %zu contexts of %zu tokens: "
-                           "nothing to predict", text->contexts, text->ctx);
+        result = sae_context_fail(ctx, SAE_ERR_INVALID,
+                                  "features_loss_recovered: %zu contexts of %zu tokens: "
+                                  "nothing to predict",
+                                  text->contexts, text->ctx);
     if (result == SAE_OK)
         result = features_loss(model, text, NULL, 0, sums, counts, progress, 0, num + 2, &original);
     if (result == SAE_OK)
@@ -448,7 +457,7 @@ SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const fea
     sae_result result = SAE_OK;
     uint64_t count = 0;
     size_t i;
-    if (!losses) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_judge: no memory");
+    if (!losses) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_judge: no memory");
     memset(&from, 0, sizeof from);
     memset(&how, 0, sizeof how);
     from.model = model;
@@ -465,7 +474,8 @@ SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const fea
     how.buffer.batch_size = desc->batch_size ? desc->batch_size : 2048;
     if (how.buffer.batch_size > count) how.buffer.batch_size = (size_t)count;
     how.buffer.sequential = true;
-    if (!count) result = sae_fail(ctx, SAE_INVALID, "features_judge: the text has no rows");
+    if (!count)
+        result = sae_context_fail(ctx, SAE_ERR_INVALID, "features_judge: the text has no rows");
     else how.batches = count / how.buffer.batch_size;
     if (result == SAE_OK)
         result = features_loss_recovered(ctx, model, text, place, dicts, num, progress, losses);
@@ -574,7 +584,7 @@ static sae_result features_plan(features *f) {
         || !f->touched || !f->first || !f->stamp || !f->count || !f->contexts || !f->sum
         || !f->squares || !f->max || !f->bar_width || !f->bars || !f->slots || !f->examples
         || !f->values || !f->token_count || !f->sample || !f->target || (apart && !f->seen))
-        return sae_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_create: no memory");
+        return sae_context_fail(f->ctx, SAE_ERR_OUT_OF_MEMORY, "features_create: no memory");
     for (i = 0; i < f->m * FEATURES_SETS * FEATURES_WAYS; i++) f->slots[i].token = -1;
     return SAE_OK;
 }
@@ -583,16 +593,19 @@ SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, 
     features *f;
     sae_result result;
     if (!desc->dict || !desc->ctx || desc->ctx > 65535 || !desc->vocab_size)
-        return sae_fail(ctx, SAE_INVALID, "features_create: dict is NULL, ctx is not 1..65535, or "
-                         "vocab_size is 0");
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "features_create: dict is NULL, ctx is not 1..65535, or "
+                                "vocab_size is 0");
     if (desc->examples > FEATURES_MAX_KEPT || desc->samples > FEATURES_MAX_KEPT)
-        return sae_fail(ctx, SAE_INVALID, "features_create: examples, samples are %zu, %zu, "
-                         "allowed is at most %d", desc->examples, desc->samples,
-                         FEATURES_MAX_KEPT);
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "features_create: examples, samples are %zu, %zu, "
+                                "allowed is at most %d",
+                                desc->examples, desc->samples, FEATURES_MAX_KEPT);
     if (sae_dictionary_info(desc->dict).arch == SAE_ARCH_IDENTITY)
-        return sae_fail(ctx, SAE_UNSUPPORTED, "features_create: IdentityDict has no features");
+        return sae_context_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                "features_create: IdentityDict has no features");
     f = (features *)features_zeroed(1, sizeof *f);
-    if (!f) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_create: no memory");
+    if (!f) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_create: no memory");
     f->ctx = ctx;
     f->desc = *desc;
     if (!f->desc.examples) f->desc.examples = 8;
@@ -818,12 +831,13 @@ SAE_API sae_result features_collect(neox_model *model, const features_text *text
     neox_hook *hooks;
     if (!num || !text->contexts) return SAE_OK;
     hooks = (neox_hook *)features_zeroed(2 * num, sizeof *hooks);
-    if (!hooks) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_collect: no memory");
+    if (!hooks) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_collect: no memory");
     for (i = 0; i < num; i++) {
         features *f = list[i];
         if (f->desc.ctx != text->ctx)
-            result = sae_fail(ctx, SAE_INVALID, "features_collect: ctx is %zu, the text's is %zu",
-                               f->desc.ctx, text->ctx);
+            result = sae_context_fail(ctx, SAE_ERR_INVALID,
+                                      "features_collect: ctx is %zu, the text's is %zu",
+                                      f->desc.ctx, text->ctx);
         f->stride = features_max(text->contexts * text->ctx / f->desc.rows, 1);
         if (f->seen) {
             hooks[num_hooks].site = f->desc.place.in;
@@ -849,7 +863,7 @@ SAE_API sae_result features_collect(neox_model *model, const features_text *text
         }
         result = neox_forward(model, &desc);
         if (result == SAE_OK && !features_tell(progress, at + desc.contexts, text->contexts))
-            result = SAE_CANCELLED;
+            result = SAE_ERR_CANCELLED;
     }
     free(hooks);
     return result;
@@ -991,15 +1005,16 @@ SAE_API sae_result features_pursuit(const features *f, features_pursued *out) {
     memset(out, 0, sizeof *out);
     out->l0 = features_min((size_t)(features_l0(f) + 0.5), info.dict_size);
     if (info.output_dim != info.activation_dim || info.input_norm || info.skip)
-        return sae_fail(f->ctx, SAE_UNSUPPORTED, "features_pursuit: the dictionary does more than "
-                         "add up its rows");
+        return sae_context_fail(f->ctx, SAE_ERR_UNSUPPORTED,
+                                "features_pursuit: the dictionary does more than "
+                                "add up its rows");
     if (n < 2 || !out->l0) return SAE_OK;
     x_hat = (float *)features_alloc(n, d * sizeof *x_hat);
     centred = (float *)features_alloc(n, d * sizeof *centred);
     code = (float *)features_zeroed(n, info.dict_size * sizeof *code);
     b_dec = (float *)features_alloc(d, sizeof *b_dec);
     if (!x_hat || !centred || !code || !b_dec)
-        result = sae_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_pursuit: no memory");
+        result = sae_context_fail(f->ctx, SAE_ERR_OUT_OF_MEMORY, "features_pursuit: no memory");
     if (result == SAE_OK) result = sae_decode(dict, code, 1, b_dec); /* of no latents at all */
     if (result == SAE_OK) result = sae_forward(dict, f->sample, n, x_hat, NULL);
     if (result == SAE_OK) {
@@ -1081,8 +1096,9 @@ SAE_API sae_result features_neighbours(sae_context *ctx, const sae_dictionary *d
     p.cosine = cosine;
     if (!num || !count) return SAE_OK;
     p.rows = rows = features_unit_rows(dict, NULL, p.m);
-    if (!rows) return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_neighbours: no memory");
-    sae_parallel(ctx, num, features_near_one, &p);
+    if (!rows)
+        return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_neighbours: no memory");
+    sae_context_parallel(ctx, num, features_near_one, &p);
     free(rows);
     return SAE_OK;
 }
@@ -1141,15 +1157,16 @@ SAE_API sae_result features_logits(sae_context *ctx, const neox_model *model, fe
     float *rows, *logits;
     sae_result result = SAE_OK;
     if (!features_place_has_logits(place))
-        return sae_fail(ctx, SAE_UNSUPPORTED, "features_logits: the place does not write into the "
-                         "residual stream");
+        return sae_context_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                "features_logits: the place does not write into the "
+                                "residual stream");
     if (count > vocab)
-        return sae_fail(ctx, SAE_INVALID, "features_logits: count is %zu, the vocabulary %zu",
-                         count, vocab);
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "features_logits: count is %zu, the vocabulary %zu", count, vocab);
     rows = (float *)features_alloc(BLOCK, d * sizeof *rows);
     logits = (float *)features_alloc(BLOCK, vocab * sizeof *logits);
     if (!rows || !logits)
-        result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_logits: no memory");
+        result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_logits: no memory");
     for (at = 0; at < num && result == SAE_OK; at += BLOCK) {
         size_t n = features_min(BLOCK, num - at);
         for (i = 0; i < n; i++) {
@@ -1235,7 +1252,7 @@ SAE_API sae_result features_map(sae_context *ctx, const sae_dictionary *dict,
         free(near);
         free(all);
         free(cosine);
-        return sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_map: no memory");
+        return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_map: no memory");
     }
     for (i = 0; i < num; i++) all[i] = (uint32_t)i;
     p.rows = rows;
@@ -1245,7 +1262,7 @@ SAE_API sae_result features_map(sae_context *ctx, const sae_dictionary *dict,
     p.count = count;
     p.out = near;
     p.cosine = cosine;
-    sae_parallel(ctx, num, features_near_one, &p);
+    sae_context_parallel(ctx, num, features_near_one, &p);
     features_principal(rows, num, d, axes, xy);
     features_fit(xy, num);
     for (i = 0; i < 2 * num; i++) xy[i] *= size;
@@ -1423,10 +1440,10 @@ static sae_result features_effects_batch(features_effects *e, neox_model *model)
     if (!e->same || !e->ready) {
         e->ready = true;
         FEATURES_TRY(features_effects_forward(e, model, clean, NULL, e->clean));
-        sae_parallel(e->f->ctx, clean, features_log_row, e);
+        sae_context_parallel(e->f->ctx, clean, features_log_row, e);
     }
     FEATURES_TRY(features_effects_forward(e, model, jobs, &hook, e->changed));
-    sae_parallel(e->f->ctx, e->num, features_effect_one, e);
+    sae_context_parallel(e->f->ctx, e->num, features_effect_one, e);
     return SAE_OK;
 }
 
@@ -1454,7 +1471,8 @@ static sae_result features_effects_run(features_effects *e, neox_model *model,
     e->before = (float *)features_alloc(per, e->vocab * sizeof(float));
     if (!some || !some_jobs || !some_used || !effects || !e->tokens || !e->rows || !e->clean
         || !e->changed || !e->delta || !e->before)
-        result = sae_fail(ctx, SAE_OUT_OF_MEMORY, "features_ablate, features_steer: no memory");
+        result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                                  "features_ablate, features_steer: no memory");
     for (at = 0; at < num && result == SAE_OK; at += e->num) {
         e->num = features_min(per, num - at);
         for (i = 0; i < e->num; i++) {
@@ -1465,7 +1483,8 @@ static sae_result features_effects_run(features_effects *e, neox_model *model,
         }
         result = features_effects_batch(e, model);
         for (i = 0; i < e->num && result == SAE_OK; i++) out[order[at + i]] = effects[i];
-        if (result == SAE_OK && !features_tell(progress, at + e->num, num)) result = SAE_CANCELLED;
+        if (result == SAE_OK && !features_tell(progress, at + e->num, num))
+            result = SAE_ERR_CANCELLED;
     }
     free(some);
     free(some_jobs);
@@ -1537,7 +1556,8 @@ static sae_result features_effects_of(const features *f, neox_model *model,
     e.changes = features_min(features_min(changes, FEATURES_MAX_CHANGES), e.vocab);
     e.same = length > 0;
     if (!jobs || !lengths || !used || !order)
-        result = sae_fail(f->ctx, SAE_OUT_OF_MEMORY, "features_ablate, features_steer: no memory");
+        result = sae_context_fail(f->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                  "features_ablate, features_steer: no memory");
     for (i = 0; i < num && result == SAE_OK; i++) {
         features_job *mine = jobs + i * contexts;
         if (!length) used[i] = features_short_ways(f, latents[i], contexts, mine);

@@ -407,7 +407,7 @@ static double oracle_op_sum_squares(const float *x, size_t count) {
 /* -- weights -- */
 
 /* Adam by its formula, in double; first NULL: beta1 is 0 */
-static void oracle_op_adam(const sae_adam *adam, uint64_t t, double scale, double *param,
+static void oracle_op_adam(const sae_adam_desc *adam, uint64_t t, double scale, double *param,
                            const float *grad, double *first, double *second, size_t count) {
     for (size_t i = 0; i < count; i++) {
         double g = (double)grad[i] * scale, m = g;

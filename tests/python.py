@@ -201,7 +201,7 @@ def test_errors(folder):
     try:
         sae.Dictionary.load(os.path.join(folder, "nothing"))
     except sae.Error as error:
-        check(error.result == "SAE_NOT_FOUND", error.result)
+        check(error.result == "SAE_ERR_NOT_FOUND", error.result)
     train = dict(k=1, steps=9, dict_size=16, batch_size=4)
     rows = data(64, 8, 3)
     steps = []

@@ -327,7 +327,7 @@ static void resume(size_t which, bool normalize, bool sequential) {
         sae_result result;
         stop.at = i < sizeof stops / sizeof *stops ? stops[i] : 0;
         result = sae_train(ctx, &d);
-        CHECK(result == (stop.at ? SAE_CANCELLED : SAE_OK), "stopped at %d gives %s: %s",
+        CHECK(result == (stop.at ? SAE_ERR_CANCELLED : SAE_OK), "stopped at %d gives %s: %s",
               (int)stop.at, sae_result_name(result), sae_error(ctx));
         CHECK(stop.start == (i ? stops[i - 1] : 0), "run %d begins at %d", (int)i, (int)stop.start);
     }

@@ -199,7 +199,7 @@ static void bad_batches(void) {
                     x[5 * D + 3] = NAN;
                     result = sae_trainer_step(trainer, x, NULL, B);
                     if (result == SAE_OK) result = sae_trainer_stats(trainer, &stats);
-                    CHECK(result == SAE_NOT_FINITE && says(ctx, "the batch of step 4 holds NaN"),
+                    CHECK(result == SAE_ERR_NOT_FINITE && says(ctx, "the batch of step 4 holds NaN"),
                           "NaN gives %s: %s", sae_result_name(result), sae_error(ctx));
                     CHECK(sae_trainer_steps_done(trainer) == 4, "%d steps done",
                           (int)sae_trainer_steps_done(trainer));
@@ -226,9 +226,9 @@ static void wrong_calls(void) {
     sae_cuda_desc cuda;
     sae_context_desc desc;
     CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), return);
-    CHECK(sae_trainer_step(trainer, x, NULL, B + 1) == SAE_INVALID && says(ctx, "n is 49 rows"),
+    CHECK(sae_trainer_step(trainer, x, NULL, B + 1) == SAE_ERR_INVALID && says(ctx, "n is 49 rows"),
           "49 rows: %s", sae_error(ctx));
-    CHECK(sae_trainer_step(trainer, x, NULL, 0) == SAE_INVALID, "no rows");
+    CHECK(sae_trainer_step(trainer, x, NULL, 0) == SAE_ERR_INVALID, "no rows");
     CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, B), (void)0);
     sae_trainer_destroy(trainer);
     sae_context_destroy(ctx);
@@ -239,7 +239,7 @@ static void wrong_calls(void) {
     desc.backend_desc = &cuda;
     trainer = NULL;
     CHECK(sae_context_create(&desc, &ctx) == SAE_OK, "no context");
-    CHECK(sae_trainer_create(ctx, &s, &trainer) == SAE_INVALID && !trainer && says(ctx, "4321"),
+    CHECK(sae_trainer_create(ctx, &s, &trainer) == SAE_ERR_INVALID && !trainer && says(ctx, "4321"),
           "device 4321: %s", sae_error(ctx));
     sae_context_destroy(ctx);
 }
@@ -262,7 +262,7 @@ static sae_result attempt(sae_context *ctx) {
         result = sae_trainer_step(trainer, x, NULL, B);
     }
     if (result == SAE_OK) result = sae_trainer_stats(trainer, &stats);
-    if (result == SAE_OK && !sae_trainer_dictionary(trainer)) result = SAE_BACKEND;
+    if (result == SAE_OK && !sae_trainer_dictionary(trainer)) result = SAE_ERR_BACKEND;
     sae_trainer_destroy(trainer);
     return result;
 }
@@ -281,17 +281,17 @@ static void failing_devices(void) {
     sae_context *ctx;
     emu_reset();
     emu_devices(0, 13000);
-    expect("no device", SAE_BACKEND, "no CUDA", "device");
+    expect("no device", SAE_ERR_BACKEND, "no CUDA", "device");
     emu_devices(1, 11000);
-    expect("an old driver", SAE_BACKEND, "driver", "insufficient");
+    expect("an old driver", SAE_ERR_BACKEND, "driver", "insufficient");
     emu_memory(100000);
-    expect("little memory", SAE_OUT_OF_MEMORY, "need", "free");
+    expect("little memory", SAE_ERR_OUT_OF_MEMORY, "need", "free");
     emu_memory((size_t)32 << 20 | 1 << 17); /* enough for what is taken first */
-    expect("memory for a part", SAE_OUT_OF_MEMORY, "need", "free");
+    expect("memory for a part", SAE_ERR_OUT_OF_MEMORY, "need", "free");
     emu_fail("launch", 9, cudaErrorIllegalAddress);
-    expect("a kernel that faults", SAE_BACKEND, "illegal memory access", "device");
+    expect("a kernel that faults", SAE_ERR_BACKEND, "illegal memory access", "device");
     emu_fail("cudaLaunchKernelEx", 30, cudaErrorNoKernelImageForDevice);
-    expect("a device too old", SAE_BACKEND, "no kernel image", "device");
+    expect("a device too old", SAE_ERR_BACKEND, "no kernel image", "device");
     ctx = context_of(sae_cuda_backend()); /* a whole run: how many calls, and that it is clean */
     CHECK_OK(ctx, attempt(ctx), (void)0);
     sae_context_destroy(ctx);
@@ -313,7 +313,7 @@ static void failing_devices(void) {
             tried++;
             silent += result == SAE_OK;
             CHECK(result == SAE_OK || sae_error(ctx)[0], "call %lu fails without a message", n);
-            CHECK(result == SAE_OK || result == SAE_BACKEND || result == SAE_OUT_OF_MEMORY,
+            CHECK(result == SAE_OK || result == SAE_ERR_BACKEND || result == SAE_ERR_OUT_OF_MEMORY,
                   "call %lu gives %s: %s", n, sae_result_name(result), sae_error(ctx));
             sae_context_destroy(ctx);
             CHECK(emu_in_use() == 0, "call %lu: %zu bytes of device memory are left", n, emu_in_use());

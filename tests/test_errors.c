@@ -44,7 +44,7 @@ static void every_code(void) {
 }
 
 static void names(void) {
-    CHECK(!strcmp(sae_result_name(SAE_FORMAT), "SAE_FORMAT"), "name of SAE_FORMAT");
+    CHECK(!strcmp(sae_result_name(SAE_ERR_FORMAT), "SAE_ERR_FORMAT"), "name of SAE_ERR_FORMAT");
     CHECK(!strcmp(sae_result_name(SAE_OK), "SAE_OK"), "name of SAE_OK");
     CHECK(sae_result_name((sae_result)1234) != NULL, "name of nothing");
     CHECK(!strcmp(sae_error(NULL), ""), "the error of no context");
@@ -74,23 +74,23 @@ static void contexts(void) {
     memset(&desc, 0, sizeof desc);
     desc.logger.log = on_log;
     desc.threads = -1;
-    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "threads -1");
+    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID, "threads -1");
     desc.threads = 200000;
-    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "threads 200000");
+    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID, "threads 200000");
     desc.threads = 0;
     desc.instruction_set = "mmx";
-    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID && strstr(log_last, "avx512vnni"),
+    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID && strstr(log_last, "avx512vnni"),
           "instruction set mmx: %s", log_last);
     desc.instruction_set = NULL;
     desc.allocator.alloc = common_alloc;
-    CHECK(sae_context_create(&desc, &ctx) == SAE_INVALID, "alloc without free");
-    CHECK(sae_context_create(NULL, NULL) == SAE_INVALID, "no out");
-    CHECK(sae_context_create(&desc, NULL) == SAE_INVALID && strstr(log_last, "out is NULL"),
+    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID, "alloc without free");
+    CHECK(sae_context_create(NULL, NULL) == SAE_ERR_INVALID, "no out");
+    CHECK(sae_context_create(&desc, NULL) == SAE_ERR_INVALID && strstr(log_last, "out is NULL"),
           "no out: %s", log_last);
     desc.allocator.free = common_free;
     common_memory.fail_at = 0;
     common_memory.calls = 0;
-    CHECK(sae_context_create(&desc, &ctx) == SAE_OUT_OF_MEMORY && strstr(log_last, "no memory"),
+    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_OUT_OF_MEMORY && strstr(log_last, "no memory"),
           "no memory for a context: %s", log_last);
     common_memory.fail_at = -1;
     log_lines = 0;
@@ -102,7 +102,7 @@ static void contexts(void) {
         sae_dictionary *dict;
         CHECK(!strcmp(sae_error(ctx), ""), "an error before any");
         memset(&dd, 0, sizeof dd);
-        CHECK(sae_dictionary_create(ctx, &dd, &dict) == SAE_INVALID, "an empty desc");
+        CHECK(sae_dictionary_create(ctx, &dd, &dict) == SAE_ERR_INVALID, "an empty desc");
         CHECK(log_lines == 1 && !strcmp(log_last, sae_error(ctx)), "the logger heard %d lines: %s",
               log_lines, log_last);
         sae_context_destroy(ctx);
@@ -124,29 +124,29 @@ static void dictionaries(sae_context *ctx) {
     ok.activation_dim = 6;
     ok.dict_size = 10;
     ok.k = 3;
-    EXPECT(sae_dictionary_create(ctx, NULL, &dict), SAE_INVALID, "desc");
-    EXPECT(sae_dictionary_create(ctx, &ok, NULL), SAE_INVALID, "out");
+    EXPECT(sae_dictionary_create(ctx, NULL, &dict), SAE_ERR_INVALID, "desc");
+    EXPECT(sae_dictionary_create(ctx, &ok, NULL), SAE_ERR_INVALID, "out");
     d = ok, d.arch = SAE_ARCH_DEFAULT;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "arch");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "arch");
     d = ok, d.arch = (sae_arch)99;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "99");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "99");
     d = ok, d.activation_dim = 0;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "activation_dim");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "activation_dim");
     d = ok, d.dict_size = 0;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "dict_size");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "dict_size");
     d = ok, d.k = 11;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "11");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "11");
     d = ok, d.k = 0;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "k is 0");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "k is 0");
     d = ok, d.arch = SAE_ARCH_MATRYOSHKA, d.num_groups = 2, d.group_sizes[0] = 4,
     d.group_sizes[1] = 5;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "9");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "9");
     d.group_sizes[1] = 6, d.group_sizes[2] = 0, d.num_groups = 3;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "group");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "group");
     d.num_groups = SAE_MAX_GROUPS + 1;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "65");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "65");
     d.num_groups = 0;
-    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_INVALID, "num_groups");
+    EXPECT(sae_dictionary_create(ctx, &d, &dict), SAE_ERR_INVALID, "num_groups");
     d = ok, d.activation_dim = SIZE_MAX / 2;
     CHECK(sae_dictionary_create(ctx, &d, &dict) < 0, "a size past all memory");
     d = ok, d.activation_dim = (size_t)1 << 20, d.dict_size = (size_t)1 << 31;
@@ -154,32 +154,32 @@ static void dictionaries(sae_context *ctx) {
     CHECK(dict == untouched, "out was touched");
 
     CHECK_OK(ctx, sae_dictionary_create(ctx, &ok, &dict), return);
-    CHECK(sae_encode(NULL, x, 2, f) == SAE_INVALID, "no dictionary");
-    EXPECT(sae_encode(dict, NULL, 2, f), SAE_INVALID, "NULL");
-    EXPECT(sae_encode(dict, x, 2, NULL), SAE_INVALID, "NULL");
-    EXPECT(sae_encode(dict, x, SIZE_MAX / 4, f), SAE_INVALID, "sae_encode");
+    CHECK(sae_encode(NULL, x, 2, f) == SAE_ERR_INVALID, "no dictionary");
+    EXPECT(sae_encode(dict, NULL, 2, f), SAE_ERR_INVALID, "NULL");
+    EXPECT(sae_encode(dict, x, 2, NULL), SAE_ERR_INVALID, "NULL");
+    EXPECT(sae_encode(dict, x, SIZE_MAX / 4, f), SAE_ERR_INVALID, "sae_encode");
     CHECK_OK(ctx, sae_encode(dict, x, 0, f), (void)0);
-    EXPECT(sae_decode(dict, NULL, 2, x_hat), SAE_INVALID, "NULL");
-    EXPECT(sae_decode(dict, f, 2, NULL), SAE_INVALID, "NULL");
-    EXPECT(sae_forward(dict, NULL, 2, x_hat, NULL), SAE_INVALID, "NULL");
-    EXPECT(sae_encode_subset(dict, x, 2, latents, 1, f), SAE_INVALID, "10");
-    EXPECT(sae_encode_subset(dict, x, 2, NULL, 1, f), SAE_INVALID, "NULL");
-    EXPECT(sae_forward_ghost(dict, x, 2, (const uint8_t *)"abcdefghij", x_hat), SAE_INVALID,
+    EXPECT(sae_decode(dict, NULL, 2, x_hat), SAE_ERR_INVALID, "NULL");
+    EXPECT(sae_decode(dict, f, 2, NULL), SAE_ERR_INVALID, "NULL");
+    EXPECT(sae_forward(dict, NULL, 2, x_hat, NULL), SAE_ERR_INVALID, "NULL");
+    EXPECT(sae_encode_subset(dict, x, 2, latents, 1, f), SAE_ERR_INVALID, "10");
+    EXPECT(sae_encode_subset(dict, x, 2, NULL, 1, f), SAE_ERR_INVALID, "NULL");
+    EXPECT(sae_forward_ghost(dict, x, 2, (const uint8_t *)"abcdefghij", x_hat), SAE_ERR_INVALID,
            "AutoEncoderTopK");
     s.row_begin = row_begin, s.latent = latent, s.value = value, s.capacity = 5;
-    EXPECT(sae_encode_sparse(dict, x, 2, &s), SAE_INVALID, "5");
+    EXPECT(sae_encode_sparse(dict, x, 2, &s), SAE_ERR_INVALID, "5");
     CHECK(strstr(sae_error(ctx), "6") != NULL, "how much: %s", sae_error(ctx));
-    EXPECT(sae_encode_sparse(dict, x, 2, NULL), SAE_INVALID, "NULL");
+    EXPECT(sae_encode_sparse(dict, x, 2, NULL), SAE_ERR_INVALID, "NULL");
     row_begin[0] = 0, row_begin[1] = 1, row_begin[2] = 2;
     latent[0] = 3, latent[1] = 10, value[0] = value[1] = 1;
     s.capacity = 20;
-    EXPECT(sae_decode_sparse(dict, &s, 2, x_hat), SAE_INVALID, "10");
-    EXPECT(sae_dictionary_set_rule(dict, (sae_rule)9), SAE_INVALID, "9");
-    EXPECT(sae_dictionary_set_active_groups(dict, 2), SAE_INVALID, "2");
-    EXPECT(sae_dictionary_scale_biases(dict, -2), SAE_INVALID, "-2");
-    EXPECT(sae_grad_pursuit(dict, NULL, 2, 3, f), SAE_INVALID, "x");
-    EXPECT(sae_grad_pursuit(dict, x, 2, 11, f), SAE_INVALID, "11");
-    EXPECT(sae_geometric_median(ctx, x, 0, 6, x_hat), SAE_INVALID, "n");
+    EXPECT(sae_decode_sparse(dict, &s, 2, x_hat), SAE_ERR_INVALID, "10");
+    EXPECT(sae_dictionary_set_rule(dict, (sae_rule)9), SAE_ERR_INVALID, "9");
+    EXPECT(sae_dictionary_set_active_groups(dict, 2), SAE_ERR_INVALID, "2");
+    EXPECT(sae_dictionary_scale_biases(dict, -2), SAE_ERR_INVALID, "-2");
+    EXPECT(sae_grad_pursuit(dict, NULL, 2, 3, f), SAE_ERR_INVALID, "x");
+    EXPECT(sae_grad_pursuit(dict, x, 2, 11, f), SAE_ERR_INVALID, "11");
+    EXPECT(sae_geometric_median(ctx, x, 0, 6, x_hat), SAE_ERR_INVALID, "n");
     sae_dictionary_destroy(dict);
 }
 
@@ -196,11 +196,11 @@ static void trainers(sae_context *ctx) {
     do {                                                                                           \
         s = start;                                                                                 \
         change;                                                                                    \
-        EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_INVALID, given);                         \
+        EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_ERR_INVALID, given);                         \
         if (trainer != untouched) trainer = untouched;                                             \
     } while (0)
-    EXPECT(sae_trainer_create(ctx, NULL, &trainer), SAE_INVALID, "desc");
-    EXPECT(sae_trainer_create(ctx, &ok, NULL), SAE_INVALID, "out");
+    EXPECT(sae_trainer_create(ctx, NULL, &trainer), SAE_ERR_INVALID, "desc");
+    EXPECT(sae_trainer_create(ctx, &ok, NULL), SAE_ERR_INVALID, "out");
     BAD(ok, s.kind = (sae_trainer_kind)77, "77");
     BAD(ok, s.activation_dim = 0, "activation_dim");
     BAD(ok, s.dict_size = 0, "dict_size");
@@ -245,13 +245,13 @@ static void trainers(sae_context *ctx) {
 #undef BAD
     CHECK(trainer == untouched, "out was touched");
     s = ok, s.init = check_path("%s/nothing.pt", check_temp());
-    EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_NOT_FOUND, "nothing.pt");
+    EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_ERR_NOT_FOUND, "nothing.pt");
     { /* a start of another size */
         sae_trainer_desc other = common_trainer(SAE_TRAINER_TOP_K, 7, 12, 4, 20);
         const char *path = check_path("%s/other.safetensors", check_temp());
         if (common_start(ctx, &other, 1, 0, 0, path)) {
             s.init = path;
-            EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_MISMATCH, "7");
+            EXPECT(sae_trainer_create(ctx, &s, &trainer), SAE_ERR_MISMATCH, "7");
         }
     }
     s = ok, s.activation_dim = (size_t)1 << 40, s.dict_size = (size_t)1 << 40;
@@ -269,25 +269,25 @@ static void trainers(sae_context *ctx) {
         CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 4), (void)0);
         CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 4), (void)0);
         before = common_hash(sae_trainer_dictionary(trainer));
-        EXPECT(sae_trainer_step(trainer, x, NULL, 0), SAE_INVALID, "0");
-        EXPECT(sae_trainer_step(trainer, x, NULL, 5), SAE_INVALID, "5");
-        EXPECT(sae_trainer_step(trainer, NULL, NULL, 4), SAE_INVALID, "x");
+        EXPECT(sae_trainer_step(trainer, x, NULL, 0), SAE_ERR_INVALID, "0");
+        EXPECT(sae_trainer_step(trainer, x, NULL, 5), SAE_ERR_INVALID, "5");
+        EXPECT(sae_trainer_step(trainer, NULL, NULL, 4), SAE_ERR_INVALID, "x");
         x[13] = NAN;
-        EXPECT(sae_trainer_step(trainer, x, NULL, 4), SAE_NOT_FINITE, "");
+        EXPECT(sae_trainer_step(trainer, x, NULL, 4), SAE_ERR_NOT_FINITE, "");
         x[13] = INFINITY;
-        EXPECT(sae_trainer_step(trainer, x, NULL, 4), SAE_NOT_FINITE, "");
+        EXPECT(sae_trainer_step(trainer, x, NULL, 4), SAE_ERR_NOT_FINITE, "");
         {
             float y[5 * 6];
             memcpy(y, x, sizeof y);
             x[13] = 1;
-            EXPECT(sae_trainer_step(trainer, x, y, 4), SAE_NOT_FINITE, "");
+            EXPECT(sae_trainer_step(trainer, x, y, 4), SAE_ERR_NOT_FINITE, "");
         }
         CHECK(common_hash(sae_trainer_dictionary(trainer)) == before,
               "a refused step changed something");
         CHECK(sae_trainer_steps_done(trainer) == 2, "a refused step was counted");
         CHECK_OK(ctx, sae_trainer_stats(trainer, &stats), (void)0);
         CHECK(stats.step == 1, "stats are of step %d", (int)stats.step);
-        EXPECT(sae_trainer_stats(trainer, NULL), SAE_INVALID, "out");
+        EXPECT(sae_trainer_stats(trainer, NULL), SAE_ERR_INVALID, "out");
         CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 3), (void)0);
         CHECK(sae_trainer_info(trainer).lr > 0 && sae_trainer_info(trainer).steps == 20, "info");
         sae_trainer_destroy(trainer);
@@ -329,14 +329,14 @@ static void settings(sae_context *ctx) {
     CHECK(s.num_groups == 2 && s.group_fractions[1] == 0.75, "group_fractions");
     CHECK_OK(ctx, sae_trainer_desc_set(ctx, &s, "decay_start", "none"), (void)0);
     CHECK_OK(ctx, sae_trainer_desc_set(ctx, &s, "device", "cuda:0"), (void)0);
-    EXPECT(sae_trainer_desc_set(ctx, &s, "l2_penalty", "1"), SAE_NOT_FOUND, "l2_penalty");
-    EXPECT(sae_trainer_desc_set(ctx, &s, "lr", "fast"), SAE_INVALID, "fast");
-    EXPECT(sae_trainer_desc_set(ctx, &s, "lr", ""), SAE_INVALID, "lr");
-    EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "-3"), SAE_INVALID, "-3");
-    EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "99999999999999999999999"), SAE_INVALID,
+    EXPECT(sae_trainer_desc_set(ctx, &s, "l2_penalty", "1"), SAE_ERR_NOT_FOUND, "l2_penalty");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "lr", "fast"), SAE_ERR_INVALID, "fast");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "lr", ""), SAE_ERR_INVALID, "lr");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "-3"), SAE_ERR_INVALID, "-3");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "warmup_steps", "99999999999999999999999"), SAE_ERR_INVALID,
            "9999");
-    EXPECT(sae_trainer_desc_set(ctx, &s, "sparsity_function", "L7"), SAE_INVALID, "L7");
-    EXPECT(sae_trainer_desc_set(ctx, &s, "k", "3.5"), SAE_INVALID, "3.5");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "sparsity_function", "L7"), SAE_ERR_INVALID, "L7");
+    EXPECT(sae_trainer_desc_set(ctx, &s, "k", "3.5"), SAE_ERR_INVALID, "3.5");
 }
 
 static int64_t read_one(void *user, float *x, float *target, size_t max_rows) {
@@ -356,30 +356,30 @@ static void missing(sae_context *ctx) {
     const char *empty = check_path("%s/empty", check_temp()), *text;
     sae_buffer_desc b;
     float x[6] = { 0 };
-    EXPECT(sae_dictionary_load(ctx, NULL, nothing, &dict), SAE_NOT_FOUND, "thing.pt");
-    EXPECT(sae_tensor_file_open(ctx, nothing, &file), SAE_NOT_FOUND, "thing.pt");
-    EXPECT(sae_config_open(ctx, nothing, &config), SAE_NOT_FOUND, "thing.pt");
-    EXPECT(sae_dictionary_load(ctx, NULL, NULL, &dict), SAE_INVALID, "path");
+    EXPECT(sae_dictionary_load(ctx, NULL, nothing, &dict), SAE_ERR_NOT_FOUND, "thing.pt");
+    EXPECT(sae_tensor_file_open(ctx, nothing, &file), SAE_ERR_NOT_FOUND, "thing.pt");
+    EXPECT(sae_config_open(ctx, nothing, &config), SAE_ERR_NOT_FOUND, "thing.pt");
+    EXPECT(sae_dictionary_load(ctx, NULL, NULL, &dict), SAE_ERR_INVALID, "path");
     mkdir(empty, 0777);
-    EXPECT(sae_dictionary_load(ctx, NULL, empty, &dict), SAE_NOT_FOUND, "empty");
+    EXPECT(sae_dictionary_load(ctx, NULL, empty, &dict), SAE_ERR_NOT_FOUND, "empty");
     text = check_path("%s/text.json", check_temp());
     check_write(text, "{\"trainer\": {\"trainer_class\": \"HopefulTrainer\"}}", 48);
-    EXPECT(sae_config_open(ctx, text, &config), SAE_INVALID, "HopefulTrainer");
+    EXPECT(sae_config_open(ctx, text, &config), SAE_ERR_INVALID, "HopefulTrainer");
     check_write(text, "{\"trainer\": {", 13);
-    EXPECT(sae_config_open(ctx, text, &config), SAE_FORMAT, "text.json");
+    EXPECT(sae_config_open(ctx, text, &config), SAE_ERR_FORMAT, "text.json");
     check_write(text, "", 0);
-    EXPECT(sae_config_open(ctx, text, &config), SAE_FORMAT, "text.json");
+    EXPECT(sae_config_open(ctx, text, &config), SAE_ERR_FORMAT, "text.json");
     check_remove(text);
     memset(&b, 0, sizeof b);
-    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_INVALID, "source");
+    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_ERR_INVALID, "source");
     b.source.files = &nothing;
     b.source.num_files = 1;
     b.source.dim = 6;
     b.batch_size = 2;
-    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_NOT_FOUND, "thing.pt");
+    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_ERR_NOT_FOUND, "thing.pt");
     memset(&b, 0, sizeof b);
     b.source.data = x, b.source.rows = 1, b.source.dim = 6, b.source.dtype = SAE_I64;
-    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_INVALID, "I64");
+    EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_ERR_INVALID, "I64");
     CHECK(dict == (sae_dictionary *)(uintptr_t)5 && file == (sae_tensor_file *)(uintptr_t)5
               && config == (sae_config *)(uintptr_t)5 && buffer == (sae_buffer *)(uintptr_t)5,
           "out was touched");
@@ -389,7 +389,7 @@ static void missing(sae_context *ctx) {
         const float *at;
         size_t n;
         CHECK_OK(ctx, sae_buffer_next(buffer, &at, NULL, &n), (void)0);
-        EXPECT(sae_buffer_next(buffer, &at, NULL, &n), SAE_END_OF_DATA, "");
+        EXPECT(sae_buffer_next(buffer, &at, NULL, &n), SAE_ERR_END_OF_DATA, "");
     }
     sae_buffer_destroy(buffer);
     {
@@ -400,7 +400,7 @@ static void missing(sae_context *ctx) {
         CHECK_OK(ctx, sae_buffer_create(ctx, &called, &buffer), return);
         CHECK_OK(ctx, sae_buffer_rewind(buffer), (void)0); /* still at the first row */
         CHECK_OK(ctx, sae_buffer_next(buffer, &at, NULL, &n), (void)0);
-        EXPECT(sae_buffer_rewind(buffer), SAE_UNSUPPORTED, "rewind");
+        EXPECT(sae_buffer_rewind(buffer), SAE_ERR_UNSUPPORTED, "rewind");
         sae_buffer_destroy(buffer);
     }
     x[4] = NAN;
@@ -408,7 +408,7 @@ static void missing(sae_context *ctx) {
     {
         const float *at = NULL;
         size_t n = 77;
-        EXPECT(sae_buffer_next(buffer, &at, NULL, &n), SAE_NOT_FINITE, "row 0");
+        EXPECT(sae_buffer_next(buffer, &at, NULL, &n), SAE_ERR_NOT_FINITE, "row 0");
         CHECK(at == NULL && n == 77, "out was touched");
     }
     sae_buffer_destroy(buffer);
@@ -433,9 +433,9 @@ static void containers(sae_context *ctx) {
         const char *path = check_path("%s/%s", check_temp(), from[i]);
         CHECK_OK(ctx, sae_tensor_file_write(ctx, path, &t, 1), continue);
         CHECK(rename(path, raw) == 0, "cannot rename %s", path);
-        EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_FORMAT, says[i]);
+        EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_ERR_FORMAT, says[i]);
         b.source.dim = 0; /* looked at before the sizes are */
-        EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_FORMAT, says[i]);
+        EXPECT(sae_buffer_create(ctx, &b, &buffer), SAE_ERR_FORMAT, says[i]);
         b.source.dim = 1;
     }
     CHECK(buffer == NULL, "out was touched");
@@ -451,7 +451,7 @@ static void strange(sae_context *ctx) {
     sae_tensor_file *file = NULL;
     unsigned old = alarm(20); /* who waits for a FIFO's other end dies of it */
     CHECK(mkfifo(fifo, 0600) == 0, "no FIFO");
-    EXPECT(sae_tensor_file_open(ctx, fifo, &file), SAE_IO, "not a regular file");
+    EXPECT(sae_tensor_file_open(ctx, fifo, &file), SAE_ERR_IO, "not a regular file");
     alarm(old);
     check_remove(fifo);
     containers(ctx);
@@ -473,10 +473,10 @@ static void many_values(void) {
         check_write(path, text, n);
         if (more) {
             common_memory.calls = 0;
-            EXPECT(sae_config_open(ctx, path, &config), SAE_FORMAT, "more than 1048576 values");
+            EXPECT(sae_config_open(ctx, path, &config), SAE_ERR_FORMAT, "more than 1048576 values");
             CHECK(common_memory.calls <= 2, "%ld allocations", common_memory.calls);
         } else { /* read, and refused for what it says */
-            EXPECT(sae_config_open(ctx, path, &config), SAE_INVALID, "group_weights");
+            EXPECT(sae_config_open(ctx, path, &config), SAE_ERR_INVALID, "group_weights");
         }
         sae_config_close(config);
     }
@@ -519,14 +519,14 @@ static void truncated(sae_context *ctx) {
             check_write(cut, data, n);
             ctx->error[0] = 0;
             result = sae_tensor_file_open(ctx, cut, &file);
-            CHECK(result == SAE_FORMAT || result == SAE_UNSUPPORTED, "cut at %d of %d gives %s",
+            CHECK(result == SAE_ERR_FORMAT || result == SAE_ERR_UNSUPPORTED, "cut at %d of %d gives %s",
                   (int)n, (int)size, sae_result_name(result));
             CHECK(sae_error(ctx)[0], "cut at %d: refused without a word", (int)n);
             if (result == SAE_OK) sae_tensor_file_close(file);
             if (e >= 2) continue;
             out = NULL;
             result = sae_dictionary_load(ctx, &load, cut, &out);
-            CHECK(result == SAE_FORMAT || result == SAE_UNSUPPORTED, "cut at %d of %d loads: %s",
+            CHECK(result == SAE_ERR_FORMAT || result == SAE_ERR_UNSUPPORTED, "cut at %d of %d loads: %s",
                   (int)n, (int)size, sae_result_name(result));
             CHECK(!out, "cut at %d: out was touched", (int)n);
             if (result == SAE_OK) sae_dictionary_destroy(out);
@@ -597,11 +597,11 @@ static void temporaries(sae_context *ctx) {
         free(now);
     }
     CHECK(symlink("nowhere", temporary) == 0, "no link");
-    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, "sae_tensor_file_write: cannot write");
-    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, temporary);
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_ERR_IO, "sae_tensor_file_write: cannot write");
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_ERR_IO, temporary);
     CHECK(unlink(temporary) == 0 && !check_exists(check_path("%s/nowhere", folder)), "followed");
     mkdir(temporary, 0777);
-    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_IO, temporary);
+    EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_ERR_IO, temporary);
     CHECK(check_exists(temporary), "a folder is gone");
     check_remove(folder);
 }
@@ -619,7 +619,7 @@ static void two_writers(sae_context *ctx) {
         saei_writer_put(&first, "old", 3);
         CHECK_OK(ctx, saei_writer_open(ctx, "second", path, &second), return);
         if (given_up) saei_writer_abandon(&first);
-        else EXPECT(saei_writer_finish(&first), SAE_IO, "another program");
+        else EXPECT(saei_writer_finish(&first), SAE_ERR_IO, "another program");
         saei_writer_put(&second, "later", 5);
         CHECK_OK(ctx, saei_writer_finish(&second), (void)0);
         now = check_read(path, &size);
@@ -652,7 +652,7 @@ static void full_disk(sae_context *ctx) {
         small = limit;
         small.rlim_cur = 20000;
         setrlimit(RLIMIT_FSIZE, &small);
-        EXPECT(sae_dictionary_save(dict, path), SAE_IO, path);
+        EXPECT(sae_dictionary_save(dict, path), SAE_ERR_IO, path);
         setrlimit(RLIMIT_FSIZE, &limit);
         now = check_read(path, &size);
         CHECK(now && size == old_size && !memcmp(old, now, size), "the old file is gone");
@@ -660,10 +660,10 @@ static void full_disk(sae_context *ctx) {
         free(old);
         free(now);
     }
-    EXPECT(sae_dictionary_save(dict, check_path("%s/no/such/folder/ae.pt", folder)), SAE_NOT_FOUND,
+    EXPECT(sae_dictionary_save(dict, check_path("%s/no/such/folder/ae.pt", folder)), SAE_ERR_NOT_FOUND,
            "folder");
-    EXPECT(sae_dictionary_save(dict, check_path("%s/ae.docx", folder)), SAE_INVALID, "ae.docx");
-    EXPECT(sae_dictionary_save(dict, NULL), SAE_INVALID, "path");
+    EXPECT(sae_dictionary_save(dict, check_path("%s/ae.docx", folder)), SAE_ERR_INVALID, "ae.docx");
+    EXPECT(sae_dictionary_save(dict, NULL), SAE_ERR_INVALID, "path");
     sae_dictionary_destroy(dict);
 }
 
@@ -802,7 +802,7 @@ static void out_of_memory(bool once) {
         sae_context_destroy(plain);
         for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
             char name[128];
-            sae_result result = SAE_OUT_OF_MEMORY;
+            sae_result result = SAE_ERR_OUT_OF_MEMORY;
             long at;
             if (ops[i].once && k) continue;
             /* whole runs write many files: two trainers will do */
@@ -816,7 +816,7 @@ static void out_of_memory(bool once) {
             snprintf(name, sizeof name, "%s, %s%s", sae_trainer_name(op_kind), ops[i].name,
                      common_memory.fail_once ? ", once" : "");
             check_test = name;
-            for (at = 0; at < 3000 && result == SAE_OUT_OF_MEMORY; at++) {
+            for (at = 0; at < 3000 && result == SAE_ERR_OUT_OF_MEMORY; at++) {
                 sae_context *ctx;
                 long live = common_memory.live;
                 common_memory.fail_at = -1;
@@ -826,7 +826,7 @@ static void out_of_memory(bool once) {
                 common_memory.fail_at = at;
                 result = ops[i].op(ctx);
                 common_memory.fail_at = -1;
-                CHECK(result == SAE_OK || result == SAE_OUT_OF_MEMORY,
+                CHECK(result == SAE_OK || result == SAE_ERR_OUT_OF_MEMORY,
                       "failing at allocation %d gives %s: %s", (int)at, sae_result_name(result),
                       sae_error(ctx));
                 CHECK(result == SAE_OK || sae_error(ctx)[0], "allocation %d: failed without a word",
@@ -835,7 +835,7 @@ static void out_of_memory(bool once) {
                           || (!strncmp(sae_error(ctx), "sae_", 4) && !strstr(sae_error(ctx), "saei_"))
                           || strstr(sae_error(ctx), "JSON values"),
                       "allocation %d: \"%s\" names no public function", (int)at, sae_error(ctx));
-                if (result == SAE_OUT_OF_MEMORY) provoked[-SAE_OUT_OF_MEMORY] = true;
+                if (result == SAE_ERR_OUT_OF_MEMORY) provoked[-SAE_ERR_OUT_OF_MEMORY] = true;
                 sae_context_destroy(ctx);
                 CHECK(common_memory.live == live, "failing at allocation %d leaks %d blocks",
                       (int)at, (int)(common_memory.live - live));
@@ -956,7 +956,7 @@ static int64_t read_fails(void *user, float *x, float *target, size_t max_rows) 
     (void)x;
     (void)target;
     (void)max_rows;
-    return SAE_IO;
+    return SAE_ERR_IO;
 }
 static void loops(sae_context *ctx) {
     sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, 0, M, 0, 0), other;
@@ -967,26 +967,26 @@ static void loops(sae_context *ctx) {
     ok.trainers = &s, ok.num_trainers = 1, ok.steps = 10;
     s.threshold_start_step = 4;
     check_remove(run_path);
-    EXPECT(sae_train(ctx, NULL), SAE_INVALID, "desc");
+    EXPECT(sae_train(ctx, NULL), SAE_ERR_INVALID, "desc");
     d = ok, d.steps = 0;
-    EXPECT(sae_train(ctx, &d), SAE_INVALID, "steps");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_INVALID, "steps");
     d = ok, d.num_trainers = 0;
-    EXPECT(sae_train(ctx, &d), SAE_INVALID, "num_trainers");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_INVALID, "num_trainers");
     d = ok, d.progress = stop_at_once;
-    EXPECT(sae_train(ctx, &d), SAE_CANCELLED, "");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_CANCELLED, "");
     memset(&d.buffer.source, 0, sizeof d.buffer.source);
     d = ok, d.buffer.source.data = NULL, d.buffer.source.rows = 0,
     d.buffer.source.read = read_fails;
-    EXPECT(sae_train(ctx, &d), SAE_IO, "");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_IO, "");
     d = ok, d.buffer.single_pass = true;
-    EXPECT(sae_train(ctx, &d), SAE_END_OF_DATA, "");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_END_OF_DATA, "");
     d = ok, other = s, other.activation_dim = D + 1, d.trainers = &other;
     CHECK(sae_train(ctx, &d) < 0 && sae_error(ctx)[0], "a trainer of another width");
     /* a backup of other settings */
     d = ok, d.save_dir = run_path, d.backup_steps = 2, d.progress = stop_at_once;
-    EXPECT(sae_train(ctx, &d), SAE_CANCELLED, "");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_CANCELLED, "");
     other = s, other.lr = 5e-3, d.trainers = &other, d.resume = true;
-    EXPECT(sae_train(ctx, &d), SAE_MISMATCH, "");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_MISMATCH, "");
     d.save_dir = check_path("%s/op_start.safetensors", check_temp()); /* a file, not a folder */
     CHECK(sae_train(ctx, &d) < 0 && sae_error(ctx)[0], "a file for a folder");
     /* a folder whose config.json is damaged is none of a finished run: it starts anew, in silence */
@@ -1012,7 +1012,7 @@ static void loops(sae_context *ctx) {
         memset(&e, 0, sizeof e);
         e.buffer = ok.buffer;
         CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
-        EXPECT(sae_evaluate(ctx, &e, dict, &m), SAE_MISMATCH, "7");
+        EXPECT(sae_evaluate(ctx, &e, dict, &m), SAE_ERR_MISMATCH, "7");
         sae_dictionary_destroy(dict);
     }
 }
@@ -1026,12 +1026,12 @@ static void *failing_alloc(const sae_work *w, size_t bytes) {
     return saei_cpu_backend()->alloc(w, bytes);
 }
 static sae_result failing_status(const sae_work *w) {
-    if (backend_broken) return saei_fail(w->ctx, SAE_BACKEND, "test: the device fell off");
+    if (backend_broken) return saei_fail(w->ctx, SAE_ERR_BACKEND, "test: the device fell off");
     return saei_cpu_backend()->status(w);
 }
 static sae_result failing_open(const sae_context *ctx, void **state) {
     (void)state;
-    return saei_fail(ctx, SAE_BACKEND, "test: no device");
+    return saei_fail(ctx, SAE_ERR_BACKEND, "test: no device");
 }
 static void backends(void) {
     for (size_t k = 0; k < COMMON_KINDS; k++) {
@@ -1039,7 +1039,7 @@ static void backends(void) {
         sae_trainer_desc s = common_trainer(common_kind(k), D, M, B, 20);
         sae_context *ctx;
         sae_trainer *trainer = NULL;
-        sae_result result = SAE_OUT_OF_MEMORY;
+        sae_result result = SAE_ERR_OUT_OF_MEMORY;
         sae_stats stats;
         int left;
         check_test = sae_trainer_name(common_kind(k));
@@ -1048,11 +1048,11 @@ static void backends(void) {
         fake.status = failing_status;
         ctx = common_counted(&fake, 1);
         if (!ctx) return;
-        for (left = 0; left < 500 && result == SAE_OUT_OF_MEMORY; left++) {
+        for (left = 0; left < 500 && result == SAE_ERR_OUT_OF_MEMORY; left++) {
             backend_left = left;
             result = sae_trainer_create(ctx, &s, &trainer);
             CHECK(result == SAE_OK
-                      || (result == SAE_OUT_OF_MEMORY && sae_error(ctx)[0] && !trainer),
+                      || (result == SAE_ERR_OUT_OF_MEMORY && sae_error(ctx)[0] && !trainer),
                   "%d allocations of the backend give %s", left, sae_result_name(result));
         }
         CHECK(result == SAE_OK, "%s after %d allocations", sae_result_name(result), left);
@@ -1062,7 +1062,7 @@ static void backends(void) {
             result = sae_trainer_step(trainer, rows, NULL, B);
             if (result == SAE_OK) result = sae_trainer_stats(trainer, &stats);
             provoked[-(int)result & 15] = true;
-            CHECK(result == SAE_BACKEND && strstr(sae_error(ctx), "fell off"), "%s: %s",
+            CHECK(result == SAE_ERR_BACKEND && strstr(sae_error(ctx), "fell off"), "%s: %s",
                   sae_result_name(result), sae_error(ctx));
             backend_broken = false;
             sae_trainer_destroy(trainer);
@@ -1074,7 +1074,7 @@ static void backends(void) {
         ctx = common_counted(&fake, 1);
         trainer = NULL;
         result = sae_trainer_create(ctx, &s, &trainer);
-        CHECK(result == SAE_BACKEND && !trainer, "no device gives %s", sae_result_name(result));
+        CHECK(result == SAE_ERR_BACKEND && !trainer, "no device gives %s", sae_result_name(result));
         sae_context_destroy(ctx);
         CHECK(common_memory.live == 0, "%d blocks are left", (int)common_memory.live);
         common_memory.live = 0;
@@ -1112,7 +1112,7 @@ static void full_disk_run(sae_context *ctx) {
         ctx->error[0] = 0;
         result = sae_train(ctx, &d);
         setrlimit(RLIMIT_FSIZE, &limit);
-        CHECK(result == SAE_OK || (result == SAE_IO && strstr(sae_error(ctx), run_path)),
+        CHECK(result == SAE_OK || (result == SAE_ERR_IO && strstr(sae_error(ctx), run_path)),
               "room for %d bytes: %s: %s", (int)room, sae_result_name(result), sae_error(ctx));
         failures += result != SAE_OK;
         CHECK(!half_written(run_path), "room for %d bytes leaves %s", (int)room,
@@ -1164,7 +1164,7 @@ static void false_backups(sae_context *ctx) {
     d.save_dir = run_path;
     d.progress = stop_after_four;
     check_remove(run_path);
-    EXPECT(sae_train(ctx, &d), SAE_CANCELLED, "4 of 20");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_CANCELLED, "4 of 20");
     whole = check_read(path, &size);
     CHECK(whole != NULL, "no backup");
     if (!whole) return;
@@ -1187,7 +1187,7 @@ static void false_backups(sae_context *ctx) {
         memcpy(&old, at + 8 * bad[i].index, 8);
         memcpy(at + 8 * bad[i].index, &bad[i].value, 8);
         CHECK(check_write(path, whole, size), "cannot write");
-        EXPECT(sae_train(ctx, &d), SAE_FORMAT, "numbers");
+        EXPECT(sae_train(ctx, &d), SAE_ERR_FORMAT, "numbers");
         memcpy(at + 8 * bad[i].index, &old, 8);
     }
     CHECK(check_write(path, whole, size), "cannot write");
@@ -1195,7 +1195,7 @@ static void false_backups(sae_context *ctx) {
     CHECK(!check_exists(path), "the backup of a finished run is still there");
     CHECK(check_write(path, "my notes", 8), "cannot write");
     d.resume = false;
-    EXPECT(sae_train(ctx, &d), SAE_INVALID, "backup.safetensors");
+    EXPECT(sae_train(ctx, &d), SAE_ERR_INVALID, "backup.safetensors");
     free(whole);
     whole = check_read(path, &size);
     CHECK(whole && size == 8 && !memcmp(whole, "my notes", 8), "a foreign file was touched");
@@ -1214,22 +1214,22 @@ static void other_classes(sae_context *ctx) {
     char text[8];
     memset(&dd, 0, sizeof dd);
     dd.arch = SAE_ARCH_STANDARD, dd.activation_dim = 6, dd.dict_size = 10, dd.num_groups = 5000;
-    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_INVALID, "5000");
+    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_ERR_INVALID, "5000");
     dd.num_groups = 0, dd.subtract_b_dec = true;
-    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_INVALID, "subtract_b_dec");
-    dd.arch = SAE_ARCH_JUMP_RELU, dd.keep_b_dec = true;
-    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_INVALID, "keep_b_dec");
-    dd.keep_b_dec = false;
+    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_ERR_INVALID, "subtract_b_dec");
+    dd.arch = SAE_ARCH_JUMP_RELU, dd.no_b_dec_subtraction = true;
+    EXPECT(sae_dictionary_create(ctx, &dd, &dict), SAE_ERR_INVALID, "no_b_dec_subtraction");
+    dd.no_b_dec_subtraction = false;
     CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
-    EXPECT(sae_dictionary_save(dict, check_path("%s/lost.pt", check_temp())), SAE_UNSUPPORTED,
+    EXPECT(sae_dictionary_save(dict, check_path("%s/lost.pt", check_temp())), SAE_ERR_UNSUPPORTED,
            "subtract_b_dec");
     memset(&code, 0, sizeof code);
     code.row_begin = begin;
-    EXPECT(sae_decode_sparse(dict, &code, 1, x), SAE_INVALID, "NULL");
+    EXPECT(sae_decode_sparse(dict, &code, 1, x), SAE_ERR_INVALID, "NULL");
     sae_dictionary_destroy(dict);
     dd.subtract_b_dec = false, dd.input_norm = SAE_INPUT_NORM_LAYER;
     CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
-    EXPECT(sae_dictionary_scale_biases(dict, 2), SAE_UNSUPPORTED, "input_norm");
+    EXPECT(sae_dictionary_scale_biases(dict, 2), SAE_ERR_UNSUPPORTED, "input_norm");
     sae_dictionary_destroy(dict);
     sae_error_copy(ctx, text, sizeof text);
     CHECK(strlen(text) == 7 && !strncmp(text, sae_error(ctx), 7), "the copy is \"%s\"", text);
@@ -1247,7 +1247,7 @@ static void one_dimension(sae_context *ctx) {
     sae_trainer_destroy(t);
     s = common_trainer(SAE_TRAINER_P_ANNEAL, 4, 8, 4, 20);
     s.sparsity_queue_length = SIZE_MAX / 2 + 1;
-    EXPECT(sae_trainer_create(ctx, &s, &t), SAE_INVALID, "sparsity_queue_length");
+    EXPECT(sae_trainer_create(ctx, &s, &t), SAE_ERR_INVALID, "sparsity_queue_length");
 }
 
 /* Eight threads of the caller's, each with a context of one thread: what they train are the bits

@@ -313,7 +313,7 @@ static void test_page(void) {
               "every feature that fires is in Neuronpedia's file");
         sae_json_close(ctx, root);
     }
-    CHECK(page_write(ctx, &desc, "no/such/folder/page.html") == SAE_IO
+    CHECK(page_write(ctx, &desc, "no/such/folder/page.html") == SAE_ERR_IO
           && strstr(sae_error(ctx), "no/such/folder"), "a folder that is missing: %s",
           sae_error(ctx));
     for (i = 0; i < 2; i++) {
@@ -332,16 +332,16 @@ static void test_places(void) {
     check_test = "places";
     if (!dict) return;
     list[0] = dict;
-    CHECK(features_place_find(ctx, model, dict, "gpt_neox.layers.9", "out", &place) == SAE_NOT_FOUND
+    CHECK(features_place_find(ctx, model, dict, "gpt_neox.layers.9", "out", &place) == SAE_ERR_NOT_FOUND
           && strstr(sae_error(ctx), "gpt_neox.layers"), "%s", sae_error(ctx));
-    CHECK(features_place_find(ctx, model, dict, "gpt_neox.layers.0", "side", &place) == SAE_INVALID
+    CHECK(features_place_find(ctx, model, dict, "gpt_neox.layers.0", "side", &place) == SAE_ERR_INVALID
           && strstr(sae_error(ctx), "in_and_out"), "%s", sae_error(ctx));
     CHECK(features_place_find(ctx, model, dict, "gpt_neox.layers.0.mlp.dense_4h_to_h", "in", &place)
-          == SAE_MISMATCH && strstr(sae_error(ctx), "48") && strstr(sae_error(ctx), "24"), "%s",
+          == SAE_ERR_MISMATCH && strstr(sae_error(ctx), "48") && strstr(sae_error(ctx), "24"), "%s",
           sae_error(ctx));
     none.contexts = 0;
     CHECK(features_loss_recovered(ctx, model, &none, place_of(dict), list, 1, NULL, &losses)
-          == SAE_INVALID, "%s", sae_error(ctx));
+          == SAE_ERR_INVALID, "%s", sae_error(ctx));
     sae_dictionary_destroy(dict);
 }
 

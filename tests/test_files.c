@@ -245,7 +245,7 @@ static void instruction_sets(void) {
                 memcpy(data + at, &bad[i % 3], 4);
                 check_write(path, data, size);
                 memcpy(data + at, good, 4);
-                CHECK(sae_dictionary_load(own, &load, path, &back) == SAE_FORMAT
+                CHECK(sae_dictionary_load(own, &load, path, &back) == SAE_ERR_FORMAT
                           && strstr(sae_error(own), "NaN or infinity"),
                       "byte %d of %d: %s", (int)at, (int)size, sae_error(own));
             }
@@ -303,13 +303,13 @@ static void checksums(void) {
         CHECK_OK(ctx, sae_tensor_file_open(ctx, path, &file), continue);
         CHECK_OK(ctx, sae_tensor_file_check(file, sae_tensor_file_find(file, names[1 - i])),
                  (void)0);
-        CHECK(sae_tensor_file_check(file, sae_tensor_file_find(file, names[i])) == SAE_FORMAT
+        CHECK(sae_tensor_file_check(file, sae_tensor_file_find(file, names[i])) == SAE_ERR_FORMAT
                   && strstr(sae_error(ctx), "CRC-32"), "%s passes", names[i]);
-        CHECK(sae_tensor_file_check(file, NULL) == SAE_FORMAT, "the file passes");
-        CHECK(sae_tensor_file_check(file, (const sae_tensor *)(const void *)data) == SAE_INVALID,
+        CHECK(sae_tensor_file_check(file, NULL) == SAE_ERR_FORMAT, "the file passes");
+        CHECK(sae_tensor_file_check(file, (const sae_tensor *)(const void *)data) == SAE_ERR_INVALID,
               "a stranger passes");
         sae_tensor_file_close(file);
-        CHECK(sae_dictionary_load(ctx, NULL, path, &back) == SAE_FORMAT
+        CHECK(sae_dictionary_load(ctx, NULL, path, &back) == SAE_ERR_FORMAT
                   && strstr(sae_error(ctx), "CRC-32"), "%s loads: %s", names[i], sae_error(ctx));
         CHECK_OK(ctx, sae_dictionary_load(ctx, &part, path, &back), continue);
         CHECK(!memcmp(back->W_dec, dict->W_dec + 100 * dict->ld, 70 * sizeof(float)), "other rows");

@@ -25,7 +25,7 @@ static double row_distance(const float *got, const float *want, size_t n) {
 static double naive_p(const sae_dictionary *dict, const double *x, size_t i) {
     double p = dict->b_enc[i];
     bool subtract = dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->desc.subtract_b_dec
-                    : dict->desc.arch == SAE_ARCH_STANDARD_NEW ? false : !dict->desc.keep_b_dec;
+                    : dict->desc.arch == SAE_ARCH_STANDARD_NEW ? false : !dict->desc.no_b_dec_subtraction;
     for (size_t c = 0; c < dict->desc.activation_dim; c++)
         p += (double)dict->W_enc[i * dict->ld + c]
              * (x[c] - (subtract ? (double)dict->b_dec[c] : 0));
@@ -56,21 +56,21 @@ static void naive_row(const sae_dictionary *dict, const float *raw, float *f, fl
                / (scale + (h->input_norm == SAE_INPUT_NORM_LAYER ? 1e-5 : 0));
     for (size_t i = 0; i < m; i++) p[i] = naive_p(dict, x, i);
     for (size_t i = 0; i < m; i++) {
-        bool keep = true, sign = h->latents == SAE_LATENTS_SIGNED
-                                 || h->latents == SAE_LATENTS_MAGNITUDE;
+        bool keep = true, sign = h->activation == SAE_ACTIVATION_SIGNED
+                                 || h->activation == SAE_ACTIVATION_MAGNITUDE;
         if (h->arch == SAE_ARCH_JUMP_RELU) keep = p[i] > (double)dict->aux0[i];
-        if (h->arch == SAE_ARCH_TOP_K && h->latents == SAE_LATENTS_GROUP_MAX) {
+        if (h->arch == SAE_ARCH_TOP_K && h->activation == SAE_ACTIVATION_GROUP_MAX) {
             size_t size = m / h->k, g = i / size * size;
             keep = naive_rank(p + g, size, i - g, false) == 0;
         } else if (h->arch == SAE_ARCH_TOP_K)
-            keep = naive_rank(p, m, i, h->latents == SAE_LATENTS_MAGNITUDE) < h->k;
+            keep = naive_rank(p, m, i, h->activation == SAE_ACTIVATION_MAGNITUDE) < h->k;
         f[i] = keep && (sign || p[i] > 0) ? (float)p[i] : 0;
     }
     for (size_t c = 0; c < out; c++) {
         double y = dict->b_dec[c];
         for (size_t i = 0; i < m; i++)
             y += (double)f[i] * (double)dict->W_dec[i * dict->ld_out + c];
-        if (!h->keep_norm) y = y * scale + mean;
+        if (!h->output_normalized) y = y * scale + mean;
         for (size_t k = 0; h->skip && k < d; k++)
             y += (double)dict->W_skip[c * dict->ld + k] * (double)raw[k];
         x_hat[c] = (float)y;
@@ -137,24 +137,24 @@ static void against_naive(const sae_dictionary *dict) {
 static void variations(void) {
     static const struct {
         sae_arch arch;
-        sae_latents latents;
+        sae_activation latents;
         sae_input_norm norm;
-        bool keep_norm, keep_b_dec, skip;
+        bool output_normalized, no_b_dec_subtraction, skip;
         size_t d, m, out, k;
     } cases[] = {
-        { SAE_ARCH_STANDARD, SAE_LATENTS_SIGNED, 0, false, false, false, 18, 60, 0, 0 },
+        { SAE_ARCH_STANDARD, SAE_ACTIVATION_SIGNED, 0, false, false, false, 18, 60, 0, 0 },
         { SAE_ARCH_STANDARD, 0, SAE_INPUT_NORM_LAYER, false, false, false, 20, 72, 0, 0 },
         { SAE_ARCH_STANDARD, 0, SAE_INPUT_NORM_CONSTANT, false, false, true, 20, 72, 0, 0 },
         { SAE_ARCH_STANDARD_NEW, 0, 0, false, false, true, 20, 72, 17, 0 },
         { SAE_ARCH_STANDARD_NEW, 0, SAE_INPUT_NORM_LAYER, true, false, true, 20, 70, 51, 0 },
         { SAE_ARCH_JUMP_RELU, 0, SAE_INPUT_NORM_CONSTANT, true, false, true, 7, 33, 64, 0 },
         { SAE_ARCH_JUMP_RELU, 0, 0, false, false, false, 33, 50, 5, 0 },
-        { SAE_ARCH_TOP_K, SAE_LATENTS_MAGNITUDE, 0, false, false, false, 20, 72, 0, 5 },
-        { SAE_ARCH_TOP_K, SAE_LATENTS_MAGNITUDE, 0, false, true, false, 16, 16, 0, 16 },
-        { SAE_ARCH_TOP_K, SAE_LATENTS_SIGNED, SAE_INPUT_NORM_LAYER, false, false, false, 18, 60, 0,
+        { SAE_ARCH_TOP_K, SAE_ACTIVATION_MAGNITUDE, 0, false, false, false, 20, 72, 0, 5 },
+        { SAE_ARCH_TOP_K, SAE_ACTIVATION_MAGNITUDE, 0, false, true, false, 16, 16, 0, 16 },
+        { SAE_ARCH_TOP_K, SAE_ACTIVATION_SIGNED, SAE_INPUT_NORM_LAYER, false, false, false, 18, 60, 0,
           50 },
-        { SAE_ARCH_TOP_K, SAE_LATENTS_GROUP_MAX, 0, false, true, true, 16, 72, 0, 8 },
-        { SAE_ARCH_TOP_K, SAE_LATENTS_GROUP_MAX, 0, false, false, false, 16, 60, 0, 60 },
+        { SAE_ARCH_TOP_K, SAE_ACTIVATION_GROUP_MAX, 0, false, true, true, 16, 72, 0, 8 },
+        { SAE_ARCH_TOP_K, SAE_ACTIVATION_GROUP_MAX, 0, false, false, false, 16, 60, 0, 60 },
         { SAE_ARCH_TOP_K, 0, SAE_INPUT_NORM_LAYER, false, true, false, 60, 100, 0, 3 },
         { SAE_ARCH_TOP_K, 0, 0, false, true, true, 9, 40, 12, 4 },
     };
@@ -163,10 +163,10 @@ static void variations(void) {
         sae_dictionary *dict;
         memset(&desc, 0, sizeof desc);
         desc.arch = cases[i].arch;
-        desc.latents = cases[i].latents;
+        desc.activation = cases[i].latents;
         desc.input_norm = cases[i].norm;
-        desc.keep_norm = cases[i].keep_norm;
-        desc.keep_b_dec = cases[i].keep_b_dec;
+        desc.output_normalized = cases[i].output_normalized;
+        desc.no_b_dec_subtraction = cases[i].no_b_dec_subtraction;
         desc.skip = cases[i].skip;
         desc.activation_dim = cases[i].d;
         desc.dict_size = cases[i].m;
@@ -183,9 +183,9 @@ static void variations(void) {
 /* What a class does not have is refused, with the field in the message. */
 static void refused_descs(void) {
     static const struct { const char *field; sae_dictionary_desc desc; } cases[] = {
-        { "latents", { .arch = SAE_ARCH_GATED, .latents = SAE_LATENTS_SIGNED } },
-        { "latents", { .arch = SAE_ARCH_STANDARD, .latents = SAE_LATENTS_MAGNITUDE } },
-        { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_LATENTS_GROUP_MAX } },
+        { "latents", { .arch = SAE_ARCH_GATED, .latents = SAE_ACTIVATION_SIGNED } },
+        { "latents", { .arch = SAE_ARCH_STANDARD, .latents = SAE_ACTIVATION_MAGNITUDE } },
+        { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_ACTIVATION_GROUP_MAX } },
         { "k_fraction", { .arch = SAE_ARCH_TOP_K, .k = 5, .k_fraction = 0.5 } },
         { "k_fraction", { .arch = SAE_ARCH_BATCH_TOP_K, .k = 5, .k_fraction = 1 } },
         { "input_norm", { .arch = SAE_ARCH_STANDARD, .input_norm = (sae_input_norm)3 } },
@@ -199,7 +199,7 @@ static void refused_descs(void) {
         sae_dictionary *dict = NULL;
         desc.activation_dim = 8;
         if (!desc.dict_size) desc.dict_size = 16;
-        CHECK(sae_dictionary_create(ctx, &desc, &dict) == SAE_INVALID && !dict, "%s is taken",
+        CHECK(sae_dictionary_create(ctx, &desc, &dict) == SAE_ERR_INVALID && !dict, "%s is taken",
               cases[i].field);
         CHECK(strstr(sae_error(ctx), cases[i].field), "no %s in: %s", cases[i].field,
               sae_error(ctx));
@@ -276,7 +276,7 @@ static void ranges_of(const sae_json *about, const char *folder, const char *pat
     m = all->desc.dict_size;
     const size_t ranges[][2] = { { 0, 1 }, { m / 3, m / 2 }, { m - 1, 5 }, { m / 2, 0 }, { 0, m } };
     bool needs_all = all->desc.arch == SAE_ARCH_IDENTITY
-                     || all->desc.latents == SAE_LATENTS_GROUP_MAX;
+                     || all->desc.activation == SAE_ACTIVATION_GROUP_MAX;
     for (size_t i = 0; i < 5; i++) {
         size_t first = ranges[i][0], n = ranges[i][1] ? ranges[i][1] : m, sum = 0;
         sae_result result;
@@ -285,7 +285,7 @@ static void ranges_of(const sae_json *about, const char *folder, const char *pat
         if (n > m - first) n = m - first;
         result = sae_dictionary_load(ctx, &load, path, &part);
         if (needs_all && n < m) {
-            CHECK(result == SAE_UNSUPPORTED && strstr(sae_error(ctx), "needs them all"),
+            CHECK(result == SAE_ERR_UNSUPPORTED && strstr(sae_error(ctx), "needs them all"),
                   "latents %d, %d: %s", (int)first, (int)n, sae_error(ctx));
             continue;
         }
@@ -312,7 +312,7 @@ static void ranges_of(const sae_json *about, const char *folder, const char *pat
         sae_dictionary_destroy(part);
     }
     load.first_latent = m;
-    CHECK(sae_dictionary_load(ctx, &load, path, &part) == SAE_INVALID
+    CHECK(sae_dictionary_load(ctx, &load, path, &part) == SAE_ERR_INVALID
               && strstr(sae_error(ctx), "first_latent"), "latent %d of %d", (int)m, (int)m);
     sae_dictionary_destroy(all);
 }
@@ -369,7 +369,7 @@ static sae_dictionary *exported(const sae_dictionary *dict, sae_format format, c
     check_remove(folder);
     result = sae_dictionary_export(dict, &desc, folder);
     if (why) {
-        CHECK(result == SAE_UNSUPPORTED && strstr(sae_error(ctx), why), "%s: %s, want %s",
+        CHECK(result == SAE_ERR_UNSUPPORTED && strstr(sae_error(ctx), why), "%s: %s, want %s",
               sae_result_name(result), sae_error(ctx), why);
         CHECK(!check_exists(folder), "refused, but %s was made", folder);
         return NULL;
@@ -441,9 +441,9 @@ static void matrix_of_variations(void) {
         sae_dictionary_desc desc;
         const char *dl, *lens, *sparsify; /* NULL: it can; else a part of the refusal */
     } cases[] = {
-        { "keep_b_dec, top-k", { .arch = SAE_ARCH_TOP_K, .k = 5, .keep_b_dec = true }, NULL, NULL,
+        { "no_b_dec_subtraction, top-k", { .arch = SAE_ARCH_TOP_K, .k = 5, .no_b_dec_subtraction = true }, NULL, NULL,
           NULL },
-        { "keep_b_dec, gated", { .arch = SAE_ARCH_GATED, .keep_b_dec = true }, NULL, NULL,
+        { "no_b_dec_subtraction, gated", { .arch = SAE_ARCH_GATED, .no_b_dec_subtraction = true }, NULL, NULL,
           "the k largest" },
         { "subtract_b_dec", { .arch = SAE_ARCH_JUMP_RELU, .subtract_b_dec = true }, NULL, NULL,
           "the k largest" },
@@ -451,11 +451,11 @@ static void matrix_of_variations(void) {
           "normalisation", NULL, "normalisation" },
         { "constant norm", { .arch = SAE_ARCH_GATED, .input_norm = SAE_INPUT_NORM_CONSTANT },
           "normalisation", NULL, "the k largest" },
-        { "magnitude", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_LATENTS_MAGNITUDE },
+        { "magnitude", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_ACTIVATION_MAGNITUDE },
           "below 0", NULL, "below 0" },
-        { "identity", { .arch = SAE_ARCH_STANDARD, .latents = SAE_LATENTS_SIGNED }, "below 0",
+        { "identity", { .arch = SAE_ARCH_STANDARD, .latents = SAE_ACTIVATION_SIGNED }, "below 0",
           "below 0", "the k largest" },
-        { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_LATENTS_GROUP_MAX },
+        { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_ACTIVATION_GROUP_MAX },
           "group max", "group max", NULL },
         { "skip, top-k", { .arch = SAE_ARCH_TOP_K, .k = 5, .skip = true }, "skip", "skip", NULL },
         { "skip, relu", { .arch = SAE_ARCH_STANDARD_NEW, .skip = true }, "skip", NULL,
@@ -465,13 +465,13 @@ static void matrix_of_variations(void) {
         { "transcoder", { .arch = SAE_ARCH_JUMP_RELU, .output_dim = 9 }, "transcoders", NULL,
           "the k largest" },
         { "transcoder, skip, norm", { .arch = SAE_ARCH_JUMP_RELU, .output_dim = 9, .skip = true,
-          .input_norm = SAE_INPUT_NORM_LAYER, .keep_norm = true }, "transcoders", NULL,
+          .input_norm = SAE_INPUT_NORM_LAYER, .output_normalized = true }, "transcoders", NULL,
           "the k largest" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         sae_dictionary_desc desc = cases[i].desc;
         sae_dictionary *dict, *back;
-        bool moved = desc.keep_b_dec || desc.subtract_b_dec;
+        bool moved = desc.no_b_dec_subtraction || desc.subtract_b_dec;
         desc.activation_dim = 12;
         desc.dict_size = 40;
         check_test = cases[i].name;
@@ -489,7 +489,7 @@ static void matrix_of_variations(void) {
         sae_dictionary_destroy(back);
         if (!saei_is_plain(&dict->desc))
             CHECK(sae_dictionary_save(dict, check_path("%s/x.pt", check_temp()))
-                      == SAE_UNSUPPORTED, "saved as the reference's");
+                      == SAE_ERR_UNSUPPORTED, "saved as the reference's");
         sae_dictionary_destroy(dict);
     }
     check_test = NULL;
@@ -527,7 +527,7 @@ static void export_rest(void) {
     CHECK(read && count == 40 && !memcmp(read, log_sparsity, sizeof log_sparsity), "sparsity");
     free(read);
     how.format = SAE_FORMAT_GEMMA_SCOPE;
-    CHECK(sae_dictionary_export(dict, &how, folder) == SAE_INVALID, "gemma_scope is written");
+    CHECK(sae_dictionary_export(dict, &how, folder) == SAE_ERR_INVALID, "gemma_scope is written");
     CHECK_OK(ctx, sae_dictionary_set_rule(dict, SAE_RULE_TOP_K), (void)0);
     dict->threshold = -1;
     exported(dict, SAE_FORMAT_SAE_LENS, "threshold was never set");
@@ -559,7 +559,7 @@ static void evaluate_transcoder(void) {
     how.buffer.source.dim = 12;
     how.buffer.batch_size = ROWS;
     check_test = "evaluate";
-    CHECK(sae_evaluate(ctx, &how, dict, &got) == SAE_INVALID && strstr(sae_error(ctx), "target"),
+    CHECK(sae_evaluate(ctx, &how, dict, &got) == SAE_ERR_INVALID && strstr(sae_error(ctx), "target"),
           "no target, but: %s", sae_error(ctx));
     how.buffer.source.target = y;
     CHECK_OK(ctx, sae_evaluate(ctx, &how, dict, &got), return);
@@ -600,7 +600,7 @@ static void start_from_others(void) {
         desc.init = check_path("%s/tests/formats/%s", check_root(), cases[i].file);
         result = sae_trainer_create(ctx, &desc, &trainer);
         if (cases[i].why)
-            CHECK(result == SAE_MISMATCH && strstr(sae_error(ctx), cases[i].why), "%s",
+            CHECK(result == SAE_ERR_MISMATCH && strstr(sae_error(ctx), cases[i].why), "%s",
                   sae_error(ctx));
         else CHECK(result == SAE_OK, "%s", sae_error(ctx));
         sae_trainer_destroy(trainer);

@@ -196,7 +196,7 @@ static void run(sae_dictionary *dict, uint64_t seed) {
         CHECK_OK(ctx, sae_encode_sparse(dict, x, N, &sparse.s), goto end);
         if (dict->rule != SAE_RULE_TOP_K) {
             sparse.s.capacity = count - 1;
-            CHECK(sae_encode_sparse(dict, x, N, &sparse.s) == SAE_INVALID, "too little room");
+            CHECK(sae_encode_sparse(dict, x, N, &sparse.s) == SAE_ERR_INVALID, "too little room");
         }
     }
 
@@ -270,7 +270,7 @@ static void all_classes(void) {
                 CHECK_OK(ctx, sae_dictionary_set_rule(dict, SAE_RULE_THRESHOLD), (void)0);
                 run(dict, 40 + i);
             } else {
-                CHECK(sae_dictionary_set_rule(dict, SAE_RULE_TOP_K) == SAE_INVALID, "top_k rule");
+                CHECK(sae_dictionary_set_rule(dict, SAE_RULE_TOP_K) == SAE_ERR_INVALID, "top_k rule");
             }
             if (arch == SAE_ARCH_MATRYOSHKA) {
                 dict->threshold = 0.2f;
@@ -281,7 +281,7 @@ static void all_classes(void) {
                     CHECK_OK(ctx, sae_dictionary_set_rule(dict, SAE_RULE_TOP_K), (void)0);
                     run(dict, 60 + g);
                 }
-                CHECK(sae_dictionary_set_active_groups(dict, 4) == SAE_INVALID, "4 of 3 groups");
+                CHECK(sae_dictionary_set_active_groups(dict, 4) == SAE_ERR_INVALID, "4 of 3 groups");
                 CHECK_OK(ctx, sae_dictionary_set_active_groups(dict, 0), (void)0);
                 CHECK(dict->active_groups == 3, "0 is not all");
             }
@@ -401,7 +401,7 @@ static void ghosts(void) {
     near_rows("x_ghost", out, want, N * D, 1e-5);
     sae_dictionary_destroy(dict);
     dict = make(SAE_ARCH_TOP_K, D, M, 3, 4);
-    CHECK(sae_forward_ghost(dict, x, N, mask, out) == SAE_INVALID, "ghosts of a TopK");
+    CHECK(sae_forward_ghost(dict, x, N, mask, out) == SAE_ERR_INVALID, "ghosts of a TopK");
     sae_dictionary_destroy(dict);
     check_test = NULL;
 }
@@ -424,10 +424,10 @@ static void scaling(void) {
         CHECK_OK(ctx, sae_forward(dict, x, N, x_hat, f), (void)0);
         near_rows("scaled f", f, fd, N * M, 1e-5);
         near_rows("x_hat scaled", x_hat, xd, N * D, 1e-5);
-        CHECK(sae_dictionary_scale_biases(dict, 0) == SAE_INVALID, "scale 0");
-        CHECK(sae_dictionary_scale_biases(dict, -1) == SAE_INVALID, "scale -1");
-        CHECK(sae_dictionary_scale_biases(dict, NAN) == SAE_INVALID, "scale NaN");
-        CHECK(sae_dictionary_scale_biases(dict, INFINITY) == SAE_INVALID, "scale infinity");
+        CHECK(sae_dictionary_scale_biases(dict, 0) == SAE_ERR_INVALID, "scale 0");
+        CHECK(sae_dictionary_scale_biases(dict, -1) == SAE_ERR_INVALID, "scale -1");
+        CHECK(sae_dictionary_scale_biases(dict, NAN) == SAE_ERR_INVALID, "scale NaN");
+        CHECK(sae_dictionary_scale_biases(dict, INFINITY) == SAE_ERR_INVALID, "scale infinity");
         if (dict->desc.k) {
             CHECK(sae_dictionary_threshold(dict) == 1.2f
                       || fabsf(sae_dictionary_threshold(dict) - 1.2f) < 1e-6f,

@@ -311,7 +311,7 @@ static void test_tokenizer(void) {
     CHECK(neox_token_bytes(t, -1, NULL) == NULL && neox_token_bytes(t, 1 << 30, NULL) == NULL,
           "bytes of no token");
     ids.id[0] = 99999;
-    CHECK(neox_decode(t, ids.id, 1, &back) == SAE_INVALID && strstr(sae_error(ctx), "99999"),
+    CHECK(neox_decode(t, ids.id, 1, &back) == SAE_ERR_INVALID && strstr(sae_error(ctx), "99999"),
           "id 99999: %s", sae_error(ctx));
     ids.count = 0;
     CHECK(neox_encode(t, "", 0, &ids) == SAE_OK && ids.count == 0, "the empty text has ids");
@@ -375,7 +375,7 @@ static void test_source(void) {
     CHECK(!memcmp(x, again, got * 32 * sizeof *x), "other rows after a rewind");
     neox_source_destroy(source);
     neox_site_find(g.model, "gpt_neox.layers.1.mlp.dense_4h_to_h", true, &target);
-    CHECK(neox_source_create(ctx, &desc, &source) == SAE_MISMATCH && strstr(sae_error(ctx), "48"),
+    CHECK(neox_source_create(ctx, &desc, &source) == SAE_ERR_MISMATCH && strstr(sae_error(ctx), "48"),
           "widths 32 and 48: %s", sae_error(ctx));
     free(want_in);
     free(want_out);
@@ -398,7 +398,7 @@ static void test_train(void) {
     check_test = "train";
     CHECK_OK(ctx, neox_model_open(ctx, place("parallel", ""), &model), return);
     CHECK_OK(ctx, neox_tokenizer_open(ctx, place("parallel", ""), &tokenizer), return);
-    CHECK(neox_contexts_read(ctx, tokenizer, &file, 1, 4096, &text) == SAE_INVALID
+    CHECK(neox_contexts_read(ctx, tokenizer, &file, 1, 4096, &text) == SAE_ERR_INVALID
               && strstr(sae_error(ctx), "4096"), "too short a text: %s", sae_error(ctx));
     CHECK_OK(ctx, neox_contexts_read(ctx, tokenizer, &file, 1, 16, &text), return);
     memset(&desc, 0, sizeof desc);
@@ -490,7 +490,7 @@ static void test_crafted(void) {
         char whole[512];
         int n = snprintf(whole, sizeof whole, json, ids[i]);
         check_write(path, whole, (size_t)n);
-        CHECK(neox_tokenizer_open(ctx, path, &t) == (i ? SAE_FORMAT : SAE_OK) && !t == (i > 0)
+        CHECK(neox_tokenizer_open(ctx, path, &t) == (i ? SAE_ERR_FORMAT : SAE_OK) && !t == (i > 0)
                   && (!i || strstr(sae_error(ctx), "post_processor")), "ids [%s]: %s", ids[i],
               sae_error(ctx));
         neox_tokenizer_close(t);
@@ -500,7 +500,7 @@ static void test_crafted(void) {
     memcpy(npy + 10, shape, sizeof shape - 1);
     npy[sizeof npy - 1] = '\n';
     check_write(file, npy, sizeof npy);
-    CHECK(neox_contexts_read(ctx, NULL, &file, 1, 0, &text) == SAE_INVALID && !text.tokens
+    CHECK(neox_contexts_read(ctx, NULL, &file, 1, 0, &text) == SAE_ERR_INVALID && !text.tokens
               && strstr(sae_error(ctx), "0 tokens"), "%s", sae_error(ctx));
 }
 
@@ -509,7 +509,7 @@ static sae_result never(void *user, float *x, size_t rows, size_t dim) {
     (void)x;
     (void)rows;
     (void)dim;
-    return SAE_CANCELLED;
+    return SAE_ERR_CANCELLED;
 }
 
 static void test_refusals(void) {
@@ -521,15 +521,15 @@ static void test_refusals(void) {
     neox_model *none = NULL;
     check_test = "refusals";
     if (!open_golden(ctx, "sequential", &g)) return;
-    CHECK(neox_site_find(g.model, "gpt_neox.layers.2", false, &site) == SAE_NOT_FOUND
+    CHECK(neox_site_find(g.model, "gpt_neox.layers.2", false, &site) == SAE_ERR_NOT_FOUND
               && strstr(sae_error(ctx), "0 to 1") && strstr(sae_error(ctx), "layers.N.mlp"),
           "%s", sae_error(ctx));
-    CHECK(neox_site_find(g.model, "gpt_neox.embed_in", true, &site) == SAE_INVALID,
+    CHECK(neox_site_find(g.model, "gpt_neox.embed_in", true, &site) == SAE_ERR_INVALID,
           "%s", sae_error(ctx));
     d = batch_of(&g);
     d.tokens = &bad;
     d.contexts = d.ctx = 1;
-    CHECK(neox_forward(g.model, &d) == SAE_INVALID && strstr(sae_error(ctx), "5000")
+    CHECK(neox_forward(g.model, &d) == SAE_ERR_INVALID && strstr(sae_error(ctx), "5000")
               && strstr(sae_error(ctx), "97"), "%s", sae_error(ctx));
     d = batch_of(&g); /* the final norm is of no layer: a hook there would never be called */
     memset(&hook, 0, sizeof hook);
@@ -537,11 +537,11 @@ static void test_refusals(void) {
     hook.call = never;
     d.hooks = &hook;
     d.num_hooks = 1;
-    CHECK(neox_forward(g.model, &d) == SAE_CANCELLED, "the hook was not called");
+    CHECK(neox_forward(g.model, &d) == SAE_ERR_CANCELLED, "the hook was not called");
     hook.site.layer = 1;
-    CHECK(neox_forward(g.model, &d) == SAE_INVALID && strstr(sae_error(ctx), "hook 0"), "%s",
+    CHECK(neox_forward(g.model, &d) == SAE_ERR_INVALID && strstr(sae_error(ctx), "hook 0"), "%s",
           sae_error(ctx));
-    CHECK(neox_model_open(ctx, check_root(), &none) == SAE_NOT_FOUND && !none
+    CHECK(neox_model_open(ctx, check_root(), &none) == SAE_ERR_NOT_FOUND && !none
               && strstr(sae_error(ctx), "config.json"), "%s", sae_error(ctx));
     close_golden(&g);
 }

@@ -868,7 +868,7 @@ static void op_norms(rig *g) {
 }
 static void op_adam(rig *g) {
     size_t size = g->m * g->ld;
-    sae_adam adam = { 1e-2, 0.9, 0.999, 1e-8 };
+    sae_adam_desc adam = { 1e-2, 0.9, 0.999, 1e-8 };
     for (int k = 0; k < 4; k++) { /* plain; clipped; hardly clipped; beta1 0 */
         float *param = matrix(g, g->m), *grad = matrix(g, g->m), *dp = up(g, param, size);
         float *dg = up(g, grad, size), *df, *ds;
@@ -898,7 +898,7 @@ static void op_fused(rig *g) {
     float *W = up(g, matrix(g, g->m), size), *base = up(g, matrix(g, 1), g->ld), *grad[2];
     float *y = up(g, matrix(g, g->n), rows), *e[2];
     double *loss = (double *)device_bytes(g, 2 * sizeof *loss);
-    sae_adam adam = { 1e-2, 0.9, 0.999, 1e-8 };
+    sae_adam_desc adam = { 1e-2, 0.9, 0.999, 1e-8 };
     for (int k = 0; k < 2; k++) {
         e[k] = (float *)device_bytes(g, rows * sizeof(float));
         grad[k] = up(g, h.grad, room);
@@ -933,7 +933,7 @@ static void op_fused(rig *g) {
 /* Rows that wait, through 60 updates of few latents, against all rows in every update: bit for bit. */
 static void op_catch_up(rig *g) {
     size_t size = g->m * g->ld;
-    sae_adam adam = { 1e-2, 0.9, 0.999, 1e-8 };
+    sae_adam_desc adam = { 1e-2, 0.9, 0.999, 1e-8 };
     bool waits = g->ops->catch_up != NULL; /* else both sides are the plain one */
     for (int k = 0; k < 2; k++) { /* projected with adam; alone, as where the gradient is clipped */
         sae_code h = code_new(g), c;

@@ -30,7 +30,7 @@ static void near_doubles(const char *what, const float *got, const double *want,
 }
 
 static void test_adam(double beta1, size_t count) {
-    const sae_adam adam = { 3e-3, beta1, 0.999, 1e-8 };
+    const sae_adam_desc adam = { 3e-3, beta1, 0.999, 1e-8 };
     float w[600], g[600], first[600], second[600];
     double wd[600], gd[600], fd[600], sd[600];
     check_rng rng = { 11 };
@@ -51,7 +51,7 @@ static void test_adam(double beta1, size_t count) {
     if (beta1 != 0) near_doubles("first moments", first, fd, count, 2e-6);
     /* an update with lr 0 moves the moments alone */
     {
-        sae_adam still = adam;
+        sae_adam_desc still = adam;
         float before[600];
         still.lr = 0;
         memcpy(before, w, sizeof before);
@@ -62,7 +62,7 @@ static void test_adam(double beta1, size_t count) {
 }
 
 static void test_constrained(size_t rows, size_t dim) {
-    const sae_adam adam = { 5e-3, 0.9, 0.999, 1e-8 };
+    const sae_adam_desc adam = { 5e-3, 0.9, 0.999, 1e-8 };
     size_t n = rows * dim;
     float *w = (float *)calloc(4 * n, sizeof *w), *g = w + n, *first = g + n, *second = first + n;
     double *wd = oracle_doubles(4 * n), *gd = wd + n, *fd = gd + n, *sd = fd + n;

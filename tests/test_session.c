@@ -52,29 +52,29 @@ static void session_fails(sae_context *ctx) {
     desc.activation_dim = SESSION_D;
     desc.dict_size = SESSION_M;
     CHECK(sae_dictionary_create(ctx, &desc, &dict) == SAE_OK, "create");
-    CHECK(sae_session_create(NULL, 3, &session) == SAE_INVALID, "no dictionary");
-    CHECK(sae_session_create(dict, 0, &session) == SAE_INVALID, "no rows");
+    CHECK(sae_session_create(NULL, 3, &session) == SAE_ERR_INVALID, "no dictionary");
+    CHECK(sae_session_create(dict, 0, &session) == SAE_ERR_INVALID, "no rows");
     CHECK(sae_session_create(dict, 3, &session) == SAE_OK, "create: %s", sae_error(ctx));
-    CHECK(sae_session_forward(session, &rows, 3, out) == SAE_INVALID, "no data");
+    CHECK(sae_session_forward(session, &rows, 3, out) == SAE_ERR_INVALID, "no data");
     rows.data = x;
-    CHECK(sae_session_forward(session, &rows, 4, out) == SAE_INVALID, "too many rows");
+    CHECK(sae_session_forward(session, &rows, 4, out) == SAE_ERR_INVALID, "too many rows");
     rows.dtype = SAE_I8;
-    CHECK(sae_session_forward(session, &rows, 3, out) == SAE_INVALID, "dtype");
+    CHECK(sae_session_forward(session, &rows, 3, out) == SAE_ERR_INVALID, "dtype");
     CHECK(strstr(sae_error(ctx), "I8") != NULL, "%s", sae_error(ctx));
     rows.dtype = SAE_F32;
     rows.stride = SESSION_D - 1;
-    CHECK(sae_session_forward(session, &rows, 3, out) == SAE_INVALID, "stride");
+    CHECK(sae_session_forward(session, &rows, 3, out) == SAE_ERR_INVALID, "stride");
     rows.stride = 0;
     x[7] = NAN;
-    CHECK(sae_session_forward(session, &rows, 3, out) == SAE_NOT_FINITE, "NaN");
+    CHECK(sae_session_forward(session, &rows, 3, out) == SAE_ERR_NOT_FINITE, "NaN");
     x[7] = 0;
     CHECK(sae_session_forward(session, &rows, 3, out) == SAE_OK, "again: %s", sae_error(ctx));
     sae_session_destroy(session);
     sae_dictionary_destroy(dict);
-    desc.keep_b_dec = true;
+    desc.no_b_dec_subtraction = true;
     session = NULL;
     CHECK(sae_dictionary_create(ctx, &desc, &dict) == SAE_OK, "create");
-    CHECK(sae_session_create(dict, 3, &session) == SAE_UNSUPPORTED && !session, "a variation");
+    CHECK(sae_session_create(dict, 3, &session) == SAE_ERR_UNSUPPORTED && !session, "a variation");
     sae_dictionary_destroy(dict);
 }
 

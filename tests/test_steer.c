@@ -30,11 +30,11 @@ static sae_dictionary *make_varied(sae_arch arch, int number) {
         desc.group_sizes[1] = M - M / 2;
     }
     desc.seed = 3;
-    if (number >= 1 && number <= 3) desc.latents = (sae_latents)number;
-    if (number == SAE_LATENTS_GROUP_MAX) desc.k = 10; /* divides M */
+    if (number >= 1 && number <= 3) desc.activation = (sae_activation)number;
+    if (number == SAE_ACTIVATION_GROUP_MAX) desc.k = 10; /* divides M */
     if (number == 4) desc.input_norm = SAE_INPUT_NORM_CONSTANT;
     if (number == 5) desc.input_norm = SAE_INPUT_NORM_LAYER;
-    desc.keep_b_dec = number > 3;
+    desc.no_b_dec_subtraction = number > 3;
     CHECK_OK(ctx, sae_dictionary_create(ctx, &desc, &dict), return NULL);
     common_shake(dict, 11, 0, 0.02);
     if (desc.k) dict->threshold = 0.2f;
@@ -262,37 +262,37 @@ static void test_errors(void) {
     const char *path = check_path("%s/refused.gguf", check_temp());
     check_activations(1, x, 2, D);
     memcpy(before, x, sizeof x);
-    CHECK(sae_steer(NULL, x, 1, &s, 1) == SAE_INVALID, "no dictionary");
-    REFUSED(sae_steer(dict, NULL, 1, &s, 1), SAE_INVALID, "NULL");
-    REFUSED(sae_steer(dict, x, 1, NULL, 1), SAE_INVALID, "NULL");
-    REFUSED(sae_steer(dict, x, 1, many, SAE_MAX_STEERINGS + 1), SAE_INVALID, "1025");
+    CHECK(sae_steer(NULL, x, 1, &s, 1) == SAE_ERR_INVALID, "no dictionary");
+    REFUSED(sae_steer(dict, NULL, 1, &s, 1), SAE_ERR_INVALID, "NULL");
+    REFUSED(sae_steer(dict, x, 1, NULL, 1), SAE_ERR_INVALID, "NULL");
+    REFUSED(sae_steer(dict, x, 1, many, SAE_MAX_STEERINGS + 1), SAE_ERR_INVALID, "1025");
     CHECK_OK(ctx, sae_dictionary_set_rule(dict, SAE_RULE_TOP_K), return);
-    REFUSED(sae_steer(dict, x, 2, &s, 1), SAE_UNSUPPORTED, "SAE_RULE_THRESHOLD");
+    REFUSED(sae_steer(dict, x, 2, &s, 1), SAE_ERR_UNSUPPORTED, "SAE_RULE_THRESHOLD");
     s.mode = (sae_steer_mode)9;
-    REFUSED(sae_steer(dict, x, 1, &s, 1), SAE_INVALID, "steerings[0].mode is 9");
+    REFUSED(sae_steer(dict, x, 1, &s, 1), SAE_ERR_INVALID, "steerings[0].mode is 9");
     s.mode = SAE_STEER_ADD;
     s.value = NAN;
-    REFUSED(sae_steer(dict, x, 1, &s, 1), SAE_INVALID, "steerings[0].value");
+    REFUSED(sae_steer(dict, x, 1, &s, 1), SAE_ERR_INVALID, "steerings[0].value");
     s.value = 1;
     s.latent = M;
-    REFUSED(sae_steer(dict, x, 1, &s, 1), SAE_INVALID, "steerings[0].latent is 150");
-    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, path), SAE_INVALID, "latent is 150");
+    REFUSED(sae_steer(dict, x, 1, &s, 1), SAE_ERR_INVALID, "steerings[0].latent is 150");
+    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, path), SAE_ERR_INVALID, "latent is 150");
     s.latent = 0;
-    REFUSED(sae_steer_export(dict, &s, 1, 0, NULL, path), SAE_INVALID, "layer is 0");
-    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, NULL), SAE_INVALID, "NULL");
-    REFUSED(sae_steer_export(dict, &s, 0, 1, NULL, path), SAE_INVALID, "count is 0");
-    REFUSED(sae_steer_export(identity, &s, 1, 1, NULL, path), SAE_UNSUPPORTED, "no directions");
-    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, "/nonexistent/f.gguf"), SAE_NOT_FOUND,
+    REFUSED(sae_steer_export(dict, &s, 1, 0, NULL, path), SAE_ERR_INVALID, "layer is 0");
+    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, NULL), SAE_ERR_INVALID, "NULL");
+    REFUSED(sae_steer_export(dict, &s, 0, 1, NULL, path), SAE_ERR_INVALID, "count is 0");
+    REFUSED(sae_steer_export(identity, &s, 1, 1, NULL, path), SAE_ERR_UNSUPPORTED, "no directions");
+    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, "/nonexistent/f.gguf"), SAE_ERR_NOT_FOUND,
             "/nonexistent");
     s.mode = SAE_STEER_SET;
-    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, path), SAE_INVALID, "only adds");
+    REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, path), SAE_ERR_INVALID, "only adds");
     CHECK(!check_exists(path), "a refused export left a file");
     {
         sae_dictionary_desc skip = sae_dictionary_info(dict);
         sae_dictionary *transcoder;
         skip.skip = true;
         CHECK_OK(ctx, sae_dictionary_create(ctx, &skip, &transcoder), return);
-        REFUSED(sae_steer(transcoder, x, 1, &s, 1), SAE_UNSUPPORTED, "transcoder");
+        REFUSED(sae_steer(transcoder, x, 1, &s, 1), SAE_ERR_UNSUPPORTED, "transcoder");
         sae_dictionary_destroy(transcoder);
     }
     sae_dictionary_destroy(dict);
@@ -343,7 +343,7 @@ int main(void) {
         for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_IDENTITY; arch++)
             test_class((sae_arch)arch, SAE_RULE_DEFAULT, 0);
         test_class(SAE_ARCH_TOP_K, SAE_RULE_THRESHOLD, 0);
-        test_class(SAE_ARCH_STANDARD, SAE_RULE_DEFAULT, SAE_LATENTS_SIGNED);
+        test_class(SAE_ARCH_STANDARD, SAE_RULE_DEFAULT, SAE_ACTIVATION_SIGNED);
         for (int variation = 1; variation <= 5; variation++)
             test_class(SAE_ARCH_TOP_K, SAE_RULE_DEFAULT, variation);
         sae_context_destroy(ctx);

@@ -115,7 +115,7 @@ typedef struct sae_lag {
     float unit;                     /* as in adam_rows */
     uint64_t updates;               /* how many there were */
     uint64_t begun;                 /* rows may wait since this one: what listed says is older */
-    sae_adam adam[SAE_LAG_UPDATES]; /* of update u: [u % SAE_LAG_UPDATES] */
+    sae_adam_desc adam[SAE_LAG_UPDATES]; /* of update u: [u % SAE_LAG_UPDATES] */
     uint64_t t[SAE_LAG_UPDATES];    /* alike */
     uint64_t *listed;               /* D [m]: the update before which latent i was last listed */
     uint64_t *seen;                 /* D [m]: how many updates row i has seen */
@@ -234,9 +234,9 @@ struct sae_backend {
                             const sae_lag *lag, float *grad);
     void (*normalize_rows)(const sae_work *w, size_t m, float eps, float *W);
     /* Adam; grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */
-    void (*adam)(const sae_work *w, const sae_adam *adam, uint64_t t, const double *sum_squares,
-                 double max_norm, float *param, const float *grad, float *first, float *second,
-                 size_t count);
+    void (*adam)(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
+                 const double *sum_squares, double max_norm, float *param, const float *grad,
+                 float *first, float *second, size_t count);
     /* TOP_K: mean over rows of the smallest positive value; batch: the smallest positive value of
        all, 0 if none. threshold = that if threshold < 0, else beta threshold + (1 - beta) that */
     void (*update_threshold)(const sae_work *w, const sae_code *code, bool by_row, double beta,
@@ -263,7 +263,7 @@ struct sae_backend {
                         const float *relu_of, float *e, double *loss, float *grad);
     /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
        param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */
-    void (*adam_rows)(const sae_work *w, const sae_adam *adam, uint64_t t,
+    void (*adam_rows)(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                       const double *sum_squares, double max_norm, float project, float unit,
                       const sae_lag *lag, size_t m, float *param, float *grad, float *first,
                       float *second);
@@ -292,4 +292,4 @@ SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes);
 SAE_API void sae_backend_free(const sae_context *ctx, void *memory); /* NULL is fine */
 /* Keeps the sentence for sae_error (cut after 1023 bytes) and returns result. */
 SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text);
-SAE_API const void *sae_backend_desc(const sae_context *ctx); /* of sae_context_desc */
+SAE_API const void *sae_context_backend_desc(const sae_context *ctx); /* of sae_context_desc */

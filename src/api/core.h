@@ -8,17 +8,17 @@
    failure. */
 #define SAE_RESULTS(X)                                                                             \
     X(SAE_OK, 0, "ok")                                                                             \
-    X(SAE_INVALID, -1, "a value that is not allowed")                                              \
-    X(SAE_MISMATCH, -2, "shapes that disagree")                                                    \
-    X(SAE_NOT_FINITE, -3, "NaN or infinite activations")                                           \
-    X(SAE_OUT_OF_MEMORY, -4, "the allocator gave no memory")                                       \
-    X(SAE_NOT_FOUND, -5, "no such file or folder")                                                 \
-    X(SAE_IO, -6, "reading or writing failed")                                                     \
-    X(SAE_FORMAT, -7, "a file that is damaged or not what it says")                                \
-    X(SAE_UNSUPPORTED, -8, "a file or request outside what is supported")                          \
-    X(SAE_END_OF_DATA, -9, "the source has no more rows")                                          \
-    X(SAE_CANCELLED, -10, "a callback asked to stop")                                              \
-    X(SAE_BACKEND, -11, "the backend failed")
+    X(SAE_ERR_INVALID, -1, "a value that is not allowed")                                          \
+    X(SAE_ERR_MISMATCH, -2, "shapes that disagree")                                                \
+    X(SAE_ERR_NOT_FINITE, -3, "NaN or infinite activations")                                       \
+    X(SAE_ERR_OUT_OF_MEMORY, -4, "the allocator gave no memory")                                   \
+    X(SAE_ERR_NOT_FOUND, -5, "no such file or folder")                                             \
+    X(SAE_ERR_IO, -6, "reading or writing failed")                                                 \
+    X(SAE_ERR_FORMAT, -7, "a file that is damaged or not what it says")                            \
+    X(SAE_ERR_UNSUPPORTED, -8, "a file or request outside what is supported")                      \
+    X(SAE_ERR_END_OF_DATA, -9, "the source has no more rows")                                      \
+    X(SAE_ERR_CANCELLED, -10, "a callback asked to stop")                                          \
+    X(SAE_ERR_BACKEND, -11, "the backend failed")
 
 typedef enum sae_result {
 #define SAE_X(name, value, text) name = value,
@@ -26,7 +26,7 @@ typedef enum sae_result {
 #undef SAE_X
 } sae_result;
 
-/* The name of a result code, for example "SAE_FORMAT". Never NULL. */
+/* The name of a result code, for example "SAE_ERR_FORMAT". Never NULL. */
 SAE_API const char *sae_result_name(sae_result result);
 
 /* ==== >>api: context ========================================================================== */
@@ -34,9 +34,10 @@ SAE_API const char *sae_result_name(sae_result result);
 /* A context owns what the other objects share: allocator, logger, threads, backend, last error.
    One thread may create, train or load with it at a time; inference on a const dictionary is safe
    from any number of threads. Objects must be destroyed before their context. Calls that return a
-   sae_result take a NULL object for SAE_INVALID, destroy and close take it for nothing to do; other
-   getters want a live one unless they say so. Arrays for results are unspecified after a failure,
-   all other out-parameters untouched. A desc is all zero by `= {0}` in C, `= {}` in C++. */
+   sae_result take a NULL object for SAE_ERR_INVALID, destroy and close take it for nothing to do;
+   other getters want a live one unless they say so. Arrays for results are unspecified after a
+   failure, all other out-parameters untouched. A desc is all zero by `= {0}` in C, `= {}` in
+   C++. */
 typedef struct sae_context sae_context;
 
 typedef enum sae_log_level { SAE_LOG_ERROR, SAE_LOG_WARNING, SAE_LOG_INFO } sae_log_level;
@@ -67,8 +68,8 @@ typedef struct sae_context_desc {
                                     not depend on it. */
 } sae_context_desc;
 
-/* desc may be NULL. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY (there is no context to ask then, but
-   desc->logger is told). */
+/* desc may be NULL. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY (there is no context to ask
+   then, but desc->logger is told). */
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out);
 SAE_API void sae_context_destroy(sae_context *ctx); /* NULL is fine */
 
@@ -116,12 +117,12 @@ typedef enum sae_rule {
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
 /* Which latents there are, where it is not "relu(p), and of these the class's choice". */
-typedef enum sae_latents {
-    SAE_LATENTS_POSITIVE = 0, /* as the class says */
-    SAE_LATENTS_SIGNED,    /* STANDARD, STANDARD_NEW: f = p; TOP_K: the k largest p, no relu */
-    SAE_LATENTS_MAGNITUDE, /* TOP_K: the p of the k largest |p|, no relu */
-    SAE_LATENTS_GROUP_MAX  /* TOP_K: the largest relu(p) of each of k groups of m/k neighbours */
-} sae_latents;
+typedef enum sae_activation {
+    SAE_ACTIVATION_POSITIVE = 0, /* as the class says */
+    SAE_ACTIVATION_SIGNED,    /* STANDARD, STANDARD_NEW: f = p; TOP_K: the k largest p, no relu */
+    SAE_ACTIVATION_MAGNITUDE, /* TOP_K: the p of the k largest |p|, no relu */
+    SAE_ACTIVATION_GROUP_MAX  /* TOP_K: the largest relu(p) of each of k groups of m/k neighbours */
+} sae_activation;
 
 /* What is done to a row before anything else, and undone on x_hat. */
 typedef enum sae_input_norm {
@@ -144,18 +145,18 @@ typedef struct sae_dictionary_desc {
     uint64_t seed;                   /* of the initialisation */
     /* Variations, for the files of other programs; all 0: the class as it stands above. x below is
        the row as input_norm leaves it, raw x the row as given. Trainers take none of them. */
-    bool keep_b_dec;             /* the other classes: p = W_enc x + b_enc, b_dec not subtracted */
-    sae_latents latents;
+    bool no_b_dec_subtraction; /* the other classes: p = W_enc x + b_enc, b_dec not subtracted */
+    sae_activation activation;
     double k_fraction;           /* batch top-k keeps floor((k + k_fraction) n); 0 <= it < 1 */
     sae_input_norm input_norm;
-    bool keep_norm;              /* input_norm is not undone on x_hat */
+    bool output_normalized;              /* input_norm is not undone on x_hat */
     size_t output_dim;           /* of x_hat, W_dec and b_dec (transcoders); default d */
     bool skip;                   /* x_hat += W_skip raw x, W_skip [output_dim,d] */
 } sae_dictionary_desc;
 
 /* Initialised as the reference initialises the class: directions of equal length drawn for W_dec,
    W_enc the same; biases 0, but for STANDARD's b_enc, uniform within 1/sqrt(d); threshold -1,
-   JUMP_RELU's 0.001. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY. */
+   JUMP_RELU's 0.001. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
                                          sae_dictionary **out);
 SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
@@ -164,7 +165,8 @@ SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
 SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict);
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
-/* Rule at inference; active_groups 0 means all. Errors: SAE_INVALID (does not fit the class). */
+/* Rule at inference; active_groups 0 means all. Errors: SAE_ERR_INVALID (does not fit the
+   class). */
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule);
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict); /* DEFAULT: it has no choice */
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups);
@@ -178,8 +180,8 @@ SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
 /* Multiplies every bias by scale, and the thresholds too (a scalar one only where >= 0): the
-   dictionary of x*scale from that of x. Errors: SAE_INVALID (not finite, or <= 0), SAE_UNSUPPORTED
-   (an input_norm). */
+   dictionary of x*scale from that of x. Errors: SAE_ERR_INVALID (not finite, or <= 0),
+   SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -193,7 +195,7 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
    Rows with more than about m/20 latents gain nothing, and after several such it is left off. Lasts
    until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like these
    it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
-   Errors: SAE_OUT_OF_MEMORY (the dictionary is as it was). */
+   Errors: SAE_ERR_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
 /* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
@@ -211,8 +213,8 @@ typedef struct sae_sparse {
    sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give
    unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but
    for batch top-k, which chooses over the n rows together). x_hat is [n,output_dim].
-   Errors: SAE_INVALID (NULL, n too large, capacity too small: the message says how much),
-   SAE_OUT_OF_MEMORY (of what is allocated). */
+   Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
+   SAE_ERR_OUT_OF_MEMORY (of what is allocated). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out);
@@ -263,10 +265,10 @@ typedef struct sae_steering {
    input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
    dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
    m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
-   Errors: SAE_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
-   SAE_MAX_STEERINGS), SAE_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a mode
-   other than ADD: it would choose over all rows together; a transcoder that shows as one: skip, or
-   another output_dim). x is untouched then. */
+   Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
+   SAE_MAX_STEERINGS), SAE_ERR_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a
+   mode other than ADD: it would choose over all rows together; a transcoder that shows as one:
+   skip, or another output_dim). x is untouched then. */
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count);
 
@@ -275,8 +277,8 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
    stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
-   Errors: SAE_INVALID, SAE_UNSUPPORTED (IdentityDict, an input_norm), SAE_NOT_FOUND (the folder),
-   SAE_OUT_OF_MEMORY, SAE_IO. */
+   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
+   (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
                                     const char *path);

@@ -18,6 +18,6 @@ typedef struct sae_cuda_desc {
 } sae_cuda_desc;
 
 /* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer
-   or session fails with SAE_BACKEND where there is no device or no driver, with SAE_INVALID where
-   there is no device of that number. */
+   or session fails with SAE_ERR_BACKEND where there is no device or no driver, with SAE_ERR_INVALID
+   where there is no device of that number. */
 SAE_API const sae_backend *sae_cuda_backend(void);

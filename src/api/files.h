@@ -31,7 +31,8 @@ typedef struct sae_load_desc {
     size_t k;       /* for old files that hold none */
     bool raw;       /* take the tensors as they are; default: as the reference's loader does
                        (STANDARD of dictionary_learning is brought to unit decoder norms) */
-    bool keep_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
+    bool
+        raw_decoder_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
     size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
                        0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
                        just their rows or columns are read (their CRC-32 then is not). Top-k chooses
@@ -41,8 +42,8 @@ typedef struct sae_load_desc {
 /* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
    with its tensors, a crashed run's nested ae.pt too. Orientation follows from the format and is
    held against the shapes, never guessed. What the formats fold into the weights is folded (decoder
-   norms, a known scale of the activations). desc may be NULL. Errors: SAE_NOT_FOUND, SAE_FORMAT,
-   SAE_UNSUPPORTED, SAE_MISMATCH, SAE_OUT_OF_MEMORY. */
+   norms, a known scale of the activations). desc may be NULL. Errors: SAE_ERR_NOT_FOUND,
+   SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
                                        const char *path, sae_dictionary **out);
 
@@ -62,8 +63,8 @@ typedef struct sae_origin {
 } sae_origin;
 SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
 /* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
-   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_IO,
-   SAE_OUT_OF_MEMORY, SAE_UNSUPPORTED (a dictionary with variations). */
+   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_ERR_IO,
+   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
 
 typedef struct sae_export_desc {
@@ -84,13 +85,14 @@ typedef struct sae_export_desc {
      sparsify             TOP_K, with skip, group max, or without b_dec in the input.
    What the format cannot say is refused with the reason, before anything is written. What was
    mapped, and what is lost, is told to the logger (SAE_LOG_INFO, SAE_LOG_WARNING). Takes memory for
-   one more dictionary. Errors: SAE_INVALID, SAE_UNSUPPORTED, SAE_NOT_FINITE, SAE_OUT_OF_MEMORY,
-   SAE_IO. */
+   one more dictionary. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED, SAE_ERR_NOT_FINITE,
+   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
 
 /* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
-   Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT, SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY. */
+   Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
+   SAE_ERR_OUT_OF_MEMORY. */
 #define SAE_MAX_DIMS 8
 typedef struct sae_tensor {
     const char *name;            /* "" for .npy */
@@ -108,13 +110,13 @@ SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
 /* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
    what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
-   Errors: SAE_FORMAT (damaged), SAE_INVALID. */
+   Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
 /* All elements as float32 in row-major order, out [product of shape]. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. Errors: SAE_INVALID, SAE_NOT_FOUND (the folder),
-   SAE_UNSUPPORTED, SAE_OUT_OF_MEMORY, SAE_IO. */
+   tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
+   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 
@@ -122,15 +124,15 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
    ("l1_penalty", "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name.
    Keys of the reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
    Set trainer_class first: sparsity_penalty means initial_sparsity_penalty to the annealers.
-   Errors: SAE_NOT_FOUND (no such key), SAE_INVALID (value; the message says what is allowed).
-   Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
+   Errors: SAE_ERR_NOT_FOUND (no such key), SAE_ERR_INVALID (value; the message says what is
+   allowed). Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
 SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
                                         const char *value);
 
 /* A config.json: {"trainer": {...}, ...}, a bare trainer object, or a list of either. */
 typedef struct sae_config sae_config;
-/* Unknown keys are logged as warnings and skipped. Errors: SAE_NOT_FOUND, SAE_FORMAT, SAE_INVALID
-   (unknown trainer or value). */
+/* Unknown keys are logged as warnings and skipped. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
+   SAE_ERR_INVALID (unknown trainer or value). */
 SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out);
 SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with it */
 SAE_API size_t sae_config_count(const sae_config *config);

@@ -8,23 +8,23 @@
 /* A linear layer, y = x W^T + bias. */
 typedef struct sae_linear sae_linear;
 /* W [outputs,inputs] and bias [outputs] (NULL: none) are copied, W in the order in which the
-   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_INVALID,
-   SAE_OUT_OF_MEMORY. */
+   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_ERR_INVALID,
+   SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
 /* y [n,outputs] of x [n,inputs], which may not overlap; nothing is allocated. Each number is one
    chain of fma over ascending inputs, the bias added last: its bits do not depend on n,
-   threads or instruction set. Errors: SAE_INVALID. */
+   threads or instruction set. Errors: SAE_ERR_INVALID. */
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y);
 
 /* fn(arg, part) for every part below parts, on as many threads as the context has, in any order. */
-SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
-                          void *arg);
+SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
+                                  void (*fn)(void *arg, size_t part), void *arg);
 
 /* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
    and code on top fail as the header does. */
-SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...)
+SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 3, 4)))
 #endif
@@ -37,8 +37,8 @@ typedef enum sae_json_kind {
     SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
     SAE_JSON_OBJECT
 } sae_json_kind;
-/* *out is the root, the whole tree is owned by it. Errors: SAE_NOT_FOUND, SAE_IO, SAE_FORMAT,
-   SAE_OUT_OF_MEMORY. */
+/* *out is the root, the whole tree is owned by it. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO,
+   SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out);
 SAE_API void sae_json_close(sae_context *ctx, sae_json *root);
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);

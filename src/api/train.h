@@ -17,21 +17,22 @@ SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
 SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
 
 /* Adam (Kingma & Ba 2015) as PyTorch's: eps outside the root, bias-corrected, no weight decay. */
-typedef struct sae_adam {
+typedef struct sae_adam_desc {
     double lr;    /* required */
     double beta1; /* literal: 0 is 0 */
     double beta2;
     double eps;
-} sae_adam;
+} sae_adam_desc;
 
 /* One update of count parameters; t counts from 1. first and second are the moments, zero before
    t = 1, [count] each; first may be NULL when beta1 is 0. No errors: NULL or count 0 do nothing. */
-SAE_API void sae_adam_step(const sae_adam *adam, uint64_t t, float *param, const float *grad,
+SAE_API void sae_adam_step(const sae_adam_desc *adam, uint64_t t, float *param, const float *grad,
                            float *first, float *second, size_t count);
 /* ConstrainedAdam on rows of unit norm: removes from each row of grad its part along the row of
    param (grad is changed), Adam, then divides each row by its norm. param [rows,dim]. */
-SAE_API void sae_constrained_adam_step(const sae_adam *adam, uint64_t t, float *param, float *grad,
-                                       float *first, float *second, size_t rows, size_t dim);
+SAE_API void sae_constrained_adam_step(const sae_adam_desc *adam, uint64_t t, float *param,
+                                       float *grad, float *first, float *second, size_t rows,
+                                       size_t dim);
 /* Scales all grads by min(1, max_norm / (norm + 1e-6)), norm over all of them; returns norm. */
 SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
                                   double max_norm);
@@ -144,15 +145,15 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc);
 typedef struct sae_trainer sae_trainer;
 
 /* Memory is planned and taken here; steps allocate nothing. The texts of desc are copied; init, if
-   given, is read here. Errors: SAE_INVALID, SAE_OUT_OF_MEMORY, SAE_BACKEND, and those of reading
-   init. */
+   given, is read here. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_BACKEND, and those
+   of reading init. */
 SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
                                       sae_trainer **out);
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
 /* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
-   x). Both are host memory, free again on return. Errors: SAE_INVALID, SAE_NOT_FINITE (the trainer
-   is as it was, but stats of the update before are gone), SAE_BACKEND. */
+   x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
+   trainer is as it was, but stats of the update before are gone), SAE_ERR_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
@@ -204,13 +205,13 @@ SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
 typedef struct sae_session sae_session;
 
 /* A copy of dict as it stands; batch_size: the most rows of a call. All memory is taken here.
-   Errors: SAE_INVALID, SAE_UNSUPPORTED (IDENTITY, variations for other programs' files, inactive
-   groups), SAE_OUT_OF_MEMORY, SAE_BACKEND. */
+   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IDENTITY, variations for other programs' files,
+   inactive groups), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
                                       sae_session **out);
 SAE_API void sae_session_destroy(sae_session *session);
 /* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
-   memory, and the call waits for them. Errors: also SAE_NOT_FINITE and SAE_BACKEND. */
+   memory, and the call waits for them. Errors: also SAE_ERR_NOT_FINITE and SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
                                       sae_sparse *out);
 SAE_API sae_result sae_session_forward(sae_session *session, const sae_rows *x, size_t n,
@@ -242,7 +243,7 @@ typedef struct sae_buffer_desc {
     size_t batch_size;      /* default 2048 */
     size_t rows;            /* held for shuffling; default: all, at most 256 MiB */
     bool sequential;        /* in order, over and over; a batch never spans the end */
-    bool single_pass;       /* SAE_END_OF_DATA after the last row; default: pass after pass */
+    bool single_pass;       /* SAE_ERR_END_OF_DATA after the last row; default: pass after pass */
     double max_activation_norm_multiple; /* drops rows whose norm exceeds this multiple of the
                                             median; default: none */
     size_t heads;           /* rows are [heads, dim/heads], one trainer each; default 1 */
@@ -251,18 +252,19 @@ typedef struct sae_buffer_desc {
 
 typedef struct sae_buffer sae_buffer;
 
-/* Files are mapped; larger than memory is fine. Errors: SAE_INVALID, SAE_MISMATCH (files of
-   different widths, targets of another count), SAE_NOT_FOUND, SAE_FORMAT, SAE_UNSUPPORTED,
-   SAE_OUT_OF_MEMORY. */
+/* Files are mapped; larger than memory is fine. Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of
+   different widths, targets of another count), SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
+   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
                                      sae_buffer **out);
 SAE_API void sae_buffer_destroy(sae_buffer *buffer);
 /* The next batch: *x [*n,dim] and *target (NULL if the source has none), owned by the buffer until
    the next call. *n is batch_size, or less in the last batch of a single shuffled pass.
-   Errors: SAE_END_OF_DATA, SAE_NOT_FINITE (file and row in the message), SAE_IO, read's own. */
+   Errors: SAE_ERR_END_OF_DATA, SAE_ERR_NOT_FINITE (file and row in the message), SAE_ERR_IO, read's
+   own. */
 SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const float **target,
                                    size_t *n);
-/* From the first batch again, with the same shuffling. Errors: SAE_UNSUPPORTED (read without
+/* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
@@ -302,13 +304,14 @@ typedef struct sae_train_desc {
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
-   writes a backup (where backup_steps is set) and returns SAE_CANCELLED. Same bits after any
-   resume. Errors: those of creating, stepping, saving; SAE_MISMATCH when a backup, or without one
-   the finished run in the folder of a trainer, belongs to other settings or data; SAE_INVALID for
-   trainers whose training diverged into NaN (the message says when); SAE_END_OF_DATA when the rows
-   end before the steps do, after saving what was trained. A backup is save_dir/backup.safetensors,
-   gone once the run is finished; a run without resume removes one that an earlier run left, and
-   refuses (SAE_INVALID) a file of that name that is no backup. */
+   writes a backup (where backup_steps is set) and returns SAE_ERR_CANCELLED. Same bits after any
+   resume. Errors: those of creating, stepping, saving; SAE_ERR_MISMATCH when a backup, or without
+   one the finished run in the folder of a trainer, belongs to other settings or data;
+   SAE_ERR_INVALID for trainers whose training diverged into NaN (the message says when);
+   SAE_ERR_END_OF_DATA when the rows end before the steps do, after saving what was trained. A
+   backup is save_dir/backup.safetensors, gone once the run is finished; a run without resume
+   removes one that an earlier run left, and refuses (SAE_ERR_INVALID) a file of that name that is
+   no backup. */
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
 
 /* ==== >>api: metrics ========================================================================== */
@@ -344,15 +347,16 @@ typedef struct sae_evaluate_desc {
     void *user;
 } sae_evaluate_desc;
 
-/* Errors: those of the buffer, SAE_MISMATCH (widths), SAE_OUT_OF_MEMORY, model_loss's own. */
+/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY, model_loss's
+   own. */
 SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
                                 const sae_dictionary *dict, sae_metrics *out);
 
 /* Geometric median of n rows x [n,d] by Weiszfeld's iteration from the mean: at most 100 rounds,
-   stops when it moves less than 1e-5. out [d]. Errors: SAE_OUT_OF_MEMORY, SAE_INVALID. */
+   stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
                                         float *out);
 /* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents a row so that f W_dec is near
-   x [n,d] (no bias). Errors: SAE_OUT_OF_MEMORY, SAE_INVALID. */
+   x [n,d] (no bias). Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f);

@@ -202,10 +202,10 @@ typedef struct saei_task {
     sae_index *index;
     const float *const *values;
     float *const *outs;
-    saei_adam_step adam;
+    saei_adam_factors adam;
     const uint64_t *fires; /* [rows][ceil(m / 64)] */
     const sae_lag *lag;
-    const saei_adam_step *missed; /* [SAE_LAG_UPDATES] */
+    const saei_adam_factors *missed; /* [SAE_LAG_UPDATES] */
 } saei_task;
 
 static saei_task saei_task_of(const sae_work *w) {

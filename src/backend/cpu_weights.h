@@ -102,8 +102,8 @@ static double saei_power_of(double beta, uint64_t t) {
     return result;
 }
 
-static saei_adam_step saei_adam_step_of(const sae_adam *adam, uint64_t t, double scale) {
-    saei_adam_step c;
+static saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uint64_t t, double scale) {
+    saei_adam_factors c;
     c.keep1 = (float)(1 - adam->beta1);
     c.keep2 = (float)(1 - adam->beta2);
     c.beta2 = (float)adam->beta2;
@@ -126,7 +126,7 @@ static double saei_clip_factor(double sum_squares, double max_norm) {
     return factor < 1 ? factor : 1;
 }
 
-static void saei_cpu_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
+static void saei_cpu_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                           const double *sum_squares, double max_norm, float *param,
                           const float *grad, float *first, float *second, size_t count) {
     saei_task task = saei_task_of(w);
@@ -157,7 +157,7 @@ static void saei_adam_rows_part(void *arg, size_t part) {
     }
 }
 
-static void saei_cpu_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t step,
+static void saei_cpu_adam_rows(const sae_work *w, const sae_adam_desc *adam, uint64_t step,
                                const double *sum_squares, double max_norm, float project,
                                float unit, const sae_lag *lag, size_t m, float *param, float *grad,
                                float *first, float *second) {
@@ -224,7 +224,7 @@ static void saei_catch_up_part(void *arg, size_t part) {
 static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
                               float *param, float *first, float *second) {
     saei_task t = saei_task_of(w);
-    saei_adam_step missed[SAE_LAG_UPDATES];
+    saei_adam_factors missed[SAE_LAG_UPDATES];
     float *outs[3];
     outs[0] = param;
     outs[1] = first;

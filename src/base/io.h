@@ -69,7 +69,7 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *who, cons
     char *part = saei_concat(ctx, path, "");
     sae_result result = SAE_OK;
     if (!part)
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
     for (size_t i = 1, n = strlen(path); i <= n && n && result == SAE_OK; i++) {
         int failed;
         if (i < n && !saei_is_separator(part[i])) continue;
@@ -82,7 +82,7 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *who, cons
 #endif
             const int why = errno; /* saei_path_exists sets its own */
             if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
-                result = saei_fail(ctx, SAE_IO, "%s: cannot make the folder %s: %s", who, part,
+                result = saei_fail(ctx, SAE_ERR_IO, "%s: cannot make the folder %s: %s", who, part,
                                    strerror(why));
         }
         if (i < n) part[i] = path[i];
@@ -99,15 +99,15 @@ static sae_result saei_map_open(const sae_context *ctx, const char *who, const c
     unsigned char *data = NULL;
     bool whole;
     if (saei_path_exists(path) == SAEI_PATH_FOLDER)
-        return saei_fail(ctx, SAE_IO, "%s: %s is a folder, not a file", who, path);
+        return saei_fail(ctx, SAE_ERR_IO, "%s: %s is a folder, not a file", who, path);
     f = fopen(path, "rb");
     if (!f)
-        return saei_fail(ctx, errno == ENOENT ? SAE_NOT_FOUND : SAE_IO, "%s: cannot open %s: %s",
-                         who, path, strerror(errno));
+        return saei_fail(ctx, errno == ENOENT ? SAE_ERR_NOT_FOUND : SAE_ERR_IO,
+                         "%s: cannot open %s: %s", who, path, strerror(errno));
     size = _fseeki64(f, 0, SEEK_END) == 0 ? _ftelli64(f) : -1;
     if (size < 0 || (unsigned long long)size > SIZE_MAX - 1 || _fseeki64(f, 0, SEEK_SET) != 0) {
         fclose(f);
-        return saei_fail(ctx, SAE_IO, "%s: cannot read %s: its size is not told", who, path);
+        return saei_fail(ctx, SAE_ERR_IO, "%s: cannot read %s: its size is not told", who, path);
     }
     data = (unsigned char *)saei_alloc(ctx, (size_t)size + 1, 1);
     whole = data && fread(data, 1, (size_t)size, f) == (size_t)size;
@@ -115,9 +115,9 @@ static sae_result saei_map_open(const sae_context *ctx, const char *who, const c
     if (!whole) {
         saei_free(ctx, data);
         if (!data)
-            return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to read the %lld bytes of %s",
-                             who, size, path);
-        return saei_fail(ctx, SAE_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
+            return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "%s: no memory to read the %lld bytes of %s", who, size, path);
+        return saei_fail(ctx, SAE_ERR_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
     }
     out->data = data;
     out->size = (size_t)size;
@@ -136,11 +136,11 @@ static sae_result saei_map_open(const sae_context *ctx, const char *who, const c
     void *data = NULL;
     int fd = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* a FIFO may not keep us waiting */
     if (fd < 0)
-        return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_NOT_FOUND : SAE_IO,
+        return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_ERR_NOT_FOUND : SAE_ERR_IO,
                          "%s: cannot open %s: %s", who, path, strerror(errno));
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
         close(fd);
-        return saei_fail(ctx, SAE_IO, "%s: %s is %s", who, path,
+        return saei_fail(ctx, SAE_ERR_IO, "%s: %s is %s", who, path,
                          saei_path_exists(path) == SAEI_PATH_FOLDER ? "a folder, not a file"
                                                                     : "not a regular file");
     }
@@ -149,7 +149,7 @@ static sae_result saei_map_open(const sae_context *ctx, const char *who, const c
         if (data == MAP_FAILED) {
             int cause = errno;
             close(fd);
-            return saei_fail(ctx, cause == ENOMEM ? SAE_OUT_OF_MEMORY : SAE_IO,
+            return saei_fail(ctx, cause == ENOMEM ? SAE_ERR_OUT_OF_MEMORY : SAE_ERR_IO,
                              "%s: cannot map %s: %s", who, path, strerror(cause));
         }
     }
@@ -213,7 +213,7 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
     if (!w.path || !w.temporary) {
         saei_free(ctx, w.path);
         saei_free(ctx, w.temporary);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     }
     if (saei_path_exists(w.temporary) == SAEI_PATH_FILE) remove(w.temporary);
 #if defined(_WIN32)
@@ -223,7 +223,7 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
 #endif
     if (!w.file) {
         bool folder = errno != ENOENT;
-        sae_result result = folder ? SAE_IO : SAE_NOT_FOUND;
+        sae_result result = folder ? SAE_ERR_IO : SAE_ERR_NOT_FOUND;
         saei_fail(ctx, result, "%s: cannot write %s: %s", who, folder ? w.temporary : path,
                   folder ? strerror(errno) : "there is no such folder");
         saei_free(ctx, w.path);
@@ -237,7 +237,7 @@ static sae_result saei_writer_open(const sae_context *ctx, const char *who, cons
 
 static void saei_writer_fail(saei_writer *w) {
     if (!w->failed)
-        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
+        saei_fail(w->ctx, SAE_ERR_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
     w->failed = true;
 }
 
@@ -280,7 +280,7 @@ static sae_result saei_writer_finish(saei_writer *w) {
     if (!w->failed && _commit(_fileno(w->file)) != 0) saei_writer_fail(w);
 #endif
     if (!w->failed && !saei_writer_owns(w)) {
-        saei_fail(w->ctx, SAE_IO, "%s: cannot write %s: another program began to write it too",
+        saei_fail(w->ctx, SAE_ERR_IO, "%s: cannot write %s: another program began to write it too",
                   w->who, w->path);
         w->failed = true;
     }
@@ -289,7 +289,7 @@ static sae_result saei_writer_finish(saei_writer *w) {
     if (!w->failed && !saei_sync(w->temporary, false)) saei_writer_fail(w);
     if (w->failed) {
         saei_writer_abandon(w);
-        return SAE_IO;
+        return SAE_ERR_IO;
     }
 #if defined(_WIN32)
     if (!MoveFileExA(w->temporary, w->path, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
@@ -299,7 +299,7 @@ static sae_result saei_writer_finish(saei_writer *w) {
 #endif
     if (w->failed) {
         saei_writer_abandon(w);
-        return SAE_IO;
+        return SAE_ERR_IO;
     }
     end = w->path + (saei_path_base(w->path) - w->path);
     if (end == w->path) {
@@ -319,7 +319,7 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
                                   const char *name) {
     char *path = t->failed ? NULL : saei_path_join(t->ctx, folder, name);
     saei_writer writer;
-    sae_result result = SAE_OUT_OF_MEMORY;
+    sae_result result = SAE_ERR_OUT_OF_MEMORY;
     if (path) result = saei_writer_open(t->ctx, who, path, &writer);
     else saei_fail(t->ctx, result, "%s: no memory for %s/%s", who, folder, name);
     if (result == SAE_OK) {

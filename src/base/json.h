@@ -35,7 +35,7 @@ static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
         column = *c == '\n' ? 1 : column + 1;
         line += *c == '\n';
     }
-    return saei_fail(p->ctx, SAE_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
+    return saei_fail(p->ctx, SAE_ERR_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
                      column, what);
 }
 
@@ -238,7 +238,7 @@ static sae_result saei_json_pass(saei_json_parser *p, sae_json *root) {
 /* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
    name is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000
    tensors stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space
-   after it. Errors: SAE_FORMAT, SAE_OUT_OF_MEMORY. */
+   after it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, sae_json **root) {
     saei_json_parser p;
@@ -254,14 +254,14 @@ static sae_result saei_json_parse(const sae_context *ctx, const char *name, cons
         || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
         || !saei_add(keys, p.num_chars, &result)
         || !(block = (sae_json *)saei_alloc(ctx, result, 1)))
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
                          p.num_nodes);
     p.nodes = block;
     p.keys = (const void **)((char *)block + bytes);
     p.chars = (char *)block + keys;
     if (saei_json_pass(&p, block) != SAE_OK) { /* the same key twice */
         saei_free(ctx, block);
-        return SAE_FORMAT;
+        return SAE_ERR_FORMAT;
     }
     *root = block;
     return SAE_OK;
@@ -272,7 +272,7 @@ SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **
     sae_json *root = NULL;
     sae_result result;
     if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_json_open: path and out may not be NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_json_open: path and out may not be NULL");
     SAEI_TRY(saei_map_open(ctx, "sae_json_open", path, &map));
     result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &root);
     saei_map_close(ctx, &map);

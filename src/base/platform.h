@@ -64,8 +64,9 @@ static void saei_log(const sae_context *ctx, sae_log_level level, const char *fo
     ctx->logger.log(level, text, ctx->logger.user);
 }
 
-/* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_INVALID, ...)` reads
-   as one step. ctx is const because inference fails through it too; a lock guards the message. */
+/* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_ERR_INVALID, ...)`
+   reads as one step. ctx is const because inference fails through it too; a lock guards the
+   message. */
 static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...)
     SAEI_PRINTF(3, 4);
 static sae_result saei_fail(const sae_context *ctx, sae_result result, const char *format, ...) {
@@ -166,7 +167,7 @@ SAE_API void sae_backend_free(const sae_context *ctx, void *memory) { saei_free(
 SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text) {
     return saei_fail(ctx, result, "%s", text);
 }
-SAE_API const void *sae_backend_desc(const sae_context *ctx) { return ctx->backend_desc; }
+SAE_API const void *sae_context_backend_desc(const sae_context *ctx) { return ctx->backend_desc; }
 
 static char *saei_strdup(const sae_context *ctx, const char *text) {
     size_t n = strlen(text) + 1;
@@ -234,12 +235,12 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size) {
     out[saei_min(size, sizeof c->error) - 1] = 0;
 }
 
-SAE_API void sae_parallel(sae_context *ctx, size_t parts, void (*fn)(void *arg, size_t part),
-                          void *arg) {
+SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
+                                  void (*fn)(void *arg, size_t part), void *arg) {
     if (ctx && fn) saei_parallel(ctx, parts, fn, arg);
 }
 
-SAE_API sae_result sae_fail(sae_context *ctx, sae_result result, const char *format, ...) {
+SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...) {
     char text[1024];
     va_list args;
     va_start(args, format);

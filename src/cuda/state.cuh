@@ -100,7 +100,7 @@ static double *saei_cuda_numbers(const sae_work *w) {
 static bool saei_cuda_ok(saei_cuda *s, cudaError_t error, const char *what) {
     if (error == cudaSuccess) return s->result == SAE_OK;
     if (s->result != SAE_OK) return false;
-    s->result = error == cudaErrorMemoryAllocation ? SAE_OUT_OF_MEMORY : SAE_BACKEND;
+    s->result = error == cudaErrorMemoryAllocation ? SAE_ERR_OUT_OF_MEMORY : SAE_ERR_BACKEND;
     snprintf(s->text, sizeof s->text, "sae_cuda: %s failed on device %d: %s (%s)", what, s->device,
              cudaGetErrorString(error), cudaGetErrorName(error));
     return false;
@@ -381,20 +381,21 @@ static sae_result saei_cuda_open(const sae_context *ctx, void **state) {
     char text[256];
     cudaError_t error = cudaGetDeviceCount(&devices);
     memset(&desc, 0, sizeof desc);
-    if (sae_backend_desc(ctx)) desc = *(const sae_cuda_desc *)sae_backend_desc(ctx);
+    if (sae_context_backend_desc(ctx)) desc = *(const sae_cuda_desc *)sae_context_backend_desc(ctx);
     if (error != cudaSuccess || devices == 0) {
         cudaGetLastError();
         snprintf(text, sizeof text, "sae_cuda: no CUDA device can be used: %s",
                  error != cudaSuccess ? cudaGetErrorString(error) : "there is none");
-        return sae_backend_fail(ctx, SAE_BACKEND, text);
+        return sae_backend_fail(ctx, SAE_ERR_BACKEND, text);
     }
     if (desc.device < 0 || desc.device >= devices) {
         snprintf(text, sizeof text, "sae_cuda: device is %d, allowed are 0 to %d", desc.device,
                  devices - 1);
-        return sae_backend_fail(ctx, SAE_INVALID, text);
+        return sae_backend_fail(ctx, SAE_ERR_INVALID, text);
     }
     s = (saei_cuda *)sae_backend_alloc(ctx, sizeof *s);
-    if (!s) return sae_backend_fail(ctx, SAE_OUT_OF_MEMORY, "sae_cuda: no memory for its state");
+    if (!s)
+        return sae_backend_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_cuda: no memory for its state");
     memset(s, 0, sizeof *s);
     s->device = desc.device;
     s->screen = desc.screen;
@@ -428,7 +429,7 @@ static bool saei_cuda_malloc(saei_cuda *s, void **out, size_t bytes) {
     if (error != cudaErrorMemoryAllocation || cudaMemGetInfo(&unused, &all) != cudaSuccess)
         return saei_cuda_ok(s, error, "cudaMalloc");
     if (s->result != SAE_OK) return false;
-    s->result = SAE_OUT_OF_MEMORY;
+    s->result = SAE_ERR_OUT_OF_MEMORY;
     snprintf(s->text, sizeof s->text,
              "sae_cuda: %zu MiB are needed after the %zu MiB taken so far, device %d has %zu MiB "
              "free of %zu", (bytes >> 20) + 1, s->taken >> 20, s->device, unused >> 20, all >> 20);

@@ -64,13 +64,13 @@ static double saei_cuda_power_of(double beta, uint64_t t) {
 }
 
 typedef struct saei_cuda_adam_step {
-    float keep1, keep2, beta2, root2, step, eps; /* as saei_adam_step */
+    float keep1, keep2, beta2, root2, step, eps; /* as saei_adam_factors */
     const double *sum_squares;                   /* D or NULL: gradients are clipped to max_norm */
     double max_norm;
     const uint32_t *halt;
 } saei_cuda_adam_step;
 
-static saei_cuda_adam_step saei_cuda_adam_step_of(const sae_work *w, const sae_adam *adam,
+static saei_cuda_adam_step saei_cuda_adam_step_of(const sae_work *w, const sae_adam_desc *adam,
                                                   uint64_t t, const double *sum_squares,
                                                   double max_norm) {
     saei_cuda_adam_step c;
@@ -133,7 +133,7 @@ __global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, 
         param[i] = saei_device_adam(step, scale, param[i], grad[i], first ? first + i : NULL,
                                     second + i);
 }
-static void saei_cuda_adam(const sae_work *w, const sae_adam *adam, uint64_t t,
+static void saei_cuda_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                            const double *sum_squares, double max_norm, float *param,
                            const float *grad, float *first, float *second, size_t count) {
     saei_cuda_launch(w, saei_adam_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
@@ -268,7 +268,7 @@ static void saei_cuda_normalize_rows(const sae_work *w, size_t m, float eps, flo
     job.param = W;
     saei_cuda_rows<false, false, true>(w, job, step);
 }
-static void saei_cuda_adam_rows(const sae_work *w, const sae_adam *adam, uint64_t t,
+static void saei_cuda_adam_rows(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                                 const double *sum_squares, double max_norm, float project,
                                 float unit, const sae_lag *lag, size_t m, float *param,
                                 float *grad, float *first, float *second) {

@@ -66,17 +66,19 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
     SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse",
                               code && code->row_begin && (x_hat || !n), n, 0));
     if (n && code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_decode_sparse: row_begin lists %zu entries, "
-                         "but latent or value is NULL", code->row_begin[n] - code->row_begin[0]);
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_decode_sparse: row_begin lists %zu entries, "
+                         "but latent or value is NULL",
+                         code->row_begin[n] - code->row_begin[0]);
     for (size_t r = 0; r < n; r++)
         if (code->row_begin[r + 1] < code->row_begin[r])
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: row_begin[%zu] is %zu, less "
                              "than the one before",
                              r + 1, code->row_begin[r + 1]);
     for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
         if (code->latent[j] >= dict->desc.dict_size)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: latent[%zu] is %u, allowed "
                              "are 0 to %zu",
                              j, (unsigned)code->latent[j], dict->desc.dict_size - 1);
@@ -103,7 +105,7 @@ static void saei_finish_part(void *arg, size_t part) {
     size_t d = dict->desc.activation_dim, out = saei_output_dim(&dict->desc);
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
-    for (size_t r = 0; dict->desc.input_norm && !dict->desc.keep_norm && r < rows; r++) {
+    for (size_t r = 0; dict->desc.input_norm && !dict->desc.output_normalized && r < rows; r++) {
         saei_norm norm = saei_row_norm(dict, q->x + (r0 + r) * d);
         float *y = q->dense + (r0 + r) * out;
         for (size_t c = 0; c < out; c++) y[c] = y[c] * norm.scale + norm.shift;
@@ -121,7 +123,7 @@ SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x,
                                      float *x_hat) {
     saei_infer q;
     SAEI_TRY(saei_infer_check(dict, "sae_decode_finish", x && x_hat, n, 0));
-    if (!dict->W_skip && (!dict->desc.input_norm || dict->desc.keep_norm)) return SAE_OK;
+    if (!dict->W_skip && (!dict->desc.input_norm || dict->desc.output_normalized)) return SAE_OK;
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = x;
@@ -186,7 +188,7 @@ static void saei_forward_top_rows(const saei_infer *all, size_t r0, size_t rows)
     q.x += r0 * q.dict->desc.activation_dim;
     q.n = rows;
     q.sparse = &lists;
-    if (q.dict->desc.latents) saei_infer_varied_part(&q, 0);
+    if (q.dict->desc.activation) saei_infer_varied_part(&q, 0);
     else saei_infer_top_rows(&q, 0, rows);
     saei_sparse_compact(&lists, q.n, k);
     memset(&decoding, 0, sizeof decoding);
@@ -239,8 +241,10 @@ static sae_result saei_forward_dense(const sae_dictionary *dict, const float *x,
     float *own = NULL;
     if (saei_mul(chunk, m, &all)) own = (float *)saei_alloc(dict->ctx, all, sizeof(float));
     if (!own)
-        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_forward: no memory for %zu rows of %zu "
-                         "latents", chunk, m);
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "sae_forward: no memory for %zu rows of %zu "
+                         "latents",
+                         chunk, m);
     for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
         size_t rows = saei_min(chunk, n - r);
         result = sae_encode(dict, x + r * d, rows, own);
@@ -308,8 +312,10 @@ SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x,
     SAEI_TRY(saei_infer_check(dict, "sae_forward_ghost", x && mask && x_ghost, n,
                               dict ? dict->desc.dict_size : 0));
     if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_forward_ghost: the dictionary is %s%s, only "
-                         "AutoEncoder has a ghost mode", sae_arch_name(dict->desc.arch),
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_forward_ghost: the dictionary is %s%s, only "
+                         "AutoEncoder has a ghost mode",
+                         sae_arch_name(dict->desc.arch),
                          saei_is_plain(&dict->desc) ? "" : " with variations");
     memset(&q, 0, sizeof q);
     q.dict = dict;

@@ -26,7 +26,7 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, 
     if (!histogram || !code->count || !code->latent || !*dense) {
         saei_free(ctx, histogram);
         saei_batch_free(ctx, code, *dense);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY,
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
                          "%s: no memory for batch top-k over %zu rows of %zu "
                          "latents",
                          who, n, m);
@@ -96,7 +96,7 @@ SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t
 
 static sae_result saei_capacity(const sae_dictionary *dict, size_t needed, const sae_sparse *out) {
     if (needed <= out->capacity) return SAE_OK;
-    return saei_fail(dict->ctx, SAE_INVALID,
+    return saei_fail(dict->ctx, SAE_ERR_INVALID,
                      "sae_encode_sparse: capacity is %zu entries, %zu are needed", out->capacity,
                      needed);
 }
@@ -163,7 +163,7 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
         q.share = dict->desc.k;
         SAEI_TRY(saei_capacity(dict, n * q.share, out));
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS),
-                      dict->desc.latents ? saei_infer_varied_part : saei_infer_part, &q);
+                      dict->desc.activation ? saei_infer_varied_part : saei_infer_part, &q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
     }
@@ -189,7 +189,7 @@ SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x,
     SAEI_TRY(saei_infer_check(dict, "sae_encode_subset", x && latents && f, n, count));
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= dict->desc.dict_size)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_encode_subset: latents[%zu] is %u, allowed "
                              "are 0 to %zu",
                              j, (unsigned)latents[j], dict->desc.dict_size - 1);

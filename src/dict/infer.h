@@ -107,7 +107,8 @@ static void saei_infer_product(const saei_infer *q, const float *x, size_t rows,
 }
 
 static bool saei_is_signed(const sae_dictionary_desc *desc) {
-    return desc->latents == SAE_LATENTS_SIGNED || desc->latents == SAE_LATENTS_MAGNITUDE;
+    return desc->activation == SAE_ACTIVATION_SIGNED
+           || desc->activation == SAE_ACTIVATION_MAGNITUDE;
 }
 
 /* f of one latent from its product with x; top_k leaves the selection to the caller. */

@@ -33,8 +33,10 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     sae_linear *l;
     size_t panels, width, floats;
     if (!ctx || !W || !out || !inputs || !outputs)
-        return saei_fail(ctx, SAE_INVALID, "sae_linear_create: inputs is %zu, outputs %zu, W and "
-                         "out may not be NULL, allowed are sizes from 1", inputs, outputs);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_linear_create: inputs is %zu, outputs %zu, W and "
+                         "out may not be NULL, allowed are sizes from 1",
+                         inputs, outputs);
     panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0);
     l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
     if (l) l->ctx = ctx;
@@ -44,7 +46,7 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     }
     if (!l || !l->packed || !l->bias) {
         sae_linear_destroy(l);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
                          "weights", outputs, inputs);
     }
     l->inputs = inputs;
@@ -100,11 +102,13 @@ static void saei_linear_part(void *arg, size_t part) {
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y) {
     saei_linear_task t;
     size_t most;
-    if (!linear) return SAE_INVALID;
+    if (!linear) return SAE_ERR_INVALID;
     if (!x || !y || !saei_mul(n, saei_max(linear->inputs, linear->outputs), &most)
         || most > SIZE_MAX / sizeof(float))
-        return saei_fail(linear->ctx, SAE_INVALID, "sae_linear_apply: n is %zu, x and y may not be "
-                         "NULL, allowed are rows that fit in memory", n);
+        return saei_fail(linear->ctx, SAE_ERR_INVALID,
+                         "sae_linear_apply: n is %zu, x and y may not be "
+                         "NULL, allowed are rows that fit in memory",
+                         n);
     t.linear = linear;
     t.W = NULL;
     t.x = x;

@@ -51,7 +51,7 @@ static bool saei_arch_selects(sae_arch arch) { /* has k, threshold and a rule */
 static bool saei_subtracts(const sae_dictionary_desc *desc) {
     return ((desc->arch == SAE_ARCH_STANDARD || desc->arch == SAE_ARCH_GATED
              || saei_arch_selects(desc->arch))
-            && !desc->keep_b_dec)
+            && !desc->no_b_dec_subtraction)
            || (desc->arch == SAE_ARCH_JUMP_RELU && desc->subtract_b_dec);
 }
 
@@ -61,7 +61,7 @@ static size_t saei_output_dim(const sae_dictionary_desc *desc) {
 
 /* One of dictionary_learning's eight classes as it is. */
 static bool saei_is_plain(const sae_dictionary_desc *desc) {
-    return !desc->keep_b_dec && !desc->latents && !desc->input_norm && !desc->skip
+    return !desc->no_b_dec_subtraction && !desc->activation && !desc->input_norm && !desc->skip
            && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim;
 }
 
@@ -71,38 +71,45 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
     const sae_arch arch = desc->arch;
     const char *name = sae_arch_name(arch);
     bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW;
-    if (desc->latents < SAE_LATENTS_POSITIVE || desc->latents > SAE_LATENTS_GROUP_MAX
-        || (desc->latents && arch != SAE_ARCH_TOP_K
-            && !(relu && desc->latents == SAE_LATENTS_SIGNED)))
-        return saei_fail(ctx, SAE_INVALID, "%s: latents is %d, allowed are 0, with AutoEncoder and "
-                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s", who,
-                         (int)desc->latents, name);
-    if (desc->latents == SAE_LATENTS_GROUP_MAX && desc->dict_size % desc->k)
-        return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, group max needs a divisor of dict_size, "
-                         "%zu", who, desc->k, desc->dict_size);
+    if (desc->activation < SAE_ACTIVATION_POSITIVE || desc->activation > SAE_ACTIVATION_GROUP_MAX
+        || (desc->activation && arch != SAE_ARCH_TOP_K
+            && !(relu && desc->activation == SAE_ACTIVATION_SIGNED)))
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: activation is %d, allowed are 0, with AutoEncoder and "
+                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s",
+                         who, (int)desc->activation, name);
+    if (desc->activation == SAE_ACTIVATION_GROUP_MAX && desc->dict_size % desc->k)
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: k is %zu, group max needs a divisor of dict_size, "
+                         "%zu",
+                         who, desc->k, desc->dict_size);
     if (desc->k_fraction != 0
         && (!(desc->k_fraction > 0 && desc->k_fraction < 1)
             || (arch != SAE_ARCH_BATCH_TOP_K && arch != SAE_ARCH_MATRYOSHKA)))
-        return saei_fail(ctx, SAE_INVALID, "%s: k_fraction is %g, allowed are 0 and, with the "
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: k_fraction is %g, allowed are 0 and, with the "
                          "batch classes, numbers below 1; arch is %s", who, desc->k_fraction, name);
     if (desc->input_norm < SAE_INPUT_NORM_NONE || desc->input_norm > SAE_INPUT_NORM_LAYER)
-        return saei_fail(ctx, SAE_INVALID, "%s: input_norm is %d, allowed are 0 to %d", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: input_norm is %d, allowed are 0 to %d", who,
                          (int)desc->input_norm, (int)SAE_INPUT_NORM_LAYER);
     if (desc->output_dim > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: output_dim is %zu, allowed are 0 to %d", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, allowed are 0 to %d", who,
                          desc->output_dim, INT32_MAX);
     if (desc->subtract_b_dec && arch != SAE_ARCH_JUMP_RELU)
-        return saei_fail(ctx, SAE_INVALID, "%s: subtract_b_dec is a field of JumpReluAutoEncoder, "
-                         "arch is %s", who, name);
-    if (desc->keep_b_dec && (arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_STANDARD_NEW))
-        return saei_fail(ctx, SAE_INVALID, "%s: keep_b_dec is set, but %s keeps b_dec anyway", who,
-                         name);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: subtract_b_dec is a field of JumpReluAutoEncoder, "
+                         "arch is %s",
+                         who, name);
+    if (desc->no_b_dec_subtraction && (arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_STANDARD_NEW))
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: no_b_dec_subtraction is set, but %s keeps b_dec anyway", who, name);
     if (arch == SAE_ARCH_IDENTITY && !saei_is_plain(desc))
-        return saei_fail(ctx, SAE_INVALID, "%s: IdentityDict has no variations", who);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: IdentityDict has no variations", who);
     if (saei_output_dim(desc) == desc->activation_dim) return SAE_OK;
-    if (saei_subtracts(desc) || (desc->input_norm && !desc->keep_norm))
-        return saei_fail(ctx, SAE_INVALID, "%s: output_dim is %zu and activation_dim %zu: x can "
-                         "neither lose b_dec (keep_b_dec) nor x_hat get its norm back (keep_norm)",
+    if (saei_subtracts(desc) || (desc->input_norm && !desc->output_normalized))
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: output_dim is %zu and activation_dim %zu: x can "
+                         "neither lose b_dec (no_b_dec_subtraction) nor x_hat get its norm back "
+                         "(output_normalized)",
                          who, desc->output_dim, desc->activation_dim);
     return SAE_OK;
 }
@@ -111,39 +118,42 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
     size_t sum = 0;
     if (desc->arch < SAE_ARCH_STANDARD || desc->arch > SAE_ARCH_IDENTITY)
-        return saei_fail(ctx, SAE_INVALID, "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
-                         "SAE_ARCH_IDENTITY (%d)", who, (int)desc->arch, (int)SAE_ARCH_STANDARD,
-                         (int)SAE_ARCH_IDENTITY);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
+                         "SAE_ARCH_IDENTITY (%d)",
+                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_ARCH_IDENTITY);
     if (!desc->activation_dim || desc->activation_dim > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d", who,
-                         desc->activation_dim, INT32_MAX);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d",
+                         who, desc->activation_dim, INT32_MAX);
     if (!desc->dict_size || desc->dict_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: dict_size is %zu, allowed are 1 to %d", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: dict_size is %zu, allowed are 1 to %d", who,
                          desc->dict_size, INT32_MAX);
     if (desc->arch == SAE_ARCH_IDENTITY && desc->dict_size != desc->activation_dim)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: dict_size is %zu, IdentityDict has activation_dim, %zu", who,
                          desc->dict_size, desc->activation_dim);
     if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
-        return saei_fail(ctx, SAE_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
                          desc->k, desc->dict_size);
     SAEI_TRY(saei_variations_check(ctx, who, desc));
     if (desc->arch != SAE_ARCH_MATRYOSHKA && desc->num_groups)
-        return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
-                         "groups; arch is %s", who, desc->num_groups, sae_arch_name(desc->arch));
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
+                         "groups; arch is %s",
+                         who, desc->num_groups, sae_arch_name(desc->arch));
     if (desc->arch != SAE_ARCH_MATRYOSHKA) return SAE_OK;
     if (!desc->num_groups || desc->num_groups > SAE_MAX_GROUPS)
-        return saei_fail(ctx, SAE_INVALID, "%s: num_groups is %zu, allowed are 1 to %d", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: num_groups is %zu, allowed are 1 to %d", who,
                          desc->num_groups, SAE_MAX_GROUPS);
     for (size_t i = 0; i < desc->num_groups; i++) {
         if (!desc->group_sizes[i] || desc->group_sizes[i] > desc->dict_size)
-            return saei_fail(ctx, SAE_INVALID, "%s: group_sizes[%zu] is %zu, allowed are 1 to "
+            return saei_fail(ctx, SAE_ERR_INVALID, "%s: group_sizes[%zu] is %zu, allowed are 1 to "
                              "dict_size, %zu", who, i, desc->group_sizes[i], desc->dict_size);
         sum += desc->group_sizes[i];
     }
     if (sum != desc->dict_size)
-        return saei_fail(ctx, SAE_INVALID, "%s: group_sizes sum to %zu, dict_size is %zu", who, sum,
-                         desc->dict_size);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: group_sizes sum to %zu, dict_size is %zu", who,
+                         sum, desc->dict_size);
     return SAE_OK;
 }
 
@@ -210,8 +220,10 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     if (dict && count) params = (float *)saei_alloc(ctx, count, sizeof(float));
     if (!dict || (count && !params)) {
         saei_free(ctx, dict);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory for a dictionary of %zu latents of "
-                         "%zu dimensions", who, desc->dict_size, desc->activation_dim);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "%s: no memory for a dictionary of %zu latents of "
+                         "%zu dimensions",
+                         who, desc->dict_size, desc->activation_dim);
     }
     dict->ctx = ctx;
     dict->desc = *desc;
@@ -292,9 +304,9 @@ static void saei_dictionary_init(sae_dictionary *dict) {
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
                                          sae_dictionary **out) {
     sae_dictionary *dict = NULL;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_dictionary_create: %s is NULL",
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_dictionary_create: %s is NULL",
                          desc ? "out" : "desc");
     SAEI_TRY(saei_dictionary_new(ctx, "sae_dictionary_create", desc, &dict));
     saei_dictionary_init(dict);
@@ -327,14 +339,16 @@ SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {
 }
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (rule < SAE_RULE_DEFAULT || rule > SAE_RULE_THRESHOLD
         || (rule != SAE_RULE_DEFAULT && !saei_arch_selects(dict->desc.arch)))
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_rule: rule is %d; only the "
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_dictionary_set_rule: rule is %d; only the "
                          "top-k classes have a choice (1 top_k, 2 threshold), this is %s",
                          (int)rule, sae_arch_name(dict->desc.arch));
-    if (rule == SAE_RULE_THRESHOLD && dict->desc.latents)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_set_rule: rule is 2 (threshold), "
+    if (rule == SAE_RULE_THRESHOLD && dict->desc.activation)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_dictionary_set_rule: rule is 2 (threshold), "
                          "signed latents and group max have none");
     if (rule == SAE_RULE_DEFAULT && saei_arch_selects(dict->desc.arch))
         rule = dict->desc.arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K : SAE_RULE_THRESHOLD;
@@ -346,9 +360,9 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict) { return dict->rule; }
 
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups) {
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (active_groups > dict->desc.num_groups)
-        return saei_fail(dict->ctx, SAE_INVALID,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_dictionary_set_active_groups: active_groups is "
                          "%zu, allowed are 0 (all) to %zu",
                          active_groups, dict->desc.num_groups);
@@ -369,14 +383,15 @@ SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size
 
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale) {
     size_t m;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (!(scale > 0) || scale > FLT_MAX)
-        return saei_fail(dict->ctx, SAE_INVALID,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
     if (dict->desc.input_norm)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_dictionary_scale_biases: the dictionary "
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
+                         "sae_dictionary_scale_biases: the dictionary "
                          "has an input_norm, which takes rows of any scale already");
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
@@ -450,7 +465,7 @@ static void saei_fold_decoder_norms(sae_dictionary *dict) {
 }
 
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (dict->desc.arch == SAE_ARCH_STANDARD && !saei_decoder_is_unit(dict))
         saei_fold_decoder_norms(dict);
     return SAE_OK;

@@ -120,7 +120,7 @@ static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
 static bool saei_prepares(const sae_dictionary *dict) {
     size_t panels = saei_ceil_div(dict->desc.dict_size, SAEI_PANEL);
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.latents && dict->desc.activation_dim <= 16384 && panels <= 65536
+           && !dict->desc.activation && dict->desc.activation_dim <= 16384 && panels <= 65536
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
                     || dict->desc.k * 20 > dict->desc.dict_size));
@@ -132,14 +132,16 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
     saei_task t;
     sae_work w;
     size_t bytes, panels;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (dict->prepared || !saei_prepares(dict)) return SAE_OK;
     memset(&plan, 0, sizeof plan);
     bytes = saei_prepared_layout(dict, NULL, &plan);
     p = bytes == SIZE_MAX ? NULL : (saei_prepared *)saei_alloc(dict->ctx, bytes, 1);
     if (!p)
-        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_prepare: no memory for %zu "
-                         "bytes beside the dictionary", bytes);
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "sae_dictionary_prepare: no memory for %zu "
+                         "bytes beside the dictionary",
+                         bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
     memset(&w, 0, sizeof w);

@@ -58,7 +58,7 @@ static void saei_infer_rows(const saei_infer *q, size_t r0, size_t rows) {
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
     for (size_t r = r0; q->dense && q->top_k && q->share && r < r0 + rows; r++) {
-        if (q->dict->desc.latents) saei_dense_varied_row(q, r);
+        if (q->dict->desc.activation) saei_dense_varied_row(q, r);
         else saei_dense_top_row(q, r);
     }
 }
@@ -66,11 +66,12 @@ static void saei_infer_rows(const saei_infer *q, size_t r0, size_t rows) {
 static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
                                    size_t n, size_t width) {
     size_t all;
-    if (!dict) return SAE_INVALID;
-    if (!arrays) return saei_fail(dict->ctx, SAE_INVALID, "%s: an array is NULL", who);
+    if (!dict) return SAE_ERR_INVALID;
+    if (!arrays) return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: an array is NULL", who);
     width = saei_max(width, saei_output_dim(&dict->desc));
     if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
-        return saei_fail(dict->ctx, SAE_INVALID, "%s: n is %zu rows, too many to address", who, n);
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who,
+                         n);
     return SAE_OK;
 }
 

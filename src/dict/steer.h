@@ -17,7 +17,7 @@ typedef struct saei_steer_job {
 
 /* What a top-k rule compares. */
 static float saei_steer_key(const sae_dictionary *dict, float f) {
-    return dict->desc.latents == SAE_LATENTS_MAGNITUDE ? fabsf(f) : f;
+    return dict->desc.activation == SAE_ACTIVATION_MAGNITUDE ? fabsf(f) : f;
 }
 
 /* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
@@ -25,7 +25,7 @@ static float saei_steer_key(const sae_dictionary *dict, float f) {
 static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows,
                             const saei_norm *norms, float *f) {
     const sae_dictionary *dict = job->dict;
-    bool grouped = dict->desc.latents == SAE_LATENTS_GROUP_MAX;
+    bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
     size_t m = dict->desc.dict_size, count = job->count;
     size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
@@ -136,28 +136,28 @@ static void saei_steer_part(void *arg, size_t part) {
             saei_steer_encode(job, x, rows, norms, f);
         }
         for (size_t i = 0; i < rows; i++)
-            saei_steer_row(job, f + i * count, h->input_norm && !h->keep_norm ? norms[i].scale : 1,
-                           x + i * d);
+            saei_steer_row(job, f + i * count,
+                           h->input_norm && !h->output_normalized ? norms[i].scale : 1, x + i * d);
     }
 }
 
 static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
                                    const sae_steering *list, size_t count) {
     if (count > SAE_MAX_STEERINGS)
-        return saei_fail(dict->ctx, SAE_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
                          count, SAE_MAX_STEERINGS);
     for (size_t j = 0; j < count; j++) {
         if (list[j].latent >= dict->desc.dict_size)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].latent is %lu, allowed are 0 to %zu", who, j,
                              (unsigned long)list[j].latent, dict->desc.dict_size - 1);
         if ((int)list[j].mode < 0 || list[j].mode > SAE_STEER_ABLATE)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].mode is %d, allowed are SAE_STEER_ADD, "
                              "SAE_STEER_SET, SAE_STEER_SCALE, SAE_STEER_ABLATE",
                              who, j, (int)list[j].mode);
         if (!(list[j].value - list[j].value == 0) && list[j].mode != SAE_STEER_ABLATE)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].value is %g, allowed are finite numbers", who, j,
                              (double)list[j].value);
     }
@@ -170,7 +170,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
     SAEI_TRY(saei_infer_check(dict, "sae_steer", (x || !n) && (steerings || !count), n, 0));
     SAEI_TRY(saei_steer_check(dict, "sae_steer", steerings, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "sae_steer: a transcoder's directions belong to its output, not to x");
     job.dict = dict;
     job.list = steerings;
@@ -184,7 +184,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
         if (steerings[j].mode > SAE_STEER_ADD) job.needs_f = true;
     }
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED,
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "sae_steer: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all "
                          "rows together; allowed are n = 1, SAE_RULE_THRESHOLD, or SAE_STEER_ADD "
                          "alone",

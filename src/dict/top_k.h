@@ -106,12 +106,12 @@ static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
 }
 
 /* A number that orders p as SIGNED (0: NaN) or MAGNITUDE chooses. -0 is 0. */
-static uint32_t saei_varied_key(sae_latents kind, float p) {
+static uint32_t saei_varied_key(sae_activation kind, float p) {
     uint32_t bits;
     if (p != p) return 0;
     p += 0.0f;
     memcpy(&bits, &p, sizeof bits);
-    if (kind == SAE_LATENTS_MAGNITUDE) return bits & 0x7FFFFFFFu;
+    if (kind == SAE_ACTIVATION_MAGNITUDE) return bits & 0x7FFFFFFFu;
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
@@ -119,7 +119,7 @@ static uint32_t saei_varied_key(sae_latents kind, float p) {
    |p| or p; the lowest bit of a latent is then the sign of p. */
 static void saei_infer_varied_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
-    const sae_latents kind = q->dict->desc.latents;
+    const sae_activation kind = q->dict->desc.activation;
     size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
     size_t k = q->share, group = q->count / k, held[SAEI_INFER_ROWS];
     float product[SAEI_INFER_ROWS * SAEI_PANEL];
@@ -137,8 +137,8 @@ static void saei_infer_varied_part(void *arg, size_t part) {
                 size_t i = first + j;
                 float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], true);
                 uint32_t name = (uint32_t)i << 1 | (f < 0);
-                if (kind == SAE_LATENTS_MAGNITUDE) f = fabsf(f);
-                if (kind == SAE_LATENTS_GROUP_MAX) {
+                if (kind == SAE_ACTIVATION_MAGNITUDE) f = fabsf(f);
+                if (kind == SAE_ACTIVATION_GROUP_MAX) {
                     bool opens = i % group == 0;
                     if (opens || f > value[held[r] - 1]) {
                         held[r] += opens;
@@ -162,10 +162,10 @@ static void saei_infer_varied_part(void *arg, size_t part) {
         uint32_t *latent = q->sparse->latent + (r0 + r) * k;
         float *value = q->sparse->value + (r0 + r) * k;
         size_t kept = 0;
-        if (kind != SAE_LATENTS_GROUP_MAX) saei_sort_by_latent(latent, value, held[r]);
+        if (kind != SAE_ACTIVATION_GROUP_MAX) saei_sort_by_latent(latent, value, held[r]);
         for (size_t j = 0; j < held[r]; j++) {
             if (value[j] == 0) continue;
-            value[kept] = kind == SAE_LATENTS_MAGNITUDE && latent[j] & 1 ? -value[j] : value[j];
+            value[kept] = kind == SAE_ACTIVATION_MAGNITUDE && latent[j] & 1 ? -value[j] : value[j];
             latent[kept++] = latent[j] >> 1;
         }
         q->sparse->row_begin[r0 + r + 1] = kept;
@@ -174,19 +174,19 @@ static void saei_infer_varied_part(void *arg, size_t part) {
 
 /* Keeps of each row of p [n,m] what the signed choices and group max keep. */
 static void saei_dense_varied_row(const saei_infer *q, size_t r) {
-    const sae_latents kind = q->dict->desc.latents;
+    const sae_activation kind = q->dict->desc.activation;
     size_t m = q->count, k = q->share, group = m / k;
     float *f = q->dense + r * m;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
     size_t above = 0;
-    for (size_t g = 0; kind == SAE_LATENTS_GROUP_MAX && g < m; g += group) {
+    for (size_t g = 0; kind == SAE_ACTIVATION_GROUP_MAX && g < m; g += group) {
         size_t best = g;
         for (size_t i = g + 1; i < g + group; i++)
             if (f[i] > f[best]) best = i;
         for (size_t i = g; i < g + group; i++)
             if (i != best) f[i] = 0;
     }
-    if (kind == SAE_LATENTS_GROUP_MAX) return;
+    if (kind == SAE_ACTIVATION_GROUP_MAX) return;
     while (hi - lo > 1) {
         uint64_t mid = lo + (hi - lo) / 2;
         size_t count = 0;

@@ -20,7 +20,7 @@ static bool saei_dl_detect(const saei_load *load) {
 static sae_result saei_dl_config(saei_load *load) {
     const sae_json *trainer = sae_json_get(load->root, "trainer");
     if (trainer && trainer->type != SAE_JSON_OBJECT && trainer->type != SAE_JSON_STRING)
-        return saei_load_fail(load, SAE_FORMAT, "trainer in config.json is not a JSON object");
+        return saei_load_fail(load, SAE_ERR_FORMAT, "trainer in config.json is not a JSON object");
     if (trainer && trainer->type == SAE_JSON_OBJECT) load->config = trainer;
     else if (sae_json_get(load->root, "dict_class")) load->config = load->root;
     else if (sae_json_get(load->root, "trainer_class")) load->config = load->root;
@@ -56,14 +56,14 @@ static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char
     *out = load->desc.arch;
     *where = "sae_load_desc.arch";
     if (*out && !saei_layout_of(*out))
-        return saei_load_fail(load, SAE_INVALID, "%s is %d, allowed is a sae_arch", *where,
+        return saei_load_fail(load, SAE_ERR_INVALID, "%s is %d, allowed is a sae_arch", *where,
                               (int)*out);
     if (*out || !load->config) return SAE_OK;
     if (name) {
         *where = "dict_class in config.json";
         *out = saei_arch_from_name(name);
         if (*out) return SAE_OK;
-        return saei_load_fail(load, SAE_UNSUPPORTED, "%s is %s, allowed are AutoEncoder, "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "%s is %s, allowed are AutoEncoder, "
                               "AutoEncoderNew, GatedAutoEncoder, AutoEncoderTopK, BatchTopKSAE, "
                               "MatryoshkaBatchTopKSAE, JumpReluAutoEncoder, IdentityDict", *where,
                               saei_quote(name, quoted));
@@ -90,24 +90,25 @@ static sae_result saei_dl_class(saei_draft *draft) {
     if (named && saei_dl_fits(draft, saei_layout_of(named))) return SAE_OK;
     as_named = *draft;
     if (!sae_tensor_file_count(load->tensors))
-        return saei_load_fail(load, SAE_FORMAT, "it holds no tensors");
+        return saei_load_fail(load, SAE_ERR_FORMAT, "it holds no tensors");
     for (size_t i = 0; i < SAEI_NUM_LAYOUTS && !fits; i++)
         fits = saei_dl_fits(draft, &saei_layouts[i]);
     if (!named && fits && !saei_is_top_k_class(draft->desc.arch)) return SAE_OK;
     if (!named && fits)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "its tensors are those of AutoEncoderTopK and "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "its tensors are those of AutoEncoderTopK and "
                               "of BatchTopKSAE, and no config.json says which: give "
                               "sae_load_desc.arch");
     if (!named) {
         *draft->besides = 0;
         for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
             saei_list_name(draft->besides, sae_tensor_file_get(load->tensors, i)->name);
-        return saei_load_fail(load, SAE_UNSUPPORTED, "no class has exactly its tensors: %s",
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "no class has exactly its tensors: %s",
                               draft->besides);
     }
     if (!fits) return saei_draft_misfit(&as_named, sae_arch_name(named));
     if (named != SAE_ARCH_STANDARD || draft->desc.arch != SAE_ARCH_STANDARD_NEW || load->desc.arch)
-        return saei_load_fail(load, SAE_MISMATCH, "%s is %s, but the tensors are those of %s",
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "%s is %s, but the tensors are those of %s",
                               where, sae_arch_name(named), sae_arch_name(draft->desc.arch));
     saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s says AutoEncoder, the tensors "
              "are those of AutoEncoderNew: taken as that", load->config_path);
@@ -123,15 +124,16 @@ static sae_result saei_dl_k(saei_draft *draft, const sae_tensor *t) {
     SAEI_TRY(saei_config_size(load, "k_anneal_steps", &anneal));
     k = config_k ? config_k : load->desc.k;
     if (t && (!saei_is_scalar(t) || !saei_tensor_whole(t, 0, &k)))
-        return saei_load_fail(load, SAE_FORMAT, "k is no whole number");
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is no whole number");
     if (!t && !k)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "neither it nor a config.json says k: give "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "neither it nor a config.json says k: give "
                               "sae_load_desc.k");
     if (k < 1 || k > draft->desc.dict_size)
-        return saei_load_fail(load, SAE_FORMAT, "k is %llu, allowed are 1 to dict_size, %zu",
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %llu, allowed are 1 to dict_size, %zu",
                               (unsigned long long)k, draft->desc.dict_size);
     if (config_k && k != config_k && !anneal) /* while k is annealed it is on its way to config's */
-        return saei_load_fail(load, SAE_MISMATCH, "k is %llu, in config.json %zu",
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "k is %llu, in config.json %zu",
                               (unsigned long long)k, config_k);
     draft->desc.k = (size_t)k;
     return SAE_OK;
@@ -147,9 +149,10 @@ static sae_result saei_dl_groups(saei_draft *draft, const sae_tensor *t) {
         left -= size;
     }
     if (good && !left) return SAE_OK;
-    return saei_load_fail(draft->load, SAE_FORMAT, "group_sizes must be at most %d whole numbers "
-                          ">= 1 whose sum is dict_size, %zu", SAE_MAX_GROUPS,
-                          draft->desc.dict_size);
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT,
+                          "group_sizes must be at most %d whole numbers "
+                          ">= 1 whose sum is dict_size, %zu",
+                          SAE_MAX_GROUPS, draft->desc.dict_size);
 }
 
 /* Another program's W_enc may be [m,d]: where d is m, names or a config must say whose it is. */
@@ -169,19 +172,23 @@ static sae_result saei_dl_desc(saei_draft *draft) {
     SAEI_TRY(saei_config_size(load, "dict_size", &m));
     if (desc->arch == SAE_ARCH_IDENTITY) {
         desc->activation_dim = desc->dict_size = d;
-        return d ? SAE_OK : saei_load_fail(load, SAE_FORMAT, "IdentityDict needs activation_dim in "
-                                           "config.json");
+        return d ? SAE_OK
+                 : saei_load_fail(load, SAE_ERR_FORMAT,
+                                  "IdentityDict needs activation_dim in "
+                                  "config.json");
     }
     SAEI_TRY(saei_draft_sizes(draft));
     desc->output_dim = 0;
     if ((d && d != desc->activation_dim) || (m && m != desc->dict_size))
-        return saei_load_fail(load, SAE_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
                               "config.json %zu and %zu", desc->activation_dim, desc->dict_size, d,
                               m);
     if (saei_dl_is_untagged(draft))
-        return saei_load_fail(load, SAE_UNSUPPORTED, "W_enc is [%zu,%zu], and nothing says which "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "W_enc is [%zu,%zu], and nothing says which "
                               "side the latents are on: no config.json, and activation_dim may be "
-                              "dict_size", desc->activation_dim, desc->dict_size);
+                              "dict_size",
+                              desc->activation_dim, desc->dict_size);
     for (size_t k = 0; k < draft->count; k++) {
         SAEI_TRY(saei_draft_check(draft, k));
         if (draft->keys[k].slot == SAEI_SLOT_K)
@@ -208,7 +215,7 @@ static sae_result saei_dl_nested(saei_load *load, float *factor) {
     if (text && saei_text_number(text, strlen(text), &value)) *factor = (float)value;
     else if (t && saei_is_scalar(t)) sae_tensor_to_f32(t, factor);
     if (*factor > 0 && *factor <= FLT_MAX) return SAE_OK;
-    return saei_load_fail(load, SAE_UNSUPPORTED, "it is the backup of a run that was cut off, "
+    return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "it is the backup of a run that was cut off, "
                           "without a norm_factor to scale its biases with");
 }
 
@@ -248,7 +255,7 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
         result = sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
     }
     if (result == SAE_OK && factor > 0) result = sae_dictionary_scale_biases(dict, factor);
-    if (result == SAE_OK && !load->desc.raw && !load->desc.keep_norms)
+    if (result == SAE_OK && !load->desc.raw && !load->desc.raw_decoder_norms)
         result = sae_dictionary_normalize_decoder(dict);
     saei_dl_origin(load, dict);
     if (result == SAE_OK) *out = dict;

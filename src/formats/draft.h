@@ -53,7 +53,7 @@ static bool saei_draft_fits(saei_draft *draft) {
 }
 
 static sae_result saei_draft_misfit(const saei_draft *draft, const char *as) {
-    return saei_load_fail(draft->load, SAE_FORMAT, "as %s it%s%s%s%s%s", as,
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT, "as %s it%s%s%s%s%s", as,
                           *draft->lacks ? " lacks " : "", draft->lacks,
                           *draft->lacks && *draft->besides ? "," : "",
                           *draft->besides ? " has besides " : "", draft->besides);
@@ -103,8 +103,10 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
     if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS || slot == SAEI_SLOT_NOTHING)
         return SAE_OK;
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
-        return saei_load_fail(draft->load, SAE_UNSUPPORTED, "%s is %s, allowed are F32, F16, BF16, "
-                              "F64", t->name, sae_dtype_name(t->dtype));
+        return saei_load_fail(draft->load, SAE_ERR_UNSUPPORTED,
+                              "%s is %s, allowed are F32, F16, BF16, "
+                              "F64",
+                              t->name, sae_dtype_name(t->dtype));
     if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
     saei_slot_shape(&draft->desc, slot, &rows, &cols);
     if (rows ? t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols
@@ -113,14 +115,17 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
             snprintf(got + strlen(got), 24, "%s%llu", i ? "," : "",
                      (unsigned long long)t->shape[i]);
         if (rows) snprintf(want, sizeof want, "%llu,", (unsigned long long)rows);
-        return saei_load_fail(draft->load, SAE_MISMATCH, "%s has the shape [%s], must be [%s%llu]",
-                              t->name, got, want, (unsigned long long)cols);
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH,
+                              "%s has the shape [%s], must be [%s%llu]", t->name, got, want,
+                              (unsigned long long)cols);
     }
     if (!rows) return SAE_OK;
     span = (rows - 1) * (uint64_t)t->stride[0] + (cols - 1) * (uint64_t)t->stride[1] + 1;
     if (rows <= span / cols) return SAE_OK;
-    return saei_load_fail(draft->load, SAE_FORMAT, "entries of %s lie on each other: strides %lld, "
-                          "%lld", t->name, (long long)t->stride[0], (long long)t->stride[1]);
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT,
+                          "entries of %s lie on each other: strides %lld, "
+                          "%lld",
+                          t->name, (long long)t->stride[0], (long long)t->stride[1]);
 }
 
 /* Sets d and m from the encoder's tensor, and output_dim from the decoder's. */
@@ -133,8 +138,10 @@ static sae_result saei_draft_sizes(saei_draft *draft) {
         if (!t || (!enc && slot != SAEI_SLOT_W_DEC && slot != SAEI_SLOT_W_DEC_T)) continue;
         if (t->ndim != 2 || !t->shape[0] || !t->shape[1] || t->shape[0] > INT32_MAX
             || t->shape[1] > INT32_MAX)
-            return saei_load_fail(draft->load, SAE_FORMAT, "%s is no matrix of 1 to %d rows and "
-                                  "columns", t->name, INT32_MAX);
+            return saei_load_fail(draft->load, SAE_ERR_FORMAT,
+                                  "%s is no matrix of 1 to %d rows and "
+                                  "columns",
+                                  t->name, INT32_MAX);
         if (enc) draft->desc.dict_size = (size_t)t->shape[latents];
         *(enc ? &draft->desc.activation_dim : &draft->desc.output_dim) =
             (size_t)t->shape[1 - latents];
@@ -282,7 +289,7 @@ static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *ten
     SAEI_TRY(saei_read_run(file, &job,
                            cut ? NULL : ((const saei_file_tensor *)(const void *)tensor)->entry));
     if (!job.not_finite) return SAE_OK;
-    return saei_load_fail(draft->load, SAE_FORMAT, "%s holds NaN or infinity", tensor->name);
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s holds NaN or infinity", tensor->name);
 }
 
 /* W_dec[i] *= scale[i]: SAELens' finetuning_scaling_factor. */
@@ -290,7 +297,8 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
                                    sae_dictionary *dict) {
     float *scale = (float *)saei_alloc(dict->ctx, dict->desc.dict_size, sizeof *scale);
     sae_result result;
-    if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
+    if (!scale)
+        return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
     result = saei_draft_read(draft, t, 0, false, scale, 0);
     for (size_t i = 0; result == SAE_OK && i < dict->desc.dict_size; i++)
         for (size_t c = 0; c < dict->ld_out; c++) dict->W_dec[i * dict->ld_out + c] *= scale[i];
@@ -332,15 +340,17 @@ static sae_result saei_draft_cut(saei_draft *draft, sae_dictionary_desc *desc) {
     *desc = draft->desc;
     if (!first && !load->desc.num_latents) return SAE_OK;
     if (first >= m)
-        return saei_load_fail(load, SAE_INVALID, "sae_load_desc.first_latent is %zu, allowed are 0 "
-                              "to %zu", first, m - 1);
+        return saei_load_fail(load, SAE_ERR_INVALID,
+                              "sae_load_desc.first_latent is %zu, allowed are 0 "
+                              "to %zu",
+                              first, m - 1);
     end = load->desc.num_latents && load->desc.num_latents < m - first
               ? first + load->desc.num_latents : m;
     if (end - first == m) return SAE_OK;
-    if (desc->arch == SAE_ARCH_IDENTITY || desc->latents == SAE_LATENTS_GROUP_MAX)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
+    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
                               "latents: %s needs them all", end - first, m,
-                              desc->latents ? "group max" : "IdentityDict");
+                              desc->activation ? "group max" : "IdentityDict");
     draft->part = desc->dict_size = end - first;
     desc->k = saei_min(desc->k, desc->dict_size);
     for (size_t g = 0; g < desc->num_groups; g++) {

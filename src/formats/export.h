@@ -13,7 +13,7 @@ typedef struct saei_export {
 } saei_export;
 
 static sae_result saei_export_refused(const saei_export *e, const char *why) {
-    return saei_fail(e->ctx, SAE_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
+    return saei_fail(e->ctx, SAE_ERR_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
                      sae_format_name(e->desc->format), why);
 }
 
@@ -35,7 +35,7 @@ static void saei_export_centre(sae_dictionary *dict, bool subtract) {
                                     + saei_exp((double)dict->aux0[i]) * shift);
     }
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->desc.subtract_b_dec = subtract;
-    else dict->desc.keep_b_dec = !subtract;
+    else dict->desc.no_b_dec_subtraction = !subtract;
 }
 
 /* The same encoder and decoder with the scalar threshold for each latent. */
@@ -45,7 +45,7 @@ static sae_result saei_export_jump_relu(saei_export *e) {
     size_t m = desc.dict_size;
     desc.arch = SAE_ARCH_JUMP_RELU;
     desc.subtract_b_dec = saei_subtracts(&from->desc);
-    desc.keep_b_dec = false;
+    desc.no_b_dec_subtraction = false;
     desc.k = desc.num_groups = 0;
     desc.k_fraction = 0;
     SAEI_TRY(saei_dictionary_new(e->ctx, "sae_dictionary_export", &desc, &to));
@@ -86,7 +86,7 @@ static sae_result saei_export_tensors(const saei_export *e, const char *name, co
     char *path = saei_path_join(e->ctx, e->folder, name);
     sae_result result;
     if (!path)
-        return saei_fail(e->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_export: no memory for %s",
+        return saei_fail(e->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_export: no memory for %s",
                          name);
     result = saei_save_keys(e->dict, path, keys, count);
     saei_free(e->ctx, path);
@@ -115,13 +115,13 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     const sae_dictionary_desc *h = &dict->desc;
     bool foldable = h->arch == SAE_ARCH_STANDARD || h->arch == SAE_ARCH_GATED
                     || h->arch == SAE_ARCH_JUMP_RELU;
-    if (h->output_dim != h->activation_dim || h->keep_norm)
+    if (h->output_dim != h->activation_dim || h->output_normalized)
         return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
                                       "whose output is as wide as the input)");
     if (h->skip) return saei_export_refused(e, "skip connection");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
-    if (h->latents == SAE_LATENTS_GROUP_MAX) return saei_export_refused(e, "group max");
-    if (h->latents) return saei_export_refused(e, "latents below 0");
+    if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
+    if (h->activation) return saei_export_refused(e, "latents below 0");
     if (h->arch == SAE_ARCH_IDENTITY)
         return saei_export_refused(e, "file for IdentityDict: there is nothing to write");
     if (h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA)
@@ -132,10 +132,11 @@ static sae_result saei_export_dl_fit(saei_export *e) {
         SAEI_NOTE(e, SAE_LOG_WARNING, "k is %g, written as %zu", (double)h->k + h->k_fraction,
                   h->k);
     dict->desc.k_fraction = 0;
-    if (h->keep_b_dec || h->subtract_b_dec) {
+    if (h->no_b_dec_subtraction || h->subtract_b_dec) {
         SAEI_NOTE(e, SAE_LOG_INFO, "b_dec %s, its share moved into the encoder's biases",
-                  h->keep_b_dec ? "goes into the encoder's input" : "leaves the encoder's input");
-        saei_export_centre(dict, h->keep_b_dec);
+                  h->no_b_dec_subtraction ? "goes into the encoder's input"
+                                          : "leaves the encoder's input");
+        saei_export_centre(dict, h->no_b_dec_subtraction);
     }
     if (e->desc->raw || h->arch == SAE_ARCH_STANDARD_NEW || saei_decoder_is_unit(dict))
         return SAE_OK;
@@ -192,7 +193,7 @@ static sae_result saei_export_dl(saei_export *e) {
 
 static bool saei_export_is_transcoder(const saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
-    return h->output_dim != h->activation_dim || h->skip || h->keep_norm
+    return h->output_dim != h->activation_dim || h->skip || h->output_normalized
            || strstr(e->dict->origin.class_name, "transcoder") != NULL;
 }
 
@@ -200,30 +201,30 @@ static sae_result saei_export_lens_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     bool batch = h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA;
     if (h->arch == SAE_ARCH_IDENTITY) return saei_export_refused(e, "identity");
-    if (h->latents == SAE_LATENTS_GROUP_MAX) return saei_export_refused(e, "group max");
-    if (h->latents == SAE_LATENTS_SIGNED)
+    if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
+    if (h->activation == SAE_ACTIVATION_SIGNED)
         return saei_export_refused(e, "latents below 0 but those of abstopk");
     if (batch) SAEI_TRY(saei_export_batch(e));
     if (batch || e->dict->rule == SAE_RULE_THRESHOLD) SAEI_TRY(saei_export_jump_relu(e));
     h = &e->dict->desc;
     if (!saei_export_is_transcoder(e)) return SAE_OK;
     if (h->arch != SAE_ARCH_STANDARD_NEW && h->arch != SAE_ARCH_JUMP_RELU) {
-        if (h->output_dim != h->activation_dim || h->skip || h->keep_norm)
+        if (h->output_dim != h->activation_dim || h->skip || h->output_normalized)
             return saei_export_refused(e, "transcoder or skip connection with top-k or gated "
                                           "latents");
         return SAE_OK;
     }
     if (saei_subtracts(h))
         return saei_export_refused(e, "transcoder that takes b_dec from its input");
-    if (h->input_norm && !h->keep_norm && h->skip)
+    if (h->input_norm && !h->output_normalized && h->skip)
         return saei_export_refused(e, "skip connection beside an output in the input's norm");
     return SAE_OK;
 }
 
 static const char *saei_export_lens_arch(const saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
-    bool jump = h->arch == SAE_ARCH_JUMP_RELU, norm = h->input_norm && !h->keep_norm;
-    if (h->arch == SAE_ARCH_TOP_K) return h->latents ? "abstopk" : "topk";
+    bool jump = h->arch == SAE_ARCH_JUMP_RELU, norm = h->input_norm && !h->output_normalized;
+    if (h->arch == SAE_ARCH_TOP_K) return h->activation ? "abstopk" : "topk";
     if (h->arch == SAE_ARCH_GATED) return "gated";
     if (h->arch == SAE_ARCH_STANDARD) return "standard";
     if (h->skip) return jump ? "jumprelu_skip_transcoder" : "skip_transcoder";
@@ -297,7 +298,7 @@ static sae_result saei_export_lens(saei_export *e) {
     if (e->desc->log_sparsity) {
         char *path = saei_path_join(e->ctx, e->folder, "sparsity.safetensors");
         sae_tensor t;
-        sae_result result = SAE_OUT_OF_MEMORY;
+        sae_result result = SAE_ERR_OUT_OF_MEMORY;
         memset(&t, 0, sizeof t);
         t.name = "sparsity";
         t.dtype = SAE_F32;
@@ -318,7 +319,7 @@ static sae_result saei_export_sparsify_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     if (h->arch != SAE_ARCH_TOP_K || e->dict->rule != SAE_RULE_TOP_K)
         return saei_export_refused(e, "latents but the k largest of a row and group max");
-    if (h->latents == SAE_LATENTS_SIGNED || h->latents == SAE_LATENTS_MAGNITUDE)
+    if (h->activation == SAE_ACTIVATION_SIGNED || h->activation == SAE_ACTIVATION_MAGNITUDE)
         return saei_export_refused(e, "latents below 0");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
     if (h->output_dim != h->activation_dim)
@@ -332,19 +333,22 @@ static sae_result saei_export_sparsify(saei_export *e) {
         { "encoder.weight", SAEI_SLOT_W_ENC }, { "encoder.bias", SAEI_SLOT_B_ENC },
         { "W_dec", SAEI_SLOT_W_DEC }, { "b_dec", SAEI_SLOT_B_DEC }, { "W_skip", SAEI_SLOT_W_SKIP }
     };
-    const char *activation = h->latents == SAE_LATENTS_GROUP_MAX ? "groupmax" : "topk";
+    const char *activation = h->activation == SAE_ACTIVATION_GROUP_MAX ? "groupmax" : "topk";
     bool whole = h->dict_size % h->activation_dim == 0;
     saei_text t;
     memset(&t, 0, sizeof t);
     t.ctx = e->ctx;
     SAEI_NOTE(e, SAE_LOG_INFO, "activation %s", activation);
     SAEI_TRY(saei_export_tensors(e, "sae.safetensors", keys, h->skip ? 5 : 4));
-    saei_text_add(&t, "{\"activation\": \"%s\", \"expansion_factor\": %zu, "
+    saei_text_add(&t,
+                  "{\"activation\": \"%s\", \"expansion_factor\": %zu, "
                   "\"normalize_decoder\": %s, \"num_latents\": %zu, \"k\": %zu, "
                   "\"multi_topk\": false, \"skip_connection\": %s, \"transcode\": %s, "
-                  "\"d_in\": %zu, ", activation, whole ? h->dict_size / h->activation_dim : 32,
+                  "\"d_in\": %zu, ",
+                  activation, whole ? h->dict_size / h->activation_dim : 32,
                   saei_decoder_is_unit(e->dict) ? "true" : "false", h->dict_size, h->k,
-                  h->skip ? "true" : "false", h->keep_b_dec ? "true" : "false", h->activation_dim);
+                  h->skip ? "true" : "false", h->no_b_dec_subtraction ? "true" : "false",
+                  h->activation_dim);
     saei_export_made_by(e, &t);
     saei_text_add(&t, "}\n");
     return saei_export_text(e, "cfg.json", &t);
@@ -355,10 +359,11 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     saei_export e;
     sae_result result;
     if (!dict || !desc || !folder)
-        return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
+        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
                          "sae_dictionary_export: dict, desc or folder is NULL");
     if (desc->format < SAE_FORMAT_DICTIONARY_LEARNING || desc->format > SAE_FORMAT_SPARSIFY)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_dictionary_export: format is %d, allowed are "
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_dictionary_export: format is %d, allowed are "
                          "%d (dictionary_learning), %d (sae_lens), %d (sparsify)",
                          (int)desc->format, (int)SAE_FORMAT_DICTIONARY_LEARNING,
                          (int)SAE_FORMAT_SAE_LENS, (int)SAE_FORMAT_SPARSIFY);
@@ -374,7 +379,8 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
              : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify_fit(&e)
                                                    : saei_export_dl_fit(&e);
     if (result == SAE_OK && !saei_all_finite(e.dict->params, e.dict->num_params))
-        result = saei_fail(e.ctx, SAE_NOT_FINITE, "sae_dictionary_export: a parameter is NaN or "
+        result = saei_fail(e.ctx, SAE_ERR_NOT_FINITE,
+                           "sae_dictionary_export: a parameter is NaN or "
                            "infinite, or becomes so when others are moved into it");
     if (result == SAE_OK) result = saei_make_folder(e.ctx, "sae_dictionary_export", folder);
     if (result == SAE_OK)

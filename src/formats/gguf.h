@@ -64,30 +64,31 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
                                     const char *path) {
     float *direction;
     sae_result result;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (!steerings || !count || !path)
-        return saei_fail(dict->ctx, SAE_INVALID,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_steer_export: steerings or path is NULL, or count is 0");
     SAEI_TRY(saei_steer_check(dict, "sae_steer_export", steerings, count));
     if (layer < 1 || layer > INT32_MAX)
-        return saei_fail(dict->ctx, SAE_INVALID,
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_steer_export: layer is %zu, allowed are 1 to 2147483647 (llama.cpp "
                          "steers no layer 0)",
                          layer);
     if (!dict->W_dec)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: %s has no directions",
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: %s has no directions",
                          sae_arch_name(dict->desc.arch));
-    if (dict->desc.input_norm && !dict->desc.keep_norm)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_steer_export: the dictionary has an "
+    if (dict->desc.input_norm && !dict->desc.output_normalized)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary has an "
                          "input_norm, so its directions are of another length in every row");
     for (size_t j = 0; j < count; j++)
         if (steerings[j].mode > SAE_STEER_ADD)
-            return saei_fail(dict->ctx, SAE_INVALID,
+            return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_steer_export: steerings[%zu].mode is %d, allowed is "
                              "SAE_STEER_ADD alone: a control vector only adds",
                              j, (int)steerings[j].mode);
     direction = (float *)saei_calloc(dict->ctx, dict->ld_out, sizeof *direction);
-    if (!direction) return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_steer_export: no memory");
+    if (!direction)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_steer_export: no memory");
     for (size_t j = 0; j < count; j++) {
         const float *row = dict->W_dec + (size_t)steerings[j].latent * dict->ld_out;
         dict->ctx->kernels->axpy(dict->ld_out, steerings[j].value, row, direction, direction);

@@ -112,7 +112,7 @@ static sae_result saei_load_fail(const saei_load *load, sae_result result, const
 }
 
 static sae_result saei_load_no_memory(const saei_load *load) {
-    return saei_load_fail(load, SAE_OUT_OF_MEMORY, "no memory for its name");
+    return saei_load_fail(load, SAE_ERR_OUT_OF_MEMORY, "no memory for its name");
 }
 
 static const saei_layout *saei_layout_of(sae_arch arch) {
@@ -222,7 +222,7 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
     saei_map_close(load->ctx, &map);
     SAEI_TRY(result);
     if (load->root->type == SAE_JSON_OBJECT) return SAE_OK;
-    return saei_load_fail(load, SAE_FORMAT, "%s is not a JSON object", name);
+    return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
 }
 
 /* The value of a key; NULL where it is absent or null. */
@@ -243,8 +243,8 @@ static sae_result saei_config_refused(const saei_load *load, const char *key, co
     char quoted[SAEI_QUOTE];
     const char *given = v->string ? saei_quote(v->string, quoted) : kinds[v->type];
     if (v->type == SAE_JSON_BOOL) given = v->number != 0 ? "true" : "false";
-    return saei_load_fail(load, SAE_FORMAT, "%s in %s is %s, allowed is %s", key, load->config_name,
-                          given, allowed);
+    return saei_load_fail(load, SAE_ERR_FORMAT, "%s in %s is %s, allowed is %s", key,
+                          load->config_name, given, allowed);
 }
 
 /* A whole number of load->config; *out stays where it is absent or null. */
@@ -264,7 +264,7 @@ static sae_result saei_config_required(const saei_load *load, const char *key, s
     SAEI_TRY(saei_config_size(load, key, out));
     if (*out) return SAE_OK;
     if (v) return saei_config_refused(load, key, v, "a whole number from 1");
-    return saei_load_fail(load, SAE_FORMAT, "%s has no %s", load->config_name, key);
+    return saei_load_fail(load, SAE_ERR_FORMAT, "%s has no %s", load->config_name, key);
 }
 
 static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {

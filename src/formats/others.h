@@ -24,22 +24,28 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
     SAEI_TRY(saei_config_size(load, "num_latents", &latents));
     SAEI_TRY(saei_config_size(load, "k", &desc->k));
     SAEI_TRY(saei_config_bool(load, "skip_connection", &desc->skip));
-    SAEI_TRY(saei_config_bool(load, "transcode", &desc->keep_b_dec));
+    SAEI_TRY(saei_config_bool(load, "transcode", &desc->no_b_dec_subtraction));
     SAEI_TRY(saei_config_bool(load, "signed", &was_signed));
     if (!latents && !saei_mul(desc->activation_dim, expansion, &latents)) latents = 0;
     if (!latents || latents > INT32_MAX)
-        return saei_load_fail(load, SAE_FORMAT, "num_latents and expansion_factor in cfg.json make "
-                              "no number of latents from 1 to %d", INT32_MAX);
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "num_latents and expansion_factor in cfg.json make "
+                              "no number of latents from 1 to %d",
+                              INT32_MAX);
     desc->dict_size = latents;
-    if (strcmp(name, "groupmax") == 0) desc->latents = SAE_LATENTS_GROUP_MAX;
+    if (strcmp(name, "groupmax") == 0) desc->activation = SAE_ACTIVATION_GROUP_MAX;
     else if (activation && strcmp(name, "topk") != 0)
         return saei_config_refused(load, "activation", activation, "topk, groupmax");
     if (desc->k < 1 || desc->k > latents)
-        return saei_load_fail(load, SAE_FORMAT, "k in cfg.json is %zu, allowed are 1 to the number "
-                              "of latents, %zu", desc->k, latents);
-    if (desc->latents && latents % desc->k)
-        return saei_load_fail(load, SAE_FORMAT, "k in cfg.json is %zu: groupmax needs a divisor of "
-                              "the number of latents, %zu", desc->k, latents);
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k in cfg.json is %zu, allowed are 1 to the number "
+                              "of latents, %zu",
+                              desc->k, latents);
+    if (desc->activation && latents % desc->k)
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k in cfg.json is %zu: groupmax needs a divisor of "
+                              "the number of latents, %zu",
+                              desc->k, latents);
     if (was_signed)
         saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: signed is true, which "
                  "sparsify no longer knows: latents are positive, as it takes them today",
@@ -55,7 +61,8 @@ static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
     memset(&draft, 0, sizeof draft);
     draft.load = load;
     if (!load->root)
-        return saei_load_fail(load, SAE_NOT_FOUND, "there is no cfg.json beside sae.safetensors");
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
+                              "there is no cfg.json beside sae.safetensors");
     load->config = load->root;
     SAEI_TRY(saei_sparsify_desc(load, &draft.desc));
     saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
@@ -77,7 +84,7 @@ static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
         dict->origin.layer = saei_layer_of(hook);
     }
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name,
-                     draft.desc.latents ? "groupmax" : "topk");
+                     draft.desc.activation ? "groupmax" : "topk");
     *out = dict;
     return SAE_OK;
 }
@@ -132,11 +139,14 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     draft.load = load;
     load->config = load->root;
     if (w_dec && w_dec->ndim == 3)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "a cross-layer transcoder: w_dec has three "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "a cross-layer transcoder: w_dec has three "
                               "dimensions");
     if (load->root && (!arch || strcmp(arch, "jump_relu") != 0))
-        return saei_load_fail(load, SAE_UNSUPPORTED, "architecture in config.json is %s, allowed "
-                              "is jump_relu", arch ? saei_quote(arch, quoted) : "missing");
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "architecture in config.json is %s, allowed "
+                              "is jump_relu",
+                              arch ? saei_quote(arch, quoted) : "missing");
     SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope 2"));
     affine = draft.desc.skip;
     if (load->root) {
@@ -144,7 +154,7 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
         SAEI_TRY(saei_config_bool(load, "affine_connection", &affine));
     }
     if (affine != draft.desc.skip && (draft.desc.skip || !type || strcmp(type, "sae") != 0))
-        return saei_load_fail(load, SAE_MISMATCH, "affine_connection in config.json is %s, and "
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "affine_connection in config.json is %s, and "
                               "there is %s affine_skip_connection", affine ? "true" : "not true",
                               affine ? "no" : "an");
     SAEI_TRY(saei_lens_scale(&draft, false));
@@ -202,19 +212,22 @@ static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
     memset(&draft, 0, sizeof draft);
     draft.load = load;
     if (!load->root)
-        return saei_load_fail(load, SAE_NOT_FOUND, "there is no hyperparams.json beside the folder "
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
+                              "there is no hyperparams.json beside the folder "
                               "checkpoints");
     load->config = load->root;
     norm = saei_config_value(norm, "in");
     if (act && strcmp(act, "jumprelu") != 0)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "act_fn in hyperparams.json is %s, allowed is "
-                              "jumprelu", saei_quote(act, quoted));
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "act_fn in hyperparams.json is %s, allowed is "
+                              "jumprelu",
+                              saei_quote(act, quoted));
     if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
-        return saei_load_fail(load, SAE_FORMAT, "hyperparams.json has no number "
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number "
                               "jump_relu_threshold");
     if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
         || !(norm->number <= FLT_MAX))
-        return saei_load_fail(load, SAE_FORMAT, "hyperparams.json has no number above 0 in "
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in "
                               "dataset_average_activation_norm.in");
     SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
     SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
@@ -265,23 +278,27 @@ static sae_result saei_openai_desc(saei_draft *draft, const char **name) {
     *name = saei_tensor_file_scalar(load->tensors, "activation");
     if (!*name) *name = "ReLU";
     desc->arch = SAE_ARCH_STANDARD;
-    if (strcmp(*name, "Identity") == 0) desc->latents = SAE_LATENTS_SIGNED;
+    if (strcmp(*name, "Identity") == 0) desc->activation = SAE_ACTIVATION_SIGNED;
     if (strcmp(*name, "ReLU") == 0 || strcmp(*name, "Identity") == 0) return SAE_OK;
     if (strcmp(*name, "TopK") != 0)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "activation is %s, allowed are ReLU, TopK, "
-                              "Identity", saei_quote(*name, quoted));
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "activation is %s, allowed are ReLU, TopK, "
+                              "Identity",
+                              saei_quote(*name, quoted));
     desc->arch = SAE_ARCH_TOP_K;
     desc->input_norm = SAE_INPUT_NORM_LAYER;
     k = saei_openai_value(load, "k");
     after = saei_openai_value(load, "postact_fn");
     if (k && (!saei_text_number(k, strlen(k), &value) || value != floor(value))) value = 0;
     if (!(value >= 1 && value <= (double)desc->dict_size))
-        return saei_load_fail(load, SAE_FORMAT, "k of its activation TopK is %s, allowed are 1 to "
-                              "%zu", k ? saei_quote(k, quoted) : "missing", desc->dict_size);
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k of its activation TopK is %s, allowed are 1 to "
+                              "%zu",
+                              k ? saei_quote(k, quoted) : "missing", desc->dict_size);
     desc->k = (size_t)value;
-    if (after && strcmp(after, "Identity") == 0) desc->latents = SAE_LATENTS_SIGNED;
+    if (after && strcmp(after, "Identity") == 0) desc->activation = SAE_ACTIVATION_SIGNED;
     else if (after && strcmp(after, "ReLU") != 0)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "postact_fn of its activation TopK is %s, "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "postact_fn of its activation TopK is %s, "
                               "allowed are ReLU, Identity", saei_quote(after, quoted));
     return SAE_OK;
 }
@@ -294,7 +311,8 @@ static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
     memset(&draft, 0, sizeof draft);
     draft.load = load;
     if (load->tensors->header)
-        return saei_load_fail(load, SAE_UNSUPPORTED, "the tensors of openai's Autoencoder without "
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "the tensors of openai's Autoencoder without "
                               "its activation, which only the .pt holds");
     saei_draft_must(&draft, "pre_bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "latent_bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
@@ -334,7 +352,7 @@ enum { SAEI_NUM_READERS = sizeof saei_readers / sizeof saei_readers[0] };
 static sae_result saei_load_locate(saei_load *load, const saei_reader **out) {
     saei_path_kind kind = saei_path_exists(load->path);
     if (kind == SAEI_PATH_NONE)
-        return saei_load_fail(load, SAE_NOT_FOUND, "there is no such file or folder");
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
     if (kind == SAEI_PATH_FILE) {
         load->file = saei_strdup(load->ctx, load->path);
         if (!load->file) return saei_load_no_memory(load);
@@ -353,7 +371,7 @@ static sae_result saei_load_locate(saei_load *load, const saei_reader **out) {
             if (saei_path_exists(load->file) == SAEI_PATH_FILE) return SAE_OK;
         }
     if (kind == SAEI_PATH_FILE) return SAE_OK;
-    return saei_load_fail(load, SAE_NOT_FOUND, "the folder has none of ae.pt, ae.safetensors, "
+    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of ae.pt, ae.safetensors, "
                           "sae_weights.safetensors, sae.safetensors, params.npz, "
                           "params.safetensors, checkpoints/final.safetensors, autoencoder.pt");
 }
@@ -371,7 +389,7 @@ static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     if (!reader) {
         for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
             saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
-        return saei_load_fail(load, SAE_UNSUPPORTED, "it is no dictionary: it holds %s",
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "it is no dictionary: it holds %s",
                               *names ? names : "no tensors");
     }
     if (reader->config) SAEI_TRY(saei_load_config(load, reader->config));
@@ -386,7 +404,7 @@ SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *de
     saei_load load;
     sae_result result;
     if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
     memset(&load, 0, sizeof load);
     load.ctx = ctx;
     load.path = path;

@@ -9,20 +9,20 @@ typedef enum saei_lens_kind { SAEI_LENS_SAE, SAEI_LENS_TRANSCODER, SAEI_LENS_SKI
 static const struct {
     const char *name;
     sae_arch arch;
-    sae_latents latents;
+    sae_activation latents;
     saei_lens_kind kind;
 } saei_lens_archs[] = {
-    { "standard", SAE_ARCH_STANDARD, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "topk", SAE_ARCH_TOP_K, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "abstopk", SAE_ARCH_TOP_K, SAE_LATENTS_MAGNITUDE, SAEI_LENS_SAE },
-    { "gated", SAE_ARCH_GATED, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "jumprelu", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "batchtopk", SAE_ARCH_BATCH_TOP_K, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "matryoshka_batchtopk", SAE_ARCH_MATRYOSHKA, SAE_LATENTS_POSITIVE, SAEI_LENS_SAE },
-    { "transcoder", SAE_ARCH_STANDARD_NEW, SAE_LATENTS_POSITIVE, SAEI_LENS_TRANSCODER },
-    { "skip_transcoder", SAE_ARCH_STANDARD_NEW, SAE_LATENTS_POSITIVE, SAEI_LENS_SKIP },
-    { "jumprelu_transcoder", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_TRANSCODER },
-    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_LATENTS_POSITIVE, SAEI_LENS_SKIP }
+    { "standard", SAE_ARCH_STANDARD, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "topk", SAE_ARCH_TOP_K, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "abstopk", SAE_ARCH_TOP_K, SAE_ACTIVATION_MAGNITUDE, SAEI_LENS_SAE },
+    { "gated", SAE_ARCH_GATED, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "jumprelu", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "batchtopk", SAE_ARCH_BATCH_TOP_K, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "matryoshka_batchtopk", SAE_ARCH_MATRYOSHKA, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE },
+    { "transcoder", SAE_ARCH_STANDARD_NEW, SAE_ACTIVATION_POSITIVE, SAEI_LENS_TRANSCODER },
+    { "skip_transcoder", SAE_ARCH_STANDARD_NEW, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP },
+    { "jumprelu_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_TRANSCODER },
+    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP }
 };
 enum { SAEI_NUM_LENS_ARCHS = sizeof saei_lens_archs / sizeof saei_lens_archs[0] };
 
@@ -59,7 +59,7 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
             cfg->arch = i;
             return SAE_OK;
         }
-    return saei_load_fail(load, SAE_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
+    return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
                           "standard, topk, abstopk, gated, jumprelu, batchtopk, "
                           "matryoshka_batchtopk, transcoder, skip_transcoder, jumprelu_transcoder, "
                           "jumprelu_skip_transcoder", name ? saei_quote(name, quoted) : "missing");
@@ -102,7 +102,7 @@ static sae_result saei_lens_k(const saei_load *load, const saei_lens_cfg *cfg,
                                                        : "a whole number from 1");
     if (k) value = k->number;
     if (!(value <= (double)desc->dict_size))
-        return saei_load_fail(load, SAE_FORMAT, "k is %g%s, allowed are 1 to d_sae, %zu", value,
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %g%s, allowed are 1 to d_sae, %zu", value,
                               k ? "" : " (SAELens' default, cfg.json says none)", desc->dict_size);
     desc->k = (size_t)value;
     desc->k_fraction = value - floor(value);
@@ -145,7 +145,7 @@ static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
     SAEI_TRY(saei_lens_arch(load, cfg));
     kind = saei_lens_archs[cfg->arch].kind;
     desc->arch = saei_lens_archs[cfg->arch].arch;
-    desc->latents = saei_lens_archs[cfg->arch].latents;
+    desc->activation = saei_lens_archs[cfg->arch].latents;
     SAEI_TRY(saei_config_required(load, "d_in", &desc->activation_dim));
     SAEI_TRY(saei_config_required(load, "d_sae", &desc->dict_size));
     SAEI_TRY(saei_lens_dtype(load));
@@ -154,15 +154,15 @@ static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
     cfg->scaled = false;
     SAEI_TRY(saei_config_bool(load, "finetuning_scaling_factor", &cfg->scaled));
     if (kind != SAEI_LENS_SAE && subtract)
-        return saei_load_fail(load, SAE_FORMAT, "apply_b_dec_to_input in cfg.json is true (or "
+        return saei_load_fail(load, SAE_ERR_FORMAT, "apply_b_dec_to_input in cfg.json is true (or "
                               "missing), allowed is false for a %s",
                               saei_lens_archs[cfg->arch].name);
     if (desc->arch == SAE_ARCH_JUMP_RELU) desc->subtract_b_dec = subtract;
     else if (desc->arch == SAE_ARCH_STANDARD && !subtract) desc->arch = SAE_ARCH_STANDARD_NEW;
-    else if (desc->arch != SAE_ARCH_STANDARD_NEW) desc->keep_b_dec = !subtract;
+    else if (desc->arch != SAE_ARCH_STANDARD_NEW) desc->no_b_dec_subtraction = !subtract;
     if (kind != SAEI_LENS_SAE) {
         SAEI_TRY(saei_config_required(load, "d_out", &desc->output_dim));
-        desc->keep_norm = desc->input_norm != SAE_INPUT_NORM_NONE;
+        desc->output_normalized = desc->input_norm != SAE_INPUT_NORM_NONE;
         desc->skip = kind == SAEI_LENS_SKIP;
     }
     if (!saei_arch_selects(desc->arch)) return SAE_OK;
@@ -185,14 +185,15 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
     if (!t) return SAE_OK;
     SAEI_TRY(saei_draft_check(draft, key));
     scale = (float *)saei_alloc(draft->load->ctx, m, sizeof *scale);
-    if (!scale) return saei_load_fail(draft->load, SAE_OUT_OF_MEMORY, "no memory for %s", t->name);
+    if (!scale)
+        return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
     result = saei_draft_read(draft, t, -1, false, scale, 0);
     for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
     saei_free(draft->load->ctx, scale);
     SAEI_TRY(result);
     if (ones) draft->keys[key].slot = SAEI_SLOT_NOTHING;
     else if (!scaled)
-        return saei_load_fail(draft->load, SAE_UNSUPPORTED, "%s is not all ones, and "
+        return saei_load_fail(draft->load, SAE_ERR_UNSUPPORTED, "%s is not all ones, and "
                               "finetuning_scaling_factor in cfg.json is not true", t->name);
     return SAE_OK;
 }
@@ -243,7 +244,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     memset(&draft, 0, sizeof draft);
     draft.load = load;
     if (!load->root)
-        return saei_load_fail(load, SAE_NOT_FOUND, "there is no cfg.json beside "
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no cfg.json beside "
                               "sae_weights.safetensors");
     load->config = load->root;
     SAEI_TRY(saei_lens_desc(load, &cfg, &draft.desc));

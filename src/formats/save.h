@@ -46,7 +46,7 @@ static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src,
     if (saei_mul(job.m, job.d, &count))
         *copy = (float *)saei_alloc(dict->ctx, count, sizeof(float));
     if (!*copy)
-        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
                          t->name);
     job.dst = *copy;
     saei_parallel(dict->ctx, saei_ceil_div(job.m, SAEI_FILE_TILE), saei_write_band, &job);
@@ -120,10 +120,11 @@ static sae_result saei_save_keys(const sae_dictionary *dict, const char *path, c
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
     const saei_layout *layout;
     if (!dict || !path)
-        return saei_fail(dict ? dict->ctx : NULL, SAE_INVALID,
+        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
                          "sae_dictionary_save: dict or path is NULL");
     if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
-        return saei_fail(dict->ctx, SAE_UNSUPPORTED, "sae_dictionary_save: the dictionary is %s "
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
+                         "sae_dictionary_save: the dictionary is %s "
                          "with variations (or subtract_b_dec), which the reference's state_dict "
                          "cannot say; sae_dictionary_export writes it in other forms",
                          sae_arch_name(dict->desc.arch));

@@ -17,12 +17,14 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     sae_context *ctx;
     if (desc) zero = *desc;
     else memset(&zero, 0, sizeof zero);
-    if (!out) return saei_context_refuse(d, SAE_INVALID, "sae_context_create: out is NULL");
+    if (!out) return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: out is NULL");
     if (!d->allocator.alloc != !d->allocator.free)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: allocator has one of alloc "
+        return saei_context_refuse(d, SAE_ERR_INVALID,
+                                   "sae_context_create: allocator has one of alloc "
                                    "and free, allowed are both or none");
     if (d->threads < 0 || d->threads > SAEI_MAX_THREADS)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: threads is out of range, "
+        return saei_context_refuse(d, SAE_ERR_INVALID,
+                                   "sae_context_create: threads is out of range, "
                                    "allowed are 0 (all) to 1024");
     if (!d->allocator.alloc) {
         d->allocator.alloc = saei_default_alloc;
@@ -30,12 +32,12 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     }
     kernels = saei_kernels_select(d->instruction_set);
     if (!kernels)
-        return saei_context_refuse(d, SAE_INVALID, "sae_context_create: this CPU has no such "
+        return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: this CPU has no such "
                                    "instruction_set, allowed are NULL, portable, and what it has "
                                    "of avx2, avx512, avx512vnni, neon");
     ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
     if (!ctx)
-        return saei_context_refuse(d, SAE_OUT_OF_MEMORY,
+        return saei_context_refuse(d, SAE_ERR_OUT_OF_MEMORY,
                                    "sae_context_create: no memory for a context");
     memset(ctx, 0, sizeof *ctx);
     ctx->allocator = d->allocator;

@@ -13,11 +13,11 @@
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
 #define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
 
-typedef struct saei_adam_step {
+typedef struct saei_adam_factors {
     float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
     float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
     float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
-} saei_adam_step;
+} saei_adam_factors;
 
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
@@ -103,7 +103,8 @@ struct saei_kernels {
     void (*divide)(size_t n, const float *x, float a, float *out);               /* x / a */
     void (*add_double)(size_t n, double a, const float *x, double *out);         /* out += a x */
     void (*powers)(size_t n, const float *x, double p, double *out); /* x > 0 ? x^p : 0 */
-    void (*adam)(const saei_adam_step *c, size_t n, float *p, const float *g, float *m, float *v);
+    void (*adam)(const saei_adam_factors *c, size_t n, float *p, const float *g, float *m,
+                 float *v);
     /* The operations gate and gate_grad on n entries from entry at on. */
     void (*gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
                  const float *mag_bias, const sae_code *c);

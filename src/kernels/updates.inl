@@ -137,7 +137,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
    rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
-static void SAEI_FN(saei_adam)(const saei_adam_step *c, size_t n, float *p, const float *g,
+static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, const float *g,
                                float *m, float *v) {
     saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
     saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);

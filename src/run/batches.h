@@ -24,11 +24,15 @@ static sae_result saei_buffer_not_finite(const sae_buffer *b, size_t stream, uin
     if (b->source_rows) {
         slab = saei_stream_slab(&b->stream[stream], row);
         if (slab->name)
-            return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: %s has NaN or infinity in "
-                             "row %llu", slab->name, (unsigned long long)(row - slab->begin));
+            return saei_fail(b->ctx, SAE_ERR_NOT_FINITE,
+                             "sae_buffer_next: %s has NaN or infinity in "
+                             "row %llu",
+                             slab->name, (unsigned long long)(row - slab->begin));
     }
-    return saei_fail(b->ctx, SAE_NOT_FINITE, "sae_buffer_next: the %s has NaN or infinity in row "
-                     "%llu", what, (unsigned long long)row);
+    return saei_fail(b->ctx, SAE_ERR_NOT_FINITE,
+                     "sae_buffer_next: the %s has NaN or infinity in row "
+                     "%llu",
+                     what, (unsigned long long)row);
 }
 
 /* Appends rows from read; *got 0 at the end of its data. */
@@ -37,14 +41,14 @@ static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
     size_t want = saei_min(room, b->desc.batch_size), bytes = source->dim * sizeof(float);
     int64_t n = source->read(source->user, b->out[0], b->num_streams == 2 ? b->out[1] : NULL, want);
     if (n < 0) {
-        if (n < (int64_t)SAE_BACKEND)
-            return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: read returned %lld, not a "
+        if (n < (int64_t)SAE_ERR_BACKEND)
+            return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: read returned %lld, not a "
                              "sae_result", (long long)n);
         return saei_fail(b->ctx, (sae_result)n, "sae_buffer_next: read failed with %s",
                          sae_result_name((sae_result)n));
     }
     if ((uint64_t)n > want)
-        return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: read returned %lld rows, asked "
+        return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: read returned %lld rows, asked "
                          "were %zu", (long long)n, want);
     *got = (size_t)n;
     for (size_t s = 0; s < b->num_streams; s++)
@@ -58,7 +62,7 @@ static sae_result saei_buffer_rewind_source(sae_buffer *b) {
     sae_result result;
     if (source->read) {
         if (!source->rewind)
-            return saei_fail(b->ctx, SAE_UNSUPPORTED, "sae_buffer_rewind: the source is a read "
+            return saei_fail(b->ctx, SAE_ERR_UNSUPPORTED, "sae_buffer_rewind: the source is a read "
                              "without rewind");
         result = source->rewind(source->user);
         if (result != SAE_OK)
@@ -92,9 +96,10 @@ static sae_result saei_buffer_read(sae_buffer *b) {
             break;
         }
         if (b->position < b->desc.batch_size)
-            return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: batch_size is %zu, the source "
-                             "has only %llu rows", b->desc.batch_size,
-                             (unsigned long long)b->position);
+            return saei_fail(b->ctx, SAE_ERR_INVALID,
+                             "sae_buffer_next: batch_size is %zu, the source "
+                             "has only %llu rows",
+                             b->desc.batch_size, (unsigned long long)b->position);
         if (b->desc.sequential) b->count = 0;
         SAEI_TRY(saei_buffer_rewind_source(b));
     }
@@ -195,13 +200,15 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
                                    size_t *n) {
     size_t take, parts, dim;
     saei_gather gather;
-    if (!b) return SAE_INVALID;
-    if (!x || !n) return saei_fail(b->ctx, SAE_INVALID, "sae_buffer_next: x or n is NULL");
+    if (!b) return SAE_ERR_INVALID;
+    if (!x || !n) return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: x or n is NULL");
     if (b->count - b->cursor < b->low) SAEI_TRY(saei_buffer_refill(b));
     take = saei_min(b->count - b->cursor, b->desc.batch_size);
     if (!take)
-        return saei_fail(b->ctx, SAE_END_OF_DATA, "sae_buffer_next: the source has no more rows "
-                         "after %llu batches", (unsigned long long)b->batches);
+        return saei_fail(b->ctx, SAE_ERR_END_OF_DATA,
+                         "sae_buffer_next: the source has no more rows "
+                         "after %llu batches",
+                         (unsigned long long)b->batches);
     gather.buffer = b;
     gather.n = take;
     parts = saei_ceil_div(take, SAEI_GATHER_ROWS);
@@ -223,7 +230,7 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
 }
 
 SAE_API sae_result sae_buffer_rewind(sae_buffer *b) {
-    if (!b) return SAE_INVALID;
+    if (!b) return SAE_ERR_INVALID;
     if (b->position || b->batches || b->ended || b->desc.source.rewind)
         SAEI_TRY(saei_buffer_rewind_source(b));
     b->cursor = b->count = 0;
@@ -281,7 +288,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     if (from && state[4] && state[4] <= b->capacity)
         ids = saei_state_u64(file, prefix, "ids", state[4]);
     if (!from || (state[4] && !ids) || (b->source_rows && state[1] > b->source_rows))
-        return saei_fail(b->ctx, SAE_FORMAT, "sae_train: the backup's buffer is damaged");
+        return saei_fail(b->ctx, SAE_ERR_FORMAT, "sae_train: the backup's buffer is damaged");
     SAEI_TRY(sae_buffer_rewind(b));
     if (b->desc.source.read) {
         for (uint64_t i = 0; i < state[0]; i++) SAEI_TRY(sae_buffer_next(b, &x, NULL, &n));
@@ -291,7 +298,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     for (size_t i = 0; i < n; i++) {
         memcpy(&b->id[i], ids + i * 8, 8);
         if (b->id[i] >= b->source_rows)
-            return saei_fail(b->ctx, SAE_FORMAT, "sae_train: the backup's buffer is damaged");
+            return saei_fail(b->ctx, SAE_ERR_FORMAT, "sae_train: the backup's buffer is damaged");
         for (size_t s = 0; s < b->num_streams; s++)
             saei_stream_row(&b->stream[s], b->id[i], saei_buffer_held(b, s, i));
     }

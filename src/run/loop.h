@@ -133,23 +133,26 @@ static void saei_loop_fingerprint(saei_loop *l) {
 
 static sae_result saei_loop_check(sae_context *ctx, const sae_train_desc *d) {
     size_t heads;
-    if (!d) return saei_fail(ctx, SAE_INVALID, "sae_train: desc is NULL");
+    if (!d) return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: desc is NULL");
     if (!d->trainers || !d->num_trainers)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is 0 or trainers is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: num_trainers is 0 or trainers is NULL");
     if (!d->steps)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: steps is 0, allowed is 1 or more");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: steps is 0, allowed is 1 or more");
     heads = d->buffer.heads;
     if (heads > 1 && d->num_trainers != heads)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: num_trainers is %zu, with %zu heads there "
-                         "must be one for each", d->num_trainers, heads);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_train: num_trainers is %zu, with %zu heads there "
+                         "must be one for each",
+                         d->num_trainers, heads);
     if (d->flat && d->num_trainers > 1)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: flat is set, allowed is that with one "
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: flat is set, allowed is that with one "
                          "trainer; there are %zu", d->num_trainers);
     if (d->num_save_steps && !d->save_steps)
-        return saei_fail(ctx, SAE_INVALID, "sae_train: save_steps is NULL, num_save_steps %zu",
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: save_steps is NULL, num_save_steps %zu",
                          d->num_save_steps);
     if (!d->save_dir && (d->num_save_steps || d->backup_steps || d->resume))
-        return saei_fail(ctx, SAE_INVALID, "sae_train: save_steps, backup_steps and resume need a "
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_train: save_steps, backup_steps and resume need a "
                          "save_dir, which is NULL");
     return SAE_OK;
 }
@@ -161,11 +164,15 @@ static sae_result saei_loop_trainer(saei_loop *l, size_t i) {
     if (!d.batch_size) d.batch_size = b->batch_size;
     if (!d.steps) d.steps = l->desc->steps;
     if (d.activation_dim != l->dim)
-        return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: activation_dim of trainer %zu is %zu, "
-                         "the data has rows of %zu", i, d.activation_dim, l->dim);
+        return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                         "sae_train: activation_dim of trainer %zu is %zu, "
+                         "the data has rows of %zu",
+                         i, d.activation_dim, l->dim);
     if (d.batch_size < b->batch_size)
-        return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: batch_size of trainer %zu is %zu, the "
-                         "buffer's is %zu", i, d.batch_size, b->batch_size);
+        return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                         "sae_train: batch_size of trainer %zu is %zu, the "
+                         "buffer's is %zu",
+                         i, d.batch_size, b->batch_size);
     sae_trainer_defaults(&d);
     return sae_trainer_create(l->ctx, &d, &l->trainers[i]);
 }
@@ -177,15 +184,15 @@ static sae_result saei_loop_folders(saei_loop *l) {
     l->folders = (char **)saei_calloc(l->ctx, l->num_trainers, sizeof *l->folders);
     l->backup = saei_path_join(l->ctx, root, "backup.safetensors");
     if (!l->folders || !l->backup)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the paths of %zu "
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the paths of %zu "
                          "trainers", l->num_trainers);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(name, sizeof name, "trainer_%zu", i);
         l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root)
                                       : saei_path_join(l->ctx, root, name);
         if (!l->folders[i])
-            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path %s/%s",
-                             root, name);
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "sae_train: no memory for the path %s/%s", root, name);
         SAEI_TRY(saei_make_folder(l->ctx, "sae_train", l->folders[i]));
     }
     return SAE_OK;
@@ -199,13 +206,15 @@ static sae_result saei_loop_open(saei_loop *l) {
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
     if (!l->trainers || !l->tensors || !l->names)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the names of %zu "
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the names of %zu "
                          "tensors", most);
     for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i));
     saei_loop_fingerprint(l);
     if (l->fingerprint.failed)
-        return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the settings of %zu "
-                         "trainers", n);
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "sae_train: no memory for the settings of %zu "
+                         "trainers",
+                         n);
     return saei_loop_folders(l);
 }
 
@@ -233,7 +242,7 @@ static sae_result saei_loop_norm(saei_loop *l) {
     for (; batches < SAEI_NORM_BATCHES; batches++) {
         double sum = 0;
         sae_result result = sae_buffer_next(l->buffer, &x, NULL, &n);
-        if (result == SAE_END_OF_DATA && batches) break;
+        if (result == SAE_ERR_END_OF_DATA && batches) break;
         if (result != SAE_OK) return result;
         for (size_t i = 0; i < n * width; i++) sum += (double)x[i] * (double)x[i];
         total += sum / ((double)n * (double)heads);
@@ -241,7 +250,7 @@ static sae_result saei_loop_norm(saei_loop *l) {
     mean = total / (double)batches;
     l->factor = (float)sqrt(mean);
     if (!(l->factor > 0) || l->factor > FLT_MAX)
-        return saei_fail(l->ctx, SAE_INVALID, "sae_train: normalize_activations finds a mean "
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "sae_train: normalize_activations finds a mean "
                          "squared norm of %g, allowed is a positive number", mean);
     return sae_buffer_rewind(l->buffer);
 }
@@ -253,9 +262,11 @@ static sae_result saei_loop_check_finite(saei_loop *l, size_t i, const sae_stats
     sae_trainer_desc d;
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
     d = sae_trainer_info(l->trainers[i]);
-    return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu (%s) diverged: its loss at step "
-                     "%llu is %g, allowed are finite losses (try a smaller lr than %g)", i,
-                     sae_trainer_name(d.kind), (unsigned long long)stats->step, stats->loss, d.lr);
+    return saei_fail(l->ctx, SAE_ERR_INVALID,
+                     "sae_train: trainer %zu (%s) diverged: its loss at step "
+                     "%llu is %g, allowed are finite losses (try a smaller lr than %g)",
+                     i, sae_trainer_name(d.kind), (unsigned long long)stats->step, stats->loss,
+                     d.lr);
 }
 
 static sae_result saei_loop_check_weights(saei_loop *l) {
@@ -267,11 +278,13 @@ static sae_result saei_loop_check_weights(saei_loop *l) {
             SAEI_TRY(saei_loop_check_finite(l, i, &stats));
         }
         if (!dict)
-            return saei_fail(l->ctx, SAE_BACKEND, "sae_train: trainer %zu has no dictionary", i);
+            return saei_fail(l->ctx, SAE_ERR_BACKEND, "sae_train: trainer %zu has no dictionary",
+                             i);
         if (!saei_all_finite(dict->params, dict->num_params))
-            return saei_fail(l->ctx, SAE_INVALID, "sae_train: trainer %zu diverged: its weights "
-                             "before step %llu hold NaN or infinity", i,
-                             (unsigned long long)l->step);
+            return saei_fail(l->ctx, SAE_ERR_INVALID,
+                             "sae_train: trainer %zu diverged: its weights "
+                             "before step %llu hold NaN or infinity",
+                             i, (unsigned long long)l->step);
     }
     return SAE_OK;
 }
@@ -287,7 +300,7 @@ static sae_result saei_loop_save(saei_loop *l, size_t i, const char *folder, con
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
         char *path = saei_path_join(l->ctx, folder, k ? second : name);
         if (path) result = sae_dictionary_save(copy, path);
-        else result = saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path "
+        else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the path "
                                 "%s/%s", folder, k ? second : name);
         saei_free(l->ctx, path);
     }
@@ -303,7 +316,7 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
         char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
         sae_result result;
         if (!folder)
-            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for the path "
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the path "
                              "%s/checkpoints", l->folders[i]);
         result = saei_make_folder(l->ctx, "sae_train", folder);
         if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);

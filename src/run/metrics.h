@@ -32,12 +32,13 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->out = saei_output_dim(&dict->desc);
     v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
     if (sae_buffer_dim(v->buffer) != v->d)
-        return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
+        return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
     v->chunk = batch; /* batch top-k chooses over the whole batch */
     if (!top_k) v->chunk = saei_min(batch, saei_max((size_t)SAEI_EVALUATE_ENTRIES / v->m, 1));
     if (!saei_mul(v->chunk, top_k ? k : v->m, &capacity))
-        return saei_fail(v->ctx, SAE_INVALID, "sae_evaluate: batch_size is %zu, too large", batch);
+        return saei_fail(v->ctx, SAE_ERR_INVALID, "sae_evaluate: batch_size is %zu, too large",
+                         batch);
     v->code.capacity = capacity;
     v->code.row_begin = (size_t *)saei_alloc(v->ctx, v->chunk + 1, sizeof *v->code.row_begin);
     v->code.latent = (uint32_t *)saei_alloc(v->ctx, capacity, sizeof *v->code.latent);
@@ -54,7 +55,7 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
         || !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms)
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
-        return saei_fail(v->ctx, SAE_OUT_OF_MEMORY, "sae_evaluate: no memory");
+        return saei_fail(v->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
         const float *w = dict->W_dec + i * dict->ld_out;
         double sum = 0;
@@ -204,11 +205,12 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
         size_t targets = v->n;
         if (result == SAE_OK && v->targets)
             result = sae_buffer_next(v->targets, &target, NULL, &targets);
-        bool end = result == SAE_END_OF_DATA || (result == SAE_OK && done && v->n < batch);
+        bool end = result == SAE_ERR_END_OF_DATA || (result == SAE_OK && done && v->n < batch);
         if (end && want)
-            return saei_fail(v->ctx, SAE_END_OF_DATA, "sae_evaluate: batches is %llu, the source "
-                             "has %llu of %zu rows", (unsigned long long)want,
-                             (unsigned long long)done, batch);
+            return saei_fail(v->ctx, SAE_ERR_END_OF_DATA,
+                             "sae_evaluate: batches is %llu, the source "
+                             "has %llu of %zu rows",
+                             (unsigned long long)want, (unsigned long long)done, batch);
         if (end && done) break;
         if (result != SAE_OK) return result;
         SAEI_TRY(saei_evaluate_batch(v, x, target));
@@ -234,8 +236,10 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
     sae_buffer_desc targets;
     if (d == out) return SAE_OK;
     if (source->read || (!source->target && !source->num_target_files))
-        return saei_fail(v->ctx, SAE_INVALID, "sae_evaluate: the dictionary gives %zu numbers for "
-                         "%zu: the source needs a target in memory or files", out, d);
+        return saei_fail(v->ctx, SAE_ERR_INVALID,
+                         "sae_evaluate: the dictionary gives %zu numbers for "
+                         "%zu: the source needs a target in memory or files",
+                         out, d);
     buffer->sequential = true;
     targets = *buffer;
     targets.source.data = source->target;
@@ -247,7 +251,7 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
     source->num_target_files = targets.source.num_target_files = 0;
     SAEI_TRY(saei_buffer_new(v->ctx, &targets, true, &v->targets));
     if (sae_buffer_dim(v->targets) == out) return SAE_OK;
-    return saei_fail(v->ctx, SAE_MISMATCH, "sae_evaluate: the target has rows of %zu, the "
+    return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the target has rows of %zu, the "
                      "dictionary gives %zu", sae_buffer_dim(v->targets), out);
 }
 
@@ -256,9 +260,9 @@ SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
     saei_evaluator v;
     sae_buffer_desc buffer;
     sae_result result;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !dict || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_evaluate: desc, dict or out is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_evaluate: desc, dict or out is NULL");
     memset(&v, 0, sizeof v);
     v.ctx = ctx;
     v.desc = desc;
@@ -269,8 +273,10 @@ SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
     if (result == SAE_OK) result = saei_buffer_new(ctx, &buffer, true, &v.buffer);
     if (result == SAE_OK && v.targets
         && sae_buffer_source_rows(v.targets) != sae_buffer_source_rows(v.buffer))
-        result = saei_fail(ctx, SAE_MISMATCH, "sae_evaluate: the target has %llu rows, the input "
-                           "%llu", (unsigned long long)sae_buffer_source_rows(v.targets),
+        result = saei_fail(ctx, SAE_ERR_MISMATCH,
+                           "sae_evaluate: the target has %llu rows, the input "
+                           "%llu",
+                           (unsigned long long)sae_buffer_source_rows(v.targets),
                            (unsigned long long)sae_buffer_source_rows(v.buffer));
     if (result == SAE_OK) result = saei_evaluate_run(&v);
     if (result == SAE_OK) *out = v.sum;
@@ -284,9 +290,9 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     sae_work w;
     size_t bytes, ld = saei_align16(d);
     float *rows;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_geometric_median: n is %zu, d is %zu (or an array is "
                          "NULL), allowed are 1 to %d",
                          n, d, INT32_MAX);
@@ -308,6 +314,6 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     saei_free(ctx, w.scratch);
     saei_free(ctx, rows);
     return bytes ? SAE_OK
-                 : saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows",
-                             n);
+                 : saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "sae_geometric_median: no memory for %zu rows", n);
 }

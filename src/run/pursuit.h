@@ -82,18 +82,20 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
                                     size_t target_l0, float *f) {
     saei_pursuit p;
     size_t size, bytes, d;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     if (!dict->W_dec || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: %s",
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: %s",
                          dict->W_dec ? "output_dim is not activation_dim"
                                      : "IdentityDict has no decoder");
     if (!n) return SAE_OK;
-    if (!x || !f) return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: x or f is NULL");
+    if (!x || !f) return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: x or f is NULL");
     if (target_l0 > dict->desc.dict_size)
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: target_l0 is %zu, allowed is "
-                         "at most dict_size = %zu", target_l0, dict->desc.dict_size);
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_grad_pursuit: target_l0 is %zu, allowed is "
+                         "at most dict_size = %zu",
+                         target_l0, dict->desc.dict_size);
     if (!saei_mul(n, dict->desc.dict_size, &size) || !saei_mul(size, sizeof *f, &bytes))
-        return saei_fail(dict->ctx, SAE_INVALID, "sae_grad_pursuit: n is %zu, too large", n);
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: n is %zu, too large", n);
     p.dict = dict;
     p.x = x;
     p.f = f;
@@ -113,6 +115,6 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     saei_free(dict->ctx, p.gradient);
     saei_free(dict->ctx, p.chosen);
     if (!p.rows || !p.gradient || !p.chosen)
-        return saei_fail(dict->ctx, SAE_OUT_OF_MEMORY, "sae_grad_pursuit: no memory");
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_grad_pursuit: no memory");
     return SAE_OK;
 }

@@ -96,8 +96,8 @@ static sae_result saei_loop_configs(saei_loop *l, uint64_t finished, bool keep) 
                       (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
                                                     l->fingerprint.size));
         if (t->failed || own->failed)
-            return saei_fail(l->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for %s/config.json",
-                             l->folders[i]);
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "sae_train: no memory for %s/config.json", l->folders[i]);
         SAEI_TRY(saei_config_write(l->ctx, l->folders[i], &d, t->data, own->data));
     }
     return SAE_OK;
@@ -146,14 +146,16 @@ static sae_result saei_loop_compare(saei_loop *l, const char *settings) {
     for (;;) {
         size_t na = strcspn(a, "\n"), nb = strcspn(b, "\n");
         if (na != nb || memcmp(a, b, na) != 0)
-            return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s belongs to other settings: it "
-                             "has \"%.*s\", now it is \"%.*s\"", l->backup, (int)saei_min(na, 120),
-                             a, (int)saei_min(nb, 120), b);
+            return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                             "sae_train: %s belongs to other settings: it "
+                             "has \"%.*s\", now it is \"%.*s\"",
+                             l->backup, (int)saei_min(na, 120), a, (int)saei_min(nb, 120), b);
         if (!a[na] || !b[nb]) break;
         a += na + 1;
         b += nb + 1;
     }
-    return saei_fail(l->ctx, SAE_MISMATCH, "sae_train: %s belongs to other settings", l->backup);
+    return saei_fail(l->ctx, SAE_ERR_MISMATCH, "sae_train: %s belongs to other settings",
+                     l->backup);
 }
 
 static sae_result saei_loop_restore_from(saei_loop *l, const sae_tensor_file *file) {
@@ -164,18 +166,19 @@ static sae_result saei_loop_restore_from(saei_loop *l, const sae_tensor_file *fi
     unsigned long long at;
     uint32_t bits;
     if (!step || !factor || !settings)
-        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is no backup of sae_train", l->backup);
+        return saei_fail(l->ctx, SAE_ERR_FORMAT, "sae_train: %s is no backup of sae_train",
+                         l->backup);
     SAEI_TRY(saei_loop_compare(l, settings));
     errno = 0;
     at = strtoull(step, &end, 10);
     if (errno || *end || end == step || at > l->desc->steps)
-        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is damaged: step is \"%.40s\"",
+        return saei_fail(l->ctx, SAE_ERR_FORMAT, "sae_train: %s is damaged: step is \"%.40s\"",
                          l->backup, step);
     bits = (uint32_t)strtoul(factor, &end, 16);
     memcpy(&l->factor, &bits, sizeof bits);
     if (*end || end == factor || !(l->factor > 0) || l->factor > FLT_MAX)
-        return saei_fail(l->ctx, SAE_FORMAT, "sae_train: %s is damaged: norm_factor is \"%.40s\"",
-                         l->backup, factor);
+        return saei_fail(l->ctx, SAE_ERR_FORMAT,
+                         "sae_train: %s is damaged: norm_factor is \"%.40s\"", l->backup, factor);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(prefix, sizeof prefix, "trainer_%zu.", i);
         SAEI_TRY(saei_trainer_state_set(l->trainers[i], file, prefix));
@@ -209,7 +212,7 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
             case SAEI_LOOP_NOTHING: break;
             case SAEI_LOOP_THIS: same++; break;
             case SAEI_LOOP_ANOTHER:
-                return saei_fail(l->ctx, SAE_MISMATCH,
+                return saei_fail(l->ctx, SAE_ERR_MISMATCH,
                                  "sae_train: %s holds a finished run of other settings or data, "
                                  "with which resume cannot go on: take another save_dir, or leave "
                                  "resume out to replace it", l->folders[i]);
@@ -223,7 +226,8 @@ static sae_result saei_loop_begin(saei_loop *l, bool *done) {
         saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: no backup to resume from, begins anew");
     } else if (backup) {
         if (!saei_loop_backup_is_ours(l))
-            return saei_fail(l->ctx, SAE_INVALID, "sae_train: %s is no backup of sae_train, which "
+            return saei_fail(l->ctx, SAE_ERR_INVALID,
+                             "sae_train: %s is no backup of sae_train, which "
                              "would be written there: move it, or take another save_dir",
                              l->backup);
         l->replaces = true;
@@ -272,7 +276,7 @@ static sae_result saei_loop_progress(saei_loop *l) {
     p.trainers = l->trainers;
     if (l->desc->progress(l->desc->user, &p) || l->step == l->desc->steps) return SAE_OK;
     if (l->desc->backup_steps) SAEI_TRY(saei_loop_backup(l));
-    return saei_fail(l->ctx, SAE_CANCELLED, "sae_train: progress stopped it after %llu of %llu "
+    return saei_fail(l->ctx, SAE_ERR_CANCELLED, "sae_train: progress stopped it after %llu of %llu "
                      "steps", (unsigned long long)l->step, (unsigned long long)l->desc->steps);
 }
 
@@ -301,7 +305,7 @@ static sae_result saei_loop_run(saei_loop *l) {
         if (d->backup_steps && l->step > l->start && l->step % d->backup_steps == 0)
             SAEI_TRY(saei_loop_backup(l));
         result = saei_loop_step(l);
-        if (result == SAE_END_OF_DATA && l->step) {
+        if (result == SAE_ERR_END_OF_DATA && l->step) {
             SAEI_TRY(saei_loop_finish(l));
             return saei_fail(l->ctx, result, "sae_train: the data ended after %llu of %llu steps%s",
                              (unsigned long long)l->step, (unsigned long long)d->steps,
@@ -322,7 +326,7 @@ static sae_result saei_loop_run(saei_loop *l) {
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc) {
     saei_loop loop;
     sae_result result;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     SAEI_TRY(saei_loop_check(ctx, desc));
     memset(&loop, 0, sizeof loop);
     loop.ctx = ctx;

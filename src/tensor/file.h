@@ -103,9 +103,9 @@ static sae_result saei_damaged(const sae_tensor_file *file, const char *format, 
 static sae_result saei_damaged(const sae_tensor_file *file, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    saei_file_fail(file, SAE_FORMAT, format, args);
+    saei_file_fail(file, SAE_ERR_FORMAT, format, args);
     va_end(args);
-    return SAE_FORMAT;
+    return SAE_ERR_FORMAT;
 }
 
 static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...)
@@ -113,13 +113,13 @@ static sae_result saei_unsupported(const sae_tensor_file *file, const char *form
 static sae_result saei_unsupported(const sae_tensor_file *file, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    saei_file_fail(file, SAE_UNSUPPORTED, format, args);
+    saei_file_fail(file, SAE_ERR_UNSUPPORTED, format, args);
     va_end(args);
-    return SAE_UNSUPPORTED;
+    return SAE_ERR_UNSUPPORTED;
 }
 
 static sae_result saei_file_no_memory(const sae_tensor_file *file) {
-    return saei_fail(file->ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+    return saei_fail(file->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
                      file->path);
 }
 

@@ -70,7 +70,8 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
     sae_result result;
     if (!file) {
         saei_map_close(ctx, map);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+                         path);
     }
     file->ctx = ctx;
     file->who = "sae_tensor_file_open";
@@ -87,7 +88,8 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
                                  "value", &file->scalars_by_name);
     file->path = saei_arena_text(&file->arena, path, strlen(path));
     if (result == SAE_OK && !file->path)
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+        result =
+            saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
     if (result != SAE_OK) {
         sae_tensor_file_close(file);
         return result;
@@ -98,9 +100,9 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
 
 SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
     saei_map map;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_tensor_file_open: path or out is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_open: path or out is NULL");
     SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
     return saei_tensor_file_open_map(ctx, path, &map, out);
 }
@@ -117,7 +119,7 @@ SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, cons
 }
 
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
-    if (!file) return SAE_INVALID;
+    if (!file) return SAE_ERR_INVALID;
     for (size_t i = 0; i < file->count; i++) {
         saei_file_tensor *t = file->tensors + i;
         if (tensor && tensor != &t->tensor) continue;
@@ -126,7 +128,8 @@ SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor
         if (tensor) return SAE_OK;
     }
     if (!tensor) return SAE_OK;
-    return saei_fail(file->ctx, SAE_INVALID, "sae_tensor_file_check: tensor is not of this file");
+    return saei_fail(file->ctx, SAE_ERR_INVALID,
+                     "sae_tensor_file_check: tensor is not of this file");
 }
 
 /* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",

@@ -18,35 +18,36 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
     sae_result result = SAE_OK;
     char quoted[SAEI_QUOTE];
     if (count && !tensors)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
                          count);
     sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
-    if (!sorted) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
+    if (!sorted)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     for (size_t i = 0; i < count && result == SAE_OK; i++) {
         sae_tensor t = tensors[i];
         size_t elements = 0;
         sorted[i] = tensors + i;
         if (!t.name || strlen(t.name) > 60000 || !saei_is_text(t.name, strlen(t.name)))
-            result = saei_fail(ctx, SAE_INVALID,
+            result = saei_fail(ctx, SAE_ERR_INVALID,
                                "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
                                "60000 bytes",
                                who, path, i);
         else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
                  || !saei_shape_layout(&t, &elements))
-            result = saei_fail(ctx, SAE_INVALID,
+            result = saei_fail(ctx, SAE_ERR_INVALID,
                                "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
                                "0 to %d, and at most %d whose product fits",
                                who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
                                SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
         else if (elements && !t.data)
-            result = saei_fail(ctx, SAE_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
+            result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
                                saei_quote(t.name, quoted));
     }
     if (result == SAE_OK) saei_sort(sorted, count, saei_name_less);
     for (size_t i = 1; i < count && result == SAE_OK; i++)
         if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
-            result = saei_fail(ctx, SAE_INVALID, "%s: %s: two tensors are named \"%s\"", who, path,
-                               saei_quote(saei_name_of(sorted[i]), quoted));
+            result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: two tensors are named \"%s\"", who,
+                               path, saei_quote(saei_name_of(sorted[i]), quoted));
     saei_free(ctx, sorted);
     return result;
 }
@@ -241,11 +242,11 @@ static sae_result saei_torch_write(saei_zip_writer *z, const char *path, const s
     sae_result result = SAE_OK;
     for (size_t i = 0; i < count; i++)
         if (!saei_dtypes[tensors[i].dtype].storage)
-            return saei_fail(ctx, SAE_UNSUPPORTED,
+            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
                              "sae_tensor_file_write: %s: .pt files have no %s", path,
                              sae_dtype_name(tensors[i].dtype));
     if (!saei_is_text(base, stem) || stem > 60000)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_tensor_file_write: %s: the name of a .pt file must be "
                          "UTF-8",
                          path);
@@ -297,7 +298,8 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
                                  const sae_tensor *tensors, size_t count) {
     saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
     sae_result result = SAE_OK;
-    if (!z) return saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
+    if (!z)
+        return saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     z->out = w;
     z->head.ctx = z->directory.ctx = w->ctx;
     saei_crc_tables(&z->crc);
@@ -305,7 +307,8 @@ static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
     else saei_npz_write(z, tensors, count);
     if (result == SAE_OK) saei_zip_end_write(z);
     if (result == SAE_OK && (z->head.failed || z->directory.failed))
-        result = saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
+        result =
+            saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
     saei_free(w->ctx, z->head.data);
     saei_free(w->ctx, z->directory.data);
     saei_free(w->ctx, z);
@@ -363,7 +366,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
     SAEI_TRY(saei_write_check(ctx, path, tensors, count));
     for (size_t i = 0; i < count; i++)
         if (strcmp(tensors[i].name, "__metadata__") == 0)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "sae_tensor_file_write: %s: a tensor may not be named __metadata__",
                              path);
     memset(&header, 0, sizeof header);
@@ -374,7 +377,7 @@ static sae_result saei_safetensors_write(const sae_context *ctx, const char *pat
         saei_sort(sorted, count, saei_safetensors_less);
         saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
     }
-    result = SAE_OUT_OF_MEMORY;
+    result = SAE_ERR_OUT_OF_MEMORY;
     if (!sorted || header.failed)
         saei_fail(ctx, result, "sae_tensor_file_write: no memory to write %s", path);
     else result = saei_writer_open(ctx, "sae_tensor_file_write", path, &w);
@@ -403,8 +406,8 @@ static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
         saei_writer_put(w, tensor->data, saei_tensor_bytes(tensor));
     }
     saei_free(w->ctx, header.data);
-    return header.failed ? saei_fail(w->ctx, SAE_OUT_OF_MEMORY, "%s: no memory to write %s", w->who,
-                                     w->path)
+    return header.failed ? saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s",
+                                     w->who, w->path)
                          : SAE_OK;
 }
 
@@ -415,18 +418,18 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
     sae_tensor single;
     sae_result result;
     bool npy, npz;
-    if (!ctx) return SAE_INVALID;
-    if (!path) return saei_fail(ctx, SAE_INVALID, "%s: path is NULL", who);
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!path) return saei_fail(ctx, SAE_ERR_INVALID, "%s: path is NULL", who);
     npy = saei_ends_with(path, ".npy");
     npz = saei_ends_with(path, ".npz");
     if (saei_ends_with(path, ".safetensors"))
         return saei_safetensors_write(ctx, path, tensors, count, NULL, NULL, 0);
     if (!npy && !npz && !saei_ends_with(path, ".pt") && !saei_ends_with(path, ".pth"))
-        return saei_fail(ctx, SAE_INVALID, "%s: %s ends in none of .npy, .npz, .safetensors, .pt",
-                         who, path);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: %s ends in none of .npy, .npz, .safetensors, .pt", who, path);
     if (npy && count != 1)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who, path,
-                         count);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who,
+                         path, count);
     if (npy && tensors) { /* its name is of no use there */
         single = tensors[0];
         single.name = "";

@@ -54,7 +54,7 @@ static sae_result saei_config_trainer(const saei_setter *s, const sae_json *obje
         SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c, f)));
     }
     return known ? SAE_OK
-                 : saei_fail(s->ctx, SAE_FORMAT, "%s: %s holds no trainer", s->who, s->path);
+                 : saei_fail(s->ctx, SAE_ERR_FORMAT, "%s: %s holds no trainer", s->who, s->path);
 }
 
 static sae_result saei_config_read(sae_config *config, const char *path) {
@@ -69,16 +69,17 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
         item = item->child;
     }
     if (!config->count)
-        return saei_fail(config->ctx, SAE_FORMAT, "sae_config_open: %s is an empty list", path);
+        return saei_fail(config->ctx, SAE_ERR_FORMAT, "sae_config_open: %s is an empty list", path);
     config->descs =
         (sae_trainer_desc *)saei_calloc(config->ctx, config->count, sizeof *config->descs);
     if (!config->descs)
-        return saei_fail(config->ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+        return saei_fail(config->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory",
+                         path);
     for (size_t i = 0; i < config->count; i++, item = item->next) {
         const sae_json *object = item, *inner = sae_json_get(item, "trainer");
         if (inner && inner->type != SAE_JSON_STRING) object = inner;
         if (object->type != SAE_JSON_OBJECT) {
-            return saei_fail(config->ctx, SAE_FORMAT,
+            return saei_fail(config->ctx, SAE_ERR_FORMAT,
                              "sae_config_open: %s: %s is not a JSON object", path,
                              inner ? "trainer" : "it");
         }
@@ -92,14 +93,14 @@ SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_confi
     saei_map map;
     sae_result result;
     if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_config_open: ctx, path or out is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_config_open: ctx, path or out is NULL");
     SAEI_TRY(saei_map_open(ctx, "sae_config_open", path, &map));
     config = (sae_config *)saei_calloc(ctx, 1, sizeof *config);
     if (config) {
         config->ctx = ctx;
         result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &config->root);
     } else {
-        result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
     }
     saei_map_close(ctx, &map);
     if (result == SAE_OK) result = saei_config_read(config, path);

@@ -14,7 +14,7 @@ static void saei_catch_up(sae_trainer *t, const sae_code *code) {
 
 /* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
    the rows do, and is tried once in eight times. */
-static void saei_lag_update(sae_trainer *t, const sae_adam *adam, uint64_t step) {
+static void saei_lag_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
     sae_lag *lag = &t->lag;
     size_t at = lag->updates % SAE_LAG_UPDATES;
     bool waits = lag->waits;

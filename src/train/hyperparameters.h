@@ -110,7 +110,7 @@ typedef struct saei_setter {
 static sae_result saei_set_fail(const saei_setter *s, const char *name, saei_value v,
                                 const char *allowed) {
     char quoted[SAEI_QUOTE];
-    return saei_fail(s->ctx, SAE_INVALID, "%s: %s%s%s is %s, allowed is %s", s->who,
+    return saei_fail(s->ctx, SAE_ERR_INVALID, "%s: %s%s%s is %s, allowed is %s", s->who,
                      s->path ? s->path : "", s->path ? ": " : "", name,
                      *v.text ? saei_quote(v.text, quoted) : "empty", allowed);
 }
@@ -353,7 +353,7 @@ SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc
     saei_setter s;
     saei_value v;
     if (!desc || !key || !value)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_desc_set: desc, key or value is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_desc_set: desc, key or value is NULL");
     s.ctx = ctx;
     s.who = "sae_trainer_desc_set";
     s.path = NULL;
@@ -362,7 +362,7 @@ SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc
     v.none = saei_is_none(value);
     f = saei_field_of_key(key, nearest);
     if (f) return saei_field_set(&s, desc, f, v);
-    return saei_fail(ctx, SAE_NOT_FOUND, "sae_trainer_desc_set: key is %s, which no trainer "
+    return saei_fail(ctx, SAE_ERR_NOT_FOUND, "sae_trainer_desc_set: key is %s, which no trainer "
                      "has%s%s", saei_quote(key, quoted), *nearest ? "; near is " : "", nearest);
 }
 

@@ -30,7 +30,7 @@ struct sae_trainer {
     bool open;
     sae_trainer_desc desc; /* its texts are our own */
     sae_schedule schedule;
-    sae_adam adam;
+    sae_adam_desc adam;
     sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
     saei_trainer_numbers now;
     saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
@@ -235,17 +235,18 @@ static sae_result saei_trainer_check(const sae_context *ctx, const sae_trainer_d
     sae_arch arch;
     sae_trainer_desc plain = *h;
     if (h->kind < SAE_TRAINER_STANDARD || h->kind > SAE_TRAINER_JUMP_RELU)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: kind is %d, allowed are %d to %d",
-                         (int)h->kind, (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_trainer_create: kind is %d, allowed are %d to %d", (int)h->kind,
+                         (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
     plain.arch = SAE_ARCH_DEFAULT;
     arch = saei_trainer_arch(&plain);
     if (h->arch != arch
         && !(h->kind == SAE_TRAINER_STANDARD_APRIL && h->arch == SAE_ARCH_STANDARD_NEW))
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
                          sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
                          h->kind == SAE_TRAINER_STANDARD_APRIL ? " and AutoEncoderNew" : "");
     if (!h->batch_size || h->batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
                          h->batch_size, INT32_MAX);
     SAEI_TRY(saei_steps_check(ctx, h));
@@ -266,9 +267,10 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
         if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
             || from->desc.subtract_b_dec != want->subtract_b_dec) {
-            sae_result result = saei_fail(t->ctx, SAE_MISMATCH, "sae_trainer_create: init is %s, "
-                                          "which holds %s%s; the trainer has %s", t->desc.init,
-                                          sae_arch_name(from->desc.arch),
+            sae_result result = saei_fail(t->ctx, SAE_ERR_MISMATCH,
+                                          "sae_trainer_create: init is %s, "
+                                          "which holds %s%s; the trainer has %s",
+                                          t->desc.init, sae_arch_name(from->desc.arch),
                                           from->desc.arch == want->arch ? " with variations" : "",
                                           sae_arch_name(want->arch));
             sae_dictionary_destroy(from);
@@ -284,7 +286,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
                          want->num_groups);
             }
             sae_result result = saei_fail(
-                t->ctx, SAE_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
+                t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
                 "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
                 from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
             sae_dictionary_destroy(from);
@@ -306,16 +308,18 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     sae_trainer *t;
     sae_result result;
     bool ok = true, fast;
-    if (!ctx) return SAE_INVALID;
+    if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !out)
-        return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is NULL", desc ? "out" : "desc");
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: %s is NULL",
+                         desc ? "out" : "desc");
     h = *desc;
     sae_trainer_defaults(&h);
     SAEI_TRY(saei_trainer_check(ctx, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
-    if (!t) return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
+    if (!t)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
     t->ctx = ctx;
     t->ops = saei_backend_of(ctx);
     t->w.ctx = ctx;
@@ -351,7 +355,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t))) {
         result = t->ops->status(&t->w); /* a backend may know more */
         if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_OUT_OF_MEMORY,
+            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
                                "sae_trainer_create: no memory to train %zu latents "
                                "of %zu dimensions with batches of %zu rows",
                                h.dict_size, h.activation_dim, h.batch_size);
@@ -362,8 +366,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
         t->host[0] = saei_calloc(ctx, t->view.num_params, sizeof(float));
         if (t->host[0]) saei_dictionary_place(&t->view, (float *)t->host[0]);
         else
-            result =
-                saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_trainer_create: no memory for a host copy");
+            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
+                               "sae_trainer_create: no memory for a host copy");
     }
     if (result == SAE_OK) result = t->ops->status(&t->w);
     if (result != SAE_OK) {

@@ -20,9 +20,9 @@ SAE_API double sae_sparsity_factor(const sae_schedule *s, uint64_t t) {
     return (double)t / (double)s->sparsity_warmup_steps;
 }
 
-SAE_API void sae_adam_step(const sae_adam *adam, uint64_t t, float *param, const float *grad,
+SAE_API void sae_adam_step(const sae_adam_desc *adam, uint64_t t, float *param, const float *grad,
                            float *first, float *second, size_t count) {
-    saei_adam_step c;
+    saei_adam_factors c;
     if (!adam || !param || !grad || !second || !count) return;
     c = saei_adam_step_of(adam, t, 1);
     saei_kernels_select(NULL)->adam(&c, count, param, grad, first, second);
@@ -53,8 +53,9 @@ SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps
     }
 }
 
-SAE_API void sae_constrained_adam_step(const sae_adam *adam, uint64_t t, float *param, float *grad,
-                                       float *first, float *second, size_t rows, size_t dim) {
+SAE_API void sae_constrained_adam_step(const sae_adam_desc *adam, uint64_t t, float *param,
+                                       float *grad, float *first, float *second, size_t rows,
+                                       size_t dim) {
     if (!adam || !param || !grad || !second) return;
     sae_remove_parallel(param, grad, rows, dim, 0);
     sae_adam_step(adam, t, param, grad, first, second, rows * dim);

@@ -64,33 +64,38 @@ static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_des
     unsigned long long steps = (unsigned long long)h->steps;
     const char *who = "sae_trainer_create";
     if (!h->steps || h->steps > INT64_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who,
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who,
                          steps);
     if (warmup >= h->steps)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: warmup_steps is %llu, allowed are 0 to steps - 1, %llu", who,
                          (unsigned long long)warmup, steps - 1);
     if (sparsity >= h->steps)
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
-                         "steps - 1, %llu", who, (unsigned long long)sparsity, steps - 1);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
+                         "steps - 1, %llu",
+                         who, (unsigned long long)sparsity, steps - 1);
     if (decay && resample)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: decay_start is %llu and resample_steps %llu, only one "
                          "of them is allowed",
                          who, (unsigned long long)decay, (unsigned long long)resample);
     if (decay && (decay >= h->steps || decay <= warmup || decay <= sparsity))
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: decay_start is %llu, it must lie after warmup_steps "
                          "(%llu) and sparsity_warmup_steps (%llu) and before steps (%llu)",
                          who, (unsigned long long)decay, (unsigned long long)warmup,
                          (unsigned long long)sparsity, steps);
     if (resample >= h->steps)
-        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, allowed are 0 (none) to "
-                         "steps - 1, %llu", who, (unsigned long long)resample, steps - 1);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: resample_steps is %llu, allowed are 0 (none) to "
+                         "steps - 1, %llu",
+                         who, (unsigned long long)resample, steps - 1);
     if (resample && h->kind != SAE_TRAINER_STANDARD && !saei_is_annealer(h->kind))
-        return saei_fail(ctx, SAE_INVALID, "%s: resample_steps is %llu, but %s does not resample "
-                         "(standard, p_anneal and gated_anneal do)", who,
-                         (unsigned long long)resample, sae_trainer_name(h->kind));
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: resample_steps is %llu, but %s does not resample "
+                         "(standard, p_anneal and gated_anneal do)",
+                         who, (unsigned long long)resample, sae_trainer_name(h->kind));
     return SAE_OK;
 }
 
@@ -108,14 +113,18 @@ static sae_result saei_finite_check(const sae_context *ctx, const sae_trainer_de
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (!(fabs(numbers[i].value) <= FLT_MAX))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: %s is %g, allowed are finite "
-                             "numbers", numbers[i].name, numbers[i].value);
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "sae_trainer_create: %s is %g, allowed are finite "
+                             "numbers",
+                             numbers[i].name, numbers[i].value);
     for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
         if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_fractions[%zu] is %g, "
-                             "allowed are 0 to 1", i, h->group_fractions[i]);
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "sae_trainer_create: group_fractions[%zu] is %g, "
+                             "allowed are 0 to 1",
+                             i, h->group_fractions[i]);
         if (!(fabs(h->group_weights[i]) <= FLT_MAX))
-            return saei_fail(ctx, SAE_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
+            return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
                              "allowed are finite numbers", i, h->group_weights[i]);
     }
     return SAE_OK;
@@ -126,69 +135,72 @@ static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_d
     double sum = 0;
     SAEI_TRY(saei_finite_check(ctx, h));
     if (h->sparsity_queue_length > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_queue_length is %zu, allowed are 1 to %d",
-                         who, h->sparsity_queue_length, INT32_MAX);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: sparsity_queue_length is %zu, allowed are 1 to %d", who,
+                         h->sparsity_queue_length, INT32_MAX);
     if (!(h->lr > 0) || h->lr > FLT_MAX)
-        return saei_fail(ctx, SAE_INVALID, "%s: lr is %g, allowed are finite numbers above 0", who,
-                         h->lr);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: lr is %g, allowed are finite numbers above 0",
+                         who, h->lr);
     if (saei_is_top_k(h->kind)) {
         uint64_t anneal = saei_steps_of(h->k_anneal_steps);
         if (anneal >= h->steps)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: k_anneal_steps is %llu, allowed are 0 (none) to "
                              "steps - 1, %llu",
                              who, (unsigned long long)anneal, (unsigned long long)h->steps - 1);
         if (anneal && h->activation_dim <= h->k)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: k is %zu; annealing it starts from activation_dim, "
                              "%zu, which must be larger",
                              who, h->k, h->activation_dim);
         if (!(saei_number_of(h->threshold_beta) <= 1))
-            return saei_fail(ctx, SAE_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1", who,
-                             h->threshold_beta);
+            return saei_fail(ctx, SAE_ERR_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1",
+                             who, h->threshold_beta);
     }
     if (h->kind == SAE_TRAINER_MATRYOSHKA) {
         if (!h->num_groups || h->num_groups > SAE_MAX_GROUPS)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: num_groups is %zu (group_fractions), allowed are 1 "
                              "to %d",
                              who, h->num_groups, SAE_MAX_GROUPS);
         for (size_t i = 0; i < h->num_groups; i++) sum += h->group_fractions[i];
         if (!(fabs(sum - 1) <= 1e-9))
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: group_fractions sum to %.9g, they must sum to 1", who, sum);
     }
     if (h->kind == SAE_TRAINER_JUMP_RELU && (!(h->bandwidth > 0) || !(h->target_l0 > 0)))
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: bandwidth is %g and target_l0 %g, both must be above 0", who,
                          h->bandwidth, h->target_l0);
     if (saei_is_annealer(h->kind)) {
         if (h->sparsity_function != SAE_SPARSITY_LP && h->sparsity_function != SAE_SPARSITY_LP_P)
-            return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, the annealers allow "
-                             "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)", who,
-                             (int)h->sparsity_function);
+            return saei_fail(ctx, SAE_ERR_INVALID,
+                             "%s: sparsity_function is %d, the annealers allow "
+                             "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)",
+                             who, (int)h->sparsity_function);
         if (!(h->p_start > 0) || h->p_end < 0)
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: p_start is %g and p_end %g, allowed are p_start "
                              "above 0 and p_end from 0",
                              who, h->p_start, h->p_end);
         if (h->sparsity_function == SAE_SPARSITY_LP && !(h->p_end > 0))
-            return saei_fail(ctx, SAE_INVALID,
+            return saei_fail(ctx, SAE_ERR_INVALID,
                              "%s: p_end is %g with sparsity_function Lp, which takes "
                              "the power 1/p: give a p_end above 0, or take Lp^p",
                              who, h->p_end);
     } else if (h->sparsity_function != SAE_SPARSITY_L1
                && (h->kind != SAE_TRAINER_STANDARD || h->sparsity_function != SAE_SPARSITY_ENTROPY))
-        return saei_fail(ctx, SAE_INVALID, "%s: sparsity_function is %d, which %s does not have",
-                         who, (int)h->sparsity_function, sae_trainer_name(h->kind));
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: sparsity_function is %d, which %s does not have", who,
+                         (int)h->sparsity_function, sae_trainer_name(h->kind));
     if ((h->reconstruction_norm || h->ghost_threshold != SAE_NONE)
         && h->kind != SAE_TRAINER_STANDARD)
-        return saei_fail(ctx, SAE_INVALID,
+        return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: reconstruction_norm and ghost_threshold are options of "
                          "standard, the trainer is %s",
                          who, sae_trainer_name(h->kind));
     if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
-        return saei_fail(ctx, SAE_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
                          "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
     return SAE_OK;
 }

@@ -88,24 +88,26 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     sae_session *s;
     float *theta;
     sae_result result;
-    if (!dict) return SAE_INVALID;
+    if (!dict) return SAE_ERR_INVALID;
     ctx = dict->ctx;
     if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_INVALID, "sae_session_create: batch_size is %zu (or out is "
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_session_create: batch_size is %zu (or out is "
                          "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
     if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
         || saei_active_latents(dict) != dict->desc.dict_size)
-        return saei_fail(ctx, SAE_UNSUPPORTED, "sae_session_create: dict is %s%s, allowed are the "
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                         "sae_session_create: dict is %s%s, allowed are the "
                          "other classes without variations, all groups active",
                          sae_arch_name(dict->desc.arch),
-                         dict->desc.arch == SAE_ARCH_IDENTITY ? "" : " with variations or inactive "
-                                                                     "groups");
+                         dict->desc.arch == SAE_ARCH_IDENTITY ? ""
+                                                              : " with variations or inactive "
+                                                                "groups");
     s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
     theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
     if (!s || !theta) {
         saei_free(ctx, s);
         saei_free(ctx, theta);
-        return saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
     }
     s->ctx = ctx;
     s->ops = saei_backend_of(ctx);
@@ -122,7 +124,7 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     if (s->open && !saei_session_memory(s)) {
         result = s->ops->status(&s->w); /* a backend may know more */
         if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
+            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
                                "latents of %zu dimensions and batches of %zu rows",
                                dict->desc.dict_size, dict->desc.activation_dim, batch_size);
     }
@@ -145,8 +147,9 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     bool centred = saei_subtracts(&dict->desc);
     uint32_t bad = 0;
     if (!n || n > s->w.shape.batch)
-        return saei_fail(s->ctx, SAE_INVALID, "%s: n is %zu rows, allowed are 1 to batch_size, %zu",
-                         who, n, s->w.shape.batch);
+        return saei_fail(s->ctx, SAE_ERR_INVALID,
+                         "%s: n is %zu rows, allowed are 1 to batch_size, %zu", who, n,
+                         s->w.shape.batch);
     SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
     s->ops->zero(&s->w, s->bad, sizeof bad);
     s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
@@ -171,7 +174,7 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     s->ops->download(&s->w, &bad, s->bad, sizeof bad);
     SAEI_TRY(s->ops->status(&s->w));
     if (bad)
-        return saei_fail(s->ctx, SAE_NOT_FINITE,
+        return saei_fail(s->ctx, SAE_ERR_NOT_FINITE,
                          "%s: x holds NaN or infinity, all values must be finite", who);
     return SAE_OK;
 }
@@ -179,16 +182,17 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
 SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
                                       sae_sparse *out) {
     size_t at = 0, kept = 0, total = 0;
-    if (!s) return SAE_INVALID;
+    if (!s) return SAE_ERR_INVALID;
     if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: an array is NULL");
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: an array is NULL");
     SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
     s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
     SAEI_TRY(s->ops->status(&s->w));
     for (size_t r = 0; r < n; r++) total += s->count[r];
     if (total > out->capacity)
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_encode: capacity is %zu, %zu are needed",
-                         out->capacity, total);
+        return saei_fail(s->ctx, SAE_ERR_INVALID,
+                         "sae_session_encode: capacity is %zu, %zu are needed", out->capacity,
+                         total);
     for (size_t r = 0; r < n; ) { /* rows that lie together come together */
         size_t first = r, count = s->count[r++];
         while (r < n && s->count[r - 1] == s->code.stride) count += s->count[r++];
@@ -214,9 +218,10 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
 
 SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
     size_t d, ld;
-    if (!s) return SAE_INVALID;
+    if (!s) return SAE_ERR_INVALID;
     if (!x || !x_hat)
-        return saei_fail(s->ctx, SAE_INVALID, "sae_session_forward: %s is NULL", x ? "x_hat" : "x");
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_forward: %s is NULL",
+                         x ? "x_hat" : "x");
     SAEI_TRY(saei_session_run(s, "sae_session_forward", x, n));
     d = s->w.shape.d;
     ld = s->w.shape.ld;

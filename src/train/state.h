@@ -57,7 +57,7 @@ static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t
         if (!t->host[i + 1])
             t->host[i + 1] = saei_alloc(t->ctx, items[i].count, sae_dtype_size(items[i].dtype));
         if (!t->host[i + 1])
-            return saei_fail(t->ctx, SAE_OUT_OF_MEMORY, "sae_train: no memory for a backup");
+            return saei_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for a backup");
         t->ops->download(&t->w, t->host[i + 1], items[i].device,
                          items[i].count * sae_dtype_size(items[i].dtype));
         tensor->data = t->host[i + 1];
@@ -98,12 +98,13 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *
             snprintf(name, sizeof name, "%s%s", prefix, numbers ? "numbers" : items[i].name);
             tensor = sae_tensor_file_find(file, name);
             if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
-                return saei_fail(t->ctx, SAE_FORMAT, "sae_train: the backup lacks %s [%zu] of %s",
-                                 name, count, sae_dtype_name(dtype));
+                return saei_fail(t->ctx, SAE_ERR_FORMAT,
+                                 "sae_train: the backup lacks %s [%zu] of %s", name, count,
+                                 sae_dtype_name(dtype));
             if (numbers) {
                 memcpy(&now, tensor->data, sizeof now);
                 if (!saei_numbers_fit(t, &now))
-                    return saei_fail(t->ctx, SAE_FORMAT, "sae_train: %s in the backup holds "
+                    return saei_fail(t->ctx, SAE_ERR_FORMAT, "sae_train: %s in the backup holds "
                                      "numbers that no run has", name);
             }
             if (!pass) continue;

@@ -41,8 +41,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     double v[SAEI_S_COUNT], variance, total;
     uint32_t silent = 0;
     double *field = &s.loss; /* all but step are doubles */
-    if (!t) return SAE_INVALID;
-    if (!out) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_stats: out is NULL");
+    if (!t) return SAE_ERR_INVALID;
+    if (!out) return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_stats: out is NULL");
     h = &t->desc;
     SAEI_TRY(saei_trainer_look(t, true));
     for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++)

@@ -11,14 +11,14 @@ static sae_result saei_trainer_look(sae_trainer *t, bool wait) {
     if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
     t->now = t->past[step % SAEI_STEPS_BEHIND];
     t->n = 0; /* its stats are gone */
-    return saei_fail(t->ctx, SAE_NOT_FINITE,
+    return saei_fail(t->ctx, SAE_ERR_NOT_FINITE,
                      "sae_trainer_step: the batch of step %llu holds NaN or "
                      "infinity, all values must be finite",
                      (unsigned long long)step);
 }
 
 /* Adam on floats [begin, end) of the parameters. */
-static void saei_adam_range(sae_trainer *t, const sae_adam *adam, uint64_t step,
+static void saei_adam_range(sae_trainer *t, const sae_adam_desc *adam, uint64_t step,
                             const double *squares, size_t begin, size_t end) {
     if (begin == end) return;
     t->ops->adam(&t->w, adam, step + 1, squares, 1, t->param.all + begin, t->grad.all + begin,
@@ -35,7 +35,7 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     double *squares = t->scalars + SAEI_S_SQUARES;
     sae_lag *lag = t->lag.seen ? &t->lag : NULL;
     float unit_eps = constrained ? 0 : FLT_EPSILON;
-    sae_adam adam = t->adam;
+    sae_adam_desc adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
     fused = unit && t->ops->adam_rows;
@@ -171,7 +171,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     }
     if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
     if (bad)
-        return saei_fail(t->ctx, SAE_NOT_FINITE,
+        return saei_fail(t->ctx, SAE_ERR_NOT_FINITE,
                          "sae_trainer_step: the batch of step %llu holds NaN or "
                          "infinity, all values must be finite",
                          (unsigned long long)step);
@@ -183,13 +183,14 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
 
 static sae_result saei_rows_check(const sae_context *ctx, const char *who, const sae_rows *rows,
                                   const char *name, size_t d) {
-    if (!rows->data) return saei_fail(ctx, SAE_INVALID, "%s: %s is NULL", who, name);
+    if (!rows->data) return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s is NULL", who, name);
     if (rows->dtype && rows->dtype != SAE_F32 && rows->dtype != SAE_F16 && rows->dtype != SAE_BF16)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s.dtype is %s, allowed are F32, F16, BF16", who,
-                         name, sae_dtype_name(rows->dtype));
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s.dtype is %s, allowed are F32, F16, BF16",
+                         who, name, sae_dtype_name(rows->dtype));
     if (rows->stride && rows->stride < d)
-        return saei_fail(ctx, SAE_INVALID, "%s: %s.stride is %zu, allowed are 0 and %zu or more",
-                         who, name, rows->stride, d);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: %s.stride is %zu, allowed are 0 and %zu or more", who, name,
+                         rows->stride, d);
     return SAE_OK;
 }
 
@@ -198,15 +199,17 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
                                          size_t n, float divisor) {
     uint64_t step;
     double scale;
-    if (!t) return SAE_INVALID;
-    if (!x) return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: x is NULL");
+    if (!t) return SAE_ERR_INVALID;
+    if (!x) return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: x is NULL");
     SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
     if (target)
         SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
                                  t->desc.activation_dim));
     if (!n || n > t->desc.batch_size)
-        return saei_fail(t->ctx, SAE_INVALID, "sae_trainer_step: n is %zu rows, allowed are 1 to "
-                         "batch_size, %zu", n, t->desc.batch_size);
+        return saei_fail(t->ctx, SAE_ERR_INVALID,
+                         "sae_trainer_step: n is %zu rows, allowed are 1 to "
+                         "batch_size, %zu",
+                         n, t->desc.batch_size);
     if (t->ops->tripped) SAEI_TRY(saei_trainer_look(t, false));
     SAEI_TRY(saei_trainer_load(t, x, target, n, divisor));
     step = (uint64_t)t->now.step;

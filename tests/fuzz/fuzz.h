@@ -99,7 +99,7 @@ static sae_result fuzz_tensors(sae_context *ctx, const char *path, const uint8_t
         sae_tensor_to_f32(t, out);
         free(out);
     }
-    if (!fuzz_ok(ctx, sae_tensor_file_check(file, NULL))) result = SAE_FORMAT;
+    if (!fuzz_ok(ctx, sae_tensor_file_check(file, NULL))) result = SAE_ERR_FORMAT;
     sae_tensor_file_close(file);
     return result;
 }
