@@ -20,17 +20,20 @@ endif
 EMU_TESTS := build/tests/test_emu build/tests/test_cuda
 BLAS_TESTS := build/worst/test_bits build/worst/test_screen $(if $(CBLAS),$(patsubst %,build/blas/test_%,\
                   bits golden ops screen session trainers))
-EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/sae.c,$(wildcard examples/*.c)))
+EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
+TOOL     := $(patsubst tools/%.c,build/tools/%.o,$(filter-out tools/demo.c,$(wildcard tools/*.c)))
+LM       := tools/neox.h tools/neox_unicode.h
 TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c)) $(EMU_TESTS) $(BLAS_TESTS)
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
-LINKED    = $(COMPILE) -Ibuild/linked -Ibuild $< build/sae_h.o -o $@ $(LDFLAGS) -lm
+LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
+OBJECTS   = $(CC) $(CFLAGS) $(OPENMP) $(filter %.o,$^) -o $@ $(LDFLAGS) -lm
 
 .PHONY: all headers lib emu cuda test test-asan test-cuda test-peers demo bench bench-cuda bench-peers bench-load fuzz \
         lint lint-headers clean help
 
-all: build/sae build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
+all: build/sae build/demo build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
 
-build build/tests build/lint build/linked build/emu build/cuda build/blas build/worst:
+build build/tools build/tests build/lint build/linked build/emu build/cuda build/blas build/worst:
 	@mkdir -p $@
 
 # The headers that users copy, made from src/.
@@ -41,8 +44,8 @@ build/headers: $(SOURCES) src/make_headers.sh | build
 sae.h sae_cuda.cuh: build/headers ;
 headers: sae.h sae_cuda.cuh ## sae.h and sae_cuda.cuh, made from src/ (all targets do so by themselves)
 
-# The programs share one compiled sae.h. Each also compiles alone, as its head says; here the header of
-# build/linked takes their SAE_IMPLEMENTATION away.
+# The programs share one compiled sae.h. Each example also compiles alone, as its head says; here the
+# header of build/linked takes their SAE_IMPLEMENTATION away.
 build/linked/sae.h: Makefile | build/linked
 	@printf '#undef SAE_IMPLEMENTATION\n#include "../../sae.h"\n' > $@
 
@@ -52,21 +55,30 @@ build/sae_h.o: sae.h Makefile | build
 build/%: examples/%.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
 
+# The tool and the demo. tools/tool.h says what each file is for.
+build/tools/%.o: tools/%.c sae.h $(wildcard tools/*.h) Makefile | build/tools
+	$(COMPILE) -I. -Ibuild -c $< -o $@
+
+build/sae: $(TOOL) build/sae_h.o
+	$(OBJECTS)
+
+build/demo: build/tools/demo.o build/tools/models.o build/sae_h.o
+	$(OBJECTS)
+
 # The page of sae features as lines of C.
-build/page_html.h: examples/page.html Makefile | build
-	@printf '/* Made from examples/page.html. */\nstatic const char *const page_html[] = {\n' > $@
+build/tools/models.o: build/page_html.h
+build/page_html.h: tools/page.html Makefile | build
+	@printf '/* Made from tools/page.html. */\nstatic const char *const page_html[] = {\n' > $@
 	@sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&",/' $< >> $@
 	@printf '0 };\n' >> $@
 
-build/sae build/demo build/emu/sae.o: build/page_html.h $(wildcard examples/*.h)
-
 # Alone: it times the header's insides too.
-build/bench: bench/bench.c sae.h examples/neox.h examples/neox_unicode.h Makefile | build
+build/bench: bench/bench.c sae.h $(LM) Makefile | build
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
-build/tests/test_features: build/page_html.h examples/sae_features.h examples/page.h
+build/tests/test_features: build/page_html.h tools/sae_features.h tools/page.h
 
-build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch] examples/neox*.h) | build/tests
+build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) $(LM) | build/tests
 	$(COMPILE) -I. -Ibuild $< -o $@ $(LDFLAGS) -lm
 
 # With SAE_CBLAS: the BLAS that is there, and one as wrong as may be.
@@ -97,14 +109,16 @@ build/emu/sae_cuda.o: $(CUDA_SOURCES) $(EMU_HEADERS) | build/emu
 	printf '#define SAE_CUDA\n#define SAE_CUDA_IMPLEMENTATION\n#include "sae.h"\n' | \
 	    $(EMU_COMPILE) -x c++ -c - -o $@
 
-build/emu/sae.o: examples/sae.c build/linked/sae.h sae.h Makefile | build/emu
-	$(COMPILE) -DSAE_CUDA -Ibuild/linked -Ibuild -c $< -o $@
+# The tool again, with the one file of it that knows of CUDA compiled for it.
+TOOL_CUDA := $(filter-out build/tools/program.o,$(TOOL)) build/emu/program.o
+build/emu/program.o: tools/program.c sae.h $(wildcard tools/*.h) Makefile | build/emu
+	$(COMPILE) -DSAE_CUDA -I. -c $< -o $@
 
-build/sae-emu: build/emu/sae.o build/sae_h.o build/emu/sae_cuda.o build/emu/emu.o
+build/sae-emu: $(TOOL_CUDA) build/sae_h.o build/emu/sae_cuda.o build/emu/emu.o
 	$(CXX) $(CFLAGS) $(OPENMP) $^ -o $@ $(LDFLAGS) -lm
 
 # bench.c as it is in build/bench, and CUDA beside it; bench-emu only shows that it runs.
-build/emu/bench.o: bench/bench.c sae.h examples/neox.h examples/neox_unicode.h Makefile | build/emu
+build/emu/bench.o: bench/bench.c sae.h $(LM) Makefile | build/emu
 	$(COMPILE) -DSAE_CUDA -I. -c $< -o $@
 build/emu/peak.o: bench/peak.cu $(EMU_HEADERS) Makefile | build/emu
 	$(EMU_COMPILE) -x c++ -c $< -o $@
@@ -139,7 +153,7 @@ build/cuda/one.cu: Makefile | build/cuda
 build/cuda/%.o: build/cuda/%.cu $(CUDA_SOURCES)
 	$(CUDA_COMPILE) -c $< -o $@
 
-build/sae-cuda: build/emu/sae.o build/sae_h.o build/cuda/two.o
+build/sae-cuda: $(TOOL_CUDA) build/sae_h.o build/cuda/two.o
 	$(CUDA_LINKED)
 
 build/cuda/peak.o: bench/peak.cu Makefile | build/cuda
@@ -202,7 +216,7 @@ test-peers: build/sae build/libsae.so ## against the real Python packages, those
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
 	@mkdir -p build/asan; \
-	for f in Makefile sae.h sae_cuda.cuh src examples tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
+	for f in Makefile sae.h sae_cuda.cuh src examples tools tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
 	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 PYTHON ?= python3
@@ -257,7 +271,7 @@ lint: ## the header in every dialect, its symbols, cppcheck and clang-tidy where
 	    if [ -n "$$calls" ]; then echo "FAILED: the header calls $$calls"; exit 1; fi; \
 	    echo "clean: symbols"; \
 	fi
-	@long=$$(awk 'length > 100 || /\t| $$/ {print FILENAME ":" FNR}' sae.h examples/*.[ch] bench/*.c); \
+	@long=$$(awk 'length > 100 || /\t| $$/ {print FILENAME ":" FNR}' sae.h examples/*.[ch] tools/*.[ch] bench/*.c); \
 	if [ -n "$$long" ]; then echo "FAILED: over 100 columns, tabs or trailing blanks:" $$long; exit 1; fi; \
 	echo "clean: columns"
 	@if command -v cppcheck > /dev/null; then \

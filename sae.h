@@ -888,7 +888,7 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
 
 /* ==== >>api: beside a model =================================================================== */
 
-/* For programs that run a model and its dictionaries side by side (examples/neox.h does). */
+/* For programs that run a model and its dictionaries side by side (tools/neox.h does). */
 
 /* A linear layer, y = x W^T + bias. */
 typedef struct sae_linear sae_linear;

@@ -28,7 +28,7 @@
 #define SAE_IMPLEMENTATION
 #include "sae.h"
 #define NEOX_IMPLEMENTATION
-#include "../examples/neox.h"
+#include "../tools/neox.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -7,11 +7,11 @@
 #define SAE_IMPLEMENTATION
 #include "sae.h"
 #define NEOX_IMPLEMENTATION
-#include "examples/neox.h"
+#include "tools/neox.h"
 #define FEATURES_IMPLEMENTATION
-#include "examples/sae_features.h"
+#include "tools/sae_features.h"
 #define PAGE_IMPLEMENTATION
-#include "examples/page.h"
+#include "tools/page.h"
 #include "check.h"
 
 enum { CTX = 32, D = 24, M = 40 };

@@ -8,7 +8,7 @@
 #define SAE_IMPLEMENTATION
 #include "sae.h"
 #define NEOX_IMPLEMENTATION
-#include "examples/neox.h"
+#include "tools/neox.h"
 #include "check.h"
 
 enum { CONTEXTS = 3, CTX = 17, ROWS = CONTEXTS * CTX };

@@ -3,7 +3,7 @@
 
 /* ==== >>api: beside a model =================================================================== */
 
-/* For programs that run a model and its dictionaries side by side (examples/neox.h does). */
+/* For programs that run a model and its dictionaries side by side (tools/neox.h does). */
 
 /* A linear layer, y = x W^T + bias. */
 typedef struct sae_linear sae_linear;

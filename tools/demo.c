@@ -8,13 +8,10 @@
     examples/model; the model was not trained on this text. Every tenth context is kept from the
     dictionaries, for judging.
 */
-#define SAE_IMPLEMENTATION
 #include "sae.h"
-#define NEOX_IMPLEMENTATION
+
 #include "neox.h"
-#define FEATURES_IMPLEMENTATION
 #include "sae_features.h"
-#define PAGE_IMPLEMENTATION
 #include "page.h"
 
 #include <stdio.h>

@@ -1,6 +1,6 @@
-"""Writes examples/neox_unicode.h: what neox.h must know of Unicode.
+"""Writes tools/neox_unicode.h: what neox.h must know of Unicode.
 
-    python3 examples/make_unicode.py > examples/neox_unicode.h
+    python3 tools/make_unicode.py > tools/neox_unicode.h
 
 Classes are those of Unicode 16.0 (package unicodedata2 16.0.0; Python 3.14's own module has them too). NFC
 follows Unicode 9.0, as the package tokenizers does: what it does not know is asked of it here and left out.

@@ -1,0 +1,239 @@
+/*  tool.h - what the files of the program `sae` share.
+
+    The program is a thin user of sae.h. A verb is one file; this is what they stand on:
+
+        main.c           the verbs, and help
+        help.c           what they print for --help
+        program.c        messages, memory, paths; the context of the library
+        options.c        the command line
+        rows.c           rows of activations from files; .npy files written in blocks
+        dictionary.c     the dictionary a command line names
+        model.c          the language model it names; eval --model
+        models.c         neox.h, sae_features.h and page.h, compiled
+
+        train.c, train_run.c, use.c (eval, encode, reconstruct, steer-export), delphi.c (encode
+        --delphi), features.c, tokens.c (tokenize, detokenize, logits), activations.c, info.c,
+        tensors.c, convert.c
+
+    Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted.
+*/
+#ifndef SAE_TOOL_H
+#define SAE_TOOL_H
+
+#include "sae.h"
+
+#include "neox.h"
+#include "sae_features.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#if defined(_WIN32)
+#include <io.h>
+#define isatty _isatty
+#define fileno _fileno
+#define seek_end(file) _fseeki64(file, 0, SEEK_END)
+#define file_tell(file) ((int64_t)_ftelli64(file))
+#else
+#include <unistd.h>
+#define seek_end(file) fseeko(file, 0, SEEK_END)
+#define file_tell(file) ((int64_t)ftello(file))
+#endif
+
+#define COUNT_OF(array) (sizeof(array) / sizeof *(array))
+
+enum { DONE = 0, FAILED = 1, WRONG_USAGE = 2, INTERRUPTED = 130 };
+
+/* ==== program.c =============================================================================== */
+
+typedef struct program {
+    const char *verb;
+    sae_context *ctx;
+    bool quiet;
+    char notes[4000]; /* what the library said it mapped */
+    void **kept;      /* every block of keep_alloc(), freed at the end */
+    size_t num_kept;
+} program;
+
+extern program tool; /* the tool is one program; the library has no such thing */
+
+/* One line on stderr, whatever the text holds. Each returns the exit status it means. */
+int fail(const char *format, ...);
+int fail_usage(const char *format, ...);
+int fail_library(void); /* with the library's last message */
+void warning(const char *format, ...); /* stops nothing; --quiet takes it away */
+const char *without_function(const char *message);
+
+void *keep_alloc(size_t count, size_t size); /* zeroed, until the program ends; or exits */
+char *joined(const char *folder, const char *name);         /* kept, as the next */
+char *with_ending(const char *path, const char *ending);
+const char *folder_of(const char *path);
+bool ends_with(const char *text, const char *end);
+void put_json_string(FILE *out, const char *text);
+double now_seconds(void);
+bool show_share(void *what, double done); /* a bar on a terminal; true */
+
+bool file_exists(const char *path);
+bool is_folder(const char *path);
+bool same_file(const char *a, const char *b);
+int need_folder(const char *name, const char *path);
+bool make_folders(const char *path);
+bool synced(FILE *file);
+
+/* ==== options.c =============================================================================== */
+
+typedef enum option_kind { FLAG, TEXT, ONCE, COUNT, SIZE, LIST } option_kind; /* SIZE: from 1 */
+
+typedef struct list {
+    const char **items;
+    size_t count;
+} list;
+
+typedef struct option {
+    const char *name; /* without -- */
+    option_kind kind;
+    void *value; /* bool, const char * (TEXT, ONCE), uint64_t (COUNT, SIZE), list */
+} option;
+
+/* Options that several verbs share. */
+typedef struct common {
+    list words, data, target;
+    const char *dtype, *tensor, *device, *out, *dict_class, *module, *tokens;
+    uint64_t dim, threads, batch, batches, k, ctx, splits;
+    size_t first_latent, num_latents; /* of a large dictionary only these; 0: all */
+    bool json, raw, use_top_k, use_threshold, dense, delphi;
+    list text; /* with a language model */
+    const char *model, *submodule, *io;
+    bool remove_bos;
+} common;
+
+int parse_options(int argc, char **argv, const option *options, size_t count, list *words,
+                  list *others);
+int unknown_option(const char *given, const option *options, size_t count);
+void nearer(const char *given, const char *candidate, const char **best, size_t *least);
+bool parse_count(const char *text, uint64_t *out);
+bool parse_counts(const char *text, uint64_t *out, size_t capacity, size_t *count);
+int parse_dtype(const char *text, sae_dtype *out);
+
+/* The hyperparameters of sae_trainer_desc_set. */
+bool is_ignored(const char *hyperparameter, const sae_trainer_desc *descs, size_t num);
+void print_hyperparameters(void);
+
+int start_program(const common *c); /* the context: --threads, --device */
+
+/* ==== rows.c ================================================================================== */
+
+/* Rows of one or several files as float32, NaN and infinity included. */
+typedef struct reader {
+    const list *files;
+    const char *tensor;
+    size_t raw_dim, width;
+    sae_dtype raw_dtype;
+    uint64_t rows; /* of all files */
+    size_t next;   /* file to open next */
+    sae_tensor_file *open;
+    sae_tensor all;     /* of the open file: [rows,width] */
+    FILE *raw;          /* or this */
+    uint64_t at, count; /* rows of the open file: read, there */
+    unsigned char *bytes;
+    size_t capacity;
+    uint64_t num_bad, bad_row; /* rows with NaN or infinity; the first of them, in bad_file */
+    const char *bad_file;
+} reader;
+
+int reader_create(reader *r, const list *files, const common *c);
+int reader_next(reader *r, float *x, size_t max, size_t *n);
+void reader_warn_bad(const reader *r);
+void reader_close(reader *r);
+int check_rows(const common *c);
+int keep_apart(const char *what, const char *out, const common *c);
+
+/* A .npy that grows by rows: written beside as PATH.tmp, renamed when it is whole. */
+typedef struct npy_writer {
+    FILE *file;
+    const char *path, *temporary, *descr;
+    uint64_t rows;
+    size_t width; /* 0: one dimension */
+    size_t group; /* rows of one element of a first dimension of three; 0: none */
+} npy_writer;
+
+int npy_create(npy_writer *w, const char *path, const char *ending, const char *descr,
+               size_t width);
+int npy_put(npy_writer *w, const void *data, size_t element, size_t rows);
+int npy_finish(npy_writer *w, bool keep);
+void npy_abandon(npy_writer *w);
+
+void set_tensor(sae_tensor *t, const char *name, sae_dtype dtype, uint64_t rows,
+                uint64_t columns, const void *data);
+uint16_t to_half(float value);
+
+/* ==== dictionary.c ============================================================================ */
+
+int parse_arch(const char *text, sae_arch *out);
+int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **dict);
+sae_config *config_beside(const char *path);
+const char *weights_file(const char *path);
+bool is_large(const char *path);
+void warn_threshold(const sae_trainer_desc *trainer);
+int fill_source(const common *c, sae_source_desc *source);
+int open_rows(const common *c, sae_dictionary *dict, reader *rows);
+size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row);
+
+/* ==== model.c, tokens.c, activations.c ======================================================== */
+
+typedef struct language { /* --model, --text, --ctx */
+    neox_model *model;
+    neox_tokenizer *tokenizer;
+    neox_contexts contexts;
+    features_text text;
+} language;
+
+typedef struct position { /* where a dictionary sits */
+    const char *submodule, *io;
+    features_place place;
+} position;
+
+int language_open(const common *c, language *l);
+void language_close(language *l);
+int find_position(const common *c, const char *path, const sae_dictionary *dict,
+                  const language *l, position *out);
+void print_table(const char *const *names, const sae_metrics *m, size_t num);
+int evaluate_in_model(const common *c, const sae_dictionary *dict);
+void mark_padding(const neox_model *model, neox_contexts *contexts);
+int read_contexts(const common *c, neox_tokenizer *tokenizer, neox_contexts *out);
+int write_ids(const char *path, const int32_t *ids, uint64_t rows, uint64_t columns);
+
+/* Rows of a language model that reads --text. */
+typedef struct text_rows text_rows;
+int text_rows_open(const common *c, text_rows **rows, sae_source_desc *source);
+void text_rows_close(text_rows *rows);
+size_t text_rows_layer(const text_rows *rows);
+
+/* ==== the verbs =============================================================================== */
+
+int run_training(sae_train_desc *desc, const char *log_path); /* NULL: no log */
+int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
+                 uint64_t rows);
+void put_shape(FILE *out, const sae_tensor *t);
+void list_tensors(const sae_tensor_file *file, bool json);
+
+int verb_train(int argc, char **argv);
+int verb_use(int argc, char **argv); /* eval, encode, reconstruct */
+int verb_steer_export(int argc, char **argv);
+int verb_features(int argc, char **argv);
+int verb_activations(int argc, char **argv);
+int verb_tokenize(int argc, char **argv);
+int verb_detokenize(int argc, char **argv);
+int verb_logits(int argc, char **argv);
+int verb_info(int argc, char **argv);
+int verb_tensors(int argc, char **argv);
+int verb_convert(int argc, char **argv);
+
+extern const char help_all[], help_train[], help_eval[], help_features[], help_activations[],
+    help_tokenize[], help_detokenize[], help_logits[], help_encode[], help_reconstruct[],
+    help_steer_export[], help_info[], help_tensors[], help_convert[];
+
+#endif
