@@ -168,6 +168,7 @@ extern "C" {
 #include "kernels/isa.h"
 #include "kernels/context.h"
 
+#include "backend/ops.h"
 #include "backend/cpu.h"
 #include "backend/cpu_select.h"
 #include "backend/cpu_screen.h"
@@ -176,6 +177,7 @@ extern "C" {
 #include "backend/cpu_gradients.h"
 #include "backend/cpu_latents.h"
 #include "backend/cpu_weights.h"
+#include "backend/cpu_table.h"
 
 #include "dict/params.h"
 #include "dict/infer.h"

@@ -357,26 +357,3 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
         }
     }
 }
-
-static const sae_backend *saei_cpu_backend(void) {
-    static const sae_backend table = {
-        "cpu", true, saei_cpu_open, saei_cpu_close, saei_cpu_alloc, saei_cpu_free,
-        saei_cpu_scratch_bytes, saei_cpu_copy, saei_cpu_copy, saei_cpu_zero, saei_cpu_status,
-        saei_cpu_load_rows, saei_cpu_subtract, saei_cpu_axpy, saei_cpu_encode, saei_cpu_gate,
-        saei_cpu_jump, saei_cpu_exp_values, saei_cpu_exp_grad, saei_cpu_decode, saei_cpu_residual,
-        saei_cpu_unit_rows, saei_cpu_auxk_residual, saei_cpu_ghost_residual, saei_cpu_penalty,
-        saei_cpu_dots, saei_cpu_gate_grad, saei_cpu_jump_grad, saei_cpu_jump_rest, saei_cpu_index,
-        saei_cpu_latent_rows, saei_cpu_latent_sums, saei_cpu_fired, saei_cpu_list_silent,
-        saei_cpu_column_sums, saei_cpu_weighted_sum, saei_cpu_sum_squares, saei_cpu_variance,
-        saei_cpu_count_nonzero, saei_cpu_row_norms, saei_cpu_norm_weight, saei_cpu_norm_grad,
-        saei_cpu_remove_parallel, saei_cpu_normalize_rows, saei_cpu_adam, saei_cpu_update_threshold,
-        saei_cpu_geometric_median, saei_cpu_resample, saei_cpu_code_sums, saei_cpu_reconstruct,
-        saei_cpu_adam_rows, saei_cpu_catch_up,
-        NULL, NULL, NULL, NULL, NULL /* nothing runs behind the host */
-    };
-    return &table;
-}
-
-static const sae_backend *saei_backend_of(const sae_context *ctx) {
-    return ctx->backend ? ctx->backend : saei_cpu_backend();
-}
