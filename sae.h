@@ -1392,12 +1392,13 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 /* ==== >>math ================================================================================== */
 #include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-/* Functions whose last bit differs between C libraries may not touch a result. These use only
-   + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere; the first four
-   on a GPU too, whose compiler would fuse a product and a sum unless it is told not to. They are
-   inlined into kernels, where fma is one instruction and not a call. */
+/* For the host and for a GPU. Functions whose last bit differs between C libraries may not touch a
+   result. These use only + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits
+   everywhere. A GPU's compiler would fuse a product and a sum unless it is told not to: hence
+   SAEI_TIMES. They are inlined into kernels, where fma is one instruction and not a call. */
 #if defined(__CUDACC__) || defined(SAEI_EMULATED_CUDA)
 #define SAEI_INLINE __host__ __device__ static inline
 #elif defined(__GNUC__)
@@ -1410,6 +1411,15 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 #else
 #define SAEI_TIMES(a, b) ((a) * (b))
 #endif
+
+/* -- whole numbers -- */
+
+SAEI_INLINE size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
+SAEI_INLINE size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
+SAEI_INLINE size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+SAEI_INLINE size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* in whole vectors */
+
+/* -- exp, ln, pow -- */
 
 SAEI_INLINE double saei_from_bits(uint64_t bits) {
     double x;
@@ -1477,10 +1487,12 @@ SAEI_INLINE double saei_pow(double x, double p) { /* x >= 0 */
     return saei_exp(SAEI_TIMES(p, saei_ln(x)));
 }
 
+/* -- random bits -- */
+
 /* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
    state and is the same on every backend. Known answers in tests/. */
 SAEI_INLINE void saei_philox(const uint32_t counter[4], const uint32_t key[2],
-                                      uint32_t out[4]) {
+                             uint32_t out[4]) {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
     for (int round = 0; round < 10; round++) {
@@ -1503,6 +1515,56 @@ enum {
     SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
     SAEI_STREAM_INIT_BIAS = 4
 };
+
+/* Block `block` of a stream under a seed: draws 2 block and 2 block + 1. */
+SAEI_INLINE void saei_draw_block(uint64_t seed, uint32_t stream, uint64_t block, uint32_t out[4]) {
+    uint32_t counter[4], key[2];
+    counter[0] = (uint32_t)block;
+    counter[1] = (uint32_t)(block >> 32);
+    counter[2] = stream;
+    counter[3] = 0;
+    key[0] = (uint32_t)seed;
+    key[1] = (uint32_t)(seed >> 32);
+    saei_philox(counter, key, out);
+}
+/* Draw i, 64 random bits, of the block i / 2. */
+SAEI_INLINE uint64_t saei_draw_bits(const uint32_t block[4], uint64_t i) {
+    return i & 1 ? (uint64_t)block[3] << 32 | block[2] : (uint64_t)block[1] << 32 | block[0];
+}
+/* 64 random bits as a number in the open interval (0, 1): an odd multiple of 2^-53. */
+SAEI_INLINE double saei_draw_uniform(uint64_t bits) {
+    return SAEI_TIMES((double)(bits >> 11 | 1), 1.1102230246251565e-16);
+}
+
+/* ==== >>math: Adam ============================================================================ */
+
+typedef struct saei_adam_factors {
+    float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
+    float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
+    float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
+} saei_adam_factors;
+
+/* beta^t by multiplication, so that no pow() touches the result. */
+static inline double saei_power_of(double beta, uint64_t t) {
+    double result = 1;
+    for (; t; t >>= 1, beta *= beta)
+        if (t & 1) result *= beta;
+    return result;
+}
+
+/* What update t (from 1 on) multiplies by, for every backend. */
+static inline saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uint64_t t,
+                                                  double scale) {
+    saei_adam_factors c;
+    c.keep1 = (float)(1 - adam->beta1);
+    c.keep2 = (float)(1 - adam->beta2);
+    c.beta2 = (float)adam->beta2;
+    c.root2 = (float)sqrt(1 - saei_power_of(adam->beta2, t));
+    c.step = (float)(adam->lr / (1 - saei_power_of(adam->beta1, t)));
+    c.eps = (float)adam->eps;
+    c.scale = (float)scale;
+    return c;
+}
 
 #ifdef SAE_IMPLEMENTATION
 
@@ -1581,25 +1643,17 @@ static saei_random saei_random_of(uint64_t seed, uint32_t stream) {
 
 /* Draw number i: 64 random bits. */
 static uint64_t saei_random_bits(saei_random *r, uint64_t i) {
-    size_t half = (size_t)(i & 1) * 2;
     if (!r->kept || r->block != i >> 1) {
-        uint32_t counter[4], key[2];
         r->block = i >> 1;
         r->kept = true;
-        counter[0] = (uint32_t)r->block;
-        counter[1] = (uint32_t)(r->block >> 32);
-        counter[2] = r->stream;
-        counter[3] = 0;
-        key[0] = (uint32_t)r->seed;
-        key[1] = (uint32_t)(r->seed >> 32);
-        saei_philox(counter, key, r->out);
+        saei_draw_block(r->seed, r->stream, r->block, r->out);
     }
-    return (uint64_t)r->out[half + 1] << 32 | r->out[half];
+    return saei_draw_bits(r->out, i);
 }
 
-/* In the open interval (0, 1): an odd multiple of 2^-53. */
+/* In the open interval (0, 1). */
 static double saei_random_uniform(saei_random *r, uint64_t i) {
-    return (double)(saei_random_bits(r, i) >> 11 | 1) * 1.1102230246251565e-16;
+    return saei_draw_uniform(saei_random_bits(r, i));
 }
 
 /* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */
@@ -1736,11 +1790,6 @@ static bool saei_add(size_t a, size_t b, size_t *out) {
     *out = a + b;
     return true;
 }
-
-static size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
-static size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
-static size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in whole vectors */
 
 static uint64_t saei_to_bits(double x) {
     uint64_t bits;
@@ -5018,12 +5067,6 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 #define SAEI_DENSE_ROWS 64
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
 #define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
-
-typedef struct saei_adam_factors {
-    float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
-    float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
-    float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
-} saei_adam_factors;
 
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
@@ -12402,26 +12445,6 @@ static void saei_cpu_normalize_rows(const sae_work *w, size_t m, float eps, floa
     t.a = eps;
     t.out = W;
     saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
-}
-
-/* beta^t by multiplication, so that no pow() touches the result. */
-static double saei_power_of(double beta, uint64_t t) {
-    double result = 1;
-    for (; t; t >>= 1, beta *= beta)
-        if (t & 1) result *= beta;
-    return result;
-}
-
-static saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uint64_t t, double scale) {
-    saei_adam_factors c;
-    c.keep1 = (float)(1 - adam->beta1);
-    c.keep2 = (float)(1 - adam->beta2);
-    c.beta2 = (float)adam->beta2;
-    c.root2 = (float)sqrt(1 - saei_power_of(adam->beta2, t));
-    c.step = (float)(adam->lr / (1 - saei_power_of(adam->beta1, t)));
-    c.eps = (float)adam->eps;
-    c.scale = (float)scale;
-    return c;
 }
 
 static void saei_adam_part(void *arg, size_t part) {

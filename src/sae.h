@@ -139,6 +139,7 @@ extern "C" {
 
 
 #include "base/math.h"
+#include "base/adam.h"
 
 #ifdef SAE_IMPLEMENTATION
 #include "base/system.h"

@@ -94,26 +94,6 @@ static void saei_cpu_normalize_rows(const sae_work *w, size_t m, float eps, floa
     saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
 }
 
-/* beta^t by multiplication, so that no pow() touches the result. */
-static double saei_power_of(double beta, uint64_t t) {
-    double result = 1;
-    for (; t; t >>= 1, beta *= beta)
-        if (t & 1) result *= beta;
-    return result;
-}
-
-static saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uint64_t t, double scale) {
-    saei_adam_factors c;
-    c.keep1 = (float)(1 - adam->beta1);
-    c.keep2 = (float)(1 - adam->beta2);
-    c.beta2 = (float)adam->beta2;
-    c.root2 = (float)sqrt(1 - saei_power_of(adam->beta2, t));
-    c.step = (float)(adam->lr / (1 - saei_power_of(adam->beta1, t)));
-    c.eps = (float)adam->eps;
-    c.scale = (float)scale;
-    return c;
-}
-
 static void saei_adam_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;

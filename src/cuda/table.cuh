@@ -2,7 +2,8 @@
 #include "batch.cuh"
 #include "screen.cuh"
 #include "values.cuh"
-#include "penalties.cuh"
+#include "reconstruct.cuh"
+#include "auxiliary.cuh"
 #include "weights.cuh"
 
 /* ==== >>cuda: table =========================================================================== */
