@@ -10,18 +10,21 @@
 
     CONTENTS (search for the tag)
         >>cuda: state        errors, launching, memory, streams, the step as one graph
+        >>cuda: scratch      what each operation lays over the scratch memory
         >>cuda: device math  dots and sums in canonical order, exp, log, pow, Philox
-        >>cuda: scalars      sums over rows in the scalars order, room to work in
+        >>cuda: scalars      sums over rows in the scalars order
         >>cuda: batch        rows loaded, subtract, axpy
         >>cuda: selection    the k largest of a row or a batch
         >>cuda: plain encode     every product in float32
         >>cuda: screened encode  16-bit product, certified candidates, canonical values
         >>cuda: values of entries  gate, jump, exp
         >>cuda: dense sums   lists that are nearly dense matrices
-        >>cuda: decode       decode, residuals
+        >>cuda: decode       decode, residual, rows to norm 1
         >>cuda: penalties    penalties, gradients of entries
+        >>cuda: reconstruct  decode, residual and gradients of entries in one
         >>cuda: by latent    counting sort, gradients by latent, dead latents
         >>cuda: sums         column sums, variance
+        >>cuda: auxiliary losses  aux-k, ghost gradients
         >>cuda: weights      norms, projection, Adam, threshold, median, resampling
         >>cuda: table        the filled table
 */
@@ -50,25 +53,28 @@
 
 enum {
     SAEI_CUDA_THREADS = 256, /* of a block, where nothing else is said */
-    SAEI_CUDA_BEHIND = 4,    /* steps that the host may run ahead of the device */
-    SAEI_CUDA_BOUND = 64,    /* latents that share an error bound in the screened encode */
-    SAEI_CUDA_TILE = 128,    /* latents of a tile of the plain encode */
-    SAEI_CUDA_PRODUCT_BYTES = 16 << 20, /* of a 16-bit product: two of them stay in the L2 */
-    SAEI_BUCKETS = 2048      /* of a histogram over 11 bits */
+    SAEI_CUDA_WARPS = SAEI_CUDA_THREADS / 32,
+    SAEI_CUDA_STEPS_AHEAD = 4 /* how far the host may run ahead of the device */
 };
-enum { /* words of saei_cuda.told */
-    SAEI_TOLD_HALT = 0, SAEI_TOLD_ENTRIES = 4, SAEI_TOLD_COUNT = 8
-};
-enum { /* words of encode's scratch; doubled ones are 64 bits wide */
-    SAEI_WORD_X_MOST,  /* largest norm of a row of x: bits of a float */
-    SAEI_WORD_PLAIN,   /* how many rows go the plain way */
-    SAEI_WORD_DONE,    /* blocks that are through, [4] */
-    SAEI_WORD_TOTAL = 8, /* [2] entries found */
-    SAEI_WORD_PREFIX = 10, /* bits of the batch's smallest kept value, so far */
-    SAEI_WORD_ALL,     /* 1: all are kept */
-    SAEI_WORD_LEFT,    /* [2] how many of the bucket are wanted */
-    SAEI_WORD_COUNT = 64
-};
+
+/* The first bad batch of a run (sae_backend.guard). */
+typedef struct saei_cuda_guard_flag {
+    uint32_t bad; /* 1 once there was one: from then on, operations leave the weights alone */
+    uint64_t step;
+} saei_cuda_guard_flag;
+
+/* Device memory that outlives an operation. */
+typedef struct saei_cuda_kept {
+    saei_cuda_guard_flag guard;
+    uint32_t w_most[2]; /* screened encode: W_enc's largest norm, bits of a float; of the last call
+                           and of this one in turn */
+} saei_cuda_kept;
+
+/* Pinned memory the device writes and the host polls. */
+typedef struct saei_cuda_mailbox {
+    saei_cuda_guard_flag guard;
+    unsigned long long entries; /* of the last encode whose lists have no fixed length */
+} saei_cuda_mailbox;
 
 /* A product of one shape that cublasLt was asked about. */
 typedef struct saei_cuda_plan {
@@ -96,34 +102,24 @@ typedef struct saei_cuda {
     /* rows from the host go through two buffers in turn */
     unsigned staging_turn, staging_turns;
     cudaEvent_t staged, freed[2];
-    /* guard: halt[0] = 1 once a batch was bad, halt[1..2] its step */
-    uint32_t *halt;            /* D [16]; 4, 5: of screened encode; from 8 on: [4] doubles */
-    volatile uint32_t *told;   /* pinned: what the device told the host without being waited for */
+    saei_cuda_kept *kept;      /* D */
+    volatile saei_cuda_mailbox *mailbox;
     /* the step as one graph */
     cudaGraphExec_t graph;
-    bool capturing, foreign;   /* foreign: the caller captures the stream himself */
+    bool capturing, foreign;   /* foreign: the caller is capturing the stream */
     unsigned step_turn, step_turns;
-    cudaEvent_t ended[SAEI_CUDA_BEHIND];
+    cudaEvent_t ended[SAEI_CUDA_STEPS_AHEAD];
     /* screened encode */
     int screen, dense;         /* of sae_cuda_desc */
-    cudaStream_t scan;         /* scans run beside the products, both forked from stream */
+    cudaStream_t scan;         /* scans overlap with the products, both forked from stream */
     cudaEvent_t made[2], scanned[2];
     bool screened, scaled;     /* the last encode was; W_enc's largest norm is known */
-    unsigned scale_turn;
-    size_t told_rows;          /* of the encode that told the number of its entries */
+    unsigned scale_turn;       /* kept->w_most[scale_turn] is the last call's */
+    size_t counted_rows;       /* rows of the encode that sends mailbox->entries; 0: none yet */
     saei_cuda_plan plan;
 } saei_cuda;
 
 static saei_cuda *saei_cuda_of(const sae_work *w) { return (saei_cuda *)w->state; }
-
-static size_t saei_cuda_ceil(size_t a, size_t b) { return (a + b - 1) / b; }
-static size_t saei_cuda_min(size_t a, size_t b) { return a < b ? a : b; }
-static size_t saei_cuda_max(size_t a, size_t b) { return a > b ? a : b; }
-
-/* D [4], for an operation's sums while others' scratch is in use. */
-static double *saei_cuda_numbers(const sae_work *w) {
-    return (double *)(void *)(saei_cuda_of(w)->halt + 8);
-}
 
 /* Keeps the first error. Returns whether all is well. */
 static bool saei_cuda_ok(saei_cuda *s, cudaError_t error, const char *what) {
@@ -157,161 +153,76 @@ static void saei_cuda_launch(const sae_work *w, void (*kernel)(P...), size_t blo
     saei_cuda_launch_shared(w, kernel, blocks, threads, 0, args...);
 }
 
-/* -- scratch: what operations work in, cut into named pieces -- */
+/* -- memory -- */
 
-typedef struct saei_cuda_scratch {
-    /* screened encode; mc: m rounded up to SAEI_CUDA_BOUND */
-    __half *x16, *w16;     /* [batch in whole chunks][ld], [mc][ld] */
-    __half *bias16;        /* [mc] */
-    __half *product;       /* [2][chunk][mc]: one is scanned while the other is made */
-    size_t chunk;          /* rows of a product */
-    float *facts;          /* [mc / SAEI_CUDA_BOUND][4] */
-    float *x_norm, *x_error; /* [batch] */
-    /* lists of candidates of top-k rows */
-    uint32_t *place;       /* [batch][capacity] */
-    float *value;          /* alike */
-    size_t capacity;
-    uint32_t *rows;        /* [batch] rows that go the plain way; in batch top-k: ties of a row */
-    uint32_t *words;       /* [SAEI_WORD_COUNT] of encode: see there */
-    uint32_t *histogram;   /* [3][SAEI_BUCKETS], behind words */
-    double *sums;          /* [2][batch] */
-    float *latents;        /* [mc] */
-} saei_cuda_scratch;
-
-static size_t saei_cuda_place(size_t *at, size_t count, size_t size) {
-    size_t here = *at;
-    if (here == SIZE_MAX || (size && count > (SIZE_MAX - 255 - here) / size)) {
-        *at = SIZE_MAX;
-        return 0;
-    }
-    *at = (here + count * size + 255) & ~(size_t)255;
-    return here;
-}
-
-/* Rows from the host arrive while other operations work: these bytes come first and are apart. */
-static size_t saei_cuda_staging_bytes(const sae_shape *h) {
-    size_t at = 0;
-    saei_cuda_place(&at, 2 * h->batch, h->ld * sizeof(float));
-    return at;
-}
-/* Where the pieces that operations share begin. */
-static unsigned char *saei_cuda_scratch_base(const sae_work *w) {
-    return (unsigned char *)w->scratch + saei_cuda_staging_bytes(&w->shape);
-}
-
-/* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
-static size_t saei_cuda_layout(const sae_shape *h, void *base, saei_cuda_scratch *s) {
-    unsigned char *b = (unsigned char *)base;
-    size_t at = 0, mc;
-    size_t x16, w16, bias16, product, facts, x_norm, x_error, place, value, rows, words;
-    size_t sums, latents;
-    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u)
-        return SIZE_MAX;
-    mc = saei_cuda_ceil(h->dict_size, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND;
-    s->chunk = saei_cuda_max(SAEI_CUDA_PRODUCT_BYTES / (mc * sizeof(__half)), 64);
-    s->chunk = saei_cuda_min(s->chunk / 64 * 64, saei_cuda_ceil(h->batch, 8) * 8);
-    s->capacity = saei_cuda_min(4 * h->k, mc) + 2 * SAEI_CUDA_TILE;
-    x16 = saei_cuda_place(&at, saei_cuda_ceil(h->batch, s->chunk) * s->chunk,
-                          h->ld * sizeof(__half));
-    w16 = saei_cuda_place(&at, mc, h->ld * sizeof(__half));
-    bias16 = saei_cuda_place(&at, mc, sizeof(__half));
-    product = saei_cuda_place(&at, 2 * s->chunk, mc * sizeof(__half));
-    facts = saei_cuda_place(&at, mc / SAEI_CUDA_BOUND, 4 * sizeof(float));
-    x_norm = saei_cuda_place(&at, h->batch, sizeof(float));
-    x_error = saei_cuda_place(&at, h->batch, sizeof(float));
-    place = saei_cuda_place(&at, h->batch, s->capacity * sizeof(uint32_t));
-    value = saei_cuda_place(&at, h->batch, s->capacity * sizeof(float));
-    rows = saei_cuda_place(&at, h->batch, sizeof(uint32_t));
-    words = saei_cuda_place(&at, SAEI_WORD_COUNT + 3 * SAEI_BUCKETS, sizeof(uint32_t));
-    sums = saei_cuda_place(&at, 2 * h->batch, sizeof(double));
-    latents = saei_cuda_place(&at, mc, sizeof(float));
-    if (at == SIZE_MAX || !b) return at;
-    s->x16 = (__half *)(b + x16);
-    s->w16 = (__half *)(b + w16);
-    s->bias16 = (__half *)(b + bias16);
-    s->product = (__half *)(b + product);
-    s->facts = (float *)(b + facts);
-    s->x_norm = (float *)(b + x_norm);
-    s->x_error = (float *)(b + x_error);
-    s->place = (uint32_t *)(b + place);
-    s->value = (float *)(b + value);
-    s->rows = (uint32_t *)(b + rows);
-    s->words = (uint32_t *)(b + words);
-    s->histogram = s->words + SAEI_WORD_COUNT;
-    s->sums = (double *)(b + sums);
-    s->latents = (float *)(b + latents);
-    return at;
-}
-
-static saei_cuda_scratch saei_cuda_scratch_of(const sae_work *w) {
-    saei_cuda_scratch s;
-    saei_cuda_layout(&w->shape, saei_cuda_scratch_base(w), &s);
+/* The state, with its device current for this thread. */
+static saei_cuda *saei_cuda_enter(const sae_work *w) {
+    saei_cuda *s = saei_cuda_of(w);
+    if (s->result == SAE_OK) SAEI_CUDA_OK(s, cudaSetDevice(s->device));
     return s;
 }
 
-/* Scratch memory of the operations from >>cuda: penalties on. No operation leaves anything in it
-   for another. */
-enum {
-    SAEI_CUDA_ROWS = 64,     /* rows of a mask of the counting sort */
-    SAEI_CUDA_PART = 256,    /* latents of a block of it */
-    SAEI_CUDA_CHUNK = 16384, /* floats whose squares are one sum */
-    SAEI_CUDA_WARPS = SAEI_CUDA_THREADS / 32
-};
-typedef struct saei_cuda_pieces {
-    unsigned long long *mask;  /* [groups of 64 rows][m']: which of the rows list the latent */
-    uint32_t *before;          /* alike: how many rows of earlier groups do */
-    unsigned long long *total; /* [parts of 256 latents] */
-    unsigned long long *count; /* [8] */
-    double *sums;              /* rows, latents or 16384s of parameters, whichever is most */
-    double *partial;           /* [row blocks, twice those of the batch][ld] */
-    float *latents;            /* [max(m', ld)] */
-    float *rows;               /* [batch] */
-    uint32_t *list, *order;    /* [m'], [batch] */
-} saei_cuda_pieces;
-
-static size_t saei_cuda_align16(size_t n) { return (n + 15) / 16 * 16; }
-
-/* As saei_cuda_layout. */
-static size_t saei_cuda_pieces_layout(const sae_shape *h, void *base, saei_cuda_pieces *s) {
-    unsigned char *b = (unsigned char *)base;
-    size_t at = 0, m, groups, most, mask, before, total, count, sums, partial, latents, rows, list;
-    size_t order;
-    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u)
-        return SIZE_MAX;
-    m = saei_cuda_align16(h->dict_size);
-    groups = saei_cuda_ceil(h->batch, SAEI_CUDA_ROWS);
-    most = saei_cuda_ceil(2 * m * h->ld + 4 * m + h->ld, SAEI_CUDA_CHUNK);
-    most = saei_cuda_max(saei_cuda_max(most, h->batch), saei_cuda_max(m, h->ld));
-    mask = saei_cuda_place(&at, m * groups, sizeof *s->mask);
-    before = saei_cuda_place(&at, m * groups, sizeof *s->before);
-    total = saei_cuda_place(&at, m / SAEI_CUDA_PART + 1, sizeof *s->total);
-    count = saei_cuda_place(&at, 8, sizeof *s->count);
-    sums = saei_cuda_place(&at, most, sizeof *s->sums);
-    partial = saei_cuda_place(&at, saei_cuda_max(2 * saei_cuda_ceil(h->batch, SAE_ROW_BLOCK),
-                                                 saei_cuda_ceil(m, SAE_ROW_BLOCK)),
-                              h->ld * sizeof *s->partial);
-    latents = saei_cuda_place(&at, saei_cuda_max(m, h->ld), sizeof *s->latents);
-    rows = saei_cuda_place(&at, h->batch, sizeof *s->rows);
-    list = saei_cuda_place(&at, m, sizeof *s->list);
-    order = saei_cuda_place(&at, h->batch, sizeof *s->order);
-    if (at == SIZE_MAX || !b) return at;
-    s->mask = (unsigned long long *)(b + mask);
-    s->before = (uint32_t *)(b + before);
-    s->total = (unsigned long long *)(b + total);
-    s->count = (unsigned long long *)(b + count);
-    s->sums = (double *)(b + sums);
-    s->partial = (double *)(b + partial);
-    s->latents = (float *)(b + latents);
-    s->rows = (float *)(b + rows);
-    s->list = (uint32_t *)(b + list);
-    s->order = (uint32_t *)(b + order);
-    return at;
+/* Where memory is short, the message says how much is needed, taken and free. */
+static bool saei_cuda_malloc(saei_cuda *s, void **out, size_t bytes) {
+    size_t unused = 0, all = 0;
+    cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
+    if (error == cudaSuccess) return true;
+    *out = NULL;
+    cudaGetLastError();
+    if (error != cudaErrorMemoryAllocation || cudaMemGetInfo(&unused, &all) != cudaSuccess)
+        return saei_cuda_ok(s, error, "cudaMalloc");
+    if (s->result != SAE_OK) return false;
+    s->result = SAE_ERR_OUT_OF_MEMORY;
+    snprintf(s->text, sizeof s->text,
+             "sae_cuda: %zu MiB are needed after the %zu MiB taken so far, device %d has %zu MiB "
+             "free of %zu", (bytes >> 20) + 1, s->taken >> 20, s->device, unused >> 20, all >> 20);
+    return false;
 }
 
-static saei_cuda_pieces saei_cuda_pieces_of(const sae_work *w) {
-    saei_cuda_pieces s;
-    saei_cuda_pieces_layout(&w->shape, saei_cuda_scratch_base(w), &s);
-    return s;
+static void *saei_cuda_alloc(const sae_work *w, size_t bytes) {
+    saei_cuda *s = saei_cuda_enter(w);
+    void *p = NULL;
+    if (s->result != SAE_OK || !saei_cuda_malloc(s, &p, bytes)) return NULL;
+    s->taken += bytes;
+    SAEI_CUDA_OK(s, cudaMemsetAsync(p, 0, bytes, s->stream));
+    return p;
+}
+
+static void saei_cuda_free(const sae_work *w, void *memory) {
+    saei_cuda_enter(w);
+    cudaFree(memory); /* waits for the device; what fails now was reported before */
+}
+
+static void saei_cuda_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
+    saei_cuda *s = saei_cuda_enter(w);
+    if (s->result != SAE_OK || !bytes) return;
+    SAEI_CUDA_OK(s, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, s->stream));
+    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream)); /* host may be pinned, and is free now */
+}
+
+static void saei_cuda_download(const sae_work *w, void *host, const void *device, size_t bytes) {
+    saei_cuda *s = saei_cuda_enter(w);
+    if (bytes) memset(host, 0, s->result == SAE_OK ? 0 : bytes);
+    if (s->result != SAE_OK || !bytes) return;
+    SAEI_CUDA_OK(s, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, s->stream));
+    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream));
+}
+
+static void saei_cuda_zero(const sae_work *w, void *device, size_t bytes) {
+    saei_cuda *s = saei_cuda_enter(w);
+    if (s->result != SAE_OK || !bytes) return;
+    SAEI_CUDA_OK(s, cudaMemsetAsync(device, 0, bytes, s->stream));
+}
+
+static sae_result saei_cuda_poll(const sae_work *w) {
+    const saei_cuda *s = saei_cuda_of(w); /* after a fault the next call of the runtime tells */
+    return s->result == SAE_OK ? SAE_OK : sae_backend_fail(w->ctx, s->result, s->text);
+}
+
+static sae_result saei_cuda_status(const sae_work *w) {
+    saei_cuda *s = saei_cuda_enter(w);
+    if (s->result == SAE_OK) SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream));
+    return saei_cuda_poll(w);
 }
 
 /* -- open and close -- */
@@ -339,23 +250,21 @@ static void saei_cuda_close(const sae_context *ctx, void *state) {
         if (s->made[i]) cudaEventDestroy(s->made[i]);
         if (s->scanned[i]) cudaEventDestroy(s->scanned[i]);
     }
-    for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
+    for (int i = 0; i < SAEI_CUDA_STEPS_AHEAD; i++)
         if (s->ended[i]) cudaEventDestroy(s->ended[i]);
     if (s->staged) cudaEventDestroy(s->staged);
     if (s->blas_space) cudaFree(s->blas_space);
-    if (s->halt) cudaFree(s->halt);
-    if (s->told) cudaFreeHost((void *)(uintptr_t)s->told);
+    if (s->kept) cudaFree(s->kept);
+    if (s->mailbox) cudaFreeHost((void *)(uintptr_t)s->mailbox);
     if (s->copy) cudaStreamDestroy(s->copy);
     if (s->scan) cudaStreamDestroy(s->scan);
     if (s->stream && s->own_stream) cudaStreamDestroy(s->stream);
     sae_backend_free(ctx, s);
 }
 
-static bool saei_cuda_malloc(saei_cuda *s, void **out, size_t bytes); /* >>cuda: state, memory */
-
 /* Streams, events and small memory; what fails is kept in s. */
 static bool saei_cuda_prepare(saei_cuda *s, const sae_cuda_desc *desc) {
-    void *told = NULL, *halt = NULL;
+    void *mailbox = NULL, *kept = NULL;
     int bytes = 0;
     s->stream = (cudaStream_t)desc->stream;
     s->own_stream = !s->stream;
@@ -384,17 +293,16 @@ static bool saei_cuda_prepare(saei_cuda *s, const sae_cuda_desc *desc) {
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->made[i], cudaEventDisableTiming));
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->scanned[i], cudaEventDisableTiming));
     }
-    for (int i = 0; i < SAEI_CUDA_BEHIND; i++)
+    for (int i = 0; i < SAEI_CUDA_STEPS_AHEAD; i++)
         SAEI_CUDA_OK(s, cudaEventCreateWithFlags(&s->ended[i], cudaEventDisableTiming));
-    if (!saei_cuda_malloc(s, &halt, 16 * sizeof(uint32_t))) return false;
-    s->halt = (uint32_t *)halt;
-    SAEI_CUDA_OK(s, cudaMemsetAsync(s->halt, 0, 16 * sizeof(uint32_t), s->stream));
-    if (!SAEI_CUDA_OK(s, cudaHostAlloc(&told, SAEI_TOLD_COUNT * sizeof(uint32_t),
-                                       cudaHostAllocDefault)))
+    if (!saei_cuda_malloc(s, &kept, sizeof *s->kept)) return false;
+    s->kept = (saei_cuda_kept *)kept;
+    SAEI_CUDA_OK(s, cudaMemsetAsync(s->kept, 0, sizeof *s->kept, s->stream));
+    if (!SAEI_CUDA_OK(s, cudaHostAlloc(&mailbox, sizeof *s->mailbox, cudaHostAllocDefault)))
         return false;
-    s->told = (volatile uint32_t *)told;
-    for (int i = 0; i < SAEI_TOLD_COUNT; i++) s->told[i] = 0;
-    s->told[SAEI_TOLD_ENTRIES] = UINT32_MAX;
+    memset(mailbox, 0, sizeof *s->mailbox);
+    s->mailbox = (volatile saei_cuda_mailbox *)mailbox;
+    s->mailbox->entries = UINT64_MAX; /* not known yet: counts as many */
     if (cublasLtCreate(&s->blas) != CUBLAS_STATUS_SUCCESS) {
         s->blas = NULL;
         return saei_cuda_ok(s, cudaErrorUnknown, "cublasLtCreate");
@@ -439,129 +347,45 @@ static sae_result saei_cuda_open(const sae_context *ctx, void **state) {
     return SAE_OK;
 }
 
-/* -- memory -- */
-
-/* The state, with its device current for this thread. */
-static saei_cuda *saei_cuda_enter(const sae_work *w) {
-    saei_cuda *s = saei_cuda_of(w);
-    if (s->result == SAE_OK) SAEI_CUDA_OK(s, cudaSetDevice(s->device));
-    return s;
-}
-
-/* What is missing is kept for status, which knows the sentence. */
-static bool saei_cuda_malloc(saei_cuda *s, void **out, size_t bytes) {
-    size_t unused = 0, all = 0;
-    cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
-    if (error == cudaSuccess) return true;
-    *out = NULL;
-    cudaGetLastError();
-    if (error != cudaErrorMemoryAllocation || cudaMemGetInfo(&unused, &all) != cudaSuccess)
-        return saei_cuda_ok(s, error, "cudaMalloc");
-    if (s->result != SAE_OK) return false;
-    s->result = SAE_ERR_OUT_OF_MEMORY;
-    snprintf(s->text, sizeof s->text,
-             "sae_cuda: %zu MiB are needed after the %zu MiB taken so far, device %d has %zu MiB "
-             "free of %zu", (bytes >> 20) + 1, s->taken >> 20, s->device, unused >> 20, all >> 20);
-    return false;
-}
-
-static void *saei_cuda_alloc(const sae_work *w, size_t bytes) {
-    saei_cuda *s = saei_cuda_enter(w);
-    void *p = NULL;
-    if (s->result != SAE_OK || !saei_cuda_malloc(s, &p, bytes)) return NULL;
-    s->taken += bytes;
-    SAEI_CUDA_OK(s, cudaMemsetAsync(p, 0, bytes, s->stream));
-    return p;
-}
-
-static void saei_cuda_free(const sae_work *w, void *memory) {
-    saei_cuda_enter(w);
-    cudaFree(memory); /* waits for the device; what fails now was reported before */
-}
-
-static size_t saei_cuda_scratch_bytes(const sae_work *w, const sae_shape *shape) {
-    saei_cuda_scratch s;
-    saei_cuda_pieces pieces;
-    size_t bytes, staging;
-    (void)w;
-    bytes = saei_cuda_max(saei_cuda_layout(shape, NULL, &s),
-                          saei_cuda_pieces_layout(shape, NULL, &pieces));
-    staging = saei_cuda_staging_bytes(shape);
-    return bytes > SIZE_MAX - staging ? SIZE_MAX : bytes + staging;
-}
-
-static void saei_cuda_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
-    saei_cuda *s = saei_cuda_enter(w);
-    if (s->result != SAE_OK || !bytes) return;
-    SAEI_CUDA_OK(s, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, s->stream));
-    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream)); /* host may be pinned, and is free now */
-}
-
-static void saei_cuda_download(const sae_work *w, void *host, const void *device, size_t bytes) {
-    saei_cuda *s = saei_cuda_enter(w);
-    if (bytes) memset(host, 0, s->result == SAE_OK ? 0 : bytes);
-    if (s->result != SAE_OK || !bytes) return;
-    SAEI_CUDA_OK(s, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, s->stream));
-    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream));
-}
-
-static void saei_cuda_zero(const sae_work *w, void *device, size_t bytes) {
-    saei_cuda *s = saei_cuda_enter(w);
-    if (s->result != SAE_OK || !bytes) return;
-    SAEI_CUDA_OK(s, cudaMemsetAsync(device, 0, bytes, s->stream));
-}
-
-static sae_result saei_cuda_poll(const sae_work *w) {
-    const saei_cuda *s = saei_cuda_of(w); /* after a fault the next call of the runtime tells */
-    return s->result == SAE_OK ? SAE_OK : sae_backend_fail(w->ctx, s->result, s->text);
-}
-
-static sae_result saei_cuda_status(const sae_work *w) {
-    saei_cuda *s = saei_cuda_enter(w);
-    if (s->result == SAE_OK) SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream));
-    return saei_cuda_poll(w);
-}
-
 /* -- a bad batch -- */
 
-__global__ static void saei_guard_kernel(const uint32_t *bad, uint32_t step_low, uint32_t step_high,
-                                         uint32_t *halt) {
-    if (threadIdx.x || !*bad || halt[0]) return;
-    halt[0] = 1;
-    halt[1] = step_low;
-    halt[2] = step_high;
+__global__ static void saei_guard_kernel(const uint32_t *bad, uint64_t step,
+                                         saei_cuda_guard_flag *guard) {
+    if (threadIdx.x || !*bad || guard->bad) return;
+    guard->bad = 1;
+    guard->step = step;
 }
 
 static void saei_cuda_guard(const sae_work *w, const uint32_t *bad, uint64_t step) {
     saei_cuda *s = saei_cuda_of(w);
-    saei_cuda_launch(w, saei_guard_kernel, 1, 32, bad, (uint32_t)step, (uint32_t)(step >> 32),
-                     s->halt);
+    saei_cuda_launch(w, saei_guard_kernel, 1, 32, bad, step, &s->kept->guard);
     if (s->result != SAE_OK) return;
-    SAEI_CUDA_OK(s, cudaMemcpyAsync((void *)(uintptr_t)(s->told + SAEI_TOLD_HALT), s->halt,
-                                    3 * sizeof(uint32_t), cudaMemcpyDeviceToHost, s->stream));
+    SAEI_CUDA_OK(s, cudaMemcpyAsync((void *)(uintptr_t)&s->mailbox->guard, &s->kept->guard,
+                                    sizeof s->kept->guard, cudaMemcpyDeviceToHost, s->stream));
 }
 
 static bool saei_cuda_tripped(const sae_work *w, uint64_t *step) {
     saei_cuda *s = saei_cuda_of(w);
-    if (!s->told[SAEI_TOLD_HALT] || s->result != SAE_OK) return false;
-    /* Rare: all that is under way runs out, so that the steps behind the bad one do nothing. */
+    if (!s->mailbox->guard.bad || s->result != SAE_OK) return false;
+    /* Rare: everything under way is waited for, so that the steps after the bad one do nothing. */
     if (!SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream))) return false;
-    *step = (uint64_t)s->told[SAEI_TOLD_HALT + 2] << 32 | s->told[SAEI_TOLD_HALT + 1];
-    s->told[SAEI_TOLD_HALT] = 0;
-    return SAEI_CUDA_OK(s, cudaMemsetAsync(s->halt, 0, 3 * sizeof(uint32_t), s->stream));
+    *step = s->mailbox->guard.step;
+    s->mailbox->guard.bad = 0;
+    return SAEI_CUDA_OK(s, cudaMemsetAsync(&s->kept->guard, 0, sizeof s->kept->guard, s->stream));
 }
 
 /* -- the step as one graph -- */
 
-/* Captured anew each step, so that what the host decides (learning rate, k, a path) may change, and
-   put into the executable graph in place; that fails only where the course itself has changed. */
+/* Captured anew each step, so that what the host decides (learning rate, k, a path) may change. The
+   executable graph is updated in place, which fails only if other kernels run than before; then it
+   is made anew. */
 static void saei_cuda_begin_step(const sae_work *w) {
     saei_cuda *s = saei_cuda_enter(w);
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     s->capturing = false;
     if (s->result != SAE_OK || !SAEI_CUDA_OK(s, cudaStreamIsCapturing(s->stream, &status))) return;
     s->foreign = status != cudaStreamCaptureStatusNone;
-    if (s->foreign) return; /* the caller captures: the step becomes part of his graph */
+    if (s->foreign) return; /* the step becomes part of the caller's graph */
     s->capturing = SAEI_CUDA_OK(s, cudaStreamBeginCapture(s->stream,
                                                           cudaStreamCaptureModeThreadLocal));
 }
@@ -587,12 +411,318 @@ static void saei_cuda_end_step(const sae_work *w) {
         if (s->result != SAE_OK || !SAEI_CUDA_OK(s, cudaGraphLaunch(s->graph, s->stream))) return;
     } else if (s->result != SAE_OK) return;
     if (s->foreign) return;
-    /* The host runs at most SAEI_CUDA_BEHIND steps ahead. */
-    s->step_turn = (s->step_turn + 1) % SAEI_CUDA_BEHIND;
-    if (s->step_turns++ >= SAEI_CUDA_BEHIND)
+    /* The host runs at most SAEI_CUDA_STEPS_AHEAD steps ahead. */
+    s->step_turn = (s->step_turn + 1) % SAEI_CUDA_STEPS_AHEAD;
+    if (s->step_turns++ >= SAEI_CUDA_STEPS_AHEAD)
         SAEI_CUDA_OK(s, cudaEventSynchronize(s->ended[s->step_turn]));
     SAEI_CUDA_OK(s, cudaEventRecord(s->ended[s->step_turn], s->stream));
 }
+
+/* ==== >>cuda: scratch ========================================================================= */
+/* All operations work in the same memory, sae_work.scratch. Each names in a struct what it lays over
+   that memory, where contents are undefined when an operation begins and lost when it ends. The
+   struct is filled by saei_cuda_lay_NAME and comes from saei_cuda_NAME_scratch_of. The list at the
+   end, SAEI_CUDA_SCRATCHES, has all of them: the memory is as large as the largest. */
+
+enum {
+    SAEI_CUDA_BOUND = 64,    /* latents that share an error bound in the screened encode */
+    SAEI_CUDA_TILE = 128,    /* latents of a tile of the plain encode */
+    SAEI_CUDA_PRODUCT_BYTES = 16 << 20, /* of a 16-bit product: two of them stay in the L2 */
+    SAEI_BUCKETS = 2048,     /* of a histogram over 11 bits */
+    SAEI_CUDA_ROWS = 64,     /* rows of a mask of the counting sort */
+    SAEI_CUDA_PART = 256,    /* latents of a block of it */
+    SAEI_CUDA_CHUNK = 16384  /* floats whose squares are one sum */
+};
+
+/* Memory while it is laid out; base NULL: only the size is asked for. */
+typedef struct saei_cuda_room {
+    unsigned char *base;
+    size_t used; /* bytes; SIZE_MAX: more than there can be */
+} saei_cuda_room;
+
+/* *out = an array [rows][columns] of the room. */
+template <typename T>
+static void saei_cuda_lay(saei_cuda_room *room, size_t rows, size_t columns, T **out) {
+    const size_t used = room->used, row = columns * sizeof(T);
+    *out = room->base && used != SIZE_MAX ? (T *)(void *)(room->base + used) : NULL;
+    if (used == SIZE_MAX || (row && rows > (SIZE_MAX - 255 - used) / row)) room->used = SIZE_MAX;
+    else room->used = (used + rows * row + 255) & ~(size_t)255;
+}
+
+/* -- rows from the host: they arrive while other operations work, so these bytes are theirs alone
+   and come first -- */
+
+typedef struct saei_cuda_staging {
+    float *rows[2]; /* [batch][ld] each, used in turn */
+} saei_cuda_staging;
+
+static void saei_cuda_lay_staging(saei_cuda_room *room, const sae_shape *h, saei_cuda_staging *s) {
+    for (int i = 0; i < 2; i++) saei_cuda_lay(room, h->batch, h->ld, &s->rows[i]);
+}
+static saei_cuda_staging saei_cuda_staging_of(const sae_work *w) {
+    saei_cuda_room room = { (unsigned char *)w->scratch, 0 };
+    saei_cuda_staging s;
+    saei_cuda_lay_staging(&room, &w->shape, &s);
+    return s;
+}
+/* The room that operations share. */
+static saei_cuda_room saei_cuda_shared_room(void *scratch, const sae_shape *h) {
+    saei_cuda_room room = { (unsigned char *)scratch, 0 };
+    saei_cuda_staging staging;
+    saei_cuda_lay_staging(&room, h, &staging);
+    return room;
+}
+
+/* -- encode -- */
+
+/* Cleared when an encode begins. */
+typedef struct saei_cuda_encode_counts {
+    uint32_t x_most;          /* the largest norm of a row of x: bits of a float */
+    uint32_t plain;           /* how many rows screening could not decide */
+    uint32_t done[4];         /* blocks that have finished a pass over the batch */
+    unsigned long long total; /* entries found */
+    /* batch top-k */
+    uint32_t all;             /* 1: all entries are kept */
+    uint32_t prefix;          /* upper bits of the smallest value to keep, as far as known */
+    unsigned long long left;  /* how many of the values with these bits are to be kept */
+    uint32_t histogram[3][SAEI_BUCKETS];
+} saei_cuda_encode_counts;
+
+typedef struct saei_cuda_encode_scratch { /* mc: m in whole groups of SAEI_CUDA_BOUND */
+    __half *x16, *w16;       /* [batch in whole chunks][ld], [mc][ld] */
+    __half *bias16;          /* [mc] */
+    __half *product;         /* [2][chunk][mc]: one is scanned while the other is made */
+    size_t chunk;            /* rows of a product */
+    float *facts;            /* [mc / SAEI_CUDA_BOUND][4] */
+    float *x_norm, *x_error; /* [batch] */
+    uint32_t *place;         /* [batch][capacity] lists of candidates of top-k rows */
+    float *value;            /* alike */
+    size_t capacity;
+    uint32_t *rows;          /* [batch] rows that screening could not decide; in batch top-k: ties
+                                of a row */
+    saei_cuda_encode_counts *counts;
+} saei_cuda_encode_scratch;
+
+static void saei_cuda_lay_encode(saei_cuda_room *room, const sae_shape *h,
+                                 saei_cuda_encode_scratch *s) {
+    size_t mc = saei_ceil_div(h->dict_size, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND;
+    s->chunk = saei_max(SAEI_CUDA_PRODUCT_BYTES / (mc * sizeof(__half)), 64);
+    s->chunk = saei_min(s->chunk / 64 * 64, saei_ceil_div(h->batch, 8) * 8);
+    s->capacity = saei_min(4 * h->k, mc) + 2 * SAEI_CUDA_TILE;
+    saei_cuda_lay(room, saei_ceil_div(h->batch, s->chunk) * s->chunk, h->ld, &s->x16);
+    saei_cuda_lay(room, mc, h->ld, &s->w16);
+    saei_cuda_lay(room, mc, 1, &s->bias16);
+    saei_cuda_lay(room, 2 * s->chunk, mc, &s->product);
+    saei_cuda_lay(room, mc / SAEI_CUDA_BOUND, 4, &s->facts);
+    saei_cuda_lay(room, h->batch, 1, &s->x_norm);
+    saei_cuda_lay(room, h->batch, 1, &s->x_error);
+    saei_cuda_lay(room, h->batch, s->capacity, &s->place);
+    saei_cuda_lay(room, h->batch, s->capacity, &s->value);
+    saei_cuda_lay(room, h->batch, 1, &s->rows);
+    saei_cuda_lay(room, 1, 1, &s->counts);
+}
+
+/* -- forward and penalties -- */
+
+typedef struct saei_cuda_gate_scratch {
+    float *exp_r; /* [m] */
+} saei_cuda_gate_scratch;
+
+static void saei_cuda_lay_gate(saei_cuda_room *room, const sae_shape *h,
+                               saei_cuda_gate_scratch *s) {
+    saei_cuda_lay(room, h->dict_size, 1, &s->exp_r);
+}
+
+/* residual, unit_rows, reconstruct, penalty, update_threshold: a number of each row. */
+typedef struct saei_cuda_row_sums_scratch {
+    double *sums; /* [batch] */
+} saei_cuda_row_sums_scratch;
+
+static void saei_cuda_lay_row_sums(saei_cuda_room *room, const sae_shape *h,
+                                   saei_cuda_row_sums_scratch *s) {
+    saei_cuda_lay(room, h->batch, 1, &s->sums);
+}
+
+/* count_nonzero, jump_grad */
+typedef struct saei_cuda_count_scratch {
+    unsigned long long *count; /* one number */
+} saei_cuda_count_scratch;
+
+static void saei_cuda_lay_count(saei_cuda_room *room, const sae_shape *h,
+                                saei_cuda_count_scratch *s) {
+    (void)h;
+    saei_cuda_lay(room, 1, 1, &s->count);
+}
+
+/* -- by latent -- */
+
+typedef struct saei_cuda_index_scratch { /* m': m rounded up to 16 */
+    unsigned long long *mask;  /* [groups of 64 rows][m']: which of the rows list the latent */
+    uint32_t *before;          /* alike: how many rows of earlier groups do */
+    unsigned long long *total; /* [parts of 256 latents] entries */
+} saei_cuda_index_scratch;
+
+static void saei_cuda_lay_index(saei_cuda_room *room, const sae_shape *h,
+                                saei_cuda_index_scratch *s) {
+    size_t m = saei_align16(h->dict_size), groups = saei_ceil_div(h->batch, SAEI_CUDA_ROWS);
+    saei_cuda_lay(room, groups, m, &s->mask);
+    saei_cuda_lay(room, groups, m, &s->before);
+    saei_cuda_lay(room, saei_ceil_div(m, SAEI_CUDA_PART), 1, &s->total);
+}
+
+typedef struct saei_cuda_latent_rows_scratch {
+    uint32_t *hot;               /* [m] latents with many entries */
+    unsigned long long *num_hot; /* one number */
+} saei_cuda_latent_rows_scratch;
+
+static void saei_cuda_lay_latent_rows(saei_cuda_room *room, const sae_shape *h,
+                                      saei_cuda_latent_rows_scratch *s) {
+    saei_cuda_lay(room, h->dict_size, 1, &s->hot);
+    saei_cuda_lay(room, 1, 1, &s->num_hot);
+}
+
+typedef struct saei_cuda_list_silent_scratch {
+    unsigned long long *total; /* [parts of 256 latents] silent ones */
+} saei_cuda_list_silent_scratch;
+
+static void saei_cuda_lay_list_silent(saei_cuda_room *room, const sae_shape *h,
+                                      saei_cuda_list_silent_scratch *s) {
+    saei_cuda_lay(room, saei_ceil_div(h->dict_size, SAEI_CUDA_PART), 1, &s->total);
+}
+
+/* -- sums -- */
+
+/* column_sums over the batch, weighted_sum over the latents */
+typedef struct saei_cuda_columns_scratch {
+    double *partial; /* [blocks of 1024 rows][ld] */
+} saei_cuda_columns_scratch;
+
+static void saei_cuda_lay_columns(saei_cuda_room *room, const sae_shape *h,
+                                  saei_cuda_columns_scratch *s) {
+    saei_cuda_lay(room, saei_ceil_div(saei_max(h->batch, h->dict_size), SAE_ROW_BLOCK), h->ld,
+                  &s->partial);
+}
+
+typedef struct saei_cuda_sum_squares_scratch {
+    double *sums; /* one for each 16384 of as many floats as a dictionary has */
+} saei_cuda_sum_squares_scratch;
+
+static void saei_cuda_lay_sum_squares(saei_cuda_room *room, const sae_shape *h,
+                                      saei_cuda_sum_squares_scratch *s) {
+    size_t m = saei_align16(h->dict_size), floats = 2 * m * h->ld + 4 * m + h->ld;
+    saei_cuda_lay(room, saei_ceil_div(floats, SAEI_CUDA_CHUNK), 1, &s->sums);
+}
+
+typedef struct saei_cuda_variance_scratch {
+    double *partial, *squares; /* [blocks of 1024 rows][ld]: sums of x, of (x - mean)^2 */
+    double *columns;           /* [ld] */
+} saei_cuda_variance_scratch;
+
+static void saei_cuda_lay_variance(saei_cuda_room *room, const sae_shape *h,
+                                   saei_cuda_variance_scratch *s) {
+    size_t blocks = saei_ceil_div(h->batch, SAE_ROW_BLOCK);
+    saei_cuda_lay(room, blocks, h->ld, &s->partial);
+    saei_cuda_lay(room, blocks, h->ld, &s->squares);
+    saei_cuda_lay(room, h->ld, 1, &s->columns);
+}
+
+/* -- auxiliary losses -- */
+
+typedef struct saei_cuda_auxk_scratch {
+    saei_cuda_variance_scratch variance;
+    double *denominator; /* one number */
+    double *sums;        /* [batch] */
+} saei_cuda_auxk_scratch;
+
+static void saei_cuda_lay_auxk(saei_cuda_room *room, const sae_shape *h,
+                               saei_cuda_auxk_scratch *s) {
+    saei_cuda_lay_variance(room, h, &s->variance);
+    saei_cuda_lay(room, 1, 1, &s->denominator);
+    saei_cuda_lay(room, h->batch, 1, &s->sums);
+}
+
+typedef struct saei_cuda_ghost_scratch {
+    double *e_norm, *r_norm; /* [batch] */
+    double *means;           /* [2]: of e_norm, of r_norm */
+} saei_cuda_ghost_scratch;
+
+static void saei_cuda_lay_ghost(saei_cuda_room *room, const sae_shape *h,
+                                saei_cuda_ghost_scratch *s) {
+    saei_cuda_lay(room, h->batch, 1, &s->e_norm);
+    saei_cuda_lay(room, h->batch, 1, &s->r_norm);
+    saei_cuda_lay(room, 2, 1, &s->means);
+}
+
+/* -- weights -- */
+
+typedef struct saei_cuda_median_scratch {
+    double *partial; /* [blocks of 1024 rows][ld] */
+    double *weights; /* [batch] */
+    float *shares;   /* [batch]: weights / their sum */
+    float *move;     /* [ld] */
+    uint32_t *done;  /* one number: 1 once a round moved the median by less than 1e-5 */
+} saei_cuda_median_scratch;
+
+static void saei_cuda_lay_median(saei_cuda_room *room, const sae_shape *h,
+                                 saei_cuda_median_scratch *s) {
+    saei_cuda_lay(room, saei_ceil_div(h->batch, SAE_ROW_BLOCK), h->ld, &s->partial);
+    saei_cuda_lay(room, h->batch, 1, &s->weights);
+    saei_cuda_lay(room, h->batch, 1, &s->shares);
+    saei_cuda_lay(room, h->ld, 1, &s->move);
+    saei_cuda_lay(room, 1, 1, &s->done);
+}
+
+typedef struct saei_cuda_resample_scratch {
+    saei_cuda_list_silent_scratch silent;
+    uint32_t *dead, *num_dead; /* [m], one number */
+    double *norms, *mean;      /* [m] of rows of W_enc, 0 for the dead; one number */
+    double *keys;              /* [batch] */
+    uint32_t *order;           /* [batch] rows by ascending key */
+} saei_cuda_resample_scratch;
+
+static void saei_cuda_lay_resample(saei_cuda_room *room, const sae_shape *h,
+                                   saei_cuda_resample_scratch *s) {
+    saei_cuda_lay_list_silent(room, h, &s->silent);
+    saei_cuda_lay(room, h->dict_size, 1, &s->dead);
+    saei_cuda_lay(room, 1, 1, &s->num_dead);
+    saei_cuda_lay(room, h->dict_size, 1, &s->norms);
+    saei_cuda_lay(room, 1, 1, &s->mean);
+    saei_cuda_lay(room, h->batch, 1, &s->keys);
+    saei_cuda_lay(room, h->batch, 1, &s->order);
+}
+
+/* -- all of them -- */
+
+#define SAEI_CUDA_SCRATCHES(X)                                                                     \
+    X(encode) X(gate) X(row_sums) X(count) X(index) X(latent_rows) X(list_silent) X(columns)       \
+    X(sum_squares) X(variance) X(auxk) X(ghost) X(median) X(resample)
+
+#define SAEI_CUDA_SCRATCH_OF(name)                                                                 \
+    static saei_cuda_##name##_scratch saei_cuda_##name##_scratch_of(const sae_work *w) {           \
+        saei_cuda_room room = saei_cuda_shared_room(w->scratch, &w->shape);                        \
+        saei_cuda_##name##_scratch s;                                                              \
+        saei_cuda_lay_##name(&room, &w->shape, &s);                                                \
+        return s;                                                                                  \
+    }
+SAEI_CUDA_SCRATCHES(SAEI_CUDA_SCRATCH_OF)
+#undef SAEI_CUDA_SCRATCH_OF
+
+#define SAEI_CUDA_SCRATCH_BYTES(name)                                                              \
+    {                                                                                              \
+        saei_cuda_room room = saei_cuda_shared_room(NULL, h);                                      \
+        saei_cuda_##name##_scratch s;                                                              \
+        saei_cuda_lay_##name(&room, h, &s);                                                        \
+        most = saei_max(most, room.used);                                                          \
+    }
+static size_t saei_cuda_scratch_bytes(const sae_work *w, const sae_shape *h) {
+    size_t most = 0;
+    (void)w;
+    if (h->dict_size > 0x7FFFFF00u || h->batch > 0x7FFFFFFFu || h->ld > 0x7FFFFFF0u)
+        return SIZE_MAX;
+    SAEI_CUDA_SCRATCHES(SAEI_CUDA_SCRATCH_BYTES)
+    return most;
+}
+#undef SAEI_CUDA_SCRATCH_BYTES
 
 /* ==== >>cuda: device math ===================================================================== */
 
@@ -621,6 +751,13 @@ __device__ static inline float4 saei_device_fma4(float4 a, float4 b, float4 c) {
     c.z = __fmaf_rn(a.z, b.z, c.z);
     c.w = __fmaf_rn(a.w, b.w, c.w);
     return c;
+}
+/* Down a column of a matrix with rows of `stride` floats. */
+__device__ static inline void saei_device_put_column(float *p, uint32_t stride, float4 v) {
+    p[0] = v.x;
+    p[stride] = v.y;
+    p[2 * stride] = v.z;
+    p[3 * stride] = v.w;
 }
 /* a v + c */
 __device__ static inline float4 saei_device_axpy4(float a, float4 v, float4 c) {
@@ -666,7 +803,7 @@ static void saei_cuda_clear(const sae_work *w, void *memory, size_t bytes) {
 }
 
 /* Blocks for work of `count` warps. */
-static size_t saei_cuda_warps(size_t count) { return saei_cuda_ceil(count, SAEI_CUDA_WARPS); }
+static size_t saei_cuda_warps(size_t count) { return saei_ceil_div(count, SAEI_CUDA_WARPS); }
 
 /* The number of this thread's warp in the grid. */
 __device__ static inline size_t saei_device_grid_warp(void) {
@@ -766,7 +903,7 @@ static void saei_cuda_load_rows(const sae_work *w, const sae_rows *rows, size_t 
     const void *from = rows->data;
     if (s->result != SAE_OK) return;
     if (!rows->on_device) {
-        void *to = (float *)w->scratch + turn * w->shape.batch * ld; /* staging */
+        void *to = saei_cuda_staging_of(w).rows[turn];
         if (s->staging_turns >= 2)
             SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->copy, s->freed[turn], 0));
         SAEI_CUDA_OK(s, cudaMemcpy2DAsync(to, d * size, from, stride * size, d * size, n,
@@ -776,7 +913,7 @@ static void saei_cuda_load_rows(const sae_work *w, const sae_rows *rows, size_t 
         from = to;
         stride = d;
     }
-    saei_cuda_launch(w, saei_load_rows_kernel, saei_cuda_ceil(n * (ld / 4), SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_load_rows_kernel, saei_ceil_div(n * (ld / 4), SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, from, kind, stride, n, d, ld, divisor, x, bad);
     if (rows->on_device || s->result != SAE_OK) return;
     SAEI_CUDA_OK(s, cudaEventRecord(s->freed[turn], s->stream));
@@ -812,13 +949,13 @@ __global__ static void saei_subtract_kernel(size_t count, size_t ld, const float
 static void saei_cuda_subtract(const sae_work *w, const float *x, const float *b, size_t n,
                                float *out) {
     size_t count = n * w->shape.ld;
-    saei_cuda_launch(w, saei_subtract_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_subtract_kernel, saei_ceil_div(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, count, w->shape.ld, x, b, out);
 }
 
 static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float *x, const float *y,
                            float *out) {
-    saei_cuda_launch(w, saei_axpy_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_axpy_kernel, saei_ceil_div(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, count, a, x, y, out);
 }
 
@@ -957,7 +1094,7 @@ typedef struct saei_cuda_encode_task {
     float *pre;
     size_t stride;
     uint32_t *w_most, *w_next; /* bits of W's largest norm: of the last call, of this */
-    saei_cuda_scratch s;
+    saei_cuda_encode_scratch s;
 } saei_cuda_encode_task;
 
 /* Three readings of all values narrow down the bits of the smallest to keep: 11, 10, 10 of them.
@@ -965,12 +1102,12 @@ typedef struct saei_cuda_encode_task {
 __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) {
     __shared__ uint32_t bins[SAEI_BUCKETS], last;
     __shared__ unsigned long long sums[SAEI_CUDA_THREADS];
-    uint32_t *words = t.s.words, *all = t.s.histogram + pass * SAEI_BUCKETS;
-    unsigned long long *left = (unsigned long long *)(words + SAEI_WORD_LEFT), own = 0, before;
-    unsigned long long want = pass ? *left : t.want;
+    saei_cuda_encode_counts *counts = t.s.counts;
+    uint32_t *all = counts->histogram[pass];
+    unsigned long long own = 0, before, want = pass ? counts->left : t.want;
     uint32_t shift = pass == 0 ? 20 : pass == 1 ? 10 : 0, mask = pass ? 1023 : 2047;
-    uint32_t prefix = words[SAEI_WORD_PREFIX], top = SAEI_BUCKETS - 1 - 8 * threadIdx.x;
-    if (words[SAEI_WORD_ALL]) return;
+    uint32_t prefix = counts->prefix, top = SAEI_BUCKETS - 1 - 8 * threadIdx.x;
+    if (counts->all) return;
     for (uint32_t b = threadIdx.x; b < SAEI_BUCKETS; b += blockDim.x) bins[b] = 0;
     __syncthreads();
     for (size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp(); r < t.n;
@@ -985,7 +1122,7 @@ __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) 
         if (bins[b]) atomicAdd(&all[b], bins[b]);
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(&words[SAEI_WORD_DONE + pass], 1u) == gridDim.x - 1;
+    if (threadIdx.x == 0) last = atomicAdd(&counts->done[pass], 1u) == gridDim.x - 1;
     __syncthreads();
     if (!last) return;
     __threadfence();
@@ -999,7 +1136,7 @@ __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) 
         __syncthreads();
     }
     if (pass == 0 && sums[blockDim.x - 1] <= want) {
-        if (threadIdx.x == 0) words[SAEI_WORD_ALL] = 1;
+        if (threadIdx.x == 0) counts->all = 1;
         return;
     }
     before = sums[threadIdx.x] - own;
@@ -1009,17 +1146,18 @@ __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) 
         if (before + here >= want) break;
         before += here;
     }
-    words[SAEI_WORD_PREFIX] = prefix << (pass ? 10 : 0) | top;
-    *left = want - before;
+    counts->prefix = prefix << (pass ? 10 : 0) | top;
+    counts->left = want - before;
 }
 
 /* rows[r] = how many entries of earlier rows tie with the smallest value to keep. */
 __global__ static void saei_ties_kernel(saei_cuda_encode_task t) {
     __shared__ uint32_t last, sums[SAEI_CUDA_THREADS];
-    uint32_t *words = t.s.words, each = (t.n + blockDim.x - 1) / blockDim.x, own = 0, at;
-    float cut = __uint_as_float(words[SAEI_WORD_PREFIX]);
+    saei_cuda_encode_counts *counts = t.s.counts;
+    uint32_t each = (t.n + blockDim.x - 1) / blockDim.x, own = 0, at;
+    float cut = __uint_as_float(counts->prefix);
     volatile uint32_t *rows = t.s.rows;
-    if (words[SAEI_WORD_ALL]) return;
+    if (counts->all) return;
     for (size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp(); r < t.n;
          r += gridDim.x * (blockDim.x >> 5)) {
         uint32_t ties = 0;
@@ -1030,7 +1168,7 @@ __global__ static void saei_ties_kernel(saei_cuda_encode_task t) {
     }
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(&words[SAEI_WORD_DONE + 3], 1u) == gridDim.x - 1;
+    if (threadIdx.x == 0) last = atomicAdd(&counts->done[3], 1u) == gridDim.x - 1;
     __syncthreads();
     if (!last) return;
     __threadfence();
@@ -1053,11 +1191,11 @@ __global__ static void saei_ties_kernel(saei_cuda_encode_task t) {
 }
 
 __global__ static void saei_keep_batch_kernel(saei_cuda_encode_task t) {
-    uint32_t *words = t.s.words;
+    const saei_cuda_encode_counts *counts = t.s.counts;
     size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp();
-    unsigned long long left = *(unsigned long long *)(words + SAEI_WORD_LEFT);
-    float cut = __uint_as_float(words[SAEI_WORD_PREFIX]);
-    bool all = words[SAEI_WORD_ALL] != 0;
+    unsigned long long left = counts->left;
+    float cut = __uint_as_float(counts->prefix);
+    bool all = counts->all != 0;
     if (blockIdx.x == 0 && threadIdx.x == 0) *t.warm = all ? 0 : 0.9f * cut;
     if (all || r >= t.n) return;
     left = left > t.s.rows[r] ? left - t.s.rows[r] : 0;
@@ -1067,8 +1205,8 @@ __global__ static void saei_keep_batch_kernel(saei_cuda_encode_task t) {
 }
 
 static void saei_cuda_keep_batch(const sae_work *w, const saei_cuda_encode_task *t) {
-    size_t rows = saei_cuda_ceil(t->n, SAEI_CUDA_THREADS / 32);
-    size_t blocks = saei_cuda_min(rows, 4 * (size_t)saei_cuda_of(w)->multiprocessors);
+    size_t rows = saei_ceil_div(t->n, SAEI_CUDA_THREADS / 32);
+    size_t blocks = saei_min(rows, 4 * (size_t)saei_cuda_of(w)->multiprocessors);
     for (int pass = 0; pass < 3; pass++)
         saei_cuda_launch(w, saei_histogram_kernel, blocks, SAEI_CUDA_THREADS, *t, pass);
     saei_cuda_launch(w, saei_ties_kernel, blocks, SAEI_CUDA_THREADS, *t);
@@ -1128,23 +1266,71 @@ __device__ static inline uint32_t saei_device_keep_tile(const saei_cuda_encode_t
     return count;
 }
 
+/* Shared memory of a block: a row of its transposed pieces of x, and of W or of products. */
+typedef float saei_plain_x[SAEI_PLAIN_ROWS + 4];
+typedef float saei_plain_w[SAEI_CUDA_TILE + 4];
+
+/* The block's 32 x 128 products, 4 x 4 per thread: acc[i] has those of row + i with the latents from
+   col on. A thread brings four columns of a row of x and of two rows of W: x, w0 and w1 point to its
+   first ones. */
+__device__ __forceinline__ static void saei_device_plain_products(
+    uint32_t d, const float *x, const float *w0, const float *w1, saei_plain_x *xs,
+    saei_plain_w *ws, uint32_t row, uint32_t col, float4 *acc) {
+    const uint32_t from = threadIdx.x >> 2, part = (threadIdx.x & 3) * 4;
+    float4 a = saei_device_float4(x), b = saei_device_float4(w0), c = saei_device_float4(w1);
+    SAEI_UNROLL(4)
+    for (int i = 0; i < 4; i++) acc[i] = make_float4(0, 0, 0, 0);
+    for (uint32_t k0 = 0; k0 < d; k0 += SAEI_PLAIN_DEPTH) {
+        uint32_t depth = d - k0;
+        __syncthreads();
+        if (from < SAEI_PLAIN_ROWS)
+            saei_device_put_column(&xs[part][from], SAEI_PLAIN_ROWS + 4, a);
+        saei_device_put_column(&ws[part][from], SAEI_CUDA_TILE + 4, b);
+        saei_device_put_column(&ws[part][from + 64], SAEI_CUDA_TILE + 4, c);
+        __syncthreads();
+        if (k0 + SAEI_PLAIN_DEPTH < d) { /* the next columns are on their way meanwhile */
+            a = saei_device_float4(x + k0 + SAEI_PLAIN_DEPTH);
+            b = saei_device_float4(w0 + k0 + SAEI_PLAIN_DEPTH);
+            c = saei_device_float4(w1 + k0 + SAEI_PLAIN_DEPTH);
+        }
+        SAEI_UNROLL(16)
+        for (uint32_t q = 0; q < SAEI_PLAIN_DEPTH; q++) {
+            float4 u, v;
+            if (q >= depth) break;
+            u = saei_device_float4(&xs[q][row]);
+            v = saei_device_float4(&ws[q][col]);
+            acc[0] = saei_device_axpy4(u.x, v, acc[0]);
+            acc[1] = saei_device_axpy4(u.y, v, acc[1]);
+            acc[2] = saei_device_axpy4(u.z, v, acc[2]);
+            acc[3] = saei_device_axpy4(u.w, v, acc[3]);
+        }
+    }
+}
+
 enum { SAEI_PLAIN_ALL, SAEI_PLAIN_LISTED, SAEI_PLAIN_AGAIN };
 
-/* which: all rows; those that screening gave up; or, in batch top-k, all rows again with no guess
-   at the threshold, if too few reached it. */
+/* Row i of the n that are encoded, for i >= n the last one. */
+__device__ static inline uint32_t saei_device_plain_row(const saei_cuda_encode_task &t, int which,
+                                                        uint32_t i, uint32_t n) {
+    i = i < n ? i : n - 1;
+    return which == SAEI_PLAIN_LISTED ? t.s.rows[i] : i;
+}
+
+/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again with no
+   guess at the threshold, if too few reached it. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel(
     saei_cuda_encode_task t, int which) {
-    __shared__ __align__(16) float xs[SAEI_PLAIN_DEPTH][SAEI_PLAIN_ROWS + 4];
-    __shared__ __align__(16) float ws[SAEI_PLAIN_DEPTH][SAEI_CUDA_TILE + 4];
-    __shared__ __align__(16) float ps[SAEI_PLAIN_ROWS][SAEI_CUDA_TILE + 4];
-    const uint32_t lane = saei_device_lane(), warp = saei_device_warp(), first = blockIdx.x * 32;
+    __shared__ __align__(16) saei_plain_x xs[SAEI_PLAIN_DEPTH];
+    __shared__ __align__(16) saei_plain_w ws[SAEI_PLAIN_DEPTH], ps[SAEI_PLAIN_ROWS];
+    const uint32_t lane = saei_device_lane(), warp = saei_device_warp();
+    const uint32_t first = blockIdx.x * SAEI_PLAIN_ROWS;
     const uint32_t m = t.list ? *t.list_count : t.m, k = t.k < m ? t.k : m;
-    const uint32_t n = which == SAEI_PLAIN_LISTED ? t.s.words[SAEI_WORD_PLAIN] : t.n;
+    const uint32_t n = which == SAEI_PLAIN_LISTED ? t.s.counts->plain : t.n;
     const uint32_t row = (warp & 1) * 16 + (lane >> 3) * 4, col = (warp >> 1) * 32 + (lane & 7) * 4;
     const uint32_t from = threadIdx.x >> 2, part = (threadIdx.x & 3) * 4;
     const bool top = t.select == SAE_SELECT_TOP_K;
     const size_t limit = top ? t.s.capacity : t.stride;
-    unsigned long long *total = (unsigned long long *)(t.s.words + SAEI_WORD_TOTAL);
+    unsigned long long *total = &t.s.counts->total;
     float guess = saei_device_warm(t), cut[4];
     const float *x;
     uint32_t count[4] = { 0, 0, 0, 0 }, r[4];
@@ -1152,77 +1338,23 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel
     if (which == SAEI_PLAIN_AGAIN && (guess <= 0 || *total >= t.want)) return;
     if (which == SAEI_PLAIN_AGAIN) guess = 0;
     for (uint32_t i = 0; i < 4; i++) { /* the rows whose lists this warp keeps */
-        r[i] = first + 4 * warp + i < n ? first + 4 * warp + i : n - 1;
-        if (which == SAEI_PLAIN_LISTED) r[i] = t.s.rows[r[i]];
+        r[i] = saei_device_plain_row(t, which, first + 4 * warp + i, n);
         cut[i] = guess;
     }
-    {
-        uint32_t mine = first + (from & 31) < n ? first + (from & 31) : n - 1;
-        if (which == SAEI_PLAIN_LISTED) mine = t.s.rows[mine];
-        x = t.x + (size_t)mine * t.ld + part;
-    }
+    x = t.x + (size_t)saei_device_plain_row(t, which, first + (from & 31), n) * t.ld + part;
     for (uint32_t tile = 0; tile < m; tile += SAEI_CUDA_TILE) {
-        float acc[4][4] = { { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } };
+        float4 acc[4];
         uint32_t i0 = tile + from < m ? tile + from : m - 1;
         uint32_t i1 = tile + from + 64 < m ? tile + from + 64 : m - 1;
         const float *w0 = t.W + (size_t)(t.list ? t.list[i0] : i0) * t.ld + part;
         const float *w1 = t.W + (size_t)(t.list ? t.list[i1] : i1) * t.ld + part;
-        float4 a = saei_device_float4(x), b = saei_device_float4(w0), c = saei_device_float4(w1);
-        for (uint32_t k0 = 0; k0 < t.d; k0 += SAEI_PLAIN_DEPTH) {
-            uint32_t depth = t.d - k0;
-            __syncthreads();
-            if (from < 32) {
-                xs[part][from] = a.x;
-                xs[part + 1][from] = a.y;
-                xs[part + 2][from] = a.z;
-                xs[part + 3][from] = a.w;
-            }
-            ws[part][from] = b.x;
-            ws[part + 1][from] = b.y;
-            ws[part + 2][from] = b.z;
-            ws[part + 3][from] = b.w;
-            ws[part][from + 64] = c.x;
-            ws[part + 1][from + 64] = c.y;
-            ws[part + 2][from + 64] = c.z;
-            ws[part + 3][from + 64] = c.w;
-            __syncthreads();
-            if (k0 + SAEI_PLAIN_DEPTH < t.d) { /* the next columns are on their way meanwhile */
-                a = saei_device_float4(x + k0 + SAEI_PLAIN_DEPTH);
-                b = saei_device_float4(w0 + k0 + SAEI_PLAIN_DEPTH);
-                c = saei_device_float4(w1 + k0 + SAEI_PLAIN_DEPTH);
-            }
-            SAEI_UNROLL(16)
-            for (uint32_t q = 0; q < SAEI_PLAIN_DEPTH; q++) {
-                float4 u, v;
-                if (q >= depth) break;
-                u = saei_device_float4(&xs[q][row]);
-                v = saei_device_float4(&ws[q][col]);
-                acc[0][0] = __fmaf_rn(u.x, v.x, acc[0][0]);
-                acc[0][1] = __fmaf_rn(u.x, v.y, acc[0][1]);
-                acc[0][2] = __fmaf_rn(u.x, v.z, acc[0][2]);
-                acc[0][3] = __fmaf_rn(u.x, v.w, acc[0][3]);
-                acc[1][0] = __fmaf_rn(u.y, v.x, acc[1][0]);
-                acc[1][1] = __fmaf_rn(u.y, v.y, acc[1][1]);
-                acc[1][2] = __fmaf_rn(u.y, v.z, acc[1][2]);
-                acc[1][3] = __fmaf_rn(u.y, v.w, acc[1][3]);
-                acc[2][0] = __fmaf_rn(u.z, v.x, acc[2][0]);
-                acc[2][1] = __fmaf_rn(u.z, v.y, acc[2][1]);
-                acc[2][2] = __fmaf_rn(u.z, v.z, acc[2][2]);
-                acc[2][3] = __fmaf_rn(u.z, v.w, acc[2][3]);
-                acc[3][0] = __fmaf_rn(u.w, v.x, acc[3][0]);
-                acc[3][1] = __fmaf_rn(u.w, v.y, acc[3][1]);
-                acc[3][2] = __fmaf_rn(u.w, v.z, acc[3][2]);
-                acc[3][3] = __fmaf_rn(u.w, v.w, acc[3][3]);
-            }
-        }
-        for (uint32_t i = 0; i < 4; i++)
-            saei_device_put4(&ps[row + i][col],
-                             make_float4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
+        saei_device_plain_products(t.d, x, w0, w1, xs, ws, row, col, acc);
+        SAEI_UNROLL(4)
+        for (uint32_t i = 0; i < 4; i++) saei_device_put4(&ps[row + i][col], acc[i]);
         __syncthreads();
         for (uint32_t i = 0; i < 4 && first + 4 * warp + i < n; i++) {
-            size_t at = r[i] * (top ? t.s.capacity : t.stride);
-            uint32_t *to = (top ? t.s.place : t.latent) + at;
-            float *value = (top ? t.s.value : t.pre) + at;
+            uint32_t *to = (top ? t.s.place : t.latent) + r[i] * limit;
+            float *value = (top ? t.s.value : t.pre) + r[i] * limit;
             if (top && count[i] + SAEI_CUDA_TILE > limit)
                 count[i] = saei_device_top(to, value, count[i], k, &cut[i]);
             count[i] = saei_device_keep_tile(t, ps[4 * warp + i], tile, m, cut[i], to, value,
@@ -1262,7 +1394,7 @@ __device__ static inline float saei_device_scale(uint32_t most_bits) {
     if (!(most > 1e-15f && most < 1e15f)) return 1;
     return __uint_as_float((127u + 6 + 127 - (most_bits >> 23)) << 23); /* most becomes 64 to 128 */
 }
-/* What is no number bounds nothing. */
+/* NaN becomes +inf: no bound. */
 __device__ static inline float saei_device_sane(float x) { return x <= FLT_MAX ? x : INFINITY; }
 
 /* norm[r] >= |M[r]| (norm may be NULL), *most: bits of the largest. A quad a row. */
@@ -1306,7 +1438,7 @@ __device__ static float saei_device_round_row(const float *row, size_t ld, float
 
 __global__ static void saei_round_x_kernel(saei_cuda_encode_task t) {
     size_t r = saei_device_grid_thread() >> 2, at = (r < t.n ? r : 0) * t.ld;
-    float scale = saei_device_scale(t.s.words[SAEI_WORD_X_MOST]), error;
+    float scale = saei_device_scale(t.s.counts->x_most), error;
     saei_device_round_row(t.x + at, r < t.n ? t.ld : 0, scale, t.s.x16 + at, &error);
     if (r < t.n && (threadIdx.x & 3) == 0) t.s.x_error[r] = error;
 }
@@ -1320,7 +1452,7 @@ __global__ static void saei_round_w_kernel(saei_cuda_encode_task t) {
     float scale = saei_device_scale(*t.w_most), both, most[3];
     most[0] = saei_device_round_row(t.W + (in ? i : 0) * t.ld, in ? t.ld : 0, scale,
                                     t.s.w16 + i * t.ld, &most[1]);
-    both = scale * saei_device_scale(t.s.words[SAEI_WORD_X_MOST]);
+    both = scale * saei_device_scale(t.s.counts->x_most);
     most[2] = 0;
     if (in) {
         float b = t.bias[i], size = fabsf(b);
@@ -1421,7 +1553,7 @@ __global__ static void saei_scan_kernel(saei_cuda_encode_task t, uint32_t first,
     float *most = (float *)saei_shared, *lower = most + groups;
     uint32_t *chosen = (uint32_t *)saei_shared; /* the groups that reach the cut: over most */
     const bool top = t.select == SAE_SELECT_TOP_K;
-    float both = saei_device_scale(t.s.words[SAEI_WORD_X_MOST]) * saei_device_scale(*t.w_most);
+    float both = saei_device_scale(t.s.counts->x_most) * saei_device_scale(*t.w_most);
     float norm = t.s.x_norm[r], error = t.s.x_error[r], cut = saei_device_warm(t) * both;
     uint32_t *to = top ? t.s.place + r * t.s.capacity : t.latent + r * t.stride;
     size_t limit = top ? t.s.capacity : t.stride;
@@ -1541,14 +1673,13 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
     const uint32_t lane = saei_device_lane();
     const size_t r = saei_device_grid_warp();
     const bool top = t.select == SAE_SELECT_TOP_K;
-    unsigned long long *total = (unsigned long long *)(t.s.words + SAEI_WORD_TOTAL);
     size_t at = r * (top ? t.s.capacity : t.stride);
     uint32_t *place = (top ? t.s.place : t.latent) + at, n, kept = 0;
     float *value = (top ? t.s.value : t.pre) + at, cut = saei_device_warm(t);
     if (r >= t.n) return;
     n = t.count[r];
-    if (n == UINT32_MAX) { /* too many: the plain way */
-        if (lane == 0) t.s.rows[atomicAdd(&t.s.words[SAEI_WORD_PLAIN], 1u)] = (uint32_t)r;
+    if (n == UINT32_MAX) { /* too many: left to the plain encode */
+        if (lane == 0) t.s.rows[atomicAdd(&t.s.counts->plain, 1u)] = (uint32_t)r;
         return;
     }
     for (uint32_t base = 0; base < n; base += 32) {
@@ -1572,7 +1703,7 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
     }
     if (lane) return;
     t.count[r] = kept;
-    atomicAdd(total, (unsigned long long)kept);
+    atomicAdd(&t.s.counts->total, (unsigned long long)kept);
 }
 
 /* -- encode -- */
@@ -1634,14 +1765,12 @@ static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t,
     if (status != CUBLAS_STATUS_SUCCESS) saei_cuda_ok(s, cudaErrorUnknown, "cublasLtMatmul");
 }
 
-/* Whether screening is used; no bit depends on it. By what share of its latents a row listed, as
-   far as the device has told: unknown counts as many. */
+/* Whether screening is used; no bit depends on it. By the share of its latents that a row listed in
+   the encode last counted. */
 static bool saei_cuda_screens(const sae_work *w, const saei_cuda_encode_task *t) {
     saei_cuda *s = saei_cuda_of(w);
-    double listed = (double)s->told[SAEI_TOLD_ENTRIES]
-                    + 4294967296.0 * (double)s->told[SAEI_TOLD_ENTRIES + 1];
-    double all = (double)s->told_rows * (double)t->m;
-    bool few = s->told_rows && listed * (s->screened ? 12 : 24) <= all;
+    double listed = (double)s->mailbox->entries, all = (double)s->counted_rows * (double)t->m;
+    bool few = s->counted_rows && listed * (s->screened ? 12 : 24) <= all;
     if (s->screen < 0 || t->list || t->select == SAE_SELECT_ALL) return false;
     if (t->select == SAE_SELECT_TOP_K) few = t->k <= t->m / 16 && t->n >= 8;
     if (!few && s->screen == 0) return false;
@@ -1662,7 +1791,7 @@ static void saei_cuda_scan_chunks(const sae_work *w, const saei_cuda_encode_task
         SAEI_CUDA_OK(s, cudaEventRecord(s->made[count & 1], stream));
         SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->scan, s->made[count & 1], 0));
         s->stream = s->scan;
-        saei_cuda_launch_shared(w, saei_scan_kernel, saei_cuda_min(t->s.chunk, t->n - first),
+        saei_cuda_launch_shared(w, saei_scan_kernel, saei_min(t->s.chunk, t->n - first),
                                 SAEI_CUDA_THREADS, shared, one, (uint32_t)first, shift);
         s->stream = stream;
         SAEI_CUDA_OK(s, cudaEventRecord(s->scanned[count & 1], s->scan));
@@ -1673,7 +1802,7 @@ static void saei_cuda_scan_chunks(const sae_work *w, const saei_cuda_encode_task
 
 static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) {
     saei_cuda *s = saei_cuda_of(w);
-    uint32_t *words = t->s.words, shift = 6;
+    uint32_t shift = 6;
     bool top = t->select == SAE_SELECT_TOP_K;
     size_t shared, quads = SAEI_CUDA_THREADS / 4;
     while (top && shift > 3 && t->mc >> shift < 4 * (size_t)t->k) shift--;
@@ -1686,25 +1815,25 @@ static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) 
         SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_scan_kernel,
                                              cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              (int)shared));
-    saei_cuda_launch(w, saei_norms_kernel, saei_cuda_ceil(t->n, quads), SAEI_CUDA_THREADS, t->x,
-                     (size_t)t->n, (size_t)t->ld, t->s.x_norm, words + SAEI_WORD_X_MOST);
+    saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->n, quads), SAEI_CUDA_THREADS, t->x,
+                     (size_t)t->n, (size_t)t->ld, t->s.x_norm, &t->s.counts->x_most);
     if (!s->scaled) /* later on, the last call's is close enough: 16 bits have room for 2^30 */
-        saei_cuda_launch(w, saei_norms_kernel, saei_cuda_ceil(t->m, quads), SAEI_CUDA_THREADS, t->W,
+        saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->m, quads), SAEI_CUDA_THREADS, t->W,
                          (size_t)t->m, (size_t)t->ld, (float *)NULL, t->w_most);
     s->scaled = true;
-    saei_cuda_launch(w, saei_round_x_kernel, saei_cuda_ceil(t->n, quads), SAEI_CUDA_THREADS, *t);
+    saei_cuda_launch(w, saei_round_x_kernel, saei_ceil_div(t->n, quads), SAEI_CUDA_THREADS, *t);
     saei_cuda_launch(w, saei_round_w_kernel, t->mc / SAEI_CUDA_BOUND, SAEI_CUDA_THREADS, *t);
     saei_cuda_scan_chunks(w, t, shift, shared);
     saei_cuda_launch(w, saei_rescore_kernel, saei_cuda_warps(t->n), SAEI_CUDA_THREADS, *t);
     if (top)
-        saei_cuda_launch(w, saei_plain_kernel, saei_cuda_ceil(t->n, SAEI_PLAIN_ROWS),
+        saei_cuda_launch(w, saei_plain_kernel, saei_ceil_div(t->n, SAEI_PLAIN_ROWS),
                          SAEI_CUDA_THREADS, *t, (int)SAEI_PLAIN_LISTED);
 }
 
 static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
     saei_cuda *s = saei_cuda_of(w);
     saei_cuda_encode_task t;
-    size_t blocks = saei_cuda_ceil(a->n, SAEI_PLAIN_ROWS);
+    size_t blocks = saei_ceil_div(a->n, SAEI_PLAIN_ROWS);
     bool listed = a->list != NULL, top = a->select == SAE_SELECT_TOP_K;
     if (s->result != SAE_OK) return;
     memset(&t, 0, sizeof t);
@@ -1719,8 +1848,8 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
     t.d = (uint32_t)a->d;
     t.ld = (uint32_t)a->ld;
     t.m = (uint32_t)a->m;
-    t.mc = (uint32_t)(saei_cuda_ceil(a->m, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND);
-    t.k = (uint32_t)saei_cuda_min(a->k, a->m);
+    t.mc = (uint32_t)(saei_ceil_div(a->m, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND);
+    t.k = (uint32_t)saei_min(a->k, a->m);
     t.want = (unsigned long long)a->k * a->n;
     t.select = (int)a->select;
     t.bandwidth = a->bandwidth;
@@ -1728,11 +1857,11 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
     t.latent = code->latent;
     t.pre = code->pre;
     t.stride = code->stride;
-    t.s = saei_cuda_scratch_of(w);
-    t.w_most = s->halt + 4 + s->scale_turn;
-    t.w_next = s->halt + 4 + (s->scale_turn ^ 1);
+    t.s = saei_cuda_encode_scratch_of(w);
+    t.w_most = &s->kept->w_most[s->scale_turn];
+    t.w_next = &s->kept->w_most[s->scale_turn ^ 1];
     code->rows = a->n;
-    saei_cuda_clear(w, t.s.words, (SAEI_WORD_COUNT + 3 * SAEI_BUCKETS) * sizeof(uint32_t));
+    saei_cuda_clear(w, t.s.counts, sizeof *t.s.counts);
     s->screened = saei_cuda_screens(w, &t);
     if (s->screened) {
         saei_cuda_clear(w, t.w_next, sizeof *t.w_next);
@@ -1745,10 +1874,9 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
         saei_cuda_keep_batch(w, &t);
     }
     if (listed || top || s->result != SAE_OK) return;
-    SAEI_CUDA_OK(s, cudaMemcpyAsync((void *)(uintptr_t)(s->told + SAEI_TOLD_ENTRIES),
-                                    t.s.words + SAEI_WORD_TOTAL, 2 * sizeof(uint32_t),
-                                    cudaMemcpyDeviceToHost, s->stream));
-    s->told_rows = a->n;
+    SAEI_CUDA_OK(s, cudaMemcpyAsync((void *)(uintptr_t)&s->mailbox->entries, &t.s.counts->total,
+                                    sizeof t.s.counts->total, cudaMemcpyDeviceToHost, s->stream));
+    s->counted_rows = a->n;
 }
 
 /* ==== >>cuda: values of entries =============================================================== */
@@ -1775,8 +1903,8 @@ __global__ static void saei_gate_kernel(const float *gate_bias, const float *exp
 static void saei_cuda_gate(const sae_work *w, const float *gate_bias, const float *r_mag,
                            const float *mag_bias, sae_code *code) {
     size_t m = w->shape.dict_size;
-    float *exp_r = saei_cuda_scratch_of(w).latents;
-    saei_cuda_launch(w, saei_exp_latents_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS),
+    float *exp_r = saei_cuda_gate_scratch_of(w).exp_r;
+    saei_cuda_launch(w, saei_exp_latents_kernel, saei_ceil_div(m, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, r_mag, m, exp_r);
     saei_cuda_launch(w, saei_gate_kernel, code->rows, SAEI_CUDA_THREADS, gate_bias, exp_r, mag_bias,
                      code->count, code->latent, code->pre, code->stride, code->gate, code->value);
@@ -1953,21 +2081,20 @@ static void saei_cuda_dense_sums(const sae_work *w, const saei_cuda_lists *lists
                                  float alpha, const float *base, size_t base_stride, float *out) {
     size_t ld = w->shape.ld;
     saei_cuda_launch(w, saei_dense_sums_kernel,
-                     saei_cuda_ceil(count, SAEI_DENSE_TILE) * saei_cuda_ceil(ld, SAEI_DENSE_TILE),
+                     saei_ceil_div(count, SAEI_DENSE_TILE) * saei_ceil_div(ld, SAEI_DENSE_TILE),
                      SAEI_CUDA_THREADS, *lists, first, (uint32_t)count, (uint32_t)lo, (uint32_t)hi,
                      (uint32_t)block, M, ld, alpha, base, base_stride, out);
 }
 
 /* Whether lists with room for `stride` latents are likely to be dense: more than one entry in 14,
-   as far as the last encode has told. No bit depends on it. */
+   by the number of entries last received. No bit depends on it. */
 static bool saei_cuda_is_dense(const sae_work *w, size_t stride) {
     saei_cuda *s = saei_cuda_of(w);
     double m = (double)w->shape.dict_size;
-    double listed = (double)s->told[SAEI_TOLD_ENTRIES]
-                    + 4294967296.0 * (double)s->told[SAEI_TOLD_ENTRIES + 1];
+    double listed = (double)s->mailbox->entries;
     if (s->dense != 0) return s->dense > 0;
     if ((double)stride * 14 < m) return false;
-    return !s->told_rows || listed * 14 > (double)s->told_rows * m;
+    return !s->counted_rows || listed * 14 > (double)s->counted_rows * m;
 }
 
 /* ==== >>cuda: decode ========================================================================== */
@@ -2020,7 +2147,7 @@ __global__ static void saei_decode_kernel(const uint32_t *count, const uint32_t 
 
 /* Threads of a block that makes a row of ld floats, four a thread. */
 static unsigned saei_cuda_row_threads(size_t ld) {
-    return (unsigned)(saei_cuda_min(saei_cuda_ceil(ld / 4, 32), 8) * 32);
+    return (unsigned)(saei_min(saei_ceil_div(ld / 4, 32), 8) * 32);
 }
 
 static void saei_cuda_decode(const sae_work *w, const sae_code *code, const float *values,
@@ -2067,206 +2194,18 @@ __global__ static void saei_residual_kernel(const float *x_hat, const float *y, 
 
 static void saei_cuda_residual(const sae_work *w, const float *x_hat, const float *y, size_t n,
                                float *e, double *loss) {
-    double *sums = saei_cuda_scratch_of(w).sums;
-    saei_cuda_launch(w, saei_residual_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS / 4),
+    double *sums = saei_cuda_row_sums_scratch_of(w).sums;
+    saei_cuda_launch(w, saei_residual_kernel, saei_ceil_div(n, SAEI_CUDA_THREADS / 4),
                      SAEI_CUDA_THREADS, x_hat, y, n, w->shape.ld, e, sums);
     saei_cuda_mean(w, sums, n, (double)n, loss);
 }
 
 static void saei_cuda_unit_rows(const sae_work *w, size_t n, float *e, double *loss) {
-    double *sums = saei_cuda_scratch_of(w).sums;
-    saei_cuda_launch(w, saei_residual_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS / 4),
+    double *sums = saei_cuda_row_sums_scratch_of(w).sums;
+    saei_cuda_launch(w, saei_residual_kernel, saei_ceil_div(n, SAEI_CUDA_THREADS / 4),
                      SAEI_CUDA_THREADS, (const float *)NULL, (const float *)NULL, n, w->shape.ld, e,
                      sums);
     saei_cuda_mean(w, sums, n, (double)n, loss);
-}
-
-/* -- decode, residual and dots in one -- */
-
-static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
-                           size_t lo, size_t hi, float alpha, const float *relu_of, float *grad);
-
-/* decode, residual and dots of a row by a block: e stays in shared memory for the dots, and the
-   rows of W come the second time from the L1 or L2. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
-__global__ static void saei_reconstruct_kernel(const uint32_t *counts, const uint32_t *latent,
-                                               const float *values, size_t stride, const float *W,
-                                               size_t ld, const float *base, const float *y,
-                                               float alpha, const float *relu_of, float *e,
-                                               double *sums, float *grad) {
-    SAEI_DYNAMIC_SHARED(saei_shared);
-    float *row = (float *)saei_shared;
-    size_t r = blockIdx.x, at = r * stride;
-    uint32_t count = counts[r], quads = blockDim.x >> 2;
-    double sum;
-    for (size_t c = 4 * threadIdx.x; c - 4 * saei_device_lane() < ld; c += 4 * blockDim.x) {
-        float4 v = saei_device_row_sum(latent + at, values + at, count, W, ld, c);
-        if (c >= ld) continue;
-        v = saei_device_axpy4(1, v, saei_device_float4(base + c));
-        v = saei_device_axpy4(-1, saei_device_float4(y + r * ld + c), v);
-        saei_device_put4(e + r * ld + c, v);
-        saei_device_put4(row + c, v);
-    }
-    __syncthreads();
-    if (saei_device_warp() == 0) {
-        sum = saei_device_dot(row, row, ld);
-        if (threadIdx.x == 0) sums[r] = sum;
-    }
-    for (uint32_t first = 0; first < count; first += quads) {
-        uint32_t j = first + (threadIdx.x >> 2);
-        bool in = j < count;
-        if (first + (threadIdx.x & ~31u) / 4 >= count) break; /* the whole warp */
-        sum = saei_device_dot(row, W + (size_t)latent[at + (in ? j : first)] * ld, ld);
-        if (in && (threadIdx.x & 3) == 0) {
-            float g = (float)__dmul_rn((double)alpha, sum);
-            grad[at + j] = relu_of && !(relu_of[at + j] > 0) ? 0 : g;
-        }
-    }
-}
-
-static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const float *values,
-                                  const float *W, const float *base, const float *y, float alpha,
-                                  const float *relu_of, float *e, double *loss, float *grad) {
-    double *sums = saei_cuda_scratch_of(w).sums;
-    size_t ld = w->shape.ld, shared = ld * sizeof(float);
-    saei_cuda *s = saei_cuda_of(w);
-    /* or rows of more than 50,000 floats */
-    if (saei_cuda_is_dense(w, code->stride) || shared > s->shared_most) {
-        saei_cuda_decode(w, code, values, W, 0, w->shape.dict_size, base, 0, e);
-        saei_cuda_residual(w, e, y, code->rows, e, loss);
-        saei_cuda_dots(w, code, e, W, 0, w->shape.dict_size, alpha, relu_of, grad);
-        return;
-    }
-    if (shared > 48 * 1024)
-        SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_reconstruct_kernel,
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             (int)shared));
-    saei_cuda_launch_shared(w, saei_reconstruct_kernel, code->rows, saei_cuda_row_threads(ld),
-                            shared, code->count, code->latent, values, code->stride, W, ld, base, y,
-                            alpha, relu_of, e, sums, grad);
-    saei_cuda_mean(w, sums, code->rows, (double)code->rows, loss);
-}
-
-/* -- auxk -- */
-
-static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
-                              double *out);
-
-/* r = x_aux + e, sums[row] = sum r^2. A quad a row. */
-__global__ static void saei_auxk_rows_kernel(const float *x_aux, const float *e, size_t n,
-                                             size_t ld, const uint32_t *list_count, float *r,
-                                             double *sums) {
-    size_t row = saei_device_grid_thread() >> 2, at = (row < n ? row : 0) * ld;
-    float4 s = make_float4(0, 0, 0, 0);
-    double sum;
-    if (!*list_count) return;
-    for (size_t c = at + 4 * (threadIdx.x & 3u); row < n && c < at + ld; c += 16) {
-        float4 v = saei_device_axpy4(1, saei_device_float4(x_aux + c), saei_device_float4(e + c));
-        saei_device_put4(r + c, v);
-        s = saei_device_fma4(v, v, s);
-    }
-    sum = saei_device_quad_sum(s);
-    if (row < n && (threadIdx.x & 3) == 0) sums[row] = sum;
-}
-
-__global__ static void saei_auxk_scale_kernel(size_t n, size_t ld, const uint32_t *list_count,
-                                              double alpha, const double *denominator, float *r,
-                                              double *pre_norm, double *norm) {
-    size_t at = 4 * saei_device_grid_thread();
-    double ratio, scale;
-    float s = 0;
-    bool dead = *list_count != 0;
-    if (dead) {
-        ratio = __ddiv_rn(*pre_norm, *denominator);
-        scale = __ddiv_rn(__dmul_rn(2, alpha), __dmul_rn((double)n, *denominator));
-        if (!(fabs(ratio) <= DBL_MAX) || !(fabs(scale) <= (double)FLT_MAX)) ratio = scale = 0;
-        s = (float)scale;
-        if (at == 0) *norm = ratio;
-    } else if (at == 0) {
-        *pre_norm = -1;
-        *norm = 0;
-    }
-    if (at < n * ld) {
-        float4 v = make_float4(0, 0, 0, 0);
-        if (dead) v = saei_device_float4(r + at);
-        saei_device_put4(r + at, dead ? make_float4(__fmul_rn(s, v.x), __fmul_rn(s, v.y),
-                                                    __fmul_rn(s, v.z), __fmul_rn(s, v.w))
-                                      : v);
-    }
-}
-
-static void saei_cuda_auxk_residual(const sae_work *w, const float *x_aux, const float *e, size_t n,
-                                    const uint32_t *list_count, double alpha, float *r,
-                                    double *pre_norm, double *norm) {
-    size_t ld = w->shape.ld;
-    double *denominator = saei_cuda_numbers(w), *sums = saei_cuda_scratch_of(w).sums;
-    saei_cuda_scatter(w, e, n, (double)n, denominator);
-    saei_cuda_launch(w, saei_auxk_rows_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS / 4),
-                     SAEI_CUDA_THREADS, x_aux, e, n, ld, list_count, r, sums);
-    saei_cuda_mean(w, sums, n, (double)n, pre_norm);
-    saei_cuda_launch(w, saei_auxk_scale_kernel, saei_cuda_ceil(n * ld, 4 * SAEI_CUDA_THREADS),
-                     SAEI_CUDA_THREADS, n, ld, list_count, alpha, denominator, r, pre_norm, norm);
-}
-
-/* -- ghosts -- */
-
-/* First without out: the rows' norms of e and r to e_norm and r_norm. Then with the means of both
-   known, out. A quad a row. */
-__global__ static void saei_ghost_kernel(const float *x_g, const float *e, size_t n, size_t ld,
-                                         const uint32_t *list_count, const double *means,
-                                         double *e_norm, double *r_norm, float *out,
-                                         double *loss) {
-    size_t row = saei_device_grid_thread() >> 2, at = (row < n ? row : 0) * ld;
-    size_t first = at + 4 * (threadIdx.x & 3u), end = row < n ? at + ld : at;
-    float4 none = make_float4(0, 0, 0, 0), sum = none;
-    double size_e, size_g, size_r, c = 0;
-    float s, q;
-    if (out && saei_device_grid_thread() == 0)
-        *loss = *list_count ? __dmul_rn(means[1], __ddiv_rn(means[0], __dadd_rn(means[1], 1e-8)))
-                            : 0;
-    if (!*list_count) {
-        for (size_t i = first; out && i < end; i += 16) saei_device_put4(out + i, none);
-        return;
-    }
-    size_e = __dsqrt_rn(saei_device_dot(e + at, e + at, end - at));
-    size_g = __dsqrt_rn(saei_device_dot(x_g + at, x_g + at, end - at));
-    s = (float)__ddiv_rn(size_e, __dadd_rn(__dmul_rn(2, size_g), 1e-8));
-    for (size_t i = first; i < end; i += 16) {
-        float4 v = saei_device_float4(e + i), r;
-        r = saei_device_axpy4(-s, saei_device_float4(x_g + i),
-                              make_float4(-v.x, -v.y, -v.z, -v.w));
-        sum = saei_device_fma4(r, r, sum);
-    }
-    size_r = __dsqrt_rn(saei_device_quad_sum(sum));
-    if (!out) {
-        if (row < n && first == at) {
-            e_norm[row] = size_e;
-            r_norm[row] = size_r;
-        }
-        return;
-    }
-    c = __ddiv_rn(means[0], __dadd_rn(means[1], 1e-8));
-    q = 0;
-    if (size_r > 0)
-        q = (float)__ddiv_rn(__dmul_rn(-(double)s, c), __dmul_rn((double)n, size_r));
-    for (size_t i = first; i < end; i += 16) {
-        float4 v = saei_device_float4(e + i), r;
-        r = saei_device_axpy4(-s, saei_device_float4(x_g + i),
-                              make_float4(-v.x, -v.y, -v.z, -v.w));
-        saei_device_put4(out + i, make_float4(__fmul_rn(q, r.x), __fmul_rn(q, r.y),
-                                              __fmul_rn(q, r.z), __fmul_rn(q, r.w)));
-    }
-}
-
-static void saei_cuda_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
-                                     const uint32_t *list_count, float *out, double *loss) {
-    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAEI_CUDA_THREADS / 4);
-    double *means = saei_cuda_numbers(w), *sums = saei_cuda_scratch_of(w).sums;
-    saei_cuda_launch(w, saei_ghost_kernel, blocks, SAEI_CUDA_THREADS, x_g, e, n, ld, list_count,
-                     means, sums, sums + n, (float *)NULL, loss);
-    saei_cuda_mean(w, sums, n, (double)n, means);
-    saei_cuda_mean(w, sums + n, n, (double)n, means + 1);
-    saei_cuda_launch(w, saei_ghost_kernel, blocks, SAEI_CUDA_THREADS, x_g, e, n, ld, list_count,
-                     means, sums, sums + n, out, loss);
 }
 
 /* ==== >>cuda: penalties ======================================================================= */
@@ -2378,11 +2317,11 @@ __global__ static void saei_penalty_kernel(sae_code code, int kind, double p, fl
 static void saei_cuda_penalty(const sae_work *w, sae_penalty kind, double p, double coef,
                               const float *weight, const sae_code *code, const float *values,
                               float *grad, double *loss) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    saei_cuda_launch(w, saei_penalty_kernel, saei_cuda_ceil(code->rows, SAEI_CUDA_LISTS),
+    double *sums = saei_cuda_row_sums_scratch_of(w).sums;
+    saei_cuda_launch(w, saei_penalty_kernel, saei_ceil_div(code->rows, SAEI_CUDA_LISTS),
                      SAEI_CUDA_THREADS, *code, (int)kind, p, (float)(coef / (double)code->rows),
-                     w->shape.dict_size, weight, values, grad, s.sums);
-    saei_cuda_mean(w, s.sums, code->rows, (double)code->rows, loss);
+                     w->shape.dict_size, weight, values, grad, sums);
+    saei_cuda_mean(w, sums, code->rows, (double)code->rows, loss);
 }
 
 /* -- dots -- */
@@ -2449,7 +2388,7 @@ static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float 
         saei_cuda_launch(w, saei_dots_kernel<false>, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
                          *code, e, W, ld, lo, hi, alpha, relu_of, grad);
     else
-        saei_cuda_launch_shared(w, saei_dots_kernel<true>, saei_cuda_ceil(code->rows, warps),
+        saei_cuda_launch_shared(w, saei_dots_kernel<true>, saei_ceil_div(code->rows, warps),
                                 (unsigned)warps * 32, warps * row, *code, e, W, ld, lo, hi, alpha,
                                 relu_of, grad);
 }
@@ -2533,12 +2472,12 @@ __global__ static void saei_jump_grad_kernel(sae_code code, const float *theta, 
 /* Two readings of the lists, 36 bytes an entry, and a count between them. */
 static void saei_cuda_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
                                 double target, sae_code *code, double *l0, double *loss) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    unsigned long long *count = saei_cuda_count_scratch_of(w).count;
     size_t blocks = saei_cuda_warps(code->rows);
-    saei_cuda_clear(w, s.count, sizeof *s.count);
+    saei_cuda_clear(w, count, sizeof *count);
     saei_cuda_launch(w, saei_jump_count_kernel, blocks, SAEI_CUDA_THREADS, *code, theta,
-                     w->shape.dict_size, s.count);
-    saei_cuda_launch(w, saei_jump_loss_kernel, 1, 1, s.count, code->rows, coef, target, l0, loss);
+                     w->shape.dict_size, count);
+    saei_cuda_launch(w, saei_jump_loss_kernel, 1, 1, count, code->rows, coef, target, l0, loss);
     saei_cuda_launch(w, saei_jump_grad_kernel, blocks, SAEI_CUDA_THREADS, *code, theta, bandwidth,
                      coef, target, l0);
 }
@@ -2557,8 +2496,70 @@ __global__ static void saei_jump_rest_kernel(sae_index index, const float *theta
 static void saei_cuda_jump_rest(const sae_work *w, const float *theta, float bandwidth, double coef,
                                 double target, const double *l0, const sae_index *index, size_t n,
                                 float *theta_grad) {
-    saei_cuda_launch(w, saei_jump_rest_kernel, saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_jump_rest_kernel, saei_ceil_div(index->dict_size, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, *index, theta, bandwidth, coef, target, l0, n, theta_grad);
+}
+
+/* ==== >>cuda: reconstruct ===================================================================== */
+
+/* decode, residual and dots of a row by a block: e stays in shared memory for the dots, and the
+   rows of W come the second time from the L1 or L2. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
+__global__ static void saei_reconstruct_kernel(const uint32_t *counts, const uint32_t *latent,
+                                               const float *values, size_t stride, const float *W,
+                                               size_t ld, const float *base, const float *y,
+                                               float alpha, const float *relu_of, float *e,
+                                               double *sums, float *grad) {
+    SAEI_DYNAMIC_SHARED(saei_shared);
+    float *row = (float *)saei_shared;
+    size_t r = blockIdx.x, at = r * stride;
+    uint32_t count = counts[r], quads = blockDim.x >> 2;
+    double sum;
+    for (size_t c = 4 * threadIdx.x; c - 4 * saei_device_lane() < ld; c += 4 * blockDim.x) {
+        float4 v = saei_device_row_sum(latent + at, values + at, count, W, ld, c);
+        if (c >= ld) continue;
+        v = saei_device_axpy4(1, v, saei_device_float4(base + c));
+        v = saei_device_axpy4(-1, saei_device_float4(y + r * ld + c), v);
+        saei_device_put4(e + r * ld + c, v);
+        saei_device_put4(row + c, v);
+    }
+    __syncthreads();
+    if (saei_device_warp() == 0) {
+        sum = saei_device_dot(row, row, ld);
+        if (threadIdx.x == 0) sums[r] = sum;
+    }
+    for (uint32_t first = 0; first < count; first += quads) {
+        uint32_t j = first + (threadIdx.x >> 2);
+        bool in = j < count;
+        if (first + (threadIdx.x & ~31u) / 4 >= count) break; /* the whole warp */
+        sum = saei_device_dot(row, W + (size_t)latent[at + (in ? j : first)] * ld, ld);
+        if (in && (threadIdx.x & 3) == 0) {
+            float g = (float)__dmul_rn((double)alpha, sum);
+            grad[at + j] = relu_of && !(relu_of[at + j] > 0) ? 0 : g;
+        }
+    }
+}
+
+static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const float *values,
+                                  const float *W, const float *base, const float *y, float alpha,
+                                  const float *relu_of, float *e, double *loss, float *grad) {
+    double *sums = saei_cuda_row_sums_scratch_of(w).sums;
+    size_t ld = w->shape.ld, shared = ld * sizeof(float);
+    saei_cuda *s = saei_cuda_of(w);
+    /* or rows of more than 50,000 floats */
+    if (saei_cuda_is_dense(w, code->stride) || shared > s->shared_most) {
+        saei_cuda_decode(w, code, values, W, 0, w->shape.dict_size, base, 0, e);
+        saei_cuda_residual(w, e, y, code->rows, e, loss);
+        saei_cuda_dots(w, code, e, W, 0, w->shape.dict_size, alpha, relu_of, grad);
+        return;
+    }
+    if (shared > 48 * 1024)
+        SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_reconstruct_kernel,
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             (int)shared));
+    saei_cuda_launch_shared(w, saei_reconstruct_kernel, code->rows, saei_cuda_row_threads(ld),
+                            shared, code->count, code->latent, values, code->stride, W, ld, base, y,
+                            alpha, relu_of, e, sums, grad);
+    saei_cuda_mean(w, sums, code->rows, (double)code->rows, loss);
 }
 
 /* ==== >>cuda: by latent ======================================================================= */
@@ -2652,14 +2653,14 @@ __global__ static void saei_place_kernel(sae_code code, saei_cuda_values values,
 
 static void saei_cuda_index(const sae_work *w, const sae_code *code, const float *const *values,
                             size_t count, sae_index *index) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t m = index->dict_size, width = saei_cuda_align16(m), parts;
-    size_t groups = saei_cuda_ceil(code->rows, SAEI_CUDA_ROWS), rows = saei_cuda_warps(code->rows);
+    saei_cuda_index_scratch s = saei_cuda_index_scratch_of(w);
+    size_t m = index->dict_size, width = saei_align16(m), parts;
+    size_t groups = saei_ceil_div(code->rows, SAEI_CUDA_ROWS), rows = saei_cuda_warps(code->rows);
     saei_cuda_values all;
     memset(&all, 0, sizeof all);
     for (size_t v = 0; v < count; v++) all.from[v] = values[v];
     all.count = (int)count;
-    parts = saei_cuda_ceil(m, SAEI_CUDA_PART);
+    parts = saei_ceil_div(m, SAEI_CUDA_PART);
     saei_cuda_clear(w, s.mask, groups * width * sizeof *s.mask);
     saei_cuda_launch(w, saei_mark_kernel, rows, SAEI_CUDA_THREADS, *code, width, s.mask);
     saei_cuda_launch(w, saei_count_kernel, parts, SAEI_CUDA_PART, s.mask, groups, width, m,
@@ -2797,9 +2798,9 @@ saei_hot_rows_kernel(sae_index index, const float *values, const float *x, size_
 static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, size_t which,
                                   const float *x, size_t lo, size_t hi, float alpha, bool add,
                                   float *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    saei_cuda_latent_rows_scratch s = saei_cuda_latent_rows_scratch_of(w);
     size_t ld = w->shape.ld, n = index->rows ? index->rows : w->shape.batch;
-    size_t slices = saei_cuda_ceil(ld, SAEI_CUDA_COLUMNS);
+    size_t slices = saei_ceil_div(ld, SAEI_CUDA_COLUMNS);
     if (lo >= hi) return;
     if (!add && saei_cuda_is_dense(w, index->capacity / w->shape.batch)) {
         saei_cuda_lists lists = { index->begin, NULL, 0, index->row, index->value[which] };
@@ -2807,15 +2808,15 @@ static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, siz
                              out + lo * ld);
         return;
     }
-    saei_cuda_clear(w, s.count, sizeof *s.count);
+    saei_cuda_clear(w, s.num_hot, sizeof *s.num_hot);
     saei_cuda_launch(w, saei_latent_rows_kernel, saei_cuda_warps((hi - lo) * slices),
                      SAEI_CUDA_THREADS, *index, index->value[which], x, ld, lo, hi, alpha, add, out,
-                     s.list, s.count);
+                     s.hot, s.num_hot);
     saei_cuda_launch(w, saei_hot_rows_kernel,
-                     saei_cuda_min(4 * (size_t)saei_cuda_of(w)->multiprocessors,
-                                   (hi - lo) * saei_cuda_ceil(ld, 32)),
+                     saei_min(4 * (size_t)saei_cuda_of(w)->multiprocessors,
+                                   (hi - lo) * saei_ceil_div(ld, 32)),
                      SAEI_CUDA_THREADS, *index, index->value[which], x, n, ld, alpha, add, out,
-                     s.list, s.count);
+                     s.hot, s.num_hot);
 }
 
 /* -- one number a latent -- */
@@ -2886,25 +2887,25 @@ __global__ static void saei_latent_sums_kernel(sae_index index, const float *val
 static void saei_cuda_latent_sums(const sae_work *w, const sae_index *index, size_t which, bool add,
                                   float *out) {
     saei_cuda_launch(w, saei_latent_sums_kernel,
-                     saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS, *index,
+                     saei_ceil_div(index->dict_size, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS, *index,
                      index->value[which], add, out);
 }
 
 __global__ static void saei_fired_kernel(sae_index index, const float *value, uint64_t step,
-                                         uint64_t *since, const uint32_t *halt) {
+                                         uint64_t *since, const saei_cuda_guard_flag *guard) {
     const size_t i = saei_device_grid_thread();
     const bool mine = i < index.dict_size;
     const size_t begin = mine ? index.begin[i] : 0, end = mine ? index.begin[i + 1] : 0;
     bool fired = end > begin;
-    if (*halt) return;
+    if (guard->bad) return;
     if (value) fired = saei_device_own_sum(value, begin, end) > 0;
     if (mine) since[i] = fired ? 0 : since[i] + step;
 }
 static void saei_cuda_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
                             uint64_t *since) {
-    saei_cuda_launch(w, saei_fired_kernel, saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_fired_kernel, saei_ceil_div(index->dict_size, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, *index, which < 0 ? NULL : index->value[which], step, since,
-                     saei_cuda_of(w)->halt);
+                     &saei_cuda_of(w)->kept->guard);
 }
 
 /* -- lists of silent latents: 8 m bytes read twice, 4 a silent one written -- */
@@ -2931,14 +2932,18 @@ __global__ static void saei_silent_list_kernel(const uint64_t *since, uint64_t t
     if (blockIdx.x == gridDim.x - 1 && threadIdx.x == blockDim.x - 1)
         *count = (uint32_t)(to + silent);
 }
-static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint64_t threshold,
-                                  size_t m, uint32_t *list, uint32_t *count) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t parts = saei_cuda_ceil(m, SAEI_CUDA_PART);
+static void saei_cuda_silent(const sae_work *w, saei_cuda_list_silent_scratch s,
+                             const uint64_t *since, uint64_t threshold, size_t m, uint32_t *list,
+                             uint32_t *count) {
+    size_t parts = saei_ceil_div(m, SAEI_CUDA_PART);
     saei_cuda_launch(w, saei_silent_count_kernel, parts, SAEI_CUDA_PART, since, threshold, m,
                      s.total);
     saei_cuda_launch(w, saei_silent_list_kernel, parts, SAEI_CUDA_PART, since, threshold, m,
                      s.total, list, count);
+}
+static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint64_t threshold,
+                                  size_t m, uint32_t *list, uint32_t *count) {
+    saei_cuda_silent(w, saei_cuda_list_silent_scratch_of(w), since, threshold, m, list, count);
 }
 
 /* ==== >>cuda: sums ============================================================================ */
@@ -2967,11 +2972,11 @@ __global__ static void saei_block_sum_kernel(const float *x, const float *s, siz
     partial[block * ld + c] = sum;
 }
 static void saei_cuda_block_sum(const sae_work *w, const float *x, const float *s, size_t n,
-                                const uint32_t *done) {
+                                double *partial, const uint32_t *done) {
     size_t ld = w->shape.ld;
     saei_cuda_launch(w, saei_block_sum_kernel,
-                     saei_cuda_ceil(n, SAE_ROW_BLOCK) * saei_cuda_ceil(ld, 32), 32, x, s, n, ld,
-                     saei_cuda_pieces_of(w).partial, done);
+                     saei_ceil_div(n, SAE_ROW_BLOCK) * saei_ceil_div(ld, 32), 32, x, s, n, ld,
+                     partial, done);
 }
 /* Column c of the blocks' sums, added in order. */
 __device__ static inline double saei_device_column(const double *partial, size_t blocks, size_t ld,
@@ -2999,17 +3004,17 @@ __global__ static void saei_column_sums_kernel(const double *partial, size_t blo
 }
 static void saei_cuda_column_sums(const sae_work *w, const float *x, size_t n, float alpha,
                                   float *out) {
-    saei_cuda_block_sum(w, x, NULL, n, NULL);
-    saei_cuda_launch(w, saei_column_sums_kernel, saei_cuda_ceil(w->shape.ld, 32), 32,
-                     saei_cuda_pieces_of(w).partial, saei_cuda_ceil(n, SAE_ROW_BLOCK), w->shape.ld,
-                     alpha, false, out);
+    double *partial = saei_cuda_columns_scratch_of(w).partial;
+    saei_cuda_block_sum(w, x, NULL, n, partial, NULL);
+    saei_cuda_launch(w, saei_column_sums_kernel, saei_ceil_div(w->shape.ld, 32), 32, partial,
+                     saei_ceil_div(n, SAE_ROW_BLOCK), w->shape.ld, alpha, false, out);
 }
 static void saei_cuda_weighted_sum(const sae_work *w, const float *W, const float *s, size_t m,
                                    float alpha, float *out) {
-    saei_cuda_block_sum(w, W, s, m, NULL);
-    saei_cuda_launch(w, saei_column_sums_kernel, saei_cuda_ceil(w->shape.ld, 32), 32,
-                     saei_cuda_pieces_of(w).partial, saei_cuda_ceil(m, SAE_ROW_BLOCK), w->shape.ld,
-                     alpha, true, out);
+    double *partial = saei_cuda_columns_scratch_of(w).partial;
+    saei_cuda_block_sum(w, W, s, m, partial, NULL);
+    saei_cuda_launch(w, saei_column_sums_kernel, saei_ceil_div(w->shape.ld, 32), 32, partial,
+                     saei_ceil_div(m, SAE_ROW_BLOCK), w->shape.ld, alpha, true, out);
 }
 
 /* Half a warp has 16384 floats, a lane of the dot each, and 32 x 64 bytes on the way. 4 bytes a
@@ -3032,10 +3037,10 @@ __global__ static void saei_sum_squares_kernel(const float *x, size_t count, dou
     if (first < count && threadIdx.x % 16 == 0) sums[part] = all;
 }
 static void saei_cuda_sum_squares(const sae_work *w, const float *x, size_t count, double *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t parts = saei_cuda_ceil(count, SAEI_CUDA_CHUNK);
-    saei_cuda_launch(w, saei_sum_squares_kernel, saei_cuda_ceil(parts, 4), 64, x, count, s.sums);
-    saei_cuda_mean(w, s.sums, parts, 1, out);
+    double *sums = saei_cuda_sum_squares_scratch_of(w).sums;
+    size_t parts = saei_ceil_div(count, SAEI_CUDA_CHUNK);
+    saei_cuda_launch(w, saei_sum_squares_kernel, saei_ceil_div(parts, 4), 64, x, count, sums);
+    saei_cuda_mean(w, sums, parts, 1, out);
 }
 
 /* squares[block] = sum of (x - mean)^2 over a block of rows; the means from the blocks' sums. n d 4
@@ -3068,23 +3073,22 @@ __global__ static void saei_columns_kernel(const double *partial, size_t blocks,
     if (c < ld) out[c] = saei_device_column(partial, blocks, ld, c);
 }
 /* *out = sum over columns and rows of (x - column mean)^2 / divisor */
-static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
-                              double *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAE_ROW_BLOCK);
-    double *squares = s.partial + blocks * ld;
-    saei_cuda_block_sum(w, x, NULL, n, NULL);
-    saei_cuda_launch(w, saei_scatter_kernel, blocks * saei_cuda_ceil(ld, 32), 32, x, n, ld,
-                     s.partial, squares);
-    saei_cuda_launch(w, saei_columns_kernel, saei_cuda_ceil(ld, 32), 32, squares, blocks, ld,
-                     s.sums);
-    saei_cuda_mean(w, s.sums, w->shape.d, divisor, out);
+static void saei_cuda_scatter(const sae_work *w, saei_cuda_variance_scratch s, const float *x,
+                              size_t n, double divisor, double *out) {
+    size_t ld = w->shape.ld, blocks = saei_ceil_div(n, SAE_ROW_BLOCK);
+    saei_cuda_block_sum(w, x, NULL, n, s.partial, NULL);
+    saei_cuda_launch(w, saei_scatter_kernel, blocks * saei_ceil_div(ld, 32), 32, x, n, ld,
+                     s.partial, s.squares);
+    saei_cuda_launch(w, saei_columns_kernel, saei_ceil_div(ld, 32), 32, s.squares, blocks, ld,
+                     s.columns);
+    saei_cuda_mean(w, s.columns, w->shape.d, divisor, out);
 }
 
 __global__ static void saei_fill_kernel(double *out, double value) { *out = value; }
 
 static void saei_cuda_variance(const sae_work *w, const float *x, size_t n, double *out) {
-    if (n > 1) saei_cuda_scatter(w, x, n, (double)(n - 1), out);
+    if (n > 1)
+        saei_cuda_scatter(w, saei_cuda_variance_scratch_of(w), x, n, (double)(n - 1), out);
     else saei_cuda_launch(w, saei_fill_kernel, 1, 1, out, 0.0);
 }
 
@@ -3103,11 +3107,133 @@ __global__ static void saei_mean_count_kernel(const unsigned long long *count, s
     *mean = __ddiv_rn((double)*count, (double)n);
 }
 static void saei_cuda_count_nonzero(const sae_work *w, const sae_code *code, double *mean) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    saei_cuda_clear(w, s.count, sizeof *s.count);
+    unsigned long long *found = saei_cuda_count_scratch_of(w).count;
+    saei_cuda_clear(w, found, sizeof *found);
     saei_cuda_launch(w, saei_count_nonzero_kernel, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
-                     *code, s.count);
-    saei_cuda_launch(w, saei_mean_count_kernel, 1, 1, s.count, code->rows, mean);
+                     *code, found);
+    saei_cuda_launch(w, saei_mean_count_kernel, 1, 1, found, code->rows, mean);
+}
+
+/* ==== >>cuda: auxiliary losses ================================================================ */
+
+/* -- auxk -- */
+
+/* r = x_aux + e, sums[row] = sum r^2. A quad a row. */
+__global__ static void saei_auxk_rows_kernel(const float *x_aux, const float *e, size_t n,
+                                             size_t ld, const uint32_t *list_count, float *r,
+                                             double *sums) {
+    size_t row = saei_device_grid_thread() >> 2, at = (row < n ? row : 0) * ld;
+    float4 s = make_float4(0, 0, 0, 0);
+    double sum;
+    if (!*list_count) return;
+    for (size_t c = at + 4 * (threadIdx.x & 3u); row < n && c < at + ld; c += 16) {
+        float4 v = saei_device_axpy4(1, saei_device_float4(x_aux + c), saei_device_float4(e + c));
+        saei_device_put4(r + c, v);
+        s = saei_device_fma4(v, v, s);
+    }
+    sum = saei_device_quad_sum(s);
+    if (row < n && (threadIdx.x & 3) == 0) sums[row] = sum;
+}
+
+__global__ static void saei_auxk_scale_kernel(size_t n, size_t ld, const uint32_t *list_count,
+                                              double alpha, const double *denominator, float *r,
+                                              double *pre_norm, double *norm) {
+    size_t at = 4 * saei_device_grid_thread();
+    double ratio, scale;
+    float s = 0;
+    bool dead = *list_count != 0;
+    if (dead) {
+        ratio = __ddiv_rn(*pre_norm, *denominator);
+        scale = __ddiv_rn(__dmul_rn(2, alpha), __dmul_rn((double)n, *denominator));
+        if (!(fabs(ratio) <= DBL_MAX) || !(fabs(scale) <= (double)FLT_MAX)) ratio = scale = 0;
+        s = (float)scale;
+        if (at == 0) *norm = ratio;
+    } else if (at == 0) {
+        *pre_norm = -1;
+        *norm = 0;
+    }
+    if (at < n * ld) {
+        float4 v = make_float4(0, 0, 0, 0);
+        if (dead) v = saei_device_float4(r + at);
+        saei_device_put4(r + at, dead ? make_float4(__fmul_rn(s, v.x), __fmul_rn(s, v.y),
+                                                    __fmul_rn(s, v.z), __fmul_rn(s, v.w))
+                                      : v);
+    }
+}
+
+static void saei_cuda_auxk_residual(const sae_work *w, const float *x_aux, const float *e, size_t n,
+                                    const uint32_t *list_count, double alpha, float *r,
+                                    double *pre_norm, double *norm) {
+    size_t ld = w->shape.ld;
+    saei_cuda_auxk_scratch s = saei_cuda_auxk_scratch_of(w);
+    saei_cuda_scatter(w, s.variance, e, n, (double)n, s.denominator);
+    saei_cuda_launch(w, saei_auxk_rows_kernel, saei_ceil_div(n, SAEI_CUDA_THREADS / 4),
+                     SAEI_CUDA_THREADS, x_aux, e, n, ld, list_count, r, s.sums);
+    saei_cuda_mean(w, s.sums, n, (double)n, pre_norm);
+    saei_cuda_launch(w, saei_auxk_scale_kernel, saei_ceil_div(n * ld, 4 * SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, n, ld, list_count, alpha, s.denominator, r, pre_norm, norm);
+}
+
+/* -- ghosts -- */
+
+/* First without out: the rows' norms of e and r to e_norm and r_norm. Then with the means of both
+   known, out. A quad a row. */
+__global__ static void saei_ghost_kernel(const float *x_g, const float *e, size_t n, size_t ld,
+                                         const uint32_t *list_count, const double *means,
+                                         double *e_norm, double *r_norm, float *out,
+                                         double *loss) {
+    size_t row = saei_device_grid_thread() >> 2, at = (row < n ? row : 0) * ld;
+    size_t first = at + 4 * (threadIdx.x & 3u), end = row < n ? at + ld : at;
+    float4 none = make_float4(0, 0, 0, 0), sum = none;
+    double size_e, size_g, size_r, c = 0;
+    float s, q;
+    if (out && saei_device_grid_thread() == 0)
+        *loss = *list_count ? __dmul_rn(means[1], __ddiv_rn(means[0], __dadd_rn(means[1], 1e-8)))
+                            : 0;
+    if (!*list_count) {
+        for (size_t i = first; out && i < end; i += 16) saei_device_put4(out + i, none);
+        return;
+    }
+    size_e = __dsqrt_rn(saei_device_dot(e + at, e + at, end - at));
+    size_g = __dsqrt_rn(saei_device_dot(x_g + at, x_g + at, end - at));
+    s = (float)__ddiv_rn(size_e, __dadd_rn(__dmul_rn(2, size_g), 1e-8));
+    for (size_t i = first; i < end; i += 16) {
+        float4 v = saei_device_float4(e + i), r;
+        r = saei_device_axpy4(-s, saei_device_float4(x_g + i),
+                              make_float4(-v.x, -v.y, -v.z, -v.w));
+        sum = saei_device_fma4(r, r, sum);
+    }
+    size_r = __dsqrt_rn(saei_device_quad_sum(sum));
+    if (!out) {
+        if (row < n && first == at) {
+            e_norm[row] = size_e;
+            r_norm[row] = size_r;
+        }
+        return;
+    }
+    c = __ddiv_rn(means[0], __dadd_rn(means[1], 1e-8));
+    q = 0;
+    if (size_r > 0)
+        q = (float)__ddiv_rn(__dmul_rn(-(double)s, c), __dmul_rn((double)n, size_r));
+    for (size_t i = first; i < end; i += 16) {
+        float4 v = saei_device_float4(e + i), r;
+        r = saei_device_axpy4(-s, saei_device_float4(x_g + i),
+                              make_float4(-v.x, -v.y, -v.z, -v.w));
+        saei_device_put4(out + i, make_float4(__fmul_rn(q, r.x), __fmul_rn(q, r.y),
+                                              __fmul_rn(q, r.z), __fmul_rn(q, r.w)));
+    }
+}
+
+static void saei_cuda_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
+                                     const uint32_t *list_count, float *out, double *loss) {
+    size_t ld = w->shape.ld, blocks = saei_ceil_div(n, SAEI_CUDA_THREADS / 4);
+    saei_cuda_ghost_scratch s = saei_cuda_ghost_scratch_of(w);
+    saei_cuda_launch(w, saei_ghost_kernel, blocks, SAEI_CUDA_THREADS, x_g, e, n, ld, list_count,
+                     s.means, s.e_norm, s.r_norm, (float *)NULL, loss);
+    saei_cuda_mean(w, s.e_norm, n, (double)n, s.means);
+    saei_cuda_mean(w, s.r_norm, n, (double)n, s.means + 1);
+    saei_cuda_launch(w, saei_ghost_kernel, blocks, SAEI_CUDA_THREADS, x_g, e, n, ld, list_count,
+                     s.means, s.e_norm, s.r_norm, out, loss);
 }
 
 /* ==== >>cuda: weights ========================================================================= */
@@ -3123,7 +3249,7 @@ saei_row_norms_kernel(const float *W, size_t m, size_t ld, float *out, double *w
 }
 /* out[i] or, if that is NULL, wide[i] = norm of row i */
 static void saei_cuda_norms(const sae_work *w, const float *W, size_t m, float *out, double *wide) {
-    saei_cuda_launch(w, saei_row_norms_kernel, saei_cuda_ceil(4 * m, SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_row_norms_kernel, saei_ceil_div(4 * m, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, W, m, w->shape.ld, out, wide);
 }
 static void saei_cuda_row_norms(const sae_work *w, const float *W, size_t m, float *out) {
@@ -3137,7 +3263,7 @@ __global__ static void saei_norm_weight_kernel(const float *norms, int power, si
 }
 static void saei_cuda_norm_weight(const sae_work *w, const float *norms, int power, size_t m,
                                   float *weight) {
-    saei_cuda_launch(w, saei_norm_weight_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_norm_weight_kernel, saei_ceil_div(m, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, norms, power, m, weight);
 }
 
@@ -3162,35 +3288,21 @@ static void saei_cuda_norm_grad(const sae_work *w, const float *W, const float *
 
 /* -- projection, Adam, unit norm -- */
 
-/* beta^t by multiplication, so that no pow() touches the result; volatile: no product is joined
-   with the caller's subtraction. */
-static double saei_cuda_power_of(double beta, uint64_t t) {
-    volatile double result = 1;
-    for (; t; t >>= 1, beta *= beta)
-        if (t & 1) result = result * beta;
-    return result;
-}
-
 typedef struct saei_cuda_adam_step {
-    float keep1, keep2, beta2, root2, step, eps; /* as saei_adam_factors */
-    const double *sum_squares;                   /* D or NULL: gradients are clipped to max_norm */
+    saei_adam_factors by;      /* its scale is not used: clipping knows it on the device alone */
+    const double *sum_squares; /* D or NULL: gradients are clipped to max_norm */
     double max_norm;
-    const uint32_t *halt;
+    const saei_cuda_guard_flag *guard;
 } saei_cuda_adam_step;
 
 static saei_cuda_adam_step saei_cuda_adam_step_of(const sae_work *w, const sae_adam_desc *adam,
                                                   uint64_t t, const double *sum_squares,
                                                   double max_norm) {
     saei_cuda_adam_step c;
-    c.keep1 = (float)(1 - adam->beta1);
-    c.keep2 = (float)(1 - adam->beta2);
-    c.beta2 = (float)adam->beta2;
-    c.root2 = (float)sqrt(1 - saei_cuda_power_of(adam->beta2, t));
-    c.step = (float)(adam->lr / (1 - saei_cuda_power_of(adam->beta1, t)));
-    c.eps = (float)adam->eps;
+    c.by = saei_adam_step_of(adam, t, 1);
     c.sum_squares = sum_squares;
     c.max_norm = max_norm;
-    c.halt = saei_cuda_of(w)->halt;
+    c.guard = &saei_cuda_of(w)->kept->guard;
     return c;
 }
 
@@ -3206,11 +3318,11 @@ __device__ static inline float saei_device_clip(const saei_cuda_adam_step &c) {
 __device__ static inline float saei_device_adam(const saei_cuda_adam_step &c, float scale, float p,
                                                 float g, float *m, float *v) {
     float x = __fmul_rn(g, scale), m1 = x, v1;
-    if (m) *m = m1 = __fmaf_rn(c.keep1, __fsub_rn(x, *m), *m);
-    v1 = __fmaf_rn(__fmul_rn(c.keep2, x), x, __fmul_rn(c.beta2, *v));
+    if (m) *m = m1 = __fmaf_rn(c.by.keep1, __fsub_rn(x, *m), *m);
+    v1 = __fmaf_rn(__fmul_rn(c.by.keep2, x), x, __fmul_rn(c.by.beta2, *v));
     *v = v1;
-    v1 = __fadd_rn(__fdiv_rn(__fsqrt_rn(v1), c.root2), c.eps);
-    return __fadd_rn(p, __fdiv_rn(__fmul_rn(-c.step, m1), v1));
+    v1 = __fadd_rn(__fdiv_rn(__fsqrt_rn(v1), c.by.root2), c.by.eps);
+    return __fadd_rn(p, __fdiv_rn(__fmul_rn(-c.by.step, m1), v1));
 }
 __device__ static inline float4 saei_device_adam4(const saei_cuda_adam_step &c, float scale,
                                                   float4 p, float4 g, float *first, float *second) {
@@ -3230,7 +3342,7 @@ __global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, 
                                         const float *grad, float *first, float *second) {
     const size_t at = 4 * saei_device_grid_thread();
     const float scale = saei_device_clip(step);
-    if (*step.halt || at >= count) return;
+    if (step.guard->bad || at >= count) return;
     if (at + 4 <= count) {
         float4 p = saei_device_float4(param + at), g = saei_device_float4(grad + at);
         saei_device_put4(param + at, saei_device_adam4(step, scale, p, g,
@@ -3244,7 +3356,7 @@ __global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, 
 static void saei_cuda_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                            const double *sum_squares, double max_norm, float *param,
                            const float *grad, float *first, float *second, size_t count) {
-    saei_cuda_launch(w, saei_adam_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_adam_kernel, saei_ceil_div(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS,
                      saei_cuda_adam_step_of(w, adam, t, sum_squares, max_norm), count, param, grad,
                      first, second);
@@ -3288,7 +3400,7 @@ __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_st
     float *g = STAGED ? own + (ld + 16) / 32 * 32 + 16 : grad; /* 16 banks away from p */
     float along = 0;
     bool project = false;
-    if (i >= job.m || ((ADAM || UNIT) && *step.halt)) return;
+    if (i >= job.m || ((ADAM || UNIT) && step.guard->bad)) return;
     if (STAGED) {
         SAEI_UNROLL(4)
         for (size_t c = first; c < ld; c += 128) {
@@ -3340,7 +3452,7 @@ static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_a
     job.ld = w->shape.ld;
     job.room = (job.ld + 16) / 32 * 32 + 16;
     if (PROJECT) job.room += job.ld;
-    job.room = saei_cuda_align16(job.room);
+    job.room = saei_align16(job.room);
     row = job.room * sizeof(float);
     while (warps > 1 && warps * row > most) warps /= 2;
     if (warps * row > most)
@@ -3348,7 +3460,7 @@ static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_a
                          SAEI_CUDA_THREADS, job, step);
     else
         saei_cuda_launch_shared(w, saei_rows_kernel<PROJECT, ADAM, UNIT, true>,
-                                saei_cuda_ceil(job.m, warps), (unsigned)warps * 32, warps * row,
+                                saei_ceil_div(job.m, warps), (unsigned)warps * 32, warps * row,
                                 job, step);
 }
 
@@ -3370,7 +3482,7 @@ static void saei_cuda_normalize_rows(const sae_work *w, size_t m, float eps, flo
     saei_cuda_row_job job;
     memset(&step, 0, sizeof step);
     memset(&job, 0, sizeof job);
-    step.halt = saei_cuda_of(w)->halt;
+    step.guard = &saei_cuda_of(w)->kept->guard;
     job.m = m;
     job.unit = eps;
     job.param = W;
@@ -3417,7 +3529,7 @@ __global__ static void saei_least_kernel(sae_code code, double *least) {
 }
 __global__ static void saei_threshold_kernel(const double *least, size_t n, bool by_row,
                                              double beta, double keep, float *threshold,
-                                             const uint32_t *halt) {
+                                             const saei_cuda_guard_flag *guard) {
     __shared__ unsigned rows, bits;
     double total;
     float now;
@@ -3433,7 +3545,7 @@ __global__ static void saei_threshold_kernel(const double *least, size_t n, bool
     }
     __syncthreads();
     total = saei_device_scalars(least, n);
-    if (threadIdx.x != 0 || *halt || (by_row && !rows)) return;
+    if (threadIdx.x != 0 || guard->bad || (by_row && !rows)) return;
     now = by_row ? (float)__ddiv_rn(total, (double)rows) : rows ? __uint_as_float(bits) : 0;
     if (!(*threshold < 0))
         now = (float)__dadd_rn(__dmul_rn(beta, (double)*threshold), __dmul_rn(keep, (double)now));
@@ -3441,21 +3553,22 @@ __global__ static void saei_threshold_kernel(const double *least, size_t n, bool
 }
 static void saei_cuda_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
                                        double beta, float *threshold) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    double *least = saei_cuda_row_sums_scratch_of(w).sums;
     saei_cuda_launch(w, saei_least_kernel, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS, *code,
-                     s.sums);
-    saei_cuda_launch(w, saei_threshold_kernel, 1, SAEI_CUDA_THREADS, s.sums, code->rows, by_row,
-                     beta, 1 - beta, threshold, saei_cuda_of(w)->halt);
+                     least);
+    saei_cuda_launch(w, saei_threshold_kernel, 1, SAEI_CUDA_THREADS, least, code->rows, by_row,
+                     beta, 1 - beta, threshold, &saei_cuda_of(w)->kept->guard);
 }
 
 /* -- geometric median (Weiszfeld): at most 100 rounds, those after the last do nothing -- */
 
 __global__ static void saei_median_begin_kernel(const double *partial, size_t blocks, size_t n,
-                                                size_t ld, float *out, const uint32_t *halt,
+                                                size_t ld, float *out,
+                                                const saei_cuda_guard_flag *guard,
                                                 uint32_t *done) {
     const size_t c = saei_device_grid_thread();
-    if (c == 0) *done = *halt;
-    if (c >= ld || *halt) return;
+    if (c == 0) *done = guard->bad;
+    if (c >= ld || guard->bad) return;
     out[c] = (float)__ddiv_rn(saei_device_column(partial, blocks, ld, c), (double)n);
 }
 /* weights[r] = 1 / max(norm of x_r - guess, 1e-20); eight rows a warp. n d 4 bytes, from the L2. */
@@ -3502,21 +3615,19 @@ __global__ static void saei_median_move_kernel(const double *partial, size_t blo
 }
 /* DEVIATION, as on the CPU: a row at the guess itself has weight 1e20. */
 static void saei_cuda_geometric_median(const sae_work *w, const float *x, size_t n, float *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAE_ROW_BLOCK);
-    uint32_t *done = reinterpret_cast<uint32_t *>(s.count);
-    float *move = s.latents;
-    saei_cuda_block_sum(w, x, NULL, n, NULL);
-    saei_cuda_launch(w, saei_median_begin_kernel, saei_cuda_ceil(ld, 32), 32, s.partial, blocks, n,
-                     ld, out, saei_cuda_of(w)->halt, done);
+    saei_cuda_median_scratch s = saei_cuda_median_scratch_of(w);
+    size_t ld = w->shape.ld, blocks = saei_ceil_div(n, SAE_ROW_BLOCK);
+    saei_cuda_block_sum(w, x, NULL, n, s.partial, NULL);
+    saei_cuda_launch(w, saei_median_begin_kernel, saei_ceil_div(ld, 32), 32, s.partial, blocks, n,
+                     ld, out, &saei_cuda_of(w)->kept->guard, s.done);
     for (int round = 0; round < 100; round++) {
-        saei_cuda_launch(w, saei_distance_kernel, saei_cuda_ceil(4 * n, SAEI_CUDA_THREADS),
-                         SAEI_CUDA_THREADS, x, out, n, ld, s.sums, done);
-        saei_cuda_launch(w, saei_median_weights_kernel, 1, SAEI_CUDA_THREADS, s.sums, n, s.rows,
-                         done);
-        saei_cuda_block_sum(w, x, s.rows, n, done);
+        saei_cuda_launch(w, saei_distance_kernel, saei_ceil_div(4 * n, SAEI_CUDA_THREADS),
+                         SAEI_CUDA_THREADS, x, out, n, ld, s.weights, s.done);
+        saei_cuda_launch(w, saei_median_weights_kernel, 1, SAEI_CUDA_THREADS, s.weights, n,
+                         s.shares, s.done);
+        saei_cuda_block_sum(w, x, s.shares, n, s.partial, s.done);
         saei_cuda_launch(w, saei_median_move_kernel, 1, SAEI_CUDA_THREADS, s.partial, blocks, ld,
-                         move, out, done);
+                         s.move, out, s.done);
     }
 }
 
@@ -3549,19 +3660,12 @@ __global__ static void saei_draw_kernel(const float *e, size_t n, size_t ld, uin
                                         uint64_t step, double *keys) {
     const size_t r = saei_device_grid_thread() / 4;
     double norm = __dsqrt_rn(saei_device_dot(e + r * ld, e + r * ld, r < n ? ld : 0));
-    uint64_t draw = step * ((uint64_t)1 << 32) + r, bits;
-    uint32_t counter[4], key[2], out[4];
+    uint64_t draw = step * ((uint64_t)1 << 32) + r;
+    uint32_t block[4];
     double u;
     if (r >= n || threadIdx.x % 4 != 0) return;
-    counter[0] = (uint32_t)(draw >> 1);
-    counter[1] = (uint32_t)(draw >> 33);
-    counter[2] = SAEI_STREAM_RESAMPLE;
-    counter[3] = 0;
-    key[0] = (uint32_t)seed;
-    key[1] = (uint32_t)(seed >> 32);
-    saei_philox(counter, key, out);
-    bits = draw & 1 ? (uint64_t)out[3] << 32 | out[2] : (uint64_t)out[1] << 32 | out[0];
-    u = __dmul_rn((double)(bits >> 11 | 1), 1.1102230246251565e-16);
+    saei_draw_block(seed, SAEI_STREAM_RESAMPLE, draw / 2, block);
+    u = saei_draw_uniform(saei_draw_bits(block, draw));
     keys[r] = norm > 0 ? __ddiv_rn(-saei_ln(u), norm) : HUGE_VAL;
 }
 /* order[place of row r by (key, row)] = r: n^2 comparisons, now and then. */
@@ -3583,8 +3687,9 @@ __global__ static void saei_order_kernel(const double *keys, size_t n, uint32_t 
 
 typedef struct saei_cuda_restart {
     const float *x;
-    const uint32_t *order, *dead, *num_dead, *halt;
+    const uint32_t *order, *dead, *num_dead;
     const double *mean;
+    const saei_cuda_guard_flag *guard;
     size_t n, ld, num_biases;
     float *enc[3], *dec[3], *biases[3][3];
 } saei_cuda_restart;
@@ -3596,7 +3701,7 @@ __global__ static void saei_restart_kernel(saei_cuda_restart job) {
     float norm, scale;
     size_t at;
     uint32_t i;
-    if (*job.halt || used >= *job.num_dead || used >= job.n) return;
+    if (job.guard->bad || used >= *job.num_dead || used >= job.n) return;
     i = job.dead[used];
     at = i * ld;
     from = job.x + job.order[used] * ld;
@@ -3619,27 +3724,26 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
                                const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
                                uint64_t step, float *const enc[3], float *const dec[3],
                                float *const (*biases)[3], size_t num_biases) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    uint32_t *num_dead = reinterpret_cast<uint32_t *>(s.count);
-    double *mean = reinterpret_cast<double *>(s.count + 1);
+    saei_cuda_resample_scratch s = saei_cuda_resample_scratch_of(w);
     saei_cuda_restart job;
     if (threshold == UINT64_MAX) return; /* none is dead */
-    saei_cuda_list_silent(w, since, threshold + 1, m, s.list, num_dead);
-    saei_cuda_norms(w, enc[0], m, NULL, s.sums);
-    saei_cuda_launch(w, saei_living_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
-                     since, threshold, m, s.sums);
-    saei_cuda_launch(w, saei_mean_living_kernel, 1, SAEI_CUDA_THREADS, s.sums, m, num_dead, mean);
-    saei_cuda_launch(w, saei_draw_kernel, saei_cuda_ceil(4 * n, SAEI_CUDA_THREADS),
-                     SAEI_CUDA_THREADS, e, n, w->shape.ld, seed, step, s.sums);
-    saei_cuda_launch(w, saei_order_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
-                     s.sums, n, s.order);
+    saei_cuda_silent(w, s.silent, since, threshold + 1, m, s.dead, s.num_dead);
+    saei_cuda_norms(w, enc[0], m, NULL, s.norms);
+    saei_cuda_launch(w, saei_living_kernel, saei_ceil_div(m, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
+                     since, threshold, m, s.norms);
+    saei_cuda_launch(w, saei_mean_living_kernel, 1, SAEI_CUDA_THREADS, s.norms, m,
+                     s.num_dead, s.mean);
+    saei_cuda_launch(w, saei_draw_kernel, saei_ceil_div(4 * n, SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, e, n, w->shape.ld, seed, step, s.keys);
+    saei_cuda_launch(w, saei_order_kernel, saei_ceil_div(n, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
+                     s.keys, n, s.order);
     memset(&job, 0, sizeof job);
     job.x = x;
     job.order = s.order;
-    job.dead = s.list;
-    job.num_dead = num_dead;
-    job.halt = saei_cuda_of(w)->halt;
-    job.mean = mean;
+    job.dead = s.dead;
+    job.num_dead = s.num_dead;
+    job.mean = s.mean;
+    job.guard = &saei_cuda_of(w)->kept->guard;
     job.n = n;
     job.ld = w->shape.ld;
     job.num_biases = num_biases;
@@ -3648,43 +3752,26 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
         job.dec[k] = dec[k];
         for (size_t b = 0; b < num_biases && b < 3; b++) job.biases[b][k] = biases[b][k];
     }
-    saei_cuda_launch(w, saei_restart_kernel, saei_cuda_warps(saei_cuda_min(m, n)),
+    saei_cuda_launch(w, saei_restart_kernel, saei_cuda_warps(saei_min(m, n)),
                      SAEI_CUDA_THREADS, job);
 }
 
 /* ==== >>cuda: table =========================================================================== */
 
+/* Optional operations that others here do as fast. */
+#define saei_cuda_code_sums NULL
+#define saei_cuda_catch_up NULL
+
 SAE_API const sae_backend *sae_cuda_backend(void) {
+#define SAEI_CUDA(result, name, need, parameters, arguments) saei_cuda_##name,
     static const sae_backend table = {
-        "cuda", false,
-        saei_cuda_open, saei_cuda_close, saei_cuda_alloc, saei_cuda_free, saei_cuda_scratch_bytes,
-        saei_cuda_upload, saei_cuda_download, saei_cuda_zero, saei_cuda_status,
-        /* batch */ saei_cuda_load_rows, saei_cuda_subtract, saei_cuda_axpy,
-        /* forward: encode, gate, jump, exp_values, exp_grad, decode, residual, unit_rows,
-           auxk_residual, ghost_residual */
-        saei_cuda_encode, saei_cuda_gate, saei_cuda_jump, saei_cuda_exp_values, saei_cuda_exp_grad,
-        saei_cuda_decode, saei_cuda_residual, saei_cuda_unit_rows, saei_cuda_auxk_residual,
-        saei_cuda_ghost_residual,
-        /* penalties, gradients of entries */
-        saei_cuda_penalty, saei_cuda_dots, saei_cuda_gate_grad, saei_cuda_jump_grad,
-        saei_cuda_jump_rest,
-        /* by latent */
-        saei_cuda_index, saei_cuda_latent_rows, saei_cuda_latent_sums, saei_cuda_fired,
-        saei_cuda_list_silent,
-        /* sums */
-        saei_cuda_column_sums, saei_cuda_weighted_sum, saei_cuda_sum_squares, saei_cuda_variance,
-        saei_cuda_count_nonzero,
-        /* weights */
-        saei_cuda_row_norms, saei_cuda_norm_weight, saei_cuda_norm_grad, saei_cuda_remove_parallel,
-        saei_cuda_normalize_rows, saei_cuda_adam, saei_cuda_update_threshold,
-        saei_cuda_geometric_median, saei_cuda_resample,
-        /* optional: code_sums, reconstruct, adam_rows, catch_up; begin_step, end_step, poll, guard,
-           tripped */
-        NULL, saei_cuda_reconstruct, saei_cuda_adam_rows, NULL,
-        saei_cuda_begin_step, saei_cuda_end_step, saei_cuda_poll, saei_cuda_guard,
-        saei_cuda_tripped
+        "cuda", false, SAE_BACKEND_CONTROL(SAEI_CUDA) SAE_BACKEND_OPERATIONS(SAEI_CUDA)
     };
+#undef SAEI_CUDA
     return &table;
 }
+
+#undef saei_cuda_code_sums
+#undef saei_cuda_catch_up
 
 #endif /* SAE_CUDA_CUH_INCLUDED */

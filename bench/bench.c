@@ -107,81 +107,20 @@ static void cpu_name(char *out, size_t size) {
 
 /* ==== where a step's time goes ================================================================ */
 
-/* The backend with a clock at every operation: name, parameters, arguments. */
-#define PROFILED(X)                                                                                \
-    X(load_rows, (const sae_work *w, const sae_rows *a, size_t b, float c, float *d, uint32_t *e), \
-      (w, a, b, c, d, e))                                                                          \
-    X(subtract, (const sae_work *w, const float *a, const float *b, size_t c, float *d),           \
-      (w, a, b, c, d))                                                                             \
-    X(axpy, (const sae_work *w, size_t a, float b, const float *c, const float *d, float *e),      \
-      (w, a, b, c, d, e))                                                                          \
-    X(encode, (const sae_work *w, const sae_encode_args *a, sae_code *b), (w, a, b))               \
-    X(gate, (const sae_work *w, const float *a, const float *b, const float *c, sae_code *d),      \
-      (w, a, b, c, d))                                                                             \
-    X(jump, (const sae_work *w, const float *a, sae_code *b), (w, a, b))                           \
-    X(decode, (const sae_work *w, const sae_code *a, const float *b, const float *c, size_t d,     \
-               size_t e, const float *f, size_t g, float *h), (w, a, b, c, d, e, f, g, h))         \
-    X(residual, (const sae_work *w, const float *a, const float *b, size_t c, float *d,            \
-                 double *e), (w, a, b, c, d, e))                                                   \
-    X(penalty, (const sae_work *w, sae_penalty a, double b, double c, const float *d,              \
-                const sae_code *e, const float *f, float *g, double *h),                           \
-      (w, a, b, c, d, e, f, g, h))                                                                 \
-    X(dots, (const sae_work *w, const sae_code *a, const float *b, const float *c, size_t d,       \
-             size_t e, float f, const float *g, float *h), (w, a, b, c, d, e, f, g, h))            \
-    X(gate_grad, (const sae_work *w, const float *a, sae_code *b), (w, a, b))                      \
-    X(jump_grad, (const sae_work *w, const float *a, float b, double c, double d, sae_code *e,     \
-                  double *f, double *g), (w, a, b, c, d, e, f, g))                                 \
-    X(jump_rest, (const sae_work *w, const float *a, float b, double c, double d,                  \
-                  const double *e, const sae_index *f, size_t g, float *h),                        \
-      (w, a, b, c, d, e, f, g, h))                                                                 \
-    X(index, (const sae_work *w, const sae_code *a, const float *const *b, size_t c,               \
-              sae_index *d), (w, a, b, c, d))                                                      \
-    X(latent_rows, (const sae_work *w, const sae_index *a, size_t b, const float *c, size_t d,     \
-                    size_t e, float f, bool g, float *h), (w, a, b, c, d, e, f, g, h))             \
-    X(latent_sums, (const sae_work *w, const sae_index *a, size_t b, bool c, float *d),            \
-      (w, a, b, c, d))                                                                             \
-    X(fired, (const sae_work *w, const sae_index *a, int b, uint64_t c, uint64_t *d),              \
-      (w, a, b, c, d))                                                                             \
-    X(column_sums, (const sae_work *w, const float *a, size_t b, float c, float *d),               \
-      (w, a, b, c, d))                                                                             \
-    X(weighted_sum, (const sae_work *w, const float *a, const float *b, size_t c, float d,         \
-                     float *e), (w, a, b, c, d, e))                                                \
-    X(sum_squares, (const sae_work *w, const float *a, size_t b, double *c), (w, a, b, c))         \
-    X(row_norms, (const sae_work *w, const float *a, size_t b, float *c), (w, a, b, c))            \
-    X(norm_grad, (const sae_work *w, const float *a, const float *b, const float *c, int d,        \
-                  float e, size_t f, float *g), (w, a, b, c, d, e, f, g))                          \
-    X(remove_parallel, (const sae_work *w, const float *a, size_t b, float c, const sae_lag *d,    \
-                        float *e), (w, a, b, c, d, e))                                             \
-    X(normalize_rows, (const sae_work *w, size_t a, float b, float *c), (w, a, b, c))              \
-    X(adam, (const sae_work *w, const sae_adam_desc *a, uint64_t b, const double *c, double d,     \
-             float *e, const float *f, float *g, float *h, size_t i),                              \
-      (w, a, b, c, d, e, f, g, h, i))                                                              \
-    X(reconstruct, (const sae_work *w, const sae_code *a, const float *b, const float *c,          \
-                    const float *d, const float *e, float f, const float *g, float *h, double *i,  \
-                    float *j), (w, a, b, c, d, e, f, g, h, i, j))                                  \
-    X(adam_rows, (const sae_work *w, const sae_adam_desc *a, uint64_t b, const double *c,        \
-                  double d, float e, float f, const sae_lag *g, size_t h, float *i, float *j,      \
-                  float *k, float *l), (w, a, b, c, d, e, f, g, h, i, j, k, l))                              \
-    X(code_sums, (const sae_work *w, const sae_code *a, const float *b, size_t c, bool d,          \
-                  float *e), (w, a, b, c, d, e))                                                   \
-    X(catch_up, (const sae_work *w, const sae_code *a, const sae_lag *b, size_t c, float *d,       \
-                 float *e, float *f), (w, a, b, c, d, e, f))                                       \
-    X(update_threshold, (const sae_work *w, const sae_code *a, bool b, double c, float *d),        \
-      (w, a, b, c, d))
-
-#define X(name, parameters, arguments) OP_##name,
-enum { PROFILED(X) OP_COUNT };
+/* The backend with a clock at every operation. */
+#define X(result, name, need, parameters, arguments) OP_##name,
+enum { SAE_BACKEND_OPERATIONS(X) OP_COUNT };
 #undef X
 static double op_ms[OP_COUNT], wait_ms; /* wait_ms: a launch and a wait for it, on a device */
 static sae_backend plain, profiled;
-#define X(name, parameters, arguments)                                                             \
+#define X(result, name, need, parameters, arguments)                                               \
     static void timed_##name parameters {                                                          \
         double begun = now_ms();                                                                   \
         plain.name arguments;                                                                      \
         if (on_cuda) plain.status(w);                                                              \
         op_ms[OP_##name] += now_ms() - begun - wait_ms;                                            \
     }
-PROFILED(X)
+SAE_BACKEND_OPERATIONS(X)
 #undef X
 
 /* A context whose operations are timed. */
@@ -191,15 +130,15 @@ static void profile(sae_context_desc *desc) {
     if (on_cuda) profiled = plain = *sae_cuda_backend();
     profiled.begin_step = profiled.end_step = NULL; /* one operation after the other, no graph */
 #endif
-#define X(name, parameters, arguments) profiled.name = timed_##name;
-    PROFILED(X)
+#define X(result, name, need, parameters, arguments) if (plain.name) profiled.name = timed_##name;
+    SAE_BACKEND_OPERATIONS(X)
 #undef X
     desc->backend = &profiled;
 }
 
 static void print_profile(double steps) {
-#define X(name, parameters, arguments) #name,
-    static const char *const names[] = { PROFILED(X) };
+#define X(result, name, need, parameters, arguments) #name,
+    static const char *const names[] = { SAE_BACKEND_OPERATIONS(X) };
 #undef X
     int i;
     for (i = 0; i < OP_COUNT; i++)
@@ -607,8 +546,8 @@ static void bench_step_ops(const options *o, const float *x) {
         for (i = 0; s >= 3 && i < OP_COUNT; i++) times[i * o->steps + s - 3] = op_ms[i];
     }
     for (i = 0; i < sizeof cost / sizeof *cost; i++) {
-#define X(name, parameters, arguments) "step: " #name,
-        static const char *const names[] = { PROFILED(X) };
+#define X(result, name, need, parameters, arguments) "step: " #name,
+        static const char *const names[] = { SAE_BACKEND_OPERATIONS(X) };
 #undef X
         double fma = peak, ms = median(times + (size_t)cost[i].op * o->steps, o->steps);
         if (on_cuda && ms <= 0) continue; /* not part of this step, or too short to be seen */

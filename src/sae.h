@@ -139,6 +139,7 @@ extern "C" {
 
 
 #include "base/math.h"
+#include "base/adam.h"
 
 #ifdef SAE_IMPLEMENTATION
 #include "base/system.h"
@@ -168,6 +169,7 @@ extern "C" {
 #include "kernels/isa.h"
 #include "kernels/context.h"
 
+#include "backend/ops.h"
 #include "backend/cpu.h"
 #include "backend/cpu_select.h"
 #include "backend/cpu_screen.h"
@@ -176,6 +178,7 @@ extern "C" {
 #include "backend/cpu_gradients.h"
 #include "backend/cpu_latents.h"
 #include "backend/cpu_weights.h"
+#include "backend/cpu_table.h"
 
 #include "dict/params.h"
 #include "dict/infer.h"

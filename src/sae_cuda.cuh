@@ -10,18 +10,21 @@
 
     CONTENTS (search for the tag)
         >>cuda: state        errors, launching, memory, streams, the step as one graph
+        >>cuda: scratch      what each operation lays over the scratch memory
         >>cuda: device math  dots and sums in canonical order, exp, log, pow, Philox
-        >>cuda: scalars      sums over rows in the scalars order, room to work in
+        >>cuda: scalars      sums over rows in the scalars order
         >>cuda: batch        rows loaded, subtract, axpy
         >>cuda: selection    the k largest of a row or a batch
         >>cuda: plain encode     every product in float32
         >>cuda: screened encode  16-bit product, certified candidates, canonical values
         >>cuda: values of entries  gate, jump, exp
         >>cuda: dense sums   lists that are nearly dense matrices
-        >>cuda: decode       decode, residuals
+        >>cuda: decode       decode, residual, rows to norm 1
         >>cuda: penalties    penalties, gradients of entries
+        >>cuda: reconstruct  decode, residual and gradients of entries in one
         >>cuda: by latent    counting sort, gradients by latent, dead latents
         >>cuda: sums         column sums, variance
+        >>cuda: auxiliary losses  aux-k, ghost gradients
         >>cuda: weights      norms, projection, Adam, threshold, median, resampling
         >>cuda: table        the filled table
 */
@@ -33,6 +36,7 @@
 #endif
 
 #include "cuda/state.cuh"
+#include "cuda/scratch.cuh"
 #include "cuda/device.cuh"
 #include "cuda/scalars.cuh"
 #include "cuda/batch.cuh"
@@ -43,8 +47,10 @@
 #include "cuda/dense.cuh"
 #include "cuda/decode.cuh"
 #include "cuda/penalties.cuh"
+#include "cuda/reconstruct.cuh"
 #include "cuda/latents.cuh"
 #include "cuda/sums.cuh"
+#include "cuda/auxiliary.cuh"
 #include "cuda/weights.cuh"
 #include "cuda/table.cuh"
 

@@ -67,24 +67,6 @@ static sae_context *context_of(const sae_backend *backend, const sae_cuda_desc *
 
 /* ---- operations -------------------------------------------------------------------------------- */
 
-/* Where the CPU has an operation that CUDA has not, though it is not optional. */
-static bool complete(const sae_backend *b) {
-    const sae_backend *cpu = saei_cpu_backend();
-    size_t first = offsetof(sae_backend, open), missing = 0;
-    for (size_t at = first; at + sizeof(void (*)(void)) <= sizeof *b; at += sizeof(void (*)(void))) {
-        void (*mine)(void), (*theirs)(void);
-        memcpy((void *)&mine, (const char *)b + at, sizeof mine);
-        memcpy((void *)&theirs, (const char *)cpu + at, sizeof theirs);
-        if (mine || !theirs) continue;
-        if (at == offsetof(sae_backend, reconstruct) || at == offsetof(sae_backend, adam_rows)
-            || at == offsetof(sae_backend, code_sums) || at == offsetof(sae_backend, catch_up))
-            continue;
-        missing++;
-    }
-    CHECK(!missing, "%d operations of the table are missing", (int)missing);
-    return !missing;
-}
-
 /* In one seed encode screens and sums are sparse wherever they can be, in the next neither; lists of
    which nothing is known count as dense. The host is kept from device memory in the trainers' runs, which call every operation too. */
 static void all_operations(int s) {
@@ -399,7 +381,6 @@ int main(void) {
         return check_end();
     }
 #endif
-    if (!getenv("TEST_OPS") && !complete(sae_cuda_backend())) return check_end();
 #ifdef SAE_EMU
     if (!part) run_parts();
 #endif

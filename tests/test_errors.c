@@ -1033,6 +1033,10 @@ static sae_result failing_open(const sae_context *ctx, void **state) {
     (void)state;
     return saei_fail(ctx, SAE_ERR_BACKEND, "test: no device");
 }
+static void backend_guard(const sae_work *w, const uint32_t *bad, uint64_t step) {
+    (void)w, (void)bad, (void)step;
+}
+static void backend_begin(const sae_work *w) { (void)w; }
 static void backends(void) {
     for (size_t k = 0; k < COMMON_KINDS; k++) {
         sae_backend fake = *saei_cpu_backend();
@@ -1080,6 +1084,31 @@ static void backends(void) {
         common_memory.live = 0;
     }
     check_test = NULL;
+}
+
+/* Tables of operations that cannot be used are refused by name. */
+static void incomplete_backends(void) {
+    static const char *const says[] = { "adam of the backend \"cpu\"", "free of the backend \"cpu\"",
+                                        "guard and tripped", "begin_step and end_step", "no name" };
+    for (int i = 0; i < 5; i++) {
+        sae_backend table = *saei_cpu_backend();
+        sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, D, M, B, 20);
+        sae_context *ctx = common_counted(&table, 1);
+        sae_trainer *trainer = NULL;
+        sae_result result;
+        if (!ctx) return;
+        if (i == 0) table.adam = NULL;
+        if (i == 1) table.free = NULL;
+        if (i == 2) table.guard = backend_guard;
+        if (i == 3) table.begin_step = backend_begin;
+        if (i == 4) table.name = NULL;
+        result = sae_trainer_create(ctx, &s, &trainer);
+        CHECK(result == SAE_ERR_INVALID && !trainer && strstr(sae_error(ctx), says[i]), "%s: %s",
+              sae_result_name(result), sae_error(ctx));
+        sae_context_destroy(ctx);
+        CHECK(common_memory.live == 0, "%d blocks are left", (int)common_memory.live);
+        common_memory.live = 0;
+    }
 }
 
 /* A run whose disk fills up at so many bytes a file: an old result stays as it was, and once there
@@ -1309,6 +1338,7 @@ int main(void) {
     out_of_memory(true);
     common_memory.fail_once = false;
     backends();
+    incomplete_backends();
     check_test = "loop";
     loops(ctx);
     check_test = "not what it seems";

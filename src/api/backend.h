@@ -122,169 +122,276 @@ typedef struct sae_lag {
     uint32_t *waiting;              /* D one number: how many rows waited when catch_up came */
 } sae_lag;
 
+/* The operations. A row is X(result, name, need, parameters, arguments) and declares
+       result name parameters
+   which the struct below has as a pointer; arguments repeats the parameters' names, so that a row
+   is enough to write a function that calls it (to time it, say). All the rest follows from the
+   rows: the tables of the backends here are filled by name, and a table whose required operation is
+   NULL is refused when a trainer or session is created. */
+enum {
+    SAE_OP_REQUIRED,
+    SAE_OP_GUARDED,         /* required, and held back once a guard has fired */
+    SAE_OP_OPTIONAL,        /* may be NULL */
+    SAE_OP_OPTIONAL_GUARDED
+};
+
+/* Memory, and the course of a step; of no result. */
+#define SAE_BACKEND_CONTROL(X)                                                                     \
+    /* open and close make and end the backend's state for one trainer or session */               \
+    X(sae_result, open, SAE_OP_REQUIRED, (const sae_context *ctx, void **state), (ctx, state))     \
+    X(void, close, SAE_OP_REQUIRED, (const sae_context *ctx, void *state), (ctx, state))           \
+    /* zeroed, 64-byte aligned; NULL: none left */                                                 \
+    X(void *, alloc, SAE_OP_REQUIRED, (const sae_work *w, size_t bytes), (w, bytes))               \
+    X(void, free, SAE_OP_REQUIRED, (const sae_work *w, void *memory), (w, memory))                 \
+    /* SIZE_MAX: too large */                                                                      \
+    X(size_t, scratch_bytes, SAE_OP_REQUIRED,                                                      \
+      (const sae_work *w, const sae_shape *shape), (w, shape))                                     \
+    X(void, upload, SAE_OP_REQUIRED,                                                               \
+      (const sae_work *w, void *device, const void *host, size_t bytes), (w, device, host, bytes)) \
+    /* waits for everything before it */                                                           \
+    X(void, download, SAE_OP_REQUIRED,                                                             \
+      (const sae_work *w, void *host, const void *device, size_t bytes), (w, host, device, bytes)) \
+    X(void, zero, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, void *device, size_t bytes), (w, device, bytes))                         \
+    /* waits; the first error since open */                                                        \
+    X(sae_result, status, SAE_OP_REQUIRED, (const sae_work *w), (w))                               \
+    /* Around the operations of a step. Every step makes the same calls with other numbers, so a   \
+       backend may record them as a graph. */                                                      \
+    X(void, begin_step, SAE_OP_OPTIONAL, (const sae_work *w), (w))                                 \
+    X(void, end_step, SAE_OP_OPTIONAL, (const sae_work *w), (w))                                   \
+    /* status as far as it is known, without waiting */                                            \
+    X(sae_result, poll, SAE_OP_OPTIONAL, (const sae_work *w), (w))                                 \
+    /* If *bad, what outlives a step (weights, moments, counters, threshold) is left alone by the  \
+       guarded operations from here on, until tripped() has said so. */                            \
+    X(void, guard, SAE_OP_OPTIONAL,                                                                \
+      (const sae_work *w, const uint32_t *bad, uint64_t step), (w, bad, step))                     \
+    /* Whether a guard is known to have fired, and at which step first; then guards start anew */  \
+    X(bool, tripped, SAE_OP_OPTIONAL, (const sae_work *w, uint64_t *step), (w, step))
+
+/* Rows of the batch. */
+#define SAE_BACKEND_BATCH(X)                                                                       \
+    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory \
+       is free again on return */                                                                  \
+    X(void, load_rows, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x, uint32_t *bad), \
+      (w, rows, n, divisor, x, bad))                                                               \
+    /* out[r] = x[r] - b */                                                                        \
+    X(void, subtract, SAE_OP_REQUIRED,                                                             \
+      (const sae_work *w, const float *x, const float *b, size_t n, float *out),                   \
+      (w, x, b, n, out))                                                                           \
+    /* out = a x + y over count floats; y may be NULL (0) and out may be x or y */                 \
+    X(void, axpy, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, size_t count, float a, const float *x, const float *y, float *out),      \
+      (w, count, a, x, y, out))
+
+/* From rows to latents and back. */
+#define SAE_BACKEND_FORWARD(X)                                                                     \
+    /* the latents that args.select names, of each row: code's count, latent and pre */            \
+    X(void, encode, SAE_OP_REQUIRED,                                                               \
+      (const sae_work *w, const sae_encode_args *args, sae_code *code), (w, args, code))           \
+    /* gate = u + gate_bias, value = relu(exp(r_mag) u + mag_bias) */                              \
+    X(void, gate, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, const float *gate_bias, const float *r_mag, const float *mag_bias,       \
+       sae_code *code), (w, gate_bias, r_mag, mag_bias, code))                                     \
+    /* value = p > theta ? p : 0 */                                                                \
+    X(void, jump, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, const float *theta, sae_code *code), (w, theta, code))                   \
+    /* value = exp(pre) */                                                                         \
+    X(void, exp_values, SAE_OP_REQUIRED, (const sae_work *w, sae_code *code), (w, code))           \
+    /* grad *= value */                                                                            \
+    X(void, exp_grad, SAE_OP_REQUIRED, (const sae_work *w, sae_code *code), (w, code))             \
+    /* out[r] = base + sum of values[j] W[latent j] over entries with lo <= latent < hi; base is   \
+       NULL (0), one row (base_stride 0) or a matrix (base_stride ld); it may be out */            \
+    X(void, decode, SAE_OP_REQUIRED,                                                               \
+      (const sae_work *w, const sae_code *code, const float *values, const float *W, size_t lo,    \
+       size_t hi, const float *base, size_t base_stride, float *out),                              \
+      (w, code, values, W, lo, hi, base, base_stride, out))                                        \
+    /* e = x_hat - y; loss = mean_r sum e^2; e may be x_hat */                                     \
+    X(void, residual, SAE_OP_REQUIRED,                                                             \
+      (const sae_work *w, const float *x_hat, const float *y, size_t n, float *e, double *loss),   \
+      (w, x_hat, y, n, e, loss))                                                                   \
+    /* rows of e to norm 1 (zero rows stay); loss = mean norm */                                   \
+    X(void, unit_rows, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, size_t n, float *e, double *loss), (w, n, e, loss))                      \
+    /* auxk: r = x_aux + e; pre_norm = mean sum r^2; denominator = mean sum (e - column means)^2;  \
+       norm = pre_norm / denominator; r *= 2 alpha / (n denominator); all 0 where norm is not      \
+       finite; without any dead latent (*list_count == 0) pre_norm = -1, norm = 0, r = 0. r may be \
+       x_aux */                                                                                    \
+    X(void, auxk_residual, SAE_OP_REQUIRED,                                                        \
+      (const sae_work *w, const float *x_aux, const float *e, size_t n,                            \
+       const uint32_t *list_count, double alpha, float *r, double *pre_norm, double *norm),        \
+      (w, x_aux, e, n, list_count, alpha, r, pre_norm, norm))                                      \
+    /* ghosts: x_g rows scaled by s = norm(e) / (2 norm(x_g) + 1e-8); r = -e - s x_g;              \
+       ghost = mean norm(r); out = dL/dx_g of ghost * c, c = mse / (ghost + 1e-8) with mse = mean  \
+       norm(e): -(r / norm(r)) s c / n; loss = ghost * c. Nothing (0) if *list_count == 0 */       \
+    X(void, ghost_residual, SAE_OP_REQUIRED,                                                       \
+      (const sae_work *w, const float *x_g, const float *e, size_t n,                              \
+       const uint32_t *list_count, float *out, double *loss),                                      \
+      (w, x_g, e, n, list_count, out, loss))
+
+/* Penalties, gradients of entries. */
+#define SAE_BACKEND_ENTRIES(X)                                                                     \
+    /* loss = mean_r penalty of values; if grad: grad += coef/n dpenalty/dvalue where value > 0 */ \
+    X(void, penalty, SAE_OP_REQUIRED,                                                              \
+      (const sae_work *w, sae_penalty kind, double p, double coef, const float *weight,            \
+       const sae_code *code, const float *values, float *grad, double *loss),                      \
+      (w, kind, p, coef, weight, code, values, grad, loss))                                        \
+    /* grad[j] = alpha e[r].W[latent j], 0 where relu_of[j] <= 0 (relu_of may be NULL); lo, hi as  \
+       in decode */                                                                                \
+    X(void, dots, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, const sae_code *code, const float *e, const float *W, size_t lo,         \
+       size_t hi, float alpha, const float *relu_of, float *grad),                                 \
+      (w, code, e, W, lo, hi, alpha, relu_of, grad))                                               \
+    /* in: extra[0] = dL/df, extra[1] = dL/dgate. out: extra[0] = dL/dmag (0 unless f > 0),        \
+       extra[2] = extra[0] exp(r_mag) u, grad = exp(r_mag) extra[0] + extra[1] */                  \
+    X(void, gate_grad, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *r_mag, sae_code *code), (w, r_mag, code))                   \
+    /* in: grad = dL/df. out: extra[0] = dL/dtheta of the entry, grad = dL/dp. The L0 term:        \
+       loss = coef (l0/target - 1)^2, l0 = mean count of f > theta */                              \
+    X(void, jump_grad, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *theta, float bandwidth, double coef, double target,         \
+       sae_code *code, double *l0, double *loss),                                                  \
+      (w, theta, bandwidth, coef, target, code, l0, loss))                                         \
+    /* theta_grad += the L0 term's share of rows where f = 0 without being listed */               \
+    X(void, jump_rest, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *theta, float bandwidth, double coef, double target,         \
+       const double *l0, const sae_index *index, size_t n, float *theta_grad),                     \
+      (w, theta, bandwidth, coef, target, l0, index, n, theta_grad))
+
+/* By latent. */
+#define SAE_BACKEND_LATENTS(X)                                                                     \
+    /* the code's entries by latent, with `count` of its float arrays as index.value */            \
+    X(void, index, SAE_OP_REQUIRED,                                                                \
+      (const sae_work *w, const sae_code *code, const float *const *values, size_t count,          \
+       sae_index *index), (w, code, values, count, index))                                         \
+    /* out[i] = alpha sum value[which][j] x[row j], + out[i] if add; latents lo..hi */             \
+    X(void, latent_rows, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const sae_index *index, size_t which, const float *x, size_t lo,         \
+       size_t hi, float alpha, bool add, float *out),                                              \
+      (w, index, which, x, lo, hi, alpha, add, out))                                               \
+    /* out[i] = sum value[which][j], + out[i] if add */                                            \
+    X(void, latent_sums, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const sae_index *index, size_t which, bool add, float *out),             \
+      (w, index, which, add, out))                                                                 \
+    /* since[i] += step, or 0 where latent i fired: has entries (which < 0) or a positive sum of   \
+       value[which] */                                                                             \
+    X(void, fired, SAE_OP_GUARDED,                                                                 \
+      (const sae_work *w, const sae_index *index, int which, uint64_t step, uint64_t *since),      \
+      (w, index, which, step, since))                                                              \
+    /* latents with since >= threshold, ascending */                                               \
+    X(void, list_silent, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const uint64_t *since, uint64_t threshold, size_t m, uint32_t *list,     \
+       uint32_t *count), (w, since, threshold, m, list, count))
+
+/* Sums over rows and columns. */
+#define SAE_BACKEND_SUMS(X)                                                                        \
+    /* out = alpha sum_r x_r */                                                                    \
+    X(void, column_sums, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const float *x, size_t n, float alpha, float *out),                      \
+      (w, x, n, alpha, out))                                                                       \
+    /* out += alpha sum_i s_i W_i */                                                               \
+    X(void, weighted_sum, SAE_OP_REQUIRED,                                                         \
+      (const sae_work *w, const float *W, const float *s, size_t m, float alpha, float *out),      \
+      (w, W, s, m, alpha, out))                                                                    \
+    /* of count floats */                                                                          \
+    X(void, sum_squares, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const float *x, size_t count, double *out), (w, x, count, out))          \
+    /* of each column, with n - 1; their sum */                                                    \
+    X(void, variance, SAE_OP_REQUIRED,                                                             \
+      (const sae_work *w, const float *x, size_t n, double *out), (w, x, n, out))                  \
+    /* entries with value != 0 of a row, the mean over the rows */                                 \
+    X(void, count_nonzero, SAE_OP_REQUIRED,                                                        \
+      (const sae_work *w, const sae_code *code, double *mean), (w, code, mean))
+
+/* Weights and their updates. */
+#define SAE_BACKEND_WEIGHTS(X)                                                                     \
+    /* out[i] = norm of W_i */                                                                     \
+    X(void, row_norms, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *W, size_t m, float *out), (w, W, m, out))                   \
+    /* the decoder's share of the penalty sum_i norms_i^power f_i, power 1 or 2:                   \
+       weight_i = norms_i^power */                                                                 \
+    X(void, norm_weight, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const float *norms, int power, size_t m, float *weight),                 \
+      (w, norms, power, m, weight))                                                                \
+    /* grad_i += coef power norms_i^(power-2) sums_i W_i */                                        \
+    X(void, norm_grad, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *W, const float *norms, const float *sums, int power,        \
+       float coef, size_t m, float *grad), (w, W, norms, sums, power, coef, m, grad))              \
+    /* grad_i less its part along W_i, whose norm is taken as norm(W_i) + eps.                     \
+       lag: NULL, or only rows that do not wait; those that do have no gradient */                 \
+    X(void, remove_parallel, SAE_OP_REQUIRED,                                                      \
+      (const sae_work *w, const float *W, size_t m, float eps, const sae_lag *lag, float *grad),   \
+      (w, W, m, eps, lag, grad))                                                                   \
+    /* W_i /= norm(W_i) + eps */                                                                   \
+    X(void, normalize_rows, SAE_OP_GUARDED,                                                        \
+      (const sae_work *w, size_t m, float eps, float *W), (w, m, eps, W))                          \
+    /* grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */     \
+    X(void, adam, SAE_OP_GUARDED,                                                                  \
+      (const sae_work *w, const sae_adam_desc *adam, uint64_t t, const double *sum_squares,        \
+       double max_norm, float *param, const float *grad, float *first, float *second,              \
+       size_t count), (w, adam, t, sum_squares, max_norm, param, grad, first, second, count))      \
+    /* by_row: mean over rows of the smallest positive value; else: the smallest positive value of \
+       all, 0 if none. threshold = that if threshold < 0, else beta threshold + (1 - beta) that */ \
+    X(void, update_threshold, SAE_OP_GUARDED,                                                      \
+      (const sae_work *w, const sae_code *code, bool by_row, double beta, float *threshold),       \
+      (w, code, by_row, beta, threshold))                                                          \
+    /* Weiszfeld's algorithm, from the mean, at most 100 rounds */                                 \
+    X(void, geometric_median, SAE_OP_GUARDED,                                                      \
+      (const sae_work *w, const float *x, size_t n, float *out), (w, x, n, out))                   \
+    /* Draws c = min(dead, n) rows of x with probability ~ norm(e), without replacement, and       \
+       restarts the first c dead latents (since > threshold) with them:                            \
+         W_enc = x 0.2 mean norm of the living rows, W_dec = x / norm(x), biases 0, moments 0.     \
+       enc, dec, biases[i]: param, first, second (first may be NULL) */                            \
+    X(void, resample, SAE_OP_GUARDED,                                                              \
+      (const sae_work *w, const float *x, const float *e, size_t n, const uint64_t *since,         \
+       uint64_t threshold, size_t m, uint64_t seed, uint64_t step, float *const enc[3],            \
+       float *const dec[3], float *const (*biases)[3], size_t num_biases),                         \
+      (w, x, e, n, since, threshold, m, seed, step, enc, dec, biases, num_biases))
+
+/* Several operations in one reading of memory, with the same bits. NULL: one after the other. */
+#define SAE_BACKEND_FUSED(X)                                                                       \
+    /* index and latent_sums of these values of entries; where it is there, the trainers index     \
+       only value and grad */                                                                      \
+    X(void, code_sums, SAE_OP_OPTIONAL,                                                            \
+      (const sae_work *w, const sae_code *code, const float *values, size_t m, bool add,           \
+       float *out), (w, code, values, m, add, out))                                                \
+    /* decode (values, all latents, base [ld]), residual and dots */                               \
+    X(void, reconstruct, SAE_OP_OPTIONAL,                                                          \
+      (const sae_work *w, const sae_code *code, const float *values, const float *W,               \
+       const float *base, const float *y, float alpha, const float *relu_of, float *e,             \
+       double *loss, float *grad), (w, code, values, W, base, y, alpha, relu_of, e, loss, grad))   \
+    /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of  \
+       param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */  \
+    X(void, adam_rows, SAE_OP_OPTIONAL_GUARDED,                                                    \
+      (const sae_work *w, const sae_adam_desc *adam, uint64_t t, const double *sum_squares,        \
+       double max_norm, float project, float unit, const sae_lag *lag, size_t m, float *param,     \
+       float *grad, float *first, float *second),                                                  \
+      (w, adam, t, sum_squares, max_norm, project, unit, lag, m, param, grad, first, second))      \
+    /* The rows of the latents that code lists see the updates that they missed, each an adam_rows \
+       with a gradient of zeros, and wait no more. code NULL: all rows see them, and wait on. The  \
+       operation NULL: rows never wait. */                                                         \
+    X(void, catch_up, SAE_OP_OPTIONAL,                                                             \
+      (const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m, float *param,        \
+       float *first, float *second), (w, code, lag, m, param, first, second))
+
+/* All that compute. */
+#define SAE_BACKEND_OPERATIONS(X)                                                                  \
+    SAE_BACKEND_BATCH(X)                                                                           \
+    SAE_BACKEND_FORWARD(X)                                                                         \
+    SAE_BACKEND_ENTRIES(X)                                                                         \
+    SAE_BACKEND_LATENTS(X)                                                                         \
+    SAE_BACKEND_SUMS(X)                                                                            \
+    SAE_BACKEND_WEIGHTS(X)                                                                         \
+    SAE_BACKEND_FUSED(X)
+
+#define SAEI_MEMBER(result, name, need, parameters, arguments) result(*name) parameters;
 struct sae_backend {
     const char *name;
     bool host_memory; /* device pointers can be read by the host */
-    /* memory; open and close make and end the backend's state for one trainer or session */
-    sae_result (*open)(const sae_context *ctx, void **state);
-    void (*close)(const sae_context *ctx, void *state);
-    void *(*alloc)(const sae_work *w, size_t bytes); /* zeroed, 64-byte aligned; NULL: none left */
-    void (*free)(const sae_work *w, void *memory);
-    size_t (*scratch_bytes)(const sae_work *w, const sae_shape *shape); /* SIZE_MAX: too large */
-    void (*upload)(const sae_work *w, void *device, const void *host, size_t bytes);
-    void (*download)(const sae_work *w, void *host, const void *device, size_t bytes); /* waits */
-    void (*zero)(const sae_work *w, void *device, size_t bytes);
-    sae_result (*status)(const sae_work *w); /* waits; the first error since open */
-
-    /* batch */
-    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory
-       is free again on return */
-    void (*load_rows)(const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x,
-                      uint32_t *bad);
-    void (*subtract)(const sae_work *w, const float *x, const float *b, size_t n, float *out);
-    /* out = a x + y over count floats; y may be NULL (0) and out may be x or y */
-    void (*axpy)(const sae_work *w, size_t count, float a, const float *x, const float *y,
-                 float *out);
-
-    /* forward */
-    void (*encode)(const sae_work *w, const sae_encode_args *args, sae_code *code);
-    /* gate = u + gate_bias, value = relu(exp(r_mag) u + mag_bias) */
-    void (*gate)(const sae_work *w, const float *gate_bias, const float *r_mag,
-                 const float *mag_bias, sae_code *code);
-    /* value = p > theta ? p : 0 */
-    void (*jump)(const sae_work *w, const float *theta, sae_code *code);
-    void (*exp_values)(const sae_work *w, sae_code *code); /* value = exp(pre) */
-    void (*exp_grad)(const sae_work *w, sae_code *code);   /* grad *= value */
-    /* out[r] = base + sum of values[j] W[latent j] over entries with lo <= latent < hi; base is
-       NULL (0), one row (base_stride 0) or a matrix (base_stride ld); it may be out */
-    void (*decode)(const sae_work *w, const sae_code *code, const float *values, const float *W,
-                   size_t lo, size_t hi, const float *base, size_t base_stride, float *out);
-    /* e = x_hat - y; loss = mean_r sum e^2; e may be x_hat */
-    void (*residual)(const sae_work *w, const float *x_hat, const float *y, size_t n, float *e,
-                     double *loss);
-    /* rows of e to norm 1 (zero rows stay); loss = mean norm */
-    void (*unit_rows)(const sae_work *w, size_t n, float *e, double *loss);
-    /* auxk: r = x_aux + e; pre_norm = mean sum r^2; denominator = mean sum (e - column means)^2;
-       norm = pre_norm / denominator; r *= 2 alpha / (n denominator); all 0 where norm is not
-       finite; without any dead latent (*list_count == 0) pre_norm = -1, norm = 0, r = 0. r may be
-       x_aux */
-    void (*auxk_residual)(const sae_work *w, const float *x_aux, const float *e, size_t n,
-                          const uint32_t *list_count, double alpha, float *r, double *pre_norm,
-                          double *norm);
-    /* ghosts: x_g rows scaled by s = norm(e) / (2 norm(x_g) + 1e-8); r = -e - s x_g;
-       ghost = mean norm(r); out = dL/dx_g of ghost * c, c = mse / (ghost + 1e-8) with mse = mean
-       norm(e): -(r / norm(r)) s c / n; loss = ghost * c. Nothing (0) if *list_count == 0 */
-    void (*ghost_residual)(const sae_work *w, const float *x_g, const float *e, size_t n,
-                           const uint32_t *list_count, float *out, double *loss);
-
-    /* penalties, gradients of entries */
-    /* loss = mean_r penalty of values; if grad: grad += coef/n dpenalty/dvalue where value > 0 */
-    void (*penalty)(const sae_work *w, sae_penalty kind, double p, double coef, const float *weight,
-                    const sae_code *code, const float *values, float *grad, double *loss);
-    /* grad[j] = alpha e[r].W[latent j], 0 where relu_of[j] <= 0 (relu_of may be NULL); lo, hi as in
-       decode */
-    void (*dots)(const sae_work *w, const sae_code *code, const float *e, const float *W, size_t lo,
-                 size_t hi, float alpha, const float *relu_of, float *grad);
-    /* in: extra[0] = dL/df, extra[1] = dL/dgate. out: extra[0] = dL/dmag (0 unless f > 0),
-       extra[2] = extra[0] exp(r_mag) u, grad = exp(r_mag) extra[0] + extra[1] */
-    void (*gate_grad)(const sae_work *w, const float *r_mag, sae_code *code);
-    /* in: grad = dL/df. out: extra[0] = dL/dtheta of the entry, grad = dL/dp. The L0 term:
-       loss = coef (l0/target - 1)^2, l0 = mean count of f > theta */
-    void (*jump_grad)(const sae_work *w, const float *theta, float bandwidth, double coef,
-                      double target, sae_code *code, double *l0, double *loss);
-    /* theta_grad += the L0 term's share of rows where f = 0 without being listed */
-    void (*jump_rest)(const sae_work *w, const float *theta, float bandwidth, double coef,
-                      double target, const double *l0, const sae_index *index, size_t n,
-                      float *theta_grad);
-
-    /* by latent */
-    void (*index)(const sae_work *w, const sae_code *code, const float *const *values, size_t count,
-                  sae_index *index);
-    /* out[i] = alpha sum value[which][j] x[row j], + out[i] if add; latents lo..hi */
-    void (*latent_rows)(const sae_work *w, const sae_index *index, size_t which, const float *x,
-                        size_t lo, size_t hi, float alpha, bool add, float *out);
-    /* out[i] = sum value[which][j], + out[i] if add */
-    void (*latent_sums)(const sae_work *w, const sae_index *index, size_t which, bool add,
-                        float *out);
-    /* since[i] += step, or 0 where latent i fired: has entries (which < 0) or a positive sum of
-       value[which] */
-    void (*fired)(const sae_work *w, const sae_index *index, int which, uint64_t step,
-                  uint64_t *since);
-    /* latents with since >= threshold, ascending */
-    void (*list_silent)(const sae_work *w, const uint64_t *since, uint64_t threshold, size_t m,
-                        uint32_t *list, uint32_t *count);
-
-    /* sums */
-    void (*column_sums)(const sae_work *w, const float *x, size_t n, float alpha, float *out);
-    void (*weighted_sum)(const sae_work *w, const float *W, const float *s, size_t m, float alpha,
-                         float *out); /* out += alpha sum_i s_i W_i */
-    void (*sum_squares)(const sae_work *w, const float *x, size_t count, double *out);
-    void (*variance)(const sae_work *w, const float *x, size_t n, double *out); /* sum, n-1 */
-    void (*count_nonzero)(const sae_work *w, const sae_code *code, double *mean);
-
-    /* weights */
-    void (*row_norms)(const sae_work *w, const float *W, size_t m, float *out);
-    /* the decoder's share of the penalty sum_i norms_i^power f_i, power 1 or 2:
-       grad_i += coef power norms_i^(power-2) sums_i W_i; weight_i = norms_i^power */
-    void (*norm_weight)(const sae_work *w, const float *norms, int power, size_t m, float *weight);
-    void (*norm_grad)(const sae_work *w, const float *W, const float *norms, const float *sums,
-                      int power, float coef, size_t m, float *grad);
-    /* lag: NULL, or only rows that do not wait; those that do have no gradient */
-    void (*remove_parallel)(const sae_work *w, const float *W, size_t m, float eps,
-                            const sae_lag *lag, float *grad);
-    void (*normalize_rows)(const sae_work *w, size_t m, float eps, float *W);
-    /* Adam; grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */
-    void (*adam)(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
-                 const double *sum_squares, double max_norm, float *param, const float *grad,
-                 float *first, float *second, size_t count);
-    /* TOP_K: mean over rows of the smallest positive value; batch: the smallest positive value of
-       all, 0 if none. threshold = that if threshold < 0, else beta threshold + (1 - beta) that */
-    void (*update_threshold)(const sae_work *w, const sae_code *code, bool by_row, double beta,
-                             float *threshold);
-    void (*geometric_median)(const sae_work *w, const float *x, size_t n, float *out);
-    /* Draws c = min(dead, n) rows of x with probability ~ norm(e), without replacement, and
-       restarts the first c dead latents (since > threshold) with them:
-         W_enc = x 0.2 mean norm of the living rows, W_dec = x / norm(x), biases 0, moments 0.
-       enc, dec, biases[i]: param, first, second (first may be NULL) */
-    void (*resample)(const sae_work *w, const float *x, const float *e, size_t n,
-                     const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
-                     uint64_t step, float *const enc[3], float *const dec[3],
-                     float *const (*biases)[3], size_t num_biases);
-
-    /* Optional: several operations in one reading of memory, with the same bits; NULL: one after
-       the other. */
-    /* index and latent_sums of these values of entries; where it is there, the trainers index only
-       value and grad */
-    void (*code_sums)(const sae_work *w, const sae_code *code, const float *values, size_t m,
-                      bool add, float *out);
-    /* decode (values, all latents, base [ld]), residual and dots */
-    void (*reconstruct)(const sae_work *w, const sae_code *code, const float *values,
-                        const float *W, const float *base, const float *y, float alpha,
-                        const float *relu_of, float *e, double *loss, float *grad);
-    /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
-       param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */
-    void (*adam_rows)(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
-                      const double *sum_squares, double max_norm, float project, float unit,
-                      const sae_lag *lag, size_t m, float *param, float *grad, float *first,
-                      float *second);
-    /* The rows of the latents that code lists see the updates that they missed, each an adam_rows
-       with a gradient of zeros, and wait no more. code NULL: all rows see them, and wait on. The
-       operation NULL: rows never wait. */
-    void (*catch_up)(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
-                     float *param, float *first, float *second);
-
-    /* Optional: for a backend that runs behind the host; NULL: the trainer waits in status and
-       looks at bad itself. */
-    void (*begin_step)(const sae_work *w); /* around the operations of a step: these follow the */
-    void (*end_step)(const sae_work *w);   /* same course step after step, with other numbers */
-    sae_result (*poll)(const sae_work *w); /* status as far as it is known, without waiting */
-    /* If *bad, what outlives a step (weights, moments, counters, threshold: adam, adam_rows,
-       normalize_rows, fired, update_threshold, geometric_median, resample) is left alone by every
-       operation from here on, until tripped() has said so. */
-    void (*guard)(const sae_work *w, const uint32_t *bad, uint64_t step);
-    /* Whether a guard is known to have fired, and at which step first; if so, guards start anew. */
-    bool (*tripped)(const sae_work *w, uint64_t *step);
+    SAE_BACKEND_CONTROL(SAEI_MEMBER)
+    SAE_BACKEND_OPERATIONS(SAEI_MEMBER)
 };
+#undef SAEI_MEMBER
 
 /* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not
    zeroed; NULL: none left. */

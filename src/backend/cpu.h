@@ -169,9 +169,13 @@ static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) 
     saei_cpu_scratch s;
     return saei_cpu_layout(w->ctx, shape, NULL, &s);
 }
-static void saei_cpu_copy(const sae_work *w, void *to, const void *from, size_t bytes) {
+static void saei_cpu_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
     (void)w;
-    if (bytes) memcpy(to, from, bytes);
+    if (bytes) memcpy(device, host, bytes);
+}
+static void saei_cpu_download(const sae_work *w, void *host, const void *device, size_t bytes) {
+    (void)w;
+    if (bytes) memcpy(host, device, bytes);
 }
 static void saei_cpu_zero(const sae_work *w, void *memory, size_t bytes) {
     (void)w;

@@ -94,26 +94,6 @@ static void saei_cpu_normalize_rows(const sae_work *w, size_t m, float eps, floa
     saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
 }
 
-/* beta^t by multiplication, so that no pow() touches the result. */
-static double saei_power_of(double beta, uint64_t t) {
-    double result = 1;
-    for (; t; t >>= 1, beta *= beta)
-        if (t & 1) result *= beta;
-    return result;
-}
-
-static saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uint64_t t, double scale) {
-    saei_adam_factors c;
-    c.keep1 = (float)(1 - adam->beta1);
-    c.keep2 = (float)(1 - adam->beta2);
-    c.beta2 = (float)adam->beta2;
-    c.root2 = (float)sqrt(1 - saei_power_of(adam->beta2, t));
-    c.step = (float)(adam->lr / (1 - saei_power_of(adam->beta1, t)));
-    c.eps = (float)adam->eps;
-    c.scale = (float)scale;
-    return c;
-}
-
 static void saei_adam_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
@@ -356,27 +336,4 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
                 if (biases[b][k]) biases[b][k][i] = 0;
         }
     }
-}
-
-static const sae_backend *saei_cpu_backend(void) {
-    static const sae_backend table = {
-        "cpu", true, saei_cpu_open, saei_cpu_close, saei_cpu_alloc, saei_cpu_free,
-        saei_cpu_scratch_bytes, saei_cpu_copy, saei_cpu_copy, saei_cpu_zero, saei_cpu_status,
-        saei_cpu_load_rows, saei_cpu_subtract, saei_cpu_axpy, saei_cpu_encode, saei_cpu_gate,
-        saei_cpu_jump, saei_cpu_exp_values, saei_cpu_exp_grad, saei_cpu_decode, saei_cpu_residual,
-        saei_cpu_unit_rows, saei_cpu_auxk_residual, saei_cpu_ghost_residual, saei_cpu_penalty,
-        saei_cpu_dots, saei_cpu_gate_grad, saei_cpu_jump_grad, saei_cpu_jump_rest, saei_cpu_index,
-        saei_cpu_latent_rows, saei_cpu_latent_sums, saei_cpu_fired, saei_cpu_list_silent,
-        saei_cpu_column_sums, saei_cpu_weighted_sum, saei_cpu_sum_squares, saei_cpu_variance,
-        saei_cpu_count_nonzero, saei_cpu_row_norms, saei_cpu_norm_weight, saei_cpu_norm_grad,
-        saei_cpu_remove_parallel, saei_cpu_normalize_rows, saei_cpu_adam, saei_cpu_update_threshold,
-        saei_cpu_geometric_median, saei_cpu_resample, saei_cpu_code_sums, saei_cpu_reconstruct,
-        saei_cpu_adam_rows, saei_cpu_catch_up,
-        NULL, NULL, NULL, NULL, NULL /* nothing runs behind the host */
-    };
-    return &table;
-}
-
-static const sae_backend *saei_backend_of(const sae_context *ctx) {
-    return ctx->backend ? ctx->backend : saei_cpu_backend();
 }

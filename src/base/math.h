@@ -3,12 +3,13 @@
 /* ==== >>math ================================================================================== */
 #include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-/* Functions whose last bit differs between C libraries may not touch a result. These use only
-   + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere; the first four
-   on a GPU too, whose compiler would fuse a product and a sum unless it is told not to. They are
-   inlined into kernels, where fma is one instruction and not a call. */
+/* For the host and for a GPU. Functions whose last bit differs between C libraries may not touch a
+   result. These use only + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits
+   everywhere. A GPU's compiler would fuse a product and a sum unless it is told not to: hence
+   SAEI_TIMES. They are inlined into kernels, where fma is one instruction and not a call. */
 #if defined(__CUDACC__) || defined(SAEI_EMULATED_CUDA)
 #define SAEI_INLINE __host__ __device__ static inline
 #elif defined(__GNUC__)
@@ -21,6 +22,15 @@
 #else
 #define SAEI_TIMES(a, b) ((a) * (b))
 #endif
+
+/* -- whole numbers -- */
+
+SAEI_INLINE size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
+SAEI_INLINE size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
+SAEI_INLINE size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+SAEI_INLINE size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* in whole vectors */
+
+/* -- exp, ln, pow -- */
 
 SAEI_INLINE double saei_from_bits(uint64_t bits) {
     double x;
@@ -88,10 +98,12 @@ SAEI_INLINE double saei_pow(double x, double p) { /* x >= 0 */
     return saei_exp(SAEI_TIMES(p, saei_ln(x)));
 }
 
+/* -- random bits -- */
+
 /* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
    state and is the same on every backend. Known answers in tests/. */
 SAEI_INLINE void saei_philox(const uint32_t counter[4], const uint32_t key[2],
-                                      uint32_t out[4]) {
+                             uint32_t out[4]) {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
     for (int round = 0; round < 10; round++) {
@@ -114,3 +126,23 @@ enum {
     SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
     SAEI_STREAM_INIT_BIAS = 4
 };
+
+/* Block `block` of a stream under a seed: draws 2 block and 2 block + 1. */
+SAEI_INLINE void saei_draw_block(uint64_t seed, uint32_t stream, uint64_t block, uint32_t out[4]) {
+    uint32_t counter[4], key[2];
+    counter[0] = (uint32_t)block;
+    counter[1] = (uint32_t)(block >> 32);
+    counter[2] = stream;
+    counter[3] = 0;
+    key[0] = (uint32_t)seed;
+    key[1] = (uint32_t)(seed >> 32);
+    saei_philox(counter, key, out);
+}
+/* Draw i, 64 random bits, of the block i / 2. */
+SAEI_INLINE uint64_t saei_draw_bits(const uint32_t block[4], uint64_t i) {
+    return i & 1 ? (uint64_t)block[3] << 32 | block[2] : (uint64_t)block[1] << 32 | block[0];
+}
+/* 64 random bits as a number in the open interval (0, 1): an odd multiple of 2^-53. */
+SAEI_INLINE double saei_draw_uniform(uint64_t bits) {
+    return SAEI_TIMES((double)(bits >> 11 | 1), 1.1102230246251565e-16);
+}

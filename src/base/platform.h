@@ -1,6 +1,7 @@
 #pragma once
 #include "../api/model.h"
 #include "../api/backend.h"
+#include "math.h"
 #include "system.h"
 
 /* ==== >>platform ============================================================================== */
@@ -95,11 +96,6 @@ static bool saei_add(size_t a, size_t b, size_t *out) {
     *out = a + b;
     return true;
 }
-
-static size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
-static size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
-static size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in whole vectors */
 
 static uint64_t saei_to_bits(double x) {
     uint64_t bits;

@@ -21,25 +21,17 @@ static saei_random saei_random_of(uint64_t seed, uint32_t stream) {
 
 /* Draw number i: 64 random bits. */
 static uint64_t saei_random_bits(saei_random *r, uint64_t i) {
-    size_t half = (size_t)(i & 1) * 2;
     if (!r->kept || r->block != i >> 1) {
-        uint32_t counter[4], key[2];
         r->block = i >> 1;
         r->kept = true;
-        counter[0] = (uint32_t)r->block;
-        counter[1] = (uint32_t)(r->block >> 32);
-        counter[2] = r->stream;
-        counter[3] = 0;
-        key[0] = (uint32_t)r->seed;
-        key[1] = (uint32_t)(r->seed >> 32);
-        saei_philox(counter, key, r->out);
+        saei_draw_block(r->seed, r->stream, r->block, r->out);
     }
-    return (uint64_t)r->out[half + 1] << 32 | r->out[half];
+    return saei_draw_bits(r->out, i);
 }
 
-/* In the open interval (0, 1): an odd multiple of 2^-53. */
+/* In the open interval (0, 1). */
 static double saei_random_uniform(saei_random *r, uint64_t i) {
-    return (double)(saei_random_bits(r, i) >> 11 | 1) * 1.1102230246251565e-16;
+    return saei_draw_uniform(saei_random_bits(r, i));
 }
 
 /* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */

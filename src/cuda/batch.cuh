@@ -1,5 +1,5 @@
 #pragma once
-#include "state.cuh"
+#include "scratch.cuh"
 #include "device.cuh"
 
 /* ==== >>cuda: batch =========================================================================== */
@@ -35,7 +35,7 @@ static void saei_cuda_load_rows(const sae_work *w, const sae_rows *rows, size_t 
     const void *from = rows->data;
     if (s->result != SAE_OK) return;
     if (!rows->on_device) {
-        void *to = (float *)w->scratch + turn * w->shape.batch * ld; /* staging */
+        void *to = saei_cuda_staging_of(w).rows[turn];
         if (s->staging_turns >= 2)
             SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->copy, s->freed[turn], 0));
         SAEI_CUDA_OK(s, cudaMemcpy2DAsync(to, d * size, from, stride * size, d * size, n,
@@ -45,7 +45,7 @@ static void saei_cuda_load_rows(const sae_work *w, const sae_rows *rows, size_t 
         from = to;
         stride = d;
     }
-    saei_cuda_launch(w, saei_load_rows_kernel, saei_cuda_ceil(n * (ld / 4), SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_load_rows_kernel, saei_ceil_div(n * (ld / 4), SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, from, kind, stride, n, d, ld, divisor, x, bad);
     if (rows->on_device || s->result != SAE_OK) return;
     SAEI_CUDA_OK(s, cudaEventRecord(s->freed[turn], s->stream));
@@ -81,12 +81,12 @@ __global__ static void saei_subtract_kernel(size_t count, size_t ld, const float
 static void saei_cuda_subtract(const sae_work *w, const float *x, const float *b, size_t n,
                                float *out) {
     size_t count = n * w->shape.ld;
-    saei_cuda_launch(w, saei_subtract_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_subtract_kernel, saei_ceil_div(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, count, w->shape.ld, x, b, out);
 }
 
 static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float *x, const float *y,
                            float *out) {
-    saei_cuda_launch(w, saei_axpy_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_axpy_kernel, saei_ceil_div(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, count, a, x, y, out);
 }

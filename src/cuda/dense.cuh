@@ -137,19 +137,18 @@ static void saei_cuda_dense_sums(const sae_work *w, const saei_cuda_lists *lists
                                  float alpha, const float *base, size_t base_stride, float *out) {
     size_t ld = w->shape.ld;
     saei_cuda_launch(w, saei_dense_sums_kernel,
-                     saei_cuda_ceil(count, SAEI_DENSE_TILE) * saei_cuda_ceil(ld, SAEI_DENSE_TILE),
+                     saei_ceil_div(count, SAEI_DENSE_TILE) * saei_ceil_div(ld, SAEI_DENSE_TILE),
                      SAEI_CUDA_THREADS, *lists, first, (uint32_t)count, (uint32_t)lo, (uint32_t)hi,
                      (uint32_t)block, M, ld, alpha, base, base_stride, out);
 }
 
 /* Whether lists with room for `stride` latents are likely to be dense: more than one entry in 14,
-   as far as the last encode has told. No bit depends on it. */
+   by the number of entries last received. No bit depends on it. */
 static bool saei_cuda_is_dense(const sae_work *w, size_t stride) {
     saei_cuda *s = saei_cuda_of(w);
     double m = (double)w->shape.dict_size;
-    double listed = (double)s->told[SAEI_TOLD_ENTRIES]
-                    + 4294967296.0 * (double)s->told[SAEI_TOLD_ENTRIES + 1];
+    double listed = (double)s->mailbox->entries;
     if (s->dense != 0) return s->dense > 0;
     if ((double)stride * 14 < m) return false;
-    return !s->told_rows || listed * 14 > (double)s->told_rows * m;
+    return !s->counted_rows || listed * 14 > (double)s->counted_rows * m;
 }

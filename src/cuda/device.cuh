@@ -1,4 +1,5 @@
 #pragma once
+#include "state.cuh"
 
 /* ==== >>cuda: device math ===================================================================== */
 
@@ -27,6 +28,13 @@ __device__ static inline float4 saei_device_fma4(float4 a, float4 b, float4 c) {
     c.z = __fmaf_rn(a.z, b.z, c.z);
     c.w = __fmaf_rn(a.w, b.w, c.w);
     return c;
+}
+/* Down a column of a matrix with rows of `stride` floats. */
+__device__ static inline void saei_device_put_column(float *p, uint32_t stride, float4 v) {
+    p[0] = v.x;
+    p[stride] = v.y;
+    p[2 * stride] = v.z;
+    p[3 * stride] = v.w;
 }
 /* a v + c */
 __device__ static inline float4 saei_device_axpy4(float a, float4 v, float4 c) {

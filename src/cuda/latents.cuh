@@ -92,14 +92,14 @@ __global__ static void saei_place_kernel(sae_code code, saei_cuda_values values,
 
 static void saei_cuda_index(const sae_work *w, const sae_code *code, const float *const *values,
                             size_t count, sae_index *index) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t m = index->dict_size, width = saei_cuda_align16(m), parts;
-    size_t groups = saei_cuda_ceil(code->rows, SAEI_CUDA_ROWS), rows = saei_cuda_warps(code->rows);
+    saei_cuda_index_scratch s = saei_cuda_index_scratch_of(w);
+    size_t m = index->dict_size, width = saei_align16(m), parts;
+    size_t groups = saei_ceil_div(code->rows, SAEI_CUDA_ROWS), rows = saei_cuda_warps(code->rows);
     saei_cuda_values all;
     memset(&all, 0, sizeof all);
     for (size_t v = 0; v < count; v++) all.from[v] = values[v];
     all.count = (int)count;
-    parts = saei_cuda_ceil(m, SAEI_CUDA_PART);
+    parts = saei_ceil_div(m, SAEI_CUDA_PART);
     saei_cuda_clear(w, s.mask, groups * width * sizeof *s.mask);
     saei_cuda_launch(w, saei_mark_kernel, rows, SAEI_CUDA_THREADS, *code, width, s.mask);
     saei_cuda_launch(w, saei_count_kernel, parts, SAEI_CUDA_PART, s.mask, groups, width, m,
@@ -237,9 +237,9 @@ saei_hot_rows_kernel(sae_index index, const float *values, const float *x, size_
 static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, size_t which,
                                   const float *x, size_t lo, size_t hi, float alpha, bool add,
                                   float *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    saei_cuda_latent_rows_scratch s = saei_cuda_latent_rows_scratch_of(w);
     size_t ld = w->shape.ld, n = index->rows ? index->rows : w->shape.batch;
-    size_t slices = saei_cuda_ceil(ld, SAEI_CUDA_COLUMNS);
+    size_t slices = saei_ceil_div(ld, SAEI_CUDA_COLUMNS);
     if (lo >= hi) return;
     if (!add && saei_cuda_is_dense(w, index->capacity / w->shape.batch)) {
         saei_cuda_lists lists = { index->begin, NULL, 0, index->row, index->value[which] };
@@ -247,15 +247,15 @@ static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, siz
                              out + lo * ld);
         return;
     }
-    saei_cuda_clear(w, s.count, sizeof *s.count);
+    saei_cuda_clear(w, s.num_hot, sizeof *s.num_hot);
     saei_cuda_launch(w, saei_latent_rows_kernel, saei_cuda_warps((hi - lo) * slices),
                      SAEI_CUDA_THREADS, *index, index->value[which], x, ld, lo, hi, alpha, add, out,
-                     s.list, s.count);
+                     s.hot, s.num_hot);
     saei_cuda_launch(w, saei_hot_rows_kernel,
-                     saei_cuda_min(4 * (size_t)saei_cuda_of(w)->multiprocessors,
-                                   (hi - lo) * saei_cuda_ceil(ld, 32)),
+                     saei_min(4 * (size_t)saei_cuda_of(w)->multiprocessors,
+                                   (hi - lo) * saei_ceil_div(ld, 32)),
                      SAEI_CUDA_THREADS, *index, index->value[which], x, n, ld, alpha, add, out,
-                     s.list, s.count);
+                     s.hot, s.num_hot);
 }
 
 /* -- one number a latent -- */
@@ -326,25 +326,25 @@ __global__ static void saei_latent_sums_kernel(sae_index index, const float *val
 static void saei_cuda_latent_sums(const sae_work *w, const sae_index *index, size_t which, bool add,
                                   float *out) {
     saei_cuda_launch(w, saei_latent_sums_kernel,
-                     saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS, *index,
+                     saei_ceil_div(index->dict_size, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS, *index,
                      index->value[which], add, out);
 }
 
 __global__ static void saei_fired_kernel(sae_index index, const float *value, uint64_t step,
-                                         uint64_t *since, const uint32_t *halt) {
+                                         uint64_t *since, const saei_cuda_guard_flag *guard) {
     const size_t i = saei_device_grid_thread();
     const bool mine = i < index.dict_size;
     const size_t begin = mine ? index.begin[i] : 0, end = mine ? index.begin[i + 1] : 0;
     bool fired = end > begin;
-    if (*halt) return;
+    if (guard->bad) return;
     if (value) fired = saei_device_own_sum(value, begin, end) > 0;
     if (mine) since[i] = fired ? 0 : since[i] + step;
 }
 static void saei_cuda_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
                             uint64_t *since) {
-    saei_cuda_launch(w, saei_fired_kernel, saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_fired_kernel, saei_ceil_div(index->dict_size, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, *index, which < 0 ? NULL : index->value[which], step, since,
-                     saei_cuda_of(w)->halt);
+                     &saei_cuda_of(w)->kept->guard);
 }
 
 /* -- lists of silent latents: 8 m bytes read twice, 4 a silent one written -- */
@@ -371,12 +371,16 @@ __global__ static void saei_silent_list_kernel(const uint64_t *since, uint64_t t
     if (blockIdx.x == gridDim.x - 1 && threadIdx.x == blockDim.x - 1)
         *count = (uint32_t)(to + silent);
 }
-static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint64_t threshold,
-                                  size_t m, uint32_t *list, uint32_t *count) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t parts = saei_cuda_ceil(m, SAEI_CUDA_PART);
+static void saei_cuda_silent(const sae_work *w, saei_cuda_list_silent_scratch s,
+                             const uint64_t *since, uint64_t threshold, size_t m, uint32_t *list,
+                             uint32_t *count) {
+    size_t parts = saei_ceil_div(m, SAEI_CUDA_PART);
     saei_cuda_launch(w, saei_silent_count_kernel, parts, SAEI_CUDA_PART, since, threshold, m,
                      s.total);
     saei_cuda_launch(w, saei_silent_list_kernel, parts, SAEI_CUDA_PART, since, threshold, m,
                      s.total, list, count);
+}
+static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint64_t threshold,
+                                  size_t m, uint32_t *list, uint32_t *count) {
+    saei_cuda_silent(w, saei_cuda_list_silent_scratch_of(w), since, threshold, m, list, count);
 }

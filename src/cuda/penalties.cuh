@@ -1,5 +1,5 @@
 #pragma once
-#include "decode.cuh"
+#include "scalars.cuh"
 
 /* ==== >>cuda: penalties ======================================================================= */
 
@@ -110,11 +110,11 @@ __global__ static void saei_penalty_kernel(sae_code code, int kind, double p, fl
 static void saei_cuda_penalty(const sae_work *w, sae_penalty kind, double p, double coef,
                               const float *weight, const sae_code *code, const float *values,
                               float *grad, double *loss) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    saei_cuda_launch(w, saei_penalty_kernel, saei_cuda_ceil(code->rows, SAEI_CUDA_LISTS),
+    double *sums = saei_cuda_row_sums_scratch_of(w).sums;
+    saei_cuda_launch(w, saei_penalty_kernel, saei_ceil_div(code->rows, SAEI_CUDA_LISTS),
                      SAEI_CUDA_THREADS, *code, (int)kind, p, (float)(coef / (double)code->rows),
-                     w->shape.dict_size, weight, values, grad, s.sums);
-    saei_cuda_mean(w, s.sums, code->rows, (double)code->rows, loss);
+                     w->shape.dict_size, weight, values, grad, sums);
+    saei_cuda_mean(w, sums, code->rows, (double)code->rows, loss);
 }
 
 /* -- dots -- */
@@ -181,7 +181,7 @@ static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float 
         saei_cuda_launch(w, saei_dots_kernel<false>, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
                          *code, e, W, ld, lo, hi, alpha, relu_of, grad);
     else
-        saei_cuda_launch_shared(w, saei_dots_kernel<true>, saei_cuda_ceil(code->rows, warps),
+        saei_cuda_launch_shared(w, saei_dots_kernel<true>, saei_ceil_div(code->rows, warps),
                                 (unsigned)warps * 32, warps * row, *code, e, W, ld, lo, hi, alpha,
                                 relu_of, grad);
 }
@@ -265,12 +265,12 @@ __global__ static void saei_jump_grad_kernel(sae_code code, const float *theta, 
 /* Two readings of the lists, 36 bytes an entry, and a count between them. */
 static void saei_cuda_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
                                 double target, sae_code *code, double *l0, double *loss) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    unsigned long long *count = saei_cuda_count_scratch_of(w).count;
     size_t blocks = saei_cuda_warps(code->rows);
-    saei_cuda_clear(w, s.count, sizeof *s.count);
+    saei_cuda_clear(w, count, sizeof *count);
     saei_cuda_launch(w, saei_jump_count_kernel, blocks, SAEI_CUDA_THREADS, *code, theta,
-                     w->shape.dict_size, s.count);
-    saei_cuda_launch(w, saei_jump_loss_kernel, 1, 1, s.count, code->rows, coef, target, l0, loss);
+                     w->shape.dict_size, count);
+    saei_cuda_launch(w, saei_jump_loss_kernel, 1, 1, count, code->rows, coef, target, l0, loss);
     saei_cuda_launch(w, saei_jump_grad_kernel, blocks, SAEI_CUDA_THREADS, *code, theta, bandwidth,
                      coef, target, l0);
 }
@@ -289,6 +289,6 @@ __global__ static void saei_jump_rest_kernel(sae_index index, const float *theta
 static void saei_cuda_jump_rest(const sae_work *w, const float *theta, float bandwidth, double coef,
                                 double target, const double *l0, const sae_index *index, size_t n,
                                 float *theta_grad) {
-    saei_cuda_launch(w, saei_jump_rest_kernel, saei_cuda_ceil(index->dict_size, SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_jump_rest_kernel, saei_ceil_div(index->dict_size, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, *index, theta, bandwidth, coef, target, l0, n, theta_grad);
 }

@@ -54,23 +54,71 @@ __device__ static inline uint32_t saei_device_keep_tile(const saei_cuda_encode_t
     return count;
 }
 
+/* Shared memory of a block: a row of its transposed pieces of x, and of W or of products. */
+typedef float saei_plain_x[SAEI_PLAIN_ROWS + 4];
+typedef float saei_plain_w[SAEI_CUDA_TILE + 4];
+
+/* The block's 32 x 128 products, 4 x 4 per thread: acc[i] has those of row + i with the latents from
+   col on. A thread brings four columns of a row of x and of two rows of W: x, w0 and w1 point to its
+   first ones. */
+__device__ __forceinline__ static void saei_device_plain_products(
+    uint32_t d, const float *x, const float *w0, const float *w1, saei_plain_x *xs,
+    saei_plain_w *ws, uint32_t row, uint32_t col, float4 *acc) {
+    const uint32_t from = threadIdx.x >> 2, part = (threadIdx.x & 3) * 4;
+    float4 a = saei_device_float4(x), b = saei_device_float4(w0), c = saei_device_float4(w1);
+    SAEI_UNROLL(4)
+    for (int i = 0; i < 4; i++) acc[i] = make_float4(0, 0, 0, 0);
+    for (uint32_t k0 = 0; k0 < d; k0 += SAEI_PLAIN_DEPTH) {
+        uint32_t depth = d - k0;
+        __syncthreads();
+        if (from < SAEI_PLAIN_ROWS)
+            saei_device_put_column(&xs[part][from], SAEI_PLAIN_ROWS + 4, a);
+        saei_device_put_column(&ws[part][from], SAEI_CUDA_TILE + 4, b);
+        saei_device_put_column(&ws[part][from + 64], SAEI_CUDA_TILE + 4, c);
+        __syncthreads();
+        if (k0 + SAEI_PLAIN_DEPTH < d) { /* the next columns are on their way meanwhile */
+            a = saei_device_float4(x + k0 + SAEI_PLAIN_DEPTH);
+            b = saei_device_float4(w0 + k0 + SAEI_PLAIN_DEPTH);
+            c = saei_device_float4(w1 + k0 + SAEI_PLAIN_DEPTH);
+        }
+        SAEI_UNROLL(16)
+        for (uint32_t q = 0; q < SAEI_PLAIN_DEPTH; q++) {
+            float4 u, v;
+            if (q >= depth) break;
+            u = saei_device_float4(&xs[q][row]);
+            v = saei_device_float4(&ws[q][col]);
+            acc[0] = saei_device_axpy4(u.x, v, acc[0]);
+            acc[1] = saei_device_axpy4(u.y, v, acc[1]);
+            acc[2] = saei_device_axpy4(u.z, v, acc[2]);
+            acc[3] = saei_device_axpy4(u.w, v, acc[3]);
+        }
+    }
+}
+
 enum { SAEI_PLAIN_ALL, SAEI_PLAIN_LISTED, SAEI_PLAIN_AGAIN };
 
-/* which: all rows; those that screening gave up; or, in batch top-k, all rows again with no guess
-   at the threshold, if too few reached it. */
+/* Row i of the n that are encoded, for i >= n the last one. */
+__device__ static inline uint32_t saei_device_plain_row(const saei_cuda_encode_task &t, int which,
+                                                        uint32_t i, uint32_t n) {
+    i = i < n ? i : n - 1;
+    return which == SAEI_PLAIN_LISTED ? t.s.rows[i] : i;
+}
+
+/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again with no
+   guess at the threshold, if too few reached it. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel(
     saei_cuda_encode_task t, int which) {
-    __shared__ __align__(16) float xs[SAEI_PLAIN_DEPTH][SAEI_PLAIN_ROWS + 4];
-    __shared__ __align__(16) float ws[SAEI_PLAIN_DEPTH][SAEI_CUDA_TILE + 4];
-    __shared__ __align__(16) float ps[SAEI_PLAIN_ROWS][SAEI_CUDA_TILE + 4];
-    const uint32_t lane = saei_device_lane(), warp = saei_device_warp(), first = blockIdx.x * 32;
+    __shared__ __align__(16) saei_plain_x xs[SAEI_PLAIN_DEPTH];
+    __shared__ __align__(16) saei_plain_w ws[SAEI_PLAIN_DEPTH], ps[SAEI_PLAIN_ROWS];
+    const uint32_t lane = saei_device_lane(), warp = saei_device_warp();
+    const uint32_t first = blockIdx.x * SAEI_PLAIN_ROWS;
     const uint32_t m = t.list ? *t.list_count : t.m, k = t.k < m ? t.k : m;
-    const uint32_t n = which == SAEI_PLAIN_LISTED ? t.s.words[SAEI_WORD_PLAIN] : t.n;
+    const uint32_t n = which == SAEI_PLAIN_LISTED ? t.s.counts->plain : t.n;
     const uint32_t row = (warp & 1) * 16 + (lane >> 3) * 4, col = (warp >> 1) * 32 + (lane & 7) * 4;
     const uint32_t from = threadIdx.x >> 2, part = (threadIdx.x & 3) * 4;
     const bool top = t.select == SAE_SELECT_TOP_K;
     const size_t limit = top ? t.s.capacity : t.stride;
-    unsigned long long *total = (unsigned long long *)(t.s.words + SAEI_WORD_TOTAL);
+    unsigned long long *total = &t.s.counts->total;
     float guess = saei_device_warm(t), cut[4];
     const float *x;
     uint32_t count[4] = { 0, 0, 0, 0 }, r[4];
@@ -78,77 +126,23 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel
     if (which == SAEI_PLAIN_AGAIN && (guess <= 0 || *total >= t.want)) return;
     if (which == SAEI_PLAIN_AGAIN) guess = 0;
     for (uint32_t i = 0; i < 4; i++) { /* the rows whose lists this warp keeps */
-        r[i] = first + 4 * warp + i < n ? first + 4 * warp + i : n - 1;
-        if (which == SAEI_PLAIN_LISTED) r[i] = t.s.rows[r[i]];
+        r[i] = saei_device_plain_row(t, which, first + 4 * warp + i, n);
         cut[i] = guess;
     }
-    {
-        uint32_t mine = first + (from & 31) < n ? first + (from & 31) : n - 1;
-        if (which == SAEI_PLAIN_LISTED) mine = t.s.rows[mine];
-        x = t.x + (size_t)mine * t.ld + part;
-    }
+    x = t.x + (size_t)saei_device_plain_row(t, which, first + (from & 31), n) * t.ld + part;
     for (uint32_t tile = 0; tile < m; tile += SAEI_CUDA_TILE) {
-        float acc[4][4] = { { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } };
+        float4 acc[4];
         uint32_t i0 = tile + from < m ? tile + from : m - 1;
         uint32_t i1 = tile + from + 64 < m ? tile + from + 64 : m - 1;
         const float *w0 = t.W + (size_t)(t.list ? t.list[i0] : i0) * t.ld + part;
         const float *w1 = t.W + (size_t)(t.list ? t.list[i1] : i1) * t.ld + part;
-        float4 a = saei_device_float4(x), b = saei_device_float4(w0), c = saei_device_float4(w1);
-        for (uint32_t k0 = 0; k0 < t.d; k0 += SAEI_PLAIN_DEPTH) {
-            uint32_t depth = t.d - k0;
-            __syncthreads();
-            if (from < 32) {
-                xs[part][from] = a.x;
-                xs[part + 1][from] = a.y;
-                xs[part + 2][from] = a.z;
-                xs[part + 3][from] = a.w;
-            }
-            ws[part][from] = b.x;
-            ws[part + 1][from] = b.y;
-            ws[part + 2][from] = b.z;
-            ws[part + 3][from] = b.w;
-            ws[part][from + 64] = c.x;
-            ws[part + 1][from + 64] = c.y;
-            ws[part + 2][from + 64] = c.z;
-            ws[part + 3][from + 64] = c.w;
-            __syncthreads();
-            if (k0 + SAEI_PLAIN_DEPTH < t.d) { /* the next columns are on their way meanwhile */
-                a = saei_device_float4(x + k0 + SAEI_PLAIN_DEPTH);
-                b = saei_device_float4(w0 + k0 + SAEI_PLAIN_DEPTH);
-                c = saei_device_float4(w1 + k0 + SAEI_PLAIN_DEPTH);
-            }
-            SAEI_UNROLL(16)
-            for (uint32_t q = 0; q < SAEI_PLAIN_DEPTH; q++) {
-                float4 u, v;
-                if (q >= depth) break;
-                u = saei_device_float4(&xs[q][row]);
-                v = saei_device_float4(&ws[q][col]);
-                acc[0][0] = __fmaf_rn(u.x, v.x, acc[0][0]);
-                acc[0][1] = __fmaf_rn(u.x, v.y, acc[0][1]);
-                acc[0][2] = __fmaf_rn(u.x, v.z, acc[0][2]);
-                acc[0][3] = __fmaf_rn(u.x, v.w, acc[0][3]);
-                acc[1][0] = __fmaf_rn(u.y, v.x, acc[1][0]);
-                acc[1][1] = __fmaf_rn(u.y, v.y, acc[1][1]);
-                acc[1][2] = __fmaf_rn(u.y, v.z, acc[1][2]);
-                acc[1][3] = __fmaf_rn(u.y, v.w, acc[1][3]);
-                acc[2][0] = __fmaf_rn(u.z, v.x, acc[2][0]);
-                acc[2][1] = __fmaf_rn(u.z, v.y, acc[2][1]);
-                acc[2][2] = __fmaf_rn(u.z, v.z, acc[2][2]);
-                acc[2][3] = __fmaf_rn(u.z, v.w, acc[2][3]);
-                acc[3][0] = __fmaf_rn(u.w, v.x, acc[3][0]);
-                acc[3][1] = __fmaf_rn(u.w, v.y, acc[3][1]);
-                acc[3][2] = __fmaf_rn(u.w, v.z, acc[3][2]);
-                acc[3][3] = __fmaf_rn(u.w, v.w, acc[3][3]);
-            }
-        }
-        for (uint32_t i = 0; i < 4; i++)
-            saei_device_put4(&ps[row + i][col],
-                             make_float4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
+        saei_device_plain_products(t.d, x, w0, w1, xs, ws, row, col, acc);
+        SAEI_UNROLL(4)
+        for (uint32_t i = 0; i < 4; i++) saei_device_put4(&ps[row + i][col], acc[i]);
         __syncthreads();
         for (uint32_t i = 0; i < 4 && first + 4 * warp + i < n; i++) {
-            size_t at = r[i] * (top ? t.s.capacity : t.stride);
-            uint32_t *to = (top ? t.s.place : t.latent) + at;
-            float *value = (top ? t.s.value : t.pre) + at;
+            uint32_t *to = (top ? t.s.place : t.latent) + r[i] * limit;
+            float *value = (top ? t.s.value : t.pre) + r[i] * limit;
             if (top && count[i] + SAEI_CUDA_TILE > limit)
                 count[i] = saei_device_top(to, value, count[i], k, &cut[i]);
             count[i] = saei_device_keep_tile(t, ps[4 * warp + i], tile, m, cut[i], to, value,

@@ -1,5 +1,5 @@
 #pragma once
-#include "state.cuh"
+#include "scratch.cuh"
 #include "device.cuh"
 
 /* ==== >>cuda: scalars ========================================================================= */
@@ -10,7 +10,7 @@ static void saei_cuda_clear(const sae_work *w, void *memory, size_t bytes) {
 }
 
 /* Blocks for work of `count` warps. */
-static size_t saei_cuda_warps(size_t count) { return saei_cuda_ceil(count, SAEI_CUDA_WARPS); }
+static size_t saei_cuda_warps(size_t count) { return saei_ceil_div(count, SAEI_CUDA_WARPS); }
 
 /* The number of this thread's warp in the grid. */
 __device__ static inline size_t saei_device_grid_warp(void) {

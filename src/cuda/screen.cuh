@@ -21,7 +21,7 @@ __device__ static inline float saei_device_scale(uint32_t most_bits) {
     if (!(most > 1e-15f && most < 1e15f)) return 1;
     return __uint_as_float((127u + 6 + 127 - (most_bits >> 23)) << 23); /* most becomes 64 to 128 */
 }
-/* What is no number bounds nothing. */
+/* NaN becomes +inf: no bound. */
 __device__ static inline float saei_device_sane(float x) { return x <= FLT_MAX ? x : INFINITY; }
 
 /* norm[r] >= |M[r]| (norm may be NULL), *most: bits of the largest. A quad a row. */
@@ -65,7 +65,7 @@ __device__ static float saei_device_round_row(const float *row, size_t ld, float
 
 __global__ static void saei_round_x_kernel(saei_cuda_encode_task t) {
     size_t r = saei_device_grid_thread() >> 2, at = (r < t.n ? r : 0) * t.ld;
-    float scale = saei_device_scale(t.s.words[SAEI_WORD_X_MOST]), error;
+    float scale = saei_device_scale(t.s.counts->x_most), error;
     saei_device_round_row(t.x + at, r < t.n ? t.ld : 0, scale, t.s.x16 + at, &error);
     if (r < t.n && (threadIdx.x & 3) == 0) t.s.x_error[r] = error;
 }
@@ -79,7 +79,7 @@ __global__ static void saei_round_w_kernel(saei_cuda_encode_task t) {
     float scale = saei_device_scale(*t.w_most), both, most[3];
     most[0] = saei_device_round_row(t.W + (in ? i : 0) * t.ld, in ? t.ld : 0, scale,
                                     t.s.w16 + i * t.ld, &most[1]);
-    both = scale * saei_device_scale(t.s.words[SAEI_WORD_X_MOST]);
+    both = scale * saei_device_scale(t.s.counts->x_most);
     most[2] = 0;
     if (in) {
         float b = t.bias[i], size = fabsf(b);
@@ -180,7 +180,7 @@ __global__ static void saei_scan_kernel(saei_cuda_encode_task t, uint32_t first,
     float *most = (float *)saei_shared, *lower = most + groups;
     uint32_t *chosen = (uint32_t *)saei_shared; /* the groups that reach the cut: over most */
     const bool top = t.select == SAE_SELECT_TOP_K;
-    float both = saei_device_scale(t.s.words[SAEI_WORD_X_MOST]) * saei_device_scale(*t.w_most);
+    float both = saei_device_scale(t.s.counts->x_most) * saei_device_scale(*t.w_most);
     float norm = t.s.x_norm[r], error = t.s.x_error[r], cut = saei_device_warm(t) * both;
     uint32_t *to = top ? t.s.place + r * t.s.capacity : t.latent + r * t.stride;
     size_t limit = top ? t.s.capacity : t.stride;
@@ -300,14 +300,13 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
     const uint32_t lane = saei_device_lane();
     const size_t r = saei_device_grid_warp();
     const bool top = t.select == SAE_SELECT_TOP_K;
-    unsigned long long *total = (unsigned long long *)(t.s.words + SAEI_WORD_TOTAL);
     size_t at = r * (top ? t.s.capacity : t.stride);
     uint32_t *place = (top ? t.s.place : t.latent) + at, n, kept = 0;
     float *value = (top ? t.s.value : t.pre) + at, cut = saei_device_warm(t);
     if (r >= t.n) return;
     n = t.count[r];
-    if (n == UINT32_MAX) { /* too many: the plain way */
-        if (lane == 0) t.s.rows[atomicAdd(&t.s.words[SAEI_WORD_PLAIN], 1u)] = (uint32_t)r;
+    if (n == UINT32_MAX) { /* too many: left to the plain encode */
+        if (lane == 0) t.s.rows[atomicAdd(&t.s.counts->plain, 1u)] = (uint32_t)r;
         return;
     }
     for (uint32_t base = 0; base < n; base += 32) {
@@ -331,7 +330,7 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
     }
     if (lane) return;
     t.count[r] = kept;
-    atomicAdd(total, (unsigned long long)kept);
+    atomicAdd(&t.s.counts->total, (unsigned long long)kept);
 }
 
 /* -- encode -- */
@@ -393,14 +392,12 @@ static void saei_cuda_product(const sae_work *w, const saei_cuda_encode_task *t,
     if (status != CUBLAS_STATUS_SUCCESS) saei_cuda_ok(s, cudaErrorUnknown, "cublasLtMatmul");
 }
 
-/* Whether screening is used; no bit depends on it. By what share of its latents a row listed, as
-   far as the device has told: unknown counts as many. */
+/* Whether screening is used; no bit depends on it. By the share of its latents that a row listed in
+   the encode last counted. */
 static bool saei_cuda_screens(const sae_work *w, const saei_cuda_encode_task *t) {
     saei_cuda *s = saei_cuda_of(w);
-    double listed = (double)s->told[SAEI_TOLD_ENTRIES]
-                    + 4294967296.0 * (double)s->told[SAEI_TOLD_ENTRIES + 1];
-    double all = (double)s->told_rows * (double)t->m;
-    bool few = s->told_rows && listed * (s->screened ? 12 : 24) <= all;
+    double listed = (double)s->mailbox->entries, all = (double)s->counted_rows * (double)t->m;
+    bool few = s->counted_rows && listed * (s->screened ? 12 : 24) <= all;
     if (s->screen < 0 || t->list || t->select == SAE_SELECT_ALL) return false;
     if (t->select == SAE_SELECT_TOP_K) few = t->k <= t->m / 16 && t->n >= 8;
     if (!few && s->screen == 0) return false;
@@ -421,7 +418,7 @@ static void saei_cuda_scan_chunks(const sae_work *w, const saei_cuda_encode_task
         SAEI_CUDA_OK(s, cudaEventRecord(s->made[count & 1], stream));
         SAEI_CUDA_OK(s, cudaStreamWaitEvent(s->scan, s->made[count & 1], 0));
         s->stream = s->scan;
-        saei_cuda_launch_shared(w, saei_scan_kernel, saei_cuda_min(t->s.chunk, t->n - first),
+        saei_cuda_launch_shared(w, saei_scan_kernel, saei_min(t->s.chunk, t->n - first),
                                 SAEI_CUDA_THREADS, shared, one, (uint32_t)first, shift);
         s->stream = stream;
         SAEI_CUDA_OK(s, cudaEventRecord(s->scanned[count & 1], s->scan));
@@ -432,7 +429,7 @@ static void saei_cuda_scan_chunks(const sae_work *w, const saei_cuda_encode_task
 
 static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) {
     saei_cuda *s = saei_cuda_of(w);
-    uint32_t *words = t->s.words, shift = 6;
+    uint32_t shift = 6;
     bool top = t->select == SAE_SELECT_TOP_K;
     size_t shared, quads = SAEI_CUDA_THREADS / 4;
     while (top && shift > 3 && t->mc >> shift < 4 * (size_t)t->k) shift--;
@@ -445,25 +442,25 @@ static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) 
         SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_scan_kernel,
                                              cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              (int)shared));
-    saei_cuda_launch(w, saei_norms_kernel, saei_cuda_ceil(t->n, quads), SAEI_CUDA_THREADS, t->x,
-                     (size_t)t->n, (size_t)t->ld, t->s.x_norm, words + SAEI_WORD_X_MOST);
+    saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->n, quads), SAEI_CUDA_THREADS, t->x,
+                     (size_t)t->n, (size_t)t->ld, t->s.x_norm, &t->s.counts->x_most);
     if (!s->scaled) /* later on, the last call's is close enough: 16 bits have room for 2^30 */
-        saei_cuda_launch(w, saei_norms_kernel, saei_cuda_ceil(t->m, quads), SAEI_CUDA_THREADS, t->W,
+        saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->m, quads), SAEI_CUDA_THREADS, t->W,
                          (size_t)t->m, (size_t)t->ld, (float *)NULL, t->w_most);
     s->scaled = true;
-    saei_cuda_launch(w, saei_round_x_kernel, saei_cuda_ceil(t->n, quads), SAEI_CUDA_THREADS, *t);
+    saei_cuda_launch(w, saei_round_x_kernel, saei_ceil_div(t->n, quads), SAEI_CUDA_THREADS, *t);
     saei_cuda_launch(w, saei_round_w_kernel, t->mc / SAEI_CUDA_BOUND, SAEI_CUDA_THREADS, *t);
     saei_cuda_scan_chunks(w, t, shift, shared);
     saei_cuda_launch(w, saei_rescore_kernel, saei_cuda_warps(t->n), SAEI_CUDA_THREADS, *t);
     if (top)
-        saei_cuda_launch(w, saei_plain_kernel, saei_cuda_ceil(t->n, SAEI_PLAIN_ROWS),
+        saei_cuda_launch(w, saei_plain_kernel, saei_ceil_div(t->n, SAEI_PLAIN_ROWS),
                          SAEI_CUDA_THREADS, *t, (int)SAEI_PLAIN_LISTED);
 }
 
 static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
     saei_cuda *s = saei_cuda_of(w);
     saei_cuda_encode_task t;
-    size_t blocks = saei_cuda_ceil(a->n, SAEI_PLAIN_ROWS);
+    size_t blocks = saei_ceil_div(a->n, SAEI_PLAIN_ROWS);
     bool listed = a->list != NULL, top = a->select == SAE_SELECT_TOP_K;
     if (s->result != SAE_OK) return;
     memset(&t, 0, sizeof t);
@@ -478,8 +475,8 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
     t.d = (uint32_t)a->d;
     t.ld = (uint32_t)a->ld;
     t.m = (uint32_t)a->m;
-    t.mc = (uint32_t)(saei_cuda_ceil(a->m, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND);
-    t.k = (uint32_t)saei_cuda_min(a->k, a->m);
+    t.mc = (uint32_t)(saei_ceil_div(a->m, SAEI_CUDA_BOUND) * SAEI_CUDA_BOUND);
+    t.k = (uint32_t)saei_min(a->k, a->m);
     t.want = (unsigned long long)a->k * a->n;
     t.select = (int)a->select;
     t.bandwidth = a->bandwidth;
@@ -487,11 +484,11 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
     t.latent = code->latent;
     t.pre = code->pre;
     t.stride = code->stride;
-    t.s = saei_cuda_scratch_of(w);
-    t.w_most = s->halt + 4 + s->scale_turn;
-    t.w_next = s->halt + 4 + (s->scale_turn ^ 1);
+    t.s = saei_cuda_encode_scratch_of(w);
+    t.w_most = &s->kept->w_most[s->scale_turn];
+    t.w_next = &s->kept->w_most[s->scale_turn ^ 1];
     code->rows = a->n;
-    saei_cuda_clear(w, t.s.words, (SAEI_WORD_COUNT + 3 * SAEI_BUCKETS) * sizeof(uint32_t));
+    saei_cuda_clear(w, t.s.counts, sizeof *t.s.counts);
     s->screened = saei_cuda_screens(w, &t);
     if (s->screened) {
         saei_cuda_clear(w, t.w_next, sizeof *t.w_next);
@@ -504,8 +501,7 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
         saei_cuda_keep_batch(w, &t);
     }
     if (listed || top || s->result != SAE_OK) return;
-    SAEI_CUDA_OK(s, cudaMemcpyAsync((void *)(uintptr_t)(s->told + SAEI_TOLD_ENTRIES),
-                                    t.s.words + SAEI_WORD_TOTAL, 2 * sizeof(uint32_t),
-                                    cudaMemcpyDeviceToHost, s->stream));
-    s->told_rows = a->n;
+    SAEI_CUDA_OK(s, cudaMemcpyAsync((void *)(uintptr_t)&s->mailbox->entries, &t.s.counts->total,
+                                    sizeof t.s.counts->total, cudaMemcpyDeviceToHost, s->stream));
+    s->counted_rows = a->n;
 }

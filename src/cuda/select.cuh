@@ -1,5 +1,5 @@
 #pragma once
-#include "state.cuh"
+#include "scratch.cuh"
 #include "device.cuh"
 
 /* ==== >>cuda: selection ======================================================================= */
@@ -137,7 +137,7 @@ typedef struct saei_cuda_encode_task {
     float *pre;
     size_t stride;
     uint32_t *w_most, *w_next; /* bits of W's largest norm: of the last call, of this */
-    saei_cuda_scratch s;
+    saei_cuda_encode_scratch s;
 } saei_cuda_encode_task;
 
 /* Three readings of all values narrow down the bits of the smallest to keep: 11, 10, 10 of them.
@@ -145,12 +145,12 @@ typedef struct saei_cuda_encode_task {
 __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) {
     __shared__ uint32_t bins[SAEI_BUCKETS], last;
     __shared__ unsigned long long sums[SAEI_CUDA_THREADS];
-    uint32_t *words = t.s.words, *all = t.s.histogram + pass * SAEI_BUCKETS;
-    unsigned long long *left = (unsigned long long *)(words + SAEI_WORD_LEFT), own = 0, before;
-    unsigned long long want = pass ? *left : t.want;
+    saei_cuda_encode_counts *counts = t.s.counts;
+    uint32_t *all = counts->histogram[pass];
+    unsigned long long own = 0, before, want = pass ? counts->left : t.want;
     uint32_t shift = pass == 0 ? 20 : pass == 1 ? 10 : 0, mask = pass ? 1023 : 2047;
-    uint32_t prefix = words[SAEI_WORD_PREFIX], top = SAEI_BUCKETS - 1 - 8 * threadIdx.x;
-    if (words[SAEI_WORD_ALL]) return;
+    uint32_t prefix = counts->prefix, top = SAEI_BUCKETS - 1 - 8 * threadIdx.x;
+    if (counts->all) return;
     for (uint32_t b = threadIdx.x; b < SAEI_BUCKETS; b += blockDim.x) bins[b] = 0;
     __syncthreads();
     for (size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp(); r < t.n;
@@ -165,7 +165,7 @@ __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) 
         if (bins[b]) atomicAdd(&all[b], bins[b]);
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(&words[SAEI_WORD_DONE + pass], 1u) == gridDim.x - 1;
+    if (threadIdx.x == 0) last = atomicAdd(&counts->done[pass], 1u) == gridDim.x - 1;
     __syncthreads();
     if (!last) return;
     __threadfence();
@@ -179,7 +179,7 @@ __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) 
         __syncthreads();
     }
     if (pass == 0 && sums[blockDim.x - 1] <= want) {
-        if (threadIdx.x == 0) words[SAEI_WORD_ALL] = 1;
+        if (threadIdx.x == 0) counts->all = 1;
         return;
     }
     before = sums[threadIdx.x] - own;
@@ -189,17 +189,18 @@ __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) 
         if (before + here >= want) break;
         before += here;
     }
-    words[SAEI_WORD_PREFIX] = prefix << (pass ? 10 : 0) | top;
-    *left = want - before;
+    counts->prefix = prefix << (pass ? 10 : 0) | top;
+    counts->left = want - before;
 }
 
 /* rows[r] = how many entries of earlier rows tie with the smallest value to keep. */
 __global__ static void saei_ties_kernel(saei_cuda_encode_task t) {
     __shared__ uint32_t last, sums[SAEI_CUDA_THREADS];
-    uint32_t *words = t.s.words, each = (t.n + blockDim.x - 1) / blockDim.x, own = 0, at;
-    float cut = __uint_as_float(words[SAEI_WORD_PREFIX]);
+    saei_cuda_encode_counts *counts = t.s.counts;
+    uint32_t each = (t.n + blockDim.x - 1) / blockDim.x, own = 0, at;
+    float cut = __uint_as_float(counts->prefix);
     volatile uint32_t *rows = t.s.rows;
-    if (words[SAEI_WORD_ALL]) return;
+    if (counts->all) return;
     for (size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp(); r < t.n;
          r += gridDim.x * (blockDim.x >> 5)) {
         uint32_t ties = 0;
@@ -210,7 +211,7 @@ __global__ static void saei_ties_kernel(saei_cuda_encode_task t) {
     }
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(&words[SAEI_WORD_DONE + 3], 1u) == gridDim.x - 1;
+    if (threadIdx.x == 0) last = atomicAdd(&counts->done[3], 1u) == gridDim.x - 1;
     __syncthreads();
     if (!last) return;
     __threadfence();
@@ -233,11 +234,11 @@ __global__ static void saei_ties_kernel(saei_cuda_encode_task t) {
 }
 
 __global__ static void saei_keep_batch_kernel(saei_cuda_encode_task t) {
-    uint32_t *words = t.s.words;
+    const saei_cuda_encode_counts *counts = t.s.counts;
     size_t r = blockIdx.x * (blockDim.x >> 5) + saei_device_warp();
-    unsigned long long left = *(unsigned long long *)(words + SAEI_WORD_LEFT);
-    float cut = __uint_as_float(words[SAEI_WORD_PREFIX]);
-    bool all = words[SAEI_WORD_ALL] != 0;
+    unsigned long long left = counts->left;
+    float cut = __uint_as_float(counts->prefix);
+    bool all = counts->all != 0;
     if (blockIdx.x == 0 && threadIdx.x == 0) *t.warm = all ? 0 : 0.9f * cut;
     if (all || r >= t.n) return;
     left = left > t.s.rows[r] ? left - t.s.rows[r] : 0;
@@ -247,8 +248,8 @@ __global__ static void saei_keep_batch_kernel(saei_cuda_encode_task t) {
 }
 
 static void saei_cuda_keep_batch(const sae_work *w, const saei_cuda_encode_task *t) {
-    size_t rows = saei_cuda_ceil(t->n, SAEI_CUDA_THREADS / 32);
-    size_t blocks = saei_cuda_min(rows, 4 * (size_t)saei_cuda_of(w)->multiprocessors);
+    size_t rows = saei_ceil_div(t->n, SAEI_CUDA_THREADS / 32);
+    size_t blocks = saei_min(rows, 4 * (size_t)saei_cuda_of(w)->multiprocessors);
     for (int pass = 0; pass < 3; pass++)
         saei_cuda_launch(w, saei_histogram_kernel, blocks, SAEI_CUDA_THREADS, *t, pass);
     saei_cuda_launch(w, saei_ties_kernel, blocks, SAEI_CUDA_THREADS, *t);

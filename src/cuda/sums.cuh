@@ -1,5 +1,5 @@
 #pragma once
-#include "decode.cuh"
+#include "scalars.cuh"
 
 /* ==== >>cuda: sums ============================================================================ */
 
@@ -27,11 +27,11 @@ __global__ static void saei_block_sum_kernel(const float *x, const float *s, siz
     partial[block * ld + c] = sum;
 }
 static void saei_cuda_block_sum(const sae_work *w, const float *x, const float *s, size_t n,
-                                const uint32_t *done) {
+                                double *partial, const uint32_t *done) {
     size_t ld = w->shape.ld;
     saei_cuda_launch(w, saei_block_sum_kernel,
-                     saei_cuda_ceil(n, SAE_ROW_BLOCK) * saei_cuda_ceil(ld, 32), 32, x, s, n, ld,
-                     saei_cuda_pieces_of(w).partial, done);
+                     saei_ceil_div(n, SAE_ROW_BLOCK) * saei_ceil_div(ld, 32), 32, x, s, n, ld,
+                     partial, done);
 }
 /* Column c of the blocks' sums, added in order. */
 __device__ static inline double saei_device_column(const double *partial, size_t blocks, size_t ld,
@@ -59,17 +59,17 @@ __global__ static void saei_column_sums_kernel(const double *partial, size_t blo
 }
 static void saei_cuda_column_sums(const sae_work *w, const float *x, size_t n, float alpha,
                                   float *out) {
-    saei_cuda_block_sum(w, x, NULL, n, NULL);
-    saei_cuda_launch(w, saei_column_sums_kernel, saei_cuda_ceil(w->shape.ld, 32), 32,
-                     saei_cuda_pieces_of(w).partial, saei_cuda_ceil(n, SAE_ROW_BLOCK), w->shape.ld,
-                     alpha, false, out);
+    double *partial = saei_cuda_columns_scratch_of(w).partial;
+    saei_cuda_block_sum(w, x, NULL, n, partial, NULL);
+    saei_cuda_launch(w, saei_column_sums_kernel, saei_ceil_div(w->shape.ld, 32), 32, partial,
+                     saei_ceil_div(n, SAE_ROW_BLOCK), w->shape.ld, alpha, false, out);
 }
 static void saei_cuda_weighted_sum(const sae_work *w, const float *W, const float *s, size_t m,
                                    float alpha, float *out) {
-    saei_cuda_block_sum(w, W, s, m, NULL);
-    saei_cuda_launch(w, saei_column_sums_kernel, saei_cuda_ceil(w->shape.ld, 32), 32,
-                     saei_cuda_pieces_of(w).partial, saei_cuda_ceil(m, SAE_ROW_BLOCK), w->shape.ld,
-                     alpha, true, out);
+    double *partial = saei_cuda_columns_scratch_of(w).partial;
+    saei_cuda_block_sum(w, W, s, m, partial, NULL);
+    saei_cuda_launch(w, saei_column_sums_kernel, saei_ceil_div(w->shape.ld, 32), 32, partial,
+                     saei_ceil_div(m, SAE_ROW_BLOCK), w->shape.ld, alpha, true, out);
 }
 
 /* Half a warp has 16384 floats, a lane of the dot each, and 32 x 64 bytes on the way. 4 bytes a
@@ -92,10 +92,10 @@ __global__ static void saei_sum_squares_kernel(const float *x, size_t count, dou
     if (first < count && threadIdx.x % 16 == 0) sums[part] = all;
 }
 static void saei_cuda_sum_squares(const sae_work *w, const float *x, size_t count, double *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t parts = saei_cuda_ceil(count, SAEI_CUDA_CHUNK);
-    saei_cuda_launch(w, saei_sum_squares_kernel, saei_cuda_ceil(parts, 4), 64, x, count, s.sums);
-    saei_cuda_mean(w, s.sums, parts, 1, out);
+    double *sums = saei_cuda_sum_squares_scratch_of(w).sums;
+    size_t parts = saei_ceil_div(count, SAEI_CUDA_CHUNK);
+    saei_cuda_launch(w, saei_sum_squares_kernel, saei_ceil_div(parts, 4), 64, x, count, sums);
+    saei_cuda_mean(w, sums, parts, 1, out);
 }
 
 /* squares[block] = sum of (x - mean)^2 over a block of rows; the means from the blocks' sums. n d 4
@@ -128,23 +128,22 @@ __global__ static void saei_columns_kernel(const double *partial, size_t blocks,
     if (c < ld) out[c] = saei_device_column(partial, blocks, ld, c);
 }
 /* *out = sum over columns and rows of (x - column mean)^2 / divisor */
-static void saei_cuda_scatter(const sae_work *w, const float *x, size_t n, double divisor,
-                              double *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAE_ROW_BLOCK);
-    double *squares = s.partial + blocks * ld;
-    saei_cuda_block_sum(w, x, NULL, n, NULL);
-    saei_cuda_launch(w, saei_scatter_kernel, blocks * saei_cuda_ceil(ld, 32), 32, x, n, ld,
-                     s.partial, squares);
-    saei_cuda_launch(w, saei_columns_kernel, saei_cuda_ceil(ld, 32), 32, squares, blocks, ld,
-                     s.sums);
-    saei_cuda_mean(w, s.sums, w->shape.d, divisor, out);
+static void saei_cuda_scatter(const sae_work *w, saei_cuda_variance_scratch s, const float *x,
+                              size_t n, double divisor, double *out) {
+    size_t ld = w->shape.ld, blocks = saei_ceil_div(n, SAE_ROW_BLOCK);
+    saei_cuda_block_sum(w, x, NULL, n, s.partial, NULL);
+    saei_cuda_launch(w, saei_scatter_kernel, blocks * saei_ceil_div(ld, 32), 32, x, n, ld,
+                     s.partial, s.squares);
+    saei_cuda_launch(w, saei_columns_kernel, saei_ceil_div(ld, 32), 32, s.squares, blocks, ld,
+                     s.columns);
+    saei_cuda_mean(w, s.columns, w->shape.d, divisor, out);
 }
 
 __global__ static void saei_fill_kernel(double *out, double value) { *out = value; }
 
 static void saei_cuda_variance(const sae_work *w, const float *x, size_t n, double *out) {
-    if (n > 1) saei_cuda_scatter(w, x, n, (double)(n - 1), out);
+    if (n > 1)
+        saei_cuda_scatter(w, saei_cuda_variance_scratch_of(w), x, n, (double)(n - 1), out);
     else saei_cuda_launch(w, saei_fill_kernel, 1, 1, out, 0.0);
 }
 
@@ -163,9 +162,9 @@ __global__ static void saei_mean_count_kernel(const unsigned long long *count, s
     *mean = __ddiv_rn((double)*count, (double)n);
 }
 static void saei_cuda_count_nonzero(const sae_work *w, const sae_code *code, double *mean) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    saei_cuda_clear(w, s.count, sizeof *s.count);
+    unsigned long long *found = saei_cuda_count_scratch_of(w).count;
+    saei_cuda_clear(w, found, sizeof *found);
     saei_cuda_launch(w, saei_count_nonzero_kernel, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
-                     *code, s.count);
-    saei_cuda_launch(w, saei_mean_count_kernel, 1, 1, s.count, code->rows, mean);
+                     *code, found);
+    saei_cuda_launch(w, saei_mean_count_kernel, 1, 1, found, code->rows, mean);
 }

@@ -25,8 +25,8 @@ __global__ static void saei_gate_kernel(const float *gate_bias, const float *exp
 static void saei_cuda_gate(const sae_work *w, const float *gate_bias, const float *r_mag,
                            const float *mag_bias, sae_code *code) {
     size_t m = w->shape.dict_size;
-    float *exp_r = saei_cuda_scratch_of(w).latents;
-    saei_cuda_launch(w, saei_exp_latents_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS),
+    float *exp_r = saei_cuda_gate_scratch_of(w).exp_r;
+    saei_cuda_launch(w, saei_exp_latents_kernel, saei_ceil_div(m, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, r_mag, m, exp_r);
     saei_cuda_launch(w, saei_gate_kernel, code->rows, SAEI_CUDA_THREADS, gate_bias, exp_r, mag_bias,
                      code->count, code->latent, code->pre, code->stride, code->gate, code->value);

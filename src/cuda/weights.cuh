@@ -1,4 +1,5 @@
 #pragma once
+#include "../base/adam.h"
 #include "latents.cuh"
 #include "sums.cuh"
 
@@ -15,7 +16,7 @@ saei_row_norms_kernel(const float *W, size_t m, size_t ld, float *out, double *w
 }
 /* out[i] or, if that is NULL, wide[i] = norm of row i */
 static void saei_cuda_norms(const sae_work *w, const float *W, size_t m, float *out, double *wide) {
-    saei_cuda_launch(w, saei_row_norms_kernel, saei_cuda_ceil(4 * m, SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_row_norms_kernel, saei_ceil_div(4 * m, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, W, m, w->shape.ld, out, wide);
 }
 static void saei_cuda_row_norms(const sae_work *w, const float *W, size_t m, float *out) {
@@ -29,7 +30,7 @@ __global__ static void saei_norm_weight_kernel(const float *norms, int power, si
 }
 static void saei_cuda_norm_weight(const sae_work *w, const float *norms, int power, size_t m,
                                   float *weight) {
-    saei_cuda_launch(w, saei_norm_weight_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_norm_weight_kernel, saei_ceil_div(m, SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS, norms, power, m, weight);
 }
 
@@ -54,35 +55,21 @@ static void saei_cuda_norm_grad(const sae_work *w, const float *W, const float *
 
 /* -- projection, Adam, unit norm -- */
 
-/* beta^t by multiplication, so that no pow() touches the result; volatile: no product is joined
-   with the caller's subtraction. */
-static double saei_cuda_power_of(double beta, uint64_t t) {
-    volatile double result = 1;
-    for (; t; t >>= 1, beta *= beta)
-        if (t & 1) result = result * beta;
-    return result;
-}
-
 typedef struct saei_cuda_adam_step {
-    float keep1, keep2, beta2, root2, step, eps; /* as saei_adam_factors */
-    const double *sum_squares;                   /* D or NULL: gradients are clipped to max_norm */
+    saei_adam_factors by;      /* its scale is not used: clipping knows it on the device alone */
+    const double *sum_squares; /* D or NULL: gradients are clipped to max_norm */
     double max_norm;
-    const uint32_t *halt;
+    const saei_cuda_guard_flag *guard;
 } saei_cuda_adam_step;
 
 static saei_cuda_adam_step saei_cuda_adam_step_of(const sae_work *w, const sae_adam_desc *adam,
                                                   uint64_t t, const double *sum_squares,
                                                   double max_norm) {
     saei_cuda_adam_step c;
-    c.keep1 = (float)(1 - adam->beta1);
-    c.keep2 = (float)(1 - adam->beta2);
-    c.beta2 = (float)adam->beta2;
-    c.root2 = (float)sqrt(1 - saei_cuda_power_of(adam->beta2, t));
-    c.step = (float)(adam->lr / (1 - saei_cuda_power_of(adam->beta1, t)));
-    c.eps = (float)adam->eps;
+    c.by = saei_adam_step_of(adam, t, 1);
     c.sum_squares = sum_squares;
     c.max_norm = max_norm;
-    c.halt = saei_cuda_of(w)->halt;
+    c.guard = &saei_cuda_of(w)->kept->guard;
     return c;
 }
 
@@ -98,11 +85,11 @@ __device__ static inline float saei_device_clip(const saei_cuda_adam_step &c) {
 __device__ static inline float saei_device_adam(const saei_cuda_adam_step &c, float scale, float p,
                                                 float g, float *m, float *v) {
     float x = __fmul_rn(g, scale), m1 = x, v1;
-    if (m) *m = m1 = __fmaf_rn(c.keep1, __fsub_rn(x, *m), *m);
-    v1 = __fmaf_rn(__fmul_rn(c.keep2, x), x, __fmul_rn(c.beta2, *v));
+    if (m) *m = m1 = __fmaf_rn(c.by.keep1, __fsub_rn(x, *m), *m);
+    v1 = __fmaf_rn(__fmul_rn(c.by.keep2, x), x, __fmul_rn(c.by.beta2, *v));
     *v = v1;
-    v1 = __fadd_rn(__fdiv_rn(__fsqrt_rn(v1), c.root2), c.eps);
-    return __fadd_rn(p, __fdiv_rn(__fmul_rn(-c.step, m1), v1));
+    v1 = __fadd_rn(__fdiv_rn(__fsqrt_rn(v1), c.by.root2), c.by.eps);
+    return __fadd_rn(p, __fdiv_rn(__fmul_rn(-c.by.step, m1), v1));
 }
 __device__ static inline float4 saei_device_adam4(const saei_cuda_adam_step &c, float scale,
                                                   float4 p, float4 g, float *first, float *second) {
@@ -122,7 +109,7 @@ __global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, 
                                         const float *grad, float *first, float *second) {
     const size_t at = 4 * saei_device_grid_thread();
     const float scale = saei_device_clip(step);
-    if (*step.halt || at >= count) return;
+    if (step.guard->bad || at >= count) return;
     if (at + 4 <= count) {
         float4 p = saei_device_float4(param + at), g = saei_device_float4(grad + at);
         saei_device_put4(param + at, saei_device_adam4(step, scale, p, g,
@@ -136,7 +123,7 @@ __global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, 
 static void saei_cuda_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                            const double *sum_squares, double max_norm, float *param,
                            const float *grad, float *first, float *second, size_t count) {
-    saei_cuda_launch(w, saei_adam_kernel, saei_cuda_ceil(count, 4 * SAEI_CUDA_THREADS),
+    saei_cuda_launch(w, saei_adam_kernel, saei_ceil_div(count, 4 * SAEI_CUDA_THREADS),
                      SAEI_CUDA_THREADS,
                      saei_cuda_adam_step_of(w, adam, t, sum_squares, max_norm), count, param, grad,
                      first, second);
@@ -180,7 +167,7 @@ __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_st
     float *g = STAGED ? own + (ld + 16) / 32 * 32 + 16 : grad; /* 16 banks away from p */
     float along = 0;
     bool project = false;
-    if (i >= job.m || ((ADAM || UNIT) && *step.halt)) return;
+    if (i >= job.m || ((ADAM || UNIT) && step.guard->bad)) return;
     if (STAGED) {
         SAEI_UNROLL(4)
         for (size_t c = first; c < ld; c += 128) {
@@ -232,7 +219,7 @@ static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_a
     job.ld = w->shape.ld;
     job.room = (job.ld + 16) / 32 * 32 + 16;
     if (PROJECT) job.room += job.ld;
-    job.room = saei_cuda_align16(job.room);
+    job.room = saei_align16(job.room);
     row = job.room * sizeof(float);
     while (warps > 1 && warps * row > most) warps /= 2;
     if (warps * row > most)
@@ -240,7 +227,7 @@ static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_a
                          SAEI_CUDA_THREADS, job, step);
     else
         saei_cuda_launch_shared(w, saei_rows_kernel<PROJECT, ADAM, UNIT, true>,
-                                saei_cuda_ceil(job.m, warps), (unsigned)warps * 32, warps * row,
+                                saei_ceil_div(job.m, warps), (unsigned)warps * 32, warps * row,
                                 job, step);
 }
 
@@ -262,7 +249,7 @@ static void saei_cuda_normalize_rows(const sae_work *w, size_t m, float eps, flo
     saei_cuda_row_job job;
     memset(&step, 0, sizeof step);
     memset(&job, 0, sizeof job);
-    step.halt = saei_cuda_of(w)->halt;
+    step.guard = &saei_cuda_of(w)->kept->guard;
     job.m = m;
     job.unit = eps;
     job.param = W;
@@ -309,7 +296,7 @@ __global__ static void saei_least_kernel(sae_code code, double *least) {
 }
 __global__ static void saei_threshold_kernel(const double *least, size_t n, bool by_row,
                                              double beta, double keep, float *threshold,
-                                             const uint32_t *halt) {
+                                             const saei_cuda_guard_flag *guard) {
     __shared__ unsigned rows, bits;
     double total;
     float now;
@@ -325,7 +312,7 @@ __global__ static void saei_threshold_kernel(const double *least, size_t n, bool
     }
     __syncthreads();
     total = saei_device_scalars(least, n);
-    if (threadIdx.x != 0 || *halt || (by_row && !rows)) return;
+    if (threadIdx.x != 0 || guard->bad || (by_row && !rows)) return;
     now = by_row ? (float)__ddiv_rn(total, (double)rows) : rows ? __uint_as_float(bits) : 0;
     if (!(*threshold < 0))
         now = (float)__dadd_rn(__dmul_rn(beta, (double)*threshold), __dmul_rn(keep, (double)now));
@@ -333,21 +320,22 @@ __global__ static void saei_threshold_kernel(const double *least, size_t n, bool
 }
 static void saei_cuda_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
                                        double beta, float *threshold) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
+    double *least = saei_cuda_row_sums_scratch_of(w).sums;
     saei_cuda_launch(w, saei_least_kernel, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS, *code,
-                     s.sums);
-    saei_cuda_launch(w, saei_threshold_kernel, 1, SAEI_CUDA_THREADS, s.sums, code->rows, by_row,
-                     beta, 1 - beta, threshold, saei_cuda_of(w)->halt);
+                     least);
+    saei_cuda_launch(w, saei_threshold_kernel, 1, SAEI_CUDA_THREADS, least, code->rows, by_row,
+                     beta, 1 - beta, threshold, &saei_cuda_of(w)->kept->guard);
 }
 
 /* -- geometric median (Weiszfeld): at most 100 rounds, those after the last do nothing -- */
 
 __global__ static void saei_median_begin_kernel(const double *partial, size_t blocks, size_t n,
-                                                size_t ld, float *out, const uint32_t *halt,
+                                                size_t ld, float *out,
+                                                const saei_cuda_guard_flag *guard,
                                                 uint32_t *done) {
     const size_t c = saei_device_grid_thread();
-    if (c == 0) *done = *halt;
-    if (c >= ld || *halt) return;
+    if (c == 0) *done = guard->bad;
+    if (c >= ld || guard->bad) return;
     out[c] = (float)__ddiv_rn(saei_device_column(partial, blocks, ld, c), (double)n);
 }
 /* weights[r] = 1 / max(norm of x_r - guess, 1e-20); eight rows a warp. n d 4 bytes, from the L2. */
@@ -394,21 +382,19 @@ __global__ static void saei_median_move_kernel(const double *partial, size_t blo
 }
 /* DEVIATION, as on the CPU: a row at the guess itself has weight 1e20. */
 static void saei_cuda_geometric_median(const sae_work *w, const float *x, size_t n, float *out) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    size_t ld = w->shape.ld, blocks = saei_cuda_ceil(n, SAE_ROW_BLOCK);
-    uint32_t *done = reinterpret_cast<uint32_t *>(s.count);
-    float *move = s.latents;
-    saei_cuda_block_sum(w, x, NULL, n, NULL);
-    saei_cuda_launch(w, saei_median_begin_kernel, saei_cuda_ceil(ld, 32), 32, s.partial, blocks, n,
-                     ld, out, saei_cuda_of(w)->halt, done);
+    saei_cuda_median_scratch s = saei_cuda_median_scratch_of(w);
+    size_t ld = w->shape.ld, blocks = saei_ceil_div(n, SAE_ROW_BLOCK);
+    saei_cuda_block_sum(w, x, NULL, n, s.partial, NULL);
+    saei_cuda_launch(w, saei_median_begin_kernel, saei_ceil_div(ld, 32), 32, s.partial, blocks, n,
+                     ld, out, &saei_cuda_of(w)->kept->guard, s.done);
     for (int round = 0; round < 100; round++) {
-        saei_cuda_launch(w, saei_distance_kernel, saei_cuda_ceil(4 * n, SAEI_CUDA_THREADS),
-                         SAEI_CUDA_THREADS, x, out, n, ld, s.sums, done);
-        saei_cuda_launch(w, saei_median_weights_kernel, 1, SAEI_CUDA_THREADS, s.sums, n, s.rows,
-                         done);
-        saei_cuda_block_sum(w, x, s.rows, n, done);
+        saei_cuda_launch(w, saei_distance_kernel, saei_ceil_div(4 * n, SAEI_CUDA_THREADS),
+                         SAEI_CUDA_THREADS, x, out, n, ld, s.weights, s.done);
+        saei_cuda_launch(w, saei_median_weights_kernel, 1, SAEI_CUDA_THREADS, s.weights, n,
+                         s.shares, s.done);
+        saei_cuda_block_sum(w, x, s.shares, n, s.partial, s.done);
         saei_cuda_launch(w, saei_median_move_kernel, 1, SAEI_CUDA_THREADS, s.partial, blocks, ld,
-                         move, out, done);
+                         s.move, out, s.done);
     }
 }
 
@@ -441,19 +427,12 @@ __global__ static void saei_draw_kernel(const float *e, size_t n, size_t ld, uin
                                         uint64_t step, double *keys) {
     const size_t r = saei_device_grid_thread() / 4;
     double norm = __dsqrt_rn(saei_device_dot(e + r * ld, e + r * ld, r < n ? ld : 0));
-    uint64_t draw = step * ((uint64_t)1 << 32) + r, bits;
-    uint32_t counter[4], key[2], out[4];
+    uint64_t draw = step * ((uint64_t)1 << 32) + r;
+    uint32_t block[4];
     double u;
     if (r >= n || threadIdx.x % 4 != 0) return;
-    counter[0] = (uint32_t)(draw >> 1);
-    counter[1] = (uint32_t)(draw >> 33);
-    counter[2] = SAEI_STREAM_RESAMPLE;
-    counter[3] = 0;
-    key[0] = (uint32_t)seed;
-    key[1] = (uint32_t)(seed >> 32);
-    saei_philox(counter, key, out);
-    bits = draw & 1 ? (uint64_t)out[3] << 32 | out[2] : (uint64_t)out[1] << 32 | out[0];
-    u = __dmul_rn((double)(bits >> 11 | 1), 1.1102230246251565e-16);
+    saei_draw_block(seed, SAEI_STREAM_RESAMPLE, draw / 2, block);
+    u = saei_draw_uniform(saei_draw_bits(block, draw));
     keys[r] = norm > 0 ? __ddiv_rn(-saei_ln(u), norm) : HUGE_VAL;
 }
 /* order[place of row r by (key, row)] = r: n^2 comparisons, now and then. */
@@ -475,8 +454,9 @@ __global__ static void saei_order_kernel(const double *keys, size_t n, uint32_t 
 
 typedef struct saei_cuda_restart {
     const float *x;
-    const uint32_t *order, *dead, *num_dead, *halt;
+    const uint32_t *order, *dead, *num_dead;
     const double *mean;
+    const saei_cuda_guard_flag *guard;
     size_t n, ld, num_biases;
     float *enc[3], *dec[3], *biases[3][3];
 } saei_cuda_restart;
@@ -488,7 +468,7 @@ __global__ static void saei_restart_kernel(saei_cuda_restart job) {
     float norm, scale;
     size_t at;
     uint32_t i;
-    if (*job.halt || used >= *job.num_dead || used >= job.n) return;
+    if (job.guard->bad || used >= *job.num_dead || used >= job.n) return;
     i = job.dead[used];
     at = i * ld;
     from = job.x + job.order[used] * ld;
@@ -511,27 +491,26 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
                                const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
                                uint64_t step, float *const enc[3], float *const dec[3],
                                float *const (*biases)[3], size_t num_biases) {
-    saei_cuda_pieces s = saei_cuda_pieces_of(w);
-    uint32_t *num_dead = reinterpret_cast<uint32_t *>(s.count);
-    double *mean = reinterpret_cast<double *>(s.count + 1);
+    saei_cuda_resample_scratch s = saei_cuda_resample_scratch_of(w);
     saei_cuda_restart job;
     if (threshold == UINT64_MAX) return; /* none is dead */
-    saei_cuda_list_silent(w, since, threshold + 1, m, s.list, num_dead);
-    saei_cuda_norms(w, enc[0], m, NULL, s.sums);
-    saei_cuda_launch(w, saei_living_kernel, saei_cuda_ceil(m, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
-                     since, threshold, m, s.sums);
-    saei_cuda_launch(w, saei_mean_living_kernel, 1, SAEI_CUDA_THREADS, s.sums, m, num_dead, mean);
-    saei_cuda_launch(w, saei_draw_kernel, saei_cuda_ceil(4 * n, SAEI_CUDA_THREADS),
-                     SAEI_CUDA_THREADS, e, n, w->shape.ld, seed, step, s.sums);
-    saei_cuda_launch(w, saei_order_kernel, saei_cuda_ceil(n, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
-                     s.sums, n, s.order);
+    saei_cuda_silent(w, s.silent, since, threshold + 1, m, s.dead, s.num_dead);
+    saei_cuda_norms(w, enc[0], m, NULL, s.norms);
+    saei_cuda_launch(w, saei_living_kernel, saei_ceil_div(m, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
+                     since, threshold, m, s.norms);
+    saei_cuda_launch(w, saei_mean_living_kernel, 1, SAEI_CUDA_THREADS, s.norms, m,
+                     s.num_dead, s.mean);
+    saei_cuda_launch(w, saei_draw_kernel, saei_ceil_div(4 * n, SAEI_CUDA_THREADS),
+                     SAEI_CUDA_THREADS, e, n, w->shape.ld, seed, step, s.keys);
+    saei_cuda_launch(w, saei_order_kernel, saei_ceil_div(n, SAEI_CUDA_THREADS), SAEI_CUDA_THREADS,
+                     s.keys, n, s.order);
     memset(&job, 0, sizeof job);
     job.x = x;
     job.order = s.order;
-    job.dead = s.list;
-    job.num_dead = num_dead;
-    job.halt = saei_cuda_of(w)->halt;
-    job.mean = mean;
+    job.dead = s.dead;
+    job.num_dead = s.num_dead;
+    job.mean = s.mean;
+    job.guard = &saei_cuda_of(w)->kept->guard;
     job.n = n;
     job.ld = w->shape.ld;
     job.num_biases = num_biases;
@@ -540,6 +519,6 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
         job.dec[k] = dec[k];
         for (size_t b = 0; b < num_biases && b < 3; b++) job.biases[b][k] = biases[b][k];
     }
-    saei_cuda_launch(w, saei_restart_kernel, saei_cuda_warps(saei_cuda_min(m, n)),
+    saei_cuda_launch(w, saei_restart_kernel, saei_cuda_warps(saei_min(m, n)),
                      SAEI_CUDA_THREADS, job);
 }

@@ -1,4 +1,5 @@
 #pragma once
+#include "../base/adam.h"
 #include "../base/platform.h"
 
 /* ==== >>kernels =============================================================================== */
@@ -12,12 +13,6 @@
 #define SAEI_DENSE_ROWS 64
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
 #define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
-
-typedef struct saei_adam_factors {
-    float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
-    float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
-    float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
-} saei_adam_factors;
 
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {

@@ -1,5 +1,5 @@
 #pragma once
-#include "../backend/cpu_weights.h"
+#include "../backend/cpu_table.h"
 #include "../dict/params.h"
 #include "buffer.h"
 

@@ -64,9 +64,7 @@ static void saei_index_batch(sae_trainer *t, const sae_code *code, size_t others
 
 /* out[i] = the sum of extra[which] over the entries of latent i. */
 static void saei_sums(sae_trainer *t, size_t which, float *out) {
-    if (t->ops->code_sums)
-        t->ops->code_sums(&t->w, &t->code, t->code.extra[which], t->desc.dict_size, false, out);
-    else t->ops->latent_sums(&t->w, &t->index, 2 + which, false, out);
+    saei_op_code_sums(t->ops, &t->w, &t->code, t->code.extra[which], &t->index, 2 + which, out);
 }
 
 /* From an index of (f, dL/dp): dW_dec = alpha sum f e, dW_enc = sum dL/dp xc,
@@ -90,16 +88,8 @@ static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const fl
    not positive. */
 static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
                              float *e, double *loss, float *grad) {
-    const sae_backend *ops = t->ops;
-    size_t m = t->desc.dict_size;
-    if (ops->reconstruct) {
-        ops->reconstruct(&t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y, alpha,
-                         relu_of, e, loss, grad);
-        return;
-    }
-    ops->decode(&t->w, &t->code, values, t->param.W_dec, 0, m, t->param.b_dec, 0, e);
-    ops->residual(&t->w, e, t->y, t->n, e, loss);
-    ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, relu_of, grad);
+    saei_op_reconstruct(t->ops, &t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y,
+                        alpha, relu_of, e, loss, grad);
 }
 
 /* Ghost gradients (Anthropic, January 2024 update): latents silent for long are pulled towards the

@@ -1,5 +1,5 @@
 #pragma once
-#include "../backend/cpu_weights.h"
+#include "../backend/cpu_table.h"
 #include "../dict/params.h"
 #include "schemes.h"
 
@@ -317,6 +317,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     SAEI_TRY(saei_trainer_check(ctx, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
+    SAEI_TRY(saei_backend_check(ctx, "sae_trainer_create", saei_backend_of(ctx)));
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t)
         return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");

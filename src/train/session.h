@@ -102,6 +102,7 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
                          dict->desc.arch == SAE_ARCH_IDENTITY ? ""
                                                               : " with variations or inactive "
                                                                 "groups");
+    SAEI_TRY(saei_backend_check(ctx, "sae_session_create", saei_backend_of(ctx)));
     s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
     theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
     if (!s || !theta) {

@@ -30,7 +30,7 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_trainer_kind kind = t->desc.kind;
     bool constrained =
         kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
-    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL, fused;
+    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL;
     size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
     sae_lag *lag = t->lag.seen ? &t->lag : NULL;
@@ -38,23 +38,19 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_adam_desc adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
-    fused = unit && t->ops->adam_rows;
-    if (unit && !(fused && !clipped)) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, lag,
-                                t->grad.W_dec);
+    if (unit && clipped) /* the clipping needs the norm of what is left */
+        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lag, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
-    if (!fused) {
+    if (!unit) {
         saei_adam_range(t, &adam, step, squares, 0, t->view.num_params);
-        if (unit)
-            t->ops->normalize_rows(&t->w, m, unit_eps, t->param.W_dec);
         return;
     }
     dec = (size_t)(t->param.W_dec - t->param.all);
     end = dec + m * t->view.ld;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag, m,
-                      t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
+    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag,
+                      m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lag) return;
     lag->unit = unit_eps;
