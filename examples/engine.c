@@ -69,7 +69,7 @@ int main(int argc, char **argv) {
         return 1;
     }
 
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t d = info.activation_dim, m = info.dict_size, row_begin[2];
     float *memory =
         (float *)malloc((d + 2 * m) * sizeof *memory); /* the engine's, for all frames */

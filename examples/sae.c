@@ -231,7 +231,9 @@ static bool make_folders(const char *path) {
     return is_folder(path);
 }
 
-static void on_library_message(sae_log_level level, const char *message, void *user) {
+static void on_library_message(sae_log_level level, sae_result result, const char *message,
+                               void *user) {
+    (void)result;
     (void)user;
     if (level == SAE_LOG_WARNING) warn("%s", without_function(message));
     if (!sae.quiet && level == SAE_LOG_INFO && strcmp(sae.verb, "convert") == 0) {
@@ -1383,7 +1385,7 @@ static int load(const common *c, bool raw_decoder_norms, sae_dictionary **dict) 
 
 /* Opens --data for dict, which is prepared where there are rows enough to gain by it. */
 static int open_rows(const common *c, sae_dictionary *dict, reader *rows) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     int status;
     if (!c->data.count) return wrong("--data is missing");
     status = reader_create(rows, &c->data, c);
@@ -1464,7 +1466,7 @@ static int evaluate(const common *c, sae_dictionary *dict) {
 
 /* Rows of a block: as --batch says where the rows of a batch choose together, else what fits. */
 static size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t batch = c->batch ? (size_t)c->batch : 2048, fits = (size_t)BLOCK_BYTES / bytes_a_row;
     bool together = sae_dictionary_rule(dict) == SAE_RULE_TOP_K
                     && (info.arch == SAE_ARCH_BATCH_TOP_K || info.arch == SAE_ARCH_MATRYOSHKA);
@@ -1480,7 +1482,7 @@ static void tell_latents(const common *c, const reader *rows, uint64_t active) {
 
 /* A block of rows of --data after the other, encoded; dense latents or reconstruction to out. */
 static int write_dense(const common *c, const sae_dictionary *dict, reader *rows, bool latents) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t width = latents ? info.dict_size : info.output_dim, n, i;
     uint64_t active = 0;
     size_t block = block_rows(c, dict, 4 * (latents ? width : width + info.activation_dim));
@@ -1658,7 +1660,7 @@ static int delphi_config(const common *c, const sae_dictionary *dict, uint64_t r
 static int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
                         uint64_t rows) {
     sae_origin origin = sae_dictionary_origin(dict);
-    uint64_t m = sae_dictionary_info(dict).dict_size, splits = c->splits ? c->splits : SPLITS;
+    uint64_t m = sae_dictionary_get_desc(dict)->dict_size, splits = c->splits ? c->splits : SPLITS;
     uint64_t ctx = c->ctx ? c->ctx : CONTEXT, s;
     const char *module = c->module ? c->module : origin.hook;
     sae_tensor_file *file = NULL;
@@ -1692,7 +1694,7 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     static const char *const endings[] = { ".row.npy", ".index.npy", ".value.npy" };
     static const char *const descrs[] = { "<i8", "<i4", "<f4" };
     static const size_t sizes[] = { 8, 4, 4 };
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t m = info.dict_size, block = block_rows(c, dict, 8 * m), n, r, i;
     sae_sparse code;
     npy_writer parts[3];
@@ -2872,7 +2874,7 @@ typedef struct norms {
 
 static norms row_norms(const sae_dictionary *dict,
                        const float *(*row)(const sae_dictionary *dict, size_t latent)) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     norms all = { 0, 0, 0, 0 };
     size_t i, j;
     size_t width = row == sae_dictionary_decoder_row ? info.output_dim : info.activation_dim;
@@ -2915,7 +2917,7 @@ static void text_line(const char *name, const char *text) {
 
 /* Which latents are dead depends on the data; the weights alone show only rows of norm 0. */
 static void text_info(const sae_dictionary *dict, const sae_trainer_desc *trainer) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     sae_origin origin = sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
@@ -2960,7 +2962,7 @@ static void json_text(const char *name, const char *text) {
 }
 
 static void json_info(const sae_dictionary *dict, const sae_trainer_desc *trainer) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     sae_origin origin = sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
@@ -3116,7 +3118,7 @@ static double difference(const float *a, const float *b, size_t rows, size_t wid
 /* Both on the same random rows, of about the size that the dictionary's own directions have. Where
    decoder rows were rescaled, latents are compared with their norms. */
 static int compare(const sae_dictionary *from, const sae_dictionary *to) {
-    sae_dictionary_desc info = sae_dictionary_info(from);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(from);
     size_t d = info.activation_dim, m = info.dict_size, out = info.output_dim, r, i;
     float *x = (float *)take(PROBES * d, sizeof *x), *ratio = (float *)take(m, sizeof *ratio);
     float *f[2], *x_hat[2];
@@ -3151,7 +3153,7 @@ static int compare(const sae_dictionary *from, const sae_dictionary *to) {
 
 /* log10 of how often each latent fires on the rows of --data. */
 static int measure_sparsity(const common *c, sae_dictionary *dict, float *log_sparsity) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t m = info.dict_size, block = block_rows(c, dict, 4 * m), n, i;
     uint64_t *count = (uint64_t *)take(m, sizeof *count);
     float *x = (float *)take(block * info.activation_dim, sizeof *x);
@@ -3190,7 +3192,7 @@ static int run_convert(const common *c, const sae_export_desc *desc, sae_diction
     sae_dictionary_destroy(back);
     if (status == DONE && !sae.quiet)
         printf("%s: %s, %zu latents of %zu dimensions\n", folder, sae_format_name(desc->format),
-               sae_dictionary_info(dict).dict_size, sae_dictionary_info(dict).activation_dim);
+               sae_dictionary_get_desc(dict)->dict_size, sae_dictionary_get_desc(dict)->activation_dim);
     return status;
 }
 
@@ -3253,9 +3255,9 @@ static int verb_convert(int argc, char **argv) {
     if (status == DONE) status = load(&c, false, &dict);
     if (status != DONE) return status;
     if (desc.format == SAE_FORMAT_SPARSIFY
-        && sae_dictionary_info(dict).arch != SAE_ARCH_TOP_K) {
+        && sae_dictionary_get_desc(dict)->arch != SAE_ARCH_TOP_K) {
         status = failed("sparsify holds only top-k dictionaries, this is %s",
-                        sae_arch_name(sae_dictionary_info(dict).arch));
+                        sae_arch_name(sae_dictionary_get_desc(dict)->arch));
         sae_dictionary_destroy(dict);
         return status;
     }
@@ -3266,7 +3268,7 @@ static int verb_convert(int argc, char **argv) {
     desc.origin = &origin;
     desc.raw = c.raw;
     if (c.data.count) {
-        float *log_sparsity = (float *)take(sae_dictionary_info(dict).dict_size, sizeof(float));
+        float *log_sparsity = (float *)take(sae_dictionary_get_desc(dict)->dict_size, sizeof(float));
         status = measure_sparsity(&c, dict, log_sparsity);
         desc.log_sparsity = log_sparsity;
     }
