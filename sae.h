@@ -1,6 +1,6 @@
 /*  sae.h - sparse autoencoders ("dictionaries") in one C header: train, save, load, run, judge.
 
-    SAE_VERSION "0.1.0" - MIT licence, see the end of this file.
+    SAE_VERSION "0.2.0" - MIT licence, see the end of this file.
 
     DO THIS
         #define SAE_IMPLEMENTATION      in exactly ONE .c or .cpp file, before
@@ -100,11 +100,19 @@
 #define SAE_API extern /* define it to static or to a dllexport attribute, as you need */
 #endif
 
-#define SAE_VERSION "0.1.0"
+#define SAE_VERSION_MAJOR 0
+#define SAE_VERSION_MINOR 2
+#define SAE_VERSION_PATCH 0
+#define SAE_VERSION_NUMBER                                                                         \
+    (SAE_VERSION_MAJOR * 10000 + SAE_VERSION_MINOR * 100 + SAE_VERSION_PATCH)
+#define SAE_VERSION "0.2.0"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* The version of the compiled library, as SAE_VERSION was there. */
+SAE_API const char *sae_version(void);
 
 /* ==== >>api: results ========================================================================== */
 
@@ -154,17 +162,32 @@ typedef struct sae_allocator { /* called from any thread; free never with NULL *
 } sae_allocator;
 
 typedef struct sae_logger {
-    void (*log)(sae_log_level level, const char *message, void *user); /* from any thread */
+    /* From any thread. result: of an error; SAE_OK with the other levels. */
+    void (*log)(sae_log_level level, sae_result result, const char *message, void *user);
     void *user;
 } sae_logger;
+
+/* Threads of the caller's. run calls fn(arg, part, worker) once for every part < parts, in any
+   order and on any threads, its own among them, and returns when all have returned. worker is below
+   the desc's `threads`, and no two parts of one run that are at work at the same time share it.
+   run is called from every thread that calls the library, also from several at once. It needs no
+   more stack than the calls do that lead to it. */
+typedef void (*sae_part_fn)(void *arg, size_t part, size_t worker);
+typedef struct sae_pool {
+    void (*run)(size_t parts, sae_part_fn fn, void *arg, void *user);
+    void *user;
+} sae_pool;
 
 typedef struct sae_backend sae_backend; /* >>backend */
 
 typedef struct sae_context_desc {
     sae_allocator allocator;    /* default: malloc and free */
     sae_logger logger;          /* default: silent */
-    int threads;                /* default 0: all (OpenMP's choice), at most 1024; results do not
-                                   depend on it */
+    sae_pool pool;              /* default: OpenMP, where sae.h is compiled with it, else the
+                                   calling thread alone */
+    int threads;                /* at most 1024; default 0: all (OpenMP's choice). With a pool
+                                   required: the number of its workers. Results do not depend
+                                   on it */
     const sae_backend *backend; /* default NULL: the CPU */
     const void *backend_desc;   /* what the backend wants to know, for example a sae_cuda_desc;
                                    default NULL: its own defaults. Must live as long as ctx */
@@ -182,6 +205,28 @@ SAE_API void sae_context_destroy(sae_context *ctx); /* NULL is fine */
    one thread; where several may fail at once, take a copy (cut to size, NUL-terminated). */
 SAE_API const char *sae_error(const sae_context *ctx);
 SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
+
+/* ==== >>api: element types and tensors ======================================================== */
+
+typedef enum sae_dtype {
+    SAE_DTYPE_DEFAULT = 0, /* F32 */
+    SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
+    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
+} sae_dtype;
+SAE_API size_t sae_dtype_size(sae_dtype dtype);
+SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
+
+#define SAE_MAX_DIMS 8
+typedef struct sae_tensor {
+    const char *name;            /* "" for .npy */
+    sae_dtype dtype;
+    size_t ndim;
+    uint64_t shape[SAE_MAX_DIMS];
+    int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
+    const void *data;            /* the first element; little endian; need not be aligned */
+} sae_tensor;
+/* All elements as float32 in row-major order, out [product of shape]. */
+SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 
 /* ==== >>api: dictionaries ===================================================================== */
 
@@ -221,7 +266,7 @@ typedef enum sae_rule {
 
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
-/* Which latents there are, where it is not "relu(p), and of these the class's choice". */
+/* How latents are computed from the pre-activations p. */
 typedef enum sae_activation {
     SAE_ACTIVATION_POSITIVE = 0, /* as the class says */
     SAE_ACTIVATION_SIGNED,    /* STANDARD, STANDARD_NEW: f = p; TOP_K: the k largest p, no relu */
@@ -266,8 +311,13 @@ SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_
                                          sae_dictionary **out);
 SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
 
-/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in. */
-SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict);
+SAE_API sae_result sae_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out);
+/* What sae_dictionary_create would ask of the allocator. Errors: SAE_ERR_INVALID. */
+SAE_API sae_result sae_dictionary_memory(const sae_dictionary_desc *desc, size_t *bytes);
+
+/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in. Owned
+   by dict. */
+SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary *dict);
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
 /* Rule at inference; active_groups 0 means all. Errors: SAE_ERR_INVALID (does not fit the
@@ -284,8 +334,28 @@ SAE_API float sae_dictionary_threshold(const sae_dictionary *dict);
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
-/* Multiplies every bias by scale, and the thresholds too (a scalar one only where >= 0): the
-   dictionary of x*scale from that of x. Errors: SAE_ERR_INVALID (not finite, or <= 0),
+/* All parameters, where they lie in dict, to be read: valid until dict is destroyed; their rows may
+   be further apart than they are long (stride).
+     W_enc [m,d], W_dec [m,output_dim], b_dec [output_dim]   all classes but IDENTITY, which has none
+     b_enc [m]                                               all but GATED
+     gate_bias, r_mag, mag_bias [m]                          GATED
+     threshold [m]                                           JUMP_RELU
+     threshold, k, one number each                           TOP_K, BATCH_TOP_K, MATRYOSHKA
+     W_skip [output_dim,d]                                   where desc.skip is set
+   False: no tensor of that index. */
+SAE_API size_t sae_dictionary_num_tensors(const sae_dictionary *dict);
+SAE_API bool sae_dictionary_get_tensor(const sae_dictionary *dict, size_t index, sae_tensor *out);
+/* Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the message has the names). */
+SAE_API sae_result sae_dictionary_find_tensor(const sae_dictionary *dict, const char *name,
+                                              sae_tensor *out);
+/* Copies count float32 numbers, all of the tensor, row-major, into it. What sae_dictionary_prepare
+   made is dropped, and no other thread may use dict meanwhile. Errors: SAE_ERR_INVALID (also a k
+   that is none), SAE_ERR_NOT_FOUND, SAE_ERR_MISMATCH (count). */
+SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *name,
+                                             const float *values, size_t count);
+
+/* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by scale.
+   A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
    SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
@@ -296,12 +366,23 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
 
 /* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
    latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
-   16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
-   Rows with more than about m/20 latents gain nothing, and after several such it is left off. Lasts
-   until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like these
-   it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
+   16 bit with the dictionary, 2 m d bytes, and scratch memory per thread. Batches with more than
+   about m/20 latents per row gain nothing; after several of them the fast path is turned off. Lasts
+   until the parameters or the rule change (set_tensor, scale_biases, normalize_decoder, set_rule).
+   Like these it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
    Errors: SAE_ERR_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
+
+/* ==== >>api: inference ======================================================================== */
+
+/* Rows of activations wherever they lie. */
+typedef struct sae_rows {
+    const void *data;  /* required: [n,d] */
+    sae_dtype dtype;   /* F32 (default), F16, BF16 */
+    size_t stride;     /* elements from one row to the next; default d */
+    bool on_device;    /* in the backend's memory, and ready in the order of its stream; may be
+                          written again in the order of that stream. Default: host memory */
+} sae_rows;
 
 /* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
    latents ascend inside a row; only f != 0 is listed. The caller owns all three arrays. */
@@ -309,25 +390,40 @@ typedef struct sae_sparse {
     size_t *row_begin; /* [n + 1] */
     uint32_t *latent;  /* [capacity] */
     float *value;      /* [capacity] */
-    size_t capacity;   /* n*k is enough for top-k rules, n*m always */
+    size_t capacity;   /* sae_dictionary_capacity(dict, n) is enough */
 } sae_sparse;
 
+/* Entries that the lists of n rows may need: n*k under SAE_RULE_TOP_K (the batch classes:
+   floor((k + k_fraction) n)), else n*m. SIZE_MAX: more than can be counted. */
+SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
+
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
-   outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
-   SAE_RULE_TOP_K: by the batch classes (8 n m bytes; sae_forward without f 12 n m), and by
-   sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give
-   unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but
-   for batch top-k, which chooses over the n rows together). x_hat is [n,output_dim].
+   outputs are the caller's and may not overlap; outputs are densely packed. x_hat is [n,output_dim].
+   A call uses at most 16 KB of stack, on every thread that works for it, and allocates nothing,
+   except under SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and sae_forward without f
+   where k > 1024 1024 k + 1024 bytes per thread (each and some padding). It works in memory that
+   the context has for as many calls at once as it has threads, at least 4; further ones work in
+   smaller pieces, so slower. Rows with NaN or infinity give unspecified latents in these rows alone.
+   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the n
+   rows together).
+   Each call is there twice: for float rows one after the other, and for rows of any kind in host
+   memory (_rows); the bits are those of the rows converted to float32 first.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY (of what is allocated). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
+SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                   float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out);
+SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          sae_sparse *out);
 /* f [n,count] of the latents named (each < m). Rules that compare a latent with others (top-k) do
    not apply: these classes give p > max(threshold, 0), or relu(p) while the threshold is unset, or
    p where latents are signed. */
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f);
+SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          const uint32_t *latents, size_t count, float *f);
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat);
 SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_sparse *code, size_t n,
                                      float *x_hat);
@@ -335,14 +431,13 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
    [n,output_dim] is decode's, changed in place; nothing happens to dictionaries with neither. */
 SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
                                      float *x_hat);
+SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          float *x_hat);
 /* encode, decode, finish; f may be NULL. */
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f);
-/* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
-SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
-                                     const uint8_t *mask, float *x_ghost);
-/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
-SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
+SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                    float *x_hat, float *f);
 
 /* ==== >>api: steering ========================================================================= */
 
@@ -368,14 +463,17 @@ typedef struct sae_steering {
    f is that of sae_encode, rule included: under SAE_RULE_TOP_K a latent not among the k of its row
    has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value. Where
    input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
-   dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
-   m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
+   dict is const; callable from many threads at once; stack and memory as for inference. Cost per
+   row: count d, and m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
    SAE_MAX_STEERINGS), SAE_ERR_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a
    mode other than ADD: it would choose over all rows together; a transcoder that shows as one:
    skip, or another output_dim). x is untouched then. */
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count);
+/* x->data is written; numbers of 16 bit are rounded to the nearest, ties to even. */
+SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                  const sae_steering *steerings, size_t count);
 
 /* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
    file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
@@ -428,14 +526,6 @@ SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, siz
 SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim,
                                  float eps);
 SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps);
-
-typedef enum sae_dtype {
-    SAE_DTYPE_DEFAULT = 0, /* F32 */
-    SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
-    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
-} sae_dtype;
-SAE_API size_t sae_dtype_size(sae_dtype dtype);
-SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
 
 /* ==== >>api: trainers ========================================================================= */
 
@@ -544,14 +634,6 @@ SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
-/* Rows of activations wherever they lie. */
-typedef struct sae_rows {
-    const void *data;  /* required: [n,d] */
-    sae_dtype dtype;   /* F32 (default), F16, BF16 */
-    size_t stride;     /* elements from one row to the next; default d */
-    bool on_device;    /* in the backend's memory, and ready in the order of its stream; may be
-                          written again in the order of that stream. Default: host memory */
-} sae_rows;
 /* As sae_trainer_step; target may be NULL. A backend that runs behind the host (CUDA) may report
    NaN or infinity one or two steps late, or at the next call that looks at the trainer: the trainer
    then is as it was before the step the message names, later ones did nothing. */
@@ -748,6 +830,14 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f);
 
+/* ==== >>api: the reference's experiments ====================================================== */
+
+/* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
+SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint8_t *mask, float *x_ghost);
+/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
+
 /* ==== >>api: files ============================================================================ */
 
 /* Whose files are opened, and what their folders hold. */
@@ -840,15 +930,6 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
 /* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
-#define SAE_MAX_DIMS 8
-typedef struct sae_tensor {
-    const char *name;            /* "" for .npy */
-    sae_dtype dtype;
-    size_t ndim;
-    uint64_t shape[SAE_MAX_DIMS];
-    int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
-    const void *data;            /* the first element; little endian; need not be aligned */
-} sae_tensor;
 typedef struct sae_tensor_file sae_tensor_file;
 SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
 SAE_API void sae_tensor_file_close(sae_tensor_file *file);
@@ -859,8 +940,6 @@ SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, cons
    what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
    Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
-/* All elements as float32 in row-major order, out [product of shape]. */
-SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
    tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
    SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
@@ -1056,169 +1135,276 @@ typedef struct sae_lag {
     uint32_t *waiting;              /* D one number: how many rows waited when catch_up came */
 } sae_lag;
 
+/* The operations. A row is X(result, name, need, parameters, arguments) and declares
+       result name parameters
+   which the struct below has as a pointer; arguments repeats the parameters' names, so that a row
+   is enough to write a function that calls it (to time it, say). All the rest follows from the
+   rows: the tables of the backends here are filled by name, and a table whose required operation is
+   NULL is refused when a trainer or session is created. */
+enum {
+    SAE_OP_REQUIRED,
+    SAE_OP_GUARDED,         /* required, and held back once a guard has fired */
+    SAE_OP_OPTIONAL,        /* may be NULL */
+    SAE_OP_OPTIONAL_GUARDED
+};
+
+/* Memory, and the course of a step; of no result. */
+#define SAE_BACKEND_CONTROL(X)                                                                     \
+    /* open and close make and end the backend's state for one trainer or session */               \
+    X(sae_result, open, SAE_OP_REQUIRED, (const sae_context *ctx, void **state), (ctx, state))     \
+    X(void, close, SAE_OP_REQUIRED, (const sae_context *ctx, void *state), (ctx, state))           \
+    /* zeroed, 64-byte aligned; NULL: none left */                                                 \
+    X(void *, alloc, SAE_OP_REQUIRED, (const sae_work *w, size_t bytes), (w, bytes))               \
+    X(void, free, SAE_OP_REQUIRED, (const sae_work *w, void *memory), (w, memory))                 \
+    /* SIZE_MAX: too large */                                                                      \
+    X(size_t, scratch_bytes, SAE_OP_REQUIRED,                                                      \
+      (const sae_work *w, const sae_shape *shape), (w, shape))                                     \
+    X(void, upload, SAE_OP_REQUIRED,                                                               \
+      (const sae_work *w, void *device, const void *host, size_t bytes), (w, device, host, bytes)) \
+    /* waits for everything before it */                                                           \
+    X(void, download, SAE_OP_REQUIRED,                                                             \
+      (const sae_work *w, void *host, const void *device, size_t bytes), (w, host, device, bytes)) \
+    X(void, zero, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, void *device, size_t bytes), (w, device, bytes))                         \
+    /* waits; the first error since open */                                                        \
+    X(sae_result, status, SAE_OP_REQUIRED, (const sae_work *w), (w))                               \
+    /* Around the operations of a step. Every step makes the same calls with other numbers, so a   \
+       backend may record them as a graph. */                                                      \
+    X(void, begin_step, SAE_OP_OPTIONAL, (const sae_work *w), (w))                                 \
+    X(void, end_step, SAE_OP_OPTIONAL, (const sae_work *w), (w))                                   \
+    /* status as far as it is known, without waiting */                                            \
+    X(sae_result, poll, SAE_OP_OPTIONAL, (const sae_work *w), (w))                                 \
+    /* If *bad, what outlives a step (weights, moments, counters, threshold) is left alone by the  \
+       guarded operations from here on, until tripped() has said so. */                            \
+    X(void, guard, SAE_OP_OPTIONAL,                                                                \
+      (const sae_work *w, const uint32_t *bad, uint64_t step), (w, bad, step))                     \
+    /* Whether a guard is known to have fired, and at which step first; then guards start anew */  \
+    X(bool, tripped, SAE_OP_OPTIONAL, (const sae_work *w, uint64_t *step), (w, step))
+
+/* Rows of the batch. */
+#define SAE_BACKEND_BATCH(X)                                                                       \
+    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory \
+       is free again on return */                                                                  \
+    X(void, load_rows, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x, uint32_t *bad), \
+      (w, rows, n, divisor, x, bad))                                                               \
+    /* out[r] = x[r] - b */                                                                        \
+    X(void, subtract, SAE_OP_REQUIRED,                                                             \
+      (const sae_work *w, const float *x, const float *b, size_t n, float *out),                   \
+      (w, x, b, n, out))                                                                           \
+    /* out = a x + y over count floats; y may be NULL (0) and out may be x or y */                 \
+    X(void, axpy, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, size_t count, float a, const float *x, const float *y, float *out),      \
+      (w, count, a, x, y, out))
+
+/* From rows to latents and back. */
+#define SAE_BACKEND_FORWARD(X)                                                                     \
+    /* the latents that args.select names, of each row: code's count, latent and pre */            \
+    X(void, encode, SAE_OP_REQUIRED,                                                               \
+      (const sae_work *w, const sae_encode_args *args, sae_code *code), (w, args, code))           \
+    /* gate = u + gate_bias, value = relu(exp(r_mag) u + mag_bias) */                              \
+    X(void, gate, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, const float *gate_bias, const float *r_mag, const float *mag_bias,       \
+       sae_code *code), (w, gate_bias, r_mag, mag_bias, code))                                     \
+    /* value = p > theta ? p : 0 */                                                                \
+    X(void, jump, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, const float *theta, sae_code *code), (w, theta, code))                   \
+    /* value = exp(pre) */                                                                         \
+    X(void, exp_values, SAE_OP_REQUIRED, (const sae_work *w, sae_code *code), (w, code))           \
+    /* grad *= value */                                                                            \
+    X(void, exp_grad, SAE_OP_REQUIRED, (const sae_work *w, sae_code *code), (w, code))             \
+    /* out[r] = base + sum of values[j] W[latent j] over entries with lo <= latent < hi; base is   \
+       NULL (0), one row (base_stride 0) or a matrix (base_stride ld); it may be out */            \
+    X(void, decode, SAE_OP_REQUIRED,                                                               \
+      (const sae_work *w, const sae_code *code, const float *values, const float *W, size_t lo,    \
+       size_t hi, const float *base, size_t base_stride, float *out),                              \
+      (w, code, values, W, lo, hi, base, base_stride, out))                                        \
+    /* e = x_hat - y; loss = mean_r sum e^2; e may be x_hat */                                     \
+    X(void, residual, SAE_OP_REQUIRED,                                                             \
+      (const sae_work *w, const float *x_hat, const float *y, size_t n, float *e, double *loss),   \
+      (w, x_hat, y, n, e, loss))                                                                   \
+    /* rows of e to norm 1 (zero rows stay); loss = mean norm */                                   \
+    X(void, unit_rows, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, size_t n, float *e, double *loss), (w, n, e, loss))                      \
+    /* auxk: r = x_aux + e; pre_norm = mean sum r^2; denominator = mean sum (e - column means)^2;  \
+       norm = pre_norm / denominator; r *= 2 alpha / (n denominator); all 0 where norm is not      \
+       finite; without any dead latent (*list_count == 0) pre_norm = -1, norm = 0, r = 0. r may be \
+       x_aux */                                                                                    \
+    X(void, auxk_residual, SAE_OP_REQUIRED,                                                        \
+      (const sae_work *w, const float *x_aux, const float *e, size_t n,                            \
+       const uint32_t *list_count, double alpha, float *r, double *pre_norm, double *norm),        \
+      (w, x_aux, e, n, list_count, alpha, r, pre_norm, norm))                                      \
+    /* ghosts: x_g rows scaled by s = norm(e) / (2 norm(x_g) + 1e-8); r = -e - s x_g;              \
+       ghost = mean norm(r); out = dL/dx_g of ghost * c, c = mse / (ghost + 1e-8) with mse = mean  \
+       norm(e): -(r / norm(r)) s c / n; loss = ghost * c. Nothing (0) if *list_count == 0 */       \
+    X(void, ghost_residual, SAE_OP_REQUIRED,                                                       \
+      (const sae_work *w, const float *x_g, const float *e, size_t n,                              \
+       const uint32_t *list_count, float *out, double *loss),                                      \
+      (w, x_g, e, n, list_count, out, loss))
+
+/* Penalties, gradients of entries. */
+#define SAE_BACKEND_ENTRIES(X)                                                                     \
+    /* loss = mean_r penalty of values; if grad: grad += coef/n dpenalty/dvalue where value > 0 */ \
+    X(void, penalty, SAE_OP_REQUIRED,                                                              \
+      (const sae_work *w, sae_penalty kind, double p, double coef, const float *weight,            \
+       const sae_code *code, const float *values, float *grad, double *loss),                      \
+      (w, kind, p, coef, weight, code, values, grad, loss))                                        \
+    /* grad[j] = alpha e[r].W[latent j], 0 where relu_of[j] <= 0 (relu_of may be NULL); lo, hi as  \
+       in decode */                                                                                \
+    X(void, dots, SAE_OP_REQUIRED,                                                                 \
+      (const sae_work *w, const sae_code *code, const float *e, const float *W, size_t lo,         \
+       size_t hi, float alpha, const float *relu_of, float *grad),                                 \
+      (w, code, e, W, lo, hi, alpha, relu_of, grad))                                               \
+    /* in: extra[0] = dL/df, extra[1] = dL/dgate. out: extra[0] = dL/dmag (0 unless f > 0),        \
+       extra[2] = extra[0] exp(r_mag) u, grad = exp(r_mag) extra[0] + extra[1] */                  \
+    X(void, gate_grad, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *r_mag, sae_code *code), (w, r_mag, code))                   \
+    /* in: grad = dL/df. out: extra[0] = dL/dtheta of the entry, grad = dL/dp. The L0 term:        \
+       loss = coef (l0/target - 1)^2, l0 = mean count of f > theta */                              \
+    X(void, jump_grad, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *theta, float bandwidth, double coef, double target,         \
+       sae_code *code, double *l0, double *loss),                                                  \
+      (w, theta, bandwidth, coef, target, code, l0, loss))                                         \
+    /* theta_grad += the L0 term's share of rows where f = 0 without being listed */               \
+    X(void, jump_rest, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *theta, float bandwidth, double coef, double target,         \
+       const double *l0, const sae_index *index, size_t n, float *theta_grad),                     \
+      (w, theta, bandwidth, coef, target, l0, index, n, theta_grad))
+
+/* By latent. */
+#define SAE_BACKEND_LATENTS(X)                                                                     \
+    /* the code's entries by latent, with `count` of its float arrays as index.value */            \
+    X(void, index, SAE_OP_REQUIRED,                                                                \
+      (const sae_work *w, const sae_code *code, const float *const *values, size_t count,          \
+       sae_index *index), (w, code, values, count, index))                                         \
+    /* out[i] = alpha sum value[which][j] x[row j], + out[i] if add; latents lo..hi */             \
+    X(void, latent_rows, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const sae_index *index, size_t which, const float *x, size_t lo,         \
+       size_t hi, float alpha, bool add, float *out),                                              \
+      (w, index, which, x, lo, hi, alpha, add, out))                                               \
+    /* out[i] = sum value[which][j], + out[i] if add */                                            \
+    X(void, latent_sums, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const sae_index *index, size_t which, bool add, float *out),             \
+      (w, index, which, add, out))                                                                 \
+    /* since[i] += step, or 0 where latent i fired: has entries (which < 0) or a positive sum of   \
+       value[which] */                                                                             \
+    X(void, fired, SAE_OP_GUARDED,                                                                 \
+      (const sae_work *w, const sae_index *index, int which, uint64_t step, uint64_t *since),      \
+      (w, index, which, step, since))                                                              \
+    /* latents with since >= threshold, ascending */                                               \
+    X(void, list_silent, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const uint64_t *since, uint64_t threshold, size_t m, uint32_t *list,     \
+       uint32_t *count), (w, since, threshold, m, list, count))
+
+/* Sums over rows and columns. */
+#define SAE_BACKEND_SUMS(X)                                                                        \
+    /* out = alpha sum_r x_r */                                                                    \
+    X(void, column_sums, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const float *x, size_t n, float alpha, float *out),                      \
+      (w, x, n, alpha, out))                                                                       \
+    /* out += alpha sum_i s_i W_i */                                                               \
+    X(void, weighted_sum, SAE_OP_REQUIRED,                                                         \
+      (const sae_work *w, const float *W, const float *s, size_t m, float alpha, float *out),      \
+      (w, W, s, m, alpha, out))                                                                    \
+    /* of count floats */                                                                          \
+    X(void, sum_squares, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const float *x, size_t count, double *out), (w, x, count, out))          \
+    /* of each column, with n - 1; their sum */                                                    \
+    X(void, variance, SAE_OP_REQUIRED,                                                             \
+      (const sae_work *w, const float *x, size_t n, double *out), (w, x, n, out))                  \
+    /* entries with value != 0 of a row, the mean over the rows */                                 \
+    X(void, count_nonzero, SAE_OP_REQUIRED,                                                        \
+      (const sae_work *w, const sae_code *code, double *mean), (w, code, mean))
+
+/* Weights and their updates. */
+#define SAE_BACKEND_WEIGHTS(X)                                                                     \
+    /* out[i] = norm of W_i */                                                                     \
+    X(void, row_norms, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *W, size_t m, float *out), (w, W, m, out))                   \
+    /* the decoder's share of the penalty sum_i norms_i^power f_i, power 1 or 2:                   \
+       weight_i = norms_i^power */                                                                 \
+    X(void, norm_weight, SAE_OP_REQUIRED,                                                          \
+      (const sae_work *w, const float *norms, int power, size_t m, float *weight),                 \
+      (w, norms, power, m, weight))                                                                \
+    /* grad_i += coef power norms_i^(power-2) sums_i W_i */                                        \
+    X(void, norm_grad, SAE_OP_REQUIRED,                                                            \
+      (const sae_work *w, const float *W, const float *norms, const float *sums, int power,        \
+       float coef, size_t m, float *grad), (w, W, norms, sums, power, coef, m, grad))              \
+    /* grad_i less its part along W_i, whose norm is taken as norm(W_i) + eps.                     \
+       lag: NULL, or only rows that do not wait; those that do have no gradient */                 \
+    X(void, remove_parallel, SAE_OP_REQUIRED,                                                      \
+      (const sae_work *w, const float *W, size_t m, float eps, const sae_lag *lag, float *grad),   \
+      (w, W, m, eps, lag, grad))                                                                   \
+    /* W_i /= norm(W_i) + eps */                                                                   \
+    X(void, normalize_rows, SAE_OP_GUARDED,                                                        \
+      (const sae_work *w, size_t m, float eps, float *W), (w, m, eps, W))                          \
+    /* grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */     \
+    X(void, adam, SAE_OP_GUARDED,                                                                  \
+      (const sae_work *w, const sae_adam_desc *adam, uint64_t t, const double *sum_squares,        \
+       double max_norm, float *param, const float *grad, float *first, float *second,              \
+       size_t count), (w, adam, t, sum_squares, max_norm, param, grad, first, second, count))      \
+    /* by_row: mean over rows of the smallest positive value; else: the smallest positive value of \
+       all, 0 if none. threshold = that if threshold < 0, else beta threshold + (1 - beta) that */ \
+    X(void, update_threshold, SAE_OP_GUARDED,                                                      \
+      (const sae_work *w, const sae_code *code, bool by_row, double beta, float *threshold),       \
+      (w, code, by_row, beta, threshold))                                                          \
+    /* Weiszfeld's algorithm, from the mean, at most 100 rounds */                                 \
+    X(void, geometric_median, SAE_OP_GUARDED,                                                      \
+      (const sae_work *w, const float *x, size_t n, float *out), (w, x, n, out))                   \
+    /* Draws c = min(dead, n) rows of x with probability ~ norm(e), without replacement, and       \
+       restarts the first c dead latents (since > threshold) with them:                            \
+         W_enc = x 0.2 mean norm of the living rows, W_dec = x / norm(x), biases 0, moments 0.     \
+       enc, dec, biases[i]: param, first, second (first may be NULL) */                            \
+    X(void, resample, SAE_OP_GUARDED,                                                              \
+      (const sae_work *w, const float *x, const float *e, size_t n, const uint64_t *since,         \
+       uint64_t threshold, size_t m, uint64_t seed, uint64_t step, float *const enc[3],            \
+       float *const dec[3], float *const (*biases)[3], size_t num_biases),                         \
+      (w, x, e, n, since, threshold, m, seed, step, enc, dec, biases, num_biases))
+
+/* Several operations in one reading of memory, with the same bits. NULL: one after the other. */
+#define SAE_BACKEND_FUSED(X)                                                                       \
+    /* index and latent_sums of these values of entries; where it is there, the trainers index     \
+       only value and grad */                                                                      \
+    X(void, code_sums, SAE_OP_OPTIONAL,                                                            \
+      (const sae_work *w, const sae_code *code, const float *values, size_t m, bool add,           \
+       float *out), (w, code, values, m, add, out))                                                \
+    /* decode (values, all latents, base [ld]), residual and dots */                               \
+    X(void, reconstruct, SAE_OP_OPTIONAL,                                                          \
+      (const sae_work *w, const sae_code *code, const float *values, const float *W,               \
+       const float *base, const float *y, float alpha, const float *relu_of, float *e,             \
+       double *loss, float *grad), (w, code, values, W, base, y, alpha, relu_of, e, loss, grad))   \
+    /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of  \
+       param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */  \
+    X(void, adam_rows, SAE_OP_OPTIONAL_GUARDED,                                                    \
+      (const sae_work *w, const sae_adam_desc *adam, uint64_t t, const double *sum_squares,        \
+       double max_norm, float project, float unit, const sae_lag *lag, size_t m, float *param,     \
+       float *grad, float *first, float *second),                                                  \
+      (w, adam, t, sum_squares, max_norm, project, unit, lag, m, param, grad, first, second))      \
+    /* The rows of the latents that code lists see the updates that they missed, each an adam_rows \
+       with a gradient of zeros, and wait no more. code NULL: all rows see them, and wait on. The  \
+       operation NULL: rows never wait. */                                                         \
+    X(void, catch_up, SAE_OP_OPTIONAL,                                                             \
+      (const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m, float *param,        \
+       float *first, float *second), (w, code, lag, m, param, first, second))
+
+/* All that compute. */
+#define SAE_BACKEND_OPERATIONS(X)                                                                  \
+    SAE_BACKEND_BATCH(X)                                                                           \
+    SAE_BACKEND_FORWARD(X)                                                                         \
+    SAE_BACKEND_ENTRIES(X)                                                                         \
+    SAE_BACKEND_LATENTS(X)                                                                         \
+    SAE_BACKEND_SUMS(X)                                                                            \
+    SAE_BACKEND_WEIGHTS(X)                                                                         \
+    SAE_BACKEND_FUSED(X)
+
+#define SAEI_MEMBER(result, name, need, parameters, arguments) result(*name) parameters;
 struct sae_backend {
     const char *name;
     bool host_memory; /* device pointers can be read by the host */
-    /* memory; open and close make and end the backend's state for one trainer or session */
-    sae_result (*open)(const sae_context *ctx, void **state);
-    void (*close)(const sae_context *ctx, void *state);
-    void *(*alloc)(const sae_work *w, size_t bytes); /* zeroed, 64-byte aligned; NULL: none left */
-    void (*free)(const sae_work *w, void *memory);
-    size_t (*scratch_bytes)(const sae_work *w, const sae_shape *shape); /* SIZE_MAX: too large */
-    void (*upload)(const sae_work *w, void *device, const void *host, size_t bytes);
-    void (*download)(const sae_work *w, void *host, const void *device, size_t bytes); /* waits */
-    void (*zero)(const sae_work *w, void *device, size_t bytes);
-    sae_result (*status)(const sae_work *w); /* waits; the first error since open */
-
-    /* batch */
-    /* x[r][c] = rows[r][c] / divisor; *bad = 1 if any is not finite (else untouched). Host memory
-       is free again on return */
-    void (*load_rows)(const sae_work *w, const sae_rows *rows, size_t n, float divisor, float *x,
-                      uint32_t *bad);
-    void (*subtract)(const sae_work *w, const float *x, const float *b, size_t n, float *out);
-    /* out = a x + y over count floats; y may be NULL (0) and out may be x or y */
-    void (*axpy)(const sae_work *w, size_t count, float a, const float *x, const float *y,
-                 float *out);
-
-    /* forward */
-    void (*encode)(const sae_work *w, const sae_encode_args *args, sae_code *code);
-    /* gate = u + gate_bias, value = relu(exp(r_mag) u + mag_bias) */
-    void (*gate)(const sae_work *w, const float *gate_bias, const float *r_mag,
-                 const float *mag_bias, sae_code *code);
-    /* value = p > theta ? p : 0 */
-    void (*jump)(const sae_work *w, const float *theta, sae_code *code);
-    void (*exp_values)(const sae_work *w, sae_code *code); /* value = exp(pre) */
-    void (*exp_grad)(const sae_work *w, sae_code *code);   /* grad *= value */
-    /* out[r] = base + sum of values[j] W[latent j] over entries with lo <= latent < hi; base is
-       NULL (0), one row (base_stride 0) or a matrix (base_stride ld); it may be out */
-    void (*decode)(const sae_work *w, const sae_code *code, const float *values, const float *W,
-                   size_t lo, size_t hi, const float *base, size_t base_stride, float *out);
-    /* e = x_hat - y; loss = mean_r sum e^2; e may be x_hat */
-    void (*residual)(const sae_work *w, const float *x_hat, const float *y, size_t n, float *e,
-                     double *loss);
-    /* rows of e to norm 1 (zero rows stay); loss = mean norm */
-    void (*unit_rows)(const sae_work *w, size_t n, float *e, double *loss);
-    /* auxk: r = x_aux + e; pre_norm = mean sum r^2; denominator = mean sum (e - column means)^2;
-       norm = pre_norm / denominator; r *= 2 alpha / (n denominator); all 0 where norm is not
-       finite; without any dead latent (*list_count == 0) pre_norm = -1, norm = 0, r = 0. r may be
-       x_aux */
-    void (*auxk_residual)(const sae_work *w, const float *x_aux, const float *e, size_t n,
-                          const uint32_t *list_count, double alpha, float *r, double *pre_norm,
-                          double *norm);
-    /* ghosts: x_g rows scaled by s = norm(e) / (2 norm(x_g) + 1e-8); r = -e - s x_g;
-       ghost = mean norm(r); out = dL/dx_g of ghost * c, c = mse / (ghost + 1e-8) with mse = mean
-       norm(e): -(r / norm(r)) s c / n; loss = ghost * c. Nothing (0) if *list_count == 0 */
-    void (*ghost_residual)(const sae_work *w, const float *x_g, const float *e, size_t n,
-                           const uint32_t *list_count, float *out, double *loss);
-
-    /* penalties, gradients of entries */
-    /* loss = mean_r penalty of values; if grad: grad += coef/n dpenalty/dvalue where value > 0 */
-    void (*penalty)(const sae_work *w, sae_penalty kind, double p, double coef, const float *weight,
-                    const sae_code *code, const float *values, float *grad, double *loss);
-    /* grad[j] = alpha e[r].W[latent j], 0 where relu_of[j] <= 0 (relu_of may be NULL); lo, hi as in
-       decode */
-    void (*dots)(const sae_work *w, const sae_code *code, const float *e, const float *W, size_t lo,
-                 size_t hi, float alpha, const float *relu_of, float *grad);
-    /* in: extra[0] = dL/df, extra[1] = dL/dgate. out: extra[0] = dL/dmag (0 unless f > 0),
-       extra[2] = extra[0] exp(r_mag) u, grad = exp(r_mag) extra[0] + extra[1] */
-    void (*gate_grad)(const sae_work *w, const float *r_mag, sae_code *code);
-    /* in: grad = dL/df. out: extra[0] = dL/dtheta of the entry, grad = dL/dp. The L0 term:
-       loss = coef (l0/target - 1)^2, l0 = mean count of f > theta */
-    void (*jump_grad)(const sae_work *w, const float *theta, float bandwidth, double coef,
-                      double target, sae_code *code, double *l0, double *loss);
-    /* theta_grad += the L0 term's share of rows where f = 0 without being listed */
-    void (*jump_rest)(const sae_work *w, const float *theta, float bandwidth, double coef,
-                      double target, const double *l0, const sae_index *index, size_t n,
-                      float *theta_grad);
-
-    /* by latent */
-    void (*index)(const sae_work *w, const sae_code *code, const float *const *values, size_t count,
-                  sae_index *index);
-    /* out[i] = alpha sum value[which][j] x[row j], + out[i] if add; latents lo..hi */
-    void (*latent_rows)(const sae_work *w, const sae_index *index, size_t which, const float *x,
-                        size_t lo, size_t hi, float alpha, bool add, float *out);
-    /* out[i] = sum value[which][j], + out[i] if add */
-    void (*latent_sums)(const sae_work *w, const sae_index *index, size_t which, bool add,
-                        float *out);
-    /* since[i] += step, or 0 where latent i fired: has entries (which < 0) or a positive sum of
-       value[which] */
-    void (*fired)(const sae_work *w, const sae_index *index, int which, uint64_t step,
-                  uint64_t *since);
-    /* latents with since >= threshold, ascending */
-    void (*list_silent)(const sae_work *w, const uint64_t *since, uint64_t threshold, size_t m,
-                        uint32_t *list, uint32_t *count);
-
-    /* sums */
-    void (*column_sums)(const sae_work *w, const float *x, size_t n, float alpha, float *out);
-    void (*weighted_sum)(const sae_work *w, const float *W, const float *s, size_t m, float alpha,
-                         float *out); /* out += alpha sum_i s_i W_i */
-    void (*sum_squares)(const sae_work *w, const float *x, size_t count, double *out);
-    void (*variance)(const sae_work *w, const float *x, size_t n, double *out); /* sum, n-1 */
-    void (*count_nonzero)(const sae_work *w, const sae_code *code, double *mean);
-
-    /* weights */
-    void (*row_norms)(const sae_work *w, const float *W, size_t m, float *out);
-    /* the decoder's share of the penalty sum_i norms_i^power f_i, power 1 or 2:
-       grad_i += coef power norms_i^(power-2) sums_i W_i; weight_i = norms_i^power */
-    void (*norm_weight)(const sae_work *w, const float *norms, int power, size_t m, float *weight);
-    void (*norm_grad)(const sae_work *w, const float *W, const float *norms, const float *sums,
-                      int power, float coef, size_t m, float *grad);
-    /* lag: NULL, or only rows that do not wait; those that do have no gradient */
-    void (*remove_parallel)(const sae_work *w, const float *W, size_t m, float eps,
-                            const sae_lag *lag, float *grad);
-    void (*normalize_rows)(const sae_work *w, size_t m, float eps, float *W);
-    /* Adam; grads first multiplied by min(1, max_norm / (sqrt(*sum_squares) + 1e-6)) unless NULL */
-    void (*adam)(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
-                 const double *sum_squares, double max_norm, float *param, const float *grad,
-                 float *first, float *second, size_t count);
-    /* TOP_K: mean over rows of the smallest positive value; batch: the smallest positive value of
-       all, 0 if none. threshold = that if threshold < 0, else beta threshold + (1 - beta) that */
-    void (*update_threshold)(const sae_work *w, const sae_code *code, bool by_row, double beta,
-                             float *threshold);
-    void (*geometric_median)(const sae_work *w, const float *x, size_t n, float *out);
-    /* Draws c = min(dead, n) rows of x with probability ~ norm(e), without replacement, and
-       restarts the first c dead latents (since > threshold) with them:
-         W_enc = x 0.2 mean norm of the living rows, W_dec = x / norm(x), biases 0, moments 0.
-       enc, dec, biases[i]: param, first, second (first may be NULL) */
-    void (*resample)(const sae_work *w, const float *x, const float *e, size_t n,
-                     const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
-                     uint64_t step, float *const enc[3], float *const dec[3],
-                     float *const (*biases)[3], size_t num_biases);
-
-    /* Optional: several operations in one reading of memory, with the same bits; NULL: one after
-       the other. */
-    /* index and latent_sums of these values of entries; where it is there, the trainers index only
-       value and grad */
-    void (*code_sums)(const sae_work *w, const sae_code *code, const float *values, size_t m,
-                      bool add, float *out);
-    /* decode (values, all latents, base [ld]), residual and dots */
-    void (*reconstruct)(const sae_work *w, const sae_code *code, const float *values,
-                        const float *W, const float *base, const float *y, float alpha,
-                        const float *relu_of, float *e, double *loss, float *grad);
-    /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of
-       param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */
-    void (*adam_rows)(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
-                      const double *sum_squares, double max_norm, float project, float unit,
-                      const sae_lag *lag, size_t m, float *param, float *grad, float *first,
-                      float *second);
-    /* The rows of the latents that code lists see the updates that they missed, each an adam_rows
-       with a gradient of zeros, and wait no more. code NULL: all rows see them, and wait on. The
-       operation NULL: rows never wait. */
-    void (*catch_up)(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
-                     float *param, float *first, float *second);
-
-    /* Optional: for a backend that runs behind the host; NULL: the trainer waits in status and
-       looks at bad itself. */
-    void (*begin_step)(const sae_work *w); /* around the operations of a step: these follow the */
-    void (*end_step)(const sae_work *w);   /* same course step after step, with other numbers */
-    sae_result (*poll)(const sae_work *w); /* status as far as it is known, without waiting */
-    /* If *bad, what outlives a step (weights, moments, counters, threshold: adam, adam_rows,
-       normalize_rows, fired, update_threshold, geometric_median, resample) is left alone by every
-       operation from here on, until tripped() has said so. */
-    void (*guard)(const sae_work *w, const uint32_t *bad, uint64_t step);
-    /* Whether a guard is known to have fired, and at which step first; if so, guards start anew. */
-    bool (*tripped)(const sae_work *w, uint64_t *step);
+    SAE_BACKEND_CONTROL(SAEI_MEMBER)
+    SAE_BACKEND_OPERATIONS(SAEI_MEMBER)
 };
+#undef SAEI_MEMBER
 
 /* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not
    zeroed; NULL: none left. */
@@ -1285,12 +1471,13 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 /* ==== >>math ================================================================================== */
 #include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-/* Functions whose last bit differs between C libraries may not touch a result. These use only
-   + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits everywhere; the first four
-   on a GPU too, whose compiler would fuse a product and a sum unless it is told not to. They are
-   inlined into kernels, where fma is one instruction and not a call. */
+/* For the host and for a GPU. Functions whose last bit differs between C libraries may not touch a
+   result. These use only + - * / sqrt and fma, which IEEE 754 fixes, so they give the same bits
+   everywhere. A GPU's compiler would fuse a product and a sum unless it is told not to: hence
+   SAEI_TIMES. They are inlined into kernels, where fma is one instruction and not a call. */
 #if defined(__CUDACC__) || defined(SAEI_EMULATED_CUDA)
 #define SAEI_INLINE __host__ __device__ static inline
 #elif defined(__GNUC__)
@@ -1303,6 +1490,15 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 #else
 #define SAEI_TIMES(a, b) ((a) * (b))
 #endif
+
+/* -- whole numbers -- */
+
+SAEI_INLINE size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
+SAEI_INLINE size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
+SAEI_INLINE size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+SAEI_INLINE size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* in whole vectors */
+
+/* -- exp, ln, pow -- */
 
 SAEI_INLINE double saei_from_bits(uint64_t bits) {
     double x;
@@ -1370,10 +1566,12 @@ SAEI_INLINE double saei_pow(double x, double p) { /* x >= 0 */
     return saei_exp(SAEI_TIMES(p, saei_ln(x)));
 }
 
+/* -- random bits -- */
+
 /* Philox4x32-10 (Salmon et al. 2011): out = function of (counter, key), so that a draw needs no
    state and is the same on every backend. Known answers in tests/. */
 SAEI_INLINE void saei_philox(const uint32_t counter[4], const uint32_t key[2],
-                                      uint32_t out[4]) {
+                             uint32_t out[4]) {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
     for (int round = 0; round < 10; round++) {
@@ -1396,6 +1594,56 @@ enum {
     SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
     SAEI_STREAM_INIT_BIAS = 4
 };
+
+/* Block `block` of a stream under a seed: draws 2 block and 2 block + 1. */
+SAEI_INLINE void saei_draw_block(uint64_t seed, uint32_t stream, uint64_t block, uint32_t out[4]) {
+    uint32_t counter[4], key[2];
+    counter[0] = (uint32_t)block;
+    counter[1] = (uint32_t)(block >> 32);
+    counter[2] = stream;
+    counter[3] = 0;
+    key[0] = (uint32_t)seed;
+    key[1] = (uint32_t)(seed >> 32);
+    saei_philox(counter, key, out);
+}
+/* Draw i, 64 random bits, of the block i / 2. */
+SAEI_INLINE uint64_t saei_draw_bits(const uint32_t block[4], uint64_t i) {
+    return i & 1 ? (uint64_t)block[3] << 32 | block[2] : (uint64_t)block[1] << 32 | block[0];
+}
+/* 64 random bits as a number in the open interval (0, 1): an odd multiple of 2^-53. */
+SAEI_INLINE double saei_draw_uniform(uint64_t bits) {
+    return SAEI_TIMES((double)(bits >> 11 | 1), 1.1102230246251565e-16);
+}
+
+/* ==== >>math: Adam ============================================================================ */
+
+typedef struct saei_adam_factors {
+    float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
+    float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
+    float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
+} saei_adam_factors;
+
+/* beta^t by multiplication, so that no pow() touches the result. */
+static inline double saei_power_of(double beta, uint64_t t) {
+    double result = 1;
+    for (; t; t >>= 1, beta *= beta)
+        if (t & 1) result *= beta;
+    return result;
+}
+
+/* What update t (from 1 on) multiplies by, for every backend. */
+static inline saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uint64_t t,
+                                                  double scale) {
+    saei_adam_factors c;
+    c.keep1 = (float)(1 - adam->beta1);
+    c.keep2 = (float)(1 - adam->beta2);
+    c.beta2 = (float)adam->beta2;
+    c.root2 = (float)sqrt(1 - saei_power_of(adam->beta2, t));
+    c.step = (float)(adam->lr / (1 - saei_power_of(adam->beta1, t)));
+    c.eps = (float)adam->eps;
+    c.scale = (float)scale;
+    return c;
+}
 
 #ifdef SAE_IMPLEMENTATION
 
@@ -1474,25 +1722,17 @@ static saei_random saei_random_of(uint64_t seed, uint32_t stream) {
 
 /* Draw number i: 64 random bits. */
 static uint64_t saei_random_bits(saei_random *r, uint64_t i) {
-    size_t half = (size_t)(i & 1) * 2;
     if (!r->kept || r->block != i >> 1) {
-        uint32_t counter[4], key[2];
         r->block = i >> 1;
         r->kept = true;
-        counter[0] = (uint32_t)r->block;
-        counter[1] = (uint32_t)(r->block >> 32);
-        counter[2] = r->stream;
-        counter[3] = 0;
-        key[0] = (uint32_t)r->seed;
-        key[1] = (uint32_t)(r->seed >> 32);
-        saei_philox(counter, key, r->out);
+        saei_draw_block(r->seed, r->stream, r->block, r->out);
     }
-    return (uint64_t)r->out[half + 1] << 32 | r->out[half];
+    return saei_draw_bits(r->out, i);
 }
 
-/* In the open interval (0, 1): an odd multiple of 2^-53. */
+/* In the open interval (0, 1). */
 static double saei_random_uniform(saei_random *r, uint64_t i) {
-    return (double)(saei_random_bits(r, i) >> 11 | 1) * 1.1102230246251565e-16;
+    return saei_draw_uniform(saei_random_bits(r, i));
 }
 
 /* Standard normal by the inverse distribution function, algorithm AS 241 PPND16 (Wichura 1988). */
@@ -1553,24 +1793,46 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
         if (saei_try_result != SAE_OK) return saei_try_result;                                     \
     } while (0)
 
+#if defined(__GNUC__)
+#define SAEI_NOINLINE __attribute__((noinline))
+#elif defined(_MSC_VER)
+#define SAEI_NOINLINE __declspec(noinline)
+#else
+#define SAEI_NOINLINE
+#endif
+
 typedef struct saei_kernels saei_kernels; /* >>kernels */
+typedef struct saei_block saei_block;     /* >>context */
 
 struct sae_context {
     sae_allocator allocator;
     sae_logger logger;
-    int threads; /* >= 1 */
+    sae_pool pool;
+    int threads; /* >= 1: workers of a parallel call */
     const sae_backend *backend; /* NULL: the CPU */
     const void *backend_desc;
     const saei_kernels *kernels;
+    saei_block *blocks; /* [num_blocks]: inference works in them */
+    size_t num_blocks;
     int lock; /* guards error: a spin lock, held for a memcpy */
     char error[1024];
 };
 
-static void saei_lock(int *lock) {
+/* False where another has it, and where the compiler is not known: there is no such lock then. */
+static bool saei_try_lock(int *lock) {
 #if defined(__GNUC__)
-    while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) {}
+    return !__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE);
 #elif defined(_MSC_VER)
-    while (_InterlockedExchange((volatile long *)lock, 1)) {}
+    return !_InterlockedExchange((volatile long *)lock, 1);
+#else
+    (void)lock;
+    return false;
+#endif
+}
+
+static void saei_lock(int *lock) {
+#if defined(__GNUC__) || defined(_MSC_VER)
+    while (!saei_try_lock(lock)) {}
 #else
     *lock = 1;
 #endif
@@ -1595,7 +1857,7 @@ static void saei_log(const sae_context *ctx, sae_log_level level, const char *fo
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    ctx->logger.log(level, text, ctx->logger.user);
+    ctx->logger.log(level, SAE_OK, text, ctx->logger.user);
 }
 
 /* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_ERR_INVALID, ...)`
@@ -1614,7 +1876,7 @@ static sae_result saei_fail(const sae_context *ctx, sae_result result, const cha
     saei_lock(&c->lock);
     memcpy(c->error, text, sizeof text);
     saei_unlock(&c->lock);
-    if (ctx->logger.log) ctx->logger.log(SAE_LOG_ERROR, text, ctx->logger.user);
+    if (ctx->logger.log) ctx->logger.log(SAE_LOG_ERROR, result, text, ctx->logger.user);
     return result;
 }
 
@@ -1630,11 +1892,16 @@ static bool saei_add(size_t a, size_t b, size_t *out) {
     return true;
 }
 
-static size_t saei_min(size_t a, size_t b) { return a < b ? a : b; }
-static size_t saei_max(size_t a, size_t b) { return a > b ? a : b; }
-static size_t saei_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-static size_t saei_align16(size_t a) { return (a + 15) / 16 * 16; } /* floats in whole vectors */
-
+static uint32_t saei_float_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+static float saei_bits_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
 static uint64_t saei_to_bits(double x) {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -1643,11 +1910,9 @@ static uint64_t saei_to_bits(double x) {
 
 /* Whether none of n values is NaN or infinite. */
 static bool saei_all_finite(const float *x, size_t n) {
-    uint32_t bits, bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        memcpy(&bits, x + i, sizeof bits);
-        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
-    }
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++)
+        bad |= (uint32_t)((saei_float_bits(x[i]) & 0x7F800000u) == 0x7F800000u);
     return !bad;
 }
 
@@ -1667,10 +1932,11 @@ static void saei_hint_huge(void *memory, size_t size) {
 
 /* Memory on 64-byte boundaries from the caller's allocator; the original pointer sits in front.
    NULL when there is none (also for count * size too large). Not zeroed. */
+enum { SAEI_ALLOC_EXTRA = 64 + sizeof(void *) };
 static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
     size_t bytes;
     unsigned char *base, *at;
-    if (!saei_mul(count, size, &bytes) || !saei_add(bytes, 64 + sizeof(void *), &bytes))
+    if (!saei_mul(count, size, &bytes) || !saei_add(bytes, SAEI_ALLOC_EXTRA, &bytes))
         return NULL;
     base = (unsigned char *)ctx->allocator.alloc(bytes, ctx->allocator.user);
     if (!base) return NULL;
@@ -1710,32 +1976,41 @@ static char *saei_strdup(const sae_context *ctx, const char *text) {
     return p;
 }
 
-/* fn(arg, part) for every part in 0..parts, on as many threads as the context has. The parts are
+/* fn(arg, part, worker) for every part in 0..parts, on as many workers as the context has: worker
+   is below ctx->threads, and no two parts that run at the same time have the same. The parts are
    fixed by the caller, so no result can depend on the number of threads. */
-typedef void (*saei_part_fn)(void *arg, size_t part);
-static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+static void saei_parallel_workers(const sae_context *ctx, size_t parts, sae_part_fn fn, void *arg) {
+    if (parts > 1 && ctx->pool.run) {
+        ctx->pool.run(parts, fn, arg, ctx->pool.user);
+        return;
+    }
 #if defined(_OPENMP)
     if (parts > 1 && ctx->threads > 1) {
         long long i, n = (long long)parts;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->threads)
-        for (i = 0; i < n; i++) fn(arg, (size_t)i);
+        for (i = 0; i < n; i++) fn(arg, (size_t)i, (size_t)omp_get_thread_num());
         return;
     }
 #endif
-    (void)ctx;
-    for (size_t i = 0; i < parts; i++) fn(arg, i);
+    for (size_t i = 0; i < parts; i++) fn(arg, i, 0);
 }
 
-/* Of the running part: 0..ctx->threads. Where the caller is itself a thread of an OpenMP team,
-   parts that run one after the other have its number there; any will do then, as there is only
-   one. */
-static size_t saei_thread_index(const sae_context *ctx) {
-#if defined(_OPENMP)
-    return (size_t)omp_get_thread_num() % (size_t)ctx->threads;
-#else
-    (void)ctx;
-    return 0;
-#endif
+/* The same for parts that need no memory of their worker's. */
+typedef void (*saei_part_fn)(void *arg, size_t part);
+typedef struct saei_parts {
+    saei_part_fn fn;
+    void *arg;
+} saei_parts;
+static void saei_parts_run(void *arg, size_t part, size_t worker) {
+    const saei_parts *parts = (const saei_parts *)arg;
+    (void)worker;
+    parts->fn(parts->arg, part);
+}
+static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+    saei_parts job;
+    job.fn = fn;
+    job.arg = arg;
+    saei_parallel_workers(ctx, parts, saei_parts_run, &job);
 }
 
 static void *saei_default_alloc(size_t size, void *user) {
@@ -1746,6 +2021,8 @@ static void saei_default_free(void *memory, void *user) {
     (void)user;
     free(memory);
 }
+
+SAE_API const char *sae_version(void) { return SAE_VERSION; }
 
 SAE_API const char *sae_result_name(sae_result result) {
     switch (result) {
@@ -2701,24 +2978,46 @@ SAE_API const char *sae_dtype_name(sae_dtype dtype) {
 }
 
 static float saei_bf16_value(uint16_t bits) {
-    uint32_t wide = (uint32_t)bits << 16;
-    float x;
-    memcpy(&x, &wide, sizeof x);
-    return x;
+    return saei_bits_float((uint32_t)bits << 16);
 }
 
 /* Exact; subnormals are fraction * 2^-24. */
 static float saei_half_value(uint16_t bits) {
     uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = bits >> 10 & 31u;
     uint32_t fraction = bits & 1023u, wide;
-    float x;
     if (exponent == 0) {
-        x = (float)fraction * 5.9604644775390625e-8f;
+        float x = (float)fraction * 5.9604644775390625e-8f;
         return sign ? -x : x;
     }
     wide = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
-    memcpy(&x, &wide, sizeof x);
-    return x;
+    return saei_bits_float(wide);
+}
+
+/* To the nearest, ties to even; NaN stays one. */
+static uint16_t saei_bf16_bits(float x) {
+    uint32_t bits = saei_float_bits(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+static uint16_t saei_half_bits(float x) {
+    uint32_t bits = saei_float_bits(x), sign = bits >> 16 & 0x8000u, whole, rest, half;
+    bits &= 0x7FFFFFFFu;
+    if (bits > 0x7F800000u) return (uint16_t)(sign | 0x7E00u | (bits >> 13 & 0x3FFu));
+    if (bits >= 0x47800000u) return (uint16_t)(sign | 0x7C00u); /* 65536 and more */
+    if (bits < 0x38800000u) { /* below the normal ones: units of 2^-24 */
+        uint32_t shift = 126u - (bits >> 23), fraction = (bits & 0x7FFFFFu) | 0x800000u;
+        if (shift > 24) return (uint16_t)sign;
+        whole = fraction >> shift;
+        half = 1u << (shift - 1);
+        rest = fraction & ((half << 1) - 1);
+    } else {
+        whole = (bits >> 13) - (112u << 10);
+        half = 0x1000u;
+        rest = bits & 0x1FFFu;
+    }
+    whole += rest > half || (rest == half && (whole & 1u));
+    return (uint16_t)(sign | whole);
 }
 
 #define SAEI_CONVERT(type, expression)                                                             \
@@ -4912,12 +5211,6 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 #define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
 #define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
 
-typedef struct saei_adam_factors {
-    float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
-    float beta2, root2;      /* root2 = sqrt(1 - beta2^t) */
-    float step, eps, scale;  /* step = lr / (1 - beta1^t); scale multiplies the gradient */
-} saei_adam_factors;
-
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
     float inverse;      /* 0: q is all zeros; negative: the row has no finite, sane norm */
@@ -4931,9 +5224,9 @@ struct saei_kernels {
     /* out[r][0..48) = sum_k x[r][k] panel[k][0..48) for 8 rows (+ out if add): the product order */
     void (*tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim, bool add,
                  float *out);
-    /* out[j] = x.M[row[j]]: the product order */
+    /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */
     void (*products)(size_t n, const float *x, size_t count, const uint32_t *row, const float *M,
-                     size_t ld, float *out);
+                     size_t ld, bool add, float *out);
     /* Screening (NULL: this CPU gains nothing): int16 rows of n values, n even, and the integer
        tile [8][48] over panels of pairs. */
     void (*quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q);
@@ -5371,15 +5664,17 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
    each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
    measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     for (size_t j = 0; j < count; j += 16) {
         const float *at[16], *next[16];
         float sums[16];
-        saei_v s = saei_vset(0), r[16];
+        saei_v s, r[16];
         for (size_t i = 0; i < 16; i++) {
+            sums[i] = add && j + i < count ? out[j + i] : 0;
             at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
             next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
         }
+        s = saei_vload(sums);
         for (size_t k = 0; k < n; k += 16) {
             SAEI_FN(saei_transpose)(at, k, r);
             if (j + 16 < count)
@@ -5405,12 +5700,12 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
 }
 
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     /* eight chains by name: in an array they lie in memory at -O2, four times slower */
 #define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define SAEI_BEGIN(i)                                                                              \
     const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
-    float s##i = 0;
+    float s##i = add && j + i < count ? out[j + i] : 0;
 #define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
 #define SAEI_END(i)                                                                                \
     if (j + i < count) out[j + i] = s##i;
@@ -6609,15 +6904,17 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
    each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
    measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     for (size_t j = 0; j < count; j += 16) {
         const float *at[16], *next[16];
         float sums[16];
-        saei_v s = saei_vset(0), r[16];
+        saei_v s, r[16];
         for (size_t i = 0; i < 16; i++) {
+            sums[i] = add && j + i < count ? out[j + i] : 0;
             at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
             next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
         }
+        s = saei_vload(sums);
         for (size_t k = 0; k < n; k += 16) {
             SAEI_FN(saei_transpose)(at, k, r);
             if (j + 16 < count)
@@ -6643,12 +6940,12 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
 }
 
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     /* eight chains by name: in an array they lie in memory at -O2, four times slower */
 #define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define SAEI_BEGIN(i)                                                                              \
     const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
-    float s##i = 0;
+    float s##i = add && j + i < count ? out[j + i] : 0;
 #define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
 #define SAEI_END(i)                                                                                \
     if (j + i < count) out[j + i] = s##i;
@@ -7855,15 +8152,17 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
    each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
    measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     for (size_t j = 0; j < count; j += 16) {
         const float *at[16], *next[16];
         float sums[16];
-        saei_v s = saei_vset(0), r[16];
+        saei_v s, r[16];
         for (size_t i = 0; i < 16; i++) {
+            sums[i] = add && j + i < count ? out[j + i] : 0;
             at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
             next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
         }
+        s = saei_vload(sums);
         for (size_t k = 0; k < n; k += 16) {
             SAEI_FN(saei_transpose)(at, k, r);
             if (j + 16 < count)
@@ -7889,12 +8188,12 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
 }
 
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     /* eight chains by name: in an array they lie in memory at -O2, four times slower */
 #define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define SAEI_BEGIN(i)                                                                              \
     const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
-    float s##i = 0;
+    float s##i = add && j + i < count ? out[j + i] : 0;
 #define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
 #define SAEI_END(i)                                                                                \
     if (j + i < count) out[j + i] = s##i;
@@ -9101,15 +9400,17 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
    each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
    measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     for (size_t j = 0; j < count; j += 16) {
         const float *at[16], *next[16];
         float sums[16];
-        saei_v s = saei_vset(0), r[16];
+        saei_v s, r[16];
         for (size_t i = 0; i < 16; i++) {
+            sums[i] = add && j + i < count ? out[j + i] : 0;
             at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
             next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
         }
+        s = saei_vload(sums);
         for (size_t k = 0; k < n; k += 16) {
             SAEI_FN(saei_transpose)(at, k, r);
             if (j + 16 < count)
@@ -9135,12 +9436,12 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
 }
 
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     /* eight chains by name: in an array they lie in memory at -O2, four times slower */
 #define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define SAEI_BEGIN(i)                                                                              \
     const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
-    float s##i = 0;
+    float s##i = add && j + i < count ? out[j + i] : 0;
 #define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
 #define SAEI_END(i)                                                                                \
     if (j + i < count) out[j + i] = s##i;
@@ -10054,11 +10355,78 @@ static const saei_kernels *saei_kernels_select(const char *name) {
 /* There is no context yet to keep the sentence. */
 static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
                                       const char *text) {
-    if (d->logger.log) d->logger.log(SAE_LOG_ERROR, text, d->logger.user);
+    if (d->logger.log) d->logger.log(SAE_LOG_ERROR, result, text, d->logger.user);
     return result;
 }
 
 enum { SAEI_MAX_THREADS = 1024 };
+
+/* -- working memory of inference -- */
+
+enum {
+    SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
+    SAEI_BLOCK_LISTS = 4096,
+    SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
+    SAEI_LEAST_BLOCKS = 4
+};
+
+/* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it. */
+typedef struct saei_norm {
+    float shift, divisor, scale;
+} saei_norm;
+
+/* What a block of rows needs. A context has one for each thread; a call takes one that is free for
+   the time of a block. */
+struct saei_block {
+    int taken;
+    float product[SAEI_BLOCK_ROWS * SAEI_PANEL], panel[SAEI_BLOCK_DEPTH * SAEI_PANEL];
+    float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];
+    saei_norm norms[SAEI_BLOCK_ROWS];
+    size_t found[SAEI_BLOCK_ROWS], begin[SAEI_BLOCK_ROWS + 1];
+    uint32_t latent[SAEI_BLOCK_LISTS];
+    float value[SAEI_BLOCK_LISTS];
+};
+
+/* The same for the stack of a call that finds none free: fewer rows at a time, the same bits. */
+typedef struct saei_small_block {
+    float product[SAEI_SMALL_ROWS * SAEI_PANEL], panel[SAEI_SMALL_DEPTH * SAEI_PANEL];
+    float centred[SAEI_TILE_ROWS * SAEI_SMALL_DEPTH];
+    saei_norm norms[SAEI_SMALL_ROWS];
+    size_t found[SAEI_SMALL_ROWS], begin[SAEI_SMALL_ROWS + 1];
+} saei_small_block;
+
+/* One of the two. */
+typedef struct saei_room {
+    size_t rows, depth;   /* of a block; of a packed panel */
+    float *product;       /* [rows][48] */
+    float *panel;         /* [depth][48], or depth 48 floats of a row */
+    float *centred;       /* [8][depth] */
+    saei_norm *norms;     /* [rows] */
+    size_t *found;        /* [rows] */
+    size_t *begin;        /* [rows + 1] */
+    size_t entries;       /* of lists; on the stack: 0 */
+    uint32_t *latent;
+    float *value;
+    saei_block *block;    /* NULL: on the stack */
+} saei_room;
+
+static saei_room saei_room_take(const sae_context *ctx, saei_small_block *small) {
+    saei_room room = { SAEI_SMALL_ROWS, SAEI_SMALL_DEPTH, small->product, small->panel,
+                       small->centred,  small->norms,     small->found,   small->begin,
+                       0,               NULL,             NULL,           NULL };
+    for (size_t i = 0; i < ctx->num_blocks; i++) {
+        saei_block *b = &ctx->blocks[i];
+        saei_room large = { SAEI_BLOCK_ROWS,  SAEI_BLOCK_DEPTH, b->product, b->panel, b->centred,
+                            b->norms,         b->found,         b->begin,
+                            SAEI_BLOCK_LISTS, b->latent,        b->value,   b };
+        if (saei_try_lock(&b->taken)) return large;
+    }
+    return room;
+}
+
+static void saei_room_leave(saei_room *room) {
+    if (room->block) saei_unlock(&room->block->taken);
+}
 
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out) {
     sae_context_desc zero, *d = &zero;
@@ -10075,6 +10443,10 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
         return saei_context_refuse(d, SAE_ERR_INVALID,
                                    "sae_context_create: threads is out of range, "
                                    "allowed are 0 (all) to 1024");
+    if (d->pool.run && !d->threads)
+        return saei_context_refuse(d, SAE_ERR_INVALID,
+                                   "sae_context_create: threads is 0, with a pool it is the number "
+                                   "of its workers, allowed are 1 to 1024");
     if (!d->allocator.alloc) {
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
@@ -10091,21 +10463,98 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     memset(ctx, 0, sizeof *ctx);
     ctx->allocator = d->allocator;
     ctx->logger = d->logger;
+    ctx->pool = d->pool;
+    ctx->threads = d->pool.run ? d->threads : 1;
 #if defined(_OPENMP)
-    ctx->threads = d->threads ? d->threads : omp_get_max_threads();
+    if (!d->pool.run) ctx->threads = d->threads ? d->threads : omp_get_max_threads();
     if (ctx->threads > SAEI_MAX_THREADS) ctx->threads = SAEI_MAX_THREADS;
-#else
-    ctx->threads = 1;
 #endif
     ctx->backend = d->backend;
     ctx->backend_desc = d->backend_desc;
     ctx->kernels = kernels;
+    ctx->num_blocks = saei_max((size_t)ctx->threads, SAEI_LEAST_BLOCKS);
+    ctx->blocks = (saei_block *)saei_alloc(ctx, ctx->num_blocks, sizeof *ctx->blocks);
+    if (!ctx->blocks) {
+        sae_context_destroy(ctx);
+        return saei_context_refuse(d, SAE_ERR_OUT_OF_MEMORY,
+                                   "sae_context_create: no memory for a context");
+    }
+    for (size_t i = 0; i < ctx->num_blocks; i++) ctx->blocks[i].taken = 0;
     *out = ctx;
     return SAE_OK;
 }
 
 SAE_API void sae_context_destroy(sae_context *ctx) {
-    if (ctx) ctx->allocator.free(ctx, ctx->allocator.user);
+    if (!ctx) return;
+    saei_free(ctx, ctx->blocks);
+    ctx->allocator.free(ctx, ctx->allocator.user);
+}
+
+/* ==== >>operations ============================================================================ */
+
+/* Whether a table can be used: what it must have is there. */
+static sae_result saei_backend_check(const sae_context *ctx, const char *where,
+                                     const sae_backend *ops) {
+    const char *missing = NULL;
+    if (!ops->name)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the context's backend has no name", where);
+#define SAEI_CHECK(result, name, need, parameters, arguments)                                      \
+    if (!missing && !ops->name && !((need) & SAE_OP_OPTIONAL)) missing = #name;
+    SAE_BACKEND_CONTROL(SAEI_CHECK)
+    SAE_BACKEND_OPERATIONS(SAEI_CHECK)
+#undef SAEI_CHECK
+    if (missing)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s of the backend \"%s\" is NULL, which only "
+                         "optional operations may be", where, missing, ops->name);
+    if (!ops->guard != !ops->tripped)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the backend \"%s\" has one of guard and "
+                         "tripped, allowed are both or none", where, ops->name);
+    if (!ops->begin_step != !ops->end_step)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the backend \"%s\" has one of begin_step and "
+                         "end_step, allowed are both or none", where, ops->name);
+    return SAE_OK;
+}
+
+/* -- optional operations, each with the same bits where the backend has none of its own -- */
+
+/* e = x_hat - y and its mean square norm; grad = alpha e.W of the entries, 0 where relu_of is not
+   positive. */
+static void saei_op_reconstruct(const sae_backend *ops, const sae_work *w, const sae_code *code,
+                                const float *values, const float *W, const float *base,
+                                const float *y, float alpha, const float *relu_of, float *e,
+                                double *loss, float *grad) {
+    size_t m = w->shape.dict_size;
+    if (ops->reconstruct) {
+        ops->reconstruct(w, code, values, W, base, y, alpha, relu_of, e, loss, grad);
+        return;
+    }
+    ops->decode(w, code, values, W, 0, m, base, 0, e);
+    ops->residual(w, e, y, code->rows, e, loss);
+    ops->dots(w, code, e, W, 0, m, alpha, relu_of, grad);
+}
+
+/* An update of param [m][ld]. Without an own operation rows never wait: there is no lag. */
+static void saei_op_adam_rows(const sae_backend *ops, const sae_work *w, const sae_adam_desc *adam,
+                              uint64_t t, const double *sum_squares, double max_norm,
+                              float project, float unit, const sae_lag *lag, size_t m,
+                              float *param, float *grad, float *first, float *second) {
+    if (ops->adam_rows) {
+        ops->adam_rows(w, adam, t, sum_squares, max_norm, project, unit, lag, m, param, grad, first,
+                       second);
+        return;
+    }
+    if (project >= 0) ops->remove_parallel(w, param, m, project, NULL, grad);
+    ops->adam(w, adam, t, sum_squares, max_norm, param, grad, first, second, m * w->shape.ld);
+    if (unit >= 0) ops->normalize_rows(w, m, unit, param);
+}
+
+/* out[i] = the sum of the code's `values` over the entries of latent i; where the backend does it
+   by latent, they are value[which] of the index. */
+static void saei_op_code_sums(const sae_backend *ops, const sae_work *w, const sae_code *code,
+                              const float *values, const sae_index *index, size_t which,
+                              float *out) {
+    if (ops->code_sums) ops->code_sums(w, code, values, w->shape.dict_size, false, out);
+    else ops->latent_sums(w, index, which, false, out);
 }
 
 /* ==== >>cpu =================================================================================== */
@@ -10275,9 +10724,13 @@ static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) 
     saei_cpu_scratch s;
     return saei_cpu_layout(w->ctx, shape, NULL, &s);
 }
-static void saei_cpu_copy(const sae_work *w, void *to, const void *from, size_t bytes) {
+static void saei_cpu_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
     (void)w;
-    if (bytes) memcpy(to, from, bytes);
+    if (bytes) memcpy(device, host, bytes);
+}
+static void saei_cpu_download(const sae_work *w, void *host, const void *device, size_t bytes) {
+    (void)w;
+    if (bytes) memcpy(host, device, bytes);
 }
 static void saei_cpu_zero(const sae_work *w, void *memory, size_t bytes) {
     (void)w;
@@ -10297,7 +10750,7 @@ typedef struct saei_task {
     size_t n, d, ld, m, lo, hi, which, stride, parts;
     float a;
     double p, coef;
-    bool add, alone; /* alone: the scratch is this part's only, not one a thread */
+    bool add;
     int kind;
     const float *x, *y, *z;
     const void *rows;
@@ -10324,10 +10777,6 @@ static saei_task saei_task_of(const sae_work *w) {
     t.d = w->shape.d;
     t.m = w->shape.dict_size;
     return t;
-}
-
-static size_t saei_task_thread(const saei_task *t) {
-    return t->alone ? 0 : saei_thread_index(t->w->ctx);
 }
 
 /* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
@@ -10438,17 +10887,6 @@ static void saei_cpu_axpy(const sae_work *w, size_t count, float a, const float 
 }
 
 /* ==== >>cpu: selection ======================================================================== */
-
-static uint32_t saei_float_bits(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-static float saei_bits_float(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
 
 /* The largest cut that at least k (1 <= k <= n) of n positive values reach, or one that exactly k
    reach; least is a positive lower bound of it. Halves the range of the bits: about 10 readings of
@@ -10607,21 +11045,21 @@ static saei_top saei_top_list(const saei_task *t, size_t which) {
     return top;
 }
 
-/* This thread's lists of candidates, for `rows` rows; returns the spare one. */
-static saei_top saei_tops(const saei_task *t, size_t rows, saei_top *top) {
-    size_t spare = saei_task_thread(t) * SAEI_TOP_LISTS;
+/* A worker's lists of candidates, for `rows` rows; returns the spare one. */
+static saei_top saei_tops(const saei_task *t, size_t worker, size_t rows, saei_top *top) {
+    size_t spare = worker * SAEI_TOP_LISTS;
     for (size_t i = 0; i < rows; i++) top[i] = saei_top_list(t, spare + 1 + i);
     return saei_top_list(t, spare);
 }
 
-static void saei_encode_part(void *arg, size_t part) {
+static void saei_encode_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t r0 = part * t->stride, r1 = saei_part_end(part, t->stride, a->n);
     bool top_k = a->select == SAE_SELECT_TOP_K;
     saei_top top[SAEI_ENCODE_ROWS];
     float product[SAEI_TILE_ROWS * SAEI_PANEL], bias[SAEI_PANEL], theta[SAEI_PANEL];
-    saei_tops(t, r1 - r0, top);
+    saei_tops(t, worker, r1 - r0, top);
     memset(bias, 0, sizeof bias);
     for (size_t r = r0; r < r1; r++) t->code->count[r] = 0;
     if (t->code->bits) {
@@ -10688,12 +11126,12 @@ static float saei_screen_error(const saei_quantized *q, const float *facts, floa
            + 2e-6f * facts[2] + 1e-30f;
 }
 
-static void saei_screen_pack_part(void *arg, size_t part) {
+static void saei_screen_pack_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t first = part * SAEI_PANEL, count = saei_min(SAEI_PANEL, t->m - first);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    int16_t *words = t->s.words + saei_task_thread(t) * SAEI_ENCODE_ROWS * t->ld;
+    int16_t *words = t->s.words + worker * SAEI_ENCODE_ROWS * t->ld;
     float *inverse = t->s.screen + first, *offset = inverse + all;
     float *facts = t->s.screen + 2 * all + part * SAEI_SCREEN_FACTS;
     const uint32_t *row[SAEI_PANEL];
@@ -10811,7 +11249,8 @@ static void saei_encode_plain_row(const saei_task *t, size_t r, saei_top *top) {
         memset(product, 0, sizeof product);
         memcpy(bias, a->bias + first, width * sizeof *bias);
         for (size_t j = 0; j < width; j++) list[j] = (uint32_t)(first + j);
-        t->kernels->products(t->d, x, width, list, a->W, t->ld, product);
+        t->kernels->products(t->d, x, width, list, a->W, t->ld, false,
+                             product);
         if (a->select == SAE_SELECT_TOP_K) saei_keep_top(t, first, width, product, bias, top);
         else
             for (size_t j = 0; j < width; j++) {
@@ -10841,7 +11280,7 @@ static void saei_screen_top_end(const saei_task *t, size_t r, const saei_quantiz
         spare->count = 0;
         spare->cut = 0;
         t->kernels->products(t->d, a->x + r * t->ld, top->count, top->latent, a->W, t->ld,
-                             top->value);
+                             false, top->value);
         for (size_t j = 0; j < top->count; j++) {
             float p = top->value[j] + a->bias[top->latent[j]];
             if (!(p > 0)) continue;
@@ -10874,7 +11313,7 @@ static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantiz
     }
     if (t->code->count[r] > t->code->stride) return; /* overrun, as the caller sees */
     t->kernels->products(t->d, a->x + r * t->ld, t->code->count[r], t->code->latent + at, a->W,
-                         t->ld, t->code->pre + at);
+                         t->ld, false, t->code->pre + at);
     for (size_t j = at; j < at + t->code->count[r]; j++) {
         uint32_t i = t->code->latent[j];
         float stored;
@@ -10885,14 +11324,14 @@ static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantiz
     t->code->count[r] = (uint32_t)kept;
 }
 
-static void saei_screen_part(void *arg, size_t part) {
+static void saei_screen_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t r0 = part * t->stride, r1 = saei_part_end(part, t->stride, a->n);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
     const float *facts = t->s.screen + 2 * all;
-    int16_t *words = t->s.words + saei_task_thread(t) * SAEI_ENCODE_ROWS * t->ld;
-    saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, r1 - r0, top);
+    int16_t *words = t->s.words + worker * SAEI_ENCODE_ROWS * t->ld;
+    saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, worker, r1 - r0, top);
     saei_quantized q[SAEI_ENCODE_ROWS];
     int32_t dot[SAEI_TILE_ROWS * SAEI_PANEL];
     memset(q, 0, sizeof q);
@@ -10940,7 +11379,7 @@ static void saei_blas_keep(const saei_task *t, size_t r, size_t first, const flo
 
 /* SAEI_BLAS_PART of rows [lo, hi), of which t->s.blas has the products with the latents from t->n
    on. */
-static void saei_blas_part(void *arg, size_t part) {
+static void saei_blas_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t r0 = t->lo + part * SAEI_BLAS_PART, r1 = saei_min(r0 + SAEI_BLAS_PART, t->hi);
@@ -10948,7 +11387,7 @@ static void saei_blas_part(void *arg, size_t part) {
     size_t lists = threads * SAEI_TOP_LISTS, end = saei_min(t->n + SAEI_BLAS_LATENTS, t->m);
     float rounding = (float)(t->d + 32) * 1.5e-7f;
     double *least = &t->s.sums[r0 / SAEI_BLAS_PART];
-    saei_top spare = saei_top_list(t, saei_task_thread(t) * SAEI_TOP_LISTS);
+    saei_top spare = saei_top_list(t, worker * SAEI_TOP_LISTS);
     if (!t->n) *least = HUGE_VAL;
     for (size_t r = r0; r < r1; r++) {
         const float *facts = t->s.screen + 2 * all + t->n / SAEI_PANEL * SAEI_SCREEN_FACTS;
@@ -10977,8 +11416,8 @@ static void saei_blas_encode(saei_task *t) {
                         (int)saei_min(SAEI_BLAS_LATENTS, t->m - t->n), (int)t->d, 1,
                         a->x + t->lo * t->ld, (int)t->ld, a->W + t->n * t->ld, (int)t->ld, 0,
                         t->s.blas, SAEI_BLAS_LATENTS);
-            saei_parallel(t->w->ctx, saei_ceil_div(t->hi - t->lo, SAEI_BLAS_PART), saei_blas_part,
-                          t);
+            saei_parallel_workers(t->w->ctx, saei_ceil_div(t->hi - t->lo, SAEI_BLAS_PART),
+                                  saei_blas_part, t);
         }
     }
 }
@@ -10994,7 +11433,7 @@ static bool saei_screen_begin(saei_task *t, double known) {
         || known * 20 > (double)t->m || a->n < SAEI_TILE_ROWS || panels > 65536)
         return false;
     memset(t->s.counts, 0, panels * sizeof *t->s.counts);
-    saei_parallel(t->w->ctx, panels, saei_screen_pack_part, t);
+    saei_parallel_workers(t->w->ctx, panels, saei_screen_pack_part, t);
     for (size_t i = 0; i < panels; i++)
         if (t->s.counts[i]) return false;
     return true;
@@ -11002,7 +11441,7 @@ static bool saei_screen_begin(saei_task *t, double known) {
 
 /* All rows through saei_encode_part, or screened for saei_screen_part; t->parts: how many sums are
    used. A task has many rows, as it reads all panels, but every thread should have four. */
-static void saei_encode_rows(saei_task *t, saei_part_fn fn) {
+static void saei_encode_rows(saei_task *t, sae_part_fn fn) {
     size_t share = saei_align16(t->args->n / (4 * (size_t)t->w->ctx->threads));
     t->stride = saei_min(saei_max(share, 32), SAEI_ENCODE_ROWS);
     t->parts = saei_ceil_div(t->args->n, t->stride);
@@ -11013,7 +11452,7 @@ static void saei_encode_rows(saei_task *t, saei_part_fn fn) {
         return;
     }
 #endif
-    saei_parallel(t->w->ctx, t->parts, fn, t);
+    saei_parallel_workers(t->w->ctx, t->parts, fn, t);
 }
 
 /* Leaves the `want` largest of the code's `total` positive values, ties to the lower index (row,
@@ -11061,7 +11500,7 @@ static float saei_keep_batch(sae_code *code, size_t want, uint32_t *histogram) {
 static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
     saei_task t = saei_task_of(w);
     size_t total = saei_code_entries(code); /* of the last batch */
-    saei_part_fn fn = saei_encode_part;
+    sae_part_fn fn = saei_encode_part;
     double known;
     known = code->rows ? (double)total / (double)code->rows : (double)a->m;
     if (a->select == SAE_SELECT_TOP_K) known = (double)a->k;
@@ -11270,9 +11709,8 @@ static void saei_dense_add(const saei_task *t, size_t targets, size_t *at, const
    [panels][SAEI_DENSE_TARGETS], M [n] as panels in one block: the dot order. The sixteen running
    sums of a dot wait in t->s.lanes from one panel to the next. */
 static void saei_dense_dots(const saei_task *t, size_t targets, size_t *at, const uint64_t *marks,
-                            const float *e, size_t n, float alpha, float *out) {
-    float *lanes = t->s.lanes
-                   + saei_task_thread(t) * SAEI_DENSE_TARGETS * SAEI_DENSE_ROWS * 16;
+                            const float *e, size_t n, float alpha, size_t worker, float *out) {
+    float *lanes = t->s.lanes + worker * SAEI_DENSE_TARGETS * SAEI_DENSE_ROWS * 16;
     for (size_t first = 0; first < n; first += SAEI_DENSE_ROWS, marks += SAEI_DENSE_TARGETS) {
         size_t count = saei_min(SAEI_DENSE_ROWS, n - first);
         for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
@@ -11308,8 +11746,8 @@ static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi,
 
 /* out = base + sum of the row's entries [begin, end); base NULL: 0. */
 static void saei_code_row(const saei_task *t, const float *values, const float *W, size_t begin,
-                          size_t end, const float *base, float *out) {
-    float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
+                          size_t end, const float *base, size_t worker, float *out) {
+    float *sum = t->s.rows + worker * 3 * t->ld;
     memset(sum, 0, t->ld * sizeof *sum);
     t->kernels->add_rows(t->ld, end - begin, t->code->latent + begin, values + begin, W, t->ld,
                          sum);
@@ -11317,13 +11755,13 @@ static void saei_code_row(const saei_task *t, const float *values, const float *
     else t->kernels->axpy(t->ld, 1, sum, base, out);
 }
 
-static void saei_decode_part(void *arg, size_t part) {
+static void saei_decode_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
         size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride;
         saei_code_row(t, t->z, t->x, at + begin, at + end, t->y ? t->y + r * t->stride : NULL,
-                        t->out + r * t->ld);
+                      worker, t->out + r * t->ld);
     }
 }
 
@@ -11339,7 +11777,7 @@ static void saei_cpu_decode(const sae_work *w, const sae_code *code, const float
     t.y = base;
     t.stride = base_stride;
     t.out = out;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &t);
+    saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &t);
 }
 
 static void saei_residual_part(void *arg, size_t part) {
@@ -11575,13 +12013,13 @@ static void saei_cpu_dots(const sae_work *w, const sae_code *code, const float *
 }
 
 /* Row by row: the decoder rows that the dots want lie in the L2 from the decoding. */
-static void saei_reconstruct_part(void *arg, size_t part) {
+static void saei_reconstruct_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
         size_t at = r * c->stride, end = at + c->count[r];
         float *e = t->outs[0] + r * t->ld, *grad = t->outs[1];
-        saei_code_row(t, t->values[0], t->x, at, end, t->y, e);
+        saei_code_row(t, t->values[0], t->x, at, end, t->y, worker, e);
         t->kernels->axpy(t->ld, -1, t->z + r * t->ld, e, e);
         t->s.sums[r] = t->kernels->dot(t->ld, e, e);
         t->kernels->dots(t->ld, e, end - at, c->latent + at, t->x, t->ld, t->a, grad + at);
@@ -11591,14 +12029,14 @@ static void saei_reconstruct_part(void *arg, size_t part) {
 }
 
 /* The same for t->stride rows together. */
-static void saei_dense_reconstruct_part(void *arg, size_t part) {
+static void saei_dense_reconstruct_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     size_t r0 = part * t->stride, count = saei_min(t->stride, c->rows - r0);
     size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 }, m = t->w->shape.dict_size;
     float *e = t->outs[0] + r0 * t->ld, *grad = t->outs[1];
     size_t words = SAEI_DENSE_TARGETS * saei_ceil_div(m, SAEI_DENSE_ROWS);
-    uint64_t *marks = t->s.marks + saei_task_thread(t) * words;
+    uint64_t *marks = t->s.marks + worker * words;
     memset(e, 0, count * t->ld * sizeof *e);
     for (size_t i = 0; i < count; i++) {
         at[i] = (r0 + i) * c->stride;
@@ -11614,7 +12052,7 @@ static void saei_dense_reconstruct_part(void *arg, size_t part) {
         t->s.sums[r0 + i] = t->kernels->dot(t->ld, e + i * t->ld, e + i * t->ld);
         at[i] = (r0 + i) * c->stride;
     }
-    saei_dense_dots(t, count, at, marks, e, m, t->a, grad);
+    saei_dense_dots(t, count, at, marks, e, m, t->a, worker, grad);
     for (size_t i = 0; t->values[1] && i < count; i++)
         for (size_t j = (r0 + i) * c->stride; j < end[i]; j++)
             if (!(t->values[1][j] > 0)) grad[j] = 0;
@@ -11640,9 +12078,9 @@ static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const 
     if (saei_is_dense(&t, saei_code_entries(code), code->rows)) {
         saei_dense_pack(&t, W, t.m, t.m);
         t.stride = saei_dense_targets(&t, code->rows);
-        saei_parallel(w->ctx, saei_ceil_div(code->rows, t.stride), saei_dense_reconstruct_part,
-                      &t);
-    } else saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
+        saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, t.stride),
+                              saei_dense_reconstruct_part, &t);
+    } else saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
     *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
 }
 
@@ -11894,9 +12332,9 @@ static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, 
     }
 }
 
-static void saei_latent_rows_part(void *arg, size_t part) {
+static void saei_latent_rows_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
-    float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld, *spare = sum + t->ld;
+    float *sum = t->s.rows + worker * 3 * t->ld, *spare = sum + t->ld;
     size_t first = t->lo + part * SAEI_LATENT_PART;
     for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, t->hi); i++) {
         size_t begin = t->index->begin[i], count = t->index->begin[i + 1] - begin;
@@ -11912,13 +12350,13 @@ static void saei_latent_rows_part(void *arg, size_t part) {
     }
 }
 
-static void saei_dense_latents_part(void *arg, size_t part) {
+static void saei_dense_latents_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     size_t i0 = t->lo + part * t->stride, count = saei_min(t->stride, t->hi - i0);
     size_t at[SAEI_DENSE_TARGETS];
     const size_t *begin = t->index->begin + i0;
     const uint64_t *words = saei_index_words(t->index) + i0;
-    float *spare = t->s.dense + saei_thread_index(t->w->ctx) * SAEI_DENSE_TARGETS * t->ld;
+    float *spare = t->s.dense + worker * SAEI_DENSE_TARGETS * t->ld;
     float *out = t->out + i0 * t->ld, *sum = t->add ? spare + t->stride * t->ld : out;
     memcpy(at, begin, count * sizeof *at);
     memset(sum, 0, count * t->ld * sizeof *sum);
@@ -11961,10 +12399,12 @@ static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size
     if (index->bits) {
         saei_dense_pack(&t, x, t.n, SAE_ROW_BLOCK);
         t.stride = saei_dense_targets(&t, hi - lo) / (add ? 2 : 1); /* both sums in the scratch */
-        saei_parallel(w->ctx, saei_ceil_div(hi - lo, t.stride), saei_dense_latents_part, &t);
+        saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, t.stride), saei_dense_latents_part,
+                              &t);
         return;
     }
-    saei_parallel(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part, &t);
+    saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part,
+                          &t);
 }
 
 /* The sums of latents [i, i + 4), each in the order of its list, side by side. */
@@ -12226,26 +12666,6 @@ static void saei_cpu_normalize_rows(const sae_work *w, size_t m, float eps, floa
     saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
 }
 
-/* beta^t by multiplication, so that no pow() touches the result. */
-static double saei_power_of(double beta, uint64_t t) {
-    double result = 1;
-    for (; t; t >>= 1, beta *= beta)
-        if (t & 1) result *= beta;
-    return result;
-}
-
-static saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uint64_t t, double scale) {
-    saei_adam_factors c;
-    c.keep1 = (float)(1 - adam->beta1);
-    c.keep2 = (float)(1 - adam->beta2);
-    c.beta2 = (float)adam->beta2;
-    c.root2 = (float)sqrt(1 - saei_power_of(adam->beta2, t));
-    c.step = (float)(adam->lr / (1 - saei_power_of(adam->beta1, t)));
-    c.eps = (float)adam->eps;
-    c.scale = (float)scale;
-    return c;
-}
-
 static void saei_adam_part(void *arg, size_t part) {
     saei_task *t = (saei_task *)arg;
     size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
@@ -12330,11 +12750,11 @@ static void saei_listed_part(void *arg, size_t part) {
         for (size_t j = 0; j < c->count[r]; j++) listed[c->latent[r * c->stride + j]] = 1;
 }
 
-static void saei_catch_up_part(void *arg, size_t part) {
+static void saei_catch_up_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const unsigned char *listed = (const unsigned char *)t->s.counts;
     const sae_lag *lag = t->lag;
-    float *none = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
+    float *none = t->s.rows + worker * 3 * t->ld;
     size_t waiting = 0;
     for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
         float *row = t->outs[0] + i * t->ld, *first = t->outs[1] ? t->outs[1] + i * t->ld : NULL;
@@ -12372,7 +12792,7 @@ static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae
         saei_code_parts(&t, code->rows);
         saei_parallel(w->ctx, t.parts, saei_listed_part, &t);
     }
-    saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
+    saei_parallel_workers(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
     *lag->waiting = (uint32_t)saei_sum_doubles(t.s.sums, saei_ceil_div(m, 16));
 }
 
@@ -12401,9 +12821,9 @@ static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, b
     else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
 }
 
-static void saei_distance_part(void *arg, size_t part) {
+static void saei_distance_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
-    float *diff = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld + 2 * t->ld;
+    float *diff = t->s.rows + worker * 3 * t->ld + 2 * t->ld;
     for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
         float norm;
         t->kernels->axpy(t->ld, -1, t->y, t->x + r * t->ld, diff);
@@ -12425,7 +12845,7 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
     t.out = weights;
     for (int round = 0; round < 100; round++) {
         double total[2] = { 0, 0 };
-        saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
+        saei_parallel_workers(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
         for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)weights[r]);
         total[0] += total[1];
         for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total[0]);
@@ -12490,24 +12910,29 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     }
 }
 
+/* ==== >>cpu: table ============================================================================ */
+
+/* Nothing runs after a call has returned. */
+#define saei_cpu_begin_step NULL
+#define saei_cpu_end_step NULL
+#define saei_cpu_poll NULL
+#define saei_cpu_guard NULL
+#define saei_cpu_tripped NULL
+
 static const sae_backend *saei_cpu_backend(void) {
+#define SAEI_CPU(result, name, need, parameters, arguments) saei_cpu_##name,
     static const sae_backend table = {
-        "cpu", true, saei_cpu_open, saei_cpu_close, saei_cpu_alloc, saei_cpu_free,
-        saei_cpu_scratch_bytes, saei_cpu_copy, saei_cpu_copy, saei_cpu_zero, saei_cpu_status,
-        saei_cpu_load_rows, saei_cpu_subtract, saei_cpu_axpy, saei_cpu_encode, saei_cpu_gate,
-        saei_cpu_jump, saei_cpu_exp_values, saei_cpu_exp_grad, saei_cpu_decode, saei_cpu_residual,
-        saei_cpu_unit_rows, saei_cpu_auxk_residual, saei_cpu_ghost_residual, saei_cpu_penalty,
-        saei_cpu_dots, saei_cpu_gate_grad, saei_cpu_jump_grad, saei_cpu_jump_rest, saei_cpu_index,
-        saei_cpu_latent_rows, saei_cpu_latent_sums, saei_cpu_fired, saei_cpu_list_silent,
-        saei_cpu_column_sums, saei_cpu_weighted_sum, saei_cpu_sum_squares, saei_cpu_variance,
-        saei_cpu_count_nonzero, saei_cpu_row_norms, saei_cpu_norm_weight, saei_cpu_norm_grad,
-        saei_cpu_remove_parallel, saei_cpu_normalize_rows, saei_cpu_adam, saei_cpu_update_threshold,
-        saei_cpu_geometric_median, saei_cpu_resample, saei_cpu_code_sums, saei_cpu_reconstruct,
-        saei_cpu_adam_rows, saei_cpu_catch_up,
-        NULL, NULL, NULL, NULL, NULL /* nothing runs behind the host */
+        "cpu", true, SAE_BACKEND_CONTROL(SAEI_CPU) SAE_BACKEND_OPERATIONS(SAEI_CPU)
     };
+#undef SAEI_CPU
     return &table;
 }
+
+#undef saei_cpu_begin_step
+#undef saei_cpu_end_step
+#undef saei_cpu_poll
+#undef saei_cpu_guard
+#undef saei_cpu_tripped
 
 static const sae_backend *saei_backend_of(const sae_context *ctx) {
     return ctx->backend ? ctx->backend : saei_cpu_backend();
@@ -12539,9 +12964,6 @@ struct sae_dictionary {
     bool borrowed;        /* params belong to a trainer */
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
 };
-
-/* Allocates with all parameters zero, threshold -1. Checks desc as sae_dictionary_create does;
-   `who` is the function named in messages. */
 
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
@@ -12836,10 +13258,8 @@ SAE_API void sae_dictionary_destroy(sae_dictionary *dict) {
     saei_free(dict->ctx, dict);
 }
 
-SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) {
-    sae_dictionary_desc desc = dict->desc;
-    desc.output_dim = saei_output_dim(&desc);
-    return desc;
+SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary *dict) {
+    return &dict->desc;
 }
 
 SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {
@@ -12981,15 +13401,148 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     return SAE_OK;
 }
 
-/* ==== >>dictionary: pre-activations =========================================================== */
+/* ==== >>dictionary: tensors =================================================================== */
 
-/* A panel is packed once for 128 rows; 68 KB of stack. */
-enum { SAEI_INFER_ROWS = 128, SAEI_INFER_DEPTH = 64 };
+enum { SAEI_DICTIONARY_TENSORS = 8 }; /* at most */
+
+/* The next of the list: [rows,cols] with rows ld apart, [cols] where rows is 0, one number where
+   cols is 0, too. */
+static void saei_tensor_add(sae_tensor *list, size_t *count, const char *name, const void *data,
+                            size_t rows, size_t cols, size_t ld) {
+    sae_tensor *t = &list[(*count)++];
+    memset(t, 0, sizeof *t);
+    t->name = name;
+    t->dtype = SAE_F32;
+    t->data = data;
+    if (rows) {
+        t->shape[t->ndim] = rows;
+        t->stride[t->ndim++] = (int64_t)ld;
+    }
+    if (!cols) return;
+    t->shape[t->ndim] = cols;
+    t->stride[t->ndim++] = 1;
+}
+
+/* All of a dictionary, where they lie; how many. */
+static size_t saei_dictionary_tensors(const sae_dictionary *dict,
+                                      sae_tensor list[SAEI_DICTIONARY_TENSORS]) {
+    const sae_dictionary_desc *h = &dict->desc;
+    size_t count = 0, d = h->activation_dim, m = h->dict_size, out = saei_output_dim(h);
+    bool gated = h->arch == SAE_ARCH_GATED;
+    if (!dict->params) return 0;
+    saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
+    saei_tensor_add(list, &count, "W_dec", dict->W_dec, m, out, dict->ld_out);
+    saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
+    saei_tensor_add(list, &count, "b_dec", dict->b_dec, 0, out, 0);
+    if (gated) saei_tensor_add(list, &count, "r_mag", dict->aux0, 0, m, 0);
+    if (gated) saei_tensor_add(list, &count, "mag_bias", dict->aux1, 0, m, 0);
+    if (h->arch == SAE_ARCH_JUMP_RELU)
+        saei_tensor_add(list, &count, "threshold", dict->aux0, 0, m, 0);
+    if (dict->W_skip) saei_tensor_add(list, &count, "W_skip", dict->W_skip, out, d, dict->ld);
+    if (!saei_arch_selects(h->arch)) return count;
+    saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
+    saei_tensor_add(list, &count, "k", &h->k, 0, 0, 0);
+    list[count - 1].dtype = sizeof h->k == 8 ? SAE_U64 : SAE_U32;
+    return count;
+}
+
+SAE_API size_t sae_dictionary_num_tensors(const sae_dictionary *dict) {
+    sae_tensor list[SAEI_DICTIONARY_TENSORS];
+    return dict ? saei_dictionary_tensors(dict, list) : 0;
+}
+
+SAE_API bool sae_dictionary_get_tensor(const sae_dictionary *dict, size_t index, sae_tensor *out) {
+    sae_tensor list[SAEI_DICTIONARY_TENSORS];
+    if (!dict || !out || index >= saei_dictionary_tensors(dict, list)) return false;
+    *out = list[index];
+    return true;
+}
+
+static sae_result saei_dictionary_find(const sae_dictionary *dict, const char *who,
+                                       const char *name, sae_tensor *out) {
+    sae_tensor list[SAEI_DICTIONARY_TENSORS];
+    size_t count = saei_dictionary_tensors(dict, list);
+    char names[128] = "none";
+    for (size_t i = 0, at = 0; i < count; i++) {
+        if (!strcmp(list[i].name, name)) {
+            *out = list[i];
+            return SAE_OK;
+        }
+        at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", list[i].name);
+    }
+    return saei_fail(dict->ctx, SAE_ERR_NOT_FOUND, "%s: name is \"%.40s\", %s has %s", who, name,
+                     sae_arch_name(dict->desc.arch), names);
+}
+
+SAE_API sae_result sae_dictionary_find_tensor(const sae_dictionary *dict, const char *name,
+                                              sae_tensor *out) {
+    if (!dict) return SAE_ERR_INVALID;
+    if (!name || !out)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_dictionary_find_tensor: %s is NULL",
+                         name ? "out" : "name");
+    return saei_dictionary_find(dict, "sae_dictionary_find_tensor", name, out);
+}
+
+static sae_result saei_dictionary_set_k(sae_dictionary *dict, float value) {
+    sae_dictionary_desc desc = dict->desc;
+    if (!(value >= 1 && value <= (float)desc.dict_size) || value != (float)(size_t)value)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_dictionary_set_tensor: k is %g, allowed "
+                         "are whole numbers from 1 to dict_size, %zu", (double)value,
+                         desc.dict_size);
+    desc.k = (size_t)value;
+    SAEI_TRY(saei_dictionary_check(dict->ctx, "sae_dictionary_set_tensor", &desc));
+    saei_prepared_drop(dict);
+    dict->desc.k = desc.k;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *name,
+                                             const float *values, size_t count) {
+    sae_tensor t;
+    size_t rows, cols, ld;
+    float *to;
+    if (!dict) return SAE_ERR_INVALID;
+    if (!name || !values)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_dictionary_set_tensor: %s is NULL",
+                         name ? "values" : "name");
+    SAEI_TRY(saei_dictionary_find(dict, "sae_dictionary_set_tensor", name, &t));
+    cols = t.ndim ? (size_t)t.shape[t.ndim - 1] : 1;
+    rows = t.ndim == 2 ? (size_t)t.shape[0] : 1;
+    ld = t.ndim == 2 ? (size_t)t.stride[0] : cols;
+    if (count != rows * cols)
+        return saei_fail(dict->ctx, SAE_ERR_MISMATCH,
+                         "sae_dictionary_set_tensor: count is %zu, %s has %zu numbers", count, name,
+                         rows * cols);
+    if (t.dtype != SAE_F32) return saei_dictionary_set_k(dict, *values);
+    saei_prepared_drop(dict);
+    to = (float *)(uintptr_t)t.data; /* dict's own */
+    for (size_t r = 0; r < rows; r++) memcpy(to + r * ld, values + r * cols, cols * sizeof *to);
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out) {
+    if (!dict) return SAE_ERR_INVALID;
+    if (!out) return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_dictionary_copy: out is NULL");
+    return saei_dictionary_copy(dict, "sae_dictionary_copy", out);
+}
+
+SAE_API sae_result sae_dictionary_memory(const sae_dictionary_desc *desc, size_t *bytes) {
+    size_t count;
+    if (!desc || !bytes) return SAE_ERR_INVALID;
+    SAEI_TRY(saei_dictionary_check(NULL, "sae_dictionary_memory", desc));
+    count = saei_param_count(desc);
+    if (count == SIZE_MAX) return SAE_ERR_INVALID;
+    *bytes = SAEI_ALLOC_EXTRA + sizeof(sae_dictionary);
+    if (count) *bytes += SAEI_ALLOC_EXTRA + count * sizeof(float);
+    return SAE_OK;
+}
+
+/* ==== >>dictionary: pre-activations =========================================================== */
 
 /* What the parts of one inference call share. */
 typedef struct saei_infer {
     const sae_dictionary *dict;
-    const float *x;
+    sae_rows x;            /* defaults set */
     const float *W;        /* NULL: W_enc; or W_skip, with x raw */
     size_t n, count;       /* rows; latents looked at */
     const uint32_t *list;  /* NULL: all */
@@ -13003,83 +13556,119 @@ typedef struct saei_infer {
     float *x_hat;          /* forward without f */
 } saei_infer;
 
-/* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it.
-   DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
-typedef struct saei_norm {
-    float shift, divisor, scale;
-} saei_norm;
+static sae_rows saei_rows_of(const float *x) {
+    sae_rows rows;
+    memset(&rows, 0, sizeof rows);
+    rows.data = x;
+    return rows;
+}
 
-static saei_norm saei_row_norm(const sae_dictionary *dict, const float *x) {
+static const unsigned char *saei_rows_at(const sae_rows *x, size_t r, size_t c) {
+    return (const unsigned char *)x->data + (r * x->stride + c) * sae_dtype_size(x->dtype);
+}
+
+/* Columns c .. c + n of row r as float32: where they lie, or in out. */
+static const float *saei_row_floats(const sae_rows *x, size_t r, size_t c, size_t n, float *out) {
+    const unsigned char *at = saei_rows_at(x, r, c);
+    if (x->dtype == SAE_F32) return (const float *)(const void *)at;
+    saei_convert_row(x->dtype, at, 2, n, out);
+    return out;
+}
+
+/* DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
+static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r) {
+    enum { COLUMNS = 64 };
     size_t d = dict->desc.activation_dim;
-    double sum = 0, square = 0, mean;
+    bool layer = dict->desc.input_norm == SAE_INPUT_NORM_LAYER;
+    double sums[2] = { 0, 0 }, mean = 0; /* of x, of (x - mean)^2 */
+    float own[COLUMNS];
     saei_norm norm = { 0, 1, 1 };
-    if (dict->desc.input_norm == SAE_INPUT_NORM_CONSTANT) {
-        for (size_t c = 0; c < d; c++) square += (double)x[c] * (double)x[c];
-        norm.scale = (float)sqrt(square / (double)d);
-        if (norm.scale != 0) norm.divisor = norm.scale;
-    } else if (dict->desc.input_norm == SAE_INPUT_NORM_LAYER) {
-        for (size_t c = 0; c < d; c++) sum += (double)x[c];
-        norm.shift = (float)(mean = sum / (double)d);
-        for (size_t c = 0; c < d; c++) square += ((double)x[c] - mean) * ((double)x[c] - mean);
-        norm.scale = d > 1 ? (float)sqrt(square / (double)(d - 1)) : 0;
+    if (!dict->desc.input_norm) return norm;
+    for (size_t pass = layer ? 0 : 1; pass < 2; pass++) {
+        for (size_t c = 0; c < d; c += COLUMNS) {
+            size_t n = saei_min(COLUMNS, d - c);
+            const float *v = saei_row_floats(x, r, c, n, own);
+            for (size_t i = 0; !pass && i < n; i++) sums[0] += (double)v[i];
+            for (size_t i = 0; pass && i < n; i++)
+                sums[1] += ((double)v[i] - mean) * ((double)v[i] - mean);
+        }
+        mean = sums[0] / (double)d;
+    }
+    if (layer) {
+        norm.shift = (float)mean;
+        norm.scale = d > 1 ? (float)sqrt(sums[1] / (double)(d - 1)) : 0;
         norm.divisor = norm.scale + 1e-5f;
+    } else {
+        norm.scale = (float)sqrt(sums[1] / (double)d);
+        if (norm.scale != 0) norm.divisor = norm.scale;
     }
     return norm;
 }
 
 /* The norms of a block of rows, once for all its panels. */
-static void saei_infer_norms(const saei_infer *q, const float *x, size_t rows, saei_norm *norms) {
+static void saei_infer_norms(const saei_infer *q, size_t r0, size_t rows, saei_norm *norms) {
     for (size_t r = 0; q->dict->desc.input_norm && r < rows; r++)
-        norms[r] = saei_row_norm(q->dict, x + r * q->dict->desc.activation_dim);
+        norms[r] = saei_row_norm(q->dict, &q->x, r0 + r);
 }
 
-/* Columns k0 .. k0 + depth of a row as the encoder takes them; returns out. norm: NULL for none. */
-static const float *saei_infer_centre(const sae_dictionary *dict, const float *x, size_t k0,
-                                      size_t depth, const saei_norm *norm, bool subtract,
-                                      float *out) {
-    const float *from = x + k0;
-    for (size_t k = 0; norm && k < depth; k++) out[k] = (from[k] - norm->shift) / norm->divisor;
-    if (norm) from = out;
-    if (subtract) dict->ctx->kernels->axpy(depth, -1, dict->b_dec + k0, from, out);
+/* Columns c .. c + n of row r as the product takes them: where they lie, or in out. W_skip takes
+   rows as they are. norm: of the row, where the dictionary has an input_norm. */
+static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size_t n,
+                                   const saei_norm *norm, float *out) {
+    const sae_dictionary *dict = q->dict;
+    const float *x = saei_row_floats(&q->x, r, c, n, out);
+    if (q->W) return x;
+    if (dict->desc.input_norm) {
+        for (size_t k = 0; k < n; k++) out[k] = (x[k] - norm->shift) / norm->divisor;
+        x = out;
+    }
+    if (!saei_subtracts(&dict->desc)) return x;
+    dict->ctx->kernels->axpy(n, -1, dict->b_dec + c, x, out);
     return out;
 }
 
-/* product [rows][48] = W_enc (x or x - b_dec) for up to 48 latents from `first`, in the product
-   order. norms: of the rows, where the dictionary has an input_norm. */
-static void saei_infer_product(const saei_infer *q, const float *x, size_t rows, size_t first,
-                               size_t count, const saei_norm *norms, float *product) {
+/* saei_infer_product of so few rows that packing would not pay. */
+static void saei_infer_few(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
+                           size_t first, size_t count) {
     const sae_dictionary *dict = q->dict;
-    size_t d = dict->desc.activation_dim;
-    float panel[SAEI_INFER_DEPTH * SAEI_PANEL], centred[SAEI_INFER_ROWS * SAEI_INFER_DEPTH];
-    bool subtract = !q->W && saei_subtracts(&dict->desc), norm = !q->W && dict->desc.input_norm;
-    bool few = rows * 2 <= SAEI_TILE_ROWS && d <= SAEI_INFER_ROWS * SAEI_INFER_DEPTH;
     const float *W = q->W ? q->W : dict->W_enc;
-    if (few) { /* the packing would not pay */
-        uint32_t list[SAEI_PANEL];
-        for (size_t j = 0; j < count; j++)
-            list[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
-        for (size_t r = 0; r < rows; r++) {
-            const float *from = x + r * d;
-            if (norm || subtract)
-                from = saei_infer_centre(dict, from, 0, d, norm ? &norms[r] : NULL, subtract,
-                                         centred);
-            dict->ctx->kernels->products(d, from, count, list, W, dict->ld,
-                                         product + r * SAEI_PANEL);
+    size_t d = dict->desc.activation_dim, most = room->depth * SAEI_PANEL;
+    uint32_t list[SAEI_PANEL];
+    if (q->x.dtype == SAE_F32 && (q->W || (!dict->desc.input_norm && !saei_subtracts(&dict->desc))))
+        most = d;
+    for (size_t j = 0; j < count; j++)
+        list[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < d; c += most) {
+            size_t n = saei_min(most, d - c);
+            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r], room->panel);
+            dict->ctx->kernels->products(n, x, count, list, W + c, dict->ld, c > 0,
+                                         room->product + r * SAEI_PANEL);
         }
+}
+
+/* room->product [rows][48] = W_enc (x or x - b_dec) of rows r0 on, for up to 48 latents from
+   `first`, in the product order. room->norms: of the rows. */
+static void saei_infer_product(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
+                               size_t first, size_t count) {
+    const sae_dictionary *dict = q->dict;
+    const saei_kernels *kernels = dict->ctx->kernels;
+    const float *W = q->W ? q->W : dict->W_enc;
+    size_t d = dict->desc.activation_dim;
+    if (rows * 2 <= SAEI_TILE_ROWS) {
+        saei_infer_few(q, room, r0, rows, first, count);
+        return;
     }
-    for (size_t k0 = 0; k0 < d && !few; k0 += SAEI_INFER_DEPTH) {
-        size_t depth = saei_min(SAEI_INFER_DEPTH, d - k0);
-        saei_pack_panel(dict->ctx->kernels, W + k0, dict->ld, depth, q->list, first, count, panel);
-        for (size_t r = 0; (norm || subtract) && r < rows; r++)
-            saei_infer_centre(dict, x + r * d, k0, depth, norm ? &norms[r] : NULL, subtract,
-                              centred + r * SAEI_INFER_DEPTH);
+    for (size_t c = 0; c < d; c += room->depth) {
+        size_t depth = saei_min(room->depth, d - c);
+        saei_pack_panel(kernels, W + c, dict->ld, depth, q->list, first, count, room->panel);
         for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
             const float *at[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
-                size_t r = saei_min(g + i, rows - 1);
-                at[i] = norm || subtract ? centred + r * SAEI_INFER_DEPTH : x + r * d + k0;
-            }
-            dict->ctx->kernels->tile(at, panel, depth, k0 > 0, product + g * SAEI_PANEL);
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
+                at[i] = g + i < rows ? saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
+                                                      room->centred + i * room->depth)
+                                     : at[i - 1];
+            kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
         }
     }
 }
@@ -13123,13 +13712,11 @@ static void saei_infer_cuts(const saei_infer *q, size_t first, size_t count, flo
                             float *cut) {
     const sae_dictionary *dict = q->dict;
     size_t active = saei_active_latents(dict);
-    bool top = dict->desc.arch == SAE_ARCH_TOP_K || dict->desc.arch == SAE_ARCH_BATCH_TOP_K
-               || dict->desc.arch == SAE_ARCH_MATRYOSHKA;
     for (size_t j = 0; j < SAEI_PANEL; j++) {
         size_t i = q->list ? q->list[first + saei_min(j, count - 1)]
                            : first + saei_min(j, count - 1);
         float theta = dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
-                      : top && !q->top_k ? dict->threshold : 0;
+                      : saei_arch_selects(dict->desc.arch) && !q->top_k ? dict->threshold : 0;
         bias[j] = dict->b_enc[i];
         cut[j] = theta < 0 ? 0 : theta;
         if (i >= active && !q->top_k) cut[j] = HUGE_VALF;
@@ -13195,42 +13782,44 @@ static void saei_sort_by_latent(uint32_t *latent, float *value, size_t size) {
     }
 }
 
-/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. rows <=
-   SAEI_INFER_ROWS. */
-static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
+/* Adds an entry to the list of the k largest, *held of them: a heap as soon as it is full. */
+static void saei_heap_add(uint32_t *latent, float *value, size_t k, size_t *held, uint32_t l,
+                          float v) {
+    size_t at = *held;
+    if (at < k) {
+        latent[at] = l;
+        value[at] = v;
+        *held = at + 1;
+        for (at = k / 2; *held == k && at-- > 0; ) saei_heap_sink(latent, value, k, at);
+    } else if (v > value[0]) {
+        latent[0] = l;
+        value[0] = v;
+        saei_heap_sink(latent, value, k, 0);
+    }
+}
+
+/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. */
+static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size_t r0,
+                                size_t rows) {
     const saei_kernels *kernels = q->dict->ctx->kernels;
-    size_t k = q->share, held[SAEI_INFER_ROWS], count_above;
-    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL];
-    const float *x = q->x + r0 * q->dict->desc.activation_dim;
-    saei_norm norms[SAEI_INFER_ROWS];
-    memset(held, 0, sizeof held);
+    size_t k = q->share, *held = room->found, above;
+    float bias[SAEI_PANEL];
+    memset(held, 0, rows * sizeof *held);
     memset(bias, 0, sizeof bias);
-    saei_infer_norms(q, x, rows, norms);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
+        saei_infer_product(q, room, r0, rows, first, count);
         memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
             float f[SAEI_PANEL + SAEI_KEEP_SLACK];
             uint32_t at[SAEI_PANEL + SAEI_KEEP_SLACK];
-            count_above = kernels->keep_above(product + r * SAEI_PANEL, bias, false, count,
-                                              held[r] == k ? value[0] : 0,
-                                              (uint32_t)first, at, f, 0,
-                                              SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
-            for (size_t j = 0; j < count_above; j++) {
-                if (held[r] < k) {
-                    latent[held[r]] = at[j];
-                    value[held[r]++] = f[j];
-                    for (size_t i = k / 2; held[r] == k && i-- > 0; )
-                        saei_heap_sink(latent, value, k, i);
-                } else if (f[j] > value[0]) {
-                    latent[0] = at[j];
-                    value[0] = f[j];
-                    saei_heap_sink(latent, value, k, 0);
-                }
-            }
+            above = kernels->keep_above(room->product + r * SAEI_PANEL, bias, false, count,
+                                        held[r] == k ? value[0] : 0, (uint32_t)first, at, f, 0,
+                                        SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+            for (size_t j = 0; j < above; j++)
+                saei_heap_add(latent, value, k, &held[r], at[j], f[j]);
         }
     }
     for (size_t r = 0; r < rows; r++) {
@@ -13242,56 +13831,47 @@ static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
 
 /* A number that orders p as SIGNED (0: NaN) or MAGNITUDE chooses. -0 is 0. */
 static uint32_t saei_varied_key(sae_activation kind, float p) {
-    uint32_t bits;
+    uint32_t bits = saei_float_bits(p + 0.0f);
     if (p != p) return 0;
-    p += 0.0f;
-    memcpy(&bits, &p, sizeof bits);
     if (kind == SAE_ACTIVATION_MAGNITUDE) return bits & 0x7FFFFFFFu;
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
+/* Row r's list [latent, value] of varied choices, *held of at most k, gets a panel's values. */
+static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t count,
+                                    const float *product, uint32_t *latent, float *value,
+                                    size_t *held) {
+    const sae_activation kind = q->dict->desc.activation;
+    size_t k = q->share, group = q->count / k;
+    for (size_t j = 0; j < count; j++) {
+        size_t i = first + j;
+        float f = saei_infer_value(q->dict, i, product[j], true);
+        uint32_t name = (uint32_t)i << 1 | (f < 0);
+        if (kind == SAE_ACTIVATION_MAGNITUDE) f = fabsf(f);
+        if (kind == SAE_ACTIVATION_GROUP_MAX) {
+            bool opens = i % group == 0;
+            if (!opens && !(f > value[*held - 1])) continue;
+            *held += opens;
+            latent[*held - 1] = name;
+            value[*held - 1] = f;
+        } else if (f == f) saei_heap_add(latent, value, k, held, name, f);
+    }
+}
+
 /* The same for signed latents and group max. The heap holds keys that compare as the choice does,
    |p| or p; the lowest bit of a latent is then the sign of p. */
-static void saei_infer_varied_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
+static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, size_t r0,
+                                   size_t rows) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
-    size_t k = q->share, group = q->count / k, held[SAEI_INFER_ROWS];
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
-    const float *x = q->x + r0 * q->dict->desc.activation_dim;
-    saei_norm norms[SAEI_INFER_ROWS];
-    memset(held, 0, sizeof held);
-    saei_infer_norms(q, x, rows, norms);
+    size_t k = q->share, *held = room->found;
+    memset(held, 0, rows * sizeof *held);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
-        for (size_t r = 0; r < rows; r++) {
-            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
-            float *value = q->sparse->value + (r0 + r) * k;
-            for (size_t j = 0; j < count; j++) {
-                size_t i = first + j;
-                float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], true);
-                uint32_t name = (uint32_t)i << 1 | (f < 0);
-                if (kind == SAE_ACTIVATION_MAGNITUDE) f = fabsf(f);
-                if (kind == SAE_ACTIVATION_GROUP_MAX) {
-                    bool opens = i % group == 0;
-                    if (opens || f > value[held[r] - 1]) {
-                        held[r] += opens;
-                        latent[held[r] - 1] = name;
-                        value[held[r] - 1] = f;
-                    }
-                } else if (held[r] < k && f == f) {
-                    latent[held[r]] = name;
-                    value[held[r]++] = f;
-                    for (size_t at = k / 2; held[r] == k && at-- > 0; )
-                        saei_heap_sink(latent, value, k, at);
-                } else if (held[r] == k && f > value[0]) {
-                    latent[0] = name;
-                    value[0] = f;
-                    saei_heap_sink(latent, value, k, 0);
-                }
-            }
-        }
+        saei_infer_product(q, room, r0, rows, first, count);
+        for (size_t r = 0; r < rows; r++)
+            saei_infer_varied_panel(q, first, count, room->product + r * SAEI_PANEL,
+                                    q->sparse->latent + (r0 + r) * k,
+                                    q->sparse->value + (r0 + r) * k, &held[r]);
     }
     for (size_t r = 0; r < rows; r++) {
         uint32_t *latent = q->sparse->latent + (r0 + r) * k;
@@ -13350,14 +13930,9 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
         if (count >= k) lo = mid;
         else hi = mid - 1;
     }
+    for (size_t i = 0; i < m; i++) above += saei_float_bits(f[i]) > lo;
     for (size_t i = 0; i < m; i++) {
-        uint32_t bits;
-        memcpy(&bits, f + i, sizeof bits);
-        above += bits > lo;
-    }
-    for (size_t i = 0; i < m; i++) {
-        uint32_t bits;
-        memcpy(&bits, f + i, sizeof bits);
+        uint32_t bits = saei_float_bits(f[i]);
         if (bits == lo && above < k) above++;
         else if (bits <= lo) f[i] = 0;
     }
@@ -13388,29 +13963,26 @@ static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_
     *found += kept;
 }
 
-/* rows <= SAEI_INFER_ROWS rows from r0. */
-static void saei_infer_rows(const saei_infer *q, size_t r0, size_t rows) {
-    size_t found[SAEI_INFER_ROWS];
-    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL], cut[SAEI_PANEL];
-    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
+    float bias[SAEI_PANEL], cut[SAEI_PANEL];
+    size_t *found = room->found;
     bool plain = q->dict->desc.arch != SAE_ARCH_GATED && !saei_is_signed(&q->dict->desc);
     size_t active = saei_active_latents(q->dict);
-    saei_norm norms[SAEI_INFER_ROWS];
-    memset(found, 0, sizeof found);
-    saei_infer_norms(q, x, rows, norms);
+    memset(found, 0, rows * sizeof *found);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
+        saei_infer_product(q, room, r0, rows, first, count);
         saei_infer_cuts(q, first, count, bias, cut);
         for (size_t r = 0; r < rows; r++) {
+            const float *product = room->product + r * SAEI_PANEL;
             float f[SAEI_PANEL];
             if (plain) {
-                q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product + r * SAEI_PANEL, bias, f);
+                q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product, bias, f);
                 q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
             }
             for (size_t j = 0; !plain && j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j;
-                f[j] = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], q->top_k);
+                f[j] = saei_infer_value(q->dict, i, product[j], q->top_k);
                 if (i >= active && !q->top_k) f[j] = 0;
             }
             if (q->dense) memcpy(q->dense + (r0 + r) * q->count + first, f, count * sizeof *f);
@@ -13437,6 +14009,27 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
     return SAE_OK;
 }
 
+/* The same for a call with rows of x; *out is x with the defaults set. */
+static sae_result saei_infer_check_rows(const sae_dictionary *dict, const char *who,
+                                        const sae_rows *x, bool arrays, size_t n, size_t width,
+                                        sae_rows *out) {
+    SAEI_TRY(saei_infer_check(dict, who, arrays, n, width));
+    *out = *x;
+    if (!out->dtype) out->dtype = SAE_F32;
+    if (!out->stride) out->stride = dict->desc.activation_dim;
+    if (out->dtype > SAE_BF16 || out->dtype < SAE_F32)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.dtype is %d (%s), allowed are F32, F16 "
+                         "and BF16", who, (int)x->dtype, sae_dtype_name(x->dtype));
+    if (out->stride < dict->desc.activation_dim || (n && out->stride > SIZE_MAX / 8 / n))
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.stride is %zu, allowed are "
+                         "activation_dim, %zu, and more that memory can hold", who, x->stride,
+                         dict->desc.activation_dim);
+    if (out->on_device)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.on_device is set, allowed are rows in "
+                         "host memory; a session takes those of a device", who);
+    return SAE_OK;
+}
+
 /* Lists of whole rows, each at its own place, moved together. */
 static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
     size_t at = 0;
@@ -13453,10 +14046,10 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
 }
 
 /* ==== >>dictionary: prepared encode =========================================================== */
-/* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one
-   a thread, in which a block of rows is centred, screened and listed. A block that finds no slot
-   free or whose latents are too many for its lists goes the plain way, to the same bits; after
-   several such blocks no more are tried. See bench/RESULTS.md. */
+/* The screen of >>cpu for inference: W_enc's int16 panels, kept with the dictionary, and one slot
+   per thread, in which a block of rows is centred, screened and listed. A block without a free
+   slot, or with more latents than the slot's lists hold, is encoded by the exact path, to the same
+   bits; after several of the latter the screen is no longer used. See bench/RESULTS.md. */
 
 enum {
     SAEI_PREPARED_ROWS = 64, /* of one slot */
@@ -13487,40 +14080,46 @@ struct saei_prepared {
     saei_prepared_slot *slots;
 };
 
-/* Pieces of base, as saei_cpu_layout. */
+/* The next piece of base; NULL where there is none yet, and only `at` moves on. */
+static void *saei_prepared_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
+    size_t offset = saei_cpu_place(at, count, size);
+    return base ? base + offset : NULL;
+}
+
+/* Sets p's pieces in base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
                                    saei_prepared *p) {
-    size_t at = 0, m = dict->desc.dict_size, panels = saei_ceil_div(m, SAEI_PANEL), width, offset;
+    size_t at = 0, m = dict->desc.dict_size, panels = saei_ceil_div(m, SAEI_PANEL), width;
     size_t rows = SAEI_PREPARED_ROWS, k = dict->rule == SAE_RULE_TOP_K ? dict->desc.k : m / 20;
     p->num_slots = (size_t)dict->ctx->threads;
     p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_KEEP_SLACK;
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
     saei_cpu_place(&at, 1, sizeof(saei_prepared));
-#define SAEI_PIECE(field, type, count)                                                             \
-    offset = saei_cpu_place(&at, count, sizeof *(field));                                          \
-    if (b) (field) = (type *)(void *)(b + offset);
-    SAEI_PIECE(p->packed, float, width / 2)
-    SAEI_PIECE(p->screen, float, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS))
-    SAEI_PIECE(p->counts, uint32_t, panels)
-    SAEI_PIECE(p->slots, saei_prepared_slot, p->num_slots)
+    p->packed = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
+    p->screen = (float *)saei_prepared_piece(
+        b, &at, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS), sizeof(float));
+    p->counts = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
+    p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
+                                                         sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
-        saei_prepared_slot none, *slot;
-        memset(&none, 0, sizeof none);
-        slot = b ? &p->slots[i] : &none;
-        SAEI_PIECE(slot->x, float, rows * dict->ld)
-        SAEI_PIECE(slot->count, uint32_t, rows)
-        SAEI_PIECE(slot->latent, uint32_t, rows * p->stride)
-        SAEI_PIECE(slot->pre, float, rows * p->stride)
-        SAEI_PIECE(slot->least, double, 1)
-        SAEI_PIECE(slot->begin, size_t, rows + 1)
-        SAEI_PIECE(slot->top_value, float, (rows + 1) * p->capacity)
-        SAEI_PIECE(slot->top_latent, uint32_t, (rows + 1) * p->capacity)
+        saei_prepared_slot none, *s = b ? &p->slots[i] : &none;
+        memset(s, 0, sizeof *s);
+        s->x = (float *)saei_prepared_piece(b, &at, rows * dict->ld, sizeof(float));
+        s->count = (uint32_t *)saei_prepared_piece(b, &at, rows, sizeof(uint32_t));
+        s->latent = (uint32_t *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(uint32_t));
+        s->pre = (float *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(float));
+        s->least = (double *)saei_prepared_piece(b, &at, 1, sizeof(double));
+        s->begin = (size_t *)saei_prepared_piece(b, &at, rows + 1, sizeof(size_t));
+        s->top_value = (float *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
+                                                    sizeof(float));
+        s->top_latent = (uint32_t *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
+                                                        sizeof(uint32_t));
     }
-    SAEI_PIECE(p->words, int16_t, p->num_slots * SAEI_ENCODE_ROWS * dict->ld)
+    p->words = (int16_t *)saei_prepared_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
+                                              sizeof(int16_t));
     for (size_t i = 0; b && i < p->num_slots; i++)
         p->slots[i].words = p->words + i * SAEI_ENCODE_ROWS * dict->ld;
-#undef SAEI_PIECE
     return at;
 }
 
@@ -13545,7 +14144,6 @@ static saei_task saei_prepared_task(const sae_dictionary *dict, const saei_prepa
     t.m = a->m;
     t.which = saei_min(a->k, a->m);
     t.args = a;
-    t.alone = true;
     return t;
 }
 
@@ -13589,8 +14187,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
     p = bytes == SIZE_MAX ? NULL : (saei_prepared *)saei_alloc(dict->ctx, bytes, 1);
     if (!p)
         return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY,
-                         "sae_dictionary_prepare: no memory for %zu "
-                         "bytes beside the dictionary",
+                         "sae_dictionary_prepare: no memory for %zu bytes",
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
@@ -13599,8 +14196,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
     a = saei_prepared_args(dict);
     t = saei_prepared_task(dict, p, &p->slots[0], &w, &a);
     panels = saei_ceil_div(t.m, SAEI_PANEL);
-    t.alone = false; /* the slots' words lie one after the other */
-    saei_parallel(dict->ctx, panels, saei_screen_pack_part, &t);
+    saei_parallel_workers(dict->ctx, panels, saei_screen_pack_part, &t);
     for (size_t i = 0; i < panels; i++)
         if (p->counts[i]) { /* weights without a finite, sane norm: nothing to be had */
             saei_free(dict->ctx, p);
@@ -13612,7 +14208,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
 
 /* The rows one pass takes of those that are left. */
 static size_t saei_infer_block(const saei_infer *q, size_t left) {
-    const size_t prepared = SAEI_PREPARED_ROWS, plain = SAEI_INFER_ROWS;
+    const size_t prepared = SAEI_PREPARED_ROWS, plain = SAEI_BLOCK_ROWS;
     return saei_min(left, q->dict->prepared ? prepared : plain);
 }
 
@@ -13656,26 +14252,24 @@ static void saei_prepared_finish(const sae_dictionary *dict, size_t rows, size_t
     }
 }
 
-/* f of rows <= SAEI_PREPARED_ROWS rows from r0, as lists in a slot, to be given back; NULL: go the
-   plain way. */
+/* f of rows <= SAEI_PREPARED_ROWS rows from r0, as lists in a slot, to be given back; NULL: take
+   the exact path. */
 static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
     saei_prepared_slot *slot = saei_prepared_take(q);
     saei_prepared *p = dict->prepared;
     size_t d = dict->desc.activation_dim;
-    bool subtract = saei_subtracts(&dict->desc), overrun = false;
+    bool overrun = false;
     sae_encode_args a;
     saei_task t;
     sae_code code;
     sae_work w;
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
-        const float *x = q->x + (r0 + r) * d;
-        saei_norm norm = saei_row_norm(dict, x);
-        if (subtract || dict->desc.input_norm)
-            saei_infer_centre(dict, x, 0, d, dict->desc.input_norm ? &norm : NULL, subtract,
-                              slot->x + r * dict->ld);
-        else memcpy(slot->x + r * dict->ld, x, d * sizeof *x);
+        float *to = slot->x + r * dict->ld;
+        saei_norm norm = saei_row_norm(dict, &q->x, r0 + r);
+        const float *x = saei_infer_row(q, r0 + r, 0, d, &norm, to);
+        if (x != to) memcpy(to, x, d * sizeof *x);
     }
     memset(&code, 0, sizeof code);
     code.rows = rows;
@@ -13693,7 +14287,7 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     if (a.select == SAE_SELECT_TOP_K) t.a = slot->warm;
     if (a.select == SAE_SELECT_BATCH_TOP_K) t.a = dict->threshold > 0 ? dict->threshold : 0;
     t.stride = rows;
-    saei_screen_part(&t, 0);
+    saei_screen_part(&t, 0, 0); /* the slot is the scratch of one worker */
     slot->warm = 0.97f * (float)*slot->least;
     for (size_t r = 0; r < rows; r++) overrun |= slot->count[r] > p->stride;
     if (!overrun) saei_prepared_finish(dict, rows, p->stride, slot);
@@ -13726,21 +14320,35 @@ static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
     saei_prepared_leave(q->dict->prepared, slot, false);
 }
 
+/* Rows by the exact path. */
+static SAEI_NOINLINE void saei_infer_exact(const saei_infer *q, size_t r0, size_t rows) {
+    saei_small_block small;
+    saei_room room = saei_room_take(q->dict->ctx, &small);
+    bool top = q->sparse && q->dict->rule == SAE_RULE_TOP_K;
+    for (size_t r = 0, some; r < rows; r += some) {
+        some = saei_min(room.rows, rows - r);
+        saei_infer_norms(q, r0 + r, some, room.norms);
+        if (top && q->dict->desc.activation) saei_infer_varied_rows(q, &room, r0 + r, some);
+        else if (top) saei_infer_top_rows(q, &room, r0 + r, some);
+        else saei_infer_rows(q, &room, r0 + r, some);
+    }
+    saei_room_leave(&room);
+}
+
 static void saei_infer_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
-    size_t end = saei_part_end(part, SAEI_INFER_ROWS, q->n), rows;
-    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += rows) {
+    size_t end = saei_part_end(part, SAEI_BLOCK_ROWS, q->n), rows;
+    for (size_t r = part * SAEI_BLOCK_ROWS; r < end; r += rows) {
         saei_prepared_slot *slot;
         rows = saei_infer_block(q, end - r);
         slot = saei_prepared_rows(q, r, rows);
         if (slot) saei_prepared_give(q, r, rows, slot);
-        else if (q->sparse && q->dict->rule == SAE_RULE_TOP_K) saei_infer_top_rows(q, r, rows);
-        else saei_infer_rows(q, r, rows);
+        else saei_infer_exact(q, r, rows);
     }
 }
 
 static void saei_infer_run(saei_infer *q) {
-    saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_INFER_ROWS), saei_infer_part, q);
+    saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_BLOCK_ROWS), saei_infer_part, q);
 }
 
 /* ==== >>dictionary: sae_encode ================================================================ */
@@ -13752,8 +14360,8 @@ static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense
     saei_free(ctx, dense);
 }
 
-static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, const float *x,
-                                   size_t n, sae_code *code, float **dense) {
+static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
+                                   const sae_rows *x, size_t n, sae_code *code, float **dense) {
     const sae_context *ctx = dict->ctx;
     size_t m = dict->desc.dict_size, active = saei_active_latents(dict), total = 0, keep;
     uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
@@ -13774,7 +14382,7 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, 
                          who, n, m);
     }
     q.dict = dict;
-    q.x = x;
+    q.x = *x;
     q.n = n;
     q.count = m;
     q.top_k = true;
@@ -13803,20 +14411,31 @@ static bool saei_is_batch_top_k(const sae_dictionary *dict) {
     return dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
 }
 
-SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
+/* IDENTITY: f = x. */
+static void saei_copy_rows(const sae_rows *x, size_t n, size_t d, float *out) {
+    for (size_t r = 0; r < n; r++) {
+        const float *row = saei_row_floats(x, r, 0, d, out + r * d);
+        if (row != out + r * d) memcpy(out + r * d, row, d * sizeof *out);
+    }
+}
+
+static sae_result saei_encode(const sae_dictionary *dict, const char *who, const sae_rows *rows,
+                              size_t n, float *f) {
     saei_infer q;
+    sae_rows x;
     size_t m;
-    SAEI_TRY(saei_infer_check(dict, "sae_encode", x && f, n, dict ? dict->desc.dict_size : 0));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
+                                   dict ? dict->desc.dict_size : 0, &x));
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        if (n) memcpy(f, x, n * m * sizeof *f);
+        saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
     if (!n) return SAE_OK;
     if (saei_is_batch_top_k(dict)) {
         sae_code code;
         float *dense;
-        SAEI_TRY(saei_batch_top_k(dict, "sae_encode", x, n, &code, &dense));
+        SAEI_TRY(saei_batch_top_k(dict, who, &x, n, &code, &dense));
         memset(f, 0, n * m * sizeof *f);
         for (size_t r = 0; r < n; r++)
             for (size_t j = r * m; j < r * m + code.count[r]; j++)
@@ -13836,18 +14455,36 @@ SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t
     return SAE_OK;
 }
 
-static sae_result saei_capacity(const sae_dictionary *dict, size_t needed, const sae_sparse *out) {
-    if (needed <= out->capacity) return SAE_OK;
-    return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                     "sae_encode_sparse: capacity is %zu entries, %zu are needed", out->capacity,
-                     needed);
+SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
+    sae_rows rows = saei_rows_of(x);
+    return saei_encode(dict, "sae_encode", &rows, n, f);
+}
+SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                   float *f) {
+    return saei_encode(dict, "sae_encode_rows", x, n, f);
 }
 
-static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const sae_code *code,
-                                          sae_sparse *out) {
+SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n) {
+    size_t m = dict->desc.dict_size, most = m, all;
+    double share = (double)dict->desc.k + dict->desc.k_fraction; /* as saei_batch_top_k has it */
+    if (dict->rule == SAE_RULE_TOP_K) most = dict->desc.k;
+    if (!saei_mul(n, most, &all)) return SIZE_MAX;
+    if (saei_is_batch_top_k(dict)) all = saei_min((size_t)(share * (double)n), n * m);
+    return all;
+}
+
+static sae_result saei_capacity(const sae_dictionary *dict, const char *who, size_t needed,
+                                const sae_sparse *out) {
+    if (needed <= out->capacity) return SAE_OK;
+    return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: capacity is %zu entries, %zu are needed", who,
+                     out->capacity, needed);
+}
+
+static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const char *who,
+                                          const sae_code *code, sae_sparse *out) {
     size_t total = 0;
     for (size_t r = 0; r < code->rows; r++) total += code->count[r];
-    SAEI_TRY(saei_capacity(dict, total, out));
+    SAEI_TRY(saei_capacity(dict, who, total, out));
     out->row_begin[0] = 0;
     for (size_t r = 0, at = 0; r < code->rows; r++) {
         memcpy(out->latent + at, code->latent + r * code->stride,
@@ -13858,54 +14495,40 @@ static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const sae_
     return SAE_OK;
 }
 
-static sae_result saei_encode_sparse_identity(const sae_dictionary *dict, const float *x, size_t n,
-                                              sae_sparse *out) {
+static sae_result saei_encode_sparse_identity(const sae_dictionary *dict, const char *who,
+                                              const sae_rows *x, size_t n, sae_sparse *out) {
     size_t d = dict->desc.activation_dim, total = 0;
-    for (size_t i = 0; i < n * d; i++) total += x[i] != 0;
-    SAEI_TRY(saei_capacity(dict, total, out));
+    float own;
+    for (size_t i = 0; i < n * d; i++) total += *saei_row_floats(x, i / d, i % d, 1, &own) != 0;
+    SAEI_TRY(saei_capacity(dict, who, total, out));
     out->row_begin[0] = total = 0;
     for (size_t r = 0; r < n; r++) {
-        for (size_t i = 0; i < d; i++)
-            if (x[r * d + i] != 0) {
-                out->latent[total] = (uint32_t)i;
-                out->value[total++] = x[r * d + i];
-            }
+        for (size_t i = 0; i < d; i++) {
+            float f = *saei_row_floats(x, r, i, 1, &own);
+            if (f == 0) continue;
+            out->latent[total] = (uint32_t)i;
+            out->value[total++] = f;
+        }
         out->row_begin[r + 1] = total;
     }
     return SAE_OK;
 }
 
-SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
-                                     sae_sparse *out) {
+/* The lists of a rule whose rows are chosen alone. */
+static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who, const sae_rows *x,
+                                    size_t n, sae_sparse *out) {
     saei_infer q;
     size_t most = 0, total = 0;
-    SAEI_TRY(saei_infer_check(dict, "sae_encode_sparse",
-                              x && out && out->row_begin
-                                  && (!out->capacity || (out->latent && out->value)),
-                              n, dict ? dict->desc.dict_size : 0));
-    out->row_begin[0] = 0;
-    if (!n) return SAE_OK;
-    if (dict->desc.arch == SAE_ARCH_IDENTITY) return saei_encode_sparse_identity(dict, x, n, out);
-    if (saei_is_batch_top_k(dict)) {
-        sae_code code;
-        float *dense;
-        sae_result result;
-        SAEI_TRY(saei_batch_top_k(dict, "sae_encode_sparse", x, n, &code, &dense));
-        result = saei_encode_sparse_copy(dict, &code, out);
-        saei_batch_free(dict->ctx, &code, dense);
-        return result;
-    }
     memset(&q, 0, sizeof q);
     q.dict = dict;
-    q.x = x;
+    q.x = *x;
     q.n = n;
     q.count = dict->desc.dict_size;
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
         q.share = dict->desc.k;
-        SAEI_TRY(saei_capacity(dict, n * q.share, out));
-        saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS),
-                      dict->desc.activation ? saei_infer_varied_part : saei_infer_part, &q);
+        SAEI_TRY(saei_capacity(dict, who, n * q.share, out));
+        saei_infer_run(&q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
     }
@@ -13915,7 +14538,7 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
         most = saei_max(most, out->row_begin[r + 1]);
         total += out->row_begin[r + 1];
     }
-    SAEI_TRY(saei_capacity(dict, total, out));
+    SAEI_TRY(saei_capacity(dict, who, total, out));
     if (most <= q.share) saei_sparse_compact(out, n, q.share);
     else {
         for (size_t r = 0; r < n; r++) out->row_begin[r + 1] += out->row_begin[r];
@@ -13925,20 +14548,56 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
     return SAE_OK;
 }
 
-SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
-                                     const uint32_t *latents, size_t count, float *f) {
+static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
+                                     const sae_rows *rows, size_t n, sae_sparse *out) {
+    sae_rows x;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows,
+                                   rows && rows->data && out && out->row_begin
+                                       && (!out->capacity || (out->latent && out->value)),
+                                   n, dict ? dict->desc.dict_size : 0, &x));
+    out->row_begin[0] = 0;
+    if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY)
+        return saei_encode_sparse_identity(dict, who, &x, n, out);
+    if (saei_is_batch_top_k(dict)) {
+        sae_code code;
+        float *dense;
+        sae_result result;
+        SAEI_TRY(saei_batch_top_k(dict, who, &x, n, &code, &dense));
+        result = saei_encode_sparse_copy(dict, who, &code, out);
+        saei_batch_free(dict->ctx, &code, dense);
+        return result;
+    }
+    return saei_encode_lists(dict, who, &x, n, out);
+}
+
+SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
+                                     sae_sparse *out) {
+    sae_rows rows = saei_rows_of(x);
+    return saei_encode_sparse(dict, "sae_encode_sparse", &rows, n, out);
+}
+SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          sae_sparse *out) {
+    return saei_encode_sparse(dict, "sae_encode_sparse_rows", x, n, out);
+}
+
+static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who,
+                                     const sae_rows *rows, size_t n, const uint32_t *latents,
+                                     size_t count, float *f) {
     saei_infer q;
-    SAEI_TRY(saei_infer_check(dict, "sae_encode_subset", x && latents && f, n, count));
+    sae_rows x;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
+                                   &x));
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= dict->desc.dict_size)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                             "sae_encode_subset: latents[%zu] is %u, allowed "
-                             "are 0 to %zu",
-                             j, (unsigned)latents[j], dict->desc.dict_size - 1);
+                             "%s: latents[%zu] is %u, allowed are 0 to %zu", who, j,
+                             (unsigned)latents[j], dict->desc.dict_size - 1);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        float own;
         for (size_t r = 0; r < n; r++)
             for (size_t j = 0; j < count; j++)
-                f[r * count + j] = x[r * dict->desc.activation_dim + latents[j]];
+                f[r * count + j] = *saei_row_floats(&x, r, latents[j], 1, &own);
         return SAE_OK;
     }
     if (!n || !count) return SAE_OK;
@@ -13953,6 +14612,16 @@ SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x,
     return SAE_OK;
 }
 
+SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint32_t *latents, size_t count, float *f) {
+    sae_rows rows = saei_rows_of(x);
+    return saei_encode_subset(dict, "sae_encode_subset", &rows, n, latents, count, f);
+}
+SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          const uint32_t *latents, size_t count, float *f) {
+    return saei_encode_subset(dict, "sae_encode_subset_rows", x, n, latents, count, f);
+}
+
 /* ==== >>dictionary: decode ==================================================================== */
 
 enum { SAEI_DECODE_COLUMNS = 512, SAEI_DECODE_ENTRIES = 256 };
@@ -13960,7 +14629,8 @@ enum { SAEI_DECODE_COLUMNS = 512, SAEI_DECODE_ENTRIES = 256 };
 typedef struct saei_decoding {
     const sae_dictionary *dict;
     const float *f;         /* dense, or */
-    const sae_sparse *code; /* sparse */
+    const sae_sparse *code; /* sparse, or */
+    const sae_code *lists;  /* with a stride */
     float *x_hat;
 } saei_decoding;
 
@@ -13975,7 +14645,11 @@ static void saei_decode_row(void *arg, size_t r) {
     for (size_t c = 0; c < ld; c += SAEI_DECODE_COLUMNS) {
         size_t width = saei_min(SAEI_DECODE_COLUMNS, ld - c);
         memset(sum, 0, width * sizeof *sum);
-        if (q->code) {
+        if (q->lists) {
+            size_t at = r * q->lists->stride;
+            kernels->add_rows(width, q->lists->count[r], q->lists->latent + at,
+                              q->lists->value + at, dict->W_dec + c, ld, sum);
+        } else if (q->code) {
             size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
             kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
                               dict->W_dec + c, ld, sum);
@@ -14050,66 +14724,91 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
     return SAE_OK;
 }
 
-/* 32 rows: the norm put back, W_skip x added. */
-static void saei_finish_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
+/* Rows r0 on: the norm put back, W_skip x added. */
+static SAEI_NOINLINE void saei_finish_rows(const saei_infer *q, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t d = dict->desc.activation_dim, out = saei_output_dim(&dict->desc);
-    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
-    for (size_t r = 0; dict->desc.input_norm && !dict->desc.output_normalized && r < rows; r++) {
-        saei_norm norm = saei_row_norm(dict, q->x + (r0 + r) * d);
-        float *y = q->dense + (r0 + r) * out;
+    size_t out = saei_output_dim(&dict->desc);
+    saei_small_block small;
+    saei_room room = saei_room_take(dict->ctx, &small);
+    for (size_t r = r0; dict->desc.input_norm && !dict->desc.output_normalized && r < r0 + rows;
+         r++) {
+        saei_norm norm = saei_row_norm(dict, &q->x, r);
+        float *y = q->dense + r * out;
         for (size_t c = 0; c < out; c++) y[c] = y[c] * norm.scale + norm.shift;
     }
-    for (size_t first = 0; dict->W_skip && first < out; first += SAEI_PANEL) {
-        size_t count = saei_min(SAEI_PANEL, out - first);
-        saei_infer_product(q, q->x + r0 * d, rows, first, count, NULL, product);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t j = 0; j < count; j++)
-                q->dense[(r0 + r) * out + first + j] += product[r * SAEI_PANEL + j];
+    for (size_t r = r0, some; dict->W_skip && r < r0 + rows; r += some) {
+        some = saei_min(room.rows, r0 + rows - r);
+        for (size_t first = 0; first < out; first += SAEI_PANEL) {
+            size_t count = saei_min(SAEI_PANEL, out - first);
+            saei_infer_product(q, &room, r, some, first, count);
+            for (size_t i = 0; i < some; i++)
+                for (size_t j = 0; j < count; j++)
+                    q->dense[(r + i) * out + first + j] += room.product[i * SAEI_PANEL + j];
+        }
     }
+    saei_room_leave(&room);
+}
+
+static void saei_finish_part(void *arg, size_t part) {
+    saei_infer *q = (saei_infer *)arg;
+    size_t r0 = part * SAEI_BLOCK_ROWS;
+    saei_finish_rows(q, r0, saei_part_end(part, SAEI_BLOCK_ROWS, q->n) - r0);
+}
+
+/* What sae_decode_finish does, x checked. */
+static void saei_finish(const sae_dictionary *dict, const sae_rows *x, size_t n, float *x_hat) {
+    saei_infer q;
+    if (!dict->W_skip && (!dict->desc.input_norm || dict->desc.output_normalized)) return;
+    memset(&q, 0, sizeof q);
+    q.dict = dict;
+    q.x = *x;
+    q.W = dict->W_skip;
+    q.n = n;
+    q.dense = x_hat;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_finish_part, &q);
+}
+
+static sae_result saei_decode_finish(const sae_dictionary *dict, const char *who,
+                                     const sae_rows *rows, size_t n, float *x_hat) {
+    sae_rows x;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n, 0, &x));
+    saei_finish(dict, &x, n, x_hat);
+    return SAE_OK;
 }
 
 SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
                                      float *x_hat) {
-    saei_infer q;
-    SAEI_TRY(saei_infer_check(dict, "sae_decode_finish", x && x_hat, n, 0));
-    if (!dict->W_skip && (!dict->desc.input_norm || dict->desc.output_normalized)) return SAE_OK;
-    memset(&q, 0, sizeof q);
-    q.dict = dict;
-    q.x = x;
-    q.W = dict->W_skip;
-    q.n = n;
-    q.dense = x_hat;
-    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_finish_part, &q);
-    return SAE_OK;
+    sae_rows rows = saei_rows_of(x);
+    return saei_decode_finish(dict, "sae_decode_finish", &rows, n, x_hat);
+}
+SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          float *x_hat) {
+    return saei_decode_finish(dict, "sae_decode_finish_rows", x, n, x_hat);
 }
 
-/* -- forward without f: nothing of [n,m] is held -- */
+/* ==== >>dictionary: forward =================================================================== */
+/* Without f nothing of [n,m] is held. */
 
-enum { SAEI_FORWARD_LISTS = 1024 }; /* entries on the stack of a part */
+enum { SAEI_FORWARD_LISTS = 1024 }; /* entries on the stack of a block that found no room */
 
-/* Rows 32 at a time: the latents of a panel go into x_hat before the next panel is looked at, in
-   ascending order; b_dec comes last, as in decode. */
-static void saei_forward_rows(const saei_infer *q, size_t r0, size_t rows) {
+/* The latents of a panel go into x_hat before the next panel is looked at, in ascending order;
+   b_dec comes last, as in decode. */
+static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
     size_t d = saei_output_dim(&dict->desc), whole = d / 16 * 16, ld = dict->ld_out;
     size_t active = saei_active_latents(dict);
-    float product[SAEI_INFER_ROWS * SAEI_PANEL], value[SAEI_PANEL];
-    const float *x = q->x + r0 * dict->desc.activation_dim;
+    float value[SAEI_PANEL];
     uint32_t latent[SAEI_PANEL];
-    saei_norm norms[SAEI_INFER_ROWS];
-    saei_infer_norms(q, x, rows, norms);
     memset(q->x_hat + r0 * d, 0, rows * d * sizeof(float));
     for (size_t first = 0; first < active; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, active - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
+        saei_infer_product(q, room, r0, rows, first, count);
         for (size_t r = 0; r < rows; r++) {
+            const float *product = room->product + r * SAEI_PANEL;
             float *out = q->x_hat + (r0 + r) * d;
             size_t held = 0;
             for (size_t j = 0; j < count; j++) {
-                float f = saei_infer_value(dict, first + j, product[r * SAEI_PANEL + j], false);
+                float f = saei_infer_value(dict, first + j, product[j], false);
                 if (f == 0) continue;
                 latent[held] = (uint32_t)(first + j);
                 value[held++] = f;
@@ -14124,182 +14823,168 @@ static void saei_forward_rows(const saei_infer *q, size_t r0, size_t rows) {
         for (size_t c = 0; c < d; c++) q->x_hat[r * d + c] = dict->b_dec[c] + q->x_hat[r * d + c];
 }
 
-/* TOP_K: as many rows at a time as their lists find room for on the stack. */
-static void saei_forward_top_rows(const saei_infer *all, size_t r0, size_t rows) {
-    saei_infer q = *all;
+/* x_hat of rows r0 on from their lists. */
+static void saei_forward_lists(const saei_infer *q, size_t r0, size_t rows, sae_sparse *lists) {
     saei_decoding decoding;
-    sae_sparse lists;
-    size_t k = q.share;
-    size_t row_begin[SAEI_INFER_ROWS + 1];
+    memset(&decoding, 0, sizeof decoding);
+    decoding.dict = q->dict;
+    decoding.code = lists;
+    decoding.x_hat = q->x_hat + r0 * saei_output_dim(&q->dict->desc);
+    for (size_t r = 0; r < rows; r++) saei_decode_row(&decoding, r);
+}
+
+/* TOP_K: as many rows at a time as their lists find room for. */
+static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, size_t r0,
+                                  size_t rows, sae_sparse *lists) {
+    saei_infer q = *all;
+    q.x.data = saei_rows_at(&q.x, r0, 0);
+    q.n = rows;
+    q.sparse = lists;
+    if (q.dict->desc.activation) saei_infer_varied_rows(&q, room, 0, rows);
+    else saei_infer_top_rows(&q, room, 0, rows);
+    saei_sparse_compact(lists, rows, q.share);
+    saei_forward_lists(all, r0, rows, lists);
+}
+
+static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
     uint32_t latent[SAEI_FORWARD_LISTS];
     float value[SAEI_FORWARD_LISTS];
-    lists.row_begin = row_begin;
-    lists.latent = latent;
-    lists.value = value;
-    lists.capacity = SAEI_FORWARD_LISTS;
-    q.x += r0 * q.dict->desc.activation_dim;
-    q.n = rows;
-    q.sparse = &lists;
-    if (q.dict->desc.activation) saei_infer_varied_part(&q, 0);
-    else saei_infer_top_rows(&q, 0, rows);
-    saei_sparse_compact(&lists, q.n, k);
-    memset(&decoding, 0, sizeof decoding);
-    decoding.dict = q.dict;
-    decoding.code = &lists;
-    decoding.x_hat = q.x_hat + r0 * saei_output_dim(&q.dict->desc);
-    for (size_t r = 0; r < q.n; r++) saei_decode_row(&decoding, r);
+    saei_small_block small;
+    saei_room room = saei_room_take(q->dict->ctx, &small);
+    bool top_k = q->dict->rule == SAE_RULE_TOP_K;
+    sae_sparse lists;
+    lists.row_begin = room.begin;
+    lists.latent = room.entries ? room.latent : latent;
+    lists.value = room.entries ? room.value : value;
+    lists.capacity = saei_max(room.entries, SAEI_FORWARD_LISTS);
+    if (top_k) room.rows = saei_min(room.rows, lists.capacity / q->share);
+    for (size_t r = 0, some; r < rows; r += some) {
+        some = saei_min(room.rows, rows - r);
+        saei_infer_norms(q, r0 + r, some, room.norms);
+        if (top_k) saei_forward_top_rows(q, &room, r0 + r, some, &lists);
+        else saei_forward_rows(q, &room, r0 + r, some);
+    }
+    saei_room_leave(&room);
 }
 
 static void saei_forward_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
-    bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    size_t most = top_k ? saei_min(SAEI_INFER_ROWS, SAEI_FORWARD_LISTS / q->share)
-                        : (size_t)SAEI_INFER_ROWS;
-    size_t end = saei_part_end(part, SAEI_INFER_ROWS, q->n), rows;
-    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += rows) {
+    size_t end = saei_part_end(part, SAEI_BLOCK_ROWS, q->n), rows;
+    for (size_t r = part * SAEI_BLOCK_ROWS; r < end; r += rows) {
         saei_prepared_slot *slot;
         rows = saei_infer_block(q, end - r);
         slot = saei_prepared_rows(q, r, rows);
         if (slot) {
             sae_sparse lists;
-            saei_decoding decoding;
-            memset(&decoding, 0, sizeof decoding);
+            memset(&lists, 0, sizeof lists);
             lists.row_begin = slot->begin;
             lists.latent = slot->latent;
             lists.value = slot->pre;
-            decoding.dict = q->dict;
-            decoding.code = &lists;
-            decoding.x_hat = q->x_hat + r * saei_output_dim(&q->dict->desc);
-            for (size_t i = 0; i < rows; i++) saei_decode_row(&decoding, i);
+            saei_forward_lists(q, r, rows, &lists);
             saei_prepared_leave(q->dict->prepared, slot, false);
-            continue;
-        }
-        for (size_t i = 0; i < rows; i += most) {
-            size_t some = saei_min(most, rows - i);
-            if (top_k) saei_forward_top_rows(q, r + i, some);
-            else saei_forward_rows(q, r + i, some);
-        }
+        } else saei_forward_exact(q, r, rows);
     }
 }
 
-/* The rules that need all latents at once: batch top-k, and top-k of very many. */
-static sae_result saei_forward_dense(const sae_dictionary *dict, const float *x, size_t n,
-                                     float *x_hat) {
-    size_t m = dict->desc.dict_size, d = dict->desc.activation_dim, all;
-    size_t chunk = saei_is_batch_top_k(dict)
-                       ? n
-                       : saei_min(n, (size_t)SAEI_INFER_ROWS * (size_t)dict->ctx->threads);
+/* Batch top-k needs the latents of all rows at once; they are here already. */
+static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who,
+                                     const sae_rows *x, size_t n, float *x_hat) {
+    saei_decoding decoding;
+    sae_code code;
+    float *dense;
+    SAEI_TRY(saei_batch_top_k(dict, who, x, n, &code, &dense));
+    memset(&decoding, 0, sizeof decoding);
+    decoding.dict = dict;
+    decoding.lists = &code;
+    decoding.x_hat = x_hat;
+    saei_parallel(dict->ctx, n, saei_decode_row, &decoding);
+    saei_batch_free(dict->ctx, &code, dense);
+    return SAE_OK;
+}
+
+/* Top-k of more latents than a block has room for: lists in fresh memory. */
+static sae_result saei_forward_many(const sae_dictionary *dict, const char *who, const sae_rows *x,
+                                    size_t n, float *x_hat) {
+    const sae_context *ctx = dict->ctx;
+    size_t chunk = saei_min(n, (size_t)SAEI_BLOCK_ROWS * (size_t)ctx->threads), all;
     sae_result result = SAE_OK;
-    float *own = NULL;
-    if (saei_mul(chunk, m, &all)) own = (float *)saei_alloc(dict->ctx, all, sizeof(float));
-    if (!own)
-        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY,
-                         "sae_forward: no memory for %zu rows of %zu "
-                         "latents",
-                         chunk, m);
+    sae_sparse lists;
+    memset(&lists, 0, sizeof lists);
+    if (saei_mul(chunk, dict->desc.k, &all)) {
+        lists.capacity = all;
+        lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
+        lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
+        lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
+    }
+    if (!lists.row_begin || !lists.latent || !lists.value)
+        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows of %zu latents",
+                           who, chunk, dict->desc.k);
     for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
         size_t rows = saei_min(chunk, n - r);
-        result = sae_encode(dict, x + r * d, rows, own);
+        sae_rows some = *x;
+        some.data = saei_rows_at(x, r, 0);
+        result = saei_encode_lists(dict, who, &some, rows, &lists);
         if (result == SAE_OK)
-            result = sae_decode(dict, own, rows, x_hat + r * saei_output_dim(&dict->desc));
+            result = sae_decode_sparse(dict, &lists, rows,
+                                       x_hat + r * saei_output_dim(&dict->desc));
     }
-    saei_free(dict->ctx, own);
-    return result == SAE_OK ? sae_decode_finish(dict, x, n, x_hat) : result;
+    saei_free(ctx, lists.row_begin);
+    saei_free(ctx, lists.latent);
+    saei_free(ctx, lists.value);
+    return result;
+}
+
+static sae_result saei_forward(const sae_dictionary *dict, const char *who, const sae_rows *rows,
+                               size_t n, float *x_hat, float *f) {
+    saei_infer q;
+    sae_rows x;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
+                                   dict ? dict->desc.dict_size : 0, &x));
+    if (!n) return SAE_OK;
+    if (f) {
+        SAEI_TRY(saei_encode(dict, who, &x, n, f));
+        SAEI_TRY(sae_decode(dict, f, n, x_hat));
+    } else if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        saei_copy_rows(&x, n, dict->desc.activation_dim, x_hat);
+    } else if (saei_is_batch_top_k(dict)) {
+        SAEI_TRY(saei_forward_batch(dict, who, &x, n, x_hat));
+    } else if (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS) {
+        SAEI_TRY(saei_forward_many(dict, who, &x, n, x_hat));
+    } else {
+        memset(&q, 0, sizeof q);
+        q.dict = dict;
+        q.x = x;
+        q.n = n;
+        q.count = dict->desc.dict_size;
+        q.x_hat = x_hat;
+        q.share = dict->desc.k;
+        saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_forward_part, &q);
+    }
+    saei_finish(dict, &x, n, x_hat);
+    return SAE_OK;
 }
 
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f) {
-    saei_infer q;
-    size_t k;
-    SAEI_TRY(saei_infer_check(dict, "sae_forward", x && x_hat, n, dict ? dict->desc.dict_size : 0));
-    if (f) {
-        SAEI_TRY(sae_encode(dict, x, n, f));
-        SAEI_TRY(sae_decode(dict, f, n, x_hat));
-        return sae_decode_finish(dict, x, n, x_hat);
-    }
-    if (!n) return SAE_OK;
-    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        memcpy(x_hat, x, n * dict->desc.activation_dim * sizeof *x_hat);
-        return SAE_OK;
-    }
-    k = dict->desc.k;
-    if (dict->rule == SAE_RULE_TOP_K && (saei_is_batch_top_k(dict) || k > SAEI_FORWARD_LISTS))
-        return saei_forward_dense(dict, x, n, x_hat);
-    memset(&q, 0, sizeof q);
-    q.dict = dict;
-    q.x = x;
-    q.n = n;
-    q.count = dict->desc.dict_size;
-    q.x_hat = x_hat;
-    q.share = k;
-    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_forward_part, &q);
-    return sae_decode_finish(dict, x, n, x_hat);
+    sae_rows rows = saei_rows_of(x);
+    return saei_forward(dict, "sae_forward", &rows, n, x_hat, f);
 }
-
-/* Ghost rows: 32 at a time through panels; latents ascend, so the sums are in the rows order. */
-static void saei_ghost_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
-    const sae_dictionary *dict = q->dict;
-    size_t d = dict->desc.activation_dim;
-    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
-    memset(q->ghost + r0 * d, 0, rows * d * sizeof(float));
-    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
-        size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, q->x + r0 * d, rows, first, count, NULL, product);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t j = 0; j < count; j++) {
-                const float *row = dict->W_dec + (first + j) * dict->ld_out;
-                float *out = q->ghost + (r0 + r) * d, e;
-                if (!q->mask[first + j]) continue;
-                e = (float)saei_exp((double)(product[r * SAEI_PANEL + j] + dict->b_enc[first + j]));
-                for (size_t c = 0; c < d; c++) out[c] = fmaf(e, row[c], out[c]);
-            }
-    }
-}
-
-SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
-                                     const uint8_t *mask, float *x_ghost) {
-    saei_infer q;
-    SAEI_TRY(saei_infer_check(dict, "sae_forward_ghost", x && mask && x_ghost, n,
-                              dict ? dict->desc.dict_size : 0));
-    if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
-        return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                         "sae_forward_ghost: the dictionary is %s%s, only "
-                         "AutoEncoder has a ghost mode",
-                         sae_arch_name(dict->desc.arch),
-                         saei_is_plain(&dict->desc) ? "" : " with variations");
-    memset(&q, 0, sizeof q);
-    q.dict = dict;
-    q.x = x;
-    q.n = n;
-    q.count = dict->desc.dict_size;
-    q.mask = mask;
-    q.ghost = x_ghost;
-    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_ghost_part, &q);
-    return SAE_OK;
-}
-
-SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f) {
-    if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW) return;
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *row = dict->W_dec + i * dict->ld_out;
-        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
-        for (size_t r = 0; r < n; r++) f[r * dict->desc.dict_size + i] *= norm;
-    }
+SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                    float *x_hat, float *f) {
+    return saei_forward(dict, "sae_forward_rows", x, n, x_hat, f);
 }
 
 /* ==== >>steer ================================================================================= */
 
-enum { SAEI_STEER_FLOATS = 2 * SAE_MAX_STEERINGS };
+/* Rows at a time whose f, one for each steering, lie on the stack. */
+enum { SAEI_STEER_FLOATS = SAE_MAX_STEERINGS, SAEI_STEER_ENTRIES = 256 };
 
 typedef struct saei_steer_job {
     const sae_dictionary *dict;
     const sae_steering *list;
     size_t count;
-    uint32_t latents[SAE_MAX_STEERINGS]; /* of list */
     bool needs_f, ranks; /* some mode asks for f; f depends on its rank in the row */
-    float *x;
+    sae_rows x;          /* written, too */
     size_t n;
 } saei_steer_job;
 
@@ -14310,30 +14995,26 @@ static float saei_steer_key(const sae_dictionary *dict, float f) {
 
 /* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
    the largest of its group; ties to the lower index: counts for each the latents before it. */
-static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows,
-                            const saei_norm *norms, float *f) {
+static SAEI_NOINLINE void saei_steer_rank(const saei_steer_job *job, const saei_infer *q,
+                                          const saei_room *room, size_t r0, size_t rows, float *f) {
     const sae_dictionary *dict = job->dict;
     bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
     size_t m = dict->desc.dict_size, count = job->count;
     size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
     uint32_t before[SAEI_STEER_FLOATS];
-    saei_infer q;
     memset(before, 0, sizeof before);
-    memset(&q, 0, sizeof q);
-    q.dict = dict;
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
-        saei_infer_product(&q, x, rows, first, width, norms, product);
+        saei_infer_product(q, room, r0, rows, first, width);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
                 size_t i = first + j;
-                float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], true);
+                float v = saei_infer_value(dict, i, room->product[r * SAEI_PANEL + j], true);
                 float key = saei_steer_key(dict, v);
                 if (v == 0 && !saei_is_signed(&dict->desc)) continue;
                 for (size_t s = 0; s < count; s++) {
                     float held = saei_steer_key(dict, f[r * count + s]);
-                    size_t latent = job->latents[s];
+                    size_t latent = job->list[s].latent;
                     if (latent / group != i / group) continue;
                     before[r * count + s] += key > held || (key == held && i < latent);
                 }
@@ -14344,27 +15025,31 @@ static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t ro
 }
 
 /* f [rows][count] of the latents named, as sae_encode gives them. */
-static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t rows,
-                              const saei_norm *norms, float *f) {
+static void saei_steer_encode(const saei_steer_job *job, const saei_room *room, size_t r0,
+                              size_t rows, float *f) {
     const sae_dictionary *dict = job->dict;
     size_t count = job->count, active = saei_active_latents(dict), candidates = 0;
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    uint32_t list[SAEI_PANEL];
     saei_infer q;
     memset(&q, 0, sizeof q);
     q.dict = dict;
-    q.list = job->latents;
+    q.x = job->x;
+    saei_infer_norms(&q, r0, rows, room->norms);
     for (size_t first = 0; first < count; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, count - first);
-        saei_infer_product(&q, x, rows, first, width, norms, product);
+        for (size_t j = 0; j < width; j++) list[j] = job->list[first + j].latent;
+        q.list = list;
+        saei_infer_product(&q, room, r0, rows, 0, width);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
-                size_t i = job->latents[first + j];
-                float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], job->ranks);
-                f[r * count + first + j] = i < active ? v : 0;
-                candidates += i < active && v != 0;
+                float v = saei_infer_value(dict, list[j], room->product[r * SAEI_PANEL + j],
+                                           job->ranks);
+                f[r * count + first + j] = list[j] < active ? v : 0;
+                candidates += list[j] < active && v != 0;
             }
     }
-    if (job->ranks && candidates) saei_steer_rank(job, x, rows, norms, f);
+    q.list = NULL;
+    if (job->ranks && candidates) saei_steer_rank(job, &q, room, r0, rows, f);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -14378,54 +15063,90 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
-   what is decoded to the units of x. */
-static void saei_steer_row(const saei_steer_job *job, float *f, float scale, float *x) {
-    const sae_dictionary *dict = job->dict;
-    size_t d = dict->desc.activation_dim, held = 0;
-    uint32_t latent[SAE_MAX_STEERINGS];
-    float sum[SAEI_DECODE_COLUMNS];
-    for (size_t j = 0; j < job->count; j++) {
-        float change = saei_steer_change(job->list + j, f[j]) * scale;
-        if (change == 0) continue;
-        latent[held] = job->latents[j];
-        f[held++] = change;
-    }
-    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        for (size_t j = 0; j < held; j++) x[latent[j]] += f[j];
+/* x += add for n <= SAEI_DECODE_COLUMNS columns of row r from c on; 16-bit rows are rounded to the
+   nearest, ties to even. */
+static void saei_steer_add(const sae_rows *x, size_t r, size_t c, size_t n, const float *add) {
+    void *to = (void *)(uintptr_t)saei_rows_at(x, r, c);
+    float own[SAEI_DECODE_COLUMNS];
+    const float *from = saei_row_floats(x, r, c, n, own);
+    if (x->dtype == SAE_F32) {
+        float *at = (float *)to;
+        for (size_t k = 0; k < n; k++) at[k] += add[k];
         return;
     }
-    for (size_t c = 0; held && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c);
-        memset(sum, 0, width * sizeof *sum);
-        dict->ctx->kernels->add_rows(width, held, latent, f, dict->W_dec + c, dict->ld_out, sum);
-        for (size_t k = 0; k < saei_min(width, d - c); k++) x[c + k] += sum[k];
+    for (size_t k = 0; k < n; k++) own[k] = from[k] + add[k];
+    for (size_t k = 0; k < n; k++) {
+        uint16_t bits = x->dtype == SAE_F16 ? saei_half_bits(own[k]) : saei_bf16_bits(own[k]);
+        memcpy((unsigned char *)to + 2 * k, &bits, sizeof bits);
     }
+}
+
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
+   what is decoded to the units of x. */
+static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, float scale,
+                                         size_t r) {
+    const sae_dictionary *dict = job->dict;
+    size_t d = dict->desc.activation_dim, any = 0;
+    uint32_t latent[SAEI_STEER_ENTRIES];
+    float value[SAEI_STEER_ENTRIES], sum[SAEI_DECODE_COLUMNS];
+    for (size_t j = 0; j < job->count; j++) {
+        f[j] = saei_steer_change(job->list + j, f[j]) * scale;
+        any += f[j] != 0;
+        if (f[j] != 0 && dict->desc.arch == SAE_ARCH_IDENTITY)
+            saei_steer_add(&job->x, r, job->list[j].latent, 1, &f[j]);
+    }
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) return;
+    for (size_t c = 0; any && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
+        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c), held = 0;
+        memset(sum, 0, width * sizeof *sum);
+        for (size_t j = 0; j < job->count; j++) {
+            if (f[j] != 0) {
+                latent[held] = job->list[j].latent;
+                value[held++] = f[j];
+            }
+            if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
+            dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c,
+                                         dict->ld_out, sum);
+            held = 0;
+        }
+        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
+    }
+}
+
+static SAEI_NOINLINE void saei_steer_f(const saei_steer_job *job, size_t r0, size_t rows,
+                                       float *f) {
+    size_t count = job->count;
+    saei_small_block small;
+    saei_room room;
+    if (job->dict->desc.arch == SAE_ARCH_IDENTITY) {
+        float own;
+        for (size_t s = 0; s < rows * count; s++)
+            f[s] = *saei_row_floats(&job->x, r0 + s / count, job->list[s % count].latent, 1, &own);
+        return;
+    }
+    room = saei_room_take(job->dict->ctx, &small);
+    for (size_t r = 0, some; r < rows; r += some) {
+        some = saei_min(room.rows, rows - r);
+        saei_steer_encode(job, &room, r0 + r, some, f + r * count);
+    }
+    saei_room_leave(&room);
 }
 
 static void saei_steer_part(void *arg, size_t part) {
     const saei_steer_job *job = (const saei_steer_job *)arg;
-    size_t d = job->dict->desc.activation_dim, count = job->count;
-    size_t end = saei_part_end(part, SAEI_INFER_ROWS, job->n);
-    size_t most = saei_min(SAEI_INFER_ROWS, SAEI_STEER_FLOATS / count);
     const sae_dictionary_desc *h = &job->dict->desc;
-    saei_norm norms[SAEI_INFER_ROWS];
+    size_t count = job->count, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
+    size_t most = saei_min(SAEI_BLOCK_ROWS, SAEI_STEER_FLOATS / count);
     float f[SAEI_STEER_FLOATS];
     memset(f, 0, sizeof f);
-    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += most) {
-        size_t rows = saei_min(most, end - r);
-        float *x = job->x + r * d;
-        for (size_t i = 0; h->input_norm && i < rows; i++)
-            norms[i] = saei_row_norm(job->dict, x + i * d);
-        if (h->arch == SAE_ARCH_IDENTITY) {
-            for (size_t s = 0; s < rows * count; s++)
-                f[s] = x[s / count * d + job->latents[s % count]];
-        } else if (job->needs_f) {
-            saei_steer_encode(job, x, rows, norms, f);
+    for (size_t r = part * SAEI_BLOCK_ROWS, rows; r < end; r += rows) {
+        rows = saei_min(most, end - r);
+        if (job->needs_f) saei_steer_f(job, r, rows, f);
+        for (size_t i = 0; i < rows; i++) {
+            float scale = h->input_norm && !h->output_normalized
+                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
+            saei_steer_row(job, f + i * count, scale, r + i);
         }
-        for (size_t i = 0; i < rows; i++)
-            saei_steer_row(job, f + i * count,
-                           h->input_norm && !h->output_normalized ? norms[i].scale : 1, x + i * d);
     }
 }
 
@@ -14452,33 +15173,40 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
     return SAE_OK;
 }
 
-SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
-                             const sae_steering *steerings, size_t count) {
+static sae_result saei_steer(const sae_dictionary *dict, const char *who, const sae_rows *x,
+                             size_t n, const sae_steering *list, size_t count) {
     saei_steer_job job;
-    SAEI_TRY(saei_infer_check(dict, "sae_steer", (x || !n) && (steerings || !count), n, 0));
-    SAEI_TRY(saei_steer_check(dict, "sae_steer", steerings, count));
+    SAEI_TRY(saei_infer_check_rows(dict, who, x, x && (x->data || !n) && (list || !count), n, 0,
+                                   &job.x));
+    SAEI_TRY(saei_steer_check(dict, who, list, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_steer: a transcoder's directions belong to its output, not to x");
+                         "%s: a transcoder's directions belong to its output, not to x", who);
     job.dict = dict;
-    job.list = steerings;
+    job.list = list;
     job.count = count;
     job.needs_f = false;
     job.ranks = dict->rule == SAE_RULE_TOP_K;
-    job.x = x;
     job.n = n;
-    for (size_t j = 0; j < count; j++) {
-        job.latents[j] = steerings[j].latent;
-        if (steerings[j].mode > SAE_STEER_ADD) job.needs_f = true;
-    }
+    for (size_t j = 0; j < count; j++)
+        if (list[j].mode > SAE_STEER_ADD) job.needs_f = true;
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_steer: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all "
-                         "rows together; allowed are n = 1, SAE_RULE_THRESHOLD, or SAE_STEER_ADD "
-                         "alone",
-                         n, sae_arch_name(dict->desc.arch));
-    if (count) saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_steer_part, &job);
+                         "%s: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all rows "
+                         "together; allowed are n = 1, SAE_RULE_THRESHOLD, or SAE_STEER_ADD alone",
+                         who, n, sae_arch_name(dict->desc.arch));
+    if (count) saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_steer_part, &job);
     return SAE_OK;
+}
+
+SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
+                             const sae_steering *steerings, size_t count) {
+    sae_rows rows = saei_rows_of(x);
+    return saei_steer(dict, "sae_steer", &rows, n, steerings, count);
+}
+SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                  const sae_steering *steerings, size_t count) {
+    return saei_steer(dict, "sae_steer_rows", x, n, steerings, count);
 }
 
 /* ==== >>dictionary: linear layers ============================================================= */
@@ -17485,6 +18213,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     SAEI_TRY(saei_trainer_check(ctx, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
+    SAEI_TRY(saei_backend_check(ctx, "sae_trainer_create", saei_backend_of(ctx)));
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t)
         return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
@@ -17498,6 +18227,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     t->desc.init = saei_own_text(t, h.init, &ok);
     t->view.ctx = ctx;
     t->view.desc = shape;
+    t->view.desc.output_dim = saei_output_dim(&shape);
     t->view.ld = saei_align16(shape.activation_dim);
     t->view.num_params = saei_param_count(&shape);
     t->view.rule = saei_is_top_k(h.kind) ? SAE_RULE_TOP_K : SAE_RULE_DEFAULT;
@@ -17609,9 +18339,7 @@ static void saei_index_batch(sae_trainer *t, const sae_code *code, size_t others
 
 /* out[i] = the sum of extra[which] over the entries of latent i. */
 static void saei_sums(sae_trainer *t, size_t which, float *out) {
-    if (t->ops->code_sums)
-        t->ops->code_sums(&t->w, &t->code, t->code.extra[which], t->desc.dict_size, false, out);
-    else t->ops->latent_sums(&t->w, &t->index, 2 + which, false, out);
+    saei_op_code_sums(t->ops, &t->w, &t->code, t->code.extra[which], &t->index, 2 + which, out);
 }
 
 /* From an index of (f, dL/dp): dW_dec = alpha sum f e, dW_enc = sum dL/dp xc,
@@ -17635,16 +18363,8 @@ static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const fl
    not positive. */
 static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
                              float *e, double *loss, float *grad) {
-    const sae_backend *ops = t->ops;
-    size_t m = t->desc.dict_size;
-    if (ops->reconstruct) {
-        ops->reconstruct(&t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y, alpha,
-                         relu_of, e, loss, grad);
-        return;
-    }
-    ops->decode(&t->w, &t->code, values, t->param.W_dec, 0, m, t->param.b_dec, 0, e);
-    ops->residual(&t->w, e, t->y, t->n, e, loss);
-    ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, relu_of, grad);
+    saei_op_reconstruct(t->ops, &t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y,
+                        alpha, relu_of, e, loss, grad);
 }
 
 /* Ghost gradients (Anthropic, January 2024 update): latents silent for long are pulled towards the
@@ -17884,7 +18604,7 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_trainer_kind kind = t->desc.kind;
     bool constrained =
         kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
-    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL, fused;
+    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL;
     size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
     sae_lag *lag = t->lag.seen ? &t->lag : NULL;
@@ -17892,23 +18612,19 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_adam_desc adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
-    fused = unit && t->ops->adam_rows;
-    if (unit && !(fused && !clipped)) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, constrained ? 0 : 1e-6f, lag,
-                                t->grad.W_dec);
+    if (unit && clipped) /* the clipping needs the norm of what is left */
+        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lag, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
-    if (!fused) {
+    if (!unit) {
         saei_adam_range(t, &adam, step, squares, 0, t->view.num_params);
-        if (unit)
-            t->ops->normalize_rows(&t->w, m, unit_eps, t->param.W_dec);
         return;
     }
     dec = (size_t)(t->param.W_dec - t->param.all);
     end = dec + m * t->view.ld;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    t->ops->adam_rows(&t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag, m,
-                      t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
+    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag,
+                      m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lag) return;
     lag->unit = unit_eps;
@@ -18415,6 +19131,7 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
                          dict->desc.arch == SAE_ARCH_IDENTITY ? ""
                                                               : " with variations or inactive "
                                                                 "groups");
+    SAEI_TRY(saei_backend_check(ctx, "sae_session_create", saei_backend_of(ctx)));
     s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
     theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
     if (!s || !theta) {
@@ -21029,6 +21746,72 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     if (!p.rows || !p.gradient || !p.chosen)
         return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_grad_pursuit: no memory");
     return SAE_OK;
+}
+
+/* ==== >>experiments =========================================================================== */
+
+/* Rows through panels; latents ascend, so the sums are in the rows order. */
+static void saei_ghost_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
+    const sae_dictionary *dict = q->dict;
+    size_t d = dict->desc.activation_dim;
+    memset(q->ghost + r0 * d, 0, rows * d * sizeof(float));
+    for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, q->count - first);
+        saei_infer_product(q, room, r0, rows, first, count);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < count; j++) {
+                const float *row = dict->W_dec + (first + j) * dict->ld_out;
+                float *out = q->ghost + (r0 + r) * d, p, e;
+                if (!q->mask[first + j]) continue;
+                p = room->product[r * SAEI_PANEL + j] + dict->b_enc[first + j];
+                e = (float)saei_exp((double)p);
+                for (size_t c = 0; c < d; c++) out[c] = fmaf(e, row[c], out[c]);
+            }
+    }
+}
+
+static SAEI_NOINLINE void saei_ghost_block(const saei_infer *q, size_t r0, size_t end) {
+    saei_small_block small;
+    saei_room room = saei_room_take(q->dict->ctx, &small);
+    for (size_t r = r0; r < end; r += room.rows)
+        saei_ghost_rows(q, &room, r, saei_min(room.rows, end - r));
+    saei_room_leave(&room);
+}
+
+static void saei_ghost_part(void *arg, size_t part) {
+    const saei_infer *q = (const saei_infer *)arg;
+    saei_ghost_block(q, part * SAEI_BLOCK_ROWS, saei_part_end(part, SAEI_BLOCK_ROWS, q->n));
+}
+
+SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint8_t *mask, float *x_ghost) {
+    saei_infer q;
+    sae_rows rows = saei_rows_of(x);
+    memset(&q, 0, sizeof q);
+    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", &rows, x && mask && x_ghost, n,
+                                   dict ? dict->desc.dict_size : 0, &q.x));
+    if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
+        return saei_fail(dict->ctx, SAE_ERR_INVALID,
+                         "sae_forward_ghost: the dictionary is %s%s, only "
+                         "AutoEncoder has a ghost mode",
+                         sae_arch_name(dict->desc.arch),
+                         saei_is_plain(&dict->desc) ? "" : " with variations");
+    q.dict = dict;
+    q.n = n;
+    q.count = dict->desc.dict_size;
+    q.mask = mask;
+    q.ghost = x_ghost;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_ghost_part, &q);
+    return SAE_OK;
+}
+
+SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f) {
+    if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW) return;
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
+        for (size_t r = 0; r < n; r++) f[r * dict->desc.dict_size + i] *= norm;
+    }
 }
 
 #ifdef __cplusplus

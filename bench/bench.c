@@ -241,7 +241,7 @@ static void write_start(const options *o, const sae_trainer_desc *t, const float
 
 /* Mean count of f != 0 and the variance explained on x [n,d]. */
 static void judge(const sae_dictionary *dict, const float *x, size_t n, double *l0, double *fve) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t d = info.activation_dim, m = info.dict_size, i, j;
     float *f = floats(n * m), *y = floats(n * d);
     double var_e = 0, var_x = 0, count = 0;

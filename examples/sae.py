@@ -52,7 +52,7 @@ DTYPES = {"float32": 1, "float16": 2, "bfloat16": 3}
 
 ALLOC = ctypes.CFUNCTYPE(c_void_p, c_size_t, c_void_p)
 FREE = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
-LOG = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)
+LOG = ctypes.CFUNCTYPE(None, c_int, c_int, c_char_p, c_void_p)
 
 
 class sae_allocator(ctypes.Structure):
@@ -63,8 +63,13 @@ class sae_logger(ctypes.Structure):
     _fields_ = [("log", LOG), ("user", c_void_p)]
 
 
+class sae_pool(ctypes.Structure):
+    _fields_ = [("run", c_void_p), ("user", c_void_p)]
+
+
 class sae_context_desc(ctypes.Structure):
-    _fields_ = [("allocator", sae_allocator), ("logger", sae_logger), ("threads", c_int),
+    _fields_ = [("allocator", sae_allocator), ("logger", sae_logger), ("pool", sae_pool),
+                ("threads", c_int),
                 ("backend", c_void_p), ("backend_desc", c_void_p), ("instruction_set", c_char_p)]
 
 
@@ -180,7 +185,7 @@ class sae_export_desc(ctypes.Structure):
                 ("log_sparsity", POINTER(c_float)), ("raw", c_bool)]
 
 
-STRUCTS = [sae_allocator, sae_logger, sae_context_desc, sae_dictionary_desc, sae_sparse,
+STRUCTS = [sae_allocator, sae_logger, sae_pool, sae_context_desc, sae_dictionary_desc, sae_sparse,
            sae_steering, sae_trainer_desc, sae_stats, sae_source_desc, sae_buffer_desc, sae_progress,
            sae_train_desc, sae_metrics, sae_evaluate_desc, sae_load_desc, sae_origin,
            sae_export_desc]
@@ -194,7 +199,7 @@ _FUNCTIONS = {  # name: result, arguments
     "sae_error": (c_char_p, [c_void_p]),
     "sae_dictionary_create": (c_int, [c_void_p, POINTER(sae_dictionary_desc), POINTER(c_void_p)]),
     "sae_dictionary_destroy": (None, [c_void_p]),
-    "sae_dictionary_info": (sae_dictionary_desc, [c_void_p]),
+    "sae_dictionary_get_desc": (POINTER(sae_dictionary_desc), [c_void_p]),
     "sae_dictionary_set_rule": (c_int, [c_void_p, c_int]),
     "sae_dictionary_set_active_groups": (c_int, [c_void_p, c_size_t]),
     "sae_dictionary_threshold": (c_float, [c_void_p]),
@@ -267,7 +272,7 @@ _lib = _open_library()
 
 
 @LOG
-def _on_message(level, message, _user):
+def _on_message(level, _result, message, _user):
     if level:  # errors are raised as well
         level = logging.WARNING if level == 1 else logging.INFO
         logging.getLogger("sae").log(level, message.decode(errors="replace"))
@@ -356,7 +361,7 @@ class Dictionary:
 
     def __init__(self, handle, context):
         self._handle, self._context = handle, context
-        self._info = _lib.sae_dictionary_info(handle)
+        self._info = _lib.sae_dictionary_get_desc(handle).contents
         self._room = self._info.k or min(self._info.dict_size, 256)
 
     @classmethod

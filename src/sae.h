@@ -1,6 +1,6 @@
 /*  sae.h - sparse autoencoders ("dictionaries") in one C header: train, save, load, run, judge.
 
-    SAE_VERSION "0.1.0" - MIT licence, see the end of this file.
+    SAE_VERSION "0.2.0" - MIT licence, see the end of this file.
 
     DO THIS
         #define SAE_IMPLEMENTATION      in exactly ONE .c or .cpp file, before
@@ -181,12 +181,14 @@ extern "C" {
 #include "backend/cpu_table.h"
 
 #include "dict/params.h"
+#include "dict/tensors.h"
 #include "dict/infer.h"
 #include "dict/top_k.h"
 #include "dict/rows.h"
 #include "dict/prepared.h"
 #include "dict/encode.h"
 #include "dict/decode.h"
+#include "dict/forward.h"
 #include "dict/steer.h"
 #include "dict/linear.h"
 
@@ -217,6 +219,7 @@ extern "C" {
 #include "run/resume.h"
 #include "run/metrics.h"
 #include "run/pursuit.h"
+#include "run/experiments.h"
 
 #ifdef __cplusplus
 } /* extern "C" */

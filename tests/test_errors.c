@@ -14,10 +14,12 @@
 
 static int log_lines;
 static char log_last[1024];
-static void on_log(sae_log_level level, const char *message, void *user) {
+static sae_result log_result;
+static void on_log(sae_log_level level, sae_result result, const char *message, void *user) {
     (void)level;
     (void)user;
     log_lines++;
+    log_result = result;
     snprintf(log_last, sizeof log_last, "%s", message);
 }
 
@@ -68,7 +70,14 @@ static void names(void) {
     }
 }
 
-static void contexts(void) {
+static void no_pool(size_t parts, sae_part_fn fn, void *arg, void *user) {
+    (void)parts;
+    (void)fn;
+    (void)arg;
+    (void)user;
+}
+
+static void contexts_refused(void) {
     sae_context_desc desc;
     sae_context *ctx = (sae_context *)(uintptr_t)5;
     memset(&desc, 0, sizeof desc);
@@ -78,6 +87,10 @@ static void contexts(void) {
     desc.threads = 200000;
     CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID, "threads 200000");
     desc.threads = 0;
+    desc.pool.run = no_pool;
+    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID && strstr(log_last, "threads is 0"),
+          "a pool of 0 workers: %s", log_last);
+    desc.pool.run = NULL;
     desc.instruction_set = "mmx";
     CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID && strstr(log_last, "avx512vnni"),
           "instruction set mmx: %s", log_last);
@@ -88,10 +101,13 @@ static void contexts(void) {
     CHECK(sae_context_create(&desc, NULL) == SAE_ERR_INVALID && strstr(log_last, "out is NULL"),
           "no out: %s", log_last);
     desc.allocator.free = common_free;
-    common_memory.fail_at = 0;
-    common_memory.calls = 0;
-    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_OUT_OF_MEMORY && strstr(log_last, "no memory"),
-          "no memory for a context: %s", log_last);
+    for (long at = 0; at < 2; at++) {
+        common_memory.fail_at = at;
+        common_memory.calls = 0;
+        CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_OUT_OF_MEMORY
+                  && strstr(log_last, "no memory"), "no memory for a context: %s", log_last);
+        CHECK(common_memory.live == 0, "%ld blocks of a refused context", common_memory.live);
+    }
     common_memory.fail_at = -1;
     log_lines = 0;
     CHECK(ctx == (sae_context *)(uintptr_t)5, "out was touched");
@@ -103,10 +119,19 @@ static void contexts(void) {
         CHECK(!strcmp(sae_error(ctx), ""), "an error before any");
         memset(&dd, 0, sizeof dd);
         CHECK(sae_dictionary_create(ctx, &dd, &dict) == SAE_ERR_INVALID, "an empty desc");
-        CHECK(log_lines == 1 && !strcmp(log_last, sae_error(ctx)), "the logger heard %d lines: %s",
-              log_lines, log_last);
+        CHECK(log_lines == 1 && !strcmp(log_last, sae_error(ctx)) && log_result == SAE_ERR_INVALID,
+              "the logger heard %d lines, result %d: %s", log_lines, (int)log_result, log_last);
         sae_context_destroy(ctx);
     }
+}
+
+static void contexts(void) {
+    CHECK(!strcmp(sae_version(), SAE_VERSION)
+              && !strcmp(SAE_VERSION, check_path("%d.%d.%d", SAE_VERSION_NUMBER / 10000,
+                                                 SAE_VERSION_NUMBER / 100 % 100,
+                                                 SAE_VERSION_NUMBER % 100)),
+          "version %s", sae_version());
+    contexts_refused();
 }
 
 static void dictionaries(sae_context *ctx) {

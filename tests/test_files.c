@@ -347,7 +347,7 @@ static void dictionary_fixture(const sae_json *about, const char *folder, const 
         }
         CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
         if (result != SAE_OK) break;
-        info = sae_dictionary_info(dict);
+        info = *sae_dictionary_get_desc(dict);
         CHECK(info.activation_dim * rows == count, "d is %d", (int)info.activation_dim);
         if (ways[w].rule) CHECK_OK(ctx, sae_dictionary_set_rule(dict, ways[w].rule), (void)0);
         f = (float *)malloc(rows * info.dict_size * sizeof *f);

@@ -227,7 +227,7 @@ static void dictionary_fixture(const sae_json *about, const char *folder, const 
         free(x);
         return;
     }
-    info = sae_dictionary_info(dict);
+    info = *sae_dictionary_get_desc(dict);
     CHECK(info.activation_dim * rows == count, "d is %d", (int)info.activation_dim);
     CHECK(sae_dictionary_origin(dict).format != SAE_FORMAT_NONE, "it comes from nowhere");
     f = (float *)malloc(rows * info.dict_size * sizeof *f);
@@ -331,7 +331,7 @@ static void fixture(const sae_json *about, const char *folder, const char *path)
 static void same_function(const sae_dictionary *a, const sae_dictionary *b, double tolerance,
                           bool scaled) {
     enum { ROWS = 24 };
-    sae_dictionary_desc h = sae_dictionary_info(a), g = sae_dictionary_info(b);
+    sae_dictionary_desc h = *sae_dictionary_get_desc(a), g = *sae_dictionary_get_desc(b);
     float *x = (float *)malloc(ROWS * h.activation_dim * sizeof *x), *f[2], *x_hat[2];
     check_rng rng = { 3 };
     CHECK(h.activation_dim == g.activation_dim && h.dict_size == g.dict_size

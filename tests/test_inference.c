@@ -492,7 +492,7 @@ static void many_latents(void) {
 static void looking(void) {
     for (int arch = SAE_ARCH_STANDARD; arch <= SAE_ARCH_IDENTITY; arch++) {
         sae_dictionary *dict = make((sae_arch)arch, 20, 64, 5, 8);
-        sae_dictionary_desc info = sae_dictionary_info(dict);
+        sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
         size_t m = info.dict_size;
         check_test = sae_arch_name((sae_arch)arch);
         CHECK((int)info.arch == arch && info.activation_dim == 20, "info");

@@ -167,7 +167,7 @@ int main(void) {
     sae_tensor_file_close(file);
     CHECK_OK(ctx, sae_dictionary_load(ctx, &some, path, &dict), (void)0);
     if (dict) {
-        sae_dictionary_desc info = sae_dictionary_info(dict);
+        sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
         sae_origin origin = sae_dictionary_origin(dict);
         CHECK(info.arch == SAE_ARCH_JUMP_RELU && info.activation_dim == D
                   && info.dict_size == COUNT, "%d latents of %d", (int)info.dict_size,

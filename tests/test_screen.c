@@ -77,7 +77,8 @@ static problem problem_new(const size_t shape[4], int mood, uint64_t seed) {
         if (mood == EDGE) { /* p or p - theta of one row is 0, or next to it */
             uint32_t zero = 0;
             float u;
-            saei_kernels_select("portable")->products(p.d, p.x + i % p.n * p.ld, 1, &zero, w, p.ld, &u);
+            saei_kernels_select("portable")->products(p.d, p.x + i % p.n * p.ld, 1, &zero, w, p.ld, false,
+                                                      &u);
             if (i % 2) p.bias[i] = next(-u, (int)(i / 2 % 5) - 2);
             p.theta[i] = i % 2 ? 0 : next(u + p.bias[i], (int)(i / 2 % 5) - 2);
             if (i % 8 == 0) p.theta[i] += 0.2f; /* the window's other end */

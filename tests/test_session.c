@@ -18,7 +18,7 @@ static void session_pair(const sae_dictionary *dict, const float *x, const sae_r
     static float value[2][ROOM], x_hat[2][SESSION_N * SESSION_D];
     sae_sparse code[2];
     sae_session *session = NULL;
-    const char *name = sae_arch_name(sae_dictionary_info(dict).arch);
+    const char *name = sae_arch_name(sae_dictionary_get_desc(dict)->arch);
     int rule = (int)sae_dictionary_rule(dict);
     for (int i = 0; i < 2; i++) {
         code[i].row_begin = begin[i];

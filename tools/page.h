@@ -168,7 +168,7 @@ static bool page_tell(void *user, double done) {
 static sae_result page_measure(page *p, const page_run *run, page_measured *m, double share) {
     const page_desc *desc = p->desc;
     size_t max = (desc->max_features ? desc->max_features : 2000) / desc->num_runs;
-    size_t m_all = sae_dictionary_info(run->dict).dict_size, n;
+    size_t m_all = sae_dictionary_get_desc(run->dict)->dict_size, n;
     features_progress progress;
     progress.call = page_tell;
     progress.user = p;
@@ -382,7 +382,7 @@ static void page_put_feature(page *p, const page_run *run, const page_measured *
 
 /* How many features fire on 10^-6 .. 10^-5.75 of the rows, and so on up to all. */
 static void page_put_density(FILE *out, const page_run *run) {
-    size_t m = sae_dictionary_info(run->dict).dict_size, bars[24] = { 0 }, dead = 0, i;
+    size_t m = sae_dictionary_get_desc(run->dict)->dict_size, bars[24] = { 0 }, dead = 0, i;
     for (i = 0; i < m; i++) {
         features_stats s = features_get(run->f, i);
         double at = s.count ? (log10(s.density) + 6) * 4 : 0;
@@ -395,7 +395,7 @@ static void page_put_density(FILE *out, const page_run *run) {
 }
 
 static void page_put_run(page *p, const page_run *run, const page_measured *m) {
-    sae_dictionary_desc info = sae_dictionary_info(run->dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(run->dict);
     FILE *out = p->out;
     size_t i;
     fprintf(out, "{\"name\":");
@@ -573,7 +573,7 @@ static void page_put_np_feature(page *p, const page_run *run, const page_measure
     fprintf(out, "%s\n {\"feature_index\":%u,\"frac_nonzero\":%.6g,\"maxActApprox\":%.3f",
             i ? "," : "", (unsigned)latent, s.density, s.max);
     page_put_np_alignment(out, sae_dictionary_decoder_row(run->dict, latent),
-                          sae_dictionary_info(run->dict).output_dim);
+                          sae_dictionary_get_desc(run->dict)->output_dim);
     fprintf(out, ",\"correlated_neurons_indices\":[],\"correlated_neurons_pearson\":[],"
             "\"correlated_neurons_l1\":[],\"correlated_features_indices\":[],"
             "\"correlated_features_pearson\":[],\"correlated_features_l1\":[],"

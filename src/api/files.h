@@ -93,15 +93,6 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
 /* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
-#define SAE_MAX_DIMS 8
-typedef struct sae_tensor {
-    const char *name;            /* "" for .npy */
-    sae_dtype dtype;
-    size_t ndim;
-    uint64_t shape[SAE_MAX_DIMS];
-    int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
-    const void *data;            /* the first element; little endian; need not be aligned */
-} sae_tensor;
 typedef struct sae_tensor_file sae_tensor_file;
 SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
 SAE_API void sae_tensor_file_close(sae_tensor_file *file);
@@ -112,8 +103,6 @@ SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, cons
    what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
    Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
-/* All elements as float32 in row-major order, out [product of shape]. */
-SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
    tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
    SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */

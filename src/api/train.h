@@ -42,14 +42,6 @@ SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, s
                                  float eps);
 SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps);
 
-typedef enum sae_dtype {
-    SAE_DTYPE_DEFAULT = 0, /* F32 */
-    SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
-    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
-} sae_dtype;
-SAE_API size_t sae_dtype_size(sae_dtype dtype);
-SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
-
 /* ==== >>api: trainers ========================================================================= */
 
 /* NAME on the command line and in messages, and the reference's class. */
@@ -157,14 +149,6 @@ SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
-/* Rows of activations wherever they lie. */
-typedef struct sae_rows {
-    const void *data;  /* required: [n,d] */
-    sae_dtype dtype;   /* F32 (default), F16, BF16 */
-    size_t stride;     /* elements from one row to the next; default d */
-    bool on_device;    /* in the backend's memory, and ready in the order of its stream; may be
-                          written again in the order of that stream. Default: host memory */
-} sae_rows;
 /* As sae_trainer_step; target may be NULL. A backend that runs behind the host (CUDA) may report
    NaN or infinity one or two steps late, or at the next call that looks at the trainer: the trainer
    then is as it was before the step the message names, later ones did nothing. */
@@ -360,3 +344,11 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
    x [n,d] (no bias). Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f);
+
+/* ==== >>api: the reference's experiments ====================================================== */
+
+/* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
+SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint8_t *mask, float *x_ghost);
+/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);

@@ -30,9 +30,6 @@ struct sae_dictionary {
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
 };
 
-/* Allocates with all parameters zero, threshold -1. Checks desc as sae_dictionary_create does;
-   `who` is the function named in messages. */
-
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
 #define SAE_X(name, value, text) case name: return text;
@@ -326,10 +323,8 @@ SAE_API void sae_dictionary_destroy(sae_dictionary *dict) {
     saei_free(dict->ctx, dict);
 }
 
-SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) {
-    sae_dictionary_desc desc = dict->desc;
-    desc.output_dim = saei_output_dim(&desc);
-    return desc;
+SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary *dict) {
+    return &dict->desc;
 }
 
 SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {

@@ -183,15 +183,17 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
    each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
    measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     for (size_t j = 0; j < count; j += 16) {
         const float *at[16], *next[16];
         float sums[16];
-        saei_v s = saei_vset(0), r[16];
+        saei_v s, r[16];
         for (size_t i = 0; i < 16; i++) {
+            sums[i] = add && j + i < count ? out[j + i] : 0;
             at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
             next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
         }
+        s = saei_vload(sums);
         for (size_t k = 0; k < n; k += 16) {
             SAEI_FN(saei_transpose)(at, k, r);
             if (j + 16 < count)
@@ -217,12 +219,12 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
 }
 
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, float *out) {
+                                   const float *M, size_t ld, bool add, float *out) {
     /* eight chains by name: in an array they lie in memory at -O2, four times slower */
 #define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define SAEI_BEGIN(i)                                                                              \
     const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
-    float s##i = 0;
+    float s##i = add && j + i < count ? out[j + i] : 0;
 #define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
 #define SAEI_END(i)                                                                                \
     if (j + i < count) out[j + i] = s##i;

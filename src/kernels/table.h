@@ -27,9 +27,9 @@ struct saei_kernels {
     /* out[r][0..48) = sum_k x[r][k] panel[k][0..48) for 8 rows (+ out if add): the product order */
     void (*tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim, bool add,
                  float *out);
-    /* out[j] = x.M[row[j]]: the product order */
+    /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */
     void (*products)(size_t n, const float *x, size_t count, const uint32_t *row, const float *M,
-                     size_t ld, float *out);
+                     size_t ld, bool add, float *out);
     /* Screening (NULL: this CPU gains nothing): int16 rows of n values, n even, and the integer
        tile [8][48] over panels of pairs. */
     void (*quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q);

@@ -331,6 +331,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     t->desc.init = saei_own_text(t, h.init, &ok);
     t->view.ctx = ctx;
     t->view.desc = shape;
+    t->view.desc.output_dim = saei_output_dim(&shape);
     t->view.ld = saei_align16(shape.activation_dim);
     t->view.num_params = saei_param_count(&shape);
     t->view.rule = saei_is_top_k(h.kind) ? SAE_RULE_TOP_K : SAE_RULE_DEFAULT;
