@@ -44,6 +44,8 @@ struct sae_buffer {
     uint64_t position;         /* rows taken from the source in this pass */
     uint64_t draws, batches;   /* random numbers used, batches served */
     bool ended;
+    bool refilling;            /* a refill failed and goes on with the next call */
+    size_t fresh;              /* of a refill: rows from here on may yet be dropped */
     uint64_t state[5];         /* what saei_buffer_state_get points to */
 };
 
