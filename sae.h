@@ -654,8 +654,7 @@ SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const fl
 /* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
-SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
-SAE_API bool sae_buffer_has_target(const sae_buffer *buffer);
+SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);           /* of a row, as the files say */
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer); /* 0: not known (read) */
 
 /* ==== >>api: the training loop ================================================================ */
@@ -748,11 +747,7 @@ SAE_API sae_result sae_training_finish(sae_training *training);
     X(cossim)                       /* mean cos(x, x_hat) */                                       \
     X(l2_ratio)                     /* mean norm(x_hat) / norm(x) */                               \
     X(relative_reconstruction_bias) /* mean norm(x_hat)^2 / mean x.x_hat */                        \
-    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */     \
-    X(loss_original)                /* of the language model, from model_loss; else NaN */         \
-    X(loss_reconstructed)                                                                          \
-    X(loss_zero)                                                                                   \
-    X(frac_recovered)               /* (reconstructed - zero) / (original - zero) */
+    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */
 
 typedef struct sae_metrics {
 #define SAE_X(name) double name;
@@ -765,15 +760,11 @@ typedef struct sae_evaluate_desc {
                                 than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
-    /* Losses of the language model: unchanged, with x_hat patched in, with zeros patched in. */
-    sae_result (*model_loss)(void *user, const sae_dictionary *dict, double loss[3]);
-    void *user;
 } sae_evaluate_desc;
 
-/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY, model_loss's
-   own. */
-SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
-                                const sae_dictionary *dict, sae_metrics *out);
+/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_desc *desc,
+                                sae_metrics *out);
 
 /* Geometric median of n rows x [n,d] by Weiszfeld's iteration from the mean: at most 100 rounds,
    stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
@@ -19665,7 +19656,6 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 }
 
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
-SAE_API bool sae_buffer_has_target(const sae_buffer *b) { return b && b->num_streams == 2; }
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
 
 /* ==== >>buffer: refill, serving, state ======================================================== */
@@ -20867,10 +20857,7 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
             result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->out);
         if (result == SAE_OK)
             result = sae_decode_finish(v->dict, x + at * v->d, n, v->x_hat + at * v->out);
-        if (result != SAE_OK) {
-            if (v->dict->ctx != v->ctx) saei_fail(v->ctx, result, "%s", sae_error(v->dict->ctx));
-            return result;
-        }
+        if (result != SAE_OK) return result;
         for (size_t i = 0; i < v->code.row_begin[n]; i++) {
             uint32_t latent = v->code.latent[i];
             float f = v->norms ? v->code.value[i] * v->norms[latent] : v->code.value[i];
@@ -20901,7 +20888,7 @@ static double saei_evaluate_variance(saei_evaluator *v, const float *y, const fl
 
 static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const float *target) {
     const float *y;
-    double l2 = 0, cossim = 0, ratio = 0, squares = 0, dots = 0, count = (double)v->n, loss[3];
+    double l2 = 0, cossim = 0, ratio = 0, squares = 0, dots = 0, count = (double)v->n;
     if (v->desc->normalize_batch) saei_evaluate_scale(v, &x, &target);
     y = target ? target : x;
     SAEI_TRY(saei_evaluate_forward(v, x));
@@ -20929,12 +20916,6 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
     v->sum.relative_reconstruction_bias += squares / dots;
     v->sum.frac_variance_explained += 1 - saei_evaluate_variance(v, y, v->x_hat) /
                                               saei_evaluate_variance(v, y, NULL);
-    if (!v->desc->model_loss) return SAE_OK;
-    SAEI_TRY(v->desc->model_loss(v->desc->user, v->dict, loss));
-    v->sum.loss_original += loss[0];
-    v->sum.loss_reconstructed += loss[1];
-    v->sum.loss_zero += loss[2];
-    v->sum.frac_recovered += (loss[1] - loss[2]) / (loss[0] - loss[2]);
     return SAE_OK;
 }
 
@@ -20967,9 +20948,6 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
     SAE_METRICS(SAE_X)
 #undef SAE_X
     v->sum.frac_alive = alive / (double)v->m;
-    if (!v->desc->model_loss)
-        v->sum.loss_original = v->sum.loss_reconstructed = v->sum.loss_zero =
-            v->sum.frac_recovered = (double)NAN;
     return SAE_OK;
 }
 
@@ -21000,14 +20978,16 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
                      "dictionary gives %zu", sae_buffer_dim(v->targets), out);
 }
 
-SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
-                                const sae_dictionary *dict, sae_metrics *out) {
+SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_desc *desc,
+                                sae_metrics *out) {
+    sae_context *ctx;
     saei_evaluator v;
     sae_buffer_desc buffer;
     sae_result result;
-    if (!ctx) return SAE_ERR_INVALID;
-    if (!desc || !dict || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_evaluate: desc, dict or out is NULL");
+    if (!dict) return SAE_ERR_INVALID;
+    ctx = dict->ctx;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_evaluate: desc or out is NULL");
     memset(&v, 0, sizeof v);
     v.ctx = ctx;
     v.desc = desc;
@@ -21035,6 +21015,7 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     sae_work w;
     size_t bytes, ld = saei_align16(d);
     float *rows;
+    bool good;
     if (!ctx) return SAE_ERR_INVALID;
     if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
         return saei_fail(ctx, SAE_ERR_INVALID,
@@ -21050,17 +21031,16 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     bytes = cpu->scratch_bytes(&w, &w.shape);
     w.scratch = bytes == SIZE_MAX ? NULL : saei_alloc(ctx, bytes, 1);
     rows = (float *)saei_calloc(ctx, n + 1, ld * sizeof(float));
-    if (w.scratch && rows) {
+    good = w.scratch && rows;
+    if (good) {
         for (size_t r = 0; r < n; r++) memcpy(rows + (r + 1) * ld, x + r * d, d * sizeof *x);
         cpu->geometric_median(&w, rows + ld, n, rows);
         memcpy(out, rows, d * sizeof *out);
     }
-    bytes = w.scratch && rows;
     saei_free(ctx, w.scratch);
     saei_free(ctx, rows);
-    return bytes ? SAE_OK
-                 : saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                             "sae_geometric_median: no memory for %zu rows", n);
+    if (good) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows", n);
 }
 
 /* ==== >>metrics: gradient pursuit ============================================================= */

@@ -1405,9 +1405,7 @@ static int open_rows(const common *c, sae_dictionary *dict, reader *rows) {
     return DONE;
 }
 
-/* All but the losses of a language model: there is none here. */
 static void print_metric(const char *name, double value, bool json) {
-    if (strncmp(name, "loss_", 5) == 0 || strcmp(name, "frac_recovered") == 0) return;
     if (json && !isfinite(value)) printf("\"%s\": null, ", name);
     else if (json) printf("\"%s\": %.9g, ", name, value);
     else if (value != value) printf("%-30s nan\n", name);
@@ -1454,7 +1452,7 @@ static int evaluate(const common *c, sae_dictionary *dict) {
     desc.buffer.batch_size = (size_t)batch;
     desc.buffer.sequential = true;
     desc.batches = c->batches ? c->batches : rows.rows / batch;
-    if (sae_evaluate(sae.ctx, &desc, dict, &metrics) != SAE_OK) return failed_library();
+    if (sae_evaluate(dict, &desc, &metrics) != SAE_OK) return failed_library();
     print_metrics(&metrics, desc.batches * batch, c->json);
     if (!c->batches && rows.rows % batch && !sae.quiet)
         failed("judged %.0f of %.0f rows: whole batches of %.0f; --batch N",
@@ -1939,7 +1937,7 @@ static int find_seat(const common *c, const char *path, const sae_dictionary *di
 /* ==== >>model: eval =========================================================================== */
 
 /* The columns of the reference's README. */
-static void print_table(const char *const *names, const sae_metrics *m, size_t num) {
+static void print_table(const char *const *names, const features_metrics *m, size_t num) {
     size_t i, wide = 0;
     for (i = 0; i < num; i++)
         if (strlen(names[i]) > wide) wide = strlen(names[i]);
@@ -1947,8 +1945,9 @@ static void print_table(const char *const *names, const sae_metrics *m, size_t n
            (int)wide, "");
     for (i = 0; i < num; i++)
         printf("%-*s  %17.1f%% %7.2f %7.2f  %6.1f%%  %7.4f  %13.1f%%\n", (int)wide, names[i],
-               100 * m[i].frac_variance_explained, m[i].l1_loss, m[i].l0, 100 * m[i].frac_alive,
-               m[i].loss_reconstructed - m[i].loss_original, 100 * m[i].frac_recovered);
+               100 * m[i].rows.frac_variance_explained, m[i].rows.l1_loss, m[i].rows.l0,
+               100 * m[i].rows.frac_alive, m[i].losses.reconstructed - m[i].losses.original,
+               100 * m[i].losses.frac_recovered);
 }
 
 static void print_json_metric(const char *name, double value) {
@@ -1968,7 +1967,7 @@ static int evaluate_in_model(const common *c, const sae_dictionary *dict) {
     language l;
     seat s;
     features_judge_desc how;
-    sae_metrics m;
+    features_metrics m;
     uint64_t rows = 0;
     int status;
     memset(&l, 0, sizeof l);
@@ -1987,16 +1986,20 @@ static int evaluate_in_model(const common *c, const sae_dictionary *dict) {
     }
     if (status == DONE && c->json) {
         printf("{");
-#define SAE_X(name) print_json_metric(#name, m.name);
+#define SAE_X(name) print_json_metric(#name, m.rows.name);
         SAE_METRICS(SAE_X)
 #undef SAE_X
+        print_json_metric("loss_original", m.losses.original);
+        print_json_metric("loss_reconstructed", m.losses.reconstructed);
+        print_json_metric("loss_zero", m.losses.zero);
+        print_json_metric("frac_recovered", m.losses.frac_recovered);
         printf("\"n_rows\": %.0f, \"n_tokens\": %.0f}\n", (double)rows,
                count_tokens(&l.text));
     } else if (status == DONE) {
         print_table(&path, &m, 1);
         printf("CE %.4f of the model, %.4f with the reconstruction at %s (%s), %.4f with zeros; "
-               "%.0f tokens in contexts of %zu\n", m.loss_original, m.loss_reconstructed,
-               s.submodule, s.io, m.loss_zero, count_tokens(&l.text), l.text.ctx);
+               "%.0f tokens in contexts of %zu\n", m.losses.original, m.losses.reconstructed,
+               s.submodule, s.io, m.losses.zero, count_tokens(&l.text), l.text.ctx);
     }
     language_close(&l);
     return status;
@@ -2163,7 +2166,7 @@ static int show_features(const feature_options *o, language *l, feature_run *run
     page_run *shown = (page_run *)take(num, sizeof *shown);
     features **passes = (features **)take(num, sizeof *passes);
     const char **names = (const char **)take(num, sizeof *names);
-    sae_metrics *metrics = (sae_metrics *)take(num, sizeof *metrics);
+    features_metrics *metrics = (features_metrics *)take(num, sizeof *metrics);
     features_progress progress = { show_share, NULL };
     const char *text = strrchr(o->c.text.items[0], '/');
     page_desc desc;

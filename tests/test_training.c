@@ -1,7 +1,9 @@
-/*  Proves: a run made step by step (sae_training_*) writes the files of sae_train, byte for byte, left
-    and resumed at any step, here or there; after every error a run stands where the contract says,
-    and where it may go on, goes on to the same bytes. sae_trainer_step_rows takes rows as they lie.
-    Oracle: sae_train undisturbed; sae_trainer_step on the same numbers. Tolerance: none. */
+/*  Proves: a run made step by step (sae_training_*) writes the files of sae_train, byte for byte,
+    left and resumed at any step, here or there; after every error a run stands where the contract
+    says, and where it may go on, goes on to the same bytes. The buffer alone says what its files
+    hold; sae_trainer_step_rows takes rows as they lie; sae_evaluate scales a batch as its option
+    says. Oracle: sae_train undisturbed; sae_trainer_step and sae_evaluate on the same numbers.
+    Tolerance: none, but 1e-5 for the scaled batch. */
 #define SAE_IMPLEMENTATION
 #include "../sae.h"
 #include "check.h"
@@ -175,8 +177,9 @@ static void by_turns(sae_context *ctx, sae_trainer_kind kind) {
             continue;
         }
         CHECK_OK(ctx, sae_training_create(ctx, &d, &t), return);
-        CHECK(sae_training_progress(t)->start_step == turns[i].from, "turn %d begins at %d, want %d",
-              (int)i, (int)sae_training_progress(t)->start_step, (int)turns[i].from);
+        CHECK(sae_training_progress(t)->start_step == turns[i].from,
+              "turn %d begins at %d, want %d", (int)i, (int)sae_training_progress(t)->start_step,
+              (int)turns[i].from);
         if (step_to(ctx, t, turns[i].to) && turns[i].save)
             CHECK_OK(ctx, sae_training_save(t), (void)0);
         if (i == last) CHECK_OK(ctx, sae_training_finish(t), (void)0);
@@ -342,7 +345,7 @@ static void end_of_data(sae_context *ctx) {
     same_folders(whole, parts);
 }
 
-/* ---- what may fail, and go on ------------------------------------------------------------------ */
+/* ---- what may fail, and go on ---------------------------------------------------------------- */
 
 /* A source whose reads fail now and then, and may be asked again. */
 typedef struct flaky {
@@ -425,8 +428,8 @@ static void full_disk(sae_context *ctx) {
                 continue;
             }
             failures++;
-            CHECK(result == SAE_ERR_IO && strstr(sae_error(ctx), parts), "room for %d bytes: %s: %s",
-                  (int)room, sae_result_name(result), sae_error(ctx));
+            CHECK(result == SAE_ERR_IO && strstr(sae_error(ctx), parts),
+                  "room for %d bytes: %s: %s", (int)room, sae_result_name(result), sae_error(ctx));
             CHECK(p->step == at, "a step that failed is counted");
             files_of(parts, parts); /* nothing half written */
             after = check_read(backup_of(parts), &now);
@@ -501,7 +504,7 @@ static void out_of_memory(void) {
     CHECK(!failed, "allocations without an end");
 }
 
-/* ---- what ends a run --------------------------------------------------------------------------- */
+/* ---- what ends a run ------------------------------------------------------------------------- */
 
 static long status_left; /* status calls until one fails; negative: none does */
 static sae_result failing_status(const sae_work *w) {
@@ -558,7 +561,8 @@ static void diverges(sae_context *ctx) {
     d.log_steps = 1, d.backup_steps = 0, d.num_save_steps = 0;
     check_remove(parts);
     CHECK_OK(ctx, sae_training_create(ctx, &d, &t), return);
-    while (result == SAE_OK && sae_training_progress(t)->step < TOTAL) result = sae_training_step(t);
+    while (result == SAE_OK && sae_training_progress(t)->step < TOTAL)
+        result = sae_training_step(t);
     CHECK(result == SAE_ERR_INVALID && strstr(sae_error(ctx), "sae_training_step: trainer 0 "),
           "%s: %s", sae_result_name(result), sae_error(ctx));
     EXPECT(sae_training_save(t), SAE_ERR_INVALID, "update failed");
@@ -584,6 +588,190 @@ static void two_in_one(sae_context *ctx) {
     same_folders(whole, parts);
 }
 
+/* ---- the parts of a run ---------------------------------------------------------------------- */
+
+static void buffer_alone(sae_context *ctx) {
+    const char *files[2];
+    float first[40 * D];
+    const float *x, *target;
+    sae_buffer_desc b;
+    sae_buffer *buffer;
+    size_t n, seen = 0;
+    for (size_t i = 0; i < 2; i++) { /* 40 and 25 rows */
+        sae_tensor t;
+        memset(&t, 0, sizeof t);
+        t.name = "x", t.dtype = SAE_F32, t.ndim = 2;
+        t.shape[0] = i ? 25 : 40, t.shape[1] = D;
+        t.data = rows + i * 40 * D;
+        files[i] = check_path("%s/rows_%d.npy", check_temp(), (int)i);
+        CHECK_OK(ctx, sae_tensor_file_write(ctx, files[i], &t, 1), return);
+    }
+    memset(&b, 0, sizeof b);
+    b.source.files = files, b.source.num_files = 2;
+    b.batch_size = BATCH, b.single_pass = true, b.sequential = true;
+    CHECK_OK(ctx, sae_buffer_create(ctx, &b, &buffer), return);
+    CHECK(sae_buffer_dim(buffer) == D && sae_buffer_source_rows(buffer) == 65, "[%d,%d]",
+          (int)sae_buffer_source_rows(buffer), (int)sae_buffer_dim(buffer));
+    CHECK(sae_buffer_dim(NULL) == 0 && sae_buffer_source_rows(NULL) == 0, "of no buffer");
+    for (int pass = 0; pass < 2; pass++) {
+        for (seen = 0; sae_buffer_next(buffer, &x, &target, &n) == SAE_OK; seen += n)
+            CHECK(!target && seen + n <= 65 && !memcmp(x, rows + seen * D, n * D * sizeof *x),
+                  "other rows after %d", (int)seen);
+        CHECK(seen == 65, "%d of 65 rows", (int)seen);
+        CHECK_OK(ctx, sae_buffer_rewind(buffer), (void)0);
+    }
+    sae_buffer_destroy(buffer);
+    b.sequential = b.single_pass = false;
+    b.source.target_files = files, b.source.num_target_files = 2;
+    CHECK_OK(ctx, sae_buffer_create(ctx, &b, &buffer), return);
+    for (int pass = 0; pass < 2; pass++) { /* shuffled, the target row by row with the input */
+        for (seen = 0; seen < 40 && sae_buffer_next(buffer, &x, &target, &n) == SAE_OK; seen += n) {
+            CHECK(target && !memcmp(x, target, n * D * sizeof *x), "the target of other rows");
+            if (seen + n > 40) n = 40 - seen;
+            if (!pass) memcpy(first + seen * D, x, n * D * sizeof *x);
+            else CHECK(!memcmp(first + seen * D, x, n * D * sizeof *x), "rewound: another order");
+        }
+        CHECK_OK(ctx, sae_buffer_rewind(buffer), (void)0);
+    }
+    CHECK(memcmp(first, rows, sizeof first) != 0, "the rows are not shuffled");
+    sae_buffer_destroy(buffer);
+}
+
+/* The bits of v, which both types hold exactly. */
+static uint16_t sixteen_bits(float v, sae_dtype dtype) {
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    if (dtype == SAE_BF16 || (bits & 0x7fffffff) == 0) return (uint16_t)(bits >> 16);
+    return (uint16_t)((bits >> 16 & 0x8000) /* sign, exponent, mantissa */
+                      | ((bits >> 23 & 255) - 112) << 10 | (bits >> 13 & 1023));
+}
+
+static bool same_parameters(sae_trainer *a, sae_trainer *b) {
+    const sae_dictionary *p = sae_trainer_dictionary(a), *q = sae_trainer_dictionary(b);
+    return p->num_params == q->num_params
+           && !memcmp(p->params, q->params, p->num_params * sizeof *p->params);
+}
+
+/* The same rows and targets as float32 one after another, and as they may lie. */
+static void rows_as_they_lie(sae_context *ctx, sae_trainer_kind kind) {
+    enum { STRIDE = D + 5, STEPS = 6 };
+    static const struct {
+        sae_dtype dtype;
+        size_t stride;
+        bool on_device;
+    } cases[] = { { SAE_DTYPE_DEFAULT, 0, false }, { SAE_F32, STRIDE, false },
+                  { SAE_F16, D, false },           { SAE_F16, STRIDE, true },
+                  { SAE_BF16, STRIDE, false },     { SAE_BF16, 0, true },
+                  { SAE_F32, STRIDE, true } };
+    enum { CASES = sizeof cases / sizeof *cases };
+    sae_trainer_desc s = common_trainer(kind, D, M, BATCH, STEPS + 1);
+    sae_trainer *plain, *lying[CASES];
+    float x[2][BATCH * D];
+    unsigned char *memory = (unsigned char *)sae_backend_alloc(ctx, 2 * BATCH * STRIDE * 4);
+    check_rng rng = { 5 };
+    CHECK_OK(ctx, sae_trainer_create(ctx, &s, &plain), return);
+    for (size_t c = 0; c < CASES; c++)
+        CHECK_OK(ctx, sae_trainer_create(ctx, &s, &lying[c]), return);
+    for (size_t step = 0; step < STEPS; step++) {
+        size_t n = BATCH - step % 3;
+        for (size_t i = 0; i < 2 * BATCH * D; i++) /* few bits: -2 to 2 in 64ths */
+            x[i / (BATCH * D)][i % (BATCH * D)] = (float)((int)(check_bits(&rng) % 257) - 128) / 64;
+        CHECK_OK(ctx, sae_trainer_step(plain, x[0], step % 2 ? x[1] : NULL, n), return);
+        for (size_t c = 0; c < CASES; c++) {
+            size_t stride = cases[c].stride ? cases[c].stride : D;
+            size_t size = cases[c].dtype == SAE_F16 || cases[c].dtype == SAE_BF16 ? 2 : 4;
+            sae_rows from[2];
+            memset(memory, 0xff, 2 * BATCH * STRIDE * 4); /* NaN between the rows */
+            memset(from, 0, sizeof from);
+            for (size_t k = 0; k < 2; k++) {
+                unsigned char *to = memory + k * BATCH * STRIDE * 4;
+                from[k].data = to;
+                from[k].dtype = cases[c].dtype;
+                from[k].stride = cases[c].stride;
+                from[k].on_device = cases[c].on_device;
+                for (size_t i = 0; i < n * D; i++) {
+                    uint16_t half = sixteen_bits(x[k][i], cases[c].dtype);
+                    unsigned char *at = to + (i / D * stride + i % D) * size;
+                    if (size == 2) memcpy(at, &half, 2);
+                    else memcpy(at, &x[k][i], 4);
+                }
+            }
+            CHECK_OK(ctx, sae_trainer_step_rows(lying[c], from, step % 2 ? from + 1 : NULL, n),
+                     return);
+            CHECK(same_parameters(plain, lying[c]), "case %d: other bits after step %d", (int)c,
+                  (int)step);
+        }
+    }
+    {
+        sae_rows bad;
+        memset(&bad, 0, sizeof bad);
+        EXPECT(sae_trainer_step_rows(plain, NULL, NULL, 1), SAE_ERR_INVALID, "x is NULL");
+        EXPECT(sae_trainer_step_rows(plain, &bad, NULL, 1), SAE_ERR_INVALID, "x is NULL");
+        bad.data = x, bad.dtype = SAE_F64;
+        EXPECT(sae_trainer_step_rows(plain, &bad, NULL, 1), SAE_ERR_INVALID, "F64");
+        bad.dtype = SAE_F32, bad.stride = D - 1;
+        EXPECT(sae_trainer_step_rows(plain, &bad, NULL, 1), SAE_ERR_INVALID, "stride is 11");
+        bad.stride = 0;
+        EXPECT(sae_trainer_step_rows(plain, &bad, NULL, BATCH + 1), SAE_ERR_INVALID, "17 rows");
+        bad.data = NULL;
+        {
+            sae_rows good;
+            memset(&good, 0, sizeof good);
+            good.data = x;
+            EXPECT(sae_trainer_step_rows(plain, &good, &bad, 1), SAE_ERR_INVALID, "target is NULL");
+        }
+        CHECK(same_parameters(plain, lying[0]), "an error changes the trainer");
+    }
+    sae_backend_free(ctx, memory);
+    sae_trainer_destroy(plain);
+    for (size_t c = 0; c < CASES; c++) sae_trainer_destroy(lying[c]);
+}
+
+/* Rows scaled by hand, batch by batch, give what normalize_batch gives. */
+static void scaled_batches(sae_context *ctx) {
+    static float x[2][ROWS * D], y[2][ROWS * D];
+    sae_trainer_desc s = common_trainer(SAE_TRAINER_GATED, D, M, BATCH, 20);
+    sae_dictionary_desc dd = common_dictionary(&s);
+    sae_dictionary *dict;
+    sae_evaluate_desc e;
+    sae_metrics want, got;
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
+    common_shake(dict, 3, 0, 0.1);
+    for (size_t i = 0; i < ROWS * D; i++) x[0][i] = 3 * rows[i], y[0][i] = rows[i] + 1;
+    for (size_t at = 0; at + BATCH <= ROWS; at += BATCH) {
+        double mean = 0;
+        for (size_t i = at; i < at + BATCH; i++) {
+            double sum = 0;
+            for (size_t j = 0; j < D; j++) sum += (double)x[0][i * D + j] * (double)x[0][i * D + j];
+            mean += sqrt(sum) / BATCH;
+        }
+        for (size_t i = at * D; i < (at + BATCH) * D; i++) {
+            x[1][i] = (float)((double)x[0][i] / mean * sqrt(D));
+            y[1][i] = (float)((double)y[0][i] / mean * sqrt(D));
+        }
+    }
+    for (int target = 0; target < 2; target++) {
+        memset(&e, 0, sizeof e);
+        e.buffer.source.rows = ROWS, e.buffer.source.dim = D;
+        e.buffer.batch_size = BATCH, e.buffer.sequential = true;
+        e.buffer.source.data = x[1], e.buffer.source.target = target ? y[1] : NULL;
+        CHECK_OK(ctx, sae_evaluate(dict, &e, &want), return);
+        e.buffer.source.data = x[0], e.buffer.source.target = target ? y[0] : NULL;
+        e.normalize_batch = true;
+        CHECK_OK(ctx, sae_evaluate(dict, &e, &got), return);
+#define SAE_X(name) CHECK_REL(got.name, want.name, 1e-5, #name);
+        SAE_METRICS(SAE_X)
+#undef SAE_X
+        e.normalize_batch = false;
+        CHECK_OK(ctx, sae_evaluate(dict, &e, &got), return);
+        CHECK(fabs(got.l2_loss - want.l2_loss) > 0.01 * want.l2_loss, "nothing was scaled");
+    }
+    CHECK(sae_evaluate(NULL, &e, &got) == SAE_ERR_INVALID, "no dictionary");
+    EXPECT(sae_evaluate(dict, NULL, &got), SAE_ERR_INVALID, "sae_evaluate: desc");
+    EXPECT(sae_evaluate(dict, &e, NULL), SAE_ERR_INVALID, "sae_evaluate: desc");
+    sae_dictionary_destroy(dict);
+}
+
 int main(void) {
     sae_context *ctx = check_context(1);
     signal(SIGXFSZ, SIG_IGN);
@@ -596,6 +784,7 @@ int main(void) {
         check_test = sae_trainer_name(common_kind(k));
         one_go(ctx, common_kind(k));
         by_turns(ctx, common_kind(k));
+        rows_as_they_lie(ctx, common_kind(k));
     }
 #define TEST(call) check_test = #call, call
     TEST(wrong_calls(ctx));
@@ -610,6 +799,8 @@ int main(void) {
     TEST(device_fails());
     TEST(diverges(ctx));
     TEST(two_in_one(ctx));
+    TEST(buffer_alone(ctx));
+    TEST(scaled_batches(ctx));
     check_test = NULL;
     sae_context_destroy(ctx);
     check_remove(check_temp());

@@ -267,8 +267,7 @@ SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const fl
 /* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
-SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
-SAE_API bool sae_buffer_has_target(const sae_buffer *buffer);
+SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);           /* of a row, as the files say */
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer); /* 0: not known (read) */
 
 /* ==== >>api: the training loop ================================================================ */
@@ -361,11 +360,7 @@ SAE_API sae_result sae_training_finish(sae_training *training);
     X(cossim)                       /* mean cos(x, x_hat) */                                       \
     X(l2_ratio)                     /* mean norm(x_hat) / norm(x) */                               \
     X(relative_reconstruction_bias) /* mean norm(x_hat)^2 / mean x.x_hat */                        \
-    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */     \
-    X(loss_original)                /* of the language model, from model_loss; else NaN */         \
-    X(loss_reconstructed)                                                                          \
-    X(loss_zero)                                                                                   \
-    X(frac_recovered)               /* (reconstructed - zero) / (original - zero) */
+    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */
 
 typedef struct sae_metrics {
 #define SAE_X(name) double name;
@@ -378,15 +373,11 @@ typedef struct sae_evaluate_desc {
                                 than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
-    /* Losses of the language model: unchanged, with x_hat patched in, with zeros patched in. */
-    sae_result (*model_loss)(void *user, const sae_dictionary *dict, double loss[3]);
-    void *user;
 } sae_evaluate_desc;
 
-/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY, model_loss's
-   own. */
-SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
-                                const sae_dictionary *dict, sae_metrics *out);
+/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_desc *desc,
+                                sae_metrics *out);
 
 /* Geometric median of n rows x [n,d] by Weiszfeld's iteration from the mean: at most 100 rounds,
    stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
