@@ -84,7 +84,7 @@
         >>trainer    the nine training schemes; config.json
         >>session    a dictionary on the backend
         >>buffer     sources of activations and the shuffling buffer
-        >>loop       sae_train: logging, checkpoints, backup, resume
+        >>loop       sae_train and sae_training: logging, checkpoints, backup, resume
         >>metrics    sae_evaluate, gradient pursuit
 
     This file is made from the sources in src/ (make headers): change it there.
@@ -736,8 +736,7 @@ SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const fl
 /* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
-SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
-SAE_API bool sae_buffer_has_target(const sae_buffer *buffer);
+SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);           /* of a row, as the files say */
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer); /* 0: not known (read) */
 
 /* ==== >>api: the training loop ================================================================ */
@@ -748,6 +747,9 @@ typedef struct sae_progress {
     uint64_t rows;              /* seen since start_step */
     size_t num_trainers;
     sae_trainer *const *trainers;
+    float norm_factor;          /* rows are divided by it; 1 without normalize_activations */
+    bool finished;              /* all is written; also where resume finds a finished run, whose
+                                   dictionaries are in its folder: these trainers are untrained */
 } sae_progress;
 
 typedef struct sae_train_desc {
@@ -783,6 +785,39 @@ typedef struct sae_train_desc {
    no backup. */
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
 
+/* The same run step by step, with the same files and bits:
+       sae_training_create(ctx, &desc, &t);
+       const sae_progress *p = sae_training_progress(t);
+       while (p->step < p->steps && sae_training_step(t) == SAE_OK) ...
+       sae_training_finish(t);
+       sae_training_destroy(t);
+   It may be left after any step and resumed later, here or by sae_train. One thread at a time, and
+   one run at a time in a save_dir. */
+typedef struct sae_training sae_training;
+
+/* All that comes before the first step: trainers, folders, and with resume the last backup. desc is
+   copied, but not the rows in memory that its buffer names. desc.log is called by steps,
+   desc.progress by sae_train alone. Errors: as sae_train's. */
+SAE_API sae_result sae_training_create(sae_context *ctx, const sae_train_desc *desc,
+                                       sae_training **out);
+/* Leaves the files as the last step, save or finish left them. */
+SAE_API void sae_training_destroy(sae_training *training);
+/* Where it stands: owned by training, and kept up to date. Look at its trainers, do not step
+   them. */
+SAE_API const sae_progress *sae_training_progress(const sae_training *training);
+/* The checkpoints and the backup that are due, then one update of every trainer. Errors: when
+   reading rows or writing files fails, and with SAE_ERR_END_OF_DATA, nothing was updated and it may
+   be called again; when an update fails, or finds a loss that is not finite, this and all later
+   calls fail (SAE_ERR_INVALID) and the last backup is what is left. SAE_ERR_INVALID, with nothing
+   changed, when all steps are done. */
+SAE_API sae_result sae_training_step(sae_training *training);
+/* Writes the backup now, from which desc.resume goes on. Errors: SAE_ERR_INVALID (no save_dir;
+   finished; diverged), SAE_ERR_IO: the backup before is whole, and training may go on. */
+SAE_API sae_result sae_training_save(sae_training *training);
+/* Writes what sae_train writes at the end, of as many steps as are done (at least one), and removes
+   the backup. Then there are no more steps. Errors: as save's; it may be called again. */
+SAE_API sae_result sae_training_finish(sae_training *training);
+
 /* ==== >>api: metrics ========================================================================== */
 
 /* The reference's evaluate(): each the mean over the batches. */
@@ -794,11 +829,7 @@ SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
     X(cossim)                       /* mean cos(x, x_hat) */                                       \
     X(l2_ratio)                     /* mean norm(x_hat) / norm(x) */                               \
     X(relative_reconstruction_bias) /* mean norm(x_hat)^2 / mean x.x_hat */                        \
-    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */     \
-    X(loss_original)                /* of the language model, from model_loss; else NaN */         \
-    X(loss_reconstructed)                                                                          \
-    X(loss_zero)                                                                                   \
-    X(frac_recovered)               /* (reconstructed - zero) / (original - zero) */
+    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */
 
 typedef struct sae_metrics {
 #define SAE_X(name) double name;
@@ -811,15 +842,11 @@ typedef struct sae_evaluate_desc {
                                 than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
-    /* Losses of the language model: unchanged, with x_hat patched in, with zeros patched in. */
-    sae_result (*model_loss)(void *user, const sae_dictionary *dict, double loss[3]);
-    void *user;
 } sae_evaluate_desc;
 
-/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY, model_loss's
-   own. */
-SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
-                                const sae_dictionary *dict, sae_metrics *out);
+/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_desc *desc,
+                                sae_metrics *out);
 
 /* Geometric median of n rows x [n,d] by Weiszfeld's iteration from the mean: at most 100 rounds,
    stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
@@ -18951,7 +18978,8 @@ static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_ST
 /* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
    to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
 enum { SAEI_STATE_TENSORS = 16 };
-static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t *count) {
+static sae_result saei_trainer_state_get(sae_trainer *t, const char *who, sae_tensor *out,
+                                         size_t *count) {
     saei_state_item items[SAEI_STATE_ITEMS];
     size_t used = 0;
     SAEI_TRY(saei_trainer_look(t, true));
@@ -18973,7 +19001,7 @@ static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t
         if (!t->host[i + 1])
             t->host[i + 1] = saei_alloc(t->ctx, items[i].count, sae_dtype_size(items[i].dtype));
         if (!t->host[i + 1])
-            return saei_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for a backup");
+            return saei_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a backup", who);
         t->ops->download(&t->w, t->host[i + 1], items[i].device,
                          items[i].count * sae_dtype_size(items[i].dtype));
         tensor->data = t->host[i + 1];
@@ -18997,8 +19025,8 @@ static bool saei_numbers_fit(const sae_trainer *t, const saei_trainer_numbers *n
            && fabs(now->sparsity_coeff) <= DBL_MAX;
 }
 
-static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *file,
-                                         const char *prefix) {
+static sae_result saei_trainer_state_set(sae_trainer *t, const char *who,
+                                         const sae_tensor_file *file, const char *prefix) {
     saei_trainer_numbers now;
     saei_state_item items[SAEI_STATE_ITEMS];
     saei_catch_up(t, NULL); /* no row waits for what is replaced */
@@ -19015,13 +19043,13 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *
             tensor = sae_tensor_file_find(file, name);
             if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
                 return saei_fail(t->ctx, SAE_ERR_FORMAT,
-                                 "sae_train: the backup lacks %s [%zu] of %s", name, count,
+                                 "%s: the backup lacks %s [%zu] of %s", who, name, count,
                                  sae_dtype_name(dtype));
             if (numbers) {
                 memcpy(&now, tensor->data, sizeof now);
                 if (!saei_numbers_fit(t, &now))
-                    return saei_fail(t->ctx, SAE_ERR_FORMAT, "sae_train: %s in the backup holds "
-                                     "numbers that no run has", name);
+                    return saei_fail(t->ctx, SAE_ERR_FORMAT, "%s: %s in the backup holds "
+                                     "numbers that no run has", who, name);
             }
             if (!pass) continue;
             if (numbers) t->now = now;
@@ -19885,7 +19913,7 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
 
 /* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
    defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
-static sae_result saei_config_write(const sae_context *ctx, const char *folder,
+static sae_result saei_config_write(const sae_context *ctx, const char *who, const char *folder,
                                     const sae_trainer_desc *desc, const char *buffer,
                                     const char *own) {
     bool written[SAEI_NUM_FIELDS] = { false };
@@ -19914,7 +19942,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
     }
     saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
                   buffer ? buffer : "{}", own ? own : "{}");
-    return saei_text_write(&t, "sae_train", folder, "config.json");
+    return saei_text_write(&t, who, folder, "config.json");
 }
 
 /* ==== >>buffer: sources and create ============================================================ */
@@ -19960,6 +19988,8 @@ struct sae_buffer {
     uint64_t position;         /* rows taken from the source in this pass */
     uint64_t draws, batches;   /* random numbers used, batches served */
     bool ended;
+    bool refilling;            /* a refill failed and goes on with the next call */
+    size_t fresh;              /* of a refill: rows from here on may yet be dropped */
     uint64_t state[5];         /* what saei_buffer_state_get points to */
 };
 
@@ -20343,7 +20373,6 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 }
 
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
-SAE_API bool sae_buffer_has_target(const sae_buffer *b) { return b && b->num_streams == 2; }
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
 
 /* ==== >>buffer: refill, serving, state ======================================================== */
@@ -20507,17 +20536,21 @@ static void saei_buffer_shuffle(sae_buffer *b) { /* Fisher-Yates; draws are with
 }
 
 static sae_result saei_buffer_refill(sae_buffer *b) {
-    size_t unread = b->count - b->cursor, first;
+    size_t unread = b->count - b->cursor;
     if (b->ended) return SAE_OK;
-    for (size_t i = 0; i < unread; i++) saei_buffer_swap(b, i, b->cursor + i);
-    b->count = unread;
-    b->cursor = 0;
+    if (!b->refilling) {
+        for (size_t i = 0; i < unread; i++) saei_buffer_swap(b, i, b->cursor + i);
+        b->count = b->fresh = unread;
+        b->cursor = 0;
+        b->refilling = true;
+    }
     do {
-        first = b->count;
         SAEI_TRY(saei_buffer_read(b));
-        SAEI_TRY(saei_buffer_drop_large(b, first));
+        SAEI_TRY(saei_buffer_drop_large(b, b->fresh));
+        b->fresh = b->count;
     } while (b->count < b->desc.batch_size && !b->ended);
     if (!b->desc.sequential) saei_buffer_shuffle(b);
+    b->refilling = false;
     return SAE_OK;
 }
 
@@ -20546,7 +20579,7 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
     saei_gather gather;
     if (!b) return SAE_ERR_INVALID;
     if (!x || !n) return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: x or n is NULL");
-    if (b->count - b->cursor < b->low) SAEI_TRY(saei_buffer_refill(b));
+    if (b->refilling || b->count - b->cursor < b->low) SAEI_TRY(saei_buffer_refill(b));
     take = saei_min(b->count - b->cursor, b->desc.batch_size);
     if (!take)
         return saei_fail(b->ctx, SAE_ERR_END_OF_DATA,
@@ -20579,7 +20612,7 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *b) {
         SAEI_TRY(saei_buffer_rewind_source(b));
     b->cursor = b->count = 0;
     b->draws = b->batches = 0;
-    b->ended = false;
+    b->ended = b->refilling = false;
     return SAE_OK;
 }
 
@@ -20622,8 +20655,8 @@ static const unsigned char *saei_state_u64(const sae_tensor_file *file, const ch
 }
 
 /* The opposite, on a buffer of the same desc. A read that cannot rewind must be at its start. */
-static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *file,
-                                        const char *prefix) {
+static sae_result saei_buffer_state_set(sae_buffer *b, const char *who,
+                                        const sae_tensor_file *file, const char *prefix) {
     uint64_t state[5];
     const unsigned char *from = saei_state_u64(file, prefix, "counters", 5), *ids = NULL;
     const float *x;
@@ -20632,7 +20665,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     if (from && state[4] && state[4] <= b->capacity)
         ids = saei_state_u64(file, prefix, "ids", state[4]);
     if (!from || (state[4] && !ids) || (b->source_rows && state[1] > b->source_rows))
-        return saei_fail(b->ctx, SAE_ERR_FORMAT, "sae_train: the backup's buffer is damaged");
+        return saei_fail(b->ctx, SAE_ERR_FORMAT, "%s: the backup's buffer is damaged", who);
     SAEI_TRY(sae_buffer_rewind(b));
     if (b->desc.source.read) {
         for (uint64_t i = 0; i < state[0]; i++) SAEI_TRY(sae_buffer_next(b, &x, NULL, &n));
@@ -20642,7 +20675,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     for (size_t i = 0; i < n; i++) {
         memcpy(&b->id[i], ids + i * 8, 8);
         if (b->id[i] >= b->source_rows)
-            return saei_fail(b->ctx, SAE_ERR_FORMAT, "sae_train: the backup's buffer is damaged");
+            return saei_fail(b->ctx, SAE_ERR_FORMAT, "%s: the backup's buffer is damaged", who);
         for (size_t s = 0; s < b->num_streams; s++)
             saei_stream_row(&b->stream[s], b->id[i], saei_buffer_held(b, s, i));
     }
@@ -20654,13 +20687,14 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     return SAE_OK;
 }
 
-/* ==== >>loop ================================================================================== */
+/* ==== >>loop: the object ====================================================================== */
 
 enum { SAEI_NORM_BATCHES = 101 }; /* the reference asks for 100 and reads one more */
 
-typedef struct saei_loop {
+struct sae_training {
     sae_context *ctx;
-    const sae_train_desc *desc;
+    const char *who;          /* the public function that messages name */
+    sae_train_desc desc;      /* save_dir, io and save_steps are copies, trainers is NULL */
     sae_buffer *buffer;
     size_t num_trainers, dim; /* dim of one trainer's rows */
     sae_trainer **trainers;
@@ -20670,10 +20704,10 @@ typedef struct saei_loop {
     char (*names)[96];
     saei_text fingerprint;    /* every setting that decides the result, one a line */
     saei_text about_buffer, about_run; /* for config.json */
-    float factor;             /* inputs are divided by it; 1 without normalize_activations */
-    uint64_t step, start, rows;
-    bool replaces;            /* the backup is an earlier run's, and goes after the first step */
-} saei_loop;
+    sae_progress now;
+    bool replaces;            /* the backup is an earlier run's: removed after the first step */
+    bool failed;              /* an update failed half way: the trainers are not at one step */
+};
 
 /* ---- settings as text ---- */
 
@@ -20760,12 +20794,12 @@ static void saei_print_source(saei_text *t, sae_buffer *b) {
     }
 }
 
-static void saei_loop_fingerprint(saei_loop *l) {
+static void saei_loop_fingerprint(sae_training *l) {
     const sae_buffer_desc *b = &l->buffer->desc;
     saei_text *t = &l->fingerprint;
     saei_text_add(t, "version=" SAE_VERSION "\n");
-    saei_text_add(t, "steps=%llu\n", (unsigned long long)l->desc->steps);
-    saei_text_add(t, "normalize_activations=%d\n", (int)l->desc->normalize_activations);
+    saei_text_add(t, "steps=%llu\n", (unsigned long long)l->desc.steps);
+    saei_text_add(t, "normalize_activations=%d\n", (int)l->desc.normalize_activations);
     saei_text_add(t, "buffer.batch_size=%zu\nbuffer.rows=%zu\nbuffer.heads=%zu\n", b->batch_size,
                   b->rows, b->heads);
     saei_text_add(t, "buffer.sequential=%d\nbuffer.single_pass=%d\nbuffer.seed=%llu\n",
@@ -20783,94 +20817,108 @@ static void saei_loop_fingerprint(saei_loop *l) {
 
 /* ---- set up ---- */
 
-static sae_result saei_loop_check(sae_context *ctx, const sae_train_desc *d) {
+static sae_result saei_loop_check(sae_context *ctx, const char *who, const sae_train_desc *d) {
     size_t heads;
-    if (!d) return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: desc is NULL");
+    if (!d) return saei_fail(ctx, SAE_ERR_INVALID, "%s: desc is NULL", who);
     if (!d->trainers || !d->num_trainers)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: num_trainers is 0 or trainers is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: num_trainers is 0 or trainers is NULL", who);
     if (!d->steps)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: steps is 0, allowed is 1 or more");
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: steps is 0, allowed is 1 or more", who);
     heads = d->buffer.heads;
     if (heads > 1 && d->num_trainers != heads)
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_train: num_trainers is %zu, with %zu heads there "
-                         "must be one for each",
+                         "%s: num_trainers is %zu, with %zu heads there must be one for each", who,
                          d->num_trainers, heads);
     if (d->flat && d->num_trainers > 1)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: flat is set, allowed is that with one "
-                         "trainer; there are %zu", d->num_trainers);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: flat is set, allowed is that with one trainer; there are %zu", who,
+                         d->num_trainers);
     if (d->num_save_steps && !d->save_steps)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: save_steps is NULL, num_save_steps %zu",
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: save_steps is NULL, num_save_steps %zu", who,
                          d->num_save_steps);
     if (!d->save_dir && (d->num_save_steps || d->backup_steps || d->resume))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_train: save_steps, backup_steps and resume need a "
-                         "save_dir, which is NULL");
+                         "%s: save_steps, backup_steps and resume need a save_dir, which is NULL",
+                         who);
     return SAE_OK;
 }
 
-static sae_result saei_loop_trainer(saei_loop *l, size_t i) {
+/* The caller's desc with copies of what is read after create. */
+static sae_result saei_loop_copy(sae_training *l, const sae_train_desc *from) {
+    size_t n = from->num_save_steps;
+    uint64_t *steps = n ? (uint64_t *)saei_alloc(l->ctx, n, sizeof *steps) : NULL;
+    l->desc = *from;
+    l->desc.trainers = NULL;
+    l->desc.save_dir = from->save_dir ? saei_strdup(l->ctx, from->save_dir) : NULL;
+    l->desc.io = from->io ? saei_strdup(l->ctx, from->io) : NULL;
+    l->desc.save_steps = steps;
+    if ((from->save_dir && !l->desc.save_dir) || (from->io && !l->desc.io) || (n && !steps))
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for save_dir, io and %zu "
+                         "save_steps", l->who, n);
+    if (n) memcpy(steps, from->save_steps, n * sizeof *steps);
+    return SAE_OK;
+}
+
+static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc d) {
     const sae_buffer_desc *b = &l->buffer->desc;
-    sae_trainer_desc d = l->desc->trainers[i];
     if (!d.activation_dim) d.activation_dim = l->dim;
     if (!d.batch_size) d.batch_size = b->batch_size;
-    if (!d.steps) d.steps = l->desc->steps;
+    if (!d.steps) d.steps = l->desc.steps;
     if (d.activation_dim != l->dim)
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
-                         "sae_train: activation_dim of trainer %zu is %zu, "
-                         "the data has rows of %zu",
-                         i, d.activation_dim, l->dim);
+                         "%s: activation_dim of trainer %zu is %zu, the data has rows of %zu",
+                         l->who, i, d.activation_dim, l->dim);
     if (d.batch_size < b->batch_size)
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
-                         "sae_train: batch_size of trainer %zu is %zu, the "
-                         "buffer's is %zu",
-                         i, d.batch_size, b->batch_size);
+                         "%s: batch_size of trainer %zu is %zu, the buffer's is %zu", l->who, i,
+                         d.batch_size, b->batch_size);
     sae_trainer_defaults(&d);
     return sae_trainer_create(l->ctx, &d, &l->trainers[i]);
 }
 
-static sae_result saei_loop_folders(saei_loop *l) {
-    const char *root = l->desc->save_dir;
+static sae_result saei_loop_folders(sae_training *l) {
+    const char *root = l->desc.save_dir;
     char name[40];
     if (!root) return SAE_OK;
     l->folders = (char **)saei_calloc(l->ctx, l->num_trainers, sizeof *l->folders);
     l->backup = saei_path_join(l->ctx, root, "backup.safetensors");
     if (!l->folders || !l->backup)
-        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the paths of %zu "
-                         "trainers", l->num_trainers);
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "%s: no memory for the paths of %zu trainers", l->who, l->num_trainers);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(name, sizeof name, "trainer_%zu", i);
-        l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root)
-                                      : saei_path_join(l->ctx, root, name);
+        l->folders[i] = l->desc.flat ? saei_strdup(l->ctx, root)
+                                     : saei_path_join(l->ctx, root, name);
         if (!l->folders[i])
-            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
-                             "sae_train: no memory for the path %s/%s", root, name);
-        SAEI_TRY(saei_make_folder(l->ctx, "sae_train", l->folders[i]));
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s/%s",
+                             l->who, root, name);
+        SAEI_TRY(saei_make_folder(l->ctx, l->who, l->folders[i]));
     }
     return SAE_OK;
 }
 
-static sae_result saei_loop_open(saei_loop *l) {
+static sae_result saei_loop_open(sae_training *l, const sae_train_desc *desc) {
     size_t n = l->num_trainers, most = n * SAEI_STATE_TENSORS + SAEI_BUFFER_TENSORS;
-    SAEI_TRY(sae_buffer_create(l->ctx, &l->desc->buffer, &l->buffer));
+    SAEI_TRY(saei_loop_copy(l, desc));
+    SAEI_TRY(sae_buffer_create(l->ctx, &desc->buffer, &l->buffer));
     l->dim = sae_buffer_dim(l->buffer) / l->buffer->desc.heads;
     l->trainers = (sae_trainer **)saei_calloc(l->ctx, n, sizeof *l->trainers);
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
     if (!l->trainers || !l->tensors || !l->names)
-        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the names of %zu "
-                         "tensors", most);
-    for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i));
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the names of %zu "
+                         "tensors", l->who, most);
+    l->now.trainers = l->trainers;
+    for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i, desc->trainers[i]));
     saei_loop_fingerprint(l);
     if (l->fingerprint.failed)
         return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
-                         "sae_train: no memory for the settings of %zu "
-                         "trainers",
-                         n);
+                         "%s: no memory for the settings of %zu trainers", l->who, n);
     return saei_loop_folders(l);
 }
 
-static void saei_loop_close(saei_loop *l) {
+SAE_API void sae_training_destroy(sae_training *l) {
+    if (!l) return;
     for (size_t i = 0; l->trainers && i < l->num_trainers; i++) sae_trainer_destroy(l->trainers[i]);
     for (size_t i = 0; l->folders && i < l->num_trainers; i++) saei_free(l->ctx, l->folders[i]);
     sae_buffer_destroy(l->buffer);
@@ -20879,15 +20927,19 @@ static void saei_loop_close(saei_loop *l) {
     saei_free(l->ctx, l->backup);
     saei_free(l->ctx, l->tensors);
     saei_free(l->ctx, l->names);
+    saei_free(l->ctx, l->desc.save_dir);
+    saei_free(l->ctx, l->desc.io);
+    saei_free(l->ctx, l->desc.save_steps);
     saei_free(l->ctx, l->fingerprint.data);
     saei_free(l->ctx, l->about_buffer.data);
     saei_free(l->ctx, l->about_run.data);
+    saei_free(l->ctx, l);
 }
 
-/* factor = sqrt(mean over the first batches of their mean squared norm), then from the start again.
+/* norm_factor = sqrt(mean over the first batches of their mean squared norm); rewinds the buffer.
    DEVIATION: with heads the norm is that of one head's rows; the reference's sum runs over the
    wrong axis there. */
-static sae_result saei_loop_norm(saei_loop *l) {
+static sae_result saei_loop_norm(sae_training *l) {
     double total = 0, mean;
     size_t batches = 0, n, width = sae_buffer_dim(l->buffer), heads = l->buffer->desc.heads;
     const float *x;
@@ -20900,86 +20952,46 @@ static sae_result saei_loop_norm(saei_loop *l) {
         total += sum / ((double)n * (double)heads);
     }
     mean = total / (double)batches;
-    l->factor = (float)sqrt(mean);
-    if (!(l->factor > 0) || l->factor > FLT_MAX)
-        return saei_fail(l->ctx, SAE_ERR_INVALID, "sae_train: normalize_activations finds a mean "
-                         "squared norm of %g, allowed is a positive number", mean);
+    l->now.norm_factor = (float)sqrt(mean);
+    if (!(l->now.norm_factor > 0) || l->now.norm_factor > FLT_MAX)
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "%s: normalize_activations finds a mean squared "
+                         "norm of %g, allowed is a positive number", l->who, mean);
     return sae_buffer_rewind(l->buffer);
 }
 
-/* ---- what is written ---- */
+/* ---- diverged ---- */
 
 /* Fails for a trainer whose last loss or whose parameters are not finite. */
-static sae_result saei_loop_check_finite(saei_loop *l, size_t i, const sae_stats *stats) {
+static sae_result saei_loop_check_finite(sae_training *l, size_t i, const sae_stats *stats) {
     sae_trainer_desc d;
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
     d = sae_trainer_info(l->trainers[i]);
     return saei_fail(l->ctx, SAE_ERR_INVALID,
-                     "sae_train: trainer %zu (%s) diverged: its loss at step "
-                     "%llu is %g, allowed are finite losses (try a smaller lr than %g)",
-                     i, sae_trainer_name(d.kind), (unsigned long long)stats->step, stats->loss,
-                     d.lr);
+                     "%s: trainer %zu (%s) diverged: its loss at step %llu is %g, allowed are "
+                     "finite losses (try a smaller lr than %g)",
+                     l->who, i, sae_trainer_name(d.kind), (unsigned long long)stats->step,
+                     stats->loss, d.lr);
 }
 
-static sae_result saei_loop_check_weights(saei_loop *l) {
+static sae_result saei_loop_check_weights(sae_training *l) {
     sae_stats stats;
     for (size_t i = 0; i < l->num_trainers; i++) {
         const sae_dictionary *dict = sae_trainer_dictionary(l->trainers[i]);
-        if (l->step > l->start) {
+        if (l->now.step > l->now.start_step) { /* else there are no stats yet */
             SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
             SAEI_TRY(saei_loop_check_finite(l, i, &stats));
         }
-        if (!dict)
-            return saei_fail(l->ctx, SAE_ERR_BACKEND, "sae_train: trainer %zu has no dictionary",
-                             i);
         if (!saei_all_finite(dict->params, dict->num_params))
             return saei_fail(l->ctx, SAE_ERR_INVALID,
-                             "sae_train: trainer %zu diverged: its weights "
-                             "before step %llu hold NaN or infinity",
-                             i, (unsigned long long)l->step);
+                             "%s: trainer %zu diverged: its weights before step %llu hold NaN or "
+                             "infinity", l->who, i, (unsigned long long)l->now.step);
     }
     return SAE_OK;
 }
 
-/* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
-static sae_result saei_loop_save(saei_loop *l, size_t i, const char *folder, const char *name,
-                                 const char *second) {
-    sae_dictionary *copy = NULL;
-    sae_result result =
-        saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), "sae_train", &copy);
-    if (result != SAE_OK) return result;
-    if (l->desc->normalize_activations) result = sae_dictionary_scale_biases(copy, l->factor);
-    for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
-        char *path = saei_path_join(l->ctx, folder, k ? second : name);
-        if (path) result = sae_dictionary_save(copy, path);
-        else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the path "
-                                "%s/%s", folder, k ? second : name);
-        saei_free(l->ctx, path);
-    }
-    sae_dictionary_destroy(copy);
-    return result;
-}
+/* ==== >>loop: backup and resume =============================================================== */
 
-static sae_result saei_loop_checkpoints(saei_loop *l) {
-    char name[40];
-    SAEI_TRY(saei_loop_check_weights(l));
-    snprintf(name, sizeof name, "ae_%llu.pt", (unsigned long long)l->step);
-    for (size_t i = 0; i < l->num_trainers; i++) {
-        char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
-        sae_result result;
-        if (!folder)
-            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the path "
-                             "%s/checkpoints", l->folders[i]);
-        result = saei_make_folder(l->ctx, "sae_train", folder);
-        if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);
-        saei_free(l->ctx, folder);
-        if (result != SAE_OK) return result;
-    }
-    return SAE_OK;
-}
-
-/* ==== >>loop: resume ========================================================================== */
-static bool saei_loop_exists(saei_loop *l, const char *folder, const char *name) {
+static bool saei_loop_exists(sae_training *l, const char *folder, const char *name) {
     char *path = saei_path_join(l->ctx, folder, name);
     bool there = path && saei_path_exists(path) == SAEI_PATH_FILE;
     saei_free(l->ctx, path);
@@ -20992,30 +21004,34 @@ typedef enum saei_loop_found {
     SAEI_LOOP_ANOTHER
 } saei_loop_found;
 
+/* Of the fingerprint, as config.json has it. */
+static void saei_loop_hash(const sae_training *l, char out[20]) {
+    uint64_t hash = saei_hash(SAEI_HASH_START, l->fingerprint.data, l->fingerprint.size);
+    snprintf(out, 20, "%016llx", (unsigned long long)hash);
+}
+
 /* Whose finished run a folder holds: of these settings and data, or of others. */
-static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) {
+static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folder) {
     char hash[20], *path;
     saei_map map;
     sae_json *root = NULL;
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
-    sae_context quiet = *l->ctx; /* a file that cannot be read is no end, and no error */
+    sae_context quiet = *l->ctx; /* a file that cannot be read is no error: no run is found */
     quiet.logger.log = NULL;
     quiet.lock = 0;
     if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");
-    if (path && saei_map_open(&quiet, "sae_train", path, &map) == SAE_OK) {
+    if (path && saei_map_open(&quiet, l->who, path, &map) == SAE_OK) {
         if (saei_json_parse(&quiet, path, (const char *)map.data, map.size, &root) == SAE_OK) {
-            snprintf(hash, sizeof hash, "%016llx",
-                     (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
-                                                   l->fingerprint.size));
+            saei_loop_hash(l, hash);
             own = sae_json_get(root, "sae.h");
             steps = own ? sae_json_get(own, "finished_steps") : NULL;
             print = own ? sae_json_get(own, "fingerprint") : NULL;
             if (steps && steps->is_integer && steps->integer > 0)
-                found = (uint64_t)steps->integer == l->desc->steps && print
+                found = (uint64_t)steps->integer == l->desc.steps && print
                                 && print->type == SAE_JSON_STRING
                                 && strcmp(print->string, hash) == 0
                             ? SAEI_LOOP_THIS
@@ -21028,15 +21044,15 @@ static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) 
     return found;
 }
 
-static void saei_loop_remove_backup(saei_loop *l) {
-    char *temporary = saei_path_join(l->ctx, l->desc->save_dir, "backup.safetensors.tmp");
+static void saei_loop_remove_backup(sae_training *l) {
+    char *temporary = saei_path_join(l->ctx, l->desc.save_dir, "backup.safetensors.tmp");
     remove(l->backup);
     if (temporary) remove(temporary); /* of a write that was killed */
     saei_free(l->ctx, temporary);
 }
 
-/* Whether the file at l->backup was written by sae_train. */
-static bool saei_loop_backup_is_ours(saei_loop *l) {
+/* Whether the file at l->backup is a backup, of whatever run. */
+static bool saei_loop_backup_is_ours(sae_training *l) {
     sae_tensor_file *file = NULL;
     bool ours = sae_tensor_file_open(l->ctx, l->backup, &file) == SAE_OK
                 && saei_tensor_file_metadata(file, "settings");
@@ -21044,45 +21060,10 @@ static bool saei_loop_backup_is_ours(saei_loop *l) {
     return ours;
 }
 
-/* config.json of all. "buffer" has the reference's keys, as other programs ask for them; where
-   nobody says how long contexts are, rows count as contexts of 128, the reference's default. keep:
-   not where a finished run lies, which stays whole until there is another. */
-static sae_result saei_loop_configs(saei_loop *l, uint64_t finished, bool keep) {
-    const sae_buffer_desc *b = &l->buffer->desc;
-    saei_text *t = &l->about_buffer, *own = &l->about_run;
-    size_t ctx_len = l->desc->ctx_len ? l->desc->ctx_len : 128;
-    const char *io = l->desc->io ? l->desc->io : l->buffer->num_streams == 2 ? "in_and_out" : "out";
-    for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
-        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
-        if (keep && saei_loop_folder_holds(l, l->folders[i]) != SAEI_LOOP_NOTHING) continue;
-        t->size = own->size = 0;
-        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": ", l->dim);
-        saei_text_add_json_string(t, io);
-        saei_text_add(t, ", \"n_ctxs\": %zu, \"ctx_len\": %zu, \"refresh_batch_size\": 512, "
-                      "\"out_batch_size\": %zu, \"device\": \"cpu\"}",
-                      saei_ceil_div(b->rows, ctx_len), ctx_len, b->batch_size);
-        saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
-        if (l->desc->normalize_activations) saei_text_add_real(own, (double)l->factor);
-        else saei_text_add(own, "null");
-        saei_text_add(own, ", \"seed\": %llu, \"buffer_seed\": %llu, \"steps\": %llu, "
-                      "\"finished_steps\": %llu, \"fingerprint\": \"%016llx\"}",
-                      (unsigned long long)d.seed, (unsigned long long)b->seed,
-                      (unsigned long long)l->desc->steps, (unsigned long long)finished,
-                      (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
-                                                    l->fingerprint.size));
-        if (t->failed || own->failed)
-            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
-                             "sae_train: no memory for %s/config.json", l->folders[i]);
-        SAEI_TRY(saei_config_write(l->ctx, l->folders[i], &d, t->data, own->data));
-    }
-    return SAE_OK;
-}
-
-/* ---- backup and resume ---- */
-
 /* One file for all: tensors "trainer_I.NAME" and "buffer.NAME"; step, the norm factor's bits and
-   the settings as metadata. Beside, synced, renamed: at any moment there is a whole one. */
-static sae_result saei_loop_backup(saei_loop *l) {
+   the settings as metadata. Written under another name, synced, renamed: whenever the program is
+   killed, one whole backup is there. */
+static sae_result saei_loop_backup(sae_training *l) {
     static const char *const keys[] = { "version", "step", "norm_factor", "settings" };
     const char *values[4];
     char step[24], factor[12], prefix[40];
@@ -21092,7 +21073,7 @@ static sae_result saei_loop_backup(saei_loop *l) {
     for (size_t i = 0; i <= of; i++) {
         sae_tensor *t = l->tensors + total;
         if (i < of) {
-            SAEI_TRY(saei_trainer_state_get(l->trainers[i], t, &count));
+            SAEI_TRY(saei_trainer_state_get(l->trainers[i], l->who, t, &count));
             snprintf(prefix, sizeof prefix, "trainer_%zu.", i);
         } else {
             saei_buffer_state_get(l->buffer, t, &count);
@@ -21104,36 +21085,38 @@ static sae_result saei_loop_backup(saei_loop *l) {
         }
         total += count;
     }
-    snprintf(step, sizeof step, "%llu", (unsigned long long)l->step);
-    memcpy(&bits, &l->factor, sizeof bits);
+    snprintf(step, sizeof step, "%llu", (unsigned long long)l->now.step);
+    memcpy(&bits, &l->now.norm_factor, sizeof bits);
     snprintf(factor, sizeof factor, "%08lx", (unsigned long)bits);
     values[0] = SAE_VERSION;
     values[1] = step;
     values[2] = factor;
     values[3] = l->fingerprint.data;
-    return saei_safetensors_write(l->ctx, l->backup, l->tensors, total, keys, values, 4);
+    SAEI_TRY(saei_safetensors_write(l->ctx, l->backup, l->tensors, total, keys, values, 4));
+    l->replaces = false; /* an earlier run's is gone */
+    return SAE_OK;
 }
 
 /* Fails, naming the first line that differs. */
-static sae_result saei_loop_compare(saei_loop *l, const char *settings) {
+static sae_result saei_loop_compare(sae_training *l, const char *settings) {
     const char *a = settings, *b = l->fingerprint.data;
     if (strcmp(a, b) == 0) return SAE_OK;
     for (;;) {
         size_t na = strcspn(a, "\n"), nb = strcspn(b, "\n");
         if (na != nb || memcmp(a, b, na) != 0)
             return saei_fail(l->ctx, SAE_ERR_MISMATCH,
-                             "sae_train: %s belongs to other settings: it "
-                             "has \"%.*s\", now it is \"%.*s\"",
-                             l->backup, (int)saei_min(na, 120), a, (int)saei_min(nb, 120), b);
+                             "%s: %s belongs to other settings: it has \"%.*s\", now it is "
+                             "\"%.*s\"", l->who, l->backup, (int)saei_min(na, 120), a,
+                             (int)saei_min(nb, 120), b);
         if (!a[na] || !b[nb]) break;
         a += na + 1;
         b += nb + 1;
     }
-    return saei_fail(l->ctx, SAE_ERR_MISMATCH, "sae_train: %s belongs to other settings",
+    return saei_fail(l->ctx, SAE_ERR_MISMATCH, "%s: %s belongs to other settings", l->who,
                      l->backup);
 }
 
-static sae_result saei_loop_restore_from(saei_loop *l, const sae_tensor_file *file) {
+static sae_result saei_loop_restore_from(sae_training *l, const sae_tensor_file *file) {
     const char *step = saei_tensor_file_metadata(file, "step");
     const char *factor = saei_tensor_file_metadata(file, "norm_factor");
     const char *settings = saei_tensor_file_metadata(file, "settings");
@@ -21141,85 +21124,189 @@ static sae_result saei_loop_restore_from(saei_loop *l, const sae_tensor_file *fi
     unsigned long long at;
     uint32_t bits;
     if (!step || !factor || !settings)
-        return saei_fail(l->ctx, SAE_ERR_FORMAT, "sae_train: %s is no backup of sae_train",
+        return saei_fail(l->ctx, SAE_ERR_FORMAT, "%s: %s is no backup of sae_train", l->who,
                          l->backup);
     SAEI_TRY(saei_loop_compare(l, settings));
     errno = 0;
     at = strtoull(step, &end, 10);
-    if (errno || *end || end == step || at > l->desc->steps)
-        return saei_fail(l->ctx, SAE_ERR_FORMAT, "sae_train: %s is damaged: step is \"%.40s\"",
+    if (errno || *end || end == step || at > l->desc.steps)
+        return saei_fail(l->ctx, SAE_ERR_FORMAT, "%s: %s is damaged: step is \"%.40s\"", l->who,
                          l->backup, step);
     bits = (uint32_t)strtoul(factor, &end, 16);
-    memcpy(&l->factor, &bits, sizeof bits);
-    if (*end || end == factor || !(l->factor > 0) || l->factor > FLT_MAX)
+    memcpy(&l->now.norm_factor, &bits, sizeof bits);
+    if (*end || end == factor || !(l->now.norm_factor > 0) || l->now.norm_factor > FLT_MAX)
         return saei_fail(l->ctx, SAE_ERR_FORMAT,
-                         "sae_train: %s is damaged: norm_factor is \"%.40s\"", l->backup, factor);
+                         "%s: %s is damaged: norm_factor is \"%.40s\"", l->who, l->backup,
+                         factor);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(prefix, sizeof prefix, "trainer_%zu.", i);
-        SAEI_TRY(saei_trainer_state_set(l->trainers[i], file, prefix));
+        SAEI_TRY(saei_trainer_state_set(l->trainers[i], l->who, file, prefix));
     }
-    SAEI_TRY(saei_buffer_state_set(l->buffer, file, "buffer."));
-    l->step = l->start = at;
+    SAEI_TRY(saei_buffer_state_set(l->buffer, l->who, file, "buffer."));
+    l->now.step = l->now.start_step = at;
     return SAE_OK;
 }
 
-static sae_result saei_loop_restore(saei_loop *l) {
+static sae_result saei_loop_restore(sae_training *l) {
     sae_tensor_file *file;
     sae_result result;
     SAEI_TRY(sae_tensor_file_open(l->ctx, l->backup, &file));
     result = saei_loop_restore_from(l, file);
     sae_tensor_file_close(file);
     if (result == SAE_OK)
-        saei_log(l->ctx, SAE_LOG_INFO, "sae_train: goes on at step %llu of %llu",
-                 (unsigned long long)l->step, (unsigned long long)l->desc->steps);
+        saei_log(l->ctx, SAE_LOG_INFO, "%s: goes on at step %llu of %llu", l->who,
+                 (unsigned long long)l->now.step, (unsigned long long)l->desc.steps);
     return result;
 }
 
-/* Fresh, or from the backup; *done when there is nothing left to do. */
-static sae_result saei_loop_begin(saei_loop *l, bool *done) {
-    bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
-    *done = false;
-    if (l->desc->resume) {
-        size_t same = 0;
-        if (backup) return saei_loop_restore(l);
+/* ==== >>loop: the folders of a run ============================================================ */
+
+/* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
+static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, const char *name,
+                                 const char *second) {
+    sae_dictionary *copy = NULL;
+    sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), l->who, &copy);
+    if (result != SAE_OK) return result;
+    if (l->desc.normalize_activations)
+        result = sae_dictionary_scale_biases(copy, l->now.norm_factor);
+    for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
+        char *path = saei_path_join(l->ctx, folder, k ? second : name);
+        if (path) result = sae_dictionary_save(copy, path);
+        else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s/%s",
+                                l->who, folder, k ? second : name);
+        saei_free(l->ctx, path);
+    }
+    sae_dictionary_destroy(copy);
+    return result;
+}
+
+static sae_result saei_loop_checkpoints(sae_training *l) {
+    char name[40];
+    SAEI_TRY(saei_loop_check_weights(l));
+    snprintf(name, sizeof name, "ae_%llu.pt", (unsigned long long)l->now.step);
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
+        sae_result result;
+        if (!folder)
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                             "%s: no memory for the path %s/checkpoints", l->who, l->folders[i]);
+        result = saei_make_folder(l->ctx, l->who, folder);
+        if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);
+        saei_free(l->ctx, folder);
+        if (result != SAE_OK) return result;
+    }
+    return SAE_OK;
+}
+
+/* config.json of all trainers. "buffer" has the reference's keys, as other programs ask for them;
+   where nobody says how long contexts are, rows count as contexts of 128, the reference's default.
+   keep: do not overwrite that of a finished run. */
+static sae_result saei_loop_configs(sae_training *l, uint64_t finished, bool keep) {
+    const sae_buffer_desc *b = &l->buffer->desc;
+    saei_text *t = &l->about_buffer, *own = &l->about_run;
+    size_t ctx_len = l->desc.ctx_len ? l->desc.ctx_len : 128;
+    const char *io = l->desc.io ? l->desc.io : l->buffer->num_streams == 2 ? "in_and_out" : "out";
+    char hash[20];
+    saei_loop_hash(l, hash);
+    for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
+        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
+        if (keep && saei_loop_folder_holds(l, l->folders[i]) != SAEI_LOOP_NOTHING) continue;
+        t->size = own->size = 0;
+        saei_text_add(t, "{\"d_submodule\": %zu, \"io\": ", l->dim);
+        saei_text_add_json_string(t, io);
+        saei_text_add(t, ", \"n_ctxs\": %zu, \"ctx_len\": %zu, \"refresh_batch_size\": 512, "
+                      "\"out_batch_size\": %zu, \"device\": \"cpu\"}",
+                      saei_ceil_div(b->rows, ctx_len), ctx_len, b->batch_size);
+        saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
+        if (l->desc.normalize_activations) saei_text_add_real(own, (double)l->now.norm_factor);
+        else saei_text_add(own, "null");
+        saei_text_add(own, ", \"seed\": %llu, \"buffer_seed\": %llu, \"steps\": %llu, "
+                      "\"finished_steps\": %llu, \"fingerprint\": \"%s\"}",
+                      (unsigned long long)d.seed, (unsigned long long)b->seed,
+                      (unsigned long long)l->desc.steps, (unsigned long long)finished, hash);
+        if (t->failed || own->failed)
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s/config.json",
+                             l->who, l->folders[i]);
+        SAEI_TRY(saei_config_write(l->ctx, l->who, l->folders[i], &d, t->data, own->data));
+    }
+    return SAE_OK;
+}
+
+/* The dictionaries of all trainers as they stand; again does nothing. */
+static sae_result saei_loop_finish(sae_training *l) {
+    if (l->now.finished) return SAE_OK;
+    SAEI_TRY(saei_loop_check_weights(l));
+    if (l->folders) {
+        SAEI_TRY(saei_loop_configs(l, 0, false)); /* until the weights are there: not finished */
         for (size_t i = 0; i < l->num_trainers; i++)
-            switch (saei_loop_folder_holds(l, l->folders[i])) {
-            case SAEI_LOOP_NOTHING: break;
-            case SAEI_LOOP_THIS: same++; break;
-            case SAEI_LOOP_ANOTHER:
-                return saei_fail(l->ctx, SAE_ERR_MISMATCH,
-                                 "sae_train: %s holds a finished run of other settings or data, "
-                                 "with which resume cannot go on: take another save_dir, or leave "
-                                 "resume out to replace it", l->folders[i]);
-            }
-        if (same == l->num_trainers) {
-            saei_log(l->ctx, SAE_LOG_INFO, "sae_train: %s is finished, nothing to do",
-                     l->desc->save_dir);
-            *done = true;
+            SAEI_TRY(saei_loop_save(l, i, l->folders[i], "ae.pt", "ae.safetensors"));
+        SAEI_TRY(saei_loop_configs(l, l->now.step, false));
+        saei_loop_remove_backup(l);
+    }
+    l->now.finished = true;
+    return SAE_OK;
+}
+
+/* ==== >>loop: steps =========================================================================== */
+
+/* Whether the folders hold this very run, finished. Fails if one holds another's. */
+static sae_result saei_loop_is_finished(sae_training *l, bool *finished) {
+    size_t same = 0;
+    for (size_t i = 0; i < l->num_trainers; i++)
+        switch (saei_loop_folder_holds(l, l->folders[i])) {
+        case SAEI_LOOP_NOTHING: break;
+        case SAEI_LOOP_THIS: same++; break;
+        case SAEI_LOOP_ANOTHER:
+            return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                             "%s: %s holds a finished run of other settings or data, with which "
+                             "resume cannot go on: take another save_dir, or leave resume out to "
+                             "replace it", l->who, l->folders[i]);
+        }
+    *finished = same == l->num_trainers;
+    return SAE_OK;
+}
+
+/* All that comes before the first step of this process. */
+static sae_result saei_loop_begin(sae_training *l) {
+    bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
+    if (l->desc.resume) {
+        if (backup) return saei_loop_restore(l);
+        SAEI_TRY(saei_loop_is_finished(l, &l->now.finished));
+        if (l->now.finished) {
+            saei_log(l->ctx, SAE_LOG_INFO, "%s: %s is finished, nothing to do", l->who,
+                     l->desc.save_dir);
+            l->now.step = l->now.start_step = l->desc.steps;
             return SAE_OK;
         }
-        saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: no backup to resume from, begins anew");
+        saei_log(l->ctx, SAE_LOG_WARNING, "%s: no backup to resume from, begins anew", l->who);
     } else if (backup) {
         if (!saei_loop_backup_is_ours(l))
             return saei_fail(l->ctx, SAE_ERR_INVALID,
-                             "sae_train: %s is no backup of sae_train, which "
-                             "would be written there: move it, or take another save_dir",
-                             l->backup);
+                             "%s: %s is no backup of sae_train, which would be written there: move "
+                             "it, or take another save_dir", l->who, l->backup);
         l->replaces = true;
     }
-    if (l->desc->normalize_activations) SAEI_TRY(saei_loop_norm(l));
+    if (l->desc.normalize_activations) SAEI_TRY(saei_loop_norm(l));
     return saei_loop_configs(l, 0, true);
 }
 
-/* ---- steps ---- */
+/* The checkpoints and the backup that are due before the next update. */
+static sae_result saei_loop_save_due(sae_training *l) {
+    const sae_train_desc *d = &l->desc;
+    uint64_t step = l->now.step;
+    bool save = false;
+    for (size_t i = 0; i < d->num_save_steps; i++) save |= d->save_steps[i] == step;
+    if (save) SAEI_TRY(saei_loop_checkpoints(l));
+    if (d->backup_steps && step > l->now.start_step && step % d->backup_steps == 0)
+        SAEI_TRY(saei_loop_backup(l));
+    return SAE_OK;
+}
 
-static sae_result saei_loop_step(saei_loop *l) {
-    const sae_train_desc *d = l->desc;
-    size_t n = 0, width = sae_buffer_dim(l->buffer);
-    bool log = d->log && d->log_steps && (l->step % d->log_steps == 0 || l->step + 1 == d->steps);
-    const float *x = NULL, *target = NULL;
+/* One update of every trainer on the next batch; with log, its stats are given to desc.log. */
+static sae_result saei_loop_update(sae_training *l, const float *x, const float *target, size_t n,
+                                   bool log) {
+    size_t width = sae_buffer_dim(l->buffer);
     sae_stats stats;
-    SAEI_TRY(sae_buffer_next(l->buffer, &x, &target, &n));
     for (size_t i = 0; i < l->num_trainers; i++) {
         size_t from = l->buffer->desc.heads > 1 ? i * l->dim : 0;
         sae_rows rows[2];
@@ -21228,90 +21315,143 @@ static sae_result saei_loop_step(saei_loop *l) {
         rows[1].data = target ? target + from : NULL;
         rows[0].stride = rows[1].stride = width;
         SAEI_TRY(saei_trainer_step_rows(l->trainers[i], rows, target ? rows + 1 : NULL, n,
-                                        l->factor));
+                                        l->now.norm_factor));
     }
-    l->step++;
-    l->rows += n;
+    l->now.step++;
+    l->now.rows += n;
     for (size_t i = 0; log && i < l->num_trainers; i++) {
         SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
-        d->log(d->user, i, &stats);
+        l->desc.log(l->desc.user, i, &stats);
         SAEI_TRY(saei_loop_check_finite(l, i, &stats));
     }
     return SAE_OK;
 }
 
-static sae_result saei_loop_progress(saei_loop *l) {
-    sae_progress p;
-    if (!l->desc->progress) return SAE_OK;
-    p.step = l->step;
-    p.steps = l->desc->steps;
-    p.start_step = l->start;
-    p.rows = l->rows;
-    p.num_trainers = l->num_trainers;
-    p.trainers = l->trainers;
-    if (l->desc->progress(l->desc->user, &p) || l->step == l->desc->steps) return SAE_OK;
-    if (l->desc->backup_steps) SAEI_TRY(saei_loop_backup(l));
-    return saei_fail(l->ctx, SAE_ERR_CANCELLED, "sae_train: progress stopped it after %llu of %llu "
-                     "steps", (unsigned long long)l->step, (unsigned long long)l->desc->steps);
+/* Fails with nothing changed, and may be called again, or sets failed. */
+static sae_result saei_loop_step(sae_training *l) {
+    const sae_train_desc *d = &l->desc;
+    uint64_t step = l->now.step;
+    bool log = d->log && d->log_steps && (step % d->log_steps == 0 || step + 1 == d->steps);
+    const float *x = NULL, *target = NULL;
+    sae_result result;
+    size_t n = 0;
+    SAEI_TRY(saei_loop_save_due(l));
+    SAEI_TRY(sae_buffer_next(l->buffer, &x, &target, &n));
+    result = saei_loop_update(l, x, target, n, log);
+    l->failed = result != SAE_OK;
+    if (result == SAE_OK && l->replaces) {
+        saei_log(l->ctx, SAE_LOG_WARNING, "%s: removes %s, the backup of an earlier run", l->who,
+                 l->backup);
+        saei_loop_remove_backup(l);
+        l->replaces = false;
+    }
+    return result;
 }
 
-static sae_result saei_loop_finish(saei_loop *l) {
-    SAEI_TRY(saei_loop_check_weights(l));
-    if (!l->folders) return SAE_OK;
-    SAEI_TRY(saei_loop_configs(l, 0, false)); /* from here on the folder tells of this run */
-    for (size_t i = 0; i < l->num_trainers; i++)
-        SAEI_TRY(saei_loop_save(l, i, l->folders[i], "ae.pt", "ae.safetensors"));
-    SAEI_TRY(saei_loop_configs(l, l->step, false));
-    saei_loop_remove_backup(l);
-    return SAE_OK;
+/* ---- the object ---- */
+
+static sae_result saei_training_create(sae_context *ctx, const char *who,
+                                       const sae_train_desc *desc, sae_training **out) {
+    sae_training *l;
+    sae_result result;
+    SAEI_TRY(saei_loop_check(ctx, who, desc));
+    l = (sae_training *)saei_calloc(ctx, 1, sizeof *l);
+    if (!l) {
+        saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory", who);
+        return SAE_ERR_OUT_OF_MEMORY; /* spelled out for static analysers */
+    }
+    l->ctx = ctx;
+    l->fingerprint.ctx = l->about_buffer.ctx = l->about_run.ctx = ctx;
+    l->who = who;
+    l->num_trainers = l->now.num_trainers = desc->num_trainers;
+    l->now.steps = desc->steps;
+    l->now.norm_factor = 1;
+    result = saei_loop_open(l, desc);
+    if (result == SAE_OK) result = saei_loop_begin(l);
+    if (result == SAE_OK) *out = l;
+    else sae_training_destroy(l);
+    return result;
 }
+
+SAE_API sae_result sae_training_create(sae_context *ctx, const sae_train_desc *desc,
+                                       sae_training **out) {
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!out) return saei_fail(ctx, SAE_ERR_INVALID, "sae_training_create: out is NULL");
+    return saei_training_create(ctx, "sae_training_create", desc, out);
+}
+
+SAE_API const sae_progress *sae_training_progress(const sae_training *l) {
+    return l ? &l->now : NULL;
+}
+
+/* What every call asks first. */
+static sae_result saei_training_check(sae_training *l, const char *who) {
+    if (!l) return SAE_ERR_INVALID;
+    l->who = who;
+    if (!l->failed) return SAE_OK;
+    return saei_fail(l->ctx, SAE_ERR_INVALID, "%s: an update failed after %llu steps, after which "
+                     "a run can only be resumed from its last backup, or begun anew", who,
+                     (unsigned long long)l->now.step);
+}
+
+SAE_API sae_result sae_training_step(sae_training *l) {
+    SAEI_TRY(saei_training_check(l, "sae_training_step"));
+    if (l->now.finished || l->now.step == l->now.steps)
+        return saei_fail(l->ctx, SAE_ERR_INVALID,
+                         "sae_training_step: %llu of %llu steps are done%s",
+                         (unsigned long long)l->now.step, (unsigned long long)l->now.steps,
+                         l->now.finished ? " and the run is finished" : "");
+    return saei_loop_step(l);
+}
+
+SAE_API sae_result sae_training_save(sae_training *l) {
+    SAEI_TRY(saei_training_check(l, "sae_training_save"));
+    if (!l->backup)
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "sae_training_save: save_dir is NULL, a backup "
+                         "needs one");
+    if (l->now.finished)
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "sae_training_save: the run is finished");
+    return saei_loop_backup(l);
+}
+
+SAE_API sae_result sae_training_finish(sae_training *l) {
+    SAEI_TRY(saei_training_check(l, "sae_training_finish"));
+    if (!l->now.step)
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "sae_training_finish: no step is done, at least "
+                         "1 is needed");
+    return saei_loop_finish(l);
+}
+
+/* ---- sae_train ---- */
 
 /* When the data ends early, what was trained is saved all the same. */
-static sae_result saei_loop_run(saei_loop *l) {
-    const sae_train_desc *d = l->desc;
-    sae_result result;
-    bool done;
-    SAEI_TRY(saei_loop_begin(l, &done));
-    if (done) return SAE_OK;
-    while (l->step < d->steps) {
-        bool save = false;
-        for (size_t i = 0; i < d->num_save_steps; i++) save |= d->save_steps[i] == l->step;
-        if (save) SAEI_TRY(saei_loop_checkpoints(l));
-        if (d->backup_steps && l->step > l->start && l->step % d->backup_steps == 0)
-            SAEI_TRY(saei_loop_backup(l));
-        result = saei_loop_step(l);
-        if (result == SAE_ERR_END_OF_DATA && l->step) {
+static sae_result saei_train_run(sae_training *l) {
+    const sae_train_desc *d = &l->desc;
+    while (!l->now.finished && l->now.step < d->steps) {
+        sae_result result = saei_loop_step(l);
+        if (result == SAE_ERR_END_OF_DATA && l->now.step) {
             SAEI_TRY(saei_loop_finish(l));
             return saei_fail(l->ctx, result, "sae_train: the data ended after %llu of %llu steps%s",
-                             (unsigned long long)l->step, (unsigned long long)d->steps,
+                             (unsigned long long)l->now.step, (unsigned long long)d->steps,
                              l->folders ? "; what was trained is saved" : "");
         }
         if (result != SAE_OK) return result;
-        if (l->replaces) {
-            saei_log(l->ctx, SAE_LOG_WARNING, "sae_train: removes %s, the backup of an earlier run",
-                     l->backup);
-            saei_loop_remove_backup(l);
-            l->replaces = false;
-        }
-        SAEI_TRY(saei_loop_progress(l));
+        if (!d->progress || d->progress(d->user, &l->now) || l->now.step == d->steps) continue;
+        if (d->backup_steps) SAEI_TRY(saei_loop_backup(l));
+        return saei_fail(l->ctx, SAE_ERR_CANCELLED,
+                         "sae_train: progress stopped it after %llu of %llu steps",
+                         (unsigned long long)l->now.step, (unsigned long long)d->steps);
     }
     return saei_loop_finish(l);
 }
 
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc) {
-    saei_loop loop;
+    sae_training *training;
     sae_result result;
     if (!ctx) return SAE_ERR_INVALID;
-    SAEI_TRY(saei_loop_check(ctx, desc));
-    memset(&loop, 0, sizeof loop);
-    loop.ctx = ctx;
-    loop.fingerprint.ctx = loop.about_buffer.ctx = loop.about_run.ctx = ctx;
-    loop.desc = desc;
-    loop.num_trainers = desc->num_trainers;
-    loop.factor = 1;
-    result = saei_loop_open(&loop);
-    if (result == SAE_OK) result = saei_loop_run(&loop);
-    saei_loop_close(&loop);
+    SAEI_TRY(saei_training_create(ctx, "sae_train", desc, &training));
+    result = saei_train_run(training);
+    sae_training_destroy(training);
     return result;
 }
 
@@ -21434,10 +21574,7 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
             result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->out);
         if (result == SAE_OK)
             result = sae_decode_finish(v->dict, x + at * v->d, n, v->x_hat + at * v->out);
-        if (result != SAE_OK) {
-            if (v->dict->ctx != v->ctx) saei_fail(v->ctx, result, "%s", sae_error(v->dict->ctx));
-            return result;
-        }
+        if (result != SAE_OK) return result;
         for (size_t i = 0; i < v->code.row_begin[n]; i++) {
             uint32_t latent = v->code.latent[i];
             float f = v->norms ? v->code.value[i] * v->norms[latent] : v->code.value[i];
@@ -21468,7 +21605,7 @@ static double saei_evaluate_variance(saei_evaluator *v, const float *y, const fl
 
 static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const float *target) {
     const float *y;
-    double l2 = 0, cossim = 0, ratio = 0, squares = 0, dots = 0, count = (double)v->n, loss[3];
+    double l2 = 0, cossim = 0, ratio = 0, squares = 0, dots = 0, count = (double)v->n;
     if (v->desc->normalize_batch) saei_evaluate_scale(v, &x, &target);
     y = target ? target : x;
     SAEI_TRY(saei_evaluate_forward(v, x));
@@ -21496,12 +21633,6 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
     v->sum.relative_reconstruction_bias += squares / dots;
     v->sum.frac_variance_explained += 1 - saei_evaluate_variance(v, y, v->x_hat) /
                                               saei_evaluate_variance(v, y, NULL);
-    if (!v->desc->model_loss) return SAE_OK;
-    SAEI_TRY(v->desc->model_loss(v->desc->user, v->dict, loss));
-    v->sum.loss_original += loss[0];
-    v->sum.loss_reconstructed += loss[1];
-    v->sum.loss_zero += loss[2];
-    v->sum.frac_recovered += (loss[1] - loss[2]) / (loss[0] - loss[2]);
     return SAE_OK;
 }
 
@@ -21534,9 +21665,6 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
     SAE_METRICS(SAE_X)
 #undef SAE_X
     v->sum.frac_alive = alive / (double)v->m;
-    if (!v->desc->model_loss)
-        v->sum.loss_original = v->sum.loss_reconstructed = v->sum.loss_zero =
-            v->sum.frac_recovered = (double)NAN;
     return SAE_OK;
 }
 
@@ -21567,14 +21695,16 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
                      "dictionary gives %zu", sae_buffer_dim(v->targets), out);
 }
 
-SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
-                                const sae_dictionary *dict, sae_metrics *out) {
+SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_desc *desc,
+                                sae_metrics *out) {
+    sae_context *ctx;
     saei_evaluator v;
     sae_buffer_desc buffer;
     sae_result result;
-    if (!ctx) return SAE_ERR_INVALID;
-    if (!desc || !dict || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_evaluate: desc, dict or out is NULL");
+    if (!dict) return SAE_ERR_INVALID;
+    ctx = dict->ctx;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_evaluate: desc or out is NULL");
     memset(&v, 0, sizeof v);
     v.ctx = ctx;
     v.desc = desc;
@@ -21602,6 +21732,7 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     sae_work w;
     size_t bytes, ld = saei_align16(d);
     float *rows;
+    bool good;
     if (!ctx) return SAE_ERR_INVALID;
     if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
         return saei_fail(ctx, SAE_ERR_INVALID,
@@ -21617,17 +21748,16 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     bytes = cpu->scratch_bytes(&w, &w.shape);
     w.scratch = bytes == SIZE_MAX ? NULL : saei_alloc(ctx, bytes, 1);
     rows = (float *)saei_calloc(ctx, n + 1, ld * sizeof(float));
-    if (w.scratch && rows) {
+    good = w.scratch && rows;
+    if (good) {
         for (size_t r = 0; r < n; r++) memcpy(rows + (r + 1) * ld, x + r * d, d * sizeof *x);
         cpu->geometric_median(&w, rows + ld, n, rows);
         memcpy(out, rows, d * sizeof *out);
     }
-    bytes = w.scratch && rows;
     saei_free(ctx, w.scratch);
     saei_free(ctx, rows);
-    return bytes ? SAE_OK
-                 : saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                             "sae_geometric_median: no memory for %zu rows", n);
+    if (good) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows", n);
 }
 
 /* ==== >>metrics: gradient pursuit ============================================================= */

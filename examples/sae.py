@@ -137,7 +137,8 @@ class sae_buffer_desc(ctypes.Structure):
 
 class sae_progress(ctypes.Structure):
     _fields_ = [("step", c_uint64), ("steps", c_uint64), ("start_step", c_uint64),
-                ("rows", c_uint64), ("num_trainers", c_size_t), ("trainers", POINTER(c_void_p))]
+                ("rows", c_uint64), ("num_trainers", c_size_t), ("trainers", POINTER(c_void_p)),
+                ("norm_factor", c_float), ("finished", c_bool)]
 
 
 TRAIN_LOG = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, POINTER(sae_stats))
@@ -156,16 +157,11 @@ class sae_train_desc(ctypes.Structure):
 class sae_metrics(ctypes.Structure):
     _fields_ = [(name, c_double) for name in (
         "l2_loss", "l1_loss", "l0", "frac_variance_explained", "cossim", "l2_ratio",
-        "relative_reconstruction_bias", "frac_alive", "loss_original", "loss_reconstructed",
-        "loss_zero", "frac_recovered")]
-
-
-MODEL_LOSS = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, POINTER(c_double))
+        "relative_reconstruction_bias", "frac_alive")]
 
 
 class sae_evaluate_desc(ctypes.Structure):
-    _fields_ = [("buffer", sae_buffer_desc), ("batches", c_uint64), ("normalize_batch", c_bool),
-                ("model_loss", MODEL_LOSS), ("user", c_void_p)]
+    _fields_ = [("buffer", sae_buffer_desc), ("batches", c_uint64), ("normalize_batch", c_bool)]
 
 
 class sae_load_desc(ctypes.Structure):
@@ -226,8 +222,7 @@ _FUNCTIONS = {  # name: result, arguments
     "sae_trainer_from_name": (c_bool, [c_char_p, POINTER(c_int)]),
     "sae_trainer_desc_set": (c_int, [c_void_p, POINTER(sae_trainer_desc), c_char_p, c_char_p]),
     "sae_train": (c_int, [c_void_p, POINTER(sae_train_desc)]),
-    "sae_evaluate": (c_int, [c_void_p, POINTER(sae_evaluate_desc), c_void_p,
-                             POINTER(sae_metrics)]),
+    "sae_evaluate": (c_int, [c_void_p, POINTER(sae_evaluate_desc), POINTER(sae_metrics)]),
 }
 
 
@@ -726,8 +721,7 @@ def evaluate(dictionary, data, target=None, batch_size=0, batches=0, normalize_b
     desc.buffer.batch_size, desc.batches, desc.normalize_batch = batch_size, batches, normalize_batch
     context = dictionary._context
     with context.lock:
-        guard.check(context, _lib.sae_evaluate(context.handle, byref(desc), dictionary._handle,
-                                               byref(metrics)))
+        guard.check(context, _lib.sae_evaluate(dictionary._handle, byref(desc), byref(metrics)))
     del kept
     return _as_dict(metrics)
 

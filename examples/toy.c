@@ -123,7 +123,7 @@ static sae_result show(sae_context *ctx, const toy *t, const char *out, size_t i
     snprintf(path, sizeof path, "%s/trainer_%zu", out, i);
     result = sae_dictionary_load(ctx, NULL, path, &dict);
     if (result != SAE_OK) return result;
-    result = sae_evaluate(ctx, &desc, dict, &m);
+    result = sae_evaluate(dict, &desc, &m);
     if (result == SAE_OK)
         printf("%-12s %10.4f %8.2f %8.2f %8.1f %8.3f   %s\n", name, m.frac_variance_explained, m.l0,
                m.l1_loss, 100 * m.frac_alive, match(t, dict), path);

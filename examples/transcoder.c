@@ -65,7 +65,7 @@ static sae_result train_one(sae_context *ctx, const char *out, bool transcoder, 
     if (result != SAE_OK) return result;
     judge.buffer = train.buffer;
     judge.buffer.source.target = y;
-    result = sae_evaluate(ctx, &judge, dict, &metrics);
+    result = sae_evaluate(dict, &judge, &metrics);
     sae_dictionary_destroy(dict);
     if (result == SAE_OK) *explained = metrics.frac_variance_explained;
     return result;

@@ -84,7 +84,7 @@
         >>trainer    the nine training schemes; config.json
         >>session    a dictionary on the backend
         >>buffer     sources of activations and the shuffling buffer
-        >>loop       sae_train: logging, checkpoints, backup, resume
+        >>loop       sae_train and sae_training: logging, checkpoints, backup, resume
         >>metrics    sae_evaluate, gradient pursuit
 
     This file is made from the sources in src/ (make headers): change it there.
@@ -217,6 +217,8 @@ extern "C" {
 #include "run/batches.h"
 #include "run/loop.h"
 #include "run/resume.h"
+#include "run/saving.h"
+#include "run/steps.h"
 #include "run/metrics.h"
 #include "run/pursuit.h"
 #include "run/experiments.h"

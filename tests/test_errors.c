@@ -784,7 +784,7 @@ static sae_result op_evaluate(sae_context *ctx) {
     e.buffer.source.data = rows, e.buffer.source.rows = ROWS, e.buffer.source.dim = D;
     e.buffer.batch_size = B;
     SAEI_TRY(sae_dictionary_load(ctx, &load, start_path, &dict));
-    result = sae_evaluate(ctx, &e, dict, &metrics);
+    result = sae_evaluate(dict, &e, &metrics);
     if (result == SAE_OK) result = sae_grad_pursuit(dict, rows, B, 3, f);
     if (result == SAE_OK && dict->desc.k) {
         sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
@@ -1037,7 +1037,7 @@ static void loops(sae_context *ctx) {
         memset(&e, 0, sizeof e);
         e.buffer = ok.buffer;
         CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
-        EXPECT(sae_evaluate(ctx, &e, dict, &m), SAE_ERR_MISMATCH, "7");
+        EXPECT(sae_evaluate(dict, &e, &m), SAE_ERR_MISMATCH, "7");
         sae_dictionary_destroy(dict);
     }
 }

@@ -559,10 +559,10 @@ static void evaluate_transcoder(void) {
     how.buffer.source.dim = 12;
     how.buffer.batch_size = ROWS;
     check_test = "evaluate";
-    CHECK(sae_evaluate(ctx, &how, dict, &got) == SAE_ERR_INVALID && strstr(sae_error(ctx), "target"),
+    CHECK(sae_evaluate(dict, &how, &got) == SAE_ERR_INVALID && strstr(sae_error(ctx), "target"),
           "no target, but: %s", sae_error(ctx));
     how.buffer.source.target = y;
-    CHECK_OK(ctx, sae_evaluate(ctx, &how, dict, &got), return);
+    CHECK_OK(ctx, sae_evaluate(dict, &how, &got), return);
     CHECK_OK(ctx, sae_forward(dict, x, ROWS, x_hat, NULL), return);
     for (size_t i = 0; i < ROWS * OUT; i++) {
         mean[0][i % OUT] += (double)y[i] / ROWS;

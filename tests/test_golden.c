@@ -213,7 +213,7 @@ static void inference(const char *folder, const sae_trainer_desc *s, bool whole)
             e.buffer.sequential = true;
             e.buffer.batch_size = rows / 2;
             e.batches = 2;
-            CHECK_OK(ctx, sae_evaluate(ctx, &e, dict, &got), goto end);
+            CHECK_OK(ctx, sae_evaluate(dict, &e, &got), goto end);
 #define SAE_X(name)                                                                                \
     if (json_number(want, #name) == json_number(want, #name))                                      \
         CHECK(fabs(got.name - json_number(want, #name)) <=                                         \
@@ -221,7 +221,6 @@ static void inference(const char *folder, const sae_trainer_desc *s, bool whole)
               "eval " #name " %.7g, want %.7g", got.name, json_number(want, #name));
             SAE_METRICS(SAE_X)
 #undef SAE_X
-            CHECK(got.loss_original != got.loss_original, "a language model's loss from nowhere");
             saei_free(ctx, want);
         }
     }

@@ -81,7 +81,7 @@ static void judge(const char *folder, const float *x, const float *y, double lea
     if (y != x) e.buffer.source.target = y;
     e.buffer.batch_size = TEST; /* one batch: the metrics are means over batches */
     e.buffer.sequential = true;
-    CHECK_OK(ctx, sae_evaluate(ctx, &e, dict, &m), goto end);
+    CHECK_OK(ctx, sae_evaluate(dict, &e, &m), goto end);
     plain_figures(dict, x, y, &fve, &l0);
     CHECK_REL(m.frac_variance_explained, fve, 1e-5, "variance explained");
     CHECK_REL(m.l0, l0, 1e-5, "l0");

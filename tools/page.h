@@ -30,7 +30,7 @@ typedef struct page_run { /* one dictionary; the pass over the text is done */
     const features *f;
     const sae_dictionary *dict;
     features_place place;
-    sae_metrics metrics;   /* of some text, NaN where not known */
+    features_metrics metrics; /* of some text, NaN where not known */
     uint64_t eval_tokens;
     const char *log;       /* JSON lines of the training, NULL: none */
     int64_t log_trainer;   /* whose of a sweep's log, by "trainer"; -1: lines with none */
@@ -155,6 +155,12 @@ static void page_put_text(FILE *out, const char *text) {
 static void page_put_number(FILE *out, double value, int digits) {
     if (isfinite(value)) fprintf(out, "%.*g", digits, value);
     else fprintf(out, "null");
+}
+
+static void page_put_metric(FILE *out, const char *name, double value) {
+    fprintf(out, "\"%s\":", name);
+    page_put_number(out, value, 6);
+    fputc(',', out);
 }
 
 /* ---- measuring ---- */
@@ -412,12 +418,13 @@ static void page_put_run(page *p, const page_run *run, const page_measured *m) {
             info.dict_size, info.activation_dim, features_l0(run->f),
             (double)features_rows(run->f), (double)run->eval_tokens);
     fprintf(out, "\"metrics\":{");
-#define SAE_X(field)                                                                               \
-    fprintf(out, "\"" #field "\":");                                                               \
-    page_put_number(out, run->metrics.field, 6);                                                   \
-    fputc(',', out);
+#define SAE_X(field) page_put_metric(out, #field, run->metrics.rows.field);
     SAE_METRICS(SAE_X)
 #undef SAE_X
+    page_put_metric(out, "loss_original", run->metrics.losses.original);
+    page_put_metric(out, "loss_reconstructed", run->metrics.losses.reconstructed);
+    page_put_metric(out, "loss_zero", run->metrics.losses.zero);
+    page_put_metric(out, "frac_recovered", run->metrics.losses.frac_recovered);
     fprintf(out, "\"rows\":%.0f},\"pursuit\":{\"rows\":%zu,\"l0\":%zu,\"encoder\":",
             (double)features_rows(run->f), m->pursuit.rows, m->pursuit.l0);
     page_put_number(out, m->pursuit.encoder, 5);

@@ -73,9 +73,14 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
                                            const features_progress *progress,
                                            features_losses *out);
 
-/* sae_evaluate over the rows at the place, in whole batches (of batch_size, default 2048, or of all
-   where there are fewer), with the losses above in its last four fields. *rows: how many were
-   judged. out [num]. */
+/* What is known of a dictionary at a place: sae_evaluate of the rows there, and the losses above. */
+typedef struct features_metrics {
+    sae_metrics rows;
+    features_losses losses;
+} features_metrics;
+
+/* The rows are taken in whole batches (of batch_size, default 2048, or of all where there are
+   fewer). *rows: how many were judged. out [num]. */
 typedef struct features_judge_desc {
     size_t batch_size;
     bool remove_bos; /* from the rows; the losses are over all tokens */
@@ -84,7 +89,7 @@ typedef struct features_judge_desc {
 SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const features_text *text,
                                   features_place place, const sae_dictionary *const *dicts,
                                   size_t num, const features_judge_desc *desc,
-                                  const features_progress *progress, sae_metrics *out,
+                                  const features_progress *progress, features_metrics *out,
                                   uint64_t *rows);
 
 /* ---- the pass ---- */
@@ -448,7 +453,7 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
 SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const features_text *text,
                                   features_place place, const sae_dictionary *const *dicts,
                                   size_t num, const features_judge_desc *desc,
-                                  const features_progress *progress, sae_metrics *out,
+                                  const features_progress *progress, features_metrics *out,
                                   uint64_t *rows) {
     features_losses *losses = (features_losses *)features_zeroed(num, sizeof *losses);
     neox_source_desc from;
@@ -483,11 +488,8 @@ SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const fea
     for (i = 0; i < num && result == SAE_OK; i++) {
         how.buffer.source = neox_source_rows(source);
         if (how.buffer.source.rewind) result = how.buffer.source.rewind(how.buffer.source.user);
-        if (result == SAE_OK) result = sae_evaluate(ctx, &how, dicts[i], &out[i]);
-        out[i].loss_original = losses[i].original;
-        out[i].loss_reconstructed = losses[i].reconstructed;
-        out[i].loss_zero = losses[i].zero;
-        out[i].frac_recovered = losses[i].frac_recovered;
+        if (result == SAE_OK) result = sae_evaluate(dicts[i], &how, &out[i].rows);
+        out[i].losses = losses[i];
     }
     *rows = how.batches * how.buffer.batch_size;
     neox_source_destroy(source);

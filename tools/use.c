@@ -1,9 +1,7 @@
 /* sae: eval, encode, reconstruct, steer-export. */
 #include "tool.h"
 
-/* All but the losses of a language model: there is none here. */
 static void print_metric(const char *name, double value, bool json) {
-    if (strncmp(name, "loss_", 5) == 0 || strcmp(name, "frac_recovered") == 0) return;
     if (json && !isfinite(value)) printf("\"%s\": null, ", name);
     else if (json) printf("\"%s\": %.9g, ", name, value);
     else if (value != value) printf("%-30s nan\n", name);
@@ -50,7 +48,7 @@ static int evaluate(const common *c, sae_dictionary *dict) {
     desc.buffer.batch_size = (size_t)batch;
     desc.buffer.sequential = true;
     desc.batches = c->batches ? c->batches : rows.rows / batch;
-    if (sae_evaluate(tool.ctx, &desc, dict, &metrics) != SAE_OK) return fail_library();
+    if (sae_evaluate(dict, &desc, &metrics) != SAE_OK) return fail_library();
     print_metrics(&metrics, desc.batches * batch, c->json);
     if (!c->batches && rows.rows % batch && !tool.quiet)
         fail("judged %.0f of %.0f rows: whole batches of %.0f; --batch N",

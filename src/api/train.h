@@ -251,8 +251,7 @@ SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const fl
 /* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
-SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
-SAE_API bool sae_buffer_has_target(const sae_buffer *buffer);
+SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);           /* of a row, as the files say */
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer); /* 0: not known (read) */
 
 /* ==== >>api: the training loop ================================================================ */
@@ -263,6 +262,9 @@ typedef struct sae_progress {
     uint64_t rows;              /* seen since start_step */
     size_t num_trainers;
     sae_trainer *const *trainers;
+    float norm_factor;          /* rows are divided by it; 1 without normalize_activations */
+    bool finished;              /* all is written; also where resume finds a finished run, whose
+                                   dictionaries are in its folder: these trainers are untrained */
 } sae_progress;
 
 typedef struct sae_train_desc {
@@ -298,6 +300,39 @@ typedef struct sae_train_desc {
    no backup. */
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
 
+/* The same run step by step, with the same files and bits:
+       sae_training_create(ctx, &desc, &t);
+       const sae_progress *p = sae_training_progress(t);
+       while (p->step < p->steps && sae_training_step(t) == SAE_OK) ...
+       sae_training_finish(t);
+       sae_training_destroy(t);
+   It may be left after any step and resumed later, here or by sae_train. One thread at a time, and
+   one run at a time in a save_dir. */
+typedef struct sae_training sae_training;
+
+/* All that comes before the first step: trainers, folders, and with resume the last backup. desc is
+   copied, but not the rows in memory that its buffer names. desc.log is called by steps,
+   desc.progress by sae_train alone. Errors: as sae_train's. */
+SAE_API sae_result sae_training_create(sae_context *ctx, const sae_train_desc *desc,
+                                       sae_training **out);
+/* Leaves the files as the last step, save or finish left them. */
+SAE_API void sae_training_destroy(sae_training *training);
+/* Where it stands: owned by training, and kept up to date. Look at its trainers, do not step
+   them. */
+SAE_API const sae_progress *sae_training_progress(const sae_training *training);
+/* The checkpoints and the backup that are due, then one update of every trainer. Errors: when
+   reading rows or writing files fails, and with SAE_ERR_END_OF_DATA, nothing was updated and it may
+   be called again; when an update fails, or finds a loss that is not finite, this and all later
+   calls fail (SAE_ERR_INVALID) and the last backup is what is left. SAE_ERR_INVALID, with nothing
+   changed, when all steps are done. */
+SAE_API sae_result sae_training_step(sae_training *training);
+/* Writes the backup now, from which desc.resume goes on. Errors: SAE_ERR_INVALID (no save_dir;
+   finished; diverged), SAE_ERR_IO: the backup before is whole, and training may go on. */
+SAE_API sae_result sae_training_save(sae_training *training);
+/* Writes what sae_train writes at the end, of as many steps as are done (at least one), and removes
+   the backup. Then there are no more steps. Errors: as save's; it may be called again. */
+SAE_API sae_result sae_training_finish(sae_training *training);
+
 /* ==== >>api: metrics ========================================================================== */
 
 /* The reference's evaluate(): each the mean over the batches. */
@@ -309,11 +344,7 @@ SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
     X(cossim)                       /* mean cos(x, x_hat) */                                       \
     X(l2_ratio)                     /* mean norm(x_hat) / norm(x) */                               \
     X(relative_reconstruction_bias) /* mean norm(x_hat)^2 / mean x.x_hat */                        \
-    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */     \
-    X(loss_original)                /* of the language model, from model_loss; else NaN */         \
-    X(loss_reconstructed)                                                                          \
-    X(loss_zero)                                                                                   \
-    X(frac_recovered)               /* (reconstructed - zero) / (original - zero) */
+    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */
 
 typedef struct sae_metrics {
 #define SAE_X(name) double name;
@@ -326,15 +357,11 @@ typedef struct sae_evaluate_desc {
                                 than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
-    /* Losses of the language model: unchanged, with x_hat patched in, with zeros patched in. */
-    sae_result (*model_loss)(void *user, const sae_dictionary *dict, double loss[3]);
-    void *user;
 } sae_evaluate_desc;
 
-/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY, model_loss's
-   own. */
-SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
-                                const sae_dictionary *dict, sae_metrics *out);
+/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_desc *desc,
+                                sae_metrics *out);
 
 /* Geometric median of n rows x [n,d] by Weiszfeld's iteration from the mean: at most 100 rounds,
    stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */

@@ -44,6 +44,8 @@ struct sae_buffer {
     uint64_t position;         /* rows taken from the source in this pass */
     uint64_t draws, batches;   /* random numbers used, batches served */
     bool ended;
+    bool refilling;            /* a refill failed and goes on with the next call */
+    size_t fresh;              /* of a refill: rows from here on may yet be dropped */
     uint64_t state[5];         /* what saei_buffer_state_get points to */
 };
 
@@ -427,5 +429,4 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 }
 
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
-SAE_API bool sae_buffer_has_target(const sae_buffer *b) { return b && b->num_streams == 2; }
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }

@@ -257,7 +257,7 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
 
 /* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
    defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
-static sae_result saei_config_write(const sae_context *ctx, const char *folder,
+static sae_result saei_config_write(const sae_context *ctx, const char *who, const char *folder,
                                     const sae_trainer_desc *desc, const char *buffer,
                                     const char *own) {
     bool written[SAEI_NUM_FIELDS] = { false };
@@ -286,5 +286,5 @@ static sae_result saei_config_write(const sae_context *ctx, const char *folder,
     }
     saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
                   buffer ? buffer : "{}", own ? own : "{}");
-    return saei_text_write(&t, "sae_train", folder, "config.json");
+    return saei_text_write(&t, who, folder, "config.json");
 }
