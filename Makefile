@@ -44,13 +44,15 @@ build/headers: $(SOURCES) src/make_headers.sh | build
 sae.h sae_cuda.cuh: build/headers ;
 headers: sae.h sae_cuda.cuh ## sae.h and sae_cuda.cuh, made from src/ (all targets do so by themselves)
 
-# The programs share one compiled sae.h. Each example also compiles alone, as its head says; here the
-# header of build/linked takes their SAE_IMPLEMENTATION away.
+# The programs and most tests share one compiled sae.h. Each example and test also compiles alone, as its
+# head says; here the header of build/linked takes their SAE_IMPLEMENTATION away. It is the master in src/,
+# so that a test may also include a room of src/ to look inside.
 build/linked/sae.h: Makefile | build/linked
-	@printf '#undef SAE_IMPLEMENTATION\n#include "../../sae.h"\n' > $@
+	@printf '#undef SAE_IMPLEMENTATION\n#include "../../src/sae.h"\n' > $@
 
+IMPLEMENTATION = printf '\#define SAE_IMPLEMENTATION\n\#include "sae.h"\n' | $(COMPILE) -I. -x c -c - -o $@
 build/sae_h.o: sae.h Makefile | build
-	printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | $(COMPILE) -I. -x c -c - -o $@
+	$(IMPLEMENTATION)
 
 build/%: examples/%.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
@@ -78,14 +80,24 @@ build/bench: bench/bench.c sae.h $(LM) Makefile | build
 
 build/tests/test_features: build/page_html.h tools/sae_features.h tools/page.h
 
-build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) $(LM) | build/tests
-	$(COMPILE) -I. -Ibuild $< -o $@ $(LDFLAGS) -lm
+# These call what is private (saei_*): each compiles sae.h once more, all others are linked.
+ALONE := $(patsubst %,build/tests/test_%,bits files formats fuzz_corpus screen trainers)
+TEST_HEADERS := $(wildcard tests/*.h tests/fuzz/*.[ch]) $(LM)
+$(ALONE): build/tests/%: tests/%.c sae.h Makefile $(TEST_HEADERS) | build/tests
+	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
+build/tests/%: tests/%.c build/sae_h.o build/linked/sae.h $(TEST_HEADERS) | build/tests
+	$(COMPILE) -Ibuild/linked -I. -Ibuild $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
 # With SAE_CBLAS: the BLAS that is there, and one as wrong as may be.
-build/blas/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) | build/blas
+BLAS_ALONE := $(patsubst build/tests/%,build/blas/%,$(ALONE))
+build/blas/sae_h.o: sae.h Makefile | build/blas
+	$(IMPLEMENTATION) -DSAE_CBLAS
+$(BLAS_ALONE): build/blas/%: tests/%.c sae.h Makefile $(TEST_HEADERS) | build/blas
 	$(COMPILE) -DSAE_CBLAS -I. $< -o $@ $(LDFLAGS) $(CBLAS) -lm
+build/blas/%: tests/%.c build/blas/sae_h.o build/linked/sae.h $(TEST_HEADERS)
+	$(COMPILE) -DSAE_CBLAS -Ibuild/linked -I. $< build/blas/sae_h.o -o $@ $(LDFLAGS) $(CBLAS) -lm
 WORST := -DSAE_CBLAS -Itests/worst
-build/worst/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) tests/worst/cblas.h | build/worst
+build/worst/%: tests/%.c sae.h Makefile $(TEST_HEADERS) tests/worst/cblas.h | build/worst
 	$(COMPILE) $(WORST) -I. $< -o $@ $(LDFLAGS) -lm
 
 # Exports sae_* alone. examples/sae.py opens it.

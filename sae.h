@@ -1433,6 +1433,9 @@ struct sae_backend {
 };
 #undef SAEI_MEMBER
 
+/* The built-in table, used where sae_context_desc.backend is NULL: also a start for one of your own. */
+SAE_API const sae_backend *sae_cpu_backend(void);
+
 /* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not
    zeroed; NULL: none left. */
 SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes);
@@ -12946,7 +12949,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
 #define saei_cpu_guard NULL
 #define saei_cpu_tripped NULL
 
-static const sae_backend *saei_cpu_backend(void) {
+SAE_API const sae_backend *sae_cpu_backend(void) {
 #define SAEI_CPU(result, name, need, parameters, arguments) saei_cpu_##name,
     static const sae_backend table = {
         "cpu", true, SAE_BACKEND_CONTROL(SAEI_CPU) SAE_BACKEND_OPERATIONS(SAEI_CPU)
@@ -12962,10 +12965,10 @@ static const sae_backend *saei_cpu_backend(void) {
 #undef saei_cpu_tripped
 
 static const sae_backend *saei_backend_of(const sae_context *ctx) {
-    return ctx->backend ? ctx->backend : saei_cpu_backend();
+    return ctx->backend ? ctx->backend : sae_cpu_backend();
 }
 
-/* ==== >>dictionary: parameters ================================================================ */
+/* ==== >>dictionary ============================================================================ */
 
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
@@ -12991,6 +12994,8 @@ struct sae_dictionary {
     bool borrowed;        /* params belong to a trainer */
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
 };
+
+/* ==== >>dictionary: parameters ================================================================ */
 
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
@@ -21728,7 +21733,7 @@ SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_d
 
 SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
                                         float *out) {
-    const sae_backend *cpu = saei_cpu_backend();
+    const sae_backend *cpu = sae_cpu_backend();
     sae_work w;
     size_t bytes, ld = saei_align16(d);
     float *rows;

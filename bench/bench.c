@@ -125,7 +125,7 @@ SAE_BACKEND_OPERATIONS(X)
 
 /* A context whose operations are timed. */
 static void profile(sae_context_desc *desc) {
-    profiled = plain = *saei_cpu_backend();
+    profiled = plain = *sae_cpu_backend();
 #ifdef SAE_CUDA
     if (on_cuda) profiled = plain = *sae_cuda_backend();
     profiled.begin_step = profiled.end_step = NULL; /* one operation after the other, no graph */

@@ -180,6 +180,7 @@ extern "C" {
 #include "backend/cpu_weights.h"
 #include "backend/cpu_table.h"
 
+#include "dict/dictionary.h"
 #include "dict/params.h"
 #include "dict/tensors.h"
 #include "dict/infer.h"

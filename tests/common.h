@@ -2,6 +2,7 @@
     about.json, for several tests. Include behind check.h. */
 #ifndef COMMON_H
 #define COMMON_H
+#include "inside.h"
 
 /* ---- an allocator that counts, and fails when told to ----------------------------------------- */
 
@@ -53,19 +54,15 @@ CHECK_UNUSED static sae_context *common_counted(const sae_backend *backend, int 
 /* ---- fixtures: a folder with about.json, what a program computed beside it --------------------- */
 
 /* FOLDER/about.json, NULL if there is none. */
-CHECK_UNUSED static sae_json *common_about(const sae_context *ctx, const char *folder) {
-    size_t size;
-    char *text = check_read(check_path("%s/about.json", folder), &size);
+CHECK_UNUSED static sae_json *common_about(sae_context *ctx, const char *folder) {
+    const char *path = check_path("%s/about.json", folder);
     sae_json *root = NULL;
-    if (!text) return NULL;
-    if (saei_json_parse(ctx, "about.json", text, size, &root) != SAE_OK)
-        CHECK(false, "%s: %s", folder, sae_error(ctx));
-    free(text);
+    if (check_exists(path)) CHECK_OK(ctx, sae_json_open(ctx, path, &root), return NULL);
     return root;
 }
 CHECK_UNUSED static const char *common_about_text(const sae_json *about, const char *key) {
-    const sae_json *v = sae_json_get(about, key);
-    return v && v->type == SAE_JSON_STRING ? v->string : "";
+    const char *text = sae_json_text(sae_json_get(about, key));
+    return text ? text : "";
 }
 
 /* got [rows,width] against FOLDER/NAME.npy row by row: about's tolerance of the row's largest entry,
@@ -75,7 +72,7 @@ CHECK_UNUSED static void common_near(sae_context *ctx, const sae_json *about, co
                                      size_t width) {
     size_t count;
     float *want = check_tensor(ctx, check_path("%s/%s.npy", folder, name), NULL, &count, NULL);
-    double tolerance = sae_json_get(about, "tolerance")->number;
+    double tolerance = sae_json_number(sae_json_get(about, "tolerance"));
     const sae_json *listed = sae_json_get(about, "nonfinite_rows");
     if (!want) return;
     CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count,
@@ -85,8 +82,8 @@ CHECK_UNUSED static void common_near(sae_context *ctx, const sae_json *about, co
         bool free_row = false;
         double worst, largest;
         for (size_t j = 0; j < width; j++) free_row = free_row || !isfinite(w[j]);
-        for (const sae_json *v = listed ? listed->child : NULL; v; v = v->next)
-            free_row = free_row || v->integer == (int64_t)r;
+        for (const sae_json *v = sae_json_first(listed); v; v = sae_json_next(v))
+            free_row = free_row || sae_json_number(v) == (double)r;
         if (free_row) continue;
         worst = check_distance(got + r * width, w, width, &largest);
         CHECK(worst <= tolerance * fmax(1, largest), "%s row %d off by %.1e", name, (int)r, worst);
@@ -117,7 +114,7 @@ CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
         snprintf(path, sizeof path, strcmp(common_about_text(about, "open"), ".") ? "%s/%s" : "%s",
                  folder, common_about_text(about, "open"));
         fn(about, folder, path);
-        saei_free(ctx, about);
+        sae_json_close(ctx, about);
         check_test = NULL;
     }
     if (dir) closedir(dir);
@@ -127,7 +124,7 @@ CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
 /* ---- trainers and dictionaries ----------------------------------------------------------------- */
 
 /* The instruction sets there are kernels for on this kind of processor; not every one has all. */
-#if defined(SAEI_NEON)
+#if defined(__aarch64__)
 CHECK_UNUSED static const char *const common_sets[] = { "portable", "neon" };
 #else
 CHECK_UNUSED static const char *const common_sets[] = { "portable", "avx2", "avx512", "avx512vnni" };

@@ -74,11 +74,11 @@ static void all_operations(int s) {
     sae_context *cpu = context_of(NULL), *cuda = context_of(sae_cuda_backend(), &ways[s % 3]);
     char what[32];
     if (!cpu || !cuda) return;
-    operations_of(saei_cpu_backend(), cpu, "cpu", true);
+    operations_of(sae_cpu_backend(), cpu, "cpu", true, MOODS);
     snprintf(what, sizeof what, "cuda, seed %d", s);
     guard(false);
     seed((uint64_t)s);
-    operations_of(sae_cuda_backend(), cuda, what, false);
+    operations_of(sae_cuda_backend(), cuda, what, false, MOODS);
     clean(what);
     guard(true);
     sae_context_destroy(cpu);

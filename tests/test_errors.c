@@ -4,7 +4,7 @@
     i-th call drives every way out of create, train, load and save; a backend that fails drives the
     steps. Tolerance: none. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 #include <signal.h>
@@ -23,12 +23,18 @@ static void on_log(sae_log_level level, sae_result result, const char *message, 
     snprintf(log_last, sizeof log_last, "%s", message);
 }
 
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        sae_result try_result = (call);                                                            \
+        if (try_result != SAE_OK) return try_result;                                               \
+    } while (0)
+
 /* The call must give `want`, with a sentence that holds `given`. */
 static bool provoked[16]; /* by -result: each code must come up (every_code) */
 #define EXPECT(call, want, given)                                                                  \
     do {                                                                                           \
         sae_result e_;                                                                             \
-        ctx->error[0] = 0;                                                                         \
+        sae_context_fail(ctx, SAE_OK, "%s", "");                                                   \
         e_ = (call);                                                                               \
         provoked[-(int)e_ & 15] = true;                                                            \
         CHECK(e_ == (want), "%s gives %s (%s), want %s", #call, sae_result_name(e_),               \
@@ -542,7 +548,7 @@ static void truncated(sae_context *ctx) {
             sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false, 0, 0 };
             sae_result result;
             check_write(cut, data, n);
-            ctx->error[0] = 0;
+            sae_context_fail(ctx, SAE_OK, "%s", "");
             result = sae_tensor_file_open(ctx, cut, &file);
             CHECK(result == SAE_ERR_FORMAT || result == SAE_ERR_UNSUPPORTED, "cut at %d of %d gives %s",
                   (int)n, (int)size, sae_result_name(result));
@@ -583,6 +589,11 @@ static int entries(const char *folder) {
     return n;
 }
 
+static bool ends_with(const char *text, const char *ending) {
+    size_t n = strlen(text), k = strlen(ending);
+    return n >= k && !strcmp(text + n - k, ending);
+}
+
 /* The first file below folder that is still temporary, or cannot be read as what it is called; NULL
    if there is none. */
 static const char *half_written(const char *folder) {
@@ -594,7 +605,7 @@ static const char *half_written(const char *folder) {
         struct stat st;
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || stat(path, &st)) continue;
         if (S_ISDIR(st.st_mode)) found = half_written(path);
-        else if (saei_ends_with(path, ".tmp") || st.st_size == 0) found = path;
+        else if (ends_with(path, ".tmp") || st.st_size == 0) found = path;
     }
     if (dir) closedir(dir);
     return found;
@@ -628,30 +639,6 @@ static void temporaries(sae_context *ctx) {
     mkdir(temporary, 0777);
     EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_ERR_IO, temporary);
     CHECK(check_exists(temporary), "a folder is gone");
-    check_remove(folder);
-}
-
-/* Of two that write one file at a time the later wins, the other is told and harms nothing. */
-static void two_writers(sae_context *ctx) {
-    const char *folder = check_path("%s/two", check_temp());
-    const char *path = check_path("%s/a.txt", folder);
-    saei_writer first, second;
-    size_t size = 0;
-    char *now;
-    mkdir(folder, 0777);
-    for (int given_up = 0; given_up < 2; given_up++) {
-        CHECK_OK(ctx, saei_writer_open(ctx, "first", path, &first), return);
-        saei_writer_put(&first, "old", 3);
-        CHECK_OK(ctx, saei_writer_open(ctx, "second", path, &second), return);
-        if (given_up) saei_writer_abandon(&first);
-        else EXPECT(saei_writer_finish(&first), SAE_ERR_IO, "another program");
-        saei_writer_put(&second, "later", 5);
-        CHECK_OK(ctx, saei_writer_finish(&second), (void)0);
-        now = check_read(path, &size);
-        CHECK(now && size == 5 && !memcmp(now, "later", 5), "%d bytes", (int)size);
-        CHECK(entries(folder) == 1, "%d files instead of 1", entries(folder));
-        free(now);
-    }
     check_remove(folder);
 }
 
@@ -703,7 +690,7 @@ static sae_result op_dictionary(sae_context *ctx) {
     sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
     sae_dictionary_desc dd = common_dictionary(&s);
     sae_dictionary *dict;
-    SAEI_TRY(sae_dictionary_create(ctx, &dd, &dict));
+    TRY(sae_dictionary_create(ctx, &dd, &dict));
     sae_dictionary_destroy(dict);
     return SAE_OK;
 }
@@ -715,11 +702,11 @@ static sae_result op_save(sae_context *ctx, const char *ending) {
     sae_result result;
     memset(&load, 0, sizeof load);
     load.arch = dd.arch;
-    SAEI_TRY(sae_dictionary_create(ctx, &dd, &dict));
+    TRY(sae_dictionary_create(ctx, &dd, &dict));
     result = sae_dictionary_save(dict, check_path("%s/op.%s", check_temp(), ending));
     sae_dictionary_destroy(dict);
-    SAEI_TRY(result);
-    SAEI_TRY(sae_dictionary_load(ctx, &load, check_path("%s/op.%s", check_temp(), ending), &back));
+    TRY(result);
+    TRY(sae_dictionary_load(ctx, &load, check_path("%s/op.%s", check_temp(), ending), &back));
     sae_dictionary_destroy(back);
     return SAE_OK;
 }
@@ -731,7 +718,7 @@ static sae_result op_trainer(sae_context *ctx) {
     sae_result result = SAE_OK;
     s.init = start_path;
     if (op_kind == SAE_TRAINER_STANDARD) s.resample_steps = 3;
-    SAEI_TRY(sae_trainer_create(ctx, &s, &trainer));
+    TRY(sae_trainer_create(ctx, &s, &trainer));
     for (int i = 0; i < 5 && result == SAE_OK; i++)
         result = sae_trainer_step(trainer, rows + i * B * D, NULL, B);
     sae_trainer_destroy(trainer);
@@ -783,7 +770,7 @@ static sae_result op_evaluate(sae_context *ctx) {
     memset(&e, 0, sizeof e);
     e.buffer.source.data = rows, e.buffer.source.rows = ROWS, e.buffer.source.dim = D;
     e.buffer.batch_size = B;
-    SAEI_TRY(sae_dictionary_load(ctx, &load, start_path, &dict));
+    TRY(sae_dictionary_load(ctx, &load, start_path, &dict));
     result = sae_evaluate(dict, &e, &metrics);
     if (result == SAE_OK) result = sae_grad_pursuit(dict, rows, B, 3, f);
     if (result == SAE_OK && dict->desc.k) {
@@ -796,7 +783,7 @@ static sae_result op_evaluate(sae_context *ctx) {
 }
 static sae_result op_config(sae_context *ctx) {
     sae_config *config;
-    SAEI_TRY(sae_config_open(ctx, check_path("%s/golden/gated/config.json",
+    TRY(sae_config_open(ctx, check_path("%s/golden/gated/config.json",
                                              check_path("%s/tests", check_root())), &config));
     sae_config_close(config);
     return SAE_OK;
@@ -1019,7 +1006,7 @@ static void loops(sae_context *ctx) {
     d = ok, d.save_dir = run_path, d.resume = true, d.flat = true;
     CHECK_OK(ctx, sae_train(ctx, &d), return);
     check_write(check_path("%s/config.json", run_path), "{\"sae.h\": {", 11);
-    ctx->error[0] = 0;
+    sae_context_fail(ctx, SAE_OK, "%s", "");
     CHECK_OK(ctx, sae_train(ctx, &d), (void)0);
     CHECK(!sae_error(ctx)[0], "a run that succeeds leaves \"%s\"", sae_error(ctx));
     check_remove(run_path);
@@ -1048,15 +1035,15 @@ static int backend_left; /* allocations until none are left; status calls until 
 static bool backend_broken;
 static void *failing_alloc(const sae_work *w, size_t bytes) {
     if (backend_left-- <= 0) return NULL;
-    return saei_cpu_backend()->alloc(w, bytes);
+    return sae_cpu_backend()->alloc(w, bytes);
 }
 static sae_result failing_status(const sae_work *w) {
-    if (backend_broken) return saei_fail(w->ctx, SAE_ERR_BACKEND, "test: the device fell off");
-    return saei_cpu_backend()->status(w);
+    if (backend_broken) return sae_backend_fail(w->ctx, SAE_ERR_BACKEND, "test: the device fell off");
+    return sae_cpu_backend()->status(w);
 }
 static sae_result failing_open(const sae_context *ctx, void **state) {
     (void)state;
-    return saei_fail(ctx, SAE_ERR_BACKEND, "test: no device");
+    return sae_backend_fail(ctx, SAE_ERR_BACKEND, "test: no device");
 }
 static void backend_guard(const sae_work *w, const uint32_t *bad, uint64_t step) {
     (void)w, (void)bad, (void)step;
@@ -1064,7 +1051,7 @@ static void backend_guard(const sae_work *w, const uint32_t *bad, uint64_t step)
 static void backend_begin(const sae_work *w) { (void)w; }
 static void backends(void) {
     for (size_t k = 0; k < COMMON_KINDS; k++) {
-        sae_backend fake = *saei_cpu_backend();
+        sae_backend fake = *sae_cpu_backend();
         sae_trainer_desc s = common_trainer(common_kind(k), D, M, B, 20);
         sae_context *ctx;
         sae_trainer *trainer = NULL;
@@ -1116,7 +1103,7 @@ static void incomplete_backends(void) {
     static const char *const says[] = { "adam of the backend \"cpu\"", "free of the backend \"cpu\"",
                                         "guard and tripped", "begin_step and end_step", "no name" };
     for (int i = 0; i < 5; i++) {
-        sae_backend table = *saei_cpu_backend();
+        sae_backend table = *sae_cpu_backend();
         sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, D, M, B, 20);
         sae_context *ctx = common_counted(&table, 1);
         sae_trainer *trainer = NULL;
@@ -1163,7 +1150,7 @@ static void full_disk_run(sae_context *ctx) {
         d.resume = false;
         small = limit, small.rlim_cur = room;
         setrlimit(RLIMIT_FSIZE, &small);
-        ctx->error[0] = 0;
+        sae_context_fail(ctx, SAE_OK, "%s", "");
         result = sae_train(ctx, &d);
         setrlimit(RLIMIT_FSIZE, &limit);
         CHECK(result == SAE_OK || (result == SAE_ERR_IO && strstr(sae_error(ctx), run_path)),
@@ -1229,7 +1216,8 @@ static void false_backups(sae_context *ctx) {
         CHECK_OK(ctx, sae_tensor_file_open(ctx, path, &file), goto end);
         t = sae_tensor_file_find(file, "trainer_0.numbers");
         CHECK(t && t->shape[0] == 8, "no numbers");
-        if (t) offset = (size_t)((const unsigned char *)t->data - file->map.data);
+        for (size_t i = 0; t && !offset && i + 64 <= size; i++) /* its 8 numbers */
+            if (!memcmp(whole + i, t->data, 64)) offset = i;
         sae_tensor_file_close(file);
         if (!offset) goto end;
         at = whole + offset;
@@ -1352,7 +1340,6 @@ int main(void) {
     truncated(ctx);
     check_test = "temporaries";
     temporaries(ctx);
-    two_writers(ctx);
     check_test = "full disk";
     full_disk(ctx);
     full_disk_run(ctx);

@@ -8,7 +8,7 @@
     Tolerance: that of each about.json; 2e-6 of max(1, largest of the row) against the naive one;
     none for what is copied; 1e-5 where b_dec or norms move into other parameters. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 
@@ -183,9 +183,9 @@ static void variations(void) {
 /* What a class does not have is refused, with the field in the message. */
 static void refused_descs(void) {
     static const struct { const char *field; sae_dictionary_desc desc; } cases[] = {
-        { "latents", { .arch = SAE_ARCH_GATED, .latents = SAE_ACTIVATION_SIGNED } },
-        { "latents", { .arch = SAE_ARCH_STANDARD, .latents = SAE_ACTIVATION_MAGNITUDE } },
-        { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_ACTIVATION_GROUP_MAX } },
+        { "latents", { .arch = SAE_ARCH_GATED, .activation = SAE_ACTIVATION_SIGNED } },
+        { "latents", { .arch = SAE_ARCH_STANDARD, .activation = SAE_ACTIVATION_MAGNITUDE } },
+        { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .activation = SAE_ACTIVATION_GROUP_MAX } },
         { "k_fraction", { .arch = SAE_ARCH_TOP_K, .k = 5, .k_fraction = 0.5 } },
         { "k_fraction", { .arch = SAE_ARCH_BATCH_TOP_K, .k = 5, .k_fraction = 1 } },
         { "input_norm", { .arch = SAE_ARCH_STANDARD, .input_norm = (sae_input_norm)3 } },
@@ -259,9 +259,9 @@ static void array_fixture(const sae_json *about, const char *path) {
     const sae_json *tensors = sae_json_get(about, "tensors");
     if (result != SAE_OK && strcmp(common_about_text(about, "expect"), "load") != 0) clear_message();
     else CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
-    for (const sae_json *t = tensors && file ? tensors->child : NULL; t; t = t->next)
-        CHECK(sae_tensor_file_find(file, t->key) || sae_tensor_file_count(file) == 1,
-              "no tensor %s", t->key);
+    for (const sae_json *t = file ? sae_json_first(tensors) : NULL; t; t = sae_json_next(t))
+        CHECK(sae_tensor_file_find(file, sae_json_key(t)) || sae_tensor_file_count(file) == 1,
+              "no tensor %s", sae_json_key(t));
     sae_tensor_file_close(file);
 }
 
@@ -451,11 +451,11 @@ static void matrix_of_variations(void) {
           "normalisation", NULL, "normalisation" },
         { "constant norm", { .arch = SAE_ARCH_GATED, .input_norm = SAE_INPUT_NORM_CONSTANT },
           "normalisation", NULL, "the k largest" },
-        { "magnitude", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_ACTIVATION_MAGNITUDE },
+        { "magnitude", { .arch = SAE_ARCH_TOP_K, .k = 5, .activation = SAE_ACTIVATION_MAGNITUDE },
           "below 0", NULL, "below 0" },
-        { "identity", { .arch = SAE_ARCH_STANDARD, .latents = SAE_ACTIVATION_SIGNED }, "below 0",
+        { "identity", { .arch = SAE_ARCH_STANDARD, .activation = SAE_ACTIVATION_SIGNED }, "below 0",
           "below 0", "the k largest" },
-        { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .latents = SAE_ACTIVATION_GROUP_MAX },
+        { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .activation = SAE_ACTIVATION_GROUP_MAX },
           "group max", "group max", NULL },
         { "skip, top-k", { .arch = SAE_ARCH_TOP_K, .k = 5, .skip = true }, "skip", "skip", NULL },
         { "skip, relu", { .arch = SAE_ARCH_STANDARD_NEW, .skip = true }, "skip", NULL,

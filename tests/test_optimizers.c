@@ -7,8 +7,9 @@
     2 + 3 |p ln x| of them: the relative error of p ln x (a log and a product) becomes an absolute one
     in the exponent. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
+#include "inside.h"
 #include "oracle.h"
 
 static void fill(check_rng *rng, float *a, double *b, size_t n, double scale) {

@@ -7,7 +7,7 @@
     explained and L0 computed here once more, plainly, in double. Tolerance: 1e-5 between the two.
     Skips itself where ../shared/data is not. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 

@@ -4,7 +4,7 @@
     Oracle: the same call with a list of all latents, which no screen takes. Tolerance: none, memcmp.
     Built three times: as it is, with SAE_CBLAS and the BLAS that is there, and with worst/cblas.h. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 

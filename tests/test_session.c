@@ -4,8 +4,9 @@
 #ifndef SAE_IMPLEMENTATION
 #define SAE_IMPLEMENTATION
 #endif
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
+#include "inside.h"
 
 enum { SESSION_D = 19, SESSION_M = 83, SESSION_N = 21 };
 
@@ -121,7 +122,8 @@ static void sessions(sae_context *ctx) {
                         uint32_t bits;
                         memcpy(&bits, &v, sizeof bits);
                         half[r * (SESSION_D + 2) + c] = (uint16_t)(bits >> 16);
-                        x[r * SESSION_D + c] = type ? saei_bf16_value((uint16_t)(bits >> 16)) : v;
+                        bits &= type ? 0xFFFF0000u : ~0u;
+                        memcpy(x + r * SESSION_D + c, &bits, sizeof bits);
                     }
                 rows.data = type ? (const void *)half : x;
                 rows.dtype = type ? SAE_BF16 : SAE_DTYPE_DEFAULT;

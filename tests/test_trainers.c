@@ -6,7 +6,7 @@
     starts are fixed, chosen so that no top-k choice hangs on a rounding, and no f of an annealer comes
     so near 0 that f^(p-1), which has no bound there, makes a rounding large. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 #include "oracle.h"

@@ -393,6 +393,9 @@ struct sae_backend {
 };
 #undef SAEI_MEMBER
 
+/* The built-in table, used where sae_context_desc.backend is NULL: also a start for one of your own. */
+SAE_API const sae_backend *sae_cpu_backend(void);
+
 /* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not
    zeroed; NULL: none left. */
 SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes);

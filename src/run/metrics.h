@@ -276,7 +276,7 @@ SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_d
 
 SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
                                         float *out) {
-    const sae_backend *cpu = saei_cpu_backend();
+    const sae_backend *cpu = sae_cpu_backend();
     sae_work w;
     size_t bytes, ld = saei_align16(d);
     float *rows;
