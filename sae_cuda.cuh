@@ -419,10 +419,10 @@ static void saei_cuda_end_step(const sae_work *w) {
 }
 
 /* ==== >>cuda: scratch ========================================================================= */
-/* All operations work in the same memory, sae_work.scratch. Each names in a struct what it lays over
-   that memory, where contents are undefined when an operation begins and lost when it ends. The
-   struct is filled by saei_cuda_lay_NAME and comes from saei_cuda_NAME_scratch_of. The list at the
-   end, SAEI_CUDA_SCRATCHES, has all of them: the memory is as large as the largest. */
+/* All operations work in the same memory, sae_work.scratch. Each names in a struct what it lays
+   over that memory, where contents are undefined when an operation begins and lost when it ends.
+   The struct is filled by saei_cuda_lay_NAME and comes from saei_cuda_NAME_scratch_of. The list at
+   the end, SAEI_CUDA_SCRATCHES, has all of them: the memory is as large as the largest. */
 
 enum {
     SAEI_CUDA_BOUND = 64,    /* latents that share an error bound in the screened encode */
@@ -1270,9 +1270,9 @@ __device__ static inline uint32_t saei_device_keep_tile(const saei_cuda_encode_t
 typedef float saei_plain_x[SAEI_PLAIN_ROWS + 4];
 typedef float saei_plain_w[SAEI_CUDA_TILE + 4];
 
-/* The block's 32 x 128 products, 4 x 4 per thread: acc[i] has those of row + i with the latents from
-   col on. A thread brings four columns of a row of x and of two rows of W: x, w0 and w1 point to its
-   first ones. */
+/* The block's 32 x 128 products, 4 x 4 per thread: acc[i] has those of row + i with the latents
+   from col on. A thread brings four columns of a row of x and of two rows of W: x, w0 and w1 point
+   to its first ones. */
 __device__ __forceinline__ static void saei_device_plain_products(
     uint32_t d, const float *x, const float *w0, const float *w1, saei_plain_x *xs,
     saei_plain_w *ws, uint32_t row, uint32_t col, float4 *acc) {
@@ -1316,8 +1316,8 @@ __device__ static inline uint32_t saei_device_plain_row(const saei_cuda_encode_t
     return which == SAEI_PLAIN_LISTED ? t.s.rows[i] : i;
 }
 
-/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again with no
-   guess at the threshold, if too few reached it. */
+/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again
+   with no guess at the threshold, if too few reached it. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel(
     saei_cuda_encode_task t, int which) {
     __shared__ __align__(16) saei_plain_x xs[SAEI_PLAIN_DEPTH];

@@ -393,7 +393,7 @@ struct sae_backend {
 };
 #undef SAEI_MEMBER
 
-/* The built-in table, used where sae_context_desc.backend is NULL: also a start for one of your own. */
+/* The built-in table: what sae_context_desc.backend NULL means, and a start for one of your own. */
 SAE_API const sae_backend *sae_cpu_backend(void);
 
 /* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not

@@ -7,7 +7,11 @@
 /* ==== >>platform ============================================================================== */
 
 #if defined(__GNUC__)
+#if defined(__MINGW_PRINTF_FORMAT)
+#define SAEI_PRINTF(fmt, args) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, args)))
+#else
 #define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#endif
 #define SAEI_PREFETCH(p) __builtin_prefetch(p)
 #else
 #define SAEI_PRINTF(fmt, args)

@@ -1,6 +1,9 @@
 #pragma once
 
 /* ==== >>system ================================================================================ */
+#if defined(__MINGW32__) && !defined(__USE_MINGW_ANSI_STDIO)
+#define __USE_MINGW_ANSI_STDIO 1 /* %zu */
+#endif
 #include <errno.h>
 #include <float.h>
 #include <limits.h>
