@@ -1433,7 +1433,7 @@ struct sae_backend {
 };
 #undef SAEI_MEMBER
 
-/* The built-in table, used where sae_context_desc.backend is NULL: also a start for one of your own. */
+/* The built-in table: what sae_context_desc.backend NULL means, and a start for one of your own. */
 SAE_API const sae_backend *sae_cpu_backend(void);
 
 /* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not
@@ -1678,6 +1678,9 @@ static inline saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uin
 #ifdef SAE_IMPLEMENTATION
 
 /* ==== >>system ================================================================================ */
+#if defined(__MINGW32__) && !defined(__USE_MINGW_ANSI_STDIO)
+#define __USE_MINGW_ANSI_STDIO 1 /* %zu */
+#endif
 #include <errno.h>
 #include <float.h>
 #include <limits.h>
@@ -1810,7 +1813,11 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
 /* ==== >>platform ============================================================================== */
 
 #if defined(__GNUC__)
+#if defined(__MINGW_PRINTF_FORMAT)
+#define SAEI_PRINTF(fmt, args) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, args)))
+#else
 #define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#endif
 #define SAEI_PREFETCH(p) __builtin_prefetch(p)
 #else
 #define SAEI_PRINTF(fmt, args)

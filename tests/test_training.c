@@ -510,10 +510,10 @@ static long status_left; /* status calls until one fails; negative: none does */
 static sae_result failing_status(const sae_work *w) {
     if (status_left == 0) return saei_fail(w->ctx, SAE_ERR_BACKEND, "test: the device fell off");
     if (status_left > 0) status_left--;
-    return saei_cpu_backend()->status(w);
+    return sae_cpu_backend()->status(w);
 }
 static void device_fails(void) {
-    sae_backend fake = *saei_cpu_backend();
+    sae_backend fake = *sae_cpu_backend();
     sae_train_desc d = run_of(SAE_TRAINER_GATED_ANNEAL, parts);
     sae_context *ctx;
     sae_training *t;
