@@ -1445,6 +1445,7 @@ SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, c
 SAE_API const void *sae_context_backend_desc(const sae_context *ctx); /* of sae_context_desc */
 
 #ifdef SAE_CUDA
+#define SAEI_CUDA_DECLARED
 
 /* ==== >>cuda ================================================================================== */
 
@@ -1455,11 +1456,11 @@ SAE_API const void *sae_context_backend_desc(const sae_context *ctx); /* of sae_
        #include "sae.h"
    Link with cudart and cublasLt. Weights, losses and files are those of the CPU, bit for bit. */
 typedef struct sae_cuda_desc {
-    int device;   /* CUDA's number of it; default 0. Calls leave it current for their thread */
-    void *stream; /* cudaStream_t that everything runs on; default: an own one */
-    int screen;   /* encode by a 16-bit product that only proposes: default 0: where it pays; 1:
-                     always, -1: never. No bit of a result depends on it */
-    int dense;    /* sum over lists of latents as if they were dense matrices: as screen */
+    int device;   /* its CUDA number; default 0. Calls leave it current for their thread */
+    void *stream; /* cudaStream_t that everything runs on; default: a stream of its own */
+    int screen;   /* encode first by a 16-bit product that proposes candidates. Default 0: where it
+                     pays; 1: always; -1: never. No bit of a result depends on it */
+    int dense;    /* sum over lists of latents as if they were dense matrices. Values as screen */
 } sae_cuda_desc;
 
 /* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer
@@ -1477,6 +1478,17 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 /* ============================================================================================== *
  *                                        IMPLEMENTATION                                          *
  * ============================================================================================== */
+/* A file says what it wants before it includes sae.h for the first time. */
+#if defined(SAE_CUDA_IMPLEMENTATION) && !defined(SAE_CUDA)
+#error "sae.h: SAE_CUDA_IMPLEMENTATION needs SAE_CUDA to be defined too"
+#elif defined(SAE_CUDA) && !defined(SAEI_CUDA_DECLARED)
+#error "sae.h: SAE_CUDA must be defined where this file includes sae.h for the first time"
+#elif defined(SAEI_IMPLEMENTED) && defined(SAE_IMPLEMENTATION) && !defined(SAEI_LIBRARY_IMPLEMENTED)
+#error "sae.h: SAE_IMPLEMENTATION must be defined with SAE_CUDA_IMPLEMENTATION, or in another file"
+#elif defined(SAEI_IMPLEMENTED) && defined(SAE_CUDA_IMPLEMENTATION)                                \
+    && !defined(SAE_CUDA_CUH_INCLUDED)
+#error "sae.h: SAE_CUDA_IMPLEMENTATION must be defined with SAE_IMPLEMENTATION, or in another file"
+#endif
 #if (defined(SAE_IMPLEMENTATION) || (defined(SAE_CUDA) && defined(SAE_CUDA_IMPLEMENTATION)))       \
     && !defined(SAEI_IMPLEMENTED)
 #define SAEI_IMPLEMENTED
@@ -1676,6 +1688,7 @@ static inline saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uin
 }
 
 #ifdef SAE_IMPLEMENTATION
+#define SAEI_LIBRARY_IMPLEMENTED
 
 /* ==== >>system ================================================================================ */
 #if defined(__MINGW32__) && !defined(__USE_MINGW_ANSI_STDIO)

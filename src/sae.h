@@ -105,6 +105,7 @@ extern "C" {
 #include "api/backend.h"
 
 #ifdef SAE_CUDA
+#define SAEI_CUDA_DECLARED
 #include "api/cuda.h"
 #endif
 
@@ -116,6 +117,17 @@ extern "C" {
 /* ============================================================================================== *
  *                                        IMPLEMENTATION                                          *
  * ============================================================================================== */
+/* A file says what it wants before it includes sae.h for the first time. */
+#if defined(SAE_CUDA_IMPLEMENTATION) && !defined(SAE_CUDA)
+#error "sae.h: SAE_CUDA_IMPLEMENTATION needs SAE_CUDA to be defined too"
+#elif defined(SAE_CUDA) && !defined(SAEI_CUDA_DECLARED)
+#error "sae.h: SAE_CUDA must be defined where this file includes sae.h for the first time"
+#elif defined(SAEI_IMPLEMENTED) && defined(SAE_IMPLEMENTATION) && !defined(SAEI_LIBRARY_IMPLEMENTED)
+#error "sae.h: SAE_IMPLEMENTATION must be defined with SAE_CUDA_IMPLEMENTATION, or in another file"
+#elif defined(SAEI_IMPLEMENTED) && defined(SAE_CUDA_IMPLEMENTATION)                                \
+    && !defined(SAE_CUDA_CUH_INCLUDED)
+#error "sae.h: SAE_CUDA_IMPLEMENTATION must be defined with SAE_IMPLEMENTATION, or in another file"
+#endif
 #if (defined(SAE_IMPLEMENTATION) || (defined(SAE_CUDA) && defined(SAE_CUDA_IMPLEMENTATION)))       \
     && !defined(SAEI_IMPLEMENTED)
 #define SAEI_IMPLEMENTED
@@ -142,6 +154,7 @@ extern "C" {
 #include "base/adam.h"
 
 #ifdef SAE_IMPLEMENTATION
+#define SAEI_LIBRARY_IMPLEMENTED
 #include "base/system.h"
 
 #ifdef __cplusplus
