@@ -236,9 +236,9 @@ typedef struct sae_buffer_desc {
 
 typedef struct sae_buffer sae_buffer;
 
-/* Files are mapped; larger than memory is fine. Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of
-   different widths, targets of another count), SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
-   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
+/* Files are mapped and may be larger than memory; on Windows they are read whole. Errors:
+   SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of different widths, targets of another count),
+   SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
                                      sae_buffer **out);
 SAE_API void sae_buffer_destroy(sae_buffer *buffer);
@@ -251,8 +251,10 @@ SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const fl
 /* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
-SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);           /* of a row, as the files say */
-SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer); /* 0: not known (read) */
+/* What the source holds, which files say by themselves: the width of a row, and how many rows there
+   are (0: not known, of read). */
+SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
+SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer);
 
 /* ==== >>api: the training loop ================================================================ */
 
@@ -282,7 +284,7 @@ typedef struct sae_train_desc {
     bool resume;                      /* from the last backup; from the start if there is none */
     uint64_t log_steps;               /* call log every so many steps; default: never */
     void (*log)(void *user, size_t trainer, const sae_stats *stats);
-    bool (*progress)(void *user, const sae_progress *progress); /* every step; false stops */
+    bool (*progress)(void *user, const sae_progress *progress); /* after each step; false stops */
     void *user;
     /* written into config.json, for other programs */
     const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
@@ -367,7 +369,7 @@ SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_d
    stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
                                         float *out);
-/* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents a row so that f W_dec is near
+/* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents per row so that f W_dec is near
    x [n,d] (no bias). Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f);

@@ -2,7 +2,7 @@
 #include "../base/random.h"
 #include "buffer.h"
 
-/* ==== >>buffer: refill, serving, state ======================================================== */
+/* ==== >>buffer: refill, batches, state ======================================================== */
 
 static unsigned char *saei_buffer_held(const sae_buffer *b, size_t stream, size_t i) {
     const saei_stream *s = &b->stream[stream];
@@ -126,7 +126,7 @@ static double saei_lower_median(double *a, size_t n) {
     return a[k];
 }
 
-/* Takes the rows first .. count whose norm exceeds the multiple of their median out again. */
+/* Drops those of the rows first .. count whose norm exceeds the multiple of their median. */
 static sae_result saei_buffer_drop_large(sae_buffer *b, size_t first) {
     double multiple = b->desc.max_activation_norm_multiple, limit;
     const saei_stream *x = &b->stream[0];
@@ -181,7 +181,7 @@ static sae_result saei_buffer_refill(sae_buffer *b) {
     return SAE_OK;
 }
 
-/* ---- serving ---- */
+/* ---- batches ---- */
 
 typedef struct saei_gather {
     sae_buffer *buffer;
@@ -246,7 +246,8 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *b) {
 /* ---- state ---- */
 
 /* What a resume needs: two tensors, "counters" and "ids" (of the unread rows, in order; only if
-   there are any, and not for read, which is replayed). Valid until the next call. */
+   there are any, and not for read, whose batches a resume reads again). Valid until the buffer's
+   next call. */
 enum { SAEI_BUFFER_TENSORS = 2 };
 static void saei_buffer_state_get(sae_buffer *b, sae_tensor *out, size_t *count) {
     size_t unread = b->desc.source.read ? 0 : b->count - b->cursor;
@@ -281,7 +282,8 @@ static const unsigned char *saei_state_u64(const sae_tensor_file *file, const ch
     return (const unsigned char *)t->data;
 }
 
-/* The opposite, on a buffer of the same desc. A read that cannot rewind must be at its start. */
+/* Puts a buffer of the same desc into that state. A read that cannot rewind must be at its
+   start. */
 static sae_result saei_buffer_state_set(sae_buffer *b, const char *who,
                                         const sae_tensor_file *file, const char *prefix) {
     uint64_t state[5];

@@ -17,7 +17,7 @@ struct sae_training {
     char *backup;             /* path of the backup; NULL without save_dir */
     sae_tensor *tensors;      /* of a backup */
     char (*names)[96];
-    saei_text fingerprint;    /* every setting that decides the result, one a line */
+    saei_text fingerprint;    /* every setting that decides the result, one per line */
     saei_text about_buffer, about_run; /* for config.json */
     sae_progress now;
     bool replaces;            /* the backup is an earlier run's: removed after the first step */
