@@ -721,9 +721,9 @@ typedef struct sae_buffer_desc {
 
 typedef struct sae_buffer sae_buffer;
 
-/* Files are mapped; larger than memory is fine. Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of
-   different widths, targets of another count), SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
-   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
+/* Files are mapped and may be larger than memory; on Windows they are read whole. Errors:
+   SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of different widths, targets of another count),
+   SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
                                      sae_buffer **out);
 SAE_API void sae_buffer_destroy(sae_buffer *buffer);
@@ -736,8 +736,10 @@ SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const fl
 /* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
-SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);           /* of a row, as the files say */
-SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer); /* 0: not known (read) */
+/* What the source holds, which files say by themselves: the width of a row, and how many rows there
+   are (0: not known, of read). */
+SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
+SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer);
 
 /* ==== >>api: the training loop ================================================================ */
 
@@ -767,7 +769,7 @@ typedef struct sae_train_desc {
     bool resume;                      /* from the last backup; from the start if there is none */
     uint64_t log_steps;               /* call log every so many steps; default: never */
     void (*log)(void *user, size_t trainer, const sae_stats *stats);
-    bool (*progress)(void *user, const sae_progress *progress); /* every step; false stops */
+    bool (*progress)(void *user, const sae_progress *progress); /* after each step; false stops */
     void *user;
     /* written into config.json, for other programs */
     const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
@@ -852,7 +854,7 @@ SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_d
    stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
                                         float *out);
-/* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents a row so that f W_dec is near
+/* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents per row so that f W_dec is near
    x [n,d] (no bias). Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f);
@@ -20004,14 +20006,14 @@ struct sae_buffer {
     uint64_t source_rows;      /* 0: not known (read) */
     size_t capacity, low;      /* rows held at most; refilled when fewer than low are unread */
     unsigned char *held[2];    /* [capacity,dim] of the stream's dtype */
-    uint64_t *id;              /* [capacity] row number in the source, in the order of serving */
+    uint64_t *id;              /* [capacity] row number in the source, in the order of batches */
     size_t *slot;              /* [capacity] where that row lies in held: a permutation */
     size_t cursor, count;      /* cursor .. count are unread */
     float *out[2];             /* [batch_size,dim] */
     double *norms;             /* [2,capacity] with max_activation_norm_multiple, else NULL */
     uint8_t *bad;              /* [parts of a batch] */
     uint64_t position;         /* rows taken from the source in this pass */
-    uint64_t draws, batches;   /* random numbers used, batches served */
+    uint64_t draws, batches;   /* random numbers used, batches given */
     bool ended;
     bool refilling;            /* a refill failed and goes on with the next call */
     size_t fresh;              /* of a refill: rows from here on may yet be dropped */
@@ -20126,7 +20128,7 @@ static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *s
     return SAE_OK;
 }
 
-/* Opens one file; *dim is what it holds. A slab half opened is left for saei_stream_close. */
+/* Opens one file; *dim is the width of its rows. After an error saei_stream_close cleans up. */
 static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_source_desc *source,
                                  saei_slab *slab, uint64_t *dim) {
     const sae_tensor *t = NULL;
@@ -20151,8 +20153,8 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     SAEI_TRY(saei_slab_raw_check(ctx, slab));
     if (!source->dim)
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: dim is 0; %s is read as raw values "
-                         "and does not tell it (.npy and .safetensors do)",
+                         "sae_buffer_create: dim is 0, but %s holds raw values, which do not say "
+                         "how wide a row is (.npy and .safetensors do)",
                          path);
     slab->dtype = source->dtype;
     size = sae_dtype_size(slab->dtype);
@@ -20298,7 +20300,7 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     b->low = saei_max(b->capacity / 2, d->batch_size);
     if (!d->sequential && b->source_rows && b->source_rows <= b->capacity) {
         b->capacity = saei_max((size_t)b->source_rows, 1);
-        b->low = d->batch_size; /* all are held: each row once a pass, but for a remainder */
+        b->low = d->batch_size; /* all rows are held: each pass gives each once, but for a rest */
     }
     d->rows = b->capacity;
     for (size_t s = 0; s < b->num_streams; s++) {
@@ -20320,7 +20322,7 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     return SAE_OK;
 }
 
-static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
+static sae_result saei_buffer_init(sae_buffer *b, bool clamp) {
     sae_context *ctx = b->ctx;
     sae_buffer_desc *d = &b->desc;
     double multiple = d->max_activation_norm_multiple;
@@ -20343,7 +20345,7 @@ static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
                          "it needs the shuffled order",
                          multiple);
     if (b->source_rows && b->source_rows < d->batch_size) {
-        if (!d->single_pass && !cut)
+        if (!d->single_pass && !clamp)
             return saei_fail(ctx, SAE_ERR_INVALID,
                              "sae_buffer_create: batch_size is %zu, the source "
                              "has only %llu rows",
@@ -20354,8 +20356,8 @@ static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
     return saei_buffer_plan(b);
 }
 
-/* cut: a batch_size above the source's rows is lowered to them. */
-static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc, bool cut,
+/* clamp: limit batch_size to the source's rows. */
+static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc, bool clamp,
                                   sae_buffer **out) {
     sae_buffer *b;
     sae_result result;
@@ -20369,7 +20371,7 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
     }
     b->ctx = ctx;
     b->desc = *desc;
-    result = saei_buffer_init(b, cut);
+    result = saei_buffer_init(b, clamp);
     if (result != SAE_OK) {
         sae_buffer_destroy(b);
         return result;
@@ -20400,7 +20402,7 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
 
-/* ==== >>buffer: refill, serving, state ======================================================== */
+/* ==== >>buffer: refill, batches, state ======================================================== */
 
 static unsigned char *saei_buffer_held(const sae_buffer *b, size_t stream, size_t i) {
     const saei_stream *s = &b->stream[stream];
@@ -20524,7 +20526,7 @@ static double saei_lower_median(double *a, size_t n) {
     return a[k];
 }
 
-/* Takes the rows first .. count whose norm exceeds the multiple of their median out again. */
+/* Drops those of the rows first .. count whose norm exceeds the multiple of their median. */
 static sae_result saei_buffer_drop_large(sae_buffer *b, size_t first) {
     double multiple = b->desc.max_activation_norm_multiple, limit;
     const saei_stream *x = &b->stream[0];
@@ -20579,7 +20581,7 @@ static sae_result saei_buffer_refill(sae_buffer *b) {
     return SAE_OK;
 }
 
-/* ---- serving ---- */
+/* ---- batches ---- */
 
 typedef struct saei_gather {
     sae_buffer *buffer;
@@ -20644,7 +20646,8 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *b) {
 /* ---- state ---- */
 
 /* What a resume needs: two tensors, "counters" and "ids" (of the unread rows, in order; only if
-   there are any, and not for read, which is replayed). Valid until the next call. */
+   there are any, and not for read, whose batches a resume reads again). Valid until the buffer's
+   next call. */
 enum { SAEI_BUFFER_TENSORS = 2 };
 static void saei_buffer_state_get(sae_buffer *b, sae_tensor *out, size_t *count) {
     size_t unread = b->desc.source.read ? 0 : b->count - b->cursor;
@@ -20679,7 +20682,8 @@ static const unsigned char *saei_state_u64(const sae_tensor_file *file, const ch
     return (const unsigned char *)t->data;
 }
 
-/* The opposite, on a buffer of the same desc. A read that cannot rewind must be at its start. */
+/* Puts a buffer of the same desc into that state. A read that cannot rewind must be at its
+   start. */
 static sae_result saei_buffer_state_set(sae_buffer *b, const char *who,
                                         const sae_tensor_file *file, const char *prefix) {
     uint64_t state[5];
@@ -20727,7 +20731,7 @@ struct sae_training {
     char *backup;             /* path of the backup; NULL without save_dir */
     sae_tensor *tensors;      /* of a backup */
     char (*names)[96];
-    saei_text fingerprint;    /* every setting that decides the result, one a line */
+    saei_text fingerprint;    /* every setting that decides the result, one per line */
     saei_text about_buffer, about_run; /* for config.json */
     sae_progress now;
     bool replaces;            /* the backup is an earlier run's: removed after the first step */

@@ -1322,13 +1322,8 @@ __device__ static inline uint32_t saei_device_plain_row(const saei_cuda_encode_t
     return which == SAEI_PLAIN_LISTED ? t.s.rows[i] : i;
 }
 
-<<<<<<< HEAD
-/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again
-   with no guess at the threshold, if too few reached it. */
-=======
 /* which: all rows; those that screening could not decide; or, in batch top-k, all rows again with
    no guess at the threshold, if too few reached it. */
->>>>>>> cuda
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel(
     saei_cuda_encode_task t, int which) {
     __shared__ __align__(16) saei_plain_x xs[SAEI_PLAIN_DEPTH];

@@ -73,8 +73,7 @@ int main(int argc, char **argv) {
 
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t d = info.activation_dim, m = info.dict_size, row_begin[2];
-    float *memory =
-        (float *)malloc((d + 2 * m) * sizeof *memory); /* the engine's, for all frames */
+    float *memory = (float *)malloc((d + 2 * m) * sizeof *memory); /* for all frames */
     float *x = memory, *value = x + d;
     uint32_t *latent = (uint32_t *)(value + m), noise = 1;
     sae_sparse code = { row_begin, latent, value, m };

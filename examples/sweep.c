@@ -3,7 +3,7 @@
         cc -O2 -fopenmp -I. examples/sweep.c -lm -o sweep && ./sweep [FOLDER]
 
     The data are shards on disk, here small ones it writes itself; the buffer holds a few thousand
-   rows of them at a time. Prints the shards, then a line a trainer as it goes, then
+    rows of them at a time. Prints the shards, then a line per trainer as it goes, then
         FOLDER/trainer_0: top_k, k 8: variance explained ..., L0 8.0
         ...
 */

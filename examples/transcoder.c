@@ -3,8 +3,9 @@
         cc -O2 -fopenmp -I. examples/transcoder.c -lm -o transcoder && ./transcoder [OUT]
 
     The layer is a small random MLP; the only difference from any other training is the target.
-   Prints as a transcoder:   variance of y explained ... as an autoencoder: variance of y explained
-   ...     (worse: it was asked for x)
+    Prints
+        as a transcoder:   variance of y explained ...
+        as an autoencoder: variance of y explained ...      (worse: it was asked for x)
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
