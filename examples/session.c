@@ -37,7 +37,7 @@ static bool take_memory(buffers *b, const sae_dictionary_desc *info) {
 }
 
 static sae_result run(const sae_dictionary *dict, sae_session *session, buffers *b) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t bytes = BATCH * info.output_dim * sizeof(float);
     uint32_t noise = 1;
     bool same = true;
@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
                       : sae_dictionary_create(ctx, &own, &dict);
     if (result == SAE_OK) result = sae_session_create(dict, BATCH, &session);
     if (result == SAE_OK) {
-        sae_dictionary_desc info = sae_dictionary_info(dict);
+        sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
         printf("%s, %zu -> %zu, on %s\n", sae_arch_name(info.arch), info.activation_dim,
                info.dict_size, desc.backend ? "a GPU" : "the CPU");
         result = take_memory(&b, &info) ? run(dict, session, &b) : SAE_ERR_OUT_OF_MEMORY;
