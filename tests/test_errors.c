@@ -320,13 +320,14 @@ static void trainers(sae_context *ctx) {
         CHECK(stats.step == 1, "stats are of step %d", (int)stats.step);
         EXPECT(sae_trainer_stats(trainer, NULL), SAE_ERR_INVALID, "out");
         CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 3), (void)0);
-        CHECK(sae_trainer_info(trainer).lr > 0 && sae_trainer_info(trainer).steps == 20, "info");
+        CHECK(sae_trainer_get_desc(trainer)->lr > 0 && sae_trainer_get_desc(trainer)->steps == 20,
+              "desc");
         sae_trainer_destroy(trainer);
         /* the same updates as without the refused ones */
         trainer = untouched;
         check_test = NULL;
     }
-    { /* defaults are idempotent and in the info */
+    { /* defaults are idempotent and in the desc */
         sae_trainer_desc a, b;
         memset(&a, 0, sizeof a);
         a.kind = SAE_TRAINER_TOP_K;
