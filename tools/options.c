@@ -107,29 +107,8 @@ static const char *const other_names[][2] = {
     { "input", "data" }, { "num-steps", "steps" }, { "num-threads", "threads" }
 };
 
-/* Edit distance (insert, delete, replace, swap neighbours). */
-static size_t edit_distance(const char *a, const char *b) {
-    size_t n = strlen(a), m = strlen(b), row[3][64], i, j;
-    if (n > 63 || m > 63) return 64;
-    for (j = 0; j <= m; j++) row[0][j] = j;
-    for (i = 1; i <= n; i++) {
-        size_t *now = row[i % 3], *last = row[(i + 2) % 3], *before = row[(i + 1) % 3];
-        now[0] = i;
-        for (j = 1; j <= m; j++) {
-            size_t best = last[j - 1] + (a[i - 1] != b[j - 1]);
-            if (last[j] + 1 < best) best = last[j] + 1;
-            if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]
-                && before[j - 2] + 1 < best)
-                best = before[j - 2] + 1;
-            now[j] = best;
-        }
-    }
-    return row[n % 3][m];
-}
-
 void nearer(const char *given, const char *candidate, const char **best, size_t *least) {
-    size_t d = edit_distance(given, candidate), n = strlen(candidate);
+    size_t d = sae_edit_distance(given, candidate), n = strlen(candidate);
     if (strncmp(given, candidate, n) == 0 && given[n] == '-') d = 1; /* lr-rate: lr */
     if (d < *least) {
         *least = d;

@@ -125,8 +125,8 @@ typedef struct sae_trainer_desc {
    known. Idempotent. */
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc);
 
-/* What there is to set, for options, forms and bindings: rows 0, 1, ... in the order of
-   sae_trainer_desc. The texts are constants. */
+/* What there is to set by sae_trainer_desc_set, for options, forms and bindings: rows 0, 1, ... in
+   the order of sae_trainer_desc. The texts are constants. */
 typedef enum sae_hyperparameter_type {
     SAE_HYPERPARAMETER_WHOLE, SAE_HYPERPARAMETER_REAL, SAE_HYPERPARAMETER_LIST,
     SAE_HYPERPARAMETER_TEXT
@@ -141,6 +141,9 @@ typedef struct sae_hyperparameter {
 } sae_hyperparameter;
 /* false (out untouched) after the last row. */
 SAE_API bool sae_hyperparameter_get(size_t index, sae_hyperparameter *out);
+/* For "did you mean": letters to change, add, drop or swap with their neighbour to make b of a; 64
+   where one is longer than 63. */
+SAE_API size_t sae_edit_distance(const char *a, const char *b);
 
 typedef struct sae_trainer sae_trainer;
 
@@ -196,8 +199,8 @@ typedef struct sae_stats {
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
-/* The dictionary being trained: a view owned by the trainer, in the units of its input. Valid until
-   the next step or destroy: call it again then, as its weights may stand still meanwhile. */
+/* The dictionary being trained: a view owned by the trainer, in the units of its input. Call it again
+   after each step: an old pointer is not updated. */
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
 /* With all defaults set and texts of its own; valid until the trainer is destroyed. */
 SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *trainer);

@@ -12,8 +12,8 @@ static void saei_catch_up(sae_trainer *t, const sae_code *code) {
                          t->second.W_dec);
 }
 
-/* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
-   the rows do, and is tried once in eight times. */
+/* After an update. Finding rows that may wait costs a scan of all lists: it goes on while at least
+   an eighth of the rows do, else it is tried again every 8th time. */
 static void saei_lag_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
     sae_lag *lag = &t->lag;
     size_t at = lag->updates % SAE_LAG_UPDATES;

@@ -217,20 +217,21 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
     return saei_set_name(s, f, v, desc, at);
 }
 
-/* Letters to change, add or drop to make b of a (Levenshtein); both shorter than 64. */
-static size_t saei_edit_distance(const char *a, const char *b) {
-    size_t row[64], na = strlen(a), nb = strlen(b);
-    for (size_t j = 0; j <= nb; j++) row[j] = j;
-    for (size_t i = 1; i <= na; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= nb; j++) {
-            size_t change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            row[j] = saei_min(change, saei_min(row[j], row[j - 1]) + 1);
+SAE_API size_t sae_edit_distance(const char *a, const char *b) {
+    size_t n = strlen(a), m = strlen(b), row[3][64];
+    if (n > 63 || m > 63) return 64;
+    for (size_t j = 0; j <= m; j++) row[0][j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t *now = row[i % 3], *last = row[(i + 2) % 3], *before = row[(i + 1) % 3];
+        now[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            now[j] = saei_min(last[j - 1] + (a[i - 1] != b[j - 1]),
+                              saei_min(last[j], now[j - 1]) + 1);
+            if (swapped) now[j] = saei_min(now[j], before[j - 2] + 1);
         }
     }
-    return row[nb];
+    return row[n % 3][m];
 }
 
 /* key as the table spells it, into name; NULL if it is none (name is then the nearest, or ""). */
@@ -244,7 +245,7 @@ static const saei_field *saei_field_of_key(const char *key, char name[64]) {
     f = saei_field_find(strcmp(spelled, "trainer") ? spelled : "trainer_class",
                         strcmp(spelled, "trainer") ? n : strlen("trainer_class"));
     for (size_t i = 0; i < SAEI_NUM_FIELDS && !f; i++) {
-        size_t distance = saei_edit_distance(spelled, saei_fields[i].key);
+        size_t distance = sae_edit_distance(spelled, saei_fields[i].key);
         if (distance >= best || distance * 2 > n) continue;
         best = distance;
         snprintf(name, 64, "%s", saei_fields[i].key);

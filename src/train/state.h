@@ -32,8 +32,8 @@ static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_ST
     }
 }
 
-/* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
-   to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
+/* Everything a resume needs but the desc, as tensors named prefix + name; their memory belongs to
+   the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
 enum { SAEI_STATE_TENSORS = 16 };
 static sae_result saei_trainer_state_get(sae_trainer *t, const char *who, sae_tensor *out,
                                          size_t *count) {

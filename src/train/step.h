@@ -14,7 +14,7 @@ static sae_result saei_trainer_check(sae_trainer *t, bool wait) {
     uint64_t step;
     SAEI_TRY(wait || !t->ops->poll ? t->ops->status(&t->w) : t->ops->poll(&t->w));
     if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
-    t->now = t->past[step % SAEI_STEPS_BEHIND];
+    t->now = t->past[step % SAEI_STEPS_AHEAD];
     t->n = 0; /* its stats are gone */
     return saei_bad_batch(t, step);
 }
@@ -169,7 +169,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     }
     if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
     if (bad) return saei_bad_batch(t, step);
-    t->past[step % SAEI_STEPS_BEHIND] = t->now;
+    t->past[step % SAEI_STEPS_AHEAD] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
     return SAE_OK;

@@ -6,7 +6,7 @@
 
 enum { /* traits of a scheme */
     SAEI_CONSTRAINED = 1 << 0, /* ConstrainedAdam: rows of W_dec keep norm 1 */
-    SAEI_UNIT = 1 << 1,        /* they keep it in the newer way, with an eps beside the norm */
+    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: with an eps added to the norm */
     SAEI_CLIPPED = 1 << 2,     /* the norm of all gradients together is at most 1 */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
@@ -42,7 +42,7 @@ typedef struct saei_trainer_numbers {
     double step, rows_seen, k, p, next_p /* -1: none */, sparsity_coeff, p_updates, queue_size;
 } saei_trainer_numbers;
 
-enum { SAEI_STEPS_BEHIND = 8 }; /* the device is fewer behind the host */
+enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
@@ -60,7 +60,7 @@ struct sae_trainer {
     sae_adam_desc adam;
     sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
     saei_trainer_numbers now;
-    saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
+    saei_trainer_numbers past[SAEI_STEPS_AHEAD]; /* before step s: at s % SAEI_STEPS_AHEAD */
     /* of the last update, for stats */
     size_t n;
     double scale, coef, lr, used_k; /* sparsity factor, sparsity_coeff, learning rate, k it used */
