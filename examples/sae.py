@@ -110,6 +110,11 @@ class sae_trainer_desc(ctypes.Structure):
                 ("layer", c_int64)]
 
 
+class sae_hyperparameter(ctypes.Structure):
+    _fields_ = [("name", c_char_p), ("field", c_char_p), ("type", c_int), ("initial", c_char_p),
+                ("allowed", c_char_p), ("trainers", c_uint32)]
+
+
 class sae_stats(ctypes.Structure):
     _fields_ = [("step", c_uint64)] + [(name, c_double) for name in (
         "loss", "l2_loss", "sparsity_loss", "aux_loss", "auxk_loss", "pre_norm_auxk_loss",
@@ -182,9 +187,9 @@ class sae_export_desc(ctypes.Structure):
 
 
 STRUCTS = [sae_allocator, sae_logger, sae_pool, sae_context_desc, sae_dictionary_desc, sae_sparse,
-           sae_steering, sae_trainer_desc, sae_stats, sae_source_desc, sae_buffer_desc, sae_progress,
-           sae_train_desc, sae_metrics, sae_evaluate_desc, sae_load_desc, sae_origin,
-           sae_export_desc]
+           sae_steering, sae_trainer_desc, sae_hyperparameter, sae_stats, sae_source_desc,
+           sae_buffer_desc, sae_progress, sae_train_desc, sae_metrics, sae_evaluate_desc,
+           sae_load_desc, sae_origin, sae_export_desc]
 
 # ---- the library and its context ------------------------------------------------------------------
 
@@ -221,6 +226,7 @@ _FUNCTIONS = {  # name: result, arguments
                                  c_char_p]),
     "sae_trainer_from_name": (c_bool, [c_char_p, POINTER(c_int)]),
     "sae_trainer_desc_set": (c_int, [c_void_p, POINTER(sae_trainer_desc), c_char_p, c_char_p]),
+    "sae_hyperparameter_get": (c_bool, [c_size_t, POINTER(sae_hyperparameter)]),
     "sae_train": (c_int, [c_void_p, POINTER(sae_train_desc)]),
     "sae_evaluate": (c_int, [c_void_p, POINTER(sae_evaluate_desc), POINTER(sae_metrics)]),
 }
@@ -651,9 +657,9 @@ def _trainer_desc(settings, kept):
     name = _text_of(settings.pop("trainer", settings.pop("trainer_class", "top_k"))).encode()
     kind = c_int()
     if not _lib.sae_trainer_from_name(name, byref(kind)):
-        raise ValueError(f"trainer is {name.decode()}, allowed are standard, standard_april, gated, "
-                         "gated_anneal, p_anneal, top_k, batch_top_k, matryoshka_batch_top_k, "
-                         "jumprelu, or the reference's class")
+        row = sae_hyperparameter()
+        _lib.sae_hyperparameter_get(0, byref(row))  # row 0 is the trainer
+        raise ValueError(f"trainer is {name.decode()}, allowed are {row.allowed.decode()}")
     desc.kind = kind.value
     if str(settings.pop("device", None) or "cpu") != "cpu":
         raise ValueError("device: this library runs on the CPU alone, allowed is 'cpu'")

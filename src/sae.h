@@ -63,8 +63,8 @@
 
     CONTENTS (search for the tag)
         What you call
-        >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
-                     sessions, activation buffer, training loop, metrics, files, beside a model
+        >>api        results, context, dictionaries, steering, schedules, trainers, sessions,
+                     activation buffer, training loop, metrics, files, beside a model
         >>backend    the table of operations a backend fills, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         How it is done; each part stands on those above it
@@ -80,8 +80,7 @@
         >>dictionary create, encode, decode, scale, normalise; linear layers
         >>steer      latents set, added to, scaled, ablated in place
         >>files      dictionaries of dictionary_learning and of other programs; control vectors
-        >>optimizer  Adam, ConstrainedAdam, clipping, schedules
-        >>trainer    the nine training schemes; config.json
+        >>trainer    schedules, the training schemes and hyperparameters, one row each; config.json
         >>session    a dictionary on the backend
         >>buffer     sources of activations and the shuffling buffer
         >>loop       sae_train and sae_training: logging, checkpoints, backup, resume
@@ -216,15 +215,19 @@ extern "C" {
 #include "formats/export.h"
 #include "formats/gguf.h"
 
-#include "train/optimizer.h"
-#include "train/schemes.h"
-#include "train/object.h"
+#include "train/schedule.h"
+#include "train/blocks.h"
+#include "train/trainer.h"
 #include "train/gradients.h"
+#include "train/schemes.h"
+#include "train/hyperparameters.h"
+#include "train/check.h"
+#include "train/create.h"
 #include "train/step.h"
 #include "train/stats.h"
 #include "train/state.h"
 #include "train/session.h"
-#include "train/hyperparameters.h"
+#include "train/set.h"
 #include "train/config.h"
 
 #include "run/buffer.h"

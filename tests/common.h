@@ -131,22 +131,40 @@ CHECK_UNUSED static const char *const common_sets[] = { "portable", "avx2", "avx
 #endif
 enum { COMMON_SETS = sizeof common_sets / sizeof *common_sets };
 
+/* The place in which the CPU backend's operations work on weights [m][ld] of dimension d, ld d in whole
+   vectors of 16; until common_work_end. */
+CHECK_UNUSED static sae_work common_work(sae_context *ctx, size_t d, size_t m) {
+    const sae_backend *ops = sae_cpu_backend();
+    sae_work w;
+    memset(&w, 0, sizeof w);
+    w.ctx = ctx;
+    w.shape.batch = 1;
+    w.shape.d = d;
+    w.shape.ld = (d + 15) / 16 * 16;
+    w.shape.dict_size = m;
+    CHECK(ops->open(ctx, &w.state) == SAE_OK, "open");
+    w.scratch = ops->alloc(&w, ops->scratch_bytes(&w, &w.shape));
+    CHECK(w.scratch, "no memory");
+    return w;
+}
+CHECK_UNUSED static void common_work_end(sae_work *w) {
+    sae_cpu_backend()->free(w, w->scratch);
+    sae_cpu_backend()->close(w->ctx, w->state);
+}
+
 /* The number of trainers, and the kind of number i. */
-enum { COMMON_KINDS = 9 };
+enum { COMMON_KINDS = SAE_NUM_TRAINERS };
 CHECK_UNUSED static sae_trainer_kind common_kind(size_t i) { return (sae_trainer_kind)(i + 1); }
 
 CHECK_UNUSED static sae_arch common_arch(const sae_trainer_desc *s) {
     if (s->arch) return s->arch;
     switch (s->kind) {
-    case SAE_TRAINER_GATED:
-    case SAE_TRAINER_GATED_ANNEAL: return SAE_ARCH_GATED;
-    case SAE_TRAINER_DEFAULT:
-    case SAE_TRAINER_TOP_K: return SAE_ARCH_TOP_K;
-    case SAE_TRAINER_BATCH_TOP_K: return SAE_ARCH_BATCH_TOP_K;
-    case SAE_TRAINER_MATRYOSHKA: return SAE_ARCH_MATRYOSHKA;
-    case SAE_TRAINER_JUMP_RELU: return SAE_ARCH_JUMP_RELU;
-    default: return SAE_ARCH_STANDARD;
+#define SAE_X(kind, value, arch, name, reference, older) case kind: return arch;
+        SAE_TRAINERS(SAE_X)
+#undef SAE_X
+    case SAE_TRAINER_DEFAULT: break;
     }
+    return SAE_ARCH_TOP_K;
 }
 
 /* Hyperparameters for about 20 steps, so that every schedule gets to do something. */

@@ -223,6 +223,7 @@ static void trainers(sae_context *ctx) {
     const sae_trainer_desc anneal = common_trainer(SAE_TRAINER_P_ANNEAL, 6, 12, 4, 20);
     const sae_trainer_desc jump = common_trainer(SAE_TRAINER_JUMP_RELU, 6, 12, 4, 20);
     sae_trainer_desc s;
+    sae_memory memory;
 #define BAD(start, change, given)                                                                  \
     do {                                                                                           \
         s = start;                                                                                 \
@@ -233,6 +234,13 @@ static void trainers(sae_context *ctx) {
     EXPECT(sae_trainer_create(ctx, NULL, &trainer), SAE_ERR_INVALID, "desc");
     EXPECT(sae_trainer_create(ctx, &ok, NULL), SAE_ERR_INVALID, "out");
     BAD(ok, s.kind = (sae_trainer_kind)77, "77");
+    BAD(ok, s.kind = (sae_trainer_kind)(SAE_NUM_TRAINERS + 1), "10");
+    BAD(ok, s.resample_steps = 5, "resample_steps is 5, which top_k does not have; it belongs to standard");
+    BAD(standard, s.sparsity_queue_length = (size_t)INT32_MAX + 1, "sparsity_queue_length");
+    EXPECT(sae_trainer_memory(ctx, NULL, &memory), SAE_ERR_INVALID, "desc");
+    EXPECT(sae_trainer_memory(ctx, &ok, NULL), SAE_ERR_INVALID, "out");
+    s = ok, s.k = 0;
+    EXPECT(sae_trainer_memory(ctx, &s, &memory), SAE_ERR_INVALID, "sae_trainer_memory: k is 0");
     BAD(ok, s.activation_dim = 0, "activation_dim");
     BAD(ok, s.dict_size = 0, "dict_size");
     BAD(ok, s.batch_size = 0, "batch_size");
@@ -320,13 +328,14 @@ static void trainers(sae_context *ctx) {
         CHECK(stats.step == 1, "stats are of step %d", (int)stats.step);
         EXPECT(sae_trainer_stats(trainer, NULL), SAE_ERR_INVALID, "out");
         CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 3), (void)0);
-        CHECK(sae_trainer_info(trainer).lr > 0 && sae_trainer_info(trainer).steps == 20, "info");
+        CHECK(sae_trainer_get_desc(trainer)->lr > 0 && sae_trainer_get_desc(trainer)->steps == 20,
+              "desc");
         sae_trainer_destroy(trainer);
         /* the same updates as without the refused ones */
         trainer = untouched;
         check_test = NULL;
     }
-    { /* defaults are idempotent and in the info */
+    { /* defaults are idempotent and in the desc */
         sae_trainer_desc a, b;
         memset(&a, 0, sizeof a);
         a.kind = SAE_TRAINER_TOP_K;
@@ -861,7 +870,7 @@ static void out_of_memory(bool once) {
     check_test = NULL;
 }
 
-/* Steps and inference take no memory. */
+/* What a trainer and a session hold is what was told before, and steps and inference take none. */
 static void no_allocation(void) {
     for (size_t k = 0; k < COMMON_KINDS; k++) {
         sae_context *ctx = common_counted(NULL, 2);
@@ -874,12 +883,22 @@ static void no_allocation(void) {
         float value[B * M];
         sae_sparse sparse = { row_begin, latent, value, B * M };
         sae_stats stats;
+        sae_session *session;
+        sae_memory memory;
+        size_t held;
         long before;
         if (!ctx) return;
         check_test = sae_trainer_name(common_kind(k));
         if (common_kind(k) == SAE_TRAINER_STANDARD) s.resample_steps = 3;
         if (s.k) s.dead_feature_threshold = B;
+        s.lm_name = "a model";
+        held = common_memory.held;
+        CHECK_OK(ctx, sae_trainer_memory(ctx, &s, &memory), continue);
+        CHECK(common_memory.held == held, "telling how much memory kept some");
         CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), continue);
+        CHECK(common_memory.held - held == memory.host && !memory.device,
+              "a trainer holds %d bytes, told were %d", (int)(common_memory.held - held),
+              (int)memory.host);
         before = common_memory.calls;
         for (int i = 0; i < 12; i++)
             CHECK_OK(ctx,
@@ -897,6 +916,14 @@ static void no_allocation(void) {
         CHECK_OK(ctx, sae_encode_sparse(dict, rows, B, &sparse), (void)0);
         CHECK_OK(ctx, sae_decode_sparse(dict, &sparse, B, x_hat), (void)0);
         CHECK(common_memory.calls == before, "inference took memory %d times", (int)(common_memory.calls - before));
+        held = common_memory.held;
+        CHECK_OK(ctx, sae_session_memory(dict, B, &memory), continue);
+        CHECK(common_memory.held == held, "telling how much memory kept some");
+        CHECK_OK(ctx, sae_session_create(dict, B, &session), continue);
+        CHECK(common_memory.held - held == memory.host && !memory.device,
+              "a session holds %d bytes, told were %d", (int)(common_memory.held - held),
+              (int)memory.host);
+        sae_session_destroy(session);
         sae_trainer_destroy(trainer);
         sae_context_destroy(ctx);
         CHECK(common_memory.live == 0, "%d blocks are left", (int)common_memory.live);

@@ -431,8 +431,9 @@ static void functions(const char *folder) {
     const char *file;
     size_t count, n;
     float *a, *b, *c, *g, *out = (float *)malloc(1000 * M * sizeof *out);
-    float *rows = (float *)malloc(M * D * sizeof *rows),
-          *grads = (float *)malloc(M * D * sizeof *rows);
+    enum { LD = 32 };
+    float *rows = (float *)calloc(M * LD, sizeof *rows), *grads = (float *)calloc(M * LD, sizeof *rows);
+    sae_work w;
     sae_dictionary *dict;
 
     check_test = "geometric_median";
@@ -448,19 +449,22 @@ static void functions(const char *folder) {
     file = check_path("%s/decoder_constraint.npz", folder);
     a = array(file, "W", NULL);
     g = array(file, "G", NULL);
-    put_transposed(rows, D, a, D, M);
-    put_transposed(grads, D, g, D, M);
+    w = common_work(ctx, D, M);
+    put_transposed(rows, LD, a, D, M);
+    put_transposed(grads, LD, g, D, M);
     free(a);
     free(g);
     a = array(file, "projected", NULL);
-    put_transposed(out, D, a, D, M);
-    sae_remove_parallel(rows, grads, M, D, 1e-6f);
-    near_array("projected", grads, out, M * D);
+    memset(out, 0, M * LD * sizeof *out);
+    put_transposed(out, LD, a, D, M);
+    sae_cpu_backend()->remove_parallel(&w, rows, M, 1e-6f, NULL, grads);
+    near_array("projected", grads, out, M * LD);
     free(a);
     a = array(file, "unit", NULL);
-    put_transposed(out, D, a, D, M);
-    sae_normalize_rows(rows, M, D, FLT_EPSILON);
-    near_array("unit", rows, out, M * D);
+    put_transposed(out, LD, a, D, M);
+    sae_cpu_backend()->normalize_rows(&w, M, FLT_EPSILON, rows);
+    near_array("unit", rows, out, M * LD);
+    common_work_end(&w);
     free(a);
 
     check_test = "ghost_forward";

@@ -456,8 +456,10 @@ static void scaling(void) {
     check_test = "normalize_decoder";
     { /* nothing happens when all norms are near 1 already */
         sae_dictionary *dict = make(SAE_ARCH_STANDARD, 20, 64, 0, 8);
+        sae_work w = common_work(ctx, 20, 64);
         uint64_t before;
-        sae_normalize_rows(dict->W_dec, 64, dict->ld, 0);
+        sae_cpu_backend()->normalize_rows(&w, 64, 0, dict->W_dec);
+        common_work_end(&w);
         for (size_t j = 0; j < 20; j++) dict->W_dec[j] *= 1.000005f;
         before = common_hash(dict);
         CHECK_OK(ctx, sae_dictionary_normalize_decoder(dict), (void)0);

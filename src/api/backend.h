@@ -101,6 +101,14 @@ typedef struct sae_work {
     sae_shape shape;
 } sae_work;
 
+/* Adam (Kingma & Ba 2015) as PyTorch's: eps outside the root, bias-corrected, no weight decay. */
+typedef struct sae_adam_desc {
+    double lr;
+    double beta1; /* 0: there are no first moments */
+    double beta2;
+    double eps;
+} sae_adam_desc;
+
 /* Silent rows of W_dec wait: nobody reads them before their latents fire again, and what Adam does
    to them meanwhile follows from the steps alone. Row i waits, without a gradient, if
      waits && updates >= begun + SAE_LAG_QUIET && updates >= listed[i] + SAE_LAG_QUIET.

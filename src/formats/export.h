@@ -1,4 +1,5 @@
 #pragma once
+#include "names.h"
 #include "save.h"
 
 /* ==== >>files: export ========================================================================= */
@@ -151,12 +152,9 @@ static sae_result saei_export_dl_fit(saei_export *e) {
 }
 
 static sae_result saei_export_dl(saei_export *e) {
-    static const sae_trainer_kind kinds[] = {
-        SAE_TRAINER_STANDARD, SAE_TRAINER_STANDARD_APRIL, SAE_TRAINER_GATED, SAE_TRAINER_TOP_K,
-        SAE_TRAINER_BATCH_TOP_K, SAE_TRAINER_MATRYOSHKA, SAE_TRAINER_JUMP_RELU };
     const sae_dictionary_desc *h = &e->dict->desc;
     const saei_layout *layout = saei_layout_of(h->arch);
-    const char *trainer = sae_trainer_class(kinds[h->arch - SAE_ARCH_STANDARD]);
+    const char *trainer = sae_trainer_class(saei_trainer_of_arch(h->arch));
     const sae_origin *o = &e->origin;
     saei_text t;
     memset(&t, 0, sizeof t);

@@ -1,4 +1,5 @@
 #pragma once
+#include "../train/config.h"
 #include "../train/state.h"
 #include "batches.h"
 
@@ -25,61 +26,6 @@ struct sae_training {
 };
 
 /* ---- settings as text ---- */
-
-static void saei_text_add_real(saei_text *t, double value) {
-    char text[32];
-    saei_number_text(value, text);
-    saei_text_add(t, "%s", text);
-}
-
-static void saei_print_trainer(saei_text *t, size_t index, const sae_trainer_desc *d) {
-#define SAEI_PRINT(field)                                                                          \
-    saei_text_add(t, "trainer_%zu." #field "=%llu\n", index, (unsigned long long)d->field)
-#define SAEI_PRINT_REAL(field)                                                                     \
-    saei_text_add(t, "trainer_%zu." #field "=", index);                                            \
-    saei_text_add_real(t, d->field);                                                               \
-    saei_text_add(t, "\n")
-    SAEI_PRINT(kind);
-    SAEI_PRINT(arch);
-    SAEI_PRINT(activation_dim);
-    SAEI_PRINT(dict_size);
-    SAEI_PRINT(steps);
-    SAEI_PRINT(seed);
-    SAEI_PRINT_REAL(lr);
-    SAEI_PRINT(warmup_steps);
-    SAEI_PRINT(decay_start);
-    SAEI_PRINT(sparsity_warmup_steps);
-    SAEI_PRINT(resample_steps);
-    SAEI_PRINT_REAL(l1_penalty);
-    SAEI_PRINT(sparsity_function);
-    SAEI_PRINT(k);
-    SAEI_PRINT(k_anneal_steps);
-    SAEI_PRINT_REAL(auxk_alpha);
-    SAEI_PRINT(top_k_aux);
-    SAEI_PRINT(dead_feature_threshold);
-    SAEI_PRINT_REAL(threshold_beta);
-    SAEI_PRINT(threshold_start_step);
-    SAEI_PRINT(num_groups);
-    for (size_t i = 0; i < d->num_groups && i < SAE_MAX_GROUPS; i++) {
-        SAEI_PRINT_REAL(group_fractions[i]);
-        SAEI_PRINT_REAL(group_weights[i]);
-    }
-    SAEI_PRINT_REAL(bandwidth);
-    SAEI_PRINT_REAL(sparsity_penalty);
-    SAEI_PRINT_REAL(target_l0);
-    SAEI_PRINT_REAL(initial_sparsity_penalty);
-    SAEI_PRINT(anneal_start);
-    SAEI_PRINT(anneal_end);
-    SAEI_PRINT_REAL(p_start);
-    SAEI_PRINT_REAL(p_end);
-    SAEI_PRINT(n_sparsity_updates);
-    SAEI_PRINT(sparsity_queue_length);
-    SAEI_PRINT(reconstruction_norm);
-    SAEI_PRINT(ghost_threshold);
-    saei_text_add(t, "trainer_%zu.init=%s\n", index, d->init ? "given" : "none");
-#undef SAEI_PRINT
-#undef SAEI_PRINT_REAL
-}
 
 static uint64_t saei_hash(uint64_t hash, const void *data, size_t size) { /* FNV-1a */
     const unsigned char *p = (const unsigned char *)data;
@@ -124,10 +70,8 @@ static void saei_loop_fingerprint(sae_training *l) {
     saei_text_add(t, "\n");
     saei_print_source(t, l->buffer);
     saei_text_add(t, "trainers=%zu\n", l->num_trainers);
-    for (size_t i = 0; i < l->num_trainers; i++) {
-        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
-        saei_print_trainer(t, i, &d);
-    }
+    for (size_t i = 0; i < l->num_trainers; i++)
+        saei_trainer_settings(t, i, sae_trainer_get_desc(l->trainers[i]));
 }
 
 /* ---- set up ---- */
@@ -278,14 +222,13 @@ static sae_result saei_loop_norm(sae_training *l) {
 
 /* Fails for a trainer whose last loss or whose parameters are not finite. */
 static sae_result saei_loop_check_finite(sae_training *l, size_t i, const sae_stats *stats) {
-    sae_trainer_desc d;
+    const sae_trainer_desc *d = sae_trainer_get_desc(l->trainers[i]);
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
-    d = sae_trainer_info(l->trainers[i]);
     return saei_fail(l->ctx, SAE_ERR_INVALID,
                      "%s: trainer %zu (%s) diverged: its loss at step %llu is %g, allowed are "
                      "finite losses (try a smaller lr than %g)",
-                     l->who, i, sae_trainer_name(d.kind), (unsigned long long)stats->step,
-                     stats->loss, d.lr);
+                     l->who, i, sae_trainer_name(d->kind), (unsigned long long)stats->step,
+                     stats->loss, d->lr);
 }
 
 static sae_result saei_loop_check_weights(sae_training *l) {

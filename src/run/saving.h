@@ -52,7 +52,7 @@ static sae_result saei_loop_configs(sae_training *l, uint64_t finished, bool kee
     char hash[20];
     saei_loop_hash(l, hash);
     for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
-        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
+        const sae_trainer_desc *d = sae_trainer_get_desc(l->trainers[i]);
         if (keep && saei_loop_folder_holds(l, l->folders[i]) != SAEI_LOOP_NOTHING) continue;
         t->size = own->size = 0;
         saei_text_add(t, "{\"d_submodule\": %zu, \"io\": ", l->dim);
@@ -65,12 +65,12 @@ static sae_result saei_loop_configs(sae_training *l, uint64_t finished, bool kee
         else saei_text_add(own, "null");
         saei_text_add(own, ", \"seed\": %llu, \"buffer_seed\": %llu, \"steps\": %llu, "
                       "\"finished_steps\": %llu, \"fingerprint\": \"%s\"}",
-                      (unsigned long long)d.seed, (unsigned long long)b->seed,
+                      (unsigned long long)d->seed, (unsigned long long)b->seed,
                       (unsigned long long)l->desc.steps, (unsigned long long)finished, hash);
         if (t->failed || own->failed)
             return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s/config.json",
                              l->who, l->folders[i]);
-        SAEI_TRY(saei_config_write(l->ctx, l->who, l->folders[i], &d, t->data, own->data));
+        SAEI_TRY(saei_config_write(l->ctx, l->who, l->folders[i], d, t->data, own->data));
     }
     return SAE_OK;
 }

@@ -32,14 +32,14 @@ static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_ST
     }
 }
 
-/* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
-   to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
+/* Everything a resume needs but the desc, as tensors named prefix + name; their memory belongs to
+   the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
 enum { SAEI_STATE_TENSORS = 16 };
 static sae_result saei_trainer_state_get(sae_trainer *t, const char *who, sae_tensor *out,
                                          size_t *count) {
     saei_state_item items[SAEI_STATE_ITEMS];
     size_t used = 0;
-    SAEI_TRY(saei_trainer_look(t, true));
+    SAEI_TRY(saei_trainer_check(t, true));
     saei_catch_up(t, NULL);
     saei_state_items(t, items);
     for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
@@ -72,8 +72,8 @@ static sae_result saei_trainer_state_get(sae_trainer *t, const char *who, sae_te
 static bool saei_numbers_fit(const sae_trainer *t, const saei_trainer_numbers *now) {
     const double most = 9007199254740992.0; /* 2^53 */
     const double whole[] = { now->step, now->rows_seen, now->k, now->p_updates, now->queue_size };
-    bool top_k = saei_is_top_k(t->desc.kind);
-    size_t most_k = t->desc.kind == SAE_TRAINER_TOP_K ? t->code.stride : t->desc.dict_size;
+    bool top_k = saei_has_trait(t, SAEI_TOP_K);
+    size_t most_k = saei_has_trait(t, SAEI_EACH_ROW) ? t->code.stride : t->desc.dict_size;
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
         if (!(whole[i] >= 0 && whole[i] <= most) || whole[i] != floor(whole[i])) return false;
     if (now->step > (double)t->desc.steps || now->p_updates > now->step) return false;
