@@ -178,6 +178,12 @@ extern "C" {
 #include "tensor/write.h"
 
 #include "kernels/table.h"
+#include "kernels/portable.h"
+#include "kernels/neon.h"
+#include "kernels/avx2.h"
+#include "kernels/avx512.h"
+#include "kernels/avx512_encode.h"
+#include "kernels/avx512_train.h"
 #include "kernels/isa.h"
 #include "kernels/context.h"
 

@@ -100,7 +100,7 @@ static sae_code code_new(const problem *p) {
     sae_code c;
     memset(&c, 0, sizeof c);
     c.rows = p->n; /* with no latent: a screen pays */
-    c.stride = p->m + SAEI_KEEP_SLACK;
+    c.stride = p->m + SAEI_LIST_PADDING;
     c.count = (uint32_t *)room(p->n, sizeof(uint32_t));
     c.latent = (uint32_t *)room(p->n * c.stride, sizeof(uint32_t));
     c.pre = (float *)room(p->n * c.stride, sizeof(float));

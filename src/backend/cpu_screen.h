@@ -122,7 +122,7 @@ static void saei_screen_keep(const saei_task *t, size_t r0, size_t rows, size_t 
         taken[i] = i < rows
                    && saei_screen_ready(t, r0 + i, error, &top[i], &list, &cut[i], &shift[i]);
         scale[i] = taken[i] ? q[i].inverse : 0;
-        if (taken[i] && list.count + SAEI_KEEP_ROOM > list.stride) { /* nearly full: alone */
+        if (taken[i] && list.count + SAEI_LIST_RESERVE > list.stride) { /* nearly full: alone */
             size_t count = t->kernels->keep_screened(
                 dot + i * SAEI_PANEL, inverse, offset, scale[i], shift[i], cut[i], (uint32_t)first,
                 list.latent, list.value, list.count, list.stride);

@@ -49,7 +49,7 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     size_t at = 0, m = dict->desc.dict_size, panels = saei_ceil_div(m, SAEI_PANEL), width;
     size_t rows = SAEI_PREPARED_ROWS, k = dict->rule == SAE_RULE_TOP_K ? dict->desc.k : m / 20;
     p->num_slots = (size_t)dict->ctx->threads;
-    p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_KEEP_SLACK;
+    p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_LIST_PADDING;
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
     saei_cpu_place(&at, 1, sizeof(saei_prepared));

@@ -5,14 +5,14 @@
 /* What is not 0 of a panel's f to row r's list, while it has room. */
 static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_t count,
                               const float *f, size_t *found) {
-    uint32_t latent[SAEI_PANEL + SAEI_KEEP_SLACK];
-    float value[SAEI_PANEL + SAEI_KEEP_SLACK];
+    uint32_t latent[SAEI_PANEL + SAEI_LIST_PADDING];
+    float value[SAEI_PANEL + SAEI_LIST_PADDING];
     size_t kept = 0;
     size_t at = (q->exact ? q->sparse->row_begin[r] : r * q->share) + *found;
     size_t room = q->exact ? SAEI_PANEL : *found < q->share ? q->share - *found : 0;
     if (!saei_is_signed(&q->dict->desc))
         kept = q->dict->ctx->kernels->keep_above(f, NULL, false, count, 0, (uint32_t)first, latent,
-                                                 value, 0, SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+                                                 value, 0, SAEI_PANEL + SAEI_LIST_PADDING, NULL);
     else
         for (size_t j = 0; j < count; j++)
             if (f[j] != 0) {

@@ -91,11 +91,11 @@ static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
-            float f[SAEI_PANEL + SAEI_KEEP_SLACK];
-            uint32_t at[SAEI_PANEL + SAEI_KEEP_SLACK];
+            float f[SAEI_PANEL + SAEI_LIST_PADDING];
+            uint32_t at[SAEI_PANEL + SAEI_LIST_PADDING];
             above = kernels->keep_above(room->product + r * SAEI_PANEL, bias, false, count,
                                         held[r] == k ? value[0] : 0, (uint32_t)first, at, f, 0,
-                                        SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+                                        SAEI_PANEL + SAEI_LIST_PADDING, NULL);
             for (size_t j = 0; j < above; j++)
                 saei_heap_add(latent, value, k, &held[r], at[j], f[j]);
         }

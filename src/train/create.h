@@ -29,7 +29,7 @@ static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool se
     bool ok;
     code->stride = stride;
     if (!saei_mul(t->desc.batch_size, stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        || !saei_add(entries, SAEI_LIST_PADDING, &entries))
         return false;
     code->count = (uint32_t *)saei_device(t, t->desc.batch_size, sizeof(uint32_t));
     code->latent = (uint32_t *)saei_device(t, entries, sizeof(uint32_t));

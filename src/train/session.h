@@ -45,7 +45,7 @@ static bool saei_session_take(sae_session *s) {
     s->code.stride = s->select == SAE_SELECT_TOP_K ? s->dict.desc.k : s->dict.desc.dict_size;
     if (scratch == SIZE_MAX || !saei_mul(batch, ld, &rows)
         || !saei_mul(batch, s->code.stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        || !saei_add(entries, SAEI_LIST_PADDING, &entries))
         return false;
     w->scratch = saei_blocks_take(w, b, scratch, 1);
     s->params = saei_floats(w, b, s->dict.num_params);
