@@ -7,7 +7,7 @@
     Oracle: the call on float rows, one thread, portable kernels; stack: threads whose stacks are
     painted before; rounding: the nearer neighbour in double precision. Tolerance: none. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 #include <pthread.h>
@@ -552,7 +552,7 @@ static void pools(void) {
 static void tensors(sae_context *ctx, const kind *k) {
     sae_dictionary *from = kind_make(ctx, k), *to = NULL, *copy = NULL;
     sae_dictionary_desc desc = kind_desc(k);
-    static float f[2][40 * 700];
+    static float f[2][40 * 800];
     size_t count = sae_dictionary_num_tensors(from), held = common_memory.held, bytes = 0;
     sae_tensor t;
     check_test = k->name;

@@ -4,7 +4,11 @@
 /* ==== >>steer ================================================================================= */
 
 /* Numbers on the stack of a block that found no room; entries of a list. */
-enum { SAEI_STEER_FLOATS = SAE_MAX_STEERINGS, SAEI_STEER_ENTRIES = 256 };
+enum {
+    SAEI_STEER_FLOATS = SAE_MAX_STEERINGS,
+    SAEI_STEER_COUNTERS = 256, /* one for each row at least */
+    SAEI_STEER_ENTRIES = 128
+};
 
 typedef struct saei_steer_job {
     const sae_dictionary *dict;
@@ -184,11 +188,11 @@ static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w,
 static SAEI_NOINLINE void saei_steer_small(const saei_steer_job *job, saei_steer_room *w,
                                            size_t r0, size_t end) {
     float f[SAEI_STEER_FLOATS];
-    uint32_t before[SAEI_STEER_FLOATS / 2];
+    uint32_t before[SAEI_STEER_COUNTERS];
     w->f = f;
     w->before = before;
     w->entries = SAEI_STEER_FLOATS;
-    w->counters = SAEI_STEER_FLOATS / 2;
+    w->counters = SAEI_STEER_COUNTERS;
     saei_steer_rows(job, w, r0, end);
 }
 
