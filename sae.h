@@ -63,8 +63,8 @@
 
     CONTENTS (search for the tag)
         What you call
-        >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
-                     sessions, activation buffer, training loop, metrics, files, beside a model
+        >>api        results, context, dictionaries, steering, schedules, trainers, sessions,
+                     activation buffer, training loop, metrics, files, beside a model
         >>backend    the table of operations a backend fills, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         How it is done; each part stands on those above it
@@ -80,8 +80,7 @@
         >>dictionary create, encode, decode, scale, normalise; linear layers
         >>steer      latents set, added to, scaled, ablated in place
         >>files      dictionaries of dictionary_learning and of other programs; control vectors
-        >>optimizer  Adam, ConstrainedAdam, clipping, schedules
-        >>trainer    the nine training schemes; config.json
+        >>trainer    schedules, the training schemes and hyperparameters, one row each; config.json
         >>session    a dictionary on the backend
         >>buffer     sources of activations and the shuffling buffer
         >>loop       sae_train and sae_training: logging, checkpoints, backup, resume
@@ -486,7 +485,7 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
                                     size_t count, size_t layer, const char *model_hint,
                                     const char *path);
 
-/* ==== >>api: schedules and optimizers ========================================================= */
+/* ==== >>api: schedules ======================================================================== */
 
 #define SAE_NONE UINT64_MAX /* in a step count: explicitly none, where 0 would mean the default */
 
@@ -501,52 +500,42 @@ typedef struct sae_schedule {
 SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
 SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
 
-/* Adam (Kingma & Ba 2015) as PyTorch's: eps outside the root, bias-corrected, no weight decay. */
-typedef struct sae_adam_desc {
-    double lr;    /* required */
-    double beta1; /* literal: 0 is 0 */
-    double beta2;
-    double eps;
-} sae_adam_desc;
-
-/* One update of count parameters; t counts from 1. first and second are the moments, zero before
-   t = 1, [count] each; first may be NULL when beta1 is 0. No errors: NULL or count 0 do nothing. */
-SAE_API void sae_adam_step(const sae_adam_desc *adam, uint64_t t, float *param, const float *grad,
-                           float *first, float *second, size_t count);
-/* ConstrainedAdam on rows of unit norm: removes from each row of grad its part along the row of
-   param (grad is changed), Adam, then divides each row by its norm. param [rows,dim]. */
-SAE_API void sae_constrained_adam_step(const sae_adam_desc *adam, uint64_t t, float *param,
-                                       float *grad, float *first, float *second, size_t rows,
-                                       size_t dim);
-/* Scales all grads by min(1, max_norm / (norm + 1e-6)), norm over all of them; returns norm. */
-SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
-                                  double max_norm);
-/* The two halves of the constraint: rows of grad lose grad.w w, w = row/(norm + eps); rows of param
-   are divided by (norm + eps). */
-SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim,
-                                 float eps);
-SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps);
-
 /* ==== >>api: trainers ========================================================================= */
 
-/* NAME on the command line and in messages, and the reference's class. */
+/* One row a trainer: its number, the dictionary it trains, its NAME on the command line and in
+   messages, the reference's class, and that class's name in 2024. */
 #define SAE_TRAINERS(X)                                                                            \
-    X(SAE_TRAINER_STANDARD, 1, "standard", "StandardTrainer")                                      \
-    X(SAE_TRAINER_STANDARD_APRIL, 2, "standard_april", "StandardTrainerAprilUpdate")               \
-    X(SAE_TRAINER_GATED, 3, "gated", "GatedSAETrainer")                                            \
-    X(SAE_TRAINER_GATED_ANNEAL, 4, "gated_anneal", "GatedAnnealTrainer")                           \
-    X(SAE_TRAINER_P_ANNEAL, 5, "p_anneal", "PAnnealTrainer")                                       \
-    X(SAE_TRAINER_TOP_K, 6, "top_k", "TopKTrainer")                                                \
-    X(SAE_TRAINER_BATCH_TOP_K, 7, "batch_top_k", "BatchTopKTrainer")                               \
-    X(SAE_TRAINER_MATRYOSHKA, 8, "matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer")           \
-    X(SAE_TRAINER_JUMP_RELU, 9, "jumprelu", "JumpReluTrainer")
+    X(SAE_TRAINER_STANDARD, 1, SAE_ARCH_STANDARD, "standard",                                      \
+      "StandardTrainer", "StandardTrainer")                                                        \
+    X(SAE_TRAINER_STANDARD_APRIL, 2, SAE_ARCH_STANDARD, "standard_april",                          \
+      "StandardTrainerAprilUpdate", "StandardTrainerAprilUpdate")                                  \
+    X(SAE_TRAINER_GATED, 3, SAE_ARCH_GATED, "gated",                                               \
+      "GatedSAETrainer", "GatedSAETrainer")                                                        \
+    X(SAE_TRAINER_GATED_ANNEAL, 4, SAE_ARCH_GATED, "gated_anneal",                                 \
+      "GatedAnnealTrainer", "GatedAnnealTrainer")                                                  \
+    X(SAE_TRAINER_P_ANNEAL, 5, SAE_ARCH_STANDARD, "p_anneal",                                      \
+      "PAnnealTrainer", "PAnnealTrainer")                                                          \
+    X(SAE_TRAINER_TOP_K, 6, SAE_ARCH_TOP_K, "top_k",                                               \
+      "TopKTrainer", "TrainerTopK")                                                                \
+    X(SAE_TRAINER_BATCH_TOP_K, 7, SAE_ARCH_BATCH_TOP_K, "batch_top_k",                             \
+      "BatchTopKTrainer", "TrainerBatchTopK")                                                      \
+    X(SAE_TRAINER_MATRYOSHKA, 8, SAE_ARCH_MATRYOSHKA, "matryoshka_batch_top_k",                    \
+      "MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")                                  \
+    X(SAE_TRAINER_JUMP_RELU, 9, SAE_ARCH_JUMP_RELU, "jumprelu",                                    \
+      "JumpReluTrainer", "TrainerJumpRelu")
 
 typedef enum sae_trainer_kind {
     SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */
-#define SAE_X(name, value, text, reference) name = value,
+#define SAE_X(kind, value, arch, name, reference, older) kind = value,
     SAE_TRAINERS(SAE_X)
 #undef SAE_X
 } sae_trainer_kind;
+
+enum { /* kinds are 1 to SAE_NUM_TRAINERS */
+#define SAE_X(kind, value, arch, name, reference, older) +1
+    SAE_NUM_TRAINERS = SAE_TRAINERS(SAE_X)
+#undef SAE_X
+};
 
 SAE_API const char *sae_trainer_name(sae_trainer_kind kind);
 SAE_API const char *sae_trainer_class(sae_trainer_kind kind);
@@ -561,7 +550,7 @@ typedef enum sae_sparsity_function {
     SAE_SPARSITY_LP_P         /* the annealers: mean sum f^p */
 } sae_sparsity_function;
 
-/* Hyperparameters under the reference's names. Zero means the reference's default, given behind
+/* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
    (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta, max_grad_norm). */
 typedef struct sae_trainer_desc {
@@ -612,14 +601,46 @@ typedef struct sae_trainer_desc {
     const char *init;                /* a file or folder with a state_dict; default: as the class */
     /* written into config.json, for other programs */
     const char *lm_name, *submodule_name, *wandb_name;
-    int64_t layer;
+    int64_t layer;                   /* counted from 0, which is the default; -1: of no layer */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
    known. Idempotent. */
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc);
 
+/* What there is to set by sae_trainer_desc_set, for options, forms and bindings: rows 0, 1, ... in
+   the order of sae_trainer_desc. The texts are constants. */
+typedef enum sae_hyperparameter_type {
+    SAE_HYPERPARAMETER_WHOLE, SAE_HYPERPARAMETER_REAL, SAE_HYPERPARAMETER_LIST,
+    SAE_HYPERPARAMETER_TEXT
+} sae_hyperparameter_type;
+typedef struct sae_hyperparameter {
+    const char *name;     /* of sae_trainer_desc_set, config.json and the reference */
+    const char *field;    /* of sae_trainer_desc; "" where it only becomes another's */
+    sae_hyperparameter_type type;
+    const char *initial;  /* the default, in words where it depends on others */
+    const char *allowed;  /* "a whole number >= 1, or none" */
+    uint32_t trainers;    /* bit 1 << kind of each trainer that has it */
+} sae_hyperparameter;
+/* false (out untouched) after the last row. */
+SAE_API bool sae_hyperparameter_get(size_t index, sae_hyperparameter *out);
+/* For "did you mean": letters to change, add, drop or swap with their neighbour to make b of a; 64
+   where one is longer than 63. */
+SAE_API size_t sae_edit_distance(const char *a, const char *b);
+
 typedef struct sae_trainer sae_trainer;
+
+/* Bytes that an object holds while it lives: of its context's allocator, and of its backend's own
+   memory. What a backend keeps for itself (handles, a BLAS library's workspace) is not counted. */
+typedef struct sae_memory {
+    size_t host, device;
+} sae_memory;
+/* What sae_trainer_create would take, by the same plan, without taking it. While it creates, it
+   needs room for the parameters on the host once more; a backup likewise, for the optimizer's
+   state too, where the backend's memory is its own. Errors: those of sae_trainer_create, but init
+   is not read. */
+SAE_API sae_result sae_trainer_memory(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_memory *out);
 
 /* Memory is planned and taken here; steps allocate nothing. The texts of desc are copied; init, if
    given, is read here. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_BACKEND, and those
@@ -634,9 +655,9 @@ SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
-/* As sae_trainer_step; target may be NULL. A backend that runs behind the host (CUDA) may report
-   NaN or infinity one or two steps late, or at the next call that looks at the trainer: the trainer
-   then is as it was before the step the message names, later ones did nothing. */
+/* As sae_trainer_step; target may be NULL. A backend that works while the host goes on (CUDA) may
+   report NaN or infinity one or two steps late, or at the next call that reads the trainer: it then
+   is as it was before the step the message names, later ones did nothing. */
 SAE_API sae_result sae_trainer_step_rows(sae_trainer *trainer, const sae_rows *x,
                                          const sae_rows *target, size_t n);
 
@@ -661,10 +682,11 @@ typedef struct sae_stats {
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
-/* The dictionary being trained: a view owned by the trainer, in the units of its input. Valid until
-   the next step or destroy: call it again then, as its weights may stand still meanwhile. */
+/* The dictionary being trained: a view owned by the trainer, in the units of its input. Call it again
+   after each step: an old pointer is not updated. */
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
-SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *trainer); /* all defaults set */
+/* With all defaults set and texts of its own; valid until the trainer is destroyed. */
+SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *trainer);
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
 
 /* ==== >>api: sessions ========================================================================= */
@@ -679,6 +701,9 @@ typedef struct sae_session sae_session;
 SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
                                       sae_session **out);
 SAE_API void sae_session_destroy(sae_session *session);
+/* What sae_session_create would hold, by the same plan, without taking it. Errors: the same. */
+SAE_API sae_result sae_session_memory(const sae_dictionary *dict, size_t batch_size,
+                                      sae_memory *out);
 /* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
    memory, and the call waits for them. Errors: also SAE_ERR_NOT_FINITE and SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
@@ -1142,6 +1167,14 @@ typedef struct sae_work {
     void *scratch; /* D, backend->scratch_bytes(shape) */
     sae_shape shape;
 } sae_work;
+
+/* Adam (Kingma & Ba 2015) as PyTorch's: eps outside the root, bias-corrected, no weight decay. */
+typedef struct sae_adam_desc {
+    double lr;
+    double beta1; /* 0: there are no first moments */
+    double beta2;
+    double eps;
+} sae_adam_desc;
 
 /* Silent rows of W_dec wait: nobody reads them before their latents fire again, and what Adam does
    to them meanwhile follows from the steps alone. Row i waits, without a gradient, if
@@ -15430,63 +15463,64 @@ SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, si
 
 /* ==== >>files: names of trainers ============================================================== */
 
-SAE_API const char *sae_trainer_name(sae_trainer_kind kind) {
-    switch (kind) {
-#define SAE_X(name, value, text, reference) case name: return text;
-        SAE_TRAINERS(SAE_X)
+typedef struct saei_trainer_row {
+    sae_trainer_kind kind;
+    sae_arch arch; /* of the dictionary it trains */
+    const char *name, *reference, *older;
+} saei_trainer_row;
+
+static const saei_trainer_row saei_trainers[SAE_NUM_TRAINERS] = {
+#define SAE_X(kind, value, arch, name, reference, older) { kind, arch, name, reference, older },
+    SAE_TRAINERS(SAE_X)
 #undef SAE_X
-    case SAE_TRAINER_DEFAULT: break;
-    }
-    return "default";
+};
+
+/* NULL: it is none. DEFAULT is none either. */
+static const saei_trainer_row *saei_trainer_row_of(sae_trainer_kind kind) {
+    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++)
+        if (saei_trainers[i].kind == kind) return &saei_trainers[i];
+    return NULL;
+}
+
+SAE_API const char *sae_trainer_name(sae_trainer_kind kind) {
+    const saei_trainer_row *row = saei_trainer_row_of(kind);
+    return row ? row->name : "default";
 }
 
 SAE_API const char *sae_trainer_class(sae_trainer_kind kind) {
-    switch (kind) {
-#define SAE_X(name, value, text, reference) case name: return reference;
-        SAE_TRAINERS(SAE_X)
-#undef SAE_X
-    case SAE_TRAINER_DEFAULT: break;
-    }
-    return "default";
+    const saei_trainer_row *row = saei_trainer_row_of(kind);
+    return row ? row->reference : "default";
 }
 
-SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out) {
-#define SAE_X(kind, value, text, reference)                                                        \
-    if (name && out && (!strcmp(name, text) || !strcmp(name, reference))) {                        \
-        *out = kind;                                                                               \
-        return true;                                                                               \
+/* older: the class names of 2024 too. */
+static bool saei_trainer_find(const char *name, bool older, sae_trainer_kind *out) {
+    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++) {
+        const saei_trainer_row *row = &saei_trainers[i];
+        if (strcmp(name, row->name) && strcmp(name, row->reference)
+            && (!older || strcmp(name, row->older)))
+            continue;
+        *out = row->kind;
+        return true;
     }
-    SAE_TRAINERS(SAE_X)
-#undef SAE_X
     return false;
 }
 
-static bool saei_is_top_k(sae_trainer_kind kind) {
-    return kind == SAE_TRAINER_TOP_K || kind == SAE_TRAINER_BATCH_TOP_K
-           || kind == SAE_TRAINER_MATRYOSHKA;
-}
-static bool saei_is_gated(sae_trainer_kind kind) {
-    return kind == SAE_TRAINER_GATED || kind == SAE_TRAINER_GATED_ANNEAL;
-}
-static bool saei_is_annealer(sae_trainer_kind kind) {
-    return kind == SAE_TRAINER_P_ANNEAL || kind == SAE_TRAINER_GATED_ANNEAL;
+SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out) {
+    return name && out && saei_trainer_find(name, false, out);
 }
 
-static sae_arch saei_trainer_arch(const sae_trainer_desc *desc) {
-    if (desc->arch != SAE_ARCH_DEFAULT) return desc->arch;
-    switch (desc->kind) {
-    case SAE_TRAINER_GATED:
-    case SAE_TRAINER_GATED_ANNEAL: return SAE_ARCH_GATED;
-    case SAE_TRAINER_DEFAULT:
-    case SAE_TRAINER_TOP_K: return SAE_ARCH_TOP_K;
-    case SAE_TRAINER_BATCH_TOP_K: return SAE_ARCH_BATCH_TOP_K;
-    case SAE_TRAINER_MATRYOSHKA: return SAE_ARCH_MATRYOSHKA;
-    case SAE_TRAINER_JUMP_RELU: return SAE_ARCH_JUMP_RELU;
-    case SAE_TRAINER_STANDARD:
-    case SAE_TRAINER_STANDARD_APRIL:
-    case SAE_TRAINER_P_ANNEAL: break;
-    }
-    return SAE_ARCH_STANDARD;
+/* The dictionary a kind trains, where nothing else is said. */
+static sae_arch saei_trainer_arch(sae_trainer_kind kind) {
+    const saei_trainer_row *row = saei_trainer_row_of(kind ? kind : SAE_TRAINER_TOP_K);
+    return row ? row->arch : SAE_ARCH_STANDARD;
+}
+
+/* The first trainer of such dictionaries. AutoEncoderNew is STANDARD_APRIL's, on request. */
+static sae_trainer_kind saei_trainer_of_arch(sae_arch arch) {
+    if (arch == SAE_ARCH_STANDARD_NEW) return SAE_TRAINER_STANDARD_APRIL;
+    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++)
+        if (saei_trainers[i].arch == arch) return saei_trainers[i].kind;
+    return SAE_TRAINER_DEFAULT;
 }
 
 /* ==== >>files: dictionaries =================================================================== */
@@ -15639,23 +15673,6 @@ SAE_API bool sae_format_from_name(const char *name, sae_format *out) {
     SAE_FORMATS(SAE_X)
 #undef SAE_X
     return false;
-}
-
-/* The trainer by either name, or by one of 2024. */
-static bool saei_trainer_from_any_name(const char *name, sae_trainer_kind *out) {
-    static const struct {
-        const char *name;
-        sae_trainer_kind kind;
-    } old[] = { { "TrainerTopK", SAE_TRAINER_TOP_K },
-                { "TrainerBatchTopK", SAE_TRAINER_BATCH_TOP_K },
-                { "TrainerJumpRelu", SAE_TRAINER_JUMP_RELU },
-                { "MatroyshkaBatchTopKTrainer", SAE_TRAINER_MATRYOSHKA } };
-    for (size_t i = 0; i < sizeof old / sizeof old[0]; i++) {
-        if (strcmp(name, old[i].name) != 0) continue;
-        *out = old[i].kind;
-        return true;
-    }
-    return sae_trainer_from_name(name, out);
 }
 
 /* The whole of text is a finite number, in JSON's notation or beginning with the point. */
@@ -16219,7 +16236,7 @@ static bool saei_dl_fits(saei_draft *draft, const saei_layout *layout) {
 static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char **where) {
     const char *name = saei_config_text(load->config, "dict_class");
     char quoted[SAEI_QUOTE];
-    sae_trainer_desc trainer;
+    sae_trainer_kind trainer;
     *out = load->desc.arch;
     *where = "sae_load_desc.arch";
     if (*out && !saei_layout_of(*out))
@@ -16237,9 +16254,7 @@ static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char
     }
     *where = "the class of trainer_class in config.json";
     name = saei_config_text(load->config, "trainer_class");
-    memset(&trainer, 0, sizeof trainer);
-    if (name && saei_trainer_from_any_name(name, &trainer.kind))
-        *out = saei_trainer_arch(&trainer);
+    if (name && saei_trainer_find(name, true, &trainer)) *out = saei_trainer_arch(trainer);
     saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s has no dict_class, the class is "
              "taken from %s", load->config_path, *out ? "trainer_class" : "the tensors");
     return SAE_OK;
@@ -17388,12 +17403,9 @@ static sae_result saei_export_dl_fit(saei_export *e) {
 }
 
 static sae_result saei_export_dl(saei_export *e) {
-    static const sae_trainer_kind kinds[] = {
-        SAE_TRAINER_STANDARD, SAE_TRAINER_STANDARD_APRIL, SAE_TRAINER_GATED, SAE_TRAINER_TOP_K,
-        SAE_TRAINER_BATCH_TOP_K, SAE_TRAINER_MATRYOSHKA, SAE_TRAINER_JUMP_RELU };
     const sae_dictionary_desc *h = &e->dict->desc;
     const saei_layout *layout = saei_layout_of(h->arch);
-    const char *trainer = sae_trainer_class(kinds[h->arch - SAE_ARCH_STANDARD]);
+    const char *trainer = sae_trainer_class(saei_trainer_of_arch(h->arch));
     const sae_origin *o = &e->origin;
     saei_text t;
     memset(&t, 0, sizeof t);
@@ -17725,7 +17737,7 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     return result;
 }
 
-/* ==== >>optimizer ============================================================================= */
+/* ==== >>trainer: schedules ==================================================================== */
 
 SAE_API double sae_lr_factor(const sae_schedule *s, uint64_t t) {
     if (s->resample_steps) {
@@ -17743,264 +17755,91 @@ SAE_API double sae_sparsity_factor(const sae_schedule *s, uint64_t t) {
     return (double)t / (double)s->sparsity_warmup_steps;
 }
 
-SAE_API void sae_adam_step(const sae_adam_desc *adam, uint64_t t, float *param, const float *grad,
-                           float *first, float *second, size_t count) {
-    saei_adam_factors c;
-    if (!adam || !param || !grad || !second || !count) return;
-    c = saei_adam_step_of(adam, t, 1);
-    saei_kernels_select(NULL)->adam(&c, count, param, grad, first, second);
+/* ==== >>trainer: memory on the backend ======================================================== */
+
+/* What a trainer or a session holds of its backend: the state that open made, and blocks of its
+   memory. With plan set nothing is taken, only counted. */
+typedef struct saei_blocks {
+    bool open, plan;
+    size_t count;
+    void *at[64];
+    sae_memory memory; /* counted */
+} saei_blocks;
+
+/* Counts bytes of the context's allocator. */
+static bool saei_blocks_host(saei_blocks *b, size_t bytes) {
+    return saei_add(bytes, SAEI_ALLOC_EXTRA, &bytes)
+           && saei_add(b->memory.host, bytes, &b->memory.host);
 }
 
-static double saei_row_dot(const float *a, const float *b, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
-    return sum;
+/* count * size bytes, zeros. NULL: there are none. A plan's are not to be touched. */
+static void *saei_blocks_take(sae_work *w, saei_blocks *b, size_t count, size_t size) {
+    const sae_backend *ops = saei_backend_of(w->ctx);
+    size_t bytes, *device = &b->memory.device;
+    void *p;
+    if (b->count == sizeof b->at / sizeof *b->at || !saei_mul(count, size, &bytes)) return NULL;
+    if (!(ops->host_memory ? saei_blocks_host(b, bytes) : saei_add(*device, bytes, device)))
+        return NULL;
+    if (b->plan) return b;
+    p = ops->alloc(w, bytes);
+    if (p) b->at[b->count++] = p;
+    return p;
 }
 
-SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim,
-                                 float eps) {
-    for (size_t i = 0; i < rows; i++) {
-        const float *w = param + i * dim;
-        float *g = grad + i * dim;
-        double norm = sqrt(saei_row_dot(w, w, dim)) + (double)eps, c;
-        if (!(norm > 0)) continue;
-        c = saei_row_dot(g, w, dim) / (norm * norm);
-        for (size_t k = 0; k < dim; k++) g[k] = fmaf((float)-c, w[k], g[k]);
-    }
+static float *saei_floats(sae_work *w, saei_blocks *b, size_t count) {
+    return (float *)saei_blocks_take(w, b, count, sizeof(float));
 }
 
-SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps) {
-    for (size_t i = 0; i < rows; i++) {
-        float *w = param + i * dim, norm = (float)sqrt(saei_row_dot(w, w, dim)) + eps;
-        for (size_t k = 0; norm > 0 && k < dim; k++) w[k] = w[k] / norm;
-    }
+static sae_result saei_blocks_open(sae_work *w, const char *who, saei_blocks *b) {
+    const sae_backend *ops = saei_backend_of(w->ctx);
+    sae_result result = saei_backend_check(w->ctx, who, ops);
+    if (result == SAE_OK) result = ops->open(w->ctx, &w->state);
+    b->open = result == SAE_OK;
+    return result;
 }
 
-SAE_API void sae_constrained_adam_step(const sae_adam_desc *adam, uint64_t t, float *param,
-                                       float *grad, float *first, float *second, size_t rows,
-                                       size_t dim) {
-    if (!adam || !param || !grad || !second) return;
-    sae_remove_parallel(param, grad, rows, dim, 0);
-    sae_adam_step(adam, t, param, grad, first, second, rows * dim);
-    sae_normalize_rows(param, rows, dim, 0);
+static void saei_blocks_close(sae_work *w, saei_blocks *b) {
+    const sae_backend *ops = saei_backend_of(w->ctx);
+    while (b->count) ops->free(w, b->at[--b->count]);
+    if (b->open) ops->close(w->ctx, w->state);
 }
 
-SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
-                                  double max_norm) {
-    double sum = 0;
-    float factor;
-    for (size_t g = 0; g < num_grads; g++) sum += saei_row_dot(grads[g], grads[g], counts[g]);
-    factor = (float)saei_clip_factor(sum, max_norm);
-    for (size_t g = 0; factor < 1 && g < num_grads; g++)
-        for (size_t i = 0; i < counts[g]; i++) grads[g][i] *= factor;
-    return sqrt(sum);
-}
-
-/* ==== >>trainer: defaults and checks ========================================================== */
-
-static void saei_default_steps(uint64_t *field, uint64_t value) {
-    if (!*field) *field = value ? value : SAE_NONE;
-}
-static void saei_default_number(double *field, double value) {
-    if (*field == 0) *field = value;
-}
-
-SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
-    sae_trainer_kind kind;
-    uint64_t steps = desc->steps;
-    double scale = (double)desc->dict_size / 16384;
-    if (!desc->kind) desc->kind = SAE_TRAINER_TOP_K;
-    kind = desc->kind;
-    desc->arch = saei_trainer_arch(desc);
-    saei_default_number(&desc->lr, saei_is_top_k(kind) ? 2e-4 / sqrt(scale > 0 ? scale : 1)
-                                   : kind == SAE_TRAINER_GATED ? 5e-5
-                                   : kind == SAE_TRAINER_GATED_ANNEAL ? 3e-4
-                                   : kind == SAE_TRAINER_JUMP_RELU ? 7e-5 : 1e-3);
-    /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
-       and a fifth of the run. */
-    saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
-    saei_default_steps(&desc->decay_start, SAE_NONE);
-    saei_default_steps(&desc->sparsity_warmup_steps,
-                       saei_is_top_k(kind) ? SAE_NONE : steps > 2000 ? 2000 : steps / 5);
-    saei_default_steps(&desc->resample_steps, SAE_NONE);
-    saei_default_steps(&desc->k_anneal_steps, SAE_NONE);
-    saei_default_steps(&desc->ghost_threshold, SAE_NONE);
-    saei_default_number(&desc->l1_penalty, 0.1);
-    if (!desc->sparsity_function)
-        desc->sparsity_function = kind == SAE_TRAINER_P_ANNEAL ? SAE_SPARSITY_LP
-                                  : kind == SAE_TRAINER_GATED_ANNEAL ? SAE_SPARSITY_LP_P
-                                                                     : SAE_SPARSITY_L1;
-    saei_default_number(&desc->auxk_alpha, 1.0 / 32);
-    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
-    saei_default_steps(&desc->dead_feature_threshold, 10000000);
-    saei_default_number(&desc->threshold_beta, 0.999);
-    saei_default_steps(&desc->threshold_start_step, 1000);
-    for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
-        saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
-    saei_default_number(&desc->bandwidth, 0.001);
-    saei_default_number(&desc->sparsity_penalty, 1);
-    saei_default_number(&desc->target_l0, 20);
-    saei_default_number(&desc->initial_sparsity_penalty, 0.1);
-    saei_default_steps(&desc->anneal_start, 15000);
-    saei_default_steps(&desc->anneal_end, steps);
-    saei_default_number(&desc->p_start, 1);
-    saei_default_steps(&desc->n_sparsity_updates, 10);
-    if (!desc->sparsity_queue_length) desc->sparsity_queue_length = 10;
-}
-
-/* The sentinels of a desc as plain numbers. */
-static uint64_t saei_steps_of(uint64_t field) { return field == SAE_NONE ? 0 : field; }
-static double saei_number_of(double field) { return field < 0 ? 0 : field; }
-
-static sae_result saei_steps_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    uint64_t warmup = saei_steps_of(h->warmup_steps), decay = saei_steps_of(h->decay_start);
-    uint64_t sparsity = saei_steps_of(h->sparsity_warmup_steps);
-    uint64_t resample = saei_steps_of(h->resample_steps);
-    unsigned long long steps = (unsigned long long)h->steps;
-    const char *who = "sae_trainer_create";
-    if (!h->steps || h->steps > INT64_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: steps is %llu, allowed are 1 to 2^63 - 1", who,
-                         steps);
-    if (warmup >= h->steps)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: warmup_steps is %llu, allowed are 0 to steps - 1, %llu", who,
-                         (unsigned long long)warmup, steps - 1);
-    if (sparsity >= h->steps)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: sparsity_warmup_steps is %llu, allowed are 0 to "
-                         "steps - 1, %llu",
-                         who, (unsigned long long)sparsity, steps - 1);
-    if (decay && resample)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: decay_start is %llu and resample_steps %llu, only one "
-                         "of them is allowed",
-                         who, (unsigned long long)decay, (unsigned long long)resample);
-    if (decay && (decay >= h->steps || decay <= warmup || decay <= sparsity))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: decay_start is %llu, it must lie after warmup_steps "
-                         "(%llu) and sparsity_warmup_steps (%llu) and before steps (%llu)",
-                         who, (unsigned long long)decay, (unsigned long long)warmup,
-                         (unsigned long long)sparsity, steps);
-    if (resample >= h->steps)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: resample_steps is %llu, allowed are 0 (none) to "
-                         "steps - 1, %llu",
-                         who, (unsigned long long)resample, steps - 1);
-    if (resample && h->kind != SAE_TRAINER_STANDARD && !saei_is_annealer(h->kind))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: resample_steps is %llu, but %s does not resample "
-                         "(standard, p_anneal and gated_anneal do)",
-                         who, (unsigned long long)resample, sae_trainer_name(h->kind));
-    return SAE_OK;
-}
-
-/* Every number is finite, every group's share lies in 0 to 1. */
-static sae_result saei_finite_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    const struct {
-        const char *name;
-        double value;
-    } numbers[] = {
-        { "lr", h->lr }, { "l1_penalty", h->l1_penalty }, { "auxk_alpha", h->auxk_alpha },
-        { "threshold_beta", h->threshold_beta }, { "bandwidth", h->bandwidth },
-        { "sparsity_penalty", h->sparsity_penalty }, { "target_l0", h->target_l0 },
-        { "initial_sparsity_penalty", h->initial_sparsity_penalty }, { "p_start", h->p_start },
-        { "p_end", h->p_end },
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (!(fabs(numbers[i].value) <= FLT_MAX))
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_trainer_create: %s is %g, allowed are finite "
-                             "numbers",
-                             numbers[i].name, numbers[i].value);
-    for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
-        if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_trainer_create: group_fractions[%zu] is %g, "
-                             "allowed are 0 to 1",
-                             i, h->group_fractions[i]);
-        if (!(fabs(h->group_weights[i]) <= FLT_MAX))
-            return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: group_weights[%zu] is %g, "
-                             "allowed are finite numbers", i, h->group_weights[i]);
-    }
-    return SAE_OK;
-}
-
-static sae_result saei_numbers_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    const char *who = "sae_trainer_create";
-    double sum = 0;
-    SAEI_TRY(saei_finite_check(ctx, h));
-    if (h->sparsity_queue_length > INT32_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: sparsity_queue_length is %zu, allowed are 1 to %d", who,
-                         h->sparsity_queue_length, INT32_MAX);
-    if (!(h->lr > 0) || h->lr > FLT_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: lr is %g, allowed are finite numbers above 0",
-                         who, h->lr);
-    if (saei_is_top_k(h->kind)) {
-        uint64_t anneal = saei_steps_of(h->k_anneal_steps);
-        if (anneal >= h->steps)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "%s: k_anneal_steps is %llu, allowed are 0 (none) to "
-                             "steps - 1, %llu",
-                             who, (unsigned long long)anneal, (unsigned long long)h->steps - 1);
-        if (anneal && h->activation_dim <= h->k)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "%s: k is %zu; annealing it starts from activation_dim, "
-                             "%zu, which must be larger",
-                             who, h->k, h->activation_dim);
-        if (!(saei_number_of(h->threshold_beta) <= 1))
-            return saei_fail(ctx, SAE_ERR_INVALID, "%s: threshold_beta is %g, allowed are 0 to 1",
-                             who, h->threshold_beta);
-    }
-    if (h->kind == SAE_TRAINER_MATRYOSHKA) {
-        if (!h->num_groups || h->num_groups > SAE_MAX_GROUPS)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "%s: num_groups is %zu (group_fractions), allowed are 1 "
-                             "to %d",
-                             who, h->num_groups, SAE_MAX_GROUPS);
-        for (size_t i = 0; i < h->num_groups; i++) sum += h->group_fractions[i];
-        if (!(fabs(sum - 1) <= 1e-9))
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "%s: group_fractions sum to %.9g, they must sum to 1", who, sum);
-    }
-    if (h->kind == SAE_TRAINER_JUMP_RELU && (!(h->bandwidth > 0) || !(h->target_l0 > 0)))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: bandwidth is %g and target_l0 %g, both must be above 0", who,
-                         h->bandwidth, h->target_l0);
-    if (saei_is_annealer(h->kind)) {
-        if (h->sparsity_function != SAE_SPARSITY_LP && h->sparsity_function != SAE_SPARSITY_LP_P)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "%s: sparsity_function is %d, the annealers allow "
-                             "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)",
-                             who, (int)h->sparsity_function);
-        if (!(h->p_start > 0) || h->p_end < 0)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "%s: p_start is %g and p_end %g, allowed are p_start "
-                             "above 0 and p_end from 0",
-                             who, h->p_start, h->p_end);
-        if (h->sparsity_function == SAE_SPARSITY_LP && !(h->p_end > 0))
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "%s: p_end is %g with sparsity_function Lp, which takes "
-                             "the power 1/p: give a p_end above 0, or take Lp^p",
-                             who, h->p_end);
-    } else if (h->sparsity_function != SAE_SPARSITY_L1
-               && (h->kind != SAE_TRAINER_STANDARD || h->sparsity_function != SAE_SPARSITY_ENTROPY))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: sparsity_function is %d, which %s does not have", who,
-                         (int)h->sparsity_function, sae_trainer_name(h->kind));
-    if ((h->reconstruction_norm || h->ghost_threshold != SAE_NONE)
-        && h->kind != SAE_TRAINER_STANDARD)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: reconstruction_norm and ghost_threshold are options of "
-                         "standard, the trainer is %s",
-                         who, sae_trainer_name(h->kind));
-    if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
-                         "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
-    return SAE_OK;
+/* There is no memory for what: the backend may know more. */
+static sae_result saei_blocks_fail(const sae_work *w, const char *who, const char *what) {
+    SAEI_TRY(saei_backend_of(w->ctx)->status(w));
+    return saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory %s %zu latents of %zu "
+                     "dimensions with batches of %zu rows", who, what, w->shape.dict_size,
+                     w->shape.d, w->shape.batch);
 }
 
 /* ==== >>trainer: the object =================================================================== */
+
+enum { /* traits of a scheme */
+    SAEI_CONSTRAINED = 1 << 0, /* ConstrainedAdam: rows of W_dec keep norm 1 */
+    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: with an eps added to the norm */
+    SAEI_CLIPPED = 1 << 2,     /* the norm of all gradients together is at most 1 */
+    SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
+    SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
+    SAEI_DEAD = 1 << 5,        /* latents silent for dead_feature_threshold rows are counted */
+    SAEI_TOP_K = 1 << 6,       /* the k largest latents: auxk, a running threshold, b_dec starts at
+                                  the median of the first batch */
+    SAEI_EACH_ROW = 1 << 7,    /* k of each row, not k n of the batch */
+    SAEI_NESTED = 1 << 8       /* groups of latents, each with its own reconstruction */
+};
+
+/* A training scheme: what sets it apart from the others. */
+typedef struct saei_scheme {
+    sae_trainer_kind kind;
+    double lr;                             /* default; SAEI_TOP_K: with 16384 latents */
+    double beta1;                          /* of Adam; beta2 is 0.999, eps 1e-8 */
+    sae_sparsity_function sparsity;        /* default */
+    unsigned traits;
+    void (*gradients)(sae_trainer *t);     /* of the batch that is loaded, into t->grad */
+    /* Sets the parts of the loss that are the scheme's own in s, and returns the whole. v: scalars
+       of the update; l2_loss and sparsity_loss are set. */
+    double (*loss)(const sae_trainer *t, const double *v, sae_stats *s);
+    const char *hyperparameters;           /* see >>trainer: schemes */
+} saei_scheme;
 
 enum { /* scalars in device memory */
     SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
@@ -18013,7 +17852,7 @@ typedef struct saei_trainer_numbers {
     double step, rows_seen, k, p, next_p /* -1: none */, sparsity_coeff, p_updates, queue_size;
 } saei_trainer_numbers;
 
-enum { SAEI_STEPS_BEHIND = 8 }; /* the device is fewer behind the host */
+enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
@@ -18024,13 +17863,14 @@ struct sae_trainer {
     sae_context *ctx;
     const sae_backend *ops;
     sae_work w;
-    bool open;
+    saei_blocks blocks;
+    const saei_scheme *scheme;
     sae_trainer_desc desc; /* its texts are our own */
     sae_schedule schedule;
     sae_adam_desc adam;
     sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
     saei_trainer_numbers now;
-    saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
+    saei_trainer_numbers past[SAEI_STEPS_AHEAD]; /* before step s: at s % SAEI_STEPS_AHEAD */
     /* of the last update, for stats */
     size_t n;
     double scale, coef, lr, used_k; /* sparsity factor, sparsity_coeff, learning rate, k it used */
@@ -18049,336 +17889,16 @@ struct sae_trainer {
     float *threshold, *warm;
     double *scalars;
     double *queue;               /* [2][sparsity_queue_length] penalties at p, next_p */
-    void *blocks[64];            /* every device allocation, to be freed */
-    size_t num_blocks;
     /* host copies for resume, where the backend's memory is its own */
     void *host[8];
 };
 
-static void *saei_device(sae_trainer *t, size_t count, size_t size) {
-    size_t bytes;
-    void *p = NULL;
-    if (t->num_blocks < 64 && saei_mul(count, size, &bytes)) p = t->ops->alloc(&t->w, bytes);
-    if (p) t->blocks[t->num_blocks++] = p;
-    return p;
-}
+/* The sentinels of a desc as plain numbers. */
+static uint64_t saei_steps_of(uint64_t field) { return field == SAE_NONE ? 0 : field; }
+static double saei_number_of(double field) { return field < 0 ? 0 : field; }
 
-static bool saei_params_make(sae_trainer *t, saei_params *p) {
-    sae_dictionary shape = t->view;
-    p->all = (float *)saei_device(t, t->view.num_params, sizeof(float));
-    if (!p->all) return false;
-    saei_dictionary_place(&shape, p->all);
-    p->W_enc = shape.W_enc;
-    p->W_dec = shape.W_dec;
-    p->b_enc = shape.b_enc;
-    p->aux0 = shape.aux0;
-    p->aux1 = shape.aux1;
-    p->b_dec = shape.b_dec;
-    return true;
-}
-
-static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool separate,
-                           sae_code *code) {
-    size_t entries;
-    bool ok;
-    code->stride = stride;
-    if (!saei_mul(t->desc.batch_size, stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
-        return false;
-    code->count = (uint32_t *)saei_device(t, t->desc.batch_size, sizeof(uint32_t));
-    code->latent = (uint32_t *)saei_device(t, entries, sizeof(uint32_t));
-    code->pre = code->value = (float *)saei_device(t, entries, sizeof(float));
-    if (separate) code->value = (float *)saei_device(t, entries, sizeof(float));
-    code->grad = (float *)saei_device(t, entries, sizeof(float));
-    ok = code->count && code->latent && code->pre && code->value && code->grad;
-    if (extras == 3) {
-        code->gate = (float *)saei_device(t, entries, sizeof(float));
-        ok = ok && code->gate;
-    }
-    for (size_t i = 0; i < extras; i++) {
-        code->extra[i] = (float *)saei_device(t, entries, sizeof(float));
-        ok = ok && code->extra[i];
-    }
-    /* these lists may be long; code_sums: the backend reads bits */
-    if (code == &t->code && !saei_is_top_k(t->desc.kind) && t->ops->code_sums) {
-        size_t words;
-        ok = ok && saei_mul(t->desc.batch_size, saei_ceil_div(t->desc.dict_size, 64), &words);
-        code->fires = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
-        ok = ok && code->fires;
-    }
-    return ok;
-}
-
-static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
-    size_t m = t->desc.dict_size;
-    bool ok = saei_mul(t->desc.batch_size, stride, &t->index.capacity);
-    t->index.dict_size = m;
-    t->index.begin = (size_t *)saei_device(t, m + 1, sizeof(size_t));
-    ok = ok && t->index.begin;
-    t->index.row = ok ? (uint32_t *)saei_device(t, t->index.capacity, sizeof(uint32_t)) : NULL;
-    ok = ok && t->index.row;
-    for (size_t i = 0; ok && i < values; i++) {
-        t->index.value[i] = (float *)saei_device(t, t->index.capacity, sizeof(float));
-        ok = t->index.value[i] != NULL;
-    }
-    return ok;
-}
-
-/* Everything a step will need. */
-static bool saei_trainer_memory(sae_trainer *t) {
-    const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
-    bool gated = saei_is_gated(h->kind), jump = h->kind == SAE_TRAINER_JUMP_RELU, ok;
-    bool ghost = h->ghost_threshold != SAE_NONE;
-    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
-    stride = h->dict_size;
-    if (h->kind == SAE_TRAINER_TOP_K) {
-        stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
-        stride = saei_min(stride, h->dict_size);
-    }
-    if (saei_is_top_k(h->kind) && saei_number_of(h->auxk_alpha) > 0)
-        aux = saei_min(h->top_k_aux, h->dict_size);
-    if (ghost) aux = h->dict_size;
-    t->w.shape.batch = h->batch_size;
-    t->w.shape.d = h->activation_dim;
-    t->w.shape.ld = t->view.ld;
-    t->w.shape.dict_size = h->dict_size;
-    t->w.shape.k = h->kind == SAE_TRAINER_TOP_K ? saei_max(stride, aux) : aux;
-    scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
-    if (scratch == SIZE_MAX) return false;
-    t->w.scratch = saei_device(t, scratch, 1);
-    ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
-         && saei_params_make(t, &t->second);
-    if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
-    t->x = (float *)saei_device(t, rows, sizeof(float));
-    t->target = (float *)saei_device(t, rows, sizeof(float));
-    t->e = (float *)saei_device(t, rows, sizeof(float));
-    t->r = (float *)saei_device(t, rows, sizeof(float));
-    t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
-    t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-    t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
-    t->list_count = (uint32_t *)saei_device(t, 2, sizeof(uint32_t));
-    t->norms = (float *)saei_device(t, m, sizeof(float));
-    t->weight = (float *)saei_device(t, m, sizeof(float));
-    t->sums = (float *)saei_device(t, m, sizeof(float));
-    t->threshold = (float *)saei_device(t, 2, sizeof(float));
-    t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
-    t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && h->kind != SAE_TRAINER_STANDARD_APRIL) {
-        t->lag.seen = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-        t->lag.listed = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-        t->lag.waiting = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
-        ok = ok && t->lag.seen && t->lag.listed && t->lag.waiting;
-    }
-    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
-         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
-    if (ok && h->kind == SAE_TRAINER_MATRYOSHKA) {
-        size_t all;
-        t->groups = saei_mul(rows, h->num_groups, &all)
-                        ? (float *)saei_device(t, all, sizeof(float))
-                        : NULL;
-        ok = t->groups != NULL;
-    }
-    if (!ok) return false;
-    t->bad = t->list_count + 1;
-    t->warm = t->threshold + 1;
-    /* Lists of any length: long rows share no set of a cache. Those of a k hold just as many. */
-    apart = h->kind == SAE_TRAINER_TOP_K || stride < 1024 ? stride : saei_align16(stride) | 16;
-    ok = saei_code_make(t, apart, gated ? 3 : jump ? 1 : 0, gated || jump, &t->code);
-    if (ok && aux) ok = saei_code_make(t, aux, 0, ghost, &t->aux);
-    return ok && saei_index_make(t, saei_max(stride, aux),
-                                 t->ops->code_sums ? 2 : gated ? 5 : jump ? 3 : 2);
-}
-
-static char *saei_own_text(sae_trainer *t, const char *text, bool *ok) {
-    char *copy = text ? saei_strdup(t->ctx, text) : NULL;
-    if (text && !copy) *ok = false;
-    return copy;
-}
-
-SAE_API void sae_trainer_destroy(sae_trainer *t) {
-    if (!t) return;
-    while (t->num_blocks) t->ops->free(&t->w, t->blocks[--t->num_blocks]);
-    if (t->open) t->ops->close(t->ctx, t->w.state);
-    for (size_t i = 0; i < sizeof t->host / sizeof *t->host; i++) saei_free(t->ctx, t->host[i]);
-    saei_free(t->ctx, t->desc.lm_name);
-    saei_free(t->ctx, t->desc.submodule_name);
-    saei_free(t->ctx, t->desc.wandb_name);
-    saei_free(t->ctx, t->desc.init);
-    saei_free(t->ctx, t);
-}
-
-static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictionary_desc *out) {
-    size_t sum = 0;
-    memset(out, 0, sizeof *out);
-    out->arch = h->arch;
-    out->activation_dim = h->activation_dim;
-    out->dict_size = h->dict_size;
-    out->seed = h->seed;
-    if (!saei_is_top_k(h->kind)) return;
-    out->k = h->k;
-    if (h->kind != SAE_TRAINER_MATRYOSHKA) return;
-    out->num_groups = h->num_groups;
-    for (size_t g = 0; g < h->num_groups && g < SAE_MAX_GROUPS; g++) {
-        double size = h->group_fractions[g] * (double)h->dict_size;
-        if (g + 1 == h->num_groups)
-            out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
-        else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
-        sum += out->group_sizes[g];
-    }
-}
-
-static sae_result saei_trainer_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    sae_arch arch;
-    sae_trainer_desc plain = *h;
-    if (h->kind < SAE_TRAINER_STANDARD || h->kind > SAE_TRAINER_JUMP_RELU)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_trainer_create: kind is %d, allowed are %d to %d", (int)h->kind,
-                         (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
-    plain.arch = SAE_ARCH_DEFAULT;
-    arch = saei_trainer_arch(&plain);
-    if (h->arch != arch
-        && !(h->kind == SAE_TRAINER_STANDARD_APRIL && h->arch == SAE_ARCH_STANDARD_NEW))
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
-                         sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
-                         h->kind == SAE_TRAINER_STANDARD_APRIL ? " and AutoEncoderNew" : "");
-    if (!h->batch_size || h->batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
-                         h->batch_size, INT32_MAX);
-    SAEI_TRY(saei_steps_check(ctx, h));
-    return saei_numbers_check(ctx, h);
-}
-
-/* The start: init's tensors, or the class's own. */
-static sae_result saei_trainer_start(sae_trainer *t) {
-    const sae_dictionary_desc *want = &t->view.desc;
-    sae_dictionary *from = NULL;
-    const double none = -1; /* auxk: no dead latents so far */
-    if (t->desc.init) {
-        sae_load_desc load;
-        memset(&load, 0, sizeof load);
-        load.arch = want->arch;
-        load.k = want->k;
-        load.raw = true;
-        SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
-        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
-            || from->desc.subtract_b_dec != want->subtract_b_dec) {
-            sae_result result = saei_fail(t->ctx, SAE_ERR_MISMATCH,
-                                          "sae_trainer_create: init is %s, "
-                                          "which holds %s%s; the trainer has %s",
-                                          t->desc.init, sae_arch_name(from->desc.arch),
-                                          from->desc.arch == want->arch ? " with variations" : "",
-                                          sae_arch_name(want->arch));
-            sae_dictionary_destroy(from);
-            return result;
-        }
-        if (from->desc.activation_dim != want->activation_dim
-            || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
-            || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
-            char has[64] = "", wants[96] = "";
-            if (want->num_groups) {
-                snprintf(has, sizeof has, " in %zu groups", from->desc.num_groups);
-                snprintf(wants, sizeof wants, " in %zu (or groups of other sizes)",
-                         want->num_groups);
-            }
-            sae_result result = saei_fail(
-                t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
-                "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
-                from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
-            sae_dictionary_destroy(from);
-            return result;
-        }
-    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
-    t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
-    t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
-    t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
-    t->view.threshold = from->threshold;
-    sae_dictionary_destroy(from);
-    return SAE_OK;
-}
-
-SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
-                                      sae_trainer **out) {
-    sae_trainer_desc h;
-    sae_dictionary_desc shape;
-    sae_trainer *t;
-    sae_result result;
-    bool ok = true, fast;
-    if (!ctx) return SAE_ERR_INVALID;
-    if (!desc || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: %s is NULL",
-                         desc ? "out" : "desc");
-    h = *desc;
-    sae_trainer_defaults(&h);
-    SAEI_TRY(saei_trainer_check(ctx, &h));
-    saei_trainer_dictionary_desc(&h, &shape);
-    SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
-    SAEI_TRY(saei_backend_check(ctx, "sae_trainer_create", saei_backend_of(ctx)));
-    t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
-    if (!t)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
-    t->ctx = ctx;
-    t->ops = saei_backend_of(ctx);
-    t->w.ctx = ctx;
-    t->desc = h;
-    t->desc.lm_name = saei_own_text(t, h.lm_name, &ok);
-    t->desc.submodule_name = saei_own_text(t, h.submodule_name, &ok);
-    t->desc.wandb_name = saei_own_text(t, h.wandb_name, &ok);
-    t->desc.init = saei_own_text(t, h.init, &ok);
-    t->view.ctx = ctx;
-    t->view.desc = shape;
-    t->view.desc.output_dim = saei_output_dim(&shape);
-    t->view.ld = saei_align16(shape.activation_dim);
-    t->view.num_params = saei_param_count(&shape);
-    t->view.rule = saei_is_top_k(h.kind) ? SAE_RULE_TOP_K : SAE_RULE_DEFAULT;
-    if (saei_is_top_k(h.kind) && h.kind != SAE_TRAINER_TOP_K) t->view.rule = SAE_RULE_THRESHOLD;
-    t->view.active_groups = shape.num_groups;
-    t->view.borrowed = true;
-    t->view.origin.layer = -1;
-    t->schedule.steps = h.steps;
-    t->schedule.warmup_steps = saei_steps_of(h.warmup_steps);
-    t->schedule.decay_start = saei_steps_of(h.decay_start);
-    t->schedule.resample_steps = saei_steps_of(h.resample_steps);
-    t->schedule.sparsity_warmup_steps = saei_steps_of(h.sparsity_warmup_steps);
-    fast = saei_is_gated(h.kind) || h.kind == SAE_TRAINER_JUMP_RELU;
-    t->adam.beta1 = fast ? 0 : 0.9;
-    t->adam.beta2 = 0.999;
-    t->adam.eps = 1e-8;
-    t->now.k = (double)h.k;
-    t->now.p = h.p_start;
-    t->now.next_p = -1;
-    t->now.sparsity_coeff = saei_number_of(h.initial_sparsity_penalty);
-    result = t->ops->open(ctx, &t->w.state);
-    t->open = result == SAE_OK;
-    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t))) {
-        result = t->ops->status(&t->w); /* a backend may know more */
-        if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                               "sae_trainer_create: no memory to train %zu latents "
-                               "of %zu dimensions with batches of %zu rows",
-                               h.dict_size, h.activation_dim, h.batch_size);
-    }
-    if (result == SAE_OK) result = saei_trainer_start(t);
-    if (result == SAE_OK && t->ops->host_memory) saei_dictionary_place(&t->view, t->param.all);
-    else if (result == SAE_OK) {
-        t->host[0] = saei_calloc(ctx, t->view.num_params, sizeof(float));
-        if (t->host[0]) saei_dictionary_place(&t->view, (float *)t->host[0]);
-        else
-            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                               "sae_trainer_create: no memory for a host copy");
-    }
-    if (result == SAE_OK) result = t->ops->status(&t->w);
-    if (result != SAE_OK) {
-        sae_trainer_destroy(t);
-        return result;
-    }
-    *out = t;
-    return SAE_OK;
-}
-
-/* ==== >>trainer: the nine schemes ============================================================= */
-/* Each computes the gradients of one batch into t->grad. Notation of reference.md and of the papers
+/* ==== >>trainer: gradients ==================================================================== */
+/* Each saei_grads_* computes the gradients of one batch into t->grad. Notation of the papers
    named; e = x_hat - y. Every gradient of the squared error is 2/n e: alpha below. */
 
 /* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
@@ -18388,8 +17908,8 @@ static void saei_catch_up(sae_trainer *t, const sae_code *code) {
                          t->second.W_dec);
 }
 
-/* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
-   the rows do, and is tried once in eight times. */
+/* After an update. Finding rows that may wait costs a scan of all lists: it goes on while at least
+   an eighth of the rows do, else it is tried again every 8th time. */
 static void saei_lag_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
     sae_lag *lag = &t->lag;
     size_t at = lag->updates % SAE_LAG_UPDATES;
@@ -18481,15 +18001,19 @@ static void saei_ghost_grads(sae_trainer *t) {
     saei_latent_grads(t, t->r, 1, true);
 }
 
+static bool saei_has_trait(const sae_trainer *t, unsigned trait) {
+    return (t->scheme->traits & trait) != 0;
+}
+
 /* Penalty of the annealers (Karvonen et al. 2024, p-annealing) on values, into grad. Once there is
    a next p, the penalties at p and at the next p go to the queue. */
-static void saei_anneal_penalty(sae_trainer *t, double scale, const float *values, float *grad) {
+static void saei_anneal_penalty(sae_trainer *t, const float *values, float *grad) {
     sae_penalty kind =
         t->desc.sparsity_function == SAE_SPARSITY_LP ? SAE_PENALTY_LP : SAE_PENALTY_LP_P;
     size_t length = t->desc.sparsity_queue_length, slot = (size_t)t->now.queue_size % length;
     bool queued = t->now.next_p >= 0;
     if (queued) t->penalty = t->queue + slot;
-    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * scale, NULL, &t->code, values,
+    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * t->scale, NULL, &t->code, values,
                     grad, t->penalty);
     if (!queued) return;
     t->ops->penalty(&t->w, kind, t->now.next_p, 0, NULL, &t->code, values, NULL,
@@ -18499,12 +18023,12 @@ static void saei_anneal_penalty(sae_trainer *t, double scale, const float *value
 
 /* STANDARD (Bricken et al. 2023), STANDARD_APRIL (Conerly et al. 2024), P_ANNEAL:
    mean |e|^2 (or mean |e|) + coefficient * s(t) * penalty(f). */
-static void saei_grads_standard(sae_trainer *t, double scale) {
+static void saei_grads_standard(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
-    bool april = h->kind == SAE_TRAINER_STANDARD_APRIL, ghost = h->ghost_threshold != SAE_NONE;
+    bool weighted = saei_has_trait(t, SAEI_WEIGHTED), ghost = h->ghost_threshold != SAE_NONE;
     int power = h->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1; /* NEW hands out f |w|, counted again */
-    double coef = saei_number_of(h->l1_penalty) * scale;
+    double coef = saei_number_of(h->l1_penalty) * t->scale;
     float alpha = (float)(h->reconstruction_norm ? 1.0 / (double)t->n : 2.0 / (double)t->n);
     size_t m = h->dict_size;
     float *e = t->e;
@@ -18519,15 +18043,15 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
         e = t->r;
         ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
     }
-    if (h->kind == SAE_TRAINER_P_ANNEAL) saei_anneal_penalty(t, scale, t->code.value, t->code.grad);
+    if (saei_has_trait(t, SAEI_ANNEALED)) saei_anneal_penalty(t, t->code.value, t->code.grad);
     else {
-        if (april) {
+        if (weighted) {
             ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
             ops->norm_weight(&t->w, t->norms, power, m, t->weight);
         }
         ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
                                                                          : SAE_PENALTY_L1,
-                     1, coef, april ? t->weight : NULL, &t->code, t->code.value, t->code.grad,
+                     1, coef, weighted ? t->weight : NULL, &t->code, t->code.value, t->code.grad,
                      t->scalars + SAEI_S_SPARSITY);
     }
     saei_index_batch(t, &t->code, 0);
@@ -18537,7 +18061,7 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
     }
     ops->fired(&t->w, &t->index, -1, 1, t->since);
     saei_latent_grads(t, e, alpha, false);
-    if (april) {
+    if (weighted) {
         ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
         ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
                        (float)(coef / (double)t->n), m, t->grad.W_dec);
@@ -18550,7 +18074,7 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
 
 /* GATED (Rajamanoharan et al. 2024a): mean |e|^2 + coefficient * s(t) * penalty(relu(gate)) +
    mean |x_hat(relu(gate)) - x|^2 with the decoder held fixed in the last. */
-static void saei_grads_gated(sae_trainer *t, double scale) {
+static void saei_grads_gated(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
     float alpha = (float)(2.0 / (double)t->n);
@@ -18558,10 +18082,10 @@ static void saei_grads_gated(sae_trainer *t, double scale) {
     ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
     saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.extra[0]);
     saei_reconstruct(t, t->code.gate, alpha, NULL, t->r, t->scalars + SAEI_S_AUX, t->code.extra[1]);
-    if (h->kind == SAE_TRAINER_GATED_ANNEAL)
-        saei_anneal_penalty(t, scale, t->code.gate, t->code.extra[1]);
+    if (saei_has_trait(t, SAEI_ANNEALED))
+        saei_anneal_penalty(t, t->code.gate, t->code.extra[1]);
     else
-        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * scale, NULL,
+        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * t->scale, NULL,
                      &t->code, t->code.gate, t->code.extra[1], t->scalars + SAEI_S_SPARSITY);
     ops->gate_grad(&t->w, t->param.aux0, &t->code);
     saei_index_batch(t, &t->code, 3);
@@ -18599,16 +18123,16 @@ static void saei_matryoshka_residuals(sae_trainer *t) {
 
 /* TOP_K (Gao et al. 2024), BATCH_TOP_K (Bussmann et al. 2024), MATRYOSHKA: mean |e|^2 +
    auxk_alpha auxk, where auxk reconstructs e from the dead latents. */
-static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
+static void saei_grads_top_k(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
-    bool rows = h->kind == SAE_TRAINER_TOP_K, nested = h->kind == SAE_TRAINER_MATRYOSHKA;
+    bool rows = saei_has_trait(t, SAEI_EACH_ROW), nested = saei_has_trait(t, SAEI_NESTED);
     size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
     float alpha = (float)(2.0 / (double)t->n);
     double auxk_alpha = saei_number_of(h->auxk_alpha);
     saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
                       &t->code, false);
-    if (step > saei_steps_of(h->threshold_start_step))
+    if ((uint64_t)t->now.step > saei_steps_of(h->threshold_start_step))
         ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta),
                               t->threshold);
     if (nested) saei_matryoshka_residuals(t);
@@ -18654,11 +18178,11 @@ static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
 /* JUMP_RELU (Rajamanoharan et al. 2024b, with an L0 target): mean |e|^2 + c s(t) (L0/target - 1)^2,
    gradients of the thresholds by the straight-through rectangle. As in the reference the L0 term's
    rectangle is taken at f, after the jump. */
-static void saei_grads_jump_relu(sae_trainer *t, double scale) {
+static void saei_grads_jump_relu(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
     float alpha = (float)(2.0 / (double)t->n), bandwidth = (float)h->bandwidth;
-    double coef = saei_number_of(h->sparsity_penalty) * scale;
+    double coef = saei_number_of(h->sparsity_penalty) * t->scale;
     size_t m = h->dict_size;
     saei_encode_batch(t, SAE_SELECT_WINDOW, 0, &t->code, false);
     ops->jump(&t->w, t->param.aux0, &t->code);
@@ -18676,20 +18200,847 @@ static void saei_grads_jump_relu(sae_trainer *t, double scale) {
         ops->list_silent(&t->w, t->since, h->dead_feature_threshold + 1, m, t->list, t->list_count);
 }
 
+/* ---- losses ---- */
+
+static double saei_loss_standard(const sae_trainer *t, const double *v, sae_stats *s) {
+    bool ghost = t->desc.ghost_threshold != SAE_NONE;
+    double coef = saei_has_trait(t, SAEI_ANNEALED) ? t->coef : saei_number_of(t->desc.l1_penalty);
+    double loss = s->l2_loss + coef * t->scale * s->sparsity_loss;
+    return ghost ? loss + v[SAEI_S_GHOST] : loss;
+}
+
+static double saei_loss_gated(const sae_trainer *t, const double *v, sae_stats *s) {
+    s->aux_loss = v[SAEI_S_AUX];
+    return saei_loss_standard(t, v, s) + s->aux_loss;
+}
+
+static double saei_loss_top_k(const sae_trainer *t, const double *v, sae_stats *s) {
+    const sae_trainer_desc *h = &t->desc;
+    bool nested = saei_has_trait(t, SAEI_NESTED);
+    if (nested) s->l2_loss = 0;
+    for (size_t g = 0; nested && g < h->num_groups; g++)
+        s->l2_loss += h->group_weights[g] / (double)h->num_groups * v[SAEI_S_GROUPS + g];
+    s->sparsity_loss = NAN;
+    s->auxk_loss = v[SAEI_S_NORM];
+    s->pre_norm_auxk_loss = v[SAEI_S_PRE_NORM];
+    s->effective_l0 = nested ? (double)h->k : t->used_k;
+    return s->l2_loss + saei_number_of(h->auxk_alpha) * s->auxk_loss;
+}
+
+static double saei_loss_jump_relu(const sae_trainer *t, const double *v, sae_stats *s) {
+    (void)t;
+    (void)v;
+    return s->l2_loss + s->sparsity_loss;
+}
+
+/* ==== >>trainer: schemes ====================================================================== */
+/* One row a training scheme. Its hyperparameters are words of >>trainer: hyperparameters, those
+   that every trainer has may be left out: first what the reference writes into config.json, in its
+   order; after the + what it leaves out, which is written after all else. */
+
+static const saei_scheme saei_schemes[] = {
+    { SAE_TRAINER_STANDARD, 1e-3, 0.9, SAE_SPARSITY_L1, SAEI_CONSTRAINED, saei_grads_standard,
+      saei_loss_standard,
+      "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps resample_steps "
+      "sparsity_warmup_steps steps decay_start seed device layer lm_name wandb_name submodule_name "
+      "+ sparsity_function reconstruction_loss ghost_threshold" },
+    { SAE_TRAINER_STANDARD_APRIL, 1e-3, 0.9, SAE_SPARSITY_L1, SAEI_CLIPPED | SAEI_WEIGHTED,
+      saei_grads_standard, saei_loss_standard,
+      "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
+      "sparsity_warmup_steps steps decay_start seed device layer lm_name wandb_name "
+      "submodule_name" },
+    { SAE_TRAINER_GATED, 5e-5, 0, SAE_SPARSITY_L1, SAEI_CONSTRAINED, saei_grads_gated,
+      saei_loss_gated,
+      "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
+      "sparsity_warmup_steps decay_start seed device layer lm_name wandb_name submodule_name" },
+    { SAE_TRAINER_GATED_ANNEAL, 3e-4, 0, SAE_SPARSITY_LP_P, SAEI_CONSTRAINED | SAEI_ANNEALED,
+      saei_grads_gated, saei_loss_gated,
+      "trainer_class dict_class activation_dim dict_size lr sparsity_function sparsity_penalty "
+      "p_start p_end anneal_start sparsity_queue_length n_sparsity_updates warmup_steps "
+      "resample_steps sparsity_warmup_steps decay_start steps seed layer lm_name wandb_name "
+      "+ initial_sparsity_penalty anneal_end" },
+    { SAE_TRAINER_P_ANNEAL, 1e-3, 0.9, SAE_SPARSITY_LP, SAEI_CONSTRAINED | SAEI_ANNEALED,
+      saei_grads_standard, saei_loss_standard,
+      "trainer_class dict_class activation_dim dict_size lr sparsity_function sparsity_penalty "
+      "p_start p_end anneal_start sparsity_queue_length n_sparsity_updates warmup_steps "
+      "sparsity_warmup_steps decay_start resample_steps steps seed layer lm_name wandb_name "
+      "submodule_name + initial_sparsity_penalty anneal_end" },
+    { SAE_TRAINER_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_EACH_ROW, saei_grads_top_k,
+      saei_loss_top_k,
+      "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
+      "threshold_start_step seed activation_dim dict_size k device layer lm_name wandb_name "
+      "submodule_name + k_anneal_steps top_k_aux dead_feature_threshold" },
+    { SAE_TRAINER_BATCH_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K, saei_grads_top_k, saei_loss_top_k,
+      "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
+      "threshold_start_step top_k_aux seed activation_dim dict_size k device layer lm_name "
+      "wandb_name submodule_name + k_anneal_steps dead_feature_threshold" },
+    { SAE_TRAINER_MATRYOSHKA, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_NESTED, saei_grads_top_k,
+      saei_loss_top_k,
+      "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
+      "threshold_start_step top_k_aux seed activation_dim dict_size group_fractions group_weights "
+      "group_sizes k device layer lm_name wandb_name submodule_name "
+      "+ k_anneal_steps dead_feature_threshold" },
+    { SAE_TRAINER_JUMP_RELU, 7e-5, 0, SAE_SPARSITY_L1, SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD,
+      saei_grads_jump_relu, saei_loss_jump_relu,
+      "trainer_class dict_class lr steps seed activation_dim dict_size device layer lm_name "
+      "wandb_name submodule_name bandwidth sparsity_penalty sparsity_warmup_steps target_l0 "
+      "+ dead_feature_threshold" }
+};
+enum { SAEI_NUM_SCHEMES = sizeof saei_schemes / sizeof saei_schemes[0] };
+
+/* NULL: there is none. */
+static const saei_scheme *saei_scheme_of(sae_trainer_kind kind) {
+    if (kind == SAE_TRAINER_DEFAULT) kind = SAE_TRAINER_TOP_K;
+    for (size_t i = 0; i < SAEI_NUM_SCHEMES; i++)
+        if (saei_schemes[i].kind == kind) return &saei_schemes[i];
+    return NULL;
+}
+
+/* The word of a scheme's hyperparameters at *at, which goes on to the next; its length, 0 at the
+   end. */
+static size_t saei_next_word(const char **at, const char **word) {
+    size_t n = strcspn(*at, " ");
+    *word = *at;
+    *at += n + ((*at)[n] == ' ');
+    return n;
+}
+
+static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
+    const char *at = scheme->hyperparameters, *word;
+    size_t n, length = strlen(key);
+    while ((n = saei_next_word(&at, &word)) > 0)
+        if (n == length && !strncmp(word, key, n)) return true;
+    return false;
+}
+
+/* ==== >>trainer: hyperparameters ============================================================== */
+/* One row each, in the order of sae_trainer_desc. From the rows follow the defaults, the checks,
+   the settings a backup belongs to, reading and writing by name, and what options and bindings list.
+   Which trainers have one stands in >>trainer: schemes. */
+
+typedef enum saei_field_type {
+    SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
+    SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING
+} saei_field_type;
+
+/* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
+   the two must be spelled otherwise there: OFF is SAE_NONE for steps, -1 for real numbers. */
+typedef enum saei_meaning { SAEI_REFUSED, SAEI_LITERAL, SAEI_OFF, SAEI_DEFAULT } saei_meaning;
+
+enum { /* of a row */
+    SAEI_EVERY = 1,       /* all trainers have it */
+    SAEI_OWN = 2,         /* trainers that lack it refuse it; else they leave it alone */
+    SAEI_IN_RUN = 4,      /* fewer than steps */
+    SAEI_SHARE = 8,       /* at most 1 */
+    SAEI_CONTINUOUS = 16, /* SAE_NONE is spelled "continuous" */
+    SAEI_NO_SETTING = 32  /* a backup does not depend on it, or another row tells */
+};
+
+typedef struct saei_field {
+    const char *key;     /* the reference's name of it */
+    const char *name;    /* in sae_trainer_desc; "": it only becomes another's */
+    saei_field_type type;
+    saei_meaning zero, null;
+    unsigned flags;
+    double value;        /* default, where a row alone can say it; -1: SAE_NONE */
+    const char *initial; /* default, for people */
+    size_t offset;       /* in sae_trainer_desc */
+} saei_field;
+
+#define SAEI_AT(field) offsetof(sae_trainer_desc, field)
+#define SAEI_ROW(name, type, zero, null, flags, ...)                                               \
+    { #name, #name, SAEI_FIELD_##type, SAEI_##zero, SAEI_##null, flags, __VA_ARGS__, SAEI_AT(name) }
+#define SAEI_ROW_AS(key, name, at, type, zero, null, flags, ...)                                   \
+    { key, name, SAEI_FIELD_##type, SAEI_##zero, SAEI_##null, flags, __VA_ARGS__, SAEI_AT(at) }
+#define SAEI_IS(number) number, #number
+#define SAEI_IS_NONE -1, "none"
+#define SAEI_SAID(text) 0, text
+
+static const saei_field saei_fields[] = {
+    SAEI_ROW_AS("trainer_class", "kind", kind, KIND, REFUSED, REFUSED, SAEI_EVERY,
+                SAEI_SAID("top_k")),
+    SAEI_ROW_AS("dict_class", "arch", arch, ARCH, REFUSED, DEFAULT, SAEI_EVERY,
+                SAEI_SAID("by the trainer")),
+    SAEI_ROW(activation_dim, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("the data's")),
+    SAEI_ROW(dict_size, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("required")),
+    SAEI_ROW(batch_size, SIZE, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("the data's, 2048")),
+    SAEI_ROW(steps, STEPS, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("required")),
+    SAEI_ROW(seed, STEPS, LITERAL, DEFAULT, SAEI_EVERY, SAEI_IS(0)),
+    SAEI_ROW(lr, REAL, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("by the trainer")),
+    SAEI_ROW(warmup_steps, STEPS, OFF, REFUSED, SAEI_EVERY | SAEI_IN_RUN,
+             SAEI_SAID("1000; steps / 10 in runs of at most 1000 steps")),
+    SAEI_ROW(decay_start, STEPS, OFF, OFF, SAEI_EVERY, SAEI_IS_NONE),
+    SAEI_ROW(sparsity_warmup_steps, STEPS, OFF, OFF, SAEI_IN_RUN,
+             SAEI_SAID("2000; steps / 5 in runs of at most 2000 steps")),
+    SAEI_ROW(resample_steps, STEPS, OFF, OFF, SAEI_OWN | SAEI_IN_RUN, SAEI_IS_NONE),
+    SAEI_ROW(l1_penalty, REAL, OFF, DEFAULT, 0, SAEI_IS(0.1)),
+    SAEI_ROW(sparsity_function, SPARSITY, REFUSED, DEFAULT, SAEI_OWN,
+             SAEI_SAID("l1; p_anneal Lp, gated_anneal Lp^p")),
+    SAEI_ROW(k, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("required")),
+    SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_IN_RUN, SAEI_IS_NONE),
+    SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, 0, SAEI_IS(1.0 / 32)),
+    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("activation_dim / 2")),
+    SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, 0, SAEI_IS(10000000)),
+    SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_SHARE, SAEI_IS(0.999)),
+    SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, 0, SAEI_IS(1000)),
+    SAEI_ROW(group_fractions, LIST, REFUSED, DEFAULT, 0,
+             SAEI_SAID("required, for example 0.25,0.75")),
+    SAEI_ROW(group_weights, LIST, REFUSED, DEFAULT, SAEI_NO_SETTING, SAEI_SAID("all the same")),
+    SAEI_ROW_AS("group_sizes", "", group_fractions, GROUP_SIZES, REFUSED, DEFAULT, SAEI_NO_SETTING,
+                SAEI_SAID("by group_fractions")),
+    SAEI_ROW(bandwidth, REAL, REFUSED, DEFAULT, 0, SAEI_IS(0.001)),
+    SAEI_ROW(sparsity_penalty, REAL, OFF, DEFAULT, 0, SAEI_IS(1)),
+    SAEI_ROW(target_l0, REAL, REFUSED, DEFAULT, 0, SAEI_IS(20)),
+    SAEI_ROW(initial_sparsity_penalty, REAL, OFF, DEFAULT, 0, SAEI_IS(0.1)),
+    SAEI_ROW(anneal_start, STEPS, OFF, REFUSED, 0, SAEI_IS(15000)),
+    SAEI_ROW(anneal_end, STEPS, REFUSED, DEFAULT, 0, SAEI_SAID("steps")),
+    SAEI_ROW(p_start, REAL, REFUSED, DEFAULT, 0, SAEI_IS(1)),
+    SAEI_ROW(p_end, REAL, LITERAL, DEFAULT, 0, SAEI_SAID("0 (with Lp it must be above)")),
+    SAEI_ROW(n_sparsity_updates, STEPS, REFUSED, REFUSED, SAEI_CONTINUOUS, SAEI_IS(10)),
+    SAEI_ROW(sparsity_queue_length, SIZE, REFUSED, DEFAULT, 0, SAEI_IS(10)),
+    SAEI_ROW_AS("reconstruction_loss", "reconstruction_norm", reconstruction_norm, NORM, REFUSED,
+                DEFAULT, SAEI_OWN, SAEI_SAID("mse")),
+    SAEI_ROW(ghost_threshold, STEPS, REFUSED, OFF, SAEI_OWN, SAEI_IS_NONE),
+    SAEI_ROW(init, TEXT, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("new weights")),
+    SAEI_ROW_AS("device", "", kind, NOTHING, REFUSED, DEFAULT, SAEI_NO_SETTING,
+                SAEI_SAID("for config.json")),
+    SAEI_ROW(layer, INTEGER, LITERAL, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(lm_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("for config.json"))
+};
+enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
+
+static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
+
+static bool saei_has_field(const saei_scheme *scheme, const saei_field *f) {
+    return (f->flags & SAEI_EVERY) || saei_scheme_names(scheme, f->key);
+}
+
+/* The annealers' configs call initial_sparsity_penalty sparsity_penalty. */
+static size_t saei_field_offset(const saei_field *f, sae_trainer_kind kind) {
+    const saei_scheme *scheme = saei_scheme_of(kind);
+    bool penalty = f->offset == SAEI_AT(sparsity_penalty) && scheme;
+    return penalty && (scheme->traits & SAEI_ANNEALED) ? SAEI_AT(initial_sparsity_penalty)
+                                                       : f->offset;
+}
+
+/* The values a row takes, as messages put it. */
+static const char *saei_allowed(const saei_field *f) {
+    bool zero = f->zero != SAEI_REFUSED, none = f->null == SAEI_OFF;
+    switch (f->type) {
+    case SAEI_FIELD_SIZE:
+    case SAEI_FIELD_STEPS:
+        if (f->flags & SAEI_CONTINUOUS) return "a whole number >= 1, or continuous";
+        if (zero) return none ? "a whole number, or none" : "a whole number";
+        return none ? "a whole number >= 1, or none" : "a whole number >= 1";
+    case SAEI_FIELD_REAL:
+        if (f->flags & SAEI_SHARE) return "a number from 0 to 1";
+        return zero ? "a number >= 0" : "a number > 0";
+#define SAE_X(kind, value, arch, name, reference, older) name ", "
+    case SAEI_FIELD_KIND: return SAE_TRAINERS(SAE_X) "or the reference's class";
+#undef SAE_X
+    case SAEI_FIELD_ARCH: return "a class of the reference, as AutoEncoder";
+    case SAEI_FIELD_LIST: return "a list of 1 to 64 numbers > 0";
+    case SAEI_FIELD_GROUP_SIZES: return "a list of 1 to 64 whole numbers";
+    case SAEI_FIELD_SPARSITY: return "l1, entropy, Lp or Lp^p";
+    case SAEI_FIELD_NORM: return "mse or norm";
+    case SAEI_FIELD_INTEGER: return "a whole number";
+    case SAEI_FIELD_TEXT:
+    case SAEI_FIELD_NOTHING: break;
+    }
+    return "a text";
+}
+
+SAE_API bool sae_hyperparameter_get(size_t index, sae_hyperparameter *out) {
+    const saei_field *f = &saei_fields[index < SAEI_NUM_FIELDS ? index : 0];
+    bool whole = f->type == SAEI_FIELD_SIZE || f->type == SAEI_FIELD_STEPS
+                 || f->type == SAEI_FIELD_INTEGER;
+    bool list = f->type == SAEI_FIELD_LIST || f->type == SAEI_FIELD_GROUP_SIZES;
+    if (index >= SAEI_NUM_FIELDS || !out) return false;
+    out->name = f->key;
+    out->field = f->name;
+    out->type = whole                       ? SAE_HYPERPARAMETER_WHOLE
+                : f->type == SAEI_FIELD_REAL ? SAE_HYPERPARAMETER_REAL
+                : list                       ? SAE_HYPERPARAMETER_LIST
+                                             : SAE_HYPERPARAMETER_TEXT;
+    out->initial = f->initial;
+    out->allowed = saei_allowed(f);
+    out->trainers = 0;
+    for (size_t i = 0; i < SAEI_NUM_SCHEMES; i++)
+        if (saei_has_field(&saei_schemes[i], f)) out->trainers |= 1u << saei_schemes[i].kind;
+    return true;
+}
+
+/* ---- defaults ---- */
+
+static void saei_default_steps(uint64_t *field, uint64_t value) {
+    if (!*field) *field = value ? value : SAE_NONE;
+}
+static void saei_default_number(double *field, double value) {
+    if (*field == 0) *field = value;
+}
+
+SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
+    const saei_scheme *scheme = saei_scheme_of(desc->kind);
+    uint64_t steps = desc->steps;
+    double scale = (double)desc->dict_size / 16384;
+    bool top_k;
+    if (!scheme) return; /* kind is refused later */
+    top_k = (scheme->traits & SAEI_TOP_K) != 0;
+    desc->kind = scheme->kind;
+    if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
+    saei_default_number(&desc->lr, top_k ? scheme->lr / sqrt(scale > 0 ? scale : 1) : scheme->lr);
+    /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
+       and a fifth of the run. */
+    saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
+    saei_default_steps(&desc->sparsity_warmup_steps,
+                       top_k ? SAE_NONE : steps > 2000 ? 2000 : steps / 5);
+    if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
+    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
+    for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
+        saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
+    saei_default_steps(&desc->anneal_end, steps);
+    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
+        const saei_field *f = &saei_fields[i];
+        void *at = (char *)desc + f->offset;
+        if (f->value == 0) continue;
+        if (f->type == SAEI_FIELD_REAL) saei_default_number((double *)at, f->value);
+        if (f->type == SAEI_FIELD_SIZE && !*(size_t *)at) *(size_t *)at = (size_t)f->value;
+        if (f->type == SAEI_FIELD_STEPS)
+            saei_default_steps((uint64_t *)at, f->value < 0 ? SAE_NONE : (uint64_t)f->value);
+    }
+}
+
+/* ==== >>trainer: checks ======================================================================= */
+
+/* What is checked: a desc with its defaults set. */
+typedef struct saei_check {
+    const sae_context *ctx;
+    const char *who;
+    const sae_trainer_desc *h;
+    const saei_scheme *scheme;
+} saei_check;
+
+/* The names of the trainers that have f, in out. */
+static void saei_field_trainers(const saei_field *f, char *out, size_t size) {
+    size_t used = 0;
+    *out = 0;
+    for (size_t i = 0; i < SAEI_NUM_SCHEMES && used < size; i++)
+        if (saei_has_field(&saei_schemes[i], f))
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "",
+                                     sae_trainer_name(saei_schemes[i].kind));
+}
+
+/* A row that only its trainers may set. */
+static sae_result saei_own_check(const saei_check *c, const saei_field *f) {
+    const sae_trainer_desc *h = c->h;
+    const void *at = (const char *)h + f->offset;
+    char names[256];
+    unsigned long long x = f->type == SAEI_FIELD_SPARSITY ? (unsigned long long)h->sparsity_function
+                           : f->type == SAEI_FIELD_NORM   ? h->reconstruction_norm
+                                                          : *(const uint64_t *)at;
+    bool set = f->type == SAEI_FIELD_SPARSITY ? h->sparsity_function != c->scheme->sparsity
+               : f->type == SAEI_FIELD_NORM   ? x != 0
+                                              : x != SAE_NONE;
+    if (!set || saei_has_field(c->scheme, f)) return SAE_OK;
+    saei_field_trainers(f, names, sizeof names);
+    return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: %s is %llu, which %s does not have; it belongs "
+                     "to %s", c->who, f->name, x, sae_trainer_name(h->kind), names);
+}
+
+static sae_result saei_real_check(const saei_check *c, const saei_field *f) {
+    double x = *(const double *)((const char *)c->h + f->offset);
+    if (!(fabs(x) <= FLT_MAX))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: %s is %g, allowed are finite numbers",
+                         c->who, f->name, x);
+    if (!saei_has_field(c->scheme, f)) return SAE_OK;
+    if ((f->zero == SAEI_REFUSED && !(x > 0)) || (f->zero == SAEI_LITERAL && x < 0)
+        || ((f->flags & SAEI_SHARE) && x > 1))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: %s is %g, allowed is %s", c->who, f->name, x,
+                         saei_allowed(f));
+    return SAE_OK;
+}
+
+static sae_result saei_whole_check(const saei_check *c, const saei_field *f) {
+    const void *at = (const char *)c->h + f->offset;
+    bool size = f->type == SAEI_FIELD_SIZE;
+    uint64_t x = size ? *(const size_t *)at : *(const uint64_t *)at;
+    uint64_t most = size ? INT32_MAX : f->offset == SAEI_AT(steps) ? INT64_MAX : UINT64_MAX;
+    bool least = f->zero == SAEI_REFUSED && saei_has_field(c->scheme, f);
+    if ((f->flags & SAEI_IN_RUN) && saei_steps_of(x) >= c->h->steps)
+        return saei_fail(c->ctx, SAE_ERR_INVALID,
+                         "%s: %s is %llu, allowed are 0 to steps - 1, %llu", c->who, f->name,
+                         (unsigned long long)saei_steps_of(x), (unsigned long long)c->h->steps - 1);
+    if (x > most || (least && !x))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: %s is %llu, allowed are %d to %llu", c->who,
+                         f->name, (unsigned long long)x, least, (unsigned long long)most);
+    return SAE_OK;
+}
+
+static sae_result saei_fields_check(const saei_check *c) {
+    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
+        const saei_field *f = &saei_fields[i];
+        if (f->type == SAEI_FIELD_REAL) SAEI_TRY(saei_real_check(c, f));
+        if (f->type == SAEI_FIELD_SIZE || f->type == SAEI_FIELD_STEPS)
+            SAEI_TRY(saei_whole_check(c, f));
+        if (f->flags & SAEI_OWN) SAEI_TRY(saei_own_check(c, f));
+    }
+    return SAE_OK;
+}
+
+/* ---- what hyperparameters ask of each other ---- */
+
+static sae_result saei_decay_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    uint64_t warmup = saei_steps_of(h->warmup_steps), decay = saei_steps_of(h->decay_start);
+    uint64_t sparsity = saei_steps_of(h->sparsity_warmup_steps);
+    uint64_t resample = saei_steps_of(h->resample_steps);
+    if (decay && resample)
+        return saei_fail(c->ctx, SAE_ERR_INVALID,
+                         "%s: decay_start is %llu and resample_steps %llu, only one of them is "
+                         "allowed", c->who, (unsigned long long)decay,
+                         (unsigned long long)resample);
+    if (decay && (decay >= h->steps || decay <= warmup || decay <= sparsity))
+        return saei_fail(c->ctx, SAE_ERR_INVALID,
+                         "%s: decay_start is %llu, it must lie after warmup_steps (%llu) and "
+                         "sparsity_warmup_steps (%llu) and before steps (%llu)", c->who,
+                         (unsigned long long)decay, (unsigned long long)warmup,
+                         (unsigned long long)sparsity, (unsigned long long)h->steps);
+    return SAE_OK;
+}
+
+static sae_result saei_groups_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    double sum = 0;
+    for (size_t i = 0; i < saei_min(h->num_groups, SAE_MAX_GROUPS); i++) {
+        sum += h->group_fractions[i];
+        if (!(h->group_fractions[i] >= 0 && h->group_fractions[i] <= 1))
+            return saei_fail(c->ctx, SAE_ERR_INVALID,
+                             "%s: group_fractions[%zu] is %g, allowed are 0 to 1", c->who, i,
+                             h->group_fractions[i]);
+        if (!(fabs(h->group_weights[i]) <= FLT_MAX))
+            return saei_fail(c->ctx, SAE_ERR_INVALID,
+                             "%s: group_weights[%zu] is %g, allowed are finite numbers", c->who, i,
+                             h->group_weights[i]);
+    }
+    if (!(c->scheme->traits & SAEI_NESTED)) return SAE_OK;
+    if (!h->num_groups || h->num_groups > SAE_MAX_GROUPS)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: num_groups is %zu (group_fractions), "
+                         "allowed are 1 to %d", c->who, h->num_groups, SAE_MAX_GROUPS);
+    if (!(fabs(sum - 1) <= 1e-9))
+        return saei_fail(c->ctx, SAE_ERR_INVALID,
+                         "%s: group_fractions sum to %.9g, they must sum to 1", c->who, sum);
+    return SAE_OK;
+}
+
+static sae_result saei_sparsity_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    sae_sparsity_function f = h->sparsity_function;
+    bool powers = f == SAE_SPARSITY_LP || f == SAE_SPARSITY_LP_P;
+    bool annealed = (c->scheme->traits & SAEI_ANNEALED) != 0;
+    if (annealed ? !powers : f != SAE_SPARSITY_L1 && f != SAE_SPARSITY_ENTROPY)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: sparsity_function is %d, %s allows %s",
+                         c->who, (int)f, sae_trainer_name(h->kind),
+                         annealed ? "SAE_SPARSITY_LP (Lp) and SAE_SPARSITY_LP_P (Lp^p)"
+                                  : "SAE_SPARSITY_L1 (l1) and SAE_SPARSITY_ENTROPY (entropy)");
+    if (f == SAE_SPARSITY_LP && !(h->p_end > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID,
+                         "%s: p_end is %g with sparsity_function Lp, which takes the power 1/p: "
+                         "give a p_end above 0, or take Lp^p", c->who, h->p_end);
+    return SAE_OK;
+}
+
+/* A desc whose defaults are set. */
+static sae_result saei_desc_check(const sae_context *ctx, const char *who,
+                                  const sae_trainer_desc *h) {
+    sae_arch arch = saei_trainer_arch(h->kind);
+    saei_check c;
+    c.ctx = ctx;
+    c.who = who;
+    c.h = h;
+    c.scheme = saei_scheme_of(h->kind);
+    if (!c.scheme)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: kind is %d, allowed are 1 to %d", who,
+                         (int)h->kind, (int)SAE_NUM_TRAINERS);
+    if (h->arch != arch
+        && !((c.scheme->traits & SAEI_WEIGHTED) && h->arch == SAE_ARCH_STANDARD_NEW))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: arch is %s, %s trains %s%s", who,
+                         sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
+                         c.scheme->traits & SAEI_WEIGHTED ? " and AutoEncoderNew" : "");
+    SAEI_TRY(saei_fields_check(&c));
+    SAEI_TRY(saei_decay_check(&c));
+    SAEI_TRY(saei_groups_check(&c));
+    SAEI_TRY(saei_sparsity_check(&c));
+    if ((c.scheme->traits & SAEI_TOP_K) && saei_steps_of(h->k_anneal_steps)
+        && h->activation_dim <= h->k)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu; annealing it starts from "
+                         "activation_dim, %zu, which must be larger", who, h->k,
+                         h->activation_dim);
+    if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
+                         "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
+    return SAE_OK;
+}
+
+/* ==== >>trainer: create ======================================================================= */
+
+static void *saei_device(sae_trainer *t, size_t count, size_t size) {
+    return saei_blocks_take(&t->w, &t->blocks, count, size);
+}
+
+static bool saei_params_make(sae_trainer *t, saei_params *p) {
+    sae_dictionary shape = t->view;
+    p->all = (float *)saei_device(t, t->view.num_params, sizeof(float));
+    if (!p->all || t->blocks.plan) return p->all != NULL;
+    saei_dictionary_place(&shape, p->all);
+    p->W_enc = shape.W_enc;
+    p->W_dec = shape.W_dec;
+    p->b_enc = shape.b_enc;
+    p->aux0 = shape.aux0;
+    p->aux1 = shape.aux1;
+    p->b_dec = shape.b_dec;
+    return true;
+}
+
+static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool separate,
+                           sae_code *code) {
+    size_t entries;
+    bool ok;
+    code->stride = stride;
+    if (!saei_mul(t->desc.batch_size, stride, &entries)
+        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        return false;
+    code->count = (uint32_t *)saei_device(t, t->desc.batch_size, sizeof(uint32_t));
+    code->latent = (uint32_t *)saei_device(t, entries, sizeof(uint32_t));
+    code->pre = code->value = (float *)saei_device(t, entries, sizeof(float));
+    if (separate) code->value = (float *)saei_device(t, entries, sizeof(float));
+    code->grad = (float *)saei_device(t, entries, sizeof(float));
+    ok = code->count && code->latent && code->pre && code->value && code->grad;
+    if (extras == 3) {
+        code->gate = (float *)saei_device(t, entries, sizeof(float));
+        ok = ok && code->gate;
+    }
+    for (size_t i = 0; i < extras; i++) {
+        code->extra[i] = (float *)saei_device(t, entries, sizeof(float));
+        ok = ok && code->extra[i];
+    }
+    /* these lists may be long; code_sums: the backend reads bits */
+    if (code == &t->code && !saei_has_trait(t, SAEI_TOP_K) && t->ops->code_sums) {
+        size_t words;
+        ok = ok && saei_mul(t->desc.batch_size, saei_ceil_div(t->desc.dict_size, 64), &words);
+        code->fires = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
+        ok = ok && code->fires;
+    }
+    return ok;
+}
+
+static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
+    size_t m = t->desc.dict_size;
+    bool ok = saei_mul(t->desc.batch_size, stride, &t->index.capacity);
+    t->index.dict_size = m;
+    t->index.begin = (size_t *)saei_device(t, m + 1, sizeof(size_t));
+    ok = ok && t->index.begin;
+    t->index.row = ok ? (uint32_t *)saei_device(t, t->index.capacity, sizeof(uint32_t)) : NULL;
+    ok = ok && t->index.row;
+    for (size_t i = 0; ok && i < values; i++) {
+        t->index.value[i] = (float *)saei_device(t, t->index.capacity, sizeof(float));
+        ok = t->index.value[i] != NULL;
+    }
+    return ok;
+}
+
+/* Everything a step will need. */
+static bool saei_trainer_memory(sae_trainer *t) {
+    const sae_trainer_desc *h = &t->desc;
+    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
+    bool gated = h->arch == SAE_ARCH_GATED, jump = h->arch == SAE_ARCH_JUMP_RELU, ok;
+    bool ghost = h->ghost_threshold != SAE_NONE, each_row = saei_has_trait(t, SAEI_EACH_ROW);
+    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
+    stride = h->dict_size;
+    if (each_row) {
+        stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
+        stride = saei_min(stride, h->dict_size);
+    }
+    if (saei_has_trait(t, SAEI_TOP_K) && saei_number_of(h->auxk_alpha) > 0)
+        aux = saei_min(h->top_k_aux, h->dict_size);
+    if (ghost) aux = h->dict_size;
+    t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
+    scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
+    if (scratch == SIZE_MAX) return false;
+    t->w.scratch = saei_device(t, scratch, 1);
+    ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
+         && saei_params_make(t, &t->second);
+    if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
+    t->x = (float *)saei_device(t, rows, sizeof(float));
+    t->target = (float *)saei_device(t, rows, sizeof(float));
+    t->e = (float *)saei_device(t, rows, sizeof(float));
+    t->r = (float *)saei_device(t, rows, sizeof(float));
+    t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
+    t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+    t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
+    t->list_count = (uint32_t *)saei_device(t, 2, sizeof(uint32_t));
+    t->norms = (float *)saei_device(t, m, sizeof(float));
+    t->weight = (float *)saei_device(t, m, sizeof(float));
+    t->sums = (float *)saei_device(t, m, sizeof(float));
+    t->threshold = (float *)saei_device(t, 2, sizeof(float));
+    t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
+    t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
+    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)) {
+        t->lag.seen = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lag.listed = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lag.waiting = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
+        ok = ok && t->lag.seen && t->lag.listed && t->lag.waiting;
+    }
+    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
+         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
+    if (ok && saei_has_trait(t, SAEI_NESTED)) {
+        size_t all;
+        t->groups = saei_mul(rows, h->num_groups, &all)
+                        ? (float *)saei_device(t, all, sizeof(float))
+                        : NULL;
+        ok = t->groups != NULL;
+    }
+    if (!ok) return false;
+    t->bad = t->list_count + 1;
+    t->warm = t->threshold + 1;
+    /* Lists of any length: long rows share no set of a cache. Those of a k hold just as many. */
+    apart = each_row || stride < 1024 ? stride : saei_align16(stride) | 16;
+    ok = saei_code_make(t, apart, gated ? 3 : jump ? 1 : 0, gated || jump, &t->code);
+    if (ok && aux) ok = saei_code_make(t, aux, 0, ghost, &t->aux);
+    return ok && saei_index_make(t, saei_max(stride, aux),
+                                 t->ops->code_sums ? 2 : gated ? 5 : jump ? 3 : 2);
+}
+
+SAE_API void sae_trainer_destroy(sae_trainer *t) {
+    if (!t) return;
+    saei_blocks_close(&t->w, &t->blocks);
+    for (size_t i = 0; i < sizeof t->host / sizeof *t->host; i++) saei_free(t->ctx, t->host[i]);
+    saei_free(t->ctx, t->desc.lm_name);
+    saei_free(t->ctx, t->desc.submodule_name);
+    saei_free(t->ctx, t->desc.wandb_name);
+    saei_free(t->ctx, t->desc.init);
+    saei_free(t->ctx, t);
+}
+
+static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictionary_desc *out) {
+    unsigned traits = saei_scheme_of(h->kind)->traits;
+    size_t sum = 0;
+    memset(out, 0, sizeof *out);
+    out->arch = h->arch;
+    out->activation_dim = h->activation_dim;
+    out->dict_size = h->dict_size;
+    out->seed = h->seed;
+    if (!(traits & SAEI_TOP_K)) return;
+    out->k = h->k;
+    if (!(traits & SAEI_NESTED)) return;
+    out->num_groups = h->num_groups;
+    for (size_t g = 0; g < h->num_groups && g < SAE_MAX_GROUPS; g++) {
+        double size = h->group_fractions[g] * (double)h->dict_size;
+        if (g + 1 == h->num_groups)
+            out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
+        else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
+        sum += out->group_sizes[g];
+    }
+}
+
+/* The start: init's tensors, or the class's own. */
+static sae_result saei_trainer_start(sae_trainer *t) {
+    const sae_dictionary_desc *want = &t->view.desc;
+    sae_dictionary *from = NULL;
+    const double none = -1; /* auxk: no dead latents so far */
+    if (t->desc.init) {
+        sae_load_desc load;
+        memset(&load, 0, sizeof load);
+        load.arch = want->arch;
+        load.k = want->k;
+        load.raw = true;
+        SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
+        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
+            || from->desc.subtract_b_dec != want->subtract_b_dec) {
+            sae_result result = saei_fail(t->ctx, SAE_ERR_MISMATCH,
+                                          "sae_trainer_create: init is %s, "
+                                          "which holds %s%s; the trainer has %s",
+                                          t->desc.init, sae_arch_name(from->desc.arch),
+                                          from->desc.arch == want->arch ? " with variations" : "",
+                                          sae_arch_name(want->arch));
+            sae_dictionary_destroy(from);
+            return result;
+        }
+        if (from->desc.activation_dim != want->activation_dim
+            || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
+            || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
+            char has[64] = "", wants[96] = "";
+            if (want->num_groups) {
+                snprintf(has, sizeof has, " in %zu groups", from->desc.num_groups);
+                snprintf(wants, sizeof wants, " in %zu (or groups of other sizes)",
+                         want->num_groups);
+            }
+            sae_result result = saei_fail(
+                t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
+                "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
+                from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
+            sae_dictionary_destroy(from);
+            return result;
+        }
+    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+    t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
+    t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
+    t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
+    t->view.threshold = from->threshold;
+    sae_dictionary_destroy(from);
+    return SAE_OK;
+}
+
+/* The desc's texts become the trainer's own. */
+static bool saei_trainer_texts(sae_trainer *t) {
+    sae_trainer_desc *h = &t->desc;
+    const char **texts[4];
+    bool ok = true;
+    texts[0] = &h->lm_name;
+    texts[1] = &h->submodule_name;
+    texts[2] = &h->wandb_name;
+    texts[3] = &h->init;
+    for (size_t i = 0; i < 4; i++) {
+        const char *text = *texts[i];
+        if (!text) continue;
+        *texts[i] = t->blocks.plan ? NULL : saei_strdup(t->ctx, text);
+        ok = ok && saei_blocks_host(&t->blocks, strlen(text) + 1)
+             && (t->blocks.plan || *texts[i]);
+    }
+    return ok;
+}
+
+/* All that is not memory. h is checked. */
+static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_trainer_desc *h,
+                              const sae_dictionary_desc *shape) {
+    t->ctx = ctx;
+    t->ops = saei_backend_of(ctx);
+    t->scheme = saei_scheme_of(h->kind);
+    t->desc = *h;
+    t->w.ctx = ctx;
+    t->w.shape.batch = h->batch_size;
+    t->w.shape.d = h->activation_dim;
+    t->w.shape.ld = saei_align16(h->activation_dim);
+    t->w.shape.dict_size = h->dict_size;
+    t->view.ctx = ctx;
+    t->view.desc = *shape;
+    t->view.desc.output_dim = saei_output_dim(shape);
+    t->view.ld = t->w.shape.ld;
+    t->view.num_params = saei_param_count(shape);
+    t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K
+                   : saei_has_trait(t, SAEI_TOP_K)  ? SAE_RULE_THRESHOLD
+                                                    : SAE_RULE_DEFAULT;
+    t->view.active_groups = shape->num_groups;
+    t->view.borrowed = true;
+    t->view.origin.layer = -1;
+    t->schedule.steps = h->steps;
+    t->schedule.warmup_steps = saei_steps_of(h->warmup_steps);
+    t->schedule.decay_start = saei_steps_of(h->decay_start);
+    t->schedule.resample_steps = saei_steps_of(h->resample_steps);
+    t->schedule.sparsity_warmup_steps = saei_steps_of(h->sparsity_warmup_steps);
+    t->adam.beta1 = t->scheme->beta1;
+    t->adam.beta2 = 0.999;
+    t->adam.eps = 1e-8;
+    t->now.k = (double)h->k;
+    t->now.p = h->p_start;
+    t->now.next_p = -1;
+    t->now.sparsity_coeff = saei_number_of(h->initial_sparsity_penalty);
+}
+
+/* A host copy of the parameters, where the backend's memory is its own. */
+static bool saei_trainer_host_copy(sae_trainer *t) {
+    size_t bytes;
+    if (t->ops->host_memory) return true;
+    if (!saei_mul(t->view.num_params, sizeof(float), &bytes)
+        || !saei_blocks_host(&t->blocks, bytes))
+        return false;
+    if (!t->blocks.plan) t->host[0] = saei_calloc(t->ctx, bytes, 1);
+    return t->blocks.plan || t->host[0];
+}
+
+/* A trainer with its memory, or the plan of one, which can only be destroyed. */
+static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae_trainer_desc *desc,
+                                    bool plan, sae_trainer **out) {
+    sae_trainer_desc h = *desc;
+    sae_dictionary_desc shape;
+    sae_trainer *t;
+    sae_result result;
+    bool texts;
+    sae_trainer_defaults(&h);
+    SAEI_TRY(saei_desc_check(ctx, who, &h));
+    saei_trainer_dictionary_desc(&h, &shape);
+    SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
+    t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
+    if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
+    saei_trainer_init(t, ctx, &h, &shape);
+    t->blocks.plan = plan;
+    texts = saei_trainer_texts(t) && saei_blocks_host(&t->blocks, sizeof *t);
+    result = saei_blocks_open(&t->w, who, &t->blocks);
+    if (result == SAE_OK
+        && (!texts || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t)
+            || !saei_trainer_host_copy(t)))
+        result = saei_blocks_fail(&t->w, who, "to train");
+    if (result == SAE_OK) *out = t;
+    else sae_trainer_destroy(t);
+    return result;
+}
+
+SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_trainer **out) {
+    sae_trainer *t = NULL;
+    sae_result result;
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: %s is NULL",
+                         desc ? "out" : "desc");
+    SAEI_TRY(saei_trainer_make(ctx, "sae_trainer_create", desc, false, &t));
+    result = saei_trainer_start(t);
+    saei_dictionary_place(&t->view, t->ops->host_memory ? t->param.all : (float *)t->host[0]);
+    if (result == SAE_OK) result = t->ops->status(&t->w);
+    if (result == SAE_OK) *out = t;
+    else sae_trainer_destroy(t);
+    return result;
+}
+
+SAE_API sae_result sae_trainer_memory(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_memory *out) {
+    sae_trainer *t = NULL;
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_memory: %s is NULL",
+                         desc ? "out" : "desc");
+    SAEI_TRY(saei_trainer_make(ctx, "sae_trainer_memory", desc, true, &t));
+    *out = t->blocks.memory;
+    sae_trainer_destroy(t);
+    return SAE_OK;
+}
+
 /* ==== >>trainer: the step ===================================================================== */
 
-/* What a poll or a wait brings to light: an error, or that a batch was bad. Then the host's numbers
-   go back to where the device's stand, before that batch's step. */
-static sae_result saei_trainer_look(sae_trainer *t, bool wait) {
+static sae_result saei_bad_batch(const sae_trainer *t, uint64_t step) {
+    return saei_fail(t->ctx, SAE_ERR_NOT_FINITE, "sae_trainer_step: the batch of step %llu holds "
+                     "NaN or infinity, all values must be finite", (unsigned long long)step);
+}
+
+/* Polls the backend's status, or waits for it. Where it says that a batch was bad, the host's
+   numbers are set back to the device's: those before that batch's step. */
+static sae_result saei_trainer_check(sae_trainer *t, bool wait) {
     uint64_t step;
     SAEI_TRY(wait || !t->ops->poll ? t->ops->status(&t->w) : t->ops->poll(&t->w));
     if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
-    t->now = t->past[step % SAEI_STEPS_BEHIND];
+    t->now = t->past[step % SAEI_STEPS_AHEAD];
     t->n = 0; /* its stats are gone */
-    return saei_fail(t->ctx, SAE_ERR_NOT_FINITE,
-                     "sae_trainer_step: the batch of step %llu holds NaN or "
-                     "infinity, all values must be finite",
-                     (unsigned long long)step);
+    return saei_bad_batch(t, step);
 }
 
 /* Adam on floats [begin, end) of the parameters. */
@@ -18702,10 +19053,9 @@ static void saei_adam_range(sae_trainer *t, const sae_adam_desc *adam, uint64_t 
 
 /* Gradients to parameters: constraint, clipping, Adam, unit norm, as the scheme has them. */
 static void saei_trainer_update(sae_trainer *t, uint64_t step) {
-    sae_trainer_kind kind = t->desc.kind;
-    bool constrained =
-        kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
-    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL;
+    bool constrained = saei_has_trait(t, SAEI_CONSTRAINED);
+    bool clipped = saei_has_trait(t, SAEI_CLIPPED);
+    bool unit = constrained || saei_has_trait(t, SAEI_UNIT);
     size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
     sae_lag *lag = t->lag.seen ? &t->lag : NULL;
@@ -18766,7 +19116,7 @@ static sae_result saei_anneal_update(sae_trainer *t, uint64_t step) {
     for (uint64_t i = at; i-- > 0 && !due && saei_anneal_step(h, count, i) >= step; )
         due = saei_anneal_step(h, count, i) == step;
     if (!due) return SAE_OK;
-    SAEI_TRY(saei_trainer_look(t, true)); /* the queue holds this step's penalty */
+    SAEI_TRY(saei_trainer_check(t, true)); /* the queue holds this step's penalty */
     if (t->now.next_p >= 0 && t->now.queue_size > 0) {
         size_t length = h->sparsity_queue_length;
         size_t used = saei_min(length, (size_t)t->now.queue_size);
@@ -18787,19 +19137,20 @@ static sae_result saei_anneal_update(sae_trainer *t, uint64_t step) {
     return SAE_OK;
 }
 
-/* STANDARD after steps with t mod resample_steps == 0, the annealers == resample_steps - 1.
+/* After steps with t mod resample_steps == 0; the annealers: == resample_steps - 1.
    DEVIATION: the reference's annealers write into a copy, so nothing changes there; GATED_ANNEAL's
    fails. Here all do what STANDARD does, with all three vectors of a gated latent set to 0. */
 static void saei_resample(sae_trainer *t, uint64_t step) {
     uint64_t every = saei_steps_of(t->desc.resample_steps);
-    size_t m = t->desc.dict_size, biases = saei_is_gated(t->desc.kind) ? 3 : 1;
+    bool gated = t->desc.arch == SAE_ARCH_GATED;
+    size_t m = t->desc.dict_size, biases = gated ? 3 : 1;
     float *enc[3], *dec[3], *bias[3][3];
-    if (!every || step % every != (t->desc.kind == SAE_TRAINER_STANDARD ? 0 : every - 1)) return;
+    if (!every || step % every != (saei_has_trait(t, SAEI_ANNEALED) ? every - 1 : 0)) return;
     t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
     t->l0_known = true;
     if (saei_subtracts(&t->view.desc))
         t->ops->subtract(&t->w, t->x, t->param.b_dec, t->n, t->xc);
-    if (saei_is_gated(t->desc.kind)) {
+    if (gated) {
         saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
         t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
     } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
@@ -18841,12 +19192,8 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
         SAEI_TRY(t->ops->status(&t->w));
     }
     if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
-    if (bad)
-        return saei_fail(t->ctx, SAE_ERR_NOT_FINITE,
-                         "sae_trainer_step: the batch of step %llu holds NaN or "
-                         "infinity, all values must be finite",
-                         (unsigned long long)step);
-    t->past[step % SAEI_STEPS_BEHIND] = t->now;
+    if (bad) return saei_bad_batch(t, step);
+    t->past[step % SAEI_STEPS_AHEAD] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
     return SAE_OK;
@@ -18869,7 +19216,6 @@ static sae_result saei_rows_check(const sae_context *ctx, const char *who, const
 static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
                                          size_t n, float divisor) {
     uint64_t step;
-    double scale;
     if (!t) return SAE_ERR_INVALID;
     if (!x) return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: x is NULL");
     SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
@@ -18881,35 +19227,24 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
                          "sae_trainer_step: n is %zu rows, allowed are 1 to "
                          "batch_size, %zu",
                          n, t->desc.batch_size);
-    if (t->ops->tripped) SAEI_TRY(saei_trainer_look(t, false));
+    if (t->ops->tripped) SAEI_TRY(saei_trainer_check(t, false));
     SAEI_TRY(saei_trainer_load(t, x, target, n, divisor));
     step = (uint64_t)t->now.step;
-    t->scale = scale = sae_sparsity_factor(&t->schedule, step);
+    t->scale = sae_sparsity_factor(&t->schedule, step);
     t->coef = t->now.sparsity_coeff;
     t->used_k = t->now.k;
     t->penalty = t->scalars + SAEI_S_SPARSITY;
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
-    if (saei_is_top_k(t->desc.kind) && step == 0)
+    if (saei_has_trait(t, SAEI_TOP_K) && step == 0)
         t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
-    switch (t->desc.kind) {
-    case SAE_TRAINER_STANDARD:
-    case SAE_TRAINER_STANDARD_APRIL:
-    case SAE_TRAINER_P_ANNEAL: saei_grads_standard(t, scale); break;
-    case SAE_TRAINER_GATED:
-    case SAE_TRAINER_GATED_ANNEAL: saei_grads_gated(t, scale); break;
-    case SAE_TRAINER_DEFAULT:
-    case SAE_TRAINER_TOP_K:
-    case SAE_TRAINER_BATCH_TOP_K:
-    case SAE_TRAINER_MATRYOSHKA: saei_grads_top_k(t, step); break;
-    case SAE_TRAINER_JUMP_RELU: saei_grads_jump_relu(t, scale); break;
-    }
+    t->scheme->gradients(t);
     saei_trainer_update(t, step);
     saei_resample(t, step);
     if (t->ops->end_step) t->ops->end_step(&t->w);
-    SAEI_TRY(saei_trainer_look(t, false));
-    if (saei_is_annealer(t->desc.kind)) SAEI_TRY(saei_anneal_update(t, step));
+    SAEI_TRY(saei_trainer_check(t, false));
+    if (saei_has_trait(t, SAEI_ANNEALED)) SAEI_TRY(saei_anneal_update(t, step));
     saei_anneal_k(t, step);
     t->now.step += 1;
     t->now.rows_seen += (double)n;
@@ -18929,7 +19264,7 @@ SAE_API sae_result sae_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     return saei_trainer_step_rows(t, x, target, n, 1);
 }
 
-/* ==== >>trainer: looking at it ================================================================ */
+/* ==== >>trainer: statistics =================================================================== */
 
 static float saei_trainer_threshold(const sae_trainer *t) {
     float threshold;
@@ -18941,38 +19276,26 @@ SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
     saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
         t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
-    if (saei_is_top_k(t->desc.kind)) {
+    if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = (size_t)t->now.k;
     }
     return &t->view;
 }
 
-SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *t) { return t->desc; }
+SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *t) {
+    return t ? &t->desc : NULL;
+}
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *t) { return (uint64_t)t->now.step; }
 
-/* The loss of the last update from its parts, in its scheme's weights. */
-static double saei_total_loss(const sae_trainer *t, const sae_stats *s, double ghost) {
-    const sae_trainer_desc *h = &t->desc;
-    double loss = s->l2_loss;
-    if (saei_is_top_k(h->kind)) return loss + saei_number_of(h->auxk_alpha) * s->auxk_loss;
-    if (h->kind == SAE_TRAINER_JUMP_RELU) return loss + s->sparsity_loss;
-    loss += (saei_is_annealer(h->kind) ? t->coef : saei_number_of(h->l1_penalty)) * t->scale
-            * s->sparsity_loss;
-    if (saei_is_gated(h->kind)) loss += s->aux_loss;
-    return h->ghost_threshold != SAE_NONE ? loss + ghost : loss;
-}
-
 SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
-    const sae_trainer_desc *h;
     sae_stats s;
     double v[SAEI_S_COUNT], variance, total;
     uint32_t silent = 0;
     double *field = &s.loss; /* all but step are doubles */
     if (!t) return SAE_ERR_INVALID;
     if (!out) return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_stats: out is NULL");
-    h = &t->desc;
-    SAEI_TRY(saei_trainer_look(t, true));
+    SAEI_TRY(saei_trainer_check(t, true));
     for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++)
         field[i] = NAN;
     s.step = (uint64_t)t->now.step - (t->now.step > 0);
@@ -18983,17 +19306,7 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         t->ops->download(&t->w, &s.sparsity_loss, t->penalty, sizeof(double));
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
         s.l2_loss = v[SAEI_S_L2];
-        if (h->kind == SAE_TRAINER_MATRYOSHKA) s.l2_loss = 0;
-        for (size_t g = 0; h->kind == SAE_TRAINER_MATRYOSHKA && g < h->num_groups; g++)
-            s.l2_loss += h->group_weights[g] / (double)h->num_groups * v[SAEI_S_GROUPS + g];
-        if (saei_is_gated(h->kind)) s.aux_loss = v[SAEI_S_AUX];
-        if (saei_is_top_k(h->kind)) {
-            s.sparsity_loss = NAN;
-            s.auxk_loss = v[SAEI_S_NORM];
-            s.pre_norm_auxk_loss = v[SAEI_S_PRE_NORM];
-            s.effective_l0 = h->kind == SAE_TRAINER_MATRYOSHKA ? (double)h->k : t->used_k;
-        }
-        s.loss = saei_total_loss(t, &s, v[SAEI_S_GHOST]);
+        s.loss = t->scheme->loss(t, v, &s);
         s.l0 = v[SAEI_S_NONZERO];
         t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
@@ -19004,12 +19317,11 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SQUARES, sizeof total);
         s.grad_norm = sqrt(total);
         s.lr = t->lr;
-        if (saei_is_top_k(h->kind) || h->kind == SAE_TRAINER_JUMP_RELU) s.dead_features = silent;
-        if (h->ghost_threshold != SAE_NONE) s.ghosts = silent;
+        if (saei_has_trait(t, SAEI_DEAD)) s.dead_features = silent;
+        if (t->desc.ghost_threshold != SAE_NONE) s.ghosts = silent;
     }
-    if (saei_is_top_k(h->kind))
-        s.threshold = (double)saei_trainer_threshold(t);
-    if (saei_is_annealer(h->kind)) {
+    if (saei_has_trait(t, SAEI_TOP_K)) s.threshold = (double)saei_trainer_threshold(t);
+    if (saei_has_trait(t, SAEI_ANNEALED)) {
         s.p = t->now.p;
         s.next_p = t->now.next_p >= 0 ? t->now.next_p : NAN;
         s.sparsity_coeff = t->now.sparsity_coeff;
@@ -19049,14 +19361,14 @@ static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_ST
     }
 }
 
-/* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
-   to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
+/* Everything a resume needs but the desc, as tensors named prefix + name; their memory belongs to
+   the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
 enum { SAEI_STATE_TENSORS = 16 };
 static sae_result saei_trainer_state_get(sae_trainer *t, const char *who, sae_tensor *out,
                                          size_t *count) {
     saei_state_item items[SAEI_STATE_ITEMS];
     size_t used = 0;
-    SAEI_TRY(saei_trainer_look(t, true));
+    SAEI_TRY(saei_trainer_check(t, true));
     saei_catch_up(t, NULL);
     saei_state_items(t, items);
     for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
@@ -19089,8 +19401,8 @@ static sae_result saei_trainer_state_get(sae_trainer *t, const char *who, sae_te
 static bool saei_numbers_fit(const sae_trainer *t, const saei_trainer_numbers *now) {
     const double most = 9007199254740992.0; /* 2^53 */
     const double whole[] = { now->step, now->rows_seen, now->k, now->p_updates, now->queue_size };
-    bool top_k = saei_is_top_k(t->desc.kind);
-    size_t most_k = t->desc.kind == SAE_TRAINER_TOP_K ? t->code.stride : t->desc.dict_size;
+    bool top_k = saei_has_trait(t, SAEI_TOP_K);
+    size_t most_k = saei_has_trait(t, SAEI_EACH_ROW) ? t->code.stride : t->desc.dict_size;
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
         if (!(whole[i] >= 0 && whole[i] <= most) || whole[i] != floor(whole[i])) return false;
     if (now->step > (double)t->desc.steps || now->p_updates > now->step) return false;
@@ -19139,61 +19451,65 @@ struct sae_session {
     sae_context *ctx;
     const sae_backend *ops;
     sae_work w;
-    bool open, jump; /* jump: of what was selected, f = p > theta ? p : 0 */
+    saei_blocks blocks;
+    bool jump; /* of what was selected, f = p > theta ? p : 0 */
     sae_select select;
     sae_dictionary dict; /* its parameters are on the device */
     sae_code code;
     float *params, *x, *xc, *x_hat, *theta, *warm;
     uint32_t *bad, *count; /* count: host [batch] */
     float *rows;           /* host [batch][ld] */
-    void *blocks[16];
-    size_t num_blocks;
 };
-
-static void *saei_session_device(sae_session *s, size_t count, size_t size) {
-    size_t bytes;
-    void *p = NULL;
-    if (saei_mul(count, size, &bytes)) p = s->ops->alloc(&s->w, bytes);
-    if (p) s->blocks[s->num_blocks++] = p;
-    return p;
-}
 
 SAE_API void sae_session_destroy(sae_session *s) {
     if (!s) return;
-    while (s->num_blocks) s->ops->free(&s->w, s->blocks[--s->num_blocks]);
-    if (s->open) s->ops->close(s->ctx, s->w.state);
+    saei_blocks_close(&s->w, &s->blocks);
     saei_free(s->ctx, s->count);
     saei_free(s->ctx, s->rows);
     saei_free(s->ctx, s);
 }
 
-static bool saei_session_memory(sae_session *s) {
-    size_t batch = s->w.shape.batch, ld = s->w.shape.ld, m = saei_align16(s->w.shape.dict_size);
-    size_t rows, entries, scratch = s->ops->scratch_bytes(&s->w, &s->w.shape);
+/* count * size bytes of the context's allocator; in a plan they are only counted. */
+static bool saei_session_host(sae_session *s, size_t count, size_t size, void **out) {
+    size_t bytes;
+    if (!saei_mul(count, size, &bytes) || !saei_blocks_host(&s->blocks, bytes)) return false;
+    if (!s->blocks.plan) *out = saei_alloc(s->ctx, bytes, 1);
+    return s->blocks.plan || *out;
+}
+
+static bool saei_session_take(sae_session *s) {
+    sae_work *w = &s->w;
+    saei_blocks *b = &s->blocks;
+    size_t batch = w->shape.batch, ld = w->shape.ld, m = saei_align16(w->shape.dict_size);
+    size_t rows, entries, scratch = s->ops->scratch_bytes(w, &w->shape);
     bool gated = s->select == SAE_SELECT_GATE;
+    void *count = NULL, *host = NULL;
+    bool ok;
     s->code.stride = s->select == SAE_SELECT_TOP_K ? s->dict.desc.k : s->dict.desc.dict_size;
     if (scratch == SIZE_MAX || !saei_mul(batch, ld, &rows)
         || !saei_mul(batch, s->code.stride, &entries)
         || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
         return false;
-    s->w.scratch = saei_session_device(s, scratch, 1);
-    s->params = (float *)saei_session_device(s, s->dict.num_params, sizeof(float));
-    s->x = (float *)saei_session_device(s, rows, sizeof(float));
-    s->xc = (float *)saei_session_device(s, rows, sizeof(float));
-    s->x_hat = (float *)saei_session_device(s, rows, sizeof(float));
-    s->theta = (float *)saei_session_device(s, m, sizeof(float));
-    s->warm = (float *)saei_session_device(s, 1, sizeof(float));
-    s->bad = (uint32_t *)saei_session_device(s, 1, sizeof(uint32_t));
-    s->code.count = (uint32_t *)saei_session_device(s, batch, sizeof(uint32_t));
-    s->code.latent = (uint32_t *)saei_session_device(s, entries, sizeof(uint32_t));
-    s->code.pre = s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
-    if (s->jump || gated) s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
-    if (gated) s->code.gate = (float *)saei_session_device(s, entries, sizeof(float));
-    s->count = (uint32_t *)saei_alloc(s->ctx, batch, sizeof(uint32_t));
-    s->rows = (float *)saei_alloc(s->ctx, rows, sizeof(float));
-    return s->w.scratch && s->params && s->x && s->xc && s->x_hat && s->theta && s->warm && s->bad
-           && s->code.count && s->code.latent && s->code.pre && s->code.value
-           && (!gated || s->code.gate) && s->count && s->rows;
+    w->scratch = saei_blocks_take(w, b, scratch, 1);
+    s->params = saei_floats(w, b, s->dict.num_params);
+    s->x = saei_floats(w, b, rows);
+    s->xc = saei_floats(w, b, rows);
+    s->x_hat = saei_floats(w, b, rows);
+    s->theta = saei_floats(w, b, m);
+    s->warm = saei_floats(w, b, 1);
+    s->bad = (uint32_t *)saei_blocks_take(w, b, 1, sizeof(uint32_t));
+    s->code.count = (uint32_t *)saei_blocks_take(w, b, batch, sizeof(uint32_t));
+    s->code.latent = (uint32_t *)saei_blocks_take(w, b, entries, sizeof(uint32_t));
+    s->code.pre = s->code.value = saei_floats(w, b, entries);
+    if (s->jump || gated) s->code.value = saei_floats(w, b, entries);
+    if (gated) s->code.gate = saei_floats(w, b, entries);
+    ok = saei_session_host(s, batch, sizeof(uint32_t), &count)
+         && saei_session_host(s, rows, sizeof(float), &host);
+    s->count = (uint32_t *)count;
+    s->rows = (float *)host;
+    return ok && w->scratch && s->params && s->x && s->xc && s->x_hat && s->theta && s->warm
+           && s->bad && s->code.count && s->code.latent && s->code.pre && s->code.value
+           && (!gated || s->code.gate);
 }
 
 /* Which operation chooses the latents as the dictionary does. */
@@ -19213,34 +19529,14 @@ static void saei_session_choose(sae_session *s, const sae_dictionary *dict, floa
     }
 }
 
-SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
-                                      sae_session **out) {
-    sae_context *ctx;
-    sae_session *s;
-    float *theta;
+/* A session with its memory, or the plan of one, which can only be destroyed. theta: room for
+   [m], see saei_session_choose. */
+static sae_result saei_session_make(const sae_dictionary *dict, const char *who, size_t batch_size,
+                                    bool plan, float *theta, sae_session **out) {
+    sae_context *ctx = dict->ctx;
+    sae_session *s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
     sae_result result;
-    if (!dict) return SAE_ERR_INVALID;
-    ctx = dict->ctx;
-    if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_session_create: batch_size is %zu (or out is "
-                         "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
-    if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
-        || saei_active_latents(dict) != dict->desc.dict_size)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_session_create: dict is %s%s, allowed are the "
-                         "other classes without variations, all groups active",
-                         sae_arch_name(dict->desc.arch),
-                         dict->desc.arch == SAE_ARCH_IDENTITY ? ""
-                                                              : " with variations or inactive "
-                                                                "groups");
-    SAEI_TRY(saei_backend_check(ctx, "sae_session_create", saei_backend_of(ctx)));
-    s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
-    theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
-    if (!s || !theta) {
-        saei_free(ctx, s);
-        saei_free(ctx, theta);
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
-    }
+    if (!s) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a session", who);
     s->ctx = ctx;
     s->ops = saei_backend_of(ctx);
     s->dict = *dict;
@@ -19251,25 +19547,61 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     s->w.shape.dict_size = dict->desc.dict_size;
     saei_session_choose(s, dict, theta);
     s->w.shape.k = s->select == SAE_SELECT_TOP_K ? dict->desc.k : 0;
-    result = s->ops->open(ctx, &s->w.state);
-    s->open = result == SAE_OK;
-    if (s->open && !saei_session_memory(s)) {
-        result = s->ops->status(&s->w); /* a backend may know more */
-        if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
-                               "latents of %zu dimensions and batches of %zu rows",
-                               dict->desc.dict_size, dict->desc.activation_dim, batch_size);
-    }
-    if (result == SAE_OK) {
+    s->blocks.plan = plan;
+    result = saei_blocks_open(&s->w, who, &s->blocks);
+    if (result == SAE_OK
+        && (!saei_blocks_host(&s->blocks, sizeof *s) || !saei_session_take(s)))
+        result = saei_blocks_fail(&s->w, who, "for");
+    if (result == SAE_OK) *out = s;
+    else sae_session_destroy(s);
+    return result;
+}
+
+static sae_result saei_session_open(const sae_dictionary *dict, const char *who, size_t batch_size,
+                                    bool plan, const void *given, sae_session **out) {
+    sae_context *ctx = dict->ctx;
+    sae_session *s = NULL;
+    float *theta;
+    sae_result result;
+    if (!given || !batch_size || batch_size > INT32_MAX)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: batch_size is %zu (or out is NULL), allowed "
+                         "are 1 to %d", who, batch_size, INT32_MAX);
+    if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
+        || saei_active_latents(dict) != dict->desc.dict_size)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: dict is %s%s, allowed are the other "
+                         "classes without variations, all groups active", who,
+                         sae_arch_name(dict->desc.arch),
+                         dict->desc.arch == SAE_ARCH_IDENTITY
+                             ? "" : " with variations or inactive groups");
+    theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
+    if (!theta) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for thresholds", who);
+    result = saei_session_make(dict, who, batch_size, plan, theta, &s);
+    if (result == SAE_OK && !plan) {
         s->ops->upload(&s->w, s->params, dict->params, dict->num_params * sizeof(float));
         s->ops->upload(&s->w, s->theta, theta, dict->desc.dict_size * sizeof(float));
         saei_dictionary_place(&s->dict, s->params);
         result = s->ops->status(&s->w);
+        if (result != SAE_OK) sae_session_destroy(s);
     }
     saei_free(ctx, theta);
     if (result == SAE_OK) *out = s;
-    else sae_session_destroy(s);
     return result;
+}
+
+SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
+                                      sae_session **out) {
+    if (!dict) return SAE_ERR_INVALID;
+    return saei_session_open(dict, "sae_session_create", batch_size, false, out, out);
+}
+
+SAE_API sae_result sae_session_memory(const sae_dictionary *dict, size_t batch_size,
+                                      sae_memory *out) {
+    sae_session *s = NULL;
+    if (!dict) return SAE_ERR_INVALID;
+    SAEI_TRY(saei_session_open(dict, "sae_session_memory", batch_size, true, out, &s));
+    *out = s->blocks.memory;
+    sae_session_destroy(s);
+    return SAE_OK;
 }
 
 /* x to the device, and its code there. */
@@ -19365,93 +19697,11 @@ SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t
     return s->ops->status(&s->w);
 }
 
-/* ==== >>trainer: hyperparameters by name, reading config.json ================================= */
-
-typedef enum saei_field_type {
-    SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
-    SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING
-} saei_field_type;
-
-/* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
-   the two must be spelled otherwise there: OFF is SAE_NONE for steps, -1 for real numbers. */
-typedef enum saei_meaning { SAEI_REFUSED, SAEI_LITERAL, SAEI_OFF, SAEI_DEFAULT } saei_meaning;
-
-typedef struct saei_field {
-    const char *name; /* the reference's */
-    saei_field_type type;
-    saei_meaning zero, null;
-    unsigned kinds; /* bit 1 << sae_trainer_kind: the trainers that have it */
-    size_t offset;  /* in sae_trainer_desc */
-} saei_field;
-
-#define SAEI_KIND(name) (1u << SAE_TRAINER_##name)
-#define SAEI_ANNEAL (SAEI_KIND(P_ANNEAL) | SAEI_KIND(GATED_ANNEAL))
-#define SAEI_L1 (SAEI_KIND(STANDARD) | SAEI_KIND(STANDARD_APRIL) | SAEI_KIND(GATED))
-#define SAEI_TOP_KS (SAEI_KIND(TOP_K) | SAEI_KIND(BATCH_TOP_K) | SAEI_KIND(MATRYOSHKA))
-#define SAEI_AT(field) offsetof(sae_trainer_desc, field)
-#define SAEI_ROW(name, type, zero, null, kinds)                                                    \
-    { #name, SAEI_FIELD_##type, SAEI_##zero, SAEI_##null, kinds, SAEI_AT(name) }
-
-static const saei_field saei_fields[] = {
-    { "trainer_class", SAEI_FIELD_KIND, SAEI_REFUSED, SAEI_REFUSED, ~0u, SAEI_AT(kind) },
-    { "dict_class", SAEI_FIELD_ARCH, SAEI_REFUSED, SAEI_DEFAULT, ~0u, SAEI_AT(arch) },
-    SAEI_ROW(activation_dim, SIZE, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(dict_size, SIZE, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(batch_size, SIZE, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(steps, STEPS, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(seed, STEPS, LITERAL, DEFAULT, ~0u),
-    SAEI_ROW(lr, REAL, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(warmup_steps, STEPS, OFF, REFUSED, ~0u),
-    SAEI_ROW(decay_start, STEPS, OFF, OFF, ~0u),
-    SAEI_ROW(sparsity_warmup_steps, STEPS, OFF, OFF, SAEI_L1 | SAEI_ANNEAL | SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(resample_steps, STEPS, OFF, OFF, SAEI_KIND(STANDARD) | SAEI_ANNEAL),
-    SAEI_ROW(l1_penalty, REAL, OFF, DEFAULT, SAEI_L1),
-    SAEI_ROW(sparsity_function, SPARSITY, REFUSED, DEFAULT, SAEI_KIND(STANDARD) | SAEI_ANNEAL),
-    SAEI_ROW(k, SIZE, REFUSED, DEFAULT, SAEI_TOP_KS),
-    SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_TOP_KS),
-    SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, SAEI_TOP_KS),
-    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, SAEI_TOP_KS),
-    SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, SAEI_TOP_KS | SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_TOP_KS),
-    SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, SAEI_TOP_KS),
-    SAEI_ROW(group_fractions, LIST, REFUSED, DEFAULT, SAEI_KIND(MATRYOSHKA)),
-    SAEI_ROW(group_weights, LIST, REFUSED, DEFAULT, SAEI_KIND(MATRYOSHKA)),
-    { "group_sizes", SAEI_FIELD_GROUP_SIZES, SAEI_REFUSED, SAEI_DEFAULT, SAEI_KIND(MATRYOSHKA),
-      SAEI_AT(group_fractions) },
-    SAEI_ROW(bandwidth, REAL, REFUSED, DEFAULT, SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(sparsity_penalty, REAL, OFF, DEFAULT, SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(target_l0, REAL, REFUSED, DEFAULT, SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(initial_sparsity_penalty, REAL, OFF, DEFAULT, SAEI_ANNEAL),
-    SAEI_ROW(anneal_start, STEPS, OFF, REFUSED, SAEI_ANNEAL),
-    SAEI_ROW(anneal_end, STEPS, REFUSED, DEFAULT, SAEI_ANNEAL),
-    SAEI_ROW(p_start, REAL, REFUSED, DEFAULT, SAEI_ANNEAL),
-    SAEI_ROW(p_end, REAL, LITERAL, DEFAULT, SAEI_ANNEAL),
-    SAEI_ROW(n_sparsity_updates, STEPS, REFUSED, REFUSED, SAEI_ANNEAL), /* or continuous */
-    SAEI_ROW(sparsity_queue_length, SIZE, REFUSED, DEFAULT, SAEI_ANNEAL),
-    { "reconstruction_loss", SAEI_FIELD_NORM, SAEI_REFUSED, SAEI_DEFAULT, SAEI_KIND(STANDARD),
-      SAEI_AT(reconstruction_norm) },
-    SAEI_ROW(ghost_threshold, STEPS, REFUSED, OFF, SAEI_KIND(STANDARD)),
-    SAEI_ROW(init, TEXT, REFUSED, DEFAULT, ~0u),
-    { "device", SAEI_FIELD_NOTHING, SAEI_REFUSED, SAEI_DEFAULT, 0, 0 },
-    SAEI_ROW(layer, INTEGER, LITERAL, DEFAULT, ~0u),
-    SAEI_ROW(lm_name, TEXT, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, ~0u)
-};
-enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
-
-static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
-
-/* The annealers' configs call initial_sparsity_penalty sparsity_penalty. */
-static size_t saei_field_offset(const saei_field *f, sae_trainer_kind kind) {
-    bool penalty = f->offset == SAEI_AT(sparsity_penalty) && f->type == SAEI_FIELD_REAL;
-    return penalty && saei_is_annealer(kind) ? SAEI_AT(initial_sparsity_penalty) : f->offset;
-}
+/* ==== >>trainer: hyperparameters by name ====================================================== */
 
 static const saei_field *saei_field_find(const char *name, size_t length) {
     for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
-        const char *s = saei_fields[i].name;
+        const char *s = saei_fields[i].key;
         if (strlen(s) == length && !strncmp(s, name, length)) return &saei_fields[i];
     }
     return NULL;
@@ -19470,12 +19720,15 @@ typedef struct saei_setter {
     const char *who, *path; /* path may be NULL */
 } saei_setter;
 
-static sae_result saei_set_fail(const saei_setter *s, const char *name, saei_value v,
-                                const char *allowed) {
+static sae_result saei_set_refuse(const saei_setter *s, const saei_field *f, saei_value v,
+                                  const char *allowed) {
     char quoted[SAEI_QUOTE];
     return saei_fail(s->ctx, SAE_ERR_INVALID, "%s: %s%s%s is %s, allowed is %s", s->who,
-                     s->path ? s->path : "", s->path ? ": " : "", name,
+                     s->path ? s->path : "", s->path ? ": " : "", f->key,
                      *v.text ? saei_quote(v.text, quoted) : "empty", allowed);
+}
+static sae_result saei_set_fail(const saei_setter *s, const saei_field *f, saei_value v) {
+    return saei_set_refuse(s, f, v, saei_allowed(f));
 }
 
 static bool saei_is_none(const char *text) {
@@ -19503,25 +19756,18 @@ static bool saei_text_whole(const char *text, uint64_t *out) {
 
 static sae_result saei_set_whole(const saei_setter *s, const saei_field *f, saei_value v,
                                  uint64_t *out) {
-    bool updates = f->offset == SAEI_AT(n_sparsity_updates), none = v.none;
     uint64_t limit = f->type == SAEI_FIELD_SIZE   ? (uint64_t)INT32_MAX
                      : f->offset == SAEI_AT(seed) ? UINT64_MAX
                                                   : SAE_NONE - 1;
     uint64_t x = 0;
-    saei_meaning meaning = none ? f->null : SAEI_LITERAL;
-    char allowed[64];
-    if (updates && strcmp(v.text, "continuous") == 0) {
+    saei_meaning meaning = v.none ? f->null : SAEI_LITERAL;
+    if ((f->flags & SAEI_CONTINUOUS) && strcmp(v.text, "continuous") == 0) {
         *out = SAE_NONE;
         return SAE_OK;
     }
-    if (!none && (v.list || !saei_text_whole(v.text, &x) || x > limit)) meaning = SAEI_REFUSED;
-    else if (!none && !x) meaning = f->zero;
-    if (meaning == SAEI_REFUSED) {
-        snprintf(allowed, sizeof allowed, "a whole number%s%s",
-                 f->zero == SAEI_REFUSED ? " >= 1" : "",
-                 f->null == SAEI_OFF ? ", or none" : updates ? ", or continuous" : "");
-        return saei_set_fail(s, f->name, v, allowed);
-    }
+    if (!v.none && (v.list || !saei_text_whole(v.text, &x) || x > limit)) meaning = SAEI_REFUSED;
+    else if (!v.none && !x) meaning = f->zero;
+    if (meaning == SAEI_REFUSED) return saei_set_fail(s, f, v);
     *out = meaning == SAEI_OFF ? SAE_NONE : x;
     return SAE_OK;
 }
@@ -19531,10 +19777,8 @@ static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_
     double x = 0;
     if (!v.none
         && (v.list || !saei_text_number(v.text, strlen(v.text), &x) || x < 0
-            || (x == 0 && f->zero == SAEI_REFUSED))) {
-        return saei_set_fail(s, f->name, v,
-                             f->zero == SAEI_REFUSED ? "a number > 0" : "a number >= 0");
-    }
+            || (x == 0 && f->zero == SAEI_REFUSED) || (x > 1 && (f->flags & SAEI_SHARE))))
+        return saei_set_fail(s, f, v);
     *out = v.none ? 0 : x == 0 && f->zero == SAEI_OFF ? -1 : x;
     return SAE_OK;
 }
@@ -19542,23 +19786,22 @@ static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_
 /* Numbers of a list, in a config file or between commas. */
 static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, saei_value v,
                                    double *out, size_t *count) {
-    const char *allowed = "a list of 1 to 64 numbers";
     const sae_json *c = v.list ? v.list->child : NULL;
     const char *at = v.text;
     *count = 0;
-    if (v.list && v.list->type != SAE_JSON_ARRAY) return saei_set_fail(s, f->name, v, allowed);
+    if (v.list && v.list->type != SAE_JSON_ARRAY) return saei_set_fail(s, f, v);
     while (v.list ? c != NULL : at != NULL) {
         size_t n = v.list ? 0 : strcspn(at, ",");
         double x = v.list ? c->number : 0;
-        if (*count == SAE_MAX_GROUPS) return saei_set_fail(s, f->name, v, allowed);
+        if (*count == SAE_MAX_GROUPS) return saei_set_fail(s, f, v);
         if (v.list ? c->type != SAE_JSON_NUMBER : !saei_text_number(at, n, &x))
-            return saei_set_fail(s, f->name, v, allowed);
-        if (!(x > 0 && x <= DBL_MAX)) return saei_set_fail(s, f->name, v, "a list of numbers > 0");
+            return saei_set_fail(s, f, v);
+        if (!(x > 0 && x <= DBL_MAX)) return saei_set_fail(s, f, v);
         out[(*count)++] = x;
         if (v.list) c = c->next;
         else at = at[n] ? at + n + 1 : NULL;
     }
-    return *count ? SAE_OK : saei_set_fail(s, f->name, v, allowed);
+    return *count ? SAE_OK : saei_set_fail(s, f, v);
 }
 
 /* The fractions from which sizes come back as (size_t)(fraction * sum); the last is the rest. */
@@ -19586,11 +19829,11 @@ static sae_result saei_set_list(const saei_setter *s, const saei_field *f, saei_
     if (f->type == SAEI_FIELD_GROUP_SIZES) {
         if (!count) return SAE_OK;
         if (!saei_fractions(list, count, list))
-            return saei_set_fail(s, f->name, v, "a list of whole numbers");
+            return saei_set_fail(s, f, v);
     }
     if (weights) {
         if (count && desc->group_fractions[0] > 0 && count != desc->num_groups)
-            return saei_set_fail(s, f->name, v, "as many numbers as group_fractions has");
+            return saei_set_refuse(s, f, v, "as many numbers as group_fractions has");
         memcpy(desc->group_weights, list, sizeof list);
         if (count) desc->num_groups = count;
         return SAE_OK;
@@ -19607,20 +19850,15 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
     sae_trainer_kind kind;
     sae_arch arch;
     bool none = v.none;
-    if (v.list) return saei_set_fail(s, f->name, v, "a text");
+    if (v.list) return saei_set_fail(s, f, v);
     switch (f->type) {
     case SAEI_FIELD_KIND:
-        if (saei_trainer_from_any_name(v.text, &kind)) {
-            desc->kind = kind;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f->name, v, "standard, standard_april, gated, gated_anneal, "
-                             "p_anneal, top_k, batch_top_k, matryoshka_batch_top_k, jumprelu, or "
-                             "the reference's class");
+        if (!saei_trainer_find(v.text, true, &kind)) return saei_set_fail(s, f, v);
+        desc->kind = kind;
+        return SAE_OK;
     case SAEI_FIELD_ARCH:
         arch = saei_arch_from_name(v.text);
-        if (!arch && !none)
-            return saei_set_fail(s, f->name, v, "a class of the reference, as AutoEncoder");
+        if (!arch && !none) return saei_set_fail(s, f, v);
         desc->arch = arch;
         return SAE_OK;
     case SAEI_FIELD_SPARSITY:
@@ -19629,10 +19867,10 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
             desc->sparsity_function = (sae_sparsity_function)i;
             return SAE_OK;
         }
-        return saei_set_fail(s, f->name, v, "l1, entropy, Lp or Lp^p");
+        return saei_set_fail(s, f, v);
     case SAEI_FIELD_NORM:
         if (!none && strcmp(v.text, "norm") && strcmp(v.text, "mse"))
-            return saei_set_fail(s, f->name, v, "mse or norm");
+            return saei_set_fail(s, f, v);
         desc->reconstruction_norm = !strcmp(v.text, "norm");
         return SAE_OK;
     default:
@@ -19661,7 +19899,7 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
         if (!v.none
             && (v.list || !saei_text_number(v.text, strlen(v.text), &x) || x != floor(x)
                 || fabs(x) > 9007199254740992.0))
-            return saei_set_fail(s, f->name, v, "a whole number");
+            return saei_set_fail(s, f, v);
         *(int64_t *)at = (int64_t)x;
         return SAE_OK;
     case SAEI_FIELD_NOTHING: return SAE_OK;
@@ -19674,20 +19912,21 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
     return saei_set_name(s, f, v, desc, at);
 }
 
-/* Letters to change, add or drop to make b of a (Levenshtein); both shorter than 64. */
-static size_t saei_edit_distance(const char *a, const char *b) {
-    size_t row[64], na = strlen(a), nb = strlen(b);
-    for (size_t j = 0; j <= nb; j++) row[j] = j;
-    for (size_t i = 1; i <= na; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= nb; j++) {
-            size_t change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            row[j] = saei_min(change, saei_min(row[j], row[j - 1]) + 1);
+SAE_API size_t sae_edit_distance(const char *a, const char *b) {
+    size_t n = strlen(a), m = strlen(b), row[3][64];
+    if (n > 63 || m > 63) return 64;
+    for (size_t j = 0; j <= m; j++) row[0][j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t *now = row[i % 3], *last = row[(i + 2) % 3], *before = row[(i + 1) % 3];
+        now[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            now[j] = saei_min(last[j - 1] + (a[i - 1] != b[j - 1]),
+                              saei_min(last[j], now[j - 1]) + 1);
+            if (swapped) now[j] = saei_min(now[j], before[j - 2] + 1);
         }
     }
-    return row[nb];
+    return row[n % 3][m];
 }
 
 /* key as the table spells it, into name; NULL if it is none (name is then the nearest, or ""). */
@@ -19701,10 +19940,10 @@ static const saei_field *saei_field_of_key(const char *key, char name[64]) {
     f = saei_field_find(strcmp(spelled, "trainer") ? spelled : "trainer_class",
                         strcmp(spelled, "trainer") ? n : strlen("trainer_class"));
     for (size_t i = 0; i < SAEI_NUM_FIELDS && !f; i++) {
-        size_t distance = saei_edit_distance(spelled, saei_fields[i].name);
+        size_t distance = sae_edit_distance(spelled, saei_fields[i].key);
         if (distance >= best || distance * 2 > n) continue;
         best = distance;
-        snprintf(name, 64, "%s", saei_fields[i].name);
+        snprintf(name, 64, "%s", saei_fields[i].key);
     }
     return f;
 }
@@ -19729,7 +19968,7 @@ SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc
                      "has%s%s", saei_quote(key, quoted), *nearest ? "; near is " : "", nearest);
 }
 
-/* ---- config.json: reading ---- */
+/* ==== >>trainer: reading config.json ========================================================== */
 
 struct sae_config {
     sae_context *ctx;
@@ -19859,52 +20098,6 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
 
 /* ==== >>trainer: writing config.json ========================================================== */
 
-/* The reference's keys in its order, class by class. */
-static const char *saei_config_keys(sae_trainer_kind kind) {
-    switch (kind) {
-    case SAE_TRAINER_STANDARD:
-        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
-               "resample_steps sparsity_warmup_steps steps decay_start seed device layer lm_name "
-               "wandb_name submodule_name";
-    case SAE_TRAINER_STANDARD_APRIL:
-        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
-               "sparsity_warmup_steps steps decay_start seed device layer lm_name wandb_name "
-               "submodule_name";
-    case SAE_TRAINER_GATED:
-        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
-               "sparsity_warmup_steps decay_start seed device layer lm_name wandb_name "
-               "submodule_name";
-    case SAE_TRAINER_GATED_ANNEAL:
-        return "trainer_class dict_class activation_dim dict_size lr sparsity_function "
-               "sparsity_penalty p_start p_end anneal_start sparsity_queue_length "
-               "n_sparsity_updates warmup_steps resample_steps sparsity_warmup_steps decay_start "
-               "steps seed layer lm_name wandb_name";
-    case SAE_TRAINER_P_ANNEAL:
-        return "trainer_class dict_class activation_dim dict_size lr sparsity_function "
-               "sparsity_penalty p_start p_end anneal_start sparsity_queue_length "
-               "n_sparsity_updates warmup_steps sparsity_warmup_steps decay_start resample_steps "
-               "steps seed layer lm_name wandb_name submodule_name";
-    case SAE_TRAINER_JUMP_RELU:
-        return "trainer_class dict_class lr steps seed activation_dim dict_size device layer "
-               "lm_name wandb_name submodule_name bandwidth sparsity_penalty "
-               "sparsity_warmup_steps target_l0";
-    case SAE_TRAINER_BATCH_TOP_K:
-        return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start "
-               "threshold_beta threshold_start_step top_k_aux seed activation_dim dict_size k "
-               "device layer lm_name wandb_name submodule_name";
-    case SAE_TRAINER_MATRYOSHKA:
-        return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start "
-               "threshold_beta threshold_start_step top_k_aux seed activation_dim dict_size "
-               "group_fractions group_weights group_sizes k device layer lm_name wandb_name "
-               "submodule_name";
-    case SAE_TRAINER_TOP_K:
-    case SAE_TRAINER_DEFAULT: break;
-    }
-    return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
-           "threshold_start_step seed activation_dim dict_size k device layer lm_name wandb_name "
-           "submodule_name";
-}
-
 static void saei_write_list(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
     const double *list =
         f->offset == SAEI_AT(group_weights) ? desc->group_weights : desc->group_fractions;
@@ -19942,9 +20135,9 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     double x;
     switch (f->type) {
     case SAEI_FIELD_KIND:
-        string = sae_trainer_class(desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
+        string = sae_trainer_class(desc->kind);
         break;
-    case SAEI_FIELD_ARCH: string = sae_arch_name(saei_trainer_arch(desc)); break;
+    case SAEI_FIELD_ARCH: string = sae_arch_name(desc->arch); break;
     case SAEI_FIELD_NOTHING: string = "cpu"; break;
     case SAEI_FIELD_TEXT:
         string = *(const char *const *)at;
@@ -19973,7 +20166,7 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     case SAEI_FIELD_STEPS:
         whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
         if (whole == 0 && f->zero != SAEI_LITERAL) break; /* not set */
-        if (whole == SAE_NONE && f->offset == SAEI_AT(n_sparsity_updates)) string = "continuous";
+        if (whole == SAE_NONE && (f->flags & SAEI_CONTINUOUS)) string = "continuous";
         if (whole == SAE_NONE && f->zero != SAEI_LITERAL) {
             if (string || f->null == SAEI_OFF) break;
             whole = 0;
@@ -19985,38 +20178,86 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     return string != NULL;
 }
 
+static void saei_write_pair(saei_text *t, const sae_trainer_desc *desc, const saei_field *f,
+                            bool first) {
+    saei_text_add(t, "%s\n        \"%s\": ", first ? "" : ",", f->key);
+    saei_write_field(t, desc, f);
+}
+
 /* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
    defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
 static sae_result saei_config_write(const sae_context *ctx, const char *who, const char *folder,
                                     const sae_trainer_desc *desc, const char *buffer,
                                     const char *own) {
     bool written[SAEI_NUM_FIELDS] = { false };
-    const char *keys = saei_config_keys(desc->kind), *comma = "";
-    unsigned kind = 1u << (desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
+    const saei_scheme *scheme = saei_scheme_of(desc->kind);
+    const char *at = scheme->hyperparameters, *word;
     saei_text t;
     memset(&t, 0, sizeof t);
     t.ctx = ctx;
     saei_text_add(&t, "{\n    \"trainer\": {");
-    for (size_t n; *keys; keys += n + (keys[n] == ' ')) {
-        const saei_field *f;
-        n = strcspn(keys, " ");
-        f = saei_field_find(keys, n);
-        if (!f) continue;
+    for (size_t n; (n = saei_next_word(&at, &word)) > 0 && *word != '+'; ) {
+        const saei_field *f = saei_field_find(word, n);
+        saei_write_pair(&t, desc, f, word == scheme->hyperparameters);
         written[f - saei_fields] = true;
-        saei_text_add(&t, "%s\n        \"%s\": ", comma, f->name);
-        saei_write_field(&t, desc, f);
-        comma = ",";
     }
     for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) { /* what the reference leaves out */
-        if (written[i] || !(saei_fields[i].kinds & kind)
-            || !saei_write_field(NULL, desc, &saei_fields[i]))
-            continue;
-        saei_text_add(&t, ",\n        \"%s\": ", saei_fields[i].name);
-        saei_write_field(&t, desc, &saei_fields[i]);
+        const saei_field *f = &saei_fields[i];
+        if (!written[i] && saei_has_field(scheme, f) && saei_write_field(NULL, desc, f))
+            saei_write_pair(&t, desc, f, false);
     }
     saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
                   buffer ? buffer : "{}", own ? own : "{}");
     return saei_text_write(&t, who, folder, "config.json");
+}
+
+/* ==== >>trainer: settings as text ============================================================= */
+
+static void saei_text_add_real(saei_text *t, double value) {
+    char text[32];
+    saei_number_text(value, text);
+    saei_text_add(t, "%s", text);
+}
+
+/* What of a desc decides the result, one setting a line: a backup belongs to these. */
+static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_desc *desc) {
+    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
+        const saei_field *f = &saei_fields[i];
+        const void *at = (const char *)desc + f->offset;
+        unsigned long long whole = 0;
+        if (f->flags & SAEI_NO_SETTING) continue;
+        switch (f->type) {
+        case SAEI_FIELD_KIND: whole = desc->kind; break;
+        case SAEI_FIELD_ARCH: whole = desc->arch; break;
+        case SAEI_FIELD_SPARSITY: whole = desc->sparsity_function; break;
+        case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
+        case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
+        case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;
+        case SAEI_FIELD_REAL:
+            saei_text_add(t, "trainer_%zu.%s=", index, f->name);
+            saei_text_add_real(t, *(const double *)at);
+            saei_text_add(t, "\n");
+            continue;
+        case SAEI_FIELD_LIST: /* with group_weights */
+            saei_text_add(t, "trainer_%zu.num_groups=%zu\n", index, desc->num_groups);
+            for (size_t g = 0; g < desc->num_groups && g < SAE_MAX_GROUPS; g++) {
+                saei_text_add(t, "trainer_%zu.group_fractions[i]=", index);
+                saei_text_add_real(t, desc->group_fractions[g]);
+                saei_text_add(t, "\ntrainer_%zu.group_weights[i]=", index);
+                saei_text_add_real(t, desc->group_weights[g]);
+                saei_text_add(t, "\n");
+            }
+            continue;
+        case SAEI_FIELD_TEXT:
+            saei_text_add(t, "trainer_%zu.%s=%s\n", index, f->name,
+                          *(const char *const *)at ? "given" : "none");
+            continue;
+        case SAEI_FIELD_GROUP_SIZES:
+        case SAEI_FIELD_INTEGER:
+        case SAEI_FIELD_NOTHING: continue;
+        }
+        saei_text_add(t, "trainer_%zu.%s=%llu\n", index, f->name, whole);
+    }
 }
 
 /* ==== >>buffer: sources and create ============================================================ */
@@ -20787,61 +21028,6 @@ struct sae_training {
 
 /* ---- settings as text ---- */
 
-static void saei_text_add_real(saei_text *t, double value) {
-    char text[32];
-    saei_number_text(value, text);
-    saei_text_add(t, "%s", text);
-}
-
-static void saei_print_trainer(saei_text *t, size_t index, const sae_trainer_desc *d) {
-#define SAEI_PRINT(field)                                                                          \
-    saei_text_add(t, "trainer_%zu." #field "=%llu\n", index, (unsigned long long)d->field)
-#define SAEI_PRINT_REAL(field)                                                                     \
-    saei_text_add(t, "trainer_%zu." #field "=", index);                                            \
-    saei_text_add_real(t, d->field);                                                               \
-    saei_text_add(t, "\n")
-    SAEI_PRINT(kind);
-    SAEI_PRINT(arch);
-    SAEI_PRINT(activation_dim);
-    SAEI_PRINT(dict_size);
-    SAEI_PRINT(steps);
-    SAEI_PRINT(seed);
-    SAEI_PRINT_REAL(lr);
-    SAEI_PRINT(warmup_steps);
-    SAEI_PRINT(decay_start);
-    SAEI_PRINT(sparsity_warmup_steps);
-    SAEI_PRINT(resample_steps);
-    SAEI_PRINT_REAL(l1_penalty);
-    SAEI_PRINT(sparsity_function);
-    SAEI_PRINT(k);
-    SAEI_PRINT(k_anneal_steps);
-    SAEI_PRINT_REAL(auxk_alpha);
-    SAEI_PRINT(top_k_aux);
-    SAEI_PRINT(dead_feature_threshold);
-    SAEI_PRINT_REAL(threshold_beta);
-    SAEI_PRINT(threshold_start_step);
-    SAEI_PRINT(num_groups);
-    for (size_t i = 0; i < d->num_groups && i < SAE_MAX_GROUPS; i++) {
-        SAEI_PRINT_REAL(group_fractions[i]);
-        SAEI_PRINT_REAL(group_weights[i]);
-    }
-    SAEI_PRINT_REAL(bandwidth);
-    SAEI_PRINT_REAL(sparsity_penalty);
-    SAEI_PRINT_REAL(target_l0);
-    SAEI_PRINT_REAL(initial_sparsity_penalty);
-    SAEI_PRINT(anneal_start);
-    SAEI_PRINT(anneal_end);
-    SAEI_PRINT_REAL(p_start);
-    SAEI_PRINT_REAL(p_end);
-    SAEI_PRINT(n_sparsity_updates);
-    SAEI_PRINT(sparsity_queue_length);
-    SAEI_PRINT(reconstruction_norm);
-    SAEI_PRINT(ghost_threshold);
-    saei_text_add(t, "trainer_%zu.init=%s\n", index, d->init ? "given" : "none");
-#undef SAEI_PRINT
-#undef SAEI_PRINT_REAL
-}
-
 static uint64_t saei_hash(uint64_t hash, const void *data, size_t size) { /* FNV-1a */
     const unsigned char *p = (const unsigned char *)data;
     while (size--) hash = (hash ^ *p++) * 0x100000001B3ull;
@@ -20885,10 +21071,8 @@ static void saei_loop_fingerprint(sae_training *l) {
     saei_text_add(t, "\n");
     saei_print_source(t, l->buffer);
     saei_text_add(t, "trainers=%zu\n", l->num_trainers);
-    for (size_t i = 0; i < l->num_trainers; i++) {
-        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
-        saei_print_trainer(t, i, &d);
-    }
+    for (size_t i = 0; i < l->num_trainers; i++)
+        saei_trainer_settings(t, i, sae_trainer_get_desc(l->trainers[i]));
 }
 
 /* ---- set up ---- */
@@ -21039,14 +21223,13 @@ static sae_result saei_loop_norm(sae_training *l) {
 
 /* Fails for a trainer whose last loss or whose parameters are not finite. */
 static sae_result saei_loop_check_finite(sae_training *l, size_t i, const sae_stats *stats) {
-    sae_trainer_desc d;
+    const sae_trainer_desc *d = sae_trainer_get_desc(l->trainers[i]);
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
-    d = sae_trainer_info(l->trainers[i]);
     return saei_fail(l->ctx, SAE_ERR_INVALID,
                      "%s: trainer %zu (%s) diverged: its loss at step %llu is %g, allowed are "
                      "finite losses (try a smaller lr than %g)",
-                     l->who, i, sae_trainer_name(d.kind), (unsigned long long)stats->step,
-                     stats->loss, d.lr);
+                     l->who, i, sae_trainer_name(d->kind), (unsigned long long)stats->step,
+                     stats->loss, d->lr);
 }
 
 static sae_result saei_loop_check_weights(sae_training *l) {
@@ -21285,7 +21468,7 @@ static sae_result saei_loop_configs(sae_training *l, uint64_t finished, bool kee
     char hash[20];
     saei_loop_hash(l, hash);
     for (size_t i = 0; l->folders && i < l->num_trainers; i++) {
-        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
+        const sae_trainer_desc *d = sae_trainer_get_desc(l->trainers[i]);
         if (keep && saei_loop_folder_holds(l, l->folders[i]) != SAEI_LOOP_NOTHING) continue;
         t->size = own->size = 0;
         saei_text_add(t, "{\"d_submodule\": %zu, \"io\": ", l->dim);
@@ -21298,12 +21481,12 @@ static sae_result saei_loop_configs(sae_training *l, uint64_t finished, bool kee
         else saei_text_add(own, "null");
         saei_text_add(own, ", \"seed\": %llu, \"buffer_seed\": %llu, \"steps\": %llu, "
                       "\"finished_steps\": %llu, \"fingerprint\": \"%s\"}",
-                      (unsigned long long)d.seed, (unsigned long long)b->seed,
+                      (unsigned long long)d->seed, (unsigned long long)b->seed,
                       (unsigned long long)l->desc.steps, (unsigned long long)finished, hash);
         if (t->failed || own->failed)
             return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s/config.json",
                              l->who, l->folders[i]);
-        SAEI_TRY(saei_config_write(l->ctx, l->who, l->folders[i], &d, t->data, own->data));
+        SAEI_TRY(saei_config_write(l->ctx, l->who, l->folders[i], d, t->data, own->data));
     }
     return SAE_OK;
 }
