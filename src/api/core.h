@@ -60,8 +60,8 @@ typedef struct sae_logger {
 /* Threads of the caller's. run calls fn(arg, part, worker) once for every part < parts, in any
    order and on any threads, its own among them, and returns when all have returned. worker is below
    the desc's `threads`, and no two parts of one run that are at work at the same time share it.
-   run is called from every thread that calls the library, also from several at once. It needs no
-   more stack than the calls do that lead to it. */
+   run is called by every thread that calls the library, so by several at once, and may be called
+   from inside a part. */
 typedef void (*sae_part_fn)(void *arg, size_t part, size_t worker);
 typedef struct sae_pool {
     void (*run)(size_t parts, sae_part_fn fn, void *arg, void *user);
@@ -291,8 +291,8 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    outputs are the caller's and may not overlap; outputs are densely packed. x_hat is [n,output_dim].
    A call uses at most 16 KB of stack, on every thread that works for it, and allocates nothing,
    except under SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and sae_forward without f
-   where k > 1024 1024 k + 1024 bytes per thread (each and some padding). It works in memory that
-   the context has for as many calls at once as it has threads, at least 4; further ones work in
+   where k > 512 1024 k + 1024 bytes per thread (all a little rounded up). Calls work in memory that
+   the context has: for as many at once as it has threads, and at least 4; further ones work in
    smaller pieces, so slower. Rows with NaN or infinity give unspecified latents in these rows alone.
    Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the n
    rows together).

@@ -13,14 +13,31 @@ typedef struct saei_decoding {
     float *x_hat;
 } saei_decoding;
 
+/* sum += what row f [m] adds to `width` columns of x_hat from c on. */
+static SAEI_NOINLINE void saei_decode_dense(const sae_dictionary *dict, const float *f, size_t c,
+                                            size_t width, float *sum) {
+    size_t m = dict->desc.dict_size, held = 0;
+    float value[SAEI_DECODE_ENTRIES];
+    uint32_t latent[SAEI_DECODE_ENTRIES];
+    for (size_t i = 0; i < m; i++) {
+        if (f[i] != 0) {
+            latent[held] = (uint32_t)i;
+            value[held++] = f[i];
+        }
+        if (held < SAEI_DECODE_ENTRIES && i + 1 < m) continue;
+        dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c, dict->ld_out,
+                                     sum);
+        held = 0;
+    }
+}
+
 /* One row: latents ascending, then b_dec, in blocks of columns on the stack. */
 static void saei_decode_row(void *arg, size_t r) {
     saei_decoding *q = (saei_decoding *)arg;
     const sae_dictionary *dict = q->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
     size_t d = saei_output_dim(&dict->desc), m = dict->desc.dict_size, ld = dict->ld_out;
-    float sum[SAEI_DECODE_COLUMNS], value[SAEI_DECODE_ENTRIES];
-    uint32_t latent[SAEI_DECODE_ENTRIES];
+    float sum[SAEI_DECODE_COLUMNS];
     for (size_t c = 0; c < ld; c += SAEI_DECODE_COLUMNS) {
         size_t width = saei_min(SAEI_DECODE_COLUMNS, ld - c);
         memset(sum, 0, width * sizeof *sum);
@@ -32,19 +49,7 @@ static void saei_decode_row(void *arg, size_t r) {
             size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
             kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
                               dict->W_dec + c, ld, sum);
-        } else {
-            size_t held = 0;
-            for (size_t i = 0; i < m; i++) {
-                if (q->f[r * m + i] != 0) {
-                    latent[held] = (uint32_t)i;
-                    value[held++] = q->f[r * m + i];
-                }
-                if (held == SAEI_DECODE_ENTRIES || i + 1 == m) {
-                    kernels->add_rows(width, held, latent, value, dict->W_dec + c, ld, sum);
-                    held = 0;
-                }
-            }
-        }
+        } else saei_decode_dense(dict, q->f + r * m, c, width, sum);
         for (size_t k = 0; k < saei_min(width, d - c); k++)
             q->x_hat[r * d + c + k] = dict->b_dec[c + k] + sum[k];
     }

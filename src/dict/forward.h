@@ -4,7 +4,7 @@
 /* ==== >>dictionary: forward =================================================================== */
 /* Without f nothing of [n,m] is held. */
 
-enum { SAEI_FORWARD_LISTS = 1024 }; /* entries on the stack of a block that found no room */
+enum { SAEI_FORWARD_LISTS = 512 }; /* entries on the stack of a block that found no room */
 
 /* The latents of a panel go into x_hat before the next panel is looked at, in ascending order;
    b_dec comes last, as in decode. */
@@ -61,24 +61,33 @@ static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, 
     saei_forward_lists(all, r0, rows, lists);
 }
 
-static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
+/* lists: with room for the k of one row at least. */
+static void saei_forward_block(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
+                               sae_sparse *lists) {
+    bool top_k = q->dict->rule == SAE_RULE_TOP_K;
+    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->share) : room->rows;
+    for (size_t r = 0, some; r < rows; r += some) {
+        some = saei_min(most, rows - r);
+        saei_infer_norms(q, r0 + r, some, room->norms);
+        if (top_k) saei_forward_top_rows(q, room, r0 + r, some, lists);
+        else saei_forward_rows(q, room, r0 + r, some);
+    }
+}
+
+static SAEI_NOINLINE void saei_forward_small(const saei_infer *q, const saei_room *room, size_t r0,
+                                             size_t rows) {
     uint32_t latent[SAEI_FORWARD_LISTS];
     float value[SAEI_FORWARD_LISTS];
+    sae_sparse lists = { room->begin, latent, value, SAEI_FORWARD_LISTS };
+    saei_forward_block(q, room, r0, rows, &lists);
+}
+
+static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
     saei_room room = saei_room_take(q->dict->ctx, &small);
-    bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    sae_sparse lists;
-    lists.row_begin = room.begin;
-    lists.latent = room.entries ? room.latent : latent;
-    lists.value = room.entries ? room.value : value;
-    lists.capacity = saei_max(room.entries, SAEI_FORWARD_LISTS);
-    if (top_k) room.rows = saei_min(room.rows, lists.capacity / q->share);
-    for (size_t r = 0, some; r < rows; r += some) {
-        some = saei_min(room.rows, rows - r);
-        saei_infer_norms(q, r0 + r, some, room.norms);
-        if (top_k) saei_forward_top_rows(q, &room, r0 + r, some, &lists);
-        else saei_forward_rows(q, &room, r0 + r, some);
-    }
+    sae_sparse lists = { room.begin, room.latent, room.value, room.entries };
+    if (room.block) saei_forward_block(q, &room, r0, rows, &lists);
+    else saei_forward_small(q, &room, r0, rows);
     saei_room_leave(&room);
 }
 

@@ -3,8 +3,12 @@
 
 /* ==== >>steer ================================================================================= */
 
-/* Rows at a time whose f, one for each steering, lie on the stack. */
-enum { SAEI_STEER_FLOATS = SAE_MAX_STEERINGS, SAEI_STEER_ENTRIES = 256 };
+/* Numbers on the stack of a block that found no room; entries of a list. */
+enum {
+    SAEI_STEER_FLOATS = SAE_MAX_STEERINGS,
+    SAEI_STEER_COUNTERS = 256, /* one for each row at least */
+    SAEI_STEER_ENTRIES = 128
+};
 
 typedef struct saei_steer_job {
     const sae_dictionary *dict;
@@ -15,45 +19,68 @@ typedef struct saei_steer_job {
     size_t n;
 } saei_steer_job;
 
+/* Where the parts of a job work. */
+typedef struct saei_steer_room {
+    saei_room room;
+    float *f;         /* [rows][count]: of the latents named */
+    size_t entries;   /* of f */
+    uint32_t *before; /* latents of the row that stand before each */
+    size_t counters;  /* of before */
+} saei_steer_room;
+
 /* What a top-k rule compares. */
 static float saei_steer_key(const sae_dictionary *dict, float f) {
     return dict->desc.activation == SAE_ACTIVATION_MAGNITUDE ? fabsf(f) : f;
 }
 
-/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
-   the largest of its group; ties to the lower index: counts for each the latents before it. */
-static SAEI_NOINLINE void saei_steer_rank(const saei_steer_job *job, const saei_infer *q,
-                                          const saei_room *room, size_t r0, size_t rows, float *f) {
+/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its group,
+   that stand before it; ties to the lower index. */
+static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
+                             const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
+                             size_t end) {
     const sae_dictionary *dict = job->dict;
     bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
-    size_t m = dict->desc.dict_size, count = job->count;
-    size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
-    uint32_t before[SAEI_STEER_FLOATS];
-    memset(before, 0, sizeof before);
+    size_t m = dict->desc.dict_size, group = grouped ? m / dict->desc.k : m;
+    memset(w->before, 0, rows * (end - begin) * sizeof *w->before);
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
-        saei_infer_product(q, room, r0, rows, first, width);
+        saei_infer_product(q, &w->room, r0, rows, first, width);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
                 size_t i = first + j;
-                float v = saei_infer_value(dict, i, room->product[r * SAEI_PANEL + j], true);
+                float v = saei_infer_value(dict, i, w->room.product[r * SAEI_PANEL + j], true);
                 float key = saei_steer_key(dict, v);
+                uint32_t *before = w->before + r * (end - begin);
                 if (v == 0 && !saei_is_signed(&dict->desc)) continue;
-                for (size_t s = 0; s < count; s++) {
-                    float held = saei_steer_key(dict, f[r * count + s]);
+                for (size_t s = begin; s < end; s++, before++) {
+                    float held = saei_steer_key(dict, w->f[r * job->count + s]);
                     size_t latent = job->list[s].latent;
                     if (latent / group != i / group) continue;
-                    before[r * count + s] += key > held || (key == held && i < latent);
+                    *before += key > held || (key == held && i < latent);
                 }
             }
     }
-    for (size_t s = 0; s < rows * count; s++)
-        if (before[s] >= most) f[s] = 0;
+}
+
+/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
+   the largest of its group. */
+static void saei_steer_rank(const saei_steer_job *job, const saei_infer *q,
+                            const saei_steer_room *w, size_t r0, size_t rows) {
+    const sae_dictionary_desc *h = &job->dict->desc;
+    size_t most = h->activation == SAE_ACTIVATION_GROUP_MAX ? 1 : h->k;
+    size_t share = saei_min(job->count, w->counters / rows), end;
+    for (size_t begin = 0; begin < job->count; begin = end) {
+        end = saei_min(begin + share, job->count);
+        saei_steer_count(job, q, w, r0, rows, begin, end);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t s = begin; s < end; s++)
+                if (w->before[r * (end - begin) + s - begin] >= most) w->f[r * job->count + s] = 0;
+    }
 }
 
 /* f [rows][count] of the latents named, as sae_encode gives them. */
-static void saei_steer_encode(const saei_steer_job *job, const saei_room *room, size_t r0,
-                              size_t rows, float *f) {
+static void saei_steer_encode(const saei_steer_job *job, const saei_steer_room *w, size_t r0,
+                              size_t rows) {
     const sae_dictionary *dict = job->dict;
     size_t count = job->count, active = saei_active_latents(dict), candidates = 0;
     uint32_t list[SAEI_PANEL];
@@ -61,22 +88,22 @@ static void saei_steer_encode(const saei_steer_job *job, const saei_room *room, 
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = job->x;
-    saei_infer_norms(&q, r0, rows, room->norms);
+    saei_infer_norms(&q, r0, rows, w->room.norms);
     for (size_t first = 0; first < count; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, count - first);
         for (size_t j = 0; j < width; j++) list[j] = job->list[first + j].latent;
         q.list = list;
-        saei_infer_product(&q, room, r0, rows, 0, width);
+        saei_infer_product(&q, &w->room, r0, rows, 0, width);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
-                float v = saei_infer_value(dict, list[j], room->product[r * SAEI_PANEL + j],
+                float v = saei_infer_value(dict, list[j], w->room.product[r * SAEI_PANEL + j],
                                            job->ranks);
-                f[r * count + first + j] = list[j] < active ? v : 0;
+                w->f[r * count + first + j] = list[j] < active ? v : 0;
                 candidates += list[j] < active && v != 0;
             }
     }
     q.list = NULL;
-    if (job->ranks && candidates) saei_steer_rank(job, &q, room, r0, rows, f);
+    if (job->ranks && candidates) saei_steer_rank(job, &q, w, r0, rows);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -90,21 +117,18 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* x += add for n <= SAEI_DECODE_COLUMNS columns of row r from c on; 16-bit rows are rounded to the
-   nearest, ties to even. */
+/* x += add for n columns of row r from c on; 16-bit rows are rounded to the nearest, ties to even. */
 static void saei_steer_add(const sae_rows *x, size_t r, size_t c, size_t n, const float *add) {
-    void *to = (void *)(uintptr_t)saei_rows_at(x, r, c);
-    float own[SAEI_DECODE_COLUMNS];
-    const float *from = saei_row_floats(x, r, c, n, own);
-    if (x->dtype == SAE_F32) {
-        float *at = (float *)to;
-        for (size_t k = 0; k < n; k++) at[k] += add[k];
-        return;
-    }
-    for (size_t k = 0; k < n; k++) own[k] = from[k] + add[k];
+    unsigned char *to = (unsigned char *)(uintptr_t)saei_rows_at(x, r, c);
     for (size_t k = 0; k < n; k++) {
-        uint16_t bits = x->dtype == SAE_F16 ? saei_half_bits(own[k]) : saei_bf16_bits(own[k]);
-        memcpy((unsigned char *)to + 2 * k, &bits, sizeof bits);
+        float own, sum = *saei_row_floats(x, r, c + k, 1, &own) + add[k];
+        uint16_t bits;
+        if (x->dtype == SAE_F32) {
+            ((float *)(void *)to)[k] = sum;
+            continue;
+        }
+        bits = x->dtype == SAE_F16 ? saei_half_bits(sum) : saei_bf16_bits(sum);
+        memcpy(to + 2 * k, &bits, sizeof bits);
     }
 }
 
@@ -140,41 +164,50 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
     }
 }
 
-static SAEI_NOINLINE void saei_steer_f(const saei_steer_job *job, size_t r0, size_t rows,
-                                       float *f) {
-    size_t count = job->count;
-    saei_small_block small;
-    saei_room room;
-    if (job->dict->desc.arch == SAE_ARCH_IDENTITY) {
-        float own;
-        for (size_t s = 0; s < rows * count; s++)
-            f[s] = *saei_row_floats(&job->x, r0 + s / count, job->list[s % count].latent, 1, &own);
-        return;
+/* Rows r0 to end. */
+static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w, size_t r0,
+                            size_t end) {
+    const sae_dictionary_desc *h = &job->dict->desc;
+    size_t count = job->count, most = saei_min(w->room.rows, w->entries / count);
+    float own;
+    memset(w->f, 0, saei_min(most, end - r0) * count * sizeof *w->f);
+    for (size_t r = r0, rows; r < end; r += rows) {
+        rows = saei_min(most, end - r);
+        for (size_t s = 0; h->arch == SAE_ARCH_IDENTITY && s < rows * count; s++)
+            w->f[s] = *saei_row_floats(&job->x, r + s / count, job->list[s % count].latent, 1,
+                                       &own);
+        if (job->needs_f && h->arch != SAE_ARCH_IDENTITY) saei_steer_encode(job, w, r, rows);
+        for (size_t i = 0; i < rows; i++) {
+            float scale = h->input_norm && !h->output_normalized
+                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
+            saei_steer_row(job, w->f + i * count, scale, r + i);
+        }
     }
-    room = saei_room_take(job->dict->ctx, &small);
-    for (size_t r = 0, some; r < rows; r += some) {
-        some = saei_min(room.rows, rows - r);
-        saei_steer_encode(job, &room, r0 + r, some, f + r * count);
-    }
-    saei_room_leave(&room);
+}
+
+static SAEI_NOINLINE void saei_steer_small(const saei_steer_job *job, saei_steer_room *w,
+                                           size_t r0, size_t end) {
+    float f[SAEI_STEER_FLOATS];
+    uint32_t before[SAEI_STEER_COUNTERS];
+    w->f = f;
+    w->before = before;
+    w->entries = SAEI_STEER_FLOATS;
+    w->counters = SAEI_STEER_COUNTERS;
+    saei_steer_rows(job, w, r0, end);
 }
 
 static void saei_steer_part(void *arg, size_t part) {
     const saei_steer_job *job = (const saei_steer_job *)arg;
-    const sae_dictionary_desc *h = &job->dict->desc;
-    size_t count = job->count, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
-    size_t most = saei_min(SAEI_BLOCK_ROWS, SAEI_STEER_FLOATS / count);
-    float f[SAEI_STEER_FLOATS];
-    memset(f, 0, sizeof f);
-    for (size_t r = part * SAEI_BLOCK_ROWS, rows; r < end; r += rows) {
-        rows = saei_min(most, end - r);
-        if (job->needs_f) saei_steer_f(job, r, rows, f);
-        for (size_t i = 0; i < rows; i++) {
-            float scale = h->input_norm && !h->output_normalized
-                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
-            saei_steer_row(job, f + i * count, scale, r + i);
-        }
-    }
+    size_t r0 = part * SAEI_BLOCK_ROWS, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
+    saei_small_block small;
+    saei_steer_room w;
+    w.room = saei_room_take(job->dict->ctx, &small);
+    w.f = w.room.value;
+    w.before = w.room.latent;
+    w.entries = w.counters = w.room.entries;
+    if (w.room.block) saei_steer_rows(job, &w, r0, end);
+    else saei_steer_small(job, &w, r0, end);
+    saei_room_leave(&w.room);
 }
 
 static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
