@@ -59,6 +59,7 @@
 enum {
     SAEI_CUDA_THREADS = 256, /* of a block, where nothing else is said */
     SAEI_CUDA_WARPS = SAEI_CUDA_THREADS / 32,
+    SAEI_CUDA_SHARED = 48 * 1024, /* bytes of shared memory a block has without asking */
     SAEI_CUDA_STEPS_AHEAD = 4 /* how far the host may run ahead of the device */
 };
 
@@ -138,14 +139,19 @@ static bool saei_cuda_ok(saei_cuda *s, cudaError_t error, const char *what) {
 
 #define SAEI_CUDA_OK(s, call) saei_cuda_ok(s, call, #call)
 
-/* kernel(args...) on blocks x threads with `shared` bytes of dynamic shared memory; nothing once
-   there is an error, or for 0 blocks. */
+/* kernel(args...) on blocks x threads with `shared` bytes of dynamic shared memory, at most
+   s->shared_most; nothing once there is an error, or for 0 blocks. */
 template <typename... P, typename... A>
 static void saei_cuda_launch_shared(const sae_work *w, void (*kernel)(P...), size_t blocks,
                                     unsigned threads, size_t shared, A... args) {
     saei_cuda *s = saei_cuda_of(w);
     cudaLaunchConfig_t config = {};
     if (s->result != SAE_OK || !blocks) return;
+    if (shared > SAEI_CUDA_SHARED
+        && !SAEI_CUDA_OK(s, cudaFuncSetAttribute(kernel,
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 (int)shared)))
+        return;
     config.gridDim = dim3((unsigned)blocks, 1, 1);
     config.blockDim = dim3(threads, 1, 1);
     config.dynamicSmemBytes = shared;
@@ -742,6 +748,10 @@ static size_t saei_cuda_scratch_bytes(const sae_work *w, const sae_shape *h) {
 
 __device__ static inline uint32_t saei_device_lane(void) { return threadIdx.x & 31u; }
 __device__ static inline uint32_t saei_device_warp(void) { return threadIdx.x >> 5; }
+/* Bits of the lanes before this one. */
+__device__ static inline uint32_t saei_device_below(void) {
+    return (1u << saei_device_lane()) - 1;
+}
 
 /* Four threads do a dot: thread q of a quad holds lanes 4q..4q+3 of the 16. A warp has eight quads.
    */
@@ -844,8 +854,8 @@ __device__ static inline double saei_device_scalars(const double *x, size_t n) {
     __shared__ double piece[2][BLOCKS * WIDTH];
     double total = 0;
     for (size_t base = 0; base < n; base += BLOCKS * SAE_ROW_BLOCK) {
-        size_t left = n - base, blocks = (left + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK;
-        size_t pieces = left < SAE_ROW_BLOCK ? (left + PIECE - 1) / PIECE : SAE_ROW_BLOCK / PIECE;
+        size_t left = n - base, blocks = saei_ceil_div(left, SAE_ROW_BLOCK);
+        size_t pieces = saei_ceil_div(saei_min(left, SAE_ROW_BLOCK), PIECE);
         double sum = 0;
         blocks = blocks < BLOCKS ? blocks : BLOCKS;
         for (size_t p = 0; p <= pieces; p++) {
@@ -983,10 +993,6 @@ __device__ static inline uint32_t saei_device_warp_max(uint32_t x) {
 __device__ static inline uint32_t saei_device_warp_or(uint32_t x) {
     for (int apart = 16; apart > 0; apart /= 2) x |= __shfl_xor_sync(SAEI_FULL, x, apart);
     return x;
-}
-/* Bits of the lanes before this one. */
-__device__ static inline uint32_t saei_device_below(void) {
-    return (1u << saei_device_lane()) - 1;
 }
 
 __device__ static inline uint32_t saei_device_count_from(const float *value, uint32_t n,
@@ -1818,10 +1824,6 @@ static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) 
         shared /= 2;
         shift++;
     }
-    if (shared > 48 * 1024)
-        SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_scan_kernel,
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             (int)shared));
     saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->n, quads), SAEI_CUDA_THREADS, t->x,
                      (size_t)t->n, (size_t)t->ld, t->s.x_norm, &t->s.counts->x_most);
     if (!s->scaled) /* later, the last call's norm is close enough: float16 has a range of 2^30 */
@@ -2391,9 +2393,9 @@ saei_dots_kernel(sae_code code, const float *e, const float *W, size_t ld, size_
 static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
                            size_t lo, size_t hi, float alpha, const float *relu_of, float *grad) {
     size_t ld = w->shape.ld, row = ld * sizeof(float), warps = SAEI_CUDA_WARPS;
-    while (warps > 1 && warps * row > 48 * 1024) warps /= 2;
+    while (warps > 1 && warps * row > SAEI_CUDA_SHARED) warps /= 2;
     if (lo >= hi) return;
-    if (warps * row > 48 * 1024)
+    if (warps * row > SAEI_CUDA_SHARED)
         saei_cuda_launch(w, saei_dots_kernel<false>, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
                          *code, e, W, ld, lo, hi, alpha, relu_of, grad);
     else
@@ -2561,10 +2563,6 @@ static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const
         saei_cuda_dots(w, code, e, W, 0, w->shape.dict_size, alpha, relu_of, grad);
         return;
     }
-    if (shared > 48 * 1024)
-        SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_reconstruct_kernel,
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             (int)shared));
     saei_cuda_launch_shared(w, saei_reconstruct_kernel, code->rows, saei_cuda_row_threads(ld),
                             shared, code->count, code->latent, values, code->stride, W, ld, base, y,
                             alpha, relu_of, e, sums, grad);
@@ -2701,7 +2699,7 @@ __global__ static void saei_latent_rows_kernel(sae_index index, const float *val
                                                const float *x, size_t ld, size_t lo, size_t hi,
                                                float alpha, bool add, float *out, uint32_t *hot,
                                                unsigned long long *num_hot) {
-    const size_t slices = (ld + SAEI_CUDA_COLUMNS - 1) / SAEI_CUDA_COLUMNS;
+    const size_t slices = saei_ceil_div(ld, SAEI_CUDA_COLUMNS);
     const size_t warp = saei_device_grid_warp(), i = lo + warp / slices;
     const size_t c = warp % slices * SAEI_CUDA_COLUMNS + 4 * saei_device_lane();
     float4 sum = make_float4(0, 0, 0, 0), total = sum;
@@ -2773,7 +2771,7 @@ saei_hot_rows_kernel(sae_index index, const float *values, const float *x, size_
                      const unsigned long long *num_hot) {
     __shared__ float sums[SAEI_CUDA_WARPS][32];
     __shared__ uint32_t bound[SAEI_CUDA_WARPS + 1];
-    const size_t slices = (ld + 31) / 32, blocks = (n + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK;
+    const size_t slices = saei_ceil_div(ld, 32), blocks = saei_ceil_div(n, SAE_ROW_BLOCK);
     const uint32_t lane = saei_device_lane(), warp = saei_device_warp();
     for (size_t job = blockIdx.x; job < *num_hot * slices; job += gridDim.x) {
         const size_t i = hot[job / slices], c = job % slices * 32 + lane, begin = index.begin[i];
@@ -2937,7 +2935,7 @@ __global__ static void saei_silent_list_kernel(const uint64_t *since, uint64_t t
     if (saei_device_lane() == 0) warps[saei_device_warp()] = (uint32_t)__popc(ballot);
     __syncthreads();
     for (uint32_t k = 0; k < saei_device_warp(); k++) to += warps[k];
-    to += (size_t)__popc(ballot & ((1u << saei_device_lane()) - 1));
+    to += (size_t)__popc(ballot & saei_device_below());
     if (silent) list[to] = (uint32_t)i;
     if (blockIdx.x == gridDim.x - 1 && threadIdx.x == blockDim.x - 1)
         *count = (uint32_t)(to + silent);
@@ -2963,7 +2961,7 @@ static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint
    read. n d 4 bytes: W2's W_enc 67 MB. */
 __global__ static void saei_block_sum_kernel(const float *x, const float *s, size_t n, size_t ld,
                                              double *partial, const uint32_t *done) {
-    const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
+    const size_t slices = saei_ceil_div(ld, 32), block = blockIdx.x / slices;
     const size_t c = blockIdx.x % slices * 32 + threadIdx.x, first = block * SAE_ROW_BLOCK;
     const size_t end = first + SAE_ROW_BLOCK < n ? first + SAE_ROW_BLOCK : n;
     double sum = 0;
@@ -3057,12 +3055,12 @@ static void saei_cuda_sum_squares(const sae_work *w, const float *x, size_t coun
    bytes, from the L2 if x is no larger; cut as saei_block_sum_kernel. */
 __global__ static void __launch_bounds__(32, 16)
 saei_scatter_kernel(const float *x, size_t n, size_t ld, const double *partial, double *squares) {
-    const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
+    const size_t slices = saei_ceil_div(ld, 32), block = blockIdx.x / slices;
     const size_t c = blockIdx.x % slices * 32 + threadIdx.x, first = block * SAE_ROW_BLOCK;
     const size_t end = first + SAE_ROW_BLOCK < n ? first + SAE_ROW_BLOCK : n;
     double mean, sum = 0;
     if (c >= ld) return;
-    mean = __ddiv_rn(saei_device_column(partial, (n + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK, ld, c),
+    mean = __ddiv_rn(saei_device_column(partial, saei_ceil_div(n, SAE_ROW_BLOCK), ld, c),
                      (double)n);
     x += c;
     for (size_t r = first; r < end; r += 32) {
@@ -3388,6 +3386,9 @@ __device__ static inline double saei_device_half_dot(const float *a, const float
     return sum;
 }
 
+/* Where in shared memory the second of two rows of ld floats begins: 16 banks from the first. */
+SAEI_INLINE size_t saei_cuda_apart(size_t ld) { return (ld + 16) / 32 * 32 + 16; }
+
 typedef struct saei_cuda_row_job {
     size_t m, ld, room; /* room: floats of shared memory of a warp */
     float project, unit;
@@ -3407,7 +3408,7 @@ __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_st
     float *param = job.param + at, *grad = PROJECT || ADAM ? job.grad + at : NULL;
     float *own = reinterpret_cast<float *>(saei_shared) + saei_device_warp() * job.room;
     float *p = STAGED ? own : param;
-    float *g = STAGED ? own + (ld + 16) / 32 * 32 + 16 : grad; /* 16 banks away from p */
+    float *g = STAGED ? own + saei_cuda_apart(ld) : grad;
     float along = 0;
     bool project = false;
     if (i >= job.m || ((ADAM || UNIT) && step.guard->bad)) return;
@@ -3457,15 +3458,14 @@ __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_st
 
 template <bool PROJECT, bool ADAM, bool UNIT>
 static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_adam_step step) {
-    const size_t most = 48 * 1024;
     size_t row, warps = SAEI_CUDA_WARPS;
     job.ld = w->shape.ld;
-    job.room = (job.ld + 16) / 32 * 32 + 16;
+    job.room = saei_cuda_apart(job.ld);
     if (PROJECT) job.room += job.ld;
     job.room = saei_align16(job.room);
     row = job.room * sizeof(float);
-    while (warps > 1 && warps * row > most) warps /= 2;
-    if (warps * row > most)
+    while (warps > 1 && warps * row > SAEI_CUDA_SHARED) warps /= 2;
+    if (warps * row > SAEI_CUDA_SHARED)
         saei_cuda_launch(w, saei_rows_kernel<PROJECT, ADAM, UNIT, false>, saei_cuda_warps(job.m),
                          SAEI_CUDA_THREADS, job, step);
     else

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Proves: sae.h compiles as C++11 in two translation units that link, defines nothing but sae_* for the
-# linker, needs no writable global but its caches, and calls neither exit, abort, printf nor the like.
+# linker, needs no writable global but its caches, and calls neither exit, abort, printf nor the like; an
+# implementation asked for too late is an error that says so.
 # Oracle: the compilers at -Wall -Wextra -Werror, and nm. Tolerance: none.
 # usage: sh tests/namespace.sh      (CC, CXX as the Makefile's)
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
@@ -45,6 +46,25 @@ printf '#include "%s/sae.h"\nint main(void) { return sae_result_name(SAE_OK)[0] 
 if $CC -std=c99 -Wall -Wextra -Wpedantic -Werror "$tmp/main.c" "$tmp/two.c" "$tmp/one.o" -lm -o "$tmp/c" \
        2> "$tmp/log" && "$tmp/c"
 then good; else bad "two C units:"; head -n 20 "$tmp/log"; fi
+
+# an implementation that can no longer be had
+late() { # late MESSAGE LINE...
+    message=$1; shift
+    printf '%s\n' "$@" > "$tmp/late.cpp"
+    if $CXX -std=c++17 -fsyntax-only -I"$root/tests/emu" -I"$root" "$tmp/late.cpp" 2> "$tmp/log"
+    then bad "compiles: $*"
+    elif grep -q "sae.h: $message" "$tmp/log"; then good
+    else bad "$* does not say $message:"; head -n 5 "$tmp/log"; fi
+}
+sae='#include "sae.h"'
+late 'SAE_CUDA_IMPLEMENTATION needs SAE_CUDA' '#define SAE_CUDA_IMPLEMENTATION' "$sae"
+late 'SAE_CUDA must be defined where' "$sae" '#define SAE_CUDA' "$sae"
+late 'SAE_CUDA must be defined where' '#define SAE_IMPLEMENTATION' "$sae" '#define SAE_CUDA' \
+    '#define SAE_CUDA_IMPLEMENTATION' "$sae"
+late 'SAE_CUDA_IMPLEMENTATION must be defined with SAE_IMPLEMENTATION' '#define SAE_CUDA' '#define SAE_IMPLEMENTATION' \
+    "$sae" '#define SAE_CUDA_IMPLEMENTATION' "$sae"
+late 'SAE_IMPLEMENTATION must be defined with SAE_CUDA_IMPLEMENTATION' '#define SAE_CUDA' \
+    '#define SAE_CUDA_IMPLEMENTATION' "$sae" '#define SAE_IMPLEMENTATION' "$sae"
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -14,6 +14,10 @@
 
 __device__ static inline uint32_t saei_device_lane(void) { return threadIdx.x & 31u; }
 __device__ static inline uint32_t saei_device_warp(void) { return threadIdx.x >> 5; }
+/* Bits of the lanes before this one. */
+__device__ static inline uint32_t saei_device_below(void) {
+    return (1u << saei_device_lane()) - 1;
+}
 
 /* Four threads do a dot: thread q of a quad holds lanes 4q..4q+3 of the 16. A warp has eight quads.
    */

@@ -131,7 +131,7 @@ __global__ static void saei_latent_rows_kernel(sae_index index, const float *val
                                                const float *x, size_t ld, size_t lo, size_t hi,
                                                float alpha, bool add, float *out, uint32_t *hot,
                                                unsigned long long *num_hot) {
-    const size_t slices = (ld + SAEI_CUDA_COLUMNS - 1) / SAEI_CUDA_COLUMNS;
+    const size_t slices = saei_ceil_div(ld, SAEI_CUDA_COLUMNS);
     const size_t warp = saei_device_grid_warp(), i = lo + warp / slices;
     const size_t c = warp % slices * SAEI_CUDA_COLUMNS + 4 * saei_device_lane();
     float4 sum = make_float4(0, 0, 0, 0), total = sum;
@@ -203,7 +203,7 @@ saei_hot_rows_kernel(sae_index index, const float *values, const float *x, size_
                      const unsigned long long *num_hot) {
     __shared__ float sums[SAEI_CUDA_WARPS][32];
     __shared__ uint32_t bound[SAEI_CUDA_WARPS + 1];
-    const size_t slices = (ld + 31) / 32, blocks = (n + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK;
+    const size_t slices = saei_ceil_div(ld, 32), blocks = saei_ceil_div(n, SAE_ROW_BLOCK);
     const uint32_t lane = saei_device_lane(), warp = saei_device_warp();
     for (size_t job = blockIdx.x; job < *num_hot * slices; job += gridDim.x) {
         const size_t i = hot[job / slices], c = job % slices * 32 + lane, begin = index.begin[i];
@@ -367,7 +367,7 @@ __global__ static void saei_silent_list_kernel(const uint64_t *since, uint64_t t
     if (saei_device_lane() == 0) warps[saei_device_warp()] = (uint32_t)__popc(ballot);
     __syncthreads();
     for (uint32_t k = 0; k < saei_device_warp(); k++) to += warps[k];
-    to += (size_t)__popc(ballot & ((1u << saei_device_lane()) - 1));
+    to += (size_t)__popc(ballot & saei_device_below());
     if (silent) list[to] = (uint32_t)i;
     if (blockIdx.x == gridDim.x - 1 && threadIdx.x == blockDim.x - 1)
         *count = (uint32_t)(to + silent);

@@ -175,9 +175,9 @@ saei_dots_kernel(sae_code code, const float *e, const float *W, size_t ld, size_
 static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
                            size_t lo, size_t hi, float alpha, const float *relu_of, float *grad) {
     size_t ld = w->shape.ld, row = ld * sizeof(float), warps = SAEI_CUDA_WARPS;
-    while (warps > 1 && warps * row > 48 * 1024) warps /= 2;
+    while (warps > 1 && warps * row > SAEI_CUDA_SHARED) warps /= 2;
     if (lo >= hi) return;
-    if (warps * row > 48 * 1024)
+    if (warps * row > SAEI_CUDA_SHARED)
         saei_cuda_launch(w, saei_dots_kernel<false>, saei_cuda_warps(code->rows), SAEI_CUDA_THREADS,
                          *code, e, W, ld, lo, hi, alpha, relu_of, grad);
     else

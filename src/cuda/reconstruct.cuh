@@ -54,10 +54,6 @@ static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const
         saei_cuda_dots(w, code, e, W, 0, w->shape.dict_size, alpha, relu_of, grad);
         return;
     }
-    if (shared > 48 * 1024)
-        SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_reconstruct_kernel,
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             (int)shared));
     saei_cuda_launch_shared(w, saei_reconstruct_kernel, code->rows, saei_cuda_row_threads(ld),
                             shared, code->count, code->latent, values, code->stride, W, ld, base, y,
                             alpha, relu_of, e, sums, grad);

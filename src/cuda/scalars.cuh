@@ -45,8 +45,8 @@ __device__ static inline double saei_device_scalars(const double *x, size_t n) {
     __shared__ double piece[2][BLOCKS * WIDTH];
     double total = 0;
     for (size_t base = 0; base < n; base += BLOCKS * SAE_ROW_BLOCK) {
-        size_t left = n - base, blocks = (left + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK;
-        size_t pieces = left < SAE_ROW_BLOCK ? (left + PIECE - 1) / PIECE : SAE_ROW_BLOCK / PIECE;
+        size_t left = n - base, blocks = saei_ceil_div(left, SAE_ROW_BLOCK);
+        size_t pieces = saei_ceil_div(saei_min(left, SAE_ROW_BLOCK), PIECE);
         double sum = 0;
         blocks = blocks < BLOCKS ? blocks : BLOCKS;
         for (size_t p = 0; p <= pieces; p++) {

@@ -439,10 +439,6 @@ static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) 
         shared /= 2;
         shift++;
     }
-    if (shared > 48 * 1024)
-        SAEI_CUDA_OK(s, cudaFuncSetAttribute(saei_scan_kernel,
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             (int)shared));
     saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->n, quads), SAEI_CUDA_THREADS, t->x,
                      (size_t)t->n, (size_t)t->ld, t->s.x_norm, &t->s.counts->x_most);
     if (!s->scaled) /* later, the last call's norm is close enough: float16 has a range of 2^30 */

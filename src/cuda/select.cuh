@@ -21,10 +21,6 @@ __device__ static inline uint32_t saei_device_warp_or(uint32_t x) {
     for (int apart = 16; apart > 0; apart /= 2) x |= __shfl_xor_sync(SAEI_FULL, x, apart);
     return x;
 }
-/* Bits of the lanes before this one. */
-__device__ static inline uint32_t saei_device_below(void) {
-    return (1u << saei_device_lane()) - 1;
-}
 
 __device__ static inline uint32_t saei_device_count_from(const float *value, uint32_t n,
                                                          float cut) {

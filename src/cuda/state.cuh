@@ -22,6 +22,7 @@
 enum {
     SAEI_CUDA_THREADS = 256, /* of a block, where nothing else is said */
     SAEI_CUDA_WARPS = SAEI_CUDA_THREADS / 32,
+    SAEI_CUDA_SHARED = 48 * 1024, /* bytes of shared memory a block has without asking */
     SAEI_CUDA_STEPS_AHEAD = 4 /* how far the host may run ahead of the device */
 };
 
@@ -101,14 +102,19 @@ static bool saei_cuda_ok(saei_cuda *s, cudaError_t error, const char *what) {
 
 #define SAEI_CUDA_OK(s, call) saei_cuda_ok(s, call, #call)
 
-/* kernel(args...) on blocks x threads with `shared` bytes of dynamic shared memory; nothing once
-   there is an error, or for 0 blocks. */
+/* kernel(args...) on blocks x threads with `shared` bytes of dynamic shared memory, at most
+   s->shared_most; nothing once there is an error, or for 0 blocks. */
 template <typename... P, typename... A>
 static void saei_cuda_launch_shared(const sae_work *w, void (*kernel)(P...), size_t blocks,
                                     unsigned threads, size_t shared, A... args) {
     saei_cuda *s = saei_cuda_of(w);
     cudaLaunchConfig_t config = {};
     if (s->result != SAE_OK || !blocks) return;
+    if (shared > SAEI_CUDA_SHARED
+        && !SAEI_CUDA_OK(s, cudaFuncSetAttribute(kernel,
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 (int)shared)))
+        return;
     config.gridDim = dim3((unsigned)blocks, 1, 1);
     config.blockDim = dim3(threads, 1, 1);
     config.dynamicSmemBytes = shared;

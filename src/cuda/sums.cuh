@@ -8,7 +8,7 @@
    read. n d 4 bytes: W2's W_enc 67 MB. */
 __global__ static void saei_block_sum_kernel(const float *x, const float *s, size_t n, size_t ld,
                                              double *partial, const uint32_t *done) {
-    const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
+    const size_t slices = saei_ceil_div(ld, 32), block = blockIdx.x / slices;
     const size_t c = blockIdx.x % slices * 32 + threadIdx.x, first = block * SAE_ROW_BLOCK;
     const size_t end = first + SAE_ROW_BLOCK < n ? first + SAE_ROW_BLOCK : n;
     double sum = 0;
@@ -102,12 +102,12 @@ static void saei_cuda_sum_squares(const sae_work *w, const float *x, size_t coun
    bytes, from the L2 if x is no larger; cut as saei_block_sum_kernel. */
 __global__ static void __launch_bounds__(32, 16)
 saei_scatter_kernel(const float *x, size_t n, size_t ld, const double *partial, double *squares) {
-    const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
+    const size_t slices = saei_ceil_div(ld, 32), block = blockIdx.x / slices;
     const size_t c = blockIdx.x % slices * 32 + threadIdx.x, first = block * SAE_ROW_BLOCK;
     const size_t end = first + SAE_ROW_BLOCK < n ? first + SAE_ROW_BLOCK : n;
     double mean, sum = 0;
     if (c >= ld) return;
-    mean = __ddiv_rn(saei_device_column(partial, (n + SAE_ROW_BLOCK - 1) / SAE_ROW_BLOCK, ld, c),
+    mean = __ddiv_rn(saei_device_column(partial, saei_ceil_div(n, SAE_ROW_BLOCK), ld, c),
                      (double)n);
     x += c;
     for (size_t r = first; r < end; r += 32) {

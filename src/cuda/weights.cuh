@@ -145,6 +145,9 @@ __device__ static inline double saei_device_half_dot(const float *a, const float
     return sum;
 }
 
+/* Where in shared memory the second of two rows of ld floats begins: 16 banks from the first. */
+SAEI_INLINE size_t saei_cuda_apart(size_t ld) { return (ld + 16) / 32 * 32 + 16; }
+
 typedef struct saei_cuda_row_job {
     size_t m, ld, room; /* room: floats of shared memory of a warp */
     float project, unit;
@@ -164,7 +167,7 @@ __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_st
     float *param = job.param + at, *grad = PROJECT || ADAM ? job.grad + at : NULL;
     float *own = reinterpret_cast<float *>(saei_shared) + saei_device_warp() * job.room;
     float *p = STAGED ? own : param;
-    float *g = STAGED ? own + (ld + 16) / 32 * 32 + 16 : grad; /* 16 banks away from p */
+    float *g = STAGED ? own + saei_cuda_apart(ld) : grad;
     float along = 0;
     bool project = false;
     if (i >= job.m || ((ADAM || UNIT) && step.guard->bad)) return;
@@ -214,15 +217,14 @@ __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_st
 
 template <bool PROJECT, bool ADAM, bool UNIT>
 static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_adam_step step) {
-    const size_t most = 48 * 1024;
     size_t row, warps = SAEI_CUDA_WARPS;
     job.ld = w->shape.ld;
-    job.room = (job.ld + 16) / 32 * 32 + 16;
+    job.room = saei_cuda_apart(job.ld);
     if (PROJECT) job.room += job.ld;
     job.room = saei_align16(job.room);
     row = job.room * sizeof(float);
-    while (warps > 1 && warps * row > most) warps /= 2;
-    if (warps * row > most)
+    while (warps > 1 && warps * row > SAEI_CUDA_SHARED) warps /= 2;
+    if (warps * row > SAEI_CUDA_SHARED)
         saei_cuda_launch(w, saei_rows_kernel<PROJECT, ADAM, UNIT, false>, saei_cuda_warps(job.m),
                          SAEI_CUDA_THREADS, job, step);
     else
