@@ -65,7 +65,7 @@
         What you call
         >>api        results, context, dictionaries, steering, schedules, trainers, sessions,
                      activation buffer, training loop, metrics, files, beside a model
-        >>backend    the table of operations a backend fills, and its contract
+        >>backend    the list of operations that a backend implements, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         How it is done; each part stands on those above it
         >>math       exp, log, pow with the same bits everywhere; Philox RNG, normal deviates
@@ -76,10 +76,11 @@
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
         >>kernels    vector code, the same text for each instruction set
         >>context    sae_context_create
-        >>cpu        the CPU backend
         >>dictionary create, encode, decode, scale, normalise; linear layers
         >>steer      latents set, added to, scaled, ablated in place
         >>files      dictionaries of dictionary_learning and of other programs; control vectors
+        >>operations a backend's table checked; what stands in for optional operations
+        >>cpu        the CPU backend
         >>trainer    schedules, the training schemes and hyperparameters, one row each; config.json
         >>session    a dictionary on the backend
         >>buffer     sources of activations and the shuffling buffer
@@ -185,18 +186,9 @@ extern "C" {
 #include "kernels/avx512_encode.h"
 #include "kernels/avx512_train.h"
 #include "kernels/isa.h"
+#include "kernels/select.h"
+#include "kernels/screen.h"
 #include "kernels/context.h"
-
-#include "backend/ops.h"
-#include "backend/cpu.h"
-#include "backend/cpu_select.h"
-#include "backend/cpu_screen.h"
-#include "backend/cpu_values.h"
-#include "backend/cpu_decode.h"
-#include "backend/cpu_gradients.h"
-#include "backend/cpu_latents.h"
-#include "backend/cpu_weights.h"
-#include "backend/cpu_table.h"
 
 #include "dict/dictionary.h"
 #include "dict/params.h"
@@ -220,6 +212,19 @@ extern "C" {
 #include "formats/save.h"
 #include "formats/export.h"
 #include "formats/gguf.h"
+
+#include "backend/ops.h"
+#include "backend/cpu.h"
+#include "backend/cpu_encode.h"
+#include "backend/cpu_values.h"
+#include "backend/cpu_sums.h"
+#include "backend/cpu_decode.h"
+#include "backend/cpu_dense.h"
+#include "backend/cpu_gradients.h"
+#include "backend/cpu_latents.h"
+#include "backend/cpu_weights.h"
+#include "backend/cpu_adam.h"
+#include "backend/cpu_table.h"
 
 #include "train/schedule.h"
 #include "train/blocks.h"

@@ -200,7 +200,7 @@ static float *train_sparse(sae_trainer_kind kind, const sae_backend *backend, in
     for (size_t step = 0; step < LONG; step++) {
         check_activations(step, x, N, D);
         CHECK_OK(ctx, sae_trainer_step(t, x, NULL, N), goto end);
-        *waited = *waited || (t->lag.waits && *t->lag.waiting > 0);
+        *waited = *waited || (t->lazy.enabled && *t->lazy.num_deferred > 0);
         if (look && step % 77 > 74) sae_trainer_dictionary(t);
     }
     sae_trainer_dictionary(t);

@@ -171,8 +171,8 @@ static uint64_t *fires_of(rig *g, const sae_code *h, size_t *bytes) {
 static void fires_up(rig *g, const sae_code *h, sae_code *c) {
     size_t bytes;
     uint64_t *bits = fires_of(g, h, &bytes);
-    c->fires = (uint64_t *)up_bytes(g, bits, bytes);
-    c->bits = true;
+    c->active_bits = (uint64_t *)up_bytes(g, bits, bytes);
+    c->has_active_bits = true;
 }
 static float *entries_down(rig *g, const sae_code *c, const float *values) {
     return down(g, values, c->rows * c->stride + 16);
@@ -406,10 +406,10 @@ static void encode_once(rig *g, sae_encode_args *h, sae_encode_args *a, sae_code
                   want->count[r]);
             return;
         }
-    if (got->bits) {
+    if (got->has_active_bits) {
         size_t bytes;
         uint64_t *bits = fires_of(g, want, &bytes), *left = (uint64_t *)host_bytes(g, bytes);
-        down_bytes(g, left, got->fires, bytes);
+        down_bytes(g, left, got->active_bits, bytes);
         CHECK(!memcmp(left, bits, bytes), "%s: bits that are not the lists", what);
         bits_left++;
     }
@@ -441,7 +441,7 @@ static void op_encode(rig *g) {
         sae_code want = code_new(g), got;
         if (top) want.stride = g->k;
         got = code_up(g, &want);
-        got.fires = (uint64_t *)device_bytes(g, g->n * ((g->m + 63) / 64) * sizeof(uint64_t));
+        got.active_bits = (uint64_t *)device_bytes(g, g->n * ((g->m + 63) / 64) * sizeof(uint64_t));
         h.select = a.select = (sae_select)s;
         h.k = a.k = top || s == SAE_SELECT_BATCH_TOP_K ? g->k : 0;
         for (int kind = 0; kind < 6; kind++) { /* all; a list of none, one, some, all; fewer rows */
@@ -682,7 +682,7 @@ static uint32_t *rows_down(rig *g, const sae_index *index, size_t total) {
     size_t words = (g->n + 63) / 64 * g->m, at = 0;
     uint32_t *row = (uint32_t *)host_bytes(g, (total + 1) * sizeof *row);
     uint64_t *bits;
-    if (!index->bits) {
+    if (!index->has_bits) {
         down_bytes(g, row, index->row, total * sizeof *row);
         return row;
     }
@@ -946,15 +946,15 @@ static void op_catch_up(rig *g) {
         sae_code h = code_new(g), c;
         float *start = matrix(g, g->m), *p[2], *first[2], *second[2], *grad[2];
         uint32_t waiting;
-        sae_lag lag;
-        memset(&lag, 0, sizeof lag);
+        sae_lazy_adam lazy;
+        memset(&lazy, 0, sizeof lazy);
         memset(h.count, 0, g->n * sizeof *h.count);
         c = code_up(g, &h);
-        lag.waits = waits;
-        lag.unit = k ? 1e-6f : 0;
-        lag.listed = (uint64_t *)device_bytes(g, g->m * sizeof *lag.listed);
-        lag.seen = (uint64_t *)device_bytes(g, g->m * sizeof *lag.seen);
-        lag.waiting = (uint32_t *)device_bytes(g, sizeof *lag.waiting);
+        lazy.enabled = waits;
+        lazy.unit = k ? 1e-6f : 0;
+        lazy.last_active = (uint64_t *)device_bytes(g, g->m * sizeof *lazy.last_active);
+        lazy.applied = (uint64_t *)device_bytes(g, g->m * sizeof *lazy.applied);
+        lazy.num_deferred = (uint32_t *)device_bytes(g, sizeof *lazy.num_deferred);
         for (int i = 0; i < 2; i++) {
             p[i] = up(g, start, size);
             first[i] = (float *)device_bytes(g, size * sizeof(float));
@@ -963,7 +963,7 @@ static void op_catch_up(rig *g) {
         }
         for (uint64_t u = 0; u < 60; u++) {
             float *slope = (float *)calloc(size, sizeof *slope);
-            size_t at = lag.updates % SAE_LAG_UPDATES, r = (size_t)u % g->n, m = g->m;
+            size_t at = lazy.updates % SAE_LAZY_ADAM_UPDATES, r = (size_t)u % g->n, m = g->m;
             memset(h.count, 0, g->n * sizeof *h.count);
             for (size_t i = 0; i < m; i++) { /* some often, some once, some never */
                 bool fires = i % 5 == 0 ? u % 3 == 0 : i % 5 < 4 && (i + u) % 23 == 0;
@@ -976,20 +976,20 @@ static void op_catch_up(rig *g) {
             for (int i = 0; i < 2; i++) OP(g, upload)(&g->w, grad[i], slope, size * sizeof *slope);
             free(slope);
             if (u >= 50) fires_up(g, &h, &c);
-            if (waits) OP(g, catch_up)(&g->w, &c, &lag, m, p[0], first[0], second[0]);
+            if (waits) OP(g, catch_up)(&g->w, &c, &lazy, m, p[0], first[0], second[0]);
             for (int i = 0; i < 2; i++) {
-                const sae_lag *l = i || !waits ? NULL : &lag;
+                const sae_lazy_adam *l = i || !waits ? NULL : &lazy;
                 if (k) OP(g, remove_parallel)(&g->w, p[i], m, 1e-6f, l, grad[i]);
-                OP(g, adam_rows)(&g->w, &adam, u + 1, NULL, 1, k ? -1 : 0, lag.unit, l, m, p[i],
+                OP(g, adam_rows)(&g->w, &adam, u + 1, NULL, 1, k ? -1 : 0, lazy.unit, l, m, p[i],
                                  grad[i], first[i], second[i]);
             }
-            lag.adam[at] = adam;
-            lag.t[at] = u + 1;
-            lag.updates++;
+            lazy.adam[at] = adam;
+            lazy.t[at] = u + 1;
+            lazy.updates++;
             adam.lr *= 0.97;
-            if (lag.updates % SAE_LAG_UPDATES && u != 59) continue;
-            if (waits) OP(g, catch_up)(&g->w, NULL, &lag, m, p[0], first[0], second[0]);
-            down_bytes(g, &waiting, lag.waiting, sizeof waiting);
+            if (lazy.updates % SAE_LAZY_ADAM_UPDATES && u != 59) continue;
+            if (waits) OP(g, catch_up)(&g->w, NULL, &lazy, m, p[0], first[0], second[0]);
+            down_bytes(g, &waiting, lazy.num_deferred, sizeof waiting);
             CHECK(waiting > 0 || m < 5 || !waits, "no row waited");
             same(g, "rows that waited", down(g, p[0], size), down(g, p[1], size), size);
         }

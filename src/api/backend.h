@@ -4,7 +4,7 @@
 /* ==== >>backend =============================================================================== */
 
 /* A backend is one table of operations on its own ("device") memory; trainers are written over it
-   and name no backend. The CPU is one filling; give another in sae_context_desc.backend.
+   and name no backend. The CPU backend is built in; sae_context_desc.backend names another.
 
    Contract. Pointers marked D are device memory. Operations are asynchronous, run in the order they
    were called, return nothing and never fail by themselves: an error is kept and returned by every
@@ -40,21 +40,21 @@ typedef struct sae_code {
     float *gate;      /* D GATED: u + gate_bias */
     float *grad;      /* D dL/dp (GATED: dL/du) */
     float *extra[3];  /* D further gradients of GATED and JUMP_RELU */
-    uint64_t *fires;  /* NULL, or D [rows][ceil(m / 64)]: the lists as bits, latent i in bit i % 64
-                         of word i / 64, if */
-    bool bits;        /* encode says so, every time: it left them */
+    uint64_t *active_bits; /* optional: the lists as bitmaps. D [rows][ceil(m / 64)], latent i in
+                              bit i % 64 of word i / 64 */
+    bool has_active_bits;  /* set by every encode: whether it filled active_bits */
 } sae_code;
 
 /* The same entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
-   their rows ascending. Where many fire, index may give the rows as bits instead: then `row` holds
-   uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row r.
-   Every index sets `bits`, or leaves the false it found; who reads `row` must look. */
+   their rows ascending. Where many fire, index may give the rows as bitmaps instead: then `row`
+   holds uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row
+   r. Check has_bits before reading row. */
 #define SAE_INDEX_VALUES 5
 typedef struct sae_index {
     size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
-    bool bits;
+    bool has_bits;                    /* set by every index: whether row holds bitmaps */
     size_t *begin;                    /* D [m + 1] */
-    uint32_t *row;                    /* D [capacity], or bits */
+    uint32_t *row;                    /* D [capacity], or bitmaps */
     float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
 } sae_index;
 
@@ -71,7 +71,7 @@ typedef struct sae_encode_args {
     const float *x;             /* D [n][ld] */
     const float *W, *bias;      /* D [m][ld], [m] */
     size_t n, d, ld, m;
-    const uint32_t *list;       /* D the latents to look at, ascending; NULL: all */
+    const uint32_t *list;       /* D only these latents, ascending; NULL: all */
     const uint32_t *list_count; /* D one number */
     sae_select select;
     size_t k;                   /* at most list_count are taken */
@@ -88,12 +88,12 @@ typedef enum sae_penalty {
     SAE_PENALTY_ENTROPY /* -sum q log(q + 1e-8), q = f / (sum f + 1e-8); 0 where sum f = 0 */
 } sae_penalty;
 
-/* What the operations need room for; the largest of a trainer's or session's life. */
+/* Upper bounds of every call, fixed when a trainer or session is created. */
 typedef struct sae_shape {
     size_t batch, d, ld, dict_size, k;
 } sae_shape;
 
-/* The place operations work in: made once by a trainer or session. */
+/* The workspace that every operation is passed: made once by a trainer or session. */
 typedef struct sae_work {
     const sae_context *ctx;
     void *state;   /* of backend->open */
@@ -109,26 +109,28 @@ typedef struct sae_adam_desc {
     double eps;
 } sae_adam_desc;
 
-/* Silent rows of W_dec wait: nobody reads them before their latents fire again, and what Adam does
-   to them meanwhile follows from the steps alone. Row i waits, without a gradient, if
-     waits && updates >= begun + SAE_LAG_QUIET && updates >= listed[i] + SAE_LAG_QUIET.
+/* Lazy Adam: rows of W_dec without a gradient are updated later. Nobody reads the rows of silent
+   latents, and what Adam does to them meanwhile follows from the steps alone; the bits are the
+   same. The update of row i is deferred, and its gradient is 0, if
+     enabled && updates >= begun + SAE_LAZY_ADAM_QUIET
+             && updates >= last_active[i] + SAE_LAZY_ADAM_QUIET.
    The trainer writes all but what the pointers point at: it counts updates, notes Adam's numbers,
-   and calls catch_up at every SAE_LAG_UPDATES-th update at least, so that no row misses more.
-   adam_rows sets seen[i] = updates + 1 for each row it updates, whether rows may wait or not;
-   catch_up sets listed[i] = updates for the latents of a code, and seen. */
-#define SAE_LAG_QUIET 8
-#define SAE_LAG_UPDATES 32
-typedef struct sae_lag {
-    bool waits;                     /* else all rows take part in all updates */
-    float unit;                     /* as in adam_rows */
-    uint64_t updates;               /* how many there were */
-    uint64_t begun;                 /* rows may wait since this one: what listed says is older */
-    sae_adam_desc adam[SAE_LAG_UPDATES]; /* of update u: [u % SAE_LAG_UPDATES] */
-    uint64_t t[SAE_LAG_UPDATES];    /* alike */
-    uint64_t *listed;               /* D [m]: the update before which latent i was last listed */
-    uint64_t *seen;                 /* D [m]: how many updates row i has seen */
-    uint32_t *waiting;              /* D one number: how many rows waited when catch_up came */
-} sae_lag;
+   and calls catch_up at every SAE_LAZY_ADAM_UPDATES-th update at least, so that no row misses more.
+   adam_rows sets applied[i] = updates + 1 for each row it updates, enabled or not; catch_up sets
+   applied, and last_active[i] = updates for the latents of a code. */
+#define SAE_LAZY_ADAM_QUIET 8
+#define SAE_LAZY_ADAM_UPDATES 32
+typedef struct sae_lazy_adam {
+    bool enabled;           /* else all rows take part in all updates */
+    float unit;             /* as in adam_rows */
+    uint64_t updates;       /* how many there were */
+    uint64_t begun;         /* enabled since this one: what last_active says is older */
+    sae_adam_desc adam[SAE_LAZY_ADAM_UPDATES]; /* of update u: [u % SAE_LAZY_ADAM_UPDATES] */
+    uint64_t t[SAE_LAZY_ADAM_UPDATES];         /* alike */
+    uint64_t *last_active;  /* D [m]: the update before which latent i was last listed */
+    uint64_t *applied;      /* D [m]: how many updates have been applied to row i */
+    uint32_t *num_deferred; /* D one number: how many rows were behind when catch_up came */
+} sae_lazy_adam;
 
 /* The operations. A row is X(result, name, need, parameters, arguments) and declares
        result name parameters
@@ -326,10 +328,10 @@ enum {
       (const sae_work *w, const float *W, const float *norms, const float *sums, int power,        \
        float coef, size_t m, float *grad), (w, W, norms, sums, power, coef, m, grad))              \
     /* grad_i less its part along W_i, whose norm is taken as norm(W_i) + eps.                     \
-       lag: NULL, or only rows that do not wait; those that do have no gradient */                 \
+       lazy: NULL, or deferred rows are left out; they have no gradient */                         \
     X(void, remove_parallel, SAE_OP_REQUIRED,                                                      \
-      (const sae_work *w, const float *W, size_t m, float eps, const sae_lag *lag, float *grad),   \
-      (w, W, m, eps, lag, grad))                                                                   \
+      (const sae_work *w, const float *W, size_t m, float eps, const sae_lazy_adam *lazy,          \
+       float *grad), (w, W, m, eps, lazy, grad))                                                   \
     /* W_i /= norm(W_i) + eps */                                                                   \
     X(void, normalize_rows, SAE_OP_GUARDED,                                                        \
       (const sae_work *w, size_t m, float eps, float *W), (w, m, eps, W))                          \
@@ -369,18 +371,18 @@ enum {
        const float *base, const float *y, float alpha, const float *relu_of, float *e,             \
        double *loss, float *grad), (w, code, values, W, base, y, alpha, relu_of, e, loss, grad))   \
     /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of  \
-       param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */  \
+       param [m][ld]; grad is left projected. lazy as there; sets applied of the rows it updates */\
     X(void, adam_rows, SAE_OP_OPTIONAL_GUARDED,                                                    \
       (const sae_work *w, const sae_adam_desc *adam, uint64_t t, const double *sum_squares,        \
-       double max_norm, float project, float unit, const sae_lag *lag, size_t m, float *param,     \
-       float *grad, float *first, float *second),                                                  \
-      (w, adam, t, sum_squares, max_norm, project, unit, lag, m, param, grad, first, second))      \
-    /* The rows of the latents that code lists see the updates that they missed, each an adam_rows \
-       with a gradient of zeros, and wait no more. code NULL: all rows see them, and wait on. The  \
-       operation NULL: rows never wait. */                                                         \
+       double max_norm, float project, float unit, const sae_lazy_adam *lazy, size_t m,            \
+       float *param, float *grad, float *first, float *second),                                    \
+      (w, adam, t, sum_squares, max_norm, project, unit, lazy, m, param, grad, first, second))     \
+    /* Applies to the rows of the latents that code lists the updates that they missed, each an    \
+       adam_rows with a gradient of zeros, and defers them no more. code NULL: to all rows, which  \
+       stay deferred. The operation NULL: no update is ever deferred. */                           \
     X(void, catch_up, SAE_OP_OPTIONAL,                                                             \
-      (const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m, float *param,        \
-       float *first, float *second), (w, code, lag, m, param, first, second))
+      (const sae_work *w, const sae_code *code, const sae_lazy_adam *lazy, size_t m, float *param, \
+       float *first, float *second), (w, code, lazy, m, param, first, second))
 
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \

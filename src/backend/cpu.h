@@ -1,15 +1,12 @@
 #pragma once
 #include "../tensor/dtype.h"
-#include "../kernels/table.h"
+#include "../kernels/screen.h"
 
 /* ==== >>cpu =================================================================================== */
-/* The CPU filling of >>backend. Work is cut into parts that do not depend on the number of threads
+/* The backend that is built in. Work is cut into parts that do not depend on the number of threads
    wherever an order matters; rows and latents are independent, so there any cut will do. */
 
 enum {
-    SAEI_ENCODE_ROWS = 128,  /* at most: rows of one encode task */
-    SAEI_TOP_LISTS = SAEI_ENCODE_ROWS + 1, /* of candidates: a spare one, and one for each row */
-    SAEI_SCREEN_FACTS = 3,   /* of a panel: most |w|, |dw|, |offset| */
     SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
     SAEI_DENSE_TARGETS = 256, /* at most: rows or latents of one task of the dense phase */
     SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
@@ -24,36 +21,27 @@ enum {
     SAEI_BLAS_PART = 16      /* rows of one task of its selection */
 };
 
-/* Candidates of one row for its k largest, ascending. */
-typedef struct saei_top {
-    float *value; /* TOP_K: p; screened: p is at least this */
-    uint32_t *latent;
-    size_t count;
-    float cut;    /* at least k candidates reach it, or a guess; 0: no such value is known yet */
-    float slack;  /* screened: p is at most value + slack */
-} saei_top;
-
-/* Scratch memory of a work, cut into named pieces. */
+/* Scratch memory of a work, cut into pieces. Each operation says in its job what it keeps where;
+   none leaves anything for another. */
 typedef struct saei_cpu_scratch {
-    float *packed;     /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
-    float *dense;      /* [threads][SAEI_DENSE_TARGETS][ld] */
-    float *lanes;      /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
-    uint64_t *marks;   /* [threads][ceil(m / 64)][SAEI_DENSE_TARGETS] */
-    uint64_t *fires;   /* [batch][ceil(m / 64)] */
-    float *screen;     /* [2][panels 48]: factor and offset of each latent; then
-                          [panels][SAEI_SCREEN_FACTS] */
-    float *value;      /* [threads][SAEI_TOP_LISTS][capacity], then [SAEI_BLAS_ROWS][capacity] */
-    uint32_t *latent;  /* alike */
-    size_t capacity;   /* of a row's list of candidates, a multiple of 16 */
-    int16_t *words;    /* [threads][SAEI_ENCODE_ROWS][ld]: of rows, or of a panel's 48 latents */
-    uint32_t *counts;  /* [max(SAEI_SORT_PARTS m, SAEI_SORT_PARTS batch, 65536)] */
-    double *partial;   /* [row blocks][ld] */
-    double *sums;      /* rows, columns, latents or chunks, whichever is most */
-    float *rows;       /* [threads][3][ld] */
-    float *latents;    /* [m'] */
-    unsigned char *draws; /* [batch] records of resample */
-    float *blas;       /* [SAEI_BLAS_ROWS][SAEI_BLAS_LATENTS] */
-    saei_top *tops;    /* [SAEI_BLAS_ROWS] */
+    float *panels;         /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
+    float *dense;          /* [threads][SAEI_DENSE_TARGETS][ld] */
+    float *lanes;          /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
+    uint64_t *marks;       /* [threads][ceil(m / 64)][SAEI_DENSE_TARGETS] */
+    uint64_t *active_bits; /* [batch][ceil(m / 64)] */
+    float *screen;         /* [saei_screen_floats(m)] */
+    float *value;          /* [threads][SAEI_TOP_LISTS], then [SAEI_BLAS_ROWS], of [capacity] */
+    uint32_t *latent;      /* alike */
+    size_t capacity;       /* of a row's list of candidates, a multiple of 16 */
+    int16_t *words;        /* [threads][SAEI_ENCODE_ROWS][ld] */
+    uint32_t *integers;    /* [max(SAEI_SORT_PARTS m, SAEI_SORT_PARTS batch, 65536)] */
+    double *block_sums;    /* [blocks of SAE_ROW_BLOCK rows][ld] */
+    double *doubles;       /* rows, columns, latents or chunks, whichever is most; twice that */
+    float *rows;           /* [threads][3][ld] */
+    float *latents;        /* [m'] */
+    unsigned char *draws;  /* [batch] records of resample */
+    float *products;       /* a BLAS's: [SAEI_BLAS_ROWS][SAEI_BLAS_LATENTS] */
+    saei_top *tops;        /* [SAEI_BLAS_ROWS] */
     saei_quantized *facts; /* alike */
 } saei_cpu_scratch;
 
@@ -62,72 +50,61 @@ typedef struct saei_draw {
     size_t row;
 } saei_draw;
 
-static size_t saei_cpu_place(size_t *at, size_t count, size_t size) {
-    size_t here = *at, bytes;
-    if (here == SIZE_MAX || !saei_mul(count, size, &bytes) || !saei_add(here, bytes, &bytes)
-        || bytes > SIZE_MAX - 63) {
-        *at = SIZE_MAX;
-        return 0;
-    }
-    *at = (bytes + 63) & ~(size_t)63;
-    return here;
-}
-
 /* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *base,
                               saei_cpu_scratch *s) {
-    size_t at = 0, threads = (size_t)ctx->threads, panels = saei_ceil_div(h->dict_size, SAEI_PANEL);
+    size_t at = 0, threads = (size_t)ctx->threads;
+    size_t all = saei_ceil_div(h->dict_size, SAEI_PANEL) * SAEI_PANEL; /* latents in panels */
     size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
     unsigned char *b = (unsigned char *)base;
-    size_t packed, screen, value, latent, words, counts, partial, sums, rows, latents, draws, dense;
-    size_t width, taller, lanes, marks, fires, blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
-    size_t lists = threads * SAEI_TOP_LISTS + blas_rows, blas, tops, facts;
+    size_t panels, screen, value, latent, words, integers, block_sums, doubles, rows, latents;
+    size_t draws, dense, width, taller, lanes, marks, active;
+    size_t blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
+    size_t lists = threads * SAEI_TOP_LISTS + blas_rows, products, tops, facts;
     if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
-        || !saei_mul(panels * SAEI_PANEL, h->ld, &width)
-        || !saei_mul(saei_max(panels * SAEI_PANEL, h->batch), h->ld, &taller))
+        || !saei_mul(all, h->ld, &width) || !saei_mul(saei_max(all, h->batch), h->ld, &taller))
         return SIZE_MAX;
     most = saei_max(most, 2 * width / SAEI_CHUNK + 64);
     s->capacity = saei_align16(saei_min(4 * h->k, m) + 4 * SAEI_PANEL);
-    packed = saei_cpu_place(&at, taller, sizeof(float));
-    dense = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
-    lanes = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
+    panels = saei_place(&at, taller, sizeof(float));
+    dense = saei_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
+    lanes = saei_place(&at, threads * SAEI_DENSE_TARGETS,
                            SAEI_DENSE_ROWS * 16 * sizeof(float));
-    marks = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
+    marks = saei_place(&at, threads * SAEI_DENSE_TARGETS,
                            saei_ceil_div(h->dict_size, SAEI_DENSE_ROWS) * sizeof(uint64_t));
-    fires = saei_cpu_place(&at, h->batch, saei_ceil_div(h->dict_size, 64) * sizeof(uint64_t));
-    screen = saei_cpu_place(&at, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS),
-                            sizeof(float));
-    value = saei_cpu_place(&at, lists, s->capacity * sizeof(float));
-    latent = saei_cpu_place(&at, lists, s->capacity * sizeof(float));
-    words = saei_cpu_place(&at, threads * SAEI_ENCODE_ROWS, h->ld * sizeof(int16_t));
-    counts = saei_cpu_place(&at, saei_max(SAEI_SORT_PARTS * saei_max(m, h->batch), 65536),
-                            sizeof(uint32_t));
-    partial = saei_cpu_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
-                             h->ld * sizeof(double));
-    sums = saei_cpu_place(&at, most, 2 * sizeof(double));
-    rows = saei_cpu_place(&at, threads * 3, h->ld * sizeof(float));
-    latents = saei_cpu_place(&at, m, sizeof(float));
-    draws = saei_cpu_place(&at, h->batch, sizeof(saei_draw));
-    blas = saei_cpu_place(&at, blas_rows * SAEI_BLAS_LATENTS, sizeof(float));
-    tops = saei_cpu_place(&at, blas_rows, sizeof(saei_top));
-    facts = saei_cpu_place(&at, blas_rows, sizeof(saei_quantized));
+    active = saei_place(&at, h->batch, saei_ceil_div(h->dict_size, 64) * sizeof(uint64_t));
+    screen = saei_place(&at, saei_screen_floats(h->dict_size), sizeof(float));
+    value = saei_place(&at, lists, s->capacity * sizeof(float));
+    latent = saei_place(&at, lists, s->capacity * sizeof(float));
+    words = saei_place(&at, threads * SAEI_ENCODE_ROWS, h->ld * sizeof(int16_t));
+    integers = saei_place(&at, saei_max(SAEI_SORT_PARTS * saei_max(m, h->batch), 65536),
+                              sizeof(uint32_t));
+    block_sums = saei_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
+                                h->ld * sizeof(double));
+    doubles = saei_place(&at, most, 2 * sizeof(double));
+    rows = saei_place(&at, threads * 3, h->ld * sizeof(float));
+    latents = saei_place(&at, m, sizeof(float));
+    draws = saei_place(&at, h->batch, sizeof(saei_draw));
+    products = saei_place(&at, blas_rows * SAEI_BLAS_LATENTS, sizeof(float));
+    tops = saei_place(&at, blas_rows, sizeof(saei_top));
+    facts = saei_place(&at, blas_rows, sizeof(saei_quantized));
     if (at == SIZE_MAX || !b) return at;
-    s->packed = (float *)(void *)(b + packed);
+    s->panels = (float *)(void *)(b + panels);
     s->dense = (float *)(void *)(b + dense);
     s->lanes = (float *)(void *)(b + lanes);
     s->marks = (uint64_t *)(void *)(b + marks);
-    s->fires = (uint64_t *)(void *)(b + fires);
+    s->active_bits = (uint64_t *)(void *)(b + active);
     s->screen = (float *)(void *)(b + screen);
     s->value = (float *)(void *)(b + value);
     s->latent = (uint32_t *)(void *)(b + latent);
     s->words = (int16_t *)(void *)(b + words);
-    s->counts = (uint32_t *)(void *)(b + counts);
-    s->partial = (double *)(void *)(b + partial);
-    s->sums = (double *)(void *)(b + sums);
+    s->integers = (uint32_t *)(void *)(b + integers);
+    s->block_sums = (double *)(void *)(b + block_sums);
+    s->doubles = (double *)(void *)(b + doubles);
     s->rows = (float *)(void *)(b + rows);
     s->latents = (float *)(void *)(b + latents);
     s->draws = b + draws;
-    s->blas = (float *)(void *)(b + blas);
+    s->products = (float *)(void *)(b + products);
     s->tops = (saei_top *)(void *)(b + tops);
     s->facts = (saei_quantized *)(void *)(b + facts);
     return at;
@@ -186,44 +163,6 @@ static sae_result saei_cpu_status(const sae_work *w) {
     return SAE_OK;
 }
 
-/* -- a task: what the parts of an operation share. Each operation uses the fields it names -- */
-
-typedef struct saei_task {
-    const sae_work *w;
-    const saei_kernels *kernels;
-    saei_cpu_scratch s;
-    size_t n, d, ld, m, lo, hi, which, stride, parts;
-    float a;
-    double p, coef;
-    bool add;
-    int kind;
-    const float *x, *y, *z;
-    const void *rows;
-    float *out;
-    uint32_t *bad;
-    const sae_encode_args *args;
-    const sae_code *code;
-    sae_index *index;
-    const float *const *values;
-    float *const *outs;
-    saei_adam_factors adam;
-    const uint64_t *fires; /* [rows][ceil(m / 64)] */
-    const sae_lag *lag;
-    const saei_adam_factors *missed; /* [SAE_LAG_UPDATES] */
-} saei_task;
-
-static saei_task saei_task_of(const sae_work *w) {
-    saei_task t;
-    memset(&t, 0, sizeof t);
-    t.w = w;
-    t.kernels = w->ctx->kernels;
-    t.s = saei_cpu_scratch_of(w);
-    t.ld = w->shape.ld;
-    t.d = w->shape.d;
-    t.m = w->shape.dict_size;
-    return t;
-}
-
 /* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
 static void saei_sum_add(double s[2], size_t i, double x) {
     if (i % SAE_ROW_BLOCK == 0) {
@@ -238,95 +177,114 @@ static double saei_sum_doubles(const double *x, size_t n) {
     return s[0] + s[1];
 }
 
-/* [begin, end) of part `part` when count things go in parts of `size`. */
-static size_t saei_part_end(size_t part, size_t size, size_t count) {
-    return saei_min((part + 1) * size, count);
-}
-
 static size_t saei_code_entries(const sae_code *code) {
     size_t entries = 0;
     for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
     return entries;
 }
 
-/* Rows of a code in t->parts parts of t->stride, whole words of bits, one a thread. */
-static void saei_code_parts(saei_task *t, size_t rows) {
-    size_t parts = saei_min((size_t)t->w->ctx->threads, SAEI_SORT_PARTS);
-    t->stride = saei_max(64, saei_ceil_div(saei_ceil_div(rows, parts), 64) * 64);
-    t->parts = saei_ceil_div(rows, t->stride);
+/* How many rows of a code a part has where there is one part a thread: whole words of bits. */
+static size_t saei_code_part_rows(const sae_context *ctx, size_t rows) {
+    size_t parts = saei_min((size_t)ctx->threads, SAEI_SORT_PARTS);
+    return saei_max(64, saei_ceil_div(saei_ceil_div(rows, parts), 64) * 64);
 }
 
-/* -- batch -- */
+/* -- batch. Of every operation: its job is what its parts share -- */
+
+typedef struct saei_load_job {
+    sae_dtype dtype;
+    const void *rows;
+    size_t stride, n, d, ld;
+    float divisor, *x;
+    uint32_t *bad; /* [parts] */
+} saei_load_job;
 
 static void saei_load_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
-        const float *from = t->kind == SAE_F32 ? t->x + r * t->stride : NULL;
-        float *to = t->out + r * t->ld, worst = 0;
-        if (!from) {
-            saei_convert_row((sae_dtype)t->kind, (const unsigned char *)t->rows + 2 * r * t->stride,
-                             2, t->d, to);
-            from = to;
-        }
-        for (size_t c = 0; c < t->d; c++) {
+    saei_load_job *j = (saei_load_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
+        float *to = j->x + r * j->ld, worst = 0;
+        const float *from = to;
+        if (j->dtype == SAE_F32) from = (const float *)j->rows + r * j->stride;
+        else
+            saei_convert_row(j->dtype, (const unsigned char *)j->rows + 2 * r * j->stride, 2, j->d,
+                             to);
+        for (size_t c = 0; c < j->d; c++) {
             float v = from[c];
             worst += v - v; /* NaN if v is not finite, else 0 */
-            to[c] = t->a == 1.0f ? v : v / t->a;
+            to[c] = j->divisor == 1.0f ? v : v / j->divisor;
         }
-        if (worst != 0) t->bad[r / 64] = 1;
+        if (worst != 0) j->bad[part] = 1;
     }
 }
 
 static void saei_cpu_load_rows(const sae_work *w, const sae_rows *rows, size_t n, float divisor,
                                float *x, uint32_t *bad) {
-    saei_task t = saei_task_of(w);
+    saei_load_job j;
     size_t parts = saei_ceil_div(n, 64);
-    t.kind = rows->dtype ? (int)rows->dtype : (int)SAE_F32;
-    t.rows = rows->data;
-    t.x = t.kind == SAE_F32 ? (const float *)rows->data : NULL;
-    t.stride = rows->stride ? rows->stride : t.d;
-    t.n = n;
-    t.a = divisor;
-    t.out = x;
-    t.bad = t.s.counts;
-    memset(t.bad, 0, parts * sizeof *t.bad);
-    saei_parallel(w->ctx, parts, saei_load_part, &t);
+    j.dtype = rows->dtype ? rows->dtype : SAE_F32;
+    j.rows = rows->data;
+    j.d = w->shape.d;
+    j.ld = w->shape.ld;
+    j.stride = rows->stride ? rows->stride : j.d;
+    j.n = n;
+    j.divisor = divisor;
+    j.x = x;
+    j.bad = saei_cpu_scratch_of(w).integers;
+    memset(j.bad, 0, parts * sizeof *j.bad);
+    saei_parallel(w->ctx, parts, saei_load_part, &j);
     for (size_t i = 0; i < parts; i++)
-        if (t.bad[i]) *bad = 1;
+        if (j.bad[i]) *bad = 1;
 }
 
-static void saei_axpy_rows_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++)
-        t->kernels->axpy(t->ld, t->a, t->y, t->x + r * t->ld, t->out + r * t->ld);
+typedef struct saei_subtract_job {
+    const saei_kernels *kernels;
+    size_t n, ld;
+    const float *x, *b;
+    float *out;
+} saei_subtract_job;
+
+static void saei_subtract_part(void *arg, size_t part) {
+    saei_subtract_job *j = (saei_subtract_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++)
+        j->kernels->axpy(j->ld, -1, j->b, j->x + r * j->ld, j->out + r * j->ld);
 }
 
 static void saei_cpu_subtract(const sae_work *w, const float *x, const float *b, size_t n,
                               float *out) {
-    saei_task t = saei_task_of(w);
-    t.x = x;
-    t.y = b;
-    t.a = -1;
-    t.n = n;
-    t.out = out;
-    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_axpy_rows_part, &t);
+    saei_subtract_job j;
+    j.kernels = w->ctx->kernels;
+    j.ld = w->shape.ld;
+    j.n = n;
+    j.x = x;
+    j.b = b;
+    j.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_subtract_part, &j);
 }
 
+typedef struct saei_axpy_job {
+    const saei_kernels *kernels;
+    size_t count;
+    float a;
+    const float *x, *y;
+    float *out;
+} saei_axpy_job;
+
 static void saei_axpy_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
-    if (t->y) t->kernels->axpy(n, t->a, t->x + at, t->y + at, t->out + at);
+    saei_axpy_job *j = (saei_axpy_job *)arg;
+    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, j->count) - at;
+    if (j->y) j->kernels->axpy(n, j->a, j->x + at, j->y + at, j->out + at);
     else
-        for (size_t i = at; i < at + n; i++) t->out[i] = t->a * t->x[i];
+        for (size_t i = at; i < at + n; i++) j->out[i] = j->a * j->x[i];
 }
 
 static void saei_cpu_axpy(const sae_work *w, size_t count, float a, const float *x, const float *y,
                           float *out) {
-    saei_task t = saei_task_of(w);
-    t.n = count;
-    t.a = a;
-    t.x = x;
-    t.y = y;
-    t.out = out;
-    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_axpy_part, &t);
+    saei_axpy_job j;
+    j.kernels = w->ctx->kernels;
+    j.count = count;
+    j.a = a;
+    j.x = x;
+    j.y = y;
+    j.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_axpy_part, &j);
 }

@@ -1,5 +1,5 @@
 #pragma once
-#include "cpu.h"
+#include "cpu_sums.h"
 
 /* ==== >>cpu: decode and residuals ============================================================= */
 
@@ -24,160 +24,157 @@ static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi,
     return e;
 }
 
-/* out = base + sum of the row's entries [begin, end); base NULL: 0. */
-static void saei_code_row(const saei_task *t, const float *values, const float *W, size_t begin,
-                          size_t end, const float *base, size_t worker, float *out) {
-    float *sum = t->s.rows + worker * 3 * t->ld;
-    memset(sum, 0, t->ld * sizeof *sum);
-    t->kernels->add_rows(t->ld, end - begin, t->code->latent + begin, values + begin, W, t->ld,
-                         sum);
-    if (!base) memcpy(out, sum, t->ld * sizeof *out);
-    else t->kernels->axpy(t->ld, 1, sum, base, out);
+/* out = base + sum of values[j] W[latent j] over the entries [begin, end); base NULL: 0. Works in
+   sum [ld]. */
+static void saei_code_row(const saei_kernels *kernels, size_t ld, const uint32_t *latent,
+                          const float *values, const float *W, size_t begin, size_t end,
+                          const float *base, float *sum, float *out) {
+    memset(sum, 0, ld * sizeof *sum);
+    kernels->add_rows(ld, end - begin, latent + begin, values + begin, W, ld, sum);
+    if (!base) memcpy(out, sum, ld * sizeof *out);
+    else kernels->axpy(ld, 1, sum, base, out);
 }
 
+typedef struct saei_decode_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *values, *W, *base;
+    size_t ld, lo, hi, base_stride;
+    float *sums; /* [workers][3][ld], the first row of each */
+    float *out;
+} saei_decode_job;
+
 static void saei_decode_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
+    saei_decode_job *j = (saei_decode_job *)arg;
+    const sae_code *c = j->code;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
-        size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride;
-        saei_code_row(t, t->z, t->x, at + begin, at + end, t->y ? t->y + r * t->stride : NULL,
-                      worker, t->out + r * t->ld);
+        size_t begin, end = saei_code_range(c, r, j->lo, j->hi, &begin), at = r * c->stride;
+        saei_code_row(j->kernels, j->ld, c->latent, j->values, j->W, at + begin, at + end,
+                      j->base ? j->base + r * j->base_stride : NULL, j->sums + worker * 3 * j->ld,
+                      j->out + r * j->ld);
     }
 }
 
 static void saei_cpu_decode(const sae_work *w, const sae_code *code, const float *values,
                             const float *W, size_t lo, size_t hi, const float *base,
                             size_t base_stride, float *out) {
-    saei_task t = saei_task_of(w);
-    t.code = code;
-    t.z = values;
-    t.x = W;
-    t.lo = lo;
-    t.hi = hi;
-    t.y = base;
-    t.stride = base_stride;
-    t.out = out;
-    saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &t);
+    saei_decode_job j;
+    j.kernels = w->ctx->kernels;
+    j.ld = w->shape.ld;
+    j.code = code;
+    j.values = values;
+    j.W = W;
+    j.lo = lo;
+    j.hi = hi;
+    j.base = base;
+    j.base_stride = base_stride;
+    j.sums = saei_cpu_scratch_of(w).rows;
+    j.out = out;
+    saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &j);
 }
 
+/* residual and unit_rows */
+typedef struct saei_residual_job {
+    const saei_kernels *kernels;
+    size_t n, ld;
+    const float *x_hat, *y;
+    float *e;
+    double *losses; /* [n]: of each row */
+} saei_residual_job;
+
 static void saei_residual_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
-        float *e = t->out + r * t->ld;
-        if (t->x) t->kernels->axpy(t->ld, -1, t->y + r * t->ld, t->x + r * t->ld, e);
-        t->s.sums[r] = t->kernels->dot(t->ld, e, e);
-        if (t->x) continue;
-        t->s.sums[r] = sqrt(t->s.sums[r]);
-        if (t->s.sums[r] > 0)
-            for (size_t c = 0; c < t->ld; c++) e[c] = e[c] / (float)t->s.sums[r];
+    saei_residual_job *j = (saei_residual_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
+        float *e = j->e + r * j->ld;
+        j->kernels->axpy(j->ld, -1, j->y + r * j->ld, j->x_hat + r * j->ld, e);
+        j->losses[r] = j->kernels->dot(j->ld, e, e);
     }
 }
 
 static void saei_cpu_residual(const sae_work *w, const float *x_hat, const float *y, size_t n,
                               float *e, double *loss) {
-    saei_task t = saei_task_of(w);
-    t.x = x_hat;
-    t.y = y;
-    t.n = n;
-    t.out = e;
-    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_residual_part, &t);
-    *loss = saei_sum_doubles(t.s.sums, n) / (double)n;
+    saei_residual_job j;
+    j.kernels = w->ctx->kernels;
+    j.n = n;
+    j.ld = w->shape.ld;
+    j.x_hat = x_hat;
+    j.y = y;
+    j.e = e;
+    j.losses = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_residual_part, &j);
+    *loss = saei_sum_doubles(j.losses, n) / (double)n;
+}
+
+static void saei_unit_rows_part(void *arg, size_t part) {
+    saei_residual_job *j = (saei_residual_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
+        float *e = j->e + r * j->ld;
+        double norm = sqrt(j->kernels->dot(j->ld, e, e));
+        j->losses[r] = norm;
+        for (size_t c = 0; norm > 0 && c < j->ld; c++) e[c] = e[c] / (float)norm;
+    }
 }
 
 static void saei_cpu_unit_rows(const sae_work *w, size_t n, float *e, double *loss) {
-    saei_task t = saei_task_of(w);
-    t.n = n;
-    t.out = e;
-    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_residual_part, &t);
-    *loss = saei_sum_doubles(t.s.sums, n) / (double)n;
-}
-
-/* Sum over columns of sum_r (x - mean)^2, in double, in blocks of 1024 rows. */
-static void saei_scatter_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t c0 = part * 64, width = saei_part_end(part, 64, t->d) - c0;
-    double mean[64], sum[64], block[64];
-    memset(mean, 0, sizeof mean);
-    memset(sum, 0, sizeof sum);
-    for (int pass = 0; pass < 2; pass++) {
-        double *total = pass ? sum : mean;
-        for (size_t r = 0; r < t->n; ) {
-            size_t end = saei_min(r + SAE_ROW_BLOCK, t->n);
-            memset(block, 0, sizeof block);
-            for (; r < end; r++)
-                for (size_t c = 0; c < width; c++) {
-                    double v = (double)t->x[r * t->ld + c0 + c];
-                    if (pass) v = (v - mean[c]) * (v - mean[c]);
-                    block[c] += v;
-                }
-            for (size_t c = 0; c < width; c++) total[c] += block[c];
-        }
-        for (size_t c = 0; !pass && c < width; c++) mean[c] /= (double)t->n;
-    }
-    for (size_t c = 0; c < width; c++) t->s.sums[c0 + c] = sum[c];
-}
-
-static double saei_scatter(const sae_work *w, const float *x, size_t n) {
-    saei_task t = saei_task_of(w);
-    t.x = x;
-    t.n = n;
-    saei_parallel(w->ctx, saei_ceil_div(t.d, 64), saei_scatter_part, &t);
-    return saei_sum_doubles(t.s.sums, t.d);
-}
-
-static void saei_cpu_variance(const sae_work *w, const float *x, size_t n, double *out) {
-    *out = n > 1 ? saei_scatter(w, x, n) / (double)(n - 1) : 0;
+    saei_residual_job j;
+    j.kernels = w->ctx->kernels;
+    j.n = n;
+    j.ld = w->shape.ld;
+    j.x_hat = j.y = NULL;
+    j.e = e;
+    j.losses = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_unit_rows_part, &j);
+    *loss = saei_sum_doubles(j.losses, n) / (double)n;
 }
 
 static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const float *e, size_t n,
                                    const uint32_t *list_count, double alpha, float *r,
                                    double *pre_norm, double *norm) {
-    double denominator, scale;
+    const saei_kernels *kernels = w->ctx->kernels;
+    size_t ld = w->shape.ld;
+    double *squares = saei_cpu_scratch_of(w).doubles, denominator, scale; /* squares: [n] */
     if (!*list_count) {
-        memset(r, 0, n * w->shape.ld * sizeof *r);
+        memset(r, 0, n * ld * sizeof *r);
         *pre_norm = -1;
         *norm = 0;
         return;
     }
     denominator = saei_scatter(w, e, n) / (double)n;
-    saei_cpu_axpy(w, n * w->shape.ld, 1, x_aux, e, r);
-    {
-        saei_task t = saei_task_of(w);
-        for (size_t i = 0; i < n; i++)
-            t.s.sums[i] = t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
-        *pre_norm = saei_sum_doubles(t.s.sums, n) / (double)n;
-    }
+    saei_cpu_axpy(w, n * ld, 1, x_aux, e, r);
+    for (size_t i = 0; i < n; i++) squares[i] = kernels->dot(ld, r + i * ld, r + i * ld);
+    *pre_norm = saei_sum_doubles(squares, n) / (double)n;
     *norm = *pre_norm / denominator;
     scale = 2 * alpha / ((double)n * denominator);
     if (!(fabs(*norm) <= DBL_MAX) || !(fabs(scale) <= FLT_MAX)) *norm = scale = 0;
-    saei_cpu_axpy(w, n * w->shape.ld, (float)scale, r, NULL, r);
+    saei_cpu_axpy(w, n * ld, (float)scale, r, NULL, r);
 }
 
 static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
                                     const uint32_t *list_count, float *out, double *loss) {
-    saei_task t = saei_task_of(w);
+    const saei_kernels *kernels = w->ctx->kernels;
+    size_t ld = w->shape.ld;
     double mse = 0, ghost = 0, mse_sum[2] = { 0, 0 }, ghost_sum[2] = { 0, 0 }, c;
-    float *r = t.s.rows;
+    float *r = saei_cpu_scratch_of(w).rows; /* [ld] */
     *loss = 0;
     if (!*list_count) {
-        memset(out, 0, n * t.ld * sizeof *out);
+        memset(out, 0, n * ld * sizeof *out);
         return;
     }
     for (int pass = 0; pass < 2; pass++) { /* the scale c needs the sums of all rows first */
         c = mse / (ghost + 1e-8);
         for (size_t i = 0; i < n; i++) {
-            const float *ei = e + i * t.ld, *gi = x_g + i * t.ld;
-            double norm_e = sqrt(t.kernels->dot(t.ld, ei, ei));
-            double norm_g = sqrt(t.kernels->dot(t.ld, gi, gi)), norm_r;
+            const float *ei = e + i * ld, *gi = x_g + i * ld;
+            double norm_e = sqrt(kernels->dot(ld, ei, ei));
+            double norm_g = sqrt(kernels->dot(ld, gi, gi)), norm_r;
             float s = (float)(norm_e / (2 * norm_g + 1e-8));
-            for (size_t k = 0; k < t.ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
-            norm_r = sqrt(t.kernels->dot(t.ld, r, r));
+            for (size_t k = 0; k < ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
+            norm_r = sqrt(kernels->dot(ld, r, r));
             if (!pass) {
                 saei_sum_add(mse_sum, i, norm_e);
                 saei_sum_add(ghost_sum, i, norm_r);
             } else {
                 float q = norm_r > 0 ? (float)(-(double)s * c / ((double)n * norm_r)) : 0;
-                for (size_t k = 0; k < t.ld; k++) out[i * t.ld + k] = q * r[k];
+                for (size_t k = 0; k < ld; k++) out[i * ld + k] = q * r[k];
             }
         }
         mse = (mse_sum[0] + mse_sum[1]) / (double)n;

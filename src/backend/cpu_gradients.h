@@ -1,5 +1,5 @@
 #pragma once
-#include "cpu_values.h"
+#include "cpu_dense.h"
 #include "cpu_decode.h"
 
 /* ==== >>cpu: penalties, gradients of entries ================================================== */
@@ -39,165 +39,198 @@ static double saei_penalty_lp(const saei_kernels *kernels, const float *f, size_
     return root ? (sum > 0 ? saei_pow(sum, 1 / p) : 0) : sum;
 }
 
+typedef struct saei_penalty_job {
+    const saei_kernels *kernels;
+    sae_penalty kind;
+    size_t m;
+    double p;
+    float coef; /* of a row */
+    const float *weight, *values;
+    const sae_code *code;
+    float *grad;
+    double *losses; /* [rows] */
+} saei_penalty_job;
+
 static void saei_penalty_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    float coef = (float)(t->coef / (double)c->rows);
+    saei_penalty_job *job = (saei_penalty_job *)arg;
+    const sae_code *c = job->code;
     for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++) {
         const uint32_t *latent = c->latent + r * c->stride;
-        const float *f = t->x + r * c->stride;
-        float *grad = t->out ? t->out + r * c->stride : NULL;
+        const float *f = job->values + r * c->stride;
+        float *grad = job->grad ? job->grad + r * c->stride : NULL;
         double sum = 0;
-        switch ((sae_penalty)t->kind) {
+        switch (job->kind) {
         case SAE_PENALTY_L1:
             for (size_t j = 0; j < c->count[r]; j++) {
-                float weight = t->y ? t->y[latent[j]] : 1;
+                float weight = job->weight ? job->weight[latent[j]] : 1;
                 sum += (double)weight * (double)f[j];
-                if (grad && f[j] > 0) grad[j] += coef * weight;
+                if (grad && f[j] > 0) grad[j] += job->coef * weight;
             }
             break;
         case SAE_PENALTY_LP:
         case SAE_PENALTY_LP_P:
-            sum = saei_penalty_lp(t->kernels, f, c->count[r], t->m, t->p,
-                                  t->kind == SAE_PENALTY_LP, coef, grad);
+            sum = saei_penalty_lp(job->kernels, f, c->count[r], job->m, job->p,
+                                  job->kind == SAE_PENALTY_LP, job->coef, grad);
             break;
-        case SAE_PENALTY_ENTROPY: sum = saei_penalty_entropy(f, c->count[r], coef, grad); break;
+        case SAE_PENALTY_ENTROPY:
+            sum = saei_penalty_entropy(f, c->count[r], job->coef, grad);
+            break;
         }
-        t->s.sums[r] = sum;
+        job->losses[r] = sum;
     }
 }
 
 static void saei_cpu_penalty(const sae_work *w, sae_penalty kind, double p, double coef,
                              const float *weight, const sae_code *code, const float *values,
                              float *grad, double *loss) {
-    saei_task t = saei_task_of(w);
-    t.kind = (int)kind;
-    t.p = p;
-    t.coef = coef;
-    t.y = weight;
-    t.code = code;
-    t.x = values;
-    t.out = grad;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_penalty_part, &t);
-    *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
+    saei_penalty_job j;
+    j.kernels = w->ctx->kernels;
+    j.kind = kind;
+    j.m = w->shape.dict_size;
+    j.p = p;
+    j.coef = (float)(coef / (double)code->rows);
+    j.weight = weight;
+    j.values = values;
+    j.code = code;
+    j.grad = grad;
+    j.losses = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_penalty_part, &j);
+    *loss = saei_sum_doubles(j.losses, code->rows) / (double)code->rows;
 }
 
+typedef struct saei_dots_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *e, *W, *relu_of;
+    size_t ld, lo, hi;
+    float alpha, *grad;
+} saei_dots_job;
+
 static void saei_dots_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
+    saei_dots_job *job = (saei_dots_job *)arg;
+    const sae_code *c = job->code;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
-        size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride + begin;
-        t->kernels->dots(t->ld, t->x + r * t->ld, end - begin, c->latent + at, t->y, t->ld, t->a,
-                         t->out + at);
-        for (size_t j = at; t->z && j < at + (end - begin); j++)
-            if (!(t->z[j] > 0)) t->out[j] = 0;
+        size_t begin, end = saei_code_range(c, r, job->lo, job->hi, &begin);
+        size_t at = r * c->stride + begin;
+        job->kernels->dots(job->ld, job->e + r * job->ld, end - begin, c->latent + at, job->W,
+                           job->ld, job->alpha, job->grad + at);
+        for (size_t j = at; job->relu_of && j < at + (end - begin); j++)
+            if (!(job->relu_of[j] > 0)) job->grad[j] = 0;
     }
 }
 
 static void saei_cpu_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
                           size_t lo, size_t hi, float alpha, const float *relu_of, float *grad) {
-    saei_task t = saei_task_of(w);
-    t.code = code;
-    t.x = e;
-    t.y = W;
-    t.lo = lo;
-    t.hi = hi;
-    t.a = alpha;
-    t.z = relu_of;
-    t.out = grad;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_dots_part, &t);
+    saei_dots_job j;
+    j.kernels = w->ctx->kernels;
+    j.code = code;
+    j.e = e;
+    j.W = W;
+    j.relu_of = relu_of;
+    j.ld = w->shape.ld;
+    j.lo = lo;
+    j.hi = hi;
+    j.alpha = alpha;
+    j.grad = grad;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_dots_part, &j);
 }
+
+typedef struct saei_reconstruct_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *values, *W, *base, *y, *relu_of;
+    size_t ld, m;
+    float alpha, *e, *grad;
+    double *losses; /* [rows] */
+    float *sums;    /* [workers][3][ld], the first row of each */
+    /* dense: */
+    saei_dense_matrix matrix; /* W */
+    size_t targets;           /* rows of a part */
+    uint64_t *marks;          /* [workers][ceil(m / 64)][SAEI_DENSE_TARGETS] */
+    float *lanes;             /* [workers][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
+} saei_reconstruct_job;
 
 /* Row by row: the decoder rows that the dots want lie in the L2 from the decoding. */
 static void saei_reconstruct_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
+    saei_reconstruct_job *job = (saei_reconstruct_job *)arg;
+    const sae_code *c = job->code;
+    size_t ld = job->ld;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
         size_t at = r * c->stride, end = at + c->count[r];
-        float *e = t->outs[0] + r * t->ld, *grad = t->outs[1];
-        saei_code_row(t, t->values[0], t->x, at, end, t->y, worker, e);
-        t->kernels->axpy(t->ld, -1, t->z + r * t->ld, e, e);
-        t->s.sums[r] = t->kernels->dot(t->ld, e, e);
-        t->kernels->dots(t->ld, e, end - at, c->latent + at, t->x, t->ld, t->a, grad + at);
-        for (size_t j = at; t->values[1] && j < end; j++)
-            if (!(t->values[1][j] > 0)) grad[j] = 0;
+        float *e = job->e + r * ld;
+        saei_code_row(job->kernels, ld, c->latent, job->values, job->W, at, end, job->base,
+                      job->sums + worker * 3 * ld, e);
+        job->kernels->axpy(ld, -1, job->y + r * ld, e, e);
+        job->losses[r] = job->kernels->dot(ld, e, e);
+        job->kernels->dots(ld, e, end - at, c->latent + at, job->W, ld, job->alpha,
+                           job->grad + at);
+        for (size_t j = at; job->relu_of && j < end; j++)
+            if (!(job->relu_of[j] > 0)) job->grad[j] = 0;
     }
 }
 
-/* The same for t->stride rows together. */
+/* The same for job->targets rows together. */
 static void saei_dense_reconstruct_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    size_t r0 = part * t->stride, count = saei_min(t->stride, c->rows - r0);
-    size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 }, m = t->w->shape.dict_size;
-    float *e = t->outs[0] + r0 * t->ld, *grad = t->outs[1];
-    size_t words = SAEI_DENSE_TARGETS * saei_ceil_div(m, SAEI_DENSE_ROWS);
-    uint64_t *marks = t->s.marks + worker * words;
-    memset(e, 0, count * t->ld * sizeof *e);
+    saei_reconstruct_job *job = (saei_reconstruct_job *)arg;
+    const saei_kernels *kernels = job->kernels;
+    const sae_code *c = job->code;
+    size_t ld = job->ld, m = job->m, words = saei_ceil_div(m, SAEI_DENSE_ROWS);
+    size_t r0 = part * job->targets, count = saei_min(job->targets, c->rows - r0);
+    size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 };
+    uint64_t *marks = job->marks + worker * SAEI_DENSE_TARGETS * words;
+    float *lanes = job->lanes + worker * SAEI_DENSE_TARGETS * SAEI_DENSE_ROWS * 16;
+    float *e = job->e + r0 * ld;
+    memset(e, 0, count * ld * sizeof *e);
     for (size_t i = 0; i < count; i++) {
         at[i] = (r0 + i) * c->stride;
         end[i] = at[i] + c->count[r0 + i];
-        saei_fires_row(t, r0 + i, SAEI_DENSE_TARGETS, marks + i);
+        saei_active_bits_row(kernels, c, m, r0 + i, SAEI_DENSE_TARGETS, marks + i);
     }
     for (size_t first = 0; first < m; first += SAEI_DENSE_ROWS)
-        saei_dense_add(t, count, at, end, marks + first / SAEI_DENSE_ROWS * SAEI_DENSE_TARGETS,
-                       t->values[0], first, saei_min(SAEI_DENSE_ROWS, m - first), e);
+        saei_dense_add(kernels, &job->matrix, count, at, end,
+                       marks + first / SAEI_DENSE_ROWS * SAEI_DENSE_TARGETS, job->values, first,
+                       saei_min(SAEI_DENSE_ROWS, m - first), e);
     for (size_t i = 0; i < count; i++) {
-        t->kernels->axpy(t->ld, 1, e + i * t->ld, t->y, e + i * t->ld);
-        t->kernels->axpy(t->ld, -1, t->z + (r0 + i) * t->ld, e + i * t->ld, e + i * t->ld);
-        t->s.sums[r0 + i] = t->kernels->dot(t->ld, e + i * t->ld, e + i * t->ld);
+        kernels->axpy(ld, 1, e + i * ld, job->base, e + i * ld);
+        kernels->axpy(ld, -1, job->y + (r0 + i) * ld, e + i * ld, e + i * ld);
+        job->losses[r0 + i] = kernels->dot(ld, e + i * ld, e + i * ld);
         at[i] = (r0 + i) * c->stride;
     }
-    saei_dense_dots(t, count, at, marks, e, m, t->a, worker, grad);
-    for (size_t i = 0; t->values[1] && i < count; i++)
+    saei_dense_dots(kernels, &job->matrix, count, at, marks, e, job->alpha, lanes, job->grad);
+    for (size_t i = 0; job->relu_of && i < count; i++)
         for (size_t j = (r0 + i) * c->stride; j < end[i]; j++)
-            if (!(t->values[1][j] > 0)) grad[j] = 0;
+            if (!(job->relu_of[j] > 0)) job->grad[j] = 0;
 }
 
 static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const float *values,
                                  const float *W, const float *base, const float *y, float alpha,
                                  const float *relu_of, float *e, double *loss, float *grad) {
-    saei_task t = saei_task_of(w);
-    const float *in[2];
-    float *out[2];
-    in[0] = values;
-    in[1] = relu_of;
-    out[0] = e;
-    out[1] = grad;
-    t.code = code;
-    t.values = in;
-    t.outs = out;
-    t.x = W;
-    t.y = base;
-    t.z = y;
-    t.a = alpha;
-    if (saei_is_dense(&t, saei_code_entries(code), code->rows)) {
-        saei_dense_pack(&t, W, t.m, t.m);
-        t.stride = saei_dense_targets(&t, code->rows);
-        saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, t.stride),
-                              saei_dense_reconstruct_part, &t);
-    } else saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
-    *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
-}
-
-static void saei_gate_grad_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        t->kernels->gate_grad(c->count[r], r * c->stride, t->s.latents, c);
-}
-
-static void saei_cpu_gate_grad(const sae_work *w, const float *r_mag, sae_code *code) {
-    saei_task t = saei_task_of(w);
-    saei_exp_latents(&t, r_mag);
-    t.code = code;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_gate_grad_part, &t);
-}
-
-/* The rectangle of the straight-through estimator: 1 where |(x - theta) / bandwidth| < 1/2. */
-static bool saei_rectangle(float x, float theta, float bandwidth) {
-    float z = (x - theta) / bandwidth;
-    return z > -0.5f && z < 0.5f;
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_reconstruct_job j;
+    memset(&j, 0, sizeof j);
+    j.kernels = w->ctx->kernels;
+    j.code = code;
+    j.values = values;
+    j.W = W;
+    j.base = base;
+    j.y = y;
+    j.relu_of = relu_of;
+    j.ld = w->shape.ld;
+    j.m = w->shape.dict_size;
+    j.alpha = alpha;
+    j.e = e;
+    j.grad = grad;
+    j.losses = s.doubles;
+    j.sums = s.rows;
+    j.marks = s.marks;
+    j.lanes = s.lanes;
+    if (saei_is_dense(w, saei_code_entries(code), code->rows)) {
+        j.matrix = saei_dense_pack(w, W, j.m, j.m);
+        j.targets = saei_dense_targets(w, code->rows);
+        saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, j.targets),
+                              saei_dense_reconstruct_part, &j);
+    } else saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &j);
+    *loss = saei_sum_doubles(j.losses, code->rows) / (double)code->rows;
 }
 
 static float saei_jump_l0_slope(double coef, double target, double l0, size_t n, float bandwidth) {
@@ -205,54 +238,70 @@ static float saei_jump_l0_slope(double coef, double target, double l0, size_t n,
     return (float)(-slope / (double)bandwidth);
 }
 
+typedef struct saei_jump_grad_job {
+    const float *theta;
+    const sae_code *code;
+    float bandwidth, slope; /* slope: of the L0 term */
+    double *above;          /* [parts]: how many values of 16 rows lie above their threshold */
+} saei_jump_grad_job;
+
 static void saei_jump_grad_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    float slope = (float)t->p, bandwidth = t->a;
+    saei_jump_grad_job *job = (saei_jump_grad_job *)arg;
+    const sae_code *c = job->code;
+    float bandwidth = job->bandwidth;
     for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
         for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
-            float theta = t->x[c->latent[j]], p = c->pre[j], g = c->grad[j], d = 0;
+            float theta = job->theta[c->latent[j]], p = c->pre[j], g = c->grad[j], d = 0;
             if (saei_rectangle(p, theta, bandwidth)) d = -(theta / bandwidth) * g;
-            if (saei_rectangle(c->value[j], theta, bandwidth)) d += slope;
+            if (saei_rectangle(c->value[j], theta, bandwidth)) d += job->slope;
             c->extra[0][j] = d;
             c->grad[j] = p > theta ? g : 0;
         }
 }
 
-/* t->s.sums[part]: how many of 16 rows' values lie above their threshold. */
 static void saei_jump_above_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
+    saei_jump_grad_job *job = (saei_jump_grad_job *)arg;
+    const sae_code *c = job->code;
     size_t above = 0;
     for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
         for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++)
-            above += c->value[j] > t->x[c->latent[j]];
-    t->s.sums[part] = (double)above;
+            above += c->value[j] > job->theta[c->latent[j]];
+    job->above[part] = (double)above;
+}
+
+/* The f = 0 of unlisted latents that lie above a negative threshold. listed: [m], to work in. */
+static uint64_t saei_jump_unlisted(const float *theta, size_t m, const sae_code *code,
+                                   uint32_t *listed) {
+    uint64_t above = 0;
+    bool negative = false;
+    for (size_t i = 0; i < m; i++) negative = negative || theta[i] < 0;
+    if (!negative) return 0;
+    memset(listed, 0, m * sizeof *listed);
+    for (size_t r = 0; r < code->rows; r++)
+        for (size_t j = r * code->stride; j < r * code->stride + code->count[r]; j++)
+            listed[code->latent[j]]++;
+    for (size_t i = 0; i < m; i++)
+        if (theta[i] < 0) above += code->rows - listed[i];
+    return above;
 }
 
 static void saei_cpu_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
                                double target, sae_code *code, double *l0, double *loss) {
-    saei_task t = saei_task_of(w);
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_jump_grad_job j;
     size_t parts = saei_ceil_div(code->rows, 16);
     uint64_t above = 0;
-    bool negative = false;
-    t.x = theta;
-    t.a = bandwidth;
-    t.code = code;
-    saei_parallel(w->ctx, parts, saei_jump_above_part, &t);
-    for (size_t i = 0; i < parts; i++) above += (uint64_t)t.s.sums[i];
-    for (size_t i = 0; i < t.m; i++) negative = negative || theta[i] < 0;
-    if (negative) memset(t.s.counts, 0, t.m * sizeof *t.s.counts);
-    for (size_t r = 0; negative && r < code->rows; r++)
-        for (size_t j = r * code->stride; j < r * code->stride + code->count[r]; j++)
-            t.s.counts[code->latent[j]]++;
-    /* f = 0 of an unlisted latent lies above a negative threshold */
-    for (size_t i = 0; negative && i < t.m; i++)
-        if (theta[i] < 0) above += code->rows - t.s.counts[i];
+    j.theta = theta;
+    j.code = code;
+    j.bandwidth = bandwidth;
+    j.above = s.doubles;
+    saei_parallel(w->ctx, parts, saei_jump_above_part, &j);
+    for (size_t i = 0; i < parts; i++) above += (uint64_t)j.above[i];
+    above += saei_jump_unlisted(theta, w->shape.dict_size, code, s.integers);
     *l0 = (double)above / (double)code->rows;
     *loss = coef * (*l0 / target - 1) * (*l0 / target - 1);
-    t.p = (double)saei_jump_l0_slope(coef, target, *l0, code->rows, bandwidth);
-    saei_parallel(w->ctx, parts, saei_jump_grad_part, &t);
+    j.slope = saei_jump_l0_slope(coef, target, *l0, code->rows, bandwidth);
+    saei_parallel(w->ctx, parts, saei_jump_grad_part, &j);
 }
 
 static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float bandwidth, double coef,

@@ -1,5 +1,5 @@
 #pragma once
-#include "cpu_values.h"
+#include "cpu_dense.h"
 #include "cpu_decode.h"
 
 /* ==== >>cpu: by latent ======================================================================== */
@@ -9,32 +9,47 @@ static uint64_t *saei_index_words(const sae_index *index) {
     return (uint64_t *)(void *)index->row;
 }
 
-/* [parts][m]: how many of a part's rows, t->stride each, have a latent. */
+typedef struct saei_index_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *const *values;
+    size_t num_values, m;
+    sae_index *index;
+    size_t part_rows;           /* of the counting sort */
+    uint32_t *offsets;          /* [parts][m]: a part's entries of a latent; then where they go */
+    size_t part_latents;        /* where the values are moved by latent */
+    uint32_t *positions;        /* [parts][rows]: the entries of a row before a part's latents */
+    const uint64_t *active_bits;/* [rows][ceil(m / 64)] */
+} saei_index_job;
+
 static void saei_count_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    uint32_t *counts = t->s.counts + part * t->m;
-    const uint64_t *words = saei_index_words(t->index);
-    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
-    memset(counts, 0, t->m * sizeof *counts);
-    for (; t->index->bits && r < end; r += 64)
-        for (size_t i = 0; i < t->m; i++)
-            counts[i] += (uint32_t)saei_count_bits(words[r / 64 * t->m + i]);
+    saei_index_job *job = (saei_index_job *)arg;
+    const sae_code *c = job->code;
+    size_t r = part * job->part_rows, end = saei_part_end(part, job->part_rows, c->rows);
+    size_t m = job->m;
+    uint32_t *counts = job->offsets + part * m;
+    const uint64_t *words = saei_index_words(job->index);
+    memset(counts, 0, m * sizeof *counts);
+    for (; job->index->has_bits && r < end; r += 64)
+        for (size_t i = 0; i < m; i++)
+            counts[i] += (uint32_t)saei_count_bits(words[r / 64 * m + i]);
     for (; r < end; r++)
         for (size_t j = 0; j < c->count[r]; j++) counts[c->latent[r * c->stride + j]]++;
 }
 
 static void saei_place_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    uint32_t *offsets = t->s.counts + part * t->m;
-    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
+    saei_index_job *job = (saei_index_job *)arg;
+    const sae_code *c = job->code;
+    sae_index *index = job->index;
+    uint32_t *offsets = job->offsets + part * job->m;
+    size_t r = part * job->part_rows, end = saei_part_end(part, job->part_rows, c->rows);
     for (; r < end; r++)
         for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
             uint32_t i = c->latent[j];
-            size_t at = t->index->begin[i] + offsets[i]++;
-            if (!t->index->bits) t->index->row[at] = (uint32_t)r;
-            for (size_t v = 0; v < t->which; v++) t->index->value[v][at] = t->values[v][j];
+            size_t at = index->begin[i] + offsets[i]++;
+            if (!index->has_bits) index->row[at] = (uint32_t)r;
+            for (size_t v = 0; v < job->num_values; v++)
+                index->value[v][at] = job->values[v][j];
         }
 }
 
@@ -43,7 +58,7 @@ static void saei_place_part(void *arg, size_t part) {
    latents together. Half dense W1 with two values, two cores: 33 ms entry by entry, 11 so -- */
 
 /* to[i], bit r = from[r], bit i: halves, quarters, ... change places. */
-static void saei_turn_bits(const uint64_t from[64], uint64_t to[64]) {
+static void saei_transpose_bits(const uint64_t from[64], uint64_t to[64]) {
     uint64_t mask = 0xFFFFFFFFu;
     memcpy(to, from, 64 * sizeof *to);
     for (size_t h = 32; h; h /= 2, mask ^= mask << h)
@@ -55,94 +70,106 @@ static void saei_turn_bits(const uint64_t from[64], uint64_t to[64]) {
 }
 
 /* The index's bits of 64 rows. */
-static void saei_turn_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t panels = saei_ceil_div(t->m, 64);
-    size_t count = saei_part_end(part, 64, t->code->rows) - part * 64;
-    const uint64_t *fires = t->fires + part * 64 * panels;
-    uint64_t *words = saei_index_words(t->index) + part * t->m, rows[64], latents[64];
+static void saei_index_bits_part(void *arg, size_t part) {
+    saei_index_job *job = (saei_index_job *)arg;
+    size_t m = job->m, panels = saei_ceil_div(m, 64);
+    size_t count = saei_part_end(part, 64, job->code->rows) - part * 64;
+    const uint64_t *active = job->active_bits + part * 64 * panels;
+    uint64_t *words = saei_index_words(job->index) + part * m, rows[64], latents[64];
     memset(rows, 0, sizeof rows);
     for (size_t p = 0; p < panels; p++) {
-        for (size_t r = 0; r < count; r++) rows[r] = fires[r * panels + p];
-        saei_turn_bits(rows, latents);
-        memcpy(words + p * 64, latents, saei_min(64, t->m - p * 64) * sizeof *words);
+        for (size_t r = 0; r < count; r++) rows[r] = active[r * panels + p];
+        saei_transpose_bits(rows, latents);
+        memcpy(words + p * 64, latents, saei_min(64, m - p * 64) * sizeof *words);
     }
 }
 
-/* Asks for what row r, at entry `stand`, has of 64 latents if about half of them fire. */
-static void saei_place_fetch(const saei_task *t, size_t r, size_t stand) {
-    const sae_code *c = t->code;
-    size_t at = r * c->stride + stand, end = saei_min(at + 48, r * c->stride + c->count[r]);
+/* Prefetches row r's entries of the next 64 latents, from its entry `position` on: about half of
+   them fire. */
+static void saei_place_fetch(const saei_index_job *job, size_t r, size_t position) {
+    const sae_code *c = job->code;
+    size_t at = r * c->stride + position, end = saei_min(at + 48, r * c->stride + c->count[r]);
     for (; at < end; at += 16)
-        for (size_t v = 0; v < t->which; v++) SAEI_PREFETCH(t->values[v] + at);
+        for (size_t v = 0; v < job->num_values; v++) SAEI_PREFETCH(job->values[v] + at);
 }
 
-/* A part goes through t->lo latents and remembers where each row stands. */
+/* The values of a part's latents, row after row. */
 static void saei_place_latents_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    uint32_t *stands = t->s.counts + part * c->rows;
-    size_t lo = part * t->lo, end = saei_min(lo + t->lo, t->m), to[64];
-    size_t panels = saei_ceil_div(t->m, 64);
+    saei_index_job *job = (saei_index_job *)arg;
+    const sae_code *c = job->code;
+    uint32_t *positions = job->positions + part * c->rows;
+    size_t lo = part * job->part_latents, end = saei_part_end(part, job->part_latents, job->m);
+    size_t to[64], panels = saei_ceil_div(job->m, 64);
     for (size_t r = 0; r < c->rows; r++)
-        stands[r] = (uint32_t)saei_fires_before(t->fires + r * panels, lo / 64);
+        positions[r] = (uint32_t)saei_entries_before(job->active_bits + r * panels, lo / 64);
     for (; lo < end; lo += 64) {
         size_t hi = saei_min(lo + 64, end);
         memset(to, 0, sizeof to);
-        memcpy(to, t->index->begin + lo, (hi - lo) * sizeof *to);
+        memcpy(to, job->index->begin + lo, (hi - lo) * sizeof *to);
         for (size_t r0 = 0; r0 < c->rows; r0 += 16) {
-            uint32_t fires[4][16];
+            uint32_t active[4][16];
             size_t from[16];
-            memset(fires, 0, sizeof fires);
+            memset(active, 0, sizeof active);
             memset(from, 0, sizeof from);
             for (size_t r = r0; r < saei_min(r0 + 16, c->rows); r++) {
-                uint64_t bits = t->fires[r * panels + lo / 64];
-                if (r + 16 < c->rows) saei_place_fetch(t, r + 16, stands[r + 16]);
-                from[r - r0] = r * c->stride + stands[r];
-                stands[r] += (uint32_t)saei_count_bits(bits);
+                uint64_t bits = job->active_bits[r * panels + lo / 64];
+                if (r + 16 < c->rows) saei_place_fetch(job, r + 16, positions[r + 16]);
+                from[r - r0] = r * c->stride + positions[r];
+                positions[r] += (uint32_t)saei_count_bits(bits);
                 for (size_t g = 0; g < 4; g++)
-                    fires[g][r - r0] = (uint32_t)(bits >> 16 * g) & 0xFFFF;
+                    active[g][r - r0] = (uint32_t)(bits >> 16 * g) & 0xFFFF;
             }
             for (size_t g = 0; lo + 16 * g < hi; g++)
-                t->kernels->regroup(fires[g], from, t->values, t->which, t->index->value,
-                                    to + 16 * g);
+                job->kernels->regroup(active[g], from, job->values, job->num_values,
+                                      job->index->value, to + 16 * g);
         }
     }
 }
 
-static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
-                           size_t count, sae_index *index) {
-    saei_task t = saei_task_of(w);
-    size_t entries = saei_code_entries(code), total = 0;
-    t.code = code;
-    t.index = index;
-    t.values = values;
-    t.which = count;
-    index->rows = code->rows;
-    index->bits = saei_is_dense(&t, entries, code->rows)
-                  && 2 * saei_ceil_div(code->rows, 64) * t.m <= index->capacity;
-    if (index->bits) {
-        saei_fires_begin(&t);
-        saei_parallel(w->ctx, saei_ceil_div(code->rows, 64), saei_turn_part, &t);
-    }
-    saei_code_parts(&t, code->rows);
-    saei_parallel(w->ctx, t.parts, saei_count_part, &t);
-    for (size_t i = 0; i < t.m; i++) {
-        uint32_t before = 0; /* a part's entries of latent i come after those of the parts before */
-        index->begin[i] = total;
-        for (size_t part = 0; part < t.parts; part++) {
-            uint32_t here = t.s.counts[part * t.m + i];
-            t.s.counts[part * t.m + i] = before;
+/* From counts to places: index->begin, and where in a latent's entries each part's begin. */
+static void saei_index_begin(saei_index_job *job, size_t parts) {
+    size_t total = 0;
+    for (size_t i = 0; i < job->m; i++) {
+        uint32_t before = 0;
+        job->index->begin[i] = total;
+        for (size_t part = 0; part < parts; part++) {
+            uint32_t here = job->offsets[part * job->m + i];
+            job->offsets[part * job->m + i] = before;
             before += here;
         }
         total += before;
     }
-    index->begin[t.m] = total;
-    if (index->bits && (double)entries * 5 >= (double)code->rows * (double)t.m) {
-        size_t parts = saei_min(4 * (size_t)w->ctx->threads, SAEI_SORT_PARTS);
-        t.lo = saei_ceil_div(saei_ceil_div(t.m, parts), 64) * 64;
-        saei_parallel(w->ctx, saei_ceil_div(t.m, t.lo), saei_place_latents_part, &t);
-    } else saei_parallel(w->ctx, t.parts, saei_place_part, &t);
+    job->index->begin[job->m] = total;
+}
+
+static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
+                           size_t count, sae_index *index) {
+    size_t entries = saei_code_entries(code), m = w->shape.dict_size, parts;
+    saei_index_job job;
+    memset(&job, 0, sizeof job);
+    job.kernels = w->ctx->kernels;
+    job.code = code;
+    job.values = values;
+    job.num_values = count;
+    job.m = m;
+    job.index = index;
+    job.offsets = job.positions = saei_cpu_scratch_of(w).integers; /* the one after the other */
+    index->rows = code->rows;
+    index->has_bits = saei_is_dense(w, entries, code->rows)
+                      && 2 * saei_ceil_div(code->rows, 64) * m <= index->capacity;
+    if (index->has_bits) {
+        job.active_bits = saei_active_bits(w, code);
+        saei_parallel(w->ctx, saei_ceil_div(code->rows, 64), saei_index_bits_part, &job);
+    }
+    job.part_rows = saei_code_part_rows(w->ctx, code->rows);
+    parts = saei_ceil_div(code->rows, job.part_rows);
+    saei_parallel(w->ctx, parts, saei_count_part, &job);
+    saei_index_begin(&job, parts);
+    if (index->has_bits && (double)entries * 5 >= (double)code->rows * (double)m) {
+        size_t most = saei_min(4 * (size_t)w->ctx->threads, SAEI_SORT_PARTS);
+        job.part_latents = saei_ceil_div(saei_ceil_div(m, most), 64) * 64;
+        saei_parallel(w->ctx, saei_ceil_div(m, job.part_latents), saei_place_latents_part, &job);
+    } else saei_parallel(w->ctx, parts, saei_place_part, &job);
 }
 
 /* out = sum_j value[j] x[row[j]] in blocks of SAE_ROW_BLOCK rows; spare [ld]. */
@@ -163,79 +190,99 @@ static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, 
     }
 }
 
+typedef struct saei_latent_rows_job {
+    const saei_kernels *kernels;
+    const sae_index *index;
+    const float *value, *x;
+    size_t ld, lo, hi;
+    float alpha;
+    bool add;
+    float *out;
+    float *rows;              /* [workers][3][ld]: of each, a sum and a spare one */
+    /* dense: */
+    saei_dense_matrix matrix; /* x */
+    size_t targets;           /* latents of a part */
+    float *dense;             /* [workers][SAEI_DENSE_TARGETS][ld]: sums, spare ones */
+} saei_latent_rows_job;
+
 static void saei_latent_rows_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    float *sum = t->s.rows + worker * 3 * t->ld, *spare = sum + t->ld;
-    size_t first = t->lo + part * SAEI_LATENT_PART;
-    for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, t->hi); i++) {
-        size_t begin = t->index->begin[i], count = t->index->begin[i + 1] - begin;
-        float *out = t->out + i * t->ld;
+    saei_latent_rows_job *job = (saei_latent_rows_job *)arg;
+    size_t ld = job->ld, first = job->lo + part * SAEI_LATENT_PART;
+    float *sum = job->rows + worker * 3 * ld, *spare = sum + ld;
+    for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, job->hi); i++) {
+        size_t begin = job->index->begin[i], count = job->index->begin[i + 1] - begin;
+        float *out = job->out + i * ld;
         if (!count) {
-            if (!t->add) memset(out, 0, t->ld * sizeof *out);
+            if (!job->add) memset(out, 0, ld * sizeof *out);
             continue;
         }
-        saei_rows_sum(t->kernels, t->ld, count, t->index->row + begin,
-                      t->index->value[t->which] + begin, t->x, spare, sum);
-        if (t->add) t->kernels->axpy(t->ld, t->a, sum, out, out);
-        else t->kernels->scale(t->ld, t->a, sum, out);
+        saei_rows_sum(job->kernels, ld, count, job->index->row + begin, job->value + begin, job->x,
+                      spare, sum);
+        if (job->add) job->kernels->axpy(ld, job->alpha, sum, out, out);
+        else job->kernels->scale(ld, job->alpha, sum, out);
     }
 }
 
 static void saei_dense_latents_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    size_t i0 = t->lo + part * t->stride, count = saei_min(t->stride, t->hi - i0);
+    saei_latent_rows_job *job = (saei_latent_rows_job *)arg;
+    const saei_kernels *kernels = job->kernels;
+    size_t ld = job->ld, n = job->index->rows;
+    size_t i0 = job->lo + part * job->targets, count = saei_min(job->targets, job->hi - i0);
     size_t at[SAEI_DENSE_TARGETS];
-    const size_t *begin = t->index->begin + i0;
-    const uint64_t *words = saei_index_words(t->index) + i0;
-    float *spare = t->s.dense + worker * SAEI_DENSE_TARGETS * t->ld;
-    float *out = t->out + i0 * t->ld, *sum = t->add ? spare + t->stride * t->ld : out;
+    const size_t *begin = job->index->begin + i0;
+    const uint64_t *words = saei_index_words(job->index) + i0;
+    float *spare = job->dense + worker * SAEI_DENSE_TARGETS * ld;
+    float *out = job->out + i0 * ld, *sum = job->add ? spare + job->targets * ld : out;
     memcpy(at, begin, count * sizeof *at);
-    memset(sum, 0, count * t->ld * sizeof *sum);
-    for (size_t lo = 0; lo < t->n; lo += SAE_ROW_BLOCK) {
-        size_t before[SAEI_DENSE_TARGETS], hi = saei_min(lo + SAE_ROW_BLOCK, t->n);
+    memset(sum, 0, count * ld * sizeof *sum);
+    for (size_t lo = 0; lo < n; lo += SAE_ROW_BLOCK) {
+        size_t before[SAEI_DENSE_TARGETS], hi = saei_min(lo + SAE_ROW_BLOCK, n);
         memcpy(before, at, count * sizeof *at);
-        if (lo) memset(spare, 0, count * t->ld * sizeof *spare);
+        if (lo) memset(spare, 0, count * ld * sizeof *spare);
         for (size_t r = lo; r < hi; r += SAEI_DENSE_ROWS)
-            saei_dense_add(t, count, at, begin + 1, words + r / SAEI_DENSE_ROWS * t->m,
-                           t->index->value[t->which], r, saei_min(SAEI_DENSE_ROWS, hi - r),
-                           lo ? spare : sum);
+            saei_dense_add(kernels, &job->matrix, count, at, begin + 1,
+                           words + r / SAEI_DENSE_ROWS * job->index->dict_size, job->value, r,
+                           saei_min(SAEI_DENSE_ROWS, hi - r), lo ? spare : sum);
         for (size_t i = 0; lo && i < count; i++) { /* as in saei_rows_sum: nothing of no entry */
-            float *row = sum + i * t->ld;
-            if (before[i] == begin[i]) memcpy(row, spare + i * t->ld, t->ld * sizeof *row);
-            else if (at[i] > before[i]) t->kernels->axpy(t->ld, 1, spare + i * t->ld, row, row);
+            float *row = sum + i * ld;
+            if (before[i] == begin[i]) memcpy(row, spare + i * ld, ld * sizeof *row);
+            else if (at[i] > before[i]) kernels->axpy(ld, 1, spare + i * ld, row, row);
         }
     }
-    for (size_t i = 0; i < count; i++, sum += t->ld, out += t->ld) {
+    for (size_t i = 0; i < count; i++, sum += ld, out += ld) {
         if (begin[i + 1] == begin[i]) continue;
-        if (t->add) t->kernels->axpy(t->ld, t->a, sum, out, out);
-        else t->kernels->scale(t->ld, t->a, sum, out);
+        if (job->add) kernels->axpy(ld, job->alpha, sum, out, out);
+        else kernels->scale(ld, job->alpha, sum, out);
     }
 }
 
 static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size_t which,
                                  const float *x, size_t lo, size_t hi, float alpha, bool add,
                                  float *out) {
-    saei_task t = saei_task_of(w);
-    sae_index copy = *index;
-    t.index = &copy;
-    t.which = which;
-    t.m = index->dict_size;
-    t.x = x;
-    t.lo = lo;
-    t.hi = hi;
-    t.a = alpha;
-    t.add = add;
-    t.out = out;
-    t.n = index->rows;
-    if (index->bits) {
-        saei_dense_pack(&t, x, t.n, SAE_ROW_BLOCK);
-        t.stride = saei_dense_targets(&t, hi - lo) / (add ? 2 : 1); /* both sums in the scratch */
-        saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, t.stride), saei_dense_latents_part,
-                              &t);
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_latent_rows_job j;
+    memset(&j, 0, sizeof j);
+    j.kernels = w->ctx->kernels;
+    j.index = index;
+    j.value = index->value[which];
+    j.x = x;
+    j.ld = w->shape.ld;
+    j.lo = lo;
+    j.hi = hi;
+    j.alpha = alpha;
+    j.add = add;
+    j.out = out;
+    j.rows = s.rows;
+    j.dense = s.dense;
+    if (index->has_bits) {
+        j.matrix = saei_dense_pack(w, x, index->rows, SAE_ROW_BLOCK);
+        j.targets = saei_dense_targets(w, hi - lo) / (add ? 2 : 1); /* both sums in the scratch */
+        saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, j.targets), saei_dense_latents_part,
+                              &j);
         return;
     }
     saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part,
-                          &t);
+                          &j);
 }
 
 /* The sums of latents [i, i + 4), each in the order of its list, side by side. */
@@ -259,27 +306,33 @@ static void saei_latent_sum4(const sae_index *index, const float *v, size_t i, d
         for (size_t j = begin[c] + least; j < begin[c + 1]; j++) sum[c] += (double)v[j];
 }
 
-/* t->s.sums[i]: the sums of the value t->which, 64 latents a part. */
+typedef struct saei_latent_sums_job {
+    const sae_index *index;
+    const float *value;
+    double *sums; /* [m] */
+} saei_latent_sums_job;
+
 static void saei_latent_sums_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const float *v = t->index->value[t->which];
-    size_t i = part * 64, end = saei_part_end(part, 64, t->m);
-    for (; i + 4 <= end; i += 4) saei_latent_sum4(t->index, v, i, t->s.sums + i);
+    saei_latent_sums_job *job = (saei_latent_sums_job *)arg;
+    const sae_index *index = job->index;
+    const float *v = job->value;
+    size_t i = part * 64, end = saei_part_end(part, 64, index->dict_size);
+    for (; i + 4 <= end; i += 4) saei_latent_sum4(index, v, i, job->sums + i);
     for (; i < end; i++) {
-        t->s.sums[i] = 0;
-        for (size_t j = t->index->begin[i]; j < t->index->begin[i + 1]; j++)
-            t->s.sums[i] += (double)v[j];
+        job->sums[i] = 0;
+        for (size_t j = index->begin[i]; j < index->begin[i + 1]; j++)
+            job->sums[i] += (double)v[j];
     }
 }
 
+/* Of value[which] of the index, in scratch memory. */
 static const double *saei_latent_sums(const sae_work *w, const sae_index *index, size_t which) {
-    saei_task t = saei_task_of(w);
-    sae_index copy = *index;
-    t.index = &copy;
-    t.which = which;
-    t.m = index->dict_size;
-    saei_parallel(w->ctx, saei_ceil_div(t.m, 64), saei_latent_sums_part, &t);
-    return t.s.sums;
+    saei_latent_sums_job j;
+    j.index = index;
+    j.value = index->value[which];
+    j.sums = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(index->dict_size, 64), saei_latent_sums_part, &j);
+    return j.sums;
 }
 
 static void saei_put_sums(const double *sum, size_t m, bool add, float *out) {
@@ -291,38 +344,48 @@ static void saei_cpu_latent_sums(const sae_work *w, const sae_index *index, size
     saei_put_sums(saei_latent_sums(w, index, which), index->dict_size, add, out);
 }
 
-/* t->s.sums of t->lo latents a part, from the rows as they lie. Half dense W1, two cores: 1.2 ms,
-   where moving the values by latent and adding them takes 5.7. */
+typedef struct saei_code_sums_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *values;
+    size_t m, part_latents; /* whole words of bits */
+    double *sums;           /* [m] */
+} saei_code_sums_job;
+
+/* From the rows as they lie. Half dense W1, two cores: 1.2 ms, where moving the values by latent
+   and adding them takes 5.7. */
 static void saei_code_sums_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    size_t lo = part * t->lo, hi = saei_min(lo + t->lo, t->m), words = saei_ceil_div(t->m, 64);
-    double *sums = t->s.sums;
+    saei_code_sums_job *job = (saei_code_sums_job *)arg;
+    const sae_code *c = job->code;
+    size_t lo = part * job->part_latents, hi = saei_part_end(part, job->part_latents, job->m);
+    size_t words = saei_ceil_div(job->m, 64);
+    double *sums = job->sums;
     memset(sums + lo, 0, (saei_ceil_div(hi, 64) * 64 - lo) * sizeof *sums);
     for (size_t r = 0; r < c->rows; r++) {
         size_t at = r * c->stride, begin, end;
-        if (c->bits) {
-            const uint64_t *fires = c->fires + r * words;
-            at += saei_fires_before(fires, lo / 64);
-            t->kernels->add_fires(saei_ceil_div(hi - lo, 64), fires + lo / 64, t->x + at,
-                                  sums + lo);
+        if (c->has_active_bits) {
+            const uint64_t *active = c->active_bits + r * words;
+            at += saei_entries_before(active, lo / 64);
+            job->kernels->add_fires(saei_ceil_div(hi - lo, 64), active + lo / 64, job->values + at,
+                                    sums + lo);
             continue;
         }
         end = at + saei_code_range(c, r, lo, hi, &begin);
-        for (size_t j = at + begin; j < end; j++) sums[c->latent[j]] += (double)t->x[j];
+        for (size_t j = at + begin; j < end; j++) sums[c->latent[j]] += (double)job->values[j];
     }
 }
 
 static void saei_cpu_code_sums(const sae_work *w, const sae_code *code, const float *values,
                                size_t m, bool add, float *out) {
-    saei_task t = saei_task_of(w);
-    size_t parts = (size_t)w->ctx->threads;
-    t.code = code;
-    t.x = values;
-    t.m = m;
-    t.lo = saei_ceil_div(saei_ceil_div(m, parts), 64) * 64;
-    saei_parallel(w->ctx, saei_ceil_div(m, t.lo), saei_code_sums_part, &t);
-    saei_put_sums(t.s.sums, m, add, out);
+    saei_code_sums_job j;
+    j.kernels = w->ctx->kernels;
+    j.code = code;
+    j.values = values;
+    j.m = m;
+    j.part_latents = saei_ceil_div(saei_ceil_div(m, (size_t)w->ctx->threads), 64) * 64;
+    j.sums = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(m, j.part_latents), saei_code_sums_part, &j);
+    saei_put_sums(j.sums, m, add, out);
 }
 
 static void saei_cpu_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
@@ -341,68 +404,4 @@ static void saei_cpu_list_silent(const sae_work *w, const uint64_t *since, uint6
     for (size_t i = 0; i < m; i++)
         if (since[i] >= threshold) list[found++] = (uint32_t)i;
     *count = found;
-}
-
-/* -- sums -- */
-
-/* partial[part] = sum of s_r x_r over one block of rows (s NULL: 1), in double: these sums are the
-   bias's gradient, which every pre-activation feels. */
-static void saei_block_sum_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    double *out = t->s.partial + part * t->ld;
-    memset(out, 0, t->ld * sizeof *out);
-    for (size_t r = part * SAE_ROW_BLOCK; r < saei_part_end(part, SAE_ROW_BLOCK, t->n); r++) {
-        const float *row = t->x + r * t->ld;
-        double s = t->y ? (double)t->y[r] : 1;
-        if (s != 0) t->kernels->add_double(t->ld, s, row, out);
-    }
-}
-
-/* The blocks' sums added in order into partial[0]. */
-static const double *saei_block_sum(const sae_work *w, const float *x, const float *s, size_t n) {
-    saei_task t = saei_task_of(w);
-    size_t parts = saei_ceil_div(n, SAE_ROW_BLOCK);
-    t.x = x;
-    t.y = s;
-    t.n = n;
-    saei_parallel(w->ctx, parts, saei_block_sum_part, &t);
-    for (size_t part = 1; part < parts; part++)
-        for (size_t c = 0; c < t.ld; c++) t.s.partial[c] += t.s.partial[part * t.ld + c];
-    return t.s.partial;
-}
-
-static void saei_cpu_column_sums(const sae_work *w, const float *x, size_t n, float alpha,
-                                 float *out) {
-    const double *sum = saei_block_sum(w, x, NULL, n);
-    for (size_t c = 0; c < w->shape.ld; c++) out[c] = (float)((double)alpha * sum[c]);
-}
-
-static void saei_cpu_weighted_sum(const sae_work *w, const float *W, const float *s, size_t m,
-                                  float alpha, float *out) {
-    const double *sum = saei_block_sum(w, W, s, m);
-    for (size_t c = 0; c < w->shape.ld; c++)
-        out[c] = (float)((double)out[c] + (double)alpha * sum[c]);
-}
-
-static void saei_sum_squares_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
-    t->s.sums[part] = t->kernels->dot(n, t->x + at, t->x + at);
-}
-
-static void saei_cpu_sum_squares(const sae_work *w, const float *x, size_t count, double *out) {
-    saei_task t = saei_task_of(w);
-    size_t parts = saei_ceil_div(count, SAEI_CHUNK);
-    t.x = x;
-    t.n = count;
-    saei_parallel(w->ctx, parts, saei_sum_squares_part, &t);
-    *out = saei_sum_doubles(t.s.sums, parts);
-}
-
-static void saei_cpu_count_nonzero(const sae_work *w, const sae_code *code, double *mean) {
-    uint64_t total = 0;
-    (void)w;
-    for (size_t r = 0; r < code->rows; r++)
-        for (size_t j = 0; j < code->count[r]; j++) total += code->value[r * code->stride + j] != 0;
-    *mean = (double)total / (double)code->rows;
 }

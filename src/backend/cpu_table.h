@@ -1,9 +1,10 @@
 #pragma once
 #include "ops.h"
-#include "cpu_screen.h"
+#include "cpu_encode.h"
+#include "cpu_values.h"
 #include "cpu_gradients.h"
 #include "cpu_latents.h"
-#include "cpu_weights.h"
+#include "cpu_adam.h"
 
 /* ==== >>cpu: table ============================================================================ */
 

@@ -1,12 +1,8 @@
 #pragma once
 #include "../base/random.h"
-#include "cpu_screen.h"
-#include "cpu_gradients.h"
-#include "cpu_latents.h"
+#include "cpu_sums.h"
 
 /* ==== >>cpu: weights ========================================================================== */
-
-enum { SAEI_ROWS_NORM, SAEI_ROWS_PARALLEL, SAEI_ROWS_UNIT, SAEI_ROWS_NORM_GRAD };
 
 static void saei_project_row(const saei_kernels *kernels, size_t ld, const float *row, float eps,
                              float *grad) {
@@ -20,36 +16,35 @@ static void saei_unit_row(const saei_kernels *kernels, size_t ld, float eps, flo
     if (norm > 0) kernels->divide(ld, row, (float)norm, row);
 }
 
-static bool saei_waits(const sae_lag *lag, size_t i) {
-    return lag && lag->waits && lag->updates >= lag->begun + SAE_LAG_QUIET
-           && lag->updates >= lag->listed[i] + SAE_LAG_QUIET;
+/* Whether the update of row i is left to catch_up. */
+static bool saei_is_deferred(const sae_lazy_adam *lazy, size_t i) {
+    return lazy && lazy->enabled && lazy->updates >= lazy->begun + SAE_LAZY_ADAM_QUIET
+           && lazy->updates >= lazy->last_active[i] + SAE_LAZY_ADAM_QUIET;
 }
 
-static void saei_weight_rows_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    for (size_t i = part * 64, end = saei_part_end(part, 64, t->m); i < end; i++) {
-        const float *row = t->x + i * t->ld;
-        float *out = t->out + i * t->ld;
-        if (saei_waits(t->lag, i)) continue;
-        if (t->kind == SAEI_ROWS_NORM_GRAD) {
-            float c = t->a * t->z[i];
-            c = t->which == 2 ? 2 * c : t->y[i] > 0 ? c / t->y[i] : 0;
-            t->kernels->axpy(t->ld, c, row, out, out);
-            continue;
-        }
-        if (t->kind == SAEI_ROWS_PARALLEL) saei_project_row(t->kernels, t->ld, row, t->a, out);
-        else if (t->kind == SAEI_ROWS_UNIT) saei_unit_row(t->kernels, t->ld, t->a, out);
-        else t->out[i] = (float)(sqrt(t->kernels->dot(t->ld, row, row)) + (double)t->a);
+typedef struct saei_row_norms_job {
+    const saei_kernels *kernels;
+    const float *W;
+    size_t m, ld;
+    float *norms;
+} saei_row_norms_job;
+
+static void saei_row_norms_part(void *arg, size_t part) {
+    saei_row_norms_job *j = (saei_row_norms_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++) {
+        const float *row = j->W + i * j->ld;
+        j->norms[i] = (float)sqrt(j->kernels->dot(j->ld, row, row));
     }
 }
 
 static void saei_cpu_row_norms(const sae_work *w, const float *W, size_t m, float *out) {
-    saei_task t = saei_task_of(w);
-    t.kind = SAEI_ROWS_NORM;
-    t.x = W;
-    t.m = m;
-    t.out = out;
-    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
+    saei_row_norms_job j;
+    j.kernels = w->ctx->kernels;
+    j.W = W;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.norms = out;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_row_norms_part, &j);
 }
 
 static void saei_cpu_norm_weight(const sae_work *w, const float *norms, int power, size_t m,
@@ -58,170 +53,87 @@ static void saei_cpu_norm_weight(const sae_work *w, const float *norms, int powe
     for (size_t i = 0; i < m; i++) weight[i] = power == 2 ? norms[i] * norms[i] : norms[i];
 }
 
+typedef struct saei_norm_grad_job {
+    const saei_kernels *kernels;
+    const float *W, *norms, *sums;
+    int power;
+    float coef;
+    size_t m, ld;
+    float *grad;
+} saei_norm_grad_job;
+
+static void saei_norm_grad_part(void *arg, size_t part) {
+    saei_norm_grad_job *j = (saei_norm_grad_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++) {
+        float c = j->coef * j->sums[i], *grad = j->grad + i * j->ld;
+        c = j->power == 2 ? 2 * c : j->norms[i] > 0 ? c / j->norms[i] : 0;
+        j->kernels->axpy(j->ld, c, j->W + i * j->ld, grad, grad);
+    }
+}
+
 static void saei_cpu_norm_grad(const sae_work *w, const float *W, const float *norms,
                                const float *sums, int power, float coef, size_t m, float *grad) {
-    saei_task t = saei_task_of(w);
-    t.kind = SAEI_ROWS_NORM_GRAD;
-    t.x = W;
-    t.y = norms;
-    t.z = sums;
-    t.which = (size_t)power;
-    t.a = coef;
-    t.m = m;
-    t.out = grad;
-    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
+    saei_norm_grad_job j;
+    j.kernels = w->ctx->kernels;
+    j.W = W;
+    j.norms = norms;
+    j.sums = sums;
+    j.power = power;
+    j.coef = coef;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.grad = grad;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_norm_grad_part, &j);
+}
+
+typedef struct saei_project_job {
+    const saei_kernels *kernels;
+    const float *W;
+    const sae_lazy_adam *lazy;
+    size_t m, ld;
+    float eps, *grad;
+} saei_project_job;
+
+static void saei_project_part(void *arg, size_t part) {
+    saei_project_job *j = (saei_project_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++)
+        if (!saei_is_deferred(j->lazy, i))
+            saei_project_row(j->kernels, j->ld, j->W + i * j->ld, j->eps, j->grad + i * j->ld);
 }
 
 static void saei_cpu_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
-                                     const sae_lag *lag, float *grad) {
-    saei_task t = saei_task_of(w);
-    t.kind = SAEI_ROWS_PARALLEL;
-    t.lag = lag;
-    t.x = W;
-    t.m = m;
-    t.a = eps;
-    t.out = grad;
-    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
+                                     const sae_lazy_adam *lazy, float *grad) {
+    saei_project_job j;
+    j.kernels = w->ctx->kernels;
+    j.W = W;
+    j.lazy = lazy;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.eps = eps;
+    j.grad = grad;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_project_part, &j);
+}
+
+typedef struct saei_normalize_job {
+    const saei_kernels *kernels;
+    size_t m, ld;
+    float eps, *W;
+} saei_normalize_job;
+
+static void saei_normalize_part(void *arg, size_t part) {
+    saei_normalize_job *j = (saei_normalize_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++)
+        saei_unit_row(j->kernels, j->ld, j->eps, j->W + i * j->ld);
 }
 
 static void saei_cpu_normalize_rows(const sae_work *w, size_t m, float eps, float *W) {
-    saei_task t = saei_task_of(w);
-    t.kind = SAEI_ROWS_UNIT;
-    t.x = W;
-    t.m = m;
-    t.a = eps;
-    t.out = W;
-    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
-}
-
-static void saei_adam_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
-    t->kernels->adam(&t->adam, n, t->outs[0] + at, t->x + at, t->outs[1] ? t->outs[1] + at : NULL,
-                     t->outs[2] + at);
-}
-
-static double saei_clip_factor(double sum_squares, double max_norm) {
-    double factor = max_norm / (sqrt(sum_squares) + 1e-6);
-    return factor < 1 ? factor : 1;
-}
-
-static void saei_cpu_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
-                          const double *sum_squares, double max_norm, float *param,
-                          const float *grad, float *first, float *second, size_t count) {
-    saei_task task = saei_task_of(w);
-    float *outs[3];
-    outs[0] = param;
-    outs[1] = first;
-    outs[2] = second;
-    task.adam =
-        saei_adam_step_of(adam, t, sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1);
-    task.x = grad;
-    task.outs = outs;
-    task.n = count;
-    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_adam_part, &task);
-}
-
-static void saei_adam_rows_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    float project = t->a, unit = (float)t->p;
-    for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
-        size_t at = i * t->ld;
-        float *row = t->outs[0] + at;
-        if (saei_waits(t->lag, i)) continue;
-        if (project >= 0) saei_project_row(t->kernels, t->ld, row, project, t->outs[3] + at);
-        t->kernels->adam(&t->adam, t->ld, row, t->outs[3] + at, t->outs[1] ? t->outs[1] + at : NULL,
-                         t->outs[2] + at);
-        if (unit >= 0) saei_unit_row(t->kernels, t->ld, unit, row);
-        if (t->lag) t->lag->seen[i] = t->lag->updates + 1;
-    }
-}
-
-static void saei_cpu_adam_rows(const sae_work *w, const sae_adam_desc *adam, uint64_t step,
-                               const double *sum_squares, double max_norm, float project,
-                               float unit, const sae_lag *lag, size_t m, float *param, float *grad,
-                               float *first, float *second) {
-    saei_task t = saei_task_of(w);
-    float *outs[4];
-    outs[0] = param;
-    outs[1] = first;
-    outs[2] = second;
-    outs[3] = grad;
-    t.adam =
-        saei_adam_step_of(adam, step, sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1);
-    t.outs = outs;
-    t.m = m;
-    t.a = project;
-    t.p = (double)unit;
-    t.lag = lag;
-    saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_adam_rows_part, &t);
-}
-
-/* -- rows that wait. W1, two cores: an update costs a row 0.17 us from memory, and 0.04 while it
-   lies in the L1, where it sees all that it missed; but a row that fires after a rest is read once
-   more than else -- */
-
-/* [parts][m] bytes: which latents a part of the rows lists. */
-static void saei_listed_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    unsigned char *listed = (unsigned char *)t->s.counts + part * t->m;
-    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
-    size_t words = saei_ceil_div(t->m, 64);
-    memset(listed, 0, t->m);
-    for (size_t w = 0; c->bits && w < words; w++) {
-        uint64_t any = 0;
-        for (size_t i = r; i < end; i++) any |= c->fires[i * words + w];
-        for (; any; any &= any - 1) listed[w * 64 + saei_lowest_bit(any)] = 1;
-    }
-    for (; !c->bits && r < end; r++)
-        for (size_t j = 0; j < c->count[r]; j++) listed[c->latent[r * c->stride + j]] = 1;
-}
-
-static void saei_catch_up_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const unsigned char *listed = (const unsigned char *)t->s.counts;
-    const sae_lag *lag = t->lag;
-    float *none = t->s.rows + worker * 3 * t->ld;
-    size_t waiting = 0;
-    for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
-        float *row = t->outs[0] + i * t->ld, *first = t->outs[1] ? t->outs[1] + i * t->ld : NULL;
-        bool due = !t->code;
-        waiting += saei_waits(lag, i);
-        for (size_t p = 0; p < t->parts && !due; p++) due = listed[p * t->m + i] != 0;
-        if (!due) continue;
-        if (t->code) lag->listed[i] = lag->updates;
-        if (lag->seen[i] < lag->updates) memset(none, 0, t->ld * sizeof *none);
-        for (; lag->seen[i] < lag->updates; lag->seen[i]++) {
-            t->kernels->adam(&t->missed[lag->seen[i] % SAE_LAG_UPDATES], t->ld, row, none, first,
-                             t->outs[2] + i * t->ld);
-            if (lag->unit >= 0) saei_unit_row(t->kernels, t->ld, lag->unit, row);
-        }
-    }
-    t->s.sums[part] = (double)waiting;
-}
-
-static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
-                              float *param, float *first, float *second) {
-    saei_task t = saei_task_of(w);
-    saei_adam_factors missed[SAE_LAG_UPDATES];
-    float *outs[3];
-    outs[0] = param;
-    outs[1] = first;
-    outs[2] = second;
-    for (size_t u = 0; u < saei_min(lag->updates, SAE_LAG_UPDATES); u++)
-        missed[u] = saei_adam_step_of(&lag->adam[u], lag->t[u], 1);
-    t.code = code;
-    t.m = m;
-    t.outs = outs;
-    t.lag = lag;
-    t.missed = missed;
-    if (code) {
-        saei_code_parts(&t, code->rows);
-        saei_parallel(w->ctx, t.parts, saei_listed_part, &t);
-    }
-    saei_parallel_workers(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
-    *lag->waiting = (uint32_t)saei_sum_doubles(t.s.sums, saei_ceil_div(m, 16));
+    saei_normalize_job j;
+    j.kernels = w->ctx->kernels;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.eps = eps;
+    j.W = W;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_normalize_part, &j);
 }
 
 /* DEVIATION: a row without a positive value makes the reference's mean infinite (its minimum over
@@ -249,40 +161,53 @@ static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, b
     else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
 }
 
-static void saei_distance_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    float *diff = t->s.rows + worker * 3 * t->ld + 2 * t->ld;
-    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
+typedef struct saei_median_job {
+    const saei_kernels *kernels;
+    const float *x, *guess;
+    size_t n, ld;
+    float *weights;     /* [n]: 1 / distance from the guess */
+    float *differences; /* [workers][3][ld], the last row of each */
+} saei_median_job;
+
+static void saei_median_part(void *arg, size_t part, size_t worker) {
+    saei_median_job *j = (saei_median_job *)arg;
+    float *diff = j->differences + worker * 3 * j->ld + 2 * j->ld;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
         float norm;
-        t->kernels->axpy(t->ld, -1, t->y, t->x + r * t->ld, diff);
-        norm = (float)sqrt(t->kernels->dot(t->ld, diff, diff));
-        t->out[r] = 1 / (norm > 1e-20f ? norm : 1e-20f);
+        j->kernels->axpy(j->ld, -1, j->guess, j->x + r * j->ld, diff);
+        norm = (float)sqrt(j->kernels->dot(j->ld, diff, diff));
+        j->weights[r] = 1 / (norm > 1e-20f ? norm : 1e-20f);
     }
 }
 
 /* Weiszfeld. DEVIATION: a row at the guess itself has weight 1e20 (the reference divides by 0). */
 static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t n, float *out) {
-    saei_task t = saei_task_of(w);
-    float *weights = (float *)(void *)t.s.sums; /* [n] floats, room for 2n doubles */
-    float *move = t.s.rows;
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    size_t ld = w->shape.ld;
+    float *weights = (float *)(void *)s.doubles; /* [n] */
+    float *move = s.rows; /* [ld]; differences lie behind it */
     const double *sum = saei_block_sum(w, x, NULL, n);
-    for (size_t c = 0; c < t.ld; c++) out[c] = (float)(sum[c] / (double)n);
-    t.x = x;
-    t.y = out;
-    t.n = n;
-    t.out = weights;
+    saei_median_job j;
+    for (size_t c = 0; c < ld; c++) out[c] = (float)(sum[c] / (double)n);
+    j.kernels = w->ctx->kernels;
+    j.x = x;
+    j.guess = out;
+    j.n = n;
+    j.ld = ld;
+    j.weights = weights;
+    j.differences = s.rows;
     for (int round = 0; round < 100; round++) {
         double total[2] = { 0, 0 };
-        saei_parallel_workers(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
+        saei_parallel_workers(w->ctx, saei_ceil_div(n, 64), saei_median_part, &j);
         for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)weights[r]);
         total[0] += total[1];
         for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total[0]);
         sum = saei_block_sum(w, x, weights, n);
-        for (size_t c = 0; c < t.ld; c++) {
+        for (size_t c = 0; c < ld; c++) {
             move[c] = (float)sum[c] - out[c];
             out[c] = (float)sum[c];
         }
-        if (sqrt(t.kernels->dot(t.ld, move, move)) < 1e-5) break;
+        if (sqrt(j.kernels->dot(ld, move, move)) < 1e-5) break;
     }
 }
 
@@ -296,15 +221,16 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
                               const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
                               uint64_t step, float *const enc[3], float *const dec[3],
                               float *const (*biases)[3], size_t num_biases) {
-    saei_task t = saei_task_of(w);
-    saei_draw *draws = (saei_draw *)(void *)t.s.draws;
+    const saei_kernels *kernels = w->ctx->kernels;
+    size_t ld = w->shape.ld;
+    saei_draw *draws = (saei_draw *)(void *)saei_cpu_scratch_of(w).draws; /* [n] */
     double alive = 0;
     size_t living = 0, dead, used = 0;
     saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
     for (size_t i = 0; i < m; i++)
         if (since[i] <= threshold) {
-            const float *row = enc[0] + i * t.ld;
-            alive += sqrt(t.kernels->dot(t.ld, row, row));
+            const float *row = enc[0] + i * ld;
+            alive += sqrt(kernels->dot(ld, row, row));
             living++;
         }
     dead = m - living;
@@ -312,7 +238,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     if (living) alive /= (double)living;
     /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
     for (size_t r = 0; r < n; r++) {
-        double norm = sqrt(t.kernels->dot(t.ld, e + r * t.ld, e + r * t.ld));
+        double norm = sqrt(kernels->dot(ld, e + r * ld, e + r * ld));
         double u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
         draws[r].row = r;
         draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
@@ -322,16 +248,16 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
         const float *from;
         float norm, scale;
         if (since[i] <= threshold) continue;
-        from = x + draws[used++].row * t.ld;
-        norm = (float)sqrt(t.kernels->dot(t.ld, from, from));
+        from = x + draws[used++].row * ld;
+        norm = (float)sqrt(kernels->dot(ld, from, from));
         scale = (float)alive * 0.2f;
-        for (size_t c = 0; c < t.ld; c++) {
-            enc[0][i * t.ld + c] = from[c] * scale;
-            dec[0][i * t.ld + c] = norm > 0 ? from[c] / norm : 0;
+        for (size_t c = 0; c < ld; c++) {
+            enc[0][i * ld + c] = from[c] * scale;
+            dec[0][i * ld + c] = norm > 0 ? from[c] / norm : 0;
         }
         for (int k = 0; k < 3; k++) {
-            if (k && enc[k]) memset(enc[k] + i * t.ld, 0, t.ld * sizeof(float));
-            if (k && dec[k]) memset(dec[k] + i * t.ld, 0, t.ld * sizeof(float));
+            if (k && enc[k]) memset(enc[k] + i * ld, 0, ld * sizeof(float));
+            if (k && dec[k]) memset(dec[k] + i * ld, 0, ld * sizeof(float));
             for (size_t b = 0; b < num_biases; b++)
                 if (biases[b][k]) biases[b][k][i] = 0;
         }

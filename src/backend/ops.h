@@ -44,14 +44,14 @@ static void saei_op_reconstruct(const sae_backend *ops, const sae_work *w, const
     ops->dots(w, code, e, W, 0, m, alpha, relu_of, grad);
 }
 
-/* An update of param [m][ld]. Without an own operation rows never wait: there is no lag. */
+/* An update of param [m][ld]. Without an own operation rows never wait: there is no lazy. */
 static void saei_op_adam_rows(const sae_backend *ops, const sae_work *w, const sae_adam_desc *adam,
                               uint64_t t, const double *sum_squares, double max_norm,
-                              float project, float unit, const sae_lag *lag, size_t m,
+                              float project, float unit, const sae_lazy_adam *lazy, size_t m,
                               float *param, float *grad, float *first, float *second) {
     if (ops->adam_rows) {
-        ops->adam_rows(w, adam, t, sum_squares, max_norm, project, unit, lag, m, param, grad, first,
-                       second);
+        ops->adam_rows(w, adam, t, sum_squares, max_norm, project, unit, lazy, m, param, grad,
+                       first, second);
         return;
     }
     if (project >= 0) ops->remove_parallel(w, param, m, project, NULL, grad);

@@ -31,3 +31,9 @@ static inline saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uin
     c.scale = (float)scale;
     return c;
 }
+
+/* What brings gradients whose squares add up to sum_squares to the norm max_norm, at most 1. */
+SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
+    double factor = max_norm / (sqrt(sum_squares) + 1e-6);
+    return factor < 1 ? factor : 1;
+}

@@ -123,6 +123,19 @@ static bool saei_add(size_t a, size_t b, size_t *out) {
     return true;
 }
 
+/* Where the next `count` things of `size` bytes go in a block of which *at bytes are used; on
+   64-byte boundaries. *at SIZE_MAX: more than there can be. */
+static size_t saei_place(size_t *at, size_t count, size_t size) {
+    size_t here = *at, bytes;
+    if (here == SIZE_MAX || !saei_mul(count, size, &bytes) || !saei_add(here, bytes, &bytes)
+        || bytes > SIZE_MAX - 63) {
+        *at = SIZE_MAX;
+        return 0;
+    }
+    *at = (bytes + 63) & ~(size_t)63;
+    return here;
+}
+
 static uint32_t saei_float_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -242,6 +255,11 @@ static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn,
     job.fn = fn;
     job.arg = arg;
     saei_parallel_workers(ctx, parts, saei_parts_run, &job);
+}
+
+/* The end of part `part` when count things go in parts of `size`; it begins at part * size. */
+static size_t saei_part_end(size_t part, size_t size, size_t count) {
+    return saei_min((part + 1) * size, count);
 }
 
 static void *saei_default_alloc(size_t size, void *user) {

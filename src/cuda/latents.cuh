@@ -109,6 +109,7 @@ static void saei_cuda_index(const sae_work *w, const sae_code *code, const float
     saei_cuda_launch(w, saei_place_kernel, rows, SAEI_CUDA_THREADS, *code, all, width, s.mask,
                      s.before, *index);
     index->rows = code->rows;
+    index->has_bits = false;
 }
 
 /* -- sums of rows by latent -- */

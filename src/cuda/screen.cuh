@@ -485,6 +485,7 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
     t.w_most = &s->kept->w_most[s->scale_turn];
     t.w_next = &s->kept->w_most[s->scale_turn ^ 1];
     code->rows = a->n;
+    code->has_active_bits = false;
     saei_cuda_clear(w, t.s.counts, sizeof *t.s.counts);
     s->screened = saei_cuda_screens(w, &t);
     if (s->screened) {

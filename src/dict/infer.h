@@ -1,6 +1,6 @@
 #pragma once
-#include "../backend/cpu_select.h"
 #include "../kernels/context.h"
+#include "../tensor/dtype.h"
 #include "params.h"
 
 /* ==== >>dictionary: pre-activations =========================================================== */

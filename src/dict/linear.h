@@ -1,5 +1,5 @@
 #pragma once
-#include "../backend/cpu_select.h"
+#include "../kernels/table.h"
 
 /* ==== >>dictionary: linear layers ============================================================= */
 

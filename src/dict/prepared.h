@@ -1,9 +1,9 @@
 #pragma once
-#include "../backend/cpu_screen.h"
+#include "../kernels/screen.h"
 #include "rows.h"
 
 /* ==== >>dictionary: prepared encode =========================================================== */
-/* The screen of >>cpu for inference: W_enc's int16 panels, kept with the dictionary, and one slot
+/* The screen for inference: W_enc's int16 panels, kept with the dictionary, and one slot
    per thread, in which a block of rows is centred, screened and listed. A block without a free
    slot, or with more latents than the slot's lists hold, is encoded by the exact path, to the same
    bits; after several of the latter the screen is no longer used. See bench/RESULTS.md. */
@@ -31,15 +31,15 @@ struct saei_prepared {
     int lock;               /* of taken and overruns */
     unsigned overruns;
     size_t num_slots, stride, capacity;
-    float *packed, *screen; /* as in saei_cpu_scratch */
-    uint32_t *counts;
+    float *panels, *screen; /* as in saei_encode_room; screen: saei_screen_floats */
+    uint32_t *refused;
     int16_t *words;
     saei_prepared_slot *slots;
 };
 
 /* The next piece of base; NULL where there is none yet, and only `at` moves on. */
 static void *saei_prepared_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
-    size_t offset = saei_cpu_place(at, count, size);
+    size_t offset = saei_place(at, count, size);
     return base ? base + offset : NULL;
 }
 
@@ -52,11 +52,10 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_LIST_PADDING;
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
-    saei_cpu_place(&at, 1, sizeof(saei_prepared));
-    p->packed = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
-    p->screen = (float *)saei_prepared_piece(
-        b, &at, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS), sizeof(float));
-    p->counts = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
+    saei_place(&at, 1, sizeof(saei_prepared));
+    p->panels = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
+    p->screen = (float *)saei_prepared_piece(b, &at, saei_screen_floats(m), sizeof(float));
+    p->refused = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
     p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
                                                          sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
@@ -80,28 +79,26 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     return at;
 }
 
-/* The task of one slot; a: what is asked. */
-static saei_task saei_prepared_task(const sae_dictionary *dict, const saei_prepared *p,
-                                    const saei_prepared_slot *slot, const sae_work *w,
-                                    const sae_encode_args *a) {
-    saei_task t;
-    memset(&t, 0, sizeof t);
-    t.w = w;
-    t.kernels = dict->ctx->kernels;
-    t.s.packed = p->packed;
-    t.s.screen = p->screen;
-    t.s.counts = p->counts;
-    t.s.capacity = p->capacity;
-    t.s.words = slot->words;
-    t.s.value = slot->top_value;
-    t.s.latent = slot->top_latent;
-    t.s.sums = slot->least;
-    t.d = a->d;
-    t.ld = a->ld;
-    t.m = a->m;
-    t.which = saei_min(a->k, a->m);
-    t.args = a;
-    return t;
+/* The job of one slot; a: what is asked. */
+static saei_encode_job saei_prepared_job(const sae_dictionary *dict, const saei_prepared *p,
+                                         const saei_prepared_slot *slot,
+                                         const sae_encode_args *a) {
+    saei_encode_job job;
+    memset(&job, 0, sizeof job);
+    job.ctx = dict->ctx;
+    job.kernels = dict->ctx->kernels;
+    job.args = a;
+    job.m = a->m;
+    job.k = saei_min(a->k, a->m);
+    job.room.panels = p->panels;
+    job.room.refused = p->refused;
+    job.room.capacity = p->capacity;
+    job.room.words = slot->words;
+    job.room.value = slot->top_value;
+    job.room.latent = slot->top_latent;
+    job.room.least = slot->least;
+    saei_screen_place(&job.room, job.m, p->screen);
+    return job;
 }
 
 static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
@@ -123,9 +120,9 @@ static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
 }
 
 static bool saei_prepares(const sae_dictionary *dict) {
-    size_t panels = saei_ceil_div(dict->desc.dict_size, SAEI_PANEL);
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.activation && dict->desc.activation_dim <= 16384 && panels <= 65536
+           && !dict->desc.activation
+           && saei_screen_fits(dict->desc.activation_dim, dict->desc.dict_size)
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
                     || dict->desc.k * 20 > dict->desc.dict_size));
@@ -134,9 +131,8 @@ static bool saei_prepares(const sae_dictionary *dict) {
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
     saei_prepared plan, *p;
     sae_encode_args a;
-    saei_task t;
-    sae_work w;
-    size_t bytes, panels;
+    saei_encode_job job;
+    size_t bytes;
     if (!dict) return SAE_ERR_INVALID;
     if (dict->prepared || !saei_prepares(dict)) return SAE_OK;
     memset(&plan, 0, sizeof plan);
@@ -148,18 +144,10 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
-    memset(&w, 0, sizeof w);
-    w.ctx = dict->ctx;
     a = saei_prepared_args(dict);
-    t = saei_prepared_task(dict, p, &p->slots[0], &w, &a);
-    panels = saei_ceil_div(t.m, SAEI_PANEL);
-    saei_parallel_workers(dict->ctx, panels, saei_screen_pack_part, &t);
-    for (size_t i = 0; i < panels; i++)
-        if (p->counts[i]) { /* weights without a finite, sane norm: nothing to be had */
-            saei_free(dict->ctx, p);
-            return SAE_OK;
-        }
-    dict->prepared = p;
+    job = saei_prepared_job(dict, p, &p->slots[0], &a); /* its words: those of all workers */
+    if (saei_screen_pack(&job)) dict->prepared = p;
+    else saei_free(dict->ctx, p);
     return SAE_OK;
 }
 
@@ -218,9 +206,8 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     size_t d = dict->desc.activation_dim;
     bool overrun = false;
     sae_encode_args a;
-    saei_task t;
+    saei_encode_job job;
     sae_code code;
-    sae_work w;
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
         float *to = slot->x + r * dict->ld;
@@ -234,17 +221,15 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     code.count = slot->count;
     code.latent = slot->latent;
     code.pre = slot->pre;
-    memset(&w, 0, sizeof w);
-    w.ctx = dict->ctx;
     a = saei_prepared_args(dict);
     a.x = slot->x;
     a.n = rows;
-    t = saei_prepared_task(dict, p, slot, &w, &a);
-    t.code = &code;
-    if (a.select == SAE_SELECT_TOP_K) t.a = slot->warm;
-    if (a.select == SAE_SELECT_BATCH_TOP_K) t.a = dict->threshold > 0 ? dict->threshold : 0;
-    t.stride = rows;
-    saei_screen_part(&t, 0, 0); /* the slot is the scratch of one worker */
+    job = saei_prepared_job(dict, p, slot, &a);
+    job.code = &code;
+    if (a.select == SAE_SELECT_TOP_K) job.cut = slot->warm;
+    if (a.select == SAE_SELECT_BATCH_TOP_K) job.cut = dict->threshold > 0 ? dict->threshold : 0;
+    job.part_rows = rows;
+    saei_screen_rows(&job, 0, 0); /* the slot is the memory of one worker */
     slot->warm = 0.97f * (float)*slot->least;
     for (size_t r = 0; r < rows; r++) overrun |= slot->count[r] > p->stride;
     if (!overrun) saei_prepared_finish(dict, rows, p->stride, slot);

@@ -12,7 +12,7 @@
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
 #define SAEI_DENSE_ROWS 64
-#define SAEI_LIST_PADDING 16 /* entries a list may be overwritten past its end, inside its stride */
+#define SAEI_LIST_PADDING 16 /* entries of a row's list that may be overwritten behind its end */
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
@@ -150,4 +150,21 @@ static size_t saei_count_bits(uint64_t bits) {
 static float saei_gate_value(float exp_r, float u, float mag_bias) {
     float v = exp_r * u + mag_bias;
     return v > 0 ? v : 0;
+}
+
+/* The rectangle of the straight-through estimator: whether |(x - theta) / bandwidth| < 1/2. */
+static bool saei_rectangle(float x, float theta, float bandwidth) {
+    float z = (x - theta) / bandwidth;
+    return z > -0.5f && z < 0.5f;
+}
+
+/* `count` <= 48 rows of W from `first` on, or those that list names, as a panel [d][48]. */
+static void saei_pack_panel(const saei_kernels *kernels, const float *W, size_t ld, size_t d,
+                            const uint32_t *list, size_t first, size_t count, float *panel) {
+    const uint32_t *row[SAEI_PANEL];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        size_t i = first + saei_min(j, count - 1);
+        row[j] = (const uint32_t *)(const void *)(W + (list ? list[i] : i) * ld);
+    }
+    kernels->pack(row, count, d, (uint32_t *)(void *)panel);
 }

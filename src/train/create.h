@@ -45,12 +45,12 @@ static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool se
         code->extra[i] = (float *)saei_device(t, entries, sizeof(float));
         ok = ok && code->extra[i];
     }
-    /* these lists may be long; code_sums: the backend reads bits */
+    /* these lists may be long; a backend with code_sums reads them as bitmaps */
     if (code == &t->code && !saei_has_trait(t, SAEI_TOP_K) && t->ops->code_sums) {
         size_t words;
         ok = ok && saei_mul(t->desc.batch_size, saei_ceil_div(t->desc.dict_size, 64), &words);
-        code->fires = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
-        ok = ok && code->fires;
+        code->active_bits = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
+        ok = ok && code->active_bits;
     }
     return ok;
 }
@@ -107,10 +107,10 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
     if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)) {
-        t->lag.seen = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-        t->lag.listed = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-        t->lag.waiting = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
-        ok = ok && t->lag.seen && t->lag.listed && t->lag.waiting;
+        t->lazy.applied = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lazy.last_active = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
+        ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
     ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;

@@ -7,28 +7,28 @@
 
 /* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
 static void saei_catch_up(sae_trainer *t, const sae_code *code) {
-    if (t->lag.waits)
-        t->ops->catch_up(&t->w, code, &t->lag, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
+    if (t->lazy.enabled)
+        t->ops->catch_up(&t->w, code, &t->lazy, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
                          t->second.W_dec);
 }
 
-/* After an update. Finding rows that may wait costs a scan of all lists: it goes on while at least
-   an eighth of the rows do, else it is tried again every 8th time. */
-static void saei_lag_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
-    sae_lag *lag = &t->lag;
-    size_t at = lag->updates % SAE_LAG_UPDATES;
-    bool waits = lag->waits;
-    uint32_t waiting;
-    lag->adam[at] = *adam;
-    lag->t[at] = step + 1;
-    lag->updates++;
-    if (lag->updates % SAE_LAG_UPDATES) return;
+/* After an update. Finding deferrable rows costs a scan of all lists: it goes on while at least an
+   eighth of the rows are deferred; otherwise it is tried again every eighth time. */
+static void saei_lazy_adam_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
+    sae_lazy_adam *lazy = &t->lazy;
+    size_t at = lazy->updates % SAE_LAZY_ADAM_UPDATES;
+    bool scanned = lazy->enabled;
+    uint32_t deferred;
+    lazy->adam[at] = *adam;
+    lazy->t[at] = step + 1;
+    lazy->updates++;
+    if (lazy->updates % SAE_LAZY_ADAM_UPDATES) return;
     saei_catch_up(t, NULL);
-    lag->waits = lag->updates / SAE_LAG_UPDATES % 8 == 0;
-    if (waits) {
-        t->ops->download(&t->w, &waiting, lag->waiting, sizeof waiting);
-        lag->waits = waiting && 8 * (size_t)waiting >= t->desc.dict_size;
-    } else lag->begun = lag->updates;
+    lazy->enabled = lazy->updates / SAE_LAZY_ADAM_UPDATES % 8 == 0;
+    if (scanned) {
+        t->ops->download(&t->w, &deferred, lazy->num_deferred, sizeof deferred);
+        lazy->enabled = deferred && 8 * (size_t)deferred >= t->desc.dict_size;
+    } else lazy->begun = lazy->updates;
 }
 
 static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,

@@ -86,7 +86,7 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const char *who,
                                          const sae_tensor_file *file, const char *prefix) {
     saei_trainer_numbers now;
     saei_state_item items[SAEI_STATE_ITEMS];
-    saei_catch_up(t, NULL); /* no row waits for what is replaced */
+    saei_catch_up(t, NULL); /* before what is deferred is replaced */
     saei_state_items(t, items);
     for (int pass = 0; pass < 2; pass++) /* look at everything before touching anything */
         for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {

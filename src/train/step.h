@@ -34,13 +34,13 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     bool unit = constrained || saei_has_trait(t, SAEI_UNIT);
     size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
-    sae_lag *lag = t->lag.seen ? &t->lag : NULL;
+    sae_lazy_adam *lazy = t->lazy.applied ? &t->lazy : NULL;
     float unit_eps = constrained ? 0 : FLT_EPSILON;
     sae_adam_desc adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
     if (unit && clipped) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lag, t->grad.W_dec);
+        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
     if (!unit) {
@@ -50,12 +50,12 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     dec = (size_t)(t->param.W_dec - t->param.all);
     end = dec + m * t->view.ld;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag,
+    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
                       m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
-    if (!lag) return;
-    lag->unit = unit_eps;
-    saei_lag_update(t, &adam, step);
+    if (!lazy) return;
+    lazy->unit = unit_eps;
+    saei_lazy_adam_update(t, &adam, step);
 }
 
 /* Integer linspace of PyTorch 2: step i from the start in the first half, from the end in the

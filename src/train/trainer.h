@@ -73,7 +73,7 @@ struct sae_trainer {
     sae_code code, aux;
     sae_index index;
     float *norms, *weight, *sums;                /* [m'] */
-    sae_lag lag;                                 /* seen NULL: no row of W_dec waits */
+    sae_lazy_adam lazy;                          /* applied NULL: no update is deferred */
     uint64_t *since;                             /* [m] rows or batches since the latent fired */
     uint32_t *list, *list_count, *bad;
     float *threshold, *warm;
