@@ -65,7 +65,7 @@
         What you call
         >>api        results, context, dictionaries, steering, schedules, trainers, sessions,
                      activation buffer, training loop, metrics, files, beside a model
-        >>backend    the table of operations a backend fills, and its contract
+        >>backend    the list of operations that a backend implements, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         How it is done; each part stands on those above it
         >>math       exp, log, pow with the same bits everywhere; Philox RNG, normal deviates
@@ -76,10 +76,11 @@
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
         >>kernels    vector code, the same text for each instruction set
         >>context    sae_context_create
-        >>cpu        the CPU backend
         >>dictionary create, encode, decode, scale, normalise; linear layers
         >>steer      latents set, added to, scaled, ablated in place
         >>files      dictionaries of dictionary_learning and of other programs; control vectors
+        >>operations a backend's table checked; what stands in for optional operations
+        >>cpu        the CPU backend
         >>trainer    schedules, the training schemes and hyperparameters, one row each; config.json
         >>session    a dictionary on the backend
         >>buffer     sources of activations and the shuffling buffer
@@ -1071,7 +1072,7 @@ SAE_API double sae_json_number(const sae_json *value);          /* of a number; 
 /* ==== >>backend =============================================================================== */
 
 /* A backend is one table of operations on its own ("device") memory; trainers are written over it
-   and name no backend. The CPU is one filling; give another in sae_context_desc.backend.
+   and name no backend. The CPU backend is built in; sae_context_desc.backend names another.
 
    Contract. Pointers marked D are device memory. Operations are asynchronous, run in the order they
    were called, return nothing and never fail by themselves: an error is kept and returned by every
@@ -1107,21 +1108,21 @@ typedef struct sae_code {
     float *gate;      /* D GATED: u + gate_bias */
     float *grad;      /* D dL/dp (GATED: dL/du) */
     float *extra[3];  /* D further gradients of GATED and JUMP_RELU */
-    uint64_t *fires;  /* NULL, or D [rows][ceil(m / 64)]: the lists as bits, latent i in bit i % 64
-                         of word i / 64, if */
-    bool bits;        /* encode says so, every time: it left them */
+    uint64_t *active_bits; /* optional: the lists as bitmaps. D [rows][ceil(m / 64)], latent i in
+                              bit i % 64 of word i / 64 */
+    bool has_active_bits;  /* set by every encode: whether it filled active_bits */
 } sae_code;
 
 /* The same entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
-   their rows ascending. Where many fire, index may give the rows as bits instead: then `row` holds
-   uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row r.
-   Every index sets `bits`, or leaves the false it found; who reads `row` must look. */
+   their rows ascending. Where many fire, index may give the rows as bitmaps instead: then `row`
+   holds uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row
+   r. Check has_bits before reading row. */
 #define SAE_INDEX_VALUES 5
 typedef struct sae_index {
     size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
-    bool bits;
+    bool has_bits;                    /* set by every index: whether row holds bitmaps */
     size_t *begin;                    /* D [m + 1] */
-    uint32_t *row;                    /* D [capacity], or bits */
+    uint32_t *row;                    /* D [capacity], or bitmaps */
     float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
 } sae_index;
 
@@ -1138,7 +1139,7 @@ typedef struct sae_encode_args {
     const float *x;             /* D [n][ld] */
     const float *W, *bias;      /* D [m][ld], [m] */
     size_t n, d, ld, m;
-    const uint32_t *list;       /* D the latents to look at, ascending; NULL: all */
+    const uint32_t *list;       /* D only these latents, ascending; NULL: all */
     const uint32_t *list_count; /* D one number */
     sae_select select;
     size_t k;                   /* at most list_count are taken */
@@ -1155,12 +1156,12 @@ typedef enum sae_penalty {
     SAE_PENALTY_ENTROPY /* -sum q log(q + 1e-8), q = f / (sum f + 1e-8); 0 where sum f = 0 */
 } sae_penalty;
 
-/* What the operations need room for; the largest of a trainer's or session's life. */
+/* Upper bounds of every call, fixed when a trainer or session is created. */
 typedef struct sae_shape {
     size_t batch, d, ld, dict_size, k;
 } sae_shape;
 
-/* The place operations work in: made once by a trainer or session. */
+/* The workspace that every operation is passed: made once by a trainer or session. */
 typedef struct sae_work {
     const sae_context *ctx;
     void *state;   /* of backend->open */
@@ -1176,26 +1177,28 @@ typedef struct sae_adam_desc {
     double eps;
 } sae_adam_desc;
 
-/* Silent rows of W_dec wait: nobody reads them before their latents fire again, and what Adam does
-   to them meanwhile follows from the steps alone. Row i waits, without a gradient, if
-     waits && updates >= begun + SAE_LAG_QUIET && updates >= listed[i] + SAE_LAG_QUIET.
+/* Lazy Adam: rows of W_dec without a gradient are updated later. Nobody reads the rows of silent
+   latents, and what Adam does to them meanwhile follows from the steps alone; the bits are the
+   same. The update of row i is deferred, and its gradient is 0, if
+     enabled && updates >= begun + SAE_LAZY_ADAM_QUIET
+             && updates >= last_active[i] + SAE_LAZY_ADAM_QUIET.
    The trainer writes all but what the pointers point at: it counts updates, notes Adam's numbers,
-   and calls catch_up at every SAE_LAG_UPDATES-th update at least, so that no row misses more.
-   adam_rows sets seen[i] = updates + 1 for each row it updates, whether rows may wait or not;
-   catch_up sets listed[i] = updates for the latents of a code, and seen. */
-#define SAE_LAG_QUIET 8
-#define SAE_LAG_UPDATES 32
-typedef struct sae_lag {
-    bool waits;                     /* else all rows take part in all updates */
-    float unit;                     /* as in adam_rows */
-    uint64_t updates;               /* how many there were */
-    uint64_t begun;                 /* rows may wait since this one: what listed says is older */
-    sae_adam_desc adam[SAE_LAG_UPDATES]; /* of update u: [u % SAE_LAG_UPDATES] */
-    uint64_t t[SAE_LAG_UPDATES];    /* alike */
-    uint64_t *listed;               /* D [m]: the update before which latent i was last listed */
-    uint64_t *seen;                 /* D [m]: how many updates row i has seen */
-    uint32_t *waiting;              /* D one number: how many rows waited when catch_up came */
-} sae_lag;
+   and calls catch_up at every SAE_LAZY_ADAM_UPDATES-th update at least, so that no row misses more.
+   adam_rows sets applied[i] = updates + 1 for each row it updates, enabled or not; catch_up sets
+   applied, and last_active[i] = updates for the latents of a code. */
+#define SAE_LAZY_ADAM_QUIET 8
+#define SAE_LAZY_ADAM_UPDATES 32
+typedef struct sae_lazy_adam {
+    bool enabled;           /* else all rows take part in all updates */
+    float unit;             /* as in adam_rows */
+    uint64_t updates;       /* how many there were */
+    uint64_t begun;         /* enabled since this one: what last_active says is older */
+    sae_adam_desc adam[SAE_LAZY_ADAM_UPDATES]; /* of update u: [u % SAE_LAZY_ADAM_UPDATES] */
+    uint64_t t[SAE_LAZY_ADAM_UPDATES];         /* alike */
+    uint64_t *last_active;  /* D [m]: the update before which latent i was last listed */
+    uint64_t *applied;      /* D [m]: how many updates have been applied to row i */
+    uint32_t *num_deferred; /* D one number: how many rows were behind when catch_up came */
+} sae_lazy_adam;
 
 /* The operations. A row is X(result, name, need, parameters, arguments) and declares
        result name parameters
@@ -1393,10 +1396,10 @@ enum {
       (const sae_work *w, const float *W, const float *norms, const float *sums, int power,        \
        float coef, size_t m, float *grad), (w, W, norms, sums, power, coef, m, grad))              \
     /* grad_i less its part along W_i, whose norm is taken as norm(W_i) + eps.                     \
-       lag: NULL, or only rows that do not wait; those that do have no gradient */                 \
+       lazy: NULL, or deferred rows are left out; they have no gradient */                         \
     X(void, remove_parallel, SAE_OP_REQUIRED,                                                      \
-      (const sae_work *w, const float *W, size_t m, float eps, const sae_lag *lag, float *grad),   \
-      (w, W, m, eps, lag, grad))                                                                   \
+      (const sae_work *w, const float *W, size_t m, float eps, const sae_lazy_adam *lazy,          \
+       float *grad), (w, W, m, eps, lazy, grad))                                                   \
     /* W_i /= norm(W_i) + eps */                                                                   \
     X(void, normalize_rows, SAE_OP_GUARDED,                                                        \
       (const sae_work *w, size_t m, float eps, float *W), (w, m, eps, W))                          \
@@ -1436,18 +1439,18 @@ enum {
        const float *base, const float *y, float alpha, const float *relu_of, float *e,             \
        double *loss, float *grad), (w, code, values, W, base, y, alpha, relu_of, e, loss, grad))   \
     /* remove_parallel if project >= 0 (its eps), adam, normalize_rows if unit >= 0 (its eps), of  \
-       param [m][ld]; grad is left projected. lag as there; rows that take part get their seen */  \
+       param [m][ld]; grad is left projected. lazy as there; sets applied of the rows it updates */\
     X(void, adam_rows, SAE_OP_OPTIONAL_GUARDED,                                                    \
       (const sae_work *w, const sae_adam_desc *adam, uint64_t t, const double *sum_squares,        \
-       double max_norm, float project, float unit, const sae_lag *lag, size_t m, float *param,     \
-       float *grad, float *first, float *second),                                                  \
-      (w, adam, t, sum_squares, max_norm, project, unit, lag, m, param, grad, first, second))      \
-    /* The rows of the latents that code lists see the updates that they missed, each an adam_rows \
-       with a gradient of zeros, and wait no more. code NULL: all rows see them, and wait on. The  \
-       operation NULL: rows never wait. */                                                         \
+       double max_norm, float project, float unit, const sae_lazy_adam *lazy, size_t m,            \
+       float *param, float *grad, float *first, float *second),                                    \
+      (w, adam, t, sum_squares, max_norm, project, unit, lazy, m, param, grad, first, second))     \
+    /* Applies to the rows of the latents that code lists the updates that they missed, each an    \
+       adam_rows with a gradient of zeros, and defers them no more. code NULL: to all rows, which  \
+       stay deferred. The operation NULL: no update is ever deferred. */                           \
     X(void, catch_up, SAE_OP_OPTIONAL,                                                             \
-      (const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m, float *param,        \
-       float *first, float *second), (w, code, lag, m, param, first, second))
+      (const sae_work *w, const sae_code *code, const sae_lazy_adam *lazy, size_t m, float *param, \
+       float *first, float *second), (w, code, lazy, m, param, first, second))
 
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \
@@ -1722,6 +1725,12 @@ static inline saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uin
     return c;
 }
 
+/* What brings gradients whose squares add up to sum_squares to the norm max_norm, at most 1. */
+SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
+    double factor = max_norm / (sqrt(sum_squares) + 1e-6);
+    return factor < 1 ? factor : 1;
+}
+
 #ifdef SAE_IMPLEMENTATION
 #define SAEI_LIBRARY_IMPLEMENTED
 
@@ -1977,6 +1986,19 @@ static bool saei_add(size_t a, size_t b, size_t *out) {
     return true;
 }
 
+/* Where the next `count` things of `size` bytes go in a block of which *at bytes are used; on
+   64-byte boundaries. *at SIZE_MAX: more than there can be. */
+static size_t saei_place(size_t *at, size_t count, size_t size) {
+    size_t here = *at, bytes;
+    if (here == SIZE_MAX || !saei_mul(count, size, &bytes) || !saei_add(here, bytes, &bytes)
+        || bytes > SIZE_MAX - 63) {
+        *at = SIZE_MAX;
+        return 0;
+    }
+    *at = (bytes + 63) & ~(size_t)63;
+    return here;
+}
+
 static uint32_t saei_float_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -2096,6 +2118,11 @@ static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn,
     job.fn = fn;
     job.arg = arg;
     saei_parallel_workers(ctx, parts, saei_parts_run, &job);
+}
+
+/* The end of part `part` when count things go in parts of `size`; it begins at part * size. */
+static size_t saei_part_end(size_t part, size_t size, size_t count) {
+    return saei_min((part + 1) * size, count);
 }
 
 static void *saei_default_alloc(size_t size, void *user) {
@@ -5294,7 +5321,7 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
 #define SAEI_DENSE_ROWS 64
-#define SAEI_LIST_PADDING 16 /* entries a list may be overwritten past its end, inside its stride */
+#define SAEI_LIST_PADDING 16 /* entries of a row's list that may be overwritten behind its end */
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
@@ -5432,6 +5459,23 @@ static size_t saei_count_bits(uint64_t bits) {
 static float saei_gate_value(float exp_r, float u, float mag_bias) {
     float v = exp_r * u + mag_bias;
     return v > 0 ? v : 0;
+}
+
+/* The rectangle of the straight-through estimator: whether |(x - theta) / bandwidth| < 1/2. */
+static bool saei_rectangle(float x, float theta, float bandwidth) {
+    float z = (x - theta) / bandwidth;
+    return z > -0.5f && z < 0.5f;
+}
+
+/* `count` <= 48 rows of W from `first` on, or those that list names, as a panel [d][48]. */
+static void saei_pack_panel(const saei_kernels *kernels, const float *W, size_t ld, size_t d,
+                            const uint32_t *list, size_t first, size_t count, float *panel) {
+    const uint32_t *row[SAEI_PANEL];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        size_t i = first + saei_min(j, count - 1);
+        row[j] = (const uint32_t *)(const void *)(W + (list ? list[i] : i) * ld);
+    }
+    kernels->pack(row, count, d, (uint32_t *)(void *)panel);
 }
 
 /* ==== >>kernels: portable ===================================================================== */
@@ -7966,6 +8010,495 @@ static const saei_kernels *saei_kernels_select(const char *name) {
     return NULL;
 }
 
+/* ==== >>kernels: the k largest ================================================================ */
+
+/* Candidates of one row for its k largest, latents ascending. */
+typedef struct saei_top {
+    float *value;      /* p; screened: p is at least this */
+    uint32_t *latent;
+    size_t count;
+    float lower_bound; /* at least k candidates are >= it (or an estimate); 0: none is known yet */
+    float error_bound; /* screened: p is at most value + error_bound */
+} saei_top;
+
+/* The largest cut that at least k (1 <= k <= n) of n positive values reach, or one that exactly k
+   reach; least is a positive lower bound of it. Halves the range of the bits: about 10 readings of
+   the list, no branch on its values (a quickselect of 200 keys took 2.5 us, this 0.4). */
+static float saei_kth_largest(const saei_kernels *kernels, const float *value, size_t n, size_t k,
+                              float least) {
+    uint32_t lo = saei_float_bits(least), hi = 0x7F800000u;
+    float most = 0;
+    for (size_t j = 0; j < n; j++) most = value[j] > most ? value[j] : most;
+    if (saei_float_bits(most) < hi) hi = saei_float_bits(most);
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo + 1) / 2;
+        size_t reach = kernels->count_from(value, n, saei_bits_float(mid));
+        if (reach == k) return saei_bits_float(mid);
+        if (reach > k) lo = mid;
+        else hi = mid - 1;
+    }
+    return saei_bits_float(lo);
+}
+
+/* Raises the lower bound and drops what cannot be among the k largest. False: the bound, an
+   estimate so far, is not known to be reached by k. */
+static bool saei_top_tighten(const saei_kernels *kernels, saei_top *top, size_t k) {
+    float least = top->lower_bound > 0 ? top->lower_bound : saei_bits_float(1);
+    if (kernels->count_from(top->value, top->count, least) < k) return false;
+    top->lower_bound = saei_kth_largest(kernels, top->value, top->count, k, least);
+    top->count = kernels->keep_from(top->latent, top->value, top->count,
+                                    (top->lower_bound - top->error_bound) * (1 - 2 * FLT_EPSILON));
+    return true;
+}
+
+/* Exact values: keeps the k largest, ties to the lower latent; what does not exceed the lower bound
+   is none of them. */
+static void saei_top_finish(const saei_kernels *kernels, saei_top *top, size_t k) {
+    size_t kept = 0, above;
+    float kth;
+    top->lower_bound = 0;
+    for (size_t j = 0; top->count == k && j < k; j++)
+        if (!j || top->value[j] < top->lower_bound) top->lower_bound = top->value[j];
+    if (top->count <= k) return;
+    kth = saei_kth_largest(kernels, top->value, top->count, k, saei_bits_float(1));
+    top->lower_bound = kth;
+    top->count = kernels->keep_from(top->latent, top->value, top->count, kth);
+    if (top->count == k) return;
+    above = kernels->count_from(top->value, top->count, saei_bits_float(saei_float_bits(kth) + 1));
+    for (size_t j = 0; j < top->count; j++) {
+        bool tie = top->value[j] == kth;
+        if (tie && above == k) continue;
+        above += tie;
+        top->latent[kept] = top->latent[j];
+        top->value[kept++] = top->value[j];
+    }
+    top->count = kept;
+}
+
+/* The row's entries: the k chosen, and where there are fewer the first latents without a positive
+   value, as zeros, of m. latent and value have room for k. */
+static size_t saei_top_write(const saei_top *top, size_t k, size_t m, const uint32_t *list,
+                             uint32_t *latent, float *value) {
+    size_t zeros = saei_min(k, m) - top->count, at = 0, j = 0;
+    for (size_t i = 0; j < top->count || zeros; i++) {
+        if (!zeros) i = top->latent[j];
+        if (j < top->count && top->latent[j] == i) value[at] = top->value[j++];
+        else if (zeros) {
+            value[at] = 0;
+            zeros--;
+        }
+        latent[at++] = list ? list[i] : (uint32_t)i;
+    }
+    return at;
+}
+
+/* Leaves the `want` largest of the code's `total` positive values, ties to the lower index (row,
+   then latent): a histogram [65536] over the upper, then the lower half of the bits finds the
+   smallest value to keep. Returns it. */
+static float saei_keep_batch(sae_code *code, size_t want, uint32_t *histogram) {
+    uint32_t upper = 0, lower = 0;
+    size_t above = 0, ties;
+    float cut;
+    for (int half = 0; half < 2; half++) {
+        uint32_t bucket = 65536;
+        memset(histogram, 0, 65536 * sizeof *histogram);
+        for (size_t r = 0; r < code->rows; r++) {
+            const float *v = code->pre + r * code->stride;
+            for (size_t j = 0; j < code->count[r]; j++) {
+                uint32_t bits = saei_float_bits(v[j]);
+                if (!half) histogram[bits >> 16]++;
+                else if (bits >> 16 == upper) histogram[bits & 0xFFFF]++;
+            }
+        }
+        while (above + histogram[--bucket] < want) above += histogram[bucket];
+        if (!half) upper = bucket;
+        else lower = bucket;
+    }
+    ties = want - above;
+    cut = saei_bits_float(upper << 16 | lower);
+    for (size_t r = 0; r < code->rows; r++) {
+        uint32_t *latent = code->latent + r * code->stride;
+        float *v = code->pre + r * code->stride;
+        uint32_t kept = 0;
+        for (size_t j = 0; j < code->count[r]; j++) {
+            bool tie = v[j] == cut && ties > 0;
+            if (tie) ties--;
+            if (v[j] > cut || tie) {
+                latent[kept] = latent[j];
+                v[kept++] = v[j];
+            }
+        }
+        code->count[r] = kept;
+    }
+    return cut;
+}
+
+/* ==== >>kernels: the screen =================================================================== */
+/* The product of rows with W_enc takes 3/4 of a sparse step, and a few in a hundred of its results
+   are used. So rows of x and W_enc are rounded to int16 with a scale each, x = q / s + dx and
+   w = v / t + dw; the integer product q.v is exact (see quantize) and twice as fast as float's; and
+       |p - (q.v / (s t) + bias)| <= |dx||w| + |x^||dw| + (d + 32) 2^-24 |x||w|,   x^ = q / s
+   by Cauchy and Schwarz, the last term for the roundings of the canonical product and of the left
+   side. What this bound cannot exclude is computed again in the canonical order, and only that
+   decides: the bits are those of the exact path. W1: 1.02 candidates for each entry kept.
+   Two cores of 540 GFLOP/s: predicted 16 ms of product at the int16 peak + 8 of the rest, measured
+   26; the exact path takes 42. See bench/RESULTS.md.
+   Its users: the CPU backend's encode and prepared dictionaries. They fill in a job, pack W_enc
+   once by saei_screen_pack, and send rows through saei_screen_rows. */
+
+enum {
+    SAEI_ENCODE_ROWS = 128, /* at most: rows of one part */
+    SAEI_TOP_LISTS = SAEI_ENCODE_ROWS + 1, /* of candidates: a spare one, and one for each row */
+    SAEI_SCREEN_FACTS = 3   /* of a panel: most |w|, |dw|, |offset| */
+};
+
+/* The memory of an encode. What is "of a worker" lies [workers] times one after the other. */
+typedef struct saei_encode_room {
+    float *panels;     /* W_enc: [panels][d][48]; screened: int16 pairs [panels][ld / 2][48] */
+    int16_t *words;    /* of a worker: [SAEI_ENCODE_ROWS][ld], of rows or of a panel's latents */
+    float *value;      /* of a worker: [SAEI_TOP_LISTS][capacity], candidates */
+    uint32_t *latent;  /* alike */
+    size_t capacity;   /* of a row's list of candidates, a multiple of 16 */
+    float *factor, *offset; /* screened: [panels 48], of each latent */
+    float *facts;      /* screened: [panels][SAEI_SCREEN_FACTS] */
+    uint32_t *refused; /* screened: [panels], 1: some latent has no finite, sane norm */
+    double *least;     /* screened: [parts], the smallest k-th largest p / |x| of a row */
+} saei_encode_room;
+
+/* What the parts of an encode share. */
+typedef struct saei_encode_job {
+    const sae_context *ctx;
+    const saei_kernels *kernels;
+    const sae_encode_args *args;
+    sae_code *code;
+    saei_encode_room room;
+    size_t m, k;      /* latents there are (of a list: in it), of which k at most are taken */
+    size_t part_rows; /* rows of a part, SAEI_ENCODE_ROWS at most */
+    float cut;        /* p must exceed it; screened TOP_K: an estimate, as a share of |x| */
+    bool blas;        /* a BLAS's float products propose, not int16 ones */
+} saei_encode_job;
+
+/* Floats that saei_screen_place wants for m latents, and where they go. */
+static size_t saei_screen_floats(size_t m) {
+    return saei_ceil_div(m, SAEI_PANEL) * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS);
+}
+static void saei_screen_place(saei_encode_room *room, size_t m, float *memory) {
+    size_t all = saei_ceil_div(m, SAEI_PANEL) * SAEI_PANEL;
+    room->factor = memory;
+    room->offset = memory + all;
+    room->facts = memory + 2 * all;
+}
+
+static saei_top saei_top_list(const saei_encode_job *job, size_t which) {
+    saei_top top;
+    memset(&top, 0, sizeof top);
+    top.value = job->room.value + which * job->room.capacity;
+    top.latent = job->room.latent + which * job->room.capacity;
+    return top;
+}
+
+/* A worker's lists of candidates, for `rows` rows; returns the spare one. */
+static saei_top saei_tops(const saei_encode_job *job, size_t worker, size_t rows, saei_top *top) {
+    size_t spare = worker * SAEI_TOP_LISTS;
+    for (size_t i = 0; i < rows; i++) top[i] = saei_top_list(job, spare + 1 + i);
+    return saei_top_list(job, spare);
+}
+
+/* Whether p = u + bias is selected, and what is stored of it. */
+static bool saei_selected(const saei_encode_job *job, float u, size_t i, float *stored) {
+    const sae_encode_args *a = job->args;
+    float p = u + a->bias[i];
+    *stored = a->select == SAE_SELECT_GATE ? u : p;
+    if (a->select != SAE_SELECT_WINDOW) return p > job->cut;
+    return p > a->theta[i] || saei_rectangle(p, a->theta[i], a->bandwidth);
+}
+
+/* The candidates for TOP_K among a panel's exact products. */
+static void saei_keep_top(const saei_encode_job *job, size_t first, size_t count,
+                          const float *product, const float *bias, saei_top *top) {
+    size_t capacity = job->room.capacity;
+    if (top->count + 2 * SAEI_PANEL > capacity) saei_top_finish(job->kernels, top, job->k);
+    top->count = job->kernels->keep_above(product, bias, false, count, top->lower_bound,
+                                          (uint32_t)first, top->latent, top->value, top->count,
+                                          capacity, NULL);
+}
+
+/* -- W_enc -- */
+
+/* What the bound needs of a row of x or W_enc; and its int16, unless a BLAS takes it as it is. A
+   BLAS may take subnormal numbers for 0, and squares below 1e-45 are lost here. */
+static void saei_screen_row(const saei_encode_job *job, const float *x, int16_t *words,
+                            saei_quantized *q) {
+    size_t ld = job->args->ld;
+    double norm;
+    if (!job->blas) {
+        job->kernels->quantize(ld, x, words, q);
+        return;
+    }
+    norm = sqrt(job->kernels->dot(ld, x, x));
+    q->norm = (float)(norm * 1.0001 + 1e-20);
+    q->error = 1e-35f;
+    q->inverse = norm < 1e15 ? 1.0f : -1.0f; /* also where norm is NaN */
+}
+
+/* How far p may be from what is proposed for it, for a row and a panel's facts; rounding: of the
+   sums alone, a share of |x||w|. */
+static float saei_screen_error(const saei_quantized *q, const float *facts, float rounding) {
+    return (q->error + rounding * q->norm) * facts[0] + (q->norm + q->error) * facts[1]
+           + 2e-6f * facts[2] + 1e-30f;
+}
+
+static void saei_screen_pack_part(void *arg, size_t part, size_t worker) {
+    saei_encode_job *job = (saei_encode_job *)arg;
+    const sae_encode_args *a = job->args;
+    const saei_encode_room *room = &job->room;
+    size_t first = part * SAEI_PANEL, count = saei_min(SAEI_PANEL, job->m - first);
+    int16_t *words = room->words + worker * SAEI_ENCODE_ROWS * a->ld;
+    float *inverse = room->factor + first, *offset = room->offset + first;
+    float *facts = room->facts + part * SAEI_SCREEN_FACTS;
+    const uint32_t *row[SAEI_PANEL];
+    memset(facts, 0, SAEI_SCREEN_FACTS * sizeof *facts);
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        saei_quantized q;
+        float size;
+        row[j] = (const uint32_t *)(const void *)(words + j * a->ld);
+        inverse[j] = 0;
+        offset[j] = -FLT_MAX;
+        if (j >= count) continue;
+        saei_screen_row(job, a->W + (first + j) * a->ld, words + j * a->ld, &q);
+        inverse[j] = q.inverse;
+        offset[j] = a->bias[first + j];
+        size = fabsf(offset[j]);
+        if (a->select == SAE_SELECT_WINDOW) { /* p > theta - bandwidth / 2 as offset + u > 0 */
+            offset[j] += 0.5f * fabsf(a->bandwidth) - a->theta[first + j];
+            size += fabsf(a->theta[first + j]) + fabsf(a->bandwidth);
+        }
+        if (q.inverse < 0 || !(size < 1e15f)) room->refused[part] = 1;
+        facts[0] = q.norm > facts[0] ? q.norm : facts[0];
+        facts[1] = q.error > facts[1] ? q.error : facts[1];
+        facts[2] = size > facts[2] ? size : facts[2];
+    }
+    if (job->blas) return;
+    job->kernels->pack(row, count, a->ld / 2,
+                       (uint32_t *)(void *)room->panels + part * SAEI_PANEL * (a->ld / 2));
+}
+
+/* Makes the panels and what the bound needs of them. False: some weight or bias has no finite,
+   sane size, so that nothing can be excluded. */
+static bool saei_screen_pack(saei_encode_job *job) {
+    size_t panels = saei_ceil_div(job->m, SAEI_PANEL);
+    memset(job->room.refused, 0, panels * sizeof *job->room.refused);
+    saei_parallel_workers(job->ctx, panels, saei_screen_pack_part, job);
+    for (size_t i = 0; i < panels; i++)
+        if (job->room.refused[i]) return false;
+    return true;
+}
+
+/* Whether there can be a screen for m latents of d dimensions. */
+static bool saei_screen_fits(size_t d, size_t m) {
+    return d <= 16384 && saei_ceil_div(m, SAEI_PANEL) <= 65536;
+}
+
+/* -- rows -- */
+
+/* Where a row's candidates are kept. */
+typedef struct saei_screen_list {
+    uint32_t *latent;
+    float *value;
+    size_t count, stride;
+} saei_screen_list;
+
+/* Prepares row r's list: its cut, and the margin that makes a screened value a lower bound of p.
+   error: how far off a screened value may be. False: the list is full; the row is redone
+   exactly. */
+static bool saei_screen_ready(const saei_encode_job *job, size_t r, float error, saei_top *top,
+                              saei_screen_list *list, float *cut, float *margin) {
+    const sae_code *code = job->code;
+    sae_select select = job->args->select;
+    bool top_k = select == SAE_SELECT_TOP_K;
+    float at, e;
+    if (top_k && top->count + 2 * SAEI_PANEL > job->room.capacity) {
+        if (top->count > job->room.capacity) return false;
+        saei_top_tighten(job->kernels, top, job->k);
+    }
+    at = top_k ? top->lower_bound : select == SAE_SELECT_BATCH_TOP_K ? job->cut : 0;
+    e = (error + 2e-6f * fabsf(at)) * (1 + 4 * FLT_EPSILON);
+    *cut = at - e;
+    *margin = top_k ? e : 0;
+    list->stride = top_k ? job->room.capacity : code->stride;
+    list->latent = top_k ? top->latent : code->latent + r * list->stride;
+    list->value = top_k ? top->value : code->pre + r * list->stride;
+    list->count = top_k ? top->count : code->count[r];
+    if (top_k && top->error_bound < 2.01f * e)
+        top->error_bound = 2.01f * e; /* e below, e above, roundings */
+    return true;
+}
+
+static void saei_screen_done(const saei_encode_job *job, size_t r, size_t count, saei_top *top) {
+    if (job->args->select == SAE_SELECT_TOP_K) top->count = count;
+    else job->code->count[r] = (uint32_t)count;
+}
+
+/* The candidates of `rows` rows from r0 on, one tile, among a panel's latents. q, top: of these
+   rows. */
+static void saei_screen_keep(const saei_encode_job *job, size_t r0, size_t rows, size_t first,
+                             const int32_t *dot, const saei_quantized *q, saei_top *top,
+                             const saei_top *spare) {
+    const float rounding = (float)(job->args->d + 32) * 6e-8f;
+    const float *facts = job->room.facts + first / SAEI_PANEL * SAEI_SCREEN_FACTS;
+    const float *inverse = job->room.factor + first, *offset = job->room.offset + first;
+    float scale[SAEI_TILE_ROWS], margin[SAEI_TILE_ROWS], cut[SAEI_TILE_ROWS];
+    uint32_t *latent[SAEI_TILE_ROWS], length[SAEI_TILE_ROWS];
+    float *value[SAEI_TILE_ROWS];
+    bool taken[SAEI_TILE_ROWS];
+    for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
+        saei_screen_list list;
+        float error = saei_screen_error(&q[i < rows ? i : 0], facts, rounding);
+        taken[i] = i < rows
+                   && saei_screen_ready(job, r0 + i, error, &top[i], &list, &cut[i], &margin[i]);
+        scale[i] = taken[i] ? q[i].inverse : 0;
+        if (taken[i] && list.count + SAEI_LIST_RESERVE > list.stride) { /* nearly full: alone */
+            size_t count = job->kernels->keep_screened(
+                dot + i * SAEI_PANEL, inverse, offset, scale[i], margin[i], cut[i], (uint32_t)first,
+                list.latent, list.value, list.count, list.stride);
+            saei_screen_done(job, r0 + i, count, &top[i]);
+            taken[i] = false;
+        }
+        latent[i] = taken[i] ? list.latent : spare->latent;
+        value[i] = taken[i] ? list.value : spare->value;
+        length[i] = taken[i] ? (uint32_t)list.count : 0;
+        if (taken[i]) continue;
+        cut[i] = FLT_MAX; /* nothing is kept, and that in the spare list */
+        margin[i] = 0;
+    }
+    job->kernels->keep_tile(dot, inverse, offset, scale, margin, cut, (uint32_t)first, latent,
+                            value, length);
+    for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
+        if (taken[i]) saei_screen_done(job, r0 + i, length[i], &top[i]);
+}
+
+/* One row without screening, from W_enc as it lies. */
+static void saei_encode_exact_row(const saei_encode_job *job, size_t r, saei_top *top) {
+    const sae_encode_args *a = job->args;
+    const float *x = a->x + r * a->ld;
+    size_t count = 0, at = r * job->code->stride;
+    top->count = 0;
+    top->lower_bound = top->error_bound = 0;
+    for (size_t first = 0; first < job->m; first += SAEI_PANEL) {
+        size_t width = saei_min(SAEI_PANEL, job->m - first);
+        uint32_t list[SAEI_PANEL];
+        float product[SAEI_PANEL], bias[SAEI_PANEL];
+        memset(bias, 0, sizeof bias);
+        memset(product, 0, sizeof product);
+        memcpy(bias, a->bias + first, width * sizeof *bias);
+        for (size_t j = 0; j < width; j++) list[j] = (uint32_t)(first + j);
+        job->kernels->products(a->d, x, width, list, a->W, a->ld, false, product);
+        if (a->select == SAE_SELECT_TOP_K) saei_keep_top(job, first, width, product, bias, top);
+        else
+            for (size_t j = 0; j < width; j++) {
+                float stored;
+                if (!saei_selected(job, product[j], first + j, &stored)) continue;
+                if (count < job->code->stride) {
+                    job->code->latent[at + count] = list[j];
+                    job->code->pre[at + count] = stored;
+                }
+                count++;
+            }
+    }
+    job->code->count[r] = (uint32_t)count;
+}
+
+/* The canonical p of a row's candidates for TOP_K decides. Lowers *least to the k-th largest, a
+   share of |x|, for the next estimate. */
+static void saei_screen_top_end(const saei_encode_job *job, size_t r, const saei_quantized *q,
+                                saei_top *top, saei_top *spare, double *least) {
+    const sae_encode_args *a = job->args;
+    size_t at = r * job->code->stride;
+    bool sane = q->inverse >= 0, fits = top->count <= job->room.capacity;
+    double share;
+    if (!sane || !fits || !saei_top_tighten(job->kernels, top, job->k))
+        saei_encode_exact_row(job, r, top);
+    else {
+        spare->count = 0;
+        spare->lower_bound = 0;
+        job->kernels->products(a->d, a->x + r * a->ld, top->count, top->latent, a->W, a->ld,
+                               false, top->value);
+        for (size_t j = 0; j < top->count; j++) {
+            float p = top->value[j] + a->bias[top->latent[j]];
+            if (!(p > 0)) continue;
+            spare->latent[spare->count] = top->latent[j];
+            spare->value[spare->count++] = p;
+        }
+        top = spare;
+    }
+    saei_top_finish(job->kernels, top, job->k);
+    job->code->count[r] = (uint32_t)saei_top_write(top, job->k, job->m, NULL,
+                                                   job->code->latent + at, job->code->pre + at);
+    share = sane && top->lower_bound > 0 ? (double)(top->lower_bound / q->norm) : 0;
+    if (share < *least) *least = share;
+}
+
+/* The same for the other selections, which need no estimate. A trainer's lists hold any row;
+   prepared ones may be overrun, and have count > stride then. */
+static void saei_screen_row_end(const saei_encode_job *job, size_t r, const saei_quantized *q,
+                                saei_top *top, saei_top *spare, double *least) {
+    const sae_encode_args *a = job->args;
+    sae_code *code = job->code;
+    size_t at = r * code->stride, kept = 0;
+    if (a->select == SAE_SELECT_TOP_K) {
+        saei_screen_top_end(job, r, q, top, spare, least);
+        return;
+    }
+    *least = 0;
+    if (!(q->inverse >= 0)) {
+        saei_encode_exact_row(job, r, top);
+        return;
+    }
+    if (code->count[r] > code->stride) return; /* overrun, as the caller sees */
+    job->kernels->products(a->d, a->x + r * a->ld, code->count[r], code->latent + at, a->W, a->ld,
+                           false, code->pre + at);
+    for (size_t j = at; j < at + code->count[r]; j++) {
+        uint32_t i = code->latent[j];
+        float stored;
+        if (!saei_selected(job, code->pre[j], i, &stored)) continue;
+        code->latent[at + kept] = i;
+        code->pre[at + kept++] = stored;
+    }
+    code->count[r] = (uint32_t)kept;
+}
+
+/* Part `part` of the rows, from packed panels to the code. worker: whose memory it works in. */
+static void saei_screen_rows(void *arg, size_t part, size_t worker) {
+    saei_encode_job *job = (saei_encode_job *)arg;
+    const sae_encode_args *a = job->args;
+    size_t r0 = part * job->part_rows, r1 = saei_part_end(part, job->part_rows, a->n);
+    int16_t *words = job->room.words + worker * SAEI_ENCODE_ROWS * a->ld;
+    const uint32_t *panels = (const uint32_t *)(const void *)job->room.panels;
+    double *least = &job->room.least[part];
+    saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(job, worker, r1 - r0, top);
+    saei_quantized q[SAEI_ENCODE_ROWS];
+    int32_t dot[SAEI_TILE_ROWS * SAEI_PANEL];
+    memset(q, 0, sizeof q);
+    for (size_t r = r0; r < r1; r++) {
+        job->kernels->quantize(a->ld, a->x + r * a->ld, words + (r - r0) * a->ld, &q[r - r0]);
+        job->code->count[r] = 0;
+        if (a->select == SAE_SELECT_TOP_K)
+            top[r - r0].lower_bound = job->cut * q[r - r0].norm;
+    }
+    for (size_t first = 0; first < job->m; first += SAEI_PANEL)
+        for (size_t g = r0; g < r1; g += SAEI_TILE_ROWS) {
+            const int16_t *x[SAEI_TILE_ROWS];
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
+                x[i] = words + (saei_min(g + i, r1 - 1) - r0) * a->ld;
+            job->kernels->screen(x, panels + first * (a->ld / 2), a->ld / 2, dot);
+            saei_screen_keep(job, g, saei_min(SAEI_TILE_ROWS, r1 - g), first, dot, &q[g - r0],
+                             &top[g - r0], &spare);
+        }
+    *least = HUGE_VAL;
+    for (size_t r = r0; r < r1; r++)
+        saei_screen_row_end(job, r, &q[r - r0], &top[r - r0], &spare, least);
+}
+
 /* ==== >>context =============================================================================== */
 /* There is no context yet to keep the sentence. */
 static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
@@ -8103,2454 +8636,6 @@ SAE_API void sae_context_destroy(sae_context *ctx) {
     if (!ctx) return;
     saei_free(ctx, ctx->blocks);
     ctx->allocator.free(ctx, ctx->allocator.user);
-}
-
-/* ==== >>operations ============================================================================ */
-
-/* Whether a table can be used: what it must have is there. */
-static sae_result saei_backend_check(const sae_context *ctx, const char *where,
-                                     const sae_backend *ops) {
-    const char *missing = NULL;
-    if (!ops->name)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the context's backend has no name", where);
-#define SAEI_CHECK(result, name, need, parameters, arguments)                                      \
-    if (!missing && !ops->name && !((need) & SAE_OP_OPTIONAL)) missing = #name;
-    SAE_BACKEND_CONTROL(SAEI_CHECK)
-    SAE_BACKEND_OPERATIONS(SAEI_CHECK)
-#undef SAEI_CHECK
-    if (missing)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s of the backend \"%s\" is NULL, which only "
-                         "optional operations may be", where, missing, ops->name);
-    if (!ops->guard != !ops->tripped)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the backend \"%s\" has one of guard and "
-                         "tripped, allowed are both or none", where, ops->name);
-    if (!ops->begin_step != !ops->end_step)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the backend \"%s\" has one of begin_step and "
-                         "end_step, allowed are both or none", where, ops->name);
-    return SAE_OK;
-}
-
-/* -- optional operations, each with the same bits where the backend has none of its own -- */
-
-/* e = x_hat - y and its mean square norm; grad = alpha e.W of the entries, 0 where relu_of is not
-   positive. */
-static void saei_op_reconstruct(const sae_backend *ops, const sae_work *w, const sae_code *code,
-                                const float *values, const float *W, const float *base,
-                                const float *y, float alpha, const float *relu_of, float *e,
-                                double *loss, float *grad) {
-    size_t m = w->shape.dict_size;
-    if (ops->reconstruct) {
-        ops->reconstruct(w, code, values, W, base, y, alpha, relu_of, e, loss, grad);
-        return;
-    }
-    ops->decode(w, code, values, W, 0, m, base, 0, e);
-    ops->residual(w, e, y, code->rows, e, loss);
-    ops->dots(w, code, e, W, 0, m, alpha, relu_of, grad);
-}
-
-/* An update of param [m][ld]. Without an own operation rows never wait: there is no lag. */
-static void saei_op_adam_rows(const sae_backend *ops, const sae_work *w, const sae_adam_desc *adam,
-                              uint64_t t, const double *sum_squares, double max_norm,
-                              float project, float unit, const sae_lag *lag, size_t m,
-                              float *param, float *grad, float *first, float *second) {
-    if (ops->adam_rows) {
-        ops->adam_rows(w, adam, t, sum_squares, max_norm, project, unit, lag, m, param, grad, first,
-                       second);
-        return;
-    }
-    if (project >= 0) ops->remove_parallel(w, param, m, project, NULL, grad);
-    ops->adam(w, adam, t, sum_squares, max_norm, param, grad, first, second, m * w->shape.ld);
-    if (unit >= 0) ops->normalize_rows(w, m, unit, param);
-}
-
-/* out[i] = the sum of the code's `values` over the entries of latent i; where the backend does it
-   by latent, they are value[which] of the index. */
-static void saei_op_code_sums(const sae_backend *ops, const sae_work *w, const sae_code *code,
-                              const float *values, const sae_index *index, size_t which,
-                              float *out) {
-    if (ops->code_sums) ops->code_sums(w, code, values, w->shape.dict_size, false, out);
-    else ops->latent_sums(w, index, which, false, out);
-}
-
-/* ==== >>cpu =================================================================================== */
-/* The CPU filling of >>backend. Work is cut into parts that do not depend on the number of threads
-   wherever an order matters; rows and latents are independent, so there any cut will do. */
-
-enum {
-    SAEI_ENCODE_ROWS = 128,  /* at most: rows of one encode task */
-    SAEI_TOP_LISTS = SAEI_ENCODE_ROWS + 1, /* of candidates: a spare one, and one for each row */
-    SAEI_SCREEN_FACTS = 3,   /* of a panel: most |w|, |dw|, |offset| */
-    SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
-    SAEI_DENSE_TARGETS = 256, /* at most: rows or latents of one task of the dense phase */
-    SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
-    SAEI_SORT_PARTS = 16,    /* at most: row blocks of the counting sort */
-#if defined(SAE_CBLAS)
-    SAEI_BLAS_ROWS = 512,     /* rows and latents of one product: 2 MB, and as many rows' lists */
-    SAEI_BLAS_LATENTS = 1008, /* whole panels */
-#else
-    SAEI_BLAS_ROWS = 0,
-    SAEI_BLAS_LATENTS = 0,
-#endif
-    SAEI_BLAS_PART = 16      /* rows of one task of its selection */
-};
-
-/* Candidates of one row for its k largest, ascending. */
-typedef struct saei_top {
-    float *value; /* TOP_K: p; screened: p is at least this */
-    uint32_t *latent;
-    size_t count;
-    float cut;    /* at least k candidates reach it, or a guess; 0: no such value is known yet */
-    float slack;  /* screened: p is at most value + slack */
-} saei_top;
-
-/* Scratch memory of a work, cut into named pieces. */
-typedef struct saei_cpu_scratch {
-    float *packed;     /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
-    float *dense;      /* [threads][SAEI_DENSE_TARGETS][ld] */
-    float *lanes;      /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
-    uint64_t *marks;   /* [threads][ceil(m / 64)][SAEI_DENSE_TARGETS] */
-    uint64_t *fires;   /* [batch][ceil(m / 64)] */
-    float *screen;     /* [2][panels 48]: factor and offset of each latent; then
-                          [panels][SAEI_SCREEN_FACTS] */
-    float *value;      /* [threads][SAEI_TOP_LISTS][capacity], then [SAEI_BLAS_ROWS][capacity] */
-    uint32_t *latent;  /* alike */
-    size_t capacity;   /* of a row's list of candidates, a multiple of 16 */
-    int16_t *words;    /* [threads][SAEI_ENCODE_ROWS][ld]: of rows, or of a panel's 48 latents */
-    uint32_t *counts;  /* [max(SAEI_SORT_PARTS m, SAEI_SORT_PARTS batch, 65536)] */
-    double *partial;   /* [row blocks][ld] */
-    double *sums;      /* rows, columns, latents or chunks, whichever is most */
-    float *rows;       /* [threads][3][ld] */
-    float *latents;    /* [m'] */
-    unsigned char *draws; /* [batch] records of resample */
-    float *blas;       /* [SAEI_BLAS_ROWS][SAEI_BLAS_LATENTS] */
-    saei_top *tops;    /* [SAEI_BLAS_ROWS] */
-    saei_quantized *facts; /* alike */
-} saei_cpu_scratch;
-
-typedef struct saei_draw {
-    double key;
-    size_t row;
-} saei_draw;
-
-static size_t saei_cpu_place(size_t *at, size_t count, size_t size) {
-    size_t here = *at, bytes;
-    if (here == SIZE_MAX || !saei_mul(count, size, &bytes) || !saei_add(here, bytes, &bytes)
-        || bytes > SIZE_MAX - 63) {
-        *at = SIZE_MAX;
-        return 0;
-    }
-    *at = (bytes + 63) & ~(size_t)63;
-    return here;
-}
-
-/* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
-static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *base,
-                              saei_cpu_scratch *s) {
-    size_t at = 0, threads = (size_t)ctx->threads, panels = saei_ceil_div(h->dict_size, SAEI_PANEL);
-    size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
-    unsigned char *b = (unsigned char *)base;
-    size_t packed, screen, value, latent, words, counts, partial, sums, rows, latents, draws, dense;
-    size_t width, taller, lanes, marks, fires, blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
-    size_t lists = threads * SAEI_TOP_LISTS + blas_rows, blas, tops, facts;
-    if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
-        || !saei_mul(panels * SAEI_PANEL, h->ld, &width)
-        || !saei_mul(saei_max(panels * SAEI_PANEL, h->batch), h->ld, &taller))
-        return SIZE_MAX;
-    most = saei_max(most, 2 * width / SAEI_CHUNK + 64);
-    s->capacity = saei_align16(saei_min(4 * h->k, m) + 4 * SAEI_PANEL);
-    packed = saei_cpu_place(&at, taller, sizeof(float));
-    dense = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
-    lanes = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
-                           SAEI_DENSE_ROWS * 16 * sizeof(float));
-    marks = saei_cpu_place(&at, threads * SAEI_DENSE_TARGETS,
-                           saei_ceil_div(h->dict_size, SAEI_DENSE_ROWS) * sizeof(uint64_t));
-    fires = saei_cpu_place(&at, h->batch, saei_ceil_div(h->dict_size, 64) * sizeof(uint64_t));
-    screen = saei_cpu_place(&at, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS),
-                            sizeof(float));
-    value = saei_cpu_place(&at, lists, s->capacity * sizeof(float));
-    latent = saei_cpu_place(&at, lists, s->capacity * sizeof(float));
-    words = saei_cpu_place(&at, threads * SAEI_ENCODE_ROWS, h->ld * sizeof(int16_t));
-    counts = saei_cpu_place(&at, saei_max(SAEI_SORT_PARTS * saei_max(m, h->batch), 65536),
-                            sizeof(uint32_t));
-    partial = saei_cpu_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
-                             h->ld * sizeof(double));
-    sums = saei_cpu_place(&at, most, 2 * sizeof(double));
-    rows = saei_cpu_place(&at, threads * 3, h->ld * sizeof(float));
-    latents = saei_cpu_place(&at, m, sizeof(float));
-    draws = saei_cpu_place(&at, h->batch, sizeof(saei_draw));
-    blas = saei_cpu_place(&at, blas_rows * SAEI_BLAS_LATENTS, sizeof(float));
-    tops = saei_cpu_place(&at, blas_rows, sizeof(saei_top));
-    facts = saei_cpu_place(&at, blas_rows, sizeof(saei_quantized));
-    if (at == SIZE_MAX || !b) return at;
-    s->packed = (float *)(void *)(b + packed);
-    s->dense = (float *)(void *)(b + dense);
-    s->lanes = (float *)(void *)(b + lanes);
-    s->marks = (uint64_t *)(void *)(b + marks);
-    s->fires = (uint64_t *)(void *)(b + fires);
-    s->screen = (float *)(void *)(b + screen);
-    s->value = (float *)(void *)(b + value);
-    s->latent = (uint32_t *)(void *)(b + latent);
-    s->words = (int16_t *)(void *)(b + words);
-    s->counts = (uint32_t *)(void *)(b + counts);
-    s->partial = (double *)(void *)(b + partial);
-    s->sums = (double *)(void *)(b + sums);
-    s->rows = (float *)(void *)(b + rows);
-    s->latents = (float *)(void *)(b + latents);
-    s->draws = b + draws;
-    s->blas = (float *)(void *)(b + blas);
-    s->tops = (saei_top *)(void *)(b + tops);
-    s->facts = (saei_quantized *)(void *)(b + facts);
-    return at;
-}
-
-static saei_cpu_scratch saei_cpu_scratch_of(const sae_work *w) {
-    saei_cpu_scratch s;
-    saei_cpu_layout(w->ctx, &w->shape, w->scratch, &s);
-    return s;
-}
-
-/* -- memory -- */
-
-static sae_result saei_cpu_open(const sae_context *ctx, void **state) {
-    (void)ctx;
-    *state = NULL;
-    return SAE_OK;
-}
-static void saei_cpu_close(const sae_context *ctx, void *state) {
-    (void)ctx;
-    (void)state;
-}
-/* Large pages where the system has them: rows are read in no order (15 % of such a reading). */
-static void *saei_cpu_alloc(const sae_work *w, size_t bytes) {
-    void *p = saei_alloc(w->ctx, bytes, 1);
-    if (!p) return NULL;
-#if defined(MADV_HUGEPAGE)
-    {
-        size_t page = 4096, skip = (page - ((uintptr_t)p & (page - 1))) & (page - 1);
-        if (bytes >= 4u << 20)
-            (void)madvise((unsigned char *)p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
-    }
-#endif
-    memset(p, 0, bytes);
-    return p;
-}
-static void saei_cpu_free(const sae_work *w, void *memory) { saei_free(w->ctx, memory); }
-static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) {
-    saei_cpu_scratch s;
-    return saei_cpu_layout(w->ctx, shape, NULL, &s);
-}
-static void saei_cpu_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
-    (void)w;
-    if (bytes) memcpy(device, host, bytes);
-}
-static void saei_cpu_download(const sae_work *w, void *host, const void *device, size_t bytes) {
-    (void)w;
-    if (bytes) memcpy(host, device, bytes);
-}
-static void saei_cpu_zero(const sae_work *w, void *memory, size_t bytes) {
-    (void)w;
-    memset(memory, 0, bytes);
-}
-static sae_result saei_cpu_status(const sae_work *w) {
-    (void)w;
-    return SAE_OK;
-}
-
-/* -- a task: what the parts of an operation share. Each operation uses the fields it names -- */
-
-typedef struct saei_task {
-    const sae_work *w;
-    const saei_kernels *kernels;
-    saei_cpu_scratch s;
-    size_t n, d, ld, m, lo, hi, which, stride, parts;
-    float a;
-    double p, coef;
-    bool add;
-    int kind;
-    const float *x, *y, *z;
-    const void *rows;
-    float *out;
-    uint32_t *bad;
-    const sae_encode_args *args;
-    const sae_code *code;
-    sae_index *index;
-    const float *const *values;
-    float *const *outs;
-    saei_adam_factors adam;
-    const uint64_t *fires; /* [rows][ceil(m / 64)] */
-    const sae_lag *lag;
-    const saei_adam_factors *missed; /* [SAE_LAG_UPDATES] */
-} saei_task;
-
-static saei_task saei_task_of(const sae_work *w) {
-    saei_task t;
-    memset(&t, 0, sizeof t);
-    t.w = w;
-    t.kernels = w->ctx->kernels;
-    t.s = saei_cpu_scratch_of(w);
-    t.ld = w->shape.ld;
-    t.d = w->shape.d;
-    t.m = w->shape.dict_size;
-    return t;
-}
-
-/* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
-static void saei_sum_add(double s[2], size_t i, double x) {
-    if (i % SAE_ROW_BLOCK == 0) {
-        s[0] += s[1];
-        s[1] = 0;
-    }
-    s[1] += x;
-}
-static double saei_sum_doubles(const double *x, size_t n) {
-    double s[2] = { 0, 0 };
-    for (size_t i = 0; i < n; i++) saei_sum_add(s, i, x[i]);
-    return s[0] + s[1];
-}
-
-/* [begin, end) of part `part` when count things go in parts of `size`. */
-static size_t saei_part_end(size_t part, size_t size, size_t count) {
-    return saei_min((part + 1) * size, count);
-}
-
-static size_t saei_code_entries(const sae_code *code) {
-    size_t entries = 0;
-    for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
-    return entries;
-}
-
-/* Rows of a code in t->parts parts of t->stride, whole words of bits, one a thread. */
-static void saei_code_parts(saei_task *t, size_t rows) {
-    size_t parts = saei_min((size_t)t->w->ctx->threads, SAEI_SORT_PARTS);
-    t->stride = saei_max(64, saei_ceil_div(saei_ceil_div(rows, parts), 64) * 64);
-    t->parts = saei_ceil_div(rows, t->stride);
-}
-
-/* -- batch -- */
-
-static void saei_load_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
-        const float *from = t->kind == SAE_F32 ? t->x + r * t->stride : NULL;
-        float *to = t->out + r * t->ld, worst = 0;
-        if (!from) {
-            saei_convert_row((sae_dtype)t->kind, (const unsigned char *)t->rows + 2 * r * t->stride,
-                             2, t->d, to);
-            from = to;
-        }
-        for (size_t c = 0; c < t->d; c++) {
-            float v = from[c];
-            worst += v - v; /* NaN if v is not finite, else 0 */
-            to[c] = t->a == 1.0f ? v : v / t->a;
-        }
-        if (worst != 0) t->bad[r / 64] = 1;
-    }
-}
-
-static void saei_cpu_load_rows(const sae_work *w, const sae_rows *rows, size_t n, float divisor,
-                               float *x, uint32_t *bad) {
-    saei_task t = saei_task_of(w);
-    size_t parts = saei_ceil_div(n, 64);
-    t.kind = rows->dtype ? (int)rows->dtype : (int)SAE_F32;
-    t.rows = rows->data;
-    t.x = t.kind == SAE_F32 ? (const float *)rows->data : NULL;
-    t.stride = rows->stride ? rows->stride : t.d;
-    t.n = n;
-    t.a = divisor;
-    t.out = x;
-    t.bad = t.s.counts;
-    memset(t.bad, 0, parts * sizeof *t.bad);
-    saei_parallel(w->ctx, parts, saei_load_part, &t);
-    for (size_t i = 0; i < parts; i++)
-        if (t.bad[i]) *bad = 1;
-}
-
-static void saei_axpy_rows_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++)
-        t->kernels->axpy(t->ld, t->a, t->y, t->x + r * t->ld, t->out + r * t->ld);
-}
-
-static void saei_cpu_subtract(const sae_work *w, const float *x, const float *b, size_t n,
-                              float *out) {
-    saei_task t = saei_task_of(w);
-    t.x = x;
-    t.y = b;
-    t.a = -1;
-    t.n = n;
-    t.out = out;
-    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_axpy_rows_part, &t);
-}
-
-static void saei_axpy_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
-    if (t->y) t->kernels->axpy(n, t->a, t->x + at, t->y + at, t->out + at);
-    else
-        for (size_t i = at; i < at + n; i++) t->out[i] = t->a * t->x[i];
-}
-
-static void saei_cpu_axpy(const sae_work *w, size_t count, float a, const float *x, const float *y,
-                          float *out) {
-    saei_task t = saei_task_of(w);
-    t.n = count;
-    t.a = a;
-    t.x = x;
-    t.y = y;
-    t.out = out;
-    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_axpy_part, &t);
-}
-
-/* ==== >>cpu: selection ======================================================================== */
-
-/* The largest cut that at least k (1 <= k <= n) of n positive values reach, or one that exactly k
-   reach; least is a positive lower bound of it. Halves the range of the bits: about 10 readings of
-   the list, no branch on its values (a quickselect of 200 keys took 2.5 us, this 0.4). */
-static float saei_kth_largest(const saei_kernels *kernels, const float *value, size_t n, size_t k,
-                              float least) {
-    uint32_t lo = saei_float_bits(least), hi = 0x7F800000u;
-    float most = 0;
-    for (size_t j = 0; j < n; j++) most = value[j] > most ? value[j] : most;
-    if (saei_float_bits(most) < hi) hi = saei_float_bits(most);
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo + 1) / 2;
-        size_t reach = kernels->count_from(value, n, saei_bits_float(mid));
-        if (reach == k) return saei_bits_float(mid);
-        if (reach > k) lo = mid;
-        else hi = mid - 1;
-    }
-    return saei_bits_float(lo);
-}
-
-/* Raises the cut and drops what cannot be among the k largest. False: the cut, a guess so far, is
-   not known to be reached by k. */
-static bool saei_top_tighten(const saei_kernels *kernels, saei_top *top, size_t k) {
-    float least = top->cut > 0 ? top->cut : saei_bits_float(1);
-    if (kernels->count_from(top->value, top->count, least) < k) return false;
-    top->cut = saei_kth_largest(kernels, top->value, top->count, k, least);
-    top->count = kernels->keep_from(top->latent, top->value, top->count,
-                                    (top->cut - top->slack) * (1 - 2 * FLT_EPSILON));
-    return true;
-}
-
-/* Exact values: keeps the k largest, ties to the lower latent; what does not exceed the cut need
-   not be looked at again. */
-static void saei_top_finish(const saei_kernels *kernels, saei_top *top, size_t k) {
-    size_t kept = 0, above;
-    float kth;
-    top->cut = 0;
-    for (size_t j = 0; top->count == k && j < k; j++)
-        if (!j || top->value[j] < top->cut) top->cut = top->value[j];
-    if (top->count <= k) return;
-    top->cut = kth = saei_kth_largest(kernels, top->value, top->count, k, saei_bits_float(1));
-    top->count = kernels->keep_from(top->latent, top->value, top->count, kth);
-    if (top->count == k) return;
-    above = kernels->count_from(top->value, top->count, saei_bits_float(saei_float_bits(kth) + 1));
-    for (size_t j = 0; j < top->count; j++) {
-        bool tie = top->value[j] == kth;
-        if (tie && above == k) continue;
-        above += tie;
-        top->latent[kept] = top->latent[j];
-        top->value[kept++] = top->value[j];
-    }
-    top->count = kept;
-}
-
-/* The row's entries: the k chosen, and where there are fewer the first latents without a positive
-   value, as zeros, of m. latent and value have room for k. */
-static size_t saei_top_write(const saei_top *top, size_t k, size_t m, const uint32_t *list,
-                             uint32_t *latent, float *value) {
-    size_t zeros = saei_min(k, m) - top->count, at = 0, j = 0;
-    for (size_t i = 0; j < top->count || zeros; i++) {
-        if (!zeros) i = top->latent[j];
-        if (j < top->count && top->latent[j] == i) value[at] = top->value[j++];
-        else if (zeros) {
-            value[at] = 0;
-            zeros--;
-        }
-        latent[at++] = list ? list[i] : (uint32_t)i;
-    }
-    return at;
-}
-
-/* -- encode -- */
-
-static void saei_pack_panel(const saei_kernels *kernels, const float *W, size_t ld, size_t d,
-                            const uint32_t *list, size_t first, size_t count, float *panel) {
-    const uint32_t *row[SAEI_PANEL];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        size_t i = first + saei_min(j, count - 1);
-        row[j] = (const uint32_t *)(const void *)(W + (list ? list[i] : i) * ld);
-    }
-    kernels->pack(row, count, d, (uint32_t *)(void *)panel);
-}
-
-static void saei_pack_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t first = part * SAEI_PANEL;
-    saei_pack_panel(t->kernels, t->args->W, t->ld, t->d, t->args->list, first,
-                    saei_min(SAEI_PANEL, t->m - first), t->s.packed + part * SAEI_PANEL * t->d);
-}
-
-/* Whether p = u + bias is selected, and what is stored of it. t->a is the cut. */
-static bool saei_selected(const saei_task *t, float u, size_t i, float *stored) {
-    const sae_encode_args *a = t->args;
-    float p = u + a->bias[i], z;
-    *stored = a->select == SAE_SELECT_GATE ? u : p;
-    if (a->select != SAE_SELECT_WINDOW) return p > t->a;
-    z = (p - a->theta[i]) / a->bandwidth;
-    return p > a->theta[i] || (z > -0.5f && z < 0.5f);
-}
-
-/* Bits of 48 latents from `first`, a multiple of 48, into those of row r. */
-static void saei_fires_put(const sae_code *code, size_t r, size_t m, size_t first, uint64_t bits) {
-    uint64_t *word = code->fires + r * saei_ceil_div(m, 64) + first / 64;
-    size_t shift = first % 64;
-    word[0] |= bits << shift;
-    if (shift > 64 - SAEI_PANEL && bits >> (64 - shift)) word[1] |= bits >> (64 - shift);
-}
-
-static void saei_keep_row(const saei_task *t, size_t r, size_t first, size_t count,
-                          const float *product, const float *bias, const float *theta) {
-    const sae_encode_args *a = t->args;
-    const sae_code *code = t->code;
-    uint32_t *latent = code->latent + r * code->stride;
-    float *pre = code->pre + r * code->stride;
-    size_t before = code->count[r], after = before;
-    uint64_t kept = ((uint64_t)1 << count) - 1;
-    switch (a->select) {
-    case SAE_SELECT_ALL:
-        for (size_t j = 0; j < count; j++) {
-            latent[after] = (uint32_t)(first + j);
-            pre[after++] = product[j] + bias[j];
-        }
-        break;
-    case SAE_SELECT_WINDOW:
-        after = t->kernels->keep_window(product, bias, theta, a->bandwidth, count, (uint32_t)first,
-                                        latent, pre, before, code->stride, &kept);
-        break;
-    case SAE_SELECT_GATE:
-    case SAE_SELECT_POSITIVE:
-    case SAE_SELECT_BATCH_TOP_K:
-    case SAE_SELECT_TOP_K: /* through saei_keep_top */
-        after = t->kernels->keep_above(product, bias, a->select == SAE_SELECT_GATE, count, t->a,
-                                       (uint32_t)first, latent, pre, before, code->stride,
-                                       &kept);
-        break;
-    }
-    if (code->bits) saei_fires_put(code, r, t->m, first, kept);
-    if (a->list)
-        for (size_t j = before; j < after; j++) latent[j] = a->list[latent[j]];
-    code->count[r] = (uint32_t)after;
-}
-
-static void saei_keep_top(const saei_task *t, size_t first, size_t count, const float *product,
-                          const float *bias, saei_top *top) {
-    if (top->count + 2 * SAEI_PANEL > t->s.capacity) saei_top_finish(t->kernels, top, t->which);
-    top->count = t->kernels->keep_above(product, bias, false, count, top->cut, (uint32_t)first,
-                                        top->latent, top->value, top->count, t->s.capacity,
-                                        NULL);
-}
-
-static saei_top saei_top_list(const saei_task *t, size_t which) {
-    saei_top top;
-    memset(&top, 0, sizeof top);
-    top.value = t->s.value + which * t->s.capacity;
-    top.latent = t->s.latent + which * t->s.capacity;
-    return top;
-}
-
-/* A worker's lists of candidates, for `rows` rows; returns the spare one. */
-static saei_top saei_tops(const saei_task *t, size_t worker, size_t rows, saei_top *top) {
-    size_t spare = worker * SAEI_TOP_LISTS;
-    for (size_t i = 0; i < rows; i++) top[i] = saei_top_list(t, spare + 1 + i);
-    return saei_top_list(t, spare);
-}
-
-static void saei_encode_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_encode_args *a = t->args;
-    size_t r0 = part * t->stride, r1 = saei_part_end(part, t->stride, a->n);
-    bool top_k = a->select == SAE_SELECT_TOP_K;
-    saei_top top[SAEI_ENCODE_ROWS];
-    float product[SAEI_TILE_ROWS * SAEI_PANEL], bias[SAEI_PANEL], theta[SAEI_PANEL];
-    saei_tops(t, worker, r1 - r0, top);
-    memset(bias, 0, sizeof bias);
-    for (size_t r = r0; r < r1; r++) t->code->count[r] = 0;
-    if (t->code->bits) {
-        size_t words = saei_ceil_div(t->m, 64);
-        memset(t->code->fires + r0 * words, 0, (r1 - r0) * words * sizeof(uint64_t));
-    }
-    for (size_t first = 0; first < t->m; first += SAEI_PANEL) {
-        size_t count = saei_min(SAEI_PANEL, t->m - first);
-        for (size_t j = 0; j < count; j++) {
-            size_t i = a->list ? a->list[first + j] : first + j;
-            bias[j] = a->bias[i];
-            theta[j] = a->theta ? a->theta[i] : 0;
-        }
-        for (size_t g = r0; g < r1; g += SAEI_TILE_ROWS) {
-            const float *x[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-                x[i] = a->x + saei_min(g + i, r1 - 1) * t->ld;
-            t->kernels->tile(x, t->s.packed + first * t->d, t->d, false, product);
-            for (size_t r = g; r < saei_min(g + SAEI_TILE_ROWS, r1); r++) {
-                const float *row = product + (r - g) * SAEI_PANEL;
-                if (top_k) saei_keep_top(t, first, count, row, bias, &top[r - r0]);
-                else saei_keep_row(t, r, first, count, row, bias, theta);
-            }
-        }
-    }
-    for (size_t r = r0; top_k && r < r1; r++) {
-        size_t at = r * t->code->stride;
-        saei_top_finish(t->kernels, &top[r - r0], t->which);
-        t->code->count[r] = (uint32_t)saei_top_write(&top[r - r0], t->which, t->m, a->list,
-                                                     t->code->latent + at, t->code->pre + at);
-    }
-}
-
-/* ==== >>cpu: screened encode ================================================================== */
-/* The product takes 3/4 of a sparse step, and a few in a hundred of its results are used. So rows
-   of x and W_enc are rounded to int16 with a scale each, x = q / s + dx and w = v / t + dw; the
-   integer product q.v is exact (see quantize) and twice as fast as float's; and
-       |p - (q.v / (s t) + bias)| <= |dx||w| + |x^||dw| + (d + 32) 2^-24 |x||w|,   x^ = q / s
-   by Cauchy and Schwarz, the last term for the roundings of the canonical product and of the left
-   side. What this bound cannot exclude is computed again in the canonical order, and only that
-   decides: the bits are those of the plain path. W1: 1.02 candidates for each entry kept. With
-   SAE_CBLAS a float product of the user's BLAS proposes instead, on every CPU.
-   Two cores of 540 GFLOP/s: predicted 16 ms of product at the int16 peak + 8 of the rest, measured
-   26; the plain path takes 42. See bench/RESULTS.md. */
-
-/* What the bound needs of a row of x or W_enc; and its int16, unless a BLAS takes it as it is
-   (t->z). A BLAS may take subnormal numbers for 0, and squares below 1e-45 are lost here. */
-static void saei_screen_row(const saei_task *t, const float *x, int16_t *words, saei_quantized *q) {
-    double norm;
-    if (!t->z) {
-        t->kernels->quantize(t->ld, x, words, q);
-        return;
-    }
-    norm = sqrt(t->kernels->dot(t->ld, x, x));
-    q->norm = (float)(norm * 1.0001 + 1e-20);
-    q->error = 1e-35f;
-    q->inverse = norm < 1e15 ? 1.0f : -1.0f; /* also where norm is NaN */
-}
-
-/* How far p may be from what is proposed for it, for a row and a panel's facts; rounding: of the
-   sums alone, a share of |x||w|. */
-static float saei_screen_error(const saei_quantized *q, const float *facts, float rounding) {
-    return (q->error + rounding * q->norm) * facts[0] + (q->norm + q->error) * facts[1]
-           + 2e-6f * facts[2] + 1e-30f;
-}
-
-static void saei_screen_pack_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_encode_args *a = t->args;
-    size_t first = part * SAEI_PANEL, count = saei_min(SAEI_PANEL, t->m - first);
-    size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    int16_t *words = t->s.words + worker * SAEI_ENCODE_ROWS * t->ld;
-    float *inverse = t->s.screen + first, *offset = inverse + all;
-    float *facts = t->s.screen + 2 * all + part * SAEI_SCREEN_FACTS;
-    const uint32_t *row[SAEI_PANEL];
-    memset(facts, 0, SAEI_SCREEN_FACTS * sizeof *facts);
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        saei_quantized q;
-        float size;
-        row[j] = (const uint32_t *)(const void *)(words + j * t->ld);
-        inverse[j] = 0;
-        offset[j] = -FLT_MAX;
-        if (j >= count) continue;
-        saei_screen_row(t, a->W + (first + j) * t->ld, words + j * t->ld, &q);
-        inverse[j] = q.inverse;
-        offset[j] = a->bias[first + j];
-        size = fabsf(offset[j]);
-        if (a->select == SAE_SELECT_WINDOW) { /* p > theta - bandwidth / 2 as offset + u > 0 */
-            offset[j] += 0.5f * fabsf(a->bandwidth) - a->theta[first + j];
-            size += fabsf(a->theta[first + j]) + fabsf(a->bandwidth);
-        }
-        if (q.inverse < 0 || !(size < 1e15f)) t->s.counts[part] = 1;
-        facts[0] = q.norm > facts[0] ? q.norm : facts[0];
-        facts[1] = q.error > facts[1] ? q.error : facts[1];
-        facts[2] = size > facts[2] ? size : facts[2];
-    }
-    if (t->z) return;
-    t->kernels->pack(row, count, t->ld / 2,
-                     (uint32_t *)(void *)t->s.packed + part * SAEI_PANEL * (t->ld / 2));
-}
-
-/* Where a row's candidates are kept. */
-typedef struct saei_screen_list {
-    uint32_t *latent;
-    float *value;
-    size_t count, stride;
-} saei_screen_list;
-
-/* Row r's list, with what a proposal must exceed, and what is taken off it to bound p from below.
-   error: how far off it may be. False: the list was overrun; the row goes the plain way later. */
-static bool saei_screen_ready(const saei_task *t, size_t r, float error, saei_top *top,
-                              saei_screen_list *list, float *cut, float *shift) {
-    const sae_code *code = t->code;
-    bool top_k = t->args->select == SAE_SELECT_TOP_K;
-    float at, e;
-    if (top_k && top->count + 2 * SAEI_PANEL > t->s.capacity) {
-        if (top->count > t->s.capacity) return false;
-        saei_top_tighten(t->kernels, top, t->which);
-    }
-    at = top_k ? top->cut : t->args->select == SAE_SELECT_BATCH_TOP_K ? t->a : 0;
-    e = (error + 2e-6f * fabsf(at)) * (1 + 4 * FLT_EPSILON);
-    *cut = at - e;
-    *shift = top_k ? e : 0;
-    list->stride = top_k ? t->s.capacity : code->stride;
-    list->latent = top_k ? top->latent : code->latent + r * list->stride;
-    list->value = top_k ? top->value : code->pre + r * list->stride;
-    list->count = top_k ? top->count : code->count[r];
-    if (top_k && top->slack < 2.01f * e) top->slack = 2.01f * e; /* e below, e above, roundings */
-    return true;
-}
-
-static void saei_screen_done(const saei_task *t, size_t r, size_t count, saei_top *top) {
-    if (t->args->select == SAE_SELECT_TOP_K) top->count = count;
-    else t->code->count[r] = (uint32_t)count;
-}
-
-/* The candidates of `rows` rows from r0 on, one tile, among a panel's latents. q, top: of these
-   rows. */
-static void saei_screen_keep(const saei_task *t, size_t r0, size_t rows, size_t first,
-                             const int32_t *dot, const float *facts, const saei_quantized *q,
-                             saei_top *top, const saei_top *spare) {
-    const float rounding = (float)(t->d + 32) * 6e-8f;
-    const float *inverse = t->s.screen + first;
-    const float *offset = inverse + saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    float scale[SAEI_TILE_ROWS], shift[SAEI_TILE_ROWS], cut[SAEI_TILE_ROWS];
-    uint32_t *latent[SAEI_TILE_ROWS], length[SAEI_TILE_ROWS];
-    float *value[SAEI_TILE_ROWS];
-    bool taken[SAEI_TILE_ROWS];
-    for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
-        saei_screen_list list;
-        float error = saei_screen_error(&q[i < rows ? i : 0], facts, rounding);
-        taken[i] = i < rows
-                   && saei_screen_ready(t, r0 + i, error, &top[i], &list, &cut[i], &shift[i]);
-        scale[i] = taken[i] ? q[i].inverse : 0;
-        if (taken[i] && list.count + SAEI_LIST_RESERVE > list.stride) { /* nearly full: alone */
-            size_t count = t->kernels->keep_screened(
-                dot + i * SAEI_PANEL, inverse, offset, scale[i], shift[i], cut[i], (uint32_t)first,
-                list.latent, list.value, list.count, list.stride);
-            saei_screen_done(t, r0 + i, count, &top[i]);
-            taken[i] = false;
-        }
-        latent[i] = taken[i] ? list.latent : spare->latent;
-        value[i] = taken[i] ? list.value : spare->value;
-        length[i] = taken[i] ? (uint32_t)list.count : 0;
-        if (taken[i]) continue;
-        cut[i] = FLT_MAX; /* nothing is kept, and that in the spare list */
-        shift[i] = 0;
-    }
-    t->kernels->keep_tile(dot, inverse, offset, scale, shift, cut, (uint32_t)first, latent, value,
-                          length);
-    for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-        if (taken[i]) saei_screen_done(t, r0 + i, length[i], &top[i]);
-}
-
-/* One row without screening, from W_enc as it lies. */
-static void saei_encode_plain_row(const saei_task *t, size_t r, saei_top *top) {
-    const sae_encode_args *a = t->args;
-    const float *x = a->x + r * t->ld;
-    size_t count = 0, at = r * t->code->stride;
-    top->count = 0;
-    top->cut = top->slack = 0;
-    for (size_t first = 0; first < t->m; first += SAEI_PANEL) {
-        size_t width = saei_min(SAEI_PANEL, t->m - first);
-        uint32_t list[SAEI_PANEL];
-        float product[SAEI_PANEL], bias[SAEI_PANEL];
-        memset(bias, 0, sizeof bias);
-        memset(product, 0, sizeof product);
-        memcpy(bias, a->bias + first, width * sizeof *bias);
-        for (size_t j = 0; j < width; j++) list[j] = (uint32_t)(first + j);
-        t->kernels->products(t->d, x, width, list, a->W, t->ld, false,
-                             product);
-        if (a->select == SAE_SELECT_TOP_K) saei_keep_top(t, first, width, product, bias, top);
-        else
-            for (size_t j = 0; j < width; j++) {
-                float stored;
-                if (!saei_selected(t, product[j], first + j, &stored)) continue;
-                if (count < t->code->stride) {
-                    t->code->latent[at + count] = list[j];
-                    t->code->pre[at + count] = stored;
-                }
-                count++;
-            }
-    }
-    t->code->count[r] = (uint32_t)count;
-}
-
-/* The canonical p of a row's candidates for TOP_K decides. Lowers *least to the k-th largest, a
-   share of |x|, for the next guess. */
-static void saei_screen_top_end(const saei_task *t, size_t r, const saei_quantized *q,
-                                saei_top *top, saei_top *spare, double *least) {
-    const sae_encode_args *a = t->args;
-    size_t at = r * t->code->stride;
-    bool sane = q->inverse >= 0, fits = top->count <= t->s.capacity;
-    double guess;
-    if (!sane || !fits || !saei_top_tighten(t->kernels, top, t->which))
-        saei_encode_plain_row(t, r, top);
-    else {
-        spare->count = 0;
-        spare->cut = 0;
-        t->kernels->products(t->d, a->x + r * t->ld, top->count, top->latent, a->W, t->ld,
-                             false, top->value);
-        for (size_t j = 0; j < top->count; j++) {
-            float p = top->value[j] + a->bias[top->latent[j]];
-            if (!(p > 0)) continue;
-            spare->latent[spare->count] = top->latent[j];
-            spare->value[spare->count++] = p;
-        }
-        top = spare;
-    }
-    saei_top_finish(t->kernels, top, t->which);
-    t->code->count[r] = (uint32_t)saei_top_write(top, t->which, t->m, NULL, t->code->latent + at,
-                                                 t->code->pre + at);
-    guess = sane && top->cut > 0 ? (double)(top->cut / q->norm) : 0;
-    if (guess < *least) *least = guess;
-}
-
-/* The same for the other selections, which need no guess. A trainer's lists hold any row; prepared
-   ones may be overrun, and have count > stride then. */
-static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantized *q,
-                                saei_top *top, saei_top *spare, double *least) {
-    const sae_encode_args *a = t->args;
-    size_t at = r * t->code->stride, kept = 0;
-    if (a->select == SAE_SELECT_TOP_K) {
-        saei_screen_top_end(t, r, q, top, spare, least);
-        return;
-    }
-    *least = 0;
-    if (!(q->inverse >= 0)) {
-        saei_encode_plain_row(t, r, top);
-        return;
-    }
-    if (t->code->count[r] > t->code->stride) return; /* overrun, as the caller sees */
-    t->kernels->products(t->d, a->x + r * t->ld, t->code->count[r], t->code->latent + at, a->W,
-                         t->ld, false, t->code->pre + at);
-    for (size_t j = at; j < at + t->code->count[r]; j++) {
-        uint32_t i = t->code->latent[j];
-        float stored;
-        if (!saei_selected(t, t->code->pre[j], i, &stored)) continue;
-        t->code->latent[at + kept] = i;
-        t->code->pre[at + kept++] = stored;
-    }
-    t->code->count[r] = (uint32_t)kept;
-}
-
-static void saei_screen_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_encode_args *a = t->args;
-    size_t r0 = part * t->stride, r1 = saei_part_end(part, t->stride, a->n);
-    size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    const float *facts = t->s.screen + 2 * all;
-    int16_t *words = t->s.words + worker * SAEI_ENCODE_ROWS * t->ld;
-    saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, worker, r1 - r0, top);
-    saei_quantized q[SAEI_ENCODE_ROWS];
-    int32_t dot[SAEI_TILE_ROWS * SAEI_PANEL];
-    memset(q, 0, sizeof q);
-    for (size_t r = r0; r < r1; r++) {
-        t->kernels->quantize(t->ld, a->x + r * t->ld, words + (r - r0) * t->ld, &q[r - r0]);
-        t->code->count[r] = 0;
-        if (a->select == SAE_SELECT_TOP_K) top[r - r0].cut = t->a * q[r - r0].norm;
-    }
-    for (size_t first = 0; first < t->m; first += SAEI_PANEL, facts += SAEI_SCREEN_FACTS)
-        for (size_t g = r0; g < r1; g += SAEI_TILE_ROWS) {
-            const int16_t *x[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-                x[i] = words + (saei_min(g + i, r1 - 1) - r0) * t->ld;
-            t->kernels->screen(x, (const uint32_t *)(const void *)t->s.packed
-                                      + first * (t->ld / 2), t->ld / 2, dot);
-            saei_screen_keep(t, g, saei_min(SAEI_TILE_ROWS, r1 - g), first, dot, facts, &q[g - r0],
-                             &top[g - r0], &spare);
-        }
-    t->s.sums[part] = HUGE_VAL;
-    for (size_t r = r0; r < r1; r++)
-        saei_screen_row_end(t, r, &q[r - r0], &top[r - r0], &spare, &t->s.sums[part]);
-}
-
-#if defined(SAE_CBLAS)
-/* -- with a BLAS: blocks of its float products propose. They and the canonical ones are d u |x||w|
-   from the true ones at most, u = 2^-24, whatever the order, fused or not, and a thousandth of that
-   more for terms of u^2. 2.5 (d + 32) u |x||w| holds both with a fifth to spare. W1 on AVX2, two
-   cores: 86 ms, OpenBLAS's product 69 of them; the plain path 92 -- */
-
-/* The candidates of row r among a panel's latents. */
-static void saei_blas_keep(const saei_task *t, size_t r, size_t first, const float *p, float error,
-                           saei_top *top) {
-    const float *offset = t->s.screen + saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL + first;
-    saei_screen_list list;
-    float cut, shift;
-    size_t count;
-    if (!saei_screen_ready(t, r, error, top, &list, &cut, &shift)) return;
-    count = t->kernels->keep_above(p, offset, false, saei_min(SAEI_PANEL, t->m - first), cut,
-                                   (uint32_t)first, list.latent, list.value, list.count,
-                                   list.stride, NULL);
-    for (size_t j = list.count; shift > 0 && j < saei_min(count, list.stride); j++)
-        list.value[j] -= shift;
-    saei_screen_done(t, r, count, top);
-}
-
-/* SAEI_BLAS_PART of rows [lo, hi), of which t->s.blas has the products with the latents from t->n
-   on. */
-static void saei_blas_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_encode_args *a = t->args;
-    size_t r0 = t->lo + part * SAEI_BLAS_PART, r1 = saei_min(r0 + SAEI_BLAS_PART, t->hi);
-    size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL, threads = (size_t)t->w->ctx->threads;
-    size_t lists = threads * SAEI_TOP_LISTS, end = saei_min(t->n + SAEI_BLAS_LATENTS, t->m);
-    float rounding = (float)(t->d + 32) * 1.5e-7f;
-    double *least = &t->s.sums[r0 / SAEI_BLAS_PART];
-    saei_top spare = saei_top_list(t, worker * SAEI_TOP_LISTS);
-    if (!t->n) *least = HUGE_VAL;
-    for (size_t r = r0; r < r1; r++) {
-        const float *facts = t->s.screen + 2 * all + t->n / SAEI_PANEL * SAEI_SCREEN_FACTS;
-        const float *p = t->s.blas + (r - t->lo) * SAEI_BLAS_LATENTS;
-        saei_quantized *q = &t->s.facts[r - t->lo];
-        saei_top *top = &t->s.tops[r - t->lo];
-        if (!t->n) {
-            saei_screen_row(t, a->x + r * t->ld, NULL, q);
-            *top = saei_top_list(t, lists + r - t->lo);
-            if (a->select == SAE_SELECT_TOP_K) top->cut = t->a * q->norm;
-            t->code->count[r] = 0;
-        }
-        for (size_t first = t->n; first < end && q->inverse >= 0;
-             first += SAEI_PANEL, p += SAEI_PANEL, facts += SAEI_SCREEN_FACTS)
-            saei_blas_keep(t, r, first, p, saei_screen_error(q, facts, rounding), top);
-        if (end == t->m) saei_screen_row_end(t, r, q, top, &spare, least);
-    }
-}
-
-static void saei_blas_encode(saei_task *t) {
-    const sae_encode_args *a = t->args;
-    for (t->lo = 0; t->lo < a->n; t->lo = t->hi) {
-        t->hi = saei_min(t->lo + SAEI_BLAS_ROWS, a->n);
-        for (t->n = 0; t->n < t->m; t->n += SAEI_BLAS_LATENTS) {
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(t->hi - t->lo),
-                        (int)saei_min(SAEI_BLAS_LATENTS, t->m - t->n), (int)t->d, 1,
-                        a->x + t->lo * t->ld, (int)t->ld, a->W + t->n * t->ld, (int)t->ld, 0,
-                        t->s.blas, SAEI_BLAS_LATENTS);
-            saei_parallel_workers(t->w->ctx, saei_ceil_div(t->hi - t->lo, SAEI_BLAS_PART),
-                                  saei_blas_part, t);
-        }
-    }
-}
-#endif
-
-/* Whether screening pays and holds; packs W_enc for it if so, or only measures it for a BLAS.
-   known: entries a row expected. */
-static bool saei_screen_begin(saei_task *t, double known) {
-    const sae_encode_args *a = t->args;
-    size_t panels = saei_ceil_div(t->m, SAEI_PANEL);
-    t->z = SAEI_BLAS_ROWS > 0 ? t->s.blas : NULL;
-    if ((!t->kernels->screen && !t->z) || a->list || a->select == SAE_SELECT_ALL || t->d > 16384
-        || known * 20 > (double)t->m || a->n < SAEI_TILE_ROWS || panels > 65536)
-        return false;
-    memset(t->s.counts, 0, panels * sizeof *t->s.counts);
-    saei_parallel_workers(t->w->ctx, panels, saei_screen_pack_part, t);
-    for (size_t i = 0; i < panels; i++)
-        if (t->s.counts[i]) return false;
-    return true;
-}
-
-/* All rows through saei_encode_part, or screened for saei_screen_part; t->parts: how many sums are
-   used. A task has many rows, as it reads all panels, but every thread should have four. */
-static void saei_encode_rows(saei_task *t, sae_part_fn fn) {
-    size_t share = saei_align16(t->args->n / (4 * (size_t)t->w->ctx->threads));
-    t->stride = saei_min(saei_max(share, 32), SAEI_ENCODE_ROWS);
-    t->parts = saei_ceil_div(t->args->n, t->stride);
-#if defined(SAE_CBLAS)
-    if (fn == saei_screen_part) {
-        t->parts = saei_ceil_div(t->args->n, SAEI_BLAS_PART);
-        saei_blas_encode(t);
-        return;
-    }
-#endif
-    saei_parallel_workers(t->w->ctx, t->parts, fn, t);
-}
-
-/* Leaves the `want` largest of the code's `total` positive values, ties to the lower index (row,
-   then latent): a histogram over the upper, then the lower half of the bits finds the smallest
-   value to keep. Returns it. */
-static float saei_keep_batch(sae_code *code, size_t want, uint32_t *histogram) {
-    uint32_t upper = 0, lower = 0, bits;
-    size_t above = 0, ties;
-    float cut;
-    for (int half = 0; half < 2; half++) {
-        uint32_t bucket = 65536;
-        memset(histogram, 0, 65536 * sizeof *histogram);
-        for (size_t r = 0; r < code->rows; r++) {
-            const float *v = code->pre + r * code->stride;
-            for (size_t j = 0; j < code->count[r]; j++) {
-                memcpy(&bits, v + j, sizeof bits);
-                if (!half) histogram[bits >> 16]++;
-                else if (bits >> 16 == upper) histogram[bits & 0xFFFF]++;
-            }
-        }
-        while (above + histogram[--bucket] < want) above += histogram[bucket];
-        if (!half) upper = bucket;
-        else lower = bucket;
-    }
-    ties = want - above;
-    bits = upper << 16 | lower;
-    memcpy(&cut, &bits, sizeof cut);
-    for (size_t r = 0; r < code->rows; r++) {
-        uint32_t *latent = code->latent + r * code->stride;
-        float *v = code->pre + r * code->stride;
-        uint32_t kept = 0;
-        for (size_t j = 0; j < code->count[r]; j++) {
-            bool tie = v[j] == cut && ties > 0;
-            if (tie) ties--;
-            if (v[j] > cut || tie) {
-                latent[kept] = latent[j];
-                v[kept++] = v[j];
-            }
-        }
-        code->count[r] = kept;
-    }
-    return cut;
-}
-
-static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
-    saei_task t = saei_task_of(w);
-    size_t total = saei_code_entries(code); /* of the last batch */
-    sae_part_fn fn = saei_encode_part;
-    double known;
-    known = code->rows ? (double)total / (double)code->rows : (double)a->m;
-    if (a->select == SAE_SELECT_TOP_K) known = (double)a->k;
-    t.args = a;
-    t.code = code;
-    t.d = a->d;
-    t.ld = a->ld;
-    t.m = a->list ? *a->list_count : a->m;
-    t.which = saei_min(a->k, t.m);
-    code->rows = a->n;
-    if (a->select == SAE_SELECT_BATCH_TOP_K || (a->select == SAE_SELECT_TOP_K && !a->list))
-        t.a = *a->warm;
-    if (a->select == SAE_SELECT_BATCH_TOP_K && !(t.a > 0)) known = (double)a->m;
-    if (saei_screen_begin(&t, known)) fn = saei_screen_part;
-    /* Bits cost little, and serve sums of lists that are not yet dense, too. */
-    code->bits = code->fires && fn == saei_encode_part && !a->list && known * 32 > (double)t.m
-                 && a->select != SAE_SELECT_TOP_K && a->select != SAE_SELECT_BATCH_TOP_K;
-    if (fn == saei_encode_part)
-        saei_parallel(w->ctx, saei_ceil_div(t.m, SAEI_PANEL), saei_pack_part, &t);
-    saei_encode_rows(&t, fn);
-    if (a->select == SAE_SELECT_TOP_K && fn == saei_screen_part) {
-        double least = HUGE_VAL; /* over the rows, of the k-th largest p / |x| */
-        for (size_t i = 0; i < t.parts; i++) least = t.s.sums[i] < least ? t.s.sums[i] : least;
-        *a->warm = 0.97f * (float)least;
-    }
-    if (a->select != SAE_SELECT_BATCH_TOP_K) return;
-    for (bool again = true;;) {
-        total = saei_code_entries(code);
-        if (total >= a->k * a->n || t.a <= 0) break;
-        t.a = again && fn == saei_screen_part ? 0.7f * t.a : 0; /* the guess was too high */
-        again = false;
-        if (!(t.a > 0) && fn == saei_screen_part) {
-            saei_parallel(w->ctx, saei_ceil_div(t.m, SAEI_PANEL), saei_pack_part, &t);
-            fn = saei_encode_part;
-        }
-        saei_encode_rows(&t, fn);
-    }
-    *a->warm = total > a->k * a->n ? 0.96f * saei_keep_batch(code, a->k * a->n, t.s.counts) : 0;
-}
-
-/* ==== >>cpu: values of entries ================================================================ */
-
-static void saei_exp_latents(const saei_task *t, const float *r_mag) {
-    for (size_t i = 0; i < t->w->shape.dict_size; i++) t->s.latents[i] = (float)saei_exp(r_mag[i]);
-}
-
-static void saei_gate_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        t->kernels->gate(c->count[r], r * c->stride, t->x, t->s.latents, t->y, c);
-}
-
-static void saei_cpu_gate(const sae_work *w, const float *gate_bias, const float *r_mag,
-                          const float *mag_bias, sae_code *code) {
-    saei_task t = saei_task_of(w);
-    saei_exp_latents(&t, r_mag);
-    t.x = gate_bias;
-    t.y = mag_bias;
-    t.code = code;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_gate_part, &t);
-}
-
-static void saei_jump_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++)
-            c->value[j] = c->pre[j] > t->x[c->latent[j]] ? c->pre[j] : 0;
-}
-
-static void saei_cpu_jump(const sae_work *w, const float *theta, sae_code *code) {
-    saei_task t = saei_task_of(w);
-    t.x = theta;
-    t.code = code;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_jump_part, &t);
-}
-
-static void saei_exp_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
-            if (t->kind) c->grad[j] *= c->value[j];
-            else c->value[j] = (float)saei_exp((double)c->pre[j]);
-        }
-}
-
-static void saei_cpu_exp_values(const sae_work *w, sae_code *code) {
-    saei_task t = saei_task_of(w);
-    t.code = code;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_part, &t);
-}
-
-static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
-    saei_task t = saei_task_of(w);
-    t.code = code;
-    t.kind = 1;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_part, &t);
-}
-
-/* ==== >>cpu: the dense phase ================================================================== */
-/* A fresh dictionary without a k fires half of its latents. Then a list's rows are no longer few
-   and far between: every sum reads the whole matrix, from the L3. So the matrix is copied into
-   panels of 64 x 128 that lie in the L1 while 256 lists go over them, each from where it stopped;
-   the lists are read as bits. The order of every sum is the one of add_rows, and so are the bits.
-   W1, half dense, two cores of 540 GFLOP/s: a sum over all lists is 4.3 G multiply-adds, 16 ms at
-   the FMA peak; predicted 21, as an entry's 8 FMAs take 9 loads, and a visit of 32 entries 24 more
-   and 8 stores; measured 22 to 26, the dots 28. */
-
-/* Whether panels pay: at one entry in 16 of n m. */
-static bool saei_is_dense(const saei_task *t, size_t entries, size_t n) {
-    return (double)entries * 16 >= (double)n * (double)t->w->shape.dict_size;
-}
-
-/* Lists of one task: many, as it reads all panels, but every thread should have four tasks. */
-static size_t saei_dense_targets(const saei_task *t, size_t lists) {
-    size_t most = SAEI_DENSE_TARGETS;
-    return lists >= 4 * most * (size_t)t->w->ctx->threads ? most : most / 2;
-}
-
-/* Panels of rows [lo, hi) of t->x: one task for SAEI_DENSE_ROWS of them. t->stride: rows of a
-   block; panels do not cross blocks. */
-static void saei_dense_pack_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t each = saei_ceil_div(t->stride, SAEI_DENSE_ROWS);
-    size_t lo = part / each * t->stride + part % each * SAEI_DENSE_ROWS;
-    size_t end = saei_min((part / each + 1) * t->stride, t->n);
-    size_t count = lo < end ? saei_min(SAEI_DENSE_ROWS, end - lo) : 0;
-    for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS) {
-        size_t width = saei_min(SAEI_DENSE_COLUMNS, t->ld - c);
-        for (size_t r = 0; r < count; r++)
-            memcpy(t->s.packed + lo * t->ld + c * count + r * width, t->x + (lo + r) * t->ld + c,
-                   width * sizeof(float));
-    }
-}
-
-/* Panels of M [n][ld] in blocks of `block` rows. */
-static void saei_dense_pack(const saei_task *task, const float *M, size_t n, size_t block) {
-    saei_task t = *task;
-    t.x = M;
-    t.n = n;
-    t.stride = block;
-    saei_parallel(t.w->ctx,
-                  saei_ceil_div(n, block) * saei_ceil_div(block, SAEI_DENSE_ROWS),
-                  saei_dense_pack_part, &t);
-}
-
-/* bits[p * stride]: which of the latents from 64 p on row r of the code has. */
-static void saei_fires_row(const saei_task *t, size_t r, size_t stride, uint64_t *bits) {
-    const sae_code *c = t->code;
-    const uint32_t *latent = c->latent + r * c->stride;
-    size_t words = saei_ceil_div(t->w->shape.dict_size, 64);
-    if (c->bits) {
-        for (size_t w = 0; w < words; w++) bits[w * stride] = c->fires[r * words + w];
-        return;
-    }
-    for (size_t w = 0, at = 0; w < words; w++) {
-        SAEI_PREFETCH(latent + at + 256); /* where `at` will be is known late */
-        SAEI_PREFETCH(latent + at + 272);
-        at += t->kernels->mark(latent + at, c->count[r] - at, (uint32_t)(w * 64),
-                               &bits[w * stride]);
-    }
-}
-
-/* The entries of a row before its word `words`. */
-static size_t saei_fires_before(const uint64_t *fires, size_t words) {
-    size_t count = 0;
-    for (size_t w = 0; w < words; w++) count += saei_count_bits(fires[w]);
-    return count;
-}
-
-static void saei_fires_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t words = saei_ceil_div(t->w->shape.dict_size, 64);
-    for (size_t r = part * 16, end = saei_part_end(part, 16, t->code->rows); r < end; r++)
-        saei_fires_row(t, r, 1, t->s.fires + r * words);
-}
-
-/* t->fires: the code's, or from its lists. */
-static void saei_fires_begin(saei_task *t) {
-    t->fires = t->code->bits ? t->code->fires : t->s.fires;
-    if (!t->code->bits)
-        saei_parallel(t->w->ctx, saei_ceil_div(t->code->rows, 16), saei_fires_part, t);
-}
-
-/* out[i] += sum of value[j] M[first + b] over the entries j of list i from at[i] on, one for each
-   bit b of bits[i], of which the panel has `count`; at moves on. What the next panel will want of
-   the values, which end at end[i], is fetched. */
-static void saei_dense_add(const saei_task *t, size_t targets, size_t *at, const size_t *end,
-                           const uint64_t *bits, const float *value, size_t first, size_t count,
-                           float *out) {
-    size_t stop[SAEI_DENSE_TARGETS] = { 0 };
-    for (size_t i = 0; i < targets; i++) {
-        stop[i] = at[i] + saei_count_bits(bits[i]);
-        for (size_t j = stop[i]; j < saei_min(2 * stop[i] - at[i] + 16, end[i]); j += 16)
-            SAEI_PREFETCH(value + j); /* as many as here, about */
-    }
-    for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
-        t->kernels->add_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, bits, value,
-                              t->s.packed + first * t->ld + c * count, out + c, t->ld);
-    memcpy(at, stop, targets * sizeof *at);
-}
-
-/* out[j] = alpha e[i].M[b] for the entries j of list i from at[i] on, one for each bit b of marks
-   [panels][SAEI_DENSE_TARGETS], M [n] as panels in one block: the dot order. The sixteen running
-   sums of a dot wait in t->s.lanes from one panel to the next. */
-static void saei_dense_dots(const saei_task *t, size_t targets, size_t *at, const uint64_t *marks,
-                            const float *e, size_t n, float alpha, size_t worker, float *out) {
-    float *lanes = t->s.lanes + worker * SAEI_DENSE_TARGETS * SAEI_DENSE_ROWS * 16;
-    for (size_t first = 0; first < n; first += SAEI_DENSE_ROWS, marks += SAEI_DENSE_TARGETS) {
-        size_t count = saei_min(SAEI_DENSE_ROWS, n - first);
-        for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)
-            t->kernels->dot_panel(saei_min(SAEI_DENSE_COLUMNS, t->ld - c), targets, at, marks,
-                                  e + c, t->ld, t->s.packed + first * t->ld + c * count, lanes,
-                                  c == 0, alpha, c + SAEI_DENSE_COLUMNS < t->ld ? NULL : out);
-        for (size_t i = 0; i < targets; i++) at[i] += saei_count_bits(marks[i]);
-    }
-}
-
-/* ==== >>cpu: decode and residuals ============================================================= */
-
-/* Entries of row r with lo <= latent < hi: [*begin, return), counted from the row's start. */
-static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi, size_t *begin) {
-    const uint32_t *latent = c->latent + r * c->stride;
-    size_t b = 0, e = c->count[r];
-    if (lo)
-        for (size_t step = e; b < e; ) {
-            step = (e - b) / 2;
-            if (latent[b + step] < lo) b += step + 1;
-            else e = b + step;
-        }
-    *begin = b;
-    e = c->count[r];
-    if (e > b && latent[e - 1] >= hi)
-        for (size_t at = b; at < e; ) {
-            size_t mid = at + (e - at) / 2;
-            if (latent[mid] < hi) at = mid + 1;
-            else e = mid;
-        }
-    return e;
-}
-
-/* out = base + sum of the row's entries [begin, end); base NULL: 0. */
-static void saei_code_row(const saei_task *t, const float *values, const float *W, size_t begin,
-                          size_t end, const float *base, size_t worker, float *out) {
-    float *sum = t->s.rows + worker * 3 * t->ld;
-    memset(sum, 0, t->ld * sizeof *sum);
-    t->kernels->add_rows(t->ld, end - begin, t->code->latent + begin, values + begin, W, t->ld,
-                         sum);
-    if (!base) memcpy(out, sum, t->ld * sizeof *out);
-    else t->kernels->axpy(t->ld, 1, sum, base, out);
-}
-
-static void saei_decode_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
-        size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride;
-        saei_code_row(t, t->z, t->x, at + begin, at + end, t->y ? t->y + r * t->stride : NULL,
-                      worker, t->out + r * t->ld);
-    }
-}
-
-static void saei_cpu_decode(const sae_work *w, const sae_code *code, const float *values,
-                            const float *W, size_t lo, size_t hi, const float *base,
-                            size_t base_stride, float *out) {
-    saei_task t = saei_task_of(w);
-    t.code = code;
-    t.z = values;
-    t.x = W;
-    t.lo = lo;
-    t.hi = hi;
-    t.y = base;
-    t.stride = base_stride;
-    t.out = out;
-    saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &t);
-}
-
-static void saei_residual_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
-        float *e = t->out + r * t->ld;
-        if (t->x) t->kernels->axpy(t->ld, -1, t->y + r * t->ld, t->x + r * t->ld, e);
-        t->s.sums[r] = t->kernels->dot(t->ld, e, e);
-        if (t->x) continue;
-        t->s.sums[r] = sqrt(t->s.sums[r]);
-        if (t->s.sums[r] > 0)
-            for (size_t c = 0; c < t->ld; c++) e[c] = e[c] / (float)t->s.sums[r];
-    }
-}
-
-static void saei_cpu_residual(const sae_work *w, const float *x_hat, const float *y, size_t n,
-                              float *e, double *loss) {
-    saei_task t = saei_task_of(w);
-    t.x = x_hat;
-    t.y = y;
-    t.n = n;
-    t.out = e;
-    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_residual_part, &t);
-    *loss = saei_sum_doubles(t.s.sums, n) / (double)n;
-}
-
-static void saei_cpu_unit_rows(const sae_work *w, size_t n, float *e, double *loss) {
-    saei_task t = saei_task_of(w);
-    t.n = n;
-    t.out = e;
-    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_residual_part, &t);
-    *loss = saei_sum_doubles(t.s.sums, n) / (double)n;
-}
-
-/* Sum over columns of sum_r (x - mean)^2, in double, in blocks of 1024 rows. */
-static void saei_scatter_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t c0 = part * 64, width = saei_part_end(part, 64, t->d) - c0;
-    double mean[64], sum[64], block[64];
-    memset(mean, 0, sizeof mean);
-    memset(sum, 0, sizeof sum);
-    for (int pass = 0; pass < 2; pass++) {
-        double *total = pass ? sum : mean;
-        for (size_t r = 0; r < t->n; ) {
-            size_t end = saei_min(r + SAE_ROW_BLOCK, t->n);
-            memset(block, 0, sizeof block);
-            for (; r < end; r++)
-                for (size_t c = 0; c < width; c++) {
-                    double v = (double)t->x[r * t->ld + c0 + c];
-                    if (pass) v = (v - mean[c]) * (v - mean[c]);
-                    block[c] += v;
-                }
-            for (size_t c = 0; c < width; c++) total[c] += block[c];
-        }
-        for (size_t c = 0; !pass && c < width; c++) mean[c] /= (double)t->n;
-    }
-    for (size_t c = 0; c < width; c++) t->s.sums[c0 + c] = sum[c];
-}
-
-static double saei_scatter(const sae_work *w, const float *x, size_t n) {
-    saei_task t = saei_task_of(w);
-    t.x = x;
-    t.n = n;
-    saei_parallel(w->ctx, saei_ceil_div(t.d, 64), saei_scatter_part, &t);
-    return saei_sum_doubles(t.s.sums, t.d);
-}
-
-static void saei_cpu_variance(const sae_work *w, const float *x, size_t n, double *out) {
-    *out = n > 1 ? saei_scatter(w, x, n) / (double)(n - 1) : 0;
-}
-
-static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const float *e, size_t n,
-                                   const uint32_t *list_count, double alpha, float *r,
-                                   double *pre_norm, double *norm) {
-    double denominator, scale;
-    if (!*list_count) {
-        memset(r, 0, n * w->shape.ld * sizeof *r);
-        *pre_norm = -1;
-        *norm = 0;
-        return;
-    }
-    denominator = saei_scatter(w, e, n) / (double)n;
-    saei_cpu_axpy(w, n * w->shape.ld, 1, x_aux, e, r);
-    {
-        saei_task t = saei_task_of(w);
-        for (size_t i = 0; i < n; i++)
-            t.s.sums[i] = t.kernels->dot(t.ld, r + i * t.ld, r + i * t.ld);
-        *pre_norm = saei_sum_doubles(t.s.sums, n) / (double)n;
-    }
-    *norm = *pre_norm / denominator;
-    scale = 2 * alpha / ((double)n * denominator);
-    if (!(fabs(*norm) <= DBL_MAX) || !(fabs(scale) <= FLT_MAX)) *norm = scale = 0;
-    saei_cpu_axpy(w, n * w->shape.ld, (float)scale, r, NULL, r);
-}
-
-static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
-                                    const uint32_t *list_count, float *out, double *loss) {
-    saei_task t = saei_task_of(w);
-    double mse = 0, ghost = 0, mse_sum[2] = { 0, 0 }, ghost_sum[2] = { 0, 0 }, c;
-    float *r = t.s.rows;
-    *loss = 0;
-    if (!*list_count) {
-        memset(out, 0, n * t.ld * sizeof *out);
-        return;
-    }
-    for (int pass = 0; pass < 2; pass++) { /* the scale c needs the sums of all rows first */
-        c = mse / (ghost + 1e-8);
-        for (size_t i = 0; i < n; i++) {
-            const float *ei = e + i * t.ld, *gi = x_g + i * t.ld;
-            double norm_e = sqrt(t.kernels->dot(t.ld, ei, ei));
-            double norm_g = sqrt(t.kernels->dot(t.ld, gi, gi)), norm_r;
-            float s = (float)(norm_e / (2 * norm_g + 1e-8));
-            for (size_t k = 0; k < t.ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
-            norm_r = sqrt(t.kernels->dot(t.ld, r, r));
-            if (!pass) {
-                saei_sum_add(mse_sum, i, norm_e);
-                saei_sum_add(ghost_sum, i, norm_r);
-            } else {
-                float q = norm_r > 0 ? (float)(-(double)s * c / ((double)n * norm_r)) : 0;
-                for (size_t k = 0; k < t.ld; k++) out[i * t.ld + k] = q * r[k];
-            }
-        }
-        mse = (mse_sum[0] + mse_sum[1]) / (double)n;
-        ghost = (ghost_sum[0] + ghost_sum[1]) / (double)n;
-    }
-    *loss = ghost * (mse / (ghost + 1e-8));
-}
-
-/* ==== >>cpu: penalties, gradients of entries ================================================== */
-
-static double saei_penalty_entropy(const float *f, size_t count, float coef, float *grad) {
-    double sum = 0, h = 0, mean = 0;
-    for (size_t j = 0; j < count; j++) sum += (double)f[j];
-    if (!(sum > 0)) return 0;
-    for (size_t j = 0; j < count; j++) {
-        double q = (double)f[j] / (sum + 1e-8), slope = -(saei_ln(q + 1e-8) + q / (q + 1e-8));
-        h -= q * saei_ln(q + 1e-8);
-        mean += slope * q;
-    }
-    for (size_t j = 0; grad && j < count; j++) {
-        double q = (double)f[j] / (sum + 1e-8), slope = -(saei_ln(q + 1e-8) + q / (q + 1e-8));
-        if (f[j] > 0) grad[j] += coef * (float)((slope - mean) / (sum + 1e-8));
-    }
-    return h;
-}
-
-static double saei_penalty_lp(const saei_kernels *kernels, const float *f, size_t count, size_t m,
-                              double p, bool root, float coef, float *grad) {
-    double sum = 0, outer = p, power[64];
-    for (size_t j = 0; j < count; j += 64) {
-        size_t n = saei_min(64, count - j);
-        kernels->powers(n, f + j, p, power);
-        for (size_t i = 0; i < n; i++) sum += power[i];
-    }
-    if (p == 0) sum = (double)m; /* 0^0 is 1 */
-    if (root) outer = sum > 0 ? saei_pow(sum, 1 / p - 1) : 0;
-    for (size_t j = 0; grad && j < count; j += 64) {
-        size_t n = saei_min(64, count - j);
-        kernels->powers(n, f + j, p - 1, power);
-        for (size_t i = 0; i < n; i++)
-            if (f[j + i] > 0) grad[j + i] += coef * (float)(outer * power[i]);
-    }
-    return root ? (sum > 0 ? saei_pow(sum, 1 / p) : 0) : sum;
-}
-
-static void saei_penalty_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    float coef = (float)(t->coef / (double)c->rows);
-    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++) {
-        const uint32_t *latent = c->latent + r * c->stride;
-        const float *f = t->x + r * c->stride;
-        float *grad = t->out ? t->out + r * c->stride : NULL;
-        double sum = 0;
-        switch ((sae_penalty)t->kind) {
-        case SAE_PENALTY_L1:
-            for (size_t j = 0; j < c->count[r]; j++) {
-                float weight = t->y ? t->y[latent[j]] : 1;
-                sum += (double)weight * (double)f[j];
-                if (grad && f[j] > 0) grad[j] += coef * weight;
-            }
-            break;
-        case SAE_PENALTY_LP:
-        case SAE_PENALTY_LP_P:
-            sum = saei_penalty_lp(t->kernels, f, c->count[r], t->m, t->p,
-                                  t->kind == SAE_PENALTY_LP, coef, grad);
-            break;
-        case SAE_PENALTY_ENTROPY: sum = saei_penalty_entropy(f, c->count[r], coef, grad); break;
-        }
-        t->s.sums[r] = sum;
-    }
-}
-
-static void saei_cpu_penalty(const sae_work *w, sae_penalty kind, double p, double coef,
-                             const float *weight, const sae_code *code, const float *values,
-                             float *grad, double *loss) {
-    saei_task t = saei_task_of(w);
-    t.kind = (int)kind;
-    t.p = p;
-    t.coef = coef;
-    t.y = weight;
-    t.code = code;
-    t.x = values;
-    t.out = grad;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_penalty_part, &t);
-    *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
-}
-
-static void saei_dots_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
-        size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride + begin;
-        t->kernels->dots(t->ld, t->x + r * t->ld, end - begin, c->latent + at, t->y, t->ld, t->a,
-                         t->out + at);
-        for (size_t j = at; t->z && j < at + (end - begin); j++)
-            if (!(t->z[j] > 0)) t->out[j] = 0;
-    }
-}
-
-static void saei_cpu_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
-                          size_t lo, size_t hi, float alpha, const float *relu_of, float *grad) {
-    saei_task t = saei_task_of(w);
-    t.code = code;
-    t.x = e;
-    t.y = W;
-    t.lo = lo;
-    t.hi = hi;
-    t.a = alpha;
-    t.z = relu_of;
-    t.out = grad;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_dots_part, &t);
-}
-
-/* Row by row: the decoder rows that the dots want lie in the L2 from the decoding. */
-static void saei_reconstruct_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
-        size_t at = r * c->stride, end = at + c->count[r];
-        float *e = t->outs[0] + r * t->ld, *grad = t->outs[1];
-        saei_code_row(t, t->values[0], t->x, at, end, t->y, worker, e);
-        t->kernels->axpy(t->ld, -1, t->z + r * t->ld, e, e);
-        t->s.sums[r] = t->kernels->dot(t->ld, e, e);
-        t->kernels->dots(t->ld, e, end - at, c->latent + at, t->x, t->ld, t->a, grad + at);
-        for (size_t j = at; t->values[1] && j < end; j++)
-            if (!(t->values[1][j] > 0)) grad[j] = 0;
-    }
-}
-
-/* The same for t->stride rows together. */
-static void saei_dense_reconstruct_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    size_t r0 = part * t->stride, count = saei_min(t->stride, c->rows - r0);
-    size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 }, m = t->w->shape.dict_size;
-    float *e = t->outs[0] + r0 * t->ld, *grad = t->outs[1];
-    size_t words = SAEI_DENSE_TARGETS * saei_ceil_div(m, SAEI_DENSE_ROWS);
-    uint64_t *marks = t->s.marks + worker * words;
-    memset(e, 0, count * t->ld * sizeof *e);
-    for (size_t i = 0; i < count; i++) {
-        at[i] = (r0 + i) * c->stride;
-        end[i] = at[i] + c->count[r0 + i];
-        saei_fires_row(t, r0 + i, SAEI_DENSE_TARGETS, marks + i);
-    }
-    for (size_t first = 0; first < m; first += SAEI_DENSE_ROWS)
-        saei_dense_add(t, count, at, end, marks + first / SAEI_DENSE_ROWS * SAEI_DENSE_TARGETS,
-                       t->values[0], first, saei_min(SAEI_DENSE_ROWS, m - first), e);
-    for (size_t i = 0; i < count; i++) {
-        t->kernels->axpy(t->ld, 1, e + i * t->ld, t->y, e + i * t->ld);
-        t->kernels->axpy(t->ld, -1, t->z + (r0 + i) * t->ld, e + i * t->ld, e + i * t->ld);
-        t->s.sums[r0 + i] = t->kernels->dot(t->ld, e + i * t->ld, e + i * t->ld);
-        at[i] = (r0 + i) * c->stride;
-    }
-    saei_dense_dots(t, count, at, marks, e, m, t->a, worker, grad);
-    for (size_t i = 0; t->values[1] && i < count; i++)
-        for (size_t j = (r0 + i) * c->stride; j < end[i]; j++)
-            if (!(t->values[1][j] > 0)) grad[j] = 0;
-}
-
-static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const float *values,
-                                 const float *W, const float *base, const float *y, float alpha,
-                                 const float *relu_of, float *e, double *loss, float *grad) {
-    saei_task t = saei_task_of(w);
-    const float *in[2];
-    float *out[2];
-    in[0] = values;
-    in[1] = relu_of;
-    out[0] = e;
-    out[1] = grad;
-    t.code = code;
-    t.values = in;
-    t.outs = out;
-    t.x = W;
-    t.y = base;
-    t.z = y;
-    t.a = alpha;
-    if (saei_is_dense(&t, saei_code_entries(code), code->rows)) {
-        saei_dense_pack(&t, W, t.m, t.m);
-        t.stride = saei_dense_targets(&t, code->rows);
-        saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, t.stride),
-                              saei_dense_reconstruct_part, &t);
-    } else saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
-    *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
-}
-
-static void saei_gate_grad_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        t->kernels->gate_grad(c->count[r], r * c->stride, t->s.latents, c);
-}
-
-static void saei_cpu_gate_grad(const sae_work *w, const float *r_mag, sae_code *code) {
-    saei_task t = saei_task_of(w);
-    saei_exp_latents(&t, r_mag);
-    t.code = code;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_gate_grad_part, &t);
-}
-
-/* The rectangle of the straight-through estimator: 1 where |(x - theta) / bandwidth| < 1/2. */
-static bool saei_rectangle(float x, float theta, float bandwidth) {
-    float z = (x - theta) / bandwidth;
-    return z > -0.5f && z < 0.5f;
-}
-
-static float saei_jump_l0_slope(double coef, double target, double l0, size_t n, float bandwidth) {
-    double slope = coef * 2 * (l0 / target - 1) / target / (double)n;
-    return (float)(-slope / (double)bandwidth);
-}
-
-static void saei_jump_grad_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    float slope = (float)t->p, bandwidth = t->a;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
-            float theta = t->x[c->latent[j]], p = c->pre[j], g = c->grad[j], d = 0;
-            if (saei_rectangle(p, theta, bandwidth)) d = -(theta / bandwidth) * g;
-            if (saei_rectangle(c->value[j], theta, bandwidth)) d += slope;
-            c->extra[0][j] = d;
-            c->grad[j] = p > theta ? g : 0;
-        }
-}
-
-/* t->s.sums[part]: how many of 16 rows' values lie above their threshold. */
-static void saei_jump_above_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    size_t above = 0;
-    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
-        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++)
-            above += c->value[j] > t->x[c->latent[j]];
-    t->s.sums[part] = (double)above;
-}
-
-static void saei_cpu_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
-                               double target, sae_code *code, double *l0, double *loss) {
-    saei_task t = saei_task_of(w);
-    size_t parts = saei_ceil_div(code->rows, 16);
-    uint64_t above = 0;
-    bool negative = false;
-    t.x = theta;
-    t.a = bandwidth;
-    t.code = code;
-    saei_parallel(w->ctx, parts, saei_jump_above_part, &t);
-    for (size_t i = 0; i < parts; i++) above += (uint64_t)t.s.sums[i];
-    for (size_t i = 0; i < t.m; i++) negative = negative || theta[i] < 0;
-    if (negative) memset(t.s.counts, 0, t.m * sizeof *t.s.counts);
-    for (size_t r = 0; negative && r < code->rows; r++)
-        for (size_t j = r * code->stride; j < r * code->stride + code->count[r]; j++)
-            t.s.counts[code->latent[j]]++;
-    /* f = 0 of an unlisted latent lies above a negative threshold */
-    for (size_t i = 0; negative && i < t.m; i++)
-        if (theta[i] < 0) above += code->rows - t.s.counts[i];
-    *l0 = (double)above / (double)code->rows;
-    *loss = coef * (*l0 / target - 1) * (*l0 / target - 1);
-    t.p = (double)saei_jump_l0_slope(coef, target, *l0, code->rows, bandwidth);
-    saei_parallel(w->ctx, parts, saei_jump_grad_part, &t);
-}
-
-static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float bandwidth, double coef,
-                               double target, const double *l0, const sae_index *index, size_t n,
-                               float *theta_grad) {
-    float slope = saei_jump_l0_slope(coef, target, *l0, n, bandwidth);
-    (void)w;
-    for (size_t i = 0; i < index->dict_size; i++)
-        if (saei_rectangle(0, theta[i], bandwidth)) {
-            size_t unlisted = n - (index->begin[i + 1] - index->begin[i]);
-            theta_grad[i] += (float)unlisted * slope;
-        }
-}
-
-/* ==== >>cpu: by latent ======================================================================== */
-
-/* Where `row` holds bits. */
-static uint64_t *saei_index_words(const sae_index *index) {
-    return (uint64_t *)(void *)index->row;
-}
-
-/* [parts][m]: how many of a part's rows, t->stride each, have a latent. */
-static void saei_count_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    uint32_t *counts = t->s.counts + part * t->m;
-    const uint64_t *words = saei_index_words(t->index);
-    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
-    memset(counts, 0, t->m * sizeof *counts);
-    for (; t->index->bits && r < end; r += 64)
-        for (size_t i = 0; i < t->m; i++)
-            counts[i] += (uint32_t)saei_count_bits(words[r / 64 * t->m + i]);
-    for (; r < end; r++)
-        for (size_t j = 0; j < c->count[r]; j++) counts[c->latent[r * c->stride + j]]++;
-}
-
-static void saei_place_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    uint32_t *offsets = t->s.counts + part * t->m;
-    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
-    for (; r < end; r++)
-        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
-            uint32_t i = c->latent[j];
-            size_t at = t->index->begin[i] + offsets[i]++;
-            if (!t->index->bits) t->index->row[at] = (uint32_t)r;
-            for (size_t v = 0; v < t->which; v++) t->index->value[v][at] = t->values[v][j];
-        }
-}
-
-/* -- dense lists: which latents fire is written as bits first, by row and by latent, and counted;
-   then the values are moved, from one entry in 5 on 64 latents of all rows at a time, 16 rows by 16
-   latents together. Half dense W1 with two values, two cores: 33 ms entry by entry, 11 so -- */
-
-/* to[i], bit r = from[r], bit i: halves, quarters, ... change places. */
-static void saei_turn_bits(const uint64_t from[64], uint64_t to[64]) {
-    uint64_t mask = 0xFFFFFFFFu;
-    memcpy(to, from, 64 * sizeof *to);
-    for (size_t h = 32; h; h /= 2, mask ^= mask << h)
-        for (size_t i = 0; i < 64; i = (i + h + 1) & ~h) {
-            uint64_t swap = (to[i] >> h ^ to[i + h]) & mask;
-            to[i] ^= swap << h;
-            to[i + h] ^= swap;
-        }
-}
-
-/* The index's bits of 64 rows. */
-static void saei_turn_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t panels = saei_ceil_div(t->m, 64);
-    size_t count = saei_part_end(part, 64, t->code->rows) - part * 64;
-    const uint64_t *fires = t->fires + part * 64 * panels;
-    uint64_t *words = saei_index_words(t->index) + part * t->m, rows[64], latents[64];
-    memset(rows, 0, sizeof rows);
-    for (size_t p = 0; p < panels; p++) {
-        for (size_t r = 0; r < count; r++) rows[r] = fires[r * panels + p];
-        saei_turn_bits(rows, latents);
-        memcpy(words + p * 64, latents, saei_min(64, t->m - p * 64) * sizeof *words);
-    }
-}
-
-/* Asks for what row r, at entry `stand`, has of 64 latents if about half of them fire. */
-static void saei_place_fetch(const saei_task *t, size_t r, size_t stand) {
-    const sae_code *c = t->code;
-    size_t at = r * c->stride + stand, end = saei_min(at + 48, r * c->stride + c->count[r]);
-    for (; at < end; at += 16)
-        for (size_t v = 0; v < t->which; v++) SAEI_PREFETCH(t->values[v] + at);
-}
-
-/* A part goes through t->lo latents and remembers where each row stands. */
-static void saei_place_latents_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    uint32_t *stands = t->s.counts + part * c->rows;
-    size_t lo = part * t->lo, end = saei_min(lo + t->lo, t->m), to[64];
-    size_t panels = saei_ceil_div(t->m, 64);
-    for (size_t r = 0; r < c->rows; r++)
-        stands[r] = (uint32_t)saei_fires_before(t->fires + r * panels, lo / 64);
-    for (; lo < end; lo += 64) {
-        size_t hi = saei_min(lo + 64, end);
-        memset(to, 0, sizeof to);
-        memcpy(to, t->index->begin + lo, (hi - lo) * sizeof *to);
-        for (size_t r0 = 0; r0 < c->rows; r0 += 16) {
-            uint32_t fires[4][16];
-            size_t from[16];
-            memset(fires, 0, sizeof fires);
-            memset(from, 0, sizeof from);
-            for (size_t r = r0; r < saei_min(r0 + 16, c->rows); r++) {
-                uint64_t bits = t->fires[r * panels + lo / 64];
-                if (r + 16 < c->rows) saei_place_fetch(t, r + 16, stands[r + 16]);
-                from[r - r0] = r * c->stride + stands[r];
-                stands[r] += (uint32_t)saei_count_bits(bits);
-                for (size_t g = 0; g < 4; g++)
-                    fires[g][r - r0] = (uint32_t)(bits >> 16 * g) & 0xFFFF;
-            }
-            for (size_t g = 0; lo + 16 * g < hi; g++)
-                t->kernels->regroup(fires[g], from, t->values, t->which, t->index->value,
-                                    to + 16 * g);
-        }
-    }
-}
-
-static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
-                           size_t count, sae_index *index) {
-    saei_task t = saei_task_of(w);
-    size_t entries = saei_code_entries(code), total = 0;
-    t.code = code;
-    t.index = index;
-    t.values = values;
-    t.which = count;
-    index->rows = code->rows;
-    index->bits = saei_is_dense(&t, entries, code->rows)
-                  && 2 * saei_ceil_div(code->rows, 64) * t.m <= index->capacity;
-    if (index->bits) {
-        saei_fires_begin(&t);
-        saei_parallel(w->ctx, saei_ceil_div(code->rows, 64), saei_turn_part, &t);
-    }
-    saei_code_parts(&t, code->rows);
-    saei_parallel(w->ctx, t.parts, saei_count_part, &t);
-    for (size_t i = 0; i < t.m; i++) {
-        uint32_t before = 0; /* a part's entries of latent i come after those of the parts before */
-        index->begin[i] = total;
-        for (size_t part = 0; part < t.parts; part++) {
-            uint32_t here = t.s.counts[part * t.m + i];
-            t.s.counts[part * t.m + i] = before;
-            before += here;
-        }
-        total += before;
-    }
-    index->begin[t.m] = total;
-    if (index->bits && (double)entries * 5 >= (double)code->rows * (double)t.m) {
-        size_t parts = saei_min(4 * (size_t)w->ctx->threads, SAEI_SORT_PARTS);
-        t.lo = saei_ceil_div(saei_ceil_div(t.m, parts), 64) * 64;
-        saei_parallel(w->ctx, saei_ceil_div(t.m, t.lo), saei_place_latents_part, &t);
-    } else saei_parallel(w->ctx, t.parts, saei_place_part, &t);
-}
-
-/* out = sum_j value[j] x[row[j]] in blocks of SAE_ROW_BLOCK rows; spare [ld]. */
-static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, const uint32_t *row,
-                          const float *value, const float *x, float *spare, float *out) {
-    memset(out, 0, ld * sizeof *out);
-    for (size_t j = 0; j < count; ) {
-        uint32_t block = row[j] / SAE_ROW_BLOCK;
-        size_t end = j;
-        while (end < count && row[end] / SAE_ROW_BLOCK == block) end++;
-        if (j == 0) kernels->add_rows(ld, end, row, value, x, ld, out);
-        else {
-            memset(spare, 0, ld * sizeof *spare);
-            kernels->add_rows(ld, end - j, row + j, value + j, x, ld, spare);
-            kernels->axpy(ld, 1, spare, out, out);
-        }
-        j = end;
-    }
-}
-
-static void saei_latent_rows_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    float *sum = t->s.rows + worker * 3 * t->ld, *spare = sum + t->ld;
-    size_t first = t->lo + part * SAEI_LATENT_PART;
-    for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, t->hi); i++) {
-        size_t begin = t->index->begin[i], count = t->index->begin[i + 1] - begin;
-        float *out = t->out + i * t->ld;
-        if (!count) {
-            if (!t->add) memset(out, 0, t->ld * sizeof *out);
-            continue;
-        }
-        saei_rows_sum(t->kernels, t->ld, count, t->index->row + begin,
-                      t->index->value[t->which] + begin, t->x, spare, sum);
-        if (t->add) t->kernels->axpy(t->ld, t->a, sum, out, out);
-        else t->kernels->scale(t->ld, t->a, sum, out);
-    }
-}
-
-static void saei_dense_latents_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    size_t i0 = t->lo + part * t->stride, count = saei_min(t->stride, t->hi - i0);
-    size_t at[SAEI_DENSE_TARGETS];
-    const size_t *begin = t->index->begin + i0;
-    const uint64_t *words = saei_index_words(t->index) + i0;
-    float *spare = t->s.dense + worker * SAEI_DENSE_TARGETS * t->ld;
-    float *out = t->out + i0 * t->ld, *sum = t->add ? spare + t->stride * t->ld : out;
-    memcpy(at, begin, count * sizeof *at);
-    memset(sum, 0, count * t->ld * sizeof *sum);
-    for (size_t lo = 0; lo < t->n; lo += SAE_ROW_BLOCK) {
-        size_t before[SAEI_DENSE_TARGETS], hi = saei_min(lo + SAE_ROW_BLOCK, t->n);
-        memcpy(before, at, count * sizeof *at);
-        if (lo) memset(spare, 0, count * t->ld * sizeof *spare);
-        for (size_t r = lo; r < hi; r += SAEI_DENSE_ROWS)
-            saei_dense_add(t, count, at, begin + 1, words + r / SAEI_DENSE_ROWS * t->m,
-                           t->index->value[t->which], r, saei_min(SAEI_DENSE_ROWS, hi - r),
-                           lo ? spare : sum);
-        for (size_t i = 0; lo && i < count; i++) { /* as in saei_rows_sum: nothing of no entry */
-            float *row = sum + i * t->ld;
-            if (before[i] == begin[i]) memcpy(row, spare + i * t->ld, t->ld * sizeof *row);
-            else if (at[i] > before[i]) t->kernels->axpy(t->ld, 1, spare + i * t->ld, row, row);
-        }
-    }
-    for (size_t i = 0; i < count; i++, sum += t->ld, out += t->ld) {
-        if (begin[i + 1] == begin[i]) continue;
-        if (t->add) t->kernels->axpy(t->ld, t->a, sum, out, out);
-        else t->kernels->scale(t->ld, t->a, sum, out);
-    }
-}
-
-static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size_t which,
-                                 const float *x, size_t lo, size_t hi, float alpha, bool add,
-                                 float *out) {
-    saei_task t = saei_task_of(w);
-    sae_index copy = *index;
-    t.index = &copy;
-    t.which = which;
-    t.m = index->dict_size;
-    t.x = x;
-    t.lo = lo;
-    t.hi = hi;
-    t.a = alpha;
-    t.add = add;
-    t.out = out;
-    t.n = index->rows;
-    if (index->bits) {
-        saei_dense_pack(&t, x, t.n, SAE_ROW_BLOCK);
-        t.stride = saei_dense_targets(&t, hi - lo) / (add ? 2 : 1); /* both sums in the scratch */
-        saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, t.stride), saei_dense_latents_part,
-                              &t);
-        return;
-    }
-    saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part,
-                          &t);
-}
-
-/* The sums of latents [i, i + 4), each in the order of its list, side by side. */
-static void saei_latent_sum4(const sae_index *index, const float *v, size_t i, double sum[4]) {
-    const size_t *begin = index->begin + i;
-    const float *v0 = v + begin[0], *v1 = v + begin[1], *v2 = v + begin[2], *v3 = v + begin[3];
-    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    size_t least = SIZE_MAX;
-    for (size_t c = 0; c < 4; c++) least = saei_min(least, begin[c + 1] - begin[c]);
-    for (size_t j = 0; j < least; j++) {
-        s0 += (double)v0[j];
-        s1 += (double)v1[j];
-        s2 += (double)v2[j];
-        s3 += (double)v3[j];
-    }
-    sum[0] = s0;
-    sum[1] = s1;
-    sum[2] = s2;
-    sum[3] = s3;
-    for (size_t c = 0; c < 4; c++)
-        for (size_t j = begin[c] + least; j < begin[c + 1]; j++) sum[c] += (double)v[j];
-}
-
-/* t->s.sums[i]: the sums of the value t->which, 64 latents a part. */
-static void saei_latent_sums_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const float *v = t->index->value[t->which];
-    size_t i = part * 64, end = saei_part_end(part, 64, t->m);
-    for (; i + 4 <= end; i += 4) saei_latent_sum4(t->index, v, i, t->s.sums + i);
-    for (; i < end; i++) {
-        t->s.sums[i] = 0;
-        for (size_t j = t->index->begin[i]; j < t->index->begin[i + 1]; j++)
-            t->s.sums[i] += (double)v[j];
-    }
-}
-
-static const double *saei_latent_sums(const sae_work *w, const sae_index *index, size_t which) {
-    saei_task t = saei_task_of(w);
-    sae_index copy = *index;
-    t.index = &copy;
-    t.which = which;
-    t.m = index->dict_size;
-    saei_parallel(w->ctx, saei_ceil_div(t.m, 64), saei_latent_sums_part, &t);
-    return t.s.sums;
-}
-
-static void saei_put_sums(const double *sum, size_t m, bool add, float *out) {
-    for (size_t i = 0; i < m; i++) out[i] = add ? out[i] + (float)sum[i] : (float)sum[i];
-}
-
-static void saei_cpu_latent_sums(const sae_work *w, const sae_index *index, size_t which, bool add,
-                                 float *out) {
-    saei_put_sums(saei_latent_sums(w, index, which), index->dict_size, add, out);
-}
-
-/* t->s.sums of t->lo latents a part, from the rows as they lie. Half dense W1, two cores: 1.2 ms,
-   where moving the values by latent and adding them takes 5.7. */
-static void saei_code_sums_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    size_t lo = part * t->lo, hi = saei_min(lo + t->lo, t->m), words = saei_ceil_div(t->m, 64);
-    double *sums = t->s.sums;
-    memset(sums + lo, 0, (saei_ceil_div(hi, 64) * 64 - lo) * sizeof *sums);
-    for (size_t r = 0; r < c->rows; r++) {
-        size_t at = r * c->stride, begin, end;
-        if (c->bits) {
-            const uint64_t *fires = c->fires + r * words;
-            at += saei_fires_before(fires, lo / 64);
-            t->kernels->add_fires(saei_ceil_div(hi - lo, 64), fires + lo / 64, t->x + at,
-                                  sums + lo);
-            continue;
-        }
-        end = at + saei_code_range(c, r, lo, hi, &begin);
-        for (size_t j = at + begin; j < end; j++) sums[c->latent[j]] += (double)t->x[j];
-    }
-}
-
-static void saei_cpu_code_sums(const sae_work *w, const sae_code *code, const float *values,
-                               size_t m, bool add, float *out) {
-    saei_task t = saei_task_of(w);
-    size_t parts = (size_t)w->ctx->threads;
-    t.code = code;
-    t.x = values;
-    t.m = m;
-    t.lo = saei_ceil_div(saei_ceil_div(m, parts), 64) * 64;
-    saei_parallel(w->ctx, saei_ceil_div(m, t.lo), saei_code_sums_part, &t);
-    saei_put_sums(t.s.sums, m, add, out);
-}
-
-static void saei_cpu_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
-                           uint64_t *since) {
-    const double *sum = which < 0 ? NULL : saei_latent_sums(w, index, (size_t)which);
-    for (size_t i = 0; i < index->dict_size; i++) {
-        bool fired = sum ? sum[i] > 0 : index->begin[i + 1] > index->begin[i];
-        since[i] = fired ? 0 : since[i] + step;
-    }
-}
-
-static void saei_cpu_list_silent(const sae_work *w, const uint64_t *since, uint64_t threshold,
-                                 size_t m, uint32_t *list, uint32_t *count) {
-    uint32_t found = 0;
-    (void)w;
-    for (size_t i = 0; i < m; i++)
-        if (since[i] >= threshold) list[found++] = (uint32_t)i;
-    *count = found;
-}
-
-/* -- sums -- */
-
-/* partial[part] = sum of s_r x_r over one block of rows (s NULL: 1), in double: these sums are the
-   bias's gradient, which every pre-activation feels. */
-static void saei_block_sum_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    double *out = t->s.partial + part * t->ld;
-    memset(out, 0, t->ld * sizeof *out);
-    for (size_t r = part * SAE_ROW_BLOCK; r < saei_part_end(part, SAE_ROW_BLOCK, t->n); r++) {
-        const float *row = t->x + r * t->ld;
-        double s = t->y ? (double)t->y[r] : 1;
-        if (s != 0) t->kernels->add_double(t->ld, s, row, out);
-    }
-}
-
-/* The blocks' sums added in order into partial[0]. */
-static const double *saei_block_sum(const sae_work *w, const float *x, const float *s, size_t n) {
-    saei_task t = saei_task_of(w);
-    size_t parts = saei_ceil_div(n, SAE_ROW_BLOCK);
-    t.x = x;
-    t.y = s;
-    t.n = n;
-    saei_parallel(w->ctx, parts, saei_block_sum_part, &t);
-    for (size_t part = 1; part < parts; part++)
-        for (size_t c = 0; c < t.ld; c++) t.s.partial[c] += t.s.partial[part * t.ld + c];
-    return t.s.partial;
-}
-
-static void saei_cpu_column_sums(const sae_work *w, const float *x, size_t n, float alpha,
-                                 float *out) {
-    const double *sum = saei_block_sum(w, x, NULL, n);
-    for (size_t c = 0; c < w->shape.ld; c++) out[c] = (float)((double)alpha * sum[c]);
-}
-
-static void saei_cpu_weighted_sum(const sae_work *w, const float *W, const float *s, size_t m,
-                                  float alpha, float *out) {
-    const double *sum = saei_block_sum(w, W, s, m);
-    for (size_t c = 0; c < w->shape.ld; c++)
-        out[c] = (float)((double)out[c] + (double)alpha * sum[c]);
-}
-
-static void saei_sum_squares_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
-    t->s.sums[part] = t->kernels->dot(n, t->x + at, t->x + at);
-}
-
-static void saei_cpu_sum_squares(const sae_work *w, const float *x, size_t count, double *out) {
-    saei_task t = saei_task_of(w);
-    size_t parts = saei_ceil_div(count, SAEI_CHUNK);
-    t.x = x;
-    t.n = count;
-    saei_parallel(w->ctx, parts, saei_sum_squares_part, &t);
-    *out = saei_sum_doubles(t.s.sums, parts);
-}
-
-static void saei_cpu_count_nonzero(const sae_work *w, const sae_code *code, double *mean) {
-    uint64_t total = 0;
-    (void)w;
-    for (size_t r = 0; r < code->rows; r++)
-        for (size_t j = 0; j < code->count[r]; j++) total += code->value[r * code->stride + j] != 0;
-    *mean = (double)total / (double)code->rows;
-}
-
-/* ==== >>cpu: weights ========================================================================== */
-
-enum { SAEI_ROWS_NORM, SAEI_ROWS_PARALLEL, SAEI_ROWS_UNIT, SAEI_ROWS_NORM_GRAD };
-
-static void saei_project_row(const saei_kernels *kernels, size_t ld, const float *row, float eps,
-                             float *grad) {
-    double norm = sqrt(kernels->dot(ld, row, row)) + (double)eps;
-    double c = norm > 0 ? kernels->dot(ld, grad, row) / norm / norm : 0;
-    if (norm > 0) kernels->axpy(ld, (float)-c, row, grad, grad);
-}
-
-static void saei_unit_row(const saei_kernels *kernels, size_t ld, float eps, float *row) {
-    double norm = sqrt(kernels->dot(ld, row, row)) + (double)eps;
-    if (norm > 0) kernels->divide(ld, row, (float)norm, row);
-}
-
-static bool saei_waits(const sae_lag *lag, size_t i) {
-    return lag && lag->waits && lag->updates >= lag->begun + SAE_LAG_QUIET
-           && lag->updates >= lag->listed[i] + SAE_LAG_QUIET;
-}
-
-static void saei_weight_rows_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    for (size_t i = part * 64, end = saei_part_end(part, 64, t->m); i < end; i++) {
-        const float *row = t->x + i * t->ld;
-        float *out = t->out + i * t->ld;
-        if (saei_waits(t->lag, i)) continue;
-        if (t->kind == SAEI_ROWS_NORM_GRAD) {
-            float c = t->a * t->z[i];
-            c = t->which == 2 ? 2 * c : t->y[i] > 0 ? c / t->y[i] : 0;
-            t->kernels->axpy(t->ld, c, row, out, out);
-            continue;
-        }
-        if (t->kind == SAEI_ROWS_PARALLEL) saei_project_row(t->kernels, t->ld, row, t->a, out);
-        else if (t->kind == SAEI_ROWS_UNIT) saei_unit_row(t->kernels, t->ld, t->a, out);
-        else t->out[i] = (float)(sqrt(t->kernels->dot(t->ld, row, row)) + (double)t->a);
-    }
-}
-
-static void saei_cpu_row_norms(const sae_work *w, const float *W, size_t m, float *out) {
-    saei_task t = saei_task_of(w);
-    t.kind = SAEI_ROWS_NORM;
-    t.x = W;
-    t.m = m;
-    t.out = out;
-    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
-}
-
-static void saei_cpu_norm_weight(const sae_work *w, const float *norms, int power, size_t m,
-                                 float *weight) {
-    (void)w;
-    for (size_t i = 0; i < m; i++) weight[i] = power == 2 ? norms[i] * norms[i] : norms[i];
-}
-
-static void saei_cpu_norm_grad(const sae_work *w, const float *W, const float *norms,
-                               const float *sums, int power, float coef, size_t m, float *grad) {
-    saei_task t = saei_task_of(w);
-    t.kind = SAEI_ROWS_NORM_GRAD;
-    t.x = W;
-    t.y = norms;
-    t.z = sums;
-    t.which = (size_t)power;
-    t.a = coef;
-    t.m = m;
-    t.out = grad;
-    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
-}
-
-static void saei_cpu_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
-                                     const sae_lag *lag, float *grad) {
-    saei_task t = saei_task_of(w);
-    t.kind = SAEI_ROWS_PARALLEL;
-    t.lag = lag;
-    t.x = W;
-    t.m = m;
-    t.a = eps;
-    t.out = grad;
-    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
-}
-
-static void saei_cpu_normalize_rows(const sae_work *w, size_t m, float eps, float *W) {
-    saei_task t = saei_task_of(w);
-    t.kind = SAEI_ROWS_UNIT;
-    t.x = W;
-    t.m = m;
-    t.a = eps;
-    t.out = W;
-    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weight_rows_part, &t);
-}
-
-static void saei_adam_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, t->n) - at;
-    t->kernels->adam(&t->adam, n, t->outs[0] + at, t->x + at, t->outs[1] ? t->outs[1] + at : NULL,
-                     t->outs[2] + at);
-}
-
-static double saei_clip_factor(double sum_squares, double max_norm) {
-    double factor = max_norm / (sqrt(sum_squares) + 1e-6);
-    return factor < 1 ? factor : 1;
-}
-
-static void saei_cpu_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
-                          const double *sum_squares, double max_norm, float *param,
-                          const float *grad, float *first, float *second, size_t count) {
-    saei_task task = saei_task_of(w);
-    float *outs[3];
-    outs[0] = param;
-    outs[1] = first;
-    outs[2] = second;
-    task.adam =
-        saei_adam_step_of(adam, t, sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1);
-    task.x = grad;
-    task.outs = outs;
-    task.n = count;
-    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_adam_part, &task);
-}
-
-static void saei_adam_rows_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    float project = t->a, unit = (float)t->p;
-    for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
-        size_t at = i * t->ld;
-        float *row = t->outs[0] + at;
-        if (saei_waits(t->lag, i)) continue;
-        if (project >= 0) saei_project_row(t->kernels, t->ld, row, project, t->outs[3] + at);
-        t->kernels->adam(&t->adam, t->ld, row, t->outs[3] + at, t->outs[1] ? t->outs[1] + at : NULL,
-                         t->outs[2] + at);
-        if (unit >= 0) saei_unit_row(t->kernels, t->ld, unit, row);
-        if (t->lag) t->lag->seen[i] = t->lag->updates + 1;
-    }
-}
-
-static void saei_cpu_adam_rows(const sae_work *w, const sae_adam_desc *adam, uint64_t step,
-                               const double *sum_squares, double max_norm, float project,
-                               float unit, const sae_lag *lag, size_t m, float *param, float *grad,
-                               float *first, float *second) {
-    saei_task t = saei_task_of(w);
-    float *outs[4];
-    outs[0] = param;
-    outs[1] = first;
-    outs[2] = second;
-    outs[3] = grad;
-    t.adam =
-        saei_adam_step_of(adam, step, sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1);
-    t.outs = outs;
-    t.m = m;
-    t.a = project;
-    t.p = (double)unit;
-    t.lag = lag;
-    saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_adam_rows_part, &t);
-}
-
-/* -- rows that wait. W1, two cores: an update costs a row 0.17 us from memory, and 0.04 while it
-   lies in the L1, where it sees all that it missed; but a row that fires after a rest is read once
-   more than else -- */
-
-/* [parts][m] bytes: which latents a part of the rows lists. */
-static void saei_listed_part(void *arg, size_t part) {
-    saei_task *t = (saei_task *)arg;
-    const sae_code *c = t->code;
-    unsigned char *listed = (unsigned char *)t->s.counts + part * t->m;
-    size_t r = part * t->stride, end = saei_part_end(part, t->stride, c->rows);
-    size_t words = saei_ceil_div(t->m, 64);
-    memset(listed, 0, t->m);
-    for (size_t w = 0; c->bits && w < words; w++) {
-        uint64_t any = 0;
-        for (size_t i = r; i < end; i++) any |= c->fires[i * words + w];
-        for (; any; any &= any - 1) listed[w * 64 + saei_lowest_bit(any)] = 1;
-    }
-    for (; !c->bits && r < end; r++)
-        for (size_t j = 0; j < c->count[r]; j++) listed[c->latent[r * c->stride + j]] = 1;
-}
-
-static void saei_catch_up_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    const unsigned char *listed = (const unsigned char *)t->s.counts;
-    const sae_lag *lag = t->lag;
-    float *none = t->s.rows + worker * 3 * t->ld;
-    size_t waiting = 0;
-    for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
-        float *row = t->outs[0] + i * t->ld, *first = t->outs[1] ? t->outs[1] + i * t->ld : NULL;
-        bool due = !t->code;
-        waiting += saei_waits(lag, i);
-        for (size_t p = 0; p < t->parts && !due; p++) due = listed[p * t->m + i] != 0;
-        if (!due) continue;
-        if (t->code) lag->listed[i] = lag->updates;
-        if (lag->seen[i] < lag->updates) memset(none, 0, t->ld * sizeof *none);
-        for (; lag->seen[i] < lag->updates; lag->seen[i]++) {
-            t->kernels->adam(&t->missed[lag->seen[i] % SAE_LAG_UPDATES], t->ld, row, none, first,
-                             t->outs[2] + i * t->ld);
-            if (lag->unit >= 0) saei_unit_row(t->kernels, t->ld, lag->unit, row);
-        }
-    }
-    t->s.sums[part] = (double)waiting;
-}
-
-static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae_lag *lag, size_t m,
-                              float *param, float *first, float *second) {
-    saei_task t = saei_task_of(w);
-    saei_adam_factors missed[SAE_LAG_UPDATES];
-    float *outs[3];
-    outs[0] = param;
-    outs[1] = first;
-    outs[2] = second;
-    for (size_t u = 0; u < saei_min(lag->updates, SAE_LAG_UPDATES); u++)
-        missed[u] = saei_adam_step_of(&lag->adam[u], lag->t[u], 1);
-    t.code = code;
-    t.m = m;
-    t.outs = outs;
-    t.lag = lag;
-    t.missed = missed;
-    if (code) {
-        saei_code_parts(&t, code->rows);
-        saei_parallel(w->ctx, t.parts, saei_listed_part, &t);
-    }
-    saei_parallel_workers(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
-    *lag->waiting = (uint32_t)saei_sum_doubles(t.s.sums, saei_ceil_div(m, 16));
-}
-
-/* DEVIATION: a row without a positive value makes the reference's mean infinite (its minimum over
-   nothing); here such rows are left out of the mean, and with no other row nothing changes. */
-static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
-                                      double beta, float *threshold) {
-    double sum[2] = { 0, 0 };
-    float smallest = 0, now;
-    size_t rows = 0;
-    (void)w;
-    for (size_t r = 0; r < code->rows; r++) {
-        float least = 0;
-        for (size_t j = 0; j < code->count[r]; j++) {
-            float v = code->value[r * code->stride + j];
-            if (v > 0 && (least == 0 || v < least)) least = v;
-        }
-        saei_sum_add(sum, r, (double)least);
-        if (least == 0) continue;
-        rows++;
-        if (smallest == 0 || least < smallest) smallest = least;
-    }
-    if (by_row && !rows) return;
-    now = by_row ? (float)((sum[0] + sum[1]) / (double)rows) : smallest;
-    if (*threshold < 0) *threshold = now;
-    else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
-}
-
-static void saei_distance_part(void *arg, size_t part, size_t worker) {
-    saei_task *t = (saei_task *)arg;
-    float *diff = t->s.rows + worker * 3 * t->ld + 2 * t->ld;
-    for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
-        float norm;
-        t->kernels->axpy(t->ld, -1, t->y, t->x + r * t->ld, diff);
-        norm = (float)sqrt(t->kernels->dot(t->ld, diff, diff));
-        t->out[r] = 1 / (norm > 1e-20f ? norm : 1e-20f);
-    }
-}
-
-/* Weiszfeld. DEVIATION: a row at the guess itself has weight 1e20 (the reference divides by 0). */
-static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t n, float *out) {
-    saei_task t = saei_task_of(w);
-    float *weights = (float *)(void *)t.s.sums; /* [n] floats, room for 2n doubles */
-    float *move = t.s.rows;
-    const double *sum = saei_block_sum(w, x, NULL, n);
-    for (size_t c = 0; c < t.ld; c++) out[c] = (float)(sum[c] / (double)n);
-    t.x = x;
-    t.y = out;
-    t.n = n;
-    t.out = weights;
-    for (int round = 0; round < 100; round++) {
-        double total[2] = { 0, 0 };
-        saei_parallel_workers(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
-        for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)weights[r]);
-        total[0] += total[1];
-        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total[0]);
-        sum = saei_block_sum(w, x, weights, n);
-        for (size_t c = 0; c < t.ld; c++) {
-            move[c] = (float)sum[c] - out[c];
-            out[c] = (float)sum[c];
-        }
-        if (sqrt(t.kernels->dot(t.ld, move, move)) < 1e-5) break;
-    }
-}
-
-static int saei_draw_compare(const void *a, const void *b) {
-    const saei_draw *x = (const saei_draw *)a, *y = (const saei_draw *)b;
-    if (x->key != y->key) return x->key < y->key ? -1 : 1;
-    return x->row < y->row ? -1 : x->row > y->row;
-}
-
-static void saei_cpu_resample(const sae_work *w, const float *x, const float *e, size_t n,
-                              const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
-                              uint64_t step, float *const enc[3], float *const dec[3],
-                              float *const (*biases)[3], size_t num_biases) {
-    saei_task t = saei_task_of(w);
-    saei_draw *draws = (saei_draw *)(void *)t.s.draws;
-    double alive = 0;
-    size_t living = 0, dead, used = 0;
-    saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
-    for (size_t i = 0; i < m; i++)
-        if (since[i] <= threshold) {
-            const float *row = enc[0] + i * t.ld;
-            alive += sqrt(t.kernels->dot(t.ld, row, row));
-            living++;
-        }
-    dead = m - living;
-    if (!dead) return;
-    if (living) alive /= (double)living;
-    /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
-    for (size_t r = 0; r < n; r++) {
-        double norm = sqrt(t.kernels->dot(t.ld, e + r * t.ld, e + r * t.ld));
-        double u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
-        draws[r].row = r;
-        draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
-    }
-    qsort(draws, n, sizeof *draws, saei_draw_compare);
-    for (size_t i = 0; i < m && used < saei_min(dead, n); i++) {
-        const float *from;
-        float norm, scale;
-        if (since[i] <= threshold) continue;
-        from = x + draws[used++].row * t.ld;
-        norm = (float)sqrt(t.kernels->dot(t.ld, from, from));
-        scale = (float)alive * 0.2f;
-        for (size_t c = 0; c < t.ld; c++) {
-            enc[0][i * t.ld + c] = from[c] * scale;
-            dec[0][i * t.ld + c] = norm > 0 ? from[c] / norm : 0;
-        }
-        for (int k = 0; k < 3; k++) {
-            if (k && enc[k]) memset(enc[k] + i * t.ld, 0, t.ld * sizeof(float));
-            if (k && dec[k]) memset(dec[k] + i * t.ld, 0, t.ld * sizeof(float));
-            for (size_t b = 0; b < num_biases; b++)
-                if (biases[b][k]) biases[b][k][i] = 0;
-        }
-    }
-}
-
-/* ==== >>cpu: table ============================================================================ */
-
-/* Nothing runs after a call has returned. */
-#define saei_cpu_begin_step NULL
-#define saei_cpu_end_step NULL
-#define saei_cpu_poll NULL
-#define saei_cpu_guard NULL
-#define saei_cpu_tripped NULL
-
-SAE_API const sae_backend *sae_cpu_backend(void) {
-#define SAEI_CPU(result, name, need, parameters, arguments) saei_cpu_##name,
-    static const sae_backend table = {
-        "cpu", true, SAE_BACKEND_CONTROL(SAEI_CPU) SAE_BACKEND_OPERATIONS(SAEI_CPU)
-    };
-#undef SAEI_CPU
-    return &table;
-}
-
-#undef saei_cpu_begin_step
-#undef saei_cpu_end_step
-#undef saei_cpu_poll
-#undef saei_cpu_guard
-#undef saei_cpu_tripped
-
-static const sae_backend *saei_backend_of(const sae_context *ctx) {
-    return ctx->backend ? ctx->backend : sae_cpu_backend();
 }
 
 /* ==== >>dictionary ============================================================================ */
@@ -11663,7 +9748,7 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
 }
 
 /* ==== >>dictionary: prepared encode =========================================================== */
-/* The screen of >>cpu for inference: W_enc's int16 panels, kept with the dictionary, and one slot
+/* The screen for inference: W_enc's int16 panels, kept with the dictionary, and one slot
    per thread, in which a block of rows is centred, screened and listed. A block without a free
    slot, or with more latents than the slot's lists hold, is encoded by the exact path, to the same
    bits; after several of the latter the screen is no longer used. See bench/RESULTS.md. */
@@ -11691,15 +9776,15 @@ struct saei_prepared {
     int lock;               /* of taken and overruns */
     unsigned overruns;
     size_t num_slots, stride, capacity;
-    float *packed, *screen; /* as in saei_cpu_scratch */
-    uint32_t *counts;
+    float *panels, *screen; /* as in saei_encode_room; screen: saei_screen_floats */
+    uint32_t *refused;
     int16_t *words;
     saei_prepared_slot *slots;
 };
 
 /* The next piece of base; NULL where there is none yet, and only `at` moves on. */
 static void *saei_prepared_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
-    size_t offset = saei_cpu_place(at, count, size);
+    size_t offset = saei_place(at, count, size);
     return base ? base + offset : NULL;
 }
 
@@ -11712,11 +9797,10 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_LIST_PADDING;
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
-    saei_cpu_place(&at, 1, sizeof(saei_prepared));
-    p->packed = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
-    p->screen = (float *)saei_prepared_piece(
-        b, &at, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS), sizeof(float));
-    p->counts = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
+    saei_place(&at, 1, sizeof(saei_prepared));
+    p->panels = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
+    p->screen = (float *)saei_prepared_piece(b, &at, saei_screen_floats(m), sizeof(float));
+    p->refused = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
     p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
                                                          sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
@@ -11740,28 +9824,26 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     return at;
 }
 
-/* The task of one slot; a: what is asked. */
-static saei_task saei_prepared_task(const sae_dictionary *dict, const saei_prepared *p,
-                                    const saei_prepared_slot *slot, const sae_work *w,
-                                    const sae_encode_args *a) {
-    saei_task t;
-    memset(&t, 0, sizeof t);
-    t.w = w;
-    t.kernels = dict->ctx->kernels;
-    t.s.packed = p->packed;
-    t.s.screen = p->screen;
-    t.s.counts = p->counts;
-    t.s.capacity = p->capacity;
-    t.s.words = slot->words;
-    t.s.value = slot->top_value;
-    t.s.latent = slot->top_latent;
-    t.s.sums = slot->least;
-    t.d = a->d;
-    t.ld = a->ld;
-    t.m = a->m;
-    t.which = saei_min(a->k, a->m);
-    t.args = a;
-    return t;
+/* The job of one slot; a: what is asked. */
+static saei_encode_job saei_prepared_job(const sae_dictionary *dict, const saei_prepared *p,
+                                         const saei_prepared_slot *slot,
+                                         const sae_encode_args *a) {
+    saei_encode_job job;
+    memset(&job, 0, sizeof job);
+    job.ctx = dict->ctx;
+    job.kernels = dict->ctx->kernels;
+    job.args = a;
+    job.m = a->m;
+    job.k = saei_min(a->k, a->m);
+    job.room.panels = p->panels;
+    job.room.refused = p->refused;
+    job.room.capacity = p->capacity;
+    job.room.words = slot->words;
+    job.room.value = slot->top_value;
+    job.room.latent = slot->top_latent;
+    job.room.least = slot->least;
+    saei_screen_place(&job.room, job.m, p->screen);
+    return job;
 }
 
 static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
@@ -11783,9 +9865,9 @@ static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
 }
 
 static bool saei_prepares(const sae_dictionary *dict) {
-    size_t panels = saei_ceil_div(dict->desc.dict_size, SAEI_PANEL);
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.activation && dict->desc.activation_dim <= 16384 && panels <= 65536
+           && !dict->desc.activation
+           && saei_screen_fits(dict->desc.activation_dim, dict->desc.dict_size)
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
                     || dict->desc.k * 20 > dict->desc.dict_size));
@@ -11794,9 +9876,8 @@ static bool saei_prepares(const sae_dictionary *dict) {
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
     saei_prepared plan, *p;
     sae_encode_args a;
-    saei_task t;
-    sae_work w;
-    size_t bytes, panels;
+    saei_encode_job job;
+    size_t bytes;
     if (!dict) return SAE_ERR_INVALID;
     if (dict->prepared || !saei_prepares(dict)) return SAE_OK;
     memset(&plan, 0, sizeof plan);
@@ -11808,18 +9889,10 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
-    memset(&w, 0, sizeof w);
-    w.ctx = dict->ctx;
     a = saei_prepared_args(dict);
-    t = saei_prepared_task(dict, p, &p->slots[0], &w, &a);
-    panels = saei_ceil_div(t.m, SAEI_PANEL);
-    saei_parallel_workers(dict->ctx, panels, saei_screen_pack_part, &t);
-    for (size_t i = 0; i < panels; i++)
-        if (p->counts[i]) { /* weights without a finite, sane norm: nothing to be had */
-            saei_free(dict->ctx, p);
-            return SAE_OK;
-        }
-    dict->prepared = p;
+    job = saei_prepared_job(dict, p, &p->slots[0], &a); /* its words: those of all workers */
+    if (saei_screen_pack(&job)) dict->prepared = p;
+    else saei_free(dict->ctx, p);
     return SAE_OK;
 }
 
@@ -11878,9 +9951,8 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     size_t d = dict->desc.activation_dim;
     bool overrun = false;
     sae_encode_args a;
-    saei_task t;
+    saei_encode_job job;
     sae_code code;
-    sae_work w;
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
         float *to = slot->x + r * dict->ld;
@@ -11894,17 +9966,15 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     code.count = slot->count;
     code.latent = slot->latent;
     code.pre = slot->pre;
-    memset(&w, 0, sizeof w);
-    w.ctx = dict->ctx;
     a = saei_prepared_args(dict);
     a.x = slot->x;
     a.n = rows;
-    t = saei_prepared_task(dict, p, slot, &w, &a);
-    t.code = &code;
-    if (a.select == SAE_SELECT_TOP_K) t.a = slot->warm;
-    if (a.select == SAE_SELECT_BATCH_TOP_K) t.a = dict->threshold > 0 ? dict->threshold : 0;
-    t.stride = rows;
-    saei_screen_part(&t, 0, 0); /* the slot is the scratch of one worker */
+    job = saei_prepared_job(dict, p, slot, &a);
+    job.code = &code;
+    if (a.select == SAE_SELECT_TOP_K) job.cut = slot->warm;
+    if (a.select == SAE_SELECT_BATCH_TOP_K) job.cut = dict->threshold > 0 ? dict->threshold : 0;
+    job.part_rows = rows;
+    saei_screen_rows(&job, 0, 0); /* the slot is the memory of one worker */
     slot->warm = 0.97f * (float)*slot->least;
     for (size_t r = 0; r < rows; r++) overrun |= slot->count[r] > p->stride;
     if (!overrun) saei_prepared_finish(dict, rows, p->stride, slot);
@@ -15267,6 +13337,2345 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     return result;
 }
 
+/* ==== >>operations ============================================================================ */
+
+/* Whether a table can be used: what it must have is there. */
+static sae_result saei_backend_check(const sae_context *ctx, const char *where,
+                                     const sae_backend *ops) {
+    const char *missing = NULL;
+    if (!ops->name)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the context's backend has no name", where);
+#define SAEI_CHECK(result, name, need, parameters, arguments)                                      \
+    if (!missing && !ops->name && !((need) & SAE_OP_OPTIONAL)) missing = #name;
+    SAE_BACKEND_CONTROL(SAEI_CHECK)
+    SAE_BACKEND_OPERATIONS(SAEI_CHECK)
+#undef SAEI_CHECK
+    if (missing)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s of the backend \"%s\" is NULL, which only "
+                         "optional operations may be", where, missing, ops->name);
+    if (!ops->guard != !ops->tripped)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the backend \"%s\" has one of guard and "
+                         "tripped, allowed are both or none", where, ops->name);
+    if (!ops->begin_step != !ops->end_step)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: the backend \"%s\" has one of begin_step and "
+                         "end_step, allowed are both or none", where, ops->name);
+    return SAE_OK;
+}
+
+/* -- optional operations, each with the same bits where the backend has none of its own -- */
+
+/* e = x_hat - y and its mean square norm; grad = alpha e.W of the entries, 0 where relu_of is not
+   positive. */
+static void saei_op_reconstruct(const sae_backend *ops, const sae_work *w, const sae_code *code,
+                                const float *values, const float *W, const float *base,
+                                const float *y, float alpha, const float *relu_of, float *e,
+                                double *loss, float *grad) {
+    size_t m = w->shape.dict_size;
+    if (ops->reconstruct) {
+        ops->reconstruct(w, code, values, W, base, y, alpha, relu_of, e, loss, grad);
+        return;
+    }
+    ops->decode(w, code, values, W, 0, m, base, 0, e);
+    ops->residual(w, e, y, code->rows, e, loss);
+    ops->dots(w, code, e, W, 0, m, alpha, relu_of, grad);
+}
+
+/* An update of param [m][ld]. Without an own operation rows never wait: there is no lazy. */
+static void saei_op_adam_rows(const sae_backend *ops, const sae_work *w, const sae_adam_desc *adam,
+                              uint64_t t, const double *sum_squares, double max_norm,
+                              float project, float unit, const sae_lazy_adam *lazy, size_t m,
+                              float *param, float *grad, float *first, float *second) {
+    if (ops->adam_rows) {
+        ops->adam_rows(w, adam, t, sum_squares, max_norm, project, unit, lazy, m, param, grad,
+                       first, second);
+        return;
+    }
+    if (project >= 0) ops->remove_parallel(w, param, m, project, NULL, grad);
+    ops->adam(w, adam, t, sum_squares, max_norm, param, grad, first, second, m * w->shape.ld);
+    if (unit >= 0) ops->normalize_rows(w, m, unit, param);
+}
+
+/* out[i] = the sum of the code's `values` over the entries of latent i; where the backend does it
+   by latent, they are value[which] of the index. */
+static void saei_op_code_sums(const sae_backend *ops, const sae_work *w, const sae_code *code,
+                              const float *values, const sae_index *index, size_t which,
+                              float *out) {
+    if (ops->code_sums) ops->code_sums(w, code, values, w->shape.dict_size, false, out);
+    else ops->latent_sums(w, index, which, false, out);
+}
+
+/* ==== >>cpu =================================================================================== */
+/* The backend that is built in. Work is cut into parts that do not depend on the number of threads
+   wherever an order matters; rows and latents are independent, so there any cut will do. */
+
+enum {
+    SAEI_LATENT_PART = 32,   /* latents of one by-latent task */
+    SAEI_DENSE_TARGETS = 256, /* at most: rows or latents of one task of the dense phase */
+    SAEI_CHUNK = 16384,      /* floats of one elementwise task; part of sum_squares' order */
+    SAEI_SORT_PARTS = 16,    /* at most: row blocks of the counting sort */
+#if defined(SAE_CBLAS)
+    SAEI_BLAS_ROWS = 512,     /* rows and latents of one product: 2 MB, and as many rows' lists */
+    SAEI_BLAS_LATENTS = 1008, /* whole panels */
+#else
+    SAEI_BLAS_ROWS = 0,
+    SAEI_BLAS_LATENTS = 0,
+#endif
+    SAEI_BLAS_PART = 16      /* rows of one task of its selection */
+};
+
+/* Scratch memory of a work, cut into pieces. Each operation says in its job what it keeps where;
+   none leaves anything for another. */
+typedef struct saei_cpu_scratch {
+    float *panels;         /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
+    float *dense;          /* [threads][SAEI_DENSE_TARGETS][ld] */
+    float *lanes;          /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
+    uint64_t *marks;       /* [threads][ceil(m / 64)][SAEI_DENSE_TARGETS] */
+    uint64_t *active_bits; /* [batch][ceil(m / 64)] */
+    float *screen;         /* [saei_screen_floats(m)] */
+    float *value;          /* [threads][SAEI_TOP_LISTS], then [SAEI_BLAS_ROWS], of [capacity] */
+    uint32_t *latent;      /* alike */
+    size_t capacity;       /* of a row's list of candidates, a multiple of 16 */
+    int16_t *words;        /* [threads][SAEI_ENCODE_ROWS][ld] */
+    uint32_t *integers;    /* [max(SAEI_SORT_PARTS m, SAEI_SORT_PARTS batch, 65536)] */
+    double *block_sums;    /* [blocks of SAE_ROW_BLOCK rows][ld] */
+    double *doubles;       /* rows, columns, latents or chunks, whichever is most; twice that */
+    float *rows;           /* [threads][3][ld] */
+    float *latents;        /* [m'] */
+    unsigned char *draws;  /* [batch] records of resample */
+    float *products;       /* a BLAS's: [SAEI_BLAS_ROWS][SAEI_BLAS_LATENTS] */
+    saei_top *tops;        /* [SAEI_BLAS_ROWS] */
+    saei_quantized *facts; /* alike */
+} saei_cpu_scratch;
+
+typedef struct saei_draw {
+    double key;
+    size_t row;
+} saei_draw;
+
+/* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
+static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *base,
+                              saei_cpu_scratch *s) {
+    size_t at = 0, threads = (size_t)ctx->threads;
+    size_t all = saei_ceil_div(h->dict_size, SAEI_PANEL) * SAEI_PANEL; /* latents in panels */
+    size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
+    unsigned char *b = (unsigned char *)base;
+    size_t panels, screen, value, latent, words, integers, block_sums, doubles, rows, latents;
+    size_t draws, dense, width, taller, lanes, marks, active;
+    size_t blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
+    size_t lists = threads * SAEI_TOP_LISTS + blas_rows, products, tops, facts;
+    if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
+        || !saei_mul(all, h->ld, &width) || !saei_mul(saei_max(all, h->batch), h->ld, &taller))
+        return SIZE_MAX;
+    most = saei_max(most, 2 * width / SAEI_CHUNK + 64);
+    s->capacity = saei_align16(saei_min(4 * h->k, m) + 4 * SAEI_PANEL);
+    panels = saei_place(&at, taller, sizeof(float));
+    dense = saei_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
+    lanes = saei_place(&at, threads * SAEI_DENSE_TARGETS,
+                           SAEI_DENSE_ROWS * 16 * sizeof(float));
+    marks = saei_place(&at, threads * SAEI_DENSE_TARGETS,
+                           saei_ceil_div(h->dict_size, SAEI_DENSE_ROWS) * sizeof(uint64_t));
+    active = saei_place(&at, h->batch, saei_ceil_div(h->dict_size, 64) * sizeof(uint64_t));
+    screen = saei_place(&at, saei_screen_floats(h->dict_size), sizeof(float));
+    value = saei_place(&at, lists, s->capacity * sizeof(float));
+    latent = saei_place(&at, lists, s->capacity * sizeof(float));
+    words = saei_place(&at, threads * SAEI_ENCODE_ROWS, h->ld * sizeof(int16_t));
+    integers = saei_place(&at, saei_max(SAEI_SORT_PARTS * saei_max(m, h->batch), 65536),
+                              sizeof(uint32_t));
+    block_sums = saei_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
+                                h->ld * sizeof(double));
+    doubles = saei_place(&at, most, 2 * sizeof(double));
+    rows = saei_place(&at, threads * 3, h->ld * sizeof(float));
+    latents = saei_place(&at, m, sizeof(float));
+    draws = saei_place(&at, h->batch, sizeof(saei_draw));
+    products = saei_place(&at, blas_rows * SAEI_BLAS_LATENTS, sizeof(float));
+    tops = saei_place(&at, blas_rows, sizeof(saei_top));
+    facts = saei_place(&at, blas_rows, sizeof(saei_quantized));
+    if (at == SIZE_MAX || !b) return at;
+    s->panels = (float *)(void *)(b + panels);
+    s->dense = (float *)(void *)(b + dense);
+    s->lanes = (float *)(void *)(b + lanes);
+    s->marks = (uint64_t *)(void *)(b + marks);
+    s->active_bits = (uint64_t *)(void *)(b + active);
+    s->screen = (float *)(void *)(b + screen);
+    s->value = (float *)(void *)(b + value);
+    s->latent = (uint32_t *)(void *)(b + latent);
+    s->words = (int16_t *)(void *)(b + words);
+    s->integers = (uint32_t *)(void *)(b + integers);
+    s->block_sums = (double *)(void *)(b + block_sums);
+    s->doubles = (double *)(void *)(b + doubles);
+    s->rows = (float *)(void *)(b + rows);
+    s->latents = (float *)(void *)(b + latents);
+    s->draws = b + draws;
+    s->products = (float *)(void *)(b + products);
+    s->tops = (saei_top *)(void *)(b + tops);
+    s->facts = (saei_quantized *)(void *)(b + facts);
+    return at;
+}
+
+static saei_cpu_scratch saei_cpu_scratch_of(const sae_work *w) {
+    saei_cpu_scratch s;
+    saei_cpu_layout(w->ctx, &w->shape, w->scratch, &s);
+    return s;
+}
+
+/* -- memory -- */
+
+static sae_result saei_cpu_open(const sae_context *ctx, void **state) {
+    (void)ctx;
+    *state = NULL;
+    return SAE_OK;
+}
+static void saei_cpu_close(const sae_context *ctx, void *state) {
+    (void)ctx;
+    (void)state;
+}
+/* Large pages where the system has them: rows are read in no order (15 % of such a reading). */
+static void *saei_cpu_alloc(const sae_work *w, size_t bytes) {
+    void *p = saei_alloc(w->ctx, bytes, 1);
+    if (!p) return NULL;
+#if defined(MADV_HUGEPAGE)
+    {
+        size_t page = 4096, skip = (page - ((uintptr_t)p & (page - 1))) & (page - 1);
+        if (bytes >= 4u << 20)
+            (void)madvise((unsigned char *)p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
+    }
+#endif
+    memset(p, 0, bytes);
+    return p;
+}
+static void saei_cpu_free(const sae_work *w, void *memory) { saei_free(w->ctx, memory); }
+static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) {
+    saei_cpu_scratch s;
+    return saei_cpu_layout(w->ctx, shape, NULL, &s);
+}
+static void saei_cpu_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
+    (void)w;
+    if (bytes) memcpy(device, host, bytes);
+}
+static void saei_cpu_download(const sae_work *w, void *host, const void *device, size_t bytes) {
+    (void)w;
+    if (bytes) memcpy(host, device, bytes);
+}
+static void saei_cpu_zero(const sae_work *w, void *memory, size_t bytes) {
+    (void)w;
+    memset(memory, 0, bytes);
+}
+static sae_result saei_cpu_status(const sae_work *w) {
+    (void)w;
+    return SAE_OK;
+}
+
+/* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */
+static void saei_sum_add(double s[2], size_t i, double x) {
+    if (i % SAE_ROW_BLOCK == 0) {
+        s[0] += s[1];
+        s[1] = 0;
+    }
+    s[1] += x;
+}
+static double saei_sum_doubles(const double *x, size_t n) {
+    double s[2] = { 0, 0 };
+    for (size_t i = 0; i < n; i++) saei_sum_add(s, i, x[i]);
+    return s[0] + s[1];
+}
+
+static size_t saei_code_entries(const sae_code *code) {
+    size_t entries = 0;
+    for (size_t r = 0; r < code->rows; r++) entries += code->count[r];
+    return entries;
+}
+
+/* How many rows of a code a part has where there is one part a thread: whole words of bits. */
+static size_t saei_code_part_rows(const sae_context *ctx, size_t rows) {
+    size_t parts = saei_min((size_t)ctx->threads, SAEI_SORT_PARTS);
+    return saei_max(64, saei_ceil_div(saei_ceil_div(rows, parts), 64) * 64);
+}
+
+/* -- batch. Of every operation: its job is what its parts share -- */
+
+typedef struct saei_load_job {
+    sae_dtype dtype;
+    const void *rows;
+    size_t stride, n, d, ld;
+    float divisor, *x;
+    uint32_t *bad; /* [parts] */
+} saei_load_job;
+
+static void saei_load_part(void *arg, size_t part) {
+    saei_load_job *j = (saei_load_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
+        float *to = j->x + r * j->ld, worst = 0;
+        const float *from = to;
+        if (j->dtype == SAE_F32) from = (const float *)j->rows + r * j->stride;
+        else
+            saei_convert_row(j->dtype, (const unsigned char *)j->rows + 2 * r * j->stride, 2, j->d,
+                             to);
+        for (size_t c = 0; c < j->d; c++) {
+            float v = from[c];
+            worst += v - v; /* NaN if v is not finite, else 0 */
+            to[c] = j->divisor == 1.0f ? v : v / j->divisor;
+        }
+        if (worst != 0) j->bad[part] = 1;
+    }
+}
+
+static void saei_cpu_load_rows(const sae_work *w, const sae_rows *rows, size_t n, float divisor,
+                               float *x, uint32_t *bad) {
+    saei_load_job j;
+    size_t parts = saei_ceil_div(n, 64);
+    j.dtype = rows->dtype ? rows->dtype : SAE_F32;
+    j.rows = rows->data;
+    j.d = w->shape.d;
+    j.ld = w->shape.ld;
+    j.stride = rows->stride ? rows->stride : j.d;
+    j.n = n;
+    j.divisor = divisor;
+    j.x = x;
+    j.bad = saei_cpu_scratch_of(w).integers;
+    memset(j.bad, 0, parts * sizeof *j.bad);
+    saei_parallel(w->ctx, parts, saei_load_part, &j);
+    for (size_t i = 0; i < parts; i++)
+        if (j.bad[i]) *bad = 1;
+}
+
+typedef struct saei_subtract_job {
+    const saei_kernels *kernels;
+    size_t n, ld;
+    const float *x, *b;
+    float *out;
+} saei_subtract_job;
+
+static void saei_subtract_part(void *arg, size_t part) {
+    saei_subtract_job *j = (saei_subtract_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++)
+        j->kernels->axpy(j->ld, -1, j->b, j->x + r * j->ld, j->out + r * j->ld);
+}
+
+static void saei_cpu_subtract(const sae_work *w, const float *x, const float *b, size_t n,
+                              float *out) {
+    saei_subtract_job j;
+    j.kernels = w->ctx->kernels;
+    j.ld = w->shape.ld;
+    j.n = n;
+    j.x = x;
+    j.b = b;
+    j.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_subtract_part, &j);
+}
+
+typedef struct saei_axpy_job {
+    const saei_kernels *kernels;
+    size_t count;
+    float a;
+    const float *x, *y;
+    float *out;
+} saei_axpy_job;
+
+static void saei_axpy_part(void *arg, size_t part) {
+    saei_axpy_job *j = (saei_axpy_job *)arg;
+    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, j->count) - at;
+    if (j->y) j->kernels->axpy(n, j->a, j->x + at, j->y + at, j->out + at);
+    else
+        for (size_t i = at; i < at + n; i++) j->out[i] = j->a * j->x[i];
+}
+
+static void saei_cpu_axpy(const sae_work *w, size_t count, float a, const float *x, const float *y,
+                          float *out) {
+    saei_axpy_job j;
+    j.kernels = w->ctx->kernels;
+    j.count = count;
+    j.a = a;
+    j.x = x;
+    j.y = y;
+    j.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_axpy_part, &j);
+}
+
+/* ==== >>cpu: encode =========================================================================== */
+/* By exact products, or screened (>>kernels: the screen). With SAE_CBLAS a float product of the
+   user's BLAS proposes instead of the int16 one, on every CPU. */
+
+static void saei_pack_part(void *arg, size_t part) {
+    saei_encode_job *job = (saei_encode_job *)arg;
+    const sae_encode_args *a = job->args;
+    size_t first = part * SAEI_PANEL;
+    saei_pack_panel(job->kernels, a->W, a->ld, a->d, a->list, first,
+                    saei_min(SAEI_PANEL, job->m - first), job->room.panels + first * a->d);
+}
+
+/* Bits of 48 latents from `first`, a multiple of 48, into those of row r. */
+static void saei_active_bits_put(const sae_code *code, size_t r, size_t m, size_t first,
+                                 uint64_t bits) {
+    uint64_t *word = code->active_bits + r * saei_ceil_div(m, 64) + first / 64;
+    size_t shift = first % 64;
+    word[0] |= bits << shift;
+    if (shift > 64 - SAEI_PANEL && bits >> (64 - shift)) word[1] |= bits >> (64 - shift);
+}
+
+static void saei_keep_row(const saei_encode_job *job, size_t r, size_t first, size_t count,
+                          const float *product, const float *bias, const float *theta) {
+    const sae_encode_args *a = job->args;
+    const sae_code *code = job->code;
+    uint32_t *latent = code->latent + r * code->stride;
+    float *pre = code->pre + r * code->stride;
+    size_t before = code->count[r], after = before;
+    uint64_t kept = ((uint64_t)1 << count) - 1;
+    switch (a->select) {
+    case SAE_SELECT_ALL:
+        for (size_t j = 0; j < count; j++) {
+            latent[after] = (uint32_t)(first + j);
+            pre[after++] = product[j] + bias[j];
+        }
+        break;
+    case SAE_SELECT_WINDOW:
+        after = job->kernels->keep_window(product, bias, theta, a->bandwidth, count,
+                                          (uint32_t)first, latent, pre, before, code->stride,
+                                          &kept);
+        break;
+    case SAE_SELECT_GATE:
+    case SAE_SELECT_POSITIVE:
+    case SAE_SELECT_BATCH_TOP_K:
+    case SAE_SELECT_TOP_K: /* through saei_keep_top */
+        after = job->kernels->keep_above(product, bias, a->select == SAE_SELECT_GATE, count,
+                                         job->cut, (uint32_t)first, latent, pre, before,
+                                         code->stride, &kept);
+        break;
+    }
+    if (code->has_active_bits) saei_active_bits_put(code, r, job->m, first, kept);
+    if (a->list)
+        for (size_t j = before; j < after; j++) latent[j] = a->list[latent[j]];
+    code->count[r] = (uint32_t)after;
+}
+
+static void saei_encode_part(void *arg, size_t part, size_t worker) {
+    saei_encode_job *job = (saei_encode_job *)arg;
+    const sae_encode_args *a = job->args;
+    sae_code *code = job->code;
+    size_t r0 = part * job->part_rows, r1 = saei_part_end(part, job->part_rows, a->n);
+    bool top_k = a->select == SAE_SELECT_TOP_K;
+    saei_top top[SAEI_ENCODE_ROWS];
+    float product[SAEI_TILE_ROWS * SAEI_PANEL], bias[SAEI_PANEL], theta[SAEI_PANEL];
+    saei_tops(job, worker, r1 - r0, top);
+    memset(bias, 0, sizeof bias);
+    for (size_t r = r0; r < r1; r++) code->count[r] = 0;
+    if (code->has_active_bits) {
+        size_t words = saei_ceil_div(job->m, 64);
+        memset(code->active_bits + r0 * words, 0, (r1 - r0) * words * sizeof(uint64_t));
+    }
+    for (size_t first = 0; first < job->m; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, job->m - first);
+        for (size_t j = 0; j < count; j++) {
+            size_t i = a->list ? a->list[first + j] : first + j;
+            bias[j] = a->bias[i];
+            theta[j] = a->theta ? a->theta[i] : 0;
+        }
+        for (size_t g = r0; g < r1; g += SAEI_TILE_ROWS) {
+            const float *x[SAEI_TILE_ROWS];
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
+                x[i] = a->x + saei_min(g + i, r1 - 1) * a->ld;
+            job->kernels->tile(x, job->room.panels + first * a->d, a->d, false, product);
+            for (size_t r = g; r < saei_min(g + SAEI_TILE_ROWS, r1); r++) {
+                const float *row = product + (r - g) * SAEI_PANEL;
+                if (top_k) saei_keep_top(job, first, count, row, bias, &top[r - r0]);
+                else saei_keep_row(job, r, first, count, row, bias, theta);
+            }
+        }
+    }
+    for (size_t r = r0; top_k && r < r1; r++) {
+        size_t at = r * code->stride;
+        saei_top_finish(job->kernels, &top[r - r0], job->k);
+        code->count[r] = (uint32_t)saei_top_write(&top[r - r0], job->k, job->m, a->list,
+                                                  code->latent + at, code->pre + at);
+    }
+}
+
+#if defined(SAE_CBLAS)
+/* -- with a BLAS: blocks of its float products propose. They and the canonical ones are d u |x||w|
+   from the true ones at most, u = 2^-24, whatever the order, fused or not, and a thousandth of that
+   more for terms of u^2. 2.5 (d + 32) u |x||w| holds both with a fifth to spare. W1 on AVX2, two
+   cores: 86 ms, OpenBLAS's product 69 of them; the exact path 92 -- */
+
+typedef struct saei_blas_job {
+    saei_encode_job *encode;
+    size_t lo, hi;         /* rows of the block */
+    size_t first;          /* its first latent */
+    float *products;       /* [SAEI_BLAS_ROWS][SAEI_BLAS_LATENTS] */
+    saei_top *tops;        /* of the block's rows */
+    saei_quantized *facts; /* alike */
+} saei_blas_job;
+
+/* The candidates of row r among a panel's latents. */
+static void saei_blas_keep(const saei_encode_job *job, size_t r, size_t first, const float *p,
+                           float error, saei_top *top) {
+    saei_screen_list list;
+    float cut, margin;
+    size_t count;
+    if (!saei_screen_ready(job, r, error, top, &list, &cut, &margin)) return;
+    count = job->kernels->keep_above(p, job->room.offset + first, false,
+                                     saei_min(SAEI_PANEL, job->m - first), cut, (uint32_t)first,
+                                     list.latent, list.value, list.count, list.stride, NULL);
+    for (size_t j = list.count; margin > 0 && j < saei_min(count, list.stride); j++)
+        list.value[j] -= margin;
+    saei_screen_done(job, r, count, top);
+}
+
+/* SAEI_BLAS_PART of the block's rows. */
+static void saei_blas_part(void *arg, size_t part, size_t worker) {
+    saei_blas_job *b = (saei_blas_job *)arg;
+    saei_encode_job *job = b->encode;
+    const sae_encode_args *a = job->args;
+    size_t r0 = b->lo + part * SAEI_BLAS_PART, r1 = saei_min(r0 + SAEI_BLAS_PART, b->hi);
+    size_t lists = (size_t)job->ctx->threads * SAEI_TOP_LISTS;
+    size_t end = saei_min(b->first + SAEI_BLAS_LATENTS, job->m);
+    float rounding = (float)(a->d + 32) * 1.5e-7f;
+    double *least = &job->room.least[r0 / SAEI_BLAS_PART];
+    saei_top spare = saei_top_list(job, worker * SAEI_TOP_LISTS);
+    if (!b->first) *least = HUGE_VAL;
+    for (size_t r = r0; r < r1; r++) {
+        const float *facts = job->room.facts + b->first / SAEI_PANEL * SAEI_SCREEN_FACTS;
+        const float *p = b->products + (r - b->lo) * SAEI_BLAS_LATENTS;
+        saei_quantized *q = &b->facts[r - b->lo];
+        saei_top *top = &b->tops[r - b->lo];
+        if (!b->first) {
+            saei_screen_row(job, a->x + r * a->ld, NULL, q);
+            *top = saei_top_list(job, lists + r - b->lo);
+            if (a->select == SAE_SELECT_TOP_K) top->lower_bound = job->cut * q->norm;
+            job->code->count[r] = 0;
+        }
+        for (size_t first = b->first; first < end && q->inverse >= 0;
+             first += SAEI_PANEL, p += SAEI_PANEL, facts += SAEI_SCREEN_FACTS)
+            saei_blas_keep(job, r, first, p, saei_screen_error(q, facts, rounding), top);
+        if (end == job->m) saei_screen_row_end(job, r, q, top, &spare, least);
+    }
+}
+
+static void saei_blas_encode(saei_encode_job *job, const saei_cpu_scratch *s) {
+    const sae_encode_args *a = job->args;
+    saei_blas_job b;
+    b.encode = job;
+    b.products = s->products;
+    b.tops = s->tops;
+    b.facts = s->facts;
+    for (b.lo = 0; b.lo < a->n; b.lo = b.hi) {
+        b.hi = saei_min(b.lo + SAEI_BLAS_ROWS, a->n);
+        for (b.first = 0; b.first < job->m; b.first += SAEI_BLAS_LATENTS) {
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(b.hi - b.lo),
+                        (int)saei_min(SAEI_BLAS_LATENTS, job->m - b.first), (int)a->d, 1,
+                        a->x + b.lo * a->ld, (int)a->ld, a->W + b.first * a->ld, (int)a->ld, 0,
+                        b.products, SAEI_BLAS_LATENTS);
+            saei_parallel_workers(job->ctx, saei_ceil_div(b.hi - b.lo, SAEI_BLAS_PART),
+                                  saei_blas_part, &b);
+        }
+    }
+}
+#endif
+
+/* Whether screening pays and holds; packs W_enc for it if so, or only measures it for a BLAS.
+   known: entries a row is expected to have. */
+static bool saei_screen_begin(saei_encode_job *job, double known) {
+    const sae_encode_args *a = job->args;
+    job->blas = SAEI_BLAS_ROWS > 0;
+    if ((!job->kernels->screen && !job->blas) || a->list || a->select == SAE_SELECT_ALL
+        || known * 20 > (double)job->m || a->n < SAEI_TILE_ROWS || !saei_screen_fits(a->d, job->m))
+        return false;
+    return saei_screen_pack(job);
+}
+
+/* All rows, screened or not; returns how many of room.least are used. A part has many rows, as it
+   reads all panels, but every thread should have four. */
+static size_t saei_encode_rows(saei_encode_job *job, const saei_cpu_scratch *s, bool screened) {
+    size_t n = job->args->n, share = saei_align16(n / (4 * (size_t)job->ctx->threads)), parts;
+    job->part_rows = saei_min(saei_max(share, 32), SAEI_ENCODE_ROWS);
+    parts = saei_ceil_div(n, job->part_rows);
+#if defined(SAE_CBLAS)
+    if (screened) {
+        saei_blas_encode(job, s);
+        return saei_ceil_div(n, SAEI_BLAS_PART);
+    }
+#endif
+    (void)s;
+    saei_parallel_workers(job->ctx, parts, screened ? saei_screen_rows : saei_encode_part, job);
+    return parts;
+}
+
+static void saei_encode_pack(saei_encode_job *job) {
+    saei_parallel(job->ctx, saei_ceil_div(job->m, SAEI_PANEL), saei_pack_part, job);
+}
+
+static saei_encode_job saei_encode_job_of(const sae_work *w, const sae_encode_args *a,
+                                          sae_code *code, const saei_cpu_scratch *s) {
+    saei_encode_job job;
+    memset(&job, 0, sizeof job);
+    job.ctx = w->ctx;
+    job.kernels = w->ctx->kernels;
+    job.args = a;
+    job.code = code;
+    job.m = a->list ? *a->list_count : a->m;
+    job.k = saei_min(a->k, job.m);
+    job.room.panels = s->panels;
+    job.room.words = s->words;
+    job.room.value = s->value;
+    job.room.latent = s->latent;
+    job.room.capacity = s->capacity;
+    job.room.refused = s->integers;
+    job.room.least = s->doubles;
+    saei_screen_place(&job.room, job.m, s->screen);
+    return job;
+}
+
+/* BATCH_TOP_K: the rows have all that exceeds the cut, an estimate. If that is fewer than k * n,
+   they are encoded again with a lower one, then with none. */
+static void saei_encode_batch_top(saei_encode_job *job, const saei_cpu_scratch *s, bool screened) {
+    const sae_encode_args *a = job->args;
+    size_t total;
+    for (bool again = true;;) {
+        total = saei_code_entries(job->code);
+        if (total >= a->k * a->n || job->cut <= 0) break;
+        job->cut = again && screened ? 0.7f * job->cut : 0;
+        again = false;
+        if (!(job->cut > 0) && screened) {
+            saei_encode_pack(job);
+            screened = false;
+        }
+        saei_encode_rows(job, s, screened);
+    }
+    *a->warm = total > a->k * a->n ? 0.96f * saei_keep_batch(job->code, a->k * a->n, s->integers)
+                                   : 0;
+}
+
+static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_encode_job job = saei_encode_job_of(w, a, code, &s);
+    size_t last = saei_code_entries(code), parts; /* last: of the batch before */
+    double known = code->rows ? (double)last / (double)code->rows : (double)a->m;
+    bool screened;
+    if (a->select == SAE_SELECT_TOP_K) known = (double)a->k;
+    code->rows = a->n;
+    if (a->select == SAE_SELECT_BATCH_TOP_K || (a->select == SAE_SELECT_TOP_K && !a->list))
+        job.cut = *a->warm;
+    if (a->select == SAE_SELECT_BATCH_TOP_K && !(job.cut > 0)) known = (double)a->m;
+    screened = saei_screen_begin(&job, known);
+    /* Bits cost little, and serve sums of lists that are not yet dense, too. */
+    code->has_active_bits = code->active_bits && !screened && !a->list
+                            && known * 32 > (double)job.m && a->select != SAE_SELECT_TOP_K
+                            && a->select != SAE_SELECT_BATCH_TOP_K;
+    if (!screened) saei_encode_pack(&job);
+    parts = saei_encode_rows(&job, &s, screened);
+    if (a->select == SAE_SELECT_TOP_K && screened) {
+        double least = HUGE_VAL; /* over the rows, of the k-th largest p / |x| */
+        for (size_t i = 0; i < parts; i++)
+            least = job.room.least[i] < least ? job.room.least[i] : least;
+        *a->warm = 0.97f * (float)least;
+    }
+    if (a->select == SAE_SELECT_BATCH_TOP_K) saei_encode_batch_top(&job, &s, screened);
+}
+
+/* ==== >>cpu: values of entries ================================================================ */
+
+/* gate and gate_grad */
+typedef struct saei_gate_job {
+    const saei_kernels *kernels;
+    const float *gate_bias, *mag_bias;
+    float *exp_r; /* [m] */
+    const sae_code *code;
+} saei_gate_job;
+
+static saei_gate_job saei_gate_job_of(const sae_work *w, const float *r_mag, const sae_code *code) {
+    saei_gate_job j;
+    j.kernels = w->ctx->kernels;
+    j.gate_bias = j.mag_bias = NULL;
+    j.exp_r = saei_cpu_scratch_of(w).latents;
+    j.code = code;
+    for (size_t i = 0; i < w->shape.dict_size; i++) j.exp_r[i] = (float)saei_exp(r_mag[i]);
+    return j;
+}
+
+static void saei_gate_part(void *arg, size_t part) {
+    saei_gate_job *j = (saei_gate_job *)arg;
+    const sae_code *c = j->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        j->kernels->gate(c->count[r], r * c->stride, j->gate_bias, j->exp_r, j->mag_bias, c);
+}
+
+static void saei_cpu_gate(const sae_work *w, const float *gate_bias, const float *r_mag,
+                          const float *mag_bias, sae_code *code) {
+    saei_gate_job j = saei_gate_job_of(w, r_mag, code);
+    j.gate_bias = gate_bias;
+    j.mag_bias = mag_bias;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_gate_part, &j);
+}
+
+static void saei_gate_grad_part(void *arg, size_t part) {
+    saei_gate_job *j = (saei_gate_job *)arg;
+    const sae_code *c = j->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        j->kernels->gate_grad(c->count[r], r * c->stride, j->exp_r, c);
+}
+
+static void saei_cpu_gate_grad(const sae_work *w, const float *r_mag, sae_code *code) {
+    saei_gate_job j = saei_gate_job_of(w, r_mag, code);
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_gate_grad_part, &j);
+}
+
+typedef struct saei_jump_job {
+    const float *theta;
+    const sae_code *code;
+} saei_jump_job;
+
+static void saei_jump_part(void *arg, size_t part) {
+    saei_jump_job *j = (saei_jump_job *)arg;
+    const sae_code *c = j->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t at = r * c->stride; at < r * c->stride + c->count[r]; at++)
+            c->value[at] = c->pre[at] > j->theta[c->latent[at]] ? c->pre[at] : 0;
+}
+
+static void saei_cpu_jump(const sae_work *w, const float *theta, sae_code *code) {
+    saei_jump_job j;
+    j.theta = theta;
+    j.code = code;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_jump_part, &j);
+}
+
+static void saei_exp_values_part(void *arg, size_t part) {
+    const sae_code *c = (const sae_code *)arg;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++)
+            c->value[j] = (float)saei_exp((double)c->pre[j]);
+}
+
+static void saei_cpu_exp_values(const sae_work *w, sae_code *code) {
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_values_part, code);
+}
+
+static void saei_exp_grad_part(void *arg, size_t part) {
+    const sae_code *c = (const sae_code *)arg;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++)
+            c->grad[j] *= c->value[j];
+}
+
+static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_grad_part, code);
+}
+
+/* ==== >>cpu: sums over rows and columns ======================================================= */
+
+typedef struct saei_block_sum_job {
+    const saei_kernels *kernels;
+    size_t n, ld;
+    const float *x, *s; /* s NULL: 1 */
+    double *sums;       /* [blocks][ld] */
+} saei_block_sum_job;
+
+/* The sum of s_r x_r over one block of rows, in double: these sums are the bias's gradient, which
+   every pre-activation feels. */
+static void saei_block_sum_part(void *arg, size_t part) {
+    saei_block_sum_job *j = (saei_block_sum_job *)arg;
+    double *out = j->sums + part * j->ld;
+    memset(out, 0, j->ld * sizeof *out);
+    for (size_t r = part * SAE_ROW_BLOCK; r < saei_part_end(part, SAE_ROW_BLOCK, j->n); r++) {
+        const float *row = j->x + r * j->ld;
+        double s = j->s ? (double)j->s[r] : 1;
+        if (s != 0) j->kernels->add_double(j->ld, s, row, out);
+    }
+}
+
+/* The blocks' sums added in order, [ld] in scratch memory. */
+static const double *saei_block_sum(const sae_work *w, const float *x, const float *s, size_t n) {
+    saei_block_sum_job j;
+    size_t blocks = saei_ceil_div(n, SAE_ROW_BLOCK);
+    j.kernels = w->ctx->kernels;
+    j.n = n;
+    j.ld = w->shape.ld;
+    j.x = x;
+    j.s = s;
+    j.sums = saei_cpu_scratch_of(w).block_sums;
+    saei_parallel(w->ctx, blocks, saei_block_sum_part, &j);
+    for (size_t block = 1; block < blocks; block++)
+        for (size_t c = 0; c < j.ld; c++) j.sums[c] += j.sums[block * j.ld + c];
+    return j.sums;
+}
+
+static void saei_cpu_column_sums(const sae_work *w, const float *x, size_t n, float alpha,
+                                 float *out) {
+    const double *sum = saei_block_sum(w, x, NULL, n);
+    for (size_t c = 0; c < w->shape.ld; c++) out[c] = (float)((double)alpha * sum[c]);
+}
+
+static void saei_cpu_weighted_sum(const sae_work *w, const float *W, const float *s, size_t m,
+                                  float alpha, float *out) {
+    const double *sum = saei_block_sum(w, W, s, m);
+    for (size_t c = 0; c < w->shape.ld; c++)
+        out[c] = (float)((double)out[c] + (double)alpha * sum[c]);
+}
+
+typedef struct saei_sum_squares_job {
+    const saei_kernels *kernels;
+    const float *x;
+    size_t count;
+    double *sums; /* [parts] */
+} saei_sum_squares_job;
+
+static void saei_sum_squares_part(void *arg, size_t part) {
+    saei_sum_squares_job *j = (saei_sum_squares_job *)arg;
+    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, j->count) - at;
+    j->sums[part] = j->kernels->dot(n, j->x + at, j->x + at);
+}
+
+static void saei_cpu_sum_squares(const sae_work *w, const float *x, size_t count, double *out) {
+    saei_sum_squares_job j;
+    size_t parts = saei_ceil_div(count, SAEI_CHUNK);
+    j.kernels = w->ctx->kernels;
+    j.x = x;
+    j.count = count;
+    j.sums = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, parts, saei_sum_squares_part, &j);
+    *out = saei_sum_doubles(j.sums, parts);
+}
+
+typedef struct saei_scatter_job {
+    const float *x;
+    size_t n, d, ld;
+    double *sums; /* [d] */
+} saei_scatter_job;
+
+/* Of each column, sum_r (x - mean)^2, in double, in blocks of 1024 rows. */
+static void saei_scatter_part(void *arg, size_t part) {
+    saei_scatter_job *j = (saei_scatter_job *)arg;
+    size_t c0 = part * 64, width = saei_part_end(part, 64, j->d) - c0;
+    double mean[64], sum[64], block[64];
+    memset(mean, 0, sizeof mean);
+    memset(sum, 0, sizeof sum);
+    for (int pass = 0; pass < 2; pass++) {
+        double *total = pass ? sum : mean;
+        for (size_t r = 0; r < j->n; ) {
+            size_t end = saei_min(r + SAE_ROW_BLOCK, j->n);
+            memset(block, 0, sizeof block);
+            for (; r < end; r++)
+                for (size_t c = 0; c < width; c++) {
+                    double v = (double)j->x[r * j->ld + c0 + c];
+                    if (pass) v = (v - mean[c]) * (v - mean[c]);
+                    block[c] += v;
+                }
+            for (size_t c = 0; c < width; c++) total[c] += block[c];
+        }
+        for (size_t c = 0; !pass && c < width; c++) mean[c] /= (double)j->n;
+    }
+    for (size_t c = 0; c < width; c++) j->sums[c0 + c] = sum[c];
+}
+
+/* The columns added up. */
+static double saei_scatter(const sae_work *w, const float *x, size_t n) {
+    saei_scatter_job j;
+    j.x = x;
+    j.n = n;
+    j.d = w->shape.d;
+    j.ld = w->shape.ld;
+    j.sums = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(j.d, 64), saei_scatter_part, &j);
+    return saei_sum_doubles(j.sums, j.d);
+}
+
+static void saei_cpu_variance(const sae_work *w, const float *x, size_t n, double *out) {
+    *out = n > 1 ? saei_scatter(w, x, n) / (double)(n - 1) : 0;
+}
+
+static void saei_cpu_count_nonzero(const sae_work *w, const sae_code *code, double *mean) {
+    uint64_t total = 0;
+    (void)w;
+    for (size_t r = 0; r < code->rows; r++)
+        for (size_t j = 0; j < code->count[r]; j++) total += code->value[r * code->stride + j] != 0;
+    *mean = (double)total / (double)code->rows;
+}
+
+/* ==== >>cpu: decode and residuals ============================================================= */
+
+/* Entries of row r with lo <= latent < hi: [*begin, return), counted from the row's start. */
+static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi, size_t *begin) {
+    const uint32_t *latent = c->latent + r * c->stride;
+    size_t b = 0, e = c->count[r];
+    if (lo)
+        for (size_t step = e; b < e; ) {
+            step = (e - b) / 2;
+            if (latent[b + step] < lo) b += step + 1;
+            else e = b + step;
+        }
+    *begin = b;
+    e = c->count[r];
+    if (e > b && latent[e - 1] >= hi)
+        for (size_t at = b; at < e; ) {
+            size_t mid = at + (e - at) / 2;
+            if (latent[mid] < hi) at = mid + 1;
+            else e = mid;
+        }
+    return e;
+}
+
+/* out = base + sum of values[j] W[latent j] over the entries [begin, end); base NULL: 0. Works in
+   sum [ld]. */
+static void saei_code_row(const saei_kernels *kernels, size_t ld, const uint32_t *latent,
+                          const float *values, const float *W, size_t begin, size_t end,
+                          const float *base, float *sum, float *out) {
+    memset(sum, 0, ld * sizeof *sum);
+    kernels->add_rows(ld, end - begin, latent + begin, values + begin, W, ld, sum);
+    if (!base) memcpy(out, sum, ld * sizeof *out);
+    else kernels->axpy(ld, 1, sum, base, out);
+}
+
+typedef struct saei_decode_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *values, *W, *base;
+    size_t ld, lo, hi, base_stride;
+    float *sums; /* [workers][3][ld], the first row of each */
+    float *out;
+} saei_decode_job;
+
+static void saei_decode_part(void *arg, size_t part, size_t worker) {
+    saei_decode_job *j = (saei_decode_job *)arg;
+    const sae_code *c = j->code;
+    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
+        size_t begin, end = saei_code_range(c, r, j->lo, j->hi, &begin), at = r * c->stride;
+        saei_code_row(j->kernels, j->ld, c->latent, j->values, j->W, at + begin, at + end,
+                      j->base ? j->base + r * j->base_stride : NULL, j->sums + worker * 3 * j->ld,
+                      j->out + r * j->ld);
+    }
+}
+
+static void saei_cpu_decode(const sae_work *w, const sae_code *code, const float *values,
+                            const float *W, size_t lo, size_t hi, const float *base,
+                            size_t base_stride, float *out) {
+    saei_decode_job j;
+    j.kernels = w->ctx->kernels;
+    j.ld = w->shape.ld;
+    j.code = code;
+    j.values = values;
+    j.W = W;
+    j.lo = lo;
+    j.hi = hi;
+    j.base = base;
+    j.base_stride = base_stride;
+    j.sums = saei_cpu_scratch_of(w).rows;
+    j.out = out;
+    saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &j);
+}
+
+/* residual and unit_rows */
+typedef struct saei_residual_job {
+    const saei_kernels *kernels;
+    size_t n, ld;
+    const float *x_hat, *y;
+    float *e;
+    double *losses; /* [n]: of each row */
+} saei_residual_job;
+
+static void saei_residual_part(void *arg, size_t part) {
+    saei_residual_job *j = (saei_residual_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
+        float *e = j->e + r * j->ld;
+        j->kernels->axpy(j->ld, -1, j->y + r * j->ld, j->x_hat + r * j->ld, e);
+        j->losses[r] = j->kernels->dot(j->ld, e, e);
+    }
+}
+
+static void saei_cpu_residual(const sae_work *w, const float *x_hat, const float *y, size_t n,
+                              float *e, double *loss) {
+    saei_residual_job j;
+    j.kernels = w->ctx->kernels;
+    j.n = n;
+    j.ld = w->shape.ld;
+    j.x_hat = x_hat;
+    j.y = y;
+    j.e = e;
+    j.losses = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_residual_part, &j);
+    *loss = saei_sum_doubles(j.losses, n) / (double)n;
+}
+
+static void saei_unit_rows_part(void *arg, size_t part) {
+    saei_residual_job *j = (saei_residual_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
+        float *e = j->e + r * j->ld;
+        double norm = sqrt(j->kernels->dot(j->ld, e, e));
+        j->losses[r] = norm;
+        for (size_t c = 0; norm > 0 && c < j->ld; c++) e[c] = e[c] / (float)norm;
+    }
+}
+
+static void saei_cpu_unit_rows(const sae_work *w, size_t n, float *e, double *loss) {
+    saei_residual_job j;
+    j.kernels = w->ctx->kernels;
+    j.n = n;
+    j.ld = w->shape.ld;
+    j.x_hat = j.y = NULL;
+    j.e = e;
+    j.losses = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_unit_rows_part, &j);
+    *loss = saei_sum_doubles(j.losses, n) / (double)n;
+}
+
+static void saei_cpu_auxk_residual(const sae_work *w, const float *x_aux, const float *e, size_t n,
+                                   const uint32_t *list_count, double alpha, float *r,
+                                   double *pre_norm, double *norm) {
+    const saei_kernels *kernels = w->ctx->kernels;
+    size_t ld = w->shape.ld;
+    double *squares = saei_cpu_scratch_of(w).doubles, denominator, scale; /* squares: [n] */
+    if (!*list_count) {
+        memset(r, 0, n * ld * sizeof *r);
+        *pre_norm = -1;
+        *norm = 0;
+        return;
+    }
+    denominator = saei_scatter(w, e, n) / (double)n;
+    saei_cpu_axpy(w, n * ld, 1, x_aux, e, r);
+    for (size_t i = 0; i < n; i++) squares[i] = kernels->dot(ld, r + i * ld, r + i * ld);
+    *pre_norm = saei_sum_doubles(squares, n) / (double)n;
+    *norm = *pre_norm / denominator;
+    scale = 2 * alpha / ((double)n * denominator);
+    if (!(fabs(*norm) <= DBL_MAX) || !(fabs(scale) <= FLT_MAX)) *norm = scale = 0;
+    saei_cpu_axpy(w, n * ld, (float)scale, r, NULL, r);
+}
+
+static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const float *e, size_t n,
+                                    const uint32_t *list_count, float *out, double *loss) {
+    const saei_kernels *kernels = w->ctx->kernels;
+    size_t ld = w->shape.ld;
+    double mse = 0, ghost = 0, mse_sum[2] = { 0, 0 }, ghost_sum[2] = { 0, 0 }, c;
+    float *r = saei_cpu_scratch_of(w).rows; /* [ld] */
+    *loss = 0;
+    if (!*list_count) {
+        memset(out, 0, n * ld * sizeof *out);
+        return;
+    }
+    for (int pass = 0; pass < 2; pass++) { /* the scale c needs the sums of all rows first */
+        c = mse / (ghost + 1e-8);
+        for (size_t i = 0; i < n; i++) {
+            const float *ei = e + i * ld, *gi = x_g + i * ld;
+            double norm_e = sqrt(kernels->dot(ld, ei, ei));
+            double norm_g = sqrt(kernels->dot(ld, gi, gi)), norm_r;
+            float s = (float)(norm_e / (2 * norm_g + 1e-8));
+            for (size_t k = 0; k < ld; k++) r[k] = fmaf(-s, gi[k], -ei[k]);
+            norm_r = sqrt(kernels->dot(ld, r, r));
+            if (!pass) {
+                saei_sum_add(mse_sum, i, norm_e);
+                saei_sum_add(ghost_sum, i, norm_r);
+            } else {
+                float q = norm_r > 0 ? (float)(-(double)s * c / ((double)n * norm_r)) : 0;
+                for (size_t k = 0; k < ld; k++) out[i * ld + k] = q * r[k];
+            }
+        }
+        mse = (mse_sum[0] + mse_sum[1]) / (double)n;
+        ghost = (ghost_sum[0] + ghost_sum[1]) / (double)n;
+    }
+    *loss = ghost * (mse / (ghost + 1e-8));
+}
+
+/* ==== >>cpu: the dense phase ================================================================== */
+/* A fresh dictionary without a k fires half of its latents. Then a list's rows are no longer few
+   and far between: every sum reads the whole matrix, from the L3. So the matrix is copied into
+   panels of 64 x 128 that lie in the L1 while 256 lists go over them, each from where it stopped;
+   the lists are read as bits. The order of every sum is the one of add_rows, and so are the bits.
+   W1, half dense, two cores of 540 GFLOP/s: a sum over all lists is 4.3 G multiply-adds, 16 ms at
+   the FMA peak; predicted 21, as an entry's 8 FMAs take 9 loads, and a visit of 32 entries 24 more
+   and 8 stores; measured 22 to 26, the dots 28. */
+
+/* Whether panels pay: at one entry in 16 of n m. */
+static bool saei_is_dense(const sae_work *w, size_t entries, size_t n) {
+    return (double)entries * 16 >= (double)n * (double)w->shape.dict_size;
+}
+
+/* Lists of one part: many, as it reads all panels, but every thread should have four parts. */
+static size_t saei_dense_targets(const sae_work *w, size_t lists) {
+    size_t most = SAEI_DENSE_TARGETS;
+    return lists >= 4 * most * (size_t)w->ctx->threads ? most : most / 2;
+}
+
+/* A matrix M [n][ld] in panels, those of a block of rows one after the other; none crosses
+   blocks. */
+typedef struct saei_dense_matrix {
+    const float *M;
+    size_t n, ld, block;
+    float *panels;
+} saei_dense_matrix;
+
+/* One panel's rows. */
+static void saei_dense_pack_part(void *arg, size_t part) {
+    saei_dense_matrix *d = (saei_dense_matrix *)arg;
+    size_t each = saei_ceil_div(d->block, SAEI_DENSE_ROWS);
+    size_t lo = part / each * d->block + part % each * SAEI_DENSE_ROWS;
+    size_t end = saei_part_end(part / each, d->block, d->n);
+    size_t count = lo < end ? saei_min(SAEI_DENSE_ROWS, end - lo) : 0;
+    for (size_t c = 0; c < d->ld; c += SAEI_DENSE_COLUMNS) {
+        size_t width = saei_min(SAEI_DENSE_COLUMNS, d->ld - c);
+        for (size_t r = 0; r < count; r++)
+            memcpy(d->panels + lo * d->ld + c * count + r * width, d->M + (lo + r) * d->ld + c,
+                   width * sizeof(float));
+    }
+}
+
+/* Panels of M [n][ld] in blocks of `block` rows. */
+static saei_dense_matrix saei_dense_pack(const sae_work *w, const float *M, size_t n,
+                                         size_t block) {
+    saei_dense_matrix d;
+    d.M = M;
+    d.n = n;
+    d.ld = w->shape.ld;
+    d.block = block;
+    d.panels = saei_cpu_scratch_of(w).panels;
+    saei_parallel(w->ctx, saei_ceil_div(n, block) * saei_ceil_div(block, SAEI_DENSE_ROWS),
+                  saei_dense_pack_part, &d);
+    return d;
+}
+
+/* bits[p * stride]: which of the latents from 64 p on row r of the code has, of m. */
+static void saei_active_bits_row(const saei_kernels *kernels, const sae_code *c, size_t m, size_t r,
+                                 size_t stride, uint64_t *bits) {
+    const uint32_t *latent = c->latent + r * c->stride;
+    size_t words = saei_ceil_div(m, 64);
+    if (c->has_active_bits) {
+        for (size_t w = 0; w < words; w++) bits[w * stride] = c->active_bits[r * words + w];
+        return;
+    }
+    for (size_t w = 0, at = 0; w < words; w++) {
+        SAEI_PREFETCH(latent + at + 256); /* where `at` will be is known late */
+        SAEI_PREFETCH(latent + at + 272);
+        at += kernels->mark(latent + at, c->count[r] - at, (uint32_t)(w * 64), &bits[w * stride]);
+    }
+}
+
+/* The entries of a row before its word `words`. */
+static size_t saei_entries_before(const uint64_t *bits, size_t words) {
+    size_t count = 0;
+    for (size_t w = 0; w < words; w++) count += saei_count_bits(bits[w]);
+    return count;
+}
+
+typedef struct saei_active_bits_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    size_t m;
+    uint64_t *bits; /* [rows][ceil(m / 64)] */
+} saei_active_bits_job;
+
+static void saei_active_bits_part(void *arg, size_t part) {
+    saei_active_bits_job *j = (saei_active_bits_job *)arg;
+    size_t words = saei_ceil_div(j->m, 64);
+    for (size_t r = part * 16, end = saei_part_end(part, 16, j->code->rows); r < end; r++)
+        saei_active_bits_row(j->kernels, j->code, j->m, r, 1, j->bits + r * words);
+}
+
+/* The lists as bits: the code's, or made from its lists. */
+static const uint64_t *saei_active_bits(const sae_work *w, const sae_code *code) {
+    saei_active_bits_job j;
+    if (code->has_active_bits) return code->active_bits;
+    j.kernels = w->ctx->kernels;
+    j.code = code;
+    j.m = w->shape.dict_size;
+    j.bits = saei_cpu_scratch_of(w).active_bits;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_active_bits_part, &j);
+    return j.bits;
+}
+
+/* out[i] += sum of value[j] M[first + b] over the entries j of list i from at[i] on, one for each
+   bit b of bits[i], of which the panel has `count`; at moves on. What the next panel will want of
+   the values, which end at end[i], is fetched. */
+static void saei_dense_add(const saei_kernels *kernels, const saei_dense_matrix *d, size_t targets,
+                           size_t *at, const size_t *end, const uint64_t *bits, const float *value,
+                           size_t first, size_t count, float *out) {
+    size_t stop[SAEI_DENSE_TARGETS] = { 0 };
+    for (size_t i = 0; i < targets; i++) {
+        stop[i] = at[i] + saei_count_bits(bits[i]);
+        for (size_t j = stop[i]; j < saei_min(2 * stop[i] - at[i] + 16, end[i]); j += 16)
+            SAEI_PREFETCH(value + j); /* as many as here, about */
+    }
+    for (size_t c = 0; c < d->ld; c += SAEI_DENSE_COLUMNS)
+        kernels->add_panel(saei_min(SAEI_DENSE_COLUMNS, d->ld - c), targets, at, bits, value,
+                           d->panels + first * d->ld + c * count, out + c, d->ld);
+    memcpy(at, stop, targets * sizeof *at);
+}
+
+/* out[j] = alpha e[i].M[b] for the entries j of list i from at[i] on, one for each bit b of marks
+   [panels][SAEI_DENSE_TARGETS], M as panels in one block: the dot order. The sixteen running sums
+   of a dot are kept in lanes [targets][SAEI_DENSE_ROWS][16] from one panel to the next. */
+static void saei_dense_dots(const saei_kernels *kernels, const saei_dense_matrix *d, size_t targets,
+                            size_t *at, const uint64_t *marks, const float *e, float alpha,
+                            float *lanes, float *out) {
+    for (size_t first = 0; first < d->n; first += SAEI_DENSE_ROWS, marks += SAEI_DENSE_TARGETS) {
+        size_t count = saei_min(SAEI_DENSE_ROWS, d->n - first);
+        for (size_t c = 0; c < d->ld; c += SAEI_DENSE_COLUMNS)
+            kernels->dot_panel(saei_min(SAEI_DENSE_COLUMNS, d->ld - c), targets, at, marks, e + c,
+                               d->ld, d->panels + first * d->ld + c * count, lanes, c == 0, alpha,
+                               c + SAEI_DENSE_COLUMNS < d->ld ? NULL : out);
+        for (size_t i = 0; i < targets; i++) at[i] += saei_count_bits(marks[i]);
+    }
+}
+
+/* ==== >>cpu: penalties, gradients of entries ================================================== */
+
+static double saei_penalty_entropy(const float *f, size_t count, float coef, float *grad) {
+    double sum = 0, h = 0, mean = 0;
+    for (size_t j = 0; j < count; j++) sum += (double)f[j];
+    if (!(sum > 0)) return 0;
+    for (size_t j = 0; j < count; j++) {
+        double q = (double)f[j] / (sum + 1e-8), slope = -(saei_ln(q + 1e-8) + q / (q + 1e-8));
+        h -= q * saei_ln(q + 1e-8);
+        mean += slope * q;
+    }
+    for (size_t j = 0; grad && j < count; j++) {
+        double q = (double)f[j] / (sum + 1e-8), slope = -(saei_ln(q + 1e-8) + q / (q + 1e-8));
+        if (f[j] > 0) grad[j] += coef * (float)((slope - mean) / (sum + 1e-8));
+    }
+    return h;
+}
+
+static double saei_penalty_lp(const saei_kernels *kernels, const float *f, size_t count, size_t m,
+                              double p, bool root, float coef, float *grad) {
+    double sum = 0, outer = p, power[64];
+    for (size_t j = 0; j < count; j += 64) {
+        size_t n = saei_min(64, count - j);
+        kernels->powers(n, f + j, p, power);
+        for (size_t i = 0; i < n; i++) sum += power[i];
+    }
+    if (p == 0) sum = (double)m; /* 0^0 is 1 */
+    if (root) outer = sum > 0 ? saei_pow(sum, 1 / p - 1) : 0;
+    for (size_t j = 0; grad && j < count; j += 64) {
+        size_t n = saei_min(64, count - j);
+        kernels->powers(n, f + j, p - 1, power);
+        for (size_t i = 0; i < n; i++)
+            if (f[j + i] > 0) grad[j + i] += coef * (float)(outer * power[i]);
+    }
+    return root ? (sum > 0 ? saei_pow(sum, 1 / p) : 0) : sum;
+}
+
+typedef struct saei_penalty_job {
+    const saei_kernels *kernels;
+    sae_penalty kind;
+    size_t m;
+    double p;
+    float coef; /* of a row */
+    const float *weight, *values;
+    const sae_code *code;
+    float *grad;
+    double *losses; /* [rows] */
+} saei_penalty_job;
+
+static void saei_penalty_part(void *arg, size_t part) {
+    saei_penalty_job *job = (saei_penalty_job *)arg;
+    const sae_code *c = job->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++) {
+        const uint32_t *latent = c->latent + r * c->stride;
+        const float *f = job->values + r * c->stride;
+        float *grad = job->grad ? job->grad + r * c->stride : NULL;
+        double sum = 0;
+        switch (job->kind) {
+        case SAE_PENALTY_L1:
+            for (size_t j = 0; j < c->count[r]; j++) {
+                float weight = job->weight ? job->weight[latent[j]] : 1;
+                sum += (double)weight * (double)f[j];
+                if (grad && f[j] > 0) grad[j] += job->coef * weight;
+            }
+            break;
+        case SAE_PENALTY_LP:
+        case SAE_PENALTY_LP_P:
+            sum = saei_penalty_lp(job->kernels, f, c->count[r], job->m, job->p,
+                                  job->kind == SAE_PENALTY_LP, job->coef, grad);
+            break;
+        case SAE_PENALTY_ENTROPY:
+            sum = saei_penalty_entropy(f, c->count[r], job->coef, grad);
+            break;
+        }
+        job->losses[r] = sum;
+    }
+}
+
+static void saei_cpu_penalty(const sae_work *w, sae_penalty kind, double p, double coef,
+                             const float *weight, const sae_code *code, const float *values,
+                             float *grad, double *loss) {
+    saei_penalty_job j;
+    j.kernels = w->ctx->kernels;
+    j.kind = kind;
+    j.m = w->shape.dict_size;
+    j.p = p;
+    j.coef = (float)(coef / (double)code->rows);
+    j.weight = weight;
+    j.values = values;
+    j.code = code;
+    j.grad = grad;
+    j.losses = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_penalty_part, &j);
+    *loss = saei_sum_doubles(j.losses, code->rows) / (double)code->rows;
+}
+
+typedef struct saei_dots_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *e, *W, *relu_of;
+    size_t ld, lo, hi;
+    float alpha, *grad;
+} saei_dots_job;
+
+static void saei_dots_part(void *arg, size_t part) {
+    saei_dots_job *job = (saei_dots_job *)arg;
+    const sae_code *c = job->code;
+    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
+        size_t begin, end = saei_code_range(c, r, job->lo, job->hi, &begin);
+        size_t at = r * c->stride + begin;
+        job->kernels->dots(job->ld, job->e + r * job->ld, end - begin, c->latent + at, job->W,
+                           job->ld, job->alpha, job->grad + at);
+        for (size_t j = at; job->relu_of && j < at + (end - begin); j++)
+            if (!(job->relu_of[j] > 0)) job->grad[j] = 0;
+    }
+}
+
+static void saei_cpu_dots(const sae_work *w, const sae_code *code, const float *e, const float *W,
+                          size_t lo, size_t hi, float alpha, const float *relu_of, float *grad) {
+    saei_dots_job j;
+    j.kernels = w->ctx->kernels;
+    j.code = code;
+    j.e = e;
+    j.W = W;
+    j.relu_of = relu_of;
+    j.ld = w->shape.ld;
+    j.lo = lo;
+    j.hi = hi;
+    j.alpha = alpha;
+    j.grad = grad;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_dots_part, &j);
+}
+
+typedef struct saei_reconstruct_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *values, *W, *base, *y, *relu_of;
+    size_t ld, m;
+    float alpha, *e, *grad;
+    double *losses; /* [rows] */
+    float *sums;    /* [workers][3][ld], the first row of each */
+    /* dense: */
+    saei_dense_matrix matrix; /* W */
+    size_t targets;           /* rows of a part */
+    uint64_t *marks;          /* [workers][ceil(m / 64)][SAEI_DENSE_TARGETS] */
+    float *lanes;             /* [workers][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
+} saei_reconstruct_job;
+
+/* Row by row: the decoder rows that the dots want lie in the L2 from the decoding. */
+static void saei_reconstruct_part(void *arg, size_t part, size_t worker) {
+    saei_reconstruct_job *job = (saei_reconstruct_job *)arg;
+    const sae_code *c = job->code;
+    size_t ld = job->ld;
+    for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
+        size_t at = r * c->stride, end = at + c->count[r];
+        float *e = job->e + r * ld;
+        saei_code_row(job->kernels, ld, c->latent, job->values, job->W, at, end, job->base,
+                      job->sums + worker * 3 * ld, e);
+        job->kernels->axpy(ld, -1, job->y + r * ld, e, e);
+        job->losses[r] = job->kernels->dot(ld, e, e);
+        job->kernels->dots(ld, e, end - at, c->latent + at, job->W, ld, job->alpha,
+                           job->grad + at);
+        for (size_t j = at; job->relu_of && j < end; j++)
+            if (!(job->relu_of[j] > 0)) job->grad[j] = 0;
+    }
+}
+
+/* The same for job->targets rows together. */
+static void saei_dense_reconstruct_part(void *arg, size_t part, size_t worker) {
+    saei_reconstruct_job *job = (saei_reconstruct_job *)arg;
+    const saei_kernels *kernels = job->kernels;
+    const sae_code *c = job->code;
+    size_t ld = job->ld, m = job->m, words = saei_ceil_div(m, SAEI_DENSE_ROWS);
+    size_t r0 = part * job->targets, count = saei_min(job->targets, c->rows - r0);
+    size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 };
+    uint64_t *marks = job->marks + worker * SAEI_DENSE_TARGETS * words;
+    float *lanes = job->lanes + worker * SAEI_DENSE_TARGETS * SAEI_DENSE_ROWS * 16;
+    float *e = job->e + r0 * ld;
+    memset(e, 0, count * ld * sizeof *e);
+    for (size_t i = 0; i < count; i++) {
+        at[i] = (r0 + i) * c->stride;
+        end[i] = at[i] + c->count[r0 + i];
+        saei_active_bits_row(kernels, c, m, r0 + i, SAEI_DENSE_TARGETS, marks + i);
+    }
+    for (size_t first = 0; first < m; first += SAEI_DENSE_ROWS)
+        saei_dense_add(kernels, &job->matrix, count, at, end,
+                       marks + first / SAEI_DENSE_ROWS * SAEI_DENSE_TARGETS, job->values, first,
+                       saei_min(SAEI_DENSE_ROWS, m - first), e);
+    for (size_t i = 0; i < count; i++) {
+        kernels->axpy(ld, 1, e + i * ld, job->base, e + i * ld);
+        kernels->axpy(ld, -1, job->y + (r0 + i) * ld, e + i * ld, e + i * ld);
+        job->losses[r0 + i] = kernels->dot(ld, e + i * ld, e + i * ld);
+        at[i] = (r0 + i) * c->stride;
+    }
+    saei_dense_dots(kernels, &job->matrix, count, at, marks, e, job->alpha, lanes, job->grad);
+    for (size_t i = 0; job->relu_of && i < count; i++)
+        for (size_t j = (r0 + i) * c->stride; j < end[i]; j++)
+            if (!(job->relu_of[j] > 0)) job->grad[j] = 0;
+}
+
+static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const float *values,
+                                 const float *W, const float *base, const float *y, float alpha,
+                                 const float *relu_of, float *e, double *loss, float *grad) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_reconstruct_job j;
+    memset(&j, 0, sizeof j);
+    j.kernels = w->ctx->kernels;
+    j.code = code;
+    j.values = values;
+    j.W = W;
+    j.base = base;
+    j.y = y;
+    j.relu_of = relu_of;
+    j.ld = w->shape.ld;
+    j.m = w->shape.dict_size;
+    j.alpha = alpha;
+    j.e = e;
+    j.grad = grad;
+    j.losses = s.doubles;
+    j.sums = s.rows;
+    j.marks = s.marks;
+    j.lanes = s.lanes;
+    if (saei_is_dense(w, saei_code_entries(code), code->rows)) {
+        j.matrix = saei_dense_pack(w, W, j.m, j.m);
+        j.targets = saei_dense_targets(w, code->rows);
+        saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, j.targets),
+                              saei_dense_reconstruct_part, &j);
+    } else saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &j);
+    *loss = saei_sum_doubles(j.losses, code->rows) / (double)code->rows;
+}
+
+static float saei_jump_l0_slope(double coef, double target, double l0, size_t n, float bandwidth) {
+    double slope = coef * 2 * (l0 / target - 1) / target / (double)n;
+    return (float)(-slope / (double)bandwidth);
+}
+
+typedef struct saei_jump_grad_job {
+    const float *theta;
+    const sae_code *code;
+    float bandwidth, slope; /* slope: of the L0 term */
+    double *above;          /* [parts]: how many values of 16 rows lie above their threshold */
+} saei_jump_grad_job;
+
+static void saei_jump_grad_part(void *arg, size_t part) {
+    saei_jump_grad_job *job = (saei_jump_grad_job *)arg;
+    const sae_code *c = job->code;
+    float bandwidth = job->bandwidth;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
+            float theta = job->theta[c->latent[j]], p = c->pre[j], g = c->grad[j], d = 0;
+            if (saei_rectangle(p, theta, bandwidth)) d = -(theta / bandwidth) * g;
+            if (saei_rectangle(c->value[j], theta, bandwidth)) d += job->slope;
+            c->extra[0][j] = d;
+            c->grad[j] = p > theta ? g : 0;
+        }
+}
+
+static void saei_jump_above_part(void *arg, size_t part) {
+    saei_jump_grad_job *job = (saei_jump_grad_job *)arg;
+    const sae_code *c = job->code;
+    size_t above = 0;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++)
+            above += c->value[j] > job->theta[c->latent[j]];
+    job->above[part] = (double)above;
+}
+
+/* The f = 0 of unlisted latents that lie above a negative threshold. listed: [m], to work in. */
+static uint64_t saei_jump_unlisted(const float *theta, size_t m, const sae_code *code,
+                                   uint32_t *listed) {
+    uint64_t above = 0;
+    bool negative = false;
+    for (size_t i = 0; i < m; i++) negative = negative || theta[i] < 0;
+    if (!negative) return 0;
+    memset(listed, 0, m * sizeof *listed);
+    for (size_t r = 0; r < code->rows; r++)
+        for (size_t j = r * code->stride; j < r * code->stride + code->count[r]; j++)
+            listed[code->latent[j]]++;
+    for (size_t i = 0; i < m; i++)
+        if (theta[i] < 0) above += code->rows - listed[i];
+    return above;
+}
+
+static void saei_cpu_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
+                               double target, sae_code *code, double *l0, double *loss) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_jump_grad_job j;
+    size_t parts = saei_ceil_div(code->rows, 16);
+    uint64_t above = 0;
+    j.theta = theta;
+    j.code = code;
+    j.bandwidth = bandwidth;
+    j.above = s.doubles;
+    saei_parallel(w->ctx, parts, saei_jump_above_part, &j);
+    for (size_t i = 0; i < parts; i++) above += (uint64_t)j.above[i];
+    above += saei_jump_unlisted(theta, w->shape.dict_size, code, s.integers);
+    *l0 = (double)above / (double)code->rows;
+    *loss = coef * (*l0 / target - 1) * (*l0 / target - 1);
+    j.slope = saei_jump_l0_slope(coef, target, *l0, code->rows, bandwidth);
+    saei_parallel(w->ctx, parts, saei_jump_grad_part, &j);
+}
+
+static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float bandwidth, double coef,
+                               double target, const double *l0, const sae_index *index, size_t n,
+                               float *theta_grad) {
+    float slope = saei_jump_l0_slope(coef, target, *l0, n, bandwidth);
+    (void)w;
+    for (size_t i = 0; i < index->dict_size; i++)
+        if (saei_rectangle(0, theta[i], bandwidth)) {
+            size_t unlisted = n - (index->begin[i + 1] - index->begin[i]);
+            theta_grad[i] += (float)unlisted * slope;
+        }
+}
+
+/* ==== >>cpu: by latent ======================================================================== */
+
+/* Where `row` holds bits. */
+static uint64_t *saei_index_words(const sae_index *index) {
+    return (uint64_t *)(void *)index->row;
+}
+
+typedef struct saei_index_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *const *values;
+    size_t num_values, m;
+    sae_index *index;
+    size_t part_rows;           /* of the counting sort */
+    uint32_t *offsets;          /* [parts][m]: a part's entries of a latent; then where they go */
+    size_t part_latents;        /* where the values are moved by latent */
+    uint32_t *positions;        /* [parts][rows]: the entries of a row before a part's latents */
+    const uint64_t *active_bits;/* [rows][ceil(m / 64)] */
+} saei_index_job;
+
+static void saei_count_part(void *arg, size_t part) {
+    saei_index_job *job = (saei_index_job *)arg;
+    const sae_code *c = job->code;
+    size_t r = part * job->part_rows, end = saei_part_end(part, job->part_rows, c->rows);
+    size_t m = job->m;
+    uint32_t *counts = job->offsets + part * m;
+    const uint64_t *words = saei_index_words(job->index);
+    memset(counts, 0, m * sizeof *counts);
+    for (; job->index->has_bits && r < end; r += 64)
+        for (size_t i = 0; i < m; i++)
+            counts[i] += (uint32_t)saei_count_bits(words[r / 64 * m + i]);
+    for (; r < end; r++)
+        for (size_t j = 0; j < c->count[r]; j++) counts[c->latent[r * c->stride + j]]++;
+}
+
+static void saei_place_part(void *arg, size_t part) {
+    saei_index_job *job = (saei_index_job *)arg;
+    const sae_code *c = job->code;
+    sae_index *index = job->index;
+    uint32_t *offsets = job->offsets + part * job->m;
+    size_t r = part * job->part_rows, end = saei_part_end(part, job->part_rows, c->rows);
+    for (; r < end; r++)
+        for (size_t j = r * c->stride; j < r * c->stride + c->count[r]; j++) {
+            uint32_t i = c->latent[j];
+            size_t at = index->begin[i] + offsets[i]++;
+            if (!index->has_bits) index->row[at] = (uint32_t)r;
+            for (size_t v = 0; v < job->num_values; v++)
+                index->value[v][at] = job->values[v][j];
+        }
+}
+
+/* -- dense lists: which latents fire is written as bits first, by row and by latent, and counted;
+   then the values are moved, from one entry in 5 on 64 latents of all rows at a time, 16 rows by 16
+   latents together. Half dense W1 with two values, two cores: 33 ms entry by entry, 11 so -- */
+
+/* to[i], bit r = from[r], bit i: halves, quarters, ... change places. */
+static void saei_transpose_bits(const uint64_t from[64], uint64_t to[64]) {
+    uint64_t mask = 0xFFFFFFFFu;
+    memcpy(to, from, 64 * sizeof *to);
+    for (size_t h = 32; h; h /= 2, mask ^= mask << h)
+        for (size_t i = 0; i < 64; i = (i + h + 1) & ~h) {
+            uint64_t swap = (to[i] >> h ^ to[i + h]) & mask;
+            to[i] ^= swap << h;
+            to[i + h] ^= swap;
+        }
+}
+
+/* The index's bits of 64 rows. */
+static void saei_index_bits_part(void *arg, size_t part) {
+    saei_index_job *job = (saei_index_job *)arg;
+    size_t m = job->m, panels = saei_ceil_div(m, 64);
+    size_t count = saei_part_end(part, 64, job->code->rows) - part * 64;
+    const uint64_t *active = job->active_bits + part * 64 * panels;
+    uint64_t *words = saei_index_words(job->index) + part * m, rows[64], latents[64];
+    memset(rows, 0, sizeof rows);
+    for (size_t p = 0; p < panels; p++) {
+        for (size_t r = 0; r < count; r++) rows[r] = active[r * panels + p];
+        saei_transpose_bits(rows, latents);
+        memcpy(words + p * 64, latents, saei_min(64, m - p * 64) * sizeof *words);
+    }
+}
+
+/* Prefetches row r's entries of the next 64 latents, from its entry `position` on: about half of
+   them fire. */
+static void saei_place_fetch(const saei_index_job *job, size_t r, size_t position) {
+    const sae_code *c = job->code;
+    size_t at = r * c->stride + position, end = saei_min(at + 48, r * c->stride + c->count[r]);
+    for (; at < end; at += 16)
+        for (size_t v = 0; v < job->num_values; v++) SAEI_PREFETCH(job->values[v] + at);
+}
+
+/* The values of a part's latents, row after row. */
+static void saei_place_latents_part(void *arg, size_t part) {
+    saei_index_job *job = (saei_index_job *)arg;
+    const sae_code *c = job->code;
+    uint32_t *positions = job->positions + part * c->rows;
+    size_t lo = part * job->part_latents, end = saei_part_end(part, job->part_latents, job->m);
+    size_t to[64], panels = saei_ceil_div(job->m, 64);
+    for (size_t r = 0; r < c->rows; r++)
+        positions[r] = (uint32_t)saei_entries_before(job->active_bits + r * panels, lo / 64);
+    for (; lo < end; lo += 64) {
+        size_t hi = saei_min(lo + 64, end);
+        memset(to, 0, sizeof to);
+        memcpy(to, job->index->begin + lo, (hi - lo) * sizeof *to);
+        for (size_t r0 = 0; r0 < c->rows; r0 += 16) {
+            uint32_t active[4][16];
+            size_t from[16];
+            memset(active, 0, sizeof active);
+            memset(from, 0, sizeof from);
+            for (size_t r = r0; r < saei_min(r0 + 16, c->rows); r++) {
+                uint64_t bits = job->active_bits[r * panels + lo / 64];
+                if (r + 16 < c->rows) saei_place_fetch(job, r + 16, positions[r + 16]);
+                from[r - r0] = r * c->stride + positions[r];
+                positions[r] += (uint32_t)saei_count_bits(bits);
+                for (size_t g = 0; g < 4; g++)
+                    active[g][r - r0] = (uint32_t)(bits >> 16 * g) & 0xFFFF;
+            }
+            for (size_t g = 0; lo + 16 * g < hi; g++)
+                job->kernels->regroup(active[g], from, job->values, job->num_values,
+                                      job->index->value, to + 16 * g);
+        }
+    }
+}
+
+/* From counts to places: index->begin, and where in a latent's entries each part's begin. */
+static void saei_index_begin(saei_index_job *job, size_t parts) {
+    size_t total = 0;
+    for (size_t i = 0; i < job->m; i++) {
+        uint32_t before = 0;
+        job->index->begin[i] = total;
+        for (size_t part = 0; part < parts; part++) {
+            uint32_t here = job->offsets[part * job->m + i];
+            job->offsets[part * job->m + i] = before;
+            before += here;
+        }
+        total += before;
+    }
+    job->index->begin[job->m] = total;
+}
+
+static void saei_cpu_index(const sae_work *w, const sae_code *code, const float *const *values,
+                           size_t count, sae_index *index) {
+    size_t entries = saei_code_entries(code), m = w->shape.dict_size, parts;
+    saei_index_job job;
+    memset(&job, 0, sizeof job);
+    job.kernels = w->ctx->kernels;
+    job.code = code;
+    job.values = values;
+    job.num_values = count;
+    job.m = m;
+    job.index = index;
+    job.offsets = job.positions = saei_cpu_scratch_of(w).integers; /* the one after the other */
+    index->rows = code->rows;
+    index->has_bits = saei_is_dense(w, entries, code->rows)
+                      && 2 * saei_ceil_div(code->rows, 64) * m <= index->capacity;
+    if (index->has_bits) {
+        job.active_bits = saei_active_bits(w, code);
+        saei_parallel(w->ctx, saei_ceil_div(code->rows, 64), saei_index_bits_part, &job);
+    }
+    job.part_rows = saei_code_part_rows(w->ctx, code->rows);
+    parts = saei_ceil_div(code->rows, job.part_rows);
+    saei_parallel(w->ctx, parts, saei_count_part, &job);
+    saei_index_begin(&job, parts);
+    if (index->has_bits && (double)entries * 5 >= (double)code->rows * (double)m) {
+        size_t most = saei_min(4 * (size_t)w->ctx->threads, SAEI_SORT_PARTS);
+        job.part_latents = saei_ceil_div(saei_ceil_div(m, most), 64) * 64;
+        saei_parallel(w->ctx, saei_ceil_div(m, job.part_latents), saei_place_latents_part, &job);
+    } else saei_parallel(w->ctx, parts, saei_place_part, &job);
+}
+
+/* out = sum_j value[j] x[row[j]] in blocks of SAE_ROW_BLOCK rows; spare [ld]. */
+static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, const uint32_t *row,
+                          const float *value, const float *x, float *spare, float *out) {
+    memset(out, 0, ld * sizeof *out);
+    for (size_t j = 0; j < count; ) {
+        uint32_t block = row[j] / SAE_ROW_BLOCK;
+        size_t end = j;
+        while (end < count && row[end] / SAE_ROW_BLOCK == block) end++;
+        if (j == 0) kernels->add_rows(ld, end, row, value, x, ld, out);
+        else {
+            memset(spare, 0, ld * sizeof *spare);
+            kernels->add_rows(ld, end - j, row + j, value + j, x, ld, spare);
+            kernels->axpy(ld, 1, spare, out, out);
+        }
+        j = end;
+    }
+}
+
+typedef struct saei_latent_rows_job {
+    const saei_kernels *kernels;
+    const sae_index *index;
+    const float *value, *x;
+    size_t ld, lo, hi;
+    float alpha;
+    bool add;
+    float *out;
+    float *rows;              /* [workers][3][ld]: of each, a sum and a spare one */
+    /* dense: */
+    saei_dense_matrix matrix; /* x */
+    size_t targets;           /* latents of a part */
+    float *dense;             /* [workers][SAEI_DENSE_TARGETS][ld]: sums, spare ones */
+} saei_latent_rows_job;
+
+static void saei_latent_rows_part(void *arg, size_t part, size_t worker) {
+    saei_latent_rows_job *job = (saei_latent_rows_job *)arg;
+    size_t ld = job->ld, first = job->lo + part * SAEI_LATENT_PART;
+    float *sum = job->rows + worker * 3 * ld, *spare = sum + ld;
+    for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, job->hi); i++) {
+        size_t begin = job->index->begin[i], count = job->index->begin[i + 1] - begin;
+        float *out = job->out + i * ld;
+        if (!count) {
+            if (!job->add) memset(out, 0, ld * sizeof *out);
+            continue;
+        }
+        saei_rows_sum(job->kernels, ld, count, job->index->row + begin, job->value + begin, job->x,
+                      spare, sum);
+        if (job->add) job->kernels->axpy(ld, job->alpha, sum, out, out);
+        else job->kernels->scale(ld, job->alpha, sum, out);
+    }
+}
+
+static void saei_dense_latents_part(void *arg, size_t part, size_t worker) {
+    saei_latent_rows_job *job = (saei_latent_rows_job *)arg;
+    const saei_kernels *kernels = job->kernels;
+    size_t ld = job->ld, n = job->index->rows;
+    size_t i0 = job->lo + part * job->targets, count = saei_min(job->targets, job->hi - i0);
+    size_t at[SAEI_DENSE_TARGETS];
+    const size_t *begin = job->index->begin + i0;
+    const uint64_t *words = saei_index_words(job->index) + i0;
+    float *spare = job->dense + worker * SAEI_DENSE_TARGETS * ld;
+    float *out = job->out + i0 * ld, *sum = job->add ? spare + job->targets * ld : out;
+    memcpy(at, begin, count * sizeof *at);
+    memset(sum, 0, count * ld * sizeof *sum);
+    for (size_t lo = 0; lo < n; lo += SAE_ROW_BLOCK) {
+        size_t before[SAEI_DENSE_TARGETS], hi = saei_min(lo + SAE_ROW_BLOCK, n);
+        memcpy(before, at, count * sizeof *at);
+        if (lo) memset(spare, 0, count * ld * sizeof *spare);
+        for (size_t r = lo; r < hi; r += SAEI_DENSE_ROWS)
+            saei_dense_add(kernels, &job->matrix, count, at, begin + 1,
+                           words + r / SAEI_DENSE_ROWS * job->index->dict_size, job->value, r,
+                           saei_min(SAEI_DENSE_ROWS, hi - r), lo ? spare : sum);
+        for (size_t i = 0; lo && i < count; i++) { /* as in saei_rows_sum: nothing of no entry */
+            float *row = sum + i * ld;
+            if (before[i] == begin[i]) memcpy(row, spare + i * ld, ld * sizeof *row);
+            else if (at[i] > before[i]) kernels->axpy(ld, 1, spare + i * ld, row, row);
+        }
+    }
+    for (size_t i = 0; i < count; i++, sum += ld, out += ld) {
+        if (begin[i + 1] == begin[i]) continue;
+        if (job->add) kernels->axpy(ld, job->alpha, sum, out, out);
+        else kernels->scale(ld, job->alpha, sum, out);
+    }
+}
+
+static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size_t which,
+                                 const float *x, size_t lo, size_t hi, float alpha, bool add,
+                                 float *out) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_latent_rows_job j;
+    memset(&j, 0, sizeof j);
+    j.kernels = w->ctx->kernels;
+    j.index = index;
+    j.value = index->value[which];
+    j.x = x;
+    j.ld = w->shape.ld;
+    j.lo = lo;
+    j.hi = hi;
+    j.alpha = alpha;
+    j.add = add;
+    j.out = out;
+    j.rows = s.rows;
+    j.dense = s.dense;
+    if (index->has_bits) {
+        j.matrix = saei_dense_pack(w, x, index->rows, SAE_ROW_BLOCK);
+        j.targets = saei_dense_targets(w, hi - lo) / (add ? 2 : 1); /* both sums in the scratch */
+        saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, j.targets), saei_dense_latents_part,
+                              &j);
+        return;
+    }
+    saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part,
+                          &j);
+}
+
+/* The sums of latents [i, i + 4), each in the order of its list, side by side. */
+static void saei_latent_sum4(const sae_index *index, const float *v, size_t i, double sum[4]) {
+    const size_t *begin = index->begin + i;
+    const float *v0 = v + begin[0], *v1 = v + begin[1], *v2 = v + begin[2], *v3 = v + begin[3];
+    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    size_t least = SIZE_MAX;
+    for (size_t c = 0; c < 4; c++) least = saei_min(least, begin[c + 1] - begin[c]);
+    for (size_t j = 0; j < least; j++) {
+        s0 += (double)v0[j];
+        s1 += (double)v1[j];
+        s2 += (double)v2[j];
+        s3 += (double)v3[j];
+    }
+    sum[0] = s0;
+    sum[1] = s1;
+    sum[2] = s2;
+    sum[3] = s3;
+    for (size_t c = 0; c < 4; c++)
+        for (size_t j = begin[c] + least; j < begin[c + 1]; j++) sum[c] += (double)v[j];
+}
+
+typedef struct saei_latent_sums_job {
+    const sae_index *index;
+    const float *value;
+    double *sums; /* [m] */
+} saei_latent_sums_job;
+
+static void saei_latent_sums_part(void *arg, size_t part) {
+    saei_latent_sums_job *job = (saei_latent_sums_job *)arg;
+    const sae_index *index = job->index;
+    const float *v = job->value;
+    size_t i = part * 64, end = saei_part_end(part, 64, index->dict_size);
+    for (; i + 4 <= end; i += 4) saei_latent_sum4(index, v, i, job->sums + i);
+    for (; i < end; i++) {
+        job->sums[i] = 0;
+        for (size_t j = index->begin[i]; j < index->begin[i + 1]; j++)
+            job->sums[i] += (double)v[j];
+    }
+}
+
+/* Of value[which] of the index, in scratch memory. */
+static const double *saei_latent_sums(const sae_work *w, const sae_index *index, size_t which) {
+    saei_latent_sums_job j;
+    j.index = index;
+    j.value = index->value[which];
+    j.sums = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(index->dict_size, 64), saei_latent_sums_part, &j);
+    return j.sums;
+}
+
+static void saei_put_sums(const double *sum, size_t m, bool add, float *out) {
+    for (size_t i = 0; i < m; i++) out[i] = add ? out[i] + (float)sum[i] : (float)sum[i];
+}
+
+static void saei_cpu_latent_sums(const sae_work *w, const sae_index *index, size_t which, bool add,
+                                 float *out) {
+    saei_put_sums(saei_latent_sums(w, index, which), index->dict_size, add, out);
+}
+
+typedef struct saei_code_sums_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const float *values;
+    size_t m, part_latents; /* whole words of bits */
+    double *sums;           /* [m] */
+} saei_code_sums_job;
+
+/* From the rows as they lie. Half dense W1, two cores: 1.2 ms, where moving the values by latent
+   and adding them takes 5.7. */
+static void saei_code_sums_part(void *arg, size_t part) {
+    saei_code_sums_job *job = (saei_code_sums_job *)arg;
+    const sae_code *c = job->code;
+    size_t lo = part * job->part_latents, hi = saei_part_end(part, job->part_latents, job->m);
+    size_t words = saei_ceil_div(job->m, 64);
+    double *sums = job->sums;
+    memset(sums + lo, 0, (saei_ceil_div(hi, 64) * 64 - lo) * sizeof *sums);
+    for (size_t r = 0; r < c->rows; r++) {
+        size_t at = r * c->stride, begin, end;
+        if (c->has_active_bits) {
+            const uint64_t *active = c->active_bits + r * words;
+            at += saei_entries_before(active, lo / 64);
+            job->kernels->add_fires(saei_ceil_div(hi - lo, 64), active + lo / 64, job->values + at,
+                                    sums + lo);
+            continue;
+        }
+        end = at + saei_code_range(c, r, lo, hi, &begin);
+        for (size_t j = at + begin; j < end; j++) sums[c->latent[j]] += (double)job->values[j];
+    }
+}
+
+static void saei_cpu_code_sums(const sae_work *w, const sae_code *code, const float *values,
+                               size_t m, bool add, float *out) {
+    saei_code_sums_job j;
+    j.kernels = w->ctx->kernels;
+    j.code = code;
+    j.values = values;
+    j.m = m;
+    j.part_latents = saei_ceil_div(saei_ceil_div(m, (size_t)w->ctx->threads), 64) * 64;
+    j.sums = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(m, j.part_latents), saei_code_sums_part, &j);
+    saei_put_sums(j.sums, m, add, out);
+}
+
+static void saei_cpu_fired(const sae_work *w, const sae_index *index, int which, uint64_t step,
+                           uint64_t *since) {
+    const double *sum = which < 0 ? NULL : saei_latent_sums(w, index, (size_t)which);
+    for (size_t i = 0; i < index->dict_size; i++) {
+        bool fired = sum ? sum[i] > 0 : index->begin[i + 1] > index->begin[i];
+        since[i] = fired ? 0 : since[i] + step;
+    }
+}
+
+static void saei_cpu_list_silent(const sae_work *w, const uint64_t *since, uint64_t threshold,
+                                 size_t m, uint32_t *list, uint32_t *count) {
+    uint32_t found = 0;
+    (void)w;
+    for (size_t i = 0; i < m; i++)
+        if (since[i] >= threshold) list[found++] = (uint32_t)i;
+    *count = found;
+}
+
+/* ==== >>cpu: weights ========================================================================== */
+
+static void saei_project_row(const saei_kernels *kernels, size_t ld, const float *row, float eps,
+                             float *grad) {
+    double norm = sqrt(kernels->dot(ld, row, row)) + (double)eps;
+    double c = norm > 0 ? kernels->dot(ld, grad, row) / norm / norm : 0;
+    if (norm > 0) kernels->axpy(ld, (float)-c, row, grad, grad);
+}
+
+static void saei_unit_row(const saei_kernels *kernels, size_t ld, float eps, float *row) {
+    double norm = sqrt(kernels->dot(ld, row, row)) + (double)eps;
+    if (norm > 0) kernels->divide(ld, row, (float)norm, row);
+}
+
+/* Whether the update of row i is left to catch_up. */
+static bool saei_is_deferred(const sae_lazy_adam *lazy, size_t i) {
+    return lazy && lazy->enabled && lazy->updates >= lazy->begun + SAE_LAZY_ADAM_QUIET
+           && lazy->updates >= lazy->last_active[i] + SAE_LAZY_ADAM_QUIET;
+}
+
+typedef struct saei_row_norms_job {
+    const saei_kernels *kernels;
+    const float *W;
+    size_t m, ld;
+    float *norms;
+} saei_row_norms_job;
+
+static void saei_row_norms_part(void *arg, size_t part) {
+    saei_row_norms_job *j = (saei_row_norms_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++) {
+        const float *row = j->W + i * j->ld;
+        j->norms[i] = (float)sqrt(j->kernels->dot(j->ld, row, row));
+    }
+}
+
+static void saei_cpu_row_norms(const sae_work *w, const float *W, size_t m, float *out) {
+    saei_row_norms_job j;
+    j.kernels = w->ctx->kernels;
+    j.W = W;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.norms = out;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_row_norms_part, &j);
+}
+
+static void saei_cpu_norm_weight(const sae_work *w, const float *norms, int power, size_t m,
+                                 float *weight) {
+    (void)w;
+    for (size_t i = 0; i < m; i++) weight[i] = power == 2 ? norms[i] * norms[i] : norms[i];
+}
+
+typedef struct saei_norm_grad_job {
+    const saei_kernels *kernels;
+    const float *W, *norms, *sums;
+    int power;
+    float coef;
+    size_t m, ld;
+    float *grad;
+} saei_norm_grad_job;
+
+static void saei_norm_grad_part(void *arg, size_t part) {
+    saei_norm_grad_job *j = (saei_norm_grad_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++) {
+        float c = j->coef * j->sums[i], *grad = j->grad + i * j->ld;
+        c = j->power == 2 ? 2 * c : j->norms[i] > 0 ? c / j->norms[i] : 0;
+        j->kernels->axpy(j->ld, c, j->W + i * j->ld, grad, grad);
+    }
+}
+
+static void saei_cpu_norm_grad(const sae_work *w, const float *W, const float *norms,
+                               const float *sums, int power, float coef, size_t m, float *grad) {
+    saei_norm_grad_job j;
+    j.kernels = w->ctx->kernels;
+    j.W = W;
+    j.norms = norms;
+    j.sums = sums;
+    j.power = power;
+    j.coef = coef;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.grad = grad;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_norm_grad_part, &j);
+}
+
+typedef struct saei_project_job {
+    const saei_kernels *kernels;
+    const float *W;
+    const sae_lazy_adam *lazy;
+    size_t m, ld;
+    float eps, *grad;
+} saei_project_job;
+
+static void saei_project_part(void *arg, size_t part) {
+    saei_project_job *j = (saei_project_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++)
+        if (!saei_is_deferred(j->lazy, i))
+            saei_project_row(j->kernels, j->ld, j->W + i * j->ld, j->eps, j->grad + i * j->ld);
+}
+
+static void saei_cpu_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
+                                     const sae_lazy_adam *lazy, float *grad) {
+    saei_project_job j;
+    j.kernels = w->ctx->kernels;
+    j.W = W;
+    j.lazy = lazy;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.eps = eps;
+    j.grad = grad;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_project_part, &j);
+}
+
+typedef struct saei_normalize_job {
+    const saei_kernels *kernels;
+    size_t m, ld;
+    float eps, *W;
+} saei_normalize_job;
+
+static void saei_normalize_part(void *arg, size_t part) {
+    saei_normalize_job *j = (saei_normalize_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++)
+        saei_unit_row(j->kernels, j->ld, j->eps, j->W + i * j->ld);
+}
+
+static void saei_cpu_normalize_rows(const sae_work *w, size_t m, float eps, float *W) {
+    saei_normalize_job j;
+    j.kernels = w->ctx->kernels;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.eps = eps;
+    j.W = W;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_normalize_part, &j);
+}
+
+/* DEVIATION: a row without a positive value makes the reference's mean infinite (its minimum over
+   nothing); here such rows are left out of the mean, and with no other row nothing changes. */
+static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, bool by_row,
+                                      double beta, float *threshold) {
+    double sum[2] = { 0, 0 };
+    float smallest = 0, now;
+    size_t rows = 0;
+    (void)w;
+    for (size_t r = 0; r < code->rows; r++) {
+        float least = 0;
+        for (size_t j = 0; j < code->count[r]; j++) {
+            float v = code->value[r * code->stride + j];
+            if (v > 0 && (least == 0 || v < least)) least = v;
+        }
+        saei_sum_add(sum, r, (double)least);
+        if (least == 0) continue;
+        rows++;
+        if (smallest == 0 || least < smallest) smallest = least;
+    }
+    if (by_row && !rows) return;
+    now = by_row ? (float)((sum[0] + sum[1]) / (double)rows) : smallest;
+    if (*threshold < 0) *threshold = now;
+    else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
+}
+
+typedef struct saei_median_job {
+    const saei_kernels *kernels;
+    const float *x, *guess;
+    size_t n, ld;
+    float *weights;     /* [n]: 1 / distance from the guess */
+    float *differences; /* [workers][3][ld], the last row of each */
+} saei_median_job;
+
+static void saei_median_part(void *arg, size_t part, size_t worker) {
+    saei_median_job *j = (saei_median_job *)arg;
+    float *diff = j->differences + worker * 3 * j->ld + 2 * j->ld;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
+        float norm;
+        j->kernels->axpy(j->ld, -1, j->guess, j->x + r * j->ld, diff);
+        norm = (float)sqrt(j->kernels->dot(j->ld, diff, diff));
+        j->weights[r] = 1 / (norm > 1e-20f ? norm : 1e-20f);
+    }
+}
+
+/* Weiszfeld. DEVIATION: a row at the guess itself has weight 1e20 (the reference divides by 0). */
+static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t n, float *out) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    size_t ld = w->shape.ld;
+    float *weights = (float *)(void *)s.doubles; /* [n] */
+    float *move = s.rows; /* [ld]; differences lie behind it */
+    const double *sum = saei_block_sum(w, x, NULL, n);
+    saei_median_job j;
+    for (size_t c = 0; c < ld; c++) out[c] = (float)(sum[c] / (double)n);
+    j.kernels = w->ctx->kernels;
+    j.x = x;
+    j.guess = out;
+    j.n = n;
+    j.ld = ld;
+    j.weights = weights;
+    j.differences = s.rows;
+    for (int round = 0; round < 100; round++) {
+        double total[2] = { 0, 0 };
+        saei_parallel_workers(w->ctx, saei_ceil_div(n, 64), saei_median_part, &j);
+        for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)weights[r]);
+        total[0] += total[1];
+        for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total[0]);
+        sum = saei_block_sum(w, x, weights, n);
+        for (size_t c = 0; c < ld; c++) {
+            move[c] = (float)sum[c] - out[c];
+            out[c] = (float)sum[c];
+        }
+        if (sqrt(j.kernels->dot(ld, move, move)) < 1e-5) break;
+    }
+}
+
+static int saei_draw_compare(const void *a, const void *b) {
+    const saei_draw *x = (const saei_draw *)a, *y = (const saei_draw *)b;
+    if (x->key != y->key) return x->key < y->key ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+
+static void saei_cpu_resample(const sae_work *w, const float *x, const float *e, size_t n,
+                              const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
+                              uint64_t step, float *const enc[3], float *const dec[3],
+                              float *const (*biases)[3], size_t num_biases) {
+    const saei_kernels *kernels = w->ctx->kernels;
+    size_t ld = w->shape.ld;
+    saei_draw *draws = (saei_draw *)(void *)saei_cpu_scratch_of(w).draws; /* [n] */
+    double alive = 0;
+    size_t living = 0, dead, used = 0;
+    saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
+    for (size_t i = 0; i < m; i++)
+        if (since[i] <= threshold) {
+            const float *row = enc[0] + i * ld;
+            alive += sqrt(kernels->dot(ld, row, row));
+            living++;
+        }
+    dead = m - living;
+    if (!dead) return;
+    if (living) alive /= (double)living;
+    /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
+    for (size_t r = 0; r < n; r++) {
+        double norm = sqrt(kernels->dot(ld, e + r * ld, e + r * ld));
+        double u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
+        draws[r].row = r;
+        draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
+    }
+    qsort(draws, n, sizeof *draws, saei_draw_compare);
+    for (size_t i = 0; i < m && used < saei_min(dead, n); i++) {
+        const float *from;
+        float norm, scale;
+        if (since[i] <= threshold) continue;
+        from = x + draws[used++].row * ld;
+        norm = (float)sqrt(kernels->dot(ld, from, from));
+        scale = (float)alive * 0.2f;
+        for (size_t c = 0; c < ld; c++) {
+            enc[0][i * ld + c] = from[c] * scale;
+            dec[0][i * ld + c] = norm > 0 ? from[c] / norm : 0;
+        }
+        for (int k = 0; k < 3; k++) {
+            if (k && enc[k]) memset(enc[k] + i * ld, 0, ld * sizeof(float));
+            if (k && dec[k]) memset(dec[k] + i * ld, 0, ld * sizeof(float));
+            for (size_t b = 0; b < num_biases; b++)
+                if (biases[b][k]) biases[b][k][i] = 0;
+        }
+    }
+}
+
+/* ==== >>cpu: Adam ============================================================================= */
+
+typedef struct saei_adam_job {
+    const saei_kernels *kernels;
+    saei_adam_factors factors;
+    size_t count;
+    const float *grad;
+    float *param, *first, *second; /* first: NULL where beta1 is 0 */
+} saei_adam_job;
+
+static void saei_adam_part(void *arg, size_t part) {
+    saei_adam_job *j = (saei_adam_job *)arg;
+    size_t at = part * SAEI_CHUNK, n = saei_part_end(part, SAEI_CHUNK, j->count) - at;
+    j->kernels->adam(&j->factors, n, j->param + at, j->grad + at, j->first ? j->first + at : NULL,
+                     j->second + at);
+}
+
+static void saei_cpu_adam(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
+                          const double *sum_squares, double max_norm, float *param,
+                          const float *grad, float *first, float *second, size_t count) {
+    double clip = sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1;
+    saei_adam_job j;
+    j.kernels = w->ctx->kernels;
+    j.factors = saei_adam_step_of(adam, t, clip);
+    j.count = count;
+    j.grad = grad;
+    j.param = param;
+    j.first = first;
+    j.second = second;
+    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_adam_part, &j);
+}
+
+typedef struct saei_adam_rows_job {
+    const saei_kernels *kernels;
+    saei_adam_factors factors;
+    const sae_lazy_adam *lazy;
+    float project, unit; /* eps of each; negative: not asked for */
+    size_t m, ld;
+    float *param, *grad, *first, *second;
+} saei_adam_rows_job;
+
+static void saei_adam_rows_part(void *arg, size_t part) {
+    saei_adam_rows_job *j = (saei_adam_rows_job *)arg;
+    for (size_t i = part * 16, end = saei_part_end(part, 16, j->m); i < end; i++) {
+        size_t at = i * j->ld;
+        float *row = j->param + at, *first = j->first ? j->first + at : NULL;
+        if (saei_is_deferred(j->lazy, i)) continue;
+        if (j->project >= 0) saei_project_row(j->kernels, j->ld, row, j->project, j->grad + at);
+        j->kernels->adam(&j->factors, j->ld, row, j->grad + at, first, j->second + at);
+        if (j->unit >= 0) saei_unit_row(j->kernels, j->ld, j->unit, row);
+        if (j->lazy) j->lazy->applied[i] = j->lazy->updates + 1;
+    }
+}
+
+static void saei_cpu_adam_rows(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
+                               const double *sum_squares, double max_norm, float project,
+                               float unit, const sae_lazy_adam *lazy, size_t m, float *param,
+                               float *grad, float *first, float *second) {
+    double clip = sum_squares ? saei_clip_factor(*sum_squares, max_norm) : 1;
+    saei_adam_rows_job j;
+    j.kernels = w->ctx->kernels;
+    j.factors = saei_adam_step_of(adam, t, clip);
+    j.lazy = lazy;
+    j.project = project;
+    j.unit = unit;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.param = param;
+    j.grad = grad;
+    j.first = first;
+    j.second = second;
+    saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_adam_rows_part, &j);
+}
+
+/* -- deferred rows. W1, two cores: an update costs a row 0.17 us from memory, and 0.04 while it
+   lies in the L1, where all that it missed is applied; but a deferred row is read one extra time
+   when it becomes active again -- */
+
+typedef struct saei_catch_up_job {
+    const saei_kernels *kernels;
+    const sae_code *code;
+    const sae_lazy_adam *lazy;
+    const saei_adam_factors *missed; /* [SAE_LAZY_ADAM_UPDATES] */
+    size_t m, ld, parts, part_rows;  /* of the marking */
+    float *param, *first, *second;
+    unsigned char *active; /* [parts][m]: which latents a part of the rows lists */
+    float *zeros;          /* [workers][3][ld], the first row of each: a gradient */
+    double *deferred;      /* [parts of 16 rows]: how many rows were */
+} saei_catch_up_job;
+
+static void saei_mark_active_part(void *arg, size_t part) {
+    saei_catch_up_job *job = (saei_catch_up_job *)arg;
+    const sae_code *c = job->code;
+    unsigned char *active = job->active + part * job->m;
+    size_t r = part * job->part_rows, end = saei_part_end(part, job->part_rows, c->rows);
+    size_t words = saei_ceil_div(job->m, 64);
+    memset(active, 0, job->m);
+    for (size_t w = 0; c->has_active_bits && w < words; w++) {
+        uint64_t any = 0;
+        for (size_t i = r; i < end; i++) any |= c->active_bits[i * words + w];
+        for (; any; any &= any - 1) active[w * 64 + saei_lowest_bit(any)] = 1;
+    }
+    for (; !c->has_active_bits && r < end; r++)
+        for (size_t j = 0; j < c->count[r]; j++) active[c->latent[r * c->stride + j]] = 1;
+}
+
+static void saei_catch_up_part(void *arg, size_t part, size_t worker) {
+    saei_catch_up_job *j = (saei_catch_up_job *)arg;
+    const sae_lazy_adam *lazy = j->lazy;
+    size_t ld = j->ld, deferred = 0;
+    float *zeros = j->zeros + worker * 3 * ld;
+    for (size_t i = part * 16, end = saei_part_end(part, 16, j->m); i < end; i++) {
+        float *row = j->param + i * ld, *first = j->first ? j->first + i * ld : NULL;
+        bool due = !j->code;
+        deferred += saei_is_deferred(lazy, i);
+        for (size_t p = 0; p < j->parts && !due; p++) due = j->active[p * j->m + i] != 0;
+        if (!due) continue;
+        if (j->code) lazy->last_active[i] = lazy->updates;
+        if (lazy->applied[i] < lazy->updates) memset(zeros, 0, ld * sizeof *zeros);
+        for (; lazy->applied[i] < lazy->updates; lazy->applied[i]++) {
+            j->kernels->adam(&j->missed[lazy->applied[i] % SAE_LAZY_ADAM_UPDATES], ld, row, zeros,
+                             first, j->second + i * ld);
+            if (lazy->unit >= 0) saei_unit_row(j->kernels, ld, lazy->unit, row);
+        }
+    }
+    j->deferred[part] = (double)deferred;
+}
+
+static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae_lazy_adam *lazy,
+                              size_t m, float *param, float *first, float *second) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_adam_factors missed[SAE_LAZY_ADAM_UPDATES];
+    saei_catch_up_job j;
+    for (size_t u = 0; u < saei_min(lazy->updates, SAE_LAZY_ADAM_UPDATES); u++)
+        missed[u] = saei_adam_step_of(&lazy->adam[u], lazy->t[u], 1);
+    memset(&j, 0, sizeof j);
+    j.kernels = w->ctx->kernels;
+    j.code = code;
+    j.lazy = lazy;
+    j.missed = missed;
+    j.m = m;
+    j.ld = w->shape.ld;
+    j.param = param;
+    j.first = first;
+    j.second = second;
+    j.active = (unsigned char *)s.integers;
+    j.zeros = s.rows;
+    j.deferred = s.doubles;
+    if (code) {
+        j.part_rows = saei_code_part_rows(w->ctx, code->rows);
+        j.parts = saei_ceil_div(code->rows, j.part_rows);
+        saei_parallel(w->ctx, j.parts, saei_mark_active_part, &j);
+    }
+    saei_parallel_workers(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &j);
+    *lazy->num_deferred = (uint32_t)saei_sum_doubles(j.deferred, saei_ceil_div(m, 16));
+}
+
+/* ==== >>cpu: table ============================================================================ */
+
+/* Nothing runs after a call has returned. */
+#define saei_cpu_begin_step NULL
+#define saei_cpu_end_step NULL
+#define saei_cpu_poll NULL
+#define saei_cpu_guard NULL
+#define saei_cpu_tripped NULL
+
+SAE_API const sae_backend *sae_cpu_backend(void) {
+#define SAEI_CPU(result, name, need, parameters, arguments) saei_cpu_##name,
+    static const sae_backend table = {
+        "cpu", true, SAE_BACKEND_CONTROL(SAEI_CPU) SAE_BACKEND_OPERATIONS(SAEI_CPU)
+    };
+#undef SAEI_CPU
+    return &table;
+}
+
+#undef saei_cpu_begin_step
+#undef saei_cpu_end_step
+#undef saei_cpu_poll
+#undef saei_cpu_guard
+#undef saei_cpu_tripped
+
+static const sae_backend *saei_backend_of(const sae_context *ctx) {
+    return ctx->backend ? ctx->backend : sae_cpu_backend();
+}
+
 /* ==== >>trainer: schedules ==================================================================== */
 
 SAE_API double sae_lr_factor(const sae_schedule *s, uint64_t t) {
@@ -15413,7 +15822,7 @@ struct sae_trainer {
     sae_code code, aux;
     sae_index index;
     float *norms, *weight, *sums;                /* [m'] */
-    sae_lag lag;                                 /* seen NULL: no row of W_dec waits */
+    sae_lazy_adam lazy;                          /* applied NULL: no update is deferred */
     uint64_t *since;                             /* [m] rows or batches since the latent fired */
     uint32_t *list, *list_count, *bad;
     float *threshold, *warm;
@@ -15433,28 +15842,28 @@ static double saei_number_of(double field) { return field < 0 ? 0 : field; }
 
 /* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
 static void saei_catch_up(sae_trainer *t, const sae_code *code) {
-    if (t->lag.waits)
-        t->ops->catch_up(&t->w, code, &t->lag, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
+    if (t->lazy.enabled)
+        t->ops->catch_up(&t->w, code, &t->lazy, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
                          t->second.W_dec);
 }
 
-/* After an update. Finding rows that may wait costs a scan of all lists: it goes on while at least
-   an eighth of the rows do, else it is tried again every 8th time. */
-static void saei_lag_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
-    sae_lag *lag = &t->lag;
-    size_t at = lag->updates % SAE_LAG_UPDATES;
-    bool waits = lag->waits;
-    uint32_t waiting;
-    lag->adam[at] = *adam;
-    lag->t[at] = step + 1;
-    lag->updates++;
-    if (lag->updates % SAE_LAG_UPDATES) return;
+/* After an update. Finding deferrable rows costs a scan of all lists: it goes on while at least an
+   eighth of the rows are deferred; otherwise it is tried again every eighth time. */
+static void saei_lazy_adam_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
+    sae_lazy_adam *lazy = &t->lazy;
+    size_t at = lazy->updates % SAE_LAZY_ADAM_UPDATES;
+    bool scanned = lazy->enabled;
+    uint32_t deferred;
+    lazy->adam[at] = *adam;
+    lazy->t[at] = step + 1;
+    lazy->updates++;
+    if (lazy->updates % SAE_LAZY_ADAM_UPDATES) return;
     saei_catch_up(t, NULL);
-    lag->waits = lag->updates / SAE_LAG_UPDATES % 8 == 0;
-    if (waits) {
-        t->ops->download(&t->w, &waiting, lag->waiting, sizeof waiting);
-        lag->waits = waiting && 8 * (size_t)waiting >= t->desc.dict_size;
-    } else lag->begun = lag->updates;
+    lazy->enabled = lazy->updates / SAE_LAZY_ADAM_UPDATES % 8 == 0;
+    if (scanned) {
+        t->ops->download(&t->w, &deferred, lazy->num_deferred, sizeof deferred);
+        lazy->enabled = deferred && 8 * (size_t)deferred >= t->desc.dict_size;
+    } else lazy->begun = lazy->updates;
 }
 
 static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
@@ -16264,12 +16673,12 @@ static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool se
         code->extra[i] = (float *)saei_device(t, entries, sizeof(float));
         ok = ok && code->extra[i];
     }
-    /* these lists may be long; code_sums: the backend reads bits */
+    /* these lists may be long; a backend with code_sums reads them as bitmaps */
     if (code == &t->code && !saei_has_trait(t, SAEI_TOP_K) && t->ops->code_sums) {
         size_t words;
         ok = ok && saei_mul(t->desc.batch_size, saei_ceil_div(t->desc.dict_size, 64), &words);
-        code->fires = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
-        ok = ok && code->fires;
+        code->active_bits = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
+        ok = ok && code->active_bits;
     }
     return ok;
 }
@@ -16326,10 +16735,10 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
     if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)) {
-        t->lag.seen = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-        t->lag.listed = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
-        t->lag.waiting = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
-        ok = ok && t->lag.seen && t->lag.listed && t->lag.waiting;
+        t->lazy.applied = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lazy.last_active = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
+        t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
+        ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
     ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
@@ -16588,13 +16997,13 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     bool unit = constrained || saei_has_trait(t, SAEI_UNIT);
     size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
-    sae_lag *lag = t->lag.seen ? &t->lag : NULL;
+    sae_lazy_adam *lazy = t->lazy.applied ? &t->lazy : NULL;
     float unit_eps = constrained ? 0 : FLT_EPSILON;
     sae_adam_desc adam = t->adam;
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
     if (unit && clipped) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lag, t->grad.W_dec);
+        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
     if (!unit) {
@@ -16604,12 +17013,12 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     dec = (size_t)(t->param.W_dec - t->param.all);
     end = dec + m * t->view.ld;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lag,
+    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
                       m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
-    if (!lag) return;
-    lag->unit = unit_eps;
-    saei_lag_update(t, &adam, step);
+    if (!lazy) return;
+    lazy->unit = unit_eps;
+    saei_lazy_adam_update(t, &adam, step);
 }
 
 /* Integer linspace of PyTorch 2: step i from the start in the first half, from the end in the
@@ -16945,7 +17354,7 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const char *who,
                                          const sae_tensor_file *file, const char *prefix) {
     saei_trainer_numbers now;
     saei_state_item items[SAEI_STATE_ITEMS];
-    saei_catch_up(t, NULL); /* no row waits for what is replaced */
+    saei_catch_up(t, NULL); /* before what is deferred is replaced */
     saei_state_items(t, items);
     for (int pass = 0; pass < 2; pass++) /* look at everything before touching anything */
         for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {

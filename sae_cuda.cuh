@@ -1870,6 +1870,7 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
     t.w_most = &s->kept->w_most[s->scale_turn];
     t.w_next = &s->kept->w_most[s->scale_turn ^ 1];
     code->rows = a->n;
+    code->has_active_bits = false;
     saei_cuda_clear(w, t.s.counts, sizeof *t.s.counts);
     s->screened = saei_cuda_screens(w, &t);
     if (s->screened) {
@@ -2677,6 +2678,7 @@ static void saei_cuda_index(const sae_work *w, const sae_code *code, const float
     saei_cuda_launch(w, saei_place_kernel, rows, SAEI_CUDA_THREADS, *code, all, width, s.mask,
                      s.before, *index);
     index->rows = code->rows;
+    index->has_bits = false;
 }
 
 /* -- sums of rows by latent -- */
@@ -3315,10 +3317,7 @@ static saei_cuda_adam_step saei_cuda_adam_step_of(const sae_work *w, const sae_a
 }
 
 __device__ static inline float saei_device_clip(const saei_cuda_adam_step &c) {
-    double factor;
-    if (!c.sum_squares) return 1;
-    factor = __ddiv_rn(c.max_norm, __dadd_rn(__dsqrt_rn(*c.sum_squares), 1e-6));
-    return (float)(factor < 1 ? factor : 1);
+    return c.sum_squares ? (float)saei_clip_factor(*c.sum_squares, c.max_norm) : 1;
 }
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
@@ -3475,10 +3474,10 @@ static void saei_cuda_rows(const sae_work *w, saei_cuda_row_job job, saei_cuda_a
 }
 
 static void saei_cuda_remove_parallel(const sae_work *w, const float *W, size_t m, float eps,
-                                      const sae_lag *lag, float *grad) {
+                                      const sae_lazy_adam *lazy, float *grad) {
     saei_cuda_adam_step step;
     saei_cuda_row_job job;
-    (void)lag; /* no row is deferred: there is no catch_up */
+    (void)lazy; /* no update is deferred: there is no catch_up */
     memset(&step, 0, sizeof step);
     memset(&job, 0, sizeof job);
     job.m = m;
@@ -3500,11 +3499,11 @@ static void saei_cuda_normalize_rows(const sae_work *w, size_t m, float eps, flo
 }
 static void saei_cuda_adam_rows(const sae_work *w, const sae_adam_desc *adam, uint64_t t,
                                 const double *sum_squares, double max_norm, float project,
-                                float unit, const sae_lag *lag, size_t m, float *param,
+                                float unit, const sae_lazy_adam *lazy, size_t m, float *param,
                                 float *grad, float *first, float *second) {
     saei_cuda_adam_step step = saei_cuda_adam_step_of(w, adam, t, sum_squares, max_norm);
     saei_cuda_row_job job;
-    (void)lag;
+    (void)lazy;
     memset(&job, 0, sizeof job);
     job.m = m;
     job.project = project;
