@@ -33,8 +33,8 @@ static float saei_steer_key(const sae_dictionary *dict, float f) {
     return dict->desc.activation == SAE_ACTIVATION_MAGNITUDE ? fabsf(f) : f;
 }
 
-/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its group,
-   that stand before it; ties to the lower index. */
+/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its
+   group, that stand before it; ties to the lower index. */
 static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
                              const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
                              size_t end) {
@@ -117,7 +117,8 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* x += add for n columns of row r from c on; 16-bit rows are rounded to the nearest, ties to even. */
+/* x += add for n columns of row r from c on; numbers of 16 bit are rounded to the nearest, ties to
+   even. */
 static void saei_steer_add(const sae_rows *x, size_t r, size_t c, size_t n, const float *add) {
     unsigned char *to = (unsigned char *)(uintptr_t)saei_rows_at(x, r, c);
     for (size_t k = 0; k < n; k++) {
