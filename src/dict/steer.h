@@ -133,12 +133,15 @@ static void saei_steer_put(const sae_rows *x, size_t r, size_t c, float v) {
 static void saei_steer_columns(const saei_steer_job *job, const float *f, size_t r) {
     for (size_t j = 0; j < job->count; j++) {
         size_t c = job->list[j].latent;
-        bool seen = false;
+        bool seen = false, moved = false;
         float own, v = *saei_row_floats(&job->x, r, c, 1, &own);
         for (size_t i = 0; i < j && !seen; i++) seen = job->list[i].latent == c;
         for (size_t i = j; i < job->count && !seen; i++)
-            if (job->list[i].latent == c && f[i] != 0) v += f[i];
-        if (!seen) saei_steer_put(&job->x, r, c, v);
+            if (job->list[i].latent == c && f[i] != 0) {
+                v += f[i];
+                moved = true;
+            }
+        if (moved) saei_steer_put(&job->x, r, c, v);
     }
 }
 
