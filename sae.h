@@ -13,6 +13,9 @@
                      only proposes latents, so the bits stay the same; but it must sum floats as
                      floats by the ordinary algorithm, not as bf16 or tf32, nor Strassen's way.
         SAE_ZLIB     opens compressed archives; link with -lz
+        SAE_NO_TRAIN leaves out all that trains and measures, here and in every file that includes
+                     sae.h: trainers, sessions, buffer, loop, metrics and backends. What is left
+                     loads, encodes, decodes, steers, saves
 
     WHAT IT DOES
         Re-implements the Python package dictionary_learning
@@ -315,8 +318,8 @@ SAE_API sae_result sae_dictionary_copy(const sae_dictionary *dict, sae_dictionar
 /* What sae_dictionary_create would ask of the allocator. Errors: SAE_ERR_INVALID. */
 SAE_API sae_result sae_dictionary_memory(const sae_dictionary_desc *desc, size_t *bytes);
 
-/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in. Owned
-   by dict. */
+/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in.
+   Owned by dict. */
 SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary *dict);
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
@@ -336,7 +339,7 @@ SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size
 
 /* All parameters, where they lie in dict, to be read: valid until dict is destroyed; their rows may
    be further apart than they are long (stride).
-     W_enc [m,d], W_dec [m,output_dim], b_dec [output_dim]   all classes but IDENTITY, which has none
+     W_enc [m,d], W_dec [m,output_dim], b_dec [output_dim]   all but IDENTITY, which has no tensor
      b_enc [m]                                               all but GATED
      gate_bias, r_mag, mag_bias [m]                          GATED
      threshold [m]                                           JUMP_RELU
@@ -354,8 +357,8 @@ SAE_API sae_result sae_dictionary_find_tensor(const sae_dictionary *dict, const 
 SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *name,
                                              const float *values, size_t count);
 
-/* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by scale.
-   A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
+/* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
+   scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
    SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
@@ -398,14 +401,15 @@ typedef struct sae_sparse {
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
 
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
-   outputs are the caller's and may not overlap; outputs are densely packed. x_hat is [n,output_dim].
-   A call uses at most 16 KB of stack, on every thread that works for it, and allocates nothing,
-   except under SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and sae_forward without f
-   where k > 512 1024 k + 1024 bytes per thread (all a little rounded up). Calls work in memory that
-   the context has: for as many at once as it has threads, and at least 4; further ones work in
-   smaller pieces, so slower. Rows with NaN or infinity give unspecified latents in these rows alone.
-   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the n
-   rows together).
+   outputs are the caller's and may not overlap; outputs are densely packed, x_hat is
+   [n,output_dim]. Rows with NaN or infinity give unspecified latents in these rows alone. Bits do
+   not depend on n, threads or instruction set (but for batch top-k, which chooses over the n rows
+   together).
+   A call uses at most 16 KB of stack on every thread that works for it, and allocates nothing,
+   except under SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and sae_forward without
+   f where k > 512 1024 k + 1024 bytes per thread (all a little rounded up). Calls work in memory
+   that the context has: for as many at once as it has threads, and at least 4; further ones work
+   in smaller pieces, more slowly.
    Each call is there twice: for float rows one after the other, and for rows of any kind in host
    memory (_rows); the bits are those of the rows converted to float32 first.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
@@ -464,7 +468,8 @@ typedef struct sae_steering {
    has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value. Where
    input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
    dict is const; callable from many threads at once; stack and memory as for inference. Cost per
-   row: count d, and m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
+   row: count d, and m d more where a mode other than ADD meets a top-k rule and a latent that may
+   be among the k.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
    SAE_MAX_STEERINGS), SAE_ERR_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a
    mode other than ADD: it would choose over all rows together; a transcoder that shows as one:
@@ -486,22 +491,9 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
                                     size_t count, size_t layer, const char *model_hint,
                                     const char *path);
 
-/* ==== >>api: schedules ======================================================================== */
+/* ==== >>api: files ============================================================================ */
 
-#define SAE_NONE UINT64_MAX /* in a step count: explicitly none, where 0 would mean the default */
-
-/* Factor of the learning rate for the update of step t (counted from 0):
-     t / warmup_steps while t < warmup_steps; then 1; from decay_start on
-     (steps - t) / (steps - decay_start).
-   With resample_steps instead: min((t mod resample_steps) / warmup_steps, 1).
-   Here 0 simply means none. */
-typedef struct sae_schedule {
-    uint64_t steps, warmup_steps, decay_start, resample_steps, sparsity_warmup_steps;
-} sae_schedule;
-SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
-SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
-
-/* ==== >>api: trainers ========================================================================= */
+/* -- trainers, as files name them -- */
 
 /* One row a trainer: its number, the dictionary it trains, its NAME on the command line and in
    messages, the reference's class, and that class's name in 2024. */
@@ -542,6 +534,182 @@ SAE_API const char *sae_trainer_name(sae_trainer_kind kind);
 SAE_API const char *sae_trainer_class(sae_trainer_kind kind);
 /* From either name; false (out untouched) if it is neither. */
 SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
+
+/* -- formats -- */
+
+/* Whose files are opened, and what their folders hold. */
+#define SAE_FORMATS(X)                                                                             \
+    X(SAE_FORMAT_DICTIONARY_LEARNING, 1, "dictionary_learning") /* ae.pt + config.json */          \
+    X(SAE_FORMAT_SAE_LENS, 2, "sae_lens")           /* sae_weights.safetensors + cfg.json */       \
+    X(SAE_FORMAT_SPARSIFY, 3, "sparsify")           /* sae.safetensors + cfg.json */               \
+    X(SAE_FORMAT_GEMMA_SCOPE, 4, "gemma_scope")     /* params.npz */                               \
+    X(SAE_FORMAT_GEMMA_SCOPE_2, 5, "gemma_scope_2") /* params.safetensors + config.json */         \
+    X(SAE_FORMAT_LLAMA_SCOPE, 6, "llama_scope")     /* checkpoints/final.safetensors +             \
+                                                       hyperparams.json */                         \
+    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */
+
+typedef enum sae_format {
+    SAE_FORMAT_NONE = 0,
+#define SAE_X(name, value, text) name = value,
+    SAE_FORMATS(SAE_X)
+#undef SAE_X
+} sae_format;
+
+SAE_API const char *sae_format_name(sae_format format);
+/* False (out untouched) if there is no such format. */
+SAE_API bool sae_format_from_name(const char *name, sae_format *out);
+
+typedef struct sae_load_desc {
+    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
+                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
+    size_t k;       /* for old files that hold none */
+    bool raw;       /* take the tensors as they are; default: as the reference's loader does
+                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
+    bool
+        raw_decoder_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
+    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
+                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
+                       just their rows or columns are read (their CRC-32 then is not). Top-k chooses
+                       among them alone; group max needs all */
+} sae_load_desc;
+
+/* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
+   with its tensors, a crashed run's nested ae.pt too. Orientation follows from the format and is
+   held against the shapes, never guessed. What the formats fold into the weights is folded (decoder
+   norms, a known scale of the activations). desc may be NULL. Errors: SAE_ERR_NOT_FOUND,
+   SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH, SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
+                                       const char *path, sae_dictionary **out);
+
+/* Where a dictionary came from. Texts are "" where the file does not say. */
+typedef struct sae_origin {
+    sae_format format;    /* NONE: it was made here */
+    char class_name[48];  /* as that program calls it: "jumprelu_transcoder" */
+    sae_dtype dtype;      /* of the encoder in the file */
+    char model[96];       /* the language model */
+    char hook[96];        /* the place in it: "blocks.3.hook_resid_post", "layers.3.mlp" */
+    char dataset[96];
+    char version[32];     /* of that program */
+    int64_t layer;        /* -1: not known */
+    size_t context_size;  /* 0: not known */
+    size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
+    size_t first_latent;
+} sae_origin;
+SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
+/* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
+   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_ERR_IO,
+   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
+
+typedef struct sae_export_desc {
+    sae_format format;         /* required: DICTIONARY_LEARNING, SAE_LENS or SPARSIFY */
+    const sae_origin *origin;  /* model, hook, layer, ...; default: the dictionary's own */
+    const float *log_sparsity; /* SAE_LENS: [m] log10(how often each latent fires + 1e-10), into
+                                  sparsity.safetensors; NULL: no such file */
+    bool raw;                  /* DICTIONARY_LEARNING: leave the decoder's norms */
+} sae_export_desc;
+
+/* Writes a folder that the other program opens with the same numbers, float32:
+     dictionary_learning  the eight classes, but IdentityDict. Decoder rows are brought to norm 1,
+                          as SAEBench wants them, where the class stays the same function
+                          (AutoEncoder, Gated, JumpReLU: f_i becomes f_i norm_i) and the file was
+                          not its own. b_dec in or out of the encoder's input moves into its biases.
+     sae_lens             the layout of 6.x. BATCH_TOP_K and MATRYOSHKA become jumprelu, by their
+                          threshold.
+     sparsify             TOP_K, with skip, group max, or without b_dec in the input.
+   What the format cannot say is refused with the reason, before anything is written. What was
+   mapped, and what is lost, is told to the logger (SAE_LOG_INFO, SAE_LOG_WARNING). Takes memory for
+   one more dictionary. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED, SAE_ERR_NOT_FINITE,
+   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
+SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
+                                         const char *folder);
+
+/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
+   Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
+   SAE_ERR_OUT_OF_MEMORY. */
+typedef struct sae_tensor_file sae_tensor_file;
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
+SAE_API void sae_tensor_file_close(sae_tensor_file *file);
+SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file);
+SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index);
+SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
+/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
+   what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
+   Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
+SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
+/* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
+   tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
+   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
+SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
+                                         const sae_tensor *tensors, size_t count);
+
+/* ==== >>api: beside a model =================================================================== */
+
+/* For programs that run a model and its dictionaries side by side (tools/neox.h does). */
+
+/* A linear layer, y = x W^T + bias. */
+typedef struct sae_linear sae_linear;
+/* W [outputs,inputs] and bias [outputs] (NULL: none) are copied, W in the order in which the
+   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_ERR_INVALID,
+   SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
+                                     size_t inputs, size_t outputs, sae_linear **out);
+SAE_API void sae_linear_destroy(sae_linear *linear);
+/* y [n,outputs] of x [n,inputs], which may not overlap; nothing is allocated. Each number is one
+   chain of fma over ascending inputs, the bias added last: its bits do not depend on n,
+   threads or instruction set. Errors: SAE_ERR_INVALID. */
+SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y);
+
+/* fn(arg, part) for every part below parts, on as many threads as the context has, in any order. */
+SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
+                                  void (*fn)(void *arg, size_t part), void *arg);
+
+/* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
+   and code on top fail as the header does. */
+SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 3, 4)))
+#endif
+    ;
+
+/* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
+   NULL, which is a value that is not there. */
+typedef struct sae_json sae_json;
+typedef enum sae_json_kind {
+    SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
+    SAE_JSON_OBJECT
+} sae_json_kind;
+/* *out is the root, the whole tree is owned by it. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO,
+   SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out);
+SAE_API void sae_json_close(sae_context *ctx, sae_json *root);
+SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
+SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key); /* NULL: none */
+SAE_API size_t sae_json_count(const sae_json *value);           /* of an array's or object's */
+SAE_API const sae_json *sae_json_first(const sae_json *value);  /* child; NULL: none */
+SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; NULL: none */
+SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
+SAE_API const char *sae_json_text(const sae_json *value);       /* of a string; else NULL */
+SAE_API double sae_json_number(const sae_json *value);          /* of a number; 1 of true; else 0 */
+
+#ifndef SAE_NO_TRAIN
+
+/* ==== >>api: schedules ======================================================================== */
+
+#define SAE_NONE UINT64_MAX /* in a step count: explicitly none, where 0 would mean the default */
+
+/* Factor of the learning rate for the update of step t (counted from 0):
+     t / warmup_steps while t < warmup_steps; then 1; from decay_start on
+     (steps - t) / (steps - decay_start).
+   With resample_steps instead: min((t mod resample_steps) / warmup_steps, 1).
+   Here 0 simply means none. */
+typedef struct sae_schedule {
+    uint64_t steps, warmup_steps, decay_start, resample_steps, sparsity_warmup_steps;
+} sae_schedule;
+SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
+SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
+
+/* ==== >>api: trainers ========================================================================= */
 
 typedef enum sae_sparsity_function {
     SAE_SPARSITY_DEFAULT = 0, /* L1; P_ANNEAL: LP; GATED_ANNEAL: LP_P */
@@ -689,6 +857,25 @@ SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
 /* With all defaults set and texts of its own; valid until the trainer is destroyed. */
 SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *trainer);
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
+
+/* Hyperparameters by name. key is a field's name as the reference spells it, with - or _
+   ("l1_penalty", "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name.
+   Keys of the reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
+   Set trainer_class first: sparsity_penalty means initial_sparsity_penalty to the annealers.
+   Errors: SAE_ERR_NOT_FOUND (no such key), SAE_ERR_INVALID (value; the message says what is
+   allowed). Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
+SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
+                                        const char *value);
+
+/* A config.json: {"trainer": {...}, ...}, a bare trainer object, or a list of either. */
+typedef struct sae_config sae_config;
+/* Unknown keys are logged as warnings and skipped. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
+   SAE_ERR_INVALID (unknown trainer or value). */
+SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out);
+SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with it */
+SAE_API size_t sae_config_count(const sae_config *config);
+/* The descs lie in one array: sae_config_get(config, 0) may be given to sae_train. */
+SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index);
 
 /* ==== >>api: sessions ========================================================================= */
 
@@ -893,181 +1080,7 @@ SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x,
 /* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
 
-/* ==== >>api: files ============================================================================ */
-
-/* Whose files are opened, and what their folders hold. */
-#define SAE_FORMATS(X)                                                                             \
-    X(SAE_FORMAT_DICTIONARY_LEARNING, 1, "dictionary_learning") /* ae.pt + config.json */          \
-    X(SAE_FORMAT_SAE_LENS, 2, "sae_lens")           /* sae_weights.safetensors + cfg.json */       \
-    X(SAE_FORMAT_SPARSIFY, 3, "sparsify")           /* sae.safetensors + cfg.json */               \
-    X(SAE_FORMAT_GEMMA_SCOPE, 4, "gemma_scope")     /* params.npz */                               \
-    X(SAE_FORMAT_GEMMA_SCOPE_2, 5, "gemma_scope_2") /* params.safetensors + config.json */         \
-    X(SAE_FORMAT_LLAMA_SCOPE, 6, "llama_scope")     /* checkpoints/final.safetensors +             \
-                                                       hyperparams.json */                         \
-    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */
-
-typedef enum sae_format {
-    SAE_FORMAT_NONE = 0,
-#define SAE_X(name, value, text) name = value,
-    SAE_FORMATS(SAE_X)
-#undef SAE_X
-} sae_format;
-
-SAE_API const char *sae_format_name(sae_format format);
-/* False (out untouched) if there is no such format. */
-SAE_API bool sae_format_from_name(const char *name, sae_format *out);
-
-typedef struct sae_load_desc {
-    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
-                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
-    size_t k;       /* for old files that hold none */
-    bool raw;       /* take the tensors as they are; default: as the reference's loader does
-                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
-    bool
-        raw_decoder_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
-    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
-                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
-                       just their rows or columns are read (their CRC-32 then is not). Top-k chooses
-                       among them alone; group max needs all */
-} sae_load_desc;
-
-/* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
-   with its tensors, a crashed run's nested ae.pt too. Orientation follows from the format and is
-   held against the shapes, never guessed. What the formats fold into the weights is folded (decoder
-   norms, a known scale of the activations). desc may be NULL. Errors: SAE_ERR_NOT_FOUND,
-   SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH, SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
-                                       const char *path, sae_dictionary **out);
-
-/* Where a dictionary came from. Texts are "" where the file does not say. */
-typedef struct sae_origin {
-    sae_format format;    /* NONE: it was made here */
-    char class_name[48];  /* as that program calls it: "jumprelu_transcoder" */
-    sae_dtype dtype;      /* of the encoder in the file */
-    char model[96];       /* the language model */
-    char hook[96];        /* the place in it: "blocks.3.hook_resid_post", "layers.3.mlp" */
-    char dataset[96];
-    char version[32];     /* of that program */
-    int64_t layer;        /* -1: not known */
-    size_t context_size;  /* 0: not known */
-    size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
-    size_t first_latent;
-} sae_origin;
-SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
-/* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
-   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_ERR_IO,
-   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
-SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
-
-typedef struct sae_export_desc {
-    sae_format format;         /* required: DICTIONARY_LEARNING, SAE_LENS or SPARSIFY */
-    const sae_origin *origin;  /* model, hook, layer, ...; default: the dictionary's own */
-    const float *log_sparsity; /* SAE_LENS: [m] log10(how often each latent fires + 1e-10), into
-                                  sparsity.safetensors; NULL: no such file */
-    bool raw;                  /* DICTIONARY_LEARNING: leave the decoder's norms */
-} sae_export_desc;
-
-/* Writes a folder that the other program opens with the same numbers, float32:
-     dictionary_learning  the eight classes, but IdentityDict. Decoder rows are brought to norm 1,
-                          as SAEBench wants them, where the class stays the same function
-                          (AutoEncoder, Gated, JumpReLU: f_i becomes f_i norm_i) and the file was
-                          not its own. b_dec in or out of the encoder's input moves into its biases.
-     sae_lens             the layout of 6.x. BATCH_TOP_K and MATRYOSHKA become jumprelu, by their
-                          threshold.
-     sparsify             TOP_K, with skip, group max, or without b_dec in the input.
-   What the format cannot say is refused with the reason, before anything is written. What was
-   mapped, and what is lost, is told to the logger (SAE_LOG_INFO, SAE_LOG_WARNING). Takes memory for
-   one more dictionary. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED, SAE_ERR_NOT_FINITE,
-   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
-SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
-                                         const char *folder);
-
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
-   Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
-   SAE_ERR_OUT_OF_MEMORY. */
-typedef struct sae_tensor_file sae_tensor_file;
-SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
-SAE_API void sae_tensor_file_close(sae_tensor_file *file);
-SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file);
-SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index);
-SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
-/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
-   what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
-   Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
-SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
-/* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
-   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
-SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
-                                         const sae_tensor *tensors, size_t count);
-
-/* Hyperparameters by name. key is a field's name as the reference spells it, with - or _
-   ("l1_penalty", "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name.
-   Keys of the reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
-   Set trainer_class first: sparsity_penalty means initial_sparsity_penalty to the annealers.
-   Errors: SAE_ERR_NOT_FOUND (no such key), SAE_ERR_INVALID (value; the message says what is
-   allowed). Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
-SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
-                                        const char *value);
-
-/* A config.json: {"trainer": {...}, ...}, a bare trainer object, or a list of either. */
-typedef struct sae_config sae_config;
-/* Unknown keys are logged as warnings and skipped. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
-   SAE_ERR_INVALID (unknown trainer or value). */
-SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out);
-SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with it */
-SAE_API size_t sae_config_count(const sae_config *config);
-/* The descs lie in one array: sae_config_get(config, 0) may be given to sae_train. */
-SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index);
-
-/* ==== >>api: beside a model =================================================================== */
-
-/* For programs that run a model and its dictionaries side by side (tools/neox.h does). */
-
-/* A linear layer, y = x W^T + bias. */
-typedef struct sae_linear sae_linear;
-/* W [outputs,inputs] and bias [outputs] (NULL: none) are copied, W in the order in which the
-   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_ERR_INVALID,
-   SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
-                                     size_t inputs, size_t outputs, sae_linear **out);
-SAE_API void sae_linear_destroy(sae_linear *linear);
-/* y [n,outputs] of x [n,inputs], which may not overlap; nothing is allocated. Each number is one
-   chain of fma over ascending inputs, the bias added last: its bits do not depend on n,
-   threads or instruction set. Errors: SAE_ERR_INVALID. */
-SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y);
-
-/* fn(arg, part) for every part below parts, on as many threads as the context has, in any order. */
-SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
-                                  void (*fn)(void *arg, size_t part), void *arg);
-
-/* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
-   and code on top fail as the header does. */
-SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
-#if defined(__GNUC__)
-    __attribute__((format(printf, 3, 4)))
 #endif
-    ;
-
-/* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
-   NULL, which is a value that is not there. */
-typedef struct sae_json sae_json;
-typedef enum sae_json_kind {
-    SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
-    SAE_JSON_OBJECT
-} sae_json_kind;
-/* *out is the root, the whole tree is owned by it. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO,
-   SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out);
-SAE_API void sae_json_close(sae_context *ctx, sae_json *root);
-SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
-SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key); /* NULL: none */
-SAE_API size_t sae_json_count(const sae_json *value);           /* of an array's or object's */
-SAE_API const sae_json *sae_json_first(const sae_json *value);  /* child; NULL: none */
-SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; NULL: none */
-SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
-SAE_API const char *sae_json_text(const sae_json *value);       /* of a string; else NULL */
-SAE_API double sae_json_number(const sae_json *value);          /* of a number; 1 of true; else 0 */
 
 /* ==== >>backend =============================================================================== */
 
@@ -1200,6 +1213,7 @@ typedef struct sae_lazy_adam {
     uint32_t *num_deferred; /* D one number: how many rows were behind when catch_up came */
 } sae_lazy_adam;
 
+#ifndef SAE_NO_TRAIN
 /* The operations. A row is X(result, name, need, parameters, arguments) and declares
        result name parameters
    which the struct below has as a pointer; arguments repeats the parameters' names, so that a row
@@ -1481,6 +1495,7 @@ SAE_API void sae_backend_free(const sae_context *ctx, void *memory); /* NULL is 
 /* Keeps the sentence for sae_error (cut after 1023 bytes) and returns result. */
 SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text);
 SAE_API const void *sae_context_backend_desc(const sae_context *ctx); /* of sae_context_desc */
+#endif /* SAE_NO_TRAIN */
 
 #ifdef SAE_CUDA
 #define SAEI_CUDA_DECLARED
@@ -2067,6 +2082,7 @@ static void saei_free(const sae_context *ctx, const void *memory) {
     ctx->allocator.free(base, ctx->allocator.user);
 }
 
+#ifndef SAE_NO_TRAIN
 SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes) {
     return saei_alloc(ctx, bytes, 1);
 }
@@ -2075,6 +2091,7 @@ SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, c
     return saei_fail(ctx, result, "%s", text);
 }
 SAE_API const void *sae_context_backend_desc(const sae_context *ctx) { return ctx->backend_desc; }
+#endif
 
 static char *saei_strdup(const sae_context *ctx, const char *text) {
     size_t n = strlen(text) + 1;
@@ -5430,6 +5447,11 @@ typedef struct saei_quantized {
     X(set, void, adam, (const saei_adam_factors *c, size_t n, float *p, const float *g, float *m,  \
       float *v))
 
+#if defined(SAE_NO_TRAIN)
+#undef SAEI_TRAIN_KERNELS
+#define SAEI_TRAIN_KERNELS(X, set)
+#endif
+
 #define SAEI_MEMBER(set, result, name, parameters) result (*name) parameters;
 struct saei_kernels {
     const char *name;
@@ -5733,6 +5755,7 @@ static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float
     for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
 
+#ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
 /* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
    512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
@@ -5830,7 +5853,9 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
         p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
     }
 }
+#endif /* SAE_NO_TRAIN */
 
+#ifndef SAE_NO_TRAIN
 /* What only training needs, where there is no version of its own: all but AVX-512. */
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
                                  uint64_t *bits) {
@@ -5906,6 +5931,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
         c->grad[j] = fmaf(e, mag, c->extra[1][j]);
     }
 }
+#endif /* SAE_NO_TRAIN */
 
 #undef SAEI_FN
 #undef saei_v
@@ -6201,6 +6227,7 @@ static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float
     for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
 
+#ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
 /* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
    512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
@@ -6298,7 +6325,9 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
         p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
     }
 }
+#endif /* SAE_NO_TRAIN */
 
+#ifndef SAE_NO_TRAIN
 /* What only training needs, where there is no version of its own: all but AVX-512. */
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
                                  uint64_t *bits) {
@@ -6374,6 +6403,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
         c->grad[j] = fmaf(e, mag, c->extra[1][j]);
     }
 }
+#endif /* SAE_NO_TRAIN */
 
 #undef SAEI_FN
 #undef saei_v
@@ -6730,6 +6760,7 @@ static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float
     for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
 
+#ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
 /* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
    512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
@@ -6827,7 +6858,9 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
         p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
     }
 }
+#endif /* SAE_NO_TRAIN */
 
+#ifndef SAE_NO_TRAIN
 /* What only training needs, where there is no version of its own: all but AVX-512. */
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
                                  uint64_t *bits) {
@@ -6903,6 +6936,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
         c->grad[j] = fmaf(e, mag, c->extra[1][j]);
     }
 }
+#endif /* SAE_NO_TRAIN */
 
 #undef SAEI_FN
 #undef saei_v
@@ -7123,6 +7157,7 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     return bad == 0;
 }
 
+#ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
 /* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
    512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
@@ -7220,6 +7255,7 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
         p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
     }
 }
+#endif /* SAE_NO_TRAIN */
 
 #undef SAEI_FN
 #undef saei_v
@@ -7640,7 +7676,7 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #endif /* SAEI_X86 */
 
 /* ==== >>kernels: AVX-512, training ============================================================ */
-#if defined(SAEI_X86)
+#if defined(SAEI_X86) && !defined(SAE_NO_TRAIN)
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
@@ -7971,7 +8007,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #pragma GCC pop_options
 #endif
 
-#endif /* SAEI_X86 */
+#endif /* SAEI_X86, SAE_NO_TRAIN */
 
 /* ==== >>kernels: the tables =================================================================== */
 #define SAEI_OF_SET(set, result, name, parameters) saei_##name##_##set,
@@ -10707,8 +10743,8 @@ static float saei_steer_key(const sae_dictionary *dict, float f) {
     return dict->desc.activation == SAE_ACTIVATION_MAGNITUDE ? fabsf(f) : f;
 }
 
-/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its group,
-   that stand before it; ties to the lower index. */
+/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its
+   group, that stand before it; ties to the lower index. */
 static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
                              const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
                              size_t end) {
@@ -10791,18 +10827,31 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* x += add for n columns of row r from c on; 16-bit rows are rounded to the nearest, ties to even. */
-static void saei_steer_add(const sae_rows *x, size_t r, size_t c, size_t n, const float *add) {
+/* Column c of row r becomes v; 16 bit are rounded to the nearest, ties to even. */
+static void saei_steer_put(const sae_rows *x, size_t r, size_t c, float v) {
     unsigned char *to = (unsigned char *)(uintptr_t)saei_rows_at(x, r, c);
-    for (size_t k = 0; k < n; k++) {
-        float own, sum = *saei_row_floats(x, r, c + k, 1, &own) + add[k];
-        uint16_t bits;
-        if (x->dtype == SAE_F32) {
-            ((float *)(void *)to)[k] = sum;
-            continue;
-        }
-        bits = x->dtype == SAE_F16 ? saei_half_bits(sum) : saei_bf16_bits(sum);
-        memcpy(to + 2 * k, &bits, sizeof bits);
+    uint16_t bits;
+    if (x->dtype == SAE_F32) {
+        *(float *)(void *)to = v;
+        return;
+    }
+    bits = x->dtype == SAE_F16 ? saei_half_bits(v) : saei_bf16_bits(v);
+    memcpy(to, &bits, sizeof bits);
+}
+
+/* IDENTITY: the row's columns are the latents. A column named twice is rounded once. */
+static void saei_steer_columns(const saei_steer_job *job, const float *f, size_t r) {
+    for (size_t j = 0; j < job->count; j++) {
+        size_t c = job->list[j].latent;
+        bool seen = false, moved = false;
+        float own, v = *saei_row_floats(&job->x, r, c, 1, &own);
+        for (size_t i = 0; i < j && !seen; i++) seen = job->list[i].latent == c;
+        for (size_t i = j; i < job->count && !seen; i++)
+            if (job->list[i].latent == c && f[i] != 0) {
+                v += f[i];
+                moved = true;
+            }
+        if (moved) saei_steer_put(&job->x, r, c, v);
     }
 }
 
@@ -10817,10 +10866,11 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
     for (size_t j = 0; j < job->count; j++) {
         f[j] = saei_steer_change(job->list + j, f[j]) * scale;
         any += f[j] != 0;
-        if (f[j] != 0 && dict->desc.arch == SAE_ARCH_IDENTITY)
-            saei_steer_add(&job->x, r, job->list[j].latent, 1, &f[j]);
     }
-    if (dict->desc.arch == SAE_ARCH_IDENTITY) return;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        saei_steer_columns(job, f, r);
+        return;
+    }
     for (size_t c = 0; any && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
         size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c), held = 0;
         memset(sum, 0, width * sizeof *sum);
@@ -10834,7 +10884,10 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
                                          dict->ld_out, sum);
             held = 0;
         }
-        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
+        for (size_t k = c; k < saei_min(c + width, d); k++) {
+            float own;
+            saei_steer_put(&job->x, r, k, *saei_row_floats(&job->x, r, k, 1, &own) + sum[k - c]);
+        }
     }
 }
 
@@ -13336,6 +13389,8 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     saei_free(dict->ctx, direction);
     return result;
 }
+
+#ifndef SAE_NO_TRAIN
 
 /* ==== >>operations ============================================================================ */
 
@@ -20141,6 +20196,8 @@ SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f)
         for (size_t r = 0; r < n; r++) f[r * dict->desc.dict_size + i] *= norm;
     }
 }
+
+#endif
 
 #ifdef __cplusplus
 } /* extern "C" */

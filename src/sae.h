@@ -13,6 +13,9 @@
                      only proposes latents, so the bits stay the same; but it must sum floats as
                      floats by the ordinary algorithm, not as bf16 or tf32, nor Strassen's way.
         SAE_ZLIB     opens compressed archives; link with -lz
+        SAE_NO_TRAIN leaves out all that trains and measures, here and in every file that includes
+                     sae.h: trainers, sessions, buffer, loop, metrics and backends. What is left
+                     loads, encodes, decodes, steers, saves
 
     WHAT IT DOES
         Re-implements the Python package dictionary_learning
@@ -99,9 +102,11 @@ extern "C" {
 #endif
 
 #include "api/core.h"
-#include "api/train.h"
 #include "api/files.h"
 #include "api/model.h"
+#ifndef SAE_NO_TRAIN
+#include "api/train.h"
+#endif
 #include "api/backend.h"
 
 #ifdef SAE_CUDA
@@ -213,6 +218,7 @@ extern "C" {
 #include "formats/export.h"
 #include "formats/gguf.h"
 
+#ifndef SAE_NO_TRAIN
 #include "backend/ops.h"
 #include "backend/cpu.h"
 #include "backend/cpu_encode.h"
@@ -250,6 +256,7 @@ extern "C" {
 #include "run/metrics.h"
 #include "run/pursuit.h"
 #include "run/experiments.h"
+#endif
 
 #ifdef __cplusplus
 } /* extern "C" */

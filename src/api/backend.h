@@ -1,5 +1,5 @@
 #pragma once
-#include "train.h"
+#include "core.h"
 
 /* ==== >>backend =============================================================================== */
 
@@ -132,6 +132,7 @@ typedef struct sae_lazy_adam {
     uint32_t *num_deferred; /* D one number: how many rows were behind when catch_up came */
 } sae_lazy_adam;
 
+#ifndef SAE_NO_TRAIN
 /* The operations. A row is X(result, name, need, parameters, arguments) and declares
        result name parameters
    which the struct below has as a pointer; arguments repeats the parameters' names, so that a row
@@ -413,3 +414,4 @@ SAE_API void sae_backend_free(const sae_context *ctx, void *memory); /* NULL is 
 /* Keeps the sentence for sae_error (cut after 1023 bytes) and returns result. */
 SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, const char *text);
 SAE_API const void *sae_context_backend_desc(const sae_context *ctx); /* of sae_context_desc */
+#endif /* SAE_NO_TRAIN */

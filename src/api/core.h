@@ -205,8 +205,8 @@ SAE_API sae_result sae_dictionary_copy(const sae_dictionary *dict, sae_dictionar
 /* What sae_dictionary_create would ask of the allocator. Errors: SAE_ERR_INVALID. */
 SAE_API sae_result sae_dictionary_memory(const sae_dictionary_desc *desc, size_t *bytes);
 
-/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in. Owned
-   by dict. */
+/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in.
+   Owned by dict. */
 SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary *dict);
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
@@ -226,7 +226,7 @@ SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size
 
 /* All parameters, where they lie in dict, to be read: valid until dict is destroyed; their rows may
    be further apart than they are long (stride).
-     W_enc [m,d], W_dec [m,output_dim], b_dec [output_dim]   all classes but IDENTITY, which has none
+     W_enc [m,d], W_dec [m,output_dim], b_dec [output_dim]   all but IDENTITY, which has no tensor
      b_enc [m]                                               all but GATED
      gate_bias, r_mag, mag_bias [m]                          GATED
      threshold [m]                                           JUMP_RELU
@@ -244,8 +244,8 @@ SAE_API sae_result sae_dictionary_find_tensor(const sae_dictionary *dict, const 
 SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *name,
                                              const float *values, size_t count);
 
-/* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by scale.
-   A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
+/* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
+   scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
    SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
@@ -288,14 +288,15 @@ typedef struct sae_sparse {
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
 
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
-   outputs are the caller's and may not overlap; outputs are densely packed. x_hat is [n,output_dim].
-   A call uses at most 16 KB of stack, on every thread that works for it, and allocates nothing,
-   except under SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and sae_forward without f
-   where k > 512 1024 k + 1024 bytes per thread (all a little rounded up). Calls work in memory that
-   the context has: for as many at once as it has threads, and at least 4; further ones work in
-   smaller pieces, so slower. Rows with NaN or infinity give unspecified latents in these rows alone.
-   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the n
-   rows together).
+   outputs are the caller's and may not overlap; outputs are densely packed, x_hat is
+   [n,output_dim]. Rows with NaN or infinity give unspecified latents in these rows alone. Bits do
+   not depend on n, threads or instruction set (but for batch top-k, which chooses over the n rows
+   together).
+   A call uses at most 16 KB of stack on every thread that works for it, and allocates nothing,
+   except under SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and sae_forward without
+   f where k > 512 1024 k + 1024 bytes per thread (all a little rounded up). Calls work in memory
+   that the context has: for as many at once as it has threads, and at least 4; further ones work
+   in smaller pieces, more slowly.
    Each call is there twice: for float rows one after the other, and for rows of any kind in host
    memory (_rows); the bits are those of the rows converted to float32 first.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
@@ -354,7 +355,8 @@ typedef struct sae_steering {
    has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value. Where
    input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
    dict is const; callable from many threads at once; stack and memory as for inference. Cost per
-   row: count d, and m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
+   row: count d, and m d more where a mode other than ADD meets a top-k rule and a latent that may
+   be among the k.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
    SAE_MAX_STEERINGS), SAE_ERR_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a
    mode other than ADD: it would choose over all rows together; a transcoder that shows as one:

@@ -1,5 +1,5 @@
 #pragma once
-#include "core.h"
+#include "files.h"
 
 /* ==== >>api: schedules ======================================================================== */
 
@@ -18,46 +18,6 @@ SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /*
 
 
 /* ==== >>api: trainers ========================================================================= */
-
-/* One row a trainer: its number, the dictionary it trains, its NAME on the command line and in
-   messages, the reference's class, and that class's name in 2024. */
-#define SAE_TRAINERS(X)                                                                            \
-    X(SAE_TRAINER_STANDARD, 1, SAE_ARCH_STANDARD, "standard",                                      \
-      "StandardTrainer", "StandardTrainer")                                                        \
-    X(SAE_TRAINER_STANDARD_APRIL, 2, SAE_ARCH_STANDARD, "standard_april",                          \
-      "StandardTrainerAprilUpdate", "StandardTrainerAprilUpdate")                                  \
-    X(SAE_TRAINER_GATED, 3, SAE_ARCH_GATED, "gated",                                               \
-      "GatedSAETrainer", "GatedSAETrainer")                                                        \
-    X(SAE_TRAINER_GATED_ANNEAL, 4, SAE_ARCH_GATED, "gated_anneal",                                 \
-      "GatedAnnealTrainer", "GatedAnnealTrainer")                                                  \
-    X(SAE_TRAINER_P_ANNEAL, 5, SAE_ARCH_STANDARD, "p_anneal",                                      \
-      "PAnnealTrainer", "PAnnealTrainer")                                                          \
-    X(SAE_TRAINER_TOP_K, 6, SAE_ARCH_TOP_K, "top_k",                                               \
-      "TopKTrainer", "TrainerTopK")                                                                \
-    X(SAE_TRAINER_BATCH_TOP_K, 7, SAE_ARCH_BATCH_TOP_K, "batch_top_k",                             \
-      "BatchTopKTrainer", "TrainerBatchTopK")                                                      \
-    X(SAE_TRAINER_MATRYOSHKA, 8, SAE_ARCH_MATRYOSHKA, "matryoshka_batch_top_k",                    \
-      "MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")                                  \
-    X(SAE_TRAINER_JUMP_RELU, 9, SAE_ARCH_JUMP_RELU, "jumprelu",                                    \
-      "JumpReluTrainer", "TrainerJumpRelu")
-
-typedef enum sae_trainer_kind {
-    SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */
-#define SAE_X(kind, value, arch, name, reference, older) kind = value,
-    SAE_TRAINERS(SAE_X)
-#undef SAE_X
-} sae_trainer_kind;
-
-enum { /* kinds are 1 to SAE_NUM_TRAINERS */
-#define SAE_X(kind, value, arch, name, reference, older) +1
-    SAE_NUM_TRAINERS = SAE_TRAINERS(SAE_X)
-#undef SAE_X
-};
-
-SAE_API const char *sae_trainer_name(sae_trainer_kind kind);
-SAE_API const char *sae_trainer_class(sae_trainer_kind kind);
-/* From either name; false (out untouched) if it is neither. */
-SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
 
 typedef enum sae_sparsity_function {
     SAE_SPARSITY_DEFAULT = 0, /* L1; P_ANNEAL: LP; GATED_ANNEAL: LP_P */
@@ -205,6 +165,25 @@ SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
 /* With all defaults set and texts of its own; valid until the trainer is destroyed. */
 SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *trainer);
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
+
+/* Hyperparameters by name. key is a field's name as the reference spells it, with - or _
+   ("l1_penalty", "warmup-steps"); value is text: a number, "none" / "null", a comma list, a name.
+   Keys of the reference that carry nothing for training ("device", "wandb_name", ...) are accepted.
+   Set trainer_class first: sparsity_penalty means initial_sparsity_penalty to the annealers.
+   Errors: SAE_ERR_NOT_FOUND (no such key), SAE_ERR_INVALID (value; the message says what is
+   allowed). Texts (lm_name, submodule_name, init) are not copied: value must outlive desc. */
+SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
+                                        const char *value);
+
+/* A config.json: {"trainer": {...}, ...}, a bare trainer object, or a list of either. */
+typedef struct sae_config sae_config;
+/* Unknown keys are logged as warnings and skipped. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
+   SAE_ERR_INVALID (unknown trainer or value). */
+SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out);
+SAE_API void sae_config_close(sae_config *config); /* its descs' texts go with it */
+SAE_API size_t sae_config_count(const sae_config *config);
+/* The descs lie in one array: sae_config_get(config, 0) may be given to sae_train. */
+SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index);
 
 /* ==== >>api: sessions ========================================================================= */
 

@@ -204,6 +204,7 @@ static void saei_free(const sae_context *ctx, const void *memory) {
     ctx->allocator.free(base, ctx->allocator.user);
 }
 
+#ifndef SAE_NO_TRAIN
 SAE_API void *sae_backend_alloc(const sae_context *ctx, size_t bytes) {
     return saei_alloc(ctx, bytes, 1);
 }
@@ -212,6 +213,7 @@ SAE_API sae_result sae_backend_fail(const sae_context *ctx, sae_result result, c
     return saei_fail(ctx, result, "%s", text);
 }
 SAE_API const void *sae_context_backend_desc(const sae_context *ctx) { return ctx->backend_desc; }
+#endif
 
 static char *saei_strdup(const sae_context *ctx, const char *text) {
     size_t n = strlen(text) + 1;

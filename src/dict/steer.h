@@ -33,8 +33,8 @@ static float saei_steer_key(const sae_dictionary *dict, float f) {
     return dict->desc.activation == SAE_ACTIVATION_MAGNITUDE ? fabsf(f) : f;
 }
 
-/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its group,
-   that stand before it; ties to the lower index. */
+/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its
+   group, that stand before it; ties to the lower index. */
 static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
                              const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
                              size_t end) {
@@ -117,18 +117,31 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* x += add for n columns of row r from c on; 16-bit rows are rounded to the nearest, ties to even. */
-static void saei_steer_add(const sae_rows *x, size_t r, size_t c, size_t n, const float *add) {
+/* Column c of row r becomes v; 16 bit are rounded to the nearest, ties to even. */
+static void saei_steer_put(const sae_rows *x, size_t r, size_t c, float v) {
     unsigned char *to = (unsigned char *)(uintptr_t)saei_rows_at(x, r, c);
-    for (size_t k = 0; k < n; k++) {
-        float own, sum = *saei_row_floats(x, r, c + k, 1, &own) + add[k];
-        uint16_t bits;
-        if (x->dtype == SAE_F32) {
-            ((float *)(void *)to)[k] = sum;
-            continue;
-        }
-        bits = x->dtype == SAE_F16 ? saei_half_bits(sum) : saei_bf16_bits(sum);
-        memcpy(to + 2 * k, &bits, sizeof bits);
+    uint16_t bits;
+    if (x->dtype == SAE_F32) {
+        *(float *)(void *)to = v;
+        return;
+    }
+    bits = x->dtype == SAE_F16 ? saei_half_bits(v) : saei_bf16_bits(v);
+    memcpy(to, &bits, sizeof bits);
+}
+
+/* IDENTITY: the row's columns are the latents. A column named twice is rounded once. */
+static void saei_steer_columns(const saei_steer_job *job, const float *f, size_t r) {
+    for (size_t j = 0; j < job->count; j++) {
+        size_t c = job->list[j].latent;
+        bool seen = false, moved = false;
+        float own, v = *saei_row_floats(&job->x, r, c, 1, &own);
+        for (size_t i = 0; i < j && !seen; i++) seen = job->list[i].latent == c;
+        for (size_t i = j; i < job->count && !seen; i++)
+            if (job->list[i].latent == c && f[i] != 0) {
+                v += f[i];
+                moved = true;
+            }
+        if (moved) saei_steer_put(&job->x, r, c, v);
     }
 }
 
@@ -143,10 +156,11 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
     for (size_t j = 0; j < job->count; j++) {
         f[j] = saei_steer_change(job->list + j, f[j]) * scale;
         any += f[j] != 0;
-        if (f[j] != 0 && dict->desc.arch == SAE_ARCH_IDENTITY)
-            saei_steer_add(&job->x, r, job->list[j].latent, 1, &f[j]);
     }
-    if (dict->desc.arch == SAE_ARCH_IDENTITY) return;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        saei_steer_columns(job, f, r);
+        return;
+    }
     for (size_t c = 0; any && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
         size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c), held = 0;
         memset(sum, 0, width * sizeof *sum);
@@ -160,7 +174,10 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
                                          dict->ld_out, sum);
             held = 0;
         }
-        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
+        for (size_t k = c; k < saei_min(c + width, d); k++) {
+            float own;
+            saei_steer_put(&job->x, r, k, *saei_row_floats(&job->x, r, k, 1, &own) + sum[k - c]);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 #include "avx512.h"
 
 /* ==== >>kernels: AVX-512, training ============================================================ */
-#if defined(SAEI_X86)
+#if defined(SAEI_X86) && !defined(SAE_NO_TRAIN)
 #include "begin_avx512.inl"
 #include "names.inl"
 
@@ -296,4 +296,4 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 #include "end.inl"
 #include "end_target.inl"
-#endif /* SAEI_X86 */
+#endif /* SAEI_X86, SAE_NO_TRAIN */

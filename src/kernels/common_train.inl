@@ -1,3 +1,4 @@
+#ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
 /* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
    512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
@@ -95,3 +96,4 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
         p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
     }
 }
+#endif /* SAE_NO_TRAIN */

@@ -1,3 +1,4 @@
+#ifndef SAE_NO_TRAIN
 /* What only training needs, where there is no version of its own: all but AVX-512. */
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
                                  uint64_t *bits) {
@@ -73,3 +74,4 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
         c->grad[j] = fmaf(e, mag, c->extra[1][j]);
     }
 }
+#endif /* SAE_NO_TRAIN */

@@ -121,6 +121,11 @@ typedef struct saei_quantized {
     X(set, void, adam, (const saei_adam_factors *c, size_t n, float *p, const float *g, float *m,  \
       float *v))
 
+#if defined(SAE_NO_TRAIN)
+#undef SAEI_TRAIN_KERNELS
+#define SAEI_TRAIN_KERNELS(X, set)
+#endif
+
 #define SAEI_MEMBER(set, result, name, parameters) result (*name) parameters;
 struct saei_kernels {
     const char *name;
