@@ -57,7 +57,7 @@ static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t cou
 }
 
 #define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
-/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
+/* 16 latents at a time, transposed in registers; the next 16 are prefetched meanwhile. 64 of
    each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
    measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
 static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
