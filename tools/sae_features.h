@@ -73,7 +73,7 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
                                            const features_progress *progress,
                                            features_losses *out);
 
-/* What is known of a dictionary at a place: sae_evaluate of the rows there, and the losses above. */
+/* A dictionary at a place: sae_evaluate of the rows there, and the losses above. */
 typedef struct features_metrics {
     sae_metrics rows;
     features_losses losses;

@@ -159,8 +159,8 @@ typedef struct sae_stats {
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
-/* The dictionary being trained: a view owned by the trainer, in the units of its input. Call it again
-   after each step: an old pointer is not updated. */
+/* The dictionary being trained: a view owned by the trainer, in the units of its input. Call it
+   again after each step: an old pointer is not updated. */
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
 /* With all defaults set and texts of its own; valid until the trainer is destroyed. */
 SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *trainer);
