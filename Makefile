@@ -28,7 +28,7 @@ COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 OBJECTS   = $(CC) $(CFLAGS) $(OPENMP) $(filter %.o,$^) -o $@ $(LDFLAGS) -lm
 
-.PHONY: all headers lib emu cuda test test-asan test-cuda test-peers demo bench bench-cuda bench-peers bench-load fuzz \
+.PHONY: all headers lib man install uninstall emu cuda test test-asan test-cuda test-peers demo bench bench-cuda bench-peers bench-load fuzz \
         lint lint-headers clean help
 
 all: build/sae build/demo build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
@@ -195,6 +195,33 @@ test-cuda: ## tests/test_cuda on a GPU, then under compute-sanitizer where that 
 	    $(SANITIZER) --tool $$tool --error-exitcode 1 ./build/cuda/test_cuda || exit 1; \
 	done
 
+# What other projects find by pkg-config and by CMake's find_package. DESTDIR: the root of a package.
+PREFIX  ?= /usr/local
+VERSION := $(shell sed -n 's/^\#define SAE_VERSION "\(.*\)"/\1/p' src/api/base.h)
+ROOT     = $(DESTDIR)$(PREFIX)
+INSTALLED = include/sae.h include/sae_cuda.cuh bin/sae share/man/man1/sae.1 share/pkgconfig/sae.pc \
+            share/cmake/sae/sae-config.cmake share/cmake/sae/sae-config-version.cmake
+
+build/sae.1: build/sae tools/package/make_man.sh
+	@sh tools/package/make_man.sh build/sae > $@.tmp && mv $@.tmp $@
+
+man: build/sae.1 ## build/sae.1, the manual page, from what the tool says; `man -l build/sae.1` shows it
+
+install: build/sae build/sae.1 ## headers, tool, manual page, pkg-config and CMake files; PREFIX=/usr/local DESTDIR=
+	@mkdir -p $(addprefix "$(ROOT)"/,$(sort $(dir $(INSTALLED))))
+	install -m 644 sae.h sae_cuda.cuh "$(ROOT)/include"
+	install -m 755 build/sae "$(ROOT)/bin/sae"
+	install -m 644 build/sae.1 "$(ROOT)/share/man/man1/sae.1"
+	install -m 644 tools/package/sae-config.cmake "$(ROOT)/share/cmake/sae"
+	@cd tools/package && for f in pkgconfig/sae.pc cmake/sae/sae-config-version.cmake; do \
+	    sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' "$${f##*/}.in" > "$(ROOT)/share/$$f" && \
+	    chmod 644 "$(ROOT)/share/$$f" || exit 1; \
+	done
+
+uninstall: ## removes them again
+	rm -f $(addprefix "$(ROOT)"/,$(INSTALLED))
+	@rmdir "$(ROOT)/share/cmake/sae" 2> /dev/null || true
+
 lib: build/libsae.so ## the shared library, for examples/sae.py and other languages
 
 test: build/sae build/sae-emu build/libsae.so $(TESTS) ## builds and runs every test; the last line sums up
@@ -228,7 +255,7 @@ test-peers: build/sae build/libsae.so ## against the real Python packages, those
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
 	@mkdir -p build/asan; \
-	for f in Makefile sae.h sae_cuda.cuh src examples tools tests bench; do ln -sfn "../../$$f" "build/asan/$$f"; done
+	for f in Makefile sae.h sae_cuda.cuh src examples tools tests bench CMakeLists.txt; do ln -sfn "../../$$f" "build/asan/$$f"; done
 	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 PYTHON ?= python3

@@ -4,7 +4,9 @@
 
     Prints
         8.0 of 256 latents active, variance explained 0.9...
-        row 0: (its latents, as number=value)
+        row 0: ...
+        files: ...
+    Row 0 is shown as its latents, number=value.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"

@@ -4,7 +4,7 @@
 
     The data are shards on disk, here small ones it writes itself; the buffer holds a few thousand
     rows of them at a time. Prints the shards, then a line per trainer as it goes, then
-        FOLDER/trainer_0: top_k, k 8: variance explained ..., L0 8.0
+        build/sweep_out/trainer_0: top_k, variance explained ..., L0 4.0
         ...
 */
 #define SAE_IMPLEMENTATION
@@ -15,7 +15,7 @@
 
 enum { SHARDS = 4, ROWS = 4096, DIM = 32, TRAINERS = 4 };
 static float shard[ROWS * DIM];
-static char paths[SHARDS][512];
+static char paths[SHARDS][32];
 
 /* Each row is the sum of three of 128 fixed random directions. */
 static void fill_shard(uint32_t *state) {
@@ -34,14 +34,14 @@ static void fill_shard(uint32_t *state) {
         }
 }
 
-static sae_result write_shards(sae_context *ctx, const char *folder) {
+static sae_result write_shards(sae_context *ctx) {
     uint32_t state = 7;
     for (int i = 0; i < SHARDS; i++) {
         sae_tensor t = { .name = "", .dtype = SAE_F32, .ndim = 2, .shape = { ROWS, DIM },
                          .stride = { DIM, 1 }, .data = shard };
         sae_result result;
         fill_shard(&state);
-        snprintf(paths[i], sizeof paths[i], "%s_shard_%d.npy", folder, i);
+        snprintf(paths[i], sizeof paths[i], "sweep_shard_%d.npy", i);
         result = sae_tensor_file_write(ctx, paths[i], &t, 1);
         if (result != SAE_OK) return result;
         printf("wrote %s: %d rows of %d\n", paths[i], ROWS, DIM);
@@ -99,7 +99,7 @@ int main(int argc, char **argv) {
     train.log_steps = 250;
     train.log = on_log;
 
-    result = write_shards(ctx, folder);
+    result = write_shards(ctx);
     if (result == SAE_OK) result = sae_train(ctx, &train);
     for (size_t i = 0; i < TRAINERS && result == SAE_OK; i++) result = show(ctx, &train, i);
     if (result != SAE_OK) fprintf(stderr, "%s\n", sae_error(ctx));

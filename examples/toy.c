@@ -4,7 +4,7 @@
 
     The features are 256 random directions in 64 dimensions; each row is a sum of four of them, some
     frequent, some rare, each with a strength of its own. Only the rows are trained on. Prints
-        explained 0.9..., and of 256 features ... are found (cosine above 0.9)
+        explained 0.9..., and of 256 features 2... are found (cosine above 0.9)
         found among the frequent half ..., among the rare half ...
 */
 #define SAE_IMPLEMENTATION

@@ -5,7 +5,8 @@
     The layer is a small random MLP; the only difference from any other training is the target.
     Prints
         as a transcoder:   variance of y explained ...
-        as an autoencoder: variance of y explained ...      (worse: it was asked for x)
+        as an autoencoder: variance of y explained ...
+    The second is worse: it was asked for x.
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
