@@ -608,8 +608,8 @@ typedef struct sae_trainer_desc {
    known. Idempotent. */
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc);
 
-/* What there is to set, for options, forms and bindings: rows 0, 1, ... in the order of
-   sae_trainer_desc. The texts are constants. */
+/* What there is to set by sae_trainer_desc_set, for options, forms and bindings: rows 0, 1, ... in
+   the order of sae_trainer_desc. The texts are constants. */
 typedef enum sae_hyperparameter_type {
     SAE_HYPERPARAMETER_WHOLE, SAE_HYPERPARAMETER_REAL, SAE_HYPERPARAMETER_LIST,
     SAE_HYPERPARAMETER_TEXT
@@ -624,6 +624,9 @@ typedef struct sae_hyperparameter {
 } sae_hyperparameter;
 /* false (out untouched) after the last row. */
 SAE_API bool sae_hyperparameter_get(size_t index, sae_hyperparameter *out);
+/* For "did you mean": letters to change, add, drop or swap with their neighbour to make b of a; 64
+   where one is longer than 63. */
+SAE_API size_t sae_edit_distance(const char *a, const char *b);
 
 typedef struct sae_trainer sae_trainer;
 
@@ -679,8 +682,8 @@ typedef struct sae_stats {
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
-/* The dictionary being trained: a view owned by the trainer, in the units of its input. Valid until
-   the next step or destroy: call it again then, as its weights may stand still meanwhile. */
+/* The dictionary being trained: a view owned by the trainer, in the units of its input. Call it again
+   after each step: an old pointer is not updated. */
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
 /* With all defaults set and texts of its own; valid until the trainer is destroyed. */
 SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *trainer);
@@ -17751,7 +17754,7 @@ static sae_result saei_blocks_fail(const sae_work *w, const char *who, const cha
 
 enum { /* traits of a scheme */
     SAEI_CONSTRAINED = 1 << 0, /* ConstrainedAdam: rows of W_dec keep norm 1 */
-    SAEI_UNIT = 1 << 1,        /* they keep it in the newer way, with an eps beside the norm */
+    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: with an eps added to the norm */
     SAEI_CLIPPED = 1 << 2,     /* the norm of all gradients together is at most 1 */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
@@ -17787,7 +17790,7 @@ typedef struct saei_trainer_numbers {
     double step, rows_seen, k, p, next_p /* -1: none */, sparsity_coeff, p_updates, queue_size;
 } saei_trainer_numbers;
 
-enum { SAEI_STEPS_BEHIND = 8 }; /* the device is fewer behind the host */
+enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
@@ -17805,7 +17808,7 @@ struct sae_trainer {
     sae_adam_desc adam;
     sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
     saei_trainer_numbers now;
-    saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
+    saei_trainer_numbers past[SAEI_STEPS_AHEAD]; /* before step s: at s % SAEI_STEPS_AHEAD */
     /* of the last update, for stats */
     size_t n;
     double scale, coef, lr, used_k; /* sparsity factor, sparsity_coeff, learning rate, k it used */
@@ -17843,8 +17846,8 @@ static void saei_catch_up(sae_trainer *t, const sae_code *code) {
                          t->second.W_dec);
 }
 
-/* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
-   the rows do, and is tried once in eight times. */
+/* After an update. Finding rows that may wait costs a scan of all lists: it goes on while at least
+   an eighth of the rows do, else it is tried again every 8th time. */
 static void saei_lag_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
     sae_lag *lag = &t->lag;
     size_t at = lag->updates % SAE_LAG_UPDATES;
@@ -18253,8 +18256,8 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
 
 /* ==== >>trainer: hyperparameters ============================================================== */
 /* One row each, in the order of sae_trainer_desc. From the rows follow the defaults, the checks,
-   the settings a backup belongs to, reading and writing by name, and what options and bindings are
-   told. Which trainers have one is said by >>trainer: schemes. */
+   the settings a backup belongs to, reading and writing by name, and what options and bindings list.
+   Which trainers have one stands in >>trainer: schemes. */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
@@ -18973,7 +18976,7 @@ static sae_result saei_trainer_check(sae_trainer *t, bool wait) {
     uint64_t step;
     SAEI_TRY(wait || !t->ops->poll ? t->ops->status(&t->w) : t->ops->poll(&t->w));
     if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
-    t->now = t->past[step % SAEI_STEPS_BEHIND];
+    t->now = t->past[step % SAEI_STEPS_AHEAD];
     t->n = 0; /* its stats are gone */
     return saei_bad_batch(t, step);
 }
@@ -19128,7 +19131,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     }
     if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
     if (bad) return saei_bad_batch(t, step);
-    t->past[step % SAEI_STEPS_BEHIND] = t->now;
+    t->past[step % SAEI_STEPS_AHEAD] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
     return SAE_OK;
@@ -19296,8 +19299,8 @@ static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_ST
     }
 }
 
-/* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
-   to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
+/* Everything a resume needs but the desc, as tensors named prefix + name; their memory belongs to
+   the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
 enum { SAEI_STATE_TENSORS = 16 };
 static sae_result saei_trainer_state_get(sae_trainer *t, const char *who, sae_tensor *out,
                                          size_t *count) {
@@ -19847,20 +19850,21 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
     return saei_set_name(s, f, v, desc, at);
 }
 
-/* Letters to change, add or drop to make b of a (Levenshtein); both shorter than 64. */
-static size_t saei_edit_distance(const char *a, const char *b) {
-    size_t row[64], na = strlen(a), nb = strlen(b);
-    for (size_t j = 0; j <= nb; j++) row[j] = j;
-    for (size_t i = 1; i <= na; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= nb; j++) {
-            size_t change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            row[j] = saei_min(change, saei_min(row[j], row[j - 1]) + 1);
+SAE_API size_t sae_edit_distance(const char *a, const char *b) {
+    size_t n = strlen(a), m = strlen(b), row[3][64];
+    if (n > 63 || m > 63) return 64;
+    for (size_t j = 0; j <= m; j++) row[0][j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t *now = row[i % 3], *last = row[(i + 2) % 3], *before = row[(i + 1) % 3];
+        now[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            now[j] = saei_min(last[j - 1] + (a[i - 1] != b[j - 1]),
+                              saei_min(last[j], now[j - 1]) + 1);
+            if (swapped) now[j] = saei_min(now[j], before[j - 2] + 1);
         }
     }
-    return row[nb];
+    return row[n % 3][m];
 }
 
 /* key as the table spells it, into name; NULL if it is none (name is then the nearest, or ""). */
@@ -19874,7 +19878,7 @@ static const saei_field *saei_field_of_key(const char *key, char name[64]) {
     f = saei_field_find(strcmp(spelled, "trainer") ? spelled : "trainer_class",
                         strcmp(spelled, "trainer") ? n : strlen("trainer_class"));
     for (size_t i = 0; i < SAEI_NUM_FIELDS && !f; i++) {
-        size_t distance = saei_edit_distance(spelled, saei_fields[i].key);
+        size_t distance = sae_edit_distance(spelled, saei_fields[i].key);
         if (distance >= best || distance * 2 > n) continue;
         best = distance;
         snprintf(name, 64, "%s", saei_fields[i].key);
