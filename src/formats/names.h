@@ -1,4 +1,5 @@
 #pragma once
+#include "../api/files.h"
 #include "../base/platform.h"
 
 /* ==== >>files: names of trainers ============================================================== */

@@ -1,4 +1,5 @@
 #pragma once
+#include "../api/train.h"
 #include "../tensor/open.h"
 
 /* ==== >>buffer: sources and create ============================================================ */

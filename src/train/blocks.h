@@ -1,4 +1,5 @@
 #pragma once
+#include "../api/train.h"
 #include "../backend/cpu_table.h"
 #include "../backend/ops.h"
 

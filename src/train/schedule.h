@@ -1,4 +1,5 @@
 #pragma once
+#include "../api/train.h"
 #include "../base/platform.h"
 
 /* ==== >>trainer: schedules ==================================================================== */
