@@ -117,7 +117,7 @@ CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
         snprintf(path, sizeof path, strcmp(common_about_text(about, "open"), ".") ? "%s/%s" : "%s",
                  folder, common_about_text(about, "open"));
         fn(about, folder, path);
-        saei_free(ctx, about);
+        sae_json_close(about);
         check_test = NULL;
     }
     if (dir) closedir(dir);

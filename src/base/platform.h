@@ -25,6 +25,7 @@ typedef struct saei_kernels saei_kernels; /* >>kernels */
 struct sae_context {
     sae_allocator allocator;
     sae_logger logger;
+    sae_io io;
     int threads; /* >= 1 */
     const sae_backend *backend; /* NULL: the CPU */
     const void *backend_desc;

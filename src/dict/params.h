@@ -235,6 +235,8 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
                  : saei_arch_selects(desc->arch) ? SAE_RULE_THRESHOLD : SAE_RULE_DEFAULT;
     dict->active_groups = desc->num_groups;
     dict->origin.layer = -1;
+    dict->origin.dict_size = desc->dict_size;
+    dict->origin.k = desc->k;
     saei_dictionary_place(dict, params);
     saei_dictionary_clear_rest(dict);
     *out = dict;
@@ -332,10 +334,8 @@ SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) {
     return desc;
 }
 
-SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {
-    sae_origin origin = dict->origin;
-    if (!origin.dict_size) origin.dict_size = dict->desc.dict_size, origin.k = dict->desc.k;
-    return origin;
+SAE_API const sae_origin *sae_dictionary_origin(const sae_dictionary *dict) {
+    return &dict->origin;
 }
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {

@@ -210,7 +210,7 @@ static void saei_read_band(void *arg, size_t band) {
                 finite = job->kernels->copy(n, row[i], job->dst + (first + i) * job->ld + at)
                          && finite;
     }
-    if (whole) saei_map_release(&job->file->map, src, bytes);
+    if (whole) saei_map_release(job->file->ctx, &job->file->map, src, bytes);
     if (finite) return;
     saei_lock(&job->lock);
     job->not_finite = true;

@@ -1,14 +1,15 @@
 #pragma once
-#include "../tensor/write.h"
+#include "../tensor/open.h"
 #include "../train/config.h"
 #include "loop.h"
 
 /* ==== >>loop: resume ========================================================================== */
 static bool saei_loop_exists(saei_loop *l, const char *folder, const char *name) {
     char *path = saei_path_join(l->ctx, folder, name);
-    bool there = path && saei_path_exists(path) == SAEI_PATH_FILE;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    if (path && saei_path_find(l->ctx, "sae_train", path, &kind) != SAE_OK) kind = SAEI_PATH_NONE;
     saei_free(l->ctx, path);
-    return there;
+    return kind == SAEI_PATH_FILE;
 }
 
 typedef enum saei_loop_found {
@@ -20,7 +21,6 @@ typedef enum saei_loop_found {
 /* Whose finished run a folder holds: of these settings and data, or of others. */
 static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) {
     char hash[20], *path;
-    saei_map map;
     sae_json *root = NULL;
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
@@ -31,23 +31,19 @@ static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) 
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");
-    if (path && saei_map_open(&quiet, "sae_train", path, &map) == SAE_OK) {
-        if (saei_json_parse(&quiet, path, (const char *)map.data, map.size, &root) == SAE_OK) {
-            snprintf(hash, sizeof hash, "%016llx",
-                     (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
-                                                   l->fingerprint.size));
-            own = sae_json_get(root, "sae.h");
-            steps = own ? sae_json_get(own, "finished_steps") : NULL;
-            print = own ? sae_json_get(own, "fingerprint") : NULL;
-            if (steps && steps->is_integer && steps->integer > 0)
-                found = (uint64_t)steps->integer == l->desc->steps && print
-                                && print->type == SAE_JSON_STRING
-                                && strcmp(print->string, hash) == 0
-                            ? SAEI_LOOP_THIS
-                            : SAEI_LOOP_ANOTHER;
-            saei_free(l->ctx, root);
-        }
-        saei_map_close(l->ctx, &map);
+    if (path && saei_json_load(&quiet, "sae_train", path, &root) == SAE_OK) {
+        snprintf(hash, sizeof hash, "%016llx",
+                 (unsigned long long)saei_hash(SAEI_HASH_START, l->fingerprint.data,
+                                               l->fingerprint.size));
+        own = sae_json_get(root, "sae.h");
+        steps = own ? sae_json_get(own, "finished_steps") : NULL;
+        print = own ? sae_json_get(own, "fingerprint") : NULL;
+        if (steps && steps->is_integer && steps->integer > 0)
+            found = (uint64_t)steps->integer == l->desc->steps && print
+                            && print->type == SAE_JSON_STRING && strcmp(print->string, hash) == 0
+                        ? SAEI_LOOP_THIS
+                        : SAEI_LOOP_ANOTHER;
+        sae_json_close(root);
     }
     saei_free(l->ctx, path);
     return found;
@@ -55,8 +51,8 @@ static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) 
 
 static void saei_loop_remove_backup(saei_loop *l) {
     char *temporary = saei_path_join(l->ctx, l->desc->save_dir, "backup.safetensors.tmp");
-    remove(l->backup);
-    if (temporary) remove(temporary); /* of a write that was killed */
+    saei_remove(l->ctx, l->backup);
+    if (temporary) saei_remove(l->ctx, temporary); /* of a write that was killed */
     saei_free(l->ctx, temporary);
 }
 
@@ -110,6 +106,7 @@ static sae_result saei_loop_configs(saei_loop *l, uint64_t finished, bool keep) 
 static sae_result saei_loop_backup(saei_loop *l) {
     static const char *const keys[] = { "version", "step", "norm_factor", "settings" };
     const char *values[4];
+    saei_content content = { l->backup, NULL, 0, keys, values, 4 };
     char step[24], factor[12], prefix[40];
     size_t total = 0, count = 0, of = l->num_trainers;
     uint32_t bits;
@@ -136,7 +133,9 @@ static sae_result saei_loop_backup(saei_loop *l) {
     values[1] = step;
     values[2] = factor;
     values[3] = l->fingerprint.data;
-    return saei_safetensors_write(l->ctx, l->backup, l->tensors, total, keys, values, 4);
+    content.tensors = l->tensors;
+    content.count = total;
+    return saei_content_write(l->ctx, &content, NULL);
 }
 
 /* Fails, naming the first line that differs. */
@@ -202,8 +201,11 @@ static sae_result saei_loop_restore(saei_loop *l) {
 
 /* Fresh, or from the backup; *done when there is nothing left to do. */
 static sae_result saei_loop_begin(saei_loop *l, bool *done) {
-    bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    bool backup;
     *done = false;
+    if (l->backup) SAEI_TRY(saei_path_find(l->ctx, "sae_train", l->backup, &kind));
+    backup = kind == SAEI_PATH_FILE;
     if (l->desc->resume) {
         size_t same = 0;
         if (backup) return saei_loop_restore(l);

@@ -338,6 +338,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
     t->view.active_groups = shape.num_groups;
     t->view.borrowed = true;
     t->view.origin.layer = -1;
+    t->view.origin.dict_size = shape.dict_size;
+    t->view.origin.k = shape.k;
     t->schedule.steps = h.steps;
     t->schedule.warmup_steps = saei_steps_of(h.warmup_steps);
     t->schedule.decay_start = saei_steps_of(h.decay_start);
