@@ -100,6 +100,15 @@
 #define SAE_API extern /* define it to static or to a dllexport attribute, as you need */
 #endif
 
+/* Lets compilers hold printf's arguments against its format. */
+#if defined(__MINGW32__)
+#define SAE_PRINTF(format_index, first) __attribute__((format(gnu_printf, format_index, first)))
+#elif defined(__GNUC__)
+#define SAE_PRINTF(format_index, first) __attribute__((format(printf, format_index, first)))
+#else
+#define SAE_PRINTF(format_index, first)
+#endif
+
 #define SAE_VERSION "0.1.0"
 
 #ifdef __cplusplus
@@ -967,10 +976,7 @@ SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
 /* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
    and code on top fail as the header does. */
 SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
-#if defined(__GNUC__)
-    __attribute__((format(printf, 3, 4)))
-#endif
-    ;
+    SAE_PRINTF(3, 4);
 
 /* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
    NULL, which is a value that is not there. */
@@ -1626,6 +1632,9 @@ static inline saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uin
 #ifdef SAE_IMPLEMENTATION
 
 /* ==== >>system ================================================================================ */
+#if defined(__MINGW32__) && !defined(__USE_MINGW_ANSI_STDIO)
+#define __USE_MINGW_ANSI_STDIO 1 /* %zu, %lld and the length that snprintf would need */
+#endif
 #include <errno.h>
 #include <float.h>
 #include <limits.h>
@@ -1634,15 +1643,22 @@ static inline saei_adam_factors saei_adam_step_of(const sae_adam_desc *adam, uin
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(_WIN32)
+#if defined(_MSC_VER)
+#include <intrin.h>
+#elif !defined(__GNUC__) && defined(__cplusplus)
+#include <atomic>
+#elif !defined(__GNUC__)
+#include <stdatomic.h>
+#endif
+#if defined(SAE_NO_STDIO)
+/* nothing of the system's: no files, no maps */
+#elif defined(_WIN32)
 #ifndef WIN32_LEAN_AND_MEAN
 #define WIN32_LEAN_AND_MEAN
 #endif
 #ifndef NOMINMAX
 #define NOMINMAX
 #endif
-#include <direct.h>
-#include <io.h>
 #include <windows.h>
 #else
 #include <fcntl.h>
@@ -1757,11 +1773,10 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
 
 /* ==== >>platform ============================================================================== */
 
+#define SAEI_PRINTF SAE_PRINTF
 #if defined(__GNUC__)
-#define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define SAEI_PREFETCH(p) __builtin_prefetch(p)
 #else
-#define SAEI_PRINTF(fmt, args)
 #define SAEI_PREFETCH(p) (void)(p)
 #endif
 
@@ -1785,25 +1800,26 @@ struct sae_context {
     char error[1024];
 };
 
-static void saei_lock(int *lock) {
+/* Takes *lock or gives it back (to 0); returns what it was. */
+static int saei_lock_exchange(int *lock, int to) {
 #if defined(__GNUC__)
-    while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE)) {}
+    return __atomic_exchange_n(lock, to, to ? __ATOMIC_ACQUIRE : __ATOMIC_RELEASE);
 #elif defined(_MSC_VER)
-    while (_InterlockedExchange((volatile long *)lock, 1)) {}
+    return (int)_InterlockedExchange((volatile long *)lock, to);
+#elif defined(__cplusplus)
+    return reinterpret_cast<std::atomic<int> *>(lock)->exchange(to);
+#elif __STDC_VERSION__ >= 201112L && !defined(__STDC_NO_ATOMICS__)
+    return atomic_exchange((_Atomic int *)lock, to);
 #else
-    *lock = 1;
+#error "sae.h: this compiler has no atomic exchange that is known here: compile as C11 or C++11"
 #endif
 }
 
-static void saei_unlock(int *lock) {
-#if defined(__GNUC__)
-    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
-#elif defined(_MSC_VER)
-    _InterlockedExchange((volatile long *)lock, 0);
-#else
-    *lock = 0;
-#endif
+static void saei_lock(int *lock) {
+    while (saei_lock_exchange(lock, 1)) {}
 }
+
+static void saei_unlock(int *lock) { saei_lock_exchange(lock, 0); }
 
 static void saei_log(const sae_context *ctx, sae_log_level level, const char *format, ...)
     SAEI_PRINTF(3, 4);
@@ -13721,7 +13737,7 @@ static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *
 typedef struct saei_unit_job {
     const sae_dictionary *dict;
     int lock;
-    bool far;
+    bool found; /* a row of another norm */
 } saei_unit_job;
 
 static void saei_unit_part(void *arg, size_t part) {
@@ -13737,14 +13753,14 @@ static void saei_unit_part(void *arg, size_t part) {
     }
     if (close) return;
     saei_lock(&job->lock);
-    job->far = true;
+    job->found = true;
     saei_unlock(&job->lock);
 }
 
 static bool saei_decoder_is_unit(const sae_dictionary *dict) {
     saei_unit_job job = { dict, 0, false };
     saei_each_latent(dict, saei_unit_part, &job);
-    return !job.far;
+    return !job.found;
 }
 
 static void saei_fold_decoder_part(void *arg, size_t part) {

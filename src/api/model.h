@@ -25,10 +25,7 @@ SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
 /* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
    and code on top fail as the header does. */
 SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
-#if defined(__GNUC__)
-    __attribute__((format(printf, 3, 4)))
-#endif
-    ;
+    SAE_PRINTF(3, 4);
 
 /* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
    NULL, which is a value that is not there. */

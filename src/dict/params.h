@@ -415,7 +415,7 @@ static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *
 typedef struct saei_unit_job {
     const sae_dictionary *dict;
     int lock;
-    bool far;
+    bool found; /* a row of another norm */
 } saei_unit_job;
 
 static void saei_unit_part(void *arg, size_t part) {
@@ -431,14 +431,14 @@ static void saei_unit_part(void *arg, size_t part) {
     }
     if (close) return;
     saei_lock(&job->lock);
-    job->far = true;
+    job->found = true;
     saei_unlock(&job->lock);
 }
 
 static bool saei_decoder_is_unit(const sae_dictionary *dict) {
     saei_unit_job job = { dict, 0, false };
     saei_each_latent(dict, saei_unit_part, &job);
-    return !job.far;
+    return !job.found;
 }
 
 static void saei_fold_decoder_part(void *arg, size_t part) {
