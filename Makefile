@@ -245,7 +245,8 @@ fuzz: ## the readers against damaged files, FUZZ_SECONDS each (needs clang); FUZ
 
 # The header in every dialect, with and without OpenMP, with SAE_CBLAS; COMPILER_STANDARD[_openmp|_cblas].
 DIALECTS := $(foreach s,c99 c11 c17,gcc_$(s) clang_$(s)) $(foreach s,c++11 c++17 c++20,g++_$(s) clang++_$(s)) \
-            gcc_c99_openmp g++_c++11_openmp gcc_c99_cblas clang_c99_cblas g++_c++11_cblas
+            gcc_c99_openmp g++_c++11_openmp gcc_c99_cblas clang_c99_cblas g++_c++11_cblas \
+            gcc_c99_nostdio g++_c++11_nostdio
 LINTS    := $(DIALECTS:%=build/lint/%.done)
 STRICT   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
 
@@ -253,7 +254,7 @@ lint-headers: $(LINTS)
 
 build/lint/%.done: sae.h Makefile | build/lint
 	@set -- $$(echo $* | tr _ ' '); cc=$$1; std=$$2; lang=c; case $$std in c++*) lang=c++;; esac; \
-	case $$3 in cblas) more='$(WORST)';; ?*) more=-f$$3;; *) more=;; esac; \
+	case $$3 in cblas) more='$(WORST)';; nostdio) more=-DSAE_NO_STDIO;; ?*) more=-f$$3;; *) more=;; esac; \
 	if ! command -v $$cc > /dev/null; then echo "SKIPPED: $$cc is not installed ($*)"; exit 0; fi; \
 	if printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | \
 	       $$cc -x $$lang -std=$$std $(STRICT) -O2 $$more -I. -c - -o build/lint/$*.o && \

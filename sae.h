@@ -2399,8 +2399,8 @@ static sae_result saei_files_open_write(saei_file *f, wchar_t *wide) {
     DWORD attributes = GetFileAttributesW(wide);
     if (attributes != INVALID_FILE_ATTRIBUTES && !(attributes & FILE_ATTRIBUTE_DIRECTORY))
         DeleteFileW(wide);
-    f->handle = CreateFileW(wide, GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL,
-                            CREATE_NEW, FILE_ATTRIBUTE_NORMAL, NULL);
+    f->handle = CreateFileW(wide, GENERIC_WRITE, FILE_SHARE_READ, NULL, CREATE_NEW,
+                            FILE_ATTRIBUTE_NORMAL, NULL); /* of two, the first goes on writing */
     if (f->handle == INVALID_HANDLE_VALUE) return saei_files_fail();
     saei_files_number(f->handle, f->number);
     return SAE_OK;
@@ -2788,14 +2788,17 @@ static sae_result saei_map_fill(const sae_context *ctx, const char *who, const c
     return SAE_OK;
 }
 
+static sae_result saei_no_files(const sae_context *ctx, const char *who, const char *path) {
+    return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: cannot open %s: this is a build with "
+                     "SAE_NO_STDIO, and sae_context_desc.io has no open", who, path);
+}
+
 static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
                                 saei_map *out) {
     saei_map map;
     sae_result result;
     memset(&map, 0, sizeof map);
-    if (!ctx->io.open)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: cannot open %s: this is a build with "
-                         "SAE_NO_STDIO, and sae_context_desc.io has no open", who, path);
+    if (!ctx->io.open) return saei_no_files(ctx, who, path);
     result = ctx->io.open(path, false, &map.file, ctx->io.user);
     if (result == SAE_ERR_UNSUPPORTED)
         return saei_fail(ctx, SAE_ERR_IO, "%s: %s is a folder, not a file", who, path);
@@ -2823,19 +2826,20 @@ static void saei_map_release(const sae_context *ctx, const saei_map *map, const 
 
 typedef enum saei_path_kind { SAEI_PATH_NONE, SAEI_PATH_FILE, SAEI_PATH_FOLDER } saei_path_kind;
 
-/* A file that is there and cannot be opened is one, so that opening it says why. FOLDER only where
-   sae_io knows of folders. Errors: SAE_ERR_OUT_OF_MEMORY. */
+/* FOLDER only where sae_io knows of folders. Errors: what keeps a file from being opened. */
 static sae_result saei_path_find(const sae_context *ctx, const char *who, const char *path,
                                  saei_path_kind *out) {
     void *file = NULL;
-    sae_result result = SAE_ERR_NOT_FOUND;
-    if (ctx->io.open) result = ctx->io.open(path, false, &file, ctx->io.user);
+    sae_result result;
+    if (!ctx->io.open) return saei_no_files(ctx, who, path);
+    result = ctx->io.open(path, false, &file, ctx->io.user);
     if (result == SAE_OK) ctx->io.close(file, ctx->io.user);
-    if (result == SAE_ERR_OUT_OF_MEMORY)
-        return saei_fail(ctx, result, "%s: no memory to look for %s", who, path);
-    *out = result == SAE_ERR_NOT_FOUND     ? SAEI_PATH_NONE
-           : result == SAE_ERR_UNSUPPORTED ? SAEI_PATH_FOLDER
-                                           : SAEI_PATH_FILE;
+    if (result != SAE_OK && result != SAE_ERR_NOT_FOUND && result != SAE_ERR_UNSUPPORTED)
+        return saei_fail(ctx, result, "%s: cannot open %s: %s", who, path,
+                         saei_files_cause(ctx, result));
+    *out = result == SAE_OK              ? SAEI_PATH_FILE
+           : result == SAE_ERR_NOT_FOUND ? SAEI_PATH_NONE
+                                         : SAEI_PATH_FOLDER;
     return SAE_OK;
 }
 
@@ -21120,10 +21124,20 @@ static sae_result saei_loop_checkpoints(saei_loop *l) {
 }
 
 /* ==== >>loop: resume ========================================================================== */
+
+/* For what may fail without being an error: nothing is logged, and the last error stays. */
+static sae_context saei_loop_quiet(const saei_loop *l) {
+    sae_context quiet = *l->ctx;
+    quiet.logger.log = NULL;
+    quiet.lock = 0;
+    return quiet;
+}
+
 static bool saei_loop_exists(saei_loop *l, const char *folder, const char *name) {
+    const sae_context quiet = saei_loop_quiet(l);
     char *path = saei_path_join(l->ctx, folder, name);
     saei_path_kind kind = SAEI_PATH_NONE;
-    if (path && saei_path_find(l->ctx, "sae_train", path, &kind) != SAE_OK) kind = SAEI_PATH_NONE;
+    if (path && saei_path_find(&quiet, "sae_train", path, &kind) != SAE_OK) kind = SAEI_PATH_NONE;
     saei_free(l->ctx, path);
     return kind == SAEI_PATH_FILE;
 }
@@ -21140,9 +21154,7 @@ static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) 
     sae_json *root = NULL;
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
-    sae_context quiet = *l->ctx; /* a file that cannot be read is no end, and no error */
-    quiet.logger.log = NULL;
-    quiet.lock = 0;
+    const sae_context quiet = saei_loop_quiet(l);
     if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return found;

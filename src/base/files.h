@@ -118,8 +118,8 @@ static sae_result saei_files_open_write(saei_file *f, wchar_t *wide) {
     DWORD attributes = GetFileAttributesW(wide);
     if (attributes != INVALID_FILE_ATTRIBUTES && !(attributes & FILE_ATTRIBUTE_DIRECTORY))
         DeleteFileW(wide);
-    f->handle = CreateFileW(wide, GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL,
-                            CREATE_NEW, FILE_ATTRIBUTE_NORMAL, NULL);
+    f->handle = CreateFileW(wide, GENERIC_WRITE, FILE_SHARE_READ, NULL, CREATE_NEW,
+                            FILE_ATTRIBUTE_NORMAL, NULL); /* of two, the first goes on writing */
     if (f->handle == INVALID_HANDLE_VALUE) return saei_files_fail();
     saei_files_number(f->handle, f->number);
     return SAE_OK;

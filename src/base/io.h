@@ -45,14 +45,17 @@ static sae_result saei_map_fill(const sae_context *ctx, const char *who, const c
     return SAE_OK;
 }
 
+static sae_result saei_no_files(const sae_context *ctx, const char *who, const char *path) {
+    return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: cannot open %s: this is a build with "
+                     "SAE_NO_STDIO, and sae_context_desc.io has no open", who, path);
+}
+
 static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
                                 saei_map *out) {
     saei_map map;
     sae_result result;
     memset(&map, 0, sizeof map);
-    if (!ctx->io.open)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: cannot open %s: this is a build with "
-                         "SAE_NO_STDIO, and sae_context_desc.io has no open", who, path);
+    if (!ctx->io.open) return saei_no_files(ctx, who, path);
     result = ctx->io.open(path, false, &map.file, ctx->io.user);
     if (result == SAE_ERR_UNSUPPORTED)
         return saei_fail(ctx, SAE_ERR_IO, "%s: %s is a folder, not a file", who, path);
@@ -80,19 +83,20 @@ static void saei_map_release(const sae_context *ctx, const saei_map *map, const 
 
 typedef enum saei_path_kind { SAEI_PATH_NONE, SAEI_PATH_FILE, SAEI_PATH_FOLDER } saei_path_kind;
 
-/* A file that is there and cannot be opened is one, so that opening it says why. FOLDER only where
-   sae_io knows of folders. Errors: SAE_ERR_OUT_OF_MEMORY. */
+/* FOLDER only where sae_io knows of folders. Errors: what keeps a file from being opened. */
 static sae_result saei_path_find(const sae_context *ctx, const char *who, const char *path,
                                  saei_path_kind *out) {
     void *file = NULL;
-    sae_result result = SAE_ERR_NOT_FOUND;
-    if (ctx->io.open) result = ctx->io.open(path, false, &file, ctx->io.user);
+    sae_result result;
+    if (!ctx->io.open) return saei_no_files(ctx, who, path);
+    result = ctx->io.open(path, false, &file, ctx->io.user);
     if (result == SAE_OK) ctx->io.close(file, ctx->io.user);
-    if (result == SAE_ERR_OUT_OF_MEMORY)
-        return saei_fail(ctx, result, "%s: no memory to look for %s", who, path);
-    *out = result == SAE_ERR_NOT_FOUND     ? SAEI_PATH_NONE
-           : result == SAE_ERR_UNSUPPORTED ? SAEI_PATH_FOLDER
-                                           : SAEI_PATH_FILE;
+    if (result != SAE_OK && result != SAE_ERR_NOT_FOUND && result != SAE_ERR_UNSUPPORTED)
+        return saei_fail(ctx, result, "%s: cannot open %s: %s", who, path,
+                         saei_files_cause(ctx, result));
+    *out = result == SAE_OK              ? SAEI_PATH_FILE
+           : result == SAE_ERR_NOT_FOUND ? SAEI_PATH_NONE
+                                         : SAEI_PATH_FOLDER;
     return SAE_OK;
 }
 

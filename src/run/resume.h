@@ -4,10 +4,20 @@
 #include "loop.h"
 
 /* ==== >>loop: resume ========================================================================== */
+
+/* For what may fail without being an error: nothing is logged, and the last error stays. */
+static sae_context saei_loop_quiet(const saei_loop *l) {
+    sae_context quiet = *l->ctx;
+    quiet.logger.log = NULL;
+    quiet.lock = 0;
+    return quiet;
+}
+
 static bool saei_loop_exists(saei_loop *l, const char *folder, const char *name) {
+    const sae_context quiet = saei_loop_quiet(l);
     char *path = saei_path_join(l->ctx, folder, name);
     saei_path_kind kind = SAEI_PATH_NONE;
-    if (path && saei_path_find(l->ctx, "sae_train", path, &kind) != SAE_OK) kind = SAEI_PATH_NONE;
+    if (path && saei_path_find(&quiet, "sae_train", path, &kind) != SAE_OK) kind = SAEI_PATH_NONE;
     saei_free(l->ctx, path);
     return kind == SAEI_PATH_FILE;
 }
@@ -24,9 +34,7 @@ static saei_loop_found saei_loop_folder_holds(saei_loop *l, const char *folder) 
     sae_json *root = NULL;
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
-    sae_context quiet = *l->ctx; /* a file that cannot be read is no end, and no error */
-    quiet.logger.log = NULL;
-    quiet.lock = 0;
+    const sae_context quiet = saei_loop_quiet(l);
     if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return found;
