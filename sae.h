@@ -13,6 +13,7 @@
                      only proposes latents, so the bits stay the same; but it must sum floats as
                      floats by the ordinary algorithm, not as bf16 or tf32, nor Strassen's way.
         SAE_ZLIB     opens compressed archives; link with -lz
+        SAE_NO_STDIO leaves the system's files out: memory and sae_context_desc.io alone
 
     WHAT IT DOES
         Re-implements the Python package dictionary_learning
@@ -71,7 +72,7 @@
         >>math       exp, log, pow with the same bits everywhere; Philox RNG, normal deviates
         >>platform   allocator, errors, locks, threads, checked sizes
         >>text       sorting, UTF-8, numbers, text that grows
-        >>io         paths, mapped files, files written whole or not at all
+        >>io         paths; the system's files, mapped; files written whole or not at all
         >>json       reading and writing JSON
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
         >>kernels    vector code, the same text for each instruction set
@@ -461,7 +462,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
 /* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
    file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
-   stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
+   stream after block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
    Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
    (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
@@ -720,9 +721,9 @@ typedef struct sae_buffer_desc {
 
 typedef struct sae_buffer sae_buffer;
 
-/* Files are mapped; larger than memory is fine. Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of
-   different widths, targets of another count), SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
-   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
+/* Files are mapped and may be larger than memory; where sae_io has no map they are read whole.
+   Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of different widths, targets of another count),
+   SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
                                      sae_buffer **out);
 SAE_API void sae_buffer_destroy(sae_buffer *buffer);
@@ -2861,8 +2862,8 @@ static void saei_remove(const sae_context *ctx, const char *path) {
 
 /* Into PATH.tmp, synced, then renamed to PATH; or into memory. One of finish (commit) or abandon
    ends it. A PATH.tmp that is there is taken for that of a program that was killed and replaced,
-   never written into. Of two that write one PATH at a time the later wins and the other is told,
-   where sae_io's close knows; elsewhere they are the caller's to avoid. */
+   never written into. Of two that write one PATH at a time one fails, where sae_io's open or
+   close finds out: the earlier on POSIX, the later on Windows. */
 typedef struct saei_writer {
     const sae_context *ctx;
     const char *who; /* as given */
@@ -3379,31 +3380,31 @@ static float saei_half_value(uint16_t bits) {
         type v;                                                                                    \
         memcpy(&v, src + (int64_t)i * step, sizeof v);                                             \
         out[i] = (expression);                                                                     \
-    }                                                                                              \
-    break
+    }
 
 /* n elements that lie `step` bytes apart. */
 static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t step, size_t n,
                             float *out) {
     switch (dtype) {
-    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v));
-    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v));
-    case SAE_F64: SAEI_CONVERT(double, (float)v);
-    case SAE_I8: SAEI_CONVERT(int8_t, (float)v);
-    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v);
-    case SAE_I16: SAEI_CONVERT(int16_t, (float)v);
-    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v);
-    case SAE_I32: SAEI_CONVERT(int32_t, (float)v);
-    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v);
-    case SAE_I64: SAEI_CONVERT(int64_t, (float)v);
-    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v);
-    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f);
+    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v)) break;
+    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v)) break;
+    case SAE_F64: SAEI_CONVERT(double, (float)v) break;
+    case SAE_I8: SAEI_CONVERT(int8_t, (float)v) break;
+    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v) break;
+    case SAE_I16: SAEI_CONVERT(int16_t, (float)v) break;
+    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v) break;
+    case SAE_I32: SAEI_CONVERT(int32_t, (float)v) break;
+    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v) break;
+    case SAE_I64: SAEI_CONVERT(int64_t, (float)v) break;
+    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v) break;
+    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f) break;
     default:
         if (step == 4) memcpy(out, src, n * 4);
         else
             for (size_t i = 0; i < n; i++) memcpy(out + i, src + (int64_t)i * step, 4);
     }
 }
+#undef SAEI_CONVERT
 
 /* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
    line of a transposed one is read once. */
@@ -4487,8 +4488,8 @@ static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsign
 }
 #endif
 
-/* Makes e->data the entry's plain bytes. Their CRC-32 is looked at now where they are few or had to
-   be unpacked, else once they are read: saei_zip_check. torch may leave it out as 0. */
+/* Makes e->data the entry's plain bytes. The CRC-32 of small and of compressed entries is checked
+   now, that of others when they are read (saei_zip_check). torch may leave it out as 0. */
 enum { SAEI_CRC_AT_ONCE = 4096 };
 static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
     char quoted[SAEI_QUOTE];
@@ -4682,7 +4683,7 @@ static sae_result saei_npz_write(saei_writer *w, const saei_content *c) {
     return saei_zip_write(w, c, saei_npz_fill);
 }
 
-/* ==== >>tensors: reading .pt ================================================================== */
+/* ==== >>tensors: .pt, the pickle ============================================================== */
 
 /*  A zip of TOP/data.pkl (what is there: a pickle), TOP/data/KEY (the storages), TOP/version, and
     perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict,
@@ -5219,7 +5220,7 @@ static sae_result saei_pickle_flatten(saei_pickle *u, const saei_pickle_value *v
     return SAE_OK;
 }
 
-/* The archive's own rules, before anything of the pickle is looked at. */
+/* The archive's own rules, checked before the pickle is read. */
 static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const char *top) {
     const struct {
         const char *name;
@@ -5480,7 +5481,7 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
 }
 
 /* The file whose bytes are in *map, which is the file's from here on; bytes of the caller's must
-   outlive it. path is for messages, and tells the kind where the bytes do not. */
+   outlive it. path is for messages, and says the kind where the bytes do not. */
 static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
                                             sae_tensor_file **out) {
     sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
@@ -5583,7 +5584,7 @@ static const saei_container *saei_container_of(const char *name) {
     return NULL;
 }
 
-/* Into the file c->name, or into memory (not NULL), which that name tells the kind of. */
+/* Into the file c->name, or into memory (not NULL); the name says the kind. */
 static sae_result saei_content_write(const sae_context *ctx, const saei_content *c,
                                      saei_text *memory) {
     const char *who = "sae_tensor_file_write";
@@ -15476,9 +15477,9 @@ static sae_arch saei_trainer_arch(const sae_trainer_desc *desc) {
     return SAE_ARCH_STANDARD;
 }
 
-/* ==== >>files: dictionaries =================================================================== */
+/* ==== >>files: names, places, config files ==================================================== */
 
-/* Where a tensor of a file goes. _T: the file holds it transposed, turned at the door. */
+/* Where a tensor of a file goes. _T: the file holds it transposed; it is transposed on loading. */
 typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
@@ -15592,31 +15593,43 @@ static bool saei_is_top_k_class(sae_arch arch) {
 
 /* The class by the reference's name, of today or of 2024; DEFAULT if it is none. */
 static sae_arch saei_arch_from_name(const char *name) {
-#define SAE_X(arch, value, text) if (strcmp(name, text) == 0) return arch;
-    SAE_ARCHS(SAE_X)
+    static const struct {
+        const char *name;
+        sae_arch arch;
+    } names[] = {
+#define SAE_X(arch, value, text) { text, arch },
+        SAE_ARCHS(SAE_X)
 #undef SAE_X
-    return strcmp(name, "MatroyshkaBatchTopKSAE") == 0 ? SAE_ARCH_MATRYOSHKA : SAE_ARCH_DEFAULT;
+        { "MatroyshkaBatchTopKSAE", SAE_ARCH_MATRYOSHKA }
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i].name) == 0) return names[i].arch;
+    return SAE_ARCH_DEFAULT;
 }
 
-SAE_API const char *sae_format_name(sae_format format) {
-    switch (format) {
-#define SAE_X(name, value, text) case name: return text;
-        SAE_FORMATS(SAE_X)
+static const struct {
+    const char *name;
+    sae_format format;
+} saei_format_names[] = {
+#define SAE_X(format, value, text) { text, format },
+    SAE_FORMATS(SAE_X)
 #undef SAE_X
-    case SAE_FORMAT_NONE: break;
-    }
+};
+enum { SAEI_NUM_FORMATS = sizeof saei_format_names / sizeof saei_format_names[0] };
+
+SAE_API const char *sae_format_name(sae_format format) {
+    for (size_t i = 0; i < SAEI_NUM_FORMATS; i++)
+        if (saei_format_names[i].format == format) return saei_format_names[i].name;
     return "none";
 }
 
 SAE_API bool sae_format_from_name(const char *name, sae_format *out) {
     if (!name || !out) return false;
-#define SAE_X(format, value, text)                                                                 \
-    if (strcmp(name, text) == 0) {                                                                 \
-        *out = format;                                                                             \
-        return true;                                                                               \
+    for (size_t i = 0; i < SAEI_NUM_FORMATS; i++) {
+        if (strcmp(name, saei_format_names[i].name) != 0) continue;
+        *out = saei_format_names[i].format;
+        return true;
     }
-    SAE_FORMATS(SAE_X)
-#undef SAE_X
     return false;
 }
 
@@ -15763,7 +15776,7 @@ static int64_t saei_layer_of(const char *place) {
     return -1;
 }
 
-/* ---- tensors into a dictionary ---- */
+/* ==== >>files: tensors into a dictionary ====================================================== */
 
 /* Adds a name from a file to a list for a message; "..." stands for those that find no room. */
 static void saei_list_name(char list[SAEI_NAMES], const char *name) {
@@ -15926,8 +15939,8 @@ typedef struct saei_read_job {
 } saei_read_job;
 
 /* Rows of n values become columns of dst; false where one is not finite. */
-static bool saei_read_turned(const saei_read_job *job, const void *const *row, size_t rows,
-                             size_t n, float *dst) {
+static bool saei_read_transposed(const saei_read_job *job, const void *const *row, size_t rows,
+                                 size_t n, float *dst) {
     bool finite = true;
     size_t i = 0;
     for (; i + 16 <= rows; i += 16)
@@ -15965,7 +15978,8 @@ static void saei_read_band(void *arg, size_t band) {
             saei_matrix_to_f32(job->view.dtype, src + (int64_t)at * inner, rows, n, step, inner,
                                tile);
         if (lead)
-            finite = saei_read_turned(job, row, rows, n, job->dst + at * job->ld + first) && finite;
+            finite = saei_read_transposed(job, row, rows, n, job->dst + at * job->ld + first)
+                     && finite;
         else
             for (size_t i = 0; i < rows; i++)
                 finite = job->kernels->copy(n, row[i], job->dst + (first + i) * job->ld + at)
@@ -16024,8 +16038,8 @@ static sae_tensor saei_draft_part(const saei_draft *draft, const sae_tensor *t, 
     return part;
 }
 
-/* A tensor into rows of dst that lie ld apart, turned where flip says; a vector is a matrix of one
-   row. */
+/* A tensor into rows of dst that lie ld apart, transposed where flip says; a vector is a
+   matrix of one row. */
 static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *tensor, int axis,
                                   bool flip, float *dst, size_t ld) {
     const sae_tensor part = saei_draft_part(draft, tensor, axis), *t = &part;
@@ -16084,7 +16098,7 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
     case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
     case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
-    case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* behind W_dec in the keys */
+    case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* after W_dec in the keys */
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;
@@ -16146,7 +16160,7 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     return result;
 }
 
-/* ==== >>files: writing ======================================================================== */
+/* ==== >>files: saving ========================================================================= */
 
 /* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
 typedef struct saei_write_job {
@@ -16294,7 +16308,7 @@ SAE_API sae_result sae_dictionary_save_memory(const sae_dictionary *dict, const 
     return saei_save_all(dict, "sae_dictionary_save_memory", name, data, size);
 }
 
-/* ==== >>files: export ========================================================================= */
+/* ==== >>files: what all exports share ========================================================= */
 
 /* A copy of a dictionary on its way out, in the form that the format can say. */
 typedef struct saei_export {
@@ -16929,7 +16943,8 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
     if (!scale)
         return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
     result = saei_draft_read(draft, t, -1, false, scale, 0);
-    for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
+    for (size_t i = 0; i < m && result == SAE_OK; i++)
+        ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
     saei_free(draft->load->ctx, scale);
     SAEI_TRY(result);
     if (ones) draft->keys[key].slot = SAEI_SLOT_NOTHING;
@@ -17512,7 +17527,7 @@ typedef struct saei_format {
 } saei_format;
 
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
-static const saei_format saei_formats[] = {
+static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
     { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", NULL }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
     { SAE_FORMAT_SPARSIFY, { "sae.safetensors", NULL }, "cfg.json",
@@ -17528,9 +17543,8 @@ static const saei_format saei_formats[] = {
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
-enum { SAEI_NUM_FORMATS = sizeof saei_formats / sizeof saei_formats[0] };
 
-/* Sets load->file, and *out where its name or the folder tells the format. */
+/* Sets load->file, and *out where its name or the folder says which format it is. */
 static sae_result saei_load_locate(saei_load *load, const saei_format **out) {
     saei_path_kind kind = SAEI_PATH_FILE, inside;
     char files[SAEI_NAMES] = "";

@@ -13,6 +13,7 @@
                      only proposes latents, so the bits stay the same; but it must sum floats as
                      floats by the ordinary algorithm, not as bf16 or tf32, nor Strassen's way.
         SAE_ZLIB     opens compressed archives; link with -lz
+        SAE_NO_STDIO leaves the system's files out: memory and sae_context_desc.io alone
 
     WHAT IT DOES
         Re-implements the Python package dictionary_learning
@@ -71,7 +72,7 @@
         >>math       exp, log, pow with the same bits everywhere; Philox RNG, normal deviates
         >>platform   allocator, errors, locks, threads, checked sizes
         >>text       sorting, UTF-8, numbers, text that grows
-        >>io         paths, mapped files, files written whole or not at all
+        >>io         paths; the system's files, mapped; files written whole or not at all
         >>json       reading and writing JSON
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
         >>kernels    vector code, the same text for each instruction set

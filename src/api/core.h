@@ -347,7 +347,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
 /* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
    file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
-   stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
+   stream after block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
    Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
    (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */

@@ -118,8 +118,8 @@ static void saei_remove(const sae_context *ctx, const char *path) {
 
 /* Into PATH.tmp, synced, then renamed to PATH; or into memory. One of finish (commit) or abandon
    ends it. A PATH.tmp that is there is taken for that of a program that was killed and replaced,
-   never written into. Of two that write one PATH at a time the later wins and the other is told,
-   where sae_io's close knows; elsewhere they are the caller's to avoid. */
+   never written into. Of two that write one PATH at a time one fails, where sae_io's open or
+   close finds out: the earlier on POSIX, the later on Windows. */
 typedef struct saei_writer {
     const sae_context *ctx;
     const char *who; /* as given */

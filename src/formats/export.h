@@ -1,7 +1,7 @@
 #pragma once
 #include "save.h"
 
-/* ==== >>files: export ========================================================================= */
+/* ==== >>files: what all exports share ========================================================= */
 
 /* A copy of a dictionary on its way out, in the form that the format can say. */
 typedef struct saei_export {

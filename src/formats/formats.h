@@ -20,7 +20,7 @@ typedef struct saei_format {
 } saei_format;
 
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
-static const saei_format saei_formats[] = {
+static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
     { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", NULL }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
     { SAE_FORMAT_SPARSIFY, { "sae.safetensors", NULL }, "cfg.json",
@@ -36,9 +36,8 @@ static const saei_format saei_formats[] = {
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
-enum { SAEI_NUM_FORMATS = sizeof saei_formats / sizeof saei_formats[0] };
 
-/* Sets load->file, and *out where its name or the folder tells the format. */
+/* Sets load->file, and *out where its name or the folder says which format it is. */
 static sae_result saei_load_locate(saei_load *load, const saei_format **out) {
     saei_path_kind kind = SAEI_PATH_FILE, inside;
     char files[SAEI_NAMES] = "";

@@ -3,9 +3,9 @@
 #include "../tensor/file.h"
 #include "../dict/params.h"
 
-/* ==== >>files: dictionaries =================================================================== */
+/* ==== >>files: names, places, config files ==================================================== */
 
-/* Where a tensor of a file goes. _T: the file holds it transposed, turned at the door. */
+/* Where a tensor of a file goes. _T: the file holds it transposed; it is transposed on loading. */
 typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
@@ -119,31 +119,43 @@ static bool saei_is_top_k_class(sae_arch arch) {
 
 /* The class by the reference's name, of today or of 2024; DEFAULT if it is none. */
 static sae_arch saei_arch_from_name(const char *name) {
-#define SAE_X(arch, value, text) if (strcmp(name, text) == 0) return arch;
-    SAE_ARCHS(SAE_X)
+    static const struct {
+        const char *name;
+        sae_arch arch;
+    } names[] = {
+#define SAE_X(arch, value, text) { text, arch },
+        SAE_ARCHS(SAE_X)
 #undef SAE_X
-    return strcmp(name, "MatroyshkaBatchTopKSAE") == 0 ? SAE_ARCH_MATRYOSHKA : SAE_ARCH_DEFAULT;
+        { "MatroyshkaBatchTopKSAE", SAE_ARCH_MATRYOSHKA }
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i].name) == 0) return names[i].arch;
+    return SAE_ARCH_DEFAULT;
 }
 
-SAE_API const char *sae_format_name(sae_format format) {
-    switch (format) {
-#define SAE_X(name, value, text) case name: return text;
-        SAE_FORMATS(SAE_X)
+static const struct {
+    const char *name;
+    sae_format format;
+} saei_format_names[] = {
+#define SAE_X(format, value, text) { text, format },
+    SAE_FORMATS(SAE_X)
 #undef SAE_X
-    case SAE_FORMAT_NONE: break;
-    }
+};
+enum { SAEI_NUM_FORMATS = sizeof saei_format_names / sizeof saei_format_names[0] };
+
+SAE_API const char *sae_format_name(sae_format format) {
+    for (size_t i = 0; i < SAEI_NUM_FORMATS; i++)
+        if (saei_format_names[i].format == format) return saei_format_names[i].name;
     return "none";
 }
 
 SAE_API bool sae_format_from_name(const char *name, sae_format *out) {
     if (!name || !out) return false;
-#define SAE_X(format, value, text)                                                                 \
-    if (strcmp(name, text) == 0) {                                                                 \
-        *out = format;                                                                             \
-        return true;                                                                               \
+    for (size_t i = 0; i < SAEI_NUM_FORMATS; i++) {
+        if (strcmp(name, saei_format_names[i].name) != 0) continue;
+        *out = saei_format_names[i].format;
+        return true;
     }
-    SAE_FORMATS(SAE_X)
-#undef SAE_X
     return false;
 }
 

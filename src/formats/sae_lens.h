@@ -188,7 +188,8 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
     if (!scale)
         return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
     result = saei_draft_read(draft, t, -1, false, scale, 0);
-    for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
+    for (size_t i = 0; i < m && result == SAE_OK; i++)
+        ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
     saei_free(draft->load->ctx, scale);
     SAEI_TRY(result);
     if (ones) draft->keys[key].slot = SAEI_SLOT_NOTHING;

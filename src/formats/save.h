@@ -2,7 +2,7 @@
 #include "../tensor/open.h"
 #include "draft.h"
 
-/* ==== >>files: writing ======================================================================== */
+/* ==== >>files: saving ========================================================================= */
 
 /* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
 typedef struct saei_write_job {

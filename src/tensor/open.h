@@ -71,7 +71,7 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
 }
 
 /* The file whose bytes are in *map, which is the file's from here on; bytes of the caller's must
-   outlive it. path is for messages, and tells the kind where the bytes do not. */
+   outlive it. path is for messages, and says the kind where the bytes do not. */
 static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
                                             sae_tensor_file **out) {
     sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
@@ -174,7 +174,7 @@ static const saei_container *saei_container_of(const char *name) {
     return NULL;
 }
 
-/* Into the file c->name, or into memory (not NULL), which that name tells the kind of. */
+/* Into the file c->name, or into memory (not NULL); the name says the kind. */
 static sae_result saei_content_write(const sae_context *ctx, const saei_content *c,
                                      saei_text *memory) {
     const char *who = "sae_tensor_file_write";

@@ -71,7 +71,7 @@ static sae_result saei_pickle_flatten(saei_pickle *u, const saei_pickle_value *v
     return SAE_OK;
 }
 
-/* The archive's own rules, before anything of the pickle is looked at. */
+/* The archive's own rules, checked before the pickle is read. */
 static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const char *top) {
     const struct {
         const char *name;

@@ -165,8 +165,8 @@ static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsign
 }
 #endif
 
-/* Makes e->data the entry's plain bytes. Their CRC-32 is looked at now where they are few or had to
-   be unpacked, else once they are read: saei_zip_check. torch may leave it out as 0. */
+/* Makes e->data the entry's plain bytes. The CRC-32 of small and of compressed entries is checked
+   now, that of others when they are read (saei_zip_check). torch may leave it out as 0. */
 enum { SAEI_CRC_AT_ONCE = 4096 };
 static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
     char quoted[SAEI_QUOTE];
