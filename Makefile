@@ -44,13 +44,15 @@ build/headers: $(SOURCES) src/make_headers.sh | build
 sae.h sae_cuda.cuh: build/headers ;
 headers: sae.h sae_cuda.cuh ## sae.h and sae_cuda.cuh, made from src/ (all targets do so by themselves)
 
-# The programs share one compiled sae.h. Each example also compiles alone, as its head says; here the
-# header of build/linked takes their SAE_IMPLEMENTATION away.
+# The programs and most tests share one compiled sae.h. Each example and test also compiles alone, as its
+# head says; here the header of build/linked takes their SAE_IMPLEMENTATION away. It is the master in src/,
+# so that a test may also include a room of src/ to look inside.
 build/linked/sae.h: Makefile | build/linked
-	@printf '#undef SAE_IMPLEMENTATION\n#include "../../sae.h"\n' > $@
+	@printf '#undef SAE_IMPLEMENTATION\n#include "../../src/sae.h"\n' > $@
 
+IMPLEMENTATION = printf '\#define SAE_IMPLEMENTATION\n\#include "sae.h"\n' | $(COMPILE) -I. -x c -c - -o $@
 build/sae_h.o: sae.h Makefile | build
-	printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | $(COMPILE) -I. -x c -c - -o $@
+	$(IMPLEMENTATION)
 
 build/%: examples/%.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
@@ -78,14 +80,24 @@ build/bench: bench/bench.c sae.h $(LM) Makefile | build
 
 build/tests/test_features: build/page_html.h tools/sae_features.h tools/page.h
 
-build/tests/%: tests/%.c sae.h Makefile $(wildcard tests/*.h tests/fuzz/*.[ch]) $(LM) | build/tests
-	$(COMPILE) -I. -Ibuild $< -o $@ $(LDFLAGS) -lm
+# These call what is private (saei_*): each compiles sae.h once more, all others are linked.
+ALONE := $(patsubst %,build/tests/test_%,bits engine files formats fuzz_corpus screen trainers)
+TEST_HEADERS := $(wildcard tests/*.h tests/fuzz/*.[ch]) $(LM)
+$(ALONE): build/tests/%: tests/%.c sae.h Makefile $(TEST_HEADERS) | build/tests
+	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
+build/tests/%: tests/%.c build/sae_h.o build/linked/sae.h $(TEST_HEADERS) | build/tests
+	$(COMPILE) -Ibuild/linked -I. -Ibuild $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 
 # With SAE_CBLAS: the BLAS that is there, and one as wrong as may be.
-build/blas/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) | build/blas
+BLAS_ALONE := $(patsubst build/tests/%,build/blas/%,$(ALONE))
+build/blas/sae_h.o: sae.h Makefile | build/blas
+	$(IMPLEMENTATION) -DSAE_CBLAS
+$(BLAS_ALONE): build/blas/%: tests/%.c sae.h Makefile $(TEST_HEADERS) | build/blas
 	$(COMPILE) -DSAE_CBLAS -I. $< -o $@ $(LDFLAGS) $(CBLAS) -lm
+build/blas/%: tests/%.c build/blas/sae_h.o build/linked/sae.h $(TEST_HEADERS)
+	$(COMPILE) -DSAE_CBLAS -Ibuild/linked -I. $< build/blas/sae_h.o -o $@ $(LDFLAGS) $(CBLAS) -lm
 WORST := -DSAE_CBLAS -Itests/worst
-build/worst/%: tests/%.c sae.h Makefile $(wildcard tests/*.h) tests/worst/cblas.h | build/worst
+build/worst/%: tests/%.c sae.h Makefile $(TEST_HEADERS) tests/worst/cblas.h | build/worst
 	$(COMPILE) $(WORST) -I. $< -o $@ $(LDFLAGS) -lm
 
 # Exports sae_* alone. examples/sae.py opens it.
@@ -243,10 +255,12 @@ FUZZ_SECONDS ?= 60
 fuzz: ## the readers against damaged files, FUZZ_SECONDS each (needs clang); FUZZ="zip json": these alone
 	@sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
 
-# The header in every dialect, with and without OpenMP, with SAE_CBLAS; COMPILER_STANDARD[_openmp|_cblas].
+# The header in every dialect, with and without OpenMP, with SAE_CBLAS, without training or files, and for
+# Windows: COMPILER_STANDARD[_openmp|_cblas|_no-train|_no-stdio|_least].
 DIALECTS := $(foreach s,c99 c11 c17,gcc_$(s) clang_$(s)) $(foreach s,c++11 c++17 c++20,g++_$(s) clang++_$(s)) \
             gcc_c99_openmp g++_c++11_openmp gcc_c99_cblas clang_c99_cblas g++_c++11_cblas \
-            gcc_c99_nostdio g++_c++11_nostdio
+            $(foreach m,no-train no-stdio least,gcc_c99_$(m) clang_c99_$(m) g++_c++11_$(m)) \
+            mingw_c99 mingw_c99_least mingw++_c++17
 LINTS    := $(DIALECTS:%=build/lint/%.done)
 STRICT   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
 
@@ -254,16 +268,18 @@ lint-headers: $(LINTS)
 
 build/lint/%.done: sae.h Makefile | build/lint
 	@set -- $$(echo $* | tr _ ' '); cc=$$1; std=$$2; lang=c; case $$std in c++*) lang=c++;; esac; \
-	case $$3 in cblas) more='$(WORST)';; nostdio) more=-DSAE_NO_STDIO;; ?*) more=-f$$3;; *) more=;; esac; \
+	case $$cc in mingw) cc=x86_64-w64-mingw32-gcc;; mingw++) cc=x86_64-w64-mingw32-g++;; esac; \
+	case $$3 in openmp) more=-fopenmp;; cblas) more='$(WORST)';; no-train) more=-DSAE_NO_TRAIN;; \
+	    no-stdio) more=-DSAE_NO_STDIO;; least) more='-DSAE_NO_TRAIN -DSAE_NO_STDIO';; *) more=;; esac; \
 	if ! command -v $$cc > /dev/null; then echo "SKIPPED: $$cc is not installed ($*)"; exit 0; fi; \
 	if printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | \
 	       $$cc -x $$lang -std=$$std $(STRICT) -O2 $$more -I. -c - -o build/lint/$*.o && \
 	   printf '#include "sae.h"\nint main(void){return 0;}\n' | \
-	       $$cc -x $$lang -std=$$std $(STRICT) -I. -c - -o build/lint/$*.use.o && \
+	       $$cc -x $$lang -std=$$std $(STRICT) $$more -I. -c - -o build/lint/$*.use.o && \
 	   $$cc build/lint/$*.use.o build/lint/$*.o -lm $$more -o build/lint/$*.program; \
 	then echo "clean: $*"; touch $@; else echo "FAILED: $*"; exit 1; fi
 
-lint: ## the header in every dialect, its symbols, cppcheck and clang-tidy where installed
+lint: ## the plan of src/, the header in every dialect, its symbols, cppcheck and clang-tidy where installed
 	@$(MAKE) --no-print-directory -k lint-headers
 	@if [ -f build/lint/gcc_c99.o ]; then \
 	    stray=$$(nm -g --defined-only build/lint/gcc_c99.o | awk '{print $$3}' | grep -v '^sae' || true); \
@@ -272,9 +288,7 @@ lint: ## the header in every dialect, its symbols, cppcheck and clang-tidy where
 	    if [ -n "$$calls" ]; then echo "FAILED: the header calls $$calls"; exit 1; fi; \
 	    echo "clean: symbols"; \
 	fi
-	@long=$$(awk 'length > 100 || /\t| $$/ {print FILENAME ":" FNR}' sae.h examples/*.[ch] tools/*.[ch] bench/*.c); \
-	if [ -n "$$long" ]; then echo "FAILED: over 100 columns, tabs or trailing blanks:" $$long; exit 1; fi; \
-	echo "clean: columns"
+	@CC="$(CC)" CXX="$(CXX)" sh src/check.sh
 	@if command -v cppcheck > /dev/null; then \
 	    for more in "" "$(WORST)"; do \
 	        cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \

@@ -1,12 +1,17 @@
-/*  sae_cuda.cuh - the CUDA filling of sae.h's >>backend: one NVIDIA GPU (sm_80 and up).
+/*  sae_cuda.cuh - the CUDA backend of sae.h (its >>backend): one NVIDIA GPU, sm_80 and up.
 
-    Taken in by sae.h, see its >>cuda for the two ways to build; not to be included by itself. Needs
-    the CUDA toolkit's runtime and cuBLASLt, nothing else, and of sae.h its public half and >>math.
+    sae.h includes it; see >>cuda there for the two ways to build. Do not include it by itself. It
+    needs the CUDA toolkit's runtime and cuBLASLt, and of sae.h the public half and >>math.
 
-    Results are those of the CPU filling, bit for bit: every operation that reaches a result names
+    Results are those of the CPU backend, bit for bit: every operation that reaches a result names
     its rounding (__fmaf_rn, __dadd_rn, ...), sums have >>backend's canonical order, and cuBLASLt's
-    product only proposes (>>cuda: screened encode). Nothing waits for the device but download,
-    status and the throttle in end_step; nothing is allocated in a step.
+    product only proposes candidates (>>cuda: screened encode). The host waits for the device in
+    download and status, and in end_step if it is several steps ahead; a step allocates nothing.
+
+    In comments, a quad is four neighbouring threads of a warp, and nnz the number of entries of all
+    lists. Most kernels state the bytes or floating point operations that bound their time, and what
+    that is for W2: TopK with d 512, m 32768, 8192 rows, k 64. Times are estimates for an H200, see
+    bench/RESULTS.md.
 
     CONTENTS (search for the tag)
         >>cuda: state        errors, launching, memory, streams, the step as one graph
@@ -95,7 +100,7 @@ typedef struct saei_cuda {
     size_t blas_bytes;
     int multiprocessors;
     size_t shared_most;        /* bytes of shared memory a block may ask for */
-    /* sticky: the first error, and its sentence */
+    /* the first error, which stays, and its message */
     sae_result result;
     char text[512];
     size_t taken;              /* bytes that alloc gave */
@@ -190,14 +195,14 @@ static void *saei_cuda_alloc(const sae_work *w, size_t bytes) {
 
 static void saei_cuda_free(const sae_work *w, void *memory) {
     saei_cuda_enter(w);
-    cudaFree(memory); /* waits for the device; what fails now was reported before */
+    cudaFree(memory); /* waits for the device; an error here was reported before */
 }
 
 static void saei_cuda_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
     saei_cuda *s = saei_cuda_enter(w);
     if (s->result != SAE_OK || !bytes) return;
     SAEI_CUDA_OK(s, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, s->stream));
-    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream)); /* host may be pinned, and is free now */
+    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream)); /* pinned memory is read late */
 }
 
 static void saei_cuda_download(const sae_work *w, void *host, const void *device, size_t bytes) {
@@ -215,7 +220,7 @@ static void saei_cuda_zero(const sae_work *w, void *device, size_t bytes) {
 }
 
 static sae_result saei_cuda_poll(const sae_work *w) {
-    const saei_cuda *s = saei_cuda_of(w); /* after a fault the next call of the runtime tells */
+    const saei_cuda *s = saei_cuda_of(w); /* a fault shows in the runtime's next call */
     return s->result == SAE_OK ? SAE_OK : sae_backend_fail(w->ctx, s->result, s->text);
 }
 
@@ -367,7 +372,7 @@ static void saei_cuda_guard(const sae_work *w, const uint32_t *bad, uint64_t ste
 static bool saei_cuda_tripped(const sae_work *w, uint64_t *step) {
     saei_cuda *s = saei_cuda_of(w);
     if (!s->mailbox->guard.bad || s->result != SAE_OK) return false;
-    /* Rare: everything under way is waited for, so that the steps after the bad one do nothing. */
+    /* Rare. Waits, so that the steps that were queued after the bad one are skipped first. */
     if (!SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream))) return false;
     *step = s->mailbox->guard.step;
     s->mailbox->guard.bad = 0;
@@ -419,10 +424,10 @@ static void saei_cuda_end_step(const sae_work *w) {
 }
 
 /* ==== >>cuda: scratch ========================================================================= */
-/* All operations work in the same memory, sae_work.scratch. Each names in a struct what it lays over
-   that memory, where contents are undefined when an operation begins and lost when it ends. The
-   struct is filled by saei_cuda_lay_NAME and comes from saei_cuda_NAME_scratch_of. The list at the
-   end, SAEI_CUDA_SCRATCHES, has all of them: the memory is as large as the largest. */
+/* All operations work in the same memory, sae_work.scratch. Each names in a struct what it lays
+   over that memory, where contents are undefined when an operation begins and lost when it ends.
+   The struct is filled by saei_cuda_lay_NAME and comes from saei_cuda_NAME_scratch_of. The list at
+   the end, SAEI_CUDA_SCRATCHES, has all of them: the memory is as large as the largest. */
 
 enum {
     SAEI_CUDA_BOUND = 64,    /* latents that share an error bound in the screened encode */
@@ -738,7 +743,8 @@ static size_t saei_cuda_scratch_bytes(const sae_work *w, const sae_shape *h) {
 __device__ static inline uint32_t saei_device_lane(void) { return threadIdx.x & 31u; }
 __device__ static inline uint32_t saei_device_warp(void) { return threadIdx.x >> 5; }
 
-/* Four threads do a dot: thread q of a quad holds lanes 4q..4q+3 of the 16. Eight quads a warp. */
+/* Four threads do a dot: thread q of a quad holds lanes 4q..4q+3 of the 16. A warp has eight quads.
+   */
 __device__ static inline float4 saei_device_float4(const float *p) {
     return *reinterpret_cast<const float4 *>(p);
 }
@@ -782,7 +788,7 @@ __device__ static inline double saei_device_quad_sum(float4 s) {
 __device__ static inline double saei_device_dot(const float *a, const float *b, size_t ld) {
     float4 s = make_float4(0, 0, 0, 0);
     size_t c = 4 * (threadIdx.x & 3u);
-    for (; c + 112 < ld; c += 128) { /* eight on the way at once */
+    for (; c + 112 < ld; c += 128) { /* eight loads in flight */
         float4 v[8];
         SAEI_UNROLL(8)
         for (int k = 0; k < 8; k++) v[k] = saei_device_float4(b + c + 16 * k);
@@ -831,8 +837,8 @@ __device__ static inline uint32_t saei_device_lower(const uint32_t *list, uint32
 }
 
 /* Sum of x[0..n) in the scalars order, by a block; thread 0 gets it. Pieces of 64 numbers of up to
-   32 blocks of 1024 go through shared memory, where lane b of warp 0 has the chain of block b: the
-   time of one chain, about 16 us at 1024 additions of 16 cycles. */
+   32 blocks of 1024 go through shared memory, where lane b of warp 0 adds the numbers of block b.
+   It takes as long as one chain: about 16 us for 1024 additions of 16 cycles. */
 __device__ static inline double saei_device_scalars(const double *x, size_t n) {
     const size_t PIECE = 64, BLOCKS = 32, WIDTH = PIECE + 1;
     __shared__ double piece[2][BLOCKS * WIDTH];
@@ -872,7 +878,7 @@ static void saei_cuda_mean(const sae_work *w, const double *sums, size_t n, doub
 
 /* ==== >>cuda: batch =========================================================================== */
 
-/* One thread for four columns. kind: 0 float, 1 half, 2 bfloat16. */
+/* Four columns per thread. kind: 0 float, 1 half, 2 bfloat16. */
 __global__ static void saei_load_rows_kernel(const void *rows, int kind, size_t stride, size_t n,
                                              size_t d, size_t ld, float divisor, float *x,
                                              uint32_t *bad) {
@@ -919,10 +925,10 @@ static void saei_cuda_load_rows(const sae_work *w, const sae_rows *rows, size_t 
     SAEI_CUDA_OK(s, cudaEventRecord(s->freed[turn], s->stream));
     s->staging_turn ^= 1;
     s->staging_turns += s->staging_turns < 2;
-    SAEI_CUDA_OK(s, cudaEventSynchronize(s->staged)); /* the copy alone: the rows are free again */
+    SAEI_CUDA_OK(s, cudaEventSynchronize(s->staged)); /* the copy: the rows are free again */
 }
 
-/* out = a x + y; y NULL: a x. Four floats a thread, the last ones singly. */
+/* out = a x + y; y NULL: a x. Four floats per thread, the last ones singly. */
 __global__ static void saei_axpy_kernel(size_t count, float a, const float *x, const float *y,
                                         float *out) {
     size_t at = 4 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x);
@@ -961,7 +967,7 @@ static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float
 
 /* ==== >>cuda: selection ======================================================================= */
 /* A warp has a row's list of candidates: positions ascending (a position is a latent, or an index
-   into the list of latents looked at), their values beside them. */
+   into encode's list of latents), and an array of their values. */
 
 __device__ static inline uint32_t saei_device_warp_sum(uint32_t x) {
     for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(SAEI_FULL, x, apart);
@@ -1097,8 +1103,8 @@ typedef struct saei_cuda_encode_task {
     saei_cuda_encode_scratch s;
 } saei_cuda_encode_task;
 
-/* Three readings of all values narrow down the bits of the smallest to keep: 11, 10, 10 of them.
-   The block that is through last picks the bucket. */
+/* Finds the bits of the smallest value to keep in three passes over all values: 11, 10 and 10 bits.
+   The block that finishes last picks the bucket. */
 __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) {
     __shared__ uint32_t bins[SAEI_BUCKETS], last;
     __shared__ unsigned long long sums[SAEI_CUDA_THREADS];
@@ -1214,10 +1220,10 @@ static void saei_cuda_keep_batch(const sae_work *w, const saei_cuda_encode_task 
 }
 
 /* ==== >>cuda: plain encode ==================================================================== */
-/* Every product in float32: for lists, for dense selections, and for what screening could not
-   decide. A block takes 32 rows through all latents, 128 at a time; a tile's products go through
-   shared memory to the warps that keep the rows' lists. Estimate: 2 n m d flop at some 60 % of the
-   float32 peak (16 products for 2 reads of shared memory). */
+/* Every product in float32: for lists of latents, for selections that keep many, and for rows that
+   screening could not decide. A block takes 32 rows through all latents, 128 at a time; a tile's
+   products go through shared memory to the warps that keep the rows' lists. Estimate: 2 n m d flop
+   at some 60 % of the float32 peak (16 products for 2 reads of shared memory). */
 
 enum { SAEI_PLAIN_ROWS = 32, SAEI_PLAIN_DEPTH = 16 };
 
@@ -1270,9 +1276,9 @@ __device__ static inline uint32_t saei_device_keep_tile(const saei_cuda_encode_t
 typedef float saei_plain_x[SAEI_PLAIN_ROWS + 4];
 typedef float saei_plain_w[SAEI_CUDA_TILE + 4];
 
-/* The block's 32 x 128 products, 4 x 4 per thread: acc[i] has those of row + i with the latents from
-   col on. A thread brings four columns of a row of x and of two rows of W: x, w0 and w1 point to its
-   first ones. */
+/* The block's 32 x 128 products, 4 x 4 per thread: acc[i] has those of row + i with the latents
+   from col on. A thread brings four columns of a row of x and of two rows of W: x, w0 and w1 point
+   to its first ones. */
 __device__ __forceinline__ static void saei_device_plain_products(
     uint32_t d, const float *x, const float *w0, const float *w1, saei_plain_x *xs,
     saei_plain_w *ws, uint32_t row, uint32_t col, float4 *acc) {
@@ -1288,7 +1294,7 @@ __device__ __forceinline__ static void saei_device_plain_products(
         saei_device_put_column(&ws[part][from], SAEI_CUDA_TILE + 4, b);
         saei_device_put_column(&ws[part][from + 64], SAEI_CUDA_TILE + 4, c);
         __syncthreads();
-        if (k0 + SAEI_PLAIN_DEPTH < d) { /* the next columns are on their way meanwhile */
+        if (k0 + SAEI_PLAIN_DEPTH < d) { /* the next columns load meanwhile */
             a = saei_device_float4(x + k0 + SAEI_PLAIN_DEPTH);
             b = saei_device_float4(w0 + k0 + SAEI_PLAIN_DEPTH);
             c = saei_device_float4(w1 + k0 + SAEI_PLAIN_DEPTH);
@@ -1316,8 +1322,8 @@ __device__ static inline uint32_t saei_device_plain_row(const saei_cuda_encode_t
     return which == SAEI_PLAIN_LISTED ? t.s.rows[i] : i;
 }
 
-/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again with no
-   guess at the threshold, if too few reached it. */
+/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again with
+   no guess at the threshold, if too few reached it. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel(
     saei_cuda_encode_task t, int which) {
     __shared__ __align__(16) saei_plain_x xs[SAEI_PLAIN_DEPTH];
@@ -1376,18 +1382,18 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel
 }
 
 /* ==== >>cuda: screened encode ================================================================= */
-/* Few of the products are used. So x and W_enc are rounded to float16 under one power of two each,
-   x = x^ / s + dx and w = w^ / t + dw, and cublasLt's product v of x^ and w^, with the bias added,
-   is rounded to float16 too. With S = s t
+/* Few of the products are used. So x and W_enc are rounded to float16 after a multiplication by a
+   power of two each, x = x^ / s + dx and w = w^ / t + dw, and cublasLt's product v of x^ and w^,
+   with the bias added, is rounded to float16 too. With S = s t
        |S p - v| <= S (|dx| |w| + (|x| + |dx|) |dw| + rounding |x| |w|) + |v| 2^-11 + 2^-24
    by Cauchy and Schwarz; the rounding, (d + 32) 1.8e-7, is that of the canonical product, d 2^-24,
-   and of the tensor cores: an addition of theirs loses no more than 2^-23 of the largest number in
-   it. 64 latents share their largest |w| and |dw|. A row's k-th largest p is at least the k-th
-   largest of its groups' maxima less the bound; what the bound cannot exclude from exceeding that
-   is computed again in the canonical order, and only that decides. NaN and infinity compare so that
-   they are candidates; a row with too many goes the plain way.
-   Estimate for d 512, m 32768, n 8192, k 64 on an H200: product 0.35 ms at 790 TFLOP/s, rounding
-   of W_enc 0.03 at 4.3 TB/s, scan 0.10 and canonical values 0.24 at 5.5 TB/s from the L2. */
+   and of the tensor cores: each of their additions loses at most 2^-23 of its largest summand. 64
+   latents share their largest |w| and |dw|. A row's k-th largest p is at least the k-th largest of
+   its groups' maxima less the bound. Latents that may exceed that, by the bound, are candidates:
+   they are computed again in the canonical order, and only those values decide. NaN and infinity
+   compare so that they are candidates; a row with too many is encoded by the plain kernel.
+   W2: product 0.35 ms at 790 TFLOP/s, rounding of W_enc 0.03 at 4.3 TB/s, scan 0.10 and canonical
+   values 0.24 at 5.5 TB/s from the L2. */
 
 __device__ static inline float saei_device_scale(uint32_t most_bits) {
     float most = __uint_as_float(most_bits);
@@ -1397,7 +1403,7 @@ __device__ static inline float saei_device_scale(uint32_t most_bits) {
 /* NaN becomes +inf: no bound. */
 __device__ static inline float saei_device_sane(float x) { return x <= FLT_MAX ? x : INFINITY; }
 
-/* norm[r] >= |M[r]| (norm may be NULL), *most: bits of the largest. A quad a row. */
+/* norm[r] >= |M[r]| (norm may be NULL), *most: bits of the largest. A quad per row. */
 __global__ static void saei_norms_kernel(const float *M, size_t n, size_t ld, float *norm,
                                          uint32_t *most) {
     size_t r = saei_device_grid_thread() >> 2;
@@ -1512,7 +1518,7 @@ __device__ static inline float saei_device_most8(const __half *p) {
     return most;
 }
 
-/* A block's sum of one number a warp; every thread gets it. turn alternates between calls. */
+/* A block's sum of one number per warp; every thread gets it. turn alternates between calls. */
 __device__ static inline uint32_t saei_device_block_sum(uint32_t warp_sum, uint32_t (*sums)[8],
                                                         uint32_t turn) {
     uint32_t all = 0;
@@ -1563,7 +1569,7 @@ __global__ static void saei_scan_kernel(saei_cuda_encode_task t, uint32_t first,
     b.error = both * (norm + error);
     b.cut = 2e-6f * cut;
     b.facts = t.s.facts;
-    for (uint32_t base = warp * 256; base < t.mc; base += 2048) { /* 256 products a warp */
+    for (uint32_t base = warp * 256; base < t.mc; base += 2048) { /* 256 products per warp */
         uint32_t at = base + lane * 8;
         float largest = at < t.mc ? saei_device_most8(v + at) : -INFINITY;
         for (uint32_t apart = 1; 8 * apart < 1u << shift; apart *= 2)
@@ -1666,7 +1672,7 @@ __device__ static float saei_device_products(const saei_cuda_encode_task &t, con
     return sum;
 }
 
-/* A warp decides about a row's candidates. */
+/* A warp per row: which candidates are entries. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
     saei_cuda_encode_task t) {
     __shared__ __align__(16) saei_device_tile tiles[SAEI_CUDA_THREADS / 32];
@@ -1708,7 +1714,8 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
 
 /* -- encode -- */
 
-/* Asks cublasLt for the product of a shape, once. False: it has none, and screening is off. */
+/* Asks cublasLt for an algorithm for this shape, once. False: there is none, and screening is off.
+   */
 static bool saei_cuda_plan_make(saei_cuda *s, size_t m, size_t rows, size_t ld) {
     saei_cuda_plan *p = &s->plan;
     cublasLtMatmulPreference_t wish = NULL;
@@ -1777,7 +1784,7 @@ static bool saei_cuda_screens(const sae_work *w, const saei_cuda_encode_task *t)
     return saei_cuda_plan_make(s, t->mc, t->s.chunk, t->ld);
 }
 
-/* Products one after the other in the stream, each scanned in another meanwhile. */
+/* Products one after the other in the stream; a second stream scans each while the next is made. */
 static void saei_cuda_scan_chunks(const sae_work *w, const saei_cuda_encode_task *t, uint32_t shift,
                                   size_t shared) {
     saei_cuda *s = saei_cuda_of(w);
@@ -1817,7 +1824,7 @@ static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) 
                                              (int)shared));
     saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->n, quads), SAEI_CUDA_THREADS, t->x,
                      (size_t)t->n, (size_t)t->ld, t->s.x_norm, &t->s.counts->x_most);
-    if (!s->scaled) /* later on, the last call's is close enough: 16 bits have room for 2^30 */
+    if (!s->scaled) /* later, the last call's norm is close enough: float16 has a range of 2^30 */
         saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->m, quads), SAEI_CUDA_THREADS, t->W,
                          (size_t)t->m, (size_t)t->ld, (float *)NULL, t->w_most);
     s->scaled = true;
@@ -1880,7 +1887,7 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
 }
 
 /* ==== >>cuda: values of entries =============================================================== */
-/* A block takes a row of the code. */
+/* A block per row of the code. */
 
 __global__ static void saei_exp_latents_kernel(const float *r_mag, size_t m, float *out) {
     size_t i = saei_device_grid_thread();
@@ -1946,11 +1953,11 @@ static void saei_cuda_exp_grad(const sae_work *w, sae_code *code) {
 }
 
 /* ==== >>cuda: dense sums ====================================================================== */
-/* A fresh dictionary without a k fires half of its latents. Then gathering a row for every entry
-   reads far more than it computes: half of W2's 268 M entries are 275 GB, 50 ms from the L2. So the
-   lists are laid out as the dense matrix they nearly are, tile by tile in shared memory with 0
-   where there is no entry, and the sums are a float32 product in registers. Each sum is the same
-   chain: fma(0, x, s) is s. 2 n m d flop, W2: 275 GFLOP, estimated 6 ms at 45 TFLOP/s. */
+/* In a fresh dictionary of a scheme without k, half of the latents are active. Gathering a row for
+   every entry would then be bound by reading: half of W2's 268 M entries are 275 GB, 50 ms from the
+   L2. So the lists are laid out as the dense matrix they nearly are, tile by tile in shared memory
+   with 0 where there is no entry, and the sums are a float32 product in registers. Each sum is the
+   same chain of operations: fma(0, x, s) is s. 2 n m d flop, W2: 275 GFLOP, 6 ms at 45 TFLOP/s. */
 
 enum {
     SAEI_DENSE_TILE = 128, /* targets, and columns, of a block */
@@ -1967,8 +1974,8 @@ typedef struct saei_cuda_lists {
     const float *value;
 } saei_cuda_lists;
 
-/* Rows k0.. of both tiles: the first half of the block lays out a list a thread, from *at on; the
-   second half copies M. */
+/* Rows k0.. of both tiles: the first half of the block lays out one list per thread, from *at on;
+   the second half copies M. */
 __device__ static inline void saei_device_dense_fill(const saei_cuda_lists &lists, size_t *at,
                                                      size_t end, uint32_t k0, uint32_t hi,
                                                      const float *M, size_t ld, uint32_t column,
@@ -2017,7 +2024,7 @@ __device__ static inline void saei_device_dense_step(const float *left, const fl
 
 /* out[i] = base[i] + alpha sum over the entries of list i with lo <= index < hi of value M[index],
    for `count` lists from `first` on; base NULL: 0. Sums over blocks of `block` indices are added in
-   order, in out meanwhile. A thread has 8 x 8 numbers. */
+   order, in out meanwhile. 8 x 8 numbers per thread. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2)
 saei_dense_sums_kernel(saei_cuda_lists lists, size_t first, uint32_t count, uint32_t lo,
                        uint32_t hi, uint32_t block, const float *M, size_t ld, float alpha,
@@ -2100,7 +2107,8 @@ static bool saei_cuda_is_dense(const sae_work *w, size_t stride) {
 /* ==== >>cuda: decode ========================================================================== */
 
 /* Columns c..c+3 of sum_j value[j] W[latent[j]], ascending j, for the threads of a warp: it reads
-   32 entries at a time and hands them round. Threads with c >= ld go along. */
+   32 entries at a time, one per lane, and passes them round by shuffles, for which threads with
+   c >= ld are needed too. */
 __device__ static inline float4 saei_device_row_sum(const uint32_t *latent, const float *value,
                                                     uint32_t count, const float *W, size_t ld,
                                                     size_t c) {
@@ -2124,7 +2132,7 @@ __device__ static inline float4 saei_device_row_sum(const uint32_t *latent, cons
     return sum;
 }
 
-/* A block makes a row of out. */
+/* A block per row of out. */
 __global__ static void saei_decode_kernel(const uint32_t *count, const uint32_t *latent,
                                           const float *values, size_t stride, const float *W,
                                           size_t ld, size_t lo, size_t hi, const float *base,
@@ -2145,7 +2153,7 @@ __global__ static void saei_decode_kernel(const uint32_t *count, const uint32_t 
     }
 }
 
-/* Threads of a block that makes a row of ld floats, four a thread. */
+/* Threads of a block that makes a row of ld floats, four per thread. */
 static unsigned saei_cuda_row_threads(size_t ld) {
     return (unsigned)(saei_min(saei_ceil_div(ld / 4, 32), 8) * 32);
 }
@@ -2164,7 +2172,8 @@ static void saei_cuda_decode(const sae_work *w, const sae_code *code, const floa
                      base_stride, out);
 }
 
-/* sums[r] = sum e^2, e = x_hat - y. Without x_hat: e to norm 1, sums[r] its norm. A quad a row. */
+/* sums[r] = sum e^2, e = x_hat - y. Without x_hat: e to norm 1, sums[r] its norm. A quad per row.
+   */
 __global__ static void saei_residual_kernel(const float *x_hat, const float *y, size_t n, size_t ld,
                                             float *e, double *sums) {
     size_t r = saei_device_grid_thread() >> 2, at = (r < n ? r : 0) * ld, first, end;
@@ -2251,7 +2260,7 @@ __device__ static inline double saei_device_slope(double q) {
     return -__dadd_rn(saei_ln(room), __ddiv_rn(q, room));
 }
 
-/* sums[r] = the row's penalty, and its gradient. 12 bytes an entry, a third of them written. */
+/* sums[r] = the row's penalty, and its gradient. 12 bytes per entry, a third of them written. */
 __global__ static void saei_penalty_kernel(sae_code code, int kind, double p, float coef, size_t m,
                                            const float *weight, const float *values, float *grad,
                                            double *sums) {
@@ -2328,10 +2337,10 @@ static void saei_cuda_penalty(const sae_work *w, sae_penalty kind, double p, dou
 
 enum { SAEI_CUDA_WINDOW = 64 };
 
-/* A warp has a row of e, in shared memory if STAGED, and takes 8 entries at a time, one a quad. A
+/* A warp has a row of e, in shared memory if STAGED, and takes 8 entries at a time, one per quad. A
    block whose lists are dense goes through the latents in windows, so that a row of W that one of
    its warps reads lies in the L1 for the others. nnz d 4 bytes of W from the L2; W2: 1.1 GB. (The
-   launch bounds give the compiler registers to have all eight loads of a dot on the way.) */
+   launch bounds leave registers for all eight loads of a dot in flight.) */
 template <bool STAGED>
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
 saei_dots_kernel(sae_code code, const float *e, const float *W, size_t ld, size_t lo, size_t hi,
@@ -2395,7 +2404,7 @@ static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float 
 
 /* -- gated -- */
 
-/* A warp has a row's entries: 32 bytes an entry. */
+/* A warp per row: 32 bytes per entry. */
 __global__ static void saei_gate_grad_kernel(sae_code code, const float *r_mag) {
     const size_t r = saei_device_grid_warp();
     if (r >= code.rows) return;
@@ -2469,7 +2478,7 @@ __global__ static void saei_jump_grad_kernel(sae_code code, const float *theta, 
         code.grad[j] = p > t ? g : 0;
     }
 }
-/* Two readings of the lists, 36 bytes an entry, and a count between them. */
+/* Two readings of the lists, 36 bytes per entry, and a count between them. */
 static void saei_cuda_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
                                 double target, sae_code *code, double *l0, double *loss) {
     unsigned long long *count = saei_cuda_count_scratch_of(w).count;
@@ -2502,8 +2511,8 @@ static void saei_cuda_jump_rest(const sae_work *w, const float *theta, float ban
 
 /* ==== >>cuda: reconstruct ===================================================================== */
 
-/* decode, residual and dots of a row by a block: e stays in shared memory for the dots, and the
-   rows of W come the second time from the L1 or L2. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
+/* decode, residual and dots, a block per row: e stays in shared memory for the dots, and W's rows
+   come from the L1 or L2 when they are read again. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
 __global__ static void saei_reconstruct_kernel(const uint32_t *counts, const uint32_t *latent,
                                                const float *values, size_t stride, const float *W,
                                                size_t ld, const float *base, const float *y,
@@ -2566,8 +2575,9 @@ static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const
 
 /* -- the counting sort. For each latent and each 64 rows a word of 64 bits says which of the rows
    list it: an entry's place is the latent's begin + the bits of earlier words + the lower bits of
-   its own. Nothing depends on who comes first. 1.5 bits of memory for each of B m: W2 50 MB,
-   about 25 us written and read, and nnz (4 + 4 values) bytes scattered. -- */
+   its own. The result does not depend on the order of threads. 1.5 bits of memory for each
+   pair of a row and a latent: W2 50 MB, about 25 us written and read; and nnz (4 + 4 values) bytes
+   scattered. -- */
 
 __global__ static void saei_mark_kernel(sae_code code, size_t width, unsigned long long *mask) {
     const size_t r = saei_device_grid_warp();
@@ -2675,8 +2685,8 @@ static void saei_cuda_index(const sae_work *w, const sae_code *code, const float
 
 enum {
     SAEI_CUDA_HOT = 512,    /* entries of a latent beyond which its row blocks go in parallel */
-    SAEI_CUDA_DEPTH = 32,   /* rows of x on the way at once there */
-    SAEI_CUDA_COLUMNS = 128 /* of a warp: one float4 a lane */
+    SAEI_CUDA_DEPTH = 32,   /* loads of rows of x in flight there */
+    SAEI_CUDA_COLUMNS = 128 /* of a warp: one float4 per lane */
 };
 
 /* out = alpha sum, + out if add */
@@ -2684,8 +2694,8 @@ __device__ static inline float saei_device_add_scaled(float alpha, float sum, bo
     return add ? __fmaf_rn(alpha, sum, out) : __fmul_rn(alpha, sum);
 }
 
-/* A warp has 128 columns of a latent, the entries of a block of 1024 rows in one chain; eight rows
-   are on the way at once. Latents with many entries go on a list instead. nnz d 4 bytes of x from
+/* A warp has 128 columns of a latent, the entries of a block of 1024 rows in one chain, with
+   eight loads in flight. Latents with many entries go on a list instead. nnz d 4 bytes of x from
    the L2, m d 4 written; W2: 1.1 GB, 67 MB. */
 __global__ static void saei_latent_rows_kernel(sae_index index, const float *values,
                                                const float *x, size_t ld, size_t lo, size_t hi,
@@ -2739,7 +2749,7 @@ __global__ static void saei_latent_rows_kernel(sae_index index, const float *val
     saei_device_put4(out, total);
 }
 
-/* The chain of value[j] x[row[j] ld], 32 of them on the way at once. */
+/* The chain of value[j] x[row[j] ld], with 32 loads in flight. */
 __device__ static inline float saei_device_sparse_sum(const uint32_t *row, const float *value,
                                                       uint32_t count, const float *x, size_t ld) {
     float sum = 0;
@@ -2756,7 +2766,7 @@ __device__ static inline float saei_device_sparse_sum(const uint32_t *row, const
 }
 
 /* The latents on the list: a block has 32 columns of one, and each of its warps every eighth block
-   of 1024 rows, with 32 rows on the way; warp 0 adds the blocks' sums in order. */
+   of 1024 rows, with 32 loads in flight; warp 0 adds the blocks' sums in order. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 3)
 saei_hot_rows_kernel(sae_index index, const float *values, const float *x, size_t n, size_t ld,
                      float alpha, bool add, float *out, const uint32_t *hot,
@@ -2819,7 +2829,7 @@ static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, siz
                      s.hot, s.num_hot);
 }
 
-/* -- one number a latent -- */
+/* -- one number per latent -- */
 
 /* Sum of value[0..count) in double, ascending, by a warp. Where no partial sum can need more than
    53 bits, nothing is rounded and any order gives the chain's bits: then the lanes sum apart. high
@@ -2859,8 +2869,8 @@ __device__ static inline double saei_device_latent_sum(const float *value, size_
     return sum;
 }
 
-/* The sum of thread's own latent i: alone if it has few entries, else the warp helps. All lanes
-   take part; those without a latent have begin == end. */
+/* The sum of this thread's latent: by the thread alone if it has few entries, else by the warp. All
+   lanes take part; those without a latent have begin == end. */
 __device__ static inline double saei_device_own_sum(const float *value, size_t begin, size_t end) {
     double sum = 0;
     bool many = end - begin > 64;
@@ -2875,7 +2885,7 @@ __device__ static inline double saei_device_own_sum(const float *value, size_t b
     return sum;
 }
 
-/* A thread has a latent. 4 nnz + 12 m bytes. */
+/* A latent per thread. 4 nnz + 12 m bytes. */
 __global__ static void saei_latent_sums_kernel(sae_index index, const float *value, bool add,
                                                float *out) {
     const size_t i = saei_device_grid_thread();
@@ -2908,7 +2918,7 @@ static void saei_cuda_fired(const sae_work *w, const sae_index *index, int which
                      &saei_cuda_of(w)->kept->guard);
 }
 
-/* -- lists of silent latents: 8 m bytes read twice, 4 a silent one written -- */
+/* -- lists of silent latents: 8 m bytes read twice, 4 written per silent one -- */
 
 __global__ static void saei_silent_count_kernel(const uint64_t *since, uint64_t threshold, size_t m,
                                                 unsigned long long *total) {
@@ -2949,8 +2959,8 @@ static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint
 /* ==== >>cuda: sums ============================================================================ */
 
 /* partial[block] = sum of s_r x_r over a block of 1024 rows (s NULL: 1), in double; the products
-   are exact. A warp has 32 columns of a block and 32 rows on the way; rows with s = 0 are not read.
-   n d 4 bytes: W2's W_enc 67 MB. */
+   are exact. A warp has 32 columns of a block, with 32 loads in flight; rows with s = 0 are not
+   read. n d 4 bytes: W2's W_enc 67 MB. */
 __global__ static void saei_block_sum_kernel(const float *x, const float *s, size_t n, size_t ld,
                                              double *partial, const uint32_t *done) {
     const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
@@ -3017,8 +3027,8 @@ static void saei_cuda_weighted_sum(const sae_work *w, const float *W, const floa
                      saei_ceil_div(m, SAE_ROW_BLOCK), w->shape.ld, alpha, true, out);
 }
 
-/* Half a warp has 16384 floats, a lane of the dot each, and 32 x 64 bytes on the way. 4 bytes a
-   float: W2's gradients 134 MB. */
+/* Half a warp has 16384 floats, one of the dot's 16 lanes per thread, with 32 loads of 64 bytes in
+   flight. 4 bytes per float: W2's gradients 134 MB. */
 __global__ static void saei_sum_squares_kernel(const float *x, size_t count, double *sums) {
     const size_t part = saei_device_grid_thread() / 16, first = part * SAEI_CUDA_CHUNK;
     const size_t end = first + SAEI_CUDA_CHUNK < count ? first + SAEI_CUDA_CHUNK : count;
@@ -3092,7 +3102,7 @@ static void saei_cuda_variance(const sae_work *w, const float *x, size_t n, doub
     else saei_cuda_launch(w, saei_fill_kernel, 1, 1, out, 0.0);
 }
 
-/* 4 bytes an entry. */
+/* 4 bytes per entry. */
 __global__ static void saei_count_nonzero_kernel(sae_code code, unsigned long long *count) {
     const size_t r = saei_device_grid_warp();
     unsigned long long found = 0;
@@ -3118,7 +3128,7 @@ static void saei_cuda_count_nonzero(const sae_work *w, const sae_code *code, dou
 
 /* -- auxk -- */
 
-/* r = x_aux + e, sums[row] = sum r^2. A quad a row. */
+/* r = x_aux + e, sums[row] = sum r^2. A quad per row. */
 __global__ static void saei_auxk_rows_kernel(const float *x_aux, const float *e, size_t n,
                                              size_t ld, const uint32_t *list_count, float *r,
                                              double *sums) {
@@ -3177,7 +3187,7 @@ static void saei_cuda_auxk_residual(const sae_work *w, const float *x_aux, const
 /* -- ghosts -- */
 
 /* First without out: the rows' norms of e and r to e_norm and r_norm. Then with the means of both
-   known, out. A quad a row. */
+   known, out. A quad per row. */
 __global__ static void saei_ghost_kernel(const float *x_g, const float *e, size_t n, size_t ld,
                                          const uint32_t *list_count, const double *means,
                                          double *e_norm, double *r_norm, float *out,
@@ -3238,7 +3248,7 @@ static void saei_cuda_ghost_residual(const sae_work *w, const float *x_g, const 
 
 /* ==== >>cuda: weights ========================================================================= */
 
-/* Eight rows a warp, one a quad. m d 4 bytes: W2's W_dec 67 MB. */
+/* A quad per row. m d 4 bytes: W2's W_dec 67 MB. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
 saei_row_norms_kernel(const float *W, size_t m, size_t ld, float *out, double *wide) {
     const size_t i = saei_device_grid_thread() / 4;
@@ -3267,7 +3277,7 @@ static void saei_cuda_norm_weight(const sae_work *w, const float *norms, int pow
                      SAEI_CUDA_THREADS, norms, power, m, weight);
 }
 
-/* A warp has a row. m d 12 bytes. */
+/* A warp per row. m d 12 bytes. */
 __global__ static void saei_norm_grad_kernel(const float *W, const float *norms, const float *sums,
                                              int power, float coef, size_t m, size_t ld,
                                              float *grad) {
@@ -3289,7 +3299,7 @@ static void saei_cuda_norm_grad(const sae_work *w, const float *W, const float *
 /* -- projection, Adam, unit norm -- */
 
 typedef struct saei_cuda_adam_step {
-    saei_adam_factors by;      /* its scale is not used: clipping knows it on the device alone */
+    saei_adam_factors by;      /* but its scale: the device computes it, for clipping */
     const double *sum_squares; /* D or NULL: gradients are clipped to max_norm */
     double max_norm;
     const saei_cuda_guard_flag *guard;
@@ -3337,7 +3347,7 @@ __device__ static inline float4 saei_device_adam4(const saei_cuda_adam_step &c, 
     return p;
 }
 
-/* A thread has four floats. 28 bytes a float (20 without a first moment). */
+/* Four floats per thread. 28 bytes per float (20 without a first moment). */
 __global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, float *param,
                                         const float *grad, float *first, float *second) {
     const size_t at = 4 * saei_device_grid_thread();
@@ -3362,8 +3372,8 @@ static void saei_cuda_adam(const sae_work *w, const sae_adam_desc *adam, uint64_
                      first, second);
 }
 
-/* The dot of a and b by each half of the warp on its own, one lane a thread: for rows that lie in
-   shared memory. */
+/* The dot of a and b by each half of the warp on its own, one of the 16 lanes per thread: for rows
+   in shared memory. */
 __device__ static inline double saei_device_half_dot(const float *a, const float *b, size_t ld) {
     size_t c = threadIdx.x & 15u;
     float s = 0;
@@ -3384,9 +3394,9 @@ typedef struct saei_cuda_row_job {
     float *param, *grad, *first, *second;
 } saei_cuda_row_job;
 
-/* A warp has a row of param and of grad, STAGED in shared memory: PROJECT takes the part of grad
-   along param away, ADAM steps, UNIT brings param to norm 1. Without STAGED (rows too long) they
-   are read again where they are. One reading: m d 28 bytes with Adam (20 without a first moment,
+/* A warp per row of param and grad, which are STAGED in shared memory: PROJECT removes the part of
+   grad along param, ADAM updates param, UNIT scales it to norm 1. Without STAGED (rows too long)
+   each part reads them again. With it: m d 28 bytes with Adam (20 without a first moment,
    4 more with PROJECT), 12 to project, 8 to normalize; W2's W_dec 470, 201 and 134 MB. */
 template <bool PROJECT, bool ADAM, bool UNIT, bool STAGED>
 __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_step step) {
@@ -3468,7 +3478,7 @@ static void saei_cuda_remove_parallel(const sae_work *w, const float *W, size_t 
                                       const sae_lag *lag, float *grad) {
     saei_cuda_adam_step step;
     saei_cuda_row_job job;
-    (void)lag; /* no row waits: there is no catch_up */
+    (void)lag; /* no row is deferred: there is no catch_up */
     memset(&step, 0, sizeof step);
     memset(&job, 0, sizeof job);
     job.m = m;
@@ -3512,7 +3522,7 @@ static void saei_cuda_adam_rows(const sae_work *w, const sae_adam_desc *adam, ui
 
 /* -- threshold -- */
 
-/* least[r] = the smallest positive value of row r, 0 if it has none. 4 bytes an entry. */
+/* least[r] = the smallest positive value of row r, 0 if it has none. 4 bytes per entry. */
 __global__ static void saei_least_kernel(sae_code code, double *least) {
     const size_t r = saei_device_grid_warp();
     unsigned bits = UINT32_MAX; /* floats above 0 are ordered as their bits */
@@ -3560,7 +3570,7 @@ static void saei_cuda_update_threshold(const sae_work *w, const sae_code *code, 
                      beta, 1 - beta, threshold, &saei_cuda_of(w)->kept->guard);
 }
 
-/* -- geometric median (Weiszfeld): at most 100 rounds, those after the last do nothing -- */
+/* -- geometric median (Weiszfeld): 100 rounds, those after it has settled do nothing -- */
 
 __global__ static void saei_median_begin_kernel(const double *partial, size_t blocks, size_t n,
                                                 size_t ld, float *out,
@@ -3571,7 +3581,7 @@ __global__ static void saei_median_begin_kernel(const double *partial, size_t bl
     if (c >= ld || guard->bad) return;
     out[c] = (float)__ddiv_rn(saei_device_column(partial, blocks, ld, c), (double)n);
 }
-/* weights[r] = 1 / max(norm of x_r - guess, 1e-20); eight rows a warp. n d 4 bytes, from the L2. */
+/* weights[r] = 1 / max(norm of x_r - guess, 1e-20); a quad per row. n d 4 bytes, from the L2. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
 saei_distance_kernel(const float *x, const float *guess, size_t n, size_t ld, double *weights,
                      const uint32_t *done) {
@@ -3633,8 +3643,8 @@ static void saei_cuda_geometric_median(const sae_work *w, const float *x, size_t
 
 /* -- resampling -- */
 
-/* The mean norm of the living: norms of W_enc with 0 for the dead, one chain of m additions. Now
-   and then, so that its time (W2: about 0.3 ms) does not matter. */
+/* The mean norm of the living: norms of W_enc with 0 for the dead, one chain of m additions. Rare
+   enough that its time (W2: about 0.3 ms) does not matter. */
 __global__ static void saei_living_kernel(const uint64_t *since, uint64_t threshold, size_t m,
                                           double *norms) {
     const size_t i = saei_device_grid_thread();
@@ -3668,7 +3678,7 @@ __global__ static void saei_draw_kernel(const float *e, size_t n, size_t ld, uin
     u = saei_draw_uniform(saei_draw_bits(block, draw));
     keys[r] = norm > 0 ? __ddiv_rn(-saei_ln(u), norm) : HUGE_VAL;
 }
-/* order[place of row r by (key, row)] = r: n^2 comparisons, now and then. */
+/* order[place of row r by (key, row)] = r: n^2 comparisons, but rarely. */
 __global__ static void saei_order_kernel(const double *keys, size_t n, uint32_t *order) {
     __shared__ double piece[SAEI_CUDA_THREADS];
     const size_t r = saei_device_grid_thread();
@@ -3694,7 +3704,7 @@ typedef struct saei_cuda_restart {
     float *enc[3], *dec[3], *biases[3][3];
 } saei_cuda_restart;
 
-/* A warp restarts a dead latent. */
+/* A warp per dead latent. */
 __global__ static void saei_restart_kernel(saei_cuda_restart job) {
     const size_t used = saei_device_grid_warp(), ld = job.ld;
     const float *from;

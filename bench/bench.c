@@ -125,7 +125,7 @@ SAE_BACKEND_OPERATIONS(X)
 
 /* A context whose operations are timed. */
 static void profile(sae_context_desc *desc) {
-    profiled = plain = *saei_cpu_backend();
+    profiled = plain = *sae_cpu_backend();
 #ifdef SAE_CUDA
     if (on_cuda) profiled = plain = *sae_cuda_backend();
     profiled.begin_step = profiled.end_step = NULL; /* one operation after the other, no graph */
@@ -241,7 +241,7 @@ static void write_start(const options *o, const sae_trainer_desc *t, const float
 
 /* Mean count of f != 0 and the variance explained on x [n,d]. */
 static void judge(const sae_dictionary *dict, const float *x, size_t n, double *l0, double *fve) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t d = info.activation_dim, m = info.dict_size, i, j;
     float *f = floats(n * m), *y = floats(n * d);
     double var_e = 0, var_x = 0, count = 0;

@@ -35,8 +35,7 @@ static void model_start(model *m) {
     m->state = 1;
 }
 
-/* Fills up to max_rows rows; fewer is fine, 0 would mean the end, a negative sae_result a failure.
- */
+/* Fills up to max_rows rows. Fewer is fine; 0 means the end, a negative sae_result a failure. */
 static int64_t model_read(void *user, float *x, float *target, size_t max_rows) {
     model *m = (model *)user;
     size_t n = max_rows < 512 ? max_rows : 512;

@@ -29,7 +29,9 @@ static void engine_free(void *memory, void *user) {
     free(memory);
 }
 
-static void engine_log(sae_log_level level, const char *message, void *user) {
+static void engine_log(sae_log_level level, sae_result result, const char *message,
+                       void *user) {
+    (void)result;
     (void)user;
     fprintf(stderr, "[sae %d] %s\n", (int)level, message);
 }
@@ -69,10 +71,9 @@ int main(int argc, char **argv) {
         return 1;
     }
 
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t d = info.activation_dim, m = info.dict_size, row_begin[2];
-    float *memory =
-        (float *)malloc((d + 2 * m) * sizeof *memory); /* the engine's, for all frames */
+    float *memory = (float *)malloc((d + 2 * m) * sizeof *memory); /* for all frames */
     float *x = memory, *value = x + d;
     uint32_t *latent = (uint32_t *)(value + m), noise = 1;
     sae_sparse code = { row_begin, latent, value, m };

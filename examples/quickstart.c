@@ -45,7 +45,7 @@ int main(int argc, char **argv) {
     if (sae_context_create(NULL, &ctx) != SAE_OK) return 1;
     good = sae_train(ctx, &train) == SAE_OK
            && sae_dictionary_load(ctx, NULL, out, &dict) == SAE_OK
-           && sae_evaluate(ctx, &judge, dict, &metrics) == SAE_OK
+           && sae_evaluate(dict, &judge, &metrics) == SAE_OK
            && sae_encode_sparse(dict, rows, 1, &code) == SAE_OK;
     if (!good) fprintf(stderr, "%s\n", sae_error(ctx));
     if (good) {

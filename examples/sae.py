@@ -52,7 +52,7 @@ DTYPES = {"float32": 1, "float16": 2, "bfloat16": 3}
 
 ALLOC = ctypes.CFUNCTYPE(c_void_p, c_size_t, c_void_p)
 FREE = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
-LOG = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)
+LOG = ctypes.CFUNCTYPE(None, c_int, c_int, c_char_p, c_void_p)
 
 
 class sae_allocator(ctypes.Structure):
@@ -68,8 +68,13 @@ class sae_io(ctypes.Structure):
                                              "make_folder user".split()]
 
 
+class sae_pool(ctypes.Structure):
+    _fields_ = [("run", c_void_p), ("user", c_void_p)]
+
+
 class sae_context_desc(ctypes.Structure):
     _fields_ = [("allocator", sae_allocator), ("logger", sae_logger), ("io", sae_io),
+                ("pool", sae_pool),
                 ("threads", c_int),
                 ("backend", c_void_p), ("backend_desc", c_void_p), ("instruction_set", c_char_p)]
 
@@ -111,6 +116,11 @@ class sae_trainer_desc(ctypes.Structure):
                 ("layer", c_int64)]
 
 
+class sae_hyperparameter(ctypes.Structure):
+    _fields_ = [("name", c_char_p), ("field", c_char_p), ("type", c_int), ("initial", c_char_p),
+                ("allowed", c_char_p), ("trainers", c_uint32)]
+
+
 class sae_stats(ctypes.Structure):
     _fields_ = [("step", c_uint64)] + [(name, c_double) for name in (
         "loss", "l2_loss", "sparsity_loss", "aux_loss", "auxk_loss", "pre_norm_auxk_loss",
@@ -138,7 +148,8 @@ class sae_buffer_desc(ctypes.Structure):
 
 class sae_progress(ctypes.Structure):
     _fields_ = [("step", c_uint64), ("steps", c_uint64), ("start_step", c_uint64),
-                ("rows", c_uint64), ("num_trainers", c_size_t), ("trainers", POINTER(c_void_p))]
+                ("rows", c_uint64), ("num_trainers", c_size_t), ("trainers", POINTER(c_void_p)),
+                ("norm_factor", c_float), ("finished", c_bool)]
 
 
 TRAIN_LOG = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, POINTER(sae_stats))
@@ -157,16 +168,11 @@ class sae_train_desc(ctypes.Structure):
 class sae_metrics(ctypes.Structure):
     _fields_ = [(name, c_double) for name in (
         "l2_loss", "l1_loss", "l0", "frac_variance_explained", "cossim", "l2_ratio",
-        "relative_reconstruction_bias", "frac_alive", "loss_original", "loss_reconstructed",
-        "loss_zero", "frac_recovered")]
-
-
-MODEL_LOSS = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, POINTER(c_double))
+        "relative_reconstruction_bias", "frac_alive")]
 
 
 class sae_evaluate_desc(ctypes.Structure):
-    _fields_ = [("buffer", sae_buffer_desc), ("batches", c_uint64), ("normalize_batch", c_bool),
-                ("model_loss", MODEL_LOSS), ("user", c_void_p)]
+    _fields_ = [("buffer", sae_buffer_desc), ("batches", c_uint64), ("normalize_batch", c_bool)]
 
 
 class sae_load_desc(ctypes.Structure):
@@ -187,10 +193,11 @@ class sae_export_desc(ctypes.Structure):
                 ("log_sparsity", POINTER(c_float)), ("raw", c_bool)]
 
 
-STRUCTS = [sae_allocator, sae_logger, sae_io, sae_context_desc, sae_dictionary_desc, sae_sparse,
-           sae_steering, sae_trainer_desc, sae_stats, sae_source_desc, sae_buffer_desc, sae_progress,
-           sae_train_desc, sae_metrics, sae_evaluate_desc, sae_load_desc, sae_origin,
-           sae_export_desc]
+STRUCTS = [sae_allocator, sae_logger, sae_io, sae_pool, sae_context_desc,
+           sae_dictionary_desc, sae_sparse,
+           sae_steering, sae_trainer_desc, sae_hyperparameter, sae_stats, sae_source_desc,
+           sae_buffer_desc, sae_progress, sae_train_desc, sae_metrics, sae_evaluate_desc,
+           sae_load_desc, sae_origin, sae_export_desc]
 
 # ---- the library and its context ------------------------------------------------------------------
 
@@ -201,7 +208,7 @@ _FUNCTIONS = {  # name: result, arguments
     "sae_error": (c_char_p, [c_void_p]),
     "sae_dictionary_create": (c_int, [c_void_p, POINTER(sae_dictionary_desc), POINTER(c_void_p)]),
     "sae_dictionary_destroy": (None, [c_void_p]),
-    "sae_dictionary_info": (sae_dictionary_desc, [c_void_p]),
+    "sae_dictionary_get_desc": (POINTER(sae_dictionary_desc), [c_void_p]),
     "sae_dictionary_set_rule": (c_int, [c_void_p, c_int]),
     "sae_dictionary_set_active_groups": (c_int, [c_void_p, c_size_t]),
     "sae_dictionary_threshold": (c_float, [c_void_p]),
@@ -227,9 +234,9 @@ _FUNCTIONS = {  # name: result, arguments
                                  c_char_p]),
     "sae_trainer_from_name": (c_bool, [c_char_p, POINTER(c_int)]),
     "sae_trainer_desc_set": (c_int, [c_void_p, POINTER(sae_trainer_desc), c_char_p, c_char_p]),
+    "sae_hyperparameter_get": (c_bool, [c_size_t, POINTER(sae_hyperparameter)]),
     "sae_train": (c_int, [c_void_p, POINTER(sae_train_desc)]),
-    "sae_evaluate": (c_int, [c_void_p, POINTER(sae_evaluate_desc), c_void_p,
-                             POINTER(sae_metrics)]),
+    "sae_evaluate": (c_int, [c_void_p, POINTER(sae_evaluate_desc), POINTER(sae_metrics)]),
 }
 
 
@@ -274,7 +281,7 @@ _lib = _open_library()
 
 
 @LOG
-def _on_message(level, message, _user):
+def _on_message(level, _result, message, _user):
     if level:  # errors are raised as well
         level = logging.WARNING if level == 1 else logging.INFO
         logging.getLogger("sae").log(level, message.decode(errors="replace"))
@@ -363,7 +370,7 @@ class Dictionary:
 
     def __init__(self, handle, context):
         self._handle, self._context = handle, context
-        self._info = _lib.sae_dictionary_info(handle)
+        self._info = _lib.sae_dictionary_get_desc(handle).contents
         self._room = self._info.k or min(self._info.dict_size, 256)
 
     @classmethod
@@ -658,9 +665,9 @@ def _trainer_desc(settings, kept):
     name = _text_of(settings.pop("trainer", settings.pop("trainer_class", "top_k"))).encode()
     kind = c_int()
     if not _lib.sae_trainer_from_name(name, byref(kind)):
-        raise ValueError(f"trainer is {name.decode()}, allowed are standard, standard_april, gated, "
-                         "gated_anneal, p_anneal, top_k, batch_top_k, matryoshka_batch_top_k, "
-                         "jumprelu, or the reference's class")
+        row = sae_hyperparameter()
+        _lib.sae_hyperparameter_get(0, byref(row))  # row 0 is the trainer
+        raise ValueError(f"trainer is {name.decode()}, allowed are {row.allowed.decode()}")
     desc.kind = kind.value
     if str(settings.pop("device", None) or "cpu") != "cpu":
         raise ValueError("device: this library runs on the CPU alone, allowed is 'cpu'")
@@ -728,8 +735,7 @@ def evaluate(dictionary, data, target=None, batch_size=0, batches=0, normalize_b
     desc.buffer.batch_size, desc.batches, desc.normalize_batch = batch_size, batches, normalize_batch
     context = dictionary._context
     with context.lock:
-        guard.check(context, _lib.sae_evaluate(context.handle, byref(desc), dictionary._handle,
-                                               byref(metrics)))
+        guard.check(context, _lib.sae_evaluate(dictionary._handle, byref(desc), byref(metrics)))
     del kept
     return _as_dict(metrics)
 

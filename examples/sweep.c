@@ -3,7 +3,7 @@
         cc -O2 -fopenmp -I. examples/sweep.c -lm -o sweep && ./sweep [FOLDER]
 
     The data are shards on disk, here small ones it writes itself; the buffer holds a few thousand
-   rows of them at a time. Prints the shards, then a line a trainer as it goes, then
+    rows of them at a time. Prints the shards, then a line per trainer as it goes, then
         FOLDER/trainer_0: top_k, k 8: variance explained ..., L0 8.0
         ...
 */
@@ -66,7 +66,7 @@ static sae_result show(sae_context *ctx, const sae_train_desc *train, size_t i) 
     snprintf(path, sizeof path, "%s/trainer_%zu", train->save_dir, i);
     result = sae_dictionary_load(ctx, NULL, path, &dict);
     if (result != SAE_OK) return result;
-    result = sae_evaluate(ctx, &desc, dict, &m);
+    result = sae_evaluate(dict, &desc, &m);
     if (result == SAE_OK)
         printf("%s: %s, variance explained %.3f, L0 %.1f\n", path,
                sae_trainer_name(train->trainers[i].kind), m.frac_variance_explained, m.l0);

@@ -3,8 +3,9 @@
         cc -O2 -fopenmp -I. examples/transcoder.c -lm -o transcoder && ./transcoder [OUT]
 
     The layer is a small random MLP; the only difference from any other training is the target.
-   Prints as a transcoder:   variance of y explained ... as an autoencoder: variance of y explained
-   ...     (worse: it was asked for x)
+    Prints
+        as a transcoder:   variance of y explained ...
+        as an autoencoder: variance of y explained ...      (worse: it was asked for x)
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
@@ -65,7 +66,7 @@ static sae_result train_one(sae_context *ctx, const char *out, bool transcoder, 
     if (result != SAE_OK) return result;
     judge.buffer = train.buffer;
     judge.buffer.source.target = y;
-    result = sae_evaluate(ctx, &judge, dict, &metrics);
+    result = sae_evaluate(dict, &judge, &metrics);
     sae_dictionary_destroy(dict);
     if (result == SAE_OK) *explained = metrics.frac_variance_explained;
     return result;

@@ -1,6 +1,6 @@
 /*  sae.h - sparse autoencoders ("dictionaries") in one C header: train, save, load, run, judge.
 
-    SAE_VERSION "0.1.0" - MIT licence, see the end of this file.
+    SAE_VERSION "0.2.0" - MIT licence, see the end of this file.
 
     DO THIS
         #define SAE_IMPLEMENTATION      in exactly ONE .c or .cpp file, before
@@ -64,8 +64,8 @@
 
     CONTENTS (search for the tag)
         What you call
-        >>api        results, context, dictionaries, steering, schedules and optimizers, trainers,
-                     sessions, activation buffer, training loop, metrics, files, beside a model
+        >>api        results, context, dictionaries, steering, schedules, trainers, sessions,
+                     activation buffer, training loop, metrics, files, beside a model
         >>backend    the table of operations a backend fills, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         How it is done; each part stands on those above it
@@ -81,11 +81,10 @@
         >>dictionary create, encode, decode, scale, normalise; linear layers
         >>steer      latents set, added to, scaled, ablated in place
         >>files      dictionaries of dictionary_learning and of other programs; control vectors
-        >>optimizer  Adam, ConstrainedAdam, clipping, schedules
-        >>trainer    the nine training schemes; config.json
+        >>trainer    schedules, the training schemes and hyperparameters, one row each; config.json
         >>session    a dictionary on the backend
         >>buffer     sources of activations and the shuffling buffer
-        >>loop       sae_train: logging, checkpoints, backup, resume
+        >>loop       sae_train and sae_training: logging, checkpoints, backup, resume
         >>metrics    sae_evaluate, gradient pursuit
 
     This file is made from the sources in src/ (make headers): change it there.
@@ -106,6 +105,7 @@ extern "C" {
 #include "api/backend.h"
 
 #ifdef SAE_CUDA
+#define SAEI_CUDA_DECLARED
 #include "api/cuda.h"
 #endif
 
@@ -117,6 +117,17 @@ extern "C" {
 /* ============================================================================================== *
  *                                        IMPLEMENTATION                                          *
  * ============================================================================================== */
+/* A file says what it wants before it includes sae.h for the first time. */
+#if defined(SAE_CUDA_IMPLEMENTATION) && !defined(SAE_CUDA)
+#error "sae.h: SAE_CUDA_IMPLEMENTATION needs SAE_CUDA to be defined too"
+#elif defined(SAE_CUDA) && !defined(SAEI_CUDA_DECLARED)
+#error "sae.h: SAE_CUDA must be defined where this file includes sae.h for the first time"
+#elif defined(SAEI_IMPLEMENTED) && defined(SAE_IMPLEMENTATION) && !defined(SAEI_LIBRARY_IMPLEMENTED)
+#error "sae.h: SAE_IMPLEMENTATION must be defined with SAE_CUDA_IMPLEMENTATION, or in another file"
+#elif defined(SAEI_IMPLEMENTED) && defined(SAE_CUDA_IMPLEMENTATION)                                \
+    && !defined(SAE_CUDA_CUH_INCLUDED)
+#error "sae.h: SAE_CUDA_IMPLEMENTATION must be defined with SAE_IMPLEMENTATION, or in another file"
+#endif
 #if (defined(SAE_IMPLEMENTATION) || (defined(SAE_CUDA) && defined(SAE_CUDA_IMPLEMENTATION)))       \
     && !defined(SAEI_IMPLEMENTED)
 #define SAEI_IMPLEMENTED
@@ -143,6 +154,7 @@ extern "C" {
 #include "base/adam.h"
 
 #ifdef SAE_IMPLEMENTATION
+#define SAEI_LIBRARY_IMPLEMENTED
 #include "base/system.h"
 
 #ifdef __cplusplus
@@ -170,6 +182,12 @@ extern "C" {
 #include "tensor/open.h"
 
 #include "kernels/table.h"
+#include "kernels/portable.h"
+#include "kernels/neon.h"
+#include "kernels/avx2.h"
+#include "kernels/avx512.h"
+#include "kernels/avx512_encode.h"
+#include "kernels/avx512_train.h"
 #include "kernels/isa.h"
 #include "kernels/context.h"
 
@@ -184,13 +202,16 @@ extern "C" {
 #include "backend/cpu_weights.h"
 #include "backend/cpu_table.h"
 
+#include "dict/dictionary.h"
 #include "dict/params.h"
+#include "dict/tensors.h"
 #include "dict/infer.h"
 #include "dict/top_k.h"
 #include "dict/rows.h"
 #include "dict/prepared.h"
 #include "dict/encode.h"
 #include "dict/decode.h"
+#include "dict/forward.h"
 #include "dict/steer.h"
 #include "dict/linear.h"
 
@@ -206,23 +227,30 @@ extern "C" {
 #include "formats/formats.h"
 #include "formats/gguf.h"
 
-#include "train/optimizer.h"
-#include "train/schemes.h"
-#include "train/object.h"
+#include "train/schedule.h"
+#include "train/blocks.h"
+#include "train/trainer.h"
 #include "train/gradients.h"
+#include "train/schemes.h"
+#include "train/hyperparameters.h"
+#include "train/check.h"
+#include "train/create.h"
 #include "train/step.h"
 #include "train/stats.h"
 #include "train/state.h"
 #include "train/session.h"
-#include "train/hyperparameters.h"
+#include "train/set.h"
 #include "train/config.h"
 
 #include "run/buffer.h"
 #include "run/batches.h"
 #include "run/loop.h"
 #include "run/resume.h"
+#include "run/saving.h"
+#include "run/steps.h"
 #include "run/metrics.h"
 #include "run/pursuit.h"
+#include "run/experiments.h"
 
 #ifdef __cplusplus
 } /* extern "C" */

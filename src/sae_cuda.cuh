@@ -1,12 +1,17 @@
-/*  sae_cuda.cuh - the CUDA filling of sae.h's >>backend: one NVIDIA GPU (sm_80 and up).
+/*  sae_cuda.cuh - the CUDA backend of sae.h (its >>backend): one NVIDIA GPU, sm_80 and up.
 
-    Taken in by sae.h, see its >>cuda for the two ways to build; not to be included by itself. Needs
-    the CUDA toolkit's runtime and cuBLASLt, nothing else, and of sae.h its public half and >>math.
+    sae.h includes it; see >>cuda there for the two ways to build. Do not include it by itself. It
+    needs the CUDA toolkit's runtime and cuBLASLt, and of sae.h the public half and >>math.
 
-    Results are those of the CPU filling, bit for bit: every operation that reaches a result names
+    Results are those of the CPU backend, bit for bit: every operation that reaches a result names
     its rounding (__fmaf_rn, __dadd_rn, ...), sums have >>backend's canonical order, and cuBLASLt's
-    product only proposes (>>cuda: screened encode). Nothing waits for the device but download,
-    status and the throttle in end_step; nothing is allocated in a step.
+    product only proposes candidates (>>cuda: screened encode). The host waits for the device in
+    download and status, and in end_step if it is several steps ahead; a step allocates nothing.
+
+    In comments, a quad is four neighbouring threads of a warp, and nnz the number of entries of all
+    lists. Most kernels state the bytes or floating point operations that bound their time, and what
+    that is for W2: TopK with d 512, m 32768, 8192 rows, k 64. Times are estimates for an H200, see
+    bench/RESULTS.md.
 
     CONTENTS (search for the tag)
         >>cuda: state        errors, launching, memory, streams, the step as one graph

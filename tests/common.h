@@ -2,6 +2,7 @@
     about.json, for several tests. Include behind check.h. */
 #ifndef COMMON_H
 #define COMMON_H
+#include "inside.h"
 
 /* ---- an allocator that counts, and fails when told to ----------------------------------------- */
 
@@ -53,19 +54,15 @@ CHECK_UNUSED static sae_context *common_counted(const sae_backend *backend, int 
 /* ---- fixtures: a folder with about.json, what a program computed beside it --------------------- */
 
 /* FOLDER/about.json, NULL if there is none. */
-CHECK_UNUSED static sae_json *common_about(const sae_context *ctx, const char *folder) {
-    size_t size;
-    char *text = check_read(check_path("%s/about.json", folder), &size);
+CHECK_UNUSED static sae_json *common_about(sae_context *ctx, const char *folder) {
+    const char *path = check_path("%s/about.json", folder);
     sae_json *root = NULL;
-    if (!text) return NULL;
-    if (saei_json_parse(ctx, "about.json", text, size, &root) != SAE_OK)
-        CHECK(false, "%s: %s", folder, sae_error(ctx));
-    free(text);
+    if (check_exists(path)) CHECK_OK(ctx, sae_json_open(ctx, path, &root), return NULL);
     return root;
 }
 CHECK_UNUSED static const char *common_about_text(const sae_json *about, const char *key) {
-    const sae_json *v = sae_json_get(about, key);
-    return v && v->type == SAE_JSON_STRING ? v->string : "";
+    const char *text = sae_json_text(sae_json_get(about, key));
+    return text ? text : "";
 }
 
 /* got [rows,width] against FOLDER/NAME.npy row by row: about's tolerance of the row's largest entry,
@@ -75,7 +72,7 @@ CHECK_UNUSED static void common_near(sae_context *ctx, const sae_json *about, co
                                      size_t width) {
     size_t count;
     float *want = check_tensor(ctx, check_path("%s/%s.npy", folder, name), NULL, &count, NULL);
-    double tolerance = sae_json_get(about, "tolerance")->number;
+    double tolerance = sae_json_number(sae_json_get(about, "tolerance"));
     const sae_json *listed = sae_json_get(about, "nonfinite_rows");
     if (!want) return;
     CHECK(count == rows * width, "%s has %d values, ours %d", name, (int)count,
@@ -85,8 +82,8 @@ CHECK_UNUSED static void common_near(sae_context *ctx, const sae_json *about, co
         bool free_row = false;
         double worst, largest;
         for (size_t j = 0; j < width; j++) free_row = free_row || !isfinite(w[j]);
-        for (const sae_json *v = listed ? listed->child : NULL; v; v = v->next)
-            free_row = free_row || v->integer == (int64_t)r;
+        for (const sae_json *v = sae_json_first(listed); v; v = sae_json_next(v))
+            free_row = free_row || sae_json_number(v) == (double)r;
         if (free_row) continue;
         worst = check_distance(got + r * width, w, width, &largest);
         CHECK(worst <= tolerance * fmax(1, largest), "%s row %d off by %.1e", name, (int)r, worst);
@@ -127,29 +124,47 @@ CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
 /* ---- trainers and dictionaries ----------------------------------------------------------------- */
 
 /* The instruction sets there are kernels for on this kind of processor; not every one has all. */
-#if defined(SAEI_NEON)
+#if defined(__aarch64__)
 CHECK_UNUSED static const char *const common_sets[] = { "portable", "neon" };
 #else
 CHECK_UNUSED static const char *const common_sets[] = { "portable", "avx2", "avx512", "avx512vnni" };
 #endif
 enum { COMMON_SETS = sizeof common_sets / sizeof *common_sets };
 
+/* The place in which the CPU backend's operations work on weights [m][ld] of dimension d, ld d in whole
+   vectors of 16; until common_work_end. */
+CHECK_UNUSED static sae_work common_work(sae_context *ctx, size_t d, size_t m) {
+    const sae_backend *ops = sae_cpu_backend();
+    sae_work w;
+    memset(&w, 0, sizeof w);
+    w.ctx = ctx;
+    w.shape.batch = 1;
+    w.shape.d = d;
+    w.shape.ld = (d + 15) / 16 * 16;
+    w.shape.dict_size = m;
+    CHECK(ops->open(ctx, &w.state) == SAE_OK, "open");
+    w.scratch = ops->alloc(&w, ops->scratch_bytes(&w, &w.shape));
+    CHECK(w.scratch, "no memory");
+    return w;
+}
+CHECK_UNUSED static void common_work_end(sae_work *w) {
+    sae_cpu_backend()->free(w, w->scratch);
+    sae_cpu_backend()->close(w->ctx, w->state);
+}
+
 /* The number of trainers, and the kind of number i. */
-enum { COMMON_KINDS = 9 };
+enum { COMMON_KINDS = SAE_NUM_TRAINERS };
 CHECK_UNUSED static sae_trainer_kind common_kind(size_t i) { return (sae_trainer_kind)(i + 1); }
 
 CHECK_UNUSED static sae_arch common_arch(const sae_trainer_desc *s) {
     if (s->arch) return s->arch;
     switch (s->kind) {
-    case SAE_TRAINER_GATED:
-    case SAE_TRAINER_GATED_ANNEAL: return SAE_ARCH_GATED;
-    case SAE_TRAINER_DEFAULT:
-    case SAE_TRAINER_TOP_K: return SAE_ARCH_TOP_K;
-    case SAE_TRAINER_BATCH_TOP_K: return SAE_ARCH_BATCH_TOP_K;
-    case SAE_TRAINER_MATRYOSHKA: return SAE_ARCH_MATRYOSHKA;
-    case SAE_TRAINER_JUMP_RELU: return SAE_ARCH_JUMP_RELU;
-    default: return SAE_ARCH_STANDARD;
+#define SAE_X(kind, value, arch, name, reference, older) case kind: return arch;
+        SAE_TRAINERS(SAE_X)
+#undef SAE_X
+    case SAE_TRAINER_DEFAULT: break;
     }
+    return SAE_ARCH_TOP_K;
 }
 
 /* Hyperparameters for about 20 steps, so that every schedule gets to do something. */

@@ -33,9 +33,9 @@ else
 fi
 
 for std in c++11 c++17; do
-    if $CXX -std=$std -Wall -Wextra -Werror -DTEST_CPP_IMPLEMENTATION -c "$root/tests/test_cpp.cpp" \
+    if $CXX -std=$std -Wall -Wextra -Werror -DTEST_CPP_IMPLEMENTATION -I"$root" -c "$root/tests/test_cpp.cpp" \
            -o "$tmp/impl.o" 2> "$tmp/log" &&
-       $CXX -std=$std -Wall -Wextra -Werror -c "$root/tests/test_cpp.cpp" -o "$tmp/use.o" 2>> "$tmp/log" &&
+       $CXX -std=$std -Wall -Wextra -Werror -I"$root" -c "$root/tests/test_cpp.cpp" -o "$tmp/use.o" 2>> "$tmp/log" &&
        $CXX "$tmp/use.o" "$tmp/impl.o" -lm -o "$tmp/cpp" 2>> "$tmp/log" && "$tmp/cpp" > /dev/null
     then good; else bad "$std:"; head -n 20 "$tmp/log"; fi
 done

@@ -5,7 +5,7 @@
     Tolerance: none, memcmp. */
 #define SAE_IMPLEMENTATION
 #define CHECK_PLAIN_NUMBERS
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 
@@ -146,7 +146,7 @@ static void same_bits(void) {
    nothing. */
 static void fast_paths(size_t D, size_t M, size_t N) {
     static sae_backend composed;
-    composed = *saei_cpu_backend();
+    composed = *sae_cpu_backend();
     composed.reconstruct = NULL;
     composed.adam_rows = NULL;
     composed.catch_up = NULL;
@@ -219,7 +219,7 @@ end:
 /* Rows that wait for their latents to fire. Oracle: a backend where none ever does. */
 static void silent_rows(void) {
     static sae_backend eager;
-    eager = *saei_cpu_backend();
+    eager = *sae_cpu_backend();
     eager.catch_up = NULL;
     for (size_t i = 0; i < COMMON_KINDS; i++) {
         size_t count, other_count;

@@ -3,10 +3,10 @@
     TEST_CPP_IMPLEMENTATION. Oracle: the compiler at -Wall -Wextra -Werror. */
 #ifdef TEST_CPP_IMPLEMENTATION
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #else
-#include "../sae.h"
-#include "../sae.h" /* twice is fine */
+#include "sae.h"
+#include "sae.h" /* twice is fine */
 #include <cstdio>
 #include <vector>
 

@@ -74,11 +74,11 @@ static void all_operations(int s) {
     sae_context *cpu = context_of(NULL), *cuda = context_of(sae_cuda_backend(), &ways[s % 3]);
     char what[32];
     if (!cpu || !cuda) return;
-    operations_of(saei_cpu_backend(), cpu, "cpu", true);
+    operations_of(sae_cpu_backend(), cpu, "cpu", true, MOODS);
     snprintf(what, sizeof what, "cuda, seed %d", s);
     guard(false);
     seed((uint64_t)s);
-    operations_of(sae_cuda_backend(), cuda, what, false);
+    operations_of(sae_cuda_backend(), cuda, what, false, MOODS);
     clean(what);
     guard(true);
     sae_context_destroy(cpu);
@@ -121,7 +121,7 @@ static void all_trainers(void) {
     check_test = NULL;
 }
 
-/* Losses, L0 and dead latents that a trainer tells of are the CPU's too. */
+/* A trainer's statistics (losses, L0, dead latents) are the CPU's too. */
 static void all_stats(void) {
     enum { D = 20, M = 64, B = 48 };
     static float x[B * D];
@@ -159,8 +159,8 @@ static bool says(const sae_context *ctx, const char *what) {
     return strstr(sae_error(ctx), what) != NULL;
 }
 
-/* NaN in a batch: the run behind the host reports it by the next look, the weights are those before,
-   and training goes on from there as if the batch had not been. */
+/* NaN in a batch: the device comes to it later than the host; the next call that polls it reports the
+   error, the weights are those before, and training goes on as if the batch had not been. */
 static void bad_batches(void) {
     enum { D = 20, M = 64, B = 48 };
     static float x[B * D];
@@ -228,7 +228,7 @@ static void wrong_calls(void) {
 
 #ifdef SAE_EMU
 enum { ERROR_STEPS = 3 };
-/* Creates, trains and looks, until something fails. */
+/* Creates a trainer, trains and reads statistics, until something fails. */
 static sae_result attempt(sae_context *ctx) {
     enum { D = 20, M = 64, B = 48 };
     static float x[B * D];
@@ -283,7 +283,7 @@ static void failing_devices(void) {
     clean("a whole run");
 
     /* Each call in turn fails, once and then for good. A step's own recovery (a graph that cannot be
-       updated) may succeed; everything else must be told of. */
+       updated) may succeed; everything else must be reported. */
     for (int sticky = 0; sticky < 2; sticky++) {
         unsigned long silent = 0, tried = 0;
         for (unsigned long n = 1; n <= calls; n += 1 + n / 40) {
@@ -300,7 +300,7 @@ static void failing_devices(void) {
             sae_context_destroy(ctx);
             CHECK(emu_in_use() == 0, "call %lu: %zu bytes of device memory are left", n, emu_in_use());
         }
-        CHECK(silent * 4 < tried, "%lu of %lu failing calls were not told of", silent, tried);
+        CHECK(silent * 4 < tried, "%lu of %lu failing calls were not reported", silent, tried);
         emu_reset();
     }
 }

@@ -4,7 +4,7 @@
     end, the host reading device memory, copies not waited for, errors that stay.
     Oracle: sums and tables made here on the host. Tolerance: none, but for matrix products, which the
     emulation errs on purpose: (k / 16 + 1) 2^-23 of the sum of |a b|. */
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "emu.h"
 #include <cublasLt.h>

@@ -4,7 +4,7 @@
     i-th call drives every way out of create, train, load and save; a backend that fails drives the
     steps. Tolerance: none. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 #include <signal.h>
@@ -14,19 +14,27 @@
 
 static int log_lines;
 static char log_last[1024];
-static void on_log(sae_log_level level, const char *message, void *user) {
+static sae_result log_result;
+static void on_log(sae_log_level level, sae_result result, const char *message, void *user) {
     (void)level;
     (void)user;
     log_lines++;
+    log_result = result;
     snprintf(log_last, sizeof log_last, "%s", message);
 }
+
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        sae_result try_result = (call);                                                            \
+        if (try_result != SAE_OK) return try_result;                                               \
+    } while (0)
 
 /* The call must give `want`, with a sentence that holds `given`. */
 static bool provoked[16]; /* by -result: each code must come up (every_code) */
 #define EXPECT(call, want, given)                                                                  \
     do {                                                                                           \
         sae_result e_;                                                                             \
-        ctx->error[0] = 0;                                                                         \
+        sae_context_fail(ctx, SAE_OK, "%s", "");                                                   \
         e_ = (call);                                                                               \
         provoked[-(int)e_ & 15] = true;                                                            \
         CHECK(e_ == (want), "%s gives %s (%s), want %s", #call, sae_result_name(e_),               \
@@ -68,7 +76,14 @@ static void names(void) {
     }
 }
 
-static void contexts(void) {
+static void no_pool(size_t parts, sae_part_fn fn, void *arg, void *user) {
+    (void)parts;
+    (void)fn;
+    (void)arg;
+    (void)user;
+}
+
+static void contexts_refused(void) {
     sae_context_desc desc;
     sae_context *ctx = (sae_context *)(uintptr_t)5;
     memset(&desc, 0, sizeof desc);
@@ -78,6 +93,10 @@ static void contexts(void) {
     desc.threads = 200000;
     CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID, "threads 200000");
     desc.threads = 0;
+    desc.pool.run = no_pool;
+    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID && strstr(log_last, "threads is 0"),
+          "a pool of 0 workers: %s", log_last);
+    desc.pool.run = NULL;
     desc.instruction_set = "mmx";
     CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID && strstr(log_last, "avx512vnni"),
           "instruction set mmx: %s", log_last);
@@ -88,10 +107,13 @@ static void contexts(void) {
     CHECK(sae_context_create(&desc, NULL) == SAE_ERR_INVALID && strstr(log_last, "out is NULL"),
           "no out: %s", log_last);
     desc.allocator.free = common_free;
-    common_memory.fail_at = 0;
-    common_memory.calls = 0;
-    CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_OUT_OF_MEMORY && strstr(log_last, "no memory"),
-          "no memory for a context: %s", log_last);
+    for (long at = 0; at < 2; at++) {
+        common_memory.fail_at = at;
+        common_memory.calls = 0;
+        CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_OUT_OF_MEMORY
+                  && strstr(log_last, "no memory"), "no memory for a context: %s", log_last);
+        CHECK(common_memory.live == 0, "%ld blocks of a refused context", common_memory.live);
+    }
     common_memory.fail_at = -1;
     log_lines = 0;
     CHECK(ctx == (sae_context *)(uintptr_t)5, "out was touched");
@@ -103,10 +125,19 @@ static void contexts(void) {
         CHECK(!strcmp(sae_error(ctx), ""), "an error before any");
         memset(&dd, 0, sizeof dd);
         CHECK(sae_dictionary_create(ctx, &dd, &dict) == SAE_ERR_INVALID, "an empty desc");
-        CHECK(log_lines == 1 && !strcmp(log_last, sae_error(ctx)), "the logger heard %d lines: %s",
-              log_lines, log_last);
+        CHECK(log_lines == 1 && !strcmp(log_last, sae_error(ctx)) && log_result == SAE_ERR_INVALID,
+              "the logger heard %d lines, result %d: %s", log_lines, (int)log_result, log_last);
         sae_context_destroy(ctx);
     }
+}
+
+static void contexts(void) {
+    CHECK(!strcmp(sae_version(), SAE_VERSION)
+              && !strcmp(SAE_VERSION, check_path("%d.%d.%d", SAE_VERSION_NUMBER / 10000,
+                                                 SAE_VERSION_NUMBER / 100 % 100,
+                                                 SAE_VERSION_NUMBER % 100)),
+          "version %s", sae_version());
+    contexts_refused();
 }
 
 static void dictionaries(sae_context *ctx) {
@@ -192,6 +223,7 @@ static void trainers(sae_context *ctx) {
     const sae_trainer_desc anneal = common_trainer(SAE_TRAINER_P_ANNEAL, 6, 12, 4, 20);
     const sae_trainer_desc jump = common_trainer(SAE_TRAINER_JUMP_RELU, 6, 12, 4, 20);
     sae_trainer_desc s;
+    sae_memory memory;
 #define BAD(start, change, given)                                                                  \
     do {                                                                                           \
         s = start;                                                                                 \
@@ -202,6 +234,13 @@ static void trainers(sae_context *ctx) {
     EXPECT(sae_trainer_create(ctx, NULL, &trainer), SAE_ERR_INVALID, "desc");
     EXPECT(sae_trainer_create(ctx, &ok, NULL), SAE_ERR_INVALID, "out");
     BAD(ok, s.kind = (sae_trainer_kind)77, "77");
+    BAD(ok, s.kind = (sae_trainer_kind)(SAE_NUM_TRAINERS + 1), "10");
+    BAD(ok, s.resample_steps = 5, "resample_steps is 5, which top_k does not have; it belongs to standard");
+    BAD(standard, s.sparsity_queue_length = (size_t)INT32_MAX + 1, "sparsity_queue_length");
+    EXPECT(sae_trainer_memory(ctx, NULL, &memory), SAE_ERR_INVALID, "desc");
+    EXPECT(sae_trainer_memory(ctx, &ok, NULL), SAE_ERR_INVALID, "out");
+    s = ok, s.k = 0;
+    EXPECT(sae_trainer_memory(ctx, &s, &memory), SAE_ERR_INVALID, "sae_trainer_memory: k is 0");
     BAD(ok, s.activation_dim = 0, "activation_dim");
     BAD(ok, s.dict_size = 0, "dict_size");
     BAD(ok, s.batch_size = 0, "batch_size");
@@ -289,13 +328,14 @@ static void trainers(sae_context *ctx) {
         CHECK(stats.step == 1, "stats are of step %d", (int)stats.step);
         EXPECT(sae_trainer_stats(trainer, NULL), SAE_ERR_INVALID, "out");
         CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, 3), (void)0);
-        CHECK(sae_trainer_info(trainer).lr > 0 && sae_trainer_info(trainer).steps == 20, "info");
+        CHECK(sae_trainer_get_desc(trainer)->lr > 0 && sae_trainer_get_desc(trainer)->steps == 20,
+              "desc");
         sae_trainer_destroy(trainer);
         /* the same updates as without the refused ones */
         trainer = untouched;
         check_test = NULL;
     }
-    { /* defaults are idempotent and in the info */
+    { /* defaults are idempotent and in the desc */
         sae_trainer_desc a, b;
         memset(&a, 0, sizeof a);
         a.kind = SAE_TRAINER_TOP_K;
@@ -517,7 +557,7 @@ static void truncated(sae_context *ctx) {
             sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false, 0, 0, NULL, 0, NULL };
             sae_result result;
             check_write(cut, data, n);
-            ctx->error[0] = 0;
+            sae_context_fail(ctx, SAE_OK, "%s", "");
             result = sae_tensor_file_open(ctx, cut, &file);
             CHECK(result == SAE_ERR_FORMAT || result == SAE_ERR_UNSUPPORTED, "cut at %d of %d gives %s",
                   (int)n, (int)size, sae_result_name(result));
@@ -558,6 +598,11 @@ static int entries(const char *folder) {
     return n;
 }
 
+static bool ends_with(const char *text, const char *ending) {
+    size_t n = strlen(text), k = strlen(ending);
+    return n >= k && !strcmp(text + n - k, ending);
+}
+
 /* The first file below folder that is still temporary, or cannot be read as what it is called; NULL
    if there is none. */
 static const char *half_written(const char *folder) {
@@ -569,7 +614,7 @@ static const char *half_written(const char *folder) {
         struct stat st;
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || stat(path, &st)) continue;
         if (S_ISDIR(st.st_mode)) found = half_written(path);
-        else if (saei_ends_with(path, ".tmp") || st.st_size == 0) found = path;
+        else if (ends_with(path, ".tmp") || st.st_size == 0) found = path;
     }
     if (dir) closedir(dir);
     return found;
@@ -603,30 +648,6 @@ static void temporaries(sae_context *ctx) {
     mkdir(temporary, 0777);
     EXPECT(sae_tensor_file_write(ctx, path, &t, 1), SAE_ERR_IO, temporary);
     CHECK(check_exists(temporary), "a folder is gone");
-    check_remove(folder);
-}
-
-/* Of two that write one file at a time the later wins, the other is told and harms nothing. */
-static void two_writers(sae_context *ctx) {
-    const char *folder = check_path("%s/two", check_temp());
-    const char *path = check_path("%s/a.txt", folder);
-    saei_writer first, second;
-    size_t size = 0;
-    char *now;
-    mkdir(folder, 0777);
-    for (int given_up = 0; given_up < 2; given_up++) {
-        CHECK_OK(ctx, saei_writer_open(ctx, "first", path, &first), return);
-        saei_writer_put(&first, "old", 3);
-        CHECK_OK(ctx, saei_writer_open(ctx, "second", path, &second), return);
-        if (given_up) saei_writer_abandon(&first);
-        else EXPECT(saei_writer_finish(&first), SAE_ERR_IO, "another program");
-        saei_writer_put(&second, "later", 5);
-        CHECK_OK(ctx, saei_writer_finish(&second), (void)0);
-        now = check_read(path, &size);
-        CHECK(now && size == 5 && !memcmp(now, "later", 5), "%d bytes", (int)size);
-        CHECK(entries(folder) == 1, "%d files instead of 1", entries(folder));
-        free(now);
-    }
     check_remove(folder);
 }
 
@@ -678,7 +699,7 @@ static sae_result op_dictionary(sae_context *ctx) {
     sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
     sae_dictionary_desc dd = common_dictionary(&s);
     sae_dictionary *dict;
-    SAEI_TRY(sae_dictionary_create(ctx, &dd, &dict));
+    TRY(sae_dictionary_create(ctx, &dd, &dict));
     sae_dictionary_destroy(dict);
     return SAE_OK;
 }
@@ -690,11 +711,11 @@ static sae_result op_save(sae_context *ctx, const char *ending) {
     sae_result result;
     memset(&load, 0, sizeof load);
     load.arch = dd.arch;
-    SAEI_TRY(sae_dictionary_create(ctx, &dd, &dict));
+    TRY(sae_dictionary_create(ctx, &dd, &dict));
     result = sae_dictionary_save(dict, check_path("%s/op.%s", check_temp(), ending));
     sae_dictionary_destroy(dict);
-    SAEI_TRY(result);
-    SAEI_TRY(sae_dictionary_load(ctx, &load, check_path("%s/op.%s", check_temp(), ending), &back));
+    TRY(result);
+    TRY(sae_dictionary_load(ctx, &load, check_path("%s/op.%s", check_temp(), ending), &back));
     sae_dictionary_destroy(back);
     return SAE_OK;
 }
@@ -706,7 +727,7 @@ static sae_result op_trainer(sae_context *ctx) {
     sae_result result = SAE_OK;
     s.init = start_path;
     if (op_kind == SAE_TRAINER_STANDARD) s.resample_steps = 3;
-    SAEI_TRY(sae_trainer_create(ctx, &s, &trainer));
+    TRY(sae_trainer_create(ctx, &s, &trainer));
     for (int i = 0; i < 5 && result == SAE_OK; i++)
         result = sae_trainer_step(trainer, rows + i * B * D, NULL, B);
     sae_trainer_destroy(trainer);
@@ -758,8 +779,8 @@ static sae_result op_evaluate(sae_context *ctx) {
     memset(&e, 0, sizeof e);
     e.buffer.source.data = rows, e.buffer.source.rows = ROWS, e.buffer.source.dim = D;
     e.buffer.batch_size = B;
-    SAEI_TRY(sae_dictionary_load(ctx, &load, start_path, &dict));
-    result = sae_evaluate(ctx, &e, dict, &metrics);
+    TRY(sae_dictionary_load(ctx, &load, start_path, &dict));
+    result = sae_evaluate(dict, &e, &metrics);
     if (result == SAE_OK) result = sae_grad_pursuit(dict, rows, B, 3, f);
     if (result == SAE_OK && dict->desc.k) {
         sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
@@ -771,7 +792,7 @@ static sae_result op_evaluate(sae_context *ctx) {
 }
 static sae_result op_config(sae_context *ctx) {
     sae_config *config;
-    SAEI_TRY(sae_config_open(ctx, check_path("%s/golden/gated/config.json",
+    TRY(sae_config_open(ctx, check_path("%s/golden/gated/config.json",
                                              check_path("%s/tests", check_root())), &config));
     sae_config_close(config);
     return SAE_OK;
@@ -849,7 +870,7 @@ static void out_of_memory(bool once) {
     check_test = NULL;
 }
 
-/* Steps and inference take no memory. */
+/* What a trainer and a session hold is what was told before, and steps and inference take none. */
 static void no_allocation(void) {
     for (size_t k = 0; k < COMMON_KINDS; k++) {
         sae_context *ctx = common_counted(NULL, 2);
@@ -862,12 +883,22 @@ static void no_allocation(void) {
         float value[B * M];
         sae_sparse sparse = { row_begin, latent, value, B * M };
         sae_stats stats;
+        sae_session *session;
+        sae_memory memory;
+        size_t held;
         long before;
         if (!ctx) return;
         check_test = sae_trainer_name(common_kind(k));
         if (common_kind(k) == SAE_TRAINER_STANDARD) s.resample_steps = 3;
         if (s.k) s.dead_feature_threshold = B;
+        s.lm_name = "a model";
+        held = common_memory.held;
+        CHECK_OK(ctx, sae_trainer_memory(ctx, &s, &memory), continue);
+        CHECK(common_memory.held == held, "telling how much memory kept some");
         CHECK_OK(ctx, sae_trainer_create(ctx, &s, &trainer), continue);
+        CHECK(common_memory.held - held == memory.host && !memory.device,
+              "a trainer holds %d bytes, told were %d", (int)(common_memory.held - held),
+              (int)memory.host);
         before = common_memory.calls;
         for (int i = 0; i < 12; i++)
             CHECK_OK(ctx,
@@ -885,6 +916,14 @@ static void no_allocation(void) {
         CHECK_OK(ctx, sae_encode_sparse(dict, rows, B, &sparse), (void)0);
         CHECK_OK(ctx, sae_decode_sparse(dict, &sparse, B, x_hat), (void)0);
         CHECK(common_memory.calls == before, "inference took memory %d times", (int)(common_memory.calls - before));
+        held = common_memory.held;
+        CHECK_OK(ctx, sae_session_memory(dict, B, &memory), continue);
+        CHECK(common_memory.held == held, "telling how much memory kept some");
+        CHECK_OK(ctx, sae_session_create(dict, B, &session), continue);
+        CHECK(common_memory.held - held == memory.host && !memory.device,
+              "a session holds %d bytes, told were %d", (int)(common_memory.held - held),
+              (int)memory.host);
+        sae_session_destroy(session);
         sae_trainer_destroy(trainer);
         sae_context_destroy(ctx);
         CHECK(common_memory.live == 0, "%d blocks are left", (int)common_memory.live);
@@ -994,7 +1033,7 @@ static void loops(sae_context *ctx) {
     d = ok, d.save_dir = run_path, d.resume = true, d.flat = true;
     CHECK_OK(ctx, sae_train(ctx, &d), return);
     check_write(check_path("%s/config.json", run_path), "{\"sae.h\": {", 11);
-    ctx->error[0] = 0;
+    sae_context_fail(ctx, SAE_OK, "%s", "");
     CHECK_OK(ctx, sae_train(ctx, &d), (void)0);
     CHECK(!sae_error(ctx)[0], "a run that succeeds leaves \"%s\"", sae_error(ctx));
     check_remove(run_path);
@@ -1012,7 +1051,7 @@ static void loops(sae_context *ctx) {
         memset(&e, 0, sizeof e);
         e.buffer = ok.buffer;
         CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return);
-        EXPECT(sae_evaluate(ctx, &e, dict, &m), SAE_ERR_MISMATCH, "7");
+        EXPECT(sae_evaluate(dict, &e, &m), SAE_ERR_MISMATCH, "7");
         sae_dictionary_destroy(dict);
     }
 }
@@ -1023,15 +1062,15 @@ static int backend_left; /* allocations until none are left; status calls until 
 static bool backend_broken;
 static void *failing_alloc(const sae_work *w, size_t bytes) {
     if (backend_left-- <= 0) return NULL;
-    return saei_cpu_backend()->alloc(w, bytes);
+    return sae_cpu_backend()->alloc(w, bytes);
 }
 static sae_result failing_status(const sae_work *w) {
-    if (backend_broken) return saei_fail(w->ctx, SAE_ERR_BACKEND, "test: the device fell off");
-    return saei_cpu_backend()->status(w);
+    if (backend_broken) return sae_backend_fail(w->ctx, SAE_ERR_BACKEND, "test: the device fell off");
+    return sae_cpu_backend()->status(w);
 }
 static sae_result failing_open(const sae_context *ctx, void **state) {
     (void)state;
-    return saei_fail(ctx, SAE_ERR_BACKEND, "test: no device");
+    return sae_backend_fail(ctx, SAE_ERR_BACKEND, "test: no device");
 }
 static void backend_guard(const sae_work *w, const uint32_t *bad, uint64_t step) {
     (void)w, (void)bad, (void)step;
@@ -1039,7 +1078,7 @@ static void backend_guard(const sae_work *w, const uint32_t *bad, uint64_t step)
 static void backend_begin(const sae_work *w) { (void)w; }
 static void backends(void) {
     for (size_t k = 0; k < COMMON_KINDS; k++) {
-        sae_backend fake = *saei_cpu_backend();
+        sae_backend fake = *sae_cpu_backend();
         sae_trainer_desc s = common_trainer(common_kind(k), D, M, B, 20);
         sae_context *ctx;
         sae_trainer *trainer = NULL;
@@ -1091,7 +1130,7 @@ static void incomplete_backends(void) {
     static const char *const says[] = { "adam of the backend \"cpu\"", "free of the backend \"cpu\"",
                                         "guard and tripped", "begin_step and end_step", "no name" };
     for (int i = 0; i < 5; i++) {
-        sae_backend table = *saei_cpu_backend();
+        sae_backend table = *sae_cpu_backend();
         sae_trainer_desc s = common_trainer(SAE_TRAINER_TOP_K, D, M, B, 20);
         sae_context *ctx = common_counted(&table, 1);
         sae_trainer *trainer = NULL;
@@ -1138,7 +1177,7 @@ static void full_disk_run(sae_context *ctx) {
         d.resume = false;
         small = limit, small.rlim_cur = room;
         setrlimit(RLIMIT_FSIZE, &small);
-        ctx->error[0] = 0;
+        sae_context_fail(ctx, SAE_OK, "%s", "");
         result = sae_train(ctx, &d);
         setrlimit(RLIMIT_FSIZE, &limit);
         CHECK(result == SAE_OK || (result == SAE_ERR_IO && strstr(sae_error(ctx), run_path)),
@@ -1204,7 +1243,8 @@ static void false_backups(sae_context *ctx) {
         CHECK_OK(ctx, sae_tensor_file_open(ctx, path, &file), goto end);
         t = sae_tensor_file_find(file, "trainer_0.numbers");
         CHECK(t && t->shape[0] == 8, "no numbers");
-        if (t) offset = (size_t)((const unsigned char *)t->data - file->map.data);
+        for (size_t i = 0; t && !offset && i + 64 <= size; i++) /* its 8 numbers */
+            if (!memcmp(whole + i, t->data, 64)) offset = i;
         sae_tensor_file_close(file);
         if (!offset) goto end;
         at = whole + offset;
@@ -1327,7 +1367,6 @@ int main(void) {
     truncated(ctx);
     check_test = "temporaries";
     temporaries(ctx);
-    two_writers(ctx);
     check_test = "full disk";
     full_disk(ctx);
     full_disk_run(ctx);

@@ -41,7 +41,7 @@ static void test_losses(void) {
     static const char *const kinds[] = { "top_k", "jumprelu" };
     const sae_dictionary *dicts[2];
     features_losses losses[2];
-    sae_metrics metrics[2];
+    features_metrics metrics[2];
     features_judge_desc how;
     sae_json *root = NULL;
     uint64_t rows = 0;
@@ -72,9 +72,10 @@ static void test_losses(void) {
                   "%s: %s is %.7f, want %.7f", kinds[i], keys[k], got[k],
                   sae_json_number(sae_json_get(want, keys[k])));
         CHECK(losses[i].tokens == (uint64_t)sae_json_number(sae_json_get(root, "tokens")), "tokens");
-        CHECK(metrics[i].loss_reconstructed == losses[i].reconstructed
-              && metrics[i].loss_zero == losses[i].zero, "judge gives the same losses");
-        CHECK(metrics[i].l0 > 1 && metrics[i].l0 < 12, "L0 is %.2f", metrics[i].l0);
+        CHECK(metrics[i].losses.reconstructed == losses[i].reconstructed
+              && metrics[i].losses.zero == losses[i].zero, "judge gives the same losses");
+        CHECK(metrics[i].rows.l0 > 1 && metrics[i].rows.l0 < 12, "L0 is %.2f",
+              metrics[i].rows.l0);
         sae_dictionary_destroy((sae_dictionary *)dicts[i]);
     }
     sae_json_close(root);
@@ -275,7 +276,7 @@ static void test_page(void) {
         runs[i].f = passes[i];
         runs[i].dict = dicts[i];
         runs[i].place = how.place;
-        runs[i].metrics.loss_original = (double)NAN;
+        runs[i].metrics.losses.original = (double)NAN;
         runs[i].log_trainer = -1;
     }
     CHECK_OK(ctx, features_collect(model, &text, passes, 2, NULL), return);

@@ -7,7 +7,7 @@
     Tolerance: none for round trips; for fixtures what their about.json says (2e-5 of max(1, largest
     entry of the row)). */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 
@@ -347,7 +347,7 @@ static void dictionary_fixture(const sae_json *about, const char *folder, const 
         }
         CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
         if (result != SAE_OK) break;
-        info = sae_dictionary_info(dict);
+        info = *sae_dictionary_get_desc(dict);
         CHECK(info.activation_dim * rows == count, "d is %d", (int)info.activation_dim);
         if (ways[w].rule) CHECK_OK(ctx, sae_dictionary_set_rule(dict, ways[w].rule), (void)0);
         f = (float *)malloc(rows * info.dict_size * sizeof *f);
@@ -377,24 +377,24 @@ static void tensor_fixture(const sae_json *about, const char *folder, const char
     if (result != SAE_OK && !strcmp(common_about_text(about, "expect"), "either")) return;
     CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
     if (result != SAE_OK) return;
-    for (const sae_json *t = tensors ? tensors->child : NULL; t; t = t->next) {
+    for (const sae_json *t = sae_json_first(tensors); t; t = sae_json_next(t)) {
         const sae_json *expected = sae_json_get(t, "expected");
-        const sae_tensor *got = sae_tensor_file_find(file, t->key);
+        const sae_tensor *got = sae_tensor_file_find(file, sae_json_key(t));
         size_t n = 1, count = 0;
         float *want, *values;
         if (!got && sae_tensor_file_count(file) == 1) got = sae_tensor_file_get(file, 0);
-        CHECK(got != NULL, "no tensor %s", t->key);
+        CHECK(got != NULL, "no tensor %s", sae_json_key(t));
         if (!got || !expected) continue;
-        want = check_tensor(ctx, check_path("%s/%s", folder, expected->string), NULL, &count, NULL);
+        want = check_tensor(ctx, check_path("%s/%s", folder, sae_json_text(expected)), NULL, &count, NULL);
         for (size_t i = 0; i < got->ndim; i++) n *= (size_t)got->shape[i];
-        CHECK(n == count, "%s has %d values, want %d", t->key, (int)n, (int)count);
+        CHECK(n == count, "%s has %d values, want %d", sae_json_key(t), (int)n, (int)count);
         if (want && n == count) {
             size_t other = 0;
             values = (float *)malloc((n + 1) * sizeof *values);
             sae_tensor_to_f32(got, values);
             for (size_t i = 0; i < n; i++)
                 other += !(values[i] == want[i] || (isnan(values[i]) && isnan(want[i])));
-            CHECK(other == 0, "%s: %d other values", t->key, (int)other);
+            CHECK(other == 0, "%s: %d other values", sae_json_key(t), (int)other);
             free(values);
         }
         free(want);
@@ -433,6 +433,34 @@ static void ours(void) {
     check_test = NULL;
 }
 
+/* Of two that write one file at a time the later wins, the other is told and harms nothing. */
+static void two_writers(void) {
+    const char *folder = check_path("%s/two", check_temp());
+    const char *path = check_path("%s/a.txt", folder);
+    saei_writer first, second;
+    size_t size = 0;
+    char *now;
+    mkdir(folder, 0777);
+    for (int given_up = 0; given_up < 2; given_up++) {
+        CHECK_OK(ctx, saei_writer_open(ctx, "first", path, &first), return);
+        saei_writer_put(&first, "old", 3);
+        CHECK_OK(ctx, saei_writer_open(ctx, "second", path, &second), return);
+        if (given_up) saei_writer_abandon(&first);
+        else
+            CHECK(saei_writer_finish(&first) == SAE_ERR_IO
+                      && strstr(sae_error(ctx), "another program"),
+                  "the first writer: %s", sae_error(ctx));
+        saei_writer_put(&second, "later", 5);
+        CHECK_OK(ctx, saei_writer_finish(&second), (void)0);
+        now = check_read(path, &size);
+        CHECK(now && size == 5 && !memcmp(now, "later", 5), "%d bytes", (int)size);
+        CHECK(rmdir(folder) != 0 && unlink(path) == 0 && rmdir(folder) == 0, "another file is left");
+        mkdir(folder, 0777);
+        free(now);
+    }
+    check_remove(folder);
+}
+
 int main(void) {
     static const char *const kinds[] = { "dl", "pt", "safetensors" };
     if (!(ctx = check_context(1))) return check_end();
@@ -441,6 +469,7 @@ int main(void) {
     strides();
     instruction_sets();
     checksums();
+    two_writers();
     char root[512];
     snprintf(root, sizeof root, "%s/tests/fixtures", check_root());
     CHECK(common_fixtures(ctx, root, fixture) >= 17, "fixtures are missing");

@@ -8,7 +8,7 @@
     Tolerance: that of each about.json; 2e-6 of max(1, largest of the row) against the naive one;
     none for what is copied; 1e-5 where b_dec or norms move into other parameters. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 
@@ -227,7 +227,7 @@ static void dictionary_fixture(const sae_json *about, const char *folder, const 
         free(x);
         return;
     }
-    info = sae_dictionary_info(dict);
+    info = *sae_dictionary_get_desc(dict);
     CHECK(info.activation_dim * rows == count, "d is %d", (int)info.activation_dim);
     CHECK(sae_dictionary_origin(dict)->format != SAE_FORMAT_NONE, "it comes from nowhere");
     f = (float *)malloc(rows * info.dict_size * sizeof *f);
@@ -259,9 +259,9 @@ static void array_fixture(const sae_json *about, const char *path) {
     const sae_json *tensors = sae_json_get(about, "tensors");
     if (result != SAE_OK && strcmp(common_about_text(about, "expect"), "load") != 0) clear_message();
     else CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
-    for (const sae_json *t = tensors && file ? tensors->child : NULL; t; t = t->next)
-        CHECK(sae_tensor_file_find(file, t->key) || sae_tensor_file_count(file) == 1,
-              "no tensor %s", t->key);
+    for (const sae_json *t = file ? sae_json_first(tensors) : NULL; t; t = sae_json_next(t))
+        CHECK(sae_tensor_file_find(file, sae_json_key(t)) || sae_tensor_file_count(file) == 1,
+              "no tensor %s", sae_json_key(t));
     sae_tensor_file_close(file);
 }
 
@@ -331,7 +331,7 @@ static void fixture(const sae_json *about, const char *folder, const char *path)
 static void same_function(const sae_dictionary *a, const sae_dictionary *b, double tolerance,
                           bool scaled) {
     enum { ROWS = 24 };
-    sae_dictionary_desc h = sae_dictionary_info(a), g = sae_dictionary_info(b);
+    sae_dictionary_desc h = *sae_dictionary_get_desc(a), g = *sae_dictionary_get_desc(b);
     float *x = (float *)malloc(ROWS * h.activation_dim * sizeof *x), *f[2], *x_hat[2];
     check_rng rng = { 3 };
     CHECK(h.activation_dim == g.activation_dim && h.dict_size == g.dict_size
@@ -559,10 +559,10 @@ static void evaluate_transcoder(void) {
     how.buffer.source.dim = 12;
     how.buffer.batch_size = ROWS;
     check_test = "evaluate";
-    CHECK(sae_evaluate(ctx, &how, dict, &got) == SAE_ERR_INVALID && strstr(sae_error(ctx), "target"),
+    CHECK(sae_evaluate(dict, &how, &got) == SAE_ERR_INVALID && strstr(sae_error(ctx), "target"),
           "no target, but: %s", sae_error(ctx));
     how.buffer.source.target = y;
-    CHECK_OK(ctx, sae_evaluate(ctx, &how, dict, &got), return);
+    CHECK_OK(ctx, sae_evaluate(dict, &how, &got), return);
     CHECK_OK(ctx, sae_forward(dict, x, ROWS, x_hat, NULL), return);
     for (size_t i = 0; i < ROWS * OUT; i++) {
         mean[0][i % OUT] += (double)y[i] / ROWS;

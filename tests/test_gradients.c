@@ -6,8 +6,9 @@
     difference is about h^2 f''' + 1e-16 loss / h, 1e-9 here. Starts are drawn until nothing lies within
     `margin` of a kink, so that no difference crosses one. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
+#include "inside.h"
 #include "oracle.h"
 
 typedef struct example {

@@ -346,7 +346,7 @@ static void saves_memory(void) {
             CHECK(!memcmp(dict->params, back->params, dict->num_params * sizeof(float)),
                   "other weights");
             sae_dictionary_destroy(back);
-            sae_memory_free(plain, data);
+            sae_context_free(plain, data);
             free(want);
         }
         sae_dictionary_destroy(dict);
@@ -378,7 +378,7 @@ static void tensors_memory(void) {
         sae_tensor_to_f32(sae_tensor_file_get(file, 0), out);
         CHECK(!memcmp(out, values, sizeof out), "other values");
         sae_tensor_file_close(file);
-        sae_memory_free(plain, data);
+        sae_context_free(plain, data);
         free(want);
     }
     check_test = NULL;

@@ -43,7 +43,7 @@ static void check_saved(sae_context *ctx, const sae_dictionary *dict, const pack
     size_t size = 0;
     CHECK_OK(ctx, sae_dictionary_save_memory(dict, "ae.pt", &data, &size), return);
     CHECK(size == p->size && !memcmp(data, p->data, size), "other bytes");
-    sae_memory_free(ctx, data);
+    sae_context_free(ctx, data);
 }
 
 int main(void) {

@@ -7,7 +7,7 @@
     table: operations_of takes any and reaches its memory through alloc, upload and download alone.
     The last check: no operation of the table was left out. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 #include "oracle_ops.h"
@@ -304,7 +304,9 @@ static void op_load_rows(rig *g) {
     uint32_t flags[2] = { 9, 9 }, *bad = (uint32_t *)up_bytes(g, flags, sizeof flags);
     static const float odd[] = { NAN, INFINITY, -INFINITY };
     sae_rows rows;
+    sae_tensor word;
     memset(&rows, 0, sizeof rows);
+    memset(&word, 0, sizeof word);
     rows.data = host;
     rows.stride = stride;
     for (size_t i = 0; i < g->n * stride; i++) host[i] = number(g);
@@ -332,8 +334,13 @@ static void op_load_rows(rig *g) {
             words[i] = (uint16_t)check_bits(&g->rng);
             if (half && (words[i] >> 10 & 31) == 31) words[i] ^= 1 << 10; /* finite */
             if (!half && (words[i] >> 7 & 255) == 255) words[i] ^= 1 << 7;
-            host[i] = half ? saei_half_value(words[i]) : saei_bf16_value(words[i]);
         }
+        word.dtype = half ? SAE_F16 : SAE_BF16;
+        word.ndim = 1;
+        word.shape[0] = g->n * stride;
+        word.stride[0] = 1;
+        word.data = words;
+        sae_tensor_to_f32(&word, host);
         oracle_op_load_rows(host, stride, g->n, g->d, g->ld, 3, want, flags + 1);
         for (int device = 0; device < 2; device++) {
             rows.dtype = half ? SAE_F16 : SAE_BF16;
@@ -1113,15 +1120,14 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 static uint64_t hashes[OPERATIONS][SHAPES][MOODS]; /* of the first run, and after each comparison */
 static uint64_t notes[OPERATIONS][SHAPES][MOODS][NOTES];
 
-/* Runs every operation of a backend; `first` notes its bits, later runs must give the same. With
-   several threads one mood is enough: how the work is cut does not depend on the numbers. */
+/* Runs every operation of a backend; `first` notes its bits, later runs must give the same. */
 static void operations_of(const sae_backend *backend, const sae_context *ctx, const char *what,
-                          bool first) {
+                          bool first, int moods) {
     static uint64_t scratch_notes[NOTES];
     const char *only = getenv("TEST_OPS"); /* those with this in their name */
     for (size_t o = 0; o < OPERATIONS; o++)
         for (size_t s = 0; s < SHAPES; s++)
-            for (int mood = 0; mood < (ctx->threads > 1 ? 1 : MOODS); mood++) {
+            for (int mood = 0; mood < moods; mood++) {
                 char name[160];
                 rig g;
                 if (only && !strstr(operations[o].name, only)) continue;
@@ -1160,13 +1166,14 @@ int main(void) {
                 continue;
             }
             snprintf(what, sizeof what, "%s, %d threads", common_sets[s], threads[t]);
-            operations_of(saei_cpu_backend(), ctx, what, first);
+            /* with several threads one: how the work is cut does not depend on the numbers */
+            operations_of(sae_cpu_backend(), ctx, what, first, threads[t] > 1 ? 1 : MOODS);
             first = false;
             sae_context_destroy(ctx);
         }
     CHECK(bits_left > 0 || getenv("TEST_OPS"), "no encode left bits");
 #define TOUCHED(result, name, need, parameters, arguments)                                         \
-    CHECK(touched[offsetof(sae_backend, name)] || !saei_cpu_backend()->name || getenv("TEST_OPS"), \
+    CHECK(touched[offsetof(sae_backend, name)] || !sae_cpu_backend()->name || getenv("TEST_OPS"),  \
           "operation %s was never called", #name);
     SAE_BACKEND_CONTROL(TOUCHED)
     SAE_BACKEND_OPERATIONS(TOUCHED)

@@ -1,5 +1,5 @@
-/*  Proves: Adam, ConstrainedAdam, clipping, the projections, the schedules, the random numbers and the
-    elementary functions.
+/*  Proves: Adam, ConstrainedAdam, clipping and the projections, as the trainers do them (the backend's
+    operations), the schedules, the random numbers and the elementary functions.
     Oracle: tests/oracle.h in double; the published known answers of Random123 for Philox4x32-10; libm
     for exp, log, pow. (golden/functions/{schedules,decoder_constraint} are in test_golden.)
     Tolerance: 2e-6 of the largest parameter over 50 steps (float32 rounding); 0 for known answers and
@@ -7,14 +7,25 @@
     2 + 3 |p ln x| of them: the relative error of p ln x (a log and a product) becomes an absolute one
     in the exponent. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
+#include "common.h"
 #include "oracle.h"
 
 static void fill(check_rng *rng, float *a, double *b, size_t n, double scale) {
     for (size_t i = 0; i < n; i++) {
         a[i] = (float)(scale * check_normal(rng));
         if (b) b[i] = (double)a[i];
+    }
+}
+
+/* fill of [rows][ld], zeros from column dim on. */
+static void fill_rows(check_rng *rng, float *a, double *b, const sae_work *w, double scale) {
+    for (size_t i = 0; i < w->shape.dict_size; i++) {
+        size_t at = i * w->shape.ld;
+        memset(a + at, 0, w->shape.ld * sizeof *a);
+        memset(b + at, 0, w->shape.ld * sizeof *b);
+        fill(rng, a + at, b + at, w->shape.d, scale);
     }
 }
 
@@ -29,11 +40,13 @@ static void near_doubles(const char *what, const float *got, const double *want,
     CHECK(worst <= tolerance * largest, "%s off by %.1e of %.1e", what, worst, largest);
 }
 
-static void test_adam(double beta1, size_t count) {
+static void test_adam(sae_context *ctx, double beta1, size_t count) {
+    const sae_backend *ops = sae_cpu_backend();
     const sae_adam_desc adam = { 3e-3, beta1, 0.999, 1e-8 };
     float w[600], g[600], first[600], second[600];
     double wd[600], gd[600], fd[600], sd[600];
     check_rng rng = { 11 };
+    sae_work work = common_work(ctx, 16, 1);
     memset(first, 0, sizeof first);
     memset(second, 0, sizeof second);
     memset(fd, 0, sizeof fd);
@@ -42,7 +55,7 @@ static void test_adam(double beta1, size_t count) {
     for (uint64_t t = 1; t <= 50; t++) {
         fill(&rng, g, gd, count, t % 7 ? 0.01 : 10);
         if (t % 5 == 0) g[0] = 0, gd[0] = 0;
-        sae_adam_step(&adam, t, w, g, beta1 == 0 && t % 2 ? NULL : first, second, count);
+        ops->adam(&work, &adam, t, NULL, 1, w, g, beta1 == 0 && t % 2 ? NULL : first, second, count);
         if (beta1 == 0) memset(first, 0, sizeof first);
         oracle_adam(adam.lr, beta1, 0.999, t, wd, gd, fd, sd, count);
     }
@@ -55,62 +68,73 @@ static void test_adam(double beta1, size_t count) {
         float before[600];
         still.lr = 0;
         memcpy(before, w, sizeof before);
-        sae_adam_step(&still, 51, w, g, first, second, count);
+        ops->adam(&work, &still, 51, NULL, 1, w, g, first, second, count);
         CHECK(!memcmp(before, w, count * sizeof *w), "lr 0 moves parameters");
     }
-    sae_adam_step(&adam, 1, NULL, NULL, NULL, NULL, 0); /* nothing to do, nothing done */
+    common_work_end(&work);
 }
 
-static void test_constrained(size_t rows, size_t dim) {
+/* fused: adam_rows, which takes the three steps in one reading. */
+static void test_constrained(sae_context *ctx, size_t rows, size_t dim, bool fused) {
     const sae_adam_desc adam = { 5e-3, 0.9, 0.999, 1e-8 };
-    size_t n = rows * dim;
+    const sae_backend *ops = sae_cpu_backend();
+    sae_work work = common_work(ctx, dim, rows);
+    size_t ld = work.shape.ld, n = rows * ld;
     float *w = (float *)calloc(4 * n, sizeof *w), *g = w + n, *first = g + n, *second = first + n;
     double *wd = oracle_doubles(4 * n), *gd = wd + n, *fd = gd + n, *sd = fd + n;
     check_rng rng = { 13 };
-    fill(&rng, w, wd, n, 1);
-    oracle_unit_rows(wd, rows, dim, 0);
-    sae_normalize_rows(w, rows, dim, 0);
+    fill_rows(&rng, w, wd, &work, 1);
+    oracle_unit_rows(wd, rows, ld, 0);
+    ops->normalize_rows(&work, rows, 0, w);
     near_doubles("unit rows", w, wd, n, 1e-6);
     for (uint64_t t = 1; t <= 30; t++) {
-        fill(&rng, g, gd, n, 0.1);
-        sae_constrained_adam_step(&adam, t, w, g, first, second, rows, dim);
-        oracle_remove_parallel(wd, gd, rows, dim, 0);
+        fill_rows(&rng, g, gd, &work, 0.1);
+        if (fused)
+            ops->adam_rows(&work, &adam, t, NULL, 1, 0, 0, NULL, rows, w, g, first, second);
+        else {
+            ops->remove_parallel(&work, w, rows, 0, NULL, g);
+            ops->adam(&work, &adam, t, NULL, 1, w, g, first, second, n);
+            ops->normalize_rows(&work, rows, 0, w);
+        }
+        oracle_remove_parallel(wd, gd, rows, ld, 0);
         near_doubles("projected gradient", g, gd, n, 5e-5);
         oracle_adam(adam.lr, adam.beta1, adam.beta2, t, wd, gd, fd, sd, n);
-        oracle_unit_rows(wd, rows, dim, 0);
+        oracle_unit_rows(wd, rows, ld, 0);
     }
     near_doubles("ConstrainedAdam", w, wd, n, dim == 1 ? 1e-6 : 2e-5);
     for (size_t i = 0; i < rows; i++) {
         double s = 0;
-        for (size_t j = 0; j < dim; j++) s += (double)w[i * dim + j] * (double)w[i * dim + j];
+        for (size_t j = 0; j < ld; j++) s += (double)w[i * ld + j] * (double)w[i * ld + j];
         CHECK(fabs(sqrt(s) - 1) < 1e-6, "row %d has norm %.9g", (int)i, sqrt(s));
     }
     /* what is removed is gone: a second pass finds nothing */
-    fill(&rng, g, gd, n, 1);
-    oracle_remove_parallel(wd, gd, rows, dim, 1e-6);
-    sae_remove_parallel(w, g, rows, dim, 1e-6f);
+    fill_rows(&rng, g, gd, &work, 1);
+    oracle_remove_parallel(wd, gd, rows, ld, 1e-6);
+    ops->remove_parallel(&work, w, rows, 1e-6f, NULL, g);
     if (dim > 1) near_doubles("remove_parallel", g, gd, n, 1e-4);
+    common_work_end(&work);
     free(w);
     free(wd);
 }
 
-static void test_clip(double scale, double max_norm) {
-    float a[37], b[5], c[128];
-    double ad[37], bd[5], cd[128], norm, want, factor;
-    float *grads[] = { a, b, c };
-    const size_t counts[] = { 37, 5, 128 };
+/* The first moments after one step are the clipped gradient times 1 - beta1. */
+static void test_clip(sae_context *ctx, double scale, double max_norm) {
+    enum { N = 11 * 16 };
+    const sae_adam_desc adam = { 0, 0.5, 0.999, 1e-8 };
+    const sae_backend *ops = sae_cpu_backend();
+    float g[N], w[N] = { 0 }, first[N] = { 0 }, second[N] = { 0 };
+    double gd[N], norm, squares, factor;
     check_rng rng = { 17 };
-    fill(&rng, a, ad, 37, scale);
-    fill(&rng, b, bd, 5, scale);
-    fill(&rng, c, cd, 128, scale);
-    want = sqrt(oracle_dot(ad, ad, 37) + oracle_dot(bd, bd, 5) + oracle_dot(cd, cd, 128));
-    norm = sae_clip_grad_norm(grads, counts, 3, max_norm);
-    CHECK_REL(norm, want, 1e-6, "norm");
-    factor = fmin(1, max_norm / (want + 1e-6));
-    for (size_t i = 0; i < 37; i++) ad[i] *= factor;
-    for (size_t i = 0; i < 128; i++) cd[i] *= factor;
-    near_doubles("clipped", a, ad, 37, 1e-6);
-    near_doubles("clipped", c, cd, 128, 1e-6);
+    sae_work work = common_work(ctx, N, 1);
+    fill(&rng, g, gd, N, scale);
+    norm = sqrt(oracle_dot(gd, gd, N));
+    ops->sum_squares(&work, g, N, &squares);
+    CHECK_REL(sqrt(squares), norm, 1e-6, "norm");
+    ops->adam(&work, &adam, 1, &squares, max_norm, w, g, first, second, N);
+    factor = 0.5 * fmin(1, max_norm / (norm + 1e-6));
+    for (size_t i = 0; i < N; i++) gd[i] *= factor;
+    near_doubles("clipped", first, gd, N, 1e-6);
+    common_work_end(&work);
 }
 
 static void test_schedules(void) {
@@ -226,19 +250,23 @@ static void test_functions(void) {
 }
 
 int main(void) {
+    sae_context *ctx;
+    CHECK(sae_context_create(NULL, &ctx) == SAE_OK, "no context");
     check_test = "adam";
-    test_adam(0.9, 600);
-    test_adam(0, 600);
-    test_adam(0.9, 17);
-    test_adam(0, 1);
+    test_adam(ctx, 0.9, 600);
+    test_adam(ctx, 0, 600);
+    test_adam(ctx, 0.9, 17);
+    test_adam(ctx, 0, 1);
     check_test = "constrained adam";
-    test_constrained(33, 24);
-    test_constrained(9, 7);
-    test_constrained(5, 2);
+    for (int fused = 0; fused < 2; fused++) {
+        test_constrained(ctx, 33, 24, fused);
+        test_constrained(ctx, 9, 7, fused);
+        test_constrained(ctx, 5, 2, fused);
+    }
     check_test = "clip";
-    test_clip(1, 1);
-    test_clip(1e-4, 1);
-    test_clip(5, 0.25);
+    test_clip(ctx, 1, 1);
+    test_clip(ctx, 1e-4, 1);
+    test_clip(ctx, 5, 0.25);
     check_test = "schedules";
     test_schedules();
     check_test = "philox";
@@ -247,5 +275,6 @@ int main(void) {
     test_normal();
     check_test = "functions";
     test_functions();
+    sae_context_destroy(ctx);
     return check_end();
 }

@@ -7,7 +7,7 @@
     explained and L0 computed here once more, plainly, in double. Tolerance: 1e-5 between the two.
     Skips itself where ../shared/data is not. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 
@@ -81,7 +81,7 @@ static void judge(const char *folder, const float *x, const float *y, double lea
     if (y != x) e.buffer.source.target = y;
     e.buffer.batch_size = TEST; /* one batch: the metrics are means over batches */
     e.buffer.sequential = true;
-    CHECK_OK(ctx, sae_evaluate(ctx, &e, dict, &m), goto end);
+    CHECK_OK(ctx, sae_evaluate(dict, &e, &m), goto end);
     plain_figures(dict, x, y, &fve, &l0);
     CHECK_REL(m.frac_variance_explained, fve, 1e-5, "variance explained");
     CHECK_REL(m.l0, l0, 1e-5, "l0");

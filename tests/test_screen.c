@@ -4,7 +4,7 @@
     Oracle: the same call with a list of all latents, which no screen takes. Tolerance: none, memcmp.
     Built three times: as it is, with SAE_CBLAS and the BLAS that is there, and with worst/cblas.h. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 
@@ -77,7 +77,8 @@ static problem problem_new(const size_t shape[4], int mood, uint64_t seed) {
         if (mood == EDGE) { /* p or p - theta of one row is 0, or next to it */
             uint32_t zero = 0;
             float u;
-            saei_kernels_select("portable")->products(p.d, p.x + i % p.n * p.ld, 1, &zero, w, p.ld, &u);
+            saei_kernels_select("portable")->products(p.d, p.x + i % p.n * p.ld, 1, &zero, w, p.ld, false,
+                                                      &u);
             if (i % 2) p.bias[i] = next(-u, (int)(i / 2 % 5) - 2);
             p.theta[i] = i % 2 ? 0 : next(u + p.bias[i], (int)(i / 2 % 5) - 2);
             if (i % 8 == 0) p.theta[i] += 0.2f; /* the window's other end */
@@ -99,7 +100,7 @@ static sae_code code_new(const problem *p) {
     sae_code c;
     memset(&c, 0, sizeof c);
     c.rows = p->n; /* with no latent: a screen pays */
-    c.stride = p->m + SAEI_KEEP_SLACK;
+    c.stride = p->m + SAEI_LIST_PADDING;
     c.count = (uint32_t *)room(p->n, sizeof(uint32_t));
     c.latent = (uint32_t *)room(p->n * c.stride, sizeof(uint32_t));
     c.pre = (float *)room(p->n * c.stride, sizeof(float));

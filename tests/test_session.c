@@ -4,8 +4,9 @@
 #ifndef SAE_IMPLEMENTATION
 #define SAE_IMPLEMENTATION
 #endif
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
+#include "inside.h"
 
 enum { SESSION_D = 19, SESSION_M = 83, SESSION_N = 21 };
 
@@ -18,7 +19,7 @@ static void session_pair(const sae_dictionary *dict, const float *x, const sae_r
     static float value[2][ROOM], x_hat[2][SESSION_N * SESSION_D];
     sae_sparse code[2];
     sae_session *session = NULL;
-    const char *name = sae_arch_name(sae_dictionary_info(dict).arch);
+    const char *name = sae_arch_name(sae_dictionary_get_desc(dict)->arch);
     int rule = (int)sae_dictionary_rule(dict);
     for (int i = 0; i < 2; i++) {
         code[i].row_begin = begin[i];
@@ -121,7 +122,8 @@ static void sessions(sae_context *ctx) {
                         uint32_t bits;
                         memcpy(&bits, &v, sizeof bits);
                         half[r * (SESSION_D + 2) + c] = (uint16_t)(bits >> 16);
-                        x[r * SESSION_D + c] = type ? saei_bf16_value((uint16_t)(bits >> 16)) : v;
+                        bits &= type ? 0xFFFF0000u : ~0u;
+                        memcpy(x + r * SESSION_D + c, &bits, sizeof bits);
                     }
                 rows.data = type ? (const void *)half : x;
                 rows.dtype = type ? SAE_BF16 : SAE_DTYPE_DEFAULT;

@@ -288,7 +288,7 @@ static void test_errors(void) {
     REFUSED(sae_steer_export(dict, &s, 1, 1, NULL, path), SAE_ERR_INVALID, "only adds");
     CHECK(!check_exists(path), "a refused export left a file");
     {
-        sae_dictionary_desc skip = sae_dictionary_info(dict);
+        sae_dictionary_desc skip = *sae_dictionary_get_desc(dict);
         sae_dictionary *transcoder;
         skip.skip = true;
         CHECK_OK(ctx, sae_dictionary_create(ctx, &skip, &transcoder), return);

@@ -6,7 +6,7 @@
     starts are fixed, chosen so that no top-k choice hangs on a rounding, and no f of an annealer comes
     so near 0 that f^(p-1), which has no bound there, makes a rounding large. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 #include "oracle.h"
@@ -298,7 +298,54 @@ end:
     check_test = NULL;
 }
 
+/* Each byte of sae_trainer_desc belongs to one row of the list, but for padding and num_groups; each
+   trainer has a scheme, whose words are rows; and each row is some trainer's. */
+static void lists(void) {
+    enum { SIZE = sizeof(sae_trainer_desc) };
+    static const size_t sizes[] = { /* in the order of saei_field_type */
+        sizeof(int), sizeof(int), sizeof(size_t), sizeof(uint64_t), sizeof(double),
+        SAE_MAX_GROUPS * sizeof(double), 0, sizeof(int), sizeof(bool), sizeof(char *),
+        sizeof(int64_t), 0
+    };
+    unsigned char owners[SIZE] = { 0 };
+    sae_hyperparameter h;
+    size_t count = 0, last = 0;
+    check_test = "lists";
+    for (; sae_hyperparameter_get(count, &h); count++) {
+        const saei_field *f = &saei_fields[count];
+        size_t size = *h.field ? sizes[f->type] : 0;
+        CHECK(!*h.field || size, "%s has no size", h.name);
+        CHECK(f->type == SAEI_FIELD_NOTHING || h.trainers, "no trainer has %s", h.name);
+        CHECK(!size || f->offset >= last, "%s stands elsewhere in the desc", h.name);
+        for (size_t i = 0; i < size; i++)
+            CHECK(!owners[f->offset + i]++, "%s and another row have byte %d", h.name,
+                  (int)(f->offset + i));
+        if (size && f->type != SAEI_FIELD_TEXT && f->type != SAEI_FIELD_INTEGER)
+            last = f->offset;
+    }
+    CHECK(count == SAEI_NUM_FIELDS && !sae_hyperparameter_get(SIZE_MAX, &h)
+              && !sae_hyperparameter_get(0, NULL), "%d rows", (int)count);
+    memset(owners + offsetof(sae_trainer_desc, num_groups), 1, sizeof(size_t));
+    for (size_t i = 0, gap = 0; i < SIZE; i++) {
+        gap = owners[i] ? 0 : gap + 1;
+        CHECK(gap < 8, "byte %d of sae_trainer_desc is in no row", (int)i);
+    }
+    for (int kind = 1; kind <= SAE_NUM_TRAINERS; kind++) {
+        const saei_scheme *scheme = saei_scheme_of((sae_trainer_kind)kind);
+        const char *at, *word;
+        CHECK(scheme, "%s has no scheme", sae_trainer_name((sae_trainer_kind)kind));
+        if (!scheme) continue;
+        at = scheme->hyperparameters;
+        for (size_t n; (n = saei_next_word(&at, &word)) > 0; )
+            CHECK(*word == '+' || saei_field_find(word, n), "%s: no row %.*s",
+                  sae_trainer_name(scheme->kind), (int)n, word);
+    }
+    CHECK((int)SAEI_NUM_SCHEMES == (int)SAE_NUM_TRAINERS, "%d schemes", (int)SAEI_NUM_SCHEMES);
+    check_test = NULL;
+}
+
 int main(void) {
+    lists();
     sae_context *ctx = check_context(1);
     if (!ctx) return check_end();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -36,7 +36,7 @@ static double difference(const float *a, const float *b, size_t rows, size_t wid
 /* Both on the same random rows, of about the size that the dictionary's own directions have. Where
    decoder rows were rescaled, latents are compared with their norms. */
 static int compare(const sae_dictionary *from, const sae_dictionary *to) {
-    sae_dictionary_desc info = sae_dictionary_info(from);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(from);
     size_t d = info.activation_dim, m = info.dict_size, out = info.output_dim, r, i;
     float *x = (float *)keep_alloc(PROBES * d, sizeof *x);
     float *ratio = (float *)keep_alloc(m, sizeof *ratio);
@@ -72,7 +72,7 @@ static int compare(const sae_dictionary *from, const sae_dictionary *to) {
 
 /* log10 of how often each latent fires on the rows of --data. */
 static int measure_sparsity(const common *c, sae_dictionary *dict, float *log_sparsity) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t m = info.dict_size, block = block_rows(c, dict, 4 * m), n, i;
     uint64_t *count = (uint64_t *)keep_alloc(m, sizeof *count);
     float *x = (float *)keep_alloc(block * info.activation_dim, sizeof *x);
@@ -111,7 +111,7 @@ static int run_convert(const common *c, const sae_export_desc *desc, sae_diction
     sae_dictionary_destroy(back);
     if (status == DONE && !tool.quiet)
         printf("%s: %s, %zu latents of %zu dimensions\n", folder, sae_format_name(desc->format),
-               sae_dictionary_info(dict).dict_size, sae_dictionary_info(dict).activation_dim);
+               sae_dictionary_get_desc(dict)->dict_size, sae_dictionary_get_desc(dict)->activation_dim);
     return status;
 }
 
@@ -174,9 +174,9 @@ int verb_convert(int argc, char **argv) {
     if (status == DONE) status = load_dictionary(&c, false, &dict);
     if (status != DONE) return status;
     if (desc.format == SAE_FORMAT_SPARSIFY
-        && sae_dictionary_info(dict).arch != SAE_ARCH_TOP_K) {
+        && sae_dictionary_get_desc(dict)->arch != SAE_ARCH_TOP_K) {
         status = fail("sparsify holds only top-k dictionaries, this is %s",
-                      sae_arch_name(sae_dictionary_info(dict).arch));
+                      sae_arch_name(sae_dictionary_get_desc(dict)->arch));
         sae_dictionary_destroy(dict);
         return status;
     }
@@ -187,7 +187,7 @@ int verb_convert(int argc, char **argv) {
     desc.origin = &origin;
     desc.raw = c.raw;
     if (c.data.count) {
-        size_t m = sae_dictionary_info(dict).dict_size;
+        size_t m = sae_dictionary_get_desc(dict)->dict_size;
         float *log_sparsity = (float *)keep_alloc(m, sizeof *log_sparsity);
         status = measure_sparsity(&c, dict, log_sparsity);
         desc.log_sparsity = log_sparsity;

@@ -46,7 +46,7 @@ typedef struct demo {
     features_place place;
     sae_dictionary *dicts[TRAINERS];
     features *passes[TRAINERS];
-    sae_metrics metrics[TRAINERS];
+    features_metrics metrics[TRAINERS];
     uint64_t judged;
     char log_path[600];
     FILE *log;
@@ -217,14 +217,15 @@ static sae_result judge(demo *d, const char *out) {
            "% CE");
     printf("%-14s %9s %8s %6s %8s %8s %12s\n", "", "explained", "", "", "", "", "recovered");
     for (int i = 0; i < TRAINERS; i++) {
-        const sae_metrics *m = &d->metrics[i];
+        const sae_metrics *m = &d->metrics[i].rows;
+        const features_losses *l = &d->metrics[i].losses;
         static const char *const names[TRAINERS] = { "top_k", "batch_top_k", "jumprelu" };
         printf("%-14s %8.1f%% %8.2f %6.1f %7.1f%% %8.4f %11.1f%%\n", names[i],
                100 * m->frac_variance_explained, m->l1_loss, m->l0, 100 * m->frac_alive,
-               m->loss_reconstructed - m->loss_original, 100 * m->frac_recovered);
+               l->reconstructed - l->original, 100 * l->frac_recovered);
     }
     printf("CE %.4f of the model, %.4f with zeros there; next tokens of %zu\n",
-           d->metrics[0].loss_original, d->metrics[0].loss_zero, d->test.contexts * CTX);
+           d->metrics[0].losses.original, d->metrics[0].losses.zero, d->test.contexts * CTX);
     fflush(stdout);
     return SAE_OK;
 }

@@ -139,7 +139,7 @@ int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **di
 
 /* Opens --data for dict, which is prepared where there are rows enough to gain by it. */
 int open_rows(const common *c, sae_dictionary *dict, reader *rows) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     int status;
     if (!c->data.count) return fail_usage("--data is missing");
     status = reader_create(rows, &c->data, c);
@@ -165,7 +165,7 @@ enum { BLOCK_BYTES = 64 << 20 }; /* of latents held at once */
 
 /* Rows of a block: as --batch says where the rows of a batch choose together, else what fits. */
 size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t batch = c->batch ? (size_t)c->batch : 2048, fits = (size_t)BLOCK_BYTES / bytes_a_row;
     bool together = sae_dictionary_rule(dict) == SAE_RULE_TOP_K
                     && (info.arch == SAE_ARCH_BATCH_TOP_K || info.arch == SAE_ARCH_MATRYOSHKA);

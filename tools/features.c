@@ -148,7 +148,7 @@ static int show_features(const feature_options *o, language *l, feature_run *run
     page_run *shown = (page_run *)keep_alloc(num, sizeof *shown);
     features **passes = (features **)keep_alloc(num, sizeof *passes);
     const char **names = (const char **)keep_alloc(num, sizeof *names);
-    sae_metrics *metrics = (sae_metrics *)keep_alloc(num, sizeof *metrics);
+    features_metrics *metrics = (features_metrics *)keep_alloc(num, sizeof *metrics);
     features_progress progress = { show_share, NULL };
     const char *text = strrchr(o->c.text.items[0], '/');
     page_desc desc;

@@ -25,9 +25,7 @@ const char help_all[] =
 const char help_train[] =
     "sae train --data FILE... --trainer NAME --dict-size M --steps N --out DIR\n"
     "\n"
-    "  --trainer NAME    standard, standard_april, gated, gated_anneal, p_anneal, top_k, "
-    "batch_top_k,\n"
-    "                    matryoshka_batch_top_k, jumprelu, or the reference's class name\n"
+    "  --trainer NAME    of those listed below, or the reference's class name\n"
     "  --config F        the reference's config.json; the command line wins over it. Given "
     "several\n"
     "                    times, or holding a list: a sweep over one pass, into DIR/trainer_0, ...\n"
@@ -48,10 +46,7 @@ const char help_train[] =
     "  --save-steps A,B  checkpoints/ae_STEP.pt    --backup-steps N    --resume\n"
     "  --out DIR         config.json, ae.pt, ae.safetensors; of a sweep in DIR/trainer_0, ...\n"
     "                    Ctrl-C and SIGTERM leave a backup; --resume refuses other steps: --init\n"
-    "  --threads N (0: all; the result does not depend on it)    --device cpu|cuda    --quiet\n"
-    "Hyperparameters under the reference's names (none switches a step count off); which\n"
-    "trainers have them: s standard, S standard_april, g gated, G gated_anneal, p p_anneal,\n"
-    "t top_k, b batch_top_k, m matryoshka_batch_top_k, j jumprelu; and the default\n";
+    "  --threads N (0: all; the result does not depend on it)    --device cpu|cuda    --quiet\n";
 
 const char help_eval[] =
     "sae eval DIR --data FILE... [--target FILE] [--batch N] [--batches N] [--json]\n"

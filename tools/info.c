@@ -8,7 +8,7 @@ typedef struct norms {
 
 static norms row_norms(const sae_dictionary *dict,
                        const float *(*row)(const sae_dictionary *dict, size_t latent)) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     norms all = { 0, 0, 0, 0 };
     size_t i, j;
     size_t width = row == sae_dictionary_decoder_row ? info.output_dim : info.activation_dim;
@@ -51,7 +51,7 @@ static void text_line(const char *name, const char *text) {
 
 /* Which latents are dead depends on the data; the weights alone show only rows of norm 0. */
 static void text_info(const sae_dictionary *dict, const sae_trainer_desc *trainer) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     sae_origin origin = *sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
@@ -96,7 +96,7 @@ static void json_text(const char *name, const char *text) {
 }
 
 static void json_info(const sae_dictionary *dict, const sae_trainer_desc *trainer) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     sae_origin origin = *sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);

@@ -109,7 +109,7 @@ int find_position(const common *c, const char *path, const sae_dictionary *dict,
 /* ==== >>model: eval =========================================================================== */
 
 /* The columns of the reference's README. */
-void print_table(const char *const *names, const sae_metrics *m, size_t num) {
+void print_table(const char *const *names, const features_metrics *m, size_t num) {
     size_t i, wide = 0;
     for (i = 0; i < num; i++)
         if (strlen(names[i]) > wide) wide = strlen(names[i]);
@@ -117,8 +117,9 @@ void print_table(const char *const *names, const sae_metrics *m, size_t num) {
            (int)wide, "");
     for (i = 0; i < num; i++)
         printf("%-*s  %17.1f%% %7.2f %7.2f  %6.1f%%  %7.4f  %13.1f%%\n", (int)wide, names[i],
-               100 * m[i].frac_variance_explained, m[i].l1_loss, m[i].l0, 100 * m[i].frac_alive,
-               m[i].loss_reconstructed - m[i].loss_original, 100 * m[i].frac_recovered);
+               100 * m[i].rows.frac_variance_explained, m[i].rows.l1_loss, m[i].rows.l0,
+               100 * m[i].rows.frac_alive, m[i].losses.reconstructed - m[i].losses.original,
+               100 * m[i].losses.frac_recovered);
 }
 
 static void print_json_metric(const char *name, double value) {
@@ -138,7 +139,7 @@ int evaluate_in_model(const common *c, const sae_dictionary *dict) {
     language l;
     position at;
     features_judge_desc how;
-    sae_metrics m;
+    features_metrics m;
     uint64_t rows = 0;
     int status;
     memset(&l, 0, sizeof l);
@@ -157,16 +158,20 @@ int evaluate_in_model(const common *c, const sae_dictionary *dict) {
     }
     if (status == DONE && c->json) {
         printf("{");
-#define SAE_X(name) print_json_metric(#name, m.name);
+#define SAE_X(name) print_json_metric(#name, m.rows.name);
         SAE_METRICS(SAE_X)
 #undef SAE_X
+        print_json_metric("loss_original", m.losses.original);
+        print_json_metric("loss_reconstructed", m.losses.reconstructed);
+        print_json_metric("loss_zero", m.losses.zero);
+        print_json_metric("frac_recovered", m.losses.frac_recovered);
         printf("\"n_rows\": %.0f, \"n_tokens\": %.0f}\n", (double)rows,
                count_tokens(&l.text));
     } else if (status == DONE) {
         print_table(&path, &m, 1);
         printf("CE %.4f of the model, %.4f with the reconstruction at %s (%s), %.4f with zeros; "
-               "%.0f tokens in contexts of %zu\n", m.loss_original, m.loss_reconstructed,
-               at.submodule, at.io, m.loss_zero, count_tokens(&l.text), l.text.ctx);
+               "%.0f tokens in contexts of %zu\n", m.losses.original, m.losses.reconstructed,
+               at.submodule, at.io, m.losses.zero, count_tokens(&l.text), l.text.ctx);
     }
     language_close(&l);
     return status;

@@ -536,8 +536,8 @@ struct neox_model {
     float *norm[2];          /* final_layer_norm */
     sae_linear *unembed;
     /* memory of a forward pass */
-    float *memory, *turn;    /* turn [turn_ctx][pairs][cos, sin] */
-    size_t memory_floats, turn_ctx;
+    float *memory, *rope;    /* rope [rope_ctx][pairs][cos, sin] */
+    size_t memory_floats, rope_ctx;
 };
 
 /* What reading config.json needs to complain. */
@@ -946,7 +946,7 @@ SAE_API void neox_model_close(neox_model *m) {
     free(m->layer);
     free(m->folder);
     free(m->memory);
-    free(m->turn);
+    free(m->rope);
     free(m);
 }
 
@@ -1092,9 +1092,9 @@ static void neoxi_embed_part(void *arg, size_t part) {
 }
 
 /* Turns pairs (i, i + pairs) of a head's first dimensions by the angles of the position. */
-static void neoxi_turn(float *x, const float *turn, size_t pairs) {
+static void neoxi_rope(float *x, const float *rope, size_t pairs) {
     for (size_t i = 0; i < pairs; i++) {
-        float a = x[i], b = x[i + pairs], c = turn[2 * i], s = turn[2 * i + 1];
+        float a = x[i], b = x[i + pairs], c = rope[2 * i], s = rope[2 * i + 1];
         x[i] = a * c - b * s;
         x[i + pairs] = b * c + a * s;
     }
@@ -1108,8 +1108,8 @@ static void neoxi_head_part(void *arg, size_t part) {
     float *q = run->qkv + context * run->ctx * 3 * d + head * 3 * hd;
     neoxi_head h;
     for (size_t t = 0; t < run->ctx; t++) {
-        neoxi_turn(q + t * 3 * d, run->m->turn + t * 2 * pairs, pairs);
-        neoxi_turn(q + t * 3 * d + hd, run->m->turn + t * 2 * pairs, pairs);
+        neoxi_rope(q + t * 3 * d, run->m->rope + t * 2 * pairs, pairs);
+        neoxi_rope(q + t * 3 * d + hd, run->m->rope + t * 2 * pairs, pairs);
     }
     h.q = q;
     h.k = q + hd;
@@ -1327,20 +1327,20 @@ static sae_result neoxi_run_memory(neoxi_run *run) {
     }
     skip = (64 - ((uintptr_t)m->memory & 63)) % 64 / sizeof(float);
     neoxi_run_layout(run, m->memory + skip);
-    if (run->ctx > m->turn_ctx) {
-        free(m->turn);
-        m->turn_ctx = 0;
-        m->turn = (float *)malloc((run->ctx * 2 * pairs + 1) * sizeof(float));
-        if (!m->turn)
+    if (run->ctx > m->rope_ctx) {
+        free(m->rope);
+        m->rope_ctx = 0;
+        m->rope = (float *)malloc((run->ctx * 2 * pairs + 1) * sizeof(float));
+        if (!m->rope)
             return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "neox_forward: no memory");
-        m->turn_ctx = run->ctx;
+        m->rope_ctx = run->ctx;
         for (size_t i = 0; i < pairs; i++) {
             /* in float where transformers has float: 1 / base^(2 i / n), times the position */
             float power = (float)(2 * i) / (float)m->info.rotary_dims;
             float frequency = 1 / (float)neoxi_exp((double)power * neoxi_ln(m->info.rotary_base));
             for (size_t t = 0; t < run->ctx; t++) {
-                float *turn = m->turn + (t * pairs + i) * 2;
-                neoxi_sin_cos((double)((float)t * frequency), &turn[1], &turn[0]);
+                float *rope = m->rope + (t * pairs + i) * 2;
+                neoxi_sin_cos((double)((float)t * frequency), &rope[1], &rope[0]);
             }
         }
     }

@@ -1,64 +1,101 @@
 /* sae: the command line, driven by a table of each verb's options. */
 #include "tool.h"
 
-/* The trainers by their letters in the table below, in the order of sae_trainer_kind. */
-static const char trainer_letters[] = "sSgGptbmj";
-#define ALL trainer_letters
-#define TOP_KS "tbm"
+#include <ctype.h>
 
-/* The hyperparameters of sae_trainer_desc_set: which trainers have them, and the default. */
-static const struct {
-    const char *name, *trainers, *value;
-} hyperparameters[] = {
-    { "dict-size", ALL, "required" }, { "activation-dim", ALL, "from --data" },
-    { "batch-size", ALL, "2048; as --batch" }, { "dict-class", ALL, "as the trainer" },
-    { "lr", ALL, "sSp 1e-3, g 5e-5, G 3e-4, j 7e-5, tbm 2e-4 / sqrt(m / 16384)" },
-    { "warmup-steps", ALL, "1000; steps / 10 in runs of at most 1000 steps" },
-    { "decay-start", ALL, "none" },
-    { "sparsity-warmup-steps", "sSgGpj", "2000; steps / 5 in runs of at most 2000 steps" },
-    { "l1-penalty", "sSg", "0.1" }, { "resample-steps", "sGp", "none" },
-    { "sparsity-function", "sGp", "s L1, p Lp, G Lp^p" }, { "k", TOP_KS, "required" },
-    { "k-anneal-steps", TOP_KS, "none" }, { "auxk-alpha", TOP_KS, "1/32" },
-    { "top-k-aux", TOP_KS, "activation_dim / 2" },
-    { "dead-feature-threshold", "tbmj", "10000000 rows" },
-    { "threshold-beta", TOP_KS, "0.999" }, { "threshold-start-step", TOP_KS, "1000" },
-    { "group-fractions", "m", "required, for example 0.25,0.75" },
-    { "group-weights", "m", "all the same" }, { "bandwidth", "j", "0.001" },
-    { "sparsity-penalty", "j", "1" }, { "target-l0", "j", "20" },
-    { "initial-sparsity-penalty", "Gp", "0.1" }, { "anneal-start", "Gp", "15000" },
-    { "anneal-end", "Gp", "steps" }, { "p-start", "Gp", "1" },
-    { "p-end", "Gp", "0 (with Lp it must be above)" },
-    { "n-sparsity-updates", "Gp", "10, or continuous" }, { "sparsity-queue-length", "Gp", "10" },
-    { "reconstruction-loss", "s", "of e^2" }, { "ghost-threshold", "s", "none" },
-    { "lm-name", ALL, "for config.json" }, { "submodule-name", ALL, "for config.json" },
-    { "wandb-name", ALL, "for config.json" }, { "layer", ALL, "for config.json" }
-};
-enum { NUM_HYPERPARAMETERS = sizeof hyperparameters / sizeof hyperparameters[0] };
+/* Hyperparameters that have an option of their own above the table. */
+static bool has_own_option(const char *name) {
+    static const char *const own[] = { "trainer_class", "steps", "seed", "init", "device" };
+    size_t i;
+    for (i = 0; i < sizeof own / sizeof own[0]; i++)
+        if (strcmp(name, own[i]) == 0) return true;
+    return false;
+}
+
+/* Row i of the table of options that follows from the library's hyperparameters; false after the
+   last. */
+static bool hyperparameter_option(size_t i, sae_hyperparameter *h) {
+    size_t row;
+    for (row = 0; sae_hyperparameter_get(row, h); row++)
+        if (!has_own_option(h->name) && i-- == 0) return true;
+    return false;
+}
+
+/* A name as options have it: - for _. */
+static char *dashed(const char *name) {
+    char *copy = joined(name, ""), *at;
+    copy[strlen(name)] = 0;
+    for (at = copy; *at; at++)
+        if (*at == '_') *at = '-';
+    return copy;
+}
+
+/* A trainer's letter in the table: the first of its name, a capital if an earlier one has that. */
+static char trainer_letter(int kind) {
+    char letter = sae_trainer_name((sae_trainer_kind)kind)[0];
+    int k;
+    for (k = 1; k < kind; k++)
+        if (sae_trainer_name((sae_trainer_kind)k)[0] == letter) return (char)toupper(letter);
+    return letter;
+}
+
+static double default_rate(int kind, size_t dict_size) {
+    sae_trainer_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.kind = (sae_trainer_kind)kind;
+    desc.dict_size = dict_size;
+    sae_trainer_defaults(&desc);
+    return desc.lr;
+}
+
+/* The learning rates of all trainers: "sSp 0.001, g 5e-05, ...". */
+static void print_rates(void) {
+    int k, other;
+    for (k = 1; k <= SAE_NUM_TRAINERS; k++) {
+        double rate = default_rate(k, 16384);
+        for (other = 1; default_rate(other, 16384) != rate; other++) {}
+        if (other < k) continue; /* told with an earlier one */
+        if (k > 1) printf(", ");
+        for (; other <= SAE_NUM_TRAINERS; other++)
+            if (default_rate(other, 16384) == rate) putchar(trainer_letter(other));
+        printf(" %g%s", rate, default_rate(k, 65536) != rate ? " / sqrt(m / 16384)" : "");
+    }
+}
 
 void print_hyperparameters(void) {
-    size_t i, n;
-    for (i = 0; i < NUM_HYPERPARAMETERS; i++) {
-        printf("  --%-26s ", hyperparameters[i].name);
-        for (n = 0; trainer_letters[n]; n++)
-            putchar(strchr(hyperparameters[i].trainers, trainer_letters[n]) ? trainer_letters[n]
-                                                                            : '.');
-        printf("  %s\n", hyperparameters[i].value);
+    sae_hyperparameter h;
+    size_t i;
+    int k;
+    printf("Hyperparameters under the reference's names (none switches a step count off); which\n"
+           "trainers have them; and the default. The trainers are");
+    for (k = 1; k <= SAE_NUM_TRAINERS; k++)
+        printf("%s%s%c %s", k > 1 ? "," : "", k % 5 == 1 ? "\n  " : " ", trainer_letter(k),
+               sae_trainer_name((sae_trainer_kind)k));
+    printf("\n");
+    for (i = 0; hyperparameter_option(i, &h); i++) {
+        printf("  --%-26s ", dashed(h.name));
+        for (k = 1; k <= SAE_NUM_TRAINERS; k++)
+            putchar(h.trainers >> k & 1 ? trainer_letter(k) : '.');
+        printf("  ");
+        if (strcmp(h.name, "lr") == 0) print_rates();
+        else printf("%s", h.initial);
+        printf("\n");
     }
 }
 
 /* The same but for - in place of _. */
 static bool same_name(const char *given, const char *name) {
-    while (*name && (*given == *name || (*given == '_' && *name == '-'))) given++, name++;
+    while (*name && (*given == *name || (*given == '-' && *name == '_'))) given++, name++;
     return !*name && !*given;
 }
 
 bool is_ignored(const char *hyperparameter, const sae_trainer_desc *descs, size_t num) {
-    size_t h, i;
-    for (h = 0; h < NUM_HYPERPARAMETERS; h++) {
-        if (!same_name(hyperparameter, hyperparameters[h].name)) continue;
+    sae_hyperparameter h;
+    size_t row, i;
+    for (row = 0; sae_hyperparameter_get(row, &h); row++) {
+        if (!same_name(hyperparameter, h.name)) continue;
         for (i = 0; i < num; i++)
-            if (strchr(hyperparameters[h].trainers, trainer_letters[descs[i].kind - 1]))
-                return false;
+            if (h.trainers >> descs[i].kind & 1) return false;
         return true;
     }
     return false;
@@ -70,29 +107,8 @@ static const char *const other_names[][2] = {
     { "input", "data" }, { "num-steps", "steps" }, { "num-threads", "threads" }
 };
 
-/* Edit distance (insert, delete, replace, swap neighbours). */
-static size_t edit_distance(const char *a, const char *b) {
-    size_t n = strlen(a), m = strlen(b), row[3][64], i, j;
-    if (n > 63 || m > 63) return 64;
-    for (j = 0; j <= m; j++) row[0][j] = j;
-    for (i = 1; i <= n; i++) {
-        size_t *now = row[i % 3], *last = row[(i + 2) % 3], *before = row[(i + 1) % 3];
-        now[0] = i;
-        for (j = 1; j <= m; j++) {
-            size_t best = last[j - 1] + (a[i - 1] != b[j - 1]);
-            if (last[j] + 1 < best) best = last[j] + 1;
-            if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]
-                && before[j - 2] + 1 < best)
-                best = before[j - 2] + 1;
-            now[j] = best;
-        }
-    }
-    return row[n % 3][m];
-}
-
 void nearer(const char *given, const char *candidate, const char **best, size_t *least) {
-    size_t d = edit_distance(given, candidate), n = strlen(candidate);
+    size_t d = sae_edit_distance(given, candidate), n = strlen(candidate);
     if (strncmp(given, candidate, n) == 0 && given[n] == '-') d = 1; /* lr-rate: lr */
     if (d < *least) {
         *least = d;
@@ -103,10 +119,10 @@ void nearer(const char *given, const char *candidate, const char **best, size_t 
 int unknown_option(const char *given, const option *options, size_t count) {
     size_t least = strlen(given) / 3 + 2, i, j;
     const char *best = NULL;
+    sae_hyperparameter h;
     for (i = 0; i < count; i++) nearer(given, options[i].name, &best, &least);
-    if (strcmp(tool.verb, "train") == 0)
-        for (i = 0; i < NUM_HYPERPARAMETERS; i++)
-            nearer(given, hyperparameters[i].name, &best, &least);
+    for (i = 0; strcmp(tool.verb, "train") == 0 && hyperparameter_option(i, &h); i++)
+        nearer(given, dashed(h.name), &best, &least);
     for (i = 0; i < sizeof other_names / sizeof other_names[0]; i++)
         for (j = 0; j < count; j++) {
             bool ours = strcmp(options[j].name, other_names[i][1]) == 0

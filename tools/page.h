@@ -30,7 +30,7 @@ typedef struct page_run { /* one dictionary; the pass over the text is done */
     const features *f;
     const sae_dictionary *dict;
     features_place place;
-    sae_metrics metrics;   /* of some text, NaN where not known */
+    features_metrics metrics; /* of some text, NaN where not known */
     uint64_t eval_tokens;
     const char *log;       /* JSON lines of the training, NULL: none */
     int64_t log_trainer;   /* whose of a sweep's log, by "trainer"; -1: lines with none */
@@ -157,6 +157,12 @@ static void page_put_number(FILE *out, double value, int digits) {
     else fprintf(out, "null");
 }
 
+static void page_put_metric(FILE *out, const char *name, double value) {
+    fprintf(out, "\"%s\":", name);
+    page_put_number(out, value, 6);
+    fputc(',', out);
+}
+
 /* ---- measuring ---- */
 
 static bool page_tell(void *user, double done) {
@@ -168,7 +174,7 @@ static bool page_tell(void *user, double done) {
 static sae_result page_measure(page *p, const page_run *run, page_measured *m, double share) {
     const page_desc *desc = p->desc;
     size_t max = (desc->max_features ? desc->max_features : 2000) / desc->num_runs;
-    size_t m_all = sae_dictionary_info(run->dict).dict_size, n;
+    size_t m_all = sae_dictionary_get_desc(run->dict)->dict_size, n;
     features_progress progress;
     progress.call = page_tell;
     progress.user = p;
@@ -382,7 +388,7 @@ static void page_put_feature(page *p, const page_run *run, const page_measured *
 
 /* How many features fire on 10^-6 .. 10^-5.75 of the rows, and so on up to all. */
 static void page_put_density(FILE *out, const page_run *run) {
-    size_t m = sae_dictionary_info(run->dict).dict_size, bars[24] = { 0 }, dead = 0, i;
+    size_t m = sae_dictionary_get_desc(run->dict)->dict_size, bars[24] = { 0 }, dead = 0, i;
     for (i = 0; i < m; i++) {
         features_stats s = features_get(run->f, i);
         double at = s.count ? (log10(s.density) + 6) * 4 : 0;
@@ -395,7 +401,7 @@ static void page_put_density(FILE *out, const page_run *run) {
 }
 
 static void page_put_run(page *p, const page_run *run, const page_measured *m) {
-    sae_dictionary_desc info = sae_dictionary_info(run->dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(run->dict);
     FILE *out = p->out;
     size_t i;
     fprintf(out, "{\"name\":");
@@ -412,12 +418,13 @@ static void page_put_run(page *p, const page_run *run, const page_measured *m) {
             info.dict_size, info.activation_dim, features_l0(run->f),
             (double)features_rows(run->f), (double)run->eval_tokens);
     fprintf(out, "\"metrics\":{");
-#define SAE_X(field)                                                                               \
-    fprintf(out, "\"" #field "\":");                                                               \
-    page_put_number(out, run->metrics.field, 6);                                                   \
-    fputc(',', out);
+#define SAE_X(field) page_put_metric(out, #field, run->metrics.rows.field);
     SAE_METRICS(SAE_X)
 #undef SAE_X
+    page_put_metric(out, "loss_original", run->metrics.losses.original);
+    page_put_metric(out, "loss_reconstructed", run->metrics.losses.reconstructed);
+    page_put_metric(out, "loss_zero", run->metrics.losses.zero);
+    page_put_metric(out, "frac_recovered", run->metrics.losses.frac_recovered);
     fprintf(out, "\"rows\":%.0f},\"pursuit\":{\"rows\":%zu,\"l0\":%zu,\"encoder\":",
             (double)features_rows(run->f), m->pursuit.rows, m->pursuit.l0);
     page_put_number(out, m->pursuit.encoder, 5);
@@ -573,7 +580,7 @@ static void page_put_np_feature(page *p, const page_run *run, const page_measure
     fprintf(out, "%s\n {\"feature_index\":%u,\"frac_nonzero\":%.6g,\"maxActApprox\":%.3f",
             i ? "," : "", (unsigned)latent, s.density, s.max);
     page_put_np_alignment(out, sae_dictionary_decoder_row(run->dict, latent),
-                          sae_dictionary_info(run->dict).output_dim);
+                          sae_dictionary_get_desc(run->dict)->output_dim);
     fprintf(out, ",\"correlated_neurons_indices\":[],\"correlated_neurons_pearson\":[],"
             "\"correlated_neurons_l1\":[],\"correlated_features_indices\":[],"
             "\"correlated_features_pearson\":[],\"correlated_features_l1\":[],"

@@ -200,7 +200,9 @@ bool show_share(void *user, double done) {
     return true;
 }
 
-static void on_library_message(sae_log_level level, const char *message, void *user) {
+static void on_library_message(sae_log_level level, sae_result result, const char *message,
+                               void *user) {
+    (void)result;
     (void)user;
     if (level == SAE_LOG_WARNING) warning("%s", without_function(message));
     if (!tool.quiet && level == SAE_LOG_INFO && strcmp(tool.verb, "convert") == 0) {

@@ -73,9 +73,14 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
                                            const features_progress *progress,
                                            features_losses *out);
 
-/* sae_evaluate over the rows at the place, in whole batches (of batch_size, default 2048, or of all
-   where there are fewer), with the losses above in its last four fields. *rows: how many were
-   judged. out [num]. */
+/* What is known of a dictionary at a place: sae_evaluate of the rows there, and the losses above. */
+typedef struct features_metrics {
+    sae_metrics rows;
+    features_losses losses;
+} features_metrics;
+
+/* The rows are taken in whole batches (of batch_size, default 2048, or of all where there are
+   fewer). *rows: how many were judged. out [num]. */
 typedef struct features_judge_desc {
     size_t batch_size;
     bool remove_bos; /* from the rows; the losses are over all tokens */
@@ -84,7 +89,7 @@ typedef struct features_judge_desc {
 SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const features_text *text,
                                   features_place place, const sae_dictionary *const *dicts,
                                   size_t num, const features_judge_desc *desc,
-                                  const features_progress *progress, sae_metrics *out,
+                                  const features_progress *progress, features_metrics *out,
                                   uint64_t *rows);
 
 /* ---- the pass ---- */
@@ -306,7 +311,7 @@ static bool features_same_site(neox_site a, neox_site b) {
 SAE_API sae_result features_place_find(sae_context *ctx, const neox_model *model,
                                        const sae_dictionary *dict, const char *submodule,
                                        const char *io, features_place *out) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     bool in = strcmp(io, "in") == 0, both = strcmp(io, "in_and_out") == 0;
     features_place place;
     size_t width;
@@ -448,7 +453,7 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
 SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const features_text *text,
                                   features_place place, const sae_dictionary *const *dicts,
                                   size_t num, const features_judge_desc *desc,
-                                  const features_progress *progress, sae_metrics *out,
+                                  const features_progress *progress, features_metrics *out,
                                   uint64_t *rows) {
     features_losses *losses = (features_losses *)features_zeroed(num, sizeof *losses);
     neox_source_desc from;
@@ -483,11 +488,8 @@ SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const fea
     for (i = 0; i < num && result == SAE_OK; i++) {
         how.buffer.source = neox_source_rows(source);
         if (how.buffer.source.rewind) result = how.buffer.source.rewind(how.buffer.source.user);
-        if (result == SAE_OK) result = sae_evaluate(ctx, &how, dicts[i], &out[i]);
-        out[i].loss_original = losses[i].original;
-        out[i].loss_reconstructed = losses[i].reconstructed;
-        out[i].loss_zero = losses[i].zero;
-        out[i].frac_recovered = losses[i].frac_recovered;
+        if (result == SAE_OK) result = sae_evaluate(dicts[i], &how, &out[i].rows);
+        out[i].losses = losses[i];
     }
     *rows = how.batches * how.buffer.batch_size;
     neox_source_destroy(source);
@@ -540,7 +542,7 @@ struct features {
 };
 
 static size_t features_row_entries(const features_desc *desc) {
-    sae_dictionary_desc info = sae_dictionary_info(desc->dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(desc->dict);
     bool rows_k = info.arch == SAE_ARCH_TOP_K
                   && sae_dictionary_rule(desc->dict) == SAE_RULE_TOP_K;
     return rows_k ? info.k : info.dict_size;
@@ -548,7 +550,7 @@ static size_t features_row_entries(const features_desc *desc) {
 
 static sae_result features_plan(features *f) {
     const features_desc *desc = &f->desc;
-    sae_dictionary_desc info = sae_dictionary_info(desc->dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(desc->dict);
     size_t batch = desc->ctx < FEATURES_BATCH_TOKENS ? FEATURES_BATCH_TOKENS / desc->ctx : 1, i;
     size_t per_context, entries;
     bool apart = !features_same_site(desc->place.in, desc->place.out);
@@ -601,7 +603,7 @@ SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, 
                                 "features_create: examples, samples are %zu, %zu, "
                                 "allowed is at most %d",
                                 desc->examples, desc->samples, FEATURES_MAX_KEPT);
-    if (sae_dictionary_info(desc->dict).arch == SAE_ARCH_IDENTITY)
+    if (sae_dictionary_get_desc(desc->dict)->arch == SAE_ARCH_IDENTITY)
         return sae_context_fail(ctx, SAE_ERR_UNSUPPORTED,
                                 "features_create: IdentityDict has no features");
     f = (features *)features_zeroed(1, sizeof *f);
@@ -613,7 +615,7 @@ SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, 
     if (!f->desc.before) f->desc.before = FEATURES_BEFORE;
     if (!f->desc.after) f->desc.after = FEATURES_AFTER;
     if (!f->desc.rows) f->desc.rows = 128;
-    f->m = sae_dictionary_info(desc->dict).dict_size;
+    f->m = sae_dictionary_get_desc(desc->dict)->dict_size;
     f->kept = f->desc.examples + f->desc.samples;
     f->width = f->desc.before + 1 + f->desc.after;
     f->stride = 1;
@@ -783,7 +785,7 @@ static void features_drop_padding(features *f, const int32_t *tokens, size_t row
 }
 
 static void features_sample_rows(features *f, const float *x, const float *y, size_t row) {
-    sae_dictionary_desc info = sae_dictionary_info(f->desc.dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(f->desc.dict);
     if (f->rows % f->stride == 0 && f->sampled < f->desc.rows) {
         memcpy(f->sample + f->sampled * info.activation_dim, x + row * info.activation_dim,
                info.activation_dim * sizeof *x);
@@ -802,7 +804,7 @@ static sae_result features_see(void *user, float *x, size_t rows, size_t dim) {
 /* The rows of the batch at the place; y is what the dictionary should give. */
 static sae_result features_rows_seen(void *user, float *y, size_t rows, size_t dim) {
     features *f = (features *)user;
-    size_t ctx = f->desc.ctx, d = sae_dictionary_info(f->desc.dict).activation_dim, at, n, i;
+    size_t ctx = f->desc.ctx, d = sae_dictionary_get_desc(f->desc.dict)->activation_dim, at, n, i;
     const float *x = f->seen ? f->seen : y;
     (void)dim;
     for (i = 0; i < rows; i++)
@@ -871,7 +873,7 @@ SAE_API sae_result features_collect(neox_model *model, const features_text *text
 
 static double features_squared_norm(const features *f, size_t latent) {
     const float *w = sae_dictionary_decoder_row(f->desc.dict, latent);
-    size_t d = sae_dictionary_info(f->desc.dict).output_dim;
+    size_t d = sae_dictionary_get_desc(f->desc.dict)->output_dim;
     return w ? (double)features_dot(w, w, d) : 1;
 }
 
@@ -998,7 +1000,7 @@ static double features_explained(const float *y, const float *x_hat, size_t n, s
 
 SAE_API sae_result features_pursuit(const features *f, features_pursued *out) {
     const sae_dictionary *dict = f->desc.dict;
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t n = f->sampled, d = info.output_dim, i, j;
     float *x_hat, *centred, *code, *b_dec;
     sae_result result = SAE_OK;
@@ -1072,7 +1074,7 @@ static void features_near_one(void *arg, size_t part) {
 /* Decoder rows of norm 1, [num,d]; latents NULL: all. NULL: no memory. */
 static float *features_unit_rows(const sae_dictionary *dict, const uint32_t *latents,
                                  size_t num) {
-    size_t d = sae_dictionary_info(dict).output_dim, i, j;
+    size_t d = sae_dictionary_get_desc(dict)->output_dim, i, j;
     float *rows = (float *)features_alloc(num, d * sizeof *rows);
     for (i = 0; rows && i < num; i++) {
         const float *w = sae_dictionary_decoder_row(dict, latents ? latents[i] : i);
@@ -1087,8 +1089,8 @@ SAE_API sae_result features_neighbours(sae_context *ctx, const sae_dictionary *d
                                        uint32_t *out, float *cosine) {
     features_near p;
     float *rows;
-    p.m = sae_dictionary_info(dict).dict_size;
-    p.d = sae_dictionary_info(dict).output_dim;
+    p.m = sae_dictionary_get_desc(dict)->dict_size;
+    p.d = sae_dictionary_get_desc(dict)->output_dim;
     p.latents = latents;
     p.num = num;
     p.count = count;
@@ -1237,7 +1239,7 @@ static void features_fit(float *xy, size_t num) {
 
 SAE_API sae_result features_map(sae_context *ctx, const sae_dictionary *dict,
                                 const uint32_t *latents, size_t num, float *xy) {
-    size_t d = sae_dictionary_info(dict).output_dim, count = FEATURES_NEAR, i, j, round;
+    size_t d = sae_dictionary_get_desc(dict)->output_dim, count = FEATURES_NEAR, i, j, round;
     float *rows = features_unit_rows(dict, latents, num), *cosine, size = 10;
     uint32_t *near, *all;
     double *axes = (double *)features_alloc(4, d * sizeof *axes);

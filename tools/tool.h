@@ -200,7 +200,7 @@ int language_open(const common *c, language *l);
 void language_close(language *l);
 int find_position(const common *c, const char *path, const sae_dictionary *dict,
                   const language *l, position *out);
-void print_table(const char *const *names, const sae_metrics *m, size_t num);
+void print_table(const char *const *names, const features_metrics *m, size_t num);
 int evaluate_in_model(const common *c, const sae_dictionary *dict);
 void mark_padding(const neox_model *model, neox_contexts *contexts);
 int read_contexts(const common *c, neox_tokenizer *tokenizer, neox_contexts *out);

@@ -22,14 +22,13 @@ static int set_hyperparameter(sae_trainer_desc *desc, const char *name, const ch
 /* What no trainer can do without; who: the trainer's name. */
 static int check_needs(const train_options *o, const sae_trainer_desc *desc) {
     const char *who = sae_trainer_name(desc->kind);
-    bool chooses = desc->kind == SAE_TRAINER_TOP_K || desc->kind == SAE_TRAINER_BATCH_TOP_K
-                   || desc->kind == SAE_TRAINER_MATRYOSHKA;
     if (!desc->kind && o->config.count)
         return fail_usage("--trainer is missing, and %s has no trainer_class", o->config.items[0]);
     if (!desc->kind) return fail_usage("--trainer is missing");
     if (!desc->dict_size) return fail_usage("--dict-size is missing");
-    if (chooses && !desc->k) return fail_usage("--k is missing: latents of a row, of %s", who);
-    if (desc->kind == SAE_TRAINER_MATRYOSHKA && !desc->num_groups)
+    if (!desc->k && !is_ignored("k", desc, 1))
+        return fail_usage("--k is missing: latents of a row, of %s", who);
+    if (!desc->num_groups && !is_ignored("group_fractions", desc, 1))
         return fail_usage("--group-fractions is missing, for example 0.25,0.75");
     return DONE;
 }
@@ -47,7 +46,8 @@ static void warn_ignored(const train_options *o, const sae_trainer_desc *descs, 
 static int unknown_trainer(const char *name) {
     size_t least = strlen(name) / 2 + 2, k;
     const char *best = NULL;
-    for (k = 1; k <= 9; k++) nearer(name, sae_trainer_name((sae_trainer_kind)k), &best, &least);
+    for (k = 1; k <= SAE_NUM_TRAINERS; k++)
+        nearer(name, sae_trainer_name((sae_trainer_kind)k), &best, &least);
     if (best) return fail_usage("--trainer %s is unknown; did you mean %s?", name, best);
     return fail_usage("--trainer %s is unknown; sae train --help lists them", name);
 }

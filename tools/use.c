@@ -1,9 +1,7 @@
 /* sae: eval, encode, reconstruct, steer-export. */
 #include "tool.h"
 
-/* All but the losses of a language model: there is none here. */
 static void print_metric(const char *name, double value, bool json) {
-    if (strncmp(name, "loss_", 5) == 0 || strcmp(name, "frac_recovered") == 0) return;
     if (json && !isfinite(value)) printf("\"%s\": null, ", name);
     else if (json) printf("\"%s\": %.9g, ", name, value);
     else if (value != value) printf("%-30s nan\n", name);
@@ -50,7 +48,7 @@ static int evaluate(const common *c, sae_dictionary *dict) {
     desc.buffer.batch_size = (size_t)batch;
     desc.buffer.sequential = true;
     desc.batches = c->batches ? c->batches : rows.rows / batch;
-    if (sae_evaluate(tool.ctx, &desc, dict, &metrics) != SAE_OK) return fail_library();
+    if (sae_evaluate(dict, &desc, &metrics) != SAE_OK) return fail_library();
     print_metrics(&metrics, desc.batches * batch, c->json);
     if (!c->batches && rows.rows % batch && !tool.quiet)
         fail("judged %.0f of %.0f rows: whole batches of %.0f; --batch N",
@@ -66,7 +64,7 @@ static void print_l0(const common *c, const reader *rows, uint64_t active) {
 
 /* A block of rows of --data after the other, encoded; dense latents or reconstruction to out. */
 static int write_dense(const common *c, const sae_dictionary *dict, reader *rows, bool latents) {
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t width = latents ? info.dict_size : info.output_dim, n, i;
     uint64_t active = 0;
     size_t block = block_rows(c, dict, 4 * (latents ? width : width + info.activation_dim));
@@ -135,7 +133,7 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     static const char *const endings[] = { ".row.npy", ".index.npy", ".value.npy" };
     static const char *const descrs[] = { "<i8", "<i4", "<f4" };
     static const size_t sizes[] = { 8, 4, 4 };
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t m = info.dict_size, block = block_rows(c, dict, 8 * m), n, r, i;
     sae_sparse code;
     npy_writer parts[3];

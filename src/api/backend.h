@@ -101,6 +101,14 @@ typedef struct sae_work {
     sae_shape shape;
 } sae_work;
 
+/* Adam (Kingma & Ba 2015) as PyTorch's: eps outside the root, bias-corrected, no weight decay. */
+typedef struct sae_adam_desc {
+    double lr;
+    double beta1; /* 0: there are no first moments */
+    double beta2;
+    double eps;
+} sae_adam_desc;
+
 /* Silent rows of W_dec wait: nobody reads them before their latents fire again, and what Adam does
    to them meanwhile follows from the steps alone. Row i waits, without a gradient, if
      waits && updates >= begun + SAE_LAG_QUIET && updates >= listed[i] + SAE_LAG_QUIET.
@@ -392,6 +400,9 @@ struct sae_backend {
     SAE_BACKEND_OPERATIONS(SAEI_MEMBER)
 };
 #undef SAEI_MEMBER
+
+/* The built-in table: what sae_context_desc.backend NULL means, and a start for one of your own. */
+SAE_API const sae_backend *sae_cpu_backend(void);
 
 /* For those who write a backend. Memory on 64-byte boundaries from the context's allocator, not
    zeroed; NULL: none left. */

@@ -17,4 +17,9 @@
 #define SAE_PRINTF(format_index, first)
 #endif
 
-#define SAE_VERSION "0.1.0"
+#define SAE_VERSION_MAJOR 0
+#define SAE_VERSION_MINOR 2
+#define SAE_VERSION_PATCH 0
+#define SAE_VERSION_NUMBER                                                                         \
+    (SAE_VERSION_MAJOR * 10000 + SAE_VERSION_MINOR * 100 + SAE_VERSION_PATCH)
+#define SAE_VERSION "0.2.0"

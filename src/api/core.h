@@ -1,6 +1,9 @@
 #pragma once
 #include "base.h"
 
+/* The version of the compiled library, as SAE_VERSION was there. */
+SAE_API const char *sae_version(void);
+
 /* ==== >>api: results ========================================================================== */
 
 /* Every call that can fail returns one of these; sae_error() has the sentence that names the
@@ -49,7 +52,8 @@ typedef struct sae_allocator { /* called from any thread; free never with NULL *
 } sae_allocator;
 
 typedef struct sae_logger {
-    void (*log)(sae_log_level level, const char *message, void *user); /* from any thread */
+    /* From any thread. result: of an error; SAE_OK with the other levels. */
+    void (*log)(sae_log_level level, sae_result result, const char *message, void *user);
     void *user;
 } sae_logger;
 
@@ -80,6 +84,17 @@ typedef struct sae_io {
     void *user;
 } sae_io;
 
+/* Threads of the caller's. run calls fn(arg, part, worker) once for every part < parts, in any
+   order and on any threads, its own among them, and returns when all have returned. worker is below
+   the desc's `threads`, and no two parts of one run that are at work at the same time share it.
+   run is called by every thread that calls the library, so by several at once, and may be called
+   from inside a part. */
+typedef void (*sae_part_fn)(void *arg, size_t part, size_t worker);
+typedef struct sae_pool {
+    void (*run)(size_t parts, sae_part_fn fn, void *arg, void *user);
+    void *user;
+} sae_pool;
+
 typedef struct sae_backend sae_backend; /* >>backend */
 
 typedef struct sae_context_desc {
@@ -88,8 +103,11 @@ typedef struct sae_context_desc {
     sae_io io;                  /* default: the system's files, mapped; paths are UTF-8 on Windows.
                                    With SAE_NO_STDIO there is no default: loading from memory works
                                    without */
-    int threads;                /* default 0: all (OpenMP's choice), at most 1024; results do not
-                                   depend on it */
+    sae_pool pool;              /* default: OpenMP, where sae.h is compiled with it, else the
+                                   calling thread alone */
+    int threads;                /* at most 1024; default 0: all (OpenMP's choice). With a pool
+                                   required: the number of its workers. Results do not depend
+                                   on it */
     const sae_backend *backend; /* default NULL: the CPU */
     const void *backend_desc;   /* what the backend wants to know, for example a sae_cuda_desc;
                                    default NULL: its own defaults. Must live as long as ctx */
@@ -107,6 +125,28 @@ SAE_API void sae_context_destroy(sae_context *ctx); /* NULL is fine */
    one thread; where several may fail at once, take a copy (cut to size, NUL-terminated). */
 SAE_API const char *sae_error(const sae_context *ctx);
 SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
+
+/* ==== >>api: element types and tensors ======================================================== */
+
+typedef enum sae_dtype {
+    SAE_DTYPE_DEFAULT = 0, /* F32 */
+    SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
+    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
+} sae_dtype;
+SAE_API size_t sae_dtype_size(sae_dtype dtype);
+SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
+
+#define SAE_MAX_DIMS 8
+typedef struct sae_tensor {
+    const char *name;            /* "" for .npy */
+    sae_dtype dtype;
+    size_t ndim;
+    uint64_t shape[SAE_MAX_DIMS];
+    int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
+    const void *data;            /* the first element; little endian; need not be aligned */
+} sae_tensor;
+/* All elements as float32 in row-major order, out [product of shape]. */
+SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 
 /* ==== >>api: dictionaries ===================================================================== */
 
@@ -146,7 +186,7 @@ typedef enum sae_rule {
 
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
-/* Which latents there are, where it is not "relu(p), and of these the class's choice". */
+/* How latents are computed from the pre-activations p. */
 typedef enum sae_activation {
     SAE_ACTIVATION_POSITIVE = 0, /* as the class says */
     SAE_ACTIVATION_SIGNED,    /* STANDARD, STANDARD_NEW: f = p; TOP_K: the k largest p, no relu */
@@ -191,8 +231,13 @@ SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_
                                          sae_dictionary **out);
 SAE_API void sae_dictionary_destroy(sae_dictionary *dict);
 
-/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in. */
-SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict);
+SAE_API sae_result sae_dictionary_copy(const sae_dictionary *dict, sae_dictionary **out);
+/* What sae_dictionary_create would ask of the allocator. Errors: SAE_ERR_INVALID. */
+SAE_API sae_result sae_dictionary_memory(const sae_dictionary_desc *desc, size_t *bytes);
+
+/* What it is: the desc it was made from (seed 0 if it came from a file), output_dim filled in. Owned
+   by dict. */
+SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary *dict);
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
 /* Rule at inference; active_groups 0 means all. Errors: SAE_ERR_INVALID (does not fit the
@@ -209,8 +254,28 @@ SAE_API float sae_dictionary_threshold(const sae_dictionary *dict);
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
-/* Multiplies every bias by scale, and the thresholds too (a scalar one only where >= 0): the
-   dictionary of x*scale from that of x. Errors: SAE_ERR_INVALID (not finite, or <= 0),
+/* All parameters, where they lie in dict, to be read: valid until dict is destroyed; their rows may
+   be further apart than they are long (stride).
+     W_enc [m,d], W_dec [m,output_dim], b_dec [output_dim]   all classes but IDENTITY, which has none
+     b_enc [m]                                               all but GATED
+     gate_bias, r_mag, mag_bias [m]                          GATED
+     threshold [m]                                           JUMP_RELU
+     threshold, k, one number each                           TOP_K, BATCH_TOP_K, MATRYOSHKA
+     W_skip [output_dim,d]                                   where desc.skip is set
+   False: no tensor of that index. */
+SAE_API size_t sae_dictionary_num_tensors(const sae_dictionary *dict);
+SAE_API bool sae_dictionary_get_tensor(const sae_dictionary *dict, size_t index, sae_tensor *out);
+/* Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the message has the names). */
+SAE_API sae_result sae_dictionary_find_tensor(const sae_dictionary *dict, const char *name,
+                                              sae_tensor *out);
+/* Copies count float32 numbers, all of the tensor, row-major, into it. What sae_dictionary_prepare
+   made is dropped, and no other thread may use dict meanwhile. Errors: SAE_ERR_INVALID (also a k
+   that is none), SAE_ERR_NOT_FOUND, SAE_ERR_MISMATCH (count). */
+SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *name,
+                                             const float *values, size_t count);
+
+/* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by scale.
+   A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
    SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
@@ -221,12 +286,23 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict);
 
 /* Makes encode, encode_sparse and forward of 8 rows or more faster (2 times and more for sparse
    latents on CPUs with AVX-512 VNNI; elsewhere nothing happens), with the same bits: keeps W_enc in
-   16 bit beside the dictionary, 2 m d bytes, and a place to work for each thread of the context.
-   Rows with more than about m/20 latents gain nothing, and after several such it is left off. Lasts
-   until the parameters or the rule change (scale_biases, normalize_decoder, set_rule). Like these
-   it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
+   16 bit with the dictionary, 2 m d bytes, and scratch memory per thread. Batches with more than
+   about m/20 latents per row gain nothing; after several of them the fast path is turned off. Lasts
+   until the parameters or the rule change (set_tensor, scale_biases, normalize_decoder, set_rule).
+   Like these it changes dict, so no other thread may use dict meanwhile; afterwards any number may.
    Errors: SAE_ERR_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
+
+/* ==== >>api: inference ======================================================================== */
+
+/* Rows of activations wherever they lie. */
+typedef struct sae_rows {
+    const void *data;  /* required: [n,d] */
+    sae_dtype dtype;   /* F32 (default), F16, BF16 */
+    size_t stride;     /* elements from one row to the next; default d */
+    bool on_device;    /* in the backend's memory, and ready in the order of its stream; may be
+                          written again in the order of that stream. Default: host memory */
+} sae_rows;
 
 /* Latents of n rows as lists. Row r occupies [row_begin[r], row_begin[r+1]) of latent and value;
    latents ascend inside a row; only f != 0 is listed. The caller owns all three arrays. */
@@ -234,25 +310,40 @@ typedef struct sae_sparse {
     size_t *row_begin; /* [n + 1] */
     uint32_t *latent;  /* [capacity] */
     float *value;      /* [capacity] */
-    size_t capacity;   /* n*k is enough for top-k rules, n*m always */
+    size_t capacity;   /* sae_dictionary_capacity(dict, n) is enough */
 } sae_sparse;
 
+/* Entries that the lists of n rows may need: n*k under SAE_RULE_TOP_K (the batch classes:
+   floor((k + k_fraction) n)), else n*m. SIZE_MAX: more than can be counted. */
+SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
+
 /* Inference. dict is const and is not changed; callable from many threads at once. x [n,d] and the
-   outputs are the caller's, densely packed, and may not overlap. Nothing is allocated, except under
-   SAE_RULE_TOP_K: by the batch classes (8 n m bytes; sae_forward without f 12 n m), and by
-   sae_forward without f where k > 1024 (32*m floats a thread). Rows with NaN or infinity give
-   unspecified latents in these rows alone. Bits do not depend on n, threads or instruction set (but
-   for batch top-k, which chooses over the n rows together). x_hat is [n,output_dim].
+   outputs are the caller's and may not overlap; outputs are densely packed. x_hat is [n,output_dim].
+   A call uses at most 16 KB of stack, on every thread that works for it, and allocates nothing,
+   except under SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and sae_forward without f
+   where k > 512 1024 k + 1024 bytes per thread (all a little rounded up). Calls work in memory that
+   the context has: for as many at once as it has threads, and at least 4; further ones work in
+   smaller pieces, so slower. Rows with NaN or infinity give unspecified latents in these rows alone.
+   Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the n
+   rows together).
+   Each call is there twice: for float rows one after the other, and for rows of any kind in host
+   memory (_rows); the bits are those of the rows converted to float32 first.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY (of what is allocated). */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
+SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                   float *f);
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out);
+SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          sae_sparse *out);
 /* f [n,count] of the latents named (each < m). Rules that compare a latent with others (top-k) do
    not apply: these classes give p > max(threshold, 0), or relu(p) while the threshold is unset, or
    p where latents are signed. */
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f);
+SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          const uint32_t *latents, size_t count, float *f);
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat);
 SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_sparse *code, size_t n,
                                      float *x_hat);
@@ -260,14 +351,13 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
    [n,output_dim] is decode's, changed in place; nothing happens to dictionaries with neither. */
 SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
                                      float *x_hat);
+SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          float *x_hat);
 /* encode, decode, finish; f may be NULL. */
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f);
-/* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
-SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
-                                     const uint8_t *mask, float *x_ghost);
-/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
-SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
+SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                    float *x_hat, float *f);
 
 /* ==== >>api: load and save ==================================================================== */
 
@@ -306,10 +396,10 @@ SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_d
    SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
 /* The same into memory: *data [*size] becomes the bytes that a file called name would have. It is
-   of the context's allocator; sae_memory_free takes it back. */
+   of the context's allocator; sae_context_free takes it back. */
 SAE_API sae_result sae_dictionary_save_memory(const sae_dictionary *dict, const char *name,
                                               void **data, size_t *size);
-SAE_API void sae_memory_free(sae_context *ctx, void *memory); /* NULL is fine */
+SAE_API void sae_context_free(sae_context *ctx, void *memory); /* NULL is fine */
 
 /* ==== >>api: steering ========================================================================= */
 
@@ -335,14 +425,17 @@ typedef struct sae_steering {
    f is that of sae_encode, rule included: under SAE_RULE_TOP_K a latent not among the k of its row
    has f = 0, so that SCALE and ABLATE leave it alone and SET moves it by the whole value. Where
    input_norm is undone on x_hat, the directions are scaled back to the row's units with it.
-   dict is const; callable from many threads at once; nothing is allocated. Cost a row: count d, and
-   m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
+   dict is const; callable from many threads at once; stack and memory as for inference. Cost per
+   row: count d, and m d more where a mode other than ADD meets a top-k rule and a latent that may be among the k.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, more than
    SAE_MAX_STEERINGS), SAE_ERR_UNSUPPORTED (SAE_RULE_TOP_K of the batch classes with n > 1 and a
    mode other than ADD: it would choose over all rows together; a transcoder that shows as one:
    skip, or another output_dim). x is untouched then. */
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count);
+/* x->data is written; numbers of 16 bit are rounded to the nearest, ties to even. */
+SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                  const sae_steering *steerings, size_t count);
 
 /* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
    file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command

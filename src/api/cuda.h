@@ -10,11 +10,11 @@
        #include "sae.h"
    Link with cudart and cublasLt. Weights, losses and files are those of the CPU, bit for bit. */
 typedef struct sae_cuda_desc {
-    int device;   /* CUDA's number of it; default 0. Calls leave it current for their thread */
-    void *stream; /* cudaStream_t that everything runs on; default: an own one */
-    int screen;   /* encode by a 16-bit product that only proposes: default 0: where it pays; 1:
-                     always, -1: never. No bit of a result depends on it */
-    int dense;    /* sum over lists of latents as if they were dense matrices: as screen */
+    int device;   /* its CUDA number; default 0. Calls leave it current for their thread */
+    void *stream; /* cudaStream_t that everything runs on; default: a stream of its own */
+    int screen;   /* encode first by a 16-bit product that proposes candidates. Default 0: where it
+                     pays; 1: always; -1: never. No bit of a result depends on it */
+    int dense;    /* sum over lists of latents as if they were dense matrices. Values as screen */
 } sae_cuda_desc;
 
 /* The table for sae_context_desc.backend; sae_cuda_desc goes into backend_desc. Creating a trainer

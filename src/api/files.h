@@ -69,15 +69,6 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
    memory, where sae_io cannot map).
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
-#define SAE_MAX_DIMS 8
-typedef struct sae_tensor {
-    const char *name;            /* "" for .npy */
-    sae_dtype dtype;
-    size_t ndim;
-    uint64_t shape[SAE_MAX_DIMS];
-    int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
-    const void *data;            /* the first element; little endian; need not be aligned */
-} sae_tensor;
 typedef struct sae_tensor_file sae_tensor_file;
 SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
 /* A file of any of these kinds whose bytes are in memory; they are read in place and must outlive
@@ -93,14 +84,12 @@ SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, cons
    reads whole.
    Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
-/* All elements as float32 in row-major order, out [product of shape]. */
-SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
    tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
    SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
-/* The same into memory: the bytes that a file of that name would have, for sae_memory_free. */
+/* The same into memory: the bytes that a file of that name would have, for sae_context_free. */
 SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *name,
                                                 const sae_tensor *tensors, size_t count,
                                                 void **data, size_t *size);

@@ -1,7 +1,7 @@
 #pragma once
 #include "core.h"
 
-/* ==== >>api: schedules and optimizers ========================================================= */
+/* ==== >>api: schedules ======================================================================== */
 
 #define SAE_NONE UINT64_MAX /* in a step count: explicitly none, where 0 would mean the default */
 
@@ -16,60 +16,43 @@ typedef struct sae_schedule {
 SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
 SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
 
-/* Adam (Kingma & Ba 2015) as PyTorch's: eps outside the root, bias-corrected, no weight decay. */
-typedef struct sae_adam_desc {
-    double lr;    /* required */
-    double beta1; /* literal: 0 is 0 */
-    double beta2;
-    double eps;
-} sae_adam_desc;
-
-/* One update of count parameters; t counts from 1. first and second are the moments, zero before
-   t = 1, [count] each; first may be NULL when beta1 is 0. No errors: NULL or count 0 do nothing. */
-SAE_API void sae_adam_step(const sae_adam_desc *adam, uint64_t t, float *param, const float *grad,
-                           float *first, float *second, size_t count);
-/* ConstrainedAdam on rows of unit norm: removes from each row of grad its part along the row of
-   param (grad is changed), Adam, then divides each row by its norm. param [rows,dim]. */
-SAE_API void sae_constrained_adam_step(const sae_adam_desc *adam, uint64_t t, float *param,
-                                       float *grad, float *first, float *second, size_t rows,
-                                       size_t dim);
-/* Scales all grads by min(1, max_norm / (norm + 1e-6)), norm over all of them; returns norm. */
-SAE_API double sae_clip_grad_norm(float *const *grads, const size_t *counts, size_t num_grads,
-                                  double max_norm);
-/* The two halves of the constraint: rows of grad lose grad.w w, w = row/(norm + eps); rows of param
-   are divided by (norm + eps). */
-SAE_API void sae_remove_parallel(const float *param, float *grad, size_t rows, size_t dim,
-                                 float eps);
-SAE_API void sae_normalize_rows(float *param, size_t rows, size_t dim, float eps);
-
-typedef enum sae_dtype {
-    SAE_DTYPE_DEFAULT = 0, /* F32 */
-    SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
-    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
-} sae_dtype;
-SAE_API size_t sae_dtype_size(sae_dtype dtype);
-SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
 
 /* ==== >>api: trainers ========================================================================= */
 
-/* NAME on the command line and in messages, and the reference's class. */
+/* One row a trainer: its number, the dictionary it trains, its NAME on the command line and in
+   messages, the reference's class, and that class's name in 2024. */
 #define SAE_TRAINERS(X)                                                                            \
-    X(SAE_TRAINER_STANDARD, 1, "standard", "StandardTrainer")                                      \
-    X(SAE_TRAINER_STANDARD_APRIL, 2, "standard_april", "StandardTrainerAprilUpdate")               \
-    X(SAE_TRAINER_GATED, 3, "gated", "GatedSAETrainer")                                            \
-    X(SAE_TRAINER_GATED_ANNEAL, 4, "gated_anneal", "GatedAnnealTrainer")                           \
-    X(SAE_TRAINER_P_ANNEAL, 5, "p_anneal", "PAnnealTrainer")                                       \
-    X(SAE_TRAINER_TOP_K, 6, "top_k", "TopKTrainer")                                                \
-    X(SAE_TRAINER_BATCH_TOP_K, 7, "batch_top_k", "BatchTopKTrainer")                               \
-    X(SAE_TRAINER_MATRYOSHKA, 8, "matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer")           \
-    X(SAE_TRAINER_JUMP_RELU, 9, "jumprelu", "JumpReluTrainer")
+    X(SAE_TRAINER_STANDARD, 1, SAE_ARCH_STANDARD, "standard",                                      \
+      "StandardTrainer", "StandardTrainer")                                                        \
+    X(SAE_TRAINER_STANDARD_APRIL, 2, SAE_ARCH_STANDARD, "standard_april",                          \
+      "StandardTrainerAprilUpdate", "StandardTrainerAprilUpdate")                                  \
+    X(SAE_TRAINER_GATED, 3, SAE_ARCH_GATED, "gated",                                               \
+      "GatedSAETrainer", "GatedSAETrainer")                                                        \
+    X(SAE_TRAINER_GATED_ANNEAL, 4, SAE_ARCH_GATED, "gated_anneal",                                 \
+      "GatedAnnealTrainer", "GatedAnnealTrainer")                                                  \
+    X(SAE_TRAINER_P_ANNEAL, 5, SAE_ARCH_STANDARD, "p_anneal",                                      \
+      "PAnnealTrainer", "PAnnealTrainer")                                                          \
+    X(SAE_TRAINER_TOP_K, 6, SAE_ARCH_TOP_K, "top_k",                                               \
+      "TopKTrainer", "TrainerTopK")                                                                \
+    X(SAE_TRAINER_BATCH_TOP_K, 7, SAE_ARCH_BATCH_TOP_K, "batch_top_k",                             \
+      "BatchTopKTrainer", "TrainerBatchTopK")                                                      \
+    X(SAE_TRAINER_MATRYOSHKA, 8, SAE_ARCH_MATRYOSHKA, "matryoshka_batch_top_k",                    \
+      "MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")                                  \
+    X(SAE_TRAINER_JUMP_RELU, 9, SAE_ARCH_JUMP_RELU, "jumprelu",                                    \
+      "JumpReluTrainer", "TrainerJumpRelu")
 
 typedef enum sae_trainer_kind {
     SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */
-#define SAE_X(name, value, text, reference) name = value,
+#define SAE_X(kind, value, arch, name, reference, older) kind = value,
     SAE_TRAINERS(SAE_X)
 #undef SAE_X
 } sae_trainer_kind;
+
+enum { /* kinds are 1 to SAE_NUM_TRAINERS */
+#define SAE_X(kind, value, arch, name, reference, older) +1
+    SAE_NUM_TRAINERS = SAE_TRAINERS(SAE_X)
+#undef SAE_X
+};
 
 SAE_API const char *sae_trainer_name(sae_trainer_kind kind);
 SAE_API const char *sae_trainer_class(sae_trainer_kind kind);
@@ -84,7 +67,7 @@ typedef enum sae_sparsity_function {
     SAE_SPARSITY_LP_P         /* the annealers: mean sum f^p */
 } sae_sparsity_function;
 
-/* Hyperparameters under the reference's names. Zero means the reference's default, given behind
+/* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
    (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta, max_grad_norm). */
 typedef struct sae_trainer_desc {
@@ -135,14 +118,46 @@ typedef struct sae_trainer_desc {
     const char *init;                /* a file or folder with a state_dict; default: as the class */
     /* written into config.json, for other programs */
     const char *lm_name, *submodule_name, *wandb_name;
-    int64_t layer;
+    int64_t layer;                   /* counted from 0, which is the default; -1: of no layer */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
    known. Idempotent. */
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc);
 
+/* What there is to set by sae_trainer_desc_set, for options, forms and bindings: rows 0, 1, ... in
+   the order of sae_trainer_desc. The texts are constants. */
+typedef enum sae_hyperparameter_type {
+    SAE_HYPERPARAMETER_WHOLE, SAE_HYPERPARAMETER_REAL, SAE_HYPERPARAMETER_LIST,
+    SAE_HYPERPARAMETER_TEXT
+} sae_hyperparameter_type;
+typedef struct sae_hyperparameter {
+    const char *name;     /* of sae_trainer_desc_set, config.json and the reference */
+    const char *field;    /* of sae_trainer_desc; "" where it only becomes another's */
+    sae_hyperparameter_type type;
+    const char *initial;  /* the default, in words where it depends on others */
+    const char *allowed;  /* "a whole number >= 1, or none" */
+    uint32_t trainers;    /* bit 1 << kind of each trainer that has it */
+} sae_hyperparameter;
+/* false (out untouched) after the last row. */
+SAE_API bool sae_hyperparameter_get(size_t index, sae_hyperparameter *out);
+/* For "did you mean": letters to change, add, drop or swap with their neighbour to make b of a; 64
+   where one is longer than 63. */
+SAE_API size_t sae_edit_distance(const char *a, const char *b);
+
 typedef struct sae_trainer sae_trainer;
+
+/* Bytes that an object holds while it lives: of its context's allocator, and of its backend's own
+   memory. What a backend keeps for itself (handles, a BLAS library's workspace) is not counted. */
+typedef struct sae_memory {
+    size_t host, device;
+} sae_memory;
+/* What sae_trainer_create would take, by the same plan, without taking it. While it creates, it
+   needs room for the parameters on the host once more; a backup likewise, for the optimizer's
+   state too, where the backend's memory is its own. Errors: those of sae_trainer_create, but init
+   is not read. */
+SAE_API sae_result sae_trainer_memory(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_memory *out);
 
 /* Memory is planned and taken here; steps allocate nothing. The texts of desc are copied; init, if
    given, is read here. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_BACKEND, and those
@@ -157,17 +172,9 @@ SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
 
-/* Rows of activations wherever they lie. */
-typedef struct sae_rows {
-    const void *data;  /* required: [n,d] */
-    sae_dtype dtype;   /* F32 (default), F16, BF16 */
-    size_t stride;     /* elements from one row to the next; default d */
-    bool on_device;    /* in the backend's memory, and ready in the order of its stream; may be
-                          written again in the order of that stream. Default: host memory */
-} sae_rows;
-/* As sae_trainer_step; target may be NULL. A backend that runs behind the host (CUDA) may report
-   NaN or infinity one or two steps late, or at the next call that looks at the trainer: the trainer
-   then is as it was before the step the message names, later ones did nothing. */
+/* As sae_trainer_step; target may be NULL. A backend that works while the host goes on (CUDA) may
+   report NaN or infinity one or two steps late, or at the next call that reads the trainer: it then
+   is as it was before the step the message names, later ones did nothing. */
 SAE_API sae_result sae_trainer_step_rows(sae_trainer *trainer, const sae_rows *x,
                                          const sae_rows *target, size_t n);
 
@@ -192,10 +199,11 @@ typedef struct sae_stats {
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
-/* The dictionary being trained: a view owned by the trainer, in the units of its input. Valid until
-   the next step or destroy: call it again then, as its weights may stand still meanwhile. */
+/* The dictionary being trained: a view owned by the trainer, in the units of its input. Call it again
+   after each step: an old pointer is not updated. */
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *trainer);
-SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *trainer); /* all defaults set */
+/* With all defaults set and texts of its own; valid until the trainer is destroyed. */
+SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *trainer);
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *trainer);
 
 /* ==== >>api: sessions ========================================================================= */
@@ -210,6 +218,9 @@ typedef struct sae_session sae_session;
 SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
                                       sae_session **out);
 SAE_API void sae_session_destroy(sae_session *session);
+/* What sae_session_create would hold, by the same plan, without taking it. Errors: the same. */
+SAE_API sae_result sae_session_memory(const sae_dictionary *dict, size_t batch_size,
+                                      sae_memory *out);
 /* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
    memory, and the call waits for them. Errors: also SAE_ERR_NOT_FINITE and SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
@@ -267,9 +278,10 @@ SAE_API sae_result sae_buffer_next(sae_buffer *buffer, const float **x, const fl
 /* From the first batch again, with the same shuffling. Errors: SAE_ERR_UNSUPPORTED (read without
    rewind). */
 SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
+/* What the source holds, which files say by themselves: the width of a row, and how many rows there
+   are (0: not known, of read). */
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
-SAE_API bool sae_buffer_has_target(const sae_buffer *buffer);
-SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer); /* 0: not known (read) */
+SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer);
 
 /* ==== >>api: the training loop ================================================================ */
 
@@ -279,6 +291,9 @@ typedef struct sae_progress {
     uint64_t rows;              /* seen since start_step */
     size_t num_trainers;
     sae_trainer *const *trainers;
+    float norm_factor;          /* rows are divided by it; 1 without normalize_activations */
+    bool finished;              /* all is written; also where resume finds a finished run, whose
+                                   dictionaries are in its folder: these trainers are untrained */
 } sae_progress;
 
 typedef struct sae_train_desc {
@@ -296,7 +311,7 @@ typedef struct sae_train_desc {
     bool resume;                      /* from the last backup; from the start if there is none */
     uint64_t log_steps;               /* call log every so many steps; default: never */
     void (*log)(void *user, size_t trainer, const sae_stats *stats);
-    bool (*progress)(void *user, const sae_progress *progress); /* every step; false stops */
+    bool (*progress)(void *user, const sae_progress *progress); /* after each step; false stops */
     void *user;
     /* written into config.json, for other programs */
     const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
@@ -314,6 +329,39 @@ typedef struct sae_train_desc {
    no backup. */
 SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
 
+/* The same run step by step, with the same files and bits:
+       sae_training_create(ctx, &desc, &t);
+       const sae_progress *p = sae_training_progress(t);
+       while (p->step < p->steps && sae_training_step(t) == SAE_OK) ...
+       sae_training_finish(t);
+       sae_training_destroy(t);
+   It may be left after any step and resumed later, here or by sae_train. One thread at a time, and
+   one run at a time in a save_dir. */
+typedef struct sae_training sae_training;
+
+/* All that comes before the first step: trainers, folders, and with resume the last backup. desc is
+   copied, but not the rows in memory that its buffer names. desc.log is called by steps,
+   desc.progress by sae_train alone. Errors: as sae_train's. */
+SAE_API sae_result sae_training_create(sae_context *ctx, const sae_train_desc *desc,
+                                       sae_training **out);
+/* Leaves the files as the last step, save or finish left them. */
+SAE_API void sae_training_destroy(sae_training *training);
+/* Where it stands: owned by training, and kept up to date. Look at its trainers, do not step
+   them. */
+SAE_API const sae_progress *sae_training_progress(const sae_training *training);
+/* The checkpoints and the backup that are due, then one update of every trainer. Errors: when
+   reading rows or writing files fails, and with SAE_ERR_END_OF_DATA, nothing was updated and it may
+   be called again; when an update fails, or finds a loss that is not finite, this and all later
+   calls fail (SAE_ERR_INVALID) and the last backup is what is left. SAE_ERR_INVALID, with nothing
+   changed, when all steps are done. */
+SAE_API sae_result sae_training_step(sae_training *training);
+/* Writes the backup now, from which desc.resume goes on. Errors: SAE_ERR_INVALID (no save_dir;
+   finished; diverged), SAE_ERR_IO: the backup before is whole, and training may go on. */
+SAE_API sae_result sae_training_save(sae_training *training);
+/* Writes what sae_train writes at the end, of as many steps as are done (at least one), and removes
+   the backup. Then there are no more steps. Errors: as save's; it may be called again. */
+SAE_API sae_result sae_training_finish(sae_training *training);
+
 /* ==== >>api: metrics ========================================================================== */
 
 /* The reference's evaluate(): each the mean over the batches. */
@@ -325,11 +373,7 @@ SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc);
     X(cossim)                       /* mean cos(x, x_hat) */                                       \
     X(l2_ratio)                     /* mean norm(x_hat) / norm(x) */                               \
     X(relative_reconstruction_bias) /* mean norm(x_hat)^2 / mean x.x_hat */                        \
-    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */     \
-    X(loss_original)                /* of the language model, from model_loss; else NaN */         \
-    X(loss_reconstructed)                                                                          \
-    X(loss_zero)                                                                                   \
-    X(frac_recovered)               /* (reconstructed - zero) / (original - zero) */
+    X(frac_alive)                   /* share of latents whose sum over all batches is not 0 */
 
 typedef struct sae_metrics {
 #define SAE_X(name) double name;
@@ -342,21 +386,25 @@ typedef struct sae_evaluate_desc {
                                 than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
-    /* Losses of the language model: unchanged, with x_hat patched in, with zeros patched in. */
-    sae_result (*model_loss)(void *user, const sae_dictionary *dict, double loss[3]);
-    void *user;
 } sae_evaluate_desc;
 
-/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY, model_loss's
-   own. */
-SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
-                                const sae_dictionary *dict, sae_metrics *out);
+/* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_desc *desc,
+                                sae_metrics *out);
 
 /* Geometric median of n rows x [n,d] by Weiszfeld's iteration from the mean: at most 100 rounds,
    stops when it moves less than 1e-5. out [d]. Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
                                         float *out);
-/* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents a row so that f W_dec is near
+/* Gradient pursuit: f [n,m] >= 0 with at most target_l0 latents per row so that f W_dec is near
    x [n,d] (no bias). Errors: SAE_ERR_OUT_OF_MEMORY, SAE_ERR_INVALID. */
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f);
+
+/* ==== >>api: the reference's experiments ====================================================== */
+
+/* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
+SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint8_t *mask, float *x_ghost);
+/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);

@@ -195,7 +195,7 @@ typedef struct saei_task {
     size_t n, d, ld, m, lo, hi, which, stride, parts;
     float a;
     double p, coef;
-    bool add, alone; /* alone: the scratch is this part's only, not one a thread */
+    bool add;
     int kind;
     const float *x, *y, *z;
     const void *rows;
@@ -222,10 +222,6 @@ static saei_task saei_task_of(const sae_work *w) {
     t.d = w->shape.d;
     t.m = w->shape.dict_size;
     return t;
-}
-
-static size_t saei_task_thread(const saei_task *t) {
-    return t->alone ? 0 : saei_thread_index(t->w->ctx);
 }
 
 /* A sum in the scalars order: s[0] the blocks before, s[1] this block so far. */

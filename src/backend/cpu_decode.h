@@ -26,8 +26,8 @@ static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi,
 
 /* out = base + sum of the row's entries [begin, end); base NULL: 0. */
 static void saei_code_row(const saei_task *t, const float *values, const float *W, size_t begin,
-                          size_t end, const float *base, float *out) {
-    float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
+                          size_t end, const float *base, size_t worker, float *out) {
+    float *sum = t->s.rows + worker * 3 * t->ld;
     memset(sum, 0, t->ld * sizeof *sum);
     t->kernels->add_rows(t->ld, end - begin, t->code->latent + begin, values + begin, W, t->ld,
                          sum);
@@ -35,13 +35,13 @@ static void saei_code_row(const saei_task *t, const float *values, const float *
     else t->kernels->axpy(t->ld, 1, sum, base, out);
 }
 
-static void saei_decode_part(void *arg, size_t part) {
+static void saei_decode_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
         size_t begin, end = saei_code_range(c, r, t->lo, t->hi, &begin), at = r * c->stride;
         saei_code_row(t, t->z, t->x, at + begin, at + end, t->y ? t->y + r * t->stride : NULL,
-                        t->out + r * t->ld);
+                      worker, t->out + r * t->ld);
     }
 }
 
@@ -57,7 +57,7 @@ static void saei_cpu_decode(const sae_work *w, const sae_code *code, const float
     t.y = base;
     t.stride = base_stride;
     t.out = out;
-    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &t);
+    saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_decode_part, &t);
 }
 
 static void saei_residual_part(void *arg, size_t part) {

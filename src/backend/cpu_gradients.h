@@ -109,13 +109,13 @@ static void saei_cpu_dots(const sae_work *w, const sae_code *code, const float *
 }
 
 /* Row by row: the decoder rows that the dots want lie in the L2 from the decoding. */
-static void saei_reconstruct_part(void *arg, size_t part) {
+static void saei_reconstruct_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     for (size_t r = part * 16, last = saei_part_end(part, 16, c->rows); r < last; r++) {
         size_t at = r * c->stride, end = at + c->count[r];
         float *e = t->outs[0] + r * t->ld, *grad = t->outs[1];
-        saei_code_row(t, t->values[0], t->x, at, end, t->y, e);
+        saei_code_row(t, t->values[0], t->x, at, end, t->y, worker, e);
         t->kernels->axpy(t->ld, -1, t->z + r * t->ld, e, e);
         t->s.sums[r] = t->kernels->dot(t->ld, e, e);
         t->kernels->dots(t->ld, e, end - at, c->latent + at, t->x, t->ld, t->a, grad + at);
@@ -125,14 +125,14 @@ static void saei_reconstruct_part(void *arg, size_t part) {
 }
 
 /* The same for t->stride rows together. */
-static void saei_dense_reconstruct_part(void *arg, size_t part) {
+static void saei_dense_reconstruct_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_code *c = t->code;
     size_t r0 = part * t->stride, count = saei_min(t->stride, c->rows - r0);
     size_t at[SAEI_DENSE_TARGETS], end[SAEI_DENSE_TARGETS] = { 0 }, m = t->w->shape.dict_size;
     float *e = t->outs[0] + r0 * t->ld, *grad = t->outs[1];
     size_t words = SAEI_DENSE_TARGETS * saei_ceil_div(m, SAEI_DENSE_ROWS);
-    uint64_t *marks = t->s.marks + saei_task_thread(t) * words;
+    uint64_t *marks = t->s.marks + worker * words;
     memset(e, 0, count * t->ld * sizeof *e);
     for (size_t i = 0; i < count; i++) {
         at[i] = (r0 + i) * c->stride;
@@ -148,7 +148,7 @@ static void saei_dense_reconstruct_part(void *arg, size_t part) {
         t->s.sums[r0 + i] = t->kernels->dot(t->ld, e + i * t->ld, e + i * t->ld);
         at[i] = (r0 + i) * c->stride;
     }
-    saei_dense_dots(t, count, at, marks, e, m, t->a, grad);
+    saei_dense_dots(t, count, at, marks, e, m, t->a, worker, grad);
     for (size_t i = 0; t->values[1] && i < count; i++)
         for (size_t j = (r0 + i) * c->stride; j < end[i]; j++)
             if (!(t->values[1][j] > 0)) grad[j] = 0;
@@ -174,9 +174,9 @@ static void saei_cpu_reconstruct(const sae_work *w, const sae_code *code, const 
     if (saei_is_dense(&t, saei_code_entries(code), code->rows)) {
         saei_dense_pack(&t, W, t.m, t.m);
         t.stride = saei_dense_targets(&t, code->rows);
-        saei_parallel(w->ctx, saei_ceil_div(code->rows, t.stride), saei_dense_reconstruct_part,
-                      &t);
-    } else saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
+        saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, t.stride),
+                              saei_dense_reconstruct_part, &t);
+    } else saei_parallel_workers(w->ctx, saei_ceil_div(code->rows, 16), saei_reconstruct_part, &t);
     *loss = saei_sum_doubles(t.s.sums, code->rows) / (double)code->rows;
 }
 

@@ -163,9 +163,9 @@ static void saei_rows_sum(const saei_kernels *kernels, size_t ld, size_t count, 
     }
 }
 
-static void saei_latent_rows_part(void *arg, size_t part) {
+static void saei_latent_rows_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
-    float *sum = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld, *spare = sum + t->ld;
+    float *sum = t->s.rows + worker * 3 * t->ld, *spare = sum + t->ld;
     size_t first = t->lo + part * SAEI_LATENT_PART;
     for (size_t i = first; i < saei_min(first + SAEI_LATENT_PART, t->hi); i++) {
         size_t begin = t->index->begin[i], count = t->index->begin[i + 1] - begin;
@@ -181,13 +181,13 @@ static void saei_latent_rows_part(void *arg, size_t part) {
     }
 }
 
-static void saei_dense_latents_part(void *arg, size_t part) {
+static void saei_dense_latents_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     size_t i0 = t->lo + part * t->stride, count = saei_min(t->stride, t->hi - i0);
     size_t at[SAEI_DENSE_TARGETS];
     const size_t *begin = t->index->begin + i0;
     const uint64_t *words = saei_index_words(t->index) + i0;
-    float *spare = t->s.dense + saei_thread_index(t->w->ctx) * SAEI_DENSE_TARGETS * t->ld;
+    float *spare = t->s.dense + worker * SAEI_DENSE_TARGETS * t->ld;
     float *out = t->out + i0 * t->ld, *sum = t->add ? spare + t->stride * t->ld : out;
     memcpy(at, begin, count * sizeof *at);
     memset(sum, 0, count * t->ld * sizeof *sum);
@@ -230,10 +230,12 @@ static void saei_cpu_latent_rows(const sae_work *w, const sae_index *index, size
     if (index->bits) {
         saei_dense_pack(&t, x, t.n, SAE_ROW_BLOCK);
         t.stride = saei_dense_targets(&t, hi - lo) / (add ? 2 : 1); /* both sums in the scratch */
-        saei_parallel(w->ctx, saei_ceil_div(hi - lo, t.stride), saei_dense_latents_part, &t);
+        saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, t.stride), saei_dense_latents_part,
+                              &t);
         return;
     }
-    saei_parallel(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part, &t);
+    saei_parallel_workers(w->ctx, saei_ceil_div(hi - lo, SAEI_LATENT_PART), saei_latent_rows_part,
+                          &t);
 }
 
 /* The sums of latents [i, i + 4), each in the order of its list, side by side. */

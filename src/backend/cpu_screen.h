@@ -34,12 +34,12 @@ static float saei_screen_error(const saei_quantized *q, const float *facts, floa
            + 2e-6f * facts[2] + 1e-30f;
 }
 
-static void saei_screen_pack_part(void *arg, size_t part) {
+static void saei_screen_pack_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t first = part * SAEI_PANEL, count = saei_min(SAEI_PANEL, t->m - first);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
-    int16_t *words = t->s.words + saei_task_thread(t) * SAEI_ENCODE_ROWS * t->ld;
+    int16_t *words = t->s.words + worker * SAEI_ENCODE_ROWS * t->ld;
     float *inverse = t->s.screen + first, *offset = inverse + all;
     float *facts = t->s.screen + 2 * all + part * SAEI_SCREEN_FACTS;
     const uint32_t *row[SAEI_PANEL];
@@ -122,7 +122,7 @@ static void saei_screen_keep(const saei_task *t, size_t r0, size_t rows, size_t 
         taken[i] = i < rows
                    && saei_screen_ready(t, r0 + i, error, &top[i], &list, &cut[i], &shift[i]);
         scale[i] = taken[i] ? q[i].inverse : 0;
-        if (taken[i] && list.count + SAEI_KEEP_ROOM > list.stride) { /* nearly full: alone */
+        if (taken[i] && list.count + SAEI_LIST_RESERVE > list.stride) { /* nearly full: alone */
             size_t count = t->kernels->keep_screened(
                 dot + i * SAEI_PANEL, inverse, offset, scale[i], shift[i], cut[i], (uint32_t)first,
                 list.latent, list.value, list.count, list.stride);
@@ -157,7 +157,8 @@ static void saei_encode_plain_row(const saei_task *t, size_t r, saei_top *top) {
         memset(product, 0, sizeof product);
         memcpy(bias, a->bias + first, width * sizeof *bias);
         for (size_t j = 0; j < width; j++) list[j] = (uint32_t)(first + j);
-        t->kernels->products(t->d, x, width, list, a->W, t->ld, product);
+        t->kernels->products(t->d, x, width, list, a->W, t->ld, false,
+                             product);
         if (a->select == SAE_SELECT_TOP_K) saei_keep_top(t, first, width, product, bias, top);
         else
             for (size_t j = 0; j < width; j++) {
@@ -187,7 +188,7 @@ static void saei_screen_top_end(const saei_task *t, size_t r, const saei_quantiz
         spare->count = 0;
         spare->cut = 0;
         t->kernels->products(t->d, a->x + r * t->ld, top->count, top->latent, a->W, t->ld,
-                             top->value);
+                             false, top->value);
         for (size_t j = 0; j < top->count; j++) {
             float p = top->value[j] + a->bias[top->latent[j]];
             if (!(p > 0)) continue;
@@ -220,7 +221,7 @@ static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantiz
     }
     if (t->code->count[r] > t->code->stride) return; /* overrun, as the caller sees */
     t->kernels->products(t->d, a->x + r * t->ld, t->code->count[r], t->code->latent + at, a->W,
-                         t->ld, t->code->pre + at);
+                         t->ld, false, t->code->pre + at);
     for (size_t j = at; j < at + t->code->count[r]; j++) {
         uint32_t i = t->code->latent[j];
         float stored;
@@ -231,14 +232,14 @@ static void saei_screen_row_end(const saei_task *t, size_t r, const saei_quantiz
     t->code->count[r] = (uint32_t)kept;
 }
 
-static void saei_screen_part(void *arg, size_t part) {
+static void saei_screen_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t r0 = part * t->stride, r1 = saei_part_end(part, t->stride, a->n);
     size_t all = saei_ceil_div(t->m, SAEI_PANEL) * SAEI_PANEL;
     const float *facts = t->s.screen + 2 * all;
-    int16_t *words = t->s.words + saei_task_thread(t) * SAEI_ENCODE_ROWS * t->ld;
-    saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, r1 - r0, top);
+    int16_t *words = t->s.words + worker * SAEI_ENCODE_ROWS * t->ld;
+    saei_top top[SAEI_ENCODE_ROWS], spare = saei_tops(t, worker, r1 - r0, top);
     saei_quantized q[SAEI_ENCODE_ROWS];
     int32_t dot[SAEI_TILE_ROWS * SAEI_PANEL];
     memset(q, 0, sizeof q);
@@ -286,7 +287,7 @@ static void saei_blas_keep(const saei_task *t, size_t r, size_t first, const flo
 
 /* SAEI_BLAS_PART of rows [lo, hi), of which t->s.blas has the products with the latents from t->n
    on. */
-static void saei_blas_part(void *arg, size_t part) {
+static void saei_blas_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t r0 = t->lo + part * SAEI_BLAS_PART, r1 = saei_min(r0 + SAEI_BLAS_PART, t->hi);
@@ -294,7 +295,7 @@ static void saei_blas_part(void *arg, size_t part) {
     size_t lists = threads * SAEI_TOP_LISTS, end = saei_min(t->n + SAEI_BLAS_LATENTS, t->m);
     float rounding = (float)(t->d + 32) * 1.5e-7f;
     double *least = &t->s.sums[r0 / SAEI_BLAS_PART];
-    saei_top spare = saei_top_list(t, saei_task_thread(t) * SAEI_TOP_LISTS);
+    saei_top spare = saei_top_list(t, worker * SAEI_TOP_LISTS);
     if (!t->n) *least = HUGE_VAL;
     for (size_t r = r0; r < r1; r++) {
         const float *facts = t->s.screen + 2 * all + t->n / SAEI_PANEL * SAEI_SCREEN_FACTS;
@@ -323,8 +324,8 @@ static void saei_blas_encode(saei_task *t) {
                         (int)saei_min(SAEI_BLAS_LATENTS, t->m - t->n), (int)t->d, 1,
                         a->x + t->lo * t->ld, (int)t->ld, a->W + t->n * t->ld, (int)t->ld, 0,
                         t->s.blas, SAEI_BLAS_LATENTS);
-            saei_parallel(t->w->ctx, saei_ceil_div(t->hi - t->lo, SAEI_BLAS_PART), saei_blas_part,
-                          t);
+            saei_parallel_workers(t->w->ctx, saei_ceil_div(t->hi - t->lo, SAEI_BLAS_PART),
+                                  saei_blas_part, t);
         }
     }
 }
@@ -340,7 +341,7 @@ static bool saei_screen_begin(saei_task *t, double known) {
         || known * 20 > (double)t->m || a->n < SAEI_TILE_ROWS || panels > 65536)
         return false;
     memset(t->s.counts, 0, panels * sizeof *t->s.counts);
-    saei_parallel(t->w->ctx, panels, saei_screen_pack_part, t);
+    saei_parallel_workers(t->w->ctx, panels, saei_screen_pack_part, t);
     for (size_t i = 0; i < panels; i++)
         if (t->s.counts[i]) return false;
     return true;
@@ -348,7 +349,7 @@ static bool saei_screen_begin(saei_task *t, double known) {
 
 /* All rows through saei_encode_part, or screened for saei_screen_part; t->parts: how many sums are
    used. A task has many rows, as it reads all panels, but every thread should have four. */
-static void saei_encode_rows(saei_task *t, saei_part_fn fn) {
+static void saei_encode_rows(saei_task *t, sae_part_fn fn) {
     size_t share = saei_align16(t->args->n / (4 * (size_t)t->w->ctx->threads));
     t->stride = saei_min(saei_max(share, 32), SAEI_ENCODE_ROWS);
     t->parts = saei_ceil_div(t->args->n, t->stride);
@@ -359,7 +360,7 @@ static void saei_encode_rows(saei_task *t, saei_part_fn fn) {
         return;
     }
 #endif
-    saei_parallel(t->w->ctx, t->parts, fn, t);
+    saei_parallel_workers(t->w->ctx, t->parts, fn, t);
 }
 
 /* Leaves the `want` largest of the code's `total` positive values, ties to the lower index (row,
@@ -407,7 +408,7 @@ static float saei_keep_batch(sae_code *code, size_t want, uint32_t *histogram) {
 static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_code *code) {
     saei_task t = saei_task_of(w);
     size_t total = saei_code_entries(code); /* of the last batch */
-    saei_part_fn fn = saei_encode_part;
+    sae_part_fn fn = saei_encode_part;
     double known;
     known = code->rows ? (double)total / (double)code->rows : (double)a->m;
     if (a->select == SAE_SELECT_TOP_K) known = (double)a->k;

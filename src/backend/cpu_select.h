@@ -3,17 +3,6 @@
 
 /* ==== >>cpu: selection ======================================================================== */
 
-static uint32_t saei_float_bits(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-static float saei_bits_float(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 /* The largest cut that at least k (1 <= k <= n) of n positive values reach, or one that exactly k
    reach; least is a positive lower bound of it. Halves the range of the bits: about 10 readings of
    the list, no branch on its values (a quickselect of 200 keys took 2.5 us, this 0.4). */
@@ -171,21 +160,21 @@ static saei_top saei_top_list(const saei_task *t, size_t which) {
     return top;
 }
 
-/* This thread's lists of candidates, for `rows` rows; returns the spare one. */
-static saei_top saei_tops(const saei_task *t, size_t rows, saei_top *top) {
-    size_t spare = saei_task_thread(t) * SAEI_TOP_LISTS;
+/* A worker's lists of candidates, for `rows` rows; returns the spare one. */
+static saei_top saei_tops(const saei_task *t, size_t worker, size_t rows, saei_top *top) {
+    size_t spare = worker * SAEI_TOP_LISTS;
     for (size_t i = 0; i < rows; i++) top[i] = saei_top_list(t, spare + 1 + i);
     return saei_top_list(t, spare);
 }
 
-static void saei_encode_part(void *arg, size_t part) {
+static void saei_encode_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const sae_encode_args *a = t->args;
     size_t r0 = part * t->stride, r1 = saei_part_end(part, t->stride, a->n);
     bool top_k = a->select == SAE_SELECT_TOP_K;
     saei_top top[SAEI_ENCODE_ROWS];
     float product[SAEI_TILE_ROWS * SAEI_PANEL], bias[SAEI_PANEL], theta[SAEI_PANEL];
-    saei_tops(t, r1 - r0, top);
+    saei_tops(t, worker, r1 - r0, top);
     memset(bias, 0, sizeof bias);
     for (size_t r = r0; r < r1; r++) t->code->count[r] = 0;
     if (t->code->bits) {

@@ -14,7 +14,7 @@
 #define saei_cpu_guard NULL
 #define saei_cpu_tripped NULL
 
-static const sae_backend *saei_cpu_backend(void) {
+SAE_API const sae_backend *sae_cpu_backend(void) {
 #define SAEI_CPU(result, name, need, parameters, arguments) saei_cpu_##name,
     static const sae_backend table = {
         "cpu", true, SAE_BACKEND_CONTROL(SAEI_CPU) SAE_BACKEND_OPERATIONS(SAEI_CPU)
@@ -30,5 +30,5 @@ static const sae_backend *saei_cpu_backend(void) {
 #undef saei_cpu_tripped
 
 static const sae_backend *saei_backend_of(const sae_context *ctx) {
-    return ctx->backend ? ctx->backend : saei_cpu_backend();
+    return ctx->backend ? ctx->backend : sae_cpu_backend();
 }

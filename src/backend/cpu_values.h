@@ -170,9 +170,8 @@ static void saei_dense_add(const saei_task *t, size_t targets, size_t *at, const
    [panels][SAEI_DENSE_TARGETS], M [n] as panels in one block: the dot order. The sixteen running
    sums of a dot wait in t->s.lanes from one panel to the next. */
 static void saei_dense_dots(const saei_task *t, size_t targets, size_t *at, const uint64_t *marks,
-                            const float *e, size_t n, float alpha, float *out) {
-    float *lanes = t->s.lanes
-                   + saei_task_thread(t) * SAEI_DENSE_TARGETS * SAEI_DENSE_ROWS * 16;
+                            const float *e, size_t n, float alpha, size_t worker, float *out) {
+    float *lanes = t->s.lanes + worker * SAEI_DENSE_TARGETS * SAEI_DENSE_ROWS * 16;
     for (size_t first = 0; first < n; first += SAEI_DENSE_ROWS, marks += SAEI_DENSE_TARGETS) {
         size_t count = saei_min(SAEI_DENSE_ROWS, n - first);
         for (size_t c = 0; c < t->ld; c += SAEI_DENSE_COLUMNS)

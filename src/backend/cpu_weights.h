@@ -178,11 +178,11 @@ static void saei_listed_part(void *arg, size_t part) {
         for (size_t j = 0; j < c->count[r]; j++) listed[c->latent[r * c->stride + j]] = 1;
 }
 
-static void saei_catch_up_part(void *arg, size_t part) {
+static void saei_catch_up_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
     const unsigned char *listed = (const unsigned char *)t->s.counts;
     const sae_lag *lag = t->lag;
-    float *none = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld;
+    float *none = t->s.rows + worker * 3 * t->ld;
     size_t waiting = 0;
     for (size_t i = part * 16, end = saei_part_end(part, 16, t->m); i < end; i++) {
         float *row = t->outs[0] + i * t->ld, *first = t->outs[1] ? t->outs[1] + i * t->ld : NULL;
@@ -220,7 +220,7 @@ static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae
         saei_code_parts(&t, code->rows);
         saei_parallel(w->ctx, t.parts, saei_listed_part, &t);
     }
-    saei_parallel(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
+    saei_parallel_workers(w->ctx, saei_ceil_div(m, 16), saei_catch_up_part, &t);
     *lag->waiting = (uint32_t)saei_sum_doubles(t.s.sums, saei_ceil_div(m, 16));
 }
 
@@ -249,9 +249,9 @@ static void saei_cpu_update_threshold(const sae_work *w, const sae_code *code, b
     else *threshold = (float)(beta * (double)*threshold + (1 - beta) * (double)now);
 }
 
-static void saei_distance_part(void *arg, size_t part) {
+static void saei_distance_part(void *arg, size_t part, size_t worker) {
     saei_task *t = (saei_task *)arg;
-    float *diff = t->s.rows + saei_thread_index(t->w->ctx) * 3 * t->ld + 2 * t->ld;
+    float *diff = t->s.rows + worker * 3 * t->ld + 2 * t->ld;
     for (size_t r = part * 64, end = saei_part_end(part, 64, t->n); r < end; r++) {
         float norm;
         t->kernels->axpy(t->ld, -1, t->y, t->x + r * t->ld, diff);
@@ -273,7 +273,7 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
     t.out = weights;
     for (int round = 0; round < 100; round++) {
         double total[2] = { 0, 0 };
-        saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
+        saei_parallel_workers(w->ctx, saei_ceil_div(n, 64), saei_distance_part, &t);
         for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)weights[r]);
         total[0] += total[1];
         for (size_t r = 0; r < n; r++) weights[r] = (float)((double)weights[r] / total[0]);

@@ -1,5 +1,5 @@
 #pragma once
-#include "../api/train.h"
+#include "../api/backend.h"
 #include "math.h"
 
 /* ==== >>math: Adam ============================================================================ */

@@ -19,16 +19,28 @@
         if (saei_try_result != SAE_OK) return saei_try_result;                                     \
     } while (0)
 
+#if defined(__GNUC__)
+#define SAEI_NOINLINE __attribute__((noinline))
+#elif defined(_MSC_VER)
+#define SAEI_NOINLINE __declspec(noinline)
+#else
+#define SAEI_NOINLINE
+#endif
+
 typedef struct saei_kernels saei_kernels; /* >>kernels */
+typedef struct saei_block saei_block;     /* >>context */
 
 struct sae_context {
     sae_allocator allocator;
     sae_logger logger;
     sae_io io;
-    int threads; /* >= 1 */
+    sae_pool pool;
+    int threads; /* >= 1: workers of a parallel call */
     const sae_backend *backend; /* NULL: the CPU */
     const void *backend_desc;
     const saei_kernels *kernels;
+    saei_block *blocks; /* [num_blocks]: inference works in them */
+    size_t num_blocks;
     int lock; /* guards error: a spin lock, held for a memcpy */
     char error[1024];
 };
@@ -48,6 +60,9 @@ static int saei_lock_exchange(int *lock, int to) {
 #endif
 }
 
+/* False where another has it. */
+static bool saei_try_lock(int *lock) { return !saei_lock_exchange(lock, 1); }
+
 static void saei_lock(int *lock) {
     while (saei_lock_exchange(lock, 1)) {}
 }
@@ -63,7 +78,7 @@ static void saei_log(const sae_context *ctx, sae_log_level level, const char *fo
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    ctx->logger.log(level, text, ctx->logger.user);
+    ctx->logger.log(level, SAE_OK, text, ctx->logger.user);
 }
 
 /* Records the sentence and returns result, so that `return saei_fail(ctx, SAE_ERR_INVALID, ...)`
@@ -82,7 +97,7 @@ static sae_result saei_fail(const sae_context *ctx, sae_result result, const cha
     saei_lock(&c->lock);
     memcpy(c->error, text, sizeof text);
     saei_unlock(&c->lock);
-    if (ctx->logger.log) ctx->logger.log(SAE_LOG_ERROR, text, ctx->logger.user);
+    if (ctx->logger.log) ctx->logger.log(SAE_LOG_ERROR, result, text, ctx->logger.user);
     return result;
 }
 
@@ -98,6 +113,16 @@ static bool saei_add(size_t a, size_t b, size_t *out) {
     return true;
 }
 
+static uint32_t saei_float_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+static float saei_bits_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
 static uint64_t saei_to_bits(double x) {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -106,11 +131,9 @@ static uint64_t saei_to_bits(double x) {
 
 /* Whether none of n values is NaN or infinite. */
 static bool saei_all_finite(const float *x, size_t n) {
-    uint32_t bits, bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        memcpy(&bits, x + i, sizeof bits);
-        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
-    }
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++)
+        bad |= (uint32_t)((saei_float_bits(x[i]) & 0x7F800000u) == 0x7F800000u);
     return !bad;
 }
 
@@ -130,10 +153,11 @@ static void saei_hint_huge(void *memory, size_t size) {
 
 /* Memory on 64-byte boundaries from the caller's allocator; the original pointer sits in front.
    NULL when there is none (also for count * size too large). Not zeroed. */
+enum { SAEI_ALLOC_EXTRA = 64 + sizeof(void *) };
 static void *saei_alloc(const sae_context *ctx, size_t count, size_t size) {
     size_t bytes;
     unsigned char *base, *at;
-    if (!saei_mul(count, size, &bytes) || !saei_add(bytes, 64 + sizeof(void *), &bytes))
+    if (!saei_mul(count, size, &bytes) || !saei_add(bytes, SAEI_ALLOC_EXTRA, &bytes))
         return NULL;
     base = (unsigned char *)ctx->allocator.alloc(bytes, ctx->allocator.user);
     if (!base) return NULL;
@@ -173,32 +197,41 @@ static char *saei_strdup(const sae_context *ctx, const char *text) {
     return p;
 }
 
-/* fn(arg, part) for every part in 0..parts, on as many threads as the context has. The parts are
+/* fn(arg, part, worker) for every part in 0..parts, on as many workers as the context has: worker
+   is below ctx->threads, and no two parts that run at the same time have the same. The parts are
    fixed by the caller, so no result can depend on the number of threads. */
-typedef void (*saei_part_fn)(void *arg, size_t part);
-static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+static void saei_parallel_workers(const sae_context *ctx, size_t parts, sae_part_fn fn, void *arg) {
+    if (parts > 1 && ctx->pool.run) {
+        ctx->pool.run(parts, fn, arg, ctx->pool.user);
+        return;
+    }
 #if defined(_OPENMP)
     if (parts > 1 && ctx->threads > 1) {
         long long i, n = (long long)parts;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->threads)
-        for (i = 0; i < n; i++) fn(arg, (size_t)i);
+        for (i = 0; i < n; i++) fn(arg, (size_t)i, (size_t)omp_get_thread_num());
         return;
     }
 #endif
-    (void)ctx;
-    for (size_t i = 0; i < parts; i++) fn(arg, i);
+    for (size_t i = 0; i < parts; i++) fn(arg, i, 0);
 }
 
-/* Of the running part: 0..ctx->threads. Where the caller is itself a thread of an OpenMP team,
-   parts that run one after the other have its number there; any will do then, as there is only
-   one. */
-static size_t saei_thread_index(const sae_context *ctx) {
-#if defined(_OPENMP)
-    return (size_t)omp_get_thread_num() % (size_t)ctx->threads;
-#else
-    (void)ctx;
-    return 0;
-#endif
+/* The same for parts that need no memory of their worker's. */
+typedef void (*saei_part_fn)(void *arg, size_t part);
+typedef struct saei_parts {
+    saei_part_fn fn;
+    void *arg;
+} saei_parts;
+static void saei_parts_run(void *arg, size_t part, size_t worker) {
+    const saei_parts *parts = (const saei_parts *)arg;
+    (void)worker;
+    parts->fn(parts->arg, part);
+}
+static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+    saei_parts job;
+    job.fn = fn;
+    job.arg = arg;
+    saei_parallel_workers(ctx, parts, saei_parts_run, &job);
 }
 
 static void *saei_default_alloc(size_t size, void *user) {
@@ -209,6 +242,8 @@ static void saei_default_free(void *memory, void *user) {
     (void)user;
     free(memory);
 }
+
+SAE_API const char *sae_version(void) { return SAE_VERSION; }
 
 SAE_API const char *sae_result_name(sae_result result) {
     switch (result) {

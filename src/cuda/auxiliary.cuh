@@ -5,7 +5,7 @@
 
 /* -- auxk -- */
 
-/* r = x_aux + e, sums[row] = sum r^2. A quad a row. */
+/* r = x_aux + e, sums[row] = sum r^2. A quad per row. */
 __global__ static void saei_auxk_rows_kernel(const float *x_aux, const float *e, size_t n,
                                              size_t ld, const uint32_t *list_count, float *r,
                                              double *sums) {
@@ -64,7 +64,7 @@ static void saei_cuda_auxk_residual(const sae_work *w, const float *x_aux, const
 /* -- ghosts -- */
 
 /* First without out: the rows' norms of e and r to e_norm and r_norm. Then with the means of both
-   known, out. A quad a row. */
+   known, out. A quad per row. */
 __global__ static void saei_ghost_kernel(const float *x_g, const float *e, size_t n, size_t ld,
                                          const uint32_t *list_count, const double *means,
                                          double *e_norm, double *r_norm, float *out,

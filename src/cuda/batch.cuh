@@ -4,7 +4,7 @@
 
 /* ==== >>cuda: batch =========================================================================== */
 
-/* One thread for four columns. kind: 0 float, 1 half, 2 bfloat16. */
+/* Four columns per thread. kind: 0 float, 1 half, 2 bfloat16. */
 __global__ static void saei_load_rows_kernel(const void *rows, int kind, size_t stride, size_t n,
                                              size_t d, size_t ld, float divisor, float *x,
                                              uint32_t *bad) {
@@ -51,10 +51,10 @@ static void saei_cuda_load_rows(const sae_work *w, const sae_rows *rows, size_t 
     SAEI_CUDA_OK(s, cudaEventRecord(s->freed[turn], s->stream));
     s->staging_turn ^= 1;
     s->staging_turns += s->staging_turns < 2;
-    SAEI_CUDA_OK(s, cudaEventSynchronize(s->staged)); /* the copy alone: the rows are free again */
+    SAEI_CUDA_OK(s, cudaEventSynchronize(s->staged)); /* the copy: the rows are free again */
 }
 
-/* out = a x + y; y NULL: a x. Four floats a thread, the last ones singly. */
+/* out = a x + y; y NULL: a x. Four floats per thread, the last ones singly. */
 __global__ static void saei_axpy_kernel(size_t count, float a, const float *x, const float *y,
                                         float *out) {
     size_t at = 4 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x);

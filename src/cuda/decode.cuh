@@ -4,7 +4,8 @@
 /* ==== >>cuda: decode ========================================================================== */
 
 /* Columns c..c+3 of sum_j value[j] W[latent[j]], ascending j, for the threads of a warp: it reads
-   32 entries at a time and hands them round. Threads with c >= ld go along. */
+   32 entries at a time, one per lane, and passes them round by shuffles, for which threads with
+   c >= ld are needed too. */
 __device__ static inline float4 saei_device_row_sum(const uint32_t *latent, const float *value,
                                                     uint32_t count, const float *W, size_t ld,
                                                     size_t c) {
@@ -28,7 +29,7 @@ __device__ static inline float4 saei_device_row_sum(const uint32_t *latent, cons
     return sum;
 }
 
-/* A block makes a row of out. */
+/* A block per row of out. */
 __global__ static void saei_decode_kernel(const uint32_t *count, const uint32_t *latent,
                                           const float *values, size_t stride, const float *W,
                                           size_t ld, size_t lo, size_t hi, const float *base,
@@ -49,7 +50,7 @@ __global__ static void saei_decode_kernel(const uint32_t *count, const uint32_t 
     }
 }
 
-/* Threads of a block that makes a row of ld floats, four a thread. */
+/* Threads of a block that makes a row of ld floats, four per thread. */
 static unsigned saei_cuda_row_threads(size_t ld) {
     return (unsigned)(saei_min(saei_ceil_div(ld / 4, 32), 8) * 32);
 }
@@ -68,7 +69,8 @@ static void saei_cuda_decode(const sae_work *w, const sae_code *code, const floa
                      base_stride, out);
 }
 
-/* sums[r] = sum e^2, e = x_hat - y. Without x_hat: e to norm 1, sums[r] its norm. A quad a row. */
+/* sums[r] = sum e^2, e = x_hat - y. Without x_hat: e to norm 1, sums[r] its norm. A quad per row.
+   */
 __global__ static void saei_residual_kernel(const float *x_hat, const float *y, size_t n, size_t ld,
                                             float *e, double *sums) {
     size_t r = saei_device_grid_thread() >> 2, at = (r < n ? r : 0) * ld, first, end;

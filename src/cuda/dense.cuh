@@ -2,11 +2,11 @@
 #include "scalars.cuh"
 
 /* ==== >>cuda: dense sums ====================================================================== */
-/* A fresh dictionary without a k fires half of its latents. Then gathering a row for every entry
-   reads far more than it computes: half of W2's 268 M entries are 275 GB, 50 ms from the L2. So the
-   lists are laid out as the dense matrix they nearly are, tile by tile in shared memory with 0
-   where there is no entry, and the sums are a float32 product in registers. Each sum is the same
-   chain: fma(0, x, s) is s. 2 n m d flop, W2: 275 GFLOP, estimated 6 ms at 45 TFLOP/s. */
+/* In a fresh dictionary of a scheme without k, half of the latents are active. Gathering a row for
+   every entry would then be bound by reading: half of W2's 268 M entries are 275 GB, 50 ms from the
+   L2. So the lists are laid out as the dense matrix they nearly are, tile by tile in shared memory
+   with 0 where there is no entry, and the sums are a float32 product in registers. Each sum is the
+   same chain of operations: fma(0, x, s) is s. 2 n m d flop, W2: 275 GFLOP, 6 ms at 45 TFLOP/s. */
 
 enum {
     SAEI_DENSE_TILE = 128, /* targets, and columns, of a block */
@@ -23,8 +23,8 @@ typedef struct saei_cuda_lists {
     const float *value;
 } saei_cuda_lists;
 
-/* Rows k0.. of both tiles: the first half of the block lays out a list a thread, from *at on; the
-   second half copies M. */
+/* Rows k0.. of both tiles: the first half of the block lays out one list per thread, from *at on;
+   the second half copies M. */
 __device__ static inline void saei_device_dense_fill(const saei_cuda_lists &lists, size_t *at,
                                                      size_t end, uint32_t k0, uint32_t hi,
                                                      const float *M, size_t ld, uint32_t column,
@@ -73,7 +73,7 @@ __device__ static inline void saei_device_dense_step(const float *left, const fl
 
 /* out[i] = base[i] + alpha sum over the entries of list i with lo <= index < hi of value M[index],
    for `count` lists from `first` on; base NULL: 0. Sums over blocks of `block` indices are added in
-   order, in out meanwhile. A thread has 8 x 8 numbers. */
+   order, in out meanwhile. 8 x 8 numbers per thread. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2)
 saei_dense_sums_kernel(saei_cuda_lists lists, size_t first, uint32_t count, uint32_t lo,
                        uint32_t hi, uint32_t block, const float *M, size_t ld, float alpha,

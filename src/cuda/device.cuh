@@ -15,7 +15,8 @@
 __device__ static inline uint32_t saei_device_lane(void) { return threadIdx.x & 31u; }
 __device__ static inline uint32_t saei_device_warp(void) { return threadIdx.x >> 5; }
 
-/* Four threads do a dot: thread q of a quad holds lanes 4q..4q+3 of the 16. Eight quads a warp. */
+/* Four threads do a dot: thread q of a quad holds lanes 4q..4q+3 of the 16. A warp has eight quads.
+   */
 __device__ static inline float4 saei_device_float4(const float *p) {
     return *reinterpret_cast<const float4 *>(p);
 }
@@ -59,7 +60,7 @@ __device__ static inline double saei_device_quad_sum(float4 s) {
 __device__ static inline double saei_device_dot(const float *a, const float *b, size_t ld) {
     float4 s = make_float4(0, 0, 0, 0);
     size_t c = 4 * (threadIdx.x & 3u);
-    for (; c + 112 < ld; c += 128) { /* eight on the way at once */
+    for (; c + 112 < ld; c += 128) { /* eight loads in flight */
         float4 v[8];
         SAEI_UNROLL(8)
         for (int k = 0; k < 8; k++) v[k] = saei_device_float4(b + c + 16 * k);

@@ -5,8 +5,9 @@
 
 /* -- the counting sort. For each latent and each 64 rows a word of 64 bits says which of the rows
    list it: an entry's place is the latent's begin + the bits of earlier words + the lower bits of
-   its own. Nothing depends on who comes first. 1.5 bits of memory for each of B m: W2 50 MB,
-   about 25 us written and read, and nnz (4 + 4 values) bytes scattered. -- */
+   its own. The result does not depend on the order of threads. 1.5 bits of memory for each
+   pair of a row and a latent: W2 50 MB, about 25 us written and read; and nnz (4 + 4 values) bytes
+   scattered. -- */
 
 __global__ static void saei_mark_kernel(sae_code code, size_t width, unsigned long long *mask) {
     const size_t r = saei_device_grid_warp();
@@ -114,8 +115,8 @@ static void saei_cuda_index(const sae_work *w, const sae_code *code, const float
 
 enum {
     SAEI_CUDA_HOT = 512,    /* entries of a latent beyond which its row blocks go in parallel */
-    SAEI_CUDA_DEPTH = 32,   /* rows of x on the way at once there */
-    SAEI_CUDA_COLUMNS = 128 /* of a warp: one float4 a lane */
+    SAEI_CUDA_DEPTH = 32,   /* loads of rows of x in flight there */
+    SAEI_CUDA_COLUMNS = 128 /* of a warp: one float4 per lane */
 };
 
 /* out = alpha sum, + out if add */
@@ -123,8 +124,8 @@ __device__ static inline float saei_device_add_scaled(float alpha, float sum, bo
     return add ? __fmaf_rn(alpha, sum, out) : __fmul_rn(alpha, sum);
 }
 
-/* A warp has 128 columns of a latent, the entries of a block of 1024 rows in one chain; eight rows
-   are on the way at once. Latents with many entries go on a list instead. nnz d 4 bytes of x from
+/* A warp has 128 columns of a latent, the entries of a block of 1024 rows in one chain, with
+   eight loads in flight. Latents with many entries go on a list instead. nnz d 4 bytes of x from
    the L2, m d 4 written; W2: 1.1 GB, 67 MB. */
 __global__ static void saei_latent_rows_kernel(sae_index index, const float *values,
                                                const float *x, size_t ld, size_t lo, size_t hi,
@@ -178,7 +179,7 @@ __global__ static void saei_latent_rows_kernel(sae_index index, const float *val
     saei_device_put4(out, total);
 }
 
-/* The chain of value[j] x[row[j] ld], 32 of them on the way at once. */
+/* The chain of value[j] x[row[j] ld], with 32 loads in flight. */
 __device__ static inline float saei_device_sparse_sum(const uint32_t *row, const float *value,
                                                       uint32_t count, const float *x, size_t ld) {
     float sum = 0;
@@ -195,7 +196,7 @@ __device__ static inline float saei_device_sparse_sum(const uint32_t *row, const
 }
 
 /* The latents on the list: a block has 32 columns of one, and each of its warps every eighth block
-   of 1024 rows, with 32 rows on the way; warp 0 adds the blocks' sums in order. */
+   of 1024 rows, with 32 loads in flight; warp 0 adds the blocks' sums in order. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 3)
 saei_hot_rows_kernel(sae_index index, const float *values, const float *x, size_t n, size_t ld,
                      float alpha, bool add, float *out, const uint32_t *hot,
@@ -258,7 +259,7 @@ static void saei_cuda_latent_rows(const sae_work *w, const sae_index *index, siz
                      s.hot, s.num_hot);
 }
 
-/* -- one number a latent -- */
+/* -- one number per latent -- */
 
 /* Sum of value[0..count) in double, ascending, by a warp. Where no partial sum can need more than
    53 bits, nothing is rounded and any order gives the chain's bits: then the lanes sum apart. high
@@ -298,8 +299,8 @@ __device__ static inline double saei_device_latent_sum(const float *value, size_
     return sum;
 }
 
-/* The sum of thread's own latent i: alone if it has few entries, else the warp helps. All lanes
-   take part; those without a latent have begin == end. */
+/* The sum of this thread's latent: by the thread alone if it has few entries, else by the warp. All
+   lanes take part; those without a latent have begin == end. */
 __device__ static inline double saei_device_own_sum(const float *value, size_t begin, size_t end) {
     double sum = 0;
     bool many = end - begin > 64;
@@ -314,7 +315,7 @@ __device__ static inline double saei_device_own_sum(const float *value, size_t b
     return sum;
 }
 
-/* A thread has a latent. 4 nnz + 12 m bytes. */
+/* A latent per thread. 4 nnz + 12 m bytes. */
 __global__ static void saei_latent_sums_kernel(sae_index index, const float *value, bool add,
                                                float *out) {
     const size_t i = saei_device_grid_thread();
@@ -347,7 +348,7 @@ static void saei_cuda_fired(const sae_work *w, const sae_index *index, int which
                      &saei_cuda_of(w)->kept->guard);
 }
 
-/* -- lists of silent latents: 8 m bytes read twice, 4 a silent one written -- */
+/* -- lists of silent latents: 8 m bytes read twice, 4 written per silent one -- */
 
 __global__ static void saei_silent_count_kernel(const uint64_t *since, uint64_t threshold, size_t m,
                                                 unsigned long long *total) {

@@ -44,7 +44,7 @@ __device__ static inline double saei_device_slope(double q) {
     return -__dadd_rn(saei_ln(room), __ddiv_rn(q, room));
 }
 
-/* sums[r] = the row's penalty, and its gradient. 12 bytes an entry, a third of them written. */
+/* sums[r] = the row's penalty, and its gradient. 12 bytes per entry, a third of them written. */
 __global__ static void saei_penalty_kernel(sae_code code, int kind, double p, float coef, size_t m,
                                            const float *weight, const float *values, float *grad,
                                            double *sums) {
@@ -121,10 +121,10 @@ static void saei_cuda_penalty(const sae_work *w, sae_penalty kind, double p, dou
 
 enum { SAEI_CUDA_WINDOW = 64 };
 
-/* A warp has a row of e, in shared memory if STAGED, and takes 8 entries at a time, one a quad. A
+/* A warp has a row of e, in shared memory if STAGED, and takes 8 entries at a time, one per quad. A
    block whose lists are dense goes through the latents in windows, so that a row of W that one of
    its warps reads lies in the L1 for the others. nnz d 4 bytes of W from the L2; W2: 1.1 GB. (The
-   launch bounds give the compiler registers to have all eight loads of a dot on the way.) */
+   launch bounds leave registers for all eight loads of a dot in flight.) */
 template <bool STAGED>
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
 saei_dots_kernel(sae_code code, const float *e, const float *W, size_t ld, size_t lo, size_t hi,
@@ -188,7 +188,7 @@ static void saei_cuda_dots(const sae_work *w, const sae_code *code, const float 
 
 /* -- gated -- */
 
-/* A warp has a row's entries: 32 bytes an entry. */
+/* A warp per row: 32 bytes per entry. */
 __global__ static void saei_gate_grad_kernel(sae_code code, const float *r_mag) {
     const size_t r = saei_device_grid_warp();
     if (r >= code.rows) return;
@@ -262,7 +262,7 @@ __global__ static void saei_jump_grad_kernel(sae_code code, const float *theta, 
         code.grad[j] = p > t ? g : 0;
     }
 }
-/* Two readings of the lists, 36 bytes an entry, and a count between them. */
+/* Two readings of the lists, 36 bytes per entry, and a count between them. */
 static void saei_cuda_jump_grad(const sae_work *w, const float *theta, float bandwidth, double coef,
                                 double target, sae_code *code, double *l0, double *loss) {
     unsigned long long *count = saei_cuda_count_scratch_of(w).count;

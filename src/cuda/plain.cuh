@@ -2,10 +2,10 @@
 #include "select.cuh"
 
 /* ==== >>cuda: plain encode ==================================================================== */
-/* Every product in float32: for lists, for dense selections, and for what screening could not
-   decide. A block takes 32 rows through all latents, 128 at a time; a tile's products go through
-   shared memory to the warps that keep the rows' lists. Estimate: 2 n m d flop at some 60 % of the
-   float32 peak (16 products for 2 reads of shared memory). */
+/* Every product in float32: for lists of latents, for selections that keep many, and for rows that
+   screening could not decide. A block takes 32 rows through all latents, 128 at a time; a tile's
+   products go through shared memory to the warps that keep the rows' lists. Estimate: 2 n m d flop
+   at some 60 % of the float32 peak (16 products for 2 reads of shared memory). */
 
 enum { SAEI_PLAIN_ROWS = 32, SAEI_PLAIN_DEPTH = 16 };
 
@@ -58,9 +58,9 @@ __device__ static inline uint32_t saei_device_keep_tile(const saei_cuda_encode_t
 typedef float saei_plain_x[SAEI_PLAIN_ROWS + 4];
 typedef float saei_plain_w[SAEI_CUDA_TILE + 4];
 
-/* The block's 32 x 128 products, 4 x 4 per thread: acc[i] has those of row + i with the latents from
-   col on. A thread brings four columns of a row of x and of two rows of W: x, w0 and w1 point to its
-   first ones. */
+/* The block's 32 x 128 products, 4 x 4 per thread: acc[i] has those of row + i with the latents
+   from col on. A thread brings four columns of a row of x and of two rows of W: x, w0 and w1 point
+   to its first ones. */
 __device__ __forceinline__ static void saei_device_plain_products(
     uint32_t d, const float *x, const float *w0, const float *w1, saei_plain_x *xs,
     saei_plain_w *ws, uint32_t row, uint32_t col, float4 *acc) {
@@ -76,7 +76,7 @@ __device__ __forceinline__ static void saei_device_plain_products(
         saei_device_put_column(&ws[part][from], SAEI_CUDA_TILE + 4, b);
         saei_device_put_column(&ws[part][from + 64], SAEI_CUDA_TILE + 4, c);
         __syncthreads();
-        if (k0 + SAEI_PLAIN_DEPTH < d) { /* the next columns are on their way meanwhile */
+        if (k0 + SAEI_PLAIN_DEPTH < d) { /* the next columns load meanwhile */
             a = saei_device_float4(x + k0 + SAEI_PLAIN_DEPTH);
             b = saei_device_float4(w0 + k0 + SAEI_PLAIN_DEPTH);
             c = saei_device_float4(w1 + k0 + SAEI_PLAIN_DEPTH);
@@ -104,8 +104,8 @@ __device__ static inline uint32_t saei_device_plain_row(const saei_cuda_encode_t
     return which == SAEI_PLAIN_LISTED ? t.s.rows[i] : i;
 }
 
-/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again with no
-   guess at the threshold, if too few reached it. */
+/* which: all rows; those that screening could not decide; or, in batch top-k, all rows again with
+   no guess at the threshold, if too few reached it. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel(
     saei_cuda_encode_task t, int which) {
     __shared__ __align__(16) saei_plain_x xs[SAEI_PLAIN_DEPTH];

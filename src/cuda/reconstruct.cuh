@@ -4,8 +4,8 @@
 
 /* ==== >>cuda: reconstruct ===================================================================== */
 
-/* decode, residual and dots of a row by a block: e stays in shared memory for the dots, and the
-   rows of W come the second time from the L1 or L2. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
+/* decode, residual and dots, a block per row: e stays in shared memory for the dots, and W's rows
+   come from the L1 or L2 when they are read again. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
 __global__ static void saei_reconstruct_kernel(const uint32_t *counts, const uint32_t *latent,
                                                const float *values, size_t stride, const float *W,
                                                size_t ld, const float *base, const float *y,

@@ -38,8 +38,8 @@ __device__ static inline uint32_t saei_device_lower(const uint32_t *list, uint32
 }
 
 /* Sum of x[0..n) in the scalars order, by a block; thread 0 gets it. Pieces of 64 numbers of up to
-   32 blocks of 1024 go through shared memory, where lane b of warp 0 has the chain of block b: the
-   time of one chain, about 16 us at 1024 additions of 16 cycles. */
+   32 blocks of 1024 go through shared memory, where lane b of warp 0 adds the numbers of block b.
+   It takes as long as one chain: about 16 us for 1024 additions of 16 cycles. */
 __device__ static inline double saei_device_scalars(const double *x, size_t n) {
     const size_t PIECE = 64, BLOCKS = 32, WIDTH = PIECE + 1;
     __shared__ double piece[2][BLOCKS * WIDTH];

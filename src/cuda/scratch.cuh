@@ -2,10 +2,10 @@
 #include "state.cuh"
 
 /* ==== >>cuda: scratch ========================================================================= */
-/* All operations work in the same memory, sae_work.scratch. Each names in a struct what it lays over
-   that memory, where contents are undefined when an operation begins and lost when it ends. The
-   struct is filled by saei_cuda_lay_NAME and comes from saei_cuda_NAME_scratch_of. The list at the
-   end, SAEI_CUDA_SCRATCHES, has all of them: the memory is as large as the largest. */
+/* All operations work in the same memory, sae_work.scratch. Each names in a struct what it lays
+   over that memory, where contents are undefined when an operation begins and lost when it ends.
+   The struct is filled by saei_cuda_lay_NAME and comes from saei_cuda_NAME_scratch_of. The list at
+   the end, SAEI_CUDA_SCRATCHES, has all of them: the memory is as large as the largest. */
 
 enum {
     SAEI_CUDA_BOUND = 64,    /* latents that share an error bound in the screened encode */

@@ -3,18 +3,18 @@
 #include "plain.cuh"
 
 /* ==== >>cuda: screened encode ================================================================= */
-/* Few of the products are used. So x and W_enc are rounded to float16 under one power of two each,
-   x = x^ / s + dx and w = w^ / t + dw, and cublasLt's product v of x^ and w^, with the bias added,
-   is rounded to float16 too. With S = s t
+/* Few of the products are used. So x and W_enc are rounded to float16 after a multiplication by a
+   power of two each, x = x^ / s + dx and w = w^ / t + dw, and cublasLt's product v of x^ and w^,
+   with the bias added, is rounded to float16 too. With S = s t
        |S p - v| <= S (|dx| |w| + (|x| + |dx|) |dw| + rounding |x| |w|) + |v| 2^-11 + 2^-24
    by Cauchy and Schwarz; the rounding, (d + 32) 1.8e-7, is that of the canonical product, d 2^-24,
-   and of the tensor cores: an addition of theirs loses no more than 2^-23 of the largest number in
-   it. 64 latents share their largest |w| and |dw|. A row's k-th largest p is at least the k-th
-   largest of its groups' maxima less the bound; what the bound cannot exclude from exceeding that
-   is computed again in the canonical order, and only that decides. NaN and infinity compare so that
-   they are candidates; a row with too many goes the plain way.
-   Estimate for d 512, m 32768, n 8192, k 64 on an H200: product 0.35 ms at 790 TFLOP/s, rounding
-   of W_enc 0.03 at 4.3 TB/s, scan 0.10 and canonical values 0.24 at 5.5 TB/s from the L2. */
+   and of the tensor cores: each of their additions loses at most 2^-23 of its largest summand. 64
+   latents share their largest |w| and |dw|. A row's k-th largest p is at least the k-th largest of
+   its groups' maxima less the bound. Latents that may exceed that, by the bound, are candidates:
+   they are computed again in the canonical order, and only those values decide. NaN and infinity
+   compare so that they are candidates; a row with too many is encoded by the plain kernel.
+   W2: product 0.35 ms at 790 TFLOP/s, rounding of W_enc 0.03 at 4.3 TB/s, scan 0.10 and canonical
+   values 0.24 at 5.5 TB/s from the L2. */
 
 __device__ static inline float saei_device_scale(uint32_t most_bits) {
     float most = __uint_as_float(most_bits);
@@ -24,7 +24,7 @@ __device__ static inline float saei_device_scale(uint32_t most_bits) {
 /* NaN becomes +inf: no bound. */
 __device__ static inline float saei_device_sane(float x) { return x <= FLT_MAX ? x : INFINITY; }
 
-/* norm[r] >= |M[r]| (norm may be NULL), *most: bits of the largest. A quad a row. */
+/* norm[r] >= |M[r]| (norm may be NULL), *most: bits of the largest. A quad per row. */
 __global__ static void saei_norms_kernel(const float *M, size_t n, size_t ld, float *norm,
                                          uint32_t *most) {
     size_t r = saei_device_grid_thread() >> 2;
@@ -139,7 +139,7 @@ __device__ static inline float saei_device_most8(const __half *p) {
     return most;
 }
 
-/* A block's sum of one number a warp; every thread gets it. turn alternates between calls. */
+/* A block's sum of one number per warp; every thread gets it. turn alternates between calls. */
 __device__ static inline uint32_t saei_device_block_sum(uint32_t warp_sum, uint32_t (*sums)[8],
                                                         uint32_t turn) {
     uint32_t all = 0;
@@ -190,7 +190,7 @@ __global__ static void saei_scan_kernel(saei_cuda_encode_task t, uint32_t first,
     b.error = both * (norm + error);
     b.cut = 2e-6f * cut;
     b.facts = t.s.facts;
-    for (uint32_t base = warp * 256; base < t.mc; base += 2048) { /* 256 products a warp */
+    for (uint32_t base = warp * 256; base < t.mc; base += 2048) { /* 256 products per warp */
         uint32_t at = base + lane * 8;
         float largest = at < t.mc ? saei_device_most8(v + at) : -INFINITY;
         for (uint32_t apart = 1; 8 * apart < 1u << shift; apart *= 2)
@@ -293,7 +293,7 @@ __device__ static float saei_device_products(const saei_cuda_encode_task &t, con
     return sum;
 }
 
-/* A warp decides about a row's candidates. */
+/* A warp per row: which candidates are entries. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
     saei_cuda_encode_task t) {
     __shared__ __align__(16) saei_device_tile tiles[SAEI_CUDA_THREADS / 32];
@@ -335,7 +335,8 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS) saei_rescore_kernel(
 
 /* -- encode -- */
 
-/* Asks cublasLt for the product of a shape, once. False: it has none, and screening is off. */
+/* Asks cublasLt for an algorithm for this shape, once. False: there is none, and screening is off.
+   */
 static bool saei_cuda_plan_make(saei_cuda *s, size_t m, size_t rows, size_t ld) {
     saei_cuda_plan *p = &s->plan;
     cublasLtMatmulPreference_t wish = NULL;
@@ -404,7 +405,7 @@ static bool saei_cuda_screens(const sae_work *w, const saei_cuda_encode_task *t)
     return saei_cuda_plan_make(s, t->mc, t->s.chunk, t->ld);
 }
 
-/* Products one after the other in the stream, each scanned in another meanwhile. */
+/* Products one after the other in the stream; a second stream scans each while the next is made. */
 static void saei_cuda_scan_chunks(const sae_work *w, const saei_cuda_encode_task *t, uint32_t shift,
                                   size_t shared) {
     saei_cuda *s = saei_cuda_of(w);
@@ -444,7 +445,7 @@ static void saei_cuda_screen(const sae_work *w, const saei_cuda_encode_task *t) 
                                              (int)shared));
     saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->n, quads), SAEI_CUDA_THREADS, t->x,
                      (size_t)t->n, (size_t)t->ld, t->s.x_norm, &t->s.counts->x_most);
-    if (!s->scaled) /* later on, the last call's is close enough: 16 bits have room for 2^30 */
+    if (!s->scaled) /* later, the last call's norm is close enough: float16 has a range of 2^30 */
         saei_cuda_launch(w, saei_norms_kernel, saei_ceil_div(t->m, quads), SAEI_CUDA_THREADS, t->W,
                          (size_t)t->m, (size_t)t->ld, (float *)NULL, t->w_most);
     s->scaled = true;

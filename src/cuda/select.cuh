@@ -4,7 +4,7 @@
 
 /* ==== >>cuda: selection ======================================================================= */
 /* A warp has a row's list of candidates: positions ascending (a position is a latent, or an index
-   into the list of latents looked at), their values beside them. */
+   into encode's list of latents), and an array of their values. */
 
 __device__ static inline uint32_t saei_device_warp_sum(uint32_t x) {
     for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(SAEI_FULL, x, apart);
@@ -140,8 +140,8 @@ typedef struct saei_cuda_encode_task {
     saei_cuda_encode_scratch s;
 } saei_cuda_encode_task;
 
-/* Three readings of all values narrow down the bits of the smallest to keep: 11, 10, 10 of them.
-   The block that is through last picks the bucket. */
+/* Finds the bits of the smallest value to keep in three passes over all values: 11, 10 and 10 bits.
+   The block that finishes last picks the bucket. */
 __global__ static void saei_histogram_kernel(saei_cuda_encode_task t, int pass) {
     __shared__ uint32_t bins[SAEI_BUCKETS], last;
     __shared__ unsigned long long sums[SAEI_CUDA_THREADS];

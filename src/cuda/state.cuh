@@ -63,7 +63,7 @@ typedef struct saei_cuda {
     size_t blas_bytes;
     int multiprocessors;
     size_t shared_most;        /* bytes of shared memory a block may ask for */
-    /* sticky: the first error, and its sentence */
+    /* the first error, which stays, and its message */
     sae_result result;
     char text[512];
     size_t taken;              /* bytes that alloc gave */
@@ -158,14 +158,14 @@ static void *saei_cuda_alloc(const sae_work *w, size_t bytes) {
 
 static void saei_cuda_free(const sae_work *w, void *memory) {
     saei_cuda_enter(w);
-    cudaFree(memory); /* waits for the device; what fails now was reported before */
+    cudaFree(memory); /* waits for the device; an error here was reported before */
 }
 
 static void saei_cuda_upload(const sae_work *w, void *device, const void *host, size_t bytes) {
     saei_cuda *s = saei_cuda_enter(w);
     if (s->result != SAE_OK || !bytes) return;
     SAEI_CUDA_OK(s, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, s->stream));
-    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream)); /* host may be pinned, and is free now */
+    SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream)); /* pinned memory is read late */
 }
 
 static void saei_cuda_download(const sae_work *w, void *host, const void *device, size_t bytes) {
@@ -183,7 +183,7 @@ static void saei_cuda_zero(const sae_work *w, void *device, size_t bytes) {
 }
 
 static sae_result saei_cuda_poll(const sae_work *w) {
-    const saei_cuda *s = saei_cuda_of(w); /* after a fault the next call of the runtime tells */
+    const saei_cuda *s = saei_cuda_of(w); /* a fault shows in the runtime's next call */
     return s->result == SAE_OK ? SAE_OK : sae_backend_fail(w->ctx, s->result, s->text);
 }
 
@@ -335,7 +335,7 @@ static void saei_cuda_guard(const sae_work *w, const uint32_t *bad, uint64_t ste
 static bool saei_cuda_tripped(const sae_work *w, uint64_t *step) {
     saei_cuda *s = saei_cuda_of(w);
     if (!s->mailbox->guard.bad || s->result != SAE_OK) return false;
-    /* Rare: everything under way is waited for, so that the steps after the bad one do nothing. */
+    /* Rare. Waits, so that the steps that were queued after the bad one are skipped first. */
     if (!SAEI_CUDA_OK(s, cudaStreamSynchronize(s->stream))) return false;
     *step = s->mailbox->guard.step;
     s->mailbox->guard.bad = 0;

@@ -4,8 +4,8 @@
 /* ==== >>cuda: sums ============================================================================ */
 
 /* partial[block] = sum of s_r x_r over a block of 1024 rows (s NULL: 1), in double; the products
-   are exact. A warp has 32 columns of a block and 32 rows on the way; rows with s = 0 are not read.
-   n d 4 bytes: W2's W_enc 67 MB. */
+   are exact. A warp has 32 columns of a block, with 32 loads in flight; rows with s = 0 are not
+   read. n d 4 bytes: W2's W_enc 67 MB. */
 __global__ static void saei_block_sum_kernel(const float *x, const float *s, size_t n, size_t ld,
                                              double *partial, const uint32_t *done) {
     const size_t slices = (ld + 31) / 32, block = blockIdx.x / slices;
@@ -72,8 +72,8 @@ static void saei_cuda_weighted_sum(const sae_work *w, const float *W, const floa
                      saei_ceil_div(m, SAE_ROW_BLOCK), w->shape.ld, alpha, true, out);
 }
 
-/* Half a warp has 16384 floats, a lane of the dot each, and 32 x 64 bytes on the way. 4 bytes a
-   float: W2's gradients 134 MB. */
+/* Half a warp has 16384 floats, one of the dot's 16 lanes per thread, with 32 loads of 64 bytes in
+   flight. 4 bytes per float: W2's gradients 134 MB. */
 __global__ static void saei_sum_squares_kernel(const float *x, size_t count, double *sums) {
     const size_t part = saei_device_grid_thread() / 16, first = part * SAEI_CUDA_CHUNK;
     const size_t end = first + SAEI_CUDA_CHUNK < count ? first + SAEI_CUDA_CHUNK : count;
@@ -147,7 +147,7 @@ static void saei_cuda_variance(const sae_work *w, const float *x, size_t n, doub
     else saei_cuda_launch(w, saei_fill_kernel, 1, 1, out, 0.0);
 }
 
-/* 4 bytes an entry. */
+/* 4 bytes per entry. */
 __global__ static void saei_count_nonzero_kernel(sae_code code, unsigned long long *count) {
     const size_t r = saei_device_grid_warp();
     unsigned long long found = 0;

@@ -2,7 +2,7 @@
 #include "scalars.cuh"
 
 /* ==== >>cuda: values of entries =============================================================== */
-/* A block takes a row of the code. */
+/* A block per row of the code. */
 
 __global__ static void saei_exp_latents_kernel(const float *r_mag, size_t m, float *out) {
     size_t i = saei_device_grid_thread();

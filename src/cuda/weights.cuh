@@ -5,7 +5,7 @@
 
 /* ==== >>cuda: weights ========================================================================= */
 
-/* Eight rows a warp, one a quad. m d 4 bytes: W2's W_dec 67 MB. */
+/* A quad per row. m d 4 bytes: W2's W_dec 67 MB. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
 saei_row_norms_kernel(const float *W, size_t m, size_t ld, float *out, double *wide) {
     const size_t i = saei_device_grid_thread() / 4;
@@ -34,7 +34,7 @@ static void saei_cuda_norm_weight(const sae_work *w, const float *norms, int pow
                      SAEI_CUDA_THREADS, norms, power, m, weight);
 }
 
-/* A warp has a row. m d 12 bytes. */
+/* A warp per row. m d 12 bytes. */
 __global__ static void saei_norm_grad_kernel(const float *W, const float *norms, const float *sums,
                                              int power, float coef, size_t m, size_t ld,
                                              float *grad) {
@@ -56,7 +56,7 @@ static void saei_cuda_norm_grad(const sae_work *w, const float *W, const float *
 /* -- projection, Adam, unit norm -- */
 
 typedef struct saei_cuda_adam_step {
-    saei_adam_factors by;      /* its scale is not used: clipping knows it on the device alone */
+    saei_adam_factors by;      /* but its scale: the device computes it, for clipping */
     const double *sum_squares; /* D or NULL: gradients are clipped to max_norm */
     double max_norm;
     const saei_cuda_guard_flag *guard;
@@ -104,7 +104,7 @@ __device__ static inline float4 saei_device_adam4(const saei_cuda_adam_step &c, 
     return p;
 }
 
-/* A thread has four floats. 28 bytes a float (20 without a first moment). */
+/* Four floats per thread. 28 bytes per float (20 without a first moment). */
 __global__ static void saei_adam_kernel(saei_cuda_adam_step step, size_t count, float *param,
                                         const float *grad, float *first, float *second) {
     const size_t at = 4 * saei_device_grid_thread();
@@ -129,8 +129,8 @@ static void saei_cuda_adam(const sae_work *w, const sae_adam_desc *adam, uint64_
                      first, second);
 }
 
-/* The dot of a and b by each half of the warp on its own, one lane a thread: for rows that lie in
-   shared memory. */
+/* The dot of a and b by each half of the warp on its own, one of the 16 lanes per thread: for rows
+   in shared memory. */
 __device__ static inline double saei_device_half_dot(const float *a, const float *b, size_t ld) {
     size_t c = threadIdx.x & 15u;
     float s = 0;
@@ -151,9 +151,9 @@ typedef struct saei_cuda_row_job {
     float *param, *grad, *first, *second;
 } saei_cuda_row_job;
 
-/* A warp has a row of param and of grad, STAGED in shared memory: PROJECT takes the part of grad
-   along param away, ADAM steps, UNIT brings param to norm 1. Without STAGED (rows too long) they
-   are read again where they are. One reading: m d 28 bytes with Adam (20 without a first moment,
+/* A warp per row of param and grad, which are STAGED in shared memory: PROJECT removes the part of
+   grad along param, ADAM updates param, UNIT scales it to norm 1. Without STAGED (rows too long)
+   each part reads them again. With it: m d 28 bytes with Adam (20 without a first moment,
    4 more with PROJECT), 12 to project, 8 to normalize; W2's W_dec 470, 201 and 134 MB. */
 template <bool PROJECT, bool ADAM, bool UNIT, bool STAGED>
 __global__ static void saei_rows_kernel(saei_cuda_row_job job, saei_cuda_adam_step step) {
@@ -235,7 +235,7 @@ static void saei_cuda_remove_parallel(const sae_work *w, const float *W, size_t 
                                       const sae_lag *lag, float *grad) {
     saei_cuda_adam_step step;
     saei_cuda_row_job job;
-    (void)lag; /* no row waits: there is no catch_up */
+    (void)lag; /* no row is deferred: there is no catch_up */
     memset(&step, 0, sizeof step);
     memset(&job, 0, sizeof job);
     job.m = m;
@@ -279,7 +279,7 @@ static void saei_cuda_adam_rows(const sae_work *w, const sae_adam_desc *adam, ui
 
 /* -- threshold -- */
 
-/* least[r] = the smallest positive value of row r, 0 if it has none. 4 bytes an entry. */
+/* least[r] = the smallest positive value of row r, 0 if it has none. 4 bytes per entry. */
 __global__ static void saei_least_kernel(sae_code code, double *least) {
     const size_t r = saei_device_grid_warp();
     unsigned bits = UINT32_MAX; /* floats above 0 are ordered as their bits */
@@ -327,7 +327,7 @@ static void saei_cuda_update_threshold(const sae_work *w, const sae_code *code, 
                      beta, 1 - beta, threshold, &saei_cuda_of(w)->kept->guard);
 }
 
-/* -- geometric median (Weiszfeld): at most 100 rounds, those after the last do nothing -- */
+/* -- geometric median (Weiszfeld): 100 rounds, those after it has settled do nothing -- */
 
 __global__ static void saei_median_begin_kernel(const double *partial, size_t blocks, size_t n,
                                                 size_t ld, float *out,
@@ -338,7 +338,7 @@ __global__ static void saei_median_begin_kernel(const double *partial, size_t bl
     if (c >= ld || guard->bad) return;
     out[c] = (float)__ddiv_rn(saei_device_column(partial, blocks, ld, c), (double)n);
 }
-/* weights[r] = 1 / max(norm of x_r - guess, 1e-20); eight rows a warp. n d 4 bytes, from the L2. */
+/* weights[r] = 1 / max(norm of x_r - guess, 1e-20); a quad per row. n d 4 bytes, from the L2. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
 saei_distance_kernel(const float *x, const float *guess, size_t n, size_t ld, double *weights,
                      const uint32_t *done) {
@@ -400,8 +400,8 @@ static void saei_cuda_geometric_median(const sae_work *w, const float *x, size_t
 
 /* -- resampling -- */
 
-/* The mean norm of the living: norms of W_enc with 0 for the dead, one chain of m additions. Now
-   and then, so that its time (W2: about 0.3 ms) does not matter. */
+/* The mean norm of the living: norms of W_enc with 0 for the dead, one chain of m additions. Rare
+   enough that its time (W2: about 0.3 ms) does not matter. */
 __global__ static void saei_living_kernel(const uint64_t *since, uint64_t threshold, size_t m,
                                           double *norms) {
     const size_t i = saei_device_grid_thread();
@@ -435,7 +435,7 @@ __global__ static void saei_draw_kernel(const float *e, size_t n, size_t ld, uin
     u = saei_draw_uniform(saei_draw_bits(block, draw));
     keys[r] = norm > 0 ? __ddiv_rn(-saei_ln(u), norm) : HUGE_VAL;
 }
-/* order[place of row r by (key, row)] = r: n^2 comparisons, now and then. */
+/* order[place of row r by (key, row)] = r: n^2 comparisons, but rarely. */
 __global__ static void saei_order_kernel(const double *keys, size_t n, uint32_t *order) {
     __shared__ double piece[SAEI_CUDA_THREADS];
     const size_t r = saei_device_grid_thread();
@@ -461,7 +461,7 @@ typedef struct saei_cuda_restart {
     float *enc[3], *dec[3], *biases[3][3];
 } saei_cuda_restart;
 
-/* A warp restarts a dead latent. */
+/* A warp per dead latent. */
 __global__ static void saei_restart_kernel(saei_cuda_restart job) {
     const size_t used = saei_device_grid_warp(), ld = job.ld;
     const float *from;

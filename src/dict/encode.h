@@ -10,8 +10,8 @@ static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense
     saei_free(ctx, dense);
 }
 
-static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, const float *x,
-                                   size_t n, sae_code *code, float **dense) {
+static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
+                                   const sae_rows *x, size_t n, sae_code *code, float **dense) {
     const sae_context *ctx = dict->ctx;
     size_t m = dict->desc.dict_size, active = saei_active_latents(dict), total = 0, keep;
     uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
@@ -32,7 +32,7 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who, 
                          who, n, m);
     }
     q.dict = dict;
-    q.x = x;
+    q.x = *x;
     q.n = n;
     q.count = m;
     q.top_k = true;
@@ -61,20 +61,31 @@ static bool saei_is_batch_top_k(const sae_dictionary *dict) {
     return dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
 }
 
-SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
+/* IDENTITY: f = x. */
+static void saei_copy_rows(const sae_rows *x, size_t n, size_t d, float *out) {
+    for (size_t r = 0; r < n; r++) {
+        const float *row = saei_row_floats(x, r, 0, d, out + r * d);
+        if (row != out + r * d) memcpy(out + r * d, row, d * sizeof *out);
+    }
+}
+
+static sae_result saei_encode(const sae_dictionary *dict, const char *who, const sae_rows *rows,
+                              size_t n, float *f) {
     saei_infer q;
+    sae_rows x;
     size_t m;
-    SAEI_TRY(saei_infer_check(dict, "sae_encode", x && f, n, dict ? dict->desc.dict_size : 0));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
+                                   dict ? dict->desc.dict_size : 0, &x));
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        if (n) memcpy(f, x, n * m * sizeof *f);
+        saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
     if (!n) return SAE_OK;
     if (saei_is_batch_top_k(dict)) {
         sae_code code;
         float *dense;
-        SAEI_TRY(saei_batch_top_k(dict, "sae_encode", x, n, &code, &dense));
+        SAEI_TRY(saei_batch_top_k(dict, who, &x, n, &code, &dense));
         memset(f, 0, n * m * sizeof *f);
         for (size_t r = 0; r < n; r++)
             for (size_t j = r * m; j < r * m + code.count[r]; j++)
@@ -94,18 +105,36 @@ SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t
     return SAE_OK;
 }
 
-static sae_result saei_capacity(const sae_dictionary *dict, size_t needed, const sae_sparse *out) {
-    if (needed <= out->capacity) return SAE_OK;
-    return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                     "sae_encode_sparse: capacity is %zu entries, %zu are needed", out->capacity,
-                     needed);
+SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
+    sae_rows rows = saei_rows_of(x);
+    return saei_encode(dict, "sae_encode", &rows, n, f);
+}
+SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                   float *f) {
+    return saei_encode(dict, "sae_encode_rows", x, n, f);
 }
 
-static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const sae_code *code,
-                                          sae_sparse *out) {
+SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n) {
+    size_t m = dict->desc.dict_size, most = m, all;
+    double share = (double)dict->desc.k + dict->desc.k_fraction; /* as saei_batch_top_k has it */
+    if (dict->rule == SAE_RULE_TOP_K) most = dict->desc.k;
+    if (!saei_mul(n, most, &all)) return SIZE_MAX;
+    if (saei_is_batch_top_k(dict)) all = saei_min((size_t)(share * (double)n), n * m);
+    return all;
+}
+
+static sae_result saei_capacity(const sae_dictionary *dict, const char *who, size_t needed,
+                                const sae_sparse *out) {
+    if (needed <= out->capacity) return SAE_OK;
+    return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: capacity is %zu entries, %zu are needed", who,
+                     out->capacity, needed);
+}
+
+static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const char *who,
+                                          const sae_code *code, sae_sparse *out) {
     size_t total = 0;
     for (size_t r = 0; r < code->rows; r++) total += code->count[r];
-    SAEI_TRY(saei_capacity(dict, total, out));
+    SAEI_TRY(saei_capacity(dict, who, total, out));
     out->row_begin[0] = 0;
     for (size_t r = 0, at = 0; r < code->rows; r++) {
         memcpy(out->latent + at, code->latent + r * code->stride,
@@ -116,54 +145,40 @@ static sae_result saei_encode_sparse_copy(const sae_dictionary *dict, const sae_
     return SAE_OK;
 }
 
-static sae_result saei_encode_sparse_identity(const sae_dictionary *dict, const float *x, size_t n,
-                                              sae_sparse *out) {
+static sae_result saei_encode_sparse_identity(const sae_dictionary *dict, const char *who,
+                                              const sae_rows *x, size_t n, sae_sparse *out) {
     size_t d = dict->desc.activation_dim, total = 0;
-    for (size_t i = 0; i < n * d; i++) total += x[i] != 0;
-    SAEI_TRY(saei_capacity(dict, total, out));
+    float own;
+    for (size_t i = 0; i < n * d; i++) total += *saei_row_floats(x, i / d, i % d, 1, &own) != 0;
+    SAEI_TRY(saei_capacity(dict, who, total, out));
     out->row_begin[0] = total = 0;
     for (size_t r = 0; r < n; r++) {
-        for (size_t i = 0; i < d; i++)
-            if (x[r * d + i] != 0) {
-                out->latent[total] = (uint32_t)i;
-                out->value[total++] = x[r * d + i];
-            }
+        for (size_t i = 0; i < d; i++) {
+            float f = *saei_row_floats(x, r, i, 1, &own);
+            if (f == 0) continue;
+            out->latent[total] = (uint32_t)i;
+            out->value[total++] = f;
+        }
         out->row_begin[r + 1] = total;
     }
     return SAE_OK;
 }
 
-SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
-                                     sae_sparse *out) {
+/* The lists of a rule whose rows are chosen alone. */
+static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who, const sae_rows *x,
+                                    size_t n, sae_sparse *out) {
     saei_infer q;
     size_t most = 0, total = 0;
-    SAEI_TRY(saei_infer_check(dict, "sae_encode_sparse",
-                              x && out && out->row_begin
-                                  && (!out->capacity || (out->latent && out->value)),
-                              n, dict ? dict->desc.dict_size : 0));
-    out->row_begin[0] = 0;
-    if (!n) return SAE_OK;
-    if (dict->desc.arch == SAE_ARCH_IDENTITY) return saei_encode_sparse_identity(dict, x, n, out);
-    if (saei_is_batch_top_k(dict)) {
-        sae_code code;
-        float *dense;
-        sae_result result;
-        SAEI_TRY(saei_batch_top_k(dict, "sae_encode_sparse", x, n, &code, &dense));
-        result = saei_encode_sparse_copy(dict, &code, out);
-        saei_batch_free(dict->ctx, &code, dense);
-        return result;
-    }
     memset(&q, 0, sizeof q);
     q.dict = dict;
-    q.x = x;
+    q.x = *x;
     q.n = n;
     q.count = dict->desc.dict_size;
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
         q.share = dict->desc.k;
-        SAEI_TRY(saei_capacity(dict, n * q.share, out));
-        saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS),
-                      dict->desc.activation ? saei_infer_varied_part : saei_infer_part, &q);
+        SAEI_TRY(saei_capacity(dict, who, n * q.share, out));
+        saei_infer_run(&q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
     }
@@ -173,7 +188,7 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
         most = saei_max(most, out->row_begin[r + 1]);
         total += out->row_begin[r + 1];
     }
-    SAEI_TRY(saei_capacity(dict, total, out));
+    SAEI_TRY(saei_capacity(dict, who, total, out));
     if (most <= q.share) saei_sparse_compact(out, n, q.share);
     else {
         for (size_t r = 0; r < n; r++) out->row_begin[r + 1] += out->row_begin[r];
@@ -183,20 +198,56 @@ SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x,
     return SAE_OK;
 }
 
-SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
-                                     const uint32_t *latents, size_t count, float *f) {
+static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
+                                     const sae_rows *rows, size_t n, sae_sparse *out) {
+    sae_rows x;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows,
+                                   rows && rows->data && out && out->row_begin
+                                       && (!out->capacity || (out->latent && out->value)),
+                                   n, dict ? dict->desc.dict_size : 0, &x));
+    out->row_begin[0] = 0;
+    if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_IDENTITY)
+        return saei_encode_sparse_identity(dict, who, &x, n, out);
+    if (saei_is_batch_top_k(dict)) {
+        sae_code code;
+        float *dense;
+        sae_result result;
+        SAEI_TRY(saei_batch_top_k(dict, who, &x, n, &code, &dense));
+        result = saei_encode_sparse_copy(dict, who, &code, out);
+        saei_batch_free(dict->ctx, &code, dense);
+        return result;
+    }
+    return saei_encode_lists(dict, who, &x, n, out);
+}
+
+SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
+                                     sae_sparse *out) {
+    sae_rows rows = saei_rows_of(x);
+    return saei_encode_sparse(dict, "sae_encode_sparse", &rows, n, out);
+}
+SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          sae_sparse *out) {
+    return saei_encode_sparse(dict, "sae_encode_sparse_rows", x, n, out);
+}
+
+static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who,
+                                     const sae_rows *rows, size_t n, const uint32_t *latents,
+                                     size_t count, float *f) {
     saei_infer q;
-    SAEI_TRY(saei_infer_check(dict, "sae_encode_subset", x && latents && f, n, count));
+    sae_rows x;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
+                                   &x));
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= dict->desc.dict_size)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                             "sae_encode_subset: latents[%zu] is %u, allowed "
-                             "are 0 to %zu",
-                             j, (unsigned)latents[j], dict->desc.dict_size - 1);
+                             "%s: latents[%zu] is %u, allowed are 0 to %zu", who, j,
+                             (unsigned)latents[j], dict->desc.dict_size - 1);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
+        float own;
         for (size_t r = 0; r < n; r++)
             for (size_t j = 0; j < count; j++)
-                f[r * count + j] = x[r * dict->desc.activation_dim + latents[j]];
+                f[r * count + j] = *saei_row_floats(&x, r, latents[j], 1, &own);
         return SAE_OK;
     }
     if (!n || !count) return SAE_OK;
@@ -209,4 +260,14 @@ SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x,
     q.dense = f;
     saei_infer_run(&q);
     return SAE_OK;
+}
+
+SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
+                                     const uint32_t *latents, size_t count, float *f) {
+    sae_rows rows = saei_rows_of(x);
+    return saei_encode_subset(dict, "sae_encode_subset", &rows, n, latents, count, f);
+}
+SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                          const uint32_t *latents, size_t count, float *f) {
+    return saei_encode_subset(dict, "sae_encode_subset_rows", x, n, latents, count, f);
 }

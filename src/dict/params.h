@@ -1,37 +1,9 @@
 #pragma once
-#include "../api/files.h"
 #include "../base/random.h"
 #include "../kernels/table.h"
+#include "dictionary.h"
 
 /* ==== >>dictionary: parameters ================================================================ */
-
-/* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
-   an optimizer runs over one array and every per-latent job is local to a row:
-     W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
-     | W_skip [output_dim][ld]
-   with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
-   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
-   have take no room. */
-typedef struct saei_prepared saei_prepared; /* >>dictionary: prepared encode */
-
-struct sae_dictionary {
-    sae_context *ctx;
-    sae_dictionary_desc desc;
-    sae_rule rule;        /* never DEFAULT for the classes that have a choice */
-    size_t active_groups; /* MATRYOSHKA: 1..num_groups */
-    size_t ld, ld_out;    /* row strides of W_enc, W_skip; of W_dec */
-    float threshold;      /* scalar: TOP_K, BATCH_TOP_K, MATRYOSHKA; -1 until set */
-    float *params;        /* [num_params] */
-    size_t num_params;
-    float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
-    float *W_skip;
-    sae_origin origin;
-    bool borrowed;        /* params belong to a trainer */
-    saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
-};
-
-/* Allocates with all parameters zero, threshold -1. Checks desc as sae_dictionary_create does;
-   `who` is the function named in messages. */
 
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
@@ -328,10 +300,8 @@ SAE_API void sae_dictionary_destroy(sae_dictionary *dict) {
     saei_free(dict->ctx, dict);
 }
 
-SAE_API sae_dictionary_desc sae_dictionary_info(const sae_dictionary *dict) {
-    sae_dictionary_desc desc = dict->desc;
-    desc.output_dim = saei_output_dim(&desc);
-    return desc;
+SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary *dict) {
+    return &dict->desc;
 }
 
 SAE_API const sae_origin *sae_dictionary_origin(const sae_dictionary *dict) {

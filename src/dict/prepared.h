@@ -3,10 +3,10 @@
 #include "rows.h"
 
 /* ==== >>dictionary: prepared encode =========================================================== */
-/* The screen of >>cpu for inference. W_enc's int16 panels lie beside the dictionary, and slots, one
-   a thread, in which a block of rows is centred, screened and listed. A block that finds no slot
-   free or whose latents are too many for its lists goes the plain way, to the same bits; after
-   several such blocks no more are tried. See bench/RESULTS.md. */
+/* The screen of >>cpu for inference: W_enc's int16 panels, kept with the dictionary, and one slot
+   per thread, in which a block of rows is centred, screened and listed. A block without a free
+   slot, or with more latents than the slot's lists hold, is encoded by the exact path, to the same
+   bits; after several of the latter the screen is no longer used. See bench/RESULTS.md. */
 
 enum {
     SAEI_PREPARED_ROWS = 64, /* of one slot */
@@ -37,40 +37,46 @@ struct saei_prepared {
     saei_prepared_slot *slots;
 };
 
-/* Pieces of base, as saei_cpu_layout. */
+/* The next piece of base; NULL where there is none yet, and only `at` moves on. */
+static void *saei_prepared_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
+    size_t offset = saei_cpu_place(at, count, size);
+    return base ? base + offset : NULL;
+}
+
+/* Sets p's pieces in base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
                                    saei_prepared *p) {
-    size_t at = 0, m = dict->desc.dict_size, panels = saei_ceil_div(m, SAEI_PANEL), width, offset;
+    size_t at = 0, m = dict->desc.dict_size, panels = saei_ceil_div(m, SAEI_PANEL), width;
     size_t rows = SAEI_PREPARED_ROWS, k = dict->rule == SAE_RULE_TOP_K ? dict->desc.k : m / 20;
     p->num_slots = (size_t)dict->ctx->threads;
-    p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_KEEP_SLACK;
+    p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_LIST_PADDING;
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
     saei_cpu_place(&at, 1, sizeof(saei_prepared));
-#define SAEI_PIECE(field, type, count)                                                             \
-    offset = saei_cpu_place(&at, count, sizeof *(field));                                          \
-    if (b) (field) = (type *)(void *)(b + offset);
-    SAEI_PIECE(p->packed, float, width / 2)
-    SAEI_PIECE(p->screen, float, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS))
-    SAEI_PIECE(p->counts, uint32_t, panels)
-    SAEI_PIECE(p->slots, saei_prepared_slot, p->num_slots)
+    p->packed = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
+    p->screen = (float *)saei_prepared_piece(
+        b, &at, panels * (2 * SAEI_PANEL + SAEI_SCREEN_FACTS), sizeof(float));
+    p->counts = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
+    p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
+                                                         sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
-        saei_prepared_slot none, *slot;
-        memset(&none, 0, sizeof none);
-        slot = b ? &p->slots[i] : &none;
-        SAEI_PIECE(slot->x, float, rows * dict->ld)
-        SAEI_PIECE(slot->count, uint32_t, rows)
-        SAEI_PIECE(slot->latent, uint32_t, rows * p->stride)
-        SAEI_PIECE(slot->pre, float, rows * p->stride)
-        SAEI_PIECE(slot->least, double, 1)
-        SAEI_PIECE(slot->begin, size_t, rows + 1)
-        SAEI_PIECE(slot->top_value, float, (rows + 1) * p->capacity)
-        SAEI_PIECE(slot->top_latent, uint32_t, (rows + 1) * p->capacity)
+        saei_prepared_slot none, *s = b ? &p->slots[i] : &none;
+        memset(s, 0, sizeof *s);
+        s->x = (float *)saei_prepared_piece(b, &at, rows * dict->ld, sizeof(float));
+        s->count = (uint32_t *)saei_prepared_piece(b, &at, rows, sizeof(uint32_t));
+        s->latent = (uint32_t *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(uint32_t));
+        s->pre = (float *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(float));
+        s->least = (double *)saei_prepared_piece(b, &at, 1, sizeof(double));
+        s->begin = (size_t *)saei_prepared_piece(b, &at, rows + 1, sizeof(size_t));
+        s->top_value = (float *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
+                                                    sizeof(float));
+        s->top_latent = (uint32_t *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
+                                                        sizeof(uint32_t));
     }
-    SAEI_PIECE(p->words, int16_t, p->num_slots * SAEI_ENCODE_ROWS * dict->ld)
+    p->words = (int16_t *)saei_prepared_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
+                                              sizeof(int16_t));
     for (size_t i = 0; b && i < p->num_slots; i++)
         p->slots[i].words = p->words + i * SAEI_ENCODE_ROWS * dict->ld;
-#undef SAEI_PIECE
     return at;
 }
 
@@ -95,7 +101,6 @@ static saei_task saei_prepared_task(const sae_dictionary *dict, const saei_prepa
     t.m = a->m;
     t.which = saei_min(a->k, a->m);
     t.args = a;
-    t.alone = true;
     return t;
 }
 
@@ -139,8 +144,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
     p = bytes == SIZE_MAX ? NULL : (saei_prepared *)saei_alloc(dict->ctx, bytes, 1);
     if (!p)
         return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY,
-                         "sae_dictionary_prepare: no memory for %zu "
-                         "bytes beside the dictionary",
+                         "sae_dictionary_prepare: no memory for %zu bytes",
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
@@ -149,8 +153,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
     a = saei_prepared_args(dict);
     t = saei_prepared_task(dict, p, &p->slots[0], &w, &a);
     panels = saei_ceil_div(t.m, SAEI_PANEL);
-    t.alone = false; /* the slots' words lie one after the other */
-    saei_parallel(dict->ctx, panels, saei_screen_pack_part, &t);
+    saei_parallel_workers(dict->ctx, panels, saei_screen_pack_part, &t);
     for (size_t i = 0; i < panels; i++)
         if (p->counts[i]) { /* weights without a finite, sane norm: nothing to be had */
             saei_free(dict->ctx, p);
@@ -162,7 +165,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
 
 /* The rows one pass takes of those that are left. */
 static size_t saei_infer_block(const saei_infer *q, size_t left) {
-    const size_t prepared = SAEI_PREPARED_ROWS, plain = SAEI_INFER_ROWS;
+    const size_t prepared = SAEI_PREPARED_ROWS, plain = SAEI_BLOCK_ROWS;
     return saei_min(left, q->dict->prepared ? prepared : plain);
 }
 
@@ -206,26 +209,24 @@ static void saei_prepared_finish(const sae_dictionary *dict, size_t rows, size_t
     }
 }
 
-/* f of rows <= SAEI_PREPARED_ROWS rows from r0, as lists in a slot, to be given back; NULL: go the
-   plain way. */
+/* f of rows <= SAEI_PREPARED_ROWS rows from r0, as lists in a slot, to be given back; NULL: take
+   the exact path. */
 static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
     saei_prepared_slot *slot = saei_prepared_take(q);
     saei_prepared *p = dict->prepared;
     size_t d = dict->desc.activation_dim;
-    bool subtract = saei_subtracts(&dict->desc), overrun = false;
+    bool overrun = false;
     sae_encode_args a;
     saei_task t;
     sae_code code;
     sae_work w;
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
-        const float *x = q->x + (r0 + r) * d;
-        saei_norm norm = saei_row_norm(dict, x);
-        if (subtract || dict->desc.input_norm)
-            saei_infer_centre(dict, x, 0, d, dict->desc.input_norm ? &norm : NULL, subtract,
-                              slot->x + r * dict->ld);
-        else memcpy(slot->x + r * dict->ld, x, d * sizeof *x);
+        float *to = slot->x + r * dict->ld;
+        saei_norm norm = saei_row_norm(dict, &q->x, r0 + r);
+        const float *x = saei_infer_row(q, r0 + r, 0, d, &norm, to);
+        if (x != to) memcpy(to, x, d * sizeof *x);
     }
     memset(&code, 0, sizeof code);
     code.rows = rows;
@@ -243,7 +244,7 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     if (a.select == SAE_SELECT_TOP_K) t.a = slot->warm;
     if (a.select == SAE_SELECT_BATCH_TOP_K) t.a = dict->threshold > 0 ? dict->threshold : 0;
     t.stride = rows;
-    saei_screen_part(&t, 0);
+    saei_screen_part(&t, 0, 0); /* the slot is the scratch of one worker */
     slot->warm = 0.97f * (float)*slot->least;
     for (size_t r = 0; r < rows; r++) overrun |= slot->count[r] > p->stride;
     if (!overrun) saei_prepared_finish(dict, rows, p->stride, slot);
@@ -276,19 +277,33 @@ static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
     saei_prepared_leave(q->dict->prepared, slot, false);
 }
 
+/* Rows by the exact path. */
+static SAEI_NOINLINE void saei_infer_exact(const saei_infer *q, size_t r0, size_t rows) {
+    saei_small_block small;
+    saei_room room = saei_room_take(q->dict->ctx, &small);
+    bool top = q->sparse && q->dict->rule == SAE_RULE_TOP_K;
+    for (size_t r = 0, some; r < rows; r += some) {
+        some = saei_min(room.rows, rows - r);
+        saei_infer_norms(q, r0 + r, some, room.norms);
+        if (top && q->dict->desc.activation) saei_infer_varied_rows(q, &room, r0 + r, some);
+        else if (top) saei_infer_top_rows(q, &room, r0 + r, some);
+        else saei_infer_rows(q, &room, r0 + r, some);
+    }
+    saei_room_leave(&room);
+}
+
 static void saei_infer_part(void *arg, size_t part) {
     saei_infer *q = (saei_infer *)arg;
-    size_t end = saei_part_end(part, SAEI_INFER_ROWS, q->n), rows;
-    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += rows) {
+    size_t end = saei_part_end(part, SAEI_BLOCK_ROWS, q->n), rows;
+    for (size_t r = part * SAEI_BLOCK_ROWS; r < end; r += rows) {
         saei_prepared_slot *slot;
         rows = saei_infer_block(q, end - r);
         slot = saei_prepared_rows(q, r, rows);
         if (slot) saei_prepared_give(q, r, rows, slot);
-        else if (q->sparse && q->dict->rule == SAE_RULE_TOP_K) saei_infer_top_rows(q, r, rows);
-        else saei_infer_rows(q, r, rows);
+        else saei_infer_exact(q, r, rows);
     }
 }
 
 static void saei_infer_run(saei_infer *q) {
-    saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_INFER_ROWS), saei_infer_part, q);
+    saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_BLOCK_ROWS), saei_infer_part, q);
 }

@@ -5,14 +5,14 @@
 /* What is not 0 of a panel's f to row r's list, while it has room. */
 static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_t count,
                               const float *f, size_t *found) {
-    uint32_t latent[SAEI_PANEL + SAEI_KEEP_SLACK];
-    float value[SAEI_PANEL + SAEI_KEEP_SLACK];
+    uint32_t latent[SAEI_PANEL + SAEI_LIST_PADDING];
+    float value[SAEI_PANEL + SAEI_LIST_PADDING];
     size_t kept = 0;
     size_t at = (q->exact ? q->sparse->row_begin[r] : r * q->share) + *found;
     size_t room = q->exact ? SAEI_PANEL : *found < q->share ? q->share - *found : 0;
     if (!saei_is_signed(&q->dict->desc))
         kept = q->dict->ctx->kernels->keep_above(f, NULL, false, count, 0, (uint32_t)first, latent,
-                                                 value, 0, SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+                                                 value, 0, SAEI_PANEL + SAEI_LIST_PADDING, NULL);
     else
         for (size_t j = 0; j < count; j++)
             if (f[j] != 0) {
@@ -26,29 +26,26 @@ static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_
     *found += kept;
 }
 
-/* rows <= SAEI_INFER_ROWS rows from r0. */
-static void saei_infer_rows(const saei_infer *q, size_t r0, size_t rows) {
-    size_t found[SAEI_INFER_ROWS];
-    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL], cut[SAEI_PANEL];
-    const float *x = q->x + r0 * q->dict->desc.activation_dim;
+static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
+    float bias[SAEI_PANEL], cut[SAEI_PANEL];
+    size_t *found = room->found;
     bool plain = q->dict->desc.arch != SAE_ARCH_GATED && !saei_is_signed(&q->dict->desc);
     size_t active = saei_active_latents(q->dict);
-    saei_norm norms[SAEI_INFER_ROWS];
-    memset(found, 0, sizeof found);
-    saei_infer_norms(q, x, rows, norms);
+    memset(found, 0, rows * sizeof *found);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
+        saei_infer_product(q, room, r0, rows, first, count);
         saei_infer_cuts(q, first, count, bias, cut);
         for (size_t r = 0; r < rows; r++) {
+            const float *product = room->product + r * SAEI_PANEL;
             float f[SAEI_PANEL];
             if (plain) {
-                q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product + r * SAEI_PANEL, bias, f);
+                q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product, bias, f);
                 q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
             }
             for (size_t j = 0; !plain && j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j;
-                f[j] = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], q->top_k);
+                f[j] = saei_infer_value(q->dict, i, product[j], q->top_k);
                 if (i >= active && !q->top_k) f[j] = 0;
             }
             if (q->dense) memcpy(q->dense + (r0 + r) * q->count + first, f, count * sizeof *f);
@@ -72,6 +69,27 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
     if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who,
                          n);
+    return SAE_OK;
+}
+
+/* The same for a call with rows of x; *out is x with the defaults set. */
+static sae_result saei_infer_check_rows(const sae_dictionary *dict, const char *who,
+                                        const sae_rows *x, bool arrays, size_t n, size_t width,
+                                        sae_rows *out) {
+    SAEI_TRY(saei_infer_check(dict, who, arrays, n, width));
+    *out = *x;
+    if (!out->dtype) out->dtype = SAE_F32;
+    if (!out->stride) out->stride = dict->desc.activation_dim;
+    if (out->dtype > SAE_BF16 || out->dtype < SAE_F32)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.dtype is %d (%s), allowed are F32, F16 "
+                         "and BF16", who, (int)x->dtype, sae_dtype_name(x->dtype));
+    if (out->stride < dict->desc.activation_dim || (n && out->stride > SIZE_MAX / 8 / n))
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.stride is %zu, allowed are "
+                         "activation_dim, %zu, and more that memory can hold", who, x->stride,
+                         dict->desc.activation_dim);
+    if (out->on_device)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.on_device is set, allowed are rows in "
+                         "host memory; a session takes those of a device", who);
     return SAE_OK;
 }
 

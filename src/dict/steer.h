@@ -1,82 +1,109 @@
 #pragma once
-#include "decode.h"
+#include "forward.h"
 
 /* ==== >>steer ================================================================================= */
 
-enum { SAEI_STEER_FLOATS = 2 * SAE_MAX_STEERINGS };
+/* Numbers on the stack of a block that found no room; entries of a list. */
+enum {
+    SAEI_STEER_FLOATS = SAE_MAX_STEERINGS,
+    SAEI_STEER_COUNTERS = 256, /* one for each row at least */
+    SAEI_STEER_ENTRIES = 128
+};
 
 typedef struct saei_steer_job {
     const sae_dictionary *dict;
     const sae_steering *list;
     size_t count;
-    uint32_t latents[SAE_MAX_STEERINGS]; /* of list */
     bool needs_f, ranks; /* some mode asks for f; f depends on its rank in the row */
-    float *x;
+    sae_rows x;          /* written, too */
     size_t n;
 } saei_steer_job;
+
+/* Where the parts of a job work. */
+typedef struct saei_steer_room {
+    saei_room room;
+    float *f;         /* [rows][count]: of the latents named */
+    size_t entries;   /* of f */
+    uint32_t *before; /* latents of the row that stand before each */
+    size_t counters;  /* of before */
+} saei_steer_room;
 
 /* What a top-k rule compares. */
 static float saei_steer_key(const sae_dictionary *dict, float f) {
     return dict->desc.activation == SAE_ACTIVATION_MAGNITUDE ? fabsf(f) : f;
 }
 
-/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
-   the largest of its group; ties to the lower index: counts for each the latents before it. */
-static void saei_steer_rank(const saei_steer_job *job, const float *x, size_t rows,
-                            const saei_norm *norms, float *f) {
+/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its group,
+   that stand before it; ties to the lower index. */
+static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
+                             const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
+                             size_t end) {
     const sae_dictionary *dict = job->dict;
     bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
-    size_t m = dict->desc.dict_size, count = job->count;
-    size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
-    uint32_t before[SAEI_STEER_FLOATS];
-    saei_infer q;
-    memset(before, 0, sizeof before);
-    memset(&q, 0, sizeof q);
-    q.dict = dict;
+    size_t m = dict->desc.dict_size, group = grouped ? m / dict->desc.k : m;
+    memset(w->before, 0, rows * (end - begin) * sizeof *w->before);
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
-        saei_infer_product(&q, x, rows, first, width, norms, product);
+        saei_infer_product(q, &w->room, r0, rows, first, width);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
                 size_t i = first + j;
-                float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], true);
+                float v = saei_infer_value(dict, i, w->room.product[r * SAEI_PANEL + j], true);
                 float key = saei_steer_key(dict, v);
+                uint32_t *before = w->before + r * (end - begin);
                 if (v == 0 && !saei_is_signed(&dict->desc)) continue;
-                for (size_t s = 0; s < count; s++) {
-                    float held = saei_steer_key(dict, f[r * count + s]);
-                    size_t latent = job->latents[s];
+                for (size_t s = begin; s < end; s++, before++) {
+                    float held = saei_steer_key(dict, w->f[r * job->count + s]);
+                    size_t latent = job->list[s].latent;
                     if (latent / group != i / group) continue;
-                    before[r * count + s] += key > held || (key == held && i < latent);
+                    *before += key > held || (key == held && i < latent);
                 }
             }
     }
-    for (size_t s = 0; s < rows * count; s++)
-        if (before[s] >= most) f[s] = 0;
+}
+
+/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
+   the largest of its group. */
+static void saei_steer_rank(const saei_steer_job *job, const saei_infer *q,
+                            const saei_steer_room *w, size_t r0, size_t rows) {
+    const sae_dictionary_desc *h = &job->dict->desc;
+    size_t most = h->activation == SAE_ACTIVATION_GROUP_MAX ? 1 : h->k;
+    size_t share = saei_min(job->count, w->counters / rows), end;
+    for (size_t begin = 0; begin < job->count; begin = end) {
+        end = saei_min(begin + share, job->count);
+        saei_steer_count(job, q, w, r0, rows, begin, end);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t s = begin; s < end; s++)
+                if (w->before[r * (end - begin) + s - begin] >= most) w->f[r * job->count + s] = 0;
+    }
 }
 
 /* f [rows][count] of the latents named, as sae_encode gives them. */
-static void saei_steer_encode(const saei_steer_job *job, const float *x, size_t rows,
-                              const saei_norm *norms, float *f) {
+static void saei_steer_encode(const saei_steer_job *job, const saei_steer_room *w, size_t r0,
+                              size_t rows) {
     const sae_dictionary *dict = job->dict;
     size_t count = job->count, active = saei_active_latents(dict), candidates = 0;
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
+    uint32_t list[SAEI_PANEL];
     saei_infer q;
     memset(&q, 0, sizeof q);
     q.dict = dict;
-    q.list = job->latents;
+    q.x = job->x;
+    saei_infer_norms(&q, r0, rows, w->room.norms);
     for (size_t first = 0; first < count; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, count - first);
-        saei_infer_product(&q, x, rows, first, width, norms, product);
+        for (size_t j = 0; j < width; j++) list[j] = job->list[first + j].latent;
+        q.list = list;
+        saei_infer_product(&q, &w->room, r0, rows, 0, width);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
-                size_t i = job->latents[first + j];
-                float v = saei_infer_value(dict, i, product[r * SAEI_PANEL + j], job->ranks);
-                f[r * count + first + j] = i < active ? v : 0;
-                candidates += i < active && v != 0;
+                float v = saei_infer_value(dict, list[j], w->room.product[r * SAEI_PANEL + j],
+                                           job->ranks);
+                w->f[r * count + first + j] = list[j] < active ? v : 0;
+                candidates += list[j] < active && v != 0;
             }
     }
-    if (job->ranks && candidates) saei_steer_rank(job, x, rows, norms, f);
+    q.list = NULL;
+    if (job->ranks && candidates) saei_steer_rank(job, &q, w, r0, rows);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -90,55 +117,97 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
+/* x += add for n columns of row r from c on; 16-bit rows are rounded to the nearest, ties to even. */
+static void saei_steer_add(const sae_rows *x, size_t r, size_t c, size_t n, const float *add) {
+    unsigned char *to = (unsigned char *)(uintptr_t)saei_rows_at(x, r, c);
+    for (size_t k = 0; k < n; k++) {
+        float own, sum = *saei_row_floats(x, r, c + k, 1, &own) + add[k];
+        uint16_t bits;
+        if (x->dtype == SAE_F32) {
+            ((float *)(void *)to)[k] = sum;
+            continue;
+        }
+        bits = x->dtype == SAE_F16 ? saei_half_bits(sum) : saei_bf16_bits(sum);
+        memcpy(to + 2 * k, &bits, sizeof bits);
+    }
+}
+
 /* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
    what is decoded to the units of x. */
-static void saei_steer_row(const saei_steer_job *job, float *f, float scale, float *x) {
+static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, float scale,
+                                         size_t r) {
     const sae_dictionary *dict = job->dict;
-    size_t d = dict->desc.activation_dim, held = 0;
-    uint32_t latent[SAE_MAX_STEERINGS];
-    float sum[SAEI_DECODE_COLUMNS];
+    size_t d = dict->desc.activation_dim, any = 0;
+    uint32_t latent[SAEI_STEER_ENTRIES];
+    float value[SAEI_STEER_ENTRIES], sum[SAEI_DECODE_COLUMNS];
     for (size_t j = 0; j < job->count; j++) {
-        float change = saei_steer_change(job->list + j, f[j]) * scale;
-        if (change == 0) continue;
-        latent[held] = job->latents[j];
-        f[held++] = change;
+        f[j] = saei_steer_change(job->list + j, f[j]) * scale;
+        any += f[j] != 0;
+        if (f[j] != 0 && dict->desc.arch == SAE_ARCH_IDENTITY)
+            saei_steer_add(&job->x, r, job->list[j].latent, 1, &f[j]);
     }
-    if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        for (size_t j = 0; j < held; j++) x[latent[j]] += f[j];
-        return;
-    }
-    for (size_t c = 0; held && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c);
+    if (dict->desc.arch == SAE_ARCH_IDENTITY) return;
+    for (size_t c = 0; any && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
+        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c), held = 0;
         memset(sum, 0, width * sizeof *sum);
-        dict->ctx->kernels->add_rows(width, held, latent, f, dict->W_dec + c, dict->ld_out, sum);
-        for (size_t k = 0; k < saei_min(width, d - c); k++) x[c + k] += sum[k];
+        for (size_t j = 0; j < job->count; j++) {
+            if (f[j] != 0) {
+                latent[held] = job->list[j].latent;
+                value[held++] = f[j];
+            }
+            if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
+            dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c,
+                                         dict->ld_out, sum);
+            held = 0;
+        }
+        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
     }
+}
+
+/* Rows r0 to end. */
+static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w, size_t r0,
+                            size_t end) {
+    const sae_dictionary_desc *h = &job->dict->desc;
+    size_t count = job->count, most = saei_min(w->room.rows, w->entries / count);
+    float own;
+    memset(w->f, 0, saei_min(most, end - r0) * count * sizeof *w->f);
+    for (size_t r = r0, rows; r < end; r += rows) {
+        rows = saei_min(most, end - r);
+        for (size_t s = 0; h->arch == SAE_ARCH_IDENTITY && s < rows * count; s++)
+            w->f[s] = *saei_row_floats(&job->x, r + s / count, job->list[s % count].latent, 1,
+                                       &own);
+        if (job->needs_f && h->arch != SAE_ARCH_IDENTITY) saei_steer_encode(job, w, r, rows);
+        for (size_t i = 0; i < rows; i++) {
+            float scale = h->input_norm && !h->output_normalized
+                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
+            saei_steer_row(job, w->f + i * count, scale, r + i);
+        }
+    }
+}
+
+static SAEI_NOINLINE void saei_steer_small(const saei_steer_job *job, saei_steer_room *w,
+                                           size_t r0, size_t end) {
+    float f[SAEI_STEER_FLOATS];
+    uint32_t before[SAEI_STEER_COUNTERS];
+    w->f = f;
+    w->before = before;
+    w->entries = SAEI_STEER_FLOATS;
+    w->counters = SAEI_STEER_COUNTERS;
+    saei_steer_rows(job, w, r0, end);
 }
 
 static void saei_steer_part(void *arg, size_t part) {
     const saei_steer_job *job = (const saei_steer_job *)arg;
-    size_t d = job->dict->desc.activation_dim, count = job->count;
-    size_t end = saei_part_end(part, SAEI_INFER_ROWS, job->n);
-    size_t most = saei_min(SAEI_INFER_ROWS, SAEI_STEER_FLOATS / count);
-    const sae_dictionary_desc *h = &job->dict->desc;
-    saei_norm norms[SAEI_INFER_ROWS];
-    float f[SAEI_STEER_FLOATS];
-    memset(f, 0, sizeof f);
-    for (size_t r = part * SAEI_INFER_ROWS; r < end; r += most) {
-        size_t rows = saei_min(most, end - r);
-        float *x = job->x + r * d;
-        for (size_t i = 0; h->input_norm && i < rows; i++)
-            norms[i] = saei_row_norm(job->dict, x + i * d);
-        if (h->arch == SAE_ARCH_IDENTITY) {
-            for (size_t s = 0; s < rows * count; s++)
-                f[s] = x[s / count * d + job->latents[s % count]];
-        } else if (job->needs_f) {
-            saei_steer_encode(job, x, rows, norms, f);
-        }
-        for (size_t i = 0; i < rows; i++)
-            saei_steer_row(job, f + i * count,
-                           h->input_norm && !h->output_normalized ? norms[i].scale : 1, x + i * d);
-    }
+    size_t r0 = part * SAEI_BLOCK_ROWS, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
+    saei_small_block small;
+    saei_steer_room w;
+    w.room = saei_room_take(job->dict->ctx, &small);
+    w.f = w.room.value;
+    w.before = w.room.latent;
+    w.entries = w.counters = w.room.entries;
+    if (w.room.block) saei_steer_rows(job, &w, r0, end);
+    else saei_steer_small(job, &w, r0, end);
+    saei_room_leave(&w.room);
 }
 
 static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
@@ -164,31 +233,38 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
     return SAE_OK;
 }
 
-SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
-                             const sae_steering *steerings, size_t count) {
+static sae_result saei_steer(const sae_dictionary *dict, const char *who, const sae_rows *x,
+                             size_t n, const sae_steering *list, size_t count) {
     saei_steer_job job;
-    SAEI_TRY(saei_infer_check(dict, "sae_steer", (x || !n) && (steerings || !count), n, 0));
-    SAEI_TRY(saei_steer_check(dict, "sae_steer", steerings, count));
+    SAEI_TRY(saei_infer_check_rows(dict, who, x, x && (x->data || !n) && (list || !count), n, 0,
+                                   &job.x));
+    SAEI_TRY(saei_steer_check(dict, who, list, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_steer: a transcoder's directions belong to its output, not to x");
+                         "%s: a transcoder's directions belong to its output, not to x", who);
     job.dict = dict;
-    job.list = steerings;
+    job.list = list;
     job.count = count;
     job.needs_f = false;
     job.ranks = dict->rule == SAE_RULE_TOP_K;
-    job.x = x;
     job.n = n;
-    for (size_t j = 0; j < count; j++) {
-        job.latents[j] = steerings[j].latent;
-        if (steerings[j].mode > SAE_STEER_ADD) job.needs_f = true;
-    }
+    for (size_t j = 0; j < count; j++)
+        if (list[j].mode > SAE_STEER_ADD) job.needs_f = true;
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_steer: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all "
-                         "rows together; allowed are n = 1, SAE_RULE_THRESHOLD, or SAE_STEER_ADD "
-                         "alone",
-                         n, sae_arch_name(dict->desc.arch));
-    if (count) saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_INFER_ROWS), saei_steer_part, &job);
+                         "%s: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all rows "
+                         "together; allowed are n = 1, SAE_RULE_THRESHOLD, or SAE_STEER_ADD alone",
+                         who, n, sae_arch_name(dict->desc.arch));
+    if (count) saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_steer_part, &job);
     return SAE_OK;
+}
+
+SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
+                             const sae_steering *steerings, size_t count) {
+    sae_rows rows = saei_rows_of(x);
+    return saei_steer(dict, "sae_steer", &rows, n, steerings, count);
+}
+SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
+                                  const sae_steering *steerings, size_t count) {
+    return saei_steer(dict, "sae_steer_rows", x, n, steerings, count);
 }

@@ -60,42 +60,44 @@ static void saei_sort_by_latent(uint32_t *latent, float *value, size_t size) {
     }
 }
 
-/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. rows <=
-   SAEI_INFER_ROWS. */
-static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
+/* Adds an entry to the list of the k largest, *held of them: a heap as soon as it is full. */
+static void saei_heap_add(uint32_t *latent, float *value, size_t k, size_t *held, uint32_t l,
+                          float v) {
+    size_t at = *held;
+    if (at < k) {
+        latent[at] = l;
+        value[at] = v;
+        *held = at + 1;
+        for (at = k / 2; *held == k && at-- > 0; ) saei_heap_sink(latent, value, k, at);
+    } else if (v > value[0]) {
+        latent[0] = l;
+        value[0] = v;
+        saei_heap_sink(latent, value, k, 0);
+    }
+}
+
+/* Rows of a TOP_K dictionary into [r*k, r*k + count), count to row_begin[r + 1]. */
+static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size_t r0,
+                                size_t rows) {
     const saei_kernels *kernels = q->dict->ctx->kernels;
-    size_t k = q->share, held[SAEI_INFER_ROWS], count_above;
-    float product[SAEI_INFER_ROWS * SAEI_PANEL], bias[SAEI_PANEL];
-    const float *x = q->x + r0 * q->dict->desc.activation_dim;
-    saei_norm norms[SAEI_INFER_ROWS];
-    memset(held, 0, sizeof held);
+    size_t k = q->share, *held = room->found, above;
+    float bias[SAEI_PANEL];
+    memset(held, 0, rows * sizeof *held);
     memset(bias, 0, sizeof bias);
-    saei_infer_norms(q, x, rows, norms);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
+        saei_infer_product(q, room, r0, rows, first, count);
         memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
-            float f[SAEI_PANEL + SAEI_KEEP_SLACK];
-            uint32_t at[SAEI_PANEL + SAEI_KEEP_SLACK];
-            count_above = kernels->keep_above(product + r * SAEI_PANEL, bias, false, count,
-                                              held[r] == k ? value[0] : 0,
-                                              (uint32_t)first, at, f, 0,
-                                              SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
-            for (size_t j = 0; j < count_above; j++) {
-                if (held[r] < k) {
-                    latent[held[r]] = at[j];
-                    value[held[r]++] = f[j];
-                    for (size_t i = k / 2; held[r] == k && i-- > 0; )
-                        saei_heap_sink(latent, value, k, i);
-                } else if (f[j] > value[0]) {
-                    latent[0] = at[j];
-                    value[0] = f[j];
-                    saei_heap_sink(latent, value, k, 0);
-                }
-            }
+            float f[SAEI_PANEL + SAEI_LIST_PADDING];
+            uint32_t at[SAEI_PANEL + SAEI_LIST_PADDING];
+            above = kernels->keep_above(room->product + r * SAEI_PANEL, bias, false, count,
+                                        held[r] == k ? value[0] : 0, (uint32_t)first, at, f, 0,
+                                        SAEI_PANEL + SAEI_LIST_PADDING, NULL);
+            for (size_t j = 0; j < above; j++)
+                saei_heap_add(latent, value, k, &held[r], at[j], f[j]);
         }
     }
     for (size_t r = 0; r < rows; r++) {
@@ -107,56 +109,47 @@ static void saei_infer_top_rows(const saei_infer *q, size_t r0, size_t rows) {
 
 /* A number that orders p as SIGNED (0: NaN) or MAGNITUDE chooses. -0 is 0. */
 static uint32_t saei_varied_key(sae_activation kind, float p) {
-    uint32_t bits;
+    uint32_t bits = saei_float_bits(p + 0.0f);
     if (p != p) return 0;
-    p += 0.0f;
-    memcpy(&bits, &p, sizeof bits);
     if (kind == SAE_ACTIVATION_MAGNITUDE) return bits & 0x7FFFFFFFu;
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
+/* Row r's list [latent, value] of varied choices, *held of at most k, gets a panel's values. */
+static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t count,
+                                    const float *product, uint32_t *latent, float *value,
+                                    size_t *held) {
+    const sae_activation kind = q->dict->desc.activation;
+    size_t k = q->share, group = q->count / k;
+    for (size_t j = 0; j < count; j++) {
+        size_t i = first + j;
+        float f = saei_infer_value(q->dict, i, product[j], true);
+        uint32_t name = (uint32_t)i << 1 | (f < 0);
+        if (kind == SAE_ACTIVATION_MAGNITUDE) f = fabsf(f);
+        if (kind == SAE_ACTIVATION_GROUP_MAX) {
+            bool opens = i % group == 0;
+            if (!opens && !(f > value[*held - 1])) continue;
+            *held += opens;
+            latent[*held - 1] = name;
+            value[*held - 1] = f;
+        } else if (f == f) saei_heap_add(latent, value, k, held, name, f);
+    }
+}
+
 /* The same for signed latents and group max. The heap holds keys that compare as the choice does,
    |p| or p; the lowest bit of a latent is then the sign of p. */
-static void saei_infer_varied_part(void *arg, size_t part) {
-    saei_infer *q = (saei_infer *)arg;
+static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, size_t r0,
+                                   size_t rows) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t r0 = part * SAEI_INFER_ROWS, rows = saei_min(SAEI_INFER_ROWS, q->n - r0);
-    size_t k = q->share, group = q->count / k, held[SAEI_INFER_ROWS];
-    float product[SAEI_INFER_ROWS * SAEI_PANEL];
-    const float *x = q->x + r0 * q->dict->desc.activation_dim;
-    saei_norm norms[SAEI_INFER_ROWS];
-    memset(held, 0, sizeof held);
-    saei_infer_norms(q, x, rows, norms);
+    size_t k = q->share, *held = room->found;
+    memset(held, 0, rows * sizeof *held);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
-        saei_infer_product(q, x, rows, first, count, norms, product);
-        for (size_t r = 0; r < rows; r++) {
-            uint32_t *latent = q->sparse->latent + (r0 + r) * k;
-            float *value = q->sparse->value + (r0 + r) * k;
-            for (size_t j = 0; j < count; j++) {
-                size_t i = first + j;
-                float f = saei_infer_value(q->dict, i, product[r * SAEI_PANEL + j], true);
-                uint32_t name = (uint32_t)i << 1 | (f < 0);
-                if (kind == SAE_ACTIVATION_MAGNITUDE) f = fabsf(f);
-                if (kind == SAE_ACTIVATION_GROUP_MAX) {
-                    bool opens = i % group == 0;
-                    if (opens || f > value[held[r] - 1]) {
-                        held[r] += opens;
-                        latent[held[r] - 1] = name;
-                        value[held[r] - 1] = f;
-                    }
-                } else if (held[r] < k && f == f) {
-                    latent[held[r]] = name;
-                    value[held[r]++] = f;
-                    for (size_t at = k / 2; held[r] == k && at-- > 0; )
-                        saei_heap_sink(latent, value, k, at);
-                } else if (held[r] == k && f > value[0]) {
-                    latent[0] = name;
-                    value[0] = f;
-                    saei_heap_sink(latent, value, k, 0);
-                }
-            }
-        }
+        saei_infer_product(q, room, r0, rows, first, count);
+        for (size_t r = 0; r < rows; r++)
+            saei_infer_varied_panel(q, first, count, room->product + r * SAEI_PANEL,
+                                    q->sparse->latent + (r0 + r) * k,
+                                    q->sparse->value + (r0 + r) * k, &held[r]);
     }
     for (size_t r = 0; r < rows; r++) {
         uint32_t *latent = q->sparse->latent + (r0 + r) * k;
@@ -215,14 +208,9 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
         if (count >= k) lo = mid;
         else hi = mid - 1;
     }
+    for (size_t i = 0; i < m; i++) above += saei_float_bits(f[i]) > lo;
     for (size_t i = 0; i < m; i++) {
-        uint32_t bits;
-        memcpy(&bits, f + i, sizeof bits);
-        above += bits > lo;
-    }
-    for (size_t i = 0; i < m; i++) {
-        uint32_t bits;
-        memcpy(&bits, f + i, sizeof bits);
+        uint32_t bits = saei_float_bits(f[i]);
         if (bits == lo && above < k) above++;
         else if (bits <= lo) f[i] = 0;
     }

@@ -52,7 +52,7 @@ static bool saei_dl_fits(saei_draft *draft, const saei_layout *layout) {
 static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char **where) {
     const char *name = saei_config_text(load->config, "dict_class");
     char quoted[SAEI_QUOTE];
-    sae_trainer_desc trainer;
+    sae_trainer_kind trainer;
     *out = load->desc.arch;
     *where = "sae_load_desc.arch";
     if (*out && !saei_layout_of(*out))
@@ -70,9 +70,7 @@ static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char
     }
     *where = "the class of trainer_class in config.json";
     name = saei_config_text(load->config, "trainer_class");
-    memset(&trainer, 0, sizeof trainer);
-    if (name && saei_trainer_from_any_name(name, &trainer.kind))
-        *out = saei_trainer_arch(&trainer);
+    if (name && saei_trainer_find(name, true, &trainer)) *out = saei_trainer_arch(trainer);
     saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s has no dict_class, the class is "
              "taken from %s", load->config_path, *out ? "trainer_class" : "the tensors");
     return SAE_OK;
@@ -306,12 +304,9 @@ static sae_result saei_export_dl_fit(saei_export *e) {
 }
 
 static sae_result saei_export_dl(saei_export *e) {
-    static const sae_trainer_kind kinds[] = {
-        SAE_TRAINER_STANDARD, SAE_TRAINER_STANDARD_APRIL, SAE_TRAINER_GATED, SAE_TRAINER_TOP_K,
-        SAE_TRAINER_BATCH_TOP_K, SAE_TRAINER_MATRYOSHKA, SAE_TRAINER_JUMP_RELU };
     const sae_dictionary_desc *h = &e->dict->desc;
     const saei_layout *layout = saei_layout_of(h->arch);
-    const char *trainer = sae_trainer_class(kinds[h->arch - SAE_ARCH_STANDARD]);
+    const char *trainer = sae_trainer_class(saei_trainer_of_arch(h->arch));
     const sae_origin *o = &e->origin;
     saei_text t;
     memset(&t, 0, sizeof t);

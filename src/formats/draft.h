@@ -170,7 +170,7 @@ static bool saei_read_transposed(const saei_read_job *job, const void *const *ro
     bool finite = true;
     size_t i = 0;
     for (; i + 16 <= rows; i += 16)
-        finite = job->kernels->turn(row + i, n, dst + i, job->ld) && finite;
+        finite = job->kernels->copy_transposed(row + i, n, dst + i, job->ld) && finite;
     for (; i < rows; i++) {
         for (size_t c = 0; c < n; c++)
             memcpy(dst + c * job->ld + i, (const unsigned char *)row[i] + 4 * c, 4);

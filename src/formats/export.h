@@ -1,4 +1,5 @@
 #pragma once
+#include "names.h"
 #include "save.h"
 
 /* ==== >>files: what all exports share ========================================================= */

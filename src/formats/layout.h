@@ -159,23 +159,6 @@ SAE_API bool sae_format_from_name(const char *name, sae_format *out) {
     return false;
 }
 
-/* The trainer by either name, or by one of 2024. */
-static bool saei_trainer_from_any_name(const char *name, sae_trainer_kind *out) {
-    static const struct {
-        const char *name;
-        sae_trainer_kind kind;
-    } old[] = { { "TrainerTopK", SAE_TRAINER_TOP_K },
-                { "TrainerBatchTopK", SAE_TRAINER_BATCH_TOP_K },
-                { "TrainerJumpRelu", SAE_TRAINER_JUMP_RELU },
-                { "MatroyshkaBatchTopKTrainer", SAE_TRAINER_MATRYOSHKA } };
-    for (size_t i = 0; i < sizeof old / sizeof old[0]; i++) {
-        if (strcmp(name, old[i].name) != 0) continue;
-        *out = old[i].kind;
-        return true;
-    }
-    return sae_trainer_from_name(name, out);
-}
-
 /* The whole of text is a finite number, in JSON's notation or beginning with the point. */
 static bool saei_text_number(const char *text, size_t size, double *out) {
     char zero[64];

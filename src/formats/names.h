@@ -3,61 +3,62 @@
 
 /* ==== >>files: names of trainers ============================================================== */
 
-SAE_API const char *sae_trainer_name(sae_trainer_kind kind) {
-    switch (kind) {
-#define SAE_X(name, value, text, reference) case name: return text;
-        SAE_TRAINERS(SAE_X)
+typedef struct saei_trainer_row {
+    sae_trainer_kind kind;
+    sae_arch arch; /* of the dictionary it trains */
+    const char *name, *reference, *older;
+} saei_trainer_row;
+
+static const saei_trainer_row saei_trainers[SAE_NUM_TRAINERS] = {
+#define SAE_X(kind, value, arch, name, reference, older) { kind, arch, name, reference, older },
+    SAE_TRAINERS(SAE_X)
 #undef SAE_X
-    case SAE_TRAINER_DEFAULT: break;
-    }
-    return "default";
+};
+
+/* NULL: it is none. DEFAULT is none either. */
+static const saei_trainer_row *saei_trainer_row_of(sae_trainer_kind kind) {
+    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++)
+        if (saei_trainers[i].kind == kind) return &saei_trainers[i];
+    return NULL;
+}
+
+SAE_API const char *sae_trainer_name(sae_trainer_kind kind) {
+    const saei_trainer_row *row = saei_trainer_row_of(kind);
+    return row ? row->name : "default";
 }
 
 SAE_API const char *sae_trainer_class(sae_trainer_kind kind) {
-    switch (kind) {
-#define SAE_X(name, value, text, reference) case name: return reference;
-        SAE_TRAINERS(SAE_X)
-#undef SAE_X
-    case SAE_TRAINER_DEFAULT: break;
-    }
-    return "default";
+    const saei_trainer_row *row = saei_trainer_row_of(kind);
+    return row ? row->reference : "default";
 }
 
-SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out) {
-#define SAE_X(kind, value, text, reference)                                                        \
-    if (name && out && (!strcmp(name, text) || !strcmp(name, reference))) {                        \
-        *out = kind;                                                                               \
-        return true;                                                                               \
+/* older: the class names of 2024 too. */
+static bool saei_trainer_find(const char *name, bool older, sae_trainer_kind *out) {
+    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++) {
+        const saei_trainer_row *row = &saei_trainers[i];
+        if (strcmp(name, row->name) && strcmp(name, row->reference)
+            && (!older || strcmp(name, row->older)))
+            continue;
+        *out = row->kind;
+        return true;
     }
-    SAE_TRAINERS(SAE_X)
-#undef SAE_X
     return false;
 }
 
-static bool saei_is_top_k(sae_trainer_kind kind) {
-    return kind == SAE_TRAINER_TOP_K || kind == SAE_TRAINER_BATCH_TOP_K
-           || kind == SAE_TRAINER_MATRYOSHKA;
-}
-static bool saei_is_gated(sae_trainer_kind kind) {
-    return kind == SAE_TRAINER_GATED || kind == SAE_TRAINER_GATED_ANNEAL;
-}
-static bool saei_is_annealer(sae_trainer_kind kind) {
-    return kind == SAE_TRAINER_P_ANNEAL || kind == SAE_TRAINER_GATED_ANNEAL;
+SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out) {
+    return name && out && saei_trainer_find(name, false, out);
 }
 
-static sae_arch saei_trainer_arch(const sae_trainer_desc *desc) {
-    if (desc->arch != SAE_ARCH_DEFAULT) return desc->arch;
-    switch (desc->kind) {
-    case SAE_TRAINER_GATED:
-    case SAE_TRAINER_GATED_ANNEAL: return SAE_ARCH_GATED;
-    case SAE_TRAINER_DEFAULT:
-    case SAE_TRAINER_TOP_K: return SAE_ARCH_TOP_K;
-    case SAE_TRAINER_BATCH_TOP_K: return SAE_ARCH_BATCH_TOP_K;
-    case SAE_TRAINER_MATRYOSHKA: return SAE_ARCH_MATRYOSHKA;
-    case SAE_TRAINER_JUMP_RELU: return SAE_ARCH_JUMP_RELU;
-    case SAE_TRAINER_STANDARD:
-    case SAE_TRAINER_STANDARD_APRIL:
-    case SAE_TRAINER_P_ANNEAL: break;
-    }
-    return SAE_ARCH_STANDARD;
+/* The dictionary a kind trains, where nothing else is said. */
+static sae_arch saei_trainer_arch(sae_trainer_kind kind) {
+    const saei_trainer_row *row = saei_trainer_row_of(kind ? kind : SAE_TRAINER_TOP_K);
+    return row ? row->arch : SAE_ARCH_STANDARD;
+}
+
+/* The first trainer of such dictionaries. AutoEncoderNew is STANDARD_APRIL's, on request. */
+static sae_trainer_kind saei_trainer_of_arch(sae_arch arch) {
+    if (arch == SAE_ARCH_STANDARD_NEW) return SAE_TRAINER_STANDARD_APRIL;
+    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++)
+        if (saei_trainers[i].arch == arch) return saei_trainers[i].kind;
+    return SAE_TRAINER_DEFAULT;
 }

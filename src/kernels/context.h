@@ -6,11 +6,78 @@
 /* There is no context yet to keep the sentence. */
 static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
                                       const char *text) {
-    if (d->logger.log) d->logger.log(SAE_LOG_ERROR, text, d->logger.user);
+    if (d->logger.log) d->logger.log(SAE_LOG_ERROR, result, text, d->logger.user);
     return result;
 }
 
 enum { SAEI_MAX_THREADS = 1024 };
+
+/* -- working memory of inference -- */
+
+enum {
+    SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
+    SAEI_BLOCK_LISTS = 4096,
+    SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
+    SAEI_LEAST_BLOCKS = 4
+};
+
+/* input_norm of a row: x = (raw x - shift) / divisor, and x_hat scale + shift undoes it. */
+typedef struct saei_norm {
+    float shift, divisor, scale;
+} saei_norm;
+
+/* What a block of rows needs. A context has one for each thread; a call takes one that is free for
+   the time of a block. */
+struct saei_block {
+    int taken;
+    float product[SAEI_BLOCK_ROWS * SAEI_PANEL], panel[SAEI_BLOCK_DEPTH * SAEI_PANEL];
+    float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];
+    saei_norm norms[SAEI_BLOCK_ROWS];
+    size_t found[SAEI_BLOCK_ROWS], begin[SAEI_BLOCK_ROWS + 1];
+    uint32_t latent[SAEI_BLOCK_LISTS];
+    float value[SAEI_BLOCK_LISTS];
+};
+
+/* The same for the stack of a call that finds none free: fewer rows at a time, the same bits. */
+typedef struct saei_small_block {
+    float product[SAEI_SMALL_ROWS * SAEI_PANEL], panel[SAEI_SMALL_DEPTH * SAEI_PANEL];
+    float centred[SAEI_TILE_ROWS * SAEI_SMALL_DEPTH];
+    saei_norm norms[SAEI_SMALL_ROWS];
+    size_t found[SAEI_SMALL_ROWS], begin[SAEI_SMALL_ROWS + 1];
+} saei_small_block;
+
+/* One of the two. */
+typedef struct saei_room {
+    size_t rows, depth;   /* of a block; of a packed panel */
+    float *product;       /* [rows][48] */
+    float *panel;         /* [depth][48], or depth 48 floats of a row */
+    float *centred;       /* [8][depth] */
+    saei_norm *norms;     /* [rows] */
+    size_t *found;        /* [rows] */
+    size_t *begin;        /* [rows + 1] */
+    size_t entries;       /* of lists; on the stack: 0 */
+    uint32_t *latent;
+    float *value;
+    saei_block *block;    /* NULL: on the stack */
+} saei_room;
+
+static saei_room saei_room_take(const sae_context *ctx, saei_small_block *small) {
+    saei_room room = { SAEI_SMALL_ROWS, SAEI_SMALL_DEPTH, small->product, small->panel,
+                       small->centred,  small->norms,     small->found,   small->begin,
+                       0,               NULL,             NULL,           NULL };
+    for (size_t i = 0; i < ctx->num_blocks; i++) {
+        saei_block *b = &ctx->blocks[i];
+        saei_room large = { SAEI_BLOCK_ROWS,  SAEI_BLOCK_DEPTH, b->product, b->panel, b->centred,
+                            b->norms,         b->found,         b->begin,
+                            SAEI_BLOCK_LISTS, b->latent,        b->value,   b };
+        if (saei_try_lock(&b->taken)) return large;
+    }
+    return room;
+}
+
+static void saei_room_leave(saei_room *room) {
+    if (room->block) saei_unlock(&room->block->taken);
+}
 
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out) {
     sae_context_desc zero, *d = &zero;
@@ -27,6 +94,10 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
         return saei_context_refuse(d, SAE_ERR_INVALID,
                                    "sae_context_create: threads is out of range, "
                                    "allowed are 0 (all) to 1024");
+    if (d->pool.run && !d->threads)
+        return saei_context_refuse(d, SAE_ERR_INVALID,
+                                   "sae_context_create: threads is 0, with a pool it is the number "
+                                   "of its workers, allowed are 1 to 1024");
     if (!d->allocator.alloc) {
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
@@ -51,19 +122,29 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     ctx->logger = d->logger;
     ctx->io = d->io;
     if (!d->io.open) saei_files_use(ctx);
+    ctx->pool = d->pool;
+    ctx->threads = d->pool.run ? d->threads : 1;
 #if defined(_OPENMP)
-    ctx->threads = d->threads ? d->threads : omp_get_max_threads();
+    if (!d->pool.run) ctx->threads = d->threads ? d->threads : omp_get_max_threads();
     if (ctx->threads > SAEI_MAX_THREADS) ctx->threads = SAEI_MAX_THREADS;
-#else
-    ctx->threads = 1;
 #endif
     ctx->backend = d->backend;
     ctx->backend_desc = d->backend_desc;
     ctx->kernels = kernels;
+    ctx->num_blocks = saei_max((size_t)ctx->threads, SAEI_LEAST_BLOCKS);
+    ctx->blocks = (saei_block *)saei_alloc(ctx, ctx->num_blocks, sizeof *ctx->blocks);
+    if (!ctx->blocks) {
+        sae_context_destroy(ctx);
+        return saei_context_refuse(d, SAE_ERR_OUT_OF_MEMORY,
+                                   "sae_context_create: no memory for a context");
+    }
+    for (size_t i = 0; i < ctx->num_blocks; i++) ctx->blocks[i].taken = 0;
     *out = ctx;
     return SAE_OK;
 }
 
 SAE_API void sae_context_destroy(sae_context *ctx) {
-    if (ctx) ctx->allocator.free(ctx, ctx->allocator.user);
+    if (!ctx) return;
+    saei_free(ctx, ctx->blocks);
+    ctx->allocator.free(ctx, ctx->allocator.user);
 }

@@ -1,4 +1,3 @@
-#undef SAEI_ISA
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload

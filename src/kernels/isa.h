@@ -1,89 +1,30 @@
 #pragma once
-#include "../base/math.h"
-#include "table.h"
+#include "portable.h"
+#include "neon.h"
+#include "avx2.h"
+#include "avx512_encode.h"
+#include "avx512_train.h"
 
-/* ==== >>kernels: for each instruction set ===================================================== */
-/* The same text is compiled once for each of them, SAEI_ISA says for which. */
-#define SAEI_ISA_PORTABLE 1
-#define SAEI_ISA_NEON 2
-#define SAEI_ISA_AVX2 3
-#define SAEI_ISA_AVX512 4
-
-#define SAEI_ISA SAEI_ISA_PORTABLE
-#define SAEI_FN(name) name##_portable
-#include "vector.inl"
-#include "encode.inl"
-#include "sums.inl"
-#include "updates.inl"
-#include "end.inl"
-
-#if defined(SAEI_NEON)
-#define SAEI_ISA SAEI_ISA_NEON
-#define SAEI_FN(name) name##_neon
-#include "vector.inl"
-#include "encode.inl"
-#include "sums.inl"
-#include "updates.inl"
-#include "end.inl"
-#endif
-
-#if defined(SAEI_X86)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,popcnt,bmi"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,popcnt,bmi")
-#endif
-#define SAEI_ISA SAEI_ISA_AVX2
-#define SAEI_FN(name) name##_avx2
-#include "vector.inl"
-#include "encode.inl"
-#include "sums.inl"
-#include "updates.inl"
-#include "end.inl"
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
-                             apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
-#endif
-#define SAEI_ISA SAEI_ISA_AVX512
-#define SAEI_FN(name) name##_avx512
-#include "vector.inl"
-#include "encode.inl"
-#include "sums.inl"
-#include "updates.inl"
-#include "end.inl"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif /* SAEI_X86 */
-
-#define SAEI_KERNEL_TABLE(name, set, quantize, screen, keep_tile, keep_screened)                   \
+/* ==== >>kernels: the tables =================================================================== */
+#define SAEI_OF_SET(set, result, name, parameters) saei_##name##_##set,
+#define SAEI_NOT_THERE(set, result, name, parameters) NULL,
+#define SAEI_KERNEL_TABLE(name, set, screening)                                                    \
     static const saei_kernels saei_kernels_##name = {                                              \
-        #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
-        keep_tile, keep_screened, saei_count_from_##set, saei_keep_from_##set,                     \
-        saei_keep_above_##set, saei_keep_window_##set, saei_mark_##set, saei_regroup_##set,        \
-        saei_add_fires_##set, saei_add_rows_##set, saei_add_panel_##set, saei_dot_panel_##set,     \
-        saei_dots_##set, saei_dot_##set, saei_copy_##set, saei_turn_##set, saei_over_##set,        \
-        saei_axpy_##set, saei_scale_##set, saei_divide_##set, saei_add_double_##set,               \
-        saei_powers_##set, saei_adam_##set, saei_gate_##set, saei_gate_grad_##set                  \
+        #name, SAEI_KERNELS(SAEI_OF_SET, set) SAEI_SCREEN_KERNELS(screening, set)                  \
+            SAEI_TRAIN_KERNELS(SAEI_OF_SET, set)                                                   \
     }
-SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL, NULL);
+SAEI_KERNEL_TABLE(portable, portable, SAEI_NOT_THERE);
 #if defined(SAEI_NEON)
-SAEI_KERNEL_TABLE(neon, neon, NULL, NULL, NULL, NULL);
+SAEI_KERNEL_TABLE(neon, neon, SAEI_NOT_THERE);
 #endif
 #if defined(SAEI_X86)
-SAEI_KERNEL_TABLE(avx2, avx2, NULL, NULL, NULL, NULL);
-SAEI_KERNEL_TABLE(avx512, avx512, NULL, NULL, NULL, NULL);
-SAEI_KERNEL_TABLE(avx512vnni, avx512, saei_quantize_avx512, saei_screen_avx512,
-                  saei_keep_tile_avx512, saei_keep_screened_avx512);
+SAEI_KERNEL_TABLE(avx2, avx2, SAEI_NOT_THERE);
+SAEI_KERNEL_TABLE(avx512, avx512, SAEI_NOT_THERE);
+SAEI_KERNEL_TABLE(avx512vnni, avx512, SAEI_OF_SET);
 #endif
+#undef SAEI_OF_SET
+#undef SAEI_NOT_THERE
+#undef SAEI_KERNEL_TABLE
 
 static const saei_kernels *saei_kernels_select(const char *name) {
 #if defined(SAEI_X86)

@@ -5,14 +5,16 @@
 /* ==== >>kernels =============================================================================== */
 /* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
    each instruction set; the best one is chosen at run time. All give the same bits: each element
-   sees the same operations in the same order.
-   W1, in figures: d 512, m 8192, 2048 rows, k 64; see bench/RESULTS.md for the machine. */
+   sees the same operations in the same order. A set has a file of its own, which names its lanes
+   and pastes the kernels written over them (*.inl); AVX-512 has its own versions of most.
+   Figures are of W1: d 512, m 8192, 2048 rows, k 64; see bench/RESULTS.md for the machine. */
 #define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
 #define SAEI_DENSE_ROWS 64
-#define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
-#define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
+#define SAEI_LIST_PADDING 16 /* entries a list may be overwritten past its end, inside its stride */
+/* Free entries a row's list needs before a panel: what it may add and overwrite. */
+#define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
@@ -20,91 +22,113 @@ typedef struct saei_quantized {
     float norm, error;  /* |x|, |delta| */
 } saei_quantized;
 
+/* The kernels of an instruction set, X(set, result, name, parameters) each: the table's members;
+   saei_NAME_SET fills them (isa.h). */
+#define SAEI_KERNELS(X, set)                                                                       \
+    /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */             \
+    X(set, void, pack, (const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,           \
+      uint32_t *out))                                                                              \
+    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
+    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
+      bool add, float *out))                                                                       \
+    /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
+    X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
+      const float *M, size_t ld, bool add, float *out))                                            \
+    /* How many of n values are >= cut; and those only, in their order, with their latents. */     \
+    X(set, size_t, count_from, (const float *value, size_t n, float cut))                          \
+    X(set, size_t, keep_from, (uint32_t *latent, float *value, size_t n, float cut))               \
+    /* p[j] = u[j] + bias[j] (NULL: 0). Appends base + j and p[j], or u[j] if raw, for p[j] > cut, \
+       and for p[j] > theta[j] or |(p[j] - theta[j]) / bandwidth| < 1/2, j < count; returns as     \
+       keep_screened. Entries up to stride may be overwritten. *kept: bit j for each; NULL where   \
+       count > 64. */                                                                              \
+    X(set, size_t, keep_above, (const float *u, const float *bias, bool raw, size_t count,         \
+      float cut, uint32_t base, uint32_t *latent, float *value, size_t length, size_t stride,      \
+      uint64_t *kept))                                                                             \
+    X(set, size_t, keep_window, (const float *u, const float *bias, const float *theta,            \
+      float bandwidth, size_t count, uint32_t base, uint32_t *latent, float *value,                \
+      size_t length, size_t stride, uint64_t *kept))                                               \
+    /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */     \
+    X(set, void, add_rows, (size_t n, size_t count, const uint32_t *row, const float *value,       \
+      const float *M, size_t ld, float *out))                                                      \
+    X(set, double, dot, (size_t n, const float *a, const float *b))                                \
+    /* to = from, floats that need not be aligned; false where one is NaN or infinite. Transposed: \
+       to[c * ld + r] = row[r][c] for r < 16, c < n. */                                            \
+    X(set, bool, copy, (size_t n, const void *from, float *to))                                    \
+    X(set, bool, copy_transposed, (const void *const row[16], size_t n, float *to, size_t ld))     \
+    /* x > cut ? x : 0 */                                                                          \
+    X(set, void, over, (size_t n, const float *x, const float *cut, float *out))                   \
+    /* a x + y */                                                                                  \
+    X(set, void, axpy, (size_t n, float a, const float *x, const float *y, float *out))            \
+    /* a x */                                                                                      \
+    X(set, void, scale, (size_t n, float a, const float *x, float *out))                           \
+    /* x / a */                                                                                    \
+    X(set, void, divide, (size_t n, const float *x, float a, float *out))
+
+/* Screening; NULL where the set gains nothing by it. */
+#define SAEI_SCREEN_KERNELS(X, set)                                                                \
+    /* int16 rows of n values, n even, and the integer tile [8][48] over panels of pairs. */       \
+    X(set, void, quantize, (size_t n, const float *x, int16_t *out, saei_quantized *q))            \
+    X(set, void, screen, (const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel,           \
+      size_t pairs, int32_t *out))                                                                 \
+    /* For each row r of a tile: p = scale[r] inverse[j] dot[r][j] + offset[j]; base + j and p -   \
+       shift[r] of all p > cut[r], j < 48, go to latent[r], value[r] from entry length[r] on, and  \
+       length[r] grows. A list has SAEI_LIST_RESERVE free entries, which may all be overwritten.   \
+       Rows must not share a list, except rows whose cut rejects everything. */                    \
+    X(set, void, keep_tile, (const int32_t *dot, const float *inverse, const float *offset,        \
+      const float *scale, const float *shift, const float *cut, uint32_t base,                     \
+      uint32_t *const *latent, float *const *value, uint32_t *length))                             \
+    /* The same of one row, whose list of stride entries may be full: returns the new length,      \
+       beyond stride where not all were written. */                                                \
+    X(set, size_t, keep_screened, (const int32_t *dot, const float *inverse, const float *offset,  \
+      float scale, float shift, float cut, uint32_t base, uint32_t *latent, float *value,          \
+      size_t length, size_t stride))
+
+/* What only training needs. */
+#define SAEI_TRAIN_KERNELS(X, set)                                                                 \
+    /* Of sorted, ascending from first or later, no two alike: how many are < first + 64, and in   \
+       *bits, bit sorted[j] - first of each. */                                                    \
+    X(set, size_t, mark, (const uint32_t *sorted, size_t n, uint32_t first, uint64_t *bits))       \
+    /* Row r of 16 has, from entry from[r] on, one entry for each bit l < 16 of fires[r],          \
+       ascending. To out[v][to[l]...], v < count, go values[v] of the entries of bit l, rows       \
+       ascending; from and to move on. */                                                          \
+    X(set, void, regroup, (const uint32_t fires[16], size_t from[16], const float *const *values,  \
+      size_t count, float *const *out, size_t to[16]))                                             \
+    /* sums[64 w + b] += value[j], one entry j for each bit b of fires[w], w < words, ascending */ \
+    X(set, void, add_fires, (size_t words, const uint64_t *fires, const float *value,              \
+      double *sums))                                                                               \
+    /* List i < targets has, from entry at[i] on, an entry j for each bit b of bits[i], ascending: \
+       it is of row b of the panel, of n floats, a multiple of 16, n <= SAEI_DENSE_COLUMNS.        \
+       add_panel: out[i] += sum_j value[j] panel[b], the rows order; rows of out are ld apart.     \
+       dot_panel: the sixteen running sums of e[i].panel[b], from 0 if `begin`, go on in lanes, 16 \
+       for each entry of each list, one after the other; where out is not NULL they are finished:  \
+       out[j] = alpha e[i].panel[b], the dot order. Rows of e are ld apart. */                     \
+    X(set, void, add_panel, (size_t n, size_t targets, const size_t *at, const uint64_t *bits,     \
+      const float *value, const float *panel, float *out, size_t ld))                              \
+    X(set, void, dot_panel, (size_t n, size_t targets, const size_t *at, const uint64_t *bits,     \
+      const float *e, size_t ld, const float *panel, float *lanes, bool begin, float alpha,        \
+      float *out))                                                                                 \
+    /* out[j] = alpha e.M[row[j]]: the dot order */                                                \
+    X(set, void, dots, (size_t n, const float *e, size_t count, const uint32_t *row,               \
+      const float *M, size_t ld, float alpha, float *out))                                         \
+    /* out += a x */                                                                               \
+    X(set, void, add_double, (size_t n, double a, const float *x, double *out))                    \
+    /* x > 0 ? x^p : 0 */                                                                          \
+    X(set, void, powers, (size_t n, const float *x, double p, double *out))                        \
+    /* The operations gate and gate_grad on n entries from entry at on. */                         \
+    X(set, void, gate, (size_t n, size_t at, const float *gate_bias, const float *exp_r,           \
+      const float *mag_bias, const sae_code *c))                                                   \
+    X(set, void, gate_grad, (size_t n, size_t at, const float *exp_r, const sae_code *c))          \
+    X(set, void, adam, (const saei_adam_factors *c, size_t n, float *p, const float *g, float *m,  \
+      float *v))
+
+#define SAEI_MEMBER(set, result, name, parameters) result (*name) parameters;
 struct saei_kernels {
     const char *name;
-    /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */
-    void (*pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim, uint32_t *out);
-    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48) for 8 rows (+ out if add): the product order */
-    void (*tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim, bool add,
-                 float *out);
-    /* out[j] = x.M[row[j]]: the product order */
-    void (*products)(size_t n, const float *x, size_t count, const uint32_t *row, const float *M,
-                     size_t ld, float *out);
-    /* Screening (NULL: this CPU gains nothing): int16 rows of n values, n even, and the integer
-       tile [8][48] over panels of pairs. */
-    void (*quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q);
-    void (*screen)(const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs,
-                   int32_t *out);
-    /* For each row r of a tile: p = scale[r] inverse[j] dot[r][j] + offset[j]; base + j and
-       p - shift[r] of all p > cut[r], j < 48, go to latent[r], value[r] from entry length[r] on,
-       and length[r] grows. A list has room for SAEI_KEEP_ROOM entries more, which may all be
-       overwritten. No two rows share one, unless nothing of them is kept. */
-    void (*keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
-                      const float *scale, const float *shift, const float *cut, uint32_t base,
-                      uint32_t *const *latent, float *const *value, uint32_t *length);
-    /* The same of one row, whose list of stride entries may be full: returns the new length, beyond
-       stride where not all were written. */
-    size_t (*keep_screened)(const int32_t *dot, const float *inverse, const float *offset,
-                            float scale, float shift, float cut, uint32_t base, uint32_t *latent,
-                            float *value, size_t length, size_t stride);
-    /* How many of n values are >= cut; and those only, in their order, with their latents. */
-    size_t (*count_from)(const float *value, size_t n, float cut);
-    size_t (*keep_from)(uint32_t *latent, float *value, size_t n, float cut);
-    /* p[j] = u[j] + bias[j] (NULL: 0). Appends base + j and p[j], or u[j] if raw, for p[j] > cut,
-       and for p[j] > theta[j] or |(p[j] - theta[j]) / bandwidth| < 1/2, j < count; returns as
-       keep_screened. Entries up to stride may be overwritten. *kept: bit j for each; NULL where
-       count > 64. */
-    size_t (*keep_above)(const float *u, const float *bias, bool raw, size_t count, float cut,
-                         uint32_t base, uint32_t *latent, float *value, size_t length,
-                         size_t stride, uint64_t *kept);
-    size_t (*keep_window)(const float *u, const float *bias, const float *theta, float bandwidth,
-                          size_t count, uint32_t base, uint32_t *latent, float *value,
-                          size_t length, size_t stride, uint64_t *kept);
-    /* Of sorted, ascending from first or later, no two alike: how many are < first + 64, and in
-       *bits, bit sorted[j] - first of each. */
-    size_t (*mark)(const uint32_t *sorted, size_t n, uint32_t first, uint64_t *bits);
-    /* Row r of 16 has, from entry from[r] on, one entry for each bit l < 16 of fires[r], ascending.
-       To out[v][to[l]...], v < count, go values[v] of the entries of bit l, rows ascending; from
-       and to move on. */
-    void (*regroup)(const uint32_t fires[16], size_t from[16], const float *const *values,
-                    size_t count, float *const *out, size_t to[16]);
-    /* sums[64 w + b] += value[j], one entry j for each bit b of fires[w], w < words, ascending */
-    void (*add_fires)(size_t words, const uint64_t *fires, const float *value, double *sums);
-    /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
-    void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
-                     const float *M, size_t ld, float *out);
-    /* List i < targets has, from entry at[i] on, an entry j for each bit b of bits[i], ascending:
-       it is of row b of the panel, of n floats, a multiple of 16, n <= SAEI_DENSE_COLUMNS.
-       add_panel: out[i] += sum_j value[j] panel[b], the rows order; rows of out are ld apart.
-       dot_panel: the sixteen running sums of e[i].panel[b], from 0 if `begin`, go on in lanes, 16
-       for each entry of each list, one after the other; where out is not NULL they are finished:
-       out[j] = alpha e[i].panel[b], the dot order. Rows of e are ld apart. */
-    void (*add_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
-                      const float *value, const float *panel, float *out, size_t ld);
-    void (*dot_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
-                      const float *e, size_t ld, const float *panel, float *lanes, bool begin,
-                      float alpha, float *out);
-    /* out[j] = alpha e.M[row[j]]: the dot order */
-    void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
-                 size_t ld, float alpha, float *out);
-    double (*dot)(size_t n, const float *a, const float *b);
-    /* to = from, floats that need not be aligned; false where one is NaN or infinite. The same
-       turned: to[c * ld + r] = row[r][c] for r < 16, c < n. */
-    bool (*copy)(size_t n, const void *from, float *to);
-    bool (*turn)(const void *const row[16], size_t n, float *to, size_t ld);
-    void (*over)(size_t n, const float *x, const float *cut, float *out); /* x > cut ? x : 0 */
-    void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
-    void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
-    void (*divide)(size_t n, const float *x, float a, float *out);               /* x / a */
-    void (*add_double)(size_t n, double a, const float *x, double *out);         /* out += a x */
-    void (*powers)(size_t n, const float *x, double p, double *out); /* x > 0 ? x^p : 0 */
-    void (*adam)(const saei_adam_factors *c, size_t n, float *p, const float *g, float *m,
-                 float *v);
-    /* The operations gate and gate_grad on n entries from entry at on. */
-    void (*gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
-                 const float *mag_bias, const sae_code *c);
-    void (*gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c);
+    SAEI_KERNELS(SAEI_MEMBER, any)
+    SAEI_SCREEN_KERNELS(SAEI_MEMBER, any)
+    SAEI_TRAIN_KERNELS(SAEI_MEMBER, any)
 };
+#undef SAEI_MEMBER
 
 static size_t saei_lowest_bit(uint64_t bits) { /* not 0 */
 #if defined(__GNUC__)

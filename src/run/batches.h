@@ -2,7 +2,7 @@
 #include "../base/random.h"
 #include "buffer.h"
 
-/* ==== >>buffer: refill, serving, state ======================================================== */
+/* ==== >>buffer: refill, batches, state ======================================================== */
 
 static unsigned char *saei_buffer_held(const sae_buffer *b, size_t stream, size_t i) {
     const saei_stream *s = &b->stream[stream];
@@ -126,7 +126,7 @@ static double saei_lower_median(double *a, size_t n) {
     return a[k];
 }
 
-/* Takes the rows first .. count whose norm exceeds the multiple of their median out again. */
+/* Drops those of the rows first .. count whose norm exceeds the multiple of their median. */
 static sae_result saei_buffer_drop_large(sae_buffer *b, size_t first) {
     double multiple = b->desc.max_activation_norm_multiple, limit;
     const saei_stream *x = &b->stream[0];
@@ -163,21 +163,25 @@ static void saei_buffer_shuffle(sae_buffer *b) { /* Fisher-Yates; draws are with
 }
 
 static sae_result saei_buffer_refill(sae_buffer *b) {
-    size_t unread = b->count - b->cursor, first;
+    size_t unread = b->count - b->cursor;
     if (b->ended) return SAE_OK;
-    for (size_t i = 0; i < unread; i++) saei_buffer_swap(b, i, b->cursor + i);
-    b->count = unread;
-    b->cursor = 0;
+    if (!b->refilling) {
+        for (size_t i = 0; i < unread; i++) saei_buffer_swap(b, i, b->cursor + i);
+        b->count = b->fresh = unread;
+        b->cursor = 0;
+        b->refilling = true;
+    }
     do {
-        first = b->count;
         SAEI_TRY(saei_buffer_read(b));
-        SAEI_TRY(saei_buffer_drop_large(b, first));
+        SAEI_TRY(saei_buffer_drop_large(b, b->fresh));
+        b->fresh = b->count;
     } while (b->count < b->desc.batch_size && !b->ended);
     if (!b->desc.sequential) saei_buffer_shuffle(b);
+    b->refilling = false;
     return SAE_OK;
 }
 
-/* ---- serving ---- */
+/* ---- batches ---- */
 
 typedef struct saei_gather {
     sae_buffer *buffer;
@@ -202,7 +206,7 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
     saei_gather gather;
     if (!b) return SAE_ERR_INVALID;
     if (!x || !n) return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: x or n is NULL");
-    if (b->count - b->cursor < b->low) SAEI_TRY(saei_buffer_refill(b));
+    if (b->refilling || b->count - b->cursor < b->low) SAEI_TRY(saei_buffer_refill(b));
     take = saei_min(b->count - b->cursor, b->desc.batch_size);
     if (!take)
         return saei_fail(b->ctx, SAE_ERR_END_OF_DATA,
@@ -235,14 +239,15 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *b) {
         SAEI_TRY(saei_buffer_rewind_source(b));
     b->cursor = b->count = 0;
     b->draws = b->batches = 0;
-    b->ended = false;
+    b->ended = b->refilling = false;
     return SAE_OK;
 }
 
 /* ---- state ---- */
 
 /* What a resume needs: two tensors, "counters" and "ids" (of the unread rows, in order; only if
-   there are any, and not for read, which is replayed). Valid until the next call. */
+   there are any, and not for read, whose batches a resume reads again). Valid until the buffer's
+   next call. */
 enum { SAEI_BUFFER_TENSORS = 2 };
 static void saei_buffer_state_get(sae_buffer *b, sae_tensor *out, size_t *count) {
     size_t unread = b->desc.source.read ? 0 : b->count - b->cursor;
@@ -277,9 +282,10 @@ static const unsigned char *saei_state_u64(const sae_tensor_file *file, const ch
     return (const unsigned char *)t->data;
 }
 
-/* The opposite, on a buffer of the same desc. A read that cannot rewind must be at its start. */
-static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *file,
-                                        const char *prefix) {
+/* Puts a buffer of the same desc into that state. A read that cannot rewind must be at its
+   start. */
+static sae_result saei_buffer_state_set(sae_buffer *b, const char *who,
+                                        const sae_tensor_file *file, const char *prefix) {
     uint64_t state[5];
     const unsigned char *from = saei_state_u64(file, prefix, "counters", 5), *ids = NULL;
     const float *x;
@@ -288,7 +294,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     if (from && state[4] && state[4] <= b->capacity)
         ids = saei_state_u64(file, prefix, "ids", state[4]);
     if (!from || (state[4] && !ids) || (b->source_rows && state[1] > b->source_rows))
-        return saei_fail(b->ctx, SAE_ERR_FORMAT, "sae_train: the backup's buffer is damaged");
+        return saei_fail(b->ctx, SAE_ERR_FORMAT, "%s: the backup's buffer is damaged", who);
     SAEI_TRY(sae_buffer_rewind(b));
     if (b->desc.source.read) {
         for (uint64_t i = 0; i < state[0]; i++) SAEI_TRY(sae_buffer_next(b, &x, NULL, &n));
@@ -298,7 +304,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const sae_tensor_file *fi
     for (size_t i = 0; i < n; i++) {
         memcpy(&b->id[i], ids + i * 8, 8);
         if (b->id[i] >= b->source_rows)
-            return saei_fail(b->ctx, SAE_ERR_FORMAT, "sae_train: the backup's buffer is damaged");
+            return saei_fail(b->ctx, SAE_ERR_FORMAT, "%s: the backup's buffer is damaged", who);
         for (size_t s = 0; s < b->num_streams; s++)
             saei_stream_row(&b->stream[s], b->id[i], saei_buffer_held(b, s, i));
     }

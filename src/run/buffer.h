@@ -35,15 +35,17 @@ struct sae_buffer {
     uint64_t source_rows;      /* 0: not known (read) */
     size_t capacity, low;      /* rows held at most; refilled when fewer than low are unread */
     unsigned char *held[2];    /* [capacity,dim] of the stream's dtype */
-    uint64_t *id;              /* [capacity] row number in the source, in the order of serving */
+    uint64_t *id;              /* [capacity] row number in the source, in the order of batches */
     size_t *slot;              /* [capacity] where that row lies in held: a permutation */
     size_t cursor, count;      /* cursor .. count are unread */
     float *out[2];             /* [batch_size,dim] */
     double *norms;             /* [2,capacity] with max_activation_norm_multiple, else NULL */
     uint8_t *bad;              /* [parts of a batch] */
     uint64_t position;         /* rows taken from the source in this pass */
-    uint64_t draws, batches;   /* random numbers used, batches served */
+    uint64_t draws, batches;   /* random numbers used, batches given */
     bool ended;
+    bool refilling;            /* a refill failed and goes on with the next call */
+    size_t fresh;              /* of a refill: rows from here on may yet be dropped */
     uint64_t state[5];         /* what saei_buffer_state_get points to */
 };
 
@@ -155,7 +157,7 @@ static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *s
     return SAE_OK;
 }
 
-/* Opens one file; *dim is what it holds. A slab half opened is left for saei_stream_close. */
+/* Opens one file; *dim is the width of its rows. After an error saei_stream_close cleans up. */
 static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_source_desc *source,
                                  saei_slab *slab, uint64_t *dim) {
     const sae_tensor *t = NULL;
@@ -180,8 +182,8 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     SAEI_TRY(saei_slab_raw_check(ctx, slab));
     if (!source->dim)
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: dim is 0; %s is read as raw values "
-                         "and does not tell it (.npy and .safetensors do)",
+                         "sae_buffer_create: dim is 0, but %s holds raw values, which do not say "
+                         "how wide a row is (.npy and .safetensors do)",
                          path);
     slab->dtype = source->dtype;
     size = sae_dtype_size(slab->dtype);
@@ -327,7 +329,7 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     b->low = saei_max(b->capacity / 2, d->batch_size);
     if (!d->sequential && b->source_rows && b->source_rows <= b->capacity) {
         b->capacity = saei_max((size_t)b->source_rows, 1);
-        b->low = d->batch_size; /* all are held: each row once a pass, but for a remainder */
+        b->low = d->batch_size; /* all rows are held: each pass gives each once, but for a rest */
     }
     d->rows = b->capacity;
     for (size_t s = 0; s < b->num_streams; s++) {
@@ -349,7 +351,7 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     return SAE_OK;
 }
 
-static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
+static sae_result saei_buffer_init(sae_buffer *b, bool clamp) {
     sae_context *ctx = b->ctx;
     sae_buffer_desc *d = &b->desc;
     double multiple = d->max_activation_norm_multiple;
@@ -372,7 +374,7 @@ static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
                          "it needs the shuffled order",
                          multiple);
     if (b->source_rows && b->source_rows < d->batch_size) {
-        if (!d->single_pass && !cut)
+        if (!d->single_pass && !clamp)
             return saei_fail(ctx, SAE_ERR_INVALID,
                              "sae_buffer_create: batch_size is %zu, the source "
                              "has only %llu rows",
@@ -383,8 +385,8 @@ static sae_result saei_buffer_init(sae_buffer *b, bool cut) {
     return saei_buffer_plan(b);
 }
 
-/* cut: a batch_size above the source's rows is lowered to them. */
-static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc, bool cut,
+/* clamp: limit batch_size to the source's rows. */
+static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc, bool clamp,
                                   sae_buffer **out) {
     sae_buffer *b;
     sae_result result;
@@ -398,7 +400,7 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
     }
     b->ctx = ctx;
     b->desc = *desc;
-    result = saei_buffer_init(b, cut);
+    result = saei_buffer_init(b, clamp);
     if (result != SAE_OK) {
         sae_buffer_destroy(b);
         return result;
@@ -427,5 +429,4 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 }
 
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
-SAE_API bool sae_buffer_has_target(const sae_buffer *b) { return b && b->num_streams == 2; }
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }

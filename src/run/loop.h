@@ -1,14 +1,16 @@
 #pragma once
+#include "../train/config.h"
 #include "../train/state.h"
 #include "batches.h"
 
-/* ==== >>loop ================================================================================== */
+/* ==== >>loop: the object ====================================================================== */
 
 enum { SAEI_NORM_BATCHES = 101 }; /* the reference asks for 100 and reads one more */
 
-typedef struct saei_loop {
+struct sae_training {
     sae_context *ctx;
-    const sae_train_desc *desc;
+    const char *who;          /* the public function that messages name */
+    sae_train_desc desc;      /* save_dir, io and save_steps are copies, trainers is NULL */
     sae_buffer *buffer;
     size_t num_trainers, dim; /* dim of one trainer's rows */
     sae_trainer **trainers;
@@ -16,69 +18,14 @@ typedef struct saei_loop {
     char *backup;             /* path of the backup; NULL without save_dir */
     sae_tensor *tensors;      /* of a backup */
     char (*names)[96];
-    saei_text fingerprint;    /* every setting that decides the result, one a line */
+    saei_text fingerprint;    /* every setting that decides the result, one per line */
     saei_text about_buffer, about_run; /* for config.json */
-    float factor;             /* inputs are divided by it; 1 without normalize_activations */
-    uint64_t step, start, rows;
-    bool replaces;            /* the backup is an earlier run's, and goes after the first step */
-} saei_loop;
+    sae_progress now;
+    bool replaces;            /* the backup is an earlier run's: removed after the first step */
+    bool failed;              /* an update failed half way: the trainers are not at one step */
+};
 
 /* ---- settings as text ---- */
-
-static void saei_text_add_real(saei_text *t, double value) {
-    char text[32];
-    saei_number_text(value, text);
-    saei_text_add(t, "%s", text);
-}
-
-static void saei_print_trainer(saei_text *t, size_t index, const sae_trainer_desc *d) {
-#define SAEI_PRINT(field)                                                                          \
-    saei_text_add(t, "trainer_%zu." #field "=%llu\n", index, (unsigned long long)d->field)
-#define SAEI_PRINT_REAL(field)                                                                     \
-    saei_text_add(t, "trainer_%zu." #field "=", index);                                            \
-    saei_text_add_real(t, d->field);                                                               \
-    saei_text_add(t, "\n")
-    SAEI_PRINT(kind);
-    SAEI_PRINT(arch);
-    SAEI_PRINT(activation_dim);
-    SAEI_PRINT(dict_size);
-    SAEI_PRINT(steps);
-    SAEI_PRINT(seed);
-    SAEI_PRINT_REAL(lr);
-    SAEI_PRINT(warmup_steps);
-    SAEI_PRINT(decay_start);
-    SAEI_PRINT(sparsity_warmup_steps);
-    SAEI_PRINT(resample_steps);
-    SAEI_PRINT_REAL(l1_penalty);
-    SAEI_PRINT(sparsity_function);
-    SAEI_PRINT(k);
-    SAEI_PRINT(k_anneal_steps);
-    SAEI_PRINT_REAL(auxk_alpha);
-    SAEI_PRINT(top_k_aux);
-    SAEI_PRINT(dead_feature_threshold);
-    SAEI_PRINT_REAL(threshold_beta);
-    SAEI_PRINT(threshold_start_step);
-    SAEI_PRINT(num_groups);
-    for (size_t i = 0; i < d->num_groups && i < SAE_MAX_GROUPS; i++) {
-        SAEI_PRINT_REAL(group_fractions[i]);
-        SAEI_PRINT_REAL(group_weights[i]);
-    }
-    SAEI_PRINT_REAL(bandwidth);
-    SAEI_PRINT_REAL(sparsity_penalty);
-    SAEI_PRINT_REAL(target_l0);
-    SAEI_PRINT_REAL(initial_sparsity_penalty);
-    SAEI_PRINT(anneal_start);
-    SAEI_PRINT(anneal_end);
-    SAEI_PRINT_REAL(p_start);
-    SAEI_PRINT_REAL(p_end);
-    SAEI_PRINT(n_sparsity_updates);
-    SAEI_PRINT(sparsity_queue_length);
-    SAEI_PRINT(reconstruction_norm);
-    SAEI_PRINT(ghost_threshold);
-    saei_text_add(t, "trainer_%zu.init=%s\n", index, d->init ? "given" : "none");
-#undef SAEI_PRINT
-#undef SAEI_PRINT_REAL
-}
 
 static uint64_t saei_hash(uint64_t hash, const void *data, size_t size) { /* FNV-1a */
     const unsigned char *p = (const unsigned char *)data;
@@ -108,12 +55,12 @@ static void saei_print_source(saei_text *t, sae_buffer *b) {
     }
 }
 
-static void saei_loop_fingerprint(saei_loop *l) {
+static void saei_loop_fingerprint(sae_training *l) {
     const sae_buffer_desc *b = &l->buffer->desc;
     saei_text *t = &l->fingerprint;
     saei_text_add(t, "version=" SAE_VERSION "\n");
-    saei_text_add(t, "steps=%llu\n", (unsigned long long)l->desc->steps);
-    saei_text_add(t, "normalize_activations=%d\n", (int)l->desc->normalize_activations);
+    saei_text_add(t, "steps=%llu\n", (unsigned long long)l->desc.steps);
+    saei_text_add(t, "normalize_activations=%d\n", (int)l->desc.normalize_activations);
     saei_text_add(t, "buffer.batch_size=%zu\nbuffer.rows=%zu\nbuffer.heads=%zu\n", b->batch_size,
                   b->rows, b->heads);
     saei_text_add(t, "buffer.sequential=%d\nbuffer.single_pass=%d\nbuffer.seed=%llu\n",
@@ -123,102 +70,114 @@ static void saei_loop_fingerprint(saei_loop *l) {
     saei_text_add(t, "\n");
     saei_print_source(t, l->buffer);
     saei_text_add(t, "trainers=%zu\n", l->num_trainers);
-    for (size_t i = 0; i < l->num_trainers; i++) {
-        sae_trainer_desc d = sae_trainer_info(l->trainers[i]);
-        saei_print_trainer(t, i, &d);
-    }
+    for (size_t i = 0; i < l->num_trainers; i++)
+        saei_trainer_settings(t, i, sae_trainer_get_desc(l->trainers[i]));
 }
 
 /* ---- set up ---- */
 
-static sae_result saei_loop_check(sae_context *ctx, const sae_train_desc *d) {
+static sae_result saei_loop_check(sae_context *ctx, const char *who, const sae_train_desc *d) {
     size_t heads;
-    if (!d) return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: desc is NULL");
+    if (!d) return saei_fail(ctx, SAE_ERR_INVALID, "%s: desc is NULL", who);
     if (!d->trainers || !d->num_trainers)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: num_trainers is 0 or trainers is NULL");
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: num_trainers is 0 or trainers is NULL", who);
     if (!d->steps)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: steps is 0, allowed is 1 or more");
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: steps is 0, allowed is 1 or more", who);
     heads = d->buffer.heads;
     if (heads > 1 && d->num_trainers != heads)
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_train: num_trainers is %zu, with %zu heads there "
-                         "must be one for each",
+                         "%s: num_trainers is %zu, with %zu heads there must be one for each", who,
                          d->num_trainers, heads);
     if (d->flat && d->num_trainers > 1)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: flat is set, allowed is that with one "
-                         "trainer; there are %zu", d->num_trainers);
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: flat is set, allowed is that with one trainer; there are %zu", who,
+                         d->num_trainers);
     if (d->num_save_steps && !d->save_steps)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_train: save_steps is NULL, num_save_steps %zu",
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: save_steps is NULL, num_save_steps %zu", who,
                          d->num_save_steps);
     if (!d->save_dir && (d->num_save_steps || d->backup_steps || d->resume))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_train: save_steps, backup_steps and resume need a "
-                         "save_dir, which is NULL");
+                         "%s: save_steps, backup_steps and resume need a save_dir, which is NULL",
+                         who);
     return SAE_OK;
 }
 
-static sae_result saei_loop_trainer(saei_loop *l, size_t i) {
+/* The caller's desc with copies of what is read after create. */
+static sae_result saei_loop_copy(sae_training *l, const sae_train_desc *from) {
+    size_t n = from->num_save_steps;
+    uint64_t *steps = n ? (uint64_t *)saei_alloc(l->ctx, n, sizeof *steps) : NULL;
+    l->desc = *from;
+    l->desc.trainers = NULL;
+    l->desc.save_dir = from->save_dir ? saei_strdup(l->ctx, from->save_dir) : NULL;
+    l->desc.io = from->io ? saei_strdup(l->ctx, from->io) : NULL;
+    l->desc.save_steps = steps;
+    if ((from->save_dir && !l->desc.save_dir) || (from->io && !l->desc.io) || (n && !steps))
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for save_dir, io and %zu "
+                         "save_steps", l->who, n);
+    if (n) memcpy(steps, from->save_steps, n * sizeof *steps);
+    return SAE_OK;
+}
+
+static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc d) {
     const sae_buffer_desc *b = &l->buffer->desc;
-    sae_trainer_desc d = l->desc->trainers[i];
     if (!d.activation_dim) d.activation_dim = l->dim;
     if (!d.batch_size) d.batch_size = b->batch_size;
-    if (!d.steps) d.steps = l->desc->steps;
+    if (!d.steps) d.steps = l->desc.steps;
     if (d.activation_dim != l->dim)
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
-                         "sae_train: activation_dim of trainer %zu is %zu, "
-                         "the data has rows of %zu",
-                         i, d.activation_dim, l->dim);
+                         "%s: activation_dim of trainer %zu is %zu, the data has rows of %zu",
+                         l->who, i, d.activation_dim, l->dim);
     if (d.batch_size < b->batch_size)
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
-                         "sae_train: batch_size of trainer %zu is %zu, the "
-                         "buffer's is %zu",
-                         i, d.batch_size, b->batch_size);
+                         "%s: batch_size of trainer %zu is %zu, the buffer's is %zu", l->who, i,
+                         d.batch_size, b->batch_size);
     sae_trainer_defaults(&d);
     return sae_trainer_create(l->ctx, &d, &l->trainers[i]);
 }
 
-static sae_result saei_loop_folders(saei_loop *l) {
-    const char *root = l->desc->save_dir;
+static sae_result saei_loop_folders(sae_training *l) {
+    const char *root = l->desc.save_dir;
     char name[40];
     if (!root) return SAE_OK;
     l->folders = (char **)saei_calloc(l->ctx, l->num_trainers, sizeof *l->folders);
     l->backup = saei_path_join(l->ctx, root, "backup.safetensors");
     if (!l->folders || !l->backup)
-        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the paths of %zu "
-                         "trainers", l->num_trainers);
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
+                         "%s: no memory for the paths of %zu trainers", l->who, l->num_trainers);
     for (size_t i = 0; i < l->num_trainers; i++) {
         snprintf(name, sizeof name, "trainer_%zu", i);
-        l->folders[i] = l->desc->flat ? saei_strdup(l->ctx, root)
-                                      : saei_path_join(l->ctx, root, name);
+        l->folders[i] = l->desc.flat ? saei_strdup(l->ctx, root)
+                                     : saei_path_join(l->ctx, root, name);
         if (!l->folders[i])
-            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
-                             "sae_train: no memory for the path %s/%s", root, name);
-        SAEI_TRY(saei_make_folder(l->ctx, "sae_train", l->folders[i]));
+            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s/%s",
+                             l->who, root, name);
+        SAEI_TRY(saei_make_folder(l->ctx, l->who, l->folders[i]));
     }
     return SAE_OK;
 }
 
-static sae_result saei_loop_open(saei_loop *l) {
+static sae_result saei_loop_open(sae_training *l, const sae_train_desc *desc) {
     size_t n = l->num_trainers, most = n * SAEI_STATE_TENSORS + SAEI_BUFFER_TENSORS;
-    SAEI_TRY(sae_buffer_create(l->ctx, &l->desc->buffer, &l->buffer));
+    SAEI_TRY(saei_loop_copy(l, desc));
+    SAEI_TRY(sae_buffer_create(l->ctx, &desc->buffer, &l->buffer));
     l->dim = sae_buffer_dim(l->buffer) / l->buffer->desc.heads;
     l->trainers = (sae_trainer **)saei_calloc(l->ctx, n, sizeof *l->trainers);
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
     if (!l->trainers || !l->tensors || !l->names)
-        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the names of %zu "
-                         "tensors", most);
-    for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i));
+        return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the names of %zu "
+                         "tensors", l->who, most);
+    l->now.trainers = l->trainers;
+    for (size_t i = 0; i < n; i++) SAEI_TRY(saei_loop_trainer(l, i, desc->trainers[i]));
     saei_loop_fingerprint(l);
     if (l->fingerprint.failed)
         return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY,
-                         "sae_train: no memory for the settings of %zu "
-                         "trainers",
-                         n);
+                         "%s: no memory for the settings of %zu trainers", l->who, n);
     return saei_loop_folders(l);
 }
 
-static void saei_loop_close(saei_loop *l) {
+SAE_API void sae_training_destroy(sae_training *l) {
+    if (!l) return;
     for (size_t i = 0; l->trainers && i < l->num_trainers; i++) sae_trainer_destroy(l->trainers[i]);
     for (size_t i = 0; l->folders && i < l->num_trainers; i++) saei_free(l->ctx, l->folders[i]);
     sae_buffer_destroy(l->buffer);
@@ -227,15 +186,19 @@ static void saei_loop_close(saei_loop *l) {
     saei_free(l->ctx, l->backup);
     saei_free(l->ctx, l->tensors);
     saei_free(l->ctx, l->names);
+    saei_free(l->ctx, l->desc.save_dir);
+    saei_free(l->ctx, l->desc.io);
+    saei_free(l->ctx, l->desc.save_steps);
     saei_free(l->ctx, l->fingerprint.data);
     saei_free(l->ctx, l->about_buffer.data);
     saei_free(l->ctx, l->about_run.data);
+    saei_free(l->ctx, l);
 }
 
-/* factor = sqrt(mean over the first batches of their mean squared norm), then from the start again.
+/* norm_factor = sqrt(mean over the first batches of their mean squared norm); rewinds the buffer.
    DEVIATION: with heads the norm is that of one head's rows; the reference's sum runs over the
    wrong axis there. */
-static sae_result saei_loop_norm(saei_loop *l) {
+static sae_result saei_loop_norm(sae_training *l) {
     double total = 0, mean;
     size_t batches = 0, n, width = sae_buffer_dim(l->buffer), heads = l->buffer->desc.heads;
     const float *x;
@@ -248,80 +211,38 @@ static sae_result saei_loop_norm(saei_loop *l) {
         total += sum / ((double)n * (double)heads);
     }
     mean = total / (double)batches;
-    l->factor = (float)sqrt(mean);
-    if (!(l->factor > 0) || l->factor > FLT_MAX)
-        return saei_fail(l->ctx, SAE_ERR_INVALID, "sae_train: normalize_activations finds a mean "
-                         "squared norm of %g, allowed is a positive number", mean);
+    l->now.norm_factor = (float)sqrt(mean);
+    if (!(l->now.norm_factor > 0) || l->now.norm_factor > FLT_MAX)
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "%s: normalize_activations finds a mean squared "
+                         "norm of %g, allowed is a positive number", l->who, mean);
     return sae_buffer_rewind(l->buffer);
 }
 
-/* ---- what is written ---- */
+/* ---- diverged ---- */
 
 /* Fails for a trainer whose last loss or whose parameters are not finite. */
-static sae_result saei_loop_check_finite(saei_loop *l, size_t i, const sae_stats *stats) {
-    sae_trainer_desc d;
+static sae_result saei_loop_check_finite(sae_training *l, size_t i, const sae_stats *stats) {
+    const sae_trainer_desc *d = sae_trainer_get_desc(l->trainers[i]);
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
-    d = sae_trainer_info(l->trainers[i]);
     return saei_fail(l->ctx, SAE_ERR_INVALID,
-                     "sae_train: trainer %zu (%s) diverged: its loss at step "
-                     "%llu is %g, allowed are finite losses (try a smaller lr than %g)",
-                     i, sae_trainer_name(d.kind), (unsigned long long)stats->step, stats->loss,
-                     d.lr);
+                     "%s: trainer %zu (%s) diverged: its loss at step %llu is %g, allowed are "
+                     "finite losses (try a smaller lr than %g)",
+                     l->who, i, sae_trainer_name(d->kind), (unsigned long long)stats->step,
+                     stats->loss, d->lr);
 }
 
-static sae_result saei_loop_check_weights(saei_loop *l) {
+static sae_result saei_loop_check_weights(sae_training *l) {
     sae_stats stats;
     for (size_t i = 0; i < l->num_trainers; i++) {
         const sae_dictionary *dict = sae_trainer_dictionary(l->trainers[i]);
-        if (l->step > l->start) {
+        if (l->now.step > l->now.start_step) { /* else there are no stats yet */
             SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
             SAEI_TRY(saei_loop_check_finite(l, i, &stats));
         }
-        if (!dict)
-            return saei_fail(l->ctx, SAE_ERR_BACKEND, "sae_train: trainer %zu has no dictionary",
-                             i);
         if (!saei_all_finite(dict->params, dict->num_params))
             return saei_fail(l->ctx, SAE_ERR_INVALID,
-                             "sae_train: trainer %zu diverged: its weights "
-                             "before step %llu hold NaN or infinity",
-                             i, (unsigned long long)l->step);
-    }
-    return SAE_OK;
-}
-
-/* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
-static sae_result saei_loop_save(saei_loop *l, size_t i, const char *folder, const char *name,
-                                 const char *second) {
-    sae_dictionary *copy = NULL;
-    sae_result result =
-        saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), "sae_train", &copy);
-    if (result != SAE_OK) return result;
-    if (l->desc->normalize_activations) result = sae_dictionary_scale_biases(copy, l->factor);
-    for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
-        char *path = saei_path_join(l->ctx, folder, k ? second : name);
-        if (path) result = sae_dictionary_save(copy, path);
-        else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the path "
-                                "%s/%s", folder, k ? second : name);
-        saei_free(l->ctx, path);
-    }
-    sae_dictionary_destroy(copy);
-    return result;
-}
-
-static sae_result saei_loop_checkpoints(saei_loop *l) {
-    char name[40];
-    SAEI_TRY(saei_loop_check_weights(l));
-    snprintf(name, sizeof name, "ae_%llu.pt", (unsigned long long)l->step);
-    for (size_t i = 0; i < l->num_trainers; i++) {
-        char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
-        sae_result result;
-        if (!folder)
-            return saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for the path "
-                             "%s/checkpoints", l->folders[i]);
-        result = saei_make_folder(l->ctx, "sae_train", folder);
-        if (result == SAE_OK) result = saei_loop_save(l, i, folder, name, NULL);
-        saei_free(l->ctx, folder);
-        if (result != SAE_OK) return result;
+                             "%s: trainer %zu diverged: its weights before step %llu hold NaN or "
+                             "infinity", l->who, i, (unsigned long long)l->now.step);
     }
     return SAE_OK;
 }

@@ -122,10 +122,7 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
             result = sae_decode_sparse(v->dict, &v->code, n, v->x_hat + at * v->out);
         if (result == SAE_OK)
             result = sae_decode_finish(v->dict, x + at * v->d, n, v->x_hat + at * v->out);
-        if (result != SAE_OK) {
-            if (v->dict->ctx != v->ctx) saei_fail(v->ctx, result, "%s", sae_error(v->dict->ctx));
-            return result;
-        }
+        if (result != SAE_OK) return result;
         for (size_t i = 0; i < v->code.row_begin[n]; i++) {
             uint32_t latent = v->code.latent[i];
             float f = v->norms ? v->code.value[i] * v->norms[latent] : v->code.value[i];
@@ -156,7 +153,7 @@ static double saei_evaluate_variance(saei_evaluator *v, const float *y, const fl
 
 static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const float *target) {
     const float *y;
-    double l2 = 0, cossim = 0, ratio = 0, squares = 0, dots = 0, count = (double)v->n, loss[3];
+    double l2 = 0, cossim = 0, ratio = 0, squares = 0, dots = 0, count = (double)v->n;
     if (v->desc->normalize_batch) saei_evaluate_scale(v, &x, &target);
     y = target ? target : x;
     SAEI_TRY(saei_evaluate_forward(v, x));
@@ -184,12 +181,6 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
     v->sum.relative_reconstruction_bias += squares / dots;
     v->sum.frac_variance_explained += 1 - saei_evaluate_variance(v, y, v->x_hat) /
                                               saei_evaluate_variance(v, y, NULL);
-    if (!v->desc->model_loss) return SAE_OK;
-    SAEI_TRY(v->desc->model_loss(v->desc->user, v->dict, loss));
-    v->sum.loss_original += loss[0];
-    v->sum.loss_reconstructed += loss[1];
-    v->sum.loss_zero += loss[2];
-    v->sum.frac_recovered += (loss[1] - loss[2]) / (loss[0] - loss[2]);
     return SAE_OK;
 }
 
@@ -222,9 +213,6 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
     SAE_METRICS(SAE_X)
 #undef SAE_X
     v->sum.frac_alive = alive / (double)v->m;
-    if (!v->desc->model_loss)
-        v->sum.loss_original = v->sum.loss_reconstructed = v->sum.loss_zero =
-            v->sum.frac_recovered = (double)NAN;
     return SAE_OK;
 }
 
@@ -255,14 +243,16 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
                      "dictionary gives %zu", sae_buffer_dim(v->targets), out);
 }
 
-SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
-                                const sae_dictionary *dict, sae_metrics *out) {
+SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_desc *desc,
+                                sae_metrics *out) {
+    sae_context *ctx;
     saei_evaluator v;
     sae_buffer_desc buffer;
     sae_result result;
-    if (!ctx) return SAE_ERR_INVALID;
-    if (!desc || !dict || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_evaluate: desc, dict or out is NULL");
+    if (!dict) return SAE_ERR_INVALID;
+    ctx = dict->ctx;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_evaluate: desc or out is NULL");
     memset(&v, 0, sizeof v);
     v.ctx = ctx;
     v.desc = desc;
@@ -286,10 +276,11 @@ SAE_API sae_result sae_evaluate(sae_context *ctx, const sae_evaluate_desc *desc,
 
 SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t n, size_t d,
                                         float *out) {
-    const sae_backend *cpu = saei_cpu_backend();
+    const sae_backend *cpu = sae_cpu_backend();
     sae_work w;
     size_t bytes, ld = saei_align16(d);
     float *rows;
+    bool good;
     if (!ctx) return SAE_ERR_INVALID;
     if (!x || !out || !n || !d || n > INT32_MAX || d > INT32_MAX)
         return saei_fail(ctx, SAE_ERR_INVALID,
@@ -305,15 +296,14 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     bytes = cpu->scratch_bytes(&w, &w.shape);
     w.scratch = bytes == SIZE_MAX ? NULL : saei_alloc(ctx, bytes, 1);
     rows = (float *)saei_calloc(ctx, n + 1, ld * sizeof(float));
-    if (w.scratch && rows) {
+    good = w.scratch && rows;
+    if (good) {
         for (size_t r = 0; r < n; r++) memcpy(rows + (r + 1) * ld, x + r * d, d * sizeof *x);
         cpu->geometric_median(&w, rows + ld, n, rows);
         memcpy(out, rows, d * sizeof *out);
     }
-    bytes = w.scratch && rows;
     saei_free(ctx, w.scratch);
     saei_free(ctx, rows);
-    return bytes ? SAE_OK
-                 : saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                             "sae_geometric_median: no memory for %zu rows", n);
+    if (good) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows", n);
 }

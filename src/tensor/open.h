@@ -209,7 +209,7 @@ static sae_result saei_content_write(const sae_context *ctx, const saei_content 
     return result;
 }
 
-/* The same into fresh memory, for sae_memory_free. */
+/* The same into fresh memory, for sae_context_free. */
 static sae_result saei_content_memory(const sae_context *ctx, const saei_content *c, void **data,
                                       size_t *size) {
     saei_text memory;
@@ -245,6 +245,6 @@ SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *na
     return saei_content_memory(ctx, &content, data, size);
 }
 
-SAE_API void sae_memory_free(sae_context *ctx, void *memory) {
+SAE_API void sae_context_free(sae_context *ctx, void *memory) {
     if (ctx) saei_free(ctx, memory);
 }

@@ -1,5 +1,7 @@
 #pragma once
-#include "hyperparameters.h"
+#include "set.h"
+
+/* ==== >>trainer: reading config.json ========================================================== */
 
 struct sae_config {
     sae_context *ctx;
@@ -124,52 +126,6 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
 
 /* ==== >>trainer: writing config.json ========================================================== */
 
-/* The reference's keys in its order, class by class. */
-static const char *saei_config_keys(sae_trainer_kind kind) {
-    switch (kind) {
-    case SAE_TRAINER_STANDARD:
-        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
-               "resample_steps sparsity_warmup_steps steps decay_start seed device layer lm_name "
-               "wandb_name submodule_name";
-    case SAE_TRAINER_STANDARD_APRIL:
-        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
-               "sparsity_warmup_steps steps decay_start seed device layer lm_name wandb_name "
-               "submodule_name";
-    case SAE_TRAINER_GATED:
-        return "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps "
-               "sparsity_warmup_steps decay_start seed device layer lm_name wandb_name "
-               "submodule_name";
-    case SAE_TRAINER_GATED_ANNEAL:
-        return "trainer_class dict_class activation_dim dict_size lr sparsity_function "
-               "sparsity_penalty p_start p_end anneal_start sparsity_queue_length "
-               "n_sparsity_updates warmup_steps resample_steps sparsity_warmup_steps decay_start "
-               "steps seed layer lm_name wandb_name";
-    case SAE_TRAINER_P_ANNEAL:
-        return "trainer_class dict_class activation_dim dict_size lr sparsity_function "
-               "sparsity_penalty p_start p_end anneal_start sparsity_queue_length "
-               "n_sparsity_updates warmup_steps sparsity_warmup_steps decay_start resample_steps "
-               "steps seed layer lm_name wandb_name submodule_name";
-    case SAE_TRAINER_JUMP_RELU:
-        return "trainer_class dict_class lr steps seed activation_dim dict_size device layer "
-               "lm_name wandb_name submodule_name bandwidth sparsity_penalty "
-               "sparsity_warmup_steps target_l0";
-    case SAE_TRAINER_BATCH_TOP_K:
-        return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start "
-               "threshold_beta threshold_start_step top_k_aux seed activation_dim dict_size k "
-               "device layer lm_name wandb_name submodule_name";
-    case SAE_TRAINER_MATRYOSHKA:
-        return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start "
-               "threshold_beta threshold_start_step top_k_aux seed activation_dim dict_size "
-               "group_fractions group_weights group_sizes k device layer lm_name wandb_name "
-               "submodule_name";
-    case SAE_TRAINER_TOP_K:
-    case SAE_TRAINER_DEFAULT: break;
-    }
-    return "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
-           "threshold_start_step seed activation_dim dict_size k device layer lm_name wandb_name "
-           "submodule_name";
-}
-
 static void saei_write_list(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
     const double *list =
         f->offset == SAEI_AT(group_weights) ? desc->group_weights : desc->group_fractions;
@@ -207,9 +163,9 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     double x;
     switch (f->type) {
     case SAEI_FIELD_KIND:
-        string = sae_trainer_class(desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
+        string = sae_trainer_class(desc->kind);
         break;
-    case SAEI_FIELD_ARCH: string = sae_arch_name(saei_trainer_arch(desc)); break;
+    case SAEI_FIELD_ARCH: string = sae_arch_name(desc->arch); break;
     case SAEI_FIELD_NOTHING: string = "cpu"; break;
     case SAEI_FIELD_TEXT:
         string = *(const char *const *)at;
@@ -238,7 +194,7 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     case SAEI_FIELD_STEPS:
         whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
         if (whole == 0 && f->zero != SAEI_LITERAL) break; /* not set */
-        if (whole == SAE_NONE && f->offset == SAEI_AT(n_sparsity_updates)) string = "continuous";
+        if (whole == SAE_NONE && (f->flags & SAEI_CONTINUOUS)) string = "continuous";
         if (whole == SAE_NONE && f->zero != SAEI_LITERAL) {
             if (string || f->null == SAEI_OFF) break;
             whole = 0;
@@ -250,36 +206,84 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     return string != NULL;
 }
 
+static void saei_write_pair(saei_text *t, const sae_trainer_desc *desc, const saei_field *f,
+                            bool first) {
+    saei_text_add(t, "%s\n        \"%s\": ", first ? "" : ",", f->key);
+    saei_write_field(t, desc, f);
+}
+
 /* Writes folder/config.json: {"trainer": {...}, "buffer": {...}, "sae.h": {...}} from a desc whose
    defaults are set. buffer and own are the texts of JSON objects ("{}" for none). */
-static sae_result saei_config_write(const sae_context *ctx, const char *folder,
+static sae_result saei_config_write(const sae_context *ctx, const char *who, const char *folder,
                                     const sae_trainer_desc *desc, const char *buffer,
                                     const char *own) {
     bool written[SAEI_NUM_FIELDS] = { false };
-    const char *keys = saei_config_keys(desc->kind), *comma = "";
-    unsigned kind = 1u << (desc->kind ? desc->kind : SAE_TRAINER_TOP_K);
+    const saei_scheme *scheme = saei_scheme_of(desc->kind);
+    const char *at = scheme->hyperparameters, *word;
     saei_text t;
     memset(&t, 0, sizeof t);
     t.ctx = ctx;
     saei_text_add(&t, "{\n    \"trainer\": {");
-    for (size_t n; *keys; keys += n + (keys[n] == ' ')) {
-        const saei_field *f;
-        n = strcspn(keys, " ");
-        f = saei_field_find(keys, n);
-        if (!f) continue;
+    for (size_t n; (n = saei_next_word(&at, &word)) > 0 && *word != '+'; ) {
+        const saei_field *f = saei_field_find(word, n);
+        saei_write_pair(&t, desc, f, word == scheme->hyperparameters);
         written[f - saei_fields] = true;
-        saei_text_add(&t, "%s\n        \"%s\": ", comma, f->name);
-        saei_write_field(&t, desc, f);
-        comma = ",";
     }
     for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) { /* what the reference leaves out */
-        if (written[i] || !(saei_fields[i].kinds & kind)
-            || !saei_write_field(NULL, desc, &saei_fields[i]))
-            continue;
-        saei_text_add(&t, ",\n        \"%s\": ", saei_fields[i].name);
-        saei_write_field(&t, desc, &saei_fields[i]);
+        const saei_field *f = &saei_fields[i];
+        if (!written[i] && saei_has_field(scheme, f) && saei_write_field(NULL, desc, f))
+            saei_write_pair(&t, desc, f, false);
     }
     saei_text_add(&t, "\n    },\n    \"buffer\": %s,\n    \"sae.h\": %s\n}\n",
                   buffer ? buffer : "{}", own ? own : "{}");
-    return saei_text_write(&t, "sae_train", folder, "config.json");
+    return saei_text_write(&t, who, folder, "config.json");
+}
+
+/* ==== >>trainer: settings as text ============================================================= */
+
+static void saei_text_add_real(saei_text *t, double value) {
+    char text[32];
+    saei_number_text(value, text);
+    saei_text_add(t, "%s", text);
+}
+
+/* What of a desc decides the result, one setting a line: a backup belongs to these. */
+static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_desc *desc) {
+    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
+        const saei_field *f = &saei_fields[i];
+        const void *at = (const char *)desc + f->offset;
+        unsigned long long whole = 0;
+        if (f->flags & SAEI_NO_SETTING) continue;
+        switch (f->type) {
+        case SAEI_FIELD_KIND: whole = desc->kind; break;
+        case SAEI_FIELD_ARCH: whole = desc->arch; break;
+        case SAEI_FIELD_SPARSITY: whole = desc->sparsity_function; break;
+        case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
+        case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
+        case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;
+        case SAEI_FIELD_REAL:
+            saei_text_add(t, "trainer_%zu.%s=", index, f->name);
+            saei_text_add_real(t, *(const double *)at);
+            saei_text_add(t, "\n");
+            continue;
+        case SAEI_FIELD_LIST: /* with group_weights */
+            saei_text_add(t, "trainer_%zu.num_groups=%zu\n", index, desc->num_groups);
+            for (size_t g = 0; g < desc->num_groups && g < SAE_MAX_GROUPS; g++) {
+                saei_text_add(t, "trainer_%zu.group_fractions[i]=", index);
+                saei_text_add_real(t, desc->group_fractions[g]);
+                saei_text_add(t, "\ntrainer_%zu.group_weights[i]=", index);
+                saei_text_add_real(t, desc->group_weights[g]);
+                saei_text_add(t, "\n");
+            }
+            continue;
+        case SAEI_FIELD_TEXT:
+            saei_text_add(t, "trainer_%zu.%s=%s\n", index, f->name,
+                          *(const char *const *)at ? "given" : "none");
+            continue;
+        case SAEI_FIELD_GROUP_SIZES:
+        case SAEI_FIELD_INTEGER:
+        case SAEI_FIELD_NOTHING: continue;
+        }
+        saei_text_add(t, "trainer_%zu.%s=%llu\n", index, f->name, whole);
+    }
 }

@@ -1,8 +1,8 @@
 #pragma once
-#include "object.h"
+#include "trainer.h"
 
-/* ==== >>trainer: the nine schemes ============================================================= */
-/* Each computes the gradients of one batch into t->grad. Notation of reference.md and of the papers
+/* ==== >>trainer: gradients ==================================================================== */
+/* Each saei_grads_* computes the gradients of one batch into t->grad. Notation of the papers
    named; e = x_hat - y. Every gradient of the squared error is 2/n e: alpha below. */
 
 /* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
@@ -12,8 +12,8 @@ static void saei_catch_up(sae_trainer *t, const sae_code *code) {
                          t->second.W_dec);
 }
 
-/* After an update. To find who may wait costs a look at all lists: it goes on where an eighth of
-   the rows do, and is tried once in eight times. */
+/* After an update. Finding rows that may wait costs a scan of all lists: it goes on while at least
+   an eighth of the rows do, else it is tried again every 8th time. */
 static void saei_lag_update(sae_trainer *t, const sae_adam_desc *adam, uint64_t step) {
     sae_lag *lag = &t->lag;
     size_t at = lag->updates % SAE_LAG_UPDATES;
@@ -105,15 +105,19 @@ static void saei_ghost_grads(sae_trainer *t) {
     saei_latent_grads(t, t->r, 1, true);
 }
 
+static bool saei_has_trait(const sae_trainer *t, unsigned trait) {
+    return (t->scheme->traits & trait) != 0;
+}
+
 /* Penalty of the annealers (Karvonen et al. 2024, p-annealing) on values, into grad. Once there is
    a next p, the penalties at p and at the next p go to the queue. */
-static void saei_anneal_penalty(sae_trainer *t, double scale, const float *values, float *grad) {
+static void saei_anneal_penalty(sae_trainer *t, const float *values, float *grad) {
     sae_penalty kind =
         t->desc.sparsity_function == SAE_SPARSITY_LP ? SAE_PENALTY_LP : SAE_PENALTY_LP_P;
     size_t length = t->desc.sparsity_queue_length, slot = (size_t)t->now.queue_size % length;
     bool queued = t->now.next_p >= 0;
     if (queued) t->penalty = t->queue + slot;
-    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * scale, NULL, &t->code, values,
+    t->ops->penalty(&t->w, kind, t->now.p, t->now.sparsity_coeff * t->scale, NULL, &t->code, values,
                     grad, t->penalty);
     if (!queued) return;
     t->ops->penalty(&t->w, kind, t->now.next_p, 0, NULL, &t->code, values, NULL,
@@ -123,12 +127,12 @@ static void saei_anneal_penalty(sae_trainer *t, double scale, const float *value
 
 /* STANDARD (Bricken et al. 2023), STANDARD_APRIL (Conerly et al. 2024), P_ANNEAL:
    mean |e|^2 (or mean |e|) + coefficient * s(t) * penalty(f). */
-static void saei_grads_standard(sae_trainer *t, double scale) {
+static void saei_grads_standard(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
-    bool april = h->kind == SAE_TRAINER_STANDARD_APRIL, ghost = h->ghost_threshold != SAE_NONE;
+    bool weighted = saei_has_trait(t, SAEI_WEIGHTED), ghost = h->ghost_threshold != SAE_NONE;
     int power = h->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1; /* NEW hands out f |w|, counted again */
-    double coef = saei_number_of(h->l1_penalty) * scale;
+    double coef = saei_number_of(h->l1_penalty) * t->scale;
     float alpha = (float)(h->reconstruction_norm ? 1.0 / (double)t->n : 2.0 / (double)t->n);
     size_t m = h->dict_size;
     float *e = t->e;
@@ -143,15 +147,15 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
         e = t->r;
         ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
     }
-    if (h->kind == SAE_TRAINER_P_ANNEAL) saei_anneal_penalty(t, scale, t->code.value, t->code.grad);
+    if (saei_has_trait(t, SAEI_ANNEALED)) saei_anneal_penalty(t, t->code.value, t->code.grad);
     else {
-        if (april) {
+        if (weighted) {
             ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
             ops->norm_weight(&t->w, t->norms, power, m, t->weight);
         }
         ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
                                                                          : SAE_PENALTY_L1,
-                     1, coef, april ? t->weight : NULL, &t->code, t->code.value, t->code.grad,
+                     1, coef, weighted ? t->weight : NULL, &t->code, t->code.value, t->code.grad,
                      t->scalars + SAEI_S_SPARSITY);
     }
     saei_index_batch(t, &t->code, 0);
@@ -161,7 +165,7 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
     }
     ops->fired(&t->w, &t->index, -1, 1, t->since);
     saei_latent_grads(t, e, alpha, false);
-    if (april) {
+    if (weighted) {
         ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
         ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
                        (float)(coef / (double)t->n), m, t->grad.W_dec);
@@ -174,7 +178,7 @@ static void saei_grads_standard(sae_trainer *t, double scale) {
 
 /* GATED (Rajamanoharan et al. 2024a): mean |e|^2 + coefficient * s(t) * penalty(relu(gate)) +
    mean |x_hat(relu(gate)) - x|^2 with the decoder held fixed in the last. */
-static void saei_grads_gated(sae_trainer *t, double scale) {
+static void saei_grads_gated(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
     float alpha = (float)(2.0 / (double)t->n);
@@ -182,10 +186,10 @@ static void saei_grads_gated(sae_trainer *t, double scale) {
     ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
     saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.extra[0]);
     saei_reconstruct(t, t->code.gate, alpha, NULL, t->r, t->scalars + SAEI_S_AUX, t->code.extra[1]);
-    if (h->kind == SAE_TRAINER_GATED_ANNEAL)
-        saei_anneal_penalty(t, scale, t->code.gate, t->code.extra[1]);
+    if (saei_has_trait(t, SAEI_ANNEALED))
+        saei_anneal_penalty(t, t->code.gate, t->code.extra[1]);
     else
-        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * scale, NULL,
+        ops->penalty(&t->w, SAE_PENALTY_L1, 1, saei_number_of(h->l1_penalty) * t->scale, NULL,
                      &t->code, t->code.gate, t->code.extra[1], t->scalars + SAEI_S_SPARSITY);
     ops->gate_grad(&t->w, t->param.aux0, &t->code);
     saei_index_batch(t, &t->code, 3);
@@ -223,16 +227,16 @@ static void saei_matryoshka_residuals(sae_trainer *t) {
 
 /* TOP_K (Gao et al. 2024), BATCH_TOP_K (Bussmann et al. 2024), MATRYOSHKA: mean |e|^2 +
    auxk_alpha auxk, where auxk reconstructs e from the dead latents. */
-static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
+static void saei_grads_top_k(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
-    bool rows = h->kind == SAE_TRAINER_TOP_K, nested = h->kind == SAE_TRAINER_MATRYOSHKA;
+    bool rows = saei_has_trait(t, SAEI_EACH_ROW), nested = saei_has_trait(t, SAEI_NESTED);
     size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
     float alpha = (float)(2.0 / (double)t->n);
     double auxk_alpha = saei_number_of(h->auxk_alpha);
     saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
                       &t->code, false);
-    if (step > saei_steps_of(h->threshold_start_step))
+    if ((uint64_t)t->now.step > saei_steps_of(h->threshold_start_step))
         ops->update_threshold(&t->w, &t->code, rows, saei_number_of(h->threshold_beta),
                               t->threshold);
     if (nested) saei_matryoshka_residuals(t);
@@ -278,11 +282,11 @@ static void saei_grads_top_k(sae_trainer *t, uint64_t step) {
 /* JUMP_RELU (Rajamanoharan et al. 2024b, with an L0 target): mean |e|^2 + c s(t) (L0/target - 1)^2,
    gradients of the thresholds by the straight-through rectangle. As in the reference the L0 term's
    rectangle is taken at f, after the jump. */
-static void saei_grads_jump_relu(sae_trainer *t, double scale) {
+static void saei_grads_jump_relu(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
     float alpha = (float)(2.0 / (double)t->n), bandwidth = (float)h->bandwidth;
-    double coef = saei_number_of(h->sparsity_penalty) * scale;
+    double coef = saei_number_of(h->sparsity_penalty) * t->scale;
     size_t m = h->dict_size;
     saei_encode_batch(t, SAE_SELECT_WINDOW, 0, &t->code, false);
     ops->jump(&t->w, t->param.aux0, &t->code);
@@ -298,4 +302,37 @@ static void saei_grads_jump_relu(sae_trainer *t, double scale) {
     saei_bias_grad(t, t->e, alpha, t->grad.b_enc);
     if (t->now.rows_seen + (double)t->n > (double)h->dead_feature_threshold)
         ops->list_silent(&t->w, t->since, h->dead_feature_threshold + 1, m, t->list, t->list_count);
+}
+
+/* ---- losses ---- */
+
+static double saei_loss_standard(const sae_trainer *t, const double *v, sae_stats *s) {
+    bool ghost = t->desc.ghost_threshold != SAE_NONE;
+    double coef = saei_has_trait(t, SAEI_ANNEALED) ? t->coef : saei_number_of(t->desc.l1_penalty);
+    double loss = s->l2_loss + coef * t->scale * s->sparsity_loss;
+    return ghost ? loss + v[SAEI_S_GHOST] : loss;
+}
+
+static double saei_loss_gated(const sae_trainer *t, const double *v, sae_stats *s) {
+    s->aux_loss = v[SAEI_S_AUX];
+    return saei_loss_standard(t, v, s) + s->aux_loss;
+}
+
+static double saei_loss_top_k(const sae_trainer *t, const double *v, sae_stats *s) {
+    const sae_trainer_desc *h = &t->desc;
+    bool nested = saei_has_trait(t, SAEI_NESTED);
+    if (nested) s->l2_loss = 0;
+    for (size_t g = 0; nested && g < h->num_groups; g++)
+        s->l2_loss += h->group_weights[g] / (double)h->num_groups * v[SAEI_S_GROUPS + g];
+    s->sparsity_loss = NAN;
+    s->auxk_loss = v[SAEI_S_NORM];
+    s->pre_norm_auxk_loss = v[SAEI_S_PRE_NORM];
+    s->effective_l0 = nested ? (double)h->k : t->used_k;
+    return s->l2_loss + saei_number_of(h->auxk_alpha) * s->auxk_loss;
+}
+
+static double saei_loss_jump_relu(const sae_trainer *t, const double *v, sae_stats *s) {
+    (void)t;
+    (void)v;
+    return s->l2_loss + s->sparsity_loss;
 }

@@ -1,8 +1,10 @@
 #pragma once
-#include "../formats/names.h"
-#include "../formats/layout.h"
+#include "schemes.h"
 
-/* ==== >>trainer: hyperparameters by name, reading config.json ================================= */
+/* ==== >>trainer: hyperparameters ============================================================== */
+/* One row each, in the order of sae_trainer_desc. From the rows follow the defaults, the checks,
+   the settings a backup belongs to, reading and writing by name, and what options and bindings list.
+   Which trainers have one stands in >>trainer: schemes. */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
@@ -14,356 +16,192 @@ typedef enum saei_field_type {
    the two must be spelled otherwise there: OFF is SAE_NONE for steps, -1 for real numbers. */
 typedef enum saei_meaning { SAEI_REFUSED, SAEI_LITERAL, SAEI_OFF, SAEI_DEFAULT } saei_meaning;
 
+enum { /* of a row */
+    SAEI_EVERY = 1,       /* all trainers have it */
+    SAEI_OWN = 2,         /* trainers that lack it refuse it; else they leave it alone */
+    SAEI_IN_RUN = 4,      /* fewer than steps */
+    SAEI_SHARE = 8,       /* at most 1 */
+    SAEI_CONTINUOUS = 16, /* SAE_NONE is spelled "continuous" */
+    SAEI_NO_SETTING = 32  /* a backup does not depend on it, or another row tells */
+};
+
 typedef struct saei_field {
-    const char *name; /* the reference's */
+    const char *key;     /* the reference's name of it */
+    const char *name;    /* in sae_trainer_desc; "": it only becomes another's */
     saei_field_type type;
     saei_meaning zero, null;
-    unsigned kinds; /* bit 1 << sae_trainer_kind: the trainers that have it */
-    size_t offset;  /* in sae_trainer_desc */
+    unsigned flags;
+    double value;        /* default, where a row alone can say it; -1: SAE_NONE */
+    const char *initial; /* default, for people */
+    size_t offset;       /* in sae_trainer_desc */
 } saei_field;
 
-#define SAEI_KIND(name) (1u << SAE_TRAINER_##name)
-#define SAEI_ANNEAL (SAEI_KIND(P_ANNEAL) | SAEI_KIND(GATED_ANNEAL))
-#define SAEI_L1 (SAEI_KIND(STANDARD) | SAEI_KIND(STANDARD_APRIL) | SAEI_KIND(GATED))
-#define SAEI_TOP_KS (SAEI_KIND(TOP_K) | SAEI_KIND(BATCH_TOP_K) | SAEI_KIND(MATRYOSHKA))
 #define SAEI_AT(field) offsetof(sae_trainer_desc, field)
-#define SAEI_ROW(name, type, zero, null, kinds)                                                    \
-    { #name, SAEI_FIELD_##type, SAEI_##zero, SAEI_##null, kinds, SAEI_AT(name) }
+#define SAEI_ROW(name, type, zero, null, flags, ...)                                               \
+    { #name, #name, SAEI_FIELD_##type, SAEI_##zero, SAEI_##null, flags, __VA_ARGS__, SAEI_AT(name) }
+#define SAEI_ROW_AS(key, name, at, type, zero, null, flags, ...)                                   \
+    { key, name, SAEI_FIELD_##type, SAEI_##zero, SAEI_##null, flags, __VA_ARGS__, SAEI_AT(at) }
+#define SAEI_IS(number) number, #number
+#define SAEI_IS_NONE -1, "none"
+#define SAEI_SAID(text) 0, text
 
 static const saei_field saei_fields[] = {
-    { "trainer_class", SAEI_FIELD_KIND, SAEI_REFUSED, SAEI_REFUSED, ~0u, SAEI_AT(kind) },
-    { "dict_class", SAEI_FIELD_ARCH, SAEI_REFUSED, SAEI_DEFAULT, ~0u, SAEI_AT(arch) },
-    SAEI_ROW(activation_dim, SIZE, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(dict_size, SIZE, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(batch_size, SIZE, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(steps, STEPS, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(seed, STEPS, LITERAL, DEFAULT, ~0u),
-    SAEI_ROW(lr, REAL, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(warmup_steps, STEPS, OFF, REFUSED, ~0u),
-    SAEI_ROW(decay_start, STEPS, OFF, OFF, ~0u),
-    SAEI_ROW(sparsity_warmup_steps, STEPS, OFF, OFF, SAEI_L1 | SAEI_ANNEAL | SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(resample_steps, STEPS, OFF, OFF, SAEI_KIND(STANDARD) | SAEI_ANNEAL),
-    SAEI_ROW(l1_penalty, REAL, OFF, DEFAULT, SAEI_L1),
-    SAEI_ROW(sparsity_function, SPARSITY, REFUSED, DEFAULT, SAEI_KIND(STANDARD) | SAEI_ANNEAL),
-    SAEI_ROW(k, SIZE, REFUSED, DEFAULT, SAEI_TOP_KS),
-    SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_TOP_KS),
-    SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, SAEI_TOP_KS),
-    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, SAEI_TOP_KS),
-    SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, SAEI_TOP_KS | SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_TOP_KS),
-    SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, SAEI_TOP_KS),
-    SAEI_ROW(group_fractions, LIST, REFUSED, DEFAULT, SAEI_KIND(MATRYOSHKA)),
-    SAEI_ROW(group_weights, LIST, REFUSED, DEFAULT, SAEI_KIND(MATRYOSHKA)),
-    { "group_sizes", SAEI_FIELD_GROUP_SIZES, SAEI_REFUSED, SAEI_DEFAULT, SAEI_KIND(MATRYOSHKA),
-      SAEI_AT(group_fractions) },
-    SAEI_ROW(bandwidth, REAL, REFUSED, DEFAULT, SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(sparsity_penalty, REAL, OFF, DEFAULT, SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(target_l0, REAL, REFUSED, DEFAULT, SAEI_KIND(JUMP_RELU)),
-    SAEI_ROW(initial_sparsity_penalty, REAL, OFF, DEFAULT, SAEI_ANNEAL),
-    SAEI_ROW(anneal_start, STEPS, OFF, REFUSED, SAEI_ANNEAL),
-    SAEI_ROW(anneal_end, STEPS, REFUSED, DEFAULT, SAEI_ANNEAL),
-    SAEI_ROW(p_start, REAL, REFUSED, DEFAULT, SAEI_ANNEAL),
-    SAEI_ROW(p_end, REAL, LITERAL, DEFAULT, SAEI_ANNEAL),
-    SAEI_ROW(n_sparsity_updates, STEPS, REFUSED, REFUSED, SAEI_ANNEAL), /* or continuous */
-    SAEI_ROW(sparsity_queue_length, SIZE, REFUSED, DEFAULT, SAEI_ANNEAL),
-    { "reconstruction_loss", SAEI_FIELD_NORM, SAEI_REFUSED, SAEI_DEFAULT, SAEI_KIND(STANDARD),
-      SAEI_AT(reconstruction_norm) },
-    SAEI_ROW(ghost_threshold, STEPS, REFUSED, OFF, SAEI_KIND(STANDARD)),
-    SAEI_ROW(init, TEXT, REFUSED, DEFAULT, ~0u),
-    { "device", SAEI_FIELD_NOTHING, SAEI_REFUSED, SAEI_DEFAULT, 0, 0 },
-    SAEI_ROW(layer, INTEGER, LITERAL, DEFAULT, ~0u),
-    SAEI_ROW(lm_name, TEXT, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, ~0u),
-    SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, ~0u)
+    SAEI_ROW_AS("trainer_class", "kind", kind, KIND, REFUSED, REFUSED, SAEI_EVERY,
+                SAEI_SAID("top_k")),
+    SAEI_ROW_AS("dict_class", "arch", arch, ARCH, REFUSED, DEFAULT, SAEI_EVERY,
+                SAEI_SAID("by the trainer")),
+    SAEI_ROW(activation_dim, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("the data's")),
+    SAEI_ROW(dict_size, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("required")),
+    SAEI_ROW(batch_size, SIZE, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("the data's, 2048")),
+    SAEI_ROW(steps, STEPS, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("required")),
+    SAEI_ROW(seed, STEPS, LITERAL, DEFAULT, SAEI_EVERY, SAEI_IS(0)),
+    SAEI_ROW(lr, REAL, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("by the trainer")),
+    SAEI_ROW(warmup_steps, STEPS, OFF, REFUSED, SAEI_EVERY | SAEI_IN_RUN,
+             SAEI_SAID("1000; steps / 10 in runs of at most 1000 steps")),
+    SAEI_ROW(decay_start, STEPS, OFF, OFF, SAEI_EVERY, SAEI_IS_NONE),
+    SAEI_ROW(sparsity_warmup_steps, STEPS, OFF, OFF, SAEI_IN_RUN,
+             SAEI_SAID("2000; steps / 5 in runs of at most 2000 steps")),
+    SAEI_ROW(resample_steps, STEPS, OFF, OFF, SAEI_OWN | SAEI_IN_RUN, SAEI_IS_NONE),
+    SAEI_ROW(l1_penalty, REAL, OFF, DEFAULT, 0, SAEI_IS(0.1)),
+    SAEI_ROW(sparsity_function, SPARSITY, REFUSED, DEFAULT, SAEI_OWN,
+             SAEI_SAID("l1; p_anneal Lp, gated_anneal Lp^p")),
+    SAEI_ROW(k, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("required")),
+    SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_IN_RUN, SAEI_IS_NONE),
+    SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, 0, SAEI_IS(1.0 / 32)),
+    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("activation_dim / 2")),
+    SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, 0, SAEI_IS(10000000)),
+    SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_SHARE, SAEI_IS(0.999)),
+    SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, 0, SAEI_IS(1000)),
+    SAEI_ROW(group_fractions, LIST, REFUSED, DEFAULT, 0,
+             SAEI_SAID("required, for example 0.25,0.75")),
+    SAEI_ROW(group_weights, LIST, REFUSED, DEFAULT, SAEI_NO_SETTING, SAEI_SAID("all the same")),
+    SAEI_ROW_AS("group_sizes", "", group_fractions, GROUP_SIZES, REFUSED, DEFAULT, SAEI_NO_SETTING,
+                SAEI_SAID("by group_fractions")),
+    SAEI_ROW(bandwidth, REAL, REFUSED, DEFAULT, 0, SAEI_IS(0.001)),
+    SAEI_ROW(sparsity_penalty, REAL, OFF, DEFAULT, 0, SAEI_IS(1)),
+    SAEI_ROW(target_l0, REAL, REFUSED, DEFAULT, 0, SAEI_IS(20)),
+    SAEI_ROW(initial_sparsity_penalty, REAL, OFF, DEFAULT, 0, SAEI_IS(0.1)),
+    SAEI_ROW(anneal_start, STEPS, OFF, REFUSED, 0, SAEI_IS(15000)),
+    SAEI_ROW(anneal_end, STEPS, REFUSED, DEFAULT, 0, SAEI_SAID("steps")),
+    SAEI_ROW(p_start, REAL, REFUSED, DEFAULT, 0, SAEI_IS(1)),
+    SAEI_ROW(p_end, REAL, LITERAL, DEFAULT, 0, SAEI_SAID("0 (with Lp it must be above)")),
+    SAEI_ROW(n_sparsity_updates, STEPS, REFUSED, REFUSED, SAEI_CONTINUOUS, SAEI_IS(10)),
+    SAEI_ROW(sparsity_queue_length, SIZE, REFUSED, DEFAULT, 0, SAEI_IS(10)),
+    SAEI_ROW_AS("reconstruction_loss", "reconstruction_norm", reconstruction_norm, NORM, REFUSED,
+                DEFAULT, SAEI_OWN, SAEI_SAID("mse")),
+    SAEI_ROW(ghost_threshold, STEPS, REFUSED, OFF, SAEI_OWN, SAEI_IS_NONE),
+    SAEI_ROW(init, TEXT, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("new weights")),
+    SAEI_ROW_AS("device", "", kind, NOTHING, REFUSED, DEFAULT, SAEI_NO_SETTING,
+                SAEI_SAID("for config.json")),
+    SAEI_ROW(layer, INTEGER, LITERAL, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(lm_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
+             SAEI_SAID("for config.json"))
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
 static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
 
+static bool saei_has_field(const saei_scheme *scheme, const saei_field *f) {
+    return (f->flags & SAEI_EVERY) || saei_scheme_names(scheme, f->key);
+}
+
 /* The annealers' configs call initial_sparsity_penalty sparsity_penalty. */
 static size_t saei_field_offset(const saei_field *f, sae_trainer_kind kind) {
-    bool penalty = f->offset == SAEI_AT(sparsity_penalty) && f->type == SAEI_FIELD_REAL;
-    return penalty && saei_is_annealer(kind) ? SAEI_AT(initial_sparsity_penalty) : f->offset;
+    const saei_scheme *scheme = saei_scheme_of(kind);
+    bool penalty = f->offset == SAEI_AT(sparsity_penalty) && scheme;
+    return penalty && (scheme->traits & SAEI_ANNEALED) ? SAEI_AT(initial_sparsity_penalty)
+                                                       : f->offset;
 }
 
-static const saei_field *saei_field_find(const char *name, size_t length) {
-    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
-        const char *s = saei_fields[i].name;
-        if (strlen(s) == length && !strncmp(s, name, length)) return &saei_fields[i];
-    }
-    return NULL;
-}
-
-/* A value as text. list: an array or object of a config file (text is then what to call it). */
-typedef struct saei_value {
-    const char *text;
-    const sae_json *list;
-    bool none;
-} saei_value;
-
-/* Where a value stands, for messages. */
-typedef struct saei_setter {
-    const sae_context *ctx;
-    const char *who, *path; /* path may be NULL */
-} saei_setter;
-
-static sae_result saei_set_fail(const saei_setter *s, const char *name, saei_value v,
-                                const char *allowed) {
-    char quoted[SAEI_QUOTE];
-    return saei_fail(s->ctx, SAE_ERR_INVALID, "%s: %s%s%s is %s, allowed is %s", s->who,
-                     s->path ? s->path : "", s->path ? ": " : "", name,
-                     *v.text ? saei_quote(v.text, quoted) : "empty", allowed);
-}
-
-static bool saei_is_none(const char *text) {
-    return !strcmp(text, "none") || !strcmp(text, "None") || !strcmp(text, "null");
-}
-
-/* Digits, or a number such as 1e5 that is whole. */
-static bool saei_text_whole(const char *text, uint64_t *out) {
-    uint64_t v = 0;
-    double x;
-    size_t i;
-    for (i = 0; text[i] >= '0' && text[i] <= '9'; i++) {
-        unsigned digit = (unsigned)(text[i] - '0');
-        if (v > (UINT64_MAX - digit) / 10) return false;
-        v = v * 10 + digit;
-    }
-    if (!i || text[i]) {
-        if (!saei_text_number(text, strlen(text), &x)) return false;
-        if (x < 0 || x > 9007199254740992.0 || x != floor(x)) return false;
-        v = (uint64_t)x;
-    }
-    *out = v;
-    return true;
-}
-
-static sae_result saei_set_whole(const saei_setter *s, const saei_field *f, saei_value v,
-                                 uint64_t *out) {
-    bool updates = f->offset == SAEI_AT(n_sparsity_updates), none = v.none;
-    uint64_t limit = f->type == SAEI_FIELD_SIZE   ? (uint64_t)INT32_MAX
-                     : f->offset == SAEI_AT(seed) ? UINT64_MAX
-                                                  : SAE_NONE - 1;
-    uint64_t x = 0;
-    saei_meaning meaning = none ? f->null : SAEI_LITERAL;
-    char allowed[64];
-    if (updates && strcmp(v.text, "continuous") == 0) {
-        *out = SAE_NONE;
-        return SAE_OK;
-    }
-    if (!none && (v.list || !saei_text_whole(v.text, &x) || x > limit)) meaning = SAEI_REFUSED;
-    else if (!none && !x) meaning = f->zero;
-    if (meaning == SAEI_REFUSED) {
-        snprintf(allowed, sizeof allowed, "a whole number%s%s",
-                 f->zero == SAEI_REFUSED ? " >= 1" : "",
-                 f->null == SAEI_OFF ? ", or none" : updates ? ", or continuous" : "");
-        return saei_set_fail(s, f->name, v, allowed);
-    }
-    *out = meaning == SAEI_OFF ? SAE_NONE : x;
-    return SAE_OK;
-}
-
-static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_value v,
-                                double *out) {
-    double x = 0;
-    if (!v.none
-        && (v.list || !saei_text_number(v.text, strlen(v.text), &x) || x < 0
-            || (x == 0 && f->zero == SAEI_REFUSED))) {
-        return saei_set_fail(s, f->name, v,
-                             f->zero == SAEI_REFUSED ? "a number > 0" : "a number >= 0");
-    }
-    *out = v.none ? 0 : x == 0 && f->zero == SAEI_OFF ? -1 : x;
-    return SAE_OK;
-}
-
-/* Numbers of a list, in a config file or between commas. */
-static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, saei_value v,
-                                   double *out, size_t *count) {
-    const char *allowed = "a list of 1 to 64 numbers";
-    const sae_json *c = v.list ? v.list->child : NULL;
-    const char *at = v.text;
-    *count = 0;
-    if (v.list && v.list->type != SAE_JSON_ARRAY) return saei_set_fail(s, f->name, v, allowed);
-    while (v.list ? c != NULL : at != NULL) {
-        size_t n = v.list ? 0 : strcspn(at, ",");
-        double x = v.list ? c->number : 0;
-        if (*count == SAE_MAX_GROUPS) return saei_set_fail(s, f->name, v, allowed);
-        if (v.list ? c->type != SAE_JSON_NUMBER : !saei_text_number(at, n, &x))
-            return saei_set_fail(s, f->name, v, allowed);
-        if (!(x > 0 && x <= DBL_MAX)) return saei_set_fail(s, f->name, v, "a list of numbers > 0");
-        out[(*count)++] = x;
-        if (v.list) c = c->next;
-        else at = at[n] ? at + n + 1 : NULL;
-    }
-    return *count ? SAE_OK : saei_set_fail(s, f->name, v, allowed);
-}
-
-/* The fractions from which sizes come back as (size_t)(fraction * sum); the last is the rest. */
-static bool saei_fractions(const double *sizes, size_t count, double *out) {
-    double sum = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (sizes[i] != floor(sizes[i])) return false;
-        sum += sizes[i];
-    }
-    if (sum > 9007199254740992.0) return false;
-    for (size_t i = 0; i < count; i++) {
-        out[i] = sizes[i] / sum;
-        if (floor(out[i] * sum) < sizes[i]) out[i] += out[i] * DBL_EPSILON;
-    }
-    return true;
-}
-
-static sae_result saei_set_list(const saei_setter *s, const saei_field *f, saei_value v,
-                                sae_trainer_desc *desc) {
-    double list[SAE_MAX_GROUPS];
-    size_t count = 0;
-    bool weights = f->offset == SAEI_AT(group_weights);
-    memset(list, 0, sizeof list);
-    if (!v.none) SAEI_TRY(saei_set_numbers(s, f, v, list, &count));
-    if (f->type == SAEI_FIELD_GROUP_SIZES) {
-        if (!count) return SAE_OK;
-        if (!saei_fractions(list, count, list))
-            return saei_set_fail(s, f->name, v, "a list of whole numbers");
-    }
-    if (weights) {
-        if (count && desc->group_fractions[0] > 0 && count != desc->num_groups)
-            return saei_set_fail(s, f->name, v, "as many numbers as group_fractions has");
-        memcpy(desc->group_weights, list, sizeof list);
-        if (count) desc->num_groups = count;
-        return SAE_OK;
-    }
-    if (count != desc->num_groups) memset(desc->group_weights, 0, sizeof desc->group_weights);
-    memcpy(desc->group_fractions, list, sizeof list);
-    desc->num_groups = count;
-    return SAE_OK;
-}
-
-/* Names: of trainers, classes, losses; and the texts. */
-static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_value v,
-                                sae_trainer_desc *desc, void *at) {
-    sae_trainer_kind kind;
-    sae_arch arch;
-    bool none = v.none;
-    if (v.list) return saei_set_fail(s, f->name, v, "a text");
-    switch (f->type) {
-    case SAEI_FIELD_KIND:
-        if (saei_trainer_from_any_name(v.text, &kind)) {
-            desc->kind = kind;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f->name, v, "standard, standard_april, gated, gated_anneal, "
-                             "p_anneal, top_k, batch_top_k, matryoshka_batch_top_k, jumprelu, or "
-                             "the reference's class");
-    case SAEI_FIELD_ARCH:
-        arch = saei_arch_from_name(v.text);
-        if (!arch && !none)
-            return saei_set_fail(s, f->name, v, "a class of the reference, as AutoEncoder");
-        desc->arch = arch;
-        return SAE_OK;
-    case SAEI_FIELD_SPARSITY:
-        for (int i = 0; i <= (int)SAE_SPARSITY_LP_P; i++) {
-            if (i ? strcmp(v.text, saei_sparsity_names[i - 1]) != 0 : !none) continue;
-            desc->sparsity_function = (sae_sparsity_function)i;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f->name, v, "l1, entropy, Lp or Lp^p");
-    case SAEI_FIELD_NORM:
-        if (!none && strcmp(v.text, "norm") && strcmp(v.text, "mse"))
-            return saei_set_fail(s, f->name, v, "mse or norm");
-        desc->reconstruction_norm = !strcmp(v.text, "norm");
-        return SAE_OK;
-    default:
-        *(const char **)at = none ? NULL : v.text;
-        return SAE_OK;
-    }
-}
-
-/* One field from one value; desc is changed only if that succeeds. */
-static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, const saei_field *f,
-                                 saei_value v) {
-    void *at = (char *)desc + saei_field_offset(f, desc->kind);
-    uint64_t whole;
-    double x;
+/* The values a row takes, as messages put it. */
+static const char *saei_allowed(const saei_field *f) {
+    bool zero = f->zero != SAEI_REFUSED, none = f->null == SAEI_OFF;
     switch (f->type) {
     case SAEI_FIELD_SIZE:
-        SAEI_TRY(saei_set_whole(s, f, v, &whole));
-        *(size_t *)at = (size_t)whole;
-        return SAE_OK;
-    case SAEI_FIELD_STEPS: return saei_set_whole(s, f, v, (uint64_t *)at);
-    case SAEI_FIELD_REAL: return saei_set_real(s, f, v, (double *)at);
-    case SAEI_FIELD_LIST:
-    case SAEI_FIELD_GROUP_SIZES: return saei_set_list(s, f, v, desc);
-    case SAEI_FIELD_INTEGER:
-        x = 0;
-        if (!v.none
-            && (v.list || !saei_text_number(v.text, strlen(v.text), &x) || x != floor(x)
-                || fabs(x) > 9007199254740992.0))
-            return saei_set_fail(s, f->name, v, "a whole number");
-        *(int64_t *)at = (int64_t)x;
-        return SAE_OK;
-    case SAEI_FIELD_NOTHING: return SAE_OK;
-    case SAEI_FIELD_KIND:
-    case SAEI_FIELD_ARCH:
-    case SAEI_FIELD_SPARSITY:
-    case SAEI_FIELD_NORM:
-    case SAEI_FIELD_TEXT: break;
+    case SAEI_FIELD_STEPS:
+        if (f->flags & SAEI_CONTINUOUS) return "a whole number >= 1, or continuous";
+        if (zero) return none ? "a whole number, or none" : "a whole number";
+        return none ? "a whole number >= 1, or none" : "a whole number >= 1";
+    case SAEI_FIELD_REAL:
+        if (f->flags & SAEI_SHARE) return "a number from 0 to 1";
+        return zero ? "a number >= 0" : "a number > 0";
+#define SAE_X(kind, value, arch, name, reference, older) name ", "
+    case SAEI_FIELD_KIND: return SAE_TRAINERS(SAE_X) "or the reference's class";
+#undef SAE_X
+    case SAEI_FIELD_ARCH: return "a class of the reference, as AutoEncoder";
+    case SAEI_FIELD_LIST: return "a list of 1 to 64 numbers > 0";
+    case SAEI_FIELD_GROUP_SIZES: return "a list of 1 to 64 whole numbers";
+    case SAEI_FIELD_SPARSITY: return "l1, entropy, Lp or Lp^p";
+    case SAEI_FIELD_NORM: return "mse or norm";
+    case SAEI_FIELD_INTEGER: return "a whole number";
+    case SAEI_FIELD_TEXT:
+    case SAEI_FIELD_NOTHING: break;
     }
-    return saei_set_name(s, f, v, desc, at);
+    return "a text";
 }
 
-/* Letters to change, add or drop to make b of a (Levenshtein); both shorter than 64. */
-static size_t saei_edit_distance(const char *a, const char *b) {
-    size_t row[64], na = strlen(a), nb = strlen(b);
-    for (size_t j = 0; j <= nb; j++) row[j] = j;
-    for (size_t i = 1; i <= na; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= nb; j++) {
-            size_t change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            row[j] = saei_min(change, saei_min(row[j], row[j - 1]) + 1);
-        }
+SAE_API bool sae_hyperparameter_get(size_t index, sae_hyperparameter *out) {
+    const saei_field *f = &saei_fields[index < SAEI_NUM_FIELDS ? index : 0];
+    bool whole = f->type == SAEI_FIELD_SIZE || f->type == SAEI_FIELD_STEPS
+                 || f->type == SAEI_FIELD_INTEGER;
+    bool list = f->type == SAEI_FIELD_LIST || f->type == SAEI_FIELD_GROUP_SIZES;
+    if (index >= SAEI_NUM_FIELDS || !out) return false;
+    out->name = f->key;
+    out->field = f->name;
+    out->type = whole                       ? SAE_HYPERPARAMETER_WHOLE
+                : f->type == SAEI_FIELD_REAL ? SAE_HYPERPARAMETER_REAL
+                : list                       ? SAE_HYPERPARAMETER_LIST
+                                             : SAE_HYPERPARAMETER_TEXT;
+    out->initial = f->initial;
+    out->allowed = saei_allowed(f);
+    out->trainers = 0;
+    for (size_t i = 0; i < SAEI_NUM_SCHEMES; i++)
+        if (saei_has_field(&saei_schemes[i], f)) out->trainers |= 1u << saei_schemes[i].kind;
+    return true;
+}
+
+/* ---- defaults ---- */
+
+static void saei_default_steps(uint64_t *field, uint64_t value) {
+    if (!*field) *field = value ? value : SAE_NONE;
+}
+static void saei_default_number(double *field, double value) {
+    if (*field == 0) *field = value;
+}
+
+SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
+    const saei_scheme *scheme = saei_scheme_of(desc->kind);
+    uint64_t steps = desc->steps;
+    double scale = (double)desc->dict_size / 16384;
+    bool top_k;
+    if (!scheme) return; /* kind is refused later */
+    top_k = (scheme->traits & SAEI_TOP_K) != 0;
+    desc->kind = scheme->kind;
+    if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
+    saei_default_number(&desc->lr, top_k ? scheme->lr / sqrt(scale > 0 ? scale : 1) : scheme->lr);
+    /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
+       and a fifth of the run. */
+    saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
+    saei_default_steps(&desc->sparsity_warmup_steps,
+                       top_k ? SAE_NONE : steps > 2000 ? 2000 : steps / 5);
+    if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
+    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
+    for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
+        saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
+    saei_default_steps(&desc->anneal_end, steps);
+    for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
+        const saei_field *f = &saei_fields[i];
+        void *at = (char *)desc + f->offset;
+        if (f->value == 0) continue;
+        if (f->type == SAEI_FIELD_REAL) saei_default_number((double *)at, f->value);
+        if (f->type == SAEI_FIELD_SIZE && !*(size_t *)at) *(size_t *)at = (size_t)f->value;
+        if (f->type == SAEI_FIELD_STEPS)
+            saei_default_steps((uint64_t *)at, f->value < 0 ? SAE_NONE : (uint64_t)f->value);
     }
-    return row[nb];
 }
-
-/* key as the table spells it, into name; NULL if it is none (name is then the nearest, or ""). */
-static const saei_field *saei_field_of_key(const char *key, char name[64]) {
-    size_t n = strlen(key), best = 4;
-    const saei_field *f;
-    char spelled[64];
-    name[0] = 0;
-    if (n >= sizeof spelled) return NULL;
-    for (size_t i = 0; i <= n; i++) spelled[i] = key[i] == '-' ? '_' : key[i];
-    f = saei_field_find(strcmp(spelled, "trainer") ? spelled : "trainer_class",
-                        strcmp(spelled, "trainer") ? n : strlen("trainer_class"));
-    for (size_t i = 0; i < SAEI_NUM_FIELDS && !f; i++) {
-        size_t distance = saei_edit_distance(spelled, saei_fields[i].name);
-        if (distance >= best || distance * 2 > n) continue;
-        best = distance;
-        snprintf(name, 64, "%s", saei_fields[i].name);
-    }
-    return f;
-}
-
-SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc, const char *key,
-                                        const char *value) {
-    char nearest[64], quoted[SAEI_QUOTE];
-    const saei_field *f;
-    saei_setter s;
-    saei_value v;
-    if (!desc || !key || !value)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_desc_set: desc, key or value is NULL");
-    s.ctx = ctx;
-    s.who = "sae_trainer_desc_set";
-    s.path = NULL;
-    v.text = value;
-    v.list = NULL;
-    v.none = saei_is_none(value);
-    f = saei_field_of_key(key, nearest);
-    if (f) return saei_field_set(&s, desc, f, v);
-    return saei_fail(ctx, SAE_ERR_NOT_FOUND, "sae_trainer_desc_set: key is %s, which no trainer "
-                     "has%s%s", saei_quote(key, quoted), *nearest ? "; near is " : "", nearest);
-}
-
-/* ---- config.json: reading ---- */

@@ -8,61 +8,65 @@ struct sae_session {
     sae_context *ctx;
     const sae_backend *ops;
     sae_work w;
-    bool open, jump; /* jump: of what was selected, f = p > theta ? p : 0 */
+    saei_blocks blocks;
+    bool jump; /* of what was selected, f = p > theta ? p : 0 */
     sae_select select;
     sae_dictionary dict; /* its parameters are on the device */
     sae_code code;
     float *params, *x, *xc, *x_hat, *theta, *warm;
     uint32_t *bad, *count; /* count: host [batch] */
     float *rows;           /* host [batch][ld] */
-    void *blocks[16];
-    size_t num_blocks;
 };
-
-static void *saei_session_device(sae_session *s, size_t count, size_t size) {
-    size_t bytes;
-    void *p = NULL;
-    if (saei_mul(count, size, &bytes)) p = s->ops->alloc(&s->w, bytes);
-    if (p) s->blocks[s->num_blocks++] = p;
-    return p;
-}
 
 SAE_API void sae_session_destroy(sae_session *s) {
     if (!s) return;
-    while (s->num_blocks) s->ops->free(&s->w, s->blocks[--s->num_blocks]);
-    if (s->open) s->ops->close(s->ctx, s->w.state);
+    saei_blocks_close(&s->w, &s->blocks);
     saei_free(s->ctx, s->count);
     saei_free(s->ctx, s->rows);
     saei_free(s->ctx, s);
 }
 
-static bool saei_session_memory(sae_session *s) {
-    size_t batch = s->w.shape.batch, ld = s->w.shape.ld, m = saei_align16(s->w.shape.dict_size);
-    size_t rows, entries, scratch = s->ops->scratch_bytes(&s->w, &s->w.shape);
+/* count * size bytes of the context's allocator; in a plan they are only counted. */
+static bool saei_session_host(sae_session *s, size_t count, size_t size, void **out) {
+    size_t bytes;
+    if (!saei_mul(count, size, &bytes) || !saei_blocks_host(&s->blocks, bytes)) return false;
+    if (!s->blocks.plan) *out = saei_alloc(s->ctx, bytes, 1);
+    return s->blocks.plan || *out;
+}
+
+static bool saei_session_take(sae_session *s) {
+    sae_work *w = &s->w;
+    saei_blocks *b = &s->blocks;
+    size_t batch = w->shape.batch, ld = w->shape.ld, m = saei_align16(w->shape.dict_size);
+    size_t rows, entries, scratch = s->ops->scratch_bytes(w, &w->shape);
     bool gated = s->select == SAE_SELECT_GATE;
+    void *count = NULL, *host = NULL;
+    bool ok;
     s->code.stride = s->select == SAE_SELECT_TOP_K ? s->dict.desc.k : s->dict.desc.dict_size;
     if (scratch == SIZE_MAX || !saei_mul(batch, ld, &rows)
         || !saei_mul(batch, s->code.stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        || !saei_add(entries, SAEI_LIST_PADDING, &entries))
         return false;
-    s->w.scratch = saei_session_device(s, scratch, 1);
-    s->params = (float *)saei_session_device(s, s->dict.num_params, sizeof(float));
-    s->x = (float *)saei_session_device(s, rows, sizeof(float));
-    s->xc = (float *)saei_session_device(s, rows, sizeof(float));
-    s->x_hat = (float *)saei_session_device(s, rows, sizeof(float));
-    s->theta = (float *)saei_session_device(s, m, sizeof(float));
-    s->warm = (float *)saei_session_device(s, 1, sizeof(float));
-    s->bad = (uint32_t *)saei_session_device(s, 1, sizeof(uint32_t));
-    s->code.count = (uint32_t *)saei_session_device(s, batch, sizeof(uint32_t));
-    s->code.latent = (uint32_t *)saei_session_device(s, entries, sizeof(uint32_t));
-    s->code.pre = s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
-    if (s->jump || gated) s->code.value = (float *)saei_session_device(s, entries, sizeof(float));
-    if (gated) s->code.gate = (float *)saei_session_device(s, entries, sizeof(float));
-    s->count = (uint32_t *)saei_alloc(s->ctx, batch, sizeof(uint32_t));
-    s->rows = (float *)saei_alloc(s->ctx, rows, sizeof(float));
-    return s->w.scratch && s->params && s->x && s->xc && s->x_hat && s->theta && s->warm && s->bad
-           && s->code.count && s->code.latent && s->code.pre && s->code.value
-           && (!gated || s->code.gate) && s->count && s->rows;
+    w->scratch = saei_blocks_take(w, b, scratch, 1);
+    s->params = saei_floats(w, b, s->dict.num_params);
+    s->x = saei_floats(w, b, rows);
+    s->xc = saei_floats(w, b, rows);
+    s->x_hat = saei_floats(w, b, rows);
+    s->theta = saei_floats(w, b, m);
+    s->warm = saei_floats(w, b, 1);
+    s->bad = (uint32_t *)saei_blocks_take(w, b, 1, sizeof(uint32_t));
+    s->code.count = (uint32_t *)saei_blocks_take(w, b, batch, sizeof(uint32_t));
+    s->code.latent = (uint32_t *)saei_blocks_take(w, b, entries, sizeof(uint32_t));
+    s->code.pre = s->code.value = saei_floats(w, b, entries);
+    if (s->jump || gated) s->code.value = saei_floats(w, b, entries);
+    if (gated) s->code.gate = saei_floats(w, b, entries);
+    ok = saei_session_host(s, batch, sizeof(uint32_t), &count)
+         && saei_session_host(s, rows, sizeof(float), &host);
+    s->count = (uint32_t *)count;
+    s->rows = (float *)host;
+    return ok && w->scratch && s->params && s->x && s->xc && s->x_hat && s->theta && s->warm
+           && s->bad && s->code.count && s->code.latent && s->code.pre && s->code.value
+           && (!gated || s->code.gate);
 }
 
 /* Which operation chooses the latents as the dictionary does. */
@@ -82,34 +86,14 @@ static void saei_session_choose(sae_session *s, const sae_dictionary *dict, floa
     }
 }
 
-SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
-                                      sae_session **out) {
-    sae_context *ctx;
-    sae_session *s;
-    float *theta;
+/* A session with its memory, or the plan of one, which can only be destroyed. theta: room for
+   [m], see saei_session_choose. */
+static sae_result saei_session_make(const sae_dictionary *dict, const char *who, size_t batch_size,
+                                    bool plan, float *theta, sae_session **out) {
+    sae_context *ctx = dict->ctx;
+    sae_session *s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
     sae_result result;
-    if (!dict) return SAE_ERR_INVALID;
-    ctx = dict->ctx;
-    if (!out || !batch_size || batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_session_create: batch_size is %zu (or out is "
-                         "NULL), allowed are 1 to %d", batch_size, INT32_MAX);
-    if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
-        || saei_active_latents(dict) != dict->desc.dict_size)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_session_create: dict is %s%s, allowed are the "
-                         "other classes without variations, all groups active",
-                         sae_arch_name(dict->desc.arch),
-                         dict->desc.arch == SAE_ARCH_IDENTITY ? ""
-                                                              : " with variations or inactive "
-                                                                "groups");
-    SAEI_TRY(saei_backend_check(ctx, "sae_session_create", saei_backend_of(ctx)));
-    s = (sae_session *)saei_calloc(ctx, 1, sizeof *s);
-    theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
-    if (!s || !theta) {
-        saei_free(ctx, s);
-        saei_free(ctx, theta);
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_session_create: no memory for a session");
-    }
+    if (!s) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a session", who);
     s->ctx = ctx;
     s->ops = saei_backend_of(ctx);
     s->dict = *dict;
@@ -120,25 +104,61 @@ SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_s
     s->w.shape.dict_size = dict->desc.dict_size;
     saei_session_choose(s, dict, theta);
     s->w.shape.k = s->select == SAE_SELECT_TOP_K ? dict->desc.k : 0;
-    result = s->ops->open(ctx, &s->w.state);
-    s->open = result == SAE_OK;
-    if (s->open && !saei_session_memory(s)) {
-        result = s->ops->status(&s->w); /* a backend may know more */
-        if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_session_create: no memory for %zu "
-                               "latents of %zu dimensions and batches of %zu rows",
-                               dict->desc.dict_size, dict->desc.activation_dim, batch_size);
-    }
-    if (result == SAE_OK) {
+    s->blocks.plan = plan;
+    result = saei_blocks_open(&s->w, who, &s->blocks);
+    if (result == SAE_OK
+        && (!saei_blocks_host(&s->blocks, sizeof *s) || !saei_session_take(s)))
+        result = saei_blocks_fail(&s->w, who, "for");
+    if (result == SAE_OK) *out = s;
+    else sae_session_destroy(s);
+    return result;
+}
+
+static sae_result saei_session_open(const sae_dictionary *dict, const char *who, size_t batch_size,
+                                    bool plan, const void *given, sae_session **out) {
+    sae_context *ctx = dict->ctx;
+    sae_session *s = NULL;
+    float *theta;
+    sae_result result;
+    if (!given || !batch_size || batch_size > INT32_MAX)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: batch_size is %zu (or out is NULL), allowed "
+                         "are 1 to %d", who, batch_size, INT32_MAX);
+    if (dict->desc.arch == SAE_ARCH_IDENTITY || !saei_is_plain(&dict->desc)
+        || saei_active_latents(dict) != dict->desc.dict_size)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: dict is %s%s, allowed are the other "
+                         "classes without variations, all groups active", who,
+                         sae_arch_name(dict->desc.arch),
+                         dict->desc.arch == SAE_ARCH_IDENTITY
+                             ? "" : " with variations or inactive groups");
+    theta = (float *)saei_calloc(ctx, saei_align16(dict->desc.dict_size), sizeof(float));
+    if (!theta) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for thresholds", who);
+    result = saei_session_make(dict, who, batch_size, plan, theta, &s);
+    if (result == SAE_OK && !plan) {
         s->ops->upload(&s->w, s->params, dict->params, dict->num_params * sizeof(float));
         s->ops->upload(&s->w, s->theta, theta, dict->desc.dict_size * sizeof(float));
         saei_dictionary_place(&s->dict, s->params);
         result = s->ops->status(&s->w);
+        if (result != SAE_OK) sae_session_destroy(s);
     }
     saei_free(ctx, theta);
     if (result == SAE_OK) *out = s;
-    else sae_session_destroy(s);
     return result;
+}
+
+SAE_API sae_result sae_session_create(const sae_dictionary *dict, size_t batch_size,
+                                      sae_session **out) {
+    if (!dict) return SAE_ERR_INVALID;
+    return saei_session_open(dict, "sae_session_create", batch_size, false, out, out);
+}
+
+SAE_API sae_result sae_session_memory(const sae_dictionary *dict, size_t batch_size,
+                                      sae_memory *out) {
+    sae_session *s = NULL;
+    if (!dict) return SAE_ERR_INVALID;
+    SAEI_TRY(saei_session_open(dict, "sae_session_memory", batch_size, true, out, &s));
+    *out = s->blocks.memory;
+    sae_session_destroy(s);
+    return SAE_OK;
 }
 
 /* x to the device, and its code there. */

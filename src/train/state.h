@@ -32,13 +32,14 @@ static void saei_state_items(const sae_trainer *t, saei_state_item items[SAEI_ST
     }
 }
 
-/* Everything a resume needs beside the desc, as tensors named prefix + name; their memory belongs
-   to the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
+/* Everything a resume needs but the desc, as tensors named prefix + name; their memory belongs to
+   the trainer and is valid until its next call. At most SAEI_STATE_TENSORS. */
 enum { SAEI_STATE_TENSORS = 16 };
-static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t *count) {
+static sae_result saei_trainer_state_get(sae_trainer *t, const char *who, sae_tensor *out,
+                                         size_t *count) {
     saei_state_item items[SAEI_STATE_ITEMS];
     size_t used = 0;
-    SAEI_TRY(saei_trainer_look(t, true));
+    SAEI_TRY(saei_trainer_check(t, true));
     saei_catch_up(t, NULL);
     saei_state_items(t, items);
     for (size_t i = 0; i <= SAEI_STATE_ITEMS; i++) {
@@ -57,7 +58,7 @@ static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t
         if (!t->host[i + 1])
             t->host[i + 1] = saei_alloc(t->ctx, items[i].count, sae_dtype_size(items[i].dtype));
         if (!t->host[i + 1])
-            return saei_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_train: no memory for a backup");
+            return saei_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a backup", who);
         t->ops->download(&t->w, t->host[i + 1], items[i].device,
                          items[i].count * sae_dtype_size(items[i].dtype));
         tensor->data = t->host[i + 1];
@@ -71,8 +72,8 @@ static sae_result saei_trainer_state_get(sae_trainer *t, sae_tensor *out, size_t
 static bool saei_numbers_fit(const sae_trainer *t, const saei_trainer_numbers *now) {
     const double most = 9007199254740992.0; /* 2^53 */
     const double whole[] = { now->step, now->rows_seen, now->k, now->p_updates, now->queue_size };
-    bool top_k = saei_is_top_k(t->desc.kind);
-    size_t most_k = t->desc.kind == SAE_TRAINER_TOP_K ? t->code.stride : t->desc.dict_size;
+    bool top_k = saei_has_trait(t, SAEI_TOP_K);
+    size_t most_k = saei_has_trait(t, SAEI_EACH_ROW) ? t->code.stride : t->desc.dict_size;
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
         if (!(whole[i] >= 0 && whole[i] <= most) || whole[i] != floor(whole[i])) return false;
     if (now->step > (double)t->desc.steps || now->p_updates > now->step) return false;
@@ -81,8 +82,8 @@ static bool saei_numbers_fit(const sae_trainer *t, const saei_trainer_numbers *n
            && fabs(now->sparsity_coeff) <= DBL_MAX;
 }
 
-static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *file,
-                                         const char *prefix) {
+static sae_result saei_trainer_state_set(sae_trainer *t, const char *who,
+                                         const sae_tensor_file *file, const char *prefix) {
     saei_trainer_numbers now;
     saei_state_item items[SAEI_STATE_ITEMS];
     saei_catch_up(t, NULL); /* no row waits for what is replaced */
@@ -99,13 +100,13 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const sae_tensor_file *
             tensor = sae_tensor_file_find(file, name);
             if (!tensor || tensor->dtype != dtype || tensor->ndim != 1 || tensor->shape[0] != count)
                 return saei_fail(t->ctx, SAE_ERR_FORMAT,
-                                 "sae_train: the backup lacks %s [%zu] of %s", name, count,
+                                 "%s: the backup lacks %s [%zu] of %s", who, name, count,
                                  sae_dtype_name(dtype));
             if (numbers) {
                 memcpy(&now, tensor->data, sizeof now);
                 if (!saei_numbers_fit(t, &now))
-                    return saei_fail(t->ctx, SAE_ERR_FORMAT, "sae_train: %s in the backup holds "
-                                     "numbers that no run has", name);
+                    return saei_fail(t->ctx, SAE_ERR_FORMAT, "%s: %s in the backup holds "
+                                     "numbers that no run has", who, name);
             }
             if (!pass) continue;
             if (numbers) t->now = now;

@@ -1,7 +1,7 @@
 #pragma once
 #include "step.h"
 
-/* ==== >>trainer: looking at it ================================================================ */
+/* ==== >>trainer: statistics =================================================================== */
 
 static float saei_trainer_threshold(const sae_trainer *t) {
     float threshold;
@@ -13,38 +13,26 @@ SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
     saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
         t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
-    if (saei_is_top_k(t->desc.kind)) {
+    if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;
     }
     return &t->view;
 }
 
-SAE_API sae_trainer_desc sae_trainer_info(const sae_trainer *t) { return t->desc; }
+SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *t) {
+    return t ? &t->desc : NULL;
+}
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *t) { return (uint64_t)t->now.step; }
 
-/* The loss of the last update from its parts, in its scheme's weights. */
-static double saei_total_loss(const sae_trainer *t, const sae_stats *s, double ghost) {
-    const sae_trainer_desc *h = &t->desc;
-    double loss = s->l2_loss;
-    if (saei_is_top_k(h->kind)) return loss + saei_number_of(h->auxk_alpha) * s->auxk_loss;
-    if (h->kind == SAE_TRAINER_JUMP_RELU) return loss + s->sparsity_loss;
-    loss += (saei_is_annealer(h->kind) ? t->coef : saei_number_of(h->l1_penalty)) * t->scale
-            * s->sparsity_loss;
-    if (saei_is_gated(h->kind)) loss += s->aux_loss;
-    return h->ghost_threshold != SAE_NONE ? loss + ghost : loss;
-}
-
 SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
-    const sae_trainer_desc *h;
     sae_stats s;
     double v[SAEI_S_COUNT], variance, total;
     uint32_t silent = 0;
     double *field = &s.loss; /* all but step are doubles */
     if (!t) return SAE_ERR_INVALID;
     if (!out) return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_stats: out is NULL");
-    h = &t->desc;
-    SAEI_TRY(saei_trainer_look(t, true));
+    SAEI_TRY(saei_trainer_check(t, true));
     for (size_t i = 0; i < (sizeof s - offsetof(sae_stats, loss)) / sizeof(double); i++)
         field[i] = NAN;
     s.step = (uint64_t)t->now.step - (t->now.step > 0);
@@ -55,17 +43,7 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         t->ops->download(&t->w, &s.sparsity_loss, t->penalty, sizeof(double));
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
         s.l2_loss = v[SAEI_S_L2];
-        if (h->kind == SAE_TRAINER_MATRYOSHKA) s.l2_loss = 0;
-        for (size_t g = 0; h->kind == SAE_TRAINER_MATRYOSHKA && g < h->num_groups; g++)
-            s.l2_loss += h->group_weights[g] / (double)h->num_groups * v[SAEI_S_GROUPS + g];
-        if (saei_is_gated(h->kind)) s.aux_loss = v[SAEI_S_AUX];
-        if (saei_is_top_k(h->kind)) {
-            s.sparsity_loss = NAN;
-            s.auxk_loss = v[SAEI_S_NORM];
-            s.pre_norm_auxk_loss = v[SAEI_S_PRE_NORM];
-            s.effective_l0 = h->kind == SAE_TRAINER_MATRYOSHKA ? (double)h->k : t->used_k;
-        }
-        s.loss = saei_total_loss(t, &s, v[SAEI_S_GHOST]);
+        s.loss = t->scheme->loss(t, v, &s);
         s.l0 = v[SAEI_S_NONZERO];
         t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
@@ -76,12 +54,11 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SQUARES, sizeof total);
         s.grad_norm = sqrt(total);
         s.lr = t->lr;
-        if (saei_is_top_k(h->kind) || h->kind == SAE_TRAINER_JUMP_RELU) s.dead_features = silent;
-        if (h->ghost_threshold != SAE_NONE) s.ghosts = silent;
+        if (saei_has_trait(t, SAEI_DEAD)) s.dead_features = silent;
+        if (t->desc.ghost_threshold != SAE_NONE) s.ghosts = silent;
     }
-    if (saei_is_top_k(h->kind))
-        s.threshold = (double)saei_trainer_threshold(t);
-    if (saei_is_annealer(h->kind)) {
+    if (saei_has_trait(t, SAEI_TOP_K)) s.threshold = (double)saei_trainer_threshold(t);
+    if (saei_has_trait(t, SAEI_ANNEALED)) {
         s.p = t->now.p;
         s.next_p = t->now.next_p >= 0 ? t->now.next_p : NAN;
         s.sparsity_coeff = t->now.sparsity_coeff;

@@ -1,20 +1,22 @@
 #pragma once
-#include "gradients.h"
+#include "create.h"
 
 /* ==== >>trainer: the step ===================================================================== */
 
-/* What a poll or a wait brings to light: an error, or that a batch was bad. Then the host's numbers
-   go back to where the device's stand, before that batch's step. */
-static sae_result saei_trainer_look(sae_trainer *t, bool wait) {
+static sae_result saei_bad_batch(const sae_trainer *t, uint64_t step) {
+    return saei_fail(t->ctx, SAE_ERR_NOT_FINITE, "sae_trainer_step: the batch of step %llu holds "
+                     "NaN or infinity, all values must be finite", (unsigned long long)step);
+}
+
+/* Polls the backend's status, or waits for it. Where it says that a batch was bad, the host's
+   numbers are set back to the device's: those before that batch's step. */
+static sae_result saei_trainer_check(sae_trainer *t, bool wait) {
     uint64_t step;
     SAEI_TRY(wait || !t->ops->poll ? t->ops->status(&t->w) : t->ops->poll(&t->w));
     if (!t->ops->tripped || !t->ops->tripped(&t->w, &step)) return SAE_OK;
-    t->now = t->past[step % SAEI_STEPS_BEHIND];
+    t->now = t->past[step % SAEI_STEPS_AHEAD];
     t->n = 0; /* its stats are gone */
-    return saei_fail(t->ctx, SAE_ERR_NOT_FINITE,
-                     "sae_trainer_step: the batch of step %llu holds NaN or "
-                     "infinity, all values must be finite",
-                     (unsigned long long)step);
+    return saei_bad_batch(t, step);
 }
 
 /* Adam on floats [begin, end) of the parameters. */
@@ -27,10 +29,9 @@ static void saei_adam_range(sae_trainer *t, const sae_adam_desc *adam, uint64_t 
 
 /* Gradients to parameters: constraint, clipping, Adam, unit norm, as the scheme has them. */
 static void saei_trainer_update(sae_trainer *t, uint64_t step) {
-    sae_trainer_kind kind = t->desc.kind;
-    bool constrained =
-        kind == SAE_TRAINER_STANDARD || kind == SAE_TRAINER_P_ANNEAL || saei_is_gated(kind);
-    bool clipped = !constrained, unit = kind != SAE_TRAINER_STANDARD_APRIL;
+    bool constrained = saei_has_trait(t, SAEI_CONSTRAINED);
+    bool clipped = saei_has_trait(t, SAEI_CLIPPED);
+    bool unit = constrained || saei_has_trait(t, SAEI_UNIT);
     size_t m = t->desc.dict_size, dec, end;
     double *squares = t->scalars + SAEI_S_SQUARES;
     sae_lag *lag = t->lag.seen ? &t->lag : NULL;
@@ -91,7 +92,7 @@ static sae_result saei_anneal_update(sae_trainer *t, uint64_t step) {
     for (uint64_t i = at; i-- > 0 && !due && saei_anneal_step(h, count, i) >= step; )
         due = saei_anneal_step(h, count, i) == step;
     if (!due) return SAE_OK;
-    SAEI_TRY(saei_trainer_look(t, true)); /* the queue holds this step's penalty */
+    SAEI_TRY(saei_trainer_check(t, true)); /* the queue holds this step's penalty */
     if (t->now.next_p >= 0 && t->now.queue_size > 0) {
         size_t length = h->sparsity_queue_length;
         size_t used = saei_min(length, (size_t)t->now.queue_size);
@@ -112,19 +113,20 @@ static sae_result saei_anneal_update(sae_trainer *t, uint64_t step) {
     return SAE_OK;
 }
 
-/* STANDARD after steps with t mod resample_steps == 0, the annealers == resample_steps - 1.
+/* After steps with t mod resample_steps == 0; the annealers: == resample_steps - 1.
    DEVIATION: the reference's annealers write into a copy, so nothing changes there; GATED_ANNEAL's
    fails. Here all do what STANDARD does, with all three vectors of a gated latent set to 0. */
 static void saei_resample(sae_trainer *t, uint64_t step) {
     uint64_t every = saei_steps_of(t->desc.resample_steps);
-    size_t m = t->desc.dict_size, biases = saei_is_gated(t->desc.kind) ? 3 : 1;
+    bool gated = t->desc.arch == SAE_ARCH_GATED;
+    size_t m = t->desc.dict_size, biases = gated ? 3 : 1;
     float *enc[3], *dec[3], *bias[3][3];
-    if (!every || step % every != (t->desc.kind == SAE_TRAINER_STANDARD ? 0 : every - 1)) return;
+    if (!every || step % every != (saei_has_trait(t, SAEI_ANNEALED) ? every - 1 : 0)) return;
     t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
     t->l0_known = true;
     if (saei_subtracts(&t->view.desc))
         t->ops->subtract(&t->w, t->x, t->param.b_dec, t->n, t->xc);
-    if (saei_is_gated(t->desc.kind)) {
+    if (gated) {
         saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
         t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
     } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
@@ -166,12 +168,8 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
         SAEI_TRY(t->ops->status(&t->w));
     }
     if (bad) t->n = 0; /* the last batch is overwritten: no stats of it */
-    if (bad)
-        return saei_fail(t->ctx, SAE_ERR_NOT_FINITE,
-                         "sae_trainer_step: the batch of step %llu holds NaN or "
-                         "infinity, all values must be finite",
-                         (unsigned long long)step);
-    t->past[step % SAEI_STEPS_BEHIND] = t->now;
+    if (bad) return saei_bad_batch(t, step);
+    t->past[step % SAEI_STEPS_AHEAD] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
     return SAE_OK;
@@ -194,7 +192,6 @@ static sae_result saei_rows_check(const sae_context *ctx, const char *who, const
 static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, const sae_rows *target,
                                          size_t n, float divisor) {
     uint64_t step;
-    double scale;
     if (!t) return SAE_ERR_INVALID;
     if (!x) return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: x is NULL");
     SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
@@ -206,35 +203,24 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
                          "sae_trainer_step: n is %zu rows, allowed are 1 to "
                          "batch_size, %zu",
                          n, t->desc.batch_size);
-    if (t->ops->tripped) SAEI_TRY(saei_trainer_look(t, false));
+    if (t->ops->tripped) SAEI_TRY(saei_trainer_check(t, false));
     SAEI_TRY(saei_trainer_load(t, x, target, n, divisor));
     step = (uint64_t)t->now.step;
-    t->scale = scale = sae_sparsity_factor(&t->schedule, step);
+    t->scale = sae_sparsity_factor(&t->schedule, step);
     t->coef = t->now.sparsity_coeff;
     t->used_k = t->now.k;
     t->penalty = t->scalars + SAEI_S_SPARSITY;
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
-    if (saei_is_top_k(t->desc.kind) && step == 0)
+    if (saei_has_trait(t, SAEI_TOP_K) && step == 0)
         t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
-    switch (t->desc.kind) {
-    case SAE_TRAINER_STANDARD:
-    case SAE_TRAINER_STANDARD_APRIL:
-    case SAE_TRAINER_P_ANNEAL: saei_grads_standard(t, scale); break;
-    case SAE_TRAINER_GATED:
-    case SAE_TRAINER_GATED_ANNEAL: saei_grads_gated(t, scale); break;
-    case SAE_TRAINER_DEFAULT:
-    case SAE_TRAINER_TOP_K:
-    case SAE_TRAINER_BATCH_TOP_K:
-    case SAE_TRAINER_MATRYOSHKA: saei_grads_top_k(t, step); break;
-    case SAE_TRAINER_JUMP_RELU: saei_grads_jump_relu(t, scale); break;
-    }
+    t->scheme->gradients(t);
     saei_trainer_update(t, step);
     saei_resample(t, step);
     if (t->ops->end_step) t->ops->end_step(&t->w);
-    SAEI_TRY(saei_trainer_look(t, false));
-    if (saei_is_annealer(t->desc.kind)) SAEI_TRY(saei_anneal_update(t, step));
+    SAEI_TRY(saei_trainer_check(t, false));
+    if (saei_has_trait(t, SAEI_ANNEALED)) SAEI_TRY(saei_anneal_update(t, step));
     saei_anneal_k(t, step);
     t->now.step += 1;
     t->now.rows_seen += (double)n;

@@ -16,7 +16,7 @@ static const char *const fuzz_folder_files[][2] = {
 /* Encodes, and decodes, three rows: as many as catch a tile's end. */
 static void fuzz_folder_use(const sae_dictionary *dict) {
     enum { ROWS = 3 };
-    sae_dictionary_desc info = sae_dictionary_info(dict);
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
     size_t d = info.activation_dim, m = info.dict_size, d_out = info.output_dim;
     float *x, *f, *x_hat;
     if (d > 4096 || d_out > 4096 || m > 65536 || d * m > 1 << 20) return;
@@ -39,7 +39,7 @@ static void fuzz_folder_part(sae_context *ctx, const char *folder, size_t m) {
     part.first_latent = m / 3;
     part.num_latents = (m + 2) / 3;
     if (fuzz_ok(ctx, sae_dictionary_load(ctx, &part, folder, &dict)))
-        FUZZ_REQUIRE(sae_dictionary_info(dict).dict_size == part.num_latents);
+        FUZZ_REQUIRE(sae_dictionary_get_desc(dict)->dict_size == part.num_latents);
     sae_dictionary_destroy(dict);
 }
 
@@ -66,7 +66,7 @@ FUZZ(folder) {
         FUZZ_REQUIRE(dict);
         fuzz_limit = (size_t)64 << 20;
         fuzz_folder_use(dict);
-        fuzz_folder_part(ctx, folder, sae_dictionary_info(dict).dict_size);
+        fuzz_folder_part(ctx, folder, sae_dictionary_get_desc(dict)->dict_size);
     }
     sae_dictionary_destroy(dict);
     sae_context_destroy(ctx);

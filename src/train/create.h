@@ -1,75 +1,18 @@
 #pragma once
-#include "../backend/cpu_table.h"
 #include "../dict/params.h"
-#include "schemes.h"
+#include "../formats/dictionary_learning.h"
+#include "check.h"
 
-/* ==== >>trainer: the object =================================================================== */
-
-enum { /* scalars in device memory */
-    SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS,
-    SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
-};
-
-/* Host numbers that a resume needs, saved as one tensor. */
-typedef struct saei_trainer_numbers {
-    double step, rows_seen, k, p, next_p /* -1: none */, sparsity_coeff, p_updates, queue_size;
-} saei_trainer_numbers;
-
-enum { SAEI_STEPS_BEHIND = 8 }; /* the device is fewer behind the host */
-
-/* A block of parameters, gradients or moments under the dictionary's layout. */
-typedef struct saei_params {
-    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
-} saei_params;
-
-struct sae_trainer {
-    sae_context *ctx;
-    const sae_backend *ops;
-    sae_work w;
-    bool open;
-    sae_trainer_desc desc; /* its texts are our own */
-    sae_schedule schedule;
-    sae_adam_desc adam;
-    sae_dictionary view;   /* host; its params are param.all where the backend has host memory */
-    saei_trainer_numbers now;
-    saei_trainer_numbers past[SAEI_STEPS_BEHIND]; /* before step s: at s % SAEI_STEPS_BEHIND */
-    /* of the last update, for stats */
-    size_t n;
-    double scale, coef, lr, used_k; /* sparsity factor, sparsity_coeff, learning rate, k it used */
-    double *penalty;         /* device: where its sparsity penalty is */
-    bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
-    /* device */
-    saei_params param, grad, first, second;
-    float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
-    float *groups;                      /* [num_groups][batch][ld] */
-    sae_code code, aux;
-    sae_index index;
-    float *norms, *weight, *sums;                /* [m'] */
-    sae_lag lag;                                 /* seen NULL: no row of W_dec waits */
-    uint64_t *since;                             /* [m] rows or batches since the latent fired */
-    uint32_t *list, *list_count, *bad;
-    float *threshold, *warm;
-    double *scalars;
-    double *queue;               /* [2][sparsity_queue_length] penalties at p, next_p */
-    void *blocks[64];            /* every device allocation, to be freed */
-    size_t num_blocks;
-    /* host copies for resume, where the backend's memory is its own */
-    void *host[8];
-};
+/* ==== >>trainer: create ======================================================================= */
 
 static void *saei_device(sae_trainer *t, size_t count, size_t size) {
-    size_t bytes;
-    void *p = NULL;
-    if (t->num_blocks < 64 && saei_mul(count, size, &bytes)) p = t->ops->alloc(&t->w, bytes);
-    if (p) t->blocks[t->num_blocks++] = p;
-    return p;
+    return saei_blocks_take(&t->w, &t->blocks, count, size);
 }
 
 static bool saei_params_make(sae_trainer *t, saei_params *p) {
     sae_dictionary shape = t->view;
     p->all = (float *)saei_device(t, t->view.num_params, sizeof(float));
-    if (!p->all) return false;
+    if (!p->all || t->blocks.plan) return p->all != NULL;
     saei_dictionary_place(&shape, p->all);
     p->W_enc = shape.W_enc;
     p->W_dec = shape.W_dec;
@@ -86,7 +29,7 @@ static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool se
     bool ok;
     code->stride = stride;
     if (!saei_mul(t->desc.batch_size, stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        || !saei_add(entries, SAEI_LIST_PADDING, &entries))
         return false;
     code->count = (uint32_t *)saei_device(t, t->desc.batch_size, sizeof(uint32_t));
     code->latent = (uint32_t *)saei_device(t, entries, sizeof(uint32_t));
@@ -103,7 +46,7 @@ static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool se
         ok = ok && code->extra[i];
     }
     /* these lists may be long; code_sums: the backend reads bits */
-    if (code == &t->code && !saei_is_top_k(t->desc.kind) && t->ops->code_sums) {
+    if (code == &t->code && !saei_has_trait(t, SAEI_TOP_K) && t->ops->code_sums) {
         size_t words;
         ok = ok && saei_mul(t->desc.batch_size, saei_ceil_div(t->desc.dict_size, 64), &words);
         code->fires = ok ? (uint64_t *)saei_device(t, words, sizeof(uint64_t)) : NULL;
@@ -131,22 +74,18 @@ static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
 static bool saei_trainer_memory(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
-    bool gated = saei_is_gated(h->kind), jump = h->kind == SAE_TRAINER_JUMP_RELU, ok;
-    bool ghost = h->ghost_threshold != SAE_NONE;
+    bool gated = h->arch == SAE_ARCH_GATED, jump = h->arch == SAE_ARCH_JUMP_RELU, ok;
+    bool ghost = h->ghost_threshold != SAE_NONE, each_row = saei_has_trait(t, SAEI_EACH_ROW);
     if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
     stride = h->dict_size;
-    if (h->kind == SAE_TRAINER_TOP_K) {
+    if (each_row) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
         stride = saei_min(stride, h->dict_size);
     }
-    if (saei_is_top_k(h->kind) && saei_number_of(h->auxk_alpha) > 0)
+    if (saei_has_trait(t, SAEI_TOP_K) && saei_number_of(h->auxk_alpha) > 0)
         aux = saei_min(h->top_k_aux, h->dict_size);
     if (ghost) aux = h->dict_size;
-    t->w.shape.batch = h->batch_size;
-    t->w.shape.d = h->activation_dim;
-    t->w.shape.ld = t->view.ld;
-    t->w.shape.dict_size = h->dict_size;
-    t->w.shape.k = h->kind == SAE_TRAINER_TOP_K ? saei_max(stride, aux) : aux;
+    t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
     scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
     if (scratch == SIZE_MAX) return false;
     t->w.scratch = saei_device(t, scratch, 1);
@@ -167,7 +106,7 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->threshold = (float *)saei_device(t, 2, sizeof(float));
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && h->kind != SAE_TRAINER_STANDARD_APRIL) {
+    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)) {
         t->lag.seen = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lag.listed = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lag.waiting = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
@@ -175,7 +114,7 @@ static bool saei_trainer_memory(sae_trainer *t) {
     }
     ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
-    if (ok && h->kind == SAE_TRAINER_MATRYOSHKA) {
+    if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
         t->groups = saei_mul(rows, h->num_groups, &all)
                         ? (float *)saei_device(t, all, sizeof(float))
@@ -186,23 +125,16 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->bad = t->list_count + 1;
     t->warm = t->threshold + 1;
     /* Lists of any length: long rows share no set of a cache. Those of a k hold just as many. */
-    apart = h->kind == SAE_TRAINER_TOP_K || stride < 1024 ? stride : saei_align16(stride) | 16;
+    apart = each_row || stride < 1024 ? stride : saei_align16(stride) | 16;
     ok = saei_code_make(t, apart, gated ? 3 : jump ? 1 : 0, gated || jump, &t->code);
     if (ok && aux) ok = saei_code_make(t, aux, 0, ghost, &t->aux);
     return ok && saei_index_make(t, saei_max(stride, aux),
                                  t->ops->code_sums ? 2 : gated ? 5 : jump ? 3 : 2);
 }
 
-static char *saei_own_text(sae_trainer *t, const char *text, bool *ok) {
-    char *copy = text ? saei_strdup(t->ctx, text) : NULL;
-    if (text && !copy) *ok = false;
-    return copy;
-}
-
 SAE_API void sae_trainer_destroy(sae_trainer *t) {
     if (!t) return;
-    while (t->num_blocks) t->ops->free(&t->w, t->blocks[--t->num_blocks]);
-    if (t->open) t->ops->close(t->ctx, t->w.state);
+    saei_blocks_close(&t->w, &t->blocks);
     for (size_t i = 0; i < sizeof t->host / sizeof *t->host; i++) saei_free(t->ctx, t->host[i]);
     saei_free(t->ctx, t->desc.lm_name);
     saei_free(t->ctx, t->desc.submodule_name);
@@ -212,15 +144,16 @@ SAE_API void sae_trainer_destroy(sae_trainer *t) {
 }
 
 static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictionary_desc *out) {
+    unsigned traits = saei_scheme_of(h->kind)->traits;
     size_t sum = 0;
     memset(out, 0, sizeof *out);
     out->arch = h->arch;
     out->activation_dim = h->activation_dim;
     out->dict_size = h->dict_size;
     out->seed = h->seed;
-    if (!saei_is_top_k(h->kind)) return;
+    if (!(traits & SAEI_TOP_K)) return;
     out->k = h->k;
-    if (h->kind != SAE_TRAINER_MATRYOSHKA) return;
+    if (!(traits & SAEI_NESTED)) return;
     out->num_groups = h->num_groups;
     for (size_t g = 0; g < h->num_groups && g < SAE_MAX_GROUPS; g++) {
         double size = h->group_fractions[g] * (double)h->dict_size;
@@ -229,28 +162,6 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
         else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
         sum += out->group_sizes[g];
     }
-}
-
-static sae_result saei_trainer_check(const sae_context *ctx, const sae_trainer_desc *h) {
-    sae_arch arch;
-    sae_trainer_desc plain = *h;
-    if (h->kind < SAE_TRAINER_STANDARD || h->kind > SAE_TRAINER_JUMP_RELU)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_trainer_create: kind is %d, allowed are %d to %d", (int)h->kind,
-                         (int)SAE_TRAINER_STANDARD, (int)SAE_TRAINER_JUMP_RELU);
-    plain.arch = SAE_ARCH_DEFAULT;
-    arch = saei_trainer_arch(&plain);
-    if (h->arch != arch
-        && !(h->kind == SAE_TRAINER_STANDARD_APRIL && h->arch == SAE_ARCH_STANDARD_NEW))
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: arch is %s, %s trains %s%s",
-                         sae_arch_name(h->arch), sae_trainer_name(h->kind), sae_arch_name(arch),
-                         h->kind == SAE_TRAINER_STANDARD_APRIL ? " and AutoEncoderNew" : "");
-    if (!h->batch_size || h->batch_size > INT32_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_trainer_create: batch_size is %zu, allowed are 1 to %d",
-                         h->batch_size, INT32_MAX);
-    SAEI_TRY(saei_steps_check(ctx, h));
-    return saei_numbers_check(ctx, h);
 }
 
 /* The start: init's tensors, or the class's own. */
@@ -301,82 +212,128 @@ static sae_result saei_trainer_start(sae_trainer *t) {
     return SAE_OK;
 }
 
-SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
-                                      sae_trainer **out) {
-    sae_trainer_desc h;
+/* The desc's texts become the trainer's own. */
+static bool saei_trainer_texts(sae_trainer *t) {
+    sae_trainer_desc *h = &t->desc;
+    const char **texts[4];
+    bool ok = true;
+    texts[0] = &h->lm_name;
+    texts[1] = &h->submodule_name;
+    texts[2] = &h->wandb_name;
+    texts[3] = &h->init;
+    for (size_t i = 0; i < 4; i++) {
+        const char *text = *texts[i];
+        if (!text) continue;
+        *texts[i] = t->blocks.plan ? NULL : saei_strdup(t->ctx, text);
+        ok = ok && saei_blocks_host(&t->blocks, strlen(text) + 1)
+             && (t->blocks.plan || *texts[i]);
+    }
+    return ok;
+}
+
+/* All that is not memory. h is checked. */
+static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_trainer_desc *h,
+                              const sae_dictionary_desc *shape) {
+    t->ctx = ctx;
+    t->ops = saei_backend_of(ctx);
+    t->scheme = saei_scheme_of(h->kind);
+    t->desc = *h;
+    t->w.ctx = ctx;
+    t->w.shape.batch = h->batch_size;
+    t->w.shape.d = h->activation_dim;
+    t->w.shape.ld = saei_align16(h->activation_dim);
+    t->w.shape.dict_size = h->dict_size;
+    t->view.ctx = ctx;
+    t->view.desc = *shape;
+    t->view.desc.output_dim = saei_output_dim(shape);
+    t->view.ld = t->w.shape.ld;
+    t->view.num_params = saei_param_count(shape);
+    t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K
+                   : saei_has_trait(t, SAEI_TOP_K)  ? SAE_RULE_THRESHOLD
+                                                    : SAE_RULE_DEFAULT;
+    t->view.active_groups = shape->num_groups;
+    t->view.borrowed = true;
+    t->view.origin.layer = -1;
+    t->view.origin.dict_size = t->view.desc.dict_size;
+    t->view.origin.k = t->view.desc.k;
+    t->schedule.steps = h->steps;
+    t->schedule.warmup_steps = saei_steps_of(h->warmup_steps);
+    t->schedule.decay_start = saei_steps_of(h->decay_start);
+    t->schedule.resample_steps = saei_steps_of(h->resample_steps);
+    t->schedule.sparsity_warmup_steps = saei_steps_of(h->sparsity_warmup_steps);
+    t->adam.beta1 = t->scheme->beta1;
+    t->adam.beta2 = 0.999;
+    t->adam.eps = 1e-8;
+    t->now.k = (double)h->k;
+    t->now.p = h->p_start;
+    t->now.next_p = -1;
+    t->now.sparsity_coeff = saei_number_of(h->initial_sparsity_penalty);
+}
+
+/* A host copy of the parameters, where the backend's memory is its own. */
+static bool saei_trainer_host_copy(sae_trainer *t) {
+    size_t bytes;
+    if (t->ops->host_memory) return true;
+    if (!saei_mul(t->view.num_params, sizeof(float), &bytes)
+        || !saei_blocks_host(&t->blocks, bytes))
+        return false;
+    if (!t->blocks.plan) t->host[0] = saei_calloc(t->ctx, bytes, 1);
+    return t->blocks.plan || t->host[0];
+}
+
+/* A trainer with its memory, or the plan of one, which can only be destroyed. */
+static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae_trainer_desc *desc,
+                                    bool plan, sae_trainer **out) {
+    sae_trainer_desc h = *desc;
     sae_dictionary_desc shape;
     sae_trainer *t;
     sae_result result;
-    bool ok = true, fast;
+    bool texts;
+    sae_trainer_defaults(&h);
+    SAEI_TRY(saei_desc_check(ctx, who, &h));
+    saei_trainer_dictionary_desc(&h, &shape);
+    SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
+    t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
+    if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
+    saei_trainer_init(t, ctx, &h, &shape);
+    t->blocks.plan = plan;
+    texts = saei_trainer_texts(t) && saei_blocks_host(&t->blocks, sizeof *t);
+    result = saei_blocks_open(&t->w, who, &t->blocks);
+    if (result == SAE_OK
+        && (!texts || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t)
+            || !saei_trainer_host_copy(t)))
+        result = saei_blocks_fail(&t->w, who, "to train");
+    if (result == SAE_OK) *out = t;
+    else sae_trainer_destroy(t);
+    return result;
+}
+
+SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_trainer **out) {
+    sae_trainer *t = NULL;
+    sae_result result;
     if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !out)
         return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_create: %s is NULL",
                          desc ? "out" : "desc");
-    h = *desc;
-    sae_trainer_defaults(&h);
-    SAEI_TRY(saei_trainer_check(ctx, &h));
-    saei_trainer_dictionary_desc(&h, &shape);
-    SAEI_TRY(saei_dictionary_check(ctx, "sae_trainer_create", &shape));
-    SAEI_TRY(saei_backend_check(ctx, "sae_trainer_create", saei_backend_of(ctx)));
-    t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
-    if (!t)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_trainer_create: no memory for a trainer");
-    t->ctx = ctx;
-    t->ops = saei_backend_of(ctx);
-    t->w.ctx = ctx;
-    t->desc = h;
-    t->desc.lm_name = saei_own_text(t, h.lm_name, &ok);
-    t->desc.submodule_name = saei_own_text(t, h.submodule_name, &ok);
-    t->desc.wandb_name = saei_own_text(t, h.wandb_name, &ok);
-    t->desc.init = saei_own_text(t, h.init, &ok);
-    t->view.ctx = ctx;
-    t->view.desc = shape;
-    t->view.ld = saei_align16(shape.activation_dim);
-    t->view.num_params = saei_param_count(&shape);
-    t->view.rule = saei_is_top_k(h.kind) ? SAE_RULE_TOP_K : SAE_RULE_DEFAULT;
-    if (saei_is_top_k(h.kind) && h.kind != SAE_TRAINER_TOP_K) t->view.rule = SAE_RULE_THRESHOLD;
-    t->view.active_groups = shape.num_groups;
-    t->view.borrowed = true;
-    t->view.origin.layer = -1;
-    t->view.origin.dict_size = shape.dict_size;
-    t->view.origin.k = shape.k;
-    t->schedule.steps = h.steps;
-    t->schedule.warmup_steps = saei_steps_of(h.warmup_steps);
-    t->schedule.decay_start = saei_steps_of(h.decay_start);
-    t->schedule.resample_steps = saei_steps_of(h.resample_steps);
-    t->schedule.sparsity_warmup_steps = saei_steps_of(h.sparsity_warmup_steps);
-    fast = saei_is_gated(h.kind) || h.kind == SAE_TRAINER_JUMP_RELU;
-    t->adam.beta1 = fast ? 0 : 0.9;
-    t->adam.beta2 = 0.999;
-    t->adam.eps = 1e-8;
-    t->now.k = (double)h.k;
-    t->now.p = h.p_start;
-    t->now.next_p = -1;
-    t->now.sparsity_coeff = saei_number_of(h.initial_sparsity_penalty);
-    result = t->ops->open(ctx, &t->w.state);
-    t->open = result == SAE_OK;
-    if (t->open && (!ok || t->view.num_params == SIZE_MAX || !saei_trainer_memory(t))) {
-        result = t->ops->status(&t->w); /* a backend may know more */
-        if (result == SAE_OK)
-            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                               "sae_trainer_create: no memory to train %zu latents "
-                               "of %zu dimensions with batches of %zu rows",
-                               h.dict_size, h.activation_dim, h.batch_size);
-    }
-    if (result == SAE_OK) result = saei_trainer_start(t);
-    if (result == SAE_OK && t->ops->host_memory) saei_dictionary_place(&t->view, t->param.all);
-    else if (result == SAE_OK) {
-        t->host[0] = saei_calloc(ctx, t->view.num_params, sizeof(float));
-        if (t->host[0]) saei_dictionary_place(&t->view, (float *)t->host[0]);
-        else
-            result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                               "sae_trainer_create: no memory for a host copy");
-    }
+    SAEI_TRY(saei_trainer_make(ctx, "sae_trainer_create", desc, false, &t));
+    result = saei_trainer_start(t);
+    saei_dictionary_place(&t->view, t->ops->host_memory ? t->param.all : (float *)t->host[0]);
     if (result == SAE_OK) result = t->ops->status(&t->w);
-    if (result != SAE_OK) {
-        sae_trainer_destroy(t);
-        return result;
-    }
-    *out = t;
+    if (result == SAE_OK) *out = t;
+    else sae_trainer_destroy(t);
+    return result;
+}
+
+SAE_API sae_result sae_trainer_memory(sae_context *ctx, const sae_trainer_desc *desc,
+                                      sae_memory *out) {
+    sae_trainer *t = NULL;
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!desc || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_trainer_memory: %s is NULL",
+                         desc ? "out" : "desc");
+    SAEI_TRY(saei_trainer_make(ctx, "sae_trainer_memory", desc, true, &t));
+    *out = t->blocks.memory;
+    sae_trainer_destroy(t);
     return SAE_OK;
 }

@@ -1,0 +1,12 @@
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
