@@ -16,6 +16,7 @@
         SAE_NO_TRAIN leaves out all that trains and measures, here and in every file that includes
                      sae.h: trainers, sessions, buffer, loop, metrics and backends. What is left
                      loads, encodes, decodes, steers, saves
+        SAE_NO_STDIO leaves the system's files out: memory and sae_context_desc.io alone
 
     WHAT IT DOES
         Re-implements the Python package dictionary_learning
@@ -74,7 +75,7 @@
         >>math       exp, log, pow with the same bits everywhere; Philox RNG, normal deviates
         >>platform   allocator, errors, locks, threads, checked sizes
         >>text       sorting, UTF-8, numbers, text that grows
-        >>io         paths, mapped files, files written whole or not at all
+        >>io         paths; the system's files, mapped; files written whole or not at all
         >>json       reading and writing JSON
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
         >>kernels    vector code, the same text for each instruction set
@@ -101,6 +102,15 @@
 
 #ifndef SAE_API
 #define SAE_API extern /* define it to static or to a dllexport attribute, as you need */
+#endif
+
+/* Lets compilers hold printf's arguments against its format. */
+#if defined(__MINGW32__)
+#define SAE_PRINTF(format_index, first) __attribute__((format(gnu_printf, format_index, first)))
+#elif defined(__GNUC__)
+#define SAE_PRINTF(format_index, first) __attribute__((format(printf, format_index, first)))
+#else
+#define SAE_PRINTF(format_index, first)
 #endif
 
 #define SAE_VERSION_MAJOR 0
@@ -170,6 +180,33 @@ typedef struct sae_logger {
     void *user;
 } sae_logger;
 
+/* Where files are read and written: an archive, a virtual file system, memory. Paths are passed on
+   as they were given to the library, folder and name joined by "/"; a folder is a prefix of paths.
+   Called from the thread that called the library, on one file at a time. Return SAE_OK or an error,
+   which the caller gets. */
+typedef struct sae_io {
+    /* Opens a file to be read, or (write) a new one in the place of one that is there. Errors:
+       SAE_ERR_NOT_FOUND (no such file; to write: no such folder, unless folders need no making);
+       SAE_ERR_UNSUPPORTED if it is a folder, where that is known. */
+    sae_result (*open)(const char *path, bool write, void **file, void *user);
+    sae_result (*size)(void *file, uint64_t *size, void *user);
+    sae_result (*read)(void *file, uint64_t offset, void *out, size_t size, void *user); /* all */
+    /* Of a written file, SAE_ERR_MISMATCH: another program has put its own file there meanwhile.
+       The file is closed in any case. */
+    sae_result (*close)(void *file, void *user);
+    /* Optional: *data becomes all bytes of the file, valid until close and read by any thread; read
+       is not called then. NULL: files are read into memory of the context's allocator. */
+    sae_result (*map)(void *file, const void **data, void *user);
+    /* To write: NULL together where nothing is written. A file is written as PATH.tmp from its
+       beginning, synced, closed, then renamed to PATH (which it replaces) or removed. */
+    sae_result (*write)(void *file, const void *data, size_t size, void *user);
+    sae_result (*sync)(void *file, void *user); /* optional */
+    sae_result (*rename)(const char *from, const char *to, void *user);
+    sae_result (*remove)(const char *path, void *user);
+    sae_result (*make_folder)(const char *path, void *user); /* optional; with its parents */
+    void *user;
+} sae_io;
+
 /* Threads of the caller's. run calls fn(arg, part, worker) once for every part < parts, in any
    order and on any threads, its own among them, and returns when all have returned. worker is below
    the desc's `threads`, and no two parts of one run that are at work at the same time share it.
@@ -186,6 +223,9 @@ typedef struct sae_backend sae_backend; /* >>backend */
 typedef struct sae_context_desc {
     sae_allocator allocator;    /* default: malloc and free */
     sae_logger logger;          /* default: silent */
+    sae_io io;                  /* default: the system's files, mapped; paths are UTF-8 on Windows.
+                                   With SAE_NO_STDIO there is no default: loading from memory works
+                                   without */
     sae_pool pool;              /* default: OpenMP, where sae.h is compiled with it, else the
                                    calling thread alone */
     int threads;                /* at most 1024; default 0: all (OpenMP's choice). With a pool
@@ -443,6 +483,48 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
 SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                     float *x_hat, float *f);
 
+/* ==== >>api: load and save ==================================================================== */
+
+typedef struct sae_load_desc {
+    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
+                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
+    size_t k;       /* for old files that hold none */
+    bool raw;       /* take the tensors as they are; default: as the reference's loader does
+                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
+    bool raw_decoder_norms; /* keep STANDARD's decoder norms; all other conversions happen */
+    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
+                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large mapped
+                       file just their rows or columns are read (their CRC-32 then is not). Top-k
+                       chooses among them alone; group max needs all */
+    const void *config; /* the text of the config file; default: that beside the file, none for */
+    size_t config_size; /* memory */
+    const char *name; /* from memory: what the file is called, as a path would say it, for what only
+                         a name tells: the format, where tensors do not; hook and layer. May be
+                         NULL */
+} sae_load_desc;
+
+/* Opens a folder or the file of the weights in it, of any format of sae_format; of
+   dictionary_learning any .pt or .safetensors with its tensors, a crashed run's nested ae.pt too.
+   Orientation follows from the format and is held against the shapes, never guessed. What the
+   formats fold into the weights is folded (decoder norms, a known scale of the activations). desc
+   may be NULL. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH,
+   SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
+                                       const char *path, sae_dictionary **out);
+/* The same of one file's bytes (.safetensors, .pt, .npz), which are read where they lie, at any
+   alignment, and are not needed afterwards. */
+SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_desc *desc,
+                                              const void *data, size_t size, sae_dictionary **out);
+/* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
+   Written to PATH.tmp, synced, then renamed: a crash leaves the old file. Errors: SAE_ERR_IO,
+   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
+/* The same into memory: *data [*size] becomes the bytes that a file called name would have. It is
+   of the context's allocator; sae_context_free takes it back. */
+SAE_API sae_result sae_dictionary_save_memory(const sae_dictionary *dict, const char *name,
+                                              void **data, size_t *size);
+SAE_API void sae_context_free(sae_context *ctx, void *memory); /* NULL is fine */
+
 /* ==== >>api: steering ========================================================================= */
 
 /* What latent i shall become, from f_i, what sae_encode gives for it now:
@@ -483,7 +565,7 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
 /* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
    file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
-   stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
+   stream after block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
    Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
    (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
@@ -559,28 +641,6 @@ SAE_API const char *sae_format_name(sae_format format);
 /* False (out untouched) if there is no such format. */
 SAE_API bool sae_format_from_name(const char *name, sae_format *out);
 
-typedef struct sae_load_desc {
-    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
-                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
-    size_t k;       /* for old files that hold none */
-    bool raw;       /* take the tensors as they are; default: as the reference's loader does
-                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
-    bool
-        raw_decoder_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
-    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
-                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
-                       just their rows or columns are read (their CRC-32 then is not). Top-k chooses
-                       among them alone; group max needs all */
-} sae_load_desc;
-
-/* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
-   with its tensors, a crashed run's nested ae.pt too. Orientation follows from the format and is
-   held against the shapes, never guessed. What the formats fold into the weights is folded (decoder
-   norms, a known scale of the activations). desc may be NULL. Errors: SAE_ERR_NOT_FOUND,
-   SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH, SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
-                                       const char *path, sae_dictionary **out);
-
 /* Where a dictionary came from. Texts are "" where the file does not say. */
 typedef struct sae_origin {
     sae_format format;    /* NONE: it was made here */
@@ -595,11 +655,8 @@ typedef struct sae_origin {
     size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
     size_t first_latent;
 } sae_origin;
-SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
-/* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
-   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_ERR_IO,
-   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
-SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
+/* Lives as long as dict. */
+SAE_API const sae_origin *sae_dictionary_origin(const sae_dictionary *dict);
 
 typedef struct sae_export_desc {
     sae_format format;         /* required: DICTIONARY_LEARNING, SAE_LENS or SPARSIFY */
@@ -624,17 +681,23 @@ typedef struct sae_export_desc {
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
 
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
+/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open (in
+   memory, where sae_io cannot map).
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
 typedef struct sae_tensor_file sae_tensor_file;
 SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
+/* A file of any of these kinds whose bytes are in memory; they are read in place and must outlive
+   *out. */
+SAE_API sae_result sae_tensor_file_open_memory(sae_context *ctx, const void *data, size_t size,
+                                               sae_tensor_file **out);
 SAE_API void sae_tensor_file_close(sae_tensor_file *file);
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file);
 SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index);
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
-/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
-   what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
+/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening a mapped
+   file reads only what is small (it may be larger than memory); sae_dictionary_load checks what it
+   reads whole.
    Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
@@ -642,6 +705,10 @@ SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor
    SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
+/* The same into memory: the bytes that a file of that name would have, for sae_context_free. */
+SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *name,
+                                                const sae_tensor *tensors, size_t count,
+                                                void **data, size_t *size);
 
 /* ==== >>api: beside a model =================================================================== */
 
@@ -667,10 +734,7 @@ SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
 /* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
    and code on top fail as the header does. */
 SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
-#if defined(__GNUC__)
-    __attribute__((format(printf, 3, 4)))
-#endif
-    ;
+    SAE_PRINTF(3, 4);
 
 /* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
    NULL, which is a value that is not there. */
@@ -682,7 +746,7 @@ typedef enum sae_json_kind {
 /* *out is the root, the whole tree is owned by it. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO,
    SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out);
-SAE_API void sae_json_close(sae_context *ctx, sae_json *root);
+SAE_API void sae_json_close(sae_json *root);
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
 SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key); /* NULL: none */
 SAE_API size_t sae_json_count(const sae_json *value);           /* of an array's or object's */
@@ -934,8 +998,8 @@ typedef struct sae_buffer_desc {
 
 typedef struct sae_buffer sae_buffer;
 
-/* Files are mapped and may be larger than memory; on Windows they are read whole. Errors:
-   SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of different widths, targets of another count),
+/* Files are mapped and may be larger than memory; where sae_io has no map they are read whole.
+   Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of different widths, targets of another count),
    SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
                                      sae_buffer **out);
@@ -1751,7 +1815,7 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 
 /* ==== >>system ================================================================================ */
 #if defined(__MINGW32__) && !defined(__USE_MINGW_ANSI_STDIO)
-#define __USE_MINGW_ANSI_STDIO 1 /* %zu */
+#define __USE_MINGW_ANSI_STDIO 1 /* %zu, %lld and the length that snprintf would need */
 #endif
 #include <errno.h>
 #include <float.h>
@@ -1761,15 +1825,22 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(_WIN32)
+#if defined(_MSC_VER)
+#include <intrin.h>
+#elif !defined(__GNUC__) && defined(__cplusplus)
+#include <atomic>
+#elif !defined(__GNUC__)
+#include <stdatomic.h>
+#endif
+#if defined(SAE_NO_STDIO)
+/* nothing of the system's: no files, no maps */
+#elif defined(_WIN32)
 #ifndef WIN32_LEAN_AND_MEAN
 #define WIN32_LEAN_AND_MEAN
 #endif
 #ifndef NOMINMAX
 #define NOMINMAX
 #endif
-#include <direct.h>
-#include <io.h>
 #include <windows.h>
 #else
 #include <fcntl.h>
@@ -1884,15 +1955,10 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
 
 /* ==== >>platform ============================================================================== */
 
+#define SAEI_PRINTF SAE_PRINTF
 #if defined(__GNUC__)
-#if defined(__MINGW_PRINTF_FORMAT)
-#define SAEI_PRINTF(fmt, args) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, args)))
-#else
-#define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#endif
 #define SAEI_PREFETCH(p) __builtin_prefetch(p)
 #else
-#define SAEI_PRINTF(fmt, args)
 #define SAEI_PREFETCH(p) (void)(p)
 #endif
 
@@ -1916,6 +1982,7 @@ typedef struct saei_block saei_block;     /* >>context */
 struct sae_context {
     sae_allocator allocator;
     sae_logger logger;
+    sae_io io;
     sae_pool pool;
     int threads; /* >= 1: workers of a parallel call */
     const sae_backend *backend; /* NULL: the CPU */
@@ -1927,35 +1994,29 @@ struct sae_context {
     char error[1024];
 };
 
-/* False where another has it, and where the compiler is not known: there is no such lock then. */
-static bool saei_try_lock(int *lock) {
+/* Takes *lock or gives it back (to 0); returns what it was. */
+static int saei_lock_exchange(int *lock, int to) {
 #if defined(__GNUC__)
-    return !__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE);
+    return __atomic_exchange_n(lock, to, to ? __ATOMIC_ACQUIRE : __ATOMIC_RELEASE);
 #elif defined(_MSC_VER)
-    return !_InterlockedExchange((volatile long *)lock, 1);
+    return (int)_InterlockedExchange((volatile long *)lock, to);
+#elif defined(__cplusplus)
+    return reinterpret_cast<std::atomic<int> *>(lock)->exchange(to);
+#elif __STDC_VERSION__ >= 201112L && !defined(__STDC_NO_ATOMICS__)
+    return atomic_exchange((_Atomic int *)lock, to);
 #else
-    (void)lock;
-    return false;
+#error "sae.h: this compiler has no atomic exchange that is known here: compile as C11 or C++11"
 #endif
 }
+
+/* False where another has it. */
+static bool saei_try_lock(int *lock) { return !saei_lock_exchange(lock, 1); }
 
 static void saei_lock(int *lock) {
-#if defined(__GNUC__) || defined(_MSC_VER)
-    while (!saei_try_lock(lock)) {}
-#else
-    *lock = 1;
-#endif
+    while (saei_lock_exchange(lock, 1)) {}
 }
 
-static void saei_unlock(int *lock) {
-#if defined(__GNUC__)
-    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
-#elif defined(_MSC_VER)
-    _InterlockedExchange((volatile long *)lock, 0);
-#else
-    *lock = 0;
-#endif
-}
+static void saei_unlock(int *lock) { saei_lock_exchange(lock, 0); }
 
 static void saei_log(const sae_context *ctx, sae_log_level level, const char *format, ...)
     SAEI_PRINTF(3, 4);
@@ -2413,28 +2474,7 @@ static void saei_text_add_json_string(saei_text *t, const char *string) {
     saei_text_put(t, "\"", 1);
 }
 
-/* ==== >>io: paths, maps, writing ============================================================== */
-
-/* A whole file, mapped (or read, where there is no mmap). */
-typedef struct saei_map {
-    const unsigned char *data;
-    size_t size;
-    void *handle;
-} saei_map;
-/* who, here and below: the function named in messages. */
-typedef enum saei_path_kind { SAEI_PATH_NONE, SAEI_PATH_FILE, SAEI_PATH_FOLDER } saei_path_kind;
-
-static saei_path_kind saei_path_exists(const char *path) {
-#if defined(_WIN32)
-    DWORD attributes = GetFileAttributesA(path);
-    if (attributes == INVALID_FILE_ATTRIBUTES) return SAEI_PATH_NONE;
-    return attributes & FILE_ATTRIBUTE_DIRECTORY ? SAEI_PATH_FOLDER : SAEI_PATH_FILE;
-#else
-    struct stat st;
-    if (stat(path, &st) != 0) return SAEI_PATH_NONE;
-    return S_ISDIR(st.st_mode) ? SAEI_PATH_FOLDER : SAEI_PATH_FILE;
-#endif
-}
+/* ==== >>io: paths ============================================================================= */
 
 static bool saei_is_separator(char c) {
 #if defined(_WIN32)
@@ -2443,12 +2483,15 @@ static bool saei_is_separator(char c) {
     return c == '/';
 }
 
-/* Behind the last separator. */
+/* Up to and with the last separator of the first `length` characters; 0 if there is none. */
+static size_t saei_folder_length(const char *path, size_t length) {
+    while (length > 0 && !saei_is_separator(path[length - 1])) length--;
+    return length;
+}
+
+/* What follows the last separator. */
 static const char *saei_path_base(const char *path) {
-    const char *base = path;
-    for (const char *c = path; *c; c++)
-        if (saei_is_separator(*c)) base = c + 1;
-    return base;
+    return path + saei_folder_length(path, strlen(path));
 }
 
 static bool saei_ends_with(const char *text, const char *ending) {
@@ -2476,254 +2519,702 @@ static char *saei_path_join(const sae_context *ctx, const char *folder, const ch
     return out;
 }
 
-/* With its parents. who, here and below: the function named in messages. */
-static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
-    char *part = saei_concat(ctx, path, "");
-    sae_result result = SAE_OK;
-    if (!part)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s", who, path);
-    for (size_t i = 1, n = strlen(path); i <= n && n && result == SAE_OK; i++) {
-        int failed;
+/* ==== >>io: the system's files ================================================================ */
+/* sae_io for the files of the system, which a context has unless it is given another. user is the
+   context, for its allocator. Failing calls leave the cause in errno, on Windows too. */
+
+#if defined(SAE_NO_STDIO)
+static void saei_files_use(sae_context *ctx) { (void)ctx; }
+static const char *saei_files_cause(const sae_context *ctx, sae_result result) {
+    (void)ctx;
+    return sae_result_name(result);
+}
+static void saei_files_release(const sae_io *io, const void *all, size_t all_size, const void *data,
+                               size_t size) {
+    (void)io;
+    (void)all;
+    (void)all_size;
+    (void)data;
+    (void)size;
+}
+#else
+
+/* An open file. number tells one that is written from any other: of device and file; 0, 0 where
+   the system has no such numbers. */
+typedef struct saei_file {
+#if defined(_WIN32)
+    HANDLE handle;
+    wchar_t *path; /* of a file that is written */
+#else
+    int handle;
+    char *path;
+#endif
+    const void *data; /* once it is mapped */
+    uint64_t size;
+    uint64_t number[2];
+} saei_file;
+
+enum { SAEI_FILE_PIECE = 1 << 30 }; /* bytes at most in one call to the system */
+
+static sae_result saei_files_result(void) {
+    return errno == ENOENT || errno == ENOTDIR ? SAE_ERR_NOT_FOUND
+           : errno == ENOMEM                   ? SAE_ERR_OUT_OF_MEMORY
+                                               : SAE_ERR_IO;
+}
+
+#if defined(_WIN32)
+/* ---- Windows: paths are UTF-8 here and UTF-16 there ---- */
+
+static sae_result saei_files_fail(void) {
+    switch (GetLastError()) {
+    case ERROR_FILE_NOT_FOUND:
+    case ERROR_PATH_NOT_FOUND:
+    case ERROR_INVALID_NAME:
+    case ERROR_BAD_NETPATH: errno = ENOENT; break;
+    case ERROR_ACCESS_DENIED:
+    case ERROR_SHARING_VIOLATION:
+    case ERROR_LOCK_VIOLATION:
+    case ERROR_USER_MAPPED_FILE: errno = EACCES; break;
+    case ERROR_ALREADY_EXISTS:
+    case ERROR_FILE_EXISTS: errno = EEXIST; break;
+    case ERROR_DISK_FULL:
+    case ERROR_HANDLE_DISK_FULL: errno = ENOSPC; break;
+    case ERROR_NOT_ENOUGH_MEMORY:
+    case ERROR_OUTOFMEMORY:
+    case ERROR_COMMITMENT_LIMIT: errno = ENOMEM; break;
+    default: errno = EIO; break;
+    }
+    return saei_files_result();
+}
+
+/* In fresh memory (saei_free); NULL, and errno set, where there is none or path is not UTF-8. */
+static wchar_t *saei_files_wide(const sae_context *ctx, const char *path) {
+    int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
+    wchar_t *wide = n > 0 ? (wchar_t *)saei_alloc(ctx, (size_t)n, sizeof *wide) : NULL;
+    errno = n > 0 ? ENOMEM : EINVAL;
+    if (wide) MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, n);
+    return wide;
+}
+
+static void saei_files_number(HANDLE handle, uint64_t number[2]) {
+    BY_HANDLE_FILE_INFORMATION info;
+    number[0] = number[1] = 0;
+    if (!GetFileInformationByHandle(handle, &info)) return;
+    number[0] = info.dwVolumeSerialNumber;
+    number[1] = (uint64_t)info.nFileIndexHigh << 32 | info.nFileIndexLow;
+}
+
+/* Whether the name of a file that is written still leads to it. */
+static bool saei_files_owns(const saei_file *f) {
+    uint64_t now[2] = { 0, 0 };
+    HANDLE there = CreateFileW(f->path, 0, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
+                               NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
+    if (there == INVALID_HANDLE_VALUE) return false;
+    saei_files_number(there, now);
+    CloseHandle(there);
+    return now[0] == f->number[0] && now[1] == f->number[1];
+}
+
+static sae_result saei_files_open_read(saei_file *f, wchar_t *wide) {
+    LARGE_INTEGER size;
+    DWORD attributes = GetFileAttributesW(wide);
+    if (attributes != INVALID_FILE_ATTRIBUTES && attributes & FILE_ATTRIBUTE_DIRECTORY)
+        return SAE_ERR_UNSUPPORTED;
+    f->handle = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL,
+                            OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
+    if (f->handle == INVALID_HANDLE_VALUE) return saei_files_fail();
+    if (GetFileType(f->handle) == FILE_TYPE_DISK && GetFileSizeEx(f->handle, &size)) {
+        f->size = (uint64_t)size.QuadPart;
+        return SAE_OK;
+    }
+    CloseHandle(f->handle);
+    errno = ESPIPE;
+    return SAE_ERR_IO;
+}
+
+static sae_result saei_files_open_write(saei_file *f, wchar_t *wide) {
+    DWORD attributes = GetFileAttributesW(wide);
+    if (attributes != INVALID_FILE_ATTRIBUTES && !(attributes & FILE_ATTRIBUTE_DIRECTORY))
+        DeleteFileW(wide);
+    f->handle = CreateFileW(wide, GENERIC_WRITE, FILE_SHARE_READ, NULL, CREATE_NEW,
+                            FILE_ATTRIBUTE_NORMAL, NULL); /* of two, the first goes on writing */
+    if (f->handle == INVALID_HANDLE_VALUE) return saei_files_fail();
+    saei_files_number(f->handle, f->number);
+    return SAE_OK;
+}
+
+static sae_result saei_files_open(const char *path, bool write, void **out, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    wchar_t *wide = saei_files_wide(ctx, path);
+    saei_file *f = wide ? (saei_file *)saei_calloc(ctx, 1, sizeof *f) : NULL;
+    sae_result result = f ? SAE_OK : saei_files_result();
+    if (f) result = write ? saei_files_open_write(f, wide) : saei_files_open_read(f, wide);
+    if (result == SAE_OK && write) f->path = wide;
+    else saei_free(ctx, wide);
+    if (result == SAE_OK) *out = f;
+    else saei_free(ctx, f);
+    return result;
+}
+
+static sae_result saei_files_map(void *file, const void **data, void *user) {
+    saei_file *f = (saei_file *)file;
+    HANDLE mapping;
+    (void)user;
+    if (f->size) {
+        mapping = CreateFileMappingW(f->handle, NULL, PAGE_READONLY, 0, 0, NULL);
+        if (!mapping) return saei_files_fail();
+        f->data = MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
+        CloseHandle(mapping); /* the view keeps it */
+        if (!f->data) return saei_files_fail();
+    }
+    CloseHandle(f->handle); /* it too: many files may be mapped at a time */
+    f->handle = NULL;
+    *data = f->data;
+    return SAE_OK;
+}
+
+static sae_result saei_files_read(void *file, uint64_t offset, void *out, size_t size, void *user) {
+    unsigned char *at = (unsigned char *)out;
+    (void)user;
+    while (size) {
+        DWORD n = (DWORD)saei_min(size, SAEI_FILE_PIECE), got = 0;
+        OVERLAPPED where;
+        memset(&where, 0, sizeof where);
+        where.Offset = (DWORD)(offset & 0xFFFFFFFFu);
+        where.OffsetHigh = (DWORD)(offset >> 32);
+        if (!ReadFile(((saei_file *)file)->handle, at, n, &got, &where) || !got)
+            return saei_files_fail();
+        at += got;
+        offset += got;
+        size -= got;
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_files_write(void *file, const void *data, size_t size, void *user) {
+    const unsigned char *at = (const unsigned char *)data;
+    (void)user;
+    while (size) {
+        DWORD n = (DWORD)saei_min(size, SAEI_FILE_PIECE), done = 0;
+        if (!WriteFile(((saei_file *)file)->handle, at, n, &done, NULL) || !done)
+            return saei_files_fail();
+        at += done;
+        size -= done;
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_files_sync(void *file, void *user) {
+    (void)user;
+    return FlushFileBuffers(((saei_file *)file)->handle) ? SAE_OK : saei_files_fail();
+}
+
+static sae_result saei_files_close(void *file, void *user) {
+    saei_file *f = (saei_file *)file;
+    sae_result result = !f->path || saei_files_owns(f) ? SAE_OK : SAE_ERR_MISMATCH;
+    if (f->data) UnmapViewOfFile(f->data);
+    if (f->handle && !CloseHandle(f->handle)) result = saei_files_fail();
+    saei_free((const sae_context *)user, f->path);
+    saei_free((const sae_context *)user, f);
+    return result;
+}
+
+static sae_result saei_files_rename(const char *from, const char *to, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    wchar_t *a = saei_files_wide(ctx, from), *b = a ? saei_files_wide(ctx, to) : NULL;
+    sae_result result = b ? SAE_OK : saei_files_result();
+    if (b && !MoveFileExW(a, b, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
+        result = saei_files_fail();
+    saei_free(ctx, a);
+    saei_free(ctx, b);
+    return result;
+}
+
+static sae_result saei_files_remove(const char *path, void *user) {
+    wchar_t *wide = saei_files_wide((const sae_context *)user, path);
+    sae_result result = wide && DeleteFileW(wide) ? SAE_OK : saei_files_fail();
+    saei_free((const sae_context *)user, wide);
+    return result;
+}
+
+/* One folder, whose parent is there. */
+static sae_result saei_files_make_one(const sae_context *ctx, const char *path) {
+    wchar_t *wide = saei_files_wide(ctx, path);
+    sae_result result = wide ? SAE_OK : saei_files_result();
+    DWORD attributes;
+    if (wide && !CreateDirectoryW(wide, NULL)) {
+        result = saei_files_fail();
+        attributes = GetFileAttributesW(wide);
+        if (attributes != INVALID_FILE_ATTRIBUTES && attributes & FILE_ATTRIBUTE_DIRECTORY)
+            result = SAE_OK;
+    }
+    saei_free(ctx, wide);
+    return result;
+}
+
+static void saei_files_give_back(const void *data, size_t size) {
+    (void)data;
+    (void)size;
+}
+
+#else
+/* ---- POSIX ---- */
+
+static bool saei_files_is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* Whether the name of a file that is written still leads to it. */
+static bool saei_files_owns(const saei_file *f) {
+    struct stat st;
+    return stat(f->path, &st) == 0 && (uint64_t)st.st_dev == f->number[0]
+           && (uint64_t)st.st_ino == f->number[1];
+}
+
+static sae_result saei_files_open_read(saei_file *f, const char *path) {
+    struct stat st;
+    f->handle = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* do not wait for a FIFO */
+    if (f->handle < 0) return saei_files_result();
+    if (fstat(f->handle, &st) == 0 && S_ISREG(st.st_mode)) {
+        f->size = (uint64_t)st.st_size;
+        return SAE_OK;
+    }
+    close(f->handle);
+    errno = ESPIPE;
+    return saei_files_is_folder(path) ? SAE_ERR_UNSUPPORTED : SAE_ERR_IO;
+}
+
+/* A new file: what another leaves behind under its name is removed, never written into. */
+static sae_result saei_files_open_write(const sae_context *ctx, saei_file *f, const char *path) {
+    struct stat st;
+    f->path = saei_strdup(ctx, path);
+    errno = ENOMEM;
+    if (!f->path) return saei_files_result();
+    if (stat(path, &st) == 0 && S_ISREG(st.st_mode)) unlink(path);
+    f->handle = open(path, O_WRONLY | O_CREAT | O_EXCL | SAEI_CLOEXEC, 0666);
+    if (f->handle >= 0 && fstat(f->handle, &st) == 0) {
+        f->number[0] = (uint64_t)st.st_dev;
+        f->number[1] = (uint64_t)st.st_ino;
+        return SAE_OK;
+    }
+    return errno == ENOENT ? SAE_ERR_NOT_FOUND : SAE_ERR_IO;
+}
+
+static sae_result saei_files_open(const char *path, bool write, void **out, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    saei_file *f = (saei_file *)saei_calloc(ctx, 1, sizeof *f);
+    sae_result result;
+    int cause;
+    if (!f) return SAE_ERR_OUT_OF_MEMORY;
+    result = write ? saei_files_open_write(ctx, f, path) : saei_files_open_read(f, path);
+    cause = errno;
+    if (result == SAE_OK) {
+        *out = f;
+    } else {
+        saei_free(ctx, f->path);
+        saei_free(ctx, f);
+    }
+    errno = cause;
+    return result;
+}
+
+static sae_result saei_files_map(void *file, const void **data, void *user) {
+    saei_file *f = (saei_file *)file;
+    void *all = NULL;
+    (void)user;
+    if (f->size) all = mmap(NULL, (size_t)f->size, PROT_READ, MAP_PRIVATE, f->handle, 0);
+    if (all == MAP_FAILED) return saei_files_result();
+    close(f->handle); /* the map stays, and there may be more maps than descriptors */
+    f->handle = -1;
+    *data = f->data = all;
+    return SAE_OK;
+}
+
+static sae_result saei_files_read(void *file, uint64_t offset, void *out, size_t size, void *user) {
+    saei_file *f = (saei_file *)file;
+    unsigned char *at = (unsigned char *)out;
+    (void)user;
+    if (lseek(f->handle, (off_t)offset, SEEK_SET) < 0) return saei_files_result();
+    while (size) {
+        ssize_t n = read(f->handle, at, saei_min(size, SAEI_FILE_PIECE));
+        if (n < 0 && errno == EINTR) continue;
+        if (n == 0) errno = EIO; /* it was cut meanwhile */
+        if (n <= 0) return SAE_ERR_IO;
+        at += n;
+        size -= (size_t)n;
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_files_write(void *file, const void *data, size_t size, void *user) {
+    const unsigned char *at = (const unsigned char *)data;
+    (void)user;
+    while (size) {
+        ssize_t n = write(((saei_file *)file)->handle, at, saei_min(size, SAEI_FILE_PIECE));
+        if (n < 0 && errno == EINTR) continue;
+        if (n == 0) errno = ENOSPC;
+        if (n <= 0) return SAE_ERR_IO;
+        at += n;
+        size -= (size_t)n;
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_files_sync(void *file, void *user) {
+    (void)user;
+    return fsync(((saei_file *)file)->handle) == 0 ? SAE_OK : SAE_ERR_IO;
+}
+
+static sae_result saei_files_close(void *file, void *user) {
+    saei_file *f = (saei_file *)file;
+    sae_result result = !f->path || saei_files_owns(f) ? SAE_OK : SAE_ERR_MISMATCH;
+    int cause;
+    if (f->data) munmap((void *)(uintptr_t)f->data, (size_t)f->size);
+    if (f->handle >= 0 && close(f->handle) != 0 && result == SAE_OK) result = SAE_ERR_IO;
+    cause = errno;
+    saei_free((const sae_context *)user, f->path);
+    saei_free((const sae_context *)user, f);
+    errno = cause;
+    return result;
+}
+
+/* The folder is synced with it; where it cannot be, the rename is as safe as it gets. */
+static sae_result saei_files_rename(const char *from, const char *to, void *user) {
+    size_t n = saei_folder_length(to, strlen(to));
+    char *folder;
+    int handle;
+    if (rename(from, to) != 0) return saei_files_result();
+    folder = saei_strdup((const sae_context *)user, n ? to : ".");
+    if (!folder) return SAE_OK;
+    if (n) folder[n] = 0;
+    handle = open(folder, O_RDONLY | SAEI_CLOEXEC);
+    if (handle >= 0) {
+        fsync(handle);
+        close(handle);
+    }
+    saei_free((const sae_context *)user, folder);
+    return SAE_OK;
+}
+
+static sae_result saei_files_remove(const char *path, void *user) {
+    (void)user;
+    return unlink(path) == 0 ? SAE_OK : saei_files_result();
+}
+
+/* One folder, whose parent is there. */
+static sae_result saei_files_make_one(const sae_context *ctx, const char *path) {
+    int cause;
+    (void)ctx;
+    if (mkdir(path, 0777) == 0) return SAE_OK;
+    cause = errno;
+    if (saei_files_is_folder(path)) return SAE_OK;
+    errno = cause;
+    return SAE_ERR_IO;
+}
+
+/* Whole pages inside mapped memory, which is read from the file again where it is touched. */
+static void saei_files_give_back(const void *data, size_t size) {
+#if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
+    const long page = sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)data, end = begin + size;
+    if (page <= 0) return;
+    begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
+    end = end / (uintptr_t)page * (uintptr_t)page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+#else
+    (void)data;
+    (void)size;
+#endif
+}
+#endif
+
+/* ---- every system ---- */
+
+static sae_result saei_files_size(void *file, uint64_t *size, void *user) {
+    (void)user;
+    *size = ((saei_file *)file)->size;
+    return SAE_OK;
+}
+
+/* With its parents. */
+static sae_result saei_files_make_folder(const char *path, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    char *part = saei_strdup(ctx, path);
+    sae_result result = part ? SAE_OK : SAE_ERR_OUT_OF_MEMORY;
+    for (size_t i = 1, n = strlen(path); result == SAE_OK && i <= n && n; i++) {
         if (i < n && !saei_is_separator(part[i])) continue;
         part[i] = 0;
-        if (saei_path_exists(part) != SAEI_PATH_FOLDER) {
-#if defined(_WIN32)
-            failed = _mkdir(part);
-#else
-            failed = mkdir(part, 0777);
-#endif
-            const int why = errno; /* saei_path_exists sets its own */
-            if (failed && saei_path_exists(part) != SAEI_PATH_FOLDER)
-                result = saei_fail(ctx, SAE_ERR_IO, "%s: cannot make the folder %s: %s", who, part,
-                                   strerror(why));
-        }
+        result = saei_files_make_one(ctx, part);
         if (i < n) part[i] = path[i];
     }
     saei_free(ctx, part);
     return result;
 }
 
-#if defined(_WIN32)
-static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
-                                saei_map *out) {
-    FILE *f;
-    long long size;
-    unsigned char *data = NULL;
-    bool whole;
-    if (saei_path_exists(path) == SAEI_PATH_FOLDER)
-        return saei_fail(ctx, SAE_ERR_IO, "%s: %s is a folder, not a file", who, path);
-    f = fopen(path, "rb");
-    if (!f)
-        return saei_fail(ctx, errno == ENOENT ? SAE_ERR_NOT_FOUND : SAE_ERR_IO,
-                         "%s: cannot open %s: %s", who, path, strerror(errno));
-    size = _fseeki64(f, 0, SEEK_END) == 0 ? _ftelli64(f) : -1;
-    if (size < 0 || (unsigned long long)size > SIZE_MAX - 1 || _fseeki64(f, 0, SEEK_SET) != 0) {
-        fclose(f);
-        return saei_fail(ctx, SAE_ERR_IO, "%s: cannot read %s: its size is not told", who, path);
-    }
-    data = (unsigned char *)saei_alloc(ctx, (size_t)size + 1, 1);
-    whole = data && fread(data, 1, (size_t)size, f) == (size_t)size;
-    fclose(f);
-    if (!whole) {
-        saei_free(ctx, data);
+static void saei_files_use(sae_context *ctx) {
+    static const sae_io files = { saei_files_open,  saei_files_size,   saei_files_read,
+                                  saei_files_close, saei_files_map,    saei_files_write,
+                                  saei_files_sync,  saei_files_rename, saei_files_remove,
+                                  saei_files_make_folder, NULL };
+    ctx->io = files;
+    ctx->io.user = ctx;
+}
+
+/* Why a call of ctx->io failed, for a message. */
+static const char *saei_files_cause(const sae_context *ctx, sae_result result) {
+    if (ctx->io.open != saei_files_open) return sae_result_name(result);
+    if (result == SAE_ERR_OUT_OF_MEMORY) return "no memory";
+    return errno == ESPIPE ? "not a regular file" : strerror(errno);
+}
+
+/* Gives memory of a mapped file [all, all_size] back, of it [data, size]. Nothing is done for
+   memory that is no map of ours and for a file of up to 64 MB: every release stops the other
+   threads. */
+static void saei_files_release(const sae_io *io, const void *all, size_t all_size, const void *data,
+                               size_t size) {
+    uintptr_t begin = (uintptr_t)data, low = (uintptr_t)all;
+    if (io->map != saei_files_map || all_size <= (size_t)64 << 20 || begin < low
+        || begin - low > all_size || size > all_size - (begin - low))
+        return;
+    saei_files_give_back(data, size);
+}
+#endif
+
+/* ==== >>io: reading and writing through sae_io ================================================ */
+/* who, here and below: the function named in messages. */
+
+/* The bytes of a whole file: where sae_io maps, the map, else a copy. With neither file nor owned
+   they are the caller's. */
+typedef struct saei_map {
+    const unsigned char *data;
+    size_t size;
+    void *file;  /* open as long as the map */
+    void *owned; /* the copy */
+} saei_map;
+
+static void saei_map_close(const sae_context *ctx, saei_map *map) {
+    if (map->file) ctx->io.close(map->file, ctx->io.user);
+    saei_free(ctx, map->owned);
+    memset(map, 0, sizeof *map);
+}
+
+/* The bytes of an open file into *map. */
+static sae_result saei_map_fill(const sae_context *ctx, const char *who, const char *path,
+                                saei_map *map) {
+    const void *data = NULL;
+    uint64_t size = 0;
+    sae_result result = ctx->io.size(map->file, &size, ctx->io.user);
+    if (result == SAE_OK && size > SIZE_MAX / 2)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: %s has %llu bytes, more than this "
+                         "machine can address", who, path, (unsigned long long)size);
+    if (result == SAE_OK && ctx->io.map) {
+        result = ctx->io.map(map->file, &data, ctx->io.user);
+    } else if (result == SAE_OK) {
+        data = map->owned = saei_alloc(ctx, (size_t)size + 1, 1);
         if (!data)
-            return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                             "%s: no memory to read the %lld bytes of %s", who, size, path);
-        return saei_fail(ctx, SAE_ERR_IO, "%s: cannot read the %lld bytes of %s", who, size, path);
+            return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to read the %llu bytes of "
+                             "%s", who, (unsigned long long)size, path);
+        if (size) result = ctx->io.read(map->file, 0, map->owned, (size_t)size, ctx->io.user);
     }
-    out->data = data;
-    out->size = (size_t)size;
-    out->handle = data;
+    if (result != SAE_OK)
+        return saei_fail(ctx, result, "%s: cannot read %s: %s", who, path,
+                         saei_files_cause(ctx, result));
+    map->data = (const unsigned char *)data;
+    map->size = (size_t)size;
     return SAE_OK;
 }
 
-static void saei_map_close(const sae_context *ctx, saei_map *map) {
-    saei_free(ctx, map->handle);
-    memset(map, 0, sizeof *map);
+static sae_result saei_no_files(const sae_context *ctx, const char *who, const char *path) {
+    return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: cannot open %s: this is a build with "
+                     "SAE_NO_STDIO, and sae_context_desc.io has no open", who, path);
 }
-#else
+
 static sae_result saei_map_open(const sae_context *ctx, const char *who, const char *path,
                                 saei_map *out) {
-    struct stat st;
-    void *data = NULL;
-    int fd = open(path, O_RDONLY | O_NONBLOCK | SAEI_CLOEXEC); /* a FIFO may not keep us waiting */
-    if (fd < 0)
-        return saei_fail(ctx, errno == ENOENT || errno == ENOTDIR ? SAE_ERR_NOT_FOUND : SAE_ERR_IO,
-                         "%s: cannot open %s: %s", who, path, strerror(errno));
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uintmax_t)st.st_size > SIZE_MAX) {
-        close(fd);
-        return saei_fail(ctx, SAE_ERR_IO, "%s: %s is %s", who, path,
-                         saei_path_exists(path) == SAEI_PATH_FOLDER ? "a folder, not a file"
-                                                                    : "not a regular file");
-    }
-    if (st.st_size > 0) {
-        data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (data == MAP_FAILED) {
-            int cause = errno;
-            close(fd);
-            return saei_fail(ctx, cause == ENOMEM ? SAE_ERR_OUT_OF_MEMORY : SAE_ERR_IO,
-                             "%s: cannot map %s: %s", who, path, strerror(cause));
+    saei_map map;
+    sae_result result;
+    memset(&map, 0, sizeof map);
+    if (!ctx->io.open) return saei_no_files(ctx, who, path);
+    result = ctx->io.open(path, false, &map.file, ctx->io.user);
+    if (result == SAE_ERR_UNSUPPORTED)
+        return saei_fail(ctx, SAE_ERR_IO, "%s: %s is a folder, not a file", who, path);
+    if (result != SAE_OK)
+        return saei_fail(ctx, result, "%s: cannot open %s: %s", who, path,
+                         saei_files_cause(ctx, result));
+    result = saei_map_fill(ctx, who, path, &map);
+    if (result == SAE_OK) {
+        if (!ctx->io.map) { /* what was copied needs no open file */
+            ctx->io.close(map.file, ctx->io.user);
+            map.file = NULL;
         }
+        *out = map;
+    } else {
+        saei_map_close(ctx, &map);
     }
-    close(fd);
-    out->data = (const unsigned char *)data;
-    out->size = (size_t)st.st_size;
-    out->handle = data;
+    return result;
+}
+
+/* The caller is done with [data, size] of the map for now: its memory may go elsewhere. */
+static void saei_map_release(const sae_context *ctx, const saei_map *map, const void *data,
+                             size_t size) {
+    if (map->file) saei_files_release(&ctx->io, map->data, map->size, data, size);
+}
+
+typedef enum saei_path_kind { SAEI_PATH_NONE, SAEI_PATH_FILE, SAEI_PATH_FOLDER } saei_path_kind;
+
+/* FOLDER only where sae_io knows of folders. Errors: what keeps a file from being opened. */
+static sae_result saei_path_find(const sae_context *ctx, const char *who, const char *path,
+                                 saei_path_kind *out) {
+    void *file = NULL;
+    sae_result result;
+    if (!ctx->io.open) return saei_no_files(ctx, who, path);
+    result = ctx->io.open(path, false, &file, ctx->io.user);
+    if (result == SAE_OK) ctx->io.close(file, ctx->io.user);
+    if (result != SAE_OK && result != SAE_ERR_NOT_FOUND && result != SAE_ERR_UNSUPPORTED)
+        return saei_fail(ctx, result, "%s: cannot open %s: %s", who, path,
+                         saei_files_cause(ctx, result));
+    *out = result == SAE_OK              ? SAEI_PATH_FILE
+           : result == SAE_ERR_NOT_FOUND ? SAEI_PATH_NONE
+                                         : SAEI_PATH_FOLDER;
     return SAE_OK;
 }
 
-static void saei_map_close(const sae_context *ctx, saei_map *map) {
-    (void)ctx;
-    if (map->handle) munmap(map->handle, map->size);
-    memset(map, 0, sizeof *map);
+/* With its parents, where folders must be made at all. */
+static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
+    sae_result result = SAE_OK;
+    if (ctx->io.make_folder) result = ctx->io.make_folder(path, ctx->io.user);
+    if (result == SAE_OK) return SAE_OK;
+    return saei_fail(ctx, result, "%s: cannot make the folder %s: %s", who, path,
+                     saei_files_cause(ctx, result));
 }
-static char *saei_path_join(const sae_context *ctx, const char *folder, const char *name);
 
-/* Writing: into PATH.tmp, synced, then renamed to PATH. One of finish (commit) or abandon. A
-   PATH.tmp that is there is taken for a killed write's and removed, never written into: what it
-   links to stays. Of two that write one PATH at a time the later wins and the other is told, where
-   the system numbers its files; elsewhere they are the caller's to avoid. */
+/* A file that need not be there. */
+static void saei_remove(const sae_context *ctx, const char *path) {
+    if (ctx->io.remove) ctx->io.remove(path, ctx->io.user);
+}
+
+/* ---- writing ---- */
+
+/* Into PATH.tmp, synced, then renamed to PATH; or into memory. One of finish (commit) or abandon
+   ends it. A PATH.tmp that is there is taken for that of a program that was killed and replaced,
+   never written into. Of two that write one PATH at a time one fails, where sae_io's open or
+   close finds out: the earlier on POSIX, the later on Windows. */
 typedef struct saei_writer {
     const sae_context *ctx;
     const char *who; /* as given */
     char *path, *temporary;
-    FILE *file;
-    uint64_t number[2]; /* the temporary's own, of device and file; 0, 0 where there are none */
-    uint64_t size;   /* written so far */
-    bool failed;     /* sticky; the message names path and cause (for example a full disk) */
+    void *file;
+    saei_text *memory; /* in the place of a file; fails by itself */
+    char *held;      /* small pieces on their way to the file */
+    size_t num_held;
+    uint64_t size;   /* put so far */
+    sae_result result; /* the first failure; the message names path and cause, as a full disk */
 } saei_writer;
-#endif
 
-/* The numbers that tell the file apart from any other; 0, 0 if there is none. */
-static void saei_file_number(const char *path, uint64_t number[2]) {
-    number[0] = number[1] = 0;
-#if !defined(_WIN32)
-    struct stat st;
-    if (stat(path, &st) != 0) return;
-    number[0] = (uint64_t)st.st_dev;
-    number[1] = (uint64_t)st.st_ino;
-#else
-    (void)path;
-#endif
-}
+enum { SAEI_WRITER_HELD = 65536 };
 
-/* Whether the temporary is still the one that was opened. */
-static bool saei_writer_owns(const saei_writer *w) {
-    uint64_t now[2];
-    saei_file_number(w->temporary, now);
-    return now[0] == w->number[0] && now[1] == w->number[1];
+static void saei_writer_free(saei_writer *w) {
+    saei_free(w->ctx, w->path);
+    saei_free(w->ctx, w->temporary);
+    saei_free(w->ctx, w->held);
+    memset(w, 0, sizeof *w);
 }
 
 static sae_result saei_writer_open(const sae_context *ctx, const char *who, const char *path,
                                    saei_writer *out) {
     saei_writer w;
+    sae_result result;
     memset(&w, 0, sizeof w);
     w.ctx = ctx;
     w.who = who;
-    w.path = saei_concat(ctx, path, "");
+    if (!ctx->io.write)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: cannot write %s: sae_context_desc.io has "
+                         "no write", who, path);
+    w.path = saei_strdup(ctx, path);
     w.temporary = saei_concat(ctx, path, ".tmp");
-    if (!w.path || !w.temporary) {
-        saei_free(ctx, w.path);
-        saei_free(ctx, w.temporary);
+    w.held = (char *)saei_alloc(ctx, SAEI_WRITER_HELD, 1);
+    if (!w.path || !w.temporary || !w.held) {
+        saei_writer_free(&w);
         return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
     }
-    if (saei_path_exists(w.temporary) == SAEI_PATH_FILE) remove(w.temporary);
-#if defined(_WIN32)
-    w.file = fopen(w.temporary, "wb");
-#else
-    w.file = fopen(w.temporary, "wbx"); /* x: fails where there is one */
-#endif
-    if (!w.file) {
-        bool folder = errno != ENOENT;
-        sae_result result = folder ? SAE_ERR_IO : SAE_ERR_NOT_FOUND;
-        saei_fail(ctx, result, "%s: cannot write %s: %s", who, folder ? w.temporary : path,
-                  folder ? strerror(errno) : "there is no such folder");
-        saei_free(ctx, w.path);
-        saei_free(ctx, w.temporary);
-        return result;
-    }
-    saei_file_number(w.temporary, w.number);
-    *out = w;
-    return SAE_OK;
+    result = ctx->io.open(w.temporary, true, &w.file, ctx->io.user);
+    if (result == SAE_ERR_NOT_FOUND)
+        saei_fail(ctx, result, "%s: cannot write %s: there is no such folder", who, path);
+    else if (result != SAE_OK)
+        saei_fail(ctx, result, "%s: cannot write %s: %s", who, w.temporary,
+                  saei_files_cause(ctx, result));
+    if (result == SAE_OK) *out = w;
+    else saei_writer_free(&w);
+    return result;
 }
 
-static void saei_writer_fail(saei_writer *w) {
-    if (!w->failed)
-        saei_fail(w->ctx, SAE_ERR_IO, "%s: cannot write %s: %s", w->who, w->path, strerror(errno));
-    w->failed = true;
+static void saei_writer_open_memory(const sae_context *ctx, const char *who, saei_text *memory,
+                                    saei_writer *out) {
+    memset(out, 0, sizeof *out);
+    out->ctx = ctx;
+    out->who = who;
+    out->memory = memory;
+}
+
+static void saei_writer_note(saei_writer *w, sae_result result) {
+    if (result == SAE_OK || w->result != SAE_OK) return;
+    w->result = result;
+    if (result == SAE_ERR_MISMATCH) w->result = SAE_ERR_IO;
+    saei_fail(w->ctx, w->result, "%s: cannot write %s: %s", w->who, w->path,
+              result == SAE_ERR_MISMATCH ? "another program began to write it too"
+                                         : saei_files_cause(w->ctx, result));
+}
+
+static void saei_writer_flush(saei_writer *w) {
+    if (w->result == SAE_OK && w->num_held)
+        saei_writer_note(w, w->ctx->io.write(w->file, w->held, w->num_held, w->ctx->io.user));
+    w->num_held = 0;
 }
 
 static void saei_writer_put(saei_writer *w, const void *data, size_t size) {
-    if (w->failed || !size) return;
-    if (fwrite(data, 1, size, w->file) != size) saei_writer_fail(w);
+    if (w->result != SAE_OK || !size) return;
     w->size += size;
+    if (w->memory) {
+        saei_text_put(w->memory, data, size);
+        return;
+    }
+    if (size > SAEI_WRITER_HELD - w->num_held) saei_writer_flush(w);
+    if (size < SAEI_WRITER_HELD) {
+        memcpy(w->held + w->num_held, data, size);
+        w->num_held += size;
+    } else if (w->result == SAE_OK) {
+        saei_writer_note(w, w->ctx->io.write(w->file, data, size, w->ctx->io.user));
+    }
 }
 
+/* Nothing is left of what was written. */
 static void saei_writer_abandon(saei_writer *w) {
-    bool mine = w->temporary && saei_writer_owns(w);
-    if (w->file) fclose(w->file);
-    if (mine) remove(w->temporary);
-    saei_free(w->ctx, w->path);
-    saei_free(w->ctx, w->temporary);
-    memset(w, 0, sizeof *w);
+    const sae_io *io = &w->ctx->io;
+    if (w->file && io->close(w->file, io->user) != SAE_ERR_MISMATCH)
+        io->remove(w->temporary, io->user);
+    saei_writer_free(w);
 }
 
-/* Brings a file's or a folder's content to the disk. */
-static bool saei_sync(const char *path, bool folder) {
-#if defined(_WIN32)
-    (void)path;
-    (void)folder;
-    return true;
-#else
-    int fd = open(path, (folder ? O_RDONLY : O_WRONLY) | SAEI_CLOEXEC);
-    bool good = fd >= 0 && fsync(fd) == 0;
-    int cause = errno;
-    if (fd >= 0) close(fd);
-    errno = cause;
-    return good;
-#endif
-}
-
-/* The temporary is gone if it fails. */
+/* Fails if any put did, too; nothing is left of it then. */
 static sae_result saei_writer_finish(saei_writer *w) {
-    char *end;
-    if (!w->failed && fflush(w->file) != 0) saei_writer_fail(w);
-#if defined(_WIN32)
-    if (!w->failed && _commit(_fileno(w->file)) != 0) saei_writer_fail(w);
-#endif
-    if (!w->failed && !saei_writer_owns(w)) {
-        saei_fail(w->ctx, SAE_ERR_IO, "%s: cannot write %s: another program began to write it too",
-                  w->who, w->path);
-        w->failed = true;
+    const sae_io *io = &w->ctx->io;
+    sae_result result, closed;
+    if (w->memory) {
+        if (!w->memory->failed) return SAE_OK;
+        return saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the file", w->who);
     }
-    if (fclose(w->file) != 0) saei_writer_fail(w);
+    saei_writer_flush(w);
+    if (w->result == SAE_OK && io->sync) saei_writer_note(w, io->sync(w->file, io->user));
+    closed = io->close(w->file, io->user);
     w->file = NULL;
-    if (!w->failed && !saei_sync(w->temporary, false)) saei_writer_fail(w);
-    if (w->failed) {
-        saei_writer_abandon(w);
-        return SAE_ERR_IO;
-    }
-#if defined(_WIN32)
-    if (!MoveFileExA(w->temporary, w->path, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
-        errno = EACCES, saei_writer_fail(w);
-#else
-    if (rename(w->temporary, w->path) != 0) saei_writer_fail(w);
-#endif
-    if (w->failed) {
-        saei_writer_abandon(w);
-        return SAE_ERR_IO;
-    }
-    end = w->path + (saei_path_base(w->path) - w->path);
-    if (end == w->path) {
-        saei_sync(".", true);
-    } else {
-        *end = 0; /* where a folder cannot be synced, the rename is as safe as it gets */
-        saei_sync(w->path, true);
-    }
-    saei_free(w->ctx, w->path);
-    saei_free(w->ctx, w->temporary);
-    memset(w, 0, sizeof *w);
-    return SAE_OK;
+    saei_writer_note(w, closed);
+    if (w->result == SAE_OK)
+        saei_writer_note(w, io->rename(w->temporary, w->path, io->user));
+    if (w->result != SAE_OK && closed != SAE_ERR_MISMATCH) io->remove(w->temporary, io->user);
+    result = w->result;
+    saei_writer_free(w);
+    return result;
 }
 
 /* The text into folder/name; it is freed. */
@@ -2741,26 +3232,6 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
     saei_free(t->ctx, path);
     saei_free(t->ctx, t->data);
     return result;
-}
-
-/* Gives mapped memory [data, size] back; it is read from the file again where it is touched. Whole
-   pages inside it only. Memory that is not a mapping (no handle) stays, and so does all where the
-   system has no such call, and a file of up to 64 MB: every release stops the other threads. */
-static void saei_map_release(const saei_map *map, const void *data, size_t size) {
-#if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
-    long page = sysconf(_SC_PAGESIZE);
-    uintptr_t begin = (uintptr_t)data, end = begin + size, low = (uintptr_t)map->data;
-    if (page <= 0 || !map->handle || begin < low || end > low + map->size || end < begin
-        || map->size <= (size_t)64 << 20)
-        return;
-    begin = (begin + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
-    end = end / (uintptr_t)page * (uintptr_t)page;
-    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
-#else
-    (void)map;
-    (void)data;
-    (void)size;
-#endif
 }
 
 /* ==== >>json ================================================================================== */
@@ -2832,7 +3303,7 @@ static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
     return true;
 }
 
-/* Behind a backslash. */
+/* What follows a backslash. */
 static sae_result saei_json_escape(saei_json_parser *p) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     unsigned code, low;
@@ -2911,7 +3382,7 @@ static sae_result saei_json_unique(saei_json_parser *p, const sae_json *object) 
 
 static sae_result saei_json_value(saei_json_parser *p, sae_json *out);
 
-/* Behind the opening bracket, up to and with the closing one. */
+/* From after the opening bracket up to and with the closing one. */
 static sae_result saei_json_children(saei_json_parser *p, sae_json *out) {
     bool object = out->type == SAE_JSON_OBJECT;
     const char *close = object ? "}" : "]";
@@ -2994,18 +3465,22 @@ static sae_result saei_json_pass(saei_json_parser *p, sae_json *root) {
     memset(root, 0, sizeof *root);
     SAEI_TRY(saei_json_value(p, root));
     saei_json_space(p);
-    return p->at == p->end ? SAE_OK : saei_json_fail(p, "something behind the value");
+    return p->at == p->end ? SAE_OK : saei_json_fail(p, "something after the value");
 }
 
-/* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
-   name is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000
-   tensors stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space
-   after it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
+/* In front of the root: whose memory it is. */
+enum { SAEI_JSON_FRONT = 16 };
+
+/* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. name
+   is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000 tensors
+   stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after
+   it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, sae_json **root) {
     saei_json_parser p;
-    sae_json counted, *block;
-    size_t bytes, keys, result;
+    sae_json counted;
+    size_t bytes, keys, all;
+    char *block;
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
     p.name = name;
@@ -3014,36 +3489,45 @@ static sae_result saei_json_parse(const sae_context *ctx, const char *name, cons
     SAEI_TRY(saei_json_pass(&p, &counted));
     if (!saei_mul(p.num_nodes, sizeof(sae_json), &bytes)
         || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
-        || !saei_add(keys, p.num_chars, &result)
-        || !(block = (sae_json *)saei_alloc(ctx, result, 1)))
+        || !saei_add(keys, p.num_chars, &all) || !saei_add(all, SAEI_JSON_FRONT, &all)
+        || !(block = (char *)saei_alloc(ctx, all, 1)))
         return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
                          p.num_nodes);
-    p.nodes = block;
-    p.keys = (const void **)((char *)block + bytes);
-    p.chars = (char *)block + keys;
-    if (saei_json_pass(&p, block) != SAE_OK) { /* the same key twice */
-        saei_free(ctx, block);
+    memcpy(block, &ctx, sizeof ctx);
+    block += SAEI_JSON_FRONT;
+    p.nodes = (sae_json *)(void *)block;
+    p.keys = (const void **)(void *)(block + bytes);
+    p.chars = block + keys;
+    if (saei_json_pass(&p, p.nodes) != SAE_OK) { /* the same key twice */
+        sae_json_close(p.nodes);
         return SAE_ERR_FORMAT;
     }
-    *root = block;
+    *root = p.nodes;
     return SAE_OK;
 }
 
-SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out) {
+SAE_API void sae_json_close(sae_json *root) {
+    const sae_context *ctx;
+    if (!root) return;
+    memcpy(&ctx, (char *)root - SAEI_JSON_FRONT, sizeof ctx);
+    saei_free(ctx, (char *)root - SAEI_JSON_FRONT);
+}
+
+/* A whole file. who: the function named in messages. */
+static sae_result saei_json_load(const sae_context *ctx, const char *who, const char *path,
+                                 sae_json **root) {
     saei_map map;
-    sae_json *root = NULL;
     sae_result result;
-    if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_json_open: path and out may not be NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_json_open", path, &map));
-    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &root);
+    SAEI_TRY(saei_map_open(ctx, who, path, &map));
+    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, root);
     saei_map_close(ctx, &map);
-    if (result == SAE_OK) *out = root;
     return result;
 }
 
-SAE_API void sae_json_close(sae_context *ctx, sae_json *root) {
-    if (ctx) saei_free(ctx, root);
+SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out) {
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_json_open: path and out may not be NULL");
+    return saei_json_load(ctx, "sae_json_open", path, out);
 }
 
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value) {
@@ -3154,31 +3638,31 @@ static uint16_t saei_half_bits(float x) {
         type v;                                                                                    \
         memcpy(&v, src + (int64_t)i * step, sizeof v);                                             \
         out[i] = (expression);                                                                     \
-    }                                                                                              \
-    break
+    }
 
 /* n elements that lie `step` bytes apart. */
 static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t step, size_t n,
                             float *out) {
     switch (dtype) {
-    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v));
-    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v));
-    case SAE_F64: SAEI_CONVERT(double, (float)v);
-    case SAE_I8: SAEI_CONVERT(int8_t, (float)v);
-    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v);
-    case SAE_I16: SAEI_CONVERT(int16_t, (float)v);
-    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v);
-    case SAE_I32: SAEI_CONVERT(int32_t, (float)v);
-    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v);
-    case SAE_I64: SAEI_CONVERT(int64_t, (float)v);
-    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v);
-    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f);
+    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v)) break;
+    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v)) break;
+    case SAE_F64: SAEI_CONVERT(double, (float)v) break;
+    case SAE_I8: SAEI_CONVERT(int8_t, (float)v) break;
+    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v) break;
+    case SAE_I16: SAEI_CONVERT(int16_t, (float)v) break;
+    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v) break;
+    case SAE_I32: SAEI_CONVERT(int32_t, (float)v) break;
+    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v) break;
+    case SAE_I64: SAEI_CONVERT(int64_t, (float)v) break;
+    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v) break;
+    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f) break;
     default:
         if (step == 4) memcpy(out, src, n * 4);
         else
             for (size_t i = 0; i < n; i++) memcpy(out + i, src + (int64_t)i * step, 4);
     }
 }
+#undef SAEI_CONVERT
 
 /* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
    line of a transposed one is read once. */
@@ -3436,6 +3920,7 @@ typedef struct saei_file_tensor {
 struct sae_tensor_file {
     sae_context *ctx;
     const char *who, *path; /* for messages */
+    const char *ending;     /* that files of its kind have */
     saei_map map;
     saei_arena arena;
     saei_file_tensor *tensors;
@@ -3556,7 +4041,7 @@ static void saei_crc_part(void *arg, size_t part) {
     saei_crc_job *job = (saei_crc_job *)arg;
     size_t at = part * SAEI_CRC_BLOCK, n = saei_min(job->size - at, SAEI_CRC_BLOCK);
     job->crc[part] = saei_crc(&job->file->crc, 0, job->data + at, n);
-    saei_map_release(&job->file->map, job->data + at, n);
+    saei_map_release(job->file->ctx, &job->file->map, job->data + at, n);
 }
 
 static uint32_t saei_crc_large(sae_tensor_file *file, const unsigned char *data, size_t size) {
@@ -3597,7 +4082,74 @@ static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e) {
     return e->checked ? SAE_OK : saei_zip_compare(file, e, saei_crc_large(file, e->data, e->size));
 }
 
-/* ==== >>tensors: reading .npy ================================================================= */
+/* ==== >>tensors: what is written ============================================================== */
+
+/* Row-major bytes of a tensor. */
+static size_t saei_tensor_bytes(const sae_tensor *t) {
+    size_t n = sae_dtype_size(t->dtype);
+    for (size_t k = 0; k < t->ndim; k++) n *= (size_t)t->shape[k];
+    return n;
+}
+
+static sae_result saei_write_check(const sae_context *ctx, const char *path,
+                                   const sae_tensor *tensors, size_t count) {
+    const char *who = "sae_tensor_file_write";
+    const void **sorted;
+    sae_result result = SAE_OK;
+    char quoted[SAEI_QUOTE];
+    if (count && !tensors)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
+                         count);
+    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
+    if (!sorted)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
+    for (size_t i = 0; i < count && result == SAE_OK; i++) {
+        sae_tensor t = tensors[i];
+        size_t elements = 0;
+        sorted[i] = tensors + i;
+        if (!t.name || strlen(t.name) > 60000 || !saei_is_text(t.name, strlen(t.name)))
+            result = saei_fail(ctx, SAE_ERR_INVALID,
+                               "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
+                               "60000 bytes",
+                               who, path, i);
+        else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
+                 || !saei_shape_layout(&t, &elements))
+            result = saei_fail(ctx, SAE_ERR_INVALID,
+                               "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
+                               "0 to %d, and at most %d whose product fits",
+                               who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
+                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
+        else if (elements && !t.data)
+            result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
+                               saei_quote(t.name, quoted));
+    }
+    if (result == SAE_OK) saei_sort(sorted, count, saei_name_less);
+    for (size_t i = 1; i < count && result == SAE_OK; i++)
+        if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
+            result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: two tensors are named \"%s\"", who,
+                               path, saei_quote(saei_name_of(sorted[i]), quoted));
+    saei_free(ctx, sorted);
+    return result;
+}
+
+/* Tensors on their way into a file. */
+typedef struct saei_content {
+    const char *name; /* of the file: for messages, and for what depends on it */
+    const sae_tensor *tensors;
+    size_t count;
+    const char *const *keys, *const *values; /* .safetensors: more pairs of its __metadata__ */
+    size_t num_pairs;
+} saei_content;
+
+static sae_result saei_content_no_memory(const saei_writer *w, const saei_content *c) {
+    return saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, c->name);
+}
+
+static void saei_put_le(saei_text *t, uint64_t value, size_t bytes) {
+    saei_text_put(t, &value, bytes); /* the machine is little endian */
+}
+
+/* ==== >>tensors: .npy ========================================================================= */
 
 /*  \x93NUMPY | u8 major, minor | header length: u16 (1.0) or u32 (2.0, 3.0) | header | data
     header: the Python dict {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } + '\n'  */
@@ -3697,6 +4249,10 @@ static void saei_swap_bytes(const unsigned char *in, unsigned char *out, size_t 
         for (size_t j = 0; j < size; j++) out[i * size + j] = in[i * size + size - 1 - j];
 }
 
+static bool saei_looks_npy(const unsigned char *d, size_t n) {
+    return n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0;
+}
+
 /* data [size] is a whole .npy; label names it in messages ("" for a plain file); entry, if any,
    holds it. */
 static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const char *label,
@@ -3708,7 +4264,7 @@ static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const c
     memset(&s, 0, sizeof s);
     memset(&t, 0, sizeof t);
     t.name = name;
-    if (size < 10 || memcmp(data, "\x93NUMPY", 6) != 0)
+    if (size < 10 || !saei_looks_npy(data, size))
         return saei_damaged(file, "%sno .npy header", label);
     if (data[6] < 1 || data[6] > 3 || data[7] != 0)
         return saei_unsupported(file, "%s.npy version %d.%d, known are 1.0, 2.0, 3.0", label,
@@ -3757,12 +4313,64 @@ static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const c
     return saei_file_add(file, &t, entry);
 }
 
-/* ==== >>tensors: reading .safetensors ========================================================= */
+static sae_result saei_npy_file(sae_tensor_file *file) {
+    return saei_npy_read(file, "", "", file->map.data, file->map.size, NULL);
+}
+
+/* ---- writing ---- */
+
+/* What stands before the data, as numpy writes it: room to grow the first size to 21 digits, then
+   spaces up to a multiple of 64. */
+static void saei_npy_write_header(saei_text *h, const sae_tensor *t) {
+    size_t start = h->size, begin, first = 0;
+    saei_text_put(h, "\x93NUMPY\x01\x00\x00\x00", 10);
+    begin = h->size;
+    saei_text_add(h, "{'descr': '%s', 'fortran_order': False, 'shape': (",
+                  saei_dtypes[t->dtype].descr);
+    for (size_t k = 0; k < t->ndim; k++) {
+        size_t before = h->size;
+        saei_text_add(h, "%llu", (unsigned long long)t->shape[k]);
+        if (k == 0) first = h->size - before;
+        if (k + 1 < t->ndim) saei_text_add(h, ", ");
+        else if (k == 0) saei_text_add(h, ",");
+    }
+    saei_text_add(h, "), }");
+    if (first) saei_text_add(h, "%*s", (int)(21 - first), "");
+    saei_text_add(h, "%*s\n", (int)(64 - (h->size - start + 1) % 64), "");
+    if (h->failed) return;
+    h->data[begin - 2] = (char)(unsigned char)((h->size - begin) & 255);
+    h->data[begin - 1] = (char)(unsigned char)((h->size - begin) >> 8);
+}
+
+static sae_result saei_npy_write(saei_writer *w, const saei_content *c) {
+    saei_text header;
+    memset(&header, 0, sizeof header);
+    header.ctx = w->ctx;
+    saei_npy_write_header(&header, c->tensors);
+    if (!header.failed) {
+        saei_writer_put(w, header.data, header.size);
+        saei_writer_put(w, c->tensors->data, saei_tensor_bytes(c->tensors));
+    }
+    saei_free(w->ctx, header.data);
+    return header.failed ? saei_content_no_memory(w, c) : SAE_OK;
+}
+
+/* ==== >>tensors: .safetensors ================================================================= */
 
 /*  u64 N | N bytes of JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...,
     "__metadata__": {"key": "value"}} | data. The tensors cover the data without hole or overlap. */
 
 enum { SAEI_SAFETENSORS_HEADER = 100000000 };
+
+static bool saei_probe_safetensors(const unsigned char *d, size_t n) {
+    return n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER;
+}
+
+/* Stricter than reading one is, so that no raw values pass for it. */
+static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
+    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
+           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
+}
 
 /* begin, end of a tensor, kept beside its index for sorting. */
 typedef struct saei_extent {
@@ -3903,10 +4511,85 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
     return SAE_OK;
 }
 
-/* ==== >>tensors: reading zip ================================================================== */
+/* ---- writing ---- */
+
+/* safetensors' order: by this rank (wide types first, so that all lie aligned), then by name. */
+static bool saei_safetensors_less(const void *a, const void *b) {
+    static const unsigned char rank[] = { 3, 3, 7, 6, 2, 10, 11, 9, 8, 5, 4, 1, 0, 12 };
+    const sae_tensor *x = (const sae_tensor *)a, *y = (const sae_tensor *)b;
+    if (rank[x->dtype] != rank[y->dtype]) return rank[x->dtype] < rank[y->dtype];
+    return strcmp(x->name, y->name) < 0;
+}
+
+static void saei_safetensors_header(saei_text *h, const void *const *sorted,
+                                    const saei_content *c) {
+    uint64_t at = 0;
+    saei_put_le(h, 0, 8);
+    saei_text_add(h, "{\"__metadata__\":{\"format\":\"pt\"");
+    for (size_t i = 0; i < c->num_pairs; i++) {
+        saei_text_add(h, ",");
+        saei_text_add_json_string(h, c->keys[i]);
+        saei_text_add(h, ":");
+        saei_text_add_json_string(h, c->values[i]);
+    }
+    saei_text_add(h, "}");
+    for (size_t i = 0; i < c->count; i++) {
+        const sae_tensor *t = (const sae_tensor *)sorted[i];
+        uint64_t end = at + saei_tensor_bytes(t);
+        saei_text_add(h, ",");
+        saei_text_add_json_string(h, t->name);
+        saei_text_add(h, ":{\"dtype\":\"%s\",\"shape\":[", sae_dtype_name(t->dtype));
+        for (size_t k = 0; k < t->ndim; k++)
+            saei_text_add(h, k ? ",%llu" : "%llu", (unsigned long long)t->shape[k]);
+        saei_text_add(h, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
+                      (unsigned long long)end);
+        at = end;
+    }
+    saei_text_add(h, "}");
+    saei_text_add(h, "%*s", (int)((8 - h->size % 8) % 8), "");
+    at = h->size - 8;
+    if (!h->failed) memcpy(h->data, &at, 8);
+}
+
+/* With __metadata__ {"format":"pt", keys[i]: values[i], ...}. */
+static sae_result saei_safetensors_write(saei_writer *w, const saei_content *c) {
+    const void **sorted;
+    saei_text header;
+    sae_result result = SAE_OK;
+    for (size_t i = 0; i < c->count; i++)
+        if (strcmp(c->tensors[i].name, "__metadata__") == 0)
+            return saei_fail(w->ctx, SAE_ERR_INVALID,
+                             "%s: %s: a tensor may not be named __metadata__", w->who, c->name);
+    memset(&header, 0, sizeof header);
+    header.ctx = w->ctx;
+    sorted = (const void **)saei_alloc(w->ctx, c->count + 1, sizeof *sorted);
+    if (sorted) {
+        for (size_t i = 0; i < c->count; i++) sorted[i] = c->tensors + i;
+        saei_sort(sorted, c->count, saei_safetensors_less);
+        saei_safetensors_header(&header, sorted, c);
+    }
+    if (!sorted || header.failed) {
+        result = saei_content_no_memory(w, c);
+    } else {
+        saei_writer_put(w, header.data, header.size);
+        for (size_t i = 0; i < c->count; i++) {
+            const sae_tensor *t = (const sae_tensor *)sorted[i];
+            saei_writer_put(w, t->data, saei_tensor_bytes(t));
+        }
+    }
+    saei_free(w->ctx, sorted);
+    saei_free(w->ctx, header.data);
+    return result;
+}
+
+/* ==== >>tensors: zip archives ================================================================= */
 
 /*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
     then the central directory they point to, an entry of which points to a local header. */
+
+static bool saei_looks_zip(const unsigned char *d, size_t n) {
+    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
+}
 
 typedef struct saei_zip {
     saei_zip_entry *entries;
@@ -4063,8 +4746,8 @@ static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsign
 }
 #endif
 
-/* Makes e->data the entry's plain bytes. Their CRC-32 is looked at now where they are few or had to
-   be unpacked, else once they are read: saei_zip_check. torch may leave it out as 0. */
+/* Makes e->data the entry's plain bytes. The CRC-32 of small and of compressed entries is checked
+   now, that of others when they are read (saei_zip_check). torch may leave it out as 0. */
 enum { SAEI_CRC_AT_ONCE = 4096 };
 static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
     char quoted[SAEI_QUOTE];
@@ -4098,6 +4781,127 @@ static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool 
     return unpacked || e->size <= SAEI_CRC_AT_ONCE ? saei_zip_check(file, e) : SAE_OK;
 }
 
+/* ---- writing ---- */
+
+/* Sizes and offsets from here on go into zip64 fields. */
+#ifndef SAEI_ZIP64_LIMIT
+#define SAEI_ZIP64_LIMIT 0xFFFFFFFFu
+#endif
+
+typedef struct saei_zip_writer {
+    saei_writer *out;
+    saei_text head, directory;
+    uint64_t count;
+    saei_crc_table crc;
+} saei_zip_writer;
+
+static uint32_t saei_zip_narrow(uint64_t value) {
+    return value >= SAEI_ZIP64_LIMIT ? 0xFFFFFFFFu : (uint32_t)value;
+}
+
+/* What a local header and a directory entry share: from the version needed to the name's length. */
+static void saei_zip_put_common(saei_text *t, const char *name, uint64_t size, uint32_t crc) {
+    saei_put_le(t, 45, 2);          /* version needed: zip64 */
+    saei_put_le(t, 0x0800, 2);      /* UTF-8 names */
+    saei_put_le(t, 0, 2);           /* stored */
+    saei_put_le(t, 0x00210000u, 4); /* midnight, 1 January 1980 */
+    saei_put_le(t, crc, 4);
+    saei_put_le(t, saei_zip_narrow(size), 4);
+    saei_put_le(t, saei_zip_narrow(size), 4);
+    saei_put_le(t, strlen(name), 2);
+}
+
+/* One stored entry of two pieces, on a multiple of 64 bytes by padding in the extra field "FB". */
+static void saei_zip_put(saei_zip_writer *z, const char *name, const void *a, size_t a_size,
+                         const void *b, size_t b_size) {
+    saei_text *h = &z->head, *d = &z->directory;
+    uint64_t offset = z->out->size, size = (uint64_t)a_size + b_size;
+    size_t name_size = strlen(name), wide = size >= SAEI_ZIP64_LIMIT ? 20 : 0, far_size;
+    size_t pad = (size_t)((64 - (offset + 34 + name_size + wide) % 64) % 64);
+    uint32_t crc = saei_crc(&z->crc, saei_crc(&z->crc, 0, a, a_size), b, b_size);
+    h->size = 0;
+    saei_put_le(h, 0x04034b50, 4);
+    saei_zip_put_common(h, name, size, crc);
+    saei_put_le(h, wide + 4 + pad, 2);
+    saei_text_put(h, name, name_size);
+    if (wide) {
+        saei_put_le(h, 1 | 16u << 16, 4);
+        saei_put_le(h, size, 8);
+        saei_put_le(h, size, 8);
+    }
+    saei_put_le(h, 0x4246, 2);
+    saei_put_le(h, pad, 2);
+    for (size_t i = 0; i < pad; i++) saei_text_put(h, "Z", 1);
+    if (!h->failed) saei_writer_put(z->out, h->data, h->size);
+    saei_writer_put(z->out, a, a_size);
+    saei_writer_put(z->out, b, b_size);
+    far_size = (wide ? 16u : 0u) + (offset >= SAEI_ZIP64_LIMIT ? 8u : 0u);
+    saei_put_le(d, 0x02014b50, 4);
+    saei_put_le(d, 45, 2);
+    saei_zip_put_common(d, name, size, crc);
+    saei_put_le(d, far_size ? far_size + 4 : 0, 2);
+    saei_put_le(d, 0, 8); /* no comment, first disk, no attributes */
+    saei_put_le(d, 0, 2);
+    saei_put_le(d, saei_zip_narrow(offset), 4);
+    saei_text_put(d, name, name_size);
+    if (far_size) saei_put_le(d, 1 | (uint64_t)far_size << 16, 4);
+    if (wide) {
+        saei_put_le(d, size, 8);
+        saei_put_le(d, size, 8);
+    }
+    if (offset >= SAEI_ZIP64_LIMIT) saei_put_le(d, offset, 8);
+    z->count++;
+}
+
+/* The directory and the end records. */
+static void saei_zip_end_write(saei_zip_writer *z) {
+    saei_text *d = &z->directory;
+    uint64_t at = z->out->size, size = d->size, end = at + size;
+    if (z->count >= 0xFFFF || at >= SAEI_ZIP64_LIMIT || size >= SAEI_ZIP64_LIMIT) {
+        saei_put_le(d, 0x06064b50, 4);
+        saei_put_le(d, 44, 8);
+        saei_put_le(d, 45 | 45u << 16, 4);
+        saei_put_le(d, 0, 8);
+        saei_put_le(d, z->count, 8);
+        saei_put_le(d, z->count, 8);
+        saei_put_le(d, size, 8);
+        saei_put_le(d, at, 8);
+        saei_put_le(d, 0x07064b50, 4);
+        saei_put_le(d, 0, 4);
+        saei_put_le(d, end, 8);
+        saei_put_le(d, 1, 4);
+    }
+    saei_put_le(d, 0x06054b50, 4);
+    saei_put_le(d, 0, 4);
+    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
+    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
+    saei_put_le(d, saei_zip_narrow(size), 4);
+    saei_put_le(d, saei_zip_narrow(at), 4);
+    saei_put_le(d, 0, 2);
+    if (!d->failed) saei_writer_put(z->out, d->data, d->size);
+}
+
+/* An archive into an open writer; fill puts the entries. */
+static sae_result saei_zip_write(saei_writer *w, const saei_content *c,
+                                 sae_result (*fill)(saei_zip_writer *z, const saei_content *c)) {
+    saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
+    sae_result result;
+    if (!z) return saei_content_no_memory(w, c);
+    z->out = w;
+    z->head.ctx = z->directory.ctx = w->ctx;
+    saei_crc_tables(&z->crc);
+    result = fill(z, c);
+    if (result == SAE_OK) saei_zip_end_write(z);
+    if (result == SAE_OK && (z->head.failed || z->directory.failed))
+        result = saei_content_no_memory(w, c);
+    saei_free(w->ctx, z->head.data);
+    saei_free(w->ctx, z->directory.data);
+    saei_free(w->ctx, z);
+    return result;
+}
+
+/* ==== >>tensors: .npz ========================================================================= */
+
 static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
     for (size_t i = 0; i < zip->count; i++) {
         saei_zip_entry *e = zip->entries + i;
@@ -4113,7 +4917,31 @@ static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
     return SAE_OK;
 }
 
-/* ==== >>tensors: reading .pt ================================================================== */
+static sae_result saei_npz_fill(saei_zip_writer *z, const saei_content *c) {
+    saei_text name, header;
+    sae_result result = SAE_OK;
+    memset(&name, 0, sizeof name);
+    name.ctx = z->out->ctx;
+    header = name;
+    for (size_t i = 0; i < c->count; i++) {
+        name.size = header.size = 0;
+        saei_text_add(&name, "%s.npy", c->tensors[i].name);
+        saei_npy_write_header(&header, c->tensors + i);
+        if (name.failed || header.failed) break;
+        saei_zip_put(z, name.data, header.data, header.size, c->tensors[i].data,
+                     saei_tensor_bytes(c->tensors + i));
+    }
+    if (name.failed || header.failed) result = saei_content_no_memory(z->out, c);
+    saei_free(name.ctx, name.data);
+    saei_free(header.ctx, header.data);
+    return result;
+}
+
+static sae_result saei_npz_write(saei_writer *w, const saei_content *c) {
+    return saei_zip_write(w, c, saei_npz_fill);
+}
+
+/* ==== >>tensors: .pt, the pickle ============================================================== */
 
 /*  A zip of TOP/data.pkl (what is there: a pickle), TOP/data/KEY (the storages), TOP/version, and
     perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict,
@@ -4581,7 +5409,7 @@ static sae_result saei_pickle_run(saei_pickle *u, saei_pickle_value **out) {
     return SAE_OK;
 }
 
-/* ==== >>tensors: reading .pt, names and archive =============================================== */
+/* ==== >>tensors: .pt, names and archive ======================================================= */
 
 static sae_result saei_pickle_add_scalar(saei_pickle *u, const char *name, const char *text) {
     sae_tensor_file *file = u->file;
@@ -4650,7 +5478,7 @@ static sae_result saei_pickle_flatten(saei_pickle *u, const saei_pickle_value *v
     return SAE_OK;
 }
 
-/* The archive's own rules, before anything of the pickle is looked at. */
+/* The archive's own rules, checked before the pickle is read. */
 static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const char *top) {
     const struct {
         const char *name;
@@ -4743,324 +5571,7 @@ static sae_result saei_torch_read(sae_tensor_file *file, saei_zip *zip, const ch
     return result;
 }
 
-/* ==== >>tensors: opening a file =============================================================== */
-
-static sae_result saei_zip_read(sae_tensor_file *file) {
-    saei_zip zip;
-    char top[SAEI_QUOTE];
-    SAEI_TRY(saei_zip_open(file, &zip));
-    if (saei_torch_top(&zip, top)) return saei_torch_read(file, &zip, top);
-    for (size_t i = 0; i < zip.count; i++)
-        if (saei_ends_with(zip.entries[i].name, ".npy")) return saei_npz_read(file, &zip);
-    return saei_damaged(file, "a zip archive without data.pkl (torch.save) and without .npy "
-                              "(numpy.savez)");
-}
-
-static bool saei_looks_zip(const unsigned char *d, size_t n) {
-    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
-}
-
-static bool saei_looks_npy(const unsigned char *d, size_t n) {
-    return n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0;
-}
-
-/* Stricter than reading one is, so that no raw values pass for it. */
-static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
-    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
-           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
-}
-
-/* The kind is told by the content. */
-static sae_result saei_tensor_file_read(sae_tensor_file *file) {
-    static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
-    const unsigned char *d = file->map.data;
-    size_t n = file->map.size;
-    if (n == 0) return saei_damaged(file, "the file is empty");
-    if (saei_looks_zip(d, n)) return saei_zip_read(file);
-    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n, NULL);
-    if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
-        return saei_safetensors_read(file);
-    if (n >= 11 && memcmp(d, "version htt", 11) == 0)
-        return saei_damaged(file, "a Git LFS pointer: the file itself was not downloaded (git lfs "
-                                  "pull)");
-    if (saei_ends_with(file->path, ".safetensors")) return saei_safetensors_read(file);
-    if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
-        return saei_unsupported(file, "torch.save's format from before torch 1.6; re-save it with "
-                                      "torch >= 1.6");
-    if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
-        return saei_unsupported(file, "a bare pickle, which is not run; re-save it with torch.save "
-                                      "(torch >= 1.6) or as .safetensors");
-    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .pt (torch >= "
-                              "1.6)");
-}
-
-SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
-    if (!file) return;
-    saei_free(file->ctx, file->header);
-    saei_arena_free(&file->arena);
-    saei_map_close(file->ctx, &file->map);
-    saei_free(file->ctx, file);
-}
-
-/* The file whose bytes are in *map, which is the file's from here on (with handle NULL they stay
-   the caller's and must outlive it). path is for messages, and tells the kind where the bytes do
-   not. */
-static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
-                                            sae_tensor_file **out) {
-    sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
-    sae_result result;
-    if (!file) {
-        saei_map_close(ctx, map);
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
-                         path);
-    }
-    file->ctx = ctx;
-    file->who = "sae_tensor_file_open";
-    file->path = path;
-    file->arena.ctx = ctx;
-    file->map = *map;
-    saei_crc_tables(&file->crc);
-    result = saei_tensor_file_read(file);
-    if (result == SAE_OK)
-        result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
-                                 &file->by_name);
-    if (result == SAE_OK)
-        result = saei_file_index(file, file->scalars, file->num_scalars, sizeof *file->scalars,
-                                 "value", &file->scalars_by_name);
-    file->path = saei_arena_text(&file->arena, path, strlen(path));
-    if (result == SAE_OK && !file->path)
-        result =
-            saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
-    if (result != SAE_OK) {
-        sae_tensor_file_close(file);
-        return result;
-    }
-    *out = file;
-    return SAE_OK;
-}
-
-SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
-    saei_map map;
-    if (!ctx) return SAE_ERR_INVALID;
-    if (!path || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_open: path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
-    return saei_tensor_file_open_map(ctx, path, &map, out);
-}
-
-SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
-
-SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index) {
-    return file && index < file->count ? &file->tensors[index].tensor : NULL;
-}
-
-SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name) {
-    if (!file || !name) return NULL;
-    return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
-}
-
-SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
-    if (!file) return SAE_ERR_INVALID;
-    for (size_t i = 0; i < file->count; i++) {
-        saei_file_tensor *t = file->tensors + i;
-        if (tensor && tensor != &t->tensor) continue;
-        file->who = "sae_tensor_file_check";
-        if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
-        if (tensor) return SAE_OK;
-    }
-    if (!tensor) return SAE_OK;
-    return saei_fail(file->ctx, SAE_ERR_INVALID,
-                     "sae_tensor_file_check: tensor is not of this file");
-}
-
-/* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",
-   "0.5", "True", "None", "TopK". NULL if there is none. */
-static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const char *name) {
-    const saei_scalar *s =
-        (const saei_scalar *)saei_name_find(file->scalars_by_name, file->num_scalars, name);
-    return s ? s->text : NULL;
-}
-
-/* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
-static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key) {
-    const sae_json *value = sae_json_get(file->metadata, key);
-    return value ? value->string : NULL;
-}
-
-/* ==== >>tensors: writing ====================================================================== */
-
-/* Row-major bytes of a tensor. */
-static size_t saei_tensor_bytes(const sae_tensor *t) {
-    size_t n = sae_dtype_size(t->dtype);
-    for (size_t k = 0; k < t->ndim; k++) n *= (size_t)t->shape[k];
-    return n;
-}
-
-static sae_result saei_write_check(const sae_context *ctx, const char *path,
-                                   const sae_tensor *tensors, size_t count) {
-    const char *who = "sae_tensor_file_write";
-    const void **sorted;
-    sae_result result = SAE_OK;
-    char quoted[SAEI_QUOTE];
-    if (count && !tensors)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensors is NULL, count is %zu", who, path,
-                         count);
-    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
-    if (!sorted)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", who, path);
-    for (size_t i = 0; i < count && result == SAE_OK; i++) {
-        sae_tensor t = tensors[i];
-        size_t elements = 0;
-        sorted[i] = tensors + i;
-        if (!t.name || strlen(t.name) > 60000 || !saei_is_text(t.name, strlen(t.name)))
-            result = saei_fail(ctx, SAE_ERR_INVALID,
-                               "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
-                               "60000 bytes",
-                               who, path, i);
-        else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
-                 || !saei_shape_layout(&t, &elements))
-            result = saei_fail(ctx, SAE_ERR_INVALID,
-                               "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
-                               "0 to %d, and at most %d whose product fits",
-                               who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
-                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
-        else if (elements && !t.data)
-            result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
-                               saei_quote(t.name, quoted));
-    }
-    if (result == SAE_OK) saei_sort(sorted, count, saei_name_less);
-    for (size_t i = 1; i < count && result == SAE_OK; i++)
-        if (strcmp(saei_name_of(sorted[i - 1]), saei_name_of(sorted[i])) == 0)
-            result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: two tensors are named \"%s\"", who,
-                               path, saei_quote(saei_name_of(sorted[i]), quoted));
-    saei_free(ctx, sorted);
-    return result;
-}
-
-static void saei_put_le(saei_text *t, uint64_t value, size_t bytes) {
-    saei_text_put(t, &value, bytes); /* the machine is little endian */
-}
-
-/* What stands before the data, as numpy writes it: room to grow the first size to 21 digits, then
-   spaces up to a multiple of 64. */
-static void saei_npy_write_header(saei_text *h, const sae_tensor *t) {
-    size_t start = h->size, begin, first = 0;
-    saei_text_put(h, "\x93NUMPY\x01\x00\x00\x00", 10);
-    begin = h->size;
-    saei_text_add(h, "{'descr': '%s', 'fortran_order': False, 'shape': (",
-                  saei_dtypes[t->dtype].descr);
-    for (size_t k = 0; k < t->ndim; k++) {
-        size_t before = h->size;
-        saei_text_add(h, "%llu", (unsigned long long)t->shape[k]);
-        if (k == 0) first = h->size - before;
-        if (k + 1 < t->ndim) saei_text_add(h, ", ");
-        else if (k == 0) saei_text_add(h, ",");
-    }
-    saei_text_add(h, "), }");
-    if (first) saei_text_add(h, "%*s", (int)(21 - first), "");
-    saei_text_add(h, "%*s\n", (int)(64 - (h->size - start + 1) % 64), "");
-    if (h->failed) return;
-    h->data[begin - 2] = (char)(unsigned char)((h->size - begin) & 255);
-    h->data[begin - 1] = (char)(unsigned char)((h->size - begin) >> 8);
-}
-
-/* Sizes and offsets from here on go into zip64 fields. */
-#ifndef SAEI_ZIP64_LIMIT
-#define SAEI_ZIP64_LIMIT 0xFFFFFFFFu
-#endif
-
-typedef struct saei_zip_writer {
-    saei_writer *out;
-    saei_text head, directory;
-    uint64_t count;
-    saei_crc_table crc;
-} saei_zip_writer;
-
-static uint32_t saei_zip_narrow(uint64_t value) {
-    return value >= SAEI_ZIP64_LIMIT ? 0xFFFFFFFFu : (uint32_t)value;
-}
-
-/* What a local header and a directory entry share: from the version needed to the name's length. */
-static void saei_zip_put_common(saei_text *t, const char *name, uint64_t size, uint32_t crc) {
-    saei_put_le(t, 45, 2);          /* version needed: zip64 */
-    saei_put_le(t, 0x0800, 2);      /* UTF-8 names */
-    saei_put_le(t, 0, 2);           /* stored */
-    saei_put_le(t, 0x00210000u, 4); /* midnight, 1 January 1980 */
-    saei_put_le(t, crc, 4);
-    saei_put_le(t, saei_zip_narrow(size), 4);
-    saei_put_le(t, saei_zip_narrow(size), 4);
-    saei_put_le(t, strlen(name), 2);
-}
-
-/* One stored entry of two pieces, on a multiple of 64 bytes by padding in the extra field "FB". */
-static void saei_zip_put(saei_zip_writer *z, const char *name, const void *a, size_t a_size,
-                         const void *b, size_t b_size) {
-    saei_text *h = &z->head, *d = &z->directory;
-    uint64_t offset = z->out->size, size = (uint64_t)a_size + b_size;
-    size_t name_size = strlen(name), wide = size >= SAEI_ZIP64_LIMIT ? 20 : 0, far_size;
-    size_t pad = (size_t)((64 - (offset + 34 + name_size + wide) % 64) % 64);
-    uint32_t crc = saei_crc(&z->crc, saei_crc(&z->crc, 0, a, a_size), b, b_size);
-    h->size = 0;
-    saei_put_le(h, 0x04034b50, 4);
-    saei_zip_put_common(h, name, size, crc);
-    saei_put_le(h, wide + 4 + pad, 2);
-    saei_text_put(h, name, name_size);
-    if (wide) {
-        saei_put_le(h, 1 | 16u << 16, 4);
-        saei_put_le(h, size, 8);
-        saei_put_le(h, size, 8);
-    }
-    saei_put_le(h, 0x4246, 2);
-    saei_put_le(h, pad, 2);
-    for (size_t i = 0; i < pad; i++) saei_text_put(h, "Z", 1);
-    if (!h->failed) saei_writer_put(z->out, h->data, h->size);
-    saei_writer_put(z->out, a, a_size);
-    saei_writer_put(z->out, b, b_size);
-    far_size = (wide ? 16u : 0u) + (offset >= SAEI_ZIP64_LIMIT ? 8u : 0u);
-    saei_put_le(d, 0x02014b50, 4);
-    saei_put_le(d, 45, 2);
-    saei_zip_put_common(d, name, size, crc);
-    saei_put_le(d, far_size ? far_size + 4 : 0, 2);
-    saei_put_le(d, 0, 8); /* no comment, first disk, no attributes */
-    saei_put_le(d, 0, 2);
-    saei_put_le(d, saei_zip_narrow(offset), 4);
-    saei_text_put(d, name, name_size);
-    if (far_size) saei_put_le(d, 1 | (uint64_t)far_size << 16, 4);
-    if (wide) {
-        saei_put_le(d, size, 8);
-        saei_put_le(d, size, 8);
-    }
-    if (offset >= SAEI_ZIP64_LIMIT) saei_put_le(d, offset, 8);
-    z->count++;
-}
-
-/* The directory and the end records. */
-static void saei_zip_end_write(saei_zip_writer *z) {
-    saei_text *d = &z->directory;
-    uint64_t at = z->out->size, size = d->size, end = at + size;
-    if (z->count >= 0xFFFF || at >= SAEI_ZIP64_LIMIT || size >= SAEI_ZIP64_LIMIT) {
-        saei_put_le(d, 0x06064b50, 4);
-        saei_put_le(d, 44, 8);
-        saei_put_le(d, 45 | 45u << 16, 4);
-        saei_put_le(d, 0, 8);
-        saei_put_le(d, z->count, 8);
-        saei_put_le(d, z->count, 8);
-        saei_put_le(d, size, 8);
-        saei_put_le(d, at, 8);
-        saei_put_le(d, 0x07064b50, 4);
-        saei_put_le(d, 0, 4);
-        saei_put_le(d, end, 8);
-        saei_put_le(d, 1, 4);
-    }
-    saei_put_le(d, 0x06054b50, 4);
-    saei_put_le(d, 0, 4);
-    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
-    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
-    saei_put_le(d, saei_zip_narrow(size), 4);
-    saei_put_le(d, saei_zip_narrow(at), 4);
-    saei_put_le(d, 0, 2);
-    if (!d->failed) saei_writer_put(z->out, d->data, d->size);
-}
+/* ---- writing ---- */
 
 /* Shortest of BININT1, BININT2, BININT, LONG1. */
 static void saei_pickle_put_int(saei_text *t, uint64_t value) {
@@ -5118,214 +5629,292 @@ static size_t saei_stem_size(const char *base) {
     return dot && dot > base ? (size_t)(dot - base) : strlen(base);
 }
 
-static sae_result saei_torch_write(saei_zip_writer *z, const char *path, const sae_tensor *tensors,
-                                   size_t count) {
+static sae_result saei_torch_fill(saei_zip_writer *z, const saei_content *c) {
     const sae_context *ctx = z->out->ctx;
-    const char *base = saei_path_base(path);
+    const char *base = saei_path_base(c->name);
     size_t stem = saei_stem_size(base);
     saei_text p, name;
-    sae_result result = SAE_OK;
-    for (size_t i = 0; i < count; i++)
-        if (!saei_dtypes[tensors[i].dtype].storage)
-            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                             "sae_tensor_file_write: %s: .pt files have no %s", path,
-                             sae_dtype_name(tensors[i].dtype));
+    bool failed;
+    for (size_t i = 0; i < c->count; i++)
+        if (!saei_dtypes[c->tensors[i].dtype].storage)
+            return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: %s: .pt files have no %s", z->out->who,
+                             c->name, sae_dtype_name(c->tensors[i].dtype));
     if (!saei_is_text(base, stem) || stem > 60000)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_tensor_file_write: %s: the name of a .pt file must be "
-                         "UTF-8",
-                         path);
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: the name of a .pt file must be UTF-8",
+                         z->out->who, c->name);
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
     name = p;
-    saei_torch_pickle(&p, tensors, count);
-    for (size_t i = 0; i < count + 3; i++) {
+    saei_torch_pickle(&p, c->tensors, c->count);
+    for (size_t i = 0; i < c->count + 3; i++) {
         name.size = 0;
         saei_text_put(&name, base, stem);
         if (i == 0) saei_text_add(&name, "/data.pkl");
         else if (i == 1) saei_text_add(&name, "/byteorder");
-        else if (i == count + 2) saei_text_add(&name, "/version");
+        else if (i == c->count + 2) saei_text_add(&name, "/version");
         else saei_text_add(&name, "/data/%zu", i - 2);
         if (name.failed || p.failed) break;
         if (i == 0) saei_zip_put(z, name.data, p.data, p.size, "", 0);
         else if (i == 1) saei_zip_put(z, name.data, "little", 6, "", 0);
-        else if (i == count + 2) saei_zip_put(z, name.data, "3\n", 2, "", 0);
+        else if (i == c->count + 2) saei_zip_put(z, name.data, "3\n", 2, "", 0);
         else
-            saei_zip_put(z, name.data, tensors[i - 2].data, saei_tensor_bytes(tensors + i - 2), "",
-                         0);
+            saei_zip_put(z, name.data, c->tensors[i - 2].data,
+                         saei_tensor_bytes(c->tensors + (i - 2)), "", 0);
     }
-    if (p.failed || name.failed) z->head.failed = true;
+    failed = p.failed || name.failed;
     saei_free(ctx, p.data);
     saei_free(ctx, name.data);
-    return result;
+    return failed ? saei_content_no_memory(z->out, c) : SAE_OK;
 }
 
-static void saei_npz_write(saei_zip_writer *z, const sae_tensor *tensors, size_t count) {
-    saei_text name, header;
-    memset(&name, 0, sizeof name);
-    name.ctx = z->out->ctx;
-    header = name;
-    for (size_t i = 0; i < count; i++) {
-        name.size = header.size = 0;
-        saei_text_add(&name, "%s.npy", tensors[i].name);
-        saei_npy_write_header(&header, tensors + i);
-        if (name.failed || header.failed) break;
-        saei_zip_put(z, name.data, header.data, header.size, tensors[i].data,
-                     saei_tensor_bytes(tensors + i));
-    }
-    if (name.failed || header.failed) z->head.failed = true;
-    saei_free(name.ctx, name.data);
-    saei_free(name.ctx, header.data);
+static sae_result saei_torch_write(saei_writer *w, const saei_content *c) {
+    return saei_zip_write(w, c, saei_torch_fill);
 }
 
-/* .npz or .pt into an open writer. */
-static sae_result saei_zip_write(saei_writer *w, const char *path, bool torch,
-                                 const sae_tensor *tensors, size_t count) {
-    saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
-    sae_result result = SAE_OK;
-    if (!z)
-        return saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
-    z->out = w;
-    z->head.ctx = z->directory.ctx = w->ctx;
-    saei_crc_tables(&z->crc);
-    if (torch) result = saei_torch_write(z, path, tensors, count);
-    else saei_npz_write(z, tensors, count);
-    if (result == SAE_OK) saei_zip_end_write(z);
-    if (result == SAE_OK && (z->head.failed || z->directory.failed))
-        result =
-            saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s", w->who, path);
-    saei_free(w->ctx, z->head.data);
-    saei_free(w->ctx, z->directory.data);
-    saei_free(w->ctx, z);
-    return result;
+/* ==== >>tensors: every container ============================================================== */
+
+static sae_result saei_zip_file(sae_tensor_file *file) {
+    saei_zip zip;
+    char top[SAEI_QUOTE];
+    SAEI_TRY(saei_zip_open(file, &zip));
+    file->ending = ".pt";
+    if (saei_torch_top(&zip, top)) return saei_torch_read(file, &zip, top);
+    file->ending = ".npz";
+    for (size_t i = 0; i < zip.count; i++)
+        if (saei_ends_with(zip.entries[i].name, ".npy")) return saei_npz_read(file, &zip);
+    return saei_damaged(file, "a zip archive without data.pkl (torch.save) and without .npy "
+                              "(numpy.savez)");
 }
 
-/* safetensors' order: by this rank (wide types first, so that all lie aligned), then by name. */
-static bool saei_safetensors_less(const void *a, const void *b) {
-    static const unsigned char rank[] = { 3, 3, 7, 6, 2, 10, 11, 9, 8, 5, 4, 1, 0, 12 };
-    const sae_tensor *x = (const sae_tensor *)a, *y = (const sae_tensor *)b;
-    if (rank[x->dtype] != rank[y->dtype]) return rank[x->dtype] < rank[y->dtype];
-    return strcmp(x->name, y->name) < 0;
+/* The containers: known by their content when they are read, by the ending of the name when they
+   are written. */
+typedef struct saei_container {
+    const char *ending;
+    bool nameless; /* holds one tensor, without a name */
+    bool (*probe)(const unsigned char *data, size_t size);
+    sae_result (*read)(sae_tensor_file *file);
+    sae_result (*write)(saei_writer *w, const saei_content *content);
+} saei_container;
+
+static const saei_container saei_containers[] = {
+    { ".npy", true, saei_looks_npy, saei_npy_file, saei_npy_write },
+    { ".npz", false, saei_looks_zip, saei_zip_file, saei_npz_write },
+    { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
+      saei_safetensors_write },
+    { ".pt", false, saei_looks_zip, saei_zip_file, saei_torch_write },
+    { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write }
+};
+enum { SAEI_NUM_CONTAINERS = sizeof saei_containers / sizeof saei_containers[0] };
+
+static sae_result saei_tensor_file_read(sae_tensor_file *file) {
+    static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
+    const unsigned char *d = file->map.data;
+    size_t n = file->map.size;
+    if (n == 0) return saei_damaged(file, "the file is empty");
+    for (size_t i = 0; i < SAEI_NUM_CONTAINERS; i++)
+        if (saei_containers[i].probe(d, n)) {
+            file->ending = saei_containers[i].ending;
+            return saei_containers[i].read(file);
+        }
+    if (n >= 11 && memcmp(d, "version htt", 11) == 0)
+        return saei_damaged(file, "a Git LFS pointer: the file itself was not downloaded (git lfs "
+                                  "pull)");
+    if (saei_ends_with(file->path, ".safetensors")) return saei_safetensors_read(file);
+    if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
+        return saei_unsupported(file, "torch.save's format from before torch 1.6; re-save it with "
+                                      "torch >= 1.6");
+    if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
+        return saei_unsupported(file, "a bare pickle, which is not run; re-save it with torch.save "
+                                      "(torch >= 1.6) or as .safetensors");
+    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .pt (torch >= "
+                              "1.6)");
 }
 
-static void saei_safetensors_header(saei_text *h, const void *const *sorted, size_t count,
-                                    const char *const *keys, const char *const *values,
-                                    size_t num_pairs) {
-    uint64_t at = 0;
-    saei_put_le(h, 0, 8);
-    saei_text_add(h, "{\"__metadata__\":{\"format\":\"pt\"");
-    for (size_t i = 0; i < num_pairs; i++) {
-        saei_text_add(h, ",");
-        saei_text_add_json_string(h, keys[i]);
-        saei_text_add(h, ":");
-        saei_text_add_json_string(h, values[i]);
-    }
-    saei_text_add(h, "}");
-    for (size_t i = 0; i < count; i++) {
-        const sae_tensor *t = (const sae_tensor *)sorted[i];
-        uint64_t end = at + saei_tensor_bytes(t);
-        saei_text_add(h, ",");
-        saei_text_add_json_string(h, t->name);
-        saei_text_add(h, ":{\"dtype\":\"%s\",\"shape\":[", sae_dtype_name(t->dtype));
-        for (size_t k = 0; k < t->ndim; k++)
-            saei_text_add(h, k ? ",%llu" : "%llu", (unsigned long long)t->shape[k]);
-        saei_text_add(h, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
-                      (unsigned long long)end);
-        at = end;
-    }
-    saei_text_add(h, "}");
-    saei_text_add(h, "%*s", (int)((8 - h->size % 8) % 8), "");
-    at = h->size - 8;
-    if (!h->failed) memcpy(h->data, &at, 8);
+SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
+    if (!file) return;
+    sae_json_close(file->header);
+    saei_arena_free(&file->arena);
+    saei_map_close(file->ctx, &file->map);
+    saei_free(file->ctx, file);
 }
 
-/* .safetensors with __metadata__ {"format":"pt", keys[i]: values[i], ...}. */
-static sae_result saei_safetensors_write(const sae_context *ctx, const char *path,
-                                         const sae_tensor *tensors, size_t count,
-                                         const char *const *keys, const char *const *values,
-                                         size_t num_pairs) {
-    const void **sorted;
-    saei_text header;
-    saei_writer w;
+/* The file whose bytes are in *map, which is the file's from here on; bytes of the caller's must
+   outlive it. path is for messages, and says the kind where the bytes do not. */
+static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
+                                            sae_tensor_file **out) {
+    sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
     sae_result result;
-    SAEI_TRY(saei_write_check(ctx, path, tensors, count));
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(tensors[i].name, "__metadata__") == 0)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_tensor_file_write: %s: a tensor may not be named __metadata__",
-                             path);
-    memset(&header, 0, sizeof header);
-    header.ctx = ctx;
-    sorted = (const void **)saei_alloc(ctx, count + 1, sizeof *sorted);
-    if (sorted) {
-        for (size_t i = 0; i < count; i++) sorted[i] = tensors + i;
-        saei_sort(sorted, count, saei_safetensors_less);
-        saei_safetensors_header(&header, sorted, count, keys, values, num_pairs);
+    if (!file) {
+        saei_map_close(ctx, map);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+                         path);
     }
-    result = SAE_ERR_OUT_OF_MEMORY;
-    if (!sorted || header.failed)
-        saei_fail(ctx, result, "sae_tensor_file_write: no memory to write %s", path);
-    else result = saei_writer_open(ctx, "sae_tensor_file_write", path, &w);
+    file->ctx = ctx;
+    file->who = "sae_tensor_file_open";
+    file->path = path;
+    file->arena.ctx = ctx;
+    file->map = *map;
+    saei_crc_tables(&file->crc);
+    result = saei_tensor_file_read(file);
+    if (result == SAE_OK)
+        result = saei_file_index(file, file->tensors, file->count, sizeof *file->tensors, "tensor",
+                                 &file->by_name);
+    if (result == SAE_OK)
+        result = saei_file_index(file, file->scalars, file->num_scalars, sizeof *file->scalars,
+                                 "value", &file->scalars_by_name);
+    file->path = saei_arena_text(&file->arena, path, strlen(path));
+    if (result == SAE_OK && !file->path)
+        result =
+            saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
     if (result != SAE_OK) {
-        saei_free(ctx, sorted);
-        saei_free(ctx, header.data);
+        sae_tensor_file_close(file);
         return result;
     }
-    saei_writer_put(&w, header.data, header.size);
-    for (size_t i = 0; i < count; i++) {
-        const sae_tensor *t = (const sae_tensor *)sorted[i];
-        saei_writer_put(&w, t->data, saei_tensor_bytes(t));
-    }
-    saei_free(ctx, sorted);
-    saei_free(ctx, header.data);
-    return saei_writer_finish(&w);
+    *out = file;
+    return SAE_OK;
 }
 
-static sae_result saei_npy_write(saei_writer *w, const sae_tensor *tensor) {
-    saei_text header;
-    memset(&header, 0, sizeof header);
-    header.ctx = w->ctx;
-    saei_npy_write_header(&header, tensor);
-    if (!header.failed) {
-        saei_writer_put(w, header.data, header.size);
-        saei_writer_put(w, tensor->data, saei_tensor_bytes(tensor));
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
+    saei_map map;
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!path || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_open: path or out is NULL");
+    SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
+    return saei_tensor_file_open_map(ctx, path, &map, out);
+}
+
+SAE_API sae_result sae_tensor_file_open_memory(sae_context *ctx, const void *data, size_t size,
+                                               sae_tensor_file **out) {
+    saei_map map;
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!data || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_open_memory: data or out is NULL");
+    memset(&map, 0, sizeof map);
+    map.data = (const unsigned char *)data;
+    map.size = size;
+    return saei_tensor_file_open_map(ctx, "memory", &map, out);
+}
+
+SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
+
+SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index) {
+    return file && index < file->count ? &file->tensors[index].tensor : NULL;
+}
+
+SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name) {
+    if (!file || !name) return NULL;
+    return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
+}
+
+SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
+    if (!file) return SAE_ERR_INVALID;
+    for (size_t i = 0; i < file->count; i++) {
+        saei_file_tensor *t = file->tensors + i;
+        if (tensor && tensor != &t->tensor) continue;
+        file->who = "sae_tensor_file_check";
+        if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
+        if (tensor) return SAE_OK;
     }
-    saei_free(w->ctx, header.data);
-    return header.failed ? saei_fail(w->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory to write %s",
-                                     w->who, w->path)
-                         : SAE_OK;
+    if (!tensor) return SAE_OK;
+    return saei_fail(file->ctx, SAE_ERR_INVALID,
+                     "sae_tensor_file_check: tensor is not of this file");
+}
+
+/* The text of a value of a .pt that is not a tensor, by its dotted name, as Python prints it: "50",
+   "0.5", "True", "None", "TopK". NULL if there is none. */
+static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const char *name) {
+    const saei_scalar *s =
+        (const saei_scalar *)saei_name_find(file->scalars_by_name, file->num_scalars, name);
+    return s ? s->text : NULL;
+}
+
+/* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
+static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key) {
+    const sae_json *value = sae_json_get(file->metadata, key);
+    return value ? value->string : NULL;
+}
+
+/* ---- writing ---- */
+
+static const saei_container *saei_container_of(const char *name) {
+    for (size_t i = 0; i < SAEI_NUM_CONTAINERS; i++)
+        if (saei_ends_with(name, saei_containers[i].ending)) return &saei_containers[i];
+    return NULL;
+}
+
+/* Into the file c->name, or into memory (not NULL); the name says the kind. */
+static sae_result saei_content_write(const sae_context *ctx, const saei_content *c,
+                                     saei_text *memory) {
+    const char *who = "sae_tensor_file_write";
+    const saei_container *kind = saei_container_of(c->name);
+    saei_content content = *c;
+    sae_tensor single;
+    saei_writer w;
+    sae_result result;
+    size_t bytes = 4096;
+    if (!kind)
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: %s ends in none of .npy, .npz, .safetensors, .pt", who, c->name);
+    if (kind->nameless && c->count != 1)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: count is %zu, a %s holds 1 tensor", who,
+                         c->name, c->count, kind->ending);
+    if (kind->nameless && c->tensors) {
+        single = c->tensors[0];
+        single.name = "";
+        content.tensors = &single;
+    }
+    SAEI_TRY(saei_write_check(ctx, c->name, content.tensors, c->count));
+    if (memory) {
+        for (size_t i = 0; i < c->count; i++)
+            bytes += saei_tensor_bytes(content.tensors + i) + 2 * strlen(content.tensors[i].name)
+                     + 512;
+        saei_text_reserve(memory, bytes); /* about what it takes: it need not grow by doubling */
+        saei_writer_open_memory(ctx, who, memory, &w);
+    } else SAEI_TRY(saei_writer_open(ctx, who, c->name, &w));
+    result = kind->write(&w, &content);
+    if (result == SAE_OK) return saei_writer_finish(&w);
+    saei_writer_abandon(&w);
+    return result;
+}
+
+/* The same into fresh memory, for sae_context_free. */
+static sae_result saei_content_memory(const sae_context *ctx, const saei_content *c, void **data,
+                                      size_t *size) {
+    saei_text memory;
+    sae_result result;
+    memset(&memory, 0, sizeof memory);
+    memory.ctx = ctx;
+    result = saei_content_write(ctx, c, &memory);
+    if (result == SAE_OK) {
+        *data = memory.data;
+        *size = memory.size;
+    } else {
+        saei_free(ctx, memory.data);
+    }
+    return result;
 }
 
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count) {
-    const char *who = "sae_tensor_file_write";
-    saei_writer w;
-    sae_tensor single;
-    sae_result result;
-    bool npy, npz;
+    saei_content content = { path, tensors, count, NULL, NULL, 0 };
     if (!ctx) return SAE_ERR_INVALID;
-    if (!path) return saei_fail(ctx, SAE_ERR_INVALID, "%s: path is NULL", who);
-    npy = saei_ends_with(path, ".npy");
-    npz = saei_ends_with(path, ".npz");
-    if (saei_ends_with(path, ".safetensors"))
-        return saei_safetensors_write(ctx, path, tensors, count, NULL, NULL, 0);
-    if (!npy && !npz && !saei_ends_with(path, ".pt") && !saei_ends_with(path, ".pth"))
+    if (!path) return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_write: path is NULL");
+    return saei_content_write(ctx, &content, NULL);
+}
+
+SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *name,
+                                                const sae_tensor *tensors, size_t count,
+                                                void **data, size_t *size) {
+    saei_content content = { name, tensors, count, NULL, NULL, 0 };
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!name || !data || !size)
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: %s ends in none of .npy, .npz, .safetensors, .pt", who, path);
-    if (npy && count != 1)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: count is %zu, a .npy holds 1 tensor", who,
-                         path, count);
-    if (npy && tensors) { /* its name is of no use there */
-        single = tensors[0];
-        single.name = "";
-        tensors = &single;
-    }
-    SAEI_TRY(saei_write_check(ctx, path, tensors, count));
-    SAEI_TRY(saei_writer_open(ctx, who, path, &w));
-    result = npy ? saei_npy_write(&w, tensors) : saei_zip_write(&w, path, !npz, tensors, count);
-    if (result == SAE_OK) return saei_writer_finish(&w);
-    saei_writer_abandon(&w);
-    return result;
+                         "sae_tensor_file_write_memory: name, data or size is NULL");
+    return saei_content_memory(ctx, &content, data, size);
+}
+
+SAE_API void sae_context_free(sae_context *ctx, void *memory) {
+    if (ctx) saei_free(ctx, memory);
 }
 
 /* ==== >>kernels =============================================================================== */
@@ -8635,6 +9224,12 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
     }
+    if (!d->io.open != !d->io.size || !d->io.open != !d->io.read || !d->io.open != !d->io.close
+        || !d->io.write != !d->io.rename || !d->io.write != !d->io.remove
+        || (!d->io.open && d->io.write))
+        return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: io has some callbacks "
+                                   "of a kind, allowed are all of open, size, read, close or none, "
+                                   "and with them all of write, rename, remove or none");
     kernels = saei_kernels_select(d->instruction_set);
     if (!kernels)
         return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: this CPU has no such "
@@ -8647,6 +9242,8 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     memset(ctx, 0, sizeof *ctx);
     ctx->allocator = d->allocator;
     ctx->logger = d->logger;
+    ctx->io = d->io;
+    if (!d->io.open) saei_files_use(ctx);
     ctx->pool = d->pool;
     ctx->threads = d->pool.run ? d->threads : 1;
 #if defined(_OPENMP)
@@ -8905,6 +9502,8 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
                  : saei_arch_selects(desc->arch) ? SAE_RULE_THRESHOLD : SAE_RULE_DEFAULT;
     dict->active_groups = desc->num_groups;
     dict->origin.layer = -1;
+    dict->origin.dict_size = desc->dict_size;
+    dict->origin.k = desc->k;
     saei_dictionary_place(dict, params);
     saei_dictionary_clear_rest(dict);
     *out = dict;
@@ -9000,10 +9599,8 @@ SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary 
     return &dict->desc;
 }
 
-SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {
-    sae_origin origin = dict->origin;
-    if (!origin.dict_size) origin.dict_size = dict->desc.dict_size, origin.k = dict->desc.k;
-    return origin;
+SAE_API const sae_origin *sae_dictionary_origin(const sae_dictionary *dict) {
+    return &dict->origin;
 }
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
@@ -9083,7 +9680,7 @@ static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *
 typedef struct saei_unit_job {
     const sae_dictionary *dict;
     int lock;
-    bool far;
+    bool found; /* a row of another norm */
 } saei_unit_job;
 
 static void saei_unit_part(void *arg, size_t part) {
@@ -9099,14 +9696,14 @@ static void saei_unit_part(void *arg, size_t part) {
     }
     if (close) return;
     saei_lock(&job->lock);
-    job->far = true;
+    job->found = true;
     saei_unlock(&job->lock);
 }
 
 static bool saei_decoder_is_unit(const sae_dictionary *dict) {
     saei_unit_job job = { dict, 0, false };
     saei_each_latent(dict, saei_unit_part, &job);
-    return !job.far;
+    return !job.found;
 }
 
 static void saei_fold_decoder_part(void *arg, size_t part) {
@@ -9231,6 +9828,7 @@ static sae_result saei_dictionary_set_k(sae_dictionary *dict, float value) {
     SAEI_TRY(saei_dictionary_check(dict->ctx, "sae_dictionary_set_tensor", &desc));
     saei_prepared_drop(dict);
     dict->desc.k = desc.k;
+    if (!dict->origin.format) dict->origin.k = desc.k;
     return SAE_OK;
 }
 
@@ -11176,9 +11774,9 @@ static sae_trainer_kind saei_trainer_of_arch(sae_arch arch) {
     return SAE_TRAINER_DEFAULT;
 }
 
-/* ==== >>files: dictionaries =================================================================== */
+/* ==== >>files: names, places, config files ==================================================== */
 
-/* Where a tensor of a file goes. _T: the file holds it transposed, turned at the door. */
+/* Where a tensor of a file goes. _T: the file holds it transposed; it is transposed on loading. */
 typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
@@ -11236,7 +11834,9 @@ typedef struct saei_load {
     sae_context *ctx;
     sae_load_desc desc;
     const char *path; /* as given: for messages */
-    char *file;       /* of the tensors */
+    const void *data; /* of the file, [size], where it lies in memory; NULL: it is at path */
+    size_t size;
+    char *file;       /* of the tensors; "" where memory has no name */
     sae_tensor_file *tensors;
     const char *prefix;
     const char *config_name; /* "config.json" */
@@ -11261,16 +11861,6 @@ typedef struct saei_draft {
     char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
     size_t part; /* latents that are read; 0: all, as desc says */
 } saei_draft;
-
-/* A file format for dictionaries. In a folder it is known by its file; a file that lies alone is
-   known by its name, else by detect. */
-typedef struct saei_reader {
-    sae_format format;
-    const char *files[2]; /* the first that the folder has */
-    const char *config;   /* beside the file, or beside its folder `checkpoints`; may be NULL */
-    bool (*detect)(const saei_load *load);
-    sae_result (*read)(saei_load *load, sae_dictionary **out);
-} saei_reader;
 
 static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format, ...)
     SAEI_PRINTF(3, 4);
@@ -11300,31 +11890,43 @@ static bool saei_is_top_k_class(sae_arch arch) {
 
 /* The class by the reference's name, of today or of 2024; DEFAULT if it is none. */
 static sae_arch saei_arch_from_name(const char *name) {
-#define SAE_X(arch, value, text) if (strcmp(name, text) == 0) return arch;
-    SAE_ARCHS(SAE_X)
+    static const struct {
+        const char *name;
+        sae_arch arch;
+    } names[] = {
+#define SAE_X(arch, value, text) { text, arch },
+        SAE_ARCHS(SAE_X)
 #undef SAE_X
-    return strcmp(name, "MatroyshkaBatchTopKSAE") == 0 ? SAE_ARCH_MATRYOSHKA : SAE_ARCH_DEFAULT;
+        { "MatroyshkaBatchTopKSAE", SAE_ARCH_MATRYOSHKA }
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i].name) == 0) return names[i].arch;
+    return SAE_ARCH_DEFAULT;
 }
 
-SAE_API const char *sae_format_name(sae_format format) {
-    switch (format) {
-#define SAE_X(name, value, text) case name: return text;
-        SAE_FORMATS(SAE_X)
+static const struct {
+    const char *name;
+    sae_format format;
+} saei_format_names[] = {
+#define SAE_X(format, value, text) { text, format },
+    SAE_FORMATS(SAE_X)
 #undef SAE_X
-    case SAE_FORMAT_NONE: break;
-    }
+};
+enum { SAEI_NUM_FORMATS = sizeof saei_format_names / sizeof saei_format_names[0] };
+
+SAE_API const char *sae_format_name(sae_format format) {
+    for (size_t i = 0; i < SAEI_NUM_FORMATS; i++)
+        if (saei_format_names[i].format == format) return saei_format_names[i].name;
     return "none";
 }
 
 SAE_API bool sae_format_from_name(const char *name, sae_format *out) {
     if (!name || !out) return false;
-#define SAE_X(format, value, text)                                                                 \
-    if (strcmp(name, text) == 0) {                                                                 \
-        *out = format;                                                                             \
-        return true;                                                                               \
+    for (size_t i = 0; i < SAEI_NUM_FORMATS; i++) {
+        if (strcmp(name, saei_format_names[i].name) != 0) continue;
+        *out = saei_format_names[i].format;
+        return true;
     }
-    SAE_FORMATS(SAE_X)
-#undef SAE_X
     return false;
 }
 
@@ -11345,39 +11947,37 @@ static bool saei_text_number(const char *text, size_t size, double *out) {
 
 /* ---- the config file beside a dictionary ---- */
 
-/* Behind the folder's last separator in path; 0 if there is none. */
-static size_t saei_folder_length(const char *path, size_t length) {
-    while (length > 0 && !saei_is_separator(path[length - 1])) length--;
-    return length;
-}
-
-/* The file `name` beside load->file, or one folder up if that folder is `checkpoints`, into root.
-   There need not be one. */
+/* sae_load_desc.config, else the file `name` beside load->file, or one folder up if that folder is
+   `checkpoints`, into root. There need not be one. */
 static sae_result saei_load_config(saei_load *load, const char *name) {
     size_t folder = saei_folder_length(load->file, strlen(load->file));
     size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
     size_t size = folder + strlen(name) + 1;
     bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
-    saei_map map;
-    sae_result result;
+    saei_path_kind kind = SAEI_PATH_NONE;
     if (load->config_name && strcmp(load->config_name, name) == 0) return SAE_OK;
     saei_free(load->ctx, load->config_path);
-    saei_free(load->ctx, load->root);
+    sae_json_close(load->root);
     load->root = NULL;
     load->config_name = NULL;
     load->config_path = (char *)saei_alloc(load->ctx, size, 1);
     if (!load->config_path) return saei_load_no_memory(load);
     load->config_name = name;
     snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
-    if (inside && saei_path_exists(load->config_path) != SAEI_PATH_FILE)
-        snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
-    if (saei_path_exists(load->config_path) != SAEI_PATH_FILE) return SAE_OK;
-    SAEI_TRY(saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &map));
-    result = saei_json_parse(load->ctx, load->config_path, (const char *)map.data, map.size,
-                             &load->root);
-    saei_map_close(load->ctx, &map);
-    SAEI_TRY(result);
-    if (load->root->type == SAE_JSON_OBJECT) return SAE_OK;
+    if (load->desc.config) {
+        SAEI_TRY(saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
+                                 load->desc.config_size, &load->root));
+    } else if (!load->data) {
+        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
+        if (inside && kind != SAEI_PATH_FILE) {
+            snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
+            SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
+        }
+        if (kind == SAEI_PATH_FILE)
+            SAEI_TRY(saei_json_load(load->ctx, "sae_dictionary_load", load->config_path,
+                                    &load->root));
+    }
+    if (!load->root || load->root->type == SAE_JSON_OBJECT) return SAE_OK;
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
 }
 
@@ -11388,8 +11988,7 @@ static const sae_json *saei_config_value(const sae_json *object, const char *key
 }
 
 static const char *saei_config_text(const sae_json *object, const char *key) {
-    const sae_json *v = saei_config_value(object, key);
-    return v && v->type == SAE_JSON_STRING ? v->string : NULL;
+    return sae_json_text(sae_json_get(object, key));
 }
 
 static sae_result saei_config_refused(const saei_load *load, const char *key, const sae_json *v,
@@ -11457,7 +12056,7 @@ static int64_t saei_layer_of(const char *place) {
     return -1;
 }
 
-/* ---- tensors into a dictionary ---- */
+/* ==== >>files: tensors into a dictionary ====================================================== */
 
 /* Adds a name from a file to a list for a message; "..." stands for those that find no room. */
 static void saei_list_name(char list[SAEI_NAMES], const char *name) {
@@ -11620,8 +12219,8 @@ typedef struct saei_read_job {
 } saei_read_job;
 
 /* Rows of n values become columns of dst; false where one is not finite. */
-static bool saei_read_turned(const saei_read_job *job, const void *const *row, size_t rows,
-                             size_t n, float *dst) {
+static bool saei_read_transposed(const saei_read_job *job, const void *const *row, size_t rows,
+                                 size_t n, float *dst) {
     bool finite = true;
     size_t i = 0;
     for (; i + 16 <= rows; i += 16)
@@ -11659,13 +12258,14 @@ static void saei_read_band(void *arg, size_t band) {
             saei_matrix_to_f32(job->view.dtype, src + (int64_t)at * inner, rows, n, step, inner,
                                tile);
         if (lead)
-            finite = saei_read_turned(job, row, rows, n, job->dst + at * job->ld + first) && finite;
+            finite = saei_read_transposed(job, row, rows, n, job->dst + at * job->ld + first)
+                     && finite;
         else
             for (size_t i = 0; i < rows; i++)
                 finite = job->kernels->copy(n, row[i], job->dst + (first + i) * job->ld + at)
                          && finite;
     }
-    if (whole) saei_map_release(&job->file->map, src, bytes);
+    if (whole) saei_map_release(job->file->ctx, &job->file->map, src, bytes);
     if (finite) return;
     saei_lock(&job->lock);
     job->not_finite = true;
@@ -11718,8 +12318,8 @@ static sae_tensor saei_draft_part(const saei_draft *draft, const sae_tensor *t, 
     return part;
 }
 
-/* A tensor into rows of dst that lie ld apart, turned where flip says; a vector is a matrix of one
-   row. */
+/* A tensor into rows of dst that lie ld apart, transposed where flip says; a vector is a
+   matrix of one row. */
 static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *tensor, int axis,
                                   bool flip, float *dst, size_t ld) {
     const sae_tensor part = saei_draft_part(draft, tensor, axis), *t = &part;
@@ -11778,7 +12378,7 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
     case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
     case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
-    case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* behind W_dec in the keys */
+    case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* after W_dec in the keys */
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;
@@ -11840,9 +12440,264 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     return result;
 }
 
+/* ==== >>files: saving ========================================================================= */
+
+/* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
+typedef struct saei_write_job {
+    const float *src;
+    float *dst;
+    size_t m, d, ld;
+    bool transposed;
+} saei_write_job;
+
+static void saei_write_band(void *arg, size_t band) {
+    const saei_write_job *job = (const saei_write_job *)arg;
+    size_t first = band * SAEI_FILE_TILE, last = saei_min(job->m, first + SAEI_FILE_TILE);
+    if (!job->transposed) {
+        for (size_t i = first; i < last; i++)
+            memcpy(job->dst + i * job->d, job->src + i * job->ld, job->d * sizeof(float));
+        return;
+    }
+    for (size_t c = 0; c < job->d; c += 16) {
+        size_t end = saei_min(job->d, c + 16);
+        for (size_t j = c; j < end; j++)
+            for (size_t i = first; i < last; i++)
+                job->dst[j * job->m + i] = job->src[i * job->ld + j];
+    }
+}
+
+/* A matrix [rows,columns] as the file has it: in place if it lies so already, else a copy in
+   *copy. */
+static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src, size_t rows,
+                                   size_t columns, bool transposed, sae_tensor *t, float **copy) {
+    saei_write_job job;
+    size_t count;
+    job.src = src;
+    job.m = rows;
+    job.d = columns;
+    job.ld = saei_align16(columns);
+    job.transposed = transposed;
+    t->ndim = 2;
+    t->shape[0] = transposed ? job.d : job.m;
+    t->shape[1] = transposed ? job.m : job.d;
+    t->data = src;
+    if (!transposed && job.ld == job.d) return SAE_OK;
+    if (saei_mul(job.m, job.d, &count))
+        *copy = (float *)saei_alloc(dict->ctx, count, sizeof(float));
+    if (!*copy)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
+                         t->name);
+    job.dst = *copy;
+    saei_parallel(dict->ctx, saei_ceil_div(job.m, SAEI_FILE_TILE), saei_write_band, &job);
+    t->data = *copy;
+    return SAE_OK;
+}
+
+/* Tensor `slot` of dict. k and groups: room for what the dictionary holds as size_t. */
+static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, int32_t *k,
+                                   int64_t *groups, sae_tensor *t, float **copy) {
+    const sae_dictionary_desc *desc = &dict->desc;
+    const size_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
+    t->dtype = slot == SAEI_SLOT_K ? SAE_I32 : slot == SAEI_SLOT_GROUPS ? SAE_I64 : SAE_F32;
+    t->ndim = 1;
+    t->shape[0] = desc->dict_size;
+    switch (slot) {
+    case SAEI_SLOT_W_ENC:
+    case SAEI_SLOT_W_ENC_T:
+        return saei_save_matrix(dict, dict->W_enc, m, d, slot == SAEI_SLOT_W_ENC_T, t, copy);
+    case SAEI_SLOT_W_DEC:
+    case SAEI_SLOT_W_DEC_T:
+        return saei_save_matrix(dict, dict->W_dec, m, out, slot == SAEI_SLOT_W_DEC_T, t, copy);
+    case SAEI_SLOT_W_SKIP:
+    case SAEI_SLOT_W_SKIP_T:
+        return saei_save_matrix(dict, dict->W_skip, out, d, slot == SAEI_SLOT_W_SKIP_T, t, copy);
+    case SAEI_SLOT_B_ENC: t->data = dict->b_enc; break;
+    case SAEI_SLOT_AUX0: t->data = dict->aux0; break;
+    case SAEI_SLOT_AUX1: t->data = dict->aux1; break;
+    case SAEI_SLOT_B_DEC:
+        t->shape[0] = out;
+        t->data = dict->b_dec;
+        break;
+    case SAEI_SLOT_K:
+        *k = (int32_t)desc->k;
+        t->ndim = 0;
+        t->data = k;
+        break;
+    case SAEI_SLOT_THRESHOLD:
+        t->ndim = 0;
+        t->data = &dict->threshold;
+        break;
+    case SAEI_SLOT_GROUPS:
+        for (size_t g = 0; g < desc->num_groups; g++) groups[g] = (int64_t)desc->group_sizes[g];
+        t->shape[0] = desc->num_groups;
+        t->data = groups;
+        break;
+    case SAEI_SLOT_SCALE:
+    case SAEI_SLOT_NOTHING: break;
+    }
+    return SAE_OK;
+}
+
+/* Tensors of the dictionary under these names into the file `name`, or into memory, *data [*size],
+   where data is not NULL. */
+static sae_result saei_save_keys(const sae_dictionary *dict, const char *name, const saei_key *keys,
+                                 size_t count, void **data, size_t *size) {
+    sae_tensor tensors[SAEI_MAX_KEYS];
+    saei_content content = { name, tensors, count, NULL, NULL, 0 };
+    float *copies[SAEI_MAX_KEYS] = { NULL };
+    int64_t groups[SAE_MAX_GROUPS];
+    sae_result result = SAE_OK;
+    int32_t k;
+    memset(tensors, 0, sizeof tensors);
+    for (size_t i = 0; i < count && result == SAE_OK; i++) {
+        tensors[i].name = keys[i].name;
+        result = saei_save_tensor(dict, keys[i].slot, &k, groups, &tensors[i], &copies[i]);
+    }
+    if (result == SAE_OK)
+        result = data ? saei_content_memory(dict->ctx, &content, data, size)
+                      : saei_content_write(dict->ctx, &content, NULL);
+    for (size_t i = 0; i < SAEI_MAX_KEYS; i++) saei_free(dict->ctx, copies[i]);
+    return result;
+}
+
+/* The reference's state_dict. */
+static sae_result saei_save_all(const sae_dictionary *dict, const char *who, const char *name,
+                                void **data, size_t *size) {
+    const saei_layout *layout;
+    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
+                         "%s: the dictionary is %s with variations (or subtract_b_dec), which the "
+                         "reference's state_dict cannot say; sae_dictionary_export writes it in "
+                         "other forms", who, sae_arch_name(dict->desc.arch));
+    layout = saei_layout_of(dict->desc.arch);
+    return saei_save_keys(dict, name, layout->keys, layout->count, data, size);
+}
+
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
+    if (!dict || !path)
+        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
+                         "sae_dictionary_save: dict or path is NULL");
+    return saei_save_all(dict, "sae_dictionary_save", path, NULL, NULL);
+}
+
+SAE_API sae_result sae_dictionary_save_memory(const sae_dictionary *dict, const char *name,
+                                              void **data, size_t *size) {
+    if (!dict || !name || !data || !size)
+        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
+                         "sae_dictionary_save_memory: dict, name, data or size is NULL");
+    return saei_save_all(dict, "sae_dictionary_save_memory", name, data, size);
+}
+
+/* ==== >>files: what all exports share ========================================================= */
+
+/* A copy of a dictionary on its way out, in the form that the format can say. */
+typedef struct saei_export {
+    sae_context *ctx;
+    const sae_export_desc *desc;
+    sae_origin origin;
+    const char *folder;
+    sae_dictionary *dict;
+} saei_export;
+
+static sae_result saei_export_refused(const saei_export *e, const char *why) {
+    return saei_fail(e->ctx, SAE_ERR_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
+                     sae_format_name(e->desc->format), why);
+}
+
+#define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
+
+/* b_dec into the encoder's input, or out of it, at the cost of its biases:
+   W (x - b_dec) + b = W x + (b - W b_dec). */
+static void saei_export_centre(sae_dictionary *dict, bool subtract) {
+    size_t d = dict->desc.activation_dim;
+    if (subtract == saei_subtracts(&dict->desc)) return;
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *w = dict->W_enc + i * dict->ld;
+        double shift = 0;
+        for (size_t c = 0; c < d; c++) shift += (double)w[c] * (double)dict->b_dec[c];
+        if (!subtract) shift = -shift;
+        dict->b_enc[i] = (float)((double)dict->b_enc[i] + shift);
+        if (dict->desc.arch == SAE_ARCH_GATED)
+            dict->aux1[i] = (float)((double)dict->aux1[i]
+                                    + saei_exp((double)dict->aux0[i]) * shift);
+    }
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->desc.subtract_b_dec = subtract;
+    else dict->desc.no_b_dec_subtraction = !subtract;
+}
+
+/* The same encoder and decoder with the scalar threshold for each latent. */
+static sae_result saei_export_jump_relu(saei_export *e) {
+    sae_dictionary *from = e->dict, *to = NULL;
+    sae_dictionary_desc desc = from->desc;
+    size_t m = desc.dict_size;
+    desc.arch = SAE_ARCH_JUMP_RELU;
+    desc.subtract_b_dec = saei_subtracts(&from->desc);
+    desc.no_b_dec_subtraction = false;
+    desc.k = desc.num_groups = 0;
+    desc.k_fraction = 0;
+    SAEI_TRY(saei_dictionary_new(e->ctx, "sae_dictionary_export", &desc, &to));
+    memcpy(to->W_enc, from->W_enc, m * from->ld * sizeof(float));
+    memcpy(to->W_dec, from->W_dec, m * from->ld_out * sizeof(float));
+    memcpy(to->b_enc, from->b_enc, m * sizeof(float));
+    memcpy(to->b_dec, from->b_dec, from->ld_out * sizeof(float));
+    if (to->W_skip) memcpy(to->W_skip, from->W_skip, desc.output_dim * from->ld * sizeof(float));
+    for (size_t i = 0; i < m; i++) to->aux0[i] = from->threshold;
+    to->origin = from->origin;
+    sae_dictionary_destroy(from);
+    e->dict = to;
+    SAEI_NOTE(e, SAE_LOG_INFO, "the threshold, %g, stands for each of the %zu latents",
+              (double)to->aux0[0], m);
+    return SAE_OK;
+}
+
+/* A batch class that chooses over the batch goes by its threshold elsewhere, if it has one. */
+static sae_result saei_export_batch(const saei_export *e) {
+    const sae_dictionary *dict = e->dict;
+    if (dict->active_groups < dict->desc.num_groups)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "active_groups is %zu, all %zu groups are written",
+                  dict->active_groups, dict->desc.num_groups);
+    if (dict->rule != SAE_RULE_TOP_K) return SAE_OK;
+    if (dict->threshold < 0)
+        return saei_export_refused(e, "batch top-k at inference, and the threshold was never set");
+    SAEI_NOTE(e, SAE_LOG_WARNING, "batch top-k at inference becomes the threshold, %g",
+              (double)dict->threshold);
+    return SAE_OK;
+}
+
+static sae_result saei_export_text(const saei_export *e, const char *name, saei_text *t) {
+    return saei_text_write(t, "sae_dictionary_export", e->folder, name);
+}
+
+static sae_result saei_export_tensors(const saei_export *e, const char *name, const saei_key *keys,
+                                      size_t count) {
+    char *path = saei_path_join(e->ctx, e->folder, name);
+    sae_result result;
+    if (!path)
+        return saei_fail(e->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_export: no memory for %s",
+                         name);
+    result = saei_save_keys(e->dict, path, keys, count, NULL, NULL);
+    saei_free(e->ctx, path);
+    return result;
+}
+
+/* "key": "text", or null for "". */
+static void saei_export_pair(saei_text *t, const char *key, const char *text) {
+    saei_text_add(t, "\"%s\": ", key);
+    if (*text) saei_text_add_json_string(t, text);
+    else saei_text_add(t, "null");
+}
+
+/* What was lost on the way here, and what the classes of no program but ours have. */
+static void saei_export_made_by(const saei_export *e, saei_text *t) {
+    saei_text_add(t, "\"sae.h\": {\"version\": \"" SAE_VERSION "\", \"from\": \"%s\", ",
+                  sae_format_name(e->dict->origin.format));
+    saei_export_pair(t, "class", e->dict->origin.class_name);
+    saei_text_add(t, "}");
+}
+
 /* ==== >>files: dictionary_learning ============================================================ */
 
-static bool saei_dl_detect(const saei_load *load) {
+static bool saei_dl_probe(const saei_load *load) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
         const char *name = sae_tensor_file_get(load->tensors, i)->name;
         if (strncmp(name, "ae.", 3) == 0) name += 3;
@@ -12098,6 +12953,84 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
     return result;
 }
 
+/* ---- writing ---- */
+
+static sae_result saei_export_dl_fit(saei_export *e) {
+    sae_dictionary *dict = e->dict;
+    const sae_dictionary_desc *h = &dict->desc;
+    bool foldable = h->arch == SAE_ARCH_STANDARD || h->arch == SAE_ARCH_GATED
+                    || h->arch == SAE_ARCH_JUMP_RELU;
+    if (h->output_dim != h->activation_dim || h->output_normalized)
+        return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
+                                      "whose output is as wide as the input)");
+    if (h->skip) return saei_export_refused(e, "skip connection");
+    if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
+    if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
+    if (h->activation) return saei_export_refused(e, "latents below 0");
+    if (h->arch == SAE_ARCH_IDENTITY)
+        return saei_export_refused(e, "file for IdentityDict: there is nothing to write");
+    if (h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA)
+        SAEI_TRY(saei_export_batch(e));
+    if (h->arch == SAE_ARCH_TOP_K && dict->rule == SAE_RULE_THRESHOLD)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "AutoEncoderTopK is opened with top-k, not the threshold");
+    if (h->k_fraction > 0)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "k is %g, written as %zu", (double)h->k + h->k_fraction,
+                  h->k);
+    dict->desc.k_fraction = 0;
+    if (h->no_b_dec_subtraction || h->subtract_b_dec) {
+        SAEI_NOTE(e, SAE_LOG_INFO, "b_dec %s, its share moved into the encoder's biases",
+                  h->no_b_dec_subtraction ? "goes into the encoder's input"
+                                          : "leaves the encoder's input");
+        saei_export_centre(dict, h->no_b_dec_subtraction);
+    }
+    if (e->desc->raw || h->arch == SAE_ARCH_STANDARD_NEW || saei_decoder_is_unit(dict))
+        return SAE_OK;
+    if (foldable && dict->origin.format != SAE_FORMAT_DICTIONARY_LEARNING) {
+        SAEI_NOTE(e, SAE_LOG_INFO, "decoder rows brought to norm 1, the norms moved into the "
+                  "encoder: latents are multiplied by them");
+        saei_fold_decoder_norms(dict);
+    } else SAEI_NOTE(e, SAE_LOG_WARNING, "decoder rows are not of norm 1, which SAEBench asks for; "
+                     "they stay, as %s", foldable ? "dictionary_learning had them"
+                                                  : "the choice of latents depends on them");
+    return SAE_OK;
+}
+
+static sae_result saei_export_dl(saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    const saei_layout *layout = saei_layout_of(h->arch);
+    const char *trainer = sae_trainer_class(saei_trainer_of_arch(h->arch));
+    const sae_origin *o = &e->origin;
+    saei_text t;
+    memset(&t, 0, sizeof t);
+    t.ctx = e->ctx;
+    if (o->layer < 0)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "the layer is not known, config.json says 0");
+    if (!*o->model)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "the language model is not known, lm_name is \"unknown\"");
+    SAEI_TRY(saei_export_tensors(e, "ae.pt", layout->keys, layout->count));
+    saei_text_add(&t, "{\n    \"trainer\": {\n        \"trainer_class\": \"%s\",\n"
+                  "        \"dict_class\": \"%s\",\n        \"activation_dim\": %zu,\n"
+                  "        \"dict_size\": %zu,\n", trainer, sae_arch_name(h->arch),
+                  h->activation_dim, h->dict_size);
+    if (h->k) saei_text_add(&t, "        \"k\": %zu,\n", h->k);
+    for (size_t g = 0; g < h->num_groups; g++)
+        saei_text_add(&t, "%s%zu%s", g ? ", " : "        \"group_sizes\": [", h->group_sizes[g],
+                      g + 1 < h->num_groups ? "" : "],\n");
+    saei_text_add(&t, "        \"device\": \"cpu\",\n        \"layer\": %lld,\n        ",
+                  (long long)(o->layer < 0 ? 0 : o->layer));
+    saei_export_pair(&t, "lm_name", *o->model ? o->model : "unknown");
+    saei_text_add(&t, ",\n        \"wandb_name\": \"%s\",\n        ", trainer);
+    saei_export_pair(&t, "submodule_name", o->hook);
+    saei_text_add(&t, "\n    },\n    \"buffer\": {\n        \"d_submodule\": %zu,\n"
+                  "        \"io\": \"out\",\n        \"n_ctxs\": null,\n"
+                  "        \"ctx_len\": %zu,\n        \"refresh_batch_size\": null,\n"
+                  "        \"out_batch_size\": null,\n        \"device\": \"cpu\"\n    },\n"
+                  "    ", h->activation_dim, o->context_size ? o->context_size : 128);
+    saei_export_made_by(e, &t);
+    saei_text_add(&t, "\n}\n");
+    return saei_export_text(e, "config.json", &t);
+}
+
 /* ==== >>files: SAELens ======================================================================== */
 
 typedef enum saei_lens_kind { SAEI_LENS_SAE, SAEI_LENS_TRANSCODER, SAEI_LENS_SKIP } saei_lens_kind;
@@ -12131,7 +13064,7 @@ typedef struct saei_lens_cfg {
     const sae_json *meta;
 } saei_lens_cfg;
 
-static bool saei_lens_detect(const saei_load *load) {
+static bool saei_lens_probe(const saei_load *load) {
     return saei_config_value(load->root, "d_sae") && saei_load_find(load, "W_dec");
 }
 
@@ -12285,7 +13218,8 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
     if (!scale)
         return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
     result = saei_draft_read(draft, t, -1, false, scale, 0);
-    for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
+    for (size_t i = 0; i < m && result == SAE_OK; i++)
+        ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
     saei_free(draft->load->ctx, scale);
     SAEI_TRY(result);
     if (ones) draft->keys[key].slot = SAEI_SLOT_NOTHING;
@@ -12359,739 +13293,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
-/* ==== >>files: other programs ================================================================= */
-
-/* ---- sparsify ---- */
-
-static bool saei_sparsify_detect(const saei_load *load) {
-    return saei_config_value(load->root, "d_in") && !saei_config_value(load->root, "d_sae")
-           && saei_load_find(load, "encoder.weight") && saei_load_find(load, "W_dec");
-}
-
-/* relu(p), then the k largest or the largest of each of k groups. */
-static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc *desc) {
-    const sae_json *activation = saei_config_value(load->root, "activation");
-    const char *name = activation && activation->type == SAE_JSON_STRING ? activation->string : "";
-    size_t expansion = 32, latents = 0;
-    bool was_signed = false;
-    desc->arch = SAE_ARCH_TOP_K;
-    desc->k = 32;
-    SAEI_TRY(saei_config_required(load, "d_in", &desc->activation_dim));
-    SAEI_TRY(saei_config_size(load, "expansion_factor", &expansion));
-    SAEI_TRY(saei_config_size(load, "num_latents", &latents));
-    SAEI_TRY(saei_config_size(load, "k", &desc->k));
-    SAEI_TRY(saei_config_bool(load, "skip_connection", &desc->skip));
-    SAEI_TRY(saei_config_bool(load, "transcode", &desc->no_b_dec_subtraction));
-    SAEI_TRY(saei_config_bool(load, "signed", &was_signed));
-    if (!latents && !saei_mul(desc->activation_dim, expansion, &latents)) latents = 0;
-    if (!latents || latents > INT32_MAX)
-        return saei_load_fail(load, SAE_ERR_FORMAT,
-                              "num_latents and expansion_factor in cfg.json make "
-                              "no number of latents from 1 to %d",
-                              INT32_MAX);
-    desc->dict_size = latents;
-    if (strcmp(name, "groupmax") == 0) desc->activation = SAE_ACTIVATION_GROUP_MAX;
-    else if (activation && strcmp(name, "topk") != 0)
-        return saei_config_refused(load, "activation", activation, "topk, groupmax");
-    if (desc->k < 1 || desc->k > latents)
-        return saei_load_fail(load, SAE_ERR_FORMAT,
-                              "k in cfg.json is %zu, allowed are 1 to the number "
-                              "of latents, %zu",
-                              desc->k, latents);
-    if (desc->activation && latents % desc->k)
-        return saei_load_fail(load, SAE_ERR_FORMAT,
-                              "k in cfg.json is %zu: groupmax needs a divisor of "
-                              "the number of latents, %zu",
-                              desc->k, latents);
-    if (was_signed)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: signed is true, which "
-                 "sparsify no longer knows: latents are positive, as it takes them today",
-                 load->config_path);
-    return SAE_OK;
-}
-
-static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
-    saei_draft draft;
-    sae_dictionary *dict;
-    size_t end = saei_folder_length(load->file, strlen(load->file)), begin;
-    char hook[96];
-    memset(&draft, 0, sizeof draft);
-    draft.load = load;
-    if (!load->root)
-        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
-                              "there is no cfg.json beside sae.safetensors");
-    load->config = load->root;
-    SAEI_TRY(saei_sparsify_desc(load, &draft.desc));
-    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
-    if (draft.desc.skip)
-        saei_draft_must(&draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
-    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a SparseCoder");
-    SAEI_TRY(saei_draft_make(&draft, &dict));
-    while (end > 0 && (saei_is_separator(load->file[end - 1])
-                       || (load->file[end - 1] == '.'
-                           && (end == 1 || saei_is_separator(load->file[end - 2])))))
-        end--; /* the folder's name is the hookpoint */
-    begin = saei_folder_length(load->file, end);
-    if (end - begin < sizeof hook) {
-        snprintf(hook, sizeof hook, "%.*s", (int)(end - begin), load->file + begin);
-        saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, hook);
-        dict->origin.layer = saei_layer_of(hook);
-    }
-    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name,
-                     draft.desc.activation ? "groupmax" : "topk");
-    *out = dict;
-    return SAE_OK;
-}
-
-/* ---- Gemma Scope, Gemma Scope 2, Llama Scope ---- */
-
-static bool saei_gemma_detect(const saei_load *load) {
-    return saei_ends_with(load->file, ".npz") && saei_load_find(load, "threshold")
-           && (saei_load_find(load, "W_enc") || saei_load_find(load, "w_enc"));
-}
-
-static bool saei_gemma_2_detect(const saei_load *load) {
-    return saei_load_find(load, "w_enc") && saei_load_find(load, "w_dec")
-           && saei_load_find(load, "threshold");
-}
-
-/* JumpReLU on x as it is. Both spell W_enc [d,m], W_dec [m,output_dim]. */
-static sae_result saei_gemma_draft(saei_draft *draft, const char *as) {
-    draft->desc.arch = SAE_ARCH_JUMP_RELU;
-    saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, "w_enc", SAEI_SLOT_W_ENC_T);
-    saei_draft_must(draft, "W_dec", SAEI_SLOT_W_DEC, "w_dec", SAEI_SLOT_W_DEC);
-    saei_draft_must(draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(draft, "threshold", SAEI_SLOT_AUX0, NULL, SAEI_SLOT_NOTHING);
-    draft->desc.skip = saei_draft_may(draft, "affine_skip_connection", SAEI_SLOT_W_SKIP_T) != NULL;
-    saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
-    if (!saei_draft_fits(draft)) return saei_draft_misfit(draft, as);
-    return saei_draft_sizes(draft);
-}
-
-static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
-    saei_draft draft;
-    memset(&draft, 0, sizeof draft);
-    draft.load = load;
-    SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope"));
-    SAEI_TRY(saei_lens_scale(&draft, false));
-    SAEI_TRY(saei_draft_make(&draft, out));
-    saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, "jumprelu");
-    (*out)->origin.layer = saei_layer_of(load->path);
-    return SAE_OK;
-}
-
-static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
-    const char *arch = saei_config_text(load->root, "architecture"), *class_name = "jumprelu";
-    const char *type = saei_config_text(load->root, "type");
-    const sae_tensor *w_dec = saei_load_find(load, "w_dec");
-    char quoted[SAEI_QUOTE];
-    bool affine;
-    saei_draft draft;
-    sae_origin *o;
-    memset(&draft, 0, sizeof draft);
-    draft.load = load;
-    load->config = load->root;
-    if (w_dec && w_dec->ndim == 3)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "a cross-layer transcoder: w_dec has three "
-                              "dimensions");
-    if (load->root && (!arch || strcmp(arch, "jump_relu") != 0))
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "architecture in config.json is %s, allowed "
-                              "is jump_relu",
-                              arch ? saei_quote(arch, quoted) : "missing");
-    SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope 2"));
-    affine = draft.desc.skip;
-    if (load->root) {
-        affine = false;
-        SAEI_TRY(saei_config_bool(load, "affine_connection", &affine));
-    }
-    if (affine != draft.desc.skip && (draft.desc.skip || !type || strcmp(type, "sae") != 0))
-        return saei_load_fail(load, SAE_ERR_MISMATCH, "affine_connection in config.json is %s, and "
-                              "there is %s affine_skip_connection", affine ? "true" : "not true",
-                              affine ? "no" : "an");
-    SAEI_TRY(saei_lens_scale(&draft, false));
-    SAEI_TRY(saei_draft_make(&draft, out));
-    o = &(*out)->origin;
-    if (type && strcmp(type, "transcoder") == 0) class_name = "jumprelu_transcoder";
-    if (draft.desc.skip) class_name = "jumprelu_skip_transcoder";
-    saei_origin_text(o->class_name, sizeof o->class_name, class_name);
-    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
-    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
-    o->layer = saei_layer_of(o->hook);
-    return SAE_OK;
-}
-
-typedef struct saei_scale_job {
-    sae_dictionary *dict;
-    float s;
-} saei_scale_job;
-
-static void saei_input_scale_part(void *arg, size_t part) {
-    const saei_scale_job *job = (const saei_scale_job *)arg;
-    const sae_dictionary *dict = job->dict;
-    const saei_kernels *kernels = dict->ctx->kernels;
-    size_t i = part * SAEI_PART_LATENTS;
-    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
-    for (; i < end; i++) {
-        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
-        kernels->scale(dict->ld, job->s, enc, enc);
-        kernels->divide(dict->ld_out, dec, job->s, dec);
-    }
-}
-
-/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
-static void saei_fold_input_scale(sae_dictionary *dict, float s) {
-    saei_scale_job job = { dict, s };
-    saei_each_latent(dict, saei_input_scale_part, &job);
-    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
-}
-
-static bool saei_llama_detect(const saei_load *load) {
-    return saei_config_value(load->root, "jump_relu_threshold")
-           && saei_load_find(load, "encoder.weight");
-}
-
-/* The weights are for x sqrt(d) / (the dataset's mean norm), which is folded in; the threshold is
-   one number for all. */
-static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
-    const sae_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
-    const sae_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
-    const char *act = saei_config_text(load->root, "act_fn");
-    char quoted[SAEI_QUOTE];
-    saei_draft draft;
-    sae_dictionary *dict;
-    double s;
-    memset(&draft, 0, sizeof draft);
-    draft.load = load;
-    if (!load->root)
-        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
-                              "there is no hyperparams.json beside the folder "
-                              "checkpoints");
-    load->config = load->root;
-    norm = saei_config_value(norm, "in");
-    if (act && strcmp(act, "jumprelu") != 0)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "act_fn in hyperparams.json is %s, allowed is "
-                              "jumprelu",
-                              saei_quote(act, quoted));
-    if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
-        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number "
-                              "jump_relu_threshold");
-    if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
-        || !(norm->number <= FLT_MAX))
-        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in "
-                              "dataset_average_activation_norm.in");
-    SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
-    SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
-    draft.desc.arch = SAE_ARCH_JUMP_RELU;
-    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "decoder.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
-    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Llama Scope");
-    SAEI_TRY(saei_draft_make(&draft, &dict));
-    s = sqrt((double)dict->desc.activation_dim) / norm->number;
-    for (size_t i = 0; i < dict->desc.dict_size; i++)
-        dict->aux0[i] = (float)(threshold->number * s);
-    saei_fold_input_scale(dict, (float)s);
-    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
-    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook,
-                     saei_config_text(load->root, "hook_point_in"));
-    dict->origin.layer = saei_layer_of(dict->origin.hook);
-    *out = dict;
-    return SAE_OK;
-}
-
-/* ---- openai/sparse_autoencoder ---- */
-
-static bool saei_openai_detect(const saei_load *load) {
-    return saei_load_find(load, "pre_bias") && saei_load_find(load, "latent_bias");
-}
-
-/* The value of the activation's own state, which the file may hold once or twice. */
-static const char *saei_openai_value(const saei_load *load, const char *key) {
-    char name[64];
-    const char *text;
-    snprintf(name, sizeof name, "activation_state_dict.%s", key);
-    text = saei_tensor_file_scalar(load->tensors, name);
-    if (text) return text;
-    snprintf(name, sizeof name, "activation.%s", key);
-    return saei_tensor_file_scalar(load->tensors, name);
-}
-
-/* The class normalises its input exactly where the activation is TopK, which takes the k largest p
-   before its own activation. */
-static sae_result saei_openai_desc(saei_draft *draft, const char **name) {
-    const saei_load *load = draft->load;
-    sae_dictionary_desc *desc = &draft->desc;
-    const char *k, *after;
-    char quoted[SAEI_QUOTE];
-    double value = 0;
-    *name = saei_tensor_file_scalar(load->tensors, "activation");
-    if (!*name) *name = "ReLU";
-    desc->arch = SAE_ARCH_STANDARD;
-    if (strcmp(*name, "Identity") == 0) desc->activation = SAE_ACTIVATION_SIGNED;
-    if (strcmp(*name, "ReLU") == 0 || strcmp(*name, "Identity") == 0) return SAE_OK;
-    if (strcmp(*name, "TopK") != 0)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "activation is %s, allowed are ReLU, TopK, "
-                              "Identity",
-                              saei_quote(*name, quoted));
-    desc->arch = SAE_ARCH_TOP_K;
-    desc->input_norm = SAE_INPUT_NORM_LAYER;
-    k = saei_openai_value(load, "k");
-    after = saei_openai_value(load, "postact_fn");
-    if (k && (!saei_text_number(k, strlen(k), &value) || value != floor(value))) value = 0;
-    if (!(value >= 1 && value <= (double)desc->dict_size))
-        return saei_load_fail(load, SAE_ERR_FORMAT,
-                              "k of its activation TopK is %s, allowed are 1 to "
-                              "%zu",
-                              k ? saei_quote(k, quoted) : "missing", desc->dict_size);
-    desc->k = (size_t)value;
-    if (after && strcmp(after, "Identity") == 0) desc->activation = SAE_ACTIVATION_SIGNED;
-    else if (after && strcmp(after, "ReLU") != 0)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "postact_fn of its activation TopK is %s, "
-                              "allowed are ReLU, Identity", saei_quote(after, quoted));
-    return SAE_OK;
-}
-
-static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
-    static const char *const statistics[] = { "stats_last_nonzero", "latents_activation_frequency",
-                                              "latents_mean_square" };
-    saei_draft draft;
-    const char *name;
-    memset(&draft, 0, sizeof draft);
-    draft.load = load;
-    if (load->tensors->header)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "the tensors of openai's Autoencoder without "
-                              "its activation, which only the .pt holds");
-    saei_draft_must(&draft, "pre_bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "latent_bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, "decoder.linear.weight",
-                    SAEI_SLOT_W_DEC); /* tied: the encoder's own */
-    for (size_t i = 0; i < 3; i++) saei_draft_may(&draft, statistics[i], SAEI_SLOT_NOTHING);
-    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "openai's Autoencoder");
-    SAEI_TRY(saei_draft_sizes(&draft));
-    draft.desc.output_dim = 0;
-    SAEI_TRY(saei_openai_desc(&draft, &name));
-    SAEI_TRY(saei_draft_make(&draft, out));
-    saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, name);
-    return SAE_OK;
-}
-
-/* ---- every format ---- */
-
-/* dictionary_learning comes last: its names of tensors are everybody's. */
-static const saei_reader saei_readers[] = {
-    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", NULL }, "cfg.json", saei_lens_detect,
-      saei_lens_read },
-    { SAE_FORMAT_SPARSIFY, { "sae.safetensors", NULL }, "cfg.json", saei_sparsify_detect,
-      saei_sparsify_read },
-    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz", NULL }, NULL, saei_gemma_detect, saei_gemma_read },
-    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors", NULL }, "config.json", saei_gemma_2_detect,
-      saei_gemma_2_read },
-    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors", NULL }, "hyperparams.json",
-      saei_llama_detect, saei_llama_read },
-    { SAE_FORMAT_OPENAI, { "autoencoder.pt", NULL }, NULL, saei_openai_detect, saei_openai_read },
-    { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json", saei_dl_detect,
-      saei_dl_read }
-};
-enum { SAEI_NUM_READERS = sizeof saei_readers / sizeof saei_readers[0] };
-
-/* Sets load->file, and *out where its name or the folder tells the format. */
-static sae_result saei_load_locate(saei_load *load, const saei_reader **out) {
-    saei_path_kind kind = saei_path_exists(load->path);
-    if (kind == SAEI_PATH_NONE)
-        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
-    if (kind == SAEI_PATH_FILE) {
-        load->file = saei_strdup(load->ctx, load->path);
-        if (!load->file) return saei_load_no_memory(load);
-    }
-    for (size_t r = 0; r < SAEI_NUM_READERS; r++)
-        for (size_t i = 0; i < 2 && saei_readers[r].files[i]; i++) {
-            const char *name = saei_readers[r].files[i];
-            if (kind == SAEI_PATH_FILE) {
-                if (strcmp(saei_path_base(load->file), name) == 0) *out = &saei_readers[r];
-                continue;
-            }
-            saei_free(load->ctx, load->file);
-            load->file = saei_path_join(load->ctx, load->path, name);
-            if (!load->file) return saei_load_no_memory(load);
-            *out = &saei_readers[r];
-            if (saei_path_exists(load->file) == SAEI_PATH_FILE) return SAE_OK;
-        }
-    if (kind == SAEI_PATH_FILE) return SAE_OK;
-    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of ae.pt, ae.safetensors, "
-                          "sae_weights.safetensors, sae.safetensors, params.npz, "
-                          "params.safetensors, checkpoints/final.safetensors, autoencoder.pt");
-}
-
-static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
-    const saei_reader *reader = NULL;
-    char names[SAEI_NAMES] = "";
-    sae_dictionary *dict = NULL;
-    SAEI_TRY(saei_load_locate(load, &reader));
-    SAEI_TRY(sae_tensor_file_open(load->ctx, load->file, &load->tensors));
-    for (size_t r = 0; r < SAEI_NUM_READERS && !reader; r++) {
-        if (saei_readers[r].config) SAEI_TRY(saei_load_config(load, saei_readers[r].config));
-        if (saei_readers[r].detect(load)) reader = &saei_readers[r];
-    }
-    if (!reader) {
-        for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
-            saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "it is no dictionary: it holds %s",
-                              *names ? names : "no tensors");
-    }
-    if (reader->config) SAEI_TRY(saei_load_config(load, reader->config));
-    SAEI_TRY(reader->read(load, &dict));
-    dict->origin.format = reader->format;
-    *out = dict;
-    return SAE_OK;
-}
-
-SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
-                                       const char *path, sae_dictionary **out) {
-    saei_load load;
-    sae_result result;
-    if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
-    memset(&load, 0, sizeof load);
-    load.ctx = ctx;
-    load.path = path;
-    load.prefix = "";
-    if (desc) load.desc = *desc;
-    result = saei_load_run(&load, out);
-    sae_tensor_file_close(load.tensors);
-    saei_free(ctx, load.root);
-    saei_free(ctx, load.config_path);
-    saei_free(ctx, load.file);
-    return result;
-}
-
-/* ==== >>files: writing ======================================================================== */
-
-/* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
-typedef struct saei_write_job {
-    const float *src;
-    float *dst;
-    size_t m, d, ld;
-    bool transposed;
-} saei_write_job;
-
-static void saei_write_band(void *arg, size_t band) {
-    const saei_write_job *job = (const saei_write_job *)arg;
-    size_t first = band * SAEI_FILE_TILE, last = saei_min(job->m, first + SAEI_FILE_TILE);
-    if (!job->transposed) {
-        for (size_t i = first; i < last; i++)
-            memcpy(job->dst + i * job->d, job->src + i * job->ld, job->d * sizeof(float));
-        return;
-    }
-    for (size_t c = 0; c < job->d; c += 16) {
-        size_t end = saei_min(job->d, c + 16);
-        for (size_t j = c; j < end; j++)
-            for (size_t i = first; i < last; i++)
-                job->dst[j * job->m + i] = job->src[i * job->ld + j];
-    }
-}
-
-/* A matrix [rows,columns] as the file has it: in place if it lies so already, else a copy in
-   *copy. */
-static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src, size_t rows,
-                                   size_t columns, bool transposed, sae_tensor *t, float **copy) {
-    saei_write_job job;
-    size_t count;
-    job.src = src;
-    job.m = rows;
-    job.d = columns;
-    job.ld = saei_align16(columns);
-    job.transposed = transposed;
-    t->ndim = 2;
-    t->shape[0] = transposed ? job.d : job.m;
-    t->shape[1] = transposed ? job.m : job.d;
-    t->data = src;
-    if (!transposed && job.ld == job.d) return SAE_OK;
-    if (saei_mul(job.m, job.d, &count))
-        *copy = (float *)saei_alloc(dict->ctx, count, sizeof(float));
-    if (!*copy)
-        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
-                         t->name);
-    job.dst = *copy;
-    saei_parallel(dict->ctx, saei_ceil_div(job.m, SAEI_FILE_TILE), saei_write_band, &job);
-    t->data = *copy;
-    return SAE_OK;
-}
-
-/* Tensor `slot` of dict. k and groups: room for what the dictionary holds as size_t. */
-static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, int32_t *k,
-                                   int64_t *groups, sae_tensor *t, float **copy) {
-    const sae_dictionary_desc *desc = &dict->desc;
-    const size_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
-    t->dtype = slot == SAEI_SLOT_K ? SAE_I32 : slot == SAEI_SLOT_GROUPS ? SAE_I64 : SAE_F32;
-    t->ndim = 1;
-    t->shape[0] = desc->dict_size;
-    switch (slot) {
-    case SAEI_SLOT_W_ENC:
-    case SAEI_SLOT_W_ENC_T:
-        return saei_save_matrix(dict, dict->W_enc, m, d, slot == SAEI_SLOT_W_ENC_T, t, copy);
-    case SAEI_SLOT_W_DEC:
-    case SAEI_SLOT_W_DEC_T:
-        return saei_save_matrix(dict, dict->W_dec, m, out, slot == SAEI_SLOT_W_DEC_T, t, copy);
-    case SAEI_SLOT_W_SKIP:
-    case SAEI_SLOT_W_SKIP_T:
-        return saei_save_matrix(dict, dict->W_skip, out, d, slot == SAEI_SLOT_W_SKIP_T, t, copy);
-    case SAEI_SLOT_B_ENC: t->data = dict->b_enc; break;
-    case SAEI_SLOT_AUX0: t->data = dict->aux0; break;
-    case SAEI_SLOT_AUX1: t->data = dict->aux1; break;
-    case SAEI_SLOT_B_DEC:
-        t->shape[0] = out;
-        t->data = dict->b_dec;
-        break;
-    case SAEI_SLOT_K:
-        *k = (int32_t)desc->k;
-        t->ndim = 0;
-        t->data = k;
-        break;
-    case SAEI_SLOT_THRESHOLD:
-        t->ndim = 0;
-        t->data = &dict->threshold;
-        break;
-    case SAEI_SLOT_GROUPS:
-        for (size_t g = 0; g < desc->num_groups; g++) groups[g] = (int64_t)desc->group_sizes[g];
-        t->shape[0] = desc->num_groups;
-        t->data = groups;
-        break;
-    case SAEI_SLOT_SCALE:
-    case SAEI_SLOT_NOTHING: break;
-    }
-    return SAE_OK;
-}
-
-/* Tensors of the dictionary under these names into one file. */
-static sae_result saei_save_keys(const sae_dictionary *dict, const char *path, const saei_key *keys,
-                                 size_t count) {
-    sae_tensor tensors[SAEI_MAX_KEYS];
-    float *copies[SAEI_MAX_KEYS] = { NULL };
-    int64_t groups[SAE_MAX_GROUPS];
-    sae_result result = SAE_OK;
-    int32_t k;
-    memset(tensors, 0, sizeof tensors);
-    for (size_t i = 0; i < count && result == SAE_OK; i++) {
-        tensors[i].name = keys[i].name;
-        result = saei_save_tensor(dict, keys[i].slot, &k, groups, &tensors[i], &copies[i]);
-    }
-    if (result == SAE_OK) result = sae_tensor_file_write(dict->ctx, path, tensors, count);
-    for (size_t i = 0; i < SAEI_MAX_KEYS; i++) saei_free(dict->ctx, copies[i]);
-    return result;
-}
-
-SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
-    const saei_layout *layout;
-    if (!dict || !path)
-        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
-                         "sae_dictionary_save: dict or path is NULL");
-    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
-        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_dictionary_save: the dictionary is %s "
-                         "with variations (or subtract_b_dec), which the reference's state_dict "
-                         "cannot say; sae_dictionary_export writes it in other forms",
-                         sae_arch_name(dict->desc.arch));
-    layout = saei_layout_of(dict->desc.arch);
-    return saei_save_keys(dict, path, layout->keys, layout->count);
-}
-
-/* ==== >>files: export ========================================================================= */
-
-/* A copy of a dictionary on its way out, in the form that the format can say. */
-typedef struct saei_export {
-    sae_context *ctx;
-    const sae_export_desc *desc;
-    sae_origin origin;
-    const char *folder;
-    sae_dictionary *dict;
-} saei_export;
-
-static sae_result saei_export_refused(const saei_export *e, const char *why) {
-    return saei_fail(e->ctx, SAE_ERR_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
-                     sae_format_name(e->desc->format), why);
-}
-
-#define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
-
-/* b_dec into the encoder's input, or out of it, at the cost of its biases:
-   W (x - b_dec) + b = W x + (b - W b_dec). */
-static void saei_export_centre(sae_dictionary *dict, bool subtract) {
-    size_t d = dict->desc.activation_dim;
-    if (subtract == saei_subtracts(&dict->desc)) return;
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *w = dict->W_enc + i * dict->ld;
-        double shift = 0;
-        for (size_t c = 0; c < d; c++) shift += (double)w[c] * (double)dict->b_dec[c];
-        if (!subtract) shift = -shift;
-        dict->b_enc[i] = (float)((double)dict->b_enc[i] + shift);
-        if (dict->desc.arch == SAE_ARCH_GATED)
-            dict->aux1[i] = (float)((double)dict->aux1[i]
-                                    + saei_exp((double)dict->aux0[i]) * shift);
-    }
-    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->desc.subtract_b_dec = subtract;
-    else dict->desc.no_b_dec_subtraction = !subtract;
-}
-
-/* The same encoder and decoder with the scalar threshold for each latent. */
-static sae_result saei_export_jump_relu(saei_export *e) {
-    sae_dictionary *from = e->dict, *to = NULL;
-    sae_dictionary_desc desc = from->desc;
-    size_t m = desc.dict_size;
-    desc.arch = SAE_ARCH_JUMP_RELU;
-    desc.subtract_b_dec = saei_subtracts(&from->desc);
-    desc.no_b_dec_subtraction = false;
-    desc.k = desc.num_groups = 0;
-    desc.k_fraction = 0;
-    SAEI_TRY(saei_dictionary_new(e->ctx, "sae_dictionary_export", &desc, &to));
-    memcpy(to->W_enc, from->W_enc, m * from->ld * sizeof(float));
-    memcpy(to->W_dec, from->W_dec, m * from->ld_out * sizeof(float));
-    memcpy(to->b_enc, from->b_enc, m * sizeof(float));
-    memcpy(to->b_dec, from->b_dec, from->ld_out * sizeof(float));
-    if (to->W_skip) memcpy(to->W_skip, from->W_skip, desc.output_dim * from->ld * sizeof(float));
-    for (size_t i = 0; i < m; i++) to->aux0[i] = from->threshold;
-    to->origin = from->origin;
-    sae_dictionary_destroy(from);
-    e->dict = to;
-    SAEI_NOTE(e, SAE_LOG_INFO, "the threshold, %g, stands for each of the %zu latents",
-              (double)to->aux0[0], m);
-    return SAE_OK;
-}
-
-/* A batch class that chooses over the batch goes by its threshold elsewhere, if it has one. */
-static sae_result saei_export_batch(const saei_export *e) {
-    const sae_dictionary *dict = e->dict;
-    if (dict->active_groups < dict->desc.num_groups)
-        SAEI_NOTE(e, SAE_LOG_WARNING, "active_groups is %zu, all %zu groups are written",
-                  dict->active_groups, dict->desc.num_groups);
-    if (dict->rule != SAE_RULE_TOP_K) return SAE_OK;
-    if (dict->threshold < 0)
-        return saei_export_refused(e, "batch top-k at inference, and the threshold was never set");
-    SAEI_NOTE(e, SAE_LOG_WARNING, "batch top-k at inference becomes the threshold, %g",
-              (double)dict->threshold);
-    return SAE_OK;
-}
-
-static sae_result saei_export_text(const saei_export *e, const char *name, saei_text *t) {
-    return saei_text_write(t, "sae_dictionary_export", e->folder, name);
-}
-
-static sae_result saei_export_tensors(const saei_export *e, const char *name, const saei_key *keys,
-                                      size_t count) {
-    char *path = saei_path_join(e->ctx, e->folder, name);
-    sae_result result;
-    if (!path)
-        return saei_fail(e->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_export: no memory for %s",
-                         name);
-    result = saei_save_keys(e->dict, path, keys, count);
-    saei_free(e->ctx, path);
-    return result;
-}
-
-/* "key": "text", or null for "". */
-static void saei_export_pair(saei_text *t, const char *key, const char *text) {
-    saei_text_add(t, "\"%s\": ", key);
-    if (*text) saei_text_add_json_string(t, text);
-    else saei_text_add(t, "null");
-}
-
-/* What was lost on the way here, and what the classes of no program but ours have. */
-static void saei_export_made_by(const saei_export *e, saei_text *t) {
-    saei_text_add(t, "\"sae.h\": {\"version\": \"" SAE_VERSION "\", \"from\": \"%s\", ",
-                  sae_format_name(e->dict->origin.format));
-    saei_export_pair(t, "class", e->dict->origin.class_name);
-    saei_text_add(t, "}");
-}
-
-/* ---- dictionary_learning ---- */
-
-static sae_result saei_export_dl_fit(saei_export *e) {
-    sae_dictionary *dict = e->dict;
-    const sae_dictionary_desc *h = &dict->desc;
-    bool foldable = h->arch == SAE_ARCH_STANDARD || h->arch == SAE_ARCH_GATED
-                    || h->arch == SAE_ARCH_JUMP_RELU;
-    if (h->output_dim != h->activation_dim || h->output_normalized)
-        return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
-                                      "whose output is as wide as the input)");
-    if (h->skip) return saei_export_refused(e, "skip connection");
-    if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
-    if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
-    if (h->activation) return saei_export_refused(e, "latents below 0");
-    if (h->arch == SAE_ARCH_IDENTITY)
-        return saei_export_refused(e, "file for IdentityDict: there is nothing to write");
-    if (h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA)
-        SAEI_TRY(saei_export_batch(e));
-    if (h->arch == SAE_ARCH_TOP_K && dict->rule == SAE_RULE_THRESHOLD)
-        SAEI_NOTE(e, SAE_LOG_WARNING, "AutoEncoderTopK is opened with top-k, not the threshold");
-    if (h->k_fraction > 0)
-        SAEI_NOTE(e, SAE_LOG_WARNING, "k is %g, written as %zu", (double)h->k + h->k_fraction,
-                  h->k);
-    dict->desc.k_fraction = 0;
-    if (h->no_b_dec_subtraction || h->subtract_b_dec) {
-        SAEI_NOTE(e, SAE_LOG_INFO, "b_dec %s, its share moved into the encoder's biases",
-                  h->no_b_dec_subtraction ? "goes into the encoder's input"
-                                          : "leaves the encoder's input");
-        saei_export_centre(dict, h->no_b_dec_subtraction);
-    }
-    if (e->desc->raw || h->arch == SAE_ARCH_STANDARD_NEW || saei_decoder_is_unit(dict))
-        return SAE_OK;
-    if (foldable && dict->origin.format != SAE_FORMAT_DICTIONARY_LEARNING) {
-        SAEI_NOTE(e, SAE_LOG_INFO, "decoder rows brought to norm 1, the norms moved into the "
-                  "encoder: latents are multiplied by them");
-        saei_fold_decoder_norms(dict);
-    } else SAEI_NOTE(e, SAE_LOG_WARNING, "decoder rows are not of norm 1, which SAEBench asks for; "
-                     "they stay, as %s", foldable ? "dictionary_learning had them"
-                                                  : "the choice of latents depends on them");
-    return SAE_OK;
-}
-
-static sae_result saei_export_dl(saei_export *e) {
-    const sae_dictionary_desc *h = &e->dict->desc;
-    const saei_layout *layout = saei_layout_of(h->arch);
-    const char *trainer = sae_trainer_class(saei_trainer_of_arch(h->arch));
-    const sae_origin *o = &e->origin;
-    saei_text t;
-    memset(&t, 0, sizeof t);
-    t.ctx = e->ctx;
-    if (o->layer < 0)
-        SAEI_NOTE(e, SAE_LOG_WARNING, "the layer is not known, config.json says 0");
-    if (!*o->model)
-        SAEI_NOTE(e, SAE_LOG_WARNING, "the language model is not known, lm_name is \"unknown\"");
-    SAEI_TRY(saei_export_tensors(e, "ae.pt", layout->keys, layout->count));
-    saei_text_add(&t, "{\n    \"trainer\": {\n        \"trainer_class\": \"%s\",\n"
-                  "        \"dict_class\": \"%s\",\n        \"activation_dim\": %zu,\n"
-                  "        \"dict_size\": %zu,\n", trainer, sae_arch_name(h->arch),
-                  h->activation_dim, h->dict_size);
-    if (h->k) saei_text_add(&t, "        \"k\": %zu,\n", h->k);
-    for (size_t g = 0; g < h->num_groups; g++)
-        saei_text_add(&t, "%s%zu%s", g ? ", " : "        \"group_sizes\": [", h->group_sizes[g],
-                      g + 1 < h->num_groups ? "" : "],\n");
-    saei_text_add(&t, "        \"device\": \"cpu\",\n        \"layer\": %lld,\n        ",
-                  (long long)(o->layer < 0 ? 0 : o->layer));
-    saei_export_pair(&t, "lm_name", *o->model ? o->model : "unknown");
-    saei_text_add(&t, ",\n        \"wandb_name\": \"%s\",\n        ", trainer);
-    saei_export_pair(&t, "submodule_name", o->hook);
-    saei_text_add(&t, "\n    },\n    \"buffer\": {\n        \"d_submodule\": %zu,\n"
-                  "        \"io\": \"out\",\n        \"n_ctxs\": null,\n"
-                  "        \"ctx_len\": %zu,\n        \"refresh_batch_size\": null,\n"
-                  "        \"out_batch_size\": null,\n        \"device\": \"cpu\"\n    },\n"
-                  "    ", h->activation_dim, o->context_size ? o->context_size : 128);
-    saei_export_made_by(e, &t);
-    saei_text_add(&t, "\n}\n");
-    return saei_export_text(e, "config.json", &t);
-}
-
-/* ---- SAELens ---- */
+/* ---- writing ---- */
 
 static bool saei_export_is_transcoder(const saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
@@ -13215,7 +13417,92 @@ static sae_result saei_export_lens(saei_export *e) {
     return saei_export_lens_cfg(e, arch);
 }
 
-/* ---- sparsify ---- */
+/* ==== >>files: sparsify ======================================================================= */
+
+static bool saei_sparsify_probe(const saei_load *load) {
+    return saei_config_value(load->root, "d_in") && !saei_config_value(load->root, "d_sae")
+           && saei_load_find(load, "encoder.weight") && saei_load_find(load, "W_dec");
+}
+
+/* relu(p), then the k largest or the largest of each of k groups. */
+static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc *desc) {
+    const sae_json *activation = saei_config_value(load->root, "activation");
+    const char *name = activation && activation->type == SAE_JSON_STRING ? activation->string : "";
+    size_t expansion = 32, latents = 0;
+    bool was_signed = false;
+    desc->arch = SAE_ARCH_TOP_K;
+    desc->k = 32;
+    SAEI_TRY(saei_config_required(load, "d_in", &desc->activation_dim));
+    SAEI_TRY(saei_config_size(load, "expansion_factor", &expansion));
+    SAEI_TRY(saei_config_size(load, "num_latents", &latents));
+    SAEI_TRY(saei_config_size(load, "k", &desc->k));
+    SAEI_TRY(saei_config_bool(load, "skip_connection", &desc->skip));
+    SAEI_TRY(saei_config_bool(load, "transcode", &desc->no_b_dec_subtraction));
+    SAEI_TRY(saei_config_bool(load, "signed", &was_signed));
+    if (!latents && !saei_mul(desc->activation_dim, expansion, &latents)) latents = 0;
+    if (!latents || latents > INT32_MAX)
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "num_latents and expansion_factor in cfg.json make "
+                              "no number of latents from 1 to %d",
+                              INT32_MAX);
+    desc->dict_size = latents;
+    if (strcmp(name, "groupmax") == 0) desc->activation = SAE_ACTIVATION_GROUP_MAX;
+    else if (activation && strcmp(name, "topk") != 0)
+        return saei_config_refused(load, "activation", activation, "topk, groupmax");
+    if (desc->k < 1 || desc->k > latents)
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k in cfg.json is %zu, allowed are 1 to the number "
+                              "of latents, %zu",
+                              desc->k, latents);
+    if (desc->activation && latents % desc->k)
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k in cfg.json is %zu: groupmax needs a divisor of "
+                              "the number of latents, %zu",
+                              desc->k, latents);
+    if (was_signed)
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: signed is true, which "
+                 "sparsify no longer knows: latents are positive, as it takes them today",
+                 load->config_path);
+    return SAE_OK;
+}
+
+static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    sae_dictionary *dict;
+    size_t end = saei_folder_length(load->file, strlen(load->file)), begin;
+    char hook[96];
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
+                              "there is no cfg.json beside sae.safetensors");
+    load->config = load->root;
+    SAEI_TRY(saei_sparsify_desc(load, &draft.desc));
+    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (draft.desc.skip)
+        saei_draft_must(&draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a SparseCoder");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    while (end > 0 && (saei_is_separator(load->file[end - 1])
+                       || (load->file[end - 1] == '.'
+                           && (end == 1 || saei_is_separator(load->file[end - 2])))))
+        end--; /* the folder's name is the hookpoint */
+    begin = saei_folder_length(load->file, end);
+    if (end - begin < sizeof hook) {
+        snprintf(hook, sizeof hook, "%.*s", (int)(end - begin), load->file + begin);
+        saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, hook);
+        dict->origin.layer = saei_layer_of(hook);
+    }
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name,
+                     draft.desc.activation ? "groupmax" : "topk");
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ---- writing ---- */
 
 static sae_result saei_export_sparsify_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
@@ -13256,19 +13543,409 @@ static sae_result saei_export_sparsify(saei_export *e) {
     return saei_export_text(e, "cfg.json", &t);
 }
 
+/* ==== >>files: Gemma Scope, Llama Scope, openai =============================================== */
+
+/* ---- Gemma Scope, Gemma Scope 2, Llama Scope ---- */
+
+static bool saei_gemma_probe(const saei_load *load) {
+    return strcmp(load->tensors->ending, ".npz") == 0 && saei_load_find(load, "threshold")
+           && (saei_load_find(load, "W_enc") || saei_load_find(load, "w_enc"));
+}
+
+static bool saei_gemma_2_probe(const saei_load *load) {
+    return saei_load_find(load, "w_enc") && saei_load_find(load, "w_dec")
+           && saei_load_find(load, "threshold");
+}
+
+/* JumpReLU on x as it is. Both spell W_enc [d,m], W_dec [m,output_dim]. */
+static sae_result saei_gemma_draft(saei_draft *draft, const char *as) {
+    draft->desc.arch = SAE_ARCH_JUMP_RELU;
+    saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, "w_enc", SAEI_SLOT_W_ENC_T);
+    saei_draft_must(draft, "W_dec", SAEI_SLOT_W_DEC, "w_dec", SAEI_SLOT_W_DEC);
+    saei_draft_must(draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "threshold", SAEI_SLOT_AUX0, NULL, SAEI_SLOT_NOTHING);
+    draft->desc.skip = saei_draft_may(draft, "affine_skip_connection", SAEI_SLOT_W_SKIP_T) != NULL;
+    saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
+    if (!saei_draft_fits(draft)) return saei_draft_misfit(draft, as);
+    return saei_draft_sizes(draft);
+}
+
+static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope"));
+    SAEI_TRY(saei_lens_scale(&draft, false));
+    SAEI_TRY(saei_draft_make(&draft, out));
+    saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, "jumprelu");
+    (*out)->origin.layer = saei_layer_of(load->path);
+    return SAE_OK;
+}
+
+static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
+    const char *arch = saei_config_text(load->root, "architecture"), *class_name = "jumprelu";
+    const char *type = saei_config_text(load->root, "type");
+    const sae_tensor *w_dec = saei_load_find(load, "w_dec");
+    char quoted[SAEI_QUOTE];
+    bool affine;
+    saei_draft draft;
+    sae_origin *o;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    if (w_dec && w_dec->ndim == 3)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "a cross-layer transcoder: w_dec has three "
+                              "dimensions");
+    if (load->root && (!arch || strcmp(arch, "jump_relu") != 0))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "architecture in config.json is %s, allowed "
+                              "is jump_relu",
+                              arch ? saei_quote(arch, quoted) : "missing");
+    SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope 2"));
+    affine = draft.desc.skip;
+    if (load->root) {
+        affine = false;
+        SAEI_TRY(saei_config_bool(load, "affine_connection", &affine));
+    }
+    if (affine != draft.desc.skip && (draft.desc.skip || !type || strcmp(type, "sae") != 0))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "affine_connection in config.json is %s, and "
+                              "there is %s affine_skip_connection", affine ? "true" : "not true",
+                              affine ? "no" : "an");
+    SAEI_TRY(saei_lens_scale(&draft, false));
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    if (type && strcmp(type, "transcoder") == 0) class_name = "jumprelu_transcoder";
+    if (draft.desc.skip) class_name = "jumprelu_skip_transcoder";
+    saei_origin_text(o->class_name, sizeof o->class_name, class_name);
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
+    o->layer = saei_layer_of(o->hook);
+    return SAE_OK;
+}
+
+typedef struct saei_scale_job {
+    sae_dictionary *dict;
+    float s;
+} saei_scale_job;
+
+static void saei_input_scale_part(void *arg, size_t part) {
+    const saei_scale_job *job = (const saei_scale_job *)arg;
+    const sae_dictionary *dict = job->dict;
+    const saei_kernels *kernels = dict->ctx->kernels;
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    for (; i < end; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
+        kernels->scale(dict->ld, job->s, enc, enc);
+        kernels->divide(dict->ld_out, dec, job->s, dec);
+    }
+}
+
+/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
+static void saei_fold_input_scale(sae_dictionary *dict, float s) {
+    saei_scale_job job = { dict, s };
+    saei_each_latent(dict, saei_input_scale_part, &job);
+    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
+}
+
+static bool saei_llama_probe(const saei_load *load) {
+    return saei_config_value(load->root, "jump_relu_threshold")
+           && saei_load_find(load, "encoder.weight");
+}
+
+/* The weights are for x sqrt(d) / (the dataset's mean norm), which is folded in; the threshold is
+   one number for all. */
+static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
+    const sae_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
+    const sae_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
+    const char *act = saei_config_text(load->root, "act_fn");
+    char quoted[SAEI_QUOTE];
+    saei_draft draft;
+    sae_dictionary *dict;
+    double s;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
+                              "there is no hyperparams.json beside the folder "
+                              "checkpoints");
+    load->config = load->root;
+    norm = saei_config_value(norm, "in");
+    if (act && strcmp(act, "jumprelu") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "act_fn in hyperparams.json is %s, allowed is "
+                              "jumprelu",
+                              saei_quote(act, quoted));
+    if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number "
+                              "jump_relu_threshold");
+    if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
+        || !(norm->number <= FLT_MAX))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in "
+                              "dataset_average_activation_norm.in");
+    SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
+    SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
+    draft.desc.arch = SAE_ARCH_JUMP_RELU;
+    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Llama Scope");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    s = sqrt((double)dict->desc.activation_dim) / norm->number;
+    for (size_t i = 0; i < dict->desc.dict_size; i++)
+        dict->aux0[i] = (float)(threshold->number * s);
+    saei_fold_input_scale(dict, (float)s);
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
+    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook,
+                     saei_config_text(load->root, "hook_point_in"));
+    dict->origin.layer = saei_layer_of(dict->origin.hook);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ---- openai/sparse_autoencoder ---- */
+
+static bool saei_openai_probe(const saei_load *load) {
+    return saei_load_find(load, "pre_bias") && saei_load_find(load, "latent_bias");
+}
+
+/* The value of the activation's own state, which the file may hold once or twice. */
+static const char *saei_openai_value(const saei_load *load, const char *key) {
+    char name[64];
+    const char *text;
+    snprintf(name, sizeof name, "activation_state_dict.%s", key);
+    text = saei_tensor_file_scalar(load->tensors, name);
+    if (text) return text;
+    snprintf(name, sizeof name, "activation.%s", key);
+    return saei_tensor_file_scalar(load->tensors, name);
+}
+
+/* The class normalises its input exactly where the activation is TopK, which takes the k largest p
+   before its own activation. */
+static sae_result saei_openai_desc(saei_draft *draft, const char **name) {
+    const saei_load *load = draft->load;
+    sae_dictionary_desc *desc = &draft->desc;
+    const char *k, *after;
+    char quoted[SAEI_QUOTE];
+    double value = 0;
+    *name = saei_tensor_file_scalar(load->tensors, "activation");
+    if (!*name) *name = "ReLU";
+    desc->arch = SAE_ARCH_STANDARD;
+    if (strcmp(*name, "Identity") == 0) desc->activation = SAE_ACTIVATION_SIGNED;
+    if (strcmp(*name, "ReLU") == 0 || strcmp(*name, "Identity") == 0) return SAE_OK;
+    if (strcmp(*name, "TopK") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "activation is %s, allowed are ReLU, TopK, "
+                              "Identity",
+                              saei_quote(*name, quoted));
+    desc->arch = SAE_ARCH_TOP_K;
+    desc->input_norm = SAE_INPUT_NORM_LAYER;
+    k = saei_openai_value(load, "k");
+    after = saei_openai_value(load, "postact_fn");
+    if (k && (!saei_text_number(k, strlen(k), &value) || value != floor(value))) value = 0;
+    if (!(value >= 1 && value <= (double)desc->dict_size))
+        return saei_load_fail(load, SAE_ERR_FORMAT,
+                              "k of its activation TopK is %s, allowed are 1 to "
+                              "%zu",
+                              k ? saei_quote(k, quoted) : "missing", desc->dict_size);
+    desc->k = (size_t)value;
+    if (after && strcmp(after, "Identity") == 0) desc->activation = SAE_ACTIVATION_SIGNED;
+    else if (after && strcmp(after, "ReLU") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "postact_fn of its activation TopK is %s, "
+                              "allowed are ReLU, Identity", saei_quote(after, quoted));
+    return SAE_OK;
+}
+
+static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
+    static const char *const statistics[] = { "stats_last_nonzero", "latents_activation_frequency",
+                                              "latents_mean_square" };
+    saei_draft draft;
+    const char *name;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (load->tensors->header)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
+                              "the tensors of openai's Autoencoder without "
+                              "its activation, which only the .pt holds");
+    saei_draft_must(&draft, "pre_bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "latent_bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, "decoder.linear.weight",
+                    SAEI_SLOT_W_DEC); /* tied: the encoder's own */
+    for (size_t i = 0; i < 3; i++) saei_draft_may(&draft, statistics[i], SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "openai's Autoencoder");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    draft.desc.output_dim = 0;
+    SAEI_TRY(saei_openai_desc(&draft, &name));
+    SAEI_TRY(saei_draft_make(&draft, out));
+    saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, name);
+    return SAE_OK;
+}
+
+/* ==== >>files: every format =================================================================== */
+
+/* In a folder a format is known by its file; a file that lies alone is known by its name, else by
+   probe. */
+typedef struct saei_format {
+    sae_format format;
+    const char *files[2]; /* the first that the folder has */
+    const char *config;   /* beside the file, or beside its folder `checkpoints`; may be NULL */
+    bool (*probe)(const saei_load *load);
+    sae_result (*read)(saei_load *load, sae_dictionary **out);
+    /* fit brings the copy in e->dict into the form that the format can say, or refuses it before
+       anything is written; write writes the folder. NULL: the format is only read. */
+    sae_result (*fit)(saei_export *e);
+    sae_result (*write)(saei_export *e);
+} saei_format;
+
+/* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
+static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
+    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", NULL }, "cfg.json",
+      saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
+    { SAE_FORMAT_SPARSIFY, { "sae.safetensors", NULL }, "cfg.json",
+      saei_sparsify_probe, saei_sparsify_read, saei_export_sparsify_fit, saei_export_sparsify },
+    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz", NULL }, NULL,
+      saei_gemma_probe, saei_gemma_read, NULL, NULL },
+    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors", NULL }, "config.json",
+      saei_gemma_2_probe, saei_gemma_2_read, NULL, NULL },
+    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors", NULL }, "hyperparams.json",
+      saei_llama_probe, saei_llama_read, NULL, NULL },
+    { SAE_FORMAT_OPENAI, { "autoencoder.pt", NULL }, NULL,
+      saei_openai_probe, saei_openai_read, NULL, NULL },
+    { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
+      saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
+};
+
+/* Sets load->file, and *out where its name or the folder says which format it is. */
+static sae_result saei_load_locate(saei_load *load, const saei_format **out) {
+    saei_path_kind kind = SAEI_PATH_FILE, inside;
+    char files[SAEI_NAMES] = "";
+    if (!load->data)
+        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->path, &kind));
+    if (kind == SAEI_PATH_FILE) {
+        const char *name = load->data ? load->desc.name : load->path;
+        load->file = saei_strdup(load->ctx, name ? name : "");
+        if (!load->file) return saei_load_no_memory(load);
+    }
+    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++)
+        for (size_t i = 0; i < 2 && saei_formats[r].files[i]; i++) {
+            const char *name = saei_formats[r].files[i];
+            if (kind == SAEI_PATH_FILE) {
+                if (strcmp(saei_path_base(load->file), name) == 0) *out = &saei_formats[r];
+                continue;
+            }
+            saei_free(load->ctx, load->file);
+            load->file = saei_path_join(load->ctx, load->path, name);
+            if (!load->file) return saei_load_no_memory(load);
+            *out = &saei_formats[r];
+            SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->file, &inside));
+            if (inside == SAEI_PATH_FILE) return SAE_OK;
+            saei_list_name(files, name);
+        }
+    if (kind == SAEI_PATH_FILE) return SAE_OK;
+    if (kind == SAEI_PATH_NONE)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
+    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
+}
+
+static sae_result saei_load_open(saei_load *load) {
+    saei_map map;
+    if (!load->data) return sae_tensor_file_open(load->ctx, load->file, &load->tensors);
+    memset(&map, 0, sizeof map);
+    map.data = (const unsigned char *)load->data;
+    map.size = load->size;
+    return saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors);
+}
+
+static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
+    const saei_format *format = NULL;
+    char names[SAEI_NAMES] = "";
+    sae_dictionary *dict = NULL;
+    SAEI_TRY(saei_load_locate(load, &format));
+    SAEI_TRY(saei_load_open(load));
+    for (size_t r = 0; r < SAEI_NUM_FORMATS && !format; r++) {
+        if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
+        if (saei_formats[r].probe(load)) format = &saei_formats[r];
+    }
+    if (!format) {
+        for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
+            saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "it is no dictionary: it holds %s",
+                              *names ? names : "no tensors");
+    }
+    if (format->config) SAEI_TRY(saei_load_config(load, format->config));
+    SAEI_TRY(format->read(load, &dict));
+    dict->origin.format = format->format;
+    *out = dict;
+    return SAE_OK;
+}
+
+static sae_result saei_load_all(sae_context *ctx, const sae_load_desc *desc, const char *path,
+                                const void *data, size_t size, sae_dictionary **out) {
+    saei_load load;
+    sae_result result;
+    memset(&load, 0, sizeof load);
+    load.ctx = ctx;
+    load.path = path;
+    load.data = data;
+    load.size = size;
+    load.prefix = "";
+    if (desc) load.desc = *desc;
+    result = saei_load_run(&load, out);
+    sae_tensor_file_close(load.tensors);
+    sae_json_close(load.root);
+    saei_free(ctx, load.config_path);
+    saei_free(ctx, load.file);
+    return result;
+}
+
+SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
+                                       const char *path, sae_dictionary **out) {
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
+    return saei_load_all(ctx, desc, path, NULL, 0, out);
+}
+
+SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_desc *desc,
+                                              const void *data, size_t size, sae_dictionary **out) {
+    if (!ctx || !data || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_dictionary_load_memory: ctx, data or out is NULL");
+    return saei_load_all(ctx, desc, desc && desc->name ? desc->name : "memory", data, size, out);
+}
+
+/* ---- export ---- */
+
+static const saei_format *saei_format_written(sae_format format, char allowed[SAEI_NAMES]) {
+    size_t at = 0;
+    allowed[0] = 0;
+    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+        if (!saei_formats[r].write) continue;
+        if (saei_formats[r].format == format) return &saei_formats[r];
+        at += (size_t)snprintf(allowed + at, SAEI_NAMES - at, "%s%d (%s)", at ? ", " : "",
+                               (int)saei_formats[r].format,
+                               sae_format_name(saei_formats[r].format));
+    }
+    return NULL;
+}
+
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder) {
+    char allowed[SAEI_NAMES];
+    const saei_format *format;
     saei_export e;
     sae_result result;
     if (!dict || !desc || !folder)
         return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
                          "sae_dictionary_export: dict, desc or folder is NULL");
-    if (desc->format < SAE_FORMAT_DICTIONARY_LEARNING || desc->format > SAE_FORMAT_SPARSIFY)
+    format = saei_format_written(desc->format, allowed);
+    if (!format)
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                         "sae_dictionary_export: format is %d, allowed are "
-                         "%d (dictionary_learning), %d (sae_lens), %d (sparsify)",
-                         (int)desc->format, (int)SAE_FORMAT_DICTIONARY_LEARNING,
-                         (int)SAE_FORMAT_SAE_LENS, (int)SAE_FORMAT_SPARSIFY);
+                         "sae_dictionary_export: format is %d, allowed are %s", (int)desc->format,
+                         allowed);
     memset(&e, 0, sizeof e);
     e.ctx = dict->ctx;
     e.desc = desc;
@@ -13277,18 +13954,13 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     SAEI_TRY(saei_dictionary_copy(dict, "sae_dictionary_export", &e.dict));
     SAEI_NOTE(&e, SAE_LOG_INFO, "%s -> %s", sae_arch_name(dict->desc.arch),
               sae_format_name(desc->format));
-    result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens_fit(&e)
-             : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify_fit(&e)
-                                                   : saei_export_dl_fit(&e);
+    result = format->fit(&e);
     if (result == SAE_OK && !saei_all_finite(e.dict->params, e.dict->num_params))
         result = saei_fail(e.ctx, SAE_ERR_NOT_FINITE,
                            "sae_dictionary_export: a parameter is NaN or "
                            "infinite, or becomes so when others are moved into it");
     if (result == SAE_OK) result = saei_make_folder(e.ctx, "sae_dictionary_export", folder);
-    if (result == SAE_OK)
-        result = desc->format == SAE_FORMAT_SAE_LENS   ? saei_export_lens(&e)
-                 : desc->format == SAE_FORMAT_SPARSIFY ? saei_export_sparsify(&e)
-                                                       : saei_export_dl(&e);
+    if (result == SAE_OK) result = format->write(&e);
     sae_dictionary_destroy(e.dict);
     return result;
 }
@@ -16937,6 +17609,8 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.active_groups = shape->num_groups;
     t->view.borrowed = true;
     t->view.origin.layer = -1;
+    t->view.origin.dict_size = t->view.desc.dict_size;
+    t->view.origin.k = t->view.desc.k;
     t->schedule.steps = h->steps;
     t->schedule.warmup_steps = saei_steps_of(h->warmup_steps);
     t->schedule.decay_start = saei_steps_of(h->decay_start);
@@ -17272,7 +17946,7 @@ SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
         t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
     if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
-        t->view.desc.k = (size_t)t->now.k;
+        t->view.desc.k = t->view.origin.k = (size_t)t->now.k;
     }
     return &t->view;
 }
@@ -18053,19 +18727,14 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
 
 SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out) {
     sae_config *config;
-    saei_map map;
     sae_result result;
     if (!ctx || !path || !out)
         return saei_fail(ctx, SAE_ERR_INVALID, "sae_config_open: ctx, path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_config_open", path, &map));
     config = (sae_config *)saei_calloc(ctx, 1, sizeof *config);
-    if (config) {
-        config->ctx = ctx;
-        result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &config->root);
-    } else {
-        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
-    }
-    saei_map_close(ctx, &map);
+    if (!config)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+    config->ctx = ctx;
+    result = saei_json_load(ctx, "sae_config_open", path, &config->root);
     if (result == SAE_OK) result = saei_config_read(config, path);
     if (result != SAE_OK) {
         sae_config_close(config);
@@ -18080,7 +18749,7 @@ SAE_API void sae_config_close(sae_config *config) {
     if (!config) return;
     ctx = config->ctx;
     saei_free(ctx, config->descs);
-    saei_free(ctx, config->root);
+    sae_json_close(config->root);
     saei_free(ctx, config);
 }
 
@@ -18339,7 +19008,7 @@ static void saei_stream_row(const saei_stream *s, uint64_t row, unsigned char *o
 static void saei_stream_close(const sae_context *ctx, saei_stream *s) {
     for (size_t i = 0; i < s->num_slabs; i++) {
         sae_tensor_file_close(s->slabs[i].file);
-        if (s->slabs[i].map.data) saei_map_close(ctx, &s->slabs[i].map);
+        saei_map_close(ctx, &s->slabs[i].map);
         saei_free(ctx, s->slabs[i].name);
     }
     saei_free(ctx, s->slabs);
@@ -19244,11 +19913,21 @@ static sae_result saei_loop_check_weights(sae_training *l) {
 
 /* ==== >>loop: backup and resume =============================================================== */
 
+/* For what may fail without being an error: nothing is logged, and the last error stays. */
+static sae_context saei_loop_quiet(const sae_training *l) {
+    sae_context quiet = *l->ctx;
+    quiet.logger.log = NULL;
+    quiet.lock = 0;
+    return quiet;
+}
+
 static bool saei_loop_exists(sae_training *l, const char *folder, const char *name) {
+    const sae_context quiet = saei_loop_quiet(l);
     char *path = saei_path_join(l->ctx, folder, name);
-    bool there = path && saei_path_exists(path) == SAEI_PATH_FILE;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    if (path && saei_path_find(&quiet, l->who, path, &kind) != SAE_OK) kind = SAEI_PATH_NONE;
     saei_free(l->ctx, path);
-    return there;
+    return kind == SAEI_PATH_FILE;
 }
 
 typedef enum saei_loop_found {
@@ -19266,32 +19945,25 @@ static void saei_loop_hash(const sae_training *l, char out[20]) {
 /* Whose finished run a folder holds: of these settings and data, or of others. */
 static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folder) {
     char hash[20], *path;
-    saei_map map;
     sae_json *root = NULL;
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
-    sae_context quiet = *l->ctx; /* a file that cannot be read is no error: no run is found */
-    quiet.logger.log = NULL;
-    quiet.lock = 0;
+    const sae_context quiet = saei_loop_quiet(l);
     if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");
-    if (path && saei_map_open(&quiet, l->who, path, &map) == SAE_OK) {
-        if (saei_json_parse(&quiet, path, (const char *)map.data, map.size, &root) == SAE_OK) {
-            saei_loop_hash(l, hash);
-            own = sae_json_get(root, "sae.h");
-            steps = own ? sae_json_get(own, "finished_steps") : NULL;
-            print = own ? sae_json_get(own, "fingerprint") : NULL;
-            if (steps && steps->is_integer && steps->integer > 0)
-                found = (uint64_t)steps->integer == l->desc.steps && print
-                                && print->type == SAE_JSON_STRING
-                                && strcmp(print->string, hash) == 0
-                            ? SAEI_LOOP_THIS
-                            : SAEI_LOOP_ANOTHER;
-            saei_free(l->ctx, root);
-        }
-        saei_map_close(l->ctx, &map);
+    if (path && saei_json_load(&quiet, l->who, path, &root) == SAE_OK) {
+        saei_loop_hash(l, hash);
+        own = sae_json_get(root, "sae.h");
+        steps = own ? sae_json_get(own, "finished_steps") : NULL;
+        print = own ? sae_json_get(own, "fingerprint") : NULL;
+        if (steps && steps->is_integer && steps->integer > 0)
+            found = (uint64_t)steps->integer == l->desc.steps && print
+                            && print->type == SAE_JSON_STRING && strcmp(print->string, hash) == 0
+                        ? SAEI_LOOP_THIS
+                        : SAEI_LOOP_ANOTHER;
+        sae_json_close(root);
     }
     saei_free(l->ctx, path);
     return found;
@@ -19299,8 +19971,8 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
 
 static void saei_loop_remove_backup(sae_training *l) {
     char *temporary = saei_path_join(l->ctx, l->desc.save_dir, "backup.safetensors.tmp");
-    remove(l->backup);
-    if (temporary) remove(temporary); /* of a write that was killed */
+    saei_remove(l->ctx, l->backup);
+    if (temporary) saei_remove(l->ctx, temporary); /* of a write that was killed */
     saei_free(l->ctx, temporary);
 }
 
@@ -19319,6 +19991,7 @@ static bool saei_loop_backup_is_ours(sae_training *l) {
 static sae_result saei_loop_backup(sae_training *l) {
     static const char *const keys[] = { "version", "step", "norm_factor", "settings" };
     const char *values[4];
+    saei_content content = { l->backup, NULL, 0, keys, values, 4 };
     char step[24], factor[12], prefix[40];
     size_t total = 0, count = 0, of = l->num_trainers;
     uint32_t bits;
@@ -19345,7 +20018,9 @@ static sae_result saei_loop_backup(sae_training *l) {
     values[1] = step;
     values[2] = factor;
     values[3] = l->fingerprint.data;
-    SAEI_TRY(saei_safetensors_write(l->ctx, l->backup, l->tensors, total, keys, values, 4));
+    content.tensors = l->tensors;
+    content.count = total;
+    SAEI_TRY(saei_content_write(l->ctx, &content, NULL));
     l->replaces = false; /* an earlier run's is gone */
     return SAE_OK;
 }
@@ -19521,7 +20196,10 @@ static sae_result saei_loop_is_finished(sae_training *l, bool *finished) {
 
 /* All that comes before the first step of this process. */
 static sae_result saei_loop_begin(sae_training *l) {
-    bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    bool backup;
+    if (l->backup) SAEI_TRY(saei_path_find(l->ctx, l->who, l->backup, &kind));
+    backup = kind == SAEI_PATH_FILE;
     if (l->desc.resume) {
         if (backup) return saei_loop_restore(l);
         SAEI_TRY(saei_loop_is_finished(l, &l->now.finished));

@@ -63,12 +63,18 @@ class sae_logger(ctypes.Structure):
     _fields_ = [("log", LOG), ("user", c_void_p)]
 
 
+class sae_io(ctypes.Structure):
+    _fields_ = [(name, c_void_p) for name in "open size read close map write sync rename remove "
+                                             "make_folder user".split()]
+
+
 class sae_pool(ctypes.Structure):
     _fields_ = [("run", c_void_p), ("user", c_void_p)]
 
 
 class sae_context_desc(ctypes.Structure):
-    _fields_ = [("allocator", sae_allocator), ("logger", sae_logger), ("pool", sae_pool),
+    _fields_ = [("allocator", sae_allocator), ("logger", sae_logger), ("io", sae_io),
+                ("pool", sae_pool),
                 ("threads", c_int),
                 ("backend", c_void_p), ("backend_desc", c_void_p), ("instruction_set", c_char_p)]
 
@@ -171,7 +177,8 @@ class sae_evaluate_desc(ctypes.Structure):
 
 class sae_load_desc(ctypes.Structure):
     _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool), ("raw_decoder_norms", c_bool),
-                ("first_latent", c_size_t), ("num_latents", c_size_t)]
+                ("first_latent", c_size_t), ("num_latents", c_size_t), ("config", c_char_p),
+                ("config_size", c_size_t), ("name", c_char_p)]
 
 
 class sae_origin(ctypes.Structure):
@@ -186,7 +193,8 @@ class sae_export_desc(ctypes.Structure):
                 ("log_sparsity", POINTER(c_float)), ("raw", c_bool)]
 
 
-STRUCTS = [sae_allocator, sae_logger, sae_pool, sae_context_desc, sae_dictionary_desc, sae_sparse,
+STRUCTS = [sae_allocator, sae_logger, sae_io, sae_pool, sae_context_desc,
+           sae_dictionary_desc, sae_sparse,
            sae_steering, sae_trainer_desc, sae_hyperparameter, sae_stats, sae_source_desc,
            sae_buffer_desc, sae_progress, sae_train_desc, sae_metrics, sae_evaluate_desc,
            sae_load_desc, sae_origin, sae_export_desc]
@@ -211,7 +219,7 @@ _FUNCTIONS = {  # name: result, arguments
     "sae_dictionary_prepare": (c_int, [c_void_p]),
     "sae_dictionary_load": (c_int, [c_void_p, POINTER(sae_load_desc), c_char_p, POINTER(c_void_p)]),
     "sae_dictionary_save": (c_int, [c_void_p, c_char_p]),
-    "sae_dictionary_origin": (sae_origin, [c_void_p]),
+    "sae_dictionary_origin": (POINTER(sae_origin), [c_void_p]),
     "sae_dictionary_export": (c_int, [c_void_p, POINTER(sae_export_desc), c_char_p]),
     "sae_format_name": (c_char_p, [c_int]),
     "sae_format_from_name": (c_bool, [c_char_p, POINTER(c_int)]),
@@ -411,7 +419,7 @@ class Dictionary:
     @property
     def origin(self):
         """Where it came from: a dict of format, class_name, model, hook, layer, ... as far as known."""
-        origin = _lib.sae_dictionary_origin(self._handle)
+        origin = _lib.sae_dictionary_origin(self._handle).contents
         name = _lib.sae_format_name(origin.format)
         known = {key: value.decode(errors="replace") if isinstance(value, bytes) else value
                  for key, value in _as_dict(origin).items() if key != "dtype" and value}

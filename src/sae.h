@@ -16,6 +16,7 @@
         SAE_NO_TRAIN leaves out all that trains and measures, here and in every file that includes
                      sae.h: trainers, sessions, buffer, loop, metrics and backends. What is left
                      loads, encodes, decodes, steers, saves
+        SAE_NO_STDIO leaves the system's files out: memory and sae_context_desc.io alone
 
     WHAT IT DOES
         Re-implements the Python package dictionary_learning
@@ -74,7 +75,7 @@
         >>math       exp, log, pow with the same bits everywhere; Philox RNG, normal deviates
         >>platform   allocator, errors, locks, threads, checked sizes
         >>text       sorting, UTF-8, numbers, text that grows
-        >>io         paths, mapped files, files written whole or not at all
+        >>io         paths; the system's files, mapped; files written whole or not at all
         >>json       reading and writing JSON
         >>tensors    .npy, .npz, .safetensors, .pt: reading and writing
         >>kernels    vector code, the same text for each instruction set
@@ -169,19 +170,22 @@ extern "C" {
 #include "base/random.h"
 #include "base/platform.h"
 #include "base/text.h"
+#include "base/path.h"
+#include "base/files.h"
 #include "base/io.h"
 #include "base/json.h"
 
 #include "tensor/dtype.h"
 #include "tensor/crc.h"
 #include "tensor/file.h"
+#include "tensor/write.h"
 #include "tensor/npy.h"
 #include "tensor/safetensors.h"
 #include "tensor/zip.h"
+#include "tensor/npz.h"
 #include "tensor/pickle.h"
 #include "tensor/torch.h"
 #include "tensor/open.h"
-#include "tensor/write.h"
 
 #include "kernels/table.h"
 #include "kernels/portable.h"
@@ -211,11 +215,13 @@ extern "C" {
 #include "formats/names.h"
 #include "formats/layout.h"
 #include "formats/draft.h"
-#include "formats/dictionary_learning.h"
-#include "formats/sae_lens.h"
-#include "formats/others.h"
 #include "formats/save.h"
 #include "formats/export.h"
+#include "formats/dictionary_learning.h"
+#include "formats/sae_lens.h"
+#include "formats/sparsify.h"
+#include "formats/others.h"
+#include "formats/formats.h"
 #include "formats/gguf.h"
 
 #ifndef SAE_NO_TRAIN

@@ -114,7 +114,7 @@ CHECK_UNUSED static size_t common_fixtures(sae_context *ctx, const char *root,
         snprintf(path, sizeof path, strcmp(common_about_text(about, "open"), ".") ? "%s/%s" : "%s",
                  folder, common_about_text(about, "open"));
         fn(about, folder, path);
-        sae_json_close(ctx, about);
+        sae_json_close(about);
         check_test = NULL;
     }
     if (dir) closedir(dir);

@@ -78,7 +78,7 @@ static void test_losses(void) {
               metrics[i].rows.l0);
         sae_dictionary_destroy((sae_dictionary *)dicts[i]);
     }
-    sae_json_close(ctx, root);
+    sae_json_close(root);
 }
 
 /* All rows at the place, and their latents. */
@@ -305,14 +305,14 @@ static void test_page(void) {
         CHECK(sae_json_count(sae_json_get(root, "runs")) == 2, "two runs");
         CHECK(strcmp(sae_json_text(sae_json_get(root, "model")), desc.model_name) == 0,
               "the model's name comes back as it was");
-        sae_json_close(ctx, root);
+        sae_json_close(root);
     }
     for (i = 0; i < 2; i++) {
         snprintf(json, sizeof json, "%s/page.%d.json", check_temp(), i);
         CHECK_OK(ctx, sae_json_open(ctx, json, &root), return);
         CHECK(sae_json_count(sae_json_get(root, "features")) == features_rank(passes[i], latents, M),
               "every feature that fires is in Neuronpedia's file");
-        sae_json_close(ctx, root);
+        sae_json_close(root);
     }
     CHECK(page_write(ctx, &desc, "no/such/folder/page.html") == SAE_ERR_IO
           && strstr(sae_error(ctx), "no/such/folder"), "a folder that is missing: %s",

@@ -183,8 +183,8 @@ static void variations(void) {
 /* What a class does not have is refused, with the field in the message. */
 static void refused_descs(void) {
     static const struct { const char *field; sae_dictionary_desc desc; } cases[] = {
-        { "latents", { .arch = SAE_ARCH_GATED, .activation = SAE_ACTIVATION_SIGNED } },
-        { "latents", { .arch = SAE_ARCH_STANDARD, .activation = SAE_ACTIVATION_MAGNITUDE } },
+        { "activation", { .arch = SAE_ARCH_GATED, .activation = SAE_ACTIVATION_SIGNED } },
+        { "activation", { .arch = SAE_ARCH_STANDARD, .activation = SAE_ACTIVATION_MAGNITUDE } },
         { "group max", { .arch = SAE_ARCH_TOP_K, .k = 5, .activation = SAE_ACTIVATION_GROUP_MAX } },
         { "k_fraction", { .arch = SAE_ARCH_TOP_K, .k = 5, .k_fraction = 0.5 } },
         { "k_fraction", { .arch = SAE_ARCH_BATCH_TOP_K, .k = 5, .k_fraction = 1 } },
@@ -229,7 +229,7 @@ static void dictionary_fixture(const sae_json *about, const char *folder, const 
     }
     info = *sae_dictionary_get_desc(dict);
     CHECK(info.activation_dim * rows == count, "d is %d", (int)info.activation_dim);
-    CHECK(sae_dictionary_origin(dict).format != SAE_FORMAT_NONE, "it comes from nowhere");
+    CHECK(sae_dictionary_origin(dict)->format != SAE_FORMAT_NONE, "it comes from nowhere");
     f = (float *)malloc(rows * info.dict_size * sizeof *f);
     x_hat = (float *)malloc(rows * info.output_dim * sizeof *x_hat);
     CHECK_OK(ctx, sae_forward(dict, x, rows, x_hat, f), (void)0);
@@ -267,7 +267,7 @@ static void array_fixture(const sae_json *about, const char *path) {
 
 /* Some latents of a dictionary are those of the whole, bit for bit. */
 static void ranges_of(const sae_json *about, const char *folder, const char *path) {
-    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, false, true, 0, 0 };
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, false, true, 0, 0, NULL, 0, NULL };
     sae_dictionary *all = NULL, *part = NULL;
     size_t m;
     (void)about;
@@ -293,9 +293,9 @@ static void ranges_of(const sae_json *about, const char *folder, const char *pat
         if (result != SAE_OK) continue;
         CHECK(part->desc.dict_size == n && part->desc.output_dim == all->desc.output_dim,
               "%d latents, want %d", (int)part->desc.dict_size, (int)n);
-        CHECK(sae_dictionary_origin(part).dict_size == m
-                  && sae_dictionary_origin(part).k == all->desc.k
-                  && sae_dictionary_origin(part).first_latent == first, "another origin");
+        CHECK(sae_dictionary_origin(part)->dict_size == m
+                  && sae_dictionary_origin(part)->k == all->desc.k
+                  && sae_dictionary_origin(part)->first_latent == first, "another origin");
         CHECK(part->desc.k == (all->desc.k < n ? all->desc.k : n), "k %d", (int)part->desc.k);
         for (size_t g = 0; g < part->desc.num_groups; g++) sum += part->desc.group_sizes[g];
         CHECK(!part->desc.num_groups == !all->desc.num_groups && (!sum || sum == n), "groups");
@@ -377,7 +377,7 @@ static sae_dictionary *exported(const sae_dictionary *dict, sae_format format, c
     CHECK_OK(ctx, result, return NULL);
     load.raw = true;
     CHECK_OK(ctx, sae_dictionary_load(ctx, &load, folder, &back), return NULL);
-    CHECK(sae_dictionary_origin(back).format == format, "another format");
+    CHECK(sae_dictionary_origin(back)->format == format, "another format");
     return back;
 }
 

@@ -110,13 +110,13 @@ static bool trace_open(trace *t, const char *path) {
         t->line[t->count++] = v;
     return ok;
 }
-static void trace_close(trace *t) { sae_json_close(ctx, t->root); }
+static void trace_close(trace *t) { sae_json_close(t->root); }
 
 /* The oracle on the same trace. */
 static void oracle_run(const sae_trainer_desc *s, const float *x, const float *y, const trace *t) {
     size_t d = s->activation_dim, m = s->dict_size, n = s->batch_size, at = 0;
     double *xd = oracle_doubles(n * d), *yd = oracle_doubles(n * d);
-    sae_load_desc load = { common_arch(s), s->k, true, false, 0, 0 };
+    sae_load_desc load = { common_arch(s), s->k, true, false, 0, 0, NULL, 0, NULL };
     common_block blocks[6];
     sae_dictionary *dict;
     oracle o;
@@ -152,7 +152,7 @@ end:
 
 /* Inference and evaluation of the reference's own dictionary after the last step. */
 static void inference(const char *folder, const sae_trainer_desc *s, bool whole) {
-    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0 };
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL };
     sae_dictionary *dict = NULL;
     const char *forward = check_path("%s/forward.npz", folder);
     float *x, *f, *x_hat, *gf = NULL, *gx = NULL;
@@ -212,7 +212,7 @@ static void inference(const char *folder, const sae_trainer_desc *s, bool whole)
               "eval " #name " %.7g, want %.7g", got.name, json_number(want, #name));
             SAE_METRICS(SAE_X)
 #undef SAE_X
-            sae_json_close(ctx, want);
+            sae_json_close(want);
         }
     }
 end:
@@ -231,7 +231,7 @@ static bool read_case(const char *folder, sae_config **config, sae_trainer_desc 
     const sae_json *trainer = root ? sae_json_get(root, "trainer") : NULL;
     double batch = json_number(trainer, "batch_size");
     *loop = root && sae_json_get(root, "run") != NULL;
-    sae_json_close(ctx, root);
+    sae_json_close(root);
     CHECK_OK(ctx, sae_config_open(ctx, path, config), return false);
     *s = *sae_config_get(*config, 0);
     s->batch_size = (size_t)batch;
@@ -330,7 +330,7 @@ static void loop_case(const char *folder) {
                   1e-4);
     compare_files(check_path("%s/ae.pt", out), check_path("%s/final.safetensors", folder), 1e-4);
     for (size_t i = 0; i < 2; i++) {
-        sae_load_desc load = { common_arch(&s), 0, true, false, 0, 0 };
+        sae_load_desc load = { common_arch(&s), 0, true, false, 0, 0, NULL, 0, NULL };
         const char *forward = check_path("%s/forward_%d.npz", folder, (int)save_steps[i]);
         sae_dictionary *dict;
         size_t rows;

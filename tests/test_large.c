@@ -162,7 +162,7 @@ static bool write_file(const char *path) {
 int main(void) {
     sae_context *ctx = check_context(1);
     const char *path = check_path("%s/params.npz", check_temp());
-    sae_load_desc some = { SAE_ARCH_DEFAULT, 0, false, false, FIRST, COUNT };
+    sae_load_desc some = { SAE_ARCH_DEFAULT, 0, false, false, FIRST, COUNT, NULL, 0, NULL };
     sae_dictionary *dict = NULL;
     sae_tensor_file *file = NULL;
     double before = peak();
@@ -179,7 +179,7 @@ int main(void) {
     CHECK_OK(ctx, sae_dictionary_load(ctx, &some, path, &dict), (void)0);
     if (dict) {
         sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-        sae_origin origin = sae_dictionary_origin(dict);
+        sae_origin origin = *sae_dictionary_origin(dict);
         CHECK(info.arch == SAE_ARCH_JUMP_RELU && info.activation_dim == D
                   && info.dict_size == COUNT, "%d latents of %d", (int)info.dict_size,
               (int)info.activation_dim);

@@ -180,7 +180,7 @@ int verb_convert(int argc, char **argv) {
         sae_dictionary_destroy(dict);
         return status;
     }
-    origin = sae_dictionary_origin(dict);
+    origin = *sae_dictionary_origin(dict);
     if (model) snprintf(origin.model, sizeof origin.model, "%s", model);
     if (hook) snprintf(origin.hook, sizeof origin.hook, "%s", hook);
     if (layer) origin.layer = (int64_t)number;

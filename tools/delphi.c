@@ -56,7 +56,7 @@ static int delphi_split(const common *c, const sae_tensor parts[3], uint64_t beg
 
 static int delphi_config(const common *c, const sae_dictionary *dict, uint64_t rows,
                          const char *folder) {
-    sae_origin origin = sae_dictionary_origin(dict);
+    sae_origin origin = *sae_dictionary_origin(dict);
     const char *path = joined(folder, "config.json");
     FILE *out = fopen(path, "wb");
     if (!out) return fail("%s: cannot be written", path);
@@ -76,7 +76,7 @@ static int delphi_config(const common *c, const sae_dictionary *dict, uint64_t r
 /* OUT/MODULE/BEGIN_END.safetensors, a file for each share of the latents, and config.json. */
 int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
                  uint64_t rows) {
-    sae_origin origin = sae_dictionary_origin(dict);
+    sae_origin origin = *sae_dictionary_origin(dict);
     uint64_t m = sae_dictionary_get_desc(dict)->dict_size, splits = c->splits ? c->splits : SPLITS;
     uint64_t ctx = c->ctx ? c->ctx : CONTEXT, s;
     const char *module = c->module ? c->module : origin.hook;

@@ -52,7 +52,7 @@ sae_config *config_beside(const char *path) {
 
 /* What a dictionary that opened leaves to be said about its class and its threshold. */
 static void warn_about(const common *c, const sae_dictionary *dict) {
-    bool ours = sae_dictionary_origin(dict).format == SAE_FORMAT_DICTIONARY_LEARNING;
+    bool ours = sae_dictionary_origin(dict)->format == SAE_FORMAT_DICTIONARY_LEARNING;
     sae_config *config = ours ? config_beside(c->words.items[0]) : NULL;
     const sae_trainer_desc *trainer = config ? sae_config_get(config, 0) : NULL;
     bool runs = strcmp(tool.verb, "eval") == 0 || strcmp(tool.verb, "encode") == 0
@@ -101,7 +101,7 @@ bool is_large(const char *path) {
 
 /* The dictionary named first on the command line, under the rule asked for. */
 int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **dict) {
-    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, raw_decoder_norms, 0, 0 };
+    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, raw_decoder_norms, 0, 0, NULL, 0, NULL };
     int status = DONE;
     sae_result result;
     size_t k;
@@ -121,7 +121,7 @@ int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **di
         result = sae_dictionary_load(tool.ctx, &desc, c->words.items[0], dict);
     }
     if (result != SAE_OK) return fail_library();
-    k = sae_dictionary_origin(*dict).k;
+    k = sae_dictionary_origin(*dict)->k;
     if (c->k && k && k != c->k)
         status = fail("%s has k %zu, --k says %.0f", c->words.items[0], k, (double)c->k);
     else if ((c->use_top_k || c->use_threshold)

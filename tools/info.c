@@ -52,7 +52,7 @@ static void text_line(const char *name, const char *text) {
 /* Which latents are dead depends on the data; the weights alone show only rows of norm 0. */
 static void text_info(const sae_dictionary *dict, const sae_trainer_desc *trainer) {
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-    sae_origin origin = sae_dictionary_origin(dict);
+    sae_origin origin = *sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
     char text[256], of[64] = "";
@@ -97,7 +97,7 @@ static void json_text(const char *name, const char *text) {
 
 static void json_info(const sae_dictionary *dict, const sae_trainer_desc *trainer) {
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-    sae_origin origin = sae_dictionary_origin(dict);
+    sae_origin origin = *sae_dictionary_origin(dict);
     norms enc = row_norms(dict, sae_dictionary_encoder_row);
     norms dec = row_norms(dict, sae_dictionary_decoder_row);
     char text[256];
@@ -184,7 +184,8 @@ int verb_info(int argc, char **argv) {
         && sae_tensor_file_open(tool.ctx, path, &file) != SAE_OK)
         return fail_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
-        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false, 0, c.num_latents };
+        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false, 0, c.num_latents,
+                               NULL, 0, NULL };
         if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
         if (status == DONE && sae_dictionary_load(tool.ctx, &desc, path, &dict) != SAE_OK) {
             if (!is_large(path) && sae_tensor_file_check(file, NULL) != SAE_OK)
@@ -199,7 +200,7 @@ int verb_info(int argc, char **argv) {
     }
     if (status != DONE) return status;
     tool.quiet = true; /* the folder opened; config.json may still hold keys that are not ours */
-    if (sae_dictionary_origin(dict).format == SAE_FORMAT_DICTIONARY_LEARNING
+    if (sae_dictionary_origin(dict)->format == SAE_FORMAT_DICTIONARY_LEARNING
         && file_exists(joined(path, "config.json"))
         && sae_config_open(tool.ctx, joined(path, "config.json"), &config) == SAE_OK
         && sae_config_count(config) > 0)

@@ -80,14 +80,14 @@ static const char *config_io(const char *path) {
     if (!file_exists(file) || sae_json_open(tool.ctx, file, &root) != SAE_OK) return NULL;
     io = sae_json_text(sae_json_get(sae_json_get(root, "buffer"), "io"));
     if (io) io = with_ending(io, "");
-    sae_json_close(tool.ctx, root);
+    sae_json_close(root);
     return io;
 }
 
 /* From --submodule and --io, else from what the dictionary's files say. */
 int find_position(const common *c, const char *path, const sae_dictionary *dict,
                   const language *l, position *out) {
-    sae_origin origin = sae_dictionary_origin(dict);
+    sae_origin origin = *sae_dictionary_origin(dict);
     sae_config *config = config_beside(path);
     const sae_trainer_desc *trainer = config ? sae_config_get(config, 0) : NULL;
     const char *name = c->submodule, *io = c->io;

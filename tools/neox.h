@@ -736,7 +736,7 @@ static sae_result neoxi_shards_open(neox_model *m, const char *path) {
                                       sae_json_key(entry));
         else result = neoxi_file_open(m, name, sae_json_key(entry));
     }
-    sae_json_close(m->ctx, root);
+    sae_json_close(root);
     return result;
 }
 
@@ -903,7 +903,7 @@ static sae_result neoxi_open(neox_model *m, const char *folder) {
     else result = sae_json_open(m->ctx, path, &root);
     c.root = root;
     if (result == SAE_OK) result = neoxi_config_read(m, &c);
-    sae_json_close(m->ctx, root);
+    sae_json_close(root);
     free(path);
     NEOXI_TRY(result);
     NEOXI_TRY(neoxi_files_open(m));
@@ -2013,7 +2013,7 @@ static sae_result neoxi_tokenizer_read(neox_tokenizer *t) {
     if (result == SAE_OK) result = neoxi_read_added(&r);
     if (result == SAE_OK) result = neoxi_read_rest(&r);
     free(r.bytes);
-    sae_json_close(t->ctx, root);
+    sae_json_close(root);
     return result;
 }
 

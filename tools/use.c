@@ -256,7 +256,7 @@ int verb_steer_export(int argc, char **argv) {
         c.num_latents = 1;
     }
     if (status == DONE) status = load_dictionary(&c, false, &dict);
-    if (status == DONE) steering.latent -= (uint32_t)sae_dictionary_origin(dict).first_latent;
+    if (status == DONE) steering.latent -= (uint32_t)sae_dictionary_origin(dict)->first_latent;
     if (status == DONE
         && sae_steer_export(dict, &steering, 1, (size_t)layer, hint, c.out) != SAE_OK)
         status = fail_library();

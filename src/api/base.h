@@ -8,6 +8,15 @@
 #define SAE_API extern /* define it to static or to a dllexport attribute, as you need */
 #endif
 
+/* Lets compilers hold printf's arguments against its format. */
+#if defined(__MINGW32__)
+#define SAE_PRINTF(format_index, first) __attribute__((format(gnu_printf, format_index, first)))
+#elif defined(__GNUC__)
+#define SAE_PRINTF(format_index, first) __attribute__((format(printf, format_index, first)))
+#else
+#define SAE_PRINTF(format_index, first)
+#endif
+
 #define SAE_VERSION_MAJOR 0
 #define SAE_VERSION_MINOR 2
 #define SAE_VERSION_PATCH 0

@@ -57,6 +57,33 @@ typedef struct sae_logger {
     void *user;
 } sae_logger;
 
+/* Where files are read and written: an archive, a virtual file system, memory. Paths are passed on
+   as they were given to the library, folder and name joined by "/"; a folder is a prefix of paths.
+   Called from the thread that called the library, on one file at a time. Return SAE_OK or an error,
+   which the caller gets. */
+typedef struct sae_io {
+    /* Opens a file to be read, or (write) a new one in the place of one that is there. Errors:
+       SAE_ERR_NOT_FOUND (no such file; to write: no such folder, unless folders need no making);
+       SAE_ERR_UNSUPPORTED if it is a folder, where that is known. */
+    sae_result (*open)(const char *path, bool write, void **file, void *user);
+    sae_result (*size)(void *file, uint64_t *size, void *user);
+    sae_result (*read)(void *file, uint64_t offset, void *out, size_t size, void *user); /* all */
+    /* Of a written file, SAE_ERR_MISMATCH: another program has put its own file there meanwhile.
+       The file is closed in any case. */
+    sae_result (*close)(void *file, void *user);
+    /* Optional: *data becomes all bytes of the file, valid until close and read by any thread; read
+       is not called then. NULL: files are read into memory of the context's allocator. */
+    sae_result (*map)(void *file, const void **data, void *user);
+    /* To write: NULL together where nothing is written. A file is written as PATH.tmp from its
+       beginning, synced, closed, then renamed to PATH (which it replaces) or removed. */
+    sae_result (*write)(void *file, const void *data, size_t size, void *user);
+    sae_result (*sync)(void *file, void *user); /* optional */
+    sae_result (*rename)(const char *from, const char *to, void *user);
+    sae_result (*remove)(const char *path, void *user);
+    sae_result (*make_folder)(const char *path, void *user); /* optional; with its parents */
+    void *user;
+} sae_io;
+
 /* Threads of the caller's. run calls fn(arg, part, worker) once for every part < parts, in any
    order and on any threads, its own among them, and returns when all have returned. worker is below
    the desc's `threads`, and no two parts of one run that are at work at the same time share it.
@@ -73,6 +100,9 @@ typedef struct sae_backend sae_backend; /* >>backend */
 typedef struct sae_context_desc {
     sae_allocator allocator;    /* default: malloc and free */
     sae_logger logger;          /* default: silent */
+    sae_io io;                  /* default: the system's files, mapped; paths are UTF-8 on Windows.
+                                   With SAE_NO_STDIO there is no default: loading from memory works
+                                   without */
     sae_pool pool;              /* default: OpenMP, where sae.h is compiled with it, else the
                                    calling thread alone */
     int threads;                /* at most 1024; default 0: all (OpenMP's choice). With a pool
@@ -330,6 +360,48 @@ SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_
 SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                     float *x_hat, float *f);
 
+/* ==== >>api: load and save ==================================================================== */
+
+typedef struct sae_load_desc {
+    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
+                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
+    size_t k;       /* for old files that hold none */
+    bool raw;       /* take the tensors as they are; default: as the reference's loader does
+                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
+    bool raw_decoder_norms; /* keep STANDARD's decoder norms; all other conversions happen */
+    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
+                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large mapped
+                       file just their rows or columns are read (their CRC-32 then is not). Top-k
+                       chooses among them alone; group max needs all */
+    const void *config; /* the text of the config file; default: that beside the file, none for */
+    size_t config_size; /* memory */
+    const char *name; /* from memory: what the file is called, as a path would say it, for what only
+                         a name tells: the format, where tensors do not; hook and layer. May be
+                         NULL */
+} sae_load_desc;
+
+/* Opens a folder or the file of the weights in it, of any format of sae_format; of
+   dictionary_learning any .pt or .safetensors with its tensors, a crashed run's nested ae.pt too.
+   Orientation follows from the format and is held against the shapes, never guessed. What the
+   formats fold into the weights is folded (decoder norms, a known scale of the activations). desc
+   may be NULL. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH,
+   SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
+                                       const char *path, sae_dictionary **out);
+/* The same of one file's bytes (.safetensors, .pt, .npz), which are read where they lie, at any
+   alignment, and are not needed afterwards. */
+SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_desc *desc,
+                                              const void *data, size_t size, sae_dictionary **out);
+/* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
+   Written to PATH.tmp, synced, then renamed: a crash leaves the old file. Errors: SAE_ERR_IO,
+   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
+/* The same into memory: *data [*size] becomes the bytes that a file called name would have. It is
+   of the context's allocator; sae_context_free takes it back. */
+SAE_API sae_result sae_dictionary_save_memory(const sae_dictionary *dict, const char *name,
+                                              void **data, size_t *size);
+SAE_API void sae_context_free(sae_context *ctx, void *memory); /* NULL is fine */
+
 /* ==== >>api: steering ========================================================================= */
 
 /* What latent i shall become, from f_i, what sae_encode gives for it now:
@@ -370,7 +442,7 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
 /* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
    file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
-   stream behind block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
+   stream after block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
    Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
    (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */

@@ -69,28 +69,6 @@ SAE_API const char *sae_format_name(sae_format format);
 /* False (out untouched) if there is no such format. */
 SAE_API bool sae_format_from_name(const char *name, sae_format *out);
 
-typedef struct sae_load_desc {
-    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
-                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
-    size_t k;       /* for old files that hold none */
-    bool raw;       /* take the tensors as they are; default: as the reference's loader does
-                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
-    bool
-        raw_decoder_norms; /* of what raw leaves out, only that: STANDARD keeps its decoder norms */
-    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
-                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large file
-                       just their rows or columns are read (their CRC-32 then is not). Top-k chooses
-                       among them alone; group max needs all */
-} sae_load_desc;
-
-/* Opens a folder or the file of the weights in it; of dictionary_learning any .pt or .safetensors
-   with its tensors, a crashed run's nested ae.pt too. Orientation follows from the format and is
-   held against the shapes, never guessed. What the formats fold into the weights is folded (decoder
-   norms, a known scale of the activations). desc may be NULL. Errors: SAE_ERR_NOT_FOUND,
-   SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH, SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
-                                       const char *path, sae_dictionary **out);
-
 /* Where a dictionary came from. Texts are "" where the file does not say. */
 typedef struct sae_origin {
     sae_format format;    /* NONE: it was made here */
@@ -105,11 +83,8 @@ typedef struct sae_origin {
     size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
     size_t first_latent;
 } sae_origin;
-SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict);
-/* Writes the state_dict under the reference's names: ".pt" or ".safetensors" by the path's ending.
-   Written beside, synced, then renamed: a crash leaves the old file. Errors: SAE_ERR_IO,
-   SAE_ERR_OUT_OF_MEMORY, SAE_ERR_UNSUPPORTED (a dictionary with variations). */
-SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
+/* Lives as long as dict. */
+SAE_API const sae_origin *sae_dictionary_origin(const sae_dictionary *dict);
 
 typedef struct sae_export_desc {
     sae_format format;         /* required: DICTIONARY_LEARNING, SAE_LENS or SPARSIFY */
@@ -134,17 +109,23 @@ typedef struct sae_export_desc {
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
 
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open.
+/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open (in
+   memory, where sae_io cannot map).
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
 typedef struct sae_tensor_file sae_tensor_file;
 SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out);
+/* A file of any of these kinds whose bytes are in memory; they are read in place and must outlive
+   *out. */
+SAE_API sae_result sae_tensor_file_open_memory(sae_context *ctx, const void *data, size_t size,
+                                               sae_tensor_file **out);
 SAE_API void sae_tensor_file_close(sae_tensor_file *file);
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file);
 SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index);
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
-/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening reads only
-   what is small (a file may be larger than memory); sae_dictionary_load checks what it reads whole.
+/* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening a mapped
+   file reads only what is small (it may be larger than memory); sae_dictionary_load checks what it
+   reads whole.
    Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
 /* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
@@ -152,3 +133,7 @@ SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor
    SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
+/* The same into memory: the bytes that a file of that name would have, for sae_context_free. */
+SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *name,
+                                                const sae_tensor *tensors, size_t count,
+                                                void **data, size_t *size);

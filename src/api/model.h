@@ -25,10 +25,7 @@ SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
 /* Sets the sentence that sae_error gives, tells the logger, and returns result: so that callbacks
    and code on top fail as the header does. */
 SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
-#if defined(__GNUC__)
-    __attribute__((format(printf, 3, 4)))
-#endif
-    ;
+    SAE_PRINTF(3, 4);
 
 /* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
    NULL, which is a value that is not there. */
@@ -40,7 +37,7 @@ typedef enum sae_json_kind {
 /* *out is the root, the whole tree is owned by it. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO,
    SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out);
-SAE_API void sae_json_close(sae_context *ctx, sae_json *root);
+SAE_API void sae_json_close(sae_json *root);
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
 SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key); /* NULL: none */
 SAE_API size_t sae_json_count(const sae_json *value);           /* of an array's or object's */

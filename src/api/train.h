@@ -242,8 +242,8 @@ typedef struct sae_buffer_desc {
 
 typedef struct sae_buffer sae_buffer;
 
-/* Files are mapped and may be larger than memory; on Windows they are read whole. Errors:
-   SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of different widths, targets of another count),
+/* Files are mapped and may be larger than memory; where sae_io has no map they are read whole.
+   Errors: SAE_ERR_INVALID, SAE_ERR_MISMATCH (files of different widths, targets of another count),
    SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_buffer_create(sae_context *ctx, const sae_buffer_desc *desc,
                                      sae_buffer **out);

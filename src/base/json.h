@@ -70,7 +70,7 @@ static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
     return true;
 }
 
-/* Behind a backslash. */
+/* What follows a backslash. */
 static sae_result saei_json_escape(saei_json_parser *p) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     unsigned code, low;
@@ -149,7 +149,7 @@ static sae_result saei_json_unique(saei_json_parser *p, const sae_json *object) 
 
 static sae_result saei_json_value(saei_json_parser *p, sae_json *out);
 
-/* Behind the opening bracket, up to and with the closing one. */
+/* From after the opening bracket up to and with the closing one. */
 static sae_result saei_json_children(saei_json_parser *p, sae_json *out) {
     bool object = out->type == SAE_JSON_OBJECT;
     const char *close = object ? "}" : "]";
@@ -232,18 +232,22 @@ static sae_result saei_json_pass(saei_json_parser *p, sae_json *root) {
     memset(root, 0, sizeof *root);
     SAEI_TRY(saei_json_value(p, root));
     saei_json_space(p);
-    return p->at == p->end ? SAE_OK : saei_json_fail(p, "something behind the value");
+    return p->at == p->end ? SAE_OK : saei_json_fail(p, "something after the value");
 }
 
-/* Parses text [size] (need not end in NUL) into *root, all in one block to be given to saei_free.
-   name is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000
-   tensors stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space
-   after it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
+/* In front of the root: whose memory it is. */
+enum { SAEI_JSON_FRONT = 16 };
+
+/* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. name
+   is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000 tensors
+   stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after
+   it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, sae_json **root) {
     saei_json_parser p;
-    sae_json counted, *block;
-    size_t bytes, keys, result;
+    sae_json counted;
+    size_t bytes, keys, all;
+    char *block;
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
     p.name = name;
@@ -252,36 +256,45 @@ static sae_result saei_json_parse(const sae_context *ctx, const char *name, cons
     SAEI_TRY(saei_json_pass(&p, &counted));
     if (!saei_mul(p.num_nodes, sizeof(sae_json), &bytes)
         || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
-        || !saei_add(keys, p.num_chars, &result)
-        || !(block = (sae_json *)saei_alloc(ctx, result, 1)))
+        || !saei_add(keys, p.num_chars, &all) || !saei_add(all, SAEI_JSON_FRONT, &all)
+        || !(block = (char *)saei_alloc(ctx, all, 1)))
         return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
                          p.num_nodes);
-    p.nodes = block;
-    p.keys = (const void **)((char *)block + bytes);
-    p.chars = (char *)block + keys;
-    if (saei_json_pass(&p, block) != SAE_OK) { /* the same key twice */
-        saei_free(ctx, block);
+    memcpy(block, &ctx, sizeof ctx);
+    block += SAEI_JSON_FRONT;
+    p.nodes = (sae_json *)(void *)block;
+    p.keys = (const void **)(void *)(block + bytes);
+    p.chars = block + keys;
+    if (saei_json_pass(&p, p.nodes) != SAE_OK) { /* the same key twice */
+        sae_json_close(p.nodes);
         return SAE_ERR_FORMAT;
     }
-    *root = block;
+    *root = p.nodes;
     return SAE_OK;
 }
 
-SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out) {
+SAE_API void sae_json_close(sae_json *root) {
+    const sae_context *ctx;
+    if (!root) return;
+    memcpy(&ctx, (char *)root - SAEI_JSON_FRONT, sizeof ctx);
+    saei_free(ctx, (char *)root - SAEI_JSON_FRONT);
+}
+
+/* A whole file. who: the function named in messages. */
+static sae_result saei_json_load(const sae_context *ctx, const char *who, const char *path,
+                                 sae_json **root) {
     saei_map map;
-    sae_json *root = NULL;
     sae_result result;
-    if (!ctx || !path || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_json_open: path and out may not be NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_json_open", path, &map));
-    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &root);
+    SAEI_TRY(saei_map_open(ctx, who, path, &map));
+    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, root);
     saei_map_close(ctx, &map);
-    if (result == SAE_OK) *out = root;
     return result;
 }
 
-SAE_API void sae_json_close(sae_context *ctx, sae_json *root) {
-    if (ctx) saei_free(ctx, root);
+SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **out) {
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_json_open: path and out may not be NULL");
+    return saei_json_load(ctx, "sae_json_open", path, out);
 }
 
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value) {

@@ -6,15 +6,10 @@
 
 /* ==== >>platform ============================================================================== */
 
+#define SAEI_PRINTF SAE_PRINTF
 #if defined(__GNUC__)
-#if defined(__MINGW_PRINTF_FORMAT)
-#define SAEI_PRINTF(fmt, args) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, args)))
-#else
-#define SAEI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#endif
 #define SAEI_PREFETCH(p) __builtin_prefetch(p)
 #else
-#define SAEI_PRINTF(fmt, args)
 #define SAEI_PREFETCH(p) (void)(p)
 #endif
 
@@ -38,6 +33,7 @@ typedef struct saei_block saei_block;     /* >>context */
 struct sae_context {
     sae_allocator allocator;
     sae_logger logger;
+    sae_io io;
     sae_pool pool;
     int threads; /* >= 1: workers of a parallel call */
     const sae_backend *backend; /* NULL: the CPU */
@@ -49,35 +45,29 @@ struct sae_context {
     char error[1024];
 };
 
-/* False where another has it, and where the compiler is not known: there is no such lock then. */
-static bool saei_try_lock(int *lock) {
+/* Takes *lock or gives it back (to 0); returns what it was. */
+static int saei_lock_exchange(int *lock, int to) {
 #if defined(__GNUC__)
-    return !__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE);
+    return __atomic_exchange_n(lock, to, to ? __ATOMIC_ACQUIRE : __ATOMIC_RELEASE);
 #elif defined(_MSC_VER)
-    return !_InterlockedExchange((volatile long *)lock, 1);
+    return (int)_InterlockedExchange((volatile long *)lock, to);
+#elif defined(__cplusplus)
+    return reinterpret_cast<std::atomic<int> *>(lock)->exchange(to);
+#elif __STDC_VERSION__ >= 201112L && !defined(__STDC_NO_ATOMICS__)
+    return atomic_exchange((_Atomic int *)lock, to);
 #else
-    (void)lock;
-    return false;
+#error "sae.h: this compiler has no atomic exchange that is known here: compile as C11 or C++11"
 #endif
 }
+
+/* False where another has it. */
+static bool saei_try_lock(int *lock) { return !saei_lock_exchange(lock, 1); }
 
 static void saei_lock(int *lock) {
-#if defined(__GNUC__) || defined(_MSC_VER)
-    while (!saei_try_lock(lock)) {}
-#else
-    *lock = 1;
-#endif
+    while (saei_lock_exchange(lock, 1)) {}
 }
 
-static void saei_unlock(int *lock) {
-#if defined(__GNUC__)
-    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
-#elif defined(_MSC_VER)
-    _InterlockedExchange((volatile long *)lock, 0);
-#else
-    *lock = 0;
-#endif
-}
+static void saei_unlock(int *lock) { saei_lock_exchange(lock, 0); }
 
 static void saei_log(const sae_context *ctx, sae_log_level level, const char *format, ...)
     SAEI_PRINTF(3, 4);

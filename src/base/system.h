@@ -2,7 +2,7 @@
 
 /* ==== >>system ================================================================================ */
 #if defined(__MINGW32__) && !defined(__USE_MINGW_ANSI_STDIO)
-#define __USE_MINGW_ANSI_STDIO 1 /* %zu */
+#define __USE_MINGW_ANSI_STDIO 1 /* %zu, %lld and the length that snprintf would need */
 #endif
 #include <errno.h>
 #include <float.h>
@@ -12,15 +12,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(_WIN32)
+#if defined(_MSC_VER)
+#include <intrin.h>
+#elif !defined(__GNUC__) && defined(__cplusplus)
+#include <atomic>
+#elif !defined(__GNUC__)
+#include <stdatomic.h>
+#endif
+#if defined(SAE_NO_STDIO)
+/* nothing of the system's: no files, no maps */
+#elif defined(_WIN32)
 #ifndef WIN32_LEAN_AND_MEAN
 #define WIN32_LEAN_AND_MEAN
 #endif
 #ifndef NOMINMAX
 #define NOMINMAX
 #endif
-#include <direct.h>
-#include <io.h>
 #include <windows.h>
 #else
 #include <fcntl.h>

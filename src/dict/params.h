@@ -207,6 +207,8 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
                  : saei_arch_selects(desc->arch) ? SAE_RULE_THRESHOLD : SAE_RULE_DEFAULT;
     dict->active_groups = desc->num_groups;
     dict->origin.layer = -1;
+    dict->origin.dict_size = desc->dict_size;
+    dict->origin.k = desc->k;
     saei_dictionary_place(dict, params);
     saei_dictionary_clear_rest(dict);
     *out = dict;
@@ -302,10 +304,8 @@ SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary 
     return &dict->desc;
 }
 
-SAE_API sae_origin sae_dictionary_origin(const sae_dictionary *dict) {
-    sae_origin origin = dict->origin;
-    if (!origin.dict_size) origin.dict_size = dict->desc.dict_size, origin.k = dict->desc.k;
-    return origin;
+SAE_API const sae_origin *sae_dictionary_origin(const sae_dictionary *dict) {
+    return &dict->origin;
 }
 
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) {
@@ -385,7 +385,7 @@ static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *
 typedef struct saei_unit_job {
     const sae_dictionary *dict;
     int lock;
-    bool far;
+    bool found; /* a row of another norm */
 } saei_unit_job;
 
 static void saei_unit_part(void *arg, size_t part) {
@@ -401,14 +401,14 @@ static void saei_unit_part(void *arg, size_t part) {
     }
     if (close) return;
     saei_lock(&job->lock);
-    job->far = true;
+    job->found = true;
     saei_unlock(&job->lock);
 }
 
 static bool saei_decoder_is_unit(const sae_dictionary *dict) {
     saei_unit_job job = { dict, 0, false };
     saei_each_latent(dict, saei_unit_part, &job);
-    return !job.far;
+    return !job.found;
 }
 
 static void saei_fold_decoder_part(void *arg, size_t part) {

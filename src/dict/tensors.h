@@ -93,6 +93,7 @@ static sae_result saei_dictionary_set_k(sae_dictionary *dict, float value) {
     SAEI_TRY(saei_dictionary_check(dict->ctx, "sae_dictionary_set_tensor", &desc));
     saei_prepared_drop(dict);
     dict->desc.k = desc.k;
+    if (!dict->origin.format) dict->origin.k = desc.k;
     return SAE_OK;
 }
 

@@ -2,7 +2,7 @@
 #include "../tensor/dtype.h"
 #include "layout.h"
 
-/* ---- tensors into a dictionary ---- */
+/* ==== >>files: tensors into a dictionary ====================================================== */
 
 /* Adds a name from a file to a list for a message; "..." stands for those that find no room. */
 static void saei_list_name(char list[SAEI_NAMES], const char *name) {
@@ -165,8 +165,8 @@ typedef struct saei_read_job {
 } saei_read_job;
 
 /* Rows of n values become columns of dst; false where one is not finite. */
-static bool saei_read_turned(const saei_read_job *job, const void *const *row, size_t rows,
-                             size_t n, float *dst) {
+static bool saei_read_transposed(const saei_read_job *job, const void *const *row, size_t rows,
+                                 size_t n, float *dst) {
     bool finite = true;
     size_t i = 0;
     for (; i + 16 <= rows; i += 16)
@@ -204,13 +204,14 @@ static void saei_read_band(void *arg, size_t band) {
             saei_matrix_to_f32(job->view.dtype, src + (int64_t)at * inner, rows, n, step, inner,
                                tile);
         if (lead)
-            finite = saei_read_turned(job, row, rows, n, job->dst + at * job->ld + first) && finite;
+            finite = saei_read_transposed(job, row, rows, n, job->dst + at * job->ld + first)
+                     && finite;
         else
             for (size_t i = 0; i < rows; i++)
                 finite = job->kernels->copy(n, row[i], job->dst + (first + i) * job->ld + at)
                          && finite;
     }
-    if (whole) saei_map_release(&job->file->map, src, bytes);
+    if (whole) saei_map_release(job->file->ctx, &job->file->map, src, bytes);
     if (finite) return;
     saei_lock(&job->lock);
     job->not_finite = true;
@@ -263,8 +264,8 @@ static sae_tensor saei_draft_part(const saei_draft *draft, const sae_tensor *t, 
     return part;
 }
 
-/* A tensor into rows of dst that lie ld apart, turned where flip says; a vector is a matrix of one
-   row. */
+/* A tensor into rows of dst that lie ld apart, transposed where flip says; a vector is a
+   matrix of one row. */
 static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *tensor, int axis,
                                   bool flip, float *dst, size_t ld) {
     const sae_tensor part = saei_draft_part(draft, tensor, axis), *t = &part;
@@ -323,7 +324,7 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
     case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
     case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
-    case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* behind W_dec in the keys */
+    case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* after W_dec in the keys */
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;

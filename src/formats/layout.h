@@ -3,9 +3,9 @@
 #include "../tensor/file.h"
 #include "../dict/params.h"
 
-/* ==== >>files: dictionaries =================================================================== */
+/* ==== >>files: names, places, config files ==================================================== */
 
-/* Where a tensor of a file goes. _T: the file holds it transposed, turned at the door. */
+/* Where a tensor of a file goes. _T: the file holds it transposed; it is transposed on loading. */
 typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
@@ -63,7 +63,9 @@ typedef struct saei_load {
     sae_context *ctx;
     sae_load_desc desc;
     const char *path; /* as given: for messages */
-    char *file;       /* of the tensors */
+    const void *data; /* of the file, [size], where it lies in memory; NULL: it is at path */
+    size_t size;
+    char *file;       /* of the tensors; "" where memory has no name */
     sae_tensor_file *tensors;
     const char *prefix;
     const char *config_name; /* "config.json" */
@@ -88,16 +90,6 @@ typedef struct saei_draft {
     char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
     size_t part; /* latents that are read; 0: all, as desc says */
 } saei_draft;
-
-/* A file format for dictionaries. In a folder it is known by its file; a file that lies alone is
-   known by its name, else by detect. */
-typedef struct saei_reader {
-    sae_format format;
-    const char *files[2]; /* the first that the folder has */
-    const char *config;   /* beside the file, or beside its folder `checkpoints`; may be NULL */
-    bool (*detect)(const saei_load *load);
-    sae_result (*read)(saei_load *load, sae_dictionary **out);
-} saei_reader;
 
 static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format, ...)
     SAEI_PRINTF(3, 4);
@@ -127,31 +119,43 @@ static bool saei_is_top_k_class(sae_arch arch) {
 
 /* The class by the reference's name, of today or of 2024; DEFAULT if it is none. */
 static sae_arch saei_arch_from_name(const char *name) {
-#define SAE_X(arch, value, text) if (strcmp(name, text) == 0) return arch;
-    SAE_ARCHS(SAE_X)
+    static const struct {
+        const char *name;
+        sae_arch arch;
+    } names[] = {
+#define SAE_X(arch, value, text) { text, arch },
+        SAE_ARCHS(SAE_X)
 #undef SAE_X
-    return strcmp(name, "MatroyshkaBatchTopKSAE") == 0 ? SAE_ARCH_MATRYOSHKA : SAE_ARCH_DEFAULT;
+        { "MatroyshkaBatchTopKSAE", SAE_ARCH_MATRYOSHKA }
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i].name) == 0) return names[i].arch;
+    return SAE_ARCH_DEFAULT;
 }
 
-SAE_API const char *sae_format_name(sae_format format) {
-    switch (format) {
-#define SAE_X(name, value, text) case name: return text;
-        SAE_FORMATS(SAE_X)
+static const struct {
+    const char *name;
+    sae_format format;
+} saei_format_names[] = {
+#define SAE_X(format, value, text) { text, format },
+    SAE_FORMATS(SAE_X)
 #undef SAE_X
-    case SAE_FORMAT_NONE: break;
-    }
+};
+enum { SAEI_NUM_FORMATS = sizeof saei_format_names / sizeof saei_format_names[0] };
+
+SAE_API const char *sae_format_name(sae_format format) {
+    for (size_t i = 0; i < SAEI_NUM_FORMATS; i++)
+        if (saei_format_names[i].format == format) return saei_format_names[i].name;
     return "none";
 }
 
 SAE_API bool sae_format_from_name(const char *name, sae_format *out) {
     if (!name || !out) return false;
-#define SAE_X(format, value, text)                                                                 \
-    if (strcmp(name, text) == 0) {                                                                 \
-        *out = format;                                                                             \
-        return true;                                                                               \
+    for (size_t i = 0; i < SAEI_NUM_FORMATS; i++) {
+        if (strcmp(name, saei_format_names[i].name) != 0) continue;
+        *out = saei_format_names[i].format;
+        return true;
     }
-    SAE_FORMATS(SAE_X)
-#undef SAE_X
     return false;
 }
 
@@ -172,39 +176,37 @@ static bool saei_text_number(const char *text, size_t size, double *out) {
 
 /* ---- the config file beside a dictionary ---- */
 
-/* Behind the folder's last separator in path; 0 if there is none. */
-static size_t saei_folder_length(const char *path, size_t length) {
-    while (length > 0 && !saei_is_separator(path[length - 1])) length--;
-    return length;
-}
-
-/* The file `name` beside load->file, or one folder up if that folder is `checkpoints`, into root.
-   There need not be one. */
+/* sae_load_desc.config, else the file `name` beside load->file, or one folder up if that folder is
+   `checkpoints`, into root. There need not be one. */
 static sae_result saei_load_config(saei_load *load, const char *name) {
     size_t folder = saei_folder_length(load->file, strlen(load->file));
     size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
     size_t size = folder + strlen(name) + 1;
     bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
-    saei_map map;
-    sae_result result;
+    saei_path_kind kind = SAEI_PATH_NONE;
     if (load->config_name && strcmp(load->config_name, name) == 0) return SAE_OK;
     saei_free(load->ctx, load->config_path);
-    saei_free(load->ctx, load->root);
+    sae_json_close(load->root);
     load->root = NULL;
     load->config_name = NULL;
     load->config_path = (char *)saei_alloc(load->ctx, size, 1);
     if (!load->config_path) return saei_load_no_memory(load);
     load->config_name = name;
     snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
-    if (inside && saei_path_exists(load->config_path) != SAEI_PATH_FILE)
-        snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
-    if (saei_path_exists(load->config_path) != SAEI_PATH_FILE) return SAE_OK;
-    SAEI_TRY(saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &map));
-    result = saei_json_parse(load->ctx, load->config_path, (const char *)map.data, map.size,
-                             &load->root);
-    saei_map_close(load->ctx, &map);
-    SAEI_TRY(result);
-    if (load->root->type == SAE_JSON_OBJECT) return SAE_OK;
+    if (load->desc.config) {
+        SAEI_TRY(saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
+                                 load->desc.config_size, &load->root));
+    } else if (!load->data) {
+        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
+        if (inside && kind != SAEI_PATH_FILE) {
+            snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
+            SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
+        }
+        if (kind == SAEI_PATH_FILE)
+            SAEI_TRY(saei_json_load(load->ctx, "sae_dictionary_load", load->config_path,
+                                    &load->root));
+    }
+    if (!load->root || load->root->type == SAE_JSON_OBJECT) return SAE_OK;
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
 }
 
@@ -215,8 +217,7 @@ static const sae_json *saei_config_value(const sae_json *object, const char *key
 }
 
 static const char *saei_config_text(const sae_json *object, const char *key) {
-    const sae_json *v = saei_config_value(object, key);
-    return v && v->type == SAE_JSON_STRING ? v->string : NULL;
+    return sae_json_text(sae_json_get(object, key));
 }
 
 static sae_result saei_config_refused(const saei_load *load, const char *key, const sae_json *v,

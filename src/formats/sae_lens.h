@@ -1,5 +1,5 @@
 #pragma once
-#include "draft.h"
+#include "export.h"
 
 /* ==== >>files: SAELens ======================================================================== */
 
@@ -34,7 +34,7 @@ typedef struct saei_lens_cfg {
     const sae_json *meta;
 } saei_lens_cfg;
 
-static bool saei_lens_detect(const saei_load *load) {
+static bool saei_lens_probe(const saei_load *load) {
     return saei_config_value(load->root, "d_sae") && saei_load_find(load, "W_dec");
 }
 
@@ -188,7 +188,8 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
     if (!scale)
         return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
     result = saei_draft_read(draft, t, -1, false, scale, 0);
-    for (size_t i = 0; i < m; i++) ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
+    for (size_t i = 0; i < m && result == SAE_OK; i++)
+        ones = ones && fabsf(scale[i] - 1) <= 1e-8f + 1e-5f;
     saei_free(draft->load->ctx, scale);
     SAEI_TRY(result);
     if (ones) draft->keys[key].slot = SAEI_SLOT_NOTHING;
@@ -260,4 +261,128 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     saei_lens_origin(load, &cfg, &dict->origin);
     *out = dict;
     return SAE_OK;
+}
+
+/* ---- writing ---- */
+
+static bool saei_export_is_transcoder(const saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    return h->output_dim != h->activation_dim || h->skip || h->output_normalized
+           || strstr(e->dict->origin.class_name, "transcoder") != NULL;
+}
+
+static sae_result saei_export_lens_fit(saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    bool batch = h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA;
+    if (h->arch == SAE_ARCH_IDENTITY) return saei_export_refused(e, "identity");
+    if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
+    if (h->activation == SAE_ACTIVATION_SIGNED)
+        return saei_export_refused(e, "latents below 0 but those of abstopk");
+    if (batch) SAEI_TRY(saei_export_batch(e));
+    if (batch || e->dict->rule == SAE_RULE_THRESHOLD) SAEI_TRY(saei_export_jump_relu(e));
+    h = &e->dict->desc;
+    if (!saei_export_is_transcoder(e)) return SAE_OK;
+    if (h->arch != SAE_ARCH_STANDARD_NEW && h->arch != SAE_ARCH_JUMP_RELU) {
+        if (h->output_dim != h->activation_dim || h->skip || h->output_normalized)
+            return saei_export_refused(e, "transcoder or skip connection with top-k or gated "
+                                          "latents");
+        return SAE_OK;
+    }
+    if (saei_subtracts(h))
+        return saei_export_refused(e, "transcoder that takes b_dec from its input");
+    if (h->input_norm && !h->output_normalized && h->skip)
+        return saei_export_refused(e, "skip connection beside an output in the input's norm");
+    return SAE_OK;
+}
+
+static const char *saei_export_lens_arch(const saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    bool jump = h->arch == SAE_ARCH_JUMP_RELU, norm = h->input_norm && !h->output_normalized;
+    if (h->arch == SAE_ARCH_TOP_K) return h->activation ? "abstopk" : "topk";
+    if (h->arch == SAE_ARCH_GATED) return "gated";
+    if (h->arch == SAE_ARCH_STANDARD) return "standard";
+    if (h->skip) return jump ? "jumprelu_skip_transcoder" : "skip_transcoder";
+    if (saei_export_is_transcoder(e) && !norm && !saei_subtracts(h))
+        return jump ? "jumprelu_transcoder" : "transcoder";
+    return jump ? "jumprelu" : "standard";
+}
+
+/* hook_name as TransformerLens spells it. */
+static void saei_export_lens_hook(const saei_export *e, char *out, size_t size) {
+    const sae_origin *o = &e->origin;
+    const char *hook = o->hook;
+    bool own = strncmp(hook, "blocks.", 7) == 0 || strncmp(hook, "hook_", 5) == 0;
+    bool mlp = saei_ends_with(hook, ".mlp") || strstr(hook, "mlp") != NULL;
+    if (own || o->layer < 0) snprintf(out, size, "%s", hook);
+    else snprintf(out, size, "blocks.%lld.hook_%s", (long long)o->layer,
+                  mlp ? "mlp_out" : strstr(hook, "attn") ? "attn_out" : "resid_post");
+}
+
+static sae_result saei_export_lens_cfg(const saei_export *e, const char *arch) {
+    static const char *const norms[] = { "none", "constant_norm_rescale", "layer_norm" };
+    const sae_dictionary_desc *h = &e->dict->desc;
+    const sae_origin *o = &e->origin;
+    char hook[96];
+    saei_text t;
+    memset(&t, 0, sizeof t);
+    t.ctx = e->ctx;
+    saei_export_lens_hook(e, hook, sizeof hook);
+    saei_text_add(&t, "{\"architecture\": \"%s\", \"d_in\": %zu, \"d_sae\": %zu, "
+                  "\"dtype\": \"float32\", \"device\": \"cpu\", "
+                  "\"apply_b_dec_to_input\": %s, \"normalize_activations\": \"%s\", "
+                  "\"reshape_activations\": \"%s\", ", arch, h->activation_dim, h->dict_size,
+                  saei_subtracts(h) ? "true" : "false", norms[h->input_norm],
+                  saei_ends_with(hook, "hook_z") ? "hook_z" : "none");
+    if (h->k)
+        saei_text_add(&t, "\"k\": %zu, \"rescale_acts_by_decoder_norm\": false, ", h->k);
+    if (strstr(arch, "transcoder")) saei_text_add(&t, "\"d_out\": %zu, ", h->output_dim);
+    saei_text_add(&t, "\"metadata\": {\"sae_lens_version\": \"6.0.0\", "
+                  "\"sae_lens_training_version\": null, ");
+    saei_export_pair(&t, "model_name", saei_path_base(o->model));
+    saei_text_add(&t, ", ");
+    saei_export_pair(&t, "hook_name", hook);
+    saei_text_add(&t, ", \"hook_head_index\": null, ");
+    if (o->context_size) saei_text_add(&t, "\"context_size\": %zu, ", o->context_size);
+    saei_export_pair(&t, "dataset_path", o->dataset);
+    saei_text_add(&t, ", \"model_from_pretrained_kwargs\": {}, ");
+    saei_export_made_by(e, &t);
+    saei_text_add(&t, "}}\n");
+    return saei_export_text(e, "cfg.json", &t);
+}
+
+static sae_result saei_export_lens(saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    const char *arch = saei_export_lens_arch(e);
+    bool gated = h->arch == SAE_ARCH_GATED;
+    saei_key keys[SAEI_MAX_KEYS];
+    size_t count = 0;
+    keys[count].name = "W_enc", keys[count++].slot = SAEI_SLOT_W_ENC_T;
+    keys[count].name = gated ? "b_gate" : "b_enc", keys[count++].slot = SAEI_SLOT_B_ENC;
+    keys[count].name = "W_dec", keys[count++].slot = SAEI_SLOT_W_DEC;
+    keys[count].name = "b_dec", keys[count++].slot = SAEI_SLOT_B_DEC;
+    if (gated) {
+        keys[count].name = "r_mag", keys[count++].slot = SAEI_SLOT_AUX0;
+        keys[count].name = "b_mag", keys[count++].slot = SAEI_SLOT_AUX1;
+    }
+    if (h->arch == SAE_ARCH_JUMP_RELU)
+        keys[count].name = "threshold", keys[count++].slot = SAEI_SLOT_AUX0;
+    if (h->skip) keys[count].name = "W_skip", keys[count++].slot = SAEI_SLOT_W_SKIP;
+    SAEI_NOTE(e, SAE_LOG_INFO, "architecture %s", arch);
+    SAEI_TRY(saei_export_tensors(e, "sae_weights.safetensors", keys, count));
+    if (e->desc->log_sparsity) {
+        char *path = saei_path_join(e->ctx, e->folder, "sparsity.safetensors");
+        sae_tensor t;
+        sae_result result = SAE_ERR_OUT_OF_MEMORY;
+        memset(&t, 0, sizeof t);
+        t.name = "sparsity";
+        t.dtype = SAE_F32;
+        t.ndim = 1;
+        t.shape[0] = h->dict_size;
+        t.data = e->desc->log_sparsity;
+        if (path) result = sae_tensor_file_write(e->ctx, path, &t, 1);
+        else saei_fail(e->ctx, result, "sae_dictionary_export: no memory for sparsity.safetensors");
+        saei_free(e->ctx, path);
+        SAEI_TRY(result);
+    }
+    return saei_export_lens_cfg(e, arch);
 }

@@ -1,7 +1,8 @@
 #pragma once
+#include "../tensor/open.h"
 #include "draft.h"
 
-/* ==== >>files: writing ======================================================================== */
+/* ==== >>files: saving ========================================================================= */
 
 /* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
 typedef struct saei_write_job {
@@ -99,10 +100,12 @@ static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, i
     return SAE_OK;
 }
 
-/* Tensors of the dictionary under these names into one file. */
-static sae_result saei_save_keys(const sae_dictionary *dict, const char *path, const saei_key *keys,
-                                 size_t count) {
+/* Tensors of the dictionary under these names into the file `name`, or into memory, *data [*size],
+   where data is not NULL. */
+static sae_result saei_save_keys(const sae_dictionary *dict, const char *name, const saei_key *keys,
+                                 size_t count, void **data, size_t *size) {
     sae_tensor tensors[SAEI_MAX_KEYS];
+    saei_content content = { name, tensors, count, NULL, NULL, 0 };
     float *copies[SAEI_MAX_KEYS] = { NULL };
     int64_t groups[SAE_MAX_GROUPS];
     sae_result result = SAE_OK;
@@ -112,22 +115,37 @@ static sae_result saei_save_keys(const sae_dictionary *dict, const char *path, c
         tensors[i].name = keys[i].name;
         result = saei_save_tensor(dict, keys[i].slot, &k, groups, &tensors[i], &copies[i]);
     }
-    if (result == SAE_OK) result = sae_tensor_file_write(dict->ctx, path, tensors, count);
+    if (result == SAE_OK)
+        result = data ? saei_content_memory(dict->ctx, &content, data, size)
+                      : saei_content_write(dict->ctx, &content, NULL);
     for (size_t i = 0; i < SAEI_MAX_KEYS; i++) saei_free(dict->ctx, copies[i]);
     return result;
 }
 
-SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
+/* The reference's state_dict. */
+static sae_result saei_save_all(const sae_dictionary *dict, const char *who, const char *name,
+                                void **data, size_t *size) {
     const saei_layout *layout;
+    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
+                         "%s: the dictionary is %s with variations (or subtract_b_dec), which the "
+                         "reference's state_dict cannot say; sae_dictionary_export writes it in "
+                         "other forms", who, sae_arch_name(dict->desc.arch));
+    layout = saei_layout_of(dict->desc.arch);
+    return saei_save_keys(dict, name, layout->keys, layout->count, data, size);
+}
+
+SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
     if (!dict || !path)
         return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
                          "sae_dictionary_save: dict or path is NULL");
-    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
-        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_dictionary_save: the dictionary is %s "
-                         "with variations (or subtract_b_dec), which the reference's state_dict "
-                         "cannot say; sae_dictionary_export writes it in other forms",
-                         sae_arch_name(dict->desc.arch));
-    layout = saei_layout_of(dict->desc.arch);
-    return saei_save_keys(dict, path, layout->keys, layout->count);
+    return saei_save_all(dict, "sae_dictionary_save", path, NULL, NULL);
+}
+
+SAE_API sae_result sae_dictionary_save_memory(const sae_dictionary *dict, const char *name,
+                                              void **data, size_t *size) {
+    if (!dict || !name || !data || !size)
+        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
+                         "sae_dictionary_save_memory: dict, name, data or size is NULL");
+    return saei_save_all(dict, "sae_dictionary_save_memory", name, data, size);
 }

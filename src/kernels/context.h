@@ -1,4 +1,5 @@
 #pragma once
+#include "../base/files.h"
 #include "isa.h"
 
 /* ==== >>context =============================================================================== */
@@ -101,6 +102,12 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
     }
+    if (!d->io.open != !d->io.size || !d->io.open != !d->io.read || !d->io.open != !d->io.close
+        || !d->io.write != !d->io.rename || !d->io.write != !d->io.remove
+        || (!d->io.open && d->io.write))
+        return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: io has some callbacks "
+                                   "of a kind, allowed are all of open, size, read, close or none, "
+                                   "and with them all of write, rename, remove or none");
     kernels = saei_kernels_select(d->instruction_set);
     if (!kernels)
         return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: this CPU has no such "
@@ -113,6 +120,8 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     memset(ctx, 0, sizeof *ctx);
     ctx->allocator = d->allocator;
     ctx->logger = d->logger;
+    ctx->io = d->io;
+    if (!d->io.open) saei_files_use(ctx);
     ctx->pool = d->pool;
     ctx->threads = d->pool.run ? d->threads : 1;
 #if defined(_OPENMP)

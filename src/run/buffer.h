@@ -87,7 +87,7 @@ static void saei_stream_row(const saei_stream *s, uint64_t row, unsigned char *o
 static void saei_stream_close(const sae_context *ctx, saei_stream *s) {
     for (size_t i = 0; i < s->num_slabs; i++) {
         sae_tensor_file_close(s->slabs[i].file);
-        if (s->slabs[i].map.data) saei_map_close(ctx, &s->slabs[i].map);
+        saei_map_close(ctx, &s->slabs[i].map);
         saei_free(ctx, s->slabs[i].name);
     }
     saei_free(ctx, s->slabs);

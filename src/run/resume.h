@@ -1,15 +1,25 @@
 #pragma once
 #include "../base/json.h"
-#include "../tensor/write.h"
+#include "../tensor/open.h"
 #include "loop.h"
 
 /* ==== >>loop: backup and resume =============================================================== */
 
+/* For what may fail without being an error: nothing is logged, and the last error stays. */
+static sae_context saei_loop_quiet(const sae_training *l) {
+    sae_context quiet = *l->ctx;
+    quiet.logger.log = NULL;
+    quiet.lock = 0;
+    return quiet;
+}
+
 static bool saei_loop_exists(sae_training *l, const char *folder, const char *name) {
+    const sae_context quiet = saei_loop_quiet(l);
     char *path = saei_path_join(l->ctx, folder, name);
-    bool there = path && saei_path_exists(path) == SAEI_PATH_FILE;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    if (path && saei_path_find(&quiet, l->who, path, &kind) != SAE_OK) kind = SAEI_PATH_NONE;
     saei_free(l->ctx, path);
-    return there;
+    return kind == SAEI_PATH_FILE;
 }
 
 typedef enum saei_loop_found {
@@ -27,32 +37,25 @@ static void saei_loop_hash(const sae_training *l, char out[20]) {
 /* Whose finished run a folder holds: of these settings and data, or of others. */
 static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folder) {
     char hash[20], *path;
-    saei_map map;
     sae_json *root = NULL;
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
-    sae_context quiet = *l->ctx; /* a file that cannot be read is no error: no run is found */
-    quiet.logger.log = NULL;
-    quiet.lock = 0;
+    const sae_context quiet = saei_loop_quiet(l);
     if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
         || !saei_loop_exists(l, folder, "ae.safetensors"))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");
-    if (path && saei_map_open(&quiet, l->who, path, &map) == SAE_OK) {
-        if (saei_json_parse(&quiet, path, (const char *)map.data, map.size, &root) == SAE_OK) {
-            saei_loop_hash(l, hash);
-            own = sae_json_get(root, "sae.h");
-            steps = own ? sae_json_get(own, "finished_steps") : NULL;
-            print = own ? sae_json_get(own, "fingerprint") : NULL;
-            if (steps && steps->is_integer && steps->integer > 0)
-                found = (uint64_t)steps->integer == l->desc.steps && print
-                                && print->type == SAE_JSON_STRING
-                                && strcmp(print->string, hash) == 0
-                            ? SAEI_LOOP_THIS
-                            : SAEI_LOOP_ANOTHER;
-            saei_free(l->ctx, root);
-        }
-        saei_map_close(l->ctx, &map);
+    if (path && saei_json_load(&quiet, l->who, path, &root) == SAE_OK) {
+        saei_loop_hash(l, hash);
+        own = sae_json_get(root, "sae.h");
+        steps = own ? sae_json_get(own, "finished_steps") : NULL;
+        print = own ? sae_json_get(own, "fingerprint") : NULL;
+        if (steps && steps->is_integer && steps->integer > 0)
+            found = (uint64_t)steps->integer == l->desc.steps && print
+                            && print->type == SAE_JSON_STRING && strcmp(print->string, hash) == 0
+                        ? SAEI_LOOP_THIS
+                        : SAEI_LOOP_ANOTHER;
+        sae_json_close(root);
     }
     saei_free(l->ctx, path);
     return found;
@@ -60,8 +63,8 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
 
 static void saei_loop_remove_backup(sae_training *l) {
     char *temporary = saei_path_join(l->ctx, l->desc.save_dir, "backup.safetensors.tmp");
-    remove(l->backup);
-    if (temporary) remove(temporary); /* of a write that was killed */
+    saei_remove(l->ctx, l->backup);
+    if (temporary) saei_remove(l->ctx, temporary); /* of a write that was killed */
     saei_free(l->ctx, temporary);
 }
 
@@ -80,6 +83,7 @@ static bool saei_loop_backup_is_ours(sae_training *l) {
 static sae_result saei_loop_backup(sae_training *l) {
     static const char *const keys[] = { "version", "step", "norm_factor", "settings" };
     const char *values[4];
+    saei_content content = { l->backup, NULL, 0, keys, values, 4 };
     char step[24], factor[12], prefix[40];
     size_t total = 0, count = 0, of = l->num_trainers;
     uint32_t bits;
@@ -106,7 +110,9 @@ static sae_result saei_loop_backup(sae_training *l) {
     values[1] = step;
     values[2] = factor;
     values[3] = l->fingerprint.data;
-    SAEI_TRY(saei_safetensors_write(l->ctx, l->backup, l->tensors, total, keys, values, 4));
+    content.tensors = l->tensors;
+    content.count = total;
+    SAEI_TRY(saei_content_write(l->ctx, &content, NULL));
     l->replaces = false; /* an earlier run's is gone */
     return SAE_OK;
 }

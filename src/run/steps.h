@@ -22,7 +22,10 @@ static sae_result saei_loop_is_finished(sae_training *l, bool *finished) {
 
 /* All that comes before the first step of this process. */
 static sae_result saei_loop_begin(sae_training *l) {
-    bool backup = l->backup && saei_path_exists(l->backup) == SAEI_PATH_FILE;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    bool backup;
+    if (l->backup) SAEI_TRY(saei_path_find(l->ctx, l->who, l->backup, &kind));
+    backup = kind == SAEI_PATH_FILE;
     if (l->desc.resume) {
         if (backup) return saei_loop_restore(l);
         SAEI_TRY(saei_loop_is_finished(l, &l->now.finished));

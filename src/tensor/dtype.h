@@ -80,31 +80,31 @@ static uint16_t saei_half_bits(float x) {
         type v;                                                                                    \
         memcpy(&v, src + (int64_t)i * step, sizeof v);                                             \
         out[i] = (expression);                                                                     \
-    }                                                                                              \
-    break
+    }
 
 /* n elements that lie `step` bytes apart. */
 static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t step, size_t n,
                             float *out) {
     switch (dtype) {
-    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v));
-    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v));
-    case SAE_F64: SAEI_CONVERT(double, (float)v);
-    case SAE_I8: SAEI_CONVERT(int8_t, (float)v);
-    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v);
-    case SAE_I16: SAEI_CONVERT(int16_t, (float)v);
-    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v);
-    case SAE_I32: SAEI_CONVERT(int32_t, (float)v);
-    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v);
-    case SAE_I64: SAEI_CONVERT(int64_t, (float)v);
-    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v);
-    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f);
+    case SAE_F16: SAEI_CONVERT(uint16_t, saei_half_value(v)) break;
+    case SAE_BF16: SAEI_CONVERT(uint16_t, saei_bf16_value(v)) break;
+    case SAE_F64: SAEI_CONVERT(double, (float)v) break;
+    case SAE_I8: SAEI_CONVERT(int8_t, (float)v) break;
+    case SAE_U8: SAEI_CONVERT(uint8_t, (float)v) break;
+    case SAE_I16: SAEI_CONVERT(int16_t, (float)v) break;
+    case SAE_U16: SAEI_CONVERT(uint16_t, (float)v) break;
+    case SAE_I32: SAEI_CONVERT(int32_t, (float)v) break;
+    case SAE_U32: SAEI_CONVERT(uint32_t, (float)v) break;
+    case SAE_I64: SAEI_CONVERT(int64_t, (float)v) break;
+    case SAE_U64: SAEI_CONVERT(uint64_t, (float)v) break;
+    case SAE_BOOL: SAEI_CONVERT(uint8_t, v ? 1.0f : 0.0f) break;
     default:
         if (step == 4) memcpy(out, src, n * 4);
         else
             for (size_t i = 0; i < n; i++) memcpy(out + i, src + (int64_t)i * step, 4);
     }
 }
+#undef SAEI_CONVERT
 
 /* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
    line of a transposed one is read once. */

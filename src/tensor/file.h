@@ -78,6 +78,7 @@ typedef struct saei_file_tensor {
 struct sae_tensor_file {
     sae_context *ctx;
     const char *who, *path; /* for messages */
+    const char *ending;     /* that files of its kind have */
     saei_map map;
     saei_arena arena;
     saei_file_tensor *tensors;
@@ -198,7 +199,7 @@ static void saei_crc_part(void *arg, size_t part) {
     saei_crc_job *job = (saei_crc_job *)arg;
     size_t at = part * SAEI_CRC_BLOCK, n = saei_min(job->size - at, SAEI_CRC_BLOCK);
     job->crc[part] = saei_crc(&job->file->crc, 0, job->data + at, n);
-    saei_map_release(&job->file->map, job->data + at, n);
+    saei_map_release(job->file->ctx, &job->file->map, job->data + at, n);
 }
 
 static uint32_t saei_crc_large(sae_tensor_file *file, const unsigned char *data, size_t size) {

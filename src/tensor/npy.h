@@ -1,8 +1,7 @@
 #pragma once
-#include "dtype.h"
-#include "file.h"
+#include "write.h"
 
-/* ==== >>tensors: reading .npy ================================================================= */
+/* ==== >>tensors: .npy ========================================================================= */
 
 /*  \x93NUMPY | u8 major, minor | header length: u16 (1.0) or u32 (2.0, 3.0) | header | data
     header: the Python dict {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } + '\n'  */
@@ -102,6 +101,10 @@ static void saei_swap_bytes(const unsigned char *in, unsigned char *out, size_t 
         for (size_t j = 0; j < size; j++) out[i * size + j] = in[i * size + size - 1 - j];
 }
 
+static bool saei_looks_npy(const unsigned char *d, size_t n) {
+    return n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0;
+}
+
 /* data [size] is a whole .npy; label names it in messages ("" for a plain file); entry, if any,
    holds it. */
 static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const char *label,
@@ -113,7 +116,7 @@ static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const c
     memset(&s, 0, sizeof s);
     memset(&t, 0, sizeof t);
     t.name = name;
-    if (size < 10 || memcmp(data, "\x93NUMPY", 6) != 0)
+    if (size < 10 || !saei_looks_npy(data, size))
         return saei_damaged(file, "%sno .npy header", label);
     if (data[6] < 1 || data[6] > 3 || data[7] != 0)
         return saei_unsupported(file, "%s.npy version %d.%d, known are 1.0, 2.0, 3.0", label,
@@ -160,4 +163,46 @@ static sae_result saei_npy_read(sae_tensor_file *file, const char *name, const c
         t.data = owned;
     }
     return saei_file_add(file, &t, entry);
+}
+
+static sae_result saei_npy_file(sae_tensor_file *file) {
+    return saei_npy_read(file, "", "", file->map.data, file->map.size, NULL);
+}
+
+/* ---- writing ---- */
+
+/* What stands before the data, as numpy writes it: room to grow the first size to 21 digits, then
+   spaces up to a multiple of 64. */
+static void saei_npy_write_header(saei_text *h, const sae_tensor *t) {
+    size_t start = h->size, begin, first = 0;
+    saei_text_put(h, "\x93NUMPY\x01\x00\x00\x00", 10);
+    begin = h->size;
+    saei_text_add(h, "{'descr': '%s', 'fortran_order': False, 'shape': (",
+                  saei_dtypes[t->dtype].descr);
+    for (size_t k = 0; k < t->ndim; k++) {
+        size_t before = h->size;
+        saei_text_add(h, "%llu", (unsigned long long)t->shape[k]);
+        if (k == 0) first = h->size - before;
+        if (k + 1 < t->ndim) saei_text_add(h, ", ");
+        else if (k == 0) saei_text_add(h, ",");
+    }
+    saei_text_add(h, "), }");
+    if (first) saei_text_add(h, "%*s", (int)(21 - first), "");
+    saei_text_add(h, "%*s\n", (int)(64 - (h->size - start + 1) % 64), "");
+    if (h->failed) return;
+    h->data[begin - 2] = (char)(unsigned char)((h->size - begin) & 255);
+    h->data[begin - 1] = (char)(unsigned char)((h->size - begin) >> 8);
+}
+
+static sae_result saei_npy_write(saei_writer *w, const saei_content *c) {
+    saei_text header;
+    memset(&header, 0, sizeof header);
+    header.ctx = w->ctx;
+    saei_npy_write_header(&header, c->tensors);
+    if (!header.failed) {
+        saei_writer_put(w, header.data, header.size);
+        saei_writer_put(w, c->tensors->data, saei_tensor_bytes(c->tensors));
+    }
+    saei_free(w->ctx, header.data);
+    return header.failed ? saei_content_no_memory(w, c) : SAE_OK;
 }

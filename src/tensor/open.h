@@ -1,44 +1,53 @@
 #pragma once
+#include "npz.h"
 #include "safetensors.h"
 #include "torch.h"
 
-/* ==== >>tensors: opening a file =============================================================== */
+/* ==== >>tensors: every container ============================================================== */
 
-static sae_result saei_zip_read(sae_tensor_file *file) {
+static sae_result saei_zip_file(sae_tensor_file *file) {
     saei_zip zip;
     char top[SAEI_QUOTE];
     SAEI_TRY(saei_zip_open(file, &zip));
+    file->ending = ".pt";
     if (saei_torch_top(&zip, top)) return saei_torch_read(file, &zip, top);
+    file->ending = ".npz";
     for (size_t i = 0; i < zip.count; i++)
         if (saei_ends_with(zip.entries[i].name, ".npy")) return saei_npz_read(file, &zip);
     return saei_damaged(file, "a zip archive without data.pkl (torch.save) and without .npy "
                               "(numpy.savez)");
 }
 
-static bool saei_looks_zip(const unsigned char *d, size_t n) {
-    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
-}
+/* The containers: known by their content when they are read, by the ending of the name when they
+   are written. */
+typedef struct saei_container {
+    const char *ending;
+    bool nameless; /* holds one tensor, without a name */
+    bool (*probe)(const unsigned char *data, size_t size);
+    sae_result (*read)(sae_tensor_file *file);
+    sae_result (*write)(saei_writer *w, const saei_content *content);
+} saei_container;
 
-static bool saei_looks_npy(const unsigned char *d, size_t n) {
-    return n >= 6 && memcmp(d, "\x93NUMPY", 6) == 0;
-}
+static const saei_container saei_containers[] = {
+    { ".npy", true, saei_looks_npy, saei_npy_file, saei_npy_write },
+    { ".npz", false, saei_looks_zip, saei_zip_file, saei_npz_write },
+    { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
+      saei_safetensors_write },
+    { ".pt", false, saei_looks_zip, saei_zip_file, saei_torch_write },
+    { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write }
+};
+enum { SAEI_NUM_CONTAINERS = sizeof saei_containers / sizeof saei_containers[0] };
 
-/* Stricter than reading one is, so that no raw values pass for it. */
-static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
-    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
-           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
-}
-
-/* The kind is told by the content. */
 static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     static const unsigned char legacy[] = { 0x80, 2, 0x8a, 10, 'l', 0xfc, 0x9c, 'F', 0xf9 };
     const unsigned char *d = file->map.data;
     size_t n = file->map.size;
     if (n == 0) return saei_damaged(file, "the file is empty");
-    if (saei_looks_zip(d, n)) return saei_zip_read(file);
-    if (saei_looks_npy(d, n)) return saei_npy_read(file, "", "", d, n, NULL);
-    if (n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER)
-        return saei_safetensors_read(file);
+    for (size_t i = 0; i < SAEI_NUM_CONTAINERS; i++)
+        if (saei_containers[i].probe(d, n)) {
+            file->ending = saei_containers[i].ending;
+            return saei_containers[i].read(file);
+        }
     if (n >= 11 && memcmp(d, "version htt", 11) == 0)
         return saei_damaged(file, "a Git LFS pointer: the file itself was not downloaded (git lfs "
                                   "pull)");
@@ -55,15 +64,14 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
 
 SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
     if (!file) return;
-    saei_free(file->ctx, file->header);
+    sae_json_close(file->header);
     saei_arena_free(&file->arena);
     saei_map_close(file->ctx, &file->map);
     saei_free(file->ctx, file);
 }
 
-/* The file whose bytes are in *map, which is the file's from here on (with handle NULL they stay
-   the caller's and must outlive it). path is for messages, and tells the kind where the bytes do
-   not. */
+/* The file whose bytes are in *map, which is the file's from here on; bytes of the caller's must
+   outlive it. path is for messages, and says the kind where the bytes do not. */
 static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
                                             sae_tensor_file **out) {
     sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
@@ -107,6 +115,18 @@ SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_
     return saei_tensor_file_open_map(ctx, path, &map, out);
 }
 
+SAE_API sae_result sae_tensor_file_open_memory(sae_context *ctx, const void *data, size_t size,
+                                               sae_tensor_file **out) {
+    saei_map map;
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!data || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_open_memory: data or out is NULL");
+    memset(&map, 0, sizeof map);
+    map.data = (const unsigned char *)data;
+    map.size = size;
+    return saei_tensor_file_open_map(ctx, "memory", &map, out);
+}
+
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
 
 SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_t index) {
@@ -144,4 +164,87 @@ static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const ch
 static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key) {
     const sae_json *value = sae_json_get(file->metadata, key);
     return value ? value->string : NULL;
+}
+
+/* ---- writing ---- */
+
+static const saei_container *saei_container_of(const char *name) {
+    for (size_t i = 0; i < SAEI_NUM_CONTAINERS; i++)
+        if (saei_ends_with(name, saei_containers[i].ending)) return &saei_containers[i];
+    return NULL;
+}
+
+/* Into the file c->name, or into memory (not NULL); the name says the kind. */
+static sae_result saei_content_write(const sae_context *ctx, const saei_content *c,
+                                     saei_text *memory) {
+    const char *who = "sae_tensor_file_write";
+    const saei_container *kind = saei_container_of(c->name);
+    saei_content content = *c;
+    sae_tensor single;
+    saei_writer w;
+    sae_result result;
+    size_t bytes = 4096;
+    if (!kind)
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: %s ends in none of .npy, .npz, .safetensors, .pt", who, c->name);
+    if (kind->nameless && c->count != 1)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: count is %zu, a %s holds 1 tensor", who,
+                         c->name, c->count, kind->ending);
+    if (kind->nameless && c->tensors) {
+        single = c->tensors[0];
+        single.name = "";
+        content.tensors = &single;
+    }
+    SAEI_TRY(saei_write_check(ctx, c->name, content.tensors, c->count));
+    if (memory) {
+        for (size_t i = 0; i < c->count; i++)
+            bytes += saei_tensor_bytes(content.tensors + i) + 2 * strlen(content.tensors[i].name)
+                     + 512;
+        saei_text_reserve(memory, bytes); /* about what it takes: it need not grow by doubling */
+        saei_writer_open_memory(ctx, who, memory, &w);
+    } else SAEI_TRY(saei_writer_open(ctx, who, c->name, &w));
+    result = kind->write(&w, &content);
+    if (result == SAE_OK) return saei_writer_finish(&w);
+    saei_writer_abandon(&w);
+    return result;
+}
+
+/* The same into fresh memory, for sae_context_free. */
+static sae_result saei_content_memory(const sae_context *ctx, const saei_content *c, void **data,
+                                      size_t *size) {
+    saei_text memory;
+    sae_result result;
+    memset(&memory, 0, sizeof memory);
+    memory.ctx = ctx;
+    result = saei_content_write(ctx, c, &memory);
+    if (result == SAE_OK) {
+        *data = memory.data;
+        *size = memory.size;
+    } else {
+        saei_free(ctx, memory.data);
+    }
+    return result;
+}
+
+SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
+                                         const sae_tensor *tensors, size_t count) {
+    saei_content content = { path, tensors, count, NULL, NULL, 0 };
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!path) return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_write: path is NULL");
+    return saei_content_write(ctx, &content, NULL);
+}
+
+SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *name,
+                                                const sae_tensor *tensors, size_t count,
+                                                void **data, size_t *size) {
+    saei_content content = { name, tensors, count, NULL, NULL, 0 };
+    if (!ctx) return SAE_ERR_INVALID;
+    if (!name || !data || !size)
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "sae_tensor_file_write_memory: name, data or size is NULL");
+    return saei_content_memory(ctx, &content, data, size);
+}
+
+SAE_API void sae_context_free(sae_context *ctx, void *memory) {
+    if (ctx) saei_free(ctx, memory);
 }

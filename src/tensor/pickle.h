@@ -1,7 +1,7 @@
 #pragma once
 #include "zip.h"
 
-/* ==== >>tensors: reading .pt ================================================================== */
+/* ==== >>tensors: .pt, the pickle ============================================================== */
 
 /*  A zip of TOP/data.pkl (what is there: a pickle), TOP/data/KEY (the storages), TOP/version, and
     perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict,

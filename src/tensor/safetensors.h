@@ -1,14 +1,23 @@
 #pragma once
 #include "../base/json.h"
-#include "dtype.h"
-#include "file.h"
+#include "write.h"
 
-/* ==== >>tensors: reading .safetensors ========================================================= */
+/* ==== >>tensors: .safetensors ================================================================= */
 
 /*  u64 N | N bytes of JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...,
     "__metadata__": {"key": "value"}} | data. The tensors cover the data without hole or overlap. */
 
 enum { SAEI_SAFETENSORS_HEADER = 100000000 };
+
+static bool saei_probe_safetensors(const unsigned char *d, size_t n) {
+    return n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER;
+}
+
+/* Stricter than reading one is, so that no raw values pass for it. */
+static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
+    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
+           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
+}
 
 /* begin, end of a tensor, kept beside its index for sorting. */
 typedef struct saei_extent {
@@ -147,4 +156,75 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
         return saei_damaged(file, "its tensors cover %llu bytes, there are %zu",
                             (unsigned long long)at, size);
     return SAE_OK;
+}
+
+/* ---- writing ---- */
+
+/* safetensors' order: by this rank (wide types first, so that all lie aligned), then by name. */
+static bool saei_safetensors_less(const void *a, const void *b) {
+    static const unsigned char rank[] = { 3, 3, 7, 6, 2, 10, 11, 9, 8, 5, 4, 1, 0, 12 };
+    const sae_tensor *x = (const sae_tensor *)a, *y = (const sae_tensor *)b;
+    if (rank[x->dtype] != rank[y->dtype]) return rank[x->dtype] < rank[y->dtype];
+    return strcmp(x->name, y->name) < 0;
+}
+
+static void saei_safetensors_header(saei_text *h, const void *const *sorted,
+                                    const saei_content *c) {
+    uint64_t at = 0;
+    saei_put_le(h, 0, 8);
+    saei_text_add(h, "{\"__metadata__\":{\"format\":\"pt\"");
+    for (size_t i = 0; i < c->num_pairs; i++) {
+        saei_text_add(h, ",");
+        saei_text_add_json_string(h, c->keys[i]);
+        saei_text_add(h, ":");
+        saei_text_add_json_string(h, c->values[i]);
+    }
+    saei_text_add(h, "}");
+    for (size_t i = 0; i < c->count; i++) {
+        const sae_tensor *t = (const sae_tensor *)sorted[i];
+        uint64_t end = at + saei_tensor_bytes(t);
+        saei_text_add(h, ",");
+        saei_text_add_json_string(h, t->name);
+        saei_text_add(h, ":{\"dtype\":\"%s\",\"shape\":[", sae_dtype_name(t->dtype));
+        for (size_t k = 0; k < t->ndim; k++)
+            saei_text_add(h, k ? ",%llu" : "%llu", (unsigned long long)t->shape[k]);
+        saei_text_add(h, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
+                      (unsigned long long)end);
+        at = end;
+    }
+    saei_text_add(h, "}");
+    saei_text_add(h, "%*s", (int)((8 - h->size % 8) % 8), "");
+    at = h->size - 8;
+    if (!h->failed) memcpy(h->data, &at, 8);
+}
+
+/* With __metadata__ {"format":"pt", keys[i]: values[i], ...}. */
+static sae_result saei_safetensors_write(saei_writer *w, const saei_content *c) {
+    const void **sorted;
+    saei_text header;
+    sae_result result = SAE_OK;
+    for (size_t i = 0; i < c->count; i++)
+        if (strcmp(c->tensors[i].name, "__metadata__") == 0)
+            return saei_fail(w->ctx, SAE_ERR_INVALID,
+                             "%s: %s: a tensor may not be named __metadata__", w->who, c->name);
+    memset(&header, 0, sizeof header);
+    header.ctx = w->ctx;
+    sorted = (const void **)saei_alloc(w->ctx, c->count + 1, sizeof *sorted);
+    if (sorted) {
+        for (size_t i = 0; i < c->count; i++) sorted[i] = c->tensors + i;
+        saei_sort(sorted, c->count, saei_safetensors_less);
+        saei_safetensors_header(&header, sorted, c);
+    }
+    if (!sorted || header.failed) {
+        result = saei_content_no_memory(w, c);
+    } else {
+        saei_writer_put(w, header.data, header.size);
+        for (size_t i = 0; i < c->count; i++) {
+            const sae_tensor *t = (const sae_tensor *)sorted[i];
+            saei_writer_put(w, t->data, saei_tensor_bytes(t));
+        }
+    }
+    saei_free(w->ctx, sorted);
+    saei_free(w->ctx, header.data);
+    return result;
 }

@@ -2,7 +2,7 @@
 #include "../base/math.h"
 #include "pickle.h"
 
-/* ==== >>tensors: reading .pt, names and archive =============================================== */
+/* ==== >>tensors: .pt, names and archive ======================================================= */
 
 static sae_result saei_pickle_add_scalar(saei_pickle *u, const char *name, const char *text) {
     sae_tensor_file *file = u->file;
@@ -71,7 +71,7 @@ static sae_result saei_pickle_flatten(saei_pickle *u, const saei_pickle_value *v
     return SAE_OK;
 }
 
-/* The archive's own rules, before anything of the pickle is looked at. */
+/* The archive's own rules, checked before the pickle is read. */
 static sae_result saei_torch_check(sae_tensor_file *file, saei_zip *zip, const char *top) {
     const struct {
         const char *name;
@@ -162,4 +162,104 @@ static sae_result saei_torch_read(sae_tensor_file *file, saei_zip *zip, const ch
     result = saei_torch_unpickle(u);
     saei_arena_free(&u->arena);
     return result;
+}
+
+/* ---- writing ---- */
+
+/* Shortest of BININT1, BININT2, BININT, LONG1. */
+static void saei_pickle_put_int(saei_text *t, uint64_t value) {
+    if (value < 256) saei_put_le(t, 'K' | value << 8, 2);
+    else if (value < 65536) saei_put_le(t, 'M' | value << 8, 3);
+    else if (value <= INT32_MAX) saei_put_le(t, 'J' | value << 8, 5);
+    else {
+        saei_put_le(t, 0x088a, 2);
+        saei_put_le(t, value, 8);
+    }
+}
+
+static void saei_pickle_put_text(saei_text *t, const char *text) {
+    saei_text_put(t, "X", 1);
+    saei_put_le(t, strlen(text), 4);
+    saei_text_put(t, text, strlen(text));
+}
+
+/* EMPTY_TUPLE, TUPLE1..3, or MARK ... TUPLE. */
+static void saei_pickle_put_sizes(saei_text *t, const uint64_t *shape, const int64_t *stride,
+                                  size_t n) {
+    static const char ops[] = ")\x85\x86\x87";
+    if (n > 3) saei_text_put(t, "(", 1);
+    for (size_t k = 0; k < n; k++) saei_pickle_put_int(t, shape ? shape[k] : (uint64_t)stride[k]);
+    saei_text_put(t, n > 3 ? "t" : ops + n, 1);
+}
+
+/* {name: _rebuild_tensor_v2(storage i, 0, size, stride, False, OrderedDict()), ...} */
+static void saei_torch_pickle(saei_text *p, const sae_tensor *tensors, size_t count) {
+    saei_text_put(p, "\x80\x02}(", 4);
+    for (size_t i = 0; i < count; i++) {
+        sae_tensor t = tensors[i];
+        size_t elements = 0;
+        char key[24];
+        saei_shape_layout(&t, &elements);
+        snprintf(key, sizeof key, "%zu", i);
+        saei_pickle_put_text(p, t.name);
+        saei_text_add(p, "ctorch._utils\n_rebuild_tensor_v2\n((");
+        saei_pickle_put_text(p, "storage");
+        saei_text_add(p, "ctorch\n%s\n", saei_dtypes[t.dtype].storage);
+        saei_pickle_put_text(p, key);
+        saei_pickle_put_text(p, "cpu");
+        saei_pickle_put_int(p, elements);
+        saei_text_put(p, "tQK\x00", 4);
+        saei_pickle_put_sizes(p, t.shape, NULL, t.ndim);
+        saei_pickle_put_sizes(p, NULL, t.stride, t.ndim);
+        saei_text_add(p, "\x89" "ccollections\nOrderedDict\n)RtR");
+    }
+    saei_text_put(p, "u.", 2);
+}
+
+/* The base name without its last extension, as torch.save names the archive's folder. */
+static size_t saei_stem_size(const char *base) {
+    const char *dot = strrchr(base, '.');
+    return dot && dot > base ? (size_t)(dot - base) : strlen(base);
+}
+
+static sae_result saei_torch_fill(saei_zip_writer *z, const saei_content *c) {
+    const sae_context *ctx = z->out->ctx;
+    const char *base = saei_path_base(c->name);
+    size_t stem = saei_stem_size(base);
+    saei_text p, name;
+    bool failed;
+    for (size_t i = 0; i < c->count; i++)
+        if (!saei_dtypes[c->tensors[i].dtype].storage)
+            return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: %s: .pt files have no %s", z->out->who,
+                             c->name, sae_dtype_name(c->tensors[i].dtype));
+    if (!saei_is_text(base, stem) || stem > 60000)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: the name of a .pt file must be UTF-8",
+                         z->out->who, c->name);
+    memset(&p, 0, sizeof p);
+    p.ctx = ctx;
+    name = p;
+    saei_torch_pickle(&p, c->tensors, c->count);
+    for (size_t i = 0; i < c->count + 3; i++) {
+        name.size = 0;
+        saei_text_put(&name, base, stem);
+        if (i == 0) saei_text_add(&name, "/data.pkl");
+        else if (i == 1) saei_text_add(&name, "/byteorder");
+        else if (i == c->count + 2) saei_text_add(&name, "/version");
+        else saei_text_add(&name, "/data/%zu", i - 2);
+        if (name.failed || p.failed) break;
+        if (i == 0) saei_zip_put(z, name.data, p.data, p.size, "", 0);
+        else if (i == 1) saei_zip_put(z, name.data, "little", 6, "", 0);
+        else if (i == c->count + 2) saei_zip_put(z, name.data, "3\n", 2, "", 0);
+        else
+            saei_zip_put(z, name.data, c->tensors[i - 2].data,
+                         saei_tensor_bytes(c->tensors + (i - 2)), "", 0);
+    }
+    failed = p.failed || name.failed;
+    saei_free(ctx, p.data);
+    saei_free(ctx, name.data);
+    return failed ? saei_content_no_memory(z->out, c) : SAE_OK;
+}
+
+static sae_result saei_torch_write(saei_writer *w, const saei_content *c) {
+    return saei_zip_write(w, c, saei_torch_fill);
 }

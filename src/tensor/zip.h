@@ -1,10 +1,14 @@
 #pragma once
-#include "npy.h"
+#include "write.h"
 
-/* ==== >>tensors: reading zip ================================================================== */
+/* ==== >>tensors: zip archives ================================================================= */
 
 /*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
     then the central directory they point to, an entry of which points to a local header. */
+
+static bool saei_looks_zip(const unsigned char *d, size_t n) {
+    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
+}
 
 typedef struct saei_zip {
     saei_zip_entry *entries;
@@ -161,8 +165,8 @@ static bool saei_inflate(const sae_context *ctx, const saei_zip_entry *e, unsign
 }
 #endif
 
-/* Makes e->data the entry's plain bytes. Their CRC-32 is looked at now where they are few or had to
-   be unpacked, else once they are read: saei_zip_check. torch may leave it out as 0. */
+/* Makes e->data the entry's plain bytes. The CRC-32 of small and of compressed entries is checked
+   now, that of others when they are read (saei_zip_check). torch may leave it out as 0. */
 enum { SAEI_CRC_AT_ONCE = 4096 };
 static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool zero_is_none) {
     char quoted[SAEI_QUOTE];
@@ -196,17 +200,121 @@ static sae_result saei_zip_plain(sae_tensor_file *file, saei_zip_entry *e, bool 
     return unpacked || e->size <= SAEI_CRC_AT_ONCE ? saei_zip_check(file, e) : SAE_OK;
 }
 
-static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
-    for (size_t i = 0; i < zip->count; i++) {
-        saei_zip_entry *e = zip->entries + i;
-        char quoted[SAEI_QUOTE], label[SAEI_QUOTE + 16];
-        const char *name;
-        if (!saei_ends_with(e->name, ".npy")) continue;
-        SAEI_TRY(saei_zip_plain(file, e, false));
-        name = saei_arena_text(&file->arena, e->name, strlen(e->name) - 4);
-        if (!name) return saei_file_no_memory(file);
-        snprintf(label, sizeof label, "array \"%s\": ", saei_quote(name, quoted));
-        SAEI_TRY(saei_npy_read(file, name, label, e->data, e->size, e));
+/* ---- writing ---- */
+
+/* Sizes and offsets from here on go into zip64 fields. */
+#ifndef SAEI_ZIP64_LIMIT
+#define SAEI_ZIP64_LIMIT 0xFFFFFFFFu
+#endif
+
+typedef struct saei_zip_writer {
+    saei_writer *out;
+    saei_text head, directory;
+    uint64_t count;
+    saei_crc_table crc;
+} saei_zip_writer;
+
+static uint32_t saei_zip_narrow(uint64_t value) {
+    return value >= SAEI_ZIP64_LIMIT ? 0xFFFFFFFFu : (uint32_t)value;
+}
+
+/* What a local header and a directory entry share: from the version needed to the name's length. */
+static void saei_zip_put_common(saei_text *t, const char *name, uint64_t size, uint32_t crc) {
+    saei_put_le(t, 45, 2);          /* version needed: zip64 */
+    saei_put_le(t, 0x0800, 2);      /* UTF-8 names */
+    saei_put_le(t, 0, 2);           /* stored */
+    saei_put_le(t, 0x00210000u, 4); /* midnight, 1 January 1980 */
+    saei_put_le(t, crc, 4);
+    saei_put_le(t, saei_zip_narrow(size), 4);
+    saei_put_le(t, saei_zip_narrow(size), 4);
+    saei_put_le(t, strlen(name), 2);
+}
+
+/* One stored entry of two pieces, on a multiple of 64 bytes by padding in the extra field "FB". */
+static void saei_zip_put(saei_zip_writer *z, const char *name, const void *a, size_t a_size,
+                         const void *b, size_t b_size) {
+    saei_text *h = &z->head, *d = &z->directory;
+    uint64_t offset = z->out->size, size = (uint64_t)a_size + b_size;
+    size_t name_size = strlen(name), wide = size >= SAEI_ZIP64_LIMIT ? 20 : 0, far_size;
+    size_t pad = (size_t)((64 - (offset + 34 + name_size + wide) % 64) % 64);
+    uint32_t crc = saei_crc(&z->crc, saei_crc(&z->crc, 0, a, a_size), b, b_size);
+    h->size = 0;
+    saei_put_le(h, 0x04034b50, 4);
+    saei_zip_put_common(h, name, size, crc);
+    saei_put_le(h, wide + 4 + pad, 2);
+    saei_text_put(h, name, name_size);
+    if (wide) {
+        saei_put_le(h, 1 | 16u << 16, 4);
+        saei_put_le(h, size, 8);
+        saei_put_le(h, size, 8);
     }
-    return SAE_OK;
+    saei_put_le(h, 0x4246, 2);
+    saei_put_le(h, pad, 2);
+    for (size_t i = 0; i < pad; i++) saei_text_put(h, "Z", 1);
+    if (!h->failed) saei_writer_put(z->out, h->data, h->size);
+    saei_writer_put(z->out, a, a_size);
+    saei_writer_put(z->out, b, b_size);
+    far_size = (wide ? 16u : 0u) + (offset >= SAEI_ZIP64_LIMIT ? 8u : 0u);
+    saei_put_le(d, 0x02014b50, 4);
+    saei_put_le(d, 45, 2);
+    saei_zip_put_common(d, name, size, crc);
+    saei_put_le(d, far_size ? far_size + 4 : 0, 2);
+    saei_put_le(d, 0, 8); /* no comment, first disk, no attributes */
+    saei_put_le(d, 0, 2);
+    saei_put_le(d, saei_zip_narrow(offset), 4);
+    saei_text_put(d, name, name_size);
+    if (far_size) saei_put_le(d, 1 | (uint64_t)far_size << 16, 4);
+    if (wide) {
+        saei_put_le(d, size, 8);
+        saei_put_le(d, size, 8);
+    }
+    if (offset >= SAEI_ZIP64_LIMIT) saei_put_le(d, offset, 8);
+    z->count++;
+}
+
+/* The directory and the end records. */
+static void saei_zip_end_write(saei_zip_writer *z) {
+    saei_text *d = &z->directory;
+    uint64_t at = z->out->size, size = d->size, end = at + size;
+    if (z->count >= 0xFFFF || at >= SAEI_ZIP64_LIMIT || size >= SAEI_ZIP64_LIMIT) {
+        saei_put_le(d, 0x06064b50, 4);
+        saei_put_le(d, 44, 8);
+        saei_put_le(d, 45 | 45u << 16, 4);
+        saei_put_le(d, 0, 8);
+        saei_put_le(d, z->count, 8);
+        saei_put_le(d, z->count, 8);
+        saei_put_le(d, size, 8);
+        saei_put_le(d, at, 8);
+        saei_put_le(d, 0x07064b50, 4);
+        saei_put_le(d, 0, 4);
+        saei_put_le(d, end, 8);
+        saei_put_le(d, 1, 4);
+    }
+    saei_put_le(d, 0x06054b50, 4);
+    saei_put_le(d, 0, 4);
+    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
+    saei_put_le(d, z->count >= 0xFFFF ? 0xFFFF : z->count, 2);
+    saei_put_le(d, saei_zip_narrow(size), 4);
+    saei_put_le(d, saei_zip_narrow(at), 4);
+    saei_put_le(d, 0, 2);
+    if (!d->failed) saei_writer_put(z->out, d->data, d->size);
+}
+
+/* An archive into an open writer; fill puts the entries. */
+static sae_result saei_zip_write(saei_writer *w, const saei_content *c,
+                                 sae_result (*fill)(saei_zip_writer *z, const saei_content *c)) {
+    saei_zip_writer *z = (saei_zip_writer *)saei_calloc(w->ctx, 1, sizeof *z);
+    sae_result result;
+    if (!z) return saei_content_no_memory(w, c);
+    z->out = w;
+    z->head.ctx = z->directory.ctx = w->ctx;
+    saei_crc_tables(&z->crc);
+    result = fill(z, c);
+    if (result == SAE_OK) saei_zip_end_write(z);
+    if (result == SAE_OK && (z->head.failed || z->directory.failed))
+        result = saei_content_no_memory(w, c);
+    saei_free(w->ctx, z->head.data);
+    saei_free(w->ctx, z->directory.data);
+    saei_free(w->ctx, z);
+    return result;
 }

@@ -92,19 +92,14 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
 
 SAE_API sae_result sae_config_open(sae_context *ctx, const char *path, sae_config **out) {
     sae_config *config;
-    saei_map map;
     sae_result result;
     if (!ctx || !path || !out)
         return saei_fail(ctx, SAE_ERR_INVALID, "sae_config_open: ctx, path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_config_open", path, &map));
     config = (sae_config *)saei_calloc(ctx, 1, sizeof *config);
-    if (config) {
-        config->ctx = ctx;
-        result = saei_json_parse(ctx, path, (const char *)map.data, map.size, &config->root);
-    } else {
-        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
-    }
-    saei_map_close(ctx, &map);
+    if (!config)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory", path);
+    config->ctx = ctx;
+    result = saei_json_load(ctx, "sae_config_open", path, &config->root);
     if (result == SAE_OK) result = saei_config_read(config, path);
     if (result != SAE_OK) {
         sae_config_close(config);
@@ -119,7 +114,7 @@ SAE_API void sae_config_close(sae_config *config) {
     if (!config) return;
     ctx = config->ctx;
     saei_free(ctx, config->descs);
-    saei_free(ctx, config->root);
+    sae_json_close(config->root);
     saei_free(ctx, config);
 }
 

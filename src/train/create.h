@@ -254,6 +254,8 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.active_groups = shape->num_groups;
     t->view.borrowed = true;
     t->view.origin.layer = -1;
+    t->view.origin.dict_size = t->view.desc.dict_size;
+    t->view.origin.k = t->view.desc.k;
     t->schedule.steps = h->steps;
     t->schedule.warmup_steps = saei_steps_of(h->warmup_steps);
     t->schedule.decay_start = saei_steps_of(h->decay_start);

@@ -15,7 +15,7 @@ SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
         t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
     if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
-        t->view.desc.k = (size_t)t->now.k;
+        t->view.desc.k = t->view.origin.k = (size_t)t->now.k;
     }
     return &t->view;
 }

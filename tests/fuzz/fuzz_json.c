@@ -9,7 +9,7 @@ FUZZ(json) {
     fuzz_limit += 512 * size; /* a node and a trainer's desc for two bytes of input, "{}" */
     if (fuzz_ok(ctx, saei_json_parse(ctx, "fuzz.json", (const char *)data, size, &root))) {
         FUZZ_REQUIRE(root);
-        saei_free(ctx, root);
+        sae_json_close(root);
         snprintf(path, sizeof path, "%s/config.json", fuzz_folder_of_process());
         fuzz_write(path, data, size);
         if (fuzz_ok(ctx, sae_config_open(ctx, path, &config)))
