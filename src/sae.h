@@ -157,7 +157,9 @@ extern "C" {
 
 
 #include "base/math.h"
+#ifndef SAE_NO_TRAIN
 #include "base/adam.h"
+#endif
 
 #ifdef SAE_IMPLEMENTATION
 #define SAEI_LIBRARY_IMPLEMENTED

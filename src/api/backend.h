@@ -45,19 +45,6 @@ typedef struct sae_code {
     bool has_active_bits;  /* set by every encode: whether it filled active_bits */
 } sae_code;
 
-/* The same entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
-   their rows ascending. Where many fire, index may give the rows as bitmaps instead: then `row`
-   holds uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row
-   r. Check has_bits before reading row. */
-#define SAE_INDEX_VALUES 5
-typedef struct sae_index {
-    size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
-    bool has_bits;                    /* set by every index: whether row holds bitmaps */
-    size_t *begin;                    /* D [m + 1] */
-    uint32_t *row;                    /* D [capacity], or bitmaps */
-    float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
-} sae_index;
-
 typedef enum sae_select {
     SAE_SELECT_ALL,        /* every listed latent; value = p */
     SAE_SELECT_POSITIVE,   /* p > 0 */
@@ -80,6 +67,20 @@ typedef struct sae_encode_args {
     float *warm;                /* D one float: a guess at the threshold, updated; no bit depends
                                    on it */
 } sae_encode_args;
+
+#ifndef SAE_NO_TRAIN
+/* A code's entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
+   their rows ascending. Where many fire, index may give the rows as bitmaps instead: then `row`
+   holds uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row
+   r. Check has_bits before reading row. */
+#define SAE_INDEX_VALUES 5
+typedef struct sae_index {
+    size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
+    bool has_bits;                    /* set by every index: whether row holds bitmaps */
+    size_t *begin;                    /* D [m + 1] */
+    uint32_t *row;                    /* D [capacity], or bitmaps */
+    float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
+} sae_index;
 
 typedef enum sae_penalty {
     SAE_PENALTY_L1,     /* sum w_i f_i, w = weight or 1 */
@@ -132,7 +133,6 @@ typedef struct sae_lazy_adam {
     uint32_t *num_deferred; /* D one number: how many rows were behind when catch_up came */
 } sae_lazy_adam;
 
-#ifndef SAE_NO_TRAIN
 /* The operations. A row is X(result, name, need, parameters, arguments) and declares
        result name parameters
    which the struct below has as a pointer; arguments repeats the parameters' names, so that a row
