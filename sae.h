@@ -358,8 +358,8 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
                                              const float *values, size_t count);
 
 /* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
-   scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
-   SAE_ERR_UNSUPPORTED (an input_norm). */
+   scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or
+   <= 0), SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -7782,8 +7782,8 @@ static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const f
     }
 }
 
-/* Prefetches the next panel, which lies after this one, from the L3: 128 bytes at each of 256 lists, 256
-   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+/* Prefetches the next panel, which lies after this one: 128 bytes at each of 256 lists, 256 where
+   there are fewer. -10 % of a sum's time over 16 MB of panels. */
 static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
     const size_t bytes = lists > 128 ? 128 : 256;
     const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
@@ -15810,7 +15810,7 @@ static sae_result saei_blocks_fail(const sae_work *w, const char *who, const cha
 
 enum { /* traits of a scheme */
     SAEI_CONSTRAINED = 1 << 0, /* ConstrainedAdam: rows of W_dec keep norm 1 */
-    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: with an eps added to the norm */
+    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: the norm has an eps added */
     SAEI_CLIPPED = 1 << 2,     /* the norm of all gradients together is at most 1 */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
@@ -16312,8 +16312,8 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
 
 /* ==== >>trainer: hyperparameters ============================================================== */
 /* One row each, in the order of sae_trainer_desc. From the rows follow the defaults, the checks,
-   the settings a backup belongs to, reading and writing by name, and what options and bindings list.
-   Which trainers have one stands in >>trainer: schemes. */
+   the settings a backup belongs to, reading and writing by name, and what options and bindings
+   list. Which trainers have one stands in >>trainer: schemes. */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
