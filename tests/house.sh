@@ -25,6 +25,7 @@ planted() {
 }
 # before FILE PATTERN TEXT: puts TEXT before the first line with PATTERN.
 before() {
+    [ -f "$root/$1" ] || bad "there is no $1 to plant in"
     awk -v pattern="$2" -v text="$3" '!done && index($0, pattern) { print text; done = 1 } { print }' \
         "$root/$1" > "$copy/$1"
 }
@@ -64,8 +65,8 @@ before src/base/text.h "#include" '#include "../dict/encode.h"'
 planted includes src/base/text.h "an upward include"
 before src/dict/params.h "#include" '#include "prepared.h"'
 planted includes src/dict/params.h "an upward include"
-before src/train/object.h "#include" '#include "../cuda/state.cuh"'
-planted includes src/train/object.h "not a file of the master"
+before src/train/step.h "#include" '#include "../cuda/state.cuh"'
+planted includes src/train/step.h "not a file of the master"
 before src/cuda/state.cuh "#include" '#include "table.cuh"'
 planted includes src/cuda/state.cuh "an upward include"
 before src/kernels/isa.h "#include" '#include "../dict/other.inl"'
