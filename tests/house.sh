@@ -55,8 +55,8 @@ planted files src/base/stray.h "no header has it"
   repeated 80 "    a += b;"; echo "}"; } >> "$copy/src/dict/encode.h"
 planted functions src/dict/encode.h "saei_long() has 83 lines"
 { echo "static void SAEI_FN(saei_long)(int a) {"; repeated 79 "    a++;"; echo "}"; } \
-    >> "$copy/src/kernels/vector.inl"
-planted functions src/kernels/vector.inl "saei_long() has 81 lines"
+    >> "$copy/src/kernels/plain.inl"
+planted functions src/kernels/plain.inl "saei_long() has 81 lines"
 { echo "static const int saei_table[] = {"; repeated 90 "    1,"; echo "};"; } >> "$copy/src/dict/encode.h"
 if out=$(sh "$copy/src/check.sh" functions 2>&1); then good; else bad "a table is no function: $out"; fi
 cp "$root/src/dict/encode.h" "$copy/src/dict/encode.h"
