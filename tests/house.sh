@@ -25,6 +25,7 @@ planted() {
 }
 # before FILE PATTERN TEXT: puts TEXT before the first line with PATTERN.
 before() {
+    [ -f "$root/$1" ] || bad "there is no $1 to plant in"
     awk -v pattern="$2" -v text="$3" '!done && index($0, pattern) { print text; done = 1 } { print }' \
         "$root/$1" > "$copy/$1"
 }
@@ -54,8 +55,8 @@ planted files src/base/stray.h "no header has it"
   repeated 80 "    a += b;"; echo "}"; } >> "$copy/src/dict/encode.h"
 planted functions src/dict/encode.h "saei_long() has 83 lines"
 { echo "static void SAEI_FN(saei_long)(int a) {"; repeated 79 "    a++;"; echo "}"; } \
-    >> "$copy/src/kernels/vector.inl"
-planted functions src/kernels/vector.inl "saei_long() has 81 lines"
+    >> "$copy/src/kernels/plain.inl"
+planted functions src/kernels/plain.inl "saei_long() has 81 lines"
 { echo "static const int saei_table[] = {"; repeated 90 "    1,"; echo "};"; } >> "$copy/src/dict/encode.h"
 if out=$(sh "$copy/src/check.sh" functions 2>&1); then good; else bad "a table is no function: $out"; fi
 cp "$root/src/dict/encode.h" "$copy/src/dict/encode.h"
@@ -64,8 +65,8 @@ before src/base/text.h "#include" '#include "../dict/encode.h"'
 planted includes src/base/text.h "an upward include"
 before src/dict/params.h "#include" '#include "prepared.h"'
 planted includes src/dict/params.h "an upward include"
-before src/train/object.h "#include" '#include "../cuda/state.cuh"'
-planted includes src/train/object.h "not a file of the master"
+before src/train/step.h "#include" '#include "../cuda/state.cuh"'
+planted includes src/train/step.h "not a file of the master"
 before src/cuda/state.cuh "#include" '#include "table.cuh"'
 planted includes src/cuda/state.cuh "an upward include"
 before src/kernels/isa.h "#include" '#include "../dict/other.inl"'

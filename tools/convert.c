@@ -111,7 +111,8 @@ static int run_convert(const common *c, const sae_export_desc *desc, sae_diction
     sae_dictionary_destroy(back);
     if (status == DONE && !tool.quiet)
         printf("%s: %s, %zu latents of %zu dimensions\n", folder, sae_format_name(desc->format),
-               sae_dictionary_get_desc(dict)->dict_size, sae_dictionary_get_desc(dict)->activation_dim);
+               sae_dictionary_get_desc(dict)->dict_size,
+               sae_dictionary_get_desc(dict)->activation_dim);
     return status;
 }
 

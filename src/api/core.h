@@ -275,8 +275,8 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
                                              const float *values, size_t count);
 
 /* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
-   scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
-   SAE_ERR_UNSUPPORTED (an input_norm). */
+   scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or
+   <= 0), SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.

@@ -88,8 +88,8 @@ static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const f
     }
 }
 
-/* Prefetches the next panel, which lies after this one, from the L3: 128 bytes at each of 256 lists, 256
-   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+/* Prefetches the next panel, which lies after this one: 128 bytes at each of 256 lists, 256 where
+   there are fewer. -10 % of a sum's time over 16 MB of panels. */
 static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
     const size_t bytes = lists > 128 ? 128 : 256;
     const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
