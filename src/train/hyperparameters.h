@@ -3,8 +3,8 @@
 
 /* ==== >>trainer: hyperparameters ============================================================== */
 /* One row each, in the order of sae_trainer_desc. From the rows follow the defaults, the checks,
-   the settings a backup belongs to, reading and writing by name, and what options and bindings
-   list. Which trainers have one stands in >>trainer: schemes. */
+   the settings a backup belongs to, reading and writing by name, and the list for options and
+   bindings. Which trainers have one stands in >>trainer: schemes. */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,

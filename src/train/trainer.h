@@ -6,7 +6,7 @@
 
 enum { /* traits of a scheme */
     SAEI_CONSTRAINED = 1 << 0, /* ConstrainedAdam: rows of W_dec keep norm 1 */
-    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: the norm has an eps added */
+    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: an eps is added to the norm */
     SAEI_CLIPPED = 1 << 2,     /* the norm of all gradients together is at most 1 */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
