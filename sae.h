@@ -169,8 +169,8 @@ typedef struct sae_logger {
 /* Threads of the caller's. run calls fn(arg, part, worker) once for every part < parts, in any
    order and on any threads, its own among them, and returns when all have returned. worker is below
    the desc's `threads`, and no two parts of one run that are at work at the same time share it.
-   run is called from every thread that calls the library, also from several at once. It needs no
-   more stack than the calls do that lead to it. */
+   run is called by every thread that calls the library, so by several at once, and may be called
+   from inside a part. */
 typedef void (*sae_part_fn)(void *arg, size_t part, size_t worker);
 typedef struct sae_pool {
     void (*run)(size_t parts, sae_part_fn fn, void *arg, void *user);
@@ -400,8 +400,8 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    outputs are the caller's and may not overlap; outputs are densely packed. x_hat is [n,output_dim].
    A call uses at most 16 KB of stack, on every thread that works for it, and allocates nothing,
    except under SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and sae_forward without f
-   where k > 1024 1024 k + 1024 bytes per thread (each and some padding). It works in memory that
-   the context has for as many calls at once as it has threads, at least 4; further ones work in
+   where k > 512 1024 k + 1024 bytes per thread (all a little rounded up). Calls work in memory that
+   the context has: for as many at once as it has threads, and at least 4; further ones work in
    smaller pieces, so slower. Rows with NaN or infinity give unspecified latents in these rows alone.
    Bits do not depend on n, threads or instruction set (but for batch top-k, which chooses over the n
    rows together).
@@ -5287,14 +5287,16 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 /* ==== >>kernels =============================================================================== */
 /* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
    each instruction set; the best one is chosen at run time. All give the same bits: each element
-   sees the same operations in the same order.
-   W1, in figures: d 512, m 8192, 2048 rows, k 64; see bench/RESULTS.md for the machine. */
+   sees the same operations in the same order. A set has a file of its own, which names its lanes
+   and pastes the kernels written over them (*.inl); AVX-512 has its own versions of most.
+   Figures are of W1: d 512, m 8192, 2048 rows, k 64; see bench/RESULTS.md for the machine. */
 #define SAEI_PANEL 48     /* latents of a packed panel [dim][48] */
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
 #define SAEI_DENSE_ROWS 64
-#define SAEI_KEEP_SLACK 16 /* entries a list may be overwritten past its end, inside its stride */
-#define SAEI_KEEP_ROOM (SAEI_PANEL + SAEI_KEEP_SLACK) /* more than a panel can add and overwrite */
+#define SAEI_LIST_PADDING 16 /* entries a list may be overwritten past its end, inside its stride */
+/* Free entries a row's list needs before a panel: what it may add and overwrite. */
+#define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
@@ -5302,91 +5304,113 @@ typedef struct saei_quantized {
     float norm, error;  /* |x|, |delta| */
 } saei_quantized;
 
+/* The kernels of an instruction set, X(set, result, name, parameters) each: the table's members;
+   saei_NAME_SET fills them (isa.h). */
+#define SAEI_KERNELS(X, set)                                                                       \
+    /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */             \
+    X(set, void, pack, (const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,           \
+      uint32_t *out))                                                                              \
+    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
+    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
+      bool add, float *out))                                                                       \
+    /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
+    X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
+      const float *M, size_t ld, bool add, float *out))                                            \
+    /* How many of n values are >= cut; and those only, in their order, with their latents. */     \
+    X(set, size_t, count_from, (const float *value, size_t n, float cut))                          \
+    X(set, size_t, keep_from, (uint32_t *latent, float *value, size_t n, float cut))               \
+    /* p[j] = u[j] + bias[j] (NULL: 0). Appends base + j and p[j], or u[j] if raw, for p[j] > cut, \
+       and for p[j] > theta[j] or |(p[j] - theta[j]) / bandwidth| < 1/2, j < count; returns as     \
+       keep_screened. Entries up to stride may be overwritten. *kept: bit j for each; NULL where   \
+       count > 64. */                                                                              \
+    X(set, size_t, keep_above, (const float *u, const float *bias, bool raw, size_t count,         \
+      float cut, uint32_t base, uint32_t *latent, float *value, size_t length, size_t stride,      \
+      uint64_t *kept))                                                                             \
+    X(set, size_t, keep_window, (const float *u, const float *bias, const float *theta,            \
+      float bandwidth, size_t count, uint32_t base, uint32_t *latent, float *value,                \
+      size_t length, size_t stride, uint64_t *kept))                                               \
+    /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */     \
+    X(set, void, add_rows, (size_t n, size_t count, const uint32_t *row, const float *value,       \
+      const float *M, size_t ld, float *out))                                                      \
+    X(set, double, dot, (size_t n, const float *a, const float *b))                                \
+    /* to = from, floats that need not be aligned; false where one is NaN or infinite. Transposed: \
+       to[c * ld + r] = row[r][c] for r < 16, c < n. */                                            \
+    X(set, bool, copy, (size_t n, const void *from, float *to))                                    \
+    X(set, bool, copy_transposed, (const void *const row[16], size_t n, float *to, size_t ld))     \
+    /* x > cut ? x : 0 */                                                                          \
+    X(set, void, over, (size_t n, const float *x, const float *cut, float *out))                   \
+    /* a x + y */                                                                                  \
+    X(set, void, axpy, (size_t n, float a, const float *x, const float *y, float *out))            \
+    /* a x */                                                                                      \
+    X(set, void, scale, (size_t n, float a, const float *x, float *out))                           \
+    /* x / a */                                                                                    \
+    X(set, void, divide, (size_t n, const float *x, float a, float *out))
+
+/* Screening; NULL where the set gains nothing by it. */
+#define SAEI_SCREEN_KERNELS(X, set)                                                                \
+    /* int16 rows of n values, n even, and the integer tile [8][48] over panels of pairs. */       \
+    X(set, void, quantize, (size_t n, const float *x, int16_t *out, saei_quantized *q))            \
+    X(set, void, screen, (const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel,           \
+      size_t pairs, int32_t *out))                                                                 \
+    /* For each row r of a tile: p = scale[r] inverse[j] dot[r][j] + offset[j]; base + j and p -   \
+       shift[r] of all p > cut[r], j < 48, go to latent[r], value[r] from entry length[r] on, and  \
+       length[r] grows. A list has SAEI_LIST_RESERVE free entries, which may all be overwritten.   \
+       Rows must not share a list, except rows whose cut rejects everything. */                    \
+    X(set, void, keep_tile, (const int32_t *dot, const float *inverse, const float *offset,        \
+      const float *scale, const float *shift, const float *cut, uint32_t base,                     \
+      uint32_t *const *latent, float *const *value, uint32_t *length))                             \
+    /* The same of one row, whose list of stride entries may be full: returns the new length,      \
+       beyond stride where not all were written. */                                                \
+    X(set, size_t, keep_screened, (const int32_t *dot, const float *inverse, const float *offset,  \
+      float scale, float shift, float cut, uint32_t base, uint32_t *latent, float *value,          \
+      size_t length, size_t stride))
+
+/* What only training needs. */
+#define SAEI_TRAIN_KERNELS(X, set)                                                                 \
+    /* Of sorted, ascending from first or later, no two alike: how many are < first + 64, and in   \
+       *bits, bit sorted[j] - first of each. */                                                    \
+    X(set, size_t, mark, (const uint32_t *sorted, size_t n, uint32_t first, uint64_t *bits))       \
+    /* Row r of 16 has, from entry from[r] on, one entry for each bit l < 16 of fires[r],          \
+       ascending. To out[v][to[l]...], v < count, go values[v] of the entries of bit l, rows       \
+       ascending; from and to move on. */                                                          \
+    X(set, void, regroup, (const uint32_t fires[16], size_t from[16], const float *const *values,  \
+      size_t count, float *const *out, size_t to[16]))                                             \
+    /* sums[64 w + b] += value[j], one entry j for each bit b of fires[w], w < words, ascending */ \
+    X(set, void, add_fires, (size_t words, const uint64_t *fires, const float *value,              \
+      double *sums))                                                                               \
+    /* List i < targets has, from entry at[i] on, an entry j for each bit b of bits[i], ascending: \
+       it is of row b of the panel, of n floats, a multiple of 16, n <= SAEI_DENSE_COLUMNS.        \
+       add_panel: out[i] += sum_j value[j] panel[b], the rows order; rows of out are ld apart.     \
+       dot_panel: the sixteen running sums of e[i].panel[b], from 0 if `begin`, go on in lanes, 16 \
+       for each entry of each list, one after the other; where out is not NULL they are finished:  \
+       out[j] = alpha e[i].panel[b], the dot order. Rows of e are ld apart. */                     \
+    X(set, void, add_panel, (size_t n, size_t targets, const size_t *at, const uint64_t *bits,     \
+      const float *value, const float *panel, float *out, size_t ld))                              \
+    X(set, void, dot_panel, (size_t n, size_t targets, const size_t *at, const uint64_t *bits,     \
+      const float *e, size_t ld, const float *panel, float *lanes, bool begin, float alpha,        \
+      float *out))                                                                                 \
+    /* out[j] = alpha e.M[row[j]]: the dot order */                                                \
+    X(set, void, dots, (size_t n, const float *e, size_t count, const uint32_t *row,               \
+      const float *M, size_t ld, float alpha, float *out))                                         \
+    /* out += a x */                                                                               \
+    X(set, void, add_double, (size_t n, double a, const float *x, double *out))                    \
+    /* x > 0 ? x^p : 0 */                                                                          \
+    X(set, void, powers, (size_t n, const float *x, double p, double *out))                        \
+    /* The operations gate and gate_grad on n entries from entry at on. */                         \
+    X(set, void, gate, (size_t n, size_t at, const float *gate_bias, const float *exp_r,           \
+      const float *mag_bias, const sae_code *c))                                                   \
+    X(set, void, gate_grad, (size_t n, size_t at, const float *exp_r, const sae_code *c))          \
+    X(set, void, adam, (const saei_adam_factors *c, size_t n, float *p, const float *g, float *m,  \
+      float *v))
+
+#define SAEI_MEMBER(set, result, name, parameters) result (*name) parameters;
 struct saei_kernels {
     const char *name;
-    /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */
-    void (*pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim, uint32_t *out);
-    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48) for 8 rows (+ out if add): the product order */
-    void (*tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim, bool add,
-                 float *out);
-    /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */
-    void (*products)(size_t n, const float *x, size_t count, const uint32_t *row, const float *M,
-                     size_t ld, bool add, float *out);
-    /* Screening (NULL: this CPU gains nothing): int16 rows of n values, n even, and the integer
-       tile [8][48] over panels of pairs. */
-    void (*quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q);
-    void (*screen)(const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs,
-                   int32_t *out);
-    /* For each row r of a tile: p = scale[r] inverse[j] dot[r][j] + offset[j]; base + j and
-       p - shift[r] of all p > cut[r], j < 48, go to latent[r], value[r] from entry length[r] on,
-       and length[r] grows. A list has room for SAEI_KEEP_ROOM entries more, which may all be
-       overwritten. No two rows share one, unless nothing of them is kept. */
-    void (*keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
-                      const float *scale, const float *shift, const float *cut, uint32_t base,
-                      uint32_t *const *latent, float *const *value, uint32_t *length);
-    /* The same of one row, whose list of stride entries may be full: returns the new length, beyond
-       stride where not all were written. */
-    size_t (*keep_screened)(const int32_t *dot, const float *inverse, const float *offset,
-                            float scale, float shift, float cut, uint32_t base, uint32_t *latent,
-                            float *value, size_t length, size_t stride);
-    /* How many of n values are >= cut; and those only, in their order, with their latents. */
-    size_t (*count_from)(const float *value, size_t n, float cut);
-    size_t (*keep_from)(uint32_t *latent, float *value, size_t n, float cut);
-    /* p[j] = u[j] + bias[j] (NULL: 0). Appends base + j and p[j], or u[j] if raw, for p[j] > cut,
-       and for p[j] > theta[j] or |(p[j] - theta[j]) / bandwidth| < 1/2, j < count; returns as
-       keep_screened. Entries up to stride may be overwritten. *kept: bit j for each; NULL where
-       count > 64. */
-    size_t (*keep_above)(const float *u, const float *bias, bool raw, size_t count, float cut,
-                         uint32_t base, uint32_t *latent, float *value, size_t length,
-                         size_t stride, uint64_t *kept);
-    size_t (*keep_window)(const float *u, const float *bias, const float *theta, float bandwidth,
-                          size_t count, uint32_t base, uint32_t *latent, float *value,
-                          size_t length, size_t stride, uint64_t *kept);
-    /* Of sorted, ascending from first or later, no two alike: how many are < first + 64, and in
-       *bits, bit sorted[j] - first of each. */
-    size_t (*mark)(const uint32_t *sorted, size_t n, uint32_t first, uint64_t *bits);
-    /* Row r of 16 has, from entry from[r] on, one entry for each bit l < 16 of fires[r], ascending.
-       To out[v][to[l]...], v < count, go values[v] of the entries of bit l, rows ascending; from
-       and to move on. */
-    void (*regroup)(const uint32_t fires[16], size_t from[16], const float *const *values,
-                    size_t count, float *const *out, size_t to[16]);
-    /* sums[64 w + b] += value[j], one entry j for each bit b of fires[w], w < words, ascending */
-    void (*add_fires)(size_t words, const uint64_t *fires, const float *value, double *sums);
-    /* out += sum_j value[j] M[row[j]], ascending j: the rows order. n is a multiple of 16. */
-    void (*add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
-                     const float *M, size_t ld, float *out);
-    /* List i < targets has, from entry at[i] on, an entry j for each bit b of bits[i], ascending:
-       it is of row b of the panel, of n floats, a multiple of 16, n <= SAEI_DENSE_COLUMNS.
-       add_panel: out[i] += sum_j value[j] panel[b], the rows order; rows of out are ld apart.
-       dot_panel: the sixteen running sums of e[i].panel[b], from 0 if `begin`, go on in lanes, 16
-       for each entry of each list, one after the other; where out is not NULL they are finished:
-       out[j] = alpha e[i].panel[b], the dot order. Rows of e are ld apart. */
-    void (*add_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
-                      const float *value, const float *panel, float *out, size_t ld);
-    void (*dot_panel)(size_t n, size_t targets, const size_t *at, const uint64_t *bits,
-                      const float *e, size_t ld, const float *panel, float *lanes, bool begin,
-                      float alpha, float *out);
-    /* out[j] = alpha e.M[row[j]]: the dot order */
-    void (*dots)(size_t n, const float *e, size_t count, const uint32_t *row, const float *M,
-                 size_t ld, float alpha, float *out);
-    double (*dot)(size_t n, const float *a, const float *b);
-    /* to = from, floats that need not be aligned; false where one is NaN or infinite. The same
-       turned: to[c * ld + r] = row[r][c] for r < 16, c < n. */
-    bool (*copy)(size_t n, const void *from, float *to);
-    bool (*turn)(const void *const row[16], size_t n, float *to, size_t ld);
-    void (*over)(size_t n, const float *x, const float *cut, float *out); /* x > cut ? x : 0 */
-    void (*axpy)(size_t n, float a, const float *x, const float *y, float *out); /* a x + y */
-    void (*scale)(size_t n, float a, const float *x, float *out);                /* a x */
-    void (*divide)(size_t n, const float *x, float a, float *out);               /* x / a */
-    void (*add_double)(size_t n, double a, const float *x, double *out);         /* out += a x */
-    void (*powers)(size_t n, const float *x, double p, double *out); /* x > 0 ? x^p : 0 */
-    void (*adam)(const saei_adam_factors *c, size_t n, float *p, const float *g, float *m,
-                 float *v);
-    /* The operations gate and gate_grad on n entries from entry at on. */
-    void (*gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
-                 const float *mag_bias, const sae_code *c);
-    void (*gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c);
+    SAEI_KERNELS(SAEI_MEMBER, any)
+    SAEI_SCREEN_KERNELS(SAEI_MEMBER, any)
+    SAEI_TRAIN_KERNELS(SAEI_MEMBER, any)
 };
+#undef SAEI_MEMBER
 
 static size_t saei_lowest_bit(uint64_t bits) { /* not 0 */
 #if defined(__GNUC__)
@@ -5410,16 +5434,10 @@ static float saei_gate_value(float exp_r, float u, float mag_bias) {
     return v > 0 ? v : 0;
 }
 
-/* ==== >>kernels: for each instruction set ===================================================== */
-/* The same text is compiled once for each of them, SAEI_ISA says for which. */
-#define SAEI_ISA_PORTABLE 1
-#define SAEI_ISA_NEON 2
-#define SAEI_ISA_AVX2 3
-#define SAEI_ISA_AVX512 4
-
-#define SAEI_ISA SAEI_ISA_PORTABLE
+/* ==== >>kernels: portable ===================================================================== */
 #define SAEI_FN(name) name##_portable
 
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
@@ -5431,87 +5449,6 @@ static float saei_gate_value(float exp_r, float u, float mag_bias) {
 #define saei_vdiv SAEI_FN(saei_vdiv)
 #define saei_vsqrt SAEI_FN(saei_vsqrt)
 #define saei_vsum SAEI_FN(saei_vsum)
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-
-typedef __m512 saei_v;
-static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
-static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
-static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
-static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
-static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
-static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
-static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
-static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
-static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
-
-#elif SAEI_ISA == SAEI_ISA_AVX2
-
-typedef struct saei_v {
-    __m256 a, b;
-} saei_v;
-static inline saei_v saei_vload(const float *p) {
-    saei_v r;
-    r.a = _mm256_loadu_ps(p);
-    r.b = _mm256_loadu_ps(p + 8);
-    return r;
-}
-static inline void saei_vstore(float *p, saei_v x) {
-    _mm256_storeu_ps(p, x.a);
-    _mm256_storeu_ps(p + 8, x.b);
-}
-static inline saei_v saei_vset(float a) {
-    saei_v r;
-    r.a = r.b = _mm256_set1_ps(a);
-    return r;
-}
-static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
-    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
-    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
-    return z;
-}
-static inline saei_v saei_vsqrt(saei_v x) {
-    x.a = _mm256_sqrt_ps(x.a);
-    x.b = _mm256_sqrt_ps(x.b);
-    return x;
-}
-#define SAEI_LANES(fn, op)                                                                         \
-    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
-        x.a = op(x.a, y.a);                                                                        \
-        x.b = op(x.b, y.b);                                                                        \
-        return x;                                                                                  \
-    }
-SAEI_LANES(saei_vmul, _mm256_mul_ps)
-SAEI_LANES(saei_vadd, _mm256_add_ps)
-SAEI_LANES(saei_vsub, _mm256_sub_ps)
-SAEI_LANES(saei_vdiv, _mm256_div_ps)
-#undef SAEI_LANES
-
-#elif SAEI_ISA == SAEI_ISA_NEON
-
-typedef struct saei_v {
-    float32x4_t f[4];
-} saei_v;
-#define SAEI_LANES(head, expression)                                                               \
-    static inline saei_v head {                                                                    \
-        saei_v r;                                                                                  \
-        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
-        return r;                                                                                  \
-    }
-SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
-SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
-SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
-SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
-#undef SAEI_LANES
-static inline void saei_vstore(float *p, saei_v x) {
-    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
-}
-
-#else
 
 typedef struct saei_v {
     float f[16];
@@ -5537,23 +5474,8 @@ SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
 SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
 #undef SAEI_LANES
 
-#endif
-
 /* Lanes 8, 4, 2, 1 apart, in double. */
 static double saei_vsum(saei_v a) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
-    __m512d wide = _mm512_castps_pd(a), eight;
-    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
-    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
-    __m128d two;
-    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
-                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
-    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
-                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
-    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-#else
     double sum[16];
     float f[16];
     saei_vstore(f, a);
@@ -5561,103 +5483,8 @@ static double saei_vsum(saei_v a) {
     for (int h = 8; h > 0; h /= 2)
         for (int i = 0; i < h; i++) sum[i] += sum[i + h];
     return sum[0];
-#endif
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
-   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const float *x##i = x[i];                                                                      \
-    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
-           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
-           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        saei_v t = saei_vset(x##i[k]);                                                             \
-        a##i = saei_vfma(t, p0, a##i);                                                             \
-        b##i = saei_vfma(t, p1, b##i);                                                             \
-        c##i = saei_vfma(t, p2, c##i);                                                             \
-    }
-#define SAEI_END(i)                                                                                \
-    saei_vstore(out + i * 48, a##i);                                                               \
-    saei_vstore(out + i * 48 + 16, b##i);                                                          \
-    saei_vstore(out + i * 48 + 32, c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
-        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
-/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
-   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
-   bench/RESULTS.md. */
-#if SAEI_ISA == SAEI_ISA_AVX2
-#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
-#define SAEI_WIDE __m256
-#define SAEI_LOAD _mm256_loadu_ps
-#define SAEI_STORE _mm256_storeu_ps
-#define SAEI_SET _mm256_set1_ps
-#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
-#else
-#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
-#define SAEI_WIDE float32x4_t
-#define SAEI_LOAD vld1q_f32
-#define SAEI_STORE vst1q_f32
-#define SAEI_SET vdupq_n_f32
-#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
-#endif
-#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-#define SAEI_BEGIN(i, c)                                                                           \
-    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
-#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
-#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
-#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
-#define SAEI_ROW(i)                                                                                \
-    {                                                                                              \
-        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
-        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
-    }
-#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
-    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
-        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
-            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
-            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
-            const float *x3 = x[r + 3] + k0, *p = panel + c;
-            float *o = out + r * SAEI_PANEL + c;
-            SAEI_ROWS(SAEI_BEGIN)
-            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
-                SAEI_COLUMNS(SAEI_PART, 0)
-                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
-            }
-            SAEI_ROWS(SAEI_END)
-        }
-#undef SAEI_BEGIN
-#undef SAEI_PART
-#undef SAEI_STEP
-#undef SAEI_END
-#undef SAEI_ROW
-#undef SAEI_ROWS
-}
-#undef SAEI_LANES
-#undef SAEI_COLUMNS
-#undef SAEI_WIDE
-#undef SAEI_LOAD
-#undef SAEI_STORE
-#undef SAEI_SET
-#undef SAEI_FMA
-#else
 /* 4 rows x 16 latents at a time. */
 static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
                                bool add, float *out) {
@@ -5682,102 +5509,95 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
             saei_vstore(o + 3 * SAEI_PANEL, a3);
         }
 }
-#endif
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
-/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
-#define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
-    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
-    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
-    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
-    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
-/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
-#define SAEI_QUARTERS(v, c)                                                                        \
-    {                                                                                              \
-        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
-        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
-        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
-        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
-        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
-        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
-        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
-        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
-    }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
-    SAEI_QUARTERS(w, 0)
-    SAEI_QUARTERS(x, 1)
-    SAEI_QUARTERS(y, 2)
-    SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_QUAD
-#undef SAEI_QUARTERS
-}
-
-/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
-static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
-                               uint32_t *out) {
-    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
-    const float *at[SAEI_PANEL];
-    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
-    for (size_t k = 0; k < blocks; k += 16)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            saei_v r[16];
-            SAEI_FN(saei_transpose)(at + j, k, r);
-            for (size_t c = 0; c < 16; c++)
-                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
-        }
-    for (size_t k = blocks; k < dim; k++)
-        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
-}
-
-#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
-/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
-   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
-   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
-static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, bool add, float *out) {
-    for (size_t j = 0; j < count; j += 16) {
-        const float *at[16], *next[16];
-        float sums[16];
-        saei_v s, r[16];
+static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
+                                          size_t ld) {
+    float bad = 0;
+    for (size_t c = 0; c < n; c++)
         for (size_t i = 0; i < 16; i++) {
-            sums[i] = add && j + i < count ? out[j + i] : 0;
-            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
-            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
         }
-        s = saei_vload(sums);
-        for (size_t k = 0; k < n; k += 16) {
-            SAEI_FN(saei_transpose)(at, k, r);
-            if (j + 16 < count)
-                for (size_t i = 0; i < 16; i++)
-                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
-            if (k + 16 <= n) {
-                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
-                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
-                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
-            } else
-                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+    return bad == 0;
+}
+
+/* Kernels of every instruction set, over its lanes. */
+/* The kernel add_rows, 64 columns at a time. */
+static void SAEI_FN(saei_add_columns)(size_t n, size_t count, const uint32_t *row,
+                                      const float *value, const float *M, size_t ld, float *out) {
+    size_t c = 0;
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
         }
-        saei_vstore(sums, s);
-        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
     }
 }
-#undef SAEI_ADD
-#else
+
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+/* Kernels of the sets that have no version of their own: all but AVX-512. */
 static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
                                uint32_t *out) {
     for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
@@ -5806,166 +5626,16 @@ static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const
 #undef SAEI_ADD
 #undef SAEI_END
 }
-#endif
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
-   sum of a product of two such rows leaves int32. */
-static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
-    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
-    double norm, scale;
-    float lanes[16], top = 0;
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        sum = saei_vfma(v, v, sum);
-        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
-    }
-    saei_vstore(lanes, most);
-    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
-    norm = sqrt(saei_vsum(sum));
-    q->norm = (float)(norm * 1.0001);
-    q->error = 0;
-    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
-    if (!(norm > 1e-15 && norm < 1e15)) {
-        q->norm += 1e-20f; /* squares below 1e-45 are lost */
-        q->error = q->norm;
-        memset(out, 0, n * sizeof *out);
-        return;
-    }
-    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
-    if (scale * (double)top > 32000) scale = 32000 / (double)top;
-    q->inverse = (float)(1 / scale);
-    inverse = saei_vset(q->inverse);
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
-        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
-                             v);
-        delta = saei_vfma(d, d, delta);
-        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
-    }
-    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
-}
-
-__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
-    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const char *x##i = (const char *)x[i];                                                         \
-    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        int pair;                                                                                  \
-        __m512i t;                                                                                 \
-        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
-        t = _mm512_set1_epi32(pair);                                                               \
-        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
-        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
-        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
-    }
-#define SAEI_END(i)                                                                                \
-    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
-    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
-    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
-        __m512i p0 = _mm512_loadu_si512((const void *)panel);
-        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
-        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-
-/* base, base + 1, ... base + 15 */
-static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
-    return _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-}
-
-/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
-static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
-                                    const float *scale, const float *shift, const float *cut,
-                                    uint32_t base, uint32_t *const *latent, float *const *value,
-                                    uint32_t *length) {
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
-        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
-        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
-            saei_v p = _mm512_maskz_cvtepi32_ps(
-                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
-            __mmask16 keep;
-            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
-            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
-            p = saei_vsub(p, saei_vset(shift[r]));
-            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
-            _mm512_storeu_si512((void *)(latent[r] + length[r]),
-                                _mm512_maskz_compress_epi32(keep, lane));
-            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
-        }
-    }
-}
-
-static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
-                                          const float *offset, float scale, float shift, float cut,
-                                          uint32_t base, uint32_t *latent, float *value,
-                                          size_t length, size_t stride) {
-    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
-        __mmask16 keep;
-        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
-                      saei_vload(offset + j));
-        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        if (!keep) continue;
-        {
-            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
-            size_t more = (size_t)__builtin_popcount((unsigned)keep);
-            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
-            at = _mm512_maskz_compress_epi32(keep, at);
-            if (length + 16 <= stride) {
-                saei_vstore(value + length, p);
-                _mm512_storeu_si512((void *)(latent + length), at);
-            } else if (length + more <= stride) {
-                __mmask16 first = (__mmask16)((1u << more) - 1);
-                _mm512_mask_storeu_ps(value + length, first, p);
-                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
-            }
-            length += more;
-        }
-    }
-    return length;
-}
-#endif
 
 static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
-    size_t count = 0, j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= n; j += 16)
-        count += (size_t)__builtin_popcount(
-            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
-#endif
-    for (; j < n; j++) count += value[j] >= cut;
+    size_t count = 0;
+    for (size_t j = 0; j < n; j++) count += value[j] >= cut;
     return count;
 }
 
 static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
-    size_t kept = 0, j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
-        saei_v v = saei_vload(value + j);
-        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
-        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
-        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
-        kept += (size_t)__builtin_popcount((unsigned)keep);
-    }
-#endif
-    for (; j < n; j++)
+    size_t kept = 0;
+    for (size_t j = 0; j < n; j++)
         if (value[j] >= cut) {
             latent[kept] = latent[j];
             value[kept++] = value[j];
@@ -5973,30 +5643,11 @@ static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, 
     return kept;
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_KEEP(keep, p)                                                                         \
-    bits |= (uint64_t)(keep) << (j & 63);                                                          \
-    if (keep) {                                                                                    \
-        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
-        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
-        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
-    }                                                                                              \
-    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
-#endif
 static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
                                        float cut, uint32_t base, uint32_t *latent, float *value,
                                        size_t length, size_t stride, uint64_t *kept) {
     uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
-        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        SAEI_KEEP(keep, raw ? v : p)
-    }
-#endif
-    for (; j < count; j++) {
+    for (size_t j = 0; j < count; j++) {
         float p = bias ? u[j] + bias[j] : u[j];
         if (!(p > cut)) continue;
         bits |= (uint64_t)1 << (j & 63);
@@ -6008,7 +5659,6 @@ static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool r
     }
     if (kept) *kept = bits;
     return length;
-
 }
 
 static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
@@ -6016,21 +5666,7 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
                                         uint32_t *latent, float *value, size_t length,
                                         size_t stride, uint64_t *kept) {
     uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
-        saei_v above = saei_vload(theta + j);
-        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
-        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
-                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
-                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
-        SAEI_KEEP(keep, p)
-    }
-#undef SAEI_KEEP
-#endif
-    for (; j < count; j++) {
+    for (size_t j = 0; j < count; j++) {
         float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
         if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
         bits |= (uint64_t)1 << (j & 63);
@@ -6044,295 +5680,16 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
     return length;
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
-    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
-                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
-    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
-    uint64_t one;
-    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
-    return (one | one >> 32) & 0xFFFFFFFFu;
-}
-#endif
-
-static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
-                                 uint64_t *bits) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
-    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
-    size_t count = 0;
-    for (size_t j = 0; j < 64; j += 16) {
-        size_t left = n < j ? 0 : n - j;
-        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
-        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
-        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
-        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
-        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
-        count += (size_t)__builtin_popcount((unsigned)in);
-    }
-    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
-    return count;
-#else
-    size_t j = 0;
-    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
-        *bits |= (uint64_t)1 << (sorted[j] - first);
-    return j;
-#endif
-}
-
-static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
-                                  const float *const *values, size_t count, float *const *out,
-                                  size_t to[16]) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i rows = _mm512_loadu_si512((const void *)fires);
-    const float *at[16];
-    float tile[16][16];
-    __mmask16 takes[16], puts[16], reads[16];
-    for (int l = 0; l < 16; l++) {
-        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
-        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
-        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
-        at[l] = tile[l];
-    }
-    for (size_t v = 0; v < count; v++) {
-        saei_v r[16];
-        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
-        for (int i = 0; i < 16; i++)
-            saei_vstore(tile[i], _mm512_maskz_expand_ps(
-                                     (__mmask16)fires[i],
-                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
-        SAEI_FN(saei_transpose)(at, 0, r);
-        for (int l = 0; l < 16; l++)
-            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
-                                  _mm512_maskz_compress_ps(takes[l], r[l]));
-    }
-    for (int l = 0; l < 16; l++) {
-        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
-        from[l] += (size_t)__builtin_popcount(fires[l]);
-    }
-#else
-    for (uint32_t r = 0; r < 16; r++)
-        for (uint32_t l = 0; l < 16; l++) {
-            if (!(fires[r] >> l & 1)) continue;
-            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
-            from[r]++;
-            to[l]++;
-        }
-#endif
-}
-
-static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
-                                    double *sums) {
-    size_t j = 0;
-    for (size_t w = 0; w < words; w++, sums += 64) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
-            __mmask16 here = (__mmask16)(fires[w] >> g);
-            size_t count = (size_t)__builtin_popcount((unsigned)here);
-            saei_v v = _mm512_maskz_expand_ps(
-                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
-            __m512d wide = _mm512_castps_pd(v);
-            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
-            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
-            double *s = sums + g;
-            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
-                                              _mm512_maskz_cvtps_pd(0xFF, low)));
-            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
-                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
-            j += count;
-        }
-#else
-        for (uint64_t left = fires[w]; left; left &= left - 1)
-            sums[saei_lowest_bit(left)] += (double)value[j++];
-#endif
-    }
-}
-
 static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                                    const float *M, size_t ld, float *out) {
-    size_t c = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
-       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
-       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
-#define SAEI_ALL(X)                                                                                \
-    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
-#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
-#define SAEI_ADD(i)                                                                                \
-    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
-    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
-#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
-    for (; c + 256 <= n; c += 256) {
-        SAEI_ALL(SAEI_LOAD)
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            SAEI_ALL(SAEI_ADD)
-        }
-        SAEI_ALL(SAEI_PUT)
-    }
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-    for (; c + 64 <= n; c += 64) {
-        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
-        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            a0 = saei_vfma(v, saei_vload(m), a0);
-            a1 = saei_vfma(v, saei_vload(m + 16), a1);
-            a2 = saei_vfma(v, saei_vload(m + 32), a2);
-            a3 = saei_vfma(v, saei_vload(m + 48), a3);
-        }
-        saei_vstore(out + c, a0);
-        saei_vstore(out + c + 16, a1);
-        saei_vstore(out + c + 32, a2);
-        saei_vstore(out + c + 48, a3);
-    }
-    for (; c < n; c += 16) {
-        saei_v a = saei_vload(out + c);
-        for (size_t j = 0; j < count; j++)
-            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
-        saei_vstore(out + c, a);
-    }
+    SAEI_FN(saei_add_columns)(n, count, row, value, M, ld, out);
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
-   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
-static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
-    const size_t bytes = lists > 128 ? 128 : 256;
-    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
-    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
-}
-#endif
-
-/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
-   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
-static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
-                                    const uint64_t *bits, const float *value, const float *panel,
-                                    float *out, size_t ld) {
-    for (size_t i = 0; i < targets; i++, out += ld) {
-        const float *v = value + at[i];
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
-#define SAEI_LOAD(k)                                                                               \
-    saei_v a##k = saei_vload(out + 16 * k);                                                        \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
-#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? out + ld : out;
-            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v x = saei_vset(*v++);
-                SAEI_ALL(SAEI_ADD)
-            }
-            SAEI_ALL(SAEI_PUT)
-            continue;
-        }
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
-            const float *m = panel + saei_lowest_bit(left) * n;
-            saei_v x = saei_vset(*v);
-            for (size_t c = 0; c < n; c += 16)
-                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
-        }
-    }
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
 
-/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
-static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_HALVES(i)                                                                             \
-    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
-                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
-#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
-#define SAEI_FOLD2(a, b)                                                                           \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
-    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    for (; j + 8 <= count; j += 8) {
-        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
-        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
-        a = SAEI_FOLD(a, b);
-        c = SAEI_FOLD(c, d);
-        e = SAEI_FOLD(e, f);
-        g = SAEI_FOLD(g, h);
-        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
-        e = SAEI_FOLD2(e, g);
-        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
-                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
-        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
-        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
-    }
-#undef SAEI_HALVES
-#undef SAEI_FOLD
-#undef SAEI_FOLD2
-#endif
-    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
-}
-
-static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
-                                    const uint64_t *bits, const float *e, size_t ld,
-                                    const float *panel, float *lanes, bool begin, float alpha,
-                                    float *out) {
-    for (size_t i = 0; i < targets; i++, e += ld) {
-        float *const from = lanes;
-        size_t count;
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_LOAD(k)                                                                               \
-    saei_v e##k = saei_vload(e + 16 * k);                                                          \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? e + ld : e;
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                SAEI_ALL(SAEI_ADD)
-                saei_vstore(lanes, s);
-            }
-        } else
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#endif
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + saei_lowest_bit(left) * n;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                for (size_t c = 0; c < n; c += 16)
-                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
-                saei_vstore(lanes, s);
-            }
-        count = out ? (size_t)(lanes - from) / 16 : 0;
-        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
-    }
-}
-
-static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
-    saei_v s = saei_vset(0);
-    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
-    return saei_vsum(s);
-}
-
+/* What only training needs of every instruction set. */
 /* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
    512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
 #define SAEI_DOT_BEGIN(i)                                                                          \
@@ -6341,15 +5698,12 @@ static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
 #define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
 #define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
 #define SAEI_DOTS(ALL)                                                                             \
-    {                                                                                              \
-        ALL(SAEI_DOT_BEGIN)                                                                        \
-        for (size_t k = 0; k < n; k += 16) {                                                       \
-            saei_v v = saei_vload(e + k);                                                          \
-            ALL(SAEI_DOT_STEP)                                                                     \
-        }                                                                                          \
-        ALL(SAEI_DOT_END)                                                                          \
-        break;                                                                                     \
-    }
+    ALL(SAEI_DOT_BEGIN)                                                                            \
+    for (size_t k = 0; k < n; k += 16) {                                                           \
+        saei_v v = saei_vload(e + k);                                                              \
+        ALL(SAEI_DOT_STEP)                                                                         \
+    }                                                                                              \
+    ALL(SAEI_DOT_END)
 #define SAEI_1(X) X(0)
 #define SAEI_2(X) SAEI_1(X) X(1)
 #define SAEI_3(X) SAEI_2(X) X(2)
@@ -6361,12 +5715,12 @@ static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uin
     for (size_t j = 0, group; j < count; j += group) {
         group = count - j > 6 ? 4 : count - j;
         switch (group) {
-        case 1: SAEI_DOTS(SAEI_1)
-        case 2: SAEI_DOTS(SAEI_2)
-        case 3: SAEI_DOTS(SAEI_3)
-        case 4: SAEI_DOTS(SAEI_4)
-        case 5: SAEI_DOTS(SAEI_5)
-        default: SAEI_DOTS(SAEI_6)
+        case 1: { SAEI_DOTS(SAEI_1) } break;
+        case 2: { SAEI_DOTS(SAEI_2) } break;
+        case 3: { SAEI_DOTS(SAEI_3) } break;
+        case 4: { SAEI_DOTS(SAEI_4) } break;
+        case 5: { SAEI_DOTS(SAEI_5) } break;
+        default: { SAEI_DOTS(SAEI_6) } break;
         }
     }
 }
@@ -6381,237 +5735,28 @@ static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uin
 #undef SAEI_5
 #undef SAEI_6
 
-static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
-    saei_v va = saei_vset(a);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
-    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX2
-/* r[c] = column k + c of 8 rows. */
-static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
-    __m256 pair[8], quad[8];
-    for (size_t i = 0; i < 8; i += 2) {
-        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
-        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
-        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
-    }
-    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
-        for (size_t c = 0; c < 2; c++) {
-            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
-            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
-        }
-    for (size_t c = 0; c < 4; c++) {
-        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
-        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
-    }
-}
-#endif
-
-/* x 0 is 0 but for NaN and infinity. */
-static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
-    const float *at = (const float *)from;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    float lane[16], bad = 0;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        saei_v x = saei_vload(at + i);
-        sum = saei_vadd(sum, saei_vmul(x, zero));
-        saei_vstore(to + i, x);
-    }
-    saei_vstore(lane, sum);
-    for (; i < n; i++) {
-        memcpy(to + i, at + i, sizeof *to);
-        bad += to[i] * 0;
-    }
-    for (i = 0; i < 16; i++) bad += lane[i];
-    return bad == 0;
-}
-
-static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
-    const float *at[16];
-    float lane[16], bad = 0;
-    size_t c = 0;
-    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* whole cache lines need not be read before they are written */
-    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    for (; c + 16 <= n; c += 16) {
-        saei_v r[16];
-        SAEI_FN(saei_transpose)(at, c, r);
-        for (size_t i = 0; i < 16; i++) {
-            sum = saei_vadd(sum, saei_vmul(r[i], zero));
-            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
-            else saei_vstore(to + (c + i) * ld, r[i]);
-        }
-    }
-    if (lines) _mm_sfence();
-    saei_vstore(lane, sum);
-    for (size_t i = 0; i < 16; i++) bad += lane[i];
-#elif SAEI_ISA == SAEI_ISA_AVX2
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 sum = zero;
-    for (; c + 8 <= n; c += 8)
-        for (size_t half = 0; half < 16; half += 8) {
-            __m256 r[8];
-            SAEI_FN(saei_turn_8)(at + half, c, r);
-            for (size_t i = 0; i < 8; i++) {
-                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
-                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
-            }
-        }
-    _mm256_storeu_ps(lane, sum);
-    for (size_t i = 0; i < 8; i++) bad += lane[i];
-#endif
-    for (; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    (void)lane;
-    return bad == 0;
-}
-
-static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; i + 16 <= n; i += 16) {
-        saei_v v = saei_vload(x + i);
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
-        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
-    }
-#endif
-    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
-}
-
-static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
-    for (; i < n; i++) out[i] = a * x[i];
-}
-
-static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
-    for (; i < n; i++) out[i] = x[i] / a;
-}
-
-/* a is a float's value: the product is exact, so that one rounding or two are the same. */
-static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; i + 8 <= n; i += 8)
-        _mm512_storeu_pd(out + i,
-                         _mm512_fmadd_pd(_mm512_set1_pd(a),
-                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
-                                         _mm512_loadu_pd(out + i)));
-#endif
-    for (; i < n; i++) out[i] += a * (double)x[i];
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
-   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
-static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
-    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
-    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
-    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
-                            0.5, 1.0, 1.0 };
-    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
-    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
-    __m512d f, s, z, y, n, r;
-    __mmask8 upper;
-    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
-    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
-    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
-    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
-    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
-    n = _mm512_mask_add_pd(n, upper, n, one);
-    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
-    z = _mm512_mul_pd(s, s);
-    y = _mm512_set1_pd(1.0 / 23);
-    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
-    s = _mm512_add_pd(s, s);
-    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
-    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
-    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
-    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
-         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
-        return false;
-    n = _mm512_maskz_roundscale_pd(
-        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
-    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
-    y = _mm512_set1_pd(1.0 / 6227020800);
-    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
-        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
-    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
-    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
-    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
-    return true;
-}
-#endif
-
-static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
-        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
-            for (size_t j = i; j < i + 8; j++)
-                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
-#endif
-    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
-#endif
-static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
-                               const float *mag_bias, const sae_code *c) {
-    size_t j = at;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= at + n; j += 16) {
-        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
-        saei_v u = saei_vload(c->pre + j);
-        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
-        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
-        saei_vstore(c->value + j,
-                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
-    }
-#endif
-    for (; j < at + n; j++) {
-        size_t i = c->latent[j];
-        c->gate[j] = c->pre[j] + gate_bias[i];
-        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+/* out += sum_j v[j] of the panel's rows named in bits, ascending. */
+static inline void SAEI_FN(saei_add_list)(size_t n, uint64_t bits, const float *v,
+                                          const float *panel, float *out) {
+    for (; bits; bits &= bits - 1, v++) {
+        const float *m = panel + saei_lowest_bit(bits) * n;
+        saei_v x = saei_vset(*v);
+        for (size_t c = 0; c < n; c += 16)
+            saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
     }
 }
 
-static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
-    size_t j = at;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= at + n; j += 16) {
-        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
-        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
-        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
-        saei_vstore(c->extra[0] + j, mag);
-        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
-        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+/* The running sums of e with the panel's rows named in bits, 16 lanes each; returns their end. */
+static inline float *SAEI_FN(saei_dot_list)(size_t n, uint64_t bits, const float *e,
+                                            const float *panel, float *lanes, bool begin) {
+    for (; bits; bits &= bits - 1, lanes += 16) {
+        const float *m = panel + saei_lowest_bit(bits) * n;
+        saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+        for (size_t c = 0; c < n; c += 16)
+            s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
+        saei_vstore(lanes, s);
     }
-#undef SAEI_GATHER
-#endif
-    for (; j < at + n; j++) {
-        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
-        c->extra[0][j] = mag;
-        c->extra[2][j] = mag * e * c->pre[j];
-        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
-    }
+    return lanes;
 }
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
@@ -6642,7 +5787,82 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
     }
 }
 
-#undef SAEI_ISA
+/* What only training needs, where there is no version of its own: all but AVX-512. */
+static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
+                                 uint64_t *bits) {
+    size_t j = 0;
+    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
+        *bits |= (uint64_t)1 << (sorted[j] - first);
+    return j;
+}
+
+static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
+                                  const float *const *values, size_t count, float *const *out,
+                                  size_t to[16]) {
+    for (uint32_t r = 0; r < 16; r++)
+        for (uint32_t l = 0; l < 16; l++) {
+            if (!(fires[r] >> l & 1)) continue;
+            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
+            from[r]++;
+            to[l]++;
+        }
+}
+
+static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
+                                    double *sums) {
+    size_t j = 0;
+    for (size_t w = 0; w < words; w++, sums += 64)
+        for (uint64_t left = fires[w]; left; left &= left - 1)
+            sums[saei_lowest_bit(left)] += (double)value[j++];
+}
+
+static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *value, const float *panel,
+                                    float *out, size_t ld) {
+    for (size_t i = 0; i < targets; i++, out += ld)
+        SAEI_FN(saei_add_list)(n, bits[i], value + at[i], panel, out);
+}
+
+static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *e, size_t ld,
+                                    const float *panel, float *lanes, bool begin, float alpha,
+                                    float *out) {
+    for (size_t i = 0; i < targets; i++, e += ld) {
+        float *end = SAEI_FN(saei_dot_list)(n, bits[i], e, panel, lanes, begin);
+        if (out)
+            for (size_t j = at[i]; lanes < end; j++, lanes += 16)
+                out[j] = (float)((double)alpha * saei_vsum(saei_vload(lanes)));
+        lanes = end;
+    }
+}
+
+/* a is a float's value: the product is exact, so that one rounding or two are the same. */
+static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
+    for (size_t i = 0; i < n; i++) out[i] += a * (double)x[i];
+}
+
+static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
+}
+
+static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                               const float *mag_bias, const sae_code *c) {
+    for (size_t j = at; j < at + n; j++) {
+        size_t i = c->latent[j];
+        c->gate[j] = c->pre[j] + gate_bias[i];
+        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+    }
+}
+
+static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
+    for (size_t j = at; j < at + n; j++) {
+        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+        c->extra[0][j] = mag;
+        c->extra[2][j] = mag * e * c->pre[j];
+        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
+    }
+}
+
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -6656,10 +5876,11 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #undef saei_vsqrt
 #undef saei_vsum
 
+/* ==== >>kernels: NEON ========================================================================= */
 #if defined(SAEI_NEON)
-#define SAEI_ISA SAEI_ISA_NEON
 #define SAEI_FN(name) name##_neon
 
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
@@ -6671,63 +5892,6 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #define saei_vdiv SAEI_FN(saei_vdiv)
 #define saei_vsqrt SAEI_FN(saei_vsqrt)
 #define saei_vsum SAEI_FN(saei_vsum)
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-
-typedef __m512 saei_v;
-static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
-static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
-static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
-static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
-static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
-static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
-static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
-static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
-static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
-
-#elif SAEI_ISA == SAEI_ISA_AVX2
-
-typedef struct saei_v {
-    __m256 a, b;
-} saei_v;
-static inline saei_v saei_vload(const float *p) {
-    saei_v r;
-    r.a = _mm256_loadu_ps(p);
-    r.b = _mm256_loadu_ps(p + 8);
-    return r;
-}
-static inline void saei_vstore(float *p, saei_v x) {
-    _mm256_storeu_ps(p, x.a);
-    _mm256_storeu_ps(p + 8, x.b);
-}
-static inline saei_v saei_vset(float a) {
-    saei_v r;
-    r.a = r.b = _mm256_set1_ps(a);
-    return r;
-}
-static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
-    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
-    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
-    return z;
-}
-static inline saei_v saei_vsqrt(saei_v x) {
-    x.a = _mm256_sqrt_ps(x.a);
-    x.b = _mm256_sqrt_ps(x.b);
-    return x;
-}
-#define SAEI_LANES(fn, op)                                                                         \
-    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
-        x.a = op(x.a, y.a);                                                                        \
-        x.b = op(x.b, y.b);                                                                        \
-        return x;                                                                                  \
-    }
-SAEI_LANES(saei_vmul, _mm256_mul_ps)
-SAEI_LANES(saei_vadd, _mm256_add_ps)
-SAEI_LANES(saei_vsub, _mm256_sub_ps)
-SAEI_LANES(saei_vdiv, _mm256_div_ps)
-#undef SAEI_LANES
-
-#elif SAEI_ISA == SAEI_ISA_NEON
 
 typedef struct saei_v {
     float32x4_t f[4];
@@ -6751,49 +5915,8 @@ static inline void saei_vstore(float *p, saei_v x) {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
 }
 
-#else
-
-typedef struct saei_v {
-    float f[16];
-} saei_v;
-static inline saei_v saei_vload(const float *p) {
-    saei_v r;
-    memcpy(r.f, p, sizeof r.f);
-    return r;
-}
-static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
-#define SAEI_LANES(head, expression)                                                               \
-    static inline saei_v head {                                                                    \
-        saei_v r;                                                                                  \
-        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
-        return r;                                                                                  \
-    }
-SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
-SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
-SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
-SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
-SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
-SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
-#undef SAEI_LANES
-
-#endif
-
 /* Lanes 8, 4, 2, 1 apart, in double. */
 static double saei_vsum(saei_v a) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
-    __m512d wide = _mm512_castps_pd(a), eight;
-    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
-    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
-    __m128d two;
-    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
-                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
-    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
-                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
-    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-#else
     double sum[16];
     float f[16];
     saei_vstore(f, a);
@@ -6801,61 +5924,18 @@ static double saei_vsum(saei_v a) {
     for (int h = 8; h > 0; h /= 2)
         for (int i = 0; i < h; i++) sum[i] += sum[i + h];
     return sum[0];
-#endif
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
-   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const float *x##i = x[i];                                                                      \
-    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
-           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
-           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        saei_v t = saei_vset(x##i[k]);                                                             \
-        a##i = saei_vfma(t, p0, a##i);                                                             \
-        b##i = saei_vfma(t, p1, b##i);                                                             \
-        c##i = saei_vfma(t, p2, c##i);                                                             \
-    }
-#define SAEI_END(i)                                                                                \
-    saei_vstore(out + i * 48, a##i);                                                               \
-    saei_vstore(out + i * 48 + 16, b##i);                                                          \
-    saei_vstore(out + i * 48 + 32, c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
-        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
-/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
-   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
-   bench/RESULTS.md. */
-#if SAEI_ISA == SAEI_ISA_AVX2
-#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
-#define SAEI_WIDE __m256
-#define SAEI_LOAD _mm256_loadu_ps
-#define SAEI_STORE _mm256_storeu_ps
-#define SAEI_SET _mm256_set1_ps
-#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
-#else
 #define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
 #define SAEI_WIDE float32x4_t
 #define SAEI_LOAD vld1q_f32
 #define SAEI_STORE vst1q_f32
 #define SAEI_SET vdupq_n_f32
 #define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
-#endif
+
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
 #define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
 static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
                                bool add, float *out) {
@@ -6897,127 +5977,95 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_STORE
 #undef SAEI_SET
 #undef SAEI_FMA
-#else
-/* 4 rows x 16 latents at a time. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
-        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
-            float *o = out + r * SAEI_PANEL + c;
-            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
-            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
-            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
-            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
-            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
-            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
-                saei_v v = saei_vload(p);
-                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
-                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
-                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
-                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
-            }
-            saei_vstore(o, a0);
-            saei_vstore(o + SAEI_PANEL, a1);
-            saei_vstore(o + 2 * SAEI_PANEL, a2);
-            saei_vstore(o + 3 * SAEI_PANEL, a3);
-        }
-}
-#endif
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
-/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
-#define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
-    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
-    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
-    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
-    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
-/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
-#define SAEI_QUARTERS(v, c)                                                                        \
-    {                                                                                              \
-        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
-        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
-        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
-        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
-        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
-        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
-        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
-        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
-    }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
-    SAEI_QUARTERS(w, 0)
-    SAEI_QUARTERS(x, 1)
-    SAEI_QUARTERS(y, 2)
-    SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_QUAD
-#undef SAEI_QUARTERS
-}
-
-/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
-static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
-                               uint32_t *out) {
-    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
-    const float *at[SAEI_PANEL];
-    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
-    for (size_t k = 0; k < blocks; k += 16)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            saei_v r[16];
-            SAEI_FN(saei_transpose)(at + j, k, r);
-            for (size_t c = 0; c < 16; c++)
-                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
-        }
-    for (size_t k = blocks; k < dim; k++)
-        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
-}
-
-#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
-/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
-   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
-   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
-static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, bool add, float *out) {
-    for (size_t j = 0; j < count; j += 16) {
-        const float *at[16], *next[16];
-        float sums[16];
-        saei_v s, r[16];
+static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
+                                          size_t ld) {
+    float bad = 0;
+    for (size_t c = 0; c < n; c++)
         for (size_t i = 0; i < 16; i++) {
-            sums[i] = add && j + i < count ? out[j + i] : 0;
-            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
-            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
         }
-        s = saei_vload(sums);
-        for (size_t k = 0; k < n; k += 16) {
-            SAEI_FN(saei_transpose)(at, k, r);
-            if (j + 16 < count)
-                for (size_t i = 0; i < 16; i++)
-                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
-            if (k + 16 <= n) {
-                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
-                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
-                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
-            } else
-                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+    return bad == 0;
+}
+
+/* Kernels of every instruction set, over its lanes. */
+/* The kernel add_rows, 64 columns at a time. */
+static void SAEI_FN(saei_add_columns)(size_t n, size_t count, const uint32_t *row,
+                                      const float *value, const float *M, size_t ld, float *out) {
+    size_t c = 0;
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
         }
-        saei_vstore(sums, s);
-        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
     }
 }
-#undef SAEI_ADD
-#else
+
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+/* Kernels of the sets that have no version of their own: all but AVX-512. */
 static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
                                uint32_t *out) {
     for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
@@ -7046,166 +6094,16 @@ static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const
 #undef SAEI_ADD
 #undef SAEI_END
 }
-#endif
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
-   sum of a product of two such rows leaves int32. */
-static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
-    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
-    double norm, scale;
-    float lanes[16], top = 0;
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        sum = saei_vfma(v, v, sum);
-        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
-    }
-    saei_vstore(lanes, most);
-    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
-    norm = sqrt(saei_vsum(sum));
-    q->norm = (float)(norm * 1.0001);
-    q->error = 0;
-    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
-    if (!(norm > 1e-15 && norm < 1e15)) {
-        q->norm += 1e-20f; /* squares below 1e-45 are lost */
-        q->error = q->norm;
-        memset(out, 0, n * sizeof *out);
-        return;
-    }
-    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
-    if (scale * (double)top > 32000) scale = 32000 / (double)top;
-    q->inverse = (float)(1 / scale);
-    inverse = saei_vset(q->inverse);
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
-        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
-                             v);
-        delta = saei_vfma(d, d, delta);
-        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
-    }
-    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
-}
-
-__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
-    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const char *x##i = (const char *)x[i];                                                         \
-    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        int pair;                                                                                  \
-        __m512i t;                                                                                 \
-        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
-        t = _mm512_set1_epi32(pair);                                                               \
-        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
-        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
-        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
-    }
-#define SAEI_END(i)                                                                                \
-    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
-    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
-    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
-        __m512i p0 = _mm512_loadu_si512((const void *)panel);
-        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
-        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-
-/* base, base + 1, ... base + 15 */
-static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
-    return _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-}
-
-/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
-static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
-                                    const float *scale, const float *shift, const float *cut,
-                                    uint32_t base, uint32_t *const *latent, float *const *value,
-                                    uint32_t *length) {
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
-        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
-        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
-            saei_v p = _mm512_maskz_cvtepi32_ps(
-                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
-            __mmask16 keep;
-            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
-            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
-            p = saei_vsub(p, saei_vset(shift[r]));
-            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
-            _mm512_storeu_si512((void *)(latent[r] + length[r]),
-                                _mm512_maskz_compress_epi32(keep, lane));
-            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
-        }
-    }
-}
-
-static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
-                                          const float *offset, float scale, float shift, float cut,
-                                          uint32_t base, uint32_t *latent, float *value,
-                                          size_t length, size_t stride) {
-    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
-        __mmask16 keep;
-        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
-                      saei_vload(offset + j));
-        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        if (!keep) continue;
-        {
-            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
-            size_t more = (size_t)__builtin_popcount((unsigned)keep);
-            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
-            at = _mm512_maskz_compress_epi32(keep, at);
-            if (length + 16 <= stride) {
-                saei_vstore(value + length, p);
-                _mm512_storeu_si512((void *)(latent + length), at);
-            } else if (length + more <= stride) {
-                __mmask16 first = (__mmask16)((1u << more) - 1);
-                _mm512_mask_storeu_ps(value + length, first, p);
-                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
-            }
-            length += more;
-        }
-    }
-    return length;
-}
-#endif
 
 static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
-    size_t count = 0, j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= n; j += 16)
-        count += (size_t)__builtin_popcount(
-            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
-#endif
-    for (; j < n; j++) count += value[j] >= cut;
+    size_t count = 0;
+    for (size_t j = 0; j < n; j++) count += value[j] >= cut;
     return count;
 }
 
 static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
-    size_t kept = 0, j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
-        saei_v v = saei_vload(value + j);
-        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
-        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
-        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
-        kept += (size_t)__builtin_popcount((unsigned)keep);
-    }
-#endif
-    for (; j < n; j++)
+    size_t kept = 0;
+    for (size_t j = 0; j < n; j++)
         if (value[j] >= cut) {
             latent[kept] = latent[j];
             value[kept++] = value[j];
@@ -7213,30 +6111,11 @@ static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, 
     return kept;
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_KEEP(keep, p)                                                                         \
-    bits |= (uint64_t)(keep) << (j & 63);                                                          \
-    if (keep) {                                                                                    \
-        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
-        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
-        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
-    }                                                                                              \
-    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
-#endif
 static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
                                        float cut, uint32_t base, uint32_t *latent, float *value,
                                        size_t length, size_t stride, uint64_t *kept) {
     uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
-        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        SAEI_KEEP(keep, raw ? v : p)
-    }
-#endif
-    for (; j < count; j++) {
+    for (size_t j = 0; j < count; j++) {
         float p = bias ? u[j] + bias[j] : u[j];
         if (!(p > cut)) continue;
         bits |= (uint64_t)1 << (j & 63);
@@ -7248,7 +6127,6 @@ static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool r
     }
     if (kept) *kept = bits;
     return length;
-
 }
 
 static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
@@ -7256,21 +6134,7 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
                                         uint32_t *latent, float *value, size_t length,
                                         size_t stride, uint64_t *kept) {
     uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
-        saei_v above = saei_vload(theta + j);
-        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
-        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
-                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
-                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
-        SAEI_KEEP(keep, p)
-    }
-#undef SAEI_KEEP
-#endif
-    for (; j < count; j++) {
+    for (size_t j = 0; j < count; j++) {
         float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
         if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
         bits |= (uint64_t)1 << (j & 63);
@@ -7284,295 +6148,16 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
     return length;
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
-    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
-                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
-    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
-    uint64_t one;
-    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
-    return (one | one >> 32) & 0xFFFFFFFFu;
-}
-#endif
-
-static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
-                                 uint64_t *bits) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
-    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
-    size_t count = 0;
-    for (size_t j = 0; j < 64; j += 16) {
-        size_t left = n < j ? 0 : n - j;
-        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
-        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
-        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
-        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
-        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
-        count += (size_t)__builtin_popcount((unsigned)in);
-    }
-    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
-    return count;
-#else
-    size_t j = 0;
-    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
-        *bits |= (uint64_t)1 << (sorted[j] - first);
-    return j;
-#endif
-}
-
-static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
-                                  const float *const *values, size_t count, float *const *out,
-                                  size_t to[16]) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i rows = _mm512_loadu_si512((const void *)fires);
-    const float *at[16];
-    float tile[16][16];
-    __mmask16 takes[16], puts[16], reads[16];
-    for (int l = 0; l < 16; l++) {
-        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
-        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
-        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
-        at[l] = tile[l];
-    }
-    for (size_t v = 0; v < count; v++) {
-        saei_v r[16];
-        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
-        for (int i = 0; i < 16; i++)
-            saei_vstore(tile[i], _mm512_maskz_expand_ps(
-                                     (__mmask16)fires[i],
-                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
-        SAEI_FN(saei_transpose)(at, 0, r);
-        for (int l = 0; l < 16; l++)
-            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
-                                  _mm512_maskz_compress_ps(takes[l], r[l]));
-    }
-    for (int l = 0; l < 16; l++) {
-        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
-        from[l] += (size_t)__builtin_popcount(fires[l]);
-    }
-#else
-    for (uint32_t r = 0; r < 16; r++)
-        for (uint32_t l = 0; l < 16; l++) {
-            if (!(fires[r] >> l & 1)) continue;
-            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
-            from[r]++;
-            to[l]++;
-        }
-#endif
-}
-
-static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
-                                    double *sums) {
-    size_t j = 0;
-    for (size_t w = 0; w < words; w++, sums += 64) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
-            __mmask16 here = (__mmask16)(fires[w] >> g);
-            size_t count = (size_t)__builtin_popcount((unsigned)here);
-            saei_v v = _mm512_maskz_expand_ps(
-                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
-            __m512d wide = _mm512_castps_pd(v);
-            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
-            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
-            double *s = sums + g;
-            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
-                                              _mm512_maskz_cvtps_pd(0xFF, low)));
-            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
-                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
-            j += count;
-        }
-#else
-        for (uint64_t left = fires[w]; left; left &= left - 1)
-            sums[saei_lowest_bit(left)] += (double)value[j++];
-#endif
-    }
-}
-
 static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                                    const float *M, size_t ld, float *out) {
-    size_t c = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
-       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
-       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
-#define SAEI_ALL(X)                                                                                \
-    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
-#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
-#define SAEI_ADD(i)                                                                                \
-    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
-    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
-#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
-    for (; c + 256 <= n; c += 256) {
-        SAEI_ALL(SAEI_LOAD)
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            SAEI_ALL(SAEI_ADD)
-        }
-        SAEI_ALL(SAEI_PUT)
-    }
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-    for (; c + 64 <= n; c += 64) {
-        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
-        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            a0 = saei_vfma(v, saei_vload(m), a0);
-            a1 = saei_vfma(v, saei_vload(m + 16), a1);
-            a2 = saei_vfma(v, saei_vload(m + 32), a2);
-            a3 = saei_vfma(v, saei_vload(m + 48), a3);
-        }
-        saei_vstore(out + c, a0);
-        saei_vstore(out + c + 16, a1);
-        saei_vstore(out + c + 32, a2);
-        saei_vstore(out + c + 48, a3);
-    }
-    for (; c < n; c += 16) {
-        saei_v a = saei_vload(out + c);
-        for (size_t j = 0; j < count; j++)
-            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
-        saei_vstore(out + c, a);
-    }
+    SAEI_FN(saei_add_columns)(n, count, row, value, M, ld, out);
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
-   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
-static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
-    const size_t bytes = lists > 128 ? 128 : 256;
-    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
-    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
-}
-#endif
-
-/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
-   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
-static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
-                                    const uint64_t *bits, const float *value, const float *panel,
-                                    float *out, size_t ld) {
-    for (size_t i = 0; i < targets; i++, out += ld) {
-        const float *v = value + at[i];
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
-#define SAEI_LOAD(k)                                                                               \
-    saei_v a##k = saei_vload(out + 16 * k);                                                        \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
-#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? out + ld : out;
-            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v x = saei_vset(*v++);
-                SAEI_ALL(SAEI_ADD)
-            }
-            SAEI_ALL(SAEI_PUT)
-            continue;
-        }
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
-            const float *m = panel + saei_lowest_bit(left) * n;
-            saei_v x = saei_vset(*v);
-            for (size_t c = 0; c < n; c += 16)
-                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
-        }
-    }
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
 
-/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
-static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_HALVES(i)                                                                             \
-    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
-                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
-#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
-#define SAEI_FOLD2(a, b)                                                                           \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
-    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    for (; j + 8 <= count; j += 8) {
-        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
-        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
-        a = SAEI_FOLD(a, b);
-        c = SAEI_FOLD(c, d);
-        e = SAEI_FOLD(e, f);
-        g = SAEI_FOLD(g, h);
-        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
-        e = SAEI_FOLD2(e, g);
-        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
-                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
-        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
-        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
-    }
-#undef SAEI_HALVES
-#undef SAEI_FOLD
-#undef SAEI_FOLD2
-#endif
-    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
-}
-
-static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
-                                    const uint64_t *bits, const float *e, size_t ld,
-                                    const float *panel, float *lanes, bool begin, float alpha,
-                                    float *out) {
-    for (size_t i = 0; i < targets; i++, e += ld) {
-        float *const from = lanes;
-        size_t count;
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_LOAD(k)                                                                               \
-    saei_v e##k = saei_vload(e + 16 * k);                                                          \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? e + ld : e;
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                SAEI_ALL(SAEI_ADD)
-                saei_vstore(lanes, s);
-            }
-        } else
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#endif
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + saei_lowest_bit(left) * n;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                for (size_t c = 0; c < n; c += 16)
-                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
-                saei_vstore(lanes, s);
-            }
-        count = out ? (size_t)(lanes - from) / 16 : 0;
-        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
-    }
-}
-
-static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
-    saei_v s = saei_vset(0);
-    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
-    return saei_vsum(s);
-}
-
+/* What only training needs of every instruction set. */
 /* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
    512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
 #define SAEI_DOT_BEGIN(i)                                                                          \
@@ -7581,15 +6166,12 @@ static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
 #define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
 #define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
 #define SAEI_DOTS(ALL)                                                                             \
-    {                                                                                              \
-        ALL(SAEI_DOT_BEGIN)                                                                        \
-        for (size_t k = 0; k < n; k += 16) {                                                       \
-            saei_v v = saei_vload(e + k);                                                          \
-            ALL(SAEI_DOT_STEP)                                                                     \
-        }                                                                                          \
-        ALL(SAEI_DOT_END)                                                                          \
-        break;                                                                                     \
-    }
+    ALL(SAEI_DOT_BEGIN)                                                                            \
+    for (size_t k = 0; k < n; k += 16) {                                                           \
+        saei_v v = saei_vload(e + k);                                                              \
+        ALL(SAEI_DOT_STEP)                                                                         \
+    }                                                                                              \
+    ALL(SAEI_DOT_END)
 #define SAEI_1(X) X(0)
 #define SAEI_2(X) SAEI_1(X) X(1)
 #define SAEI_3(X) SAEI_2(X) X(2)
@@ -7601,12 +6183,12 @@ static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uin
     for (size_t j = 0, group; j < count; j += group) {
         group = count - j > 6 ? 4 : count - j;
         switch (group) {
-        case 1: SAEI_DOTS(SAEI_1)
-        case 2: SAEI_DOTS(SAEI_2)
-        case 3: SAEI_DOTS(SAEI_3)
-        case 4: SAEI_DOTS(SAEI_4)
-        case 5: SAEI_DOTS(SAEI_5)
-        default: SAEI_DOTS(SAEI_6)
+        case 1: { SAEI_DOTS(SAEI_1) } break;
+        case 2: { SAEI_DOTS(SAEI_2) } break;
+        case 3: { SAEI_DOTS(SAEI_3) } break;
+        case 4: { SAEI_DOTS(SAEI_4) } break;
+        case 5: { SAEI_DOTS(SAEI_5) } break;
+        default: { SAEI_DOTS(SAEI_6) } break;
         }
     }
 }
@@ -7621,237 +6203,28 @@ static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uin
 #undef SAEI_5
 #undef SAEI_6
 
-static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
-    saei_v va = saei_vset(a);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
-    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX2
-/* r[c] = column k + c of 8 rows. */
-static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
-    __m256 pair[8], quad[8];
-    for (size_t i = 0; i < 8; i += 2) {
-        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
-        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
-        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
-    }
-    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
-        for (size_t c = 0; c < 2; c++) {
-            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
-            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
-        }
-    for (size_t c = 0; c < 4; c++) {
-        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
-        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
-    }
-}
-#endif
-
-/* x 0 is 0 but for NaN and infinity. */
-static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
-    const float *at = (const float *)from;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    float lane[16], bad = 0;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        saei_v x = saei_vload(at + i);
-        sum = saei_vadd(sum, saei_vmul(x, zero));
-        saei_vstore(to + i, x);
-    }
-    saei_vstore(lane, sum);
-    for (; i < n; i++) {
-        memcpy(to + i, at + i, sizeof *to);
-        bad += to[i] * 0;
-    }
-    for (i = 0; i < 16; i++) bad += lane[i];
-    return bad == 0;
-}
-
-static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
-    const float *at[16];
-    float lane[16], bad = 0;
-    size_t c = 0;
-    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* whole cache lines need not be read before they are written */
-    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    for (; c + 16 <= n; c += 16) {
-        saei_v r[16];
-        SAEI_FN(saei_transpose)(at, c, r);
-        for (size_t i = 0; i < 16; i++) {
-            sum = saei_vadd(sum, saei_vmul(r[i], zero));
-            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
-            else saei_vstore(to + (c + i) * ld, r[i]);
-        }
-    }
-    if (lines) _mm_sfence();
-    saei_vstore(lane, sum);
-    for (size_t i = 0; i < 16; i++) bad += lane[i];
-#elif SAEI_ISA == SAEI_ISA_AVX2
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 sum = zero;
-    for (; c + 8 <= n; c += 8)
-        for (size_t half = 0; half < 16; half += 8) {
-            __m256 r[8];
-            SAEI_FN(saei_turn_8)(at + half, c, r);
-            for (size_t i = 0; i < 8; i++) {
-                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
-                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
-            }
-        }
-    _mm256_storeu_ps(lane, sum);
-    for (size_t i = 0; i < 8; i++) bad += lane[i];
-#endif
-    for (; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    (void)lane;
-    return bad == 0;
-}
-
-static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; i + 16 <= n; i += 16) {
-        saei_v v = saei_vload(x + i);
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
-        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
-    }
-#endif
-    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
-}
-
-static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
-    for (; i < n; i++) out[i] = a * x[i];
-}
-
-static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
-    for (; i < n; i++) out[i] = x[i] / a;
-}
-
-/* a is a float's value: the product is exact, so that one rounding or two are the same. */
-static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; i + 8 <= n; i += 8)
-        _mm512_storeu_pd(out + i,
-                         _mm512_fmadd_pd(_mm512_set1_pd(a),
-                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
-                                         _mm512_loadu_pd(out + i)));
-#endif
-    for (; i < n; i++) out[i] += a * (double)x[i];
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
-   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
-static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
-    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
-    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
-    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
-                            0.5, 1.0, 1.0 };
-    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
-    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
-    __m512d f, s, z, y, n, r;
-    __mmask8 upper;
-    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
-    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
-    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
-    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
-    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
-    n = _mm512_mask_add_pd(n, upper, n, one);
-    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
-    z = _mm512_mul_pd(s, s);
-    y = _mm512_set1_pd(1.0 / 23);
-    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
-    s = _mm512_add_pd(s, s);
-    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
-    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
-    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
-    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
-         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
-        return false;
-    n = _mm512_maskz_roundscale_pd(
-        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
-    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
-    y = _mm512_set1_pd(1.0 / 6227020800);
-    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
-        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
-    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
-    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
-    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
-    return true;
-}
-#endif
-
-static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
-        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
-            for (size_t j = i; j < i + 8; j++)
-                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
-#endif
-    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
-#endif
-static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
-                               const float *mag_bias, const sae_code *c) {
-    size_t j = at;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= at + n; j += 16) {
-        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
-        saei_v u = saei_vload(c->pre + j);
-        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
-        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
-        saei_vstore(c->value + j,
-                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
-    }
-#endif
-    for (; j < at + n; j++) {
-        size_t i = c->latent[j];
-        c->gate[j] = c->pre[j] + gate_bias[i];
-        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+/* out += sum_j v[j] of the panel's rows named in bits, ascending. */
+static inline void SAEI_FN(saei_add_list)(size_t n, uint64_t bits, const float *v,
+                                          const float *panel, float *out) {
+    for (; bits; bits &= bits - 1, v++) {
+        const float *m = panel + saei_lowest_bit(bits) * n;
+        saei_v x = saei_vset(*v);
+        for (size_t c = 0; c < n; c += 16)
+            saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
     }
 }
 
-static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
-    size_t j = at;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= at + n; j += 16) {
-        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
-        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
-        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
-        saei_vstore(c->extra[0] + j, mag);
-        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
-        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+/* The running sums of e with the panel's rows named in bits, 16 lanes each; returns their end. */
+static inline float *SAEI_FN(saei_dot_list)(size_t n, uint64_t bits, const float *e,
+                                            const float *panel, float *lanes, bool begin) {
+    for (; bits; bits &= bits - 1, lanes += 16) {
+        const float *m = panel + saei_lowest_bit(bits) * n;
+        saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+        for (size_t c = 0; c < n; c += 16)
+            s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
+        saei_vstore(lanes, s);
     }
-#undef SAEI_GATHER
-#endif
-    for (; j < at + n; j++) {
-        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
-        c->extra[0][j] = mag;
-        c->extra[2][j] = mag * e * c->pre[j];
-        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
-    }
+    return lanes;
 }
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
@@ -7882,7 +6255,82 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
     }
 }
 
-#undef SAEI_ISA
+/* What only training needs, where there is no version of its own: all but AVX-512. */
+static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
+                                 uint64_t *bits) {
+    size_t j = 0;
+    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
+        *bits |= (uint64_t)1 << (sorted[j] - first);
+    return j;
+}
+
+static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
+                                  const float *const *values, size_t count, float *const *out,
+                                  size_t to[16]) {
+    for (uint32_t r = 0; r < 16; r++)
+        for (uint32_t l = 0; l < 16; l++) {
+            if (!(fires[r] >> l & 1)) continue;
+            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
+            from[r]++;
+            to[l]++;
+        }
+}
+
+static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
+                                    double *sums) {
+    size_t j = 0;
+    for (size_t w = 0; w < words; w++, sums += 64)
+        for (uint64_t left = fires[w]; left; left &= left - 1)
+            sums[saei_lowest_bit(left)] += (double)value[j++];
+}
+
+static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *value, const float *panel,
+                                    float *out, size_t ld) {
+    for (size_t i = 0; i < targets; i++, out += ld)
+        SAEI_FN(saei_add_list)(n, bits[i], value + at[i], panel, out);
+}
+
+static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *e, size_t ld,
+                                    const float *panel, float *lanes, bool begin, float alpha,
+                                    float *out) {
+    for (size_t i = 0; i < targets; i++, e += ld) {
+        float *end = SAEI_FN(saei_dot_list)(n, bits[i], e, panel, lanes, begin);
+        if (out)
+            for (size_t j = at[i]; lanes < end; j++, lanes += 16)
+                out[j] = (float)((double)alpha * saei_vsum(saei_vload(lanes)));
+        lanes = end;
+    }
+}
+
+/* a is a float's value: the product is exact, so that one rounding or two are the same. */
+static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
+    for (size_t i = 0; i < n; i++) out[i] += a * (double)x[i];
+}
+
+static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
+}
+
+static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                               const float *mag_bias, const sae_code *c) {
+    for (size_t j = at; j < at + n; j++) {
+        size_t i = c->latent[j];
+        c->gate[j] = c->pre[j] + gate_bias[i];
+        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+    }
+}
+
+static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
+    for (size_t j = at; j < at + n; j++) {
+        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+        c->extra[0][j] = mag;
+        c->extra[2][j] = mag * e * c->pre[j];
+        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
+    }
+}
+
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -7896,8 +6344,9 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #undef saei_vsqrt
 #undef saei_vsum
 
-#endif
+#endif /* SAEI_NEON */
 
+/* ==== >>kernels: AVX2 ========================================================================= */
 #if defined(SAEI_X86)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,popcnt,bmi"))), apply_to = function)
@@ -7905,9 +6354,9 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,popcnt,bmi")
 #endif
-#define SAEI_ISA SAEI_ISA_AVX2
 #define SAEI_FN(name) name##_avx2
 
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
@@ -7919,21 +6368,6 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #define saei_vdiv SAEI_FN(saei_vdiv)
 #define saei_vsqrt SAEI_FN(saei_vsqrt)
 #define saei_vsum SAEI_FN(saei_vsum)
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-
-typedef __m512 saei_v;
-static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
-static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
-static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
-static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
-static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
-static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
-static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
-static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
-static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
-
-#elif SAEI_ISA == SAEI_ISA_AVX2
 
 typedef struct saei_v {
     __m256 a, b;
@@ -7975,73 +6409,8 @@ SAEI_LANES(saei_vsub, _mm256_sub_ps)
 SAEI_LANES(saei_vdiv, _mm256_div_ps)
 #undef SAEI_LANES
 
-#elif SAEI_ISA == SAEI_ISA_NEON
-
-typedef struct saei_v {
-    float32x4_t f[4];
-} saei_v;
-#define SAEI_LANES(head, expression)                                                               \
-    static inline saei_v head {                                                                    \
-        saei_v r;                                                                                  \
-        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
-        return r;                                                                                  \
-    }
-SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
-SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
-SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
-SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
-#undef SAEI_LANES
-static inline void saei_vstore(float *p, saei_v x) {
-    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
-}
-
-#else
-
-typedef struct saei_v {
-    float f[16];
-} saei_v;
-static inline saei_v saei_vload(const float *p) {
-    saei_v r;
-    memcpy(r.f, p, sizeof r.f);
-    return r;
-}
-static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
-#define SAEI_LANES(head, expression)                                                               \
-    static inline saei_v head {                                                                    \
-        saei_v r;                                                                                  \
-        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
-        return r;                                                                                  \
-    }
-SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
-SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
-SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
-SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
-SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
-SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
-#undef SAEI_LANES
-
-#endif
-
 /* Lanes 8, 4, 2, 1 apart, in double. */
 static double saei_vsum(saei_v a) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
-    __m512d wide = _mm512_castps_pd(a), eight;
-    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
-    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
-    __m128d two;
-    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
-                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
-    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
-                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
-    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-#else
     double sum[16];
     float f[16];
     saei_vstore(f, a);
@@ -8049,61 +6418,18 @@ static double saei_vsum(saei_v a) {
     for (int h = 8; h > 0; h /= 2)
         for (int i = 0; i < h; i++) sum[i] += sum[i + h];
     return sum[0];
-#endif
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
-   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const float *x##i = x[i];                                                                      \
-    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
-           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
-           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        saei_v t = saei_vset(x##i[k]);                                                             \
-        a##i = saei_vfma(t, p0, a##i);                                                             \
-        b##i = saei_vfma(t, p1, b##i);                                                             \
-        c##i = saei_vfma(t, p2, c##i);                                                             \
-    }
-#define SAEI_END(i)                                                                                \
-    saei_vstore(out + i * 48, a##i);                                                               \
-    saei_vstore(out + i * 48 + 16, b##i);                                                          \
-    saei_vstore(out + i * 48 + 32, c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
-        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
-/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
-   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
-   bench/RESULTS.md. */
-#if SAEI_ISA == SAEI_ISA_AVX2
 #define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
 #define SAEI_WIDE __m256
 #define SAEI_LOAD _mm256_loadu_ps
 #define SAEI_STORE _mm256_storeu_ps
 #define SAEI_SET _mm256_set1_ps
 #define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
-#else
-#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
-#define SAEI_WIDE float32x4_t
-#define SAEI_LOAD vld1q_f32
-#define SAEI_STORE vst1q_f32
-#define SAEI_SET vdupq_n_f32
-#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
-#endif
+
+/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
+   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
+   bench/RESULTS.md. */
 #define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
 static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
                                bool add, float *out) {
@@ -8145,127 +6471,130 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_STORE
 #undef SAEI_SET
 #undef SAEI_FMA
-#else
-/* 4 rows x 16 latents at a time. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
-        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
-            float *o = out + r * SAEI_PANEL + c;
-            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
-            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
-            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
-            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
-            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
-            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
-                saei_v v = saei_vload(p);
-                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
-                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
-                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
-                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+
+/* r[c] = column k + c of 8 rows. */
+static inline void SAEI_FN(saei_transpose_8)(const float *const row[8], size_t k, __m256 r[8]) {
+    __m256 pair[8], quad[8];
+    for (size_t i = 0; i < 8; i += 2) {
+        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
+        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
+        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
+    }
+    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
+        for (size_t c = 0; c < 2; c++) {
+            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
+            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
+        }
+    for (size_t c = 0; c < 4; c++) {
+        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
+        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
+    }
+}
+
+static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
+                                          size_t ld) {
+    const float *at[16];
+    float lane[16], bad = 0;
+    size_t c = 0;
+    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
+    const __m256 zero = _mm256_setzero_ps();
+    __m256 sum = zero;
+    for (; c + 8 <= n; c += 8)
+        for (size_t half = 0; half < 16; half += 8) {
+            __m256 r[8];
+            SAEI_FN(saei_transpose_8)(at + half, c, r);
+            for (size_t i = 0; i < 8; i++) {
+                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
+                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
             }
-            saei_vstore(o, a0);
-            saei_vstore(o + SAEI_PANEL, a1);
-            saei_vstore(o + 2 * SAEI_PANEL, a2);
-            saei_vstore(o + 3 * SAEI_PANEL, a3);
         }
-}
-#endif
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
-/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
-#define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
-    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
-    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
-    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
-    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
-/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
-#define SAEI_QUARTERS(v, c)                                                                        \
-    {                                                                                              \
-        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
-        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
-        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
-        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
-        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
-        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
-        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
-        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
-    }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
-    SAEI_QUARTERS(w, 0)
-    SAEI_QUARTERS(x, 1)
-    SAEI_QUARTERS(y, 2)
-    SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_QUAD
-#undef SAEI_QUARTERS
-}
-
-/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
-static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
-                               uint32_t *out) {
-    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
-    const float *at[SAEI_PANEL];
-    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
-    for (size_t k = 0; k < blocks; k += 16)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            saei_v r[16];
-            SAEI_FN(saei_transpose)(at + j, k, r);
-            for (size_t c = 0; c < 16; c++)
-                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
-        }
-    for (size_t k = blocks; k < dim; k++)
-        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
-}
-
-#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
-/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
-   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
-   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
-static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, bool add, float *out) {
-    for (size_t j = 0; j < count; j += 16) {
-        const float *at[16], *next[16];
-        float sums[16];
-        saei_v s, r[16];
+    _mm256_storeu_ps(lane, sum);
+    for (size_t i = 0; i < 8; i++) bad += lane[i];
+    for (; c < n; c++)
         for (size_t i = 0; i < 16; i++) {
-            sums[i] = add && j + i < count ? out[j + i] : 0;
-            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
-            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
         }
-        s = saei_vload(sums);
-        for (size_t k = 0; k < n; k += 16) {
-            SAEI_FN(saei_transpose)(at, k, r);
-            if (j + 16 < count)
-                for (size_t i = 0; i < 16; i++)
-                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
-            if (k + 16 <= n) {
-                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
-                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
-                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
-            } else
-                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+    return bad == 0;
+}
+
+/* Kernels of every instruction set, over its lanes. */
+/* The kernel add_rows, 64 columns at a time. */
+static void SAEI_FN(saei_add_columns)(size_t n, size_t count, const uint32_t *row,
+                                      const float *value, const float *M, size_t ld, float *out) {
+    size_t c = 0;
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
         }
-        saei_vstore(sums, s);
-        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
     }
 }
-#undef SAEI_ADD
-#else
+
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+/* Kernels of the sets that have no version of their own: all but AVX-512. */
 static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
                                uint32_t *out) {
     for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
@@ -8294,166 +6623,16 @@ static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const
 #undef SAEI_ADD
 #undef SAEI_END
 }
-#endif
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
-   sum of a product of two such rows leaves int32. */
-static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
-    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
-    double norm, scale;
-    float lanes[16], top = 0;
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        sum = saei_vfma(v, v, sum);
-        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
-    }
-    saei_vstore(lanes, most);
-    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
-    norm = sqrt(saei_vsum(sum));
-    q->norm = (float)(norm * 1.0001);
-    q->error = 0;
-    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
-    if (!(norm > 1e-15 && norm < 1e15)) {
-        q->norm += 1e-20f; /* squares below 1e-45 are lost */
-        q->error = q->norm;
-        memset(out, 0, n * sizeof *out);
-        return;
-    }
-    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
-    if (scale * (double)top > 32000) scale = 32000 / (double)top;
-    q->inverse = (float)(1 / scale);
-    inverse = saei_vset(q->inverse);
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
-        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
-                             v);
-        delta = saei_vfma(d, d, delta);
-        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
-    }
-    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
-}
-
-__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
-    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const char *x##i = (const char *)x[i];                                                         \
-    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        int pair;                                                                                  \
-        __m512i t;                                                                                 \
-        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
-        t = _mm512_set1_epi32(pair);                                                               \
-        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
-        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
-        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
-    }
-#define SAEI_END(i)                                                                                \
-    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
-    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
-    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
-        __m512i p0 = _mm512_loadu_si512((const void *)panel);
-        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
-        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-
-/* base, base + 1, ... base + 15 */
-static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
-    return _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-}
-
-/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
-static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
-                                    const float *scale, const float *shift, const float *cut,
-                                    uint32_t base, uint32_t *const *latent, float *const *value,
-                                    uint32_t *length) {
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
-        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
-        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
-            saei_v p = _mm512_maskz_cvtepi32_ps(
-                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
-            __mmask16 keep;
-            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
-            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
-            p = saei_vsub(p, saei_vset(shift[r]));
-            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
-            _mm512_storeu_si512((void *)(latent[r] + length[r]),
-                                _mm512_maskz_compress_epi32(keep, lane));
-            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
-        }
-    }
-}
-
-static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
-                                          const float *offset, float scale, float shift, float cut,
-                                          uint32_t base, uint32_t *latent, float *value,
-                                          size_t length, size_t stride) {
-    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
-        __mmask16 keep;
-        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
-                      saei_vload(offset + j));
-        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        if (!keep) continue;
-        {
-            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
-            size_t more = (size_t)__builtin_popcount((unsigned)keep);
-            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
-            at = _mm512_maskz_compress_epi32(keep, at);
-            if (length + 16 <= stride) {
-                saei_vstore(value + length, p);
-                _mm512_storeu_si512((void *)(latent + length), at);
-            } else if (length + more <= stride) {
-                __mmask16 first = (__mmask16)((1u << more) - 1);
-                _mm512_mask_storeu_ps(value + length, first, p);
-                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
-            }
-            length += more;
-        }
-    }
-    return length;
-}
-#endif
 
 static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
-    size_t count = 0, j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= n; j += 16)
-        count += (size_t)__builtin_popcount(
-            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
-#endif
-    for (; j < n; j++) count += value[j] >= cut;
+    size_t count = 0;
+    for (size_t j = 0; j < n; j++) count += value[j] >= cut;
     return count;
 }
 
 static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
-    size_t kept = 0, j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
-        saei_v v = saei_vload(value + j);
-        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
-        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
-        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
-        kept += (size_t)__builtin_popcount((unsigned)keep);
-    }
-#endif
-    for (; j < n; j++)
+    size_t kept = 0;
+    for (size_t j = 0; j < n; j++)
         if (value[j] >= cut) {
             latent[kept] = latent[j];
             value[kept++] = value[j];
@@ -8461,30 +6640,11 @@ static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, 
     return kept;
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_KEEP(keep, p)                                                                         \
-    bits |= (uint64_t)(keep) << (j & 63);                                                          \
-    if (keep) {                                                                                    \
-        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
-        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
-        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
-    }                                                                                              \
-    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
-#endif
 static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
                                        float cut, uint32_t base, uint32_t *latent, float *value,
                                        size_t length, size_t stride, uint64_t *kept) {
     uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
-        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        SAEI_KEEP(keep, raw ? v : p)
-    }
-#endif
-    for (; j < count; j++) {
+    for (size_t j = 0; j < count; j++) {
         float p = bias ? u[j] + bias[j] : u[j];
         if (!(p > cut)) continue;
         bits |= (uint64_t)1 << (j & 63);
@@ -8496,7 +6656,6 @@ static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool r
     }
     if (kept) *kept = bits;
     return length;
-
 }
 
 static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
@@ -8504,21 +6663,7 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
                                         uint32_t *latent, float *value, size_t length,
                                         size_t stride, uint64_t *kept) {
     uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
-        saei_v above = saei_vload(theta + j);
-        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
-        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
-                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
-                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
-        SAEI_KEEP(keep, p)
-    }
-#undef SAEI_KEEP
-#endif
-    for (; j < count; j++) {
+    for (size_t j = 0; j < count; j++) {
         float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
         if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
         bits |= (uint64_t)1 << (j & 63);
@@ -8532,295 +6677,16 @@ static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const
     return length;
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
-    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
-                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
-    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
-    uint64_t one;
-    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
-    return (one | one >> 32) & 0xFFFFFFFFu;
-}
-#endif
-
-static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
-                                 uint64_t *bits) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
-    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
-    size_t count = 0;
-    for (size_t j = 0; j < 64; j += 16) {
-        size_t left = n < j ? 0 : n - j;
-        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
-        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
-        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
-        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
-        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
-        count += (size_t)__builtin_popcount((unsigned)in);
-    }
-    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
-    return count;
-#else
-    size_t j = 0;
-    for (*bits = 0; j < n && sorted[j] - first < 64; j++)
-        *bits |= (uint64_t)1 << (sorted[j] - first);
-    return j;
-#endif
-}
-
-static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
-                                  const float *const *values, size_t count, float *const *out,
-                                  size_t to[16]) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i rows = _mm512_loadu_si512((const void *)fires);
-    const float *at[16];
-    float tile[16][16];
-    __mmask16 takes[16], puts[16], reads[16];
-    for (int l = 0; l < 16; l++) {
-        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
-        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
-        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
-        at[l] = tile[l];
-    }
-    for (size_t v = 0; v < count; v++) {
-        saei_v r[16];
-        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
-        for (int i = 0; i < 16; i++)
-            saei_vstore(tile[i], _mm512_maskz_expand_ps(
-                                     (__mmask16)fires[i],
-                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
-        SAEI_FN(saei_transpose)(at, 0, r);
-        for (int l = 0; l < 16; l++)
-            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
-                                  _mm512_maskz_compress_ps(takes[l], r[l]));
-    }
-    for (int l = 0; l < 16; l++) {
-        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
-        from[l] += (size_t)__builtin_popcount(fires[l]);
-    }
-#else
-    for (uint32_t r = 0; r < 16; r++)
-        for (uint32_t l = 0; l < 16; l++) {
-            if (!(fires[r] >> l & 1)) continue;
-            for (size_t v = 0; v < count; v++) out[v][to[l]] = values[v][from[r]];
-            from[r]++;
-            to[l]++;
-        }
-#endif
-}
-
-static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
-                                    double *sums) {
-    size_t j = 0;
-    for (size_t w = 0; w < words; w++, sums += 64) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
-            __mmask16 here = (__mmask16)(fires[w] >> g);
-            size_t count = (size_t)__builtin_popcount((unsigned)here);
-            saei_v v = _mm512_maskz_expand_ps(
-                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
-            __m512d wide = _mm512_castps_pd(v);
-            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
-            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
-            double *s = sums + g;
-            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
-                                              _mm512_maskz_cvtps_pd(0xFF, low)));
-            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
-                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
-            j += count;
-        }
-#else
-        for (uint64_t left = fires[w]; left; left &= left - 1)
-            sums[saei_lowest_bit(left)] += (double)value[j++];
-#endif
-    }
-}
-
 static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
                                    const float *M, size_t ld, float *out) {
-    size_t c = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
-       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
-       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
-#define SAEI_ALL(X)                                                                                \
-    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
-#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
-#define SAEI_ADD(i)                                                                                \
-    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
-    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
-#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
-    for (; c + 256 <= n; c += 256) {
-        SAEI_ALL(SAEI_LOAD)
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            SAEI_ALL(SAEI_ADD)
-        }
-        SAEI_ALL(SAEI_PUT)
-    }
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-    for (; c + 64 <= n; c += 64) {
-        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
-        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            a0 = saei_vfma(v, saei_vload(m), a0);
-            a1 = saei_vfma(v, saei_vload(m + 16), a1);
-            a2 = saei_vfma(v, saei_vload(m + 32), a2);
-            a3 = saei_vfma(v, saei_vload(m + 48), a3);
-        }
-        saei_vstore(out + c, a0);
-        saei_vstore(out + c + 16, a1);
-        saei_vstore(out + c + 32, a2);
-        saei_vstore(out + c + 48, a3);
-    }
-    for (; c < n; c += 16) {
-        saei_v a = saei_vload(out + c);
-        for (size_t j = 0; j < count; j++)
-            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
-        saei_vstore(out + c, a);
-    }
+    SAEI_FN(saei_add_columns)(n, count, row, value, M, ld, out);
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
-   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
-static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
-    const size_t bytes = lists > 128 ? 128 : 256;
-    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
-    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
-}
-#endif
-
-/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
-   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
-static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
-                                    const uint64_t *bits, const float *value, const float *panel,
-                                    float *out, size_t ld) {
-    for (size_t i = 0; i < targets; i++, out += ld) {
-        const float *v = value + at[i];
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
-#define SAEI_LOAD(k)                                                                               \
-    saei_v a##k = saei_vload(out + 16 * k);                                                        \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
-#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? out + ld : out;
-            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v x = saei_vset(*v++);
-                SAEI_ALL(SAEI_ADD)
-            }
-            SAEI_ALL(SAEI_PUT)
-            continue;
-        }
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
-            const float *m = panel + saei_lowest_bit(left) * n;
-            saei_v x = saei_vset(*v);
-            for (size_t c = 0; c < n; c += 16)
-                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
-        }
-    }
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
 
-/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
-static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_HALVES(i)                                                                             \
-    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
-                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
-#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
-#define SAEI_FOLD2(a, b)                                                                           \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
-    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    for (; j + 8 <= count; j += 8) {
-        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
-        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
-        a = SAEI_FOLD(a, b);
-        c = SAEI_FOLD(c, d);
-        e = SAEI_FOLD(e, f);
-        g = SAEI_FOLD(g, h);
-        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
-        e = SAEI_FOLD2(e, g);
-        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
-                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
-        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
-        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
-    }
-#undef SAEI_HALVES
-#undef SAEI_FOLD
-#undef SAEI_FOLD2
-#endif
-    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
-}
-
-static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
-                                    const uint64_t *bits, const float *e, size_t ld,
-                                    const float *panel, float *lanes, bool begin, float alpha,
-                                    float *out) {
-    for (size_t i = 0; i < targets; i++, e += ld) {
-        float *const from = lanes;
-        size_t count;
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_LOAD(k)                                                                               \
-    saei_v e##k = saei_vload(e + 16 * k);                                                          \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? e + ld : e;
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                SAEI_ALL(SAEI_ADD)
-                saei_vstore(lanes, s);
-            }
-        } else
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#endif
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + saei_lowest_bit(left) * n;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                for (size_t c = 0; c < n; c += 16)
-                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
-                saei_vstore(lanes, s);
-            }
-        count = out ? (size_t)(lanes - from) / 16 : 0;
-        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
-    }
-}
-
-static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
-    saei_v s = saei_vset(0);
-    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
-    return saei_vsum(s);
-}
-
+/* What only training needs of every instruction set. */
 /* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
    512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
 #define SAEI_DOT_BEGIN(i)                                                                          \
@@ -8829,15 +6695,12 @@ static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
 #define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
 #define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
 #define SAEI_DOTS(ALL)                                                                             \
-    {                                                                                              \
-        ALL(SAEI_DOT_BEGIN)                                                                        \
-        for (size_t k = 0; k < n; k += 16) {                                                       \
-            saei_v v = saei_vload(e + k);                                                          \
-            ALL(SAEI_DOT_STEP)                                                                     \
-        }                                                                                          \
-        ALL(SAEI_DOT_END)                                                                          \
-        break;                                                                                     \
-    }
+    ALL(SAEI_DOT_BEGIN)                                                                            \
+    for (size_t k = 0; k < n; k += 16) {                                                           \
+        saei_v v = saei_vload(e + k);                                                              \
+        ALL(SAEI_DOT_STEP)                                                                         \
+    }                                                                                              \
+    ALL(SAEI_DOT_END)
 #define SAEI_1(X) X(0)
 #define SAEI_2(X) SAEI_1(X) X(1)
 #define SAEI_3(X) SAEI_2(X) X(2)
@@ -8849,12 +6712,12 @@ static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uin
     for (size_t j = 0, group; j < count; j += group) {
         group = count - j > 6 ? 4 : count - j;
         switch (group) {
-        case 1: SAEI_DOTS(SAEI_1)
-        case 2: SAEI_DOTS(SAEI_2)
-        case 3: SAEI_DOTS(SAEI_3)
-        case 4: SAEI_DOTS(SAEI_4)
-        case 5: SAEI_DOTS(SAEI_5)
-        default: SAEI_DOTS(SAEI_6)
+        case 1: { SAEI_DOTS(SAEI_1) } break;
+        case 2: { SAEI_DOTS(SAEI_2) } break;
+        case 3: { SAEI_DOTS(SAEI_3) } break;
+        case 4: { SAEI_DOTS(SAEI_4) } break;
+        case 5: { SAEI_DOTS(SAEI_5) } break;
+        default: { SAEI_DOTS(SAEI_6) } break;
         }
     }
 }
@@ -8869,237 +6732,28 @@ static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uin
 #undef SAEI_5
 #undef SAEI_6
 
-static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
-    saei_v va = saei_vset(a);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
-    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX2
-/* r[c] = column k + c of 8 rows. */
-static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
-    __m256 pair[8], quad[8];
-    for (size_t i = 0; i < 8; i += 2) {
-        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
-        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
-        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
-    }
-    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
-        for (size_t c = 0; c < 2; c++) {
-            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
-            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
-        }
-    for (size_t c = 0; c < 4; c++) {
-        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
-        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
-    }
-}
-#endif
-
-/* x 0 is 0 but for NaN and infinity. */
-static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
-    const float *at = (const float *)from;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    float lane[16], bad = 0;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        saei_v x = saei_vload(at + i);
-        sum = saei_vadd(sum, saei_vmul(x, zero));
-        saei_vstore(to + i, x);
-    }
-    saei_vstore(lane, sum);
-    for (; i < n; i++) {
-        memcpy(to + i, at + i, sizeof *to);
-        bad += to[i] * 0;
-    }
-    for (i = 0; i < 16; i++) bad += lane[i];
-    return bad == 0;
-}
-
-static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
-    const float *at[16];
-    float lane[16], bad = 0;
-    size_t c = 0;
-    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* whole cache lines need not be read before they are written */
-    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    for (; c + 16 <= n; c += 16) {
-        saei_v r[16];
-        SAEI_FN(saei_transpose)(at, c, r);
-        for (size_t i = 0; i < 16; i++) {
-            sum = saei_vadd(sum, saei_vmul(r[i], zero));
-            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
-            else saei_vstore(to + (c + i) * ld, r[i]);
-        }
-    }
-    if (lines) _mm_sfence();
-    saei_vstore(lane, sum);
-    for (size_t i = 0; i < 16; i++) bad += lane[i];
-#elif SAEI_ISA == SAEI_ISA_AVX2
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 sum = zero;
-    for (; c + 8 <= n; c += 8)
-        for (size_t half = 0; half < 16; half += 8) {
-            __m256 r[8];
-            SAEI_FN(saei_turn_8)(at + half, c, r);
-            for (size_t i = 0; i < 8; i++) {
-                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
-                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
-            }
-        }
-    _mm256_storeu_ps(lane, sum);
-    for (size_t i = 0; i < 8; i++) bad += lane[i];
-#endif
-    for (; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    (void)lane;
-    return bad == 0;
-}
-
-static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; i + 16 <= n; i += 16) {
-        saei_v v = saei_vload(x + i);
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
-        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
-    }
-#endif
-    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
-}
-
-static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
-    for (; i < n; i++) out[i] = a * x[i];
-}
-
-static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
-    for (; i < n; i++) out[i] = x[i] / a;
-}
-
-/* a is a float's value: the product is exact, so that one rounding or two are the same. */
-static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; i + 8 <= n; i += 8)
-        _mm512_storeu_pd(out + i,
-                         _mm512_fmadd_pd(_mm512_set1_pd(a),
-                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
-                                         _mm512_loadu_pd(out + i)));
-#endif
-    for (; i < n; i++) out[i] += a * (double)x[i];
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
-   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
-static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
-    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
-    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
-    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
-                            0.5, 1.0, 1.0 };
-    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
-    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
-    __m512d f, s, z, y, n, r;
-    __mmask8 upper;
-    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
-    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
-    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
-    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
-    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
-    n = _mm512_mask_add_pd(n, upper, n, one);
-    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
-    z = _mm512_mul_pd(s, s);
-    y = _mm512_set1_pd(1.0 / 23);
-    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
-    s = _mm512_add_pd(s, s);
-    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
-    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
-    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
-    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
-         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
-        return false;
-    n = _mm512_maskz_roundscale_pd(
-        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
-    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
-    y = _mm512_set1_pd(1.0 / 6227020800);
-    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
-        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
-    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
-    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
-    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
-    return true;
-}
-#endif
-
-static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
-        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
-            for (size_t j = i; j < i + 8; j++)
-                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
-#endif
-    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
-#endif
-static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
-                               const float *mag_bias, const sae_code *c) {
-    size_t j = at;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= at + n; j += 16) {
-        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
-        saei_v u = saei_vload(c->pre + j);
-        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
-        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
-        saei_vstore(c->value + j,
-                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
-    }
-#endif
-    for (; j < at + n; j++) {
-        size_t i = c->latent[j];
-        c->gate[j] = c->pre[j] + gate_bias[i];
-        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+/* out += sum_j v[j] of the panel's rows named in bits, ascending. */
+static inline void SAEI_FN(saei_add_list)(size_t n, uint64_t bits, const float *v,
+                                          const float *panel, float *out) {
+    for (; bits; bits &= bits - 1, v++) {
+        const float *m = panel + saei_lowest_bit(bits) * n;
+        saei_v x = saei_vset(*v);
+        for (size_t c = 0; c < n; c += 16)
+            saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
     }
 }
 
-static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
-    size_t j = at;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= at + n; j += 16) {
-        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
-        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
-        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
-        saei_vstore(c->extra[0] + j, mag);
-        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
-        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+/* The running sums of e with the panel's rows named in bits, 16 lanes each; returns their end. */
+static inline float *SAEI_FN(saei_dot_list)(size_t n, uint64_t bits, const float *e,
+                                            const float *panel, float *lanes, bool begin) {
+    for (; bits; bits &= bits - 1, lanes += 16) {
+        const float *m = panel + saei_lowest_bit(bits) * n;
+        saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+        for (size_t c = 0; c < n; c += 16)
+            s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
+        saei_vstore(lanes, s);
     }
-#undef SAEI_GATHER
-#endif
-    for (; j < at + n; j++) {
-        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
-        c->extra[0][j] = mag;
-        c->extra[2][j] = mag * e * c->pre[j];
-        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
-    }
+    return lanes;
 }
 
 /* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
@@ -9130,725 +6784,18 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
     }
 }
 
-#undef SAEI_ISA
-#undef SAEI_FN
-#undef saei_v
-#undef saei_vload
-#undef saei_vstore
-#undef saei_vset
-#undef saei_vfma
-#undef saei_vmul
-#undef saei_vadd
-#undef saei_vsub
-#undef saei_vdiv
-#undef saei_vsqrt
-#undef saei_vsum
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
-                             apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
-#endif
-#define SAEI_ISA SAEI_ISA_AVX512
-#define SAEI_FN(name) name##_avx512
-
-#define saei_v SAEI_FN(saei_v)
-#define saei_vload SAEI_FN(saei_vload)
-#define saei_vstore SAEI_FN(saei_vstore)
-#define saei_vset SAEI_FN(saei_vset)
-#define saei_vfma SAEI_FN(saei_vfma)
-#define saei_vmul SAEI_FN(saei_vmul)
-#define saei_vadd SAEI_FN(saei_vadd)
-#define saei_vsub SAEI_FN(saei_vsub)
-#define saei_vdiv SAEI_FN(saei_vdiv)
-#define saei_vsqrt SAEI_FN(saei_vsqrt)
-#define saei_vsum SAEI_FN(saei_vsum)
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-
-typedef __m512 saei_v;
-static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
-static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
-static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
-static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
-static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
-static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
-static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
-static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
-static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
-
-#elif SAEI_ISA == SAEI_ISA_AVX2
-
-typedef struct saei_v {
-    __m256 a, b;
-} saei_v;
-static inline saei_v saei_vload(const float *p) {
-    saei_v r;
-    r.a = _mm256_loadu_ps(p);
-    r.b = _mm256_loadu_ps(p + 8);
-    return r;
-}
-static inline void saei_vstore(float *p, saei_v x) {
-    _mm256_storeu_ps(p, x.a);
-    _mm256_storeu_ps(p + 8, x.b);
-}
-static inline saei_v saei_vset(float a) {
-    saei_v r;
-    r.a = r.b = _mm256_set1_ps(a);
-    return r;
-}
-static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
-    z.a = _mm256_fmadd_ps(x.a, y.a, z.a);
-    z.b = _mm256_fmadd_ps(x.b, y.b, z.b);
-    return z;
-}
-static inline saei_v saei_vsqrt(saei_v x) {
-    x.a = _mm256_sqrt_ps(x.a);
-    x.b = _mm256_sqrt_ps(x.b);
-    return x;
-}
-#define SAEI_LANES(fn, op)                                                                         \
-    static inline saei_v fn(saei_v x, saei_v y) {                                                  \
-        x.a = op(x.a, y.a);                                                                        \
-        x.b = op(x.b, y.b);                                                                        \
-        return x;                                                                                  \
-    }
-SAEI_LANES(saei_vmul, _mm256_mul_ps)
-SAEI_LANES(saei_vadd, _mm256_add_ps)
-SAEI_LANES(saei_vsub, _mm256_sub_ps)
-SAEI_LANES(saei_vdiv, _mm256_div_ps)
-#undef SAEI_LANES
-
-#elif SAEI_ISA == SAEI_ISA_NEON
-
-typedef struct saei_v {
-    float32x4_t f[4];
-} saei_v;
-#define SAEI_LANES(head, expression)                                                               \
-    static inline saei_v head {                                                                    \
-        saei_v r;                                                                                  \
-        for (int i = 0; i < 4; i++) r.f[i] = expression;                                           \
-        return r;                                                                                  \
-    }
-SAEI_LANES(saei_vload(const float *p), vld1q_f32(p + 4 * i))
-SAEI_LANES(saei_vset(float a), vdupq_n_f32(a))
-SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), vfmaq_f32(z.f[i], x.f[i], y.f[i]))
-SAEI_LANES(saei_vmul(saei_v x, saei_v y), vmulq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
-SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
-#undef SAEI_LANES
-static inline void saei_vstore(float *p, saei_v x) {
-    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
-}
-
-#else
-
-typedef struct saei_v {
-    float f[16];
-} saei_v;
-static inline saei_v saei_vload(const float *p) {
-    saei_v r;
-    memcpy(r.f, p, sizeof r.f);
-    return r;
-}
-static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f); }
-#define SAEI_LANES(head, expression)                                                               \
-    static inline saei_v head {                                                                    \
-        saei_v r;                                                                                  \
-        for (int i = 0; i < 16; i++) r.f[i] = expression;                                          \
-        return r;                                                                                  \
-    }
-SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
-SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
-SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
-SAEI_LANES(saei_vsub(saei_v x, saei_v y), x.f[i] - y.f[i])
-SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
-SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
-#undef SAEI_LANES
-
-#endif
-
-/* Lanes 8, 4, 2, 1 apart, in double. */
-static double saei_vsum(saei_v a) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
-    __m512d wide = _mm512_castps_pd(a), eight;
-    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
-    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
-    __m128d two;
-    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
-                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
-    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
-                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
-    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-#else
-    double sum[16];
-    float f[16];
-    saei_vstore(f, a);
-    for (int i = 0; i < 16; i++) sum[i] = (double)f[i];
-    for (int h = 8; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) sum[i] += sum[i + h];
-    return sum[0];
-#endif
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
-   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const float *x##i = x[i];                                                                      \
-    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
-           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
-           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        saei_v t = saei_vset(x##i[k]);                                                             \
-        a##i = saei_vfma(t, p0, a##i);                                                             \
-        b##i = saei_vfma(t, p1, b##i);                                                             \
-        c##i = saei_vfma(t, p2, c##i);                                                             \
-    }
-#define SAEI_END(i)                                                                                \
-    saei_vstore(out + i * 48, a##i);                                                               \
-    saei_vstore(out + i * 48 + 16, b##i);                                                          \
-    saei_vstore(out + i * 48 + 32, c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
-        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-#elif SAEI_ISA == SAEI_ISA_AVX2 || SAEI_ISA == SAEI_ISA_NEON
-/* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
-   or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
-   bench/RESULTS.md. */
-#if SAEI_ISA == SAEI_ISA_AVX2
-#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2)
-#define SAEI_WIDE __m256
-#define SAEI_LOAD _mm256_loadu_ps
-#define SAEI_STORE _mm256_storeu_ps
-#define SAEI_SET _mm256_set1_ps
-#define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
-#else
-#define SAEI_COLUMNS(X, row) X(row, 0) X(row, 1) X(row, 2) X(row, 3) X(row, 4) X(row, 5)
-#define SAEI_WIDE float32x4_t
-#define SAEI_LOAD vld1q_f32
-#define SAEI_STORE vst1q_f32
-#define SAEI_SET vdupq_n_f32
-#define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
-#endif
-#define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-#define SAEI_BEGIN(i, c)                                                                           \
-    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
-#define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
-#define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
-#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
-#define SAEI_ROW(i)                                                                                \
-    {                                                                                              \
-        SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
-        SAEI_COLUMNS(SAEI_STEP, i)                                                                 \
-    }
-#define SAEI_ROWS(X) SAEI_COLUMNS(X, 0) SAEI_COLUMNS(X, 1) SAEI_COLUMNS(X, 2) SAEI_COLUMNS(X, 3)
-    for (size_t k0 = 0; k0 < dim; k0 += 128, panel += 128 * SAEI_PANEL, add = true)
-        for (size_t g = 0; g < 4; g++) { /* a block of the panel stays in the L1 for both rows */
-            size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
-            const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
-            const float *x3 = x[r + 3] + k0, *p = panel + c;
-            float *o = out + r * SAEI_PANEL + c;
-            SAEI_ROWS(SAEI_BEGIN)
-            for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
-                SAEI_COLUMNS(SAEI_PART, 0)
-                SAEI_ROW(0) SAEI_ROW(1) SAEI_ROW(2) SAEI_ROW(3)
-            }
-            SAEI_ROWS(SAEI_END)
-        }
-#undef SAEI_BEGIN
-#undef SAEI_PART
-#undef SAEI_STEP
-#undef SAEI_END
-#undef SAEI_ROW
-#undef SAEI_ROWS
-}
-#undef SAEI_LANES
-#undef SAEI_COLUMNS
-#undef SAEI_WIDE
-#undef SAEI_LOAD
-#undef SAEI_STORE
-#undef SAEI_SET
-#undef SAEI_FMA
-#else
-/* 4 rows x 16 latents at a time. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
-        for (size_t c = 0; c < SAEI_PANEL; c += 16) {
-            float *o = out + r * SAEI_PANEL + c;
-            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
-            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
-            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
-            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
-            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
-            for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
-                saei_v v = saei_vload(p);
-                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
-                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
-                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
-                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
-            }
-            saei_vstore(o, a0);
-            saei_vstore(o + SAEI_PANEL, a1);
-            saei_vstore(o + 2 * SAEI_PANEL, a2);
-            saei_vstore(o + 3 * SAEI_PANEL, a3);
-        }
-}
-#endif
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
-/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
-#define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
-    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
-    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
-    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
-    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
-/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
-#define SAEI_QUARTERS(v, c)                                                                        \
-    {                                                                                              \
-        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
-        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
-        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
-        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
-        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
-        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
-        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
-        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
-    }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
-    SAEI_QUARTERS(w, 0)
-    SAEI_QUARTERS(x, 1)
-    SAEI_QUARTERS(y, 2)
-    SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_QUAD
-#undef SAEI_QUARTERS
-}
-
-/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
-static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
-                               uint32_t *out) {
-    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
-    const float *at[SAEI_PANEL];
-    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
-    for (size_t k = 0; k < blocks; k += 16)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            saei_v r[16];
-            SAEI_FN(saei_transpose)(at + j, k, r);
-            for (size_t c = 0; c < 16; c++)
-                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
-        }
-    for (size_t k = blocks; k < dim; k++)
-        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
-}
-
-#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
-/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
-   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
-   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
-static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, bool add, float *out) {
-    for (size_t j = 0; j < count; j += 16) {
-        const float *at[16], *next[16];
-        float sums[16];
-        saei_v s, r[16];
-        for (size_t i = 0; i < 16; i++) {
-            sums[i] = add && j + i < count ? out[j + i] : 0;
-            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
-            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
-        }
-        s = saei_vload(sums);
-        for (size_t k = 0; k < n; k += 16) {
-            SAEI_FN(saei_transpose)(at, k, r);
-            if (j + 16 < count)
-                for (size_t i = 0; i < 16; i++)
-                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
-            if (k + 16 <= n) {
-                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
-                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
-                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
-            } else
-                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
-        }
-        saei_vstore(sums, s);
-        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
-    }
-}
-#undef SAEI_ADD
-#else
-static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
-                               uint32_t *out) {
-    for (size_t k = 0; k < dim; k++, out += SAEI_PANEL)
-        for (size_t j = 0; j < SAEI_PANEL; j++) out[j] = j < count ? row[j][k] : 0;
-}
-
-static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
-                                   const float *M, size_t ld, bool add, float *out) {
-    /* eight chains by name: in an array they lie in memory at -O2, four times slower */
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const float *m##i = M + row[j + i < count ? j + i : count - 1] * ld;                           \
-    float s##i = add && j + i < count ? out[j + i] : 0;
-#define SAEI_ADD(i) s##i = fmaf(x[k], m##i[k], s##i);
-#define SAEI_END(i)                                                                                \
-    if (j + i < count) out[j + i] = s##i;
-    for (size_t j = 0; j < count; j += 8) {
-        SAEI_ALL(SAEI_BEGIN)
-        for (size_t k = 0; k < n; k++) {
-            SAEI_ALL(SAEI_ADD)
-        }
-        SAEI_ALL(SAEI_END)
-    }
-#undef SAEI_ALL
-#undef SAEI_BEGIN
-#undef SAEI_ADD
-#undef SAEI_END
-}
-#endif
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
-   sum of a product of two such rows leaves int32. */
-static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
-    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
-    double norm, scale;
-    float lanes[16], top = 0;
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        sum = saei_vfma(v, v, sum);
-        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
-    }
-    saei_vstore(lanes, most);
-    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
-    norm = sqrt(saei_vsum(sum));
-    q->norm = (float)(norm * 1.0001);
-    q->error = 0;
-    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
-    if (!(norm > 1e-15 && norm < 1e15)) {
-        q->norm += 1e-20f; /* squares below 1e-45 are lost */
-        q->error = q->norm;
-        memset(out, 0, n * sizeof *out);
-        return;
-    }
-    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
-    if (scale * (double)top > 32000) scale = 32000 / (double)top;
-    q->inverse = (float)(1 / scale);
-    inverse = saei_vset(q->inverse);
-    for (size_t k = 0; k < n; k += 16) {
-        saei_v v = saei_vload(x + k);
-        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
-        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
-                             v);
-        delta = saei_vfma(d, d, delta);
-        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
-    }
-    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
-}
-
-__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
-    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
-#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define SAEI_BEGIN(i)                                                                              \
-    const char *x##i = (const char *)x[i];                                                         \
-    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
-#define SAEI_STEP(i)                                                                               \
-    {                                                                                              \
-        int pair;                                                                                  \
-        __m512i t;                                                                                 \
-        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
-        t = _mm512_set1_epi32(pair);                                                               \
-        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
-        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
-        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
-    }
-#define SAEI_END(i)                                                                                \
-    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
-    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
-    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
-    SAEI_ROWS(SAEI_BEGIN)
-    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
-        __m512i p0 = _mm512_loadu_si512((const void *)panel);
-        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
-        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
-        SAEI_ROWS(SAEI_STEP)
-    }
-    SAEI_ROWS(SAEI_END)
-#undef SAEI_ROWS
-#undef SAEI_BEGIN
-#undef SAEI_STEP
-#undef SAEI_END
-}
-
-/* base, base + 1, ... base + 15 */
-static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
-    return _mm512_add_epi32(
-        _mm512_set1_epi32((int)base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-}
-
-/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
-static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
-                                    const float *scale, const float *shift, const float *cut,
-                                    uint32_t base, uint32_t *const *latent, float *const *value,
-                                    uint32_t *length) {
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
-        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
-        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
-            saei_v p = _mm512_maskz_cvtepi32_ps(
-                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
-            __mmask16 keep;
-            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
-            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
-            p = saei_vsub(p, saei_vset(shift[r]));
-            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
-            _mm512_storeu_si512((void *)(latent[r] + length[r]),
-                                _mm512_maskz_compress_epi32(keep, lane));
-            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
-        }
-    }
-}
-
-static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
-                                          const float *offset, float scale, float shift, float cut,
-                                          uint32_t base, uint32_t *latent, float *value,
-                                          size_t length, size_t stride) {
-    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
-        __mmask16 keep;
-        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
-                      saei_vload(offset + j));
-        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        if (!keep) continue;
-        {
-            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
-            size_t more = (size_t)__builtin_popcount((unsigned)keep);
-            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
-            at = _mm512_maskz_compress_epi32(keep, at);
-            if (length + 16 <= stride) {
-                saei_vstore(value + length, p);
-                _mm512_storeu_si512((void *)(latent + length), at);
-            } else if (length + more <= stride) {
-                __mmask16 first = (__mmask16)((1u << more) - 1);
-                _mm512_mask_storeu_ps(value + length, first, p);
-                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
-            }
-            length += more;
-        }
-    }
-    return length;
-}
-#endif
-
-static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
-    size_t count = 0, j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= n; j += 16)
-        count += (size_t)__builtin_popcount(
-            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
-#endif
-    for (; j < n; j++) count += value[j] >= cut;
-    return count;
-}
-
-static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
-    size_t kept = 0, j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
-        saei_v v = saei_vload(value + j);
-        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
-        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
-        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
-        kept += (size_t)__builtin_popcount((unsigned)keep);
-    }
-#endif
-    for (; j < n; j++)
-        if (value[j] >= cut) {
-            latent[kept] = latent[j];
-            value[kept++] = value[j];
-        }
-    return kept;
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_KEEP(keep, p)                                                                         \
-    bits |= (uint64_t)(keep) << (j & 63);                                                          \
-    if (keep) {                                                                                    \
-        saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));                            \
-        _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));   \
-        length += (size_t)__builtin_popcount((unsigned)(keep));                                    \
-    }                                                                                              \
-    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
-#endif
-static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
-                                       float cut, uint32_t base, uint32_t *latent, float *value,
-                                       size_t length, size_t stride, uint64_t *kept) {
-    uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
-        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
-        SAEI_KEEP(keep, raw ? v : p)
-    }
-#endif
-    for (; j < count; j++) {
-        float p = bias ? u[j] + bias[j] : u[j];
-        if (!(p > cut)) continue;
-        bits |= (uint64_t)1 << (j & 63);
-        if (length < stride) {
-            latent[length] = base + (uint32_t)j;
-            value[length] = raw ? u[j] : p;
-        }
-        length++;
-    }
-    if (kept) *kept = bits;
-    return length;
-
-}
-
-static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
-                                        float bandwidth, size_t count, uint32_t base,
-                                        uint32_t *latent, float *value, size_t length,
-                                        size_t stride, uint64_t *kept) {
-    uint64_t bits = 0;
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i lane = SAEI_FN(saei_lanes)(base);
-    for (; j + 16 <= count && length + SAEI_KEEP_SLACK <= stride; j += 16) {
-        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
-        saei_v above = saei_vload(theta + j);
-        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
-        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
-                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
-                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
-        SAEI_KEEP(keep, p)
-    }
-#undef SAEI_KEEP
-#endif
-    for (; j < count; j++) {
-        float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
-        if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
-        bits |= (uint64_t)1 << (j & 63);
-        if (length < stride) {
-            latent[length] = base + (uint32_t)j;
-            value[length] = p;
-        }
-        length++;
-    }
-    if (kept) *kept = bits;
-    return length;
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
-    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
-                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
-    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
-    uint64_t one;
-    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
-    return (one | one >> 32) & 0xFFFFFFFFu;
-}
-#endif
-
+/* What only training needs, where there is no version of its own: all but AVX-512. */
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
                                  uint64_t *bits) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
-    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
-    size_t count = 0;
-    for (size_t j = 0; j < 64; j += 16) {
-        size_t left = n < j ? 0 : n - j;
-        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
-        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
-        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
-        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
-        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
-        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
-        count += (size_t)__builtin_popcount((unsigned)in);
-    }
-    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
-    return count;
-#else
     size_t j = 0;
     for (*bits = 0; j < n && sorted[j] - first < 64; j++)
         *bits |= (uint64_t)1 << (sorted[j] - first);
     return j;
-#endif
 }
 
 static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
                                   const float *const *values, size_t count, float *const *out,
                                   size_t to[16]) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-    __m512i rows = _mm512_loadu_si512((const void *)fires);
-    const float *at[16];
-    float tile[16][16];
-    __mmask16 takes[16], puts[16], reads[16];
-    for (int l = 0; l < 16; l++) {
-        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
-        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
-        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
-        at[l] = tile[l];
-    }
-    for (size_t v = 0; v < count; v++) {
-        saei_v r[16];
-        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
-        for (int i = 0; i < 16; i++)
-            saei_vstore(tile[i], _mm512_maskz_expand_ps(
-                                     (__mmask16)fires[i],
-                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
-        SAEI_FN(saei_transpose)(at, 0, r);
-        for (int l = 0; l < 16; l++)
-            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
-                                  _mm512_maskz_compress_ps(takes[l], r[l]));
-    }
-    for (int l = 0; l < 16; l++) {
-        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
-        from[l] += (size_t)__builtin_popcount(fires[l]);
-    }
-#else
     for (uint32_t r = 0; r < 16; r++)
         for (uint32_t l = 0; l < 16; l++) {
             if (!(fires[r] >> l & 1)) continue;
@@ -9856,172 +6803,21 @@ static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
             from[r]++;
             to[l]++;
         }
-#endif
 }
 
 static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
                                     double *sums) {
     size_t j = 0;
-    for (size_t w = 0; w < words; w++, sums += 64) {
-#if SAEI_ISA == SAEI_ISA_AVX512
-        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
-            __mmask16 here = (__mmask16)(fires[w] >> g);
-            size_t count = (size_t)__builtin_popcount((unsigned)here);
-            saei_v v = _mm512_maskz_expand_ps(
-                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
-            __m512d wide = _mm512_castps_pd(v);
-            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
-            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
-            double *s = sums + g;
-            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
-                                              _mm512_maskz_cvtps_pd(0xFF, low)));
-            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
-                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
-            j += count;
-        }
-#else
+    for (size_t w = 0; w < words; w++, sums += 64)
         for (uint64_t left = fires[w]; left; left &= left - 1)
             sums[saei_lowest_bit(left)] += (double)value[j++];
-#endif
-    }
 }
 
-static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
-                                   const float *M, size_t ld, float *out) {
-    size_t c = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
-       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
-       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
-#define SAEI_ALL(X)                                                                                \
-    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
-#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
-#define SAEI_ADD(i)                                                                                \
-    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
-    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
-#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
-    for (; c + 256 <= n; c += 256) {
-        SAEI_ALL(SAEI_LOAD)
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            SAEI_ALL(SAEI_ADD)
-        }
-        SAEI_ALL(SAEI_PUT)
-    }
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-    for (; c + 64 <= n; c += 64) {
-        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
-        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
-        for (size_t j = 0; j < count; j++) {
-            const float *m = M + row[j] * ld + c;
-            saei_v v = saei_vset(value[j]);
-            a0 = saei_vfma(v, saei_vload(m), a0);
-            a1 = saei_vfma(v, saei_vload(m + 16), a1);
-            a2 = saei_vfma(v, saei_vload(m + 32), a2);
-            a3 = saei_vfma(v, saei_vload(m + 48), a3);
-        }
-        saei_vstore(out + c, a0);
-        saei_vstore(out + c + 16, a1);
-        saei_vstore(out + c + 32, a2);
-        saei_vstore(out + c + 48, a3);
-    }
-    for (; c < n; c += 16) {
-        saei_v a = saei_vload(out + c);
-        for (size_t j = 0; j < count; j++)
-            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
-        saei_vstore(out + c, a);
-    }
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
-   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
-static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
-    const size_t bytes = lists > 128 ? 128 : 256;
-    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
-    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
-}
-#endif
-
-/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
-   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
 static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
                                     const uint64_t *bits, const float *value, const float *panel,
                                     float *out, size_t ld) {
-    for (size_t i = 0; i < targets; i++, out += ld) {
-        const float *v = value + at[i];
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
-#define SAEI_LOAD(k)                                                                               \
-    saei_v a##k = saei_vload(out + 16 * k);                                                        \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
-#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? out + ld : out;
-            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v x = saei_vset(*v++);
-                SAEI_ALL(SAEI_ADD)
-            }
-            SAEI_ALL(SAEI_PUT)
-            continue;
-        }
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#undef SAEI_PUT
-#endif
-        for (uint64_t left = bits[i]; left; left &= left - 1, v++) {
-            const float *m = panel + saei_lowest_bit(left) * n;
-            saei_v x = saei_vset(*v);
-            for (size_t c = 0; c < n; c += 16)
-                saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
-        }
-    }
-}
-
-/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
-static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
-    size_t j = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_HALVES(i)                                                                             \
-    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
-                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
-#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
-#define SAEI_FOLD2(a, b)                                                                           \
-    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
-                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
-    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    for (; j + 8 <= count; j += 8) {
-        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
-        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
-        a = SAEI_FOLD(a, b);
-        c = SAEI_FOLD(c, d);
-        e = SAEI_FOLD(e, f);
-        g = SAEI_FOLD(g, h);
-        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
-        e = SAEI_FOLD2(e, g);
-        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
-                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
-        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
-        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
-    }
-#undef SAEI_HALVES
-#undef SAEI_FOLD
-#undef SAEI_FOLD2
-#endif
-    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
+    for (size_t i = 0; i < targets; i++, out += ld)
+        SAEI_FN(saei_add_list)(n, bits[i], value + at[i], panel, out);
 }
 
 static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
@@ -10029,300 +6825,26 @@ static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
                                     const float *panel, float *lanes, bool begin, float alpha,
                                     float *out) {
     for (size_t i = 0; i < targets; i++, e += ld) {
-        float *const from = lanes;
-        size_t count;
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_LOAD(k)                                                                               \
-    saei_v e##k = saei_vload(e + 16 * k);                                                          \
-    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
-#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
-        if (n == 128) {
-            const float *next = i + 1 < targets ? e + ld : e;
-            SAEI_FN(saei_panel_ahead)(panel, targets, i);
-            SAEI_ALL(SAEI_LOAD)
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                SAEI_ALL(SAEI_ADD)
-                saei_vstore(lanes, s);
-            }
-        } else
-#undef SAEI_ALL
-#undef SAEI_LOAD
-#undef SAEI_ADD
-#endif
-            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
-                const float *m = panel + saei_lowest_bit(left) * n;
-                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
-                for (size_t c = 0; c < n; c += 16)
-                    s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
-                saei_vstore(lanes, s);
-            }
-        count = out ? (size_t)(lanes - from) / 16 : 0;
-        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
+        float *end = SAEI_FN(saei_dot_list)(n, bits[i], e, panel, lanes, begin);
+        if (out)
+            for (size_t j = at[i]; lanes < end; j++, lanes += 16)
+                out[j] = (float)((double)alpha * saei_vsum(saei_vload(lanes)));
+        lanes = end;
     }
-}
-
-static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
-    saei_v s = saei_vset(0);
-    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
-    return saei_vsum(s);
-}
-
-/* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
-   512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
-#define SAEI_DOT_BEGIN(i)                                                                          \
-    const float *m##i = M + row[j + i] * ld;                                                       \
-    saei_v s##i = saei_vset(0);
-#define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
-#define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
-#define SAEI_DOTS(ALL)                                                                             \
-    {                                                                                              \
-        ALL(SAEI_DOT_BEGIN)                                                                        \
-        for (size_t k = 0; k < n; k += 16) {                                                       \
-            saei_v v = saei_vload(e + k);                                                          \
-            ALL(SAEI_DOT_STEP)                                                                     \
-        }                                                                                          \
-        ALL(SAEI_DOT_END)                                                                          \
-        break;                                                                                     \
-    }
-#define SAEI_1(X) X(0)
-#define SAEI_2(X) SAEI_1(X) X(1)
-#define SAEI_3(X) SAEI_2(X) X(2)
-#define SAEI_4(X) SAEI_3(X) X(3)
-#define SAEI_5(X) SAEI_4(X) X(4)
-#define SAEI_6(X) SAEI_5(X) X(5)
-static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
-                               const float *M, size_t ld, float alpha, float *out) {
-    for (size_t j = 0, group; j < count; j += group) {
-        group = count - j > 6 ? 4 : count - j;
-        switch (group) {
-        case 1: SAEI_DOTS(SAEI_1)
-        case 2: SAEI_DOTS(SAEI_2)
-        case 3: SAEI_DOTS(SAEI_3)
-        case 4: SAEI_DOTS(SAEI_4)
-        case 5: SAEI_DOTS(SAEI_5)
-        default: SAEI_DOTS(SAEI_6)
-        }
-    }
-}
-#undef SAEI_DOT_BEGIN
-#undef SAEI_DOT_STEP
-#undef SAEI_DOT_END
-#undef SAEI_DOTS
-#undef SAEI_1
-#undef SAEI_2
-#undef SAEI_3
-#undef SAEI_4
-#undef SAEI_5
-#undef SAEI_6
-
-static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
-    saei_v va = saei_vset(a);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
-    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
-}
-
-#if SAEI_ISA == SAEI_ISA_AVX2
-/* r[c] = column k + c of 8 rows. */
-static inline void SAEI_FN(saei_turn_8)(const float *const row[8], size_t k, __m256 r[8]) {
-    __m256 pair[8], quad[8];
-    for (size_t i = 0; i < 8; i += 2) {
-        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
-        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
-        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
-    }
-    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
-        for (size_t c = 0; c < 2; c++) {
-            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
-            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
-        }
-    for (size_t c = 0; c < 4; c++) {
-        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
-        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
-    }
-}
-#endif
-
-/* x 0 is 0 but for NaN and infinity. */
-static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
-    const float *at = (const float *)from;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    float lane[16], bad = 0;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        saei_v x = saei_vload(at + i);
-        sum = saei_vadd(sum, saei_vmul(x, zero));
-        saei_vstore(to + i, x);
-    }
-    saei_vstore(lane, sum);
-    for (; i < n; i++) {
-        memcpy(to + i, at + i, sizeof *to);
-        bad += to[i] * 0;
-    }
-    for (i = 0; i < 16; i++) bad += lane[i];
-    return bad == 0;
-}
-
-static bool SAEI_FN(saei_turn)(const void *const row[16], size_t n, float *to, size_t ld) {
-    const float *at[16];
-    float lane[16], bad = 0;
-    size_t c = 0;
-    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
-#if SAEI_ISA == SAEI_ISA_AVX512
-    /* whole cache lines need not be read before they are written */
-    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
-    const saei_v zero = saei_vset(0);
-    saei_v sum = zero;
-    for (; c + 16 <= n; c += 16) {
-        saei_v r[16];
-        SAEI_FN(saei_transpose)(at, c, r);
-        for (size_t i = 0; i < 16; i++) {
-            sum = saei_vadd(sum, saei_vmul(r[i], zero));
-            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
-            else saei_vstore(to + (c + i) * ld, r[i]);
-        }
-    }
-    if (lines) _mm_sfence();
-    saei_vstore(lane, sum);
-    for (size_t i = 0; i < 16; i++) bad += lane[i];
-#elif SAEI_ISA == SAEI_ISA_AVX2
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 sum = zero;
-    for (; c + 8 <= n; c += 8)
-        for (size_t half = 0; half < 16; half += 8) {
-            __m256 r[8];
-            SAEI_FN(saei_turn_8)(at + half, c, r);
-            for (size_t i = 0; i < 8; i++) {
-                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
-                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
-            }
-        }
-    _mm256_storeu_ps(lane, sum);
-    for (size_t i = 0; i < 8; i++) bad += lane[i];
-#endif
-    for (; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    (void)lane;
-    return bad == 0;
-}
-
-static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; i + 16 <= n; i += 16) {
-        saei_v v = saei_vload(x + i);
-        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
-        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
-    }
-#endif
-    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
-}
-
-static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
-    for (; i < n; i++) out[i] = a * x[i];
-}
-
-static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
-    for (; i < n; i++) out[i] = x[i] / a;
 }
 
 /* a is a float's value: the product is exact, so that one rounding or two are the same. */
 static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; i + 8 <= n; i += 8)
-        _mm512_storeu_pd(out + i,
-                         _mm512_fmadd_pd(_mm512_set1_pd(a),
-                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
-                                         _mm512_loadu_pd(out + i)));
-#endif
-    for (; i < n; i++) out[i] += a * (double)x[i];
+    for (size_t i = 0; i < n; i++) out[i] += a * (double)x[i];
 }
-
-#if SAEI_ISA == SAEI_ISA_AVX512
-/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
-   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
-static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
-    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
-    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
-    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
-                            0.5, 1.0, 1.0 };
-    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
-    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
-    __m512d f, s, z, y, n, r;
-    __mmask8 upper;
-    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
-    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
-    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
-    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
-    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
-    n = _mm512_mask_add_pd(n, upper, n, one);
-    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
-    z = _mm512_mul_pd(s, s);
-    y = _mm512_set1_pd(1.0 / 23);
-    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
-    s = _mm512_add_pd(s, s);
-    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
-    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
-    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
-    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
-         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
-         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
-        return false;
-    n = _mm512_maskz_roundscale_pd(
-        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
-    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
-    y = _mm512_set1_pd(1.0 / 6227020800);
-    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
-        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
-    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
-    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
-    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
-    return true;
-}
-#endif
 
 static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
-    size_t i = 0;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
-        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
-            for (size_t j = i; j < i + 8; j++)
-                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
-#endif
-    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
+    for (size_t i = 0; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
 }
 
-#if SAEI_ISA == SAEI_ISA_AVX512
-#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
-#endif
 static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
                                const float *mag_bias, const sae_code *c) {
-    size_t j = at;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= at + n; j += 16) {
-        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
-        saei_v u = saei_vload(c->pre + j);
-        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
-        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
-        saei_vstore(c->value + j,
-                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
-    }
-#endif
-    for (; j < at + n; j++) {
+    for (size_t j = at; j < at + n; j++) {
         size_t i = c->latent[j];
         c->gate[j] = c->pre[j] + gate_bias[i];
         c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
@@ -10330,19 +6852,7 @@ static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, cons
 }
 
 static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
-    size_t j = at;
-#if SAEI_ISA == SAEI_ISA_AVX512
-    for (; j + 16 <= at + n; j += 16) {
-        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
-        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
-        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
-        saei_vstore(c->extra[0] + j, mag);
-        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
-        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
-    }
-#undef SAEI_GATHER
-#endif
-    for (; j < at + n; j++) {
+    for (size_t j = at; j < at + n; j++) {
         float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
         c->extra[0][j] = mag;
         c->extra[2][j] = mag * e * c->pre[j];
@@ -10350,35 +6860,6 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
     }
 }
 
-/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
-   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
-static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, const float *g,
-                               float *m, float *v) {
-    saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
-    saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
-    saei_v scale = saei_vset(c->scale);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        saei_v x = saei_vmul(saei_vload(g + i), scale), m1 = x, v1;
-        if (m) {
-            m1 = saei_vload(m + i);
-            m1 = saei_vfma(keep1, saei_vsub(x, m1), m1);
-            saei_vstore(m + i, m1);
-        }
-        v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
-        saei_vstore(v + i, v1);
-        v1 = saei_vadd(saei_vdiv(saei_vsqrt(v1), root2), eps);
-        saei_vstore(p + i, saei_vadd(saei_vload(p + i), saei_vdiv(saei_vmul(step, m1), v1)));
-    }
-    for (; i < n; i++) {
-        float x = g[i] * c->scale, m1 = x;
-        if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
-        v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
-        p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
-    }
-}
-
-#undef SAEI_ISA
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -10399,26 +6880,1075 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #endif
 #endif /* SAEI_X86 */
 
-#define SAEI_KERNEL_TABLE(name, set, quantize, screen, keep_tile, keep_screened)                   \
-    static const saei_kernels saei_kernels_##name = {                                              \
-        #name, saei_pack_##set, saei_tile_##set, saei_products_##set, quantize, screen,            \
-        keep_tile, keep_screened, saei_count_from_##set, saei_keep_from_##set,                     \
-        saei_keep_above_##set, saei_keep_window_##set, saei_mark_##set, saei_regroup_##set,        \
-        saei_add_fires_##set, saei_add_rows_##set, saei_add_panel_##set, saei_dot_panel_##set,     \
-        saei_dots_##set, saei_dot_##set, saei_copy_##set, saei_turn_##set, saei_over_##set,        \
-        saei_axpy_##set, saei_scale_##set, saei_divide_##set, saei_add_double_##set,               \
-        saei_powers_##set, saei_adam_##set, saei_gate_##set, saei_gate_grad_##set                  \
+/* ==== >>kernels: AVX-512 ====================================================================== */
+#if defined(SAEI_X86)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
+#endif
+#define SAEI_FN(name) name##_avx512
+
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+typedef __m512 saei_v;
+static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
+static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
+static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
+static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
+static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
+static inline saei_v saei_vsub(saei_v a, saei_v b) { return _mm512_sub_ps(a, b); }
+static inline saei_v saei_vdiv(saei_v a, saei_v b) { return _mm512_div_ps(a, b); }
+static inline saei_v saei_vsqrt(saei_v a) { return _mm512_maskz_sqrt_ps(0xFFFF, a); }
+
+/* Lanes 8, 4, 2, 1 apart, in double. */
+static double saei_vsum(saei_v a) {
+    /* maskz with a full mask: GCC 12 warns of an undefined operand in the plain forms and casts */
+    __m512d wide = _mm512_castps_pd(a), eight;
+    __m256d low = _mm512_maskz_extractf64x4_pd(0xFF, wide, 0), four;
+    __m256d high = _mm512_maskz_extractf64x4_pd(0xFF, wide, 1);
+    __m128d two;
+    eight = _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(low)),
+                          _mm512_maskz_cvtps_pd(0xFF, _mm256_castpd_ps(high)));
+    four = _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xFF, eight, 0),
+                         _mm512_maskz_extractf64x4_pd(0xFF, eight, 1));
+    two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_LOAD(q)                                                                               \
+    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
+           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
+#define SAEI_QUAD(q)                                                                               \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
+    saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
+    saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
+    saei_v z##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, f##q, h##q));
+/* a 4 x 4 transposition of quarters: columns c, c + 4, c + 8, c + 12 */
+#define SAEI_QUARTERS(v, c)                                                                        \
+    {                                                                                              \
+        saei_v lo = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0x88);                          \
+        saei_v hi = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0x88);                          \
+        saei_v lp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##0, v##1, 0xDD);                          \
+        saei_v hp = _mm512_maskz_shuffle_f32x4(0xFFFF, v##2, v##3, 0xDD);                          \
+        r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0x88);                                   \
+        r[c + 8] = _mm512_maskz_shuffle_f32x4(0xFFFF, lo, hi, 0xDD);                               \
+        r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
+        r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
     }
-SAEI_KERNEL_TABLE(portable, portable, NULL, NULL, NULL, NULL);
+    SAEI_ALL(SAEI_LOAD)
+    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUARTERS(w, 0)
+    SAEI_QUARTERS(x, 1)
+    SAEI_QUARTERS(y, 2)
+    SAEI_QUARTERS(z, 3)
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+
+static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
+                                          size_t ld) {
+    const float *at[16];
+    float lane[16], bad = 0;
+    size_t c = 0;
+    for (size_t i = 0; i < 16; i++) at[i] = (const float *)row[i];
+    /* whole cache lines need not be read before they are written */
+    const bool lines = (uintptr_t)to % 64 == 0 && ld % 16 == 0;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    for (; c + 16 <= n; c += 16) {
+        saei_v r[16];
+        SAEI_FN(saei_transpose)(at, c, r);
+        for (size_t i = 0; i < 16; i++) {
+            sum = saei_vadd(sum, saei_vmul(r[i], zero));
+            if (lines) _mm512_stream_ps(to + (c + i) * ld, r[i]);
+            else saei_vstore(to + (c + i) * ld, r[i]);
+        }
+    }
+    if (lines) _mm_sfence();
+    saei_vstore(lane, sum);
+    for (size_t i = 0; i < 16; i++) bad += lane[i];
+    for (; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, at[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    return bad == 0;
+}
+
+/* Kernels of every instruction set, over its lanes. */
+/* The kernel add_rows, 64 columns at a time. */
+static void SAEI_FN(saei_add_columns)(size_t n, size_t count, const uint32_t *row,
+                                      const float *value, const float *M, size_t ld, float *out) {
+    size_t c = 0;
+    for (; c + 64 <= n; c += 64) {
+        saei_v a0 = saei_vload(out + c), a1 = saei_vload(out + c + 16);
+        saei_v a2 = saei_vload(out + c + 32), a3 = saei_vload(out + c + 48);
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            a0 = saei_vfma(v, saei_vload(m), a0);
+            a1 = saei_vfma(v, saei_vload(m + 16), a1);
+            a2 = saei_vfma(v, saei_vload(m + 32), a2);
+            a3 = saei_vfma(v, saei_vload(m + 48), a3);
+        }
+        saei_vstore(out + c, a0);
+        saei_vstore(out + c + 16, a1);
+        saei_vstore(out + c + 32, a2);
+        saei_vstore(out + c + 48, a3);
+    }
+    for (; c < n; c += 16) {
+        saei_v a = saei_vload(out + c);
+        for (size_t j = 0; j < count; j++)
+            a = saei_vfma(saei_vset(value[j]), saei_vload(M + row[j] * ld + c), a);
+        saei_vstore(out + c, a);
+    }
+}
+
+static double SAEI_FN(saei_dot)(size_t n, const float *a, const float *b) {
+    saei_v s = saei_vset(0);
+    for (size_t i = 0; i < n; i += 16) s = saei_vfma(saei_vload(a + i), saei_vload(b + i), s);
+    return saei_vsum(s);
+}
+
+static void SAEI_FN(saei_axpy)(size_t n, float a, const float *x, const float *y, float *out) {
+    saei_v va = saei_vset(a);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        saei_vstore(out + i, saei_vfma(va, saei_vload(x + i), saei_vload(y + i)));
+    for (; i < n; i++) out[i] = fmaf(a, x[i], y[i]);
+}
+
+static void SAEI_FN(saei_scale)(size_t n, float a, const float *x, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vmul(saei_vset(a), saei_vload(x + i)));
+    for (; i < n; i++) out[i] = a * x[i];
+}
+
+static void SAEI_FN(saei_divide)(size_t n, const float *x, float a, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vdiv(saei_vload(x + i), saei_vset(a)));
+    for (; i < n; i++) out[i] = x[i] / a;
+}
+
+/* x 0 is 0 but for NaN and infinity. */
+static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
+    const float *at = (const float *)from;
+    const saei_v zero = saei_vset(0);
+    saei_v sum = zero;
+    float lane[16], bad = 0;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vload(at + i);
+        sum = saei_vadd(sum, saei_vmul(x, zero));
+        saei_vstore(to + i, x);
+    }
+    saei_vstore(lane, sum);
+    for (; i < n; i++) {
+        memcpy(to + i, at + i, sizeof *to);
+        bad += to[i] * 0;
+    }
+    for (i = 0; i < 16; i++) bad += lane[i];
+    return bad == 0;
+}
+
+/* What only training needs of every instruction set. */
+/* Four to six latents at a time, so that their chains hide each other's latency: 53 cycles a dot of
+   512 from the L1, of which 40 are loads (one alone 92; eight 83: too many streams for the L1). */
+#define SAEI_DOT_BEGIN(i)                                                                          \
+    const float *m##i = M + row[j + i] * ld;                                                       \
+    saei_v s##i = saei_vset(0);
+#define SAEI_DOT_STEP(i) s##i = saei_vfma(v, saei_vload(m##i + k), s##i);
+#define SAEI_DOT_END(i) out[j + i] = (float)((double)alpha * saei_vsum(s##i));
+#define SAEI_DOTS(ALL)                                                                             \
+    ALL(SAEI_DOT_BEGIN)                                                                            \
+    for (size_t k = 0; k < n; k += 16) {                                                           \
+        saei_v v = saei_vload(e + k);                                                              \
+        ALL(SAEI_DOT_STEP)                                                                         \
+    }                                                                                              \
+    ALL(SAEI_DOT_END)
+#define SAEI_1(X) X(0)
+#define SAEI_2(X) SAEI_1(X) X(1)
+#define SAEI_3(X) SAEI_2(X) X(2)
+#define SAEI_4(X) SAEI_3(X) X(3)
+#define SAEI_5(X) SAEI_4(X) X(4)
+#define SAEI_6(X) SAEI_5(X) X(5)
+static void SAEI_FN(saei_dots)(size_t n, const float *e, size_t count, const uint32_t *row,
+                               const float *M, size_t ld, float alpha, float *out) {
+    for (size_t j = 0, group; j < count; j += group) {
+        group = count - j > 6 ? 4 : count - j;
+        switch (group) {
+        case 1: { SAEI_DOTS(SAEI_1) } break;
+        case 2: { SAEI_DOTS(SAEI_2) } break;
+        case 3: { SAEI_DOTS(SAEI_3) } break;
+        case 4: { SAEI_DOTS(SAEI_4) } break;
+        case 5: { SAEI_DOTS(SAEI_5) } break;
+        default: { SAEI_DOTS(SAEI_6) } break;
+        }
+    }
+}
+#undef SAEI_DOT_BEGIN
+#undef SAEI_DOT_STEP
+#undef SAEI_DOT_END
+#undef SAEI_DOTS
+#undef SAEI_1
+#undef SAEI_2
+#undef SAEI_3
+#undef SAEI_4
+#undef SAEI_5
+#undef SAEI_6
+
+/* out += sum_j v[j] of the panel's rows named in bits, ascending. */
+static inline void SAEI_FN(saei_add_list)(size_t n, uint64_t bits, const float *v,
+                                          const float *panel, float *out) {
+    for (; bits; bits &= bits - 1, v++) {
+        const float *m = panel + saei_lowest_bit(bits) * n;
+        saei_v x = saei_vset(*v);
+        for (size_t c = 0; c < n; c += 16)
+            saei_vstore(out + c, saei_vfma(x, saei_vload(m + c), saei_vload(out + c)));
+    }
+}
+
+/* The running sums of e with the panel's rows named in bits, 16 lanes each; returns their end. */
+static inline float *SAEI_FN(saei_dot_list)(size_t n, uint64_t bits, const float *e,
+                                            const float *panel, float *lanes, bool begin) {
+    for (; bits; bits &= bits - 1, lanes += 16) {
+        const float *m = panel + saei_lowest_bit(bits) * n;
+        saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+        for (size_t c = 0; c < n; c += 16)
+            s = saei_vfma(saei_vload(e + c), saei_vload(m + c), s);
+        saei_vstore(lanes, s);
+    }
+    return lanes;
+}
+
+/* m += (1 - beta1)(g - m); v = beta2 v + (1 - beta2) g^2; p += (-step m) / (sqrt(v) / root2 + eps),
+   rounded where PyTorch rounds. m is not kept (NULL) when beta1 is 0: then it is g. */
+static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, const float *g,
+                               float *m, float *v) {
+    saei_v keep1 = saei_vset(c->keep1), keep2 = saei_vset(c->keep2), beta2 = saei_vset(c->beta2);
+    saei_v root2 = saei_vset(c->root2), eps = saei_vset(c->eps), step = saei_vset(-c->step);
+    saei_v scale = saei_vset(c->scale);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v x = saei_vmul(saei_vload(g + i), scale), m1 = x, v1;
+        if (m) {
+            m1 = saei_vload(m + i);
+            m1 = saei_vfma(keep1, saei_vsub(x, m1), m1);
+            saei_vstore(m + i, m1);
+        }
+        v1 = saei_vfma(saei_vmul(keep2, x), x, saei_vmul(beta2, saei_vload(v + i)));
+        saei_vstore(v + i, v1);
+        v1 = saei_vadd(saei_vdiv(saei_vsqrt(v1), root2), eps);
+        saei_vstore(p + i, saei_vadd(saei_vload(p + i), saei_vdiv(saei_vmul(step, m1), v1)));
+    }
+    for (; i < n; i++) {
+        float x = g[i] * c->scale, m1 = x;
+        if (m) m1 = m[i] = fmaf(c->keep1, x - m[i], m[i]);
+        v[i] = fmaf(c->keep2 * x, x, c->beta2 * v[i]);
+        p[i] += -c->step * m1 / (sqrtf(v[i]) / c->root2 + c->eps);
+    }
+}
+
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif /* SAEI_X86 */
+
+/* ==== >>kernels: AVX-512, encode ============================================================== */
+#if defined(SAEI_X86)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
+#endif
+#define SAEI_FN(name) name##_avx512
+
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+/* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
+   for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
+                               bool add, float *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[i];                                                                      \
+    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
+           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
+           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        saei_v t = saei_vset(x##i[k]);                                                             \
+        a##i = saei_vfma(t, p0, a##i);                                                             \
+        b##i = saei_vfma(t, p1, b##i);                                                             \
+        c##i = saei_vfma(t, p2, c##i);                                                             \
+    }
+#define SAEI_END(i)                                                                                \
+    saei_vstore(out + i * 48, a##i);                                                               \
+    saei_vstore(out + i * 48 + 16, b##i);                                                          \
+    saei_vstore(out + i * 48 + 32, c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+
+/* Whole blocks through the transposition: 2.0 ms for W1's 16 MB on one core (word by word 6.8). */
+static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
+                               uint32_t *out) {
+    size_t blocks = count == SAEI_PANEL ? dim / 16 * 16 : 0;
+    const float *at[SAEI_PANEL];
+    for (size_t j = 0; j < SAEI_PANEL; j++) at[j] = (const float *)(const void *)row[j];
+    for (size_t k = 0; k < blocks; k += 16)
+        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+            saei_v r[16];
+            SAEI_FN(saei_transpose)(at + j, k, r);
+            for (size_t c = 0; c < 16; c++)
+                saei_vstore((float *)(void *)(out + (k + c) * SAEI_PANEL + j), r[c]);
+        }
+    for (size_t k = blocks; k < dim; k++)
+        for (size_t j = 0; j < SAEI_PANEL; j++) out[k * SAEI_PANEL + j] = j < count ? row[j][k] : 0;
+}
+
+#define SAEI_ADD(c) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+/* 16 latents at a time, transposed in registers; the next 16 are asked of the L3 meanwhile. 64 of
+   each of 2048 rows, from 16 MB, on one core: predicted 5.1 ms by 64 shuffles for 256 products,
+   measured 9.4 (6.4 from the L2); two groups at once (8.5) lose in the L1 what they gain. */
+static void SAEI_FN(saei_products)(size_t n, const float *x, size_t count, const uint32_t *row,
+                                   const float *M, size_t ld, bool add, float *out) {
+    for (size_t j = 0; j < count; j += 16) {
+        const float *at[16], *next[16];
+        float sums[16];
+        saei_v s, r[16];
+        for (size_t i = 0; i < 16; i++) {
+            sums[i] = add && j + i < count ? out[j + i] : 0;
+            at[i] = M + row[j + i < count ? j + i : count - 1] * ld;
+            next[i] = M + row[j + 16 + i < count ? j + 16 + i : count - 1] * ld;
+        }
+        s = saei_vload(sums);
+        for (size_t k = 0; k < n; k += 16) {
+            SAEI_FN(saei_transpose)(at, k, r);
+            if (j + 16 < count)
+                for (size_t i = 0; i < 16; i++)
+                    _mm_prefetch((const char *)(next[i] + k), _MM_HINT_T1);
+            if (k + 16 <= n) {
+                SAEI_ADD(0) SAEI_ADD(1) SAEI_ADD(2) SAEI_ADD(3) SAEI_ADD(4) SAEI_ADD(5)
+                SAEI_ADD(6) SAEI_ADD(7) SAEI_ADD(8) SAEI_ADD(9) SAEI_ADD(10) SAEI_ADD(11)
+                SAEI_ADD(12) SAEI_ADD(13) SAEI_ADD(14) SAEI_ADD(15)
+            } else
+                for (size_t c = 0; c < n - k; c++) s = saei_vfma(r[c], saei_vset(x[k + c]), s);
+        }
+        saei_vstore(sums, s);
+        for (size_t i = 0; i < 16 && j + i < count; i++) out[j + i] = sums[i];
+    }
+}
+#undef SAEI_ADD
+
+/* q = round(x scale) with |q| at most 46340 = sqrt(2^31), so that by Cauchy and Schwarz no partial
+   sum of a product of two such rows leaves int32. */
+static void SAEI_FN(saei_quantize)(size_t n, const float *x, int16_t *out, saei_quantized *q) {
+    saei_v sum = saei_vset(0), most = saei_vset(0), delta = saei_vset(0), inverse;
+    double norm, scale;
+    float lanes[16], top = 0;
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        sum = saei_vfma(v, v, sum);
+        most = _mm512_maskz_max_ps(0xFFFF, most, _mm512_abs_ps(v));
+    }
+    saei_vstore(lanes, most);
+    for (int i = 0; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
+    norm = sqrt(saei_vsum(sum));
+    q->norm = (float)(norm * 1.0001);
+    q->error = 0;
+    q->inverse = norm < 1e15 ? 0.0f : -1.0f; /* also where norm is NaN */
+    if (!(norm > 1e-15 && norm < 1e15)) {
+        q->norm += 1e-20f; /* squares below 1e-45 are lost */
+        q->error = q->norm;
+        memset(out, 0, n * sizeof *out);
+        return;
+    }
+    scale = (46340 - 0.5 * sqrt((double)n) - 8) / norm;
+    if (scale * (double)top > 32000) scale = 32000 / (double)top;
+    q->inverse = (float)(1 / scale);
+    inverse = saei_vset(q->inverse);
+    for (size_t k = 0; k < n; k += 16) {
+        saei_v v = saei_vload(x + k);
+        __m512i r = _mm512_maskz_cvtps_epi32(0xFFFF, saei_vmul(v, saei_vset((float)scale)));
+        saei_v d = saei_vfma(saei_vsub(saei_vset(0), _mm512_maskz_cvtepi32_ps(0xFFFF, r)), inverse,
+                             v);
+        delta = saei_vfma(d, d, delta);
+        _mm256_storeu_si256((__m256i *)(void *)(out + k), _mm512_maskz_cvtepi32_epi16(0xFFFF, r));
+    }
+    q->error = (float)(sqrt(saei_vsum(delta)) * 1.0001 + norm * 1e-7);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) static void SAEI_FN(saei_screen)(
+    const int16_t *const x[SAEI_TILE_ROWS], const uint32_t *panel, size_t pairs, int32_t *out) {
+#define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_BEGIN(i)                                                                              \
+    const char *x##i = (const char *)x[i];                                                         \
+    __m512i a##i = _mm512_setzero_si512(), b##i = a##i, c##i = a##i;
+#define SAEI_STEP(i)                                                                               \
+    {                                                                                              \
+        int pair;                                                                                  \
+        __m512i t;                                                                                 \
+        memcpy(&pair, x##i + 4 * k, sizeof pair);                                                  \
+        t = _mm512_set1_epi32(pair);                                                               \
+        a##i = _mm512_dpwssd_epi32(a##i, t, p0);                                                   \
+        b##i = _mm512_dpwssd_epi32(b##i, t, p1);                                                   \
+        c##i = _mm512_dpwssd_epi32(c##i, t, p2);                                                   \
+    }
+#define SAEI_END(i)                                                                                \
+    _mm512_storeu_si512((void *)(out + i * 48), a##i);                                             \
+    _mm512_storeu_si512((void *)(out + i * 48 + 16), b##i);                                        \
+    _mm512_storeu_si512((void *)(out + i * 48 + 32), c##i);
+    SAEI_ROWS(SAEI_BEGIN)
+    for (size_t k = 0; k < pairs; k++, panel += SAEI_PANEL) {
+        __m512i p0 = _mm512_loadu_si512((const void *)panel);
+        __m512i p1 = _mm512_loadu_si512((const void *)(panel + 16));
+        __m512i p2 = _mm512_loadu_si512((const void *)(panel + 32));
+        SAEI_ROWS(SAEI_STEP)
+    }
+    SAEI_ROWS(SAEI_END)
+#undef SAEI_ROWS
+#undef SAEI_BEGIN
+#undef SAEI_STEP
+#undef SAEI_END
+}
+
+/* base, base + 1, ... base + 15 */
+static inline __m512i SAEI_FN(saei_lanes)(uint32_t base) {
+    return _mm512_add_epi32(
+        _mm512_set1_epi32((int)base),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+/* Without a branch on the values: one vector in three has a candidate, which no CPU foresees. */
+static void SAEI_FN(saei_keep_tile)(const int32_t *dot, const float *inverse, const float *offset,
+                                    const float *scale, const float *shift, const float *cut,
+                                    uint32_t base, uint32_t *const *latent, float *const *value,
+                                    uint32_t *length) {
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (int j = 0; j < SAEI_PANEL; j += 16, lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16))) {
+        saei_v factor = saei_vload(inverse + j), shifted = saei_vload(offset + j);
+        for (int r = 0; r < SAEI_TILE_ROWS; r++) {
+            saei_v p = _mm512_maskz_cvtepi32_ps(
+                0xFFFF, _mm512_loadu_si512((const void *)(dot + r * SAEI_PANEL + j)));
+            __mmask16 keep;
+            p = saei_vfma(saei_vmul(p, factor), saei_vset(scale[r]), shifted);
+            keep = _mm512_cmp_ps_mask(p, saei_vset(cut[r]), _CMP_GT_OQ);
+            p = saei_vsub(p, saei_vset(shift[r]));
+            saei_vstore(value[r] + length[r], _mm512_maskz_compress_ps(keep, p));
+            _mm512_storeu_si512((void *)(latent[r] + length[r]),
+                                _mm512_maskz_compress_epi32(keep, lane));
+            length[r] += (uint32_t)__builtin_popcount((unsigned)keep);
+        }
+    }
+}
+
+static size_t SAEI_FN(saei_keep_screened)(const int32_t *dot, const float *inverse,
+                                          const float *offset, float scale, float shift, float cut,
+                                          uint32_t base, uint32_t *latent, float *value,
+                                          size_t length, size_t stride) {
+    for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+        saei_v p = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_loadu_si512((const void *)(dot + j)));
+        __mmask16 keep;
+        p = saei_vfma(saei_vmul(p, saei_vload(inverse + j)), saei_vset(scale),
+                      saei_vload(offset + j));
+        keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        if (!keep) continue;
+        {
+            __m512i at = SAEI_FN(saei_lanes)(base + (uint32_t)j);
+            size_t more = (size_t)__builtin_popcount((unsigned)keep);
+            p = _mm512_maskz_compress_ps(keep, saei_vsub(p, saei_vset(shift)));
+            at = _mm512_maskz_compress_epi32(keep, at);
+            if (length + 16 <= stride) {
+                saei_vstore(value + length, p);
+                _mm512_storeu_si512((void *)(latent + length), at);
+            } else if (length + more <= stride) {
+                __mmask16 first = (__mmask16)((1u << more) - 1);
+                _mm512_mask_storeu_ps(value + length, first, p);
+                _mm512_mask_storeu_epi32((void *)(latent + length), first, at);
+            }
+            length += more;
+        }
+    }
+    return length;
+}
+
+static size_t SAEI_FN(saei_count_from)(const float *value, size_t n, float cut) {
+    size_t count = 0, j = 0;
+    for (; j + 16 <= n; j += 16)
+        count += (size_t)__builtin_popcount(
+            (unsigned)_mm512_cmp_ps_mask(saei_vload(value + j), saei_vset(cut), _CMP_GE_OQ));
+    for (; j < n; j++) count += value[j] >= cut;
+    return count;
+}
+
+static size_t SAEI_FN(saei_keep_from)(uint32_t *latent, float *value, size_t n, float cut) {
+    size_t kept = 0, j = 0;
+    for (; j + 16 <= n; j += 16) { /* writes never pass what was read */
+        saei_v v = saei_vload(value + j);
+        __m512i l = _mm512_loadu_si512((const void *)(latent + j));
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vset(cut), _CMP_GE_OQ);
+        saei_vstore(value + kept, _mm512_maskz_compress_ps(keep, v));
+        _mm512_storeu_si512((void *)(latent + kept), _mm512_maskz_compress_epi32(keep, l));
+        kept += (size_t)__builtin_popcount((unsigned)keep);
+    }
+    for (; j < n; j++)
+        if (value[j] >= cut) {
+            latent[kept] = latent[j];
+            value[kept++] = value[j];
+        }
+    return kept;
+}
+
+/* Writes 16 entries from length on, those of keep first; returns the length with these. */
+static inline size_t SAEI_FN(saei_append)(__mmask16 keep, saei_v p, __m512i lane, uint32_t *latent,
+                                          float *value, size_t length) {
+    if (!keep) return length;
+    saei_vstore(value + length, _mm512_maskz_compress_ps(keep, p));
+    _mm512_storeu_si512((void *)(latent + length), _mm512_maskz_compress_epi32(keep, lane));
+    return length + (size_t)__builtin_popcount((unsigned)keep);
+}
+
+static size_t SAEI_FN(saei_keep_above)(const float *u, const float *bias, bool raw, size_t count,
+                                       float cut, uint32_t base, uint32_t *latent, float *value,
+                                       size_t length, size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_LIST_PADDING <= stride; j += 16) {
+        saei_v v = saei_vload(u + j), p = bias ? saei_vadd(v, saei_vload(bias + j)) : v;
+        __mmask16 keep = _mm512_cmp_ps_mask(p, saei_vset(cut), _CMP_GT_OQ);
+        bits |= (uint64_t)keep << (j & 63);
+        length = SAEI_FN(saei_append)(keep, raw ? v : p, lane, latent, value, length);
+        lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+    }
+    for (; j < count; j++) {
+        float p = bias ? u[j] + bias[j] : u[j];
+        if (!(p > cut)) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = raw ? u[j] : p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+}
+
+static size_t SAEI_FN(saei_keep_window)(const float *u, const float *bias, const float *theta,
+                                        float bandwidth, size_t count, uint32_t base,
+                                        uint32_t *latent, float *value, size_t length,
+                                        size_t stride, uint64_t *kept) {
+    uint64_t bits = 0;
+    size_t j = 0;
+    __m512i lane = SAEI_FN(saei_lanes)(base);
+    for (; j + 16 <= count && length + SAEI_LIST_PADDING <= stride; j += 16) {
+        saei_v p = saei_vadd(saei_vload(u + j), saei_vload(bias + j));
+        saei_v above = saei_vload(theta + j);
+        saei_v w = saei_vdiv(saei_vsub(p, above), saei_vset(bandwidth));
+        __mmask16 keep = _mm512_cmp_ps_mask(p, above, _CMP_GT_OQ)
+                         | (_mm512_cmp_ps_mask(w, saei_vset(-0.5f), _CMP_GT_OQ)
+                            & _mm512_cmp_ps_mask(w, saei_vset(0.5f), _CMP_LT_OQ));
+        bits |= (uint64_t)keep << (j & 63);
+        length = SAEI_FN(saei_append)(keep, p, lane, latent, value, length);
+        lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+    }
+    for (; j < count; j++) {
+        float p = u[j] + bias[j], w = (p - theta[j]) / bandwidth;
+        if (!(p > theta[j] || (w > -0.5f && w < 0.5f))) continue;
+        bits |= (uint64_t)1 << (j & 63);
+        if (length < stride) {
+            latent[length] = base + (uint32_t)j;
+            value[length] = p;
+        }
+        length++;
+    }
+    if (kept) *kept = bits;
+    return length;
+}
+
+static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        saei_v v = saei_vload(x + i);
+        __mmask16 keep = _mm512_cmp_ps_mask(v, saei_vload(cut + i), _CMP_GT_OQ);
+        saei_vstore(out + i, _mm512_maskz_mov_ps(keep, v));
+    }
+    for (; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
+}
+
+static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, const float *value,
+                                   const float *M, size_t ld, float *out) {
+    size_t c = 0;
+    /* 256 columns at a time, so that the rows, far apart and in no order, are read in 1 KB pieces;
+       the piece of four rows later is fetched meanwhile. 131072 rows of 2 KB from 16 MB, one core:
+       predicted 4.5 ms at the L3's 59 GB/s, measured 6.3 to 7.9 (64 columns at a time: 10.6). */
+#define SAEI_ALL(X)                                                                                \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define SAEI_LOAD(i) saei_v a##i = saei_vload(out + c + 16 * i);
+#define SAEI_ADD(i)                                                                                \
+    _mm_prefetch((const char *)(next + 16 * i), _MM_HINT_T0);                                      \
+    a##i = saei_vfma(v, saei_vload(m + 16 * i), a##i);
+#define SAEI_PUT(i) saei_vstore(out + c + 16 * i, a##i);
+    for (; c + 256 <= n; c += 256) {
+        SAEI_ALL(SAEI_LOAD)
+        for (size_t j = 0; j < count; j++) {
+            const float *m = M + row[j] * ld + c;
+            const float *next = M + row[j + 4 < count ? j + 4 : count - 1] * ld + c;
+            saei_v v = saei_vset(value[j]);
+            SAEI_ALL(SAEI_ADD)
+        }
+        SAEI_ALL(SAEI_PUT)
+    }
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+    SAEI_FN(saei_add_columns)(n - c, count, row, value, M + c, ld, out + c);
+}
+
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif /* SAEI_X86 */
+
+/* ==== >>kernels: AVX-512, training ============================================================ */
+#if defined(SAEI_X86)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
+#endif
+#define SAEI_FN(name) name##_avx512
+
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+static inline uint64_t SAEI_FN(saei_or_lanes)(__m512i v) {
+    __m256i four = _mm256_or_si256(_mm512_maskz_extracti64x4_epi64(0xFF, v, 0),
+                                   _mm512_maskz_extracti64x4_epi64(0xFF, v, 1));
+    __m128i two = _mm_or_si128(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    uint64_t one;
+    _mm_storel_epi64((__m128i *)(void *)&one, _mm_or_si128(two, _mm_unpackhi_epi64(two, two)));
+    return (one | one >> 32) & 0xFFFFFFFFu;
+}
+
+static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
+                                 uint64_t *bits) {
+    /* A shift by 32 or more gives 0: what belongs to the other half adds nothing. */
+    __m512i one = _mm512_set1_epi32(1), low = _mm512_setzero_si512(), high = low;
+    size_t count = 0;
+    for (size_t j = 0; j < 64; j += 16) {
+        size_t left = n < j ? 0 : n - j;
+        __mmask16 in = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xFFFF;
+        __m512i at = _mm512_maskz_loadu_epi32(in, (const void *)(sorted + j));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32((int)first));
+        in = _mm512_mask_cmplt_epu32_mask(in, at, _mm512_set1_epi32(64));
+        low = _mm512_or_si512(low, _mm512_maskz_sllv_epi32(in, one, at));
+        at = _mm512_sub_epi32(at, _mm512_set1_epi32(32));
+        high = _mm512_or_si512(high, _mm512_maskz_sllv_epi32(in, one, at));
+        count += (size_t)__builtin_popcount((unsigned)in);
+    }
+    *bits = SAEI_FN(saei_or_lanes)(low) | SAEI_FN(saei_or_lanes)(high) << 32;
+    return count;
+}
+
+static void SAEI_FN(saei_regroup)(const uint32_t fires[16], size_t from[16],
+                                  const float *const *values, size_t count, float *const *out,
+                                  size_t to[16]) {
+    __m512i rows = _mm512_loadu_si512((const void *)fires);
+    const float *at[16];
+    float tile[16][16];
+    __mmask16 takes[16], puts[16], reads[16];
+    for (int l = 0; l < 16; l++) {
+        reads[l] = (__mmask16)((1u << __builtin_popcount(fires[l])) - 1);
+        takes[l] = _mm512_test_epi32_mask(rows, _mm512_set1_epi32(1 << l));
+        puts[l] = (__mmask16)((1u << __builtin_popcount((unsigned)takes[l])) - 1);
+        at[l] = tile[l];
+    }
+    for (size_t v = 0; v < count; v++) {
+        saei_v r[16];
+        for (int l = 0; l < 16; l++) __builtin_prefetch(out[v] + to[l] + 32, 1);
+        for (int i = 0; i < 16; i++)
+            saei_vstore(tile[i], _mm512_maskz_expand_ps(
+                                     (__mmask16)fires[i],
+                                     _mm512_maskz_loadu_ps(reads[i], values[v] + from[i])));
+        SAEI_FN(saei_transpose)(at, 0, r);
+        for (int l = 0; l < 16; l++)
+            _mm512_mask_storeu_ps(out[v] + to[l], puts[l],
+                                  _mm512_maskz_compress_ps(takes[l], r[l]));
+    }
+    for (int l = 0; l < 16; l++) {
+        to[l] += (size_t)__builtin_popcount((unsigned)takes[l]);
+        from[l] += (size_t)__builtin_popcount(fires[l]);
+    }
+}
+
+static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const float *value,
+                                    double *sums) {
+    size_t j = 0;
+    for (size_t w = 0; w < words; w++, sums += 64) {
+        for (size_t g = 0; g < 64; g += 16) { /* what does not fire adds 0 */
+            __mmask16 here = (__mmask16)(fires[w] >> g);
+            size_t count = (size_t)__builtin_popcount((unsigned)here);
+            saei_v v = _mm512_maskz_expand_ps(
+                here, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), value + j));
+            __m512d wide = _mm512_castps_pd(v);
+            __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 0));
+            __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xFF, wide, 1));
+            double *s = sums + g;
+            _mm512_storeu_pd(s, _mm512_add_pd(_mm512_loadu_pd(s),
+                                              _mm512_maskz_cvtps_pd(0xFF, low)));
+            _mm512_storeu_pd(s + 8, _mm512_add_pd(_mm512_loadu_pd(s + 8),
+                                                  _mm512_maskz_cvtps_pd(0xFF, high)));
+            j += count;
+        }
+    }
+}
+
+/* Asks the L3 for the panel behind this one, which comes next: 128 bytes at each of 256 lists, 256
+   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
+    const size_t bytes = lists > 128 ? 128 : 256;
+    const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
+    for (size_t k = 0; k < bytes; k += 64) _mm_prefetch(part + k, _MM_HINT_T1);
+}
+
+/* Eight columns of registers for each row. The list as bits leaves both load ports to the panel:
+   with its indices, 14 FMAs' time an entry of 8, with bits 10; the FMA peak would be 8. */
+static void SAEI_FN(saei_add_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *value, const float *panel,
+                                    float *out, size_t ld) {
+    for (size_t i = 0; i < targets; i++, out += ld) {
+        const float *v = value + at[i];
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) /* in dot_panel too */
+#define SAEI_LOAD(k)                                                                               \
+    saei_v a##k = saei_vload(out + 16 * k);                                                        \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) a##k = saei_vfma(x, saei_vload(m + 16 * k), a##k);
+#define SAEI_PUT(k) saei_vstore(out + 16 * k, a##k);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? out + ld : out;
+            _mm_prefetch((const char *)(value + at[i + 2 < targets ? i + 2 : i]), _MM_HINT_T0);
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v x = saei_vset(*v++);
+                SAEI_ALL(SAEI_ADD)
+            }
+            SAEI_ALL(SAEI_PUT)
+            continue;
+        }
+#undef SAEI_LOAD
+#undef SAEI_ADD
+#undef SAEI_PUT
+        SAEI_FN(saei_add_list)(n, bits[i], v, panel, out);
+    }
+}
+
+/* out[j] = alpha times the sum of lanes[j][16], as saei_vsum, eight sums side by side. */
+static void SAEI_FN(saei_finish_dots)(size_t count, const float *lanes, double alpha, float *out) {
+    size_t j = 0;
+#define SAEI_HALVES(i)                                                                             \
+    _mm512_add_pd(_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i))),              \
+                  _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(lanes + 16 * (j + i) + 8)))
+#define SAEI_FOLD(a, b) /* lanes 4 apart, then 2, each of two sums */                              \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x44),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xEE))
+#define SAEI_FOLD2(a, b)                                                                           \
+    _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xFF, a, b, 0x88),                                    \
+                  _mm512_maskz_shuffle_f64x2(0xFF, a, b, 0xDD))
+    __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (; j + 8 <= count; j += 8) {
+        __m512d a = SAEI_HALVES(0), b = SAEI_HALVES(1), c = SAEI_HALVES(2), d = SAEI_HALVES(3);
+        __m512d e = SAEI_HALVES(4), f = SAEI_HALVES(5), g = SAEI_HALVES(6), h = SAEI_HALVES(7), s;
+        a = SAEI_FOLD(a, b);
+        c = SAEI_FOLD(c, d);
+        e = SAEI_FOLD(e, f);
+        g = SAEI_FOLD(g, h);
+        a = SAEI_FOLD2(a, c); /* quarter i: two lanes of sum i */
+        e = SAEI_FOLD2(e, g);
+        s = _mm512_add_pd(_mm512_maskz_unpacklo_pd(0xFF, a, e),
+                          _mm512_maskz_unpackhi_pd(0xFF, a, e));
+        s = _mm512_mul_pd(_mm512_maskz_permutexvar_pd(0xFF, order, s), _mm512_set1_pd(alpha));
+        _mm256_storeu_ps(out + j, _mm512_maskz_cvtpd_ps(0xFF, s));
+    }
+#undef SAEI_HALVES
+#undef SAEI_FOLD
+#undef SAEI_FOLD2
+    for (; j < count; j++) out[j] = (float)(alpha * saei_vsum(saei_vload(lanes + 16 * j)));
+}
+
+static void SAEI_FN(saei_dot_panel)(size_t n, size_t targets, const size_t *at,
+                                    const uint64_t *bits, const float *e, size_t ld,
+                                    const float *panel, float *lanes, bool begin, float alpha,
+                                    float *out) {
+    for (size_t i = 0; i < targets; i++, e += ld) {
+        float *const from = lanes;
+        size_t count;
+#define SAEI_LOAD(k)                                                                               \
+    saei_v e##k = saei_vload(e + 16 * k);                                                          \
+    _mm_prefetch((const char *)(next + 16 * k), _MM_HINT_T0);
+#define SAEI_ADD(k) s = saei_vfma(e##k, saei_vload(m + 16 * k), s);
+        if (n == 128) {
+            const float *next = i + 1 < targets ? e + ld : e;
+            SAEI_FN(saei_panel_ahead)(panel, targets, i);
+            SAEI_ALL(SAEI_LOAD)
+            for (uint64_t left = bits[i]; left; left &= left - 1, lanes += 16) {
+                const float *m = panel + (size_t)__builtin_ctzll(left) * 128;
+                saei_v s = begin ? saei_vset(0) : saei_vload(lanes);
+                SAEI_ALL(SAEI_ADD)
+                saei_vstore(lanes, s);
+            }
+        } else
+#undef SAEI_ALL
+#undef SAEI_LOAD
+#undef SAEI_ADD
+            lanes = SAEI_FN(saei_dot_list)(n, bits[i], e, panel, lanes, begin);
+        count = out ? (size_t)(lanes - from) / 16 : 0;
+        SAEI_FN(saei_finish_dots)(count, from, (double)alpha, out ? out + at[i] : out);
+    }
+}
+
+/* a is a float's value: the product is exact, so that one rounding or two are the same. */
+static void SAEI_FN(saei_add_double)(size_t n, double a, const float *x, double *out) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm512_storeu_pd(out + i,
+                         _mm512_fmadd_pd(_mm512_set1_pd(a),
+                                         _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(x + i)),
+                                         _mm512_loadu_pd(out + i)));
+    for (; i < n; i++) out[i] += a * (double)x[i];
+}
+
+/* out = x^p for eight x > 0, as saei_pow with its roundings: exp(p ln x). False where one is
+   not, is infinite, or |p ln x| may exceed 690: nothing is written. */
+static inline bool SAEI_FN(saei_power_8)(__m256 x, double p, double *out) {
+    const __m512d one = _mm512_set1_pd(1), big = _mm512_set1_pd(6.93147180369123816490e-01);
+    const __m512d small = _mm512_set1_pd(1.90821492927058770002e-10);
+    const double coef[] = { 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                            1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
+                            0.5, 1.0, 1.0 };
+    __m512i bits = _mm512_castpd_si512(_mm512_maskz_cvtps_pd(0xFF, x)), wide;
+    __m256i e = _mm512_maskz_cvtepi64_epi32(0xFF, _mm512_maskz_srli_epi64(0xFF, bits, 52));
+    __m512d f, s, z, y, n, r;
+    __mmask8 upper;
+    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xFFFFFFFFFFFFFll));
+    f = _mm512_castsi512_pd(_mm512_or_si512(bits, _mm512_set1_epi64(0x3FF0000000000000ll)));
+    upper = _mm512_cmp_pd_mask(f, _mm512_set1_pd(1.4142135623730951), _CMP_GT_OQ);
+    f = _mm512_mask_mul_pd(f, upper, f, _mm512_set1_pd(0.5));
+    n = _mm512_maskz_cvtepi32_pd(0xFF, _mm256_sub_epi32(e, _mm256_set1_epi32(1023)));
+    n = _mm512_mask_add_pd(n, upper, n, one);
+    s = _mm512_div_pd(_mm512_sub_pd(f, one), _mm512_add_pd(f, one));
+    z = _mm512_mul_pd(s, s);
+    y = _mm512_set1_pd(1.0 / 23);
+    for (int i = 21; i >= 3; i -= 2) y = _mm512_fmadd_pd(y, z, _mm512_set1_pd(1.0 / i));
+    s = _mm512_add_pd(s, s);
+    y = _mm512_fmadd_pd(_mm512_mul_pd(y, z), s, s);
+    y = _mm512_fmadd_pd(n, big, _mm512_fmadd_pd(n, small, y)); /* ln x */
+    y = _mm512_mul_pd(_mm512_set1_pd(p), y);
+    if ((_mm512_cmp_pd_mask(y, _mm512_set1_pd(690), _CMP_LT_OQ)
+         & _mm512_cmp_pd_mask(y, _mm512_set1_pd(-690), _CMP_GT_OQ)
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
+         & _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ))) != 0xFF)
+        return false;
+    n = _mm512_maskz_roundscale_pd(
+        0xFF, _mm512_fmadd_pd(y, _mm512_set1_pd(1.4426950408889634), _mm512_set1_pd(0.5)), 0x09);
+    r = _mm512_fnmadd_pd(n, small, _mm512_fnmadd_pd(n, big, y));
+    y = _mm512_set1_pd(1.0 / 6227020800);
+    for (size_t i = 0; i < sizeof coef / sizeof *coef; i++)
+        y = _mm512_fmadd_pd(y, r, _mm512_set1_pd(coef[i]));
+    e = _mm256_add_epi32(_mm512_maskz_cvttpd_epi32(0xFF, n), _mm256_set1_epi32(1023));
+    wide = _mm512_maskz_slli_epi64(0xFF, _mm512_maskz_cvtepi32_epi64(0xFF, e), 52);
+    _mm512_storeu_pd(out, _mm512_mul_pd(y, _mm512_castsi512_pd(wide)));
+    return true;
+}
+
+static void SAEI_FN(saei_powers)(size_t n, const float *x, double p, double *out) {
+    size_t i = 0;
+    for (; p != 0 && p != 1 && i + 8 <= n; i += 8)
+        if (!SAEI_FN(saei_power_8)(_mm256_loadu_ps(x + i), p, out + i))
+            for (size_t j = i; j < i + 8; j++)
+                out[j] = x[j] > 0 ? saei_pow((double)x[j], p) : 0;
+    for (; i < n; i++) out[i] = x[i] > 0 ? saei_pow((double)x[i], p) : 0;
+}
+
+#define SAEI_GATHER(p, i) _mm512_mask_i32gather_ps(saei_vset(0), 0xFFFF, i, p, 4)
+static void SAEI_FN(saei_gate)(size_t n, size_t at, const float *gate_bias, const float *exp_r,
+                               const float *mag_bias, const sae_code *c) {
+    size_t j = at;
+    for (; j + 16 <= at + n; j += 16) {
+        __m512i i = _mm512_loadu_si512((const void *)(c->latent + j));
+        saei_v u = saei_vload(c->pre + j);
+        saei_v v = saei_vadd(saei_vmul(SAEI_GATHER(exp_r, i), u), SAEI_GATHER(mag_bias, i));
+        saei_vstore(c->gate + j, saei_vadd(u, SAEI_GATHER(gate_bias, i)));
+        saei_vstore(c->value + j,
+                    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, saei_vset(0), _CMP_GT_OQ), v));
+    }
+    for (; j < at + n; j++) {
+        size_t i = c->latent[j];
+        c->gate[j] = c->pre[j] + gate_bias[i];
+        c->value[j] = saei_gate_value(exp_r[i], c->pre[j], mag_bias[i]);
+    }
+}
+
+static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, const sae_code *c) {
+    size_t j = at;
+    for (; j + 16 <= at + n; j += 16) {
+        saei_v e = SAEI_GATHER(exp_r, _mm512_loadu_si512((const void *)(c->latent + j)));
+        __mmask16 on = _mm512_cmp_ps_mask(saei_vload(c->value + j), saei_vset(0), _CMP_GT_OQ);
+        saei_v mag = _mm512_maskz_loadu_ps(on, c->extra[0] + j);
+        saei_vstore(c->extra[0] + j, mag);
+        saei_vstore(c->extra[2] + j, saei_vmul(saei_vmul(mag, e), saei_vload(c->pre + j)));
+        saei_vstore(c->grad + j, saei_vfma(e, mag, saei_vload(c->extra[1] + j)));
+    }
+    for (; j < at + n; j++) {
+        float e = exp_r[c->latent[j]], mag = c->value[j] > 0 ? c->extra[0][j] : 0;
+        c->extra[0][j] = mag;
+        c->extra[2][j] = mag * e * c->pre[j];
+        c->grad[j] = fmaf(e, mag, c->extra[1][j]);
+    }
+}
+#undef SAEI_GATHER
+
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif /* SAEI_X86 */
+
+/* ==== >>kernels: the tables =================================================================== */
+#define SAEI_OF_SET(set, result, name, parameters) saei_##name##_##set,
+#define SAEI_NOT_THERE(set, result, name, parameters) NULL,
+#define SAEI_KERNEL_TABLE(name, set, screening)                                                    \
+    static const saei_kernels saei_kernels_##name = {                                              \
+        #name, SAEI_KERNELS(SAEI_OF_SET, set) SAEI_SCREEN_KERNELS(screening, set)                  \
+            SAEI_TRAIN_KERNELS(SAEI_OF_SET, set)                                                   \
+    }
+SAEI_KERNEL_TABLE(portable, portable, SAEI_NOT_THERE);
 #if defined(SAEI_NEON)
-SAEI_KERNEL_TABLE(neon, neon, NULL, NULL, NULL, NULL);
+SAEI_KERNEL_TABLE(neon, neon, SAEI_NOT_THERE);
 #endif
 #if defined(SAEI_X86)
-SAEI_KERNEL_TABLE(avx2, avx2, NULL, NULL, NULL, NULL);
-SAEI_KERNEL_TABLE(avx512, avx512, NULL, NULL, NULL, NULL);
-SAEI_KERNEL_TABLE(avx512vnni, avx512, saei_quantize_avx512, saei_screen_avx512,
-                  saei_keep_tile_avx512, saei_keep_screened_avx512);
+SAEI_KERNEL_TABLE(avx2, avx2, SAEI_NOT_THERE);
+SAEI_KERNEL_TABLE(avx512, avx512, SAEI_NOT_THERE);
+SAEI_KERNEL_TABLE(avx512vnni, avx512, SAEI_OF_SET);
 #endif
+#undef SAEI_OF_SET
+#undef SAEI_NOT_THERE
+#undef SAEI_KERNEL_TABLE
 
 static const saei_kernels *saei_kernels_select(const char *name) {
 #if defined(SAEI_X86)
@@ -11299,7 +8829,7 @@ static void saei_screen_keep(const saei_task *t, size_t r0, size_t rows, size_t 
         taken[i] = i < rows
                    && saei_screen_ready(t, r0 + i, error, &top[i], &list, &cut[i], &shift[i]);
         scale[i] = taken[i] ? q[i].inverse : 0;
-        if (taken[i] && list.count + SAEI_KEEP_ROOM > list.stride) { /* nearly full: alone */
+        if (taken[i] && list.count + SAEI_LIST_RESERVE > list.stride) { /* nearly full: alone */
             size_t count = t->kernels->keep_screened(
                 dot + i * SAEI_PANEL, inverse, offset, scale[i], shift[i], cut[i], (uint32_t)first,
                 list.latent, list.value, list.count, list.stride);
@@ -13900,11 +11430,11 @@ static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
-            float f[SAEI_PANEL + SAEI_KEEP_SLACK];
-            uint32_t at[SAEI_PANEL + SAEI_KEEP_SLACK];
+            float f[SAEI_PANEL + SAEI_LIST_PADDING];
+            uint32_t at[SAEI_PANEL + SAEI_LIST_PADDING];
             above = kernels->keep_above(room->product + r * SAEI_PANEL, bias, false, count,
                                         held[r] == k ? value[0] : 0, (uint32_t)first, at, f, 0,
-                                        SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+                                        SAEI_PANEL + SAEI_LIST_PADDING, NULL);
             for (size_t j = 0; j < above; j++)
                 saei_heap_add(latent, value, k, &held[r], at[j], f[j]);
         }
@@ -14029,14 +11559,14 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
 /* What is not 0 of a panel's f to row r's list, while it has room. */
 static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_t count,
                               const float *f, size_t *found) {
-    uint32_t latent[SAEI_PANEL + SAEI_KEEP_SLACK];
-    float value[SAEI_PANEL + SAEI_KEEP_SLACK];
+    uint32_t latent[SAEI_PANEL + SAEI_LIST_PADDING];
+    float value[SAEI_PANEL + SAEI_LIST_PADDING];
     size_t kept = 0;
     size_t at = (q->exact ? q->sparse->row_begin[r] : r * q->share) + *found;
     size_t room = q->exact ? SAEI_PANEL : *found < q->share ? q->share - *found : 0;
     if (!saei_is_signed(&q->dict->desc))
         kept = q->dict->ctx->kernels->keep_above(f, NULL, false, count, 0, (uint32_t)first, latent,
-                                                 value, 0, SAEI_PANEL + SAEI_KEEP_SLACK, NULL);
+                                                 value, 0, SAEI_PANEL + SAEI_LIST_PADDING, NULL);
     else
         for (size_t j = 0; j < count; j++)
             if (f[j] != 0) {
@@ -14179,7 +11709,7 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     size_t at = 0, m = dict->desc.dict_size, panels = saei_ceil_div(m, SAEI_PANEL), width;
     size_t rows = SAEI_PREPARED_ROWS, k = dict->rule == SAE_RULE_TOP_K ? dict->desc.k : m / 20;
     p->num_slots = (size_t)dict->ctx->threads;
-    p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_KEEP_SLACK;
+    p->stride = saei_align16(saei_min(k, m)) + SAEI_PANEL + SAEI_LIST_PADDING;
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
     saei_cpu_place(&at, 1, sizeof(saei_prepared));
@@ -14721,14 +12251,31 @@ typedef struct saei_decoding {
     float *x_hat;
 } saei_decoding;
 
+/* sum += what row f [m] adds to `width` columns of x_hat from c on. */
+static SAEI_NOINLINE void saei_decode_dense(const sae_dictionary *dict, const float *f, size_t c,
+                                            size_t width, float *sum) {
+    size_t m = dict->desc.dict_size, held = 0;
+    float value[SAEI_DECODE_ENTRIES];
+    uint32_t latent[SAEI_DECODE_ENTRIES];
+    for (size_t i = 0; i < m; i++) {
+        if (f[i] != 0) {
+            latent[held] = (uint32_t)i;
+            value[held++] = f[i];
+        }
+        if (held < SAEI_DECODE_ENTRIES && i + 1 < m) continue;
+        dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c, dict->ld_out,
+                                     sum);
+        held = 0;
+    }
+}
+
 /* One row: latents ascending, then b_dec, in blocks of columns on the stack. */
 static void saei_decode_row(void *arg, size_t r) {
     saei_decoding *q = (saei_decoding *)arg;
     const sae_dictionary *dict = q->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
     size_t d = saei_output_dim(&dict->desc), m = dict->desc.dict_size, ld = dict->ld_out;
-    float sum[SAEI_DECODE_COLUMNS], value[SAEI_DECODE_ENTRIES];
-    uint32_t latent[SAEI_DECODE_ENTRIES];
+    float sum[SAEI_DECODE_COLUMNS];
     for (size_t c = 0; c < ld; c += SAEI_DECODE_COLUMNS) {
         size_t width = saei_min(SAEI_DECODE_COLUMNS, ld - c);
         memset(sum, 0, width * sizeof *sum);
@@ -14740,19 +12287,7 @@ static void saei_decode_row(void *arg, size_t r) {
             size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
             kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
                               dict->W_dec + c, ld, sum);
-        } else {
-            size_t held = 0;
-            for (size_t i = 0; i < m; i++) {
-                if (q->f[r * m + i] != 0) {
-                    latent[held] = (uint32_t)i;
-                    value[held++] = q->f[r * m + i];
-                }
-                if (held == SAEI_DECODE_ENTRIES || i + 1 == m) {
-                    kernels->add_rows(width, held, latent, value, dict->W_dec + c, ld, sum);
-                    held = 0;
-                }
-            }
-        }
+        } else saei_decode_dense(dict, q->f + r * m, c, width, sum);
         for (size_t k = 0; k < saei_min(width, d - c); k++)
             q->x_hat[r * d + c + k] = dict->b_dec[c + k] + sum[k];
     }
@@ -14876,7 +12411,7 @@ SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_
 /* ==== >>dictionary: forward =================================================================== */
 /* Without f nothing of [n,m] is held. */
 
-enum { SAEI_FORWARD_LISTS = 1024 }; /* entries on the stack of a block that found no room */
+enum { SAEI_FORWARD_LISTS = 512 }; /* entries on the stack of a block that found no room */
 
 /* The latents of a panel go into x_hat before the next panel is looked at, in ascending order;
    b_dec comes last, as in decode. */
@@ -14933,24 +12468,33 @@ static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, 
     saei_forward_lists(all, r0, rows, lists);
 }
 
-static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
+/* lists: with room for the k of one row at least. */
+static void saei_forward_block(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
+                               sae_sparse *lists) {
+    bool top_k = q->dict->rule == SAE_RULE_TOP_K;
+    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->share) : room->rows;
+    for (size_t r = 0, some; r < rows; r += some) {
+        some = saei_min(most, rows - r);
+        saei_infer_norms(q, r0 + r, some, room->norms);
+        if (top_k) saei_forward_top_rows(q, room, r0 + r, some, lists);
+        else saei_forward_rows(q, room, r0 + r, some);
+    }
+}
+
+static SAEI_NOINLINE void saei_forward_small(const saei_infer *q, const saei_room *room, size_t r0,
+                                             size_t rows) {
     uint32_t latent[SAEI_FORWARD_LISTS];
     float value[SAEI_FORWARD_LISTS];
+    sae_sparse lists = { room->begin, latent, value, SAEI_FORWARD_LISTS };
+    saei_forward_block(q, room, r0, rows, &lists);
+}
+
+static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
     saei_room room = saei_room_take(q->dict->ctx, &small);
-    bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    sae_sparse lists;
-    lists.row_begin = room.begin;
-    lists.latent = room.entries ? room.latent : latent;
-    lists.value = room.entries ? room.value : value;
-    lists.capacity = saei_max(room.entries, SAEI_FORWARD_LISTS);
-    if (top_k) room.rows = saei_min(room.rows, lists.capacity / q->share);
-    for (size_t r = 0, some; r < rows; r += some) {
-        some = saei_min(room.rows, rows - r);
-        saei_infer_norms(q, r0 + r, some, room.norms);
-        if (top_k) saei_forward_top_rows(q, &room, r0 + r, some, &lists);
-        else saei_forward_rows(q, &room, r0 + r, some);
-    }
+    sae_sparse lists = { room.begin, room.latent, room.value, room.entries };
+    if (room.block) saei_forward_block(q, &room, r0, rows, &lists);
+    else saei_forward_small(q, &room, r0, rows);
     saei_room_leave(&room);
 }
 
@@ -15063,8 +12607,12 @@ SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *
 
 /* ==== >>steer ================================================================================= */
 
-/* Rows at a time whose f, one for each steering, lie on the stack. */
-enum { SAEI_STEER_FLOATS = SAE_MAX_STEERINGS, SAEI_STEER_ENTRIES = 256 };
+/* Numbers on the stack of a block that found no room; entries of a list. */
+enum {
+    SAEI_STEER_FLOATS = SAE_MAX_STEERINGS,
+    SAEI_STEER_COUNTERS = 256, /* one for each row at least */
+    SAEI_STEER_ENTRIES = 128
+};
 
 typedef struct saei_steer_job {
     const sae_dictionary *dict;
@@ -15075,45 +12623,68 @@ typedef struct saei_steer_job {
     size_t n;
 } saei_steer_job;
 
+/* Where the parts of a job work. */
+typedef struct saei_steer_room {
+    saei_room room;
+    float *f;         /* [rows][count]: of the latents named */
+    size_t entries;   /* of f */
+    uint32_t *before; /* latents of the row that stand before each */
+    size_t counters;  /* of before */
+} saei_steer_room;
+
 /* What a top-k rule compares. */
 static float saei_steer_key(const sae_dictionary *dict, float f) {
     return dict->desc.activation == SAE_ACTIVATION_MAGNITUDE ? fabsf(f) : f;
 }
 
-/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
-   the largest of its group; ties to the lower index: counts for each the latents before it. */
-static SAEI_NOINLINE void saei_steer_rank(const saei_steer_job *job, const saei_infer *q,
-                                          const saei_room *room, size_t r0, size_t rows, float *f) {
+/* Counts for each f [rows][count] of steerings [begin, end) the latents of its row, or of its group,
+   that stand before it; ties to the lower index. */
+static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
+                             const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
+                             size_t end) {
     const sae_dictionary *dict = job->dict;
     bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
-    size_t m = dict->desc.dict_size, count = job->count;
-    size_t group = grouped ? m / dict->desc.k : m, most = grouped ? 1 : dict->desc.k;
-    uint32_t before[SAEI_STEER_FLOATS];
-    memset(before, 0, sizeof before);
+    size_t m = dict->desc.dict_size, group = grouped ? m / dict->desc.k : m;
+    memset(w->before, 0, rows * (end - begin) * sizeof *w->before);
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
-        saei_infer_product(q, room, r0, rows, first, width);
+        saei_infer_product(q, &w->room, r0, rows, first, width);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
                 size_t i = first + j;
-                float v = saei_infer_value(dict, i, room->product[r * SAEI_PANEL + j], true);
+                float v = saei_infer_value(dict, i, w->room.product[r * SAEI_PANEL + j], true);
                 float key = saei_steer_key(dict, v);
+                uint32_t *before = w->before + r * (end - begin);
                 if (v == 0 && !saei_is_signed(&dict->desc)) continue;
-                for (size_t s = 0; s < count; s++) {
-                    float held = saei_steer_key(dict, f[r * count + s]);
+                for (size_t s = begin; s < end; s++, before++) {
+                    float held = saei_steer_key(dict, w->f[r * job->count + s]);
                     size_t latent = job->list[s].latent;
                     if (latent / group != i / group) continue;
-                    before[r * count + s] += key > held || (key == held && i < latent);
+                    *before += key > held || (key == held && i < latent);
                 }
             }
     }
-    for (size_t s = 0; s < rows * count; s++)
-        if (before[s] >= most) f[s] = 0;
+}
+
+/* Of f [rows][count], values before the choice, leaves what is among the k largest of its row, or
+   the largest of its group. */
+static void saei_steer_rank(const saei_steer_job *job, const saei_infer *q,
+                            const saei_steer_room *w, size_t r0, size_t rows) {
+    const sae_dictionary_desc *h = &job->dict->desc;
+    size_t most = h->activation == SAE_ACTIVATION_GROUP_MAX ? 1 : h->k;
+    size_t share = saei_min(job->count, w->counters / rows), end;
+    for (size_t begin = 0; begin < job->count; begin = end) {
+        end = saei_min(begin + share, job->count);
+        saei_steer_count(job, q, w, r0, rows, begin, end);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t s = begin; s < end; s++)
+                if (w->before[r * (end - begin) + s - begin] >= most) w->f[r * job->count + s] = 0;
+    }
 }
 
 /* f [rows][count] of the latents named, as sae_encode gives them. */
-static void saei_steer_encode(const saei_steer_job *job, const saei_room *room, size_t r0,
-                              size_t rows, float *f) {
+static void saei_steer_encode(const saei_steer_job *job, const saei_steer_room *w, size_t r0,
+                              size_t rows) {
     const sae_dictionary *dict = job->dict;
     size_t count = job->count, active = saei_active_latents(dict), candidates = 0;
     uint32_t list[SAEI_PANEL];
@@ -15121,22 +12692,22 @@ static void saei_steer_encode(const saei_steer_job *job, const saei_room *room, 
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = job->x;
-    saei_infer_norms(&q, r0, rows, room->norms);
+    saei_infer_norms(&q, r0, rows, w->room.norms);
     for (size_t first = 0; first < count; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, count - first);
         for (size_t j = 0; j < width; j++) list[j] = job->list[first + j].latent;
         q.list = list;
-        saei_infer_product(&q, room, r0, rows, 0, width);
+        saei_infer_product(&q, &w->room, r0, rows, 0, width);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < width; j++) {
-                float v = saei_infer_value(dict, list[j], room->product[r * SAEI_PANEL + j],
+                float v = saei_infer_value(dict, list[j], w->room.product[r * SAEI_PANEL + j],
                                            job->ranks);
-                f[r * count + first + j] = list[j] < active ? v : 0;
+                w->f[r * count + first + j] = list[j] < active ? v : 0;
                 candidates += list[j] < active && v != 0;
             }
     }
     q.list = NULL;
-    if (job->ranks && candidates) saei_steer_rank(job, &q, room, r0, rows, f);
+    if (job->ranks && candidates) saei_steer_rank(job, &q, w, r0, rows);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -15150,21 +12721,18 @@ static float saei_steer_change(const sae_steering *s, float f) {
     return s->value;
 }
 
-/* x += add for n <= SAEI_DECODE_COLUMNS columns of row r from c on; 16-bit rows are rounded to the
-   nearest, ties to even. */
+/* x += add for n columns of row r from c on; 16-bit rows are rounded to the nearest, ties to even. */
 static void saei_steer_add(const sae_rows *x, size_t r, size_t c, size_t n, const float *add) {
-    void *to = (void *)(uintptr_t)saei_rows_at(x, r, c);
-    float own[SAEI_DECODE_COLUMNS];
-    const float *from = saei_row_floats(x, r, c, n, own);
-    if (x->dtype == SAE_F32) {
-        float *at = (float *)to;
-        for (size_t k = 0; k < n; k++) at[k] += add[k];
-        return;
-    }
-    for (size_t k = 0; k < n; k++) own[k] = from[k] + add[k];
+    unsigned char *to = (unsigned char *)(uintptr_t)saei_rows_at(x, r, c);
     for (size_t k = 0; k < n; k++) {
-        uint16_t bits = x->dtype == SAE_F16 ? saei_half_bits(own[k]) : saei_bf16_bits(own[k]);
-        memcpy((unsigned char *)to + 2 * k, &bits, sizeof bits);
+        float own, sum = *saei_row_floats(x, r, c + k, 1, &own) + add[k];
+        uint16_t bits;
+        if (x->dtype == SAE_F32) {
+            ((float *)(void *)to)[k] = sum;
+            continue;
+        }
+        bits = x->dtype == SAE_F16 ? saei_half_bits(sum) : saei_bf16_bits(sum);
+        memcpy(to + 2 * k, &bits, sizeof bits);
     }
 }
 
@@ -15200,41 +12768,50 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
     }
 }
 
-static SAEI_NOINLINE void saei_steer_f(const saei_steer_job *job, size_t r0, size_t rows,
-                                       float *f) {
-    size_t count = job->count;
-    saei_small_block small;
-    saei_room room;
-    if (job->dict->desc.arch == SAE_ARCH_IDENTITY) {
-        float own;
-        for (size_t s = 0; s < rows * count; s++)
-            f[s] = *saei_row_floats(&job->x, r0 + s / count, job->list[s % count].latent, 1, &own);
-        return;
+/* Rows r0 to end. */
+static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w, size_t r0,
+                            size_t end) {
+    const sae_dictionary_desc *h = &job->dict->desc;
+    size_t count = job->count, most = saei_min(w->room.rows, w->entries / count);
+    float own;
+    memset(w->f, 0, saei_min(most, end - r0) * count * sizeof *w->f);
+    for (size_t r = r0, rows; r < end; r += rows) {
+        rows = saei_min(most, end - r);
+        for (size_t s = 0; h->arch == SAE_ARCH_IDENTITY && s < rows * count; s++)
+            w->f[s] = *saei_row_floats(&job->x, r + s / count, job->list[s % count].latent, 1,
+                                       &own);
+        if (job->needs_f && h->arch != SAE_ARCH_IDENTITY) saei_steer_encode(job, w, r, rows);
+        for (size_t i = 0; i < rows; i++) {
+            float scale = h->input_norm && !h->output_normalized
+                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
+            saei_steer_row(job, w->f + i * count, scale, r + i);
+        }
     }
-    room = saei_room_take(job->dict->ctx, &small);
-    for (size_t r = 0, some; r < rows; r += some) {
-        some = saei_min(room.rows, rows - r);
-        saei_steer_encode(job, &room, r0 + r, some, f + r * count);
-    }
-    saei_room_leave(&room);
+}
+
+static SAEI_NOINLINE void saei_steer_small(const saei_steer_job *job, saei_steer_room *w,
+                                           size_t r0, size_t end) {
+    float f[SAEI_STEER_FLOATS];
+    uint32_t before[SAEI_STEER_COUNTERS];
+    w->f = f;
+    w->before = before;
+    w->entries = SAEI_STEER_FLOATS;
+    w->counters = SAEI_STEER_COUNTERS;
+    saei_steer_rows(job, w, r0, end);
 }
 
 static void saei_steer_part(void *arg, size_t part) {
     const saei_steer_job *job = (const saei_steer_job *)arg;
-    const sae_dictionary_desc *h = &job->dict->desc;
-    size_t count = job->count, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
-    size_t most = saei_min(SAEI_BLOCK_ROWS, SAEI_STEER_FLOATS / count);
-    float f[SAEI_STEER_FLOATS];
-    memset(f, 0, sizeof f);
-    for (size_t r = part * SAEI_BLOCK_ROWS, rows; r < end; r += rows) {
-        rows = saei_min(most, end - r);
-        if (job->needs_f) saei_steer_f(job, r, rows, f);
-        for (size_t i = 0; i < rows; i++) {
-            float scale = h->input_norm && !h->output_normalized
-                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
-            saei_steer_row(job, f + i * count, scale, r + i);
-        }
-    }
+    size_t r0 = part * SAEI_BLOCK_ROWS, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
+    saei_small_block small;
+    saei_steer_room w;
+    w.room = saei_room_take(job->dict->ctx, &small);
+    w.f = w.room.value;
+    w.before = w.room.latent;
+    w.entries = w.counters = w.room.entries;
+    if (w.room.block) saei_steer_rows(job, &w, r0, end);
+    else saei_steer_small(job, &w, r0, end);
+    saei_room_leave(&w.room);
 }
 
 static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
@@ -15925,7 +13502,7 @@ static bool saei_read_turned(const saei_read_job *job, const void *const *row, s
     bool finite = true;
     size_t i = 0;
     for (; i + 16 <= rows; i += 16)
-        finite = job->kernels->turn(row + i, n, dst + i, job->ld) && finite;
+        finite = job->kernels->copy_transposed(row + i, n, dst + i, job->ld) && finite;
     for (; i < rows; i++) {
         for (size_t c = 0; c < n; c++)
             memcpy(dst + c * job->ld + i, (const unsigned char *)row[i] + 4 * c, 4);
@@ -18671,7 +16248,7 @@ static bool saei_code_make(sae_trainer *t, size_t stride, size_t extras, bool se
     bool ok;
     code->stride = stride;
     if (!saei_mul(t->desc.batch_size, stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        || !saei_add(entries, SAEI_LIST_PADDING, &entries))
         return false;
     code->count = (uint32_t *)saei_device(t, t->desc.batch_size, sizeof(uint32_t));
     code->latent = (uint32_t *)saei_device(t, entries, sizeof(uint32_t));
@@ -19441,7 +17018,7 @@ static bool saei_session_take(sae_session *s) {
     s->code.stride = s->select == SAE_SELECT_TOP_K ? s->dict.desc.k : s->dict.desc.dict_size;
     if (scratch == SIZE_MAX || !saei_mul(batch, ld, &rows)
         || !saei_mul(batch, s->code.stride, &entries)
-        || !saei_add(entries, SAEI_KEEP_SLACK, &entries))
+        || !saei_add(entries, SAEI_LIST_PADDING, &entries))
         return false;
     w->scratch = saei_blocks_take(w, b, scratch, 1);
     s->params = saei_floats(w, b, s->dict.num_params);
