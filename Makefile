@@ -336,4 +336,4 @@ clean: ## removes build/
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
-	@echo "variables: CC CXX CFLAGS OPENMP CBLAS (that of the tests; empty: without) LDFLAGS"
+	@echo "variables: CC CXX CFLAGS OPENMP CBLAS (that of the tests; empty: without) LDFLAGS PREFIX DESTDIR"
