@@ -398,8 +398,8 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
                                              const float *values, size_t count);
 
 /* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
-   scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or <= 0),
-   SAE_ERR_UNSUPPORTED (an input_norm). */
+   scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or
+   <= 0), SAE_ERR_UNSUPPORTED (an input_norm). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -1190,19 +1190,6 @@ typedef struct sae_code {
     bool has_active_bits;  /* set by every encode: whether it filled active_bits */
 } sae_code;
 
-/* The same entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
-   their rows ascending. Where many fire, index may give the rows as bitmaps instead: then `row`
-   holds uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row
-   r. Check has_bits before reading row. */
-#define SAE_INDEX_VALUES 5
-typedef struct sae_index {
-    size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
-    bool has_bits;                    /* set by every index: whether row holds bitmaps */
-    size_t *begin;                    /* D [m + 1] */
-    uint32_t *row;                    /* D [capacity], or bitmaps */
-    float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
-} sae_index;
-
 typedef enum sae_select {
     SAE_SELECT_ALL,        /* every listed latent; value = p */
     SAE_SELECT_POSITIVE,   /* p > 0 */
@@ -1225,6 +1212,20 @@ typedef struct sae_encode_args {
     float *warm;                /* D one float: a guess at the threshold, updated; no bit depends
                                    on it */
 } sae_encode_args;
+
+#ifndef SAE_NO_TRAIN
+/* A code's entries by latent (a stable counting sort): those of latent i are begin[i]..begin[i+1],
+   their rows ascending. Where many fire, index may give the rows as bitmaps instead: then `row`
+   holds uint64_t [ceil(rows / 64)][m], bit r % 64 of word [r / 64][i] is set where latent i has row
+   r. Check has_bits before reading row. */
+#define SAE_INDEX_VALUES 5
+typedef struct sae_index {
+    size_t dict_size, capacity, rows; /* rows of the code it was made from; 0: not known */
+    bool has_bits;                    /* set by every index: whether row holds bitmaps */
+    size_t *begin;                    /* D [m + 1] */
+    uint32_t *row;                    /* D [capacity], or bitmaps */
+    float *value[SAE_INDEX_VALUES];   /* D [capacity] each, as many as were asked for */
+} sae_index;
 
 typedef enum sae_penalty {
     SAE_PENALTY_L1,     /* sum w_i f_i, w = weight or 1 */
@@ -1277,7 +1278,6 @@ typedef struct sae_lazy_adam {
     uint32_t *num_deferred; /* D one number: how many rows were behind when catch_up came */
 } sae_lazy_adam;
 
-#ifndef SAE_NO_TRAIN
 /* The operations. A row is X(result, name, need, parameters, arguments) and declares
        result name parameters
    which the struct below has as a pointer; arguments repeats the parameters' names, so that a row
@@ -1774,6 +1774,8 @@ SAEI_INLINE double saei_draw_uniform(uint64_t bits) {
     return SAEI_TIMES((double)(bits >> 11 | 1), 1.1102230246251565e-16);
 }
 
+#ifndef SAE_NO_TRAIN
+
 /* ==== >>math: Adam ============================================================================ */
 
 typedef struct saei_adam_factors {
@@ -1809,6 +1811,8 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
     double factor = max_norm / (sqrt(sum_squares) + 1e-6);
     return factor < 1 ? factor : 1;
 }
+
+#endif
 
 #ifdef SAE_IMPLEMENTATION
 #define SAEI_LIBRARY_IMPLEMENTED
@@ -8371,8 +8375,8 @@ static void SAEI_FN(saei_add_fires)(size_t words, const uint64_t *fires, const f
     }
 }
 
-/* Prefetches the next panel, which lies after this one, from the L3: 128 bytes at each of 256 lists, 256
-   where there are fewer. -10 % of a sum's time over 16 MB of panels. */
+/* Prefetches the next panel, which lies after this one: 128 bytes at each of 256 lists, 256 where
+   there are fewer. -10 % of a sum's time over 16 MB of panels. */
 static inline void SAEI_FN(saei_panel_ahead)(const float *panel, size_t lists, size_t list) {
     const size_t bytes = lists > 128 ? 128 : 256;
     const char *part = (const char *)(panel + SAEI_DENSE_ROWS * 128) + bytes * list;
@@ -16482,7 +16486,7 @@ static sae_result saei_blocks_fail(const sae_work *w, const char *who, const cha
 
 enum { /* traits of a scheme */
     SAEI_CONSTRAINED = 1 << 0, /* ConstrainedAdam: rows of W_dec keep norm 1 */
-    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: with an eps added to the norm */
+    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: an eps is added to the norm */
     SAEI_CLIPPED = 1 << 2,     /* the norm of all gradients together is at most 1 */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
@@ -16984,8 +16988,8 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
 
 /* ==== >>trainer: hyperparameters ============================================================== */
 /* One row each, in the order of sae_trainer_desc. From the rows follow the defaults, the checks,
-   the settings a backup belongs to, reading and writing by name, and what options and bindings list.
-   Which trainers have one stands in >>trainer: schemes. */
+   the settings a backup belongs to, reading and writing by name, and the list for options and
+   bindings. Which trainers have one stands in >>trainer: schemes. */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
