@@ -63,19 +63,13 @@ class sae_logger(ctypes.Structure):
     _fields_ = [("log", LOG), ("user", c_void_p)]
 
 
-class sae_io(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in "open size read close map write sync rename remove "
-                                             "make_folder user".split()]
-
-
 class sae_pool(ctypes.Structure):
     _fields_ = [("run", c_void_p), ("user", c_void_p)]
 
 
 class sae_context_desc(ctypes.Structure):
-    _fields_ = [("allocator", sae_allocator), ("logger", sae_logger), ("io", sae_io),
-                ("pool", sae_pool),
-                ("threads", c_int),
+    _fields_ = [("allocator", sae_allocator), ("logger", sae_logger), ("pool", sae_pool),
+                ("threads", c_int), ("io", c_void_p),
                 ("backend", c_void_p), ("backend_desc", c_void_p), ("instruction_set", c_char_p)]
 
 

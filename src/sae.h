@@ -103,6 +103,7 @@ extern "C" {
 #endif
 
 #include "api/core.h"
+#include "api/dictionary.h"
 #include "api/files.h"
 #include "api/model.h"
 #ifndef SAE_NO_TRAIN

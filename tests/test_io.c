@@ -142,7 +142,7 @@ static sae_context *io_context(io_disk *disk, bool map) {
     desc.allocator.alloc = common_alloc;
     desc.allocator.free = common_free;
     desc.threads = 1;
-    desc.io = io;
+    desc.io = &io;
     CHECK(sae_context_create(&desc, &ctx) == SAE_OK, "no context");
     return ctx;
 }
@@ -500,20 +500,23 @@ static void every_call(const char *name, sae_result (*work)(sae_context *, const
 
 static void refused(void) {
     sae_context_desc desc;
+    sae_io io;
     sae_context *ctx = NULL;
     io_disk disk;
     sae_dictionary *dict;
     check_test = "refused";
     memset(&desc, 0, sizeof desc);
-    desc.io.open = io_open;
+    memset(&io, 0, sizeof io);
+    desc.io = &io;
+    io.open = io_open;
     CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID, "open alone");
-    desc.io.size = io_size;
-    desc.io.read = io_read;
-    desc.io.close = io_close;
-    desc.io.write = io_write;
+    io.size = io_size;
+    io.read = io_read;
+    io.close = io_close;
+    io.write = io_write;
     CHECK(sae_context_create(&desc, &ctx) == SAE_ERR_INVALID, "write without rename");
-    desc.io.write = NULL;
-    desc.io.user = &disk;
+    io.write = NULL;
+    io.user = &disk;
     memset(&disk, 0, sizeof disk);
     disk.fail_at = -1;
     CHECK_OK(ctx, sae_context_create(&desc, &ctx), return);

@@ -49,6 +49,7 @@ static void check_saved(sae_context *ctx, const sae_dictionary *dict, const pack
 int main(void) {
     sae_context *ctx = check_context(1);
     sae_context_desc desc;
+    sae_io io;
     sae_load_desc load;
     sae_dictionary *dict = NULL;
     pack p;
@@ -69,11 +70,13 @@ int main(void) {
     sae_context_destroy(ctx);
 
     memset(&desc, 0, sizeof desc);
-    desc.io.open = pack_open;
-    desc.io.size = pack_size;
-    desc.io.read = pack_read;
-    desc.io.close = pack_close;
-    desc.io.user = &p;
+    memset(&io, 0, sizeof io);
+    desc.io = &io;
+    io.open = pack_open;
+    io.size = pack_size;
+    io.read = pack_read;
+    io.close = pack_close;
+    io.user = &p;
     CHECK_OK(ctx, sae_context_create(&desc, &ctx), return check_end());
     load.config = NULL;
     CHECK_OK(ctx, sae_dictionary_load(ctx, &load, "pack", &dict), return check_end());

@@ -1,9 +1,38 @@
 #pragma once
-#include "core.h"
+#include "dictionary.h"
 
 /* ==== >>api: files ============================================================================ */
 
-/* -- trainers, as files name them -- */
+/* ---- where files are ---- */
+
+/* Where files are read and written: an archive, a virtual file system, memory. Paths are passed on
+   as they were given to the library, folder and name joined by "/"; a folder is a prefix of paths.
+   Called from the thread that called the library, on one file at a time. Return SAE_OK or an error,
+   which the caller gets. */
+struct sae_io {
+    /* Opens a file to be read, or (write) a new one in the place of one that is there. Errors:
+       SAE_ERR_NOT_FOUND (no such file; to write: no such folder, unless folders need no making);
+       SAE_ERR_UNSUPPORTED if it is a folder, where that is known. */
+    sae_result (*open)(const char *path, bool write, void **file, void *user);
+    sae_result (*size)(void *file, uint64_t *size, void *user);
+    sae_result (*read)(void *file, uint64_t offset, void *out, size_t size, void *user); /* all */
+    /* Of a written file, SAE_ERR_MISMATCH: another program has put its own file there meanwhile.
+       The file is closed in any case. */
+    sae_result (*close)(void *file, void *user);
+    /* Optional: *data becomes all bytes of the file, valid until close and read by any thread; read
+       is not called then. NULL: files are read into memory of the context's allocator. */
+    sae_result (*map)(void *file, const void **data, void *user);
+    /* To write: NULL together where nothing is written. A file is written as PATH.tmp from its
+       beginning, synced, closed, then renamed to PATH (which it replaces) or removed. */
+    sae_result (*write)(void *file, const void *data, size_t size, void *user);
+    sae_result (*sync)(void *file, void *user); /* optional */
+    sae_result (*rename)(const char *from, const char *to, void *user);
+    sae_result (*remove)(const char *path, void *user);
+    sae_result (*make_folder)(const char *path, void *user); /* optional; with its parents */
+    void *user;
+};
+
+/* ---- trainers, as files name them ---- */
 
 /* One row a trainer: its number, the dictionary it trains, its NAME on the command line and in
    messages, the reference's class, and that class's name in 2024. */
@@ -45,7 +74,7 @@ SAE_API const char *sae_trainer_class(sae_trainer_kind kind);
 /* From either name; false (out untouched) if it is neither. */
 SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
 
-/* -- formats -- */
+/* ---- formats of dictionaries ---- */
 
 /* Whose files are opened, and what their folders hold. */
 #define SAE_FORMATS(X)                                                                             \
@@ -68,6 +97,26 @@ typedef enum sae_format {
 SAE_API const char *sae_format_name(sae_format format);
 /* False (out untouched) if there is no such format. */
 SAE_API bool sae_format_from_name(const char *name, sae_format *out);
+
+/* Of sae_dictionary_load and sae_dictionary_load_memory. Of dictionary_learning any .pt or
+   .safetensors with its tensors opens, a crashed run's nested ae.pt too. */
+struct sae_load_desc {
+    sae_arch arch;  /* dictionary_learning: default: from config.json, else from the tensors' names.
+                       A folder that does not tell TOP_K from BATCH_TOP_K is refused unless given */
+    size_t k;       /* for old files that hold none */
+    bool raw;       /* take the tensors as they are; default: as the reference's loader does
+                       (STANDARD of dictionary_learning is brought to unit decoder norms) */
+    bool raw_decoder_norms; /* keep STANDARD's decoder norms; all other conversions happen */
+    size_t first_latent, num_latents; /* only these latents, as a dictionary of num_latents; default
+                       0 and 0: all; num_latents 0 or past the end: up to the end. Of a large mapped
+                       file just their rows or columns are read (their CRC-32 then is not). Top-k
+                       chooses among them alone; group max needs all */
+    const void *config; /* the text of the config file; default: that beside the file, none for */
+    size_t config_size; /* memory */
+    const char *name; /* from memory: what the file is called, as a path would say it, for what only
+                         a name tells: the format, where tensors do not; hook and layer. May be
+                         NULL */
+};
 
 /* Where a dictionary came from. Texts are "" where the file does not say. */
 typedef struct sae_origin {
@@ -108,6 +157,8 @@ typedef struct sae_export_desc {
    SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
+
+/* ---- tensors of any container ---- */
 
 /* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open (in
    memory, where sae_io cannot map).

@@ -1,4 +1,5 @@
 #pragma once
+#include "../api/files.h"
 #include "../api/model.h"
 #include "../api/backend.h"
 #include "math.h"

@@ -79,12 +79,20 @@ static void saei_room_leave(saei_room *room) {
     if (room->block) saei_unlock(&room->block->taken);
 }
 
+/* What reads is there, and of what writes all or nothing. */
+static bool saei_io_whole(const sae_io *io) {
+    return io->open && io->size && io->read && io->close && !io->write == !io->rename
+           && !io->write == !io->remove;
+}
+
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out) {
     sae_context_desc zero, *d = &zero;
     const saei_kernels *kernels;
+    const sae_io *io;
     sae_context *ctx;
     if (desc) zero = *desc;
     else memset(&zero, 0, sizeof zero);
+    io = d->io;
     if (!out) return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: out is NULL");
     if (!d->allocator.alloc != !d->allocator.free)
         return saei_context_refuse(d, SAE_ERR_INVALID,
@@ -102,12 +110,10 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
     }
-    if (!d->io.open != !d->io.size || !d->io.open != !d->io.read || !d->io.open != !d->io.close
-        || !d->io.write != !d->io.rename || !d->io.write != !d->io.remove
-        || (!d->io.open && d->io.write))
+    if (io && !saei_io_whole(io))
         return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: io has some callbacks "
-                                   "of a kind, allowed are all of open, size, read, close or none, "
-                                   "and with them all of write, rename, remove or none");
+                                   "of a kind, allowed are all of open, size, read, close, and "
+                                   "with them all of write, rename, remove or none");
     kernels = saei_kernels_select(d->instruction_set);
     if (!kernels)
         return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: this CPU has no such "
@@ -120,8 +126,8 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     memset(ctx, 0, sizeof *ctx);
     ctx->allocator = d->allocator;
     ctx->logger = d->logger;
-    ctx->io = d->io;
-    if (!d->io.open) saei_files_use(ctx);
+    if (io) ctx->io = *io;
+    else saei_files_use(ctx);
     ctx->pool = d->pool;
     ctx->threads = d->pool.run ? d->threads : 1;
 #if defined(_OPENMP)
