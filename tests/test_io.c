@@ -5,7 +5,7 @@
     nothing allocated and no half file.
     Oracle: the path. Tolerance: none. */
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #include "check.h"
 #include "common.h"
 

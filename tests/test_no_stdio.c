@@ -3,7 +3,7 @@
     Oracle: the bytes of a fixture, which come back. Tolerance: none. */
 #define SAE_NO_STDIO
 #define SAE_IMPLEMENTATION
-#include "../sae.h"
+#include "sae.h"
 #if defined(O_RDONLY) || defined(PROT_READ)
 #error "the system's headers for files are there"
 #endif
