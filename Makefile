@@ -54,6 +54,7 @@ IMPLEMENTATION = printf '\#define SAE_IMPLEMENTATION\n\#include "sae.h"\n' | $(C
 build/sae_h.o: sae.h Makefile | build
 	$(IMPLEMENTATION)
 
+build/embedded: examples/embedded.inc
 build/%: examples/%.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
 

@@ -22,7 +22,7 @@ echo 'int main(void) { return 0; }' | $CC -fopenmp -x c - -o "$tmp/openmp" 2> /d
 for name in "$@"; do
     mkdir -p "$tmp/$name/examples"
     cp "$root/sae.h" "$tmp/$name"
-    cp "$root/examples/$name.c" "$tmp/$name/examples"
+    cp "$root/examples/$name".* "$tmp/$name/examples"
     cd "$tmp/$name" || exit 1
     [ "$(wc -l < "examples/$name.c")" -lt 120 ] && good || bad "$name.c has 120 lines or more"
 
