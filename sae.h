@@ -15810,7 +15810,7 @@ static sae_result saei_blocks_fail(const sae_work *w, const char *who, const cha
 
 enum { /* traits of a scheme */
     SAEI_CONSTRAINED = 1 << 0, /* ConstrainedAdam: rows of W_dec keep norm 1 */
-    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: with an eps added to the norm */
+    SAEI_UNIT = 1 << 1,        /* the same, as later trainers do it: an eps is added to the norm */
     SAEI_CLIPPED = 1 << 2,     /* the norm of all gradients together is at most 1 */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
@@ -16312,8 +16312,8 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
 
 /* ==== >>trainer: hyperparameters ============================================================== */
 /* One row each, in the order of sae_trainer_desc. From the rows follow the defaults, the checks,
-   the settings a backup belongs to, reading and writing by name, and what options and bindings list.
-   Which trainers have one stands in >>trainer: schemes. */
+   the settings a backup belongs to, reading and writing by name, and the list for options and
+   bindings. Which trainers have one stands in >>trainer: schemes. */
 
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
