@@ -11367,7 +11367,7 @@ static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
                 for (size_t s = begin; s < end; s++, before++) {
                     float held = saei_steer_key(dict, w->f[r * job->count + s]);
                     size_t latent = job->list[s].latent;
-                    if (latent / group != i / group) continue;
+                    if (grouped && latent / group != i / group) continue;
                     *before += key > held || (key == held && i < latent);
                 }
             }
@@ -11441,6 +11441,14 @@ static void saei_steer_put(const sae_rows *x, size_t r, size_t c, float v) {
     memcpy(to, &bits, sizeof bits);
 }
 
+/* x += add for n columns of row r from c on. */
+static void saei_steer_add(const sae_rows *x, size_t r, size_t c, size_t n, const float *add) {
+    float *at = (float *)(uintptr_t)saei_rows_at(x, r, c), own;
+    for (size_t k = 0; x->dtype == SAE_F32 && k < n; k++) at[k] += add[k];
+    for (size_t k = 0; x->dtype != SAE_F32 && k < n; k++)
+        saei_steer_put(x, r, c + k, *saei_row_floats(x, r, c + k, 1, &own) + add[k]);
+}
+
 /* IDENTITY: the row's columns are the latents. A column named twice is rounded once. */
 static void saei_steer_columns(const saei_steer_job *job, const float *f, size_t r) {
     for (size_t j = 0; j < job->count; j++) {
@@ -11486,10 +11494,7 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
                                          dict->ld_out, sum);
             held = 0;
         }
-        for (size_t k = c; k < saei_min(c + width, d); k++) {
-            float own;
-            saei_steer_put(&job->x, r, k, *saei_row_floats(&job->x, r, k, 1, &own) + sum[k - c]);
-        }
+        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
     }
 }
 
