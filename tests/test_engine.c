@@ -488,7 +488,7 @@ static void every_way(const kind *k) {
                     sae_context *ctx;
                     sae_dictionary *dict;
                     if (n < 10 && w.prepared) continue; /* too few rows for that */
-                    if (rows > 0 && !w.pooled) continue;
+                    if (rows > 0 && (!w.pooled || set % 2 != rows % 2)) continue; /* enough */
                     if (!(ctx = context(w.set, w.pooled))) continue; /* not on this CPU */
                     dict = kind_make(ctx, k);
                     if (w.prepared) CHECK_OK(ctx, sae_dictionary_prepare(dict), continue);
