@@ -61,14 +61,17 @@
         }
 
     LETTERS
-        n or B rows (tokens) of a batch, d activation_dim, m dict_size, k active latents a row,
+        n or B rows (tokens) of a batch, d activation_dim, m dict_size, k active latents per row,
         x [n,d] input, f [n,m] latents, x_hat [n,d] reconstruction, e = x_hat - x. Matrices are
         row-major, everything is float32 unless a line says otherwise.
 
     CONTENTS (search for the tag)
-        What you call
-        >>api        results, context, dictionaries, steering, schedules, trainers, sessions,
-                     activation buffer, training loop, metrics, files, beside a model
+        What you call; each part stands on the core alone, unless it says otherwise
+        >>api: core  results, context, dictionaries, encode, decode, steer: ten minutes
+        >>api: dictionaries in full   parameters read and set, sizes, control vectors
+        >>api: files            where files are, formats, export, tensors of any container
+        >>api: programs with a model  linear layers, threads, errors, JSON
+        >>api: schedules, trainers, sessions, the activation buffer, the training loop, metrics
         >>backend    the list of operations that a backend implements, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         How it is done; each part stands on those above it

@@ -2,13 +2,12 @@
 #include "base.h"
 
 /* ==== >>api: core ============================================================================= */
-/* All that a program needs which loads a dictionary, encodes, decodes and steers with it. Rules for
-   every part of the API: a call that can fail returns a sae_result, and sae_error() has the
-   sentence that names the function, the field, the value given and the values allowed. After a
-   failure arrays for results are unspecified, all other out-parameters untouched. A NULL object is
-   SAE_ERR_INVALID to such calls, nothing to do for destroy, close and free; other getters want a
-   live one. A desc is all zero (`= {0}` in C, `= {}` in C++) where a line does not say required;
-   zero means the default. */
+/* What a program needs that loads a dictionary, encodes, decodes and steers. Rules for every part
+   of the API: a call that can fail returns a sae_result; sae_error() has the sentence with the
+   function, the field, the value given and the values allowed. After a failure arrays for results
+   are unspecified, all other out-parameters untouched. A NULL object is SAE_ERR_INVALID to such
+   calls, nothing to do for destroy, close and free; other getters want a live one. A desc begins as
+   zeros (`= {0}` in C, `= {}` in C++); zero means the default. */
 
 #define SAE_RESULTS(X)                                                                             \
     X(SAE_OK, 0, "ok")                                                                             \
@@ -35,9 +34,9 @@ SAE_API const char *sae_version(void); /* SAE_VERSION where the library was comp
 
 /* ---- context ---- */
 
-/* What the other objects share: allocator, logger, threads, files, last error. One thread at a time
-   may create, load or train with it; inference on a const dictionary is safe from any number of
-   threads. Destroy objects before their context. */
+/* What the other objects share. One thread at a time may create, load or train with it; inference
+   on a const dictionary is safe from any number of threads. Destroy objects before their context.
+   */
 typedef struct sae_context sae_context;
 
 typedef struct sae_allocator { /* called from any thread; free never with NULL */
@@ -87,8 +86,8 @@ typedef struct sae_context_desc {
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out);
 SAE_API void sae_context_destroy(sae_context *ctx);
 
-/* The sentence about the last failed call, "" if none failed; valid until the next failure. Where
-   several threads may fail at once, take a copy (cut to size, NUL-terminated). */
+/* About the last failed call, "" if none failed; valid until the next failure. Where several
+   threads may fail at once, take a copy (cut to size, NUL-terminated). */
 SAE_API const char *sae_error(const sae_context *ctx);
 SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
 
@@ -103,7 +102,7 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
      MATRYOSHKA    as BATCH_TOP_K; latents past the active groups are 0    MatryoshkaBatchTopKSAE
      JUMP_RELU     p = W_enc x + b_enc; f = relu(p [p > threshold_i])           JumpReluAutoEncoder
      IDENTITY      f = x, x_hat = f                                                  IdentityDict
-   Dictionaries of other programs are one of these with the variations of the desc. */
+   Other programs' dictionaries are one of these with variations (see the desc). */
 #define SAE_ARCHS(X)                                                                               \
     X(SAE_ARCH_STANDARD, 1, "AutoEncoder")                                                         \
     X(SAE_ARCH_STANDARD_NEW, 2, "AutoEncoderNew")                                                  \
@@ -166,7 +165,7 @@ typedef struct sae_load_desc sae_load_desc; /* >>api: files */
 
 /* Opens a folder, or the file of the weights in it, of any program in SAE_FORMATS. What the format
    keeps beside the weights (decoder norms, a known scale of the activations) is folded into them;
-   tensors that do not fit are refused, never guessed at. desc may be NULL. Errors:
+   what does not fit is refused. desc may be NULL. Errors:
    SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED, SAE_ERR_MISMATCH, SAE_ERR_OUT_OF_MEMORY,
    SAE_ERR_IO. */
 SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
@@ -176,8 +175,8 @@ SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *de
 SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_desc *desc,
                                               const void *data, size_t size, sae_dictionary **out);
 
-/* Writes the reference's state_dict, .pt or .safetensors by the path's ending; a crash leaves the
-   old file. Errors: SAE_ERR_INVALID, SAE_ERR_IO, SAE_ERR_NOT_FOUND, SAE_ERR_OUT_OF_MEMORY,
+/* The reference's state_dict, .pt or .safetensors by the path's ending; a crash leaves the old
+   file. Errors: SAE_ERR_INVALID, SAE_ERR_IO, SAE_ERR_NOT_FOUND, SAE_ERR_OUT_OF_MEMORY,
    SAE_ERR_UNSUPPORTED (a dictionary with variations). */
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path);
 /* *data [*size] becomes the bytes that a file called name would have, for sae_context_free. */
@@ -217,9 +216,9 @@ SAE_API float sae_dictionary_threshold(const sae_dictionary *dict);
 
 /* Makes encode, encode_sparse and forward of 8 rows or more faster, with the same bits: twice and
    more for sparse latents on CPUs with AVX-512 VNNI; on others nothing happens. Keeps W_enc in 16
-   bits as well, 2 m d bytes, and scratch memory per thread. Batches with more than about m/20
-   latents per row gain nothing; after several of them the fast path is turned off. Whatever changes
-   the parameters or the rule ends it, and like this call must be alone with dict.
+   bits as well, 2 m d bytes, and scratch memory per thread. After several batches with more than
+   about m/20 latents per row it turns itself off. Whatever changes the parameters or the rule ends
+   it, and like this call must be alone with dict.
    Errors: SAE_ERR_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
@@ -262,7 +261,7 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
    for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and forward without f where
    k > 512 1024 (k + 1) bytes per thread (a little rounded up). It works in memory that the context
-   has, for as many calls at once as there are threads, and at least 4; further ones are slower.
+   has, for as many calls at once as it has threads, at least 4; further ones are slower.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
@@ -307,7 +306,7 @@ typedef struct sae_steering {
 /* x [n,d] += sum over the list of (target_i - f_i) W_dec[i], in place: what the dictionary does not
    reconstruct stays in x. All f are of x before the call; a latent named twice counts twice;
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
-   SAE_RULE_TOP_K a latent not among the k of its row has f = 0. Directions are in the row's own
+   SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
    Threads, stack, memory as for inference. Cost per row: count d, and m d more where a mode other
    than ADD meets a top-k rule.

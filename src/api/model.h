@@ -1,7 +1,7 @@
 #pragma once
 #include "core.h"
 
-/* ==== >>api: beside a model =================================================================== */
+/* ==== >>api: programs with a model ============================================================ */
 
 /* For programs that run a model and its dictionaries side by side (tools/neox.h does). */
 
