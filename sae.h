@@ -386,7 +386,7 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    give unspecified latents in these rows alone.
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
    for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and forward without f where
-   k > 512 1024 (k + 1) bytes per thread (a little rounded up). It works in memory that the context
+   k > 512 1024 (k + 1) bytes per thread. It works in memory that the context
    has, for as many calls at once as it has threads, at least 4; further ones are slower.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY. */
