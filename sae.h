@@ -628,8 +628,9 @@ struct sae_load_desc {
                        0 and 0: all; num_latents 0 or past the end: up to the end. Of a large mapped
                        file just their rows or columns are read (their CRC-32 then is not). Top-k
                        chooses among them alone; group max needs all */
-    const void *config; /* the text of the config file; default: that beside the file, none for */
-    size_t config_size; /* memory */
+    const void *config; /* the text of the config file, config_size bytes; default: that of the file
+                           next to the weights, from memory none */
+    size_t config_size;
     const char *name; /* from memory: what the file is called, as a path would say it, for what only
                          a name tells: the format, where tensors do not; hook and layer. May be
                          NULL */
@@ -1271,7 +1272,7 @@ typedef struct sae_lazy_adam {
     uint64_t t[SAE_LAZY_ADAM_UPDATES];         /* alike */
     uint64_t *last_active;  /* D [m]: the update before which latent i was last listed */
     uint64_t *applied;      /* D [m]: how many updates have been applied to row i */
-    uint32_t *num_deferred; /* D one number: how many rows were behind when catch_up came */
+    uint32_t *num_deferred; /* D one number: how many rows catch_up found deferred */
 } sae_lazy_adam;
 
 /* The operations. A row is X(result, name, need, parameters, arguments) and declares
@@ -5927,7 +5928,7 @@ SAE_API void sae_context_free(sae_context *ctx, void *memory) {
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
 #define SAEI_DENSE_ROWS 64
-#define SAEI_LIST_PADDING 16 /* entries of a row's list that may be overwritten behind its end */
+#define SAEI_LIST_PADDING 16 /* entries of a row's list after its end that may be overwritten */
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
@@ -14118,7 +14119,7 @@ static void saei_op_reconstruct(const sae_backend *ops, const sae_work *w, const
     ops->dots(w, code, e, W, 0, m, alpha, relu_of, grad);
 }
 
-/* An update of param [m][ld]. Without an own operation rows never wait: there is no lazy. */
+/* An update of param [m][ld]. Without an operation of its own no row is deferred: lazy is NULL. */
 static void saei_op_adam_rows(const sae_backend *ops, const sae_work *w, const sae_adam_desc *adam,
                               uint64_t t, const double *sum_squares, double max_norm,
                               float project, float unit, const sae_lazy_adam *lazy, size_t m,
@@ -16150,7 +16151,7 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
     saei_cpu_scratch s = saei_cpu_scratch_of(w);
     size_t ld = w->shape.ld;
     float *weights = (float *)(void *)s.doubles; /* [n] */
-    float *move = s.rows; /* [ld]; differences lie behind it */
+    float *move = s.rows; /* [ld]; the differences follow */
     const double *sum = saei_block_sum(w, x, NULL, n);
     saei_median_job j;
     for (size_t c = 0; c < ld; c++) out[c] = (float)(sum[c] / (double)n);

@@ -130,7 +130,7 @@ typedef struct sae_lazy_adam {
     uint64_t t[SAE_LAZY_ADAM_UPDATES];         /* alike */
     uint64_t *last_active;  /* D [m]: the update before which latent i was last listed */
     uint64_t *applied;      /* D [m]: how many updates have been applied to row i */
-    uint32_t *num_deferred; /* D one number: how many rows were behind when catch_up came */
+    uint32_t *num_deferred; /* D one number: how many rows catch_up found deferred */
 } sae_lazy_adam;
 
 /* The operations. A row is X(result, name, need, parameters, arguments) and declares

@@ -111,8 +111,9 @@ struct sae_load_desc {
                        0 and 0: all; num_latents 0 or past the end: up to the end. Of a large mapped
                        file just their rows or columns are read (their CRC-32 then is not). Top-k
                        chooses among them alone; group max needs all */
-    const void *config; /* the text of the config file; default: that beside the file, none for */
-    size_t config_size; /* memory */
+    const void *config; /* the text of the config file, config_size bytes; default: that of the file
+                           next to the weights, from memory none */
+    size_t config_size;
     const char *name; /* from memory: what the file is called, as a path would say it, for what only
                          a name tells: the format, where tensors do not; hook and layer. May be
                          NULL */

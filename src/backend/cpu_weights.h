@@ -185,7 +185,7 @@ static void saei_cpu_geometric_median(const sae_work *w, const float *x, size_t 
     saei_cpu_scratch s = saei_cpu_scratch_of(w);
     size_t ld = w->shape.ld;
     float *weights = (float *)(void *)s.doubles; /* [n] */
-    float *move = s.rows; /* [ld]; differences lie behind it */
+    float *move = s.rows; /* [ld]; the differences follow */
     const double *sum = saei_block_sum(w, x, NULL, n);
     saei_median_job j;
     for (size_t c = 0; c < ld; c++) out[c] = (float)(sum[c] / (double)n);

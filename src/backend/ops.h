@@ -44,7 +44,7 @@ static void saei_op_reconstruct(const sae_backend *ops, const sae_work *w, const
     ops->dots(w, code, e, W, 0, m, alpha, relu_of, grad);
 }
 
-/* An update of param [m][ld]. Without an own operation rows never wait: there is no lazy. */
+/* An update of param [m][ld]. Without an operation of its own no row is deferred: lazy is NULL. */
 static void saei_op_adam_rows(const sae_backend *ops, const sae_work *w, const sae_adam_desc *adam,
                               uint64_t t, const double *sum_squares, double max_norm,
                               float project, float unit, const sae_lazy_adam *lazy, size_t m,

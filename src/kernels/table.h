@@ -12,7 +12,7 @@
 #define SAEI_TILE_ROWS 8  /* rows that go through a panel together */
 #define SAEI_DENSE_COLUMNS 128 /* a panel of the dense phase: 64 rows of 128 floats lie in the L1 */
 #define SAEI_DENSE_ROWS 64
-#define SAEI_LIST_PADDING 16 /* entries of a row's list that may be overwritten behind its end */
+#define SAEI_LIST_PADDING 16 /* entries of a row's list after its end that may be overwritten */
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
