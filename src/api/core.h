@@ -29,7 +29,7 @@ typedef enum sae_result {
 #undef SAE_X
 } sae_result;
 
-SAE_API const char *sae_result_name(sae_result result); /* "SAE_ERR_FORMAT"; never NULL */
+SAE_API const char *sae_result_name(sae_result result);
 SAE_API const char *sae_version(void); /* SAE_VERSION where the library was compiled */
 
 /* ---- context ---- */
@@ -55,8 +55,8 @@ typedef struct sae_logger {
 
 /* The caller's threads. run calls fn(arg, part, worker) once for every part < parts, in any order
    and on any threads, and returns when all have returned. worker is below the desc's `threads`, and
-   no two parts of one run that are at work at the same time share it. Several threads may call run
-   at once, also from inside a part. */
+   no two parts that one run has at work at a time share it: a busy pool may do all parts on its
+   caller as worker 0. run is called from several threads at once, and from inside a part. */
 typedef void (*sae_part_fn)(void *arg, size_t part, size_t worker);
 typedef struct sae_pool {
     void (*run)(size_t parts, sae_part_fn fn, void *arg, void *user);
@@ -73,16 +73,16 @@ typedef struct sae_context_desc {
                                    thread alone */
     int threads;                /* at most 1024; default: all (OpenMP's choice). Required with a
                                    pool: the number of its workers. No result depends on it */
-    const sae_io *io;           /* copied; default: the system's files, mapped. With SAE_NO_STDIO
-                                   there is no default: only memory can be loaded then */
+    const sae_io *io;           /* copied; default: the system's files, mapped (with SAE_NO_STDIO
+                                   none: only memory can be loaded) */
     const sae_backend *backend; /* of training and sessions; default: the CPU */
     const void *backend_desc;   /* for it, for example a sae_cuda_desc; must outlive ctx */
     const char *instruction_set; /* default: the best this CPU has; "portable", "avx2", "avx512",
                                     "avx512vnni" or "neon" forces one. No result depends on it */
 } sae_context_desc;
 
-/* desc may be NULL. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY (only desc->logger can say why:
-   there is no context). */
+/* desc may be NULL. Errors, which only desc->logger can explain: SAE_ERR_INVALID,
+   SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context **out);
 SAE_API void sae_context_destroy(sae_context *ctx);
 
@@ -170,8 +170,9 @@ typedef struct sae_load_desc sae_load_desc; /* >>api: files */
    SAE_ERR_IO. */
 SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *desc,
                                        const char *path, sae_dictionary **out);
-/* The same of one file's bytes (.safetensors, .pt, .npz), at any alignment, which are not needed
-   afterwards. */
+/* The same of one file's bytes (.safetensors, .pt, .npz), which are not needed afterwards. TOP_K
+   and BATCH_TOP_K of dictionary_learning look alike: such bytes want desc->arch, or desc->config.
+   */
 SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_desc *desc,
                                               const void *data, size_t size, sae_dictionary **out);
 
@@ -208,7 +209,8 @@ typedef enum sae_rule {
     SAE_RULE_TOP_K,       /* TOP_K: k of each row; the batch classes: k times rows of the batch */
     SAE_RULE_THRESHOLD    /* p > threshold; a threshold of -1 ("never set") lets everything pass */
 } sae_rule;
-/* Errors: SAE_ERR_INVALID (does not fit the class). DEFAULT from the getter: it has no choice. */
+/* Errors: SAE_ERR_INVALID (does not fit the class). The getter gives DEFAULT for the other classes.
+   */
 SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule);
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict);
 /* The scalar threshold (-1: never set) of these three classes; 0 for the others. */
@@ -217,8 +219,8 @@ SAE_API float sae_dictionary_threshold(const sae_dictionary *dict);
 /* Makes encode, encode_sparse and forward of 8 rows or more faster, with the same bits: twice and
    more for sparse latents on CPUs with AVX-512 VNNI; on others nothing happens. Keeps W_enc in 16
    bits as well, 2 m d bytes, and scratch memory per thread. After several batches with more than
-   about m/20 latents per row it turns itself off. Whatever changes the parameters or the rule ends
-   it, and like this call must be alone with dict.
+   about m/20 latents per row it turns itself off. Ends when the parameters or the rule
+   change. No other thread may use dict during the call.
    Errors: SAE_ERR_OUT_OF_MEMORY (the dictionary is as it was). */
 SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 
@@ -245,23 +247,23 @@ typedef struct sae_sparse {
     size_t *row_begin; /* [n + 1] */
     uint32_t *latent;  /* [capacity] */
     float *value;      /* [capacity] */
-    size_t capacity;   /* sae_dictionary_capacity(dict, n) is enough */
+    size_t capacity;   /* for encode: sae_dictionary_capacity(dict, n) is enough */
 } sae_sparse;
 
 /* Entries that the lists of n rows may need: n*k under SAE_RULE_TOP_K (the batch classes:
    floor((k + k_fraction) n)), else n*m. SIZE_MAX: more than can be counted. */
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
 
-/* Inference. dict is not changed; any number of threads may call at once. x [n,d] and the outputs
+/* Inference. Any number of threads may call at once. x [n,d] and the outputs
    are the caller's and may not overlap; outputs are densely packed, x_hat is [n,output_dim].
    Each call takes float rows one after the other or, as _rows, rows of any kind in host memory,
    with the bits that the rows converted to float32 would give. Bits do not depend on n, threads or
    instruction set (but batch top-k chooses over the n rows together). Rows with NaN or infinity
    give unspecified latents in these rows alone.
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
-   for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes, and forward without f where
-   k > 512 1024 (k + 1) bytes per thread. It works in memory that the context
-   has, for as many calls at once as it has threads, at least 4; further ones are slower.
+   for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes; forward without f, when k > 512,
+   1024 (k + 1) bytes per thread. The context keeps
+   scratch memory for as many calls at once as it has threads, at least 4; further ones are slower.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f);
@@ -308,8 +310,8 @@ typedef struct sae_steering {
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
    SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
-   Threads, stack, memory as for inference. Cost per row: count d, and m d more where a mode other
-   than ADD meets a top-k rule.
+   Threads, stack, memory as for inference. Cost per row: count * d, and m * d more where a mode
+   other than ADD meets a top-k rule.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, too many),
    SAE_ERR_UNSUPPORTED (batch top-k with n > 1 and a mode other than ADD; skip, or another
    output_dim). x is untouched then. */

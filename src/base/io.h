@@ -109,11 +109,6 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *who, cons
                      saei_files_cause(ctx, result));
 }
 
-/* A file that need not be there. */
-static void saei_remove(const sae_context *ctx, const char *path) {
-    if (ctx->io.remove) ctx->io.remove(path, ctx->io.user);
-}
-
 /* ---- writing ---- */
 
 /* Into PATH.tmp, synced, then renamed to PATH; or into memory. One of finish (commit) or abandon

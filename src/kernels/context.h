@@ -5,7 +5,14 @@
 /* ==== >>context =============================================================================== */
 /* There is no context yet to keep the sentence. */
 static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
-                                      const char *text) {
+                                      const char *format, ...) SAE_PRINTF(3, 4);
+static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
+                                      const char *format, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
     if (d->logger.log) d->logger.log(SAE_LOG_ERROR, result, text, d->logger.user);
     return result;
 }
@@ -95,17 +102,14 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
     io = d->io;
     if (!out) return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: out is NULL");
     if (!d->allocator.alloc != !d->allocator.free)
-        return saei_context_refuse(d, SAE_ERR_INVALID,
-                                   "sae_context_create: allocator has one of alloc "
-                                   "and free, allowed are both or none");
-    if (d->threads < 0 || d->threads > SAEI_MAX_THREADS)
-        return saei_context_refuse(d, SAE_ERR_INVALID,
-                                   "sae_context_create: threads is out of range, "
-                                   "allowed are 0 (all) to 1024");
-    if (d->pool.run && !d->threads)
-        return saei_context_refuse(d, SAE_ERR_INVALID,
-                                   "sae_context_create: threads is 0, with a pool it is the number "
-                                   "of its workers, allowed are 1 to 1024");
+        return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: allocator.%s is NULL, "
+                                   "allowed are both alloc and free or none",
+                                   d->allocator.alloc ? "free" : "alloc");
+    if (d->threads < (d->pool.run ? 1 : 0) || d->threads > SAEI_MAX_THREADS)
+        return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: threads is %d, allowed "
+                                   "are %s to %d", d->threads,
+                                   d->pool.run ? "with a pool the number of its workers, 1"
+                                               : "0 (all)", SAEI_MAX_THREADS);
     if (!d->allocator.alloc) {
         d->allocator.alloc = saei_default_alloc;
         d->allocator.free = saei_default_free;
@@ -116,9 +120,10 @@ SAE_API sae_result sae_context_create(const sae_context_desc *desc, sae_context 
                                    "with them all of write, rename, remove or none");
     kernels = saei_kernels_select(d->instruction_set);
     if (!kernels)
-        return saei_context_refuse(d, SAE_ERR_INVALID, "sae_context_create: this CPU has no such "
-                                   "instruction_set, allowed are NULL, portable, and what it has "
-                                   "of avx2, avx512, avx512vnni, neon");
+        return saei_context_refuse(d, SAE_ERR_INVALID,
+                                   "sae_context_create: instruction_set is %.32s, "
+                                   "which this CPU lacks, allowed are NULL, portable, and what it "
+                                   "has of avx2, avx512, avx512vnni, neon", d->instruction_set);
     ctx = (sae_context *)d->allocator.alloc(sizeof *ctx, d->allocator.user);
     if (!ctx)
         return saei_context_refuse(d, SAE_ERR_OUT_OF_MEMORY,

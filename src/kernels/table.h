@@ -135,6 +135,7 @@ struct saei_kernels {
 };
 #undef SAEI_MEMBER
 
+#ifndef SAE_NO_TRAIN
 static size_t saei_lowest_bit(uint64_t bits) { /* not 0 */
 #if defined(__GNUC__)
     return (size_t)__builtin_ctzll(bits);
@@ -151,6 +152,7 @@ static size_t saei_count_bits(uint64_t bits) {
     bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
     return (size_t)(((bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
 }
+#endif
 
 static float saei_gate_value(float exp_r, float u, float mag_bias) {
     float v = exp_r * u + mag_bias;

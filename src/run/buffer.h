@@ -137,6 +137,12 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
     return SAE_OK;
 }
 
+/* Stricter than reading one is, so that no raw values pass for it. */
+static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
+    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
+           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
+}
+
 /* A container under another name is refused: its header would be taken for activations. */
 static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *slab) {
     const unsigned char *d = slab->map.data;

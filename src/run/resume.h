@@ -5,6 +5,17 @@
 
 /* ==== >>loop: backup and resume =============================================================== */
 
+/* A file that need not be there. */
+static void saei_remove(const sae_context *ctx, const char *path) {
+    if (ctx->io.remove) ctx->io.remove(path, ctx->io.user);
+}
+
+/* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
+static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key) {
+    const sae_json *value = sae_json_get(file->metadata, key);
+    return value ? value->string : NULL;
+}
+
 /* For what may fail without being an error: nothing is logged, and the last error stays. */
 static sae_context saei_loop_quiet(const sae_training *l) {
     sae_context quiet = *l->ctx;

@@ -160,12 +160,6 @@ static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const ch
     return s ? s->text : NULL;
 }
 
-/* __metadata__ of an open .safetensors; NULL if it has none or no such key. */
-static const char *saei_tensor_file_metadata(const sae_tensor_file *file, const char *key) {
-    const sae_json *value = sae_json_get(file->metadata, key);
-    return value ? value->string : NULL;
-}
-
 /* ---- writing ---- */
 
 static const saei_container *saei_container_of(const char *name) {

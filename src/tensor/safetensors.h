@@ -13,12 +13,6 @@ static bool saei_probe_safetensors(const unsigned char *d, size_t n) {
     return n > 8 && d[8] == '{' && saei_le64(d) <= SAEI_SAFETENSORS_HEADER;
 }
 
-/* Stricter than reading one is, so that no raw values pass for it. */
-static bool saei_looks_safetensors(const unsigned char *d, size_t n) {
-    return n >= 10 && saei_le64(d) >= 2 && saei_le64(d) <= SAEI_SAFETENSORS_HEADER
-           && saei_le64(d) <= n - 8 && d[8] == '{' && memchr("\"} \t\r\n", d[9], 6) != NULL;
-}
-
 /* begin, end of a tensor, kept beside its index for sorting. */
 typedef struct saei_extent {
     uint64_t begin, end;
