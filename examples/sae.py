@@ -187,7 +187,7 @@ class sae_export_desc(ctypes.Structure):
                 ("log_sparsity", POINTER(c_float)), ("raw", c_bool)]
 
 
-STRUCTS = [sae_allocator, sae_logger, sae_io, sae_pool, sae_context_desc,
+STRUCTS = [sae_allocator, sae_logger, sae_pool, sae_context_desc,
            sae_dictionary_desc, sae_sparse,
            sae_steering, sae_trainer_desc, sae_hyperparameter, sae_stats, sae_source_desc,
            sae_buffer_desc, sae_progress, sae_train_desc, sae_metrics, sae_evaluate_desc,

@@ -82,7 +82,7 @@ def test_layout(folder):
     header = open(os.path.join(ROOT, "sae.h")).read()
     header = re.sub(r"/\*.*?\*/", "", header[:header.index("#ifdef SAE_IMPLEMENTATION")], flags=re.S)
     for struct in sae.STRUCTS:
-        body = re.search(r"typedef struct %s \{(.*?)\} %s;" % ((struct.__name__,) * 2), header, re.S)
+        body = re.search(r"struct %s \{(.*?)\n\}" % struct.__name__, header, re.S)
         if "SAE_X" in body.group(1):
             continue
         names = sum(len(re.findall(r",(?![^(]*\))", statement)) + 1

@@ -43,6 +43,7 @@ typedef struct demo {
     features_text all, train, test; /* nine contexts of ten, and the tenth */
     int32_t *tokens;                /* of train, then of test */
     char submodule[64];
+    int64_t layer;
     features_place place;
     sae_dictionary *dicts[TRAINERS];
     features *passes[TRAINERS];
@@ -135,6 +136,7 @@ static sae_result open_all(demo *d, const char *model, const char *text) {
     d->all.contexts = d->contexts.contexts;
     d->all.ctx = CTX;
     TRY(split(d));
+    d->layer = (int64_t)(info.layers / 2);
     snprintf(d->submodule, sizeof d->submodule, "gpt_neox.layers.%zu", info.layers / 2);
     TRY(neox_site_find(d->model, d->submodule, false, &d->place.in));
     d->place.out = d->place.in;
@@ -185,6 +187,8 @@ static sae_result train(demo *d, const char *out) {
     desc.buffer.batch_size = BATCH;
     for (int i = 0; i < TRAINERS; i++) {
         trainers[i].dict_size = LATENTS;
+        trainers[i].lm_name = "examples/model";
+        trainers[i].layer = d->layer;
         trainers[i].lr = 4e-3;
         trainers[i].warmup_steps = STEPS / 20;
         trainers[i].sparsity_warmup_steps = STEPS / 4;
