@@ -171,7 +171,7 @@ static sae_result read_rows(demo *d) {
     return SAE_OK;
 }
 
-static sae_result train(demo *d, const char *out) {
+static sae_result train(demo *d, const char *model, const char *out) {
     sae_trainer_desc trainers[TRAINERS] = {
         { .kind = SAE_TRAINER_TOP_K, .k = 20 },
         { .kind = SAE_TRAINER_BATCH_TOP_K, .k = 20 },
@@ -187,7 +187,7 @@ static sae_result train(demo *d, const char *out) {
     desc.buffer.batch_size = BATCH;
     for (int i = 0; i < TRAINERS; i++) {
         trainers[i].dict_size = LATENTS;
-        trainers[i].lm_name = "examples/model";
+        trainers[i].lm_name = model;
         trainers[i].layer = d->layer;
         trainers[i].lr = 4e-3;
         trainers[i].warmup_steps = STEPS / 20;
@@ -293,7 +293,7 @@ int main(int argc, char **argv) {
     snprintf(page, sizeof page, "%s.html", out);
     result = open_all(&d, model, text);
     if (result == SAE_OK) result = read_rows(&d);
-    if (result == SAE_OK) result = train(&d, out);
+    if (result == SAE_OK) result = train(&d, model, out);
     if (result == SAE_OK) result = judge(&d, out);
     if (result == SAE_OK) result = write_page(&d, model, text, page);
     if (result != SAE_OK) fprintf(stderr, "%s: %s\n", sae_result_name(result), sae_error(d.ctx));
