@@ -46,19 +46,19 @@
         desc.steps = 10000;
         desc.save_dir = "out";
         if (sae_train(ctx, &desc) != SAE_OK) fprintf(stderr, "%s\n", sae_error(ctx));
-        sae_context_destroy(ctx);
 
-    STEP BY STEP: use
+    STEP BY STEP: use, with a row x [d] and room for x_hat [d]
         sae_dictionary *dict;
         size_t row_begin[2];
         uint32_t latent[32];
         float value[32];
-        sae_sparse code = { row_begin, latent, value, 32 };  // room for k latents of one row
+        sae_sparse code = { row_begin, latent, value, 32 };  // sae_dictionary_capacity(dict, 1)
         if (sae_dictionary_load(ctx, NULL, "out/trainer_0", &dict) == SAE_OK) {
             sae_encode_sparse(dict, x, 1, &code);  // const dict: from any number of threads
             sae_decode_sparse(dict, &code, 1, x_hat);
             sae_dictionary_destroy(dict);
         }
+        sae_context_destroy(ctx);
 
     LETTERS
         n or B rows (tokens) of a batch, d activation_dim, m dict_size, k active latents per row,
@@ -71,7 +71,9 @@
         >>api: dictionaries in full   parameters read and set, sizes, control vectors
         >>api: files            where files are, formats, export, tensors of any container
         >>api: programs with a model  linear layers, threads, errors, JSON
-        >>api: schedules, trainers, sessions, the activation buffer, the training loop, metrics
+        >>api: schedules        and >>api: trainers, >>api: sessions, >>api: the activation buffer,
+                     >>api: the training loop, >>api: metrics: what trains; on the files
+        >>api: the reference's experiments
         >>backend    the list of operations that a backend implements, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         How it is done; each part stands on those above it
@@ -127,7 +129,7 @@
 extern "C" {
 #endif
 
-/* ==== >>api: core ============================================================================= */
+/* ==== >>api: core ========================================================= src/api/core.h ==== */
 /* What a program needs that loads a dictionary, encodes, decodes and steers. Rules for every part
    of the API: a call that can fail returns a sae_result; sae_error() has the sentence with the
    function, the field, the value given and the values allowed. After a failure arrays for results
@@ -161,8 +163,7 @@ SAE_API const char *sae_version(void); /* SAE_VERSION where the library was comp
 /* ---- context ---- */
 
 /* What the other objects share. One thread at a time may create, load or train with it; inference
-   on a const dictionary is safe from any number of threads. Destroy objects before their context.
-   */
+   on a const dictionary is safe from any number of threads. Objects go before their context. */
 typedef struct sae_context sae_context;
 
 typedef struct sae_allocator { /* called from any thread; free never with NULL */
@@ -190,7 +191,7 @@ typedef struct sae_pool {
 } sae_pool;
 
 typedef struct sae_io sae_io;           /* >>api: files */
-typedef struct sae_backend sae_backend; /* >>api: backend */
+typedef struct sae_backend sae_backend; /* >>backend */
 
 typedef struct sae_context_desc {
     sae_allocator allocator;    /* default: malloc and free */
@@ -446,7 +447,7 @@ SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
 SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                   const sae_steering *steerings, size_t count); /* writes x->data */
 
-/* ==== >>api: dictionaries in full ============================================================= */
+/* ==== >>api: dictionaries in full =================================== src/api/dictionary.h ==== */
 /* Parameters read and set, sizes, latents by number, control vectors. */
 
 SAE_API size_t sae_dtype_size(sae_dtype dtype);
@@ -520,7 +521,7 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
                                     size_t count, size_t layer, const char *model_hint,
                                     const char *path);
 
-/* ==== >>api: files ============================================================================ */
+/* ==== >>api: files ======================================================= src/api/files.h ==== */
 
 /* ---- where files are ---- */
 
@@ -709,7 +710,7 @@ SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *na
                                                 const sae_tensor *tensors, size_t count,
                                                 void **data, size_t *size);
 
-/* ==== >>api: programs with a model ============================================================ */
+/* ==== >>api: programs with a model ======================================= src/api/model.h ==== */
 
 /* For programs that run a model and its dictionaries side by side (tools/neox.h does). */
 
@@ -757,7 +758,7 @@ SAE_API double sae_json_number(const sae_json *value);          /* of a number; 
 
 #ifndef SAE_NO_TRAIN
 
-/* ==== >>api: schedules ======================================================================== */
+/* ==== >>api: schedules =================================================== src/api/train.h ==== */
 
 #define SAE_NONE UINT64_MAX /* in a step count: explicitly none, where 0 would mean the default */
 
@@ -772,7 +773,7 @@ typedef struct sae_schedule {
 SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
 SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
 
-/* ==== >>api: trainers ========================================================================= */
+/* ==== >>api: trainers ==================================================== src/api/train.h ==== */
 
 typedef enum sae_sparsity_function {
     SAE_SPARSITY_DEFAULT = 0, /* L1; P_ANNEAL: LP; GATED_ANNEAL: LP_P */
@@ -784,7 +785,7 @@ typedef enum sae_sparsity_function {
 
 /* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
-   (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta, max_grad_norm). */
+   (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta). */
 typedef struct sae_trainer_desc {
     sae_trainer_kind kind;
     sae_arch arch;            /* STANDARD_APRIL may take SAE_ARCH_STANDARD_NEW; else leave 0 */
@@ -940,7 +941,7 @@ SAE_API size_t sae_config_count(const sae_config *config);
 /* The descs lie in one array: sae_config_get(config, 0) may be given to sae_train. */
 SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t index);
 
-/* ==== >>api: sessions ========================================================================= */
+/* ==== >>api: sessions ==================================================== src/api/train.h ==== */
 
 /* A dictionary in the memory of its context's backend, with room for batches: encodes and
    reconstructs there, with the bits of sae_encode_sparse and sae_forward. One thread at a time. */
@@ -962,7 +963,7 @@ SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, s
 SAE_API sae_result sae_session_forward(sae_session *session, const sae_rows *x, size_t n,
                                        float *x_hat);
 
-/* ==== >>api: the activation buffer ============================================================ */
+/* ==== >>api: the activation buffer ======================================= src/api/train.h ==== */
 
 /* Rows of activations: exactly one of data, files, read. target_*: the rows a transcoder must give,
    row by row with the input's. */
@@ -1017,7 +1018,7 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer);
 
-/* ==== >>api: the training loop ================================================================ */
+/* ==== >>api: the training loop =========================================== src/api/train.h ==== */
 
 typedef struct sae_progress {
     uint64_t step, steps;       /* step updates of steps are done */
@@ -1096,7 +1097,7 @@ SAE_API sae_result sae_training_save(sae_training *training);
    the backup. Then there are no more steps. Errors: as save's; it may be called again. */
 SAE_API sae_result sae_training_finish(sae_training *training);
 
-/* ==== >>api: metrics ========================================================================== */
+/* ==== >>api: metrics ===================================================== src/api/train.h ==== */
 
 /* The reference's evaluate(): each the mean over the batches. */
 #define SAE_METRICS(X)                                                                             \
@@ -1135,7 +1136,7 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
 SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, size_t n,
                                     size_t target_l0, float *f);
 
-/* ==== >>api: the reference's experiments ====================================================== */
+/* ==== >>api: the reference's experiments ================================= src/api/train.h ==== */
 
 /* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
@@ -1145,7 +1146,7 @@ SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f)
 
 #endif
 
-/* ==== >>backend =============================================================================== */
+/* ==== >>backend ======================================================== src/api/backend.h ==== */
 
 /* A backend is one table of operations on its own ("device") memory; trainers are written over it
    and name no backend. The CPU backend is built in; sae_context_desc.backend names another.
@@ -1563,7 +1564,7 @@ SAE_API const void *sae_context_backend_desc(const sae_context *ctx); /* of sae_
 #ifdef SAE_CUDA
 #define SAEI_CUDA_DECLARED
 
-/* ==== >>cuda ================================================================================== */
+/* ==== >>cuda ============================================================== src/api/cuda.h ==== */
 
 /* NVIDIA GPUs: sae_cuda.cuh. Either compile the one file with SAE_IMPLEMENTATION by nvcc, with
    SAE_CUDA defined too; or leave that file to any C compiler and add one .cu file:
@@ -1626,7 +1627,7 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 #pragma fp_contract(off)
 #endif
 
-/* ==== >>math ================================================================================== */
+/* ==== >>math ============================================================= src/base/math.h ==== */
 #include <float.h>
 #include <math.h>
 #include <stddef.h>
@@ -1775,7 +1776,7 @@ SAEI_INLINE double saei_draw_uniform(uint64_t bits) {
 
 #ifndef SAE_NO_TRAIN
 
-/* ==== >>math: Adam ============================================================================ */
+/* ==== >>math: Adam ======================================================= src/base/adam.h ==== */
 
 typedef struct saei_adam_factors {
     float keep1, keep2;      /* 1 - beta1, 1 - beta2 */
@@ -1816,7 +1817,7 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 #ifdef SAE_IMPLEMENTATION
 #define SAEI_LIBRARY_IMPLEMENTED
 
-/* ==== >>system ================================================================================ */
+/* ==== >>system ========================================================= src/base/system.h ==== */
 #if defined(__MINGW32__) && !defined(__USE_MINGW_ANSI_STDIO)
 #define __USE_MINGW_ANSI_STDIO 1 /* %zu, %lld and the length that snprintf would need */
 #endif
@@ -1882,7 +1883,7 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 extern "C" {
 #endif
 
-/* ==== >>math: random numbers ================================================================== */
+/* ==== >>math: random numbers =========================================== src/base/random.h ==== */
 /* A stream of draws under a seed. Draw i is half of what block i / 2 gives; the block last used is
    kept for its other half. */
 typedef struct saei_random {
@@ -1956,7 +1957,7 @@ static double saei_random_normal(saei_random *random, uint64_t i) {
     return q < 0 ? -x : x;
 }
 
-/* ==== >>platform ============================================================================== */
+/* ==== >>platform ===================================================== src/base/platform.h ==== */
 
 #define SAEI_PRINTF SAE_PRINTF
 #if defined(__GNUC__)
@@ -2253,7 +2254,7 @@ SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const c
     return saei_fail(ctx, result, "%s", text);
 }
 
-/* ==== >>text ================================================================================== */
+/* ==== >>text ============================================================= src/base/text.h ==== */
 
 /* Sorts pointers by less(a, b) (a heap sort: n log n whatever the input, no memory, not stable). */
 typedef bool (*saei_less)(const void *a, const void *b);
@@ -2477,7 +2478,7 @@ static void saei_text_add_json_string(saei_text *t, const char *string) {
     saei_text_put(t, "\"", 1);
 }
 
-/* ==== >>io: paths ============================================================================= */
+/* ==== >>io: paths ======================================================== src/base/path.h ==== */
 
 static bool saei_is_separator(char c) {
 #if defined(_WIN32)
@@ -2522,7 +2523,7 @@ static char *saei_path_join(const sae_context *ctx, const char *folder, const ch
     return out;
 }
 
-/* ==== >>io: the system's files ================================================================ */
+/* ==== >>io: the system's files ========================================== src/base/files.h ==== */
 /* sae_io for the files of the system, which a context has unless it is given another. user is the
    context, for its allocator. Failing calls leave the cause in errno, on Windows too. */
 
@@ -2984,7 +2985,7 @@ static void saei_files_release(const sae_io *io, const void *all, size_t all_siz
 }
 #endif
 
-/* ==== >>io: reading and writing through sae_io ================================================ */
+/* ==== >>io: reading and writing through sae_io ============================= src/base/io.h ==== */
 /* who, here and below: the function named in messages. */
 
 /* The bytes of a whole file: where sae_io maps, the map, else a copy. With neither file nor owned
@@ -3232,7 +3233,7 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
     return result;
 }
 
-/* ==== >>json ================================================================================== */
+/* ==== >>json ============================================================= src/base/json.h ==== */
 
 struct sae_json {
     sae_json_kind type;
@@ -3558,7 +3559,7 @@ SAE_API double sae_json_number(const sae_json *value) {
                ? value->number : 0;
 }
 
-/* ==== >>tensors: element types ================================================================ */
+/* ==== >>tensors: element types ======================================== src/tensor/dtype.h ==== */
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "sae.h: files are read in place, which needs a little-endian machine"
@@ -3717,7 +3718,7 @@ static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
     return true;
 }
 
-/* ==== >>tensors: CRC-32 ======================================================================= */
+/* ==== >>tensors: CRC-32 ================================================= src/tensor/crc.h ==== */
 
 /* Numbers in files are little endian, as the machine is. */
 static uint32_t saei_le16(const unsigned char *p) {
@@ -3843,7 +3844,7 @@ static uint32_t saei_crc(const saei_crc_table *t, uint32_t crc, const void *data
     return ~saei_crc_words(t, crc, p, size);
 }
 
-/* ==== >>tensors: an open file ================================================================= */
+/* ==== >>tensors: an open file ========================================== src/tensor/file.h ==== */
 
 /* Small pieces of memory that go together. */
 typedef struct saei_arena_block {
@@ -4080,7 +4081,7 @@ static sae_result saei_zip_check(sae_tensor_file *file, saei_zip_entry *e) {
     return e->checked ? SAE_OK : saei_zip_compare(file, e, saei_crc_large(file, e->data, e->size));
 }
 
-/* ==== >>tensors: what is written ============================================================== */
+/* ==== >>tensors: what is written ====================================== src/tensor/write.h ==== */
 
 /* Row-major bytes of a tensor. */
 static size_t saei_tensor_bytes(const sae_tensor *t) {
@@ -4147,7 +4148,7 @@ static void saei_put_le(saei_text *t, uint64_t value, size_t bytes) {
     saei_text_put(t, &value, bytes); /* the machine is little endian */
 }
 
-/* ==== >>tensors: .npy ========================================================================= */
+/* ==== >>tensors: .npy =================================================== src/tensor/npy.h ==== */
 
 /*  \x93NUMPY | u8 major, minor | header length: u16 (1.0) or u32 (2.0, 3.0) | header | data
     header: the Python dict {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } + '\n'  */
@@ -4353,7 +4354,7 @@ static sae_result saei_npy_write(saei_writer *w, const saei_content *c) {
     return header.failed ? saei_content_no_memory(w, c) : SAE_OK;
 }
 
-/* ==== >>tensors: .safetensors ================================================================= */
+/* ==== >>tensors: .safetensors =================================== src/tensor/safetensors.h ==== */
 
 /*  u64 N | N bytes of JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...,
     "__metadata__": {"key": "value"}} | data. The tensors cover the data without hole or overlap. */
@@ -4574,7 +4575,7 @@ static sae_result saei_safetensors_write(saei_writer *w, const saei_content *c) 
     return result;
 }
 
-/* ==== >>tensors: zip archives ================================================================= */
+/* ==== >>tensors: zip archives =========================================== src/tensor/zip.h ==== */
 
 /*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
     then the central directory they point to, an entry of which points to a local header. */
@@ -4892,7 +4893,7 @@ static sae_result saei_zip_write(saei_writer *w, const saei_content *c,
     return result;
 }
 
-/* ==== >>tensors: .npz ========================================================================= */
+/* ==== >>tensors: .npz =================================================== src/tensor/npz.h ==== */
 
 static sae_result saei_npz_read(sae_tensor_file *file, saei_zip *zip) {
     for (size_t i = 0; i < zip->count; i++) {
@@ -4933,7 +4934,7 @@ static sae_result saei_npz_write(saei_writer *w, const saei_content *c) {
     return saei_zip_write(w, c, saei_npz_fill);
 }
 
-/* ==== >>tensors: .pt, the pickle ============================================================== */
+/* ==== >>tensors: .pt, the pickle ===================================== src/tensor/pickle.h ==== */
 
 /*  A zip of TOP/data.pkl (what is there: a pickle), TOP/data/KEY (the storages), TOP/version, and
     perhaps TOP/byteorder. The pickle is read by a machine that knows the opcodes of a state_dict,
@@ -5401,7 +5402,7 @@ static sae_result saei_pickle_run(saei_pickle *u, saei_pickle_value **out) {
     return SAE_OK;
 }
 
-/* ==== >>tensors: .pt, names and archive ======================================================= */
+/* ==== >>tensors: .pt, names and archive =============================== src/tensor/torch.h ==== */
 
 static sae_result saei_pickle_add_scalar(saei_pickle *u, const char *name, const char *text) {
     sae_tensor_file *file = u->file;
@@ -5663,7 +5664,7 @@ static sae_result saei_torch_write(saei_writer *w, const saei_content *c) {
     return saei_zip_write(w, c, saei_torch_fill);
 }
 
-/* ==== >>tensors: every container ============================================================== */
+/* ==== >>tensors: every container ======================================= src/tensor/open.h ==== */
 
 static sae_result saei_zip_file(sae_tensor_file *file) {
     saei_zip zip;
@@ -5903,7 +5904,7 @@ SAE_API void sae_context_free(sae_context *ctx, void *memory) {
     if (ctx) saei_free(ctx, memory);
 }
 
-/* ==== >>kernels =============================================================================== */
+/* ==== >>kernels ====================================================== src/kernels/table.h ==== */
 /* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
    each instruction set; the best one is chosen at run time. All give the same bits: each element
    sees the same operations in the same order. A set has a file of its own, which names its lanes
@@ -6077,8 +6078,10 @@ static void saei_pack_panel(const saei_kernels *kernels, const float *W, size_t 
     kernels->pack(row, count, d, (uint32_t *)(void *)panel);
 }
 
-/* ==== >>kernels: portable ===================================================================== */
+/* ==== >>kernels: portable ========================================= src/kernels/portable.h ==== */
 #define SAEI_FN(name) name##_portable
+
+/* ---- src/kernels/names.inl ---- */
 
 /* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
@@ -6117,6 +6120,8 @@ SAEI_LANES(saei_vdiv(saei_v x, saei_v y), x.f[i] / y.f[i])
 SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
 #undef SAEI_LANES
 
+/* ---- src/kernels/sum.inl ---- */
+
 /* Lanes 8, 4, 2, 1 apart, in double. */
 static double saei_vsum(saei_v a) {
     double sum[16];
@@ -6153,6 +6158,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
         }
 }
 
+/* ---- src/kernels/transposed.inl ---- */
+
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
                                           size_t ld) {
     float bad = 0;
@@ -6163,6 +6170,8 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
         }
     return bad == 0;
 }
+
+/* ---- src/kernels/common.inl ---- */
 
 /* Kernels of every instruction set, over its lanes. */
 /* The kernel add_rows, 64 columns at a time. */
@@ -6239,6 +6248,8 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
 }
+
+/* ---- src/kernels/plain.inl ---- */
 
 /* Kernels of the sets that have no version of their own: all but AVX-512. */
 static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
@@ -6331,6 +6342,8 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
     for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
+
+/* ---- src/kernels/common_train.inl ---- */
 
 #ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
@@ -6432,6 +6445,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 }
 #endif /* SAE_NO_TRAIN */
 
+/* ---- src/kernels/plain_train.inl ---- */
+
 #ifndef SAE_NO_TRAIN
 /* What only training needs, where there is no version of its own: all but AVX-512. */
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
@@ -6510,6 +6525,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 }
 #endif /* SAE_NO_TRAIN */
 
+/* ---- src/kernels/end.inl ---- */
+
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -6523,9 +6540,11 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vsqrt
 #undef saei_vsum
 
-/* ==== >>kernels: NEON ========================================================================= */
+/* ==== >>kernels: NEON ================================================= src/kernels/neon.h ==== */
 #if defined(SAEI_NEON)
 #define SAEI_FN(name) name##_neon
+
+/* ---- src/kernels/names.inl ---- */
 
 /* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
@@ -6562,6 +6581,8 @@ static inline void saei_vstore(float *p, saei_v x) {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
 }
 
+/* ---- src/kernels/sum.inl ---- */
+
 /* Lanes 8, 4, 2, 1 apart, in double. */
 static double saei_vsum(saei_v a) {
     double sum[16];
@@ -6579,6 +6600,8 @@ static double saei_vsum(saei_v a) {
 #define SAEI_STORE vst1q_f32
 #define SAEI_SET vdupq_n_f32
 #define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
+
+/* ---- src/kernels/tile_wide.inl ---- */
 
 /* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
    or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
@@ -6625,6 +6648,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_SET
 #undef SAEI_FMA
 
+/* ---- src/kernels/transposed.inl ---- */
+
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
                                           size_t ld) {
     float bad = 0;
@@ -6635,6 +6660,8 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
         }
     return bad == 0;
 }
+
+/* ---- src/kernels/common.inl ---- */
 
 /* Kernels of every instruction set, over its lanes. */
 /* The kernel add_rows, 64 columns at a time. */
@@ -6711,6 +6738,8 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
 }
+
+/* ---- src/kernels/plain.inl ---- */
 
 /* Kernels of the sets that have no version of their own: all but AVX-512. */
 static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
@@ -6803,6 +6832,8 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
     for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
+
+/* ---- src/kernels/common_train.inl ---- */
 
 #ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
@@ -6904,6 +6935,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 }
 #endif /* SAE_NO_TRAIN */
 
+/* ---- src/kernels/plain_train.inl ---- */
+
 #ifndef SAE_NO_TRAIN
 /* What only training needs, where there is no version of its own: all but AVX-512. */
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
@@ -6982,6 +7015,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 }
 #endif /* SAE_NO_TRAIN */
 
+/* ---- src/kernels/end.inl ---- */
+
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -6997,7 +7032,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 #endif /* SAEI_NEON */
 
-/* ==== >>kernels: AVX2 ========================================================================= */
+/* ==== >>kernels: AVX2 ================================================= src/kernels/avx2.h ==== */
 #if defined(SAEI_X86)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,popcnt,bmi"))), apply_to = function)
@@ -7006,6 +7041,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #pragma GCC target("avx2,fma,popcnt,bmi")
 #endif
 #define SAEI_FN(name) name##_avx2
+
+/* ---- src/kernels/names.inl ---- */
 
 /* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
@@ -7060,6 +7097,8 @@ SAEI_LANES(saei_vsub, _mm256_sub_ps)
 SAEI_LANES(saei_vdiv, _mm256_div_ps)
 #undef SAEI_LANES
 
+/* ---- src/kernels/sum.inl ---- */
+
 /* Lanes 8, 4, 2, 1 apart, in double. */
 static double saei_vsum(saei_v a) {
     double sum[16];
@@ -7077,6 +7116,8 @@ static double saei_vsum(saei_v a) {
 #define SAEI_STORE _mm256_storeu_ps
 #define SAEI_SET _mm256_set1_ps
 #define SAEI_FMA(t, p, sum) _mm256_fmadd_ps(t, p, sum)
+
+/* ---- src/kernels/tile_wide.inl ---- */
 
 /* 4 rows x 24 latents at a time, the accumulators in registers: 12 of 8 lanes and 3 of the panel,
    or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
@@ -7169,6 +7210,8 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
     return bad == 0;
 }
 
+/* ---- src/kernels/common.inl ---- */
+
 /* Kernels of every instruction set, over its lanes. */
 /* The kernel add_rows, 64 columns at a time. */
 static void SAEI_FN(saei_add_columns)(size_t n, size_t count, const uint32_t *row,
@@ -7244,6 +7287,8 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
 }
+
+/* ---- src/kernels/plain.inl ---- */
 
 /* Kernels of the sets that have no version of their own: all but AVX-512. */
 static void SAEI_FN(saei_pack)(const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,
@@ -7336,6 +7381,8 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 static void SAEI_FN(saei_over)(size_t n, const float *x, const float *cut, float *out) {
     for (size_t i = 0; i < n; i++) out[i] = x[i] > cut[i] ? x[i] : 0;
 }
+
+/* ---- src/kernels/common_train.inl ---- */
 
 #ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
@@ -7437,6 +7484,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 }
 #endif /* SAE_NO_TRAIN */
 
+/* ---- src/kernels/plain_train.inl ---- */
+
 #ifndef SAE_NO_TRAIN
 /* What only training needs, where there is no version of its own: all but AVX-512. */
 static size_t SAEI_FN(saei_mark)(const uint32_t *sorted, size_t n, uint32_t first,
@@ -7515,6 +7564,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 }
 #endif /* SAE_NO_TRAIN */
 
+/* ---- src/kernels/end.inl ---- */
+
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -7535,8 +7586,10 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #endif
 #endif /* SAEI_X86 */
 
-/* ==== >>kernels: AVX-512 ====================================================================== */
+/* ==== >>kernels: AVX-512 ============================================ src/kernels/avx512.h ==== */
 #if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx512.inl ---- */
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
@@ -7546,6 +7599,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
 #endif
 #define SAEI_FN(name) name##_avx512
+
+/* ---- src/kernels/names.inl ---- */
 
 /* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
@@ -7658,6 +7713,8 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
     return bad == 0;
 }
 
+/* ---- src/kernels/common.inl ---- */
+
 /* Kernels of every instruction set, over its lanes. */
 /* The kernel add_rows, 64 columns at a time. */
 static void SAEI_FN(saei_add_columns)(size_t n, size_t count, const uint32_t *row,
@@ -7733,6 +7790,8 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
 }
+
+/* ---- src/kernels/common_train.inl ---- */
 
 #ifndef SAE_NO_TRAIN
 /* What only training needs of every instruction set. */
@@ -7834,6 +7893,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 }
 #endif /* SAE_NO_TRAIN */
 
+/* ---- src/kernels/end.inl ---- */
+
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -7847,6 +7908,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #undef saei_vsqrt
 #undef saei_vsum
 
+/* ---- src/kernels/end_target.inl ---- */
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -7855,8 +7918,10 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 
 #endif /* SAEI_X86 */
 
-/* ==== >>kernels: AVX-512, encode ============================================================== */
+/* ==== >>kernels: AVX-512, encode ============================= src/kernels/avx512_encode.h ==== */
 #if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx512.inl ---- */
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
@@ -7866,6 +7931,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
 #endif
 #define SAEI_FN(name) name##_avx512
+
+/* ---- src/kernels/names.inl ---- */
 
 /* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
@@ -8231,6 +8298,8 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
     SAEI_FN(saei_add_columns)(n - c, count, row, value, M + c, ld, out + c);
 }
 
+/* ---- src/kernels/end.inl ---- */
+
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -8244,6 +8313,8 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #undef saei_vsqrt
 #undef saei_vsum
 
+/* ---- src/kernels/end_target.inl ---- */
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -8252,8 +8323,10 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 
 #endif /* SAEI_X86 */
 
-/* ==== >>kernels: AVX-512, training ============================================================ */
+/* ==== >>kernels: AVX-512, training ============================ src/kernels/avx512_train.h ==== */
 #if defined(SAEI_X86) && !defined(SAE_NO_TRAIN)
+
+/* ---- src/kernels/begin_avx512.inl ---- */
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
@@ -8263,6 +8336,8 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
 #endif
 #define SAEI_FN(name) name##_avx512
+
+/* ---- src/kernels/names.inl ---- */
 
 /* The lanes of the set whose text this is: 16 floats, however many registers they take. */
 #define saei_v SAEI_FN(saei_v)
@@ -8565,6 +8640,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 }
 #undef SAEI_GATHER
 
+/* ---- src/kernels/end.inl ---- */
+
 #undef SAEI_FN
 #undef saei_v
 #undef saei_vload
@@ -8578,6 +8655,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vsqrt
 #undef saei_vsum
 
+/* ---- src/kernels/end_target.inl ---- */
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -8586,7 +8665,7 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 #endif /* SAEI_X86, SAE_NO_TRAIN */
 
-/* ==== >>kernels: the tables =================================================================== */
+/* ==== >>kernels: the tables ============================================ src/kernels/isa.h ==== */
 #define SAEI_OF_SET(set, result, name, parameters) saei_##name##_##set,
 #define SAEI_NOT_THERE(set, result, name, parameters) NULL,
 #define SAEI_KERNEL_TABLE(name, set, screening)                                                    \
@@ -8623,7 +8702,7 @@ static const saei_kernels *saei_kernels_select(const char *name) {
     return NULL;
 }
 
-/* ==== >>kernels: the k largest ================================================================ */
+/* ==== >>kernels: the k largest ====================================== src/kernels/select.h ==== */
 
 /* Candidates of one row for its k largest, latents ascending. */
 typedef struct saei_top {
@@ -8746,7 +8825,7 @@ static float saei_keep_batch(sae_code *code, size_t want, uint32_t *histogram) {
     return cut;
 }
 
-/* ==== >>kernels: the screen =================================================================== */
+/* ==== >>kernels: the screen ========================================= src/kernels/screen.h ==== */
 /* The product of rows with W_enc takes 3/4 of a sparse step, and a few in a hundred of its results
    are used. So rows of x and W_enc are rounded to int16 with a scale each, x = q / s + dx and
    w = v / t + dw; the integer product q.v is exact (see quantize) and twice as fast as float's; and
@@ -9112,7 +9191,7 @@ static void saei_screen_rows(void *arg, size_t part, size_t worker) {
         saei_screen_row_end(job, r, &q[r - r0], &top[r - r0], &spare, least);
 }
 
-/* ==== >>context =============================================================================== */
+/* ==== >>context ==================================================== src/kernels/context.h ==== */
 /* There is no context yet to keep the sentence. */
 static sae_result saei_context_refuse(const sae_context_desc *d, sae_result result,
                                       const char *format, ...) SAE_PRINTF(3, 4);
@@ -9270,7 +9349,7 @@ SAE_API void sae_context_destroy(sae_context *ctx) {
     ctx->allocator.free(ctx, ctx->allocator.user);
 }
 
-/* ==== >>dictionary ============================================================================ */
+/* ==== >>dictionary ================================================= src/dict/dictionary.h ==== */
 
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
@@ -9297,7 +9376,7 @@ struct sae_dictionary {
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
 };
 
-/* ==== >>dictionary: parameters ================================================================ */
+/* ==== >>dictionary: parameters ========================================= src/dict/params.h ==== */
 
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
@@ -9735,7 +9814,7 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     return SAE_OK;
 }
 
-/* ==== >>dictionary: tensors =================================================================== */
+/* ==== >>dictionary: tensors =========================================== src/dict/tensors.h ==== */
 
 enum { SAEI_DICTIONARY_TENSORS = 8 }; /* at most */
 
@@ -9872,7 +9951,7 @@ SAE_API sae_result sae_dictionary_memory(const sae_dictionary_desc *desc, size_t
     return SAE_OK;
 }
 
-/* ==== >>dictionary: pre-activations =========================================================== */
+/* ==== >>dictionary: pre-activations ===================================== src/dict/infer.h ==== */
 
 /* What the parts of one inference call share. */
 typedef struct saei_infer {
@@ -10058,7 +10137,7 @@ static void saei_infer_cuts(const saei_infer *q, size_t first, size_t count, flo
     }
 }
 
-/* ==== >>dictionary: top-k of rows ============================================================= */
+/* ==== >>dictionary: top-k of rows ======================================= src/dict/top_k.h ==== */
 
 /* [latent, value] as a heap whose root is the worst: the smallest value, of equals the highest
    latent. */
@@ -10273,7 +10352,7 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
     }
 }
 
-/* ==== >>dictionary: encode rows =============================================================== */
+/* ==== >>dictionary: encode rows ========================================== src/dict/rows.h ==== */
 /* What is not 0 of a panel's f to row r's list, while it has room. */
 static void saei_infer_append(const saei_infer *q, size_t r, size_t first, size_t count,
                               const float *f, size_t *found) {
@@ -10380,7 +10459,7 @@ static void saei_sparse_compact(sae_sparse *s, size_t n, size_t share) {
     }
 }
 
-/* ==== >>dictionary: prepared encode =========================================================== */
+/* ==== >>dictionary: prepared encode ================================== src/dict/prepared.h ==== */
 /* The screen for inference: W_enc's int16 panels, kept with the dictionary, and one slot
    per thread, in which a block of rows is centred, screened and listed. A block without a free
    slot, or with more latents than the slot's lists hold, is encoded by the exact path, to the same
@@ -10671,7 +10750,7 @@ static void saei_infer_run(saei_infer *q) {
     saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_BLOCK_ROWS), saei_infer_part, q);
 }
 
-/* ==== >>dictionary: sae_encode ================================================================ */
+/* ==== >>dictionary: sae_encode ========================================= src/dict/encode.h ==== */
 /* Batch top-k over all n rows: lists of positive relu(p) in fresh memory, *code to be freed by
    saei_batch_free. */
 static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense) {
@@ -10942,7 +11021,7 @@ SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_
     return saei_encode_subset(dict, "sae_encode_subset_rows", x, n, latents, count, f);
 }
 
-/* ==== >>dictionary: decode ==================================================================== */
+/* ==== >>dictionary: decode ============================================= src/dict/decode.h ==== */
 
 enum { SAEI_DECODE_COLUMNS = 512, SAEI_DECODE_ENTRIES = 256 };
 
@@ -11111,7 +11190,7 @@ SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_
     return saei_decode_finish(dict, "sae_decode_finish_rows", x, n, x_hat);
 }
 
-/* ==== >>dictionary: forward =================================================================== */
+/* ==== >>dictionary: forward =========================================== src/dict/forward.h ==== */
 /* Without f nothing of [n,m] is held. */
 
 enum { SAEI_FORWARD_LISTS = 512 }; /* entries on the stack of a block that found no room */
@@ -11308,7 +11387,7 @@ SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *
     return saei_forward(dict, "sae_forward_rows", x, n, x_hat, f);
 }
 
-/* ==== >>steer ================================================================================= */
+/* ==== >>steer =========================================================== src/dict/steer.h ==== */
 
 /* Numbers on the stack of a block that found no room; entries of a list. */
 enum {
@@ -11598,7 +11677,7 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
     return saei_steer(dict, "sae_steer_rows", x, n, steerings, count);
 }
 
-/* ==== >>dictionary: linear layers ============================================================= */
+/* ==== >>dictionary: linear layers ====================================== src/dict/linear.h ==== */
 
 struct sae_linear {
     const sae_context *ctx;
@@ -11716,7 +11795,7 @@ SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, si
     return SAE_OK;
 }
 
-/* ==== >>files: names of trainers ============================================================== */
+/* ==== >>files: names of trainers ===================================== src/formats/names.h ==== */
 
 typedef struct saei_trainer_row {
     sae_trainer_kind kind;
@@ -11778,7 +11857,7 @@ static sae_trainer_kind saei_trainer_of_arch(sae_arch arch) {
     return SAE_TRAINER_DEFAULT;
 }
 
-/* ==== >>files: names, places, config files ==================================================== */
+/* ==== >>files: names, places, config files ========================== src/formats/layout.h ==== */
 
 /* Where a tensor of a file goes. _T: the file holds it transposed; it is transposed on loading. */
 typedef enum saei_slot {
@@ -12060,7 +12139,7 @@ static int64_t saei_layer_of(const char *place) {
     return -1;
 }
 
-/* ==== >>files: tensors into a dictionary ====================================================== */
+/* ==== >>files: tensors into a dictionary ============================= src/formats/draft.h ==== */
 
 /* Adds a name from a file to a list for a message; "..." stands for those that find no room. */
 static void saei_list_name(char list[SAEI_NAMES], const char *name) {
@@ -12444,7 +12523,7 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     return result;
 }
 
-/* ==== >>files: saving ========================================================================= */
+/* ==== >>files: saving ================================================= src/formats/save.h ==== */
 
 /* src [m][ld] into dst [m][d], or transposed into dst [d][m], a band of latents at a time. */
 typedef struct saei_write_job {
@@ -12592,7 +12671,7 @@ SAE_API sae_result sae_dictionary_save_memory(const sae_dictionary *dict, const 
     return saei_save_all(dict, "sae_dictionary_save_memory", name, data, size);
 }
 
-/* ==== >>files: what all exports share ========================================================= */
+/* ==== >>files: what all exports share =============================== src/formats/export.h ==== */
 
 /* A copy of a dictionary on its way out, in the form that the format can say. */
 typedef struct saei_export {
@@ -12699,7 +12778,7 @@ static void saei_export_made_by(const saei_export *e, saei_text *t) {
     saei_text_add(t, "}");
 }
 
-/* ==== >>files: dictionary_learning ============================================================ */
+/* ==== >>files: dictionary_learning ===================== src/formats/dictionary_learning.h ==== */
 
 static bool saei_dl_probe(const saei_load *load) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
@@ -13035,7 +13114,7 @@ static sae_result saei_export_dl(saei_export *e) {
     return saei_export_text(e, "config.json", &t);
 }
 
-/* ==== >>files: SAELens ======================================================================== */
+/* ==== >>files: SAELens ============================================ src/formats/sae_lens.h ==== */
 
 typedef enum saei_lens_kind { SAEI_LENS_SAE, SAEI_LENS_TRANSCODER, SAEI_LENS_SKIP } saei_lens_kind;
 
@@ -13421,7 +13500,7 @@ static sae_result saei_export_lens(saei_export *e) {
     return saei_export_lens_cfg(e, arch);
 }
 
-/* ==== >>files: sparsify ======================================================================= */
+/* ==== >>files: sparsify =========================================== src/formats/sparsify.h ==== */
 
 static bool saei_sparsify_probe(const saei_load *load) {
     return saei_config_value(load->root, "d_in") && !saei_config_value(load->root, "d_sae")
@@ -13547,7 +13626,7 @@ static sae_result saei_export_sparsify(saei_export *e) {
     return saei_export_text(e, "cfg.json", &t);
 }
 
-/* ==== >>files: Gemma Scope, Llama Scope, openai =============================================== */
+/* ==== >>files: Gemma Scope, Llama Scope, openai ===================== src/formats/others.h ==== */
 
 /* ---- Gemma Scope, Gemma Scope 2, Llama Scope ---- */
 
@@ -13789,7 +13868,7 @@ static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
-/* ==== >>files: every format =================================================================== */
+/* ==== >>files: every format ======================================== src/formats/formats.h ==== */
 
 /* In a folder a format is known by its file; a file that lies alone is known by its name, else by
    probe. */
@@ -13969,7 +14048,7 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
     return result;
 }
 
-/* ==== >>files: GGUF =========================================================================== */
+/* ==== >>files: GGUF =================================================== src/formats/gguf.h ==== */
 /* -- GGUF version 3: "GGUF" | u32 version | u64 tensors | u64 pairs | pairs: key, u32 type, value
    | tensors: name, u32 dimensions, u64 sizes, u32 type, u64 offset | to 32 bytes | data. Texts are
    a u64 length and bytes. -- */
@@ -14068,7 +14147,7 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
 
 #ifndef SAE_NO_TRAIN
 
-/* ==== >>operations ============================================================================ */
+/* ==== >>operations ===================================================== src/backend/ops.h ==== */
 
 /* Whether a table can be used: what it must have is there. */
 static sae_result saei_backend_check(const sae_context *ctx, const char *where,
@@ -14076,8 +14155,8 @@ static sae_result saei_backend_check(const sae_context *ctx, const char *where,
     const char *missing = NULL;
     if (!ops->name)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: the context's backend has no name", where);
-#define SAEI_CHECK(result, name, need, parameters, arguments)                                      \
-    if (!missing && !ops->name && !((need) & SAE_OP_OPTIONAL)) missing = #name;
+#define SAEI_CHECK(result, operation, need, parameters, arguments)                                 \
+    if (!missing && !ops->operation && !((need) & SAE_OP_OPTIONAL)) missing = #operation;
     SAE_BACKEND_CONTROL(SAEI_CHECK)
     SAE_BACKEND_OPERATIONS(SAEI_CHECK)
 #undef SAEI_CHECK
@@ -14135,7 +14214,7 @@ static void saei_op_code_sums(const sae_backend *ops, const sae_work *w, const s
     else ops->latent_sums(w, index, which, false, out);
 }
 
-/* ==== >>cpu =================================================================================== */
+/* ==== >>cpu ============================================================ src/backend/cpu.h ==== */
 /* The backend that is built in. Work is cut into parts that do not depend on the number of threads
    wherever an order matters; rows and latents are independent, so there any cut will do. */
 
@@ -14422,7 +14501,7 @@ static void saei_cpu_axpy(const sae_work *w, size_t count, float a, const float 
     saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_axpy_part, &j);
 }
 
-/* ==== >>cpu: encode =========================================================================== */
+/* ==== >>cpu: encode ============================================= src/backend/cpu_encode.h ==== */
 /* By exact products, or screened (>>kernels: the screen). With SAE_CBLAS a float product of the
    user's BLAS proposes instead of the int16 one, on every CPU. */
 
@@ -14701,7 +14780,7 @@ static void saei_cpu_encode(const sae_work *w, const sae_encode_args *a, sae_cod
     if (a->select == SAE_SELECT_BATCH_TOP_K) saei_encode_batch_top(&job, &s, screened);
 }
 
-/* ==== >>cpu: values of entries ================================================================ */
+/* ==== >>cpu: values of entries ================================== src/backend/cpu_values.h ==== */
 
 /* gate and gate_grad */
 typedef struct saei_gate_job {
@@ -14790,7 +14869,7 @@ static void saei_cpu_exp_grad(const sae_work *w, sae_code *code) {
     saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_exp_grad_part, code);
 }
 
-/* ==== >>cpu: sums over rows and columns ======================================================= */
+/* ==== >>cpu: sums over rows and columns =========================== src/backend/cpu_sums.h ==== */
 
 typedef struct saei_block_sum_job {
     const saei_kernels *kernels;
@@ -14920,7 +14999,7 @@ static void saei_cpu_count_nonzero(const sae_work *w, const sae_code *code, doub
     *mean = (double)total / (double)code->rows;
 }
 
-/* ==== >>cpu: decode and residuals ============================================================= */
+/* ==== >>cpu: decode and residuals =============================== src/backend/cpu_decode.h ==== */
 
 /* Entries of row r with lo <= latent < hi: [*begin, return), counted from the row's start. */
 static size_t saei_code_range(const sae_code *c, size_t r, size_t lo, size_t hi, size_t *begin) {
@@ -15102,7 +15181,7 @@ static void saei_cpu_ghost_residual(const sae_work *w, const float *x_g, const f
     *loss = ghost * (mse / (ghost + 1e-8));
 }
 
-/* ==== >>cpu: the dense phase ================================================================== */
+/* ==== >>cpu: the dense phase ===================================== src/backend/cpu_dense.h ==== */
 /* A fresh dictionary without a k fires half of its latents. Then a list's rows are no longer few
    and far between: every sum reads the whole matrix, from the L3. So the matrix is copied into
    panels of 64 x 128 that lie in the L1 while 256 lists go over them, each from where it stopped;
@@ -15242,7 +15321,7 @@ static void saei_dense_dots(const saei_kernels *kernels, const saei_dense_matrix
     }
 }
 
-/* ==== >>cpu: penalties, gradients of entries ================================================== */
+/* ==== >>cpu: penalties, gradients of entries ================= src/backend/cpu_gradients.h ==== */
 
 static double saei_penalty_entropy(const float *f, size_t count, float coef, float *grad) {
     double sum = 0, h = 0, mean = 0;
@@ -15556,7 +15635,7 @@ static void saei_cpu_jump_rest(const sae_work *w, const float *theta, float band
         }
 }
 
-/* ==== >>cpu: by latent ======================================================================== */
+/* ==== >>cpu: by latent ========================================= src/backend/cpu_latents.h ==== */
 
 /* Where `row` holds bits. */
 static uint64_t *saei_index_words(const sae_index *index) {
@@ -15960,7 +16039,7 @@ static void saei_cpu_list_silent(const sae_work *w, const uint64_t *since, uint6
     *count = found;
 }
 
-/* ==== >>cpu: weights ========================================================================== */
+/* ==== >>cpu: weights =========================================== src/backend/cpu_weights.h ==== */
 
 static void saei_project_row(const saei_kernels *kernels, size_t ld, const float *row, float eps,
                              float *grad) {
@@ -16222,7 +16301,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     }
 }
 
-/* ==== >>cpu: Adam ============================================================================= */
+/* ==== >>cpu: Adam ================================================= src/backend/cpu_adam.h ==== */
 
 typedef struct saei_adam_job {
     const saei_kernels *kernels;
@@ -16379,7 +16458,7 @@ static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae
     *lazy->num_deferred = (uint32_t)saei_sum_doubles(j.deferred, saei_ceil_div(m, 16));
 }
 
-/* ==== >>cpu: table ============================================================================ */
+/* ==== >>cpu: table =============================================== src/backend/cpu_table.h ==== */
 
 /* Nothing runs after a call has returned. */
 #define saei_cpu_begin_step NULL
@@ -16407,7 +16486,7 @@ static const sae_backend *saei_backend_of(const sae_context *ctx) {
     return ctx->backend ? ctx->backend : sae_cpu_backend();
 }
 
-/* ==== >>trainer: schedules ==================================================================== */
+/* ==== >>trainer: schedules ========================================== src/train/schedule.h ==== */
 
 SAE_API double sae_lr_factor(const sae_schedule *s, uint64_t t) {
     if (s->resample_steps) {
@@ -16425,7 +16504,7 @@ SAE_API double sae_sparsity_factor(const sae_schedule *s, uint64_t t) {
     return (double)t / (double)s->sparsity_warmup_steps;
 }
 
-/* ==== >>trainer: memory on the backend ======================================================== */
+/* ==== >>trainer: memory on the backend ================================ src/train/blocks.h ==== */
 
 /* What a trainer or a session holds of its backend: the state that open made, and blocks of its
    memory. With plan set nothing is taken, only counted. */
@@ -16482,7 +16561,7 @@ static sae_result saei_blocks_fail(const sae_work *w, const char *who, const cha
                      w->shape.d, w->shape.batch);
 }
 
-/* ==== >>trainer: the object =================================================================== */
+/* ==== >>trainer: the object ========================================== src/train/trainer.h ==== */
 
 enum { /* traits of a scheme */
     SAEI_CONSTRAINED = 1 << 0, /* ConstrainedAdam: rows of W_dec keep norm 1 */
@@ -16567,7 +16646,7 @@ struct sae_trainer {
 static uint64_t saei_steps_of(uint64_t field) { return field == SAE_NONE ? 0 : field; }
 static double saei_number_of(double field) { return field < 0 ? 0 : field; }
 
-/* ==== >>trainer: gradients ==================================================================== */
+/* ==== >>trainer: gradients ========================================= src/train/gradients.h ==== */
 /* Each saei_grads_* computes the gradients of one batch into t->grad. Notation of the papers
    named; e = x_hat - y. Every gradient of the squared error is 2/n e: alpha below. */
 
@@ -16903,7 +16982,7 @@ static double saei_loss_jump_relu(const sae_trainer *t, const double *v, sae_sta
     return s->l2_loss + s->sparsity_loss;
 }
 
-/* ==== >>trainer: schemes ====================================================================== */
+/* ==== >>trainer: schemes ============================================= src/train/schemes.h ==== */
 /* One row a training scheme. Its hyperparameters are words of >>trainer: hyperparameters, those
    that every trainer has may be left out: first what the reference writes into config.json, in its
    order; after the + what it leaves out, which is written after all else. */
@@ -16986,7 +17065,7 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
     return false;
 }
 
-/* ==== >>trainer: hyperparameters ============================================================== */
+/* ==== >>trainer: hyperparameters ============================= src/train/hyperparameters.h ==== */
 /* One row each, in the order of sae_trainer_desc. From the rows follow the defaults, the checks,
    the settings a backup belongs to, reading and writing by name, and the list for options and
    bindings. Which trainers have one stands in >>trainer: schemes. */
@@ -17174,7 +17253,8 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
     saei_default_steps(&desc->sparsity_warmup_steps,
-                       top_k ? SAE_NONE : steps > 2000 ? 2000 : steps / 5);
+                       !saei_scheme_names(scheme, "sparsity_warmup_steps") ? SAE_NONE
+                       : steps > 2000                                      ? 2000 : steps / 5);
     if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
     if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
     for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
@@ -17191,7 +17271,7 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     }
 }
 
-/* ==== >>trainer: checks ======================================================================= */
+/* ==== >>trainer: checks ================================================ src/train/check.h ==== */
 
 /* What is checked: a desc with its defaults set. */
 typedef struct saei_check {
@@ -17362,7 +17442,7 @@ static sae_result saei_desc_check(const sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
-/* ==== >>trainer: create ======================================================================= */
+/* ==== >>trainer: create =============================================== src/train/create.h ==== */
 
 static void *saei_device(sae_trainer *t, size_t count, size_t size) {
     return saei_blocks_take(&t->w, &t->blocks, count, size);
@@ -17697,7 +17777,7 @@ SAE_API sae_result sae_trainer_memory(sae_context *ctx, const sae_trainer_desc *
     return SAE_OK;
 }
 
-/* ==== >>trainer: the step ===================================================================== */
+/* ==== >>trainer: the step =============================================== src/train/step.h ==== */
 
 static sae_result saei_bad_batch(const sae_trainer *t, uint64_t step) {
     return saei_fail(t->ctx, SAE_ERR_NOT_FINITE, "sae_trainer_step: the batch of step %llu holds "
@@ -17936,7 +18016,7 @@ SAE_API sae_result sae_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     return saei_trainer_step_rows(t, x, target, n, 1);
 }
 
-/* ==== >>trainer: statistics =================================================================== */
+/* ==== >>trainer: statistics ============================================ src/train/stats.h ==== */
 
 static float saei_trainer_threshold(const sae_trainer *t) {
     float threshold;
@@ -18003,7 +18083,7 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     return SAE_OK;
 }
 
-/* ==== >>trainer: state for a resume =========================================================== */
+/* ==== >>trainer: state for a resume ==================================== src/train/state.h ==== */
 
 typedef struct saei_state_item {
     const char *name;
@@ -18117,7 +18197,7 @@ static sae_result saei_trainer_state_set(sae_trainer *t, const char *who,
     return t->ops->status(&t->w);
 }
 
-/* ==== >>session =============================================================================== */
+/* ==== >>session ====================================================== src/train/session.h ==== */
 
 struct sae_session {
     sae_context *ctx;
@@ -18369,7 +18449,7 @@ SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t
     return s->ops->status(&s->w);
 }
 
-/* ==== >>trainer: hyperparameters by name ====================================================== */
+/* ==== >>trainer: hyperparameters by name ================================= src/train/set.h ==== */
 
 static const saei_field *saei_field_find(const char *name, size_t length) {
     for (size_t i = 0; i < SAEI_NUM_FIELDS; i++) {
@@ -18640,7 +18720,7 @@ SAE_API sae_result sae_trainer_desc_set(sae_context *ctx, sae_trainer_desc *desc
                      "has%s%s", saei_quote(key, quoted), *nearest ? "; near is " : "", nearest);
 }
 
-/* ==== >>trainer: reading config.json ========================================================== */
+/* ==== >>trainer: reading config.json ================================== src/train/config.h ==== */
 
 struct sae_config {
     sae_context *ctx;
@@ -18763,7 +18843,7 @@ SAE_API const sae_trainer_desc *sae_config_get(const sae_config *config, size_t 
     return config && index < config->count ? &config->descs[index] : NULL;
 }
 
-/* ==== >>trainer: writing config.json ========================================================== */
+/* ==== >>trainer: writing config.json ================================== src/train/config.h ==== */
 
 static void saei_write_list(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
     const double *list =
@@ -18878,7 +18958,7 @@ static sae_result saei_config_write(const sae_context *ctx, const char *who, con
     return saei_text_write(&t, who, folder, "config.json");
 }
 
-/* ==== >>trainer: settings as text ============================================================= */
+/* ==== >>trainer: settings as text ===================================== src/train/config.h ==== */
 
 static void saei_text_add_real(saei_text *t, double value) {
     char text[32];
@@ -18927,7 +19007,7 @@ static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_
     }
 }
 
-/* ==== >>buffer: sources and create ============================================================ */
+/* ==== >>buffer: sources and create ====================================== src/run/buffer.h ==== */
 /* A slab is one matrix in a file or in the caller's memory, a stream is slabs end to end, and the
    buffer holds rows of one or two streams (input and target) in the type they have in the source.
    The rows held form a sequence; those from cursor on are unread. A refill moves the unread ones to
@@ -19363,7 +19443,7 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
 
-/* ==== >>buffer: refill, batches, state ======================================================== */
+/* ==== >>buffer: refill, batches, state ================================= src/run/batches.h ==== */
 
 static unsigned char *saei_buffer_held(const sae_buffer *b, size_t stream, size_t i) {
     const saei_stream *s = &b->stream[stream];
@@ -19677,7 +19757,7 @@ static sae_result saei_buffer_state_set(sae_buffer *b, const char *who,
     return SAE_OK;
 }
 
-/* ==== >>loop: the object ====================================================================== */
+/* ==== >>loop: the object ================================================== src/run/loop.h ==== */
 
 enum { SAEI_NORM_BATCHES = 101 }; /* the reference asks for 100 and reads one more */
 
@@ -19921,7 +20001,7 @@ static sae_result saei_loop_check_weights(sae_training *l) {
     return SAE_OK;
 }
 
-/* ==== >>loop: backup and resume =============================================================== */
+/* ==== >>loop: backup and resume ========================================= src/run/resume.h ==== */
 
 /* A file that need not be there. */
 static void saei_remove(const sae_context *ctx, const char *path) {
@@ -20108,7 +20188,7 @@ static sae_result saei_loop_restore(sae_training *l) {
     return result;
 }
 
-/* ==== >>loop: the folders of a run ============================================================ */
+/* ==== >>loop: the folders of a run ====================================== src/run/saving.h ==== */
 
 /* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
 static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, const char *name,
@@ -20196,7 +20276,7 @@ static sae_result saei_loop_finish(sae_training *l) {
     return SAE_OK;
 }
 
-/* ==== >>loop: steps =========================================================================== */
+/* ==== >>loop: steps ====================================================== src/run/steps.h ==== */
 
 /* Whether the folders hold this very run, finished. Fails if one holds another's. */
 static sae_result saei_loop_is_finished(sae_training *l, bool *finished) {
@@ -20407,7 +20487,7 @@ SAE_API sae_result sae_train(sae_context *ctx, const sae_train_desc *desc) {
     return result;
 }
 
-/* ==== >>metrics =============================================================================== */
+/* ==== >>metrics ======================================================== src/run/metrics.h ==== */
 
 enum { SAEI_EVALUATE_ENTRIES = 4 << 20 }; /* latents encoded at a time, if not bounded */
 
@@ -20712,7 +20792,7 @@ SAE_API sae_result sae_geometric_median(sae_context *ctx, const float *x, size_t
     return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_geometric_median: no memory for %zu rows", n);
 }
 
-/* ==== >>metrics: gradient pursuit ============================================================= */
+/* ==== >>metrics: gradient pursuit ====================================== src/run/pursuit.h ==== */
 
 enum { SAEI_PURSUIT_PARTS = 64 };
 
@@ -20830,7 +20910,7 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
     return SAE_OK;
 }
 
-/* ==== >>experiments =========================================================================== */
+/* ==== >>experiments ================================================ src/run/experiments.h ==== */
 
 /* Rows through panels; latents ascend, so the sums are in the rows order. */
 static void saei_ghost_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {

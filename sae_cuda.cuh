@@ -54,7 +54,7 @@
 #define SAEI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
-/* ==== >>cuda: state =========================================================================== */
+/* ==== >>cuda: state =================================================== src/cuda/state.cuh ==== */
 
 enum {
     SAEI_CUDA_THREADS = 256, /* of a block, where nothing else is said */
@@ -429,7 +429,7 @@ static void saei_cuda_end_step(const sae_work *w) {
     SAEI_CUDA_OK(s, cudaEventRecord(s->ended[s->step_turn], s->stream));
 }
 
-/* ==== >>cuda: scratch ========================================================================= */
+/* ==== >>cuda: scratch =============================================== src/cuda/scratch.cuh ==== */
 /* All operations work in the same memory, sae_work.scratch. Each names in a struct what it lays
    over that memory, where contents are undefined when an operation begins and lost when it ends.
    The struct is filled by saei_cuda_lay_NAME and comes from saei_cuda_NAME_scratch_of. The list at
@@ -735,7 +735,7 @@ static size_t saei_cuda_scratch_bytes(const sae_work *w, const sae_shape *h) {
 }
 #undef SAEI_CUDA_SCRATCH_BYTES
 
-/* ==== >>cuda: device math ===================================================================== */
+/* ==== >>cuda: device math ============================================ src/cuda/device.cuh ==== */
 
 #if defined(__CUDACC__)
 #define SAEI_PRAGMA(x) _Pragma(#x)
@@ -811,7 +811,7 @@ __device__ static inline double saei_device_dot(const float *a, const float *b, 
     return saei_device_quad_sum(s);
 }
 
-/* ==== >>cuda: scalars ========================================================================= */
+/* ==== >>cuda: scalars =============================================== src/cuda/scalars.cuh ==== */
 
 static void saei_cuda_clear(const sae_work *w, void *memory, size_t bytes) {
     saei_cuda *s = saei_cuda_of(w);
@@ -886,7 +886,7 @@ static void saei_cuda_mean(const sae_work *w, const double *sums, size_t n, doub
     saei_cuda_launch(w, saei_mean_kernel, 1, SAEI_CUDA_THREADS, sums, n, divisor, out);
 }
 
-/* ==== >>cuda: batch =========================================================================== */
+/* ==== >>cuda: batch =================================================== src/cuda/batch.cuh ==== */
 
 /* Four columns per thread. kind: 0 float, 1 half, 2 bfloat16. */
 __global__ static void saei_load_rows_kernel(const void *rows, int kind, size_t stride, size_t n,
@@ -975,7 +975,7 @@ static void saei_cuda_axpy(const sae_work *w, size_t count, float a, const float
                      SAEI_CUDA_THREADS, count, a, x, y, out);
 }
 
-/* ==== >>cuda: selection ======================================================================= */
+/* ==== >>cuda: selection ============================================== src/cuda/select.cuh ==== */
 /* A warp has a row's list of candidates: positions ascending (a position is a latent, or an index
    into encode's list of latents), and an array of their values. */
 
@@ -1225,7 +1225,7 @@ static void saei_cuda_keep_batch(const sae_work *w, const saei_cuda_encode_task 
     saei_cuda_launch(w, saei_keep_batch_kernel, rows, SAEI_CUDA_THREADS, *t);
 }
 
-/* ==== >>cuda: plain encode ==================================================================== */
+/* ==== >>cuda: plain encode ============================================ src/cuda/plain.cuh ==== */
 /* Every product in float32: for lists of latents, for selections that keep many, and for rows that
    screening could not decide. A block takes 32 rows through all latents, 128 at a time; a tile's
    products go through shared memory to the warps that keep the rows' lists. Estimate: 2 n m d flop
@@ -1387,7 +1387,7 @@ __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 2) saei_plain_kernel
     }
 }
 
-/* ==== >>cuda: screened encode ================================================================= */
+/* ==== >>cuda: screened encode ======================================== src/cuda/screen.cuh ==== */
 /* Few of the products are used. So x and W_enc are rounded to float16 after a multiplication by a
    power of two each, x = x^ / s + dx and w = w^ / t + dw, and cublasLt's product v of x^ and w^,
    with the bias added, is rounded to float16 too. With S = s t
@@ -1889,7 +1889,7 @@ static void saei_cuda_encode(const sae_work *w, const sae_encode_args *a, sae_co
     s->counted_rows = a->n;
 }
 
-/* ==== >>cuda: values of entries =============================================================== */
+/* ==== >>cuda: values of entries ====================================== src/cuda/values.cuh ==== */
 /* A block per row of the code. */
 
 __global__ static void saei_exp_latents_kernel(const float *r_mag, size_t m, float *out) {
@@ -1955,7 +1955,7 @@ static void saei_cuda_exp_grad(const sae_work *w, sae_code *code) {
                      code->stride, code->value, code->grad);
 }
 
-/* ==== >>cuda: dense sums ====================================================================== */
+/* ==== >>cuda: dense sums ============================================== src/cuda/dense.cuh ==== */
 /* In a fresh dictionary of a scheme without k, half of the latents are active. Gathering a row for
    every entry would then be bound by reading: half of W2's 268 M entries are 275 GB, 50 ms from the
    L2. So the lists are laid out as the dense matrix they nearly are, tile by tile in shared memory
@@ -2107,7 +2107,7 @@ static bool saei_cuda_is_dense(const sae_work *w, size_t stride) {
     return !s->counted_rows || listed * 14 > (double)s->counted_rows * m;
 }
 
-/* ==== >>cuda: decode ========================================================================== */
+/* ==== >>cuda: decode ================================================= src/cuda/decode.cuh ==== */
 
 /* Columns c..c+3 of sum_j value[j] W[latent[j]], ascending j, for the threads of a warp: it reads
    32 entries at a time, one per lane, and passes them round by shuffles, for which threads with
@@ -2220,7 +2220,7 @@ static void saei_cuda_unit_rows(const sae_work *w, size_t n, float *e, double *l
     saei_cuda_mean(w, sums, n, (double)n, loss);
 }
 
-/* ==== >>cuda: penalties ======================================================================= */
+/* ==== >>cuda: penalties =========================================== src/cuda/penalties.cuh ==== */
 
 /* A block takes 16 lists. Tiles of 64 entries of each go through shared memory: all warps compute
    the terms, and lane r of warp 0 adds those of row r in their order. */
@@ -2512,7 +2512,7 @@ static void saei_cuda_jump_rest(const sae_work *w, const float *theta, float ban
                      SAEI_CUDA_THREADS, *index, theta, bandwidth, coef, target, l0, n, theta_grad);
 }
 
-/* ==== >>cuda: reconstruct ===================================================================== */
+/* ==== >>cuda: reconstruct ======================================= src/cuda/reconstruct.cuh ==== */
 
 /* decode, residual and dots, a block per row: e stays in shared memory for the dots, and W's rows
    come from the L1 or L2 when they are read again. Estimate: n k d 4 bytes twice at 5.5 TB/s. */
@@ -2570,7 +2570,7 @@ static void saei_cuda_reconstruct(const sae_work *w, const sae_code *code, const
     saei_cuda_mean(w, sums, code->rows, (double)code->rows, loss);
 }
 
-/* ==== >>cuda: by latent ======================================================================= */
+/* ==== >>cuda: by latent ============================================= src/cuda/latents.cuh ==== */
 
 /* -- the counting sort. For each latent and each 64 rows a word of 64 bits says which of the rows
    list it: an entry's place is the latent's begin + the bits of earlier words + the lower bits of
@@ -2956,7 +2956,7 @@ static void saei_cuda_list_silent(const sae_work *w, const uint64_t *since, uint
     saei_cuda_silent(w, saei_cuda_list_silent_scratch_of(w), since, threshold, m, list, count);
 }
 
-/* ==== >>cuda: sums ============================================================================ */
+/* ==== >>cuda: sums ===================================================== src/cuda/sums.cuh ==== */
 
 /* partial[block] = sum of s_r x_r over a block of 1024 rows (s NULL: 1), in double; the products
    are exact. A warp has 32 columns of a block, with 32 loads in flight; rows with s = 0 are not
@@ -3124,7 +3124,7 @@ static void saei_cuda_count_nonzero(const sae_work *w, const sae_code *code, dou
     saei_cuda_launch(w, saei_mean_count_kernel, 1, 1, found, code->rows, mean);
 }
 
-/* ==== >>cuda: auxiliary losses ================================================================ */
+/* ==== >>cuda: auxiliary losses ==================================== src/cuda/auxiliary.cuh ==== */
 
 /* -- auxk -- */
 
@@ -3246,7 +3246,7 @@ static void saei_cuda_ghost_residual(const sae_work *w, const float *x_g, const 
                      s.means, s.e_norm, s.r_norm, out, loss);
 }
 
-/* ==== >>cuda: weights ========================================================================= */
+/* ==== >>cuda: weights =============================================== src/cuda/weights.cuh ==== */
 
 /* A quad per row. m d 4 bytes: W2's W_dec 67 MB. */
 __global__ static void __launch_bounds__(SAEI_CUDA_THREADS, 4)
@@ -3765,7 +3765,7 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
                      SAEI_CUDA_THREADS, job);
 }
 
-/* ==== >>cuda: table =========================================================================== */
+/* ==== >>cuda: table =================================================== src/cuda/table.cuh ==== */
 
 /* Optional operations that others here do as fast. */
 #define saei_cuda_code_sums NULL

@@ -13,6 +13,12 @@ for name in sae.h sae_cuda.cuh; do
             empty = line == ""
             if (line != "") { print line; written = 1 }
         }
+        function banner(line, path,    bar) { # says which file the section is of
+            sub(/ =* *\*\/$/, "", line)
+            path = " src/" path " ==== */"
+            for (bar = " "; length(line bar path) < 100; ) bar = bar "="
+            return line bar path
+        }
         function room(path,    file, line, name, folder) {
             file = src "/" path
             folder = path
@@ -20,10 +26,14 @@ for name in sae.h sae_cuda.cuh; do
             put("")
             while ((status = (getline line < file)) > 0) {
                 if (line ~ /^#pragma once/) continue
+                if (line ~ /^\/\* ==== >>/) line = banner(line, path)
                 if (line !~ /^#include "/) { put(line); continue }
                 name = line
                 gsub(/^#include "|".*$/, "", name)
-                if (name ~ /\.inl$/) room(folder name)
+                if (name !~ /\.inl$/) continue
+                put("")
+                put("/* ---- src/" folder name " ---- */")
+                room(folder name)
             }
             if (status < 0) { print "make_headers.sh: cannot read " file > "/dev/stderr"; failed = 1; exit }
             close(file)

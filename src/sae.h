@@ -46,19 +46,19 @@
         desc.steps = 10000;
         desc.save_dir = "out";
         if (sae_train(ctx, &desc) != SAE_OK) fprintf(stderr, "%s\n", sae_error(ctx));
-        sae_context_destroy(ctx);
 
-    STEP BY STEP: use
+    STEP BY STEP: use, with a row x [d] and room for x_hat [d]
         sae_dictionary *dict;
         size_t row_begin[2];
         uint32_t latent[32];
         float value[32];
-        sae_sparse code = { row_begin, latent, value, 32 };  // room for k latents of one row
+        sae_sparse code = { row_begin, latent, value, 32 };  // sae_dictionary_capacity(dict, 1)
         if (sae_dictionary_load(ctx, NULL, "out/trainer_0", &dict) == SAE_OK) {
             sae_encode_sparse(dict, x, 1, &code);  // const dict: from any number of threads
             sae_decode_sparse(dict, &code, 1, x_hat);
             sae_dictionary_destroy(dict);
         }
+        sae_context_destroy(ctx);
 
     LETTERS
         n or B rows (tokens) of a batch, d activation_dim, m dict_size, k active latents per row,
@@ -71,7 +71,9 @@
         >>api: dictionaries in full   parameters read and set, sizes, control vectors
         >>api: files            where files are, formats, export, tensors of any container
         >>api: programs with a model  linear layers, threads, errors, JSON
-        >>api: schedules, trainers, sessions, the activation buffer, the training loop, metrics
+        >>api: schedules        and >>api: trainers, >>api: sessions, >>api: the activation buffer,
+                     >>api: the training loop, >>api: metrics: what trains; on the files
+        >>api: the reference's experiments
         >>backend    the list of operations that a backend implements, and its contract
         >>cuda       NVIDIA GPUs: the desc and the table of sae_cuda.cuh
         How it is done; each part stands on those above it

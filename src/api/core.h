@@ -35,8 +35,7 @@ SAE_API const char *sae_version(void); /* SAE_VERSION where the library was comp
 /* ---- context ---- */
 
 /* What the other objects share. One thread at a time may create, load or train with it; inference
-   on a const dictionary is safe from any number of threads. Destroy objects before their context.
-   */
+   on a const dictionary is safe from any number of threads. Objects go before their context. */
 typedef struct sae_context sae_context;
 
 typedef struct sae_allocator { /* called from any thread; free never with NULL */
@@ -64,7 +63,7 @@ typedef struct sae_pool {
 } sae_pool;
 
 typedef struct sae_io sae_io;           /* >>api: files */
-typedef struct sae_backend sae_backend; /* >>api: backend */
+typedef struct sae_backend sae_backend; /* >>backend */
 
 typedef struct sae_context_desc {
     sae_allocator allocator;    /* default: malloc and free */

@@ -16,7 +16,6 @@ typedef struct sae_schedule {
 SAE_API double sae_lr_factor(const sae_schedule *schedule, uint64_t t);
 SAE_API double sae_sparsity_factor(const sae_schedule *schedule, uint64_t t); /* min(t/warmup, 1) */
 
-
 /* ==== >>api: trainers ========================================================================= */
 
 typedef enum sae_sparsity_function {
@@ -29,7 +28,7 @@ typedef enum sae_sparsity_function {
 
 /* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
-   (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta, max_grad_norm). */
+   (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta). */
 typedef struct sae_trainer_desc {
     sae_trainer_kind kind;
     sae_arch arch;            /* STANDARD_APRIL may take SAE_ARCH_STANDARD_NEW; else leave 0 */

@@ -9,8 +9,8 @@ static sae_result saei_backend_check(const sae_context *ctx, const char *where,
     const char *missing = NULL;
     if (!ops->name)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: the context's backend has no name", where);
-#define SAEI_CHECK(result, name, need, parameters, arguments)                                      \
-    if (!missing && !ops->name && !((need) & SAE_OP_OPTIONAL)) missing = #name;
+#define SAEI_CHECK(result, operation, need, parameters, arguments)                                 \
+    if (!missing && !ops->operation && !((need) & SAE_OP_OPTIONAL)) missing = #operation;
     SAE_BACKEND_CONTROL(SAEI_CHECK)
     SAE_BACKEND_OPERATIONS(SAEI_CHECK)
 #undef SAEI_CHECK

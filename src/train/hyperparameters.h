@@ -189,7 +189,8 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
     saei_default_steps(&desc->sparsity_warmup_steps,
-                       top_k ? SAE_NONE : steps > 2000 ? 2000 : steps / 5);
+                       !saei_scheme_names(scheme, "sparsity_warmup_steps") ? SAE_NONE
+                       : steps > 2000                                      ? 2000 : steps / 5);
     if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
     if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
     for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
