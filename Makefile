@@ -319,7 +319,7 @@ lint: ## the plan of src/, the header in every dialect, its symbols, cppcheck an
 	@CC="$(CC)" CXX="$(CXX)" sh src/check.sh
 	@if command -v cppcheck > /dev/null; then \
 	    for more in "" "$(WORST)"; do \
-	        cppcheck --quiet --std=c99 --language=c --enable=warning,portability --error-exitcode=1 \
+	        cppcheck --quiet --std=c11 --language=c --enable=warning,portability --error-exitcode=1 \
 	            --suppress=missingIncludeSystem --suppress=pointerOutOfBounds --max-configs=1 \
 	            -DSAE_IMPLEMENTATION $$more -I. sae.h || exit 1; \
 	    done; \

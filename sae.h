@@ -10077,11 +10077,13 @@ static void saei_infer_product(const saei_infer *q, const saei_room *room, size_
         size_t depth = saei_min(room->depth, d - c);
         saei_pack_panel(kernels, W + c, dict->ld, depth, q->list, first, count, room->panel);
         for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
-            const float *at[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-                at[i] = g + i < rows ? saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
-                                                      room->centred + i * room->depth)
-                                     : at[i - 1];
+            const float *at[SAEI_TILE_ROWS], *last = room->centred;
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
+                if (g + i < rows)
+                    last = saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
+                                          room->centred + i * room->depth);
+                at[i] = last; /* past the rows: the last of them again */
+            }
             kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
         }
     }
@@ -10516,7 +10518,8 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
                                                          sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
-        saei_prepared_slot none, *s = b ? &p->slots[i] : &none;
+        saei_prepared_slot none, *s = &none;
+        if (b) s = &p->slots[i];
         memset(s, 0, sizeof *s);
         s->x = (float *)saei_prepared_piece(b, &at, rows * dict->ld, sizeof(float));
         s->count = (uint32_t *)saei_prepared_piece(b, &at, rows, sizeof(uint32_t));
@@ -17309,7 +17312,7 @@ static sae_result saei_own_check(const saei_check *c, const saei_field *f) {
 }
 
 static sae_result saei_real_check(const saei_check *c, const saei_field *f) {
-    double x = *(const double *)((const char *)c->h + f->offset);
+    double x = *(const double *)(const void *)((const char *)c->h + f->offset);
     if (!(fabs(x) <= FLT_MAX))
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: %s is %g, allowed are finite numbers",
                          c->who, f->name, x);
@@ -19337,7 +19340,7 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
                          "least twice the batch_size of %zu", d->rows, d->batch_size);
     b->capacity = d->sequential ? d->batch_size
                   : d->rows     ? d->rows
-                                : saei_max((size_t)SAEI_BUFFER_BYTES / row, twice);
+                                : saei_max((size_t)SAEI_BUFFER_BYTES / saei_max(row, 1), twice);
     b->low = saei_max(b->capacity / 2, d->batch_size);
     if (!d->sequential && b->source_rows && b->source_rows <= b->capacity) {
         b->capacity = saei_max((size_t)b->source_rows, 1);

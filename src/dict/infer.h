@@ -129,11 +129,13 @@ static void saei_infer_product(const saei_infer *q, const saei_room *room, size_
         size_t depth = saei_min(room->depth, d - c);
         saei_pack_panel(kernels, W + c, dict->ld, depth, q->list, first, count, room->panel);
         for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
-            const float *at[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-                at[i] = g + i < rows ? saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
-                                                      room->centred + i * room->depth)
-                                     : at[i - 1];
+            const float *at[SAEI_TILE_ROWS], *last = room->centred;
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
+                if (g + i < rows)
+                    last = saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
+                                          room->centred + i * room->depth);
+                at[i] = last; /* past the rows: the last of them again */
+            }
             kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
         }
     }

@@ -59,7 +59,8 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
                                                          sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
-        saei_prepared_slot none, *s = b ? &p->slots[i] : &none;
+        saei_prepared_slot none, *s = &none;
+        if (b) s = &p->slots[i];
         memset(s, 0, sizeof *s);
         s->x = (float *)saei_prepared_piece(b, &at, rows * dict->ld, sizeof(float));
         s->count = (uint32_t *)saei_prepared_piece(b, &at, rows, sizeof(uint32_t));

@@ -332,7 +332,7 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
                          "least twice the batch_size of %zu", d->rows, d->batch_size);
     b->capacity = d->sequential ? d->batch_size
                   : d->rows     ? d->rows
-                                : saei_max((size_t)SAEI_BUFFER_BYTES / row, twice);
+                                : saei_max((size_t)SAEI_BUFFER_BYTES / saei_max(row, 1), twice);
     b->low = saei_max(b->capacity / 2, d->batch_size);
     if (!d->sequential && b->source_rows && b->source_rows <= b->capacity) {
         b->capacity = saei_max((size_t)b->source_rows, 1);

@@ -39,7 +39,7 @@ static sae_result saei_own_check(const saei_check *c, const saei_field *f) {
 }
 
 static sae_result saei_real_check(const saei_check *c, const saei_field *f) {
-    double x = *(const double *)((const char *)c->h + f->offset);
+    double x = *(const double *)(const void *)((const char *)c->h + f->offset);
     if (!(fabs(x) <= FLT_MAX))
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: %s is %g, allowed are finite numbers",
                          c->who, f->name, x);
