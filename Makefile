@@ -24,6 +24,7 @@ EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
 TOOL     := $(patsubst tools/%.c,build/tools/%.o,$(filter-out tools/demo.c,$(wildcard tools/*.c)))
 LM       := tools/neox.h tools/neox_unicode.h
 TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c)) $(EMU_TESTS) $(BLAS_TESTS)
+SCRIPTS  := $(wildcard tests/*.sh)
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 OBJECTS   = $(CC) $(CFLAGS) $(OPENMP) $(filter %.o,$^) -o $@ $(LDFLAGS) -lm
@@ -232,7 +233,7 @@ test: build/sae build/sae-emu build/libsae.so $(TESTS) ## builds and runs every 
 	passed=0; failed=0; \
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} CC="$(CC)" CXX="$(CXX)"; \
 	export OMP_WAIT_POLICY CC CXX; \
-	for t in $(TESTS) $(wildcard tests/*.sh); do \
+	for t in $(TESTS) $(SCRIPTS); do \
 	    case $$t in *.sh) run="sh $$t";; *) run=$$t;; esac; \
 	    $$run > $(CURDIR)/build/tests/output 2>&1; rc=$$?; \
 	    line=$$(grep -E '^[0-9]+ passed, [0-9]+ failed$$' build/tests/output | tail -n 1); \
