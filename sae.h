@@ -130,7 +130,7 @@ extern "C" {
 #endif
 
 /* ==== >>api: core ========================================================= src/api/core.h ==== */
-/* What a program needs that loads a dictionary, encodes, decodes and steers. Rules for every part
+/* For programs that load a dictionary, encode, decode and steer. Rules for every part
    of the API: a call that can fail returns a sae_result; sae_error() has the sentence with the
    function, the field, the value given and the values allowed. After a failure arrays for results
    are unspecified, all other out-parameters untouched. A NULL object is SAE_ERR_INVALID to such
@@ -200,8 +200,8 @@ typedef struct sae_context_desc {
                                    thread alone */
     int threads;                /* at most 1024; default: all (OpenMP's choice). Required with a
                                    pool: the number of its workers. No result depends on it */
-    const sae_io *io;           /* copied; default: the system's files, mapped (with SAE_NO_STDIO
-                                   none: only memory can be loaded) */
+    const sae_io *io;           /* copied; default: the system's files, mapped (with SAE_NO_STDIO:
+                                   memory alone) */
     const sae_backend *backend; /* of training and sessions; default: the CPU */
     const void *backend_desc;   /* for it, for example a sae_cuda_desc; must outlive ctx */
     const char *instruction_set; /* default: the best this CPU has; "portable", "avx2", "avx512",
