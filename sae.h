@@ -2095,11 +2095,13 @@ static uint64_t saei_to_bits(double x) {
     return bits;
 }
 
-/* Whether none of n values is NaN or infinite. */
-static bool saei_all_finite(const float *x, size_t n) {
-    uint32_t bad = 0;
-    for (size_t i = 0; i < n; i++)
-        bad |= (uint32_t)((saei_float_bits(x[i]) & 0x7F800000u) == 0x7F800000u);
+/* Whether none of n floats, at any address, is NaN or infinite. */
+static bool saei_all_finite(const void *x, size_t n) {
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, (const unsigned char *)x + i * sizeof bits, sizeof bits);
+        bad |= (uint32_t)((bits & 0x7F800000u) == 0x7F800000u);
+    }
     return !bad;
 }
 
