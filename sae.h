@@ -12316,7 +12316,7 @@ static bool saei_read_transposed(const saei_read_job *job, const void *const *ro
     for (; i < rows; i++) {
         for (size_t c = 0; c < n; c++)
             memcpy(dst + c * job->ld + i, (const unsigned char *)row[i] + 4 * c, 4);
-        finite = saei_all_finite((const float *)row[i], n) && finite;
+        finite = saei_all_finite(row[i], n) && finite;
     }
     return finite;
 }
@@ -19637,7 +19637,7 @@ typedef struct saei_gather {
 static void saei_gather_part(void *arg, size_t part) {
     const saei_gather *g = (const saei_gather *)arg;
     sae_buffer *b = g->buffer;
-    size_t end = saei_min((part + 1) * SAEI_GATHER_ROWS, g->n), dim = b->stream[0].dim;
+    size_t end = saei_part_end(part, SAEI_GATHER_ROWS, g->n), dim = b->stream[0].dim;
     bool good = true;
     for (size_t i = part * SAEI_GATHER_ROWS; i < end; i++)
         for (size_t s = 0; s < b->num_streams; s++)

@@ -174,7 +174,7 @@ static bool saei_read_transposed(const saei_read_job *job, const void *const *ro
     for (; i < rows; i++) {
         for (size_t c = 0; c < n; c++)
             memcpy(dst + c * job->ld + i, (const unsigned char *)row[i] + 4 * c, 4);
-        finite = saei_all_finite((const float *)row[i], n) && finite;
+        finite = saei_all_finite(row[i], n) && finite;
     }
     return finite;
 }

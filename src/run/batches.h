@@ -191,7 +191,7 @@ typedef struct saei_gather {
 static void saei_gather_part(void *arg, size_t part) {
     const saei_gather *g = (const saei_gather *)arg;
     sae_buffer *b = g->buffer;
-    size_t end = saei_min((part + 1) * SAEI_GATHER_ROWS, g->n), dim = b->stream[0].dim;
+    size_t end = saei_part_end(part, SAEI_GATHER_ROWS, g->n), dim = b->stream[0].dim;
     bool good = true;
     for (size_t i = part * SAEI_GATHER_ROWS; i < end; i++)
         for (size_t s = 0; s < b->num_streams; s++)
