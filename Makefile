@@ -22,7 +22,7 @@ BLAS_TESTS := build/worst/test_bits build/worst/test_screen $(if $(CBLAS),$(pats
                   bits golden ops screen session trainers))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
 TOOL     := $(patsubst tools/%.c,build/tools/%.o,$(filter-out tools/demo.c,$(wildcard tools/*.c)))
-LM       := tools/neox.h tools/neox_unicode.h
+LM       := sae_lm.h
 TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c)) $(EMU_TESTS) $(BLAS_TESTS)
 SCRIPTS  := $(wildcard tests/*.sh)
 COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
@@ -41,9 +41,9 @@ build build/tools build/tests build/lint build/linked build/emu build/cuda build
 SOURCES := $(wildcard src/*.h src/*.cuh src/*/*)
 build/headers: $(SOURCES) src/make_headers.sh | build
 	@mkdir -p build/made && sh src/make_headers.sh build/made
-	@for h in sae.h sae_cuda.cuh; do cmp -s build/made/$$h $$h || cp build/made/$$h $$h; done; touch $@
-sae.h sae_cuda.cuh: build/headers ;
-headers: sae.h sae_cuda.cuh ## sae.h and sae_cuda.cuh, made from src/ (all targets do so by themselves)
+	@for h in sae.h sae_cuda.cuh sae_lm.h; do cmp -s build/made/$$h $$h || cp build/made/$$h $$h; done; touch $@
+sae.h sae_cuda.cuh sae_lm.h: build/headers ;
+headers: sae.h sae_cuda.cuh sae_lm.h ## sae.h, sae_cuda.cuh and sae_lm.h, made from src/ (all targets do so by themselves)
 
 # The programs and most tests share one compiled sae.h. Each example and test also compiles alone, as its
 # head says; here the header of build/linked takes their SAE_IMPLEMENTATION away. It is the master in src/,
@@ -60,7 +60,7 @@ build/%: examples/%.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
 
 # The tool and the demo. tools/tool.h says what each file is for.
-build/tools/%.o: tools/%.c sae.h $(wildcard tools/*.h) Makefile | build/tools
+build/tools/%.o: tools/%.c sae.h $(LM) $(wildcard tools/*.h) Makefile | build/tools
 	$(COMPILE) -I. -Ibuild -c $< -o $@
 
 build/sae: $(TOOL) build/sae_h.o
@@ -125,7 +125,7 @@ build/emu/sae_cuda.o: $(CUDA_SOURCES) $(EMU_HEADERS) | build/emu
 
 # The tool again, with the one file of it that knows of CUDA compiled for it.
 TOOL_CUDA := $(filter-out build/tools/program.o,$(TOOL)) build/emu/program.o
-build/emu/program.o: tools/program.c sae.h $(wildcard tools/*.h) Makefile | build/emu
+build/emu/program.o: tools/program.c sae.h $(LM) $(wildcard tools/*.h) Makefile | build/emu
 	$(COMPILE) -DSAE_CUDA -I. -c $< -o $@
 
 build/sae-emu: $(TOOL_CUDA) build/sae_h.o build/emu/sae_cuda.o build/emu/emu.o
@@ -201,7 +201,7 @@ test-cuda: ## tests/test_cuda on a GPU, then under compute-sanitizer where that 
 PREFIX  ?= /usr/local
 VERSION := $(shell sed -n 's/^\#define SAE_VERSION "\(.*\)"/\1/p' src/api/base.h)
 ROOT     = $(DESTDIR)$(PREFIX)
-INSTALLED = include/sae.h include/sae_cuda.cuh bin/sae share/man/man1/sae.1 share/pkgconfig/sae.pc \
+INSTALLED = include/sae.h include/sae_cuda.cuh include/sae_lm.h bin/sae share/man/man1/sae.1 share/pkgconfig/sae.pc \
             share/cmake/sae/sae-config.cmake share/cmake/sae/sae-config-version.cmake
 
 build/sae.1: build/sae tools/package/make_man.sh
@@ -211,7 +211,7 @@ man: build/sae.1 ## build/sae.1, the manual page, from what the tool says; `man 
 
 install: build/sae build/sae.1 ## headers, tool, manual page, pkg-config and CMake files; PREFIX=/usr/local DESTDIR=
 	@mkdir -p $(addprefix "$(ROOT)"/,$(sort $(dir $(INSTALLED))))
-	install -m 644 sae.h sae_cuda.cuh "$(ROOT)/include"
+	install -m 644 sae.h sae_cuda.cuh sae_lm.h "$(ROOT)/include"
 	install -m 755 build/sae "$(ROOT)/bin/sae"
 	install -m 644 build/sae.1 "$(ROOT)/share/man/man1/sae.1"
 	install -m 644 tools/package/sae-config.cmake "$(ROOT)/share/cmake/sae"
@@ -257,7 +257,7 @@ test-peers: build/sae build/libsae.so ## against the real Python packages, those
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 test-asan: ## the tests under AddressSanitizer and UBSan, built in build/asan
 	@mkdir -p build/asan; \
-	for f in Makefile sae.h sae_cuda.cuh src examples tools tests bench CMakeLists.txt; do ln -sfn "../../$$f" "build/asan/$$f"; done
+	for f in Makefile sae.h sae_cuda.cuh sae_lm.h src examples tools tests bench CMakeLists.txt; do ln -sfn "../../$$f" "build/asan/$$f"; done
 	@SAE_ROOT="$(CURDIR)" $(MAKE) --no-print-directory -C build/asan test CFLAGS="$(SANITIZE)"
 
 PYTHON ?= python3

@@ -712,7 +712,7 @@ SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *na
 
 /* ==== >>api: programs with a model ======================================= src/api/model.h ==== */
 
-/* For programs that run a model and its dictionaries side by side (tools/neox.h does). */
+/* For programs that run a model and its dictionaries side by side (sae_lm.h does). */
 
 /* A linear layer, y = x W^T + bias. */
 typedef struct sae_linear sae_linear;

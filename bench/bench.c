@@ -27,8 +27,8 @@
 */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
-#define NEOX_IMPLEMENTATION
-#include "../tools/neox.h"
+#define SAE_LM_IMPLEMENTATION
+#include "sae_lm.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -741,9 +741,9 @@ static sae_result take_rows(void *user, float *x, size_t rows, size_t dim) {
 /* The median pass of o->steps in ms, of every kind in turn. */
 static void bench_lm(const options *o) {
     static const char *const kinds[] = { "logits", "loss", "hidden" };
-    neox_model *model;
-    neox_forward_desc run[3];
-    neox_hook hook;
+    sae_lm *model;
+    sae_lm_forward_desc run[3];
+    sae_lm_hook hook;
     size_t n = o->contexts * o->ctx, i, k;
     int32_t *tokens = (int32_t *)malloc(n * sizeof *tokens);
     double *times = (double *)malloc(3 * o->steps * sizeof *times), seen = 0;
@@ -751,14 +751,14 @@ static void bench_lm(const options *o) {
     uint32_t state = 1;
     if (!o->path) die("bench lm MODEL: which model?");
     if (!tokens || !times || !loss) die("no memory");
-    if (neox_model_open(ctx, o->path, &model) != SAE_OK) die(sae_error(ctx));
+    if (sae_lm_open(ctx, o->path, &model) != SAE_OK) die(sae_error(ctx));
     for (i = 0; i < n; i++) {
         state = state * 1664525u + 1013904223u;
-        tokens[i] = (int32_t)((state >> 8) % neox_model_info(model).vocab_size);
+        tokens[i] = (int32_t)((state >> 8) % sae_lm_config_of(model).vocab_size);
     }
     memset(run, 0, sizeof run);
     memset(&hook, 0, sizeof hook);
-    hook.site.module = NEOX_FINAL_NORM;
+    hook.site.module = SAE_LM_FINAL_NORM;
     hook.call = take_rows;
     hook.user = &seen;
     for (k = 0; k < 3; k++) {
@@ -774,7 +774,7 @@ static void bench_lm(const options *o) {
     for (i = 0; i < o->warmup + o->steps; i++)
         for (k = 0; k < 3; k++) {
             double begun = now_ms();
-            if (neox_forward(model, &run[k]) != SAE_OK) die(sae_error(ctx));
+            if (sae_lm_forward(model, &run[k]) != SAE_OK) die(sae_error(ctx));
             if (i >= o->warmup) times[k * o->steps + i - o->warmup] = now_ms() - begun;
         }
     printf("{\"impl\": \"sae.h\", \"tokens\": %zu, \"threads\": %d", n, o->threads);
@@ -782,7 +782,7 @@ static void bench_lm(const options *o) {
         printf(", \"%s\": %.1f", kinds[k],
                (double)n * 1e3 / median(times + k * o->steps, o->steps));
     printf("}\n");
-    neox_model_close(model);
+    sae_lm_close(model);
     free(tokens);
     free(times);
     free(loss);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Proves the plan of the house: sh src/check.sh [PART...] runs these parts, without names all of them.
-#   made       sae.h and sae_cuda.cuh at the top are what make_headers.sh makes
+#   made       sae.h, sae_cuda.cuh and sae_lm.h at the top are what make_headers.sh makes
 #   files      no file of src/ is over 600 lines; every one is named by a master or pasted by one that is
 #   functions  no function is over 80 lines, in src/ tools/ examples/ bench/
 #   includes   a file includes only files that the master names before it; a room's files stand together
@@ -21,21 +21,21 @@ users() { find tools examples bench \( -name '*.c' -o -name '*.h' -o -name '*.cu
 
 made() {
     sh src/make_headers.sh "$temp" || { echo "FAILED: src/make_headers.sh: cannot make the headers"; return; }
-    for h in sae.h sae_cuda.cuh; do
+    for h in sae.h sae_cuda.cuh sae_lm.h; do
         cmp -s "$temp/$h" "$h" || echo "FAILED: $h: is not what src/ makes, run make headers"
     done
 }
 
 files() {
-    order src/sae.h src/sae_cuda.cuh > "$temp/order"
+    order src/sae.h src/sae_cuda.cuh src/sae_lm.h > "$temp/order"
     sources | while read -r f; do
         n=$(wc -l < "$f")
         [ "$n" -le 600 ] || echo "FAILED: $f: $((n)) lines, at most 600 are allowed"
         case $f in
-        src/sae.h | src/sae_cuda.cuh) continue ;;
+        src/sae.h | src/sae_cuda.cuh | src/sae_lm.h) continue ;;
         *.inl) grep -q "\"$(basename "$f")\"" "$(dirname "$f")"/*.h ;;
         *) grep -qx "${f#src/}" "$temp/order" ;;
-        esac || echo "FAILED: $f: no header has it, name it in src/sae.h or src/sae_cuda.cuh"
+        esac || echo "FAILED: $f: no header has it, name it in src/sae.h, src/sae_cuda.cuh or src/sae_lm.h"
     done
 }
 
@@ -62,7 +62,7 @@ functions() {
         /{$/ {
             if (head ~ /\(/ && head !~ /=[ \t]*\{$/ && head !~ /^ *(typedef|struct|enum|union|extern "C")[^(]*\{$/) {
                 name = head
-                sub(/SAEI_FN\(/, "", name)
+                sub(/(SAEI|LMI)_FN\(/, "", name)
                 while (match(name, /__attribute__ *\(\([^)]*\)?[^)]*\)\)/))
                     name = substr(name, 1, RSTART - 1) substr(name, RSTART + RLENGTH)
                 sub(/[) ]*\(.*$/, "", name)
@@ -75,8 +75,8 @@ functions() {
 
 includes() {
     order src/sae.h > "$temp/core"
-    order src/sae.h src/sae_cuda.cuh > "$temp/order"
-    for list in core order; do # in the second, the files of sae_cuda.cuh too
+    order src/sae.h src/sae_cuda.cuh src/sae_lm.h > "$temp/order"
+    for list in core order; do # in the second, the files of sae_cuda.cuh and sae_lm.h too
         awk -v list=$list '
             FILENAME == ARGV[1] {
                 place[$0] = ++files
@@ -88,7 +88,7 @@ includes() {
                 next
             }
             FNR == 1 { file = substr(FILENAME, 5); folder = file; sub(/[^\/]*$/, "", folder) }
-            (list == "core") == (file ~ /\.cuh$/) { next }
+            (list == "core") == (file ~ /\.cuh$|^lm\//) { next }
             /^#[ \t]*include[ \t]*"/ {
                 name = $0
                 gsub(/^[^"]*"|".*$/, "", name)
@@ -98,6 +98,7 @@ includes() {
                 if (file ~ /\.inl$/) fault = "is pasted and may include nothing"
                 else if (path ~ /\.inl$/) fault = path ~ "^" folder ? "" : "pastes a text of another room"
                 else if (!(path in place) || !(file in place)) fault = "is not a file of the master"
+                else if (file ~ /^lm\// && path !~ /^(lm|api)\//) fault = "lm stands on api alone"
                 else if (place[path] >= place[file]) fault = "an upward include, it comes later in the master"
                 else fault = ""
                 if (fault != "") print "FAILED: " FILENAME ": includes " name ": " fault
@@ -115,7 +116,7 @@ text() {
 
 alone() {
     strict="-fsyntax-only -Wall -Wextra -Wno-unused-function -Wno-unused-const-variable -Werror -I."
-    for f in ${ONLY:-$(order src/sae.h src/sae_cuda.cuh)}; do
+    for f in ${ONLY:-$(order src/sae.h src/sae_cuda.cuh src/sae_lm.h)}; do
         case $f in
         *.cuh) ${CXX:-c++} -std=c++17 $strict -Itests/emu -x c++ - ;;
         *) ${CC:-cc} -std=c99 -D_GNU_SOURCE $strict -x c - ;;

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Makes the headers that users copy: sh src/make_headers.sh OUT   writes OUT/sae.h and OUT/sae_cuda.cuh.
-# src/sae.h and src/sae_cuda.cuh say what comes where: an #include "ROOM/FILE" of theirs becomes that file.
+# Makes the headers that users copy: sh src/make_headers.sh OUT   writes OUT/sae.h, OUT/sae_cuda.cuh and
+# OUT/sae_lm.h.
+# The masters, src/sae.h and so on, say what comes where: an #include "ROOM/FILE" of theirs becomes that file.
 # In a file of a room, an #include says what it stands on, which by then is there: it is left out, and so is
 # #pragma once. Only a *.inl is text to be put in, each time it is named.
 src=$(dirname "$0")
 out=${1:?usage: make_headers.sh OUT}
-for name in sae.h sae_cuda.cuh; do
+for name in sae.h sae_cuda.cuh sae_lm.h; do
     awk -v src="$src" '
         function put(line) { # never two empty lines
             if (line == "" && (empty || !written)) { empty = 1; return }

@@ -7,7 +7,7 @@ passed=0
 failed=0
 copy="$temp/copy"
 mkdir "$copy"
-cp -R "$root/src" "$root/sae.h" "$root/sae_cuda.cuh" "$copy"
+cp -R "$root/src" "$root/sae.h" "$root/sae_cuda.cuh" "$root/sae_lm.h" "$copy"
 mkdir "$copy/tests"
 cp -R "$root/tests/emu" "$copy/tests"
 
@@ -41,6 +41,10 @@ echo "/* by hand */" >> "$copy/sae.h"
 planted made sae.h "make headers"
 echo "/* by hand */" >> "$copy/sae_cuda.cuh"
 planted made sae_cuda.cuh "make headers"
+echo "/* by hand */" >> "$copy/sae_lm.h"
+planted made sae_lm.h "make headers"
+before src/lm/text.h '#include "base.h"' '#include "../base/text.h"'
+planted includes src/lm/text.h "lm stands on api alone"
 echo "static int saei_new;" >> "$copy/src/base/text.h"
 out=$(sh "$copy/src/check.sh" made 2>&1) && bad "a change in src/ alone passes"
 case $out in *"FAILED: sae.h: "*) good ;; *) bad "a change in src/ alone: $out" ;; esac

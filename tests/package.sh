@@ -37,7 +37,7 @@ printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' > "$tmp/user/implementat
 
 # ---- make install, DESTDIR, uninstall ----
 try "make install" make -C "$root" install PREFIX="$tmp/prefix"
-for f in include/sae.h include/sae_cuda.cuh bin/sae share/man/man1/sae.1 share/pkgconfig/sae.pc \
+for f in include/sae.h include/sae_cuda.cuh include/sae_lm.h bin/sae share/man/man1/sae.1 share/pkgconfig/sae.pc \
     share/cmake/sae/sae-config.cmake share/cmake/sae/sae-config-version.cmake; do
     echo "$f is not there" > "$tmp/log"
     if [ -s "$tmp/prefix/$f" ]; then good; else bad "make install"; fi
@@ -119,7 +119,7 @@ if command -v cmake > /dev/null; then
     try "cmake --install" cmake --install "$tmp/own"
     project static "find_package(sae $version REQUIRED)" "$static"
     build static -DCMAKE_PREFIX_PATH="$tmp/with"
-    for f in include/sae.h include/sae_cuda.cuh share/pkgconfig/sae.pc share/cmake/sae/sae-config.cmake; do
+    for f in include/sae.h include/sae_cuda.cuh include/sae_lm.h share/pkgconfig/sae.pc share/cmake/sae/sae-config.cmake; do
         if [ -s "$tmp/with/$f" ]; then good; else bad "cmake --install: $f"; fi
     done
 else echo "SKIPPED: cmake is not installed: find_package and add_subdirectory are not tried"

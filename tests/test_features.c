@@ -6,8 +6,8 @@
     all rows taken at once and looked through naively (tolerance 1e-5, for the same reason); for the page, a reading of its bytes. Needs no Python. */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
-#define NEOX_IMPLEMENTATION
-#include "tools/neox.h"
+#define SAE_LM_IMPLEMENTATION
+#include "sae_lm.h"
 #define FEATURES_IMPLEMENTATION
 #include "tools/sae_features.h"
 #define PAGE_IMPLEMENTATION
@@ -17,9 +17,9 @@
 enum { CTX = 32, D = 24, M = 40 };
 
 static sae_context *ctx;
-static neox_model *model;
-static neox_tokenizer *tokenizer;
-static neox_contexts contexts;
+static sae_lm *model;
+static sae_tokenizer *tokenizer;
+static sae_contexts contexts;
 static features_text text;
 
 static sae_dictionary *open_dictionary(const char *name) {
@@ -90,8 +90,8 @@ static sae_result keep_rows(void *user, float *x, size_t rows, size_t dim) {
 static float *all_latents(const sae_dictionary *dict) {
     size_t rows = text.contexts * CTX;
     float *x = (float *)malloc(rows * D * sizeof *x), *f = (float *)malloc(rows * M * sizeof *f);
-    neox_hook hook;
-    neox_forward_desc desc;
+    sae_lm_hook hook;
+    sae_lm_forward_desc desc;
     memset(&hook, 0, sizeof hook);
     memset(&desc, 0, sizeof desc);
     hook.site = place_of(dict).out;
@@ -102,7 +102,7 @@ static float *all_latents(const sae_dictionary *dict) {
     desc.ctx = CTX;
     desc.hooks = &hook;
     desc.num_hooks = 1;
-    CHECK_OK(ctx, neox_forward(model, &desc), return NULL);
+    CHECK_OK(ctx, sae_lm_forward(model, &desc), return NULL);
     CHECK_OK(ctx, sae_encode(dict, x, rows, f), return NULL);
     free(x);
     return f;
@@ -153,7 +153,7 @@ static void check_feature(const features *p, const float *f, size_t latent) {
 
 /* Top tokens by mean: naive, over every token of the vocabulary. */
 static void check_tokens(const features *p, const float *f, size_t latent) {
-    size_t vocab = neox_model_info(model).vocab_size, rows = text.contexts * CTX, r, t;
+    size_t vocab = sae_lm_config_of(model).vocab_size, rows = text.contexts * CTX, r, t;
     double *sum = (double *)calloc(vocab, sizeof *sum), best = 0;
     uint32_t *count = (uint32_t *)calloc(vocab, sizeof *count);
     features_token got[4];
@@ -185,7 +185,7 @@ static void test_pass(void) {
     desc.dict = dict;
     desc.place = place_of(dict);
     desc.ctx = CTX;
-    desc.vocab_size = neox_model_info(model).vocab_size;
+    desc.vocab_size = sae_lm_config_of(model).vocab_size;
     CHECK_OK(ctx, features_create(ctx, &desc, &p), return);
     CHECK_OK(ctx, features_collect(model, &text, &p, 1, NULL), return);
     f = all_latents(dict);
@@ -267,7 +267,7 @@ static void test_page(void) {
         how.dict = dicts[i];
         how.place = place_of(dicts[i]);
         how.ctx = CTX;
-        how.vocab_size = neox_model_info(model).vocab_size;
+        how.vocab_size = sae_lm_config_of(model).vocab_size;
         CHECK_OK(ctx, features_create(ctx, &how, &passes[i]), return);
         runs[i].name = kinds[i];
         runs[i].trainer = "";
@@ -351,9 +351,9 @@ int main(void) {
     const char *files[1];
     files[0] = check_path("tests/fixtures/lm/text.txt");
     ctx = check_context(2);
-    CHECK_OK(ctx, neox_model_open(ctx, path, &model), return check_end());
-    CHECK_OK(ctx, neox_tokenizer_open(ctx, path, &tokenizer), return check_end());
-    CHECK_OK(ctx, neox_contexts_read(ctx, tokenizer, files, 1, CTX, &contexts), return check_end());
+    CHECK_OK(ctx, sae_lm_open(ctx, path, &model), return check_end());
+    CHECK_OK(ctx, sae_tokenizer_open(ctx, path, &tokenizer), return check_end());
+    CHECK_OK(ctx, sae_contexts_read(ctx, tokenizer, files, 1, CTX, &contexts), return check_end());
     text.tokens = contexts.tokens;
     text.contexts = contexts.contexts;
     text.ctx = CTX;
@@ -362,9 +362,9 @@ int main(void) {
     test_strings();
     test_page();
     test_places();
-    neox_contexts_free(&contexts);
-    neox_tokenizer_close(tokenizer);
-    neox_model_close(model);
+    sae_contexts_free(&contexts);
+    sae_tokenizer_close(tokenizer);
+    sae_lm_close(model);
     sae_context_destroy(ctx);
     check_remove(check_temp());
     return check_end();

@@ -2,21 +2,21 @@
 #include "tool.h"
 
 struct text_rows {
-    neox_model *model;
-    neox_tokenizer *tokenizer;
-    neox_contexts contexts;
-    neox_site site, target;
-    neox_source *source;
+    sae_lm *model;
+    sae_tokenizer *tokenizer;
+    sae_contexts contexts;
+    sae_lm_site site, target;
+    sae_lm_source *source;
     bool has_target;
     int64_t bos; /* the token whose rows are left out; -2: none */
 };
 
 void text_rows_close(text_rows *r) {
     if (!r) return;
-    neox_source_destroy(r->source);
-    neox_contexts_free(&r->contexts);
-    neox_tokenizer_close(r->tokenizer);
-    neox_model_close(r->model);
+    sae_lm_source_destroy(r->source);
+    sae_contexts_free(&r->contexts);
+    sae_tokenizer_close(r->tokenizer);
+    sae_lm_close(r->model);
 }
 
 size_t text_rows_layer(const text_rows *r) { return r->site.layer; }
@@ -25,7 +25,7 @@ int text_rows_open(const common *c, text_rows **out, sae_source_desc *source) {
     text_rows *r = (text_rows *)keep_alloc(1, sizeof *r);
     const char *io = c->io ? c->io : "out";
     bool both = strcmp(io, "in_and_out") == 0, text = c->text.count != 0;
-    neox_source_desc desc;
+    sae_lm_source_desc desc;
     size_t i;
     int status;
     *out = r; /* closed by the caller, whatever comes */
@@ -35,13 +35,13 @@ int text_rows_open(const common *c, text_rows **out, sae_source_desc *source) {
     if (!c->submodule) return fail_usage("--submodule is missing, for example gpt_neox.layers.3");
     if (!both && strcmp(io, "in") && strcmp(io, "out"))
         return fail_usage("--io is %s, allowed are in, out, in_and_out", io);
-    if (neox_model_open(tool.ctx, c->model, &r->model) != SAE_OK
-        || neox_site_find(r->model, c->submodule, strcmp(io, "out") != 0, &r->site) != SAE_OK
-        || (both && neox_site_find(r->model, c->submodule, false, &r->target) != SAE_OK))
+    if (sae_lm_open(tool.ctx, c->model, &r->model) != SAE_OK
+        || sae_lm_site_find(r->model, c->submodule, strcmp(io, "out") != 0, &r->site) != SAE_OK
+        || (both && sae_lm_site_find(r->model, c->submodule, false, &r->target) != SAE_OK))
         return fail_library();
     for (i = 0; i < c->text.count && ends_with(c->text.items[i], ".npy"); i++) {}
     if (text && i < c->text.count
-        && neox_tokenizer_open(tool.ctx, c->model, &r->tokenizer) != SAE_OK)
+        && sae_tokenizer_open(tool.ctx, c->model, &r->tokenizer) != SAE_OK)
         return fail_library();
     status = read_contexts(c, r->tokenizer, &r->contexts);
     if (status != DONE) return status;
@@ -55,10 +55,10 @@ int text_rows_open(const common *c, text_rows **out, sae_source_desc *source) {
     r->has_target = both;
     if (both) desc.target = &r->target;
     desc.remove_bos = c->remove_bos;
-    desc.bos_token = neox_model_info(r->model).bos_token;
+    desc.bos_token = sae_lm_config_of(r->model).bos_token;
     r->bos = c->remove_bos && desc.bos_token >= 0 ? desc.bos_token : -2;
-    if (neox_source_create(tool.ctx, &desc, &r->source) != SAE_OK) return fail_library();
-    *source = neox_source_rows(r->source);
+    if (sae_lm_source_create(tool.ctx, &desc, &r->source) != SAE_OK) return fail_library();
+    *source = sae_lm_source_rows(r->source);
     return DONE;
 }
 

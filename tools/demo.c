@@ -10,7 +10,7 @@
 */
 #include "sae.h"
 
-#include "neox.h"
+#include "sae_lm.h"
 #include "sae_features.h"
 #include "page.h"
 
@@ -35,10 +35,10 @@ enum { CTX = 128, LATENTS = 1024, BATCH = 1024, STEPS = 500, LOG_STEPS = 10, TRA
 
 typedef struct demo {
     sae_context *ctx;
-    neox_model *model;
-    neox_tokenizer *tokenizer;
-    neox_contexts contexts;
-    neox_source *source;
+    sae_lm *model;
+    sae_tokenizer *tokenizer;
+    sae_contexts contexts;
+    sae_lm_source *source;
     float *rows; /* what comes out of it */
     features_text all, train, test; /* nine contexts of ten, and the tenth */
     int32_t *tokens;                /* of train, then of test */
@@ -125,20 +125,20 @@ static sae_result split(demo *d) {
 
 /* The model, the text as contexts, and the rows behind the middle layer. */
 static sae_result open_all(demo *d, const char *model, const char *text) {
-    neox_source_desc desc;
-    neox_info info;
+    sae_lm_source_desc desc;
+    sae_lm_config info;
     memset(&desc, 0, sizeof desc);
-    TRY(neox_model_open(d->ctx, model, &d->model));
-    TRY(neox_tokenizer_open(d->ctx, model, &d->tokenizer));
-    TRY(neox_contexts_read(d->ctx, d->tokenizer, &text, 1, CTX, &d->contexts));
-    info = neox_model_info(d->model);
+    TRY(sae_lm_open(d->ctx, model, &d->model));
+    TRY(sae_tokenizer_open(d->ctx, model, &d->tokenizer));
+    TRY(sae_contexts_read(d->ctx, d->tokenizer, &text, 1, CTX, &d->contexts));
+    info = sae_lm_config_of(d->model);
     d->all.tokens = d->contexts.tokens;
     d->all.contexts = d->contexts.contexts;
     d->all.ctx = CTX;
     TRY(split(d));
     d->layer = (int64_t)(info.layers / 2);
     snprintf(d->submodule, sizeof d->submodule, "gpt_neox.layers.%zu", info.layers / 2);
-    TRY(neox_site_find(d->model, d->submodule, false, &d->place.in));
+    TRY(sae_lm_site_find(d->model, d->submodule, false, &d->place.in));
     d->place.out = d->place.in;
     desc.model = d->model;
     desc.tokens = d->train.tokens;
@@ -149,13 +149,13 @@ static sae_result open_all(demo *d, const char *model, const char *text) {
            info.layers, info.dim, text, d->all.contexts * CTX, d->test.contexts * CTX,
            d->submodule);
     fflush(stdout);
-    return neox_source_create(d->ctx, &desc, &d->source);
+    return sae_lm_source_create(d->ctx, &desc, &d->source);
 }
 
 /* The rows are read several times, so they are kept: 128 MB. A source may also be given to the
    buffer as it is; then the model runs anew in every pass, in little memory. */
 static sae_result read_rows(demo *d) {
-    sae_source_desc source = neox_source_rows(d->source);
+    sae_source_desc source = sae_lm_source_rows(d->source);
     size_t rows = d->train.contexts * CTX, done = 0, before;
     d->rows = (float *)malloc(rows * source.dim * sizeof *d->rows);
     if (!d->rows) return sae_context_fail(d->ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
@@ -183,7 +183,7 @@ static sae_result train(demo *d, const char *model, const char *out) {
     sae_result result;
     desc.buffer.source.data = d->rows;
     desc.buffer.source.rows = d->train.contexts * CTX;
-    desc.buffer.source.dim = neox_site_dim(d->model, d->place.in);
+    desc.buffer.source.dim = sae_lm_site_dim(d->model, d->place.in);
     desc.buffer.batch_size = BATCH;
     for (int i = 0; i < TRAINERS; i++) {
         trainers[i].dict_size = LATENTS;
@@ -248,7 +248,7 @@ static sae_result write_page(demo *d, const char *model, const char *text, const
         desc.dict = d->dicts[i];
         desc.place = d->place;
         desc.ctx = CTX;
-        desc.vocab_size = neox_model_info(d->model).vocab_size;
+        desc.vocab_size = sae_lm_config_of(d->model).vocab_size;
         TRY(features_create(d->ctx, &desc, &d->passes[i]));
     }
     TRY(features_collect(d->model, &d->all, d->passes, TRAINERS, &progress));
@@ -301,12 +301,12 @@ int main(int argc, char **argv) {
         features_destroy(d.passes[i]);
         sae_dictionary_destroy(d.dicts[i]);
     }
-    neox_source_destroy(d.source);
+    sae_lm_source_destroy(d.source);
     free(d.tokens);
     free(d.rows);
-    neox_contexts_free(&d.contexts);
-    neox_tokenizer_close(d.tokenizer);
-    neox_model_close(d.model);
+    sae_contexts_free(&d.contexts);
+    sae_tokenizer_close(d.tokenizer);
+    sae_lm_close(d.model);
     sae_context_destroy(d.ctx);
     return result == SAE_OK ? 0 : 1;
 }

@@ -120,7 +120,7 @@ static int open_runs(const feature_options *o, const language *l, feature_run *r
         desc.dict = runs[i].dict;
         desc.place = runs[i].at.place;
         desc.ctx = l->text.ctx;
-        desc.vocab_size = neox_model_info(l->model).vocab_size;
+        desc.vocab_size = sae_lm_config_of(l->model).vocab_size;
         if (features_create(tool.ctx, &desc, &runs[i].f) != SAE_OK) return fail_library();
     }
     return DONE;

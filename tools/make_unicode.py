@@ -1,11 +1,12 @@
-"""Writes tools/neox_unicode.h: what neox.h must know of Unicode.
+"""Writes src/lm/unicode_classes.h and src/lm/unicode_nfc.h: what sae_lm.h must know of Unicode.
 
-    python3 tools/make_unicode.py > tools/neox_unicode.h
+    python3 tools/make_unicode.py src/lm
 
 Classes are those of Unicode 16.0 (package unicodedata2 16.0.0; Python 3.14's own module has them too). NFC
 follows Unicode 9.0, as the package tokenizers does: what it does not know is asked of it here and left out.
 tests/peers_lm.py holds the result against tokenizers for every code point.
 """
+import contextlib
 import sys
 import unicodedata
 
@@ -84,6 +85,16 @@ def put(kind, name, numbers, about):
     print("};")
 
 
+@contextlib.contextmanager
+def head(name, tag, version):
+    """What is printed goes into that file."""
+    with open(f"{sys.argv[1]}/{name}.h", "w") as f, contextlib.redirect_stdout(f):
+        print("#pragma once\n#include <stdint.h>\n")
+        print(f"/* ==== >>lm: {tag} ".ljust(97, "=") + " */")
+        print(f"/* Written by tools/make_unicode.py: Unicode {version}, as the package tokenizers has it. */\n")
+        yield
+
+
 def main():
     if classes.unidata_version != "16.0.0":
         sys.exit(f"classes of Unicode 16.0.0 are needed, this Python has {classes.unidata_version}")
@@ -94,15 +105,15 @@ def main():
     known = marks()
     is_mark = {c for a, b, _ in known for c in range(a, b + 1)}
     seconds = sorted({table[i][2] for i in composed} - is_mark)
-    print("/* Unicode for neox.h; written by make_unicode.py. Classes of Unicode 16.0, NFC of 9.0, as the")
-    print("   package tokenizers has them. */")
-    put("uint32_t", "neoxi_classes", boundaries(),
-        "code << 2 | class, from there on: 1 letter, 2 number, 3 white space, 0 other; from U+0080")
-    put("uint32_t", "neoxi_marks", [n for m in known for n in m], "first, last, combining class")
-    put("uint32_t", "neoxi_pairs", [n for p in table for n in p],
-        "code, first, second (0: none): canonical decompositions but Hangul's")
-    put("uint16_t", "neoxi_composed", composed, "of neoxi_pairs those that compose, by first and second")
-    put("uint32_t", "neoxi_seconds", seconds, "second ones that are no marks")
+    with head("unicode_classes", "unicode: classes", "16.0"):
+        put("uint32_t", "lmi_classes", boundaries(),
+            "code << 2 | class, from there on: 1 letter, 2 number, 3 white space, 0 other; from U+0080")
+    with head("unicode_nfc", "unicode: NFC", "9.0"):
+        put("uint32_t", "lmi_marks", [n for m in known for n in m], "first, last, combining class")
+        put("uint32_t", "lmi_pairs", [n for p in table for n in p],
+            "code, first, second (0: none): canonical decompositions but Hangul's")
+        put("uint16_t", "lmi_composed", composed, "of lmi_pairs those that compose, by first and second")
+        put("uint32_t", "lmi_seconds", seconds, "second ones that are no marks")
 
 
 main()

@@ -2,14 +2,14 @@
 #include "tool.h"
 
 void language_close(language *l) {
-    neox_contexts_free(&l->contexts);
-    neox_tokenizer_close(l->tokenizer);
-    neox_model_close(l->model);
+    sae_contexts_free(&l->contexts);
+    sae_tokenizer_close(l->tokenizer);
+    sae_lm_close(l->model);
 }
 
 /* Rows of padding are ids below 0 and, where config.json has a token of its own for it, that. */
-void mark_padding(const neox_model *model, neox_contexts *contexts) {
-    neox_info info = neox_model_info(model);
+void mark_padding(const sae_lm *model, sae_contexts *contexts) {
+    sae_lm_config info = sae_lm_config_of(model);
     size_t i;
     if (info.pad_token < 0 || info.pad_token == info.bos_token || info.pad_token == info.eos_token)
         return;
@@ -24,10 +24,10 @@ int language_open(const common *c, language *l) {
     if (!c->model) return fail_usage("--model is missing: a folder with config.json, "
                                      "model.safetensors, tokenizer.json");
     if (!c->text.count) return fail_usage("--text is missing");
-    if (neox_model_open(tool.ctx, c->model, &l->model) != SAE_OK
-        || neox_tokenizer_open(tool.ctx, c->model, &l->tokenizer) != SAE_OK
-        || neox_contexts_read(tool.ctx, l->tokenizer, c->text.items, c->text.count, (size_t)c->ctx,
-                              &l->contexts) != SAE_OK)
+    if (sae_lm_open(tool.ctx, c->model, &l->model) != SAE_OK
+        || sae_tokenizer_open(tool.ctx, c->model, &l->tokenizer) != SAE_OK
+        || sae_contexts_read(tool.ctx, l->tokenizer, c->text.items, c->text.count, (size_t)c->ctx,
+                             &l->contexts) != SAE_OK)
         return fail_library();
     mark_padding(l->model, &l->contexts);
     l->text.tokens = l->contexts.tokens;
@@ -151,7 +151,7 @@ int evaluate_in_model(const common *c, const sae_dictionary *dict) {
     if (status == DONE) {
         how.batch_size = (size_t)c->batch;
         how.remove_bos = c->remove_bos;
-        how.bos_token = neox_model_info(l.model).bos_token;
+        how.bos_token = sae_lm_config_of(l.model).bos_token;
         if (features_judge(tool.ctx, l.model, &l.text, at.place, &dict, 1, &how, NULL, &m, &rows)
             != SAE_OK)
             status = fail_library();

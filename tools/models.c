@@ -1,7 +1,7 @@
 /* sae: the headers a language model and its page need, compiled. */
 #include "sae.h"
-#define NEOX_IMPLEMENTATION
-#include "neox.h"
+#define SAE_LM_IMPLEMENTATION
+#include "sae_lm.h"
 #define FEATURES_IMPLEMENTATION
 #include "sae_features.h"
 #define PAGE_IMPLEMENTATION

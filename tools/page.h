@@ -2,7 +2,7 @@
     layout beside it.
 
     DO THIS
-        #include "sae.h", "neox.h", "sae_features.h", then
+        #include "sae.h", "sae_lm.h", "sae_features.h", then
         #define PAGE_IMPLEMENTATION     in exactly ONE .c file, before
         #include "page.h"
     page.html, the page without its data, is compiled in: page_html.h holds its lines
@@ -37,8 +37,8 @@ typedef struct page_run { /* one dictionary; the pass over the text is done */
 } page_run;
 
 typedef struct page_desc {
-    neox_model *model;
-    const neox_tokenizer *tokenizer;
+    sae_lm *model;
+    const sae_tokenizer *tokenizer;
     const char *model_name, *text_name;
     features_text text;
     size_t before, after;   /* as the features_desc had them; default likewise */
@@ -457,7 +457,7 @@ static void page_put_contexts(page *p) {
     fprintf(p->out, "],\n\"vocab\":[");
     for (i = 0; i < p->num_tokens; i++) {
         size_t size = 0;
-        const char *bytes = neox_token_bytes(p->desc->tokenizer, p->tokens[i], &size);
+        const char *bytes = sae_tokenizer_token(p->desc->tokenizer, p->tokens[i], &size);
         if (i) fputc(',', p->out);
         if (bytes) page_put_string(p->out, bytes, size);
         else fprintf(p->out, "\"[%d]\"", (int)p->tokens[i]); /* an id that the tokenizer has not */
@@ -489,7 +489,7 @@ static void page_put_data(page *p) {
 
 static void page_put_token(page *p, int32_t token) {
     size_t size = 0;
-    const char *bytes = token >= 0 ? neox_token_bytes(p->desc->tokenizer, token, &size) : NULL;
+    const char *bytes = token >= 0 ? sae_tokenizer_token(p->desc->tokenizer, token, &size) : NULL;
     page_put_string(p->out, bytes ? bytes : "", bytes ? size : 0);
 }
 
@@ -673,7 +673,7 @@ SAE_API sae_result page_write(sae_context *ctx, const page_desc *desc, const cha
     if (!desc->num_runs) return sae_context_fail(ctx, SAE_ERR_INVALID, "page_write: num_runs is 0");
     p.ctx = ctx;
     p.desc = desc;
-    p.vocab = neox_model_info(desc->model).vocab_size;
+    p.vocab = sae_lm_config_of(desc->model).vocab_size;
     p.short_token = (int32_t *)malloc(p.vocab * sizeof *p.short_token);
     p.tokens = (int32_t *)malloc(p.vocab * sizeof *p.tokens);
     p.short_context = (int32_t *)malloc((desc->text.contexts + 1) * sizeof *p.short_context);

@@ -51,7 +51,7 @@ void warning(const char *format, ...) {
 /* A library message without the function's name: of "sae_train: steps is 0", "steps is 0". */
 const char *without_function(const char *message) {
     size_t n = strspn(message, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    bool ours = strncmp(message, "sae_", 4) == 0 || strncmp(message, "neox_", 5) == 0;
+    bool ours = strncmp(message, "sae_", 4) == 0;
     return ours && strncmp(message + n, ": ", 2) == 0 ? message + n + 2 : message;
 }
 

@@ -1,7 +1,7 @@
 /*  sae_features.h - what the features of a dictionary mean, by what they do in a language model.
 
     DO THIS
-        #include "sae.h" and "neox.h", then
+        #include "sae.h" and "sae_lm.h", then
         #define FEATURES_IMPLEMENTATION     in exactly ONE .c file, before
         #include "sae_features.h"
     and include it without the #define everywhere else.
@@ -36,13 +36,13 @@ extern "C" {
 
 /* Where a dictionary sits: it reads the rows at `in` and gives those at `out`. */
 typedef struct features_place {
-    neox_site in, out; /* the same, but for transcoders */
+    sae_lm_site in, out; /* the same, but for transcoders */
 } features_place;
 
 /* From a submodule's name and the reference's io: "in", "out", or "in_and_out" (transcoders). The
    dictionary's widths are held against the submodule's. Errors: SAE_ERR_NOT_FOUND (the message
    lists the submodules), SAE_ERR_INVALID (io), SAE_ERR_MISMATCH. */
-SAE_API sae_result features_place_find(sae_context *ctx, const neox_model *model,
+SAE_API sae_result features_place_find(sae_context *ctx, const sae_lm *model,
                                        const sae_dictionary *dict, const char *submodule,
                                        const char *io, features_place *out);
 
@@ -67,7 +67,7 @@ typedef struct features_losses {
 } features_losses;
 
 /* For num dictionaries at one place: 2 + num passes. out [num]. */
-SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
+SAE_API sae_result features_loss_recovered(sae_context *ctx, sae_lm *model,
                                            const features_text *text, features_place place,
                                            const sae_dictionary *const *dicts, size_t num,
                                            const features_progress *progress,
@@ -86,7 +86,7 @@ typedef struct features_judge_desc {
     bool remove_bos; /* from the rows; the losses are over all tokens */
     int64_t bos_token;
 } features_judge_desc;
-SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const features_text *text,
+SAE_API sae_result features_judge(sae_context *ctx, sae_lm *model, const features_text *text,
                                   features_place place, const sae_dictionary *const *dicts,
                                   size_t num, const features_judge_desc *desc,
                                   const features_progress *progress, features_metrics *out,
@@ -118,7 +118,7 @@ SAE_API sae_result features_create(sae_context *ctx, const features_desc *desc, 
 SAE_API void features_destroy(features *f); /* NULL is fine */
 
 /* One pass of the model over the text for num dictionaries, each at its place. */
-SAE_API sae_result features_collect(neox_model *model, const features_text *text,
+SAE_API sae_result features_collect(sae_lm *model, const features_text *text,
                                     features *const *list, size_t num,
                                     const features_progress *progress);
 
@@ -196,7 +196,7 @@ typedef struct features_logits_of {
 SAE_API bool features_place_has_logits(features_place place);
 /* The decoder rows straight through the linear part of the final layer norm (less their mean, times
    its weights) and the unembedding. top, bottom [num,count], stats [num]. */
-SAE_API sae_result features_logits(sae_context *ctx, const neox_model *model, features_place place,
+SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, features_place place,
                                    const sae_dictionary *dict, const uint32_t *latents, size_t num,
                                    size_t count, features_logit *top, features_logit *bottom,
                                    features_logits_of *stats);
@@ -226,13 +226,13 @@ typedef struct features_effect {
 /* Takes each feature away at one token of up to `contexts` of its examples (those with the shortest
    way there), what the dictionary does not reconstruct staying, and compares what comes next.
    changes: how many of up and down. out [num]. */
-SAE_API sae_result features_ablate(const features *f, neox_model *model, const features_text *text,
+SAE_API sae_result features_ablate(const features *f, sae_lm *model, const features_text *text,
                                    const uint32_t *latents, size_t num, size_t contexts,
                                    size_t changes, const features_progress *progress,
                                    features_effect *out);
 /* Adds each feature at its largest value to the last token of `contexts` openings of `length`
    tokens, the same for all features, taken evenly from the text. */
-SAE_API sae_result features_steer(const features *f, neox_model *model, const features_text *text,
+SAE_API sae_result features_steer(const features *f, sae_lm *model, const features_text *text,
                                   const uint32_t *latents, size_t num, size_t contexts,
                                   size_t length, size_t changes, const features_progress *progress,
                                   features_effect *out);
@@ -304,11 +304,11 @@ static float features_dot(const float *a, const float *b, size_t n) {
 
 /* ==== >>features: losses ====================================================================== */
 
-static bool features_same_site(neox_site a, neox_site b) {
+static bool features_same_site(sae_lm_site a, sae_lm_site b) {
     return a.module == b.module && a.layer == b.layer && a.input == b.input;
 }
 
-SAE_API sae_result features_place_find(sae_context *ctx, const neox_model *model,
+SAE_API sae_result features_place_find(sae_context *ctx, const sae_lm *model,
                                        const sae_dictionary *dict, const char *submodule,
                                        const char *io, features_place *out) {
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
@@ -320,16 +320,16 @@ SAE_API sae_result features_place_find(sae_context *ctx, const neox_model *model
                                 "features_place_find: io is %s, allowed are in, out, "
                                 "in_and_out",
                                 io);
-    FEATURES_TRY(neox_site_find(model, submodule, in || both, &place.in));
-    FEATURES_TRY(neox_site_find(model, submodule, in, &place.out));
-    width = neox_site_dim(model, place.in);
+    FEATURES_TRY(sae_lm_site_find(model, submodule, in || both, &place.in));
+    FEATURES_TRY(sae_lm_site_find(model, submodule, in, &place.out));
+    width = sae_lm_site_dim(model, place.in);
     if (width != info.activation_dim)
         return sae_context_fail(ctx, SAE_ERR_MISMATCH,
                                 "features_place_find: the dictionary takes rows of %zu, "
                                 "%s %s rows of %zu",
                                 info.activation_dim, submodule, place.in.input ? "takes" : "gives",
                                 width);
-    width = neox_site_dim(model, place.out);
+    width = sae_lm_site_dim(model, place.out);
     if (width != info.output_dim)
         return sae_context_fail(ctx, SAE_ERR_MISMATCH,
                                 "features_place_find: the dictionary gives rows of %zu, "
@@ -369,14 +369,14 @@ static size_t features_batch(const features_text *text) {
 }
 
 /* The mean loss over the text with the hooks in place. */
-static sae_result features_loss(neox_model *model, const features_text *text,
-                                const neox_hook *hooks, size_t num_hooks, double *sums,
+static sae_result features_loss(sae_lm *model, const features_text *text,
+                                const sae_lm_hook *hooks, size_t num_hooks, double *sums,
                                 size_t *counts, const features_progress *progress, size_t pass,
                                 size_t passes, double *out) {
     size_t batch = features_batch(text), at, i;
     double sum = 0, count = 0;
     for (at = 0; at < text->contexts; at += batch) {
-        neox_forward_desc desc;
+        sae_lm_forward_desc desc;
         memset(&desc, 0, sizeof desc);
         desc.tokens = text->tokens + at * text->ctx;
         desc.contexts = features_min(batch, text->contexts - at);
@@ -385,7 +385,7 @@ static sae_result features_loss(neox_model *model, const features_text *text,
         desc.num_hooks = num_hooks;
         desc.loss = sums;
         desc.predictions = counts;
-        FEATURES_TRY(neox_forward(model, &desc));
+        FEATURES_TRY(sae_lm_forward(model, &desc));
         for (i = 0; i < desc.contexts; i++) {
             sum += sums[i];
             count += (double)counts[i];
@@ -398,7 +398,7 @@ static sae_result features_loss(neox_model *model, const features_text *text,
     return SAE_OK;
 }
 
-SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
+SAE_API sae_result features_loss_recovered(sae_context *ctx, sae_lm *model,
                                            const features_text *text, features_place place,
                                            const sae_dictionary *const *dicts, size_t num,
                                            const features_progress *progress,
@@ -406,16 +406,16 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
     bool apart = !features_same_site(place.in, place.out);
     size_t batch = features_batch(text), rows = batch * text->ctx, hooks_used = apart ? 2 : 1, i;
     features_patch patch;
-    neox_hook hooks[2];
+    sae_lm_hook hooks[2];
     double original = 0, zero = 0, *sums = (double *)features_alloc(batch, sizeof *sums);
     size_t *counts = (size_t *)features_alloc(batch, sizeof *counts);
     uint64_t tokens = 0;
     sae_result result = SAE_OK;
     memset(&patch, 0, sizeof patch);
     memset(hooks, 0, sizeof hooks);
-    patch.x_hat = (float *)features_alloc(rows, neox_site_dim(model, place.out) * sizeof(float));
+    patch.x_hat = (float *)features_alloc(rows, sae_lm_site_dim(model, place.out) * sizeof(float));
     if (apart)
-        patch.x = (float *)features_alloc(rows, neox_site_dim(model, place.in) * sizeof(float));
+        patch.x = (float *)features_alloc(rows, sae_lm_site_dim(model, place.in) * sizeof(float));
     hooks[0].site = place.in;
     hooks[0].call = features_patch_see;
     hooks[hooks_used - 1].site = place.out;
@@ -450,14 +450,14 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, neox_model *model,
     return result;
 }
 
-SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const features_text *text,
+SAE_API sae_result features_judge(sae_context *ctx, sae_lm *model, const features_text *text,
                                   features_place place, const sae_dictionary *const *dicts,
                                   size_t num, const features_judge_desc *desc,
                                   const features_progress *progress, features_metrics *out,
                                   uint64_t *rows) {
     features_losses *losses = (features_losses *)features_zeroed(num, sizeof *losses);
-    neox_source_desc from;
-    neox_source *source = NULL;
+    sae_lm_source_desc from;
+    sae_lm_source *source = NULL;
     sae_evaluate_desc how;
     sae_result result = SAE_OK;
     uint64_t count = 0;
@@ -484,15 +484,15 @@ SAE_API sae_result features_judge(sae_context *ctx, neox_model *model, const fea
     else how.batches = count / how.buffer.batch_size;
     if (result == SAE_OK)
         result = features_loss_recovered(ctx, model, text, place, dicts, num, progress, losses);
-    if (result == SAE_OK) result = neox_source_create(ctx, &from, &source);
+    if (result == SAE_OK) result = sae_lm_source_create(ctx, &from, &source);
     for (i = 0; i < num && result == SAE_OK; i++) {
-        how.buffer.source = neox_source_rows(source);
+        how.buffer.source = sae_lm_source_rows(source);
         if (how.buffer.source.rewind) result = how.buffer.source.rewind(how.buffer.source.user);
         if (result == SAE_OK) result = sae_evaluate(dicts[i], &how, &out[i].rows);
         out[i].losses = losses[i];
     }
     *rows = how.batches * how.buffer.batch_size;
-    neox_source_destroy(source);
+    sae_lm_source_destroy(source);
     free(losses);
     return result;
 }
@@ -824,15 +824,15 @@ static sae_result features_rows_seen(void *user, float *y, size_t rows, size_t d
     return SAE_OK;
 }
 
-SAE_API sae_result features_collect(neox_model *model, const features_text *text,
+SAE_API sae_result features_collect(sae_lm *model, const features_text *text,
                                     features *const *list, size_t num,
                                     const features_progress *progress) {
     size_t batch = features_batch(text), at, i, num_hooks = 0;
     sae_context *ctx = num ? list[0]->ctx : NULL;
     sae_result result = SAE_OK;
-    neox_hook *hooks;
+    sae_lm_hook *hooks;
     if (!num || !text->contexts) return SAE_OK;
-    hooks = (neox_hook *)features_zeroed(2 * num, sizeof *hooks);
+    hooks = (sae_lm_hook *)features_zeroed(2 * num, sizeof *hooks);
     if (!hooks) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_collect: no memory");
     for (i = 0; i < num; i++) {
         features *f = list[i];
@@ -851,7 +851,7 @@ SAE_API sae_result features_collect(neox_model *model, const features_text *text
         hooks[num_hooks++].user = f;
     }
     for (at = 0; at < text->contexts && result == SAE_OK; at += batch) {
-        neox_forward_desc desc;
+        sae_lm_forward_desc desc;
         memset(&desc, 0, sizeof desc);
         desc.tokens = text->tokens + at * text->ctx;
         desc.contexts = features_min(batch, text->contexts - at);
@@ -863,7 +863,7 @@ SAE_API sae_result features_collect(neox_model *model, const features_text *text
             list[i]->first_context = at;
             list[i]->batch_contexts = desc.contexts;
         }
-        result = neox_forward(model, &desc);
+        result = sae_lm_forward(model, &desc);
         if (result == SAE_OK && !features_tell(progress, at + desc.contexts, text->contexts))
             result = SAE_ERR_CANCELLED;
     }
@@ -1107,9 +1107,9 @@ SAE_API sae_result features_neighbours(sae_context *ctx, const sae_dictionary *d
 
 SAE_API bool features_place_has_logits(features_place place) {
     switch (place.out.module) {
-    case NEOX_LAYER: case NEOX_FINAL_NORM: return true;
-    case NEOX_EMBED_IN: case NEOX_ATTENTION: case NEOX_ATTENTION_DENSE: case NEOX_MLP:
-    case NEOX_MLP_DOWN: return !place.out.input;
+    case SAE_LM_LAYER: case SAE_LM_FINAL_NORM: return true;
+    case SAE_LM_EMBED_IN: case SAE_LM_ATTENTION: case SAE_LM_ATTENTION_DENSE: case SAE_LM_MLP:
+    case SAE_LM_MLP_DOWN: return !place.out.input;
     default: return false;
     }
 }
@@ -1148,14 +1148,14 @@ static void features_logit_stats(const float *v, size_t n, features_logits_of *s
     }
 }
 
-SAE_API sae_result features_logits(sae_context *ctx, const neox_model *model, features_place place,
+SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, features_place place,
                                    const sae_dictionary *dict, const uint32_t *latents, size_t num,
                                    size_t count, features_logit *top, features_logit *bottom,
                                    features_logits_of *stats) {
     enum { BLOCK = 64 };
-    size_t d = neox_model_info(model).dim, vocab = neox_model_info(model).vocab_size, at, i, j;
-    const float *weight = neox_final_norm_weight(model);
-    bool behind = place.out.module == NEOX_FINAL_NORM && !place.out.input;
+    size_t d = sae_lm_config_of(model).dim, vocab = sae_lm_config_of(model).vocab_size, at, i, j;
+    const float *weight = sae_lm_final_norm_weight(model);
+    bool behind = place.out.module == SAE_LM_FINAL_NORM && !place.out.input;
     float *rows, *logits;
     sae_result result = SAE_OK;
     if (!features_place_has_logits(place))
@@ -1179,7 +1179,7 @@ SAE_API sae_result features_logits(sae_context *ctx, const neox_model *model, fe
             for (j = 0; j < d; j++)
                 rows[i * d + j] = behind ? w[j] : (float)((double)w[j] - mean) * weight[j];
         }
-        result = neox_unembed(model, rows, n, logits);
+        result = sae_lm_unembed(model, rows, n, logits);
         for (i = 0; i < n && result == SAE_OK; i++) {
             features_largest(logits + i * vocab, vocab, 1, count, top + (at + i) * count);
             features_largest(logits + i * vocab, vocab, -1, count, bottom + (at + i) * count);
@@ -1370,7 +1370,7 @@ static void features_effect_one(void *arg, size_t part) {
         const int32_t *next = e->text->tokens + job->context * e->text->ctx + job->at + 1;
         const float *p = e->clean + (e->same ? i : row) * e->vocab;
         float *q = e->changed + row * e->vocab;
-        neox_loss(q, e->vocab, 0, q);
+        sae_lm_loss(q, e->vocab, 0, q);
         for (t = 0; t < e->vocab; t++) {
             float a = expf(p[t]);
             out->kl += (double)a * ((double)p[t] - (double)q[t]);
@@ -1394,9 +1394,9 @@ static void features_effect_one(void *arg, size_t part) {
     }
 }
 
-static sae_result features_effects_forward(features_effects *e, neox_model *model, size_t jobs,
-                                           const neox_hook *hook, float *to) {
-    neox_forward_desc desc;
+static sae_result features_effects_forward(features_effects *e, sae_lm *model, size_t jobs,
+                                           const sae_lm_hook *hook, float *to) {
+    sae_lm_forward_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.tokens = e->tokens;
     desc.contexts = jobs;
@@ -1408,7 +1408,7 @@ static sae_result features_effects_forward(features_effects *e, neox_model *mode
     desc.rows = e->rows;
     desc.num_rows = jobs;
     e->to = to;
-    return neox_forward(model, &desc);
+    return sae_lm_forward(model, &desc);
 }
 
 /* The tokens of the batch, each job's behind the other, padded to the longest. */
@@ -1428,12 +1428,12 @@ static void features_effects_tokens(features_effects *e) {
 static void features_log_row(void *arg, size_t part) {
     features_effects *e = (features_effects *)arg;
     float *row = e->clean + part * e->vocab;
-    neox_loss(row, e->vocab, 0, row);
+    sae_lm_loss(row, e->vocab, 0, row);
 }
 
-static sae_result features_effects_batch(features_effects *e, neox_model *model) {
+static sae_result features_effects_batch(features_effects *e, sae_lm *model) {
     size_t jobs = e->num * e->each, clean = e->same ? e->each : jobs;
-    neox_hook hook;
+    sae_lm_hook hook;
     memset(&hook, 0, sizeof hook);
     hook.site = e->f->desc.place.out;
     hook.call = features_add_direction;
@@ -1450,7 +1450,7 @@ static sae_result features_effects_batch(features_effects *e, neox_model *model)
 }
 
 /* Features in the order of `order` [num], jobs [num,each] and used [num] by place in latents. */
-static sae_result features_effects_run(features_effects *e, neox_model *model,
+static sae_result features_effects_run(features_effects *e, sae_lm *model,
                                        const uint32_t *latents, const features_job *jobs,
                                        const size_t *used, const size_t *order, size_t num,
                                        const features_progress *progress, features_effect *out) {
@@ -1540,7 +1540,7 @@ static int features_by_length(const void *a, const void *b) {
     return x->place < y->place ? -1 : x->place > y->place;
 }
 
-static sae_result features_effects_of(const features *f, neox_model *model,
+static sae_result features_effects_of(const features *f, sae_lm *model,
                                       const features_text *text, const uint32_t *latents,
                                       size_t num, size_t contexts, size_t length, size_t changes,
                                       const features_progress *progress, features_effect *out) {
@@ -1585,7 +1585,7 @@ static sae_result features_effects_of(const features *f, neox_model *model,
     return result;
 }
 
-SAE_API sae_result features_ablate(const features *f, neox_model *model, const features_text *text,
+SAE_API sae_result features_ablate(const features *f, sae_lm *model, const features_text *text,
                                    const uint32_t *latents, size_t num, size_t contexts,
                                    size_t changes, const features_progress *progress,
                                    features_effect *out) {
@@ -1593,7 +1593,7 @@ SAE_API sae_result features_ablate(const features *f, neox_model *model, const f
     return features_effects_of(f, model, text, latents, num, contexts, 0, changes, progress, out);
 }
 
-SAE_API sae_result features_steer(const features *f, neox_model *model, const features_text *text,
+SAE_API sae_result features_steer(const features *f, sae_lm *model, const features_text *text,
                                   const uint32_t *latents, size_t num, size_t contexts,
                                   size_t length, size_t changes, const features_progress *progress,
                                   features_effect *out) {

@@ -40,8 +40,8 @@ static int model_word(common *c) {
 
 int verb_tokenize(int argc, char **argv) {
     common c;
-    neox_tokenizer *tokenizer = NULL;
-    neox_tokens ids = { NULL, 0, 0 };
+    sae_tokenizer *tokenizer = NULL;
+    sae_tokens ids = { NULL, 0, 0 };
     size_t i, size = 0, bytes = 0;
     int status;
     memset(&c, 0, sizeof c);
@@ -54,28 +54,28 @@ int verb_tokenize(int argc, char **argv) {
     if (status == DONE && !c.text.count) status = fail_usage("--text is missing");
     if (status == DONE) status = keep_apart("--out", c.out, &c);
     if (status == DONE) status = start_program(&c);
-    if (status == DONE && neox_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK)
+    if (status == DONE && sae_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK)
         status = fail_library();
     for (i = 0; i < c.text.count && status == DONE; i++) {
         char *text = NULL;
         status = read_whole(c.text.items[i], &text, &size);
         bytes += size;
-        if (status == DONE && neox_encode(tokenizer, text, size, &ids) != SAE_OK)
+        if (status == DONE && sae_tokenizer_encode(tokenizer, text, size, false, &ids) != SAE_OK)
             status = fail_library();
     }
     if (status == DONE) status = write_ids(c.out, ids.id, ids.count, 0);
     if (status == DONE && !tool.quiet)
         printf("%s: %zu tokens of %zu bytes\n", c.out, ids.count, bytes);
-    neox_tokens_free(&ids);
-    neox_tokenizer_close(tokenizer);
+    sae_tokens_free(&ids);
+    sae_tokenizer_close(tokenizer);
     return status;
 }
 
 int verb_detokenize(int argc, char **argv) {
     common c;
-    neox_tokenizer *tokenizer = NULL;
-    neox_contexts ids = { NULL, 0, 0, 0 };
-    neox_text text = { NULL, 0, 0 };
+    sae_tokenizer *tokenizer = NULL;
+    sae_contexts ids = { NULL, 0, 0, 0 };
+    sae_text text = { NULL, 0, 0 };
     FILE *file;
     int status;
     memset(&c, 0, sizeof c);
@@ -90,9 +90,9 @@ int verb_detokenize(int argc, char **argv) {
         status = fail("--out is %s, which is read: it would be lost", c.out);
     if (status == DONE) status = start_program(&c);
     if (status == DONE
-        && (neox_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK
-            || neox_contexts_read(tool.ctx, NULL, &c.tokens, 1, 1, &ids) != SAE_OK
-            || neox_decode(tokenizer, ids.tokens, ids.contexts, &text) != SAE_OK))
+        && (sae_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK
+            || sae_contexts_read(tool.ctx, NULL, &c.tokens, 1, 1, &ids) != SAE_OK
+            || sae_tokenizer_decode(tokenizer, ids.tokens, ids.contexts, &text) != SAE_OK))
         status = fail_library();
     if (status == DONE) {
         file = fopen(c.out, "wb");
@@ -105,9 +105,9 @@ int verb_detokenize(int argc, char **argv) {
     }
     if (status == DONE && !tool.quiet)
         printf("%s: %zu bytes of %zu tokens\n", c.out, text.size, ids.contexts);
-    neox_text_free(&text);
-    neox_contexts_free(&ids);
-    neox_tokenizer_close(tokenizer);
+    sae_text_free(&text);
+    sae_contexts_free(&ids);
+    sae_tokenizer_close(tokenizer);
     return status;
 }
 
@@ -122,17 +122,17 @@ static sae_result put_logits(void *user, const float *logits, size_t first, size
 }
 
 /* Some 2048 tokens at a time. */
-static int write_logits(const common *c, neox_model *model, const neox_contexts *all) {
+static int write_logits(const common *c, sae_lm *model, const sae_contexts *all) {
     size_t batch = all->ctx < 2048 ? 2048 / all->ctx : 1, at, num;
     double loss = 0, *losses = (double *)keep_alloc(batch, sizeof *losses);
     size_t predictions = 0, *counts = (size_t *)keep_alloc(batch, sizeof *counts), i;
-    neox_forward_desc run;
+    sae_lm_forward_desc run;
     npy_writer out;
     int status;
     memset(&run, 0, sizeof run);
     memset(&out, 0, sizeof out);
     out.group = all->ctx;
-    status = npy_create(&out, c->out, ".tmp", "<f4", neox_model_info(model).vocab_size);
+    status = npy_create(&out, c->out, ".tmp", "<f4", sae_lm_config_of(model).vocab_size);
     run.ctx = all->ctx;
     run.logits = put_logits;
     run.user = &out;
@@ -142,7 +142,7 @@ static int write_logits(const common *c, neox_model *model, const neox_contexts 
         num = batch < all->contexts - at ? batch : all->contexts - at;
         run.tokens = all->tokens + at * all->ctx;
         run.contexts = num;
-        if (neox_forward(model, &run) != SAE_OK) status = fail_library();
+        if (sae_lm_forward(model, &run) != SAE_OK) status = fail_library();
         for (i = 0; i < num && status == DONE; i++) {
             loss += losses[i];
             predictions += counts[i];
@@ -159,12 +159,12 @@ static int write_logits(const common *c, neox_model *model, const neox_contexts 
 }
 
 /* The contexts of --tokens or --text. A list of ids shorter than a context is one. */
-int read_contexts(const common *c, neox_tokenizer *tokenizer, neox_contexts *out) {
-    neox_contexts ids = { NULL, 0, 0, 0 };
+int read_contexts(const common *c, sae_tokenizer *tokenizer, sae_contexts *out) {
+    sae_contexts ids = { NULL, 0, 0, 0 };
     sae_tensor_file *file = NULL;
     size_t length = (size_t)c->ctx;
     if (!c->tokens) {
-        if (neox_contexts_read(tool.ctx, tokenizer, c->text.items, c->text.count, length, &ids)
+        if (sae_contexts_read(tool.ctx, tokenizer, c->text.items, c->text.count, length, &ids)
             != SAE_OK)
             return fail_library();
     } else {
@@ -176,7 +176,7 @@ int read_contexts(const common *c, neox_tokenizer *tokenizer, neox_contexts *out
         if (!length && t && t->ndim == 1 && t->shape[0] && t->shape[0] < 128)
             length = (size_t)t->shape[0];
         sae_tensor_file_close(file);
-        if (neox_contexts_read(tool.ctx, tokenizer, &c->tokens, 1, length, &ids) != SAE_OK)
+        if (sae_contexts_read(tool.ctx, tokenizer, &c->tokens, 1, length, &ids) != SAE_OK)
             return fail_library();
     }
     *out = ids;
@@ -185,9 +185,9 @@ int read_contexts(const common *c, neox_tokenizer *tokenizer, neox_contexts *out
 
 int verb_logits(int argc, char **argv) {
     common c;
-    neox_model *model = NULL;
-    neox_tokenizer *tokenizer = NULL;
-    neox_contexts all = { NULL, 0, 0, 0 };
+    sae_lm *model = NULL;
+    sae_tokenizer *tokenizer = NULL;
+    sae_contexts all = { NULL, 0, 0, 0 };
     int status;
     memset(&c, 0, sizeof c);
     const option options[] = {
@@ -204,14 +204,14 @@ int verb_logits(int argc, char **argv) {
         status = fail("--out is %s, which is read: it would be lost", c.out);
     if (status == DONE) status = start_program(&c);
     if (status == DONE && !c.tokens
-        && neox_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK)
+        && sae_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK)
         status = fail_library();
-    if (status == DONE && neox_model_open(tool.ctx, c.model, &model) != SAE_OK)
+    if (status == DONE && sae_lm_open(tool.ctx, c.model, &model) != SAE_OK)
         status = fail_library();
     if (status == DONE) status = read_contexts(&c, tokenizer, &all);
     if (status == DONE) status = write_logits(&c, model, &all);
-    neox_contexts_free(&all);
-    neox_tokenizer_close(tokenizer);
-    neox_model_close(model);
+    sae_contexts_free(&all);
+    sae_tokenizer_close(tokenizer);
+    sae_lm_close(model);
     return status;
 }

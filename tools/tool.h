@@ -9,7 +9,7 @@
         rows.c           rows of activations from files; .npy files written in blocks
         dictionary.c     the dictionary a command line names
         model.c          the language model it names; eval --model
-        models.c         neox.h, sae_features.h and page.h, compiled
+        models.c         sae_lm.h, sae_features.h and page.h, compiled
 
         train.c, train_run.c, use.c (eval, encode, reconstruct, steer-export), delphi.c (encode
         --delphi), features.c, tokens.c (tokenize, detokenize, logits), activations.c, info.c,
@@ -22,7 +22,7 @@
 
 #include "sae.h"
 
-#include "neox.h"
+#include "sae_lm.h"
 #include "sae_features.h"
 
 #include <math.h>
@@ -185,9 +185,9 @@ size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_ro
 /* ==== model.c, tokens.c, activations.c ======================================================== */
 
 typedef struct language { /* --model, --text, --ctx */
-    neox_model *model;
-    neox_tokenizer *tokenizer;
-    neox_contexts contexts;
+    sae_lm *model;
+    sae_tokenizer *tokenizer;
+    sae_contexts contexts;
     features_text text;
 } language;
 
@@ -202,8 +202,8 @@ int find_position(const common *c, const char *path, const sae_dictionary *dict,
                   const language *l, position *out);
 void print_table(const char *const *names, const features_metrics *m, size_t num);
 int evaluate_in_model(const common *c, const sae_dictionary *dict);
-void mark_padding(const neox_model *model, neox_contexts *contexts);
-int read_contexts(const common *c, neox_tokenizer *tokenizer, neox_contexts *out);
+void mark_padding(const sae_lm *model, sae_contexts *contexts);
+int read_contexts(const common *c, sae_tokenizer *tokenizer, sae_contexts *out);
 int write_ids(const char *path, const int32_t *ids, uint64_t rows, uint64_t columns);
 
 /* Rows of a language model that reads --text. */

@@ -3,7 +3,7 @@
 
 /* ==== >>api: programs with a model ============================================================ */
 
-/* For programs that run a model and its dictionaries side by side (tools/neox.h does). */
+/* For programs that run a model and its dictionaries side by side (sae_lm.h does). */
 
 /* A linear layer, y = x W^T + bias. */
 typedef struct sae_linear sae_linear;

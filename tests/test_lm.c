@@ -1,4 +1,4 @@
-/*  Proves: neox.h on two tiny models (parallel and sequential; float16 and bfloat16; one file and shards;
+/*  Proves: sae_lm.h on two tiny models (parallel and sequential; float16 and bfloat16; one file and shards;
     new and old config.json): logits, losses, activations at every kind of site, losses with a site's
     rows set to 0 or scaled; ids and bytes of a text; the same bits for any number of threads, any
     instruction set and any company in the batch; padding and bos; early stop; the source; a training run
@@ -7,8 +7,8 @@
     Tolerance: 1e-5 of the range, 1e-5 of a loss (float32 sums in another order); ids and bytes equal. */
 #define SAE_IMPLEMENTATION
 #include "sae.h"
-#define NEOX_IMPLEMENTATION
-#include "tools/neox.h"
+#define SAE_LM_IMPLEMENTATION
+#include "sae_lm.h"
 #include "check.h"
 
 enum { CONTEXTS = 3, CTX = 17, ROWS = CONTEXTS * CTX };
@@ -17,7 +17,7 @@ static sae_context *ctx;
 
 /* What the fixture of one model holds. */
 typedef struct golden {
-    neox_model *model;
+    sae_lm *model;
     sae_tensor_file *file;
     int32_t ids[ROWS]; /* a file's need not be aligned */
     float *logits;
@@ -42,7 +42,7 @@ static const char *place(const char *folder, const char *name) {
 
 static bool open_golden(sae_context *c, const char *folder, golden *g) {
     memset(g, 0, sizeof *g);
-    CHECK_OK(c, neox_model_open(c, place(folder, ""), &g->model), return false);
+    CHECK_OK(c, sae_lm_open(c, place(folder, ""), &g->model), return false);
     CHECK_OK(c, sae_tensor_file_open(c, place(folder, "golden.npz"), &g->file), return false);
     memcpy(g->ids, sae_tensor_file_find(g->file, "ids")->data, sizeof g->ids);
     g->logits = array(g, "logits");
@@ -51,7 +51,7 @@ static bool open_golden(sae_context *c, const char *folder, golden *g) {
 }
 
 static void close_golden(golden *g) {
-    neox_model_close(g->model);
+    sae_lm_close(g->model);
     sae_tensor_file_close(g->file);
     free(g->logits);
     free(g->losses);
@@ -93,8 +93,8 @@ static sae_result take_rows(void *user, float *x, size_t rows, size_t dim) {
     return SAE_OK;
 }
 
-static neox_forward_desc batch_of(const golden *g) {
-    neox_forward_desc d;
+static sae_lm_forward_desc batch_of(const golden *g) {
+    sae_lm_forward_desc d;
     memset(&d, 0, sizeof d);
     d.tokens = g->ids;
     d.contexts = CONTEXTS;
@@ -102,15 +102,15 @@ static neox_forward_desc batch_of(const golden *g) {
     return d;
 }
 
-static double mean_loss(const golden *g, neox_hook *hook) {
-    neox_forward_desc d = batch_of(g);
+static double mean_loss(const golden *g, sae_lm_hook *hook) {
+    sae_lm_forward_desc d = batch_of(g);
     double loss[CONTEXTS], sum = 0;
     size_t predictions[CONTEXTS], all = 0;
     d.loss = loss;
     d.predictions = predictions;
     d.hooks = hook;
     d.num_hooks = hook != NULL;
-    CHECK_OK(ctx, neox_forward(g->model, &d), return NAN);
+    CHECK_OK(ctx, sae_lm_forward(g->model, &d), return NAN);
     for (size_t i = 0; i < CONTEXTS; i++) {
         sum += loss[i];
         all += predictions[i];
@@ -119,13 +119,13 @@ static double mean_loss(const golden *g, neox_hook *hook) {
     return sum / (double)all;
 }
 
-static void run_logits(neox_model *model, neox_forward_desc d, float *out) {
+static void run_logits(sae_lm *model, sae_lm_forward_desc d, float *out) {
     taken t = { NULL, 0, 0, 1, 0, 0 };
     t.data = out;
-    t.width = neox_model_info(model).vocab_size;
+    t.width = sae_lm_config_of(model).vocab_size;
     d.logits = take_logits;
     d.user = &t;
-    CHECK_OK(ctx, neox_forward(model, &d), return);
+    CHECK_OK(ctx, sae_lm_forward(model, &d), return);
     CHECK(t.rows == (d.rows ? d.num_rows : d.contexts * d.ctx), "%zu rows of logits", t.rows);
 }
 
@@ -135,7 +135,7 @@ static void test_sites(const golden *g, const char *folder) {
     FILE *f = fopen(place(folder, "losses.txt"), "rb");
     CHECK(f && fgets(line, sizeof line, f), "no losses.txt");
     for (size_t i = 1; f && fgets(line, sizeof line, f); i++) {
-        neox_hook hook;
+        sae_lm_hook hook;
         taken t = { NULL, 0, 0, 1, 0, 0 };
         char *kind = strchr(line, ' '), *io;
         double loss;
@@ -144,7 +144,7 @@ static void test_sites(const golden *g, const char *folder) {
         snprintf(name, sizeof name, "%s", line);
         io = strrchr(line, '.');
         *io++ = 0;
-        CHECK_OK(ctx, neox_site_find(g->model, line, strcmp(io, "in") == 0, &hook.site), continue);
+        CHECK_OK(ctx, sae_lm_site_find(g->model, line, strcmp(io, "in") == 0, &hook.site), continue);
         t.scale = kind[0] == 'z' ? 0.0f : 0.5f;
         t.shift = kind[0] == 'z' ? 0.0f : 0.25f;
         hook.call = take_rows;
@@ -153,15 +153,15 @@ static void test_sites(const golden *g, const char *folder) {
         CHECK(check_near(loss, (double)g->losses[i], 1e-5), "%s %s: loss %.7g, wanted %.7g", name,
               kind, loss, (double)g->losses[i]);
         if (kind[0] == 'z') { /* and what is there, the pass stopping behind it */
-            neox_forward_desc d = batch_of(g);
+            sae_lm_forward_desc d = batch_of(g);
             float *want = array(g, name);
-            size_t dim = neox_site_dim(g->model, hook.site);
+            size_t dim = sae_lm_site_dim(g->model, hook.site);
             t.data = (float *)malloc(ROWS * dim * sizeof *t.data);
             t.scale = 1;
             t.calls = 0;
             d.hooks = &hook;
             d.num_hooks = 1;
-            CHECK_OK(ctx, neox_forward(g->model, &d), continue);
+            CHECK_OK(ctx, sae_lm_forward(g->model, &d), continue);
             CHECK(t.calls == 1 && t.rows == ROWS && t.width == dim, "%s: %d calls, %zu rows of %zu",
                   name, t.calls, t.rows, t.width);
             CHECK(range_error(t.data, want, ROWS * dim) < 1e-5, "%s: off by %.2g of the range", name,
@@ -176,7 +176,7 @@ static void test_sites(const golden *g, const char *folder) {
 static void test_forward(const char *folder) {
     golden g;
     float *logits, *other;
-    neox_forward_desc d;
+    sae_lm_forward_desc d;
     size_t vocab;
     static const size_t rows[] = { 40, 2, 2 };
     int32_t turned[ROWS], padded[ROWS];
@@ -184,7 +184,7 @@ static void test_forward(const char *folder) {
     size_t predictions[CONTEXTS];
     check_test = folder;
     if (!open_golden(ctx, folder, &g)) return;
-    vocab = neox_model_info(g.model).vocab_size;
+    vocab = sae_lm_config_of(g.model).vocab_size;
     logits = (float *)malloc(ROWS * vocab * sizeof *logits);
     other = (float *)malloc(ROWS * vocab * sizeof *other);
     d = batch_of(&g);
@@ -220,7 +220,7 @@ static void test_forward(const char *folder) {
     CHECK(predictions[0] == CTX - 1 && predictions[1] == 8, "%zu, %zu predictions", predictions[0],
           predictions[1]);
     for (size_t i = CTX; i < CTX + 8; i++)
-        part += neox_loss(logits + i * vocab, vocab, (size_t)g.ids[i + 1], NULL);
+        part += sae_lm_loss(logits + i * vocab, vocab, (size_t)g.ids[i + 1], NULL);
     CHECK(check_near(loss[1], part, 1e-12), "loss %.9g of a padded context, wanted %.9g", loss[1],
           part);
     free(logits);
@@ -246,11 +246,11 @@ static void test_bits(const char *folder) {
             if (sae_context_create(&desc, &c) != SAE_OK) continue; /* not this CPU's */
             ctx = c;
             if (open_golden(c, folder, &g)) {
-                if (i == 0) g.model->kernels = &neoxi_kernels_portable;
-#if defined(NEOXI_X86)
-                if (i == 1) g.model->kernels = &neoxi_kernels_avx2;
+                if (i == 0) g.model->kernels = &lmi_kernels_portable;
+#if defined(LMI_X86)
+                if (i == 1) g.model->kernels = &lmi_kernels_avx2;
 #endif
-                bytes = ROWS * neox_model_info(g.model).vocab_size * sizeof *logits;
+                bytes = ROWS * sae_lm_config_of(g.model).vocab_size * sizeof *logits;
                 logits = (float *)malloc(bytes);
                 run_logits(g.model, batch_of(&g), logits);
                 if (!first) first = logits;
@@ -270,9 +270,9 @@ static void test_bits(const char *folder) {
 /* ---- tokenizer ---- */
 
 static void test_tokenizer(void) {
-    neox_tokenizer *t = NULL;
-    neox_tokens ids = { NULL, 0, 0 }, again = { NULL, 0, 0 };
-    neox_text back = { NULL, 0, 0 };
+    sae_tokenizer *t = NULL;
+    sae_tokens ids = { NULL, 0, 0 }, again = { NULL, 0, 0 };
+    sae_text back = { NULL, 0, 0 };
     sae_tensor_file *file = NULL;
     const sae_tensor *want;
     size_t size = 0, back_size = 0;
@@ -280,17 +280,17 @@ static void test_tokenizer(void) {
     char *normal = check_read(check_path("%s/tests/lm/back.txt", check_root()), &back_size);
     check_rng rng = { 3 };
     check_test = "tokenizer";
-    CHECK_OK(ctx, neox_tokenizer_open(ctx, place("parallel", ""), &t), return);
+    CHECK_OK(ctx, sae_tokenizer_open(ctx, place("parallel", ""), &t), return);
     CHECK_OK(ctx, sae_tensor_file_open(ctx, check_path("%s/tests/lm/text_ids.npy", check_root()),
                                        &file), return);
     want = sae_tensor_file_get(file, 0);
-    CHECK_OK(ctx, neox_encode(t, text, size, &ids), return);
+    CHECK_OK(ctx, sae_tokenizer_encode(t, text, size, false, &ids), return);
     CHECK(ids.count == want->shape[0] && !memcmp(ids.id, want->data, ids.count * sizeof *ids.id),
           "%zu ids, wanted %zu, or other ones", ids.count, (size_t)want->shape[0]);
-    CHECK_OK(ctx, neox_encode(t, text, size, &again), return); /* from the words remembered */
+    CHECK_OK(ctx, sae_tokenizer_encode(t, text, size, false, &again), return); /* from the words remembered */
     CHECK(again.count == ids.count && !memcmp(again.id, ids.id, ids.count * sizeof *ids.id),
           "other ids the second time");
-    CHECK_OK(ctx, neox_decode(t, ids.id, ids.count, &back), return);
+    CHECK_OK(ctx, sae_tokenizer_decode(t, ids.id, ids.count, &back), return);
     CHECK(back.size == back_size && !memcmp(back.data, normal, back_size), "other bytes back");
     /* any bytes, and a word too long for the short way: bytes come back */
     for (size_t n = 0; n < 3; n++) {
@@ -301,25 +301,25 @@ static void test_tokenizer(void) {
         for (size_t i = 0; i < size && n == 1; i++) /* nothing that NFC changes */
             if ((unsigned char)bytes[i] >= 0xC2) bytes[i] = (char)(bytes[i] & 0xBF);
         ids.count = back.size = 0;
-        CHECK_OK(ctx, neox_encode(t, bytes, size, &ids), return);
-        CHECK_OK(ctx, neox_decode(t, ids.id, ids.count, &back), return);
+        CHECK_OK(ctx, sae_tokenizer_encode(t, bytes, size, false, &ids), return);
+        CHECK_OK(ctx, sae_tokenizer_decode(t, ids.id, ids.count, &back), return);
         if (n) CHECK(back.size == size && !memcmp(back.data, bytes, size), "bytes %zu: others back", n);
         free(bytes);
     }
-    CHECK(neox_token_find(t, "<|padding|>", 11) == 1, "<|padding|> is not 1");
-    CHECK(neox_token_find(t, "no such token", 13) == -1, "a token that is not there is found");
-    CHECK(neox_token_bytes(t, -1, NULL) == NULL && neox_token_bytes(t, 1 << 30, NULL) == NULL,
+    CHECK(sae_tokenizer_find(t, "<|padding|>", 11) == 1, "<|padding|> is not 1");
+    CHECK(sae_tokenizer_find(t, "no such token", 13) == -1, "a token that is not there is found");
+    CHECK(sae_tokenizer_token(t, -1, NULL) == NULL && sae_tokenizer_token(t, 1 << 30, NULL) == NULL,
           "bytes of no token");
     ids.id[0] = 99999;
-    CHECK(neox_decode(t, ids.id, 1, &back) == SAE_ERR_INVALID && strstr(sae_error(ctx), "99999"),
+    CHECK(sae_tokenizer_decode(t, ids.id, 1, &back) == SAE_ERR_INVALID && strstr(sae_error(ctx), "99999"),
           "id 99999: %s", sae_error(ctx));
     ids.count = 0;
-    CHECK(neox_encode(t, "", 0, &ids) == SAE_OK && ids.count == 0, "the empty text has ids");
-    neox_tokens_free(&ids);
-    neox_tokens_free(&again);
-    neox_text_free(&back);
+    CHECK(sae_tokenizer_encode(t, "", 0, false, &ids) == SAE_OK && ids.count == 0, "the empty text has ids");
+    sae_tokens_free(&ids);
+    sae_tokens_free(&again);
+    sae_text_free(&back);
     sae_tensor_file_close(file);
-    neox_tokenizer_close(t);
+    sae_tokenizer_close(t);
     free(text);
     free(normal);
 }
@@ -328,10 +328,10 @@ static void test_tokenizer(void) {
 
 static void test_source(void) {
     golden g;
-    neox_source_desc desc;
-    neox_source *source = NULL;
+    sae_lm_source_desc desc;
+    sae_lm_source *source = NULL;
     sae_source_desc rows;
-    neox_site target;
+    sae_lm_site target;
     int32_t tokens[ROWS];
     float *want_in, *want_out, *x = (float *)malloc(ROWS * 32 * sizeof *x), *y, *again;
     size_t got = 0, kept = 0;
@@ -352,16 +352,16 @@ static void test_source(void) {
     desc.ctx = CTX;
     desc.batch = 2;
     desc.remove_bos = true;
-    neox_site_find(g.model, "gpt_neox.layers.1.mlp", true, &desc.site);
-    neox_site_find(g.model, "gpt_neox.layers.1.mlp", false, &target);
+    sae_lm_site_find(g.model, "gpt_neox.layers.1.mlp", true, &desc.site);
+    sae_lm_site_find(g.model, "gpt_neox.layers.1.mlp", false, &target);
     desc.target = &target;
-    CHECK_OK(ctx, neox_source_create(ctx, &desc, &source), return);
+    CHECK_OK(ctx, sae_lm_source_create(ctx, &desc, &source), return);
     memset(&target, 0, sizeof target); /* was copied */
-    rows = neox_source_rows(source);
+    rows = sae_lm_source_rows(source);
     CHECK(rows.dim == 32 && rows.has_target, "dim %zu", rows.dim);
     while ((n = rows.read(rows.user, x + got * 32, y + got * 32, 5)) > 0) {
         for (size_t i = 0; i < (size_t)n; i++, kept++) {
-            size_t r = (size_t)neox_source_place(source, i);
+            size_t r = (size_t)sae_lm_source_place(source, i);
             CHECK(tokens[r] > 0, "row %zu of token %d", r, (int)tokens[r]);
             if (r >= 2 * CTX) continue;
             CHECK(range_error(x + kept * 32, want_in + r * 32, 32) < 1e-4, "row %zu differs", r);
@@ -373,9 +373,9 @@ static void test_source(void) {
     CHECK_OK(ctx, rows.rewind(rows.user), return);
     for (got = 0; (n = rows.read(rows.user, again + got * 32, y, 7)) > 0;) got += (size_t)n;
     CHECK(!memcmp(x, again, got * 32 * sizeof *x), "other rows after a rewind");
-    neox_source_destroy(source);
-    neox_site_find(g.model, "gpt_neox.layers.1.mlp.dense_4h_to_h", true, &target);
-    CHECK(neox_source_create(ctx, &desc, &source) == SAE_ERR_MISMATCH && strstr(sae_error(ctx), "48"),
+    sae_lm_source_destroy(source);
+    sae_lm_site_find(g.model, "gpt_neox.layers.1.mlp.dense_4h_to_h", true, &target);
+    CHECK(sae_lm_source_create(ctx, &desc, &source) == SAE_ERR_MISMATCH && strstr(sae_error(ctx), "48"),
           "widths 32 and 48: %s", sae_error(ctx));
     free(want_in);
     free(want_out);
@@ -387,20 +387,20 @@ static void test_source(void) {
 
 /* Straight from text into a dictionary. */
 static void test_train(void) {
-    neox_model *model = NULL;
-    neox_tokenizer *tokenizer = NULL;
-    neox_contexts text = { NULL, 0, 0, 0 };
-    neox_source_desc desc;
-    neox_source *source = NULL;
+    sae_lm *model = NULL;
+    sae_tokenizer *tokenizer = NULL;
+    sae_contexts text = { NULL, 0, 0, 0 };
+    sae_lm_source_desc desc;
+    sae_lm_source *source = NULL;
     sae_trainer_desc trainer;
     sae_train_desc train;
     const char *file = check_path("%s/tests/lm/text.txt", check_root());
     check_test = "train";
-    CHECK_OK(ctx, neox_model_open(ctx, place("parallel", ""), &model), return);
-    CHECK_OK(ctx, neox_tokenizer_open(ctx, place("parallel", ""), &tokenizer), return);
-    CHECK(neox_contexts_read(ctx, tokenizer, &file, 1, 4096, &text) == SAE_ERR_INVALID
+    CHECK_OK(ctx, sae_lm_open(ctx, place("parallel", ""), &model), return);
+    CHECK_OK(ctx, sae_tokenizer_open(ctx, place("parallel", ""), &tokenizer), return);
+    CHECK(sae_contexts_read(ctx, tokenizer, &file, 1, 4096, &text) == SAE_ERR_INVALID
               && strstr(sae_error(ctx), "4096"), "too short a text: %s", sae_error(ctx));
-    CHECK_OK(ctx, neox_contexts_read(ctx, tokenizer, &file, 1, 16, &text), return);
+    CHECK_OK(ctx, sae_contexts_read(ctx, tokenizer, &file, 1, 16, &text), return);
     memset(&desc, 0, sizeof desc);
     memset(&trainer, 0, sizeof trainer);
     memset(&train, 0, sizeof train);
@@ -408,9 +408,9 @@ static void test_train(void) {
     desc.tokens = text.tokens;
     desc.contexts = text.contexts;
     desc.ctx = text.ctx;
-    neox_site_find(model, "gpt_neox.layers.1", false, &desc.site);
-    CHECK_OK(ctx, neox_source_create(ctx, &desc, &source), return);
-    train.buffer.source = neox_source_rows(source);
+    sae_lm_site_find(model, "gpt_neox.layers.1", false, &desc.site);
+    CHECK_OK(ctx, sae_lm_source_create(ctx, &desc, &source), return);
+    train.buffer.source = sae_lm_source_rows(source);
     train.buffer.batch_size = 16;
     train.buffer.rows = 64;
     trainer.kind = SAE_TRAINER_TOP_K;
@@ -420,10 +420,10 @@ static void test_train(void) {
     train.num_trainers = 1;
     train.steps = 30; /* several passes over the text */
     CHECK_OK(ctx, sae_train(ctx, &train), (void)0);
-    neox_source_destroy(source);
-    neox_contexts_free(&text);
-    neox_tokenizer_close(tokenizer);
-    neox_model_close(model);
+    sae_lm_source_destroy(source);
+    sae_contexts_free(&text);
+    sae_tokenizer_close(tokenizer);
+    sae_lm_close(model);
 }
 
 /* ---- hostile files ---- */
@@ -451,19 +451,19 @@ static void test_damage(const char *folder, const char *name, size_t steps) {
     for (size_t i = 0; i < steps; i++) {
         char *data = (char *)malloc(size);
         size_t at = (size_t)check_bits(&rng) % size, cut = i % 3 ? size : at;
-        neox_model *model = NULL;
-        neox_tokenizer *tokenizer = NULL;
+        sae_lm *model = NULL;
+        sae_tokenizer *tokenizer = NULL;
         sae_result a, b;
         memcpy(data, whole, size);
         data[at] = "09-{}[]\",:\x80 "[check_bits(&rng) % 12];
         check_write(check_path("%s/%s", copy, name), data, cut);
-        a = neox_model_open(ctx, copy, &model);
-        b = strcmp(name, "tokenizer.json") ? SAE_OK : neox_tokenizer_open(ctx, copy, &tokenizer);
+        a = sae_lm_open(ctx, copy, &model);
+        b = strcmp(name, "tokenizer.json") ? SAE_OK : sae_tokenizer_open(ctx, copy, &tokenizer);
         CHECK((a == SAE_OK) == (model != NULL), "a model, and %s", sae_result_name(a));
         refused += a != SAE_OK || b != SAE_OK;
         tried++;
-        neox_model_close(model);
-        neox_tokenizer_close(tokenizer);
+        sae_lm_close(model);
+        sae_tokenizer_close(tokenizer);
         free(data);
     }
     CHECK(refused > tried / 3, "%zu of %zu refused", refused, tried);
@@ -482,25 +482,25 @@ static void test_crafted(void) {
                                 "'shape': (1152921504606846976, 0)}";
     char npy[128];
     const char *file = check_path("%s/empty.npy", check_temp());
-    neox_contexts text = { NULL, 0, 0, 0 };
+    sae_contexts text = { NULL, 0, 0, 0 };
     check_test = "crafted files";
     for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
         const char *path = check_path("%s/tokenizer.json", check_temp());
-        neox_tokenizer *t = NULL;
+        sae_tokenizer *t = NULL;
         char whole[512];
         int n = snprintf(whole, sizeof whole, json, ids[i]);
         check_write(path, whole, (size_t)n);
-        CHECK(neox_tokenizer_open(ctx, path, &t) == (i ? SAE_ERR_FORMAT : SAE_OK) && !t == (i > 0)
+        CHECK(sae_tokenizer_open(ctx, path, &t) == (i ? SAE_ERR_FORMAT : SAE_OK) && !t == (i > 0)
                   && (!i || strstr(sae_error(ctx), "post_processor")), "ids [%s]: %s", ids[i],
               sae_error(ctx));
-        neox_tokenizer_close(t);
+        sae_tokenizer_close(t);
     }
     memset(npy, ' ', sizeof npy); /* an .npy of 2^60 rows of nothing */
     memcpy(npy, "\x93NUMPY\1\0\x76\0", 10);
     memcpy(npy + 10, shape, sizeof shape - 1);
     npy[sizeof npy - 1] = '\n';
     check_write(file, npy, sizeof npy);
-    CHECK(neox_contexts_read(ctx, NULL, &file, 1, 0, &text) == SAE_ERR_INVALID && !text.tokens
+    CHECK(sae_contexts_read(ctx, NULL, &file, 1, 0, &text) == SAE_ERR_INVALID && !text.tokens
               && strstr(sae_error(ctx), "0 tokens"), "%s", sae_error(ctx));
 }
 
@@ -514,34 +514,34 @@ static sae_result never(void *user, float *x, size_t rows, size_t dim) {
 
 static void test_refusals(void) {
     golden g;
-    neox_site site;
-    neox_forward_desc d;
-    neox_hook hook;
+    sae_lm_site site;
+    sae_lm_forward_desc d;
+    sae_lm_hook hook;
     int32_t bad = 5000;
-    neox_model *none = NULL;
+    sae_lm *none = NULL;
     check_test = "refusals";
     if (!open_golden(ctx, "sequential", &g)) return;
-    CHECK(neox_site_find(g.model, "gpt_neox.layers.2", false, &site) == SAE_ERR_NOT_FOUND
+    CHECK(sae_lm_site_find(g.model, "gpt_neox.layers.2", false, &site) == SAE_ERR_NOT_FOUND
               && strstr(sae_error(ctx), "0 to 1") && strstr(sae_error(ctx), "layers.N.mlp"),
           "%s", sae_error(ctx));
-    CHECK(neox_site_find(g.model, "gpt_neox.embed_in", true, &site) == SAE_ERR_INVALID,
+    CHECK(sae_lm_site_find(g.model, "gpt_neox.embed_in", true, &site) == SAE_ERR_INVALID,
           "%s", sae_error(ctx));
     d = batch_of(&g);
     d.tokens = &bad;
     d.contexts = d.ctx = 1;
-    CHECK(neox_forward(g.model, &d) == SAE_ERR_INVALID && strstr(sae_error(ctx), "5000")
+    CHECK(sae_lm_forward(g.model, &d) == SAE_ERR_INVALID && strstr(sae_error(ctx), "5000")
               && strstr(sae_error(ctx), "97"), "%s", sae_error(ctx));
     d = batch_of(&g); /* the final norm is of no layer: a hook there would never be called */
     memset(&hook, 0, sizeof hook);
-    hook.site.module = NEOX_FINAL_NORM;
+    hook.site.module = SAE_LM_FINAL_NORM;
     hook.call = never;
     d.hooks = &hook;
     d.num_hooks = 1;
-    CHECK(neox_forward(g.model, &d) == SAE_ERR_CANCELLED, "the hook was not called");
+    CHECK(sae_lm_forward(g.model, &d) == SAE_ERR_CANCELLED, "the hook was not called");
     hook.site.layer = 1;
-    CHECK(neox_forward(g.model, &d) == SAE_ERR_INVALID && strstr(sae_error(ctx), "hook 0"), "%s",
+    CHECK(sae_lm_forward(g.model, &d) == SAE_ERR_INVALID && strstr(sae_error(ctx), "hook 0"), "%s",
           sae_error(ctx));
-    CHECK(neox_model_open(ctx, check_root(), &none) == SAE_ERR_NOT_FOUND && !none
+    CHECK(sae_lm_open(ctx, check_root(), &none) == SAE_ERR_NOT_FOUND && !none
               && strstr(sae_error(ctx), "config.json"), "%s", sae_error(ctx));
     close_golden(&g);
 }

@@ -1,0 +1,21 @@
+#undef LMI_FN
+#undef lmi_v
+#undef lmi_vload
+#undef lmi_vstore
+#undef lmi_vset
+#undef lmi_vfma
+#undef lmi_vmul
+#undef lmi_vadd
+#undef lmi_vsub
+#undef lmi_vdiv
+#undef lmi_vmin
+#undef lmi_vmax
+#undef lmi_vpower
+#undef lmi_vsum
+#undef lmi_vexp
+#undef lmi_verf
+#undef lmi_vact
+#undef lmi_vpart
+#undef lmi_block
+#undef lmi_softmax
+

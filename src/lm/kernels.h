@@ -1,0 +1,61 @@
+#pragma once
+#include "base.h"
+
+/* ==== >>lm: kernels =========================================================================== */
+/* The loops that take the time next to the products, which are sae_linear's. As there: 16 lanes
+   whatever the machine has, compiled for each instruction set, the same bits from all. A set has a
+   file of its own, which names its lanes and pastes the kernels written over them (*.inl). */
+enum { LMI_ROWS = 8, LMI_COLUMNS = 32 }; /* of a block of attention's products */
+
+/* The activation functions of transformers that are known here, under their names there. */
+typedef enum lmi_act {
+    LMI_GELU, LMI_GELU_TANH, LMI_GELU_QUICK, LMI_RELU, LMI_RELU2, LMI_SILU,
+    LMI_LINEAR
+} lmi_act;
+
+static const struct {
+    const char *name;
+    lmi_act act;
+} lmi_acts[] = {
+    { "gelu", LMI_GELU }, { "gelu_python", LMI_GELU }, { "gelu_new", LMI_GELU_TANH },
+    { "gelu_fast", LMI_GELU_TANH }, { "gelu_pytorch_tanh", LMI_GELU_TANH },
+    { "gelu_python_tanh", LMI_GELU_TANH }, { "gelu_accurate", LMI_GELU_TANH },
+    { "quick_gelu", LMI_GELU_QUICK }, { "relu", LMI_RELU }, { "relu2", LMI_RELU2 },
+    { "silu", LMI_SILU }, { "swish", LMI_SILU }, { "linear", LMI_LINEAR }
+};
+enum { LMI_NUM_ACTS = sizeof lmi_acts / sizeof lmi_acts[0] };
+
+/* One head of one context: rows q, k, v [ctx] of head_dim, each stride floats behind the one
+   before; out likewise. */
+typedef struct lmi_head {
+    const float *q, *k, *v;
+    size_t stride, ctx, head_dim;
+    float scale;
+    float *scratch; /* lmi_head_scratch floats, on 64 bytes */
+    float *out;
+    size_t out_stride;
+} lmi_head;
+
+typedef struct lmi_kernels {
+    /* out = (x - mean) / sqrt(variance + eps) weight + bias over n; out may be x */
+    void (*norm)(size_t n, const float *x, const float *weight, const float *bias, double eps,
+                 float *out);
+    void (*activate)(lmi_act act, size_t n, float *x);
+    void (*add)(size_t n, const float *a, const float *x, float *out); /* out = a + x */
+    void (*attend)(const lmi_head *h);
+    /* largest = max x; returns sum exp(x - largest) */
+    double (*sum_exp)(size_t n, const float *x, float *largest);
+} lmi_kernels;
+
+static size_t lmi_round(size_t n) {
+    return (n + LMI_COLUMNS - 1) / LMI_COLUMNS * LMI_COLUMNS;
+}
+
+/* k turned [head_dim][ctx'], v [ctx][head_dim'], 8 rows of weights [ctx'], 8 of out [head_dim']. */
+static size_t lmi_head_scratch(size_t ctx, size_t head_dim) {
+    size_t wide = lmi_round(ctx), deep = lmi_round(head_dim);
+    return head_dim * wide + ctx * deep + LMI_ROWS * (wide + deep);
+}
+
+/* min and max give b where a or b is NaN or both are zeros, as the instructions do. power: of
+   1.5 2^23 + n the number 2^n. */
