@@ -70,63 +70,94 @@ extern "C" {
 typedef struct sae_lm sae_lm;
 
 typedef struct sae_lm_config {
-    size_t layers, heads, head_dim;
-    size_t dim;             /* d: heads * head_dim */
-    size_t mlp_dim;
+    char family[24];        /* model_type: "gpt2", "llama", "gemma3_text", ... */
+    size_t layers, heads;
+    size_t kv_heads;        /* heads of keys and values; head h reads h / (heads / kv_heads) */
+    size_t head_dim;        /* heads * head_dim need not be dim */
+    size_t dim;             /* d: width of the residual stream */
+    size_t mlp_dim;         /* of one expert, where there are experts */
+    size_t experts, experts_per_token; /* 0: every layer has one MLP */
     size_t vocab_size;      /* of the logits; may be more than the tokenizer has */
-    size_t max_ctx;         /* max_position_embeddings; longer contexts run, but were not trained */
-    size_t rotary_dims;     /* of each head, the first */
+    size_t max_ctx;         /* trained for; longer contexts run, unless */
+    bool fixed_ctx;         /* positions are learned: longer contexts are refused */
+    size_t window;          /* keys that layers with a sliding window see; 0: no layer has one */
+    size_t rotary_dims;     /* of each head, the first; 0: none */
     double rotary_base, norm_eps;
+    bool rms_norm;          /* x / rms(x) weight; else layer norm */
     bool parallel_residual; /* x + attention(norm x) + mlp(norm x); else one after the other */
     bool tied;              /* the unembedding is the embedding */
-    int64_t bos_token, eos_token, pad_token; /* of config.json; -1: not there */
+    int64_t bos_token, eos_token, pad_token; /* of config.json or the family; -1: none */
     char activation[24];    /* hidden_act */
     sae_dtype dtype;        /* of the weights in the file */
 } sae_lm_config;
 
-/* The model lives in memory from here on, as float32; ctx must outlive it. Errors:
+/* A folder of transformers. Weights are used as float32; ctx must outlive the model. Errors:
    SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged, or tensors that do not fit
-   config.json), SAE_ERR_UNSUPPORTED (another family, another activation or rotary kind),
-   SAE_ERR_OUT_OF_MEMORY. */
+   config.json), SAE_ERR_UNSUPPORTED (another family, the message lists those there are; another
+   activation or rotary kind; quantised weights), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **out);
 SAE_API void sae_lm_close(sae_lm *model); /* NULL is fine */
 SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model);
 
-/* ==== >>lm: api: submodules =========================================== src/lm/api_model.h ==== */
+/* ==== >>lm: api: places =============================================== src/lm/api_model.h ==== */
 
-/* Places in the model by their names there, N a layer:
-     gpt_neox.embed_in                        out
-     gpt_neox.layers.N                        in, out: the residual stream
-     gpt_neox.layers.N.attention              in (after its layer norm), out
-     gpt_neox.layers.N.attention.dense        in (the heads' outputs side by side), out
-     gpt_neox.layers.N.mlp                    in (after its layer norm), out
-     gpt_neox.layers.N.mlp.dense_h_to_4h      in, out (before the activation function)
-     gpt_neox.layers.N.mlp.dense_4h_to_h      in (the neurons), out
-     gpt_neox.final_layer_norm                in, out */
+/* Modules of a model, most of them in every layer. What goes in and what comes out: */
 typedef enum sae_lm_module {
-    SAE_LM_EMBED_IN, SAE_LM_LAYER, SAE_LM_ATTENTION, SAE_LM_ATTENTION_DENSE, SAE_LM_MLP,
-    SAE_LM_MLP_UP, SAE_LM_MLP_DOWN, SAE_LM_FINAL_NORM
+    SAE_LM_EMBED,               /*     out  the embedding; of Gemma times sqrt(d) */
+    SAE_LM_FINAL_NORM,          /* in, out */
+    SAE_LM_FINAL_NORMALIZED,    /*     out  in the middle of that norm: before its weight */
+    SAE_LM_LAYER,               /* in, out  the residual stream */
+    SAE_LM_ATTENTION_NORM,      /* in, out */
+    SAE_LM_ATTENTION_NORMALIZED,/*     out */
+    SAE_LM_ATTENTION,           /* in, out */
+    SAE_LM_QKV_PROJ,            /*     out  where one matrix makes all three */
+    SAE_LM_Q_PROJ,              /*     out  heads side by side, before rotary */
+    SAE_LM_K_PROJ,              /*     out  kv_heads side by side */
+    SAE_LM_V_PROJ,              /*     out */
+    SAE_LM_O_PROJ,              /* in, out  in: the heads' outputs side by side */
+    SAE_LM_ATTENTION_POST_NORM, /* in, out  Gemma 2, 3: a norm of what is added to the stream */
+    SAE_LM_RESID_MID,           /*     out  the residual stream between attention and MLP */
+    SAE_LM_MLP_NORM,            /* in, out */
+    SAE_LM_MLP_NORMALIZED,      /*     out */
+    SAE_LM_MLP,                 /* in, out */
+    SAE_LM_GATE_PROJ,           /*     out  before the activation function */
+    SAE_LM_UP_PROJ,             /*     out  without a gate: before the activation function */
+    SAE_LM_DOWN_PROJ,           /* in, out  in: the neurons */
+    SAE_LM_MLP_POST_NORM,       /* in, out  Gemma 2, 3 */
+    SAE_LM_NUM_MODULES
 } sae_lm_module;
 
 typedef struct sae_lm_site {
     sae_lm_module module;
     size_t layer;
-    bool input; /* what goes into the submodule; default: what comes out */
+    bool input; /* what goes into the module; default: what comes out */
 } sae_lm_site;
 
-/* Errors: SAE_ERR_NOT_FOUND (no such submodule; the message lists those there are), SAE_ERR_INVALID
-   (the input of gpt_neox.embed_in). */
-SAE_API sae_result sae_lm_site_find(const sae_lm *model, const char *submodule, bool input,
+/* A place by its name, N a layer:
+     as transformers names modules, with or without what is in front of the layers:
+       gpt_neox.layers.N.mlp, transformer.h.N.attn.c_proj, model.layers.N.self_attn.o_proj,
+       layers.N, model.language_model.layers.N (Gemma 3 of 4B and up), ...
+     as TransformerLens names hooks, which are outputs; what each is in a family, shared with it:
+       hook_embed, blocks.N.hook_resid_pre, hook_resid_mid, hook_resid_post, hook_attn_out,
+       hook_mlp_out (of Gemma 2, 3 behind the post norms: what is added to the stream),
+       attn.hook_q, hook_k, hook_v, hook_z, ln1.hook_normalized, ln2.hook_normalized, mlp.hook_in,
+       mlp.hook_pre, mlp.hook_pre_linear, mlp.hook_post, ln_final.hook_normalized
+   Errors: SAE_ERR_NOT_FOUND (no such place; the message lists those there are), SAE_ERR_INVALID
+   (the input of a module that has none here, or of a hook's name). */
+SAE_API sae_result sae_lm_site_find(const sae_lm *model, const char *name, bool input,
                                     sae_lm_site *out);
 SAE_API size_t sae_lm_site_dim(const sae_lm *model, sae_lm_site site); /* floats a row */
+/* Whether rows there are the residual stream or are added to it as they are: then a decoder's row
+   times the norm's weight and the unembedding says which tokens it speaks for. */
+SAE_API bool sae_lm_site_is_residual(const sae_lm *model, sae_lm_site site);
 
 /* ==== >>lm: api: forward pass ========================================= src/lm/api_model.h ==== */
 
 /* Sees the rows of the whole batch at a site, x [contexts * ctx, dim of the site], in the middle of
-   the pass, and may change them in place: the model goes on with what they are then. A layer's
-   input or output changed is the residual stream changed; a submodule's input changed is seen by
-   that submodule alone. Called once a pass from the calling thread (so sae_forward and the like may
-   use all threads). An error ends the pass and is returned. */
+   the pass, and may change them in place: the model goes on with what they are then. The residual
+   stream changed (a layer's input or output, RESID_MID, EMBED) is changed for all that follows; a
+   module's input changed is seen by that module alone. Called once a pass from the calling thread
+   (so sae_forward and the like may use all threads). An error ends the pass and is returned. */
 typedef struct sae_lm_hook {
     sae_lm_site site;
     sae_result (*call)(void *user, float *x, size_t rows, size_t dim);
@@ -138,10 +169,12 @@ typedef struct sae_lm_forward_desc {
                                the end of a context */
     size_t contexts, ctx;   /* required */
     struct sae_lm_cache *cache; /* NULL: none. Else contexts is 1: the tokens come behind those in
-                               the cache, see them, and are added to it */
+                               the cache, see them, and are added to it once all layers have run;
+                               padding is refused */
     const sae_lm_hook *hooks; /* several at one site are called in this order */
     size_t num_hooks;
-    /* What is wanted at the end. With nothing of it the pass stops behind the last hook. */
+    /* What is wanted at the end. With nothing of it, and no cache, the pass stops behind the last
+       hook. */
     double *loss;           /* [contexts] sum over the context's predictions of -ln p(next token) */
     size_t *predictions;    /* [contexts] how many: ctx - 1, less with padding; may be NULL */
     /* Logits in blocks, ascending: logits [count,vocab_size] of rows first .. first + count of the
@@ -153,18 +186,20 @@ typedef struct sae_lm_forward_desc {
     size_t num_rows;
 } sae_lm_forward_desc;
 
-/* Runs the batch. Memory grows to the largest batch seen: about contexts * ctx * (10 d + mlp_dim)
-   floats (short contexts more), and 256 vocab_size where losses or logits are wanted. One call at a
-   time. The bits do not depend on threads, on instruction sets, or on which
-   contexts stand together. Errors: SAE_ERR_INVALID (a token outside the vocabulary, sizes),
+/* Runs the batch. Memory grows to the largest batch seen: about contexts * ctx floats, times 3 d
+   and the larger of mlp_dim (twice it with a gate) and (2 heads + 2 kv_heads) head_dim, and 256
+   vocab_size where losses or logits are wanted. One call at a time. The bits do not depend on
+   threads, on instruction sets, on which contexts stand together, or on what came from a cache.
+   Errors: SAE_ERR_INVALID (a token outside the vocabulary, sizes, positions beyond learned ones),
    SAE_ERR_OUT_OF_MEMORY, a hook's own. */
 SAE_API sae_result sae_lm_forward(sae_lm *model, const sae_lm_forward_desc *desc);
 
-/* out [n,d] = final_layer_norm(x); in place is fine. */
+/* out [n,d] = the final norm of x; in place is fine. */
 SAE_API void sae_lm_final_norm(const sae_lm *model, const float *x, size_t n, float *out);
-/* logits [n,vocab_size] = embed_out x, without the norm: of a decoder's rows, say. */
+/* logits [n,vocab_size] = unembedding x, without the norm and without Gemma 2's cap: of a decoder's
+   rows, say. */
 SAE_API sae_result sae_lm_unembed(const sae_lm *model, const float *x, size_t n, float *logits);
-SAE_API const float *sae_lm_final_norm_weight(const sae_lm *model); /* [d] */
+SAE_API const float *sae_lm_final_norm_weight(const sae_lm *model); /* [d]; of Gemma 1 + weight */
 /* -ln softmax(logits)[token] and, if given, all log-probabilities [size]. */
 SAE_API double sae_lm_loss(const float *logits, size_t size, size_t token,
                            float *log_probabilities);
@@ -232,8 +267,8 @@ SAE_API void sae_contexts_free(sae_contexts *contexts);
 /* The keys and values of one context, so that a pass over what follows need not run it again. Owned
    by the caller, for one model, which must outlive it. */
 typedef struct sae_lm_cache sae_lm_cache;
-/* Room for `capacity` tokens: 2 layers capacity kv_heads head_dim floats. Errors: SAE_ERR_INVALID,
-   SAE_ERR_OUT_OF_MEMORY. */
+/* Room for `capacity` tokens: 2 layers capacity kv_heads head_dim floats (capacity, and for values
+   head_dim, rounded up to 32). Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_lm_cache_create(sae_lm *lm, size_t capacity, sae_lm_cache **out);
 SAE_API void sae_lm_cache_destroy(sae_lm_cache *cache); /* NULL is fine */
 SAE_API size_t sae_lm_cache_count(const sae_lm_cache *cache); /* tokens in it */
@@ -267,8 +302,9 @@ SAE_API sae_result sae_lm_generate(sae_lm *lm, const sae_lm_generate_desc *desc,
 
 /* ==== >>lm: api: source ============================================== src/lm/api_source.h ==== */
 
-/* Activations as a source of sae.h: contexts go through the model, batch by batch, and come out as
-   rows; padding is always left out. Give tokens in memory, or a callback. */
+/* Activations as sources of sae.h: contexts go through the model, batch by batch, and come out as
+   rows at one site or, of the same pass, at several; padding is always left out. Give tokens in
+   memory, or a callback. */
 typedef struct sae_lm_source_desc {
     sae_lm *model;      /* required; the source is its only user meanwhile */
     const int32_t *tokens;  /* [contexts,ctx], must outlive the source */
@@ -279,8 +315,10 @@ typedef struct sae_lm_source_desc {
     int64_t (*read)(void *user, int32_t *tokens, size_t max);
     sae_result (*rewind)(void *user);
     void *user;
-    sae_lm_site site;         /* x */
-    const sae_lm_site *target; /* transcoders: what the dictionary must give; NULL: none */
+    const sae_lm_site *sites;   /* required [num_sites] */
+    size_t num_sites;           /* required */
+    const sae_lm_site *targets; /* [num_sites] transcoders: what the dictionary at each must give;
+                                   NULL: none */
     bool remove_bos;        /* leave out rows of bos_token */
     int64_t bos_token;
     size_t batch;           /* contexts that run together; default: about 2048 tokens */
@@ -292,11 +330,27 @@ typedef struct sae_lm_source sae_lm_source;
 SAE_API sae_result sae_lm_source_create(sae_context *ctx, const sae_lm_source_desc *desc,
                                         sae_lm_source **out);
 SAE_API void sae_lm_source_destroy(sae_lm_source *source);
-/* For sae_buffer_desc.source; valid while source lives. */
-SAE_API sae_source_desc sae_lm_source_rows(sae_lm_source *source);
-/* The token of row i of those that the last read gave: its place among all tokens read since the
-   last rewind (context * ctx + position). */
-SAE_API uint64_t sae_lm_source_place(const sae_lm_source *source, size_t row);
+
+/* The rows of site i, for sae_buffer_desc.source; valid while source lives. Every site's stream is
+   read and rewound by itself, and all give the rows of the same tokens in the same order: what one
+   stream has made the model run is kept for the others that were asked for here, until they have
+   read it. So trainings of several sites that go forward in turn (sae_training_step) cost one
+   reading of the text, and memory for as many rows as one is ahead of another: about what a buffer
+   holds. A stream that is rewound begins the next pass over the text, where the others follow;
+   with `read` that fails, SAE_ERR_UNSUPPORTED, while one of them has not read this pass to its
+   end. */
+SAE_API sae_source_desc sae_lm_source_rows(sae_lm_source *source, size_t site);
+/* The token of row i of those that the last read of that site gave: its place among all tokens read
+   since the last rewind (context * ctx + position). */
+SAE_API uint64_t sae_lm_source_place(const sae_lm_source *source, size_t site, size_t row);
+
+/* In place of the streams, all sites at once: the rows of the next batch of contexts, x[i] [*n, dim
+   of site i], targets[i] likewise (may be NULL) and the rows' places [*n] (may be NULL), owned by
+   the source until the next call. *n = 0: the end. */
+SAE_API sae_result sae_lm_source_next(sae_lm_source *source, const float **x,
+                                      const float **targets, const uint64_t **places, size_t *n);
+/* From the first context again, all streams. Errors: SAE_ERR_UNSUPPORTED (read without rewind). */
+SAE_API sae_result sae_lm_source_rewind(sae_lm_source *source);
 
 #endif
 
@@ -405,36 +459,37 @@ static const struct {
 };
 enum { LMI_NUM_ACTS = sizeof lmi_acts / sizeof lmi_acts[0] };
 
-/* One head of one context: rows q, k, v [ctx] of head_dim, each stride floats behind the one
-   before; out likewise. */
-typedef struct lmi_head {
-    const float *q, *k, *v;
-    size_t stride, ctx, head_dim;
-    float scale;
-    float *scratch; /* lmi_head_scratch floats, on 64 bytes */
-    float *out;
-    size_t out_stride;
-} lmi_head;
+/* Up to 8 queries q [rows,head_dim] against the keys [blocks][head_dim][32] and values
+   [keys][lmi_round(head_dim)] of one head: query r sees keys first[r] to end[r] - 1, at least one.
+   With a cap scores are cap tanh(score / cap). */
+typedef struct lmi_tile {
+    const float *q, *keys, *values;
+    size_t head_dim, rows, first[LMI_ROWS], end[LMI_ROWS];
+    float scale, cap;
+    float *p;             /* [8] of lmi_round(keys seen + 31) */
+    float *mixed;         /* [8,lmi_round(head_dim)] */
+    float *out[LMI_ROWS]; /* [head_dim] each */
+} lmi_tile;
 
 typedef struct lmi_kernels {
     /* out = (x - mean) / sqrt(variance + eps) weight + bias over n; out may be x */
     void (*norm)(size_t n, const float *x, const float *weight, const float *bias, double eps,
                  float *out);
+    /* out = x / sqrt(mean x^2 + eps) weight over n; out may be x */
+    void (*rms_norm)(size_t n, const float *x, const float *weight, double eps, float *out);
     void (*activate)(lmi_act act, size_t n, float *x);
+    void (*gate)(lmi_act act, size_t n, float *x, const float *up); /* x = act(x) up */
     void (*add)(size_t n, const float *a, const float *x, float *out); /* out = a + x */
-    void (*attend)(const lmi_head *h);
+    void (*cap)(size_t n, float cap, float *x); /* x = cap tanh(x / cap) */
+    /* turns pairs (i, i + pairs) of x by angles */
+    void (*turn)(size_t pairs, const float *cosine, const float *sine, float *x);
+    void (*attend)(const lmi_tile *t);
     /* largest = max x; returns sum exp(x - largest) */
     double (*sum_exp)(size_t n, const float *x, float *largest);
 } lmi_kernels;
 
 static size_t lmi_round(size_t n) {
     return (n + LMI_COLUMNS - 1) / LMI_COLUMNS * LMI_COLUMNS;
-}
-
-/* k turned [head_dim][ctx'], v [ctx][head_dim'], 8 rows of weights [ctx'], 8 of out [head_dim']. */
-static size_t lmi_head_scratch(size_t ctx, size_t head_dim) {
-    size_t wide = lmi_round(ctx), deep = lmi_round(head_dim);
-    return head_dim * wide + ctx * deep + LMI_ROWS * (wide + deep);
 }
 
 /* min and max give b where a or b is NaN or both are zeros, as the instructions do. power: of
@@ -462,6 +517,7 @@ static size_t lmi_head_scratch(size_t ctx, size_t head_dim) {
 #define lmi_vexp LMI_FN(lmi_vexp)
 #define lmi_verf LMI_FN(lmi_verf)
 #define lmi_vact LMI_FN(lmi_vact)
+#define lmi_vcap LMI_FN(lmi_vcap)
 #define lmi_vpart LMI_FN(lmi_vpart)
 #define lmi_block LMI_FN(lmi_block)
 #define lmi_softmax LMI_FN(lmi_softmax)
@@ -598,6 +654,54 @@ static void LMI_FN(lmi_activate)(lmi_act act, size_t n, float *x) {
     }
 }
 
+static void LMI_FN(lmi_gate)(lmi_act act, size_t n, float *x, const float *up) {
+    size_t i = 0;
+    if (act == LMI_SILU)
+        for (; i + 16 <= n; i += 16)
+            lmi_vstore(x + i, lmi_vmul(lmi_vact(LMI_SILU, lmi_vload(x + i)), lmi_vload(up + i)));
+    for (; i + 16 <= n; i += 16)
+        lmi_vstore(x + i, lmi_vmul(lmi_vact(act, lmi_vload(x + i)), lmi_vload(up + i)));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vmul(lmi_vact(act, lmi_vpart(x + i, n - i, 0)),
+                               lmi_vpart(up + i, n - i, 0)));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+/* cap tanh(x / cap) = cap (1 - 2 / (exp(2 x / cap) + 1)) */
+static inline lmi_v lmi_vcap(lmi_v x, lmi_v cap) {
+    lmi_v e = lmi_vexp(lmi_vmul(lmi_vdiv(x, cap), lmi_vset(2)));
+    e = lmi_vdiv(lmi_vset(2), lmi_vadd(e, lmi_vset(1)));
+    return lmi_vmul(cap, lmi_vsub(lmi_vset(1), e));
+}
+
+static void LMI_FN(lmi_cap)(size_t n, float cap, float *x) {
+    lmi_v c = lmi_vset(cap);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) lmi_vstore(x + i, lmi_vcap(lmi_vload(x + i), c));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vcap(lmi_vpart(x + i, n - i, 0), c));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+static void LMI_FN(lmi_turn)(size_t pairs, const float *cosine, const float *sine, float *x) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        lmi_v a = lmi_vload(x + i), b = lmi_vload(x + pairs + i);
+        lmi_v c = lmi_vload(cosine + i), s = lmi_vload(sine + i);
+        lmi_vstore(x + i, lmi_vsub(lmi_vmul(a, c), lmi_vmul(b, s)));
+        lmi_vstore(x + pairs + i, lmi_vadd(lmi_vmul(b, c), lmi_vmul(a, s)));
+    }
+    for (; i < pairs; i++) {
+        float a = x[i], b = x[i + pairs], c = cosine[i], s = sine[i];
+        x[i] = a * c - b * s;
+        x[i + pairs] = b * c + a * s;
+    }
+}
+
 static void LMI_FN(lmi_add)(size_t n, const float *a, const float *x, float *out) {
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -629,6 +733,24 @@ static void LMI_FN(lmi_norm)(size_t n, const float *x, const float *weight, cons
         lmi_vstore(out + i, lmi_vfma(d, lmi_vload(weight + i), lmi_vload(bias + i)));
     }
     for (; i < n; i++) out[i] = fmaf((x[i] - m) * f, weight[i], bias[i]);
+}
+
+static void LMI_FN(lmi_rms_norm)(size_t n, const float *x, const float *weight, double eps,
+                                 float *out) {
+    lmi_v square = lmi_vset(0), factor;
+    size_t whole = n / 16 * 16, i;
+    float f;
+    for (i = 0; i < whole; i += 16)
+        square = lmi_vfma(lmi_vload(x + i), lmi_vload(x + i), square);
+    if (i < n) {
+        lmi_v d = lmi_vpart(x + i, n - i, 0);
+        square = lmi_vfma(d, d, square);
+    }
+    f = (float)(1 / sqrt(lmi_vsum(square) / (double)n + eps));
+    factor = lmi_vset(f);
+    for (i = 0; i < whole; i += 16)
+        lmi_vstore(out + i, lmi_vmul(lmi_vmul(lmi_vload(x + i), factor), lmi_vload(weight + i)));
+    for (; i < n; i++) out[i] = x[i] * f * weight[i];
 }
 
 /* Sums of 1024 floats in 16 lanes, these in double. */
@@ -682,13 +804,14 @@ static void lmi_block(const float *const a[LMI_ROWS], size_t n, const float *b, 
 
 /* ---- src/lm/attention.inl ---- */
 
-/* p[j] = exp(scale (p[j] - max)) over the first n, zeros up to wide (a multiple of 16); returns
-   their sum. */
-static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
+/* p[j] = exp(scale (p[j] - max)) over first <= j < n, zeros elsewhere up to wide (a multiple of
+   16); returns their sum, in lanes j mod 16, so that zeros in front or behind change no bit. */
+static float lmi_softmax(float *p, size_t first, size_t n, size_t wide, float scale) {
     lmi_v most, sum = lmi_vset(0), s = lmi_vset(scale);
     float f[16], m;
     size_t j;
-    for (j = n; j < wide; j++) p[j] = p[0];
+    for (j = 0; j < first; j++) p[j] = p[first];
+    for (j = n; j < wide; j++) p[j] = p[first];
     most = lmi_vload(p);
     for (j = 16; j < wide; j += 16) most = lmi_vmax(lmi_vload(p + j), most);
     lmi_vstore(f, most);
@@ -696,51 +819,50 @@ static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
     for (j = 1; j < 16; j++)
         if (f[j] > m) m = f[j];
     most = lmi_vset(m);
-    for (j = 0; j + 16 <= n; j += 16) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        sum = lmi_vadd(sum, e);
+    for (j = 0; j < wide; j += 16) {
+        lmi_v e = lmi_vset(0);
+        if (j + 16 > first && j < n) {
+            e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
+            if (j < first || j + 16 > n) {
+                lmi_vstore(f, e);
+                for (size_t i = 0; i < 16; i++)
+                    if (j + i < first || j + i >= n) f[i] = 0;
+                e = lmi_vload(f);
+            }
+            sum = lmi_vadd(sum, e);
+        }
         lmi_vstore(p + j, e);
     }
-    if (j < n) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        lmi_vstore(f, e);
-        e = lmi_vpart(f, n - j, 0);
-        sum = lmi_vadd(sum, e);
-        lmi_vstore(p + j, e);
-        j += 16;
-    }
-    for (; j < wide; j++) p[j] = 0;
     return (float)lmi_vsum(sum);
 }
 
-/* Causal attention, 8 queries at a time; keys behind the last of them are not looked at. */
-static void LMI_FN(lmi_attend)(const lmi_head *h) {
-    size_t wide = lmi_round(h->ctx), deep = lmi_round(h->head_dim), d = h->head_dim;
-    float *keys = h->scratch, *values = keys + d * wide, *p = values + h->ctx * deep;
-    float *mixed = p + LMI_ROWS * wide;
-    for (size_t t = 0; t < wide; t++)
-        for (size_t c = 0; c < d; c++)
-            keys[c * wide + t] = t < h->ctx ? h->k[t * h->stride + c] : 0;
-    for (size_t t = 0; t < h->ctx; t++)
-        for (size_t c = 0; c < deep; c++)
-            values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
-    for (size_t i = 0; i < h->ctx; i += LMI_ROWS) {
-        size_t rows = lmi_min(h->ctx - i, LMI_ROWS), seen = i + rows;
-        const float *at[LMI_ROWS];
-        float sum[LMI_ROWS];
-        for (size_t r = 0; r < LMI_ROWS; r++)
-            at[r] = h->q + (i + (r < rows ? r : rows - 1)) * h->stride;
-        for (size_t j = 0; j < seen; j += LMI_COLUMNS)
-            lmi_block(at, d, keys + j, wide, p + j, wide);
-        for (size_t r = 0; r < rows; r++)
-            sum[r] = lmi_softmax(p + r * wide, i + r + 1, lmi_round(seen), h->scale);
-        for (size_t r = 0; r < LMI_ROWS; r++) at[r] = p + (r < rows ? r : rows - 1) * wide;
-        for (size_t c = 0; c < d; c += LMI_COLUMNS)
-            lmi_block(at, seen, values + c, deep, mixed + c, deep);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t c = 0; c < d; c++)
-                h->out[(i + r) * h->out_stride + c] = mixed[r * deep + c] / sum[r];
+static void LMI_FN(lmi_attend)(const lmi_tile *t) {
+    size_t d = t->head_dim, deep = lmi_round(d), low = t->first[0], high = 0, wide, c, j, r;
+    const float *at[LMI_ROWS];
+    float sum[LMI_ROWS], scale = t->scale;
+    for (r = 0; r < LMI_ROWS; r++) {
+        size_t row = r < t->rows ? r : t->rows - 1;
+        at[r] = t->q + row * d;
+        low = lmi_min(low, t->first[row]);
+        high = lmi_max(high, t->end[row]);
     }
+    low = low / LMI_COLUMNS * LMI_COLUMNS;
+    wide = lmi_round(high - low);
+    for (j = low; j < high; j += LMI_COLUMNS)
+        lmi_block(at, d, t->keys + j * d, LMI_COLUMNS, t->p + (j - low), wide);
+    if (t->cap > 0) {
+        lmi_v s = lmi_vset(scale), cap = lmi_vset(t->cap);
+        for (j = 0; j < t->rows * wide; j += 16)
+            lmi_vstore(t->p + j, lmi_vcap(lmi_vmul(lmi_vload(t->p + j), s), cap));
+        scale = 1;
+    }
+    for (r = 0; r < t->rows; r++)
+        sum[r] = lmi_softmax(t->p + r * wide, t->first[r] - low, t->end[r] - low, wide, scale);
+    for (r = 0; r < LMI_ROWS; r++) at[r] = t->p + (r < t->rows ? r : t->rows - 1) * wide;
+    for (c = 0; c < d; c += LMI_COLUMNS)
+        lmi_block(at, high - low, t->values + low * deep + c, deep, t->mixed + c, deep);
+    for (r = 0; r < t->rows; r++)
+        for (c = 0; c < d; c++) t->out[r][c] = t->mixed[r * deep + c] / sum[r];
 }
 
 /* ---- src/lm/end.inl ---- */
@@ -762,6 +884,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #undef lmi_vexp
 #undef lmi_verf
 #undef lmi_vact
+#undef lmi_vcap
 #undef lmi_vpart
 #undef lmi_block
 #undef lmi_softmax
@@ -795,6 +918,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #define lmi_vexp LMI_FN(lmi_vexp)
 #define lmi_verf LMI_FN(lmi_verf)
 #define lmi_vact LMI_FN(lmi_vact)
+#define lmi_vcap LMI_FN(lmi_vcap)
 #define lmi_vpart LMI_FN(lmi_vpart)
 #define lmi_block LMI_FN(lmi_block)
 #define lmi_softmax LMI_FN(lmi_softmax)
@@ -942,6 +1066,54 @@ static void LMI_FN(lmi_activate)(lmi_act act, size_t n, float *x) {
     }
 }
 
+static void LMI_FN(lmi_gate)(lmi_act act, size_t n, float *x, const float *up) {
+    size_t i = 0;
+    if (act == LMI_SILU)
+        for (; i + 16 <= n; i += 16)
+            lmi_vstore(x + i, lmi_vmul(lmi_vact(LMI_SILU, lmi_vload(x + i)), lmi_vload(up + i)));
+    for (; i + 16 <= n; i += 16)
+        lmi_vstore(x + i, lmi_vmul(lmi_vact(act, lmi_vload(x + i)), lmi_vload(up + i)));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vmul(lmi_vact(act, lmi_vpart(x + i, n - i, 0)),
+                               lmi_vpart(up + i, n - i, 0)));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+/* cap tanh(x / cap) = cap (1 - 2 / (exp(2 x / cap) + 1)) */
+static inline lmi_v lmi_vcap(lmi_v x, lmi_v cap) {
+    lmi_v e = lmi_vexp(lmi_vmul(lmi_vdiv(x, cap), lmi_vset(2)));
+    e = lmi_vdiv(lmi_vset(2), lmi_vadd(e, lmi_vset(1)));
+    return lmi_vmul(cap, lmi_vsub(lmi_vset(1), e));
+}
+
+static void LMI_FN(lmi_cap)(size_t n, float cap, float *x) {
+    lmi_v c = lmi_vset(cap);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) lmi_vstore(x + i, lmi_vcap(lmi_vload(x + i), c));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vcap(lmi_vpart(x + i, n - i, 0), c));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+static void LMI_FN(lmi_turn)(size_t pairs, const float *cosine, const float *sine, float *x) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        lmi_v a = lmi_vload(x + i), b = lmi_vload(x + pairs + i);
+        lmi_v c = lmi_vload(cosine + i), s = lmi_vload(sine + i);
+        lmi_vstore(x + i, lmi_vsub(lmi_vmul(a, c), lmi_vmul(b, s)));
+        lmi_vstore(x + pairs + i, lmi_vadd(lmi_vmul(b, c), lmi_vmul(a, s)));
+    }
+    for (; i < pairs; i++) {
+        float a = x[i], b = x[i + pairs], c = cosine[i], s = sine[i];
+        x[i] = a * c - b * s;
+        x[i + pairs] = b * c + a * s;
+    }
+}
+
 static void LMI_FN(lmi_add)(size_t n, const float *a, const float *x, float *out) {
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -973,6 +1145,24 @@ static void LMI_FN(lmi_norm)(size_t n, const float *x, const float *weight, cons
         lmi_vstore(out + i, lmi_vfma(d, lmi_vload(weight + i), lmi_vload(bias + i)));
     }
     for (; i < n; i++) out[i] = fmaf((x[i] - m) * f, weight[i], bias[i]);
+}
+
+static void LMI_FN(lmi_rms_norm)(size_t n, const float *x, const float *weight, double eps,
+                                 float *out) {
+    lmi_v square = lmi_vset(0), factor;
+    size_t whole = n / 16 * 16, i;
+    float f;
+    for (i = 0; i < whole; i += 16)
+        square = lmi_vfma(lmi_vload(x + i), lmi_vload(x + i), square);
+    if (i < n) {
+        lmi_v d = lmi_vpart(x + i, n - i, 0);
+        square = lmi_vfma(d, d, square);
+    }
+    f = (float)(1 / sqrt(lmi_vsum(square) / (double)n + eps));
+    factor = lmi_vset(f);
+    for (i = 0; i < whole; i += 16)
+        lmi_vstore(out + i, lmi_vmul(lmi_vmul(lmi_vload(x + i), factor), lmi_vload(weight + i)));
+    for (; i < n; i++) out[i] = x[i] * f * weight[i];
 }
 
 /* Sums of 1024 floats in 16 lanes, these in double. */
@@ -1026,13 +1216,14 @@ static void lmi_block(const float *const a[LMI_ROWS], size_t n, const float *b, 
 
 /* ---- src/lm/attention.inl ---- */
 
-/* p[j] = exp(scale (p[j] - max)) over the first n, zeros up to wide (a multiple of 16); returns
-   their sum. */
-static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
+/* p[j] = exp(scale (p[j] - max)) over first <= j < n, zeros elsewhere up to wide (a multiple of
+   16); returns their sum, in lanes j mod 16, so that zeros in front or behind change no bit. */
+static float lmi_softmax(float *p, size_t first, size_t n, size_t wide, float scale) {
     lmi_v most, sum = lmi_vset(0), s = lmi_vset(scale);
     float f[16], m;
     size_t j;
-    for (j = n; j < wide; j++) p[j] = p[0];
+    for (j = 0; j < first; j++) p[j] = p[first];
+    for (j = n; j < wide; j++) p[j] = p[first];
     most = lmi_vload(p);
     for (j = 16; j < wide; j += 16) most = lmi_vmax(lmi_vload(p + j), most);
     lmi_vstore(f, most);
@@ -1040,51 +1231,50 @@ static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
     for (j = 1; j < 16; j++)
         if (f[j] > m) m = f[j];
     most = lmi_vset(m);
-    for (j = 0; j + 16 <= n; j += 16) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        sum = lmi_vadd(sum, e);
+    for (j = 0; j < wide; j += 16) {
+        lmi_v e = lmi_vset(0);
+        if (j + 16 > first && j < n) {
+            e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
+            if (j < first || j + 16 > n) {
+                lmi_vstore(f, e);
+                for (size_t i = 0; i < 16; i++)
+                    if (j + i < first || j + i >= n) f[i] = 0;
+                e = lmi_vload(f);
+            }
+            sum = lmi_vadd(sum, e);
+        }
         lmi_vstore(p + j, e);
     }
-    if (j < n) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        lmi_vstore(f, e);
-        e = lmi_vpart(f, n - j, 0);
-        sum = lmi_vadd(sum, e);
-        lmi_vstore(p + j, e);
-        j += 16;
-    }
-    for (; j < wide; j++) p[j] = 0;
     return (float)lmi_vsum(sum);
 }
 
-/* Causal attention, 8 queries at a time; keys behind the last of them are not looked at. */
-static void LMI_FN(lmi_attend)(const lmi_head *h) {
-    size_t wide = lmi_round(h->ctx), deep = lmi_round(h->head_dim), d = h->head_dim;
-    float *keys = h->scratch, *values = keys + d * wide, *p = values + h->ctx * deep;
-    float *mixed = p + LMI_ROWS * wide;
-    for (size_t t = 0; t < wide; t++)
-        for (size_t c = 0; c < d; c++)
-            keys[c * wide + t] = t < h->ctx ? h->k[t * h->stride + c] : 0;
-    for (size_t t = 0; t < h->ctx; t++)
-        for (size_t c = 0; c < deep; c++)
-            values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
-    for (size_t i = 0; i < h->ctx; i += LMI_ROWS) {
-        size_t rows = lmi_min(h->ctx - i, LMI_ROWS), seen = i + rows;
-        const float *at[LMI_ROWS];
-        float sum[LMI_ROWS];
-        for (size_t r = 0; r < LMI_ROWS; r++)
-            at[r] = h->q + (i + (r < rows ? r : rows - 1)) * h->stride;
-        for (size_t j = 0; j < seen; j += LMI_COLUMNS)
-            lmi_block(at, d, keys + j, wide, p + j, wide);
-        for (size_t r = 0; r < rows; r++)
-            sum[r] = lmi_softmax(p + r * wide, i + r + 1, lmi_round(seen), h->scale);
-        for (size_t r = 0; r < LMI_ROWS; r++) at[r] = p + (r < rows ? r : rows - 1) * wide;
-        for (size_t c = 0; c < d; c += LMI_COLUMNS)
-            lmi_block(at, seen, values + c, deep, mixed + c, deep);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t c = 0; c < d; c++)
-                h->out[(i + r) * h->out_stride + c] = mixed[r * deep + c] / sum[r];
+static void LMI_FN(lmi_attend)(const lmi_tile *t) {
+    size_t d = t->head_dim, deep = lmi_round(d), low = t->first[0], high = 0, wide, c, j, r;
+    const float *at[LMI_ROWS];
+    float sum[LMI_ROWS], scale = t->scale;
+    for (r = 0; r < LMI_ROWS; r++) {
+        size_t row = r < t->rows ? r : t->rows - 1;
+        at[r] = t->q + row * d;
+        low = lmi_min(low, t->first[row]);
+        high = lmi_max(high, t->end[row]);
     }
+    low = low / LMI_COLUMNS * LMI_COLUMNS;
+    wide = lmi_round(high - low);
+    for (j = low; j < high; j += LMI_COLUMNS)
+        lmi_block(at, d, t->keys + j * d, LMI_COLUMNS, t->p + (j - low), wide);
+    if (t->cap > 0) {
+        lmi_v s = lmi_vset(scale), cap = lmi_vset(t->cap);
+        for (j = 0; j < t->rows * wide; j += 16)
+            lmi_vstore(t->p + j, lmi_vcap(lmi_vmul(lmi_vload(t->p + j), s), cap));
+        scale = 1;
+    }
+    for (r = 0; r < t->rows; r++)
+        sum[r] = lmi_softmax(t->p + r * wide, t->first[r] - low, t->end[r] - low, wide, scale);
+    for (r = 0; r < LMI_ROWS; r++) at[r] = t->p + (r < t->rows ? r : t->rows - 1) * wide;
+    for (c = 0; c < d; c += LMI_COLUMNS)
+        lmi_block(at, high - low, t->values + low * deep + c, deep, t->mixed + c, deep);
+    for (r = 0; r < t->rows; r++)
+        for (c = 0; c < d; c++) t->out[r][c] = t->mixed[r * deep + c] / sum[r];
 }
 
 /* ---- src/lm/end.inl ---- */
@@ -1106,6 +1296,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #undef lmi_vexp
 #undef lmi_verf
 #undef lmi_vact
+#undef lmi_vcap
 #undef lmi_vpart
 #undef lmi_block
 #undef lmi_softmax
@@ -1146,6 +1337,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #define lmi_vexp LMI_FN(lmi_vexp)
 #define lmi_verf LMI_FN(lmi_verf)
 #define lmi_vact LMI_FN(lmi_vact)
+#define lmi_vcap LMI_FN(lmi_vcap)
 #define lmi_vpart LMI_FN(lmi_vpart)
 #define lmi_block LMI_FN(lmi_block)
 #define lmi_softmax LMI_FN(lmi_softmax)
@@ -1271,6 +1463,54 @@ static void LMI_FN(lmi_activate)(lmi_act act, size_t n, float *x) {
     }
 }
 
+static void LMI_FN(lmi_gate)(lmi_act act, size_t n, float *x, const float *up) {
+    size_t i = 0;
+    if (act == LMI_SILU)
+        for (; i + 16 <= n; i += 16)
+            lmi_vstore(x + i, lmi_vmul(lmi_vact(LMI_SILU, lmi_vload(x + i)), lmi_vload(up + i)));
+    for (; i + 16 <= n; i += 16)
+        lmi_vstore(x + i, lmi_vmul(lmi_vact(act, lmi_vload(x + i)), lmi_vload(up + i)));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vmul(lmi_vact(act, lmi_vpart(x + i, n - i, 0)),
+                               lmi_vpart(up + i, n - i, 0)));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+/* cap tanh(x / cap) = cap (1 - 2 / (exp(2 x / cap) + 1)) */
+static inline lmi_v lmi_vcap(lmi_v x, lmi_v cap) {
+    lmi_v e = lmi_vexp(lmi_vmul(lmi_vdiv(x, cap), lmi_vset(2)));
+    e = lmi_vdiv(lmi_vset(2), lmi_vadd(e, lmi_vset(1)));
+    return lmi_vmul(cap, lmi_vsub(lmi_vset(1), e));
+}
+
+static void LMI_FN(lmi_cap)(size_t n, float cap, float *x) {
+    lmi_v c = lmi_vset(cap);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) lmi_vstore(x + i, lmi_vcap(lmi_vload(x + i), c));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vcap(lmi_vpart(x + i, n - i, 0), c));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+static void LMI_FN(lmi_turn)(size_t pairs, const float *cosine, const float *sine, float *x) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        lmi_v a = lmi_vload(x + i), b = lmi_vload(x + pairs + i);
+        lmi_v c = lmi_vload(cosine + i), s = lmi_vload(sine + i);
+        lmi_vstore(x + i, lmi_vsub(lmi_vmul(a, c), lmi_vmul(b, s)));
+        lmi_vstore(x + pairs + i, lmi_vadd(lmi_vmul(b, c), lmi_vmul(a, s)));
+    }
+    for (; i < pairs; i++) {
+        float a = x[i], b = x[i + pairs], c = cosine[i], s = sine[i];
+        x[i] = a * c - b * s;
+        x[i + pairs] = b * c + a * s;
+    }
+}
+
 static void LMI_FN(lmi_add)(size_t n, const float *a, const float *x, float *out) {
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -1302,6 +1542,24 @@ static void LMI_FN(lmi_norm)(size_t n, const float *x, const float *weight, cons
         lmi_vstore(out + i, lmi_vfma(d, lmi_vload(weight + i), lmi_vload(bias + i)));
     }
     for (; i < n; i++) out[i] = fmaf((x[i] - m) * f, weight[i], bias[i]);
+}
+
+static void LMI_FN(lmi_rms_norm)(size_t n, const float *x, const float *weight, double eps,
+                                 float *out) {
+    lmi_v square = lmi_vset(0), factor;
+    size_t whole = n / 16 * 16, i;
+    float f;
+    for (i = 0; i < whole; i += 16)
+        square = lmi_vfma(lmi_vload(x + i), lmi_vload(x + i), square);
+    if (i < n) {
+        lmi_v d = lmi_vpart(x + i, n - i, 0);
+        square = lmi_vfma(d, d, square);
+    }
+    f = (float)(1 / sqrt(lmi_vsum(square) / (double)n + eps));
+    factor = lmi_vset(f);
+    for (i = 0; i < whole; i += 16)
+        lmi_vstore(out + i, lmi_vmul(lmi_vmul(lmi_vload(x + i), factor), lmi_vload(weight + i)));
+    for (; i < n; i++) out[i] = x[i] * f * weight[i];
 }
 
 /* Sums of 1024 floats in 16 lanes, these in double. */
@@ -1361,13 +1619,14 @@ static void lmi_block(const float *const a[LMI_ROWS], size_t n, const float *b, 
 
 /* ---- src/lm/attention.inl ---- */
 
-/* p[j] = exp(scale (p[j] - max)) over the first n, zeros up to wide (a multiple of 16); returns
-   their sum. */
-static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
+/* p[j] = exp(scale (p[j] - max)) over first <= j < n, zeros elsewhere up to wide (a multiple of
+   16); returns their sum, in lanes j mod 16, so that zeros in front or behind change no bit. */
+static float lmi_softmax(float *p, size_t first, size_t n, size_t wide, float scale) {
     lmi_v most, sum = lmi_vset(0), s = lmi_vset(scale);
     float f[16], m;
     size_t j;
-    for (j = n; j < wide; j++) p[j] = p[0];
+    for (j = 0; j < first; j++) p[j] = p[first];
+    for (j = n; j < wide; j++) p[j] = p[first];
     most = lmi_vload(p);
     for (j = 16; j < wide; j += 16) most = lmi_vmax(lmi_vload(p + j), most);
     lmi_vstore(f, most);
@@ -1375,51 +1634,50 @@ static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
     for (j = 1; j < 16; j++)
         if (f[j] > m) m = f[j];
     most = lmi_vset(m);
-    for (j = 0; j + 16 <= n; j += 16) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        sum = lmi_vadd(sum, e);
+    for (j = 0; j < wide; j += 16) {
+        lmi_v e = lmi_vset(0);
+        if (j + 16 > first && j < n) {
+            e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
+            if (j < first || j + 16 > n) {
+                lmi_vstore(f, e);
+                for (size_t i = 0; i < 16; i++)
+                    if (j + i < first || j + i >= n) f[i] = 0;
+                e = lmi_vload(f);
+            }
+            sum = lmi_vadd(sum, e);
+        }
         lmi_vstore(p + j, e);
     }
-    if (j < n) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        lmi_vstore(f, e);
-        e = lmi_vpart(f, n - j, 0);
-        sum = lmi_vadd(sum, e);
-        lmi_vstore(p + j, e);
-        j += 16;
-    }
-    for (; j < wide; j++) p[j] = 0;
     return (float)lmi_vsum(sum);
 }
 
-/* Causal attention, 8 queries at a time; keys behind the last of them are not looked at. */
-static void LMI_FN(lmi_attend)(const lmi_head *h) {
-    size_t wide = lmi_round(h->ctx), deep = lmi_round(h->head_dim), d = h->head_dim;
-    float *keys = h->scratch, *values = keys + d * wide, *p = values + h->ctx * deep;
-    float *mixed = p + LMI_ROWS * wide;
-    for (size_t t = 0; t < wide; t++)
-        for (size_t c = 0; c < d; c++)
-            keys[c * wide + t] = t < h->ctx ? h->k[t * h->stride + c] : 0;
-    for (size_t t = 0; t < h->ctx; t++)
-        for (size_t c = 0; c < deep; c++)
-            values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
-    for (size_t i = 0; i < h->ctx; i += LMI_ROWS) {
-        size_t rows = lmi_min(h->ctx - i, LMI_ROWS), seen = i + rows;
-        const float *at[LMI_ROWS];
-        float sum[LMI_ROWS];
-        for (size_t r = 0; r < LMI_ROWS; r++)
-            at[r] = h->q + (i + (r < rows ? r : rows - 1)) * h->stride;
-        for (size_t j = 0; j < seen; j += LMI_COLUMNS)
-            lmi_block(at, d, keys + j, wide, p + j, wide);
-        for (size_t r = 0; r < rows; r++)
-            sum[r] = lmi_softmax(p + r * wide, i + r + 1, lmi_round(seen), h->scale);
-        for (size_t r = 0; r < LMI_ROWS; r++) at[r] = p + (r < rows ? r : rows - 1) * wide;
-        for (size_t c = 0; c < d; c += LMI_COLUMNS)
-            lmi_block(at, seen, values + c, deep, mixed + c, deep);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t c = 0; c < d; c++)
-                h->out[(i + r) * h->out_stride + c] = mixed[r * deep + c] / sum[r];
+static void LMI_FN(lmi_attend)(const lmi_tile *t) {
+    size_t d = t->head_dim, deep = lmi_round(d), low = t->first[0], high = 0, wide, c, j, r;
+    const float *at[LMI_ROWS];
+    float sum[LMI_ROWS], scale = t->scale;
+    for (r = 0; r < LMI_ROWS; r++) {
+        size_t row = r < t->rows ? r : t->rows - 1;
+        at[r] = t->q + row * d;
+        low = lmi_min(low, t->first[row]);
+        high = lmi_max(high, t->end[row]);
     }
+    low = low / LMI_COLUMNS * LMI_COLUMNS;
+    wide = lmi_round(high - low);
+    for (j = low; j < high; j += LMI_COLUMNS)
+        lmi_block(at, d, t->keys + j * d, LMI_COLUMNS, t->p + (j - low), wide);
+    if (t->cap > 0) {
+        lmi_v s = lmi_vset(scale), cap = lmi_vset(t->cap);
+        for (j = 0; j < t->rows * wide; j += 16)
+            lmi_vstore(t->p + j, lmi_vcap(lmi_vmul(lmi_vload(t->p + j), s), cap));
+        scale = 1;
+    }
+    for (r = 0; r < t->rows; r++)
+        sum[r] = lmi_softmax(t->p + r * wide, t->first[r] - low, t->end[r] - low, wide, scale);
+    for (r = 0; r < LMI_ROWS; r++) at[r] = t->p + (r < t->rows ? r : t->rows - 1) * wide;
+    for (c = 0; c < d; c += LMI_COLUMNS)
+        lmi_block(at, high - low, t->values + low * deep + c, deep, t->mixed + c, deep);
+    for (r = 0; r < t->rows; r++)
+        for (c = 0; c < d; c++) t->out[r][c] = t->mixed[r * deep + c] / sum[r];
 }
 
 /* ---- src/lm/end.inl ---- */
@@ -1441,6 +1699,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #undef lmi_vexp
 #undef lmi_verf
 #undef lmi_vact
+#undef lmi_vcap
 #undef lmi_vpart
 #undef lmi_block
 #undef lmi_softmax
@@ -1455,8 +1714,8 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 /* ==== >>lm: kernels: choice ================================================= src/lm/isa.h ==== */
 #define LMI_TABLE(set)                                                                             \
     static const lmi_kernels lmi_kernels_##set = {                                                 \
-        lmi_norm_##set, lmi_activate_##set, lmi_add_##set, lmi_attend_##set,                       \
-        lmi_sum_exp_##set                                                                          \
+        lmi_norm_##set, lmi_rms_norm_##set, lmi_activate_##set, lmi_gate_##set, lmi_add_##set,     \
+        lmi_cap_##set, lmi_turn_##set, lmi_attend_##set, lmi_sum_exp_##set                         \
     }
 LMI_TABLE(portable);
 #if defined(LMI_X86)
@@ -1535,51 +1794,298 @@ SAE_API double sae_lm_loss(const float *logits, size_t size, size_t token,
     return all - (double)logits[token];
 }
 
-/* ==== >>lm: config ======================================================= src/lm/config.h ==== */
+/* ==== >>lm: families =================================================== src/lm/families.h ==== */
+/* A model is a description (lmi_shape) and tensors by name. A row of lmi_families says what models
+   of a model_type have, where config.json is silent; a naming says what their tensors are called,
+   which is how transformers calls the modules. Nothing behind this file asks for a family. */
 
-typedef struct lmi_layer {
-    float *norm[2][2]; /* input_layernorm, post_attention_layernorm: weight, bias [d] */
-    sae_linear *qkv, *dense, *up, *down;
-} lmi_layer;
-
-enum { LMI_MAX_SHARDS = 1024, LMI_MAX_LAYERS = 4096 };
-
-struct sae_lm {
-    sae_context *ctx;
-    const lmi_kernels *kernels;
-    sae_lm_config info;
-    lmi_act act;
-    bool attention_bias;
-    char *folder;
-    sae_tensor_file *file[LMI_MAX_SHARDS];
-    char *file_name[LMI_MAX_SHARDS];
-    size_t num_files;
-    const sae_tensor *embed; /* read row by row from the file */
-    lmi_layer *layer;
-    float *norm[2];          /* final_layer_norm */
-    sae_linear *unembed;
-    /* memory of a forward pass */
-    float *memory, *rope;    /* rope [rope_ctx][pairs][cos, sin] */
-    size_t memory_floats, rope_ctx;
+/* What has a name: the modules of sae_lm_module, and parts that are no place to look at. */
+enum {
+    LMI_POSITIONS = SAE_LM_NUM_MODULES, LMI_UNEMBED, LMI_Q_NORM, LMI_K_NORM, LMI_ROUTER,
+    LMI_EXPERT_GATE, LMI_EXPERT_UP, LMI_EXPERT_DOWN, LMI_NUM_PARTS
 };
 
-/* What reading config.json needs to complain. */
+typedef struct lmi_name {
+    int part;
+    const char *name; /* # stands for the number of an expert */
+} lmi_name;
+
+typedef struct lmi_naming {
+    const char *base;   /* in front of all but the unembedding */
+    const char *layers; /* in front of a layer's number, its names behind it */
+    const struct lmi_naming *like; /* where names that are not here come from */
+    const lmi_name *names;
+    size_t count;
+} lmi_naming;
+#define LMI_NAMES(names) names, sizeof(names) / sizeof((names)[0])
+
+static const lmi_name lmi_neox_names[] = {
+    { SAE_LM_EMBED, "embed_in" },
+    { SAE_LM_FINAL_NORM, "final_layer_norm" },
+    { LMI_UNEMBED, "embed_out" },
+    { SAE_LM_ATTENTION_NORM, "input_layernorm" },
+    { SAE_LM_ATTENTION, "attention" },
+    { SAE_LM_QKV_PROJ, "attention.query_key_value" },
+    { SAE_LM_O_PROJ, "attention.dense" },
+    { SAE_LM_MLP_NORM, "post_attention_layernorm" },
+    { SAE_LM_MLP, "mlp" },
+    { SAE_LM_UP_PROJ, "mlp.dense_h_to_4h" },
+    { SAE_LM_DOWN_PROJ, "mlp.dense_4h_to_h" }
+};
+static const lmi_naming lmi_neox = { "gpt_neox.", "layers.", NULL, LMI_NAMES(lmi_neox_names) };
+
+static const lmi_name lmi_gpt2_names[] = {
+    { SAE_LM_EMBED, "wte" },
+    { LMI_POSITIONS, "wpe" },
+    { SAE_LM_FINAL_NORM, "ln_f" },
+    { LMI_UNEMBED, "lm_head" },
+    { SAE_LM_ATTENTION_NORM, "ln_1" },
+    { SAE_LM_ATTENTION, "attn" },
+    { SAE_LM_QKV_PROJ, "attn.c_attn" },
+    { SAE_LM_O_PROJ, "attn.c_proj" },
+    { SAE_LM_MLP_NORM, "ln_2" },
+    { SAE_LM_MLP, "mlp" },
+    { SAE_LM_UP_PROJ, "mlp.c_fc" },
+    { SAE_LM_DOWN_PROJ, "mlp.c_proj" }
+};
+static const lmi_naming lmi_gpt2 = { "transformer.", "h.", NULL, LMI_NAMES(lmi_gpt2_names) };
+
+static const lmi_name lmi_gpt_neo_names[] = {
+    { SAE_LM_Q_PROJ, "attn.attention.q_proj" },
+    { SAE_LM_K_PROJ, "attn.attention.k_proj" },
+    { SAE_LM_V_PROJ, "attn.attention.v_proj" },
+    { SAE_LM_O_PROJ, "attn.attention.out_proj" }
+};
+static const lmi_naming lmi_gpt_neo = { "transformer.", "h.", &lmi_gpt2,
+                                        LMI_NAMES(lmi_gpt_neo_names) };
+
+static const lmi_name lmi_llama_names[] = {
+    { SAE_LM_EMBED, "embed_tokens" },
+    { SAE_LM_FINAL_NORM, "norm" },
+    { LMI_UNEMBED, "lm_head" },
+    { SAE_LM_ATTENTION_NORM, "input_layernorm" },
+    { SAE_LM_ATTENTION, "self_attn" },
+    { SAE_LM_Q_PROJ, "self_attn.q_proj" },
+    { SAE_LM_K_PROJ, "self_attn.k_proj" },
+    { SAE_LM_V_PROJ, "self_attn.v_proj" },
+    { LMI_Q_NORM, "self_attn.q_norm" },
+    { LMI_K_NORM, "self_attn.k_norm" },
+    { SAE_LM_O_PROJ, "self_attn.o_proj" },
+    { SAE_LM_MLP_NORM, "post_attention_layernorm" },
+    { SAE_LM_MLP, "mlp" },
+    { SAE_LM_GATE_PROJ, "mlp.gate_proj" },
+    { SAE_LM_UP_PROJ, "mlp.up_proj" },
+    { SAE_LM_DOWN_PROJ, "mlp.down_proj" },
+    { LMI_ROUTER, "mlp.gate" },
+    { LMI_EXPERT_GATE, "mlp.experts.#.gate_proj" },
+    { LMI_EXPERT_UP, "mlp.experts.#.up_proj" },
+    { LMI_EXPERT_DOWN, "mlp.experts.#.down_proj" }
+};
+static const lmi_naming lmi_llama = { "model.", "layers.", NULL, LMI_NAMES(lmi_llama_names) };
+
+static const lmi_name lmi_mixtral_names[] = {
+    { LMI_ROUTER, "block_sparse_moe.gate" },
+    { LMI_EXPERT_GATE, "block_sparse_moe.experts.#.w1" },
+    { LMI_EXPERT_UP, "block_sparse_moe.experts.#.w3" },
+    { LMI_EXPERT_DOWN, "block_sparse_moe.experts.#.w2" }
+};
+static const lmi_naming lmi_mixtral = { "model.", "layers.", &lmi_llama,
+                                        LMI_NAMES(lmi_mixtral_names) };
+
+static const lmi_name lmi_gemma2_names[] = {
+    { SAE_LM_ATTENTION_POST_NORM, "post_attention_layernorm" },
+    { SAE_LM_MLP_NORM, "pre_feedforward_layernorm" },
+    { SAE_LM_MLP_POST_NORM, "post_feedforward_layernorm" }
+};
+static const lmi_naming lmi_gemma2 = { "model.", "layers.", &lmi_llama,
+                                       LMI_NAMES(lmi_gemma2_names) };
+
+/* What a model has. */
+enum {
+    LMI_RMS = 1 << 0,          /* norms without mean and bias */
+    LMI_ONE_PLUS = 1 << 1,     /* their weight is 1 + the tensor */
+    LMI_POST_NORMS = 1 << 2,   /* norms behind attention and MLP too */
+    LMI_QK_NORM = 1 << 3,      /* each head of q and k has a norm */
+    LMI_LEARNED = 1 << 4,      /* positions; else rotary */
+    LMI_GATED = 1 << 5,        /* down(act(gate x) up x); else down(act(up x)) */
+    LMI_EXPERTS = 1 << 6,
+    LMI_EMBED_SCALE = 1 << 7,  /* the embedding times sqrt(d) */
+    LMI_QKV_BIAS = 1 << 8, LMI_O_BIAS = 1 << 9, LMI_MLP_BIAS = 1 << 10,
+    LMI_FUSED = 1 << 11,       /* one matrix for q, k, v */
+    LMI_BY_HEAD = 1 << 12,     /* it is [heads][q,k,v][head_dim]; else all q, all k, all v */
+    LMI_IN_OUT = 1 << 13,      /* matrices stand [in,out] in the file */
+    LMI_PARALLEL = 1 << 14, LMI_TIED = 1 << 15,
+    /* and what its config.json says */
+    LMI_BIAS_KEYS = 1 << 16,   /* attention_bias, mlp_bias */
+    LMI_CAPS = 1 << 17,        /* attn_logit_softcapping 50, final_logit_softcapping 30 */
+    LMI_NO_CAPS = 1 << 18,     /* the same, default none */
+    LMI_SCALAR = 1 << 19,      /* query_pre_attn_scalar in place of head_dim */
+    LMI_UNSCALED = 1 << 20,    /* scores are not scaled */
+    LMI_MLP_4D = 1 << 21,      /* the MLP's default width */
+    LMI_TOP_NORM = 1 << 22,    /* norm_topk_prob is always true */
+    LMI_USE_WINDOW = 1 << 23,  /* windows count only where use_sliding_window is true */
+    LMI_FROM_LAYER = 1 << 24,  /* and from max_window_layers on */
+    LMI_LOCAL_ROPE = 1 << 25,  /* layers with a window have rope_local_base_freq */
+    LMI_MEANS_TANH = 1 << 26,  /* "gelu" */
+    LMI_TEXT_CONFIG = 1 << 27  /* all of it stands in text_config */
+};
+
+typedef struct lmi_family {
+    const char *type, *title; /* model_type; the names people know */
+    const lmi_naming *naming;
+    uint32_t has;
+    const char *act_keys, *act;
+    double eps, theta, rotary_share;
+    size_t heads, kv_heads, head_dim, vocab_size; /* 0: required, heads, d / heads, required */
+    size_t max_ctx;
+    size_t window;       /* keys */
+    const char *windows; /* of the layers in turn, over and over: s has a window, f sees all */
+    int64_t bos, eos, pad;
+} lmi_family;
+
+#define LMI_LLAMA (LMI_RMS | LMI_GATED)
+#define LMI_GEMMA (LMI_LLAMA | LMI_ONE_PLUS | LMI_EMBED_SCALE | LMI_TIED | LMI_BIAS_KEYS)
+static const lmi_family lmi_families[] = {
+    { "gpt_neox", "GPT-NeoX, Pythia", &lmi_neox,
+      LMI_QKV_BIAS | LMI_O_BIAS | LMI_MLP_BIAS | LMI_FUSED | LMI_BY_HEAD | LMI_PARALLEL
+      | LMI_BIAS_KEYS,
+      "hidden_act", "gelu", 1e-5, 1e4, 0.25, 0, 0, 0, 0, 2048, 0, "f", -1, -1, -1 },
+    { "gpt2", "GPT-2", &lmi_gpt2,
+      LMI_LEARNED | LMI_QKV_BIAS | LMI_O_BIAS | LMI_MLP_BIAS | LMI_FUSED | LMI_IN_OUT | LMI_TIED
+      | LMI_MLP_4D,
+      "activation_function", "gelu_new", 1e-5, 0, 0, 0, 0, 0, 0, 1024, 0, "f", 50256, 50256,
+      -1 },
+    { "gpt_neo", "GPT-Neo, TinyStories", &lmi_gpt_neo,
+      LMI_LEARNED | LMI_O_BIAS | LMI_MLP_BIAS | LMI_TIED | LMI_MLP_4D | LMI_UNSCALED,
+      "activation_function", "gelu_new", 1e-5, 0, 0, 0, 0, 0, 0, 2048, 256, "fs", 50256, 50256,
+      -1 },
+    { "llama", "Llama", &lmi_llama, LMI_LLAMA | LMI_BIAS_KEYS,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 0, 0, 0, 2048, 0, "f", 1, 2, -1 },
+    { "mistral", "Mistral", &lmi_llama, LMI_LLAMA,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 8, 0, 0, 131072, 4096, "s", 1, 2, -1 },
+    { "mixtral", "Mixtral", &lmi_mixtral, LMI_LLAMA | LMI_EXPERTS | LMI_TOP_NORM,
+      "hidden_act", "silu", 1e-5, 1e6, 1, 0, 8, 0, 0, 131072, 0, "s", 1, 2, -1 },
+    { "qwen2", "Qwen2, 2.5", &lmi_llama,
+      LMI_LLAMA | LMI_QKV_BIAS | LMI_USE_WINDOW | LMI_FROM_LAYER,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 32, 0, 0, 32768, 4096, "s", -1, -1, -1 },
+    { "qwen3", "Qwen3", &lmi_llama,
+      LMI_LLAMA | LMI_QK_NORM | LMI_BIAS_KEYS | LMI_USE_WINDOW | LMI_FROM_LAYER,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 32, 128, 0, 32768, 4096, "s", -1, -1, -1 },
+    { "qwen3_moe", "Qwen3-MoE", &lmi_llama,
+      LMI_LLAMA | LMI_QK_NORM | LMI_BIAS_KEYS | LMI_USE_WINDOW | LMI_EXPERTS,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 4, 0, 0, 32768, 4096, "s", -1, -1, -1 },
+    { "gemma", "Gemma", &lmi_llama, LMI_GEMMA | LMI_MEANS_TANH,
+      "hidden_activation|hidden_act", "gelu_pytorch_tanh", 1e-6, 1e4, 1, 16, 16, 256, 256000, 8192,
+      0, "f", 2, 1, 0 },
+    { "gemma2", "Gemma 2", &lmi_gemma2, LMI_GEMMA | LMI_POST_NORMS | LMI_CAPS | LMI_SCALAR,
+      "hidden_activation", "gelu_pytorch_tanh", 1e-6, 1e4, 1, 8, 4, 256, 256000, 8192, 4096, "sf",
+      2, 1, 0 },
+    { "gemma3_text", "Gemma 3", &lmi_gemma2,
+      LMI_GEMMA | LMI_POST_NORMS | LMI_QK_NORM | LMI_NO_CAPS | LMI_SCALAR | LMI_LOCAL_ROPE,
+      "hidden_activation", "gelu_pytorch_tanh", 1e-6, 1e6, 1, 8, 4, 256, 262208, 131072, 4096,
+      "sssssf", 2, 1, 0 },
+    { "gemma3", "its text", &lmi_gemma2,
+      LMI_GEMMA | LMI_POST_NORMS | LMI_QK_NORM | LMI_NO_CAPS | LMI_SCALAR | LMI_LOCAL_ROPE
+      | LMI_TEXT_CONFIG,
+      "hidden_activation", "gelu_pytorch_tanh", 1e-6, 1e6, 1, 8, 4, 256, 262208, 131072, 4096,
+      "sssssf", 2, 1, 0 }
+};
+enum { LMI_NUM_FAMILIES = sizeof lmi_families / sizeof lmi_families[0] };
+
+static const lmi_family *lmi_family_find(const char *type) {
+    for (size_t i = 0; i < LMI_NUM_FAMILIES; i++)
+        if (strcmp(type, lmi_families[i].type) == 0) return &lmi_families[i];
+    return NULL;
+}
+
+/* "gpt_neox (GPT-NeoX, Pythia), gpt2 (GPT-2), ..." */
+static const char *lmi_family_list(char *out, size_t size) {
+    size_t n = 0;
+    for (size_t i = 0; i < LMI_NUM_FAMILIES && n < size; i++)
+        n += (size_t)snprintf(out + n, size - n, "%s%s (%s)", i ? ", " : "", lmi_families[i].type,
+                              lmi_families[i].title);
+    return out;
+}
+
+static const char *lmi_part_name(const lmi_naming *naming, int part) {
+    for (; naming; naming = naming->like)
+        for (size_t i = 0; i < naming->count; i++)
+            if (naming->names[i].part == part) return naming->names[i].name;
+    return NULL;
+}
+
+/* ---- the description ---- */
+
+enum { LMI_MAX_LAYERS = 4096 };
+enum { LMI_ROPE_PLAIN, LMI_ROPE_LINEAR, LMI_ROPE_LLAMA3 };
+typedef struct lmi_rope {
+    int kind;
+    double base, factor, low, high, original; /* of LLAMA3: low_freq_factor, ... */
+} lmi_rope;
+
+typedef struct lmi_layer_shape {
+    size_t window; /* 0: sees all keys before it */
+    float scale;   /* of the scores */
+    uint8_t rope;  /* which of the two */
+    bool experts;
+} lmi_layer_shape;
+
+typedef struct lmi_shape {
+    sae_lm_config info;
+    uint32_t has; /* the first group of flags */
+    const lmi_naming *naming;
+    lmi_act act;
+    float attention_cap, logit_cap; /* 0: none */
+    size_t dense_dim; /* the MLP's width in layers without experts */
+    bool top_norm;    /* weights of the experts taken sum to 1 */
+    lmi_rope rope[2];
+    lmi_layer_shape *layer; /* [layers] */
+} lmi_shape;
+
+/* ==== >>lm: config ======================================================= src/lm/config.h ==== */
+/* config.json into a description. Keys are read once for all families, each under all its
+   spellings: "a|b" is a, else b. */
+
+/* What reading needs to complain. */
 typedef struct lmi_config {
     sae_context *ctx;
     const char *path;
-    const sae_json *root;
+    const sae_json *root, *outer; /* the same, but for models of text and images */
+    const lmi_family *family;
 } lmi_config;
 
-/* A whole number from 1 to most; missing: otherwise, and if that is 0 it may not be missing. */
-static sae_result lmi_config_size(const lmi_config *c, const char *key, size_t otherwise,
+/* The value of the first of the keys that is there; *name, if given, is that key in `text`. */
+static const sae_json *lmi_config_get(const sae_json *object, const char *keys, char text[64]) {
+    while (*keys) {
+        size_t n = strcspn(keys, "|");
+        const sae_json *v;
+        snprintf(text, 64, "%.*s", (int)n, keys);
+        v = sae_json_get(object, text);
+        if (v) return v;
+        keys += n + (keys[n] == '|');
+    }
+    return NULL;
+}
+
+static bool lmi_config_none(const sae_json *v) {
+    return sae_json_kind_of(v) == SAE_JSON_NONE || sae_json_kind_of(v) == SAE_JSON_NULL;
+}
+
+/* A whole number from 1 to most; missing or null: otherwise, and if that is 0 it is required. */
+static sae_result lmi_config_size(const lmi_config *c, const char *keys, size_t otherwise,
                                   size_t most, size_t *out) {
-    const sae_json *v = sae_json_get(c->root, key);
-    double number = v ? sae_json_number(v) : (double)otherwise;
-    if (!v && !otherwise)
-        return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s: %s is missing",
-                                c->path, key);
-    if ((v && sae_json_kind_of(v) != SAE_JSON_NUMBER) || !(number >= 1)
-        || number > (double)most || number != floor(number))
+    char key[64] = "";
+    const sae_json *v = lmi_config_get(c->root, keys, key);
+    double number = sae_json_number(v);
+    if (lmi_config_none(v)) {
+        if (!otherwise)
+            return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s: %s is missing",
+                                    c->path, keys);
+        *out = otherwise;
+        return SAE_OK;
+    }
+    if (sae_json_kind_of(v) != SAE_JSON_NUMBER || !(number >= 1) || number > (double)most
+        || number != floor(number))
         return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
                         "sae_lm_open: %s: %s is %.9g, allowed are whole numbers from 1 to %zu",
                         c->path, key, number, most);
@@ -1587,13 +2093,14 @@ static sae_result lmi_config_size(const lmi_config *c, const char *key, size_t o
     return SAE_OK;
 }
 
-/* A number above 0 (or from 0 on), or otherwise. */
-static sae_result lmi_config_number(const lmi_config *c, const sae_json *object,
-                                    const char *key, double least, double most, double *out) {
-    const sae_json *v = sae_json_get(object, key);
-    sae_json_kind kind = sae_json_kind_of(v);
-    if (kind == SAE_JSON_NONE || kind == SAE_JSON_NULL) return SAE_OK;
-    if (kind != SAE_JSON_NUMBER || !(sae_json_number(v) >= least) || sae_json_number(v) > most)
+/* A number in a range; *out stays where it is missing or null. */
+static sae_result lmi_config_number(const lmi_config *c, const sae_json *object, const char *keys,
+                                    double least, double most, double *out) {
+    char key[64] = "";
+    const sae_json *v = lmi_config_get(object, keys, key);
+    if (lmi_config_none(v)) return SAE_OK;
+    if (sae_json_kind_of(v) != SAE_JSON_NUMBER || !(sae_json_number(v) >= least)
+        || sae_json_number(v) > most)
         return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
                         "sae_lm_open: %s: %s is %.9g, allowed are numbers from %g to %g",
                         c->path, key, sae_json_number(v), least, most);
@@ -1601,106 +2108,361 @@ static sae_result lmi_config_number(const lmi_config *c, const sae_json *object,
     return SAE_OK;
 }
 
-static void lmi_config_bool(const lmi_config *c, const char *key, bool *out) {
-    const sae_json *v = sae_json_get(c->root, key);
-    if (sae_json_kind_of(v) == SAE_JSON_BOOL) *out = sae_json_number(v) != 0;
+static bool lmi_config_bool(const sae_json *object, const char *key, bool otherwise) {
+    const sae_json *v = sae_json_get(object, key);
+    return sae_json_kind_of(v) == SAE_JSON_BOOL ? sae_json_number(v) != 0 : otherwise;
+}
+
+static void lmi_config_flag(const lmi_config *c, const char *key, uint32_t flag, uint32_t *has) {
+    bool on = lmi_config_bool(c->root, key, (*has & flag) != 0);
+    *has = on ? *has | flag : *has & ~flag;
 }
 
 /* Of a list (eos_token_id may be one) the first. */
-static void lmi_config_token(const lmi_config *c, const char *key, int64_t *out) {
+static int64_t lmi_config_token(const lmi_config *c, const char *key, int64_t otherwise) {
     const sae_json *v = sae_json_get(c->root, key);
+    if (!v) v = sae_json_get(c->outer, key);
     if (sae_json_kind_of(v) == SAE_JSON_ARRAY) v = sae_json_first(v);
     if (sae_json_kind_of(v) == SAE_JSON_NUMBER && sae_json_number(v) >= 0
         && sae_json_number(v) < 2147483648.0)
-        *out = (int64_t)sae_json_number(v);
+        return (int64_t)sae_json_number(v);
+    return v ? -1 : otherwise;
 }
 
-/* Old files: rotary_pct, rotary_emb_base, rope_scaling. New ones: rope_parameters. */
-static sae_result lmi_config_rotary(sae_lm *m, const lmi_config *c) {
-    const sae_json *rope = sae_json_get(c->root, "rope_parameters"), *type;
-    sae_lm_config *info = &m->info;
-    double share = 0.25, dims;
-    info->rotary_base = 10000;
-    if (sae_json_kind_of(rope) != SAE_JSON_OBJECT) rope = sae_json_get(c->root, "rope_scaling");
-    type = sae_json_get(rope, "rope_type");
-    if (!type) type = sae_json_get(rope, "type");
-    if (sae_json_text(type) && strcmp(sae_json_text(type), "default") != 0)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                        "sae_lm_open: %s: the rotary kind is %s, supported is default", c->path,
-                        sae_json_text(type));
+static sae_result lmi_config_act(const lmi_config *c, lmi_shape *s) {
+    char known[256], key[64] = "";
+    const sae_json *v = lmi_config_get(c->root, c->family->act_keys, key);
+    const char *name = c->family->act;
+    size_t n = 0;
+    if (lmi_config_none(v)) { /* a null in front of another spelling */
+        const char *other = strchr(c->family->act_keys, '|');
+        if (other) v = lmi_config_get(c->root, other + 1, key);
+    }
+    if (!lmi_config_none(v)) name = sae_json_text(v);
+    for (size_t i = 0; i < LMI_NUM_ACTS; i++) {
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "",
+                              lmi_acts[i].name);
+        if (!name || strcmp(name, lmi_acts[i].name) != 0) continue;
+        s->act = lmi_acts[i].act;
+        if (c->family->has & LMI_MEANS_TANH && s->act == LMI_GELU) s->act = LMI_GELU_TANH;
+        snprintf(s->info.activation, sizeof s->info.activation, "%s", name);
+        return SAE_OK;
+    }
+    return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                    "sae_lm_open: %s: %s is %s, supported are %s", c->path, key,
+                    name ? name : "no text", known);
+}
+
+/* What stands in rope_scaling, or in rope_parameters or one of the objects in there. */
+static sae_result lmi_config_scaling(const lmi_config *c, const sae_json *v, lmi_rope *rope,
+                                     double *share) {
+    static const char *const keys[] = { "factor", "low_freq_factor", "high_freq_factor",
+                                        "original_max_position_embeddings" };
+    char key[64];
+    const char *type = sae_json_text(lmi_config_get(v, "rope_type|type", key));
+    double *const to[] = { &rope->factor, &rope->low, &rope->high, &rope->original };
+    size_t needed = 0;
+    LMI_TRY(lmi_config_number(c, v, "rope_theta", 1, 1e12, &rope->base));
+    LMI_TRY(lmi_config_number(c, v, "partial_rotary_factor", 0, 1, share));
+    if (!type || strcmp(type, "default") == 0) return SAE_OK;
+    if (strcmp(type, "linear") == 0) rope->kind = LMI_ROPE_LINEAR, needed = 1;
+    else if (strcmp(type, "llama3") == 0) rope->kind = LMI_ROPE_LLAMA3, needed = 4;
+    else
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: rope_type is %s, supported are default, linear, llama3",
+                        c->path, type);
+    for (size_t i = 0; i < needed; i++) {
+        *to[i] = 0;
+        LMI_TRY(lmi_config_number(c, v, keys[i], 1e-6, 1e9, to[i]));
+        if (!(*to[i] > 0))
+            return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                            "sae_lm_open: %s: %s is missing, which rope_type %s needs", c->path,
+                            keys[i], type);
+    }
+    if (rope->kind == LMI_ROPE_LLAMA3 && !(rope->high > rope->low))
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: high_freq_factor is %g, allowed is more than "
+                        "low_freq_factor, %g", c->path, rope->high, rope->low);
+    return SAE_OK;
+}
+
+/* Old files: rotary_pct, rotary_emb_base or rope_theta, rope_scaling. New ones: rope_parameters, of
+   Gemma 3 one object for each kind of layer. */
+static sae_result lmi_config_rotary(const lmi_config *c, lmi_shape *s) {
+    const sae_json *v = sae_json_get(c->root, "rope_parameters");
+    const sae_json *full = sae_json_get(v, "full_attention");
+    const sae_json *local = sae_json_get(v, "sliding_attention");
+    sae_lm_config *info = &s->info;
+    double share = c->family->rotary_share, ignored = 1;
+    s->rope[0].base = c->family->theta;
+    s->rope[1].base = 1e4;
+    if (s->has & LMI_LEARNED) return SAE_OK;
     LMI_TRY(lmi_config_number(c, c->root, "rotary_pct", 0, 1, &share));
-    LMI_TRY(lmi_config_number(c, c->root, "rotary_emb_base", 1, 1e12, &info->rotary_base));
-    LMI_TRY(lmi_config_number(c, rope, "partial_rotary_factor", 0, 1, &share));
-    LMI_TRY(lmi_config_number(c, rope, "rope_theta", 1, 1e12, &info->rotary_base));
-    dims = floor((double)info->head_dim * share);
-    info->rotary_dims = (size_t)dims;
+    LMI_TRY(lmi_config_number(c, c->root, "rope_theta|rotary_emb_base", 1, 1e12,
+                              &s->rope[0].base));
+    LMI_TRY(lmi_config_number(c, c->root, "rope_local_base_freq", 1, 1e12, &s->rope[1].base));
+    if (sae_json_kind_of(v) != SAE_JSON_OBJECT) v = sae_json_get(c->root, "rope_scaling");
+    LMI_TRY(lmi_config_scaling(c, full || local ? full : v, &s->rope[0], &share));
+    if (s->has & LMI_LOCAL_ROPE) LMI_TRY(lmi_config_scaling(c, local, &s->rope[1], &ignored));
+    info->rotary_base = s->rope[0].base;
+    info->rotary_dims = (size_t)floor((double)info->head_dim * share);
     if (info->rotary_dims % 2 && info->rotary_dims == info->head_dim)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
                         "sae_lm_open: %s: all %zu dimensions of a head turn, supported is an "
                         "even number", c->path, info->head_dim);
     return SAE_OK;
 }
 
-static sae_result lmi_config_act(sae_lm *m, const lmi_config *c) {
-    const sae_json *v = sae_json_get(c->root, "hidden_act");
-    const char *name = v ? sae_json_text(v) : "gelu";
-    char known[256];
-    size_t n = 0;
-    for (size_t i = 0; i < LMI_NUM_ACTS; i++) {
-        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "",
-                              lmi_acts[i].name);
-        if (!name || strcmp(name, lmi_acts[i].name) != 0) continue;
-        m->act = lmi_acts[i].act;
-        snprintf(m->info.activation, sizeof m->info.activation, "%s", name);
-        return SAE_OK;
+/* Which layers have a window, s, and which none, f: layer_types, or GPT-Neo's attention_layers or
+   attention_types, [[["global", "local"], 12], ...]. */
+static sae_result lmi_config_kind(const lmi_config *c, const sae_json *v, size_t *layer,
+                                  char *kinds, size_t layers) {
+    const char *kind = sae_json_text(v);
+    bool window = kind && (!strcmp(kind, "sliding_attention") || !strcmp(kind, "local"));
+    if (!window && (!kind || (strcmp(kind, "full_attention") && strcmp(kind, "global"))))
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: layer %zu is %s, supported are full_attention and "
+                        "sliding_attention", c->path, *layer, kind ? kind : "no text");
+    if (*layer < layers) kinds[*layer] = window ? 's' : 'f';
+    ++*layer;
+    return SAE_OK;
+}
+
+static sae_result lmi_config_kinds(const lmi_config *c, char *kinds, size_t layers) {
+    char key[64] = "";
+    const char *pattern = c->family->windows;
+    const sae_json *list = lmi_config_get(c->root, "layer_types|attention_layers", key);
+    size_t every = strlen(pattern), count = 0;
+    if (every > 2) /* of Gemma 3: the last of so many is full */
+        LMI_TRY(lmi_config_size(c, "sliding_window_pattern|_sliding_window_pattern", every, 1 << 20,
+                                &every));
+    for (size_t i = 0; i < layers; i++)
+        kinds[i] = strlen(pattern) > 2 ? (i + 1) % every ? 's' : 'f' : pattern[i % every];
+    if (sae_json_kind_of(list) == SAE_JSON_ARRAY) {
+        for (const sae_json *v = sae_json_first(list); v; v = sae_json_next(v))
+            LMI_TRY(lmi_config_kind(c, v, &count, kinds, layers));
+    } else {
+        list = lmi_config_get(c->root, "attention_types", key);
+        if (sae_json_kind_of(list) != SAE_JSON_ARRAY) return SAE_OK;
+        for (const sae_json *v = sae_json_first(list); v; v = sae_json_next(v)) {
+            const sae_json *run = sae_json_first(v);
+            double times = sae_json_first(run) ? sae_json_number(sae_json_next(run)) : 0;
+            for (double i = 0; i < times && count <= layers; i++)
+                for (const sae_json *k = sae_json_first(run); k; k = sae_json_next(k))
+                    LMI_TRY(lmi_config_kind(c, k, &count, kinds, layers));
+        }
     }
-    return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                    "sae_lm_open: %s: hidden_act is %s, supported are %s", c->path,
-                    name ? name : "no text", known);
+    if (count != layers)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: %s names %zu layers, there are %zu", c->path, key, count,
+                        layers);
+    return SAE_OK;
 }
 
-static sae_result lmi_config_read(sae_lm *m, const lmi_config *c) {
-    sae_lm_config *info = &m->info;
+/* Windows, scales and experts of each layer. */
+static sae_result lmi_config_layers(const lmi_config *c, lmi_shape *s) {
+    const sae_json *v, *dense = sae_json_get(c->root, "mlp_only_layers");
+    char key[64], kinds[LMI_MAX_LAYERS];
+    size_t window = c->family->window, from = 0, step = 1, layers = s->info.layers;
+    double scalar = (double)s->info.head_dim, scale;
+    bool by_layer = lmi_config_bool(c->root, "scale_attn_by_inverse_layer_idx", false);
+    s->layer = (lmi_layer_shape *)calloc(layers, sizeof *s->layer);
+    if (!s->layer) return sae_context_fail(c->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
+    if (c->family->has & LMI_SCALAR) {
+        scalar = 256;
+        LMI_TRY(lmi_config_number(c, c->root, "query_pre_attn_scalar", 1e-6, 1e9, &scalar));
+    }
+    scale = 1 / sqrt(scalar);
+    if (c->family->has & LMI_UNSCALED || !lmi_config_bool(c->root, "scale_attn_weights", true))
+        scale = 1;
+    v = lmi_config_get(c->root, "sliding_window|window_size", key);
+    if (v && lmi_config_none(v)) window = 0;
+    else if (strcmp(c->family->windows, "f") != 0 && v)
+        LMI_TRY(lmi_config_size(c, "sliding_window|window_size", 0, INT32_MAX, &window));
+    if (c->family->has & LMI_USE_WINDOW && !lmi_config_bool(c->root, "use_sliding_window", false))
+        window = 0;
+    if (c->family->has & LMI_FROM_LAYER && !sae_json_get(c->root, "layer_types")) {
+        double first = 28;
+        LMI_TRY(lmi_config_number(c, c->root, "max_window_layers", 0, INT32_MAX, &first));
+        from = (size_t)first;
+    }
+    if (strcmp(c->family->windows, "f") == 0) memset(kinds, 'f', layers);
+    else LMI_TRY(lmi_config_kinds(c, kinds, layers));
+    if (s->has & LMI_EXPERTS)
+        LMI_TRY(lmi_config_size(c, "decoder_sparse_step", 1, 1 << 20, &step));
+    for (size_t i = 0; i < layers; i++) {
+        bool local = kinds[i] == 's' && i >= from;
+        s->layer[i].window = local ? window : 0;
+        s->layer[i].rope = local && s->has & LMI_LOCAL_ROPE;
+        s->layer[i].scale = (float)(by_layer ? scale / (double)(i + 1) : scale);
+        s->layer[i].experts = s->has & LMI_EXPERTS && (i + 1) % step == 0;
+        if (s->layer[i].window) s->info.window = window;
+        for (v = sae_json_first(dense); v && s->layer[i].experts; v = sae_json_next(v))
+            s->layer[i].experts = sae_json_number(v) != (double)i;
+    }
+    return SAE_OK;
+}
+
+static sae_result lmi_config_sizes(const lmi_config *c, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    const lmi_family *f = c->family;
+    size_t dim, wide;
+    LMI_TRY(lmi_config_size(c, "num_hidden_layers|n_layer|num_layers", 0, LMI_MAX_LAYERS,
+                            &info->layers));
+    LMI_TRY(lmi_config_size(c, "hidden_size|n_embd", 0, 1 << 20, &info->dim));
+    LMI_TRY(lmi_config_size(c, "num_attention_heads|n_head|num_heads", f->heads, 1 << 16,
+                            &info->heads));
+    LMI_TRY(lmi_config_size(c, "vocab_size", f->vocab_size, INT32_MAX, &info->vocab_size));
+    LMI_TRY(lmi_config_size(c, "max_position_embeddings|n_positions", f->max_ctx, INT32_MAX,
+                            &info->max_ctx));
+    LMI_TRY(lmi_config_size(c, "intermediate_size|n_inner",
+                            f->has & LMI_MLP_4D ? 4 * info->dim : 0, 1 << 22, &info->mlp_dim));
+    s->dense_dim = info->mlp_dim;
+    info->kv_heads = info->heads;
+    if (sae_json_kind_of(sae_json_get(c->root, "num_key_value_heads")) != SAE_JSON_NULL)
+        LMI_TRY(lmi_config_size(c, "num_key_value_heads", f->kv_heads ? f->kv_heads : info->heads,
+                                1 << 16, &info->kv_heads));
+    if (info->heads % info->kv_heads)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: num_key_value_heads is %zu, allowed are divisors of "
+                        "num_attention_heads, %zu", c->path, info->kv_heads, info->heads);
+    dim = sae_json_kind_of(sae_json_get(c->root, "head_dim")) == SAE_JSON_NULL ? 0 : f->head_dim;
+    if (!dim) dim = info->dim / info->heads;
+    if (!dim || (info->dim % info->heads && !f->head_dim
+                 && lmi_config_none(sae_json_get(c->root, "head_dim"))))
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: hidden_size is %zu, without head_dim allowed are "
+                        "multiples of num_attention_heads, %zu", c->path, info->dim, info->heads);
+    LMI_TRY(lmi_config_size(c, "head_dim", dim, 1 << 12, &info->head_dim));
+    if (!(s->has & LMI_EXPERTS)) return SAE_OK;
+    LMI_TRY(lmi_config_size(c, "num_local_experts|num_experts", 0, 1 << 12, &info->experts));
+    LMI_TRY(lmi_config_size(c, "num_experts_per_tok", 0, info->experts, &info->experts_per_token));
+    wide = info->mlp_dim;
+    LMI_TRY(lmi_config_size(c, "moe_intermediate_size", wide, 1 << 22, &info->mlp_dim));
+    s->top_norm = f->has & LMI_TOP_NORM || lmi_config_bool(c->root, "norm_topk_prob", false);
+    return SAE_OK;
+}
+
+/* Things that would change the numbers and are not known here. */
+static sae_result lmi_config_refuse(const lmi_config *c) {
+    static const char *const keys[] = { "add_cross_attention", "use_bidirectional_attention" };
+    const sae_json *q = sae_json_get(c->outer, "quantization_config");
+    if (lmi_config_none(q)) q = sae_json_get(c->root, "quantization_config");
+    if (!lmi_config_none(q)) {
+        const char *by = sae_json_text(sae_json_get(q, "quant_method"));
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: the weights are quantised (quantization_config%s%s), "
+                        "supported are F32, F16, BF16, F64", c->path, by ? ": " : "",
+                        by ? by : "");
+    }
+    for (size_t i = 0; i < 2; i++)
+        if (lmi_config_bool(c->root, keys[i], false))
+            return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                            "sae_lm_open: %s: %s is true, supported is false", c->path, keys[i]);
+    return SAE_OK;
+}
+
+static sae_result lmi_config_family(lmi_config *c, lmi_shape *s) {
     const char *type = sae_json_text(sae_json_get(c->root, "model_type"));
-    double eps = 1e-5, head_dim = 0;
+    char list[600];
+    c->outer = c->root;
     if (sae_json_kind_of(c->root) != SAE_JSON_OBJECT)
-        return sae_context_fail(m->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s is no JSON object",
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s is no JSON object",
                                 c->path);
-    if (!type || strcmp(type, "gpt_neox") != 0)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                        "sae_lm_open: %s: model_type is %s, supported is gpt_neox (GPT-NeoX, "
-                        "Pythia)", c->path, type ? type : "missing");
-    LMI_TRY(lmi_config_size(c, "num_hidden_layers", 0, LMI_MAX_LAYERS, &info->layers));
-    LMI_TRY(lmi_config_size(c, "hidden_size", 0, 1 << 20, &info->dim));
-    LMI_TRY(lmi_config_size(c, "num_attention_heads", 0, 1 << 20, &info->heads));
-    LMI_TRY(lmi_config_size(c, "intermediate_size", 0, 1 << 22, &info->mlp_dim));
-    LMI_TRY(lmi_config_size(c, "vocab_size", 0, INT32_MAX, &info->vocab_size));
-    LMI_TRY(lmi_config_size(c, "max_position_embeddings", 2048, INT32_MAX, &info->max_ctx));
-    if (info->dim % info->heads)
-        return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
-                        "sae_lm_open: %s: hidden_size is %zu, allowed are multiples of "
-                        "num_attention_heads, %zu", c->path, info->dim, info->heads);
-    info->head_dim = info->dim / info->heads;
-    LMI_TRY(lmi_config_number(c, c->root, "head_dim", 1, 1 << 20, &head_dim));
-    if (head_dim != 0 && head_dim != (double)info->head_dim)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                        "sae_lm_open: %s: head_dim is %g, supported is hidden_size / "
-                        "num_attention_heads, %zu", c->path, head_dim, info->head_dim);
-    LMI_TRY(lmi_config_number(c, c->root, "layer_norm_eps", 0, 1, &eps));
-    info->norm_eps = eps;
-    info->parallel_residual = m->attention_bias = true;
-    lmi_config_bool(c, "use_parallel_residual", &info->parallel_residual);
-    lmi_config_bool(c, "tie_word_embeddings", &info->tied);
-    lmi_config_bool(c, "attention_bias", &m->attention_bias);
-    info->bos_token = info->eos_token = info->pad_token = -1;
-    lmi_config_token(c, "bos_token_id", &info->bos_token);
-    lmi_config_token(c, "eos_token_id", &info->eos_token);
-    lmi_config_token(c, "pad_token_id", &info->pad_token);
-    LMI_TRY(lmi_config_act(m, c));
-    return lmi_config_rotary(m, c);
+    c->family = type ? lmi_family_find(type) : NULL;
+    if (!c->family)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: model_type is %s, supported are %s", c->path,
+                        type ? type : "missing", lmi_family_list(list, sizeof list));
+    if (c->family->has & LMI_TEXT_CONFIG
+        && sae_json_kind_of(sae_json_get(c->root, "text_config")) == SAE_JSON_OBJECT)
+        c->root = sae_json_get(c->root, "text_config");
+    s->has = c->family->has;
+    s->naming = c->family->naming;
+    snprintf(s->info.family, sizeof s->info.family, "%s", type);
+    return SAE_OK;
 }
 
-/* ==== >>lm: weights ===================================================== src/lm/weights.h ==== */
+/* s is all zero; s->layer is the caller's to free, whatever comes. */
+static sae_result lmi_config_read(lmi_config *c, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    double cap[2] = { 0, 0 };
+    LMI_TRY(lmi_config_family(c, s));
+    LMI_TRY(lmi_config_refuse(c));
+    LMI_TRY(lmi_config_sizes(c, s));
+    info->norm_eps = c->family->eps;
+    LMI_TRY(lmi_config_number(c, c->root, "rms_norm_eps|layer_norm_eps|layer_norm_epsilon", 0, 1,
+                              &info->norm_eps));
+    if (s->has & LMI_BIAS_KEYS) {
+        lmi_config_flag(c, "attention_bias", LMI_QKV_BIAS, &s->has);
+        lmi_config_flag(c, "attention_bias", LMI_O_BIAS, &s->has);
+        lmi_config_flag(c, "mlp_bias", LMI_MLP_BIAS, &s->has);
+    }
+    lmi_config_flag(c, "use_parallel_residual", LMI_PARALLEL, &s->has);
+    if (c->root != c->outer && !sae_json_get(c->root, "tie_word_embeddings"))
+        info->tied = lmi_config_bool(c->outer, "tie_word_embeddings", (s->has & LMI_TIED) != 0);
+    else info->tied = lmi_config_bool(c->root, "tie_word_embeddings", (s->has & LMI_TIED) != 0);
+    if (s->has & (LMI_CAPS | LMI_NO_CAPS)) {
+        static const char *const keys[] = { "attn_logit_softcapping", "final_logit_softcapping" };
+        for (size_t i = 0; i < 2; i++) {
+            bool given = sae_json_get(c->root, keys[i]) != NULL;
+            if (s->has & LMI_CAPS && !given) cap[i] = i ? 30 : 50;
+            LMI_TRY(lmi_config_number(c, c->root, keys[i], 1e-6, 1e9, &cap[i]));
+        }
+    }
+    s->attention_cap = (float)cap[0];
+    s->logit_cap = (float)cap[1];
+    info->rms_norm = (s->has & LMI_RMS) != 0;
+    info->fixed_ctx = (s->has & LMI_LEARNED) != 0;
+    info->parallel_residual = (s->has & LMI_PARALLEL) != 0;
+    info->bos_token = lmi_config_token(c, "bos_token_id", c->family->bos);
+    info->eos_token = lmi_config_token(c, "eos_token_id", c->family->eos);
+    info->pad_token = lmi_config_token(c, "pad_token_id", c->family->pad);
+    LMI_TRY(lmi_config_act(c, s));
+    LMI_TRY(lmi_config_rotary(c, s));
+    return lmi_config_layers(c, s);
+}
+
+/* ==== >>lm: weights: files ================================================ src/lm/files.h ==== */
+
+typedef struct lmi_mlp {
+    sae_linear *gate, *up, *down; /* gate NULL: none */
+} lmi_mlp;
+
+typedef struct lmi_norm {
+    float *weight, *bias; /* [n]; bias NULL: RMSNorm. weight NULL: no norm here */
+} lmi_norm;
+
+typedef struct lmi_layer {
+    lmi_norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, q_norm, k_norm;
+    sae_linear *qkv;         /* NULL: q, k, v */
+    sae_linear *q, *k, *v, *o;
+    lmi_mlp *mlp;            /* [1], or the experts */
+    sae_linear *router;      /* NULL: one MLP */
+} lmi_layer;
+
+enum { LMI_MAX_SHARDS = 1024 };
+
+struct sae_lm {
+    sae_context *ctx;
+    const lmi_kernels *kernels;
+    lmi_shape shape;
+    char *folder;
+    sae_tensor_file *file[LMI_MAX_SHARDS];
+    char *file_name[LMI_MAX_SHARDS];
+    size_t num_files;
+    char prefix[64];            /* in front of the tensors' names, in place of the naming's base */
+    const sae_tensor *embed;    /* read row by row from the file */
+    const sae_tensor *position; /* likewise; NULL: rotary */
+    lmi_layer *layer;
+    lmi_norm norm;
+    float *ones;                /* [2 d]: d ones, d zeros: a norm without weights */
+    sae_linear *unembed;
+    float *memory;              /* of a forward pass */
+    size_t memory_floats;
+    float *angles[2];           /* [angle_rows][cosines, sines][pairs] of each rotary kind */
+    size_t angle_rows;
+};
 
 static sae_result lmi_no_memory(const sae_lm *m) {
     return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory for %s",
@@ -1789,16 +2551,39 @@ static sae_result lmi_files_open(sae_lm *m) {
                             m->folder);
 }
 
+/* ==== >>lm: weights: tensors ============================================ src/lm/weights.h ==== */
+
+enum { LMI_NAME_SIZE = 160 };
+
 static const sae_tensor *lmi_tensor(const sae_lm *m, const char *name) {
     const sae_tensor *t = NULL;
     for (size_t i = 0; i < m->num_files && !t; i++) t = sae_tensor_file_find(m->file[i], name);
     return t;
 }
 
-/* The tensor of that name, [rows,columns], or [columns] where rows is 0. */
-static sae_result lmi_find(const sae_lm *m, const char *name, size_t rows, size_t columns,
-                           const sae_tensor **out) {
-    const sae_tensor *t = lmi_tensor(m, name);
+/* The tensor's name: prefix, layer, part, ending (".weight"). layer and expert are of parts that
+   are not the whole model's. */
+static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size_t expert,
+                                   const char *ending, char out[LMI_NAME_SIZE]) {
+    const lmi_naming *naming = m->shape.naming;
+    const char *name = lmi_part_name(naming, part), *mark = name ? strchr(name, '#') : NULL;
+    bool whole = part == SAE_LM_EMBED || part == SAE_LM_FINAL_NORM || part == LMI_POSITIONS
+                 || part == LMI_UNEMBED;
+    size_t n = 0;
+    if (part != LMI_UNEMBED)
+        n = (size_t)snprintf(out, LMI_NAME_SIZE, "%s", m->prefix);
+    if (!whole)
+        n += (size_t)snprintf(out + n, LMI_NAME_SIZE - n, "%s%zu.", naming->layers, layer);
+    if (mark)
+        snprintf(out + n, LMI_NAME_SIZE - n, "%.*s%zu%s%s", (int)(mark - name), name, expert,
+                 mark + 1, ending);
+    else snprintf(out + n, LMI_NAME_SIZE - n, "%s%s", name ? name : "?", ending);
+    return out;
+}
+
+/* Checks that t, called name, is [rows,columns], or [columns] where rows is 0. */
+static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *name, size_t rows,
+                            size_t columns) {
     char shape[21 * SAE_MAX_DIMS + 1] = "";
     size_t n = 0, dims = rows ? 2 : 1;
     if (!t)
@@ -1821,88 +2606,197 @@ static sae_result lmi_find(const sae_lm *m, const char *name, size_t rows, size_
                                 "sae_lm_open: %s: %s is %s, supported are "
                                 "F32, F16, BF16, F64",
                                 m->folder, name, sae_dtype_name(t->dtype));
-    *out = t;
     return SAE_OK;
 }
 
-/* Fresh memory (free) with the tensor's numbers. */
-static sae_result lmi_read(const sae_lm *m, const char *name, size_t rows, size_t columns,
-                           float **out) {
-    const sae_tensor *t;
-    size_t count;
+/* A tensor's numbers in fresh memory (free), row-major. */
+static sae_result lmi_copy(const sae_lm *m, const sae_tensor *t, float **out) {
+    size_t count = 1;
     float *data = NULL;
-    LMI_TRY(lmi_find(m, name, rows, columns, &t));
-    if (lmi_mul(rows ? rows : 1, columns, &count) && count <= SIZE_MAX / sizeof *data)
-        data = (float *)malloc(count * sizeof *data);
+    bool fits = true;
+    for (size_t i = 0; i < t->ndim; i++) fits = fits && lmi_mul(count, (size_t)t->shape[i], &count);
+    if (fits && count <= SIZE_MAX / sizeof *data) data = (float *)malloc(count * sizeof *data);
     if (!data) return lmi_no_memory(m);
     sae_tensor_to_f32(t, data);
     *out = data;
     return SAE_OK;
 }
 
-/* NAME.weight [outputs,inputs] and, if biased, NAME.bias. */
-static sae_result lmi_read_linear(const sae_lm *m, const char *name, bool biased,
-                                  size_t inputs, size_t outputs, sae_linear **out) {
-    char key[160];
+static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, float **out) {
+    const sae_tensor *t = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, t, name, 0, n));
+    return lmi_copy(m, t, out);
+}
+
+/* y = x W^T + bias of the part: `weight` [outputs,inputs] and, if biased, `bias`. */
+static sae_result lmi_read_linear(const sae_lm *m, int part, size_t layer, size_t expert,
+                                  bool biased, size_t inputs, size_t outputs, sae_linear **out) {
+    char name[LMI_NAME_SIZE];
+    const sae_tensor *t;
+    sae_tensor turned;
     float *weight = NULL, *bias = NULL;
+    bool in_out = (m->shape.has & LMI_IN_OUT) != 0;
     sae_result result;
-    snprintf(key, sizeof key, "%s.weight", name);
-    result = lmi_read(m, key, outputs, inputs, &weight);
-    snprintf(key, sizeof key, "%s.bias", name);
-    if (result == SAE_OK && biased) result = lmi_read(m, key, 0, outputs, &bias);
+    lmi_tensor_name(m, part, layer, expert, ".weight", name);
+    t = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, t, name, in_out ? inputs : outputs, in_out ? outputs : inputs));
+    if (in_out) {
+        turned = *t;
+        turned.shape[0] = t->shape[1], turned.shape[1] = t->shape[0];
+        turned.stride[0] = t->stride[1], turned.stride[1] = t->stride[0];
+        t = &turned;
+    }
+    result = lmi_copy(m, t, &weight);
+    if (result == SAE_OK && biased)
+        result = lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
+                                 &bias);
     if (result == SAE_OK) result = sae_linear_create(m->ctx, weight, bias, inputs, outputs, out);
     free(weight);
     free(bias);
     return result;
 }
 
-static sae_result lmi_read_norm(const sae_lm *m, const char *name, float *out[2]) {
-    char key[160];
-    snprintf(key, sizeof key, "%s.weight", name);
-    LMI_TRY(lmi_read(m, key, 0, m->info.dim, &out[0]));
-    snprintf(key, sizeof key, "%s.bias", name);
-    return lmi_read(m, key, 0, m->info.dim, &out[1]);
+static sae_result lmi_read_norm(const sae_lm *m, int part, size_t layer, size_t n, lmi_norm *out) {
+    char name[LMI_NAME_SIZE];
+    lmi_tensor_name(m, part, layer, 0, ".weight", name);
+    LMI_TRY(lmi_read_vector(m, name, n, &out->weight));
+    for (size_t i = 0; i < n && m->shape.has & LMI_ONE_PLUS; i++) out->weight[i] += 1;
+    if (m->shape.has & LMI_RMS) return SAE_OK;
+    return lmi_read_vector(m, lmi_tensor_name(m, part, layer, 0, ".bias", name), n, &out->bias);
+}
+
+/* ---- a layer ---- */
+
+static sae_result lmi_read_attention(sae_lm *m, size_t i) {
+    lmi_layer *l = &m->layer[i];
+    const sae_lm_config *info = &m->shape.info;
+    size_t d = info->dim, wide = info->heads * info->head_dim;
+    size_t narrow = info->kv_heads * info->head_dim;
+    bool biased = (m->shape.has & LMI_QKV_BIAS) != 0;
+    if (m->shape.has & LMI_FUSED)
+        LMI_TRY(lmi_read_linear(m, SAE_LM_QKV_PROJ, i, 0, biased, d, wide + 2 * narrow, &l->qkv));
+    else {
+        LMI_TRY(lmi_read_linear(m, SAE_LM_Q_PROJ, i, 0, biased, d, wide, &l->q));
+        LMI_TRY(lmi_read_linear(m, SAE_LM_K_PROJ, i, 0, biased, d, narrow, &l->k));
+        LMI_TRY(lmi_read_linear(m, SAE_LM_V_PROJ, i, 0, biased, d, narrow, &l->v));
+    }
+    if (m->shape.has & LMI_QK_NORM) {
+        LMI_TRY(lmi_read_norm(m, LMI_Q_NORM, i, info->head_dim, &l->q_norm));
+        LMI_TRY(lmi_read_norm(m, LMI_K_NORM, i, info->head_dim, &l->k_norm));
+    }
+    return lmi_read_linear(m, SAE_LM_O_PROJ, i, 0, (m->shape.has & LMI_O_BIAS) != 0, wide, d,
+                           &l->o);
+}
+
+static sae_result lmi_read_mlp(sae_lm *m, size_t i) {
+    lmi_layer *l = &m->layer[i];
+    bool experts = m->shape.layer[i].experts, biased = (m->shape.has & LMI_MLP_BIAS) != 0;
+    size_t d = m->shape.info.dim, count = experts ? m->shape.info.experts : 1;
+    size_t wide = experts ? m->shape.info.mlp_dim : m->shape.dense_dim;
+    int gate = SAE_LM_GATE_PROJ, up = SAE_LM_UP_PROJ, down = SAE_LM_DOWN_PROJ;
+    l->mlp = (lmi_mlp *)calloc(count, sizeof *l->mlp);
+    if (!l->mlp) return lmi_no_memory(m);
+    if (experts) LMI_TRY(lmi_read_linear(m, LMI_ROUTER, i, 0, false, d, count, &l->router));
+    if (experts) gate = LMI_EXPERT_GATE, up = LMI_EXPERT_UP, down = LMI_EXPERT_DOWN;
+    for (size_t e = 0; e < count; e++) {
+        lmi_mlp *p = &l->mlp[e];
+        if (m->shape.has & LMI_GATED)
+            LMI_TRY(lmi_read_linear(m, gate, i, e, biased, d, wide, &p->gate));
+        LMI_TRY(lmi_read_linear(m, up, i, e, biased, d, wide, &p->up));
+        LMI_TRY(lmi_read_linear(m, down, i, e, biased, wide, d, &p->down));
+    }
+    return SAE_OK;
 }
 
 static sae_result lmi_read_layer(sae_lm *m, size_t i) {
     lmi_layer *l = &m->layer[i];
-    size_t d = m->info.dim, wide = m->info.mlp_dim;
-    char name[128], *end;
-    end = name + snprintf(name, 64, "gpt_neox.layers.%zu.", i);
-    strcpy(end, "input_layernorm");
-    LMI_TRY(lmi_read_norm(m, name, l->norm[0]));
-    strcpy(end, "post_attention_layernorm");
-    LMI_TRY(lmi_read_norm(m, name, l->norm[1]));
-    strcpy(end, "attention.query_key_value");
-    LMI_TRY(lmi_read_linear(m, name, m->attention_bias, d, 3 * d, &l->qkv));
-    strcpy(end, "attention.dense");
-    LMI_TRY(lmi_read_linear(m, name, m->attention_bias, d, d, &l->dense));
-    strcpy(end, "mlp.dense_h_to_4h");
-    LMI_TRY(lmi_read_linear(m, name, true, d, wide, &l->up));
-    strcpy(end, "mlp.dense_4h_to_h");
-    return lmi_read_linear(m, name, true, wide, d, &l->down);
+    size_t d = m->shape.info.dim;
+    LMI_TRY(lmi_read_norm(m, SAE_LM_ATTENTION_NORM, i, d, &l->attention_norm));
+    LMI_TRY(lmi_read_attention(m, i));
+    LMI_TRY(lmi_read_norm(m, SAE_LM_MLP_NORM, i, d, &l->mlp_norm));
+    LMI_TRY(lmi_read_mlp(m, i));
+    if (!(m->shape.has & LMI_POST_NORMS)) return SAE_OK;
+    LMI_TRY(lmi_read_norm(m, SAE_LM_ATTENTION_POST_NORM, i, d, &l->attention_post_norm));
+    return lmi_read_norm(m, SAE_LM_MLP_POST_NORM, i, d, &l->mlp_post_norm);
 }
 
-static sae_result lmi_read_weights(sae_lm *m) {
-    static const char embed_in[] = "gpt_neox.embed_in.weight";
-    const char *unembed = "embed_out.weight";
+static void lmi_free_layer(lmi_layer *l, size_t mlps) {
+    lmi_norm *const norm[] = { &l->attention_norm, &l->attention_post_norm, &l->mlp_norm,
+                               &l->mlp_post_norm, &l->q_norm, &l->k_norm };
+    sae_linear *const linear[] = { l->qkv, l->q, l->k, l->v, l->o, l->router };
+    for (size_t i = 0; i < 6; i++) {
+        free(norm[i]->weight);
+        free(norm[i]->bias);
+        sae_linear_destroy(linear[i]);
+    }
+    for (size_t e = 0; l->mlp && e < mlps; e++) {
+        sae_linear_destroy(l->mlp[e].gate);
+        sae_linear_destroy(l->mlp[e].up);
+        sae_linear_destroy(l->mlp[e].down);
+    }
+    free(l->mlp);
+}
+
+/* ---- the whole ---- */
+
+/* What stands in front of the names: the base, nothing (a bare model was saved), or, of a model of
+   text and images, one of two more. */
+static void lmi_find_prefix(sae_lm *m) {
+    static const char *const forms[] = { "%s", "", "language_model.%s", "%slanguage_model." };
+    const char *base = m->shape.naming->base, *end;
+    char name[LMI_NAME_SIZE];
+    for (size_t i = 0; i < 4; i++) {
+        end = strstr(forms[i], "%s");
+        if (end) snprintf(m->prefix, sizeof m->prefix, "%.*s%s%s", (int)(end - forms[i]), forms[i],
+                          base, end + 2);
+        else m->prefix[0] = 0;
+        if (lmi_tensor(m, lmi_tensor_name(m, SAE_LM_EMBED, 0, 0, ".weight", name))) return;
+    }
+    snprintf(m->prefix, sizeof m->prefix, "%s", base);
+}
+
+/* The unembedding: the embedding where they are tied, whatever else the file holds; else under its
+   own name or another program's. */
+static sae_result lmi_read_unembed(sae_lm *m) {
+    static const char *const others[] = { "lm_head.weight", "language_model.lm_head.weight" };
+    const sae_lm_config *info = &m->shape.info;
+    char name[LMI_NAME_SIZE];
+    const sae_tensor *t;
     float *weight;
     sae_result result;
-    LMI_TRY(lmi_find(m, embed_in, m->info.vocab_size, m->info.dim, &m->embed));
-    m->info.dtype = m->embed->dtype;
-    m->layer = (lmi_layer *)calloc(m->info.layers, sizeof *m->layer);
-    if (!m->layer) return lmi_no_memory(m);
-    for (size_t i = 0; i < m->info.layers; i++) LMI_TRY(lmi_read_layer(m, i));
-    LMI_TRY(lmi_read_norm(m, "gpt_neox.final_layer_norm", m->norm));
-    if (!lmi_tensor(m, unembed)) unembed = "lm_head.weight";
-    if (m->info.tied) unembed = embed_in;
-    LMI_TRY(lmi_read(m, unembed, m->info.vocab_size, m->info.dim, &weight));
-    result = sae_linear_create(m->ctx, weight, NULL, m->info.dim, m->info.vocab_size, &m->unembed);
+    lmi_tensor_name(m, LMI_UNEMBED, 0, 0, ".weight", name);
+    t = info->tied ? m->embed : lmi_tensor(m, name);
+    for (size_t i = 0; i < 2 && !t; i++) t = lmi_tensor(m, others[i]);
+    LMI_TRY(lmi_check(m, t, name, info->vocab_size, info->dim));
+    LMI_TRY(lmi_copy(m, t, &weight));
+    result = sae_linear_create(m->ctx, weight, NULL, info->dim, info->vocab_size, &m->unembed);
     free(weight);
     return result;
 }
 
-/* ==== >>lm: model: open and submodules ==================================== src/lm/model.h ==== */
+static sae_result lmi_read_weights(sae_lm *m) {
+    sae_lm_config *info = &m->shape.info;
+    char name[LMI_NAME_SIZE];
+    lmi_find_prefix(m);
+    lmi_tensor_name(m, SAE_LM_EMBED, 0, 0, ".weight", name);
+    m->embed = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, m->embed, name, info->vocab_size, info->dim));
+    info->dtype = m->embed->dtype;
+    if (m->shape.has & LMI_LEARNED) {
+        lmi_tensor_name(m, LMI_POSITIONS, 0, 0, ".weight", name);
+        m->position = lmi_tensor(m, name);
+        LMI_TRY(lmi_check(m, m->position, name, info->max_ctx, info->dim));
+    }
+    m->layer = (lmi_layer *)calloc(info->layers, sizeof *m->layer);
+    m->ones = (float *)calloc(2 * info->dim, sizeof *m->ones);
+    if (!m->layer || !m->ones) return lmi_no_memory(m);
+    for (size_t i = 0; i < info->dim; i++) m->ones[i] = 1;
+    for (size_t i = 0; i < info->layers; i++) LMI_TRY(lmi_read_layer(m, i));
+    LMI_TRY(lmi_read_norm(m, SAE_LM_FINAL_NORM, 0, info->dim, &m->norm));
+    return lmi_read_unembed(m);
+}
+
+/* ==== >>lm: model ========================================================= src/lm/model.h ==== */
 
 static sae_result lmi_open(sae_lm *m, const char *folder) {
     lmi_config c;
@@ -1916,6 +2810,7 @@ static sae_result lmi_open(sae_lm *m, const char *folder) {
         return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
     }
     if (strlen(m->folder) > 1) m->folder[strlen(m->folder) - 1] = 0; /* the slash */
+    memset(&c, 0, sizeof c);
     c.ctx = m->ctx;
     c.path = path;
     if (!lmi_is_file(path))
@@ -1925,7 +2820,7 @@ static sae_result lmi_open(sae_lm *m, const char *folder) {
                                   path);
     else result = sae_json_open(m->ctx, path, &root);
     c.root = root;
-    if (result == SAE_OK) result = lmi_config_read(m, &c);
+    if (result == SAE_OK) result = lmi_config_read(&c, &m->shape);
     sae_json_close(root);
     free(path);
     LMI_TRY(result);
@@ -1951,109 +2846,284 @@ SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **ou
 
 SAE_API void sae_lm_close(sae_lm *m) {
     if (!m) return;
-    for (size_t i = 0; m->layer && i < m->info.layers; i++) {
-        lmi_layer *l = &m->layer[i];
-        for (size_t j = 0; j < 4; j++) free(l->norm[j / 2][j % 2]);
-        sae_linear_destroy(l->qkv);
-        sae_linear_destroy(l->dense);
-        sae_linear_destroy(l->up);
-        sae_linear_destroy(l->down);
-    }
+    for (size_t i = 0; m->layer && i < m->shape.info.layers; i++)
+        lmi_free_layer(&m->layer[i], m->shape.layer[i].experts ? m->shape.info.experts : 1);
     for (size_t i = 0; i < m->num_files; i++) {
         sae_tensor_file_close(m->file[i]);
         free(m->file_name[i]);
     }
     sae_linear_destroy(m->unembed);
-    free(m->norm[0]);
-    free(m->norm[1]);
+    free(m->norm.weight);
+    free(m->norm.bias);
+    free(m->ones);
     free(m->layer);
+    free(m->shape.layer);
     free(m->folder);
     free(m->memory);
-    free(m->rope);
+    free(m->angles[0]);
+    free(m->angles[1]);
     free(m);
 }
 
-SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model) { return model->info; }
+SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model) { return model->shape.info; }
 
-/* Submodules of a layer behind "gpt_neox.layers.N". */
+/* ==== >>lm: places ======================================================== src/lm/sites.h ==== */
+
+enum { LMI_IN = 1, LMI_OUT = 2 };
+
+/* Which of a module's sides can be looked at, in any layer; 0: the model has no such module. */
+static int lmi_module_sides(const sae_lm *m, sae_lm_module module) {
+    uint32_t has = m->shape.has;
+    switch (module) {
+    case SAE_LM_EMBED: case SAE_LM_FINAL_NORMALIZED: case SAE_LM_ATTENTION_NORMALIZED:
+    case SAE_LM_MLP_NORMALIZED: case SAE_LM_Q_PROJ: case SAE_LM_K_PROJ: case SAE_LM_V_PROJ:
+        return LMI_OUT;
+    case SAE_LM_QKV_PROJ: return has & LMI_FUSED ? LMI_OUT : 0;
+    case SAE_LM_RESID_MID: return has & LMI_PARALLEL ? 0 : LMI_OUT;
+    case SAE_LM_GATE_PROJ: return has & LMI_GATED ? LMI_OUT : 0;
+    case SAE_LM_UP_PROJ: return has & LMI_GATED ? LMI_OUT : LMI_IN | LMI_OUT;
+    case SAE_LM_ATTENTION_POST_NORM: case SAE_LM_MLP_POST_NORM:
+        return has & LMI_POST_NORMS ? LMI_IN | LMI_OUT : 0;
+    case SAE_LM_FINAL_NORM: case SAE_LM_LAYER: case SAE_LM_ATTENTION_NORM: case SAE_LM_ATTENTION:
+    case SAE_LM_O_PROJ: case SAE_LM_MLP_NORM: case SAE_LM_MLP: case SAE_LM_DOWN_PROJ:
+        return LMI_IN | LMI_OUT;
+    case SAE_LM_NUM_MODULES: break;
+    }
+    return 0;
+}
+
+static bool lmi_module_of_layer(sae_lm_module module) { return module >= SAE_LM_LAYER; }
+
+static int lmi_site_sides(const sae_lm *m, const sae_lm_site *s) {
+    bool neurons = s->module == SAE_LM_GATE_PROJ || s->module == SAE_LM_UP_PROJ
+                   || s->module == SAE_LM_DOWN_PROJ;
+    if (s->layer >= (lmi_module_of_layer(s->module) ? m->shape.info.layers : 1)) return 0;
+    if (neurons && m->shape.layer[s->layer].experts) return 0;
+    return lmi_module_sides(m, s->module);
+}
+
+SAE_API size_t sae_lm_site_dim(const sae_lm *m, sae_lm_site site) {
+    const sae_lm_config *info = &m->shape.info;
+    size_t heads = info->heads * info->head_dim, kv = info->kv_heads * info->head_dim;
+    switch (site.module) {
+    case SAE_LM_QKV_PROJ: return heads + 2 * kv;
+    case SAE_LM_Q_PROJ: return heads;
+    case SAE_LM_K_PROJ: case SAE_LM_V_PROJ: return kv;
+    case SAE_LM_O_PROJ: return site.input ? heads : info->dim;
+    case SAE_LM_GATE_PROJ: return m->shape.dense_dim;
+    case SAE_LM_UP_PROJ: return site.input ? info->dim : m->shape.dense_dim;
+    case SAE_LM_DOWN_PROJ: return site.input ? m->shape.dense_dim : info->dim;
+    default: return info->dim;
+    }
+}
+
+SAE_API bool sae_lm_site_is_residual(const sae_lm *m, sae_lm_site site) {
+    bool last = !(m->shape.has & LMI_POST_NORMS);
+    switch (site.module) {
+    case SAE_LM_EMBED: case SAE_LM_LAYER: case SAE_LM_RESID_MID: case SAE_LM_FINAL_NORM:
+        return true;
+    case SAE_LM_ATTENTION: case SAE_LM_O_PROJ: case SAE_LM_MLP: case SAE_LM_DOWN_PROJ:
+        return last && !site.input;
+    case SAE_LM_ATTENTION_POST_NORM: case SAE_LM_MLP_POST_NORM: return !site.input;
+    default: return false;
+    }
+}
+
+/* TransformerLens' names; of a layer behind "blocks.N.". post: the module where there are post
+   norms. */
 static const struct {
     const char *name;
-    sae_lm_module module;
-} lmi_submodules[] = {
-    { "", SAE_LM_LAYER }, { ".attention", SAE_LM_ATTENTION },
-    { ".attention.dense", SAE_LM_ATTENTION_DENSE }, { ".mlp", SAE_LM_MLP },
-    { ".mlp.dense_h_to_4h", SAE_LM_MLP_UP }, { ".mlp.dense_4h_to_h", SAE_LM_MLP_DOWN }
+    sae_lm_module module, post;
+    bool input;
+} lmi_hook_names[] = {
+    { "hook_embed", SAE_LM_EMBED, SAE_LM_EMBED, false },
+    { "ln_final.hook_normalized", SAE_LM_FINAL_NORMALIZED, SAE_LM_FINAL_NORMALIZED, false },
+    { "hook_resid_pre", SAE_LM_LAYER, SAE_LM_LAYER, true },
+    { "hook_resid_mid", SAE_LM_RESID_MID, SAE_LM_RESID_MID, false },
+    { "hook_resid_post", SAE_LM_LAYER, SAE_LM_LAYER, false },
+    { "hook_attn_out", SAE_LM_ATTENTION, SAE_LM_ATTENTION_POST_NORM, false },
+    { "hook_mlp_out", SAE_LM_MLP, SAE_LM_MLP_POST_NORM, false },
+    { "attn.hook_q", SAE_LM_Q_PROJ, SAE_LM_Q_PROJ, false },
+    { "attn.hook_k", SAE_LM_K_PROJ, SAE_LM_K_PROJ, false },
+    { "attn.hook_v", SAE_LM_V_PROJ, SAE_LM_V_PROJ, false },
+    { "attn.hook_z", SAE_LM_O_PROJ, SAE_LM_O_PROJ, true },
+    { "ln1.hook_normalized", SAE_LM_ATTENTION_NORMALIZED, SAE_LM_ATTENTION_NORMALIZED, false },
+    { "ln2.hook_normalized", SAE_LM_MLP_NORMALIZED, SAE_LM_MLP_NORMALIZED, false },
+    { "mlp.hook_in", SAE_LM_MLP, SAE_LM_MLP, true },
+    { "mlp.hook_pre", SAE_LM_GATE_PROJ, SAE_LM_GATE_PROJ, false }, /* UP_PROJ without a gate */
+    { "mlp.hook_pre_linear", SAE_LM_UP_PROJ, SAE_LM_UP_PROJ, false },
+    { "mlp.hook_post", SAE_LM_DOWN_PROJ, SAE_LM_DOWN_PROJ, true }
 };
-enum { LMI_NUM_SUBMODULES = sizeof lmi_submodules / sizeof lmi_submodules[0] };
+enum { LMI_NUM_HOOK_NAMES = sizeof lmi_hook_names / sizeof lmi_hook_names[0] };
 
-static bool lmi_site_of(const sae_lm *m, const char *name, sae_lm_site *site) {
-    static const char layers[] = "gpt_neox.layers.";
-    size_t n = sizeof layers - 1, layer = 0, digits = 0;
-    site->layer = 0;
-    if (strcmp(name, "gpt_neox.embed_in") == 0) site->module = SAE_LM_EMBED_IN;
-    else if (strcmp(name, "gpt_neox.final_layer_norm") == 0) site->module = SAE_LM_FINAL_NORM;
-    else {
-        if (strncmp(name, layers, n) != 0) return false;
-        for (name += n; *name >= '0' && *name <= '9' && digits < 6; name++, digits++)
-            layer = layer * 10 + (size_t)(*name - '0');
-        if (!digits || layer >= m->info.layers) return false;
-        site->layer = layer;
-        for (n = 0; n < LMI_NUM_SUBMODULES; n++)
-            if (strcmp(name, lmi_submodules[n].name) == 0) break;
-        if (n == LMI_NUM_SUBMODULES) return false;
-        site->module = lmi_submodules[n].module;
-    }
+static bool lmi_hook_name_here(const sae_lm *m, size_t i, sae_lm_site *site) {
+    bool gated = (m->shape.has & LMI_GATED) != 0;
+    site->module = m->shape.has & LMI_POST_NORMS ? lmi_hook_names[i].post
+                                                 : lmi_hook_names[i].module;
+    site->input = lmi_hook_names[i].input;
+    if (site->module == SAE_LM_UP_PROJ && !gated) return false;
+    if (site->module == SAE_LM_GATE_PROJ && !gated) site->module = SAE_LM_UP_PROJ;
+    return lmi_site_sides(m, site) != 0;
+}
+
+/* "N" or "N." in front of *name, which is moved behind it. */
+static bool lmi_layer_number(const char **name, size_t *layer) {
+    size_t digits = 0;
+    *layer = 0;
+    for (; **name >= '0' && **name <= '9' && digits < 6; ++*name, digits++)
+        *layer = *layer * 10 + (size_t)(**name - '0');
+    if (digits && **name == '.' && (*name)[1]) ++*name;
+    else if (**name) return false;
+    return digits > 0;
+}
+
+static bool lmi_skip(const char **name, const char *prefix) {
+    size_t n = strlen(prefix);
+    if (strncmp(*name, prefix, n) != 0) return false;
+    *name += n;
     return true;
 }
 
-SAE_API sae_result sae_lm_site_find(const sae_lm *m, const char *submodule, bool input,
+static bool lmi_hook_find(const sae_lm *m, const char *name, sae_lm_site *site) {
+    bool of_layer = lmi_skip(&name, "blocks.");
+    site->layer = 0;
+    if (of_layer && !lmi_layer_number(&name, &site->layer)) return false;
+    for (size_t i = 0; i < LMI_NUM_HOOK_NAMES; i++)
+        if (strcmp(name, lmi_hook_names[i].name) == 0)
+            return of_layer == lmi_module_of_layer(lmi_hook_names[i].module)
+                   && lmi_hook_name_here(m, i, site);
+    return false;
+}
+
+static bool lmi_path_find(const sae_lm *m, const char *name, sae_lm_site *site) {
+    const lmi_naming *naming = m->shape.naming;
+    bool of_layer;
+    if (lmi_skip(&name, naming->base)) {
+        if (m->shape.has & LMI_TEXT_CONFIG) lmi_skip(&name, "language_model.");
+    } else if (m->shape.has & LMI_TEXT_CONFIG && lmi_skip(&name, "language_model."))
+        lmi_skip(&name, naming->base);
+    site->layer = 0;
+    of_layer = lmi_skip(&name, naming->layers);
+    if (of_layer && !lmi_layer_number(&name, &site->layer)) return false;
+    site->module = SAE_LM_LAYER;
+    if (of_layer && !*name) return lmi_site_sides(m, site) != 0;
+    for (int i = 0; i < SAE_LM_NUM_MODULES; i++) {
+        const char *own = lmi_part_name(naming, i);
+        site->module = (sae_lm_module)i;
+        if (own && strcmp(own, name) == 0)
+            return of_layer == lmi_module_of_layer(site->module) && lmi_site_sides(m, site) != 0;
+    }
+    return false;
+}
+
+/* "model.embed_tokens, model.norm, model.layers.N, model.layers.N.{...}, hook_embed, ..." */
+static const char *lmi_site_list(const sae_lm *m, char *out, size_t size) {
+    const lmi_naming *naming = m->shape.naming;
+    const char *between = "";
+    size_t n = 0;
+    sae_lm_site s;
+    memset(&s, 0, sizeof s);
+#define LMI_PUT(...) n += (size_t)snprintf(out + (n < size ? n : size - 1),                        \
+                                           n < size ? size - n : 1, __VA_ARGS__)
+    LMI_PUT("%s%s, %s%sN, %s%sN.{", naming->base, lmi_part_name(naming, SAE_LM_EMBED), naming->base,
+            naming->layers, naming->base, naming->layers);
+    for (int i = SAE_LM_LAYER + 1; i < SAE_LM_NUM_MODULES; i++) {
+        const char *name = lmi_part_name(naming, i);
+        s.module = (sae_lm_module)i;
+        if (!name || !lmi_site_sides(m, &s)) continue;
+        LMI_PUT("%s%s", between, name);
+        between = ", ";
+    }
+    LMI_PUT("}, %s%s", naming->base, lmi_part_name(naming, SAE_LM_FINAL_NORM));
+    for (size_t i = 0; i < LMI_NUM_HOOK_NAMES; i++) {
+        bool of_layer = lmi_module_of_layer(lmi_hook_names[i].module);
+        if (i == 2) LMI_PUT(", blocks.N.{"), between = "";
+        if (!lmi_hook_name_here(m, i, &s)) continue;
+        LMI_PUT("%s%s", of_layer ? between : ", ", lmi_hook_names[i].name);
+        between = ", ";
+    }
+    LMI_PUT("}");
+#undef LMI_PUT
+    return out;
+}
+
+SAE_API sae_result sae_lm_site_find(const sae_lm *m, const char *name, bool input,
                                     sae_lm_site *out) {
     sae_lm_site site;
+    bool hook;
+    char list[900];
     if (!m) return SAE_ERR_INVALID;
-    if (!submodule || !out)
+    if (!name || !out)
         return sae_context_fail(m->ctx, SAE_ERR_INVALID,
-                                "sae_lm_site_find: submodule and out may not be NULL");
-    if (!lmi_site_of(m, submodule, &site))
+                                "sae_lm_site_find: name and out may not be NULL");
+    memset(&site, 0, sizeof site);
+    hook = lmi_hook_find(m, name, &site);
+    if (hook && input)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_site_find: %s is an output, it has no input", name);
+    if (!hook && !lmi_path_find(m, name, &site)) {
+        size_t n = strlen(name), mlp_in = strlen("hook_mlp_in");
+        if (n >= mlp_in && strcmp(name + n - mlp_in, "hook_mlp_in") == 0)
+            return sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
+                            "sae_lm_site_find: %s is one place to TransformerLens and another to "
+                            "Gemma Scope: give the module's name", name);
         return sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
-                        "sae_lm_site_find: there is no submodule %s; there are gpt_neox.embed_in, "
-                        "gpt_neox.layers.N, gpt_neox.layers.N.attention, "
-                        "gpt_neox.layers.N.attention.dense, gpt_neox.layers.N.mlp, "
-                        "gpt_neox.layers.N.mlp.dense_h_to_4h, gpt_neox.layers.N.mlp.dense_4h_to_h "
-                        "with N from 0 to %zu, and gpt_neox.final_layer_norm", submodule,
-                        m->info.layers - 1);
-    site.input = input;
-    if (input && site.module == SAE_LM_EMBED_IN)
-        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
-                                "sae_lm_site_find: the input of gpt_neox.embed_in is "
-                                "tokens; allowed is its output");
+                        "sae_lm_site_find: there is no place %.80s; there are %s with N from 0 to "
+                        "%zu", name, lmi_site_list(m, list, sizeof list), m->shape.info.layers - 1);
+    }
+    if (!hook) {
+        site.input = input;
+        if (!(lmi_site_sides(m, &site) & (input ? LMI_IN : LMI_OUT)))
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                            "sae_lm_site_find: the input of %s cannot be looked at here; allowed "
+                            "is its output", name);
+    }
     *out = site;
     return SAE_OK;
 }
 
-SAE_API size_t sae_lm_site_dim(const sae_lm *model, sae_lm_site site) {
-    bool neurons = site.module == (site.input ? SAE_LM_MLP_DOWN : SAE_LM_MLP_UP);
-    return neurons ? model->info.mlp_dim : model->info.dim;
-}
+/* ==== >>lm: forward pass: memory and hooks ================================== src/lm/run.h ==== */
 
-/* ==== >>lm: model: forward pass ========================================= src/lm/forward.h ==== */
+/* Parts of the row-wise steps are LMI_ROW_PART rows; of attention up to LMI_SLOTS workers. */
+enum { LMI_ROW_PART = 32, LMI_LOGIT_ROWS = 256, LMI_SLOTS = 64 };
 
-/* One pass. Parts of the row-wise steps are LMI_ROW_PART rows. */
-enum { LMI_ROW_PART = 32, LMI_LOGIT_ROWS = 256 };
+struct sae_lm_cache {
+    sae_lm *m;
+    size_t capacity, count;
+    float *data; /* [layers][kv_heads] stores of capacity keys and values */
+};
 
+/* Heads side by side or wherever a fused matrix leaves them. */
+typedef struct lmi_heads {
+    float *at;
+    size_t row, head; /* floats from one row, one head to the next */
+} lmi_heads;
+
+/* One pass: positions past .. past + ctx - 1 of each context. */
 typedef struct lmi_run {
     sae_lm *m;
     const sae_lm_forward_desc *desc;
-    const lmi_layer *layer;
-    size_t n, ctx, hooks_left;
+    size_t n, ctx, past, hooks_left;
     bool logits, done; /* logits or losses are wanted; nothing is left to do */
-    /* [n,d] but qkv [n,3 d] and wide [n,mlp_dim]; logit_x [256,d], logit [256,vocab_size] */
-    float *x, *normed, *qkv, *heads, *mixed, *wide, *scratch, *logit_x, *logit;
-    size_t head_floats;
-    /* what the row-wise steps work on */
-    const float *from, *const *norm;
+    float *x, *normed, *mixed; /* [n,d] */
+    float *made;               /* what the MLP gave: normed or mixed */
+    /* while attention runs: qkv [n,(heads + 2 kv_heads) head_dim], rows [n,heads head_dim];
+       stores: of every (context, kv head), or, if there are more of these, of every slot */
+    float *qkv, *heads, *stores, *scratch;
+    lmi_heads q, k, v;
+    size_t store_floats, scratch_floats, items, slots;
+    bool packed; /* every item has a store of its own */
+    /* while an MLP runs: [n,widest MLP]; of experts besides [n,d] twice, [n,experts] */
+    float *wide, *gate, *gathered, *given, *routes;
+    uint32_t *expert; /* [n,experts_per_token], ascending; routes holds their weights then */
+    /* while logits are made: [block,d], [block,vocab_size] */
+    float *logit_x, *logit;
+    /* what the steps work on */
+    size_t at_layer, count, width;
+    const float *from;
     float *to;
-    size_t count;
-    size_t row[LMI_LOGIT_ROWS]; /* of the block of logits */
+    const lmi_norm *norm;
+    size_t row[LMI_LOGIT_ROWS]; /* of the block of logits; rows of an expert */
     double row_loss[LMI_LOGIT_ROWS];
 } lmi_run;
 
@@ -2062,89 +3132,114 @@ static void lmi_row_parts(lmi_run *run, size_t rows, void (*fn)(void *arg, size_
     sae_context_parallel(run->m->ctx, lmi_parts(rows, LMI_ROW_PART), fn, run);
 }
 
-static void lmi_norm_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    size_t d = run->m->info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
-    for (size_t r = part * LMI_ROW_PART; r < end; r++)
-        run->m->kernels->norm(d, run->from + r * d, run->norm[0], run->norm[1],
-                              run->m->info.norm_eps, run->to + r * d);
+/* ---- memory ---- */
+
+/* Keys [blocks][head_dim][32] and values [keys][lmi_round(head_dim)] of one head. */
+static size_t lmi_store_floats(size_t keys, size_t head_dim) {
+    size_t deep = lmi_round(head_dim), rows;
+    if (keys > SIZE_MAX / 2 / sizeof(float) - LMI_COLUMNS
+        || !lmi_mul(lmi_round(keys), 2 * deep * sizeof(float), &rows))
+        return 0;
+    return lmi_round(keys) * head_dim + keys * deep;
 }
 
-static void lmi_norm_rows(lmi_run *run, float *const norm[2], const float *from, float *to) {
-    run->norm = (const float *const *)norm;
-    run->from = from;
-    run->to = to;
-    lmi_row_parts(run, run->n, lmi_norm_part);
+/* One piece [rows,width] behind *at, on 64 bytes; false: too large. base NULL: only counts. */
+static bool lmi_cut(float *base, size_t *at, float **piece, size_t rows, size_t width) {
+    size_t floats;
+    if (base) *piece = base + *at;
+    if (!lmi_mul(rows, width, &floats) || floats > SIZE_MAX / 64 - *at) return false;
+    *at += (floats + 15) / 16 * 16;
+    return true;
 }
 
-static void lmi_act_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    size_t wide = run->m->info.mlp_dim, first = part * LMI_ROW_PART;
-    size_t end = lmi_min(first + LMI_ROW_PART, run->count);
-    run->m->kernels->activate(run->m->act, (end - first) * wide, run->to + first * wide);
+static bool lmi_cut_attention(lmi_run *run, float *base, size_t *at) {
+    const sae_lm_config *info = &run->m->shape.info;
+    const sae_lm_cache *cache = run->desc->cache;
+    size_t hd = info->head_dim, deep = lmi_round(hd), keys = cache ? cache->capacity : run->ctx;
+    size_t heads = info->heads * hd, kv = info->kv_heads * hd, n = run->n;
+    size_t tiles = lmi_parts(run->ctx * (info->heads / info->kv_heads), LMI_ROWS), parts;
+    run->items = run->desc->contexts * info->kv_heads;
+    run->slots = LMI_SLOTS; /* 16 where they would take more than 16 MiB */
+    if (keys > (1 << 22) / 8 / LMI_SLOTS) run->slots = 16;
+    run->packed = run->items <= run->slots || cache;
+    if (!lmi_mul(run->items, run->packed ? tiles : 1, &parts)) return false;
+    run->slots = lmi_min(run->slots, parts);
+    run->store_floats = lmi_store_floats(keys, hd);
+    run->scratch_floats = LMI_ROWS * (hd + deep + lmi_round(keys)) + lmi_round(hd);
+    if (!run->store_floats) return false;
+    if (!lmi_cut(base, at, &run->qkv, n, heads + 2 * kv)
+        || !lmi_cut(base, at, &run->heads, n, heads)
+        || !lmi_cut(base, at, &run->scratch, run->slots, run->scratch_floats))
+        return false;
+    if (cache) return true;
+    return lmi_cut(base, at, &run->stores, run->packed ? run->items : run->slots,
+                   run->store_floats);
 }
 
-/* to += from, or, as a parallel layer adds, to = (from + mixed) + to */
-static void lmi_add_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    size_t d = run->m->info.dim, first = part * LMI_ROW_PART * d;
-    size_t count = lmi_min((part + 1) * LMI_ROW_PART, run->count) * d - first;
-    float *to = run->to + first;
-    run->m->kernels->add(count, run->from + first, to, to);
+static bool lmi_cut_mlp(lmi_run *run, float *base, size_t *at) {
+    const lmi_shape *s = &run->m->shape;
+    size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim), floats = sizeof(float);
+    float *expert = NULL;
+    if (!lmi_cut(base, at, &run->wide, n, wide)) return false;
+    if (s->has & LMI_GATED && !lmi_cut(base, at, &run->gate, n, wide)) return false;
+    if (!(s->has & LMI_EXPERTS)) return true;
+    if (!lmi_cut(base, at, &run->gathered, n, s->info.dim)
+        || !lmi_cut(base, at, &run->given, n, s->info.dim)
+        || !lmi_cut(base, at, &run->routes, n, s->info.experts)
+        || !lmi_cut(base, at, &expert, n, s->info.experts_per_token * sizeof(uint32_t) / floats))
+        return false;
+    run->expert = (uint32_t *)(void *)expert;
+    return true;
 }
 
-static void lmi_add_rows(lmi_run *run, const float *from, float *to) {
-    run->from = from;
-    run->to = to;
-    lmi_row_parts(run, run->n, lmi_add_part);
+/* Cuts the memory of a pass; what runs at different times shares its place. Returns its floats, 0:
+   too large. */
+static size_t lmi_run_layout(lmi_run *run, float *base) {
+    const sae_lm_config *info = &run->m->shape.info;
+    const size_t *rows = run->desc->rows;
+    size_t block = lmi_min(rows ? run->desc->num_rows : run->n, LMI_LOGIT_ROWS), n = run->n;
+    size_t at = 0, attention, mlp, logits;
+    if (!lmi_cut(base, &at, &run->x, n, info->dim)
+        || !lmi_cut(base, &at, &run->normed, n, info->dim)
+        || !lmi_cut(base, &at, &run->mixed, n, info->dim))
+        return 0;
+    attention = mlp = logits = at;
+    if (!lmi_cut_attention(run, base, &attention) || !lmi_cut_mlp(run, base, &mlp)
+        || (run->logits && (!lmi_cut(base, &logits, &run->logit_x, block, info->dim)
+                            || !lmi_cut(base, &logits, &run->logit, block, info->vocab_size))))
+        return 0;
+    return lmi_max(attention, lmi_max(mlp, logits));
 }
 
-static void lmi_embed_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    size_t d = run->m->info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
-    sae_tensor row = *run->m->embed;
-    row.ndim = 1;
-    row.shape[0] = d;
-    row.stride[0] = run->m->embed->stride[1];
-    for (size_t r = part * LMI_ROW_PART; r < end; r++) {
-        int64_t token = run->desc->tokens[r] < 0 ? 0 : run->desc->tokens[r];
-        row.data = (const char *)run->m->embed->data
-                   + token * run->m->embed->stride[0] * (int64_t)sae_dtype_size(row.dtype);
-        sae_tensor_to_f32(&row, run->x + r * d);
+static sae_result lmi_run_memory(lmi_run *run) {
+    sae_lm *m = run->m;
+    size_t floats = lmi_run_layout(run, NULL), skip;
+    if (floats > m->memory_floats || !floats) {
+        free(m->memory);
+        m->memory_floats = 0;
+        m->memory = floats ? (float *)malloc((floats + 16) * sizeof(float)) : NULL;
+        if (!m->memory)
+            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                    "sae_lm_forward: no memory for %zu contexts "
+                                    "of %zu tokens",
+                                    run->desc->contexts, run->ctx);
+        m->memory_floats = floats;
     }
+    skip = (64 - ((uintptr_t)m->memory & 63)) % 64 / sizeof(float);
+    lmi_run_layout(run, m->memory + skip);
+    return SAE_OK;
 }
 
-/* Turns pairs (i, i + pairs) of a head's first dimensions by the angles of the position. */
-static void lmi_rope(float *x, const float *rope, size_t pairs) {
-    for (size_t i = 0; i < pairs; i++) {
-        float a = x[i], b = x[i + pairs], c = rope[2 * i], s = rope[2 * i + 1];
-        x[i] = a * c - b * s;
-        x[i + pairs] = b * c + a * s;
-    }
-}
+/* ---- hooks ---- */
 
-static void lmi_head_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    const sae_lm_config *info = &run->m->info;
-    size_t context = part / info->heads, head = part % info->heads, d = info->dim;
-    size_t pairs = (info->rotary_dims + 1) / 2, hd = info->head_dim;
-    float *q = run->qkv + context * run->ctx * 3 * d + head * 3 * hd;
-    lmi_head h;
-    for (size_t t = 0; t < run->ctx; t++) {
-        lmi_rope(q + t * 3 * d, run->m->rope + t * 2 * pairs, pairs);
-        lmi_rope(q + t * 3 * d + hd, run->m->rope + t * 2 * pairs, pairs);
+/* How many hooks there are at a site. */
+static size_t lmi_hooks_at(const lmi_run *run, sae_lm_module module, size_t layer, bool input) {
+    size_t count = 0;
+    for (size_t i = 0; i < run->desc->num_hooks; i++) {
+        const sae_lm_site *s = &run->desc->hooks[i].site;
+        count += s->module == module && s->layer == layer && s->input == input;
     }
-    h.q = q;
-    h.k = q + hd;
-    h.v = q + 2 * hd;
-    h.stride = 3 * d;
-    h.ctx = run->ctx;
-    h.head_dim = hd;
-    h.scale = (float)(1 / sqrt((double)hd));
-    h.scratch = run->scratch + part * run->head_floats;
-    h.out = run->heads + context * run->ctx * d + head * hd;
-    h.out_stride = d;
-    run->m->kernels->attend(&h);
+    return count;
 }
 
 /* Calls the hooks of a site; run->done: nothing is wanted behind it. */
@@ -2160,69 +3255,485 @@ static sae_result lmi_at(lmi_run *run, sae_lm_module module, size_t layer, bool 
             LMI_TRY(h->call(h->user, x, run->n, sae_lm_site_dim(run->m, site)));
         run->hooks_left--;
     }
-    run->done = !run->hooks_left && !run->logits;
+    run->done = !run->hooks_left && !run->logits && !run->desc->cache;
     return SAE_OK;
 }
 
-#define LMI_AT(module, layer, input, x)                                                            \
+/* A step that may end the pass. */
+#define LMI_STEP(call)                                                                             \
     do {                                                                                           \
-        sae_result lmi_at_result = lmi_at(run, module, layer, input, x);                           \
-        if (lmi_at_result != SAE_OK || run->done) return lmi_at_result;                            \
+        sae_result lmi_step_result = (call);                                                       \
+        if (lmi_step_result != SAE_OK || run->done) return lmi_step_result;                        \
     } while (0)
+#define LMI_AT(module, layer, input, x) LMI_STEP(lmi_at(run, module, layer, input, x))
+
+/* The same for heads that do not stand side by side: of a copy, in run->heads. */
+static sae_result lmi_at_heads(lmi_run *run, sae_lm_module module, size_t layer, size_t heads,
+                               const lmi_heads *h) {
+    size_t hd = run->m->shape.info.head_dim, dim = heads * hd;
+    if (!lmi_hooks_at(run, module, layer, false)) return SAE_OK;
+    if (h->row == dim) return lmi_at(run, module, layer, false, h->at);
+    for (size_t i = 0; i < run->n * heads; i++)
+        memcpy(run->heads + i * hd, h->at + i / heads * h->row + i % heads * h->head,
+               hd * sizeof(float));
+    LMI_TRY(lmi_at(run, module, layer, false, run->heads));
+    for (size_t i = 0; i < run->n * heads; i++)
+        memcpy(h->at + i / heads * h->row + i % heads * h->head, run->heads + i * hd,
+               hd * sizeof(float));
+    return SAE_OK;
+}
+
+/* ---- norms ---- */
+
+static void lmi_norm_row(const sae_lm *m, const lmi_norm *norm, size_t n, const float *x,
+                         float *out) {
+    double eps = m->shape.info.norm_eps;
+    if (m->shape.has & LMI_RMS) m->kernels->rms_norm(n, x, norm->weight, eps, out);
+    else m->kernels->norm(n, x, norm->weight, norm->bias, eps, out);
+}
+
+static void lmi_norm_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t d = run->m->shape.info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
+    for (size_t r = part * LMI_ROW_PART; r < end; r++)
+        lmi_norm_row(run->m, run->norm, d, run->from + r * d, run->to + r * d);
+}
+
+/* to = norm(from), which may be the same rows, with the hooks there. from is not changed. */
+static sae_result lmi_run_norm(lmi_run *run, sae_lm_module module, sae_lm_module normalized,
+                               size_t layer, const lmi_norm *norm, const float *from, float *to) {
+    size_t d = run->m->shape.info.dim;
+    bool middle = lmi_hooks_at(run, normalized, layer, false) > 0;
+    lmi_norm plain;
+    plain.weight = run->m->ones;
+    plain.bias = run->m->ones + d;
+    if (lmi_hooks_at(run, module, layer, true)) {
+        if (from != to) memcpy(to, from, run->n * d * sizeof *to);
+        from = to;
+        LMI_AT(module, layer, true, to);
+    }
+    run->norm = middle ? &plain : norm;
+    run->from = from;
+    run->to = to;
+    lmi_row_parts(run, run->n, lmi_norm_part);
+    if (middle) {
+        LMI_AT(normalized, layer, false, to);
+        for (size_t i = 0; i < run->n * d; i++)
+            to[i] = norm->bias ? fmaf(to[i], norm->weight[i % d], norm->bias[i % d])
+                               : to[i] * norm->weight[i % d];
+    }
+    LMI_AT(module, layer, false, to);
+    return SAE_OK;
+}
+
+/* ==== >>lm: forward pass: attention =================================== src/lm/attention.h ==== */
+
+/* Frequency i of a rotary kind over `dims` dimensions, in float where transformers has float:
+   1 / base^(2 i / dims), then scaled. */
+static float lmi_frequency(const lmi_rope *rope, size_t i, size_t dims) {
+    float power = (float)(2 * i) / (float)dims;
+    float f = 1 / (float)lmi_exp((double)power * lmi_ln(rope->base));
+    float factor = (float)rope->factor, wave, s;
+    if (rope->kind == LMI_ROPE_PLAIN) return f;
+    if (rope->kind == LMI_ROPE_LINEAR) return f / factor;
+    wave = 6.28318530718f / f;
+    if (wave < (float)(rope->original / rope->high)) return f;
+    if (wave > (float)(rope->original / rope->low)) return f / factor;
+    s = ((float)rope->original / wave - (float)rope->low) / (float)(rope->high - rope->low);
+    return (1 - s) * f / factor + s * f;
+}
+
+/* Angles of the positions below rows, kept for later passes. */
+static sae_result lmi_angles(sae_lm *m, size_t rows) {
+    size_t dims = m->shape.info.rotary_dims, pairs = (dims + 1) / 2, most;
+    int kinds = m->shape.has & LMI_LOCAL_ROPE ? 2 : 1;
+    if (!pairs || rows <= m->angle_rows) return SAE_OK;
+    most = lmi_max(rows, m->angle_rows + m->angle_rows / 2);
+    for (int k = 0; k < kinds; k++) {
+        size_t floats;
+        float *angles = lmi_mul(most, 2 * pairs, &floats) && floats <= SIZE_MAX / sizeof(float)
+                            ? (float *)realloc(m->angles[k], floats * sizeof *angles) : NULL;
+        if (!angles)
+            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_forward: no memory");
+        m->angles[k] = angles;
+        for (size_t i = 0; i < pairs; i++) {
+            float frequency = lmi_frequency(&m->shape.rope[k], i, dims);
+            for (size_t t = m->angle_rows; t < most; t++)
+                lmi_sin_cos((double)((float)t * frequency), &angles[(2 * t + 1) * pairs + i],
+                            &angles[2 * t * pairs + i]);
+        }
+    }
+    m->angle_rows = most;
+    return SAE_OK;
+}
+
+/* A head's row as attention takes it: norm, then rotary. */
+static void lmi_head_row(const sae_lm *m, const lmi_norm *norm, size_t rope, size_t position,
+                         const float *from, float *to) {
+    const sae_lm_config *info = &m->shape.info;
+    size_t pairs = (info->rotary_dims + 1) / 2;
+    const float *angles = pairs ? m->angles[rope] + position * 2 * pairs : NULL;
+    if (norm->weight) lmi_norm_row(m, norm, info->head_dim, from, to);
+    else memcpy(to, from, info->head_dim * sizeof *to);
+    if (pairs) m->kernels->turn(pairs, angles, angles + pairs, to);
+}
+
+static float *lmi_store(const lmi_run *run, size_t item, size_t slot) {
+    const sae_lm_cache *cache = run->desc->cache;
+    if (cache)
+        return cache->data + (run->at_layer * run->items + item) * run->store_floats;
+    return run->stores + (run->packed ? item : slot) * run->store_floats;
+}
+
+/* Puts the new keys and values of an item, a (context, kv head), where attention reads them. */
+static void lmi_pack(const lmi_run *run, size_t item, float *store, float *row) {
+    const sae_lm *m = run->m;
+    const sae_lm_config *info = &m->shape.info;
+    const lmi_layer *l = &m->layer[run->at_layer];
+    size_t hd = info->head_dim, deep = lmi_round(hd), end = run->past + run->ctx;
+    size_t keys = run->desc->cache ? run->desc->cache->capacity : run->ctx;
+    size_t first = item / info->kv_heads * run->ctx, head = item % info->kv_heads;
+    float *values = store + lmi_round(keys) * hd;
+    for (size_t t = 0; t < run->ctx; t++) {
+        size_t at = run->past + t;
+        float *key = store + at / LMI_COLUMNS * LMI_COLUMNS * hd + at % LMI_COLUMNS;
+        lmi_head_row(m, &l->k_norm, m->shape.layer[run->at_layer].rope, at,
+                     run->k.at + (first + t) * run->k.row + head * run->k.head, row);
+        for (size_t c = 0; c < hd; c++) key[c * LMI_COLUMNS] = row[c];
+        memcpy(values + at * deep, run->v.at + (first + t) * run->v.row + head * run->v.head,
+               hd * sizeof *values);
+        for (size_t c = hd; c < deep; c++) values[at * deep + c] = 0;
+    }
+    for (size_t at = end; at < lmi_round(end); at++)
+        for (size_t c = 0; c < hd; c++)
+            store[at / LMI_COLUMNS * LMI_COLUMNS * hd + c * LMI_COLUMNS + at % LMI_COLUMNS] = 0;
+}
+
+/* Rows 8 tile .. of an item: row r is position r / group of the pass and head r % group of those
+   that read this kv head. */
+static void lmi_attend_tile(const lmi_run *run, size_t item, size_t tile, const float *store,
+                            float *scratch) {
+    const sae_lm *m = run->m;
+    const sae_lm_config *info = &m->shape.info;
+    const lmi_layer_shape *shape = &m->shape.layer[run->at_layer];
+    size_t hd = info->head_dim, group = info->heads / info->kv_heads;
+    size_t keys = run->desc->cache ? run->desc->cache->capacity : run->ctx;
+    size_t first = item / info->kv_heads * run->ctx, head = item % info->kv_heads * group;
+    float *q = scratch;
+    lmi_tile t;
+    t.rows = lmi_min(LMI_ROWS, run->ctx * group - tile * LMI_ROWS);
+    t.q = q;
+    t.mixed = q + LMI_ROWS * hd;
+    t.p = t.mixed + LMI_ROWS * lmi_round(hd);
+    t.keys = store;
+    t.values = store + lmi_round(keys) * hd;
+    t.head_dim = hd;
+    t.scale = shape->scale;
+    t.cap = m->shape.attention_cap;
+    for (size_t r = 0; r < t.rows; r++) {
+        size_t row = tile * LMI_ROWS + r, h = head + row % group;
+        size_t at = run->past + row / group;
+        lmi_head_row(m, &m->layer[run->at_layer].q_norm, shape->rope, at,
+                     run->q.at + (first + row / group) * run->q.row + h * run->q.head, q + r * hd);
+        t.end[r] = at + 1;
+        t.first[r] = shape->window && at + 1 > shape->window ? at + 1 - shape->window : 0;
+        t.out[r] = run->heads + ((first + row / group) * info->heads + h) * hd;
+    }
+    m->kernels->attend(&t);
+}
+
+static void lmi_pack_part(void *arg, size_t part) {
+    const lmi_run *run = (const lmi_run *)arg;
+    for (size_t item = part; item < run->items; item += run->slots)
+        lmi_pack(run, item, lmi_store(run, item, part),
+                 run->scratch + part * run->scratch_floats);
+}
+
+static void lmi_attend_part(void *arg, size_t part) {
+    const lmi_run *run = (const lmi_run *)arg;
+    const sae_lm_config *info = &run->m->shape.info;
+    size_t tiles = lmi_parts(run->ctx * (info->heads / info->kv_heads), LMI_ROWS);
+    float *scratch = run->scratch + part * run->scratch_floats;
+    if (run->packed) {
+        for (size_t i = part; i < run->items * tiles; i += run->slots)
+            lmi_attend_tile(run, i / tiles, i % tiles, lmi_store(run, i / tiles, part), scratch);
+        return;
+    }
+    for (size_t item = part; item < run->items; item += run->slots) {
+        float *store = lmi_store(run, item, part);
+        lmi_pack(run, item, store, scratch);
+        for (size_t i = 0; i < tiles; i++) lmi_attend_tile(run, item, i, store, scratch);
+    }
+}
+
+static void lmi_set_heads(lmi_heads *h, float *at, size_t row, size_t head) {
+    h->at = at;
+    h->row = row;
+    h->head = head;
+}
+
+/* qkv = the queries, keys and values of normed. */
+static sae_result lmi_run_qkv(lmi_run *run, size_t i) {
+    const lmi_layer *l = &run->m->layer[i];
+    const sae_lm_config *info = &run->m->shape.info;
+    size_t hd = info->head_dim, wide = info->heads * hd, narrow = info->kv_heads * hd;
+    float *q = run->qkv, *k, *v;
+    if (l->qkv) {
+        bool by_head = (run->m->shape.has & LMI_BY_HEAD) != 0;
+        size_t row = wide + 2 * narrow, head = by_head ? 3 * hd : hd;
+        LMI_TRY(sae_linear_apply(l->qkv, run->normed, run->n, q));
+        LMI_AT(SAE_LM_QKV_PROJ, i, false, q);
+        lmi_set_heads(&run->q, q, row, head);
+        lmi_set_heads(&run->k, q + (by_head ? hd : wide), row, head);
+        lmi_set_heads(&run->v, q + (by_head ? 2 * hd : wide + narrow), row, head);
+    } else {
+        k = q + run->n * wide;
+        v = k + run->n * narrow;
+        LMI_TRY(sae_linear_apply(l->q, run->normed, run->n, q));
+        LMI_TRY(sae_linear_apply(l->k, run->normed, run->n, k));
+        LMI_TRY(sae_linear_apply(l->v, run->normed, run->n, v));
+        lmi_set_heads(&run->q, q, wide, hd);
+        lmi_set_heads(&run->k, k, narrow, hd);
+        lmi_set_heads(&run->v, v, narrow, hd);
+    }
+    LMI_STEP(lmi_at_heads(run, SAE_LM_Q_PROJ, i, info->heads, &run->q));
+    LMI_STEP(lmi_at_heads(run, SAE_LM_K_PROJ, i, info->kv_heads, &run->k));
+    return lmi_at_heads(run, SAE_LM_V_PROJ, i, info->kv_heads, &run->v);
+}
 
 /* normed -> mixed */
 static sae_result lmi_run_attention(lmi_run *run, size_t i) {
     const lmi_layer *l = &run->m->layer[i];
+    run->at_layer = i;
     LMI_AT(SAE_LM_ATTENTION, i, true, run->normed);
-    LMI_TRY(sae_linear_apply(l->qkv, run->normed, run->n, run->qkv));
-    sae_context_parallel(run->m->ctx, run->desc->contexts * run->m->info.heads, lmi_head_part,
-                         run);
-    LMI_AT(SAE_LM_ATTENTION_DENSE, i, true, run->heads);
-    LMI_TRY(sae_linear_apply(l->dense, run->heads, run->n, run->mixed));
-    LMI_AT(SAE_LM_ATTENTION_DENSE, i, false, run->mixed);
+    LMI_STEP(lmi_run_qkv(run, i));
+    if (run->packed)
+        sae_context_parallel(run->m->ctx, lmi_min(run->slots, run->items), lmi_pack_part, run);
+    sae_context_parallel(run->m->ctx, run->slots, lmi_attend_part, run);
+    LMI_AT(SAE_LM_O_PROJ, i, true, run->heads);
+    LMI_TRY(sae_linear_apply(l->o, run->heads, run->n, run->mixed));
+    LMI_AT(SAE_LM_O_PROJ, i, false, run->mixed);
     LMI_AT(SAE_LM_ATTENTION, i, false, run->mixed);
     return SAE_OK;
 }
 
-/* normed -> heads, which are not needed any more */
+/* ==== >>lm: forward pass: MLPs ============================================== src/lm/mlp.h ==== */
+
+static void lmi_act_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t first = part * LMI_ROW_PART * run->width;
+    size_t count = lmi_min((part + 1) * LMI_ROW_PART, run->count) * run->width - first;
+    lmi_act act = run->m->shape.act;
+    if (run->from) run->m->kernels->gate(act, count, run->to + first, run->from + first);
+    else run->m->kernels->activate(act, count, run->to + first);
+}
+
+/* to [rows,width] = act(to), times from if that is not NULL. */
+static void lmi_act_rows(lmi_run *run, size_t rows, size_t width, const float *from, float *to) {
+    run->width = width;
+    run->from = from;
+    run->to = to;
+    lmi_row_parts(run, rows, lmi_act_part);
+}
+
+/* normed -> normed */
 static sae_result lmi_run_mlp(lmi_run *run, size_t i) {
-    const lmi_layer *l = &run->m->layer[i];
+    const lmi_mlp *p = run->m->layer[i].mlp;
+    size_t wide = run->m->shape.dense_dim;
+    float *neurons = run->wide;
     LMI_AT(SAE_LM_MLP, i, true, run->normed);
-    LMI_AT(SAE_LM_MLP_UP, i, true, run->normed);
-    LMI_TRY(sae_linear_apply(l->up, run->normed, run->n, run->wide));
-    LMI_AT(SAE_LM_MLP_UP, i, false, run->wide);
-    run->to = run->wide;
-    lmi_row_parts(run, run->n, lmi_act_part);
-    LMI_AT(SAE_LM_MLP_DOWN, i, true, run->wide);
-    LMI_TRY(sae_linear_apply(l->down, run->wide, run->n, run->heads));
-    LMI_AT(SAE_LM_MLP_DOWN, i, false, run->heads);
-    LMI_AT(SAE_LM_MLP, i, false, run->heads);
+    if (p->gate) {
+        neurons = run->gate;
+        LMI_TRY(sae_linear_apply(p->gate, run->normed, run->n, run->gate));
+        LMI_AT(SAE_LM_GATE_PROJ, i, false, run->gate);
+    }
+    LMI_AT(SAE_LM_UP_PROJ, i, true, run->normed);
+    LMI_TRY(sae_linear_apply(p->up, run->normed, run->n, run->wide));
+    LMI_AT(SAE_LM_UP_PROJ, i, false, run->wide);
+    lmi_act_rows(run, run->n, wide, p->gate ? run->wide : NULL, neurons);
+    LMI_AT(SAE_LM_DOWN_PROJ, i, true, neurons);
+    LMI_TRY(sae_linear_apply(p->down, neurons, run->n, run->normed));
+    run->made = run->normed;
+    LMI_AT(SAE_LM_DOWN_PROJ, i, false, run->made);
+    LMI_AT(SAE_LM_MLP, i, false, run->made);
     return SAE_OK;
 }
 
-/* The blocks; the residual stream is x. */
-static sae_result lmi_run_layers(lmi_run *run) {
-    sae_lm *m = run->m;
-    lmi_row_parts(run, run->n, lmi_embed_part);
-    LMI_AT(SAE_LM_EMBED_IN, 0, false, run->x);
-    for (size_t i = 0; i < m->info.layers; i++) {
-        const lmi_layer *l = &m->layer[i];
-        LMI_AT(SAE_LM_LAYER, i, true, run->x);
-        lmi_norm_rows(run, l->norm[0], run->x, run->normed);
-        LMI_TRY(lmi_run_attention(run, i));
-        if (run->done) return SAE_OK;
-        if (!m->info.parallel_residual) lmi_add_rows(run, run->mixed, run->x);
-        lmi_norm_rows(run, l->norm[1], run->x, run->normed);
-        LMI_TRY(lmi_run_mlp(run, i));
-        if (run->done) return SAE_OK;
-        if (m->info.parallel_residual) lmi_add_rows(run, run->mixed, run->heads);
-        lmi_add_rows(run, run->heads, run->x);
-        LMI_AT(SAE_LM_LAYER, i, false, run->x);
+/* ---- mixture of experts ---- */
+
+/* Of each row: softmax over all experts, the largest k of it (the lower expert of equal ones) as
+   numbers, ascending, in `expert` and their weights in the first k of routes. */
+static void lmi_route_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    const lmi_shape *s = &run->m->shape;
+    size_t count = s->info.experts, k = s->info.experts_per_token;
+    size_t end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
+    for (size_t r = part * LMI_ROW_PART; r < end; r++) {
+        float *p = run->routes + r * count, most = p[0], all = 0, taken = 0;
+        uint32_t *expert = run->expert + r * k;
+        for (size_t e = 1; e < count; e++) most = p[e] > most ? p[e] : most;
+        for (size_t e = 0; e < count; e++) {
+            double x = (double)p[e] - (double)most;
+            p[e] = x > -600 ? (float)lmi_exp(x) : 0;
+            all += p[e];
+        }
+        for (size_t j = 0; j < k; j++) { /* the j-th largest */
+            size_t best = count;
+            for (size_t e = 0; e < count; e++) {
+                bool had = false;
+                for (size_t i = 0; i < j; i++) had = had || expert[i] == e;
+                if (!had && (best == count || p[e] > p[best])) best = e;
+            }
+            expert[j] = (uint32_t)best;
+        }
+        for (size_t j = 1; j < k; j++) /* ascending */
+            for (size_t i = j; i > 0 && expert[i] < expert[i - 1]; i--) {
+                uint32_t swap = expert[i];
+                expert[i] = expert[i - 1], expert[i - 1] = swap;
+            }
+        for (size_t j = 0; j < k; j++) { /* expert[j] >= j: nothing is read that was written */
+            p[j] = p[expert[j]] / all;
+            taken += p[j];
+        }
+        for (size_t j = 0; j < k && s->top_norm; j++) p[j] /= taken;
     }
-    LMI_AT(SAE_LM_FINAL_NORM, 0, true, run->x);
-    lmi_norm_rows(run, m->norm, run->x, run->normed);
-    LMI_AT(SAE_LM_FINAL_NORM, 0, false, run->normed);
+}
+
+/* One block of rows through expert e: from rows of normed, weighted into mixed. */
+static sae_result lmi_run_expert(lmi_run *run, const lmi_mlp *p, const float *weight,
+                                 size_t count) {
+    size_t d = run->m->shape.info.dim;
+    float *neurons = run->wide;
+    for (size_t j = 0; j < count; j++)
+        memcpy(run->gathered + j * d, run->normed + run->row[j] * d, d * sizeof(float));
+    LMI_TRY(sae_linear_apply(p->up, run->gathered, count, run->wide));
+    if (p->gate) {
+        neurons = run->gate;
+        LMI_TRY(sae_linear_apply(p->gate, run->gathered, count, run->gate));
+    }
+    lmi_act_rows(run, count, run->m->shape.info.mlp_dim, p->gate ? run->wide : NULL, neurons);
+    LMI_TRY(sae_linear_apply(p->down, neurons, count, run->given));
+    for (size_t j = 0; j < count; j++) {
+        float *to = run->mixed + run->row[j] * d;
+        for (size_t c = 0; c < d; c++) to[c] += weight[j] * run->given[j * d + c];
+    }
     return SAE_OK;
+}
+
+/* normed -> mixed; each row's experts are added in ascending order. */
+static sae_result lmi_run_experts(lmi_run *run, size_t i) {
+    const lmi_layer *l = &run->m->layer[i];
+    const sae_lm_config *info = &run->m->shape.info;
+    size_t k = info->experts_per_token;
+    float weight[LMI_LOGIT_ROWS];
+    LMI_AT(SAE_LM_MLP, i, true, run->normed);
+    LMI_TRY(sae_linear_apply(l->router, run->normed, run->n, run->routes));
+    lmi_row_parts(run, run->n, lmi_route_part);
+    memset(run->mixed, 0, run->n * info->dim * sizeof(float));
+    for (size_t e = 0; e < info->experts; e++) {
+        size_t count = 0;
+        for (size_t j = 0; j < run->n * k; j++) {
+            if (run->expert[j] != e) continue;
+            run->row[count] = j / k;
+            weight[count++] = run->routes[j / k * info->experts + j % k];
+            if (count < LMI_LOGIT_ROWS) continue;
+            LMI_TRY(lmi_run_expert(run, &l->mlp[e], weight, count));
+            count = 0;
+        }
+        if (count) LMI_TRY(lmi_run_expert(run, &l->mlp[e], weight, count));
+    }
+    run->made = run->mixed;
+    LMI_AT(SAE_LM_MLP, i, false, run->made);
+    return SAE_OK;
+}
+
+/* ==== >>lm: forward pass ================================================ src/lm/forward.h ==== */
+
+/* to += from */
+static void lmi_add_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t d = run->m->shape.info.dim, first = part * LMI_ROW_PART * d;
+    size_t count = lmi_min((part + 1) * LMI_ROW_PART, run->count) * d - first;
+    float *to = run->to + first;
+    run->m->kernels->add(count, run->from + first, to, to);
+}
+
+static void lmi_add_rows(lmi_run *run, const float *from, float *to) {
+    run->from = from;
+    run->to = to;
+    lmi_row_parts(run, run->n, lmi_add_part);
+}
+
+/* Row `index` of a matrix in the file. */
+static void lmi_table_row(const sae_tensor *table, size_t index, float *out) {
+    sae_tensor row = *table;
+    row.ndim = 1;
+    row.shape[0] = table->shape[1];
+    row.stride[0] = table->stride[1];
+    row.data = (const char *)table->data
+               + (int64_t)index * table->stride[0] * (int64_t)sae_dtype_size(table->dtype);
+    sae_tensor_to_f32(&row, out);
+}
+
+static void lmi_embed_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t d = run->m->shape.info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
+    float scale = (float)sqrt((double)d);
+    for (size_t r = part * LMI_ROW_PART; r < end; r++) {
+        int32_t token = run->desc->tokens[r];
+        float *x = run->x + r * d;
+        lmi_table_row(run->m->embed, token < 0 ? 0 : (size_t)token, x);
+        for (size_t i = 0; run->m->shape.has & LMI_EMBED_SCALE && i < d; i++) x[i] *= scale;
+    }
+}
+
+/* x += the embedding of the positions, read into normed. */
+static void lmi_position_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t d = run->m->shape.info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
+    for (size_t r = part * LMI_ROW_PART; r < end; r++) {
+        float *x = run->x + r * d, *position = run->normed + r * d;
+        lmi_table_row(run->m->position, run->past + r % run->ctx, position);
+        run->m->kernels->add(d, position, x, x);
+    }
+}
+
+static sae_result lmi_run_layer(lmi_run *run, size_t i) {
+    const lmi_layer *l = &run->m->layer[i];
+    uint32_t has = run->m->shape.has;
+    LMI_AT(SAE_LM_LAYER, i, true, run->x);
+    LMI_STEP(lmi_run_norm(run, SAE_LM_ATTENTION_NORM, SAE_LM_ATTENTION_NORMALIZED, i,
+                          &l->attention_norm, run->x, run->normed));
+    LMI_STEP(lmi_run_attention(run, i));
+    if (has & LMI_POST_NORMS)
+        LMI_STEP(lmi_run_norm(run, SAE_LM_ATTENTION_POST_NORM, SAE_LM_NUM_MODULES, i,
+                              &l->attention_post_norm, run->mixed, run->mixed));
+    if (!(has & LMI_PARALLEL)) {
+        lmi_add_rows(run, run->mixed, run->x);
+        LMI_AT(SAE_LM_RESID_MID, i, false, run->x);
+    }
+    LMI_STEP(lmi_run_norm(run, SAE_LM_MLP_NORM, SAE_LM_MLP_NORMALIZED, i, &l->mlp_norm, run->x,
+                          run->normed));
+    if (l->router) LMI_STEP(lmi_run_experts(run, i));
+    else LMI_STEP(lmi_run_mlp(run, i));
+    if (has & LMI_POST_NORMS)
+        LMI_STEP(lmi_run_norm(run, SAE_LM_MLP_POST_NORM, SAE_LM_NUM_MODULES, i, &l->mlp_post_norm,
+                              run->made, run->made));
+    if (has & LMI_PARALLEL) lmi_add_rows(run, run->mixed, run->made);
+    lmi_add_rows(run, run->made, run->x);
+    LMI_AT(SAE_LM_LAYER, i, false, run->x);
+    return SAE_OK;
+}
+
+/* The residual stream is x; the final norm's rows are normed. */
+static sae_result lmi_run_layers(lmi_run *run) {
+    lmi_row_parts(run, run->n, lmi_embed_part);
+    LMI_AT(SAE_LM_EMBED, 0, false, run->x);
+    if (run->m->position) lmi_row_parts(run, run->n, lmi_position_part);
+    for (size_t i = 0; i < run->m->shape.info.layers; i++) LMI_STEP(lmi_run_layer(run, i));
+    if (!run->logits && !run->hooks_left) return SAE_OK;
+    return lmi_run_norm(run, SAE_LM_FINAL_NORM, SAE_LM_FINAL_NORMALIZED, 0, &run->m->norm, run->x,
+                        run->normed);
 }
 
 /* -- logits and losses, in blocks of rows -- */
@@ -2232,18 +3743,20 @@ static bool lmi_predicts(const lmi_run *run, size_t r) {
     return (r + 1) % run->ctx && run->desc->tokens[r] >= 0 && run->desc->tokens[r + 1] >= 0;
 }
 
-static void lmi_loss_part(void *arg, size_t part) {
+static void lmi_logit_part(void *arg, size_t part) {
     lmi_run *run = (lmi_run *)arg;
-    size_t size = run->m->info.vocab_size, r = run->row[part];
+    size_t vocab = run->m->shape.info.vocab_size, r = run->row[part];
+    float *logits = run->logit + part * vocab;
+    if (run->m->shape.logit_cap > 0)
+        run->m->kernels->cap(vocab, run->m->shape.logit_cap, logits);
     run->row_loss[part] = 0;
-    if (lmi_predicts(run, r))
-        run->row_loss[part] = sae_lm_loss(run->logit + part * size, size,
-                                          (size_t)run->desc->tokens[r + 1], NULL);
+    if (run->desc->loss && lmi_predicts(run, r))
+        run->row_loss[part] = sae_lm_loss(logits, vocab, (size_t)run->desc->tokens[r + 1], NULL);
 }
 
 static sae_result lmi_run_logits(lmi_run *run) {
     const sae_lm_forward_desc *desc = run->desc;
-    size_t d = run->m->info.dim, total = desc->rows ? desc->num_rows : run->n;
+    size_t d = run->m->shape.info.dim, total = desc->rows ? desc->num_rows : run->n;
     size_t *row = run->row;
     for (size_t c = 0; c < desc->contexts; c++) {
         if (desc->loss) desc->loss[c] = 0;
@@ -2256,7 +3769,8 @@ static sae_result lmi_run_logits(lmi_run *run) {
             memcpy(run->logit_x + j * d, run->normed + row[j] * d, d * sizeof(float));
         }
         LMI_TRY(sae_linear_apply(run->m->unembed, run->logit_x, count, run->logit));
-        if (desc->loss) sae_context_parallel(run->m->ctx, count, lmi_loss_part, run);
+        if (desc->loss || run->m->shape.logit_cap > 0)
+            sae_context_parallel(run->m->ctx, count, lmi_logit_part, run);
         for (size_t j = 0; j < count; j++) {
             size_t c = row[j] / run->ctx;
             if (desc->loss) desc->loss[c] += run->row_loss[j];
@@ -2267,7 +3781,44 @@ static sae_result lmi_run_logits(lmi_run *run) {
     return SAE_OK;
 }
 
-/* -- checks and memory -- */
+/* -- checks -- */
+
+static sae_result lmi_check_tokens(const sae_lm *m, const sae_lm_forward_desc *desc, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        int32_t token = desc->tokens[i];
+        if (token >= 0 && (size_t)token >= m->shape.info.vocab_size)
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                    "sae_lm_forward: token %zu of the batch is %ld, "
+                                    "allowed are those below vocab_size, %zu",
+                                    i, (long)token, m->shape.info.vocab_size);
+        if (token < 0 && (desc->cache || ((i + 1) % desc->ctx && desc->tokens[i + 1] >= 0)))
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                    "sae_lm_forward: token %zu of the batch is %ld, which is "
+                                    "padding, allowed %s", i, (long)token,
+                                    desc->cache ? "nowhere with a cache"
+                                                : "at the end of a context alone");
+    }
+    return SAE_OK;
+}
+
+static sae_result lmi_check_positions(const sae_lm *m, const sae_lm_forward_desc *desc) {
+    const sae_lm_cache *cache = desc->cache;
+    size_t past = cache ? cache->count : 0;
+    if (cache && (cache->m != m || desc->contexts != 1))
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_forward: contexts is %zu, with a cache allowed is 1 of "
+                                "the cache's own model", desc->contexts);
+    if (cache && desc->ctx > cache->capacity - past)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_forward: ctx is %zu, the cache holds %zu tokens of %zu",
+                                desc->ctx, past, cache->capacity);
+    if (m->shape.info.fixed_ctx && past + desc->ctx > m->shape.info.max_ctx)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_forward: position %zu is not in the model, whose positions "
+                                "are learned: allowed are contexts of at most %zu tokens",
+                                past + desc->ctx - 1, m->shape.info.max_ctx);
+    return SAE_OK;
+}
 
 static sae_result lmi_run_check(sae_lm *m, const sae_lm_forward_desc *desc, size_t *rows) {
     size_t n;
@@ -2278,22 +3829,15 @@ static sae_result lmi_run_check(sae_lm *m, const sae_lm_forward_desc *desc, size
             "sae_lm_forward: contexts is %zu, ctx is %zu, tokens "
             "may not be NULL, allowed are up to 2^31 tokens, ctx from 1 to 1000000",
             desc ? desc->contexts : 0, desc ? desc->ctx : 0);
-    for (size_t i = 0; i < n; i++)
-        if (desc->tokens[i] >= 0 && (size_t)desc->tokens[i] >= m->info.vocab_size)
-            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
-                                    "sae_lm_forward: token %zu of the batch is %ld, "
-                                    "allowed are those below vocab_size, %zu",
-                                    i, (long)desc->tokens[i], m->info.vocab_size);
-    for (size_t i = 0; i < desc->num_hooks; i++) {
-        const sae_lm_site s = desc->hooks[i].site;
-        bool of_layer = s.module != SAE_LM_EMBED_IN && s.module != SAE_LM_FINAL_NORM;
-        if (s.module > SAE_LM_FINAL_NORM || s.layer >= (of_layer ? m->info.layers : 1)
-            || (s.module == SAE_LM_EMBED_IN && s.input))
+    LMI_TRY(lmi_check_positions(m, desc));
+    LMI_TRY(lmi_check_tokens(m, desc, n));
+    for (size_t i = 0; i < desc->num_hooks; i++)
+        if (!(lmi_site_sides(m, &desc->hooks[i].site)
+              & (desc->hooks[i].site.input ? LMI_IN : LMI_OUT)))
             return sae_context_fail(m->ctx, SAE_ERR_INVALID,
                                     "sae_lm_forward: hook %zu has a site that "
                                     "sae_lm_site_find does not give",
                                     i);
-    }
     for (size_t i = 0; desc->rows && i < desc->num_rows; i++)
         if (desc->rows[i] >= n)
             return sae_context_fail(m->ctx, SAE_ERR_INVALID,
@@ -2301,72 +3845,6 @@ static sae_result lmi_run_check(sae_lm *m, const sae_lm_forward_desc *desc, size
                                     "those below %zu",
                                     i, desc->rows[i], n);
     *rows = n;
-    return SAE_OK;
-}
-
-/* Cuts the memory of a pass; floats, each piece on 64 bytes. base NULL: only counts. */
-static size_t lmi_run_layout(lmi_run *run, float *base) {
-    const sae_lm_config *info = &run->m->info;
-    size_t n = run->n, block = run->logits ? lmi_min(n, LMI_LOGIT_ROWS) : 0, at = 0, bytes;
-    size_t parts = run->desc->contexts * info->heads;
-    struct {
-        float **piece;
-        size_t rows, width;
-    } cut[9];
-    run->head_floats = lmi_head_scratch(run->ctx, info->head_dim);
-    if (run->desc->rows) block = lmi_max(block, LMI_LOGIT_ROWS);
-#define LMI_CUT(i, name, a, b) cut[i].piece = &run->name, cut[i].rows = a, cut[i].width = b
-    LMI_CUT(0, x, n, info->dim);
-    LMI_CUT(1, normed, n, info->dim);
-    LMI_CUT(2, qkv, n, 3 * info->dim);
-    LMI_CUT(3, heads, n, info->dim);
-    LMI_CUT(4, mixed, n, info->dim);
-    LMI_CUT(5, wide, n, info->mlp_dim);
-    LMI_CUT(6, scratch, parts, run->head_floats);
-    LMI_CUT(7, logit_x, block, info->dim);
-    LMI_CUT(8, logit, block, info->vocab_size);
-#undef LMI_CUT
-    for (size_t i = 0; i < 9; i++) {
-        if (base) *cut[i].piece = base + at;
-        if (!lmi_mul(cut[i].rows, cut[i].width, &bytes) || bytes > SIZE_MAX / 64 - at) return 0;
-        at += (bytes + 15) / 16 * 16;
-    }
-    return at;
-}
-
-static sae_result lmi_run_memory(lmi_run *run) {
-    sae_lm *m = run->m;
-    size_t floats = lmi_run_layout(run, NULL), pairs = (m->info.rotary_dims + 1) / 2, skip;
-    if (floats > m->memory_floats || !floats) {
-        free(m->memory);
-        m->memory_floats = 0;
-        m->memory = floats ? (float *)malloc((floats + 16) * sizeof(float)) : NULL;
-        if (!m->memory)
-            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY,
-                                    "sae_lm_forward: no memory for %zu contexts "
-                                    "of %zu tokens",
-                                    run->desc->contexts, run->ctx);
-        m->memory_floats = floats;
-    }
-    skip = (64 - ((uintptr_t)m->memory & 63)) % 64 / sizeof(float);
-    lmi_run_layout(run, m->memory + skip);
-    if (run->ctx > m->rope_ctx) {
-        free(m->rope);
-        m->rope_ctx = 0;
-        m->rope = (float *)malloc((run->ctx * 2 * pairs + 1) * sizeof(float));
-        if (!m->rope)
-            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_forward: no memory");
-        m->rope_ctx = run->ctx;
-        for (size_t i = 0; i < pairs; i++) {
-            /* in float where transformers has float: 1 / base^(2 i / n), times the position */
-            float power = (float)(2 * i) / (float)m->info.rotary_dims;
-            float frequency = 1 / (float)lmi_exp((double)power * lmi_ln(m->info.rotary_base));
-            for (size_t t = 0; t < run->ctx; t++) {
-                float *rope = m->rope + (t * pairs + i) * 2;
-                lmi_sin_cos((double)((float)t * frequency), &rope[1], &rope[0]);
-            }
-        }
-    }
     return SAE_OK;
 }
 
@@ -2378,26 +3856,242 @@ SAE_API sae_result sae_lm_forward(sae_lm *model, const sae_lm_forward_desc *desc
     run->m = model;
     run->desc = desc;
     run->ctx = desc->ctx;
+    run->past = desc->cache ? desc->cache->count : 0;
     run->hooks_left = desc->num_hooks;
     run->logits = desc->loss || desc->logits || desc->predictions;
     LMI_TRY(lmi_run_memory(run));
-    if (!run->logits && !run->hooks_left) return SAE_OK;
+    LMI_TRY(lmi_angles(model, run->past + run->ctx));
+    if (!run->logits && !run->hooks_left && !desc->cache) return SAE_OK;
     LMI_TRY(lmi_run_layers(run));
-    return run->logits ? lmi_run_logits(run) : SAE_OK;
+    if (run->logits) LMI_TRY(lmi_run_logits(run));
+    if (desc->cache) desc->cache->count += run->ctx;
+    return SAE_OK;
 }
 
+/* -- parts by themselves -- */
+
 SAE_API void sae_lm_final_norm(const sae_lm *model, const float *x, size_t n, float *out) {
-    size_t d = model->info.dim;
+    size_t d = model->shape.info.dim;
     for (size_t r = 0; r < n; r++)
-        model->kernels->norm(d, x + r * d, model->norm[0], model->norm[1], model->info.norm_eps,
-                             out + r * d);
+        lmi_norm_row(model, &model->norm, d, x + r * d, out + r * d);
 }
 
 SAE_API sae_result sae_lm_unembed(const sae_lm *model, const float *x, size_t n, float *logits) {
     return sae_linear_apply(model->unembed, x, n, logits);
 }
 
-SAE_API const float *sae_lm_final_norm_weight(const sae_lm *model) { return model->norm[0]; }
+SAE_API const float *sae_lm_final_norm_weight(const sae_lm *model) { return model->norm.weight; }
+
+/* ==== >>lm: generation ================================================= src/lm/generate.h ==== */
+
+SAE_API sae_result sae_lm_cache_create(sae_lm *lm, size_t capacity, sae_lm_cache **out) {
+    sae_lm_cache *c;
+    const sae_lm_config *info;
+    size_t store, floats;
+    if (!lm) return SAE_ERR_INVALID;
+    info = &lm->shape.info;
+    if (!capacity || capacity > INT32_MAX || !out)
+        return sae_context_fail(lm->ctx, SAE_ERR_INVALID,
+                                "sae_lm_cache_create: capacity is %zu, out may not be NULL, "
+                                "allowed are 1 to 2^31 - 1 tokens", capacity);
+    c = (sae_lm_cache *)calloc(1, sizeof *c);
+    store = lmi_store_floats(capacity, info->head_dim);
+    if (c && store && lmi_mul(store, info->layers * info->kv_heads, &floats)
+        && floats <= SIZE_MAX / sizeof(float))
+        c->data = (float *)calloc(floats, sizeof(float));
+    if (!c || !c->data) {
+        free(c);
+        return sae_context_fail(lm->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                "sae_lm_cache_create: no memory for %zu tokens", capacity);
+    }
+    c->m = lm;
+    c->capacity = capacity;
+    *out = c;
+    return SAE_OK;
+}
+
+SAE_API void sae_lm_cache_destroy(sae_lm_cache *cache) {
+    if (cache) free(cache->data);
+    free(cache);
+}
+
+SAE_API size_t sae_lm_cache_count(const sae_lm_cache *cache) { return cache->count; }
+
+SAE_API void sae_lm_cache_truncate(sae_lm_cache *cache, size_t count) {
+    cache->count = lmi_min(cache->count, count);
+}
+
+/* ---- the next token ---- */
+
+/* Number i of a seed, in [0, 1): splitmix64's hash of the counter. */
+static double lmi_random(uint64_t seed, uint64_t i) {
+    uint64_t x = seed + (i + 1) * 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    x ^= x >> 31;
+    return (double)(x >> 11) * (1.0 / 9007199254740992.0);
+}
+
+/* The pass of the newest tokens leaves the last row's logits here. */
+typedef struct lmi_choice {
+    const sae_lm_generate_desc *desc;
+    float *logits;     /* a copy [vocab]; NULL where greedy */
+    uint32_t *heap;    /* [vocab] */
+    size_t size;
+    uint64_t drawn;
+    int32_t next;
+} lmi_choice;
+
+/* Whether id a comes before b: the larger logit, of equal ones the lower id. */
+static bool lmi_before(const float *logits, uint32_t a, uint32_t b) {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+}
+
+static void lmi_sift(const float *logits, uint32_t *heap, size_t n, size_t at) {
+    for (size_t child; (child = 2 * at + 1) < n; at = child) {
+        uint32_t swap = heap[at];
+        if (child + 1 < n && lmi_before(logits, heap[child + 1], heap[child])) child++;
+        if (!lmi_before(logits, heap[child], swap)) return;
+        heap[at] = heap[child];
+        heap[child] = swap;
+    }
+}
+
+/* exp((x - most) / temperature) */
+static double lmi_odds(const lmi_choice *c, double x, double most) {
+    x = (x - most) / c->desc->temperature;
+    return x > -700 ? lmi_exp(x) : 0;
+}
+
+/* Draws from softmax(logits / temperature), the likeliest first, among those that together reach
+   top_p. */
+static void lmi_draw(lmi_choice *c) {
+    double top = c->desc->top_p > 0 ? c->desc->top_p : 1, all = 0, kept = 0, most, u;
+    size_t n = c->size, left = n;
+    for (size_t i = 0; i < n; i++) c->heap[i] = (uint32_t)i;
+    for (size_t i = n / 2; i-- > 0;) lmi_sift(c->logits, c->heap, n, i);
+    most = (double)c->logits[c->heap[0]];
+    for (size_t i = 0; i < n; i++) all += lmi_odds(c, (double)c->logits[i], most);
+    /* the heap gives them in order, to the back of its array */
+    while (left > 0 && kept < top * all) {
+        uint32_t first = c->heap[0];
+        kept += lmi_odds(c, (double)c->logits[first], most);
+        c->heap[0] = c->heap[--left];
+        c->heap[left] = first;
+        lmi_sift(c->logits, c->heap, left, 0);
+    }
+    u = lmi_random(c->desc->seed, c->drawn++) * kept;
+    for (size_t i = n; i-- > left;) {
+        c->next = (int32_t)c->heap[i];
+        u -= lmi_odds(c, (double)c->logits[c->heap[i]], most);
+        if (u < 0) return;
+    }
+}
+
+static sae_result lmi_choose(void *user, const float *logits, size_t first, size_t count) {
+    lmi_choice *c = (lmi_choice *)user;
+    (void)first;
+    (void)count;
+    if (c->logits) {
+        memcpy(c->logits, logits, c->size * sizeof *logits);
+        lmi_draw(c);
+        return SAE_OK;
+    }
+    c->next = 0;
+    for (size_t i = 1; i < c->size; i++)
+        if (logits[i] > logits[c->next]) c->next = (int32_t)i;
+    return SAE_OK;
+}
+
+/* ---- the loop ---- */
+
+enum { LMI_PROMPT_ROWS = 512 }; /* of a prompt that run at once */
+
+static sae_result lmi_generate_check(const sae_lm *m, const sae_lm_generate_desc *d,
+                                     const sae_tokens *out) {
+    if (!d || !out || !d->prompt || !d->num_prompt || (d->num_stop && !d->stop))
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_generate: num_prompt is %zu, prompt and out may not be "
+                                "NULL, allowed is from 1", d ? d->num_prompt : 0);
+    if (!(d->temperature >= 0) || d->temperature > 1e6 || !(d->top_p >= 0) || d->top_p > 1)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_generate: temperature is %g, top_p %g, allowed are from 0 "
+                                "to 1e6 and from 0 to 1", d->temperature, d->top_p);
+    if (d->num_prompt > INT32_MAX || d->count > INT32_MAX)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_generate: num_prompt is %zu, count %zu, allowed are below "
+                                "2^31", d->num_prompt, d->count);
+    if (m->shape.info.fixed_ctx && d->count && d->num_prompt + d->count - 1 > m->shape.info.max_ctx)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_generate: num_prompt is %zu, count %zu, and the model's "
+                                "positions are learned: allowed are %zu tokens and one more",
+                                d->num_prompt, d->count, m->shape.info.max_ctx);
+    return SAE_OK;
+}
+
+static sae_result lmi_generate_add(const sae_lm *m, sae_tokens *out, int32_t id) {
+    if (!lmi_grow((void **)&out->id, &out->capacity, out->count + 1, sizeof *out->id))
+        return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_generate: no memory");
+    out->id[out->count++] = id;
+    return SAE_OK;
+}
+
+static sae_result lmi_generate(sae_lm *m, lmi_choice *c, sae_lm_cache *cache, sae_tokens *out) {
+    const sae_lm_generate_desc *d = c->desc;
+    sae_lm_forward_desc run;
+    size_t last;
+    memset(&run, 0, sizeof run);
+    run.contexts = 1;
+    run.cache = cache;
+    run.hooks = d->hooks;
+    run.num_hooks = d->num_hooks;
+    run.user = c;
+    for (size_t at = 0; at < d->num_prompt; at += run.ctx) {
+        run.tokens = d->prompt + at;
+        run.ctx = lmi_min(LMI_PROMPT_ROWS, d->num_prompt - at);
+        last = run.ctx - 1;
+        run.rows = &last;
+        run.num_rows = 1;
+        run.logits = at + run.ctx == d->num_prompt ? lmi_choose : NULL;
+        LMI_TRY(sae_lm_forward(m, &run));
+    }
+    for (size_t i = 0;;) {
+        int32_t id = c->next;
+        LMI_TRY(lmi_generate_add(m, out, id));
+        if (d->token) LMI_TRY(d->token(d->user, id));
+        for (size_t j = 0; j < d->num_stop; j++)
+            if (d->stop[j] == id) return SAE_OK;
+        if (++i == d->count) return SAE_OK;
+        run.tokens = &id;
+        run.ctx = 1;
+        last = 0;
+        LMI_TRY(sae_lm_forward(m, &run));
+    }
+}
+
+SAE_API sae_result sae_lm_generate(sae_lm *lm, const sae_lm_generate_desc *desc, sae_tokens *out) {
+    lmi_choice c;
+    sae_lm_cache *cache = NULL;
+    sae_result result;
+    if (!lm) return SAE_ERR_INVALID;
+    LMI_TRY(lmi_generate_check(lm, desc, out));
+    if (!desc->count) return SAE_OK;
+    memset(&c, 0, sizeof c);
+    c.desc = desc;
+    c.size = lm->shape.info.vocab_size;
+    if (desc->temperature > 0) {
+        c.logits = (float *)malloc(c.size * sizeof *c.logits);
+        c.heap = (uint32_t *)malloc(c.size * sizeof *c.heap);
+    }
+    if (desc->temperature > 0 && (!c.logits || !c.heap))
+        result = sae_context_fail(lm->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_generate: no memory");
+    else result = sae_lm_cache_create(lm, desc->num_prompt + desc->count - 1, &cache);
+    if (result == SAE_OK) result = lmi_generate(lm, &c, cache, out);
+    sae_lm_cache_destroy(cache);
+    free(c.logits);
+    free(c.heap);
+    return result;
+}
 
 #include <stdint.h>
 
@@ -4235,136 +5929,298 @@ SAE_API sae_result sae_contexts_read(sae_context *ctx, sae_tokenizer *tokenizer,
 
 /* ==== >>lm: source ======================================================= src/lm/source.h ==== */
 
+/* A batch of contexts that has run: its rows at all sites, until every stream has read them. */
+typedef struct lmi_batch {
+    struct lmi_batch *next;
+    uint64_t pass, first; /* which pass over the text, its first context there */
+    size_t contexts, rows;
+    bool *wanted;         /* [sites + 1] by that stream */
+    uint64_t *place;      /* [batch ctx]: of row i its place in the text */
+    float **x;            /* [2 sites]: x of each site, targets; [batch ctx,dim] each */
+} lmi_batch;
+
+/* Who reads: one of each site, and the last, which reads all sites at once. */
+typedef struct lmi_stream {
+    sae_lm_source *source;
+    size_t site;
+    bool open;         /* somebody asked for it */
+    uint64_t pass, at; /* the next context */
+    lmi_batch *batch;  /* being read; NULL: none */
+    size_t given, served; /* rows of it that were read, the first row of the last read */
+} lmi_stream;
+
 struct sae_lm_source {
     sae_context *ctx;
-    sae_lm_source_desc desc; /* its target, if there is one, is the one below */
-    sae_lm_site target;
-    size_t dim;
-    int32_t *tokens;     /* [batch,ctx] of read */
-    float *rows[2];      /* [batch ctx,dim]: x, target; what is left out is squeezed out */
-    uint64_t *place;     /* [batch ctx] */
-    size_t count, given; /* rows there are, and those already given away */
-    size_t served;       /* of the last read: its first row */
-    uint64_t seen;       /* contexts since the last rewind */
-    const int32_t *batch;
-    size_t contexts;     /* of the batch */
+    sae_lm_source_desc desc; /* its sites and targets are copies */
+    size_t num_hooks;        /* num_sites, twice with targets */
+    sae_lm_hook *hooks;
+    struct lmi_keep *keeps;  /* what they know */
+    lmi_stream *streams;     /* [sites + 1] */
+    lmi_batch *kept, *spare;
+    lmi_batch *running;
+    int32_t *tokens;         /* [batch,ctx] of read */
+    uint64_t read_pass, read_at; /* where read stands */
+    bool read_ended;
 };
 
+typedef struct lmi_keep {
+    sae_lm_source *source;
+    size_t which;
+} lmi_keep;
+
 /* A hook: keeps the rows that count. */
-static sae_result lmi_source_keep(sae_lm_source *s, float *x, size_t rows, size_t which) {
-    size_t kept = 0;
-    for (size_t r = 0; r < rows; r++) {
-        int32_t token = s->batch[r];
-        if (token < 0 || (s->desc.remove_bos && token == s->desc.bos_token)) continue;
-        memcpy(s->rows[which] + kept * s->dim, x + r * s->dim, s->dim * sizeof *x);
-        s->place[kept++] = s->seen * s->desc.ctx + r;
-    }
-    s->count = kept;
+static sae_result lmi_source_keep(void *user, float *x, size_t rows, size_t dim) {
+    const lmi_keep *keep = (const lmi_keep *)user;
+    const lmi_batch *b = keep->source->running;
+    uint64_t first = b->first * keep->source->desc.ctx;
+    (void)rows;
+    for (size_t i = 0; i < b->rows; i++)
+        memcpy(b->x[keep->which] + i * dim, x + (size_t)(b->place[i] - first) * dim,
+               dim * sizeof *x);
     return SAE_OK;
 }
-static sae_result lmi_source_x(void *user, float *x, size_t rows, size_t dim) {
-    (void)dim;
-    return lmi_source_keep((sae_lm_source *)user, x, rows, 0);
-}
-static sae_result lmi_source_target(void *user, float *x, size_t rows, size_t dim) {
-    (void)dim;
-    return lmi_source_keep((sae_lm_source *)user, x, rows, 1);
+
+static size_t lmi_source_dim(const sae_lm_source *s, size_t which) {
+    return sae_lm_site_dim(s->desc.model, s->hooks[which].site);
 }
 
-/* The next batch of contexts through the model; 0 contexts: the end. */
-static sae_result lmi_source_run(sae_lm_source *s) {
-    sae_lm_hook hook[2];
-    sae_lm_forward_desc run;
-    s->count = s->given = 0;
-    if (s->desc.read) {
-        int64_t got = s->desc.read(s->desc.user, s->tokens, s->desc.batch);
-        if (got < 0) return (sae_result)got;
-        s->contexts = lmi_min((size_t)got, s->desc.batch);
-        s->batch = s->tokens;
-    } else {
-        s->contexts = (size_t)lmi_min((size_t)(s->desc.contexts - s->seen), s->desc.batch);
-        s->batch = s->desc.tokens + s->seen * s->desc.ctx;
+static void lmi_batch_free(const sae_lm_source *s, lmi_batch *b) {
+    for (size_t i = 0; b && b->x && i < s->num_hooks; i++) free(b->x[i]);
+    if (b) {
+        free(b->x);
+        free(b->wanted);
+        free(b->place);
     }
-    if (!s->contexts) return SAE_OK;
+    free(b);
+}
+
+/* One that was read already, or a new one. NULL: no memory. */
+static lmi_batch *lmi_batch_new(sae_lm_source *s) {
+    lmi_batch *b = s->spare;
+    size_t rows = s->desc.batch * s->desc.ctx, floats;
+    bool good;
+    if (b) {
+        s->spare = b->next;
+        return b;
+    }
+    b = (lmi_batch *)calloc(1, sizeof *b);
+    if (!b) return NULL;
+    b->wanted = (bool *)calloc(s->desc.num_sites + 1, sizeof *b->wanted);
+    b->place = (uint64_t *)malloc(rows * sizeof *b->place);
+    b->x = (float **)calloc(s->num_hooks, sizeof *b->x);
+    good = b->wanted && b->place && b->x;
+    for (size_t i = 0; good && i < s->num_hooks; i++) {
+        good = lmi_mul(rows, lmi_source_dim(s, i), &floats) && floats <= SIZE_MAX / sizeof(float);
+        if (good) b->x[i] = (float *)malloc(floats * sizeof(float));
+        good = good && b->x[i];
+    }
+    if (good) return b;
+    lmi_batch_free(s, b);
+    return NULL;
+}
+
+/* The stream is done with its batch. */
+static void lmi_batch_done(sae_lm_source *s, lmi_batch *b, size_t stream) {
+    lmi_batch **link = &s->kept;
+    b->wanted[stream] = false;
+    for (size_t i = 0; i <= s->desc.num_sites; i++)
+        if (b->wanted[i]) return;
+    while (*link != b) link = &(*link)->next;
+    *link = b->next;
+    b->next = s->spare;
+    s->spare = b;
+}
+
+/* Tokens of the next contexts, at most a batch, which the stream wants; *contexts 0: the end. */
+static sae_result lmi_source_tokens(sae_lm_source *s, const lmi_stream *r, const int32_t **tokens,
+                                    size_t *contexts) {
+    int64_t got;
+    *tokens = s->tokens;
+    if (!s->desc.read) {
+        *contexts = (size_t)lmi_min((size_t)(s->desc.contexts - r->at), s->desc.batch);
+        *tokens = s->desc.tokens + r->at * s->desc.ctx;
+        return SAE_OK;
+    }
+    if (r->pass > s->read_pass) {
+        for (size_t i = 0; i <= s->desc.num_sites; i++) {
+            const lmi_stream *other = &s->streams[i];
+            if (other->open && other->pass <= s->read_pass
+                && !(s->read_ended && other->at == s->read_at && !other->batch))
+                return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
+                                        "sae_lm_source: one site's stream was rewound while "
+                                        "another still reads; with read all go together");
+        }
+        LMI_TRY(s->desc.rewind(s->desc.user));
+        s->read_pass = r->pass;
+        s->read_at = 0;
+        s->read_ended = false;
+    }
+    *contexts = 0;
+    if (r->pass < s->read_pass || r->at != s->read_at)
+        return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
+                                "sae_lm_source: context %llu was read before this site was asked "
+                                "for", (unsigned long long)r->at);
+    if (s->read_ended) return SAE_OK;
+    got = s->desc.read(s->desc.user, s->tokens, s->desc.batch);
+    if (got < 0) return (sae_result)got;
+    *contexts = lmi_min((size_t)got, s->desc.batch);
+    s->read_at += *contexts;
+    s->read_ended = !*contexts;
+    return SAE_OK;
+}
+
+/* Runs the batch that the stream wants next; *out NULL: the end. */
+static sae_result lmi_source_run(sae_lm_source *s, const lmi_stream *r, lmi_batch **out) {
+    const int32_t *tokens = NULL;
+    size_t contexts = 0;
+    lmi_batch *b;
+    sae_lm_forward_desc run;
+    sae_result result = SAE_OK;
+    *out = NULL;
+    LMI_TRY(lmi_source_tokens(s, r, &tokens, &contexts));
+    if (!contexts) return SAE_OK;
+    b = lmi_batch_new(s);
+    if (!b)
+        return sae_context_fail(s->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                "sae_lm_source: no memory for batches of %zu contexts of %zu "
+                                "tokens; is one site read much further than another?",
+                                s->desc.batch, s->desc.ctx);
+    b->pass = r->pass;
+    b->first = r->at;
+    b->contexts = contexts;
+    b->rows = 0;
+    for (size_t i = 0; i < contexts * s->desc.ctx; i++)
+        if (tokens[i] >= 0 && !(s->desc.remove_bos && tokens[i] == s->desc.bos_token))
+            b->place[b->rows++] = b->first * s->desc.ctx + i;
     memset(&run, 0, sizeof run);
-    memset(hook, 0, sizeof hook);
-    hook[0].site = s->desc.site;
-    hook[0].call = lmi_source_x;
-    if (s->desc.target) hook[1].site = *s->desc.target;
-    hook[1].call = lmi_source_target;
-    hook[0].user = hook[1].user = s;
-    run.tokens = s->batch;
-    run.contexts = s->contexts;
+    run.tokens = tokens;
+    run.contexts = contexts;
     run.ctx = s->desc.ctx;
-    run.hooks = hook;
-    run.num_hooks = s->desc.target ? 2 : 1;
-    LMI_TRY(sae_lm_forward(s->desc.model, &run));
-    s->seen += s->contexts;
+    run.hooks = s->hooks;
+    run.num_hooks = s->num_hooks;
+    s->running = b;
+    if (b->rows) result = sae_lm_forward(s->desc.model, &run);
+    for (size_t i = 0; i <= s->desc.num_sites && result == SAE_OK; i++) {
+        const lmi_stream *other = &s->streams[i];
+        b->wanted[i] = other->open && (other->pass < b->pass
+                                       || (other->pass == b->pass && other->at <= b->first));
+    }
+    b->next = result == SAE_OK ? s->kept : s->spare;
+    if (result == SAE_OK) s->kept = b;
+    else s->spare = b;
+    *out = b;
+    return result;
+}
+
+/* The batch with the stream's next rows, of which there is at least one; *out NULL: the end. */
+static sae_result lmi_stream_batch(lmi_stream *r, lmi_batch **out) {
+    sae_lm_source *s = r->source;
+    while (!r->batch || r->given == r->batch->rows) { /* a batch may have nothing but padding */
+        lmi_batch *b;
+        if (r->batch) lmi_batch_done(s, r->batch, r->site);
+        r->batch = NULL;
+        for (b = s->kept; b && (b->pass != r->pass || b->first != r->at);) b = b->next;
+        if (!b) LMI_TRY(lmi_source_run(s, r, &b));
+        *out = b;
+        if (!b) return SAE_OK;
+        r->batch = b;
+        r->at += b->contexts;
+        r->given = r->served = 0;
+    }
+    *out = r->batch;
     return SAE_OK;
 }
 
 static int64_t lmi_source_read(void *user, float *x, float *target, size_t max_rows) {
-    sae_lm_source *s = (sae_lm_source *)user;
-    size_t n;
-    while (s->given == s->count) { /* a batch may have nothing but padding */
-        sae_result result = lmi_source_run(s);
-        if (result != SAE_OK) return result;
-        if (!s->contexts) return 0;
-    }
-    n = lmi_min(max_rows, s->count - s->given);
-    memcpy(x, s->rows[0] + s->given * s->dim, n * s->dim * sizeof *x);
-    if (target && s->desc.target)
-        memcpy(target, s->rows[1] + s->given * s->dim, n * s->dim * sizeof *x);
-    s->served = s->given;
-    s->given += n;
+    lmi_stream *r = (lmi_stream *)user;
+    const sae_lm_source *s = r->source;
+    size_t n, dim = lmi_source_dim(s, r->site);
+    lmi_batch *b;
+    sae_result result = lmi_stream_batch(r, &b);
+    if (result != SAE_OK) return result;
+    if (!b) return 0;
+    n = lmi_min(max_rows, b->rows - r->given);
+    memcpy(x, b->x[r->site] + r->given * dim, n * dim * sizeof *x);
+    if (target && s->desc.targets)
+        memcpy(target, b->x[s->desc.num_sites + r->site] + r->given * dim, n * dim * sizeof *x);
+    r->served = r->given;
+    r->given += n;
     return (int64_t)n;
 }
 
-static sae_result lmi_source_rewind(void *user) {
-    sae_lm_source *s = (sae_lm_source *)user;
-    if (s->desc.read) {
-        if (!s->desc.rewind)
-            return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
-                                    "sae_lm_source: its read has no rewind");
-        LMI_TRY(s->desc.rewind(s->desc.user));
+/* The stream begins the next pass, unless it stands at the start of one. */
+static sae_result lmi_stream_rewind(void *user) {
+    lmi_stream *r = (lmi_stream *)user;
+    sae_lm_source *s = r->source;
+    lmi_batch *next;
+    if (s->desc.read && !s->desc.rewind)
+        return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
+                                "sae_lm_source: its read has no rewind");
+    if (!r->at) return SAE_OK;
+    for (lmi_batch *b = s->kept; b; b = next) { /* what it will not read now */
+        next = b->next;
+        if (b->wanted[r->site] && b->pass == r->pass) lmi_batch_done(s, b, r->site);
     }
-    s->seen = 0;
-    s->count = s->given = s->served = 0;
+    r->batch = NULL;
+    r->pass++;
+    r->at = 0;
     return SAE_OK;
+}
+
+/* ---- create ---- */
+
+static bool lmi_source_take(sae_lm_source *s, const sae_lm_source_desc *desc) {
+    size_t sites = desc->num_sites, rows;
+    if (!lmi_mul(s->desc.batch, desc->ctx, &rows) || rows > SIZE_MAX / sizeof(uint64_t))
+        return false;
+    s->hooks = (sae_lm_hook *)calloc(s->num_hooks, sizeof *s->hooks);
+    s->keeps = (lmi_keep *)calloc(s->num_hooks, sizeof *s->keeps);
+    s->streams = (lmi_stream *)calloc(sites + 1, sizeof *s->streams);
+    if (desc->read) s->tokens = (int32_t *)malloc(rows * sizeof *s->tokens);
+    if (!s->hooks || !s->keeps || !s->streams || (desc->read && !s->tokens)) return false;
+    for (size_t i = 0; i < s->num_hooks; i++) {
+        s->keeps[i].source = s;
+        s->keeps[i].which = i;
+        s->hooks[i].site = i < sites ? desc->sites[i] : desc->targets[i - sites];
+        s->hooks[i].call = lmi_source_keep;
+        s->hooks[i].user = &s->keeps[i];
+    }
+    for (size_t i = 0; i <= sites; i++) {
+        s->streams[i].source = s;
+        s->streams[i].site = i;
+    }
+    s->spare = lmi_batch_new(s); /* so that a batch too large is refused here */
+    if (s->spare) s->spare->next = NULL;
+    return s->spare != NULL;
 }
 
 SAE_API sae_result sae_lm_source_create(sae_context *ctx, const sae_lm_source_desc *desc,
                                         sae_lm_source **out) {
     sae_lm_source *s;
-    size_t rows, floats, target;
     if (!ctx || !desc || !out || !desc->model || !desc->ctx || !desc->read == !desc->tokens
-        || (desc->tokens && !desc->contexts))
+        || (desc->tokens && !desc->contexts) || !desc->sites || !desc->num_sites
+        || desc->num_sites > 65536)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_lm_source_create: contexts is %zu, ctx is %zu, "
-                                "allowed are a model, sizes from 1, and one of tokens and read",
-                                desc ? desc->contexts : 0, desc ? desc->ctx : 0);
-    target = desc->target ? sae_lm_site_dim(desc->model, *desc->target) : 0;
-    if (desc->target && target != sae_lm_site_dim(desc->model, desc->site))
-        return sae_context_fail(ctx, SAE_ERR_MISMATCH,
-                                "sae_lm_source_create: site has %zu dimensions, target "
-                                "%zu; both must be the same",
-                                sae_lm_site_dim(desc->model, desc->site), target);
+                                "sae_lm_source_create: contexts is %zu, ctx is %zu, num_sites is "
+                                "%zu, allowed are a model, sizes from 1, and one of tokens and "
+                                "read", desc ? desc->contexts : 0, desc ? desc->ctx : 0,
+                                desc ? desc->num_sites : 0);
+    for (size_t i = 0; desc->targets && i < desc->num_sites; i++) {
+        size_t x = sae_lm_site_dim(desc->model, desc->sites[i]);
+        size_t target = sae_lm_site_dim(desc->model, desc->targets[i]);
+        if (x != target)
+            return sae_context_fail(ctx, SAE_ERR_MISMATCH,
+                                    "sae_lm_source_create: site %zu has %zu dimensions, its "
+                                    "target %zu; both must be the same", i, x, target);
+    }
     s = (sae_lm_source *)calloc(1, sizeof *s);
     if (!s) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_source_create: no memory");
     s->ctx = ctx;
     s->desc = *desc;
-    if (desc->target) s->target = *desc->target, s->desc.target = &s->target;
-    s->dim = sae_lm_site_dim(desc->model, desc->site);
+    s->num_hooks = desc->num_sites * (desc->targets ? 2 : 1);
     if (!s->desc.batch) s->desc.batch = lmi_max(1, 2048 / desc->ctx);
     if (desc->tokens) s->desc.batch = lmi_min(s->desc.batch, desc->contexts);
-    if (lmi_mul(s->desc.batch, desc->ctx, &rows) && lmi_mul(rows, s->dim, &floats)
-        && floats <= SIZE_MAX / sizeof(float) && rows <= SIZE_MAX / sizeof(uint64_t)) {
-        s->rows[0] = (float *)malloc(floats * sizeof(float));
-        if (desc->target) s->rows[1] = (float *)malloc(floats * sizeof(float));
-        s->place = (uint64_t *)malloc(rows * sizeof *s->place);
-        if (desc->read) s->tokens = (int32_t *)malloc(rows * sizeof *s->tokens);
-    }
-    if (!s->rows[0] || (desc->target && !s->rows[1]) || !s->place || (desc->read && !s->tokens)) {
+    if (!lmi_source_take(s, desc)) {
         sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
                          "sae_lm_source_create: no memory for batches of %zu "
                          "contexts of %zu tokens",
@@ -4377,27 +6233,62 @@ SAE_API sae_result sae_lm_source_create(sae_context *ctx, const sae_lm_source_de
 }
 
 SAE_API void sae_lm_source_destroy(sae_lm_source *s) {
+    lmi_batch *next;
     if (!s) return;
+    for (lmi_batch *b = s->kept; b; b = next) next = b->next, lmi_batch_free(s, b);
+    for (lmi_batch *b = s->spare; b; b = next) next = b->next, lmi_batch_free(s, b);
+    free(s->hooks);
+    free(s->keeps);
+    free(s->streams);
     free(s->tokens);
-    free(s->rows[0]);
-    free(s->rows[1]);
-    free(s->place);
     free(s);
 }
 
-SAE_API sae_source_desc sae_lm_source_rows(sae_lm_source *s) {
+SAE_API sae_source_desc sae_lm_source_rows(sae_lm_source *s, size_t site) {
     sae_source_desc source;
     memset(&source, 0, sizeof source);
+    if (site >= s->desc.num_sites) return source;
+    s->streams[site].open = true;
     source.read = lmi_source_read;
-    source.rewind = s->desc.read && !s->desc.rewind ? NULL : lmi_source_rewind;
-    source.has_target = s->desc.target != NULL;
-    source.dim = s->dim;
-    source.user = s;
+    source.rewind = s->desc.read && !s->desc.rewind ? NULL : lmi_stream_rewind;
+    source.has_target = s->desc.targets != NULL;
+    source.dim = lmi_source_dim(s, site);
+    source.user = &s->streams[site];
     return source;
 }
 
-SAE_API uint64_t sae_lm_source_place(const sae_lm_source *s, size_t row) {
-    return s->place[s->served + row];
+SAE_API uint64_t sae_lm_source_place(const sae_lm_source *s, size_t site, size_t row) {
+    const lmi_stream *r = &s->streams[site];
+    return r->batch ? r->batch->place[r->served + row] : 0;
+}
+
+SAE_API sae_result sae_lm_source_next(sae_lm_source *s, const float **x, const float **targets,
+                                      const uint64_t **places, size_t *n) {
+    lmi_stream *r;
+    lmi_batch *b;
+    if (!s) return SAE_ERR_INVALID;
+    if (!x || !n || (targets && !s->desc.targets))
+        return sae_context_fail(s->ctx, SAE_ERR_INVALID,
+                                "sae_lm_source_next: x and n may not be NULL, targets must be "
+                                "where the source has none");
+    r = &s->streams[s->desc.num_sites];
+    r->open = true;
+    LMI_TRY(lmi_stream_batch(r, &b));
+    *n = 0;
+    if (!b) return SAE_OK;
+    for (size_t i = 0; i < s->desc.num_sites; i++) {
+        x[i] = b->x[i];
+        if (targets) targets[i] = b->x[s->desc.num_sites + i];
+    }
+    if (places) *places = b->place;
+    *n = r->given = b->rows;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_lm_source_rewind(sae_lm_source *s) {
+    if (!s) return SAE_ERR_INVALID;
+    for (size_t i = 0; i <= s->desc.num_sites; i++) LMI_TRY(lmi_stream_rewind(&s->streams[i]));
+    return SAE_OK;
 }
 
 #endif

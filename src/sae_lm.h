@@ -105,10 +105,17 @@ extern "C" {
 #include "lm/isa.h"
 #include "lm/arithmetic.h"
 
+#include "lm/families.h"
 #include "lm/config.h"
+#include "lm/files.h"
 #include "lm/weights.h"
 #include "lm/model.h"
+#include "lm/sites.h"
+#include "lm/run.h"
+#include "lm/attention.h"
+#include "lm/mlp.h"
 #include "lm/forward.h"
+#include "lm/generate.h"
 
 #include "lm/unicode_classes.h"
 #include "lm/unicode_nfc.h"

@@ -51,14 +51,15 @@ int text_rows_open(const common *c, text_rows **out, sae_source_desc *source) {
     desc.tokens = r->contexts.tokens;
     desc.contexts = r->contexts.contexts;
     desc.ctx = r->contexts.ctx;
-    desc.site = r->site;
+    desc.sites = &r->site;
+    desc.num_sites = 1;
     r->has_target = both;
-    if (both) desc.target = &r->target;
+    if (both) desc.targets = &r->target;
     desc.remove_bos = c->remove_bos;
     desc.bos_token = sae_lm_config_of(r->model).bos_token;
     r->bos = c->remove_bos && desc.bos_token >= 0 ? desc.bos_token : -2;
     if (sae_lm_source_create(tool.ctx, &desc, &r->source) != SAE_OK) return fail_library();
-    *source = sae_lm_source_rows(r->source);
+    *source = sae_lm_source_rows(r->source, 0);
     return DONE;
 }
 

@@ -40,17 +40,10 @@ int language_open(const common *c, language *l) {
 static const struct {
     const char *theirs, *ours, *io;
 } places[] = {
-    { "resid_post_layer_%zu", "gpt_neox.layers.%zu", "out" }, /* the reference's demo */
-    { "resid_out_layer%zu", "gpt_neox.layers.%zu", "out" },   /* its published dictionaries */
-    { "mlp_out_layer%zu", "gpt_neox.layers.%zu.mlp", "out" },
-    { "attn_out_layer%zu", "gpt_neox.layers.%zu.attention", "out" },
-    { "blocks.%zu.hook_resid_post", "gpt_neox.layers.%zu", "out" }, /* SAELens */
-    { "blocks.%zu.hook_resid_pre", "gpt_neox.layers.%zu", "in" },
-    { "blocks.%zu.hook_mlp_out", "gpt_neox.layers.%zu.mlp", "out" },
-    { "blocks.%zu.hook_attn_out", "gpt_neox.layers.%zu.attention", "out" },
-    { "layers.%zu", "gpt_neox.layers.%zu", "out" }, /* sparsify */
-    { "layers.%zu.mlp", "gpt_neox.layers.%zu.mlp", "out" },
-    { "layers.%zu.attention", "gpt_neox.layers.%zu.attention", "out" }
+    { "resid_post_layer_%zu", "blocks.%zu.hook_resid_post", "out" }, /* the reference's demo */
+    { "resid_out_layer%zu", "blocks.%zu.hook_resid_post", "out" }, /* its published dictionaries */
+    { "mlp_out_layer%zu", "blocks.%zu.hook_mlp_out", "out" },
+    { "attn_out_layer%zu", "blocks.%zu.hook_attn_out", "out" }
 };
 
 /* The submodule in our words, given in others'; itself if it is none of these. */

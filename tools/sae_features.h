@@ -193,7 +193,7 @@ typedef struct features_logits_of {
 } features_logits_of;
 
 /* Do rows at this place reach the unembedding by the residual stream alone? */
-SAE_API bool features_place_has_logits(features_place place);
+SAE_API bool features_place_has_logits(const sae_lm *model, features_place place);
 /* The decoder rows straight through the linear part of the final layer norm (less their mean, times
    its weights) and the unembedding. top, bottom [num,count], stats [num]. */
 SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, features_place place,
@@ -469,8 +469,9 @@ SAE_API sae_result features_judge(sae_context *ctx, sae_lm *model, const feature
     from.tokens = text->tokens;
     from.contexts = text->contexts;
     from.ctx = text->ctx;
-    from.site = place.in;
-    from.target = features_same_site(place.in, place.out) ? NULL : &place.out;
+    from.sites = &place.in;
+    from.num_sites = 1;
+    from.targets = features_same_site(place.in, place.out) ? NULL : &place.out;
     from.remove_bos = desc->remove_bos;
     from.bos_token = desc->bos_token;
     for (i = 0; i < text->contexts * text->ctx; i++)
@@ -486,7 +487,7 @@ SAE_API sae_result features_judge(sae_context *ctx, sae_lm *model, const feature
         result = features_loss_recovered(ctx, model, text, place, dicts, num, progress, losses);
     if (result == SAE_OK) result = sae_lm_source_create(ctx, &from, &source);
     for (i = 0; i < num && result == SAE_OK; i++) {
-        how.buffer.source = sae_lm_source_rows(source);
+        how.buffer.source = sae_lm_source_rows(source, 0);
         if (how.buffer.source.rewind) result = how.buffer.source.rewind(how.buffer.source.user);
         if (result == SAE_OK) result = sae_evaluate(dicts[i], &how, &out[i].rows);
         out[i].losses = losses[i];
@@ -1105,13 +1106,8 @@ SAE_API sae_result features_neighbours(sae_context *ctx, const sae_dictionary *d
     return SAE_OK;
 }
 
-SAE_API bool features_place_has_logits(features_place place) {
-    switch (place.out.module) {
-    case SAE_LM_LAYER: case SAE_LM_FINAL_NORM: return true;
-    case SAE_LM_EMBED_IN: case SAE_LM_ATTENTION: case SAE_LM_ATTENTION_DENSE: case SAE_LM_MLP:
-    case SAE_LM_MLP_DOWN: return !place.out.input;
-    default: return false;
-    }
+SAE_API bool features_place_has_logits(const sae_lm *model, features_place place) {
+    return sae_lm_site_is_residual(model, place.out);
 }
 
 /* The count largest of sign * v [n] into out, the lower index first among equals. */
@@ -1156,9 +1152,10 @@ SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, featur
     size_t d = sae_lm_config_of(model).dim, vocab = sae_lm_config_of(model).vocab_size, at, i, j;
     const float *weight = sae_lm_final_norm_weight(model);
     bool behind = place.out.module == SAE_LM_FINAL_NORM && !place.out.input;
+    bool centred = !sae_lm_config_of(model).rms_norm;
     float *rows, *logits;
     sae_result result = SAE_OK;
-    if (!features_place_has_logits(place))
+    if (!features_place_has_logits(model, place))
         return sae_context_fail(ctx, SAE_ERR_UNSUPPORTED,
                                 "features_logits: the place does not write into the "
                                 "residual stream");
@@ -1174,7 +1171,7 @@ SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, featur
         for (i = 0; i < n; i++) {
             const float *w = sae_dictionary_decoder_row(dict, latents[at + i]);
             double mean = 0;
-            for (j = 0; j < d && !behind; j++) mean += (double)w[j];
+            for (j = 0; j < d && centred; j++) mean += (double)w[j];
             mean /= (double)d;
             for (j = 0; j < d; j++)
                 rows[i * d + j] = behind ? w[j] : (float)((double)w[j] - mean) * weight[j];
