@@ -23,13 +23,17 @@
     STEP BY STEP
         sae_lm *lm;
         sae_tokenizer *tokenizer;
-        sae_contexts text = { 0 };
         const char *files[] = { "text.txt" };
+        sae_contexts_desc read = { 0 };
+        sae_contexts text = { 0 };
         sae_lm_hook hook = { 0 };                     // hook.call sees, and may change, x
         sae_lm_forward_desc desc = { 0 };
         sae_lm_open(ctx, "pythia-70m", &lm);
         sae_tokenizer_open(ctx, "pythia-70m", &tokenizer);
-        sae_contexts_read(ctx, tokenizer, files, 1, 128, &text);
+        read.tokenizer = tokenizer;
+        read.files = files;
+        read.num_files = 1;
+        sae_contexts_read(ctx, &read, &text);         // of 128 tokens each
         sae_lm_site_find(lm, "gpt_neox.layers.3", false, &hook.site);
         desc.tokens = text.tokens;
         desc.contexts = 16;
@@ -193,7 +197,11 @@ typedef struct sae_text {
 SAE_API void sae_tokens_free(sae_tokens *tokens);
 SAE_API void sae_text_free(sae_text *text);
 
-/* Appends the ids of text [size]; with bos, behind what the file's post-processor puts in front.
+/* What stands in front of a text [*count], 0 where there is none: the tokens that the file's
+   post-processor puts there, else bos_token of the tokenizer_config.json beside it. */
+SAE_API const int32_t *sae_tokenizer_bos(const sae_tokenizer *tokenizer, size_t *count);
+
+/* Appends the ids of text [size]; with bos, behind sae_tokenizer_bos.
    Special tokens match in plain text. Bytes that are no UTF-8 stay what they are; a byte without a
    token becomes unk_token, or is left out where there is none. One call at a time (words are
    remembered). Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
@@ -216,14 +224,24 @@ typedef struct sae_contexts { /* sae_contexts_free; all zero to begin with */
     size_t dropped;  /* tokens of the remainders */
 } sae_contexts;
 
-/* Each file is tokenised whole and cut into contexts of `length` tokens, the remainder dropped. A
-   .npy of whole numbers holds ids: [n] is cut alike, [contexts,length] keeps its contexts, if its
-   length is the one asked for (0: that of the first file; of text 128; 1 takes any apart).
-   tokenizer may be NULL if all are .npy. *out is overwritten. Errors: SAE_ERR_NOT_FOUND,
-   SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_INVALID (not one whole context; another length),
+typedef struct sae_contexts_desc {
+    sae_tokenizer *tokenizer;  /* of text; NULL: all files are .npy */
+    const char *const *files;  /* required [num_files] */
+    size_t num_files;
+    size_t length;             /* tokens of a context; default: those of the first .npy of contexts,
+                                  128 of text */
+    const int32_t *bos;        /* [num_bos] at the head of each context, counted in its length:
+                                  sae_tokenizer_bos. NULL: none */
+    size_t num_bos;
+} sae_contexts_desc;
+
+/* Each file is tokenised whole and cut into contexts: bos and length - num_bos tokens of it, the
+   remainder dropped. A .npy of whole numbers holds ids: [n] is cut alike, the contexts of
+   [contexts,length] stay as they are, bos or no; their length must be the one asked for (1 without
+   bos takes any apart). *out is overwritten. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT,
+   SAE_ERR_INVALID (not one whole context; another length; no room behind bos),
    SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_contexts_read(sae_context *ctx, sae_tokenizer *tokenizer,
-                                     const char *const *files, size_t num_files, size_t length,
+SAE_API sae_result sae_contexts_read(sae_context *ctx, const sae_contexts_desc *desc,
                                      sae_contexts *out);
 SAE_API void sae_contexts_free(sae_contexts *contexts);
 
@@ -4020,6 +4038,11 @@ static bool lmi_encode_text(sae_tokenizer *t, const unsigned char *s, size_t siz
     }
 }
 
+SAE_API const int32_t *sae_tokenizer_bos(const sae_tokenizer *t, size_t *count) {
+    *count = t->before.count;
+    return t->before.id;
+}
+
 SAE_API sae_result sae_tokenizer_encode(sae_tokenizer *t, const char *text, size_t size, bool bos,
                                         sae_tokens *out) {
     size_t before;
@@ -4169,58 +4192,81 @@ static sae_result lmi_ids_read(sae_context *ctx, const char *path, sae_tokens *o
     return result;
 }
 
-/* The ids of one file into all, whole contexts of them. */
-static sae_result lmi_contexts_add(sae_context *ctx, sae_tokenizer *tokenizer, const char *path,
-                                   size_t *length, sae_contexts *all, sae_tokens *kept) {
+static sae_result lmi_contexts_memory(sae_context *ctx) {
+    return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_contexts_read: no memory");
+}
+
+/* Whole contexts of ids into kept; whole: they are contexts already. */
+static sae_result lmi_contexts_cut(sae_context *ctx, const sae_contexts_desc *desc, bool whole,
+                                   size_t length, const sae_tokens *ids, sae_contexts *all,
+                                   sae_tokens *kept) {
+    size_t head = whole ? 0 : desc->num_bos, step = length - head, count;
+    if (length <= head)
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "sae_contexts_read: length is %zu, with num_bos %zu allowed is "
+                                "from %zu",
+                                length, head, head + 1);
+    count = ids->count / step;
+    if (!head && !lmi_ids_add(kept, ids->id, count * step)) return lmi_contexts_memory(ctx);
+    for (size_t i = 0; head && i < count; i++)
+        if (!lmi_ids_add(kept, desc->bos, head) || !lmi_ids_add(kept, ids->id + i * step, step))
+            return lmi_contexts_memory(ctx);
+    all->contexts += count;
+    all->dropped += ids->count - count * step;
+    return SAE_OK;
+}
+
+/* The contexts of one file; *length 0: not known yet. */
+static sae_result lmi_contexts_add(sae_context *ctx, const sae_contexts_desc *desc,
+                                   const char *path, size_t *length, sae_contexts *all,
+                                   sae_tokens *kept) {
     sae_tokens ids = { NULL, 0, 0 };
     sae_text text = { NULL, 0, 0 };
-    size_t width = 0, use;
+    size_t width = 0;
+    bool apart = *length == 1 && !desc->num_bos;
     sae_result result;
     if (lmi_is_npy(path)) result = lmi_ids_read(ctx, path, &ids, &width);
-    else if (!tokenizer)
+    else if (!desc->tokenizer)
         result = sae_context_fail(ctx, SAE_ERR_INVALID,
                                   "sae_contexts_read: %s is text, and tokenizer is NULL", path);
     else {
         result = lmi_file_read(ctx, path, &text);
         if (result == SAE_OK)
-            result = sae_tokenizer_encode(tokenizer, text.data, text.size, false, &ids);
+            result = sae_tokenizer_encode(desc->tokenizer, text.data, text.size, false, &ids);
     }
-    if (result == SAE_OK && width && *length > 1 && width != *length)
+    if (result == SAE_OK && width && *length && width != *length && !apart)
         result = sae_context_fail(ctx, SAE_ERR_INVALID,
                                   "sae_contexts_read: %s has contexts of %zu tokens, "
                                   "wanted are %zu",
                                   path, width, *length);
     if (!*length) *length = width ? width : 128;
-    if (result == SAE_OK) {
-        use = ids.count / *length * *length;
-        if (!lmi_ids_add(kept, ids.id, use))
-            result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_contexts_read: no memory");
-        all->contexts += use / *length;
-        all->dropped += ids.count - use;
-    }
+    if (result == SAE_OK)
+        result = lmi_contexts_cut(ctx, desc, width && !apart, *length, &ids, all, kept);
     sae_tokens_free(&ids);
     sae_text_free(&text);
     return result;
 }
 
-SAE_API sae_result sae_contexts_read(sae_context *ctx, sae_tokenizer *tokenizer,
-                                     const char *const *files, size_t num_files, size_t length,
+SAE_API sae_result sae_contexts_read(sae_context *ctx, const sae_contexts_desc *desc,
                                      sae_contexts *out) {
     sae_contexts all = { NULL, 0, 0, 0 };
     sae_tokens kept = { NULL, 0, 0 };
     sae_result result = SAE_OK;
-    if (!ctx || !files || !num_files || !out)
+    size_t length;
+    if (!ctx || !desc || !desc->files || !desc->num_files || (!desc->bos && desc->num_bos) || !out)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_contexts_read: num_files is %zu, files and out may "
-                                "not be NULL, allowed is from 1",
-                                num_files);
-    for (size_t i = 0; i < num_files && result == SAE_OK; i++)
-        result = lmi_contexts_add(ctx, tokenizer, files[i], &length, &all, &kept);
+                                "sae_contexts_read: num_files is %zu, num_bos %zu; desc, files, "
+                                "bos and out may not be NULL, num_files is from 1",
+                                desc ? desc->num_files : 0, desc ? desc->num_bos : 0);
+    length = desc->length;
+    for (size_t i = 0; i < desc->num_files && result == SAE_OK; i++)
+        result = lmi_contexts_add(ctx, desc, desc->files[i], &length, &all, &kept);
     if (result == SAE_OK && !all.contexts)
         result = sae_context_fail(ctx, SAE_ERR_INVALID,
                                   "sae_contexts_read: %s%s has %zu tokens, wanted is at "
                                   "least one context of %zu",
-                                  files[0], num_files > 1 ? ", ..." : "", all.dropped, length);
+                                  desc->files[0], desc->num_files > 1 ? ", ..." : "", all.dropped,
+                                  length);
     if (result != SAE_OK) {
         sae_tokens_free(&kept);
         return result;

@@ -23,13 +23,17 @@
     STEP BY STEP
         sae_lm *lm;
         sae_tokenizer *tokenizer;
-        sae_contexts text = { 0 };
         const char *files[] = { "text.txt" };
+        sae_contexts_desc read = { 0 };
+        sae_contexts text = { 0 };
         sae_lm_hook hook = { 0 };                     // hook.call sees, and may change, x
         sae_lm_forward_desc desc = { 0 };
         sae_lm_open(ctx, "pythia-70m", &lm);
         sae_tokenizer_open(ctx, "pythia-70m", &tokenizer);
-        sae_contexts_read(ctx, tokenizer, files, 1, 128, &text);
+        read.tokenizer = tokenizer;
+        read.files = files;
+        read.num_files = 1;
+        sae_contexts_read(ctx, &read, &text);         // of 128 tokens each
         sae_lm_site_find(lm, "gpt_neox.layers.3", false, &hook.site);
         desc.tokens = text.tokens;
         desc.contexts = 16;

@@ -280,6 +280,11 @@ static bool lmi_encode_text(sae_tokenizer *t, const unsigned char *s, size_t siz
     }
 }
 
+SAE_API const int32_t *sae_tokenizer_bos(const sae_tokenizer *t, size_t *count) {
+    *count = t->before.count;
+    return t->before.id;
+}
+
 SAE_API sae_result sae_tokenizer_encode(sae_tokenizer *t, const char *text, size_t size, bool bos,
                                         sae_tokens *out) {
     size_t before;
