@@ -356,7 +356,13 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 typedef enum sae_dtype {
     SAE_DTYPE_DEFAULT = 0, /* F32 */
     SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
-    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
+    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL,
+    /* GGUF's types of few bits: blocks of elements that share their scales (sae_dtype_block) */
+    SAE_Q4_0, SAE_Q4_1, SAE_Q5_0, SAE_Q5_1, SAE_Q8_0, SAE_Q2_K, SAE_Q3_K, SAE_Q4_K, SAE_Q5_K,
+    SAE_Q6_K, SAE_IQ4_NL, SAE_IQ4_XS, SAE_MXFP4,
+    /* and those that are known by name alone: their size is 0, their tensors have no data */
+    SAE_IQ1_S, SAE_IQ1_M, SAE_IQ2_XXS, SAE_IQ2_XS, SAE_IQ2_S, SAE_IQ3_XXS, SAE_IQ3_S, SAE_TQ1_0,
+    SAE_TQ2_0, SAE_NVFP4, SAE_OTHER
 } sae_dtype;
 
 /* Rows of activations wherever they lie. */
@@ -450,8 +456,11 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
 /* ==== >>api: dictionaries in full =================================== src/api/dictionary.h ==== */
 /* Parameters read and set, sizes, latents by number, control vectors. */
 
+/* Bytes of an element, or of a block of them; 0 where the type is known by name alone, or not. */
 SAE_API size_t sae_dtype_size(sae_dtype dtype);
-SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
+/* Elements of a block, 32 or 256; 1 of plain types (and where the size is 0). */
+SAE_API size_t sae_dtype_block(sae_dtype dtype);
+SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32", "Q4_K" */
 
 #define SAE_MAX_DIMS 8
 typedef struct sae_tensor {
@@ -462,7 +471,10 @@ typedef struct sae_tensor {
     int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
     const void *data;            /* the first element; little endian; need not be aligned */
 } sae_tensor;
-/* All elements as float32 in row-major order, out [product of shape]. */
+/* All elements as float32 in row-major order, out [product of shape]; NaN where the dtype's size is
+   0. Of block types the last dimension is a multiple of the block and its elements lie together;
+   element e of a row is in its block e / block, and a stride / block * size bytes further. Their
+   numbers are those of the gguf package (and of llama.cpp's plain C), bit for bit. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 
 /* All parameters, where they lie in dict, to be read: valid until dict is destroyed; their rows may
@@ -3561,34 +3573,27 @@ SAE_API double sae_json_number(const sae_json *value) {
                ? value->number : 0;
 }
 
-/* ==== >>tensors: element types ======================================== src/tensor/dtype.h ==== */
+/* ==== >>tensors: numbers in files ==================================== src/tensor/number.h ==== */
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "sae.h: files are read in place, which needs a little-endian machine"
 #endif
 
-/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class. */
-typedef struct saei_dtype_row {
-    size_t size;
-    const char *name, *descr, *storage;
-} saei_dtype_row;
-static const saei_dtype_row saei_dtypes[] = {
-    { 4, "F32", "<f4", "FloatStorage" },  { 4, "F32", "<f4", "FloatStorage" },
-    { 2, "F16", "<f2", "HalfStorage" },   { 2, "BF16", "<V2", "BFloat16Storage" },
-    { 8, "F64", "<f8", "DoubleStorage" }, { 1, "I8", "|i1", "CharStorage" },
-    { 1, "U8", "|u1", "ByteStorage" },    { 2, "I16", "<i2", "ShortStorage" },
-    { 2, "U16", "<u2", NULL },            { 4, "I32", "<i4", "IntStorage" },
-    { 4, "U32", "<u4", NULL },            { 8, "I64", "<i8", "LongStorage" },
-    { 8, "U64", "<u8", NULL },            { 1, "BOOL", "|b1", "BoolStorage" },
-};
-enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0] };
-
-SAE_API size_t sae_dtype_size(sae_dtype dtype) {
-    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
+/* Little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
-
-SAE_API const char *sae_dtype_name(sae_dtype dtype) {
-    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint64_t saei_le64(const unsigned char *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 static float saei_bf16_value(uint16_t bits) {
@@ -3634,6 +3639,260 @@ static uint16_t saei_half_bits(float x) {
     return (uint16_t)(sign | whole);
 }
 
+/* ==== >>tensors: blocks of few bits ================================== src/tensor/blocks.h ==== */
+/* GGUF's element types. A function makes one block float32; each product, sum and difference that
+   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. */
+
+static float saei_half_at(const unsigned char *p) {
+    return saei_half_value((uint16_t)saei_le16(p));
+}
+
+/* d | 16 bytes: element i in the low half of byte i, element 16 + i in the high one. d (q - 8). */
+static void saei_block_q4_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)((b[2 + i] & 15) - 8);
+        out[16 + i] = d * (float)((b[2 + i] >> 4) - 8);
+    }
+}
+
+/* d | m | 16 bytes as above. d q + m. */
+static void saei_block_q4_1(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)(b[4 + i] & 15) + m;
+        out[16 + i] = d * (float)(b[4 + i] >> 4) + m;
+    }
+}
+
+/* The 32 numbers of 5 bits: bit i of high is the fifth of element i. */
+static void saei_block_fives(uint32_t high, const unsigned char *low, int q[32]) {
+    for (int i = 0; i < 16; i++) {
+        q[i] = (low[i] & 15) | (int)(high >> i & 1u) << 4;
+        q[16 + i] = (low[i] >> 4) | (int)(high >> (16 + i) & 1u) << 4;
+    }
+}
+
+/* d | u32 of fifth bits | 16 bytes. d (q - 16). */
+static void saei_block_q5_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    int q[32];
+    saei_block_fives(saei_le32(b + 2), b + 6, q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)(q[i] - 16);
+}
+
+/* d | m | u32 of fifth bits | 16 bytes. d q + m. */
+static void saei_block_q5_1(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    int q[32];
+    saei_block_fives(saei_le32(b + 4), b + 8, q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)q[i] + m;
+}
+
+/* d | 32 signed bytes. d q. */
+static void saei_block_q8_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)(signed char)b[2 + i];
+}
+
+/* ---- of 256 elements: 16 groups of 16, or 8 of 32; halves of 128 ---- */
+
+/* 16 bytes, scale low, minimum high | 64 bytes: 2 bits at 2 s of byte l of half h are element
+   128 h + 32 s + l | d | m. (d scale) q - (m minimum). */
+static void saei_block_q2_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 80), m = saei_half_at(b + 82);
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *q = b + 16 + g / 8 * 32 + g % 2 * 16;
+        const float scale = d * (float)(b[g] & 15), least = m * (float)(b[g] >> 4);
+        const int shift = g % 8 / 2 * 2;
+        for (int i = 0; i < 16; i++) out[g * 16 + i] = scale * (float)(q[i] >> shift & 3) - least;
+    }
+}
+
+/* 32 bytes: bit 4 h + s of byte l is clear where 4 is taken away | 64 bytes as above | 12 bytes of
+   scales: 4 bits in the halves of the first 8, 2 bits in the last 4 | d. (d (scale - 32)) q. */
+static void saei_block_q3_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 108);
+    const unsigned char *s = b + 96;
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *q = b + 32 + g / 8 * 32 + g % 2 * 16, *high = b + g % 2 * 16;
+        const int low = s[g % 8] >> g / 8 * 4 & 15, top = s[8 + g % 4] >> g / 4 * 2 & 3;
+        const float scale = d * (float)((low | top << 4) - 32);
+        const int shift = g % 8 / 2 * 2, bit = g / 2;
+        for (int i = 0; i < 16; i++)
+            out[g * 16 + i] =
+                scale * (float)((q[i] >> shift & 3) - 4 + (high[i] >> bit & 1) * 4);
+    }
+}
+
+/* Scale and minimum of group g, 6 bits each, in 12 bytes: of the first four groups the low bits of
+   bytes g and 4 + g; of the others the halves of byte 4 + g and the top bits of g - 4 and g. */
+static void saei_block_scales(const unsigned char *s, int g, int *scale, int *least) {
+    if (g < 4) {
+        *scale = s[g] & 63;
+        *least = s[4 + g] & 63;
+    } else {
+        *scale = (s[4 + g] & 15) | (s[g - 4] >> 6) << 4;
+        *least = (s[4 + g] >> 4) | (s[g] >> 6) << 4;
+    }
+}
+
+/* d | m | 12 bytes of scales | 128 bytes: of 32 the low halves are one group of 32, the high ones
+   the next. (d scale) q - (m minimum). */
+static void saei_block_q4_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    for (int g = 0; g < 8; g++) {
+        const unsigned char *q = b + 16 + g / 2 * 32;
+        const int shift = g % 2 * 4;
+        int scale, least;
+        float x, y;
+        saei_block_scales(b + 4, g, &scale, &least);
+        x = d * (float)scale;
+        y = m * (float)least;
+        for (int i = 0; i < 32; i++) out[g * 32 + i] = x * (float)(q[i] >> shift & 15) - y;
+    }
+}
+
+/* d | m | scales | 32 bytes: bit g of byte i is the fifth of element 32 g + i | 128 bytes. */
+static void saei_block_q5_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    const unsigned char *high = b + 16;
+    for (int g = 0; g < 8; g++) {
+        const unsigned char *q = b + 48 + g / 2 * 32;
+        const int shift = g % 2 * 4;
+        int scale, least;
+        float x, y;
+        saei_block_scales(b + 4, g, &scale, &least);
+        x = d * (float)scale;
+        y = m * (float)least;
+        for (int i = 0; i < 32; i++)
+            out[g * 32 + i] =
+                x * (float)((q[i] >> shift & 15) | (high[i] >> g & 1) << 4) - y;
+    }
+}
+
+/* 128 bytes: of 64 the low halves are 64 elements, the high ones the next | 64 bytes: 2 bits at 2 s
+   of byte l of half h, on top of element 128 h + 32 s + l | 16 signed scales | d.
+   (d scale) (q - 32). */
+static void saei_block_q6_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 208);
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *low = b + g / 8 * 64 + g % 4 * 16;
+        const unsigned char *high = b + 128 + g / 8 * 32 + g % 2 * 16;
+        const float scale = d * (float)(signed char)b[192 + g];
+        const int shift = g % 8 / 4 * 4, top = g % 8 / 2 * 2;
+        for (int i = 0; i < 16; i++)
+            out[g * 16 + i] =
+                scale * (float)(((low[i] >> shift & 15) | (high[i] >> top & 3) << 4) - 32);
+    }
+}
+
+/* ---- by a table of 16 values ---- */
+
+static const signed char saei_iq4_values[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
+                                                 1,    13,   25,  38,  53,  69,  89,  113 };
+
+static void saei_block_by_table(const signed char values[16], float scale, const unsigned char *q,
+                                float *out) {
+    for (int i = 0; i < 16; i++) {
+        out[i] = scale * (float)values[q[i] & 15];
+        out[16 + i] = scale * (float)values[q[i] >> 4];
+    }
+}
+
+/* d | 16 bytes. */
+static void saei_block_iq4_nl(const unsigned char *b, float *out) {
+    saei_block_by_table(saei_iq4_values, saei_half_at(b), b + 2, out);
+}
+
+/* d | u16, 2 top bits a group | 4 bytes, 4 low bits a group | 8 groups of 16 bytes.
+   (d (scale - 32)) value. */
+static void saei_block_iq4_xs(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    const uint32_t top = saei_le16(b + 2);
+    for (int g = 0; g < 8; g++) {
+        const int low = b[4 + g / 2] >> g % 2 * 4 & 15, scale = low | (int)(top >> 2 * g & 3u) << 4;
+        saei_block_by_table(saei_iq4_values, d * (float)(scale - 32), b + 8 + 16 * g, out + 32 * g);
+    }
+}
+
+/* u8 e | 16 bytes. 2^(e - 128) value: the values are twice those of the type. */
+static void saei_block_mxfp4(const unsigned char *b, float *out) {
+    static const signed char values[16] = { 0, 1,  2,  3,  4,  6,  8,  12,
+                                            0, -1, -2, -3, -4, -6, -8, -12 };
+    const uint32_t e = b[0], bits = e < 2 ? 0x00200000u << e : (e - 1) << 23;
+    saei_block_by_table(values, saei_bits_float(bits), b + 1, out);
+}
+
+/* ==== >>tensors: element types ======================================== src/tensor/dtype.h ==== */
+
+/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class; of a
+   block type bytes, name and elements of a block, and what makes one float32. */
+typedef struct saei_dtype_row {
+    size_t size;
+    const char *name, *descr, *storage;
+    size_t block;
+    void (*to_f32)(const unsigned char *block, float *out);
+} saei_dtype_row;
+#define SAEI_PLAIN(size, name, descr, storage) { size, name, descr, storage, 1, NULL }
+#define SAEI_BLOCKS(size, name, block, to_f32) { size, name, NULL, NULL, block, to_f32 }
+#define SAEI_NAMED(name) { 0, name, NULL, NULL, 1, NULL }
+static const saei_dtype_row saei_dtypes[] = {
+    SAEI_PLAIN(4, "F32", "<f4", "FloatStorage"),
+    SAEI_PLAIN(4, "F32", "<f4", "FloatStorage"),
+    SAEI_PLAIN(2, "F16", "<f2", "HalfStorage"),
+    SAEI_PLAIN(2, "BF16", "<V2", "BFloat16Storage"),
+    SAEI_PLAIN(8, "F64", "<f8", "DoubleStorage"),
+    SAEI_PLAIN(1, "I8", "|i1", "CharStorage"),
+    SAEI_PLAIN(1, "U8", "|u1", "ByteStorage"),
+    SAEI_PLAIN(2, "I16", "<i2", "ShortStorage"),
+    SAEI_PLAIN(2, "U16", "<u2", NULL),
+    SAEI_PLAIN(4, "I32", "<i4", "IntStorage"),
+    SAEI_PLAIN(4, "U32", "<u4", NULL),
+    SAEI_PLAIN(8, "I64", "<i8", "LongStorage"),
+    SAEI_PLAIN(8, "U64", "<u8", NULL),
+    SAEI_PLAIN(1, "BOOL", "|b1", "BoolStorage"),
+    SAEI_BLOCKS(18, "Q4_0", 32, saei_block_q4_0),
+    SAEI_BLOCKS(20, "Q4_1", 32, saei_block_q4_1),
+    SAEI_BLOCKS(22, "Q5_0", 32, saei_block_q5_0),
+    SAEI_BLOCKS(24, "Q5_1", 32, saei_block_q5_1),
+    SAEI_BLOCKS(34, "Q8_0", 32, saei_block_q8_0),
+    SAEI_BLOCKS(84, "Q2_K", 256, saei_block_q2_k),
+    SAEI_BLOCKS(110, "Q3_K", 256, saei_block_q3_k),
+    SAEI_BLOCKS(144, "Q4_K", 256, saei_block_q4_k),
+    SAEI_BLOCKS(176, "Q5_K", 256, saei_block_q5_k),
+    SAEI_BLOCKS(210, "Q6_K", 256, saei_block_q6_k),
+    SAEI_BLOCKS(18, "IQ4_NL", 32, saei_block_iq4_nl),
+    SAEI_BLOCKS(136, "IQ4_XS", 256, saei_block_iq4_xs),
+    SAEI_BLOCKS(17, "MXFP4", 32, saei_block_mxfp4),
+    SAEI_NAMED("IQ1_S"),
+    SAEI_NAMED("IQ1_M"),
+    SAEI_NAMED("IQ2_XXS"),
+    SAEI_NAMED("IQ2_XS"),
+    SAEI_NAMED("IQ2_S"),
+    SAEI_NAMED("IQ3_XXS"),
+    SAEI_NAMED("IQ3_S"),
+    SAEI_NAMED("TQ1_0"),
+    SAEI_NAMED("TQ2_0"),
+    SAEI_NAMED("NVFP4"),
+    SAEI_NAMED("other"),
+};
+/* The plain ones come first: those that other programs' files and numpy have. */
+enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0],
+       SAEI_PLAIN_DTYPES = SAE_BOOL + 1 };
+
+SAE_API size_t sae_dtype_size(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
+}
+
+SAE_API size_t sae_dtype_block(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].block : 1;
+}
+
+SAE_API const char *sae_dtype_name(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
+}
+
 #define SAEI_CONVERT(type, expression)                                                             \
     for (size_t i = 0; i < n; i++) {                                                               \
         type v;                                                                                    \
@@ -3665,11 +3924,28 @@ static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t 
 }
 #undef SAEI_CONVERT
 
-/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
-   line of a transposed one is read once. */
+/* Elements first .. first + count of a row whose elements lie together, of any type that has a
+   size; of block types both are multiples of the block. */
+static void saei_dtype_row_to_f32(sae_dtype dtype, const void *row, size_t first, size_t count,
+                                  float *out) {
+    const saei_dtype_row *type = &saei_dtypes[dtype];
+    const unsigned char *src = (const unsigned char *)row + first / type->block * type->size;
+    if (type->block == 1) saei_convert_row(dtype, src, (int64_t)type->size, count, out);
+    else
+        for (size_t i = 0; i < count / type->block; i++)
+            type->to_f32(src + i * type->size, out + i * type->block);
+}
+
+/* A [rows,cols] matrix with steps in bytes. Where a row's elements do not lie together: blocks of
+   64 columns by 16 rows, so that each cache line of a transposed one is read once. */
 static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t rows, size_t cols,
                                int64_t row_step, int64_t col_step, float *out) {
-    size_t wide = col_step == (int64_t)sae_dtype_size(dtype) ? cols : 64;
+    const size_t wide = 64;
+    if (col_step == (int64_t)sae_dtype_size(dtype)) {
+        for (size_t i = 0; i < rows; i++)
+            saei_dtype_row_to_f32(dtype, src + (int64_t)i * row_step, 0, cols, out + i * cols);
+        return;
+    }
     for (size_t r = 0; r < rows; r += 16)
         for (size_t c = 0; c < cols; c += wide)
             for (size_t i = r; i < saei_min(rows, r + 16); i++)
@@ -3679,25 +3955,29 @@ static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t
 
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
     const int64_t size = (int64_t)sae_dtype_size(tensor->dtype);
+    const int64_t block = (int64_t)sae_dtype_block(tensor->dtype);
     uint64_t index[SAE_MAX_DIMS] = { 0 };
     size_t outer = tensor->ndim > 2 ? tensor->ndim - 2 : 0, n = tensor->ndim;
     size_t cols = n >= 1 ? (size_t)tensor->shape[n - 1] : 1;
     size_t rows = n >= 2 ? (size_t)tensor->shape[n - 2] : 1;
     int64_t col_step = n >= 1 ? tensor->stride[n - 1] * size : size;
-    int64_t row_step = n >= 2 ? tensor->stride[n - 2] * size : 0;
+    int64_t row_step = n >= 2 ? tensor->stride[n - 2] / block * size : 0;
     const unsigned char *src = (const unsigned char *)tensor->data;
     for (size_t k = 0; k < n; k++)
         if (tensor->shape[k] == 0) return;
-    if (cols == 1) col_step = size;
-    if (col_step == size && (rows == 1 || row_step == (int64_t)cols * size)) {
+    if (cols == 1 || block > 1) col_step = size;
+    if (col_step == size && (rows == 1 || row_step == (int64_t)cols / block * size)) {
         cols *= rows;
         rows = 1;
     }
     for (;;) {
         size_t k = outer;
         int64_t offset = 0;
-        for (size_t j = 0; j < outer; j++) offset += (int64_t)index[j] * tensor->stride[j] * size;
-        saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        for (size_t j = 0; j < outer; j++)
+            offset += (int64_t)index[j] * (tensor->stride[j] / block) * size;
+        if (size)
+            saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        for (size_t i = 0; !size && i < rows * cols; i++) out[i] = NAN;
         out += rows * cols;
         while (k > 0 && ++index[k - 1] == tensor->shape[k - 1]) index[--k] = 0;
         if (k == 0) return;
@@ -3705,10 +3985,13 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
 }
 
 /* Elements of a shape, and its row-major strides. False where the bytes, with every dimension of 0
-   taken as 1, do not fit. */
+   taken as 1, do not fit (of block types: as float32), or the last dimension is no multiple of the
+   block. */
 static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
-    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / sae_dtype_size(t->dtype), n = 1;
+    const size_t block = sae_dtype_block(t->dtype), size = sae_dtype_size(t->dtype);
+    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / (block > 1 || !size ? sizeof(float) : size), n = 1;
     bool empty = false;
+    if (block > 1 && (!t->ndim || t->shape[t->ndim - 1] % block)) return false;
     for (size_t k = t->ndim; k-- > 0;) {
         uint64_t dim = t->shape[k] ? t->shape[k] : 1;
         t->stride[k] = (int64_t)n;
@@ -3721,23 +4004,6 @@ static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
 }
 
 /* ==== >>tensors: CRC-32 ================================================= src/tensor/crc.h ==== */
-
-/* Numbers in files are little endian, as the machine is. */
-static uint32_t saei_le16(const unsigned char *p) {
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint32_t saei_le32(const unsigned char *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint64_t saei_le64(const unsigned char *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
 
 /* a b modulo CRC-32's polynomial; bit 31 is x^0. */
 static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
@@ -4113,13 +4379,18 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
                                "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
                                "60000 bytes",
                                who, path, i);
+        else if ((unsigned)t.dtype >= SAEI_PLAIN_DTYPES && (unsigned)t.dtype < SAEI_NUM_DTYPES)
+            result = saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                               "%s: %s: tensor \"%s\" is of %s, which no file is written in; "
+                               "sae_tensor_to_f32 makes it float32",
+                               who, path, saei_quote(t.name, quoted), sae_dtype_name(t.dtype));
         else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
                  || !saei_shape_layout(&t, &elements))
             result = saei_fail(ctx, SAE_ERR_INVALID,
                                "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
                                "0 to %d, and at most %d whose product fits",
                                who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
-                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
+                               SAEI_PLAIN_DTYPES - 1, SAE_MAX_DIMS);
         else if (elements && !t.data)
             result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
                                saei_quote(t.name, quoted));
@@ -4239,7 +4510,7 @@ static bool saei_npy_header(saei_npy *s, sae_tensor *t) {
 static sae_dtype saei_npy_dtype(const char *descr, bool *swap) {
     const char *type = *descr && strchr("<>|=", *descr) ? descr + 1 : descr;
     *swap = *descr == '>' && type[0] && strcmp(type + 1, "1") != 0;
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++)
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++)
         if (strcmp(type, saei_dtypes[i].descr + 1) == 0 && !(*swap && i == SAE_BF16))
             return (sae_dtype)i;
     return SAE_DTYPE_DEFAULT;
@@ -4394,7 +4665,7 @@ static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char
                                           "F8_E5M2",     "F8_E4M3",     "F8_E8M0",
                                           "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
     char quoted[SAEI_QUOTE];
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++) {
         if (strcmp(name, saei_dtypes[i].name) != 0) continue;
         *out = (sae_dtype)i;
         return SAE_OK;

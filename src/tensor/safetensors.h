@@ -40,7 +40,7 @@ static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char
                                           "F8_E5M2",     "F8_E4M3",     "F8_E8M0",
                                           "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
     char quoted[SAEI_QUOTE];
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++) {
         if (strcmp(name, saei_dtypes[i].name) != 0) continue;
         *out = (sae_dtype)i;
         return SAE_OK;
