@@ -48,6 +48,13 @@ static float saei_half_value(uint16_t bits) {
     return saei_bits_float(wide);
 }
 
+/* The 16 bits at any address. */
+static uint16_t saei_word(const unsigned char *at) {
+    uint16_t bits;
+    memcpy(&bits, at, sizeof bits);
+    return bits;
+}
+
 /* To the nearest, ties to even; NaN stays one. */
 static uint16_t saei_bf16_bits(float x) {
     uint32_t bits = saei_float_bits(x);
