@@ -3983,59 +3983,6 @@ SAE_API const char *sae_dtype_name(sae_dtype dtype) {
     return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
 }
 
-<<<<<<< HEAD
-=======
-static float saei_bf16_value(uint16_t bits) {
-    return saei_bits_float((uint32_t)bits << 16);
-}
-
-/* Exact; subnormals are fraction * 2^-24. */
-static float saei_half_value(uint16_t bits) {
-    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = bits >> 10 & 31u;
-    uint32_t fraction = bits & 1023u, wide;
-    if (exponent == 0) {
-        float x = (float)fraction * 5.9604644775390625e-8f;
-        return sign ? -x : x;
-    }
-    wide = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
-    return saei_bits_float(wide);
-}
-
-/* The 16 bits at any address. */
-static uint16_t saei_word(const unsigned char *at) {
-    uint16_t bits;
-    memcpy(&bits, at, sizeof bits);
-    return bits;
-}
-
-/* To the nearest, ties to even; NaN stays one. */
-static uint16_t saei_bf16_bits(float x) {
-    uint32_t bits = saei_float_bits(x);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-}
-
-static uint16_t saei_half_bits(float x) {
-    uint32_t bits = saei_float_bits(x), sign = bits >> 16 & 0x8000u, whole, rest, half;
-    bits &= 0x7FFFFFFFu;
-    if (bits > 0x7F800000u) return (uint16_t)(sign | 0x7E00u | (bits >> 13 & 0x3FFu));
-    if (bits >= 0x47800000u) return (uint16_t)(sign | 0x7C00u); /* 65536 and more */
-    if (bits < 0x38800000u) { /* below the normal ones: units of 2^-24 */
-        uint32_t shift = 126u - (bits >> 23), fraction = (bits & 0x7FFFFFu) | 0x800000u;
-        if (shift > 24) return (uint16_t)sign;
-        whole = fraction >> shift;
-        half = 1u << (shift - 1);
-        rest = fraction & ((half << 1) - 1);
-    } else {
-        whole = (bits >> 13) - (112u << 10);
-        half = 0x1000u;
-        rest = bits & 0x1FFFu;
-    }
-    whole += rest > half || (rest == half && (whole & 1u));
-    return (uint16_t)(sign | whole);
-}
-
->>>>>>> linear
 #define SAEI_CONVERT(type, expression)                                                             \
     for (size_t i = 0; i < n; i++) {                                                               \
         type v;                                                                                    \
@@ -6538,8 +6485,8 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
         return r;                                                                                  \
     }
 SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value(saei_word(p + 2 * i)))
-SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value(saei_word(p + 2 * i)))
+SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value((uint16_t)saei_le16(p + 2 * i)))
+SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value((uint16_t)saei_le16(p + 2 * i)))
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
 SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
@@ -6691,8 +6638,8 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, flo
     else
         for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
     for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
 }
 
 /* The kernel widen_panel, row by row. */
@@ -7244,8 +7191,8 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, flo
     else
         for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
     for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
 }
 
 /* The kernel widen_panel, row by row. */
@@ -7878,8 +7825,8 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, flo
     else
         for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
     for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
 }
 
 /* The kernel widen_panel, row by row. */
@@ -8478,8 +8425,8 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, flo
     else
         for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
     for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
 }
 
 /* The kernel widen_panel, row by row. */

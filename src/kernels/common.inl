@@ -101,8 +101,8 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, flo
     else
         for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
     for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
 }
 
 /* The kernel widen_panel, row by row. */
