@@ -23,13 +23,17 @@
     STEP BY STEP
         sae_lm *lm;
         sae_tokenizer *tokenizer;
-        sae_contexts text = { 0 };
         const char *files[] = { "text.txt" };
+        sae_contexts_desc read = { 0 };
+        sae_contexts text = { 0 };
         sae_lm_hook hook = { 0 };                     // hook.call sees, and may change, x
         sae_lm_forward_desc desc = { 0 };
         sae_lm_open(ctx, "pythia-70m", &lm);
         sae_tokenizer_open(ctx, "pythia-70m", &tokenizer);
-        sae_contexts_read(ctx, tokenizer, files, 1, 128, &text);
+        read.tokenizer = tokenizer;
+        read.files = files;
+        read.num_files = 1;
+        sae_contexts_read(ctx, &read, &text);         // of 128 tokens each
         sae_lm_site_find(lm, "gpt_neox.layers.3", false, &hook.site);
         desc.tokens = text.tokens;
         desc.contexts = 16;
@@ -121,9 +125,13 @@ extern "C" {
 #include "lm/unicode_nfc.h"
 #include "lm/text.h"
 #include "lm/tokenizer.h"
-#include "lm/tokenizer_json.h"
+#include "lm/normalize.h"
+#include "lm/split.h"
+#include "lm/merge.h"
 #include "lm/encode.h"
 #include "lm/decode.h"
+#include "lm/tokenizer_json.h"
+#include "lm/tokenizer_open.h"
 #include "lm/contexts.h"
 #ifndef SAE_NO_TRAIN
 #include "lm/source.h"

@@ -349,11 +349,17 @@ static void test_places(void) {
 int main(void) {
     const char *path = check_path("tests/fixtures/lm/model");
     const char *files[1];
+    sae_contexts_desc read;
     files[0] = check_path("tests/fixtures/lm/text.txt");
     ctx = check_context(2);
     CHECK_OK(ctx, sae_lm_open(ctx, path, &model), return check_end());
     CHECK_OK(ctx, sae_tokenizer_open(ctx, path, &tokenizer), return check_end());
-    CHECK_OK(ctx, sae_contexts_read(ctx, tokenizer, files, 1, CTX, &contexts), return check_end());
+    memset(&read, 0, sizeof read);
+    read.tokenizer = tokenizer;
+    read.files = files;
+    read.num_files = 1;
+    read.length = CTX;
+    CHECK_OK(ctx, sae_contexts_read(ctx, &read, &contexts), return check_end());
     text.tokens = contexts.tokens;
     text.contexts = contexts.contexts;
     text.ctx = CTX;

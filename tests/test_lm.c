@@ -387,6 +387,52 @@ static void test_source(void) {
     close_golden(&g);
 }
 
+static sae_result read_contexts(sae_tokenizer *tokenizer, const char *file, size_t length,
+                                const sae_tokens *bos, sae_contexts *out) {
+    sae_contexts_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.tokenizer = tokenizer;
+    desc.files = &file;
+    desc.num_files = 1;
+    desc.length = length;
+    desc.bos = bos ? bos->id : NULL;
+    desc.num_bos = bos ? bos->count : 0;
+    return sae_contexts_read(ctx, &desc, out);
+}
+
+/* Contexts with bos at their heads hold the ids of those without, in order. */
+static void test_contexts(void) {
+    sae_tokenizer *tokenizer = NULL;
+    sae_contexts plain = { NULL, 0, 0, 0 }, headed = { NULL, 0, 0, 0 };
+    int32_t two[] = { 1, 0 };
+    sae_tokens bos = { NULL, 0, 0 };
+    const char *file = check_path("%s/tests/lm/text.txt", check_root());
+    const char *ids = check_path("%s/tests/lm/text_ids.npy", check_root());
+    check_test = "contexts";
+    bos.id = two;
+    bos.count = 2;
+    CHECK_OK(ctx, sae_tokenizer_open(ctx, place("parallel", ""), &tokenizer), return);
+    for (int npy = 0; npy < 2; npy++) {
+        const char *from = npy ? ids : file;
+        sae_tokenizer *with = npy ? NULL : tokenizer;
+        size_t differ = 0;
+        CHECK_OK(ctx, read_contexts(with, from, 1, NULL, &plain), return);
+        CHECK_OK(ctx, read_contexts(with, from, 16, &bos, &headed), return);
+        CHECK(headed.contexts == plain.contexts / 14 && headed.dropped == plain.contexts % 14
+                  && headed.ctx == 16, "%zu contexts of %zu, %zu dropped", headed.contexts,
+              headed.ctx, headed.dropped);
+        for (size_t i = 0; i < headed.contexts; i++)
+            differ += headed.tokens[16 * i] != 1 || headed.tokens[16 * i + 1] != 0
+                      || memcmp(headed.tokens + 16 * i + 2, plain.tokens + 14 * i, 14 * 4) != 0;
+        CHECK(differ == 0, "%zu contexts with bos differ", differ);
+        sae_contexts_free(&plain);
+        sae_contexts_free(&headed);
+    }
+    CHECK(read_contexts(tokenizer, file, 2, &bos, &headed) == SAE_ERR_INVALID && !headed.tokens
+              && strstr(sae_error(ctx), "from 3"), "%s", sae_error(ctx));
+    sae_tokenizer_close(tokenizer);
+}
+
 /* Straight from text into a dictionary. */
 static void test_train(void) {
     sae_lm *model = NULL;
@@ -401,9 +447,9 @@ static void test_train(void) {
     check_test = "train";
     CHECK_OK(ctx, sae_lm_open(ctx, place("parallel", ""), &model), return);
     CHECK_OK(ctx, sae_tokenizer_open(ctx, place("parallel", ""), &tokenizer), return);
-    CHECK(sae_contexts_read(ctx, tokenizer, &file, 1, 4096, &text) == SAE_ERR_INVALID
+    CHECK(read_contexts(tokenizer, file, 4096, NULL, &text) == SAE_ERR_INVALID
               && strstr(sae_error(ctx), "4096"), "too short a text: %s", sae_error(ctx));
-    CHECK_OK(ctx, sae_contexts_read(ctx, tokenizer, &file, 1, 16, &text), return);
+    CHECK_OK(ctx, read_contexts(tokenizer, file, 16, NULL, &text), return);
     memset(&desc, 0, sizeof desc);
     memset(&trainer, 0, sizeof trainer);
     memset(&train, 0, sizeof train);
@@ -505,7 +551,7 @@ static void test_crafted(void) {
     memcpy(npy + 10, shape, sizeof shape - 1);
     npy[sizeof npy - 1] = '\n';
     check_write(file, npy, sizeof npy);
-    CHECK(sae_contexts_read(ctx, NULL, &file, 1, 0, &text) == SAE_ERR_INVALID && !text.tokens
+    CHECK(read_contexts(NULL, file, 0, NULL, &text) == SAE_ERR_INVALID && !text.tokens
               && strstr(sae_error(ctx), "0 tokens"), "%s", sae_error(ctx));
 }
 
@@ -559,6 +605,7 @@ int main(void) {
     }
     test_tokenizer();
     test_source();
+    test_contexts();
     test_train();
     test_refusals();
     test_crafted();

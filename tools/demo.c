@@ -126,11 +126,17 @@ static sae_result split(demo *d) {
 /* The model, the text as contexts, and the rows behind the middle layer. */
 static sae_result open_all(demo *d, const char *model, const char *text) {
     sae_lm_source_desc desc;
+    sae_contexts_desc read;
     sae_lm_config info;
     memset(&desc, 0, sizeof desc);
+    memset(&read, 0, sizeof read);
     TRY(sae_lm_open(d->ctx, model, &d->model));
     TRY(sae_tokenizer_open(d->ctx, model, &d->tokenizer));
-    TRY(sae_contexts_read(d->ctx, d->tokenizer, &text, 1, CTX, &d->contexts));
+    read.tokenizer = d->tokenizer;
+    read.files = &text;
+    read.num_files = 1;
+    read.length = CTX;
+    TRY(sae_contexts_read(d->ctx, &read, &d->contexts));
     info = sae_lm_config_of(d->model);
     d->all.tokens = d->contexts.tokens;
     d->all.contexts = d->contexts.contexts;

@@ -116,8 +116,10 @@ const char help_activations[] =
 const char help_tokenize[] =
     "sae tokenize M --text FILE... --out IDS.npy\n"
     "\n"
-    "  The ids of the text, int32 [n], by M/tokenizer.json (byte-level BPE). Special tokens that\n"
-    "  are written in the text are taken for what they are; bytes that are no UTF-8 stay.\n";
+    "  The ids of the text, int32 [n], by M/tokenizer.json. Special tokens written in it are\n"
+    "  taken for what they are.\n"
+    "\n"
+    "  --bos             in front of each file what the tokenizer puts in front of a text\n";
 
 const char help_detokenize[] =
     "sae detokenize M --tokens IDS.npy --out FILE\n"

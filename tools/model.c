@@ -21,14 +21,19 @@ void mark_padding(const sae_lm *model, sae_contexts *contexts) {
 }
 
 int language_open(const common *c, language *l) {
+    sae_contexts_desc read;
     if (!c->model) return fail_usage("--model is missing: a folder with config.json, "
                                      "model.safetensors, tokenizer.json");
     if (!c->text.count) return fail_usage("--text is missing");
     if (sae_lm_open(tool.ctx, c->model, &l->model) != SAE_OK
-        || sae_tokenizer_open(tool.ctx, c->model, &l->tokenizer) != SAE_OK
-        || sae_contexts_read(tool.ctx, l->tokenizer, c->text.items, c->text.count, (size_t)c->ctx,
-                             &l->contexts) != SAE_OK)
+        || sae_tokenizer_open(tool.ctx, c->model, &l->tokenizer) != SAE_OK)
         return fail_library();
+    memset(&read, 0, sizeof read);
+    read.tokenizer = l->tokenizer;
+    read.files = c->text.items;
+    read.num_files = c->text.count;
+    read.length = (size_t)c->ctx;
+    if (sae_contexts_read(tool.ctx, &read, &l->contexts) != SAE_OK) return fail_library();
     mark_padding(l->model, &l->contexts);
     l->text.tokens = l->contexts.tokens;
     l->text.contexts = l->contexts.contexts;

@@ -42,12 +42,13 @@ int verb_tokenize(int argc, char **argv) {
     common c;
     sae_tokenizer *tokenizer = NULL;
     sae_tokens ids = { NULL, 0, 0 };
-    size_t i, size = 0, bytes = 0;
+    size_t i, size = 0, bytes = 0, num_bos = 0;
+    bool bos = false;
     int status;
     memset(&c, 0, sizeof c);
     const option options[] = {
-        { "text", LIST, &c.text }, { "out", TEXT, &c.out }, { "threads", COUNT, &c.threads },
-        { "quiet", FLAG, &tool.quiet }
+        { "text", LIST, &c.text }, { "out", TEXT, &c.out }, { "bos", FLAG, &bos },
+        { "threads", COUNT, &c.threads }, { "quiet", FLAG, &tool.quiet }
     };
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);
     if (status == DONE) status = model_word(&c);
@@ -56,11 +57,17 @@ int verb_tokenize(int argc, char **argv) {
     if (status == DONE) status = start_program(&c);
     if (status == DONE && sae_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK)
         status = fail_library();
+    if (status == DONE && bos) {
+        sae_tokenizer_bos(tokenizer, &num_bos);
+        if (!num_bos)
+            status = fail("%s: --bos: this tokenizer puts nothing in front of a text and names no "
+                          "bos_token", c.model);
+    }
     for (i = 0; i < c.text.count && status == DONE; i++) {
         char *text = NULL;
         status = read_whole(c.text.items[i], &text, &size);
         bytes += size;
-        if (status == DONE && sae_tokenizer_encode(tokenizer, text, size, false, &ids) != SAE_OK)
+        if (status == DONE && sae_tokenizer_encode(tokenizer, text, size, bos, &ids) != SAE_OK)
             status = fail_library();
     }
     if (status == DONE) status = write_ids(c.out, ids.id, ids.count, 0);
@@ -74,11 +81,13 @@ int verb_tokenize(int argc, char **argv) {
 int verb_detokenize(int argc, char **argv) {
     common c;
     sae_tokenizer *tokenizer = NULL;
+    sae_contexts_desc read;
     sae_contexts ids = { NULL, 0, 0, 0 };
     sae_text text = { NULL, 0, 0 };
     FILE *file;
     int status;
     memset(&c, 0, sizeof c);
+    memset(&read, 0, sizeof read);
     const option options[] = {
         { "tokens", TEXT, &c.tokens }, { "out", TEXT, &c.out }, { "threads", COUNT, &c.threads },
         { "quiet", FLAG, &tool.quiet }
@@ -89,9 +98,12 @@ int verb_detokenize(int argc, char **argv) {
     if (status == DONE && same_file(c.tokens, c.out))
         status = fail("--out is %s, which is read: it would be lost", c.out);
     if (status == DONE) status = start_program(&c);
+    read.files = &c.tokens;
+    read.num_files = 1;
+    read.length = 1;
     if (status == DONE
         && (sae_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK
-            || sae_contexts_read(tool.ctx, NULL, &c.tokens, 1, 1, &ids) != SAE_OK
+            || sae_contexts_read(tool.ctx, &read, &ids) != SAE_OK
             || sae_tokenizer_decode(tokenizer, ids.tokens, ids.contexts, &text) != SAE_OK))
         status = fail_library();
     if (status == DONE) {
@@ -162,23 +174,23 @@ static int write_logits(const common *c, sae_lm *model, const sae_contexts *all)
 int read_contexts(const common *c, sae_tokenizer *tokenizer, sae_contexts *out) {
     sae_contexts ids = { NULL, 0, 0, 0 };
     sae_tensor_file *file = NULL;
-    size_t length = (size_t)c->ctx;
-    if (!c->tokens) {
-        if (sae_contexts_read(tool.ctx, tokenizer, c->text.items, c->text.count, length, &ids)
-            != SAE_OK)
-            return fail_library();
-    } else {
+    sae_contexts_desc read;
+    memset(&read, 0, sizeof read);
+    read.tokenizer = tokenizer;
+    read.files = c->tokens ? &c->tokens : c->text.items;
+    read.num_files = c->tokens ? 1 : c->text.count;
+    read.length = (size_t)c->ctx;
+    if (c->tokens) {
         const sae_tensor *t;
         if (!ends_with(c->tokens, ".npy"))
             return fail("%s is no .npy: ids of tokens come in one", c->tokens);
         if (sae_tensor_file_open(tool.ctx, c->tokens, &file) != SAE_OK) return fail_library();
         t = sae_tensor_file_get(file, 0);
-        if (!length && t && t->ndim == 1 && t->shape[0] && t->shape[0] < 128)
-            length = (size_t)t->shape[0];
+        if (!read.length && t && t->ndim == 1 && t->shape[0] && t->shape[0] < 128)
+            read.length = (size_t)t->shape[0];
         sae_tensor_file_close(file);
-        if (sae_contexts_read(tool.ctx, tokenizer, &c->tokens, 1, length, &ids) != SAE_OK)
-            return fail_library();
     }
+    if (sae_contexts_read(tool.ctx, &read, &ids) != SAE_OK) return fail_library();
     *out = ids;
     return DONE;
 }

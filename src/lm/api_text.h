@@ -25,7 +25,11 @@ typedef struct sae_text {
 SAE_API void sae_tokens_free(sae_tokens *tokens);
 SAE_API void sae_text_free(sae_text *text);
 
-/* Appends the ids of text [size]; with bos, behind what the file's post-processor puts in front.
+/* What stands in front of a text [*count], 0 where there is none: the tokens that the file's
+   post-processor puts there, else bos_token of the tokenizer_config.json beside it. */
+SAE_API const int32_t *sae_tokenizer_bos(const sae_tokenizer *tokenizer, size_t *count);
+
+/* Appends the ids of text [size]; with bos, behind sae_tokenizer_bos.
    Special tokens match in plain text. Bytes that are no UTF-8 stay what they are; a byte without a
    token becomes unk_token, or is left out where there is none. One call at a time (words are
    remembered). Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
@@ -48,13 +52,23 @@ typedef struct sae_contexts { /* sae_contexts_free; all zero to begin with */
     size_t dropped;  /* tokens of the remainders */
 } sae_contexts;
 
-/* Each file is tokenised whole and cut into contexts of `length` tokens, the remainder dropped. A
-   .npy of whole numbers holds ids: [n] is cut alike, [contexts,length] keeps its contexts, if its
-   length is the one asked for (0: that of the first file; of text 128; 1 takes any apart).
-   tokenizer may be NULL if all are .npy. *out is overwritten. Errors: SAE_ERR_NOT_FOUND,
-   SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_INVALID (not one whole context; another length),
+typedef struct sae_contexts_desc {
+    sae_tokenizer *tokenizer;  /* of text; NULL: all files are .npy */
+    const char *const *files;  /* required [num_files] */
+    size_t num_files;
+    size_t length;             /* tokens of a context; default: those of the first .npy of contexts,
+                                  128 of text */
+    const int32_t *bos;        /* [num_bos] at the head of each context, counted in its length:
+                                  sae_tokenizer_bos. NULL: none */
+    size_t num_bos;
+} sae_contexts_desc;
+
+/* Each file is tokenised whole and cut into contexts: bos and length - num_bos tokens of it, the
+   remainder dropped. A .npy of whole numbers holds ids: [n] is cut alike, the contexts of
+   [contexts,length] stay as they are, bos or no; their length must be the one asked for (1 without
+   bos takes any apart). *out is overwritten. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT,
+   SAE_ERR_INVALID (not one whole context; another length; no room behind bos),
    SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_contexts_read(sae_context *ctx, sae_tokenizer *tokenizer,
-                                     const char *const *files, size_t num_files, size_t length,
+SAE_API sae_result sae_contexts_read(sae_context *ctx, const sae_contexts_desc *desc,
                                      sae_contexts *out);
 SAE_API void sae_contexts_free(sae_contexts *contexts);

@@ -86,58 +86,81 @@ static sae_result lmi_ids_read(sae_context *ctx, const char *path, sae_tokens *o
     return result;
 }
 
-/* The ids of one file into all, whole contexts of them. */
-static sae_result lmi_contexts_add(sae_context *ctx, sae_tokenizer *tokenizer, const char *path,
-                                   size_t *length, sae_contexts *all, sae_tokens *kept) {
+static sae_result lmi_contexts_memory(sae_context *ctx) {
+    return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_contexts_read: no memory");
+}
+
+/* Whole contexts of ids into kept; whole: they are contexts already. */
+static sae_result lmi_contexts_cut(sae_context *ctx, const sae_contexts_desc *desc, bool whole,
+                                   size_t length, const sae_tokens *ids, sae_contexts *all,
+                                   sae_tokens *kept) {
+    size_t head = whole ? 0 : desc->num_bos, step = length - head, count;
+    if (length <= head)
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "sae_contexts_read: length is %zu, with num_bos %zu allowed is "
+                                "from %zu",
+                                length, head, head + 1);
+    count = ids->count / step;
+    if (!head && !lmi_ids_add(kept, ids->id, count * step)) return lmi_contexts_memory(ctx);
+    for (size_t i = 0; head && i < count; i++)
+        if (!lmi_ids_add(kept, desc->bos, head) || !lmi_ids_add(kept, ids->id + i * step, step))
+            return lmi_contexts_memory(ctx);
+    all->contexts += count;
+    all->dropped += ids->count - count * step;
+    return SAE_OK;
+}
+
+/* The contexts of one file; *length 0: not known yet. */
+static sae_result lmi_contexts_add(sae_context *ctx, const sae_contexts_desc *desc,
+                                   const char *path, size_t *length, sae_contexts *all,
+                                   sae_tokens *kept) {
     sae_tokens ids = { NULL, 0, 0 };
     sae_text text = { NULL, 0, 0 };
-    size_t width = 0, use;
+    size_t width = 0;
+    bool apart = *length == 1 && !desc->num_bos;
     sae_result result;
     if (lmi_is_npy(path)) result = lmi_ids_read(ctx, path, &ids, &width);
-    else if (!tokenizer)
+    else if (!desc->tokenizer)
         result = sae_context_fail(ctx, SAE_ERR_INVALID,
                                   "sae_contexts_read: %s is text, and tokenizer is NULL", path);
     else {
         result = lmi_file_read(ctx, path, &text);
         if (result == SAE_OK)
-            result = sae_tokenizer_encode(tokenizer, text.data, text.size, false, &ids);
+            result = sae_tokenizer_encode(desc->tokenizer, text.data, text.size, false, &ids);
     }
-    if (result == SAE_OK && width && *length > 1 && width != *length)
+    if (result == SAE_OK && width && *length && width != *length && !apart)
         result = sae_context_fail(ctx, SAE_ERR_INVALID,
                                   "sae_contexts_read: %s has contexts of %zu tokens, "
                                   "wanted are %zu",
                                   path, width, *length);
     if (!*length) *length = width ? width : 128;
-    if (result == SAE_OK) {
-        use = ids.count / *length * *length;
-        if (!lmi_ids_add(kept, ids.id, use))
-            result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_contexts_read: no memory");
-        all->contexts += use / *length;
-        all->dropped += ids.count - use;
-    }
+    if (result == SAE_OK)
+        result = lmi_contexts_cut(ctx, desc, width && !apart, *length, &ids, all, kept);
     sae_tokens_free(&ids);
     sae_text_free(&text);
     return result;
 }
 
-SAE_API sae_result sae_contexts_read(sae_context *ctx, sae_tokenizer *tokenizer,
-                                     const char *const *files, size_t num_files, size_t length,
+SAE_API sae_result sae_contexts_read(sae_context *ctx, const sae_contexts_desc *desc,
                                      sae_contexts *out) {
     sae_contexts all = { NULL, 0, 0, 0 };
     sae_tokens kept = { NULL, 0, 0 };
     sae_result result = SAE_OK;
-    if (!ctx || !files || !num_files || !out)
+    size_t length;
+    if (!ctx || !desc || !desc->files || !desc->num_files || (!desc->bos && desc->num_bos) || !out)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_contexts_read: num_files is %zu, files and out may "
-                                "not be NULL, allowed is from 1",
-                                num_files);
-    for (size_t i = 0; i < num_files && result == SAE_OK; i++)
-        result = lmi_contexts_add(ctx, tokenizer, files[i], &length, &all, &kept);
+                                "sae_contexts_read: num_files is %zu, num_bos %zu; desc, files, "
+                                "bos and out may not be NULL, num_files is from 1",
+                                desc ? desc->num_files : 0, desc ? desc->num_bos : 0);
+    length = desc->length;
+    for (size_t i = 0; i < desc->num_files && result == SAE_OK; i++)
+        result = lmi_contexts_add(ctx, desc, desc->files[i], &length, &all, &kept);
     if (result == SAE_OK && !all.contexts)
         result = sae_context_fail(ctx, SAE_ERR_INVALID,
                                   "sae_contexts_read: %s%s has %zu tokens, wanted is at "
                                   "least one context of %zu",
-                                  files[0], num_files > 1 ? ", ..." : "", all.dropped, length);
+                                  desc->files[0], desc->num_files > 1 ? ", ..." : "", all.dropped,
+                                  length);
     if (result != SAE_OK) {
         sae_tokens_free(&kept);
         return result;
