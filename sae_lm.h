@@ -3112,7 +3112,7 @@ typedef struct lmi_run {
     lmi_heads q, k, v;
     size_t store_floats, scratch_floats, items, slots;
     bool packed; /* every item has a store of its own */
-    /* while an MLP runs: [n,widest MLP]; of experts besides [n,d] twice, [n,experts] */
+    /* while an MLP runs: [n,widest MLP]; of experts besides [256,d] twice, [n,experts] */
     float *wide, *gate, *gathered, *given, *routes;
     uint32_t *expert; /* [n,experts_per_token], ascending; routes holds their weights then */
     /* while logits are made: [block,d], [block,vocab_size] */
@@ -3177,15 +3177,16 @@ static bool lmi_run_cut_attention(lmi_run *run, float *base, size_t *at) {
 
 static bool lmi_run_cut_mlp(lmi_run *run, float *base, size_t *at) {
     const lmi_shape *s = &run->m->shape;
-    size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim), floats = sizeof(float);
+    size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim);
+    size_t k = s->info.experts_per_token; /* numbers of experts are as wide as floats */
     float *expert = NULL;
     if (!lmi_run_cut(base, at, &run->wide, n, wide)) return false;
     if (s->has & LMI_GATED && !lmi_run_cut(base, at, &run->gate, n, wide)) return false;
     if (!(s->has & LMI_EXPERTS)) return true;
-    if (!lmi_run_cut(base, at, &run->gathered, n, s->info.dim)
-        || !lmi_run_cut(base, at, &run->given, n, s->info.dim)
+    if (!lmi_run_cut(base, at, &run->gathered, lmi_min(n, LMI_LOGIT_ROWS), s->info.dim)
+        || !lmi_run_cut(base, at, &run->given, lmi_min(n, LMI_LOGIT_ROWS), s->info.dim)
         || !lmi_run_cut(base, at, &run->routes, n, s->info.experts)
-        || !lmi_run_cut(base, at, &expert, n, s->info.experts_per_token * sizeof(uint32_t) / floats))
+        || !lmi_run_cut(base, at, &expert, n, k))
         return false;
     run->expert = (uint32_t *)(void *)expert;
     return true;

@@ -293,6 +293,10 @@ def changed(model, ids, place, layer, name, change):
     return patched(model, ids, module, io, change if columns is None else part)
 
 
+def bend(x):  # nothing that a norm would undo
+    return x * 0.5 + x * x * 0.25
+
+
 def family(name):
     import transformers
     folder = os.path.join(HERE, name)
@@ -329,7 +333,7 @@ def family(name):
             x = watch(model, ids, module, io)
             arrays[f"{module}|{io}"] = x[rows].contiguous()
             if io == "in" or module in place.added:
-                losses[f"{module}|{io}"] = patched(model, ids, module, io, lambda x: x * 0.5 + 0.25)
+                losses[f"{module}|{io}"] = patched(model, ids, module, io, bend)
         for hook, (module, io, columns) in place.hooks(layer).items():
             x = watch(model, ids, module, io)
             arrays[f"{hook}|out"] = (x if columns is None else x[:, columns])[rows].contiguous()
@@ -340,7 +344,7 @@ def family(name):
             arrays[f"{b}ln{i + 1}.hook_normalized|out"] = normalised(watch(model, ids, place.norms[i], "in"), model, gpt)[rows].contiguous()
         arrays["ln_final.hook_normalized|out"] = normalised(watch(model, ids, place.final, "in"), model, gpt)[rows].contiguous()
         for hook in list(place.hooks(layer)) + [b + x for x in ("hook_resid_mid", "ln1.hook_normalized", "ln2.hook_normalized")]:
-            losses[hook + "|out"] = changed(model, ids, place, layer, hook, lambda x: x * 0.5 + 0.25)
+            losses[hook + "|out"] = changed(model, ids, place, layer, hook, bend)
         for n in range(11, 20):  # a prompt behind which no choice is close
             made, gap = [], 1.0
             for _ in range(8):
