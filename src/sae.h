@@ -183,6 +183,8 @@ extern "C" {
 #include "base/io.h"
 #include "base/json.h"
 
+#include "tensor/number.h"
+#include "tensor/blocks.h"
 #include "tensor/dtype.h"
 #include "tensor/crc.h"
 #include "tensor/file.h"

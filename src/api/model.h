@@ -32,8 +32,8 @@ SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
 SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
     SAE_PRINTF(3, 4);
 
-/* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
-   NULL, which is a value that is not there. */
+/* A JSON file, read whole: UTF-8, depth 64, 2^24 values, no key twice in an object. A value takes
+   40 bytes and its text. Getters take NULL, which is a value that is not there. */
 typedef struct sae_json sae_json;
 typedef enum sae_json_kind {
     SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
@@ -45,7 +45,8 @@ SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **
 SAE_API void sae_json_close(sae_json *root);
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
 SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key); /* NULL: none */
-SAE_API size_t sae_json_count(const sae_json *value);           /* of an array's or object's */
+/* Children of an array or object; bytes of a string; else 0. */
+SAE_API size_t sae_json_count(const sae_json *value);
 SAE_API const sae_json *sae_json_first(const sae_json *value);  /* child; NULL: none */
 SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; NULL: none */
 SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */

@@ -227,9 +227,9 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
                      saei_config_text(load->config, "lm_name"));
     saei_origin_text(origin->hook, sizeof origin->hook,
                      saei_config_text(load->config, "submodule_name"));
-    if (layer && layer->is_integer) origin->layer = layer->integer;
-    if (context && context->is_integer && context->integer > 0)
-        origin->context_size = (size_t)context->integer;
+    if (layer && layer->is_integer) origin->layer = (int64_t)layer->number;
+    if (context && context->is_integer && context->number > 0)
+        origin->context_size = (size_t)context->number;
 }
 
 static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {

@@ -115,14 +115,14 @@ static void saei_lens_groups(const saei_load *load, sae_dictionary_desc *desc) {
     const sae_json *widths = saei_config_value(load->root, "matryoshka_widths");
     size_t end = 0;
     desc->num_groups = 0;
-    for (const sae_json *w = widths ? widths->child : NULL; w; w = w->next) {
-        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->integer <= (int64_t)end
-            || w->integer > (int64_t)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
+    for (const sae_json *w = sae_json_first(widths); w; w = sae_json_next(w)) {
+        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->number <= (double)end
+            || w->number > (double)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
             end = desc->num_groups = 0;
             break;
         }
-        desc->group_sizes[desc->num_groups++] = (size_t)w->integer - end;
-        end = (size_t)w->integer;
+        desc->group_sizes[desc->num_groups++] = (size_t)w->number - end;
+        end = (size_t)w->number;
     }
     if (end < desc->dict_size) desc->group_sizes[desc->num_groups++] = desc->dict_size - end;
 }
@@ -232,9 +232,9 @@ static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sa
     saei_origin_text(o->hook, sizeof o->hook, hook);
     saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
     saei_origin_text(o->version, sizeof o->version, version);
-    o->layer = layer && layer->is_integer ? layer->integer : saei_layer_of(hook);
-    if (context && context->is_integer && context->integer > 0)
-        o->context_size = (size_t)context->integer;
+    o->layer = layer && layer->is_integer ? (int64_t)layer->number : saei_layer_of(hook);
+    if (context && context->is_integer && context->number > 0)
+        o->context_size = (size_t)context->number;
 }
 
 static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
