@@ -356,7 +356,13 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 typedef enum sae_dtype {
     SAE_DTYPE_DEFAULT = 0, /* F32 */
     SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
-    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
+    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL,
+    /* GGUF's types of few bits: blocks of elements that share their scales (sae_dtype_block) */
+    SAE_Q4_0, SAE_Q4_1, SAE_Q5_0, SAE_Q5_1, SAE_Q8_0, SAE_Q2_K, SAE_Q3_K, SAE_Q4_K, SAE_Q5_K,
+    SAE_Q6_K, SAE_IQ4_NL, SAE_IQ4_XS, SAE_MXFP4,
+    /* and those that are known by name alone: their size is 0, their tensors have no data */
+    SAE_IQ1_S, SAE_IQ1_M, SAE_IQ2_XXS, SAE_IQ2_XS, SAE_IQ2_S, SAE_IQ3_XXS, SAE_IQ3_S, SAE_TQ1_0,
+    SAE_TQ2_0, SAE_NVFP4, SAE_OTHER
 } sae_dtype;
 
 /* Rows of activations wherever they lie. */
@@ -450,8 +456,11 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
 /* ==== >>api: dictionaries in full =================================== src/api/dictionary.h ==== */
 /* Parameters read and set, sizes, latents by number, control vectors. */
 
+/* Bytes of an element, or of a block of them; 0 where the type is known by name alone, or not. */
 SAE_API size_t sae_dtype_size(sae_dtype dtype);
-SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
+/* Elements of a block, 32 or 256; 1 of plain types (and where the size is 0). */
+SAE_API size_t sae_dtype_block(sae_dtype dtype);
+SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32", "Q4_K" */
 
 #define SAE_MAX_DIMS 8
 typedef struct sae_tensor {
@@ -462,7 +471,10 @@ typedef struct sae_tensor {
     int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
     const void *data;            /* the first element; little endian; need not be aligned */
 } sae_tensor;
-/* All elements as float32 in row-major order, out [product of shape]. */
+/* All elements as float32 in row-major order, out [product of shape]; NaN where the dtype's size is
+   0. Of block types the last dimension is a multiple of the block and its elements lie together;
+   element e of a row is in its block e / block, and a stride / block * size bytes further. Their
+   numbers are those of the gguf package (and of llama.cpp's plain C), bit for bit. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 
 /* All parameters, where they lie in dict, to be read: valid until dict is destroyed; their rows may
@@ -720,10 +732,11 @@ typedef struct sae_linear sae_linear;
    48, times inputs floats. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
-/* W stays where it is, in its own type, and must outlive *out: as floats it would take two to seven
-   times the memory. F32, F16, BF16 or F64 (rounded to float32), of any strides and at any address,
-   so a view of some rows will do. [outputs,inputs]; transposed: [inputs,outputs]. The same bits as
-   a copy's. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
+/* W stays where it is, in its own type, and must outlive *out; a product makes it float32 piece by
+   piece, with the bits that a copy of it as float32 would give. [outputs,inputs]; transposed:
+   [inputs,outputs]. F32, F16, BF16, F64 (rounded), at any address and of any strides, so that a
+   view of some rows will do; or blocks (sae_dtype_block), one after the other inside a row. Errors:
+   SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
                                             const float *bias, bool transposed, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
@@ -741,8 +754,8 @@ SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
 SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
     SAE_PRINTF(3, 4);
 
-/* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
-   NULL, which is a value that is not there. */
+/* A JSON file, read whole: UTF-8, depth 64, 2^24 values, no key twice in an object. A value takes
+   40 bytes and its text. Getters take NULL, which is a value that is not there. */
 typedef struct sae_json sae_json;
 typedef enum sae_json_kind {
     SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
@@ -754,7 +767,8 @@ SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **
 SAE_API void sae_json_close(sae_json *root);
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
 SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key); /* NULL: none */
-SAE_API size_t sae_json_count(const sae_json *value);           /* of an array's or object's */
+/* Children of an array or object; bytes of a string; else 0. */
+SAE_API size_t sae_json_count(const sae_json *value);
 SAE_API const sae_json *sae_json_first(const sae_json *value);  /* child; NULL: none */
 SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; NULL: none */
 SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
@@ -3243,31 +3257,138 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
 
 /* ==== >>json ============================================================= src/base/json.h ==== */
 
+/* Nodes stand in the order of the text: the first child of an array or object is the node behind
+   it. */
 struct sae_json {
     sae_json_kind type;
-    const char *key;               /* inside an object, else NULL; UTF-8, NUL-terminated */
-    const char *string;            /* STRING: UTF-8; NUMBER: its text */
-    double number;                 /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
-    int64_t integer;               /* where is_integer */
-    bool is_integer;
-    size_t count;                  /* children of ARRAY, OBJECT */
-    const struct sae_json *child; /* the first */
-    const struct sae_json *next;  /* sibling */
+    bool is_integer;    /* NUMBER: it is whole, and number has it exactly (up to 2^53) */
+    uint32_t next;      /* the sibling is so many nodes further; 0: there is none */
+    uint32_t count;     /* children of ARRAY, OBJECT; bytes of STRING */
+    const char *key;    /* inside an object, else NULL; NUL-terminated */
+    const char *string; /* STRING; NUMBER: its text, if it came from one; else NULL */
+    double number;      /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
 };
-/* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
-   of exactly that size: nodes | keys (room to sort the largest object's) | chars. */
+
+enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 24 };
+
+/* A tree is built in two passes over what it is made of: first nodes is NULL and it counts, then it
+   fills a block of exactly that size: nodes | chars. */
+typedef struct saei_json_tree {
+    sae_json *nodes;
+    char *chars;
+    size_t num_nodes, num_chars;
+    sae_json counted; /* while it counts, every node */
+} saei_json_tree;
+
+static const int64_t saei_json_most = (int64_t)1 << 53;
+
+/* A fresh node, the sibling that follows last (NULL: none does); NULL: there are too many. */
+static sae_json *saei_json_node(saei_json_tree *t, sae_json *last) {
+    sae_json *node = t->nodes ? t->nodes + t->num_nodes : &t->counted;
+    if (t->num_nodes == SAEI_JSON_NODES) return NULL;
+    if (t->nodes && last) last->next = (uint32_t)(node - last);
+    memset(node, 0, sizeof *node);
+    t->num_nodes++;
+    return node;
+}
+
+static void saei_json_put(saei_json_tree *t, const void *text, size_t size) {
+    if (t->chars && size) memcpy(t->chars + t->num_chars, text, size);
+    t->num_chars += size;
+}
+
+/* What was put since start, as a text. */
+static const char *saei_json_put_end(saei_json_tree *t, size_t start) {
+    saei_json_put(t, "", 1);
+    return t->chars ? t->chars + start : "";
+}
+
+/* In front of the root: whose memory it is. */
+enum { SAEI_JSON_FRONT = 16 };
+
+/* From counting to filling. */
+static sae_result saei_json_make(const sae_context *ctx, const char *name, saei_json_tree *t) {
+    size_t bytes, all;
+    char *block = NULL;
+    if (saei_mul(t->num_nodes, sizeof(sae_json), &bytes) && saei_add(bytes, t->num_chars, &all)
+        && saei_add(all, SAEI_JSON_FRONT, &all))
+        block = (char *)saei_alloc(ctx, all, 1);
+    if (!block)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu values", name,
+                         t->num_nodes);
+    memcpy(block, &ctx, sizeof ctx);
+    t->nodes = (sae_json *)(void *)(block + SAEI_JSON_FRONT);
+    t->chars = block + SAEI_JSON_FRONT + bytes;
+    t->num_nodes = t->num_chars = 0;
+    return SAE_OK;
+}
+
+/* ---- keys ---- */
+
+/* Room to see that no object has a key twice: for the largest. */
+typedef struct saei_json_keys {
+    uint64_t *slots; /* of which a power of two, four times the keys or less */
+    size_t most;     /* keys of the largest object so far */
+} saei_json_keys;
+
+static sae_result saei_json_keys_make(const sae_context *ctx, const char *name,
+                                      saei_json_keys *keys) {
+    keys->slots = (uint64_t *)saei_alloc(ctx, 4 * keys->most + 8, sizeof *keys->slots);
+    if (keys->slots) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for an object of %zu keys", name,
+                     keys->most);
+}
+
+static bool saei_json_key_less(const void *a, const void *b) {
+    return strcmp(((const sae_json *)a)->key, ((const sae_json *)b)->key) < 0;
+}
+
+/* The same by sorting, which no choice of keys makes slow. */
+static const char *saei_json_sorted_twice(const sae_json *object, saei_json_keys *keys) {
+    const void **sorted = (const void **)(void *)keys->slots;
+    size_t n = 0;
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) sorted[n++] = c;
+    saei_sort(sorted, n, saei_json_key_less);
+    for (size_t i = 1; i < n; i++) {
+        const char *key = ((const sae_json *)sorted[i])->key;
+        if (strcmp(((const sae_json *)sorted[i - 1])->key, key) == 0) return key;
+    }
+    return NULL;
+}
+
+/* A key that the object has twice, or NULL. A slot holds 32 bits of a key's hash above the distance
+   of its node from the object. */
+static const char *saei_json_twice(const sae_json *object, saei_json_keys *keys) {
+    size_t size = 8, steps = 0;
+    while (size < 2 * (size_t)object->count) size *= 2;
+    memset(keys->slots, 0, size * sizeof *keys->slots);
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) {
+        uint64_t hash = 0xcbf29ce484222325u, slot;
+        size_t at;
+        for (const char *k = c->key; *k; k++) hash = (hash ^ (unsigned char)*k) * 0x100000001b3u;
+        hash ^= hash >> 32;
+        for (at = (size_t)hash & (size - 1); (slot = keys->slots[at]) != 0;
+             at = (at + 1) & (size - 1)) {
+            if (slot >> 32 == (hash & 0xFFFFFFFFu)
+                && strcmp((object + (slot & 0xFFFFFFFFu))->key, c->key) == 0)
+                return c->key;
+            if (++steps > 16 * size) return saei_json_sorted_twice(object, keys);
+        }
+        keys->slots[at] = hash << 32 | (uint64_t)(c - object);
+    }
+    return NULL;
+}
+
+/* ---- from text ---- */
+
 typedef struct saei_json_parser {
     const sae_context *ctx;
     const char *name;
     const unsigned char *begin, *at, *end;
-    sae_json *nodes;
-    const void **keys;
-    char *chars;
-    size_t num_nodes, num_keys, num_chars;
+    saei_json_tree tree;
+    saei_json_keys keys;
     int depth;
 } saei_json_parser;
-
-enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 20 };
 
 static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
     size_t line = 1, column = 1;
@@ -3291,11 +3412,6 @@ static bool saei_json_word(saei_json_parser *p, const char *word) {
     return true;
 }
 
-static void saei_json_put(saei_json_parser *p, unsigned byte) {
-    if (p->chars) p->chars[p->num_chars] = (char)(unsigned char)byte;
-    p->num_chars++;
-}
-
 static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
     unsigned code = 0;
     if (p->end - p->at < 4) return false;
@@ -3314,10 +3430,12 @@ static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
 static sae_result saei_json_escape(saei_json_parser *p) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     unsigned code, low;
+    unsigned char text[4];
+    size_t n = 0;
     const char *simple = p->at < p->end && *p->at ? strchr(from, *p->at) : NULL;
     if (simple) {
         p->at++;
-        saei_json_put(p, (unsigned char)to[simple - from]);
+        saei_json_put(&p->tree, to + (simple - from), 1);
         return SAE_OK;
     }
     if (!saei_json_word(p, "u")) return saei_json_fail(p, "an unknown escape");
@@ -3330,116 +3448,122 @@ static sae_result saei_json_escape(saei_json_parser *p) {
         code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
     }
     if (code < 0x80) {
-        saei_json_put(p, code);
+        text[n++] = (unsigned char)code;
     } else {
         if (code < 0x800) {
-            saei_json_put(p, 0xC0 | code >> 6);
+            text[n++] = (unsigned char)(0xC0 | code >> 6);
         } else {
             if (code < 0x10000) {
-                saei_json_put(p, 0xE0 | code >> 12);
+                text[n++] = (unsigned char)(0xE0 | code >> 12);
             } else {
-                saei_json_put(p, 0xF0 | code >> 18);
-                saei_json_put(p, 0x80 | (code >> 12 & 0x3F));
+                text[n++] = (unsigned char)(0xF0 | code >> 18);
+                text[n++] = (unsigned char)(0x80 | (code >> 12 & 0x3F));
             }
-            saei_json_put(p, 0x80 | (code >> 6 & 0x3F));
+            text[n++] = (unsigned char)(0x80 | (code >> 6 & 0x3F));
         }
-        saei_json_put(p, 0x80 | (code & 0x3F));
+        text[n++] = (unsigned char)(0x80 | (code & 0x3F));
     }
+    saei_json_put(&p->tree, text, n);
     return SAE_OK;
 }
 
-static sae_result saei_json_string(saei_json_parser *p, const char **out) {
-    size_t start = p->num_chars;
+/* *size: bytes of the text. */
+static sae_result saei_json_string(saei_json_parser *p, const char **out, size_t *size) {
+    const size_t start = p->tree.num_chars;
     if (!saei_json_word(p, "\"")) return saei_json_fail(p, "a string in double quotes is expected");
     for (;;) {
-        size_t length;
-        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
-        if (saei_json_word(p, "\"")) break;
-        if (saei_json_word(p, "\\")) {
-            SAEI_TRY(saei_json_escape(p));
-            continue;
+        const unsigned char *from = p->at;
+        size_t length = 1;
+        while (p->at < p->end && *p->at != '"' && *p->at != '\\' && *p->at >= 0x20 && length) {
+            length = *p->at < 0x80 ? 1 : saei_utf8(p->at, (size_t)(p->end - p->at));
+            p->at += length;
         }
-        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
-        length = saei_utf8(p->at, (size_t)(p->end - p->at));
+        saei_json_put(&p->tree, from, (size_t)(p->at - from));
         if (!length) return saei_json_fail(p, "a string that is not UTF-8");
-        while (length-- > 0) saei_json_put(p, *p->at++);
+        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
+        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
+        if (*p->at++ == '"') break;
+        SAEI_TRY(saei_json_escape(p));
     }
-    saei_json_put(p, 0);
-    *out = p->chars ? p->chars + start : "";
-    return SAE_OK;
-}
-
-static bool saei_json_key_less(const void *a, const void *b) {
-    return strcmp(((const sae_json *)a)->key, ((const sae_json *)b)->key) < 0;
-}
-
-static sae_result saei_json_unique(saei_json_parser *p, const sae_json *object) {
-    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
-    size_t n = 0;
-    for (const sae_json *c = object->child; c; c = c->next) p->keys[n++] = c;
-    saei_sort(p->keys, n, saei_json_key_less);
-    for (size_t i = 1; i < n; i++) {
-        const char *key = ((const sae_json *)p->keys[i])->key;
-        if (strcmp(((const sae_json *)p->keys[i - 1])->key, key) != 0) continue;
-        snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(key, quoted));
-        return saei_json_fail(p, text);
-    }
+    *size = p->tree.num_chars - start;
+    *out = saei_json_put_end(&p->tree, start);
     return SAE_OK;
 }
 
 static sae_result saei_json_value(saei_json_parser *p, sae_json *out);
 
-/* From after the opening bracket up to and with the closing one. */
-static sae_result saei_json_children(saei_json_parser *p, sae_json *out) {
-    bool object = out->type == SAE_JSON_OBJECT;
-    const char *close = object ? "}" : "]";
-    sae_json *last = NULL, counted;
-    memset(&counted, 0, sizeof counted);
-    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
-    saei_json_space(p);
-    if (!saei_json_word(p, close)) {
-        for (;;) {
-            sae_json *child = p->nodes ? p->nodes + p->num_nodes : &counted;
-            if (++p->num_nodes > SAEI_JSON_NODES)
-                return saei_json_fail(p, "more than 1048576 values");
-            memset(child, 0, sizeof *child);
-            if (object) {
-                saei_json_space(p);
-                SAEI_TRY(saei_json_string(p, &child->key));
-                saei_json_space(p);
-                if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
-            }
-            SAEI_TRY(saei_json_value(p, child));
-            if (p->nodes) {
-                if (last) last->next = child;
-                else out->child = child;
-                last = child;
-            }
-            out->count++;
-            saei_json_space(p);
-            if (saei_json_word(p, close)) break;
-            if (!saei_json_word(p, ","))
-                return saei_json_fail(p,
-                                      object ? "',' or '}' is expected" : "',' or ']' is expected");
-        }
+static sae_result saei_json_child(saei_json_parser *p, sae_json *child, bool object) {
+    size_t size;
+    if (!child) return saei_json_fail(p, "more than 16777216 values");
+    if (object) {
+        saei_json_space(p);
+        SAEI_TRY(saei_json_string(p, &child->key, &size));
+        saei_json_space(p);
+        if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
     }
-    p->depth--;
-    if (object && out->count > p->num_keys) p->num_keys = out->count;
-    return object && p->nodes ? saei_json_unique(p, out) : SAE_OK;
+    return saei_json_value(p, child);
 }
 
-/* Fills *out, which is all zero but for its key. */
-static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
+/* From after the opening bracket up to and with the closing one. */
+static sae_result saei_json_children(saei_json_parser *p, sae_json *out, bool object) {
+    const char *close = object ? "}" : "]", *twice = NULL;
+    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
+    sae_json *last = NULL;
+    uint32_t count = 0;
+    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
+    saei_json_space(p);
+    while (count > 0 || !saei_json_word(p, close)) {
+        last = saei_json_node(&p->tree, last);
+        SAEI_TRY(saei_json_child(p, last, object));
+        count++;
+        saei_json_space(p);
+        if (saei_json_word(p, close)) break;
+        if (!saei_json_word(p, ","))
+            return saei_json_fail(p, object ? "',' or '}' is expected" : "',' or ']' is expected");
+    }
+    p->depth--;
+    out->type = object ? SAE_JSON_OBJECT : SAE_JSON_ARRAY;
+    out->count = count;
+    if (object && count > p->keys.most) p->keys.most = count;
+    if (object && p->tree.nodes) twice = saei_json_twice(out, &p->keys);
+    if (!twice) return SAE_OK;
+    snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(twice, quoted));
+    return saei_json_fail(p, text);
+}
+
+static sae_result saei_json_digits(saei_json_parser *p, sae_json *out) {
+    const char *text = (const char *)p->at;
+    const size_t start = p->tree.num_chars;
     size_t length;
+    int64_t integer;
+    out->type = SAE_JSON_NUMBER;
+    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
+    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
+    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
+    if (out->string) return SAE_OK;
+    length = saei_parse_number(text, (size_t)(p->end - p->at), &out->number, &integer,
+                               &out->is_integer);
+    if (!length) return saei_json_fail(p, "a value is expected");
+    if (integer > saei_json_most || integer < -saei_json_most) out->is_integer = false;
+    p->at += length;
+    saei_json_put(&p->tree, text, length);
+    out->string = saei_json_put_end(&p->tree, start);
+    return SAE_OK;
+}
+
+/* Fills *out, which is all zero but for its key and next. */
+static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
+    size_t size = 0;
     saei_json_space(p);
     if (p->at >= p->end) return saei_json_fail(p, "the text ends where a value is expected");
+    if (saei_json_word(p, "{")) return saei_json_children(p, out, true);
+    if (saei_json_word(p, "[")) return saei_json_children(p, out, false);
     if (*p->at == '"') {
         out->type = SAE_JSON_STRING;
-        return saei_json_string(p, &out->string);
-    }
-    if (*p->at == '{' || *p->at == '[') {
-        out->type = *p->at++ == '{' ? SAE_JSON_OBJECT : SAE_JSON_ARRAY;
-        return saei_json_children(p, out);
+        SAEI_TRY(saei_json_string(p, &out->string, &size));
+        if (size > UINT32_MAX) return saei_json_fail(p, "a string of 4 GB");
+        out->count = (uint32_t)size;
+        return SAE_OK;
     }
     if (saei_json_word(p, "null")) {
         out->type = SAE_JSON_NULL;
@@ -3450,67 +3574,38 @@ static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
         out->number = p->at[-2] == 'u';
         return SAE_OK;
     }
-    out->type = SAE_JSON_NUMBER;
-    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
-    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
-    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
-    if (out->string) return SAE_OK;
-    length = saei_parse_number((const char *)p->at, (size_t)(p->end - p->at), &out->number,
-                               &out->integer, &out->is_integer);
-    if (!length) return saei_json_fail(p, "a value is expected");
-    out->string = p->chars ? p->chars + p->num_chars : "";
-    while (length-- > 0) saei_json_put(p, *p->at++);
-    saei_json_put(p, 0);
-    return SAE_OK;
+    return saei_json_digits(p, out);
 }
 
-static sae_result saei_json_pass(saei_json_parser *p, sae_json *root) {
+static sae_result saei_json_pass(saei_json_parser *p) {
     p->at = p->begin;
     p->depth = 0;
-    p->num_nodes = 1;
-    p->num_chars = 0;
-    memset(root, 0, sizeof *root);
-    SAEI_TRY(saei_json_value(p, root));
+    SAEI_TRY(saei_json_value(p, saei_json_node(&p->tree, NULL)));
     saei_json_space(p);
     return p->at == p->end ? SAE_OK : saei_json_fail(p, "something after the value");
 }
 
-/* In front of the root: whose memory it is. */
-enum { SAEI_JSON_FRONT = 16 };
-
 /* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. name
-   is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000 tensors
-   stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after
-   it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
+   is the file's, for messages. Limits: depth 64, 2^24 values of 40 bytes, no duplicate keys, valid
+   UTF-8, no lone surrogates, nothing but white space after it. Errors: SAE_ERR_FORMAT,
+   SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, sae_json **root) {
     saei_json_parser p;
-    sae_json counted;
-    size_t bytes, keys, all;
-    char *block;
+    sae_result result;
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
     p.name = name;
     p.begin = (const unsigned char *)text;
     p.end = p.begin + size;
-    SAEI_TRY(saei_json_pass(&p, &counted));
-    if (!saei_mul(p.num_nodes, sizeof(sae_json), &bytes)
-        || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
-        || !saei_add(keys, p.num_chars, &all) || !saei_add(all, SAEI_JSON_FRONT, &all)
-        || !(block = (char *)saei_alloc(ctx, all, 1)))
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
-                         p.num_nodes);
-    memcpy(block, &ctx, sizeof ctx);
-    block += SAEI_JSON_FRONT;
-    p.nodes = (sae_json *)(void *)block;
-    p.keys = (const void **)(void *)(block + bytes);
-    p.chars = block + keys;
-    if (saei_json_pass(&p, p.nodes) != SAE_OK) { /* the same key twice */
-        sae_json_close(p.nodes);
-        return SAE_ERR_FORMAT;
-    }
-    *root = p.nodes;
-    return SAE_OK;
+    SAEI_TRY(saei_json_pass(&p));
+    SAEI_TRY(saei_json_keys_make(ctx, name, &p.keys));
+    result = saei_json_make(ctx, name, &p.tree);
+    if (result == SAE_OK) result = saei_json_pass(&p); /* the same key twice */
+    saei_free(ctx, p.keys.slots);
+    if (result == SAE_OK) *root = p.tree.nodes;
+    else sae_json_close(p.tree.nodes);
+    return result;
 }
 
 SAE_API void sae_json_close(sae_json *root) {
@@ -3543,7 +3638,7 @@ SAE_API sae_json_kind sae_json_kind_of(const sae_json *value) {
 
 SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
     if (!object || !key || object->type != SAE_JSON_OBJECT) return NULL;
-    for (const sae_json *c = object->child; c; c = c->next)
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c))
         if (strcmp(c->key, key) == 0) return c;
     return NULL;
 }
@@ -3551,10 +3646,12 @@ SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
 SAE_API size_t sae_json_count(const sae_json *value) { return value ? value->count : 0; }
 
 SAE_API const sae_json *sae_json_first(const sae_json *value) {
-    return value && value->count ? value->child : NULL;
+    return value && value->count && value->type != SAE_JSON_STRING ? value + 1 : NULL;
 }
 
-SAE_API const sae_json *sae_json_next(const sae_json *child) { return child ? child->next : NULL; }
+SAE_API const sae_json *sae_json_next(const sae_json *child) {
+    return child && child->next ? child + child->next : NULL;
+}
 
 SAE_API const char *sae_json_key(const sae_json *child) { return child ? child->key : NULL; }
 
@@ -3567,34 +3664,27 @@ SAE_API double sae_json_number(const sae_json *value) {
                ? value->number : 0;
 }
 
-/* ==== >>tensors: element types ======================================== src/tensor/dtype.h ==== */
+/* ==== >>tensors: numbers in files ==================================== src/tensor/number.h ==== */
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "sae.h: files are read in place, which needs a little-endian machine"
 #endif
 
-/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class. */
-typedef struct saei_dtype_row {
-    size_t size;
-    const char *name, *descr, *storage;
-} saei_dtype_row;
-static const saei_dtype_row saei_dtypes[] = {
-    { 4, "F32", "<f4", "FloatStorage" },  { 4, "F32", "<f4", "FloatStorage" },
-    { 2, "F16", "<f2", "HalfStorage" },   { 2, "BF16", "<V2", "BFloat16Storage" },
-    { 8, "F64", "<f8", "DoubleStorage" }, { 1, "I8", "|i1", "CharStorage" },
-    { 1, "U8", "|u1", "ByteStorage" },    { 2, "I16", "<i2", "ShortStorage" },
-    { 2, "U16", "<u2", NULL },            { 4, "I32", "<i4", "IntStorage" },
-    { 4, "U32", "<u4", NULL },            { 8, "I64", "<i8", "LongStorage" },
-    { 8, "U64", "<u8", NULL },            { 1, "BOOL", "|b1", "BoolStorage" },
-};
-enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0] };
-
-SAE_API size_t sae_dtype_size(sae_dtype dtype) {
-    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
+/* Little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
-
-SAE_API const char *sae_dtype_name(sae_dtype dtype) {
-    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint64_t saei_le64(const unsigned char *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 static float saei_bf16_value(uint16_t bits) {
@@ -3611,13 +3701,6 @@ static float saei_half_value(uint16_t bits) {
     }
     wide = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
     return saei_bits_float(wide);
-}
-
-/* The 16 bits at any address. */
-static uint16_t saei_word(const unsigned char *at) {
-    uint16_t bits;
-    memcpy(&bits, at, sizeof bits);
-    return bits;
 }
 
 /* To the nearest, ties to even; NaN stays one. */
@@ -3645,6 +3728,260 @@ static uint16_t saei_half_bits(float x) {
     }
     whole += rest > half || (rest == half && (whole & 1u));
     return (uint16_t)(sign | whole);
+}
+
+/* ==== >>tensors: blocks of few bits ================================== src/tensor/blocks.h ==== */
+/* GGUF's element types. A function makes one block float32; each product, sum and difference that
+   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. */
+
+static float saei_half_at(const unsigned char *p) {
+    return saei_half_value((uint16_t)saei_le16(p));
+}
+
+/* d | 16 bytes: element i in the low half of byte i, element 16 + i in the high one. d (q - 8). */
+static void saei_block_q4_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)((b[2 + i] & 15) - 8);
+        out[16 + i] = d * (float)((b[2 + i] >> 4) - 8);
+    }
+}
+
+/* d | m | 16 bytes as above. d q + m. */
+static void saei_block_q4_1(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)(b[4 + i] & 15) + m;
+        out[16 + i] = d * (float)(b[4 + i] >> 4) + m;
+    }
+}
+
+/* The 32 numbers of 5 bits: bit i of high is the fifth of element i. */
+static void saei_block_fives(uint32_t high, const unsigned char *low, int q[32]) {
+    for (int i = 0; i < 16; i++) {
+        q[i] = (low[i] & 15) | (int)(high >> i & 1u) << 4;
+        q[16 + i] = (low[i] >> 4) | (int)(high >> (16 + i) & 1u) << 4;
+    }
+}
+
+/* d | u32 of fifth bits | 16 bytes. d (q - 16). */
+static void saei_block_q5_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    int q[32];
+    saei_block_fives(saei_le32(b + 2), b + 6, q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)(q[i] - 16);
+}
+
+/* d | m | u32 of fifth bits | 16 bytes. d q + m. */
+static void saei_block_q5_1(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    int q[32];
+    saei_block_fives(saei_le32(b + 4), b + 8, q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)q[i] + m;
+}
+
+/* d | 32 signed bytes. d q. */
+static void saei_block_q8_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)(signed char)b[2 + i];
+}
+
+/* ---- of 256 elements: 16 groups of 16, or 8 of 32; halves of 128 ---- */
+
+/* 16 bytes, scale low, minimum high | 64 bytes: 2 bits at 2 s of byte l of half h are element
+   128 h + 32 s + l | d | m. (d scale) q - (m minimum). */
+static void saei_block_q2_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 80), m = saei_half_at(b + 82);
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *q = b + 16 + g / 8 * 32 + g % 2 * 16;
+        const float scale = d * (float)(b[g] & 15), least = m * (float)(b[g] >> 4);
+        const int shift = g % 8 / 2 * 2;
+        for (int i = 0; i < 16; i++) out[g * 16 + i] = scale * (float)(q[i] >> shift & 3) - least;
+    }
+}
+
+/* 32 bytes: bit 4 h + s of byte l is clear where 4 is taken away | 64 bytes as above | 12 bytes of
+   scales: 4 bits in the halves of the first 8, 2 bits in the last 4 | d. (d (scale - 32)) q. */
+static void saei_block_q3_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 108);
+    const unsigned char *s = b + 96;
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *q = b + 32 + g / 8 * 32 + g % 2 * 16, *high = b + g % 2 * 16;
+        const int low = s[g % 8] >> g / 8 * 4 & 15, top = s[8 + g % 4] >> g / 4 * 2 & 3;
+        const float scale = d * (float)((low | top << 4) - 32);
+        const int shift = g % 8 / 2 * 2, bit = g / 2;
+        for (int i = 0; i < 16; i++)
+            out[g * 16 + i] =
+                scale * (float)((q[i] >> shift & 3) - 4 + (high[i] >> bit & 1) * 4);
+    }
+}
+
+/* Scale and minimum of group g, 6 bits each, in 12 bytes: of the first four groups the low bits of
+   bytes g and 4 + g; of the others the halves of byte 4 + g and the top bits of g - 4 and g. */
+static void saei_block_scales(const unsigned char *s, int g, int *scale, int *least) {
+    if (g < 4) {
+        *scale = s[g] & 63;
+        *least = s[4 + g] & 63;
+    } else {
+        *scale = (s[4 + g] & 15) | (s[g - 4] >> 6) << 4;
+        *least = (s[4 + g] >> 4) | (s[g] >> 6) << 4;
+    }
+}
+
+/* d | m | 12 bytes of scales | 128 bytes: of 32 the low halves are one group of 32, the high ones
+   the next. (d scale) q - (m minimum). */
+static void saei_block_q4_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    for (int g = 0; g < 8; g++) {
+        const unsigned char *q = b + 16 + g / 2 * 32;
+        const int shift = g % 2 * 4;
+        int scale, least;
+        float x, y;
+        saei_block_scales(b + 4, g, &scale, &least);
+        x = d * (float)scale;
+        y = m * (float)least;
+        for (int i = 0; i < 32; i++) out[g * 32 + i] = x * (float)(q[i] >> shift & 15) - y;
+    }
+}
+
+/* d | m | scales | 32 bytes: bit g of byte i is the fifth of element 32 g + i | 128 bytes. */
+static void saei_block_q5_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    const unsigned char *high = b + 16;
+    for (int g = 0; g < 8; g++) {
+        const unsigned char *q = b + 48 + g / 2 * 32;
+        const int shift = g % 2 * 4;
+        int scale, least;
+        float x, y;
+        saei_block_scales(b + 4, g, &scale, &least);
+        x = d * (float)scale;
+        y = m * (float)least;
+        for (int i = 0; i < 32; i++)
+            out[g * 32 + i] =
+                x * (float)((q[i] >> shift & 15) | (high[i] >> g & 1) << 4) - y;
+    }
+}
+
+/* 128 bytes: of 64 the low halves are 64 elements, the high ones the next | 64 bytes: 2 bits at 2 s
+   of byte l of half h, on top of element 128 h + 32 s + l | 16 signed scales | d.
+   (d scale) (q - 32). */
+static void saei_block_q6_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 208);
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *low = b + g / 8 * 64 + g % 4 * 16;
+        const unsigned char *high = b + 128 + g / 8 * 32 + g % 2 * 16;
+        const float scale = d * (float)(signed char)b[192 + g];
+        const int shift = g % 8 / 4 * 4, top = g % 8 / 2 * 2;
+        for (int i = 0; i < 16; i++)
+            out[g * 16 + i] =
+                scale * (float)(((low[i] >> shift & 15) | (high[i] >> top & 3) << 4) - 32);
+    }
+}
+
+/* ---- by a table of 16 values ---- */
+
+static const signed char saei_iq4_values[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
+                                                 1,    13,   25,  38,  53,  69,  89,  113 };
+
+static void saei_block_by_table(const signed char values[16], float scale, const unsigned char *q,
+                                float *out) {
+    for (int i = 0; i < 16; i++) {
+        out[i] = scale * (float)values[q[i] & 15];
+        out[16 + i] = scale * (float)values[q[i] >> 4];
+    }
+}
+
+/* d | 16 bytes. */
+static void saei_block_iq4_nl(const unsigned char *b, float *out) {
+    saei_block_by_table(saei_iq4_values, saei_half_at(b), b + 2, out);
+}
+
+/* d | u16, 2 top bits a group | 4 bytes, 4 low bits a group | 8 groups of 16 bytes.
+   (d (scale - 32)) value. */
+static void saei_block_iq4_xs(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    const uint32_t top = saei_le16(b + 2);
+    for (int g = 0; g < 8; g++) {
+        const int low = b[4 + g / 2] >> g % 2 * 4 & 15, scale = low | (int)(top >> 2 * g & 3u) << 4;
+        saei_block_by_table(saei_iq4_values, d * (float)(scale - 32), b + 8 + 16 * g, out + 32 * g);
+    }
+}
+
+/* u8 e | 16 bytes. 2^(e - 128) value: the values are twice those of the type. */
+static void saei_block_mxfp4(const unsigned char *b, float *out) {
+    static const signed char values[16] = { 0, 1,  2,  3,  4,  6,  8,  12,
+                                            0, -1, -2, -3, -4, -6, -8, -12 };
+    const uint32_t e = b[0], bits = e < 2 ? 0x00200000u << e : (e - 1) << 23;
+    saei_block_by_table(values, saei_bits_float(bits), b + 1, out);
+}
+
+/* ==== >>tensors: element types ======================================== src/tensor/dtype.h ==== */
+
+/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class; of a
+   block type bytes, name and elements of a block, and what makes one float32. */
+typedef struct saei_dtype_row {
+    size_t size;
+    const char *name, *descr, *storage;
+    size_t block;
+    void (*to_f32)(const unsigned char *block, float *out);
+} saei_dtype_row;
+#define SAEI_PLAIN(size, name, descr, storage) { size, name, descr, storage, 1, NULL }
+#define SAEI_BLOCKS(size, name, block, to_f32) { size, name, NULL, NULL, block, to_f32 }
+#define SAEI_NAMED(name) { 0, name, NULL, NULL, 1, NULL }
+static const saei_dtype_row saei_dtypes[] = {
+    SAEI_PLAIN(4, "F32", "<f4", "FloatStorage"),
+    SAEI_PLAIN(4, "F32", "<f4", "FloatStorage"),
+    SAEI_PLAIN(2, "F16", "<f2", "HalfStorage"),
+    SAEI_PLAIN(2, "BF16", "<V2", "BFloat16Storage"),
+    SAEI_PLAIN(8, "F64", "<f8", "DoubleStorage"),
+    SAEI_PLAIN(1, "I8", "|i1", "CharStorage"),
+    SAEI_PLAIN(1, "U8", "|u1", "ByteStorage"),
+    SAEI_PLAIN(2, "I16", "<i2", "ShortStorage"),
+    SAEI_PLAIN(2, "U16", "<u2", NULL),
+    SAEI_PLAIN(4, "I32", "<i4", "IntStorage"),
+    SAEI_PLAIN(4, "U32", "<u4", NULL),
+    SAEI_PLAIN(8, "I64", "<i8", "LongStorage"),
+    SAEI_PLAIN(8, "U64", "<u8", NULL),
+    SAEI_PLAIN(1, "BOOL", "|b1", "BoolStorage"),
+    SAEI_BLOCKS(18, "Q4_0", 32, saei_block_q4_0),
+    SAEI_BLOCKS(20, "Q4_1", 32, saei_block_q4_1),
+    SAEI_BLOCKS(22, "Q5_0", 32, saei_block_q5_0),
+    SAEI_BLOCKS(24, "Q5_1", 32, saei_block_q5_1),
+    SAEI_BLOCKS(34, "Q8_0", 32, saei_block_q8_0),
+    SAEI_BLOCKS(84, "Q2_K", 256, saei_block_q2_k),
+    SAEI_BLOCKS(110, "Q3_K", 256, saei_block_q3_k),
+    SAEI_BLOCKS(144, "Q4_K", 256, saei_block_q4_k),
+    SAEI_BLOCKS(176, "Q5_K", 256, saei_block_q5_k),
+    SAEI_BLOCKS(210, "Q6_K", 256, saei_block_q6_k),
+    SAEI_BLOCKS(18, "IQ4_NL", 32, saei_block_iq4_nl),
+    SAEI_BLOCKS(136, "IQ4_XS", 256, saei_block_iq4_xs),
+    SAEI_BLOCKS(17, "MXFP4", 32, saei_block_mxfp4),
+    SAEI_NAMED("IQ1_S"),
+    SAEI_NAMED("IQ1_M"),
+    SAEI_NAMED("IQ2_XXS"),
+    SAEI_NAMED("IQ2_XS"),
+    SAEI_NAMED("IQ2_S"),
+    SAEI_NAMED("IQ3_XXS"),
+    SAEI_NAMED("IQ3_S"),
+    SAEI_NAMED("TQ1_0"),
+    SAEI_NAMED("TQ2_0"),
+    SAEI_NAMED("NVFP4"),
+    SAEI_NAMED("other"),
+};
+/* The plain ones come first: those that other programs' files and numpy have. */
+enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0],
+       SAEI_PLAIN_DTYPES = SAE_BOOL + 1 };
+
+SAE_API size_t sae_dtype_size(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
+}
+
+SAE_API size_t sae_dtype_block(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].block : 1;
+}
+
+SAE_API const char *sae_dtype_name(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
 }
 
 #define SAEI_CONVERT(type, expression)                                                             \
@@ -3678,11 +4015,33 @@ static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t 
 }
 #undef SAEI_CONVERT
 
-/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
-   line of a transposed one is read once. */
+/* Of n elements that lie together, of block types whole blocks. */
+static size_t saei_dtype_bytes(sae_dtype dtype, size_t n) {
+    return n / saei_dtypes[dtype].block * saei_dtypes[dtype].size;
+}
+
+/* Elements first .. first + count of a row whose elements lie together, of any type that has a
+   size; of block types both are multiples of the block. */
+static void saei_dtype_row_to_f32(sae_dtype dtype, const void *row, size_t first, size_t count,
+                                  float *out) {
+    const saei_dtype_row *type = &saei_dtypes[dtype];
+    const unsigned char *src = (const unsigned char *)row + first / type->block * type->size;
+    if (type->block == 1) saei_convert_row(dtype, src, (int64_t)type->size, count, out);
+    else
+        for (size_t i = 0; i < count / type->block; i++)
+            type->to_f32(src + i * type->size, out + i * type->block);
+}
+
+/* A [rows,cols] matrix with steps in bytes. Where a row's elements do not lie together: blocks of
+   64 columns by 16 rows, so that each cache line of a transposed one is read once. */
 static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t rows, size_t cols,
                                int64_t row_step, int64_t col_step, float *out) {
-    size_t wide = col_step == (int64_t)sae_dtype_size(dtype) ? cols : 64;
+    const size_t wide = 64;
+    if (col_step == (int64_t)sae_dtype_size(dtype)) {
+        for (size_t i = 0; i < rows; i++)
+            saei_dtype_row_to_f32(dtype, src + (int64_t)i * row_step, 0, cols, out + i * cols);
+        return;
+    }
     for (size_t r = 0; r < rows; r += 16)
         for (size_t c = 0; c < cols; c += wide)
             for (size_t i = r; i < saei_min(rows, r + 16); i++)
@@ -3692,25 +4051,29 @@ static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t
 
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
     const int64_t size = (int64_t)sae_dtype_size(tensor->dtype);
+    const int64_t block = (int64_t)sae_dtype_block(tensor->dtype);
     uint64_t index[SAE_MAX_DIMS] = { 0 };
     size_t outer = tensor->ndim > 2 ? tensor->ndim - 2 : 0, n = tensor->ndim;
     size_t cols = n >= 1 ? (size_t)tensor->shape[n - 1] : 1;
     size_t rows = n >= 2 ? (size_t)tensor->shape[n - 2] : 1;
     int64_t col_step = n >= 1 ? tensor->stride[n - 1] * size : size;
-    int64_t row_step = n >= 2 ? tensor->stride[n - 2] * size : 0;
+    int64_t row_step = n >= 2 ? tensor->stride[n - 2] / block * size : 0;
     const unsigned char *src = (const unsigned char *)tensor->data;
     for (size_t k = 0; k < n; k++)
         if (tensor->shape[k] == 0) return;
-    if (cols == 1) col_step = size;
-    if (col_step == size && (rows == 1 || row_step == (int64_t)cols * size)) {
+    if (cols == 1 || block > 1) col_step = size;
+    if (col_step == size && (rows == 1 || row_step == (int64_t)cols / block * size)) {
         cols *= rows;
         rows = 1;
     }
     for (;;) {
         size_t k = outer;
         int64_t offset = 0;
-        for (size_t j = 0; j < outer; j++) offset += (int64_t)index[j] * tensor->stride[j] * size;
-        saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        for (size_t j = 0; j < outer; j++)
+            offset += (int64_t)index[j] * (tensor->stride[j] / block) * size;
+        if (size)
+            saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        for (size_t i = 0; !size && i < rows * cols; i++) out[i] = NAN;
         out += rows * cols;
         while (k > 0 && ++index[k - 1] == tensor->shape[k - 1]) index[--k] = 0;
         if (k == 0) return;
@@ -3718,10 +4081,13 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
 }
 
 /* Elements of a shape, and its row-major strides. False where the bytes, with every dimension of 0
-   taken as 1, do not fit. */
+   taken as 1, do not fit (of block types: as float32), or the last dimension is no multiple of the
+   block. */
 static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
-    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / sae_dtype_size(t->dtype), n = 1;
+    const size_t block = sae_dtype_block(t->dtype), size = sae_dtype_size(t->dtype);
+    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / (block > 1 || !size ? sizeof(float) : size), n = 1;
     bool empty = false;
+    if (block > 1 && (!t->ndim || t->shape[t->ndim - 1] % block)) return false;
     for (size_t k = t->ndim; k-- > 0;) {
         uint64_t dim = t->shape[k] ? t->shape[k] : 1;
         t->stride[k] = (int64_t)n;
@@ -3734,23 +4100,6 @@ static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
 }
 
 /* ==== >>tensors: CRC-32 ================================================= src/tensor/crc.h ==== */
-
-/* Numbers in files are little endian, as the machine is. */
-static uint32_t saei_le16(const unsigned char *p) {
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint32_t saei_le32(const unsigned char *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint64_t saei_le64(const unsigned char *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
 
 /* a b modulo CRC-32's polynomial; bit 31 is x^0. */
 static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
@@ -4126,13 +4475,18 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
                                "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
                                "60000 bytes",
                                who, path, i);
+        else if ((unsigned)t.dtype >= SAEI_PLAIN_DTYPES && (unsigned)t.dtype < SAEI_NUM_DTYPES)
+            result = saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                               "%s: %s: tensor \"%s\" is of %s, which no file is written in; "
+                               "sae_tensor_to_f32 makes it float32",
+                               who, path, saei_quote(t.name, quoted), sae_dtype_name(t.dtype));
         else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
                  || !saei_shape_layout(&t, &elements))
             result = saei_fail(ctx, SAE_ERR_INVALID,
                                "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
                                "0 to %d, and at most %d whose product fits",
                                who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
-                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
+                               SAEI_PLAIN_DTYPES - 1, SAE_MAX_DIMS);
         else if (elements && !t.data)
             result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
                                saei_quote(t.name, quoted));
@@ -4252,7 +4606,7 @@ static bool saei_npy_header(saei_npy *s, sae_tensor *t) {
 static sae_dtype saei_npy_dtype(const char *descr, bool *swap) {
     const char *type = *descr && strchr("<>|=", *descr) ? descr + 1 : descr;
     *swap = *descr == '>' && type[0] && strcmp(type + 1, "1") != 0;
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++)
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++)
         if (strcmp(type, saei_dtypes[i].descr + 1) == 0 && !(*swap && i == SAE_BF16))
             return (sae_dtype)i;
     return SAE_DTYPE_DEFAULT;
@@ -4394,9 +4748,9 @@ static bool saei_extent_less(const void *a, const void *b) {
 static bool saei_json_sizes(const sae_json *array, uint64_t *out, size_t max) {
     size_t n = 0;
     if (!array || array->type != SAE_JSON_ARRAY || array->count > max) return false;
-    for (const sae_json *c = array->child; c; c = c->next) {
-        if (c->type != SAE_JSON_NUMBER || !c->is_integer || c->integer < 0) return false;
-        out[n++] = (uint64_t)c->integer;
+    for (const sae_json *c = sae_json_first(array); c; c = sae_json_next(c)) {
+        if (c->type != SAE_JSON_NUMBER || !c->is_integer || c->number < 0) return false;
+        out[n++] = (uint64_t)c->number;
     }
     return true;
 }
@@ -4407,7 +4761,7 @@ static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char
                                           "F8_E5M2",     "F8_E4M3",     "F8_E8M0",
                                           "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
     char quoted[SAEI_QUOTE];
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++) {
         if (strcmp(name, saei_dtypes[i].name) != 0) continue;
         *out = (sae_dtype)i;
         return SAE_OK;
@@ -4463,7 +4817,7 @@ static sae_result saei_safetensors_entry(sae_tensor_file *file, const sae_json *
 
 static sae_result saei_safetensors_metadata(sae_tensor_file *file, const sae_json *metadata) {
     bool good = metadata->type == SAE_JSON_OBJECT;
-    for (const sae_json *c = metadata->child; good && c; c = c->next)
+    for (const sae_json *c = sae_json_first(metadata); good && c; c = sae_json_next(c))
         good = c->type == SAE_JSON_STRING;
     if (!good) return saei_damaged(file, "__metadata__ is not an object of strings");
     file->metadata = metadata;
@@ -4493,7 +4847,7 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
         (saei_extent *)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *extents);
     sorted = (const void **)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *sorted);
     if (!extents || !sorted) return saei_file_no_memory(file);
-    for (const sae_json *c = file->header->child; c; c = c->next) {
+    for (const sae_json *c = sae_json_first(file->header); c; c = sae_json_next(c)) {
         if (strcmp(c->key, "__metadata__") == 0) {
             SAEI_TRY(saei_safetensors_metadata(file, c));
             continue;
@@ -5933,6 +6287,11 @@ SAE_API void sae_context_free(sae_context *ctx, void *memory) {
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
+/* X of the numbers below 8 and 16: what an array's loop would do in memory stays in registers. */
+#define SAEI_EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_SIXTEEN(X)                                                                            \
+    SAEI_EIGHT(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
     float inverse;      /* 0: q is all zeros; negative: the row has no finite, sane norm */
@@ -5950,12 +6309,15 @@ typedef struct saei_quantized {
       bool add, float *out))                                                                       \
     /* out[0..48) of one row likewise */                                                           \
     X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
-    /* n elements of type F32, F16 or BF16, at any address, as floats; and out[k][48] = element k  \
-       of 48 rows of them, which are `step` bytes apart, k < dim, from row `count` on the last of  \
-       them again. What lies `ahead` bytes behind each is fetched meanwhile. */                    \
-    X(set, void, widen, (sae_dtype dtype, const void *from, size_t n, float *out))                 \
+    /* Weights of type F32, F16, BF16 or Q8_0 (n and dim: whole blocks), at any address. n that lie \
+       together, as floats; and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim; \
+       columns from count on are not specified. What lies `ahead` bytes behind is fetched. */      \
+    X(set, void, widen, (sae_dtype dtype, const unsigned char *from, size_t n, float *out))        \
     X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
       size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
+    /* tile_row of such a panel, which is not written */                                           \
+    X(set, void, stream, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,              \
+      size_t count, size_t dim, ptrdiff_t ahead, const float *x, bool add, float *out))            \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
     X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
       const float *M, size_t ld, bool add, float *out))                                            \
@@ -6137,8 +6499,8 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
         return r;                                                                                  \
     }
 SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value(saei_word(p + 2 * i)))
-SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value(saei_word(p + 2 * i)))
+SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_at(p + 2 * i))
+SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value((uint16_t)saei_le16(p + 2 * i)))
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
 SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
@@ -6278,35 +6640,45 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -6326,6 +6698,12 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
     SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim, ahead, x, add, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -6831,35 +7209,45 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -6879,6 +7267,12 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
     SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim, ahead, x, add, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -7178,6 +7572,9 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 /* ==== >>kernels: AVX2 ================================================= src/kernels/avx2.h ==== */
 #if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx2.inl ---- */
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
 #else
@@ -7221,10 +7618,13 @@ static inline saei_v saei_vset(float a) {
     r.a = r.b = _mm256_set1_ps(a);
     return r;
 }
+static inline __m256 SAEI_FN(saei_half_8)(const unsigned char *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
 static inline saei_v saei_vhalf(const unsigned char *p) {
     saei_v r;
-    r.a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
-    r.b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)));
+    r.a = SAEI_FN(saei_half_8)(p);
+    r.b = SAEI_FN(saei_half_8)(p + 16);
     return r;
 }
 static inline __m256 SAEI_FN(saei_bf16_8)(const unsigned char *p) {
@@ -7326,23 +7726,25 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_SET
 #undef SAEI_FMA
 
-/* r[c] = column k + c of 8 rows. */
-static inline void SAEI_FN(saei_transpose_8)(const float *const row[8], size_t k, __m256 r[8]) {
-    __m256 pair[8], quad[8];
-    for (size_t i = 0; i < 8; i += 2) {
-        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
-        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
-        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
-    }
-    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
-        for (size_t c = 0; c < 2; c++) {
-            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
-            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
-        }
-    for (size_t c = 0; c < 4; c++) {
-        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
-        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
-    }
+/* 8 rows of 8 words: r[c] becomes column c of them. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn)(__m256 r[8]) {
+/* columns 0, 1 and 4, 5 of two rows, and 2, 3 and 6, 7; columns c and c + 4 of four */
+#define SAEI_PAIR(a, b)                                                                            \
+    __m256 lo##a = _mm256_unpacklo_ps(r[a], r[b]), hi##a = _mm256_unpackhi_ps(r[a], r[b]);
+#define SAEI_QUAD(a, b)                                                                            \
+    __m256 q0##a = _mm256_shuffle_ps(lo##a, lo##b, 0x44);                                          \
+    __m256 q1##a = _mm256_shuffle_ps(lo##a, lo##b, 0xEE);                                          \
+    __m256 q2##a = _mm256_shuffle_ps(hi##a, hi##b, 0x44);                                          \
+    __m256 q3##a = _mm256_shuffle_ps(hi##a, hi##b, 0xEE);
+#define SAEI_HALVES(c)                                                                             \
+    r[c] = _mm256_permute2f128_ps(q##c##0, q##c##4, 0x20);                                         \
+    r[c + 4] = _mm256_permute2f128_ps(q##c##0, q##c##4, 0x31);
+    SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
+    SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
+    SAEI_HALVES(0) SAEI_HALVES(1) SAEI_HALVES(2) SAEI_HALVES(3)
+#undef SAEI_PAIR
+#undef SAEI_QUAD
+#undef SAEI_HALVES
 }
 
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
@@ -7356,11 +7758,15 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
     for (; c + 8 <= n; c += 8)
         for (size_t half = 0; half < 16; half += 8) {
             __m256 r[8];
-            SAEI_FN(saei_transpose_8)(at + half, c, r);
-            for (size_t i = 0; i < 8; i++) {
-                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
-                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
-            }
+#define SAEI_READ(i) r[i] = _mm256_loadu_ps(at[half + i] + c);
+#define SAEI_PUT(i)                                                                                \
+    sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));                                           \
+    _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            SAEI_EIGHT(SAEI_READ)
+            SAEI_FN(saei_turn)(r);
+            SAEI_EIGHT(SAEI_PUT)
+#undef SAEI_READ
+#undef SAEI_PUT
         }
     _mm256_storeu_ps(lane, sum);
     for (size_t i = 0; i < 8; i++) bad += lane[i];
@@ -7465,74 +7871,46 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
-    }
 }
 
-/* 8 rows of 8 words at a time, transposed in registers; a word of BF16 is two weights. */
-static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
-                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 16 : 8;
-    const __m256i upper = _mm256_set1_epi32((int)0xFFFF0000u);
-    const unsigned char *row[SAEI_PANEL];
-    size_t k = 0;
-    for (size_t j = 0; j < SAEI_PANEL; j++)
-        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-    for (; k + piece <= dim; k += piece)
-        for (size_t j = 0; j < SAEI_PANEL; j += 8) {
-            float half[64], *to = out + k * SAEI_PANEL + j;
-            const float *at[8];
-            __m256 r[8];
-            for (size_t i = 0; i < 8; i++) {
-                const unsigned char *weights = row[j + i] + k * size;
-                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
-                at[i] = dtype == SAE_F16 ? half + 8 * i : (const float *)(const void *)weights;
-                if (dtype == SAE_F16)
-                    _mm256_storeu_ps(half + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(
-                                                       (const __m128i *)(const void *)weights)));
-            }
-            SAEI_FN(saei_transpose_8)(at, 0, r);
-            if (dtype == SAE_BF16)
-                for (size_t c = 0; c < 8; c++, to += 2 * SAEI_PANEL) {
-                    __m256i pair = _mm256_castps_si256(r[c]);
-                    _mm256_storeu_ps(to, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
-                    _mm256_storeu_ps(to + SAEI_PANEL,
-                                     _mm256_castsi256_ps(_mm256_and_si256(pair, upper)));
-                }
-            else
-                for (size_t c = 0; c < 8; c++, to += SAEI_PANEL) _mm256_storeu_ps(to, r[c]);
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
         }
-    if (k < dim)
-        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
-                                 out + k * SAEI_PANEL);
+        out[j] = s;
+    }
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -7828,11 +8206,216 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vsqrt
 #undef saei_vsum
 
+/* ---- src/kernels/end_target.inl ---- */
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
+
+#endif /* SAEI_X86 */
+
+/* ==== >>kernels: AVX2, weights of any type ====================== src/kernels/avx2_widen.h ==== */
+#if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx2.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,popcnt,bmi")
+#endif
+#define SAEI_FN(name) name##_avx2
+
+/* ---- src/kernels/names.inl ---- */
+
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+static inline __m256 SAEI_FN(saei_words)(const unsigned char *p) {
+    return _mm256_loadu_ps((const float *)(const void *)p);
+}
+/* The 32 numbers of a Q8_0 block of 8 rows: r[c] has words c. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
+    const unsigned char *const row[8], size_t at, __m256 r[8]) {
+#define SAEI_READ(i) r[i] = SAEI_FN(saei_words)(row[i] + at + 2);
+    SAEI_EIGHT(SAEI_READ)
+    SAEI_FN(saei_turn)(r);
+#undef SAEI_READ
+}
+static inline __m256 SAEI_FN(saei_low)(__m256 pair) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
+}
+static inline __m256 SAEI_FN(saei_high)(__m256 pair) {
+    return _mm256_and_ps(pair, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xFFFF0000u)));
+}
+/* The signed byte b of each word as a float. */
+__attribute__((always_inline)) static inline __m256 SAEI_FN(saei_byte)(__m256 words, int b) {
+    __m256i top = _mm256_slli_epi32(_mm256_castps_si256(words), 24 - 8 * b);
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24));
+}
+
+#define SAEI_WIDE __m256
+#define SAEI_LANES 8
+#define SAEI_ALL SAEI_EIGHT
+#define SAEI_HALF SAEI_FN(saei_half_8)
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_MUL _mm256_mul_ps
+#define SAEI_FMA _mm256_fmadd_ps
+
+/* ---- src/kernels/widen.inl ---- */
+
+/* The kernels widen_panel and stream: a vector of rows at a time, transposed in registers by words. A
+   word of BF16 is two weights of a row, one of Q8_0 four; halves are widened first. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_pieces)(
+    bool product, sae_dtype dtype, const unsigned char *from, ptrdiff_t step, size_t count,
+    size_t dim, ptrdiff_t ahead, const float *x, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+/* Groups of rows in turn at each k: their chains of FMAs go on side by side. */
+#define SAEI_BEGIN(piece, bytes)                                                                   \
+    for (; k + piece <= dim; k += piece)                                                           \
+        for (size_t j = 0; j < count; j += SAEI_LANES) {                                           \
+            const unsigned char *const *row = rows + j;                                            \
+            const size_t at = bytes;                                                               \
+            float *to = out + k * SAEI_PANEL + j;                                                  \
+            SAEI_WIDE r[SAEI_LANES], s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);
+#define SAEI_END                                                                                   \
+            if (product) SAEI_STORE(out + j, s);                                                   \
+        }
+#define SAEI_USE(c, weights)                                                                       \
+    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
+    else SAEI_STORE(to + (c) * SAEI_PANEL, weights);
+#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+#define SAEI_WORDS(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
+#define SAEI_ONE(c) SAEI_USE(c, r[c])
+#define SAEI_PAIR(c) SAEI_USE(2 * c, SAEI_FN(saei_low)(r[c])) SAEI_USE(2 * c + 1, SAEI_FN(saei_high)(r[c]))
+    if (dtype == SAE_F32) {
+        SAEI_BEGIN(SAEI_LANES, 4 * k)
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_WORDS)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_ONE)
+        SAEI_END
+    } else if (dtype == SAE_BF16) {
+        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_WORDS)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_PAIR)
+        SAEI_END
+    } else if (dtype == SAE_F16) {
+/* both halves of a cache line while it is there */
+#define SAEI_READ(i)                                                                               \
+    r[i] = SAEI_HALF(row[i] + at);                                                                 \
+    q[i] = SAEI_HALF(row[i] + at + 2 * SAEI_LANES);
+#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
+        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+            SAEI_WIDE q[SAEI_LANES];
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_READ)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_ONE)
+            SAEI_FN(saei_turn)(q);
+            SAEI_ALL(SAEI_OTHER)
+        SAEI_END
+    } else if (dtype == SAE_Q8_0) {
+#define SAEI_SCALE(i) memcpy(scale + 2 * i, row[i] + at, 2);
+#define SAEI_FOUR(c) SAEI_BYTE(c, 0) SAEI_BYTE(c, 1) SAEI_BYTE(c, 2) SAEI_BYTE(c, 3)
+#define SAEI_BYTE(c, b) SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_FN(saei_byte)(r[c], b)))
+        SAEI_BEGIN(32, k / 32 * 34)
+            unsigned char scale[2 * SAEI_LANES];
+            SAEI_WIDE d;
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_SCALE)
+            d = SAEI_HALF(scale);
+            SAEI_FN(saei_turn_blocks)(row, at, r);
+            SAEI_EIGHT(SAEI_FOUR)
+        SAEI_END
+    }
+    if (k == dim) return;
+    from += saei_dtype_bytes(dtype, k);
+    if (product)
+        SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim - k, 0, x + k, true, out);
+    else SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim - k, 0, out + k * SAEI_PANEL);
+#undef SAEI_BEGIN
+#undef SAEI_END
+#undef SAEI_USE
+#undef SAEI_FETCH
+#undef SAEI_WORDS
+#undef SAEI_ONE
+#undef SAEI_PAIR
+#undef SAEI_READ
+#undef SAEI_OTHER
+#undef SAEI_SCALE
+#undef SAEI_FOUR
+#undef SAEI_BYTE
+}
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_pieces)(false, dtype, from, step, count, dim, ahead, NULL, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    if (!add) memset(out, 0, SAEI_PANEL * sizeof *out);
+    SAEI_FN(saei_pieces)(true, dtype, from, step, count, dim, ahead, x, out);
+}
+#undef SAEI_WIDE
+#undef SAEI_LANES
+#undef SAEI_ALL
+#undef SAEI_HALF
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_MUL
+#undef SAEI_FMA
+
+/* ---- src/kernels/end.inl ---- */
+
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+/* ---- src/kernels/end_target.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
 #endif /* SAEI_X86 */
 
 /* ==== >>kernels: AVX-512 ============================================ src/kernels/avx512.h ==== */
@@ -7900,20 +8483,15 @@ static double saei_vsum(saei_v a) {
     return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* 16 rows of 16 words: r[c] becomes column c of them. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn)(saei_v r[16]) {
+#define SAEI_QUADS(X) X(0) X(1) X(2) X(3)
 /* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
 #define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, r[4 * q], r[4 * q + 1]));     \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, r[4 * q], r[4 * q + 1]));     \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, r[4 * q + 2], r[4 * q + 3])); \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, r[4 * q + 2], r[4 * q + 3])); \
     saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
     saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
     saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
@@ -7930,16 +8508,24 @@ __attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
         r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
         r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
     }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUADS(SAEI_QUAD)
     SAEI_QUARTERS(w, 0)
     SAEI_QUARTERS(x, 1)
     SAEI_QUARTERS(y, 2)
     SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
+#undef SAEI_QUADS
 #undef SAEI_QUAD
 #undef SAEI_QUARTERS
+}
+
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_READ(i) r[i] = saei_vload(at[i] + k);
+    SAEI_SIXTEEN(SAEI_READ)
+    SAEI_FN(saei_turn)(r);
+#undef SAEI_READ
 }
 
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
@@ -8065,35 +8651,45 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value(saei_word(at + 2 * i))
-                                  : saei_bf16_value(saei_word(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -8666,42 +9262,174 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #define saei_vsqrt SAEI_FN(saei_vsqrt)
 #define saei_vsum SAEI_FN(saei_vsum)
 
-/* 16 rows of 16 words at a time, transposed in registers; a word of BF16 is two weights. */
-static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
-                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 32 : 16;
-    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000u);
-    const unsigned char *row[SAEI_PANEL];
+static inline saei_v SAEI_FN(saei_words)(const unsigned char *p) {
+    return saei_vload((const float *)(const void *)p);
+}
+/* The 32 numbers of a Q8_0 block of 16 rows: r[c] has words c. As AVX2 does it with 8 rows, in both
+   halves of a register. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
+    const unsigned char *const row[16], size_t at, saei_v r[16]) {
+#define SAEI_BLOCK(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at + 2))
+#define SAEI_READ(c, i)                                                                            \
+    r[c] = _mm512_castsi512_ps(_mm512_maskz_inserti64x4(                                           \
+        0xFF, _mm512_castsi256_si512(SAEI_BLOCK(i)), SAEI_BLOCK(i + 4), 1));
+#define SAEI_PAIR(a, b)                                                                            \
+    saei_v lo##a = _mm512_maskz_unpacklo_ps(0xFFFF, r[a], r[b]);                                   \
+    saei_v hi##a = _mm512_maskz_unpackhi_ps(0xFFFF, r[a], r[b]);
+#define SAEI_QUAD(a, b)                                                                            \
+    saei_v q0##a = _mm512_maskz_shuffle_ps(0xFFFF, lo##a, lo##b, 0x44);                            \
+    saei_v q1##a = _mm512_maskz_shuffle_ps(0xFFFF, lo##a, lo##b, 0xEE);                            \
+    saei_v q2##a = _mm512_maskz_shuffle_ps(0xFFFF, hi##a, hi##b, 0x44);                            \
+    saei_v q3##a = _mm512_maskz_shuffle_ps(0xFFFF, hi##a, hi##b, 0xEE);
+#define SAEI_QUARTERS(c)                                                                           \
+    r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, q##c##0, q##c##4, 0x88);                             \
+    r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, q##c##0, q##c##4, 0xDD);
+    SAEI_READ(0, 0) SAEI_READ(1, 1) SAEI_READ(2, 2) SAEI_READ(3, 3)
+    SAEI_READ(4, 8) SAEI_READ(5, 9) SAEI_READ(6, 10) SAEI_READ(7, 11)
+    SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
+    SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
+    SAEI_QUARTERS(0) SAEI_QUARTERS(1) SAEI_QUARTERS(2) SAEI_QUARTERS(3)
+#undef SAEI_BLOCK
+#undef SAEI_READ
+#undef SAEI_PAIR
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+static inline saei_v SAEI_FN(saei_low)(saei_v pair) {
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(pair), 16));
+}
+static inline saei_v SAEI_FN(saei_high)(saei_v pair) {
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_castps_si512(pair), _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+/* The signed byte b of each word as a float. */
+__attribute__((always_inline)) static inline saei_v SAEI_FN(saei_byte)(saei_v words, int b) {
+    __m512i top = _mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(words),
+                                          (unsigned)(24 - 8 * b));
+    return _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_maskz_srai_epi32(0xFFFF, top, 24));
+}
+
+#define SAEI_WIDE saei_v
+#define SAEI_LANES 16
+#define SAEI_ALL SAEI_SIXTEEN
+#define SAEI_HALF saei_vhalf
+#define SAEI_LOAD saei_vload
+#define SAEI_STORE saei_vstore
+#define SAEI_SET saei_vset
+#define SAEI_MUL saei_vmul
+#define SAEI_FMA saei_vfma
+
+/* ---- src/kernels/widen.inl ---- */
+
+/* The kernels widen_panel and stream: a vector of rows at a time, transposed in registers by words. A
+   word of BF16 is two weights of a row, one of Q8_0 four; halves are widened first. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_pieces)(
+    bool product, sae_dtype dtype, const unsigned char *from, ptrdiff_t step, size_t count,
+    size_t dim, ptrdiff_t ahead, const float *x, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
     size_t k = 0;
     for (size_t j = 0; j < SAEI_PANEL; j++)
-        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-    for (; k + piece <= dim; k += piece)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            float half[256], *to = out + k * SAEI_PANEL + j;
-            const float *at[16];
-            saei_v r[16];
-            for (size_t i = 0; i < 16; i++) {
-                const unsigned char *weights = row[j + i] + k * size;
-                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
-                at[i] = dtype == SAE_F16 ? half + 16 * i : (const float *)(const void *)weights;
-                if (dtype == SAE_F16) saei_vstore(half + 16 * i, saei_vhalf(weights));
-            }
-            SAEI_FN(saei_transpose)(at, 0, r);
-            if (dtype == SAE_BF16)
-                for (size_t c = 0; c < 16; c++, to += 2 * SAEI_PANEL) {
-                    __m512i pair = _mm512_castps_si512(r[c]);
-                    saei_vstore(to, _mm512_castsi512_ps(
-                                        _mm512_maskz_slli_epi32(0xFFFF, pair, 16)));
-                    saei_vstore(to + SAEI_PANEL,
-                                _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
-                }
-            else
-                for (size_t c = 0; c < 16; c++, to += SAEI_PANEL) saei_vstore(to, r[c]);
+        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+/* Groups of rows in turn at each k: their chains of FMAs go on side by side. */
+#define SAEI_BEGIN(piece, bytes)                                                                   \
+    for (; k + piece <= dim; k += piece)                                                           \
+        for (size_t j = 0; j < count; j += SAEI_LANES) {                                           \
+            const unsigned char *const *row = rows + j;                                            \
+            const size_t at = bytes;                                                               \
+            float *to = out + k * SAEI_PANEL + j;                                                  \
+            SAEI_WIDE r[SAEI_LANES], s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);
+#define SAEI_END                                                                                   \
+            if (product) SAEI_STORE(out + j, s);                                                   \
         }
-    if (k < dim)
-        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
-                                 out + k * SAEI_PANEL);
+#define SAEI_USE(c, weights)                                                                       \
+    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
+    else SAEI_STORE(to + (c) * SAEI_PANEL, weights);
+#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+#define SAEI_WORDS(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
+#define SAEI_ONE(c) SAEI_USE(c, r[c])
+#define SAEI_PAIR(c) SAEI_USE(2 * c, SAEI_FN(saei_low)(r[c])) SAEI_USE(2 * c + 1, SAEI_FN(saei_high)(r[c]))
+    if (dtype == SAE_F32) {
+        SAEI_BEGIN(SAEI_LANES, 4 * k)
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_WORDS)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_ONE)
+        SAEI_END
+    } else if (dtype == SAE_BF16) {
+        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_WORDS)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_PAIR)
+        SAEI_END
+    } else if (dtype == SAE_F16) {
+/* both halves of a cache line while it is there */
+#define SAEI_READ(i)                                                                               \
+    r[i] = SAEI_HALF(row[i] + at);                                                                 \
+    q[i] = SAEI_HALF(row[i] + at + 2 * SAEI_LANES);
+#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
+        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+            SAEI_WIDE q[SAEI_LANES];
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_READ)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_ONE)
+            SAEI_FN(saei_turn)(q);
+            SAEI_ALL(SAEI_OTHER)
+        SAEI_END
+    } else if (dtype == SAE_Q8_0) {
+#define SAEI_SCALE(i) memcpy(scale + 2 * i, row[i] + at, 2);
+#define SAEI_FOUR(c) SAEI_BYTE(c, 0) SAEI_BYTE(c, 1) SAEI_BYTE(c, 2) SAEI_BYTE(c, 3)
+#define SAEI_BYTE(c, b) SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_FN(saei_byte)(r[c], b)))
+        SAEI_BEGIN(32, k / 32 * 34)
+            unsigned char scale[2 * SAEI_LANES];
+            SAEI_WIDE d;
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_SCALE)
+            d = SAEI_HALF(scale);
+            SAEI_FN(saei_turn_blocks)(row, at, r);
+            SAEI_EIGHT(SAEI_FOUR)
+        SAEI_END
+    }
+    if (k == dim) return;
+    from += saei_dtype_bytes(dtype, k);
+    if (product)
+        SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim - k, 0, x + k, true, out);
+    else SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim - k, 0, out + k * SAEI_PANEL);
+#undef SAEI_BEGIN
+#undef SAEI_END
+#undef SAEI_USE
+#undef SAEI_FETCH
+#undef SAEI_WORDS
+#undef SAEI_ONE
+#undef SAEI_PAIR
+#undef SAEI_READ
+#undef SAEI_OTHER
+#undef SAEI_SCALE
+#undef SAEI_FOUR
+#undef SAEI_BYTE
 }
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_pieces)(false, dtype, from, step, count, dim, ahead, NULL, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    if (!add) memset(out, 0, SAEI_PANEL * sizeof *out);
+    SAEI_FN(saei_pieces)(true, dtype, from, step, count, dim, ahead, x, out);
+}
+#undef SAEI_WIDE
+#undef SAEI_LANES
+#undef SAEI_ALL
+#undef SAEI_HALF
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_MUL
+#undef SAEI_FMA
 
 /* ---- src/kernels/end.inl ---- */
 
@@ -9632,7 +10360,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
-    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 128, /* of a linear layer's products */
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 256, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };
@@ -9642,8 +10370,8 @@ typedef struct saei_norm {
     float shift, divisor, scale;
 } saei_norm;
 
-/* What a block of rows needs; linear layers use all of product and panel. A context has one for
-   each thread; a call takes one that is free for the time of a block. */
+/* What a block of rows needs; linear layers use all of product, panel and value. A context has one
+   for each thread; a call takes one that is free for the time of a block. */
 struct saei_block {
     float product[SAEI_LINEAR_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_DEPTH * SAEI_PANEL];
     float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];
@@ -12118,19 +12846,24 @@ struct sae_linear {
     float *packed; /* [panels][inputs][48]; NULL: W is read where it lies */
     sae_dtype dtype;
     const unsigned char *data;
-    ptrdiff_t output_step, input_step; /* bytes from one weight to the next */
+    bool columns;   /* rows of W^T lie in one piece, those of W do not */
+    ptrdiff_t unit; /* bytes of a weight or block, and from one to the next: */
+    ptrdiff_t output_step, input_step;
 };
 
 /* Memory of a part: a context's block, or where none is free less on the stack. */
-enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8 };
+enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8,
+       SAEI_LINEAR_GROUP = 16, SAEI_LINEAR_BLOCK = 256 };
 typedef struct saei_linear_small {
     float product[SAEI_LINEAR_FEW_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_FEW_DEPTH * SAEI_PANEL];
+    float group[SAEI_LINEAR_GROUP * SAEI_LINEAR_FEW_DEPTH];
 } saei_linear_small;
 
 typedef struct saei_linear_room {
     size_t rows, depth;
     float *product; /* [rows][48] */
     float *panel;   /* [depth][48] */
+    float *group;   /* [16][depth]: rows of weights */
 } saei_linear_room;
 
 typedef struct saei_linear_task {
@@ -12196,30 +12929,44 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     return SAE_OK;
 }
 
+/* Bytes from one weight (of block types: block) of dimension i to the next. */
+static ptrdiff_t saei_linear_stride(const sae_tensor *W, int i) {
+    const ptrdiff_t unit = (ptrdiff_t)sae_dtype_size(W->dtype);
+    const int64_t block = (int64_t)sae_dtype_block(W->dtype);
+    if (block > 1 ? i == 1 : W->shape[i] == 1) return unit;
+    return (ptrdiff_t)(W->stride[i] / block) * unit;
+}
+
 SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
                                             const float *bias, bool transposed, sae_linear **out) {
     static const char who[] = "sae_linear_create_tensor";
     const int of_output = transposed ? 1 : 0, of_input = 1 - of_output;
-    ptrdiff_t size;
+    size_t block;
     sae_linear *l;
     if (!ctx || !W || !out || !W->data || W->ndim != 2 || !W->shape[0] || !W->shape[1]
         || W->shape[0] > SIZE_MAX / W->shape[1] / sizeof(double))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: W has %zu dimensions of %llu by %llu, W, its data and out may not be "
+                         "%s: W has %zu dimensions of %llu by %llu; W, its data and out may not be "
                          "NULL, allowed are 2 from 1", who, W ? W->ndim : 0,
                          W ? (unsigned long long)W->shape[0] : 0,
                          W ? (unsigned long long)W->shape[1] : 0);
-    if (W->dtype > SAE_F64)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "%s: W is %s, allowed are F32, F16, BF16 and F64", who,
-                         sae_dtype_name(W->dtype));
+    block = sae_dtype_block(W->dtype);
+    if (W->dtype > SAE_F64 && block == 1)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: W is %s, allowed are F32, F16, BF16, F64 "
+                         "and types of blocks", who, sae_dtype_name(W->dtype));
+    if (W->shape[1] % block || (block > 1 && W->stride[1] != 1) || W->stride[0] % (int64_t)block)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: W of %s has %llu elements a row and strides of "
+                         "%lld and %lld, allowed are blocks of %zu one after the other", who,
+                         sae_dtype_name(W->dtype), (unsigned long long)W->shape[1],
+                         (long long)W->stride[0], (long long)W->stride[1], block);
     SAEI_TRY(saei_linear_new(ctx, who, bias, (size_t)W->shape[of_input],
                              (size_t)W->shape[of_output], &l));
-    size = (ptrdiff_t)sae_dtype_size(W->dtype);
     l->dtype = W->dtype == SAE_DTYPE_DEFAULT ? SAE_F32 : W->dtype;
     l->data = (const unsigned char *)W->data;
-    l->output_step = l->outputs > 1 ? (ptrdiff_t)W->stride[of_output] * size : size;
-    l->input_step = l->inputs > 1 ? (ptrdiff_t)W->stride[of_input] * size : size;
+    l->unit = (ptrdiff_t)sae_dtype_size(l->dtype);
+    l->output_step = saei_linear_stride(W, of_output);
+    l->input_step = saei_linear_stride(W, of_input);
+    l->columns = block > 1 ? transposed : l->output_step == l->unit && l->input_step != l->unit;
     *out = l;
     return SAE_OK;
 }
@@ -12233,48 +12980,74 @@ SAE_API void sae_linear_destroy(sae_linear *linear) {
 
 /* ---- apply ---- */
 
-/* Whether rows of W^T lie in one piece and there is a kernel for them. */
-static bool saei_linear_by_columns(const sae_linear *l) {
-    const ptrdiff_t size = (ptrdiff_t)sae_dtype_size(l->dtype);
-    return !l->packed && l->output_step == size && l->input_step != size && l->dtype != SAE_F64;
+/* Whether there are kernels for the type. */
+static bool saei_linear_kernel(sae_dtype dtype) {
+    return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_Q8_0;
 }
 
-/* out[0..dim)[48] = the weights of a panel from input k on as floats. */
-static void saei_linear_widen(const sae_linear *l, size_t panel, size_t k, size_t dim,
-                              ptrdiff_t ahead, float *out) {
-    const saei_kernels *kernels = l->ctx->kernels;
-    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-    const size_t size = sae_dtype_size(l->dtype);
-    const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step
-                                + (ptrdiff_t)k * l->input_step;
-    const bool kernel = l->input_step == (ptrdiff_t)size && l->dtype != SAE_F64;
-    if (kernel) {
-        kernels->widen_panel(l->dtype, from, l->output_step, count, dim, ahead, out);
+/* Elements first .. first + n of weights that are `step` bytes apart, or of blocks that are. */
+static void saei_linear_piece(const sae_linear *l, const unsigned char *from, ptrdiff_t step,
+                              size_t first, size_t n, float *out) {
+    const size_t block = sae_dtype_block(l->dtype);
+    if (block == 1) {
+        from += (ptrdiff_t)first * step;
+        if (step == l->unit && saei_linear_kernel(l->dtype))
+            l->ctx->kernels->widen(l->dtype, from, n, out);
+        else saei_convert_row(l->dtype, from, step, n, out);
         return;
     }
-    if (count < SAEI_PANEL) memset(out, 0, dim * SAEI_PANEL * sizeof *out);
-    if (saei_linear_by_columns(l)) {
-        for (size_t i = 0; i < dim; i++, from += l->input_step) {
-            for (size_t c = 0; c < count * size; c += 64)
-                SAEI_PREFETCH(from + ahead + c);
-            kernels->widen(l->dtype, from, count, out + i * SAEI_PANEL);
-        }
-    } else {
-        for (size_t j = 0; j < count; j++, from += l->output_step) {
-            float row[SAEI_LINEAR_DEPTH];
-            saei_convert_row(l->dtype, from, l->input_step, dim, row);
-            for (size_t i = 0; i < dim; i++) out[i * SAEI_PANEL + j] = row[i];
-        }
+    for (size_t end = first + n; first < end;) {
+        float whole[SAEI_LINEAR_BLOCK];
+        const size_t skip = first % block, some = saei_min(block - skip, end - first);
+        float *to = some == block ? out : whole;
+        saei_dtype_row_to_f32(l->dtype, from, first - skip, block, to);
+        if (to == whole) memcpy(out, whole + skip, some * sizeof *out);
+        first += some;
+        out += some;
     }
 }
 
-/* How far behind the weights of a panel at k lie those that are wanted next, the end of a part
-   being `end`. */
-static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t end, size_t k,
-                                   size_t depth) {
-    if (k + depth < l->inputs) return (ptrdiff_t)depth * l->input_step;
-    if (panel >= end) return 0;
-    return SAEI_PANEL * l->output_step - (ptrdiff_t)k * l->input_step;
+/* room->panel [dim][48] = the weights of a panel from input k on as floats. */
+static void saei_linear_widen(const sae_linear *l, const saei_linear_room *room, size_t panel,
+                              size_t k, size_t dim, ptrdiff_t ahead) {
+    const saei_kernels *kernels = l->ctx->kernels;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const unsigned char *from = l->data;
+    if (count < SAEI_PANEL) memset(room->panel, 0, dim * SAEI_PANEL * sizeof(float));
+    if (l->columns) {
+        from += (ptrdiff_t)k * l->input_step;
+        for (size_t i = 0; i < dim; i++, from += l->input_step) {
+            const unsigned char *at = from + saei_dtype_bytes(l->dtype, first) + ahead;
+            for (size_t c = 0; c < saei_dtype_bytes(l->dtype, count); c += 64) SAEI_PREFETCH(at + c);
+            saei_linear_piece(l, from, l->unit, first, count, room->panel + i * SAEI_PANEL);
+        }
+        return;
+    }
+    from += (ptrdiff_t)first * l->output_step;
+    if (l->input_step == l->unit && saei_linear_kernel(l->dtype)) {
+        kernels->widen_panel(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step, count,
+                             dim, ahead, room->panel);
+        return;
+    }
+    for (size_t g = 0; g < count; g += SAEI_LINEAR_GROUP) {
+        const size_t rows = saei_min(SAEI_LINEAR_GROUP, count - g);
+        for (size_t j = 0; j < rows; j++, from += l->output_step)
+            saei_linear_piece(l, from, l->input_step, k, dim, room->group + j * room->depth);
+        kernels->widen_panel(SAE_F32, (const unsigned char *)room->group,
+                             (ptrdiff_t)(room->depth * sizeof(float)), rows, dim, 0,
+                             room->panel + g);
+    }
+}
+
+/* How far behind the weights of a panel at k lie those that are wanted next: its next ones, or the
+   first of the panel `next`, below `end`, the end of a part. */
+static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t next, size_t end,
+                                   size_t k, size_t dim) {
+    const ptrdiff_t unit = l->input_step, inputs = (ptrdiff_t)(dim / sae_dtype_block(l->dtype));
+    if (k + dim < l->inputs) return inputs * unit;
+    if (next >= end) return 0;
+    return (ptrdiff_t)((next - panel) * SAEI_PANEL) * l->output_step
+           - (ptrdiff_t)(k / sae_dtype_block(l->dtype)) * unit;
 }
 
 /* product [rows][48] = x W^T of a panel's inputs from k on, or + that. */
@@ -12293,33 +13066,49 @@ static void saei_linear_product(const saei_linear_task *t, size_t r0, size_t row
     }
 }
 
-/* y of some rows and of the panels from `panel` to `end`, as many at once as there is room for
-   where their weights share cache lines. */
+/* The same from where the weights lie. */
+static void saei_linear_step(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                             size_t rows, size_t panel, size_t k, size_t dim, ptrdiff_t ahead,
+                             float *product) {
+    const sae_linear *l = t->linear;
+    if (l->packed) {
+        const float *weights = l->packed + (panel * l->inputs + k) * SAEI_PANEL;
+        saei_linear_product(t, r0, rows, k, dim, weights, product);
+    } else if (rows == 1 && !l->columns && l->input_step == l->unit
+               && saei_linear_kernel(l->dtype)) {
+        const size_t first = panel * SAEI_PANEL;
+        const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step;
+        l->ctx->kernels->stream(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step,
+                                saei_min(SAEI_PANEL, l->outputs - first), dim, ahead,
+                                t->x + r0 * l->inputs + k, k > 0, product);
+    } else {
+        saei_linear_widen(l, room, panel, k, dim, ahead);
+        saei_linear_product(t, r0, rows, k, dim, room->panel, product);
+    }
+}
+
+/* y of some rows and of the panels from `panel` to `end`: by columns as many at once as there is
+   room for, as their weights share cache lines. */
 static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
                                size_t rows, size_t panel, size_t end) {
     const sae_linear *l = t->linear;
     const size_t height = saei_ceil_div(rows, SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
-    const size_t most = saei_linear_by_columns(l) ? room->rows / height : 1;
+    const size_t most = l->columns ? room->rows / height : 1;
     for (size_t next; panel < end; panel = next) {
         next = saei_min(panel + most, end);
-        for (size_t k = 0; k < l->inputs; k += room->depth) {
-            const size_t dim = saei_min(room->depth, l->inputs - k);
-            for (size_t p = panel; p < next; p++) {
-                const float *weights = room->panel;
-                if (l->packed) weights = l->packed + (p * l->inputs + k) * SAEI_PANEL;
-                else
-                    saei_linear_widen(l, p, k, dim, saei_linear_ahead(l, p + most, end, k, dim),
-                                      room->panel);
-                saei_linear_product(t, r0, rows, k, dim, weights,
-                                    room->product + (p - panel) * height * SAEI_PANEL);
-            }
+        for (size_t k = 0, dim; k < l->inputs; k += dim) {
+            dim = saei_min(room->depth, l->inputs - k);
+            for (size_t p = panel; p < next; p++)
+                saei_linear_step(t, room, r0, rows, p, k, dim,
+                                 saei_linear_ahead(l, p, p + most, end, k, dim),
+                                 room->product + (p - panel) * height * SAEI_PANEL);
         }
         for (size_t p = panel; p < next; p++)
             for (size_t r = 0; r < rows; r++) {
-                const float *product = room->product + ((p - panel) * height + r) * SAEI_PANEL;
-                const size_t first = p * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-                l->ctx->kernels->axpy(count, 1, product, l->bias + first,
-                                      t->y + (r0 + r) * l->outputs + first);
+                const size_t first = p * SAEI_PANEL;
+                l->ctx->kernels->axpy(saei_min(SAEI_PANEL, l->outputs - first), 1,
+                                      room->product + ((p - panel) * height + r) * SAEI_PANEL,
+                                      l->bias + first, t->y + (r0 + r) * l->outputs + first);
             }
     }
 }
@@ -12327,21 +13116,20 @@ static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room
 static void saei_linear_part(void *arg, size_t part) {
     saei_linear_task *t = (saei_linear_task *)arg;
     const sae_linear *l = t->linear;
-    const size_t groups = saei_ceil_div(l->panels, t->panels);
+    const size_t groups = saei_ceil_div(l->panels, t->panels), group = part % groups;
     const size_t end = saei_part_end(part / groups, t->rows, t->n);
-    const size_t first = part % groups * t->panels, last = saei_part_end(part % groups, t->panels, l->panels);
     saei_block *block = saei_block_take(l->ctx);
     saei_linear_small small;
     saei_linear_room room = { SAEI_LINEAR_FEW_ROWS, SAEI_LINEAR_FEW_DEPTH, small.product,
-                              small.panel };
-    saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, NULL, NULL };
+                              small.panel, small.group };
     if (block) {
-        large.product = block->product;
-        large.panel = block->panel;
+        saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, block->product,
+                                   block->panel, block->value };
         room = large;
     }
     for (size_t r = part / groups * t->rows; r < end; r += room.rows)
-        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), first, last);
+        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), group * t->panels,
+                           saei_part_end(group, t->panels, l->panels));
     saei_block_leave(block);
 }
 
@@ -12651,8 +13439,8 @@ static const char *saei_config_text(const sae_json *object, const char *key) {
 
 static sae_result saei_config_refused(const saei_load *load, const char *key, const sae_json *v,
                                       const char *allowed) {
-    static const char *const kinds[] = { "null", "a bool", "a number", "a text", "a list",
-                                         "an object" };
+    static const char *const kinds[] = { "nothing", "null",   "a bool", "a number",
+                                         "a text",  "a list", "an object" };
     char quoted[SAEI_QUOTE];
     const char *given = v->string ? saei_quote(v->string, quoted) : kinds[v->type];
     if (v->type == SAE_JSON_BOOL) given = v->number != 0 ? "true" : "false";
@@ -12664,9 +13452,9 @@ static sae_result saei_config_refused(const saei_load *load, const char *key, co
 static sae_result saei_config_size(const saei_load *load, const char *key, size_t *out) {
     const sae_json *v = saei_config_value(load->config, key);
     if (!v) return SAE_OK;
-    if (v->type != SAE_JSON_NUMBER || !v->is_integer || v->integer < 0 || v->integer > INT32_MAX)
+    if (v->type != SAE_JSON_NUMBER || !v->is_integer || v->number < 0 || v->number > INT32_MAX)
         return saei_config_refused(load, key, v, "a whole number");
-    *out = (size_t)v->integer;
+    *out = (size_t)v->number;
     return SAE_OK;
 }
 
@@ -13577,9 +14365,9 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
                      saei_config_text(load->config, "lm_name"));
     saei_origin_text(origin->hook, sizeof origin->hook,
                      saei_config_text(load->config, "submodule_name"));
-    if (layer && layer->is_integer) origin->layer = layer->integer;
-    if (context && context->is_integer && context->integer > 0)
-        origin->context_size = (size_t)context->integer;
+    if (layer && layer->is_integer) origin->layer = (int64_t)layer->number;
+    if (context && context->is_integer && context->number > 0)
+        origin->context_size = (size_t)context->number;
 }
 
 static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
@@ -13803,14 +14591,14 @@ static void saei_lens_groups(const saei_load *load, sae_dictionary_desc *desc) {
     const sae_json *widths = saei_config_value(load->root, "matryoshka_widths");
     size_t end = 0;
     desc->num_groups = 0;
-    for (const sae_json *w = widths ? widths->child : NULL; w; w = w->next) {
-        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->integer <= (int64_t)end
-            || w->integer > (int64_t)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
+    for (const sae_json *w = sae_json_first(widths); w; w = sae_json_next(w)) {
+        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->number <= (double)end
+            || w->number > (double)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
             end = desc->num_groups = 0;
             break;
         }
-        desc->group_sizes[desc->num_groups++] = (size_t)w->integer - end;
-        end = (size_t)w->integer;
+        desc->group_sizes[desc->num_groups++] = (size_t)w->number - end;
+        end = (size_t)w->number;
     }
     if (end < desc->dict_size) desc->group_sizes[desc->num_groups++] = desc->dict_size - end;
 }
@@ -13920,9 +14708,9 @@ static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sa
     saei_origin_text(o->hook, sizeof o->hook, hook);
     saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
     saei_origin_text(o->version, sizeof o->version, version);
-    o->layer = layer && layer->is_integer ? layer->integer : saei_layer_of(hook);
-    if (context && context->is_integer && context->integer > 0)
-        o->context_size = (size_t)context->integer;
+    o->layer = layer && layer->is_integer ? (int64_t)layer->number : saei_layer_of(hook);
+    if (context && context->is_integer && context->number > 0)
+        o->context_size = (size_t)context->number;
 }
 
 static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
@@ -19113,7 +19901,7 @@ static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_
 /* Numbers of a list, in a config file or between commas. */
 static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, saei_value v,
                                    double *out, size_t *count) {
-    const sae_json *c = v.list ? v.list->child : NULL;
+    const sae_json *c = sae_json_first(v.list);
     const char *at = v.text;
     *count = 0;
     if (v.list && v.list->type != SAE_JSON_ARRAY) return saei_set_fail(s, f, v);
@@ -19125,7 +19913,7 @@ static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, sa
             return saei_set_fail(s, f, v);
         if (!(x > 0 && x <= DBL_MAX)) return saei_set_fail(s, f, v);
         out[(*count)++] = x;
-        if (v.list) c = c->next;
+        if (v.list) c = sae_json_next(c);
         else at = at[n] ? at + n + 1 : NULL;
     }
     return *count ? SAE_OK : saei_set_fail(s, f, v);
@@ -19333,7 +20121,7 @@ static sae_result saei_config_trainer(const saei_setter *s, const sae_json *obje
     if (!kind) kind = sae_json_get(object, "trainer");
     if (kind)
         SAEI_TRY(saei_field_set(s, desc, saei_fields, saei_json_as_value(kind, saei_fields)));
-    for (const sae_json *c = object->child; c; c = c->next) {
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) {
         const saei_field *f = saei_field_of_key(c->key, nearest);
         if (!f) {
             saei_log(s->ctx, SAE_LOG_WARNING, "%s: %s: %s is not known and skipped%s%s", s->who,
@@ -19362,7 +20150,7 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
     config->count = 1;
     if (item->type == SAE_JSON_ARRAY) {
         config->count = item->count;
-        item = item->child;
+        item = sae_json_first(item);
     }
     if (!config->count)
         return saei_fail(config->ctx, SAE_ERR_FORMAT, "sae_config_open: %s is an empty list", path);
@@ -19371,7 +20159,7 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
     if (!config->descs)
         return saei_fail(config->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory",
                          path);
-    for (size_t i = 0; i < config->count; i++, item = item->next) {
+    for (size_t i = 0; i < config->count; i++, item = sae_json_next(item)) {
         const sae_json *object = item, *inner = sae_json_get(item, "trainer");
         if (inner && inner->type != SAE_JSON_STRING) object = inner;
         if (object->type != SAE_JSON_OBJECT) {
@@ -20634,8 +21422,8 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
         own = sae_json_get(root, "sae.h");
         steps = own ? sae_json_get(own, "finished_steps") : NULL;
         print = own ? sae_json_get(own, "fingerprint") : NULL;
-        if (steps && steps->is_integer && steps->integer > 0)
-            found = (uint64_t)steps->integer == l->desc.steps && print
+        if (steps && steps->is_integer && steps->number > 0)
+            found = (uint64_t)steps->number == l->desc.steps && print
                             && print->type == SAE_JSON_STRING && strcmp(print->string, hash) == 0
                         ? SAEI_LOOP_THIS
                         : SAEI_LOOP_ANOTHER;
