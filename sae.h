@@ -732,10 +732,11 @@ typedef struct sae_linear sae_linear;
    48, times inputs floats. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
-/* W stays where it is, in its own type, and must outlive *out: as floats it would take two to seven
-   times the memory. F32, F16, BF16 or F64 (rounded to float32), of any strides and at any address,
-   so a view of some rows will do. [outputs,inputs]; transposed: [inputs,outputs]. The same bits as
-   a copy's. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
+/* W stays where it is, in its own type, and must outlive *out; a product makes it float32 piece by
+   piece, with the bits that a copy of it as float32 would give. [outputs,inputs]; transposed:
+   [inputs,outputs]. F32, F16, BF16, F64 (rounded), at any address and of any strides, so that a
+   view of some rows will do; or blocks (sae_dtype_block), one after the other inside a row. Errors:
+   SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
                                             const float *bias, bool transposed, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
@@ -4014,6 +4015,11 @@ static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t 
 }
 #undef SAEI_CONVERT
 
+/* Of n elements that lie together, of block types whole blocks. */
+static size_t saei_dtype_bytes(sae_dtype dtype, size_t n) {
+    return n / saei_dtypes[dtype].block * saei_dtypes[dtype].size;
+}
+
 /* Elements first .. first + count of a row whose elements lie together, of any type that has a
    size; of block types both are multiples of the block. */
 static void saei_dtype_row_to_f32(sae_dtype dtype, const void *row, size_t first, size_t count,
@@ -6281,6 +6287,11 @@ SAE_API void sae_context_free(sae_context *ctx, void *memory) {
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
+/* X of the numbers below 8 and 16: what an array's loop would do in memory stays in registers. */
+#define SAEI_EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_SIXTEEN(X)                                                                            \
+    SAEI_EIGHT(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
     float inverse;      /* 0: q is all zeros; negative: the row has no finite, sane norm */
@@ -6298,12 +6309,15 @@ typedef struct saei_quantized {
       bool add, float *out))                                                                       \
     /* out[0..48) of one row likewise */                                                           \
     X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
-    /* n elements of type F32, F16 or BF16, at any address, as floats; and out[k][48] = element k  \
-       of 48 rows of them, which are `step` bytes apart, k < dim, from row `count` on the last of  \
-       them again. What lies `ahead` bytes behind each is fetched meanwhile. */                    \
-    X(set, void, widen, (sae_dtype dtype, const void *from, size_t n, float *out))                 \
+    /* Weights of type F32, F16, BF16 or Q8_0 (n and dim: whole blocks), at any address. n that lie \
+       together, as floats; and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim; \
+       columns from count on are not specified. What lies `ahead` bytes behind is fetched. */      \
+    X(set, void, widen, (sae_dtype dtype, const unsigned char *from, size_t n, float *out))        \
     X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
       size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
+    /* tile_row of such a panel, which is not written */                                           \
+    X(set, void, stream, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,              \
+      size_t count, size_t dim, ptrdiff_t ahead, const float *x, bool add, float *out))            \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
     X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
       const float *M, size_t ld, bool add, float *out))                                            \
@@ -6485,7 +6499,7 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
         return r;                                                                                  \
     }
 SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value((uint16_t)saei_le16(p + 2 * i)))
+SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_at(p + 2 * i))
 SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value((uint16_t)saei_le16(p + 2 * i)))
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
@@ -6626,35 +6640,45 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -6674,6 +6698,12 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
     SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim, ahead, x, add, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -7179,35 +7209,45 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -7227,6 +7267,12 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
     SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim, ahead, x, add, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -7526,6 +7572,9 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 /* ==== >>kernels: AVX2 ================================================= src/kernels/avx2.h ==== */
 #if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx2.inl ---- */
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
 #else
@@ -7569,10 +7618,13 @@ static inline saei_v saei_vset(float a) {
     r.a = r.b = _mm256_set1_ps(a);
     return r;
 }
+static inline __m256 SAEI_FN(saei_half_8)(const unsigned char *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
 static inline saei_v saei_vhalf(const unsigned char *p) {
     saei_v r;
-    r.a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
-    r.b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)));
+    r.a = SAEI_FN(saei_half_8)(p);
+    r.b = SAEI_FN(saei_half_8)(p + 16);
     return r;
 }
 static inline __m256 SAEI_FN(saei_bf16_8)(const unsigned char *p) {
@@ -7674,23 +7726,25 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_SET
 #undef SAEI_FMA
 
-/* r[c] = column k + c of 8 rows. */
-static inline void SAEI_FN(saei_transpose_8)(const float *const row[8], size_t k, __m256 r[8]) {
-    __m256 pair[8], quad[8];
-    for (size_t i = 0; i < 8; i += 2) {
-        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
-        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
-        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
-    }
-    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
-        for (size_t c = 0; c < 2; c++) {
-            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
-            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
-        }
-    for (size_t c = 0; c < 4; c++) {
-        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
-        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
-    }
+/* 8 rows of 8 words: r[c] becomes column c of them. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn)(__m256 r[8]) {
+/* columns 0, 1 and 4, 5 of two rows, and 2, 3 and 6, 7; columns c and c + 4 of four */
+#define SAEI_PAIR(a, b)                                                                            \
+    __m256 lo##a = _mm256_unpacklo_ps(r[a], r[b]), hi##a = _mm256_unpackhi_ps(r[a], r[b]);
+#define SAEI_QUAD(a, b)                                                                            \
+    __m256 q0##a = _mm256_shuffle_ps(lo##a, lo##b, 0x44);                                          \
+    __m256 q1##a = _mm256_shuffle_ps(lo##a, lo##b, 0xEE);                                          \
+    __m256 q2##a = _mm256_shuffle_ps(hi##a, hi##b, 0x44);                                          \
+    __m256 q3##a = _mm256_shuffle_ps(hi##a, hi##b, 0xEE);
+#define SAEI_HALVES(c)                                                                             \
+    r[c] = _mm256_permute2f128_ps(q##c##0, q##c##4, 0x20);                                         \
+    r[c + 4] = _mm256_permute2f128_ps(q##c##0, q##c##4, 0x31);
+    SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
+    SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
+    SAEI_HALVES(0) SAEI_HALVES(1) SAEI_HALVES(2) SAEI_HALVES(3)
+#undef SAEI_PAIR
+#undef SAEI_QUAD
+#undef SAEI_HALVES
 }
 
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
@@ -7704,11 +7758,15 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
     for (; c + 8 <= n; c += 8)
         for (size_t half = 0; half < 16; half += 8) {
             __m256 r[8];
-            SAEI_FN(saei_transpose_8)(at + half, c, r);
-            for (size_t i = 0; i < 8; i++) {
-                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
-                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
-            }
+#define SAEI_READ(i) r[i] = _mm256_loadu_ps(at[half + i] + c);
+#define SAEI_PUT(i)                                                                                \
+    sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));                                           \
+    _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            SAEI_EIGHT(SAEI_READ)
+            SAEI_FN(saei_turn)(r);
+            SAEI_EIGHT(SAEI_PUT)
+#undef SAEI_READ
+#undef SAEI_PUT
         }
     _mm256_storeu_ps(lane, sum);
     for (size_t i = 0; i < 8; i++) bad += lane[i];
@@ -7813,74 +7871,46 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
-    }
 }
 
-/* 8 rows of 8 words at a time, transposed in registers; a word of BF16 is two weights. */
-static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
-                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 16 : 8;
-    const __m256i upper = _mm256_set1_epi32((int)0xFFFF0000u);
-    const unsigned char *row[SAEI_PANEL];
-    size_t k = 0;
-    for (size_t j = 0; j < SAEI_PANEL; j++)
-        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-    for (; k + piece <= dim; k += piece)
-        for (size_t j = 0; j < SAEI_PANEL; j += 8) {
-            float half[64], *to = out + k * SAEI_PANEL + j;
-            const float *at[8];
-            __m256 r[8];
-            for (size_t i = 0; i < 8; i++) {
-                const unsigned char *weights = row[j + i] + k * size;
-                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
-                at[i] = dtype == SAE_F16 ? half + 8 * i : (const float *)(const void *)weights;
-                if (dtype == SAE_F16)
-                    _mm256_storeu_ps(half + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(
-                                                       (const __m128i *)(const void *)weights)));
-            }
-            SAEI_FN(saei_transpose_8)(at, 0, r);
-            if (dtype == SAE_BF16)
-                for (size_t c = 0; c < 8; c++, to += 2 * SAEI_PANEL) {
-                    __m256i pair = _mm256_castps_si256(r[c]);
-                    _mm256_storeu_ps(to, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
-                    _mm256_storeu_ps(to + SAEI_PANEL,
-                                     _mm256_castsi256_ps(_mm256_and_si256(pair, upper)));
-                }
-            else
-                for (size_t c = 0; c < 8; c++, to += SAEI_PANEL) _mm256_storeu_ps(to, r[c]);
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
         }
-    if (k < dim)
-        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
-                                 out + k * SAEI_PANEL);
+        out[j] = s;
+    }
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -8176,11 +8206,216 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vsqrt
 #undef saei_vsum
 
+/* ---- src/kernels/end_target.inl ---- */
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
+
+#endif /* SAEI_X86 */
+
+/* ==== >>kernels: AVX2, weights of any type ====================== src/kernels/avx2_widen.h ==== */
+#if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx2.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,popcnt,bmi")
+#endif
+#define SAEI_FN(name) name##_avx2
+
+/* ---- src/kernels/names.inl ---- */
+
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+static inline __m256 SAEI_FN(saei_words)(const unsigned char *p) {
+    return _mm256_loadu_ps((const float *)(const void *)p);
+}
+/* The 32 numbers of a Q8_0 block of 8 rows: r[c] has words c. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
+    const unsigned char *const row[8], size_t at, __m256 r[8]) {
+#define SAEI_READ(i) r[i] = SAEI_FN(saei_words)(row[i] + at + 2);
+    SAEI_EIGHT(SAEI_READ)
+    SAEI_FN(saei_turn)(r);
+#undef SAEI_READ
+}
+static inline __m256 SAEI_FN(saei_low)(__m256 pair) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
+}
+static inline __m256 SAEI_FN(saei_high)(__m256 pair) {
+    return _mm256_and_ps(pair, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xFFFF0000u)));
+}
+/* The signed byte b of each word as a float. */
+__attribute__((always_inline)) static inline __m256 SAEI_FN(saei_byte)(__m256 words, int b) {
+    __m256i top = _mm256_slli_epi32(_mm256_castps_si256(words), 24 - 8 * b);
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24));
+}
+
+#define SAEI_WIDE __m256
+#define SAEI_LANES 8
+#define SAEI_ALL SAEI_EIGHT
+#define SAEI_HALF SAEI_FN(saei_half_8)
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_MUL _mm256_mul_ps
+#define SAEI_FMA _mm256_fmadd_ps
+
+/* ---- src/kernels/widen.inl ---- */
+
+/* The kernels widen_panel and stream: a vector of rows at a time, transposed in registers by words. A
+   word of BF16 is two weights of a row, one of Q8_0 four; halves are widened first. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_pieces)(
+    bool product, sae_dtype dtype, const unsigned char *from, ptrdiff_t step, size_t count,
+    size_t dim, ptrdiff_t ahead, const float *x, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+/* Groups of rows in turn at each k: their chains of FMAs go on side by side. */
+#define SAEI_BEGIN(piece, bytes)                                                                   \
+    for (; k + piece <= dim; k += piece)                                                           \
+        for (size_t j = 0; j < count; j += SAEI_LANES) {                                           \
+            const unsigned char *const *row = rows + j;                                            \
+            const size_t at = bytes;                                                               \
+            float *to = out + k * SAEI_PANEL + j;                                                  \
+            SAEI_WIDE r[SAEI_LANES], s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);
+#define SAEI_END                                                                                   \
+            if (product) SAEI_STORE(out + j, s);                                                   \
+        }
+#define SAEI_USE(c, weights)                                                                       \
+    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
+    else SAEI_STORE(to + (c) * SAEI_PANEL, weights);
+#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+#define SAEI_WORDS(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
+#define SAEI_ONE(c) SAEI_USE(c, r[c])
+#define SAEI_PAIR(c) SAEI_USE(2 * c, SAEI_FN(saei_low)(r[c])) SAEI_USE(2 * c + 1, SAEI_FN(saei_high)(r[c]))
+    if (dtype == SAE_F32) {
+        SAEI_BEGIN(SAEI_LANES, 4 * k)
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_WORDS)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_ONE)
+        SAEI_END
+    } else if (dtype == SAE_BF16) {
+        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_WORDS)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_PAIR)
+        SAEI_END
+    } else if (dtype == SAE_F16) {
+/* both halves of a cache line while it is there */
+#define SAEI_READ(i)                                                                               \
+    r[i] = SAEI_HALF(row[i] + at);                                                                 \
+    q[i] = SAEI_HALF(row[i] + at + 2 * SAEI_LANES);
+#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
+        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+            SAEI_WIDE q[SAEI_LANES];
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_READ)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_ONE)
+            SAEI_FN(saei_turn)(q);
+            SAEI_ALL(SAEI_OTHER)
+        SAEI_END
+    } else if (dtype == SAE_Q8_0) {
+#define SAEI_SCALE(i) memcpy(scale + 2 * i, row[i] + at, 2);
+#define SAEI_FOUR(c) SAEI_BYTE(c, 0) SAEI_BYTE(c, 1) SAEI_BYTE(c, 2) SAEI_BYTE(c, 3)
+#define SAEI_BYTE(c, b) SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_FN(saei_byte)(r[c], b)))
+        SAEI_BEGIN(32, k / 32 * 34)
+            unsigned char scale[2 * SAEI_LANES];
+            SAEI_WIDE d;
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_SCALE)
+            d = SAEI_HALF(scale);
+            SAEI_FN(saei_turn_blocks)(row, at, r);
+            SAEI_EIGHT(SAEI_FOUR)
+        SAEI_END
+    }
+    if (k == dim) return;
+    from += saei_dtype_bytes(dtype, k);
+    if (product)
+        SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim - k, 0, x + k, true, out);
+    else SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim - k, 0, out + k * SAEI_PANEL);
+#undef SAEI_BEGIN
+#undef SAEI_END
+#undef SAEI_USE
+#undef SAEI_FETCH
+#undef SAEI_WORDS
+#undef SAEI_ONE
+#undef SAEI_PAIR
+#undef SAEI_READ
+#undef SAEI_OTHER
+#undef SAEI_SCALE
+#undef SAEI_FOUR
+#undef SAEI_BYTE
+}
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_pieces)(false, dtype, from, step, count, dim, ahead, NULL, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    if (!add) memset(out, 0, SAEI_PANEL * sizeof *out);
+    SAEI_FN(saei_pieces)(true, dtype, from, step, count, dim, ahead, x, out);
+}
+#undef SAEI_WIDE
+#undef SAEI_LANES
+#undef SAEI_ALL
+#undef SAEI_HALF
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_MUL
+#undef SAEI_FMA
+
+/* ---- src/kernels/end.inl ---- */
+
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+/* ---- src/kernels/end_target.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
 #endif /* SAEI_X86 */
 
 /* ==== >>kernels: AVX-512 ============================================ src/kernels/avx512.h ==== */
@@ -8248,20 +8483,15 @@ static double saei_vsum(saei_v a) {
     return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* 16 rows of 16 words: r[c] becomes column c of them. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn)(saei_v r[16]) {
+#define SAEI_QUADS(X) X(0) X(1) X(2) X(3)
 /* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
 #define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, r[4 * q], r[4 * q + 1]));     \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, r[4 * q], r[4 * q + 1]));     \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, r[4 * q + 2], r[4 * q + 3])); \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, r[4 * q + 2], r[4 * q + 3])); \
     saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
     saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
     saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
@@ -8278,16 +8508,24 @@ __attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
         r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
         r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
     }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUADS(SAEI_QUAD)
     SAEI_QUARTERS(w, 0)
     SAEI_QUARTERS(x, 1)
     SAEI_QUARTERS(y, 2)
     SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
+#undef SAEI_QUADS
 #undef SAEI_QUAD
 #undef SAEI_QUARTERS
+}
+
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_READ(i) r[i] = saei_vload(at[i] + k);
+    SAEI_SIXTEEN(SAEI_READ)
+    SAEI_FN(saei_turn)(r);
+#undef SAEI_READ
 }
 
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
@@ -8413,35 +8651,45 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -9014,42 +9262,174 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #define saei_vsqrt SAEI_FN(saei_vsqrt)
 #define saei_vsum SAEI_FN(saei_vsum)
 
-/* 16 rows of 16 words at a time, transposed in registers; a word of BF16 is two weights. */
-static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
-                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 32 : 16;
-    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000u);
-    const unsigned char *row[SAEI_PANEL];
+static inline saei_v SAEI_FN(saei_words)(const unsigned char *p) {
+    return saei_vload((const float *)(const void *)p);
+}
+/* The 32 numbers of a Q8_0 block of 16 rows: r[c] has words c. As AVX2 does it with 8 rows, in both
+   halves of a register. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
+    const unsigned char *const row[16], size_t at, saei_v r[16]) {
+#define SAEI_BLOCK(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at + 2))
+#define SAEI_READ(c, i)                                                                            \
+    r[c] = _mm512_castsi512_ps(_mm512_maskz_inserti64x4(                                           \
+        0xFF, _mm512_castsi256_si512(SAEI_BLOCK(i)), SAEI_BLOCK(i + 4), 1));
+#define SAEI_PAIR(a, b)                                                                            \
+    saei_v lo##a = _mm512_maskz_unpacklo_ps(0xFFFF, r[a], r[b]);                                   \
+    saei_v hi##a = _mm512_maskz_unpackhi_ps(0xFFFF, r[a], r[b]);
+#define SAEI_QUAD(a, b)                                                                            \
+    saei_v q0##a = _mm512_maskz_shuffle_ps(0xFFFF, lo##a, lo##b, 0x44);                            \
+    saei_v q1##a = _mm512_maskz_shuffle_ps(0xFFFF, lo##a, lo##b, 0xEE);                            \
+    saei_v q2##a = _mm512_maskz_shuffle_ps(0xFFFF, hi##a, hi##b, 0x44);                            \
+    saei_v q3##a = _mm512_maskz_shuffle_ps(0xFFFF, hi##a, hi##b, 0xEE);
+#define SAEI_QUARTERS(c)                                                                           \
+    r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, q##c##0, q##c##4, 0x88);                             \
+    r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, q##c##0, q##c##4, 0xDD);
+    SAEI_READ(0, 0) SAEI_READ(1, 1) SAEI_READ(2, 2) SAEI_READ(3, 3)
+    SAEI_READ(4, 8) SAEI_READ(5, 9) SAEI_READ(6, 10) SAEI_READ(7, 11)
+    SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
+    SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
+    SAEI_QUARTERS(0) SAEI_QUARTERS(1) SAEI_QUARTERS(2) SAEI_QUARTERS(3)
+#undef SAEI_BLOCK
+#undef SAEI_READ
+#undef SAEI_PAIR
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+static inline saei_v SAEI_FN(saei_low)(saei_v pair) {
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(pair), 16));
+}
+static inline saei_v SAEI_FN(saei_high)(saei_v pair) {
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_castps_si512(pair), _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+/* The signed byte b of each word as a float. */
+__attribute__((always_inline)) static inline saei_v SAEI_FN(saei_byte)(saei_v words, int b) {
+    __m512i top = _mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(words),
+                                          (unsigned)(24 - 8 * b));
+    return _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_maskz_srai_epi32(0xFFFF, top, 24));
+}
+
+#define SAEI_WIDE saei_v
+#define SAEI_LANES 16
+#define SAEI_ALL SAEI_SIXTEEN
+#define SAEI_HALF saei_vhalf
+#define SAEI_LOAD saei_vload
+#define SAEI_STORE saei_vstore
+#define SAEI_SET saei_vset
+#define SAEI_MUL saei_vmul
+#define SAEI_FMA saei_vfma
+
+/* ---- src/kernels/widen.inl ---- */
+
+/* The kernels widen_panel and stream: a vector of rows at a time, transposed in registers by words. A
+   word of BF16 is two weights of a row, one of Q8_0 four; halves are widened first. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_pieces)(
+    bool product, sae_dtype dtype, const unsigned char *from, ptrdiff_t step, size_t count,
+    size_t dim, ptrdiff_t ahead, const float *x, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
     size_t k = 0;
     for (size_t j = 0; j < SAEI_PANEL; j++)
-        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-    for (; k + piece <= dim; k += piece)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            float half[256], *to = out + k * SAEI_PANEL + j;
-            const float *at[16];
-            saei_v r[16];
-            for (size_t i = 0; i < 16; i++) {
-                const unsigned char *weights = row[j + i] + k * size;
-                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
-                at[i] = dtype == SAE_F16 ? half + 16 * i : (const float *)(const void *)weights;
-                if (dtype == SAE_F16) saei_vstore(half + 16 * i, saei_vhalf(weights));
-            }
-            SAEI_FN(saei_transpose)(at, 0, r);
-            if (dtype == SAE_BF16)
-                for (size_t c = 0; c < 16; c++, to += 2 * SAEI_PANEL) {
-                    __m512i pair = _mm512_castps_si512(r[c]);
-                    saei_vstore(to, _mm512_castsi512_ps(
-                                        _mm512_maskz_slli_epi32(0xFFFF, pair, 16)));
-                    saei_vstore(to + SAEI_PANEL,
-                                _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
-                }
-            else
-                for (size_t c = 0; c < 16; c++, to += SAEI_PANEL) saei_vstore(to, r[c]);
+        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+/* Groups of rows in turn at each k: their chains of FMAs go on side by side. */
+#define SAEI_BEGIN(piece, bytes)                                                                   \
+    for (; k + piece <= dim; k += piece)                                                           \
+        for (size_t j = 0; j < count; j += SAEI_LANES) {                                           \
+            const unsigned char *const *row = rows + j;                                            \
+            const size_t at = bytes;                                                               \
+            float *to = out + k * SAEI_PANEL + j;                                                  \
+            SAEI_WIDE r[SAEI_LANES], s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);
+#define SAEI_END                                                                                   \
+            if (product) SAEI_STORE(out + j, s);                                                   \
         }
-    if (k < dim)
-        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
-                                 out + k * SAEI_PANEL);
+#define SAEI_USE(c, weights)                                                                       \
+    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
+    else SAEI_STORE(to + (c) * SAEI_PANEL, weights);
+#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+#define SAEI_WORDS(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
+#define SAEI_ONE(c) SAEI_USE(c, r[c])
+#define SAEI_PAIR(c) SAEI_USE(2 * c, SAEI_FN(saei_low)(r[c])) SAEI_USE(2 * c + 1, SAEI_FN(saei_high)(r[c]))
+    if (dtype == SAE_F32) {
+        SAEI_BEGIN(SAEI_LANES, 4 * k)
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_WORDS)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_ONE)
+        SAEI_END
+    } else if (dtype == SAE_BF16) {
+        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_WORDS)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_PAIR)
+        SAEI_END
+    } else if (dtype == SAE_F16) {
+/* both halves of a cache line while it is there */
+#define SAEI_READ(i)                                                                               \
+    r[i] = SAEI_HALF(row[i] + at);                                                                 \
+    q[i] = SAEI_HALF(row[i] + at + 2 * SAEI_LANES);
+#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
+        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+            SAEI_WIDE q[SAEI_LANES];
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_READ)
+            SAEI_FN(saei_turn)(r);
+            SAEI_ALL(SAEI_ONE)
+            SAEI_FN(saei_turn)(q);
+            SAEI_ALL(SAEI_OTHER)
+        SAEI_END
+    } else if (dtype == SAE_Q8_0) {
+#define SAEI_SCALE(i) memcpy(scale + 2 * i, row[i] + at, 2);
+#define SAEI_FOUR(c) SAEI_BYTE(c, 0) SAEI_BYTE(c, 1) SAEI_BYTE(c, 2) SAEI_BYTE(c, 3)
+#define SAEI_BYTE(c, b) SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_FN(saei_byte)(r[c], b)))
+        SAEI_BEGIN(32, k / 32 * 34)
+            unsigned char scale[2 * SAEI_LANES];
+            SAEI_WIDE d;
+            SAEI_ALL(SAEI_FETCH)
+            SAEI_ALL(SAEI_SCALE)
+            d = SAEI_HALF(scale);
+            SAEI_FN(saei_turn_blocks)(row, at, r);
+            SAEI_EIGHT(SAEI_FOUR)
+        SAEI_END
+    }
+    if (k == dim) return;
+    from += saei_dtype_bytes(dtype, k);
+    if (product)
+        SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim - k, 0, x + k, true, out);
+    else SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim - k, 0, out + k * SAEI_PANEL);
+#undef SAEI_BEGIN
+#undef SAEI_END
+#undef SAEI_USE
+#undef SAEI_FETCH
+#undef SAEI_WORDS
+#undef SAEI_ONE
+#undef SAEI_PAIR
+#undef SAEI_READ
+#undef SAEI_OTHER
+#undef SAEI_SCALE
+#undef SAEI_FOUR
+#undef SAEI_BYTE
 }
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_pieces)(false, dtype, from, step, count, dim, ahead, NULL, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    if (!add) memset(out, 0, SAEI_PANEL * sizeof *out);
+    SAEI_FN(saei_pieces)(true, dtype, from, step, count, dim, ahead, x, out);
+}
+#undef SAEI_WIDE
+#undef SAEI_LANES
+#undef SAEI_ALL
+#undef SAEI_HALF
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_SET
+#undef SAEI_MUL
+#undef SAEI_FMA
 
 /* ---- src/kernels/end.inl ---- */
 
@@ -9980,7 +10360,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
-    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 128, /* of a linear layer's products */
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 256, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };
@@ -9990,8 +10370,8 @@ typedef struct saei_norm {
     float shift, divisor, scale;
 } saei_norm;
 
-/* What a block of rows needs; linear layers use all of product and panel. A context has one for
-   each thread; a call takes one that is free for the time of a block. */
+/* What a block of rows needs; linear layers use all of product, panel and value. A context has one
+   for each thread; a call takes one that is free for the time of a block. */
 struct saei_block {
     float product[SAEI_LINEAR_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_DEPTH * SAEI_PANEL];
     float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];
@@ -12466,19 +12846,24 @@ struct sae_linear {
     float *packed; /* [panels][inputs][48]; NULL: W is read where it lies */
     sae_dtype dtype;
     const unsigned char *data;
-    ptrdiff_t output_step, input_step; /* bytes from one weight to the next */
+    bool columns;   /* rows of W^T lie in one piece, those of W do not */
+    ptrdiff_t unit; /* bytes of a weight or block, and from one to the next: */
+    ptrdiff_t output_step, input_step;
 };
 
 /* Memory of a part: a context's block, or where none is free less on the stack. */
-enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8 };
+enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8,
+       SAEI_LINEAR_GROUP = 16, SAEI_LINEAR_BLOCK = 256 };
 typedef struct saei_linear_small {
     float product[SAEI_LINEAR_FEW_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_FEW_DEPTH * SAEI_PANEL];
+    float group[SAEI_LINEAR_GROUP * SAEI_LINEAR_FEW_DEPTH];
 } saei_linear_small;
 
 typedef struct saei_linear_room {
     size_t rows, depth;
     float *product; /* [rows][48] */
     float *panel;   /* [depth][48] */
+    float *group;   /* [16][depth]: rows of weights */
 } saei_linear_room;
 
 typedef struct saei_linear_task {
@@ -12544,30 +12929,44 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     return SAE_OK;
 }
 
+/* Bytes from one weight (of block types: block) of dimension i to the next. */
+static ptrdiff_t saei_linear_stride(const sae_tensor *W, int i) {
+    const ptrdiff_t unit = (ptrdiff_t)sae_dtype_size(W->dtype);
+    const int64_t block = (int64_t)sae_dtype_block(W->dtype);
+    if (block > 1 ? i == 1 : W->shape[i] == 1) return unit;
+    return (ptrdiff_t)(W->stride[i] / block) * unit;
+}
+
 SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
                                             const float *bias, bool transposed, sae_linear **out) {
     static const char who[] = "sae_linear_create_tensor";
     const int of_output = transposed ? 1 : 0, of_input = 1 - of_output;
-    ptrdiff_t size;
+    size_t block;
     sae_linear *l;
     if (!ctx || !W || !out || !W->data || W->ndim != 2 || !W->shape[0] || !W->shape[1]
         || W->shape[0] > SIZE_MAX / W->shape[1] / sizeof(double))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: W has %zu dimensions of %llu by %llu, W, its data and out may not be "
+                         "%s: W has %zu dimensions of %llu by %llu; W, its data and out may not be "
                          "NULL, allowed are 2 from 1", who, W ? W->ndim : 0,
                          W ? (unsigned long long)W->shape[0] : 0,
                          W ? (unsigned long long)W->shape[1] : 0);
-    if (W->dtype > SAE_F64)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "%s: W is %s, allowed are F32, F16, BF16 and F64", who,
-                         sae_dtype_name(W->dtype));
+    block = sae_dtype_block(W->dtype);
+    if (W->dtype > SAE_F64 && block == 1)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: W is %s, allowed are F32, F16, BF16, F64 "
+                         "and types of blocks", who, sae_dtype_name(W->dtype));
+    if (W->shape[1] % block || (block > 1 && W->stride[1] != 1) || W->stride[0] % (int64_t)block)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: W of %s has %llu elements a row and strides of "
+                         "%lld and %lld, allowed are blocks of %zu one after the other", who,
+                         sae_dtype_name(W->dtype), (unsigned long long)W->shape[1],
+                         (long long)W->stride[0], (long long)W->stride[1], block);
     SAEI_TRY(saei_linear_new(ctx, who, bias, (size_t)W->shape[of_input],
                              (size_t)W->shape[of_output], &l));
-    size = (ptrdiff_t)sae_dtype_size(W->dtype);
     l->dtype = W->dtype == SAE_DTYPE_DEFAULT ? SAE_F32 : W->dtype;
     l->data = (const unsigned char *)W->data;
-    l->output_step = l->outputs > 1 ? (ptrdiff_t)W->stride[of_output] * size : size;
-    l->input_step = l->inputs > 1 ? (ptrdiff_t)W->stride[of_input] * size : size;
+    l->unit = (ptrdiff_t)sae_dtype_size(l->dtype);
+    l->output_step = saei_linear_stride(W, of_output);
+    l->input_step = saei_linear_stride(W, of_input);
+    l->columns = block > 1 ? transposed : l->output_step == l->unit && l->input_step != l->unit;
     *out = l;
     return SAE_OK;
 }
@@ -12581,48 +12980,74 @@ SAE_API void sae_linear_destroy(sae_linear *linear) {
 
 /* ---- apply ---- */
 
-/* Whether rows of W^T lie in one piece and there is a kernel for them. */
-static bool saei_linear_by_columns(const sae_linear *l) {
-    const ptrdiff_t size = (ptrdiff_t)sae_dtype_size(l->dtype);
-    return !l->packed && l->output_step == size && l->input_step != size && l->dtype != SAE_F64;
+/* Whether there are kernels for the type. */
+static bool saei_linear_kernel(sae_dtype dtype) {
+    return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_Q8_0;
 }
 
-/* out[0..dim)[48] = the weights of a panel from input k on as floats. */
-static void saei_linear_widen(const sae_linear *l, size_t panel, size_t k, size_t dim,
-                              ptrdiff_t ahead, float *out) {
-    const saei_kernels *kernels = l->ctx->kernels;
-    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-    const size_t size = sae_dtype_size(l->dtype);
-    const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step
-                                + (ptrdiff_t)k * l->input_step;
-    const bool kernel = l->input_step == (ptrdiff_t)size && l->dtype != SAE_F64;
-    if (kernel) {
-        kernels->widen_panel(l->dtype, from, l->output_step, count, dim, ahead, out);
+/* Elements first .. first + n of weights that are `step` bytes apart, or of blocks that are. */
+static void saei_linear_piece(const sae_linear *l, const unsigned char *from, ptrdiff_t step,
+                              size_t first, size_t n, float *out) {
+    const size_t block = sae_dtype_block(l->dtype);
+    if (block == 1) {
+        from += (ptrdiff_t)first * step;
+        if (step == l->unit && saei_linear_kernel(l->dtype))
+            l->ctx->kernels->widen(l->dtype, from, n, out);
+        else saei_convert_row(l->dtype, from, step, n, out);
         return;
     }
-    if (count < SAEI_PANEL) memset(out, 0, dim * SAEI_PANEL * sizeof *out);
-    if (saei_linear_by_columns(l)) {
-        for (size_t i = 0; i < dim; i++, from += l->input_step) {
-            for (size_t c = 0; c < count * size; c += 64)
-                SAEI_PREFETCH(from + ahead + c);
-            kernels->widen(l->dtype, from, count, out + i * SAEI_PANEL);
-        }
-    } else {
-        for (size_t j = 0; j < count; j++, from += l->output_step) {
-            float row[SAEI_LINEAR_DEPTH];
-            saei_convert_row(l->dtype, from, l->input_step, dim, row);
-            for (size_t i = 0; i < dim; i++) out[i * SAEI_PANEL + j] = row[i];
-        }
+    for (size_t end = first + n; first < end;) {
+        float whole[SAEI_LINEAR_BLOCK];
+        const size_t skip = first % block, some = saei_min(block - skip, end - first);
+        float *to = some == block ? out : whole;
+        saei_dtype_row_to_f32(l->dtype, from, first - skip, block, to);
+        if (to == whole) memcpy(out, whole + skip, some * sizeof *out);
+        first += some;
+        out += some;
     }
 }
 
-/* How far behind the weights of a panel at k lie those that are wanted next, the end of a part
-   being `end`. */
-static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t end, size_t k,
-                                   size_t depth) {
-    if (k + depth < l->inputs) return (ptrdiff_t)depth * l->input_step;
-    if (panel >= end) return 0;
-    return SAEI_PANEL * l->output_step - (ptrdiff_t)k * l->input_step;
+/* room->panel [dim][48] = the weights of a panel from input k on as floats. */
+static void saei_linear_widen(const sae_linear *l, const saei_linear_room *room, size_t panel,
+                              size_t k, size_t dim, ptrdiff_t ahead) {
+    const saei_kernels *kernels = l->ctx->kernels;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const unsigned char *from = l->data;
+    if (count < SAEI_PANEL) memset(room->panel, 0, dim * SAEI_PANEL * sizeof(float));
+    if (l->columns) {
+        from += (ptrdiff_t)k * l->input_step;
+        for (size_t i = 0; i < dim; i++, from += l->input_step) {
+            const unsigned char *at = from + saei_dtype_bytes(l->dtype, first) + ahead;
+            for (size_t c = 0; c < saei_dtype_bytes(l->dtype, count); c += 64) SAEI_PREFETCH(at + c);
+            saei_linear_piece(l, from, l->unit, first, count, room->panel + i * SAEI_PANEL);
+        }
+        return;
+    }
+    from += (ptrdiff_t)first * l->output_step;
+    if (l->input_step == l->unit && saei_linear_kernel(l->dtype)) {
+        kernels->widen_panel(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step, count,
+                             dim, ahead, room->panel);
+        return;
+    }
+    for (size_t g = 0; g < count; g += SAEI_LINEAR_GROUP) {
+        const size_t rows = saei_min(SAEI_LINEAR_GROUP, count - g);
+        for (size_t j = 0; j < rows; j++, from += l->output_step)
+            saei_linear_piece(l, from, l->input_step, k, dim, room->group + j * room->depth);
+        kernels->widen_panel(SAE_F32, (const unsigned char *)room->group,
+                             (ptrdiff_t)(room->depth * sizeof(float)), rows, dim, 0,
+                             room->panel + g);
+    }
+}
+
+/* How far behind the weights of a panel at k lie those that are wanted next: its next ones, or the
+   first of the panel `next`, below `end`, the end of a part. */
+static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t next, size_t end,
+                                   size_t k, size_t dim) {
+    const ptrdiff_t unit = l->input_step, inputs = (ptrdiff_t)(dim / sae_dtype_block(l->dtype));
+    if (k + dim < l->inputs) return inputs * unit;
+    if (next >= end) return 0;
+    return (ptrdiff_t)((next - panel) * SAEI_PANEL) * l->output_step
+           - (ptrdiff_t)(k / sae_dtype_block(l->dtype)) * unit;
 }
 
 /* product [rows][48] = x W^T of a panel's inputs from k on, or + that. */
@@ -12641,33 +13066,49 @@ static void saei_linear_product(const saei_linear_task *t, size_t r0, size_t row
     }
 }
 
-/* y of some rows and of the panels from `panel` to `end`, as many at once as there is room for
-   where their weights share cache lines. */
+/* The same from where the weights lie. */
+static void saei_linear_step(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                             size_t rows, size_t panel, size_t k, size_t dim, ptrdiff_t ahead,
+                             float *product) {
+    const sae_linear *l = t->linear;
+    if (l->packed) {
+        const float *weights = l->packed + (panel * l->inputs + k) * SAEI_PANEL;
+        saei_linear_product(t, r0, rows, k, dim, weights, product);
+    } else if (rows == 1 && !l->columns && l->input_step == l->unit
+               && saei_linear_kernel(l->dtype)) {
+        const size_t first = panel * SAEI_PANEL;
+        const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step;
+        l->ctx->kernels->stream(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step,
+                                saei_min(SAEI_PANEL, l->outputs - first), dim, ahead,
+                                t->x + r0 * l->inputs + k, k > 0, product);
+    } else {
+        saei_linear_widen(l, room, panel, k, dim, ahead);
+        saei_linear_product(t, r0, rows, k, dim, room->panel, product);
+    }
+}
+
+/* y of some rows and of the panels from `panel` to `end`: by columns as many at once as there is
+   room for, as their weights share cache lines. */
 static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
                                size_t rows, size_t panel, size_t end) {
     const sae_linear *l = t->linear;
     const size_t height = saei_ceil_div(rows, SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
-    const size_t most = saei_linear_by_columns(l) ? room->rows / height : 1;
+    const size_t most = l->columns ? room->rows / height : 1;
     for (size_t next; panel < end; panel = next) {
         next = saei_min(panel + most, end);
-        for (size_t k = 0; k < l->inputs; k += room->depth) {
-            const size_t dim = saei_min(room->depth, l->inputs - k);
-            for (size_t p = panel; p < next; p++) {
-                const float *weights = room->panel;
-                if (l->packed) weights = l->packed + (p * l->inputs + k) * SAEI_PANEL;
-                else
-                    saei_linear_widen(l, p, k, dim, saei_linear_ahead(l, p + most, end, k, dim),
-                                      room->panel);
-                saei_linear_product(t, r0, rows, k, dim, weights,
-                                    room->product + (p - panel) * height * SAEI_PANEL);
-            }
+        for (size_t k = 0, dim; k < l->inputs; k += dim) {
+            dim = saei_min(room->depth, l->inputs - k);
+            for (size_t p = panel; p < next; p++)
+                saei_linear_step(t, room, r0, rows, p, k, dim,
+                                 saei_linear_ahead(l, p, p + most, end, k, dim),
+                                 room->product + (p - panel) * height * SAEI_PANEL);
         }
         for (size_t p = panel; p < next; p++)
             for (size_t r = 0; r < rows; r++) {
-                const float *product = room->product + ((p - panel) * height + r) * SAEI_PANEL;
-                const size_t first = p * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-                l->ctx->kernels->axpy(count, 1, product, l->bias + first,
-                                      t->y + (r0 + r) * l->outputs + first);
+                const size_t first = p * SAEI_PANEL;
+                l->ctx->kernels->axpy(saei_min(SAEI_PANEL, l->outputs - first), 1,
+                                      room->product + ((p - panel) * height + r) * SAEI_PANEL,
+                                      l->bias + first, t->y + (r0 + r) * l->outputs + first);
             }
     }
 }
@@ -12675,21 +13116,20 @@ static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room
 static void saei_linear_part(void *arg, size_t part) {
     saei_linear_task *t = (saei_linear_task *)arg;
     const sae_linear *l = t->linear;
-    const size_t groups = saei_ceil_div(l->panels, t->panels);
+    const size_t groups = saei_ceil_div(l->panels, t->panels), group = part % groups;
     const size_t end = saei_part_end(part / groups, t->rows, t->n);
-    const size_t first = part % groups * t->panels, last = saei_part_end(part % groups, t->panels, l->panels);
     saei_block *block = saei_block_take(l->ctx);
     saei_linear_small small;
     saei_linear_room room = { SAEI_LINEAR_FEW_ROWS, SAEI_LINEAR_FEW_DEPTH, small.product,
-                              small.panel };
-    saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, NULL, NULL };
+                              small.panel, small.group };
     if (block) {
-        large.product = block->product;
-        large.panel = block->panel;
+        saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, block->product,
+                                   block->panel, block->value };
         room = large;
     }
     for (size_t r = part / groups * t->rows; r < end; r += room.rows)
-        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), first, last);
+        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), group * t->panels,
+                           saei_part_end(group, t->panels, l->panels));
     saei_block_leave(block);
 }
 

@@ -201,6 +201,7 @@ extern "C" {
 #include "kernels/portable.h"
 #include "kernels/neon.h"
 #include "kernels/avx2.h"
+#include "kernels/avx2_widen.h"
 #include "kernels/avx512.h"
 #include "kernels/avx512_encode.h"
 #include "kernels/avx512_widen.h"

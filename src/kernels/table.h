@@ -16,6 +16,11 @@
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
+/* X of the numbers below 8 and 16: what an array's loop would do in memory stays in registers. */
+#define SAEI_EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_SIXTEEN(X)                                                                            \
+    SAEI_EIGHT(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
     float inverse;      /* 0: q is all zeros; negative: the row has no finite, sane norm */
@@ -33,12 +38,15 @@ typedef struct saei_quantized {
       bool add, float *out))                                                                       \
     /* out[0..48) of one row likewise */                                                           \
     X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
-    /* n elements of type F32, F16 or BF16, at any address, as floats; and out[k][48] = element k  \
-       of 48 rows of them, which are `step` bytes apart, k < dim, from row `count` on the last of  \
-       them again. What lies `ahead` bytes behind each is fetched meanwhile. */                    \
-    X(set, void, widen, (sae_dtype dtype, const void *from, size_t n, float *out))                 \
+    /* Weights of type F32, F16, BF16 or Q8_0 (n and dim: whole blocks), at any address. n that lie \
+       together, as floats; and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim; \
+       columns from count on are not specified. What lies `ahead` bytes behind is fetched. */      \
+    X(set, void, widen, (sae_dtype dtype, const unsigned char *from, size_t n, float *out))        \
     X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
       size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
+    /* tile_row of such a panel, which is not written */                                           \
+    X(set, void, stream, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,              \
+      size_t count, size_t dim, ptrdiff_t ahead, const float *x, bool add, float *out))            \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
     X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
       const float *M, size_t ld, bool add, float *out))                                            \
