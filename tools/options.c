@@ -201,7 +201,8 @@ int parse_options(int argc, char **argv, const option *options, size_t count, li
         if (o->kind == ONCE && *(const char **)o->value)
             return fail_usage("--%s is given twice: %s, %s", name, *(const char **)o->value, value);
         if (o->kind == TEXT || o->kind == ONCE) *(const char **)o->value = value;
-        if (o->kind == LIST) list_add((list *)o->value, value, (size_t)argc);
+        if (o->kind == LIST || o->kind == EACH)
+            list_add((list *)o->value, value, (size_t)argc);
         if ((o->kind == COUNT || o->kind == SIZE)
             && (!parse_count(value, (uint64_t *)o->value)
                 || (o->kind == SIZE && *(uint64_t *)o->value == 0)))

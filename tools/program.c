@@ -48,10 +48,19 @@ void warning(const char *format, ...) {
     fail("warning: %s", line);
 }
 
+void note(const char *format, ...) {
+    va_list args;
+    if (tool.quiet) return;
+    va_start(args, format);
+    say_line(format, args);
+    va_end(args);
+}
+
 /* A library message without the function's name: of "sae_train: steps is 0", "steps is 0". */
 const char *without_function(const char *message) {
     size_t n = strspn(message, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    bool ours = strncmp(message, "sae_", 4) == 0;
+    bool ours = strncmp(message, "sae_", 4) == 0 || strncmp(message, "features_", 9) == 0
+                || strncmp(message, "page_", 5) == 0;
     return ours && strncmp(message + n, ": ", 2) == 0 ? message + n + 2 : message;
 }
 
