@@ -20,7 +20,7 @@ endif
 EMU_TESTS := build/tests/test_emu build/tests/test_cuda
 BLAS_TESTS := build/worst/test_bits build/worst/test_screen $(if $(CBLAS),$(patsubst %,build/blas/test_%,\
                   bits golden ops screen session trainers))
-EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
+EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/llama_cpp.c,$(wildcard examples/*.c)))
 TOOL     := $(patsubst tools/%.c,build/tools/%.o,$(filter-out tools/demo.c,$(wildcard tools/*.c)))
 LM       := sae_lm.h
 TESTS    := $(patsubst tests/%.c,build/tests/%,$(wildcard tests/test_*.c)) $(EMU_TESTS) $(BLAS_TESTS)
@@ -29,7 +29,7 @@ COMPILE   = $(CC) $(CFLAGS) $(WARN) $(OPENMP)
 LINKED    = $(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LDFLAGS) -lm
 OBJECTS   = $(CC) $(CFLAGS) $(OPENMP) $(filter %.o,$^) -o $@ $(LDFLAGS) -lm
 
-.PHONY: all headers lib man install uninstall emu cuda test test-asan test-cuda test-peers demo bench bench-cuda bench-peers bench-load fuzz \
+.PHONY: all headers lib man install uninstall emu cuda llama test test-asan test-cuda test-peers demo bench bench-cuda bench-peers bench-load fuzz \
         lint lint-headers clean help
 
 all: build/sae build/demo build/bench $(EXAMPLES) ## the tool, the benchmark and the examples (the default)
@@ -59,6 +59,16 @@ build/embedded: examples/embedded.inc
 build/%: examples/%.c build/sae_h.o build/linked/sae.h
 	$(LINKED)
 
+# llama.cpp as the engine. LLAMA: its folder, with a build in LLAMA_BUILD; without, an installed libllama.
+LLAMA       ?=
+LLAMA_BUILD ?= $(LLAMA)/build
+LLAMA_FLAGS  = $(if $(LLAMA),-I$(LLAMA)/include -I$(LLAMA)/ggml/include -L$(LLAMA_BUILD)/bin \
+                   -Wl$(comma)-rpath$(comma)$(abspath $(LLAMA_BUILD)/bin))
+comma       := ,
+build/llama_cpp: examples/llama_cpp.c build/sae_h.o build/linked/sae.h
+	$(COMPILE) -Ibuild/linked $< build/sae_h.o -o $@ $(LLAMA_FLAGS) $(LDFLAGS) -lllama -lggml-base -lm
+llama: build/llama_cpp ## build/llama_cpp: llama.cpp as the engine; LLAMA=DIR names its folder
+
 # The tool and the demo. tools/tool.h says what each file is for.
 build/tools/%.o: tools/%.c sae.h $(LM) $(wildcard tools/*.h) Makefile | build/tools
 	$(COMPILE) -I. -Ibuild -c $< -o $@
@@ -83,7 +93,7 @@ build/bench: bench/bench.c sae.h $(LM) Makefile | build
 build/tests/test_features: build/page_html.h tools/sae_features.h tools/page.h
 
 # These call what is private (saei_*): each compiles sae.h once more, all others are linked.
-ALONE := $(patsubst %,build/tests/test_%,bits engine files formats fuzz_corpus io no_stdio screen trainers)
+ALONE := $(patsubst %,build/tests/test_%,bits engine files formats fuzz_corpus io linear no_stdio screen trainers)
 TEST_HEADERS := $(wildcard tests/*.h tests/fuzz/*.[ch]) $(LM)
 $(ALONE): build/tests/%: tests/%.c sae.h Makefile $(TEST_HEADERS) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm

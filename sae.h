@@ -356,7 +356,13 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 typedef enum sae_dtype {
     SAE_DTYPE_DEFAULT = 0, /* F32 */
     SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
-    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
+    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL,
+    /* GGUF's types of few bits: blocks of elements that share their scales (sae_dtype_block) */
+    SAE_Q4_0, SAE_Q4_1, SAE_Q5_0, SAE_Q5_1, SAE_Q8_0, SAE_Q2_K, SAE_Q3_K, SAE_Q4_K, SAE_Q5_K,
+    SAE_Q6_K, SAE_IQ4_NL, SAE_IQ4_XS, SAE_MXFP4,
+    /* and those that are known by name alone: their size is 0, their tensors have no data */
+    SAE_IQ1_S, SAE_IQ1_M, SAE_IQ2_XXS, SAE_IQ2_XS, SAE_IQ2_S, SAE_IQ3_XXS, SAE_IQ3_S, SAE_TQ1_0,
+    SAE_TQ2_0, SAE_NVFP4, SAE_OTHER
 } sae_dtype;
 
 /* Rows of activations wherever they lie. */
@@ -450,8 +456,11 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
 /* ==== >>api: dictionaries in full =================================== src/api/dictionary.h ==== */
 /* Parameters read and set, sizes, latents by number, control vectors. */
 
+/* Bytes of an element, or of a block of them; 0 where the type is known by name alone, or not. */
 SAE_API size_t sae_dtype_size(sae_dtype dtype);
-SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
+/* Elements of a block, 32 or 256; 1 of plain types (and where the size is 0). */
+SAE_API size_t sae_dtype_block(sae_dtype dtype);
+SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32", "Q4_K" */
 
 #define SAE_MAX_DIMS 8
 typedef struct sae_tensor {
@@ -462,7 +471,10 @@ typedef struct sae_tensor {
     int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
     const void *data;            /* the first element; little endian; need not be aligned */
 } sae_tensor;
-/* All elements as float32 in row-major order, out [product of shape]. */
+/* All elements as float32 in row-major order, out [product of shape]; NaN where the dtype's size is
+   0. Of block types the last dimension is a multiple of the block and its elements lie together;
+   element e of a row is in its block e / block, and a stride / block * size bytes further. Their
+   numbers are those of the gguf package (and of llama.cpp's plain C), bit for bit. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 
 /* All parameters, where they lie in dict, to be read: valid until dict is destroyed; their rows may
@@ -723,17 +735,22 @@ SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *na
 
 /* For programs that run a model and its dictionaries side by side (sae_lm.h does). */
 
-/* A linear layer, y = x W^T + bias. */
+/* A linear layer, y = x W^T + bias. bias [outputs] (NULL: none) is copied. */
 typedef struct sae_linear sae_linear;
-/* W [outputs,inputs] and bias [outputs] (NULL: none) are copied, W in the order in which the
-   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_ERR_INVALID,
-   SAE_ERR_OUT_OF_MEMORY. */
+/* W [outputs,inputs] is copied in the order in which the product reads it: outputs rounded up to
+   48, times inputs floats. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
+/* W stays where it is, in its own type, and must outlive *out: as floats it would take two to seven
+   times the memory. F32, F16, BF16 or F64 (rounded to float32), of any strides and at any address,
+   so a view of some rows will do. [outputs,inputs]; transposed: [inputs,outputs]. The same bits as
+   a copy's. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
+                                            const float *bias, bool transposed, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
-/* y [n,outputs] of x [n,inputs], which may not overlap; nothing is allocated. Each number is one
-   chain of fma over ascending inputs, the bias added last: its bits do not depend on n,
-   threads or instruction set. Errors: SAE_ERR_INVALID. */
+/* y [n,outputs] of x [n,inputs], which may not overlap. Any number of threads may call at once;
+   nothing is allocated. Each number is one chain of fma over ascending inputs, the bias added last:
+   its bits do not depend on n, threads or instruction set. Errors: SAE_ERR_INVALID. */
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y);
 
 /* fn(arg, part) for every part below parts, on as many threads as the context has, in any order. */
@@ -745,8 +762,8 @@ SAE_API void sae_context_parallel(sae_context *ctx, size_t parts,
 SAE_API sae_result sae_context_fail(sae_context *ctx, sae_result result, const char *format, ...)
     SAE_PRINTF(3, 4);
 
-/* A JSON file, read whole: UTF-8, depth 64, 2^20 values, no key twice in an object. Getters take
-   NULL, which is a value that is not there. */
+/* A JSON file, read whole: UTF-8, depth 64, 2^24 values, no key twice in an object. A value takes
+   40 bytes and its text. Getters take NULL, which is a value that is not there. */
 typedef struct sae_json sae_json;
 typedef enum sae_json_kind {
     SAE_JSON_NONE, SAE_JSON_NULL, SAE_JSON_BOOL, SAE_JSON_NUMBER, SAE_JSON_STRING, SAE_JSON_ARRAY,
@@ -758,7 +775,8 @@ SAE_API sae_result sae_json_open(sae_context *ctx, const char *path, sae_json **
 SAE_API void sae_json_close(sae_json *root);
 SAE_API sae_json_kind sae_json_kind_of(const sae_json *value);
 SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key); /* NULL: none */
-SAE_API size_t sae_json_count(const sae_json *value);           /* of an array's or object's */
+/* Children of an array or object; bytes of a string; else 0. */
+SAE_API size_t sae_json_count(const sae_json *value);
 SAE_API const sae_json *sae_json_first(const sae_json *value);  /* child; NULL: none */
 SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; NULL: none */
 SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
@@ -1883,6 +1901,7 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 #endif
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #define SAEI_X86 1
+#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__)
 #define SAEI_NEON 1
@@ -3247,31 +3266,138 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
 
 /* ==== >>json ============================================================= src/base/json.h ==== */
 
+/* Nodes stand in the order of the text: the first child of an array or object is the node behind
+   it. */
 struct sae_json {
     sae_json_kind type;
-    const char *key;               /* inside an object, else NULL; UTF-8, NUL-terminated */
-    const char *string;            /* STRING: UTF-8; NUMBER: its text */
-    double number;                 /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
-    int64_t integer;               /* where is_integer */
-    bool is_integer;
-    size_t count;                  /* children of ARRAY, OBJECT */
-    const struct sae_json *child; /* the first */
-    const struct sae_json *next;  /* sibling */
+    bool is_integer;    /* NUMBER: it is whole, and number has it exactly (up to 2^53) */
+    uint32_t next;      /* the sibling is so many nodes further; 0: there is none */
+    uint32_t count;     /* children of ARRAY, OBJECT; bytes of STRING */
+    const char *key;    /* inside an object, else NULL; NUL-terminated */
+    const char *string; /* STRING; NUMBER: its text, if it came from one; else NULL */
+    double number;      /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
 };
-/* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
-   of exactly that size: nodes | keys (room to sort the largest object's) | chars. */
+
+enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 24 };
+
+/* A tree is built in two passes over what it is made of: first nodes is NULL and it counts, then it
+   fills a block of exactly that size: nodes | chars. */
+typedef struct saei_json_tree {
+    sae_json *nodes;
+    char *chars;
+    size_t num_nodes, num_chars;
+    sae_json counted; /* while it counts, every node */
+} saei_json_tree;
+
+static const int64_t saei_json_most = (int64_t)1 << 53;
+
+/* A fresh node, the sibling that follows last (NULL: none does); NULL: there are too many. */
+static sae_json *saei_json_node(saei_json_tree *t, sae_json *last) {
+    sae_json *node = t->nodes ? t->nodes + t->num_nodes : &t->counted;
+    if (t->num_nodes == SAEI_JSON_NODES) return NULL;
+    if (t->nodes && last) last->next = (uint32_t)(node - last);
+    memset(node, 0, sizeof *node);
+    t->num_nodes++;
+    return node;
+}
+
+static void saei_json_put(saei_json_tree *t, const void *text, size_t size) {
+    if (t->chars && size) memcpy(t->chars + t->num_chars, text, size);
+    t->num_chars += size;
+}
+
+/* What was put since start, as a text. */
+static const char *saei_json_put_end(saei_json_tree *t, size_t start) {
+    saei_json_put(t, "", 1);
+    return t->chars ? t->chars + start : "";
+}
+
+/* In front of the root: whose memory it is. */
+enum { SAEI_JSON_FRONT = 16 };
+
+/* From counting to filling. */
+static sae_result saei_json_make(const sae_context *ctx, const char *name, saei_json_tree *t) {
+    size_t bytes, all;
+    char *block = NULL;
+    if (saei_mul(t->num_nodes, sizeof(sae_json), &bytes) && saei_add(bytes, t->num_chars, &all)
+        && saei_add(all, SAEI_JSON_FRONT, &all))
+        block = (char *)saei_alloc(ctx, all, 1);
+    if (!block)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu values", name,
+                         t->num_nodes);
+    memcpy(block, &ctx, sizeof ctx);
+    t->nodes = (sae_json *)(void *)(block + SAEI_JSON_FRONT);
+    t->chars = block + SAEI_JSON_FRONT + bytes;
+    t->num_nodes = t->num_chars = 0;
+    return SAE_OK;
+}
+
+/* ---- keys ---- */
+
+/* Room to see that no object has a key twice: for the largest. */
+typedef struct saei_json_keys {
+    uint64_t *slots; /* of which a power of two, four times the keys or less */
+    size_t most;     /* keys of the largest object so far */
+} saei_json_keys;
+
+static sae_result saei_json_keys_make(const sae_context *ctx, const char *name,
+                                      saei_json_keys *keys) {
+    keys->slots = (uint64_t *)saei_alloc(ctx, 4 * keys->most + 8, sizeof *keys->slots);
+    if (keys->slots) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for an object of %zu keys", name,
+                     keys->most);
+}
+
+static bool saei_json_key_less(const void *a, const void *b) {
+    return strcmp(((const sae_json *)a)->key, ((const sae_json *)b)->key) < 0;
+}
+
+/* The same by sorting, which no choice of keys makes slow. */
+static const char *saei_json_sorted_twice(const sae_json *object, saei_json_keys *keys) {
+    const void **sorted = (const void **)(void *)keys->slots;
+    size_t n = 0;
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) sorted[n++] = c;
+    saei_sort(sorted, n, saei_json_key_less);
+    for (size_t i = 1; i < n; i++) {
+        const char *key = ((const sae_json *)sorted[i])->key;
+        if (strcmp(((const sae_json *)sorted[i - 1])->key, key) == 0) return key;
+    }
+    return NULL;
+}
+
+/* A key that the object has twice, or NULL. A slot holds 32 bits of a key's hash above the distance
+   of its node from the object. */
+static const char *saei_json_twice(const sae_json *object, saei_json_keys *keys) {
+    size_t size = 8, steps = 0;
+    while (size < 2 * (size_t)object->count) size *= 2;
+    memset(keys->slots, 0, size * sizeof *keys->slots);
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) {
+        uint64_t hash = 0xcbf29ce484222325u, slot;
+        size_t at;
+        for (const char *k = c->key; *k; k++) hash = (hash ^ (unsigned char)*k) * 0x100000001b3u;
+        hash ^= hash >> 32;
+        for (at = (size_t)hash & (size - 1); (slot = keys->slots[at]) != 0;
+             at = (at + 1) & (size - 1)) {
+            if (slot >> 32 == (hash & 0xFFFFFFFFu)
+                && strcmp((object + (slot & 0xFFFFFFFFu))->key, c->key) == 0)
+                return c->key;
+            if (++steps > 16 * size) return saei_json_sorted_twice(object, keys);
+        }
+        keys->slots[at] = hash << 32 | (uint64_t)(c - object);
+    }
+    return NULL;
+}
+
+/* ---- from text ---- */
+
 typedef struct saei_json_parser {
     const sae_context *ctx;
     const char *name;
     const unsigned char *begin, *at, *end;
-    sae_json *nodes;
-    const void **keys;
-    char *chars;
-    size_t num_nodes, num_keys, num_chars;
+    saei_json_tree tree;
+    saei_json_keys keys;
     int depth;
 } saei_json_parser;
-
-enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 20 };
 
 static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
     size_t line = 1, column = 1;
@@ -3295,11 +3421,6 @@ static bool saei_json_word(saei_json_parser *p, const char *word) {
     return true;
 }
 
-static void saei_json_put(saei_json_parser *p, unsigned byte) {
-    if (p->chars) p->chars[p->num_chars] = (char)(unsigned char)byte;
-    p->num_chars++;
-}
-
 static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
     unsigned code = 0;
     if (p->end - p->at < 4) return false;
@@ -3318,10 +3439,12 @@ static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
 static sae_result saei_json_escape(saei_json_parser *p) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     unsigned code, low;
+    unsigned char text[4];
+    size_t n = 0;
     const char *simple = p->at < p->end && *p->at ? strchr(from, *p->at) : NULL;
     if (simple) {
         p->at++;
-        saei_json_put(p, (unsigned char)to[simple - from]);
+        saei_json_put(&p->tree, to + (simple - from), 1);
         return SAE_OK;
     }
     if (!saei_json_word(p, "u")) return saei_json_fail(p, "an unknown escape");
@@ -3334,116 +3457,122 @@ static sae_result saei_json_escape(saei_json_parser *p) {
         code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
     }
     if (code < 0x80) {
-        saei_json_put(p, code);
+        text[n++] = (unsigned char)code;
     } else {
         if (code < 0x800) {
-            saei_json_put(p, 0xC0 | code >> 6);
+            text[n++] = (unsigned char)(0xC0 | code >> 6);
         } else {
             if (code < 0x10000) {
-                saei_json_put(p, 0xE0 | code >> 12);
+                text[n++] = (unsigned char)(0xE0 | code >> 12);
             } else {
-                saei_json_put(p, 0xF0 | code >> 18);
-                saei_json_put(p, 0x80 | (code >> 12 & 0x3F));
+                text[n++] = (unsigned char)(0xF0 | code >> 18);
+                text[n++] = (unsigned char)(0x80 | (code >> 12 & 0x3F));
             }
-            saei_json_put(p, 0x80 | (code >> 6 & 0x3F));
+            text[n++] = (unsigned char)(0x80 | (code >> 6 & 0x3F));
         }
-        saei_json_put(p, 0x80 | (code & 0x3F));
+        text[n++] = (unsigned char)(0x80 | (code & 0x3F));
     }
+    saei_json_put(&p->tree, text, n);
     return SAE_OK;
 }
 
-static sae_result saei_json_string(saei_json_parser *p, const char **out) {
-    size_t start = p->num_chars;
+/* *size: bytes of the text. */
+static sae_result saei_json_string(saei_json_parser *p, const char **out, size_t *size) {
+    const size_t start = p->tree.num_chars;
     if (!saei_json_word(p, "\"")) return saei_json_fail(p, "a string in double quotes is expected");
     for (;;) {
-        size_t length;
-        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
-        if (saei_json_word(p, "\"")) break;
-        if (saei_json_word(p, "\\")) {
-            SAEI_TRY(saei_json_escape(p));
-            continue;
+        const unsigned char *from = p->at;
+        size_t length = 1;
+        while (p->at < p->end && *p->at != '"' && *p->at != '\\' && *p->at >= 0x20 && length) {
+            length = *p->at < 0x80 ? 1 : saei_utf8(p->at, (size_t)(p->end - p->at));
+            p->at += length;
         }
-        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
-        length = saei_utf8(p->at, (size_t)(p->end - p->at));
+        saei_json_put(&p->tree, from, (size_t)(p->at - from));
         if (!length) return saei_json_fail(p, "a string that is not UTF-8");
-        while (length-- > 0) saei_json_put(p, *p->at++);
+        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
+        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
+        if (*p->at++ == '"') break;
+        SAEI_TRY(saei_json_escape(p));
     }
-    saei_json_put(p, 0);
-    *out = p->chars ? p->chars + start : "";
-    return SAE_OK;
-}
-
-static bool saei_json_key_less(const void *a, const void *b) {
-    return strcmp(((const sae_json *)a)->key, ((const sae_json *)b)->key) < 0;
-}
-
-static sae_result saei_json_unique(saei_json_parser *p, const sae_json *object) {
-    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
-    size_t n = 0;
-    for (const sae_json *c = object->child; c; c = c->next) p->keys[n++] = c;
-    saei_sort(p->keys, n, saei_json_key_less);
-    for (size_t i = 1; i < n; i++) {
-        const char *key = ((const sae_json *)p->keys[i])->key;
-        if (strcmp(((const sae_json *)p->keys[i - 1])->key, key) != 0) continue;
-        snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(key, quoted));
-        return saei_json_fail(p, text);
-    }
+    *size = p->tree.num_chars - start;
+    *out = saei_json_put_end(&p->tree, start);
     return SAE_OK;
 }
 
 static sae_result saei_json_value(saei_json_parser *p, sae_json *out);
 
-/* From after the opening bracket up to and with the closing one. */
-static sae_result saei_json_children(saei_json_parser *p, sae_json *out) {
-    bool object = out->type == SAE_JSON_OBJECT;
-    const char *close = object ? "}" : "]";
-    sae_json *last = NULL, counted;
-    memset(&counted, 0, sizeof counted);
-    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
-    saei_json_space(p);
-    if (!saei_json_word(p, close)) {
-        for (;;) {
-            sae_json *child = p->nodes ? p->nodes + p->num_nodes : &counted;
-            if (++p->num_nodes > SAEI_JSON_NODES)
-                return saei_json_fail(p, "more than 1048576 values");
-            memset(child, 0, sizeof *child);
-            if (object) {
-                saei_json_space(p);
-                SAEI_TRY(saei_json_string(p, &child->key));
-                saei_json_space(p);
-                if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
-            }
-            SAEI_TRY(saei_json_value(p, child));
-            if (p->nodes) {
-                if (last) last->next = child;
-                else out->child = child;
-                last = child;
-            }
-            out->count++;
-            saei_json_space(p);
-            if (saei_json_word(p, close)) break;
-            if (!saei_json_word(p, ","))
-                return saei_json_fail(p,
-                                      object ? "',' or '}' is expected" : "',' or ']' is expected");
-        }
+static sae_result saei_json_child(saei_json_parser *p, sae_json *child, bool object) {
+    size_t size;
+    if (!child) return saei_json_fail(p, "more than 16777216 values");
+    if (object) {
+        saei_json_space(p);
+        SAEI_TRY(saei_json_string(p, &child->key, &size));
+        saei_json_space(p);
+        if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
     }
-    p->depth--;
-    if (object && out->count > p->num_keys) p->num_keys = out->count;
-    return object && p->nodes ? saei_json_unique(p, out) : SAE_OK;
+    return saei_json_value(p, child);
 }
 
-/* Fills *out, which is all zero but for its key. */
-static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
+/* From after the opening bracket up to and with the closing one. */
+static sae_result saei_json_children(saei_json_parser *p, sae_json *out, bool object) {
+    const char *close = object ? "}" : "]", *twice = NULL;
+    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
+    sae_json *last = NULL;
+    uint32_t count = 0;
+    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
+    saei_json_space(p);
+    while (count > 0 || !saei_json_word(p, close)) {
+        last = saei_json_node(&p->tree, last);
+        SAEI_TRY(saei_json_child(p, last, object));
+        count++;
+        saei_json_space(p);
+        if (saei_json_word(p, close)) break;
+        if (!saei_json_word(p, ","))
+            return saei_json_fail(p, object ? "',' or '}' is expected" : "',' or ']' is expected");
+    }
+    p->depth--;
+    out->type = object ? SAE_JSON_OBJECT : SAE_JSON_ARRAY;
+    out->count = count;
+    if (object && count > p->keys.most) p->keys.most = count;
+    if (object && p->tree.nodes) twice = saei_json_twice(out, &p->keys);
+    if (!twice) return SAE_OK;
+    snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(twice, quoted));
+    return saei_json_fail(p, text);
+}
+
+static sae_result saei_json_digits(saei_json_parser *p, sae_json *out) {
+    const char *text = (const char *)p->at;
+    const size_t start = p->tree.num_chars;
     size_t length;
+    int64_t integer;
+    out->type = SAE_JSON_NUMBER;
+    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
+    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
+    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
+    if (out->string) return SAE_OK;
+    length = saei_parse_number(text, (size_t)(p->end - p->at), &out->number, &integer,
+                               &out->is_integer);
+    if (!length) return saei_json_fail(p, "a value is expected");
+    if (integer > saei_json_most || integer < -saei_json_most) out->is_integer = false;
+    p->at += length;
+    saei_json_put(&p->tree, text, length);
+    out->string = saei_json_put_end(&p->tree, start);
+    return SAE_OK;
+}
+
+/* Fills *out, which is all zero but for its key and next. */
+static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
+    size_t size = 0;
     saei_json_space(p);
     if (p->at >= p->end) return saei_json_fail(p, "the text ends where a value is expected");
+    if (saei_json_word(p, "{")) return saei_json_children(p, out, true);
+    if (saei_json_word(p, "[")) return saei_json_children(p, out, false);
     if (*p->at == '"') {
         out->type = SAE_JSON_STRING;
-        return saei_json_string(p, &out->string);
-    }
-    if (*p->at == '{' || *p->at == '[') {
-        out->type = *p->at++ == '{' ? SAE_JSON_OBJECT : SAE_JSON_ARRAY;
-        return saei_json_children(p, out);
+        SAEI_TRY(saei_json_string(p, &out->string, &size));
+        if (size > UINT32_MAX) return saei_json_fail(p, "a string of 4 GB");
+        out->count = (uint32_t)size;
+        return SAE_OK;
     }
     if (saei_json_word(p, "null")) {
         out->type = SAE_JSON_NULL;
@@ -3454,67 +3583,38 @@ static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
         out->number = p->at[-2] == 'u';
         return SAE_OK;
     }
-    out->type = SAE_JSON_NUMBER;
-    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
-    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
-    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
-    if (out->string) return SAE_OK;
-    length = saei_parse_number((const char *)p->at, (size_t)(p->end - p->at), &out->number,
-                               &out->integer, &out->is_integer);
-    if (!length) return saei_json_fail(p, "a value is expected");
-    out->string = p->chars ? p->chars + p->num_chars : "";
-    while (length-- > 0) saei_json_put(p, *p->at++);
-    saei_json_put(p, 0);
-    return SAE_OK;
+    return saei_json_digits(p, out);
 }
 
-static sae_result saei_json_pass(saei_json_parser *p, sae_json *root) {
+static sae_result saei_json_pass(saei_json_parser *p) {
     p->at = p->begin;
     p->depth = 0;
-    p->num_nodes = 1;
-    p->num_chars = 0;
-    memset(root, 0, sizeof *root);
-    SAEI_TRY(saei_json_value(p, root));
+    SAEI_TRY(saei_json_value(p, saei_json_node(&p->tree, NULL)));
     saei_json_space(p);
     return p->at == p->end ? SAE_OK : saei_json_fail(p, "something after the value");
 }
 
-/* In front of the root: whose memory it is. */
-enum { SAEI_JSON_FRONT = 16 };
-
 /* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. name
-   is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000 tensors
-   stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after
-   it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
+   is the file's, for messages. Limits: depth 64, 2^24 values of 40 bytes, no duplicate keys, valid
+   UTF-8, no lone surrogates, nothing but white space after it. Errors: SAE_ERR_FORMAT,
+   SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, sae_json **root) {
     saei_json_parser p;
-    sae_json counted;
-    size_t bytes, keys, all;
-    char *block;
+    sae_result result;
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
     p.name = name;
     p.begin = (const unsigned char *)text;
     p.end = p.begin + size;
-    SAEI_TRY(saei_json_pass(&p, &counted));
-    if (!saei_mul(p.num_nodes, sizeof(sae_json), &bytes)
-        || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
-        || !saei_add(keys, p.num_chars, &all) || !saei_add(all, SAEI_JSON_FRONT, &all)
-        || !(block = (char *)saei_alloc(ctx, all, 1)))
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
-                         p.num_nodes);
-    memcpy(block, &ctx, sizeof ctx);
-    block += SAEI_JSON_FRONT;
-    p.nodes = (sae_json *)(void *)block;
-    p.keys = (const void **)(void *)(block + bytes);
-    p.chars = block + keys;
-    if (saei_json_pass(&p, p.nodes) != SAE_OK) { /* the same key twice */
-        sae_json_close(p.nodes);
-        return SAE_ERR_FORMAT;
-    }
-    *root = p.nodes;
-    return SAE_OK;
+    SAEI_TRY(saei_json_pass(&p));
+    SAEI_TRY(saei_json_keys_make(ctx, name, &p.keys));
+    result = saei_json_make(ctx, name, &p.tree);
+    if (result == SAE_OK) result = saei_json_pass(&p); /* the same key twice */
+    saei_free(ctx, p.keys.slots);
+    if (result == SAE_OK) *root = p.tree.nodes;
+    else sae_json_close(p.tree.nodes);
+    return result;
 }
 
 SAE_API void sae_json_close(sae_json *root) {
@@ -3547,7 +3647,7 @@ SAE_API sae_json_kind sae_json_kind_of(const sae_json *value) {
 
 SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
     if (!object || !key || object->type != SAE_JSON_OBJECT) return NULL;
-    for (const sae_json *c = object->child; c; c = c->next)
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c))
         if (strcmp(c->key, key) == 0) return c;
     return NULL;
 }
@@ -3555,10 +3655,12 @@ SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
 SAE_API size_t sae_json_count(const sae_json *value) { return value ? value->count : 0; }
 
 SAE_API const sae_json *sae_json_first(const sae_json *value) {
-    return value && value->count ? value->child : NULL;
+    return value && value->count && value->type != SAE_JSON_STRING ? value + 1 : NULL;
 }
 
-SAE_API const sae_json *sae_json_next(const sae_json *child) { return child ? child->next : NULL; }
+SAE_API const sae_json *sae_json_next(const sae_json *child) {
+    return child && child->next ? child + child->next : NULL;
+}
 
 SAE_API const char *sae_json_key(const sae_json *child) { return child ? child->key : NULL; }
 
@@ -3571,34 +3673,27 @@ SAE_API double sae_json_number(const sae_json *value) {
                ? value->number : 0;
 }
 
-/* ==== >>tensors: element types ======================================== src/tensor/dtype.h ==== */
+/* ==== >>tensors: numbers in files ==================================== src/tensor/number.h ==== */
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "sae.h: files are read in place, which needs a little-endian machine"
 #endif
 
-/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class. */
-typedef struct saei_dtype_row {
-    size_t size;
-    const char *name, *descr, *storage;
-} saei_dtype_row;
-static const saei_dtype_row saei_dtypes[] = {
-    { 4, "F32", "<f4", "FloatStorage" },  { 4, "F32", "<f4", "FloatStorage" },
-    { 2, "F16", "<f2", "HalfStorage" },   { 2, "BF16", "<V2", "BFloat16Storage" },
-    { 8, "F64", "<f8", "DoubleStorage" }, { 1, "I8", "|i1", "CharStorage" },
-    { 1, "U8", "|u1", "ByteStorage" },    { 2, "I16", "<i2", "ShortStorage" },
-    { 2, "U16", "<u2", NULL },            { 4, "I32", "<i4", "IntStorage" },
-    { 4, "U32", "<u4", NULL },            { 8, "I64", "<i8", "LongStorage" },
-    { 8, "U64", "<u8", NULL },            { 1, "BOOL", "|b1", "BoolStorage" },
-};
-enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0] };
-
-SAE_API size_t sae_dtype_size(sae_dtype dtype) {
-    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
+/* Little endian, as the machine is. */
+static uint32_t saei_le16(const unsigned char *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
-
-SAE_API const char *sae_dtype_name(sae_dtype dtype) {
-    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
+static uint32_t saei_le32(const unsigned char *p) {
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static uint64_t saei_le64(const unsigned char *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 static float saei_bf16_value(uint16_t bits) {
@@ -3644,6 +3739,260 @@ static uint16_t saei_half_bits(float x) {
     return (uint16_t)(sign | whole);
 }
 
+/* ==== >>tensors: blocks of few bits ================================== src/tensor/blocks.h ==== */
+/* GGUF's element types. A function makes one block float32; each product, sum and difference that
+   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. */
+
+static float saei_half_at(const unsigned char *p) {
+    return saei_half_value((uint16_t)saei_le16(p));
+}
+
+/* d | 16 bytes: element i in the low half of byte i, element 16 + i in the high one. d (q - 8). */
+static void saei_block_q4_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)((b[2 + i] & 15) - 8);
+        out[16 + i] = d * (float)((b[2 + i] >> 4) - 8);
+    }
+}
+
+/* d | m | 16 bytes as above. d q + m. */
+static void saei_block_q4_1(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)(b[4 + i] & 15) + m;
+        out[16 + i] = d * (float)(b[4 + i] >> 4) + m;
+    }
+}
+
+/* The 32 numbers of 5 bits: bit i of high is the fifth of element i. */
+static void saei_block_fives(uint32_t high, const unsigned char *low, int q[32]) {
+    for (int i = 0; i < 16; i++) {
+        q[i] = (low[i] & 15) | (int)(high >> i & 1u) << 4;
+        q[16 + i] = (low[i] >> 4) | (int)(high >> (16 + i) & 1u) << 4;
+    }
+}
+
+/* d | u32 of fifth bits | 16 bytes. d (q - 16). */
+static void saei_block_q5_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    int q[32];
+    saei_block_fives(saei_le32(b + 2), b + 6, q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)(q[i] - 16);
+}
+
+/* d | m | u32 of fifth bits | 16 bytes. d q + m. */
+static void saei_block_q5_1(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    int q[32];
+    saei_block_fives(saei_le32(b + 4), b + 8, q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)q[i] + m;
+}
+
+/* d | 32 signed bytes. d q. */
+static void saei_block_q8_0(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)(signed char)b[2 + i];
+}
+
+/* ---- of 256 elements: 16 groups of 16, or 8 of 32; halves of 128 ---- */
+
+/* 16 bytes, scale low, minimum high | 64 bytes: 2 bits at 2 s of byte l of half h are element
+   128 h + 32 s + l | d | m. (d scale) q - (m minimum). */
+static void saei_block_q2_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 80), m = saei_half_at(b + 82);
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *q = b + 16 + g / 8 * 32 + g % 2 * 16;
+        const float scale = d * (float)(b[g] & 15), least = m * (float)(b[g] >> 4);
+        const int shift = g % 8 / 2 * 2;
+        for (int i = 0; i < 16; i++) out[g * 16 + i] = scale * (float)(q[i] >> shift & 3) - least;
+    }
+}
+
+/* 32 bytes: bit 4 h + s of byte l is clear where 4 is taken away | 64 bytes as above | 12 bytes of
+   scales: 4 bits in the halves of the first 8, 2 bits in the last 4 | d. (d (scale - 32)) q. */
+static void saei_block_q3_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 108);
+    const unsigned char *s = b + 96;
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *q = b + 32 + g / 8 * 32 + g % 2 * 16, *high = b + g % 2 * 16;
+        const int low = s[g % 8] >> g / 8 * 4 & 15, top = s[8 + g % 4] >> g / 4 * 2 & 3;
+        const float scale = d * (float)((low | top << 4) - 32);
+        const int shift = g % 8 / 2 * 2, bit = g / 2;
+        for (int i = 0; i < 16; i++)
+            out[g * 16 + i] =
+                scale * (float)((q[i] >> shift & 3) - 4 + (high[i] >> bit & 1) * 4);
+    }
+}
+
+/* Scale and minimum of group g, 6 bits each, in 12 bytes: of the first four groups the low bits of
+   bytes g and 4 + g; of the others the halves of byte 4 + g and the top bits of g - 4 and g. */
+static void saei_block_scales(const unsigned char *s, int g, int *scale, int *least) {
+    if (g < 4) {
+        *scale = s[g] & 63;
+        *least = s[4 + g] & 63;
+    } else {
+        *scale = (s[4 + g] & 15) | (s[g - 4] >> 6) << 4;
+        *least = (s[4 + g] >> 4) | (s[g] >> 6) << 4;
+    }
+}
+
+/* d | m | 12 bytes of scales | 128 bytes: of 32 the low halves are one group of 32, the high ones
+   the next. (d scale) q - (m minimum). */
+static void saei_block_q4_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    for (int g = 0; g < 8; g++) {
+        const unsigned char *q = b + 16 + g / 2 * 32;
+        const int shift = g % 2 * 4;
+        int scale, least;
+        float x, y;
+        saei_block_scales(b + 4, g, &scale, &least);
+        x = d * (float)scale;
+        y = m * (float)least;
+        for (int i = 0; i < 32; i++) out[g * 32 + i] = x * (float)(q[i] >> shift & 15) - y;
+    }
+}
+
+/* d | m | scales | 32 bytes: bit g of byte i is the fifth of element 32 g + i | 128 bytes. */
+static void saei_block_q5_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    const unsigned char *high = b + 16;
+    for (int g = 0; g < 8; g++) {
+        const unsigned char *q = b + 48 + g / 2 * 32;
+        const int shift = g % 2 * 4;
+        int scale, least;
+        float x, y;
+        saei_block_scales(b + 4, g, &scale, &least);
+        x = d * (float)scale;
+        y = m * (float)least;
+        for (int i = 0; i < 32; i++)
+            out[g * 32 + i] =
+                x * (float)((q[i] >> shift & 15) | (high[i] >> g & 1) << 4) - y;
+    }
+}
+
+/* 128 bytes: of 64 the low halves are 64 elements, the high ones the next | 64 bytes: 2 bits at 2 s
+   of byte l of half h, on top of element 128 h + 32 s + l | 16 signed scales | d.
+   (d scale) (q - 32). */
+static void saei_block_q6_k(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b + 208);
+    for (int g = 0; g < 16; g++) {
+        const unsigned char *low = b + g / 8 * 64 + g % 4 * 16;
+        const unsigned char *high = b + 128 + g / 8 * 32 + g % 2 * 16;
+        const float scale = d * (float)(signed char)b[192 + g];
+        const int shift = g % 8 / 4 * 4, top = g % 8 / 2 * 2;
+        for (int i = 0; i < 16; i++)
+            out[g * 16 + i] =
+                scale * (float)(((low[i] >> shift & 15) | (high[i] >> top & 3) << 4) - 32);
+    }
+}
+
+/* ---- by a table of 16 values ---- */
+
+static const signed char saei_iq4_values[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
+                                                 1,    13,   25,  38,  53,  69,  89,  113 };
+
+static void saei_block_by_table(const signed char values[16], float scale, const unsigned char *q,
+                                float *out) {
+    for (int i = 0; i < 16; i++) {
+        out[i] = scale * (float)values[q[i] & 15];
+        out[16 + i] = scale * (float)values[q[i] >> 4];
+    }
+}
+
+/* d | 16 bytes. */
+static void saei_block_iq4_nl(const unsigned char *b, float *out) {
+    saei_block_by_table(saei_iq4_values, saei_half_at(b), b + 2, out);
+}
+
+/* d | u16, 2 top bits a group | 4 bytes, 4 low bits a group | 8 groups of 16 bytes.
+   (d (scale - 32)) value. */
+static void saei_block_iq4_xs(const unsigned char *b, float *out) {
+    const float d = saei_half_at(b);
+    const uint32_t top = saei_le16(b + 2);
+    for (int g = 0; g < 8; g++) {
+        const int low = b[4 + g / 2] >> g % 2 * 4 & 15, scale = low | (int)(top >> 2 * g & 3u) << 4;
+        saei_block_by_table(saei_iq4_values, d * (float)(scale - 32), b + 8 + 16 * g, out + 32 * g);
+    }
+}
+
+/* u8 e | 16 bytes. 2^(e - 128) value: the values are twice those of the type. */
+static void saei_block_mxfp4(const unsigned char *b, float *out) {
+    static const signed char values[16] = { 0, 1,  2,  3,  4,  6,  8,  12,
+                                            0, -1, -2, -3, -4, -6, -8, -12 };
+    const uint32_t e = b[0], bits = e < 2 ? 0x00200000u << e : (e - 1) << 23;
+    saei_block_by_table(values, saei_bits_float(bits), b + 1, out);
+}
+
+/* ==== >>tensors: element types ======================================== src/tensor/dtype.h ==== */
+
+/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class; of a
+   block type bytes, name and elements of a block, and what makes one float32. */
+typedef struct saei_dtype_row {
+    size_t size;
+    const char *name, *descr, *storage;
+    size_t block;
+    void (*to_f32)(const unsigned char *block, float *out);
+} saei_dtype_row;
+#define SAEI_PLAIN(size, name, descr, storage) { size, name, descr, storage, 1, NULL }
+#define SAEI_BLOCKS(size, name, block, to_f32) { size, name, NULL, NULL, block, to_f32 }
+#define SAEI_NAMED(name) { 0, name, NULL, NULL, 1, NULL }
+static const saei_dtype_row saei_dtypes[] = {
+    SAEI_PLAIN(4, "F32", "<f4", "FloatStorage"),
+    SAEI_PLAIN(4, "F32", "<f4", "FloatStorage"),
+    SAEI_PLAIN(2, "F16", "<f2", "HalfStorage"),
+    SAEI_PLAIN(2, "BF16", "<V2", "BFloat16Storage"),
+    SAEI_PLAIN(8, "F64", "<f8", "DoubleStorage"),
+    SAEI_PLAIN(1, "I8", "|i1", "CharStorage"),
+    SAEI_PLAIN(1, "U8", "|u1", "ByteStorage"),
+    SAEI_PLAIN(2, "I16", "<i2", "ShortStorage"),
+    SAEI_PLAIN(2, "U16", "<u2", NULL),
+    SAEI_PLAIN(4, "I32", "<i4", "IntStorage"),
+    SAEI_PLAIN(4, "U32", "<u4", NULL),
+    SAEI_PLAIN(8, "I64", "<i8", "LongStorage"),
+    SAEI_PLAIN(8, "U64", "<u8", NULL),
+    SAEI_PLAIN(1, "BOOL", "|b1", "BoolStorage"),
+    SAEI_BLOCKS(18, "Q4_0", 32, saei_block_q4_0),
+    SAEI_BLOCKS(20, "Q4_1", 32, saei_block_q4_1),
+    SAEI_BLOCKS(22, "Q5_0", 32, saei_block_q5_0),
+    SAEI_BLOCKS(24, "Q5_1", 32, saei_block_q5_1),
+    SAEI_BLOCKS(34, "Q8_0", 32, saei_block_q8_0),
+    SAEI_BLOCKS(84, "Q2_K", 256, saei_block_q2_k),
+    SAEI_BLOCKS(110, "Q3_K", 256, saei_block_q3_k),
+    SAEI_BLOCKS(144, "Q4_K", 256, saei_block_q4_k),
+    SAEI_BLOCKS(176, "Q5_K", 256, saei_block_q5_k),
+    SAEI_BLOCKS(210, "Q6_K", 256, saei_block_q6_k),
+    SAEI_BLOCKS(18, "IQ4_NL", 32, saei_block_iq4_nl),
+    SAEI_BLOCKS(136, "IQ4_XS", 256, saei_block_iq4_xs),
+    SAEI_BLOCKS(17, "MXFP4", 32, saei_block_mxfp4),
+    SAEI_NAMED("IQ1_S"),
+    SAEI_NAMED("IQ1_M"),
+    SAEI_NAMED("IQ2_XXS"),
+    SAEI_NAMED("IQ2_XS"),
+    SAEI_NAMED("IQ2_S"),
+    SAEI_NAMED("IQ3_XXS"),
+    SAEI_NAMED("IQ3_S"),
+    SAEI_NAMED("TQ1_0"),
+    SAEI_NAMED("TQ2_0"),
+    SAEI_NAMED("NVFP4"),
+    SAEI_NAMED("other"),
+};
+/* The plain ones come first: those that other programs' files and numpy have. */
+enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0],
+       SAEI_PLAIN_DTYPES = SAE_BOOL + 1 };
+
+SAE_API size_t sae_dtype_size(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
+}
+
+SAE_API size_t sae_dtype_block(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].block : 1;
+}
+
+SAE_API const char *sae_dtype_name(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
+}
+
 #define SAEI_CONVERT(type, expression)                                                             \
     for (size_t i = 0; i < n; i++) {                                                               \
         type v;                                                                                    \
@@ -3675,11 +4024,28 @@ static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t 
 }
 #undef SAEI_CONVERT
 
-/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
-   line of a transposed one is read once. */
+/* Elements first .. first + count of a row whose elements lie together, of any type that has a
+   size; of block types both are multiples of the block. */
+static void saei_dtype_row_to_f32(sae_dtype dtype, const void *row, size_t first, size_t count,
+                                  float *out) {
+    const saei_dtype_row *type = &saei_dtypes[dtype];
+    const unsigned char *src = (const unsigned char *)row + first / type->block * type->size;
+    if (type->block == 1) saei_convert_row(dtype, src, (int64_t)type->size, count, out);
+    else
+        for (size_t i = 0; i < count / type->block; i++)
+            type->to_f32(src + i * type->size, out + i * type->block);
+}
+
+/* A [rows,cols] matrix with steps in bytes. Where a row's elements do not lie together: blocks of
+   64 columns by 16 rows, so that each cache line of a transposed one is read once. */
 static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t rows, size_t cols,
                                int64_t row_step, int64_t col_step, float *out) {
-    size_t wide = col_step == (int64_t)sae_dtype_size(dtype) ? cols : 64;
+    const size_t wide = 64;
+    if (col_step == (int64_t)sae_dtype_size(dtype)) {
+        for (size_t i = 0; i < rows; i++)
+            saei_dtype_row_to_f32(dtype, src + (int64_t)i * row_step, 0, cols, out + i * cols);
+        return;
+    }
     for (size_t r = 0; r < rows; r += 16)
         for (size_t c = 0; c < cols; c += wide)
             for (size_t i = r; i < saei_min(rows, r + 16); i++)
@@ -3689,25 +4055,29 @@ static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t
 
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
     const int64_t size = (int64_t)sae_dtype_size(tensor->dtype);
+    const int64_t block = (int64_t)sae_dtype_block(tensor->dtype);
     uint64_t index[SAE_MAX_DIMS] = { 0 };
     size_t outer = tensor->ndim > 2 ? tensor->ndim - 2 : 0, n = tensor->ndim;
     size_t cols = n >= 1 ? (size_t)tensor->shape[n - 1] : 1;
     size_t rows = n >= 2 ? (size_t)tensor->shape[n - 2] : 1;
     int64_t col_step = n >= 1 ? tensor->stride[n - 1] * size : size;
-    int64_t row_step = n >= 2 ? tensor->stride[n - 2] * size : 0;
+    int64_t row_step = n >= 2 ? tensor->stride[n - 2] / block * size : 0;
     const unsigned char *src = (const unsigned char *)tensor->data;
     for (size_t k = 0; k < n; k++)
         if (tensor->shape[k] == 0) return;
-    if (cols == 1) col_step = size;
-    if (col_step == size && (rows == 1 || row_step == (int64_t)cols * size)) {
+    if (cols == 1 || block > 1) col_step = size;
+    if (col_step == size && (rows == 1 || row_step == (int64_t)cols / block * size)) {
         cols *= rows;
         rows = 1;
     }
     for (;;) {
         size_t k = outer;
         int64_t offset = 0;
-        for (size_t j = 0; j < outer; j++) offset += (int64_t)index[j] * tensor->stride[j] * size;
-        saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        for (size_t j = 0; j < outer; j++)
+            offset += (int64_t)index[j] * (tensor->stride[j] / block) * size;
+        if (size)
+            saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        for (size_t i = 0; !size && i < rows * cols; i++) out[i] = NAN;
         out += rows * cols;
         while (k > 0 && ++index[k - 1] == tensor->shape[k - 1]) index[--k] = 0;
         if (k == 0) return;
@@ -3715,10 +4085,13 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
 }
 
 /* Elements of a shape, and its row-major strides. False where the bytes, with every dimension of 0
-   taken as 1, do not fit. */
+   taken as 1, do not fit (of block types: as float32), or the last dimension is no multiple of the
+   block. */
 static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
-    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / sae_dtype_size(t->dtype), n = 1;
+    const size_t block = sae_dtype_block(t->dtype), size = sae_dtype_size(t->dtype);
+    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / (block > 1 || !size ? sizeof(float) : size), n = 1;
     bool empty = false;
+    if (block > 1 && (!t->ndim || t->shape[t->ndim - 1] % block)) return false;
     for (size_t k = t->ndim; k-- > 0;) {
         uint64_t dim = t->shape[k] ? t->shape[k] : 1;
         t->stride[k] = (int64_t)n;
@@ -3731,23 +4104,6 @@ static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
 }
 
 /* ==== >>tensors: CRC-32 ================================================= src/tensor/crc.h ==== */
-
-/* Numbers in files are little endian, as the machine is. */
-static uint32_t saei_le16(const unsigned char *p) {
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint32_t saei_le32(const unsigned char *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint64_t saei_le64(const unsigned char *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
 
 /* a b modulo CRC-32's polynomial; bit 31 is x^0. */
 static uint32_t saei_crc_product(uint32_t a, uint32_t b) {
@@ -4123,13 +4479,18 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
                                "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
                                "60000 bytes",
                                who, path, i);
+        else if ((unsigned)t.dtype >= SAEI_PLAIN_DTYPES && (unsigned)t.dtype < SAEI_NUM_DTYPES)
+            result = saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                               "%s: %s: tensor \"%s\" is of %s, which no file is written in; "
+                               "sae_tensor_to_f32 makes it float32",
+                               who, path, saei_quote(t.name, quoted), sae_dtype_name(t.dtype));
         else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
                  || !saei_shape_layout(&t, &elements))
             result = saei_fail(ctx, SAE_ERR_INVALID,
                                "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
                                "0 to %d, and at most %d whose product fits",
                                who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
-                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
+                               SAEI_PLAIN_DTYPES - 1, SAE_MAX_DIMS);
         else if (elements && !t.data)
             result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
                                saei_quote(t.name, quoted));
@@ -4249,7 +4610,7 @@ static bool saei_npy_header(saei_npy *s, sae_tensor *t) {
 static sae_dtype saei_npy_dtype(const char *descr, bool *swap) {
     const char *type = *descr && strchr("<>|=", *descr) ? descr + 1 : descr;
     *swap = *descr == '>' && type[0] && strcmp(type + 1, "1") != 0;
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++)
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++)
         if (strcmp(type, saei_dtypes[i].descr + 1) == 0 && !(*swap && i == SAE_BF16))
             return (sae_dtype)i;
     return SAE_DTYPE_DEFAULT;
@@ -4391,9 +4752,9 @@ static bool saei_extent_less(const void *a, const void *b) {
 static bool saei_json_sizes(const sae_json *array, uint64_t *out, size_t max) {
     size_t n = 0;
     if (!array || array->type != SAE_JSON_ARRAY || array->count > max) return false;
-    for (const sae_json *c = array->child; c; c = c->next) {
-        if (c->type != SAE_JSON_NUMBER || !c->is_integer || c->integer < 0) return false;
-        out[n++] = (uint64_t)c->integer;
+    for (const sae_json *c = sae_json_first(array); c; c = sae_json_next(c)) {
+        if (c->type != SAE_JSON_NUMBER || !c->is_integer || c->number < 0) return false;
+        out[n++] = (uint64_t)c->number;
     }
     return true;
 }
@@ -4404,7 +4765,7 @@ static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char
                                           "F8_E5M2",     "F8_E4M3",     "F8_E8M0",
                                           "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
     char quoted[SAEI_QUOTE];
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++) {
         if (strcmp(name, saei_dtypes[i].name) != 0) continue;
         *out = (sae_dtype)i;
         return SAE_OK;
@@ -4460,7 +4821,7 @@ static sae_result saei_safetensors_entry(sae_tensor_file *file, const sae_json *
 
 static sae_result saei_safetensors_metadata(sae_tensor_file *file, const sae_json *metadata) {
     bool good = metadata->type == SAE_JSON_OBJECT;
-    for (const sae_json *c = metadata->child; good && c; c = c->next)
+    for (const sae_json *c = sae_json_first(metadata); good && c; c = sae_json_next(c))
         good = c->type == SAE_JSON_STRING;
     if (!good) return saei_damaged(file, "__metadata__ is not an object of strings");
     file->metadata = metadata;
@@ -4490,7 +4851,7 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
         (saei_extent *)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *extents);
     sorted = (const void **)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *sorted);
     if (!extents || !sorted) return saei_file_no_memory(file);
-    for (const sae_json *c = file->header->child; c; c = c->next) {
+    for (const sae_json *c = sae_json_first(file->header); c; c = sae_json_next(c)) {
         if (strcmp(c->key, "__metadata__") == 0) {
             SAEI_TRY(saei_safetensors_metadata(file, c));
             continue;
@@ -5945,6 +6306,14 @@ typedef struct saei_quantized {
     /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
     X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
       bool add, float *out))                                                                       \
+    /* out[0..48) of one row likewise */                                                           \
+    X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
+    /* n elements of type F32, F16 or BF16, at any address, as floats; and out[k][48] = element k  \
+       of 48 rows of them, which are `step` bytes apart, k < dim, from row `count` on the last of  \
+       them again. What lies `ahead` bytes behind each is fetched meanwhile. */                    \
+    X(set, void, widen, (sae_dtype dtype, const void *from, size_t n, float *out))                 \
+    X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
+      size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
     X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
       const float *M, size_t ld, bool add, float *out))                                            \
@@ -6100,6 +6469,8 @@ static void saei_pack_panel(const saei_kernels *kernels, const float *W, size_t 
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -6124,6 +6495,8 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
         return r;                                                                                  \
     }
 SAEI_LANES(saei_vset(float a), a)
+SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value((uint16_t)saei_le16(p + 2 * i)))
+SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value((uint16_t)saei_le16(p + 2 * i)))
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
 SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
@@ -6168,19 +6541,6 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
             saei_vstore(o + 2 * SAEI_PANEL, a2);
             saei_vstore(o + 3 * SAEI_PANEL, a3);
         }
-}
-
-/* ---- src/kernels/transposed.inl ---- */
-
-static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
-                                          size_t ld) {
-    float bad = 0;
-    for (size_t c = 0; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    return bad == 0;
 }
 
 /* ---- src/kernels/common.inl ---- */
@@ -6259,6 +6619,71 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     }
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
+}
+
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}
+
+/* ---- src/kernels/transposed.inl ---- */
+
+static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
+                                          size_t ld) {
+    float bad = 0;
+    for (size_t c = 0; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    return bad == 0;
+}
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -6544,6 +6969,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -6563,6 +6990,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -6588,6 +7017,13 @@ SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+static inline uint16x4_t SAEI_FN(saei_words)(const unsigned char *p) {
+    return vreinterpret_u16_u8(vld1_u8(p));
+}
+SAEI_LANES(saei_vhalf(const unsigned char *p),
+           vcvt_f32_f16(vreinterpret_f16_u16(SAEI_FN(saei_words)(p + 8 * i))))
+SAEI_LANES(saei_vbf16(const unsigned char *p),
+           vreinterpretq_f32_u32(vshll_n_u16(SAEI_FN(saei_words)(p + 8 * i), 16)))
 #undef SAEI_LANES
 static inline void saei_vstore(float *p, saei_v x) {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
@@ -6660,19 +7096,6 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_SET
 #undef SAEI_FMA
 
-/* ---- src/kernels/transposed.inl ---- */
-
-static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
-                                          size_t ld) {
-    float bad = 0;
-    for (size_t c = 0; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    return bad == 0;
-}
-
 /* ---- src/kernels/common.inl ---- */
 
 /* Kernels of every instruction set, over its lanes. */
@@ -6749,6 +7172,71 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     }
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
+}
+
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}
+
+/* ---- src/kernels/transposed.inl ---- */
+
+static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
+                                          size_t ld) {
+    float bad = 0;
+    for (size_t c = 0; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    return bad == 0;
+}
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -7034,6 +7522,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -7047,10 +7537,10 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 /* ==== >>kernels: AVX2 ================================================= src/kernels/avx2.h ==== */
 #if defined(SAEI_X86)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,popcnt,bmi"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,popcnt,bmi")
+#pragma GCC target("avx2,fma,f16c,popcnt,bmi")
 #endif
 #define SAEI_FN(name) name##_avx2
 
@@ -7061,6 +7551,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -7085,6 +7577,22 @@ static inline void saei_vstore(float *p, saei_v x) {
 static inline saei_v saei_vset(float a) {
     saei_v r;
     r.a = r.b = _mm256_set1_ps(a);
+    return r;
+}
+static inline saei_v saei_vhalf(const unsigned char *p) {
+    saei_v r;
+    r.a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+    r.b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)));
+    return r;
+}
+static inline __m256 SAEI_FN(saei_bf16_8)(const unsigned char *p) {
+    __m128i words = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
+}
+static inline saei_v saei_vbf16(const unsigned char *p) {
+    saei_v r;
+    r.a = SAEI_FN(saei_bf16_8)(p);
+    r.b = SAEI_FN(saei_bf16_8)(p + 16);
     return r;
 }
 static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
@@ -7300,6 +7808,91 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     return bad == 0;
 }
 
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}
+
+/* 8 rows of 8 words at a time, transposed in registers; a word of BF16 is two weights. */
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 16 : 8;
+    const __m256i upper = _mm256_set1_epi32((int)0xFFFF0000u);
+    const unsigned char *row[SAEI_PANEL];
+    size_t k = 0;
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+    for (; k + piece <= dim; k += piece)
+        for (size_t j = 0; j < SAEI_PANEL; j += 8) {
+            float half[64], *to = out + k * SAEI_PANEL + j;
+            const float *at[8];
+            __m256 r[8];
+            for (size_t i = 0; i < 8; i++) {
+                const unsigned char *weights = row[j + i] + k * size;
+                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
+                at[i] = dtype == SAE_F16 ? half + 8 * i : (const float *)(const void *)weights;
+                if (dtype == SAE_F16)
+                    _mm256_storeu_ps(half + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(
+                                                       (const __m128i *)(const void *)weights)));
+            }
+            SAEI_FN(saei_transpose_8)(at, 0, r);
+            if (dtype == SAE_BF16)
+                for (size_t c = 0; c < 8; c++, to += 2 * SAEI_PANEL) {
+                    __m256i pair = _mm256_castps_si256(r[c]);
+                    _mm256_storeu_ps(to, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
+                    _mm256_storeu_ps(to + SAEI_PANEL,
+                                     _mm256_castsi256_ps(_mm256_and_si256(pair, upper)));
+                }
+            else
+                for (size_t c = 0; c < 8; c++, to += SAEI_PANEL) _mm256_storeu_ps(to, r[c]);
+        }
+    if (k < dim)
+        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
+                                 out + k * SAEI_PANEL);
+}
+
 /* ---- src/kernels/plain.inl ---- */
 
 /* Kernels of the sets that have no version of their own: all but AVX-512. */
@@ -7583,6 +8176,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -7619,6 +8214,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -7631,6 +8228,14 @@ typedef __m512 saei_v;
 static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
 static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
 static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vhalf(const unsigned char *p) {
+    return _mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+static inline saei_v saei_vbf16(const unsigned char *p) {
+    __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(
+        0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, words), 16));
+}
 static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
 static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
 static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
@@ -7803,6 +8408,53 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     return bad == 0;
 }
 
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}
+
 /* ---- src/kernels/common_train.inl ---- */
 
 #ifndef SAE_NO_TRAIN
@@ -7912,6 +8564,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -7951,6 +8605,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -8317,6 +8973,103 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+/* ---- src/kernels/end_target.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif /* SAEI_X86 */
+
+/* ==== >>kernels: AVX-512, weights of any type ================= src/kernels/avx512_widen.h ==== */
+#if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx512.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
+#endif
+#define SAEI_FN(name) name##_avx512
+
+/* ---- src/kernels/names.inl ---- */
+
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+/* 16 rows of 16 words at a time, transposed in registers; a word of BF16 is two weights. */
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 32 : 16;
+    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000u);
+    const unsigned char *row[SAEI_PANEL];
+    size_t k = 0;
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+    for (; k + piece <= dim; k += piece)
+        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+            float half[256], *to = out + k * SAEI_PANEL + j;
+            const float *at[16];
+            saei_v r[16];
+            for (size_t i = 0; i < 16; i++) {
+                const unsigned char *weights = row[j + i] + k * size;
+                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
+                at[i] = dtype == SAE_F16 ? half + 16 * i : (const float *)(const void *)weights;
+                if (dtype == SAE_F16) saei_vstore(half + 16 * i, saei_vhalf(weights));
+            }
+            SAEI_FN(saei_transpose)(at, 0, r);
+            if (dtype == SAE_BF16)
+                for (size_t c = 0; c < 16; c++, to += 2 * SAEI_PANEL) {
+                    __m512i pair = _mm512_castps_si512(r[c]);
+                    saei_vstore(to, _mm512_castsi512_ps(
+                                        _mm512_maskz_slli_epi32(0xFFFF, pair, 16)));
+                    saei_vstore(to + SAEI_PANEL,
+                                _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
+                }
+            else
+                for (size_t c = 0; c < 16; c++, to += SAEI_PANEL) saei_vstore(to, r[c]);
+        }
+    if (k < dim)
+        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
+                                 out + k * SAEI_PANEL);
+}
+
+/* ---- src/kernels/end.inl ---- */
+
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -8356,6 +9109,8 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -8659,6 +9414,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -8698,10 +9455,18 @@ SAEI_KERNEL_TABLE(avx512vnni, avx512, SAEI_OF_SET);
 #undef SAEI_NOT_THERE
 #undef SAEI_KERNEL_TABLE
 
+#if defined(SAEI_X86)
+static bool saei_has_f16c(void) { /* of which __builtin_cpu_supports does not know everywhere */
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29));
+}
+#endif
+
 static const saei_kernels *saei_kernels_select(const char *name) {
 #if defined(SAEI_X86)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi");
+                && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi")
+                && saei_has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f");
     if ((!name || !strcmp(name, "avx512vnni")) && avx512 && __builtin_cpu_supports("avx512vnni"))
         return &saei_kernels_avx512vnni;
@@ -9225,6 +9990,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 128, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };
@@ -9234,17 +10000,28 @@ typedef struct saei_norm {
     float shift, divisor, scale;
 } saei_norm;
 
-/* What a block of rows needs. A context has one for each thread; a call takes one that is free for
-   the time of a block. */
+/* What a block of rows needs; linear layers use all of product and panel. A context has one for
+   each thread; a call takes one that is free for the time of a block. */
 struct saei_block {
-    int taken;
-    float product[SAEI_BLOCK_ROWS * SAEI_PANEL], panel[SAEI_BLOCK_DEPTH * SAEI_PANEL];
+    float product[SAEI_LINEAR_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_DEPTH * SAEI_PANEL];
     float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];
     saei_norm norms[SAEI_BLOCK_ROWS];
     size_t found[SAEI_BLOCK_ROWS], begin[SAEI_BLOCK_ROWS + 1];
     uint32_t latent[SAEI_BLOCK_LISTS];
     float value[SAEI_BLOCK_LISTS];
+    int taken;
 };
+
+/* One that is free, NULL: none is. */
+static saei_block *saei_block_take(const sae_context *ctx) {
+    for (size_t i = 0; i < ctx->num_blocks; i++)
+        if (saei_try_lock(&ctx->blocks[i].taken)) return &ctx->blocks[i];
+    return NULL;
+}
+
+static void saei_block_leave(saei_block *block) {
+    if (block) saei_unlock(&block->taken);
+}
 
 /* The same for the stack of a call that finds none free: fewer rows at a time, the same bits. */
 typedef struct saei_small_block {
@@ -9273,19 +10050,17 @@ static saei_room saei_room_take(const sae_context *ctx, saei_small_block *small)
     saei_room room = { SAEI_SMALL_ROWS, SAEI_SMALL_DEPTH, small->product, small->panel,
                        small->centred,  small->norms,     small->found,   small->begin,
                        0,               NULL,             NULL,           NULL };
-    for (size_t i = 0; i < ctx->num_blocks; i++) {
-        saei_block *b = &ctx->blocks[i];
+    saei_block *b = saei_block_take(ctx);
+    if (b) {
         saei_room large = { SAEI_BLOCK_ROWS,  SAEI_BLOCK_DEPTH, b->product, b->panel, b->centred,
                             b->norms,         b->found,         b->begin,
                             SAEI_BLOCK_LISTS, b->latent,        b->value,   b };
-        if (saei_try_lock(&b->taken)) return large;
+        return large;
     }
     return room;
 }
 
-static void saei_room_leave(saei_room *room) {
-    if (room->block) saei_unlock(&room->block->taken);
-}
+static void saei_room_leave(saei_room *room) { saei_block_leave(room->block); }
 
 /* What reads is there, and of what writes all or nothing. */
 static bool saei_io_whole(const sae_io *io) {
@@ -11697,18 +12472,53 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
 struct sae_linear {
     const sae_context *ctx;
     size_t inputs, outputs, panels;
-    float *packed; /* [panels][inputs][48] */
     float *bias;   /* [panels 48] */
+    float *packed; /* [panels][inputs][48]; NULL: W is read where it lies */
+    sae_dtype dtype;
+    const unsigned char *data;
+    ptrdiff_t output_step, input_step; /* bytes from one weight to the next */
 };
 
-enum { SAEI_LINEAR_ROWS = 64, SAEI_LINEAR_PANELS = 8, SAEI_LINEAR_DEPTH = 512 }; /* of one part */
+/* Memory of a part: a context's block, or where none is free less on the stack. */
+enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8 };
+typedef struct saei_linear_small {
+    float product[SAEI_LINEAR_FEW_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_FEW_DEPTH * SAEI_PANEL];
+} saei_linear_small;
+
+typedef struct saei_linear_room {
+    size_t rows, depth;
+    float *product; /* [rows][48] */
+    float *panel;   /* [depth][48] */
+} saei_linear_room;
 
 typedef struct saei_linear_task {
     const sae_linear *linear;
     const float *W, *x;
     float *y;
-    size_t n;
+    size_t n, rows, panels; /* of all; of a part */
 } saei_linear_task;
+
+/* ---- create ---- */
+
+/* A layer without weights. */
+static sae_result saei_linear_new(sae_context *ctx, const char *who, const float *bias,
+                                  size_t inputs, size_t outputs, sae_linear **out) {
+    sae_linear *l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
+    size_t panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0), width;
+    if (l) l->ctx = ctx;
+    if (l && saei_mul(panels, SAEI_PANEL, &width))
+        l->bias = (float *)saei_calloc(ctx, width, sizeof(float));
+    if (!l || !l->bias) {
+        sae_linear_destroy(l);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu outputs", who, outputs);
+    }
+    l->inputs = inputs;
+    l->outputs = outputs;
+    l->panels = panels;
+    if (bias) memcpy(l->bias, bias, outputs * sizeof *bias);
+    *out = l;
+    return SAE_OK;
+}
 
 static void saei_linear_pack_part(void *arg, size_t part) {
     saei_linear_task *t = (saei_linear_task *)arg;
@@ -11722,32 +12532,52 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
                                      size_t inputs, size_t outputs, sae_linear **out) {
     saei_linear_task task;
     sae_linear *l;
-    size_t panels, width, floats;
+    size_t floats;
     if (!ctx || !W || !out || !inputs || !outputs)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_linear_create: inputs is %zu, outputs %zu, W and "
                          "out may not be NULL, allowed are sizes from 1",
                          inputs, outputs);
-    panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0);
-    l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
-    if (l) l->ctx = ctx;
-    if (l && saei_mul(panels, SAEI_PANEL, &width) && saei_mul(width, inputs, &floats)) {
+    SAEI_TRY(saei_linear_new(ctx, "sae_linear_create", bias, inputs, outputs, &l));
+    if (saei_mul(l->panels * SAEI_PANEL, inputs, &floats))
         l->packed = (float *)saei_alloc(ctx, floats, sizeof(float));
-        l->bias = (float *)saei_calloc(ctx, width, sizeof(float));
-    }
-    if (!l || !l->packed || !l->bias) {
+    if (!l->packed) {
         sae_linear_destroy(l);
         return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
                          "weights", outputs, inputs);
     }
-    l->inputs = inputs;
-    l->outputs = outputs;
-    l->panels = panels;
-    if (bias) memcpy(l->bias, bias, outputs * sizeof *bias);
     memset(&task, 0, sizeof task);
     task.linear = l;
     task.W = W;
-    saei_parallel(ctx, panels, saei_linear_pack_part, &task);
+    saei_parallel(ctx, l->panels, saei_linear_pack_part, &task);
+    *out = l;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
+                                            const float *bias, bool transposed, sae_linear **out) {
+    static const char who[] = "sae_linear_create_tensor";
+    const int of_output = transposed ? 1 : 0, of_input = 1 - of_output;
+    ptrdiff_t size;
+    sae_linear *l;
+    if (!ctx || !W || !out || !W->data || W->ndim != 2 || !W->shape[0] || !W->shape[1]
+        || W->shape[0] > SIZE_MAX / W->shape[1] / sizeof(double))
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: W has %zu dimensions of %llu by %llu, W, its data and out may not be "
+                         "NULL, allowed are 2 from 1", who, W ? W->ndim : 0,
+                         W ? (unsigned long long)W->shape[0] : 0,
+                         W ? (unsigned long long)W->shape[1] : 0);
+    if (W->dtype > SAE_F64)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                         "%s: W is %s, allowed are F32, F16, BF16 and F64", who,
+                         sae_dtype_name(W->dtype));
+    SAEI_TRY(saei_linear_new(ctx, who, bias, (size_t)W->shape[of_input],
+                             (size_t)W->shape[of_output], &l));
+    size = (ptrdiff_t)sae_dtype_size(W->dtype);
+    l->dtype = W->dtype == SAE_DTYPE_DEFAULT ? SAE_F32 : W->dtype;
+    l->data = (const unsigned char *)W->data;
+    l->output_step = l->outputs > 1 ? (ptrdiff_t)W->stride[of_output] * size : size;
+    l->input_step = l->inputs > 1 ? (ptrdiff_t)W->stride[of_input] * size : size;
     *out = l;
     return SAE_OK;
 }
@@ -11759,40 +12589,123 @@ SAE_API void sae_linear_destroy(sae_linear *linear) {
     saei_free(linear->ctx, linear);
 }
 
-/* y of up to 64 rows and 48 outputs: the panel is read in blocks that lie in the L2. */
-static void saei_linear_panel(const saei_linear_task *t, size_t r0, size_t rows, size_t panel) {
-    const sae_linear *l = t->linear;
-    const float *packed = l->packed + panel * SAEI_PANEL * l->inputs;
-    size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-    float product[SAEI_LINEAR_ROWS * SAEI_PANEL];
-    for (size_t k = 0; k < l->inputs; k += SAEI_LINEAR_DEPTH) {
-        size_t depth = saei_min(SAEI_LINEAR_DEPTH, l->inputs - k);
-        for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
-            const float *x[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-                x[i] = t->x + (r0 + saei_min(g + i, rows - 1)) * l->inputs + k;
-            l->ctx->kernels->tile(x, packed + k * SAEI_PANEL, depth, k > 0,
-                                  product + g * SAEI_PANEL);
+/* ---- apply ---- */
+
+/* Whether rows of W^T lie in one piece and there is a kernel for them. */
+static bool saei_linear_by_columns(const sae_linear *l) {
+    const ptrdiff_t size = (ptrdiff_t)sae_dtype_size(l->dtype);
+    return !l->packed && l->output_step == size && l->input_step != size && l->dtype != SAE_F64;
+}
+
+/* out[0..dim)[48] = the weights of a panel from input k on as floats. */
+static void saei_linear_widen(const sae_linear *l, size_t panel, size_t k, size_t dim,
+                              ptrdiff_t ahead, float *out) {
+    const saei_kernels *kernels = l->ctx->kernels;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const size_t size = sae_dtype_size(l->dtype);
+    const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step
+                                + (ptrdiff_t)k * l->input_step;
+    const bool kernel = l->input_step == (ptrdiff_t)size && l->dtype != SAE_F64;
+    if (kernel) {
+        kernels->widen_panel(l->dtype, from, l->output_step, count, dim, ahead, out);
+        return;
+    }
+    if (count < SAEI_PANEL) memset(out, 0, dim * SAEI_PANEL * sizeof *out);
+    if (saei_linear_by_columns(l)) {
+        for (size_t i = 0; i < dim; i++, from += l->input_step) {
+            for (size_t c = 0; c < count * size; c += 64)
+                SAEI_PREFETCH(from + ahead + c);
+            kernels->widen(l->dtype, from, count, out + i * SAEI_PANEL);
+        }
+    } else {
+        for (size_t j = 0; j < count; j++, from += l->output_step) {
+            float row[SAEI_LINEAR_DEPTH];
+            saei_convert_row(l->dtype, from, l->input_step, dim, row);
+            for (size_t i = 0; i < dim; i++) out[i * SAEI_PANEL + j] = row[i];
         }
     }
-    for (size_t r = 0; r < rows; r++) {
-        float *y = t->y + (r0 + r) * l->outputs + first;
-        l->ctx->kernels->axpy(count, 1, product + r * SAEI_PANEL, l->bias + first, y);
+}
+
+/* How far behind the weights of a panel at k lie those that are wanted next, the end of a part
+   being `end`. */
+static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t end, size_t k,
+                                   size_t depth) {
+    if (k + depth < l->inputs) return (ptrdiff_t)depth * l->input_step;
+    if (panel >= end) return 0;
+    return SAEI_PANEL * l->output_step - (ptrdiff_t)k * l->input_step;
+}
+
+/* product [rows][48] = x W^T of a panel's inputs from k on, or + that. */
+static void saei_linear_product(const saei_linear_task *t, size_t r0, size_t rows, size_t k,
+                                size_t dim, const float *weights, float *product) {
+    const saei_kernels *kernels = t->linear->ctx->kernels;
+    const size_t inputs = t->linear->inputs;
+    const float *x = t->x + r0 * inputs + k;
+    for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+        const float *at[SAEI_TILE_ROWS];
+        for (size_t i = 0; i < SAEI_TILE_ROWS; i++) at[i] = x + saei_min(g + i, rows - 1) * inputs;
+        if (rows - g > 2) kernels->tile(at, weights, dim, k > 0, product + g * SAEI_PANEL);
+        else
+            for (size_t i = 0; i < rows - g; i++)
+                kernels->tile_row(at[i], weights, dim, k > 0, product + (g + i) * SAEI_PANEL);
+    }
+}
+
+/* y of some rows and of the panels from `panel` to `end`, as many at once as there is room for
+   where their weights share cache lines. */
+static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                               size_t rows, size_t panel, size_t end) {
+    const sae_linear *l = t->linear;
+    const size_t height = saei_ceil_div(rows, SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
+    const size_t most = saei_linear_by_columns(l) ? room->rows / height : 1;
+    for (size_t next; panel < end; panel = next) {
+        next = saei_min(panel + most, end);
+        for (size_t k = 0; k < l->inputs; k += room->depth) {
+            const size_t dim = saei_min(room->depth, l->inputs - k);
+            for (size_t p = panel; p < next; p++) {
+                const float *weights = room->panel;
+                if (l->packed) weights = l->packed + (p * l->inputs + k) * SAEI_PANEL;
+                else
+                    saei_linear_widen(l, p, k, dim, saei_linear_ahead(l, p + most, end, k, dim),
+                                      room->panel);
+                saei_linear_product(t, r0, rows, k, dim, weights,
+                                    room->product + (p - panel) * height * SAEI_PANEL);
+            }
+        }
+        for (size_t p = panel; p < next; p++)
+            for (size_t r = 0; r < rows; r++) {
+                const float *product = room->product + ((p - panel) * height + r) * SAEI_PANEL;
+                const size_t first = p * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+                l->ctx->kernels->axpy(count, 1, product, l->bias + first,
+                                      t->y + (r0 + r) * l->outputs + first);
+            }
     }
 }
 
 static void saei_linear_part(void *arg, size_t part) {
     saei_linear_task *t = (saei_linear_task *)arg;
-    size_t blocks = saei_ceil_div(t->n, SAEI_LINEAR_ROWS), r0 = part % blocks * SAEI_LINEAR_ROWS;
-    size_t panel = part / blocks * SAEI_LINEAR_PANELS;
-    size_t end = saei_min(panel + SAEI_LINEAR_PANELS, t->linear->panels);
-    for (; panel < end; panel++)
-        saei_linear_panel(t, r0, saei_min(SAEI_LINEAR_ROWS, t->n - r0), panel);
+    const sae_linear *l = t->linear;
+    const size_t groups = saei_ceil_div(l->panels, t->panels);
+    const size_t end = saei_part_end(part / groups, t->rows, t->n);
+    const size_t first = part % groups * t->panels, last = saei_part_end(part % groups, t->panels, l->panels);
+    saei_block *block = saei_block_take(l->ctx);
+    saei_linear_small small;
+    saei_linear_room room = { SAEI_LINEAR_FEW_ROWS, SAEI_LINEAR_FEW_DEPTH, small.product,
+                              small.panel };
+    saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, NULL, NULL };
+    if (block) {
+        large.product = block->product;
+        large.panel = block->panel;
+        room = large;
+    }
+    for (size_t r = part / groups * t->rows; r < end; r += room.rows)
+        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), first, last);
+    saei_block_leave(block);
 }
 
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y) {
     saei_linear_task t;
-    size_t most;
+    size_t most, blocks;
     if (!linear) return SAE_ERR_INVALID;
     if (!x || !y || !saei_mul(n, saei_max(linear->inputs, linear->outputs), &most)
         || most > SIZE_MAX / sizeof(float))
@@ -11800,13 +12713,18 @@ SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, si
                          "sae_linear_apply: n is %zu, x and y may not be "
                          "NULL, allowed are rows that fit in memory",
                          n);
+    if (!n) return SAE_OK;
+    memset(&t, 0, sizeof t);
     t.linear = linear;
-    t.W = NULL;
     t.x = x;
     t.y = y;
     t.n = n;
-    saei_parallel(linear->ctx, saei_ceil_div(n, SAEI_LINEAR_ROWS)
-                  * saei_ceil_div(linear->panels, SAEI_LINEAR_PANELS), saei_linear_part, &t);
+    blocks = saei_ceil_div(n, SAEI_LINEAR_ROWS);
+    t.rows = saei_ceil_div(saei_ceil_div(n, blocks), SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
+    t.panels = saei_min(SAEI_LINEAR_PANELS,
+                        saei_ceil_div(linear->panels, 4 * (size_t)linear->ctx->threads));
+    saei_parallel(linear->ctx, saei_ceil_div(n, t.rows) * saei_ceil_div(linear->panels, t.panels),
+                  saei_linear_part, &t);
     return SAE_OK;
 }
 
@@ -12091,8 +13009,8 @@ static const char *saei_config_text(const sae_json *object, const char *key) {
 
 static sae_result saei_config_refused(const saei_load *load, const char *key, const sae_json *v,
                                       const char *allowed) {
-    static const char *const kinds[] = { "null", "a bool", "a number", "a text", "a list",
-                                         "an object" };
+    static const char *const kinds[] = { "nothing", "null",   "a bool", "a number",
+                                         "a text",  "a list", "an object" };
     char quoted[SAEI_QUOTE];
     const char *given = v->string ? saei_quote(v->string, quoted) : kinds[v->type];
     if (v->type == SAE_JSON_BOOL) given = v->number != 0 ? "true" : "false";
@@ -12104,9 +13022,9 @@ static sae_result saei_config_refused(const saei_load *load, const char *key, co
 static sae_result saei_config_size(const saei_load *load, const char *key, size_t *out) {
     const sae_json *v = saei_config_value(load->config, key);
     if (!v) return SAE_OK;
-    if (v->type != SAE_JSON_NUMBER || !v->is_integer || v->integer < 0 || v->integer > INT32_MAX)
+    if (v->type != SAE_JSON_NUMBER || !v->is_integer || v->number < 0 || v->number > INT32_MAX)
         return saei_config_refused(load, key, v, "a whole number");
-    *out = (size_t)v->integer;
+    *out = (size_t)v->number;
     return SAE_OK;
 }
 
@@ -13024,11 +13942,11 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
                      saei_config_text(load->config, "lm_name"));
     saei_origin_text(origin->hook, sizeof origin->hook,
                      saei_config_text(load->config, "submodule_name"));
-    if (layer && layer->is_integer) origin->layer = layer->integer;
-    if (context && context->is_integer && context->integer > 0)
-        origin->context_size = (size_t)context->integer;
-    origin->one_head = head && head->is_integer && head->integer >= 0;
-    if (origin->one_head) origin->head = (size_t)head->integer;
+    if (layer && layer->is_integer) origin->layer = (int64_t)layer->number;
+    if (context && context->is_integer && context->number > 0)
+        origin->context_size = (size_t)context->number;
+    origin->one_head = head && head->is_integer && head->number >= 0;
+    if (origin->one_head) origin->head = (size_t)head->number;
     if (bos && bos->type == SAE_JSON_BOOL) origin->prepend_bos = bos->number != 0 ? 1 : -1;
 }
 
@@ -13253,14 +14171,14 @@ static void saei_lens_groups(const saei_load *load, sae_dictionary_desc *desc) {
     const sae_json *widths = saei_config_value(load->root, "matryoshka_widths");
     size_t end = 0;
     desc->num_groups = 0;
-    for (const sae_json *w = widths ? widths->child : NULL; w; w = w->next) {
-        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->integer <= (int64_t)end
-            || w->integer > (int64_t)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
+    for (const sae_json *w = sae_json_first(widths); w; w = sae_json_next(w)) {
+        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->number <= (double)end
+            || w->number > (double)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
             end = desc->num_groups = 0;
             break;
         }
-        desc->group_sizes[desc->num_groups++] = (size_t)w->integer - end;
-        end = (size_t)w->integer;
+        desc->group_sizes[desc->num_groups++] = (size_t)w->number - end;
+        end = (size_t)w->number;
     }
     if (end < desc->dict_size) desc->group_sizes[desc->num_groups++] = desc->dict_size - end;
 }
@@ -13366,10 +14284,10 @@ static sae_result saei_lens_positions(const saei_load *load, const sae_json *v, 
     int64_t given[3], unset[] = { 0, INT64_MAX, 1 };
     size_t count = 0;
     for (; at && count < 3; at = at->next, count++) {
-        bool whole = at->type == SAE_JSON_NUMBER && at->is_integer && at->integer <= INT32_MAX
-                     && at->integer >= (count < 2 ? INT32_MIN : 1);
+        bool whole = at->type == SAE_JSON_NUMBER && at->is_integer && at->number <= INT32_MAX
+                     && at->number >= (count < 2 ? INT32_MIN : 1);
         if (at->type == SAE_JSON_NULL) given[count] = unset[count == 0 && !at->next ? 1 : count];
-        else if (whole) given[count] = at->integer;
+        else if (whole) given[count] = (int64_t)at->number;
         else break;
     }
     if (v && (v->type != SAE_JSON_ARRAY || at || !count))
@@ -13390,10 +14308,10 @@ static sae_result saei_lens_use(const saei_load *load, const saei_lens_cfg *cfg,
     const sae_json *bos = saei_config_value(cfg->meta, "prepend_bos");
     const sae_json *special = saei_config_value(cfg->meta, "exclude_special_tokens"), *v;
     if (!head) head = saei_config_value(cfg->meta, "hook_point_head_index");
-    if (head && (head->type != SAE_JSON_NUMBER || !head->is_integer || head->integer < 0
-                 || head->integer > INT32_MAX))
+    if (head && (head->type != SAE_JSON_NUMBER || !head->is_integer || head->number < 0
+                 || head->number > INT32_MAX))
         return saei_config_refused(load, "hook_head_index", head, "a whole number");
-    if (head) o->one_head = true, o->head = (size_t)head->integer;
+    if (head) o->one_head = true, o->head = (size_t)head->number;
     if (bos && bos->type != SAE_JSON_BOOL)
         return saei_config_refused(load, "prepend_bos", bos, "true or false");
     o->prepend_bos = bos ? (bos->number != 0 ? 1 : -1) : cfg->flat ? 1 : 0;
@@ -13422,9 +14340,9 @@ static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sa
     saei_origin_hook_out(o, saei_config_text(cfg->meta, "hook_name_out"));
     saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
     saei_origin_text(o->version, sizeof o->version, version);
-    o->layer = layer && layer->is_integer ? layer->integer : saei_layer_of(hook);
-    if (context && context->is_integer && context->integer > 0)
-        o->context_size = (size_t)context->integer;
+    o->layer = layer && layer->is_integer ? (int64_t)layer->number : saei_layer_of(hook);
+    if (context && context->is_integer && context->number > 0)
+        o->context_size = (size_t)context->number;
 }
 
 static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
@@ -18643,7 +19561,7 @@ static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_
 /* Numbers of a list, in a config file or between commas. */
 static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, saei_value v,
                                    double *out, size_t *count) {
-    const sae_json *c = v.list ? v.list->child : NULL;
+    const sae_json *c = sae_json_first(v.list);
     const char *at = v.text;
     *count = 0;
     if (v.list && v.list->type != SAE_JSON_ARRAY) return saei_set_fail(s, f, v);
@@ -18655,7 +19573,7 @@ static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, sa
             return saei_set_fail(s, f, v);
         if (!(x > 0 && x <= DBL_MAX)) return saei_set_fail(s, f, v);
         out[(*count)++] = x;
-        if (v.list) c = c->next;
+        if (v.list) c = sae_json_next(c);
         else at = at[n] ? at + n + 1 : NULL;
     }
     return *count ? SAE_OK : saei_set_fail(s, f, v);
@@ -18863,7 +19781,7 @@ static sae_result saei_config_trainer(const saei_setter *s, const sae_json *obje
     if (!kind) kind = sae_json_get(object, "trainer");
     if (kind)
         SAEI_TRY(saei_field_set(s, desc, saei_fields, saei_json_as_value(kind, saei_fields)));
-    for (const sae_json *c = object->child; c; c = c->next) {
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) {
         const saei_field *f = saei_field_of_key(c->key, nearest);
         if (!f) {
             saei_log(s->ctx, SAE_LOG_WARNING, "%s: %s: %s is not known and skipped%s%s", s->who,
@@ -18892,7 +19810,7 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
     config->count = 1;
     if (item->type == SAE_JSON_ARRAY) {
         config->count = item->count;
-        item = item->child;
+        item = sae_json_first(item);
     }
     if (!config->count)
         return saei_fail(config->ctx, SAE_ERR_FORMAT, "sae_config_open: %s is an empty list", path);
@@ -18901,7 +19819,7 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
     if (!config->descs)
         return saei_fail(config->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory",
                          path);
-    for (size_t i = 0; i < config->count; i++, item = item->next) {
+    for (size_t i = 0; i < config->count; i++, item = sae_json_next(item)) {
         const sae_json *object = item, *inner = sae_json_get(item, "trainer");
         if (inner && inner->type != SAE_JSON_STRING) object = inner;
         if (object->type != SAE_JSON_OBJECT) {
@@ -20164,8 +21082,8 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
         own = sae_json_get(root, "sae.h");
         steps = own ? sae_json_get(own, "finished_steps") : NULL;
         print = own ? sae_json_get(own, "fingerprint") : NULL;
-        if (steps && steps->is_integer && steps->integer > 0)
-            found = (uint64_t)steps->integer == l->desc.steps && print
+        if (steps && steps->is_integer && steps->number > 0)
+            found = (uint64_t)steps->number == l->desc.steps && print
                             && print->type == SAE_JSON_STRING && strcmp(print->string, hash) == 0
                         ? SAEI_LOOP_THIS
                         : SAEI_LOOP_ANOTHER;

@@ -183,6 +183,8 @@ extern "C" {
 #include "base/io.h"
 #include "base/json.h"
 
+#include "tensor/number.h"
+#include "tensor/blocks.h"
 #include "tensor/dtype.h"
 #include "tensor/crc.h"
 #include "tensor/file.h"
@@ -201,6 +203,7 @@ extern "C" {
 #include "kernels/avx2.h"
 #include "kernels/avx512.h"
 #include "kernels/avx512_encode.h"
+#include "kernels/avx512_widen.h"
 #include "kernels/avx512_train.h"
 #include "kernels/isa.h"
 #include "kernels/select.h"

@@ -18,7 +18,8 @@ bad() { failed=$((failed + 1)); echo "FAILED: $*"; }
 openmp=-fopenmp
 echo 'int main(void) { return 0; }' | $CC -fopenmp -x c - -o "$tmp/openmp" 2> /dev/null || openmp=
 
-[ $# -gt 0 ] || set -- $(cd "$root/examples" && ls ./*.c | sed 's/^..//; s/\.c$//')
+# llama_cpp.c needs llama.cpp: tests/llama.sh
+[ $# -gt 0 ] || set -- $(cd "$root/examples" && ls ./*.c | sed 's/^..//; s/\.c$//' | grep -v llama_cpp)
 for name in "$@"; do
     mkdir -p "$tmp/$name/examples"
     cp "$root/sae.h" "$tmp/$name"

@@ -137,8 +137,10 @@ const char help_activations[] =
 const char help_tokenize[] =
     "sae tokenize M --text FILE... --out IDS.npy\n"
     "\n"
-    "  The ids of the text, int32 [n], by M/tokenizer.json. Special tokens that are\n"
-    "  written in the text are taken for what they are; bytes that are no UTF-8 stay.\n";
+    "  The ids of the text, int32 [n], by M/tokenizer.json. Special tokens written in\n"
+    "  it are taken for what they are.\n"
+    "  --bos             in front of each file what the tokenizer puts in front of a\n"
+    "                    text\n";
 
 const char help_detokenize[] =
     "sae detokenize M --tokens IDS.npy --out FILE\n"

@@ -191,7 +191,7 @@ static sae_result page_measure(page *p, const page_run *run, page_measured *m, d
     PAGE_TRY(features_neighbours(p->ctx, run->dict, m->latents, m->num, PAGE_NEIGHBOURS, m->near,
                                  m->cosine));
     PAGE_TRY(features_map(p->ctx, run->dict, m->latents, m->num, m->xy));
-    if (features_place_has_logits(run->place) && p->vocab >= PAGE_LOGITS) {
+    if (features_place_has_logits(p->desc->model, run->place) && p->vocab >= PAGE_LOGITS) {
         m->top = (features_logit *)calloc(n, PAGE_LOGITS * sizeof *m->top);
         m->bottom = (features_logit *)calloc(n, PAGE_LOGITS * sizeof *m->bottom);
         m->logits = (features_logits_of *)calloc(n, sizeof *m->logits);

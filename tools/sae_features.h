@@ -210,9 +210,10 @@ typedef struct features_logits_of {
 } features_logits_of;
 
 /* Do rows at this place reach the unembedding by the residual stream alone? */
-SAE_API bool features_place_has_logits(features_place place);
-/* The decoder rows straight through the linear part of the final layer norm (less their mean, times
-   its weights) and the unembedding. top, bottom [num,count], stats [num]. */
+SAE_API bool features_place_has_logits(const sae_lm *model, features_place place);
+/* The decoder rows straight through the linear part of the final norm (less their mean where it is
+   a layer norm, times its weights) and the unembedding, without a cap. top, bottom [num,count],
+   stats [num]. */
 SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, features_place place,
                                    const sae_dictionary *dict, const uint32_t *latents, size_t num,
                                    size_t count, features_logit *top, features_logit *bottom,
@@ -1297,13 +1298,8 @@ SAE_API sae_result features_neighbours(sae_context *ctx, const sae_dictionary *d
     return SAE_OK;
 }
 
-SAE_API bool features_place_has_logits(features_place place) {
-    switch (place.out.module) {
-    case SAE_LM_LAYER: case SAE_LM_FINAL_NORM: return true;
-    case SAE_LM_EMBED_IN: case SAE_LM_ATTENTION: case SAE_LM_ATTENTION_DENSE: case SAE_LM_MLP:
-    case SAE_LM_MLP_DOWN: return !place.out.input;
-    default: return false;
-    }
+SAE_API bool features_place_has_logits(const sae_lm *model, features_place place) {
+    return sae_lm_site_is_residual(model, place.out);
 }
 
 /* The count largest of sign * v [n] into out, the lower index first among equals. */
@@ -1348,9 +1344,10 @@ SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, featur
     size_t d = sae_lm_config_of(model).dim, vocab = sae_lm_config_of(model).vocab_size, at, i, j;
     const float *weight = sae_lm_final_norm_weight(model);
     bool behind = place.out.module == SAE_LM_FINAL_NORM && !place.out.input;
+    bool centred = !sae_lm_config_of(model).rms_norm && !behind;
     float *rows, *logits;
     sae_result result = SAE_OK;
-    if (!features_place_has_logits(place))
+    if (!features_place_has_logits(model, place))
         return sae_context_fail(ctx, SAE_ERR_UNSUPPORTED,
                                 "features_logits: the place does not write into the "
                                 "residual stream");
@@ -1366,7 +1363,7 @@ SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, featur
         for (i = 0; i < n; i++) {
             const float *w = sae_dictionary_decoder_row(dict, latents[at + i]);
             double mean = 0;
-            for (j = 0; j < d && !behind; j++) mean += (double)w[j];
+            for (j = 0; j < d && centred; j++) mean += (double)w[j];
             mean /= (double)d;
             for (j = 0; j < d; j++)
                 rows[i * d + j] = behind ? w[j] : (float)((double)w[j] - mean) * weight[j];

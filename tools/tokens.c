@@ -42,12 +42,13 @@ int verb_tokenize(int argc, char **argv) {
     common c;
     sae_tokenizer *tokenizer = NULL;
     sae_tokens ids = { NULL, 0, 0 };
-    size_t i, size = 0, bytes = 0;
+    size_t i, size = 0, bytes = 0, num_bos = 0;
+    bool bos = false;
     int status;
     memset(&c, 0, sizeof c);
     const option options[] = {
-        { "text", LIST, &c.text }, { "out", TEXT, &c.out }, { "threads", COUNT, &c.threads },
-        { "quiet", FLAG, &tool.quiet }
+        { "text", LIST, &c.text }, { "out", TEXT, &c.out }, { "bos", FLAG, &bos },
+        { "threads", COUNT, &c.threads }, { "quiet", FLAG, &tool.quiet }
     };
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);
     if (status == DONE) status = model_word(&c);
@@ -56,11 +57,17 @@ int verb_tokenize(int argc, char **argv) {
     if (status == DONE) status = start_program(&c);
     if (status == DONE && sae_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK)
         status = fail_library();
+    if (status == DONE && bos) {
+        sae_tokenizer_bos(tokenizer, &num_bos);
+        if (!num_bos)
+            status = fail("%s: --bos: this tokenizer puts nothing in front of a text and names no "
+                          "bos_token", c.model);
+    }
     for (i = 0; i < c.text.count && status == DONE; i++) {
         char *text = NULL;
         status = read_whole(c.text.items[i], &text, &size);
         bytes += size;
-        if (status == DONE && sae_tokenizer_encode(tokenizer, text, size, false, &ids) != SAE_OK)
+        if (status == DONE && sae_tokenizer_encode(tokenizer, text, size, bos, &ids) != SAE_OK)
             status = fail_library();
     }
     if (status == DONE) status = write_ids(c.out, ids.id, ids.count, 0);

@@ -228,7 +228,13 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict);
 typedef enum sae_dtype {
     SAE_DTYPE_DEFAULT = 0, /* F32 */
     SAE_F32, SAE_F16, SAE_BF16, SAE_F64,
-    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL
+    SAE_I8, SAE_U8, SAE_I16, SAE_U16, SAE_I32, SAE_U32, SAE_I64, SAE_U64, SAE_BOOL,
+    /* GGUF's types of few bits: blocks of elements that share their scales (sae_dtype_block) */
+    SAE_Q4_0, SAE_Q4_1, SAE_Q5_0, SAE_Q5_1, SAE_Q8_0, SAE_Q2_K, SAE_Q3_K, SAE_Q4_K, SAE_Q5_K,
+    SAE_Q6_K, SAE_IQ4_NL, SAE_IQ4_XS, SAE_MXFP4,
+    /* and those that are known by name alone: their size is 0, their tensors have no data */
+    SAE_IQ1_S, SAE_IQ1_M, SAE_IQ2_XXS, SAE_IQ2_XS, SAE_IQ2_S, SAE_IQ3_XXS, SAE_IQ3_S, SAE_TQ1_0,
+    SAE_TQ2_0, SAE_NVFP4, SAE_OTHER
 } sae_dtype;
 
 /* Rows of activations wherever they lie. */

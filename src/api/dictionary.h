@@ -4,8 +4,11 @@
 /* ==== >>api: dictionaries in full ============================================================= */
 /* Parameters read and set, sizes, latents by number, control vectors. */
 
+/* Bytes of an element, or of a block of them; 0 where the type is known by name alone, or not. */
 SAE_API size_t sae_dtype_size(sae_dtype dtype);
-SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32" */
+/* Elements of a block, 32 or 256; 1 of plain types (and where the size is 0). */
+SAE_API size_t sae_dtype_block(sae_dtype dtype);
+SAE_API const char *sae_dtype_name(sae_dtype dtype); /* "F32", "Q4_K" */
 
 #define SAE_MAX_DIMS 8
 typedef struct sae_tensor {
@@ -16,7 +19,10 @@ typedef struct sae_tensor {
     int64_t stride[SAE_MAX_DIMS]; /* in elements; as the file has them */
     const void *data;            /* the first element; little endian; need not be aligned */
 } sae_tensor;
-/* All elements as float32 in row-major order, out [product of shape]. */
+/* All elements as float32 in row-major order, out [product of shape]; NaN where the dtype's size is
+   0. Of block types the last dimension is a multiple of the block and its elements lie together;
+   element e of a row is in its block e / block, and a stride / block * size bytes further. Their
+   numbers are those of the gguf package (and of llama.cpp's plain C), bit for bit. */
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
 
 /* All parameters, where they lie in dict, to be read: valid until dict is destroyed; their rows may

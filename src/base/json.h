@@ -3,31 +3,138 @@
 
 /* ==== >>json ================================================================================== */
 
+/* Nodes stand in the order of the text: the first child of an array or object is the node behind
+   it. */
 struct sae_json {
     sae_json_kind type;
-    const char *key;               /* inside an object, else NULL; UTF-8, NUL-terminated */
-    const char *string;            /* STRING: UTF-8; NUMBER: its text */
-    double number;                 /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
-    int64_t integer;               /* where is_integer */
-    bool is_integer;
-    size_t count;                  /* children of ARRAY, OBJECT */
-    const struct sae_json *child; /* the first */
-    const struct sae_json *next;  /* sibling */
+    bool is_integer;    /* NUMBER: it is whole, and number has it exactly (up to 2^53) */
+    uint32_t next;      /* the sibling is so many nodes further; 0: there is none */
+    uint32_t count;     /* children of ARRAY, OBJECT; bytes of STRING */
+    const char *key;    /* inside an object, else NULL; NUL-terminated */
+    const char *string; /* STRING; NUMBER: its text, if it came from one; else NULL */
+    double number;      /* NUMBER (NaN, Infinity too); BOOL: 0 or 1 */
 };
-/* The parser runs twice over the text: first nodes is NULL and it counts, then it fills a block
-   of exactly that size: nodes | keys (room to sort the largest object's) | chars. */
+
+enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 24 };
+
+/* A tree is built in two passes over what it is made of: first nodes is NULL and it counts, then it
+   fills a block of exactly that size: nodes | chars. */
+typedef struct saei_json_tree {
+    sae_json *nodes;
+    char *chars;
+    size_t num_nodes, num_chars;
+    sae_json counted; /* while it counts, every node */
+} saei_json_tree;
+
+static const int64_t saei_json_most = (int64_t)1 << 53;
+
+/* A fresh node, the sibling that follows last (NULL: none does); NULL: there are too many. */
+static sae_json *saei_json_node(saei_json_tree *t, sae_json *last) {
+    sae_json *node = t->nodes ? t->nodes + t->num_nodes : &t->counted;
+    if (t->num_nodes == SAEI_JSON_NODES) return NULL;
+    if (t->nodes && last) last->next = (uint32_t)(node - last);
+    memset(node, 0, sizeof *node);
+    t->num_nodes++;
+    return node;
+}
+
+static void saei_json_put(saei_json_tree *t, const void *text, size_t size) {
+    if (t->chars && size) memcpy(t->chars + t->num_chars, text, size);
+    t->num_chars += size;
+}
+
+/* What was put since start, as a text. */
+static const char *saei_json_put_end(saei_json_tree *t, size_t start) {
+    saei_json_put(t, "", 1);
+    return t->chars ? t->chars + start : "";
+}
+
+/* In front of the root: whose memory it is. */
+enum { SAEI_JSON_FRONT = 16 };
+
+/* From counting to filling. */
+static sae_result saei_json_make(const sae_context *ctx, const char *name, saei_json_tree *t) {
+    size_t bytes, all;
+    char *block = NULL;
+    if (saei_mul(t->num_nodes, sizeof(sae_json), &bytes) && saei_add(bytes, t->num_chars, &all)
+        && saei_add(all, SAEI_JSON_FRONT, &all))
+        block = (char *)saei_alloc(ctx, all, 1);
+    if (!block)
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu values", name,
+                         t->num_nodes);
+    memcpy(block, &ctx, sizeof ctx);
+    t->nodes = (sae_json *)(void *)(block + SAEI_JSON_FRONT);
+    t->chars = block + SAEI_JSON_FRONT + bytes;
+    t->num_nodes = t->num_chars = 0;
+    return SAE_OK;
+}
+
+/* ---- keys ---- */
+
+/* Room to see that no object has a key twice: for the largest. */
+typedef struct saei_json_keys {
+    uint64_t *slots; /* of which a power of two, four times the keys or less */
+    size_t most;     /* keys of the largest object so far */
+} saei_json_keys;
+
+static sae_result saei_json_keys_make(const sae_context *ctx, const char *name,
+                                      saei_json_keys *keys) {
+    keys->slots = (uint64_t *)saei_alloc(ctx, 4 * keys->most + 8, sizeof *keys->slots);
+    if (keys->slots) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for an object of %zu keys", name,
+                     keys->most);
+}
+
+static bool saei_json_key_less(const void *a, const void *b) {
+    return strcmp(((const sae_json *)a)->key, ((const sae_json *)b)->key) < 0;
+}
+
+/* The same by sorting, which no choice of keys makes slow. */
+static const char *saei_json_sorted_twice(const sae_json *object, saei_json_keys *keys) {
+    const void **sorted = (const void **)(void *)keys->slots;
+    size_t n = 0;
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) sorted[n++] = c;
+    saei_sort(sorted, n, saei_json_key_less);
+    for (size_t i = 1; i < n; i++) {
+        const char *key = ((const sae_json *)sorted[i])->key;
+        if (strcmp(((const sae_json *)sorted[i - 1])->key, key) == 0) return key;
+    }
+    return NULL;
+}
+
+/* A key that the object has twice, or NULL. A slot holds 32 bits of a key's hash above the distance
+   of its node from the object. */
+static const char *saei_json_twice(const sae_json *object, saei_json_keys *keys) {
+    size_t size = 8, steps = 0;
+    while (size < 2 * (size_t)object->count) size *= 2;
+    memset(keys->slots, 0, size * sizeof *keys->slots);
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) {
+        uint64_t hash = 0xcbf29ce484222325u, slot;
+        size_t at;
+        for (const char *k = c->key; *k; k++) hash = (hash ^ (unsigned char)*k) * 0x100000001b3u;
+        hash ^= hash >> 32;
+        for (at = (size_t)hash & (size - 1); (slot = keys->slots[at]) != 0;
+             at = (at + 1) & (size - 1)) {
+            if (slot >> 32 == (hash & 0xFFFFFFFFu)
+                && strcmp((object + (slot & 0xFFFFFFFFu))->key, c->key) == 0)
+                return c->key;
+            if (++steps > 16 * size) return saei_json_sorted_twice(object, keys);
+        }
+        keys->slots[at] = hash << 32 | (uint64_t)(c - object);
+    }
+    return NULL;
+}
+
+/* ---- from text ---- */
+
 typedef struct saei_json_parser {
     const sae_context *ctx;
     const char *name;
     const unsigned char *begin, *at, *end;
-    sae_json *nodes;
-    const void **keys;
-    char *chars;
-    size_t num_nodes, num_keys, num_chars;
+    saei_json_tree tree;
+    saei_json_keys keys;
     int depth;
 } saei_json_parser;
-
-enum { SAEI_JSON_DEPTH = 64, SAEI_JSON_NODES = 1 << 20 };
 
 static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
     size_t line = 1, column = 1;
@@ -51,11 +158,6 @@ static bool saei_json_word(saei_json_parser *p, const char *word) {
     return true;
 }
 
-static void saei_json_put(saei_json_parser *p, unsigned byte) {
-    if (p->chars) p->chars[p->num_chars] = (char)(unsigned char)byte;
-    p->num_chars++;
-}
-
 static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
     unsigned code = 0;
     if (p->end - p->at < 4) return false;
@@ -74,10 +176,12 @@ static bool saei_json_hex4(saei_json_parser *p, unsigned *out) {
 static sae_result saei_json_escape(saei_json_parser *p) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     unsigned code, low;
+    unsigned char text[4];
+    size_t n = 0;
     const char *simple = p->at < p->end && *p->at ? strchr(from, *p->at) : NULL;
     if (simple) {
         p->at++;
-        saei_json_put(p, (unsigned char)to[simple - from]);
+        saei_json_put(&p->tree, to + (simple - from), 1);
         return SAE_OK;
     }
     if (!saei_json_word(p, "u")) return saei_json_fail(p, "an unknown escape");
@@ -90,116 +194,122 @@ static sae_result saei_json_escape(saei_json_parser *p) {
         code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
     }
     if (code < 0x80) {
-        saei_json_put(p, code);
+        text[n++] = (unsigned char)code;
     } else {
         if (code < 0x800) {
-            saei_json_put(p, 0xC0 | code >> 6);
+            text[n++] = (unsigned char)(0xC0 | code >> 6);
         } else {
             if (code < 0x10000) {
-                saei_json_put(p, 0xE0 | code >> 12);
+                text[n++] = (unsigned char)(0xE0 | code >> 12);
             } else {
-                saei_json_put(p, 0xF0 | code >> 18);
-                saei_json_put(p, 0x80 | (code >> 12 & 0x3F));
+                text[n++] = (unsigned char)(0xF0 | code >> 18);
+                text[n++] = (unsigned char)(0x80 | (code >> 12 & 0x3F));
             }
-            saei_json_put(p, 0x80 | (code >> 6 & 0x3F));
+            text[n++] = (unsigned char)(0x80 | (code >> 6 & 0x3F));
         }
-        saei_json_put(p, 0x80 | (code & 0x3F));
+        text[n++] = (unsigned char)(0x80 | (code & 0x3F));
     }
+    saei_json_put(&p->tree, text, n);
     return SAE_OK;
 }
 
-static sae_result saei_json_string(saei_json_parser *p, const char **out) {
-    size_t start = p->num_chars;
+/* *size: bytes of the text. */
+static sae_result saei_json_string(saei_json_parser *p, const char **out, size_t *size) {
+    const size_t start = p->tree.num_chars;
     if (!saei_json_word(p, "\"")) return saei_json_fail(p, "a string in double quotes is expected");
     for (;;) {
-        size_t length;
-        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
-        if (saei_json_word(p, "\"")) break;
-        if (saei_json_word(p, "\\")) {
-            SAEI_TRY(saei_json_escape(p));
-            continue;
+        const unsigned char *from = p->at;
+        size_t length = 1;
+        while (p->at < p->end && *p->at != '"' && *p->at != '\\' && *p->at >= 0x20 && length) {
+            length = *p->at < 0x80 ? 1 : saei_utf8(p->at, (size_t)(p->end - p->at));
+            p->at += length;
         }
-        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
-        length = saei_utf8(p->at, (size_t)(p->end - p->at));
+        saei_json_put(&p->tree, from, (size_t)(p->at - from));
         if (!length) return saei_json_fail(p, "a string that is not UTF-8");
-        while (length-- > 0) saei_json_put(p, *p->at++);
+        if (p->at >= p->end) return saei_json_fail(p, "the text ends inside a string");
+        if (*p->at < 0x20) return saei_json_fail(p, "a control character inside a string");
+        if (*p->at++ == '"') break;
+        SAEI_TRY(saei_json_escape(p));
     }
-    saei_json_put(p, 0);
-    *out = p->chars ? p->chars + start : "";
-    return SAE_OK;
-}
-
-static bool saei_json_key_less(const void *a, const void *b) {
-    return strcmp(((const sae_json *)a)->key, ((const sae_json *)b)->key) < 0;
-}
-
-static sae_result saei_json_unique(saei_json_parser *p, const sae_json *object) {
-    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
-    size_t n = 0;
-    for (const sae_json *c = object->child; c; c = c->next) p->keys[n++] = c;
-    saei_sort(p->keys, n, saei_json_key_less);
-    for (size_t i = 1; i < n; i++) {
-        const char *key = ((const sae_json *)p->keys[i])->key;
-        if (strcmp(((const sae_json *)p->keys[i - 1])->key, key) != 0) continue;
-        snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(key, quoted));
-        return saei_json_fail(p, text);
-    }
+    *size = p->tree.num_chars - start;
+    *out = saei_json_put_end(&p->tree, start);
     return SAE_OK;
 }
 
 static sae_result saei_json_value(saei_json_parser *p, sae_json *out);
 
-/* From after the opening bracket up to and with the closing one. */
-static sae_result saei_json_children(saei_json_parser *p, sae_json *out) {
-    bool object = out->type == SAE_JSON_OBJECT;
-    const char *close = object ? "}" : "]";
-    sae_json *last = NULL, counted;
-    memset(&counted, 0, sizeof counted);
-    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
-    saei_json_space(p);
-    if (!saei_json_word(p, close)) {
-        for (;;) {
-            sae_json *child = p->nodes ? p->nodes + p->num_nodes : &counted;
-            if (++p->num_nodes > SAEI_JSON_NODES)
-                return saei_json_fail(p, "more than 1048576 values");
-            memset(child, 0, sizeof *child);
-            if (object) {
-                saei_json_space(p);
-                SAEI_TRY(saei_json_string(p, &child->key));
-                saei_json_space(p);
-                if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
-            }
-            SAEI_TRY(saei_json_value(p, child));
-            if (p->nodes) {
-                if (last) last->next = child;
-                else out->child = child;
-                last = child;
-            }
-            out->count++;
-            saei_json_space(p);
-            if (saei_json_word(p, close)) break;
-            if (!saei_json_word(p, ","))
-                return saei_json_fail(p,
-                                      object ? "',' or '}' is expected" : "',' or ']' is expected");
-        }
+static sae_result saei_json_child(saei_json_parser *p, sae_json *child, bool object) {
+    size_t size;
+    if (!child) return saei_json_fail(p, "more than 16777216 values");
+    if (object) {
+        saei_json_space(p);
+        SAEI_TRY(saei_json_string(p, &child->key, &size));
+        saei_json_space(p);
+        if (!saei_json_word(p, ":")) return saei_json_fail(p, "':' is expected");
     }
-    p->depth--;
-    if (object && out->count > p->num_keys) p->num_keys = out->count;
-    return object && p->nodes ? saei_json_unique(p, out) : SAE_OK;
+    return saei_json_value(p, child);
 }
 
-/* Fills *out, which is all zero but for its key. */
-static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
+/* From after the opening bracket up to and with the closing one. */
+static sae_result saei_json_children(saei_json_parser *p, sae_json *out, bool object) {
+    const char *close = object ? "}" : "]", *twice = NULL;
+    char quoted[SAEI_QUOTE], text[SAEI_QUOTE + 32];
+    sae_json *last = NULL;
+    uint32_t count = 0;
+    if (++p->depth > SAEI_JSON_DEPTH) return saei_json_fail(p, "nested deeper than 64");
+    saei_json_space(p);
+    while (count > 0 || !saei_json_word(p, close)) {
+        last = saei_json_node(&p->tree, last);
+        SAEI_TRY(saei_json_child(p, last, object));
+        count++;
+        saei_json_space(p);
+        if (saei_json_word(p, close)) break;
+        if (!saei_json_word(p, ","))
+            return saei_json_fail(p, object ? "',' or '}' is expected" : "',' or ']' is expected");
+    }
+    p->depth--;
+    out->type = object ? SAE_JSON_OBJECT : SAE_JSON_ARRAY;
+    out->count = count;
+    if (object && count > p->keys.most) p->keys.most = count;
+    if (object && p->tree.nodes) twice = saei_json_twice(out, &p->keys);
+    if (!twice) return SAE_OK;
+    snprintf(text, sizeof text, "the key \"%s\" twice", saei_quote(twice, quoted));
+    return saei_json_fail(p, text);
+}
+
+static sae_result saei_json_digits(saei_json_parser *p, sae_json *out) {
+    const char *text = (const char *)p->at;
+    const size_t start = p->tree.num_chars;
     size_t length;
+    int64_t integer;
+    out->type = SAE_JSON_NUMBER;
+    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
+    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
+    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
+    if (out->string) return SAE_OK;
+    length = saei_parse_number(text, (size_t)(p->end - p->at), &out->number, &integer,
+                               &out->is_integer);
+    if (!length) return saei_json_fail(p, "a value is expected");
+    if (integer > saei_json_most || integer < -saei_json_most) out->is_integer = false;
+    p->at += length;
+    saei_json_put(&p->tree, text, length);
+    out->string = saei_json_put_end(&p->tree, start);
+    return SAE_OK;
+}
+
+/* Fills *out, which is all zero but for its key and next. */
+static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
+    size_t size = 0;
     saei_json_space(p);
     if (p->at >= p->end) return saei_json_fail(p, "the text ends where a value is expected");
+    if (saei_json_word(p, "{")) return saei_json_children(p, out, true);
+    if (saei_json_word(p, "[")) return saei_json_children(p, out, false);
     if (*p->at == '"') {
         out->type = SAE_JSON_STRING;
-        return saei_json_string(p, &out->string);
-    }
-    if (*p->at == '{' || *p->at == '[') {
-        out->type = *p->at++ == '{' ? SAE_JSON_OBJECT : SAE_JSON_ARRAY;
-        return saei_json_children(p, out);
+        SAEI_TRY(saei_json_string(p, &out->string, &size));
+        if (size > UINT32_MAX) return saei_json_fail(p, "a string of 4 GB");
+        out->count = (uint32_t)size;
+        return SAE_OK;
     }
     if (saei_json_word(p, "null")) {
         out->type = SAE_JSON_NULL;
@@ -210,67 +320,38 @@ static sae_result saei_json_value(saei_json_parser *p, sae_json *out) {
         out->number = p->at[-2] == 'u';
         return SAE_OK;
     }
-    out->type = SAE_JSON_NUMBER;
-    if (saei_json_word(p, "NaN")) out->number = NAN, out->string = "NaN";
-    else if (saei_json_word(p, "Infinity")) out->number = HUGE_VAL, out->string = "Infinity";
-    else if (saei_json_word(p, "-Infinity")) out->number = -HUGE_VAL, out->string = "-Infinity";
-    if (out->string) return SAE_OK;
-    length = saei_parse_number((const char *)p->at, (size_t)(p->end - p->at), &out->number,
-                               &out->integer, &out->is_integer);
-    if (!length) return saei_json_fail(p, "a value is expected");
-    out->string = p->chars ? p->chars + p->num_chars : "";
-    while (length-- > 0) saei_json_put(p, *p->at++);
-    saei_json_put(p, 0);
-    return SAE_OK;
+    return saei_json_digits(p, out);
 }
 
-static sae_result saei_json_pass(saei_json_parser *p, sae_json *root) {
+static sae_result saei_json_pass(saei_json_parser *p) {
     p->at = p->begin;
     p->depth = 0;
-    p->num_nodes = 1;
-    p->num_chars = 0;
-    memset(root, 0, sizeof *root);
-    SAEI_TRY(saei_json_value(p, root));
+    SAEI_TRY(saei_json_value(p, saei_json_node(&p->tree, NULL)));
     saei_json_space(p);
     return p->at == p->end ? SAE_OK : saei_json_fail(p, "something after the value");
 }
 
-/* In front of the root: whose memory it is. */
-enum { SAEI_JSON_FRONT = 16 };
-
 /* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. name
-   is the file's, for messages. Limits: depth 64, 2^20 values (80 MB; a header of 130,000 tensors
-   stays below), no duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after
-   it. Errors: SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
+   is the file's, for messages. Limits: depth 64, 2^24 values of 40 bytes, no duplicate keys, valid
+   UTF-8, no lone surrogates, nothing but white space after it. Errors: SAE_ERR_FORMAT,
+   SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
                                   size_t size, sae_json **root) {
     saei_json_parser p;
-    sae_json counted;
-    size_t bytes, keys, all;
-    char *block;
+    sae_result result;
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
     p.name = name;
     p.begin = (const unsigned char *)text;
     p.end = p.begin + size;
-    SAEI_TRY(saei_json_pass(&p, &counted));
-    if (!saei_mul(p.num_nodes, sizeof(sae_json), &bytes)
-        || !saei_mul(p.num_keys, sizeof(void *), &keys) || !saei_add(bytes, keys, &keys)
-        || !saei_add(keys, p.num_chars, &all) || !saei_add(all, SAEI_JSON_FRONT, &all)
-        || !(block = (char *)saei_alloc(ctx, all, 1)))
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu JSON values", name,
-                         p.num_nodes);
-    memcpy(block, &ctx, sizeof ctx);
-    block += SAEI_JSON_FRONT;
-    p.nodes = (sae_json *)(void *)block;
-    p.keys = (const void **)(void *)(block + bytes);
-    p.chars = block + keys;
-    if (saei_json_pass(&p, p.nodes) != SAE_OK) { /* the same key twice */
-        sae_json_close(p.nodes);
-        return SAE_ERR_FORMAT;
-    }
-    *root = p.nodes;
-    return SAE_OK;
+    SAEI_TRY(saei_json_pass(&p));
+    SAEI_TRY(saei_json_keys_make(ctx, name, &p.keys));
+    result = saei_json_make(ctx, name, &p.tree);
+    if (result == SAE_OK) result = saei_json_pass(&p); /* the same key twice */
+    saei_free(ctx, p.keys.slots);
+    if (result == SAE_OK) *root = p.tree.nodes;
+    else sae_json_close(p.tree.nodes);
+    return result;
 }
 
 SAE_API void sae_json_close(sae_json *root) {
@@ -303,7 +384,7 @@ SAE_API sae_json_kind sae_json_kind_of(const sae_json *value) {
 
 SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
     if (!object || !key || object->type != SAE_JSON_OBJECT) return NULL;
-    for (const sae_json *c = object->child; c; c = c->next)
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c))
         if (strcmp(c->key, key) == 0) return c;
     return NULL;
 }
@@ -311,10 +392,12 @@ SAE_API const sae_json *sae_json_get(const sae_json *object, const char *key) {
 SAE_API size_t sae_json_count(const sae_json *value) { return value ? value->count : 0; }
 
 SAE_API const sae_json *sae_json_first(const sae_json *value) {
-    return value && value->count ? value->child : NULL;
+    return value && value->count && value->type != SAE_JSON_STRING ? value + 1 : NULL;
 }
 
-SAE_API const sae_json *sae_json_next(const sae_json *child) { return child ? child->next : NULL; }
+SAE_API const sae_json *sae_json_next(const sae_json *child) {
+    return child && child->next ? child + child->next : NULL;
+}
 
 SAE_API const char *sae_json_key(const sae_json *child) { return child ? child->key : NULL; }
 

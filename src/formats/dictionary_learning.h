@@ -229,11 +229,11 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
                      saei_config_text(load->config, "lm_name"));
     saei_origin_text(origin->hook, sizeof origin->hook,
                      saei_config_text(load->config, "submodule_name"));
-    if (layer && layer->is_integer) origin->layer = layer->integer;
-    if (context && context->is_integer && context->integer > 0)
-        origin->context_size = (size_t)context->integer;
-    origin->one_head = head && head->is_integer && head->integer >= 0;
-    if (origin->one_head) origin->head = (size_t)head->integer;
+    if (layer && layer->is_integer) origin->layer = (int64_t)layer->number;
+    if (context && context->is_integer && context->number > 0)
+        origin->context_size = (size_t)context->number;
+    origin->one_head = head && head->is_integer && head->number >= 0;
+    if (origin->one_head) origin->head = (size_t)head->number;
     if (bos && bos->type == SAE_JSON_BOOL) origin->prepend_bos = bos->number != 0 ? 1 : -1;
 }
 

@@ -222,8 +222,8 @@ static const char *saei_config_text(const sae_json *object, const char *key) {
 
 static sae_result saei_config_refused(const saei_load *load, const char *key, const sae_json *v,
                                       const char *allowed) {
-    static const char *const kinds[] = { "null", "a bool", "a number", "a text", "a list",
-                                         "an object" };
+    static const char *const kinds[] = { "nothing", "null",   "a bool", "a number",
+                                         "a text",  "a list", "an object" };
     char quoted[SAEI_QUOTE];
     const char *given = v->string ? saei_quote(v->string, quoted) : kinds[v->type];
     if (v->type == SAE_JSON_BOOL) given = v->number != 0 ? "true" : "false";
@@ -235,9 +235,9 @@ static sae_result saei_config_refused(const saei_load *load, const char *key, co
 static sae_result saei_config_size(const saei_load *load, const char *key, size_t *out) {
     const sae_json *v = saei_config_value(load->config, key);
     if (!v) return SAE_OK;
-    if (v->type != SAE_JSON_NUMBER || !v->is_integer || v->integer < 0 || v->integer > INT32_MAX)
+    if (v->type != SAE_JSON_NUMBER || !v->is_integer || v->number < 0 || v->number > INT32_MAX)
         return saei_config_refused(load, key, v, "a whole number");
-    *out = (size_t)v->integer;
+    *out = (size_t)v->number;
     return SAE_OK;
 }
 

@@ -115,14 +115,14 @@ static void saei_lens_groups(const saei_load *load, sae_dictionary_desc *desc) {
     const sae_json *widths = saei_config_value(load->root, "matryoshka_widths");
     size_t end = 0;
     desc->num_groups = 0;
-    for (const sae_json *w = widths ? widths->child : NULL; w; w = w->next) {
-        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->integer <= (int64_t)end
-            || w->integer > (int64_t)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
+    for (const sae_json *w = sae_json_first(widths); w; w = sae_json_next(w)) {
+        if (w->type != SAE_JSON_NUMBER || !w->is_integer || w->number <= (double)end
+            || w->number > (double)desc->dict_size || desc->num_groups == SAE_MAX_GROUPS - 1) {
             end = desc->num_groups = 0;
             break;
         }
-        desc->group_sizes[desc->num_groups++] = (size_t)w->integer - end;
-        end = (size_t)w->integer;
+        desc->group_sizes[desc->num_groups++] = (size_t)w->number - end;
+        end = (size_t)w->number;
     }
     if (end < desc->dict_size) desc->group_sizes[desc->num_groups++] = desc->dict_size - end;
 }
@@ -228,10 +228,10 @@ static sae_result saei_lens_positions(const saei_load *load, const sae_json *v, 
     int64_t given[3], unset[] = { 0, INT64_MAX, 1 };
     size_t count = 0;
     for (; at && count < 3; at = at->next, count++) {
-        bool whole = at->type == SAE_JSON_NUMBER && at->is_integer && at->integer <= INT32_MAX
-                     && at->integer >= (count < 2 ? INT32_MIN : 1);
+        bool whole = at->type == SAE_JSON_NUMBER && at->is_integer && at->number <= INT32_MAX
+                     && at->number >= (count < 2 ? INT32_MIN : 1);
         if (at->type == SAE_JSON_NULL) given[count] = unset[count == 0 && !at->next ? 1 : count];
-        else if (whole) given[count] = at->integer;
+        else if (whole) given[count] = (int64_t)at->number;
         else break;
     }
     if (v && (v->type != SAE_JSON_ARRAY || at || !count))
@@ -252,10 +252,10 @@ static sae_result saei_lens_use(const saei_load *load, const saei_lens_cfg *cfg,
     const sae_json *bos = saei_config_value(cfg->meta, "prepend_bos");
     const sae_json *special = saei_config_value(cfg->meta, "exclude_special_tokens"), *v;
     if (!head) head = saei_config_value(cfg->meta, "hook_point_head_index");
-    if (head && (head->type != SAE_JSON_NUMBER || !head->is_integer || head->integer < 0
-                 || head->integer > INT32_MAX))
+    if (head && (head->type != SAE_JSON_NUMBER || !head->is_integer || head->number < 0
+                 || head->number > INT32_MAX))
         return saei_config_refused(load, "hook_head_index", head, "a whole number");
-    if (head) o->one_head = true, o->head = (size_t)head->integer;
+    if (head) o->one_head = true, o->head = (size_t)head->number;
     if (bos && bos->type != SAE_JSON_BOOL)
         return saei_config_refused(load, "prepend_bos", bos, "true or false");
     o->prepend_bos = bos ? (bos->number != 0 ? 1 : -1) : cfg->flat ? 1 : 0;
@@ -284,9 +284,9 @@ static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sa
     saei_origin_hook_out(o, saei_config_text(cfg->meta, "hook_name_out"));
     saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
     saei_origin_text(o->version, sizeof o->version, version);
-    o->layer = layer && layer->is_integer ? layer->integer : saei_layer_of(hook);
-    if (context && context->is_integer && context->integer > 0)
-        o->context_size = (size_t)context->integer;
+    o->layer = layer && layer->is_integer ? (int64_t)layer->number : saei_layer_of(hook);
+    if (context && context->is_integer && context->number > 0)
+        o->context_size = (size_t)context->number;
 }
 
 static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {

@@ -61,8 +61,8 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
         own = sae_json_get(root, "sae.h");
         steps = own ? sae_json_get(own, "finished_steps") : NULL;
         print = own ? sae_json_get(own, "fingerprint") : NULL;
-        if (steps && steps->is_integer && steps->integer > 0)
-            found = (uint64_t)steps->integer == l->desc.steps && print
+        if (steps && steps->is_integer && steps->number > 0)
+            found = (uint64_t)steps->number == l->desc.steps && print
                             && print->type == SAE_JSON_STRING && strcmp(print->string, hash) == 0
                         ? SAEI_LOOP_THIS
                         : SAEI_LOOP_ANOTHER;

@@ -1,24 +1,7 @@
 #pragma once
-#include "../base/platform.h"
+#include "number.h"
 
 /* ==== >>tensors: CRC-32 ======================================================================= */
-
-/* Numbers in files are little endian, as the machine is. */
-static uint32_t saei_le16(const unsigned char *p) {
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint32_t saei_le32(const unsigned char *p) {
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-static uint64_t saei_le64(const unsigned char *p) {
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
 
 /* a b modulo CRC-32's polynomial; bit 31 is x^0. */
 static uint32_t saei_crc_product(uint32_t a, uint32_t b) {

@@ -1,78 +1,74 @@
 #pragma once
 #include "../api/files.h"
-#include "../base/platform.h"
+#include "blocks.h"
 
 /* ==== >>tensors: element types ================================================================ */
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "sae.h: files are read in place, which needs a little-endian machine"
-#endif
-
-/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class. */
+/* One row a type: sae_dtype, bytes, safetensors' name, numpy's descr, torch's storage class; of a
+   block type bytes, name and elements of a block, and what makes one float32. */
 typedef struct saei_dtype_row {
     size_t size;
     const char *name, *descr, *storage;
+    size_t block;
+    void (*to_f32)(const unsigned char *block, float *out);
 } saei_dtype_row;
+#define SAEI_PLAIN(size, name, descr, storage) { size, name, descr, storage, 1, NULL }
+#define SAEI_BLOCKS(size, name, block, to_f32) { size, name, NULL, NULL, block, to_f32 }
+#define SAEI_NAMED(name) { 0, name, NULL, NULL, 1, NULL }
 static const saei_dtype_row saei_dtypes[] = {
-    { 4, "F32", "<f4", "FloatStorage" },  { 4, "F32", "<f4", "FloatStorage" },
-    { 2, "F16", "<f2", "HalfStorage" },   { 2, "BF16", "<V2", "BFloat16Storage" },
-    { 8, "F64", "<f8", "DoubleStorage" }, { 1, "I8", "|i1", "CharStorage" },
-    { 1, "U8", "|u1", "ByteStorage" },    { 2, "I16", "<i2", "ShortStorage" },
-    { 2, "U16", "<u2", NULL },            { 4, "I32", "<i4", "IntStorage" },
-    { 4, "U32", "<u4", NULL },            { 8, "I64", "<i8", "LongStorage" },
-    { 8, "U64", "<u8", NULL },            { 1, "BOOL", "|b1", "BoolStorage" },
+    SAEI_PLAIN(4, "F32", "<f4", "FloatStorage"),
+    SAEI_PLAIN(4, "F32", "<f4", "FloatStorage"),
+    SAEI_PLAIN(2, "F16", "<f2", "HalfStorage"),
+    SAEI_PLAIN(2, "BF16", "<V2", "BFloat16Storage"),
+    SAEI_PLAIN(8, "F64", "<f8", "DoubleStorage"),
+    SAEI_PLAIN(1, "I8", "|i1", "CharStorage"),
+    SAEI_PLAIN(1, "U8", "|u1", "ByteStorage"),
+    SAEI_PLAIN(2, "I16", "<i2", "ShortStorage"),
+    SAEI_PLAIN(2, "U16", "<u2", NULL),
+    SAEI_PLAIN(4, "I32", "<i4", "IntStorage"),
+    SAEI_PLAIN(4, "U32", "<u4", NULL),
+    SAEI_PLAIN(8, "I64", "<i8", "LongStorage"),
+    SAEI_PLAIN(8, "U64", "<u8", NULL),
+    SAEI_PLAIN(1, "BOOL", "|b1", "BoolStorage"),
+    SAEI_BLOCKS(18, "Q4_0", 32, saei_block_q4_0),
+    SAEI_BLOCKS(20, "Q4_1", 32, saei_block_q4_1),
+    SAEI_BLOCKS(22, "Q5_0", 32, saei_block_q5_0),
+    SAEI_BLOCKS(24, "Q5_1", 32, saei_block_q5_1),
+    SAEI_BLOCKS(34, "Q8_0", 32, saei_block_q8_0),
+    SAEI_BLOCKS(84, "Q2_K", 256, saei_block_q2_k),
+    SAEI_BLOCKS(110, "Q3_K", 256, saei_block_q3_k),
+    SAEI_BLOCKS(144, "Q4_K", 256, saei_block_q4_k),
+    SAEI_BLOCKS(176, "Q5_K", 256, saei_block_q5_k),
+    SAEI_BLOCKS(210, "Q6_K", 256, saei_block_q6_k),
+    SAEI_BLOCKS(18, "IQ4_NL", 32, saei_block_iq4_nl),
+    SAEI_BLOCKS(136, "IQ4_XS", 256, saei_block_iq4_xs),
+    SAEI_BLOCKS(17, "MXFP4", 32, saei_block_mxfp4),
+    SAEI_NAMED("IQ1_S"),
+    SAEI_NAMED("IQ1_M"),
+    SAEI_NAMED("IQ2_XXS"),
+    SAEI_NAMED("IQ2_XS"),
+    SAEI_NAMED("IQ2_S"),
+    SAEI_NAMED("IQ3_XXS"),
+    SAEI_NAMED("IQ3_S"),
+    SAEI_NAMED("TQ1_0"),
+    SAEI_NAMED("TQ2_0"),
+    SAEI_NAMED("NVFP4"),
+    SAEI_NAMED("other"),
 };
-enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0] };
+/* The plain ones come first: those that other programs' files and numpy have. */
+enum { SAEI_NUM_DTYPES = sizeof saei_dtypes / sizeof saei_dtypes[0],
+       SAEI_PLAIN_DTYPES = SAE_BOOL + 1 };
 
 SAE_API size_t sae_dtype_size(sae_dtype dtype) {
     return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].size : 0;
 }
 
+SAE_API size_t sae_dtype_block(sae_dtype dtype) {
+    return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].block : 1;
+}
+
 SAE_API const char *sae_dtype_name(sae_dtype dtype) {
     return (unsigned)dtype < SAEI_NUM_DTYPES ? saei_dtypes[dtype].name : "unknown";
-}
-
-static float saei_bf16_value(uint16_t bits) {
-    return saei_bits_float((uint32_t)bits << 16);
-}
-
-/* Exact; subnormals are fraction * 2^-24. */
-static float saei_half_value(uint16_t bits) {
-    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = bits >> 10 & 31u;
-    uint32_t fraction = bits & 1023u, wide;
-    if (exponent == 0) {
-        float x = (float)fraction * 5.9604644775390625e-8f;
-        return sign ? -x : x;
-    }
-    wide = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
-    return saei_bits_float(wide);
-}
-
-/* To the nearest, ties to even; NaN stays one. */
-static uint16_t saei_bf16_bits(float x) {
-    uint32_t bits = saei_float_bits(x);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-}
-
-static uint16_t saei_half_bits(float x) {
-    uint32_t bits = saei_float_bits(x), sign = bits >> 16 & 0x8000u, whole, rest, half;
-    bits &= 0x7FFFFFFFu;
-    if (bits > 0x7F800000u) return (uint16_t)(sign | 0x7E00u | (bits >> 13 & 0x3FFu));
-    if (bits >= 0x47800000u) return (uint16_t)(sign | 0x7C00u); /* 65536 and more */
-    if (bits < 0x38800000u) { /* below the normal ones: units of 2^-24 */
-        uint32_t shift = 126u - (bits >> 23), fraction = (bits & 0x7FFFFFu) | 0x800000u;
-        if (shift > 24) return (uint16_t)sign;
-        whole = fraction >> shift;
-        half = 1u << (shift - 1);
-        rest = fraction & ((half << 1) - 1);
-    } else {
-        whole = (bits >> 13) - (112u << 10);
-        half = 0x1000u;
-        rest = bits & 0x1FFFu;
-    }
-    whole += rest > half || (rest == half && (whole & 1u));
-    return (uint16_t)(sign | whole);
 }
 
 #define SAEI_CONVERT(type, expression)                                                             \
@@ -106,11 +102,28 @@ static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t 
 }
 #undef SAEI_CONVERT
 
-/* A [rows,cols] matrix with steps in bytes. Blocks of 64 columns by 16 rows, so that each cache
-   line of a transposed one is read once. */
+/* Elements first .. first + count of a row whose elements lie together, of any type that has a
+   size; of block types both are multiples of the block. */
+static void saei_dtype_row_to_f32(sae_dtype dtype, const void *row, size_t first, size_t count,
+                                  float *out) {
+    const saei_dtype_row *type = &saei_dtypes[dtype];
+    const unsigned char *src = (const unsigned char *)row + first / type->block * type->size;
+    if (type->block == 1) saei_convert_row(dtype, src, (int64_t)type->size, count, out);
+    else
+        for (size_t i = 0; i < count / type->block; i++)
+            type->to_f32(src + i * type->size, out + i * type->block);
+}
+
+/* A [rows,cols] matrix with steps in bytes. Where a row's elements do not lie together: blocks of
+   64 columns by 16 rows, so that each cache line of a transposed one is read once. */
 static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t rows, size_t cols,
                                int64_t row_step, int64_t col_step, float *out) {
-    size_t wide = col_step == (int64_t)sae_dtype_size(dtype) ? cols : 64;
+    const size_t wide = 64;
+    if (col_step == (int64_t)sae_dtype_size(dtype)) {
+        for (size_t i = 0; i < rows; i++)
+            saei_dtype_row_to_f32(dtype, src + (int64_t)i * row_step, 0, cols, out + i * cols);
+        return;
+    }
     for (size_t r = 0; r < rows; r += 16)
         for (size_t c = 0; c < cols; c += wide)
             for (size_t i = r; i < saei_min(rows, r + 16); i++)
@@ -120,25 +133,29 @@ static void saei_matrix_to_f32(sae_dtype dtype, const unsigned char *src, size_t
 
 SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
     const int64_t size = (int64_t)sae_dtype_size(tensor->dtype);
+    const int64_t block = (int64_t)sae_dtype_block(tensor->dtype);
     uint64_t index[SAE_MAX_DIMS] = { 0 };
     size_t outer = tensor->ndim > 2 ? tensor->ndim - 2 : 0, n = tensor->ndim;
     size_t cols = n >= 1 ? (size_t)tensor->shape[n - 1] : 1;
     size_t rows = n >= 2 ? (size_t)tensor->shape[n - 2] : 1;
     int64_t col_step = n >= 1 ? tensor->stride[n - 1] * size : size;
-    int64_t row_step = n >= 2 ? tensor->stride[n - 2] * size : 0;
+    int64_t row_step = n >= 2 ? tensor->stride[n - 2] / block * size : 0;
     const unsigned char *src = (const unsigned char *)tensor->data;
     for (size_t k = 0; k < n; k++)
         if (tensor->shape[k] == 0) return;
-    if (cols == 1) col_step = size;
-    if (col_step == size && (rows == 1 || row_step == (int64_t)cols * size)) {
+    if (cols == 1 || block > 1) col_step = size;
+    if (col_step == size && (rows == 1 || row_step == (int64_t)cols / block * size)) {
         cols *= rows;
         rows = 1;
     }
     for (;;) {
         size_t k = outer;
         int64_t offset = 0;
-        for (size_t j = 0; j < outer; j++) offset += (int64_t)index[j] * tensor->stride[j] * size;
-        saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        for (size_t j = 0; j < outer; j++)
+            offset += (int64_t)index[j] * (tensor->stride[j] / block) * size;
+        if (size)
+            saei_matrix_to_f32(tensor->dtype, src + offset, rows, cols, row_step, col_step, out);
+        for (size_t i = 0; !size && i < rows * cols; i++) out[i] = NAN;
         out += rows * cols;
         while (k > 0 && ++index[k - 1] == tensor->shape[k - 1]) index[--k] = 0;
         if (k == 0) return;
@@ -146,10 +163,13 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out) {
 }
 
 /* Elements of a shape, and its row-major strides. False where the bytes, with every dimension of 0
-   taken as 1, do not fit. */
+   taken as 1, do not fit (of block types: as float32), or the last dimension is no multiple of the
+   block. */
 static bool saei_shape_layout(sae_tensor *t, size_t *elements) {
-    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / sae_dtype_size(t->dtype), n = 1;
+    const size_t block = sae_dtype_block(t->dtype), size = sae_dtype_size(t->dtype);
+    uint64_t limit = (uint64_t)(SIZE_MAX >> 1) / (block > 1 || !size ? sizeof(float) : size), n = 1;
     bool empty = false;
+    if (block > 1 && (!t->ndim || t->shape[t->ndim - 1] % block)) return false;
     for (size_t k = t->ndim; k-- > 0;) {
         uint64_t dim = t->shape[k] ? t->shape[k] : 1;
         t->stride[k] = (int64_t)n;

@@ -90,7 +90,7 @@ static bool saei_npy_header(saei_npy *s, sae_tensor *t) {
 static sae_dtype saei_npy_dtype(const char *descr, bool *swap) {
     const char *type = *descr && strchr("<>|=", *descr) ? descr + 1 : descr;
     *swap = *descr == '>' && type[0] && strcmp(type + 1, "1") != 0;
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++)
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++)
         if (strcmp(type, saei_dtypes[i].descr + 1) == 0 && !(*swap && i == SAE_BF16))
             return (sae_dtype)i;
     return SAE_DTYPE_DEFAULT;

@@ -27,9 +27,9 @@ static bool saei_extent_less(const void *a, const void *b) {
 static bool saei_json_sizes(const sae_json *array, uint64_t *out, size_t max) {
     size_t n = 0;
     if (!array || array->type != SAE_JSON_ARRAY || array->count > max) return false;
-    for (const sae_json *c = array->child; c; c = c->next) {
-        if (c->type != SAE_JSON_NUMBER || !c->is_integer || c->integer < 0) return false;
-        out[n++] = (uint64_t)c->integer;
+    for (const sae_json *c = sae_json_first(array); c; c = sae_json_next(c)) {
+        if (c->type != SAE_JSON_NUMBER || !c->is_integer || c->number < 0) return false;
+        out[n++] = (uint64_t)c->number;
     }
     return true;
 }
@@ -40,7 +40,7 @@ static sae_result saei_safetensors_dtype(const sae_tensor_file *file, const char
                                           "F8_E5M2",     "F8_E4M3",     "F8_E8M0",
                                           "F8_E5M2FNUZ", "F8_E4M3FNUZ", "C64" };
     char quoted[SAEI_QUOTE];
-    for (int i = 1; i < SAEI_NUM_DTYPES; i++) {
+    for (int i = 1; i < SAEI_PLAIN_DTYPES; i++) {
         if (strcmp(name, saei_dtypes[i].name) != 0) continue;
         *out = (sae_dtype)i;
         return SAE_OK;
@@ -96,7 +96,7 @@ static sae_result saei_safetensors_entry(sae_tensor_file *file, const sae_json *
 
 static sae_result saei_safetensors_metadata(sae_tensor_file *file, const sae_json *metadata) {
     bool good = metadata->type == SAE_JSON_OBJECT;
-    for (const sae_json *c = metadata->child; good && c; c = c->next)
+    for (const sae_json *c = sae_json_first(metadata); good && c; c = sae_json_next(c))
         good = c->type == SAE_JSON_STRING;
     if (!good) return saei_damaged(file, "__metadata__ is not an object of strings");
     file->metadata = metadata;
@@ -126,7 +126,7 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
         (saei_extent *)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *extents);
     sorted = (const void **)saei_arena_alloc(&file->arena, file->header->count + 1, sizeof *sorted);
     if (!extents || !sorted) return saei_file_no_memory(file);
-    for (const sae_json *c = file->header->child; c; c = c->next) {
+    for (const sae_json *c = sae_json_first(file->header); c; c = sae_json_next(c)) {
         if (strcmp(c->key, "__metadata__") == 0) {
             SAEI_TRY(saei_safetensors_metadata(file, c));
             continue;

@@ -32,13 +32,18 @@ static sae_result saei_write_check(const sae_context *ctx, const char *path,
                                "%s: %s: the name of tensor %zu is not a UTF-8 text of at most "
                                "60000 bytes",
                                who, path, i);
+        else if ((unsigned)t.dtype >= SAEI_PLAIN_DTYPES && (unsigned)t.dtype < SAEI_NUM_DTYPES)
+            result = saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                               "%s: %s: tensor \"%s\" is of %s, which no file is written in; "
+                               "sae_tensor_to_f32 makes it float32",
+                               who, path, saei_quote(t.name, quoted), sae_dtype_name(t.dtype));
         else if ((unsigned)t.dtype >= SAEI_NUM_DTYPES || t.ndim > SAE_MAX_DIMS
                  || !saei_shape_layout(&t, &elements))
             result = saei_fail(ctx, SAE_ERR_INVALID,
                                "%s: %s: tensor \"%s\" has dtype %d and %zu dimensions; allowed are "
                                "0 to %d, and at most %d whose product fits",
                                who, path, saei_quote(t.name, quoted), (int)t.dtype, t.ndim,
-                               SAEI_NUM_DTYPES - 1, SAE_MAX_DIMS);
+                               SAEI_PLAIN_DTYPES - 1, SAE_MAX_DIMS);
         else if (elements && !t.data)
             result = saei_fail(ctx, SAE_ERR_INVALID, "%s: %s: tensor \"%s\" has no data", who, path,
                                saei_quote(t.name, quoted));

@@ -39,7 +39,7 @@ static sae_result saei_config_trainer(const saei_setter *s, const sae_json *obje
     if (!kind) kind = sae_json_get(object, "trainer");
     if (kind)
         SAEI_TRY(saei_field_set(s, desc, saei_fields, saei_json_as_value(kind, saei_fields)));
-    for (const sae_json *c = object->child; c; c = c->next) {
+    for (const sae_json *c = sae_json_first(object); c; c = sae_json_next(c)) {
         const saei_field *f = saei_field_of_key(c->key, nearest);
         if (!f) {
             saei_log(s->ctx, SAE_LOG_WARNING, "%s: %s: %s is not known and skipped%s%s", s->who,
@@ -68,7 +68,7 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
     config->count = 1;
     if (item->type == SAE_JSON_ARRAY) {
         config->count = item->count;
-        item = item->child;
+        item = sae_json_first(item);
     }
     if (!config->count)
         return saei_fail(config->ctx, SAE_ERR_FORMAT, "sae_config_open: %s is an empty list", path);
@@ -77,7 +77,7 @@ static sae_result saei_config_read(sae_config *config, const char *path) {
     if (!config->descs)
         return saei_fail(config->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_config_open: %s: no memory",
                          path);
-    for (size_t i = 0; i < config->count; i++, item = item->next) {
+    for (size_t i = 0; i < config->count; i++, item = sae_json_next(item)) {
         const sae_json *object = item, *inner = sae_json_get(item, "trainer");
         if (inner && inner->type != SAE_JSON_STRING) object = inner;
         if (object->type != SAE_JSON_OBJECT) {

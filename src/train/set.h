@@ -91,7 +91,7 @@ static sae_result saei_set_real(const saei_setter *s, const saei_field *f, saei_
 /* Numbers of a list, in a config file or between commas. */
 static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, saei_value v,
                                    double *out, size_t *count) {
-    const sae_json *c = v.list ? v.list->child : NULL;
+    const sae_json *c = sae_json_first(v.list);
     const char *at = v.text;
     *count = 0;
     if (v.list && v.list->type != SAE_JSON_ARRAY) return saei_set_fail(s, f, v);
@@ -103,7 +103,7 @@ static sae_result saei_set_numbers(const saei_setter *s, const saei_field *f, sa
             return saei_set_fail(s, f, v);
         if (!(x > 0 && x <= DBL_MAX)) return saei_set_fail(s, f, v);
         out[(*count)++] = x;
-        if (v.list) c = c->next;
+        if (v.list) c = sae_json_next(c);
         else at = at[n] ? at + n + 1 : NULL;
     }
     return *count ? SAE_OK : saei_set_fail(s, f, v);
