@@ -224,13 +224,13 @@ static const char *const saei_lens_options[] = { "center_writing_weights", "fold
 
 /* seqpos_slice: the arguments of Python's slice(), [end], [first, end] or [first, end, step]. */
 static sae_result saei_lens_positions(const saei_load *load, const sae_json *v, sae_origin *o) {
-    const sae_json *at = v && v->type == SAE_JSON_ARRAY ? v->child : NULL;
+    const sae_json *at = v && v->type == SAE_JSON_ARRAY ? sae_json_first(v) : NULL;
     int64_t given[3], unset[] = { 0, INT64_MAX, 1 };
     size_t count = 0;
-    for (; at && count < 3; at = at->next, count++) {
+    for (; at && count < 3; at = sae_json_next(at), count++) {
         bool whole = at->type == SAE_JSON_NUMBER && at->is_integer && at->number <= INT32_MAX
                      && at->number >= (count < 2 ? INT32_MIN : 1);
-        if (at->type == SAE_JSON_NULL) given[count] = unset[count == 0 && !at->next ? 1 : count];
+        if (at->type == SAE_JSON_NULL) given[count] = unset[sae_json_count(v) == 1 ? 1 : count];
         else if (whole) given[count] = (int64_t)at->number;
         else break;
     }
@@ -259,7 +259,7 @@ static sae_result saei_lens_use(const saei_load *load, const saei_lens_cfg *cfg,
     if (bos && bos->type != SAE_JSON_BOOL)
         return saei_config_refused(load, "prepend_bos", bos, "true or false");
     o->prepend_bos = bos ? (bos->number != 0 ? 1 : -1) : cfg->flat ? 1 : 0;
-    o->no_special = special && (special->type == SAE_JSON_ARRAY ? special->child != NULL
+    o->no_special = special && (special->type == SAE_JSON_ARRAY ? sae_json_count(special) > 0
                                                                 : special->number != 0);
     for (size_t i = 0; i < 2; i++) {
         v = sae_json_get(kwargs, saei_lens_options[i]);
