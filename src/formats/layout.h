@@ -269,6 +269,11 @@ static void saei_origin_text(char *out, size_t size, const char *text) {
     out[n] = 0;
 }
 
+static void saei_origin_hook_out(sae_origin *o, const char *hook) {
+    if (hook && strcmp(hook, o->hook) != 0)
+        saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
+}
+
 /* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
 static int64_t saei_layer_of(const char *place) {
     static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };

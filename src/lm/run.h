@@ -64,7 +64,7 @@ static size_t lmi_store_floats(size_t keys, size_t head_dim) {
 }
 
 /* One piece [rows,width] behind *at, on 64 bytes; false: too large. base NULL: only counts. */
-static bool lmi_take(float *base, size_t *at, float **piece, size_t rows, size_t width) {
+static bool lmi_place(float *base, size_t *at, float **piece, size_t rows, size_t width) {
     size_t floats;
     if (base) *piece = base + *at;
     if (!lmi_mul(rows, width, &floats) || floats > SIZE_MAX / 64 - *at) return false;
@@ -87,12 +87,12 @@ static bool lmi_cut_attention(lmi_run *run, float *base, size_t *at) {
     run->store_floats = lmi_store_floats(keys, hd);
     run->scratch_floats = LMI_ROWS * (hd + deep + lmi_round(keys)) + lmi_round(hd);
     if (!run->store_floats) return false;
-    if (!lmi_take(base, at, &run->qkv, n, heads + 2 * kv)
-        || !lmi_take(base, at, &run->heads, n, heads)
-        || !lmi_take(base, at, &run->scratch, run->slots, run->scratch_floats))
+    if (!lmi_place(base, at, &run->qkv, n, heads + 2 * kv)
+        || !lmi_place(base, at, &run->heads, n, heads)
+        || !lmi_place(base, at, &run->scratch, run->slots, run->scratch_floats))
         return false;
     if (cache) return true;
-    return lmi_take(base, at, &run->stores, run->packed ? run->items : run->slots,
+    return lmi_place(base, at, &run->stores, run->packed ? run->items : run->slots,
                    run->store_floats);
 }
 
@@ -100,13 +100,13 @@ static bool lmi_cut_mlp(lmi_run *run, float *base, size_t *at) {
     const lmi_shape *s = &run->m->shape;
     size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim), floats = sizeof(float);
     float *expert = NULL;
-    if (!lmi_take(base, at, &run->wide, n, wide)) return false;
-    if (s->has & LMI_GATED && !lmi_take(base, at, &run->gate, n, wide)) return false;
+    if (!lmi_place(base, at, &run->wide, n, wide)) return false;
+    if (s->has & LMI_GATED && !lmi_place(base, at, &run->gate, n, wide)) return false;
     if (!(s->has & LMI_EXPERTS)) return true;
-    if (!lmi_take(base, at, &run->gathered, n, s->info.dim)
-        || !lmi_take(base, at, &run->given, n, s->info.dim)
-        || !lmi_take(base, at, &run->routes, n, s->info.experts)
-        || !lmi_take(base, at, &expert, n, s->info.experts_per_token * sizeof(uint32_t) / floats))
+    if (!lmi_place(base, at, &run->gathered, n, s->info.dim)
+        || !lmi_place(base, at, &run->given, n, s->info.dim)
+        || !lmi_place(base, at, &run->routes, n, s->info.experts)
+        || !lmi_place(base, at, &expert, n, s->info.experts_per_token * sizeof(uint32_t) / floats))
         return false;
     run->expert = (uint32_t *)(void *)expert;
     return true;
@@ -119,14 +119,14 @@ static size_t lmi_run_layout(lmi_run *run, float *base) {
     const size_t *rows = run->desc->rows;
     size_t block = lmi_min(rows ? run->desc->num_rows : run->n, LMI_LOGIT_ROWS), n = run->n;
     size_t at = 0, attention, mlp, logits;
-    if (!lmi_take(base, &at, &run->x, n, info->dim)
-        || !lmi_take(base, &at, &run->normed, n, info->dim)
-        || !lmi_take(base, &at, &run->mixed, n, info->dim))
+    if (!lmi_place(base, &at, &run->x, n, info->dim)
+        || !lmi_place(base, &at, &run->normed, n, info->dim)
+        || !lmi_place(base, &at, &run->mixed, n, info->dim))
         return 0;
     attention = mlp = logits = at;
     if (!lmi_cut_attention(run, base, &attention) || !lmi_cut_mlp(run, base, &mlp)
-        || (run->logits && (!lmi_take(base, &logits, &run->logit_x, block, info->dim)
-                            || !lmi_take(base, &logits, &run->logit, block, info->vocab_size))))
+        || (run->logits && (!lmi_place(base, &logits, &run->logit_x, block, info->dim)
+                            || !lmi_place(base, &logits, &run->logit, block, info->vocab_size))))
         return 0;
     return lmi_max(attention, lmi_max(mlp, logits));
 }
