@@ -237,10 +237,10 @@ const char help_info[] =
 const char help_tensors[] =
     "sae tensors PATH [--json] [--out DIR]\n"
     "\n"
-    "  Lists the tensors of a .pt, .safetensors, .npz or .npy. With --out each goes\n"
-    "  to DIR/000.npy, ... with DIR/names.json; floats as float32, integers and bools\n"
-    "  as int64. Of a folder the file of the weights. --any: also a params.npz that\n"
-    "  is not Gemma Scope's.\n";
+    "  Lists the tensors of a .pt, .safetensors, .npz, .npy or .gguf. With --out each\n"
+    "  goes to DIR/000.npy, ... with DIR/names.json; floats as float32, integers and\n"
+    "  bools as int64. Of a folder the file of the weights. --any: also a params.npz\n"
+    "  that is not Gemma Scope's.\n";
 
 const char help_convert[] =
     "sae convert SRC DST --to dictionary_learning|sae_lens|sparsify\n"
