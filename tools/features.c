@@ -190,7 +190,9 @@ static int show_features(const feature_options *o, language *l, feature_run *run
         shown[i].name = names[i] = runs[i].name;
         shown[i].trainer = "";
         shown[i].submodule = runs[i].at.submodule;
-        shown[i].io = runs[i].at.io;
+        shown[i].io = rows_text(&runs[i].at, (char *)keep_alloc(96, 1));
+        shown[i].hook = sae_lm_site_name(l->model, runs[i].at.place.in, true,
+                                         (char *)keep_alloc(64, 1), 64);
         shown[i].f = runs[i].f;
         shown[i].dict = runs[i].dict;
         shown[i].place = runs[i].at.place;

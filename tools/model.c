@@ -95,6 +95,7 @@ int find_position(const common *c, const char *path, const sae_dictionary *dict,
         return fail("%s is a %s and does not say which rows it gives: --submodule NAME --io "
                     "in_and_out", path, origin->class_name);
     where.gives_input = gives_io && strcmp(gives_io, "in") == 0;
+    out->gives = where.gives;
     out->submodule = where.submodule = place_name(name, &io);
     out->io = where.io = io ? io : "out";
     where.one_head = c->head != NO_HEAD || origin->one_head;
@@ -107,9 +108,10 @@ int find_position(const common *c, const char *path, const sae_dictionary *dict,
 }
 
 /* "out", and what else tells its rows from those of the whole place. */
-static const char *rows_text(const position *at, char out[96]) {
+const char *rows_text(const position *at, char out[96]) {
     char slice[96];
     size_t n = (size_t)snprintf(out, 96, "%s", at->io);
+    if (at->gives) n += (size_t)snprintf(out + n, 96 - n, ", gives %.50s", at->gives);
     if (at->head >= 0) n += (size_t)snprintf(out + n, 96 - n, ", head %.0f", (double)at->head);
     if (at->place.positions[2])
         n += (size_t)snprintf(out + n, 96 - n, ", positions %.40s",

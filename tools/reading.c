@@ -66,7 +66,8 @@ int choose_reading(const common *c, const sae_dictionary *const *dicts, const ch
         const sae_origin *origin = sae_dictionary_origin(dicts[i]);
         size_t ctx = origin->context_size;
         if (ctx && c->ctx && ctx != c->ctx)
-            note("contexts of %zu tokens; %s was made with %zu", out->ctx, paths[i], ctx);
+            snprintf(out->ctx_note, sizeof out->ctx_note,
+                     "contexts of %zu tokens; %s was made with %zu", out->ctx, paths[i], ctx);
         if (ctx && out->ctx && !c->ctx && ctx != out->ctx)
             return fail("%s was made with contexts of %zu tokens, %s with %zu: --ctx N",
                         out->asker, out->ctx, paths[i], ctx);
@@ -76,8 +77,9 @@ int choose_reading(const common *c, const sae_dictionary *const *dicts, const ch
         }
         if (!origin->prepend_bos || bos == origin->prepend_bos) continue;
         if (c->bos || c->no_bos)
-            note("contexts begin with%s bos; %s was made with%s", c->bos ? "" : "out", paths[i],
-                 c->bos ? "out" : "");
+            snprintf(out->bos_note, sizeof out->bos_note,
+                     "contexts begin with%s bos; %s was made with%s", c->bos ? "" : "out",
+                     paths[i], c->bos ? "out" : "");
         else if (bos)
             return fail("%s was made with%s bos in front of a context, %s with%s: --bos or "
                         "--no-bos", bos_asker, bos > 0 ? "" : "out", paths[i],
@@ -148,6 +150,8 @@ int language_open(const common *c, language *l) {
 int language_read(const common *c, const reading *how, language *l) {
     int status = read_contexts(c, how, l);
     if (status != DONE) return status;
+    if (how->ctx_note[0]) note("%s", how->ctx_note);
+    if (how->bos_note[0]) note("%s", how->bos_note);
     if (!how->keeps_padding) mark_padding(l);
     l->text.tokens = l->contexts.tokens;
     l->text.contexts = l->contexts.contexts;

@@ -204,6 +204,7 @@ typedef struct reading { /* how a text is read */
     bool bos;            /* at the head of each context */
     bool keeps_padding;  /* tokens of padding are tokens as others */
     const char *asker;   /* the dictionary whose files ask for ctx; NULL: the command line does */
+    char ctx_note[200], bos_note[200]; /* where the command line goes before a dictionary's files */
 } reading;
 
 int open_model(const char *path, bool needs_tokenizer, language *l);
@@ -219,13 +220,15 @@ void language_close(language *l);
 
 typedef struct position { /* where a dictionary sits */
     const char *submodule, *io;
-    int64_t head; /* -1: all there are */
+    const char *gives; /* transcoders: another place, whose rows it gives; else NULL */
+    int64_t head;      /* -1: all there are */
     features_place place;
 } position;
 
 const char *place_name(const char *given, const char **io);
 int find_position(const common *c, const char *path, const sae_dictionary *dict,
                   const language *l, position *out);
+const char *rows_text(const position *at, char out[96]);
 void print_table(const char *const *names, const features_metrics *m, size_t num);
 int evaluate_in_model(const common *c, const sae_dictionary *dict);
 int write_ids(const char *path, const int32_t *ids, uint64_t rows, uint64_t columns);
@@ -258,8 +261,8 @@ void fill_generate(const sampling *s, const sae_tokens *prompt, const int32_t *s
 
 /* ==== the verbs =============================================================================== */
 
-/* Of several places; each has its name. log_path NULL: no log. */
-int run_trainings(sae_train_desc *descs, const char *const *names, size_t num,
+/* Of several places of rows; each has its name. rows NULL: of files; log_path NULL: no log. */
+int run_trainings(sae_train_desc *descs, const char *const *names, size_t num, text_rows *rows,
                   const char *log_path);
 int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
                  uint64_t rows);

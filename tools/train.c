@@ -245,8 +245,8 @@ static void fill_train_desc(const train_options *o, sae_trainer_desc *trainers, 
 
 /* One run for each place of a language model, in a folder of its name where there are several; one
    in all of rows from files. */
-static int train_all(const train_options *o, const text_rows *rows,
-                     const sae_trainer_desc *trainers, size_t num, const sae_train_desc *all) {
+static int train_all(const train_options *o, text_rows *rows, const sae_trainer_desc *trainers,
+                     size_t num, const sae_train_desc *all) {
     size_t places = rows ? text_rows_count(rows) : 1, i;
     sae_train_desc *descs = (sae_train_desc *)keep_alloc(places, sizeof *descs);
     const char **names = (const char **)keep_alloc(places, sizeof *names);
@@ -255,13 +255,12 @@ static int train_all(const train_options *o, const text_rows *rows,
         memcpy(own, trainers, num * sizeof *own);
         descs[i] = *all;
         names[i] = rows ? text_rows_name(rows, i) : "";
-        if (rows) descs[i].buffer.source = text_rows_source(rows, i);
         if (rows) note_place(o, rows, i, own, num, &descs[i]);
         fill_train_desc(o, own, num, &descs[i]);
         descs[i].save_dir = places > 1 ? joined(o->c.out, names[i]) : o->c.out;
         warn_replaced(&descs[i]);
     }
-    return run_trainings(descs, names, places, o->log);
+    return run_trainings(descs, names, places, rows, o->log);
 }
 
 int verb_train(int argc, char **argv) {

@@ -235,8 +235,10 @@ static const char *log_of(const char *path, const char *name) {
     return own;
 }
 
+/* A place is asked for when its turn comes, so that what another skips to resume is not kept for
+   it. */
 static sae_result open_all(training *all, sae_train_desc *descs, const char *const *names,
-                           size_t num, const char *log_path) {
+                           size_t num, text_rows *rows, const char *log_path) {
     sae_result result = SAE_OK;
     size_t i;
     for (i = 0; i < num && result == SAE_OK; i++) {
@@ -245,6 +247,7 @@ static sae_result open_all(training *all, sae_train_desc *descs, const char *con
         t->name = num > 1 ? names[i] : "";
         t->log_path = log_of(log_path, t->name);
         t->last = (sae_stats *)keep_alloc(descs[i].num_trainers, sizeof *t->last);
+        if (rows) descs[i].buffer.source = text_rows_source(rows, i);
         descs[i].log = on_log;
         descs[i].user = t;
         result = sae_training_create(tool.ctx, &descs[i], &t->run);
@@ -253,7 +256,7 @@ static sae_result open_all(training *all, sae_train_desc *descs, const char *con
     return result;
 }
 
-int run_trainings(sae_train_desc *descs, const char *const *names, size_t num,
+int run_trainings(sae_train_desc *descs, const char *const *names, size_t num, text_rows *rows,
                   const char *log_path) {
     training *all = (training *)keep_alloc(num, sizeof *all);
     const char *log_failed = NULL;
@@ -262,7 +265,7 @@ int run_trainings(sae_train_desc *descs, const char *const *names, size_t num,
     shown.terminal = isatty(fileno(stderr)) != 0;
     signal(SIGINT, on_interrupt);
     signal(SIGTERM, on_interrupt);
-    result = open_all(all, descs, names, num, log_path);
+    result = open_all(all, descs, names, num, rows, log_path);
     if (result == SAE_OK) result = leave_all(all, num, step_all(all, num, dictionaries));
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);

@@ -84,6 +84,10 @@ typedef struct sae_lm_site {
 SAE_API sae_result sae_lm_site_find(const sae_lm *model, const char *name, bool input,
                                     sae_lm_site *out);
 SAE_API size_t sae_lm_site_dim(const sae_lm *model, sae_lm_site site); /* floats a row */
+/* The name of a place: of the module, or (hook) of TransformerLens' hook; "" where it has none.
+   Cut to size, in out, which is returned. */
+SAE_API const char *sae_lm_site_name(const sae_lm *model, sae_lm_site site, bool hook, char *out,
+                                     size_t size);
 /* Whether rows there are the residual stream or are added to it as they are: then a decoder's row
    times the norm's weight and the unembedding says which tokens it speaks for. */
 SAE_API bool sae_lm_site_is_residual(const sae_lm *model, sae_lm_site site);
