@@ -39,6 +39,7 @@ typedef struct training {
     bool resume, terminal, log_failed, drawn;
     size_t num_trainers;
     sae_stats *last; /* of each trainer */
+    bool *no_threshold; /* alike: its dictionary chooses by a threshold, which was never set */
     double shown, rate;
     uint64_t shown_rows, step, steps;
 } training;
@@ -152,8 +153,12 @@ static bool on_progress(void *user, const sae_progress *p) {
     t->steps = p->steps;
     if (t->log_path && !t->log && !open_log(t, p->start_step)) t->log_failed = true;
     if (p->step == p->steps)
-        for (i = 0; i < p->num_trainers && i < t->num_trainers; i++)
+        for (i = 0; i < p->num_trainers && i < t->num_trainers; i++) {
+            const sae_dictionary *dict = sae_trainer_dictionary(p->trainers[i]);
             sae_trainer_stats(p->trainers[i], &t->last[i]);
+            t->no_threshold[i] = dict && sae_dictionary_rule(dict) == SAE_RULE_THRESHOLD
+                                 && sae_dictionary_threshold(dict) < 0;
+        }
     if (interrupted || t->log_failed) return false;
     if (tool.quiet) return true;
     now = now_seconds();
@@ -176,6 +181,7 @@ int run_training(sae_train_desc *desc, const char *log_path) {
     t.num_trainers = desc->num_trainers;
     t.terminal = isatty(fileno(stderr)) != 0;
     t.last = (sae_stats *)keep_alloc(desc->num_trainers, sizeof *t.last);
+    t.no_threshold = (bool *)keep_alloc(desc->num_trainers, sizeof *t.no_threshold);
     desc->log = on_log;
     desc->progress = on_progress;
     desc->user = &t;
@@ -197,8 +203,7 @@ int run_training(sae_train_desc *desc, const char *log_path) {
     }
     if (result != SAE_OK) return fail_library();
     for (i = 0; t.step && i < desc->num_trainers; i++)
-        if (t.last[i].threshold < 0 && desc->trainers[i].kind != SAE_TRAINER_TOP_K)
-            warn_threshold(&desc->trainers[i]);
+        if (t.no_threshold[i]) warn_threshold(&desc->trainers[i]);
     if (tool.quiet) return DONE;
     if (!t.step) printf("%s: finished before, nothing left to do\n", desc->save_dir);
     for (i = 0; t.step && i < desc->num_trainers; i++) {
