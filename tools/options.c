@@ -30,13 +30,25 @@ static char *dashed(const char *name) {
     return copy;
 }
 
-/* A trainer's letter in the table: the first of its name, a capital if an earlier one has that. */
+/* A trainer's letter in the table: the first of its name that no earlier one has, small or capital;
+   a sign where all are taken. No two are alike. */
 static char trainer_letter(int kind) {
-    char letter = sae_trainer_name((sae_trainer_kind)kind)[0];
+    char taken[SAE_NUM_TRAINERS + 2] = "";
     int k;
-    for (k = 1; k < kind; k++)
-        if (sae_trainer_name((sae_trainer_kind)k)[0] == letter) return (char)toupper(letter);
-    return letter;
+    for (k = 1; k <= kind; k++) {
+        const char *name = sae_trainer_name((sae_trainer_kind)k);
+        char letter = 0;
+        for (; *name && !letter; name++) {
+            if (!isalpha((unsigned char)*name)) continue;
+            letter = (char)tolower((unsigned char)*name);
+            if (strchr(taken, letter)) letter = (char)toupper((unsigned char)*name);
+            if (strchr(taken, letter)) letter = 0;
+        }
+        if (!letter)
+            for (letter = '0'; strchr(taken, letter); letter++) {}
+        taken[k - 1] = letter;
+    }
+    return taken[kind - 1];
 }
 
 static double default_rate(int kind, size_t dict_size) {

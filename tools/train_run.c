@@ -213,9 +213,12 @@ static void say_results(training *t) {
     const sae_train_desc *desc = t->desc;
     bool stepped = t->now->step > t->now->start_step;
     size_t i;
-    for (i = 0; stepped && i < desc->num_trainers; i++)
-        if (t->last[i].threshold < 0 && desc->trainers[i].kind != SAE_TRAINER_TOP_K)
+    for (i = 0; stepped && i < desc->num_trainers; i++) {
+        const sae_dictionary *dict = sae_trainer_dictionary(t->now->trainers[i]);
+        if (dict && sae_dictionary_rule(dict) == SAE_RULE_THRESHOLD
+            && sae_dictionary_threshold(dict) < 0)
             warn_threshold(&desc->trainers[i]);
+    }
     if (tool.quiet) return;
     if (!stepped) printf("%s: finished before, nothing left to do\n", desc->save_dir);
     for (i = 0; stepped && i < desc->num_trainers; i++)
