@@ -229,7 +229,11 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
      MATRYOSHKA    as BATCH_TOP_K; latents past the active groups are 0    MatryoshkaBatchTopKSAE
      JUMP_RELU     p = W_enc x + b_enc; f = relu(p [p > threshold_i])           JumpReluAutoEncoder
      IDENTITY      f = x, x_hat = f                                                  IdentityDict
-   Other programs' dictionaries are one of these with variations (see the desc). */
+   Other programs' dictionaries are one of these with variations (see the desc), or
+     MATCHING_PURSUIT   SAELens' matching_pursuit, which has neither W_enc nor b_enc: r = x - b_dec;
+                   then again and again, of the i with the largest v = relu(r.W_dec[i]): f_i += v,
+                   r -= v W_dec[i]. A row ends after max_iterations, where norm(r) <
+                   residual_threshold, or where the same latents are not 0 as the time before */
 #define SAE_ARCHS(X)                                                                               \
     X(SAE_ARCH_STANDARD, 1, "AutoEncoder")                                                         \
     X(SAE_ARCH_STANDARD_NEW, 2, "AutoEncoderNew")                                                  \
@@ -238,7 +242,8 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
     X(SAE_ARCH_BATCH_TOP_K, 5, "BatchTopKSAE")                                                     \
     X(SAE_ARCH_MATRYOSHKA, 6, "MatryoshkaBatchTopKSAE")                                            \
     X(SAE_ARCH_JUMP_RELU, 7, "JumpReluAutoEncoder")                                                \
-    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")
+    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")                                                        \
+    X(SAE_ARCH_MATCHING_PURSUIT, 9, "MatchingPursuitSAE")
 
 typedef enum sae_arch {
     SAE_ARCH_DEFAULT = 0, /* where a desc may leave it open */
@@ -246,6 +251,12 @@ typedef enum sae_arch {
     SAE_ARCHS(SAE_X)
 #undef SAE_X
 } sae_arch;
+
+enum { /* archs are 1 to SAE_NUM_ARCHS */
+#define SAE_X(name, value, text) +1
+    SAE_NUM_ARCHS = SAE_ARCHS(SAE_X)
+#undef SAE_X
+};
 
 /* How latents are computed from the pre-activations p. */
 typedef enum sae_activation {
@@ -262,6 +273,15 @@ typedef enum sae_input_norm {
     SAE_INPUT_NORM_LAYER     /* (x - mean(x)) / (std(x) + 1e-5), std over d - 1;
                                 x_hat std(x) + mean(x) */
 } sae_input_norm;
+
+/* The weight w of a latent in the choice: which latents fire is decided on p w, relu(p w) and so on,
+   and f = (p w) / w; where w is 0 the latent never fires. Norms are of W_dec as it stands. */
+typedef enum sae_gate {
+    SAE_GATE_NONE = 0,  /* w = 1 */
+    SAE_GATE_NORM,      /* norm(W_dec[i]); with layer_codes of each layer's part */
+    SAE_GATE_NORM_SUM,  /* sum over the layers of the norm of W_dec[i]'s part */
+    SAE_GATE_MIXED      /* gate_norm times NORM (of all layers) + gate_norm_sum times NORM_SUM */
+} sae_gate;
 
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
@@ -283,6 +303,23 @@ typedef struct sae_dictionary_desc {
     bool output_normalized;          /* input_norm is not undone on x_hat */
     size_t output_dim;               /* of x_hat, W_dec, b_dec (transcoders); default d */
     bool skip;                       /* x_hat += W_skip raw x, W_skip [output_dim,d] */
+    sae_gate gate;                   /* STANDARD, STANDARD_NEW, JUMP_RELU, TOP_K, BATCH_TOP_K; as
+                                        glu and layer_codes */
+    double gate_norm, gate_norm_sum; /* of MIXED; both 0: 1.0 and 0.1 */
+    bool glu;                        /* p is multiplied by 1 / (1 + exp(-(W_glu x + b_glu))) */
+    /* Crosscoders: rows, d and output_dim are of `layers` places in a model, one after the other,
+       equally wide. */
+    size_t layers;                   /* default 1; divides d and output_dim */
+    bool normalizer;                 /* x_l = (raw x_l - mean_l) scale_l in layer l, and what is
+                                        decoded becomes x_hat_l / output_scale_l + mean_l */
+    bool layer_codes;                /* each layer has codes of its own: f [n,layers m], layer after
+                                        layer, f_l from the one p and from the gate's weights, the
+                                        threshold (batch classes) and the top-k of layer l;
+                                        x_hat_l = sum_i f_li W_dec[i]_l + b_dec_l */
+    bool over_layers;                /* layer_codes: the top-k is of all layers together */
+    double residual_threshold;       /* MATCHING_PURSUIT: default 0, none */
+    size_t max_iterations;           /* default d */
+    bool repeats;                    /* it goes on where the same latents are not 0 as before */
 } sae_dictionary_desc;
 
 /* ---- dictionaries ---- */
@@ -326,7 +363,8 @@ SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary 
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
 /* W_dec[i], output_dim floats, the direction of latent i; and W_enc[i], d floats. Owned by dict;
-   NULL if i >= m or the class has none. */
+   NULL if i >= m or the class has none. With layer_codes latent l dict_size + i has the row of
+   latent i, of which its own layer's part is its direction. */
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
@@ -383,8 +421,11 @@ typedef struct sae_sparse {
     size_t capacity;   /* for encode: sae_dictionary_capacity(dict, n) is enough */
 } sae_sparse;
 
+/* Entries of a row of f, "m" below: dict_size, or layers times dict_size with layer_codes. */
+SAE_API size_t sae_dictionary_num_latents(const sae_dictionary *dict);
 /* Entries that the lists of n rows may need: n*k under SAE_RULE_TOP_K (the batch classes:
-   floor((k + k_fraction) n)), else n*m. SIZE_MAX: more than can be counted. */
+   floor((k + k_fraction) n)), times layers where each chooses its own k; else n*m. SIZE_MAX: more
+   than can be counted. */
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
 
 /* Inference. Any number of threads may call at once. x [n,d] and the outputs
@@ -395,7 +436,8 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    give unspecified latents in these rows alone.
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
    for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes; forward without f, when k > 512,
-   1024 (k + 1) bytes per thread. The context keeps
+   1024 (k + 1) bytes per thread; and for MATCHING_PURSUIT and layer_codes: 4 (d + m) bytes a row,
+   of at most 256 rows at a time. The context keeps
    scratch memory for as many calls at once as it has threads, at least 4; further ones are slower.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY. */
@@ -485,6 +527,9 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
      threshold [m]                                           JUMP_RELU
      threshold, k, one number each                           TOP_K, BATCH_TOP_K, MATRYOSHKA
      W_skip [output_dim,d]                                   where desc.skip is set
+     W_glu [m,d], b_glu [m]                                  desc.glu
+     mean [d], scale, output_scale [layers]                  desc.normalizer
+   MATCHING_PURSUIT has W_dec and b_dec alone; with layer_codes BATCH_TOP_K's threshold is [layers].
    False: no tensor of that index. */
 SAE_API size_t sae_dictionary_num_tensors(const sae_dictionary *dict);
 SAE_API bool sae_dictionary_get_tensor(const sae_dictionary *dict, size_t index, sae_tensor *out);
@@ -499,7 +544,7 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
 
 /* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
    scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or
-   <= 0), SAE_ERR_UNSUPPORTED (an input_norm). */
+   <= 0), SAE_ERR_UNSUPPORTED (an input_norm, a normalizer, a glu). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -527,7 +572,8 @@ SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
    stream after block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
-   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
+   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm, several layers),
+   SAE_ERR_NOT_FOUND
    (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
@@ -9711,10 +9757,12 @@ SAE_API void sae_context_destroy(sae_context *ctx) {
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
      W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
-     | W_skip [output_dim][ld]
-   with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
-   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
-   have take no room. */
+     | W_skip [output_dim][ld] | W_glu [m][ld] | b_glu [m'] | gate [c'] | thresholds [l']
+     | mean [ld] | scale [l'] | output_scale [l']
+   with ld, ld_out, m', c', l' = d, output_dim, m, codes, layers rounded up to 16. b_enc is
+   gate_bias of GATED; aux0 is r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of
+   GATED; gate, the weights w of the codes, follows from W_dec (saei_gate_update). Arrays a class
+   does not have take no room. MATCHING_PURSUIT has W_enc in W_dec, and a b_enc of zeros. */
 typedef struct saei_prepared saei_prepared; /* >>dictionary: prepared encode */
 
 struct sae_dictionary {
@@ -9727,13 +9775,15 @@ struct sae_dictionary {
     float *params;        /* [num_params] */
     size_t num_params;
     float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
-    float *W_skip;
+    float *W_skip, *W_glu, *b_glu, *gate;
+    float *thresholds; /* of the layers, in place of threshold: batch classes with layer_codes */
+    float *mean, *scale, *output_scale; /* of the normalizer */
     sae_origin origin;
     bool borrowed;        /* params belong to a trainer */
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
 };
 
-/* ==== >>dictionary: parameters ========================================= src/dict/params.h ==== */
+/* ==== >>dictionary: descs ================================================ src/dict/desc.h ==== */
 
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
@@ -9761,10 +9811,31 @@ static size_t saei_output_dim(const sae_dictionary_desc *desc) {
     return desc->output_dim ? desc->output_dim : desc->activation_dim;
 }
 
+static size_t saei_layers(const sae_dictionary_desc *desc) {
+    return desc->layers ? desc->layers : 1;
+}
+
+/* Entries of a row of f: latents 0 .. m of each layer that has codes of its own. */
+static size_t saei_num_codes(const sae_dictionary_desc *desc) {
+    return desc->layer_codes ? saei_layers(desc) * desc->dict_size : desc->dict_size;
+}
+
+/* Layers that choose their top-k apart. */
+static size_t saei_choices(const sae_dictionary_desc *desc) {
+    return desc->layer_codes && !desc->over_layers ? saei_layers(desc) : 1;
+}
+
+/* The encoder's p is more than a product and a bias. */
+static bool saei_is_shaped(const sae_dictionary_desc *desc) {
+    return desc->gate || desc->glu || desc->layer_codes;
+}
+
 /* One of dictionary_learning's eight classes as it is. */
 static bool saei_is_plain(const sae_dictionary_desc *desc) {
     return !desc->no_b_dec_subtraction && !desc->activation && !desc->input_norm && !desc->skip
-           && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim;
+           && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim
+           && !saei_is_shaped(desc) && saei_layers(desc) == 1 && !desc->normalizer
+           && desc->arch != SAE_ARCH_MATCHING_PURSUIT;
 }
 
 /* The variations of desc that its class does not have. */
@@ -9772,13 +9843,14 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
     const sae_arch arch = desc->arch;
     const char *name = sae_arch_name(arch);
-    bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW;
+    bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW
+                || arch == SAE_ARCH_JUMP_RELU;
     if (desc->activation < SAE_ACTIVATION_POSITIVE || desc->activation > SAE_ACTIVATION_GROUP_MAX
         || (desc->activation && arch != SAE_ARCH_TOP_K
             && !(relu && desc->activation == SAE_ACTIVATION_SIGNED)))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: activation is %d, allowed are 0, with AutoEncoder and "
-                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s",
+                         "%s: activation is %d, allowed are 0, with AutoEncoder, AutoEncoderNew "
+                         "and JumpReluAutoEncoder 1, with AutoEncoderTopK 1 to 3; arch is %s",
                          who, (int)desc->activation, name);
     if (desc->activation == SAE_ACTIVATION_GROUP_MAX && desc->dict_size % desc->k)
         return saei_fail(ctx, SAE_ERR_INVALID,
@@ -9816,14 +9888,70 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
+/* Gates, and dictionaries over layers. */
+static sae_result saei_layers_check(const sae_context *ctx, const char *who,
+                                    const sae_dictionary_desc *desc) {
+    const sae_arch arch = desc->arch;
+    const size_t layers = saei_layers(desc);
+    bool gated = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW
+                 || arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_TOP_K
+                 || arch == SAE_ARCH_BATCH_TOP_K;
+    if (desc->gate < SAE_GATE_NONE || desc->gate > SAE_GATE_MIXED)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate is %d, allowed are 0 to %d", who,
+                         (int)desc->gate, (int)SAE_GATE_MIXED);
+    if (saei_is_shaped(desc) && (!gated || desc->activation))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate, glu or layer_codes is set, allowed with "
+                         "AutoEncoder, AutoEncoderNew, JumpReluAutoEncoder, AutoEncoderTopK and "
+                         "BatchTopKSAE whose activation is 0; arch is %s, activation %d", who,
+                         sae_arch_name(arch), (int)desc->activation);
+    if (desc->gate == SAE_GATE_MIXED
+        && !(desc->gate_norm >= 0 && desc->gate_norm <= FLT_MAX && desc->gate_norm_sum >= 0
+             && desc->gate_norm_sum <= FLT_MAX))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate_norm is %g and gate_norm_sum %g, allowed "
+                         "are finite numbers from 0", who, desc->gate_norm, desc->gate_norm_sum);
+    if (layers > INT32_MAX || desc->activation_dim % layers || saei_output_dim(desc) % layers
+        || desc->dict_size > INT32_MAX / layers
+        || (layers > 1 && (arch == SAE_ARCH_IDENTITY || arch == SAE_ARCH_MATCHING_PURSUIT)))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed are divisors of "
+                         "activation_dim, %zu, and output_dim, %zu (%s)", who, layers,
+                         desc->activation_dim, saei_output_dim(desc), sae_arch_name(arch));
+    if (desc->over_layers && !desc->layer_codes)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: over_layers is set without layer_codes", who);
+    if (desc->normalizer
+        && (arch == SAE_ARCH_IDENTITY || arch == SAE_ARCH_MATCHING_PURSUIT || desc->input_norm
+            || saei_output_dim(desc) != desc->activation_dim))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: normalizer is set, allowed where output_dim is "
+                         "activation_dim and input_norm 0; arch is %s", who, sae_arch_name(arch));
+    return SAE_OK;
+}
+
+static sae_result saei_pursuit_check(const sae_context *ctx, const char *who,
+                                     const sae_dictionary_desc *desc) {
+    bool set = desc->residual_threshold != 0 || desc->max_iterations || desc->repeats;
+    if (desc->arch != SAE_ARCH_MATCHING_PURSUIT && set)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: residual_threshold, max_iterations or repeats "
+                         "is set, fields of MatchingPursuitSAE; arch is %s", who,
+                         sae_arch_name(desc->arch));
+    if (desc->arch != SAE_ARCH_MATCHING_PURSUIT) return SAE_OK;
+    if (!(desc->residual_threshold >= 0 && desc->residual_threshold <= FLT_MAX)
+        || desc->max_iterations > INT32_MAX)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: residual_threshold is %g and max_iterations "
+                         "%zu, allowed are finite numbers from 0 and up to %d", who,
+                         desc->residual_threshold, desc->max_iterations, INT32_MAX);
+    if (!desc->no_b_dec_subtraction && !desc->input_norm && !desc->skip
+        && saei_output_dim(desc) == desc->activation_dim)
+        return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_INVALID, "%s: MatchingPursuitSAE has no variations", who);
+}
+
 static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
-    size_t sum = 0;
-    if (desc->arch < SAE_ARCH_STANDARD || desc->arch > SAE_ARCH_IDENTITY)
+    size_t sum = 0, most;
+    if (desc->arch < SAE_ARCH_STANDARD || (int)desc->arch > SAE_NUM_ARCHS)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
-                         "SAE_ARCH_IDENTITY (%d)",
-                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_ARCH_IDENTITY);
+                         "SAE_ARCH_MATCHING_PURSUIT (%d)",
+                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_NUM_ARCHS);
     if (!desc->activation_dim || desc->activation_dim > INT32_MAX)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d",
                          who, desc->activation_dim, INT32_MAX);
@@ -9834,10 +9962,13 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: dict_size is %zu, IdentityDict has activation_dim, %zu", who,
                          desc->dict_size, desc->activation_dim);
-    if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
+    SAEI_TRY(saei_layers_check(ctx, who, desc));
+    most = desc->over_layers ? saei_num_codes(desc) : desc->dict_size;
+    if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > most))
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
-                         desc->k, desc->dict_size);
+                         desc->k, most);
     SAEI_TRY(saei_variations_check(ctx, who, desc));
+    SAEI_TRY(saei_pursuit_check(ctx, who, desc));
     if (desc->arch != SAE_ARCH_MATRYOSHKA && desc->num_groups)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
@@ -9859,54 +9990,147 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
-/* Floats of the parameter block; SIZE_MAX if there can be no such block. */
-static size_t saei_param_count(const sae_dictionary_desc *desc) {
-    size_t ld = saei_align16(desc->activation_dim), m = saei_align16(desc->dict_size), matrices,
-           all, out = saei_output_dim(desc), ld_out = saei_align16(out), skip = 0;
-    if (desc->arch == SAE_ARCH_IDENTITY) return 0;
-    if (!saei_mul(desc->dict_size, ld + ld_out, &matrices)
-        || !saei_add(matrices, 3 * m + ld_out, &all)
-        || (desc->skip && (!saei_mul(out, ld, &skip) || !saei_add(all, skip, &all)))
-        || all > SIZE_MAX / 8)
-        return SIZE_MAX;
-    return all - (desc->arch == SAE_ARCH_GATED ? 0 : desc->arch == SAE_ARCH_JUMP_RELU ? m : 2 * m);
+/* ==== >>dictionary: gate ================================================= src/dict/gate.h ==== */
+/* The weights w of the choice among latents, which follow from W_dec. */
+
+/* Work over all latents in parts of 64. */
+enum { SAEI_PART_LATENTS = 64 };
+static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
+    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
 }
 
-/* Points the named arrays of dict into a block of its layout. */
-static void saei_dictionary_place(sae_dictionary *dict, float *params) {
-    size_t m = saei_align16(dict->desc.dict_size);
-    float *at = params;
+/* |x|^2 of n floats at any address, in pieces that end in zeros. */
+static double saei_squares(const saei_kernels *kernels, const float *x, size_t n) {
+    enum { PIECE = 256 };
+    float piece[PIECE];
+    double sum = 0;
+    for (size_t c = 0; c < n; c += PIECE) {
+        size_t some = saei_min(n - c, PIECE), whole = saei_align16(some);
+        memcpy(piece, x + c, some * sizeof *piece);
+        memset(piece + some, 0, (whole - some) * sizeof *piece);
+        sum += kernels->dot(whole, piece, piece);
+    }
+    return sum;
+}
+
+static void saei_gate_latents(void *arg, size_t part) {
+    sae_dictionary *dict = (sae_dictionary *)arg;
+    const sae_dictionary_desc *h = &dict->desc;
+    const size_t layers = saei_layers(h), m = h->dict_size, d = saei_output_dim(h) / layers;
+    const size_t end = saei_min((part + 1) * SAEI_PART_LATENTS, m);
+    double norm_share = h->gate_norm, sum_share = h->gate_norm_sum;
+    if (norm_share == 0 && sum_share == 0) norm_share = 1, sum_share = 0.1;
+    for (size_t i = part * SAEI_PART_LATENTS; i < end; i++) {
+        double all = 0, sum = 0;
+        for (size_t l = 0; l < layers; l++) {
+            double square = saei_squares(dict->ctx->kernels,
+                                         dict->W_dec + i * dict->ld_out + l * d, d);
+            all += square;
+            sum += sqrt(square);
+            if (h->layer_codes) dict->gate[l * m + i] = (float)sqrt(square);
+        }
+        all = sqrt(all);
+        if (h->gate == SAE_GATE_NORM && h->layer_codes) continue;
+        if (h->gate == SAE_GATE_NORM_SUM) all = sum;
+        if (h->gate == SAE_GATE_MIXED) all = norm_share * all + sum_share * sum;
+        for (size_t l = 0; l < saei_num_codes(h) / m; l++) dict->gate[l * m + i] = (float)all;
+    }
+}
+
+/* To be called wherever W_dec has changed. */
+static void saei_gate_update(sae_dictionary *dict) {
+    if (dict->gate) saei_each_latent(dict, saei_gate_latents, dict);
+}
+
+/* f of the code whose p w is given. */
+static float saei_ungate(const sae_dictionary *dict, size_t code, float value) {
+    return dict->gate && value != 0 ? value / dict->gate[code] : value;
+}
+
+/* The threshold of a code under the batch classes' rule. */
+static float saei_code_threshold(const sae_dictionary *dict, size_t code) {
+    return dict->thresholds ? dict->thresholds[code / dict->desc.dict_size] : dict->threshold;
+}
+
+/* ==== >>dictionary: parameters ========================================= src/dict/params.h ==== */
+
+/* A batch class whose layers have codes, and so thresholds, of their own. */
+static bool saei_has_thresholds(const sae_dictionary_desc *desc) {
+    return desc->layer_codes && desc->arch == SAE_ARCH_BATCH_TOP_K;
+}
+
+/* The next `rows` times `cols` floats of a block of which *at are used. at SIZE_MAX: more than
+   there can be. base NULL: nothing is there yet. */
+static float *saei_param_piece(float *base, size_t *at, size_t rows, size_t cols) {
+    size_t here = *at, size;
+    if (here == SIZE_MAX || !saei_mul(rows, cols, &size) || !saei_add(here, size, at)
+        || *at > SIZE_MAX / 8)
+        *at = SIZE_MAX;
+    return base && *at != SIZE_MAX ? base + here : NULL;
+}
+
+/* Points the named arrays of dict, whose desc is set, into a block of its layout; with params NULL
+   they are NULL. How many floats it has; SIZE_MAX if there can be no such block. */
+static size_t saei_dictionary_place(sae_dictionary *dict, float *params) {
+    const sae_dictionary_desc *h = &dict->desc;
+    const size_t out = saei_output_dim(h), ld = saei_align16(h->activation_dim);
+    const size_t m = saei_align16(h->dict_size), layers = saei_align16(saei_layers(h));
+    size_t at = 0;
+    bool gated = h->arch == SAE_ARCH_GATED, tied = h->arch == SAE_ARCH_MATCHING_PURSUIT;
     dict->params = params;
-    dict->ld_out = saei_align16(saei_output_dim(&dict->desc));
-    if (!params) return;
-    dict->W_enc = at;
-    at += dict->desc.dict_size * dict->ld;
-    dict->W_dec = at;
-    at += dict->desc.dict_size * dict->ld_out;
-    dict->b_enc = at;
-    at += m;
-    if (dict->desc.arch == SAE_ARCH_GATED || dict->desc.arch == SAE_ARCH_JUMP_RELU) {
-        dict->aux0 = at;
-        at += m;
+    dict->ld = ld;
+    dict->ld_out = saei_align16(out);
+    if (h->arch == SAE_ARCH_IDENTITY) return 0;
+    if (!tied) dict->W_enc = saei_param_piece(params, &at, h->dict_size, ld);
+    dict->W_dec = saei_param_piece(params, &at, h->dict_size, dict->ld_out);
+    if (tied) dict->W_enc = dict->W_dec;
+    dict->b_enc = saei_param_piece(params, &at, 1, m);
+    if (gated || h->arch == SAE_ARCH_JUMP_RELU) dict->aux0 = saei_param_piece(params, &at, 1, m);
+    if (gated) dict->aux1 = saei_param_piece(params, &at, 1, m);
+    dict->b_dec = saei_param_piece(params, &at, 1, dict->ld_out);
+    if (h->skip) dict->W_skip = saei_param_piece(params, &at, out, ld);
+    if (h->glu) {
+        dict->W_glu = saei_param_piece(params, &at, h->dict_size, ld);
+        dict->b_glu = saei_param_piece(params, &at, 1, m);
     }
-    if (dict->desc.arch == SAE_ARCH_GATED) {
-        dict->aux1 = at;
-        at += m;
+    if (h->gate) dict->gate = saei_param_piece(params, &at, 1, saei_align16(saei_num_codes(h)));
+    if (saei_has_thresholds(h)) dict->thresholds = saei_param_piece(params, &at, 1, layers);
+    if (h->normalizer) {
+        dict->mean = saei_param_piece(params, &at, 1, ld);
+        dict->scale = saei_param_piece(params, &at, 1, layers);
+        dict->output_scale = saei_param_piece(params, &at, 1, layers);
     }
-    dict->b_dec = at;
-    if (dict->desc.skip) dict->W_skip = at + dict->ld_out;
+    return at;
+}
+
+/* Floats of the parameter block; SIZE_MAX if there can be no such block. */
+static size_t saei_param_count(const sae_dictionary_desc *desc) {
+    sae_dictionary dict;
+    memset(&dict, 0, sizeof dict);
+    dict.desc = *desc;
+    return saei_dictionary_place(&dict, NULL);
 }
 
 /* All parameters to 0, but not the rows of W_enc and W_dec, only what pads them. */
 static void saei_dictionary_clear_rest(sae_dictionary *dict) {
-    const size_t m = dict->desc.dict_size, matrices = m * (dict->ld + dict->ld_out);
+    const size_t m = dict->desc.dict_size;
     const size_t d = dict->desc.activation_dim, out = dict->desc.output_dim;
+    size_t matrices;
     if (!dict->params) return;
+    matrices = (size_t)(dict->b_enc - dict->params);
     for (size_t i = 0; i < m && d < dict->ld; i++)
         memset(dict->W_enc + i * dict->ld + d, 0, (dict->ld - d) * sizeof(float));
     for (size_t i = 0; i < m && out < dict->ld_out; i++)
         memset(dict->W_dec + i * dict->ld_out + out, 0, (dict->ld_out - out) * sizeof(float));
     memset(dict->params + matrices, 0, (dict->num_params - matrices) * sizeof(float));
+}
+
+/* What begins with another value than 0. */
+static void saei_dictionary_begin(sae_dictionary *dict) {
+    for (size_t l = 0; l < dict->desc.layers; l++) {
+        if (dict->thresholds) dict->thresholds[l] = -1;
+        if (dict->scale) dict->scale[l] = dict->output_scale[l] = 1;
+    }
 }
 
 /* saei_dictionary_new, but for the rows of W_enc and W_dec, which the caller fills: a large one
@@ -9930,7 +10154,7 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     dict->ctx = ctx;
     dict->desc = *desc;
     dict->desc.output_dim = saei_output_dim(desc);
-    dict->ld = saei_align16(desc->activation_dim);
+    dict->desc.layers = saei_layers(desc);
     dict->num_params = count;
     dict->threshold = saei_arch_selects(desc->arch) ? -1.0f : 0.0f;
     dict->rule = desc->arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K
@@ -9941,6 +10165,7 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     dict->origin.k = desc->k;
     saei_dictionary_place(dict, params);
     saei_dictionary_clear_rest(dict);
+    saei_dictionary_begin(dict);
     *out = dict;
     return SAE_OK;
 }
@@ -9951,6 +10176,7 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
                                       const sae_dictionary_desc *desc, sae_dictionary **out) {
     SAEI_TRY(saei_dictionary_unset(ctx, who, desc, out));
     if ((*out)->params) memset((*out)->params, 0, (*out)->num_params * sizeof(float));
+    saei_dictionary_begin(*out);
     return SAE_OK;
 }
 
@@ -9987,7 +10213,8 @@ static void saei_dictionary_init_part(void *arg, size_t part) {
         }
         norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
         for (size_t c = 0; c < d; c++) row[c] = row[c] / norm * length;
-        memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
+        if (dict->W_enc != dict->W_dec)
+            memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
     }
 }
 
@@ -10003,6 +10230,7 @@ static void saei_dictionary_init(sae_dictionary *dict) {
     }
     if (h->arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
+    saei_gate_update(dict);
 }
 
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
@@ -10057,6 +10285,10 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
     return SAE_OK;
 }
 
+SAE_API size_t sae_dictionary_num_latents(const sae_dictionary *dict) {
+    return saei_num_codes(&dict->desc);
+}
+
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict) { return dict->rule; }
 
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups) {
@@ -10070,15 +10302,17 @@ SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t
     return SAE_OK;
 }
 
-SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) { return dict->threshold; }
+SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) {
+    return dict->thresholds ? dict->thresholds[0] : dict->threshold;
+}
 
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent) {
-    if (!dict || !dict->W_dec || latent >= dict->desc.dict_size) return NULL;
-    return dict->W_dec + latent * dict->ld_out;
+    if (!dict || !dict->W_dec || latent >= saei_num_codes(&dict->desc)) return NULL;
+    return dict->W_dec + latent % dict->desc.dict_size * dict->ld_out;
 }
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent) {
-    return dict && dict->W_enc && latent < dict->desc.dict_size ? dict->W_enc + latent * dict->ld
-                                                                : NULL;
+    if (!dict || !dict->W_enc || latent >= saei_num_codes(&dict->desc)) return NULL;
+    return dict->W_enc + latent % dict->desc.dict_size * dict->ld;
 }
 
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale) {
@@ -10089,10 +10323,11 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
-    if (dict->desc.input_norm)
+    if (dict->desc.input_norm || dict->desc.normalizer || dict->desc.glu)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_dictionary_scale_biases: the dictionary "
-                         "has an input_norm, which takes rows of any scale already");
+                         "sae_dictionary_scale_biases: the dictionary has %s",
+                         dict->desc.glu ? "a glu, which is not linear in its input"
+                                        : "an input_norm or a normalizer, which sets the scale");
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
     saei_prepared_drop(dict);
@@ -10103,13 +10338,9 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
     if (dict->desc.arch == SAE_ARCH_GATED)
         for (size_t i = 0; i < m; i++) dict->aux1[i] *= scale; /* r_mag is no bias */
     if (saei_arch_selects(dict->desc.arch) && dict->threshold >= 0) dict->threshold *= scale;
+    for (size_t l = 0; dict->thresholds && l < dict->desc.layers; l++)
+        if (dict->thresholds[l] >= 0) dict->thresholds[l] *= scale;
     return SAE_OK;
-}
-
-/* Work over all latents in parts of 64. */
-enum { SAEI_PART_LATENTS = 64 };
-static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
-    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
 }
 
 typedef struct saei_unit_job {
@@ -10173,7 +10404,7 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
 
 /* ==== >>dictionary: tensors =========================================== src/dict/tensors.h ==== */
 
-enum { SAEI_DICTIONARY_TENSORS = 8 }; /* at most */
+enum { SAEI_DICTIONARY_TENSORS = 13 }; /* at most */
 
 /* The next of the list: [rows,cols] with rows ld apart, [cols] where rows is 0, one number where
    cols is 0, too. */
@@ -10199,18 +10430,29 @@ static size_t saei_dictionary_tensors(const sae_dictionary *dict,
     const sae_dictionary_desc *h = &dict->desc;
     size_t count = 0, d = h->activation_dim, m = h->dict_size, out = saei_output_dim(h);
     bool gated = h->arch == SAE_ARCH_GATED;
+    bool tied = h->arch == SAE_ARCH_MATCHING_PURSUIT;
     if (!dict->params) return 0;
-    saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
+    if (!tied) saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
     saei_tensor_add(list, &count, "W_dec", dict->W_dec, m, out, dict->ld_out);
-    saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
+    if (!tied)
+        saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
     saei_tensor_add(list, &count, "b_dec", dict->b_dec, 0, out, 0);
     if (gated) saei_tensor_add(list, &count, "r_mag", dict->aux0, 0, m, 0);
     if (gated) saei_tensor_add(list, &count, "mag_bias", dict->aux1, 0, m, 0);
     if (h->arch == SAE_ARCH_JUMP_RELU)
         saei_tensor_add(list, &count, "threshold", dict->aux0, 0, m, 0);
     if (dict->W_skip) saei_tensor_add(list, &count, "W_skip", dict->W_skip, out, d, dict->ld);
+    if (dict->W_glu) saei_tensor_add(list, &count, "W_glu", dict->W_glu, m, d, dict->ld);
+    if (dict->W_glu) saei_tensor_add(list, &count, "b_glu", dict->b_glu, 0, m, 0);
+    if (dict->mean) {
+        saei_tensor_add(list, &count, "mean", dict->mean, 0, d, 0);
+        saei_tensor_add(list, &count, "scale", dict->scale, 0, h->layers, 0);
+        saei_tensor_add(list, &count, "output_scale", dict->output_scale, 0, h->layers, 0);
+    }
     if (!saei_arch_selects(h->arch)) return count;
-    saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
+    if (dict->thresholds)
+        saei_tensor_add(list, &count, "threshold", dict->thresholds, 0, h->layers, 0);
+    else saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
     saei_tensor_add(list, &count, "k", &h->k, 0, 0, 0);
     list[count - 1].dtype = sizeof h->k == 8 ? SAE_U64 : SAE_U32;
     return count;
@@ -10288,6 +10530,7 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
     saei_prepared_drop(dict);
     to = (float *)(uintptr_t)t.data; /* dict's own */
     for (size_t r = 0; r < rows; r++) memcpy(to + r * ld, values + r * cols, cols * sizeof *to);
+    if (to == dict->W_dec) saei_gate_update(dict);
     return SAE_OK;
 }
 
@@ -10382,6 +10625,14 @@ static void saei_infer_norms(const saei_infer *q, size_t r0, size_t rows, saei_n
         norms[r] = saei_row_norm(q->dict, &q->x, r0 + r);
 }
 
+/* (x - mean) scale of n columns from c on, each by its layer. */
+static void saei_infer_normalize(const sae_dictionary *dict, size_t c, size_t n, const float *x,
+                                 float *out) {
+    size_t width = dict->desc.activation_dim / dict->desc.layers;
+    for (size_t k = 0; k < n; k++)
+        out[k] = (x[k] - dict->mean[c + k]) * dict->scale[(c + k) / width];
+}
+
 /* Columns c .. c + n of row r as the product takes them: where they lie, or in out. W_skip takes
    rows as they are. norm: of the row, where the dictionary has an input_norm. */
 static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size_t n,
@@ -10393,46 +10644,51 @@ static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size
         for (size_t k = 0; k < n; k++) out[k] = (x[k] - norm->shift) / norm->divisor;
         x = out;
     }
+    if (dict->mean) {
+        saei_infer_normalize(dict, c, n, x, out);
+        x = out;
+    }
     if (!saei_subtracts(&dict->desc)) return x;
     dict->ctx->kernels->axpy(n, -1, dict->b_dec + c, x, out);
     return out;
 }
 
-/* saei_infer_product of so few rows that packing would not pay. */
-static void saei_infer_few(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
-                           size_t first, size_t count) {
+/* The latent of a code: with layer_codes those of the layers follow each other. */
+static size_t saei_latent_of(const sae_dictionary *dict, size_t code) {
+    return dict->desc.layer_codes ? code % dict->desc.dict_size : code;
+}
+
+/* saei_infer_matrix of so few rows that packing would not pay. */
+static void saei_infer_few(const saei_infer *q, const saei_room *room, const float *W, size_t r0,
+                           size_t rows, const uint32_t *list, size_t count, float *out) {
     const sae_dictionary *dict = q->dict;
-    const float *W = q->W ? q->W : dict->W_enc;
     size_t d = dict->desc.activation_dim, most = room->depth * SAEI_PANEL;
-    uint32_t list[SAEI_PANEL];
-    if (q->x.dtype == SAE_F32 && (q->W || (!dict->desc.input_norm && !saei_subtracts(&dict->desc))))
+    if (q->x.dtype == SAE_F32 && (q->W || (!dict->desc.input_norm && !dict->mean
+                                           && !saei_subtracts(&dict->desc))))
         most = d;
-    for (size_t j = 0; j < count; j++)
-        list[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < d; c += most) {
             size_t n = saei_min(most, d - c);
             const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r], room->panel);
             dict->ctx->kernels->products(n, x, count, list, W + c, dict->ld, c > 0,
-                                         room->product + r * SAEI_PANEL);
+                                         out + r * SAEI_PANEL);
         }
 }
 
-/* room->product [rows][48] = W_enc (x or x - b_dec) of rows r0 on, for up to 48 latents from
-   `first`, in the product order. room->norms: of the rows. */
-static void saei_infer_product(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
-                               size_t first, size_t count) {
+/* out [rows][48] = W (x or x - b_dec) of rows r0 on, for the up to 48 rows of W that list names, in
+   the product order. */
+static void saei_infer_matrix(const saei_infer *q, const saei_room *room, const float *W, size_t r0,
+                              size_t rows, const uint32_t *list, size_t count, float *out) {
     const sae_dictionary *dict = q->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
-    const float *W = q->W ? q->W : dict->W_enc;
     size_t d = dict->desc.activation_dim;
     if (rows * 2 <= SAEI_TILE_ROWS) {
-        saei_infer_few(q, room, r0, rows, first, count);
+        saei_infer_few(q, room, W, r0, rows, list, count, out);
         return;
     }
     for (size_t c = 0; c < d; c += room->depth) {
         size_t depth = saei_min(room->depth, d - c);
-        saei_pack_panel(kernels, W + c, dict->ld, depth, q->list, first, count, room->panel);
+        saei_pack_panel(kernels, W + c, dict->ld, depth, list, 0, count, room->panel);
         for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
             const float *at[SAEI_TILE_ROWS], *last = room->centred;
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
@@ -10441,9 +10697,54 @@ static void saei_infer_product(const saei_infer *q, const saei_room *room, size_
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
-            kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
+            kernels->tile(at, room->panel, depth, c > 0, out + g * SAEI_PANEL);
         }
     }
+}
+
+/* What saei_is_shaped makes of the products: (product + b_enc) sigmoid(glu + b_glu) w. */
+static void saei_infer_shape(const saei_infer *q, size_t rows, const uint32_t *code, size_t count,
+                             const float *glu, float *product) {
+    const sae_dictionary *dict = q->dict;
+    for (size_t j = 0; j < count; j++) {
+        size_t i = saei_latent_of(dict, code[j]);
+        for (size_t r = 0; r < rows; r++) {
+            float *p = product + r * SAEI_PANEL + j;
+            *p += dict->b_enc[i];
+            if (glu) {
+                float z = glu[r * SAEI_PANEL + j] + dict->b_glu[i];
+                *p *= (float)(1 / (1 + saei_exp(-(double)z)));
+            }
+            if (dict->gate) *p *= dict->gate[code[j]];
+        }
+    }
+}
+
+/* Room for a block of rows; where W_glu needs products of its own, for half of them. */
+static saei_room saei_infer_room(const sae_dictionary *dict, saei_small_block *small) {
+    saei_room room = saei_room_take(dict->ctx, small);
+    if (dict->W_glu) room.rows /= 2;
+    return room;
+}
+
+/* room->product [rows][48]: of rows r0 on and up to 48 latents from `first`, p without b_enc, or
+   p w where the dictionary is shaped. room->norms: of the rows. */
+static void saei_infer_product(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
+                               size_t first, size_t count) {
+    const sae_dictionary *dict = q->dict;
+    uint32_t code[SAEI_PANEL], latent[SAEI_PANEL];
+    float *glu = NULL;
+    for (size_t j = 0; j < count; j++) {
+        code[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
+        latent[j] = q->W ? code[j] : (uint32_t)saei_latent_of(dict, code[j]);
+    }
+    saei_infer_matrix(q, room, q->W ? q->W : dict->W_enc, r0, rows, latent, count, room->product);
+    if (q->W || !saei_is_shaped(&dict->desc)) return;
+    if (dict->W_glu) {
+        glu = room->product + room->rows * SAEI_PANEL;
+        saei_infer_matrix(q, room, dict->W_glu, r0, rows, latent, count, glu);
+    }
+    saei_infer_shape(q, rows, code, count, glu, room->product);
 }
 
 static bool saei_is_signed(const sae_dictionary_desc *desc) {
@@ -10451,22 +10752,31 @@ static bool saei_is_signed(const sae_dictionary_desc *desc) {
            || desc->activation == SAE_ACTIVATION_MAGNITUDE;
 }
 
-/* f of one latent from its product with x; top_k leaves the selection to the caller. */
+/* What is still to be added to a product. */
+static float saei_infer_bias(const sae_dictionary *dict, size_t code) {
+    return saei_is_shaped(&dict->desc) ? 0 : dict->b_enc[code];
+}
+
+/* f of one latent from its product with x, times w where there is a gate; top_k leaves the
+   selection to the caller. */
 static float saei_infer_value(const sae_dictionary *dict, size_t i, float product, bool top_k) {
-    float p = product + dict->b_enc[i];
+    float p = product + saei_infer_bias(dict, i);
     switch (dict->desc.arch) {
     case SAE_ARCH_GATED:
         return p > 0 ? saei_gate_value((float)saei_exp(dict->aux0[i]), product, dict->aux1[i]) : 0;
-    case SAE_ARCH_JUMP_RELU: return p > dict->aux0[i] && p > 0 ? p : 0;
+    case SAE_ARCH_JUMP_RELU:
+        if (!(p > dict->aux0[saei_latent_of(dict, i)])) return 0;
+        break;
     case SAE_ARCH_TOP_K:
     case SAE_ARCH_BATCH_TOP_K:
     case SAE_ARCH_MATRYOSHKA:
         if (saei_is_signed(&dict->desc)) return p;
-        if (!top_k && !(p > dict->threshold)) return 0;
+        if (!top_k && !(p > saei_code_threshold(dict, i))) return 0;
         return p > 0 ? p : 0;
     case SAE_ARCH_STANDARD:
     case SAE_ARCH_STANDARD_NEW:
     case SAE_ARCH_IDENTITY:
+    case SAE_ARCH_MATCHING_PURSUIT:
     case SAE_ARCH_DEFAULT: break;
     }
     return p > 0 || saei_is_signed(&dict->desc) ? p : 0;
@@ -10475,7 +10785,7 @@ static float saei_infer_value(const sae_dictionary *dict, size_t i, float produc
 /* The first latent past the active groups. */
 static size_t saei_active_latents(const sae_dictionary *dict) {
     size_t end = 0;
-    if (dict->desc.arch != SAE_ARCH_MATRYOSHKA) return dict->desc.dict_size;
+    if (dict->desc.arch != SAE_ARCH_MATRYOSHKA) return saei_num_codes(&dict->desc);
     for (size_t g = 0; g < dict->active_groups; g++) end += dict->desc.group_sizes[g];
     return end;
 }
@@ -10488,9 +10798,11 @@ static void saei_infer_cuts(const saei_infer *q, size_t first, size_t count, flo
     for (size_t j = 0; j < SAEI_PANEL; j++) {
         size_t i = q->list ? q->list[first + saei_min(j, count - 1)]
                            : first + saei_min(j, count - 1);
-        float theta = dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
-                      : saei_arch_selects(dict->desc.arch) && !q->top_k ? dict->threshold : 0;
-        bias[j] = dict->b_enc[i];
+        float theta = 0;
+        if (dict->desc.arch == SAE_ARCH_JUMP_RELU) theta = dict->aux0[saei_latent_of(dict, i)];
+        else if (saei_arch_selects(dict->desc.arch) && !q->top_k)
+            theta = saei_code_threshold(dict, i);
+        bias[j] = saei_infer_bias(dict, i);
         cut[j] = theta < 0 ? 0 : theta;
         if (i >= active && !q->top_k) cut[j] = HUGE_VALF;
     }
@@ -10582,7 +10894,7 @@ static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, room, r0, rows, first, count);
-        memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
+        for (size_t j = 0; j < count; j++) bias[j] = saei_infer_bias(q->dict, first + j);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
@@ -10596,8 +10908,10 @@ static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size
         }
     }
     for (size_t r = 0; r < rows; r++) {
-        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
-                            held[r]);
+        uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+        float *value = q->sparse->value + (r0 + r) * k;
+        saei_sort_by_latent(latent, value, held[r]);
+        for (size_t j = 0; j < held[r]; j++) value[j] = saei_ungate(q->dict, latent[j], value[j]);
         q->sparse->row_begin[r0 + r + 1] = held[r];
     }
 }
@@ -10690,16 +11004,14 @@ static void saei_dense_varied_row(const saei_infer *q, size_t r) {
     }
 }
 
-/* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
-   found by halving the range of its bits. */
-static void saei_dense_top_row(const saei_infer *q, size_t r) {
-    size_t m = q->count, k = q->share;
-    float *f = q->dense + r * m;
+/* Keeps the k largest of f [m], none below 0, ties to the lower index: the k-th value is found by
+   halving the range of its bits. */
+static void saei_dense_top(const saei_kernels *kernels, float *f, size_t m, size_t k) {
     uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
     size_t above = 0;
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo + 1) / 2;
-        size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
+        size_t count = kernels->count_from(f, m, saei_bits_float(mid));
         if (count >= k) lo = mid;
         else hi = mid - 1;
     }
@@ -10709,6 +11021,16 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
         if (bits == lo && above < k) above++;
         else if (bits <= lo) f[i] = 0;
     }
+}
+
+/* Row r of relu(p w) [n,m] becomes f: each choice keeps its k largest. */
+static void saei_dense_top_row(const saei_infer *q, size_t r) {
+    const sae_dictionary *dict = q->dict;
+    size_t m = q->count, choices = saei_choices(&dict->desc), part = m / choices;
+    float *f = q->dense + r * m;
+    for (size_t c = 0; c < choices; c++)
+        saei_dense_top(dict->ctx->kernels, f + c * part, part, q->share);
+    for (size_t i = 0; dict->gate && i < m; i++) f[i] = saei_ungate(dict, i, f[i]);
 }
 
 /* ==== >>dictionary: encode rows ========================================== src/dict/rows.h ==== */
@@ -10753,6 +11075,8 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
                 q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product, bias, f);
                 q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
             }
+            for (size_t j = 0; q->dict->gate && !q->top_k && j < count; j++)
+                f[j] = saei_ungate(q->dict, q->list ? q->list[first + j] : first + j, f[j]);
             for (size_t j = 0; !plain && j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j;
                 f[j] = saei_infer_value(q->dict, i, product[j], q->top_k);
@@ -10938,7 +11262,8 @@ static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
 
 static bool saei_prepares(const sae_dictionary *dict) {
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.activation
+           && dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.activation
+           && !saei_is_shaped(&dict->desc)
            && saei_screen_fits(dict->desc.activation_dim, dict->desc.dict_size)
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
@@ -11082,7 +11407,7 @@ static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
 /* Rows by the exact path. */
 static SAEI_NOINLINE void saei_infer_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     bool top = q->sparse && q->dict->rule == SAE_RULE_TOP_K;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(room.rows, rows - r);
@@ -11110,7 +11435,109 @@ static void saei_infer_run(saei_infer *q) {
     saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_BLOCK_ROWS), saei_infer_part, q);
 }
 
+/* ==== >>dictionary: matching pursuit ================================= src/dict/matching.h ==== */
+
+enum { SAEI_MATCHING_ROWS = 16 }; /* of one part */
+
+typedef struct saei_matching {
+    const sae_dictionary *dict;
+    sae_rows x;
+    size_t n;
+    float *f;        /* [n,m] */
+    float *residual; /* [n,d], of each part its rows that go on first */
+} saei_matching;
+
+/* The largest product of each residual with a latent, and the latent; 0 where none is above 0. */
+static void saei_matching_best(const saei_matching *job, const saei_room *room, size_t r0,
+                               size_t rows, float *best, uint32_t *latent) {
+    const size_t m = job->dict->desc.dict_size;
+    saei_infer q;
+    memset(&q, 0, sizeof q);
+    q.dict = job->dict;
+    q.x = saei_rows_of(job->residual);
+    q.x.dtype = SAE_F32;
+    q.x.stride = job->dict->desc.activation_dim;
+    for (size_t r = 0; r < rows; r++) best[r] = 0;
+    for (size_t first = 0; first < m; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, m - first);
+        saei_infer_product(&q, room, r0, rows, first, count);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < count; j++)
+                if (room->product[r * SAEI_PANEL + j] > best[r]) {
+                    best[r] = room->product[r * SAEI_PANEL + j];
+                    latent[r] = (uint32_t)(first + j);
+                }
+    }
+}
+
+/* One step of a row: whether it goes on. */
+static bool saei_matching_step(const saei_matching *job, float v, uint32_t latent, float *f,
+                               float *r) {
+    const sae_dictionary *dict = job->dict;
+    const size_t d = dict->desc.activation_dim;
+    const double least = dict->desc.residual_threshold;
+    bool known;
+    if (!(v > 0)) return false; /* nothing would change any more */
+    known = f[latent] != 0;
+    f[latent] += v;
+    dict->ctx->kernels->axpy(d, -v, dict->W_dec + latent * dict->ld_out, r, r);
+    if (known && !dict->desc.repeats) return false;
+    return !(least > 0) || sqrt(saei_squares(dict->ctx->kernels, r, d)) >= least;
+}
+
+static void saei_matching_part(void *arg, size_t part) {
+    const saei_matching *job = (const saei_matching *)arg;
+    const sae_dictionary *dict = job->dict;
+    const size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    const size_t r0 = part * SAEI_MATCHING_ROWS, end = saei_min(r0 + SAEI_MATCHING_ROWS, job->n);
+    const size_t most = dict->desc.max_iterations ? dict->desc.max_iterations : d;
+    size_t row[SAEI_MATCHING_ROWS], rows = end - r0;
+    uint32_t latent[SAEI_MATCHING_ROWS];
+    float best[SAEI_MATCHING_ROWS];
+    saei_small_block small;
+    saei_room room = saei_room_take(dict->ctx, &small);
+    memset(job->f + r0 * m, 0, rows * m * sizeof *job->f);
+    memset(latent, 0, sizeof latent);
+    for (size_t r = 0; r < rows; r++) {
+        float *to = job->residual + (r0 + r) * d;
+        const float *x = saei_row_floats(&job->x, r0 + r, 0, d, to);
+        dict->ctx->kernels->axpy(d, -1, dict->b_dec, x, to);
+        row[r] = r0 + r;
+    }
+    for (size_t step = 0; rows && step < most; step++) {
+        size_t left = 0;
+        saei_matching_best(job, &room, r0, rows, best, latent);
+        for (size_t r = 0; r < rows; r++) {
+            float *at = job->residual + (r0 + r) * d;
+            if (!saei_matching_step(job, best[r], latent[r], job->f + row[r] * m, at)) continue;
+            if (left < r) memcpy(job->residual + (r0 + left) * d, at, d * sizeof *at);
+            row[left++] = row[r];
+        }
+        rows = left;
+    }
+    saei_room_leave(&room);
+}
+
+/* f [n,m] of rows whose residuals go to residual [n,d]. */
+static void saei_matching_run(const sae_dictionary *dict, const sae_rows *x, size_t n, float *f,
+                              float *residual) {
+    saei_matching job;
+    job.dict = dict;
+    job.x = *x;
+    job.n = n;
+    job.f = f;
+    job.residual = residual;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_MATCHING_ROWS), saei_matching_part, &job);
+}
+
 /* ==== >>dictionary: sae_encode ========================================= src/dict/encode.h ==== */
+/* Rows held at a time by what needs memory for them. */
+enum { SAEI_CHUNK_ROWS = 256, SAEI_CHUNK_ENTRIES = 4 << 20 };
+static size_t saei_chunk(const sae_dictionary *dict, size_t n) {
+    size_t fits = (size_t)SAEI_CHUNK_ENTRIES / saei_num_codes(&dict->desc);
+    return saei_max(saei_min(saei_min(n, SAEI_CHUNK_ROWS), fits), 1);
+}
+
 /* Batch top-k over all n rows: lists of positive relu(p) in fresh memory, *code to be freed by
    saei_batch_free. */
 static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense) {
@@ -11119,17 +11546,56 @@ static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense
     saei_free(ctx, dense);
 }
 
+/* Of one choice, which has `part` latents from latent c * part on: the lists of what is positive,
+   cut to what the n rows keep together. Its counts are at code->count[c * n]. */
+static void saei_batch_choose(const sae_dictionary *dict, size_t c, size_t part,
+                              const sae_code *code, uint32_t *histogram) {
+    const size_t n = code->rows;
+    size_t total = 0, keep = (size_t)(((double)dict->desc.k + dict->desc.k_fraction) * (double)n);
+    sae_code view = *code;
+    view.count += c * n;
+    view.latent += c * part;
+    view.pre += c * part;
+    view.value += c * part;
+    for (size_t r = 0; r < n; r++) {
+        float *value = view.pre + r * code->stride;
+        uint32_t *latent = view.latent + r * code->stride, kept = 0;
+        for (size_t i = 0; i < part; i++)
+            if (value[i] > 0) {
+                latent[kept] = (uint32_t)(c * part + i);
+                value[kept++] = value[i];
+            }
+        view.count[r] = kept;
+        total += kept;
+    }
+    if (total > keep) saei_keep_batch(&view, keep, histogram);
+}
+
+/* The lists of a row's choices one after the other, and their f. */
+static void saei_batch_join(const sae_dictionary *dict, size_t choices, size_t part, size_t active,
+                            const sae_code *code, size_t r) {
+    uint32_t *latent = code->latent + r * code->stride, count = 0;
+    float *value = code->pre + r * code->stride;
+    for (size_t c = 0; c < choices; c++)
+        for (size_t j = 0; j < code->count[c * code->rows + r]; j++) {
+            latent[count] = latent[c * part + j];
+            value[count] = saei_ungate(dict, latent[count], value[c * part + j]);
+            count += latent[count] < active;
+        }
+    code->count[r] = count;
+}
+
 static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
                                    const sae_rows *x, size_t n, sae_code *code, float **dense) {
     const sae_context *ctx = dict->ctx;
-    size_t m = dict->desc.dict_size, active = saei_active_latents(dict), total = 0, keep;
+    size_t m = saei_num_codes(&dict->desc), choices = saei_choices(&dict->desc);
     uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
     saei_infer q;
     memset(code, 0, sizeof *code);
     memset(&q, 0, sizeof q);
     code->rows = n;
     code->stride = m;
-    code->count = (uint32_t *)saei_alloc(ctx, n, sizeof(uint32_t));
+    code->count = (uint32_t *)saei_alloc(ctx, n * choices, sizeof(uint32_t));
     code->latent = (uint32_t *)saei_alloc(ctx, n * m, sizeof(uint32_t));
     code->pre = code->value = *dense = (float *)saei_alloc(ctx, n * m, sizeof(float));
     if (!histogram || !code->count || !code->latent || !*dense) {
@@ -11147,21 +11613,10 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
     q.top_k = true;
     q.dense = *dense;
     saei_infer_run(&q);
-    for (size_t r = 0; r < n; r++) {
-        uint32_t kept = 0;
-        for (size_t i = 0; i < m; i++)
-            if ((*dense)[r * m + i] > 0) {
-                code->latent[r * m + kept] = (uint32_t)i;
-                (*dense)[r * m + kept++] = (*dense)[r * m + i];
-            }
-        code->count[r] = kept;
-        total += kept;
-    }
-    keep = (size_t)(((double)dict->desc.k + dict->desc.k_fraction) * (double)n);
-    if (total > keep) saei_keep_batch(code, keep, histogram);
+    for (size_t c = 0; c < choices; c++)
+        saei_batch_choose(dict, c, m / choices, code, histogram);
     for (size_t r = 0; r < n; r++)
-        while (code->count[r] && code->latent[r * m + code->count[r] - 1] >= active)
-            code->count[r]--;
+        saei_batch_join(dict, choices, m / choices, saei_active_latents(dict), code, r);
     saei_free(ctx, histogram);
     return SAE_OK;
 }
@@ -11178,19 +11633,39 @@ static void saei_copy_rows(const sae_rows *x, size_t n, size_t d, float *out) {
     }
 }
 
+/* MATCHING_PURSUIT, with memory for the residuals. */
+static sae_result saei_encode_pursuit(const sae_dictionary *dict, const char *who,
+                                      const sae_rows *x, size_t n, float *f) {
+    const size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    const size_t chunk = saei_chunk(dict, n);
+    float *residual = (float *)saei_alloc(dict->ctx, chunk * d, sizeof *residual);
+    if (!residual)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows", who,
+                         chunk);
+    for (size_t r = 0; r < n; r += chunk) {
+        sae_rows some = *x;
+        some.data = saei_rows_at(x, r, 0);
+        saei_matching_run(dict, &some, saei_min(chunk, n - r), f + r * m, residual);
+    }
+    saei_free(dict->ctx, residual);
+    return SAE_OK;
+}
+
 static sae_result saei_encode(const sae_dictionary *dict, const char *who, const sae_rows *rows,
                               size_t n, float *f) {
     saei_infer q;
     sae_rows x;
     size_t m;
     SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
-                                   dict ? dict->desc.dict_size : 0, &x));
-    m = dict->desc.dict_size;
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
+    m = saei_num_codes(&dict->desc);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
     if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_encode_pursuit(dict, who, &x, n, f);
     if (saei_is_batch_top_k(dict)) {
         sae_code code;
         float *dense;
@@ -11224,11 +11699,15 @@ SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x
 }
 
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n) {
-    size_t m = dict->desc.dict_size, most = m, all;
-    double share = (double)dict->desc.k + dict->desc.k_fraction; /* as saei_batch_top_k has it */
-    if (dict->rule == SAE_RULE_TOP_K) most = dict->desc.k;
+    const sae_dictionary_desc *h = &dict->desc;
+    size_t m = saei_num_codes(h), most = m, all, choices = saei_choices(h);
+    double share = (double)h->k + h->k_fraction; /* as saei_batch_top_k has it */
+    if (dict->rule == SAE_RULE_TOP_K) most = h->k * choices;
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT)
+        most = saei_min(m, h->max_iterations ? h->max_iterations : h->activation_dim);
     if (!saei_mul(n, most, &all)) return SIZE_MAX;
-    if (saei_is_batch_top_k(dict)) all = saei_min((size_t)(share * (double)n), n * m);
+    if (saei_is_batch_top_k(dict))
+        all = saei_min((size_t)(share * (double)n) * choices, n * m);
     return all;
 }
 
@@ -11282,7 +11761,7 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     q.dict = dict;
     q.x = *x;
     q.n = n;
-    q.count = dict->desc.dict_size;
+    q.count = saei_num_codes(&dict->desc);
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
         q.share = dict->desc.k;
@@ -11307,13 +11786,46 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     return SAE_OK;
 }
 
+/* Lists of what only dense rows can choose: what is not 0 of chunks of them. */
+static bool saei_chooses_dense(const sae_dictionary *dict) {
+    return dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT
+           || (dict->desc.layer_codes && dict->rule == SAE_RULE_TOP_K);
+}
+
+static sae_result saei_encode_from_dense(const sae_dictionary *dict, const char *who,
+                                         const sae_rows *x, size_t n, sae_sparse *out) {
+    const size_t m = saei_num_codes(&dict->desc), chunk = saei_chunk(dict, n);
+    float *f = (float *)saei_alloc(dict->ctx, chunk * m, sizeof *f);
+    sae_result result = SAE_OK;
+    size_t at = 0;
+    if (!f)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows of %zu "
+                         "latents", who, chunk, m);
+    for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
+        size_t some = saei_min(chunk, n - r);
+        sae_rows part = *x;
+        part.data = saei_rows_at(x, r, 0);
+        result = saei_encode(dict, who, &part, some, f);
+        for (size_t i = 0; i < some * m && result == SAE_OK; i++) {
+            if (f[i] != 0 && at < out->capacity) {
+                out->latent[at] = (uint32_t)(i % m);
+                out->value[at] = f[i];
+            }
+            at += f[i] != 0;
+            if (i % m == m - 1) out->row_begin[r + i / m + 1] = at;
+        }
+    }
+    saei_free(dict->ctx, f);
+    return result == SAE_OK ? saei_capacity(dict, who, at, out) : result;
+}
+
 static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, sae_sparse *out) {
     sae_rows x;
     SAEI_TRY(saei_infer_check_rows(dict, who, rows,
                                    rows && rows->data && out && out->row_begin
                                        && (!out->capacity || (out->latent && out->value)),
-                                   n, dict ? dict->desc.dict_size : 0, &x));
+                                   n, dict ? saei_num_codes(&dict->desc) : 0, &x));
     out->row_begin[0] = 0;
     if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY)
@@ -11327,6 +11839,7 @@ static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who
         saei_batch_free(dict->ctx, &code, dense);
         return result;
     }
+    if (saei_chooses_dense(dict)) return saei_encode_from_dense(dict, who, &x, n, out);
     return saei_encode_lists(dict, who, &x, n, out);
 }
 
@@ -11348,10 +11861,13 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
     SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
                                    &x));
     for (size_t j = 0; j < count; j++)
-        if (latents[j] >= dict->desc.dict_size)
+        if (latents[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: latents[%zu] is %u, allowed are 0 to %zu", who, j,
-                             (unsigned)latents[j], dict->desc.dict_size - 1);
+                             (unsigned)latents[j], saei_num_codes(&dict->desc) - 1);
+    if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "%s: a latent of MatchingPursuitSAE "
+                         "depends on all others", who);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         float own;
         for (size_t r = 0; r < n; r++)
@@ -11393,6 +11909,16 @@ typedef struct saei_decoding {
     float *x_hat;
 } saei_decoding;
 
+/* add_rows for any number of columns. */
+static void saei_add_rows(const saei_kernels *kernels, size_t width, size_t count,
+                          const uint32_t *row, const float *value, const float *M, size_t ld,
+                          float *out) {
+    const size_t whole = width / 16 * 16;
+    kernels->add_rows(whole, count, row, value, M, ld, out);
+    for (size_t c = whole; c < width; c++)
+        for (size_t j = 0; j < count; j++) out[c] = fmaf(value[j], M[row[j] * ld + c], out[c]);
+}
+
 /* sum += what row f [m] adds to `width` columns of x_hat from c on. */
 static SAEI_NOINLINE void saei_decode_dense(const sae_dictionary *dict, const float *f, size_t c,
                                             size_t width, float *sum) {
@@ -11405,39 +11931,85 @@ static SAEI_NOINLINE void saei_decode_dense(const sae_dictionary *dict, const fl
             value[held++] = f[i];
         }
         if (held < SAEI_DECODE_ENTRIES && i + 1 < m) continue;
-        dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c, dict->ld_out,
-                                     sum);
+        saei_add_rows(dict->ctx->kernels, width, held, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
         held = 0;
     }
+}
+
+/* The same of the codes of layer l in a list of `count`. */
+static SAEI_NOINLINE void saei_decode_layer(const sae_dictionary *dict, const uint32_t *code,
+                                            const float *f, size_t count, size_t l, size_t c,
+                                            size_t width, float *sum) {
+    const size_t m = dict->desc.dict_size;
+    float value[SAEI_DECODE_ENTRIES];
+    uint32_t latent[SAEI_DECODE_ENTRIES];
+    size_t held = 0;
+    for (size_t j = 0; j < count; j++) {
+        if (code[j] / m == l) {
+            latent[held] = (uint32_t)(code[j] % m);
+            value[held++] = f[j];
+        }
+        if (held < SAEI_DECODE_ENTRIES && j + 1 < count) continue;
+        saei_add_rows(dict->ctx->kernels, width, held, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
+        held = 0;
+    }
+}
+
+/* sum of a list's latents in `width` columns from c on, which are of layer l where layers have
+   codes of their own. */
+static void saei_decode_list(const sae_dictionary *dict, const uint32_t *latent,
+                             const float *value, size_t count, size_t l, size_t c, size_t width,
+                             float *sum) {
+    if (dict->desc.layer_codes)
+        saei_decode_layer(dict, latent, value, count, l, c, width, sum);
+    else
+        saei_add_rows(dict->ctx->kernels, width, count, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
+}
+
+/* n columns of x_hat from c on: b_dec and the sum, the normalizer undone. */
+static void saei_decode_end(const sae_dictionary *dict, size_t c, size_t n, const float *sum,
+                            float *x_hat) {
+    const size_t width = saei_output_dim(&dict->desc) / dict->desc.layers;
+    for (size_t k = 0; k < n; k++) x_hat[k] = dict->b_dec[c + k] + sum[k];
+    for (size_t k = 0; dict->mean && k < n; k++)
+        x_hat[k] = x_hat[k] / dict->output_scale[(c + k) / width] + dict->mean[c + k];
 }
 
 /* One row: latents ascending, then b_dec, in blocks of columns on the stack. */
 static void saei_decode_row(void *arg, size_t r) {
     saei_decoding *q = (saei_decoding *)arg;
     const sae_dictionary *dict = q->dict;
-    const saei_kernels *kernels = dict->ctx->kernels;
-    size_t d = saei_output_dim(&dict->desc), m = dict->desc.dict_size, ld = dict->ld_out;
+    const size_t d = saei_output_dim(&dict->desc), m = saei_num_codes(&dict->desc);
+    const bool apart = dict->desc.layer_codes;
+    const size_t part = apart ? d / dict->desc.layers : d;
     float sum[SAEI_DECODE_COLUMNS];
-    for (size_t c = 0; c < ld; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, ld - c);
+    for (size_t c = 0, n; c < d; c += n) {
+        size_t l = c / part, end = apart ? (l + 1) * part : d, width;
+        n = saei_min(SAEI_DECODE_COLUMNS, end - c);
+        width = apart ? n : saei_align16(n); /* rows end in zeros */
         memset(sum, 0, width * sizeof *sum);
         if (q->lists) {
             size_t at = r * q->lists->stride;
-            kernels->add_rows(width, q->lists->count[r], q->lists->latent + at,
-                              q->lists->value + at, dict->W_dec + c, ld, sum);
+            saei_decode_list(dict, q->lists->latent + at, q->lists->value + at,
+                             q->lists->count[r], l, c, width, sum);
         } else if (q->code) {
-            size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
-            kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
-                              dict->W_dec + c, ld, sum);
-        } else saei_decode_dense(dict, q->f + r * m, c, width, sum);
-        for (size_t k = 0; k < saei_min(width, d - c); k++)
-            q->x_hat[r * d + c + k] = dict->b_dec[c + k] + sum[k];
+            size_t begin = q->code->row_begin[r], count = q->code->row_begin[r + 1] - begin;
+            saei_decode_list(dict, q->code->latent + begin, q->code->value + begin, count, l, c,
+                             width, sum);
+        } else
+            saei_decode_dense(dict, q->f + r * m + (apart ? l * dict->desc.dict_size : 0), c,
+                              width, sum);
+        saei_decode_end(dict, c, n, sum, q->x_hat + r * d + c);
     }
 }
 
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat) {
     saei_decoding q;
-    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n, dict ? dict->desc.dict_size : 0));
+    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n,
+                              dict ? saei_num_codes(&dict->desc) : 0));
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         if (n) memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
         return SAE_OK;
@@ -11467,11 +12039,11 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
                              "than the one before",
                              r + 1, code->row_begin[r + 1]);
     for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
-        if (code->latent[j] >= dict->desc.dict_size)
+        if (code->latent[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: latent[%zu] is %u, allowed "
                              "are 0 to %zu",
-                             j, (unsigned)code->latent[j], dict->desc.dict_size - 1);
+                             j, (unsigned)code->latent[j], saei_num_codes(&dict->desc) - 1);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         size_t d = dict->desc.activation_dim;
         memset(x_hat, 0, n * d * sizeof *x_hat);
@@ -11559,7 +12131,7 @@ enum { SAEI_FORWARD_LISTS = 512 }; /* entries on the stack of a block that found
    b_dec comes last, as in decode. */
 static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t d = saei_output_dim(&dict->desc), whole = d / 16 * 16, ld = dict->ld_out;
+    size_t d = saei_output_dim(&dict->desc), ld = dict->ld_out;
     size_t active = saei_active_latents(dict);
     float value[SAEI_PANEL];
     uint32_t latent[SAEI_PANEL];
@@ -11574,17 +12146,15 @@ static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t
             for (size_t j = 0; j < count; j++) {
                 float f = saei_infer_value(dict, first + j, product[j], false);
                 if (f == 0) continue;
+                f = saei_ungate(dict, first + j, f);
                 latent[held] = (uint32_t)(first + j);
                 value[held++] = f;
             }
-            dict->ctx->kernels->add_rows(whole, held, latent, value, dict->W_dec, ld, out);
-            for (size_t c = whole; c < d; c++)
-                for (size_t j = 0; j < held; j++)
-                    out[c] = fmaf(value[j], dict->W_dec[latent[j] * ld + c], out[c]);
+            saei_add_rows(dict->ctx->kernels, d, held, latent, value, dict->W_dec, ld, out);
         }
     }
     for (size_t r = r0; r < r0 + rows; r++)
-        for (size_t c = 0; c < d; c++) q->x_hat[r * d + c] = dict->b_dec[c] + q->x_hat[r * d + c];
+        saei_decode_end(dict, 0, d, q->x_hat + r * d, q->x_hat + r * d);
 }
 
 /* x_hat of rows r0 on from their lists. */
@@ -11633,7 +12203,7 @@ static SAEI_NOINLINE void saei_forward_small(const saei_infer *q, const saei_roo
 
 static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     sae_sparse lists = { room.begin, room.latent, room.value, room.entries };
     if (room.block) saei_forward_block(q, &room, r0, rows, &lists);
     else saei_forward_small(q, &room, r0, rows);
@@ -11659,6 +12229,11 @@ static void saei_forward_part(void *arg, size_t part) {
     }
 }
 
+/* A block's latents go straight into x_hat, or into lists that it has room for. */
+static bool saei_forward_in_blocks(const sae_dictionary *dict) {
+    return dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.layer_codes;
+}
+
 /* Batch top-k needs the latents of all rows at once; they are here already. */
 static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who,
                                      const sae_rows *x, size_t n, float *x_hat) {
@@ -11675,7 +12250,8 @@ static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who
     return SAE_OK;
 }
 
-/* Top-k of more latents than a block has room for: lists in fresh memory. */
+/* Lists in fresh memory, of some rows at a time: top-k of more latents than a block has room for,
+   and what encodes in memory of its own anyway. */
 static sae_result saei_forward_many(const sae_dictionary *dict, const char *who, const sae_rows *x,
                                     size_t n, float *x_hat) {
     const sae_context *ctx = dict->ctx;
@@ -11683,20 +12259,20 @@ static sae_result saei_forward_many(const sae_dictionary *dict, const char *who,
     sae_result result = SAE_OK;
     sae_sparse lists;
     memset(&lists, 0, sizeof lists);
-    if (saei_mul(chunk, dict->desc.k, &all)) {
-        lists.capacity = all;
-        lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
-        lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
-        lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
-    }
+    if (!saei_forward_in_blocks(dict)) chunk = saei_chunk(dict, n);
+    all = sae_dictionary_capacity(dict, chunk);
+    lists.capacity = all;
+    lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
+    lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
+    lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
     if (!lists.row_begin || !lists.latent || !lists.value)
         result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows of %zu latents",
-                           who, chunk, dict->desc.k);
+                           who, chunk, all / chunk);
     for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
         size_t rows = saei_min(chunk, n - r);
         sae_rows some = *x;
         some.data = saei_rows_at(x, r, 0);
-        result = saei_encode_lists(dict, who, &some, rows, &lists);
+        result = saei_encode_sparse(dict, who, &some, rows, &lists);
         if (result == SAE_OK)
             result = sae_decode_sparse(dict, &lists, rows,
                                        x_hat + r * saei_output_dim(&dict->desc));
@@ -11712,7 +12288,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
     saei_infer q;
     sae_rows x;
     SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
-                                   dict ? dict->desc.dict_size : 0, &x));
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
     if (!n) return SAE_OK;
     if (f) {
         SAEI_TRY(saei_encode(dict, who, &x, n, f));
@@ -11721,7 +12297,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         saei_copy_rows(&x, n, dict->desc.activation_dim, x_hat);
     } else if (saei_is_batch_top_k(dict)) {
         SAEI_TRY(saei_forward_batch(dict, who, &x, n, x_hat));
-    } else if (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS) {
+    } else if (!saei_forward_in_blocks(dict)
+               || (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS)) {
         SAEI_TRY(saei_forward_many(dict, who, &x, n, x_hat));
     } else {
         memset(&q, 0, sizeof q);
@@ -11785,8 +12362,10 @@ static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
                              const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
                              size_t end) {
     const sae_dictionary *dict = job->dict;
-    bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
-    size_t m = dict->desc.dict_size, group = grouped ? m / dict->desc.k : m;
+    bool maxima = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
+    bool grouped = maxima || saei_choices(&dict->desc) > 1;
+    size_t m = saei_num_codes(&dict->desc);
+    size_t group = maxima ? m / dict->desc.k : m / saei_choices(&dict->desc);
     memset(w->before, 0, rows * (end - begin) * sizeof *w->before);
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
@@ -11850,6 +12429,8 @@ static void saei_steer_encode(const saei_steer_job *job, const saei_steer_room *
     }
     q.list = NULL;
     if (job->ranks && candidates) saei_steer_rank(job, &q, w, r0, rows);
+    for (size_t i = 0; dict->gate && i < rows * count; i++)
+        w->f[i] = saei_ungate(dict, job->list[i % count].latent, w->f[i]);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -11899,14 +12480,34 @@ static void saei_steer_columns(const saei_steer_job *job, const float *f, size_t
     }
 }
 
+/* sum [width] of what f [count] adds to columns c on, of layer l where layers have codes of their
+   own. */
+static SAEI_NOINLINE void saei_steer_sum(const saei_steer_job *job, const float *f, size_t l,
+                                         size_t c, size_t width, float *sum) {
+    uint32_t latent[SAEI_STEER_ENTRIES];
+    float value[SAEI_STEER_ENTRIES];
+    size_t held = 0;
+    memset(sum, 0, width * sizeof *sum);
+    for (size_t j = 0; j < job->count; j++) {
+        if (f[j] != 0) {
+            latent[held] = job->list[j].latent;
+            value[held++] = f[j];
+        }
+        if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
+        saei_decode_list(job->dict, latent, value, held, l, c, width, sum);
+        held = 0;
+    }
+}
+
 /* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
    what is decoded to the units of x. */
 static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, float scale,
                                          size_t r) {
     const sae_dictionary *dict = job->dict;
-    size_t d = dict->desc.activation_dim, any = 0;
-    uint32_t latent[SAEI_STEER_ENTRIES];
-    float value[SAEI_STEER_ENTRIES], sum[SAEI_DECODE_COLUMNS];
+    const bool apart = dict->desc.layer_codes || dict->output_scale;
+    const size_t d = dict->desc.activation_dim, part = apart ? d / dict->desc.layers : d;
+    float sum[SAEI_DECODE_COLUMNS];
+    size_t any = 0;
     for (size_t j = 0; j < job->count; j++) {
         f[j] = saei_steer_change(job->list + j, f[j]) * scale;
         any += f[j] != 0;
@@ -11915,20 +12516,13 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
         saei_steer_columns(job, f, r);
         return;
     }
-    for (size_t c = 0; any && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c), held = 0;
-        memset(sum, 0, width * sizeof *sum);
-        for (size_t j = 0; j < job->count; j++) {
-            if (f[j] != 0) {
-                latent[held] = job->list[j].latent;
-                value[held++] = f[j];
-            }
-            if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
-            dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c,
-                                         dict->ld_out, sum);
-            held = 0;
-        }
-        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
+    for (size_t c = 0, n; any && c < d; c += n) {
+        size_t l = c / part, width;
+        n = saei_min(SAEI_DECODE_COLUMNS, (l + 1) * part - c);
+        width = apart ? n : saei_align16(n); /* rows end in zeros */
+        saei_steer_sum(job, f, l, c, width, sum);
+        for (size_t k = 0; dict->output_scale && k < n; k++) sum[k] /= dict->output_scale[l];
+        saei_steer_add(&job->x, r, c, n, sum);
     }
 }
 
@@ -11969,7 +12563,7 @@ static void saei_steer_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_BLOCK_ROWS, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
     saei_small_block small;
     saei_steer_room w;
-    w.room = saei_room_take(job->dict->ctx, &small);
+    w.room = saei_infer_room(job->dict, &small);
     w.f = w.room.value;
     w.before = w.room.latent;
     w.entries = w.counters = w.room.entries;
@@ -11984,10 +12578,10 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
                          count, SAE_MAX_STEERINGS);
     for (size_t j = 0; j < count; j++) {
-        if (list[j].latent >= dict->desc.dict_size)
+        if (list[j].latent >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].latent is %lu, allowed are 0 to %zu", who, j,
-                             (unsigned long)list[j].latent, dict->desc.dict_size - 1);
+                             (unsigned long)list[j].latent, saei_num_codes(&dict->desc) - 1);
         if ((int)list[j].mode < 0 || list[j].mode > SAE_STEER_ABLATE)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].mode is %d, allowed are SAE_STEER_ADD, "
@@ -12018,6 +12612,9 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
     job.n = n;
     for (size_t j = 0; j < count; j++)
         if (list[j].mode > SAE_STEER_ADD) job.needs_f = true;
+    if (job.needs_f && dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "%s: a latent of MatchingPursuitSAE "
+                         "depends on all others; allowed is SAE_STEER_ADD alone", who);
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all rows "
@@ -14483,6 +15080,9 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     if (!dict->W_dec)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: %s has no directions",
                          sae_arch_name(dict->desc.arch));
+    if (dict->desc.layers > 1)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary is of "
+                         "%zu layers, a control vector of one", dict->desc.layers);
     if (dict->desc.input_norm && !dict->desc.output_normalized)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary has an "
                          "input_norm, so its directions are of another length in every row");
@@ -20869,18 +21469,19 @@ typedef struct saei_evaluator {
 
 static sae_result saei_evaluate_plan(saei_evaluator *v) {
     const sae_dictionary *dict = v->dict;
-    size_t batch = v->buffer->desc.batch_size, capacity, k = dict->desc.k;
+    size_t batch = v->buffer->desc.batch_size, capacity;
+    bool carries = dict->desc.arch == SAE_ARCH_STANDARD_NEW && !dict->desc.layer_codes;
     bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
-    if (dict->desc.k_fraction > 0) k++;
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
-    v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
+    v->m = sae_dictionary_num_latents(dict);
     if (sae_buffer_dim(v->buffer) != v->d)
         return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
     v->chunk = batch; /* batch top-k chooses over the whole batch */
     if (!top_k) v->chunk = saei_min(batch, saei_max((size_t)SAEI_EVALUATE_ENTRIES / v->m, 1));
-    if (!saei_mul(v->chunk, top_k ? k : v->m, &capacity))
+    capacity = sae_dictionary_capacity(dict, v->chunk);
+    if (capacity == SIZE_MAX)
         return saei_fail(v->ctx, SAE_ERR_INVALID, "sae_evaluate: batch_size is %zu, too large",
                          batch);
     v->code.capacity = capacity;
@@ -20890,14 +21491,14 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->x_hat = (float *)saei_alloc(v->ctx, batch * v->out, sizeof *v->x_hat);
     v->active = (double *)saei_calloc(v->ctx, v->m, sizeof *v->active);
     v->columns = (double *)saei_alloc(v->ctx, 2 * v->out, sizeof *v->columns);
-    if (dict->desc.arch == SAE_ARCH_STANDARD_NEW)
+    if (carries)
         v->norms = (float *)saei_alloc(v->ctx, v->m, sizeof *v->norms);
     if (v->desc->normalize_batch) {
         v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
         v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
     }
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
-        || !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms)
+        || !v->columns || (carries && !v->norms)
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
         return saei_fail(v->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {

@@ -122,7 +122,8 @@ static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
 
 static bool saei_prepares(const sae_dictionary *dict) {
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.activation
+           && dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.activation
+           && !saei_is_shaped(&dict->desc)
            && saei_screen_fits(dict->desc.activation_dim, dict->desc.dict_size)
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
@@ -266,7 +267,7 @@ static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
 /* Rows by the exact path. */
 static SAEI_NOINLINE void saei_infer_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     bool top = q->sparse && q->dict->rule == SAE_RULE_TOP_K;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(room.rows, rows - r);
