@@ -663,7 +663,13 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
     X(SAE_FORMAT_GEMMA_SCOPE_2, 5, "gemma_scope_2") /* params.safetensors + config.json */         \
     X(SAE_FORMAT_LLAMA_SCOPE, 6, "llama_scope")     /* checkpoints/final.safetensors +             \
                                                        hyperparams.json */                         \
-    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */
+    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */                            \
+    X(SAE_FORMAT_LLAMASCOPIUM, 8, "llamascopium")   /* sae_weights.* + config.json; and            \
+                                                       lm-saes 1, of R1-distill */                 \
+    X(SAE_FORMAT_CIRCUIT_TRACER, 9, "circuit_tracer") /* layer_N.safetensors + config.yaml */      \
+    X(SAE_FORMAT_QWEN_SCOPE, 10, "qwen_scope")      /* layerN.sae.pt + config.json */              \
+    X(SAE_FORMAT_GOODFIRE, 11, "goodfire")          /* the .pt or .pth alone */                    \
+    X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */
 
 typedef enum sae_format {
     SAE_FORMAT_NONE = 0,
@@ -12821,7 +12827,12 @@ typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
     SAEI_SLOT_GROUPS, SAEI_SLOT_W_SKIP, SAEI_SLOT_W_SKIP_T,
+    SAEI_SLOT_W_GLU, SAEI_SLOT_W_GLU_T, SAEI_SLOT_B_GLU,
     SAEI_SLOT_SCALE,   /* [m], latents are multiplied by it when they are decoded */
+    /* of L layers, d of each: */
+    SAEI_SLOT_W_ENC_LDM, SAEI_SLOT_W_DEC_LMD, SAEI_SLOT_W_DEC_MLD, SAEI_SLOT_B_DEC_LD,
+    SAEI_SLOT_B_ENC_LM, /* of which the sum over the layers is b_enc */
+    SAEI_SLOT_MEAN_LD, SAEI_SLOT_LAYER_SCALE, SAEI_SLOT_LAYER_THRESHOLD,
     SAEI_SLOT_NOTHING  /* known, and of no use */
 } saei_slot;
 
@@ -12831,7 +12842,7 @@ typedef struct saei_key {
 } saei_key;
 
 /* The reference's names in the reference's order, for reading and for writing. */
-enum { SAEI_MAX_KEYS = 10 };
+enum { SAEI_MAX_KEYS = 16 };
 typedef struct saei_layout {
     sae_arch arch;
     size_t count;
@@ -12869,7 +12880,7 @@ static const saei_layout saei_layouts[] = {
 enum { SAEI_NUM_LAYOUTS = sizeof saei_layouts / sizeof saei_layouts[0] };
 
 /* What a reader works on. Names of tensors all begin with prefix: "ae." in a crashed run's nested
-   file, else "". */
+   file, "_orig_mod." where torch.compile was at work, else mostly "". */
 typedef struct saei_load {
     sae_context *ctx;
     sae_load_desc desc;
@@ -12883,6 +12894,7 @@ typedef struct saei_load {
     char *config_path;
     sae_json *root;         /* of the config file, an object; NULL: there is none */
     const sae_json *config; /* the object in it that describes the dictionary; NULL: none */
+    saei_map yaml;          /* of a config.yaml, in place of root; or nothing */
 } saei_load;
 
 /* Room for a list of names in a message. */
@@ -12900,6 +12912,7 @@ typedef struct saei_draft {
     } keys[SAEI_MAX_KEYS];
     char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
     size_t part; /* latents that are read; 0: all, as desc says */
+    const char *ignored; /* names that begin so are of no use; NULL: none do */
 } saei_draft;
 
 static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format, ...)
@@ -12987,38 +13000,99 @@ static bool saei_text_number(const char *text, size_t size, double *out) {
 
 /* ---- the config file beside a dictionary ---- */
 
+/* The path of config file `name` beside load->file, in fresh memory; with up: beside its folder.
+   "*_cfg.json" is named after the file: a.pt has a_cfg.json. */
+static char *saei_config_path(const saei_load *load, const char *name, bool up) {
+    size_t folder = saei_folder_length(load->file, strlen(load->file)), stem = folder, size;
+    const char *dot = strrchr(load->file + folder, '.');
+    char *path;
+    if (*name == '*') {
+        stem += dot ? (size_t)(dot - (load->file + folder)) : strlen(load->file + folder);
+        name++;
+    }
+    if (up && folder) stem = saei_folder_length(load->file, folder - 1);
+    size = stem + strlen(name) + 1;
+    path = (char *)saei_alloc(load->ctx, size, 1);
+    if (path) snprintf(path, size, "%.*s%s", (int)stem, load->file, name);
+    return path;
+}
+
+static void saei_config_close(saei_load *load) {
+    saei_free(load->ctx, load->config_path);
+    sae_json_close(load->root);
+    saei_map_close(load->ctx, &load->yaml);
+    load->root = NULL;
+    load->config_name = NULL;
+    load->config_path = NULL;
+}
+
+/* The config file at load->config_path, or sae_load_desc.config. */
+static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
+    if (load->desc.config && yaml) {
+        load->yaml.data = (const unsigned char *)load->desc.config;
+        load->yaml.size = load->desc.config_size;
+        return SAE_OK;
+    }
+    if (load->desc.config)
+        return saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
+                               load->desc.config_size, &load->root);
+    if (!there) return SAE_OK;
+    if (yaml)
+        return saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &load->yaml);
+    return saei_json_load(load->ctx, "sae_dictionary_load", load->config_path, &load->root);
+}
+
 /* sae_load_desc.config, else the file `name` beside load->file, or one folder up if that folder is
-   `checkpoints`, into root. There need not be one. */
+   `checkpoints`, into root, or yaml by its ending. There need not be one. */
 static sae_result saei_load_config(saei_load *load, const char *name) {
-    size_t folder = saei_folder_length(load->file, strlen(load->file));
-    size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
-    size_t size = folder + strlen(name) + 1;
+    const size_t folder = saei_folder_length(load->file, strlen(load->file));
+    const size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
     bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
     saei_path_kind kind = SAEI_PATH_NONE;
     if (load->config_name && strcmp(load->config_name, name) == 0) return SAE_OK;
-    saei_free(load->ctx, load->config_path);
-    sae_json_close(load->root);
-    load->root = NULL;
-    load->config_name = NULL;
-    load->config_path = (char *)saei_alloc(load->ctx, size, 1);
-    if (!load->config_path) return saei_load_no_memory(load);
-    load->config_name = name;
-    snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
-    if (load->desc.config) {
-        SAEI_TRY(saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
-                                 load->desc.config_size, &load->root));
-    } else if (!load->data) {
-        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
-        if (inside && kind != SAEI_PATH_FILE) {
-            snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
+    saei_config_close(load);
+    for (int up = 0; up < 1 + inside && kind != SAEI_PATH_FILE; up++) {
+        saei_free(load->ctx, load->config_path);
+        load->config_path = saei_config_path(load, name, up != 0);
+        if (!load->config_path) return saei_load_no_memory(load);
+        if (!load->data)
             SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
-        }
-        if (kind == SAEI_PATH_FILE)
-            SAEI_TRY(saei_json_load(load->ctx, "sae_dictionary_load", load->config_path,
-                                    &load->root));
     }
+    load->config_name = name;
+    SAEI_TRY(saei_config_open(load, saei_ends_with(name, ".yaml"), kind == SAEI_PATH_FILE));
     if (!load->root || load->root->type == SAE_JSON_OBJECT) return SAE_OK;
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
+}
+
+/* The value of a key at the first level of load->yaml, a plain or quoted text, into out; false if
+   it has none that fits. */
+static bool saei_yaml_text(const saei_load *load, const char *key, char *out, size_t size) {
+    const char *at = (const char *)load->yaml.data, *end = at + load->yaml.size;
+    const size_t n = strlen(key);
+    for (const char *next; at < end; at = next) {
+        const char *stop = (const char *)memchr(at, '\n', (size_t)(end - at)), *from = at + n + 1;
+        const char *mark;
+        next = stop ? stop + 1 : end;
+        if (!stop) stop = end;
+        if ((size_t)(stop - at) <= n || memcmp(at, key, n) != 0 || at[n] != ':') continue;
+        while (from < stop && (*from == ' ' || *from == '\t')) from++;
+        if (from < stop && (*from == '"' || *from == '\'')) {
+            mark = (const char *)memchr(from + 1, *from, (size_t)(stop - from - 1));
+            if (!mark) return false;
+            stop = mark;
+            from++;
+        } else {
+            for (mark = from; mark < stop && (*mark != '#' || mark == from || mark[-1] != ' ');)
+                mark++;
+            for (stop = mark; stop > from && strchr(" \t\r", stop[-1]); stop--) {}
+        }
+        if (from == stop || (size_t)(stop - from) >= size || memchr(from, 0, (size_t)(stop - from)))
+            return false;
+        memcpy(out, from, (size_t)(stop - from));
+        out[stop - from] = 0;
+        return true;
+    }
+    return false;
 }
 
 /* The value of a key; NULL where it is absent or null. */
@@ -13110,7 +13184,7 @@ static void saei_list_name(char list[SAEI_NAMES], const char *name) {
 
 /* The tensor `key` under the prefix; NULL if there is none. */
 static const sae_tensor *saei_load_find(const saei_load *load, const char *key) {
-    char name[64];
+    char name[256];
     snprintf(name, sizeof name, "%s%s", load->prefix, key);
     return sae_tensor_file_find(load->tensors, name);
 }
@@ -13140,6 +13214,8 @@ static bool saei_draft_fits(saei_draft *draft) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
         const sae_tensor *t = sae_tensor_file_get(load->tensors, i);
         bool known = strncmp(t->name, load->prefix, prefix) != 0;
+        known = known || (draft->ignored && strncmp(t->name + prefix, draft->ignored,
+                                                    strlen(draft->ignored)) == 0);
         for (size_t k = 0; k < draft->count; k++) known = known || t == draft->keys[k].tensor;
         if (!known) saei_list_name(draft->besides, t->name + prefix);
     }
@@ -13172,28 +13248,54 @@ static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) 
     return !negative || !(*out >> (8 * size - 1));
 }
 
-/* The shape that desc asks of a slot: rows 0 for a vector of cols. */
-static void saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t *rows,
-                            uint64_t *cols) {
-    uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
-    *rows = 0;
-    *cols = m;
-    if (slot == SAEI_SLOT_W_ENC) *rows = m, *cols = d;
-    if (slot == SAEI_SLOT_W_ENC_T) *rows = d;
-    if (slot == SAEI_SLOT_W_DEC) *rows = m, *cols = out;
-    if (slot == SAEI_SLOT_W_DEC_T) *rows = out;
-    if (slot == SAEI_SLOT_W_SKIP) *rows = out, *cols = d;
-    if (slot == SAEI_SLOT_W_SKIP_T) *rows = d, *cols = out;
-    if (slot == SAEI_SLOT_B_DEC) *cols = out;
-    if (slot == SAEI_SLOT_THRESHOLD) *cols = 1;
+/* The shape that desc asks of a slot: how many dimensions. */
+static size_t saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t shape[3]) {
+    const uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
+    const uint64_t layers = saei_layers(desc);
+    uint64_t all[3] = { m, 0, 0 };
+    size_t n = 1;
+    switch (slot) {
+    case SAEI_SLOT_W_ENC:
+    case SAEI_SLOT_W_GLU: n = 2, all[1] = d; break;
+    case SAEI_SLOT_W_ENC_T:
+    case SAEI_SLOT_W_GLU_T: n = 2, all[0] = d, all[1] = m; break;
+    case SAEI_SLOT_W_DEC: n = 2, all[1] = out; break;
+    case SAEI_SLOT_W_DEC_T: n = 2, all[0] = out, all[1] = m; break;
+    case SAEI_SLOT_W_SKIP: n = 2, all[0] = out, all[1] = d; break;
+    case SAEI_SLOT_W_SKIP_T: n = 2, all[0] = d, all[1] = out; break;
+    case SAEI_SLOT_W_ENC_LDM: n = 3, all[0] = layers, all[1] = d / layers, all[2] = m; break;
+    case SAEI_SLOT_W_DEC_LMD: n = 3, all[0] = layers, all[1] = m, all[2] = out / layers; break;
+    case SAEI_SLOT_W_DEC_MLD: n = 3, all[1] = layers, all[2] = out / layers; break;
+    case SAEI_SLOT_B_ENC_LM: n = 2, all[0] = layers, all[1] = m; break;
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_MEAN_LD: n = 2, all[0] = layers, all[1] = out / layers; break;
+    case SAEI_SLOT_LAYER_SCALE:
+    case SAEI_SLOT_LAYER_THRESHOLD: all[0] = layers; break;
+    case SAEI_SLOT_B_DEC: all[0] = out; break;
+    case SAEI_SLOT_THRESHOLD: all[0] = 1; break;
+    default: break;
+    }
+    memcpy(shape, all, sizeof all);
+    return n;
+}
+
+/* "2,3" */
+static void saei_shape_text(const uint64_t *shape, size_t n, char out[128]) {
+    size_t at = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < n && i < 4; i++)
+        at += (size_t)snprintf(out + at, 128 - at, "%s%llu", i ? "," : "",
+                               (unsigned long long)shape[i]);
 }
 
 /* Type and shape of tensor `key` against the desc. */
 static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
     const sae_tensor *t = draft->keys[key].tensor;
     const saei_slot slot = draft->keys[key].slot;
-    uint64_t rows, cols, span;
-    char got[128] = "", want[32] = "";
+    uint64_t shape[3], all = 1, span = 1;
+    char got[128], want[128];
+    size_t n;
+    bool fits;
     if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS || slot == SAEI_SLOT_NOTHING)
         return SAE_OK;
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
@@ -13202,20 +13304,19 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
                               "F64",
                               t->name, sae_dtype_name(t->dtype));
     if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
-    saei_slot_shape(&draft->desc, slot, &rows, &cols);
-    if (rows ? t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols
-             : t->ndim != 1 || t->shape[0] != cols) {
-        for (size_t i = 0; i < t->ndim && i < 4; i++)
-            snprintf(got + strlen(got), 24, "%s%llu", i ? "," : "",
-                     (unsigned long long)t->shape[i]);
-        if (rows) snprintf(want, sizeof want, "%llu,", (unsigned long long)rows);
-        return saei_load_fail(draft->load, SAE_ERR_MISMATCH,
-                              "%s has the shape [%s], must be [%s%llu]", t->name, got, want,
-                              (unsigned long long)cols);
+    n = saei_slot_shape(&draft->desc, slot, shape);
+    fits = t->ndim == n;
+    for (size_t i = 0; fits && i < n; i++) fits = t->shape[i] == shape[i];
+    saei_shape_text(t->shape, t->ndim, got);
+    saei_shape_text(shape, n, want);
+    if (!fits)
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH, "%s has the shape [%s], must be [%s]",
+                              t->name, got, want);
+    for (size_t i = 0; n > 1 && i < n; i++) {
+        all *= shape[i];
+        span += (shape[i] - 1) * (uint64_t)t->stride[i];
     }
-    if (!rows) return SAE_OK;
-    span = (rows - 1) * (uint64_t)t->stride[0] + (cols - 1) * (uint64_t)t->stride[1] + 1;
-    if (rows <= span / cols) return SAE_OK;
+    if (n == 1 || all <= span) return SAE_OK;
     return saei_load_fail(draft->load, SAE_ERR_FORMAT,
                           "entries of %s lie on each other: strides %lld, "
                           "%lld",
@@ -13401,6 +13502,61 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
     return result;
 }
 
+/* Index l of axis `axis` of t, which goes. */
+static saei_file_tensor saei_draft_layer(const sae_tensor *t, size_t axis, size_t l) {
+    saei_file_tensor layer;
+    memset(&layer, 0, sizeof layer);
+    layer.tensor = *t;
+    layer.entry = ((const saei_file_tensor *)(const void *)t)->entry;
+    layer.tensor.data = (const unsigned char *)t->data
+                        + (int64_t)l * t->stride[axis] * (int64_t)sae_dtype_size(t->dtype);
+    layer.tensor.ndim--;
+    for (size_t i = axis; i < layer.tensor.ndim; i++) {
+        layer.tensor.shape[i] = t->shape[i + 1];
+        layer.tensor.stride[i] = t->stride[i + 1];
+    }
+    return layer;
+}
+
+/* b_enc: the sum over the layers. */
+static sae_result saei_draft_sum(const saei_draft *draft, const sae_tensor *t,
+                                 sae_dictionary *dict) {
+    const size_t m = dict->desc.dict_size;
+    float *one = (float *)saei_alloc(dict->ctx, m, sizeof *one);
+    sae_result result = SAE_OK;
+    if (!one)
+        return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
+    for (size_t l = 0; l < dict->desc.layers && result == SAE_OK; l++) {
+        saei_file_tensor layer = saei_draft_layer(t, 0, l);
+        result = saei_draft_read(draft, &layer.tensor, 0, false, one, 0);
+        for (size_t i = 0; i < m; i++) dict->b_enc[i] += one[i];
+    }
+    saei_free(dict->ctx, one);
+    return result;
+}
+
+/* A tensor of all layers into its place. */
+static sae_result saei_draft_layers(const saei_draft *draft, size_t key, sae_dictionary *dict) {
+    const sae_tensor *t = draft->keys[key].tensor;
+    const saei_slot slot = draft->keys[key].slot;
+    const size_t d = dict->desc.activation_dim / dict->desc.layers;
+    const size_t out = saei_output_dim(&dict->desc) / dict->desc.layers;
+    if (slot == SAEI_SLOT_B_ENC_LM) return saei_draft_sum(draft, t, dict);
+    for (size_t l = 0; l < dict->desc.layers; l++) {
+        saei_file_tensor layer = saei_draft_layer(t, slot == SAEI_SLOT_W_DEC_MLD, l);
+        if (slot == SAEI_SLOT_W_ENC_LDM)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, 1, true, dict->W_enc + l * d, dict->ld));
+        else if (slot == SAEI_SLOT_B_DEC_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->b_dec + l * out, 0));
+        else if (slot == SAEI_SLOT_MEAN_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->mean + l * d, 0));
+        else
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, 0, false, dict->W_dec + l * out,
+                                     dict->ld_out));
+    }
+    return SAE_OK;
+}
+
 /* Tensor `key` into its place. */
 static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dictionary *dict) {
     const sae_tensor *t = draft->keys[key].tensor;
@@ -13413,12 +13569,24 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, 1, true, dict->W_dec, ld_out);
     case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, -1, false, dict->W_skip, ld);
     case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, -1, true, dict->W_skip, ld);
+    case SAEI_SLOT_W_GLU: return saei_draft_read(draft, t, 0, false, dict->W_glu, ld);
+    case SAEI_SLOT_W_GLU_T: return saei_draft_read(draft, t, 1, true, dict->W_glu, ld);
     case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, 0, false, dict->b_enc, 0);
+    case SAEI_SLOT_B_GLU: return saei_draft_read(draft, t, 0, false, dict->b_glu, 0);
     case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, 0, false, dict->aux0, 0);
     case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
     case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
     case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
+    case SAEI_SLOT_LAYER_SCALE: return saei_draft_read(draft, t, -1, false, dict->scale, 0);
+    case SAEI_SLOT_LAYER_THRESHOLD:
+        return saei_draft_read(draft, t, -1, false, dict->thresholds, 0);
     case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* after W_dec in the keys */
+    case SAEI_SLOT_W_ENC_LDM:
+    case SAEI_SLOT_W_DEC_LMD:
+    case SAEI_SLOT_W_DEC_MLD:
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_B_ENC_LM:
+    case SAEI_SLOT_MEAN_LD: return saei_draft_layers(draft, key, dict);
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;
@@ -13442,12 +13610,13 @@ static sae_result saei_draft_cut(saei_draft *draft, sae_dictionary_desc *desc) {
     end = load->desc.num_latents && load->desc.num_latents < m - first
               ? first + load->desc.num_latents : m;
     if (end - first == m) return SAE_OK;
-    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX)
+    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX
+        || desc->arch == SAE_ARCH_MATCHING_PURSUIT)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
                               "latents: %s needs them all", end - first, m,
-                              desc->activation ? "group max" : "IdentityDict");
+                              desc->activation ? "group max" : sae_arch_name(desc->arch));
     draft->part = desc->dict_size = end - first;
-    desc->k = saei_min(desc->k, desc->dict_size);
+    desc->k = saei_min(desc->k, desc->over_layers ? saei_num_codes(desc) : desc->dict_size);
     for (size_t g = 0; g < desc->num_groups; g++) {
         size_t low = saei_max(begin, first), high = saei_min(begin + desc->group_sizes[g], end);
         begin += desc->group_sizes[g];
@@ -13472,9 +13641,12 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     for (size_t k = 0; k < draft->count && result == SAE_OK; k++) {
         const saei_slot slot = draft->keys[k].slot;
         result = saei_draft_place(draft, k, dict);
-        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T)
+        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T || slot == SAEI_SLOT_W_ENC_LDM)
+            dict->origin.dtype = draft->keys[k].tensor->dtype;
+        if (!dict->origin.dtype && slot == SAEI_SLOT_W_DEC) /* there is no encoder */
             dict->origin.dtype = draft->keys[k].tensor->dtype;
     }
+    saei_gate_update(dict);
     if (result == SAE_OK) *out = dict;
     else sae_dictionary_destroy(dict);
     return result;
@@ -13572,8 +13744,7 @@ static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, i
         t->shape[0] = desc->num_groups;
         t->data = groups;
         break;
-    case SAEI_SLOT_SCALE:
-    case SAEI_SLOT_NOTHING: break;
+    default: break;
     }
     return SAE_OK;
 }
@@ -13739,7 +13910,7 @@ static void saei_export_made_by(const saei_export *e, saei_text *t) {
 
 static bool saei_dl_probe(const saei_load *load) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
-        const char *name = sae_tensor_file_get(load->tensors, i)->name;
+        const char *name = sae_tensor_file_get(load->tensors, i)->name + strlen(load->prefix);
         if (strncmp(name, "ae.", 3) == 0) name += 3;
         for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
             for (size_t k = 0; k < saei_layouts[a].count; k++)
@@ -14583,9 +14754,7 @@ static sae_result saei_export_sparsify(saei_export *e) {
     return saei_export_text(e, "cfg.json", &t);
 }
 
-/* ==== >>files: Gemma Scope, Llama Scope, openai ===================== src/formats/others.h ==== */
-
-/* ---- Gemma Scope, Gemma Scope 2, Llama Scope ---- */
+/* ==== >>files: Gemma Scope, Gemma Scope 2 ====================== src/formats/gemma_scope.h ==== */
 
 static bool saei_gemma_probe(const saei_load *load) {
     return strcmp(load->tensors->ending, ".npz") == 0 && saei_load_find(load, "threshold")
@@ -14611,6 +14780,24 @@ static sae_result saei_gemma_draft(saei_draft *draft, const char *as) {
     return saei_draft_sizes(draft);
 }
 
+/* A folder of that name on the way to the file. */
+static bool saei_path_passes(const char *path, const char *name) {
+    const size_t n = strlen(name);
+    for (const char *at = path; (at = strstr(at, name)) != NULL; at++)
+        if ((at == path || saei_is_separator(at[-1])) && saei_is_separator(at[n])) return true;
+    return false;
+}
+
+/* Those of embeddings were trained on what the model multiplies by sqrt(d) before its first block:
+   W_enc / sqrt(d) and W_dec sqrt(d) are for the model's own. Only the folder's name says so. */
+static void saei_gemma_embedding(sae_dictionary *dict) {
+    const float root = (float)sqrt((double)dict->desc.activation_dim);
+    const saei_kernels *kernels = dict->ctx->kernels;
+    const size_t m = dict->desc.dict_size;
+    kernels->divide(m * dict->ld, dict->W_enc, root, dict->W_enc);
+    kernels->scale(m * dict->ld_out, root, dict->W_dec, dict->W_dec);
+}
+
 static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
     saei_draft draft;
     memset(&draft, 0, sizeof draft);
@@ -14618,6 +14805,7 @@ static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
     SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope"));
     SAEI_TRY(saei_lens_scale(&draft, false));
     SAEI_TRY(saei_draft_make(&draft, out));
+    if (saei_path_passes(load->file, "embedding") && !load->desc.raw) saei_gemma_embedding(*out);
     saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, "jumprelu");
     (*out)->origin.layer = saei_layer_of(load->path);
     return SAE_OK;
@@ -14665,12 +14853,17 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+/* ==== >>files: Llama Scope, Llamascopium ====================== src/formats/llamascopium.h ==== */
+/* lm-saes, later called Llamascopium. Of a row x, y = s_in x:
+     p = y W_E + b_E [times sigmoid(y W_E_glu + b_E_glu)];  x_hat = (f W_D + b_D) / s_out
+   The factors are folded into the weights; codes are in the program's units. */
+
 typedef struct saei_scale_job {
     sae_dictionary *dict;
-    float s;
+    float in, out;
 } saei_scale_job;
 
-static void saei_input_scale_part(void *arg, size_t part) {
+static void saei_scale_part(void *arg, size_t part) {
     const saei_scale_job *job = (const saei_scale_job *)arg;
     const sae_dictionary *dict = job->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
@@ -14678,73 +14871,278 @@ static void saei_input_scale_part(void *arg, size_t part) {
     size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
     for (; i < end; i++) {
         float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
-        kernels->scale(dict->ld, job->s, enc, enc);
-        kernels->divide(dict->ld_out, dec, job->s, dec);
+        kernels->scale(dict->ld, job->in, enc, enc);
+        if (dict->W_glu)
+            kernels->scale(dict->ld, job->in, dict->W_glu + i * dict->ld,
+                           dict->W_glu + i * dict->ld);
+        kernels->divide(dict->ld_out, dec, job->out, dec);
     }
 }
 
-/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
-static void saei_fold_input_scale(sae_dictionary *dict, float s) {
-    saei_scale_job job = { dict, s };
-    saei_each_latent(dict, saei_input_scale_part, &job);
-    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
+/* Moves factors into the weights: what was made for in x, and gives out x_hat, takes and gives
+   them plain. f stays. */
+static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
+    saei_scale_job job = { dict, in, out };
+    saei_each_latent(dict, saei_scale_part, &job);
+    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= out;
+    saei_gate_update(dict);
 }
+
+/* What the configs of all versions say. */
+typedef struct saei_scopium {
+    const char *act;
+    bool norm_gate; /* sparsity_include_decoder_norm */
+    bool decoder_bias, glu, subtract;
+    bool dataset;   /* norm_activation dataset-wise: the factors lie somewhere */
+    const char *in, *out; /* hooks */
+} saei_scopium;
+
+static sae_result saei_scopium_config(const saei_load *load, sae_dictionary_desc *desc,
+                                      saei_scopium *s) {
+    const sae_json *act = saei_config_value(load->config, "act_fn");
+    const sae_json *norm = saei_config_value(load->config, "norm_activation");
+    const char *way = norm && norm->type == SAE_JSON_STRING ? norm->string : "";
+    s->norm_gate = s->decoder_bias = true;
+    s->act = act && act->type == SAE_JSON_STRING ? act->string : act ? "" : "relu";
+    s->in = saei_config_text(load->config, "hook_point_in");
+    s->out = saei_config_text(load->config, "hook_point_out");
+    if (!s->in) s->in = "";
+    if (!s->out) s->out = s->in;
+    SAEI_TRY(saei_config_bool(load, "sparsity_include_decoder_norm", &s->norm_gate));
+    SAEI_TRY(saei_config_bool(load, "use_decoder_bias", &s->decoder_bias));
+    SAEI_TRY(saei_config_bool(load, "use_glu_encoder", &s->glu));
+    SAEI_TRY(saei_config_bool(load, "apply_decoder_bias_to_pre_encoder", &s->subtract));
+    desc->glu = s->glu;
+    if (strcmp(s->act, "relu") == 0) desc->arch = SAE_ARCH_STANDARD_NEW;
+    else if (strcmp(s->act, "jumprelu") == 0) desc->arch = SAE_ARCH_JUMP_RELU;
+    else if (strcmp(s->act, "topk") == 0) desc->arch = SAE_ARCH_TOP_K;
+    else if (strcmp(s->act, "batchtopk") == 0) desc->arch = SAE_ARCH_BATCH_TOP_K;
+    else return saei_config_refused(load, "act_fn", act, "relu, jumprelu, topk, batchtopk");
+    if (s->norm_gate && desc->arch != SAE_ARCH_STANDARD_NEW) desc->gate = SAE_GATE_NORM;
+    s->dataset = strcmp(way, "dataset-wise") == 0;
+    if (strcmp(way, "token-wise") == 0) desc->input_norm = SAE_INPUT_NORM_CONSTANT;
+    else if (strcmp(way, "batch-wise") == 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "norm_activation in %s is batch-wise: "
+                              "results would depend on the other rows of a batch",
+                              load->config_name);
+    else if (norm && !s->dataset && strcmp(way, "inference") != 0)
+        return saei_config_refused(load, "norm_activation", norm, "dataset-wise, token-wise, "
+                                   "inference");
+    if (!saei_arch_selects(desc->arch)) return SAE_OK;
+    desc->no_b_dec_subtraction = true;
+    return saei_config_required(load, "top_k", &desc->k);
+}
+
+/* The factor sqrt(d) / norm. */
+static sae_result saei_scopium_factor(const saei_load *load, double norm, size_t d,
+                                      const char *what, float *out) {
+    double s = sqrt((double)d) / norm;
+    if (!(norm > 0) || !(norm <= FLT_MAX) || !(s <= FLT_MAX) || !((float)s > 0))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "%s is %g, allowed are numbers above 0", what,
+                              norm);
+    *out = (float)s;
+    return SAE_OK;
+}
+
+/* b_dec in the encoder's input, if the config says so: its share goes into the biases. */
+static void saei_scopium_centre(const saei_scopium *s, sae_dictionary *dict) {
+    for (size_t i = 0; s->subtract && i < dict->desc.dict_size; i++) {
+        double shift[2] = { 0, 0 };
+        for (size_t c = 0; c < dict->desc.activation_dim; c++) {
+            size_t at = i * dict->ld + c;
+            shift[0] += (double)dict->W_enc[at] * (double)dict->b_dec[c];
+            if (dict->W_glu) shift[1] += (double)dict->W_glu[at] * (double)dict->b_dec[c];
+        }
+        dict->b_enc[i] = (float)((double)dict->b_enc[i] - shift[0]);
+        if (dict->W_glu) dict->b_glu[i] = (float)((double)dict->b_glu[i] - shift[1]);
+    }
+}
+
+/* ---- Llama Scope: hyperparams.json ---- */
 
 static bool saei_llama_probe(const saei_load *load) {
     return saei_config_value(load->root, "jump_relu_threshold")
            && saei_load_find(load, "encoder.weight");
 }
 
-/* The weights are for x sqrt(d) / (the dataset's mean norm), which is folded in; the threshold is
-   one number for all. */
+static sae_result saei_llama_norm(const saei_load *load, const char *side, size_t d, float *out) {
+    const sae_json *norms = saei_config_value(load->root, "dataset_average_activation_norm");
+    const sae_json *norm = norms && norms->type == SAE_JSON_OBJECT
+                               ? saei_config_value(norms, side) : NULL;
+    char what[64];
+    snprintf(what, sizeof what, "dataset_average_activation_norm.%s", side);
+    if (!norm || norm->type != SAE_JSON_NUMBER)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in %s",
+                              what);
+    return saei_scopium_factor(load, norm->number, d, what, out);
+}
+
+/* One threshold for all, of the units before the fold: of p norm(W_D[i]) s_out where the norms of
+   the decoder are in the gate (formats of 2024 measured it so), else of p s_in. */
 static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
-    const sae_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
     const sae_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
     const char *act = saei_config_text(load->root, "act_fn");
     char quoted[SAEI_QUOTE];
+    float in = 1, undo = 1;
     saei_draft draft;
+    saei_scopium s;
     sae_dictionary *dict;
-    double s;
     memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
     draft.load = load;
     if (!load->root)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND,
-                              "there is no hyperparams.json beside the folder "
-                              "checkpoints");
+                              "there is no hyperparams.json beside the folder checkpoints");
     load->config = load->root;
-    norm = saei_config_value(norm, "in");
-    if (act && strcmp(act, "jumprelu") != 0)
+    if (!act || strcmp(act, "jumprelu") != 0)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "act_fn in hyperparams.json is %s, allowed is "
-                              "jumprelu",
-                              saei_quote(act, quoted));
+                              "act_fn in hyperparams.json is %s, allowed is jumprelu",
+                              act ? saei_quote(act, quoted) : "missing");
     if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
         return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number "
                               "jump_relu_threshold");
-    if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
-        || !(norm->number <= FLT_MAX))
-        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in "
-                              "dataset_average_activation_norm.in");
     SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
     SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
-    draft.desc.arch = SAE_ARCH_JUMP_RELU;
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    if (s.dataset || !saei_config_value(load->root, "norm_activation")) {
+        SAEI_TRY(saei_llama_norm(load, "in", draft.desc.activation_dim, &in));
+        undo = in;
+        if (strcmp(s.in, s.out) != 0)
+            SAEI_TRY(saei_llama_norm(load, "out", draft.desc.activation_dim, &undo));
+    }
     saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "decoder.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (s.glu) saei_draft_must(&draft, "encoder_glu.weight", SAEI_SLOT_W_GLU, NULL,
+                               SAEI_SLOT_NOTHING);
+    if (s.glu) saei_draft_must(&draft, "encoder_glu.bias", SAEI_SLOT_B_GLU, NULL,
+                               SAEI_SLOT_NOTHING);
     if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Llama Scope");
     SAEI_TRY(saei_draft_make(&draft, &dict));
-    s = sqrt((double)dict->desc.activation_dim) / norm->number;
+    saei_scopium_centre(&s, dict);
+    saei_fold_scale(dict, in, undo);
     for (size_t i = 0; i < dict->desc.dict_size; i++)
-        dict->aux0[i] = (float)(threshold->number * s);
-    saei_fold_input_scale(dict, (float)s);
+        dict->aux0[i] = (float)(threshold->number * (s.norm_gate ? 1 : (double)in));
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
-    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook,
-                     saei_config_text(load->root, "hook_point_in"));
+    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, s.in);
     dict->origin.layer = saei_layer_of(dict->origin.hook);
     *out = dict;
     return SAE_OK;
 }
+
+/* ---- R1-distill (lm-saes 1) and Llamascopium 2: config.json ---- */
+
+static bool saei_scopium_probe(const saei_load *load) {
+    return saei_config_value(load->root, "d_model") && saei_config_value(load->root, "sae_type");
+}
+
+/* The scalar dataset_average_activation_norm.HOOK among the tensors. */
+static sae_result saei_scopium_norm(const saei_load *load, const char *hook, size_t d, float *out) {
+    char name[160], quoted[SAEI_QUOTE];
+    const sae_tensor *t;
+    float norm = 0;
+    snprintf(name, sizeof name, "dataset_average_activation_norm.%.96s", hook);
+    t = saei_load_find(load, name);
+    if (!t || !saei_is_scalar(t))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "norm_activation in config.json is "
+                              "dataset-wise, and no number %s among the tensors says the norm: the "
+                              "scale of its input is not known", saei_quote(name, quoted));
+    sae_tensor_to_f32(t, &norm);
+    return saei_scopium_factor(load, (double)norm, d, "dataset_average_activation_norm", out);
+}
+
+/* d_model times expansion_factor, a float there. */
+static sae_result saei_scopium_width(const saei_load *load, sae_dictionary_desc *desc) {
+    const sae_json *factor = saei_config_value(load->config, "expansion_factor");
+    double m;
+    SAEI_TRY(saei_config_required(load, "d_model", &desc->activation_dim));
+    if (!factor || factor->type != SAE_JSON_NUMBER)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "config.json has no number expansion_factor");
+    m = floor((double)desc->activation_dim * factor->number);
+    if (!(m >= 1 && m <= INT32_MAX))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "expansion_factor in config.json is %g, "
+                              "d_model %zu: allowed are 1 to %d latents", factor->number,
+                              desc->activation_dim, INT32_MAX);
+    desc->dict_size = (size_t)m;
+    return SAE_OK;
+}
+
+/* The names of both versions. */
+static void saei_scopium_keys(saei_draft *draft, const saei_scopium *s, bool old) {
+    static const struct {
+        const char *old, *name;
+        saei_slot old_slot, slot;
+    } keys[] = {
+        { "encoder.weight", "W_E", SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T },
+        { "encoder.bias", "b_E", SAEI_SLOT_B_ENC, SAEI_SLOT_B_ENC },
+        { "decoder.weight", "W_D", SAEI_SLOT_W_DEC_T, SAEI_SLOT_W_DEC },
+        { "decoder.bias", "b_D", SAEI_SLOT_B_DEC, SAEI_SLOT_B_DEC },
+        { "encoder_glu.weight", "W_E_glu", SAEI_SLOT_W_GLU, SAEI_SLOT_W_GLU_T },
+        { "encoder_glu.bias", "b_E_glu", SAEI_SLOT_B_GLU, SAEI_SLOT_B_GLU },
+        { "log_jumprelu_threshold", "activation_function.log_jumprelu_threshold", SAEI_SLOT_AUX0,
+          SAEI_SLOT_AUX0 }
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        bool wanted = i < 3 || (i == 3 && s->decoder_bias) || ((i == 4 || i == 5) && s->glu)
+                      || (i == 6 && draft->desc.arch == SAE_ARCH_JUMP_RELU);
+        if (!wanted) continue;
+        saei_draft_must(draft, old ? keys[i].old : keys[i].name,
+                        old ? keys[i].old_slot : keys[i].slot, NULL, SAEI_SLOT_NOTHING);
+    }
+    draft->ignored = "dataset_average_activation_norm.";
+}
+
+static void saei_scopium_origin(const saei_load *load, const saei_scopium *s, sae_dictionary *dict) {
+    sae_origin *o = &dict->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, s->act);
+    saei_origin_text(o->hook, sizeof o->hook, s->in);
+    saei_origin_text(o->version, sizeof o->version,
+                     saei_tensor_file_scalar(load->tensors, "version"));
+    o->layer = saei_layer_of(o->hook);
+}
+
+static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
+    const char *type;
+    char quoted[SAEI_QUOTE];
+    float in = 1, undo = 1;
+    saei_draft draft;
+    saei_scopium s;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no config.json beside %s",
+                              saei_path_base(load->file));
+    load->config = load->root;
+    type = saei_config_text(load->root, "sae_type");
+    if (!type || strcmp(type, "sae") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_type in config.json is %s, allowed "
+                              "are sae, crosscoder, clt",
+                              type ? saei_quote(type, quoted) : "missing");
+    SAEI_TRY(saei_scopium_width(load, &draft.desc));
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    if (s.dataset) {
+        SAEI_TRY(saei_scopium_norm(load, s.in, draft.desc.activation_dim, &in));
+        SAEI_TRY(saei_scopium_norm(load, s.out, draft.desc.activation_dim, &undo));
+    }
+    saei_scopium_keys(&draft, &s, saei_load_find(load, "encoder.weight") != NULL);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a dictionary of Llamascopium");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    saei_scopium_centre(&s, dict);
+    saei_fold_scale(dict, in, undo);
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++) {
+        double theta = saei_exp((double)dict->aux0[i]);
+        dict->aux0[i] = (float)(s.norm_gate ? theta / (double)undo : theta);
+    }
+    if (dict->desc.arch == SAE_ARCH_BATCH_TOP_K) dict->rule = SAE_RULE_TOP_K; /* has no threshold */
+    saei_scopium_origin(load, &s, dict);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ==== >>files: openai, Qwen-Scope, Goodfire, attention outputs ====== src/formats/others.h ==== */
 
 /* ---- openai/sparse_autoencoder ---- */
 
@@ -14825,13 +15223,242 @@ static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+/* ---- Qwen-Scope ---- */
+
+/* W_enc, b_enc, W_dec, b_dec and nothing else: which side of W_enc the latents are on, 0 or 1, as
+   b_enc tells; -1: other tensors, or nothing tells. */
+static int saei_four_tensors(const saei_load *load) {
+    const sae_tensor *w = saei_load_find(load, "W_enc"), *b = saei_load_find(load, "b_enc");
+    if (sae_tensor_file_count(load->tensors) != 4 || !w || !b || !saei_load_find(load, "W_dec")
+        || !saei_load_find(load, "b_dec") || w->ndim != 2 || b->ndim != 1
+        || w->shape[0] == w->shape[1])
+        return -1;
+    return w->shape[0] == b->shape[0] ? 0 : w->shape[1] == b->shape[0] ? 1 : -1;
+}
+
+static bool saei_qwen_probe(const saei_load *load) {
+    const char *type = saei_config_text(load->root, "model_type");
+    if (strcmp(load->tensors->ending, ".pt") != 0 || !saei_load_find(load, "W_enc")
+        || sae_tensor_file_count(load->tensors) != 4)
+        return false;
+    return saei_ends_with(load->file, ".sae.pt") || (type && strcmp(type, "topk_sae") == 0)
+           || saei_four_tensors(load) == 0;
+}
+
+/* k in "SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", the name of the repository, which the folder may
+   have; 0: none. */
+static size_t saei_qwen_name_k(const char *file) {
+    size_t end = saei_folder_length(file, strlen(file)), begin, k = 0;
+    while (end > 0 && saei_is_separator(file[end - 1])) end--;
+    begin = saei_folder_length(file, end);
+    for (size_t i = begin; i + 4 < end; i++) {
+        size_t at = i + 4;
+        if (strncmp(file + i, "-L0_", 4) != 0) continue;
+        for (k = 0; at < end && file[at] >= '0' && file[at] <= '9' && k < 1000000; at++)
+            k = 10 * k + (size_t)(file[at] - '0');
+        if (at == end) return k;
+    }
+    return 0;
+}
+
+/* The k largest relu(p). Both matrices lie the other way round than elsewhere under these names:
+   W_enc [m,d], W_dec [d,m]. */
+static sae_result saei_qwen_read(saei_load *load, sae_dictionary **out) {
+    size_t d = 0, m = 0, k = 0;
+    sae_origin *o;
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Qwen-Scope");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    SAEI_TRY(saei_config_size(load, "d_model", &d));
+    SAEI_TRY(saei_config_size(load, "d_sae", &m));
+    SAEI_TRY(saei_config_size(load, "k", &k));
+    if ((d && d != draft.desc.activation_dim) || (m && m != draft.desc.dict_size))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "W_enc is of %zu latents of %zu dimensions, "
+                              "in config.json d_sae is %zu and d_model %zu", draft.desc.dict_size,
+                              draft.desc.activation_dim, m, d);
+    if (!k) k = saei_qwen_name_k(load->file);
+    if (!k) k = load->desc.k;
+    if (!k)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "neither a config.json nor the folder's "
+                              "name (...-L0_K) says k: give sae_load_desc.k");
+    if (k > draft.desc.dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number of "
+                              "latents, %zu", k, draft.desc.dict_size);
+    draft.desc.arch = SAE_ARCH_TOP_K;
+    draft.desc.k = k;
+    draft.desc.no_b_dec_subtraction = true;
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, "topk_sae");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "base_model"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hook_point"));
+    o->layer = saei_layer_of(saei_path_base(load->file));
+    return SAE_OK;
+}
+
+/* ---- Goodfire ---- */
+
+static bool saei_goodfire_probe(const saei_load *load) {
+    return saei_load_find(load, "encoder_linear.weight")
+           && saei_load_find(load, "decoder_linear.weight");
+}
+
+static sae_result saei_goodfire_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    draft.desc.arch = SAE_ARCH_STANDARD_NEW;
+    saei_draft_must(&draft, "encoder_linear.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder_linear.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder_linear.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder_linear.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Goodfire's");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    return saei_draft_make(&draft, out);
+}
+
+/* ---- attention outputs: hook_z, the heads side by side ---- */
+
+static bool saei_attention_probe(const saei_load *load) {
+    const sae_tensor *w = saei_load_find(load, "W_enc");
+    return saei_config_value(load->root, "act_size") && w && w->ndim == 2
+           && saei_load_find(load, "b_dec");
+}
+
+static sae_result saei_attention_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    sae_origin *o;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    draft.desc.arch = SAE_ARCH_STANDARD;
+    SAEI_TRY(saei_config_required(load, "act_size", &draft.desc.activation_dim));
+    SAEI_TRY(saei_config_required(load, "dict_size", &draft.desc.dict_size));
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "an AutoEncoder");
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "act_name"));
+    o->layer = saei_layer_of(o->hook);
+    return SAE_OK;
+}
+
+/* ==== >>files: circuit-tracer =============================== src/formats/circuit_tracer.h ==== */
+/* Transcoders of single layers: layer_N.safetensors beside a config.yaml. W_enc and W_dec are both
+   [m,d], as nobody else has them. */
+
+/* N of "layer_N.safetensors"; -1: another name. */
+static int64_t saei_tracer_layer(const char *file) {
+    const char *name = saei_path_base(file);
+    int64_t layer = 0;
+    size_t n = 6;
+    if (strncmp(name, "layer_", 6) != 0) return -1;
+    for (; name[n] >= '0' && name[n] <= '9' && n < 15; n++) layer = 10 * layer + (name[n] - '0');
+    return n > 6 && strcmp(name + n, ".safetensors") == 0 ? layer : -1;
+}
+
+static bool saei_tracer_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "W_enc"), *dec = saei_load_find(load, "W_dec");
+    char kind[64];
+    if (!load->tensors->header || !enc || !dec || enc->ndim != 2 || dec->ndim != 2
+        || !saei_load_find(load, "b_enc") || !saei_load_find(load, "b_dec"))
+        return false;
+    if (saei_tracer_layer(load->file) >= 0 && !saei_load_find(load, "threshold")) return true;
+    if (saei_yaml_text(load, "model_kind", kind, sizeof kind)
+        && strcmp(kind, "transcoder_set") == 0)
+        return true;
+    return saei_load_find(load, "activation_function.threshold")
+           || (enc->shape[0] == dec->shape[0] && enc->shape[0] != enc->shape[1]
+               && enc->shape[1] == dec->shape[1]);
+}
+
+/* The activation that config.yaml says, k with it; jump: the file has thresholds. */
+static sae_result saei_tracer_activation(const saei_load *load, bool jump,
+                                         sae_dictionary_desc *desc) {
+    char name[64] = "", number[32], scan[128], quoted[SAEI_QUOTE];
+    double k = 0;
+    desc->arch = jump ? SAE_ARCH_JUMP_RELU : SAE_ARCH_STANDARD_NEW;
+    if (!saei_yaml_text(load, "activation", name, sizeof name) || strcmp(name, "relu") == 0
+        || strcmp(name, "jump_relu") == 0 || strcmp(name, "jumprelu") == 0) {
+        if (*name == 'j' && !jump)
+            return saei_load_fail(load, SAE_ERR_FORMAT, "activation in config.yaml is %s, and "
+                                  "there is no activation_function.threshold", name);
+        return SAE_OK;
+    }
+    if (strcmp(name, "topk") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation in config.yaml is %s, allowed "
+                              "are relu, jump_relu, topk", saei_quote(name, quoted));
+    if (saei_yaml_text(load, "k", number, sizeof number)
+        && (!saei_text_number(number, strlen(number), &k) || k != floor(k) || !(k >= 1)
+            || !(k <= INT32_MAX)))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k in config.yaml is %s, allowed are whole "
+                              "numbers from 1", saei_quote(number, quoted));
+    if (!(k >= 1) && saei_yaml_text(load, "scan", scan, sizeof scan)
+        && strcmp(scan, "facebook/crv-8b-instruct-transcoders") == 0)
+        k = 128; /* which the program knows by that name alone */
+    if (!(k >= 1)) k = (double)load->desc.k;
+    if (!(k >= 1))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation in config.yaml is topk, and "
+                              "nothing says k: give sae_load_desc.k");
+    desc->arch = SAE_ARCH_TOP_K;
+    desc->activation = SAE_ACTIVATION_SIGNED; /* there is no relu beside topk */
+    desc->no_b_dec_subtraction = true;
+    desc->k = (size_t)k;
+    return SAE_OK;
+}
+
+static sae_result saei_tracer_read(saei_load *load, sae_dictionary **out) {
+    const bool jump = saei_load_find(load, "activation_function.threshold") != NULL;
+    char text[128];
+    saei_draft draft;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_tracer_activation(load, jump, &draft.desc));
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    draft.desc.skip = saei_draft_may(&draft, "W_skip", SAEI_SLOT_W_SKIP) != NULL;
+    saei_draft_may(&draft, "activation_function.threshold",
+                   draft.desc.arch == SAE_ARCH_JUMP_RELU ? SAEI_SLOT_AUX0 : SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft))
+        return saei_draft_misfit(&draft, "a transcoder of circuit-tracer");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    if (draft.desc.k > draft.desc.dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number of "
+                              "latents, %zu", draft.desc.k, draft.desc.dict_size);
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++)
+        if (dict->aux0[i] < 0) dict->desc.activation = SAE_ACTIVATION_SIGNED; /* it has no relu */
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "transcoder");
+    if (saei_yaml_text(load, "model_name", text, sizeof text))
+        saei_origin_text(dict->origin.model, sizeof dict->origin.model, text);
+    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
+        saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, text);
+    dict->origin.layer = saei_tracer_layer(load->file);
+    *out = dict;
+    return SAE_OK;
+}
+
 /* ==== >>files: every format ======================================== src/formats/formats.h ==== */
 
-/* In a folder a format is known by its file; a file that lies alone is known by its name, else by
-   probe. */
+/* In a folder a format is known by its file; a file that lies alone is known by its name. Where
+   several formats have such a file, or none, probe tells. */
 typedef struct saei_format {
     sae_format format;
-    const char *files[2]; /* the first that the folder has */
+    const char *files[4]; /* the first that the folder has */
     const char *config;   /* beside the file, or beside its folder `checkpoints`; may be NULL */
     bool (*probe)(const saei_load *load);
     sae_result (*read)(saei_load *load, sae_dictionary **out);
@@ -14843,73 +15470,122 @@ typedef struct saei_format {
 
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
 static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
-    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", NULL }, "cfg.json",
+    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors" }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
-    { SAE_FORMAT_SPARSIFY, { "sae.safetensors", NULL }, "cfg.json",
+    { SAE_FORMAT_SPARSIFY, { "sae.safetensors" }, "cfg.json",
       saei_sparsify_probe, saei_sparsify_read, saei_export_sparsify_fit, saei_export_sparsify },
-    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz", NULL }, NULL,
+    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz" }, NULL,
       saei_gemma_probe, saei_gemma_read, NULL, NULL },
-    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors", NULL }, "config.json",
+    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors" }, "config.json",
       saei_gemma_2_probe, saei_gemma_2_read, NULL, NULL },
-    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors", NULL }, "hyperparams.json",
+    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors" }, "hyperparams.json",
       saei_llama_probe, saei_llama_read, NULL, NULL },
-    { SAE_FORMAT_OPENAI, { "autoencoder.pt", NULL }, NULL,
+    { SAE_FORMAT_LLAMASCOPIUM,
+      { "sae_weights.safetensors", "sae_weights.pt", "checkpoints/final.safetensors",
+        "checkpoints/final.pt" }, "config.json",
+      saei_scopium_probe, saei_scopium_read, NULL, NULL },
+    { SAE_FORMAT_OPENAI, { "autoencoder.pt" }, NULL,
       saei_openai_probe, saei_openai_read, NULL, NULL },
+    { SAE_FORMAT_CIRCUIT_TRACER, { NULL }, "config.yaml",
+      saei_tracer_probe, saei_tracer_read, NULL, NULL },
+    { SAE_FORMAT_QWEN_SCOPE, { NULL }, "config.json",
+      saei_qwen_probe, saei_qwen_read, NULL, NULL },
+    { SAE_FORMAT_GOODFIRE, { NULL }, NULL,
+      saei_goodfire_probe, saei_goodfire_read, NULL, NULL },
+    { SAE_FORMAT_ATTENTION_OUT, { NULL }, "*_cfg.json",
+      saei_attention_probe, saei_attention_read, NULL, NULL },
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
 
-/* Sets load->file, and *out where its name or the folder says which format it is. */
-static sae_result saei_load_locate(saei_load *load, const saei_format **out) {
+/* Whether a format has a file of that name, or (path) ends in it. */
+static bool saei_format_has(const saei_format *format, const char *file, bool path) {
+    for (size_t i = 0; i < 4 && format->files[i]; i++)
+        if (strcmp(path ? saei_path_base(file) : file, format->files[i]) == 0) return true;
+    return false;
+}
+
+/* Sets load->file; *name becomes the file's name in a folder, NULL for a path of a file. */
+static sae_result saei_load_locate(saei_load *load, const char **name) {
     saei_path_kind kind = SAEI_PATH_FILE, inside;
     char files[SAEI_NAMES] = "";
+    *name = NULL;
     if (!load->data)
         SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->path, &kind));
     if (kind == SAEI_PATH_FILE) {
-        const char *name = load->data ? load->desc.name : load->path;
-        load->file = saei_strdup(load->ctx, name ? name : "");
-        if (!load->file) return saei_load_no_memory(load);
+        const char *path = load->data ? load->desc.name : load->path;
+        load->file = saei_strdup(load->ctx, path ? path : "");
+        return load->file ? SAE_OK : saei_load_no_memory(load);
     }
     for (size_t r = 0; r < SAEI_NUM_FORMATS; r++)
-        for (size_t i = 0; i < 2 && saei_formats[r].files[i]; i++) {
-            const char *name = saei_formats[r].files[i];
-            if (kind == SAEI_PATH_FILE) {
-                if (strcmp(saei_path_base(load->file), name) == 0) *out = &saei_formats[r];
-                continue;
-            }
+        for (size_t i = 0; i < 4 && saei_formats[r].files[i]; i++) {
+            *name = saei_formats[r].files[i];
             saei_free(load->ctx, load->file);
-            load->file = saei_path_join(load->ctx, load->path, name);
+            load->file = saei_path_join(load->ctx, load->path, *name);
             if (!load->file) return saei_load_no_memory(load);
-            *out = &saei_formats[r];
             SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->file, &inside));
             if (inside == SAEI_PATH_FILE) return SAE_OK;
-            saei_list_name(files, name);
+            if (!strstr(files, *name)) saei_list_name(files, *name);
         }
-    if (kind == SAEI_PATH_FILE) return SAE_OK;
     if (kind == SAEI_PATH_NONE)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
     return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
 }
 
+/* What all names of tensors begin with, where a program wrapped the module whose state it saved. */
+static const char *saei_load_prefix(const sae_tensor_file *file) {
+    static const char *const prefixes[] = { "sae._orig_mod.", "sae.", "_orig_mod.module.",
+                                            "_orig_mod.", "module._orig_mod.", "module." };
+    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+        size_t n = strlen(prefixes[p]), i = 0;
+        while (i < file->count && strncmp(file->tensors[i].tensor.name, prefixes[p], n) == 0) i++;
+        if (i && i == file->count) return prefixes[p];
+    }
+    return "";
+}
+
 static sae_result saei_load_open(saei_load *load) {
     saei_map map;
-    if (!load->data) return sae_tensor_file_open(load->ctx, load->file, &load->tensors);
     memset(&map, 0, sizeof map);
     map.data = (const unsigned char *)load->data;
     map.size = load->size;
-    return saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors);
+    if (load->data)
+        SAEI_TRY(saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors));
+    else SAEI_TRY(sae_tensor_file_open(load->ctx, load->file, &load->tensors));
+    load->prefix = saei_load_prefix(load->tensors);
+    return SAE_OK;
+}
+
+/* The format of a file that is open: by its name if one format alone has such a name, else the
+   first of those that have it, or of all, that knows its tensors. */
+static sae_result saei_load_format(saei_load *load, const char *name, const saei_format **out) {
+    const char *file = name ? name : load->file;
+    const saei_format *named = NULL;
+    size_t count = 0;
+    for (size_t r = SAEI_NUM_FORMATS; r-- > 0;)
+        if (saei_format_has(&saei_formats[r], file, !name)) {
+            named = &saei_formats[r];
+            count++;
+        }
+    *out = named;
+    for (size_t r = 0; r < SAEI_NUM_FORMATS && count != 1; r++) {
+        if (count && !saei_format_has(&saei_formats[r], file, !name)) continue;
+        if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
+        if (!saei_formats[r].probe(load)) continue;
+        *out = &saei_formats[r];
+        return SAE_OK;
+    }
+    return SAE_OK;
 }
 
 static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     const saei_format *format = NULL;
     char names[SAEI_NAMES] = "";
     sae_dictionary *dict = NULL;
-    SAEI_TRY(saei_load_locate(load, &format));
+    const char *name;
+    SAEI_TRY(saei_load_locate(load, &name));
     SAEI_TRY(saei_load_open(load));
-    for (size_t r = 0; r < SAEI_NUM_FORMATS && !format; r++) {
-        if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
-        if (saei_formats[r].probe(load)) format = &saei_formats[r];
-    }
+    SAEI_TRY(saei_load_format(load, name, &format));
     if (!format) {
         for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
             saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
@@ -14936,8 +15612,7 @@ static sae_result saei_load_all(sae_context *ctx, const sae_load_desc *desc, con
     if (desc) load.desc = *desc;
     result = saei_load_run(&load, out);
     sae_tensor_file_close(load.tensors);
-    sae_json_close(load.root);
-    saei_free(ctx, load.config_path);
+    saei_config_close(&load);
     saei_free(ctx, load.file);
     return result;
 }

@@ -233,7 +233,10 @@ extern "C" {
 #include "formats/dictionary_learning.h"
 #include "formats/sae_lens.h"
 #include "formats/sparsify.h"
+#include "formats/gemma_scope.h"
+#include "formats/llamascopium.h"
 #include "formats/others.h"
+#include "formats/circuit_tracer.h"
 #include "formats/formats.h"
 #include "formats/gguf.h"
 

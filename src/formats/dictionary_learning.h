@@ -7,7 +7,7 @@
 
 static bool saei_dl_probe(const saei_load *load) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
-        const char *name = sae_tensor_file_get(load->tensors, i)->name;
+        const char *name = sae_tensor_file_get(load->tensors, i)->name + strlen(load->prefix);
         if (strncmp(name, "ae.", 3) == 0) name += 3;
         for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
             for (size_t k = 0; k < saei_layouts[a].count; k++)
