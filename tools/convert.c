@@ -156,7 +156,8 @@ int verb_convert(int argc, char **argv) {
         { "layer", TEXT, &layer }, { "data", LIST, &c.data }, { "batch", COUNT, &c.batch },
         { "dim", COUNT, &c.dim }, { "dtype", TEXT, &c.dtype }, { "tensor", TEXT, &c.tensor },
         { "threads", COUNT, &c.threads }, { "quiet", FLAG, &tool.quiet },
-        { "use-top-k", FLAG, &c.use_top_k }, { "use-threshold", FLAG, &c.use_threshold }
+        { "use-top-k", FLAG, &c.use_top_k }, { "use-threshold", FLAG, &c.use_threshold },
+        { "input-scale", TEXT, &c.input_scale }
     };
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);
     if (status == DONE && c.words.count != 2)

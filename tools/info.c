@@ -184,9 +184,8 @@ int verb_info(int argc, char **argv) {
         && sae_tensor_file_open(tool.ctx, path, &file) != SAE_OK)
         return fail_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
-        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false, 0, c.num_latents,
-                               NULL, 0, NULL };
-        if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
+        sae_load_desc desc;
+        status = fill_load(&c, &desc);
         if (status == DONE && sae_dictionary_load(tool.ctx, &desc, path, &dict) != SAE_OK) {
             if (!is_large(path) && sae_tensor_file_check(file, NULL) != SAE_OK)
                 status = fail_library();

@@ -194,7 +194,7 @@ int verb_use(int argc, char **argv) {
         { "splits", COUNT, &c.splits }, { "tokens", TEXT, &c.tokens },
         { "model", TEXT, &c.model }, { "text", LIST, &c.text },
         { "submodule", TEXT, &c.submodule }, { "io", TEXT, &c.io },
-        { "remove-bos", FLAG, &c.remove_bos }
+        { "remove-bos", FLAG, &c.remove_bos }, { "input-scale", TEXT, &c.input_scale }
     };
     const bool judge = strcmp(tool.verb, "eval") == 0;
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);

@@ -123,6 +123,8 @@ struct sae_load_desc {
     const char *name; /* from memory: what the file is called, as a path would say it, for what only
                          a name tells: the format, where tensors do not; hook and layer. May be
                          NULL */
+    double input_scale; /* the weights are for x times this, which is folded into them, and x_hat is
+                       divided by it. Default 0: they are for x, or the file says for what */
 };
 
 /* Where a dictionary came from. Texts are "" where the file does not say. */

@@ -271,6 +271,8 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     if (h->output_dim != h->activation_dim || h->output_normalized)
         return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
                                       "whose output is as wide as the input)");
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT) return saei_export_refused(e, "matching pursuit");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->skip) return saei_export_refused(e, "skip connection");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
     if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");

@@ -132,6 +132,23 @@ static sae_result saei_load_format(saei_load *load, const char *name, const saei
     return SAE_OK;
 }
 
+/* sae_load_desc.input_scale. */
+static sae_result saei_load_scale(const saei_load *load, sae_dictionary *dict) {
+    const sae_dictionary_desc *h = &dict->desc;
+    const double s = load->desc.input_scale;
+    bool fits = dict->W_enc != dict->W_dec && !h->input_norm && !h->normalizer && !h->skip
+                && h->output_dim == h->activation_dim;
+    if (!(s > 0) || !(s <= FLT_MAX) || !((float)s > 0))
+        return saei_load_fail(load, SAE_ERR_INVALID, "sae_load_desc.input_scale is %g, allowed are "
+                              "finite numbers above 0", s);
+    if (!fits)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc.input_scale is set: it can "
+                              "be folded into dictionaries with an encoder of their own, an input "
+                              "as it is, an output as wide, and no skip");
+    saei_fold_scale(dict, (float)s, (float)s);
+    return SAE_OK;
+}
+
 static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     const saei_format *format = NULL;
     char names[SAEI_NAMES] = "";
@@ -149,6 +166,13 @@ static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     if (format->config) SAEI_TRY(saei_load_config(load, format->config));
     SAEI_TRY(format->read(load, &dict));
     dict->origin.format = format->format;
+    if (load->desc.input_scale != 0) {
+        sae_result result = saei_load_scale(load, dict);
+        if (result != SAE_OK) {
+            sae_dictionary_destroy(dict);
+            return result;
+        }
+    }
     *out = dict;
     return SAE_OK;
 }
