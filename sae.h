@@ -669,7 +669,10 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
     X(SAE_FORMAT_CIRCUIT_TRACER, 9, "circuit_tracer") /* layer_N.safetensors + config.yaml */      \
     X(SAE_FORMAT_QWEN_SCOPE, 10, "qwen_scope")      /* layerN.sae.pt + config.json */              \
     X(SAE_FORMAT_GOODFIRE, 11, "goodfire")          /* the .pt or .pth alone */                    \
-    X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */
+    X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */                 \
+    X(SAE_FORMAT_SCIENCE_OF_FINETUNING, 13, "science_of_finetuning") /* crosscoders: model.pt, or  \
+                                                       model.safetensors + config.json */          \
+    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */
 
 typedef enum sae_format {
     SAE_FORMAT_NONE = 0,
@@ -9923,6 +9926,9 @@ static sae_result saei_layers_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed are divisors of "
                          "activation_dim, %zu, and output_dim, %zu (%s)", who, layers,
                          desc->activation_dim, saei_output_dim(desc), sae_arch_name(arch));
+    if (desc->input_norm && layers > SAEI_SMALL_ROWS / 2)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed with an input_norm are "
+                         "1 to %d", who, layers, SAEI_SMALL_ROWS / 2);
     if (desc->over_layers && !desc->layer_codes)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: over_layers is set without layer_codes", who);
     if (desc->normalizer
@@ -10597,10 +10603,11 @@ static const float *saei_row_floats(const sae_rows *x, size_t r, size_t c, size_
     return out;
 }
 
-/* DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
-static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r) {
+/* Of layer l of row r. DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0
+   by 0. */
+static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r, size_t l) {
     enum { COLUMNS = 64 };
-    size_t d = dict->desc.activation_dim;
+    size_t d = dict->desc.activation_dim / dict->desc.layers;
     bool layer = dict->desc.input_norm == SAE_INPUT_NORM_LAYER;
     double sums[2] = { 0, 0 }, mean = 0; /* of x, of (x - mean)^2 */
     float own[COLUMNS];
@@ -10609,7 +10616,7 @@ static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, si
     for (size_t pass = layer ? 0 : 1; pass < 2; pass++) {
         for (size_t c = 0; c < d; c += COLUMNS) {
             size_t n = saei_min(COLUMNS, d - c);
-            const float *v = saei_row_floats(x, r, c, n, own);
+            const float *v = saei_row_floats(x, r, l * d + c, n, own);
             for (size_t i = 0; !pass && i < n; i++) sums[0] += (double)v[i];
             for (size_t i = 0; pass && i < n; i++)
                 sums[1] += ((double)v[i] - mean) * ((double)v[i] - mean);
@@ -10627,10 +10634,11 @@ static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, si
     return norm;
 }
 
-/* The norms of a block of rows, once for all its panels. */
+/* The norms of a block of rows, once for all its panels: [rows][layers]. */
 static void saei_infer_norms(const saei_infer *q, size_t r0, size_t rows, saei_norm *norms) {
-    for (size_t r = 0; q->dict->desc.input_norm && r < rows; r++)
-        norms[r] = saei_row_norm(q->dict, &q->x, r0 + r);
+    const size_t layers = q->dict->desc.layers;
+    for (size_t i = 0; q->dict->desc.input_norm && i < rows * layers; i++)
+        norms[i] = saei_row_norm(q->dict, &q->x, r0 + i / layers, i % layers);
 }
 
 /* (x - mean) scale of n columns from c on, each by its layer. */
@@ -10642,14 +10650,18 @@ static void saei_infer_normalize(const sae_dictionary *dict, size_t c, size_t n,
 }
 
 /* Columns c .. c + n of row r as the product takes them: where they lie, or in out. W_skip takes
-   rows as they are. norm: of the row, where the dictionary has an input_norm. */
+   rows as they are. norm: of the row's layers, where the dictionary has an input_norm. */
 static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size_t n,
                                    const saei_norm *norm, float *out) {
     const sae_dictionary *dict = q->dict;
     const float *x = saei_row_floats(&q->x, r, c, n, out);
     if (q->W) return x;
     if (dict->desc.input_norm) {
-        for (size_t k = 0; k < n; k++) out[k] = (x[k] - norm->shift) / norm->divisor;
+        size_t width = dict->desc.activation_dim / dict->desc.layers;
+        for (size_t k = 0; k < n; k++) {
+            const saei_norm *of = norm + (c + k) / width;
+            out[k] = (x[k] - of->shift) / of->divisor;
+        }
         x = out;
     }
     if (dict->mean) {
@@ -10677,7 +10689,8 @@ static void saei_infer_few(const saei_infer *q, const saei_room *room, const flo
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < d; c += most) {
             size_t n = saei_min(most, d - c);
-            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r], room->panel);
+            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r * dict->desc.layers],
+                                            room->panel);
             dict->ctx->kernels->products(n, x, count, list, W + c, dict->ld, c > 0,
                                          out + r * SAEI_PANEL);
         }
@@ -10701,7 +10714,8 @@ static void saei_infer_matrix(const saei_infer *q, const saei_room *room, const 
             const float *at[SAEI_TILE_ROWS], *last = room->centred;
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
                 if (g + i < rows)
-                    last = saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
+                    last = saei_infer_row(q, r0 + g + i, c, depth,
+                                          &room->norms[(g + i) * dict->desc.layers],
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
@@ -10728,10 +10742,12 @@ static void saei_infer_shape(const saei_infer *q, size_t rows, const uint32_t *c
     }
 }
 
-/* Room for a block of rows; where W_glu needs products of its own, for half of them. */
+/* Room for a block of rows; where W_glu needs products of its own, for half of them, and for fewer
+   where each layer of them has a norm. */
 static saei_room saei_infer_room(const sae_dictionary *dict, saei_small_block *small) {
     saei_room room = saei_room_take(dict->ctx, small);
-    if (dict->W_glu) room.rows /= 2;
+    if (dict->desc.input_norm) room.rows /= dict->desc.layers;
+    if (dict->W_glu && room.rows > 1) room.rows /= 2;
     return room;
 }
 
@@ -11361,8 +11377,10 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
         float *to = slot->x + r * dict->ld;
-        saei_norm norm = saei_row_norm(dict, &q->x, r0 + r);
-        const float *x = saei_infer_row(q, r0 + r, 0, d, &norm, to);
+        saei_norm norms[SAEI_SMALL_ROWS / 2];
+        const float *x;
+        saei_infer_norms(q, r0 + r, 1, norms);
+        x = saei_infer_row(q, r0 + r, 0, d, norms, to);
         if (x != to) memcpy(to, x, d * sizeof *x);
     }
     memset(&code, 0, sizeof code);
@@ -12071,15 +12089,16 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
 /* Rows r0 on: the norm put back, W_skip x added. */
 static SAEI_NOINLINE void saei_finish_rows(const saei_infer *q, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t out = saei_output_dim(&dict->desc);
+    size_t out = saei_output_dim(&dict->desc), layers = dict->desc.layers;
     saei_small_block small;
-    saei_room room = saei_room_take(dict->ctx, &small);
+    saei_room room = saei_infer_room(dict, &small);
     for (size_t r = r0; dict->desc.input_norm && !dict->desc.output_normalized && r < r0 + rows;
-         r++) {
-        saei_norm norm = saei_row_norm(dict, &q->x, r);
-        float *y = q->dense + r * out;
-        for (size_t c = 0; c < out; c++) y[c] = y[c] * norm.scale + norm.shift;
-    }
+         r++)
+        for (size_t l = 0; l < layers; l++) {
+            saei_norm norm = saei_row_norm(dict, &q->x, r, l);
+            float *y = q->dense + r * out + l * (out / layers);
+            for (size_t c = 0; c < out / layers; c++) y[c] = y[c] * norm.scale + norm.shift;
+        }
     for (size_t r = r0, some; dict->W_skip && r < r0 + rows; r += some) {
         some = saei_min(room.rows, r0 + rows - r);
         for (size_t first = 0; first < out; first += SAEI_PANEL) {
@@ -12507,17 +12526,17 @@ static SAEI_NOINLINE void saei_steer_sum(const saei_steer_job *job, const float 
     }
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
-   what is decoded to the units of x. */
-static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, float scale,
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale [layers]
+   brings what is decoded to the units of x. */
+static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, const float *scale,
                                          size_t r) {
     const sae_dictionary *dict = job->dict;
-    const bool apart = dict->desc.layer_codes || dict->output_scale;
+    const bool apart = dict->desc.layers > 1, normed = dict->desc.input_norm != 0;
     const size_t d = dict->desc.activation_dim, part = apart ? d / dict->desc.layers : d;
     float sum[SAEI_DECODE_COLUMNS];
     size_t any = 0;
     for (size_t j = 0; j < job->count; j++) {
-        f[j] = saei_steer_change(job->list + j, f[j]) * scale;
+        f[j] = saei_steer_change(job->list + j, f[j]) * (apart ? 1 : *scale);
         any += f[j] != 0;
     }
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
@@ -12529,6 +12548,7 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
         n = saei_min(SAEI_DECODE_COLUMNS, (l + 1) * part - c);
         width = apart ? n : saei_align16(n); /* rows end in zeros */
         saei_steer_sum(job, f, l, c, width, sum);
+        for (size_t k = 0; apart && normed && k < n; k++) sum[k] *= scale[l];
         for (size_t k = 0; dict->output_scale && k < n; k++) sum[k] /= dict->output_scale[l];
         saei_steer_add(&job->x, r, c, n, sum);
     }
@@ -12548,9 +12568,11 @@ static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w,
                                        &own);
         if (job->needs_f && h->arch != SAE_ARCH_IDENTITY) saei_steer_encode(job, w, r, rows);
         for (size_t i = 0; i < rows; i++) {
-            float scale = h->input_norm && !h->output_normalized
-                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
-            saei_steer_row(job, w->f + i * count, scale, r + i);
+            bool normed = h->input_norm && !h->output_normalized;
+            float one = 1, scale[SAEI_SMALL_ROWS / 2];
+            for (size_t l = 0; h->input_norm && l < h->layers; l++)
+                scale[l] = normed ? saei_row_norm(job->dict, &job->x, r + i, l).scale : 1;
+            saei_steer_row(job, w->f + i * count, h->input_norm ? scale : &one, r + i);
         }
     }
 }
@@ -15219,6 +15241,67 @@ static void saei_scopium_origin(const saei_load *load, const saei_scopium *s, sa
     o->layer = saei_layer_of(o->hook);
 }
 
+/* Crosscoders: hooks h, each with a code f_h. p = sum_h (y_h W_E[h] + b_E[h]); the gate of hook h
+   has the norms of W_D[h]; x_hat_h = (f_h W_D[h] + b_D[h]) / s_h. */
+static sae_result saei_scopium_crosscoder(saei_load *load, sae_dictionary **out) {
+    const sae_json *hooks = saei_config_value(load->root, "hook_points"), *hook;
+    const size_t count = sae_json_count(hooks);
+    saei_draft draft;
+    saei_scopium s;
+    sae_dictionary *dict;
+    size_t d, l = 0;
+    memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
+    draft.load = load;
+    SAEI_TRY(saei_scopium_width(load, &draft.desc));
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    d = draft.desc.activation_dim;
+    for (hook = sae_json_first(hooks); hook && sae_json_text(hook); hook = sae_json_next(hook)) {}
+    if (!count || hook || hooks->type != SAE_JSON_ARRAY
+        || !saei_mul(d, count, &draft.desc.activation_dim)
+        || draft.desc.activation_dim > INT32_MAX || s.glu || s.subtract)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "as a crosscoder its config.json needs a list "
+                              "of texts, hook_points, and neither use_glu_encoder nor "
+                              "apply_decoder_bias_to_pre_encoder");
+    draft.desc.layers = count;
+    draft.desc.layer_codes = true;
+    draft.desc.normalizer = s.dataset;
+    if (draft.desc.arch == SAE_ARCH_BATCH_TOP_K) { /* k times rows times hooks, of all together */
+        draft.desc.over_layers = true;
+        if (!saei_mul(draft.desc.k, count, &draft.desc.k)) draft.desc.k = SIZE_MAX;
+    }
+    saei_draft_must(&draft, "W_E", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_E", SAEI_SLOT_B_ENC_LM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_D", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
+    if (s.decoder_bias)
+        saei_draft_must(&draft, "b_D", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    if (draft.desc.arch == SAE_ARCH_JUMP_RELU)
+        saei_draft_must(&draft, "activation_function.log_jumprelu_threshold", SAEI_SLOT_AUX0, NULL,
+                        SAEI_SLOT_NOTHING);
+    draft.ignored = "dataset_average_activation_norm.";
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a crosscoder of Llamascopium");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (hook = sae_json_first(hooks); hook && s.dataset; hook = sae_json_next(hook), l++) {
+        sae_result result = saei_scopium_norm(load, sae_json_text(hook), d, &dict->scale[l]);
+        dict->output_scale[l] = dict->scale[l];
+        if (result == SAE_OK) continue;
+        sae_dictionary_destroy(dict);
+        return result;
+    }
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++)
+        dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
+    if (dict->desc.arch == SAE_ARCH_BATCH_TOP_K) {
+        dict->rule = SAE_RULE_TOP_K; /* has no threshold */
+        dict->origin.k = draft.desc.k / count;
+    }
+    s.in = sae_json_text(sae_json_first(hooks));
+    saei_scopium_origin(load, &s, dict);
+    snprintf(dict->origin.class_name, sizeof dict->origin.class_name, "crosscoder, %.16s", s.act);
+    dict->origin.layer = -1;
+    *out = dict;
+    return SAE_OK;
+}
+
 static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
     const char *type;
     char quoted[SAEI_QUOTE];
@@ -15234,6 +15317,7 @@ static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
                               saei_path_base(load->file));
     load->config = load->root;
     type = saei_config_text(load->root, "sae_type");
+    if (type && strcmp(type, "crosscoder") == 0) return saei_scopium_crosscoder(load, out);
     if (!type || strcmp(type, "sae") != 0)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_type in config.json is %s, allowed "
                               "are sae, crosscoder, clt",
@@ -15569,6 +15653,180 @@ static sae_result saei_tracer_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+/* ==== >>files: crosscoders ===================================== src/formats/crosscoders.h ==== */
+
+/* ---- science-of-finetuning/dictionary_learning ---- */
+
+static bool saei_finetuning_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "encoder.weight");
+    return enc && enc->ndim == 3 && saei_load_find(load, "decoder.weight");
+}
+
+/* A number of the config: of the hub's, which has the constructor's arguments, or of a trainer's. */
+static double saei_finetuning_number(const saei_load *load, const char *key, double other) {
+    const sae_json *v = saei_config_value(load->root, key);
+    if (!v) v = saei_config_value(sae_json_get(load->root, "trainer"), key);
+    return v && v->type == SAE_JSON_NUMBER ? v->number : other;
+}
+
+/* code_normalization_id, by which BatchTopK weighs its choice: 1 to 5, absent in older files. */
+static sae_result saei_finetuning_code(const saei_load *load, uint64_t *id) {
+    const sae_tensor *t = saei_load_find(load, "code_normalization_id");
+    *id = 1;
+    if (!t || (saei_is_scalar(t) && saei_tensor_whole(t, 0, id) && *id >= 1 && *id <= 5))
+        return SAE_OK;
+    return saei_load_fail(load, SAE_ERR_FORMAT, "code_normalization_id is %lld, allowed are 1 "
+                          "(CROSSCODER), 2 (SAE), 3 (MIXED), 4 (NONE), 5 (DECOUPLED)",
+                          saei_is_scalar(t) ? (long long)*id : -1);
+}
+
+/* Whether a tensor of a few numbers is there and none is NaN. */
+static bool saei_finetuning_known(const saei_load *load, const char *name, size_t count) {
+    const sae_tensor *t = saei_load_find(load, name);
+    bool known = t && t->ndim == 2 && t->shape[0] && t->shape[0] <= count
+                 && t->shape[1] == count / t->shape[0] && sae_dtype_block(t->dtype) == 1;
+    for (size_t i = 0; known && i < count; i++) {
+        float v;
+        int64_t at = (int64_t)(i / t->shape[1]) * t->stride[0]
+                     + (int64_t)(i % t->shape[1]) * t->stride[1];
+        saei_convert_row(t->dtype, (const unsigned char *)t->data
+                         + at * (int64_t)sae_dtype_size(t->dtype), 0, 1, &v);
+        known = v == v;
+    }
+    return known;
+}
+
+/* L, d and m by the encoder's shape. */
+static sae_result saei_layers_sizes(const saei_load *load, const char *name,
+                                    sae_dictionary_desc *desc) {
+    const sae_tensor *t = saei_load_find(load, name);
+    size_t d;
+    if (!t || t->ndim != 3 || !t->shape[0] || !t->shape[1] || !t->shape[2]
+        || t->shape[0] > INT32_MAX || t->shape[1] > INT32_MAX || t->shape[2] > INT32_MAX
+        || !saei_mul((size_t)t->shape[0], (size_t)t->shape[1], &d) || d > INT32_MAX)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "%s is no [layers,d,m] of 1 to %d each", name,
+                              INT32_MAX);
+    desc->layers = (size_t)t->shape[0];
+    desc->activation_dim = d;
+    desc->dict_size = (size_t)t->shape[2];
+    return SAE_OK;
+}
+
+static sae_result saei_finetuning_desc(saei_draft *draft, uint64_t id) {
+    static const sae_gate gates[] = { SAE_GATE_NONE, SAE_GATE_NORM_SUM, SAE_GATE_NORM,
+                                      SAE_GATE_MIXED, SAE_GATE_NONE, SAE_GATE_NORM };
+    const saei_load *load = draft->load;
+    const sae_tensor *k = saei_load_find(load, "k");
+    sae_dictionary_desc *desc = &draft->desc;
+    uint64_t value = 0;
+    SAEI_TRY(saei_layers_sizes(load, "encoder.weight", desc));
+    desc->normalizer = saei_finetuning_known(load, "activation_mean", desc->activation_dim)
+                       && saei_finetuning_known(load, "activation_std", desc->activation_dim);
+    desc->arch = SAE_ARCH_STANDARD_NEW; /* the plain class does not look at the id */
+    if (!k && !saei_load_find(load, "threshold")) return SAE_OK;
+    if (!k || !saei_is_scalar(k) || !saei_tensor_whole(k, 0, &value) || value < 1
+        || value > desc->dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %llu, allowed are 1 to the number of "
+                              "latents, %zu", (unsigned long long)value, desc->dict_size);
+    desc->arch = SAE_ARCH_BATCH_TOP_K;
+    desc->no_b_dec_subtraction = true;
+    desc->k = (size_t)value;
+    desc->gate = gates[id];
+    desc->layer_codes = id == 5;
+    if (desc->gate != SAE_GATE_MIXED) return SAE_OK;
+    desc->gate_norm = saei_finetuning_number(load, "code_normalization_alpha_sae", 1);
+    desc->gate_norm_sum = saei_finetuning_number(load, "code_normalization_alpha_cc", 0.1);
+    return SAE_OK;
+}
+
+static void saei_finetuning_keys(saei_draft *draft) {
+    const bool norm = draft->desc.normalizer, batch = draft->desc.arch == SAE_ARCH_BATCH_TOP_K;
+    saei_draft_must(draft, "encoder.weight", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "decoder.weight", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "decoder.bias", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "code_normalization_id", SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "target_rms", SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "activation_std", SAEI_SLOT_NOTHING);
+    if (norm) {
+        saei_draft_must(draft, "activation_mean", SAEI_SLOT_MEAN_LD, NULL, SAEI_SLOT_NOTHING);
+        saei_draft_must(draft, "activation_global_scale", SAEI_SLOT_LAYER_SCALE, NULL,
+                        SAEI_SLOT_NOTHING);
+    } else {
+        saei_draft_may(draft, "activation_mean", SAEI_SLOT_NOTHING);
+        saei_draft_may(draft, "activation_global_scale", SAEI_SLOT_NOTHING);
+    }
+    if (!batch) return;
+    saei_draft_must(draft, "k", SAEI_SLOT_K, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "threshold", draft->desc.layer_codes ? SAEI_SLOT_LAYER_THRESHOLD
+                                                                 : SAEI_SLOT_THRESHOLD,
+                    NULL, SAEI_SLOT_NOTHING);
+}
+
+/* One code for all layers: relu(sum_l y_l W_l + b), y_l = (x_l - mean_l) g_l; what is decoded is
+   divided by g_l + 1e-8. DECOUPLED: one relu, and for each layer a choice and so a code. */
+static sae_result saei_finetuning_read(saei_load *load, sae_dictionary **out) {
+    static const char *const names[] = { "", "CROSSCODER", "SAE", "MIXED", "NONE", "DECOUPLED" };
+    uint64_t id;
+    char name[48];
+    saei_draft draft;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_finetuning_code(load, &id));
+    SAEI_TRY(saei_finetuning_desc(&draft, id));
+    saei_finetuning_keys(&draft);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a CrossCoder");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (size_t l = 0; dict->scale && l < dict->desc.layers; l++)
+        dict->output_scale[l] = dict->scale[l] + 1e-8f;
+    snprintf(name, sizeof name, "%s %s",
+             draft.desc.k ? "BatchTopKCrossCoder" : "CrossCoder", names[id]);
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, name);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ---- ckkissane ---- */
+
+static bool saei_ckkissane_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "W_enc"), *dec = saei_load_find(load, "W_dec");
+    return enc && dec && enc->ndim == 3 && dec->ndim == 3 && saei_load_find(load, "b_dec");
+}
+
+/* Two layers (or models), one code; nothing is subtracted. */
+static sae_result saei_ckkissane_read(saei_load *load, sae_dictionary **out) {
+    size_t d = 0, m = 0;
+    sae_origin *o;
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root) SAEI_TRY(saei_load_config(load, "*_cfg.json"));
+    load->config = load->root;
+    SAEI_TRY(saei_layers_sizes(load, "W_enc", &draft.desc));
+    SAEI_TRY(saei_config_size(load, "d_in", &d));
+    SAEI_TRY(saei_config_size(load, "dict_size", &m));
+    if ((d && d * draft.desc.layers != draft.desc.activation_dim)
+        || (m && m != draft.desc.dict_size))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "W_enc is of %zu layers of %zu dimensions "
+                              "and %zu latents, in %s d_in is %zu and dict_size %zu",
+                              draft.desc.layers, draft.desc.activation_dim / draft.desc.layers,
+                              draft.desc.dict_size, load->config_name, d, m);
+    draft.desc.arch = SAE_ARCH_STANDARD_NEW;
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC_MLD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a crosscoder");
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, "CrossCoder");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hook_point"));
+    o->layer = saei_layer_of(o->hook);
+    return SAE_OK;
+}
+
 /* ==== >>files: every format ======================================== src/formats/formats.h ==== */
 
 /* In a folder a format is known by its file; a file that lies alone is known by its name. Where
@@ -15601,6 +15859,11 @@ static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
       { "sae_weights.safetensors", "sae_weights.pt", "checkpoints/final.safetensors",
         "checkpoints/final.pt" }, "config.json",
       saei_scopium_probe, saei_scopium_read, NULL, NULL },
+    { SAE_FORMAT_SCIENCE_OF_FINETUNING,
+      { "model.safetensors", "model.pt", "ae.pt", "ae.safetensors" }, "config.json",
+      saei_finetuning_probe, saei_finetuning_read, NULL, NULL },
+    { SAE_FORMAT_CKKISSANE, { "cc_weights.pt" }, "cfg.json",
+      saei_ckkissane_probe, saei_ckkissane_read, NULL, NULL },
     { SAE_FORMAT_OPENAI, { "autoencoder.pt" }, NULL,
       saei_openai_probe, saei_openai_read, NULL, NULL },
     { SAE_FORMAT_CIRCUIT_TRACER, { NULL }, "config.yaml",
@@ -15615,11 +15878,12 @@ static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
 
-/* Whether a format has a file of that name, or (path) ends in it. */
-static bool saei_format_has(const saei_format *format, const char *file, bool path) {
-    for (size_t i = 0; i < 4 && format->files[i]; i++)
-        if (strcmp(path ? saei_path_base(file) : file, format->files[i]) == 0) return true;
-    return false;
+/* At which place a format has a file of that name, or (path) one that path ends in; 4: nowhere. */
+static size_t saei_format_place(const saei_format *format, const char *file, bool path) {
+    size_t i = 0;
+    if (path) file = saei_path_base(file);
+    while (i < 4 && format->files[i] && strcmp(file, format->files[i]) != 0) i++;
+    return i < 4 && format->files[i] ? i : 4;
 }
 
 /* Sets load->file; *name becomes the file's name in a folder, NULL for a path of a file. */
@@ -15674,19 +15938,21 @@ static sae_result saei_load_open(saei_load *load) {
 }
 
 /* The format of a file that is open: by its name if one format alone has such a name, else the
-   first of those that have it, or of all, that knows its tensors. */
+   first of those that have it, or of all, that knows its tensors; else that which has the name at
+   the foremost place. */
 static sae_result saei_load_format(saei_load *load, const char *name, const saei_format **out) {
     const char *file = name ? name : load->file;
     const saei_format *named = NULL;
-    size_t count = 0;
-    for (size_t r = SAEI_NUM_FORMATS; r-- > 0;)
-        if (saei_format_has(&saei_formats[r], file, !name)) {
-            named = &saei_formats[r];
-            count++;
-        }
+    size_t count = 0, foremost = 4, place;
+    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+        place = saei_format_place(&saei_formats[r], file, !name);
+        count += place < 4;
+        if (place < foremost) named = &saei_formats[r];
+        foremost = saei_min(foremost, place);
+    }
     *out = named;
     for (size_t r = 0; r < SAEI_NUM_FORMATS && count != 1; r++) {
-        if (count && !saei_format_has(&saei_formats[r], file, !name)) continue;
+        if (count && saei_format_place(&saei_formats[r], file, !name) == 4) continue;
         if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
         if (!saei_formats[r].probe(load)) continue;
         *out = &saei_formats[r];

@@ -237,6 +237,7 @@ extern "C" {
 #include "formats/llamascopium.h"
 #include "formats/others.h"
 #include "formats/circuit_tracer.h"
+#include "formats/crosscoders.h"
 #include "formats/formats.h"
 #include "formats/gguf.h"
 

@@ -91,7 +91,10 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
     X(SAE_FORMAT_CIRCUIT_TRACER, 9, "circuit_tracer") /* layer_N.safetensors + config.yaml */      \
     X(SAE_FORMAT_QWEN_SCOPE, 10, "qwen_scope")      /* layerN.sae.pt + config.json */              \
     X(SAE_FORMAT_GOODFIRE, 11, "goodfire")          /* the .pt or .pth alone */                    \
-    X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */
+    X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */                 \
+    X(SAE_FORMAT_SCIENCE_OF_FINETUNING, 13, "science_of_finetuning") /* crosscoders: model.pt, or  \
+                                                       model.safetensors + config.json */          \
+    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */
 
 typedef enum sae_format {
     SAE_FORMAT_NONE = 0,

@@ -167,15 +167,16 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
 /* Rows r0 on: the norm put back, W_skip x added. */
 static SAEI_NOINLINE void saei_finish_rows(const saei_infer *q, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t out = saei_output_dim(&dict->desc);
+    size_t out = saei_output_dim(&dict->desc), layers = dict->desc.layers;
     saei_small_block small;
-    saei_room room = saei_room_take(dict->ctx, &small);
+    saei_room room = saei_infer_room(dict, &small);
     for (size_t r = r0; dict->desc.input_norm && !dict->desc.output_normalized && r < r0 + rows;
-         r++) {
-        saei_norm norm = saei_row_norm(dict, &q->x, r);
-        float *y = q->dense + r * out;
-        for (size_t c = 0; c < out; c++) y[c] = y[c] * norm.scale + norm.shift;
-    }
+         r++)
+        for (size_t l = 0; l < layers; l++) {
+            saei_norm norm = saei_row_norm(dict, &q->x, r, l);
+            float *y = q->dense + r * out + l * (out / layers);
+            for (size_t c = 0; c < out / layers; c++) y[c] = y[c] * norm.scale + norm.shift;
+        }
     for (size_t r = r0, some; dict->W_skip && r < r0 + rows; r += some) {
         some = saei_min(room.rows, r0 + rows - r);
         for (size_t first = 0; first < out; first += SAEI_PANEL) {

@@ -1,5 +1,5 @@
 #pragma once
-#include "../base/platform.h"
+#include "../kernels/context.h"
 #include "dictionary.h"
 
 /* ==== >>dictionary: descs ===================================================================== */
@@ -134,6 +134,9 @@ static sae_result saei_layers_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed are divisors of "
                          "activation_dim, %zu, and output_dim, %zu (%s)", who, layers,
                          desc->activation_dim, saei_output_dim(desc), sae_arch_name(arch));
+    if (desc->input_norm && layers > SAEI_SMALL_ROWS / 2)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed with an input_norm are "
+                         "1 to %d", who, layers, SAEI_SMALL_ROWS / 2);
     if (desc->over_layers && !desc->layer_codes)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: over_layers is set without layer_codes", who);
     if (desc->normalizer

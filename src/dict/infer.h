@@ -41,10 +41,11 @@ static const float *saei_row_floats(const sae_rows *x, size_t r, size_t c, size_
     return out;
 }
 
-/* DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
-static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r) {
+/* Of layer l of row r. DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0
+   by 0. */
+static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r, size_t l) {
     enum { COLUMNS = 64 };
-    size_t d = dict->desc.activation_dim;
+    size_t d = dict->desc.activation_dim / dict->desc.layers;
     bool layer = dict->desc.input_norm == SAE_INPUT_NORM_LAYER;
     double sums[2] = { 0, 0 }, mean = 0; /* of x, of (x - mean)^2 */
     float own[COLUMNS];
@@ -53,7 +54,7 @@ static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, si
     for (size_t pass = layer ? 0 : 1; pass < 2; pass++) {
         for (size_t c = 0; c < d; c += COLUMNS) {
             size_t n = saei_min(COLUMNS, d - c);
-            const float *v = saei_row_floats(x, r, c, n, own);
+            const float *v = saei_row_floats(x, r, l * d + c, n, own);
             for (size_t i = 0; !pass && i < n; i++) sums[0] += (double)v[i];
             for (size_t i = 0; pass && i < n; i++)
                 sums[1] += ((double)v[i] - mean) * ((double)v[i] - mean);
@@ -71,10 +72,11 @@ static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, si
     return norm;
 }
 
-/* The norms of a block of rows, once for all its panels. */
+/* The norms of a block of rows, once for all its panels: [rows][layers]. */
 static void saei_infer_norms(const saei_infer *q, size_t r0, size_t rows, saei_norm *norms) {
-    for (size_t r = 0; q->dict->desc.input_norm && r < rows; r++)
-        norms[r] = saei_row_norm(q->dict, &q->x, r0 + r);
+    const size_t layers = q->dict->desc.layers;
+    for (size_t i = 0; q->dict->desc.input_norm && i < rows * layers; i++)
+        norms[i] = saei_row_norm(q->dict, &q->x, r0 + i / layers, i % layers);
 }
 
 /* (x - mean) scale of n columns from c on, each by its layer. */
@@ -86,14 +88,18 @@ static void saei_infer_normalize(const sae_dictionary *dict, size_t c, size_t n,
 }
 
 /* Columns c .. c + n of row r as the product takes them: where they lie, or in out. W_skip takes
-   rows as they are. norm: of the row, where the dictionary has an input_norm. */
+   rows as they are. norm: of the row's layers, where the dictionary has an input_norm. */
 static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size_t n,
                                    const saei_norm *norm, float *out) {
     const sae_dictionary *dict = q->dict;
     const float *x = saei_row_floats(&q->x, r, c, n, out);
     if (q->W) return x;
     if (dict->desc.input_norm) {
-        for (size_t k = 0; k < n; k++) out[k] = (x[k] - norm->shift) / norm->divisor;
+        size_t width = dict->desc.activation_dim / dict->desc.layers;
+        for (size_t k = 0; k < n; k++) {
+            const saei_norm *of = norm + (c + k) / width;
+            out[k] = (x[k] - of->shift) / of->divisor;
+        }
         x = out;
     }
     if (dict->mean) {
@@ -121,7 +127,8 @@ static void saei_infer_few(const saei_infer *q, const saei_room *room, const flo
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < d; c += most) {
             size_t n = saei_min(most, d - c);
-            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r], room->panel);
+            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r * dict->desc.layers],
+                                            room->panel);
             dict->ctx->kernels->products(n, x, count, list, W + c, dict->ld, c > 0,
                                          out + r * SAEI_PANEL);
         }
@@ -145,7 +152,8 @@ static void saei_infer_matrix(const saei_infer *q, const saei_room *room, const 
             const float *at[SAEI_TILE_ROWS], *last = room->centred;
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
                 if (g + i < rows)
-                    last = saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
+                    last = saei_infer_row(q, r0 + g + i, c, depth,
+                                          &room->norms[(g + i) * dict->desc.layers],
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
@@ -172,10 +180,12 @@ static void saei_infer_shape(const saei_infer *q, size_t rows, const uint32_t *c
     }
 }
 
-/* Room for a block of rows; where W_glu needs products of its own, for half of them. */
+/* Room for a block of rows; where W_glu needs products of its own, for half of them, and for fewer
+   where each layer of them has a norm. */
 static saei_room saei_infer_room(const sae_dictionary *dict, saei_small_block *small) {
     saei_room room = saei_room_take(dict->ctx, small);
-    if (dict->W_glu) room.rows /= 2;
+    if (dict->desc.input_norm) room.rows /= dict->desc.layers;
+    if (dict->W_glu && room.rows > 1) room.rows /= 2;
     return room;
 }
 

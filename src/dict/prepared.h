@@ -213,8 +213,10 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
         float *to = slot->x + r * dict->ld;
-        saei_norm norm = saei_row_norm(dict, &q->x, r0 + r);
-        const float *x = saei_infer_row(q, r0 + r, 0, d, &norm, to);
+        saei_norm norms[SAEI_SMALL_ROWS / 2];
+        const float *x;
+        saei_infer_norms(q, r0 + r, 1, norms);
+        x = saei_infer_row(q, r0 + r, 0, d, norms, to);
         if (x != to) memcpy(to, x, d * sizeof *x);
     }
     memset(&code, 0, sizeof code);

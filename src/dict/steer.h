@@ -176,17 +176,17 @@ static SAEI_NOINLINE void saei_steer_sum(const saei_steer_job *job, const float 
     }
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
-   what is decoded to the units of x. */
-static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, float scale,
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale [layers]
+   brings what is decoded to the units of x. */
+static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, const float *scale,
                                          size_t r) {
     const sae_dictionary *dict = job->dict;
-    const bool apart = dict->desc.layer_codes || dict->output_scale;
+    const bool apart = dict->desc.layers > 1, normed = dict->desc.input_norm != 0;
     const size_t d = dict->desc.activation_dim, part = apart ? d / dict->desc.layers : d;
     float sum[SAEI_DECODE_COLUMNS];
     size_t any = 0;
     for (size_t j = 0; j < job->count; j++) {
-        f[j] = saei_steer_change(job->list + j, f[j]) * scale;
+        f[j] = saei_steer_change(job->list + j, f[j]) * (apart ? 1 : *scale);
         any += f[j] != 0;
     }
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
@@ -198,6 +198,7 @@ static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, fl
         n = saei_min(SAEI_DECODE_COLUMNS, (l + 1) * part - c);
         width = apart ? n : saei_align16(n); /* rows end in zeros */
         saei_steer_sum(job, f, l, c, width, sum);
+        for (size_t k = 0; apart && normed && k < n; k++) sum[k] *= scale[l];
         for (size_t k = 0; dict->output_scale && k < n; k++) sum[k] /= dict->output_scale[l];
         saei_steer_add(&job->x, r, c, n, sum);
     }
@@ -217,9 +218,11 @@ static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w,
                                        &own);
         if (job->needs_f && h->arch != SAE_ARCH_IDENTITY) saei_steer_encode(job, w, r, rows);
         for (size_t i = 0; i < rows; i++) {
-            float scale = h->input_norm && !h->output_normalized
-                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
-            saei_steer_row(job, w->f + i * count, scale, r + i);
+            bool normed = h->input_norm && !h->output_normalized;
+            float one = 1, scale[SAEI_SMALL_ROWS / 2];
+            for (size_t l = 0; h->input_norm && l < h->layers; l++)
+                scale[l] = normed ? saei_row_norm(job->dict, &job->x, r + i, l).scale : 1;
+            saei_steer_row(job, w->f + i * count, h->input_norm ? scale : &one, r + i);
         }
     }
 }

@@ -5,6 +5,7 @@
 #include "llamascopium.h"
 #include "others.h"
 #include "circuit_tracer.h"
+#include "crosscoders.h"
 
 /* ==== >>files: every format =================================================================== */
 
@@ -38,6 +39,11 @@ static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
       { "sae_weights.safetensors", "sae_weights.pt", "checkpoints/final.safetensors",
         "checkpoints/final.pt" }, "config.json",
       saei_scopium_probe, saei_scopium_read, NULL, NULL },
+    { SAE_FORMAT_SCIENCE_OF_FINETUNING,
+      { "model.safetensors", "model.pt", "ae.pt", "ae.safetensors" }, "config.json",
+      saei_finetuning_probe, saei_finetuning_read, NULL, NULL },
+    { SAE_FORMAT_CKKISSANE, { "cc_weights.pt" }, "cfg.json",
+      saei_ckkissane_probe, saei_ckkissane_read, NULL, NULL },
     { SAE_FORMAT_OPENAI, { "autoencoder.pt" }, NULL,
       saei_openai_probe, saei_openai_read, NULL, NULL },
     { SAE_FORMAT_CIRCUIT_TRACER, { NULL }, "config.yaml",
@@ -52,11 +58,12 @@ static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
 
-/* Whether a format has a file of that name, or (path) ends in it. */
-static bool saei_format_has(const saei_format *format, const char *file, bool path) {
-    for (size_t i = 0; i < 4 && format->files[i]; i++)
-        if (strcmp(path ? saei_path_base(file) : file, format->files[i]) == 0) return true;
-    return false;
+/* At which place a format has a file of that name, or (path) one that path ends in; 4: nowhere. */
+static size_t saei_format_place(const saei_format *format, const char *file, bool path) {
+    size_t i = 0;
+    if (path) file = saei_path_base(file);
+    while (i < 4 && format->files[i] && strcmp(file, format->files[i]) != 0) i++;
+    return i < 4 && format->files[i] ? i : 4;
 }
 
 /* Sets load->file; *name becomes the file's name in a folder, NULL for a path of a file. */
@@ -111,19 +118,21 @@ static sae_result saei_load_open(saei_load *load) {
 }
 
 /* The format of a file that is open: by its name if one format alone has such a name, else the
-   first of those that have it, or of all, that knows its tensors. */
+   first of those that have it, or of all, that knows its tensors; else that which has the name at
+   the foremost place. */
 static sae_result saei_load_format(saei_load *load, const char *name, const saei_format **out) {
     const char *file = name ? name : load->file;
     const saei_format *named = NULL;
-    size_t count = 0;
-    for (size_t r = SAEI_NUM_FORMATS; r-- > 0;)
-        if (saei_format_has(&saei_formats[r], file, !name)) {
-            named = &saei_formats[r];
-            count++;
-        }
+    size_t count = 0, foremost = 4, place;
+    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+        place = saei_format_place(&saei_formats[r], file, !name);
+        count += place < 4;
+        if (place < foremost) named = &saei_formats[r];
+        foremost = saei_min(foremost, place);
+    }
     *out = named;
     for (size_t r = 0; r < SAEI_NUM_FORMATS && count != 1; r++) {
-        if (count && !saei_format_has(&saei_formats[r], file, !name)) continue;
+        if (count && saei_format_place(&saei_formats[r], file, !name) == 4) continue;
         if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
         if (!saei_formats[r].probe(load)) continue;
         *out = &saei_formats[r];

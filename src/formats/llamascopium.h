@@ -250,6 +250,67 @@ static void saei_scopium_origin(const saei_load *load, const saei_scopium *s, sa
     o->layer = saei_layer_of(o->hook);
 }
 
+/* Crosscoders: hooks h, each with a code f_h. p = sum_h (y_h W_E[h] + b_E[h]); the gate of hook h
+   has the norms of W_D[h]; x_hat_h = (f_h W_D[h] + b_D[h]) / s_h. */
+static sae_result saei_scopium_crosscoder(saei_load *load, sae_dictionary **out) {
+    const sae_json *hooks = saei_config_value(load->root, "hook_points"), *hook;
+    const size_t count = sae_json_count(hooks);
+    saei_draft draft;
+    saei_scopium s;
+    sae_dictionary *dict;
+    size_t d, l = 0;
+    memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
+    draft.load = load;
+    SAEI_TRY(saei_scopium_width(load, &draft.desc));
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    d = draft.desc.activation_dim;
+    for (hook = sae_json_first(hooks); hook && sae_json_text(hook); hook = sae_json_next(hook)) {}
+    if (!count || hook || hooks->type != SAE_JSON_ARRAY
+        || !saei_mul(d, count, &draft.desc.activation_dim)
+        || draft.desc.activation_dim > INT32_MAX || s.glu || s.subtract)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "as a crosscoder its config.json needs a list "
+                              "of texts, hook_points, and neither use_glu_encoder nor "
+                              "apply_decoder_bias_to_pre_encoder");
+    draft.desc.layers = count;
+    draft.desc.layer_codes = true;
+    draft.desc.normalizer = s.dataset;
+    if (draft.desc.arch == SAE_ARCH_BATCH_TOP_K) { /* k times rows times hooks, of all together */
+        draft.desc.over_layers = true;
+        if (!saei_mul(draft.desc.k, count, &draft.desc.k)) draft.desc.k = SIZE_MAX;
+    }
+    saei_draft_must(&draft, "W_E", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_E", SAEI_SLOT_B_ENC_LM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_D", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
+    if (s.decoder_bias)
+        saei_draft_must(&draft, "b_D", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    if (draft.desc.arch == SAE_ARCH_JUMP_RELU)
+        saei_draft_must(&draft, "activation_function.log_jumprelu_threshold", SAEI_SLOT_AUX0, NULL,
+                        SAEI_SLOT_NOTHING);
+    draft.ignored = "dataset_average_activation_norm.";
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a crosscoder of Llamascopium");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (hook = sae_json_first(hooks); hook && s.dataset; hook = sae_json_next(hook), l++) {
+        sae_result result = saei_scopium_norm(load, sae_json_text(hook), d, &dict->scale[l]);
+        dict->output_scale[l] = dict->scale[l];
+        if (result == SAE_OK) continue;
+        sae_dictionary_destroy(dict);
+        return result;
+    }
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++)
+        dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
+    if (dict->desc.arch == SAE_ARCH_BATCH_TOP_K) {
+        dict->rule = SAE_RULE_TOP_K; /* has no threshold */
+        dict->origin.k = draft.desc.k / count;
+    }
+    s.in = sae_json_text(sae_json_first(hooks));
+    saei_scopium_origin(load, &s, dict);
+    snprintf(dict->origin.class_name, sizeof dict->origin.class_name, "crosscoder, %.16s", s.act);
+    dict->origin.layer = -1;
+    *out = dict;
+    return SAE_OK;
+}
+
 static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
     const char *type;
     char quoted[SAEI_QUOTE];
@@ -265,6 +326,7 @@ static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
                               saei_path_base(load->file));
     load->config = load->root;
     type = saei_config_text(load->root, "sae_type");
+    if (type && strcmp(type, "crosscoder") == 0) return saei_scopium_crosscoder(load, out);
     if (!type || strcmp(type, "sae") != 0)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_type in config.json is %s, allowed "
                               "are sae, crosscoder, clt",
