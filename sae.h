@@ -715,10 +715,19 @@ typedef struct sae_origin {
     sae_dtype dtype;      /* of the encoder in the file */
     char model[96];       /* the language model */
     char hook[96];        /* the place in it: "blocks.3.hook_resid_post", "layers.3.mlp" */
+    char hook_out[96];    /* transcoders: the place whose rows it gives, where that is another */
     char dataset[96];
     char version[32];     /* of that program */
+    char model_options[96]; /* with which the model was opened, as far as they change its rows:
+                               "center_writing_weights" */
     int64_t layer;        /* -1: not known */
+    bool one_head;        /* its rows are those of head `head` of the place, counted from 0 */
+    size_t head;
     size_t context_size;  /* 0: not known */
+    int prepend_bos;      /* contexts begin with bos: 1 yes, -1 no, 0 not known */
+    bool no_special;      /* rows of special tokens (bos among them) are left out */
+    int64_t positions[3]; /* of a context whose rows it has, as Python slices: first, end, step;
+                             an end of INT64_MAX: none. step 0: all */
     size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
     size_t first_latent;
 } sae_origin;
@@ -783,17 +792,22 @@ SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *na
 
 /* For programs that run a model and its dictionaries side by side (sae_lm.h does). */
 
-/* A linear layer, y = x W^T + bias. */
+/* A linear layer, y = x W^T + bias. bias [outputs] (NULL: none) is copied. */
 typedef struct sae_linear sae_linear;
-/* W [outputs,inputs] and bias [outputs] (NULL: none) are copied, W in the order in which the
-   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_ERR_INVALID,
-   SAE_ERR_OUT_OF_MEMORY. */
+/* W [outputs,inputs] is copied in the order in which the product reads it: outputs rounded up to
+   48, times inputs floats. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
+/* W stays where it is, in its own type, and must outlive *out: as floats it would take two to seven
+   times the memory. F32, F16, BF16 or F64 (rounded to float32), of any strides and at any address,
+   so a view of some rows will do. [outputs,inputs]; transposed: [inputs,outputs]. The same bits as
+   a copy's. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
+                                            const float *bias, bool transposed, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
-/* y [n,outputs] of x [n,inputs], which may not overlap; nothing is allocated. Each number is one
-   chain of fma over ascending inputs, the bias added last: its bits do not depend on n,
-   threads or instruction set. Errors: SAE_ERR_INVALID. */
+/* y [n,outputs] of x [n,inputs], which may not overlap. Any number of threads may call at once;
+   nothing is allocated. Each number is one chain of fma over ascending inputs, the bias added last:
+   its bits do not depend on n, threads or instruction set. Errors: SAE_ERR_INVALID. */
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y);
 
 /* fn(arg, part) for every part below parts, on as many threads as the context has, in any order. */
@@ -1121,6 +1135,7 @@ typedef struct sae_train_desc {
     /* written into config.json, for other programs */
     const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
     size_t ctx_len;                   /* tokens of a context; default 128 */
+    bool prepend_bos;                 /* contexts begin with bos */
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
@@ -1943,6 +1958,7 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 #endif
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #define SAEI_X86 1
+#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__)
 #define SAEI_NEON 1
@@ -6347,6 +6363,14 @@ typedef struct saei_quantized {
     /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
     X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
       bool add, float *out))                                                                       \
+    /* out[0..48) of one row likewise */                                                           \
+    X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
+    /* n elements of type F32, F16 or BF16, at any address, as floats; and out[k][48] = element k  \
+       of 48 rows of them, which are `step` bytes apart, k < dim, from row `count` on the last of  \
+       them again. What lies `ahead` bytes behind each is fetched meanwhile. */                    \
+    X(set, void, widen, (sae_dtype dtype, const void *from, size_t n, float *out))                 \
+    X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
+      size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
     X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
       const float *M, size_t ld, bool add, float *out))                                            \
@@ -6502,6 +6526,8 @@ static void saei_pack_panel(const saei_kernels *kernels, const float *W, size_t 
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -6526,6 +6552,8 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
         return r;                                                                                  \
     }
 SAEI_LANES(saei_vset(float a), a)
+SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value((uint16_t)saei_le16(p + 2 * i)))
+SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value((uint16_t)saei_le16(p + 2 * i)))
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
 SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
@@ -6570,19 +6598,6 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
             saei_vstore(o + 2 * SAEI_PANEL, a2);
             saei_vstore(o + 3 * SAEI_PANEL, a3);
         }
-}
-
-/* ---- src/kernels/transposed.inl ---- */
-
-static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
-                                          size_t ld) {
-    float bad = 0;
-    for (size_t c = 0; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    return bad == 0;
 }
 
 /* ---- src/kernels/common.inl ---- */
@@ -6661,6 +6676,71 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     }
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
+}
+
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}
+
+/* ---- src/kernels/transposed.inl ---- */
+
+static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
+                                          size_t ld) {
+    float bad = 0;
+    for (size_t c = 0; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    return bad == 0;
+}
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -6946,6 +7026,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -6965,6 +7047,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -6990,6 +7074,13 @@ SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+static inline uint16x4_t SAEI_FN(saei_words)(const unsigned char *p) {
+    return vreinterpret_u16_u8(vld1_u8(p));
+}
+SAEI_LANES(saei_vhalf(const unsigned char *p),
+           vcvt_f32_f16(vreinterpret_f16_u16(SAEI_FN(saei_words)(p + 8 * i))))
+SAEI_LANES(saei_vbf16(const unsigned char *p),
+           vreinterpretq_f32_u32(vshll_n_u16(SAEI_FN(saei_words)(p + 8 * i), 16)))
 #undef SAEI_LANES
 static inline void saei_vstore(float *p, saei_v x) {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
@@ -7062,19 +7153,6 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_SET
 #undef SAEI_FMA
 
-/* ---- src/kernels/transposed.inl ---- */
-
-static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
-                                          size_t ld) {
-    float bad = 0;
-    for (size_t c = 0; c < n; c++)
-        for (size_t i = 0; i < 16; i++) {
-            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
-            bad += to[c * ld + i] * 0;
-        }
-    return bad == 0;
-}
-
 /* ---- src/kernels/common.inl ---- */
 
 /* Kernels of every instruction set, over its lanes. */
@@ -7151,6 +7229,71 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     }
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
+}
+
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}
+
+/* ---- src/kernels/transposed.inl ---- */
+
+static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
+                                          size_t ld) {
+    float bad = 0;
+    for (size_t c = 0; c < n; c++)
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(to + c * ld + i, (const float *)row[i] + c, sizeof *to);
+            bad += to[c * ld + i] * 0;
+        }
+    return bad == 0;
+}
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -7436,6 +7579,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -7449,10 +7594,10 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 /* ==== >>kernels: AVX2 ================================================= src/kernels/avx2.h ==== */
 #if defined(SAEI_X86)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,popcnt,bmi"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,popcnt,bmi")
+#pragma GCC target("avx2,fma,f16c,popcnt,bmi")
 #endif
 #define SAEI_FN(name) name##_avx2
 
@@ -7463,6 +7608,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -7487,6 +7634,22 @@ static inline void saei_vstore(float *p, saei_v x) {
 static inline saei_v saei_vset(float a) {
     saei_v r;
     r.a = r.b = _mm256_set1_ps(a);
+    return r;
+}
+static inline saei_v saei_vhalf(const unsigned char *p) {
+    saei_v r;
+    r.a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+    r.b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)));
+    return r;
+}
+static inline __m256 SAEI_FN(saei_bf16_8)(const unsigned char *p) {
+    __m128i words = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
+}
+static inline saei_v saei_vbf16(const unsigned char *p) {
+    saei_v r;
+    r.a = SAEI_FN(saei_bf16_8)(p);
+    r.b = SAEI_FN(saei_bf16_8)(p + 16);
     return r;
 }
 static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
@@ -7702,6 +7865,91 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     return bad == 0;
 }
 
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}
+
+/* 8 rows of 8 words at a time, transposed in registers; a word of BF16 is two weights. */
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 16 : 8;
+    const __m256i upper = _mm256_set1_epi32((int)0xFFFF0000u);
+    const unsigned char *row[SAEI_PANEL];
+    size_t k = 0;
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+    for (; k + piece <= dim; k += piece)
+        for (size_t j = 0; j < SAEI_PANEL; j += 8) {
+            float half[64], *to = out + k * SAEI_PANEL + j;
+            const float *at[8];
+            __m256 r[8];
+            for (size_t i = 0; i < 8; i++) {
+                const unsigned char *weights = row[j + i] + k * size;
+                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
+                at[i] = dtype == SAE_F16 ? half + 8 * i : (const float *)(const void *)weights;
+                if (dtype == SAE_F16)
+                    _mm256_storeu_ps(half + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(
+                                                       (const __m128i *)(const void *)weights)));
+            }
+            SAEI_FN(saei_transpose_8)(at, 0, r);
+            if (dtype == SAE_BF16)
+                for (size_t c = 0; c < 8; c++, to += 2 * SAEI_PANEL) {
+                    __m256i pair = _mm256_castps_si256(r[c]);
+                    _mm256_storeu_ps(to, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
+                    _mm256_storeu_ps(to + SAEI_PANEL,
+                                     _mm256_castsi256_ps(_mm256_and_si256(pair, upper)));
+                }
+            else
+                for (size_t c = 0; c < 8; c++, to += SAEI_PANEL) _mm256_storeu_ps(to, r[c]);
+        }
+    if (k < dim)
+        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
+                                 out + k * SAEI_PANEL);
+}
+
 /* ---- src/kernels/plain.inl ---- */
 
 /* Kernels of the sets that have no version of their own: all but AVX-512. */
@@ -7985,6 +8233,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -8021,6 +8271,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -8033,6 +8285,14 @@ typedef __m512 saei_v;
 static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
 static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
 static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vhalf(const unsigned char *p) {
+    return _mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+static inline saei_v saei_vbf16(const unsigned char *p) {
+    __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(
+        0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, words), 16));
+}
 static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
 static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
 static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }
@@ -8205,6 +8465,53 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     return bad == 0;
 }
 
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}
+
 /* ---- src/kernels/common_train.inl ---- */
 
 #ifndef SAE_NO_TRAIN
@@ -8314,6 +8621,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -8353,6 +8662,8 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -8719,6 +9030,103 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+/* ---- src/kernels/end_target.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif /* SAEI_X86 */
+
+/* ==== >>kernels: AVX-512, weights of any type ================= src/kernels/avx512_widen.h ==== */
+#if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx512.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,popcnt,bmi"))),               \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2,fma,popcnt,bmi")
+#endif
+#define SAEI_FN(name) name##_avx512
+
+/* ---- src/kernels/names.inl ---- */
+
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+/* 16 rows of 16 words at a time, transposed in registers; a word of BF16 is two weights. */
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 32 : 16;
+    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000u);
+    const unsigned char *row[SAEI_PANEL];
+    size_t k = 0;
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+    for (; k + piece <= dim; k += piece)
+        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
+            float half[256], *to = out + k * SAEI_PANEL + j;
+            const float *at[16];
+            saei_v r[16];
+            for (size_t i = 0; i < 16; i++) {
+                const unsigned char *weights = row[j + i] + k * size;
+                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
+                at[i] = dtype == SAE_F16 ? half + 16 * i : (const float *)(const void *)weights;
+                if (dtype == SAE_F16) saei_vstore(half + 16 * i, saei_vhalf(weights));
+            }
+            SAEI_FN(saei_transpose)(at, 0, r);
+            if (dtype == SAE_BF16)
+                for (size_t c = 0; c < 16; c++, to += 2 * SAEI_PANEL) {
+                    __m512i pair = _mm512_castps_si512(r[c]);
+                    saei_vstore(to, _mm512_castsi512_ps(
+                                        _mm512_maskz_slli_epi32(0xFFFF, pair, 16)));
+                    saei_vstore(to + SAEI_PANEL,
+                                _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
+                }
+            else
+                for (size_t c = 0; c < 16; c++, to += SAEI_PANEL) saei_vstore(to, r[c]);
+        }
+    if (k < dim)
+        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
+                                 out + k * SAEI_PANEL);
+}
+
+/* ---- src/kernels/end.inl ---- */
+
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -8758,6 +9166,8 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)
@@ -9061,6 +9471,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd
@@ -9100,10 +9512,18 @@ SAEI_KERNEL_TABLE(avx512vnni, avx512, SAEI_OF_SET);
 #undef SAEI_NOT_THERE
 #undef SAEI_KERNEL_TABLE
 
+#if defined(SAEI_X86)
+static bool saei_has_f16c(void) { /* of which __builtin_cpu_supports does not know everywhere */
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29));
+}
+#endif
+
 static const saei_kernels *saei_kernels_select(const char *name) {
 #if defined(SAEI_X86)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi");
+                && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi")
+                && saei_has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f");
     if ((!name || !strcmp(name, "avx512vnni")) && avx512 && __builtin_cpu_supports("avx512vnni"))
         return &saei_kernels_avx512vnni;
@@ -9627,6 +10047,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 128, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };
@@ -9636,17 +10057,28 @@ typedef struct saei_norm {
     float shift, divisor, scale;
 } saei_norm;
 
-/* What a block of rows needs. A context has one for each thread; a call takes one that is free for
-   the time of a block. */
+/* What a block of rows needs; linear layers use all of product and panel. A context has one for
+   each thread; a call takes one that is free for the time of a block. */
 struct saei_block {
-    int taken;
-    float product[SAEI_BLOCK_ROWS * SAEI_PANEL], panel[SAEI_BLOCK_DEPTH * SAEI_PANEL];
+    float product[SAEI_LINEAR_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_DEPTH * SAEI_PANEL];
     float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];
     saei_norm norms[SAEI_BLOCK_ROWS];
     size_t found[SAEI_BLOCK_ROWS], begin[SAEI_BLOCK_ROWS + 1];
     uint32_t latent[SAEI_BLOCK_LISTS];
     float value[SAEI_BLOCK_LISTS];
+    int taken;
 };
+
+/* One that is free, NULL: none is. */
+static saei_block *saei_block_take(const sae_context *ctx) {
+    for (size_t i = 0; i < ctx->num_blocks; i++)
+        if (saei_try_lock(&ctx->blocks[i].taken)) return &ctx->blocks[i];
+    return NULL;
+}
+
+static void saei_block_leave(saei_block *block) {
+    if (block) saei_unlock(&block->taken);
+}
 
 /* The same for the stack of a call that finds none free: fewer rows at a time, the same bits. */
 typedef struct saei_small_block {
@@ -9675,19 +10107,17 @@ static saei_room saei_room_take(const sae_context *ctx, saei_small_block *small)
     saei_room room = { SAEI_SMALL_ROWS, SAEI_SMALL_DEPTH, small->product, small->panel,
                        small->centred,  small->norms,     small->found,   small->begin,
                        0,               NULL,             NULL,           NULL };
-    for (size_t i = 0; i < ctx->num_blocks; i++) {
-        saei_block *b = &ctx->blocks[i];
+    saei_block *b = saei_block_take(ctx);
+    if (b) {
         saei_room large = { SAEI_BLOCK_ROWS,  SAEI_BLOCK_DEPTH, b->product, b->panel, b->centred,
                             b->norms,         b->found,         b->begin,
                             SAEI_BLOCK_LISTS, b->latent,        b->value,   b };
-        if (saei_try_lock(&b->taken)) return large;
+        return large;
     }
     return room;
 }
 
-static void saei_room_leave(saei_room *room) {
-    if (room->block) saei_unlock(&room->block->taken);
-}
+static void saei_room_leave(saei_room *room) { saei_block_leave(room->block); }
 
 /* What reads is there, and of what writes all or nothing. */
 static bool saei_io_whole(const sae_io *io) {
@@ -12669,18 +13099,53 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
 struct sae_linear {
     const sae_context *ctx;
     size_t inputs, outputs, panels;
-    float *packed; /* [panels][inputs][48] */
     float *bias;   /* [panels 48] */
+    float *packed; /* [panels][inputs][48]; NULL: W is read where it lies */
+    sae_dtype dtype;
+    const unsigned char *data;
+    ptrdiff_t output_step, input_step; /* bytes from one weight to the next */
 };
 
-enum { SAEI_LINEAR_ROWS = 64, SAEI_LINEAR_PANELS = 8, SAEI_LINEAR_DEPTH = 512 }; /* of one part */
+/* Memory of a part: a context's block, or where none is free less on the stack. */
+enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8 };
+typedef struct saei_linear_small {
+    float product[SAEI_LINEAR_FEW_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_FEW_DEPTH * SAEI_PANEL];
+} saei_linear_small;
+
+typedef struct saei_linear_room {
+    size_t rows, depth;
+    float *product; /* [rows][48] */
+    float *panel;   /* [depth][48] */
+} saei_linear_room;
 
 typedef struct saei_linear_task {
     const sae_linear *linear;
     const float *W, *x;
     float *y;
-    size_t n;
+    size_t n, rows, panels; /* of all; of a part */
 } saei_linear_task;
+
+/* ---- create ---- */
+
+/* A layer without weights. */
+static sae_result saei_linear_new(sae_context *ctx, const char *who, const float *bias,
+                                  size_t inputs, size_t outputs, sae_linear **out) {
+    sae_linear *l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
+    size_t panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0), width;
+    if (l) l->ctx = ctx;
+    if (l && saei_mul(panels, SAEI_PANEL, &width))
+        l->bias = (float *)saei_calloc(ctx, width, sizeof(float));
+    if (!l || !l->bias) {
+        sae_linear_destroy(l);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu outputs", who, outputs);
+    }
+    l->inputs = inputs;
+    l->outputs = outputs;
+    l->panels = panels;
+    if (bias) memcpy(l->bias, bias, outputs * sizeof *bias);
+    *out = l;
+    return SAE_OK;
+}
 
 static void saei_linear_pack_part(void *arg, size_t part) {
     saei_linear_task *t = (saei_linear_task *)arg;
@@ -12694,32 +13159,52 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
                                      size_t inputs, size_t outputs, sae_linear **out) {
     saei_linear_task task;
     sae_linear *l;
-    size_t panels, width, floats;
+    size_t floats;
     if (!ctx || !W || !out || !inputs || !outputs)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_linear_create: inputs is %zu, outputs %zu, W and "
                          "out may not be NULL, allowed are sizes from 1",
                          inputs, outputs);
-    panels = outputs / SAEI_PANEL + (outputs % SAEI_PANEL != 0);
-    l = (sae_linear *)saei_calloc(ctx, 1, sizeof *l);
-    if (l) l->ctx = ctx;
-    if (l && saei_mul(panels, SAEI_PANEL, &width) && saei_mul(width, inputs, &floats)) {
+    SAEI_TRY(saei_linear_new(ctx, "sae_linear_create", bias, inputs, outputs, &l));
+    if (saei_mul(l->panels * SAEI_PANEL, inputs, &floats))
         l->packed = (float *)saei_alloc(ctx, floats, sizeof(float));
-        l->bias = (float *)saei_calloc(ctx, width, sizeof(float));
-    }
-    if (!l || !l->packed || !l->bias) {
+    if (!l->packed) {
         sae_linear_destroy(l);
         return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_linear_create: no memory for %zu by %zu "
                          "weights", outputs, inputs);
     }
-    l->inputs = inputs;
-    l->outputs = outputs;
-    l->panels = panels;
-    if (bias) memcpy(l->bias, bias, outputs * sizeof *bias);
     memset(&task, 0, sizeof task);
     task.linear = l;
     task.W = W;
-    saei_parallel(ctx, panels, saei_linear_pack_part, &task);
+    saei_parallel(ctx, l->panels, saei_linear_pack_part, &task);
+    *out = l;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
+                                            const float *bias, bool transposed, sae_linear **out) {
+    static const char who[] = "sae_linear_create_tensor";
+    const int of_output = transposed ? 1 : 0, of_input = 1 - of_output;
+    ptrdiff_t size;
+    sae_linear *l;
+    if (!ctx || !W || !out || !W->data || W->ndim != 2 || !W->shape[0] || !W->shape[1]
+        || W->shape[0] > SIZE_MAX / W->shape[1] / sizeof(double))
+        return saei_fail(ctx, SAE_ERR_INVALID,
+                         "%s: W has %zu dimensions of %llu by %llu, W, its data and out may not be "
+                         "NULL, allowed are 2 from 1", who, W ? W->ndim : 0,
+                         W ? (unsigned long long)W->shape[0] : 0,
+                         W ? (unsigned long long)W->shape[1] : 0);
+    if (W->dtype > SAE_F64)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
+                         "%s: W is %s, allowed are F32, F16, BF16 and F64", who,
+                         sae_dtype_name(W->dtype));
+    SAEI_TRY(saei_linear_new(ctx, who, bias, (size_t)W->shape[of_input],
+                             (size_t)W->shape[of_output], &l));
+    size = (ptrdiff_t)sae_dtype_size(W->dtype);
+    l->dtype = W->dtype == SAE_DTYPE_DEFAULT ? SAE_F32 : W->dtype;
+    l->data = (const unsigned char *)W->data;
+    l->output_step = l->outputs > 1 ? (ptrdiff_t)W->stride[of_output] * size : size;
+    l->input_step = l->inputs > 1 ? (ptrdiff_t)W->stride[of_input] * size : size;
     *out = l;
     return SAE_OK;
 }
@@ -12731,40 +13216,123 @@ SAE_API void sae_linear_destroy(sae_linear *linear) {
     saei_free(linear->ctx, linear);
 }
 
-/* y of up to 64 rows and 48 outputs: the panel is read in blocks that lie in the L2. */
-static void saei_linear_panel(const saei_linear_task *t, size_t r0, size_t rows, size_t panel) {
-    const sae_linear *l = t->linear;
-    const float *packed = l->packed + panel * SAEI_PANEL * l->inputs;
-    size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-    float product[SAEI_LINEAR_ROWS * SAEI_PANEL];
-    for (size_t k = 0; k < l->inputs; k += SAEI_LINEAR_DEPTH) {
-        size_t depth = saei_min(SAEI_LINEAR_DEPTH, l->inputs - k);
-        for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
-            const float *x[SAEI_TILE_ROWS];
-            for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
-                x[i] = t->x + (r0 + saei_min(g + i, rows - 1)) * l->inputs + k;
-            l->ctx->kernels->tile(x, packed + k * SAEI_PANEL, depth, k > 0,
-                                  product + g * SAEI_PANEL);
+/* ---- apply ---- */
+
+/* Whether rows of W^T lie in one piece and there is a kernel for them. */
+static bool saei_linear_by_columns(const sae_linear *l) {
+    const ptrdiff_t size = (ptrdiff_t)sae_dtype_size(l->dtype);
+    return !l->packed && l->output_step == size && l->input_step != size && l->dtype != SAE_F64;
+}
+
+/* out[0..dim)[48] = the weights of a panel from input k on as floats. */
+static void saei_linear_widen(const sae_linear *l, size_t panel, size_t k, size_t dim,
+                              ptrdiff_t ahead, float *out) {
+    const saei_kernels *kernels = l->ctx->kernels;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const size_t size = sae_dtype_size(l->dtype);
+    const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step
+                                + (ptrdiff_t)k * l->input_step;
+    const bool kernel = l->input_step == (ptrdiff_t)size && l->dtype != SAE_F64;
+    if (kernel) {
+        kernels->widen_panel(l->dtype, from, l->output_step, count, dim, ahead, out);
+        return;
+    }
+    if (count < SAEI_PANEL) memset(out, 0, dim * SAEI_PANEL * sizeof *out);
+    if (saei_linear_by_columns(l)) {
+        for (size_t i = 0; i < dim; i++, from += l->input_step) {
+            for (size_t c = 0; c < count * size; c += 64)
+                SAEI_PREFETCH(from + ahead + c);
+            kernels->widen(l->dtype, from, count, out + i * SAEI_PANEL);
+        }
+    } else {
+        for (size_t j = 0; j < count; j++, from += l->output_step) {
+            float row[SAEI_LINEAR_DEPTH];
+            saei_convert_row(l->dtype, from, l->input_step, dim, row);
+            for (size_t i = 0; i < dim; i++) out[i * SAEI_PANEL + j] = row[i];
         }
     }
-    for (size_t r = 0; r < rows; r++) {
-        float *y = t->y + (r0 + r) * l->outputs + first;
-        l->ctx->kernels->axpy(count, 1, product + r * SAEI_PANEL, l->bias + first, y);
+}
+
+/* How far behind the weights of a panel at k lie those that are wanted next, the end of a part
+   being `end`. */
+static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t end, size_t k,
+                                   size_t depth) {
+    if (k + depth < l->inputs) return (ptrdiff_t)depth * l->input_step;
+    if (panel >= end) return 0;
+    return SAEI_PANEL * l->output_step - (ptrdiff_t)k * l->input_step;
+}
+
+/* product [rows][48] = x W^T of a panel's inputs from k on, or + that. */
+static void saei_linear_product(const saei_linear_task *t, size_t r0, size_t rows, size_t k,
+                                size_t dim, const float *weights, float *product) {
+    const saei_kernels *kernels = t->linear->ctx->kernels;
+    const size_t inputs = t->linear->inputs;
+    const float *x = t->x + r0 * inputs + k;
+    for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+        const float *at[SAEI_TILE_ROWS];
+        for (size_t i = 0; i < SAEI_TILE_ROWS; i++) at[i] = x + saei_min(g + i, rows - 1) * inputs;
+        if (rows - g > 2) kernels->tile(at, weights, dim, k > 0, product + g * SAEI_PANEL);
+        else
+            for (size_t i = 0; i < rows - g; i++)
+                kernels->tile_row(at[i], weights, dim, k > 0, product + (g + i) * SAEI_PANEL);
+    }
+}
+
+/* y of some rows and of the panels from `panel` to `end`, as many at once as there is room for
+   where their weights share cache lines. */
+static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                               size_t rows, size_t panel, size_t end) {
+    const sae_linear *l = t->linear;
+    const size_t height = saei_ceil_div(rows, SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
+    const size_t most = saei_linear_by_columns(l) ? room->rows / height : 1;
+    for (size_t next; panel < end; panel = next) {
+        next = saei_min(panel + most, end);
+        for (size_t k = 0; k < l->inputs; k += room->depth) {
+            const size_t dim = saei_min(room->depth, l->inputs - k);
+            for (size_t p = panel; p < next; p++) {
+                const float *weights = room->panel;
+                if (l->packed) weights = l->packed + (p * l->inputs + k) * SAEI_PANEL;
+                else
+                    saei_linear_widen(l, p, k, dim, saei_linear_ahead(l, p + most, end, k, dim),
+                                      room->panel);
+                saei_linear_product(t, r0, rows, k, dim, weights,
+                                    room->product + (p - panel) * height * SAEI_PANEL);
+            }
+        }
+        for (size_t p = panel; p < next; p++)
+            for (size_t r = 0; r < rows; r++) {
+                const float *product = room->product + ((p - panel) * height + r) * SAEI_PANEL;
+                const size_t first = p * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+                l->ctx->kernels->axpy(count, 1, product, l->bias + first,
+                                      t->y + (r0 + r) * l->outputs + first);
+            }
     }
 }
 
 static void saei_linear_part(void *arg, size_t part) {
     saei_linear_task *t = (saei_linear_task *)arg;
-    size_t blocks = saei_ceil_div(t->n, SAEI_LINEAR_ROWS), r0 = part % blocks * SAEI_LINEAR_ROWS;
-    size_t panel = part / blocks * SAEI_LINEAR_PANELS;
-    size_t end = saei_min(panel + SAEI_LINEAR_PANELS, t->linear->panels);
-    for (; panel < end; panel++)
-        saei_linear_panel(t, r0, saei_min(SAEI_LINEAR_ROWS, t->n - r0), panel);
+    const sae_linear *l = t->linear;
+    const size_t groups = saei_ceil_div(l->panels, t->panels);
+    const size_t end = saei_part_end(part / groups, t->rows, t->n);
+    const size_t first = part % groups * t->panels, last = saei_part_end(part % groups, t->panels, l->panels);
+    saei_block *block = saei_block_take(l->ctx);
+    saei_linear_small small;
+    saei_linear_room room = { SAEI_LINEAR_FEW_ROWS, SAEI_LINEAR_FEW_DEPTH, small.product,
+                              small.panel };
+    saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, NULL, NULL };
+    if (block) {
+        large.product = block->product;
+        large.panel = block->panel;
+        room = large;
+    }
+    for (size_t r = part / groups * t->rows; r < end; r += room.rows)
+        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), first, last);
+    saei_block_leave(block);
 }
 
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y) {
     saei_linear_task t;
-    size_t most;
+    size_t most, blocks;
     if (!linear) return SAE_ERR_INVALID;
     if (!x || !y || !saei_mul(n, saei_max(linear->inputs, linear->outputs), &most)
         || most > SIZE_MAX / sizeof(float))
@@ -12772,13 +13340,18 @@ SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, si
                          "sae_linear_apply: n is %zu, x and y may not be "
                          "NULL, allowed are rows that fit in memory",
                          n);
+    if (!n) return SAE_OK;
+    memset(&t, 0, sizeof t);
     t.linear = linear;
-    t.W = NULL;
     t.x = x;
     t.y = y;
     t.n = n;
-    saei_parallel(linear->ctx, saei_ceil_div(n, SAEI_LINEAR_ROWS)
-                  * saei_ceil_div(linear->panels, SAEI_LINEAR_PANELS), saei_linear_part, &t);
+    blocks = saei_ceil_div(n, SAEI_LINEAR_ROWS);
+    t.rows = saei_ceil_div(saei_ceil_div(n, blocks), SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
+    t.panels = saei_min(SAEI_LINEAR_PANELS,
+                        saei_ceil_div(linear->panels, 4 * (size_t)linear->ctx->threads));
+    saei_parallel(linear->ctx, saei_ceil_div(n, t.rows) * saei_ceil_div(linear->panels, t.panels),
+                  saei_linear_part, &t);
     return SAE_OK;
 }
 
@@ -13176,6 +13749,19 @@ static void saei_origin_text(char *out, size_t size, const char *text) {
         for (n = size - 1; n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80; n--) {}
     if (n) memcpy(out, text, n);
     out[n] = 0;
+}
+
+static void saei_origin_hook_out(sae_origin *o, const char *hook) {
+    if (hook && strcmp(hook, o->hook) != 0)
+        saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
+}
+
+/* A hook of o->layer that is named inside its block, as TransformerLens spells it: "resid_post"
+   becomes "blocks.3.hook_resid_post" with between "hook_". */
+static void saei_origin_place(sae_origin *o, const char *name, const char *between) {
+    if (!name || o->layer < 0 || strlen(name) > 48) saei_origin_text(o->hook, sizeof o->hook, name);
+    else
+        snprintf(o->hook, sizeof o->hook, "blocks.%lld.%s%s", (long long)o->layer, between, name);
 }
 
 /* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
@@ -14160,6 +14746,8 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     const sae_json *layer = saei_config_value(load->config, "layer");
     const sae_json *buffer = sae_json_get(load->root, "buffer");
     const sae_json *context = saei_config_value(buffer, "ctx_len");
+    const sae_json *own = sae_json_get(load->root, "sae.h"), *head = saei_config_value(own, "head");
+    const sae_json *bos = saei_config_value(own, "prepend_bos");
     saei_origin_text(origin->class_name, sizeof origin->class_name, sae_arch_name(dict->desc.arch));
     saei_origin_text(origin->model, sizeof origin->model,
                      saei_config_text(load->config, "lm_name"));
@@ -14168,6 +14756,9 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     if (layer && layer->is_integer) origin->layer = (int64_t)layer->number;
     if (context && context->is_integer && context->number > 0)
         origin->context_size = (size_t)context->number;
+    origin->one_head = head && head->is_integer && head->number >= 0;
+    if (origin->one_head) origin->head = (size_t)head->number;
+    if (bos && bos->type == SAE_JSON_BOOL) origin->prepend_bos = bos->number != 0 ? 1 : -1;
 }
 
 static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
@@ -14586,6 +15177,57 @@ static void saei_lens_rescale(sae_dictionary *dict) {
     }
 }
 
+/* Of model_from_pretrained_kwargs those that change what the model's places give. */
+static const char *const saei_lens_options[] = { "center_writing_weights", "fold_value_biases" };
+
+/* seqpos_slice: the arguments of Python's slice(), [end], [first, end] or [first, end, step]. */
+static sae_result saei_lens_positions(const saei_load *load, const sae_json *v, sae_origin *o) {
+    const sae_json *at = v && v->type == SAE_JSON_ARRAY ? sae_json_first(v) : NULL;
+    int64_t given[3], unset[] = { 0, INT64_MAX, 1 };
+    size_t count = 0;
+    for (; at && count < 3; at = sae_json_next(at), count++) {
+        bool whole = at->type == SAE_JSON_NUMBER && at->is_integer && at->number <= INT32_MAX
+                     && at->number >= (count < 2 ? INT32_MIN : 1);
+        if (at->type == SAE_JSON_NULL) given[count] = unset[sae_json_count(v) == 1 ? 1 : count];
+        else if (whole) given[count] = (int64_t)at->number;
+        else break;
+    }
+    if (v && (v->type != SAE_JSON_ARRAY || at || !count))
+        return saei_config_refused(load, "seqpos_slice", v, "a list of one to three whole numbers "
+                                   "or null, the step from 1");
+    if (!v) return SAE_OK;
+    memcpy(o->positions, unset, sizeof unset);
+    if (count == 1) o->positions[1] = given[0];
+    else memcpy(o->positions, given, count * sizeof *given);
+    if (memcmp(o->positions, unset, sizeof unset) == 0) memset(o->positions, 0, sizeof unset);
+    return SAE_OK;
+}
+
+/* What cfg.json says of the dictionary's use. */
+static sae_result saei_lens_use(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
+    const sae_json *kwargs = sae_json_get(cfg->meta, "model_from_pretrained_kwargs");
+    const sae_json *head = saei_config_value(cfg->meta, "hook_head_index");
+    const sae_json *bos = saei_config_value(cfg->meta, "prepend_bos");
+    const sae_json *special = saei_config_value(cfg->meta, "exclude_special_tokens"), *v;
+    if (!head) head = saei_config_value(cfg->meta, "hook_point_head_index");
+    if (head && (head->type != SAE_JSON_NUMBER || !head->is_integer || head->number < 0
+                 || head->number > INT32_MAX))
+        return saei_config_refused(load, "hook_head_index", head, "a whole number");
+    if (head) o->one_head = true, o->head = (size_t)head->number;
+    if (bos && bos->type != SAE_JSON_BOOL)
+        return saei_config_refused(load, "prepend_bos", bos, "true or false");
+    o->prepend_bos = bos ? (bos->number != 0 ? 1 : -1) : cfg->flat ? 1 : 0;
+    o->no_special = special && (special->type == SAE_JSON_ARRAY ? sae_json_count(special) > 0
+                                                                : special->number != 0);
+    for (size_t i = 0; i < 2; i++) {
+        v = sae_json_get(kwargs, saei_lens_options[i]);
+        if (v && v->type == SAE_JSON_BOOL && v->number != 0)
+            snprintf(o->model_options + strlen(o->model_options), 40, "%s%s",
+                     *o->model_options ? ", " : "", saei_lens_options[i]);
+    }
+    return saei_lens_positions(load, saei_config_value(cfg->meta, "seqpos_slice"), o);
+}
+
 static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
     const sae_json *layer = saei_config_value(load->root, "hook_layer");
     const sae_json *context = saei_config_value(cfg->meta, "context_size");
@@ -14597,6 +15239,7 @@ static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sa
     saei_origin_text(o->class_name, sizeof o->class_name, saei_lens_archs[cfg->arch].name);
     saei_origin_text(o->model, sizeof o->model, saei_config_text(cfg->meta, "model_name"));
     saei_origin_text(o->hook, sizeof o->hook, hook);
+    saei_origin_hook_out(o, saei_config_text(cfg->meta, "hook_name_out"));
     saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
     saei_origin_text(o->version, sizeof o->version, version);
     o->layer = layer && layer->is_integer ? (int64_t)layer->number : saei_layer_of(hook);
@@ -14608,6 +15251,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     saei_lens_cfg cfg;
     saei_draft draft;
     sae_dictionary *dict;
+    sae_result result;
     memset(&cfg, 0, sizeof cfg);
     memset(&draft, 0, sizeof draft);
     draft.load = load;
@@ -14628,8 +15272,10 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
         memset(dict->b_dec, 0, dict->ld_out * sizeof *dict->b_dec);
     if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */
     saei_lens_origin(load, &cfg, &dict->origin);
-    *out = dict;
-    return SAE_OK;
+    result = saei_lens_use(load, &cfg, &dict->origin);
+    if (result == SAE_OK) *out = dict;
+    else sae_dictionary_destroy(dict);
+    return result;
 }
 
 /* ---- writing ---- */
@@ -14689,6 +15335,26 @@ static void saei_export_lens_hook(const saei_export *e, char *out, size_t size) 
                   mlp ? "mlp_out" : strstr(hook, "attn") ? "attn_out" : "resid_post");
 }
 
+/* What saei_lens_use reads. */
+static void saei_export_lens_use(const saei_export *e, saei_text *t) {
+    const sae_origin *o = &e->origin;
+    const int64_t *at = o->positions;
+    if (*o->hook_out) {
+        saei_text_add(t, ", ");
+        saei_export_pair(t, "hook_name_out", o->hook_out);
+    }
+    if (o->one_head) saei_text_add(t, ", \"hook_head_index\": %zu, ", o->head);
+    else saei_text_add(t, ", \"hook_head_index\": null, ");
+    if (o->context_size) saei_text_add(t, "\"context_size\": %zu, ", o->context_size);
+    if (o->prepend_bos)
+        saei_text_add(t, "\"prepend_bos\": %s, ", o->prepend_bos > 0 ? "true" : "false");
+    if (o->no_special) saei_text_add(t, "\"exclude_special_tokens\": true, ");
+    if (!at[2]) return;
+    saei_text_add(t, "\"seqpos_slice\": [%lld, ", (long long)at[0]);
+    if (at[1] == INT64_MAX) saei_text_add(t, "null, %lld], ", (long long)at[2]);
+    else saei_text_add(t, "%lld, %lld], ", (long long)at[1], (long long)at[2]);
+}
+
 static sae_result saei_export_lens_cfg(const saei_export *e, const char *arch) {
     static const char *const norms[] = { "none", "constant_norm_rescale", "layer_norm" };
     const sae_dictionary_desc *h = &e->dict->desc;
@@ -14718,10 +15384,13 @@ static sae_result saei_export_lens_cfg(const saei_export *e, const char *arch) {
     saei_export_pair(&t, "model_name", saei_path_base(o->model));
     saei_text_add(&t, ", ");
     saei_export_pair(&t, "hook_name", hook);
-    saei_text_add(&t, ", \"hook_head_index\": null, ");
-    if (o->context_size) saei_text_add(&t, "\"context_size\": %zu, ", o->context_size);
+    saei_export_lens_use(e, &t);
     saei_export_pair(&t, "dataset_path", o->dataset);
-    saei_text_add(&t, ", \"model_from_pretrained_kwargs\": {}, ");
+    saei_text_add(&t, ", \"model_from_pretrained_kwargs\": {");
+    for (size_t i = 0, n = 0; i < 2; i++)
+        if (strstr(o->model_options, saei_lens_options[i]))
+            saei_text_add(&t, "%s\"%s\": true", n++ ? ", " : "", saei_lens_options[i]);
+    saei_text_add(&t, "}, ");
     saei_export_made_by(e, &t);
     saei_text_add(&t, "}}\n");
     return saei_export_text(e, "cfg.json", &t);
@@ -14988,6 +15657,7 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     saei_origin_text(o->class_name, sizeof o->class_name, class_name);
     saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
     saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
+    saei_origin_hook_out(o, saei_config_text(load->root, "hf_hook_point_out"));
     o->layer = saei_layer_of(o->hook);
     return SAE_OK;
 }
@@ -15165,6 +15835,7 @@ static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
         dict->aux0[i] = (float)(threshold->number * (s.norm_gate ? 1 : (double)in));
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
     saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, s.in);
+    saei_origin_hook_out(&dict->origin, s.out);
     dict->origin.layer = saei_layer_of(dict->origin.hook);
     *out = dict;
     return SAE_OK;
@@ -15236,6 +15907,7 @@ static void saei_scopium_origin(const saei_load *load, const saei_scopium *s, sa
     sae_origin *o = &dict->origin;
     saei_origin_text(o->class_name, sizeof o->class_name, s->act);
     saei_origin_text(o->hook, sizeof o->hook, s->in);
+    saei_origin_hook_out(o, s->out);
     saei_origin_text(o->version, sizeof o->version,
                      saei_tensor_file_scalar(load->tensors, "version"));
     o->layer = saei_layer_of(o->hook);
@@ -15294,7 +15966,7 @@ static sae_result saei_scopium_crosscoder(saei_load *load, sae_dictionary **out)
         dict->rule = SAE_RULE_TOP_K; /* has no threshold */
         dict->origin.k = draft.desc.k / count;
     }
-    s.in = sae_json_text(sae_json_first(hooks));
+    s.in = s.out = sae_json_text(sae_json_first(hooks));
     saei_scopium_origin(load, &s, dict);
     snprintf(dict->origin.class_name, sizeof dict->origin.class_name, "crosscoder, %.16s", s.act);
     dict->origin.layer = -1;
@@ -15462,6 +16134,16 @@ static size_t saei_qwen_name_k(const char *file) {
     return 0;
 }
 
+/* N of "layerN.sae.pt"; -1: another name. */
+static int64_t saei_qwen_layer(const char *file) {
+    const char *name = saei_path_base(file);
+    int64_t layer = 0;
+    size_t n = 5;
+    if (strncmp(name, "layer", 5) != 0) return -1;
+    for (; name[n] >= '0' && name[n] <= '9' && n < 14; n++) layer = 10 * layer + (name[n] - '0');
+    return n > 5 ? layer : -1;
+}
+
 /* The k largest relu(p). Both matrices lie the other way round than elsewhere under these names:
    W_enc [m,d], W_dec [d,m]. */
 static sae_result saei_qwen_read(saei_load *load, sae_dictionary **out) {
@@ -15499,8 +16181,8 @@ static sae_result saei_qwen_read(saei_load *load, sae_dictionary **out) {
     o = &(*out)->origin;
     saei_origin_text(o->class_name, sizeof o->class_name, "topk_sae");
     saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "base_model"));
-    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hook_point"));
-    o->layer = saei_layer_of(saei_path_base(load->file));
+    o->layer = saei_qwen_layer(load->file);
+    saei_origin_place(o, saei_config_text(load->root, "hook_point"), "hook_");
     return SAE_OK;
 }
 
@@ -15646,9 +16328,9 @@ static sae_result saei_tracer_read(saei_load *load, sae_dictionary **out) {
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "transcoder");
     if (saei_yaml_text(load, "model_name", text, sizeof text))
         saei_origin_text(dict->origin.model, sizeof dict->origin.model, text);
-    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
-        saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, text);
     dict->origin.layer = saei_tracer_layer(load->file);
+    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
+        saei_origin_place(&dict->origin, text, "");
     *out = dict;
     return SAE_OK;
 }
@@ -22291,6 +22973,8 @@ static sae_result saei_loop_configs(sae_training *l, uint64_t finished, bool kee
         saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
         if (l->desc.normalize_activations) saei_text_add_real(own, (double)l->now.norm_factor);
         else saei_text_add(own, "null");
+        if (b->heads > 1) saei_text_add(own, ", \"head\": %zu, \"heads\": %zu", i, b->heads);
+        if (l->desc.prepend_bos) saei_text_add(own, ", \"prepend_bos\": true");
         saei_text_add(own, ", \"seed\": %llu, \"buffer_seed\": %llu, \"steps\": %llu, "
                       "\"finished_steps\": %llu, \"fingerprint\": \"%s\"}",
                       (unsigned long long)d->seed, (unsigned long long)b->seed,

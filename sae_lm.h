@@ -74,63 +74,98 @@ extern "C" {
 typedef struct sae_lm sae_lm;
 
 typedef struct sae_lm_config {
-    size_t layers, heads, head_dim;
-    size_t dim;             /* d: heads * head_dim */
-    size_t mlp_dim;
+    char family[24];        /* model_type: "gpt2", "llama", "gemma3_text", ... */
+    size_t layers, heads;
+    size_t kv_heads;        /* heads of keys and values; head h reads h / (heads / kv_heads) */
+    size_t head_dim;        /* heads * head_dim need not be dim */
+    size_t dim;             /* d: width of the residual stream */
+    size_t mlp_dim;         /* of one expert, where there are experts */
+    size_t experts, experts_per_token; /* 0: every layer has one MLP */
     size_t vocab_size;      /* of the logits; may be more than the tokenizer has */
-    size_t max_ctx;         /* max_position_embeddings; longer contexts run, but were not trained */
-    size_t rotary_dims;     /* of each head, the first */
+    size_t max_ctx;         /* trained for; longer contexts run, unless */
+    bool fixed_ctx;         /* positions are learned: longer contexts are refused */
+    size_t window;          /* keys that layers with a sliding window see; 0: no layer has one */
+    size_t rotary_dims;     /* of each head, the first; 0: none */
     double rotary_base, norm_eps;
+    bool rms_norm;          /* x / rms(x) weight; else layer norm */
     bool parallel_residual; /* x + attention(norm x) + mlp(norm x); else one after the other */
     bool tied;              /* the unembedding is the embedding */
-    int64_t bos_token, eos_token, pad_token; /* of config.json; -1: not there */
+    int64_t bos_token, eos_token, pad_token; /* of config.json or the family; -1: none */
     char activation[24];    /* hidden_act */
     sae_dtype dtype;        /* of the weights in the file */
 } sae_lm_config;
 
-/* The model lives in memory from here on, as float32; ctx must outlive it. Errors:
+/* A folder of transformers. Weights are used as float32; ctx must outlive the model. Errors:
    SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged, or tensors that do not fit
-   config.json), SAE_ERR_UNSUPPORTED (another family, another activation or rotary kind),
-   SAE_ERR_OUT_OF_MEMORY. */
+   config.json), SAE_ERR_UNSUPPORTED (another family, the message lists those there are; another
+   activation or rotary kind; quantised weights), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **out);
 SAE_API void sae_lm_close(sae_lm *model); /* NULL is fine */
 SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model);
 
-/* ==== >>lm: api: submodules =========================================== src/lm/api_model.h ==== */
+/* ==== >>lm: api: places =============================================== src/lm/api_model.h ==== */
 
-/* Places in the model by their names there, N a layer:
-     gpt_neox.embed_in                        out
-     gpt_neox.layers.N                        in, out: the residual stream
-     gpt_neox.layers.N.attention              in (after its layer norm), out
-     gpt_neox.layers.N.attention.dense        in (the heads' outputs side by side), out
-     gpt_neox.layers.N.mlp                    in (after its layer norm), out
-     gpt_neox.layers.N.mlp.dense_h_to_4h      in, out (before the activation function)
-     gpt_neox.layers.N.mlp.dense_4h_to_h      in (the neurons), out
-     gpt_neox.final_layer_norm                in, out */
+/* Modules of a model, most of them in every layer. What goes in and what comes out: */
 typedef enum sae_lm_module {
-    SAE_LM_EMBED_IN, SAE_LM_LAYER, SAE_LM_ATTENTION, SAE_LM_ATTENTION_DENSE, SAE_LM_MLP,
-    SAE_LM_MLP_UP, SAE_LM_MLP_DOWN, SAE_LM_FINAL_NORM
+    SAE_LM_EMBED,               /*     out  the embedding; of Gemma times sqrt(d) */
+    SAE_LM_FINAL_NORM,          /* in, out */
+    SAE_LM_FINAL_NORMALIZED,    /*     out  in the middle of that norm: before its weight */
+    SAE_LM_LAYER,               /* in, out  the residual stream */
+    SAE_LM_ATTENTION_NORM,      /* in, out */
+    SAE_LM_ATTENTION_NORMALIZED,/*     out */
+    SAE_LM_ATTENTION,           /* in, out */
+    SAE_LM_QKV_PROJ,            /*     out  where one matrix makes all three */
+    SAE_LM_Q_PROJ,              /*     out  heads side by side, before rotary */
+    SAE_LM_K_PROJ,              /*     out  kv_heads side by side */
+    SAE_LM_V_PROJ,              /*     out */
+    SAE_LM_O_PROJ,              /* in, out  in: the heads' outputs side by side */
+    SAE_LM_ATTENTION_POST_NORM, /* in, out  Gemma 2, 3: a norm of what is added to the stream */
+    SAE_LM_RESID_MID,           /*     out  the residual stream between attention and MLP */
+    SAE_LM_MLP_NORM,            /* in, out */
+    SAE_LM_MLP_NORMALIZED,      /*     out */
+    SAE_LM_MLP,                 /* in, out */
+    SAE_LM_GATE_PROJ,           /*     out  before the activation function */
+    SAE_LM_UP_PROJ,             /*     out  without a gate: before the activation function */
+    SAE_LM_DOWN_PROJ,           /* in, out  in: the neurons */
+    SAE_LM_MLP_POST_NORM,       /* in, out  Gemma 2, 3 */
+    SAE_LM_NUM_MODULES
 } sae_lm_module;
 
 typedef struct sae_lm_site {
     sae_lm_module module;
     size_t layer;
-    bool input; /* what goes into the submodule; default: what comes out */
+    bool input; /* what goes into the module; default: what comes out */
 } sae_lm_site;
 
-/* Errors: SAE_ERR_NOT_FOUND (no such submodule; the message lists those there are), SAE_ERR_INVALID
-   (the input of gpt_neox.embed_in). */
-SAE_API sae_result sae_lm_site_find(const sae_lm *model, const char *submodule, bool input,
+/* A place by its name, N a layer:
+     as transformers names modules, with or without what is in front of the layers:
+       gpt_neox.layers.N.mlp, transformer.h.N.attn.c_proj, model.layers.N.self_attn.o_proj,
+       layers.N, model.language_model.layers.N (Gemma 3 of 4B and up), ...
+     as TransformerLens names hooks, which are outputs; what each is in a family, shared with it:
+       hook_embed, blocks.N.hook_resid_pre, hook_resid_mid, hook_resid_post, hook_attn_out,
+       hook_mlp_out (of Gemma 2, 3 behind the post norms: what is added to the stream),
+       attn.hook_q, hook_k, hook_v, hook_z, ln1.hook_normalized, ln2.hook_normalized, mlp.hook_in,
+       mlp.hook_pre, mlp.hook_pre_linear, mlp.hook_post, ln_final.hook_normalized
+   Errors: SAE_ERR_NOT_FOUND (no such place; the message lists those there are), SAE_ERR_INVALID
+   (the input of a module that has none here, or of a hook's name). */
+SAE_API sae_result sae_lm_site_find(const sae_lm *model, const char *name, bool input,
                                     sae_lm_site *out);
 SAE_API size_t sae_lm_site_dim(const sae_lm *model, sae_lm_site site); /* floats a row */
+/* The name of a place: of the module, or (hook) of TransformerLens' hook; "" where it has none.
+   Cut to size, in out, which is returned. */
+SAE_API const char *sae_lm_site_name(const sae_lm *model, sae_lm_site site, bool hook, char *out,
+                                     size_t size);
+/* Whether rows there are the residual stream or are added to it as they are: then a decoder's row
+   times the norm's weight and the unembedding says which tokens it speaks for. */
+SAE_API bool sae_lm_site_is_residual(const sae_lm *model, sae_lm_site site);
 
 /* ==== >>lm: api: forward pass ========================================= src/lm/api_model.h ==== */
 
 /* Sees the rows of the whole batch at a site, x [contexts * ctx, dim of the site], in the middle of
-   the pass, and may change them in place: the model goes on with what they are then. A layer's
-   input or output changed is the residual stream changed; a submodule's input changed is seen by
-   that submodule alone. Called once a pass from the calling thread (so sae_forward and the like may
-   use all threads). An error ends the pass and is returned. */
+   the pass, and may change them in place: the model goes on with what they are then. The residual
+   stream changed (a layer's input or output, RESID_MID, EMBED) is changed for all that follows; a
+   module's input changed is seen by that module alone. Called once a pass from the calling thread
+   (so sae_forward and the like may use all threads). An error ends the pass and is returned. */
 typedef struct sae_lm_hook {
     sae_lm_site site;
     sae_result (*call)(void *user, float *x, size_t rows, size_t dim);
@@ -142,10 +177,12 @@ typedef struct sae_lm_forward_desc {
                                the end of a context */
     size_t contexts, ctx;   /* required */
     struct sae_lm_cache *cache; /* NULL: none. Else contexts is 1: the tokens come behind those in
-                               the cache, see them, and are added to it */
+                               the cache, see them, and are added to it once all layers have run;
+                               padding is refused */
     const sae_lm_hook *hooks; /* several at one site are called in this order */
     size_t num_hooks;
-    /* What is wanted at the end. With nothing of it the pass stops behind the last hook. */
+    /* What is wanted at the end. With nothing of it, and no cache, the pass stops behind the last
+       hook. */
     double *loss;           /* [contexts] sum over the context's predictions of -ln p(next token) */
     size_t *predictions;    /* [contexts] how many: ctx - 1, less with padding; may be NULL */
     /* Logits in blocks, ascending: logits [count,vocab_size] of rows first .. first + count of the
@@ -157,18 +194,20 @@ typedef struct sae_lm_forward_desc {
     size_t num_rows;
 } sae_lm_forward_desc;
 
-/* Runs the batch. Memory grows to the largest batch seen: about contexts * ctx * (10 d + mlp_dim)
-   floats (short contexts more), and 256 vocab_size where losses or logits are wanted. One call at a
-   time. The bits do not depend on threads, on instruction sets, or on which
-   contexts stand together. Errors: SAE_ERR_INVALID (a token outside the vocabulary, sizes),
+/* Runs the batch. Memory grows to the largest batch seen: about contexts * ctx floats, times 3 d
+   and the larger of mlp_dim (twice it with a gate) and (2 heads + 2 kv_heads) head_dim, and 256
+   vocab_size where losses or logits are wanted. One call at a time. The bits do not depend on
+   threads, on instruction sets, on which contexts stand together, or on what came from a cache.
+   Errors: SAE_ERR_INVALID (a token outside the vocabulary, sizes, positions beyond learned ones),
    SAE_ERR_OUT_OF_MEMORY, a hook's own. */
 SAE_API sae_result sae_lm_forward(sae_lm *model, const sae_lm_forward_desc *desc);
 
-/* out [n,d] = final_layer_norm(x); in place is fine. */
+/* out [n,d] = the final norm of x; in place is fine. */
 SAE_API void sae_lm_final_norm(const sae_lm *model, const float *x, size_t n, float *out);
-/* logits [n,vocab_size] = embed_out x, without the norm: of a decoder's rows, say. */
+/* logits [n,vocab_size] = unembedding x, without the norm and without Gemma 2's cap: of a decoder's
+   rows, say. */
 SAE_API sae_result sae_lm_unembed(const sae_lm *model, const float *x, size_t n, float *logits);
-SAE_API const float *sae_lm_final_norm_weight(const sae_lm *model); /* [d] */
+SAE_API const float *sae_lm_final_norm_weight(const sae_lm *model); /* [d]; of Gemma 1 + weight */
 /* -ln softmax(logits)[token] and, if given, all log-probabilities [size]. */
 SAE_API double sae_lm_loss(const float *logits, size_t size, size_t token,
                            float *log_probabilities);
@@ -250,8 +289,8 @@ SAE_API void sae_contexts_free(sae_contexts *contexts);
 /* The keys and values of one context, so that a pass over what follows need not run it again. Owned
    by the caller, for one model, which must outlive it. */
 typedef struct sae_lm_cache sae_lm_cache;
-/* Room for `capacity` tokens: 2 layers capacity kv_heads head_dim floats. Errors: SAE_ERR_INVALID,
-   SAE_ERR_OUT_OF_MEMORY. */
+/* Room for `capacity` tokens: 2 layers capacity kv_heads head_dim floats (capacity, and for values
+   head_dim, rounded up to 32). Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_lm_cache_create(sae_lm *lm, size_t capacity, sae_lm_cache **out);
 SAE_API void sae_lm_cache_destroy(sae_lm_cache *cache); /* NULL is fine */
 SAE_API size_t sae_lm_cache_count(const sae_lm_cache *cache); /* tokens in it */
@@ -285,8 +324,9 @@ SAE_API sae_result sae_lm_generate(sae_lm *lm, const sae_lm_generate_desc *desc,
 
 /* ==== >>lm: api: source ============================================== src/lm/api_source.h ==== */
 
-/* Activations as a source of sae.h: contexts go through the model, batch by batch, and come out as
-   rows; padding is always left out. Give tokens in memory, or a callback. */
+/* Activations as sources of sae.h: contexts go through the model, batch by batch, and come out as
+   rows at one site or, of the same pass, at several; padding is always left out. Give tokens in
+   memory, or a callback. */
 typedef struct sae_lm_source_desc {
     sae_lm *model;      /* required; the source is its only user meanwhile */
     const int32_t *tokens;  /* [contexts,ctx], must outlive the source */
@@ -297,8 +337,10 @@ typedef struct sae_lm_source_desc {
     int64_t (*read)(void *user, int32_t *tokens, size_t max);
     sae_result (*rewind)(void *user);
     void *user;
-    sae_lm_site site;         /* x */
-    const sae_lm_site *target; /* transcoders: what the dictionary must give; NULL: none */
+    const sae_lm_site *sites;   /* required [num_sites] */
+    size_t num_sites;           /* required */
+    const sae_lm_site *targets; /* [num_sites] transcoders: what the dictionary at each must give;
+                                   NULL: none */
     bool remove_bos;        /* leave out rows of bos_token */
     int64_t bos_token;
     size_t batch;           /* contexts that run together; default: about 2048 tokens */
@@ -310,11 +352,27 @@ typedef struct sae_lm_source sae_lm_source;
 SAE_API sae_result sae_lm_source_create(sae_context *ctx, const sae_lm_source_desc *desc,
                                         sae_lm_source **out);
 SAE_API void sae_lm_source_destroy(sae_lm_source *source);
-/* For sae_buffer_desc.source; valid while source lives. */
-SAE_API sae_source_desc sae_lm_source_rows(sae_lm_source *source);
-/* The token of row i of those that the last read gave: its place among all tokens read since the
-   last rewind (context * ctx + position). */
-SAE_API uint64_t sae_lm_source_place(const sae_lm_source *source, size_t row);
+
+/* The rows of site i, for sae_buffer_desc.source; valid while source lives. Every site's stream is
+   read and rewound by itself, and all give the rows of the same tokens in the same order: what one
+   stream has made the model run is kept for the others that were asked for here, until they have
+   read it. So trainings of several sites that go forward in turn (sae_training_step) cost one
+   reading of the text, and memory for as many rows as one is ahead of another: about what a buffer
+   holds. A stream that is rewound begins the next pass over the text, where the others follow;
+   with `read` that fails, SAE_ERR_UNSUPPORTED, while one of them has not read this pass to its
+   end. */
+SAE_API sae_source_desc sae_lm_source_rows(sae_lm_source *source, size_t site);
+/* The token of row i of those that the last read of that site gave: its place among all tokens read
+   since the last rewind (context * ctx + position). */
+SAE_API uint64_t sae_lm_source_place(const sae_lm_source *source, size_t site, size_t row);
+
+/* In place of the streams, all sites at once: the rows of the next batch of contexts, x[i] [*n, dim
+   of site i], targets[i] likewise (may be NULL) and the rows' places [*n] (may be NULL), owned by
+   the source until the next call. *n = 0: the end. */
+SAE_API sae_result sae_lm_source_next(sae_lm_source *source, const float **x,
+                                      const float **targets, const uint64_t **places, size_t *n);
+/* From the first context again, all streams. Errors: SAE_ERR_UNSUPPORTED (read without rewind). */
+SAE_API sae_result sae_lm_source_rewind(sae_lm_source *source);
 
 #endif
 
@@ -423,36 +481,37 @@ static const struct {
 };
 enum { LMI_NUM_ACTS = sizeof lmi_acts / sizeof lmi_acts[0] };
 
-/* One head of one context: rows q, k, v [ctx] of head_dim, each stride floats behind the one
-   before; out likewise. */
-typedef struct lmi_head {
-    const float *q, *k, *v;
-    size_t stride, ctx, head_dim;
-    float scale;
-    float *scratch; /* lmi_head_scratch floats, on 64 bytes */
-    float *out;
-    size_t out_stride;
-} lmi_head;
+/* Up to 8 queries q [rows,head_dim] against the keys [blocks][head_dim][32] and values
+   [keys][lmi_round(head_dim)] of one head: query r sees keys first[r] to end[r] - 1, at least one.
+   With a cap scores are cap tanh(score / cap). */
+typedef struct lmi_tile {
+    const float *q, *keys, *values;
+    size_t head_dim, rows, first[LMI_ROWS], end[LMI_ROWS];
+    float scale, cap;
+    float *p;             /* [8] of lmi_round(keys seen + 31) */
+    float *mixed;         /* [8,lmi_round(head_dim)] */
+    float *out[LMI_ROWS]; /* [head_dim] each */
+} lmi_tile;
 
 typedef struct lmi_kernels {
     /* out = (x - mean) / sqrt(variance + eps) weight + bias over n; out may be x */
     void (*norm)(size_t n, const float *x, const float *weight, const float *bias, double eps,
                  float *out);
+    /* out = x / sqrt(mean x^2 + eps) weight over n; out may be x */
+    void (*rms_norm)(size_t n, const float *x, const float *weight, double eps, float *out);
     void (*activate)(lmi_act act, size_t n, float *x);
+    void (*gate)(lmi_act act, size_t n, float *x, const float *up); /* x = act(x) up */
     void (*add)(size_t n, const float *a, const float *x, float *out); /* out = a + x */
-    void (*attend)(const lmi_head *h);
+    void (*cap)(size_t n, float cap, float *x); /* x = cap tanh(x / cap) */
+    /* turns pairs (i, i + pairs) of x by angles */
+    void (*turn)(size_t pairs, const float *cosine, const float *sine, float *x);
+    void (*attend)(const lmi_tile *t);
     /* largest = max x; returns sum exp(x - largest) */
     double (*sum_exp)(size_t n, const float *x, float *largest);
 } lmi_kernels;
 
 static size_t lmi_round(size_t n) {
     return (n + LMI_COLUMNS - 1) / LMI_COLUMNS * LMI_COLUMNS;
-}
-
-/* k turned [head_dim][ctx'], v [ctx][head_dim'], 8 rows of weights [ctx'], 8 of out [head_dim']. */
-static size_t lmi_head_scratch(size_t ctx, size_t head_dim) {
-    size_t wide = lmi_round(ctx), deep = lmi_round(head_dim);
-    return head_dim * wide + ctx * deep + LMI_ROWS * (wide + deep);
 }
 
 /* min and max give b where a or b is NaN or both are zeros, as the instructions do. power: of
@@ -480,6 +539,7 @@ static size_t lmi_head_scratch(size_t ctx, size_t head_dim) {
 #define lmi_vexp LMI_FN(lmi_vexp)
 #define lmi_verf LMI_FN(lmi_verf)
 #define lmi_vact LMI_FN(lmi_vact)
+#define lmi_vcap LMI_FN(lmi_vcap)
 #define lmi_vpart LMI_FN(lmi_vpart)
 #define lmi_block LMI_FN(lmi_block)
 #define lmi_softmax LMI_FN(lmi_softmax)
@@ -616,6 +676,54 @@ static void LMI_FN(lmi_activate)(lmi_act act, size_t n, float *x) {
     }
 }
 
+static void LMI_FN(lmi_gate)(lmi_act act, size_t n, float *x, const float *up) {
+    size_t i = 0;
+    if (act == LMI_SILU)
+        for (; i + 16 <= n; i += 16)
+            lmi_vstore(x + i, lmi_vmul(lmi_vact(LMI_SILU, lmi_vload(x + i)), lmi_vload(up + i)));
+    for (; i + 16 <= n; i += 16)
+        lmi_vstore(x + i, lmi_vmul(lmi_vact(act, lmi_vload(x + i)), lmi_vload(up + i)));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vmul(lmi_vact(act, lmi_vpart(x + i, n - i, 0)),
+                               lmi_vpart(up + i, n - i, 0)));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+/* cap tanh(x / cap) = cap (1 - 2 / (exp(2 x / cap) + 1)) */
+static inline lmi_v lmi_vcap(lmi_v x, lmi_v cap) {
+    lmi_v e = lmi_vexp(lmi_vmul(lmi_vdiv(x, cap), lmi_vset(2)));
+    e = lmi_vdiv(lmi_vset(2), lmi_vadd(e, lmi_vset(1)));
+    return lmi_vmul(cap, lmi_vsub(lmi_vset(1), e));
+}
+
+static void LMI_FN(lmi_cap)(size_t n, float cap, float *x) {
+    lmi_v c = lmi_vset(cap);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) lmi_vstore(x + i, lmi_vcap(lmi_vload(x + i), c));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vcap(lmi_vpart(x + i, n - i, 0), c));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+static void LMI_FN(lmi_turn)(size_t pairs, const float *cosine, const float *sine, float *x) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        lmi_v a = lmi_vload(x + i), b = lmi_vload(x + pairs + i);
+        lmi_v c = lmi_vload(cosine + i), s = lmi_vload(sine + i);
+        lmi_vstore(x + i, lmi_vsub(lmi_vmul(a, c), lmi_vmul(b, s)));
+        lmi_vstore(x + pairs + i, lmi_vadd(lmi_vmul(b, c), lmi_vmul(a, s)));
+    }
+    for (; i < pairs; i++) {
+        float a = x[i], b = x[i + pairs], c = cosine[i], s = sine[i];
+        x[i] = a * c - b * s;
+        x[i + pairs] = b * c + a * s;
+    }
+}
+
 static void LMI_FN(lmi_add)(size_t n, const float *a, const float *x, float *out) {
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -647,6 +755,24 @@ static void LMI_FN(lmi_norm)(size_t n, const float *x, const float *weight, cons
         lmi_vstore(out + i, lmi_vfma(d, lmi_vload(weight + i), lmi_vload(bias + i)));
     }
     for (; i < n; i++) out[i] = fmaf((x[i] - m) * f, weight[i], bias[i]);
+}
+
+static void LMI_FN(lmi_rms_norm)(size_t n, const float *x, const float *weight, double eps,
+                                 float *out) {
+    lmi_v square = lmi_vset(0), factor;
+    size_t whole = n / 16 * 16, i;
+    float f;
+    for (i = 0; i < whole; i += 16)
+        square = lmi_vfma(lmi_vload(x + i), lmi_vload(x + i), square);
+    if (i < n) {
+        lmi_v d = lmi_vpart(x + i, n - i, 0);
+        square = lmi_vfma(d, d, square);
+    }
+    f = (float)(1 / sqrt(lmi_vsum(square) / (double)n + eps));
+    factor = lmi_vset(f);
+    for (i = 0; i < whole; i += 16)
+        lmi_vstore(out + i, lmi_vmul(lmi_vmul(lmi_vload(x + i), factor), lmi_vload(weight + i)));
+    for (; i < n; i++) out[i] = x[i] * f * weight[i];
 }
 
 /* Sums of 1024 floats in 16 lanes, these in double. */
@@ -700,13 +826,14 @@ static void lmi_block(const float *const a[LMI_ROWS], size_t n, const float *b, 
 
 /* ---- src/lm/attention.inl ---- */
 
-/* p[j] = exp(scale (p[j] - max)) over the first n, zeros up to wide (a multiple of 16); returns
-   their sum. */
-static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
+/* p[j] = exp(scale (p[j] - max)) over first <= j < n, zeros elsewhere up to wide (a multiple of
+   16); returns their sum, in lanes j mod 16, so that zeros in front or behind change no bit. */
+static float lmi_softmax(float *p, size_t first, size_t n, size_t wide, float scale) {
     lmi_v most, sum = lmi_vset(0), s = lmi_vset(scale);
     float f[16], m;
     size_t j;
-    for (j = n; j < wide; j++) p[j] = p[0];
+    for (j = 0; j < first; j++) p[j] = p[first];
+    for (j = n; j < wide; j++) p[j] = p[first];
     most = lmi_vload(p);
     for (j = 16; j < wide; j += 16) most = lmi_vmax(lmi_vload(p + j), most);
     lmi_vstore(f, most);
@@ -714,51 +841,50 @@ static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
     for (j = 1; j < 16; j++)
         if (f[j] > m) m = f[j];
     most = lmi_vset(m);
-    for (j = 0; j + 16 <= n; j += 16) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        sum = lmi_vadd(sum, e);
+    for (j = 0; j < wide; j += 16) {
+        lmi_v e = lmi_vset(0);
+        if (j + 16 > first && j < n) {
+            e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
+            if (j < first || j + 16 > n) {
+                lmi_vstore(f, e);
+                for (size_t i = 0; i < 16; i++)
+                    if (j + i < first || j + i >= n) f[i] = 0;
+                e = lmi_vload(f);
+            }
+            sum = lmi_vadd(sum, e);
+        }
         lmi_vstore(p + j, e);
     }
-    if (j < n) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        lmi_vstore(f, e);
-        e = lmi_vpart(f, n - j, 0);
-        sum = lmi_vadd(sum, e);
-        lmi_vstore(p + j, e);
-        j += 16;
-    }
-    for (; j < wide; j++) p[j] = 0;
     return (float)lmi_vsum(sum);
 }
 
-/* Causal attention, 8 queries at a time; keys behind the last of them are not looked at. */
-static void LMI_FN(lmi_attend)(const lmi_head *h) {
-    size_t wide = lmi_round(h->ctx), deep = lmi_round(h->head_dim), d = h->head_dim;
-    float *keys = h->scratch, *values = keys + d * wide, *p = values + h->ctx * deep;
-    float *mixed = p + LMI_ROWS * wide;
-    for (size_t t = 0; t < wide; t++)
-        for (size_t c = 0; c < d; c++)
-            keys[c * wide + t] = t < h->ctx ? h->k[t * h->stride + c] : 0;
-    for (size_t t = 0; t < h->ctx; t++)
-        for (size_t c = 0; c < deep; c++)
-            values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
-    for (size_t i = 0; i < h->ctx; i += LMI_ROWS) {
-        size_t rows = lmi_min(h->ctx - i, LMI_ROWS), seen = i + rows;
-        const float *at[LMI_ROWS];
-        float sum[LMI_ROWS];
-        for (size_t r = 0; r < LMI_ROWS; r++)
-            at[r] = h->q + (i + (r < rows ? r : rows - 1)) * h->stride;
-        for (size_t j = 0; j < seen; j += LMI_COLUMNS)
-            lmi_block(at, d, keys + j, wide, p + j, wide);
-        for (size_t r = 0; r < rows; r++)
-            sum[r] = lmi_softmax(p + r * wide, i + r + 1, lmi_round(seen), h->scale);
-        for (size_t r = 0; r < LMI_ROWS; r++) at[r] = p + (r < rows ? r : rows - 1) * wide;
-        for (size_t c = 0; c < d; c += LMI_COLUMNS)
-            lmi_block(at, seen, values + c, deep, mixed + c, deep);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t c = 0; c < d; c++)
-                h->out[(i + r) * h->out_stride + c] = mixed[r * deep + c] / sum[r];
+static void LMI_FN(lmi_attend)(const lmi_tile *t) {
+    size_t d = t->head_dim, deep = lmi_round(d), low = t->first[0], high = 0, wide, c, j, r;
+    const float *at[LMI_ROWS];
+    float sum[LMI_ROWS], scale = t->scale;
+    for (r = 0; r < LMI_ROWS; r++) {
+        size_t row = r < t->rows ? r : t->rows - 1;
+        at[r] = t->q + row * d;
+        low = lmi_min(low, t->first[row]);
+        high = lmi_max(high, t->end[row]);
     }
+    low = low / LMI_COLUMNS * LMI_COLUMNS;
+    wide = lmi_round(high - low);
+    for (j = low; j < high; j += LMI_COLUMNS)
+        lmi_block(at, d, t->keys + j * d, LMI_COLUMNS, t->p + (j - low), wide);
+    if (t->cap > 0) {
+        lmi_v s = lmi_vset(scale), cap = lmi_vset(t->cap);
+        for (j = 0; j < t->rows * wide; j += 16)
+            lmi_vstore(t->p + j, lmi_vcap(lmi_vmul(lmi_vload(t->p + j), s), cap));
+        scale = 1;
+    }
+    for (r = 0; r < t->rows; r++)
+        sum[r] = lmi_softmax(t->p + r * wide, t->first[r] - low, t->end[r] - low, wide, scale);
+    for (r = 0; r < LMI_ROWS; r++) at[r] = t->p + (r < t->rows ? r : t->rows - 1) * wide;
+    for (c = 0; c < d; c += LMI_COLUMNS)
+        lmi_block(at, high - low, t->values + low * deep + c, deep, t->mixed + c, deep);
+    for (r = 0; r < t->rows; r++)
+        for (c = 0; c < d; c++) t->out[r][c] = t->mixed[r * deep + c] / sum[r];
 }
 
 /* ---- src/lm/end.inl ---- */
@@ -780,6 +906,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #undef lmi_vexp
 #undef lmi_verf
 #undef lmi_vact
+#undef lmi_vcap
 #undef lmi_vpart
 #undef lmi_block
 #undef lmi_softmax
@@ -813,6 +940,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #define lmi_vexp LMI_FN(lmi_vexp)
 #define lmi_verf LMI_FN(lmi_verf)
 #define lmi_vact LMI_FN(lmi_vact)
+#define lmi_vcap LMI_FN(lmi_vcap)
 #define lmi_vpart LMI_FN(lmi_vpart)
 #define lmi_block LMI_FN(lmi_block)
 #define lmi_softmax LMI_FN(lmi_softmax)
@@ -960,6 +1088,54 @@ static void LMI_FN(lmi_activate)(lmi_act act, size_t n, float *x) {
     }
 }
 
+static void LMI_FN(lmi_gate)(lmi_act act, size_t n, float *x, const float *up) {
+    size_t i = 0;
+    if (act == LMI_SILU)
+        for (; i + 16 <= n; i += 16)
+            lmi_vstore(x + i, lmi_vmul(lmi_vact(LMI_SILU, lmi_vload(x + i)), lmi_vload(up + i)));
+    for (; i + 16 <= n; i += 16)
+        lmi_vstore(x + i, lmi_vmul(lmi_vact(act, lmi_vload(x + i)), lmi_vload(up + i)));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vmul(lmi_vact(act, lmi_vpart(x + i, n - i, 0)),
+                               lmi_vpart(up + i, n - i, 0)));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+/* cap tanh(x / cap) = cap (1 - 2 / (exp(2 x / cap) + 1)) */
+static inline lmi_v lmi_vcap(lmi_v x, lmi_v cap) {
+    lmi_v e = lmi_vexp(lmi_vmul(lmi_vdiv(x, cap), lmi_vset(2)));
+    e = lmi_vdiv(lmi_vset(2), lmi_vadd(e, lmi_vset(1)));
+    return lmi_vmul(cap, lmi_vsub(lmi_vset(1), e));
+}
+
+static void LMI_FN(lmi_cap)(size_t n, float cap, float *x) {
+    lmi_v c = lmi_vset(cap);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) lmi_vstore(x + i, lmi_vcap(lmi_vload(x + i), c));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vcap(lmi_vpart(x + i, n - i, 0), c));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+static void LMI_FN(lmi_turn)(size_t pairs, const float *cosine, const float *sine, float *x) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        lmi_v a = lmi_vload(x + i), b = lmi_vload(x + pairs + i);
+        lmi_v c = lmi_vload(cosine + i), s = lmi_vload(sine + i);
+        lmi_vstore(x + i, lmi_vsub(lmi_vmul(a, c), lmi_vmul(b, s)));
+        lmi_vstore(x + pairs + i, lmi_vadd(lmi_vmul(b, c), lmi_vmul(a, s)));
+    }
+    for (; i < pairs; i++) {
+        float a = x[i], b = x[i + pairs], c = cosine[i], s = sine[i];
+        x[i] = a * c - b * s;
+        x[i + pairs] = b * c + a * s;
+    }
+}
+
 static void LMI_FN(lmi_add)(size_t n, const float *a, const float *x, float *out) {
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -991,6 +1167,24 @@ static void LMI_FN(lmi_norm)(size_t n, const float *x, const float *weight, cons
         lmi_vstore(out + i, lmi_vfma(d, lmi_vload(weight + i), lmi_vload(bias + i)));
     }
     for (; i < n; i++) out[i] = fmaf((x[i] - m) * f, weight[i], bias[i]);
+}
+
+static void LMI_FN(lmi_rms_norm)(size_t n, const float *x, const float *weight, double eps,
+                                 float *out) {
+    lmi_v square = lmi_vset(0), factor;
+    size_t whole = n / 16 * 16, i;
+    float f;
+    for (i = 0; i < whole; i += 16)
+        square = lmi_vfma(lmi_vload(x + i), lmi_vload(x + i), square);
+    if (i < n) {
+        lmi_v d = lmi_vpart(x + i, n - i, 0);
+        square = lmi_vfma(d, d, square);
+    }
+    f = (float)(1 / sqrt(lmi_vsum(square) / (double)n + eps));
+    factor = lmi_vset(f);
+    for (i = 0; i < whole; i += 16)
+        lmi_vstore(out + i, lmi_vmul(lmi_vmul(lmi_vload(x + i), factor), lmi_vload(weight + i)));
+    for (; i < n; i++) out[i] = x[i] * f * weight[i];
 }
 
 /* Sums of 1024 floats in 16 lanes, these in double. */
@@ -1044,13 +1238,14 @@ static void lmi_block(const float *const a[LMI_ROWS], size_t n, const float *b, 
 
 /* ---- src/lm/attention.inl ---- */
 
-/* p[j] = exp(scale (p[j] - max)) over the first n, zeros up to wide (a multiple of 16); returns
-   their sum. */
-static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
+/* p[j] = exp(scale (p[j] - max)) over first <= j < n, zeros elsewhere up to wide (a multiple of
+   16); returns their sum, in lanes j mod 16, so that zeros in front or behind change no bit. */
+static float lmi_softmax(float *p, size_t first, size_t n, size_t wide, float scale) {
     lmi_v most, sum = lmi_vset(0), s = lmi_vset(scale);
     float f[16], m;
     size_t j;
-    for (j = n; j < wide; j++) p[j] = p[0];
+    for (j = 0; j < first; j++) p[j] = p[first];
+    for (j = n; j < wide; j++) p[j] = p[first];
     most = lmi_vload(p);
     for (j = 16; j < wide; j += 16) most = lmi_vmax(lmi_vload(p + j), most);
     lmi_vstore(f, most);
@@ -1058,51 +1253,50 @@ static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
     for (j = 1; j < 16; j++)
         if (f[j] > m) m = f[j];
     most = lmi_vset(m);
-    for (j = 0; j + 16 <= n; j += 16) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        sum = lmi_vadd(sum, e);
+    for (j = 0; j < wide; j += 16) {
+        lmi_v e = lmi_vset(0);
+        if (j + 16 > first && j < n) {
+            e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
+            if (j < first || j + 16 > n) {
+                lmi_vstore(f, e);
+                for (size_t i = 0; i < 16; i++)
+                    if (j + i < first || j + i >= n) f[i] = 0;
+                e = lmi_vload(f);
+            }
+            sum = lmi_vadd(sum, e);
+        }
         lmi_vstore(p + j, e);
     }
-    if (j < n) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        lmi_vstore(f, e);
-        e = lmi_vpart(f, n - j, 0);
-        sum = lmi_vadd(sum, e);
-        lmi_vstore(p + j, e);
-        j += 16;
-    }
-    for (; j < wide; j++) p[j] = 0;
     return (float)lmi_vsum(sum);
 }
 
-/* Causal attention, 8 queries at a time; keys behind the last of them are not looked at. */
-static void LMI_FN(lmi_attend)(const lmi_head *h) {
-    size_t wide = lmi_round(h->ctx), deep = lmi_round(h->head_dim), d = h->head_dim;
-    float *keys = h->scratch, *values = keys + d * wide, *p = values + h->ctx * deep;
-    float *mixed = p + LMI_ROWS * wide;
-    for (size_t t = 0; t < wide; t++)
-        for (size_t c = 0; c < d; c++)
-            keys[c * wide + t] = t < h->ctx ? h->k[t * h->stride + c] : 0;
-    for (size_t t = 0; t < h->ctx; t++)
-        for (size_t c = 0; c < deep; c++)
-            values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
-    for (size_t i = 0; i < h->ctx; i += LMI_ROWS) {
-        size_t rows = lmi_min(h->ctx - i, LMI_ROWS), seen = i + rows;
-        const float *at[LMI_ROWS];
-        float sum[LMI_ROWS];
-        for (size_t r = 0; r < LMI_ROWS; r++)
-            at[r] = h->q + (i + (r < rows ? r : rows - 1)) * h->stride;
-        for (size_t j = 0; j < seen; j += LMI_COLUMNS)
-            lmi_block(at, d, keys + j, wide, p + j, wide);
-        for (size_t r = 0; r < rows; r++)
-            sum[r] = lmi_softmax(p + r * wide, i + r + 1, lmi_round(seen), h->scale);
-        for (size_t r = 0; r < LMI_ROWS; r++) at[r] = p + (r < rows ? r : rows - 1) * wide;
-        for (size_t c = 0; c < d; c += LMI_COLUMNS)
-            lmi_block(at, seen, values + c, deep, mixed + c, deep);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t c = 0; c < d; c++)
-                h->out[(i + r) * h->out_stride + c] = mixed[r * deep + c] / sum[r];
+static void LMI_FN(lmi_attend)(const lmi_tile *t) {
+    size_t d = t->head_dim, deep = lmi_round(d), low = t->first[0], high = 0, wide, c, j, r;
+    const float *at[LMI_ROWS];
+    float sum[LMI_ROWS], scale = t->scale;
+    for (r = 0; r < LMI_ROWS; r++) {
+        size_t row = r < t->rows ? r : t->rows - 1;
+        at[r] = t->q + row * d;
+        low = lmi_min(low, t->first[row]);
+        high = lmi_max(high, t->end[row]);
     }
+    low = low / LMI_COLUMNS * LMI_COLUMNS;
+    wide = lmi_round(high - low);
+    for (j = low; j < high; j += LMI_COLUMNS)
+        lmi_block(at, d, t->keys + j * d, LMI_COLUMNS, t->p + (j - low), wide);
+    if (t->cap > 0) {
+        lmi_v s = lmi_vset(scale), cap = lmi_vset(t->cap);
+        for (j = 0; j < t->rows * wide; j += 16)
+            lmi_vstore(t->p + j, lmi_vcap(lmi_vmul(lmi_vload(t->p + j), s), cap));
+        scale = 1;
+    }
+    for (r = 0; r < t->rows; r++)
+        sum[r] = lmi_softmax(t->p + r * wide, t->first[r] - low, t->end[r] - low, wide, scale);
+    for (r = 0; r < LMI_ROWS; r++) at[r] = t->p + (r < t->rows ? r : t->rows - 1) * wide;
+    for (c = 0; c < d; c += LMI_COLUMNS)
+        lmi_block(at, high - low, t->values + low * deep + c, deep, t->mixed + c, deep);
+    for (r = 0; r < t->rows; r++)
+        for (c = 0; c < d; c++) t->out[r][c] = t->mixed[r * deep + c] / sum[r];
 }
 
 /* ---- src/lm/end.inl ---- */
@@ -1124,6 +1318,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #undef lmi_vexp
 #undef lmi_verf
 #undef lmi_vact
+#undef lmi_vcap
 #undef lmi_vpart
 #undef lmi_block
 #undef lmi_softmax
@@ -1164,6 +1359,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #define lmi_vexp LMI_FN(lmi_vexp)
 #define lmi_verf LMI_FN(lmi_verf)
 #define lmi_vact LMI_FN(lmi_vact)
+#define lmi_vcap LMI_FN(lmi_vcap)
 #define lmi_vpart LMI_FN(lmi_vpart)
 #define lmi_block LMI_FN(lmi_block)
 #define lmi_softmax LMI_FN(lmi_softmax)
@@ -1289,6 +1485,54 @@ static void LMI_FN(lmi_activate)(lmi_act act, size_t n, float *x) {
     }
 }
 
+static void LMI_FN(lmi_gate)(lmi_act act, size_t n, float *x, const float *up) {
+    size_t i = 0;
+    if (act == LMI_SILU)
+        for (; i + 16 <= n; i += 16)
+            lmi_vstore(x + i, lmi_vmul(lmi_vact(LMI_SILU, lmi_vload(x + i)), lmi_vload(up + i)));
+    for (; i + 16 <= n; i += 16)
+        lmi_vstore(x + i, lmi_vmul(lmi_vact(act, lmi_vload(x + i)), lmi_vload(up + i)));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vmul(lmi_vact(act, lmi_vpart(x + i, n - i, 0)),
+                               lmi_vpart(up + i, n - i, 0)));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+/* cap tanh(x / cap) = cap (1 - 2 / (exp(2 x / cap) + 1)) */
+static inline lmi_v lmi_vcap(lmi_v x, lmi_v cap) {
+    lmi_v e = lmi_vexp(lmi_vmul(lmi_vdiv(x, cap), lmi_vset(2)));
+    e = lmi_vdiv(lmi_vset(2), lmi_vadd(e, lmi_vset(1)));
+    return lmi_vmul(cap, lmi_vsub(lmi_vset(1), e));
+}
+
+static void LMI_FN(lmi_cap)(size_t n, float cap, float *x) {
+    lmi_v c = lmi_vset(cap);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) lmi_vstore(x + i, lmi_vcap(lmi_vload(x + i), c));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vcap(lmi_vpart(x + i, n - i, 0), c));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+static void LMI_FN(lmi_turn)(size_t pairs, const float *cosine, const float *sine, float *x) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        lmi_v a = lmi_vload(x + i), b = lmi_vload(x + pairs + i);
+        lmi_v c = lmi_vload(cosine + i), s = lmi_vload(sine + i);
+        lmi_vstore(x + i, lmi_vsub(lmi_vmul(a, c), lmi_vmul(b, s)));
+        lmi_vstore(x + pairs + i, lmi_vadd(lmi_vmul(b, c), lmi_vmul(a, s)));
+    }
+    for (; i < pairs; i++) {
+        float a = x[i], b = x[i + pairs], c = cosine[i], s = sine[i];
+        x[i] = a * c - b * s;
+        x[i + pairs] = b * c + a * s;
+    }
+}
+
 static void LMI_FN(lmi_add)(size_t n, const float *a, const float *x, float *out) {
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -1320,6 +1564,24 @@ static void LMI_FN(lmi_norm)(size_t n, const float *x, const float *weight, cons
         lmi_vstore(out + i, lmi_vfma(d, lmi_vload(weight + i), lmi_vload(bias + i)));
     }
     for (; i < n; i++) out[i] = fmaf((x[i] - m) * f, weight[i], bias[i]);
+}
+
+static void LMI_FN(lmi_rms_norm)(size_t n, const float *x, const float *weight, double eps,
+                                 float *out) {
+    lmi_v square = lmi_vset(0), factor;
+    size_t whole = n / 16 * 16, i;
+    float f;
+    for (i = 0; i < whole; i += 16)
+        square = lmi_vfma(lmi_vload(x + i), lmi_vload(x + i), square);
+    if (i < n) {
+        lmi_v d = lmi_vpart(x + i, n - i, 0);
+        square = lmi_vfma(d, d, square);
+    }
+    f = (float)(1 / sqrt(lmi_vsum(square) / (double)n + eps));
+    factor = lmi_vset(f);
+    for (i = 0; i < whole; i += 16)
+        lmi_vstore(out + i, lmi_vmul(lmi_vmul(lmi_vload(x + i), factor), lmi_vload(weight + i)));
+    for (; i < n; i++) out[i] = x[i] * f * weight[i];
 }
 
 /* Sums of 1024 floats in 16 lanes, these in double. */
@@ -1379,13 +1641,14 @@ static void lmi_block(const float *const a[LMI_ROWS], size_t n, const float *b, 
 
 /* ---- src/lm/attention.inl ---- */
 
-/* p[j] = exp(scale (p[j] - max)) over the first n, zeros up to wide (a multiple of 16); returns
-   their sum. */
-static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
+/* p[j] = exp(scale (p[j] - max)) over first <= j < n, zeros elsewhere up to wide (a multiple of
+   16); returns their sum, in lanes j mod 16, so that zeros in front or behind change no bit. */
+static float lmi_softmax(float *p, size_t first, size_t n, size_t wide, float scale) {
     lmi_v most, sum = lmi_vset(0), s = lmi_vset(scale);
     float f[16], m;
     size_t j;
-    for (j = n; j < wide; j++) p[j] = p[0];
+    for (j = 0; j < first; j++) p[j] = p[first];
+    for (j = n; j < wide; j++) p[j] = p[first];
     most = lmi_vload(p);
     for (j = 16; j < wide; j += 16) most = lmi_vmax(lmi_vload(p + j), most);
     lmi_vstore(f, most);
@@ -1393,51 +1656,50 @@ static float lmi_softmax(float *p, size_t n, size_t wide, float scale) {
     for (j = 1; j < 16; j++)
         if (f[j] > m) m = f[j];
     most = lmi_vset(m);
-    for (j = 0; j + 16 <= n; j += 16) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        sum = lmi_vadd(sum, e);
+    for (j = 0; j < wide; j += 16) {
+        lmi_v e = lmi_vset(0);
+        if (j + 16 > first && j < n) {
+            e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
+            if (j < first || j + 16 > n) {
+                lmi_vstore(f, e);
+                for (size_t i = 0; i < 16; i++)
+                    if (j + i < first || j + i >= n) f[i] = 0;
+                e = lmi_vload(f);
+            }
+            sum = lmi_vadd(sum, e);
+        }
         lmi_vstore(p + j, e);
     }
-    if (j < n) {
-        lmi_v e = lmi_vexp(lmi_vmul(s, lmi_vsub(lmi_vload(p + j), most)));
-        lmi_vstore(f, e);
-        e = lmi_vpart(f, n - j, 0);
-        sum = lmi_vadd(sum, e);
-        lmi_vstore(p + j, e);
-        j += 16;
-    }
-    for (; j < wide; j++) p[j] = 0;
     return (float)lmi_vsum(sum);
 }
 
-/* Causal attention, 8 queries at a time; keys behind the last of them are not looked at. */
-static void LMI_FN(lmi_attend)(const lmi_head *h) {
-    size_t wide = lmi_round(h->ctx), deep = lmi_round(h->head_dim), d = h->head_dim;
-    float *keys = h->scratch, *values = keys + d * wide, *p = values + h->ctx * deep;
-    float *mixed = p + LMI_ROWS * wide;
-    for (size_t t = 0; t < wide; t++)
-        for (size_t c = 0; c < d; c++)
-            keys[c * wide + t] = t < h->ctx ? h->k[t * h->stride + c] : 0;
-    for (size_t t = 0; t < h->ctx; t++)
-        for (size_t c = 0; c < deep; c++)
-            values[t * deep + c] = c < d ? h->v[t * h->stride + c] : 0;
-    for (size_t i = 0; i < h->ctx; i += LMI_ROWS) {
-        size_t rows = lmi_min(h->ctx - i, LMI_ROWS), seen = i + rows;
-        const float *at[LMI_ROWS];
-        float sum[LMI_ROWS];
-        for (size_t r = 0; r < LMI_ROWS; r++)
-            at[r] = h->q + (i + (r < rows ? r : rows - 1)) * h->stride;
-        for (size_t j = 0; j < seen; j += LMI_COLUMNS)
-            lmi_block(at, d, keys + j, wide, p + j, wide);
-        for (size_t r = 0; r < rows; r++)
-            sum[r] = lmi_softmax(p + r * wide, i + r + 1, lmi_round(seen), h->scale);
-        for (size_t r = 0; r < LMI_ROWS; r++) at[r] = p + (r < rows ? r : rows - 1) * wide;
-        for (size_t c = 0; c < d; c += LMI_COLUMNS)
-            lmi_block(at, seen, values + c, deep, mixed + c, deep);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t c = 0; c < d; c++)
-                h->out[(i + r) * h->out_stride + c] = mixed[r * deep + c] / sum[r];
+static void LMI_FN(lmi_attend)(const lmi_tile *t) {
+    size_t d = t->head_dim, deep = lmi_round(d), low = t->first[0], high = 0, wide, c, j, r;
+    const float *at[LMI_ROWS];
+    float sum[LMI_ROWS], scale = t->scale;
+    for (r = 0; r < LMI_ROWS; r++) {
+        size_t row = r < t->rows ? r : t->rows - 1;
+        at[r] = t->q + row * d;
+        low = lmi_min(low, t->first[row]);
+        high = lmi_max(high, t->end[row]);
     }
+    low = low / LMI_COLUMNS * LMI_COLUMNS;
+    wide = lmi_round(high - low);
+    for (j = low; j < high; j += LMI_COLUMNS)
+        lmi_block(at, d, t->keys + j * d, LMI_COLUMNS, t->p + (j - low), wide);
+    if (t->cap > 0) {
+        lmi_v s = lmi_vset(scale), cap = lmi_vset(t->cap);
+        for (j = 0; j < t->rows * wide; j += 16)
+            lmi_vstore(t->p + j, lmi_vcap(lmi_vmul(lmi_vload(t->p + j), s), cap));
+        scale = 1;
+    }
+    for (r = 0; r < t->rows; r++)
+        sum[r] = lmi_softmax(t->p + r * wide, t->first[r] - low, t->end[r] - low, wide, scale);
+    for (r = 0; r < LMI_ROWS; r++) at[r] = t->p + (r < t->rows ? r : t->rows - 1) * wide;
+    for (c = 0; c < d; c += LMI_COLUMNS)
+        lmi_block(at, high - low, t->values + low * deep + c, deep, t->mixed + c, deep);
+    for (r = 0; r < t->rows; r++)
+        for (c = 0; c < d; c++) t->out[r][c] = t->mixed[r * deep + c] / sum[r];
 }
 
 /* ---- src/lm/end.inl ---- */
@@ -1459,6 +1721,7 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 #undef lmi_vexp
 #undef lmi_verf
 #undef lmi_vact
+#undef lmi_vcap
 #undef lmi_vpart
 #undef lmi_block
 #undef lmi_softmax
@@ -1473,8 +1736,8 @@ static void LMI_FN(lmi_attend)(const lmi_head *h) {
 /* ==== >>lm: kernels: choice ================================================= src/lm/isa.h ==== */
 #define LMI_TABLE(set)                                                                             \
     static const lmi_kernels lmi_kernels_##set = {                                                 \
-        lmi_norm_##set, lmi_activate_##set, lmi_add_##set, lmi_attend_##set,                       \
-        lmi_sum_exp_##set                                                                          \
+        lmi_norm_##set, lmi_rms_norm_##set, lmi_activate_##set, lmi_gate_##set, lmi_add_##set,     \
+        lmi_cap_##set, lmi_turn_##set, lmi_attend_##set, lmi_sum_exp_##set                         \
     }
 LMI_TABLE(portable);
 #if defined(LMI_X86)
@@ -1553,51 +1816,298 @@ SAE_API double sae_lm_loss(const float *logits, size_t size, size_t token,
     return all - (double)logits[token];
 }
 
-/* ==== >>lm: config ======================================================= src/lm/config.h ==== */
+/* ==== >>lm: families =================================================== src/lm/families.h ==== */
+/* A model is a description (lmi_shape) and tensors by name. A row of lmi_families says what models
+   of a model_type have, where config.json is silent; a naming says what their tensors are called,
+   which is how transformers calls the modules. Nothing behind this file asks for a family. */
 
-typedef struct lmi_layer {
-    float *norm[2][2]; /* input_layernorm, post_attention_layernorm: weight, bias [d] */
-    sae_linear *qkv, *dense, *up, *down;
-} lmi_layer;
-
-enum { LMI_MAX_SHARDS = 1024, LMI_MAX_LAYERS = 4096 };
-
-struct sae_lm {
-    sae_context *ctx;
-    const lmi_kernels *kernels;
-    sae_lm_config info;
-    lmi_act act;
-    bool attention_bias;
-    char *folder;
-    sae_tensor_file *file[LMI_MAX_SHARDS];
-    char *file_name[LMI_MAX_SHARDS];
-    size_t num_files;
-    const sae_tensor *embed; /* read row by row from the file */
-    lmi_layer *layer;
-    float *norm[2];          /* final_layer_norm */
-    sae_linear *unembed;
-    /* memory of a forward pass */
-    float *memory, *rope;    /* rope [rope_ctx][pairs][cos, sin] */
-    size_t memory_floats, rope_ctx;
+/* What has a name: the modules of sae_lm_module, and parts that are no place to look at. */
+enum {
+    LMI_POSITIONS = SAE_LM_NUM_MODULES, LMI_UNEMBED, LMI_Q_NORM, LMI_K_NORM, LMI_ROUTER,
+    LMI_EXPERT_GATE, LMI_EXPERT_UP, LMI_EXPERT_DOWN, LMI_NUM_PARTS
 };
 
-/* What reading config.json needs to complain. */
+typedef struct lmi_name {
+    int part;
+    const char *name; /* # stands for the number of an expert */
+} lmi_name;
+
+typedef struct lmi_naming {
+    const char *base;   /* in front of all but the unembedding */
+    const char *layers; /* in front of a layer's number, its names behind it */
+    const struct lmi_naming *like; /* where names that are not here come from */
+    const lmi_name *names;
+    size_t count;
+} lmi_naming;
+#define LMI_NAMES(names) names, sizeof(names) / sizeof((names)[0])
+
+static const lmi_name lmi_neox_names[] = {
+    { SAE_LM_EMBED, "embed_in" },
+    { SAE_LM_FINAL_NORM, "final_layer_norm" },
+    { LMI_UNEMBED, "embed_out" },
+    { SAE_LM_ATTENTION_NORM, "input_layernorm" },
+    { SAE_LM_ATTENTION, "attention" },
+    { SAE_LM_QKV_PROJ, "attention.query_key_value" },
+    { SAE_LM_O_PROJ, "attention.dense" },
+    { SAE_LM_MLP_NORM, "post_attention_layernorm" },
+    { SAE_LM_MLP, "mlp" },
+    { SAE_LM_UP_PROJ, "mlp.dense_h_to_4h" },
+    { SAE_LM_DOWN_PROJ, "mlp.dense_4h_to_h" }
+};
+static const lmi_naming lmi_neox = { "gpt_neox.", "layers.", NULL, LMI_NAMES(lmi_neox_names) };
+
+static const lmi_name lmi_gpt2_names[] = {
+    { SAE_LM_EMBED, "wte" },
+    { LMI_POSITIONS, "wpe" },
+    { SAE_LM_FINAL_NORM, "ln_f" },
+    { LMI_UNEMBED, "lm_head" },
+    { SAE_LM_ATTENTION_NORM, "ln_1" },
+    { SAE_LM_ATTENTION, "attn" },
+    { SAE_LM_QKV_PROJ, "attn.c_attn" },
+    { SAE_LM_O_PROJ, "attn.c_proj" },
+    { SAE_LM_MLP_NORM, "ln_2" },
+    { SAE_LM_MLP, "mlp" },
+    { SAE_LM_UP_PROJ, "mlp.c_fc" },
+    { SAE_LM_DOWN_PROJ, "mlp.c_proj" }
+};
+static const lmi_naming lmi_gpt2 = { "transformer.", "h.", NULL, LMI_NAMES(lmi_gpt2_names) };
+
+static const lmi_name lmi_gpt_neo_names[] = {
+    { SAE_LM_Q_PROJ, "attn.attention.q_proj" },
+    { SAE_LM_K_PROJ, "attn.attention.k_proj" },
+    { SAE_LM_V_PROJ, "attn.attention.v_proj" },
+    { SAE_LM_O_PROJ, "attn.attention.out_proj" }
+};
+static const lmi_naming lmi_gpt_neo = { "transformer.", "h.", &lmi_gpt2,
+                                        LMI_NAMES(lmi_gpt_neo_names) };
+
+static const lmi_name lmi_llama_names[] = {
+    { SAE_LM_EMBED, "embed_tokens" },
+    { SAE_LM_FINAL_NORM, "norm" },
+    { LMI_UNEMBED, "lm_head" },
+    { SAE_LM_ATTENTION_NORM, "input_layernorm" },
+    { SAE_LM_ATTENTION, "self_attn" },
+    { SAE_LM_Q_PROJ, "self_attn.q_proj" },
+    { SAE_LM_K_PROJ, "self_attn.k_proj" },
+    { SAE_LM_V_PROJ, "self_attn.v_proj" },
+    { LMI_Q_NORM, "self_attn.q_norm" },
+    { LMI_K_NORM, "self_attn.k_norm" },
+    { SAE_LM_O_PROJ, "self_attn.o_proj" },
+    { SAE_LM_MLP_NORM, "post_attention_layernorm" },
+    { SAE_LM_MLP, "mlp" },
+    { SAE_LM_GATE_PROJ, "mlp.gate_proj" },
+    { SAE_LM_UP_PROJ, "mlp.up_proj" },
+    { SAE_LM_DOWN_PROJ, "mlp.down_proj" },
+    { LMI_ROUTER, "mlp.gate" },
+    { LMI_EXPERT_GATE, "mlp.experts.#.gate_proj" },
+    { LMI_EXPERT_UP, "mlp.experts.#.up_proj" },
+    { LMI_EXPERT_DOWN, "mlp.experts.#.down_proj" }
+};
+static const lmi_naming lmi_llama = { "model.", "layers.", NULL, LMI_NAMES(lmi_llama_names) };
+
+static const lmi_name lmi_mixtral_names[] = {
+    { LMI_ROUTER, "block_sparse_moe.gate" },
+    { LMI_EXPERT_GATE, "block_sparse_moe.experts.#.w1" },
+    { LMI_EXPERT_UP, "block_sparse_moe.experts.#.w3" },
+    { LMI_EXPERT_DOWN, "block_sparse_moe.experts.#.w2" }
+};
+static const lmi_naming lmi_mixtral = { "model.", "layers.", &lmi_llama,
+                                        LMI_NAMES(lmi_mixtral_names) };
+
+static const lmi_name lmi_gemma2_names[] = {
+    { SAE_LM_ATTENTION_POST_NORM, "post_attention_layernorm" },
+    { SAE_LM_MLP_NORM, "pre_feedforward_layernorm" },
+    { SAE_LM_MLP_POST_NORM, "post_feedforward_layernorm" }
+};
+static const lmi_naming lmi_gemma2 = { "model.", "layers.", &lmi_llama,
+                                       LMI_NAMES(lmi_gemma2_names) };
+
+/* What a model has. */
+enum {
+    LMI_RMS = 1 << 0,          /* norms without mean and bias */
+    LMI_ONE_PLUS = 1 << 1,     /* their weight is 1 + the tensor */
+    LMI_POST_NORMS = 1 << 2,   /* norms behind attention and MLP too */
+    LMI_QK_NORM = 1 << 3,      /* each head of q and k has a norm */
+    LMI_LEARNED = 1 << 4,      /* positions; else rotary */
+    LMI_GATED = 1 << 5,        /* down(act(gate x) up x); else down(act(up x)) */
+    LMI_EXPERTS = 1 << 6,
+    LMI_EMBED_SCALE = 1 << 7,  /* the embedding times sqrt(d) */
+    LMI_QKV_BIAS = 1 << 8, LMI_O_BIAS = 1 << 9, LMI_MLP_BIAS = 1 << 10,
+    LMI_FUSED = 1 << 11,       /* one matrix for q, k, v */
+    LMI_BY_HEAD = 1 << 12,     /* it is [heads][q,k,v][head_dim]; else all q, all k, all v */
+    LMI_IN_OUT = 1 << 13,      /* matrices stand [in,out] in the file */
+    LMI_PARALLEL = 1 << 14, LMI_TIED = 1 << 15,
+    /* and what its config.json says */
+    LMI_BIAS_KEYS = 1 << 16,   /* attention_bias, mlp_bias */
+    LMI_CAPS = 1 << 17,        /* attn_logit_softcapping 50, final_logit_softcapping 30 */
+    LMI_NO_CAPS = 1 << 18,     /* the same, default none */
+    LMI_SCALAR = 1 << 19,      /* query_pre_attn_scalar in place of head_dim */
+    LMI_UNSCALED = 1 << 20,    /* scores are not scaled */
+    LMI_MLP_4D = 1 << 21,      /* the MLP's default width */
+    LMI_TOP_NORM = 1 << 22,    /* norm_topk_prob is always true */
+    LMI_USE_WINDOW = 1 << 23,  /* windows count only where use_sliding_window is true */
+    LMI_FROM_LAYER = 1 << 24,  /* and from max_window_layers on */
+    LMI_LOCAL_ROPE = 1 << 25,  /* layers with a window have rope_local_base_freq */
+    LMI_MEANS_TANH = 1 << 26,  /* "gelu" */
+    LMI_TEXT_CONFIG = 1 << 27  /* all of it stands in text_config */
+};
+
+typedef struct lmi_family {
+    const char *type, *title; /* model_type; the names people know */
+    const lmi_naming *naming;
+    uint32_t has;
+    const char *act_keys, *act;
+    double eps, theta, rotary_share;
+    size_t heads, kv_heads, head_dim, vocab_size; /* 0: required, heads, d / heads, required */
+    size_t max_ctx;
+    size_t window;       /* keys */
+    const char *windows; /* of the layers in turn, over and over: s has a window, f sees all */
+    int64_t bos, eos, pad;
+} lmi_family;
+
+#define LMI_LLAMA (LMI_RMS | LMI_GATED)
+#define LMI_GEMMA (LMI_LLAMA | LMI_ONE_PLUS | LMI_EMBED_SCALE | LMI_TIED | LMI_BIAS_KEYS)
+static const lmi_family lmi_families[] = {
+    { "gpt_neox", "GPT-NeoX, Pythia", &lmi_neox,
+      LMI_QKV_BIAS | LMI_O_BIAS | LMI_MLP_BIAS | LMI_FUSED | LMI_BY_HEAD | LMI_PARALLEL
+      | LMI_BIAS_KEYS,
+      "hidden_act", "gelu", 1e-5, 1e4, 0.25, 0, 0, 0, 0, 2048, 0, "f", -1, -1, -1 },
+    { "gpt2", "GPT-2", &lmi_gpt2,
+      LMI_LEARNED | LMI_QKV_BIAS | LMI_O_BIAS | LMI_MLP_BIAS | LMI_FUSED | LMI_IN_OUT | LMI_TIED
+      | LMI_MLP_4D,
+      "activation_function", "gelu_new", 1e-5, 0, 0, 0, 0, 0, 0, 1024, 0, "f", 50256, 50256,
+      -1 },
+    { "gpt_neo", "GPT-Neo, TinyStories", &lmi_gpt_neo,
+      LMI_LEARNED | LMI_O_BIAS | LMI_MLP_BIAS | LMI_TIED | LMI_MLP_4D | LMI_UNSCALED,
+      "activation_function", "gelu_new", 1e-5, 0, 0, 0, 0, 0, 0, 2048, 256, "fs", 50256, 50256,
+      -1 },
+    { "llama", "Llama", &lmi_llama, LMI_LLAMA | LMI_BIAS_KEYS,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 0, 0, 0, 2048, 0, "f", 1, 2, -1 },
+    { "mistral", "Mistral", &lmi_llama, LMI_LLAMA,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 8, 0, 0, 131072, 4096, "s", 1, 2, -1 },
+    { "mixtral", "Mixtral", &lmi_mixtral, LMI_LLAMA | LMI_EXPERTS | LMI_TOP_NORM,
+      "hidden_act", "silu", 1e-5, 1e6, 1, 0, 8, 0, 0, 131072, 0, "s", 1, 2, -1 },
+    { "qwen2", "Qwen2, 2.5", &lmi_llama,
+      LMI_LLAMA | LMI_QKV_BIAS | LMI_USE_WINDOW | LMI_FROM_LAYER,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 32, 0, 0, 32768, 4096, "s", -1, -1, -1 },
+    { "qwen3", "Qwen3", &lmi_llama,
+      LMI_LLAMA | LMI_QK_NORM | LMI_BIAS_KEYS | LMI_USE_WINDOW | LMI_FROM_LAYER,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 32, 128, 0, 32768, 4096, "s", -1, -1, -1 },
+    { "qwen3_moe", "Qwen3-MoE", &lmi_llama,
+      LMI_LLAMA | LMI_QK_NORM | LMI_BIAS_KEYS | LMI_USE_WINDOW | LMI_EXPERTS,
+      "hidden_act", "silu", 1e-6, 1e4, 1, 0, 4, 0, 0, 32768, 4096, "s", -1, -1, -1 },
+    { "gemma", "Gemma", &lmi_llama, LMI_GEMMA | LMI_MEANS_TANH,
+      "hidden_activation|hidden_act", "gelu_pytorch_tanh", 1e-6, 1e4, 1, 16, 16, 256, 256000, 8192,
+      0, "f", 2, 1, 0 },
+    { "gemma2", "Gemma 2", &lmi_gemma2, LMI_GEMMA | LMI_POST_NORMS | LMI_CAPS | LMI_SCALAR,
+      "hidden_activation", "gelu_pytorch_tanh", 1e-6, 1e4, 1, 8, 4, 256, 256000, 8192, 4096, "sf",
+      2, 1, 0 },
+    { "gemma3_text", "Gemma 3", &lmi_gemma2,
+      LMI_GEMMA | LMI_POST_NORMS | LMI_QK_NORM | LMI_NO_CAPS | LMI_SCALAR | LMI_LOCAL_ROPE,
+      "hidden_activation", "gelu_pytorch_tanh", 1e-6, 1e6, 1, 8, 4, 256, 262208, 131072, 4096,
+      "sssssf", 2, 1, 0 },
+    { "gemma3", "its text", &lmi_gemma2,
+      LMI_GEMMA | LMI_POST_NORMS | LMI_QK_NORM | LMI_NO_CAPS | LMI_SCALAR | LMI_LOCAL_ROPE
+      | LMI_TEXT_CONFIG,
+      "hidden_activation", "gelu_pytorch_tanh", 1e-6, 1e6, 1, 8, 4, 256, 262208, 131072, 4096,
+      "sssssf", 2, 1, 0 }
+};
+enum { LMI_NUM_FAMILIES = sizeof lmi_families / sizeof lmi_families[0] };
+
+static const lmi_family *lmi_family_find(const char *type) {
+    for (size_t i = 0; i < LMI_NUM_FAMILIES; i++)
+        if (strcmp(type, lmi_families[i].type) == 0) return &lmi_families[i];
+    return NULL;
+}
+
+/* "gpt_neox (GPT-NeoX, Pythia), gpt2 (GPT-2), ..." */
+static const char *lmi_family_list(char *out, size_t size) {
+    size_t n = 0;
+    for (size_t i = 0; i < LMI_NUM_FAMILIES && n < size; i++)
+        n += (size_t)snprintf(out + n, size - n, "%s%s (%s)", i ? ", " : "", lmi_families[i].type,
+                              lmi_families[i].title);
+    return out;
+}
+
+static const char *lmi_part_name(const lmi_naming *naming, int part) {
+    for (; naming; naming = naming->like)
+        for (size_t i = 0; i < naming->count; i++)
+            if (naming->names[i].part == part) return naming->names[i].name;
+    return NULL;
+}
+
+/* ---- the description ---- */
+
+enum { LMI_MAX_LAYERS = 4096 };
+enum { LMI_ROPE_PLAIN, LMI_ROPE_LINEAR, LMI_ROPE_LLAMA3 };
+typedef struct lmi_rope {
+    int kind;
+    double base, factor, low, high, original; /* of LLAMA3: low_freq_factor, ... */
+} lmi_rope;
+
+typedef struct lmi_layer_shape {
+    size_t window; /* 0: sees all keys before it */
+    float scale;   /* of the scores */
+    uint8_t rope;  /* which of the two */
+    bool experts;
+} lmi_layer_shape;
+
+typedef struct lmi_shape {
+    sae_lm_config info;
+    uint32_t has; /* the first group of flags */
+    const lmi_naming *naming;
+    lmi_act act;
+    float attention_cap, logit_cap; /* 0: none */
+    size_t dense_dim; /* the MLP's width in layers without experts */
+    bool top_norm;    /* weights of the experts taken sum to 1 */
+    lmi_rope rope[2];
+    lmi_layer_shape *layer; /* [layers] */
+} lmi_shape;
+
+/* ==== >>lm: config ======================================================= src/lm/config.h ==== */
+/* config.json into a description. Keys are read once for all families, each under all its
+   spellings: "a|b" is a, else b. */
+
+/* What reading needs to complain. */
 typedef struct lmi_config {
     sae_context *ctx;
     const char *path;
-    const sae_json *root;
+    const sae_json *root, *outer; /* the same, but for models of text and images */
+    const lmi_family *family;
 } lmi_config;
 
-/* A whole number from 1 to most; missing: otherwise, and if that is 0 it may not be missing. */
-static sae_result lmi_config_size(const lmi_config *c, const char *key, size_t otherwise,
+/* The value of the first of the keys that is there; *name, if given, is that key in `text`. */
+static const sae_json *lmi_config_get(const sae_json *object, const char *keys, char text[64]) {
+    while (*keys) {
+        size_t n = strcspn(keys, "|");
+        const sae_json *v;
+        snprintf(text, 64, "%.*s", (int)n, keys);
+        v = sae_json_get(object, text);
+        if (v) return v;
+        keys += n + (keys[n] == '|');
+    }
+    return NULL;
+}
+
+static bool lmi_config_none(const sae_json *v) {
+    return sae_json_kind_of(v) == SAE_JSON_NONE || sae_json_kind_of(v) == SAE_JSON_NULL;
+}
+
+/* A whole number from 1 to most; missing or null: otherwise, and if that is 0 it is required. */
+static sae_result lmi_config_size(const lmi_config *c, const char *keys, size_t otherwise,
                                   size_t most, size_t *out) {
-    const sae_json *v = sae_json_get(c->root, key);
-    double number = v ? sae_json_number(v) : (double)otherwise;
-    if (!v && !otherwise)
-        return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s: %s is missing",
-                                c->path, key);
-    if ((v && sae_json_kind_of(v) != SAE_JSON_NUMBER) || !(number >= 1)
-        || number > (double)most || number != floor(number))
+    char key[64] = "";
+    const sae_json *v = lmi_config_get(c->root, keys, key);
+    double number = sae_json_number(v);
+    if (lmi_config_none(v)) {
+        if (!otherwise)
+            return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s: %s is missing",
+                                    c->path, keys);
+        *out = otherwise;
+        return SAE_OK;
+    }
+    if (sae_json_kind_of(v) != SAE_JSON_NUMBER || !(number >= 1) || number > (double)most
+        || number != floor(number))
         return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
                         "sae_lm_open: %s: %s is %.9g, allowed are whole numbers from 1 to %zu",
                         c->path, key, number, most);
@@ -1605,13 +2115,14 @@ static sae_result lmi_config_size(const lmi_config *c, const char *key, size_t o
     return SAE_OK;
 }
 
-/* A number above 0 (or from 0 on), or otherwise. */
-static sae_result lmi_config_number(const lmi_config *c, const sae_json *object,
-                                    const char *key, double least, double most, double *out) {
-    const sae_json *v = sae_json_get(object, key);
-    sae_json_kind kind = sae_json_kind_of(v);
-    if (kind == SAE_JSON_NONE || kind == SAE_JSON_NULL) return SAE_OK;
-    if (kind != SAE_JSON_NUMBER || !(sae_json_number(v) >= least) || sae_json_number(v) > most)
+/* A number in a range; *out stays where it is missing or null. */
+static sae_result lmi_config_number(const lmi_config *c, const sae_json *object, const char *keys,
+                                    double least, double most, double *out) {
+    char key[64] = "";
+    const sae_json *v = lmi_config_get(object, keys, key);
+    if (lmi_config_none(v)) return SAE_OK;
+    if (sae_json_kind_of(v) != SAE_JSON_NUMBER || !(sae_json_number(v) >= least)
+        || sae_json_number(v) > most)
         return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
                         "sae_lm_open: %s: %s is %.9g, allowed are numbers from %g to %g",
                         c->path, key, sae_json_number(v), least, most);
@@ -1619,106 +2130,361 @@ static sae_result lmi_config_number(const lmi_config *c, const sae_json *object,
     return SAE_OK;
 }
 
-static void lmi_config_bool(const lmi_config *c, const char *key, bool *out) {
-    const sae_json *v = sae_json_get(c->root, key);
-    if (sae_json_kind_of(v) == SAE_JSON_BOOL) *out = sae_json_number(v) != 0;
+static bool lmi_config_bool(const sae_json *object, const char *key, bool otherwise) {
+    const sae_json *v = sae_json_get(object, key);
+    return sae_json_kind_of(v) == SAE_JSON_BOOL ? sae_json_number(v) != 0 : otherwise;
+}
+
+static void lmi_config_flag(const lmi_config *c, const char *key, uint32_t flag, uint32_t *has) {
+    bool on = lmi_config_bool(c->root, key, (*has & flag) != 0);
+    *has = on ? *has | flag : *has & ~flag;
 }
 
 /* Of a list (eos_token_id may be one) the first. */
-static void lmi_config_token(const lmi_config *c, const char *key, int64_t *out) {
+static int64_t lmi_config_token(const lmi_config *c, const char *key, int64_t otherwise) {
     const sae_json *v = sae_json_get(c->root, key);
+    if (!v) v = sae_json_get(c->outer, key);
     if (sae_json_kind_of(v) == SAE_JSON_ARRAY) v = sae_json_first(v);
     if (sae_json_kind_of(v) == SAE_JSON_NUMBER && sae_json_number(v) >= 0
         && sae_json_number(v) < 2147483648.0)
-        *out = (int64_t)sae_json_number(v);
+        return (int64_t)sae_json_number(v);
+    return v ? -1 : otherwise;
 }
 
-/* Old files: rotary_pct, rotary_emb_base, rope_scaling. New ones: rope_parameters. */
-static sae_result lmi_config_rotary(sae_lm *m, const lmi_config *c) {
-    const sae_json *rope = sae_json_get(c->root, "rope_parameters"), *type;
-    sae_lm_config *info = &m->info;
-    double share = 0.25, dims;
-    info->rotary_base = 10000;
-    if (sae_json_kind_of(rope) != SAE_JSON_OBJECT) rope = sae_json_get(c->root, "rope_scaling");
-    type = sae_json_get(rope, "rope_type");
-    if (!type) type = sae_json_get(rope, "type");
-    if (sae_json_text(type) && strcmp(sae_json_text(type), "default") != 0)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                        "sae_lm_open: %s: the rotary kind is %s, supported is default", c->path,
-                        sae_json_text(type));
+static sae_result lmi_config_act(const lmi_config *c, lmi_shape *s) {
+    char known[256], key[64] = "";
+    const sae_json *v = lmi_config_get(c->root, c->family->act_keys, key);
+    const char *name = c->family->act;
+    size_t n = 0;
+    if (lmi_config_none(v)) { /* a null in front of another spelling */
+        const char *other = strchr(c->family->act_keys, '|');
+        if (other) v = lmi_config_get(c->root, other + 1, key);
+    }
+    if (!lmi_config_none(v)) name = sae_json_text(v);
+    for (size_t i = 0; i < LMI_NUM_ACTS; i++) {
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "",
+                              lmi_acts[i].name);
+        if (!name || strcmp(name, lmi_acts[i].name) != 0) continue;
+        s->act = lmi_acts[i].act;
+        if (c->family->has & LMI_MEANS_TANH && s->act == LMI_GELU) s->act = LMI_GELU_TANH;
+        snprintf(s->info.activation, sizeof s->info.activation, "%s", name);
+        return SAE_OK;
+    }
+    return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                    "sae_lm_open: %s: %s is %s, supported are %s", c->path, key,
+                    name ? name : "no text", known);
+}
+
+/* What stands in rope_scaling, or in rope_parameters or one of the objects in there. */
+static sae_result lmi_config_scaling(const lmi_config *c, const sae_json *v, lmi_rope *rope,
+                                     double *share) {
+    static const char *const keys[] = { "factor", "low_freq_factor", "high_freq_factor",
+                                        "original_max_position_embeddings" };
+    char key[64];
+    const char *type = sae_json_text(lmi_config_get(v, "rope_type|type", key));
+    double *const to[] = { &rope->factor, &rope->low, &rope->high, &rope->original };
+    size_t needed = 0;
+    LMI_TRY(lmi_config_number(c, v, "rope_theta", 1, 1e12, &rope->base));
+    LMI_TRY(lmi_config_number(c, v, "partial_rotary_factor", 0, 1, share));
+    if (!type || strcmp(type, "default") == 0) return SAE_OK;
+    if (strcmp(type, "linear") == 0) rope->kind = LMI_ROPE_LINEAR, needed = 1;
+    else if (strcmp(type, "llama3") == 0) rope->kind = LMI_ROPE_LLAMA3, needed = 4;
+    else
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: rope_type is %s, supported are default, linear, llama3",
+                        c->path, type);
+    for (size_t i = 0; i < needed; i++) {
+        *to[i] = 0;
+        LMI_TRY(lmi_config_number(c, v, keys[i], 1e-6, 1e9, to[i]));
+        if (!(*to[i] > 0))
+            return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                            "sae_lm_open: %s: %s is missing, which rope_type %s needs", c->path,
+                            keys[i], type);
+    }
+    if (rope->kind == LMI_ROPE_LLAMA3 && !(rope->high > rope->low))
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: high_freq_factor is %g, allowed is more than "
+                        "low_freq_factor, %g", c->path, rope->high, rope->low);
+    return SAE_OK;
+}
+
+/* Old files: rotary_pct, rotary_emb_base or rope_theta, rope_scaling. New ones: rope_parameters, of
+   Gemma 3 one object for each kind of layer. */
+static sae_result lmi_config_rotary(const lmi_config *c, lmi_shape *s) {
+    const sae_json *v = sae_json_get(c->root, "rope_parameters");
+    const sae_json *full = sae_json_get(v, "full_attention");
+    const sae_json *local = sae_json_get(v, "sliding_attention");
+    sae_lm_config *info = &s->info;
+    double share = c->family->rotary_share, ignored = 1;
+    s->rope[0].base = c->family->theta;
+    s->rope[1].base = 1e4;
+    if (s->has & LMI_LEARNED) return SAE_OK;
     LMI_TRY(lmi_config_number(c, c->root, "rotary_pct", 0, 1, &share));
-    LMI_TRY(lmi_config_number(c, c->root, "rotary_emb_base", 1, 1e12, &info->rotary_base));
-    LMI_TRY(lmi_config_number(c, rope, "partial_rotary_factor", 0, 1, &share));
-    LMI_TRY(lmi_config_number(c, rope, "rope_theta", 1, 1e12, &info->rotary_base));
-    dims = floor((double)info->head_dim * share);
-    info->rotary_dims = (size_t)dims;
+    LMI_TRY(lmi_config_number(c, c->root, "rope_theta|rotary_emb_base", 1, 1e12,
+                              &s->rope[0].base));
+    LMI_TRY(lmi_config_number(c, c->root, "rope_local_base_freq", 1, 1e12, &s->rope[1].base));
+    if (sae_json_kind_of(v) != SAE_JSON_OBJECT) v = sae_json_get(c->root, "rope_scaling");
+    LMI_TRY(lmi_config_scaling(c, full || local ? full : v, &s->rope[0], &share));
+    if (s->has & LMI_LOCAL_ROPE) LMI_TRY(lmi_config_scaling(c, local, &s->rope[1], &ignored));
+    info->rotary_base = s->rope[0].base;
+    info->rotary_dims = (size_t)floor((double)info->head_dim * share);
     if (info->rotary_dims % 2 && info->rotary_dims == info->head_dim)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
                         "sae_lm_open: %s: all %zu dimensions of a head turn, supported is an "
                         "even number", c->path, info->head_dim);
     return SAE_OK;
 }
 
-static sae_result lmi_config_act(sae_lm *m, const lmi_config *c) {
-    const sae_json *v = sae_json_get(c->root, "hidden_act");
-    const char *name = v ? sae_json_text(v) : "gelu";
-    char known[256];
-    size_t n = 0;
-    for (size_t i = 0; i < LMI_NUM_ACTS; i++) {
-        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "",
-                              lmi_acts[i].name);
-        if (!name || strcmp(name, lmi_acts[i].name) != 0) continue;
-        m->act = lmi_acts[i].act;
-        snprintf(m->info.activation, sizeof m->info.activation, "%s", name);
-        return SAE_OK;
+/* Which layers have a window, s, and which none, f: layer_types, or GPT-Neo's attention_layers or
+   attention_types, [[["global", "local"], 12], ...]. */
+static sae_result lmi_config_kind(const lmi_config *c, const sae_json *v, size_t *layer,
+                                  char *kinds, size_t layers) {
+    const char *kind = sae_json_text(v);
+    bool window = kind && (!strcmp(kind, "sliding_attention") || !strcmp(kind, "local"));
+    if (!window && (!kind || (strcmp(kind, "full_attention") && strcmp(kind, "global"))))
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: layer %zu is %s, supported are full_attention and "
+                        "sliding_attention", c->path, *layer, kind ? kind : "no text");
+    if (*layer < layers) kinds[*layer] = window ? 's' : 'f';
+    ++*layer;
+    return SAE_OK;
+}
+
+static sae_result lmi_config_kinds(const lmi_config *c, char *kinds, size_t layers) {
+    char key[64] = "";
+    const char *pattern = c->family->windows;
+    const sae_json *list = lmi_config_get(c->root, "layer_types|attention_layers", key);
+    size_t every = strlen(pattern), count = 0;
+    if (every > 2) /* of Gemma 3: the last of so many is full */
+        LMI_TRY(lmi_config_size(c, "sliding_window_pattern|_sliding_window_pattern", every, 1 << 20,
+                                &every));
+    for (size_t i = 0; i < layers; i++)
+        kinds[i] = strlen(pattern) > 2 ? (i + 1) % every ? 's' : 'f' : pattern[i % every];
+    if (sae_json_kind_of(list) == SAE_JSON_ARRAY) {
+        for (const sae_json *v = sae_json_first(list); v; v = sae_json_next(v))
+            LMI_TRY(lmi_config_kind(c, v, &count, kinds, layers));
+    } else {
+        list = lmi_config_get(c->root, "attention_types", key);
+        if (sae_json_kind_of(list) != SAE_JSON_ARRAY) return SAE_OK;
+        for (const sae_json *v = sae_json_first(list); v; v = sae_json_next(v)) {
+            const sae_json *run = sae_json_first(v);
+            double times = sae_json_first(run) ? sae_json_number(sae_json_next(run)) : 0;
+            for (double i = 0; i < times && count <= layers; i++)
+                for (const sae_json *k = sae_json_first(run); k; k = sae_json_next(k))
+                    LMI_TRY(lmi_config_kind(c, k, &count, kinds, layers));
+        }
     }
-    return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                    "sae_lm_open: %s: hidden_act is %s, supported are %s", c->path,
-                    name ? name : "no text", known);
+    if (count != layers)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: %s names %zu layers, there are %zu", c->path, key, count,
+                        layers);
+    return SAE_OK;
 }
 
-static sae_result lmi_config_read(sae_lm *m, const lmi_config *c) {
-    sae_lm_config *info = &m->info;
+/* Windows, scales and experts of each layer. */
+static sae_result lmi_config_layers(const lmi_config *c, lmi_shape *s) {
+    const sae_json *v, *dense = sae_json_get(c->root, "mlp_only_layers");
+    char key[64], kinds[LMI_MAX_LAYERS];
+    size_t window = c->family->window, from = 0, step = 1, layers = s->info.layers;
+    double scalar = (double)s->info.head_dim, scale;
+    bool by_layer = lmi_config_bool(c->root, "scale_attn_by_inverse_layer_idx", false);
+    s->layer = (lmi_layer_shape *)calloc(layers, sizeof *s->layer);
+    if (!s->layer) return sae_context_fail(c->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
+    if (c->family->has & LMI_SCALAR) {
+        scalar = 256;
+        LMI_TRY(lmi_config_number(c, c->root, "query_pre_attn_scalar", 1e-6, 1e9, &scalar));
+    }
+    scale = 1 / sqrt(scalar);
+    if (c->family->has & LMI_UNSCALED || !lmi_config_bool(c->root, "scale_attn_weights", true))
+        scale = 1;
+    v = lmi_config_get(c->root, "sliding_window|window_size", key);
+    if (v && lmi_config_none(v)) window = 0;
+    else if (strcmp(c->family->windows, "f") != 0 && v)
+        LMI_TRY(lmi_config_size(c, "sliding_window|window_size", 0, INT32_MAX, &window));
+    if (c->family->has & LMI_USE_WINDOW && !lmi_config_bool(c->root, "use_sliding_window", false))
+        window = 0;
+    if (c->family->has & LMI_FROM_LAYER && !sae_json_get(c->root, "layer_types")) {
+        double first = 28;
+        LMI_TRY(lmi_config_number(c, c->root, "max_window_layers", 0, INT32_MAX, &first));
+        from = (size_t)first;
+    }
+    if (strcmp(c->family->windows, "f") == 0) memset(kinds, 'f', layers);
+    else LMI_TRY(lmi_config_kinds(c, kinds, layers));
+    if (s->has & LMI_EXPERTS)
+        LMI_TRY(lmi_config_size(c, "decoder_sparse_step", 1, 1 << 20, &step));
+    for (size_t i = 0; i < layers; i++) {
+        bool local = kinds[i] == 's' && i >= from;
+        s->layer[i].window = local ? window : 0;
+        s->layer[i].rope = local && s->has & LMI_LOCAL_ROPE;
+        s->layer[i].scale = (float)(by_layer ? scale / (double)(i + 1) : scale);
+        s->layer[i].experts = s->has & LMI_EXPERTS && (i + 1) % step == 0;
+        if (s->layer[i].window) s->info.window = window;
+        for (v = sae_json_first(dense); v && s->layer[i].experts; v = sae_json_next(v))
+            s->layer[i].experts = sae_json_number(v) != (double)i;
+    }
+    return SAE_OK;
+}
+
+static sae_result lmi_config_sizes(const lmi_config *c, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    const lmi_family *f = c->family;
+    size_t dim, wide;
+    LMI_TRY(lmi_config_size(c, "num_hidden_layers|n_layer|num_layers", 0, LMI_MAX_LAYERS,
+                            &info->layers));
+    LMI_TRY(lmi_config_size(c, "hidden_size|n_embd", 0, 1 << 20, &info->dim));
+    LMI_TRY(lmi_config_size(c, "num_attention_heads|n_head|num_heads", f->heads, 1 << 16,
+                            &info->heads));
+    LMI_TRY(lmi_config_size(c, "vocab_size", f->vocab_size, INT32_MAX, &info->vocab_size));
+    LMI_TRY(lmi_config_size(c, "max_position_embeddings|n_positions", f->max_ctx, INT32_MAX,
+                            &info->max_ctx));
+    LMI_TRY(lmi_config_size(c, "intermediate_size|n_inner",
+                            f->has & LMI_MLP_4D ? 4 * info->dim : 0, 1 << 22, &info->mlp_dim));
+    s->dense_dim = info->mlp_dim;
+    info->kv_heads = info->heads;
+    if (sae_json_kind_of(sae_json_get(c->root, "num_key_value_heads")) != SAE_JSON_NULL)
+        LMI_TRY(lmi_config_size(c, "num_key_value_heads", f->kv_heads ? f->kv_heads : info->heads,
+                                1 << 16, &info->kv_heads));
+    if (info->heads % info->kv_heads)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: num_key_value_heads is %zu, allowed are divisors of "
+                        "num_attention_heads, %zu", c->path, info->kv_heads, info->heads);
+    dim = sae_json_kind_of(sae_json_get(c->root, "head_dim")) == SAE_JSON_NULL ? 0 : f->head_dim;
+    if (!dim) dim = info->dim / info->heads;
+    if (!dim || (info->dim % info->heads && !f->head_dim
+                 && lmi_config_none(sae_json_get(c->root, "head_dim"))))
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: hidden_size is %zu, without head_dim allowed are "
+                        "multiples of num_attention_heads, %zu", c->path, info->dim, info->heads);
+    LMI_TRY(lmi_config_size(c, "head_dim", dim, 1 << 12, &info->head_dim));
+    if (!(s->has & LMI_EXPERTS)) return SAE_OK;
+    LMI_TRY(lmi_config_size(c, "num_local_experts|num_experts", 0, 1 << 12, &info->experts));
+    LMI_TRY(lmi_config_size(c, "num_experts_per_tok", 0, info->experts, &info->experts_per_token));
+    wide = info->mlp_dim;
+    LMI_TRY(lmi_config_size(c, "moe_intermediate_size", wide, 1 << 22, &info->mlp_dim));
+    s->top_norm = f->has & LMI_TOP_NORM || lmi_config_bool(c->root, "norm_topk_prob", false);
+    return SAE_OK;
+}
+
+/* Things that would change the numbers and are not known here. */
+static sae_result lmi_config_refuse(const lmi_config *c) {
+    static const char *const keys[] = { "add_cross_attention", "use_bidirectional_attention" };
+    const sae_json *q = sae_json_get(c->outer, "quantization_config");
+    if (lmi_config_none(q)) q = sae_json_get(c->root, "quantization_config");
+    if (!lmi_config_none(q)) {
+        const char *by = sae_json_text(sae_json_get(q, "quant_method"));
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: the weights are quantised (quantization_config%s%s), "
+                        "supported are F32, F16, BF16, F64", c->path, by ? ": " : "",
+                        by ? by : "");
+    }
+    for (size_t i = 0; i < 2; i++)
+        if (lmi_config_bool(c->root, keys[i], false))
+            return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                            "sae_lm_open: %s: %s is true, supported is false", c->path, keys[i]);
+    return SAE_OK;
+}
+
+static sae_result lmi_config_family(lmi_config *c, lmi_shape *s) {
     const char *type = sae_json_text(sae_json_get(c->root, "model_type"));
-    double eps = 1e-5, head_dim = 0;
+    char list[600];
+    c->outer = c->root;
     if (sae_json_kind_of(c->root) != SAE_JSON_OBJECT)
-        return sae_context_fail(m->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s is no JSON object",
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s is no JSON object",
                                 c->path);
-    if (!type || strcmp(type, "gpt_neox") != 0)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                        "sae_lm_open: %s: model_type is %s, supported is gpt_neox (GPT-NeoX, "
-                        "Pythia)", c->path, type ? type : "missing");
-    LMI_TRY(lmi_config_size(c, "num_hidden_layers", 0, LMI_MAX_LAYERS, &info->layers));
-    LMI_TRY(lmi_config_size(c, "hidden_size", 0, 1 << 20, &info->dim));
-    LMI_TRY(lmi_config_size(c, "num_attention_heads", 0, 1 << 20, &info->heads));
-    LMI_TRY(lmi_config_size(c, "intermediate_size", 0, 1 << 22, &info->mlp_dim));
-    LMI_TRY(lmi_config_size(c, "vocab_size", 0, INT32_MAX, &info->vocab_size));
-    LMI_TRY(lmi_config_size(c, "max_position_embeddings", 2048, INT32_MAX, &info->max_ctx));
-    if (info->dim % info->heads)
-        return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
-                        "sae_lm_open: %s: hidden_size is %zu, allowed are multiples of "
-                        "num_attention_heads, %zu", c->path, info->dim, info->heads);
-    info->head_dim = info->dim / info->heads;
-    LMI_TRY(lmi_config_number(c, c->root, "head_dim", 1, 1 << 20, &head_dim));
-    if (head_dim != 0 && head_dim != (double)info->head_dim)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                        "sae_lm_open: %s: head_dim is %g, supported is hidden_size / "
-                        "num_attention_heads, %zu", c->path, head_dim, info->head_dim);
-    LMI_TRY(lmi_config_number(c, c->root, "layer_norm_eps", 0, 1, &eps));
-    info->norm_eps = eps;
-    info->parallel_residual = m->attention_bias = true;
-    lmi_config_bool(c, "use_parallel_residual", &info->parallel_residual);
-    lmi_config_bool(c, "tie_word_embeddings", &info->tied);
-    lmi_config_bool(c, "attention_bias", &m->attention_bias);
-    info->bos_token = info->eos_token = info->pad_token = -1;
-    lmi_config_token(c, "bos_token_id", &info->bos_token);
-    lmi_config_token(c, "eos_token_id", &info->eos_token);
-    lmi_config_token(c, "pad_token_id", &info->pad_token);
-    LMI_TRY(lmi_config_act(m, c));
-    return lmi_config_rotary(m, c);
+    c->family = type ? lmi_family_find(type) : NULL;
+    if (!c->family)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: model_type is %s, supported are %s", c->path,
+                        type ? type : "missing", lmi_family_list(list, sizeof list));
+    if (c->family->has & LMI_TEXT_CONFIG
+        && sae_json_kind_of(sae_json_get(c->root, "text_config")) == SAE_JSON_OBJECT)
+        c->root = sae_json_get(c->root, "text_config");
+    s->has = c->family->has;
+    s->naming = c->family->naming;
+    snprintf(s->info.family, sizeof s->info.family, "%s", type);
+    return SAE_OK;
 }
 
-/* ==== >>lm: weights ===================================================== src/lm/weights.h ==== */
+/* s is all zero; s->layer is the caller's to free, whatever comes. */
+static sae_result lmi_config_read(lmi_config *c, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    double cap[2] = { 0, 0 };
+    LMI_TRY(lmi_config_family(c, s));
+    LMI_TRY(lmi_config_refuse(c));
+    LMI_TRY(lmi_config_sizes(c, s));
+    info->norm_eps = c->family->eps;
+    LMI_TRY(lmi_config_number(c, c->root, "rms_norm_eps|layer_norm_eps|layer_norm_epsilon", 0, 1,
+                              &info->norm_eps));
+    if (s->has & LMI_BIAS_KEYS) {
+        lmi_config_flag(c, "attention_bias", LMI_QKV_BIAS, &s->has);
+        lmi_config_flag(c, "attention_bias", LMI_O_BIAS, &s->has);
+        lmi_config_flag(c, "mlp_bias", LMI_MLP_BIAS, &s->has);
+    }
+    lmi_config_flag(c, "use_parallel_residual", LMI_PARALLEL, &s->has);
+    if (c->root != c->outer && !sae_json_get(c->root, "tie_word_embeddings"))
+        info->tied = lmi_config_bool(c->outer, "tie_word_embeddings", (s->has & LMI_TIED) != 0);
+    else info->tied = lmi_config_bool(c->root, "tie_word_embeddings", (s->has & LMI_TIED) != 0);
+    if (s->has & (LMI_CAPS | LMI_NO_CAPS)) {
+        static const char *const keys[] = { "attn_logit_softcapping", "final_logit_softcapping" };
+        for (size_t i = 0; i < 2; i++) {
+            bool given = sae_json_get(c->root, keys[i]) != NULL;
+            if (s->has & LMI_CAPS && !given) cap[i] = i ? 30 : 50;
+            LMI_TRY(lmi_config_number(c, c->root, keys[i], 1e-6, 1e9, &cap[i]));
+        }
+    }
+    s->attention_cap = (float)cap[0];
+    s->logit_cap = (float)cap[1];
+    info->rms_norm = (s->has & LMI_RMS) != 0;
+    info->fixed_ctx = (s->has & LMI_LEARNED) != 0;
+    info->parallel_residual = (s->has & LMI_PARALLEL) != 0;
+    info->bos_token = lmi_config_token(c, "bos_token_id", c->family->bos);
+    info->eos_token = lmi_config_token(c, "eos_token_id", c->family->eos);
+    info->pad_token = lmi_config_token(c, "pad_token_id", c->family->pad);
+    LMI_TRY(lmi_config_act(c, s));
+    LMI_TRY(lmi_config_rotary(c, s));
+    return lmi_config_layers(c, s);
+}
+
+/* ==== >>lm: weights: files ================================================ src/lm/files.h ==== */
+
+typedef struct lmi_mlp {
+    sae_linear *gate, *up, *down; /* gate NULL: none */
+} lmi_mlp;
+
+typedef struct lmi_norm {
+    float *weight, *bias; /* [n]; bias NULL: RMSNorm. weight NULL: no norm here */
+} lmi_norm;
+
+typedef struct lmi_layer {
+    lmi_norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, q_norm, k_norm;
+    sae_linear *qkv;         /* NULL: q, k, v */
+    sae_linear *q, *k, *v, *o;
+    lmi_mlp *mlp;            /* [1], or the experts */
+    sae_linear *router;      /* NULL: one MLP */
+} lmi_layer;
+
+enum { LMI_MAX_SHARDS = 1024 };
+
+struct sae_lm {
+    sae_context *ctx;
+    const lmi_kernels *kernels;
+    lmi_shape shape;
+    char *folder;
+    sae_tensor_file *file[LMI_MAX_SHARDS];
+    char *file_name[LMI_MAX_SHARDS];
+    size_t num_files;
+    char prefix[64];            /* in front of the tensors' names, in place of the naming's base */
+    const sae_tensor *embed;    /* read row by row from the file */
+    const sae_tensor *position; /* likewise; NULL: rotary */
+    lmi_layer *layer;
+    lmi_norm norm;
+    float *ones;                /* [2 d]: d ones, d zeros: a norm without weights */
+    sae_linear *unembed;
+    float *memory;              /* of a forward pass */
+    size_t memory_floats;
+    float *angles[2];           /* [angle_rows][cosines, sines][pairs] of each rotary kind */
+    size_t angle_rows;
+};
 
 static sae_result lmi_no_memory(const sae_lm *m) {
     return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory for %s",
@@ -1807,16 +2573,39 @@ static sae_result lmi_files_open(sae_lm *m) {
                             m->folder);
 }
 
+/* ==== >>lm: weights: tensors ============================================ src/lm/weights.h ==== */
+
+enum { LMI_NAME_SIZE = 160 };
+
 static const sae_tensor *lmi_tensor(const sae_lm *m, const char *name) {
     const sae_tensor *t = NULL;
     for (size_t i = 0; i < m->num_files && !t; i++) t = sae_tensor_file_find(m->file[i], name);
     return t;
 }
 
-/* The tensor of that name, [rows,columns], or [columns] where rows is 0. */
-static sae_result lmi_find(const sae_lm *m, const char *name, size_t rows, size_t columns,
-                           const sae_tensor **out) {
-    const sae_tensor *t = lmi_tensor(m, name);
+/* The tensor's name: prefix, layer, part, ending (".weight"). layer and expert are of parts that
+   are not the whole model's. */
+static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size_t expert,
+                                   const char *ending, char out[LMI_NAME_SIZE]) {
+    const lmi_naming *naming = m->shape.naming;
+    const char *name = lmi_part_name(naming, part), *mark = name ? strchr(name, '#') : NULL;
+    bool whole = part == SAE_LM_EMBED || part == SAE_LM_FINAL_NORM || part == LMI_POSITIONS
+                 || part == LMI_UNEMBED;
+    size_t n = 0;
+    if (part != LMI_UNEMBED)
+        n = (size_t)snprintf(out, LMI_NAME_SIZE, "%s", m->prefix);
+    if (!whole)
+        n += (size_t)snprintf(out + n, LMI_NAME_SIZE - n, "%s%zu.", naming->layers, layer);
+    if (mark)
+        snprintf(out + n, LMI_NAME_SIZE - n, "%.*s%zu%s%s", (int)(mark - name), name, expert,
+                 mark + 1, ending);
+    else snprintf(out + n, LMI_NAME_SIZE - n, "%s%s", name ? name : "?", ending);
+    return out;
+}
+
+/* Checks that t, called name, is [rows,columns], or [columns] where rows is 0. */
+static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *name, size_t rows,
+                            size_t columns) {
     char shape[21 * SAE_MAX_DIMS + 1] = "";
     size_t n = 0, dims = rows ? 2 : 1;
     if (!t)
@@ -1839,88 +2628,197 @@ static sae_result lmi_find(const sae_lm *m, const char *name, size_t rows, size_
                                 "sae_lm_open: %s: %s is %s, supported are "
                                 "F32, F16, BF16, F64",
                                 m->folder, name, sae_dtype_name(t->dtype));
-    *out = t;
     return SAE_OK;
 }
 
-/* Fresh memory (free) with the tensor's numbers. */
-static sae_result lmi_read(const sae_lm *m, const char *name, size_t rows, size_t columns,
-                           float **out) {
-    const sae_tensor *t;
-    size_t count;
+/* A tensor's numbers in fresh memory (free), row-major. */
+static sae_result lmi_copy(const sae_lm *m, const sae_tensor *t, float **out) {
+    size_t count = 1;
     float *data = NULL;
-    LMI_TRY(lmi_find(m, name, rows, columns, &t));
-    if (lmi_mul(rows ? rows : 1, columns, &count) && count <= SIZE_MAX / sizeof *data)
-        data = (float *)malloc(count * sizeof *data);
+    bool fits = true;
+    for (size_t i = 0; i < t->ndim; i++) fits = fits && lmi_mul(count, (size_t)t->shape[i], &count);
+    if (fits && count <= SIZE_MAX / sizeof *data) data = (float *)malloc(count * sizeof *data);
     if (!data) return lmi_no_memory(m);
     sae_tensor_to_f32(t, data);
     *out = data;
     return SAE_OK;
 }
 
-/* NAME.weight [outputs,inputs] and, if biased, NAME.bias. */
-static sae_result lmi_read_linear(const sae_lm *m, const char *name, bool biased,
-                                  size_t inputs, size_t outputs, sae_linear **out) {
-    char key[160];
+static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, float **out) {
+    const sae_tensor *t = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, t, name, 0, n));
+    return lmi_copy(m, t, out);
+}
+
+/* y = x W^T + bias of the part: `weight` [outputs,inputs] and, if biased, `bias`. */
+static sae_result lmi_read_linear(const sae_lm *m, int part, size_t layer, size_t expert,
+                                  bool biased, size_t inputs, size_t outputs, sae_linear **out) {
+    char name[LMI_NAME_SIZE];
+    const sae_tensor *t;
+    sae_tensor turned;
     float *weight = NULL, *bias = NULL;
+    bool in_out = (m->shape.has & LMI_IN_OUT) != 0;
     sae_result result;
-    snprintf(key, sizeof key, "%s.weight", name);
-    result = lmi_read(m, key, outputs, inputs, &weight);
-    snprintf(key, sizeof key, "%s.bias", name);
-    if (result == SAE_OK && biased) result = lmi_read(m, key, 0, outputs, &bias);
+    lmi_tensor_name(m, part, layer, expert, ".weight", name);
+    t = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, t, name, in_out ? inputs : outputs, in_out ? outputs : inputs));
+    if (in_out) {
+        turned = *t;
+        turned.shape[0] = t->shape[1], turned.shape[1] = t->shape[0];
+        turned.stride[0] = t->stride[1], turned.stride[1] = t->stride[0];
+        t = &turned;
+    }
+    result = lmi_copy(m, t, &weight);
+    if (result == SAE_OK && biased)
+        result = lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
+                                 &bias);
     if (result == SAE_OK) result = sae_linear_create(m->ctx, weight, bias, inputs, outputs, out);
     free(weight);
     free(bias);
     return result;
 }
 
-static sae_result lmi_read_norm(const sae_lm *m, const char *name, float *out[2]) {
-    char key[160];
-    snprintf(key, sizeof key, "%s.weight", name);
-    LMI_TRY(lmi_read(m, key, 0, m->info.dim, &out[0]));
-    snprintf(key, sizeof key, "%s.bias", name);
-    return lmi_read(m, key, 0, m->info.dim, &out[1]);
+static sae_result lmi_read_norm(const sae_lm *m, int part, size_t layer, size_t n, lmi_norm *out) {
+    char name[LMI_NAME_SIZE];
+    lmi_tensor_name(m, part, layer, 0, ".weight", name);
+    LMI_TRY(lmi_read_vector(m, name, n, &out->weight));
+    for (size_t i = 0; i < n && m->shape.has & LMI_ONE_PLUS; i++) out->weight[i] += 1;
+    if (m->shape.has & LMI_RMS) return SAE_OK;
+    return lmi_read_vector(m, lmi_tensor_name(m, part, layer, 0, ".bias", name), n, &out->bias);
+}
+
+/* ---- a layer ---- */
+
+static sae_result lmi_read_attention(sae_lm *m, size_t i) {
+    lmi_layer *l = &m->layer[i];
+    const sae_lm_config *info = &m->shape.info;
+    size_t d = info->dim, wide = info->heads * info->head_dim;
+    size_t narrow = info->kv_heads * info->head_dim;
+    bool biased = (m->shape.has & LMI_QKV_BIAS) != 0;
+    if (m->shape.has & LMI_FUSED)
+        LMI_TRY(lmi_read_linear(m, SAE_LM_QKV_PROJ, i, 0, biased, d, wide + 2 * narrow, &l->qkv));
+    else {
+        LMI_TRY(lmi_read_linear(m, SAE_LM_Q_PROJ, i, 0, biased, d, wide, &l->q));
+        LMI_TRY(lmi_read_linear(m, SAE_LM_K_PROJ, i, 0, biased, d, narrow, &l->k));
+        LMI_TRY(lmi_read_linear(m, SAE_LM_V_PROJ, i, 0, biased, d, narrow, &l->v));
+    }
+    if (m->shape.has & LMI_QK_NORM) {
+        LMI_TRY(lmi_read_norm(m, LMI_Q_NORM, i, info->head_dim, &l->q_norm));
+        LMI_TRY(lmi_read_norm(m, LMI_K_NORM, i, info->head_dim, &l->k_norm));
+    }
+    return lmi_read_linear(m, SAE_LM_O_PROJ, i, 0, (m->shape.has & LMI_O_BIAS) != 0, wide, d,
+                           &l->o);
+}
+
+static sae_result lmi_read_mlp(sae_lm *m, size_t i) {
+    lmi_layer *l = &m->layer[i];
+    bool experts = m->shape.layer[i].experts, biased = (m->shape.has & LMI_MLP_BIAS) != 0;
+    size_t d = m->shape.info.dim, count = experts ? m->shape.info.experts : 1;
+    size_t wide = experts ? m->shape.info.mlp_dim : m->shape.dense_dim;
+    int gate = SAE_LM_GATE_PROJ, up = SAE_LM_UP_PROJ, down = SAE_LM_DOWN_PROJ;
+    l->mlp = (lmi_mlp *)calloc(count, sizeof *l->mlp);
+    if (!l->mlp) return lmi_no_memory(m);
+    if (experts) LMI_TRY(lmi_read_linear(m, LMI_ROUTER, i, 0, false, d, count, &l->router));
+    if (experts) gate = LMI_EXPERT_GATE, up = LMI_EXPERT_UP, down = LMI_EXPERT_DOWN;
+    for (size_t e = 0; e < count; e++) {
+        lmi_mlp *p = &l->mlp[e];
+        if (m->shape.has & LMI_GATED)
+            LMI_TRY(lmi_read_linear(m, gate, i, e, biased, d, wide, &p->gate));
+        LMI_TRY(lmi_read_linear(m, up, i, e, biased, d, wide, &p->up));
+        LMI_TRY(lmi_read_linear(m, down, i, e, biased, wide, d, &p->down));
+    }
+    return SAE_OK;
 }
 
 static sae_result lmi_read_layer(sae_lm *m, size_t i) {
     lmi_layer *l = &m->layer[i];
-    size_t d = m->info.dim, wide = m->info.mlp_dim;
-    char name[128], *end;
-    end = name + snprintf(name, 64, "gpt_neox.layers.%zu.", i);
-    strcpy(end, "input_layernorm");
-    LMI_TRY(lmi_read_norm(m, name, l->norm[0]));
-    strcpy(end, "post_attention_layernorm");
-    LMI_TRY(lmi_read_norm(m, name, l->norm[1]));
-    strcpy(end, "attention.query_key_value");
-    LMI_TRY(lmi_read_linear(m, name, m->attention_bias, d, 3 * d, &l->qkv));
-    strcpy(end, "attention.dense");
-    LMI_TRY(lmi_read_linear(m, name, m->attention_bias, d, d, &l->dense));
-    strcpy(end, "mlp.dense_h_to_4h");
-    LMI_TRY(lmi_read_linear(m, name, true, d, wide, &l->up));
-    strcpy(end, "mlp.dense_4h_to_h");
-    return lmi_read_linear(m, name, true, wide, d, &l->down);
+    size_t d = m->shape.info.dim;
+    LMI_TRY(lmi_read_norm(m, SAE_LM_ATTENTION_NORM, i, d, &l->attention_norm));
+    LMI_TRY(lmi_read_attention(m, i));
+    LMI_TRY(lmi_read_norm(m, SAE_LM_MLP_NORM, i, d, &l->mlp_norm));
+    LMI_TRY(lmi_read_mlp(m, i));
+    if (!(m->shape.has & LMI_POST_NORMS)) return SAE_OK;
+    LMI_TRY(lmi_read_norm(m, SAE_LM_ATTENTION_POST_NORM, i, d, &l->attention_post_norm));
+    return lmi_read_norm(m, SAE_LM_MLP_POST_NORM, i, d, &l->mlp_post_norm);
 }
 
-static sae_result lmi_read_weights(sae_lm *m) {
-    static const char embed_in[] = "gpt_neox.embed_in.weight";
-    const char *unembed = "embed_out.weight";
+static void lmi_free_layer(lmi_layer *l, size_t mlps) {
+    lmi_norm *const norm[] = { &l->attention_norm, &l->attention_post_norm, &l->mlp_norm,
+                               &l->mlp_post_norm, &l->q_norm, &l->k_norm };
+    sae_linear *const linear[] = { l->qkv, l->q, l->k, l->v, l->o, l->router };
+    for (size_t i = 0; i < 6; i++) {
+        free(norm[i]->weight);
+        free(norm[i]->bias);
+        sae_linear_destroy(linear[i]);
+    }
+    for (size_t e = 0; l->mlp && e < mlps; e++) {
+        sae_linear_destroy(l->mlp[e].gate);
+        sae_linear_destroy(l->mlp[e].up);
+        sae_linear_destroy(l->mlp[e].down);
+    }
+    free(l->mlp);
+}
+
+/* ---- the whole ---- */
+
+/* What stands in front of the names: the base, nothing (a bare model was saved), or, of a model of
+   text and images, one of two more. */
+static void lmi_find_prefix(sae_lm *m) {
+    static const char *const forms[] = { "%s", "", "language_model.%s", "%slanguage_model." };
+    const char *base = m->shape.naming->base, *end;
+    char name[LMI_NAME_SIZE];
+    for (size_t i = 0; i < 4; i++) {
+        end = strstr(forms[i], "%s");
+        if (end) snprintf(m->prefix, sizeof m->prefix, "%.*s%s%s", (int)(end - forms[i]), forms[i],
+                          base, end + 2);
+        else m->prefix[0] = 0;
+        if (lmi_tensor(m, lmi_tensor_name(m, SAE_LM_EMBED, 0, 0, ".weight", name))) return;
+    }
+    snprintf(m->prefix, sizeof m->prefix, "%s", base);
+}
+
+/* The unembedding: the embedding where they are tied, whatever else the file holds; else under its
+   own name or another program's. */
+static sae_result lmi_read_unembed(sae_lm *m) {
+    static const char *const others[] = { "lm_head.weight", "language_model.lm_head.weight" };
+    const sae_lm_config *info = &m->shape.info;
+    char name[LMI_NAME_SIZE];
+    const sae_tensor *t;
     float *weight;
     sae_result result;
-    LMI_TRY(lmi_find(m, embed_in, m->info.vocab_size, m->info.dim, &m->embed));
-    m->info.dtype = m->embed->dtype;
-    m->layer = (lmi_layer *)calloc(m->info.layers, sizeof *m->layer);
-    if (!m->layer) return lmi_no_memory(m);
-    for (size_t i = 0; i < m->info.layers; i++) LMI_TRY(lmi_read_layer(m, i));
-    LMI_TRY(lmi_read_norm(m, "gpt_neox.final_layer_norm", m->norm));
-    if (!lmi_tensor(m, unembed)) unembed = "lm_head.weight";
-    if (m->info.tied) unembed = embed_in;
-    LMI_TRY(lmi_read(m, unembed, m->info.vocab_size, m->info.dim, &weight));
-    result = sae_linear_create(m->ctx, weight, NULL, m->info.dim, m->info.vocab_size, &m->unembed);
+    lmi_tensor_name(m, LMI_UNEMBED, 0, 0, ".weight", name);
+    t = info->tied ? m->embed : lmi_tensor(m, name);
+    for (size_t i = 0; i < 2 && !t; i++) t = lmi_tensor(m, others[i]);
+    LMI_TRY(lmi_check(m, t, name, info->vocab_size, info->dim));
+    LMI_TRY(lmi_copy(m, t, &weight));
+    result = sae_linear_create(m->ctx, weight, NULL, info->dim, info->vocab_size, &m->unembed);
     free(weight);
     return result;
 }
 
-/* ==== >>lm: model: open and submodules ==================================== src/lm/model.h ==== */
+static sae_result lmi_read_weights(sae_lm *m) {
+    sae_lm_config *info = &m->shape.info;
+    char name[LMI_NAME_SIZE];
+    lmi_find_prefix(m);
+    lmi_tensor_name(m, SAE_LM_EMBED, 0, 0, ".weight", name);
+    m->embed = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, m->embed, name, info->vocab_size, info->dim));
+    info->dtype = m->embed->dtype;
+    if (m->shape.has & LMI_LEARNED) {
+        lmi_tensor_name(m, LMI_POSITIONS, 0, 0, ".weight", name);
+        m->position = lmi_tensor(m, name);
+        LMI_TRY(lmi_check(m, m->position, name, info->max_ctx, info->dim));
+    }
+    m->layer = (lmi_layer *)calloc(info->layers, sizeof *m->layer);
+    m->ones = (float *)calloc(2 * info->dim, sizeof *m->ones);
+    if (!m->layer || !m->ones) return lmi_no_memory(m);
+    for (size_t i = 0; i < info->dim; i++) m->ones[i] = 1;
+    for (size_t i = 0; i < info->layers; i++) LMI_TRY(lmi_read_layer(m, i));
+    LMI_TRY(lmi_read_norm(m, SAE_LM_FINAL_NORM, 0, info->dim, &m->norm));
+    return lmi_read_unembed(m);
+}
+
+/* ==== >>lm: model ========================================================= src/lm/model.h ==== */
 
 static sae_result lmi_open(sae_lm *m, const char *folder) {
     lmi_config c;
@@ -1934,6 +2832,7 @@ static sae_result lmi_open(sae_lm *m, const char *folder) {
         return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
     }
     if (strlen(m->folder) > 1) m->folder[strlen(m->folder) - 1] = 0; /* the slash */
+    memset(&c, 0, sizeof c);
     c.ctx = m->ctx;
     c.path = path;
     if (!lmi_is_file(path))
@@ -1943,7 +2842,7 @@ static sae_result lmi_open(sae_lm *m, const char *folder) {
                                   path);
     else result = sae_json_open(m->ctx, path, &root);
     c.root = root;
-    if (result == SAE_OK) result = lmi_config_read(m, &c);
+    if (result == SAE_OK) result = lmi_config_read(&c, &m->shape);
     sae_json_close(root);
     free(path);
     LMI_TRY(result);
@@ -1969,109 +2868,305 @@ SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **ou
 
 SAE_API void sae_lm_close(sae_lm *m) {
     if (!m) return;
-    for (size_t i = 0; m->layer && i < m->info.layers; i++) {
-        lmi_layer *l = &m->layer[i];
-        for (size_t j = 0; j < 4; j++) free(l->norm[j / 2][j % 2]);
-        sae_linear_destroy(l->qkv);
-        sae_linear_destroy(l->dense);
-        sae_linear_destroy(l->up);
-        sae_linear_destroy(l->down);
-    }
+    for (size_t i = 0; m->layer && i < m->shape.info.layers; i++)
+        lmi_free_layer(&m->layer[i], m->shape.layer[i].experts ? m->shape.info.experts : 1);
     for (size_t i = 0; i < m->num_files; i++) {
         sae_tensor_file_close(m->file[i]);
         free(m->file_name[i]);
     }
     sae_linear_destroy(m->unembed);
-    free(m->norm[0]);
-    free(m->norm[1]);
+    free(m->norm.weight);
+    free(m->norm.bias);
+    free(m->ones);
     free(m->layer);
+    free(m->shape.layer);
     free(m->folder);
     free(m->memory);
-    free(m->rope);
+    free(m->angles[0]);
+    free(m->angles[1]);
     free(m);
 }
 
-SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model) { return model->info; }
+SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model) { return model->shape.info; }
 
-/* Submodules of a layer behind "gpt_neox.layers.N". */
+/* ==== >>lm: places ======================================================== src/lm/sites.h ==== */
+
+enum { LMI_IN = 1, LMI_OUT = 2 };
+
+/* Which of a module's sides can be looked at, in any layer; 0: the model has no such module. */
+static int lmi_module_sides(const sae_lm *m, sae_lm_module module) {
+    uint32_t has = m->shape.has;
+    switch (module) {
+    case SAE_LM_EMBED: case SAE_LM_FINAL_NORMALIZED: case SAE_LM_ATTENTION_NORMALIZED:
+    case SAE_LM_MLP_NORMALIZED: case SAE_LM_Q_PROJ: case SAE_LM_K_PROJ: case SAE_LM_V_PROJ:
+        return LMI_OUT;
+    case SAE_LM_QKV_PROJ: return has & LMI_FUSED ? LMI_OUT : 0;
+    case SAE_LM_RESID_MID: return has & LMI_PARALLEL ? 0 : LMI_OUT;
+    case SAE_LM_GATE_PROJ: return has & LMI_GATED ? LMI_OUT : 0;
+    case SAE_LM_UP_PROJ: return has & LMI_GATED ? LMI_OUT : LMI_IN | LMI_OUT;
+    case SAE_LM_ATTENTION_POST_NORM: case SAE_LM_MLP_POST_NORM:
+        return has & LMI_POST_NORMS ? LMI_IN | LMI_OUT : 0;
+    case SAE_LM_FINAL_NORM: case SAE_LM_LAYER: case SAE_LM_ATTENTION_NORM: case SAE_LM_ATTENTION:
+    case SAE_LM_O_PROJ: case SAE_LM_MLP_NORM: case SAE_LM_MLP: case SAE_LM_DOWN_PROJ:
+        return LMI_IN | LMI_OUT;
+    case SAE_LM_NUM_MODULES: break;
+    }
+    return 0;
+}
+
+static bool lmi_module_of_layer(sae_lm_module module) { return module >= SAE_LM_LAYER; }
+
+static int lmi_site_sides(const sae_lm *m, const sae_lm_site *s) {
+    bool neurons = s->module == SAE_LM_GATE_PROJ || s->module == SAE_LM_UP_PROJ
+                   || s->module == SAE_LM_DOWN_PROJ;
+    if (s->layer >= (lmi_module_of_layer(s->module) ? m->shape.info.layers : 1)) return 0;
+    if (neurons && m->shape.layer[s->layer].experts) return 0;
+    return lmi_module_sides(m, s->module);
+}
+
+SAE_API size_t sae_lm_site_dim(const sae_lm *m, sae_lm_site site) {
+    const sae_lm_config *info = &m->shape.info;
+    size_t heads = info->heads * info->head_dim, kv = info->kv_heads * info->head_dim;
+    switch (site.module) {
+    case SAE_LM_QKV_PROJ: return heads + 2 * kv;
+    case SAE_LM_Q_PROJ: return heads;
+    case SAE_LM_K_PROJ: case SAE_LM_V_PROJ: return kv;
+    case SAE_LM_O_PROJ: return site.input ? heads : info->dim;
+    case SAE_LM_GATE_PROJ: return m->shape.dense_dim;
+    case SAE_LM_UP_PROJ: return site.input ? info->dim : m->shape.dense_dim;
+    case SAE_LM_DOWN_PROJ: return site.input ? m->shape.dense_dim : info->dim;
+    default: return info->dim;
+    }
+}
+
+SAE_API bool sae_lm_site_is_residual(const sae_lm *m, sae_lm_site site) {
+    bool last = !(m->shape.has & LMI_POST_NORMS);
+    switch (site.module) {
+    case SAE_LM_EMBED: case SAE_LM_LAYER: case SAE_LM_RESID_MID: case SAE_LM_FINAL_NORM:
+        return true;
+    case SAE_LM_ATTENTION: case SAE_LM_O_PROJ: case SAE_LM_MLP: case SAE_LM_DOWN_PROJ:
+        return last && !site.input;
+    case SAE_LM_ATTENTION_POST_NORM: case SAE_LM_MLP_POST_NORM: return !site.input;
+    default: return false;
+    }
+}
+
+/* TransformerLens' names; of a layer behind "blocks.N.". post: the module where there are post
+   norms. */
 static const struct {
     const char *name;
-    sae_lm_module module;
-} lmi_submodules[] = {
-    { "", SAE_LM_LAYER }, { ".attention", SAE_LM_ATTENTION },
-    { ".attention.dense", SAE_LM_ATTENTION_DENSE }, { ".mlp", SAE_LM_MLP },
-    { ".mlp.dense_h_to_4h", SAE_LM_MLP_UP }, { ".mlp.dense_4h_to_h", SAE_LM_MLP_DOWN }
+    sae_lm_module module, post;
+    bool input;
+} lmi_hook_names[] = {
+    { "hook_embed", SAE_LM_EMBED, SAE_LM_EMBED, false },
+    { "ln_final.hook_normalized", SAE_LM_FINAL_NORMALIZED, SAE_LM_FINAL_NORMALIZED, false },
+    { "hook_resid_pre", SAE_LM_LAYER, SAE_LM_LAYER, true },
+    { "hook_resid_mid", SAE_LM_RESID_MID, SAE_LM_RESID_MID, false },
+    { "hook_resid_post", SAE_LM_LAYER, SAE_LM_LAYER, false },
+    { "hook_attn_out", SAE_LM_ATTENTION, SAE_LM_ATTENTION_POST_NORM, false },
+    { "hook_mlp_out", SAE_LM_MLP, SAE_LM_MLP_POST_NORM, false },
+    { "attn.hook_q", SAE_LM_Q_PROJ, SAE_LM_Q_PROJ, false },
+    { "attn.hook_k", SAE_LM_K_PROJ, SAE_LM_K_PROJ, false },
+    { "attn.hook_v", SAE_LM_V_PROJ, SAE_LM_V_PROJ, false },
+    { "attn.hook_z", SAE_LM_O_PROJ, SAE_LM_O_PROJ, true },
+    { "ln1.hook_normalized", SAE_LM_ATTENTION_NORMALIZED, SAE_LM_ATTENTION_NORMALIZED, false },
+    { "ln2.hook_normalized", SAE_LM_MLP_NORMALIZED, SAE_LM_MLP_NORMALIZED, false },
+    { "mlp.hook_in", SAE_LM_MLP, SAE_LM_MLP, true },
+    { "mlp.hook_pre", SAE_LM_GATE_PROJ, SAE_LM_GATE_PROJ, false }, /* UP_PROJ without a gate */
+    { "mlp.hook_pre_linear", SAE_LM_UP_PROJ, SAE_LM_UP_PROJ, false },
+    { "mlp.hook_post", SAE_LM_DOWN_PROJ, SAE_LM_DOWN_PROJ, true }
 };
-enum { LMI_NUM_SUBMODULES = sizeof lmi_submodules / sizeof lmi_submodules[0] };
+enum { LMI_NUM_HOOK_NAMES = sizeof lmi_hook_names / sizeof lmi_hook_names[0] };
 
-static bool lmi_site_of(const sae_lm *m, const char *name, sae_lm_site *site) {
-    static const char layers[] = "gpt_neox.layers.";
-    size_t n = sizeof layers - 1, layer = 0, digits = 0;
-    site->layer = 0;
-    if (strcmp(name, "gpt_neox.embed_in") == 0) site->module = SAE_LM_EMBED_IN;
-    else if (strcmp(name, "gpt_neox.final_layer_norm") == 0) site->module = SAE_LM_FINAL_NORM;
-    else {
-        if (strncmp(name, layers, n) != 0) return false;
-        for (name += n; *name >= '0' && *name <= '9' && digits < 6; name++, digits++)
-            layer = layer * 10 + (size_t)(*name - '0');
-        if (!digits || layer >= m->info.layers) return false;
-        site->layer = layer;
-        for (n = 0; n < LMI_NUM_SUBMODULES; n++)
-            if (strcmp(name, lmi_submodules[n].name) == 0) break;
-        if (n == LMI_NUM_SUBMODULES) return false;
-        site->module = lmi_submodules[n].module;
-    }
+static bool lmi_hook_name_here(const sae_lm *m, size_t i, sae_lm_site *site) {
+    bool gated = (m->shape.has & LMI_GATED) != 0;
+    site->module = m->shape.has & LMI_POST_NORMS ? lmi_hook_names[i].post
+                                                 : lmi_hook_names[i].module;
+    site->input = lmi_hook_names[i].input;
+    if (site->module == SAE_LM_UP_PROJ && !gated) return false;
+    if (site->module == SAE_LM_GATE_PROJ && !gated) site->module = SAE_LM_UP_PROJ;
+    return lmi_site_sides(m, site) != 0;
+}
+
+/* "N" or "N." in front of *name, which is moved behind it. */
+static bool lmi_layer_number(const char **name, size_t *layer) {
+    size_t digits = 0;
+    *layer = 0;
+    for (; **name >= '0' && **name <= '9' && digits < 6; ++*name, digits++)
+        *layer = *layer * 10 + (size_t)(**name - '0');
+    if (digits && **name == '.' && (*name)[1]) ++*name;
+    else if (**name) return false;
+    return digits > 0;
+}
+
+static bool lmi_skip(const char **name, const char *prefix) {
+    size_t n = strlen(prefix);
+    if (strncmp(*name, prefix, n) != 0) return false;
+    *name += n;
     return true;
 }
 
-SAE_API sae_result sae_lm_site_find(const sae_lm *m, const char *submodule, bool input,
+static bool lmi_hook_find(const sae_lm *m, const char *name, sae_lm_site *site) {
+    bool of_layer = lmi_skip(&name, "blocks.");
+    site->layer = 0;
+    if (of_layer && !lmi_layer_number(&name, &site->layer)) return false;
+    for (size_t i = 0; i < LMI_NUM_HOOK_NAMES; i++)
+        if (strcmp(name, lmi_hook_names[i].name) == 0)
+            return of_layer == lmi_module_of_layer(lmi_hook_names[i].module)
+                   && lmi_hook_name_here(m, i, site);
+    return false;
+}
+
+static bool lmi_path_find(const sae_lm *m, const char *name, sae_lm_site *site) {
+    const lmi_naming *naming = m->shape.naming;
+    bool of_layer;
+    if (lmi_skip(&name, naming->base)) {
+        if (m->shape.has & LMI_TEXT_CONFIG) lmi_skip(&name, "language_model.");
+    } else if (m->shape.has & LMI_TEXT_CONFIG && lmi_skip(&name, "language_model."))
+        lmi_skip(&name, naming->base);
+    site->layer = 0;
+    of_layer = lmi_skip(&name, naming->layers);
+    if (of_layer && !lmi_layer_number(&name, &site->layer)) return false;
+    site->module = SAE_LM_LAYER;
+    if (of_layer && !*name) return lmi_site_sides(m, site) != 0;
+    for (int i = 0; i < SAE_LM_NUM_MODULES; i++) {
+        const char *own = lmi_part_name(naming, i);
+        site->module = (sae_lm_module)i;
+        if (own && strcmp(own, name) == 0)
+            return of_layer == lmi_module_of_layer(site->module) && lmi_site_sides(m, site) != 0;
+    }
+    return false;
+}
+
+/* "model.embed_tokens, model.norm, model.layers.N, model.layers.N.{...}, hook_embed, ..." */
+static const char *lmi_site_list(const sae_lm *m, char *out, size_t size) {
+    const lmi_naming *naming = m->shape.naming;
+    const char *between = "";
+    size_t n = 0;
+    sae_lm_site s;
+    memset(&s, 0, sizeof s);
+#define LMI_PUT(...) n += (size_t)snprintf(out + (n < size ? n : size - 1),                        \
+                                           n < size ? size - n : 1, __VA_ARGS__)
+    LMI_PUT("%s%s, %s%sN, %s%sN.{", naming->base, lmi_part_name(naming, SAE_LM_EMBED), naming->base,
+            naming->layers, naming->base, naming->layers);
+    for (int i = SAE_LM_LAYER + 1; i < SAE_LM_NUM_MODULES; i++) {
+        const char *name = lmi_part_name(naming, i);
+        s.module = (sae_lm_module)i;
+        if (!name || !lmi_site_sides(m, &s)) continue;
+        LMI_PUT("%s%s", between, name);
+        between = ", ";
+    }
+    LMI_PUT("}, %s%s", naming->base, lmi_part_name(naming, SAE_LM_FINAL_NORM));
+    for (size_t i = 0; i < LMI_NUM_HOOK_NAMES; i++) {
+        bool of_layer = lmi_module_of_layer(lmi_hook_names[i].module);
+        if (i == 2) LMI_PUT(", blocks.N.{"), between = "";
+        if (!lmi_hook_name_here(m, i, &s)) continue;
+        LMI_PUT("%s%s", of_layer ? between : ", ", lmi_hook_names[i].name);
+        between = ", ";
+    }
+    LMI_PUT("}");
+#undef LMI_PUT
+    return out;
+}
+
+SAE_API sae_result sae_lm_site_find(const sae_lm *m, const char *name, bool input,
                                     sae_lm_site *out) {
     sae_lm_site site;
+    bool hook;
+    char list[900];
     if (!m) return SAE_ERR_INVALID;
-    if (!submodule || !out)
+    if (!name || !out)
         return sae_context_fail(m->ctx, SAE_ERR_INVALID,
-                                "sae_lm_site_find: submodule and out may not be NULL");
-    if (!lmi_site_of(m, submodule, &site))
+                                "sae_lm_site_find: name and out may not be NULL");
+    memset(&site, 0, sizeof site);
+    hook = lmi_hook_find(m, name, &site);
+    if (hook && input)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_site_find: %s is an output, it has no input", name);
+    if (!hook && !lmi_path_find(m, name, &site)) {
+        size_t n = strlen(name), mlp_in = strlen("hook_mlp_in");
+        if (n >= mlp_in && strcmp(name + n - mlp_in, "hook_mlp_in") == 0)
+            return sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
+                            "sae_lm_site_find: %s is one place to TransformerLens and another to "
+                            "Gemma Scope: give the module's name", name);
         return sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
-                        "sae_lm_site_find: there is no submodule %s; there are gpt_neox.embed_in, "
-                        "gpt_neox.layers.N, gpt_neox.layers.N.attention, "
-                        "gpt_neox.layers.N.attention.dense, gpt_neox.layers.N.mlp, "
-                        "gpt_neox.layers.N.mlp.dense_h_to_4h, gpt_neox.layers.N.mlp.dense_4h_to_h "
-                        "with N from 0 to %zu, and gpt_neox.final_layer_norm", submodule,
-                        m->info.layers - 1);
-    site.input = input;
-    if (input && site.module == SAE_LM_EMBED_IN)
-        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
-                                "sae_lm_site_find: the input of gpt_neox.embed_in is "
-                                "tokens; allowed is its output");
+                        "sae_lm_site_find: there is no place %.80s; there are %s with N from 0 to "
+                        "%zu", name, lmi_site_list(m, list, sizeof list), m->shape.info.layers - 1);
+    }
+    if (!hook) {
+        site.input = input;
+        if (!(lmi_site_sides(m, &site) & (input ? LMI_IN : LMI_OUT)))
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                            "sae_lm_site_find: the input of %s cannot be looked at here; allowed "
+                            "is its output", name);
+    }
     *out = site;
     return SAE_OK;
 }
 
-SAE_API size_t sae_lm_site_dim(const sae_lm *model, sae_lm_site site) {
-    bool neurons = site.module == (site.input ? SAE_LM_MLP_DOWN : SAE_LM_MLP_UP);
-    return neurons ? model->info.mlp_dim : model->info.dim;
+static const char *lmi_hook_of(const sae_lm *m, sae_lm_site site) {
+    sae_lm_site s = site;
+    for (size_t i = 0; i < LMI_NUM_HOOK_NAMES; i++)
+        if (lmi_hook_name_here(m, i, &s) && s.module == site.module && s.input == site.input)
+            return lmi_hook_names[i].name;
+    return NULL;
 }
 
-/* ==== >>lm: model: forward pass ========================================= src/lm/forward.h ==== */
+SAE_API const char *sae_lm_site_name(const sae_lm *m, sae_lm_site site, bool hook, char *out,
+                                     size_t size) {
+    const lmi_naming *naming = m->shape.naming;
+    bool of_layer = lmi_module_of_layer(site.module);
+    const char *own = hook ? lmi_hook_of(m, site) : lmi_part_name(naming, (int)site.module);
+    if (!hook && site.module == SAE_LM_LAYER) own = "";
+    if (!own) snprintf(out, size, "%s", "");
+    else if (!of_layer) snprintf(out, size, "%s%s", hook ? "" : naming->base, own);
+    else snprintf(out, size, "%s%s%zu%s%s", hook ? "" : naming->base,
+                  hook ? "blocks." : naming->layers, site.layer, *own ? "." : "", own);
+    return out;
+}
 
-/* One pass. Parts of the row-wise steps are LMI_ROW_PART rows. */
-enum { LMI_ROW_PART = 32, LMI_LOGIT_ROWS = 256 };
+/* ==== >>lm: forward pass: memory and hooks ================================== src/lm/run.h ==== */
 
+/* Parts of the row-wise steps are LMI_ROW_PART rows; of attention up to LMI_SLOTS workers. */
+enum { LMI_ROW_PART = 32, LMI_LOGIT_ROWS = 256, LMI_SLOTS = 64 };
+
+struct sae_lm_cache {
+    sae_lm *m;
+    size_t capacity, count;
+    float *data; /* [layers][kv_heads] stores of capacity keys and values */
+};
+
+/* Heads side by side or wherever a fused matrix leaves them. */
+typedef struct lmi_heads {
+    float *at;
+    size_t row, head; /* floats from one row, one head to the next */
+} lmi_heads;
+
+/* One pass: positions past .. past + ctx - 1 of each context. */
 typedef struct lmi_run {
     sae_lm *m;
     const sae_lm_forward_desc *desc;
-    const lmi_layer *layer;
-    size_t n, ctx, hooks_left;
+    size_t n, ctx, past, hooks_left;
     bool logits, done; /* logits or losses are wanted; nothing is left to do */
-    /* [n,d] but qkv [n,3 d] and wide [n,mlp_dim]; logit_x [256,d], logit [256,vocab_size] */
-    float *x, *normed, *qkv, *heads, *mixed, *wide, *scratch, *logit_x, *logit;
-    size_t head_floats;
-    /* what the row-wise steps work on */
-    const float *from, *const *norm;
+    float *x, *normed, *mixed; /* [n,d] */
+    float *made;               /* what the MLP gave: normed or mixed */
+    /* while attention runs: qkv [n,(heads + 2 kv_heads) head_dim], rows [n,heads head_dim];
+       stores: of every (context, kv head), or, if there are more of these, of every slot */
+    float *qkv, *heads, *stores, *scratch;
+    lmi_heads q, k, v;
+    size_t store_floats, scratch_floats, items, slots;
+    bool packed; /* every item has a store of its own */
+    /* while an MLP runs: [n,widest MLP]; of experts besides [n,d] twice, [n,experts] */
+    float *wide, *gate, *gathered, *given, *routes;
+    uint32_t *expert; /* [n,experts_per_token], ascending; routes holds their weights then */
+    /* while logits are made: [block,d], [block,vocab_size] */
+    float *logit_x, *logit;
+    /* what the steps work on */
+    size_t at_layer, count, width;
+    const float *from;
     float *to;
-    size_t count;
-    size_t row[LMI_LOGIT_ROWS]; /* of the block of logits */
+    const lmi_norm *norm;
+    size_t row[LMI_LOGIT_ROWS]; /* of the block of logits; rows of an expert */
     double row_loss[LMI_LOGIT_ROWS];
 } lmi_run;
 
@@ -2080,89 +3175,114 @@ static void lmi_row_parts(lmi_run *run, size_t rows, void (*fn)(void *arg, size_
     sae_context_parallel(run->m->ctx, lmi_parts(rows, LMI_ROW_PART), fn, run);
 }
 
-static void lmi_norm_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    size_t d = run->m->info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
-    for (size_t r = part * LMI_ROW_PART; r < end; r++)
-        run->m->kernels->norm(d, run->from + r * d, run->norm[0], run->norm[1],
-                              run->m->info.norm_eps, run->to + r * d);
+/* ---- memory ---- */
+
+/* Keys [blocks][head_dim][32] and values [keys][lmi_round(head_dim)] of one head. */
+static size_t lmi_store_floats(size_t keys, size_t head_dim) {
+    size_t deep = lmi_round(head_dim), rows;
+    if (keys > SIZE_MAX / 2 / sizeof(float) - LMI_COLUMNS
+        || !lmi_mul(lmi_round(keys), 2 * deep * sizeof(float), &rows))
+        return 0;
+    return lmi_round(keys) * head_dim + keys * deep;
 }
 
-static void lmi_norm_rows(lmi_run *run, float *const norm[2], const float *from, float *to) {
-    run->norm = (const float *const *)norm;
-    run->from = from;
-    run->to = to;
-    lmi_row_parts(run, run->n, lmi_norm_part);
+/* One piece [rows,width] behind *at, on 64 bytes; false: too large. base NULL: only counts. */
+static bool lmi_place(float *base, size_t *at, float **piece, size_t rows, size_t width) {
+    size_t floats;
+    if (base) *piece = base + *at;
+    if (!lmi_mul(rows, width, &floats) || floats > SIZE_MAX / 64 - *at) return false;
+    *at += (floats + 15) / 16 * 16;
+    return true;
 }
 
-static void lmi_act_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    size_t wide = run->m->info.mlp_dim, first = part * LMI_ROW_PART;
-    size_t end = lmi_min(first + LMI_ROW_PART, run->count);
-    run->m->kernels->activate(run->m->act, (end - first) * wide, run->to + first * wide);
+static bool lmi_cut_attention(lmi_run *run, float *base, size_t *at) {
+    const sae_lm_config *info = &run->m->shape.info;
+    const sae_lm_cache *cache = run->desc->cache;
+    size_t hd = info->head_dim, deep = lmi_round(hd), keys = cache ? cache->capacity : run->ctx;
+    size_t heads = info->heads * hd, kv = info->kv_heads * hd, n = run->n;
+    size_t tiles = lmi_parts(run->ctx * (info->heads / info->kv_heads), LMI_ROWS), parts;
+    run->items = run->desc->contexts * info->kv_heads;
+    run->slots = LMI_SLOTS; /* 16 where they would take more than 16 MiB */
+    if (keys > (1 << 22) / 8 / LMI_SLOTS) run->slots = 16;
+    run->packed = run->items <= run->slots || cache;
+    if (!lmi_mul(run->items, run->packed ? tiles : 1, &parts)) return false;
+    run->slots = lmi_min(run->slots, parts);
+    run->store_floats = lmi_store_floats(keys, hd);
+    run->scratch_floats = LMI_ROWS * (hd + deep + lmi_round(keys)) + lmi_round(hd);
+    if (!run->store_floats) return false;
+    if (!lmi_place(base, at, &run->qkv, n, heads + 2 * kv)
+        || !lmi_place(base, at, &run->heads, n, heads)
+        || !lmi_place(base, at, &run->scratch, run->slots, run->scratch_floats))
+        return false;
+    if (cache) return true;
+    return lmi_place(base, at, &run->stores, run->packed ? run->items : run->slots,
+                   run->store_floats);
 }
 
-/* to += from, or, as a parallel layer adds, to = (from + mixed) + to */
-static void lmi_add_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    size_t d = run->m->info.dim, first = part * LMI_ROW_PART * d;
-    size_t count = lmi_min((part + 1) * LMI_ROW_PART, run->count) * d - first;
-    float *to = run->to + first;
-    run->m->kernels->add(count, run->from + first, to, to);
+static bool lmi_cut_mlp(lmi_run *run, float *base, size_t *at) {
+    const lmi_shape *s = &run->m->shape;
+    size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim), floats = sizeof(float);
+    float *expert = NULL;
+    if (!lmi_place(base, at, &run->wide, n, wide)) return false;
+    if (s->has & LMI_GATED && !lmi_place(base, at, &run->gate, n, wide)) return false;
+    if (!(s->has & LMI_EXPERTS)) return true;
+    if (!lmi_place(base, at, &run->gathered, n, s->info.dim)
+        || !lmi_place(base, at, &run->given, n, s->info.dim)
+        || !lmi_place(base, at, &run->routes, n, s->info.experts)
+        || !lmi_place(base, at, &expert, n, s->info.experts_per_token * sizeof(uint32_t) / floats))
+        return false;
+    run->expert = (uint32_t *)(void *)expert;
+    return true;
 }
 
-static void lmi_add_rows(lmi_run *run, const float *from, float *to) {
-    run->from = from;
-    run->to = to;
-    lmi_row_parts(run, run->n, lmi_add_part);
+/* Cuts the memory of a pass; what runs at different times shares its place. Returns its floats, 0:
+   too large. */
+static size_t lmi_run_layout(lmi_run *run, float *base) {
+    const sae_lm_config *info = &run->m->shape.info;
+    const size_t *rows = run->desc->rows;
+    size_t block = lmi_min(rows ? run->desc->num_rows : run->n, LMI_LOGIT_ROWS), n = run->n;
+    size_t at = 0, attention, mlp, logits;
+    if (!lmi_place(base, &at, &run->x, n, info->dim)
+        || !lmi_place(base, &at, &run->normed, n, info->dim)
+        || !lmi_place(base, &at, &run->mixed, n, info->dim))
+        return 0;
+    attention = mlp = logits = at;
+    if (!lmi_cut_attention(run, base, &attention) || !lmi_cut_mlp(run, base, &mlp)
+        || (run->logits && (!lmi_place(base, &logits, &run->logit_x, block, info->dim)
+                            || !lmi_place(base, &logits, &run->logit, block, info->vocab_size))))
+        return 0;
+    return lmi_max(attention, lmi_max(mlp, logits));
 }
 
-static void lmi_embed_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    size_t d = run->m->info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
-    sae_tensor row = *run->m->embed;
-    row.ndim = 1;
-    row.shape[0] = d;
-    row.stride[0] = run->m->embed->stride[1];
-    for (size_t r = part * LMI_ROW_PART; r < end; r++) {
-        int64_t token = run->desc->tokens[r] < 0 ? 0 : run->desc->tokens[r];
-        row.data = (const char *)run->m->embed->data
-                   + token * run->m->embed->stride[0] * (int64_t)sae_dtype_size(row.dtype);
-        sae_tensor_to_f32(&row, run->x + r * d);
+static sae_result lmi_run_memory(lmi_run *run) {
+    sae_lm *m = run->m;
+    size_t floats = lmi_run_layout(run, NULL), skip;
+    if (floats > m->memory_floats || !floats) {
+        free(m->memory);
+        m->memory_floats = 0;
+        m->memory = floats ? (float *)malloc((floats + 16) * sizeof(float)) : NULL;
+        if (!m->memory)
+            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                    "sae_lm_forward: no memory for %zu contexts "
+                                    "of %zu tokens",
+                                    run->desc->contexts, run->ctx);
+        m->memory_floats = floats;
     }
+    skip = (64 - ((uintptr_t)m->memory & 63)) % 64 / sizeof(float);
+    lmi_run_layout(run, m->memory + skip);
+    return SAE_OK;
 }
 
-/* Turns pairs (i, i + pairs) of a head's first dimensions by the angles of the position. */
-static void lmi_rope(float *x, const float *rope, size_t pairs) {
-    for (size_t i = 0; i < pairs; i++) {
-        float a = x[i], b = x[i + pairs], c = rope[2 * i], s = rope[2 * i + 1];
-        x[i] = a * c - b * s;
-        x[i + pairs] = b * c + a * s;
-    }
-}
+/* ---- hooks ---- */
 
-static void lmi_head_part(void *arg, size_t part) {
-    lmi_run *run = (lmi_run *)arg;
-    const sae_lm_config *info = &run->m->info;
-    size_t context = part / info->heads, head = part % info->heads, d = info->dim;
-    size_t pairs = (info->rotary_dims + 1) / 2, hd = info->head_dim;
-    float *q = run->qkv + context * run->ctx * 3 * d + head * 3 * hd;
-    lmi_head h;
-    for (size_t t = 0; t < run->ctx; t++) {
-        lmi_rope(q + t * 3 * d, run->m->rope + t * 2 * pairs, pairs);
-        lmi_rope(q + t * 3 * d + hd, run->m->rope + t * 2 * pairs, pairs);
+/* How many hooks there are at a site. */
+static size_t lmi_hooks_at(const lmi_run *run, sae_lm_module module, size_t layer, bool input) {
+    size_t count = 0;
+    for (size_t i = 0; i < run->desc->num_hooks; i++) {
+        const sae_lm_site *s = &run->desc->hooks[i].site;
+        count += s->module == module && s->layer == layer && s->input == input;
     }
-    h.q = q;
-    h.k = q + hd;
-    h.v = q + 2 * hd;
-    h.stride = 3 * d;
-    h.ctx = run->ctx;
-    h.head_dim = hd;
-    h.scale = (float)(1 / sqrt((double)hd));
-    h.scratch = run->scratch + part * run->head_floats;
-    h.out = run->heads + context * run->ctx * d + head * hd;
-    h.out_stride = d;
-    run->m->kernels->attend(&h);
+    return count;
 }
 
 /* Calls the hooks of a site; run->done: nothing is wanted behind it. */
@@ -2178,69 +3298,485 @@ static sae_result lmi_at(lmi_run *run, sae_lm_module module, size_t layer, bool 
             LMI_TRY(h->call(h->user, x, run->n, sae_lm_site_dim(run->m, site)));
         run->hooks_left--;
     }
-    run->done = !run->hooks_left && !run->logits;
+    run->done = !run->hooks_left && !run->logits && !run->desc->cache;
     return SAE_OK;
 }
 
-#define LMI_AT(module, layer, input, x)                                                            \
+/* A step that may end the pass. */
+#define LMI_STEP(call)                                                                             \
     do {                                                                                           \
-        sae_result lmi_at_result = lmi_at(run, module, layer, input, x);                           \
-        if (lmi_at_result != SAE_OK || run->done) return lmi_at_result;                            \
+        sae_result lmi_step_result = (call);                                                       \
+        if (lmi_step_result != SAE_OK || run->done) return lmi_step_result;                        \
     } while (0)
+#define LMI_AT(module, layer, input, x) LMI_STEP(lmi_at(run, module, layer, input, x))
+
+/* The same for heads that do not stand side by side: of a copy, in run->heads. */
+static sae_result lmi_at_heads(lmi_run *run, sae_lm_module module, size_t layer, size_t heads,
+                               const lmi_heads *h) {
+    size_t hd = run->m->shape.info.head_dim, dim = heads * hd;
+    if (!lmi_hooks_at(run, module, layer, false)) return SAE_OK;
+    if (h->row == dim) return lmi_at(run, module, layer, false, h->at);
+    for (size_t i = 0; i < run->n * heads; i++)
+        memcpy(run->heads + i * hd, h->at + i / heads * h->row + i % heads * h->head,
+               hd * sizeof(float));
+    LMI_TRY(lmi_at(run, module, layer, false, run->heads));
+    for (size_t i = 0; i < run->n * heads; i++)
+        memcpy(h->at + i / heads * h->row + i % heads * h->head, run->heads + i * hd,
+               hd * sizeof(float));
+    return SAE_OK;
+}
+
+/* ---- norms ---- */
+
+static void lmi_norm_row(const sae_lm *m, const lmi_norm *norm, size_t n, const float *x,
+                         float *out) {
+    double eps = m->shape.info.norm_eps;
+    if (m->shape.has & LMI_RMS) m->kernels->rms_norm(n, x, norm->weight, eps, out);
+    else m->kernels->norm(n, x, norm->weight, norm->bias, eps, out);
+}
+
+static void lmi_norm_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t d = run->m->shape.info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
+    for (size_t r = part * LMI_ROW_PART; r < end; r++)
+        lmi_norm_row(run->m, run->norm, d, run->from + r * d, run->to + r * d);
+}
+
+/* to = norm(from), which may be the same rows, with the hooks there. from is not changed. */
+static sae_result lmi_run_norm(lmi_run *run, sae_lm_module module, sae_lm_module normalized,
+                               size_t layer, const lmi_norm *norm, const float *from, float *to) {
+    size_t d = run->m->shape.info.dim;
+    bool middle = lmi_hooks_at(run, normalized, layer, false) > 0;
+    lmi_norm plain;
+    plain.weight = run->m->ones;
+    plain.bias = run->m->ones + d;
+    if (lmi_hooks_at(run, module, layer, true)) {
+        if (from != to) memcpy(to, from, run->n * d * sizeof *to);
+        from = to;
+        LMI_AT(module, layer, true, to);
+    }
+    run->norm = middle ? &plain : norm;
+    run->from = from;
+    run->to = to;
+    lmi_row_parts(run, run->n, lmi_norm_part);
+    if (middle) {
+        LMI_AT(normalized, layer, false, to);
+        for (size_t i = 0; i < run->n * d; i++)
+            to[i] = norm->bias ? fmaf(to[i], norm->weight[i % d], norm->bias[i % d])
+                               : to[i] * norm->weight[i % d];
+    }
+    LMI_AT(module, layer, false, to);
+    return SAE_OK;
+}
+
+/* ==== >>lm: forward pass: attention =================================== src/lm/attention.h ==== */
+
+/* Frequency i of a rotary kind over `dims` dimensions, in float where transformers has float:
+   1 / base^(2 i / dims), then scaled. */
+static float lmi_frequency(const lmi_rope *rope, size_t i, size_t dims) {
+    float power = (float)(2 * i) / (float)dims;
+    float f = 1 / (float)lmi_exp((double)power * lmi_ln(rope->base));
+    float factor = (float)rope->factor, wave, s;
+    if (rope->kind == LMI_ROPE_PLAIN) return f;
+    if (rope->kind == LMI_ROPE_LINEAR) return f / factor;
+    wave = 6.28318530718f / f;
+    if (wave < (float)(rope->original / rope->high)) return f;
+    if (wave > (float)(rope->original / rope->low)) return f / factor;
+    s = ((float)rope->original / wave - (float)rope->low) / (float)(rope->high - rope->low);
+    return (1 - s) * f / factor + s * f;
+}
+
+/* Angles of the positions below rows, kept for later passes. */
+static sae_result lmi_angles(sae_lm *m, size_t rows) {
+    size_t dims = m->shape.info.rotary_dims, pairs = (dims + 1) / 2, most;
+    int kinds = m->shape.has & LMI_LOCAL_ROPE ? 2 : 1;
+    if (!pairs || rows <= m->angle_rows) return SAE_OK;
+    most = lmi_max(rows, m->angle_rows + m->angle_rows / 2);
+    for (int k = 0; k < kinds; k++) {
+        size_t floats;
+        float *angles = lmi_mul(most, 2 * pairs, &floats) && floats <= SIZE_MAX / sizeof(float)
+                            ? (float *)realloc(m->angles[k], floats * sizeof *angles) : NULL;
+        if (!angles)
+            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_forward: no memory");
+        m->angles[k] = angles;
+        for (size_t i = 0; i < pairs; i++) {
+            float frequency = lmi_frequency(&m->shape.rope[k], i, dims);
+            for (size_t t = m->angle_rows; t < most; t++)
+                lmi_sin_cos((double)((float)t * frequency), &angles[(2 * t + 1) * pairs + i],
+                            &angles[2 * t * pairs + i]);
+        }
+    }
+    m->angle_rows = most;
+    return SAE_OK;
+}
+
+/* A head's row as attention takes it: norm, then rotary. */
+static void lmi_head_row(const sae_lm *m, const lmi_norm *norm, size_t rope, size_t position,
+                         const float *from, float *to) {
+    const sae_lm_config *info = &m->shape.info;
+    size_t pairs = (info->rotary_dims + 1) / 2;
+    const float *angles = pairs ? m->angles[rope] + position * 2 * pairs : NULL;
+    if (norm->weight) lmi_norm_row(m, norm, info->head_dim, from, to);
+    else memcpy(to, from, info->head_dim * sizeof *to);
+    if (pairs) m->kernels->turn(pairs, angles, angles + pairs, to);
+}
+
+static float *lmi_store(const lmi_run *run, size_t item, size_t slot) {
+    const sae_lm_cache *cache = run->desc->cache;
+    if (cache)
+        return cache->data + (run->at_layer * run->items + item) * run->store_floats;
+    return run->stores + (run->packed ? item : slot) * run->store_floats;
+}
+
+/* Puts the new keys and values of an item, a (context, kv head), where attention reads them. */
+static void lmi_pack(const lmi_run *run, size_t item, float *store, float *row) {
+    const sae_lm *m = run->m;
+    const sae_lm_config *info = &m->shape.info;
+    const lmi_layer *l = &m->layer[run->at_layer];
+    size_t hd = info->head_dim, deep = lmi_round(hd), end = run->past + run->ctx;
+    size_t keys = run->desc->cache ? run->desc->cache->capacity : run->ctx;
+    size_t first = item / info->kv_heads * run->ctx, head = item % info->kv_heads;
+    float *values = store + lmi_round(keys) * hd;
+    for (size_t t = 0; t < run->ctx; t++) {
+        size_t at = run->past + t;
+        float *key = store + at / LMI_COLUMNS * LMI_COLUMNS * hd + at % LMI_COLUMNS;
+        lmi_head_row(m, &l->k_norm, m->shape.layer[run->at_layer].rope, at,
+                     run->k.at + (first + t) * run->k.row + head * run->k.head, row);
+        for (size_t c = 0; c < hd; c++) key[c * LMI_COLUMNS] = row[c];
+        memcpy(values + at * deep, run->v.at + (first + t) * run->v.row + head * run->v.head,
+               hd * sizeof *values);
+        for (size_t c = hd; c < deep; c++) values[at * deep + c] = 0;
+    }
+    for (size_t at = end; at < lmi_round(end); at++)
+        for (size_t c = 0; c < hd; c++)
+            store[at / LMI_COLUMNS * LMI_COLUMNS * hd + c * LMI_COLUMNS + at % LMI_COLUMNS] = 0;
+}
+
+/* Rows 8 tile .. of an item: row r is position r / group of the pass and head r % group of those
+   that read this kv head. */
+static void lmi_attend_tile(const lmi_run *run, size_t item, size_t tile, const float *store,
+                            float *scratch) {
+    const sae_lm *m = run->m;
+    const sae_lm_config *info = &m->shape.info;
+    const lmi_layer_shape *shape = &m->shape.layer[run->at_layer];
+    size_t hd = info->head_dim, group = info->heads / info->kv_heads;
+    size_t keys = run->desc->cache ? run->desc->cache->capacity : run->ctx;
+    size_t first = item / info->kv_heads * run->ctx, head = item % info->kv_heads * group;
+    float *q = scratch;
+    lmi_tile t;
+    t.rows = lmi_min(LMI_ROWS, run->ctx * group - tile * LMI_ROWS);
+    t.q = q;
+    t.mixed = q + LMI_ROWS * hd;
+    t.p = t.mixed + LMI_ROWS * lmi_round(hd);
+    t.keys = store;
+    t.values = store + lmi_round(keys) * hd;
+    t.head_dim = hd;
+    t.scale = shape->scale;
+    t.cap = m->shape.attention_cap;
+    for (size_t r = 0; r < t.rows; r++) {
+        size_t row = tile * LMI_ROWS + r, h = head + row % group;
+        size_t at = run->past + row / group;
+        lmi_head_row(m, &m->layer[run->at_layer].q_norm, shape->rope, at,
+                     run->q.at + (first + row / group) * run->q.row + h * run->q.head, q + r * hd);
+        t.end[r] = at + 1;
+        t.first[r] = shape->window && at + 1 > shape->window ? at + 1 - shape->window : 0;
+        t.out[r] = run->heads + ((first + row / group) * info->heads + h) * hd;
+    }
+    m->kernels->attend(&t);
+}
+
+static void lmi_pack_part(void *arg, size_t part) {
+    const lmi_run *run = (const lmi_run *)arg;
+    for (size_t item = part; item < run->items; item += run->slots)
+        lmi_pack(run, item, lmi_store(run, item, part),
+                 run->scratch + part * run->scratch_floats);
+}
+
+static void lmi_attend_part(void *arg, size_t part) {
+    const lmi_run *run = (const lmi_run *)arg;
+    const sae_lm_config *info = &run->m->shape.info;
+    size_t tiles = lmi_parts(run->ctx * (info->heads / info->kv_heads), LMI_ROWS);
+    float *scratch = run->scratch + part * run->scratch_floats;
+    if (run->packed) {
+        for (size_t i = part; i < run->items * tiles; i += run->slots)
+            lmi_attend_tile(run, i / tiles, i % tiles, lmi_store(run, i / tiles, part), scratch);
+        return;
+    }
+    for (size_t item = part; item < run->items; item += run->slots) {
+        float *store = lmi_store(run, item, part);
+        lmi_pack(run, item, store, scratch);
+        for (size_t i = 0; i < tiles; i++) lmi_attend_tile(run, item, i, store, scratch);
+    }
+}
+
+static void lmi_set_heads(lmi_heads *h, float *at, size_t row, size_t head) {
+    h->at = at;
+    h->row = row;
+    h->head = head;
+}
+
+/* qkv = the queries, keys and values of normed. */
+static sae_result lmi_run_qkv(lmi_run *run, size_t i) {
+    const lmi_layer *l = &run->m->layer[i];
+    const sae_lm_config *info = &run->m->shape.info;
+    size_t hd = info->head_dim, wide = info->heads * hd, narrow = info->kv_heads * hd;
+    float *q = run->qkv, *k, *v;
+    if (l->qkv) {
+        bool by_head = (run->m->shape.has & LMI_BY_HEAD) != 0;
+        size_t row = wide + 2 * narrow, head = by_head ? 3 * hd : hd;
+        LMI_TRY(sae_linear_apply(l->qkv, run->normed, run->n, q));
+        LMI_AT(SAE_LM_QKV_PROJ, i, false, q);
+        lmi_set_heads(&run->q, q, row, head);
+        lmi_set_heads(&run->k, q + (by_head ? hd : wide), row, head);
+        lmi_set_heads(&run->v, q + (by_head ? 2 * hd : wide + narrow), row, head);
+    } else {
+        k = q + run->n * wide;
+        v = k + run->n * narrow;
+        LMI_TRY(sae_linear_apply(l->q, run->normed, run->n, q));
+        LMI_TRY(sae_linear_apply(l->k, run->normed, run->n, k));
+        LMI_TRY(sae_linear_apply(l->v, run->normed, run->n, v));
+        lmi_set_heads(&run->q, q, wide, hd);
+        lmi_set_heads(&run->k, k, narrow, hd);
+        lmi_set_heads(&run->v, v, narrow, hd);
+    }
+    LMI_STEP(lmi_at_heads(run, SAE_LM_Q_PROJ, i, info->heads, &run->q));
+    LMI_STEP(lmi_at_heads(run, SAE_LM_K_PROJ, i, info->kv_heads, &run->k));
+    return lmi_at_heads(run, SAE_LM_V_PROJ, i, info->kv_heads, &run->v);
+}
 
 /* normed -> mixed */
 static sae_result lmi_run_attention(lmi_run *run, size_t i) {
     const lmi_layer *l = &run->m->layer[i];
+    run->at_layer = i;
     LMI_AT(SAE_LM_ATTENTION, i, true, run->normed);
-    LMI_TRY(sae_linear_apply(l->qkv, run->normed, run->n, run->qkv));
-    sae_context_parallel(run->m->ctx, run->desc->contexts * run->m->info.heads, lmi_head_part,
-                         run);
-    LMI_AT(SAE_LM_ATTENTION_DENSE, i, true, run->heads);
-    LMI_TRY(sae_linear_apply(l->dense, run->heads, run->n, run->mixed));
-    LMI_AT(SAE_LM_ATTENTION_DENSE, i, false, run->mixed);
+    LMI_STEP(lmi_run_qkv(run, i));
+    if (run->packed)
+        sae_context_parallel(run->m->ctx, lmi_min(run->slots, run->items), lmi_pack_part, run);
+    sae_context_parallel(run->m->ctx, run->slots, lmi_attend_part, run);
+    LMI_AT(SAE_LM_O_PROJ, i, true, run->heads);
+    LMI_TRY(sae_linear_apply(l->o, run->heads, run->n, run->mixed));
+    LMI_AT(SAE_LM_O_PROJ, i, false, run->mixed);
     LMI_AT(SAE_LM_ATTENTION, i, false, run->mixed);
     return SAE_OK;
 }
 
-/* normed -> heads, which are not needed any more */
+/* ==== >>lm: forward pass: MLPs ============================================== src/lm/mlp.h ==== */
+
+static void lmi_act_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t first = part * LMI_ROW_PART * run->width;
+    size_t count = lmi_min((part + 1) * LMI_ROW_PART, run->count) * run->width - first;
+    lmi_act act = run->m->shape.act;
+    if (run->from) run->m->kernels->gate(act, count, run->to + first, run->from + first);
+    else run->m->kernels->activate(act, count, run->to + first);
+}
+
+/* to [rows,width] = act(to), times from if that is not NULL. */
+static void lmi_act_rows(lmi_run *run, size_t rows, size_t width, const float *from, float *to) {
+    run->width = width;
+    run->from = from;
+    run->to = to;
+    lmi_row_parts(run, rows, lmi_act_part);
+}
+
+/* normed -> normed */
 static sae_result lmi_run_mlp(lmi_run *run, size_t i) {
-    const lmi_layer *l = &run->m->layer[i];
+    const lmi_mlp *p = run->m->layer[i].mlp;
+    size_t wide = run->m->shape.dense_dim;
+    float *neurons = run->wide;
     LMI_AT(SAE_LM_MLP, i, true, run->normed);
-    LMI_AT(SAE_LM_MLP_UP, i, true, run->normed);
-    LMI_TRY(sae_linear_apply(l->up, run->normed, run->n, run->wide));
-    LMI_AT(SAE_LM_MLP_UP, i, false, run->wide);
-    run->to = run->wide;
-    lmi_row_parts(run, run->n, lmi_act_part);
-    LMI_AT(SAE_LM_MLP_DOWN, i, true, run->wide);
-    LMI_TRY(sae_linear_apply(l->down, run->wide, run->n, run->heads));
-    LMI_AT(SAE_LM_MLP_DOWN, i, false, run->heads);
-    LMI_AT(SAE_LM_MLP, i, false, run->heads);
+    if (p->gate) {
+        neurons = run->gate;
+        LMI_TRY(sae_linear_apply(p->gate, run->normed, run->n, run->gate));
+        LMI_AT(SAE_LM_GATE_PROJ, i, false, run->gate);
+    }
+    LMI_AT(SAE_LM_UP_PROJ, i, true, run->normed);
+    LMI_TRY(sae_linear_apply(p->up, run->normed, run->n, run->wide));
+    LMI_AT(SAE_LM_UP_PROJ, i, false, run->wide);
+    lmi_act_rows(run, run->n, wide, p->gate ? run->wide : NULL, neurons);
+    LMI_AT(SAE_LM_DOWN_PROJ, i, true, neurons);
+    LMI_TRY(sae_linear_apply(p->down, neurons, run->n, run->normed));
+    run->made = run->normed;
+    LMI_AT(SAE_LM_DOWN_PROJ, i, false, run->made);
+    LMI_AT(SAE_LM_MLP, i, false, run->made);
     return SAE_OK;
 }
 
-/* The blocks; the residual stream is x. */
-static sae_result lmi_run_layers(lmi_run *run) {
-    sae_lm *m = run->m;
-    lmi_row_parts(run, run->n, lmi_embed_part);
-    LMI_AT(SAE_LM_EMBED_IN, 0, false, run->x);
-    for (size_t i = 0; i < m->info.layers; i++) {
-        const lmi_layer *l = &m->layer[i];
-        LMI_AT(SAE_LM_LAYER, i, true, run->x);
-        lmi_norm_rows(run, l->norm[0], run->x, run->normed);
-        LMI_TRY(lmi_run_attention(run, i));
-        if (run->done) return SAE_OK;
-        if (!m->info.parallel_residual) lmi_add_rows(run, run->mixed, run->x);
-        lmi_norm_rows(run, l->norm[1], run->x, run->normed);
-        LMI_TRY(lmi_run_mlp(run, i));
-        if (run->done) return SAE_OK;
-        if (m->info.parallel_residual) lmi_add_rows(run, run->mixed, run->heads);
-        lmi_add_rows(run, run->heads, run->x);
-        LMI_AT(SAE_LM_LAYER, i, false, run->x);
+/* ---- mixture of experts ---- */
+
+/* Of each row: softmax over all experts, the largest k of it (the lower expert of equal ones) as
+   numbers, ascending, in `expert` and their weights in the first k of routes. */
+static void lmi_route_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    const lmi_shape *s = &run->m->shape;
+    size_t count = s->info.experts, k = s->info.experts_per_token;
+    size_t end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
+    for (size_t r = part * LMI_ROW_PART; r < end; r++) {
+        float *p = run->routes + r * count, most = p[0], all = 0, taken = 0;
+        uint32_t *expert = run->expert + r * k;
+        for (size_t e = 1; e < count; e++) most = p[e] > most ? p[e] : most;
+        for (size_t e = 0; e < count; e++) {
+            double x = (double)p[e] - (double)most;
+            p[e] = x > -600 ? (float)lmi_exp(x) : 0;
+            all += p[e];
+        }
+        for (size_t j = 0; j < k; j++) { /* the j-th largest */
+            size_t best = count;
+            for (size_t e = 0; e < count; e++) {
+                bool had = false;
+                for (size_t i = 0; i < j; i++) had = had || expert[i] == e;
+                if (!had && (best == count || p[e] > p[best])) best = e;
+            }
+            expert[j] = (uint32_t)best;
+        }
+        for (size_t j = 1; j < k; j++) /* ascending */
+            for (size_t i = j; i > 0 && expert[i] < expert[i - 1]; i--) {
+                uint32_t swap = expert[i];
+                expert[i] = expert[i - 1], expert[i - 1] = swap;
+            }
+        for (size_t j = 0; j < k; j++) { /* expert[j] >= j: nothing is read that was written */
+            p[j] = p[expert[j]] / all;
+            taken += p[j];
+        }
+        for (size_t j = 0; j < k && s->top_norm; j++) p[j] /= taken;
     }
-    LMI_AT(SAE_LM_FINAL_NORM, 0, true, run->x);
-    lmi_norm_rows(run, m->norm, run->x, run->normed);
-    LMI_AT(SAE_LM_FINAL_NORM, 0, false, run->normed);
+}
+
+/* One block of rows through expert e: from rows of normed, weighted into mixed. */
+static sae_result lmi_run_expert(lmi_run *run, const lmi_mlp *p, const float *weight,
+                                 size_t count) {
+    size_t d = run->m->shape.info.dim;
+    float *neurons = run->wide;
+    for (size_t j = 0; j < count; j++)
+        memcpy(run->gathered + j * d, run->normed + run->row[j] * d, d * sizeof(float));
+    LMI_TRY(sae_linear_apply(p->up, run->gathered, count, run->wide));
+    if (p->gate) {
+        neurons = run->gate;
+        LMI_TRY(sae_linear_apply(p->gate, run->gathered, count, run->gate));
+    }
+    lmi_act_rows(run, count, run->m->shape.info.mlp_dim, p->gate ? run->wide : NULL, neurons);
+    LMI_TRY(sae_linear_apply(p->down, neurons, count, run->given));
+    for (size_t j = 0; j < count; j++) {
+        float *to = run->mixed + run->row[j] * d;
+        for (size_t c = 0; c < d; c++) to[c] += weight[j] * run->given[j * d + c];
+    }
     return SAE_OK;
+}
+
+/* normed -> mixed; each row's experts are added in ascending order. */
+static sae_result lmi_run_experts(lmi_run *run, size_t i) {
+    const lmi_layer *l = &run->m->layer[i];
+    const sae_lm_config *info = &run->m->shape.info;
+    size_t k = info->experts_per_token;
+    float weight[LMI_LOGIT_ROWS];
+    LMI_AT(SAE_LM_MLP, i, true, run->normed);
+    LMI_TRY(sae_linear_apply(l->router, run->normed, run->n, run->routes));
+    lmi_row_parts(run, run->n, lmi_route_part);
+    memset(run->mixed, 0, run->n * info->dim * sizeof(float));
+    for (size_t e = 0; e < info->experts; e++) {
+        size_t count = 0;
+        for (size_t j = 0; j < run->n * k; j++) {
+            if (run->expert[j] != e) continue;
+            run->row[count] = j / k;
+            weight[count++] = run->routes[j / k * info->experts + j % k];
+            if (count < LMI_LOGIT_ROWS) continue;
+            LMI_TRY(lmi_run_expert(run, &l->mlp[e], weight, count));
+            count = 0;
+        }
+        if (count) LMI_TRY(lmi_run_expert(run, &l->mlp[e], weight, count));
+    }
+    run->made = run->mixed;
+    LMI_AT(SAE_LM_MLP, i, false, run->made);
+    return SAE_OK;
+}
+
+/* ==== >>lm: forward pass ================================================ src/lm/forward.h ==== */
+
+/* to += from */
+static void lmi_add_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t d = run->m->shape.info.dim, first = part * LMI_ROW_PART * d;
+    size_t count = lmi_min((part + 1) * LMI_ROW_PART, run->count) * d - first;
+    float *to = run->to + first;
+    run->m->kernels->add(count, run->from + first, to, to);
+}
+
+static void lmi_add_rows(lmi_run *run, const float *from, float *to) {
+    run->from = from;
+    run->to = to;
+    lmi_row_parts(run, run->n, lmi_add_part);
+}
+
+/* Row `index` of a matrix in the file. */
+static void lmi_table_row(const sae_tensor *table, size_t index, float *out) {
+    sae_tensor row = *table;
+    row.ndim = 1;
+    row.shape[0] = table->shape[1];
+    row.stride[0] = table->stride[1];
+    row.data = (const char *)table->data
+               + (int64_t)index * table->stride[0] * (int64_t)sae_dtype_size(table->dtype);
+    sae_tensor_to_f32(&row, out);
+}
+
+static void lmi_embed_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t d = run->m->shape.info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
+    float scale = (float)sqrt((double)d);
+    for (size_t r = part * LMI_ROW_PART; r < end; r++) {
+        int32_t token = run->desc->tokens[r];
+        float *x = run->x + r * d;
+        lmi_table_row(run->m->embed, token < 0 ? 0 : (size_t)token, x);
+        for (size_t i = 0; run->m->shape.has & LMI_EMBED_SCALE && i < d; i++) x[i] *= scale;
+    }
+}
+
+/* x += the embedding of the positions, read into normed. */
+static void lmi_position_part(void *arg, size_t part) {
+    lmi_run *run = (lmi_run *)arg;
+    size_t d = run->m->shape.info.dim, end = lmi_min((part + 1) * LMI_ROW_PART, run->count);
+    for (size_t r = part * LMI_ROW_PART; r < end; r++) {
+        float *x = run->x + r * d, *position = run->normed + r * d;
+        lmi_table_row(run->m->position, run->past + r % run->ctx, position);
+        run->m->kernels->add(d, position, x, x);
+    }
+}
+
+static sae_result lmi_run_layer(lmi_run *run, size_t i) {
+    const lmi_layer *l = &run->m->layer[i];
+    uint32_t has = run->m->shape.has;
+    LMI_AT(SAE_LM_LAYER, i, true, run->x);
+    LMI_STEP(lmi_run_norm(run, SAE_LM_ATTENTION_NORM, SAE_LM_ATTENTION_NORMALIZED, i,
+                          &l->attention_norm, run->x, run->normed));
+    LMI_STEP(lmi_run_attention(run, i));
+    if (has & LMI_POST_NORMS)
+        LMI_STEP(lmi_run_norm(run, SAE_LM_ATTENTION_POST_NORM, SAE_LM_NUM_MODULES, i,
+                              &l->attention_post_norm, run->mixed, run->mixed));
+    if (!(has & LMI_PARALLEL)) {
+        lmi_add_rows(run, run->mixed, run->x);
+        LMI_AT(SAE_LM_RESID_MID, i, false, run->x);
+    }
+    LMI_STEP(lmi_run_norm(run, SAE_LM_MLP_NORM, SAE_LM_MLP_NORMALIZED, i, &l->mlp_norm, run->x,
+                          run->normed));
+    if (l->router) LMI_STEP(lmi_run_experts(run, i));
+    else LMI_STEP(lmi_run_mlp(run, i));
+    if (has & LMI_POST_NORMS)
+        LMI_STEP(lmi_run_norm(run, SAE_LM_MLP_POST_NORM, SAE_LM_NUM_MODULES, i, &l->mlp_post_norm,
+                              run->made, run->made));
+    if (has & LMI_PARALLEL) lmi_add_rows(run, run->mixed, run->made);
+    lmi_add_rows(run, run->made, run->x);
+    LMI_AT(SAE_LM_LAYER, i, false, run->x);
+    return SAE_OK;
+}
+
+/* The residual stream is x; the final norm's rows are normed. */
+static sae_result lmi_run_layers(lmi_run *run) {
+    lmi_row_parts(run, run->n, lmi_embed_part);
+    LMI_AT(SAE_LM_EMBED, 0, false, run->x);
+    if (run->m->position) lmi_row_parts(run, run->n, lmi_position_part);
+    for (size_t i = 0; i < run->m->shape.info.layers; i++) LMI_STEP(lmi_run_layer(run, i));
+    if (!run->logits && !run->hooks_left) return SAE_OK;
+    return lmi_run_norm(run, SAE_LM_FINAL_NORM, SAE_LM_FINAL_NORMALIZED, 0, &run->m->norm, run->x,
+                        run->normed);
 }
 
 /* -- logits and losses, in blocks of rows -- */
@@ -2250,18 +3786,20 @@ static bool lmi_predicts(const lmi_run *run, size_t r) {
     return (r + 1) % run->ctx && run->desc->tokens[r] >= 0 && run->desc->tokens[r + 1] >= 0;
 }
 
-static void lmi_loss_part(void *arg, size_t part) {
+static void lmi_logit_part(void *arg, size_t part) {
     lmi_run *run = (lmi_run *)arg;
-    size_t size = run->m->info.vocab_size, r = run->row[part];
+    size_t vocab = run->m->shape.info.vocab_size, r = run->row[part];
+    float *logits = run->logit + part * vocab;
+    if (run->m->shape.logit_cap > 0)
+        run->m->kernels->cap(vocab, run->m->shape.logit_cap, logits);
     run->row_loss[part] = 0;
-    if (lmi_predicts(run, r))
-        run->row_loss[part] = sae_lm_loss(run->logit + part * size, size,
-                                          (size_t)run->desc->tokens[r + 1], NULL);
+    if (run->desc->loss && lmi_predicts(run, r))
+        run->row_loss[part] = sae_lm_loss(logits, vocab, (size_t)run->desc->tokens[r + 1], NULL);
 }
 
 static sae_result lmi_run_logits(lmi_run *run) {
     const sae_lm_forward_desc *desc = run->desc;
-    size_t d = run->m->info.dim, total = desc->rows ? desc->num_rows : run->n;
+    size_t d = run->m->shape.info.dim, total = desc->rows ? desc->num_rows : run->n;
     size_t *row = run->row;
     for (size_t c = 0; c < desc->contexts; c++) {
         if (desc->loss) desc->loss[c] = 0;
@@ -2274,7 +3812,8 @@ static sae_result lmi_run_logits(lmi_run *run) {
             memcpy(run->logit_x + j * d, run->normed + row[j] * d, d * sizeof(float));
         }
         LMI_TRY(sae_linear_apply(run->m->unembed, run->logit_x, count, run->logit));
-        if (desc->loss) sae_context_parallel(run->m->ctx, count, lmi_loss_part, run);
+        if (desc->loss || run->m->shape.logit_cap > 0)
+            sae_context_parallel(run->m->ctx, count, lmi_logit_part, run);
         for (size_t j = 0; j < count; j++) {
             size_t c = row[j] / run->ctx;
             if (desc->loss) desc->loss[c] += run->row_loss[j];
@@ -2285,7 +3824,44 @@ static sae_result lmi_run_logits(lmi_run *run) {
     return SAE_OK;
 }
 
-/* -- checks and memory -- */
+/* -- checks -- */
+
+static sae_result lmi_check_tokens(const sae_lm *m, const sae_lm_forward_desc *desc, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        int32_t token = desc->tokens[i];
+        if (token >= 0 && (size_t)token >= m->shape.info.vocab_size)
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                    "sae_lm_forward: token %zu of the batch is %ld, "
+                                    "allowed are those below vocab_size, %zu",
+                                    i, (long)token, m->shape.info.vocab_size);
+        if (token < 0 && (desc->cache || ((i + 1) % desc->ctx && desc->tokens[i + 1] >= 0)))
+            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                    "sae_lm_forward: token %zu of the batch is %ld, which is "
+                                    "padding, allowed %s", i, (long)token,
+                                    desc->cache ? "nowhere with a cache"
+                                                : "at the end of a context alone");
+    }
+    return SAE_OK;
+}
+
+static sae_result lmi_check_positions(const sae_lm *m, const sae_lm_forward_desc *desc) {
+    const sae_lm_cache *cache = desc->cache;
+    size_t past = cache ? cache->count : 0;
+    if (cache && (cache->m != m || desc->contexts != 1))
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_forward: contexts is %zu, with a cache allowed is 1 of "
+                                "the cache's own model", desc->contexts);
+    if (cache && desc->ctx > cache->capacity - past)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_forward: ctx is %zu, the cache holds %zu tokens of %zu",
+                                desc->ctx, past, cache->capacity);
+    if (m->shape.info.fixed_ctx && past + desc->ctx > m->shape.info.max_ctx)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_forward: position %zu is not in the model, whose positions "
+                                "are learned: allowed are contexts of at most %zu tokens",
+                                past + desc->ctx - 1, m->shape.info.max_ctx);
+    return SAE_OK;
+}
 
 static sae_result lmi_run_check(sae_lm *m, const sae_lm_forward_desc *desc, size_t *rows) {
     size_t n;
@@ -2296,22 +3872,15 @@ static sae_result lmi_run_check(sae_lm *m, const sae_lm_forward_desc *desc, size
             "sae_lm_forward: contexts is %zu, ctx is %zu, tokens "
             "may not be NULL, allowed are up to 2^31 tokens, ctx from 1 to 1000000",
             desc ? desc->contexts : 0, desc ? desc->ctx : 0);
-    for (size_t i = 0; i < n; i++)
-        if (desc->tokens[i] >= 0 && (size_t)desc->tokens[i] >= m->info.vocab_size)
-            return sae_context_fail(m->ctx, SAE_ERR_INVALID,
-                                    "sae_lm_forward: token %zu of the batch is %ld, "
-                                    "allowed are those below vocab_size, %zu",
-                                    i, (long)desc->tokens[i], m->info.vocab_size);
-    for (size_t i = 0; i < desc->num_hooks; i++) {
-        const sae_lm_site s = desc->hooks[i].site;
-        bool of_layer = s.module != SAE_LM_EMBED_IN && s.module != SAE_LM_FINAL_NORM;
-        if (s.module > SAE_LM_FINAL_NORM || s.layer >= (of_layer ? m->info.layers : 1)
-            || (s.module == SAE_LM_EMBED_IN && s.input))
+    LMI_TRY(lmi_check_positions(m, desc));
+    LMI_TRY(lmi_check_tokens(m, desc, n));
+    for (size_t i = 0; i < desc->num_hooks; i++)
+        if (!(lmi_site_sides(m, &desc->hooks[i].site)
+              & (desc->hooks[i].site.input ? LMI_IN : LMI_OUT)))
             return sae_context_fail(m->ctx, SAE_ERR_INVALID,
                                     "sae_lm_forward: hook %zu has a site that "
                                     "sae_lm_site_find does not give",
                                     i);
-    }
     for (size_t i = 0; desc->rows && i < desc->num_rows; i++)
         if (desc->rows[i] >= n)
             return sae_context_fail(m->ctx, SAE_ERR_INVALID,
@@ -2319,72 +3888,6 @@ static sae_result lmi_run_check(sae_lm *m, const sae_lm_forward_desc *desc, size
                                     "those below %zu",
                                     i, desc->rows[i], n);
     *rows = n;
-    return SAE_OK;
-}
-
-/* Cuts the memory of a pass; floats, each piece on 64 bytes. base NULL: only counts. */
-static size_t lmi_run_layout(lmi_run *run, float *base) {
-    const sae_lm_config *info = &run->m->info;
-    size_t n = run->n, block = run->logits ? lmi_min(n, LMI_LOGIT_ROWS) : 0, at = 0, bytes;
-    size_t parts = run->desc->contexts * info->heads;
-    struct {
-        float **piece;
-        size_t rows, width;
-    } cut[9];
-    run->head_floats = lmi_head_scratch(run->ctx, info->head_dim);
-    if (run->desc->rows) block = lmi_max(block, LMI_LOGIT_ROWS);
-#define LMI_CUT(i, name, a, b) cut[i].piece = &run->name, cut[i].rows = a, cut[i].width = b
-    LMI_CUT(0, x, n, info->dim);
-    LMI_CUT(1, normed, n, info->dim);
-    LMI_CUT(2, qkv, n, 3 * info->dim);
-    LMI_CUT(3, heads, n, info->dim);
-    LMI_CUT(4, mixed, n, info->dim);
-    LMI_CUT(5, wide, n, info->mlp_dim);
-    LMI_CUT(6, scratch, parts, run->head_floats);
-    LMI_CUT(7, logit_x, block, info->dim);
-    LMI_CUT(8, logit, block, info->vocab_size);
-#undef LMI_CUT
-    for (size_t i = 0; i < 9; i++) {
-        if (base) *cut[i].piece = base + at;
-        if (!lmi_mul(cut[i].rows, cut[i].width, &bytes) || bytes > SIZE_MAX / 64 - at) return 0;
-        at += (bytes + 15) / 16 * 16;
-    }
-    return at;
-}
-
-static sae_result lmi_run_memory(lmi_run *run) {
-    sae_lm *m = run->m;
-    size_t floats = lmi_run_layout(run, NULL), pairs = (m->info.rotary_dims + 1) / 2, skip;
-    if (floats > m->memory_floats || !floats) {
-        free(m->memory);
-        m->memory_floats = 0;
-        m->memory = floats ? (float *)malloc((floats + 16) * sizeof(float)) : NULL;
-        if (!m->memory)
-            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY,
-                                    "sae_lm_forward: no memory for %zu contexts "
-                                    "of %zu tokens",
-                                    run->desc->contexts, run->ctx);
-        m->memory_floats = floats;
-    }
-    skip = (64 - ((uintptr_t)m->memory & 63)) % 64 / sizeof(float);
-    lmi_run_layout(run, m->memory + skip);
-    if (run->ctx > m->rope_ctx) {
-        free(m->rope);
-        m->rope_ctx = 0;
-        m->rope = (float *)malloc((run->ctx * 2 * pairs + 1) * sizeof(float));
-        if (!m->rope)
-            return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_forward: no memory");
-        m->rope_ctx = run->ctx;
-        for (size_t i = 0; i < pairs; i++) {
-            /* in float where transformers has float: 1 / base^(2 i / n), times the position */
-            float power = (float)(2 * i) / (float)m->info.rotary_dims;
-            float frequency = 1 / (float)lmi_exp((double)power * lmi_ln(m->info.rotary_base));
-            for (size_t t = 0; t < run->ctx; t++) {
-                float *rope = m->rope + (t * pairs + i) * 2;
-                lmi_sin_cos((double)((float)t * frequency), &rope[1], &rope[0]);
-            }
-        }
-    }
     return SAE_OK;
 }
 
@@ -2396,161 +3899,533 @@ SAE_API sae_result sae_lm_forward(sae_lm *model, const sae_lm_forward_desc *desc
     run->m = model;
     run->desc = desc;
     run->ctx = desc->ctx;
+    run->past = desc->cache ? desc->cache->count : 0;
     run->hooks_left = desc->num_hooks;
     run->logits = desc->loss || desc->logits || desc->predictions;
     LMI_TRY(lmi_run_memory(run));
-    if (!run->logits && !run->hooks_left) return SAE_OK;
+    LMI_TRY(lmi_angles(model, run->past + run->ctx));
+    if (!run->logits && !run->hooks_left && !desc->cache) return SAE_OK;
     LMI_TRY(lmi_run_layers(run));
-    return run->logits ? lmi_run_logits(run) : SAE_OK;
+    if (run->logits) LMI_TRY(lmi_run_logits(run));
+    if (desc->cache) desc->cache->count += run->ctx;
+    return SAE_OK;
 }
 
+/* -- parts by themselves -- */
+
 SAE_API void sae_lm_final_norm(const sae_lm *model, const float *x, size_t n, float *out) {
-    size_t d = model->info.dim;
+    size_t d = model->shape.info.dim;
     for (size_t r = 0; r < n; r++)
-        model->kernels->norm(d, x + r * d, model->norm[0], model->norm[1], model->info.norm_eps,
-                             out + r * d);
+        lmi_norm_row(model, &model->norm, d, x + r * d, out + r * d);
 }
 
 SAE_API sae_result sae_lm_unembed(const sae_lm *model, const float *x, size_t n, float *logits) {
     return sae_linear_apply(model->unembed, x, n, logits);
 }
 
-SAE_API const float *sae_lm_final_norm_weight(const sae_lm *model) { return model->norm[0]; }
+SAE_API const float *sae_lm_final_norm_weight(const sae_lm *model) { return model->norm.weight; }
+
+/* ==== >>lm: generation ================================================= src/lm/generate.h ==== */
+
+SAE_API sae_result sae_lm_cache_create(sae_lm *lm, size_t capacity, sae_lm_cache **out) {
+    sae_lm_cache *c;
+    const sae_lm_config *info;
+    size_t store, floats;
+    if (!lm) return SAE_ERR_INVALID;
+    info = &lm->shape.info;
+    if (!capacity || capacity > INT32_MAX || !out)
+        return sae_context_fail(lm->ctx, SAE_ERR_INVALID,
+                                "sae_lm_cache_create: capacity is %zu, out may not be NULL, "
+                                "allowed are 1 to 2^31 - 1 tokens", capacity);
+    c = (sae_lm_cache *)calloc(1, sizeof *c);
+    store = lmi_store_floats(capacity, info->head_dim);
+    if (c && store && lmi_mul(store, info->layers * info->kv_heads, &floats)
+        && floats <= SIZE_MAX / sizeof(float))
+        c->data = (float *)calloc(floats, sizeof(float));
+    if (!c || !c->data) {
+        free(c);
+        return sae_context_fail(lm->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                "sae_lm_cache_create: no memory for %zu tokens", capacity);
+    }
+    c->m = lm;
+    c->capacity = capacity;
+    *out = c;
+    return SAE_OK;
+}
+
+SAE_API void sae_lm_cache_destroy(sae_lm_cache *cache) {
+    if (cache) free(cache->data);
+    free(cache);
+}
+
+SAE_API size_t sae_lm_cache_count(const sae_lm_cache *cache) { return cache->count; }
+
+SAE_API void sae_lm_cache_truncate(sae_lm_cache *cache, size_t count) {
+    cache->count = lmi_min(cache->count, count);
+}
+
+/* ---- the next token ---- */
+
+/* Number i of a seed, in [0, 1): splitmix64's hash of the counter. */
+static double lmi_random(uint64_t seed, uint64_t i) {
+    uint64_t x = seed + (i + 1) * 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    x ^= x >> 31;
+    return (double)(x >> 11) * (1.0 / 9007199254740992.0);
+}
+
+/* The pass of the newest tokens leaves the last row's logits here. */
+typedef struct lmi_choice {
+    const sae_lm_generate_desc *desc;
+    float *logits;     /* a copy [vocab]; NULL where greedy */
+    uint32_t *heap;    /* [vocab] */
+    size_t size;
+    uint64_t drawn;
+    int32_t next;
+} lmi_choice;
+
+/* Whether id a comes before b: the larger logit, of equal ones the lower id. */
+static bool lmi_before(const float *logits, uint32_t a, uint32_t b) {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+}
+
+static void lmi_sift(const float *logits, uint32_t *heap, size_t n, size_t at) {
+    for (size_t child; (child = 2 * at + 1) < n; at = child) {
+        uint32_t swap = heap[at];
+        if (child + 1 < n && lmi_before(logits, heap[child + 1], heap[child])) child++;
+        if (!lmi_before(logits, heap[child], swap)) return;
+        heap[at] = heap[child];
+        heap[child] = swap;
+    }
+}
+
+/* exp((x - most) / temperature) */
+static double lmi_odds(const lmi_choice *c, double x, double most) {
+    x = (x - most) / c->desc->temperature;
+    return x > -700 ? lmi_exp(x) : 0;
+}
+
+/* Draws from softmax(logits / temperature), the likeliest first, among those that together reach
+   top_p. */
+static void lmi_draw(lmi_choice *c) {
+    double top = c->desc->top_p > 0 ? c->desc->top_p : 1, all = 0, kept = 0, most, u;
+    size_t n = c->size, left = n;
+    for (size_t i = 0; i < n; i++) c->heap[i] = (uint32_t)i;
+    for (size_t i = n / 2; i-- > 0;) lmi_sift(c->logits, c->heap, n, i);
+    most = (double)c->logits[c->heap[0]];
+    for (size_t i = 0; i < n; i++) all += lmi_odds(c, (double)c->logits[i], most);
+    /* the heap gives them in order, to the back of its array */
+    while (left > 0 && kept < top * all) {
+        uint32_t first = c->heap[0];
+        kept += lmi_odds(c, (double)c->logits[first], most);
+        c->heap[0] = c->heap[--left];
+        c->heap[left] = first;
+        lmi_sift(c->logits, c->heap, left, 0);
+    }
+    u = lmi_random(c->desc->seed, c->drawn++) * kept;
+    for (size_t i = n; i-- > left;) {
+        c->next = (int32_t)c->heap[i];
+        u -= lmi_odds(c, (double)c->logits[c->heap[i]], most);
+        if (u < 0) return;
+    }
+}
+
+static sae_result lmi_choose(void *user, const float *logits, size_t first, size_t count) {
+    lmi_choice *c = (lmi_choice *)user;
+    (void)first;
+    (void)count;
+    if (c->logits) {
+        memcpy(c->logits, logits, c->size * sizeof *logits);
+        lmi_draw(c);
+        return SAE_OK;
+    }
+    c->next = 0;
+    for (size_t i = 1; i < c->size; i++)
+        if (logits[i] > logits[c->next]) c->next = (int32_t)i;
+    return SAE_OK;
+}
+
+/* ---- the loop ---- */
+
+enum { LMI_PROMPT_ROWS = 512 }; /* of a prompt that run at once */
+
+static sae_result lmi_generate_check(const sae_lm *m, const sae_lm_generate_desc *d,
+                                     const sae_tokens *out) {
+    if (!d || !out || !d->prompt || !d->num_prompt || (d->num_stop && !d->stop))
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_generate: num_prompt is %zu, prompt and out may not be "
+                                "NULL, allowed is from 1", d ? d->num_prompt : 0);
+    if (!(d->temperature >= 0) || d->temperature > 1e6 || !(d->top_p >= 0) || d->top_p > 1)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_generate: temperature is %g, top_p %g, allowed are from 0 "
+                                "to 1e6 and from 0 to 1", d->temperature, d->top_p);
+    if (d->num_prompt > INT32_MAX || d->count > INT32_MAX)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_generate: num_prompt is %zu, count %zu, allowed are below "
+                                "2^31", d->num_prompt, d->count);
+    if (m->shape.info.fixed_ctx && d->count && d->num_prompt + d->count - 1 > m->shape.info.max_ctx)
+        return sae_context_fail(m->ctx, SAE_ERR_INVALID,
+                                "sae_lm_generate: num_prompt is %zu, count %zu, and the model's "
+                                "positions are learned: allowed are %zu tokens and one more",
+                                d->num_prompt, d->count, m->shape.info.max_ctx);
+    return SAE_OK;
+}
+
+static sae_result lmi_generate_add(const sae_lm *m, sae_tokens *out, int32_t id) {
+    if (!lmi_grow((void **)&out->id, &out->capacity, out->count + 1, sizeof *out->id))
+        return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_generate: no memory");
+    out->id[out->count++] = id;
+    return SAE_OK;
+}
+
+static sae_result lmi_generate(sae_lm *m, lmi_choice *c, sae_lm_cache *cache, sae_tokens *out) {
+    const sae_lm_generate_desc *d = c->desc;
+    sae_lm_forward_desc run;
+    size_t last;
+    memset(&run, 0, sizeof run);
+    run.contexts = 1;
+    run.cache = cache;
+    run.hooks = d->hooks;
+    run.num_hooks = d->num_hooks;
+    run.user = c;
+    for (size_t at = 0; at < d->num_prompt; at += run.ctx) {
+        run.tokens = d->prompt + at;
+        run.ctx = lmi_min(LMI_PROMPT_ROWS, d->num_prompt - at);
+        last = run.ctx - 1;
+        run.rows = &last;
+        run.num_rows = 1;
+        run.logits = at + run.ctx == d->num_prompt ? lmi_choose : NULL;
+        LMI_TRY(sae_lm_forward(m, &run));
+    }
+    for (size_t i = 0;;) {
+        int32_t id = c->next;
+        LMI_TRY(lmi_generate_add(m, out, id));
+        if (d->token) LMI_TRY(d->token(d->user, id));
+        for (size_t j = 0; j < d->num_stop; j++)
+            if (d->stop[j] == id) return SAE_OK;
+        if (++i == d->count) return SAE_OK;
+        run.tokens = &id;
+        run.ctx = 1;
+        last = 0;
+        LMI_TRY(sae_lm_forward(m, &run));
+    }
+}
+
+SAE_API sae_result sae_lm_generate(sae_lm *lm, const sae_lm_generate_desc *desc, sae_tokens *out) {
+    lmi_choice c;
+    sae_lm_cache *cache = NULL;
+    sae_result result;
+    if (!lm) return SAE_ERR_INVALID;
+    LMI_TRY(lmi_generate_check(lm, desc, out));
+    if (!desc->count) return SAE_OK;
+    memset(&c, 0, sizeof c);
+    c.desc = desc;
+    c.size = lm->shape.info.vocab_size;
+    if (desc->temperature > 0) {
+        c.logits = (float *)malloc(c.size * sizeof *c.logits);
+        c.heap = (uint32_t *)malloc(c.size * sizeof *c.heap);
+    }
+    if (desc->temperature > 0 && (!c.logits || !c.heap))
+        result = sae_context_fail(lm->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_generate: no memory");
+    else result = sae_lm_cache_create(lm, desc->num_prompt + desc->count - 1, &cache);
+    if (result == SAE_OK) result = lmi_generate(lm, &c, cache, out);
+    sae_lm_cache_destroy(cache);
+    free(c.logits);
+    free(c.heap);
+    return result;
+}
 
 #include <stdint.h>
 
 /* ==== >>lm: unicode: classes ==================================== src/lm/unicode_classes.h ==== */
 /* Written by tools/make_unicode.py: Unicode 16.0, as the package tokenizers has it. */
 
-/* code << 2 | class, from there on: 1 letter, 2 number, 3 white space, 0 other; from U+0080 */
+/* 1 upper or title case, 2 lower case, 3 other letter, 4 mark, 5 number, 6 white space,
+   0 other; + 8: \w */
+static const unsigned char lmi_ascii[] = {
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 6, 6, 6, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 0, 0, 0,
+    0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0, 0,
+    0, 0, 8, 0, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10,
+    10, 10, 10, 10, 10, 0, 0, 0, 0, 0
+};
+
+/* code << 4 | class, from there on; from U+0080 */
 static const uint32_t lmi_classes[] = {
-    535, 536, 643, 644, 681, 684, 714, 720, 725, 728, 742, 745, 748, 754, 764, 769, 860, 865, 988,
-    993, 2824, 2841, 2888, 2945, 2964, 2993, 2996, 3001, 3004, 3521, 3540, 3545, 3552, 3561, 3576,
-    3581, 3584, 3609, 3612, 3617, 3628, 3633, 3636, 3641, 3720, 3725, 4056, 4061, 4616, 4649, 5312,
-    5317, 5468, 5477, 5480, 5505, 5668, 5953, 6060, 6077, 6092, 6273, 6444, 6530, 6568, 6585, 6592,
-    6597, 6992, 6997, 7000, 7061, 7068, 7097, 7106, 7145, 7156, 7165, 7168, 7233, 7236, 7241, 7360,
-    7477, 7832, 7877, 7880, 7938, 7977, 8108, 8145, 8152, 8169, 8172, 8193, 8280, 8297, 8300, 8337,
-    8340, 8353, 8356, 8449, 8548, 8577, 8620, 8641, 8736, 8741, 8764, 8833, 9000, 9233, 9448, 9461,
-    9464, 9537, 9540, 9569, 9608, 9626, 9664, 9669, 9732, 9749, 9780, 9789, 9796, 9805, 9892, 9897,
-    9924, 9929, 9932, 9945, 9960, 9973, 9976, 10041, 10044, 10097, 10104, 10109, 10120, 10138,
-    10177, 10184, 10194, 10216, 10225, 10228, 10261, 10284, 10301, 10308, 10317, 10404, 10409,
-    10436, 10441, 10448, 10453, 10460, 10465, 10472, 10597, 10612, 10617, 10620, 10650, 10688,
-    10697, 10708, 10773, 10808, 10813, 10824, 10829, 10916, 10921, 10948, 10953, 10960, 10965,
-    10984, 10997, 11000, 11073, 11076, 11137, 11144, 11162, 11200, 11237, 11240, 11285, 11316,
-    11325, 11332, 11341, 11428, 11433, 11460, 11465, 11472, 11477, 11496, 11509, 11512, 11633,
-    11640, 11645, 11656, 11674, 11712, 11717, 11722, 11744, 11789, 11792, 11797, 11820, 11833,
-    11844, 11849, 11864, 11877, 11884, 11889, 11892, 11897, 11904, 11917, 11924, 11937, 11948,
-    11961, 12008, 12097, 12100, 12186, 12236, 12309, 12340, 12345, 12356, 12361, 12452, 12457,
-    12520, 12533, 12536, 12641, 12652, 12661, 12664, 12673, 12680, 12698, 12736, 12770, 12796,
-    12801, 12804, 12821, 12852, 12857, 12868, 12873, 12964, 12969, 13008, 13013, 13032, 13045,
-    13048, 13173, 13180, 13185, 13192, 13210, 13248, 13253, 13260, 13329, 13364, 13369, 13380,
-    13385, 13548, 13557, 13560, 13625, 13628, 13649, 13660, 13666, 13693, 13704, 13722, 13796,
-    13801, 13824, 13845, 13916, 13929, 14024, 14029, 14064, 14069, 14072, 14081, 14108, 14234,
-    14272, 14341, 14532, 14537, 14544, 14593, 14620, 14658, 14696, 14853, 14860, 14865, 14868,
-    14873, 14892, 14897, 14992, 14997, 15000, 15005, 15044, 15049, 15056, 15093, 15096, 15105,
-    15124, 15129, 15132, 15170, 15208, 15217, 15232, 15361, 15364, 15490, 15568, 15617, 15648,
-    15653, 15796, 15905, 15924, 16385, 16556, 16637, 16642, 16680, 16705, 16728, 16745, 16760,
-    16773, 16776, 16789, 16796, 16825, 16836, 16853, 16904, 16953, 16956, 16962, 17000, 17025,
-    17176, 17181, 17184, 17205, 17208, 17217, 17388, 17393, 18724, 18729, 18744, 18753, 18780,
-    18785, 18788, 18793, 18808, 18817, 18980, 18985, 19000, 19009, 19140, 19145, 19160, 19169,
-    19196, 19201, 19204, 19209, 19224, 19233, 19292, 19297, 19524, 19529, 19544, 19553, 19820,
-    19878, 19956, 19969, 20032, 20097, 20440, 20449, 20472, 20485, 22964, 22973, 23043, 23045,
-    23148, 23169, 23468, 23482, 23493, 23524, 23553, 23624, 23677, 23752, 23809, 23880, 23937,
-    23988, 23993, 24004, 24065, 24272, 24413, 24416, 24433, 24436, 24450, 24488, 24514, 24552,
-    24642, 24680, 24705, 25060, 25089, 25108, 25117, 25252, 25257, 25260, 25281, 25560, 25601,
-    25724, 25882, 25921, 26040, 26049, 26068, 26113, 26288, 26305, 26408, 26434, 26476, 26625,
-    26716, 26753, 26964, 27138, 27176, 27202, 27240, 27293, 27296, 27669, 27856, 27925, 27956,
-    27970, 28008, 28173, 28292, 28345, 28354, 28393, 28568, 28673, 28816, 28930, 28968, 28981,
-    28994, 29033, 29176, 29185, 29228, 29249, 29420, 29429, 29440, 29605, 29620, 29625, 29648,
-    29653, 29660, 29673, 29676, 29697, 30464, 30721, 31832, 31841, 31864, 31873, 32024, 32033,
-    32056, 32065, 32096, 32101, 32104, 32109, 32112, 32117, 32120, 32125, 32248, 32257, 32468,
-    32473, 32500, 32505, 32508, 32521, 32532, 32537, 32564, 32577, 32592, 32601, 32624, 32641,
-    32692, 32713, 32724, 32729, 32756, 32771, 32812, 32931, 32936, 32959, 32960, 33151, 33152,
-    33218, 33221, 33224, 33234, 33256, 33277, 33282, 33320, 33345, 33396, 33801, 33804, 33821,
-    33824, 33833, 33872, 33877, 33880, 33893, 33912, 33937, 33940, 33945, 33948, 33953, 33956,
-    33961, 33976, 33981, 34024, 34033, 34048, 34069, 34088, 34105, 34108, 34114, 34317, 34326,
-    34344, 37250, 37488, 37802, 37888, 40410, 40528, 45057, 45972, 45997, 46012, 46025, 46032,
-    46070, 46072, 46081, 46232, 46237, 46240, 46261, 46264, 46273, 46496, 46525, 46528, 46593,
-    46684, 46721, 46748, 46753, 46780, 46785, 46812, 46817, 46844, 46849, 46876, 46881, 46908,
-    46913, 46940, 46945, 46972, 47293, 47296, 49155, 49156, 49173, 49182, 49184, 49286, 49320,
-    49349, 49368, 49378, 49389, 49396, 49413, 49756, 49781, 49792, 49797, 50156, 50161, 50176,
-    50197, 50368, 50373, 50748, 50762, 50776, 50817, 50944, 51137, 51200, 51330, 51368, 51490,
-    51520, 51526, 51584, 51714, 51752, 51910, 51968, 53249, 79616, 79873, 168500, 168769, 168952,
-    168961, 170036, 170049, 170114, 170153, 170160, 170241, 170428, 170493, 170616, 170625, 170906,
-    170944, 171101, 171136, 171145, 171556, 171565, 171832, 171841, 171848, 171853, 171856, 171861,
-    171892, 171977, 172040, 172045, 172056, 172061, 172076, 172081, 172172, 172226, 172248, 172289,
-    172496, 172553, 172752, 172866, 172904, 173001, 173024, 173037, 173040, 173045, 173052, 173058,
-    173097, 173208, 173249, 173340, 173441, 173556, 173585, 173772, 173885, 173890, 173928, 173953,
-    173972, 173977, 174018, 174057, 174076, 174081, 174244, 174337, 174348, 174353, 174384, 174402,
-    174440, 174465, 174556, 174569, 174572, 174585, 174784, 174789, 174792, 174805, 174812, 174821,
-    174840, 174849, 174852, 174857, 174860, 174957, 174968, 174977, 175020, 175049, 175060, 175109,
-    175132, 175141, 175164, 175173, 175196, 175233, 175260, 175265, 175292, 175297, 175468, 175473,
-    175528, 175553, 176012, 176066, 176104, 176129, 220816, 220865, 220956, 220973, 221168, 254977,
-    256440, 256449, 256872, 257025, 257052, 257101, 257120, 257141, 257144, 257149, 257188, 257193,
-    257244, 257249, 257268, 257273, 257276, 257281, 257288, 257293, 257300, 257305, 257736, 257869,
-    259320, 259393, 259648, 259657, 259872, 260033, 260080, 260545, 260564, 260569, 261108, 261186,
-    261224, 261253, 261356, 261381, 261484, 261529, 261884, 261897, 261920, 261929, 261952, 261961,
-    261984, 261993, 262004, 262145, 262192, 262197, 262300, 262305, 262380, 262385, 262392, 262397,
-    262456, 262465, 262520, 262657, 263148, 263198, 263376, 263426, 263652, 263722, 263728, 264705,
-    264820, 264833, 265028, 265094, 265200, 265217, 265346, 265360, 265397, 265478, 265481, 265514,
-    265516, 265537, 265688, 265729, 265848, 265857, 266000, 266017, 266048, 266054, 266072, 266241,
-    266872, 266882, 266920, 266945, 267088, 267105, 267248, 267265, 267424, 267457, 267664, 267713,
-    267756, 267761, 267820, 267825, 267852, 267857, 267864, 267869, 267912, 267917, 267976, 267981,
-    268008, 268013, 268020, 268033, 268240, 268289, 269532, 269569, 269656, 269697, 269728, 269825,
-    269848, 269853, 270020, 270025, 270060, 270337, 270360, 270369, 270372, 270377, 270552, 270557,
-    270564, 270577, 270580, 270589, 270680, 270690, 270721, 270812, 270822, 270849, 270972, 271006,
-    271040, 271233, 271308, 271313, 271320, 271342, 271361, 271450, 271472, 271489, 271592, 271873,
-    272096, 272114, 272121, 272130, 272192, 272202, 272385, 272388, 272449, 272464, 272469, 272480,
-    272485, 272600, 272642, 272676, 272769, 272886, 272892, 272897, 273014, 273024, 273153, 273184,
-    273189, 273300, 273326, 273344, 273409, 273624, 273665, 273752, 273762, 273793, 273868, 273890,
-    273921, 273992, 274086, 274112, 274433, 274724, 274945, 275148, 275201, 275404, 275434, 275457,
-    275600, 275650, 275688, 275714, 275753, 275864, 275901, 275992, 276866, 276988, 276993, 277160,
-    277185, 277192, 277257, 277268, 277505, 277622, 277661, 277664, 277697, 277784, 277830, 277844,
-    277953, 278024, 278209, 278294, 278320, 278401, 278492, 278541, 278752, 278858, 278976, 278981,
-    278988, 278997, 279000, 279053, 279232, 279361, 279460, 279490, 279528, 279565, 279708, 279770,
-    279808, 279825, 279828, 279837, 279840, 279873, 280012, 280025, 280028, 280077, 280268, 280325,
-    280340, 280386, 280425, 280428, 280433, 280436, 280454, 280532, 280577, 280648, 280653, 280752,
-    280829, 280836, 281089, 281116, 281121, 281124, 281129, 281144, 281149, 281208, 281213, 281252,
-    281281, 281468, 281538, 281576, 281621, 281652, 281661, 281668, 281677, 281764, 281769, 281796,
-    281801, 281808, 281813, 281832, 281845, 281848, 281921, 281924, 281973, 281992, 282113, 282152,
-    282157, 282160, 282169, 282172, 282177, 282328, 282333, 282336, 282437, 282440, 282445, 282448,
-    282625, 282836, 282909, 282924, 282946, 282984, 283005, 283016, 283137, 283328, 283409, 283416,
-    283421, 283424, 283458, 283496, 284161, 284348, 284513, 284528, 284673, 284864, 284945, 284948,
-    284994, 285032, 285185, 285356, 285409, 285412, 285442, 285480, 285506, 285584, 285697, 285804,
-    285890, 285936, 285953, 285980, 286721, 286896, 287361, 287618, 287692, 287741, 287772, 287781,
-    287784, 287793, 287824, 287829, 287836, 287841, 287936, 287997, 288000, 288005, 288008, 288066,
-    288104, 288385, 288416, 288425, 288580, 288645, 288648, 288653, 288656, 288769, 288772, 288813,
-    288972, 289001, 289004, 289089, 289092, 289137, 289320, 289397, 289400, 289473, 289764, 290561,
-    290692, 290754, 290792, 290817, 290852, 290857, 291004, 291073, 291076, 291138, 291252, 291273,
-    291392, 291841, 291868, 291873, 291880, 291885, 292036, 292121, 292124, 292162, 292200, 292225,
-    292248, 292253, 292260, 292265, 292392, 292449, 292452, 292482, 292520, 293761, 293836, 293897,
-    293900, 293905, 293956, 293961, 294096, 294210, 294248, 294593, 294596, 294658, 294740, 294913,
-    298600, 299010, 299452, 299521, 300304, 310849, 311236, 311297, 315584, 315653, 315676, 315777,
-    331756, 331777, 334108, 361473, 361592, 361666, 361704, 368641, 370916, 370945, 371068, 371074,
-    371112, 371137, 371452, 371458, 371496, 371521, 371640, 371713, 371904, 371969, 371984, 372034,
-    372072, 372078, 372104, 372109, 372192, 372213, 372288, 374017, 374196, 374210, 374248, 375041,
-    375298, 375388, 375809, 376108, 376129, 376132, 376397, 376448, 376705, 376712, 376717, 376720,
-    376833, 401376, 401409, 406360, 406525, 406564, 442305, 442320, 442325, 442352, 442357, 442364,
-    442369, 443532, 443593, 443596, 443713, 443724, 443733, 443736, 443793, 443808, 443841, 445424,
-    454657, 455084, 455105, 455156, 455169, 455204, 455233, 455272, 472002, 472040, 477954, 478032,
-    478082, 478160, 478594, 478692, 479233, 479572, 479577, 479860, 479865, 479872, 479881, 479884,
-    479893, 479900, 479909, 479924, 479929, 479976, 479981, 479984, 479989, 480016, 480021, 480280,
-    480285, 480300, 480309, 480340, 480345, 480372, 480377, 480488, 480493, 480508, 480513, 480532,
-    480537, 480540, 480553, 480580, 480585, 481944, 481953, 482052, 482057, 482156, 482161, 482284,
-    482289, 482388, 482393, 482516, 482521, 482620, 482625, 482748, 482753, 482852, 482857, 482980,
-    482985, 483084, 483089, 483120, 483130, 483328, 490497, 490620, 490645, 490668, 491713, 491960,
-    492545, 492724, 492765, 492792, 492802, 492840, 492857, 492860, 494145, 494264, 494337, 494512,
-    494530, 494568, 496449, 496560, 496578, 496616, 497473, 497592, 497601, 497606, 497644, 499585,
-    499612, 499617, 499632, 499637, 499644, 499649, 499708, 499713, 500500, 500510, 500544, 500737,
-    501008, 501037, 501040, 501058, 501096, 504262, 504496, 504502, 504512, 504518, 504532, 504838,
-    505016, 505022, 505080, 505857, 505872, 505877, 505984, 505989, 505996, 506001, 506004, 506013,
-    506016, 506021, 506060, 506065, 506080, 506085, 506088, 506093, 506096, 506121, 506124, 506141,
-    506144, 506149, 506152, 506157, 506160, 506165, 506176, 506181, 506188, 506193, 506196, 506205,
-    506208, 506213, 506216, 506221, 506224, 506229, 506232, 506237, 506240, 506245, 506252, 506257,
-    506260, 506269, 506284, 506289, 506316, 506321, 506336, 506341, 506356, 506361, 506364, 506369,
-    506408, 506413, 506480, 506501, 506512, 506517, 506536, 506541, 506608, 508930, 508980, 520130,
-    520168, 524289, 695168, 695297, 711912, 711937, 712824, 712833, 735880, 735937, 765828, 765889,
-    768376, 778241, 780408, 786433, 806188, 806209, 822976
+    2134, 2144, 2566, 2576, 2731, 2736, 2853, 2880, 2906, 2912, 2965, 2987, 2992, 3013, 3056, 3081,
+    3440, 3465, 3578, 3952, 3978, 4105, 4122, 4137, 4154, 4169, 4186, 4201, 4218, 4233, 4250, 4265,
+    4282, 4297, 4314, 4329, 4346, 4361, 4378, 4393, 4410, 4425, 4442, 4457, 4474, 4489, 4506, 4521,
+    4538, 4553, 4570, 4585, 4602, 4617, 4634, 4649, 4666, 4681, 4698, 4713, 4730, 4745, 4762, 4777,
+    4794, 4809, 4826, 4841, 4858, 4873, 4890, 4905, 4922, 4937, 4954, 4969, 4986, 5017, 5034, 5049,
+    5066, 5081, 5098, 5113, 5130, 5145, 5162, 5177, 5194, 5209, 5226, 5241, 5258, 5289, 5306, 5321,
+    5338, 5353, 5370, 5385, 5402, 5417, 5434, 5449, 5466, 5481, 5498, 5513, 5530, 5545, 5562, 5577,
+    5594, 5609, 5626, 5641, 5658, 5673, 5690, 5705, 5722, 5737, 5754, 5769, 5786, 5801, 5818, 5833,
+    5850, 5865, 5882, 5897, 5914, 5929, 5946, 5961, 5978, 5993, 6010, 6025, 6058, 6073, 6090, 6105,
+    6122, 6169, 6202, 6217, 6234, 6249, 6282, 6297, 6346, 6377, 6442, 6457, 6490, 6505, 6554, 6601,
+    6634, 6649, 6682, 6697, 6714, 6729, 6746, 6761, 6794, 6809, 6826, 6857, 6874, 6889, 6922, 6937,
+    6986, 7001, 7018, 7033, 7066, 7099, 7113, 7130, 7179, 7241, 7274, 7289, 7322, 7337, 7370, 7385,
+    7402, 7417, 7434, 7449, 7466, 7481, 7498, 7513, 7530, 7545, 7562, 7577, 7594, 7609, 7626, 7657,
+    7674, 7689, 7706, 7721, 7738, 7753, 7770, 7785, 7802, 7817, 7834, 7849, 7866, 7881, 7898, 7913,
+    7930, 7961, 7994, 8009, 8026, 8041, 8090, 8105, 8122, 8137, 8154, 8169, 8186, 8201, 8218, 8233,
+    8250, 8265, 8282, 8297, 8314, 8329, 8346, 8361, 8378, 8393, 8410, 8425, 8442, 8457, 8474, 8489,
+    8506, 8521, 8538, 8553, 8570, 8585, 8602, 8617, 8634, 8649, 8666, 8681, 8698, 8713, 8730, 8745,
+    8762, 8777, 8794, 8809, 8826, 8841, 8858, 8873, 8890, 8905, 8922, 8937, 8954, 8969, 8986, 9001,
+    9018, 9129, 9162, 9177, 9210, 9241, 9258, 9273, 9338, 9353, 9370, 9385, 9402, 9417, 9434, 9449,
+    9466, 10571, 10586, 11019, 11296, 11371, 11552, 11787, 11856, 11979, 11984, 12011, 12016, 12300,
+    14089, 14106, 14121, 14138, 14155, 14160, 14185, 14202, 14208, 14251, 14266, 14304, 14329,
+    14336, 14441, 14448, 14473, 14512, 14537, 14544, 14569, 14602, 14617, 14880, 14905, 15050,
+    15609, 15626, 15657, 15706, 15753, 15770, 15785, 15802, 15817, 15834, 15849, 15866, 15881,
+    15898, 15913, 15930, 15945, 15962, 15977, 15994, 16009, 16026, 16041, 16058, 16073, 16090,
+    16105, 16122, 16201, 16218, 16224, 16249, 16266, 16281, 16314, 16345, 17162, 17929, 17946,
+    17961, 17978, 17993, 18010, 18025, 18042, 18057, 18074, 18089, 18106, 18121, 18138, 18153,
+    18170, 18185, 18202, 18217, 18234, 18249, 18266, 18281, 18298, 18313, 18330, 18345, 18362,
+    18377, 18394, 18409, 18426, 18441, 18458, 18464, 18492, 18601, 18618, 18633, 18650, 18665,
+    18682, 18697, 18714, 18729, 18746, 18761, 18778, 18793, 18810, 18825, 18842, 18857, 18874,
+    18889, 18906, 18921, 18938, 18953, 18970, 18985, 19002, 19017, 19034, 19049, 19066, 19081,
+    19098, 19113, 19130, 19145, 19162, 19177, 19194, 19209, 19226, 19241, 19258, 19273, 19290,
+    19305, 19322, 19337, 19354, 19369, 19386, 19401, 19418, 19433, 19450, 19465, 19498, 19513,
+    19530, 19545, 19562, 19577, 19594, 19609, 19626, 19641, 19658, 19673, 19690, 19721, 19738,
+    19753, 19770, 19785, 19802, 19817, 19834, 19849, 19866, 19881, 19898, 19913, 19930, 19945,
+    19962, 19977, 19994, 20009, 20026, 20041, 20058, 20073, 20090, 20105, 20122, 20137, 20154,
+    20169, 20186, 20201, 20218, 20233, 20250, 20265, 20282, 20297, 20314, 20329, 20346, 20361,
+    20378, 20393, 20410, 20425, 20442, 20457, 20474, 20489, 20506, 20521, 20538, 20553, 20570,
+    20585, 20602, 20617, 20634, 20649, 20666, 20681, 20698, 20713, 20730, 20745, 20762, 20777,
+    20794, 20809, 20826, 20841, 20858, 20873, 20890, 20905, 20922, 20937, 20954, 20969, 20986,
+    21001, 21018, 21033, 21050, 21065, 21082, 21097, 21114, 21129, 21146, 21161, 21178, 21193,
+    21210, 21225, 21242, 21248, 21273, 21872, 21915, 21920, 22026, 22672, 22812, 23520, 23548,
+    23552, 23580, 23600, 23628, 23648, 23676, 23680, 23819, 24240, 24315, 24368, 24844, 25008,
+    25099, 25788, 26125, 26272, 26347, 26380, 26395, 27968, 27995, 28012, 28112, 28156, 28251,
+    28284, 28304, 28332, 28395, 28429, 28587, 28624, 28667, 28672, 28939, 28956, 28971, 29452,
+    29872, 29915, 31340, 31515, 31520, 31757, 31915, 32444, 32587, 32608, 32683, 32688, 32732,
+    32736, 32779, 33132, 33195, 33212, 33355, 33372, 33419, 33436, 33504, 33803, 34204, 34240,
+    34315, 34480, 34571, 34944, 34971, 35056, 35196, 35339, 36012, 36384, 36412, 36939, 37804,
+    37851, 37868, 38155, 38172, 38283, 38444, 38464, 38509, 38656, 38683, 38940, 38976, 39003,
+    39120, 39163, 39184, 39227, 39568, 39595, 39696, 39723, 39728, 39787, 39840, 39884, 39899,
+    39916, 40016, 40060, 40080, 40124, 40171, 40176, 40316, 40320, 40395, 40416, 40443, 40492,
+    40512, 40557, 40715, 40736, 40773, 40864, 40907, 40912, 40940, 40944, 40988, 41024, 41051,
+    41136, 41211, 41232, 41275, 41616, 41643, 41744, 41771, 41792, 41819, 41840, 41867, 41888,
+    41932, 41936, 41964, 42032, 42108, 42128, 42172, 42208, 42268, 42272, 42395, 42448, 42475,
+    42480, 42605, 42764, 42795, 42844, 42848, 43036, 43072, 43099, 43232, 43259, 43296, 43323,
+    43664, 43691, 43792, 43819, 43840, 43867, 43936, 43980, 43995, 44012, 44128, 44156, 44192,
+    44220, 44256, 44299, 44304, 44555, 44588, 44608, 44653, 44800, 44955, 44972, 45056, 45084,
+    45120, 45147, 45264, 45307, 45328, 45371, 45712, 45739, 45840, 45867, 45888, 45915, 45984,
+    46028, 46043, 46060, 46160, 46204, 46224, 46268, 46304, 46428, 46464, 46539, 46560, 46587,
+    46636, 46656, 46701, 46848, 46875, 46885, 46976, 47148, 47163, 47168, 47195, 47280, 47339,
+    47376, 47403, 47456, 47515, 47536, 47563, 47568, 47595, 47616, 47675, 47696, 47755, 47792,
+    47851, 48032, 48108, 48176, 48236, 48272, 48300, 48352, 48395, 48400, 48508, 48512, 48749,
+    48901, 48944, 49164, 49243, 49360, 49387, 49424, 49451, 49808, 49835, 50080, 50124, 50139,
+    50156, 50256, 50284, 50320, 50348, 50400, 50524, 50544, 50571, 50608, 50651, 50656, 50699,
+    50732, 50752, 50797, 50944, 51077, 51184, 51211, 51228, 51264, 51291, 51408, 51435, 51472,
+    51499, 51856, 51883, 52032, 52059, 52128, 52172, 52187, 52204, 52304, 52332, 52368, 52396,
+    52448, 52572, 52592, 52699, 52720, 52747, 52780, 52800, 52845, 52992, 53019, 53052, 53056,
+    53260, 53323, 53456, 53483, 53520, 53547, 54204, 54235, 54252, 54352, 54380, 54416, 54444,
+    54507, 54512, 54603, 54652, 54661, 54779, 54828, 54848, 54893, 55045, 55184, 55211, 55296,
+    55324, 55360, 55387, 55664, 55723, 56096, 56123, 56256, 56283, 56288, 56331, 56432, 56492,
+    56496, 56572, 56656, 56684, 56688, 56716, 56832, 56941, 57088, 57132, 57152, 57371, 58140,
+    58155, 58188, 58288, 58379, 58492, 58608, 58637, 58784, 59419, 59440, 59467, 59472, 59499,
+    59568, 59595, 59968, 59995, 60000, 60027, 60188, 60203, 60236, 60379, 60384, 60427, 60496,
+    60523, 60528, 60556, 60656, 60685, 60832, 60875, 60928, 61451, 61456, 61836, 61856, 61965,
+    62117, 62272, 62300, 62304, 62332, 62336, 62364, 62368, 62444, 62475, 62592, 62619, 63184,
+    63260, 63568, 63596, 63627, 63708, 63872, 63900, 64464, 64620, 64624, 65547, 66236, 66555,
+    66573, 66720, 66827, 66924, 66987, 67052, 67099, 67116, 67163, 67196, 67307, 67356, 67419,
+    67628, 67819, 67836, 67853, 68012, 68064, 68105, 68704, 68729, 68736, 68825, 68832, 68874,
+    69552, 69579, 69594, 69643, 74896, 74923, 74976, 75019, 75120, 75147, 75152, 75179, 75232,
+    75275, 75920, 75947, 76000, 76043, 76560, 76587, 76640, 76683, 76784, 76811, 76816, 76843,
+    76896, 76939, 77168, 77195, 78096, 78123, 78176, 78219, 79280, 79324, 79360, 79509, 79824,
+    79883, 80128, 80393, 81760, 81802, 81888, 81947, 91856, 91899, 92166, 92187, 92592, 92683,
+    93872, 93933, 93979, 94096, 94219, 94508, 94560, 94715, 95020, 95056, 95243, 95532, 95552,
+    95755, 95952, 95979, 96016, 96044, 96064, 96267, 97100, 97600, 97659, 97664, 97739, 97756,
+    97760, 97805, 97952, 98053, 98208, 98492, 98528, 98556, 98573, 98720, 98827, 100240, 100363,
+    100444, 100475, 101020, 101035, 101040, 101131, 102240, 102411, 102896, 102924, 103104, 103180,
+    103360, 103533, 103691, 104160, 104203, 104272, 104459, 105152, 105227, 105632, 105741, 105893,
+    105904, 106507, 106876, 106944, 107019, 107868, 108016, 108044, 108496, 108540, 108557, 108704,
+    108813, 108960, 109179, 109184, 109324, 109808, 110604, 110683, 111436, 111707, 111824, 111885,
+    112032, 112316, 112448, 112652, 112699, 113180, 113387, 113421, 113579, 114284, 114496, 114699,
+    115276, 115584, 115725, 115872, 115931, 115981, 116139, 116704, 116746, 116889, 116906, 116912,
+    117001, 117680, 117721, 117760, 118028, 118064, 118092, 118427, 118492, 118507, 118604, 118619,
+    118652, 118699, 118704, 118794, 119499, 120506, 120715, 120730, 121275, 121868, 122889, 122906,
+    122921, 122938, 122953, 122970, 122985, 123002, 123017, 123034, 123049, 123066, 123081, 123098,
+    123113, 123130, 123145, 123162, 123177, 123194, 123209, 123226, 123241, 123258, 123273, 123290,
+    123305, 123322, 123337, 123354, 123369, 123386, 123401, 123418, 123433, 123450, 123465, 123482,
+    123497, 123514, 123529, 123546, 123561, 123578, 123593, 123610, 123625, 123642, 123657, 123674,
+    123689, 123706, 123721, 123738, 123753, 123770, 123785, 123802, 123817, 123834, 123849, 123866,
+    123881, 123898, 123913, 123930, 123945, 123962, 123977, 123994, 124009, 124026, 124041, 124058,
+    124073, 124090, 124105, 124122, 124137, 124154, 124169, 124186, 124201, 124218, 124233, 124250,
+    124265, 124282, 124297, 124314, 124329, 124346, 124361, 124378, 124393, 124410, 124425, 124442,
+    124457, 124474, 124489, 124506, 124521, 124538, 124553, 124570, 124585, 124602, 124617, 124634,
+    124649, 124666, 124681, 124698, 124713, 124730, 124745, 124762, 124777, 124794, 124809, 124826,
+    124841, 124858, 124873, 124890, 124905, 124922, 124937, 124954, 124969, 124986, 125001, 125018,
+    125033, 125050, 125065, 125082, 125097, 125114, 125129, 125146, 125161, 125178, 125193, 125210,
+    125225, 125242, 125257, 125274, 125417, 125434, 125449, 125466, 125481, 125498, 125513, 125530,
+    125545, 125562, 125577, 125594, 125609, 125626, 125641, 125658, 125673, 125690, 125705, 125722,
+    125737, 125754, 125769, 125786, 125801, 125818, 125833, 125850, 125865, 125882, 125897, 125914,
+    125929, 125946, 125961, 125978, 125993, 126010, 126025, 126042, 126057, 126074, 126089, 126106,
+    126121, 126138, 126153, 126170, 126185, 126202, 126217, 126234, 126249, 126266, 126281, 126298,
+    126313, 126330, 126345, 126362, 126377, 126394, 126409, 126426, 126441, 126458, 126473, 126490,
+    126505, 126522, 126537, 126554, 126569, 126586, 126601, 126618, 126633, 126650, 126665, 126682,
+    126697, 126714, 126729, 126746, 126761, 126778, 126793, 126810, 126825, 126842, 126857, 126874,
+    126889, 126906, 126921, 126938, 126953, 126970, 127113, 127242, 127328, 127369, 127456, 127498,
+    127625, 127754, 127881, 128010, 128096, 128137, 128224, 128266, 128384, 128409, 128416, 128441,
+    128448, 128473, 128480, 128505, 128522, 128649, 128778, 128992, 129034, 129161, 129290, 129417,
+    129546, 129673, 129802, 129872, 129898, 129929, 130000, 130026, 130032, 130090, 130128, 130154,
+    130185, 130256, 130314, 130368, 130410, 130441, 130496, 130570, 130697, 130768, 130858, 130896,
+    130922, 130953, 131024, 131078, 131248, 131272, 131296, 131718, 131744, 131830, 131840, 132088,
+    132112, 132424, 132432, 132598, 132608, 132869, 132891, 132896, 132933, 133024, 133115, 133125,
+    133280, 133387, 133584, 134412, 134928, 135209, 135216, 135289, 135296, 135338, 135353, 135402,
+    135433, 135482, 135488, 135513, 135520, 135577, 135648, 135753, 135760, 135785, 135792, 135817,
+    135824, 135849, 135904, 135930, 135945, 136010, 136027, 136090, 136096, 136138, 136169, 136192,
+    136281, 136298, 136352, 136426, 136432, 136453, 136717, 137273, 137290, 137309, 137365, 137376,
+    148997, 149952, 150376, 151205, 151552, 161637, 162112, 180233, 181002, 181769, 181786, 181801,
+    181850, 181881, 181898, 181913, 181930, 181945, 181962, 181977, 182042, 182057, 182074, 182105,
+    182122, 182219, 182249, 182298, 182313, 182330, 182345, 182362, 182377, 182394, 182409, 182426,
+    182441, 182458, 182473, 182490, 182505, 182522, 182537, 182554, 182569, 182586, 182601, 182618,
+    182633, 182650, 182665, 182682, 182697, 182714, 182729, 182746, 182761, 182778, 182793, 182810,
+    182825, 182842, 182857, 182874, 182889, 182906, 182921, 182938, 182953, 182970, 182985, 183002,
+    183017, 183034, 183049, 183066, 183081, 183098, 183113, 183130, 183145, 183162, 183177, 183194,
+    183209, 183226, 183241, 183258, 183273, 183290, 183305, 183322, 183337, 183354, 183369, 183386,
+    183401, 183418, 183433, 183450, 183465, 183482, 183497, 183514, 183529, 183546, 183561, 183578,
+    183593, 183610, 183625, 183642, 183657, 183674, 183689, 183706, 183721, 183738, 183753, 183770,
+    183785, 183802, 183817, 183834, 183849, 183866, 183888, 183993, 184010, 184025, 184042, 184060,
+    184105, 184122, 184128, 184277, 184288, 184330, 184928, 184954, 184960, 185050, 185056, 185099,
+    185984, 186107, 186112, 186364, 186379, 186736, 186891, 186992, 187019, 187120, 187147, 187248,
+    187275, 187376, 187403, 187504, 187531, 187632, 187659, 187760, 187787, 187888, 187916, 188416,
+    189179, 189184, 196614, 196624, 196699, 196733, 196736, 197149, 197292, 197376, 197403, 197472,
+    197517, 197563, 197584, 197659, 199024, 199068, 199088, 199131, 199168, 199195, 200624, 200651,
+    200704, 200795, 201472, 201499, 202992, 203045, 203104, 203275, 203776, 204555, 204800, 205317,
+    205472, 205957, 206080, 206101, 206336, 206853, 207008, 207637, 207872, 213003, 318464, 319499,
+    674000, 675083, 675808, 675851, 680144, 680203, 680461, 680619, 680640, 680969, 680986, 681001,
+    681018, 681033, 681050, 681065, 681082, 681097, 681114, 681129, 681146, 681161, 681178, 681193,
+    681210, 681225, 681242, 681257, 681274, 681289, 681306, 681321, 681338, 681353, 681370, 681385,
+    681402, 681417, 681434, 681449, 681466, 681481, 681498, 681513, 681530, 681545, 681562, 681577,
+    681594, 681609, 681626, 681641, 681658, 681673, 681690, 681707, 681724, 681776, 681804, 681952,
+    681979, 681993, 682010, 682025, 682042, 682057, 682074, 682089, 682106, 682121, 682138, 682153,
+    682170, 682185, 682202, 682217, 682234, 682249, 682266, 682281, 682298, 682313, 682330, 682345,
+    682362, 682377, 682394, 682409, 682426, 682443, 682476, 682507, 683629, 683788, 683808, 684411,
+    684544, 684585, 684602, 684617, 684634, 684649, 684666, 684681, 684698, 684713, 684730, 684745,
+    684762, 684777, 684794, 684841, 684858, 684873, 684890, 684905, 684922, 684937, 684954, 684969,
+    684986, 685001, 685018, 685033, 685050, 685065, 685082, 685097, 685114, 685129, 685146, 685161,
+    685178, 685193, 685210, 685225, 685242, 685257, 685274, 685289, 685306, 685321, 685338, 685353,
+    685370, 685385, 685402, 685417, 685434, 685449, 685466, 685481, 685498, 685513, 685530, 685545,
+    685562, 685577, 685594, 685609, 685626, 685641, 685658, 685673, 685690, 685705, 685722, 685737,
+    685754, 685769, 685786, 685801, 685818, 685835, 685850, 685977, 685994, 686009, 686026, 686041,
+    686074, 686089, 686106, 686121, 686138, 686153, 686170, 686185, 686202, 686219, 686224, 686265,
+    686282, 686297, 686314, 686331, 686345, 686362, 686377, 686394, 686441, 686458, 686473, 686490,
+    686505, 686522, 686537, 686554, 686569, 686586, 686601, 686618, 686633, 686650, 686665, 686682,
+    686697, 686714, 686729, 686746, 686761, 686842, 686857, 686938, 686953, 686970, 686985, 687002,
+    687017, 687034, 687049, 687066, 687081, 687098, 687113, 687130, 687145, 687162, 687177, 687242,
+    687257, 687274, 687289, 687322, 687328, 687369, 687386, 687392, 687418, 687424, 687450, 687465,
+    687482, 687497, 687514, 687529, 687546, 687561, 687568, 687915, 687961, 687978, 687995, 688042,
+    688059, 688172, 688187, 688236, 688251, 688316, 688331, 688700, 688768, 688844, 688848, 688901,
+    688992, 689163, 689984, 690188, 690219, 691020, 691296, 691469, 691616, 691724, 692011, 692096,
+    692155, 692160, 692187, 692220, 692237, 692395, 692844, 692960, 693003, 693372, 693568, 693771,
+    694224, 694284, 694347, 695100, 695312, 695547, 695565, 695712, 695819, 695900, 695915, 696077,
+    696235, 696304, 696331, 696988, 697200, 697355, 697404, 697419, 697548, 697568, 697613, 697760,
+    697867, 698224, 698283, 698300, 698347, 699148, 699163, 699180, 699227, 699260, 699291, 699372,
+    699403, 699420, 699435, 699440, 699835, 699872, 699915, 700092, 700160, 700203, 700252, 700272,
+    700443, 700528, 700571, 700656, 700699, 700784, 700939, 701040, 701067, 701168, 701194, 701872,
+    701899, 701962, 702107, 702112, 702218, 703499, 704060, 704176, 704204, 704224, 704269, 704416,
+    704523, 883264, 883467, 883824, 883899, 884672, 1019915, 1025760, 1025803, 1027488, 1028106,
+    1028208, 1028410, 1028480, 1028571, 1028588, 1028603, 1028752, 1028779, 1028976, 1029003,
+    1029072, 1029099, 1029104, 1029131, 1029152, 1029179, 1029200, 1029227, 1030944, 1031483,
+    1037280, 1037579, 1038592, 1038635, 1039488, 1040139, 1040320, 1040396, 1040640, 1040908,
+    1041152, 1041208, 1041232, 1041624, 1041664, 1042187, 1042256, 1042283, 1044432, 1044749,
+    1044896, 1045017, 1045424, 1045496, 1045504, 1045530, 1045936, 1046123, 1047536, 1047595,
+    1047680, 1047723, 1047808, 1047851, 1047936, 1047979, 1048016, 1048587, 1048768, 1048795,
+    1049200, 1049227, 1049520, 1049547, 1049568, 1049595, 1049824, 1049867, 1050080, 1050635,
+    1052592, 1052789, 1053504, 1053709, 1054549, 1054608, 1054885, 1054912, 1056732, 1056736,
+    1058827, 1059280, 1059339, 1060112, 1060364, 1060373, 1060800, 1060875, 1061381, 1061440,
+    1061595, 1061917, 1061931, 1062061, 1062064, 1062155, 1062764, 1062832, 1062923, 1063392,
+    1063435, 1064000, 1064075, 1064192, 1064221, 1064288, 1064969, 1065610, 1066251, 1067488,
+    1067533, 1067680, 1067785, 1068352, 1068426, 1068992, 1069067, 1069696, 1069835, 1070656,
+    1070857, 1071024, 1071049, 1071280, 1071305, 1071408, 1071433, 1071456, 1071482, 1071648,
+    1071674, 1071904, 1071930, 1072032, 1072058, 1072080, 1072139, 1072960, 1073163, 1078128,
+    1078283, 1078624, 1078795, 1078912, 1079307, 1079392, 1079419, 1080080, 1080107, 1080240,
+    1081355, 1081440, 1081483, 1081488, 1081515, 1082208, 1082235, 1082256, 1082315, 1082320,
+    1082363, 1082720, 1082757, 1082891, 1083248, 1083285, 1083403, 1083888, 1084021, 1084160,
+    1084939, 1085232, 1085259, 1085280, 1085365, 1085451, 1085797, 1085888, 1085963, 1086368,
+    1087499, 1088384, 1088453, 1088491, 1088517, 1088768, 1088805, 1089547, 1089564, 1089600,
+    1089628, 1089648, 1089740, 1089803, 1089856, 1089883, 1089920, 1089947, 1090400, 1090444,
+    1090480, 1090556, 1090565, 1090704, 1091083, 1091541, 1091568, 1091595, 1092053, 1092096,
+    1092619, 1092736, 1092763, 1093212, 1093232, 1093301, 1093376, 1093643, 1094496, 1094667,
+    1095008, 1095045, 1095179, 1095472, 1095557, 1095691, 1095968, 1096341, 1096448, 1097739,
+    1098896, 1099785, 1100592, 1100810, 1101616, 1101733, 1101835, 1102412, 1102464, 1102605,
+    1102752, 1102861, 1103019, 1103113, 1103456, 1103516, 1103584, 1103611, 1103626, 1103968,
+    1107461, 1107952, 1107979, 1108640, 1108668, 1108688, 1108747, 1108768, 1109035, 1109072,
+    1109964, 1110027, 1110485, 1110651, 1110656, 1110795, 1111148, 1111317, 1111376, 1111819,
+    1112108, 1112160, 1112843, 1113173, 1113280, 1113611, 1113968, 1114124, 1114171, 1115020,
+    1115248, 1115429, 1115757, 1115916, 1115931, 1115964, 1115995, 1116000, 1116156, 1116219,
+    1116940, 1117104, 1117228, 1117232, 1117451, 1117840, 1117965, 1118112, 1118220, 1118267,
+    1118844, 1119056, 1119085, 1119232, 1119307, 1119324, 1119355, 1119360, 1119499, 1120060,
+    1120064, 1120107, 1120112, 1120268, 1120315, 1121084, 1121307, 1121360, 1121436, 1121488,
+    1121516, 1121549, 1121707, 1121712, 1121739, 1121744, 1121813, 1122128, 1122315, 1122592,
+    1122619, 1123020, 1123200, 1123308, 1123323, 1123356, 1123360, 1124363, 1124464, 1124491,
+    1124496, 1124523, 1124576, 1124603, 1124832, 1124859, 1125008, 1125131, 1125884, 1126064,
+    1126157, 1126304, 1126412, 1126464, 1126491, 1126608, 1126651, 1126672, 1126715, 1127056,
+    1127083, 1127184, 1127211, 1127232, 1127259, 1127328, 1127356, 1127387, 1127404, 1127504,
+    1127548, 1127568, 1127612, 1127648, 1127691, 1127696, 1127804, 1127808, 1127899, 1127980,
+    1128000, 1128044, 1128144, 1128204, 1128272, 1128459, 1128608, 1128635, 1128640, 1128683,
+    1128688, 1128715, 1129312, 1129339, 1129356, 1129488, 1129516, 1129520, 1129564, 1129568,
+    1129596, 1129648, 1129676, 1129755, 1129772, 1129787, 1129792, 1130012, 1130032, 1130507,
+    1131356, 1131643, 1131696, 1131789, 1131936, 1132012, 1132027, 1132064, 1132555, 1133324,
+    1133643, 1133664, 1133691, 1133696, 1133837, 1133984, 1136651, 1137404, 1137504, 1137548,
+    1137680, 1138059, 1138124, 1138144, 1138699, 1139468, 1139728, 1139787, 1139792, 1139981,
+    1140128, 1140747, 1141436, 1141643, 1141648, 1141773, 1141920, 1142029, 1142336, 1142795,
+    1143216, 1143260, 1143488, 1143565, 1143717, 1143744, 1143819, 1143920, 1146891, 1147596,
+    1147824, 1149449, 1149962, 1150477, 1150629, 1150768, 1150971, 1151088, 1151131, 1151136,
+    1151179, 1151296, 1151323, 1151344, 1151371, 1151756, 1151840, 1151868, 1151888, 1151932,
+    1151995, 1152012, 1152027, 1152044, 1152064, 1152269, 1152416, 1153547, 1153664, 1153707,
+    1154332, 1154432, 1154476, 1154587, 1154592, 1154619, 1154636, 1154640, 1155083, 1155100,
+    1155259, 1155900, 1156011, 1156028, 1156080, 1156220, 1156224, 1156363, 1156380, 1156555,
+    1157292, 1157536, 1157595, 1157600, 1157899, 1159056, 1162251, 1162768, 1163021, 1163168,
+    1163275, 1163408, 1163435, 1164028, 1164144, 1164172, 1164299, 1164304, 1164557, 1164709,
+    1165008, 1165099, 1165568, 1165612, 1165952, 1165980, 1166192, 1167371, 1167472, 1167499,
+    1167520, 1167547, 1168156, 1168240, 1168300, 1168304, 1168332, 1168352, 1168380, 1168491,
+    1168508, 1168512, 1168653, 1168800, 1168907, 1168992, 1169019, 1169040, 1169067, 1169580,
+    1169648, 1169676, 1169696, 1169724, 1169803, 1169808, 1169933, 1170080, 1175051, 1175356,
+    1175408, 1175564, 1175595, 1175612, 1175627, 1175824, 1175851, 1176396, 1176496, 1176556,
+    1176624, 1176845, 1177004, 1177008, 1178379, 1178384, 1178629, 1178960, 1179659, 1194400,
+    1196045, 1197808, 1198091, 1201216, 1243403, 1244944, 1245195, 1262336, 1262604, 1262619,
+    1262716, 1262944, 1263115, 1327024, 1327115, 1336432, 1445899, 1446380, 1446669, 1446816,
+    1474571, 1483664, 1483787, 1484272, 1484301, 1484448, 1484555, 1485808, 1485837, 1485984,
+    1486091, 1486560, 1486604, 1486672, 1486859, 1487628, 1487728, 1487883, 1487936, 1488141,
+    1488288, 1488309, 1488416, 1488443, 1488768, 1488859, 1489152, 1496075, 1496784, 1496845,
+    1496992, 1500169, 1500682, 1501189, 1501552, 1503243, 1504432, 1504508, 1504523, 1504540,
+    1505408, 1505532, 1505595, 1505792, 1506827, 1506848, 1506875, 1506892, 1506896, 1507084,
+    1507104, 1507339, 1605504, 1605643, 1625440, 1626107, 1626256, 1769227, 1769280, 1769307,
+    1769408, 1769435, 1769456, 1769483, 1774128, 1774379, 1774384, 1774859, 1774896, 1774939,
+    1774944, 1775179, 1775232, 1775371, 1781696, 1818635, 1820336, 1820427, 1820624, 1820683,
+    1820816, 1820939, 1821088, 1821148, 1821168, 1888013, 1888160, 1896460, 1897184, 1897228,
+    1897584, 1906268, 1906336, 1906396, 1906480, 1906620, 1906736, 1906780, 1906880, 1907372,
+    1907424, 1909804, 1909840, 1911813, 1912128, 1912325, 1912640, 1914373, 1914768, 1916937,
+    1917354, 1917769, 1918186, 1918288, 1918314, 1918601, 1919018, 1919433, 1919440, 1919465,
+    1919488, 1919529, 1919536, 1919577, 1919600, 1919641, 1919696, 1919721, 1919850, 1919904,
+    1919930, 1919936, 1919962, 1920064, 1920090, 1920265, 1920682, 1921097, 1921120, 1921145,
+    1921200, 1921241, 1921360, 1921385, 1921488, 1921514, 1921929, 1921952, 1921977, 1922032,
+    1922057, 1922128, 1922153, 1922160, 1922217, 1922320, 1922346, 1922761, 1923178, 1923593,
+    1924010, 1924425, 1924842, 1925257, 1925674, 1926089, 1926506, 1926921, 1927338, 1927776,
+    1927817, 1928208, 1928234, 1928624, 1928650, 1928745, 1929136, 1929162, 1929552, 1929578,
+    1929673, 1930064, 1930090, 1930480, 1930506, 1930601, 1930992, 1931018, 1931408, 1931434,
+    1931529, 1931920, 1931946, 1932336, 1932362, 1932457, 1932474, 1932480, 1932525, 1933312,
+    1941516, 1942384, 1942460, 1943248, 1943388, 1943392, 1943628, 1943632, 1943996, 1944064,
+    1944092, 1944320, 1961994, 1962155, 1962170, 1962480, 1962586, 1962672, 1966092, 1966192,
+    1966220, 1966480, 1966524, 1966624, 1966652, 1966672, 1966700, 1966768, 1966859, 1967840,
+    1968380, 1968384, 1970187, 1970896, 1970956, 1971067, 1971168, 1971213, 1971360, 1971435,
+    1971440, 1976587, 1977068, 1977072, 1977355, 1978060, 1978125, 1978272, 1985803, 1986252,
+    1986317, 1986464, 1989899, 1990380, 1990411, 1990429, 1990576, 1998347, 1998448, 1998475,
+    1998528, 1998555, 1998576, 1998603, 1998832, 1998859, 2002000, 2002037, 2002188, 2002288,
+    2002953, 2003498, 2004044, 2004155, 2004160, 2004237, 2004384, 2017045, 2017984, 2018005,
+    2018048, 2018069, 2018128, 2019349, 2020064, 2020085, 2020320, 2023435, 2023488, 2023515,
+    2023936, 2023963, 2023984, 2024011, 2024016, 2024059, 2024064, 2024091, 2024240, 2024267,
+    2024320, 2024347, 2024352, 2024379, 2024384, 2024491, 2024496, 2024571, 2024576, 2024603,
+    2024608, 2024635, 2024640, 2024667, 2024704, 2024731, 2024752, 2024779, 2024784, 2024827,
+    2024832, 2024859, 2024864, 2024891, 2024896, 2024923, 2024928, 2024955, 2024960, 2024987,
+    2025008, 2025035, 2025040, 2025083, 2025136, 2025163, 2025264, 2025291, 2025344, 2025371,
+    2025424, 2025451, 2025456, 2025483, 2025632, 2025659, 2025920, 2026011, 2026048, 2026075,
+    2026144, 2026171, 2026432, 2035717, 2035920, 2036488, 2036896, 2037000, 2037408, 2037512,
+    2037920, 2080525, 2080672, 2097163, 2780672, 2781195, 2847648, 2847755, 2851296, 2851339,
+    2943520, 2943755, 3063312, 3063563, 3073504, 3112971, 3121632, 3145739, 3224752, 3224843,
+    3291904, 14684172, 14688000
 };
 
 #include <stdint.h>
@@ -3062,7 +4937,12 @@ static const uint32_t lmi_seconds[] = {
 
 /* ==== >>lm: text =========================================================== src/lm/text.h ==== */
 
-enum { LMI_OTHER, LMI_LETTER, LMI_NUMBER, LMI_SPACE }; /* classes of characters */
+/* Sets of characters. Each is in one of the first seven, which are 1 << class, and may be a WORD,
+   \w, too. */
+enum {
+    LMI_OTHER = 1, LMI_UPPER = 2, LMI_LOWER = 4, LMI_UNCASED = 8, LMI_MARK = 16, LMI_NUMBER = 32,
+    LMI_SPACE = 64, LMI_WORD = 128, LMI_LETTER = LMI_UPPER | LMI_LOWER | LMI_UNCASED
+};
 #define LMI_COUNT(table) (sizeof table / sizeof table[0])
 
 /* The code point at s (left > 0) and its length; a byte that is no UTF-8 gives UINT32_MAX, 1. */
@@ -3107,18 +4987,20 @@ static size_t lmi_put_code(uint32_t c, unsigned char *out) {
     return 4;
 }
 
-static int lmi_class(uint32_t c) {
+/* The sets that c is in; UINT32_MAX is LMI_OTHER. */
+static unsigned lmi_class(uint32_t c) {
     size_t lo = 0, hi = LMI_COUNT(lmi_classes);
-    if (c < 0x80)
-        return (c | 32) - 'a' < 26 ? LMI_LETTER : c - '0' < 10 ? LMI_NUMBER
-             : c == ' ' || c - 9 < 5 ? LMI_SPACE : LMI_OTHER;
-    if (c == UINT32_MAX) return LMI_OTHER;
-    while (lo < hi) { /* the last boundary at or below c is lo - 1 */
-        size_t mid = (lo + hi) / 2;
-        if (lmi_classes[mid] >> 2 <= c) lo = mid + 1;
-        else hi = mid;
+    unsigned k = 0;
+    if (c < 0x80) k = lmi_ascii[c];
+    else if (c != UINT32_MAX) {
+        while (lo < hi) { /* the last boundary at or below c is lo - 1 */
+            size_t mid = (lo + hi) / 2;
+            if (lmi_classes[mid] >> 4 <= c) lo = mid + 1;
+            else hi = mid;
+        }
+        if (lo) k = lmi_classes[lo - 1] & 15;
     }
-    return lo ? (int)(lmi_classes[lo - 1] & 3) : LMI_OTHER;
+    return 1u << (k & 7) | (k & 8) << 4;
 }
 
 /* Canonical combining class. */
@@ -3139,8 +5021,21 @@ enum {
     LMI_LEADS = 19, LMI_VOWELS = 21, LMI_TAILS = 28
 };
 
-/* Whether c may join what stands before it. */
+/* c, first, second (0: none) that it is made of; NULL: of itself. */
+static const uint32_t *lmi_parts_of(uint32_t c) {
+    size_t lo = 0, hi = LMI_COUNT(lmi_pairs) / 3;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (lmi_pairs[3 * mid] < c) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo < LMI_COUNT(lmi_pairs) / 3 && lmi_pairs[3 * lo] == c ? &lmi_pairs[3 * lo] : NULL;
+}
+
+/* Whether c, or what it is made of, may join what stands before it. */
 static bool lmi_joins(uint32_t c) {
+    const uint32_t *parts = lmi_parts_of(c);
+    if (parts) return lmi_joins(parts[1]); /* at most 3 deep */
     if (c - LMI_VOWEL < LMI_VOWELS || c - LMI_TAIL - 1 < LMI_TAILS - 1) return true;
     if (lmi_mark(c)) return true;
     for (size_t i = 0; i < LMI_COUNT(lmi_seconds); i++)
@@ -3167,32 +5062,45 @@ static uint32_t lmi_compose(uint32_t a, uint32_t b) {
     return 0;
 }
 
-/* Characters waiting for the marks behind them: decomposed, marks in order as they come. */
+/* Characters waiting for the marks behind them, decomposed. */
 typedef struct lmi_cluster {
-    uint32_t *code;
-    size_t count, capacity;
+    uint32_t *code, *sorted;
+    size_t count, capacity, room; /* room: of sorted */
 } lmi_cluster;
 
 static bool lmi_decompose(lmi_cluster *k, uint32_t c) {
-    size_t lo = 0, hi = LMI_COUNT(lmi_pairs) / 3, i;
-    uint32_t s = c - LMI_SYLLABLE, order;
+    uint32_t s = c - LMI_SYLLABLE;
+    const uint32_t *parts;
     if (s < LMI_LEADS * LMI_VOWELS * LMI_TAILS)
         return lmi_decompose(k, LMI_LEAD + s / (LMI_VOWELS * LMI_TAILS))
                && lmi_decompose(k, LMI_VOWEL + s / LMI_TAILS % LMI_VOWELS)
                && (s % LMI_TAILS == 0 || lmi_decompose(k, LMI_TAIL + s % LMI_TAILS));
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (lmi_pairs[3 * mid] < c) lo = mid + 1;
-        else hi = mid;
-    }
-    if (lo < LMI_COUNT(lmi_pairs) / 3 && lmi_pairs[3 * lo] == c) /* at most 3 deep */
-        return lmi_decompose(k, lmi_pairs[3 * lo + 1])
-               && (!lmi_pairs[3 * lo + 2] || lmi_decompose(k, lmi_pairs[3 * lo + 2]));
+    parts = lmi_parts_of(c);
+    if (parts) /* at most 3 deep */
+        return lmi_decompose(k, parts[1]) && (!parts[2] || lmi_decompose(k, parts[2]));
     if (!lmi_grow((void **)&k->code, &k->capacity, k->count + 1, sizeof *k->code)) return false;
-    order = lmi_mark(c);
-    for (i = k->count++; order && i > 0 && lmi_mark(k->code[i - 1]) > order; i--)
-        k->code[i] = k->code[i - 1];
-    k->code[i] = c;
+    k->code[k->count++] = c;
+    return true;
+}
+
+/* Marks that stand together, by class, those of one class as they come. */
+static bool lmi_sort_marks(lmi_cluster *k, uint32_t *mark, size_t count) {
+    for (size_t i = 0; i < count; i++) mark[i] |= lmi_mark(mark[i]) << 24;
+    if (count <= 64) {
+        for (size_t i = 1, to; i < count; i++) {
+            uint32_t c = mark[i];
+            for (to = i; to > 0 && mark[to - 1] >> 24 > c >> 24; to--) mark[to] = mark[to - 1];
+            mark[to] = c;
+        }
+    } else {
+        size_t n = 0;
+        if (!lmi_grow((void **)&k->sorted, &k->room, count, sizeof *k->sorted)) return false;
+        for (uint32_t order = 1; n < count; order++)
+            for (size_t i = 0; i < count; i++)
+                if (mark[i] >> 24 == order) k->sorted[n++] = mark[i];
+        memcpy(mark, k->sorted, count * sizeof *mark);
+    }
+    for (size_t i = 0; i < count; i++) mark[i] &= 0xFFFFFF;
     return true;
 }
 
@@ -3210,6 +5118,11 @@ static bool lmi_text_add(sae_text *t, const void *data, size_t size) {
 static bool lmi_cluster_end(lmi_cluster *k, sae_text *out) {
     size_t starter = SIZE_MAX, kept = 0;
     uint32_t last = 0; /* class of the mark kept last behind the starter */
+    for (size_t i = 0, marks = 0; i <= k->count; i++) {
+        if (i < k->count && lmi_mark(k->code[i])) marks++;
+        else if (marks > 1 && !lmi_sort_marks(k, k->code + i - marks, marks)) return false;
+        else marks = 0;
+    }
     for (size_t i = 0; i < k->count; i++) {
         uint32_t c = k->code[i], order = lmi_mark(c), made = 0;
         bool adjacent = starter != SIZE_MAX && kept == starter + 1;
@@ -3254,14 +5167,25 @@ static bool lmi_nfc(const unsigned char *s, size_t size, lmi_cluster *k, sae_tex
 }
 
 /* ==== >>lm: tokenizer: tables ========================================= src/lm/tokenizer.h ==== */
+/* What a tokenizer is, whatever file told it. The road of a text:
+     added tokens [0] are found in it; what lies between is normalised by the steps;
+     added tokens [1] are found in that; what lies between is cut into words by the splitter;
+     a word's bytes or characters are looked up, and merged while a pair of them has a merge. */
 
-enum { LMI_MAX_ID = 1 << 21, LMI_CACHE_WORDS = 1 << 16, LMI_CACHE_BYTES = 48 };
+enum {
+    LMI_MAX_ID = 1 << 21, LMI_MAX_STEPS = 8, LMI_CACHE_WORDS = 1 << 16, LMI_CACHE_BYTES = 48
+};
+
+typedef struct lmi_span { /* bytes of the arena */
+    uint32_t at, size;
+} lmi_span;
 
 typedef struct lmi_token {
-    size_t at;     /* of its bytes in the arena */
-    uint32_t size;
-    bool there;    /* the id exists */
-    bool plain;    /* written in the alphabet of bytes: merges make it */
+    lmi_span piece; /* what merges and words are made of */
+    lmi_span text;  /* what it decodes to */
+    bool there;     /* the id exists */
+    bool plain;     /* of the vocabulary: words are looked up in these */
+    bool stands_in; /* for what has no token: its piece is nothing that a text was looked up by */
 } lmi_token;
 
 typedef struct lmi_merge {
@@ -3270,11 +5194,33 @@ typedef struct lmi_merge {
 } lmi_merge;
 
 typedef struct lmi_added {
-    size_t at; /* of its text in the arena; normalized ones: of its NFC */
-    size_t size;
+    lmi_span span;    /* what it matches */
+    const char *text; /* the same, once the arena grows no more */
     int32_t id;
-    bool lstrip, rstrip, normalized;
+    bool lstrip, rstrip, single_word;
 } lmi_added;
+
+typedef enum lmi_normal_kind { LMI_NFC, LMI_REPLACE, LMI_PREPEND } lmi_normal_kind;
+typedef struct lmi_normal_step {
+    lmi_normal_kind kind;
+    lmi_span from, to; /* NFC has none, PREPEND has to */
+} lmi_normal_step;
+
+typedef enum lmi_prefix { LMI_PREFIX_NEVER, LMI_PREFIX_FIRST, LMI_PREFIX_ALWAYS } lmi_prefix;
+typedef enum lmi_cut { LMI_CUT_NOT, LMI_CUT_PATTERN, LMI_CUT_BEFORE, LMI_CUT_BEHIND } lmi_cut;
+/* The parts of a pattern, in the order in which they are tried. */
+enum {
+    LMI_ENDINGS, LMI_WORDS, LMI_NUMBERS, LMI_OTHERS, LMI_LINES, LMI_SPACES, LMI_PARTS
+};
+
+typedef struct lmi_splitter {
+    lmi_cut cut;
+    lmi_span mark;                 /* LMI_CUT_BEFORE, _BEHIND: cut at each of these */
+    unsigned char part[LMI_PARTS]; /* LMI_CUT_PATTERN: which spelling of each */
+    lmi_span blank, space;         /* each blank becomes space first; empty: they stay */
+    lmi_prefix prefix;             /* put in front of what does not begin with it: */
+    lmi_span prefix_text;
+} lmi_splitter;
 
 /* A word seen before and its ids. */
 typedef struct lmi_word {
@@ -3285,27 +5231,41 @@ typedef struct lmi_word {
 struct sae_tokenizer {
     sae_context *ctx;
     char *path;
-    sae_text arena;           /* bytes of all tokens */
-    lmi_token *token;        /* [size] */
+    sae_text arena;
+    lmi_token *token;      /* [size] */
     size_t size;
-    int32_t *slot;             /* [slots] plain tokens by their bytes; -1: empty */
+    int32_t *slot;         /* [slots] plain tokens by their pieces; -1: empty */
     size_t slots;
-    lmi_merge *merge;        /* [merges] by (left, right) */
+    lmi_merge *merge;      /* [merges] by (left, right) */
     size_t merges;
-    int32_t byte_id[256];      /* -1: no such token */
-    lmi_added *added;        /* longest first */
-    size_t num_added;
-    bool starts[2][256];       /* [normalized][byte]: an added token begins so */
-    bool nfc, prefix_space, no_regex, ignore_merges, fuse_unknown;
-    int32_t unknown;           /* -1: bytes without a token are left out, as tokenizers does */
-    sae_tokens before, after; /* what the post-processor adds */
+    lmi_added *added[2];   /* by their bytes; [0] match text as it comes, [1] normalised */
+    size_t num_added[2];
+    uint32_t starts[2][257]; /* where those that begin with a byte begin, and end */
+    lmi_normal_step step[LMI_MAX_STEPS];
+    size_t num_steps;
+    lmi_splitter splitter;
+    bool bytes;            /* words are made of bytes, not of characters */
+    bool byte_fallback;    /* a character without a token becomes its bytes' tokens */
+    bool ignore_merges, fuse_unknown;
+    int32_t unknown;       /* -1: what has no token is left out, as tokenizers does */
+    int32_t byte_id[256];  /* of a byte; -1: none */
+    int32_t ascii_id[128]; /* of a character */
+    unsigned char *seam;   /* [2^seam_bits bits] 0: no merge joins the two characters. NULL: words
+                              are not cut further */
+    unsigned seam_bits;
+    /* decoding: texts of tokens joined, then this */
+    lmi_span first_drops;  /* taken out of the first token, in place of its text */
+    lmi_span first_space;
+    size_t strip_start, strip_stop; /* so many of strip_text come off the ends */
+    lmi_span strip_text;
+    sae_tokens bos;
     /* memory of encoding */
-    sae_text normal, spaced;
+    sae_text normal[2], spaced;
     lmi_cluster cluster;
     sae_tokens symbols;
     void *heap, *links;
     size_t heap_room, link_room;
-    lmi_word *word;          /* [2 LMI_CACHE_WORDS] */
+    lmi_word *word;        /* [2 LMI_CACHE_WORDS] */
     size_t words;
     sae_text word_bytes;
     sae_tokens word_ids;
@@ -3318,60 +5278,68 @@ static uint64_t lmi_hash(const void *data, size_t size) { /* FNV-1a, 64 bit */
     return h ^ h >> 29;
 }
 
-static bool lmi_tokens_add(sae_tokens *t, int32_t id) {
-    if (!lmi_grow((void **)&t->id, &t->capacity, t->count + 1, sizeof *t->id)) return false;
-    t->id[t->count++] = id;
+static bool lmi_ids_add(sae_tokens *out, const int32_t *id, size_t count) {
+    if (!lmi_grow((void **)&out->id, &out->capacity, out->count + count, sizeof *id)) return false;
+    if (count) memcpy(out->id + out->count, id, count * sizeof *id);
+    out->count += count;
     return true;
 }
 
-static sae_result lmi_tokenizer_memory(const sae_tokenizer *t) {
-    return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer: no memory for %s",
-                            t->path);
+static bool lmi_tokens_add(sae_tokens *t, int32_t id) { return lmi_ids_add(t, &id, 1); }
+
+/* -- spans -- */
+
+static const char *lmi_span_data(const sae_tokenizer *t, lmi_span span) {
+    return t->arena.data + span.at;
 }
 
-/* "sae_tokenizer_open: PATH: ..." */
-static sae_result lmi_refuse(const sae_tokenizer *t, sae_result result, const char *format,
-                             ...) {
-    char text[512];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    return sae_context_fail(t->ctx, result, "sae_tokenizer_open: %s: %s", t->path, text);
+static const unsigned char *lmi_span_bytes(const sae_tokenizer *t, lmi_span span) {
+    return (const unsigned char *)lmi_span_data(t, span);
 }
 
-/* The byte that a character of GPT-2's alphabet stands for: printable ones for themselves, the
-   others in their order from U+0100 on; -1: none. */
-static int lmi_alphabet(uint32_t c) {
-    int n = 0;
-    for (uint32_t b = 0; b < 256; b++) {
-        bool printable = b - 33 < 94 || b - 161 < 12 || b - 174 < 82;
-        if (printable ? b == c : 256u + (uint32_t)n == c) return (int)b;
-        n += !printable;
+static bool lmi_span_is(const sae_tokenizer *t, lmi_span span, const void *data, size_t size) {
+    return span.size == size && memcmp(lmi_span_data(t, span), data, size) == 0;
+}
+
+static bool lmi_span_begins(const sae_tokenizer *t, lmi_span span, const void *data, size_t size) {
+    return span.size <= size && memcmp(lmi_span_data(t, span), data, span.size) == 0;
+}
+
+static bool lmi_span_add(sae_tokenizer *t, const void *data, size_t size, lmi_span *out) {
+    if (size > UINT32_MAX || t->arena.size > UINT32_MAX - size) return false;
+    out->at = (uint32_t)t->arena.size;
+    out->size = (uint32_t)size;
+    return lmi_text_add(&t->arena, data, size);
+}
+
+/* Appends s with each `from` (not empty) as `to`. */
+static bool lmi_replace(const sae_tokenizer *t, lmi_span from, lmi_span to, const char *s,
+                        size_t size, sae_text *out) {
+    const char *pattern = lmi_span_data(t, from);
+    size_t kept = 0, at = 0;
+    while (at < size) {
+        const char *next = (const char *)memchr(s + at, pattern[0], size - at);
+        if (!next) break;
+        at = (size_t)(next - s);
+        if (!lmi_span_begins(t, from, next, size - at)) {
+            at++;
+            continue;
+        }
+        if (!lmi_text_add(out, s + kept, at - kept)
+            || !lmi_text_add(out, lmi_span_data(t, to), to.size))
+            return false;
+        at += from.size;
+        kept = at;
     }
-    return -1;
+    return lmi_text_add(out, s + kept, size - kept);
 }
 
-/* The bytes that text means, into out (size of text is room enough); false: not in the alphabet. */
-static bool lmi_bytes(const char *text, size_t size, const int16_t *alphabet, char *out,
-                      size_t *length) {
-    size_t n = 0, step;
-    for (size_t at = 0; at < size; at += step) {
-        uint32_t c = lmi_code((const unsigned char *)text + at, size - at, &step);
-        if (c >= 512 || alphabet[c] < 0) return false;
-        out[n++] = (char)(unsigned char)alphabet[c];
-    }
-    *length = n;
-    return n > 0;
-}
+/* -- looking up -- */
 
-static int32_t lmi_plain_find(const sae_tokenizer *t, const char *bytes, size_t size) {
-    size_t at = (size_t)lmi_hash(bytes, size) & (t->slots - 1);
-    for (; t->slot[at] >= 0; at = (at + 1) & (t->slots - 1)) {
-        const lmi_token *token = &t->token[t->slot[at]];
-        if (token->size == size && memcmp(t->arena.data + token->at, bytes, size) == 0)
-            return t->slot[at];
-    }
+static int32_t lmi_piece_find(const sae_tokenizer *t, const void *piece, size_t size) {
+    size_t at = (size_t)lmi_hash(piece, size) & (t->slots - 1);
+    for (; t->slot[at] >= 0; at = (at + 1) & (t->slots - 1))
+        if (lmi_span_is(t, t->token[t->slot[at]].piece, piece, size)) return t->slot[at];
     return -1;
 }
 
@@ -3383,385 +5351,373 @@ static lmi_merge *lmi_merge_slot(const sae_tokenizer *t, int32_t left, int32_t r
     return &t->merge[at];
 }
 
+/* -- building -- */
+
+static sae_result lmi_tokenizer_memory(const sae_tokenizer *t) {
+    return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer: no memory for %s",
+                            t->path);
+}
+
+/* "sae_tokenizer_open: PATH: ..." */
+static sae_result lmi_refuse(const sae_tokenizer *t, sae_result result, const char *format, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return sae_context_fail(t->ctx, result, "sae_tokenizer_open: %s: %s", t->path, text);
+}
+
 static size_t lmi_power_of_two(size_t least) {
     size_t n = 16;
     while (n < least) n *= 2;
     return n;
 }
 
-/* ==== >>lm: tokenizer: tokenizer.json ============================ src/lm/tokenizer_json.h ==== */
-
-typedef struct lmi_reader {
-    sae_tokenizer *t;
-    const sae_json *root, *model, *vocab, *merges, *added;
-    int16_t alphabet[512];
-    char *bytes; /* room for the longest text */
-} lmi_reader;
-
-static bool lmi_is_true(const sae_json *object, const char *key) {
-    return sae_json_number(sae_json_get(object, key)) != 0;
+/* Room for ids below size, so many plain tokens and so many merges. */
+static bool lmi_tokenizer_room(sae_tokenizer *t, size_t size, size_t plain, size_t merges) {
+    if (size > LMI_MAX_ID || plain > SIZE_MAX / 64 || merges > SIZE_MAX / 64) return false;
+    t->size = size;
+    t->slots = lmi_power_of_two(2 * plain + 2);
+    t->merges = lmi_power_of_two(2 * merges + 2);
+    t->token = (lmi_token *)calloc(size + 1, sizeof *t->token);
+    t->slot = (int32_t *)malloc(t->slots * sizeof *t->slot);
+    t->merge = (lmi_merge *)malloc(t->merges * sizeof *t->merge);
+    t->word = (lmi_word *)calloc(2 * LMI_CACHE_WORDS, sizeof *t->word);
+    if (!t->token || !t->slot || !t->merge || !t->word) return false;
+    for (size_t i = 0; i < t->slots; i++) t->slot[i] = -1;
+    for (size_t i = 0; i < t->merges; i++) t->merge[i].left = -1;
+    return true;
 }
 
-static bool lmi_is_null(const sae_json *v) {
-    return sae_json_kind_of(v) == SAE_JSON_NONE || sae_json_kind_of(v) == SAE_JSON_NULL;
-}
-
-static const char *lmi_type(const sae_json *v) {
-    const char *type = sae_json_text(sae_json_get(v, "type"));
-    return type ? type : "no text";
-}
-
-/* fn for v, or for the parts of v where it is a Sequence; list: where they are. */
-static sae_result lmi_each(lmi_reader *r, const sae_json *v, const char *list,
-                           sae_result (*fn)(lmi_reader *r, const sae_json *v)) {
-    const sae_json *part;
-    if (lmi_is_null(v)) return SAE_OK;
-    if (strcmp(lmi_type(v), "Sequence") != 0) return fn(r, v);
-    for (part = sae_json_first(sae_json_get(v, list)); part; part = sae_json_next(part))
-        LMI_TRY(fn(r, part));
-    return SAE_OK;
-}
-
-static sae_result lmi_normalizer(lmi_reader *r, const sae_json *v) {
-    if (strcmp(lmi_type(v), "NFC") != 0)
-        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
-                          "the normalizer is %s, supported is NFC or none", lmi_type(v));
-    r->t->nfc = true;
-    return SAE_OK;
-}
-
-static sae_result lmi_pre_tokenizer(lmi_reader *r, const sae_json *v) {
-    const sae_json *regex = sae_json_get(v, "use_regex");
-    if (strcmp(lmi_type(v), "ByteLevel") != 0)
-        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
-                          "the pre_tokenizer is %s, supported is ByteLevel", lmi_type(v));
-    r->t->prefix_space = lmi_is_true(v, "add_prefix_space");
-    r->t->no_regex = regex && sae_json_number(regex) == 0;
-    return SAE_OK;
-}
-
-static sae_result lmi_template(lmi_reader *r, const sae_json *v) {
-    const sae_json *specials = sae_json_get(v, "special_tokens"), *piece, *id;
-    bool behind = false;
-    if (r->t->before.count || r->t->after.count)
-        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
-                          "the post_processor has two templates, supported is one");
-    for (piece = sae_json_first(sae_json_get(v, "single")); piece; piece = sae_json_next(piece)) {
-        const sae_json *special = sae_json_get(piece, "SpecialToken");
-        const char *name = sae_json_text(sae_json_get(special, "id"));
-        if (!special) {
-            behind = true;
-            continue;
-        }
-        id = name ? sae_json_first(sae_json_get(sae_json_get(specials, name), "ids")) : NULL;
-        for (; id; id = sae_json_next(id)) {
-            double number = sae_json_kind_of(id) == SAE_JSON_NUMBER ? sae_json_number(id) : -1;
-            if (!(number >= 0 && number < LMI_MAX_ID && number == floor(number))) number = -1;
-            if (!lmi_tokens_add(behind ? &r->t->after : &r->t->before, (int32_t)number))
-                return lmi_tokenizer_memory(r->t); /* -1 is refused by lmi_read_rest */
-        }
-    }
-    return SAE_OK;
-}
-
-static sae_result lmi_post_processor(lmi_reader *r, const sae_json *v) {
-    if (strcmp(lmi_type(v), "TemplateProcessing") == 0) return lmi_template(r, v);
-    if (strcmp(lmi_type(v), "ByteLevel") == 0) return SAE_OK; /* changes no ids */
-    return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
-                      "the post_processor is %s, supported are ByteLevel, "
-                      "TemplateProcessing or none",
-                      lmi_type(v));
-}
-
-/* What of the model there is no room for here. */
-static sae_result lmi_read_kind(lmi_reader *r) {
-    static const char *const affixes[] = { "continuing_subword_prefix", "end_of_word_suffix" };
-    const sae_json *type = sae_json_get(r->model, "type");
-    if (sae_json_kind_of(r->root) != SAE_JSON_OBJECT
-        || sae_json_kind_of(r->model) != SAE_JSON_OBJECT)
-        return lmi_refuse(r->t, SAE_ERR_FORMAT, "there is no object model in it");
-    if (type && strcmp(lmi_type(r->model), "BPE") != 0)
-        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED, "the model is %s, supported is BPE",
-                          lmi_type(r->model));
-    for (size_t i = 0; i < 2; i++) {
-        const char *text = sae_json_text(sae_json_get(r->model, affixes[i]));
-        if (text && text[0])
-            return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED, "%s is %s, supported is none",
-                              affixes[i], text);
-    }
-    if (sae_json_number(sae_json_get(r->model, "dropout")) > 0)
-        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED, "dropout is %g, supported is none",
-                          sae_json_number(sae_json_get(r->model, "dropout")));
-    if (sae_json_kind_of(r->vocab) != SAE_JSON_OBJECT
-        || sae_json_kind_of(r->merges) != SAE_JSON_ARRAY)
-        return lmi_refuse(r->t, SAE_ERR_FORMAT, "model.vocab or model.merges is missing");
-    r->t->ignore_merges = lmi_is_true(r->model, "ignore_merges");
-    r->t->fuse_unknown = lmi_is_true(r->model, "fuse_unk");
-    if (lmi_is_null(sae_json_get(r->root, "pre_tokenizer")))
-        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
-                          "the pre_tokenizer is none, supported is ByteLevel");
-    LMI_TRY(lmi_each(r, sae_json_get(r->root, "normalizer"), "normalizers", lmi_normalizer));
-    LMI_TRY(lmi_each(r, sae_json_get(r->root, "pre_tokenizer"), "pretokenizers",
-                     lmi_pre_tokenizer));
-    return lmi_each(r, sae_json_get(r->root, "post_processor"), "processors",
-                    lmi_post_processor);
-}
-
-/* Ids, and the longest text. */
-static sae_result lmi_read_sizes(lmi_reader *r) {
-    size_t longest = 16;
-    for (int pass = 0; pass < 2; pass++) {
-        const sae_json *v = sae_json_first(pass ? r->added : r->vocab);
-        for (; v; v = sae_json_next(v)) {
-            const sae_json *id = pass ? sae_json_get(v, "id") : v;
-            const char *text = pass ? sae_json_text(sae_json_get(v, "content")) : sae_json_key(v);
-            double number = sae_json_number(id);
-            if (!text || sae_json_kind_of(id) != SAE_JSON_NUMBER || !(number >= 0)
-                || number >= LMI_MAX_ID || number != floor(number))
-                return lmi_refuse(r->t, SAE_ERR_FORMAT, "the token %s has the id %g, allowed are "
-                                  "whole numbers from 0 to %d", text ? text : "(no text)", number,
-                                  LMI_MAX_ID - 1);
-            r->t->size = lmi_max(r->t->size, (size_t)number + 1);
-            longest = lmi_max(longest, strlen(text));
-        }
-    }
-    r->t->slots = lmi_power_of_two(2 * sae_json_count(r->vocab) + 2);
-    r->t->merges = lmi_power_of_two(2 * sae_json_count(r->merges) + 2);
-    r->bytes = (char *)malloc(2 * longest + 1);
-    r->t->token = (lmi_token *)calloc(r->t->size + 1, sizeof *r->t->token);
-    r->t->slot = (int32_t *)malloc(r->t->slots * sizeof *r->t->slot);
-    r->t->merge = (lmi_merge *)malloc(r->t->merges * sizeof *r->t->merge);
-    r->t->word = (lmi_word *)calloc(2 * LMI_CACHE_WORDS, sizeof *r->t->word);
-    if (!r->bytes || !r->t->token || !r->t->slot || !r->t->merge || !r->t->word
-        || !lmi_text_add(&r->t->arena, "", 0))
-        return lmi_tokenizer_memory(r->t);
-    for (size_t i = 0; i < r->t->slots; i++) r->t->slot[i] = -1;
-    for (size_t i = 0; i < r->t->merges; i++) r->t->merge[i].left = -1;
-    return SAE_OK;
-}
-
-static bool lmi_set_token(sae_tokenizer *t, size_t id, const char *bytes, size_t size,
-                          bool plain) {
+/* The token id < t->size is written so; plain: it is looked up by its piece. */
+static bool lmi_token_set(sae_tokenizer *t, int32_t id, const char *piece, size_t size,
+                          const char *text, size_t text_size, bool plain) {
     lmi_token *token = &t->token[id];
-    token->at = t->arena.size;
-    token->size = (uint32_t)size;
+    size_t at = (size_t)lmi_hash(piece, size) & (t->slots - 1);
+    if (!lmi_span_add(t, piece, size, &token->piece)) return false;
+    token->text = token->piece;
+    if ((size != text_size || memcmp(piece, text, size) != 0)
+        && !lmi_span_add(t, text, text_size, &token->text))
+        return false;
     token->there = true;
     token->plain = plain;
-    return size <= UINT32_MAX && lmi_text_add(&t->arena, bytes, size);
+    if (!plain) return true;
+    while (t->slot[at] >= 0) at = (at + 1) & (t->slots - 1);
+    t->slot[at] = id;
+    return true;
 }
 
-static sae_result lmi_read_vocab(lmi_reader *r) {
-    sae_tokenizer *t = r->t;
-    for (const sae_json *v = sae_json_first(r->vocab); v; v = sae_json_next(v)) {
-        const char *text = sae_json_key(v);
-        size_t id = (size_t)sae_json_number(v), size = strlen(text), at;
-        bool plain = lmi_bytes(text, size, r->alphabet, r->bytes, &size);
-        if (t->token[id].there)
-            return lmi_refuse(t, SAE_ERR_FORMAT, "two tokens have the id %zu", id);
-        if (!lmi_set_token(t, id, plain ? r->bytes : text, size, plain))
-            return lmi_tokenizer_memory(t);
-        if (!plain) continue;
-        at = (size_t)lmi_hash(r->bytes, size) & (t->slots - 1);
-        while (t->slot[at] >= 0) at = (at + 1) & (t->slots - 1);
-        t->slot[at] = (int32_t)id;
-    }
-    for (int b = 0; b < 256; b++) {
-        char byte = (char)(unsigned char)b;
-        t->byte_id[b] = lmi_plain_find(t, &byte, 1);
-    }
-    return SAE_OK;
+/* The last of several merges of a pair counts, as in tokenizers. */
+static void lmi_merge_set(sae_tokenizer *t, int32_t left, int32_t right, int32_t made,
+                          int32_t rank) {
+    lmi_merge *slot = lmi_merge_slot(t, left, right);
+    slot->left = left;
+    slot->right = right;
+    slot->rank = rank;
+    slot->made = made;
 }
 
-static sae_result lmi_read_merges(lmi_reader *r) {
-    sae_tokenizer *t = r->t;
-    int32_t rank = 0;
-    for (const sae_json *v = sae_json_first(r->merges); v; v = sae_json_next(v), rank++) {
-        const char *whole = sae_json_text(v), *part[2] = { NULL, NULL };
-        size_t size[2] = { 0, 0 }, n[2];
-        int32_t id[3] = { -1, -1, -1 };
-        lmi_merge *slot;
-        if (whole && strchr(whole, ' ')) { /* "l r" */
-            part[0] = whole;
-            part[1] = strchr(whole, ' ') + 1;
-            size[0] = (size_t)(part[1] - whole) - 1;
-            size[1] = strlen(part[1]);
-        } else if (sae_json_kind_of(v) == SAE_JSON_ARRAY && sae_json_count(v) == 2) {
-            part[0] = sae_json_text(sae_json_first(v));
-            part[1] = sae_json_text(sae_json_next(sae_json_first(v)));
-            for (int i = 0; i < 2; i++) size[i] = part[i] ? strlen(part[i]) : 0;
-        }
-        /* a part may be longer than any token, and so than the room for it */
-        if (part[0] && part[1] && lmi_max(size[0], size[1]) <= UINT16_MAX) {
-            char *bytes = (char *)realloc(r->bytes, size[0] + size[1] + 1);
-            if (!bytes) return lmi_tokenizer_memory(t);
-            r->bytes = bytes;
-            if (lmi_bytes(part[0], size[0], r->alphabet, bytes, &n[0])
-                && lmi_bytes(part[1], size[1], r->alphabet, bytes + n[0], &n[1])) {
-                id[0] = lmi_plain_find(t, bytes, n[0]);
-                id[1] = lmi_plain_find(t, bytes + n[0], n[1]);
-                id[2] = lmi_plain_find(t, bytes, n[0] + n[1]);
-            }
-        }
-        if (id[0] < 0 || id[1] < 0 || id[2] < 0)
-            return lmi_refuse(t, SAE_ERR_FORMAT, "merge %ld, \"%.40s\" and \"%.40s\", is not of "
-                              "tokens of the vocabulary", (long)rank, part[0] ? part[0] : "",
-                              part[1] ? part[1] : "");
-        slot = lmi_merge_slot(t, id[0], id[1]);
-        slot->left = id[0];
-        slot->right = id[1];
-        slot->rank = rank;
-        slot->made = id[2];
-    }
-    return SAE_OK;
-}
-
-static int lmi_longer(const void *a, const void *b) {
+static int lmi_added_before(const void *a, const void *b) {
     const lmi_added *x = (const lmi_added *)a, *y = (const lmi_added *)b;
-    if (x->size != y->size) return x->size < y->size ? 1 : -1;
+    int order = memcmp(x->text, y->text, lmi_min(x->span.size, y->span.size));
+    if (order) return order;
+    if (x->span.size != y->span.size) return x->span.size < y->span.size ? -1 : 1;
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-static sae_result lmi_read_added(lmi_reader *r) {
-    sae_tokenizer *t = r->t;
-    t->added = (lmi_added *)calloc(sae_json_count(r->added) + 1, sizeof *t->added);
-    if (!t->added) return lmi_tokenizer_memory(t);
-    for (const sae_json *v = sae_json_first(r->added); v; v = sae_json_next(v)) {
-        const char *text = sae_json_text(sae_json_get(v, "content"));
-        lmi_added *a = &t->added[t->num_added];
-        a->id = (int32_t)sae_json_number(sae_json_get(v, "id"));
-        a->lstrip = lmi_is_true(v, "lstrip");
-        a->rstrip = lmi_is_true(v, "rstrip");
-        a->normalized = lmi_is_true(v, "normalized");
-        if (lmi_is_true(v, "single_word"))
-            return lmi_refuse(t, SAE_ERR_UNSUPPORTED,
-                              "the added token %s is single_word, which is "
-                              "not supported",
-                              text);
-        if (!text[0]) continue;
-        if (!lmi_set_token(t, (size_t)a->id, text, strlen(text), false))
-            return lmi_tokenizer_memory(t);
-        a->at = t->arena.size;
-        if (a->normalized && t->nfc
-            ? !lmi_nfc((const unsigned char *)text, strlen(text), &t->cluster, &t->arena)
-            : !lmi_text_add(&t->arena, text, strlen(text)))
-            return lmi_tokenizer_memory(t);
-        a->size = t->arena.size - a->at;
-        t->starts[a->normalized][(unsigned char)t->arena.data[a->at]] = true;
-        t->num_added++;
+/* -- seams: where a long word may be cut with nothing changed -- */
+
+static size_t lmi_seam_at(const sae_tokenizer *t, uint32_t left, uint32_t right) {
+    uint64_t key = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
+    return (size_t)(key >> (64 - t->seam_bits));
+}
+
+static uint32_t lmi_last_code(const unsigned char *s, size_t size) {
+    uint32_t c = UINT32_MAX;
+    for (size_t at = 0, length; at < size; at += length) c = lmi_code(s + at, size - at, &length);
+    return c;
+}
+
+/* No merge, no seam: characters only meet where some merge's parts do. None where merges have parts
+   that are no characters of the text. */
+static bool lmi_find_seams(sae_tokenizer *t) {
+    size_t length;
+    if (t->bytes || t->ignore_merges) return true;
+    t->seam_bits = 10;
+    while ((size_t)1 << t->seam_bits < 4 * t->merges) t->seam_bits++;
+    t->seam = (unsigned char *)calloc((size_t)1 << (t->seam_bits - 3), 1);
+    if (!t->seam) return false;
+    for (size_t i = 0; i < t->merges; i++) {
+        const lmi_merge *m = &t->merge[i];
+        const lmi_token *left, *right;
+        size_t bit;
+        if (m->left < 0) continue;
+        left = &t->token[m->left];
+        right = &t->token[m->right];
+        if (left->stands_in || right->stands_in) {
+            free(t->seam);
+            t->seam = NULL;
+            return true;
+        }
+        bit = lmi_seam_at(t, lmi_last_code(lmi_span_bytes(t, left->piece), left->piece.size),
+                          lmi_code(lmi_span_bytes(t, right->piece), right->piece.size, &length));
+        t->seam[bit / 8] |= (unsigned char)(1 << bit % 8);
     }
-    qsort(t->added, t->num_added, sizeof *t->added, lmi_longer);
-    return SAE_OK;
+    return true;
 }
 
-/* Ids that files give outside the vocabulary. */
-static sae_result lmi_read_rest(lmi_reader *r) {
-    sae_tokenizer *t = r->t;
-    const char *unknown = sae_json_text(sae_json_get(r->model, "unk_token"));
-    t->unknown = -1;
-    if (unknown) {
-        const sae_json *v = sae_json_get(r->vocab, unknown);
-        if (!v)
-            return lmi_refuse(t, SAE_ERR_FORMAT, "unk_token %s is not in the vocabulary",
-                              unknown);
-        t->unknown = (int32_t)sae_json_number(v);
+/* All tokens, merges and added tokens are there: the tables over them. */
+static bool lmi_tokenizer_finish(sae_tokenizer *t) {
+    for (int b = 0; b < 256; b++) {
+        char name[8];
+        unsigned char byte = (unsigned char)b;
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned)b);
+        t->byte_id[b] = t->bytes ? lmi_piece_find(t, &byte, 1)
+                      : t->byte_fallback ? lmi_piece_find(t, name, 6) : -1;
+        if (b < 128) t->ascii_id[b] = lmi_piece_find(t, &byte, 1);
+        if (!t->bytes && t->byte_id[b] >= 0) t->token[t->byte_id[b]].stands_in = true;
     }
-    for (int i = 0; i < 2; i++) {
-        const sae_tokens *ids = i ? &t->after : &t->before;
-        for (size_t j = 0; j < ids->count; j++)
-            if (ids->id[j] < 0 || (size_t)ids->id[j] >= t->size || !t->token[ids->id[j]].there)
-                return lmi_refuse(t, SAE_ERR_FORMAT,
-                                  "the post_processor adds the id %ld, which is "
-                                  "no token's",
-                                  (long)ids->id[j]);
+    if (t->unknown >= 0) t->token[t->unknown].stands_in = true;
+    for (int kind = 0; kind < 2; kind++) {
+        lmi_added *a = t->added[kind];
+        size_t n = t->num_added[kind], i = 0;
+        for (size_t k = 0; k < n; k++) a[k].text = lmi_span_data(t, a[k].span);
+        if (n) qsort(a, n, sizeof *a, lmi_added_before);
+        for (uint32_t c = 0; c < 257; c++) {
+            while (i < n && (unsigned char)a[i].text[0] < c) i++;
+            t->starts[kind][c] = (uint32_t)i;
+        }
     }
-    return SAE_OK;
+    return lmi_find_seams(t);
 }
 
-static sae_result lmi_tokenizer_read(sae_tokenizer *t) {
-    lmi_reader r;
-    sae_json *root;
-    sae_result result;
-    memset(&r, 0, sizeof r);
-    LMI_TRY(sae_json_open(t->ctx, t->path, &root));
-    r.t = t;
-    r.root = root;
-    r.model = sae_json_get(root, "model");
-    r.vocab = sae_json_get(r.model, "vocab");
-    r.merges = sae_json_get(r.model, "merges");
-    r.added = sae_json_get(root, "added_tokens");
-    for (uint32_t c = 0; c < 512; c++) r.alphabet[c] = (int16_t)lmi_alphabet(c);
-    result = lmi_read_kind(&r);
-    if (result == SAE_OK) result = lmi_read_sizes(&r);
-    if (result == SAE_OK) result = lmi_read_vocab(&r);
-    if (result == SAE_OK) result = lmi_read_merges(&r);
-    if (result == SAE_OK) result = lmi_read_added(&r);
-    if (result == SAE_OK) result = lmi_read_rest(&r);
-    free(r.bytes);
-    sae_json_close(root);
-    return result;
+/* ==== >>lm: tokenizer: normalising ==================================== src/lm/normalize.h ==== */
+
+static bool lmi_normal_run(sae_tokenizer *t, const lmi_normal_step *step, const char *s,
+                           size_t size, sae_text *out) {
+    if (step->kind == LMI_NFC) return lmi_nfc((const unsigned char *)s, size, &t->cluster, out);
+    if (step->kind == LMI_REPLACE) return lmi_replace(t, step->from, step->to, s, size, out);
+    return (!size || lmi_text_add(out, lmi_span_data(t, step->to), step->to.size))
+           && lmi_text_add(out, s, size);
 }
 
-SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *folder,
-                                      sae_tokenizer **out) {
-    sae_tokenizer *t;
-    size_t n = folder ? strlen(folder) : 0;
-    sae_result result;
-    if (!ctx || !folder || !out)
-        return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_tokenizer_open: folder and out may not be NULL");
-    t = (sae_tokenizer *)calloc(1, sizeof *t);
-    if (!t) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_open: no memory");
-    t->ctx = ctx;
-    t->path = n > 5 && strcmp(folder + n - 5, ".json") == 0 ? lmi_join("", folder)
-                                                            : lmi_join(folder, "tokenizer.json");
-    if (!t->path)
-        result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_open: no memory");
-    else if (!lmi_is_file(t->path))
-        result = sae_context_fail(ctx, SAE_ERR_NOT_FOUND, "sae_tokenizer_open: %s is not there",
-                                  t->path);
-    else result = lmi_tokenizer_read(t);
-    if (result == SAE_OK) *out = t;
-    else sae_tokenizer_close(t);
-    return result;
+/* s and size become what the steps make of them: theirs, or in t->normal. */
+static bool lmi_normalize(sae_tokenizer *t, const unsigned char **s, size_t *size) {
+    for (size_t i = 0; i < t->num_steps; i++) {
+        sae_text *out = &t->normal[i % 2];
+        out->size = 0;
+        if (!lmi_normal_run(t, &t->step[i], (const char *)*s, *size, out)) return false;
+        *s = (const unsigned char *)out->data;
+        *size = out->size;
+    }
+    return true;
 }
 
-SAE_API void sae_tokenizer_close(sae_tokenizer *t) {
-    if (!t) return;
-    free(t->path);
-    free(t->token);
-    free(t->slot);
-    free(t->merge);
-    free(t->added);
-    free(t->cluster.code);
-    free(t->heap);
-    free(t->links);
-    free(t->word);
-    sae_tokens_free(&t->before);
-    sae_tokens_free(&t->after);
-    sae_tokens_free(&t->symbols);
-    sae_tokens_free(&t->word_ids);
-    sae_text_free(&t->arena);
-    sae_text_free(&t->normal);
-    sae_text_free(&t->spaced);
-    sae_text_free(&t->word_bytes);
-    free(t);
+/* The same before words are cut: blanks become marks, and a prefix is put in front of what has
+   none; first: at the beginning of the text. */
+static bool lmi_mark_spaces(sae_tokenizer *t, bool first, const unsigned char **s, size_t *size) {
+    const lmi_splitter *p = &t->splitter;
+    bool prefix = (p->prefix == LMI_PREFIX_ALWAYS || (p->prefix == LMI_PREFIX_FIRST && first))
+                  && !lmi_span_begins(t, p->prefix_text, *s, *size)
+                  && !(p->space.size && lmi_span_begins(t, p->blank, *s, *size));
+    if (!prefix && !p->space.size) return true;
+    t->spaced.size = 0;
+    if (prefix && !lmi_text_add(&t->spaced, lmi_span_data(t, p->prefix_text), p->prefix_text.size))
+        return false;
+    if (p->space.size
+        ? !lmi_replace(t, p->blank, p->space, (const char *)*s, *size, &t->spaced)
+        : !lmi_text_add(&t->spaced, *s, *size))
+        return false;
+    *s = (const unsigned char *)t->spaced.data;
+    *size = t->spaced.size;
+    return true;
 }
 
-SAE_API size_t sae_tokenizer_size(const sae_tokenizer *tokenizer) { return tokenizer->size; }
+/* ==== >>lm: tokenizer: splitting ========================================== src/lm/split.h ==== */
 
-SAE_API void sae_tokens_free(sae_tokens *tokens) {
-    free(tokens->id);
-    memset(tokens, 0, sizeof *tokens);
+/* -- patterns -- */
+
+enum { LMI_WORDS_SPACE, LMI_WORDS_HEAD, LMI_WORDS_MARKS, LMI_WORDS_CASED, LMI_WORDS_CASED_ENDING };
+enum { LMI_OTHERS_BARE, LMI_OTHERS_LINES, LMI_OTHERS_SLASH };
+
+/* Published patterns are these parts in this order. `spelling` is what the part becomes. */
+#define LMI_HEAD "[^\\r\\n\\p{L}\\p{N}]?"
+#define LMI_UP "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define LMI_LOW "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define LMI_ENDING "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+static const struct {
+    int part;
+    unsigned char spelling;
+    const char *text;
+} lmi_parts_known[] = {
+    { LMI_ENDINGS, 2, LMI_ENDING "|" },
+    { LMI_ENDINGS, 2, "'(?i:[sdmt]|ll|ve|re)|" },
+    { LMI_ENDINGS, 1, "'s|'t|'re|'ve|'m|'ll|'d|" },
+    { LMI_ENDINGS, 1, "'(?:[sdmt]|ll|ve|re)|" },
+    { LMI_ENDINGS, 0, "" },
+    { LMI_WORDS, LMI_WORDS_SPACE, " ?\\p{L}+|" },
+    { LMI_WORDS, LMI_WORDS_HEAD, LMI_HEAD "\\p{L}+|" },
+    { LMI_WORDS, LMI_WORDS_HEAD, LMI_HEAD "+\\p{L}+|" },
+    { LMI_WORDS, LMI_WORDS_MARKS, LMI_HEAD "[\\p{L}\\p{M}]+|" },
+    { LMI_WORDS, LMI_WORDS_CASED_ENDING,
+      LMI_HEAD LMI_UP "*" LMI_LOW "+" LMI_ENDING "?|" LMI_HEAD LMI_UP "+" LMI_LOW "*" LMI_ENDING
+      "?|" },
+    { LMI_WORDS, LMI_WORDS_CASED,
+      LMI_HEAD LMI_UP "*" LMI_LOW "+|" LMI_HEAD LMI_UP "+" LMI_LOW "*|" },
+    { LMI_NUMBERS, 0, " ?\\p{N}+|" }, /* else how many digits at most */
+    { LMI_NUMBERS, 3, "\\p{N}{1,3}|" },
+    { LMI_NUMBERS, 1, "\\p{N}|" },
+    { LMI_OTHERS, LMI_OTHERS_SLASH, " ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" },
+    { LMI_OTHERS, LMI_OTHERS_LINES, " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" },
+    { LMI_OTHERS, LMI_OTHERS_LINES, " ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|" },
+    { LMI_OTHERS, LMI_OTHERS_LINES, " ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" }, /* _WORDS_MARKS */
+    { LMI_OTHERS, LMI_OTHERS_BARE, " ?[^\\s\\p{L}\\p{N}]+|" },
+    { LMI_LINES, 1, "\\s*[\\r\\n]+|" },
+    { LMI_LINES, 0, "" },
+    { LMI_SPACES, 1, "\\s+(?!\\S)|\\s+" },
+};
+#undef LMI_HEAD
+#undef LMI_UP
+#undef LMI_LOW
+#undef LMI_ENDING
+
+/* GPT-2's, which ByteLevel has for its own. */
+static const char lmi_pattern_gpt2[] = "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| "
+                                       "?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+/* false: not made of the parts above. */
+static bool lmi_pattern_read(const char *pattern, lmi_splitter *out) {
+    bool marks = false, without_marks = false;
+    for (int part = 0; part < LMI_PARTS; part++) {
+        size_t i = 0, n;
+        for (; i < LMI_COUNT(lmi_parts_known); i++) {
+            n = strlen(lmi_parts_known[i].text);
+            if (lmi_parts_known[i].part == part
+                && strncmp(pattern, lmi_parts_known[i].text, n) == 0)
+                break;
+        }
+        if (i == LMI_COUNT(lmi_parts_known)) return false;
+        out->part[part] = lmi_parts_known[i].spelling;
+        if (part == LMI_WORDS) marks = out->part[part] == LMI_WORDS_MARKS;
+        if (part == LMI_OTHERS) without_marks = strstr(lmi_parts_known[i].text, "\\p{M}") != NULL;
+        pattern += strlen(lmi_parts_known[i].text);
+    }
+    out->cut = LMI_CUT_PATTERN;
+    return *pattern == 0 && marks == without_marks;
 }
 
-SAE_API void sae_text_free(sae_text *text) {
-    free(text->data);
-    memset(text, 0, sizeof *text);
+/* -- words -- */
+
+/* Bytes of the characters of a set at s, at least 0. */
+static size_t lmi_run_of(const unsigned char *s, size_t left, unsigned set) {
+    size_t at = 0, length;
+    while (at < left && (lmi_class(lmi_code(s + at, left - at, &length)) & set)) at += length;
+    return at;
 }
 
-/* ==== >>lm: tokenizer: encode ============================================ src/lm/encode.h ==== */
+/* 's 't 're 've 'm 'll 'd, any: in capitals too; U+017F is an s then. */
+static size_t lmi_ending(const unsigned char *s, size_t left, bool any) {
+    unsigned char a, b, fold = any ? 32 : 0;
+    if (left < 2 || s[0] != '\'') return 0;
+    a = s[1] | fold;
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+    if (any && left > 2 && s[1] == 0xC5 && s[2] == 0xBF) return 3;
+    if (left < 3) return 0;
+    b = s[2] | fold;
+    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
+}
 
-/* -- merging the symbols of a word -- */
+/* upper* lower+ at s; where nothing is in lower and not `lower`, upper+. Marks and letters without
+   case are in both. */
+static size_t lmi_cased(const unsigned char *s, size_t left, bool lower) {
+    size_t at = 0, low = 0, length, n; /* low: behind the last one that is in lower, too */
+    for (; at < left; at += length) {
+        unsigned k = lmi_class(lmi_code(s + at, left - at, &length));
+        if (!(k & (LMI_UPPER | LMI_UNCASED | LMI_MARK))) break;
+        if (k & (LMI_UNCASED | LMI_MARK)) low = at + length;
+    }
+    n = lmi_run_of(s + at, left - at, LMI_LOWER | LMI_UNCASED | LMI_MARK);
+    return n ? at + n : lower ? low : at;
+}
+
+/* Words that a capital begins; head: length of the character that may stand in front. */
+static size_t lmi_cased_word(const unsigned char *s, size_t left, size_t head) {
+    size_t n;
+    if (head && (n = lmi_cased(s + head, left - head, true)) != 0) return head + n;
+    if ((n = lmi_cased(s, left, true)) != 0) return n; /* a mark may be head and first */
+    if (head && (n = lmi_cased(s + head, left - head, false)) != 0) return head + n;
+    return lmi_cased(s, left, false);
+}
+
+/* The part LMI_WORDS at s, whose first character is of the sets k and so long; 0: no word. */
+static size_t lmi_letters(int spelling, const unsigned char *s, size_t left, unsigned k,
+                          size_t length) {
+    unsigned set = LMI_LETTER | (spelling == LMI_WORDS_MARKS ? LMI_MARK : 0);
+    size_t head, n;
+    if (spelling == LMI_WORDS_SPACE) head = s[0] == ' ';
+    else head = (k & (LMI_LETTER | LMI_NUMBER)) || s[0] == '\r' || s[0] == '\n' ? 0 : length;
+    if (spelling == LMI_WORDS_CASED || spelling == LMI_WORDS_CASED_ENDING) {
+        n = lmi_cased_word(s, left, head);
+        return n && spelling == LMI_WORDS_CASED_ENDING ? n + lmi_ending(s + n, left - n, true) : n;
+    }
+    n = lmi_run_of(s + head, left - head, set);
+    return n ? head + n : head && (k & set) ? lmi_run_of(s, left, set) : 0;
+}
+
+/* White space at s: up to its last line's end where lines are cut off; all of it at the text's end,
+   else all but the last character, which goes with the next word. */
+static size_t lmi_spaces(const unsigned char *s, size_t left, bool lines) {
+    size_t at = 0, line = 0, last = 0, length;
+    for (; at < left; at += length) {
+        if (!(lmi_class(lmi_code(s + at, left - at, &length)) & LMI_SPACE)) break;
+        if (s[at] == '\r' || s[at] == '\n') line = at + 1;
+        last = at;
+    }
+    return lines && line ? line : at == left || !last ? at : last;
+}
+
+/* Length of the next word of a pattern, left > 0. */
+static size_t lmi_pattern_length(const unsigned char *part, const unsigned char *s, size_t left) {
+    size_t length, n, space = s[0] == ' ';
+    unsigned k = lmi_class(lmi_code(s, left, &length));
+    unsigned others = LMI_OTHER | (part[LMI_WORDS] == LMI_WORDS_MARKS ? 0 : LMI_MARK);
+    if (part[LMI_ENDINGS] && (n = lmi_ending(s, left, part[LMI_ENDINGS] == 2)) != 0) return n;
+    if ((n = lmi_letters(part[LMI_WORDS], s, left, k, length)) != 0) return n;
+    if (!part[LMI_NUMBERS]) {
+        n = lmi_run_of(s + space, left - space, LMI_NUMBER);
+        if (n) return space + n;
+    } else if (k & LMI_NUMBER) {
+        n = length;
+        for (int digits = 1; digits < part[LMI_NUMBERS] && n < left; digits++) {
+            if (!(lmi_class(lmi_code(s + n, left - n, &length)) & LMI_NUMBER)) break;
+            n += length;
+        }
+        return n;
+    }
+    n = lmi_run_of(s + space, left - space, others);
+    if (!n) return lmi_spaces(s, left, part[LMI_LINES] != 0);
+    for (n += space; part[LMI_OTHERS] != LMI_OTHERS_BARE && n < left; n++)
+        if (s[n] != '\r' && s[n] != '\n' && (s[n] != '/' || part[LMI_OTHERS] != LMI_OTHERS_SLASH))
+            break;
+    return n;
+}
+
+/* Length of the next word, left > 0. */
+static size_t lmi_word_length(const sae_tokenizer *t, const unsigned char *s, size_t left) {
+    const lmi_splitter *p = &t->splitter;
+    size_t at = p->cut == LMI_CUT_BEFORE;
+    if (p->cut == LMI_CUT_PATTERN) return lmi_pattern_length(p->part, s, left);
+    if (p->cut == LMI_CUT_NOT) return left;
+    for (; at < left; at++)
+        if (lmi_span_begins(t, p->mark, s + at, left - at))
+            return p->cut == LMI_CUT_BEFORE ? at : at + p->mark.size;
+    return left;
+}
+
+/* ==== >>lm: tokenizer: merging ============================================ src/lm/merge.h ==== */
+/* Of all pairs side by side that have a merge, the one of the lowest rank, of equal ones the
+   leftmost, becomes one symbol; and so on until none is left. */
 
 /* Few symbols: the best pair is looked for each time. Returns how many are left. */
 static size_t lmi_merge_few(const sae_tokenizer *t, int32_t *id, size_t n) {
@@ -3863,25 +5819,48 @@ static size_t lmi_merge_many(sae_tokenizer *t, int32_t *id, size_t n) {
     return kept;
 }
 
-/* Characters without a token: the unknown token for each, or for a run of them, or nothing. */
-static bool lmi_symbols(sae_tokenizer *t, const unsigned char *s, size_t size) {
-    bool unknown = false;
-    t->symbols.count = 0;
-    for (size_t i = 0; i < size; i++) {
-        int32_t id = t->byte_id[s[i]];
-        if (id < 0) {
-            if (t->unknown < 0 || (unknown && t->fuse_unknown)) continue;
-            id = t->unknown;
-            unknown = true;
-        } else unknown = false;
-        if (!lmi_tokens_add(&t->symbols, id)) return false;
-    }
+/* The id of the character s [size]; -1: none. */
+static int32_t lmi_char_id(const sae_tokenizer *t, const unsigned char *s, size_t size) {
+    return s[0] < 128 ? t->ascii_id[s[0]] : lmi_piece_find(t, s, size);
+}
+
+/* All bytes of a character without a token of its own as tokens; *all false: one has none. */
+static bool lmi_fall_back(sae_tokenizer *t, const unsigned char *s, size_t size, bool *all) {
+    *all = t->byte_fallback;
+    for (size_t i = 0; i < size; i++) *all = *all && t->byte_id[s[i]] >= 0;
+    for (size_t i = 0; i < size && *all; i++)
+        if (!lmi_tokens_add(&t->symbols, t->byte_id[s[i]])) return false;
     return true;
+}
+
+/* A word's symbols. Those without a token become the unknown one, each or a run of them, or
+   nothing. It comes in front of the next symbol that has a token, behind bytes fallen back to, as
+   in tokenizers. */
+static bool lmi_symbols(sae_tokenizer *t, const unsigned char *s, size_t size) {
+    bool unknown = false, all = false;
+    size_t length = 1;
+    t->symbols.count = 0;
+    for (size_t i = 0; i < size; i += length) {
+        int32_t id;
+        if (!t->bytes) lmi_code(s + i, size - i, &length);
+        id = t->bytes ? t->byte_id[s[i]] : lmi_char_id(t, s + i, length);
+        if (id < 0 && !t->bytes) {
+            if (!lmi_fall_back(t, s + i, length, &all)) return false;
+            if (all) continue;
+        }
+        if (unknown && (id >= 0 || !t->fuse_unknown)) {
+            if (!lmi_tokens_add(&t->symbols, t->unknown)) return false;
+            unknown = false;
+        }
+        if (id < 0) unknown = t->unknown >= 0;
+        else if (!lmi_tokens_add(&t->symbols, id)) return false;
+    }
+    return !unknown || lmi_tokens_add(&t->symbols, t->unknown);
 }
 
 /* The word's ids, into symbols. */
 static bool lmi_merge_word(sae_tokenizer *t, const unsigned char *s, size_t size) {
-    int32_t whole = t->ignore_merges ? lmi_plain_find(t, (const char *)s, size) : -1;
+    int32_t whole = t->ignore_merges ? lmi_piece_find(t, s, size) : -1;
     size_t n;
     if (whole >= 0) {
         t->symbols.count = 0;
@@ -3890,19 +5869,15 @@ static bool lmi_merge_word(sae_tokenizer *t, const unsigned char *s, size_t size
     if (!lmi_symbols(t, s, size)) return false;
     n = t->symbols.count;
     n = n <= LMI_CACHE_BYTES ? lmi_merge_few(t, t->symbols.id, n)
-                               : lmi_merge_many(t, t->symbols.id, n);
+                             : lmi_merge_many(t, t->symbols.id, n);
     if (n == SIZE_MAX) return false;
     t->symbols.count = n;
     return true;
 }
 
-static bool lmi_ids_add(sae_tokens *out, const int32_t *id, size_t count) {
-    if (!lmi_grow((void **)&out->id, &out->capacity, out->count + count, sizeof *id))
-        return false;
-    if (count) memcpy(out->id + out->count, id, count * sizeof *id);
-    out->count += count;
-    return true;
-}
+/* ==== >>lm: tokenizer: encode ============================================ src/lm/encode.h ==== */
+
+/* -- words -- */
 
 /* Words seen before are looked up; where the table is full they are merged again. */
 static bool lmi_encode_word(sae_tokenizer *t, const unsigned char *s, size_t size,
@@ -3937,110 +5912,119 @@ static bool lmi_encode_word(sae_tokenizer *t, const unsigned char *s, size_t siz
     return true;
 }
 
-/* -- splitting -- */
-
-/* Bytes of the characters of one class at s, at least 0. */
-static size_t lmi_run_of(const unsigned char *s, size_t left, int kind, size_t *last) {
-    size_t at = 0, length;
-    while (at < left && lmi_class(lmi_code(s + at, left - at, &length)) == kind) {
-        if (last) *last = at;
-        at += length;
+/* Bytes of a long word up to its first seam. The character behind it has a token, so that a run of
+   unknown ones is not cut. */
+static size_t lmi_seam_length(const sae_tokenizer *t, const unsigned char *s, size_t left) {
+    size_t at, length;
+    uint32_t before = lmi_code(s, left, &at);
+    for (; at < left; at += length) {
+        uint32_t c = lmi_code(s + at, left - at, &length);
+        size_t bit = lmi_seam_at(t, before, c);
+        if (!(t->seam[bit / 8] >> bit % 8 & 1) && lmi_char_id(t, s + at, length) >= 0) return at;
+        before = c;
     }
-    return at;
+    return left;
 }
 
-/* Length of the next word, left > 0: GPT-2's
-   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
-static size_t lmi_word_length(const unsigned char *s, size_t left) {
-    size_t space = s[0] == ' ' && left > 1, length, last = 0, end;
-    int kind;
-    if (s[0] == '\'' && left > 1) {
-        if (strchr("stmd", s[1]) && s[1]) return 2;
-        if (left > 2 && ((s[1] == 'r' && s[2] == 'e') || (s[1] == 'v' && s[2] == 'e')
-                         || (s[1] == 'l' && s[2] == 'l')))
-            return 3;
-    }
-    kind = lmi_class(lmi_code(s + space, left - space, &length));
-    if (kind != LMI_SPACE) return space + lmi_run_of(s + space, left - space, kind, NULL);
-    end = lmi_run_of(s, left, LMI_SPACE, &last);
-    return end == left || last == 0 ? end : last; /* the last one goes with the next word */
-}
-
-static bool lmi_encode_words(sae_tokenizer *t, const unsigned char *s, size_t size,
+static bool lmi_encode_words(sae_tokenizer *t, const unsigned char *s, size_t size, bool first,
                              sae_tokens *out) {
-    if (t->prefix_space && size && s[0] != ' ') {
-        t->spaced.size = 0;
-        if (!lmi_text_add(&t->spaced, " ", 1) || !lmi_text_add(&t->spaced, s, size))
-            return false;
-        s = (const unsigned char *)t->spaced.data;
-        size++;
-    }
+    if (!lmi_mark_spaces(t, first, &s, &size)) return false;
     while (size) {
-        size_t length = t->no_regex ? size : lmi_word_length(s, size);
-        if (!lmi_encode_word(t, s, length, out)) return false;
-        s += length;
-        size -= length;
+        size_t word = lmi_word_length(t, s, size), length;
+        for (; word; s += length, word -= length, size -= length) {
+            length = word > LMI_CACHE_BYTES && t->seam ? lmi_seam_length(t, s, word) : word;
+            if (!lmi_encode_word(t, s, length, out)) return false;
+        }
     }
     return true;
 }
 
-/* The longest added token at s; NULL: none. */
-static const lmi_added *lmi_added_at(const sae_tokenizer *t, bool normalized,
-                                     const unsigned char *s, size_t left) {
-    if (!t->starts[normalized][s[0]]) return NULL;
-    for (size_t i = 0; i < t->num_added; i++) {
-        const lmi_added *a = &t->added[i];
-        if (a->normalized == normalized && a->size <= left
-            && memcmp(t->arena.data + a->at, s, a->size) == 0)
-            return a;
+/* -- added tokens -- */
+
+/* The longest one of a kind at s; NULL: none. */
+static const lmi_added *lmi_added_at(const sae_tokenizer *t, int kind, const unsigned char *s,
+                                     size_t left) {
+    const lmi_added *added = t->added[kind], *best = NULL;
+    size_t lo = t->starts[kind][s[0]], hi = t->starts[kind][s[0] + 1];
+    for (size_t same = 1; lo < hi; same++) { /* [lo,hi) begin with s [same] */
+        size_t a = lo, b = hi;
+        if (added[lo].span.size == same) best = &added[lo];
+        while (lo < hi && added[lo].span.size == same) lo++;
+        if (lo == hi || same == left) break;
+        a = lo;
+        while (a < b) { /* the first one whose next byte is not below s[same] */
+            size_t mid = (a + b) / 2;
+            if ((unsigned char)added[mid].text[same] < s[same]) a = mid + 1;
+            else b = mid;
+        }
+        lo = a;
+        b = hi;
+        while (a < b) { /* the first one above */
+            size_t mid = (a + b) / 2;
+            if ((unsigned char)added[mid].text[same] <= s[same]) a = mid + 1;
+            else b = mid;
+        }
+        hi = a;
     }
-    return NULL;
+    return best;
 }
 
 /* Where the white space that ends at `end` begins, not before begin. */
 static size_t lmi_strip(const unsigned char *s, size_t begin, size_t end) {
     size_t at = begin, kept = begin, length;
-    for (; at < end; at += length) {
-        bool space = lmi_class(lmi_code(s + at, end - at, &length)) == LMI_SPACE;
-        if (!space) kept = at + length;
-    }
+    for (; at < end; at += length)
+        if (!(lmi_class(lmi_code(s + at, end - at, &length)) & LMI_SPACE)) kept = at + length;
     return kept;
 }
 
-/* Cuts text at the added tokens of one kind; what lies between goes on: NFC and the other kind, or
-   words. */
-static bool lmi_encode_text(sae_tokenizer *t, const unsigned char *s, size_t size,
-                            bool normalized, sae_tokens *out) {
+/* Whether a token at [start,stop) of s [size] stands between characters of words. */
+static bool lmi_in_word(const unsigned char *s, size_t size, size_t start, size_t stop) {
+    size_t length = 0, n;
+    if (stop < size && (lmi_class(lmi_code(s + stop, size - stop, &length)) & LMI_WORD))
+        return true;
+    for (n = lmi_min(start, 4); n > 0; n--) { /* the character in front */
+        uint32_t c = lmi_code(s + start - n, n, &length);
+        if (length == n) return (lmi_class(c) & LMI_WORD) != 0;
+    }
+    return false;
+}
+
+static bool lmi_encode_between(sae_tokenizer *t, int kind, const unsigned char *s, size_t size,
+                               bool first, sae_tokens *out);
+
+/* Takes the added tokens of one kind out of a text; what lies between goes on. */
+static bool lmi_encode_text(sae_tokenizer *t, int kind, const unsigned char *s, size_t size,
+                            bool first, sae_tokens *out) {
     size_t begin = 0, at = 0;
     for (;;) {
         const lmi_added *a = NULL;
-        size_t end;
-        while (at < size && !(a = lmi_added_at(t, normalized, s + at, size - at))) at++;
-        end = a && a->lstrip ? lmi_strip(s, begin, at) : at;
-        if (end > begin) {
-            if (normalized) {
-                if (!lmi_encode_words(t, s + begin, end - begin, out)) return false;
-            } else if (!t->nfc) {
-                if (!lmi_encode_text(t, s + begin, end - begin, true, out)) return false;
-            } else {
-                t->normal.size = 0;
-                if (!lmi_nfc(s + begin, end - begin, &t->cluster, &t->normal)
-                    || !lmi_encode_text(t, (const unsigned char *)t->normal.data, t->normal.size,
-                                        true, out))
-                    return false;
-            }
-        }
-        if (!a) return true;
+        size_t start, stop;
+        while (at < size && !(a = lmi_added_at(t, kind, s + at, size - at))) at++;
+        if (!a) break;
+        start = at;
+        stop = at += a->span.size;
+        if (a->single_word && lmi_in_word(s, size, start, stop)) continue;
+        if (a->lstrip && start > begin) start = lmi_strip(s, begin, start);
+        if (a->rstrip) stop += lmi_run_of(s + stop, size - stop, LMI_SPACE);
+        if (start > begin
+            && !lmi_encode_between(t, kind, s + begin, start - begin, first && !begin, out))
+            return false;
         if (!lmi_tokens_add(out, a->id)) return false;
-        at += a->size;
-        if (a->rstrip) at += lmi_run_of(s + at, size - at, LMI_SPACE, NULL);
-        begin = at;
+        begin = stop;
     }
+    return begin == size
+           || lmi_encode_between(t, kind, s + begin, size - begin, first && !begin, out);
+}
+
+static bool lmi_encode_between(sae_tokenizer *t, int kind, const unsigned char *s, size_t size,
+                               bool first, sae_tokens *out) {
+    if (kind) return lmi_encode_words(t, s, size, first, out);
+    return lmi_normalize(t, &s, &size) && lmi_encode_text(t, 1, s, size, first, out);
 }
 
 SAE_API const int32_t *sae_tokenizer_bos(const sae_tokenizer *t, size_t *count) {
-    *count = t->before.count;
-    return t->before.id;
+    *count = t->bos.count;
+    return t->bos.id;
 }
 
 SAE_API sae_result sae_tokenizer_encode(sae_tokenizer *t, const char *text, size_t size, bool bos,
@@ -4051,12 +6035,11 @@ SAE_API sae_result sae_tokenizer_encode(sae_tokenizer *t, const char *text, size
         return sae_context_fail(t->ctx, SAE_ERR_INVALID,
                                 "sae_tokenizer_encode: text and out may not be NULL");
     before = out->count;
-    if ((bos && !lmi_ids_add(out, t->before.id, t->before.count))
-        || !lmi_encode_text(t, (const unsigned char *)text, size, false, out)) {
+    if ((bos && !lmi_ids_add(out, t->bos.id, t->bos.count))
+        || !lmi_encode_text(t, 0, (const unsigned char *)text, size, true, out)) {
         out->count = before;
         return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY,
-                                "sae_tokenizer_encode: no memory for the tokens of %zu "
-                                "bytes",
+                                "sae_tokenizer_encode: no memory for the tokens of %zu bytes",
                                 size);
     }
     return SAE_OK;
@@ -4066,18 +6049,52 @@ SAE_API sae_result sae_tokenizer_encode(sae_tokenizer *t, const char *text, size
 
 SAE_API const char *sae_tokenizer_token(const sae_tokenizer *t, int32_t id, size_t *size) {
     if (!t || id < 0 || (size_t)id >= t->size || !t->token[id].there) return NULL;
-    if (size) *size = t->token[id].size;
-    return t->arena.data + t->token[id].at;
+    if (size) *size = t->token[id].text.size;
+    return lmi_span_data(t, t->token[id].text);
 }
 
 SAE_API int32_t sae_tokenizer_find(const sae_tokenizer *t, const char *text, size_t size) {
+    int32_t found;
     if (!t || !text) return -1;
-    for (size_t i = 0; i < t->num_added; i++) {
-        const lmi_token *token = &t->token[t->added[i].id];
-        if (token->size == size && memcmp(t->arena.data + token->at, text, size) == 0)
-            return t->added[i].id;
+    for (int kind = 0; kind < 2; kind++)
+        for (size_t i = 0; i < t->num_added[kind]; i++) {
+            const lmi_added *a = &t->added[kind][i];
+            if (lmi_span_is(t, a->span, text, size)
+                || lmi_span_is(t, t->token[a->id].text, text, size))
+                return a->id;
+        }
+    found = size ? lmi_piece_find(t, text, size) : -1;
+    if (found >= 0 && lmi_span_is(t, t->token[found].text, text, size)) return found;
+    for (size_t id = 0; id < t->size && !t->bytes; id++)
+        if (t->token[id].plain && lmi_span_is(t, t->token[id].text, text, size)) return (int32_t)id;
+    return -1;
+}
+
+/* The text of token number i among those decoded. */
+static bool lmi_decode_token(const sae_tokenizer *t, int32_t id, size_t i, sae_text *out) {
+    const lmi_token *token = &t->token[id];
+    const char *piece = lmi_span_data(t, token->piece);
+    lmi_span nothing = { 0, 0 };
+    for (size_t at = 0; i == 0 && t->first_drops.size && at < token->piece.size; at++)
+        if (lmi_span_begins(t, t->first_drops, piece + at, token->piece.size - at))
+            return lmi_replace(t, t->first_drops, nothing, piece, token->piece.size, out);
+    return lmi_text_add(out, lmi_span_data(t, token->text), token->text.size);
+}
+
+/* Takes the decoder's Strip off both ends of what was appended behind `before`. */
+static void lmi_decode_strip(const sae_tokenizer *t, size_t before, sae_text *out) {
+    size_t n = t->strip_text.size, start = 0;
+    char *s = out->data + before;
+    while (start < t->strip_start && lmi_span_begins(t, t->strip_text, s + start * n,
+                                                out->size - before - start * n))
+        start++;
+    memmove(s, s + start * n, out->size - before - start * n + 1);
+    out->size -= start * n;
+    for (size_t stop = 0; stop < t->strip_stop && out->size - before >= n; stop++) {
+        if (memcmp(out->data + out->size - n, lmi_span_data(t, t->strip_text), n) != 0) break;
+        out->size -= n;
+        out->data[out->size] = 0;
     }
-    return size ? lmi_plain_find(t, text, size) : -1;
 }
 
 SAE_API sae_result sae_tokenizer_decode(const sae_tokenizer *t, const int32_t *ids, size_t count,
@@ -4089,12 +6106,10 @@ SAE_API sae_result sae_tokenizer_decode(const sae_tokenizer *t, const int32_t *i
                                 "sae_tokenizer_decode: ids and out may not be NULL");
     before = out->size;
     for (size_t i = 0; i < count; i++) {
-        size_t size = 0;
-        const char *bytes = sae_tokenizer_token(t, ids[i], &size);
-        bool added = bytes && lmi_text_add(out, bytes, size);
-        if (added) continue;
+        bool there = sae_tokenizer_token(t, ids[i], NULL) != NULL;
+        if (there && lmi_decode_token(t, ids[i], i, out)) continue;
         out->size = before;
-        if (bytes)
+        if (there)
             return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY,
                                     "sae_tokenizer_decode: no memory");
         return sae_context_fail(t->ctx, SAE_ERR_INVALID,
@@ -4102,9 +6117,666 @@ SAE_API sae_result sae_tokenizer_decode(const sae_tokenizer *t, const int32_t *i
                                 "ids go from 0 to %zu",
                                 i, (long)ids[i], t->size - 1);
     }
-    if (count == 0 && !lmi_text_add(out, "", 0))
+    if (!lmi_text_add(out, "", 0))
         return sae_context_fail(t->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_decode: no memory");
+    lmi_decode_strip(t, before, out);
     return SAE_OK;
+}
+
+/* ==== >>lm: tokenizer: tokenizer.json ============================ src/lm/tokenizer_json.h ==== */
+
+typedef struct lmi_tokenizer_file {
+    sae_tokenizer *t;
+    const sae_json *root, *model, *vocab, *merges, *added;
+    int16_t alphabet[512];   /* GPT-2's: the byte of a character */
+    lmi_normal_step decode[LMI_MAX_STEPS]; /* LMI_REPLACE alone: from a piece to its text */
+    size_t num_decode;
+    bool decode_bytes;       /* "<0x41>" is a byte */
+    int decoders;            /* the last kind seen, in the order they may come in */
+    sae_text piece, text[2]; /* of the token at hand */
+} lmi_tokenizer_file;
+
+static bool lmi_is_true(const sae_json *object, const char *key) {
+    return sae_json_number(sae_json_get(object, key)) != 0;
+}
+
+static bool lmi_is_null(const sae_json *v) {
+    return sae_json_kind_of(v) == SAE_JSON_NONE || sae_json_kind_of(v) == SAE_JSON_NULL;
+}
+
+static const char *lmi_text_of(const sae_json *object, const char *key) {
+    const char *text = sae_json_text(sae_json_get(object, key));
+    return text ? text : "";
+}
+
+static const char *lmi_type(const sae_json *v) {
+    const char *type = lmi_text_of(v, "type");
+    return type[0] ? type : "no text";
+}
+
+/* fn for v, or for the parts of v where it is a Sequence; list: where they are. */
+static sae_result lmi_each_part(lmi_tokenizer_file *r, const sae_json *v, const char *list,
+                           sae_result (*fn)(lmi_tokenizer_file *r, const sae_json *v)) {
+    const sae_json *part;
+    if (lmi_is_null(v)) return SAE_OK;
+    if (strcmp(lmi_type(v), "Sequence") != 0) return fn(r, v);
+    for (part = sae_json_first(sae_json_get(v, list)); part; part = sae_json_next(part))
+        LMI_TRY(fn(r, part));
+    return SAE_OK;
+}
+
+static sae_result lmi_span_of(lmi_tokenizer_file *r, const char *text, lmi_span *out) {
+    return lmi_span_add(r->t, text, strlen(text), out) ? SAE_OK : lmi_tokenizer_memory(r->t);
+}
+
+/* -- normalizer, pre_tokenizer, decoder, post_processor -- */
+
+/* {"pattern": {"String": from}, "content": to} */
+static sae_result lmi_read_replace(lmi_tokenizer_file *r, const char *of, const sae_json *v,
+                                   lmi_normal_step *out) {
+    const sae_json *pattern = sae_json_get(v, "pattern");
+    const char *from = sae_json_text(sae_json_get(pattern, "String"));
+    const char *to = sae_json_text(sae_json_get(v, "content"));
+    if (!from || !from[0] || !to)
+        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                          "the %s replaces the pattern %.60s, supported is a String", of,
+                          lmi_text_of(pattern, "Regex"));
+    out->kind = LMI_REPLACE;
+    LMI_TRY(lmi_span_of(r, from, &out->from));
+    return lmi_span_of(r, to, &out->to);
+}
+
+static sae_result lmi_normalizer(lmi_tokenizer_file *r, const sae_json *v) {
+    lmi_normal_step *step = &r->t->step[r->t->num_steps];
+    const char *type = lmi_type(v);
+    if (r->t->num_steps == LMI_MAX_STEPS)
+        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED, "the normalizer has more than %d steps",
+                          LMI_MAX_STEPS);
+    if (strcmp(type, "NFC") == 0) step->kind = LMI_NFC;
+    else if (strcmp(type, "Prepend") == 0) {
+        step->kind = LMI_PREPEND;
+        LMI_TRY(lmi_span_of(r, lmi_text_of(v, "prepend"), &step->to));
+    } else if (strcmp(type, "Replace") == 0) {
+        LMI_TRY(lmi_read_replace(r, "normalizer", v, step));
+    } else {
+        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                          "the normalizer is %s, supported are NFC, Replace, Prepend, none and "
+                          "Sequences of them",
+                          type);
+    }
+    r->t->num_steps++;
+    return SAE_OK;
+}
+
+/* An Isolated Split by a pattern leaves no text out and joins nothing; a Removed and inverted one
+   neither, as the patterns match every character. */
+static sae_result lmi_pre_split(lmi_tokenizer_file *r, const sae_json *v) {
+    lmi_splitter *p = &r->t->splitter;
+    const sae_json *pattern = sae_json_get(v, "pattern");
+    const char *regex = sae_json_text(sae_json_get(pattern, "Regex"));
+    const char *string = sae_json_text(sae_json_get(pattern, "String"));
+    const char *behavior = lmi_text_of(v, "behavior");
+    bool invert = lmi_is_true(v, "invert");
+    if (regex) {
+        if (strcmp(behavior, "Isolated") != 0 && !(strcmp(behavior, "Removed") == 0 && invert))
+            return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                              "the pre_tokenizer's Split is %s, supported with a pattern is "
+                              "Isolated",
+                              behavior);
+        if (lmi_pattern_read(regex, p)) return SAE_OK;
+        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                          "the pre_tokenizer's pattern is %.300s, supported are those of GPT-2, "
+                          "Llama 3, Qwen 2 and 3, GPT-4o",
+                          regex);
+    }
+    if (!string || !string[0] || strcmp(behavior, "MergedWithPrevious") != 0 || invert)
+        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                          "the pre_tokenizer's Split is %s, supported with a String is "
+                          "MergedWithPrevious",
+                          behavior);
+    p->cut = LMI_CUT_BEHIND;
+    return lmi_span_of(r, string, &p->mark);
+}
+
+static sae_result lmi_byte_level(lmi_tokenizer_file *r, const sae_json *v) {
+    lmi_splitter *p = &r->t->splitter;
+    const sae_json *regex = sae_json_get(v, "use_regex");
+    bool own = !regex || sae_json_number(regex) != 0, prefix = lmi_is_true(v, "add_prefix_space");
+    if (p->cut && (own || prefix || p->cut != LMI_CUT_PATTERN))
+        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                          "the pre_tokenizer has a ByteLevel behind another, supported is that "
+                          "with use_regex and add_prefix_space false behind a Split by a pattern");
+    r->t->bytes = true;
+    if (own) lmi_pattern_read(lmi_pattern_gpt2, p);
+    p->prefix = prefix ? LMI_PREFIX_ALWAYS : LMI_PREFIX_NEVER;
+    return lmi_span_of(r, " ", &p->prefix_text);
+}
+
+static sae_result lmi_metaspace(lmi_tokenizer_file *r, const sae_json *v) {
+    lmi_splitter *p = &r->t->splitter;
+    const sae_json *scheme = sae_json_get(v, "prepend_scheme"), *split = sae_json_get(v, "split");
+    const sae_json *add = sae_json_get(v, "add_prefix_space");
+    const char *text = scheme ? lmi_text_of(v, "prepend_scheme") : "always";
+    const char *mark = lmi_text_of(v, "replacement");
+    if (!lmi_is_null(add) && sae_json_number(add) == 0) text = "never";
+    p->prefix = strcmp(text, "always") == 0 ? LMI_PREFIX_ALWAYS
+              : strcmp(text, "first") == 0 ? LMI_PREFIX_FIRST : LMI_PREFIX_NEVER;
+    if ((p->prefix == LMI_PREFIX_NEVER && strcmp(text, "never") != 0) || !mark[0])
+        return lmi_refuse(r->t, SAE_ERR_FORMAT,
+                          "Metaspace has the prepend_scheme %s and the replacement \"%s\", allowed "
+                          "are always, first and never, and a character",
+                          text, mark);
+    LMI_TRY(lmi_span_of(r, " ", &p->blank));
+    LMI_TRY(lmi_span_of(r, mark, &p->space));
+    p->prefix_text = p->mark = p->space;
+    if (lmi_is_null(split) || sae_json_number(split) != 0) p->cut = LMI_CUT_BEFORE;
+    return SAE_OK;
+}
+
+static sae_result lmi_pre_tokenizer(lmi_tokenizer_file *r, const sae_json *v) {
+    const char *type = lmi_type(v);
+    bool behind = r->t->bytes || r->t->splitter.cut || r->t->splitter.space.size;
+    if (strcmp(type, "ByteLevel") == 0 && !r->t->bytes && !r->t->splitter.space.size)
+        return lmi_byte_level(r, v);
+    if (strcmp(type, "Split") == 0 && !behind) return lmi_pre_split(r, v);
+    if (strcmp(type, "Metaspace") == 0 && !behind) return lmi_metaspace(r, v);
+    return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                      "the pre_tokenizer is %s%s, supported are ByteLevel, a Split, both, "
+                      "Metaspace or none",
+                      type, behind ? " behind another" : "");
+}
+
+/* Replace and Metaspace change a token alone; then ByteFallback, Fuse, and Strip of the whole. */
+static sae_result lmi_decoder(lmi_tokenizer_file *r, const sae_json *v) {
+    static const char *const kinds[] = { "ByteLevel",    "Replace", "Metaspace",
+                                         "ByteFallback", "Fuse",    "Strip" };
+    sae_tokenizer *t = r->t;
+    lmi_normal_step *step = &r->decode[r->num_decode];
+    const char *type = lmi_type(v);
+    int kind = 0;
+    double start = sae_json_number(sae_json_get(v, "start"));
+    double stop = sae_json_number(sae_json_get(v, "stop"));
+    while (kind < 6 && strcmp(kinds[kind], type) != 0) kind++;
+    if (kind == 6 || t->bytes != (kind == 0) || kind < r->decoders
+        || (kind == 2 && r->decoders) || (kind == 5 && r->decoders != 4)
+        || r->num_decode == LMI_MAX_STEPS)
+        return lmi_refuse(t, SAE_ERR_UNSUPPORTED,
+                          "the decoder is %s%s, supported are ByteLevel with a ByteLevel "
+                          "pre_tokenizer, else Replace or Metaspace, ByteFallback, Fuse and Strip "
+                          "in this order",
+                          type, r->decoders ? " behind another" : "");
+    r->decoders = kind;
+    if (kind == 1) {
+        LMI_TRY(lmi_read_replace(r, "decoder", v, step));
+        r->num_decode++;
+    } else if (kind == 2) {
+        step->kind = LMI_REPLACE;
+        LMI_TRY(lmi_span_of(r, lmi_text_of(v, "replacement"), &step->from));
+        LMI_TRY(lmi_span_of(r, " ", &step->to));
+        if (!step->from.size)
+            return lmi_refuse(t, SAE_ERR_FORMAT, "the decoder Metaspace has no replacement");
+        if (strcmp(lmi_text_of(v, "prepend_scheme"), "never") != 0) t->first_drops = step->from;
+        r->num_decode++;
+    } else if (kind == 3) {
+        r->decode_bytes = true;
+    } else if (kind == 5) {
+        LMI_TRY(lmi_span_of(r, lmi_text_of(v, "content"), &t->strip_text));
+        if (!t->strip_text.size || !(start >= 0 && start < 1e6) || !(stop >= 0 && stop < 1e6))
+            return lmi_refuse(t, SAE_ERR_FORMAT, "the decoder Strip takes %g and %g times \"%s\" "
+                              "off, allowed are counts from 0 and a character", start, stop,
+                              lmi_text_of(v, "content"));
+        t->strip_start = (size_t)start;
+        t->strip_stop = (size_t)stop;
+    }
+    return SAE_OK;
+}
+
+/* The tokens in front of the text are bos; those behind it nobody asks for. */
+static sae_result lmi_template(lmi_tokenizer_file *r, const sae_json *v) {
+    const sae_json *specials = sae_json_get(v, "special_tokens"), *piece, *id;
+    if (r->t->bos.count)
+        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                          "the post_processor has two templates, supported is one");
+    for (piece = sae_json_first(sae_json_get(v, "single")); piece; piece = sae_json_next(piece)) {
+        const sae_json *special = sae_json_get(piece, "SpecialToken");
+        const char *name = sae_json_text(sae_json_get(special, "id"));
+        if (!special) break;
+        id = name ? sae_json_first(sae_json_get(sae_json_get(specials, name), "ids")) : NULL;
+        for (; id; id = sae_json_next(id)) {
+            double number = sae_json_kind_of(id) == SAE_JSON_NUMBER ? sae_json_number(id) : -1;
+            if (!(number >= 0 && number < LMI_MAX_ID && number == floor(number))) number = -1;
+            if (!lmi_tokens_add(&r->t->bos, (int32_t)number)) /* -1 is refused by lmi_read_rest */
+                return lmi_tokenizer_memory(r->t);
+        }
+    }
+    return SAE_OK;
+}
+
+static sae_result lmi_post_processor(lmi_tokenizer_file *r, const sae_json *v) {
+    if (strcmp(lmi_type(v), "TemplateProcessing") == 0) return lmi_template(r, v);
+    if (strcmp(lmi_type(v), "ByteLevel") == 0) return SAE_OK; /* changes no ids */
+    return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                      "the post_processor is %s, supported are ByteLevel, TemplateProcessing or "
+                      "none",
+                      lmi_type(v));
+}
+
+/* What of the model there is no room for here. */
+static sae_result lmi_read_kind(lmi_tokenizer_file *r) {
+    static const char *const affixes[] = { "continuing_subword_prefix", "end_of_word_suffix" };
+    const sae_json *type = sae_json_get(r->model, "type");
+    sae_tokenizer *t = r->t;
+    if (sae_json_kind_of(r->root) != SAE_JSON_OBJECT
+        || sae_json_kind_of(r->model) != SAE_JSON_OBJECT)
+        return lmi_refuse(t, SAE_ERR_FORMAT, "there is no object model in it");
+    if (type && strcmp(lmi_type(r->model), "BPE") != 0)
+        return lmi_refuse(t, SAE_ERR_UNSUPPORTED, "the model is %s, supported is BPE",
+                          lmi_type(r->model));
+    for (size_t i = 0; i < 2; i++) {
+        const char *text = lmi_text_of(r->model, affixes[i]);
+        if (text[0])
+            return lmi_refuse(t, SAE_ERR_UNSUPPORTED, "%s is %s, supported is none", affixes[i],
+                              text);
+    }
+    if (sae_json_number(sae_json_get(r->model, "dropout")) > 0)
+        return lmi_refuse(t, SAE_ERR_UNSUPPORTED, "dropout is %g, supported is none",
+                          sae_json_number(sae_json_get(r->model, "dropout")));
+    if (sae_json_kind_of(r->vocab) != SAE_JSON_OBJECT
+        || sae_json_kind_of(r->merges) != SAE_JSON_ARRAY)
+        return lmi_refuse(t, SAE_ERR_FORMAT, "model.vocab or model.merges is missing");
+    t->ignore_merges = lmi_is_true(r->model, "ignore_merges");
+    t->fuse_unknown = lmi_is_true(r->model, "fuse_unk");
+    LMI_TRY(lmi_each_part(r, sae_json_get(r->root, "normalizer"), "normalizers", lmi_normalizer));
+    LMI_TRY(lmi_each_part(r, sae_json_get(r->root, "pre_tokenizer"), "pretokenizers",
+                     lmi_pre_tokenizer));
+    LMI_TRY(lmi_each_part(r, sae_json_get(r->root, "decoder"), "decoders", lmi_decoder));
+    t->byte_fallback = !t->bytes && lmi_is_true(r->model, "byte_fallback");
+    return lmi_each_part(r, sae_json_get(r->root, "post_processor"), "processors",
+                         lmi_post_processor);
+}
+
+/* -- vocabulary, merges, added tokens -- */
+
+/* The byte that a character of GPT-2's alphabet stands for: printable ones for themselves, the
+   others in their order from U+0100 on; -1: none. */
+static int lmi_alphabet(uint32_t c) {
+    int n = 0;
+    for (uint32_t b = 0; b < 256; b++) {
+        bool printable = b - 33 < 94 || b - 161 < 12 || b - 174 < 82;
+        if (printable ? b == c : 256u + (uint32_t)n == c) return (int)b;
+        n += !printable;
+    }
+    return -1;
+}
+
+/* Appends the piece that a text of the file is, in bytes where it is in their alphabet. *plain
+   false: it is not. false: no memory. */
+static bool lmi_piece_add(const lmi_tokenizer_file *r, const char *text, size_t size, sae_text *out,
+                          bool *plain) {
+    size_t before = out->size, step;
+    *plain = size > 0;
+    if (!r->t->bytes) return lmi_text_add(out, text, size);
+    for (size_t at = 0; at < size && *plain; at += step) {
+        uint32_t c = lmi_code((const unsigned char *)text + at, size - at, &step);
+        char byte = c < 512 ? (char)(unsigned char)r->alphabet[c] : 0;
+        *plain = c < 512 && r->alphabet[c] >= 0;
+        if (*plain && !lmi_text_add(out, &byte, 1)) return false;
+    }
+    if (*plain) return true;
+    out->size = before;
+    return lmi_text_add(out, text, size);
+}
+
+/* The token's text into *text, *size: what the decoder makes of its piece. */
+static bool lmi_decoded(lmi_tokenizer_file *r, const char *piece, size_t n, const char **text,
+                        size_t *size) {
+    static const char digits[] = "0123456789ABCDEF0123456789abcdef";
+    *text = piece;
+    *size = n;
+    for (size_t i = 0; i < r->num_decode; i++) {
+        sae_text *out = &r->text[i % 2];
+        out->size = 0;
+        if (!lmi_replace(r->t, r->decode[i].from, r->decode[i].to, *text, *size, out)) return false;
+        *text = out->data;
+        *size = out->size;
+    }
+    if (r->decode_bytes && *size == 6 && memcmp(*text, "<0x", 3) == 0 && (*text)[5] == '>') {
+        const char *high = strchr(digits, (*text)[3]), *low = strchr(digits, (*text)[4]);
+        char byte;
+        if (!high || !low || !*high || !*low) return true;
+        byte = (char)(unsigned char)((high - digits) % 16 * 16 + (low - digits) % 16);
+        r->text[0].size = 0;
+        if (!lmi_text_add(&r->text[0], &byte, 1)) return false;
+        *text = r->text[0].data;
+        *size = 1;
+    }
+    return true;
+}
+
+/* The id of v, from 0 to LMI_MAX_ID - 1; -1: none. */
+static int32_t lmi_id_of(const sae_json *v) {
+    double number = sae_json_kind_of(v) == SAE_JSON_NUMBER ? sae_json_number(v) : -1;
+    return number >= 0 && number < LMI_MAX_ID && number == floor(number) ? (int32_t)number : -1;
+}
+
+/* The largest id. */
+static sae_result lmi_read_sizes(lmi_tokenizer_file *r) {
+    size_t size = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        const sae_json *v = sae_json_first(pass ? r->added : r->vocab);
+        for (; v; v = sae_json_next(v)) {
+            const sae_json *id = pass ? sae_json_get(v, "id") : v;
+            const char *text = pass ? sae_json_text(sae_json_get(v, "content")) : sae_json_key(v);
+            if (!text || lmi_id_of(id) < 0)
+                return lmi_refuse(r->t, SAE_ERR_FORMAT,
+                                  "the token %.60s has the id %g, allowed are whole numbers from 0 "
+                                  "to %d",
+                                  text ? text : "(no text)", sae_json_number(id), LMI_MAX_ID - 1);
+            size = lmi_max(size, (size_t)lmi_id_of(id) + 1);
+        }
+    }
+    if (!size) return lmi_refuse(r->t, SAE_ERR_FORMAT, "the vocabulary is empty");
+    return lmi_tokenizer_room(r->t, size, sae_json_count(r->vocab), sae_json_count(r->merges))
+               ? SAE_OK : lmi_tokenizer_memory(r->t);
+}
+
+static sae_result lmi_read_vocab(lmi_tokenizer_file *r) {
+    sae_tokenizer *t = r->t;
+    for (const sae_json *v = sae_json_first(r->vocab); v; v = sae_json_next(v)) {
+        int32_t id = lmi_id_of(v);
+        const char *text;
+        size_t size;
+        bool plain;
+        if (t->token[id].there)
+            return lmi_refuse(t, SAE_ERR_FORMAT, "two tokens have the id %ld, %.60s is the second",
+                              (long)id, sae_json_key(v));
+        r->piece.size = 0;
+        if (!lmi_piece_add(r, sae_json_key(v), strlen(sae_json_key(v)), &r->piece, &plain)
+            || !lmi_decoded(r, r->piece.data, r->piece.size, &text, &size)
+            || !lmi_token_set(t, id, r->piece.data, r->piece.size, text, size, plain))
+            return lmi_tokenizer_memory(t);
+    }
+    return SAE_OK;
+}
+
+/* "l r" or ["l", "r"]: its two texts and sizes; false: something else. */
+static bool lmi_merge_parts(const sae_json *v, const char **part, size_t *size) {
+    const char *whole = sae_json_text(v), *space = whole ? strchr(whole, ' ') : NULL;
+    if (space) {
+        part[0] = whole;
+        part[1] = space + 1;
+        size[0] = (size_t)(space - whole);
+        size[1] = strlen(part[1]);
+        return !strchr(part[1], ' ');
+    }
+    if (sae_json_kind_of(v) != SAE_JSON_ARRAY || sae_json_count(v) != 2) return false;
+    part[0] = sae_json_text(sae_json_first(v));
+    part[1] = sae_json_text(sae_json_next(sae_json_first(v)));
+    for (int i = 0; i < 2 && part[i]; i++) size[i] = strlen(part[i]);
+    return part[0] && part[1];
+}
+
+/* The ids of left, right and made; -1: one is no token. false: no memory. */
+static bool lmi_merge_ids(lmi_tokenizer_file *r, const char **part, const size_t *size,
+                          int32_t *id) {
+    bool left = false, right = false;
+    size_t middle;
+    r->piece.size = 0;
+    if (!lmi_piece_add(r, part[0], size[0], &r->piece, &left)) return false;
+    middle = r->piece.size;
+    if (!lmi_piece_add(r, part[1], size[1], &r->piece, &right)) return false;
+    if (!left || !right) return true;
+    id[0] = lmi_piece_find(r->t, r->piece.data, middle);
+    id[1] = lmi_piece_find(r->t, r->piece.data + middle, r->piece.size - middle);
+    id[2] = lmi_piece_find(r->t, r->piece.data, r->piece.size);
+    return true;
+}
+
+static sae_result lmi_read_merges(lmi_tokenizer_file *r) {
+    int32_t rank = 0;
+    for (const sae_json *v = sae_json_first(r->merges); v; v = sae_json_next(v), rank++) {
+        const char *part[2] = { NULL, NULL };
+        size_t size[2] = { 0, 0 };
+        int32_t id[3] = { -1, -1, -1 };
+        if (lmi_merge_parts(v, part, size) && !lmi_merge_ids(r, part, size, id))
+            return lmi_tokenizer_memory(r->t);
+        if (id[0] < 0 || id[1] < 0 || id[2] < 0)
+            return lmi_refuse(r->t, SAE_ERR_FORMAT,
+                              "merge %ld, \"%.40s\" and \"%.40s\", is not of tokens of the "
+                              "vocabulary",
+                              (long)rank, part[0] ? part[0] : "", part[1] ? part[1] : "");
+        lmi_merge_set(r->t, id[0], id[1], id[2], rank);
+    }
+    return SAE_OK;
+}
+
+/* Its id is the vocabulary's, where it is in there, and no other token's. */
+static sae_result lmi_added_check(lmi_tokenizer_file *r, int32_t id, const char *content,
+                                  int32_t known) {
+    const lmi_token *token = &r->t->token[id];
+    bool other = known < 0 && token->there
+                 && !lmi_span_is(r->t, token->piece, content, strlen(content));
+    if (!other && (known < 0 || known == id)) return SAE_OK;
+    return lmi_refuse(r->t, SAE_ERR_FORMAT, "the added token %.60s has the id %ld, %s", content,
+                      (long)id, other ? "which is another token's"
+                                      : "in the vocabulary it has another");
+}
+
+/* One added token; content is not empty. Special or not, it is found in plain text. */
+static sae_result lmi_read_added_token(lmi_tokenizer_file *r, const sae_json *v,
+                                       const char *content) {
+    sae_tokenizer *t = r->t;
+    int kind = lmi_is_true(v, "normalized");
+    lmi_added *a = &t->added[kind][t->num_added[kind]];
+    const unsigned char *match = (const unsigned char *)content;
+    size_t size = strlen(content), text_size;
+    const char *text;
+    int32_t known;
+    bool plain, good;
+    a->id = lmi_id_of(sae_json_get(v, "id"));
+    a->lstrip = lmi_is_true(v, "lstrip");
+    a->rstrip = lmi_is_true(v, "rstrip");
+    a->single_word = lmi_is_true(v, "single_word");
+    r->piece.size = 0;
+    if (!lmi_piece_add(r, content, size, &r->piece, &plain)) return lmi_tokenizer_memory(t);
+    known = plain ? lmi_piece_find(t, r->piece.data, r->piece.size) : -1;
+    LMI_TRY(lmi_added_check(r, a->id, content, known));
+    if (kind && !lmi_normalize(t, &match, &size)) return lmi_tokenizer_memory(t);
+    if (!size) return SAE_OK; /* it matches nothing */
+    good = lmi_span_add(t, match, size, &a->span)
+           && lmi_decoded(r, (const char *)match, size, &text, &text_size)
+           && (known < 0 ? lmi_token_set(t, a->id, content, strlen(content), text, text_size, false)
+                         : lmi_span_add(t, text, text_size, &t->token[known].text));
+    t->num_added[kind] += good;
+    return good ? SAE_OK : lmi_tokenizer_memory(t);
+}
+
+static sae_result lmi_read_added(lmi_tokenizer_file *r) {
+    size_t count = sae_json_count(r->added);
+    for (int kind = 0; kind < 2; kind++) {
+        r->t->added[kind] = (lmi_added *)calloc(count + 1, sizeof(lmi_added));
+        if (!r->t->added[kind]) return lmi_tokenizer_memory(r->t);
+    }
+    for (const sae_json *v = sae_json_first(r->added); v; v = sae_json_next(v)) {
+        const char *content = sae_json_text(sae_json_get(v, "content"));
+        if (content[0]) LMI_TRY(lmi_read_added_token(r, v, content));
+    }
+    return SAE_OK;
+}
+
+/* Ids that files give outside the vocabulary. */
+static sae_result lmi_read_rest(lmi_tokenizer_file *r) {
+    sae_tokenizer *t = r->t;
+    const char *unknown = sae_json_text(sae_json_get(r->model, "unk_token"));
+    t->unknown = -1;
+    if (unknown) {
+        t->unknown = lmi_id_of(sae_json_get(r->vocab, unknown));
+        if (t->unknown < 0)
+            return lmi_refuse(t, SAE_ERR_FORMAT, "unk_token %.60s is not in the vocabulary",
+                              unknown);
+    }
+    for (size_t i = 0; i < t->bos.count; i++)
+        if (!sae_tokenizer_token(t, t->bos.id[i], NULL))
+            return lmi_refuse(t, SAE_ERR_FORMAT, "the post_processor adds the id %ld, which is no "
+                              "token's", (long)t->bos.id[i]);
+    return lmi_tokenizer_finish(t) ? SAE_OK : lmi_tokenizer_memory(t);
+}
+
+/* Fills t from the file t->path. */
+static sae_result lmi_tokenizer_read_json(sae_tokenizer *t) {
+    lmi_tokenizer_file r;
+    sae_json *root;
+    sae_result result;
+    memset(&r, 0, sizeof r);
+    LMI_TRY(sae_json_open(t->ctx, t->path, &root));
+    r.t = t;
+    r.root = root;
+    r.model = sae_json_get(root, "model");
+    r.vocab = sae_json_get(r.model, "vocab");
+    r.merges = sae_json_get(r.model, "merges");
+    r.added = sae_json_get(root, "added_tokens");
+    for (uint32_t c = 0; c < 512; c++) r.alphabet[c] = (int16_t)lmi_alphabet(c);
+    result = lmi_read_kind(&r);
+    if (result == SAE_OK) result = lmi_read_sizes(&r);
+    if (result == SAE_OK) result = lmi_read_vocab(&r);
+    if (result == SAE_OK) result = lmi_read_merges(&r);
+    if (result == SAE_OK) result = lmi_read_added(&r);
+    if (result == SAE_OK) result = lmi_read_rest(&r);
+    sae_text_free(&r.piece);
+    sae_text_free(&r.text[0]);
+    sae_text_free(&r.text[1]);
+    sae_json_close(root);
+    return result;
+}
+
+/* ==== >>lm: tokenizer: open ====================================== src/lm/tokenizer_open.h ==== */
+
+/* NAME in the folder that the tokenizer's file is in; free. NULL: no memory. */
+static char *lmi_path_beside(const sae_tokenizer *t, const char *name) {
+    size_t n = strlen(t->path), m = strlen(name);
+    char *path = (char *)malloc(n + m + 2);
+    if (!path) return NULL;
+    while (n && t->path[n - 1] != '/') n--;
+    memcpy(path, t->path, n);
+    memcpy(path + n, name, m + 1);
+    return path;
+}
+
+/* *root: of a file beside it, NULL where there is none. */
+static sae_result lmi_json_beside(const sae_tokenizer *t, const char *name, sae_json **root) {
+    char *path = lmi_path_beside(t, name);
+    sae_result result = SAE_OK;
+    *root = NULL;
+    if (!path) return lmi_tokenizer_memory(t);
+    if (lmi_is_file(path)) result = sae_json_open(t->ctx, path, root);
+    free(path);
+    return result;
+}
+
+/* Where the post-processor puts nothing in front: bos_token of tokenizer_config.json, null being
+   none; where that says nothing about it, bos_token_id of config.json. */
+static sae_result lmi_read_bos(sae_tokenizer *t) {
+    sae_json *root;
+    const sae_json *v;
+    const char *text;
+    int32_t id = -1;
+    bool said;
+    if (t->bos.count) return SAE_OK;
+    LMI_TRY(lmi_json_beside(t, "tokenizer_config.json", &root));
+    v = sae_json_get(root, "bos_token");
+    said = v != NULL;
+    text = sae_json_text(sae_json_kind_of(v) == SAE_JSON_OBJECT ? sae_json_get(v, "content") : v);
+    if (text) id = sae_tokenizer_find(t, text, strlen(text));
+    sae_json_close(root);
+    if (!said) {
+        LMI_TRY(lmi_json_beside(t, "config.json", &root));
+        id = lmi_id_of(sae_json_get(root, "bos_token_id"));
+        if (!sae_tokenizer_token(t, id, NULL)) id = -1;
+        sae_json_close(root);
+    }
+    return id < 0 || lmi_tokens_add(&t->bos, id) ? SAE_OK : lmi_tokenizer_memory(t);
+}
+
+/* t->path is not there: what is? */
+static sae_result lmi_no_tokenizer(const sae_tokenizer *t) {
+    static const char *const others[] = { "tokenizer.model", "vocab.json", "merges.txt",
+                                          "spiece.model", "vocab.txt" };
+    char found[128] = "";
+    for (size_t i = 0; i < LMI_COUNT(others); i++) {
+        char *path = lmi_path_beside(t, others[i]);
+        size_t n = strlen(found);
+        if (path && lmi_is_file(path))
+            snprintf(found + n, sizeof found - n, "%s%s", n ? ", " : "", others[i]);
+        free(path);
+    }
+    return sae_context_fail(t->ctx, SAE_ERR_NOT_FOUND,
+                            "sae_tokenizer_open: %s is not there%s%s%s", t->path,
+                            found[0] ? "; beside it is " : "", found,
+                            found[0] ? ", which is not read: transformers' "
+                                       "AutoTokenizer.from_pretrained(FOLDER).save_pretrained("
+                                       "FOLDER) makes tokenizer.json of it" : "");
+}
+
+SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *folder,
+                                      sae_tokenizer **out) {
+    sae_tokenizer *t;
+    size_t n = folder ? strlen(folder) : 0;
+    sae_result result;
+    if (!ctx || !folder || !out)
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "sae_tokenizer_open: folder and out may not be NULL");
+    t = (sae_tokenizer *)calloc(1, sizeof *t);
+    if (!t) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_open: no memory");
+    t->ctx = ctx;
+    t->path = n > 5 && strcmp(folder + n - 5, ".json") == 0 ? lmi_join("", folder)
+                                                            : lmi_join(folder, "tokenizer.json");
+    if (!t->path || !lmi_text_add(&t->arena, "", 0))
+        result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_open: no memory");
+    else if (!lmi_is_file(t->path)) result = lmi_no_tokenizer(t);
+    else {
+        result = lmi_tokenizer_read_json(t);
+        if (result == SAE_OK) result = lmi_read_bos(t);
+    }
+    if (result == SAE_OK) *out = t;
+    else sae_tokenizer_close(t);
+    return result;
+}
+
+SAE_API void sae_tokenizer_close(sae_tokenizer *t) {
+    if (!t) return;
+    free(t->path);
+    free(t->token);
+    free(t->slot);
+    free(t->merge);
+    free(t->seam);
+    free(t->cluster.code);
+    free(t->cluster.sorted);
+    free(t->heap);
+    free(t->links);
+    free(t->word);
+    for (int i = 0; i < 2; i++) {
+        free(t->added[i]);
+        sae_text_free(&t->normal[i]);
+    }
+    sae_tokens_free(&t->bos);
+    sae_tokens_free(&t->symbols);
+    sae_tokens_free(&t->word_ids);
+    sae_text_free(&t->arena);
+    sae_text_free(&t->spaced);
+    sae_text_free(&t->word_bytes);
+    free(t);
+}
+
+SAE_API size_t sae_tokenizer_size(const sae_tokenizer *tokenizer) { return tokenizer->size; }
+
+SAE_API void sae_tokens_free(sae_tokens *tokens) {
+    free(tokens->id);
+    memset(tokens, 0, sizeof *tokens);
+}
+
+SAE_API void sae_text_free(sae_text *text) {
+    free(text->data);
+    memset(text, 0, sizeof *text);
 }
 
 /* ==== >>lm: contexts =================================================== src/lm/contexts.h ==== */
@@ -4281,136 +6953,298 @@ SAE_API sae_result sae_contexts_read(sae_context *ctx, const sae_contexts_desc *
 
 /* ==== >>lm: source ======================================================= src/lm/source.h ==== */
 
+/* A batch of contexts that has run: its rows at all sites, until every stream has read them. */
+typedef struct lmi_batch {
+    struct lmi_batch *next;
+    uint64_t pass, first; /* which pass over the text, its first context there */
+    size_t contexts, rows;
+    bool *wanted;         /* [sites + 1] by that stream */
+    uint64_t *place;      /* [batch ctx]: of row i its place in the text */
+    float **x;            /* [2 sites]: x of each site, targets; [batch ctx,dim] each */
+} lmi_batch;
+
+/* Who reads: one of each site, and the last, which reads all sites at once. */
+typedef struct lmi_stream {
+    sae_lm_source *source;
+    size_t site;
+    bool open;         /* somebody asked for it */
+    uint64_t pass, at; /* the next context */
+    lmi_batch *batch;  /* being read; NULL: none */
+    size_t given, served; /* rows of it that were read, the first row of the last read */
+} lmi_stream;
+
 struct sae_lm_source {
     sae_context *ctx;
-    sae_lm_source_desc desc; /* its target, if there is one, is the one below */
-    sae_lm_site target;
-    size_t dim;
-    int32_t *tokens;     /* [batch,ctx] of read */
-    float *rows[2];      /* [batch ctx,dim]: x, target; what is left out is squeezed out */
-    uint64_t *place;     /* [batch ctx] */
-    size_t count, given; /* rows there are, and those already given away */
-    size_t served;       /* of the last read: its first row */
-    uint64_t seen;       /* contexts since the last rewind */
-    const int32_t *batch;
-    size_t contexts;     /* of the batch */
+    sae_lm_source_desc desc; /* its sites and targets are copies */
+    size_t num_hooks;        /* num_sites, twice with targets */
+    sae_lm_hook *hooks;
+    struct lmi_keep *keeps;  /* what they know */
+    lmi_stream *streams;     /* [sites + 1] */
+    lmi_batch *kept, *spare;
+    lmi_batch *running;
+    int32_t *tokens;         /* [batch,ctx] of read */
+    uint64_t read_pass, read_at; /* where read stands */
+    bool read_ended;
 };
 
+typedef struct lmi_keep {
+    sae_lm_source *source;
+    size_t which;
+} lmi_keep;
+
 /* A hook: keeps the rows that count. */
-static sae_result lmi_source_keep(sae_lm_source *s, float *x, size_t rows, size_t which) {
-    size_t kept = 0;
-    for (size_t r = 0; r < rows; r++) {
-        int32_t token = s->batch[r];
-        if (token < 0 || (s->desc.remove_bos && token == s->desc.bos_token)) continue;
-        memcpy(s->rows[which] + kept * s->dim, x + r * s->dim, s->dim * sizeof *x);
-        s->place[kept++] = s->seen * s->desc.ctx + r;
-    }
-    s->count = kept;
+static sae_result lmi_source_keep(void *user, float *x, size_t rows, size_t dim) {
+    const lmi_keep *keep = (const lmi_keep *)user;
+    const lmi_batch *b = keep->source->running;
+    uint64_t first = b->first * keep->source->desc.ctx;
+    (void)rows;
+    for (size_t i = 0; i < b->rows; i++)
+        memcpy(b->x[keep->which] + i * dim, x + (size_t)(b->place[i] - first) * dim,
+               dim * sizeof *x);
     return SAE_OK;
 }
-static sae_result lmi_source_x(void *user, float *x, size_t rows, size_t dim) {
-    (void)dim;
-    return lmi_source_keep((sae_lm_source *)user, x, rows, 0);
-}
-static sae_result lmi_source_target(void *user, float *x, size_t rows, size_t dim) {
-    (void)dim;
-    return lmi_source_keep((sae_lm_source *)user, x, rows, 1);
+
+static size_t lmi_source_dim(const sae_lm_source *s, size_t which) {
+    return sae_lm_site_dim(s->desc.model, s->hooks[which].site);
 }
 
-/* The next batch of contexts through the model; 0 contexts: the end. */
-static sae_result lmi_source_run(sae_lm_source *s) {
-    sae_lm_hook hook[2];
-    sae_lm_forward_desc run;
-    s->count = s->given = 0;
-    if (s->desc.read) {
-        int64_t got = s->desc.read(s->desc.user, s->tokens, s->desc.batch);
-        if (got < 0) return (sae_result)got;
-        s->contexts = lmi_min((size_t)got, s->desc.batch);
-        s->batch = s->tokens;
-    } else {
-        s->contexts = (size_t)lmi_min((size_t)(s->desc.contexts - s->seen), s->desc.batch);
-        s->batch = s->desc.tokens + s->seen * s->desc.ctx;
+static void lmi_batch_free(const sae_lm_source *s, lmi_batch *b) {
+    for (size_t i = 0; b && b->x && i < s->num_hooks; i++) free(b->x[i]);
+    if (b) {
+        free(b->x);
+        free(b->wanted);
+        free(b->place);
     }
-    if (!s->contexts) return SAE_OK;
+    free(b);
+}
+
+/* One that was read already, or a new one. NULL: no memory. */
+static lmi_batch *lmi_batch_new(sae_lm_source *s) {
+    lmi_batch *b = s->spare;
+    size_t rows = s->desc.batch * s->desc.ctx, floats;
+    bool good;
+    if (b) {
+        s->spare = b->next;
+        return b;
+    }
+    b = (lmi_batch *)calloc(1, sizeof *b);
+    if (!b) return NULL;
+    b->wanted = (bool *)calloc(s->desc.num_sites + 1, sizeof *b->wanted);
+    b->place = (uint64_t *)malloc(rows * sizeof *b->place);
+    b->x = (float **)calloc(s->num_hooks, sizeof *b->x);
+    good = b->wanted && b->place && b->x;
+    for (size_t i = 0; good && i < s->num_hooks; i++) {
+        good = lmi_mul(rows, lmi_source_dim(s, i), &floats) && floats <= SIZE_MAX / sizeof(float);
+        if (good) b->x[i] = (float *)malloc(floats * sizeof(float));
+        good = good && b->x[i];
+    }
+    if (good) return b;
+    lmi_batch_free(s, b);
+    return NULL;
+}
+
+/* The stream is done with its batch. */
+static void lmi_batch_done(sae_lm_source *s, lmi_batch *b, size_t stream) {
+    lmi_batch **link = &s->kept;
+    b->wanted[stream] = false;
+    for (size_t i = 0; i <= s->desc.num_sites; i++)
+        if (b->wanted[i]) return;
+    while (*link != b) link = &(*link)->next;
+    *link = b->next;
+    b->next = s->spare;
+    s->spare = b;
+}
+
+/* Tokens of the next contexts, at most a batch, which the stream wants; *contexts 0: the end. */
+static sae_result lmi_source_tokens(sae_lm_source *s, const lmi_stream *r, const int32_t **tokens,
+                                    size_t *contexts) {
+    int64_t got;
+    *tokens = s->tokens;
+    if (!s->desc.read) {
+        *contexts = (size_t)lmi_min((size_t)(s->desc.contexts - r->at), s->desc.batch);
+        *tokens = s->desc.tokens + r->at * s->desc.ctx;
+        return SAE_OK;
+    }
+    if (r->pass > s->read_pass) {
+        for (size_t i = 0; i <= s->desc.num_sites; i++) {
+            const lmi_stream *other = &s->streams[i];
+            if (other->open && other->pass <= s->read_pass
+                && !(s->read_ended && other->at == s->read_at && !other->batch))
+                return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
+                                        "sae_lm_source: one site's stream was rewound while "
+                                        "another still reads; with read all go together");
+        }
+        LMI_TRY(s->desc.rewind(s->desc.user));
+        s->read_pass = r->pass;
+        s->read_at = 0;
+        s->read_ended = false;
+    }
+    *contexts = 0;
+    if (r->pass < s->read_pass || r->at != s->read_at)
+        return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
+                                "sae_lm_source: context %llu was read before this site was asked "
+                                "for", (unsigned long long)r->at);
+    if (s->read_ended) return SAE_OK;
+    got = s->desc.read(s->desc.user, s->tokens, s->desc.batch);
+    if (got < 0) return (sae_result)got;
+    *contexts = lmi_min((size_t)got, s->desc.batch);
+    s->read_at += *contexts;
+    s->read_ended = !*contexts;
+    return SAE_OK;
+}
+
+/* Runs the batch that the stream wants next; *out NULL: the end. */
+static sae_result lmi_source_run(sae_lm_source *s, const lmi_stream *r, lmi_batch **out) {
+    const int32_t *tokens = NULL;
+    size_t contexts = 0;
+    lmi_batch *b;
+    sae_lm_forward_desc run;
+    sae_result result = SAE_OK;
+    *out = NULL;
+    LMI_TRY(lmi_source_tokens(s, r, &tokens, &contexts));
+    if (!contexts) return SAE_OK;
+    b = lmi_batch_new(s);
+    if (!b)
+        return sae_context_fail(s->ctx, SAE_ERR_OUT_OF_MEMORY,
+                                "sae_lm_source: no memory for batches of %zu contexts of %zu "
+                                "tokens; is one site read much further than another?",
+                                s->desc.batch, s->desc.ctx);
+    b->pass = r->pass;
+    b->first = r->at;
+    b->contexts = contexts;
+    b->rows = 0;
+    for (size_t i = 0; i < contexts * s->desc.ctx; i++)
+        if (tokens[i] >= 0 && !(s->desc.remove_bos && tokens[i] == s->desc.bos_token))
+            b->place[b->rows++] = b->first * s->desc.ctx + i;
     memset(&run, 0, sizeof run);
-    memset(hook, 0, sizeof hook);
-    hook[0].site = s->desc.site;
-    hook[0].call = lmi_source_x;
-    if (s->desc.target) hook[1].site = *s->desc.target;
-    hook[1].call = lmi_source_target;
-    hook[0].user = hook[1].user = s;
-    run.tokens = s->batch;
-    run.contexts = s->contexts;
+    run.tokens = tokens;
+    run.contexts = contexts;
     run.ctx = s->desc.ctx;
-    run.hooks = hook;
-    run.num_hooks = s->desc.target ? 2 : 1;
-    LMI_TRY(sae_lm_forward(s->desc.model, &run));
-    s->seen += s->contexts;
+    run.hooks = s->hooks;
+    run.num_hooks = s->num_hooks;
+    s->running = b;
+    if (b->rows) result = sae_lm_forward(s->desc.model, &run);
+    for (size_t i = 0; i <= s->desc.num_sites && result == SAE_OK; i++) {
+        const lmi_stream *other = &s->streams[i];
+        b->wanted[i] = other->open && (other->pass < b->pass
+                                       || (other->pass == b->pass && other->at <= b->first));
+    }
+    b->next = result == SAE_OK ? s->kept : s->spare;
+    if (result == SAE_OK) s->kept = b;
+    else s->spare = b;
+    *out = b;
+    return result;
+}
+
+/* The batch with the stream's next rows, of which there is at least one; *out NULL: the end. */
+static sae_result lmi_stream_batch(lmi_stream *r, lmi_batch **out) {
+    sae_lm_source *s = r->source;
+    while (!r->batch || r->given == r->batch->rows) { /* a batch may have nothing but padding */
+        lmi_batch *b;
+        if (r->batch) lmi_batch_done(s, r->batch, r->site);
+        r->batch = NULL;
+        for (b = s->kept; b && (b->pass != r->pass || b->first != r->at);) b = b->next;
+        if (!b) LMI_TRY(lmi_source_run(s, r, &b));
+        *out = b;
+        if (!b) return SAE_OK;
+        r->batch = b;
+        r->at += b->contexts;
+        r->given = r->served = 0;
+    }
+    *out = r->batch;
     return SAE_OK;
 }
 
 static int64_t lmi_source_read(void *user, float *x, float *target, size_t max_rows) {
-    sae_lm_source *s = (sae_lm_source *)user;
-    size_t n;
-    while (s->given == s->count) { /* a batch may have nothing but padding */
-        sae_result result = lmi_source_run(s);
-        if (result != SAE_OK) return result;
-        if (!s->contexts) return 0;
-    }
-    n = lmi_min(max_rows, s->count - s->given);
-    memcpy(x, s->rows[0] + s->given * s->dim, n * s->dim * sizeof *x);
-    if (target && s->desc.target)
-        memcpy(target, s->rows[1] + s->given * s->dim, n * s->dim * sizeof *x);
-    s->served = s->given;
-    s->given += n;
+    lmi_stream *r = (lmi_stream *)user;
+    const sae_lm_source *s = r->source;
+    size_t n, dim = lmi_source_dim(s, r->site);
+    lmi_batch *b;
+    sae_result result = lmi_stream_batch(r, &b);
+    if (result != SAE_OK) return result;
+    if (!b) return 0;
+    n = lmi_min(max_rows, b->rows - r->given);
+    memcpy(x, b->x[r->site] + r->given * dim, n * dim * sizeof *x);
+    if (target && s->desc.targets)
+        memcpy(target, b->x[s->desc.num_sites + r->site] + r->given * dim, n * dim * sizeof *x);
+    r->served = r->given;
+    r->given += n;
     return (int64_t)n;
 }
 
-static sae_result lmi_source_rewind(void *user) {
-    sae_lm_source *s = (sae_lm_source *)user;
-    if (s->desc.read) {
-        if (!s->desc.rewind)
-            return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
-                                    "sae_lm_source: its read has no rewind");
-        LMI_TRY(s->desc.rewind(s->desc.user));
+/* The stream begins the next pass, unless it stands at the start of one. */
+static sae_result lmi_stream_rewind(void *user) {
+    lmi_stream *r = (lmi_stream *)user;
+    sae_lm_source *s = r->source;
+    lmi_batch *next;
+    if (s->desc.read && !s->desc.rewind)
+        return sae_context_fail(s->ctx, SAE_ERR_UNSUPPORTED,
+                                "sae_lm_source: its read has no rewind");
+    if (!r->at) return SAE_OK;
+    for (lmi_batch *b = s->kept; b; b = next) { /* what it will not read now */
+        next = b->next;
+        if (b->wanted[r->site] && b->pass == r->pass) lmi_batch_done(s, b, r->site);
     }
-    s->seen = 0;
-    s->count = s->given = s->served = 0;
+    r->batch = NULL;
+    r->pass++;
+    r->at = 0;
     return SAE_OK;
+}
+
+/* ---- create ---- */
+
+static bool lmi_source_take(sae_lm_source *s, const sae_lm_source_desc *desc) {
+    size_t sites = desc->num_sites, rows;
+    if (!lmi_mul(s->desc.batch, desc->ctx, &rows) || rows > SIZE_MAX / sizeof(uint64_t))
+        return false;
+    s->hooks = (sae_lm_hook *)calloc(s->num_hooks, sizeof *s->hooks);
+    s->keeps = (lmi_keep *)calloc(s->num_hooks, sizeof *s->keeps);
+    s->streams = (lmi_stream *)calloc(sites + 1, sizeof *s->streams);
+    if (desc->read) s->tokens = (int32_t *)malloc(rows * sizeof *s->tokens);
+    if (!s->hooks || !s->keeps || !s->streams || (desc->read && !s->tokens)) return false;
+    for (size_t i = 0; i < s->num_hooks; i++) {
+        s->keeps[i].source = s;
+        s->keeps[i].which = i;
+        s->hooks[i].site = i < sites ? desc->sites[i] : desc->targets[i - sites];
+        s->hooks[i].call = lmi_source_keep;
+        s->hooks[i].user = &s->keeps[i];
+    }
+    for (size_t i = 0; i <= sites; i++) {
+        s->streams[i].source = s;
+        s->streams[i].site = i;
+    }
+    s->spare = lmi_batch_new(s); /* so that a batch too large is refused here */
+    if (s->spare) s->spare->next = NULL;
+    return s->spare != NULL;
 }
 
 SAE_API sae_result sae_lm_source_create(sae_context *ctx, const sae_lm_source_desc *desc,
                                         sae_lm_source **out) {
     sae_lm_source *s;
-    size_t rows, floats, target;
     if (!ctx || !desc || !out || !desc->model || !desc->ctx || !desc->read == !desc->tokens
-        || (desc->tokens && !desc->contexts))
+        || (desc->tokens && !desc->contexts) || !desc->sites || !desc->num_sites
+        || desc->num_sites > 65536)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_lm_source_create: contexts is %zu, ctx is %zu, "
-                                "allowed are a model, sizes from 1, and one of tokens and read",
-                                desc ? desc->contexts : 0, desc ? desc->ctx : 0);
-    target = desc->target ? sae_lm_site_dim(desc->model, *desc->target) : 0;
-    if (desc->target && target != sae_lm_site_dim(desc->model, desc->site))
-        return sae_context_fail(ctx, SAE_ERR_MISMATCH,
-                                "sae_lm_source_create: site has %zu dimensions, target "
-                                "%zu; both must be the same",
-                                sae_lm_site_dim(desc->model, desc->site), target);
+                                "sae_lm_source_create: contexts is %zu, ctx is %zu, num_sites is "
+                                "%zu, allowed are a model, sizes from 1, and one of tokens and "
+                                "read", desc ? desc->contexts : 0, desc ? desc->ctx : 0,
+                                desc ? desc->num_sites : 0);
+    for (size_t i = 0; desc->targets && i < desc->num_sites; i++) {
+        size_t x = sae_lm_site_dim(desc->model, desc->sites[i]);
+        size_t target = sae_lm_site_dim(desc->model, desc->targets[i]);
+        if (x != target)
+            return sae_context_fail(ctx, SAE_ERR_MISMATCH,
+                                    "sae_lm_source_create: site %zu has %zu dimensions, its "
+                                    "target %zu; both must be the same", i, x, target);
+    }
     s = (sae_lm_source *)calloc(1, sizeof *s);
     if (!s) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_source_create: no memory");
     s->ctx = ctx;
     s->desc = *desc;
-    if (desc->target) s->target = *desc->target, s->desc.target = &s->target;
-    s->dim = sae_lm_site_dim(desc->model, desc->site);
+    s->num_hooks = desc->num_sites * (desc->targets ? 2 : 1);
     if (!s->desc.batch) s->desc.batch = lmi_max(1, 2048 / desc->ctx);
     if (desc->tokens) s->desc.batch = lmi_min(s->desc.batch, desc->contexts);
-    if (lmi_mul(s->desc.batch, desc->ctx, &rows) && lmi_mul(rows, s->dim, &floats)
-        && floats <= SIZE_MAX / sizeof(float) && rows <= SIZE_MAX / sizeof(uint64_t)) {
-        s->rows[0] = (float *)malloc(floats * sizeof(float));
-        if (desc->target) s->rows[1] = (float *)malloc(floats * sizeof(float));
-        s->place = (uint64_t *)malloc(rows * sizeof *s->place);
-        if (desc->read) s->tokens = (int32_t *)malloc(rows * sizeof *s->tokens);
-    }
-    if (!s->rows[0] || (desc->target && !s->rows[1]) || !s->place || (desc->read && !s->tokens)) {
+    if (!lmi_source_take(s, desc)) {
         sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
                          "sae_lm_source_create: no memory for batches of %zu "
                          "contexts of %zu tokens",
@@ -4423,27 +7257,62 @@ SAE_API sae_result sae_lm_source_create(sae_context *ctx, const sae_lm_source_de
 }
 
 SAE_API void sae_lm_source_destroy(sae_lm_source *s) {
+    lmi_batch *next;
     if (!s) return;
+    for (lmi_batch *b = s->kept; b; b = next) next = b->next, lmi_batch_free(s, b);
+    for (lmi_batch *b = s->spare; b; b = next) next = b->next, lmi_batch_free(s, b);
+    free(s->hooks);
+    free(s->keeps);
+    free(s->streams);
     free(s->tokens);
-    free(s->rows[0]);
-    free(s->rows[1]);
-    free(s->place);
     free(s);
 }
 
-SAE_API sae_source_desc sae_lm_source_rows(sae_lm_source *s) {
+SAE_API sae_source_desc sae_lm_source_rows(sae_lm_source *s, size_t site) {
     sae_source_desc source;
     memset(&source, 0, sizeof source);
+    if (site >= s->desc.num_sites) return source;
+    s->streams[site].open = true;
     source.read = lmi_source_read;
-    source.rewind = s->desc.read && !s->desc.rewind ? NULL : lmi_source_rewind;
-    source.has_target = s->desc.target != NULL;
-    source.dim = s->dim;
-    source.user = s;
+    source.rewind = s->desc.read && !s->desc.rewind ? NULL : lmi_stream_rewind;
+    source.has_target = s->desc.targets != NULL;
+    source.dim = lmi_source_dim(s, site);
+    source.user = &s->streams[site];
     return source;
 }
 
-SAE_API uint64_t sae_lm_source_place(const sae_lm_source *s, size_t row) {
-    return s->place[s->served + row];
+SAE_API uint64_t sae_lm_source_place(const sae_lm_source *s, size_t site, size_t row) {
+    const lmi_stream *r = &s->streams[site];
+    return r->batch ? r->batch->place[r->served + row] : 0;
+}
+
+SAE_API sae_result sae_lm_source_next(sae_lm_source *s, const float **x, const float **targets,
+                                      const uint64_t **places, size_t *n) {
+    lmi_stream *r;
+    lmi_batch *b;
+    if (!s) return SAE_ERR_INVALID;
+    if (!x || !n || (targets && !s->desc.targets))
+        return sae_context_fail(s->ctx, SAE_ERR_INVALID,
+                                "sae_lm_source_next: x and n may not be NULL, targets must be "
+                                "where the source has none");
+    r = &s->streams[s->desc.num_sites];
+    r->open = true;
+    LMI_TRY(lmi_stream_batch(r, &b));
+    *n = 0;
+    if (!b) return SAE_OK;
+    for (size_t i = 0; i < s->desc.num_sites; i++) {
+        x[i] = b->x[i];
+        if (targets) targets[i] = b->x[s->desc.num_sites + i];
+    }
+    if (places) *places = b->place;
+    *n = r->given = b->rows;
+    return SAE_OK;
+}
+
+SAE_API sae_result sae_lm_source_rewind(sae_lm_source *s) {
+    if (!s) return SAE_ERR_INVALID;
+    for (size_t i = 0; i <= s->desc.num_sites; i++) LMI_TRY(lmi_stream_rewind(&s->streams[i]));
+    return SAE_OK;
 }
 
 #endif

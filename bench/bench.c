@@ -664,6 +664,8 @@ static void bench_ops(const options *o) {
     free(x);
 }
 
+#include "linear.h"
+
 /* ==== growth ================================================================================== */
 
 static size_t held, most; /* bytes */
@@ -889,6 +891,7 @@ int main(int argc, char **argv) {
     if (strcmp(o.data, "ops") == 0) bench_ops(&o);
     else if (strcmp(o.data, "growth") == 0) bench_growth(&o);
     else if (strcmp(o.data, "load") == 0) bench_load(&o);
+    else if (strcmp(o.data, "linear") == 0) bench_linear(&o);
     else if (strcmp(o.data, "lm") == 0) bench_lm(&o);
     else bench_training(&o);
     sae_context_destroy(ctx);

@@ -203,6 +203,7 @@ extern "C" {
 #include "kernels/avx2.h"
 #include "kernels/avx512.h"
 #include "kernels/avx512_encode.h"
+#include "kernels/avx512_widen.h"
 #include "kernels/avx512_train.h"
 #include "kernels/isa.h"
 #include "kernels/select.h"

@@ -76,9 +76,9 @@ says "would be lost"
 run 2 "$SAE" features $lm --out page.html
 run 2 "$SAE" features lm/top_k --model lm/model --text lm/text.txt
 says "out is missing"
-mkdir other && cp lm/model/* other/ && sed 's/"gpt_neox"/"llama"/; s/GPTNeoX/Llama/' lm/model/config.json > other/config.json
+mkdir other && cp lm/model/* other/ && sed 's/"gpt_neox"/"mamba"/; s/GPTNeoX/Mamba/' lm/model/config.json > other/config.json
 run 1 "$SAE" eval lm/top_k --model other --text lm/text.txt --ctx 32
-says "llama"
+says "mamba"
 
 if command -v "$python" > /dev/null 2>&1; then
     "$python" "$root/tests/page.py" "$tmp/page.html" > browser 2>&1

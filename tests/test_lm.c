@@ -331,7 +331,7 @@ static void test_source(void) {
     sae_lm_source_desc desc;
     sae_lm_source *source = NULL;
     sae_source_desc rows;
-    sae_lm_site target;
+    sae_lm_site site, target;
     int32_t tokens[ROWS];
     float *want_in, *want_out, *x = (float *)malloc(ROWS * 32 * sizeof *x), *y, *again;
     size_t got = 0, kept = 0;
@@ -352,16 +352,18 @@ static void test_source(void) {
     desc.ctx = CTX;
     desc.batch = 2;
     desc.remove_bos = true;
-    sae_lm_site_find(g.model, "gpt_neox.layers.1.mlp", true, &desc.site);
+    sae_lm_site_find(g.model, "gpt_neox.layers.1.mlp", true, &site);
     sae_lm_site_find(g.model, "gpt_neox.layers.1.mlp", false, &target);
-    desc.target = &target;
+    desc.sites = &site;
+    desc.num_sites = 1;
+    desc.targets = &target;
     CHECK_OK(ctx, sae_lm_source_create(ctx, &desc, &source), return);
     memset(&target, 0, sizeof target); /* was copied */
-    rows = sae_lm_source_rows(source);
+    rows = sae_lm_source_rows(source, 0);
     CHECK(rows.dim == 32 && rows.has_target, "dim %zu", rows.dim);
     while ((n = rows.read(rows.user, x + got * 32, y + got * 32, 5)) > 0) {
         for (size_t i = 0; i < (size_t)n; i++, kept++) {
-            size_t r = (size_t)sae_lm_source_place(source, i);
+            size_t r = (size_t)sae_lm_source_place(source, 0, i);
             CHECK(tokens[r] > 0, "row %zu of token %d", r, (int)tokens[r]);
             if (r >= 2 * CTX) continue;
             CHECK(range_error(x + kept * 32, want_in + r * 32, 32) < 1e-4, "row %zu differs", r);
@@ -438,6 +440,7 @@ static void test_train(void) {
     sae_contexts text = { NULL, 0, 0, 0 };
     sae_lm_source_desc desc;
     sae_lm_source *source = NULL;
+    sae_lm_site site;
     sae_trainer_desc trainer;
     sae_train_desc train;
     const char *file = check_path("%s/tests/lm/text.txt", check_root());
@@ -454,9 +457,11 @@ static void test_train(void) {
     desc.tokens = text.tokens;
     desc.contexts = text.contexts;
     desc.ctx = text.ctx;
-    sae_lm_site_find(model, "gpt_neox.layers.1", false, &desc.site);
+    sae_lm_site_find(model, "gpt_neox.layers.1", false, &site);
+    desc.sites = &site;
+    desc.num_sites = 1;
     CHECK_OK(ctx, sae_lm_source_create(ctx, &desc, &source), return);
-    train.buffer.source = sae_lm_source_rows(source);
+    train.buffer.source = sae_lm_source_rows(source, 0);
     train.buffer.batch_size = 16;
     train.buffer.rows = 64;
     trainer.kind = SAE_TRAINER_TOP_K;
@@ -568,7 +573,7 @@ static void test_refusals(void) {
     check_test = "refusals";
     if (!open_golden(ctx, "sequential", &g)) return;
     CHECK(sae_lm_site_find(g.model, "gpt_neox.layers.2", false, &site) == SAE_ERR_NOT_FOUND
-              && strstr(sae_error(ctx), "0 to 1") && strstr(sae_error(ctx), "layers.N.mlp"),
+              && strstr(sae_error(ctx), "0 to 1") && strstr(sae_error(ctx), "gpt_neox.layers.N.{input_layernorm, "),
           "%s", sae_error(ctx));
     CHECK(sae_lm_site_find(g.model, "gpt_neox.embed_in", true, &site) == SAE_ERR_INVALID,
           "%s", sae_error(ctx));

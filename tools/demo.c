@@ -143,14 +143,16 @@ static sae_result open_all(demo *d, const char *model, const char *text) {
     d->all.ctx = CTX;
     TRY(split(d));
     d->layer = (int64_t)(info.layers / 2);
-    snprintf(d->submodule, sizeof d->submodule, "gpt_neox.layers.%zu", info.layers / 2);
-    TRY(sae_lm_site_find(d->model, d->submodule, false, &d->place.in));
+    d->place.in.module = SAE_LM_LAYER;
+    d->place.in.layer = info.layers / 2;
     d->place.out = d->place.in;
+    sae_lm_site_name(d->model, d->place.in, false, d->submodule, sizeof d->submodule);
     desc.model = d->model;
     desc.tokens = d->train.tokens;
     desc.contexts = d->train.contexts;
     desc.ctx = CTX;
-    desc.site = d->place.in;
+    desc.sites = &d->place.in;
+    desc.num_sites = 1;
     printf("%s: %zu layers of %zu; %s: %zu tokens, %zu of them kept for judging; at %s\n", model,
            info.layers, info.dim, text, d->all.contexts * CTX, d->test.contexts * CTX,
            d->submodule);
@@ -161,7 +163,7 @@ static sae_result open_all(demo *d, const char *model, const char *text) {
 /* The rows are read several times, so they are kept: 128 MB. A source may also be given to the
    buffer as it is; then the model runs anew in every pass, in little memory. */
 static sae_result read_rows(demo *d) {
-    sae_source_desc source = sae_lm_source_rows(d->source);
+    sae_source_desc source = sae_lm_source_rows(d->source, 0);
     size_t rows = d->train.contexts * CTX, done = 0, before;
     d->rows = (float *)malloc(rows * source.dim * sizeof *d->rows);
     if (!d->rows) return sae_context_fail(d->ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");

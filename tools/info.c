@@ -45,6 +45,17 @@ static const char *variations(const sae_dictionary_desc *h, char out[256]) {
     return out;
 }
 
+/* As Python writes it: "1:", "5:-5", "::2". */
+const char *slice_text(const int64_t positions[3], char out[96]) {
+    size_t n = 0;
+    if (positions[0]) n = (size_t)snprintf(out, 96, "%.0f", (double)positions[0]);
+    n += (size_t)snprintf(out + n, 96 - n, ":");
+    if (positions[1] != INT64_MAX)
+        n += (size_t)snprintf(out + n, 96 - n, "%.0f", (double)positions[1]);
+    if (positions[2] != 1) snprintf(out + n, 96 - n, ":%.0f", (double)positions[2]);
+    return out;
+}
+
 static void text_line(const char *name, const char *text) {
     if (text[0]) printf("%-18s %s\n", name, text);
 }
@@ -78,10 +89,16 @@ static void text_info(const sae_dictionary *dict, const sae_trainer_desc *traine
     printf("%-18s %.4f of the latents have an encoder or decoder row of zeros%s\n", "dead-looking",
            (double)(enc.none > dec.none ? enc.none : dec.none) / (double)info.dict_size, of);
     text_line("model", origin.model);
+    text_line("model options", origin.model_options);
     text_line("hook", origin.hook);
+    text_line("hook out", origin.hook_out);
     if (origin.layer >= 0) printf("%-18s %.0f\n", "layer", (double)origin.layer);
+    if (origin.one_head) printf("%-18s %zu\n", "head", origin.head);
     text_line("dataset", origin.dataset);
     if (origin.context_size) printf("%-18s %zu\n", "context size", origin.context_size);
+    if (origin.prepend_bos) text_line("bos in front", origin.prepend_bos > 0 ? "yes" : "no");
+    if (origin.no_special) text_line("special tokens", "left out");
+    if (origin.positions[2]) text_line("positions", slice_text(origin.positions, text));
     text_line("written by version", origin.version);
     if (trainer)
         printf("%-18s %s (%s), %.0f steps, lr %g, seed %.0f\n", "trained by",
@@ -117,11 +134,18 @@ static void json_info(const sae_dictionary *dict, const sae_trainer_desc *traine
         printf("%zu%s", info.group_sizes[i], i + 1 < info.num_groups ? ", " : "]");
     if (origin.dtype) json_text("dtype", sae_dtype_name(origin.dtype));
     json_text("model", origin.model);
+    json_text("model_options", origin.model_options);
     json_text("hook", origin.hook);
+    json_text("hook_out", origin.hook_out);
     json_text("dataset", origin.dataset);
     json_text("version", origin.version);
     if (origin.layer >= 0) printf(", \"layer\": %.0f", (double)origin.layer);
+    if (origin.one_head) printf(", \"head\": %zu", origin.head);
     if (origin.context_size) printf(", \"context_size\": %zu", origin.context_size);
+    if (origin.prepend_bos)
+        printf(", \"prepend_bos\": %s", origin.prepend_bos > 0 ? "true" : "false");
+    if (origin.no_special) printf(", \"exclude_special_tokens\": true");
+    if (origin.positions[2]) json_text("positions", slice_text(origin.positions, text));
     printf(", \"encoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", enc.least,
            enc.mean, enc.most);
     printf(", \"decoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", dec.least,

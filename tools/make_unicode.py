@@ -21,19 +21,27 @@ POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 SPACES = [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
 
 
+# circled and squared letters: alphabetic, though symbols
+CIRCLED = [*range(0x24B6, 0x24EA), *range(0x1F130, 0x1F14A), *range(0x1F150, 0x1F16A), *range(0x1F170, 0x1F18A)]
+JOINERS = [0x200C, 0x200D]
+
+
 def class_of(c):
+    """The class, and 8 for what \\w matches"""
+    k = classes.category(chr(c))
+    word = 8 if k[0] in "LM" or k in ("Nd", "Nl", "Pc") or c in CIRCLED or c in JOINERS else 0
     if c in SPACES:
-        return 3
-    return {"L": 1, "N": 2}.get(classes.category(chr(c))[0], 0)
+        return word | 6
+    return word | {"Lu": 1, "Lt": 1, "Ll": 2, "Lm": 3, "Lo": 3}.get(k, {"M": 4, "N": 5}.get(k[0], 0))
 
 
 def boundaries():
-    """code << 2 | class wherever the class changes"""
+    """code << 4 | class wherever the class changes"""
     out, last = [], 0
     for c in range(0x80, 0x110000):
         k = 0 if 0xD800 <= c < 0xE000 else class_of(c)
         if k != last:
-            out.append(c << 2 | k)
+            out.append(c << 4 | k)
             last = k
     return out
 
@@ -91,7 +99,7 @@ def head(name, tag, version):
     with open(f"{sys.argv[1]}/{name}.h", "w") as f, contextlib.redirect_stdout(f):
         print("#pragma once\n#include <stdint.h>\n")
         print(f"/* ==== >>lm: {tag} ".ljust(97, "=") + " */")
-        print(f"/* Written by tools/make_unicode.py: Unicode {version}, as the package tokenizers has it. */\n")
+        print(f"/* Written by tools/make_unicode.py: Unicode {version}, as the package tokenizers has it. */")
         yield
 
 
@@ -106,8 +114,10 @@ def main():
     is_mark = {c for a, b, _ in known for c in range(a, b + 1)}
     seconds = sorted({table[i][2] for i in composed} - is_mark)
     with head("unicode_classes", "unicode: classes", "16.0"):
-        put("uint32_t", "lmi_classes", boundaries(),
-            "code << 2 | class, from there on: 1 letter, 2 number, 3 white space, 0 other; from U+0080")
+        put("unsigned char", "lmi_ascii", [class_of(c) for c in range(128)],
+            "1 upper or title case, 2 lower case, 3 other letter, 4 mark, 5 number, 6 white space,\n"
+            "   0 other; + 8: \\w")
+        put("uint32_t", "lmi_classes", boundaries(), "code << 4 | class, from there on; from U+0080")
     with head("unicode_nfc", "unicode: NFC", "9.0"):
         put("uint32_t", "lmi_marks", [n for m in known for n in m], "first, last, combining class")
         put("uint32_t", "lmi_pairs", [n for p in table for n in p],

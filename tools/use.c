@@ -182,6 +182,7 @@ int verb_use(int argc, char **argv) {
     int status;
     memset(&c, 0, sizeof c);
     memset(&rows, 0, sizeof rows);
+    c.head = NO_HEAD;
     const option options[] = {
         { "data", LIST, &c.data }, { "out", TEXT, &c.out }, { "target", LIST, &c.target },
         { "batch", SIZE, &c.batch }, { "batches", SIZE, &c.batches }, { "json", FLAG, &c.json },
@@ -193,8 +194,9 @@ int verb_use(int argc, char **argv) {
         { "delphi", FLAG, &c.delphi }, { "module", TEXT, &c.module }, { "ctx", COUNT, &c.ctx },
         { "splits", COUNT, &c.splits }, { "tokens", TEXT, &c.tokens },
         { "model", TEXT, &c.model }, { "text", LIST, &c.text },
-        { "submodule", TEXT, &c.submodule }, { "io", TEXT, &c.io },
-        { "remove-bos", FLAG, &c.remove_bos }, { "input-scale", TEXT, &c.input_scale }
+        { "submodule", ONCE, &c.submodule }, { "io", TEXT, &c.io }, { "head", COUNT, &c.head },
+        { "remove-bos", FLAG, &c.remove_bos }, { "bos", FLAG, &c.bos },
+        { "no-bos", FLAG, &c.no_bos }, { "input-scale", TEXT, &c.input_scale }
     };
     const bool judge = strcmp(tool.verb, "eval") == 0;
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);

@@ -137,10 +137,19 @@ typedef struct sae_origin {
     sae_dtype dtype;      /* of the encoder in the file */
     char model[96];       /* the language model */
     char hook[96];        /* the place in it: "blocks.3.hook_resid_post", "layers.3.mlp" */
+    char hook_out[96];    /* transcoders: the place whose rows it gives, where that is another */
     char dataset[96];
     char version[32];     /* of that program */
+    char model_options[96]; /* with which the model was opened, as far as they change its rows:
+                               "center_writing_weights" */
     int64_t layer;        /* -1: not known */
+    bool one_head;        /* its rows are those of head `head` of the place, counted from 0 */
+    size_t head;
     size_t context_size;  /* 0: not known */
+    int prepend_bos;      /* contexts begin with bos: 1 yes, -1 no, 0 not known */
+    bool no_special;      /* rows of special tokens (bos among them) are left out */
+    int64_t positions[3]; /* of a context whose rows it has, as Python slices: first, end, step;
+                             an end of INT64_MAX: none. step 0: all */
     size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
     size_t first_latent;
 } sae_origin;

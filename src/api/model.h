@@ -1,21 +1,26 @@
 #pragma once
-#include "core.h"
+#include "dictionary.h"
 
 /* ==== >>api: programs with a model ============================================================ */
 
 /* For programs that run a model and its dictionaries side by side (sae_lm.h does). */
 
-/* A linear layer, y = x W^T + bias. */
+/* A linear layer, y = x W^T + bias. bias [outputs] (NULL: none) is copied. */
 typedef struct sae_linear sae_linear;
-/* W [outputs,inputs] and bias [outputs] (NULL: none) are copied, W in the order in which the
-   product reads it: outputs rounded up to 48, times inputs floats. Errors: SAE_ERR_INVALID,
-   SAE_ERR_OUT_OF_MEMORY. */
+/* W [outputs,inputs] is copied in the order in which the product reads it: outputs rounded up to
+   48, times inputs floats. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
+/* W stays where it is, in its own type, and must outlive *out: as floats it would take two to seven
+   times the memory. F32, F16, BF16 or F64 (rounded to float32), of any strides and at any address,
+   so a view of some rows will do. [outputs,inputs]; transposed: [inputs,outputs]. The same bits as
+   a copy's. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
+                                            const float *bias, bool transposed, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
-/* y [n,outputs] of x [n,inputs], which may not overlap; nothing is allocated. Each number is one
-   chain of fma over ascending inputs, the bias added last: its bits do not depend on n,
-   threads or instruction set. Errors: SAE_ERR_INVALID. */
+/* y [n,outputs] of x [n,inputs], which may not overlap. Any number of threads may call at once;
+   nothing is allocated. Each number is one chain of fma over ascending inputs, the bias added last:
+   its bits do not depend on n, threads or instruction set. Errors: SAE_ERR_INVALID. */
 SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, size_t n, float *y);
 
 /* fn(arg, part) for every part below parts, on as many threads as the context has, in any order. */

@@ -294,6 +294,7 @@ typedef struct sae_train_desc {
     /* written into config.json, for other programs */
     const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
     size_t ctx_len;                   /* tokens of a context; default 128 */
+    bool prepend_bos;                 /* contexts begin with bos */
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it

@@ -92,9 +92,9 @@ static sae_result saei_tracer_read(saei_load *load, sae_dictionary **out) {
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "transcoder");
     if (saei_yaml_text(load, "model_name", text, sizeof text))
         saei_origin_text(dict->origin.model, sizeof dict->origin.model, text);
-    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
-        saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, text);
     dict->origin.layer = saei_tracer_layer(load->file);
+    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
+        saei_origin_place(&dict->origin, text, "");
     *out = dict;
     return SAE_OK;
 }

@@ -222,6 +222,8 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     const sae_json *layer = saei_config_value(load->config, "layer");
     const sae_json *buffer = sae_json_get(load->root, "buffer");
     const sae_json *context = saei_config_value(buffer, "ctx_len");
+    const sae_json *own = sae_json_get(load->root, "sae.h"), *head = saei_config_value(own, "head");
+    const sae_json *bos = saei_config_value(own, "prepend_bos");
     saei_origin_text(origin->class_name, sizeof origin->class_name, sae_arch_name(dict->desc.arch));
     saei_origin_text(origin->model, sizeof origin->model,
                      saei_config_text(load->config, "lm_name"));
@@ -230,6 +232,9 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     if (layer && layer->is_integer) origin->layer = (int64_t)layer->number;
     if (context && context->is_integer && context->number > 0)
         origin->context_size = (size_t)context->number;
+    origin->one_head = head && head->is_integer && head->number >= 0;
+    if (origin->one_head) origin->head = (size_t)head->number;
+    if (bos && bos->type == SAE_JSON_BOOL) origin->prepend_bos = bos->number != 0 ? 1 : -1;
 }
 
 static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {

@@ -96,6 +96,7 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     saei_origin_text(o->class_name, sizeof o->class_name, class_name);
     saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
     saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
+    saei_origin_hook_out(o, saei_config_text(load->root, "hf_hook_point_out"));
     o->layer = saei_layer_of(o->hook);
     return SAE_OK;
 }

@@ -338,6 +338,19 @@ static void saei_origin_text(char *out, size_t size, const char *text) {
     out[n] = 0;
 }
 
+static void saei_origin_hook_out(sae_origin *o, const char *hook) {
+    if (hook && strcmp(hook, o->hook) != 0)
+        saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
+}
+
+/* A hook of o->layer that is named inside its block, as TransformerLens spells it: "resid_post"
+   becomes "blocks.3.hook_resid_post" with between "hook_". */
+static void saei_origin_place(sae_origin *o, const char *name, const char *between) {
+    if (!name || o->layer < 0 || strlen(name) > 48) saei_origin_text(o->hook, sizeof o->hook, name);
+    else
+        snprintf(o->hook, sizeof o->hook, "blocks.%lld.%s%s", (long long)o->layer, between, name);
+}
+
 /* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
 static int64_t saei_layer_of(const char *place) {
     static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };

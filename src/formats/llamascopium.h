@@ -174,6 +174,7 @@ static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
         dict->aux0[i] = (float)(threshold->number * (s.norm_gate ? 1 : (double)in));
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
     saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, s.in);
+    saei_origin_hook_out(&dict->origin, s.out);
     dict->origin.layer = saei_layer_of(dict->origin.hook);
     *out = dict;
     return SAE_OK;
@@ -245,6 +246,7 @@ static void saei_scopium_origin(const saei_load *load, const saei_scopium *s, sa
     sae_origin *o = &dict->origin;
     saei_origin_text(o->class_name, sizeof o->class_name, s->act);
     saei_origin_text(o->hook, sizeof o->hook, s->in);
+    saei_origin_hook_out(o, s->out);
     saei_origin_text(o->version, sizeof o->version,
                      saei_tensor_file_scalar(load->tensors, "version"));
     o->layer = saei_layer_of(o->hook);
@@ -303,7 +305,7 @@ static sae_result saei_scopium_crosscoder(saei_load *load, sae_dictionary **out)
         dict->rule = SAE_RULE_TOP_K; /* has no threshold */
         dict->origin.k = draft.desc.k / count;
     }
-    s.in = sae_json_text(sae_json_first(hooks));
+    s.in = s.out = sae_json_text(sae_json_first(hooks));
     saei_scopium_origin(load, &s, dict);
     snprintf(dict->origin.class_name, sizeof dict->origin.class_name, "crosscoder, %.16s", s.act);
     dict->origin.layer = -1;

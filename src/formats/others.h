@@ -120,6 +120,16 @@ static size_t saei_qwen_name_k(const char *file) {
     return 0;
 }
 
+/* N of "layerN.sae.pt"; -1: another name. */
+static int64_t saei_qwen_layer(const char *file) {
+    const char *name = saei_path_base(file);
+    int64_t layer = 0;
+    size_t n = 5;
+    if (strncmp(name, "layer", 5) != 0) return -1;
+    for (; name[n] >= '0' && name[n] <= '9' && n < 14; n++) layer = 10 * layer + (name[n] - '0');
+    return n > 5 ? layer : -1;
+}
+
 /* The k largest relu(p). Both matrices lie the other way round than elsewhere under these names:
    W_enc [m,d], W_dec [d,m]. */
 static sae_result saei_qwen_read(saei_load *load, sae_dictionary **out) {
@@ -157,8 +167,8 @@ static sae_result saei_qwen_read(saei_load *load, sae_dictionary **out) {
     o = &(*out)->origin;
     saei_origin_text(o->class_name, sizeof o->class_name, "topk_sae");
     saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "base_model"));
-    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hook_point"));
-    o->layer = saei_layer_of(saei_path_base(load->file));
+    o->layer = saei_qwen_layer(load->file);
+    saei_origin_place(o, saei_config_text(load->root, "hook_point"), "hook_");
     return SAE_OK;
 }
 

@@ -308,6 +308,57 @@ static void saei_lens_rescale(sae_dictionary *dict) {
     }
 }
 
+/* Of model_from_pretrained_kwargs those that change what the model's places give. */
+static const char *const saei_lens_options[] = { "center_writing_weights", "fold_value_biases" };
+
+/* seqpos_slice: the arguments of Python's slice(), [end], [first, end] or [first, end, step]. */
+static sae_result saei_lens_positions(const saei_load *load, const sae_json *v, sae_origin *o) {
+    const sae_json *at = v && v->type == SAE_JSON_ARRAY ? sae_json_first(v) : NULL;
+    int64_t given[3], unset[] = { 0, INT64_MAX, 1 };
+    size_t count = 0;
+    for (; at && count < 3; at = sae_json_next(at), count++) {
+        bool whole = at->type == SAE_JSON_NUMBER && at->is_integer && at->number <= INT32_MAX
+                     && at->number >= (count < 2 ? INT32_MIN : 1);
+        if (at->type == SAE_JSON_NULL) given[count] = unset[sae_json_count(v) == 1 ? 1 : count];
+        else if (whole) given[count] = (int64_t)at->number;
+        else break;
+    }
+    if (v && (v->type != SAE_JSON_ARRAY || at || !count))
+        return saei_config_refused(load, "seqpos_slice", v, "a list of one to three whole numbers "
+                                   "or null, the step from 1");
+    if (!v) return SAE_OK;
+    memcpy(o->positions, unset, sizeof unset);
+    if (count == 1) o->positions[1] = given[0];
+    else memcpy(o->positions, given, count * sizeof *given);
+    if (memcmp(o->positions, unset, sizeof unset) == 0) memset(o->positions, 0, sizeof unset);
+    return SAE_OK;
+}
+
+/* What cfg.json says of the dictionary's use. */
+static sae_result saei_lens_use(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
+    const sae_json *kwargs = sae_json_get(cfg->meta, "model_from_pretrained_kwargs");
+    const sae_json *head = saei_config_value(cfg->meta, "hook_head_index");
+    const sae_json *bos = saei_config_value(cfg->meta, "prepend_bos");
+    const sae_json *special = saei_config_value(cfg->meta, "exclude_special_tokens"), *v;
+    if (!head) head = saei_config_value(cfg->meta, "hook_point_head_index");
+    if (head && (head->type != SAE_JSON_NUMBER || !head->is_integer || head->number < 0
+                 || head->number > INT32_MAX))
+        return saei_config_refused(load, "hook_head_index", head, "a whole number");
+    if (head) o->one_head = true, o->head = (size_t)head->number;
+    if (bos && bos->type != SAE_JSON_BOOL)
+        return saei_config_refused(load, "prepend_bos", bos, "true or false");
+    o->prepend_bos = bos ? (bos->number != 0 ? 1 : -1) : cfg->flat ? 1 : 0;
+    o->no_special = special && (special->type == SAE_JSON_ARRAY ? sae_json_count(special) > 0
+                                                                : special->number != 0);
+    for (size_t i = 0; i < 2; i++) {
+        v = sae_json_get(kwargs, saei_lens_options[i]);
+        if (v && v->type == SAE_JSON_BOOL && v->number != 0)
+            snprintf(o->model_options + strlen(o->model_options), 40, "%s%s",
+                     *o->model_options ? ", " : "", saei_lens_options[i]);
+    }
+    return saei_lens_positions(load, saei_config_value(cfg->meta, "seqpos_slice"), o);
+}
+
 static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
     const sae_json *layer = saei_config_value(load->root, "hook_layer");
     const sae_json *context = saei_config_value(cfg->meta, "context_size");
@@ -319,6 +370,7 @@ static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sa
     saei_origin_text(o->class_name, sizeof o->class_name, saei_lens_archs[cfg->arch].name);
     saei_origin_text(o->model, sizeof o->model, saei_config_text(cfg->meta, "model_name"));
     saei_origin_text(o->hook, sizeof o->hook, hook);
+    saei_origin_hook_out(o, saei_config_text(cfg->meta, "hook_name_out"));
     saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
     saei_origin_text(o->version, sizeof o->version, version);
     o->layer = layer && layer->is_integer ? (int64_t)layer->number : saei_layer_of(hook);
@@ -330,6 +382,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     saei_lens_cfg cfg;
     saei_draft draft;
     sae_dictionary *dict;
+    sae_result result;
     memset(&cfg, 0, sizeof cfg);
     memset(&draft, 0, sizeof draft);
     draft.load = load;
@@ -350,8 +403,10 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
         memset(dict->b_dec, 0, dict->ld_out * sizeof *dict->b_dec);
     if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */
     saei_lens_origin(load, &cfg, &dict->origin);
-    *out = dict;
-    return SAE_OK;
+    result = saei_lens_use(load, &cfg, &dict->origin);
+    if (result == SAE_OK) *out = dict;
+    else sae_dictionary_destroy(dict);
+    return result;
 }
 
 /* ---- writing ---- */
@@ -411,6 +466,26 @@ static void saei_export_lens_hook(const saei_export *e, char *out, size_t size) 
                   mlp ? "mlp_out" : strstr(hook, "attn") ? "attn_out" : "resid_post");
 }
 
+/* What saei_lens_use reads. */
+static void saei_export_lens_use(const saei_export *e, saei_text *t) {
+    const sae_origin *o = &e->origin;
+    const int64_t *at = o->positions;
+    if (*o->hook_out) {
+        saei_text_add(t, ", ");
+        saei_export_pair(t, "hook_name_out", o->hook_out);
+    }
+    if (o->one_head) saei_text_add(t, ", \"hook_head_index\": %zu, ", o->head);
+    else saei_text_add(t, ", \"hook_head_index\": null, ");
+    if (o->context_size) saei_text_add(t, "\"context_size\": %zu, ", o->context_size);
+    if (o->prepend_bos)
+        saei_text_add(t, "\"prepend_bos\": %s, ", o->prepend_bos > 0 ? "true" : "false");
+    if (o->no_special) saei_text_add(t, "\"exclude_special_tokens\": true, ");
+    if (!at[2]) return;
+    saei_text_add(t, "\"seqpos_slice\": [%lld, ", (long long)at[0]);
+    if (at[1] == INT64_MAX) saei_text_add(t, "null, %lld], ", (long long)at[2]);
+    else saei_text_add(t, "%lld, %lld], ", (long long)at[1], (long long)at[2]);
+}
+
 static sae_result saei_export_lens_cfg(const saei_export *e, const char *arch) {
     static const char *const norms[] = { "none", "constant_norm_rescale", "layer_norm" };
     const sae_dictionary_desc *h = &e->dict->desc;
@@ -440,10 +515,13 @@ static sae_result saei_export_lens_cfg(const saei_export *e, const char *arch) {
     saei_export_pair(&t, "model_name", saei_path_base(o->model));
     saei_text_add(&t, ", ");
     saei_export_pair(&t, "hook_name", hook);
-    saei_text_add(&t, ", \"hook_head_index\": null, ");
-    if (o->context_size) saei_text_add(&t, "\"context_size\": %zu, ", o->context_size);
+    saei_export_lens_use(e, &t);
     saei_export_pair(&t, "dataset_path", o->dataset);
-    saei_text_add(&t, ", \"model_from_pretrained_kwargs\": {}, ");
+    saei_text_add(&t, ", \"model_from_pretrained_kwargs\": {");
+    for (size_t i = 0, n = 0; i < 2; i++)
+        if (strstr(o->model_options, saei_lens_options[i]))
+            saei_text_add(&t, "%s\"%s\": true", n++ ? ", " : "", saei_lens_options[i]);
+    saei_text_add(&t, "}, ");
     saei_export_made_by(e, &t);
     saei_text_add(&t, "}}\n");
     return saei_export_text(e, "cfg.json", &t);

@@ -5,10 +5,10 @@
 /* ==== >>kernels: AVX2 ========================================================================= */
 #if defined(SAEI_X86)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,popcnt,bmi"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,popcnt,bmi")
+#pragma GCC target("avx2,fma,f16c,popcnt,bmi")
 #endif
 #define SAEI_FN(name) name##_avx2
 #include "names.inl"
@@ -29,6 +29,22 @@ static inline void saei_vstore(float *p, saei_v x) {
 static inline saei_v saei_vset(float a) {
     saei_v r;
     r.a = r.b = _mm256_set1_ps(a);
+    return r;
+}
+static inline saei_v saei_vhalf(const unsigned char *p) {
+    saei_v r;
+    r.a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+    r.b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)));
+    return r;
+}
+static inline __m256 SAEI_FN(saei_bf16_8)(const unsigned char *p) {
+    __m128i words = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
+}
+static inline saei_v saei_vbf16(const unsigned char *p) {
+    saei_v r;
+    r.a = SAEI_FN(saei_bf16_8)(p);
+    r.b = SAEI_FN(saei_bf16_8)(p + 16);
     return r;
 }
 static inline saei_v saei_vfma(saei_v x, saei_v y, saei_v z) {
@@ -109,6 +125,45 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
 }
 
 #include "common.inl"
+
+/* 8 rows of 8 words at a time, transposed in registers; a word of BF16 is two weights. */
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 16 : 8;
+    const __m256i upper = _mm256_set1_epi32((int)0xFFFF0000u);
+    const unsigned char *row[SAEI_PANEL];
+    size_t k = 0;
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+    for (; k + piece <= dim; k += piece)
+        for (size_t j = 0; j < SAEI_PANEL; j += 8) {
+            float half[64], *to = out + k * SAEI_PANEL + j;
+            const float *at[8];
+            __m256 r[8];
+            for (size_t i = 0; i < 8; i++) {
+                const unsigned char *weights = row[j + i] + k * size;
+                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
+                at[i] = dtype == SAE_F16 ? half + 8 * i : (const float *)(const void *)weights;
+                if (dtype == SAE_F16)
+                    _mm256_storeu_ps(half + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(
+                                                       (const __m128i *)(const void *)weights)));
+            }
+            SAEI_FN(saei_transpose_8)(at, 0, r);
+            if (dtype == SAE_BF16)
+                for (size_t c = 0; c < 8; c++, to += 2 * SAEI_PANEL) {
+                    __m256i pair = _mm256_castps_si256(r[c]);
+                    _mm256_storeu_ps(to, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
+                    _mm256_storeu_ps(to + SAEI_PANEL,
+                                     _mm256_castsi256_ps(_mm256_and_si256(pair, upper)));
+                }
+            else
+                for (size_t c = 0; c < 8; c++, to += SAEI_PANEL) _mm256_storeu_ps(to, r[c]);
+        }
+    if (k < dim)
+        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
+                                 out + k * SAEI_PANEL);
+}
+
 #include "plain.inl"
 #include "common_train.inl"
 #include "plain_train.inl"

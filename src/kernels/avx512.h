@@ -11,6 +11,14 @@ typedef __m512 saei_v;
 static inline saei_v saei_vload(const float *p) { return _mm512_loadu_ps(p); }
 static inline void saei_vstore(float *p, saei_v a) { _mm512_storeu_ps(p, a); }
 static inline saei_v saei_vset(float a) { return _mm512_set1_ps(a); }
+static inline saei_v saei_vhalf(const unsigned char *p) {
+    return _mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+static inline saei_v saei_vbf16(const unsigned char *p) {
+    __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(
+        0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, words), 16));
+}
 static inline saei_v saei_vfma(saei_v a, saei_v b, saei_v c) { return _mm512_fmadd_ps(a, b, c); }
 static inline saei_v saei_vmul(saei_v a, saei_v b) { return _mm512_mul_ps(a, b); }
 static inline saei_v saei_vadd(saei_v a, saei_v b) { return _mm512_add_ps(a, b); }

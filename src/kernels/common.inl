@@ -73,3 +73,50 @@ static bool SAEI_FN(saei_copy)(size_t n, const void *from, float *to) {
     for (i = 0; i < 16; i++) bad += lane[i];
     return bad == 0;
 }
+
+static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t dim, bool add,
+                                   float *out) {
+    saei_v a = add ? saei_vload(out) : saei_vset(0), b = add ? saei_vload(out + 16) : saei_vset(0);
+    saei_v c = add ? saei_vload(out + 32) : saei_vset(0);
+    for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
+        saei_v t = saei_vset(x[k]);
+        a = saei_vfma(t, saei_vload(panel), a);
+        b = saei_vfma(t, saei_vload(panel + 16), b);
+        c = saei_vfma(t, saei_vload(panel + 32), c);
+    }
+    saei_vstore(out, a);
+    saei_vstore(out + 16, b);
+    saei_vstore(out + 32, c);
+}
+
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
+    const unsigned char *at = (const unsigned char *)from;
+    size_t i = 0;
+    if (dtype == SAE_F32) {
+        memcpy(out, at, n * sizeof *out);
+        return;
+    }
+    if (dtype == SAE_F16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
+    else
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
+    for (; i < n; i++)
+        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
+                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+}
+
+/* The kernel widen_panel, row by row. */
+static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                     size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const size_t size = dtype == SAE_F32 ? 4 : 2;
+    float lane[16];
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+        for (size_t k = 0; k < dim; k += 16) {
+            const size_t n = saei_min(16, dim - k);
+            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
+            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+            for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
+        }
+    }
+}

@@ -24,6 +24,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 128, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };
@@ -33,17 +34,28 @@ typedef struct saei_norm {
     float shift, divisor, scale;
 } saei_norm;
 
-/* What a block of rows needs. A context has one for each thread; a call takes one that is free for
-   the time of a block. */
+/* What a block of rows needs; linear layers use all of product and panel. A context has one for
+   each thread; a call takes one that is free for the time of a block. */
 struct saei_block {
-    int taken;
-    float product[SAEI_BLOCK_ROWS * SAEI_PANEL], panel[SAEI_BLOCK_DEPTH * SAEI_PANEL];
+    float product[SAEI_LINEAR_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_DEPTH * SAEI_PANEL];
     float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];
     saei_norm norms[SAEI_BLOCK_ROWS];
     size_t found[SAEI_BLOCK_ROWS], begin[SAEI_BLOCK_ROWS + 1];
     uint32_t latent[SAEI_BLOCK_LISTS];
     float value[SAEI_BLOCK_LISTS];
+    int taken;
 };
+
+/* One that is free, NULL: none is. */
+static saei_block *saei_block_take(const sae_context *ctx) {
+    for (size_t i = 0; i < ctx->num_blocks; i++)
+        if (saei_try_lock(&ctx->blocks[i].taken)) return &ctx->blocks[i];
+    return NULL;
+}
+
+static void saei_block_leave(saei_block *block) {
+    if (block) saei_unlock(&block->taken);
+}
 
 /* The same for the stack of a call that finds none free: fewer rows at a time, the same bits. */
 typedef struct saei_small_block {
@@ -72,19 +84,17 @@ static saei_room saei_room_take(const sae_context *ctx, saei_small_block *small)
     saei_room room = { SAEI_SMALL_ROWS, SAEI_SMALL_DEPTH, small->product, small->panel,
                        small->centred,  small->norms,     small->found,   small->begin,
                        0,               NULL,             NULL,           NULL };
-    for (size_t i = 0; i < ctx->num_blocks; i++) {
-        saei_block *b = &ctx->blocks[i];
+    saei_block *b = saei_block_take(ctx);
+    if (b) {
         saei_room large = { SAEI_BLOCK_ROWS,  SAEI_BLOCK_DEPTH, b->product, b->panel, b->centred,
                             b->norms,         b->found,         b->begin,
                             SAEI_BLOCK_LISTS, b->latent,        b->value,   b };
-        if (saei_try_lock(&b->taken)) return large;
+        return large;
     }
     return room;
 }
 
-static void saei_room_leave(saei_room *room) {
-    if (room->block) saei_unlock(&room->block->taken);
-}
+static void saei_room_leave(saei_room *room) { saei_block_leave(room->block); }
 
 /* What reads is there, and of what writes all or nothing. */
 static bool saei_io_whole(const sae_io *io) {

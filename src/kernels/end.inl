@@ -3,6 +3,8 @@
 #undef saei_vload
 #undef saei_vstore
 #undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
 #undef saei_vfma
 #undef saei_vmul
 #undef saei_vadd

@@ -3,6 +3,7 @@
 #include "neon.h"
 #include "avx2.h"
 #include "avx512_encode.h"
+#include "avx512_widen.h"
 #include "avx512_train.h"
 
 /* ==== >>kernels: the tables =================================================================== */
@@ -26,10 +27,18 @@ SAEI_KERNEL_TABLE(avx512vnni, avx512, SAEI_OF_SET);
 #undef SAEI_NOT_THERE
 #undef SAEI_KERNEL_TABLE
 
+#if defined(SAEI_X86)
+static bool saei_has_f16c(void) { /* of which __builtin_cpu_supports does not know everywhere */
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29));
+}
+#endif
+
 static const saei_kernels *saei_kernels_select(const char *name) {
 #if defined(SAEI_X86)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi");
+                && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi")
+                && saei_has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f");
     if ((!name || !strcmp(name, "avx512vnni")) && avx512 && __builtin_cpu_supports("avx512vnni"))
         return &saei_kernels_avx512vnni;

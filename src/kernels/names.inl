@@ -3,6 +3,8 @@
 #define saei_vload SAEI_FN(saei_vload)
 #define saei_vstore SAEI_FN(saei_vstore)
 #define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
 #define saei_vfma SAEI_FN(saei_vfma)
 #define saei_vmul SAEI_FN(saei_vmul)
 #define saei_vadd SAEI_FN(saei_vadd)

@@ -24,6 +24,13 @@ SAEI_LANES(saei_vadd(saei_v x, saei_v y), vaddq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vsub(saei_v x, saei_v y), vsubq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vdiv(saei_v x, saei_v y), vdivq_f32(x.f[i], y.f[i]))
 SAEI_LANES(saei_vsqrt(saei_v x), vsqrtq_f32(x.f[i]))
+static inline uint16x4_t SAEI_FN(saei_words)(const unsigned char *p) {
+    return vreinterpret_u16_u8(vld1_u8(p));
+}
+SAEI_LANES(saei_vhalf(const unsigned char *p),
+           vcvt_f32_f16(vreinterpret_f16_u16(SAEI_FN(saei_words)(p + 8 * i))))
+SAEI_LANES(saei_vbf16(const unsigned char *p),
+           vreinterpretq_f32_u32(vshll_n_u16(SAEI_FN(saei_words)(p + 8 * i), 16)))
 #undef SAEI_LANES
 static inline void saei_vstore(float *p, saei_v x) {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.f[i]);
@@ -38,9 +45,8 @@ static inline void saei_vstore(float *p, saei_v x) {
 #define SAEI_FMA(t, p, sum) vfmaq_f32(sum, t, p)
 #include "tile_wide.inl"
 
-#include "transposed.inl"
-
 #include "common.inl"
+#include "transposed.inl"
 #include "plain.inl"
 #include "common_train.inl"
 #include "plain_train.inl"

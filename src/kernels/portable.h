@@ -22,6 +22,8 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
         return r;                                                                                  \
     }
 SAEI_LANES(saei_vset(float a), a)
+SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value((uint16_t)saei_le16(p + 2 * i)))
+SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value((uint16_t)saei_le16(p + 2 * i)))
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
 SAEI_LANES(saei_vadd(saei_v x, saei_v y), x.f[i] + y.f[i])
@@ -56,9 +58,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
         }
 }
 
-#include "transposed.inl"
-
 #include "common.inl"
+#include "transposed.inl"
 #include "plain.inl"
 #include "common_train.inl"
 #include "plain_train.inl"

@@ -1,6 +1,6 @@
 #pragma once
 #include "../base/adam.h"
-#include "../base/platform.h"
+#include "../tensor/dtype.h"
 
 /* ==== >>kernels =============================================================================== */
 /* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
@@ -31,6 +31,14 @@ typedef struct saei_quantized {
     /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
     X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
       bool add, float *out))                                                                       \
+    /* out[0..48) of one row likewise */                                                           \
+    X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
+    /* n elements of type F32, F16 or BF16, at any address, as floats; and out[k][48] = element k  \
+       of 48 rows of them, which are `step` bytes apart, k < dim, from row `count` on the last of  \
+       them again. What lies `ahead` bytes behind each is fetched meanwhile. */                    \
+    X(set, void, widen, (sae_dtype dtype, const void *from, size_t n, float *out))                 \
+    X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
+      size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
     X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
       const float *M, size_t ld, bool add, float *out))                                            \

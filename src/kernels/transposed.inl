@@ -8,3 +8,8 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
         }
     return bad == 0;
 }
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
+}

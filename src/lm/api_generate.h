@@ -7,8 +7,8 @@
 /* The keys and values of one context, so that a pass over what follows need not run it again. Owned
    by the caller, for one model, which must outlive it. */
 typedef struct sae_lm_cache sae_lm_cache;
-/* Room for `capacity` tokens: 2 layers capacity kv_heads head_dim floats. Errors: SAE_ERR_INVALID,
-   SAE_ERR_OUT_OF_MEMORY. */
+/* Room for `capacity` tokens: 2 layers capacity kv_heads head_dim floats (capacity, and for values
+   head_dim, rounded up to 32). Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_lm_cache_create(sae_lm *lm, size_t capacity, sae_lm_cache **out);
 SAE_API void sae_lm_cache_destroy(sae_lm_cache *cache); /* NULL is fine */
 SAE_API size_t sae_lm_cache_count(const sae_lm_cache *cache); /* tokens in it */

@@ -94,6 +94,54 @@ static void LMI_FN(lmi_activate)(lmi_act act, size_t n, float *x) {
     }
 }
 
+static void LMI_FN(lmi_gate)(lmi_act act, size_t n, float *x, const float *up) {
+    size_t i = 0;
+    if (act == LMI_SILU)
+        for (; i + 16 <= n; i += 16)
+            lmi_vstore(x + i, lmi_vmul(lmi_vact(LMI_SILU, lmi_vload(x + i)), lmi_vload(up + i)));
+    for (; i + 16 <= n; i += 16)
+        lmi_vstore(x + i, lmi_vmul(lmi_vact(act, lmi_vload(x + i)), lmi_vload(up + i)));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vmul(lmi_vact(act, lmi_vpart(x + i, n - i, 0)),
+                               lmi_vpart(up + i, n - i, 0)));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+/* cap tanh(x / cap) = cap (1 - 2 / (exp(2 x / cap) + 1)) */
+static inline lmi_v lmi_vcap(lmi_v x, lmi_v cap) {
+    lmi_v e = lmi_vexp(lmi_vmul(lmi_vdiv(x, cap), lmi_vset(2)));
+    e = lmi_vdiv(lmi_vset(2), lmi_vadd(e, lmi_vset(1)));
+    return lmi_vmul(cap, lmi_vsub(lmi_vset(1), e));
+}
+
+static void LMI_FN(lmi_cap)(size_t n, float cap, float *x) {
+    lmi_v c = lmi_vset(cap);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) lmi_vstore(x + i, lmi_vcap(lmi_vload(x + i), c));
+    if (i < n) {
+        float f[16];
+        lmi_vstore(f, lmi_vcap(lmi_vpart(x + i, n - i, 0), c));
+        memcpy(x + i, f, (n - i) * sizeof *x);
+    }
+}
+
+static void LMI_FN(lmi_turn)(size_t pairs, const float *cosine, const float *sine, float *x) {
+    size_t i = 0;
+    for (; i + 16 <= pairs; i += 16) {
+        lmi_v a = lmi_vload(x + i), b = lmi_vload(x + pairs + i);
+        lmi_v c = lmi_vload(cosine + i), s = lmi_vload(sine + i);
+        lmi_vstore(x + i, lmi_vsub(lmi_vmul(a, c), lmi_vmul(b, s)));
+        lmi_vstore(x + pairs + i, lmi_vadd(lmi_vmul(b, c), lmi_vmul(a, s)));
+    }
+    for (; i < pairs; i++) {
+        float a = x[i], b = x[i + pairs], c = cosine[i], s = sine[i];
+        x[i] = a * c - b * s;
+        x[i + pairs] = b * c + a * s;
+    }
+}
+
 static void LMI_FN(lmi_add)(size_t n, const float *a, const float *x, float *out) {
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -125,6 +173,24 @@ static void LMI_FN(lmi_norm)(size_t n, const float *x, const float *weight, cons
         lmi_vstore(out + i, lmi_vfma(d, lmi_vload(weight + i), lmi_vload(bias + i)));
     }
     for (; i < n; i++) out[i] = fmaf((x[i] - m) * f, weight[i], bias[i]);
+}
+
+static void LMI_FN(lmi_rms_norm)(size_t n, const float *x, const float *weight, double eps,
+                                 float *out) {
+    lmi_v square = lmi_vset(0), factor;
+    size_t whole = n / 16 * 16, i;
+    float f;
+    for (i = 0; i < whole; i += 16)
+        square = lmi_vfma(lmi_vload(x + i), lmi_vload(x + i), square);
+    if (i < n) {
+        lmi_v d = lmi_vpart(x + i, n - i, 0);
+        square = lmi_vfma(d, d, square);
+    }
+    f = (float)(1 / sqrt(lmi_vsum(square) / (double)n + eps));
+    factor = lmi_vset(f);
+    for (i = 0; i < whole; i += 16)
+        lmi_vstore(out + i, lmi_vmul(lmi_vmul(lmi_vload(x + i), factor), lmi_vload(weight + i)));
+    for (; i < n; i++) out[i] = x[i] * f * weight[i];
 }
 
 /* Sums of 1024 floats in 16 lanes, these in double. */

@@ -15,6 +15,7 @@
 #undef lmi_vexp
 #undef lmi_verf
 #undef lmi_vact
+#undef lmi_vcap
 #undef lmi_vpart
 #undef lmi_block
 #undef lmi_softmax

@@ -6,8 +6,8 @@
 /* ==== >>lm: kernels: choice =================================================================== */
 #define LMI_TABLE(set)                                                                             \
     static const lmi_kernels lmi_kernels_##set = {                                                 \
-        lmi_norm_##set, lmi_activate_##set, lmi_add_##set, lmi_attend_##set,                       \
-        lmi_sum_exp_##set                                                                          \
+        lmi_norm_##set, lmi_rms_norm_##set, lmi_activate_##set, lmi_gate_##set, lmi_add_##set,     \
+        lmi_cap_##set, lmi_turn_##set, lmi_attend_##set, lmi_sum_exp_##set                         \
     }
 LMI_TABLE(portable);
 #if defined(LMI_X86)

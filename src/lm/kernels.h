@@ -25,36 +25,37 @@ static const struct {
 };
 enum { LMI_NUM_ACTS = sizeof lmi_acts / sizeof lmi_acts[0] };
 
-/* One head of one context: rows q, k, v [ctx] of head_dim, each stride floats behind the one
-   before; out likewise. */
-typedef struct lmi_head {
-    const float *q, *k, *v;
-    size_t stride, ctx, head_dim;
-    float scale;
-    float *scratch; /* lmi_head_scratch floats, on 64 bytes */
-    float *out;
-    size_t out_stride;
-} lmi_head;
+/* Up to 8 queries q [rows,head_dim] against the keys [blocks][head_dim][32] and values
+   [keys][lmi_round(head_dim)] of one head: query r sees keys first[r] to end[r] - 1, at least one.
+   With a cap scores are cap tanh(score / cap). */
+typedef struct lmi_tile {
+    const float *q, *keys, *values;
+    size_t head_dim, rows, first[LMI_ROWS], end[LMI_ROWS];
+    float scale, cap;
+    float *p;             /* [8] of lmi_round(keys seen + 31) */
+    float *mixed;         /* [8,lmi_round(head_dim)] */
+    float *out[LMI_ROWS]; /* [head_dim] each */
+} lmi_tile;
 
 typedef struct lmi_kernels {
     /* out = (x - mean) / sqrt(variance + eps) weight + bias over n; out may be x */
     void (*norm)(size_t n, const float *x, const float *weight, const float *bias, double eps,
                  float *out);
+    /* out = x / sqrt(mean x^2 + eps) weight over n; out may be x */
+    void (*rms_norm)(size_t n, const float *x, const float *weight, double eps, float *out);
     void (*activate)(lmi_act act, size_t n, float *x);
+    void (*gate)(lmi_act act, size_t n, float *x, const float *up); /* x = act(x) up */
     void (*add)(size_t n, const float *a, const float *x, float *out); /* out = a + x */
-    void (*attend)(const lmi_head *h);
+    void (*cap)(size_t n, float cap, float *x); /* x = cap tanh(x / cap) */
+    /* turns pairs (i, i + pairs) of x by angles */
+    void (*turn)(size_t pairs, const float *cosine, const float *sine, float *x);
+    void (*attend)(const lmi_tile *t);
     /* largest = max x; returns sum exp(x - largest) */
     double (*sum_exp)(size_t n, const float *x, float *largest);
 } lmi_kernels;
 
 static size_t lmi_round(size_t n) {
     return (n + LMI_COLUMNS - 1) / LMI_COLUMNS * LMI_COLUMNS;
-}
-
-/* k turned [head_dim][ctx'], v [ctx][head_dim'], 8 rows of weights [ctx'], 8 of out [head_dim']. */
-static size_t lmi_head_scratch(size_t ctx, size_t head_dim) {
-    size_t wide = lmi_round(ctx), deep = lmi_round(head_dim);
-    return head_dim * wide + ctx * deep + LMI_ROWS * (wide + deep);
 }
 
 /* min and max give b where a or b is NaN or both are zeros, as the instructions do. power: of

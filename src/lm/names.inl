@@ -15,6 +15,7 @@
 #define lmi_vexp LMI_FN(lmi_vexp)
 #define lmi_verf LMI_FN(lmi_verf)
 #define lmi_vact LMI_FN(lmi_vact)
+#define lmi_vcap LMI_FN(lmi_vcap)
 #define lmi_vpart LMI_FN(lmi_vpart)
 #define lmi_block LMI_FN(lmi_block)
 #define lmi_softmax LMI_FN(lmi_softmax)

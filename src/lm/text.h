@@ -6,7 +6,12 @@
 
 /* ==== >>lm: text ============================================================================== */
 
-enum { LMI_OTHER, LMI_LETTER, LMI_NUMBER, LMI_SPACE }; /* classes of characters */
+/* Sets of characters. Each is in one of the first seven, which are 1 << class, and may be a WORD,
+   \w, too. */
+enum {
+    LMI_OTHER = 1, LMI_UPPER = 2, LMI_LOWER = 4, LMI_UNCASED = 8, LMI_MARK = 16, LMI_NUMBER = 32,
+    LMI_SPACE = 64, LMI_WORD = 128, LMI_LETTER = LMI_UPPER | LMI_LOWER | LMI_UNCASED
+};
 #define LMI_COUNT(table) (sizeof table / sizeof table[0])
 
 /* The code point at s (left > 0) and its length; a byte that is no UTF-8 gives UINT32_MAX, 1. */
@@ -51,18 +56,20 @@ static size_t lmi_put_code(uint32_t c, unsigned char *out) {
     return 4;
 }
 
-static int lmi_class(uint32_t c) {
+/* The sets that c is in; UINT32_MAX is LMI_OTHER. */
+static unsigned lmi_class(uint32_t c) {
     size_t lo = 0, hi = LMI_COUNT(lmi_classes);
-    if (c < 0x80)
-        return (c | 32) - 'a' < 26 ? LMI_LETTER : c - '0' < 10 ? LMI_NUMBER
-             : c == ' ' || c - 9 < 5 ? LMI_SPACE : LMI_OTHER;
-    if (c == UINT32_MAX) return LMI_OTHER;
-    while (lo < hi) { /* the last boundary at or below c is lo - 1 */
-        size_t mid = (lo + hi) / 2;
-        if (lmi_classes[mid] >> 2 <= c) lo = mid + 1;
-        else hi = mid;
+    unsigned k = 0;
+    if (c < 0x80) k = lmi_ascii[c];
+    else if (c != UINT32_MAX) {
+        while (lo < hi) { /* the last boundary at or below c is lo - 1 */
+            size_t mid = (lo + hi) / 2;
+            if (lmi_classes[mid] >> 4 <= c) lo = mid + 1;
+            else hi = mid;
+        }
+        if (lo) k = lmi_classes[lo - 1] & 15;
     }
-    return lo ? (int)(lmi_classes[lo - 1] & 3) : LMI_OTHER;
+    return 1u << (k & 7) | (k & 8) << 4;
 }
 
 /* Canonical combining class. */
@@ -83,8 +90,21 @@ enum {
     LMI_LEADS = 19, LMI_VOWELS = 21, LMI_TAILS = 28
 };
 
-/* Whether c may join what stands before it. */
+/* c, first, second (0: none) that it is made of; NULL: of itself. */
+static const uint32_t *lmi_parts_of(uint32_t c) {
+    size_t lo = 0, hi = LMI_COUNT(lmi_pairs) / 3;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (lmi_pairs[3 * mid] < c) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo < LMI_COUNT(lmi_pairs) / 3 && lmi_pairs[3 * lo] == c ? &lmi_pairs[3 * lo] : NULL;
+}
+
+/* Whether c, or what it is made of, may join what stands before it. */
 static bool lmi_joins(uint32_t c) {
+    const uint32_t *parts = lmi_parts_of(c);
+    if (parts) return lmi_joins(parts[1]); /* at most 3 deep */
     if (c - LMI_VOWEL < LMI_VOWELS || c - LMI_TAIL - 1 < LMI_TAILS - 1) return true;
     if (lmi_mark(c)) return true;
     for (size_t i = 0; i < LMI_COUNT(lmi_seconds); i++)
@@ -111,32 +131,45 @@ static uint32_t lmi_compose(uint32_t a, uint32_t b) {
     return 0;
 }
 
-/* Characters waiting for the marks behind them: decomposed, marks in order as they come. */
+/* Characters waiting for the marks behind them, decomposed. */
 typedef struct lmi_cluster {
-    uint32_t *code;
-    size_t count, capacity;
+    uint32_t *code, *sorted;
+    size_t count, capacity, room; /* room: of sorted */
 } lmi_cluster;
 
 static bool lmi_decompose(lmi_cluster *k, uint32_t c) {
-    size_t lo = 0, hi = LMI_COUNT(lmi_pairs) / 3, i;
-    uint32_t s = c - LMI_SYLLABLE, order;
+    uint32_t s = c - LMI_SYLLABLE;
+    const uint32_t *parts;
     if (s < LMI_LEADS * LMI_VOWELS * LMI_TAILS)
         return lmi_decompose(k, LMI_LEAD + s / (LMI_VOWELS * LMI_TAILS))
                && lmi_decompose(k, LMI_VOWEL + s / LMI_TAILS % LMI_VOWELS)
                && (s % LMI_TAILS == 0 || lmi_decompose(k, LMI_TAIL + s % LMI_TAILS));
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (lmi_pairs[3 * mid] < c) lo = mid + 1;
-        else hi = mid;
-    }
-    if (lo < LMI_COUNT(lmi_pairs) / 3 && lmi_pairs[3 * lo] == c) /* at most 3 deep */
-        return lmi_decompose(k, lmi_pairs[3 * lo + 1])
-               && (!lmi_pairs[3 * lo + 2] || lmi_decompose(k, lmi_pairs[3 * lo + 2]));
+    parts = lmi_parts_of(c);
+    if (parts) /* at most 3 deep */
+        return lmi_decompose(k, parts[1]) && (!parts[2] || lmi_decompose(k, parts[2]));
     if (!lmi_grow((void **)&k->code, &k->capacity, k->count + 1, sizeof *k->code)) return false;
-    order = lmi_mark(c);
-    for (i = k->count++; order && i > 0 && lmi_mark(k->code[i - 1]) > order; i--)
-        k->code[i] = k->code[i - 1];
-    k->code[i] = c;
+    k->code[k->count++] = c;
+    return true;
+}
+
+/* Marks that stand together, by class, those of one class as they come. */
+static bool lmi_sort_marks(lmi_cluster *k, uint32_t *mark, size_t count) {
+    for (size_t i = 0; i < count; i++) mark[i] |= lmi_mark(mark[i]) << 24;
+    if (count <= 64) {
+        for (size_t i = 1, to; i < count; i++) {
+            uint32_t c = mark[i];
+            for (to = i; to > 0 && mark[to - 1] >> 24 > c >> 24; to--) mark[to] = mark[to - 1];
+            mark[to] = c;
+        }
+    } else {
+        size_t n = 0;
+        if (!lmi_grow((void **)&k->sorted, &k->room, count, sizeof *k->sorted)) return false;
+        for (uint32_t order = 1; n < count; order++)
+            for (size_t i = 0; i < count; i++)
+                if (mark[i] >> 24 == order) k->sorted[n++] = mark[i];
+        memcpy(mark, k->sorted, count * sizeof *mark);
+    }
+    for (size_t i = 0; i < count; i++) mark[i] &= 0xFFFFFF;
     return true;
 }
 
@@ -154,6 +187,11 @@ static bool lmi_text_add(sae_text *t, const void *data, size_t size) {
 static bool lmi_cluster_end(lmi_cluster *k, sae_text *out) {
     size_t starter = SIZE_MAX, kept = 0;
     uint32_t last = 0; /* class of the mark kept last behind the starter */
+    for (size_t i = 0, marks = 0; i <= k->count; i++) {
+        if (i < k->count && lmi_mark(k->code[i])) marks++;
+        else if (marks > 1 && !lmi_sort_marks(k, k->code + i - marks, marks)) return false;
+        else marks = 0;
+    }
     for (size_t i = 0; i < k->count; i++) {
         uint32_t c = k->code[i], order = lmi_mark(c), made = 0;
         bool adjacent = starter != SIZE_MAX && kept == starter + 1;

@@ -1,94 +1,9 @@
 #pragma once
-#include "config.h"
+#include "files.h"
 
-/* ==== >>lm: weights =========================================================================== */
+/* ==== >>lm: weights: tensors ================================================================== */
 
-static sae_result lmi_no_memory(const sae_lm *m) {
-    return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory for %s",
-                            m->folder);
-}
-
-/* Opens folder/name, once. why: the tensor that is said to be in there, or NULL. */
-static sae_result lmi_file_open(sae_lm *m, const char *name, const char *why) {
-    char *path;
-    sae_result result;
-    for (size_t i = 0; i < m->num_files; i++)
-        if (strcmp(m->file_name[i], name) == 0) return SAE_OK;
-    if (strchr(name, '/') || strchr(name, '\\') || !name[0])
-        return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
-                                "sae_lm_open: model.safetensors.index.json names "
-                                "the file %s, allowed are names in the folder",
-                                name);
-    if (m->num_files == LMI_MAX_SHARDS)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                                "sae_lm_open: %s has more than %d shards", m->folder,
-                                (int)LMI_MAX_SHARDS);
-    path = lmi_join(m->folder, name);
-    m->file_name[m->num_files] = (char *)malloc(strlen(name) + 1);
-    if (!path || !m->file_name[m->num_files]) {
-        free(path);
-        free(m->file_name[m->num_files]);
-        return lmi_no_memory(m);
-    }
-    strcpy(m->file_name[m->num_files], name);
-    if (why && !lmi_is_file(path))
-        result = sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
-                                  "sae_lm_open: the shard %s is missing; "
-                                  "model.safetensors.index.json has %s in it",
-                                  path, why);
-    else result = sae_tensor_file_open(m->ctx, path, &m->file[m->num_files]);
-    free(path);
-    if (result == SAE_OK) m->num_files++;
-    else free(m->file_name[m->num_files]);
-    return result;
-}
-
-static sae_result lmi_shards_open(sae_lm *m, const char *path) {
-    sae_json *root;
-    const sae_json *map, *entry;
-    sae_result result = SAE_OK;
-    LMI_TRY(sae_json_open(m->ctx, path, &root));
-    map = sae_json_get(root, "weight_map");
-    if (sae_json_kind_of(map) != SAE_JSON_OBJECT)
-        result = sae_context_fail(m->ctx, SAE_ERR_FORMAT,
-                                  "sae_lm_open: %s: weight_map is missing", path);
-    for (entry = sae_json_first(map); entry && result == SAE_OK; entry = sae_json_next(entry)) {
-        const char *name = sae_json_text(entry);
-        if (!name)
-            result = sae_context_fail(m->ctx, SAE_ERR_FORMAT,
-                                      "sae_lm_open: %s: the file of %s is no text", path,
-                                      sae_json_key(entry));
-        else result = lmi_file_open(m, name, sae_json_key(entry));
-    }
-    sae_json_close(root);
-    return result;
-}
-
-/* One file, else shards, else what PyTorch wrote before there was the other. */
-static sae_result lmi_files_open(sae_lm *m) {
-    static const char *const single[] = { "model.safetensors", "pytorch_model.bin" };
-    char *path;
-    bool there;
-    for (size_t i = 0; i < 2; i++) {
-        sae_result result;
-        path = lmi_join(m->folder, single[i]);
-        if (!path) return lmi_no_memory(m);
-        there = lmi_is_file(path);
-        free(path);
-        if (there) return lmi_file_open(m, single[i], NULL);
-        if (i) break;
-        path = lmi_join(m->folder, "model.safetensors.index.json");
-        if (!path) return lmi_no_memory(m);
-        there = lmi_is_file(path);
-        result = there ? lmi_shards_open(m, path) : SAE_OK;
-        free(path);
-        if (there) return result;
-    }
-    return sae_context_fail(m->ctx, SAE_ERR_NOT_FOUND,
-                            "sae_lm_open: %s holds no model.safetensors and no "
-                            "model.safetensors.index.json",
-                            m->folder);
-}
+enum { LMI_NAME_SIZE = 160 };
 
 static const sae_tensor *lmi_tensor(const sae_lm *m, const char *name) {
     const sae_tensor *t = NULL;
@@ -96,10 +11,29 @@ static const sae_tensor *lmi_tensor(const sae_lm *m, const char *name) {
     return t;
 }
 
-/* The tensor of that name, [rows,columns], or [columns] where rows is 0. */
-static sae_result lmi_find(const sae_lm *m, const char *name, size_t rows, size_t columns,
-                           const sae_tensor **out) {
-    const sae_tensor *t = lmi_tensor(m, name);
+/* The tensor's name: prefix, layer, part, ending (".weight"). layer and expert are of parts that
+   are not the whole model's. */
+static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size_t expert,
+                                   const char *ending, char out[LMI_NAME_SIZE]) {
+    const lmi_naming *naming = m->shape.naming;
+    const char *name = lmi_part_name(naming, part), *mark = name ? strchr(name, '#') : NULL;
+    bool whole = part == SAE_LM_EMBED || part == SAE_LM_FINAL_NORM || part == LMI_POSITIONS
+                 || part == LMI_UNEMBED;
+    size_t n = 0;
+    if (part != LMI_UNEMBED)
+        n = (size_t)snprintf(out, LMI_NAME_SIZE, "%s", m->prefix);
+    if (!whole)
+        n += (size_t)snprintf(out + n, LMI_NAME_SIZE - n, "%s%zu.", naming->layers, layer);
+    if (mark)
+        snprintf(out + n, LMI_NAME_SIZE - n, "%.*s%zu%s%s", (int)(mark - name), name, expert,
+                 mark + 1, ending);
+    else snprintf(out + n, LMI_NAME_SIZE - n, "%s%s", name ? name : "?", ending);
+    return out;
+}
+
+/* Checks that t, called name, is [rows,columns], or [columns] where rows is 0. */
+static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *name, size_t rows,
+                            size_t columns) {
     char shape[21 * SAE_MAX_DIMS + 1] = "";
     size_t n = 0, dims = rows ? 2 : 1;
     if (!t)
@@ -122,83 +56,192 @@ static sae_result lmi_find(const sae_lm *m, const char *name, size_t rows, size_
                                 "sae_lm_open: %s: %s is %s, supported are "
                                 "F32, F16, BF16, F64",
                                 m->folder, name, sae_dtype_name(t->dtype));
-    *out = t;
     return SAE_OK;
 }
 
-/* Fresh memory (free) with the tensor's numbers. */
-static sae_result lmi_read(const sae_lm *m, const char *name, size_t rows, size_t columns,
-                           float **out) {
-    const sae_tensor *t;
-    size_t count;
+/* A tensor's numbers in fresh memory (free), row-major. */
+static sae_result lmi_copy(const sae_lm *m, const sae_tensor *t, float **out) {
+    size_t count = 1;
     float *data = NULL;
-    LMI_TRY(lmi_find(m, name, rows, columns, &t));
-    if (lmi_mul(rows ? rows : 1, columns, &count) && count <= SIZE_MAX / sizeof *data)
-        data = (float *)malloc(count * sizeof *data);
+    bool fits = true;
+    for (size_t i = 0; i < t->ndim; i++) fits = fits && lmi_mul(count, (size_t)t->shape[i], &count);
+    if (fits && count <= SIZE_MAX / sizeof *data) data = (float *)malloc(count * sizeof *data);
     if (!data) return lmi_no_memory(m);
     sae_tensor_to_f32(t, data);
     *out = data;
     return SAE_OK;
 }
 
-/* NAME.weight [outputs,inputs] and, if biased, NAME.bias. */
-static sae_result lmi_read_linear(const sae_lm *m, const char *name, bool biased,
-                                  size_t inputs, size_t outputs, sae_linear **out) {
-    char key[160];
+static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, float **out) {
+    const sae_tensor *t = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, t, name, 0, n));
+    return lmi_copy(m, t, out);
+}
+
+/* y = x W^T + bias of the part: `weight` [outputs,inputs] and, if biased, `bias`. */
+static sae_result lmi_read_linear(const sae_lm *m, int part, size_t layer, size_t expert,
+                                  bool biased, size_t inputs, size_t outputs, sae_linear **out) {
+    char name[LMI_NAME_SIZE];
+    const sae_tensor *t;
+    sae_tensor turned;
     float *weight = NULL, *bias = NULL;
+    bool in_out = (m->shape.has & LMI_IN_OUT) != 0;
     sae_result result;
-    snprintf(key, sizeof key, "%s.weight", name);
-    result = lmi_read(m, key, outputs, inputs, &weight);
-    snprintf(key, sizeof key, "%s.bias", name);
-    if (result == SAE_OK && biased) result = lmi_read(m, key, 0, outputs, &bias);
+    lmi_tensor_name(m, part, layer, expert, ".weight", name);
+    t = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, t, name, in_out ? inputs : outputs, in_out ? outputs : inputs));
+    if (in_out) {
+        turned = *t;
+        turned.shape[0] = t->shape[1], turned.shape[1] = t->shape[0];
+        turned.stride[0] = t->stride[1], turned.stride[1] = t->stride[0];
+        t = &turned;
+    }
+    result = lmi_copy(m, t, &weight);
+    if (result == SAE_OK && biased)
+        result = lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
+                                 &bias);
     if (result == SAE_OK) result = sae_linear_create(m->ctx, weight, bias, inputs, outputs, out);
     free(weight);
     free(bias);
     return result;
 }
 
-static sae_result lmi_read_norm(const sae_lm *m, const char *name, float *out[2]) {
-    char key[160];
-    snprintf(key, sizeof key, "%s.weight", name);
-    LMI_TRY(lmi_read(m, key, 0, m->info.dim, &out[0]));
-    snprintf(key, sizeof key, "%s.bias", name);
-    return lmi_read(m, key, 0, m->info.dim, &out[1]);
+static sae_result lmi_read_norm(const sae_lm *m, int part, size_t layer, size_t n, lmi_norm *out) {
+    char name[LMI_NAME_SIZE];
+    lmi_tensor_name(m, part, layer, 0, ".weight", name);
+    LMI_TRY(lmi_read_vector(m, name, n, &out->weight));
+    for (size_t i = 0; i < n && m->shape.has & LMI_ONE_PLUS; i++) out->weight[i] += 1;
+    if (m->shape.has & LMI_RMS) return SAE_OK;
+    return lmi_read_vector(m, lmi_tensor_name(m, part, layer, 0, ".bias", name), n, &out->bias);
+}
+
+/* ---- a layer ---- */
+
+static sae_result lmi_read_attention(sae_lm *m, size_t i) {
+    lmi_layer *l = &m->layer[i];
+    const sae_lm_config *info = &m->shape.info;
+    size_t d = info->dim, wide = info->heads * info->head_dim;
+    size_t narrow = info->kv_heads * info->head_dim;
+    bool biased = (m->shape.has & LMI_QKV_BIAS) != 0;
+    if (m->shape.has & LMI_FUSED)
+        LMI_TRY(lmi_read_linear(m, SAE_LM_QKV_PROJ, i, 0, biased, d, wide + 2 * narrow, &l->qkv));
+    else {
+        LMI_TRY(lmi_read_linear(m, SAE_LM_Q_PROJ, i, 0, biased, d, wide, &l->q));
+        LMI_TRY(lmi_read_linear(m, SAE_LM_K_PROJ, i, 0, biased, d, narrow, &l->k));
+        LMI_TRY(lmi_read_linear(m, SAE_LM_V_PROJ, i, 0, biased, d, narrow, &l->v));
+    }
+    if (m->shape.has & LMI_QK_NORM) {
+        LMI_TRY(lmi_read_norm(m, LMI_Q_NORM, i, info->head_dim, &l->q_norm));
+        LMI_TRY(lmi_read_norm(m, LMI_K_NORM, i, info->head_dim, &l->k_norm));
+    }
+    return lmi_read_linear(m, SAE_LM_O_PROJ, i, 0, (m->shape.has & LMI_O_BIAS) != 0, wide, d,
+                           &l->o);
+}
+
+static sae_result lmi_read_mlp(sae_lm *m, size_t i) {
+    lmi_layer *l = &m->layer[i];
+    bool experts = m->shape.layer[i].experts, biased = (m->shape.has & LMI_MLP_BIAS) != 0;
+    size_t d = m->shape.info.dim, count = experts ? m->shape.info.experts : 1;
+    size_t wide = experts ? m->shape.info.mlp_dim : m->shape.dense_dim;
+    int gate = SAE_LM_GATE_PROJ, up = SAE_LM_UP_PROJ, down = SAE_LM_DOWN_PROJ;
+    l->mlp = (lmi_mlp *)calloc(count, sizeof *l->mlp);
+    if (!l->mlp) return lmi_no_memory(m);
+    if (experts) LMI_TRY(lmi_read_linear(m, LMI_ROUTER, i, 0, false, d, count, &l->router));
+    if (experts) gate = LMI_EXPERT_GATE, up = LMI_EXPERT_UP, down = LMI_EXPERT_DOWN;
+    for (size_t e = 0; e < count; e++) {
+        lmi_mlp *p = &l->mlp[e];
+        if (m->shape.has & LMI_GATED)
+            LMI_TRY(lmi_read_linear(m, gate, i, e, biased, d, wide, &p->gate));
+        LMI_TRY(lmi_read_linear(m, up, i, e, biased, d, wide, &p->up));
+        LMI_TRY(lmi_read_linear(m, down, i, e, biased, wide, d, &p->down));
+    }
+    return SAE_OK;
 }
 
 static sae_result lmi_read_layer(sae_lm *m, size_t i) {
     lmi_layer *l = &m->layer[i];
-    size_t d = m->info.dim, wide = m->info.mlp_dim;
-    char name[128], *end;
-    end = name + snprintf(name, 64, "gpt_neox.layers.%zu.", i);
-    strcpy(end, "input_layernorm");
-    LMI_TRY(lmi_read_norm(m, name, l->norm[0]));
-    strcpy(end, "post_attention_layernorm");
-    LMI_TRY(lmi_read_norm(m, name, l->norm[1]));
-    strcpy(end, "attention.query_key_value");
-    LMI_TRY(lmi_read_linear(m, name, m->attention_bias, d, 3 * d, &l->qkv));
-    strcpy(end, "attention.dense");
-    LMI_TRY(lmi_read_linear(m, name, m->attention_bias, d, d, &l->dense));
-    strcpy(end, "mlp.dense_h_to_4h");
-    LMI_TRY(lmi_read_linear(m, name, true, d, wide, &l->up));
-    strcpy(end, "mlp.dense_4h_to_h");
-    return lmi_read_linear(m, name, true, wide, d, &l->down);
+    size_t d = m->shape.info.dim;
+    LMI_TRY(lmi_read_norm(m, SAE_LM_ATTENTION_NORM, i, d, &l->attention_norm));
+    LMI_TRY(lmi_read_attention(m, i));
+    LMI_TRY(lmi_read_norm(m, SAE_LM_MLP_NORM, i, d, &l->mlp_norm));
+    LMI_TRY(lmi_read_mlp(m, i));
+    if (!(m->shape.has & LMI_POST_NORMS)) return SAE_OK;
+    LMI_TRY(lmi_read_norm(m, SAE_LM_ATTENTION_POST_NORM, i, d, &l->attention_post_norm));
+    return lmi_read_norm(m, SAE_LM_MLP_POST_NORM, i, d, &l->mlp_post_norm);
+}
+
+static void lmi_free_layer(lmi_layer *l, size_t mlps) {
+    lmi_norm *const norm[] = { &l->attention_norm, &l->attention_post_norm, &l->mlp_norm,
+                               &l->mlp_post_norm, &l->q_norm, &l->k_norm };
+    sae_linear *const linear[] = { l->qkv, l->q, l->k, l->v, l->o, l->router };
+    for (size_t i = 0; i < 6; i++) {
+        free(norm[i]->weight);
+        free(norm[i]->bias);
+        sae_linear_destroy(linear[i]);
+    }
+    for (size_t e = 0; l->mlp && e < mlps; e++) {
+        sae_linear_destroy(l->mlp[e].gate);
+        sae_linear_destroy(l->mlp[e].up);
+        sae_linear_destroy(l->mlp[e].down);
+    }
+    free(l->mlp);
+}
+
+/* ---- the whole ---- */
+
+/* What stands in front of the names: the base, nothing (a bare model was saved), or, of a model of
+   text and images, one of two more. */
+static void lmi_find_prefix(sae_lm *m) {
+    static const char *const forms[] = { "%s", "", "language_model.%s", "%slanguage_model." };
+    const char *base = m->shape.naming->base, *end;
+    char name[LMI_NAME_SIZE];
+    for (size_t i = 0; i < 4; i++) {
+        end = strstr(forms[i], "%s");
+        if (end) snprintf(m->prefix, sizeof m->prefix, "%.*s%s%s", (int)(end - forms[i]), forms[i],
+                          base, end + 2);
+        else m->prefix[0] = 0;
+        if (lmi_tensor(m, lmi_tensor_name(m, SAE_LM_EMBED, 0, 0, ".weight", name))) return;
+    }
+    snprintf(m->prefix, sizeof m->prefix, "%s", base);
+}
+
+/* The unembedding: the embedding where they are tied, whatever else the file holds; else under its
+   own name or another program's. */
+static sae_result lmi_read_unembed(sae_lm *m) {
+    static const char *const others[] = { "lm_head.weight", "language_model.lm_head.weight" };
+    const sae_lm_config *info = &m->shape.info;
+    char name[LMI_NAME_SIZE];
+    const sae_tensor *t;
+    float *weight;
+    sae_result result;
+    lmi_tensor_name(m, LMI_UNEMBED, 0, 0, ".weight", name);
+    t = info->tied ? m->embed : lmi_tensor(m, name);
+    for (size_t i = 0; i < 2 && !t; i++) t = lmi_tensor(m, others[i]);
+    LMI_TRY(lmi_check(m, t, name, info->vocab_size, info->dim));
+    LMI_TRY(lmi_copy(m, t, &weight));
+    result = sae_linear_create(m->ctx, weight, NULL, info->dim, info->vocab_size, &m->unembed);
+    free(weight);
+    return result;
 }
 
 static sae_result lmi_read_weights(sae_lm *m) {
-    static const char embed_in[] = "gpt_neox.embed_in.weight";
-    const char *unembed = "embed_out.weight";
-    float *weight;
-    sae_result result;
-    LMI_TRY(lmi_find(m, embed_in, m->info.vocab_size, m->info.dim, &m->embed));
-    m->info.dtype = m->embed->dtype;
-    m->layer = (lmi_layer *)calloc(m->info.layers, sizeof *m->layer);
-    if (!m->layer) return lmi_no_memory(m);
-    for (size_t i = 0; i < m->info.layers; i++) LMI_TRY(lmi_read_layer(m, i));
-    LMI_TRY(lmi_read_norm(m, "gpt_neox.final_layer_norm", m->norm));
-    if (!lmi_tensor(m, unembed)) unembed = "lm_head.weight";
-    if (m->info.tied) unembed = embed_in;
-    LMI_TRY(lmi_read(m, unembed, m->info.vocab_size, m->info.dim, &weight));
-    result = sae_linear_create(m->ctx, weight, NULL, m->info.dim, m->info.vocab_size, &m->unembed);
-    free(weight);
-    return result;
+    sae_lm_config *info = &m->shape.info;
+    char name[LMI_NAME_SIZE];
+    lmi_find_prefix(m);
+    lmi_tensor_name(m, SAE_LM_EMBED, 0, 0, ".weight", name);
+    m->embed = lmi_tensor(m, name);
+    LMI_TRY(lmi_check(m, m->embed, name, info->vocab_size, info->dim));
+    info->dtype = m->embed->dtype;
+    if (m->shape.has & LMI_LEARNED) {
+        lmi_tensor_name(m, LMI_POSITIONS, 0, 0, ".weight", name);
+        m->position = lmi_tensor(m, name);
+        LMI_TRY(lmi_check(m, m->position, name, info->max_ctx, info->dim));
+    }
+    m->layer = (lmi_layer *)calloc(info->layers, sizeof *m->layer);
+    m->ones = (float *)calloc(2 * info->dim, sizeof *m->ones);
+    if (!m->layer || !m->ones) return lmi_no_memory(m);
+    for (size_t i = 0; i < info->dim; i++) m->ones[i] = 1;
+    for (size_t i = 0; i < info->layers; i++) LMI_TRY(lmi_read_layer(m, i));
+    LMI_TRY(lmi_read_norm(m, SAE_LM_FINAL_NORM, 0, info->dim, &m->norm));
+    return lmi_read_unembed(m);
 }

@@ -1,0 +1,137 @@
+/*  linear.h - bench linear: products of sae_linear, of one row and of many.
+
+    One row: 640 MB of weights in turn, so that none is in a cache; their bytes a second beside those of
+    reading alone, measured in the same process. Many rows: GFLOP/s beside the FMA peak. */
+enum { LINEAR_BYTES = 640 << 20 };
+
+/* Bytes a second of reading alone, 8 bytes at a time into four chains. */
+static double read_gbytes(const uint64_t *from, size_t words, int threads) {
+    size_t each = words / (size_t)threads / 8 * 8;
+    double best = 0;
+    uint64_t seen = 0;
+    int repeat, t;
+    for (repeat = 0; repeat < 5; repeat++) {
+        double begun = now_ms(), rate;
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(threads) reduction(^ : seen)
+#endif
+        for (t = 0; t < threads; t++) {
+            const uint64_t *at = from + each * (size_t)t, *end = at + each;
+            uint64_t a = 0, b = 0, c = 0, d = 0;
+            for (; at < end; at += 8) {
+                a ^= at[0] ^ at[4];
+                b ^= at[1] ^ at[5];
+                c ^= at[2] ^ at[6];
+                d ^= at[3] ^ at[7];
+            }
+            seen ^= a ^ b ^ c ^ d;
+        }
+        rate = 8.0 * (double)each * threads / (now_ms() - begun) / 1e6;
+        if (rate > best && seen != 1) best = rate;
+    }
+    return best;
+}
+
+/* A kind of weights and LINEAR_BYTES of random ones. */
+typedef struct linear_weights {
+    const char *name;
+    sae_dtype dtype;
+    bool packed, transposed;
+} linear_weights;
+
+static void linear_fill(sae_dtype dtype, unsigned char *data) {
+    uint32_t state = 1;
+    for (size_t i = 0; i < LINEAR_BYTES; i += 4) {
+        uint32_t bits;
+        float x;
+        state = state * 1664525u + 1013904223u;
+        x = (float)(state >> 8) / 8388608.0f - 1;
+        if (dtype == SAE_F32) memcpy(&bits, &x, sizeof bits);
+        else if (dtype == SAE_BF16) bits = 0x00010001u * saei_bf16_bits(x);
+        else bits = 0x00010001u * saei_half_bits(x);
+        memcpy(data + i, &bits, sizeof bits);
+    }
+}
+
+/* As many layers as there are weights for. */
+static size_t linear_make(const linear_weights *w, const unsigned char *data, size_t inputs,
+                          size_t outputs, sae_linear **layers) {
+    size_t bytes = inputs * outputs * sae_dtype_size(w->dtype), count = LINEAR_BYTES / bytes;
+    sae_tensor t;
+    memset(&t, 0, sizeof t);
+    t.dtype = w->dtype;
+    t.ndim = 2;
+    t.shape[0] = w->transposed ? inputs : outputs;
+    t.shape[1] = w->transposed ? outputs : inputs;
+    t.stride[0] = (int64_t)t.shape[1];
+    t.stride[1] = 1;
+    for (size_t i = 0; i < count; i++) {
+        t.data = data + i * bytes;
+        if (w->packed)
+            check(sae_linear_create(ctx, (const float *)t.data, NULL, inputs, outputs, &layers[i]));
+#ifndef BASE
+        else check(sae_linear_create_tensor(ctx, &t, NULL, w->transposed, &layers[i]));
+#endif
+    }
+    return count;
+}
+
+static void linear_time(const options *o, const linear_weights *w, const unsigned char *data,
+                        size_t inputs, size_t outputs, double read) {
+    static const size_t rows[] = { 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048 };
+    enum { MOST = 2048, LAYERS = 256 };
+    sae_linear *layers[LAYERS];
+    size_t count = linear_make(w, data, inputs, outputs, layers), i, r, s, bytes;
+    float *x = floats(MOST * inputs), *y = floats(MOST * outputs);
+    double *times = (double *)calloc(o->steps, sizeof *times);
+    if (!times) die("no memory");
+    for (i = 0; i < MOST * inputs; i++) x[i] = (float)(i * 2654435761u % 4096) / 2048.0f - 1;
+    bytes = inputs * outputs * sae_dtype_size(w->dtype);
+    for (r = 0; r < sizeof rows / sizeof *rows; r++) {
+        size_t n = rows[r], runs = n <= 16 ? count : 1;
+        double ms, flop = 2.0 * (double)(n * inputs) * (double)outputs;
+        for (s = 0; s <= o->steps; s++) {
+            double begun = now_ms();
+            for (i = 0; i < runs; i++) check(sae_linear_apply(layers[(s + i) % count], x, n, y));
+            if (s) times[s - 1] = (now_ms() - begun) / (double)runs;
+        }
+        ms = median(times, o->steps);
+        printf("{\"linear\": \"%s\", \"inputs\": %zu, \"outputs\": %zu, \"rows\": %zu, \"ms\": %.3f, "
+               "\"gbytes\": %.1f, \"share_of_read\": %.2f, \"gflops\": %.1f, "
+               "\"share_of_fma\": %.2f}\n",
+               w->name, inputs, outputs, n, ms, (double)bytes / ms / 1e6,
+               (double)bytes / ms / 1e6 / read, flop / ms / 1e6, flop / ms / 1e6 / peak);
+        fflush(stdout);
+    }
+    for (i = 0; i < count; i++) sae_linear_destroy(layers[i]);
+    free(x);
+    free(y);
+    free(times);
+}
+
+static void bench_linear(const options *o) {
+    static const linear_weights kinds[] = {
+        { "f32, packed", SAE_F32, true, false },     { "f32", SAE_F32, false, false },
+        { "bf16", SAE_BF16, false, false },          { "f16", SAE_F16, false, false },
+        { "f32, transposed", SAE_F32, false, true }, { "bf16, transposed", SAE_BF16, false, true },
+        { "f16, transposed", SAE_F16, false, true },
+    };
+    static const size_t shapes[][2] = { { 2048, 2048 }, { 2048, 8192 }, { 8192, 2048 } };
+    unsigned char *data = (unsigned char *)floats(LINEAR_BYTES / sizeof(float));
+    char cpu[128];
+    double read;
+    cpu_name(cpu, sizeof cpu);
+    linear_fill(SAE_F32, data);
+    peak = peak_gflops(o->threads);
+    read = read_gbytes((const uint64_t *)(const void *)data, LINEAR_BYTES / 8, o->threads);
+    printf("{\"roof\": \"fma\", \"gflops\": %.1f, \"cpu\": \"%s\", \"compiler\": \"%s\", "
+           "\"threads\": %d}\n{\"roof\": \"read\", \"gbytes\": %.1f}\n",
+           peak, cpu, COMPILER, o->threads, read);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (o->path && strcmp(o->path, kinds[i].name) != 0) continue;
+        linear_fill(kinds[i].dtype, data);
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            linear_time(o, &kinds[i], data, shapes[s][0], shapes[s][1], read);
+    }
+    free(data);
+}
