@@ -77,7 +77,7 @@ static int delphi_config(const common *c, const sae_dictionary *dict, uint64_t r
 int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
                  uint64_t rows) {
     sae_origin origin = *sae_dictionary_origin(dict);
-    uint64_t m = sae_dictionary_get_desc(dict)->dict_size, splits = c->splits ? c->splits : SPLITS;
+    uint64_t m = sae_dictionary_num_latents(dict), splits = c->splits ? c->splits : SPLITS;
     uint64_t ctx = c->ctx ? c->ctx : CONTEXT, s;
     const char *module = c->module ? c->module : origin.hook;
     sae_tensor_file *file = NULL;

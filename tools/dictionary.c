@@ -25,7 +25,7 @@ int parse_arch(const char *text, sae_arch *out) {
     char all[300] = "";
     size_t n = 0;
     int i;
-    for (i = 1; i <= SAE_ARCH_IDENTITY; i++) {
+    for (i = 1; i <= SAE_NUM_ARCHS; i++) {
         const char *name = sae_arch_name((sae_arch)i);
         if (strcmp(text, name) == 0) {
             *out = (sae_arch)i;
@@ -99,9 +99,26 @@ bool is_large(const char *path) {
     return stat(weights_file(path), &about) == 0 && about.st_size > (1 << 30);
 }
 
+/* How the command line says to load. */
+int fill_load(const common *c, sae_load_desc *desc) {
+    char *end;
+    memset(desc, 0, sizeof *desc);
+    desc->k = (size_t)c->k;
+    desc->raw = c->raw;
+    desc->first_latent = c->first_latent;
+    desc->num_latents = c->num_latents;
+    if (c->input_scale) {
+        desc->input_scale = strtod(c->input_scale, &end);
+        if (end == c->input_scale || *end || !(desc->input_scale > 0)
+            || !isfinite(desc->input_scale))
+            return fail_usage("--input-scale is %s, allowed is a number above 0", c->input_scale);
+    }
+    return c->dict_class ? parse_arch(c->dict_class, &desc->arch) : DONE;
+}
+
 /* The dictionary named first on the command line, under the rule asked for. */
 int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **dict) {
-    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, raw_decoder_norms, 0, 0, NULL, 0, NULL };
+    sae_load_desc desc;
     int status = DONE;
     sae_result result;
     size_t k;
@@ -109,12 +126,10 @@ int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **di
     if (c->words.count > 1) return fail_usage("%s belongs to no option", c->words.items[1]);
     if (c->use_top_k && c->use_threshold)
         return fail_usage("--use-top-k or --use-threshold, not both");
-    if (c->dict_class && parse_arch(c->dict_class, &desc.arch) != DONE) return WRONG_USAGE;
+    status = fill_load(c, &desc);
+    if (status != DONE) return status;
+    desc.raw_decoder_norms = raw_decoder_norms;
     if (check_sweep(c->words.items[0]) != DONE) return FAILED;
-    desc.k = (size_t)c->k;
-    desc.raw = c->raw;
-    desc.first_latent = c->first_latent;
-    desc.num_latents = c->num_latents;
     result = sae_dictionary_load(tool.ctx, &desc, c->words.items[0], dict);
     if (result == SAE_ERR_UNSUPPORTED && c->num_latents) { /* a class that needs them all */
         desc.first_latent = desc.num_latents = 0;

@@ -29,6 +29,9 @@ static norms row_norms(const sae_dictionary *dict,
 static const char *variations(const sae_dictionary_desc *h, char out[256]) {
     static const char *const latents[] = { "", "signed", "largest magnitude", "group max" };
     static const char *const norms[] = { "", "constant norm", "layer norm" };
+    static const char *const gates[] = { "", "norms of the decoder",
+                                         "sums of the layers' decoder norms",
+                                         "decoder norms and their sums" };
     size_t n = 0;
     out[0] = 0;
     if (h->no_b_dec_subtraction)
@@ -41,6 +44,10 @@ static const char *variations(const sae_dictionary_desc *h, char out[256]) {
                               h->output_normalized ? " (kept on the output)" : "");
     if (h->output_dim != h->activation_dim) n += (size_t)snprintf(out + n, 256 - n, "transcoder, ");
     if (h->skip) n += (size_t)snprintf(out + n, 256 - n, "skip connection, ");
+    if (h->glu) n += (size_t)snprintf(out + n, 256 - n, "gated linear unit, ");
+    if (h->gate) n += (size_t)snprintf(out + n, 256 - n, "chosen times %s, ", gates[h->gate]);
+    if (h->normalizer) n += (size_t)snprintf(out + n, 256 - n, "layers normalized, ");
+    if (h->layer_codes) n += (size_t)snprintf(out + n, 256 - n, "codes of each layer, ");
     if (n) out[n - 2] = 0;
     return out;
 }
@@ -74,6 +81,8 @@ static void text_info(const sae_dictionary *dict, const sae_trainer_desc *traine
     printf("%-18s %s\n", "class", sae_arch_name(info.arch));
     text_line("called there", origin.class_name);
     text_line("variations", variations(&info, text));
+    if (info.layers > 1)
+        printf("%-18s crosscoder of %zu layers\n", "kind", info.layers);
     printf("%-18s %zu\n%-18s %zu\n", "activation_dim", info.activation_dim, "dict_size",
            origin.dict_size);
     if (info.output_dim != info.activation_dim)
@@ -123,6 +132,7 @@ static void json_info(const sae_dictionary *dict, const sae_trainer_desc *traine
     printf("{\"format\": \"%s\", \"dict_class\": \"%s\", \"activation_dim\": %zu, "
            "\"dict_size\": %zu, \"output_dim\": %zu", sae_format_name(origin.format),
            sae_arch_name(info.arch), info.activation_dim, origin.dict_size, info.output_dim);
+    if (info.layers > 1) printf(", \"kind\": \"crosscoder\", \"layers\": %zu", info.layers);
     json_text("class", origin.class_name);
     json_text("variations", variations(&info, text));
     if (info.k)
@@ -208,9 +218,8 @@ int verb_info(int argc, char **argv) {
         && sae_tensor_file_open(tool.ctx, path, &file) != SAE_OK)
         return fail_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
-        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false, 0, c.num_latents,
-                               NULL, 0, NULL };
-        if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
+        sae_load_desc desc;
+        status = fill_load(&c, &desc);
         if (status == DONE && sae_dictionary_load(tool.ctx, &desc, path, &dict) != SAE_OK) {
             if (!is_large(path) && sae_tensor_file_check(file, NULL) != SAE_OK)
                 status = fail_library();

@@ -106,7 +106,7 @@ typedef struct option {
 /* Options that several verbs share. */
 typedef struct common {
     list words, data, target;
-    const char *dtype, *tensor, *device, *out, *dict_class, *module, *tokens;
+    const char *dtype, *tensor, *device, *out, *dict_class, *module, *tokens, *input_scale;
     uint64_t dim, threads, batch, batches, k, ctx, splits;
     size_t first_latent, num_latents; /* of a large dictionary only these; 0: all */
     bool json, raw, use_top_k, use_threshold, dense, delphi;
@@ -179,6 +179,7 @@ uint16_t to_half(float value);
 /* ==== dictionary.c ============================================================================ */
 
 int parse_arch(const char *text, sae_arch *out);
+int fill_load(const common *c, sae_load_desc *desc);
 int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **dict);
 sae_config *config_beside(const char *path);
 const char *weights_file(const char *path);

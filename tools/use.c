@@ -65,7 +65,7 @@ static void print_l0(const common *c, const reader *rows, uint64_t active) {
 /* A block of rows of --data after the other, encoded; dense latents or reconstruction to out. */
 static int write_dense(const common *c, const sae_dictionary *dict, reader *rows, bool latents) {
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-    size_t width = latents ? info.dict_size : info.output_dim, n, i;
+    size_t width = latents ? sae_dictionary_num_latents(dict) : info.output_dim, n, i;
     uint64_t active = 0;
     size_t block = block_rows(c, dict, 4 * (latents ? width : width + info.activation_dim));
     float *x, *y;
@@ -134,7 +134,7 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     static const char *const descrs[] = { "<i8", "<i4", "<f4" };
     static const size_t sizes[] = { 8, 4, 4 };
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-    size_t m = info.dict_size, block = block_rows(c, dict, 8 * m), n, r, i;
+    size_t m = sae_dictionary_num_latents(dict), block = block_rows(c, dict, 8 * m), n, r, i;
     sae_sparse code;
     npy_writer parts[3];
     const void *lists[3];
@@ -196,7 +196,7 @@ int verb_use(int argc, char **argv) {
         { "model", TEXT, &c.model }, { "text", LIST, &c.text },
         { "submodule", ONCE, &c.submodule }, { "io", TEXT, &c.io }, { "head", COUNT, &c.head },
         { "remove-bos", FLAG, &c.remove_bos }, { "bos", FLAG, &c.bos },
-        { "no-bos", FLAG, &c.no_bos }
+        { "no-bos", FLAG, &c.no_bos }, { "input-scale", TEXT, &c.input_scale }
     };
     const bool judge = strcmp(tool.verb, "eval") == 0;
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);

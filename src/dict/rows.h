@@ -43,6 +43,8 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
                 q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product, bias, f);
                 q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
             }
+            for (size_t j = 0; q->dict->gate && !q->top_k && j < count; j++)
+                f[j] = saei_ungate(q->dict, q->list ? q->list[first + j] : first + j, f[j]);
             for (size_t j = 0; !plain && j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j;
                 f[j] = saei_infer_value(q->dict, i, product[j], q->top_k);

@@ -7,7 +7,7 @@
 
 static bool saei_dl_probe(const saei_load *load) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
-        const char *name = sae_tensor_file_get(load->tensors, i)->name;
+        const char *name = sae_tensor_file_get(load->tensors, i)->name + strlen(load->prefix);
         if (strncmp(name, "ae.", 3) == 0) name += 3;
         for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
             for (size_t k = 0; k < saei_layouts[a].count; k++)
@@ -276,6 +276,8 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     if (h->output_dim != h->activation_dim || h->output_normalized)
         return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
                                       "whose output is as wide as the input)");
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT) return saei_export_refused(e, "matching pursuit");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->skip) return saei_export_refused(e, "skip connection");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
     if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");

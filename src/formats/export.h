@@ -18,6 +18,17 @@ static sae_result saei_export_refused(const saei_export *e, const char *why) {
                      sae_format_name(e->desc->format), why);
 }
 
+/* What no other program's single dictionaries have. */
+static sae_result saei_export_one_place(const saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    if (h->layers > 1) return saei_export_refused(e, "dictionary of several layers");
+    if (h->glu) return saei_export_refused(e, "gated linear unit (glu) in the encoder");
+    if (h->normalizer) return saei_export_refused(e, "normalizer of its input");
+    if (h->gate)
+        return saei_export_refused(e, "choice of latents by p times the norm of W_dec's row");
+    return SAE_OK;
+}
+
 #define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
 
 /* b_dec into the encoder's input, or out of it, at the cost of its biases:

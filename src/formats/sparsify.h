@@ -92,6 +92,7 @@ static sae_result saei_export_sparsify_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     if (h->arch != SAE_ARCH_TOP_K || e->dict->rule != SAE_RULE_TOP_K)
         return saei_export_refused(e, "latents but the k largest of a row and group max");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->activation == SAE_ACTIVATION_SIGNED || h->activation == SAE_ACTIVATION_MAGNITUDE)
         return saei_export_refused(e, "latents below 0");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
