@@ -229,7 +229,11 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
      MATRYOSHKA    as BATCH_TOP_K; latents past the active groups are 0    MatryoshkaBatchTopKSAE
      JUMP_RELU     p = W_enc x + b_enc; f = relu(p [p > threshold_i])           JumpReluAutoEncoder
      IDENTITY      f = x, x_hat = f                                                  IdentityDict
-   Other programs' dictionaries are one of these with variations (see the desc). */
+   Other programs' dictionaries are one of these with variations (see the desc), or
+     MATCHING_PURSUIT   SAELens' matching_pursuit, which has neither W_enc nor b_enc: r = x - b_dec;
+                   then again and again, of the i with the largest v = relu(r.W_dec[i]): f_i += v,
+                   r -= v W_dec[i]. A row ends after max_iterations, where norm(r) <
+                   residual_threshold, or where the same latents are not 0 as the time before */
 #define SAE_ARCHS(X)                                                                               \
     X(SAE_ARCH_STANDARD, 1, "AutoEncoder")                                                         \
     X(SAE_ARCH_STANDARD_NEW, 2, "AutoEncoderNew")                                                  \
@@ -238,7 +242,8 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
     X(SAE_ARCH_BATCH_TOP_K, 5, "BatchTopKSAE")                                                     \
     X(SAE_ARCH_MATRYOSHKA, 6, "MatryoshkaBatchTopKSAE")                                            \
     X(SAE_ARCH_JUMP_RELU, 7, "JumpReluAutoEncoder")                                                \
-    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")
+    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")                                                        \
+    X(SAE_ARCH_MATCHING_PURSUIT, 9, "MatchingPursuitSAE")
 
 typedef enum sae_arch {
     SAE_ARCH_DEFAULT = 0, /* where a desc may leave it open */
@@ -246,6 +251,12 @@ typedef enum sae_arch {
     SAE_ARCHS(SAE_X)
 #undef SAE_X
 } sae_arch;
+
+enum { /* archs are 1 to SAE_NUM_ARCHS */
+#define SAE_X(name, value, text) +1
+    SAE_NUM_ARCHS = SAE_ARCHS(SAE_X)
+#undef SAE_X
+};
 
 /* How latents are computed from the pre-activations p. */
 typedef enum sae_activation {
@@ -262,6 +273,15 @@ typedef enum sae_input_norm {
     SAE_INPUT_NORM_LAYER     /* (x - mean(x)) / (std(x) + 1e-5), std over d - 1;
                                 x_hat std(x) + mean(x) */
 } sae_input_norm;
+
+/* The weight w of a latent in the choice: which latents fire is decided on p w, relu(p w) and so on,
+   and f = (p w) / w; where w is 0 the latent never fires. Norms are of W_dec as it stands. */
+typedef enum sae_gate {
+    SAE_GATE_NONE = 0,  /* w = 1 */
+    SAE_GATE_NORM,      /* norm(W_dec[i]); with layer_codes of each layer's part */
+    SAE_GATE_NORM_SUM,  /* sum over the layers of the norm of W_dec[i]'s part */
+    SAE_GATE_MIXED      /* gate_norm times NORM (of all layers) + gate_norm_sum times NORM_SUM */
+} sae_gate;
 
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
@@ -283,6 +303,23 @@ typedef struct sae_dictionary_desc {
     bool output_normalized;          /* input_norm is not undone on x_hat */
     size_t output_dim;               /* of x_hat, W_dec, b_dec (transcoders); default d */
     bool skip;                       /* x_hat += W_skip raw x, W_skip [output_dim,d] */
+    sae_gate gate;                   /* STANDARD, STANDARD_NEW, JUMP_RELU, TOP_K, BATCH_TOP_K; as
+                                        glu and layer_codes */
+    double gate_norm, gate_norm_sum; /* of MIXED; both 0: 1.0 and 0.1 */
+    bool glu;                        /* p is multiplied by 1 / (1 + exp(-(W_glu x + b_glu))) */
+    /* Crosscoders: rows, d and output_dim are of `layers` places in a model, one after the other,
+       equally wide. */
+    size_t layers;                   /* default 1; divides d and output_dim */
+    bool normalizer;                 /* x_l = (raw x_l - mean_l) scale_l in layer l, and what is
+                                        decoded becomes x_hat_l / output_scale_l + mean_l */
+    bool layer_codes;                /* each layer has codes of its own: f [n,layers m], layer after
+                                        layer, f_l from the one p and from the gate's weights, the
+                                        threshold (batch classes) and the top-k of layer l;
+                                        x_hat_l = sum_i f_li W_dec[i]_l + b_dec_l */
+    bool over_layers;                /* layer_codes: the top-k is of all layers together */
+    double residual_threshold;       /* MATCHING_PURSUIT: default 0, none */
+    size_t max_iterations;           /* default d */
+    bool repeats;                    /* it goes on where the same latents are not 0 as before */
 } sae_dictionary_desc;
 
 /* ---- dictionaries ---- */
@@ -326,7 +363,8 @@ SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary 
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
 /* W_dec[i], output_dim floats, the direction of latent i; and W_enc[i], d floats. Owned by dict;
-   NULL if i >= m or the class has none. */
+   NULL if i >= m or the class has none. With layer_codes latent l dict_size + i has the row of
+   latent i, of which its own layer's part is its direction. */
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
@@ -383,8 +421,11 @@ typedef struct sae_sparse {
     size_t capacity;   /* for encode: sae_dictionary_capacity(dict, n) is enough */
 } sae_sparse;
 
+/* Entries of a row of f, "m" below: dict_size, or layers times dict_size with layer_codes. */
+SAE_API size_t sae_dictionary_num_latents(const sae_dictionary *dict);
 /* Entries that the lists of n rows may need: n*k under SAE_RULE_TOP_K (the batch classes:
-   floor((k + k_fraction) n)), else n*m. SIZE_MAX: more than can be counted. */
+   floor((k + k_fraction) n)), times layers where each chooses its own k; else n*m. SIZE_MAX: more
+   than can be counted. */
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
 
 /* Inference. Any number of threads may call at once. x [n,d] and the outputs
@@ -395,7 +436,8 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    give unspecified latents in these rows alone.
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
    for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes; forward without f, when k > 512,
-   1024 (k + 1) bytes per thread. The context keeps
+   1024 (k + 1) bytes per thread; and for MATCHING_PURSUIT and layer_codes: 4 (d + m) bytes a row,
+   of at most 256 rows at a time. The context keeps
    scratch memory for as many calls at once as it has threads, at least 4; further ones are slower.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY. */
@@ -485,6 +527,9 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
      threshold [m]                                           JUMP_RELU
      threshold, k, one number each                           TOP_K, BATCH_TOP_K, MATRYOSHKA
      W_skip [output_dim,d]                                   where desc.skip is set
+     W_glu [m,d], b_glu [m]                                  desc.glu
+     mean [d], scale, output_scale [layers]                  desc.normalizer
+   MATCHING_PURSUIT has W_dec and b_dec alone; with layer_codes BATCH_TOP_K's threshold is [layers].
    False: no tensor of that index. */
 SAE_API size_t sae_dictionary_num_tensors(const sae_dictionary *dict);
 SAE_API bool sae_dictionary_get_tensor(const sae_dictionary *dict, size_t index, sae_tensor *out);
@@ -499,7 +544,7 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
 
 /* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
    scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or
-   <= 0), SAE_ERR_UNSUPPORTED (an input_norm). */
+   <= 0), SAE_ERR_UNSUPPORTED (an input_norm, a normalizer, a glu). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -527,7 +572,8 @@ SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
    stream after block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
-   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
+   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm, several layers),
+   SAE_ERR_NOT_FOUND
    (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
@@ -617,7 +663,16 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
     X(SAE_FORMAT_GEMMA_SCOPE_2, 5, "gemma_scope_2") /* params.safetensors + config.json */         \
     X(SAE_FORMAT_LLAMA_SCOPE, 6, "llama_scope")     /* checkpoints/final.safetensors +             \
                                                        hyperparams.json */                         \
-    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */
+    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */                            \
+    X(SAE_FORMAT_LLAMASCOPIUM, 8, "llamascopium")   /* sae_weights.* + config.json; and            \
+                                                       lm-saes 1, of R1-distill */                 \
+    X(SAE_FORMAT_CIRCUIT_TRACER, 9, "circuit_tracer") /* layer_N.safetensors + config.yaml */      \
+    X(SAE_FORMAT_QWEN_SCOPE, 10, "qwen_scope")      /* layerN.sae.pt + config.json */              \
+    X(SAE_FORMAT_GOODFIRE, 11, "goodfire")          /* the .pt or .pth alone */                    \
+    X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */                 \
+    X(SAE_FORMAT_SCIENCE_OF_FINETUNING, 13, "science_of_finetuning") /* crosscoders: model.pt, or  \
+                                                       model.safetensors + config.json */          \
+    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */
 
 typedef enum sae_format {
     SAE_FORMAT_NONE = 0,
@@ -649,6 +704,8 @@ struct sae_load_desc {
     const char *name; /* from memory: what the file is called, as a path would say it, for what only
                          a name tells: the format, where tensors do not; hook and layer. May be
                          NULL */
+    double input_scale; /* the weights are for x times this, which is folded into them, and x_hat is
+                       divided by it. Default 0: they are for x, or the file says for what */
 };
 
 /* Where a dictionary came from. Texts are "" where the file does not say. */
@@ -10832,10 +10889,12 @@ SAE_API void sae_context_destroy(sae_context *ctx) {
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
      W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
-     | W_skip [output_dim][ld]
-   with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
-   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
-   have take no room. */
+     | W_skip [output_dim][ld] | W_glu [m][ld] | b_glu [m'] | gate [c'] | thresholds [l']
+     | mean [ld] | scale [l'] | output_scale [l']
+   with ld, ld_out, m', c', l' = d, output_dim, m, codes, layers rounded up to 16. b_enc is
+   gate_bias of GATED; aux0 is r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of
+   GATED; gate, the weights w of the codes, follows from W_dec (saei_gate_update). Arrays a class
+   does not have take no room. MATCHING_PURSUIT has W_enc in W_dec, and a b_enc of zeros. */
 typedef struct saei_prepared saei_prepared; /* >>dictionary: prepared encode */
 
 struct sae_dictionary {
@@ -10848,13 +10907,15 @@ struct sae_dictionary {
     float *params;        /* [num_params] */
     size_t num_params;
     float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
-    float *W_skip;
+    float *W_skip, *W_glu, *b_glu, *gate;
+    float *thresholds; /* of the layers, in place of threshold: batch classes with layer_codes */
+    float *mean, *scale, *output_scale; /* of the normalizer */
     sae_origin origin;
     bool borrowed;        /* params belong to a trainer */
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
 };
 
-/* ==== >>dictionary: parameters ========================================= src/dict/params.h ==== */
+/* ==== >>dictionary: descs ================================================ src/dict/desc.h ==== */
 
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
@@ -10882,10 +10943,31 @@ static size_t saei_output_dim(const sae_dictionary_desc *desc) {
     return desc->output_dim ? desc->output_dim : desc->activation_dim;
 }
 
+static size_t saei_layers(const sae_dictionary_desc *desc) {
+    return desc->layers ? desc->layers : 1;
+}
+
+/* Entries of a row of f: latents 0 .. m of each layer that has codes of its own. */
+static size_t saei_num_codes(const sae_dictionary_desc *desc) {
+    return desc->layer_codes ? saei_layers(desc) * desc->dict_size : desc->dict_size;
+}
+
+/* Layers that choose their top-k apart. */
+static size_t saei_choices(const sae_dictionary_desc *desc) {
+    return desc->layer_codes && !desc->over_layers ? saei_layers(desc) : 1;
+}
+
+/* The encoder's p is more than a product and a bias. */
+static bool saei_is_shaped(const sae_dictionary_desc *desc) {
+    return desc->gate || desc->glu || desc->layer_codes;
+}
+
 /* One of dictionary_learning's eight classes as it is. */
 static bool saei_is_plain(const sae_dictionary_desc *desc) {
     return !desc->no_b_dec_subtraction && !desc->activation && !desc->input_norm && !desc->skip
-           && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim;
+           && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim
+           && !saei_is_shaped(desc) && saei_layers(desc) == 1 && !desc->normalizer
+           && desc->arch != SAE_ARCH_MATCHING_PURSUIT;
 }
 
 /* The variations of desc that its class does not have. */
@@ -10893,13 +10975,14 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
     const sae_arch arch = desc->arch;
     const char *name = sae_arch_name(arch);
-    bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW;
+    bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW
+                || arch == SAE_ARCH_JUMP_RELU;
     if (desc->activation < SAE_ACTIVATION_POSITIVE || desc->activation > SAE_ACTIVATION_GROUP_MAX
         || (desc->activation && arch != SAE_ARCH_TOP_K
             && !(relu && desc->activation == SAE_ACTIVATION_SIGNED)))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: activation is %d, allowed are 0, with AutoEncoder and "
-                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s",
+                         "%s: activation is %d, allowed are 0, with AutoEncoder, AutoEncoderNew "
+                         "and JumpReluAutoEncoder 1, with AutoEncoderTopK 1 to 3; arch is %s",
                          who, (int)desc->activation, name);
     if (desc->activation == SAE_ACTIVATION_GROUP_MAX && desc->dict_size % desc->k)
         return saei_fail(ctx, SAE_ERR_INVALID,
@@ -10937,14 +11020,73 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
+/* Gates, and dictionaries over layers. */
+static sae_result saei_layers_check(const sae_context *ctx, const char *who,
+                                    const sae_dictionary_desc *desc) {
+    const sae_arch arch = desc->arch;
+    const size_t layers = saei_layers(desc);
+    bool gated = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW
+                 || arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_TOP_K
+                 || arch == SAE_ARCH_BATCH_TOP_K;
+    if (desc->gate < SAE_GATE_NONE || desc->gate > SAE_GATE_MIXED)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate is %d, allowed are 0 to %d", who,
+                         (int)desc->gate, (int)SAE_GATE_MIXED);
+    if (saei_is_shaped(desc) && (!gated || desc->activation))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate, glu or layer_codes is set, allowed with "
+                         "AutoEncoder, AutoEncoderNew, JumpReluAutoEncoder, AutoEncoderTopK and "
+                         "BatchTopKSAE whose activation is 0; arch is %s, activation %d", who,
+                         sae_arch_name(arch), (int)desc->activation);
+    if (desc->gate == SAE_GATE_MIXED
+        && !(desc->gate_norm >= 0 && desc->gate_norm <= FLT_MAX && desc->gate_norm_sum >= 0
+             && desc->gate_norm_sum <= FLT_MAX))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate_norm is %g and gate_norm_sum %g, allowed "
+                         "are finite numbers from 0", who, desc->gate_norm, desc->gate_norm_sum);
+    if (layers > INT32_MAX || desc->activation_dim % layers || saei_output_dim(desc) % layers
+        || desc->dict_size > INT32_MAX / layers
+        || (layers > 1 && (arch == SAE_ARCH_IDENTITY || arch == SAE_ARCH_MATCHING_PURSUIT)))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed are divisors of "
+                         "activation_dim, %zu, and output_dim, %zu (%s)", who, layers,
+                         desc->activation_dim, saei_output_dim(desc), sae_arch_name(arch));
+    if (desc->input_norm && layers > SAEI_SMALL_ROWS / 2)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed with an input_norm are "
+                         "1 to %d", who, layers, SAEI_SMALL_ROWS / 2);
+    if (desc->over_layers && !desc->layer_codes)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: over_layers is set without layer_codes", who);
+    if (desc->normalizer
+        && (arch == SAE_ARCH_IDENTITY || arch == SAE_ARCH_MATCHING_PURSUIT || desc->input_norm
+            || saei_output_dim(desc) != desc->activation_dim))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: normalizer is set, allowed where output_dim is "
+                         "activation_dim and input_norm 0; arch is %s", who, sae_arch_name(arch));
+    return SAE_OK;
+}
+
+static sae_result saei_pursuit_check(const sae_context *ctx, const char *who,
+                                     const sae_dictionary_desc *desc) {
+    bool set = desc->residual_threshold != 0 || desc->max_iterations || desc->repeats;
+    if (desc->arch != SAE_ARCH_MATCHING_PURSUIT && set)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: residual_threshold, max_iterations or repeats "
+                         "is set, fields of MatchingPursuitSAE; arch is %s", who,
+                         sae_arch_name(desc->arch));
+    if (desc->arch != SAE_ARCH_MATCHING_PURSUIT) return SAE_OK;
+    if (!(desc->residual_threshold >= 0 && desc->residual_threshold <= FLT_MAX)
+        || desc->max_iterations > INT32_MAX)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: residual_threshold is %g and max_iterations "
+                         "%zu, allowed are finite numbers from 0 and up to %d", who,
+                         desc->residual_threshold, desc->max_iterations, INT32_MAX);
+    if (!desc->no_b_dec_subtraction && !desc->input_norm && !desc->skip
+        && saei_output_dim(desc) == desc->activation_dim)
+        return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_INVALID, "%s: MatchingPursuitSAE has no variations", who);
+}
+
 static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
-    size_t sum = 0;
-    if (desc->arch < SAE_ARCH_STANDARD || desc->arch > SAE_ARCH_IDENTITY)
+    size_t sum = 0, most;
+    if (desc->arch < SAE_ARCH_STANDARD || (int)desc->arch > SAE_NUM_ARCHS)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
-                         "SAE_ARCH_IDENTITY (%d)",
-                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_ARCH_IDENTITY);
+                         "SAE_ARCH_MATCHING_PURSUIT (%d)",
+                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_NUM_ARCHS);
     if (!desc->activation_dim || desc->activation_dim > INT32_MAX)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d",
                          who, desc->activation_dim, INT32_MAX);
@@ -10955,10 +11097,13 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: dict_size is %zu, IdentityDict has activation_dim, %zu", who,
                          desc->dict_size, desc->activation_dim);
-    if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
+    SAEI_TRY(saei_layers_check(ctx, who, desc));
+    most = desc->over_layers ? saei_num_codes(desc) : desc->dict_size;
+    if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > most))
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
-                         desc->k, desc->dict_size);
+                         desc->k, most);
     SAEI_TRY(saei_variations_check(ctx, who, desc));
+    SAEI_TRY(saei_pursuit_check(ctx, who, desc));
     if (desc->arch != SAE_ARCH_MATRYOSHKA && desc->num_groups)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
@@ -10980,54 +11125,147 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
-/* Floats of the parameter block; SIZE_MAX if there can be no such block. */
-static size_t saei_param_count(const sae_dictionary_desc *desc) {
-    size_t ld = saei_align16(desc->activation_dim), m = saei_align16(desc->dict_size), matrices,
-           all, out = saei_output_dim(desc), ld_out = saei_align16(out), skip = 0;
-    if (desc->arch == SAE_ARCH_IDENTITY) return 0;
-    if (!saei_mul(desc->dict_size, ld + ld_out, &matrices)
-        || !saei_add(matrices, 3 * m + ld_out, &all)
-        || (desc->skip && (!saei_mul(out, ld, &skip) || !saei_add(all, skip, &all)))
-        || all > SIZE_MAX / 8)
-        return SIZE_MAX;
-    return all - (desc->arch == SAE_ARCH_GATED ? 0 : desc->arch == SAE_ARCH_JUMP_RELU ? m : 2 * m);
+/* ==== >>dictionary: gate ================================================= src/dict/gate.h ==== */
+/* The weights w of the choice among latents, which follow from W_dec. */
+
+/* Work over all latents in parts of 64. */
+enum { SAEI_PART_LATENTS = 64 };
+static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
+    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
 }
 
-/* Points the named arrays of dict into a block of its layout. */
-static void saei_dictionary_place(sae_dictionary *dict, float *params) {
-    size_t m = saei_align16(dict->desc.dict_size);
-    float *at = params;
+/* |x|^2 of n floats at any address, in pieces that end in zeros. */
+static double saei_squares(const saei_kernels *kernels, const float *x, size_t n) {
+    enum { PIECE = 256 };
+    float piece[PIECE];
+    double sum = 0;
+    for (size_t c = 0; c < n; c += PIECE) {
+        size_t some = saei_min(n - c, PIECE), whole = saei_align16(some);
+        memcpy(piece, x + c, some * sizeof *piece);
+        memset(piece + some, 0, (whole - some) * sizeof *piece);
+        sum += kernels->dot(whole, piece, piece);
+    }
+    return sum;
+}
+
+static void saei_gate_latents(void *arg, size_t part) {
+    sae_dictionary *dict = (sae_dictionary *)arg;
+    const sae_dictionary_desc *h = &dict->desc;
+    const size_t layers = saei_layers(h), m = h->dict_size, d = saei_output_dim(h) / layers;
+    const size_t end = saei_min((part + 1) * SAEI_PART_LATENTS, m);
+    double norm_share = h->gate_norm, sum_share = h->gate_norm_sum;
+    if (norm_share == 0 && sum_share == 0) norm_share = 1, sum_share = 0.1;
+    for (size_t i = part * SAEI_PART_LATENTS; i < end; i++) {
+        double all = 0, sum = 0;
+        for (size_t l = 0; l < layers; l++) {
+            double square = saei_squares(dict->ctx->kernels,
+                                         dict->W_dec + i * dict->ld_out + l * d, d);
+            all += square;
+            sum += sqrt(square);
+            if (h->layer_codes) dict->gate[l * m + i] = (float)sqrt(square);
+        }
+        all = sqrt(all);
+        if (h->gate == SAE_GATE_NORM && h->layer_codes) continue;
+        if (h->gate == SAE_GATE_NORM_SUM) all = sum;
+        if (h->gate == SAE_GATE_MIXED) all = norm_share * all + sum_share * sum;
+        for (size_t l = 0; l < saei_num_codes(h) / m; l++) dict->gate[l * m + i] = (float)all;
+    }
+}
+
+/* To be called wherever W_dec has changed. */
+static void saei_gate_update(sae_dictionary *dict) {
+    if (dict->gate) saei_each_latent(dict, saei_gate_latents, dict);
+}
+
+/* f of the code whose p w is given. */
+static float saei_ungate(const sae_dictionary *dict, size_t code, float value) {
+    return dict->gate && value != 0 ? value / dict->gate[code] : value;
+}
+
+/* The threshold of a code under the batch classes' rule. */
+static float saei_code_threshold(const sae_dictionary *dict, size_t code) {
+    return dict->thresholds ? dict->thresholds[code / dict->desc.dict_size] : dict->threshold;
+}
+
+/* ==== >>dictionary: parameters ========================================= src/dict/params.h ==== */
+
+/* A batch class whose layers have codes, and so thresholds, of their own. */
+static bool saei_has_thresholds(const sae_dictionary_desc *desc) {
+    return desc->layer_codes && desc->arch == SAE_ARCH_BATCH_TOP_K;
+}
+
+/* The next `rows` times `cols` floats of a block of which *at are used. at SIZE_MAX: more than
+   there can be. base NULL: nothing is there yet. */
+static float *saei_param_piece(float *base, size_t *at, size_t rows, size_t cols) {
+    size_t here = *at, size;
+    if (here == SIZE_MAX || !saei_mul(rows, cols, &size) || !saei_add(here, size, at)
+        || *at > SIZE_MAX / 8)
+        *at = SIZE_MAX;
+    return base && *at != SIZE_MAX ? base + here : NULL;
+}
+
+/* Points the named arrays of dict, whose desc is set, into a block of its layout; with params NULL
+   they are NULL. How many floats it has; SIZE_MAX if there can be no such block. */
+static size_t saei_dictionary_place(sae_dictionary *dict, float *params) {
+    const sae_dictionary_desc *h = &dict->desc;
+    const size_t out = saei_output_dim(h), ld = saei_align16(h->activation_dim);
+    const size_t m = saei_align16(h->dict_size), layers = saei_align16(saei_layers(h));
+    size_t at = 0;
+    bool gated = h->arch == SAE_ARCH_GATED, tied = h->arch == SAE_ARCH_MATCHING_PURSUIT;
     dict->params = params;
-    dict->ld_out = saei_align16(saei_output_dim(&dict->desc));
-    if (!params) return;
-    dict->W_enc = at;
-    at += dict->desc.dict_size * dict->ld;
-    dict->W_dec = at;
-    at += dict->desc.dict_size * dict->ld_out;
-    dict->b_enc = at;
-    at += m;
-    if (dict->desc.arch == SAE_ARCH_GATED || dict->desc.arch == SAE_ARCH_JUMP_RELU) {
-        dict->aux0 = at;
-        at += m;
+    dict->ld = ld;
+    dict->ld_out = saei_align16(out);
+    if (h->arch == SAE_ARCH_IDENTITY) return 0;
+    if (!tied) dict->W_enc = saei_param_piece(params, &at, h->dict_size, ld);
+    dict->W_dec = saei_param_piece(params, &at, h->dict_size, dict->ld_out);
+    if (tied) dict->W_enc = dict->W_dec;
+    dict->b_enc = saei_param_piece(params, &at, 1, m);
+    if (gated || h->arch == SAE_ARCH_JUMP_RELU) dict->aux0 = saei_param_piece(params, &at, 1, m);
+    if (gated) dict->aux1 = saei_param_piece(params, &at, 1, m);
+    dict->b_dec = saei_param_piece(params, &at, 1, dict->ld_out);
+    if (h->skip) dict->W_skip = saei_param_piece(params, &at, out, ld);
+    if (h->glu) {
+        dict->W_glu = saei_param_piece(params, &at, h->dict_size, ld);
+        dict->b_glu = saei_param_piece(params, &at, 1, m);
     }
-    if (dict->desc.arch == SAE_ARCH_GATED) {
-        dict->aux1 = at;
-        at += m;
+    if (h->gate) dict->gate = saei_param_piece(params, &at, 1, saei_align16(saei_num_codes(h)));
+    if (saei_has_thresholds(h)) dict->thresholds = saei_param_piece(params, &at, 1, layers);
+    if (h->normalizer) {
+        dict->mean = saei_param_piece(params, &at, 1, ld);
+        dict->scale = saei_param_piece(params, &at, 1, layers);
+        dict->output_scale = saei_param_piece(params, &at, 1, layers);
     }
-    dict->b_dec = at;
-    if (dict->desc.skip) dict->W_skip = at + dict->ld_out;
+    return at;
+}
+
+/* Floats of the parameter block; SIZE_MAX if there can be no such block. */
+static size_t saei_param_count(const sae_dictionary_desc *desc) {
+    sae_dictionary dict;
+    memset(&dict, 0, sizeof dict);
+    dict.desc = *desc;
+    return saei_dictionary_place(&dict, NULL);
 }
 
 /* All parameters to 0, but not the rows of W_enc and W_dec, only what pads them. */
 static void saei_dictionary_clear_rest(sae_dictionary *dict) {
-    const size_t m = dict->desc.dict_size, matrices = m * (dict->ld + dict->ld_out);
+    const size_t m = dict->desc.dict_size;
     const size_t d = dict->desc.activation_dim, out = dict->desc.output_dim;
+    size_t matrices;
     if (!dict->params) return;
+    matrices = (size_t)(dict->b_enc - dict->params);
     for (size_t i = 0; i < m && d < dict->ld; i++)
         memset(dict->W_enc + i * dict->ld + d, 0, (dict->ld - d) * sizeof(float));
     for (size_t i = 0; i < m && out < dict->ld_out; i++)
         memset(dict->W_dec + i * dict->ld_out + out, 0, (dict->ld_out - out) * sizeof(float));
     memset(dict->params + matrices, 0, (dict->num_params - matrices) * sizeof(float));
+}
+
+/* What begins with another value than 0. */
+static void saei_dictionary_begin(sae_dictionary *dict) {
+    for (size_t l = 0; l < dict->desc.layers; l++) {
+        if (dict->thresholds) dict->thresholds[l] = -1;
+        if (dict->scale) dict->scale[l] = dict->output_scale[l] = 1;
+    }
 }
 
 /* saei_dictionary_new, but for the rows of W_enc and W_dec, which the caller fills: a large one
@@ -11051,7 +11289,7 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     dict->ctx = ctx;
     dict->desc = *desc;
     dict->desc.output_dim = saei_output_dim(desc);
-    dict->ld = saei_align16(desc->activation_dim);
+    dict->desc.layers = saei_layers(desc);
     dict->num_params = count;
     dict->threshold = saei_arch_selects(desc->arch) ? -1.0f : 0.0f;
     dict->rule = desc->arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K
@@ -11062,6 +11300,7 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     dict->origin.k = desc->k;
     saei_dictionary_place(dict, params);
     saei_dictionary_clear_rest(dict);
+    saei_dictionary_begin(dict);
     *out = dict;
     return SAE_OK;
 }
@@ -11072,6 +11311,7 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
                                       const sae_dictionary_desc *desc, sae_dictionary **out) {
     SAEI_TRY(saei_dictionary_unset(ctx, who, desc, out));
     if ((*out)->params) memset((*out)->params, 0, (*out)->num_params * sizeof(float));
+    saei_dictionary_begin(*out);
     return SAE_OK;
 }
 
@@ -11108,7 +11348,8 @@ static void saei_dictionary_init_part(void *arg, size_t part) {
         }
         norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
         for (size_t c = 0; c < d; c++) row[c] = row[c] / norm * length;
-        memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
+        if (dict->W_enc != dict->W_dec)
+            memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
     }
 }
 
@@ -11124,6 +11365,7 @@ static void saei_dictionary_init(sae_dictionary *dict) {
     }
     if (h->arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
+    saei_gate_update(dict);
 }
 
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
@@ -11178,6 +11420,10 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
     return SAE_OK;
 }
 
+SAE_API size_t sae_dictionary_num_latents(const sae_dictionary *dict) {
+    return saei_num_codes(&dict->desc);
+}
+
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict) { return dict->rule; }
 
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups) {
@@ -11191,15 +11437,17 @@ SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t
     return SAE_OK;
 }
 
-SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) { return dict->threshold; }
+SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) {
+    return dict->thresholds ? dict->thresholds[0] : dict->threshold;
+}
 
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent) {
-    if (!dict || !dict->W_dec || latent >= dict->desc.dict_size) return NULL;
-    return dict->W_dec + latent * dict->ld_out;
+    if (!dict || !dict->W_dec || latent >= saei_num_codes(&dict->desc)) return NULL;
+    return dict->W_dec + latent % dict->desc.dict_size * dict->ld_out;
 }
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent) {
-    return dict && dict->W_enc && latent < dict->desc.dict_size ? dict->W_enc + latent * dict->ld
-                                                                : NULL;
+    if (!dict || !dict->W_enc || latent >= saei_num_codes(&dict->desc)) return NULL;
+    return dict->W_enc + latent % dict->desc.dict_size * dict->ld;
 }
 
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale) {
@@ -11210,10 +11458,11 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
-    if (dict->desc.input_norm)
+    if (dict->desc.input_norm || dict->desc.normalizer || dict->desc.glu)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_dictionary_scale_biases: the dictionary "
-                         "has an input_norm, which takes rows of any scale already");
+                         "sae_dictionary_scale_biases: the dictionary has %s",
+                         dict->desc.glu ? "a glu, which is not linear in its input"
+                                        : "an input_norm or a normalizer, which sets the scale");
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
     saei_prepared_drop(dict);
@@ -11224,13 +11473,9 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
     if (dict->desc.arch == SAE_ARCH_GATED)
         for (size_t i = 0; i < m; i++) dict->aux1[i] *= scale; /* r_mag is no bias */
     if (saei_arch_selects(dict->desc.arch) && dict->threshold >= 0) dict->threshold *= scale;
+    for (size_t l = 0; dict->thresholds && l < dict->desc.layers; l++)
+        if (dict->thresholds[l] >= 0) dict->thresholds[l] *= scale;
     return SAE_OK;
-}
-
-/* Work over all latents in parts of 64. */
-enum { SAEI_PART_LATENTS = 64 };
-static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
-    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
 }
 
 typedef struct saei_unit_job {
@@ -11294,7 +11539,7 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
 
 /* ==== >>dictionary: tensors =========================================== src/dict/tensors.h ==== */
 
-enum { SAEI_DICTIONARY_TENSORS = 8 }; /* at most */
+enum { SAEI_DICTIONARY_TENSORS = 13 }; /* at most */
 
 /* The next of the list: [rows,cols] with rows ld apart, [cols] where rows is 0, one number where
    cols is 0, too. */
@@ -11320,18 +11565,29 @@ static size_t saei_dictionary_tensors(const sae_dictionary *dict,
     const sae_dictionary_desc *h = &dict->desc;
     size_t count = 0, d = h->activation_dim, m = h->dict_size, out = saei_output_dim(h);
     bool gated = h->arch == SAE_ARCH_GATED;
+    bool tied = h->arch == SAE_ARCH_MATCHING_PURSUIT;
     if (!dict->params) return 0;
-    saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
+    if (!tied) saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
     saei_tensor_add(list, &count, "W_dec", dict->W_dec, m, out, dict->ld_out);
-    saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
+    if (!tied)
+        saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
     saei_tensor_add(list, &count, "b_dec", dict->b_dec, 0, out, 0);
     if (gated) saei_tensor_add(list, &count, "r_mag", dict->aux0, 0, m, 0);
     if (gated) saei_tensor_add(list, &count, "mag_bias", dict->aux1, 0, m, 0);
     if (h->arch == SAE_ARCH_JUMP_RELU)
         saei_tensor_add(list, &count, "threshold", dict->aux0, 0, m, 0);
     if (dict->W_skip) saei_tensor_add(list, &count, "W_skip", dict->W_skip, out, d, dict->ld);
+    if (dict->W_glu) saei_tensor_add(list, &count, "W_glu", dict->W_glu, m, d, dict->ld);
+    if (dict->W_glu) saei_tensor_add(list, &count, "b_glu", dict->b_glu, 0, m, 0);
+    if (dict->mean) {
+        saei_tensor_add(list, &count, "mean", dict->mean, 0, d, 0);
+        saei_tensor_add(list, &count, "scale", dict->scale, 0, h->layers, 0);
+        saei_tensor_add(list, &count, "output_scale", dict->output_scale, 0, h->layers, 0);
+    }
     if (!saei_arch_selects(h->arch)) return count;
-    saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
+    if (dict->thresholds)
+        saei_tensor_add(list, &count, "threshold", dict->thresholds, 0, h->layers, 0);
+    else saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
     saei_tensor_add(list, &count, "k", &h->k, 0, 0, 0);
     list[count - 1].dtype = sizeof h->k == 8 ? SAE_U64 : SAE_U32;
     return count;
@@ -11409,6 +11665,7 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
     saei_prepared_drop(dict);
     to = (float *)(uintptr_t)t.data; /* dict's own */
     for (size_t r = 0; r < rows; r++) memcpy(to + r * ld, values + r * cols, cols * sizeof *to);
+    if (to == dict->W_dec) saei_gate_update(dict);
     return SAE_OK;
 }
 
@@ -11467,10 +11724,11 @@ static const float *saei_row_floats(const sae_rows *x, size_t r, size_t c, size_
     return out;
 }
 
-/* DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
-static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r) {
+/* Of layer l of row r. DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0
+   by 0. */
+static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r, size_t l) {
     enum { COLUMNS = 64 };
-    size_t d = dict->desc.activation_dim;
+    size_t d = dict->desc.activation_dim / dict->desc.layers;
     bool layer = dict->desc.input_norm == SAE_INPUT_NORM_LAYER;
     double sums[2] = { 0, 0 }, mean = 0; /* of x, of (x - mean)^2 */
     float own[COLUMNS];
@@ -11479,7 +11737,7 @@ static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, si
     for (size_t pass = layer ? 0 : 1; pass < 2; pass++) {
         for (size_t c = 0; c < d; c += COLUMNS) {
             size_t n = saei_min(COLUMNS, d - c);
-            const float *v = saei_row_floats(x, r, c, n, own);
+            const float *v = saei_row_floats(x, r, l * d + c, n, own);
             for (size_t i = 0; !pass && i < n; i++) sums[0] += (double)v[i];
             for (size_t i = 0; pass && i < n; i++)
                 sums[1] += ((double)v[i] - mean) * ((double)v[i] - mean);
@@ -11497,21 +11755,38 @@ static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, si
     return norm;
 }
 
-/* The norms of a block of rows, once for all its panels. */
+/* The norms of a block of rows, once for all its panels: [rows][layers]. */
 static void saei_infer_norms(const saei_infer *q, size_t r0, size_t rows, saei_norm *norms) {
-    for (size_t r = 0; q->dict->desc.input_norm && r < rows; r++)
-        norms[r] = saei_row_norm(q->dict, &q->x, r0 + r);
+    const size_t layers = q->dict->desc.layers;
+    for (size_t i = 0; q->dict->desc.input_norm && i < rows * layers; i++)
+        norms[i] = saei_row_norm(q->dict, &q->x, r0 + i / layers, i % layers);
+}
+
+/* (x - mean) scale of n columns from c on, each by its layer. */
+static void saei_infer_normalize(const sae_dictionary *dict, size_t c, size_t n, const float *x,
+                                 float *out) {
+    size_t width = dict->desc.activation_dim / dict->desc.layers;
+    for (size_t k = 0; k < n; k++)
+        out[k] = (x[k] - dict->mean[c + k]) * dict->scale[(c + k) / width];
 }
 
 /* Columns c .. c + n of row r as the product takes them: where they lie, or in out. W_skip takes
-   rows as they are. norm: of the row, where the dictionary has an input_norm. */
+   rows as they are. norm: of the row's layers, where the dictionary has an input_norm. */
 static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size_t n,
                                    const saei_norm *norm, float *out) {
     const sae_dictionary *dict = q->dict;
     const float *x = saei_row_floats(&q->x, r, c, n, out);
     if (q->W) return x;
     if (dict->desc.input_norm) {
-        for (size_t k = 0; k < n; k++) out[k] = (x[k] - norm->shift) / norm->divisor;
+        size_t width = dict->desc.activation_dim / dict->desc.layers;
+        for (size_t k = 0; k < n; k++) {
+            const saei_norm *of = norm + (c + k) / width;
+            out[k] = (x[k] - of->shift) / of->divisor;
+        }
+        x = out;
+    }
+    if (dict->mean) {
+        saei_infer_normalize(dict, c, n, x, out);
         x = out;
     }
     if (!saei_subtracts(&dict->desc)) return x;
@@ -11519,52 +11794,102 @@ static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size
     return out;
 }
 
-/* saei_infer_product of so few rows that packing would not pay. */
-static void saei_infer_few(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
-                           size_t first, size_t count) {
+/* The latent of a code: with layer_codes those of the layers follow each other. */
+static size_t saei_latent_of(const sae_dictionary *dict, size_t code) {
+    return dict->desc.layer_codes ? code % dict->desc.dict_size : code;
+}
+
+/* saei_infer_matrix of so few rows that packing would not pay. */
+static void saei_infer_few(const saei_infer *q, const saei_room *room, const float *W, size_t r0,
+                           size_t rows, const uint32_t *list, size_t count, float *out) {
     const sae_dictionary *dict = q->dict;
-    const float *W = q->W ? q->W : dict->W_enc;
     size_t d = dict->desc.activation_dim, most = room->depth * SAEI_PANEL;
-    uint32_t list[SAEI_PANEL];
-    if (q->x.dtype == SAE_F32 && (q->W || (!dict->desc.input_norm && !saei_subtracts(&dict->desc))))
+    if (q->x.dtype == SAE_F32 && (q->W || (!dict->desc.input_norm && !dict->mean
+                                           && !saei_subtracts(&dict->desc))))
         most = d;
-    for (size_t j = 0; j < count; j++)
-        list[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < d; c += most) {
             size_t n = saei_min(most, d - c);
-            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r], room->panel);
+            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r * dict->desc.layers],
+                                            room->panel);
             dict->ctx->kernels->products(n, x, count, list, W + c, dict->ld, c > 0,
-                                         room->product + r * SAEI_PANEL);
+                                         out + r * SAEI_PANEL);
         }
 }
 
-/* room->product [rows][48] = W_enc (x or x - b_dec) of rows r0 on, for up to 48 latents from
-   `first`, in the product order. room->norms: of the rows. */
-static void saei_infer_product(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
-                               size_t first, size_t count) {
+/* out [rows][48] = W (x or x - b_dec) of rows r0 on, for the up to 48 rows of W that list names, in
+   the product order. */
+static void saei_infer_matrix(const saei_infer *q, const saei_room *room, const float *W, size_t r0,
+                              size_t rows, const uint32_t *list, size_t count, float *out) {
     const sae_dictionary *dict = q->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
-    const float *W = q->W ? q->W : dict->W_enc;
     size_t d = dict->desc.activation_dim;
     if (rows * 2 <= SAEI_TILE_ROWS) {
-        saei_infer_few(q, room, r0, rows, first, count);
+        saei_infer_few(q, room, W, r0, rows, list, count, out);
         return;
     }
     for (size_t c = 0; c < d; c += room->depth) {
         size_t depth = saei_min(room->depth, d - c);
-        saei_pack_panel(kernels, W + c, dict->ld, depth, q->list, first, count, room->panel);
+        saei_pack_panel(kernels, W + c, dict->ld, depth, list, 0, count, room->panel);
         for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
             const float *at[SAEI_TILE_ROWS], *last = room->centred;
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
                 if (g + i < rows)
-                    last = saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
+                    last = saei_infer_row(q, r0 + g + i, c, depth,
+                                          &room->norms[(g + i) * dict->desc.layers],
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
-            kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
+            kernels->tile(at, room->panel, depth, c > 0, out + g * SAEI_PANEL);
         }
     }
+}
+
+/* What saei_is_shaped makes of the products: (product + b_enc) sigmoid(glu + b_glu) w. */
+static void saei_infer_shape(const saei_infer *q, size_t rows, const uint32_t *code, size_t count,
+                             const float *glu, float *product) {
+    const sae_dictionary *dict = q->dict;
+    for (size_t j = 0; j < count; j++) {
+        size_t i = saei_latent_of(dict, code[j]);
+        for (size_t r = 0; r < rows; r++) {
+            float *p = product + r * SAEI_PANEL + j;
+            *p += dict->b_enc[i];
+            if (glu) {
+                float z = glu[r * SAEI_PANEL + j] + dict->b_glu[i];
+                *p *= (float)(1 / (1 + saei_exp(-(double)z)));
+            }
+            if (dict->gate) *p *= dict->gate[code[j]];
+        }
+    }
+}
+
+/* Room for a block of rows; where W_glu needs products of its own, for half of them, and for fewer
+   where each layer of them has a norm. */
+static saei_room saei_infer_room(const sae_dictionary *dict, saei_small_block *small) {
+    saei_room room = saei_room_take(dict->ctx, small);
+    if (dict->desc.input_norm) room.rows /= dict->desc.layers;
+    if (dict->W_glu && room.rows > 1) room.rows /= 2;
+    return room;
+}
+
+/* room->product [rows][48]: of rows r0 on and up to 48 latents from `first`, p without b_enc, or
+   p w where the dictionary is shaped. room->norms: of the rows. */
+static void saei_infer_product(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
+                               size_t first, size_t count) {
+    const sae_dictionary *dict = q->dict;
+    uint32_t code[SAEI_PANEL], latent[SAEI_PANEL];
+    float *glu = NULL;
+    for (size_t j = 0; j < count; j++) {
+        code[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
+        latent[j] = q->W ? code[j] : (uint32_t)saei_latent_of(dict, code[j]);
+    }
+    saei_infer_matrix(q, room, q->W ? q->W : dict->W_enc, r0, rows, latent, count, room->product);
+    if (q->W || !saei_is_shaped(&dict->desc)) return;
+    if (dict->W_glu) {
+        glu = room->product + room->rows * SAEI_PANEL;
+        saei_infer_matrix(q, room, dict->W_glu, r0, rows, latent, count, glu);
+    }
+    saei_infer_shape(q, rows, code, count, glu, room->product);
 }
 
 static bool saei_is_signed(const sae_dictionary_desc *desc) {
@@ -11572,22 +11897,31 @@ static bool saei_is_signed(const sae_dictionary_desc *desc) {
            || desc->activation == SAE_ACTIVATION_MAGNITUDE;
 }
 
-/* f of one latent from its product with x; top_k leaves the selection to the caller. */
+/* What is still to be added to a product. */
+static float saei_infer_bias(const sae_dictionary *dict, size_t code) {
+    return saei_is_shaped(&dict->desc) ? 0 : dict->b_enc[code];
+}
+
+/* f of one latent from its product with x, times w where there is a gate; top_k leaves the
+   selection to the caller. */
 static float saei_infer_value(const sae_dictionary *dict, size_t i, float product, bool top_k) {
-    float p = product + dict->b_enc[i];
+    float p = product + saei_infer_bias(dict, i);
     switch (dict->desc.arch) {
     case SAE_ARCH_GATED:
         return p > 0 ? saei_gate_value((float)saei_exp(dict->aux0[i]), product, dict->aux1[i]) : 0;
-    case SAE_ARCH_JUMP_RELU: return p > dict->aux0[i] && p > 0 ? p : 0;
+    case SAE_ARCH_JUMP_RELU:
+        if (!(p > dict->aux0[saei_latent_of(dict, i)])) return 0;
+        break;
     case SAE_ARCH_TOP_K:
     case SAE_ARCH_BATCH_TOP_K:
     case SAE_ARCH_MATRYOSHKA:
         if (saei_is_signed(&dict->desc)) return p;
-        if (!top_k && !(p > dict->threshold)) return 0;
+        if (!top_k && !(p > saei_code_threshold(dict, i))) return 0;
         return p > 0 ? p : 0;
     case SAE_ARCH_STANDARD:
     case SAE_ARCH_STANDARD_NEW:
     case SAE_ARCH_IDENTITY:
+    case SAE_ARCH_MATCHING_PURSUIT:
     case SAE_ARCH_DEFAULT: break;
     }
     return p > 0 || saei_is_signed(&dict->desc) ? p : 0;
@@ -11596,7 +11930,7 @@ static float saei_infer_value(const sae_dictionary *dict, size_t i, float produc
 /* The first latent past the active groups. */
 static size_t saei_active_latents(const sae_dictionary *dict) {
     size_t end = 0;
-    if (dict->desc.arch != SAE_ARCH_MATRYOSHKA) return dict->desc.dict_size;
+    if (dict->desc.arch != SAE_ARCH_MATRYOSHKA) return saei_num_codes(&dict->desc);
     for (size_t g = 0; g < dict->active_groups; g++) end += dict->desc.group_sizes[g];
     return end;
 }
@@ -11609,9 +11943,11 @@ static void saei_infer_cuts(const saei_infer *q, size_t first, size_t count, flo
     for (size_t j = 0; j < SAEI_PANEL; j++) {
         size_t i = q->list ? q->list[first + saei_min(j, count - 1)]
                            : first + saei_min(j, count - 1);
-        float theta = dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
-                      : saei_arch_selects(dict->desc.arch) && !q->top_k ? dict->threshold : 0;
-        bias[j] = dict->b_enc[i];
+        float theta = 0;
+        if (dict->desc.arch == SAE_ARCH_JUMP_RELU) theta = dict->aux0[saei_latent_of(dict, i)];
+        else if (saei_arch_selects(dict->desc.arch) && !q->top_k)
+            theta = saei_code_threshold(dict, i);
+        bias[j] = saei_infer_bias(dict, i);
         cut[j] = theta < 0 ? 0 : theta;
         if (i >= active && !q->top_k) cut[j] = HUGE_VALF;
     }
@@ -11703,7 +12039,7 @@ static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, room, r0, rows, first, count);
-        memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
+        for (size_t j = 0; j < count; j++) bias[j] = saei_infer_bias(q->dict, first + j);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
@@ -11717,8 +12053,10 @@ static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size
         }
     }
     for (size_t r = 0; r < rows; r++) {
-        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
-                            held[r]);
+        uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+        float *value = q->sparse->value + (r0 + r) * k;
+        saei_sort_by_latent(latent, value, held[r]);
+        for (size_t j = 0; j < held[r]; j++) value[j] = saei_ungate(q->dict, latent[j], value[j]);
         q->sparse->row_begin[r0 + r + 1] = held[r];
     }
 }
@@ -11811,16 +12149,14 @@ static void saei_dense_varied_row(const saei_infer *q, size_t r) {
     }
 }
 
-/* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
-   found by halving the range of its bits. */
-static void saei_dense_top_row(const saei_infer *q, size_t r) {
-    size_t m = q->count, k = q->share;
-    float *f = q->dense + r * m;
+/* Keeps the k largest of f [m], none below 0, ties to the lower index: the k-th value is found by
+   halving the range of its bits. */
+static void saei_dense_top(const saei_kernels *kernels, float *f, size_t m, size_t k) {
     uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
     size_t above = 0;
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo + 1) / 2;
-        size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
+        size_t count = kernels->count_from(f, m, saei_bits_float(mid));
         if (count >= k) lo = mid;
         else hi = mid - 1;
     }
@@ -11830,6 +12166,16 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
         if (bits == lo && above < k) above++;
         else if (bits <= lo) f[i] = 0;
     }
+}
+
+/* Row r of relu(p w) [n,m] becomes f: each choice keeps its k largest. */
+static void saei_dense_top_row(const saei_infer *q, size_t r) {
+    const sae_dictionary *dict = q->dict;
+    size_t m = q->count, choices = saei_choices(&dict->desc), part = m / choices;
+    float *f = q->dense + r * m;
+    for (size_t c = 0; c < choices; c++)
+        saei_dense_top(dict->ctx->kernels, f + c * part, part, q->share);
+    for (size_t i = 0; dict->gate && i < m; i++) f[i] = saei_ungate(dict, i, f[i]);
 }
 
 /* ==== >>dictionary: encode rows ========================================== src/dict/rows.h ==== */
@@ -11874,6 +12220,8 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
                 q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product, bias, f);
                 q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
             }
+            for (size_t j = 0; q->dict->gate && !q->top_k && j < count; j++)
+                f[j] = saei_ungate(q->dict, q->list ? q->list[first + j] : first + j, f[j]);
             for (size_t j = 0; !plain && j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j;
                 f[j] = saei_infer_value(q->dict, i, product[j], q->top_k);
@@ -12059,7 +12407,8 @@ static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
 
 static bool saei_prepares(const sae_dictionary *dict) {
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.activation
+           && dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.activation
+           && !saei_is_shaped(&dict->desc)
            && saei_screen_fits(dict->desc.activation_dim, dict->desc.dict_size)
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
@@ -12149,8 +12498,10 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
         float *to = slot->x + r * dict->ld;
-        saei_norm norm = saei_row_norm(dict, &q->x, r0 + r);
-        const float *x = saei_infer_row(q, r0 + r, 0, d, &norm, to);
+        saei_norm norms[SAEI_SMALL_ROWS / 2];
+        const float *x;
+        saei_infer_norms(q, r0 + r, 1, norms);
+        x = saei_infer_row(q, r0 + r, 0, d, norms, to);
         if (x != to) memcpy(to, x, d * sizeof *x);
     }
     memset(&code, 0, sizeof code);
@@ -12203,7 +12554,7 @@ static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
 /* Rows by the exact path. */
 static SAEI_NOINLINE void saei_infer_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     bool top = q->sparse && q->dict->rule == SAE_RULE_TOP_K;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(room.rows, rows - r);
@@ -12231,7 +12582,109 @@ static void saei_infer_run(saei_infer *q) {
     saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_BLOCK_ROWS), saei_infer_part, q);
 }
 
+/* ==== >>dictionary: matching pursuit ================================= src/dict/matching.h ==== */
+
+enum { SAEI_MATCHING_ROWS = 16 }; /* of one part */
+
+typedef struct saei_matching {
+    const sae_dictionary *dict;
+    sae_rows x;
+    size_t n;
+    float *f;        /* [n,m] */
+    float *residual; /* [n,d], of each part its rows that go on first */
+} saei_matching;
+
+/* The largest product of each residual with a latent, and the latent; 0 where none is above 0. */
+static void saei_matching_best(const saei_matching *job, const saei_room *room, size_t r0,
+                               size_t rows, float *best, uint32_t *latent) {
+    const size_t m = job->dict->desc.dict_size;
+    saei_infer q;
+    memset(&q, 0, sizeof q);
+    q.dict = job->dict;
+    q.x = saei_rows_of(job->residual);
+    q.x.dtype = SAE_F32;
+    q.x.stride = job->dict->desc.activation_dim;
+    for (size_t r = 0; r < rows; r++) best[r] = 0;
+    for (size_t first = 0; first < m; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, m - first);
+        saei_infer_product(&q, room, r0, rows, first, count);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < count; j++)
+                if (room->product[r * SAEI_PANEL + j] > best[r]) {
+                    best[r] = room->product[r * SAEI_PANEL + j];
+                    latent[r] = (uint32_t)(first + j);
+                }
+    }
+}
+
+/* One step of a row: whether it goes on. */
+static bool saei_matching_step(const saei_matching *job, float v, uint32_t latent, float *f,
+                               float *r) {
+    const sae_dictionary *dict = job->dict;
+    const size_t d = dict->desc.activation_dim;
+    const double least = dict->desc.residual_threshold;
+    bool known;
+    if (!(v > 0)) return false; /* nothing would change any more */
+    known = f[latent] != 0;
+    f[latent] += v;
+    dict->ctx->kernels->axpy(d, -v, dict->W_dec + latent * dict->ld_out, r, r);
+    if (known && !dict->desc.repeats) return false;
+    return !(least > 0) || sqrt(saei_squares(dict->ctx->kernels, r, d)) >= least;
+}
+
+static void saei_matching_part(void *arg, size_t part) {
+    const saei_matching *job = (const saei_matching *)arg;
+    const sae_dictionary *dict = job->dict;
+    const size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    const size_t r0 = part * SAEI_MATCHING_ROWS, end = saei_min(r0 + SAEI_MATCHING_ROWS, job->n);
+    const size_t most = dict->desc.max_iterations ? dict->desc.max_iterations : d;
+    size_t row[SAEI_MATCHING_ROWS], rows = end - r0;
+    uint32_t latent[SAEI_MATCHING_ROWS];
+    float best[SAEI_MATCHING_ROWS];
+    saei_small_block small;
+    saei_room room = saei_room_take(dict->ctx, &small);
+    memset(job->f + r0 * m, 0, rows * m * sizeof *job->f);
+    memset(latent, 0, sizeof latent);
+    for (size_t r = 0; r < rows; r++) {
+        float *to = job->residual + (r0 + r) * d;
+        const float *x = saei_row_floats(&job->x, r0 + r, 0, d, to);
+        dict->ctx->kernels->axpy(d, -1, dict->b_dec, x, to);
+        row[r] = r0 + r;
+    }
+    for (size_t step = 0; rows && step < most; step++) {
+        size_t left = 0;
+        saei_matching_best(job, &room, r0, rows, best, latent);
+        for (size_t r = 0; r < rows; r++) {
+            float *at = job->residual + (r0 + r) * d;
+            if (!saei_matching_step(job, best[r], latent[r], job->f + row[r] * m, at)) continue;
+            if (left < r) memcpy(job->residual + (r0 + left) * d, at, d * sizeof *at);
+            row[left++] = row[r];
+        }
+        rows = left;
+    }
+    saei_room_leave(&room);
+}
+
+/* f [n,m] of rows whose residuals go to residual [n,d]. */
+static void saei_matching_run(const sae_dictionary *dict, const sae_rows *x, size_t n, float *f,
+                              float *residual) {
+    saei_matching job;
+    job.dict = dict;
+    job.x = *x;
+    job.n = n;
+    job.f = f;
+    job.residual = residual;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_MATCHING_ROWS), saei_matching_part, &job);
+}
+
 /* ==== >>dictionary: sae_encode ========================================= src/dict/encode.h ==== */
+/* Rows held at a time by what needs memory for them. */
+enum { SAEI_CHUNK_ROWS = 256, SAEI_CHUNK_ENTRIES = 4 << 20 };
+static size_t saei_chunk(const sae_dictionary *dict, size_t n) {
+    size_t fits = (size_t)SAEI_CHUNK_ENTRIES / saei_num_codes(&dict->desc);
+    return saei_max(saei_min(saei_min(n, SAEI_CHUNK_ROWS), fits), 1);
+}
+
 /* Batch top-k over all n rows: lists of positive relu(p) in fresh memory, *code to be freed by
    saei_batch_free. */
 static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense) {
@@ -12240,17 +12693,56 @@ static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense
     saei_free(ctx, dense);
 }
 
+/* Of one choice, which has `part` latents from latent c * part on: the lists of what is positive,
+   cut to what the n rows keep together. Its counts are at code->count[c * n]. */
+static void saei_batch_choose(const sae_dictionary *dict, size_t c, size_t part,
+                              const sae_code *code, uint32_t *histogram) {
+    const size_t n = code->rows;
+    size_t total = 0, keep = (size_t)(((double)dict->desc.k + dict->desc.k_fraction) * (double)n);
+    sae_code view = *code;
+    view.count += c * n;
+    view.latent += c * part;
+    view.pre += c * part;
+    view.value += c * part;
+    for (size_t r = 0; r < n; r++) {
+        float *value = view.pre + r * code->stride;
+        uint32_t *latent = view.latent + r * code->stride, kept = 0;
+        for (size_t i = 0; i < part; i++)
+            if (value[i] > 0) {
+                latent[kept] = (uint32_t)(c * part + i);
+                value[kept++] = value[i];
+            }
+        view.count[r] = kept;
+        total += kept;
+    }
+    if (total > keep) saei_keep_batch(&view, keep, histogram);
+}
+
+/* The lists of a row's choices one after the other, and their f. */
+static void saei_batch_join(const sae_dictionary *dict, size_t choices, size_t part, size_t active,
+                            const sae_code *code, size_t r) {
+    uint32_t *latent = code->latent + r * code->stride, count = 0;
+    float *value = code->pre + r * code->stride;
+    for (size_t c = 0; c < choices; c++)
+        for (size_t j = 0; j < code->count[c * code->rows + r]; j++) {
+            latent[count] = latent[c * part + j];
+            value[count] = saei_ungate(dict, latent[count], value[c * part + j]);
+            count += latent[count] < active;
+        }
+    code->count[r] = count;
+}
+
 static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
                                    const sae_rows *x, size_t n, sae_code *code, float **dense) {
     const sae_context *ctx = dict->ctx;
-    size_t m = dict->desc.dict_size, active = saei_active_latents(dict), total = 0, keep;
+    size_t m = saei_num_codes(&dict->desc), choices = saei_choices(&dict->desc);
     uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
     saei_infer q;
     memset(code, 0, sizeof *code);
     memset(&q, 0, sizeof q);
     code->rows = n;
     code->stride = m;
-    code->count = (uint32_t *)saei_alloc(ctx, n, sizeof(uint32_t));
+    code->count = (uint32_t *)saei_alloc(ctx, n * choices, sizeof(uint32_t));
     code->latent = (uint32_t *)saei_alloc(ctx, n * m, sizeof(uint32_t));
     code->pre = code->value = *dense = (float *)saei_alloc(ctx, n * m, sizeof(float));
     if (!histogram || !code->count || !code->latent || !*dense) {
@@ -12268,21 +12760,10 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
     q.top_k = true;
     q.dense = *dense;
     saei_infer_run(&q);
-    for (size_t r = 0; r < n; r++) {
-        uint32_t kept = 0;
-        for (size_t i = 0; i < m; i++)
-            if ((*dense)[r * m + i] > 0) {
-                code->latent[r * m + kept] = (uint32_t)i;
-                (*dense)[r * m + kept++] = (*dense)[r * m + i];
-            }
-        code->count[r] = kept;
-        total += kept;
-    }
-    keep = (size_t)(((double)dict->desc.k + dict->desc.k_fraction) * (double)n);
-    if (total > keep) saei_keep_batch(code, keep, histogram);
+    for (size_t c = 0; c < choices; c++)
+        saei_batch_choose(dict, c, m / choices, code, histogram);
     for (size_t r = 0; r < n; r++)
-        while (code->count[r] && code->latent[r * m + code->count[r] - 1] >= active)
-            code->count[r]--;
+        saei_batch_join(dict, choices, m / choices, saei_active_latents(dict), code, r);
     saei_free(ctx, histogram);
     return SAE_OK;
 }
@@ -12299,19 +12780,39 @@ static void saei_copy_rows(const sae_rows *x, size_t n, size_t d, float *out) {
     }
 }
 
+/* MATCHING_PURSUIT, with memory for the residuals. */
+static sae_result saei_encode_pursuit(const sae_dictionary *dict, const char *who,
+                                      const sae_rows *x, size_t n, float *f) {
+    const size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    const size_t chunk = saei_chunk(dict, n);
+    float *residual = (float *)saei_alloc(dict->ctx, chunk * d, sizeof *residual);
+    if (!residual)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows", who,
+                         chunk);
+    for (size_t r = 0; r < n; r += chunk) {
+        sae_rows some = *x;
+        some.data = saei_rows_at(x, r, 0);
+        saei_matching_run(dict, &some, saei_min(chunk, n - r), f + r * m, residual);
+    }
+    saei_free(dict->ctx, residual);
+    return SAE_OK;
+}
+
 static sae_result saei_encode(const sae_dictionary *dict, const char *who, const sae_rows *rows,
                               size_t n, float *f) {
     saei_infer q;
     sae_rows x;
     size_t m;
     SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
-                                   dict ? dict->desc.dict_size : 0, &x));
-    m = dict->desc.dict_size;
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
+    m = saei_num_codes(&dict->desc);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
     if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_encode_pursuit(dict, who, &x, n, f);
     if (saei_is_batch_top_k(dict)) {
         sae_code code;
         float *dense;
@@ -12345,11 +12846,15 @@ SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x
 }
 
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n) {
-    size_t m = dict->desc.dict_size, most = m, all;
-    double share = (double)dict->desc.k + dict->desc.k_fraction; /* as saei_batch_top_k has it */
-    if (dict->rule == SAE_RULE_TOP_K) most = dict->desc.k;
+    const sae_dictionary_desc *h = &dict->desc;
+    size_t m = saei_num_codes(h), most = m, all, choices = saei_choices(h);
+    double share = (double)h->k + h->k_fraction; /* as saei_batch_top_k has it */
+    if (dict->rule == SAE_RULE_TOP_K) most = h->k * choices;
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT)
+        most = saei_min(m, h->max_iterations ? h->max_iterations : h->activation_dim);
     if (!saei_mul(n, most, &all)) return SIZE_MAX;
-    if (saei_is_batch_top_k(dict)) all = saei_min((size_t)(share * (double)n), n * m);
+    if (saei_is_batch_top_k(dict))
+        all = saei_min((size_t)(share * (double)n) * choices, n * m);
     return all;
 }
 
@@ -12403,7 +12908,7 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     q.dict = dict;
     q.x = *x;
     q.n = n;
-    q.count = dict->desc.dict_size;
+    q.count = saei_num_codes(&dict->desc);
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
         q.share = dict->desc.k;
@@ -12428,13 +12933,46 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     return SAE_OK;
 }
 
+/* Lists of what only dense rows can choose: what is not 0 of chunks of them. */
+static bool saei_chooses_dense(const sae_dictionary *dict) {
+    return dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT
+           || (dict->desc.layer_codes && dict->rule == SAE_RULE_TOP_K);
+}
+
+static sae_result saei_encode_from_dense(const sae_dictionary *dict, const char *who,
+                                         const sae_rows *x, size_t n, sae_sparse *out) {
+    const size_t m = saei_num_codes(&dict->desc), chunk = saei_chunk(dict, n);
+    float *f = (float *)saei_alloc(dict->ctx, chunk * m, sizeof *f);
+    sae_result result = SAE_OK;
+    size_t at = 0;
+    if (!f)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows of %zu "
+                         "latents", who, chunk, m);
+    for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
+        size_t some = saei_min(chunk, n - r);
+        sae_rows part = *x;
+        part.data = saei_rows_at(x, r, 0);
+        result = saei_encode(dict, who, &part, some, f);
+        for (size_t i = 0; i < some * m && result == SAE_OK; i++) {
+            if (f[i] != 0 && at < out->capacity) {
+                out->latent[at] = (uint32_t)(i % m);
+                out->value[at] = f[i];
+            }
+            at += f[i] != 0;
+            if (i % m == m - 1) out->row_begin[r + i / m + 1] = at;
+        }
+    }
+    saei_free(dict->ctx, f);
+    return result == SAE_OK ? saei_capacity(dict, who, at, out) : result;
+}
+
 static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, sae_sparse *out) {
     sae_rows x;
     SAEI_TRY(saei_infer_check_rows(dict, who, rows,
                                    rows && rows->data && out && out->row_begin
                                        && (!out->capacity || (out->latent && out->value)),
-                                   n, dict ? dict->desc.dict_size : 0, &x));
+                                   n, dict ? saei_num_codes(&dict->desc) : 0, &x));
     out->row_begin[0] = 0;
     if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY)
@@ -12448,6 +12986,7 @@ static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who
         saei_batch_free(dict->ctx, &code, dense);
         return result;
     }
+    if (saei_chooses_dense(dict)) return saei_encode_from_dense(dict, who, &x, n, out);
     return saei_encode_lists(dict, who, &x, n, out);
 }
 
@@ -12469,10 +13008,13 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
     SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
                                    &x));
     for (size_t j = 0; j < count; j++)
-        if (latents[j] >= dict->desc.dict_size)
+        if (latents[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: latents[%zu] is %u, allowed are 0 to %zu", who, j,
-                             (unsigned)latents[j], dict->desc.dict_size - 1);
+                             (unsigned)latents[j], saei_num_codes(&dict->desc) - 1);
+    if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "%s: a latent of MatchingPursuitSAE "
+                         "depends on all others", who);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         float own;
         for (size_t r = 0; r < n; r++)
@@ -12514,6 +13056,16 @@ typedef struct saei_decoding {
     float *x_hat;
 } saei_decoding;
 
+/* add_rows for any number of columns. */
+static void saei_add_rows(const saei_kernels *kernels, size_t width, size_t count,
+                          const uint32_t *row, const float *value, const float *M, size_t ld,
+                          float *out) {
+    const size_t whole = width / 16 * 16;
+    kernels->add_rows(whole, count, row, value, M, ld, out);
+    for (size_t c = whole; c < width; c++)
+        for (size_t j = 0; j < count; j++) out[c] = fmaf(value[j], M[row[j] * ld + c], out[c]);
+}
+
 /* sum += what row f [m] adds to `width` columns of x_hat from c on. */
 static SAEI_NOINLINE void saei_decode_dense(const sae_dictionary *dict, const float *f, size_t c,
                                             size_t width, float *sum) {
@@ -12526,39 +13078,85 @@ static SAEI_NOINLINE void saei_decode_dense(const sae_dictionary *dict, const fl
             value[held++] = f[i];
         }
         if (held < SAEI_DECODE_ENTRIES && i + 1 < m) continue;
-        dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c, dict->ld_out,
-                                     sum);
+        saei_add_rows(dict->ctx->kernels, width, held, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
         held = 0;
     }
+}
+
+/* The same of the codes of layer l in a list of `count`. */
+static SAEI_NOINLINE void saei_decode_layer(const sae_dictionary *dict, const uint32_t *code,
+                                            const float *f, size_t count, size_t l, size_t c,
+                                            size_t width, float *sum) {
+    const size_t m = dict->desc.dict_size;
+    float value[SAEI_DECODE_ENTRIES];
+    uint32_t latent[SAEI_DECODE_ENTRIES];
+    size_t held = 0;
+    for (size_t j = 0; j < count; j++) {
+        if (code[j] / m == l) {
+            latent[held] = (uint32_t)(code[j] % m);
+            value[held++] = f[j];
+        }
+        if (held < SAEI_DECODE_ENTRIES && j + 1 < count) continue;
+        saei_add_rows(dict->ctx->kernels, width, held, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
+        held = 0;
+    }
+}
+
+/* sum of a list's latents in `width` columns from c on, which are of layer l where layers have
+   codes of their own. */
+static void saei_decode_list(const sae_dictionary *dict, const uint32_t *latent,
+                             const float *value, size_t count, size_t l, size_t c, size_t width,
+                             float *sum) {
+    if (dict->desc.layer_codes)
+        saei_decode_layer(dict, latent, value, count, l, c, width, sum);
+    else
+        saei_add_rows(dict->ctx->kernels, width, count, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
+}
+
+/* n columns of x_hat from c on: b_dec and the sum, the normalizer undone. */
+static void saei_decode_end(const sae_dictionary *dict, size_t c, size_t n, const float *sum,
+                            float *x_hat) {
+    const size_t width = saei_output_dim(&dict->desc) / dict->desc.layers;
+    for (size_t k = 0; k < n; k++) x_hat[k] = dict->b_dec[c + k] + sum[k];
+    for (size_t k = 0; dict->mean && k < n; k++)
+        x_hat[k] = x_hat[k] / dict->output_scale[(c + k) / width] + dict->mean[c + k];
 }
 
 /* One row: latents ascending, then b_dec, in blocks of columns on the stack. */
 static void saei_decode_row(void *arg, size_t r) {
     saei_decoding *q = (saei_decoding *)arg;
     const sae_dictionary *dict = q->dict;
-    const saei_kernels *kernels = dict->ctx->kernels;
-    size_t d = saei_output_dim(&dict->desc), m = dict->desc.dict_size, ld = dict->ld_out;
+    const size_t d = saei_output_dim(&dict->desc), m = saei_num_codes(&dict->desc);
+    const bool apart = dict->desc.layer_codes;
+    const size_t part = apart ? d / dict->desc.layers : d;
     float sum[SAEI_DECODE_COLUMNS];
-    for (size_t c = 0; c < ld; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, ld - c);
+    for (size_t c = 0, n; c < d; c += n) {
+        size_t l = c / part, end = apart ? (l + 1) * part : d, width;
+        n = saei_min(SAEI_DECODE_COLUMNS, end - c);
+        width = apart ? n : saei_align16(n); /* rows end in zeros */
         memset(sum, 0, width * sizeof *sum);
         if (q->lists) {
             size_t at = r * q->lists->stride;
-            kernels->add_rows(width, q->lists->count[r], q->lists->latent + at,
-                              q->lists->value + at, dict->W_dec + c, ld, sum);
+            saei_decode_list(dict, q->lists->latent + at, q->lists->value + at,
+                             q->lists->count[r], l, c, width, sum);
         } else if (q->code) {
-            size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
-            kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
-                              dict->W_dec + c, ld, sum);
-        } else saei_decode_dense(dict, q->f + r * m, c, width, sum);
-        for (size_t k = 0; k < saei_min(width, d - c); k++)
-            q->x_hat[r * d + c + k] = dict->b_dec[c + k] + sum[k];
+            size_t begin = q->code->row_begin[r], count = q->code->row_begin[r + 1] - begin;
+            saei_decode_list(dict, q->code->latent + begin, q->code->value + begin, count, l, c,
+                             width, sum);
+        } else
+            saei_decode_dense(dict, q->f + r * m + (apart ? l * dict->desc.dict_size : 0), c,
+                              width, sum);
+        saei_decode_end(dict, c, n, sum, q->x_hat + r * d + c);
     }
 }
 
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat) {
     saei_decoding q;
-    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n, dict ? dict->desc.dict_size : 0));
+    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n,
+                              dict ? saei_num_codes(&dict->desc) : 0));
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         if (n) memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
         return SAE_OK;
@@ -12588,11 +13186,11 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
                              "than the one before",
                              r + 1, code->row_begin[r + 1]);
     for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
-        if (code->latent[j] >= dict->desc.dict_size)
+        if (code->latent[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: latent[%zu] is %u, allowed "
                              "are 0 to %zu",
-                             j, (unsigned)code->latent[j], dict->desc.dict_size - 1);
+                             j, (unsigned)code->latent[j], saei_num_codes(&dict->desc) - 1);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         size_t d = dict->desc.activation_dim;
         memset(x_hat, 0, n * d * sizeof *x_hat);
@@ -12612,15 +13210,16 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
 /* Rows r0 on: the norm put back, W_skip x added. */
 static SAEI_NOINLINE void saei_finish_rows(const saei_infer *q, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t out = saei_output_dim(&dict->desc);
+    size_t out = saei_output_dim(&dict->desc), layers = dict->desc.layers;
     saei_small_block small;
-    saei_room room = saei_room_take(dict->ctx, &small);
+    saei_room room = saei_infer_room(dict, &small);
     for (size_t r = r0; dict->desc.input_norm && !dict->desc.output_normalized && r < r0 + rows;
-         r++) {
-        saei_norm norm = saei_row_norm(dict, &q->x, r);
-        float *y = q->dense + r * out;
-        for (size_t c = 0; c < out; c++) y[c] = y[c] * norm.scale + norm.shift;
-    }
+         r++)
+        for (size_t l = 0; l < layers; l++) {
+            saei_norm norm = saei_row_norm(dict, &q->x, r, l);
+            float *y = q->dense + r * out + l * (out / layers);
+            for (size_t c = 0; c < out / layers; c++) y[c] = y[c] * norm.scale + norm.shift;
+        }
     for (size_t r = r0, some; dict->W_skip && r < r0 + rows; r += some) {
         some = saei_min(room.rows, r0 + rows - r);
         for (size_t first = 0; first < out; first += SAEI_PANEL) {
@@ -12680,7 +13279,7 @@ enum { SAEI_FORWARD_LISTS = 512 }; /* entries on the stack of a block that found
    b_dec comes last, as in decode. */
 static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t d = saei_output_dim(&dict->desc), whole = d / 16 * 16, ld = dict->ld_out;
+    size_t d = saei_output_dim(&dict->desc), ld = dict->ld_out;
     size_t active = saei_active_latents(dict);
     float value[SAEI_PANEL];
     uint32_t latent[SAEI_PANEL];
@@ -12695,17 +13294,15 @@ static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t
             for (size_t j = 0; j < count; j++) {
                 float f = saei_infer_value(dict, first + j, product[j], false);
                 if (f == 0) continue;
+                f = saei_ungate(dict, first + j, f);
                 latent[held] = (uint32_t)(first + j);
                 value[held++] = f;
             }
-            dict->ctx->kernels->add_rows(whole, held, latent, value, dict->W_dec, ld, out);
-            for (size_t c = whole; c < d; c++)
-                for (size_t j = 0; j < held; j++)
-                    out[c] = fmaf(value[j], dict->W_dec[latent[j] * ld + c], out[c]);
+            saei_add_rows(dict->ctx->kernels, d, held, latent, value, dict->W_dec, ld, out);
         }
     }
     for (size_t r = r0; r < r0 + rows; r++)
-        for (size_t c = 0; c < d; c++) q->x_hat[r * d + c] = dict->b_dec[c] + q->x_hat[r * d + c];
+        saei_decode_end(dict, 0, d, q->x_hat + r * d, q->x_hat + r * d);
 }
 
 /* x_hat of rows r0 on from their lists. */
@@ -12754,7 +13351,7 @@ static SAEI_NOINLINE void saei_forward_small(const saei_infer *q, const saei_roo
 
 static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     sae_sparse lists = { room.begin, room.latent, room.value, room.entries };
     if (room.block) saei_forward_block(q, &room, r0, rows, &lists);
     else saei_forward_small(q, &room, r0, rows);
@@ -12780,6 +13377,11 @@ static void saei_forward_part(void *arg, size_t part) {
     }
 }
 
+/* A block's latents go straight into x_hat, or into lists that it has room for. */
+static bool saei_forward_in_blocks(const sae_dictionary *dict) {
+    return dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.layer_codes;
+}
+
 /* Batch top-k needs the latents of all rows at once; they are here already. */
 static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who,
                                      const sae_rows *x, size_t n, float *x_hat) {
@@ -12796,7 +13398,8 @@ static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who
     return SAE_OK;
 }
 
-/* Top-k of more latents than a block has room for: lists in fresh memory. */
+/* Lists in fresh memory, of some rows at a time: top-k of more latents than a block has room for,
+   and what encodes in memory of its own anyway. */
 static sae_result saei_forward_many(const sae_dictionary *dict, const char *who, const sae_rows *x,
                                     size_t n, float *x_hat) {
     const sae_context *ctx = dict->ctx;
@@ -12804,20 +13407,20 @@ static sae_result saei_forward_many(const sae_dictionary *dict, const char *who,
     sae_result result = SAE_OK;
     sae_sparse lists;
     memset(&lists, 0, sizeof lists);
-    if (saei_mul(chunk, dict->desc.k, &all)) {
-        lists.capacity = all;
-        lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
-        lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
-        lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
-    }
+    if (!saei_forward_in_blocks(dict)) chunk = saei_chunk(dict, n);
+    all = sae_dictionary_capacity(dict, chunk);
+    lists.capacity = all;
+    lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
+    lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
+    lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
     if (!lists.row_begin || !lists.latent || !lists.value)
         result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows of %zu latents",
-                           who, chunk, dict->desc.k);
+                           who, chunk, all / chunk);
     for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
         size_t rows = saei_min(chunk, n - r);
         sae_rows some = *x;
         some.data = saei_rows_at(x, r, 0);
-        result = saei_encode_lists(dict, who, &some, rows, &lists);
+        result = saei_encode_sparse(dict, who, &some, rows, &lists);
         if (result == SAE_OK)
             result = sae_decode_sparse(dict, &lists, rows,
                                        x_hat + r * saei_output_dim(&dict->desc));
@@ -12833,7 +13436,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
     saei_infer q;
     sae_rows x;
     SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
-                                   dict ? dict->desc.dict_size : 0, &x));
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
     if (!n) return SAE_OK;
     if (f) {
         SAEI_TRY(saei_encode(dict, who, &x, n, f));
@@ -12842,7 +13445,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         saei_copy_rows(&x, n, dict->desc.activation_dim, x_hat);
     } else if (saei_is_batch_top_k(dict)) {
         SAEI_TRY(saei_forward_batch(dict, who, &x, n, x_hat));
-    } else if (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS) {
+    } else if (!saei_forward_in_blocks(dict)
+               || (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS)) {
         SAEI_TRY(saei_forward_many(dict, who, &x, n, x_hat));
     } else {
         memset(&q, 0, sizeof q);
@@ -12906,8 +13510,10 @@ static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
                              const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
                              size_t end) {
     const sae_dictionary *dict = job->dict;
-    bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
-    size_t m = dict->desc.dict_size, group = grouped ? m / dict->desc.k : m;
+    bool maxima = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
+    bool grouped = maxima || saei_choices(&dict->desc) > 1;
+    size_t m = saei_num_codes(&dict->desc);
+    size_t group = maxima ? m / dict->desc.k : m / saei_choices(&dict->desc);
     memset(w->before, 0, rows * (end - begin) * sizeof *w->before);
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
@@ -12971,6 +13577,8 @@ static void saei_steer_encode(const saei_steer_job *job, const saei_steer_room *
     }
     q.list = NULL;
     if (job->ranks && candidates) saei_steer_rank(job, &q, w, r0, rows);
+    for (size_t i = 0; dict->gate && i < rows * count; i++)
+        w->f[i] = saei_ungate(dict, job->list[i % count].latent, w->f[i]);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -13020,36 +13628,50 @@ static void saei_steer_columns(const saei_steer_job *job, const float *f, size_t
     }
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
-   what is decoded to the units of x. */
-static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, float scale,
+/* sum [width] of what f [count] adds to columns c on, of layer l where layers have codes of their
+   own. */
+static SAEI_NOINLINE void saei_steer_sum(const saei_steer_job *job, const float *f, size_t l,
+                                         size_t c, size_t width, float *sum) {
+    uint32_t latent[SAEI_STEER_ENTRIES];
+    float value[SAEI_STEER_ENTRIES];
+    size_t held = 0;
+    memset(sum, 0, width * sizeof *sum);
+    for (size_t j = 0; j < job->count; j++) {
+        if (f[j] != 0) {
+            latent[held] = job->list[j].latent;
+            value[held++] = f[j];
+        }
+        if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
+        saei_decode_list(job->dict, latent, value, held, l, c, width, sum);
+        held = 0;
+    }
+}
+
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale [layers]
+   brings what is decoded to the units of x. */
+static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, const float *scale,
                                          size_t r) {
     const sae_dictionary *dict = job->dict;
-    size_t d = dict->desc.activation_dim, any = 0;
-    uint32_t latent[SAEI_STEER_ENTRIES];
-    float value[SAEI_STEER_ENTRIES], sum[SAEI_DECODE_COLUMNS];
+    const bool apart = dict->desc.layers > 1, normed = dict->desc.input_norm != 0;
+    const size_t d = dict->desc.activation_dim, part = apart ? d / dict->desc.layers : d;
+    float sum[SAEI_DECODE_COLUMNS];
+    size_t any = 0;
     for (size_t j = 0; j < job->count; j++) {
-        f[j] = saei_steer_change(job->list + j, f[j]) * scale;
+        f[j] = saei_steer_change(job->list + j, f[j]) * (apart ? 1 : *scale);
         any += f[j] != 0;
     }
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_steer_columns(job, f, r);
         return;
     }
-    for (size_t c = 0; any && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c), held = 0;
-        memset(sum, 0, width * sizeof *sum);
-        for (size_t j = 0; j < job->count; j++) {
-            if (f[j] != 0) {
-                latent[held] = job->list[j].latent;
-                value[held++] = f[j];
-            }
-            if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
-            dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c,
-                                         dict->ld_out, sum);
-            held = 0;
-        }
-        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
+    for (size_t c = 0, n; any && c < d; c += n) {
+        size_t l = c / part, width;
+        n = saei_min(SAEI_DECODE_COLUMNS, (l + 1) * part - c);
+        width = apart ? n : saei_align16(n); /* rows end in zeros */
+        saei_steer_sum(job, f, l, c, width, sum);
+        for (size_t k = 0; apart && normed && k < n; k++) sum[k] *= scale[l];
+        for (size_t k = 0; dict->output_scale && k < n; k++) sum[k] /= dict->output_scale[l];
+        saei_steer_add(&job->x, r, c, n, sum);
     }
 }
 
@@ -13067,9 +13689,11 @@ static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w,
                                        &own);
         if (job->needs_f && h->arch != SAE_ARCH_IDENTITY) saei_steer_encode(job, w, r, rows);
         for (size_t i = 0; i < rows; i++) {
-            float scale = h->input_norm && !h->output_normalized
-                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
-            saei_steer_row(job, w->f + i * count, scale, r + i);
+            bool normed = h->input_norm && !h->output_normalized;
+            float one = 1, scale[SAEI_SMALL_ROWS / 2];
+            for (size_t l = 0; h->input_norm && l < h->layers; l++)
+                scale[l] = normed ? saei_row_norm(job->dict, &job->x, r + i, l).scale : 1;
+            saei_steer_row(job, w->f + i * count, h->input_norm ? scale : &one, r + i);
         }
     }
 }
@@ -13090,7 +13714,7 @@ static void saei_steer_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_BLOCK_ROWS, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
     saei_small_block small;
     saei_steer_room w;
-    w.room = saei_room_take(job->dict->ctx, &small);
+    w.room = saei_infer_room(job->dict, &small);
     w.f = w.room.value;
     w.before = w.room.latent;
     w.entries = w.counters = w.room.entries;
@@ -13105,10 +13729,10 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
                          count, SAE_MAX_STEERINGS);
     for (size_t j = 0; j < count; j++) {
-        if (list[j].latent >= dict->desc.dict_size)
+        if (list[j].latent >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].latent is %lu, allowed are 0 to %zu", who, j,
-                             (unsigned long)list[j].latent, dict->desc.dict_size - 1);
+                             (unsigned long)list[j].latent, saei_num_codes(&dict->desc) - 1);
         if ((int)list[j].mode < 0 || list[j].mode > SAE_STEER_ABLATE)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].mode is %d, allowed are SAE_STEER_ADD, "
@@ -13139,6 +13763,9 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
     job.n = n;
     for (size_t j = 0; j < count; j++)
         if (list[j].mode > SAE_STEER_ADD) job.needs_f = true;
+    if (job.needs_f && dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "%s: a latent of MatchingPursuitSAE "
+                         "depends on all others; allowed is SAE_STEER_ADD alone", who);
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all rows "
@@ -13548,7 +14175,12 @@ typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
     SAEI_SLOT_GROUPS, SAEI_SLOT_W_SKIP, SAEI_SLOT_W_SKIP_T,
+    SAEI_SLOT_W_GLU, SAEI_SLOT_W_GLU_T, SAEI_SLOT_B_GLU,
     SAEI_SLOT_SCALE,   /* [m], latents are multiplied by it when they are decoded */
+    /* of L layers, d of each: */
+    SAEI_SLOT_W_ENC_LDM, SAEI_SLOT_W_DEC_LMD, SAEI_SLOT_W_DEC_MLD, SAEI_SLOT_B_DEC_LD,
+    SAEI_SLOT_B_ENC_LM, /* of which the sum over the layers is b_enc */
+    SAEI_SLOT_MEAN_LD, SAEI_SLOT_LAYER_SCALE, SAEI_SLOT_LAYER_THRESHOLD,
     SAEI_SLOT_NOTHING  /* known, and of no use */
 } saei_slot;
 
@@ -13558,7 +14190,7 @@ typedef struct saei_key {
 } saei_key;
 
 /* The reference's names in the reference's order, for reading and for writing. */
-enum { SAEI_MAX_KEYS = 10 };
+enum { SAEI_MAX_KEYS = 16 };
 typedef struct saei_layout {
     sae_arch arch;
     size_t count;
@@ -13596,7 +14228,7 @@ static const saei_layout saei_layouts[] = {
 enum { SAEI_NUM_LAYOUTS = sizeof saei_layouts / sizeof saei_layouts[0] };
 
 /* What a reader works on. Names of tensors all begin with prefix: "ae." in a crashed run's nested
-   file, else "". */
+   file, "_orig_mod." where torch.compile was at work, else mostly "". */
 typedef struct saei_load {
     sae_context *ctx;
     sae_load_desc desc;
@@ -13610,6 +14242,7 @@ typedef struct saei_load {
     char *config_path;
     sae_json *root;         /* of the config file, an object; NULL: there is none */
     const sae_json *config; /* the object in it that describes the dictionary; NULL: none */
+    saei_map yaml;          /* of a config.yaml, in place of root; or nothing */
 } saei_load;
 
 /* Room for a list of names in a message. */
@@ -13627,6 +14260,7 @@ typedef struct saei_draft {
     } keys[SAEI_MAX_KEYS];
     char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
     size_t part; /* latents that are read; 0: all, as desc says */
+    const char *ignored; /* names that begin so are of no use; NULL: none do */
 } saei_draft;
 
 static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format, ...)
@@ -13714,38 +14348,99 @@ static bool saei_text_number(const char *text, size_t size, double *out) {
 
 /* ---- the config file beside a dictionary ---- */
 
+/* The path of config file `name` beside load->file, in fresh memory; with up: beside its folder.
+   "*_cfg.json" is named after the file: a.pt has a_cfg.json. */
+static char *saei_config_path(const saei_load *load, const char *name, bool up) {
+    size_t folder = saei_folder_length(load->file, strlen(load->file)), stem = folder, size;
+    const char *dot = strrchr(load->file + folder, '.');
+    char *path;
+    if (*name == '*') {
+        stem += dot ? (size_t)(dot - (load->file + folder)) : strlen(load->file + folder);
+        name++;
+    }
+    if (up && folder) stem = saei_folder_length(load->file, folder - 1);
+    size = stem + strlen(name) + 1;
+    path = (char *)saei_alloc(load->ctx, size, 1);
+    if (path) snprintf(path, size, "%.*s%s", (int)stem, load->file, name);
+    return path;
+}
+
+static void saei_config_close(saei_load *load) {
+    saei_free(load->ctx, load->config_path);
+    sae_json_close(load->root);
+    saei_map_close(load->ctx, &load->yaml);
+    load->root = NULL;
+    load->config_name = NULL;
+    load->config_path = NULL;
+}
+
+/* The config file at load->config_path, or sae_load_desc.config. */
+static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
+    if (load->desc.config && yaml) {
+        load->yaml.data = (const unsigned char *)load->desc.config;
+        load->yaml.size = load->desc.config_size;
+        return SAE_OK;
+    }
+    if (load->desc.config)
+        return saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
+                               load->desc.config_size, &load->root);
+    if (!there) return SAE_OK;
+    if (yaml)
+        return saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &load->yaml);
+    return saei_json_load(load->ctx, "sae_dictionary_load", load->config_path, &load->root);
+}
+
 /* sae_load_desc.config, else the file `name` beside load->file, or one folder up if that folder is
-   `checkpoints`, into root. There need not be one. */
+   `checkpoints`, into root, or yaml by its ending. There need not be one. */
 static sae_result saei_load_config(saei_load *load, const char *name) {
-    size_t folder = saei_folder_length(load->file, strlen(load->file));
-    size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
-    size_t size = folder + strlen(name) + 1;
+    const size_t folder = saei_folder_length(load->file, strlen(load->file));
+    const size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
     bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
     saei_path_kind kind = SAEI_PATH_NONE;
     if (load->config_name && strcmp(load->config_name, name) == 0) return SAE_OK;
-    saei_free(load->ctx, load->config_path);
-    sae_json_close(load->root);
-    load->root = NULL;
-    load->config_name = NULL;
-    load->config_path = (char *)saei_alloc(load->ctx, size, 1);
-    if (!load->config_path) return saei_load_no_memory(load);
-    load->config_name = name;
-    snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
-    if (load->desc.config) {
-        SAEI_TRY(saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
-                                 load->desc.config_size, &load->root));
-    } else if (!load->data) {
-        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
-        if (inside && kind != SAEI_PATH_FILE) {
-            snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
+    saei_config_close(load);
+    for (int up = 0; up < 1 + inside && kind != SAEI_PATH_FILE; up++) {
+        saei_free(load->ctx, load->config_path);
+        load->config_path = saei_config_path(load, name, up != 0);
+        if (!load->config_path) return saei_load_no_memory(load);
+        if (!load->data)
             SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
-        }
-        if (kind == SAEI_PATH_FILE)
-            SAEI_TRY(saei_json_load(load->ctx, "sae_dictionary_load", load->config_path,
-                                    &load->root));
     }
+    load->config_name = name;
+    SAEI_TRY(saei_config_open(load, saei_ends_with(name, ".yaml"), kind == SAEI_PATH_FILE));
     if (!load->root || load->root->type == SAE_JSON_OBJECT) return SAE_OK;
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
+}
+
+/* The value of a key at the first level of load->yaml, a plain or quoted text, into out; false if
+   it has none that fits. */
+static bool saei_yaml_text(const saei_load *load, const char *key, char *out, size_t size) {
+    const char *at = (const char *)load->yaml.data, *end = at + load->yaml.size;
+    const size_t n = strlen(key);
+    for (const char *next; at < end; at = next) {
+        const char *stop = (const char *)memchr(at, '\n', (size_t)(end - at)), *from = at + n + 1;
+        const char *mark;
+        next = stop ? stop + 1 : end;
+        if (!stop) stop = end;
+        if ((size_t)(stop - at) <= n || memcmp(at, key, n) != 0 || at[n] != ':') continue;
+        while (from < stop && (*from == ' ' || *from == '\t')) from++;
+        if (from < stop && (*from == '"' || *from == '\'')) {
+            mark = (const char *)memchr(from + 1, *from, (size_t)(stop - from - 1));
+            if (!mark) return false;
+            stop = mark;
+            from++;
+        } else {
+            for (mark = from; mark < stop && (*mark != '#' || mark == from || mark[-1] != ' ');)
+                mark++;
+            for (stop = mark; stop > from && strchr(" \t\r", stop[-1]); stop--) {}
+        }
+        if (from == stop || (size_t)(stop - from) >= size || memchr(from, 0, (size_t)(stop - from)))
+            return false;
+        memcpy(out, from, (size_t)(stop - from));
+        out[stop - from] = 0;
+        return true;
+    }
+    return false;
 }
 
 /* The value of a key; NULL where it is absent or null. */
@@ -13812,6 +14507,14 @@ static void saei_origin_hook_out(sae_origin *o, const char *hook) {
         saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
 }
 
+/* A hook of o->layer that is named inside its block, as TransformerLens spells it: "resid_post"
+   becomes "blocks.3.hook_resid_post" with between "hook_". */
+static void saei_origin_place(sae_origin *o, const char *name, const char *between) {
+    if (!name || o->layer < 0 || strlen(name) > 48) saei_origin_text(o->hook, sizeof o->hook, name);
+    else
+        snprintf(o->hook, sizeof o->hook, "blocks.%lld.%s%s", (long long)o->layer, between, name);
+}
+
 /* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
 static int64_t saei_layer_of(const char *place) {
     static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };
@@ -13842,7 +14545,7 @@ static void saei_list_name(char list[SAEI_NAMES], const char *name) {
 
 /* The tensor `key` under the prefix; NULL if there is none. */
 static const sae_tensor *saei_load_find(const saei_load *load, const char *key) {
-    char name[64];
+    char name[256];
     snprintf(name, sizeof name, "%s%s", load->prefix, key);
     return sae_tensor_file_find(load->tensors, name);
 }
@@ -13872,6 +14575,8 @@ static bool saei_draft_fits(saei_draft *draft) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
         const sae_tensor *t = sae_tensor_file_get(load->tensors, i);
         bool known = strncmp(t->name, load->prefix, prefix) != 0;
+        known = known || (draft->ignored && strncmp(t->name + prefix, draft->ignored,
+                                                    strlen(draft->ignored)) == 0);
         for (size_t k = 0; k < draft->count; k++) known = known || t == draft->keys[k].tensor;
         if (!known) saei_list_name(draft->besides, t->name + prefix);
     }
@@ -13904,28 +14609,54 @@ static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) 
     return !negative || !(*out >> (8 * size - 1));
 }
 
-/* The shape that desc asks of a slot: rows 0 for a vector of cols. */
-static void saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t *rows,
-                            uint64_t *cols) {
-    uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
-    *rows = 0;
-    *cols = m;
-    if (slot == SAEI_SLOT_W_ENC) *rows = m, *cols = d;
-    if (slot == SAEI_SLOT_W_ENC_T) *rows = d;
-    if (slot == SAEI_SLOT_W_DEC) *rows = m, *cols = out;
-    if (slot == SAEI_SLOT_W_DEC_T) *rows = out;
-    if (slot == SAEI_SLOT_W_SKIP) *rows = out, *cols = d;
-    if (slot == SAEI_SLOT_W_SKIP_T) *rows = d, *cols = out;
-    if (slot == SAEI_SLOT_B_DEC) *cols = out;
-    if (slot == SAEI_SLOT_THRESHOLD) *cols = 1;
+/* The shape that desc asks of a slot: how many dimensions. */
+static size_t saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t shape[3]) {
+    const uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
+    const uint64_t layers = saei_layers(desc);
+    uint64_t all[3] = { m, 0, 0 };
+    size_t n = 1;
+    switch (slot) {
+    case SAEI_SLOT_W_ENC:
+    case SAEI_SLOT_W_GLU: n = 2, all[1] = d; break;
+    case SAEI_SLOT_W_ENC_T:
+    case SAEI_SLOT_W_GLU_T: n = 2, all[0] = d, all[1] = m; break;
+    case SAEI_SLOT_W_DEC: n = 2, all[1] = out; break;
+    case SAEI_SLOT_W_DEC_T: n = 2, all[0] = out, all[1] = m; break;
+    case SAEI_SLOT_W_SKIP: n = 2, all[0] = out, all[1] = d; break;
+    case SAEI_SLOT_W_SKIP_T: n = 2, all[0] = d, all[1] = out; break;
+    case SAEI_SLOT_W_ENC_LDM: n = 3, all[0] = layers, all[1] = d / layers, all[2] = m; break;
+    case SAEI_SLOT_W_DEC_LMD: n = 3, all[0] = layers, all[1] = m, all[2] = out / layers; break;
+    case SAEI_SLOT_W_DEC_MLD: n = 3, all[1] = layers, all[2] = out / layers; break;
+    case SAEI_SLOT_B_ENC_LM: n = 2, all[0] = layers, all[1] = m; break;
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_MEAN_LD: n = 2, all[0] = layers, all[1] = out / layers; break;
+    case SAEI_SLOT_LAYER_SCALE:
+    case SAEI_SLOT_LAYER_THRESHOLD: all[0] = layers; break;
+    case SAEI_SLOT_B_DEC: all[0] = out; break;
+    case SAEI_SLOT_THRESHOLD: all[0] = 1; break;
+    default: break;
+    }
+    memcpy(shape, all, sizeof all);
+    return n;
+}
+
+/* "2,3" */
+static void saei_shape_text(const uint64_t *shape, size_t n, char out[128]) {
+    size_t at = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < n && i < 4; i++)
+        at += (size_t)snprintf(out + at, 128 - at, "%s%llu", i ? "," : "",
+                               (unsigned long long)shape[i]);
 }
 
 /* Type and shape of tensor `key` against the desc. */
 static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
     const sae_tensor *t = draft->keys[key].tensor;
     const saei_slot slot = draft->keys[key].slot;
-    uint64_t rows, cols, span;
-    char got[128] = "", want[32] = "";
+    uint64_t shape[3], all = 1, span = 1;
+    char got[128], want[128];
+    size_t n;
+    bool fits;
     if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS || slot == SAEI_SLOT_NOTHING)
         return SAE_OK;
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
@@ -13934,20 +14665,19 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
                               "F64",
                               t->name, sae_dtype_name(t->dtype));
     if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
-    saei_slot_shape(&draft->desc, slot, &rows, &cols);
-    if (rows ? t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols
-             : t->ndim != 1 || t->shape[0] != cols) {
-        for (size_t i = 0; i < t->ndim && i < 4; i++)
-            snprintf(got + strlen(got), 24, "%s%llu", i ? "," : "",
-                     (unsigned long long)t->shape[i]);
-        if (rows) snprintf(want, sizeof want, "%llu,", (unsigned long long)rows);
-        return saei_load_fail(draft->load, SAE_ERR_MISMATCH,
-                              "%s has the shape [%s], must be [%s%llu]", t->name, got, want,
-                              (unsigned long long)cols);
+    n = saei_slot_shape(&draft->desc, slot, shape);
+    fits = t->ndim == n;
+    for (size_t i = 0; fits && i < n; i++) fits = t->shape[i] == shape[i];
+    saei_shape_text(t->shape, t->ndim, got);
+    saei_shape_text(shape, n, want);
+    if (!fits)
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH, "%s has the shape [%s], must be [%s]",
+                              t->name, got, want);
+    for (size_t i = 0; n > 1 && i < n; i++) {
+        all *= shape[i];
+        span += (shape[i] - 1) * (uint64_t)t->stride[i];
     }
-    if (!rows) return SAE_OK;
-    span = (rows - 1) * (uint64_t)t->stride[0] + (cols - 1) * (uint64_t)t->stride[1] + 1;
-    if (rows <= span / cols) return SAE_OK;
+    if (n == 1 || all <= span) return SAE_OK;
     return saei_load_fail(draft->load, SAE_ERR_FORMAT,
                           "entries of %s lie on each other: strides %lld, "
                           "%lld",
@@ -14133,6 +14863,61 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
     return result;
 }
 
+/* Index l of axis `axis` of t, which goes. */
+static saei_file_tensor saei_draft_layer(const sae_tensor *t, size_t axis, size_t l) {
+    saei_file_tensor layer;
+    memset(&layer, 0, sizeof layer);
+    layer.tensor = *t;
+    layer.entry = ((const saei_file_tensor *)(const void *)t)->entry;
+    layer.tensor.data = (const unsigned char *)t->data
+                        + (int64_t)l * t->stride[axis] * (int64_t)sae_dtype_size(t->dtype);
+    layer.tensor.ndim--;
+    for (size_t i = axis; i < layer.tensor.ndim; i++) {
+        layer.tensor.shape[i] = t->shape[i + 1];
+        layer.tensor.stride[i] = t->stride[i + 1];
+    }
+    return layer;
+}
+
+/* b_enc: the sum over the layers. */
+static sae_result saei_draft_sum(const saei_draft *draft, const sae_tensor *t,
+                                 sae_dictionary *dict) {
+    const size_t m = dict->desc.dict_size;
+    float *one = (float *)saei_alloc(dict->ctx, m, sizeof *one);
+    sae_result result = SAE_OK;
+    if (!one)
+        return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
+    for (size_t l = 0; l < dict->desc.layers && result == SAE_OK; l++) {
+        saei_file_tensor layer = saei_draft_layer(t, 0, l);
+        result = saei_draft_read(draft, &layer.tensor, 0, false, one, 0);
+        for (size_t i = 0; i < m; i++) dict->b_enc[i] += one[i];
+    }
+    saei_free(dict->ctx, one);
+    return result;
+}
+
+/* A tensor of all layers into its place. */
+static sae_result saei_draft_layers(const saei_draft *draft, size_t key, sae_dictionary *dict) {
+    const sae_tensor *t = draft->keys[key].tensor;
+    const saei_slot slot = draft->keys[key].slot;
+    const size_t d = dict->desc.activation_dim / dict->desc.layers;
+    const size_t out = saei_output_dim(&dict->desc) / dict->desc.layers;
+    if (slot == SAEI_SLOT_B_ENC_LM) return saei_draft_sum(draft, t, dict);
+    for (size_t l = 0; l < dict->desc.layers; l++) {
+        saei_file_tensor layer = saei_draft_layer(t, slot == SAEI_SLOT_W_DEC_MLD, l);
+        if (slot == SAEI_SLOT_W_ENC_LDM)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, 1, true, dict->W_enc + l * d, dict->ld));
+        else if (slot == SAEI_SLOT_B_DEC_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->b_dec + l * out, 0));
+        else if (slot == SAEI_SLOT_MEAN_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->mean + l * d, 0));
+        else
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, 0, false, dict->W_dec + l * out,
+                                     dict->ld_out));
+    }
+    return SAE_OK;
+}
+
 /* Tensor `key` into its place. */
 static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dictionary *dict) {
     const sae_tensor *t = draft->keys[key].tensor;
@@ -14145,12 +14930,24 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, 1, true, dict->W_dec, ld_out);
     case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, -1, false, dict->W_skip, ld);
     case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, -1, true, dict->W_skip, ld);
+    case SAEI_SLOT_W_GLU: return saei_draft_read(draft, t, 0, false, dict->W_glu, ld);
+    case SAEI_SLOT_W_GLU_T: return saei_draft_read(draft, t, 1, true, dict->W_glu, ld);
     case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, 0, false, dict->b_enc, 0);
+    case SAEI_SLOT_B_GLU: return saei_draft_read(draft, t, 0, false, dict->b_glu, 0);
     case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, 0, false, dict->aux0, 0);
     case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
     case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
     case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
+    case SAEI_SLOT_LAYER_SCALE: return saei_draft_read(draft, t, -1, false, dict->scale, 0);
+    case SAEI_SLOT_LAYER_THRESHOLD:
+        return saei_draft_read(draft, t, -1, false, dict->thresholds, 0);
     case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* after W_dec in the keys */
+    case SAEI_SLOT_W_ENC_LDM:
+    case SAEI_SLOT_W_DEC_LMD:
+    case SAEI_SLOT_W_DEC_MLD:
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_B_ENC_LM:
+    case SAEI_SLOT_MEAN_LD: return saei_draft_layers(draft, key, dict);
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;
@@ -14174,12 +14971,13 @@ static sae_result saei_draft_cut(saei_draft *draft, sae_dictionary_desc *desc) {
     end = load->desc.num_latents && load->desc.num_latents < m - first
               ? first + load->desc.num_latents : m;
     if (end - first == m) return SAE_OK;
-    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX)
+    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX
+        || desc->arch == SAE_ARCH_MATCHING_PURSUIT)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
                               "latents: %s needs them all", end - first, m,
-                              desc->activation ? "group max" : "IdentityDict");
+                              desc->activation ? "group max" : sae_arch_name(desc->arch));
     draft->part = desc->dict_size = end - first;
-    desc->k = saei_min(desc->k, desc->dict_size);
+    desc->k = saei_min(desc->k, desc->over_layers ? saei_num_codes(desc) : desc->dict_size);
     for (size_t g = 0; g < desc->num_groups; g++) {
         size_t low = saei_max(begin, first), high = saei_min(begin + desc->group_sizes[g], end);
         begin += desc->group_sizes[g];
@@ -14204,9 +15002,12 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     for (size_t k = 0; k < draft->count && result == SAE_OK; k++) {
         const saei_slot slot = draft->keys[k].slot;
         result = saei_draft_place(draft, k, dict);
-        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T)
+        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T || slot == SAEI_SLOT_W_ENC_LDM)
+            dict->origin.dtype = draft->keys[k].tensor->dtype;
+        if (!dict->origin.dtype && slot == SAEI_SLOT_W_DEC) /* there is no encoder */
             dict->origin.dtype = draft->keys[k].tensor->dtype;
     }
+    saei_gate_update(dict);
     if (result == SAE_OK) *out = dict;
     else sae_dictionary_destroy(dict);
     return result;
@@ -14304,8 +15105,7 @@ static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, i
         t->shape[0] = desc->num_groups;
         t->data = groups;
         break;
-    case SAEI_SLOT_SCALE:
-    case SAEI_SLOT_NOTHING: break;
+    default: break;
     }
     return SAE_OK;
 }
@@ -14374,6 +15174,17 @@ typedef struct saei_export {
 static sae_result saei_export_refused(const saei_export *e, const char *why) {
     return saei_fail(e->ctx, SAE_ERR_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
                      sae_format_name(e->desc->format), why);
+}
+
+/* What no other program's single dictionaries have. */
+static sae_result saei_export_one_place(const saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    if (h->layers > 1) return saei_export_refused(e, "dictionary of several layers");
+    if (h->glu) return saei_export_refused(e, "gated linear unit (glu) in the encoder");
+    if (h->normalizer) return saei_export_refused(e, "normalizer of its input");
+    if (h->gate)
+        return saei_export_refused(e, "choice of latents by p times the norm of W_dec's row");
+    return SAE_OK;
 }
 
 #define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
@@ -14471,7 +15282,7 @@ static void saei_export_made_by(const saei_export *e, saei_text *t) {
 
 static bool saei_dl_probe(const saei_load *load) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
-        const char *name = sae_tensor_file_get(load->tensors, i)->name;
+        const char *name = sae_tensor_file_get(load->tensors, i)->name + strlen(load->prefix);
         if (strncmp(name, "ae.", 3) == 0) name += 3;
         for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
             for (size_t k = 0; k < saei_layouts[a].count; k++)
@@ -14740,6 +15551,8 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     if (h->output_dim != h->activation_dim || h->output_normalized)
         return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
                                       "whose output is as wide as the input)");
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT) return saei_export_refused(e, "matching pursuit");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->skip) return saei_export_refused(e, "skip connection");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
     if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
@@ -14829,7 +15642,8 @@ static const struct {
     { "transcoder", SAE_ARCH_STANDARD_NEW, SAE_ACTIVATION_POSITIVE, SAEI_LENS_TRANSCODER },
     { "skip_transcoder", SAE_ARCH_STANDARD_NEW, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP },
     { "jumprelu_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_TRANSCODER },
-    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP }
+    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP },
+    { "matching_pursuit", SAE_ARCH_MATCHING_PURSUIT, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE }
 };
 enum { SAEI_NUM_LENS_ARCHS = sizeof saei_lens_archs / sizeof saei_lens_archs[0] };
 
@@ -14838,6 +15652,7 @@ typedef struct saei_lens_cfg {
     size_t arch; /* in the table */
     bool flat;   /* of before 6.0, or read as such: without a version */
     bool rescale, scaled; /* rescale_acts_by_decoder_norm, finetuning_scaling_factor */
+    bool no_b_dec; /* apply_b_dec_to_input is false */
     const sae_json *meta;
 } saei_lens_cfg;
 
@@ -14855,11 +15670,18 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
     cfg->flat = !version || (version[0] < '6' && (version[1] == '.' || !version[0]));
     name = saei_config_text(load->root, "architecture");
     if (cfg->flat) {
+        bool top_k;
         activation = saei_config_text(load->root, "activation_fn_str");
         if (!activation) activation = saei_config_text(load->root, "activation_fn");
-        if (activation && strcmp(activation, "topk") == 0 && saei_config_value(kwargs, "k"))
-            name = "topk";
+        top_k = activation && strcmp(activation, "topk") == 0;
+        if (activation && !top_k && strcmp(activation, "relu") != 0)
+            return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation_fn in cfg.json is %s, "
+                                  "allowed are relu, topk", saei_quote(activation, quoted));
+        if (top_k && saei_config_value(kwargs, "k")) name = "topk";
         else if (!name) name = "standard";
+        if (top_k && strcmp(name, "standard") == 0)
+            return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation_fn in cfg.json is topk, "
+                                  "and activation_fn_kwargs does not say k");
     }
     for (size_t i = 0; name && i < SAEI_NUM_LENS_ARCHS; i++)
         if (strcmp(name, saei_lens_archs[i].name) == 0) {
@@ -14869,7 +15691,55 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
     return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
                           "standard, topk, abstopk, gated, jumprelu, batchtopk, "
                           "matryoshka_batchtopk, transcoder, skip_transcoder, jumprelu_transcoder, "
-                          "jumprelu_skip_transcoder", name ? saei_quote(name, quoted) : "missing");
+                          "jumprelu_skip_transcoder, matching_pursuit", name ? saei_quote(name, quoted) : "missing");
+}
+
+/* What activation_scaler.json, beside a checkpoint of SAELens' trainer, says of its input. */
+static sae_result saei_lens_scaler(const saei_load *load, bool *there, double *factor,
+                                   bool *whitened) {
+    char *path = saei_config_path(load, "activation_scaler.json", false);
+    saei_path_kind kind = SAEI_PATH_NONE;
+    const sae_json *v;
+    sae_json *root = NULL;
+    sae_result result = path ? SAE_OK : saei_load_no_memory(load);
+    *there = *whitened = false;
+    *factor = 0;
+    if (result == SAE_OK && !load->data)
+        result = saei_path_find(load->ctx, "sae_dictionary_load", path, &kind);
+    if (result == SAE_OK && kind == SAEI_PATH_FILE)
+        result = saei_json_load(load->ctx, "sae_dictionary_load", path, &root);
+    v = saei_config_value(root, "scaling_factor");
+    if (v && v->type == SAE_JSON_NUMBER) *factor = v->number;
+    v = saei_config_value(root, "has_whitening");
+    *whitened = v && v->type == SAE_JSON_BOOL && v->number != 0;
+    *there = root != NULL;
+    sae_json_close(root);
+    saei_free(load->ctx, path);
+    return result;
+}
+
+/* A norm that SAELens' trainer folds into the weights at the end, and its loaders do not know:
+   whether that has been done only activation_scaler.json can tell. */
+static sae_result saei_lens_folded(const saei_load *load, const char *norm) {
+    bool there, whitened;
+    double factor;
+    SAEI_TRY(saei_lens_scaler(load, &there, &factor, &whitened));
+    if (load->desc.input_scale > 0) return SAE_OK;
+    if (whitened)
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: activation_scaler.json "
+                 "beside it says that in training x was whitened (activation_whitening."
+                 "safetensors): the weights are for such x, and x is taken as it is", load->file);
+    else if (factor > 0 && factor != 1)
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: activation_scaler.json "
+                 "beside it says that in training x was multiplied by %.9g: the weights are for "
+                 "such x, and x is taken as it is, as SAELens does; sae_load_desc.input_scale %.9g "
+                 "folds it in", load->file, factor, factor);
+    else if (!there)
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: normalize_activations is "
+                 "%s, and nothing tells whether that was folded into the weights: x is taken as it "
+                 "is; if they are for x times a factor, give it as sae_load_desc.input_scale",
+                 load->config_path, norm);
+    return SAE_OK;
 }
 
 static sae_result saei_lens_norm(const saei_load *load, const saei_lens_cfg *cfg,
@@ -14877,19 +15747,17 @@ static sae_result saei_lens_norm(const saei_load *load, const saei_lens_cfg *cfg
     const sae_json *v = sae_json_get(load->root, "normalize_activations");
     bool none = v && v->type == SAE_JSON_NULL;
     *out = SAE_INPUT_NORM_NONE;
-    if (!v || (cfg->flat && (none || v->type == SAE_JSON_BOOL))) return SAE_OK;
+    if (!v || (cfg->flat && none)) return SAE_OK;
+    if (cfg->flat && v->type == SAE_JSON_BOOL)
+        return v->number != 0 ? saei_lens_folded(load, "true") : SAE_OK;
     if (v->type == SAE_JSON_STRING) {
         if (strcmp(v->string, "none") == 0) return SAE_OK;
         if (strcmp(v->string, "constant_norm_rescale") == 0) *out = SAE_INPUT_NORM_CONSTANT;
         if (strcmp(v->string, "layer_norm") == 0) *out = SAE_INPUT_NORM_LAYER;
         if (*out) return SAE_OK;
         if (strcmp(v->string, "expected_average_only_in") == 0
-            || strcmp(v->string, "covariance_whitening") == 0) {
-            saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: normalize_activations "
-                     "is %s, which SAELens folds into the weights before it saves them: x is taken "
-                     "as it is", load->config_path, v->string);
-            return SAE_OK;
-        }
+            || strcmp(v->string, "covariance_whitening") == 0)
+            return saei_lens_folded(load, v->string);
     }
     return saei_config_refused(load, "normalize_activations", v, "none, layer_norm, "
                                "constant_norm_rescale, expected_average_only_in, "
@@ -14945,6 +15813,24 @@ static sae_result saei_lens_dtype(const saei_load *load) {
     return saei_config_refused(load, "dtype", v, "float32, float16, bfloat16, float64");
 }
 
+/* Of matching_pursuit. */
+static sae_result saei_lens_pursuit(const saei_load *load, sae_dictionary_desc *desc) {
+    const sae_json *least = saei_config_value(load->root, "residual_threshold");
+    bool stop = true;
+    desc->no_b_dec_subtraction = false; /* without apply_b_dec_to_input there is no b_dec at all */
+    if (least && (least->type != SAE_JSON_NUMBER || !(fabs(least->number) <= FLT_MAX)))
+        return saei_config_refused(load, "residual_threshold", least, "a number");
+    desc->residual_threshold = !least ? 1e-2 : least->number > 0 ? least->number : 0;
+    if (saei_config_value(load->root, "max_iterations"))
+        SAEI_TRY(saei_config_required(load, "max_iterations", &desc->max_iterations));
+    SAEI_TRY(saei_config_bool(load, "stop_on_duplicate_support", &stop));
+    desc->repeats = !stop;
+    if (desc->input_norm)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "normalize_activations in cfg.json is not "
+                              "none, which is all that is known with matching_pursuit");
+    return SAE_OK;
+}
+
 static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
                                  sae_dictionary_desc *desc) {
     bool subtract = true;
@@ -14972,6 +15858,8 @@ static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
         desc->output_normalized = desc->input_norm != SAE_INPUT_NORM_NONE;
         desc->skip = kind == SAEI_LENS_SKIP;
     }
+    cfg->no_b_dec = !subtract;
+    if (desc->arch == SAE_ARCH_MATCHING_PURSUIT) return saei_lens_pursuit(load, desc);
     if (!saei_arch_selects(desc->arch)) return SAE_OK;
     cfg->rescale = desc->arch != SAE_ARCH_TOP_K; /* the defaults of SAELens' classes */
     SAEI_TRY(saei_config_bool(load, "rescale_acts_by_decoder_norm", &cfg->rescale));
@@ -15008,9 +15896,11 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
 
 static void saei_lens_keys(saei_draft *draft) {
     sae_arch arch = draft->desc.arch;
-    bool gated = arch == SAE_ARCH_GATED;
-    saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(draft, gated ? "b_gate" : "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    bool gated = arch == SAE_ARCH_GATED, tied = arch == SAE_ARCH_MATCHING_PURSUIT;
+    if (!tied) saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
+    if (!tied)
+        saei_draft_must(draft, gated ? "b_gate" : "b_enc", SAEI_SLOT_B_ENC, NULL,
+                        SAEI_SLOT_NOTHING);
     saei_draft_must(draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
     if (gated) {
@@ -15024,6 +15914,18 @@ static void saei_lens_keys(saei_draft *draft) {
     if (draft->desc.skip)
         saei_draft_must(draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
     saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
+}
+
+/* rescale_acts_by_decoder_norm: p times the norm of W_dec's row, which is folded into the weights.
+   Where that is 0, so is p: such a latent never fires. */
+static void saei_lens_rescale(sae_dictionary *dict) {
+    saei_fold_decoder_norms(dict);
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
+        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
+        dict->b_enc[i] = 0;
+    }
 }
 
 /* Of model_from_pretrained_kwargs those that change what the model's places give. */
@@ -15116,7 +16018,9 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU && !saei_load_find(load, "threshold"))
         for (size_t i = 0; i < dict->desc.dict_size; i++)
             dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
-    if (cfg.rescale) saei_fold_decoder_norms(dict);
+    if (cfg.rescale) saei_lens_rescale(dict);
+    if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT && cfg.no_b_dec)
+        memset(dict->b_dec, 0, dict->ld_out * sizeof *dict->b_dec);
     if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */
     saei_lens_origin(load, &cfg, &dict->origin);
     result = saei_lens_use(load, &cfg, &dict->origin);
@@ -15137,6 +16041,7 @@ static sae_result saei_export_lens_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     bool batch = h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA;
     if (h->arch == SAE_ARCH_IDENTITY) return saei_export_refused(e, "identity");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
     if (h->activation == SAE_ACTIVATION_SIGNED)
         return saei_export_refused(e, "latents below 0 but those of abstopk");
@@ -15159,6 +16064,7 @@ static sae_result saei_export_lens_fit(saei_export *e) {
 
 static const char *saei_export_lens_arch(const saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT) return "matching_pursuit";
     bool jump = h->arch == SAE_ARCH_JUMP_RELU, norm = h->input_norm && !h->output_normalized;
     if (h->arch == SAE_ARCH_TOP_K) return h->activation ? "abstopk" : "topk";
     if (h->arch == SAE_ARCH_GATED) return "gated";
@@ -15213,10 +16119,16 @@ static sae_result saei_export_lens_cfg(const saei_export *e, const char *arch) {
                   "\"dtype\": \"float32\", \"device\": \"cpu\", "
                   "\"apply_b_dec_to_input\": %s, \"normalize_activations\": \"%s\", "
                   "\"reshape_activations\": \"%s\", ", arch, h->activation_dim, h->dict_size,
-                  saei_subtracts(h) ? "true" : "false", norms[h->input_norm],
+                  saei_subtracts(h) || h->arch == SAE_ARCH_MATCHING_PURSUIT ? "true" : "false",
+                  norms[h->input_norm],
                   saei_ends_with(hook, "hook_z") ? "hook_z" : "none");
     if (h->k)
         saei_text_add(&t, "\"k\": %zu, \"rescale_acts_by_decoder_norm\": false, ", h->k);
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT)
+        saei_text_add(&t, "\"residual_threshold\": %.17g, \"stop_on_duplicate_support\": %s, "
+                      "\"max_iterations\": %zu, ", h->residual_threshold,
+                      h->repeats ? "false" : "true",
+                      h->max_iterations ? h->max_iterations : h->activation_dim);
     if (strstr(arch, "transcoder")) saei_text_add(&t, "\"d_out\": %zu, ", h->output_dim);
     saei_text_add(&t, "\"metadata\": {\"sae_lens_version\": \"6.0.0\", "
                   "\"sae_lens_training_version\": null, ");
@@ -15241,8 +16153,10 @@ static sae_result saei_export_lens(saei_export *e) {
     bool gated = h->arch == SAE_ARCH_GATED;
     saei_key keys[SAEI_MAX_KEYS];
     size_t count = 0;
-    keys[count].name = "W_enc", keys[count++].slot = SAEI_SLOT_W_ENC_T;
-    keys[count].name = gated ? "b_gate" : "b_enc", keys[count++].slot = SAEI_SLOT_B_ENC;
+    if (h->arch != SAE_ARCH_MATCHING_PURSUIT) {
+        keys[count].name = "W_enc", keys[count++].slot = SAEI_SLOT_W_ENC_T;
+        keys[count].name = gated ? "b_gate" : "b_enc", keys[count++].slot = SAEI_SLOT_B_ENC;
+    }
     keys[count].name = "W_dec", keys[count++].slot = SAEI_SLOT_W_DEC;
     keys[count].name = "b_dec", keys[count++].slot = SAEI_SLOT_B_DEC;
     if (gated) {
@@ -15363,6 +16277,7 @@ static sae_result saei_export_sparsify_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     if (h->arch != SAE_ARCH_TOP_K || e->dict->rule != SAE_RULE_TOP_K)
         return saei_export_refused(e, "latents but the k largest of a row and group max");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->activation == SAE_ACTIVATION_SIGNED || h->activation == SAE_ACTIVATION_MAGNITUDE)
         return saei_export_refused(e, "latents below 0");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
@@ -15398,9 +16313,7 @@ static sae_result saei_export_sparsify(saei_export *e) {
     return saei_export_text(e, "cfg.json", &t);
 }
 
-/* ==== >>files: Gemma Scope, Llama Scope, openai ===================== src/formats/others.h ==== */
-
-/* ---- Gemma Scope, Gemma Scope 2, Llama Scope ---- */
+/* ==== >>files: Gemma Scope, Gemma Scope 2 ====================== src/formats/gemma_scope.h ==== */
 
 static bool saei_gemma_probe(const saei_load *load) {
     return strcmp(load->tensors->ending, ".npz") == 0 && saei_load_find(load, "threshold")
@@ -15426,6 +16339,24 @@ static sae_result saei_gemma_draft(saei_draft *draft, const char *as) {
     return saei_draft_sizes(draft);
 }
 
+/* A folder of that name on the way to the file. */
+static bool saei_path_passes(const char *path, const char *name) {
+    const size_t n = strlen(name);
+    for (const char *at = path; (at = strstr(at, name)) != NULL; at++)
+        if ((at == path || saei_is_separator(at[-1])) && saei_is_separator(at[n])) return true;
+    return false;
+}
+
+/* Those of embeddings were trained on what the model multiplies by sqrt(d) before its first block:
+   W_enc / sqrt(d) and W_dec sqrt(d) are for the model's own. Only the folder's name says so. */
+static void saei_gemma_embedding(sae_dictionary *dict) {
+    const float root = (float)sqrt((double)dict->desc.activation_dim);
+    const saei_kernels *kernels = dict->ctx->kernels;
+    const size_t m = dict->desc.dict_size;
+    kernels->divide(m * dict->ld, dict->W_enc, root, dict->W_enc);
+    kernels->scale(m * dict->ld_out, root, dict->W_dec, dict->W_dec);
+}
+
 static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
     saei_draft draft;
     memset(&draft, 0, sizeof draft);
@@ -15433,6 +16364,7 @@ static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
     SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope"));
     SAEI_TRY(saei_lens_scale(&draft, false));
     SAEI_TRY(saei_draft_make(&draft, out));
+    if (saei_path_passes(load->file, "embedding") && !load->desc.raw) saei_gemma_embedding(*out);
     saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, "jumprelu");
     (*out)->origin.layer = saei_layer_of(load->path);
     return SAE_OK;
@@ -15481,12 +16413,17 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+/* ==== >>files: Llama Scope, Llamascopium ====================== src/formats/llamascopium.h ==== */
+/* lm-saes, later called Llamascopium. Of a row x, y = s_in x:
+     p = y W_E + b_E [times sigmoid(y W_E_glu + b_E_glu)];  x_hat = (f W_D + b_D) / s_out
+   The factors are folded into the weights; codes are in the program's units. */
+
 typedef struct saei_scale_job {
     sae_dictionary *dict;
-    float s;
+    float in, out;
 } saei_scale_job;
 
-static void saei_input_scale_part(void *arg, size_t part) {
+static void saei_scale_part(void *arg, size_t part) {
     const saei_scale_job *job = (const saei_scale_job *)arg;
     const sae_dictionary *dict = job->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
@@ -15494,74 +16431,342 @@ static void saei_input_scale_part(void *arg, size_t part) {
     size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
     for (; i < end; i++) {
         float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
-        kernels->scale(dict->ld, job->s, enc, enc);
-        kernels->divide(dict->ld_out, dec, job->s, dec);
+        kernels->scale(dict->ld, job->in, enc, enc);
+        if (dict->W_glu)
+            kernels->scale(dict->ld, job->in, dict->W_glu + i * dict->ld,
+                           dict->W_glu + i * dict->ld);
+        kernels->divide(dict->ld_out, dec, job->out, dec);
     }
 }
 
-/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
-static void saei_fold_input_scale(sae_dictionary *dict, float s) {
-    saei_scale_job job = { dict, s };
-    saei_each_latent(dict, saei_input_scale_part, &job);
-    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
+/* Moves factors into the weights: what was made for in x, and gives out x_hat, takes and gives
+   them plain. f stays. */
+static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
+    saei_scale_job job = { dict, in, out };
+    saei_each_latent(dict, saei_scale_part, &job);
+    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= out;
+    saei_gate_update(dict);
 }
+
+/* What the configs of all versions say. */
+typedef struct saei_scopium {
+    const char *act;
+    bool norm_gate; /* sparsity_include_decoder_norm */
+    bool decoder_bias, glu, subtract;
+    bool dataset;   /* norm_activation dataset-wise: the factors lie somewhere */
+    const char *in, *out; /* hooks */
+} saei_scopium;
+
+static sae_result saei_scopium_config(const saei_load *load, sae_dictionary_desc *desc,
+                                      saei_scopium *s) {
+    const sae_json *act = saei_config_value(load->config, "act_fn");
+    const sae_json *norm = saei_config_value(load->config, "norm_activation");
+    const char *way = norm && norm->type == SAE_JSON_STRING ? norm->string : "";
+    s->norm_gate = s->decoder_bias = true;
+    s->act = act && act->type == SAE_JSON_STRING ? act->string : act ? "" : "relu";
+    s->in = saei_config_text(load->config, "hook_point_in");
+    s->out = saei_config_text(load->config, "hook_point_out");
+    if (!s->in) s->in = "";
+    if (!s->out) s->out = s->in;
+    SAEI_TRY(saei_config_bool(load, "sparsity_include_decoder_norm", &s->norm_gate));
+    SAEI_TRY(saei_config_bool(load, "use_decoder_bias", &s->decoder_bias));
+    SAEI_TRY(saei_config_bool(load, "use_glu_encoder", &s->glu));
+    SAEI_TRY(saei_config_bool(load, "apply_decoder_bias_to_pre_encoder", &s->subtract));
+    desc->glu = s->glu;
+    if (strcmp(s->act, "relu") == 0) desc->arch = SAE_ARCH_STANDARD_NEW;
+    else if (strcmp(s->act, "jumprelu") == 0) desc->arch = SAE_ARCH_JUMP_RELU;
+    else if (strcmp(s->act, "topk") == 0) desc->arch = SAE_ARCH_TOP_K;
+    else if (strcmp(s->act, "batchtopk") == 0) desc->arch = SAE_ARCH_BATCH_TOP_K;
+    else return saei_config_refused(load, "act_fn", act, "relu, jumprelu, topk, batchtopk");
+    if (s->norm_gate && desc->arch != SAE_ARCH_STANDARD_NEW) desc->gate = SAE_GATE_NORM;
+    s->dataset = strcmp(way, "dataset-wise") == 0;
+    if (strcmp(way, "token-wise") == 0) desc->input_norm = SAE_INPUT_NORM_CONSTANT;
+    else if (strcmp(way, "batch-wise") == 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "norm_activation in %s is batch-wise: "
+                              "results would depend on the other rows of a batch",
+                              load->config_name);
+    else if (norm && !s->dataset && strcmp(way, "inference") != 0)
+        return saei_config_refused(load, "norm_activation", norm, "dataset-wise, token-wise, "
+                                   "inference");
+    if (!saei_arch_selects(desc->arch)) return SAE_OK;
+    desc->no_b_dec_subtraction = true;
+    return saei_config_required(load, "top_k", &desc->k);
+}
+
+/* The factor sqrt(d) / norm. */
+static sae_result saei_scopium_factor(const saei_load *load, double norm, size_t d,
+                                      const char *what, float *out) {
+    double s = sqrt((double)d) / norm;
+    if (!(norm > 0) || !(norm <= FLT_MAX) || !(s <= FLT_MAX) || !((float)s > 0))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "%s is %g, allowed are numbers above 0", what,
+                              norm);
+    *out = (float)s;
+    return SAE_OK;
+}
+
+/* b_dec in the encoder's input, if the config says so: its share goes into the biases. */
+static void saei_scopium_centre(const saei_scopium *s, sae_dictionary *dict) {
+    for (size_t i = 0; s->subtract && i < dict->desc.dict_size; i++) {
+        double shift[2] = { 0, 0 };
+        for (size_t c = 0; c < dict->desc.activation_dim; c++) {
+            size_t at = i * dict->ld + c;
+            shift[0] += (double)dict->W_enc[at] * (double)dict->b_dec[c];
+            if (dict->W_glu) shift[1] += (double)dict->W_glu[at] * (double)dict->b_dec[c];
+        }
+        dict->b_enc[i] = (float)((double)dict->b_enc[i] - shift[0]);
+        if (dict->W_glu) dict->b_glu[i] = (float)((double)dict->b_glu[i] - shift[1]);
+    }
+}
+
+/* ---- Llama Scope: hyperparams.json ---- */
 
 static bool saei_llama_probe(const saei_load *load) {
     return saei_config_value(load->root, "jump_relu_threshold")
            && saei_load_find(load, "encoder.weight");
 }
 
-/* The weights are for x sqrt(d) / (the dataset's mean norm), which is folded in; the threshold is
-   one number for all. */
+static sae_result saei_llama_norm(const saei_load *load, const char *side, size_t d, float *out) {
+    const sae_json *norms = saei_config_value(load->root, "dataset_average_activation_norm");
+    const sae_json *norm = norms && norms->type == SAE_JSON_OBJECT
+                               ? saei_config_value(norms, side) : NULL;
+    char what[64];
+    snprintf(what, sizeof what, "dataset_average_activation_norm.%s", side);
+    if (!norm || norm->type != SAE_JSON_NUMBER)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in %s",
+                              what);
+    return saei_scopium_factor(load, norm->number, d, what, out);
+}
+
+/* One threshold for all, of the units before the fold: of p norm(W_D[i]) s_out where the norms of
+   the decoder are in the gate (formats of 2024 measured it so), else of p s_in. */
 static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
-    const sae_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
     const sae_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
     const char *act = saei_config_text(load->root, "act_fn");
     char quoted[SAEI_QUOTE];
+    float in = 1, undo = 1;
     saei_draft draft;
+    saei_scopium s;
     sae_dictionary *dict;
-    double s;
     memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
     draft.load = load;
     if (!load->root)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND,
-                              "there is no hyperparams.json beside the folder "
-                              "checkpoints");
+                              "there is no hyperparams.json beside the folder checkpoints");
     load->config = load->root;
-    norm = saei_config_value(norm, "in");
-    if (act && strcmp(act, "jumprelu") != 0)
+    if (!act || strcmp(act, "jumprelu") != 0)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "act_fn in hyperparams.json is %s, allowed is "
-                              "jumprelu",
-                              saei_quote(act, quoted));
+                              "act_fn in hyperparams.json is %s, allowed is jumprelu",
+                              act ? saei_quote(act, quoted) : "missing");
     if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
         return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number "
                               "jump_relu_threshold");
-    if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
-        || !(norm->number <= FLT_MAX))
-        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in "
-                              "dataset_average_activation_norm.in");
     SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
     SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
-    draft.desc.arch = SAE_ARCH_JUMP_RELU;
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    if (s.dataset || !saei_config_value(load->root, "norm_activation")) {
+        SAEI_TRY(saei_llama_norm(load, "in", draft.desc.activation_dim, &in));
+        undo = in;
+        if (strcmp(s.in, s.out) != 0)
+            SAEI_TRY(saei_llama_norm(load, "out", draft.desc.activation_dim, &undo));
+    }
     saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "decoder.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (s.glu) saei_draft_must(&draft, "encoder_glu.weight", SAEI_SLOT_W_GLU, NULL,
+                               SAEI_SLOT_NOTHING);
+    if (s.glu) saei_draft_must(&draft, "encoder_glu.bias", SAEI_SLOT_B_GLU, NULL,
+                               SAEI_SLOT_NOTHING);
     if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Llama Scope");
     SAEI_TRY(saei_draft_make(&draft, &dict));
-    s = sqrt((double)dict->desc.activation_dim) / norm->number;
+    saei_scopium_centre(&s, dict);
+    saei_fold_scale(dict, in, undo);
     for (size_t i = 0; i < dict->desc.dict_size; i++)
-        dict->aux0[i] = (float)(threshold->number * s);
-    saei_fold_input_scale(dict, (float)s);
+        dict->aux0[i] = (float)(threshold->number * (s.norm_gate ? 1 : (double)in));
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
-    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook,
-                     saei_config_text(load->root, "hook_point_in"));
-    saei_origin_hook_out(&dict->origin, saei_config_text(load->root, "hook_point_out"));
+    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, s.in);
+    saei_origin_hook_out(&dict->origin, s.out);
     dict->origin.layer = saei_layer_of(dict->origin.hook);
     *out = dict;
     return SAE_OK;
 }
+
+/* ---- R1-distill (lm-saes 1) and Llamascopium 2: config.json ---- */
+
+static bool saei_scopium_probe(const saei_load *load) {
+    return saei_config_value(load->root, "d_model") && saei_config_value(load->root, "sae_type");
+}
+
+/* The scalar dataset_average_activation_norm.HOOK among the tensors. */
+static sae_result saei_scopium_norm(const saei_load *load, const char *hook, size_t d, float *out) {
+    char name[160], quoted[SAEI_QUOTE];
+    const sae_tensor *t;
+    float norm = 0;
+    snprintf(name, sizeof name, "dataset_average_activation_norm.%.96s", hook);
+    t = saei_load_find(load, name);
+    if (!t || !saei_is_scalar(t))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "norm_activation in config.json is "
+                              "dataset-wise, and no number %s among the tensors says the norm: the "
+                              "scale of its input is not known", saei_quote(name, quoted));
+    sae_tensor_to_f32(t, &norm);
+    return saei_scopium_factor(load, (double)norm, d, "dataset_average_activation_norm", out);
+}
+
+/* d_model times expansion_factor, a float there. */
+static sae_result saei_scopium_width(const saei_load *load, sae_dictionary_desc *desc) {
+    const sae_json *factor = saei_config_value(load->config, "expansion_factor");
+    double m;
+    SAEI_TRY(saei_config_required(load, "d_model", &desc->activation_dim));
+    if (!factor || factor->type != SAE_JSON_NUMBER)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "config.json has no number expansion_factor");
+    m = floor((double)desc->activation_dim * factor->number);
+    if (!(m >= 1 && m <= INT32_MAX))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "expansion_factor in config.json is %g, "
+                              "d_model %zu: allowed are 1 to %d latents", factor->number,
+                              desc->activation_dim, INT32_MAX);
+    desc->dict_size = (size_t)m;
+    return SAE_OK;
+}
+
+/* The names of both versions. */
+static void saei_scopium_keys(saei_draft *draft, const saei_scopium *s, bool old) {
+    static const struct {
+        const char *old, *name;
+        saei_slot old_slot, slot;
+    } keys[] = {
+        { "encoder.weight", "W_E", SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T },
+        { "encoder.bias", "b_E", SAEI_SLOT_B_ENC, SAEI_SLOT_B_ENC },
+        { "decoder.weight", "W_D", SAEI_SLOT_W_DEC_T, SAEI_SLOT_W_DEC },
+        { "decoder.bias", "b_D", SAEI_SLOT_B_DEC, SAEI_SLOT_B_DEC },
+        { "encoder_glu.weight", "W_E_glu", SAEI_SLOT_W_GLU, SAEI_SLOT_W_GLU_T },
+        { "encoder_glu.bias", "b_E_glu", SAEI_SLOT_B_GLU, SAEI_SLOT_B_GLU },
+        { "log_jumprelu_threshold", "activation_function.log_jumprelu_threshold", SAEI_SLOT_AUX0,
+          SAEI_SLOT_AUX0 }
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        bool wanted = i < 3 || (i == 3 && s->decoder_bias) || ((i == 4 || i == 5) && s->glu)
+                      || (i == 6 && draft->desc.arch == SAE_ARCH_JUMP_RELU);
+        if (!wanted) continue;
+        saei_draft_must(draft, old ? keys[i].old : keys[i].name,
+                        old ? keys[i].old_slot : keys[i].slot, NULL, SAEI_SLOT_NOTHING);
+    }
+    draft->ignored = "dataset_average_activation_norm.";
+}
+
+static void saei_scopium_origin(const saei_load *load, const saei_scopium *s, sae_dictionary *dict) {
+    sae_origin *o = &dict->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, s->act);
+    saei_origin_text(o->hook, sizeof o->hook, s->in);
+    saei_origin_hook_out(o, s->out);
+    saei_origin_text(o->version, sizeof o->version,
+                     saei_tensor_file_scalar(load->tensors, "version"));
+    o->layer = saei_layer_of(o->hook);
+}
+
+/* Crosscoders: hooks h, each with a code f_h. p = sum_h (y_h W_E[h] + b_E[h]); the gate of hook h
+   has the norms of W_D[h]; x_hat_h = (f_h W_D[h] + b_D[h]) / s_h. */
+static sae_result saei_scopium_crosscoder(saei_load *load, sae_dictionary **out) {
+    const sae_json *hooks = saei_config_value(load->root, "hook_points"), *hook;
+    const size_t count = sae_json_count(hooks);
+    saei_draft draft;
+    saei_scopium s;
+    sae_dictionary *dict;
+    size_t d, l = 0;
+    memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
+    draft.load = load;
+    SAEI_TRY(saei_scopium_width(load, &draft.desc));
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    d = draft.desc.activation_dim;
+    for (hook = sae_json_first(hooks); hook && sae_json_text(hook); hook = sae_json_next(hook)) {}
+    if (!count || hook || hooks->type != SAE_JSON_ARRAY
+        || !saei_mul(d, count, &draft.desc.activation_dim)
+        || draft.desc.activation_dim > INT32_MAX || s.glu || s.subtract)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "as a crosscoder its config.json needs a list "
+                              "of texts, hook_points, and neither use_glu_encoder nor "
+                              "apply_decoder_bias_to_pre_encoder");
+    draft.desc.layers = count;
+    draft.desc.layer_codes = true;
+    draft.desc.normalizer = s.dataset;
+    if (draft.desc.arch == SAE_ARCH_BATCH_TOP_K) { /* k times rows times hooks, of all together */
+        draft.desc.over_layers = true;
+        if (!saei_mul(draft.desc.k, count, &draft.desc.k)) draft.desc.k = SIZE_MAX;
+    }
+    saei_draft_must(&draft, "W_E", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_E", SAEI_SLOT_B_ENC_LM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_D", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
+    if (s.decoder_bias)
+        saei_draft_must(&draft, "b_D", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    if (draft.desc.arch == SAE_ARCH_JUMP_RELU)
+        saei_draft_must(&draft, "activation_function.log_jumprelu_threshold", SAEI_SLOT_AUX0, NULL,
+                        SAEI_SLOT_NOTHING);
+    draft.ignored = "dataset_average_activation_norm.";
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a crosscoder of Llamascopium");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (hook = sae_json_first(hooks); hook && s.dataset; hook = sae_json_next(hook), l++) {
+        sae_result result = saei_scopium_norm(load, sae_json_text(hook), d, &dict->scale[l]);
+        dict->output_scale[l] = dict->scale[l];
+        if (result == SAE_OK) continue;
+        sae_dictionary_destroy(dict);
+        return result;
+    }
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++)
+        dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
+    if (dict->desc.arch == SAE_ARCH_BATCH_TOP_K) {
+        dict->rule = SAE_RULE_TOP_K; /* has no threshold */
+        dict->origin.k = draft.desc.k / count;
+    }
+    s.in = s.out = sae_json_text(sae_json_first(hooks));
+    saei_scopium_origin(load, &s, dict);
+    snprintf(dict->origin.class_name, sizeof dict->origin.class_name, "crosscoder, %.16s", s.act);
+    dict->origin.layer = -1;
+    *out = dict;
+    return SAE_OK;
+}
+
+static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
+    const char *type;
+    char quoted[SAEI_QUOTE];
+    float in = 1, undo = 1;
+    saei_draft draft;
+    saei_scopium s;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no config.json beside %s",
+                              saei_path_base(load->file));
+    load->config = load->root;
+    type = saei_config_text(load->root, "sae_type");
+    if (type && strcmp(type, "crosscoder") == 0) return saei_scopium_crosscoder(load, out);
+    if (!type || strcmp(type, "sae") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_type in config.json is %s, allowed "
+                              "are sae, crosscoder, clt",
+                              type ? saei_quote(type, quoted) : "missing");
+    SAEI_TRY(saei_scopium_width(load, &draft.desc));
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    if (s.dataset) {
+        SAEI_TRY(saei_scopium_norm(load, s.in, draft.desc.activation_dim, &in));
+        SAEI_TRY(saei_scopium_norm(load, s.out, draft.desc.activation_dim, &undo));
+    }
+    saei_scopium_keys(&draft, &s, saei_load_find(load, "encoder.weight") != NULL);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a dictionary of Llamascopium");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    saei_scopium_centre(&s, dict);
+    saei_fold_scale(dict, in, undo);
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++) {
+        double theta = saei_exp((double)dict->aux0[i]);
+        dict->aux0[i] = (float)(s.norm_gate ? theta / (double)undo : theta);
+    }
+    if (dict->desc.arch == SAE_ARCH_BATCH_TOP_K) dict->rule = SAE_RULE_TOP_K; /* has no threshold */
+    saei_scopium_origin(load, &s, dict);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ==== >>files: openai, Qwen-Scope, Goodfire, attention outputs ====== src/formats/others.h ==== */
 
 /* ---- openai/sparse_autoencoder ---- */
 
@@ -15642,13 +16847,426 @@ static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+/* ---- Qwen-Scope ---- */
+
+/* W_enc, b_enc, W_dec, b_dec and nothing else: which side of W_enc the latents are on, 0 or 1, as
+   b_enc tells; -1: other tensors, or nothing tells. */
+static int saei_four_tensors(const saei_load *load) {
+    const sae_tensor *w = saei_load_find(load, "W_enc"), *b = saei_load_find(load, "b_enc");
+    if (sae_tensor_file_count(load->tensors) != 4 || !w || !b || !saei_load_find(load, "W_dec")
+        || !saei_load_find(load, "b_dec") || w->ndim != 2 || b->ndim != 1
+        || w->shape[0] == w->shape[1])
+        return -1;
+    return w->shape[0] == b->shape[0] ? 0 : w->shape[1] == b->shape[0] ? 1 : -1;
+}
+
+static bool saei_qwen_probe(const saei_load *load) {
+    const char *type = saei_config_text(load->root, "model_type");
+    if (strcmp(load->tensors->ending, ".pt") != 0 || !saei_load_find(load, "W_enc")
+        || sae_tensor_file_count(load->tensors) != 4)
+        return false;
+    return saei_ends_with(load->file, ".sae.pt") || (type && strcmp(type, "topk_sae") == 0)
+           || saei_four_tensors(load) == 0;
+}
+
+/* k in "SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", the name of the repository, which the folder may
+   have; 0: none. */
+static size_t saei_qwen_name_k(const char *file) {
+    size_t end = saei_folder_length(file, strlen(file)), begin, k = 0;
+    while (end > 0 && saei_is_separator(file[end - 1])) end--;
+    begin = saei_folder_length(file, end);
+    for (size_t i = begin; i + 4 < end; i++) {
+        size_t at = i + 4;
+        if (strncmp(file + i, "-L0_", 4) != 0) continue;
+        for (k = 0; at < end && file[at] >= '0' && file[at] <= '9' && k < 1000000; at++)
+            k = 10 * k + (size_t)(file[at] - '0');
+        if (at == end) return k;
+    }
+    return 0;
+}
+
+/* N of "layerN.sae.pt"; -1: another name. */
+static int64_t saei_qwen_layer(const char *file) {
+    const char *name = saei_path_base(file);
+    int64_t layer = 0;
+    size_t n = 5;
+    if (strncmp(name, "layer", 5) != 0) return -1;
+    for (; name[n] >= '0' && name[n] <= '9' && n < 14; n++) layer = 10 * layer + (name[n] - '0');
+    return n > 5 ? layer : -1;
+}
+
+/* The k largest relu(p). Both matrices lie the other way round than elsewhere under these names:
+   W_enc [m,d], W_dec [d,m]. */
+static sae_result saei_qwen_read(saei_load *load, sae_dictionary **out) {
+    size_t d = 0, m = 0, k = 0;
+    sae_origin *o;
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Qwen-Scope");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    SAEI_TRY(saei_config_size(load, "d_model", &d));
+    SAEI_TRY(saei_config_size(load, "d_sae", &m));
+    SAEI_TRY(saei_config_size(load, "k", &k));
+    if ((d && d != draft.desc.activation_dim) || (m && m != draft.desc.dict_size))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "W_enc is of %zu latents of %zu dimensions, "
+                              "in config.json d_sae is %zu and d_model %zu", draft.desc.dict_size,
+                              draft.desc.activation_dim, m, d);
+    if (!k) k = saei_qwen_name_k(load->file);
+    if (!k) k = load->desc.k;
+    if (!k)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "neither a config.json nor the folder's "
+                              "name (...-L0_K) says k: give sae_load_desc.k");
+    if (k > draft.desc.dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number of "
+                              "latents, %zu", k, draft.desc.dict_size);
+    draft.desc.arch = SAE_ARCH_TOP_K;
+    draft.desc.k = k;
+    draft.desc.no_b_dec_subtraction = true;
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, "topk_sae");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "base_model"));
+    o->layer = saei_qwen_layer(load->file);
+    saei_origin_place(o, saei_config_text(load->root, "hook_point"), "hook_");
+    return SAE_OK;
+}
+
+/* ---- Goodfire ---- */
+
+static bool saei_goodfire_probe(const saei_load *load) {
+    return saei_load_find(load, "encoder_linear.weight")
+           && saei_load_find(load, "decoder_linear.weight");
+}
+
+static sae_result saei_goodfire_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    draft.desc.arch = SAE_ARCH_STANDARD_NEW;
+    saei_draft_must(&draft, "encoder_linear.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder_linear.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder_linear.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder_linear.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Goodfire's");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    return saei_draft_make(&draft, out);
+}
+
+/* ---- attention outputs: hook_z, the heads side by side ---- */
+
+static bool saei_attention_probe(const saei_load *load) {
+    const sae_tensor *w = saei_load_find(load, "W_enc");
+    return saei_config_value(load->root, "act_size") && w && w->ndim == 2
+           && saei_load_find(load, "b_dec");
+}
+
+static sae_result saei_attention_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    sae_origin *o;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    draft.desc.arch = SAE_ARCH_STANDARD;
+    SAEI_TRY(saei_config_required(load, "act_size", &draft.desc.activation_dim));
+    SAEI_TRY(saei_config_required(load, "dict_size", &draft.desc.dict_size));
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "an AutoEncoder");
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "act_name"));
+    o->layer = saei_layer_of(o->hook);
+    return SAE_OK;
+}
+
+/* ==== >>files: circuit-tracer =============================== src/formats/circuit_tracer.h ==== */
+/* Transcoders of single layers: layer_N.safetensors beside a config.yaml. W_enc and W_dec are both
+   [m,d], as nobody else has them. */
+
+/* N of "layer_N.safetensors"; -1: another name. */
+static int64_t saei_tracer_layer(const char *file) {
+    const char *name = saei_path_base(file);
+    int64_t layer = 0;
+    size_t n = 6;
+    if (strncmp(name, "layer_", 6) != 0) return -1;
+    for (; name[n] >= '0' && name[n] <= '9' && n < 15; n++) layer = 10 * layer + (name[n] - '0');
+    return n > 6 && strcmp(name + n, ".safetensors") == 0 ? layer : -1;
+}
+
+static bool saei_tracer_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "W_enc"), *dec = saei_load_find(load, "W_dec");
+    char kind[64];
+    if (!load->tensors->header || !enc || !dec || enc->ndim != 2 || dec->ndim != 2
+        || !saei_load_find(load, "b_enc") || !saei_load_find(load, "b_dec"))
+        return false;
+    if (saei_tracer_layer(load->file) >= 0 && !saei_load_find(load, "threshold")) return true;
+    if (saei_yaml_text(load, "model_kind", kind, sizeof kind)
+        && strcmp(kind, "transcoder_set") == 0)
+        return true;
+    return saei_load_find(load, "activation_function.threshold")
+           || (enc->shape[0] == dec->shape[0] && enc->shape[0] != enc->shape[1]
+               && enc->shape[1] == dec->shape[1]);
+}
+
+/* The activation that config.yaml says, k with it; jump: the file has thresholds. */
+static sae_result saei_tracer_activation(const saei_load *load, bool jump,
+                                         sae_dictionary_desc *desc) {
+    char name[64] = "", number[32], scan[128], quoted[SAEI_QUOTE];
+    double k = 0;
+    desc->arch = jump ? SAE_ARCH_JUMP_RELU : SAE_ARCH_STANDARD_NEW;
+    if (!saei_yaml_text(load, "activation", name, sizeof name) || strcmp(name, "relu") == 0
+        || strcmp(name, "jump_relu") == 0 || strcmp(name, "jumprelu") == 0) {
+        if (*name == 'j' && !jump)
+            return saei_load_fail(load, SAE_ERR_FORMAT, "activation in config.yaml is %s, and "
+                                  "there is no activation_function.threshold", name);
+        return SAE_OK;
+    }
+    if (strcmp(name, "topk") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation in config.yaml is %s, allowed "
+                              "are relu, jump_relu, topk", saei_quote(name, quoted));
+    if (saei_yaml_text(load, "k", number, sizeof number)
+        && (!saei_text_number(number, strlen(number), &k) || k != floor(k) || !(k >= 1)
+            || !(k <= INT32_MAX)))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k in config.yaml is %s, allowed are whole "
+                              "numbers from 1", saei_quote(number, quoted));
+    if (!(k >= 1) && saei_yaml_text(load, "scan", scan, sizeof scan)
+        && strcmp(scan, "facebook/crv-8b-instruct-transcoders") == 0)
+        k = 128; /* which the program knows by that name alone */
+    if (!(k >= 1)) k = (double)load->desc.k;
+    if (!(k >= 1))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation in config.yaml is topk, and "
+                              "nothing says k: give sae_load_desc.k");
+    desc->arch = SAE_ARCH_TOP_K;
+    desc->activation = SAE_ACTIVATION_SIGNED; /* there is no relu beside topk */
+    desc->no_b_dec_subtraction = true;
+    desc->k = (size_t)k;
+    return SAE_OK;
+}
+
+static sae_result saei_tracer_read(saei_load *load, sae_dictionary **out) {
+    const bool jump = saei_load_find(load, "activation_function.threshold") != NULL;
+    char text[128];
+    saei_draft draft;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_tracer_activation(load, jump, &draft.desc));
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    draft.desc.skip = saei_draft_may(&draft, "W_skip", SAEI_SLOT_W_SKIP) != NULL;
+    saei_draft_may(&draft, "activation_function.threshold",
+                   draft.desc.arch == SAE_ARCH_JUMP_RELU ? SAEI_SLOT_AUX0 : SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft))
+        return saei_draft_misfit(&draft, "a transcoder of circuit-tracer");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    if (draft.desc.k > draft.desc.dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number of "
+                              "latents, %zu", draft.desc.k, draft.desc.dict_size);
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++)
+        if (dict->aux0[i] < 0) dict->desc.activation = SAE_ACTIVATION_SIGNED; /* it has no relu */
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "transcoder");
+    if (saei_yaml_text(load, "model_name", text, sizeof text))
+        saei_origin_text(dict->origin.model, sizeof dict->origin.model, text);
+    dict->origin.layer = saei_tracer_layer(load->file);
+    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
+        saei_origin_place(&dict->origin, text, "");
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ==== >>files: crosscoders ===================================== src/formats/crosscoders.h ==== */
+
+/* ---- science-of-finetuning/dictionary_learning ---- */
+
+static bool saei_finetuning_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "encoder.weight");
+    return enc && enc->ndim == 3 && saei_load_find(load, "decoder.weight");
+}
+
+/* A number of the config: of the hub's, which has the constructor's arguments, or of a trainer's. */
+static double saei_finetuning_number(const saei_load *load, const char *key, double other) {
+    const sae_json *v = saei_config_value(load->root, key);
+    if (!v) v = saei_config_value(sae_json_get(load->root, "trainer"), key);
+    return v && v->type == SAE_JSON_NUMBER ? v->number : other;
+}
+
+/* code_normalization_id, by which BatchTopK weighs its choice: 1 to 5, absent in older files. */
+static sae_result saei_finetuning_code(const saei_load *load, uint64_t *id) {
+    const sae_tensor *t = saei_load_find(load, "code_normalization_id");
+    *id = 1;
+    if (!t || (saei_is_scalar(t) && saei_tensor_whole(t, 0, id) && *id >= 1 && *id <= 5))
+        return SAE_OK;
+    return saei_load_fail(load, SAE_ERR_FORMAT, "code_normalization_id is %lld, allowed are 1 "
+                          "(CROSSCODER), 2 (SAE), 3 (MIXED), 4 (NONE), 5 (DECOUPLED)",
+                          saei_is_scalar(t) ? (long long)*id : -1);
+}
+
+/* Whether a tensor of a few numbers is there and none is NaN. */
+static bool saei_finetuning_known(const saei_load *load, const char *name, size_t count) {
+    const sae_tensor *t = saei_load_find(load, name);
+    bool known = t && t->ndim == 2 && t->shape[0] && t->shape[0] <= count
+                 && t->shape[1] == count / t->shape[0] && sae_dtype_block(t->dtype) == 1;
+    for (size_t i = 0; known && i < count; i++) {
+        float v;
+        int64_t at = (int64_t)(i / t->shape[1]) * t->stride[0]
+                     + (int64_t)(i % t->shape[1]) * t->stride[1];
+        saei_convert_row(t->dtype, (const unsigned char *)t->data
+                         + at * (int64_t)sae_dtype_size(t->dtype), 0, 1, &v);
+        known = v == v;
+    }
+    return known;
+}
+
+/* L, d and m by the encoder's shape. */
+static sae_result saei_layers_sizes(const saei_load *load, const char *name,
+                                    sae_dictionary_desc *desc) {
+    const sae_tensor *t = saei_load_find(load, name);
+    size_t d;
+    if (!t || t->ndim != 3 || !t->shape[0] || !t->shape[1] || !t->shape[2]
+        || t->shape[0] > INT32_MAX || t->shape[1] > INT32_MAX || t->shape[2] > INT32_MAX
+        || !saei_mul((size_t)t->shape[0], (size_t)t->shape[1], &d) || d > INT32_MAX)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "%s is no [layers,d,m] of 1 to %d each", name,
+                              INT32_MAX);
+    desc->layers = (size_t)t->shape[0];
+    desc->activation_dim = d;
+    desc->dict_size = (size_t)t->shape[2];
+    return SAE_OK;
+}
+
+static sae_result saei_finetuning_desc(saei_draft *draft, uint64_t id) {
+    static const sae_gate gates[] = { SAE_GATE_NONE, SAE_GATE_NORM_SUM, SAE_GATE_NORM,
+                                      SAE_GATE_MIXED, SAE_GATE_NONE, SAE_GATE_NORM };
+    const saei_load *load = draft->load;
+    const sae_tensor *k = saei_load_find(load, "k");
+    sae_dictionary_desc *desc = &draft->desc;
+    uint64_t value = 0;
+    SAEI_TRY(saei_layers_sizes(load, "encoder.weight", desc));
+    desc->normalizer = saei_finetuning_known(load, "activation_mean", desc->activation_dim)
+                       && saei_finetuning_known(load, "activation_std", desc->activation_dim);
+    desc->arch = SAE_ARCH_STANDARD_NEW; /* the plain class does not look at the id */
+    if (!k && !saei_load_find(load, "threshold")) return SAE_OK;
+    if (!k || !saei_is_scalar(k) || !saei_tensor_whole(k, 0, &value) || value < 1
+        || value > desc->dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %llu, allowed are 1 to the number of "
+                              "latents, %zu", (unsigned long long)value, desc->dict_size);
+    desc->arch = SAE_ARCH_BATCH_TOP_K;
+    desc->no_b_dec_subtraction = true;
+    desc->k = (size_t)value;
+    desc->gate = gates[id];
+    desc->layer_codes = id == 5;
+    if (desc->gate != SAE_GATE_MIXED) return SAE_OK;
+    desc->gate_norm = saei_finetuning_number(load, "code_normalization_alpha_sae", 1);
+    desc->gate_norm_sum = saei_finetuning_number(load, "code_normalization_alpha_cc", 0.1);
+    return SAE_OK;
+}
+
+static void saei_finetuning_keys(saei_draft *draft) {
+    const bool norm = draft->desc.normalizer, batch = draft->desc.arch == SAE_ARCH_BATCH_TOP_K;
+    saei_draft_must(draft, "encoder.weight", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "decoder.weight", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "decoder.bias", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "code_normalization_id", SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "target_rms", SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "activation_std", SAEI_SLOT_NOTHING);
+    if (norm) {
+        saei_draft_must(draft, "activation_mean", SAEI_SLOT_MEAN_LD, NULL, SAEI_SLOT_NOTHING);
+        saei_draft_must(draft, "activation_global_scale", SAEI_SLOT_LAYER_SCALE, NULL,
+                        SAEI_SLOT_NOTHING);
+    } else {
+        saei_draft_may(draft, "activation_mean", SAEI_SLOT_NOTHING);
+        saei_draft_may(draft, "activation_global_scale", SAEI_SLOT_NOTHING);
+    }
+    if (!batch) return;
+    saei_draft_must(draft, "k", SAEI_SLOT_K, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "threshold", draft->desc.layer_codes ? SAEI_SLOT_LAYER_THRESHOLD
+                                                                 : SAEI_SLOT_THRESHOLD,
+                    NULL, SAEI_SLOT_NOTHING);
+}
+
+/* One code for all layers: relu(sum_l y_l W_l + b), y_l = (x_l - mean_l) g_l; what is decoded is
+   divided by g_l + 1e-8. DECOUPLED: one relu, and for each layer a choice and so a code. */
+static sae_result saei_finetuning_read(saei_load *load, sae_dictionary **out) {
+    static const char *const names[] = { "", "CROSSCODER", "SAE", "MIXED", "NONE", "DECOUPLED" };
+    uint64_t id;
+    char name[48];
+    saei_draft draft;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_finetuning_code(load, &id));
+    SAEI_TRY(saei_finetuning_desc(&draft, id));
+    saei_finetuning_keys(&draft);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a CrossCoder");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (size_t l = 0; dict->scale && l < dict->desc.layers; l++)
+        dict->output_scale[l] = dict->scale[l] + 1e-8f;
+    snprintf(name, sizeof name, "%s %s",
+             draft.desc.k ? "BatchTopKCrossCoder" : "CrossCoder", names[id]);
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, name);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ---- ckkissane ---- */
+
+static bool saei_ckkissane_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "W_enc"), *dec = saei_load_find(load, "W_dec");
+    return enc && dec && enc->ndim == 3 && dec->ndim == 3 && saei_load_find(load, "b_dec");
+}
+
+/* Two layers (or models), one code; nothing is subtracted. */
+static sae_result saei_ckkissane_read(saei_load *load, sae_dictionary **out) {
+    size_t d = 0, m = 0;
+    sae_origin *o;
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root) SAEI_TRY(saei_load_config(load, "*_cfg.json"));
+    load->config = load->root;
+    SAEI_TRY(saei_layers_sizes(load, "W_enc", &draft.desc));
+    SAEI_TRY(saei_config_size(load, "d_in", &d));
+    SAEI_TRY(saei_config_size(load, "dict_size", &m));
+    if ((d && d * draft.desc.layers != draft.desc.activation_dim)
+        || (m && m != draft.desc.dict_size))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "W_enc is of %zu layers of %zu dimensions "
+                              "and %zu latents, in %s d_in is %zu and dict_size %zu",
+                              draft.desc.layers, draft.desc.activation_dim / draft.desc.layers,
+                              draft.desc.dict_size, load->config_name, d, m);
+    draft.desc.arch = SAE_ARCH_STANDARD_NEW;
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC_MLD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a crosscoder");
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, "CrossCoder");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hook_point"));
+    o->layer = saei_layer_of(o->hook);
+    return SAE_OK;
+}
+
 /* ==== >>files: every format ======================================== src/formats/formats.h ==== */
 
-/* In a folder a format is known by its file; a file that lies alone is known by its name, else by
-   probe. */
+/* In a folder a format is known by its file; a file that lies alone is known by its name. Where
+   several formats have such a file, or none, probe tells. */
 typedef struct saei_format {
     sae_format format;
-    const char *files[2]; /* the first that the folder has */
+    const char *files[4]; /* the first that the folder has */
     const char *config;   /* beside the file, or beside its folder `checkpoints`; may be NULL */
     bool (*probe)(const saei_load *load);
     sae_result (*read)(saei_load *load, sae_dictionary **out);
@@ -15660,73 +17278,147 @@ typedef struct saei_format {
 
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
 static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
-    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", NULL }, "cfg.json",
+    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors" }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
-    { SAE_FORMAT_SPARSIFY, { "sae.safetensors", NULL }, "cfg.json",
+    { SAE_FORMAT_SPARSIFY, { "sae.safetensors" }, "cfg.json",
       saei_sparsify_probe, saei_sparsify_read, saei_export_sparsify_fit, saei_export_sparsify },
-    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz", NULL }, NULL,
+    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz" }, NULL,
       saei_gemma_probe, saei_gemma_read, NULL, NULL },
-    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors", NULL }, "config.json",
+    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors" }, "config.json",
       saei_gemma_2_probe, saei_gemma_2_read, NULL, NULL },
-    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors", NULL }, "hyperparams.json",
+    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors" }, "hyperparams.json",
       saei_llama_probe, saei_llama_read, NULL, NULL },
-    { SAE_FORMAT_OPENAI, { "autoencoder.pt", NULL }, NULL,
+    { SAE_FORMAT_LLAMASCOPIUM,
+      { "sae_weights.safetensors", "sae_weights.pt", "checkpoints/final.safetensors",
+        "checkpoints/final.pt" }, "config.json",
+      saei_scopium_probe, saei_scopium_read, NULL, NULL },
+    { SAE_FORMAT_SCIENCE_OF_FINETUNING,
+      { "model.safetensors", "model.pt", "ae.pt", "ae.safetensors" }, "config.json",
+      saei_finetuning_probe, saei_finetuning_read, NULL, NULL },
+    { SAE_FORMAT_CKKISSANE, { "cc_weights.pt" }, "cfg.json",
+      saei_ckkissane_probe, saei_ckkissane_read, NULL, NULL },
+    { SAE_FORMAT_OPENAI, { "autoencoder.pt" }, NULL,
       saei_openai_probe, saei_openai_read, NULL, NULL },
+    { SAE_FORMAT_CIRCUIT_TRACER, { NULL }, "config.yaml",
+      saei_tracer_probe, saei_tracer_read, NULL, NULL },
+    { SAE_FORMAT_QWEN_SCOPE, { NULL }, "config.json",
+      saei_qwen_probe, saei_qwen_read, NULL, NULL },
+    { SAE_FORMAT_GOODFIRE, { NULL }, NULL,
+      saei_goodfire_probe, saei_goodfire_read, NULL, NULL },
+    { SAE_FORMAT_ATTENTION_OUT, { NULL }, "*_cfg.json",
+      saei_attention_probe, saei_attention_read, NULL, NULL },
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
 
-/* Sets load->file, and *out where its name or the folder says which format it is. */
-static sae_result saei_load_locate(saei_load *load, const saei_format **out) {
+/* At which place a format has a file of that name, or (path) one that path ends in; 4: nowhere. */
+static size_t saei_format_place(const saei_format *format, const char *file, bool path) {
+    size_t i = 0;
+    if (path) file = saei_path_base(file);
+    while (i < 4 && format->files[i] && strcmp(file, format->files[i]) != 0) i++;
+    return i < 4 && format->files[i] ? i : 4;
+}
+
+/* Sets load->file; *name becomes the file's name in a folder, NULL for a path of a file. */
+static sae_result saei_load_locate(saei_load *load, const char **name) {
     saei_path_kind kind = SAEI_PATH_FILE, inside;
     char files[SAEI_NAMES] = "";
+    *name = NULL;
     if (!load->data)
         SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->path, &kind));
     if (kind == SAEI_PATH_FILE) {
-        const char *name = load->data ? load->desc.name : load->path;
-        load->file = saei_strdup(load->ctx, name ? name : "");
-        if (!load->file) return saei_load_no_memory(load);
+        const char *path = load->data ? load->desc.name : load->path;
+        load->file = saei_strdup(load->ctx, path ? path : "");
+        return load->file ? SAE_OK : saei_load_no_memory(load);
     }
     for (size_t r = 0; r < SAEI_NUM_FORMATS; r++)
-        for (size_t i = 0; i < 2 && saei_formats[r].files[i]; i++) {
-            const char *name = saei_formats[r].files[i];
-            if (kind == SAEI_PATH_FILE) {
-                if (strcmp(saei_path_base(load->file), name) == 0) *out = &saei_formats[r];
-                continue;
-            }
+        for (size_t i = 0; i < 4 && saei_formats[r].files[i]; i++) {
+            *name = saei_formats[r].files[i];
             saei_free(load->ctx, load->file);
-            load->file = saei_path_join(load->ctx, load->path, name);
+            load->file = saei_path_join(load->ctx, load->path, *name);
             if (!load->file) return saei_load_no_memory(load);
-            *out = &saei_formats[r];
             SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->file, &inside));
             if (inside == SAEI_PATH_FILE) return SAE_OK;
-            saei_list_name(files, name);
+            if (!strstr(files, *name)) saei_list_name(files, *name);
         }
-    if (kind == SAEI_PATH_FILE) return SAE_OK;
     if (kind == SAEI_PATH_NONE)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
     return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
 }
 
+/* What all names of tensors begin with, where a program wrapped the module whose state it saved. */
+static const char *saei_load_prefix(const sae_tensor_file *file) {
+    static const char *const prefixes[] = { "sae._orig_mod.", "sae.", "_orig_mod.module.",
+                                            "_orig_mod.", "module._orig_mod.", "module." };
+    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+        size_t n = strlen(prefixes[p]), i = 0;
+        while (i < file->count && strncmp(file->tensors[i].tensor.name, prefixes[p], n) == 0) i++;
+        if (i && i == file->count) return prefixes[p];
+    }
+    return "";
+}
+
 static sae_result saei_load_open(saei_load *load) {
     saei_map map;
-    if (!load->data) return sae_tensor_file_open(load->ctx, load->file, &load->tensors);
     memset(&map, 0, sizeof map);
     map.data = (const unsigned char *)load->data;
     map.size = load->size;
-    return saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors);
+    if (load->data)
+        SAEI_TRY(saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors));
+    else SAEI_TRY(sae_tensor_file_open(load->ctx, load->file, &load->tensors));
+    load->prefix = saei_load_prefix(load->tensors);
+    return SAE_OK;
+}
+
+/* The format of a file that is open: by its name if one format alone has such a name, else the
+   first of those that have it, or of all, that knows its tensors; else that which has the name at
+   the foremost place. */
+static sae_result saei_load_format(saei_load *load, const char *name, const saei_format **out) {
+    const char *file = name ? name : load->file;
+    const saei_format *named = NULL;
+    size_t count = 0, foremost = 4, place;
+    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+        place = saei_format_place(&saei_formats[r], file, !name);
+        count += place < 4;
+        if (place < foremost) named = &saei_formats[r];
+        foremost = saei_min(foremost, place);
+    }
+    *out = named;
+    for (size_t r = 0; r < SAEI_NUM_FORMATS && count != 1; r++) {
+        if (count && saei_format_place(&saei_formats[r], file, !name) == 4) continue;
+        if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
+        if (!saei_formats[r].probe(load)) continue;
+        *out = &saei_formats[r];
+        return SAE_OK;
+    }
+    return SAE_OK;
+}
+
+/* sae_load_desc.input_scale. */
+static sae_result saei_load_scale(const saei_load *load, sae_dictionary *dict) {
+    const sae_dictionary_desc *h = &dict->desc;
+    const double s = load->desc.input_scale;
+    bool fits = dict->W_enc != dict->W_dec && !h->input_norm && !h->normalizer && !h->skip
+                && h->output_dim == h->activation_dim;
+    if (!(s > 0) || !(s <= FLT_MAX) || !((float)s > 0))
+        return saei_load_fail(load, SAE_ERR_INVALID, "sae_load_desc.input_scale is %g, allowed are "
+                              "finite numbers above 0", s);
+    if (!fits)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc.input_scale is set: it can "
+                              "be folded into dictionaries with an encoder of their own, an input "
+                              "as it is, an output as wide, and no skip");
+    saei_fold_scale(dict, (float)s, (float)s);
+    return SAE_OK;
 }
 
 static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     const saei_format *format = NULL;
     char names[SAEI_NAMES] = "";
     sae_dictionary *dict = NULL;
-    SAEI_TRY(saei_load_locate(load, &format));
+    const char *name;
+    SAEI_TRY(saei_load_locate(load, &name));
     SAEI_TRY(saei_load_open(load));
-    for (size_t r = 0; r < SAEI_NUM_FORMATS && !format; r++) {
-        if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
-        if (saei_formats[r].probe(load)) format = &saei_formats[r];
-    }
+    SAEI_TRY(saei_load_format(load, name, &format));
     if (!format) {
         for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
             saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
@@ -15736,6 +17428,13 @@ static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     if (format->config) SAEI_TRY(saei_load_config(load, format->config));
     SAEI_TRY(format->read(load, &dict));
     dict->origin.format = format->format;
+    if (load->desc.input_scale != 0) {
+        sae_result result = saei_load_scale(load, dict);
+        if (result != SAE_OK) {
+            sae_dictionary_destroy(dict);
+            return result;
+        }
+    }
     *out = dict;
     return SAE_OK;
 }
@@ -15753,8 +17452,7 @@ static sae_result saei_load_all(sae_context *ctx, const sae_load_desc *desc, con
     if (desc) load.desc = *desc;
     result = saei_load_run(&load, out);
     sae_tensor_file_close(load.tensors);
-    sae_json_close(load.root);
-    saei_free(ctx, load.config_path);
+    saei_config_close(&load);
     saei_free(ctx, load.file);
     return result;
 }
@@ -15897,6 +17595,9 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     if (!dict->W_dec)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: %s has no directions",
                          sae_arch_name(dict->desc.arch));
+    if (dict->desc.layers > 1)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary is of "
+                         "%zu layers, a control vector of one", dict->desc.layers);
     if (dict->desc.input_norm && !dict->desc.output_normalized)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary has an "
                          "input_norm, so its directions are of another length in every row");
@@ -22285,18 +23986,19 @@ typedef struct saei_evaluator {
 
 static sae_result saei_evaluate_plan(saei_evaluator *v) {
     const sae_dictionary *dict = v->dict;
-    size_t batch = v->buffer->desc.batch_size, capacity, k = dict->desc.k;
+    size_t batch = v->buffer->desc.batch_size, capacity;
+    bool carries = dict->desc.arch == SAE_ARCH_STANDARD_NEW && !dict->desc.layer_codes;
     bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
-    if (dict->desc.k_fraction > 0) k++;
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
-    v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
+    v->m = sae_dictionary_num_latents(dict);
     if (sae_buffer_dim(v->buffer) != v->d)
         return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
     v->chunk = batch; /* batch top-k chooses over the whole batch */
     if (!top_k) v->chunk = saei_min(batch, saei_max((size_t)SAEI_EVALUATE_ENTRIES / v->m, 1));
-    if (!saei_mul(v->chunk, top_k ? k : v->m, &capacity))
+    capacity = sae_dictionary_capacity(dict, v->chunk);
+    if (capacity == SIZE_MAX)
         return saei_fail(v->ctx, SAE_ERR_INVALID, "sae_evaluate: batch_size is %zu, too large",
                          batch);
     v->code.capacity = capacity;
@@ -22306,14 +24008,14 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->x_hat = (float *)saei_alloc(v->ctx, batch * v->out, sizeof *v->x_hat);
     v->active = (double *)saei_calloc(v->ctx, v->m, sizeof *v->active);
     v->columns = (double *)saei_alloc(v->ctx, 2 * v->out, sizeof *v->columns);
-    if (dict->desc.arch == SAE_ARCH_STANDARD_NEW)
+    if (carries)
         v->norms = (float *)saei_alloc(v->ctx, v->m, sizeof *v->norms);
     if (v->desc->normalize_batch) {
         v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
         v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
     }
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
-        || !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms)
+        || !v->columns || (carries && !v->norms)
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
         return saei_fail(v->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
