@@ -1623,6 +1623,9 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 #elif defined(__GNUC__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#if defined(__OPTIMIZE__)
+#define SAEI_FOR_SIZE
+#endif
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
@@ -2142,7 +2145,7 @@ static void *saei_calloc(const sae_context *ctx, size_t count, size_t size) {
     return p;
 }
 
-static void saei_free(const sae_context *ctx, const void *memory) {
+static SAEI_NOINLINE void saei_free(const sae_context *ctx, const void *memory) {
     void *base;
     if (!memory) return;
     memcpy(&base, (const unsigned char *)memory - sizeof(void *), sizeof base);
@@ -2197,7 +2200,7 @@ static void saei_parts_run(void *arg, size_t part, size_t worker) {
     (void)worker;
     parts->fn(parts->arg, part);
 }
-static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+static SAEI_NOINLINE void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
     saei_parts job;
     job.fn = fn;
     job.arg = arg;
@@ -2439,7 +2442,7 @@ static bool saei_text_reserve(saei_text *t, size_t size) {
     return true;
 }
 
-static void saei_text_put(saei_text *t, const void *data, size_t size) {
+static SAEI_NOINLINE void saei_text_put(saei_text *t, const void *data, size_t size) {
     if (!saei_text_reserve(t, size)) return;
     if (size) memcpy(t->data + t->size, data, size);
     t->size += size;
@@ -3845,6 +3848,12 @@ static uint32_t saei_crc(const saei_crc_table *t, uint32_t crc, const void *data
 #endif
     return ~saei_crc_words(t, crc, p, size);
 }
+
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
 
 /* ==== >>tensors: an open file ========================================== src/tensor/file.h ==== */
 
@@ -5905,6 +5914,10 @@ SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *na
 SAE_API void sae_context_free(sae_context *ctx, void *memory) {
     if (ctx) saei_free(ctx, memory);
 }
+
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 /* ==== >>kernels ====================================================== src/kernels/table.h ==== */
 /* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
@@ -11800,6 +11813,12 @@ SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, si
     return SAE_OK;
 }
 
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
+
 /* ==== >>files: names of trainers ===================================== src/formats/names.h ==== */
 
 typedef struct saei_trainer_row {
@@ -14149,6 +14168,10 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     saei_free(dict->ctx, direction);
     return result;
 }
+
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 #ifndef SAE_NO_TRAIN
 
