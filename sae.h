@@ -9975,13 +9975,12 @@ typedef struct saei_infer {
     const float *W;        /* NULL: W_enc; or W_skip, with x raw */
     size_t n, count;       /* rows; latents looked at */
     const uint32_t *list;  /* NULL: all */
-    bool top_k;            /* leave relu(p) for a selection that follows */
+    bool top_k;            /* leave relu(p) for a selection that follows: */
+    size_t k;              /* of each row; 0: the batch's, by the caller */
     float *dense;          /* [n,count], or NULL */
     sae_sparse *sparse;    /* or NULL */
-    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share), or where begin says */
+    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share); top_k: k */
     bool exact;            /* sparse: row_begin[r] is known, write there */
-    const uint8_t *mask;   /* ghost: */
-    float *ghost;
     float *x_hat;          /* forward without f */
 } saei_infer;
 
@@ -10233,7 +10232,7 @@ static void saei_heap_add(uint32_t *latent, float *value, size_t k, size_t *held
 static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                 size_t rows) {
     const saei_kernels *kernels = q->dict->ctx->kernels;
-    size_t k = q->share, *held = room->found, above;
+    size_t k = q->k, *held = room->found, above;
     float bias[SAEI_PANEL];
     memset(held, 0, rows * sizeof *held);
     memset(bias, 0, sizeof bias);
@@ -10273,7 +10272,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
                                     const float *product, uint32_t *latent, float *value,
                                     size_t *held) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, group = q->count / k;
+    size_t k = q->k, group = q->count / k;
     for (size_t j = 0; j < count; j++) {
         size_t i = first + j;
         float f = saei_infer_value(q->dict, i, product[j], true);
@@ -10294,7 +10293,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
 static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                    size_t rows) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, *held = room->found;
+    size_t k = q->k, *held = room->found;
     memset(held, 0, rows * sizeof *held);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
@@ -10321,7 +10320,7 @@ static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, s
 /* Keeps of each row of p [n,m] what the signed choices and group max keep. */
 static void saei_dense_varied_row(const saei_infer *q, size_t r) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t m = q->count, k = q->share, group = m / k;
+    size_t m = q->count, k = q->k, group = m / k;
     float *f = q->dense + r * m;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
     size_t above = 0;
@@ -10351,7 +10350,7 @@ static void saei_dense_varied_row(const saei_infer *q, size_t r) {
 /* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
    found by halving the range of its bits. */
 static void saei_dense_top_row(const saei_infer *q, size_t r) {
-    size_t m = q->count, k = q->share;
+    size_t m = q->count, k = q->k;
     float *f = q->dense + r * m;
     uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
     size_t above = 0;
@@ -10422,7 +10421,7 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
     }
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
-    for (size_t r = r0; q->dense && q->top_k && q->share && r < r0 + rows; r++) {
+    for (size_t r = r0; q->dense && q->top_k && q->k && r < r0 + rows; r++) {
         if (q->dict->desc.activation) saei_dense_varied_row(q, r);
         else saei_dense_top_row(q, r);
     }
@@ -10642,7 +10641,7 @@ static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool
 static saei_prepared_slot *saei_prepared_take(const saei_infer *q) {
     saei_prepared *p = q->dict->prepared;
     saei_prepared_slot *slot = NULL;
-    if (!p || q->W || q->list || q->ghost || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
+    if (!p || q->W || q->list || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
         return NULL;
     saei_lock(&p->lock);
     for (size_t i = 0; p->overruns < SAEI_PREPARED_OVERRUNS && i < p->num_slots && !slot; i++)
@@ -10867,7 +10866,7 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     q.count = m;
     q.dense = f;
     q.top_k = dict->rule == SAE_RULE_TOP_K;
-    q.share = dict->desc.k;
+    q.k = dict->desc.k;
     saei_infer_run(&q);
     return SAE_OK;
 }
@@ -10943,8 +10942,8 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     q.count = dict->desc.dict_size;
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
-        q.share = dict->desc.k;
-        SAEI_TRY(saei_capacity(dict, who, n * q.share, out));
+        q.k = q.share = dict->desc.k;
+        SAEI_TRY(saei_capacity(dict, who, n * q.k, out));
         saei_infer_run(&q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
@@ -11272,7 +11271,7 @@ static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, 
 static void saei_forward_block(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
                                sae_sparse *lists) {
     bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->share) : room->rows;
+    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->k) : room->rows;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(most, rows - r);
         saei_infer_norms(q, r0 + r, some, room->norms);
@@ -11388,7 +11387,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         q.n = n;
         q.count = dict->desc.dict_size;
         q.x_hat = x_hat;
-        q.share = dict->desc.k;
+        q.k = q.share = dict->desc.k;
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_forward_part, &q);
     }
     saei_finish(dict, &x, n, x_hat);
@@ -20940,19 +20939,26 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 
 /* ==== >>experiments ================================================ src/run/experiments.h ==== */
 
+typedef struct saei_ghosts {
+    saei_infer infer;
+    const uint8_t *mask;
+    float *out; /* [n,d] */
+} saei_ghosts;
+
 /* Rows through panels; latents ascend, so the sums are in the rows order. */
-static void saei_ghost_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
+static void saei_ghost_rows(const saei_ghosts *g, const saei_room *room, size_t r0, size_t rows) {
+    const saei_infer *q = &g->infer;
     const sae_dictionary *dict = q->dict;
     size_t d = dict->desc.activation_dim;
-    memset(q->ghost + r0 * d, 0, rows * d * sizeof(float));
+    memset(g->out + r0 * d, 0, rows * d * sizeof(float));
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, room, r0, rows, first, count);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < count; j++) {
                 const float *row = dict->W_dec + (first + j) * dict->ld_out;
-                float *out = q->ghost + (r0 + r) * d, p, e;
-                if (!q->mask[first + j]) continue;
+                float *out = g->out + (r0 + r) * d, p, e;
+                if (!g->mask[first + j]) continue;
                 p = room->product[r * SAEI_PANEL + j] + dict->b_enc[first + j];
                 e = (float)saei_exp((double)p);
                 for (size_t c = 0; c < d; c++) out[c] = fmaf(e, row[c], out[c]);
@@ -20960,38 +20966,38 @@ static void saei_ghost_rows(const saei_infer *q, const saei_room *room, size_t r
     }
 }
 
-static SAEI_NOINLINE void saei_ghost_block(const saei_infer *q, size_t r0, size_t end) {
+static SAEI_NOINLINE void saei_ghost_block(const saei_ghosts *g, size_t r0, size_t end) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_room_take(g->infer.dict->ctx, &small);
     for (size_t r = r0; r < end; r += room.rows)
-        saei_ghost_rows(q, &room, r, saei_min(room.rows, end - r));
+        saei_ghost_rows(g, &room, r, saei_min(room.rows, end - r));
     saei_room_leave(&room);
 }
 
 static void saei_ghost_part(void *arg, size_t part) {
-    const saei_infer *q = (const saei_infer *)arg;
-    saei_ghost_block(q, part * SAEI_BLOCK_ROWS, saei_part_end(part, SAEI_BLOCK_ROWS, q->n));
+    const saei_ghosts *g = (const saei_ghosts *)arg;
+    saei_ghost_block(g, part * SAEI_BLOCK_ROWS, saei_part_end(part, SAEI_BLOCK_ROWS, g->infer.n));
 }
 
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost) {
-    saei_infer q;
+    saei_ghosts g;
     sae_rows rows = saei_rows_of(x);
-    memset(&q, 0, sizeof q);
+    memset(&g, 0, sizeof g);
     SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", &rows, x && mask && x_ghost, n,
-                                   dict ? dict->desc.dict_size : 0, &q.x));
+                                   dict ? dict->desc.dict_size : 0, &g.infer.x));
     if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_forward_ghost: the dictionary is %s%s, only "
                          "AutoEncoder has a ghost mode",
                          sae_arch_name(dict->desc.arch),
                          saei_is_plain(&dict->desc) ? "" : " with variations");
-    q.dict = dict;
-    q.n = n;
-    q.count = dict->desc.dict_size;
-    q.mask = mask;
-    q.ghost = x_ghost;
-    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_ghost_part, &q);
+    g.infer.dict = dict;
+    g.infer.n = n;
+    g.infer.count = dict->desc.dict_size;
+    g.mask = mask;
+    g.out = x_ghost;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_ghost_part, &g);
     return SAE_OK;
 }
 

@@ -100,7 +100,7 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     q.count = m;
     q.dense = f;
     q.top_k = dict->rule == SAE_RULE_TOP_K;
-    q.share = dict->desc.k;
+    q.k = dict->desc.k;
     saei_infer_run(&q);
     return SAE_OK;
 }
@@ -176,8 +176,8 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     q.count = dict->desc.dict_size;
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
-        q.share = dict->desc.k;
-        SAEI_TRY(saei_capacity(dict, who, n * q.share, out));
+        q.k = q.share = dict->desc.k;
+        SAEI_TRY(saei_capacity(dict, who, n * q.k, out));
         saei_infer_run(&q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;

@@ -65,7 +65,7 @@ static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, 
 static void saei_forward_block(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
                                sae_sparse *lists) {
     bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->share) : room->rows;
+    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->k) : room->rows;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(most, rows - r);
         saei_infer_norms(q, r0 + r, some, room->norms);
@@ -181,7 +181,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         q.n = n;
         q.count = dict->desc.dict_size;
         q.x_hat = x_hat;
-        q.share = dict->desc.k;
+        q.k = q.share = dict->desc.k;
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_forward_part, &q);
     }
     saei_finish(dict, &x, n, x_hat);
