@@ -386,7 +386,8 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    Each call takes float rows one after the other or, as _rows, rows of any kind in host memory,
    with the bits that the rows converted to float32 would give. Bits do not depend on n, threads or
    instruction set (but batch top-k chooses over the n rows together). Rows with NaN or infinity
-   give unspecified latents in these rows alone.
+   give unspecified latents in these rows alone. n = 0 does nothing and takes NULL for every array
+   (lists that are given get row_begin[0] = 0).
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
    for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes; forward without f, when k > 512,
    1024 (k + 1) bytes per thread. The context keeps
@@ -437,7 +438,7 @@ typedef struct sae_steering {
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
    SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
-   Threads, stack, memory as for inference. Cost per row: count * d, and m * d more where a mode
+   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a mode
    other than ADD meets a top-k rule.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, too many),
    SAE_ERR_UNSUPPORTED (batch top-k with n > 1 and a mode other than ADD; skip, or another
@@ -957,7 +958,8 @@ SAE_API void sae_session_destroy(sae_session *session);
 SAE_API sae_result sae_session_memory(const sae_dictionary *dict, size_t batch_size,
                                       sae_memory *out);
 /* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
-   memory, and the call waits for them. Errors: also SAE_ERR_NOT_FINITE and SAE_ERR_BACKEND. */
+   memory, and the call waits for them. n = 0 to batch_size rows. Errors: also SAE_ERR_NOT_FINITE
+   and SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
                                       sae_sparse *out);
 SAE_API sae_result sae_session_forward(sae_session *session, const sae_rows *x, size_t n,
@@ -9984,11 +9986,11 @@ typedef struct saei_infer {
     float *x_hat;          /* forward without f */
 } saei_infer;
 
-static sae_rows saei_rows_of(const float *x) {
-    sae_rows rows;
-    memset(&rows, 0, sizeof rows);
-    rows.data = x;
-    return rows;
+/* Float rows as *out; NULL where x is. */
+static const sae_rows *saei_rows_of(const float *x, sae_rows *out) {
+    memset(out, 0, sizeof *out);
+    out->data = x;
+    return x ? out : NULL;
 }
 
 static const unsigned char *saei_rows_at(const sae_rows *x, size_t r, size_t c) {
@@ -10427,11 +10429,13 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
     }
 }
 
-static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
-                                   size_t n, size_t width) {
+/* missing: the array that is NULL, NULL where none is; that of no rows is not missed. */
+static sae_result saei_infer_check(const sae_dictionary *dict, const char *who,
+                                   const char *missing, size_t n, size_t width) {
     size_t all;
     if (!dict) return SAE_ERR_INVALID;
-    if (!arrays) return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: an array is NULL", who);
+    if (n && missing)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: %s is NULL", who, missing);
     width = saei_max(width, saei_output_dim(&dict->desc));
     if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who,
@@ -10439,25 +10443,35 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
     return SAE_OK;
 }
 
-/* The same for a call with rows of x; *out is x with the defaults set. */
+/* The same for a call with rows of x, missing: among its other arrays; *out is x with the defaults
+   set. */
 static sae_result saei_infer_check_rows(const sae_dictionary *dict, const char *who,
-                                        const sae_rows *x, bool arrays, size_t n, size_t width,
-                                        sae_rows *out) {
-    SAEI_TRY(saei_infer_check(dict, who, arrays, n, width));
-    *out = *x;
+                                        const sae_rows *x, const char *missing, size_t n,
+                                        size_t width, sae_rows *out) {
+    SAEI_TRY(saei_infer_check(dict, who, !x ? "x" : !x->data ? "x.data" : missing, n, width));
+    memset(out, 0, sizeof *out);
+    if (x) *out = *x;
     if (!out->dtype) out->dtype = SAE_F32;
     if (!out->stride) out->stride = dict->desc.activation_dim;
     if (out->dtype > SAE_BF16 || out->dtype < SAE_F32)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.dtype is %d (%s), allowed are F32, F16 "
-                         "and BF16", who, (int)x->dtype, sae_dtype_name(x->dtype));
+                         "and BF16", who, (int)out->dtype, sae_dtype_name(out->dtype));
     if (out->stride < dict->desc.activation_dim || (n && out->stride > SIZE_MAX / 8 / n))
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.stride is %zu, allowed are "
-                         "activation_dim, %zu, and more that memory can hold", who, x->stride,
+                         "activation_dim, %zu, and more that memory can hold", who, out->stride,
                          dict->desc.activation_dim);
     if (out->on_device)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.on_device is set, allowed are rows in "
                          "host memory; a session takes those of a device", who);
     return SAE_OK;
+}
+
+/* What is NULL of lists to be written, which are an argument called out; NULL where nothing is. */
+static const char *saei_sparse_missing(const sae_sparse *out) {
+    if (!out) return "out";
+    if (!out->row_begin) return "out.row_begin";
+    if (!out->capacity) return NULL;
+    return !out->latent ? "out.latent" : !out->value ? "out.value" : NULL;
 }
 
 /* Lists of whole rows, each at its own place, moved together. */
@@ -10840,14 +10854,14 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     saei_infer q;
     sae_rows x;
     size_t m;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, f ? NULL : "f", n,
                                    dict ? dict->desc.dict_size : 0, &x));
+    if (!n) return SAE_OK;
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
-    if (!n) return SAE_OK;
     if (saei_is_batch_top_k(dict)) {
         sae_code code;
         float *dense;
@@ -10872,8 +10886,8 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
 }
 
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode(dict, "sae_encode", &rows, n, f);
+    sae_rows rows;
+    return saei_encode(dict, "sae_encode", saei_rows_of(x, &rows), n, f);
 }
 SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                    float *f) {
@@ -10967,11 +10981,9 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
 static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, sae_sparse *out) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows,
-                                   rows && rows->data && out && out->row_begin
-                                       && (!out->capacity || (out->latent && out->value)),
-                                   n, dict ? dict->desc.dict_size : 0, &x));
-    out->row_begin[0] = 0;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, saei_sparse_missing(out), n,
+                                   dict ? dict->desc.dict_size : 0, &x));
+    if (out && out->row_begin) out->row_begin[0] = 0;
     if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY)
         return saei_encode_sparse_identity(dict, who, &x, n, out);
@@ -10989,8 +11001,8 @@ static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_sparse(dict, "sae_encode_sparse", &rows, n, out);
+    sae_rows rows;
+    return saei_encode_sparse(dict, "sae_encode_sparse", saei_rows_of(x, &rows), n, out);
 }
 SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           sae_sparse *out) {
@@ -11002,8 +11014,9 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                                      size_t count, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
-                                   &x));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, !latents ? "latents" : !f ? "f" : NULL,
+                                   count ? n : 0, count, &x));
+    if (!n || !count) return SAE_OK;
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= dict->desc.dict_size)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
@@ -11016,7 +11029,6 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                 f[r * count + j] = *saei_row_floats(&x, r, latents[j], 1, &own);
         return SAE_OK;
     }
-    if (!n || !count) return SAE_OK;
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = x;
@@ -11030,8 +11042,8 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_subset(dict, "sae_encode_subset", &rows, n, latents, count, f);
+    sae_rows rows;
+    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count, f);
 }
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f) {
@@ -11094,9 +11106,11 @@ static void saei_decode_row(void *arg, size_t r) {
 
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat) {
     saei_decoding q;
-    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n, dict ? dict->desc.dict_size : 0));
+    SAEI_TRY(saei_infer_check(dict, "sae_decode", !f ? "f" : !x_hat ? "x_hat" : NULL, n,
+                              dict ? dict->desc.dict_size : 0));
+    if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        if (n) memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
+        memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
         return SAE_OK;
     }
     memset(&q, 0, sizeof q);
@@ -11111,19 +11125,24 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
                                      float *x_hat) {
     saei_decoding q;
     SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse",
-                              code && code->row_begin && (x_hat || !n), n, 0));
-    if (n && code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
+                              !code              ? "sparse"
+                              : !code->row_begin ? "sparse.row_begin"
+                              : !x_hat           ? "x_hat"
+                                                 : NULL,
+                              n, 0));
+    if (!n) return SAE_OK;
+    if (code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                         "sae_decode_sparse: row_begin lists %zu entries, "
-                         "but latent or value is NULL",
-                         code->row_begin[n] - code->row_begin[0]);
+                         "sae_decode_sparse: sparse.row_begin lists %zu entries, but sparse.%s is "
+                         "NULL", code->row_begin[n] - code->row_begin[0],
+                         code->latent ? "value" : "latent");
     for (size_t r = 0; r < n; r++)
         if (code->row_begin[r + 1] < code->row_begin[r])
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: row_begin[%zu] is %zu, less "
                              "than the one before",
                              r + 1, code->row_begin[r + 1]);
-    for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
+    for (size_t j = code->row_begin[0]; j < code->row_begin[n]; j++)
         if (code->latent[j] >= dict->desc.dict_size)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: latent[%zu] is %u, allowed "
@@ -11192,15 +11211,15 @@ static void saei_finish(const sae_dictionary *dict, const sae_rows *x, size_t n,
 static sae_result saei_decode_finish(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, float *x_hat) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n, 0, &x));
-    saei_finish(dict, &x, n, x_hat);
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n, 0, &x));
+    if (n) saei_finish(dict, &x, n, x_hat);
     return SAE_OK;
 }
 
 SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
                                      float *x_hat) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_decode_finish(dict, "sae_decode_finish", &rows, n, x_hat);
+    sae_rows rows;
+    return saei_decode_finish(dict, "sae_decode_finish", saei_rows_of(x, &rows), n, x_hat);
 }
 SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           float *x_hat) {
@@ -11368,7 +11387,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
                                size_t n, float *x_hat, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n,
                                    dict ? dict->desc.dict_size : 0, &x));
     if (!n) return SAE_OK;
     if (f) {
@@ -11396,8 +11415,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
 
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_forward(dict, "sae_forward", &rows, n, x_hat, f);
+    sae_rows rows;
+    return saei_forward(dict, "sae_forward", saei_rows_of(x, &rows), n, x_hat, f);
 }
 SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                     float *x_hat, float *f) {
@@ -11661,8 +11680,9 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
 static sae_result saei_steer(const sae_dictionary *dict, const char *who, const sae_rows *x,
                              size_t n, const sae_steering *list, size_t count) {
     saei_steer_job job;
-    SAEI_TRY(saei_infer_check_rows(dict, who, x, x && (x->data || !n) && (list || !count), n, 0,
+    SAEI_TRY(saei_infer_check_rows(dict, who, x, list || !count ? NULL : "steerings", n, 0,
                                    &job.x));
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_steer_check(dict, who, list, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
@@ -11686,8 +11706,8 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
 
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_steer(dict, "sae_steer", &rows, n, steerings, count);
+    sae_rows rows;
+    return saei_steer(dict, "sae_steer", saei_rows_of(x, &rows), n, steerings, count);
 }
 SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                   const sae_steering *steerings, size_t count) {
@@ -18389,9 +18409,9 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     const sae_dictionary *dict = &s->dict;
     bool centred = saei_subtracts(&dict->desc);
     uint32_t bad = 0;
-    if (!n || n > s->w.shape.batch)
+    if (n > s->w.shape.batch)
         return saei_fail(s->ctx, SAE_ERR_INVALID,
-                         "%s: n is %zu rows, allowed are 1 to batch_size, %zu", who, n,
+                         "%s: n is %zu rows, allowed are 0 to batch_size, %zu", who, n,
                          s->w.shape.batch);
     SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
     s->ops->zero(&s->w, s->bad, sizeof bad);
@@ -18424,10 +18444,13 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
 
 SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
                                       sae_sparse *out) {
+    const char *missing = x ? saei_sparse_missing(out) : "x";
     size_t at = 0, kept = 0, total = 0;
     if (!s) return SAE_ERR_INVALID;
-    if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
-        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: an array is NULL");
+    if (n && missing)
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: %s is NULL", missing);
+    if (out && out->row_begin) out->row_begin[0] = 0;
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
     s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
     SAEI_TRY(s->ops->status(&s->w));
@@ -18447,7 +18470,6 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
     }
     SAEI_TRY(s->ops->status(&s->w));
     at = 0;
-    out->row_begin[0] = 0;
     for (size_t r = 0; r < n; r++) { /* zeros are not listed */
         for (size_t j = 0; j < s->count[r]; j++, at++)
             if (out->value[at] != 0) {
@@ -18462,6 +18484,7 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
 SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
     size_t d, ld;
     if (!s) return SAE_ERR_INVALID;
+    if (!n) return SAE_OK;
     if (!x || !x_hat)
         return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_forward: %s is NULL",
                          x ? "x_hat" : "x");
@@ -20906,7 +20929,9 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
                          dict->W_dec ? "output_dim is not activation_dim"
                                      : "IdentityDict has no decoder");
     if (!n) return SAE_OK;
-    if (!x || !f) return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: x or f is NULL");
+    if (!x || !f)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: %s is NULL",
+                         x ? "f" : "x");
     if (target_l0 > dict->desc.dict_size)
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_grad_pursuit: target_l0 is %zu, allowed is "
@@ -20982,9 +21007,10 @@ static void saei_ghost_part(void *arg, size_t part) {
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost) {
     saei_ghosts g;
-    sae_rows rows = saei_rows_of(x);
+    sae_rows rows;
     memset(&g, 0, sizeof g);
-    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", &rows, x && mask && x_ghost, n,
+    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", saei_rows_of(x, &rows),
+                                   !mask ? "mask" : !x_ghost ? "x_ghost" : NULL, n,
                                    dict ? dict->desc.dict_size : 0, &g.infer.x));
     if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,

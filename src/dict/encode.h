@@ -74,14 +74,14 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     saei_infer q;
     sae_rows x;
     size_t m;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, f ? NULL : "f", n,
                                    dict ? dict->desc.dict_size : 0, &x));
+    if (!n) return SAE_OK;
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
-    if (!n) return SAE_OK;
     if (saei_is_batch_top_k(dict)) {
         sae_code code;
         float *dense;
@@ -106,8 +106,8 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
 }
 
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode(dict, "sae_encode", &rows, n, f);
+    sae_rows rows;
+    return saei_encode(dict, "sae_encode", saei_rows_of(x, &rows), n, f);
 }
 SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                    float *f) {
@@ -201,11 +201,9 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
 static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, sae_sparse *out) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows,
-                                   rows && rows->data && out && out->row_begin
-                                       && (!out->capacity || (out->latent && out->value)),
-                                   n, dict ? dict->desc.dict_size : 0, &x));
-    out->row_begin[0] = 0;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, saei_sparse_missing(out), n,
+                                   dict ? dict->desc.dict_size : 0, &x));
+    if (out && out->row_begin) out->row_begin[0] = 0;
     if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY)
         return saei_encode_sparse_identity(dict, who, &x, n, out);
@@ -223,8 +221,8 @@ static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_sparse(dict, "sae_encode_sparse", &rows, n, out);
+    sae_rows rows;
+    return saei_encode_sparse(dict, "sae_encode_sparse", saei_rows_of(x, &rows), n, out);
 }
 SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           sae_sparse *out) {
@@ -236,8 +234,9 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                                      size_t count, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
-                                   &x));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, !latents ? "latents" : !f ? "f" : NULL,
+                                   count ? n : 0, count, &x));
+    if (!n || !count) return SAE_OK;
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= dict->desc.dict_size)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
@@ -250,7 +249,6 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                 f[r * count + j] = *saei_row_floats(&x, r, latents[j], 1, &own);
         return SAE_OK;
     }
-    if (!n || !count) return SAE_OK;
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = x;
@@ -264,8 +262,8 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_subset(dict, "sae_encode_subset", &rows, n, latents, count, f);
+    sae_rows rows;
+    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count, f);
 }
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f) {

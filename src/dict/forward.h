@@ -162,7 +162,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
                                size_t n, float *x_hat, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n,
                                    dict ? dict->desc.dict_size : 0, &x));
     if (!n) return SAE_OK;
     if (f) {
@@ -190,8 +190,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
 
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_forward(dict, "sae_forward", &rows, n, x_hat, f);
+    sae_rows rows;
+    return saei_forward(dict, "sae_forward", saei_rows_of(x, &rows), n, x_hat, f);
 }
 SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                     float *x_hat, float *f) {

@@ -21,11 +21,11 @@ typedef struct saei_infer {
     float *x_hat;          /* forward without f */
 } saei_infer;
 
-static sae_rows saei_rows_of(const float *x) {
-    sae_rows rows;
-    memset(&rows, 0, sizeof rows);
-    rows.data = x;
-    return rows;
+/* Float rows as *out; NULL where x is. */
+static const sae_rows *saei_rows_of(const float *x, sae_rows *out) {
+    memset(out, 0, sizeof *out);
+    out->data = x;
+    return x ? out : NULL;
 }
 
 static const unsigned char *saei_rows_at(const sae_rows *x, size_t r, size_t c) {

@@ -46,9 +46,10 @@ static void saei_ghost_part(void *arg, size_t part) {
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost) {
     saei_ghosts g;
-    sae_rows rows = saei_rows_of(x);
+    sae_rows rows;
     memset(&g, 0, sizeof g);
-    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", &rows, x && mask && x_ghost, n,
+    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", saei_rows_of(x, &rows),
+                                   !mask ? "mask" : !x_ghost ? "x_ghost" : NULL, n,
                                    dict ? dict->desc.dict_size : 0, &g.infer.x));
     if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
