@@ -433,7 +433,8 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    Each call takes float rows one after the other or, as _rows, rows of any kind in host memory,
    with the bits that the rows converted to float32 would give. Bits do not depend on n, threads or
    instruction set (but batch top-k chooses over the n rows together). Rows with NaN or infinity
-   give unspecified latents in these rows alone.
+   give unspecified latents in these rows alone. n = 0 does nothing and takes NULL for every array
+   (lists that are given get row_begin[0] = 0).
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
    for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes; forward without f, when k > 512,
    1024 (k + 1) bytes per thread; and for MATCHING_PURSUIT and layer_codes: 4 (d + m) bytes a row,
@@ -485,7 +486,7 @@ typedef struct sae_steering {
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
    SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
-   Threads, stack, memory as for inference. Cost per row: count * d, and m * d more where a mode
+   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a mode
    other than ADD meets a top-k rule.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, too many),
    SAE_ERR_UNSUPPORTED (batch top-k with n > 1 and a mode other than ADD; skip, or another
@@ -1050,7 +1051,8 @@ SAE_API void sae_session_destroy(sae_session *session);
 SAE_API sae_result sae_session_memory(const sae_dictionary *dict, size_t batch_size,
                                       sae_memory *out);
 /* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
-   memory, and the call waits for them. Errors: also SAE_ERR_NOT_FINITE and SAE_ERR_BACKEND. */
+   memory, and the call waits for them. n = 0 to batch_size rows. Errors: also SAE_ERR_NOT_FINITE
+   and SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
                                       sae_sparse *out);
 SAE_API sae_result sae_session_forward(sae_session *session, const sae_rows *x, size_t n,
@@ -1717,6 +1719,9 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 #elif defined(__GNUC__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#if defined(__OPTIMIZE__)
+#define SAEI_FOR_SIZE
+#endif
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
@@ -2237,7 +2242,7 @@ static void *saei_calloc(const sae_context *ctx, size_t count, size_t size) {
     return p;
 }
 
-static void saei_free(const sae_context *ctx, const void *memory) {
+static SAEI_NOINLINE void saei_free(const sae_context *ctx, const void *memory) {
     void *base;
     if (!memory) return;
     memcpy(&base, (const unsigned char *)memory - sizeof(void *), sizeof base);
@@ -2292,7 +2297,7 @@ static void saei_parts_run(void *arg, size_t part, size_t worker) {
     (void)worker;
     parts->fn(parts->arg, part);
 }
-static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+static SAEI_NOINLINE void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
     saei_parts job;
     job.fn = fn;
     job.arg = arg;
@@ -2534,7 +2539,7 @@ static bool saei_text_reserve(saei_text *t, size_t size) {
     return true;
 }
 
-static void saei_text_put(saei_text *t, const void *data, size_t size) {
+static SAEI_NOINLINE void saei_text_put(saei_text *t, const void *data, size_t size) {
     if (!saei_text_reserve(t, size)) return;
     if (size) memcpy(t->data + t->size, data, size);
     t->size += size;
@@ -4282,6 +4287,12 @@ static uint32_t saei_crc(const saei_crc_table *t, uint32_t crc, const void *data
 #endif
     return ~saei_crc_words(t, crc, p, size);
 }
+
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
 
 /* ==== >>tensors: an open file ========================================== src/tensor/file.h ==== */
 
@@ -6650,6 +6661,10 @@ SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *na
 SAE_API void sae_context_free(sae_context *ctx, void *memory) {
     if (ctx) saei_free(ctx, memory);
 }
+
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 /* ==== >>kernels ====================================================== src/kernels/table.h ==== */
 /* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
@@ -11695,21 +11710,20 @@ typedef struct saei_infer {
     const float *W;        /* NULL: W_enc; or W_skip, with x raw */
     size_t n, count;       /* rows; latents looked at */
     const uint32_t *list;  /* NULL: all */
-    bool top_k;            /* leave relu(p) for a selection that follows */
+    bool top_k;            /* leave relu(p) for a selection that follows: */
+    size_t k;              /* of each row; 0: the batch's, by the caller */
     float *dense;          /* [n,count], or NULL */
     sae_sparse *sparse;    /* or NULL */
-    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share), or where begin says */
+    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share) */
     bool exact;            /* sparse: row_begin[r] is known, write there */
-    const uint8_t *mask;   /* ghost: */
-    float *ghost;
     float *x_hat;          /* forward without f */
 } saei_infer;
 
-static sae_rows saei_rows_of(const float *x) {
-    sae_rows rows;
-    memset(&rows, 0, sizeof rows);
-    rows.data = x;
-    return rows;
+/* Float rows as *out; NULL where x is. */
+static const sae_rows *saei_rows_of(const float *x, sae_rows *out) {
+    memset(out, 0, sizeof *out);
+    out->data = x;
+    return x ? out : NULL;
 }
 
 static const unsigned char *saei_rows_at(const sae_rows *x, size_t r, size_t c) {
@@ -12032,7 +12046,7 @@ static void saei_heap_add(uint32_t *latent, float *value, size_t k, size_t *held
 static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                 size_t rows) {
     const saei_kernels *kernels = q->dict->ctx->kernels;
-    size_t k = q->share, *held = room->found, above;
+    size_t k = q->k, *held = room->found, above;
     float bias[SAEI_PANEL];
     memset(held, 0, rows * sizeof *held);
     memset(bias, 0, sizeof bias);
@@ -12074,7 +12088,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
                                     const float *product, uint32_t *latent, float *value,
                                     size_t *held) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, group = q->count / k;
+    size_t k = q->k, group = q->count / k;
     for (size_t j = 0; j < count; j++) {
         size_t i = first + j;
         float f = saei_infer_value(q->dict, i, product[j], true);
@@ -12095,7 +12109,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
 static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                    size_t rows) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, *held = room->found;
+    size_t k = q->k, *held = room->found;
     memset(held, 0, rows * sizeof *held);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
@@ -12122,7 +12136,7 @@ static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, s
 /* Keeps of each row of p [n,m] what the signed choices and group max keep. */
 static void saei_dense_varied_row(const saei_infer *q, size_t r) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t m = q->count, k = q->share, group = m / k;
+    size_t m = q->count, k = q->k, group = m / k;
     float *f = q->dense + r * m;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
     size_t above = 0;
@@ -12174,7 +12188,7 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
     size_t m = q->count, choices = saei_choices(&dict->desc), part = m / choices;
     float *f = q->dense + r * m;
     for (size_t c = 0; c < choices; c++)
-        saei_dense_top(dict->ctx->kernels, f + c * part, part, q->share);
+        saei_dense_top(dict->ctx->kernels, f + c * part, part, q->k);
     for (size_t i = 0; dict->gate && i < m; i++) f[i] = saei_ungate(dict, i, f[i]);
 }
 
@@ -12233,17 +12247,19 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
     }
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
-    for (size_t r = r0; q->dense && q->top_k && q->share && r < r0 + rows; r++) {
+    for (size_t r = r0; q->dense && q->top_k && q->k && r < r0 + rows; r++) {
         if (q->dict->desc.activation) saei_dense_varied_row(q, r);
         else saei_dense_top_row(q, r);
     }
 }
 
-static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
-                                   size_t n, size_t width) {
+/* missing: the array that is NULL, NULL where none is; that of no rows is not missed. */
+static sae_result saei_infer_check(const sae_dictionary *dict, const char *who,
+                                   const char *missing, size_t n, size_t width) {
     size_t all;
     if (!dict) return SAE_ERR_INVALID;
-    if (!arrays) return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: an array is NULL", who);
+    if (n && missing)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: %s is NULL", who, missing);
     width = saei_max(width, saei_output_dim(&dict->desc));
     if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who,
@@ -12251,25 +12267,35 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
     return SAE_OK;
 }
 
-/* The same for a call with rows of x; *out is x with the defaults set. */
+/* The same for a call with rows of x, missing: among its other arrays; *out is x with the defaults
+   set. */
 static sae_result saei_infer_check_rows(const sae_dictionary *dict, const char *who,
-                                        const sae_rows *x, bool arrays, size_t n, size_t width,
-                                        sae_rows *out) {
-    SAEI_TRY(saei_infer_check(dict, who, arrays, n, width));
-    *out = *x;
+                                        const sae_rows *x, const char *missing, size_t n,
+                                        size_t width, sae_rows *out) {
+    SAEI_TRY(saei_infer_check(dict, who, !x ? "x" : !x->data ? "x.data" : missing, n, width));
+    memset(out, 0, sizeof *out);
+    if (x) *out = *x;
     if (!out->dtype) out->dtype = SAE_F32;
     if (!out->stride) out->stride = dict->desc.activation_dim;
     if (out->dtype > SAE_BF16 || out->dtype < SAE_F32)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.dtype is %d (%s), allowed are F32, F16 "
-                         "and BF16", who, (int)x->dtype, sae_dtype_name(x->dtype));
+                         "and BF16", who, (int)out->dtype, sae_dtype_name(out->dtype));
     if (out->stride < dict->desc.activation_dim || (n && out->stride > SIZE_MAX / 8 / n))
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.stride is %zu, allowed are "
-                         "activation_dim, %zu, and more that memory can hold", who, x->stride,
+                         "activation_dim, %zu, and more that memory can hold", who, out->stride,
                          dict->desc.activation_dim);
     if (out->on_device)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.on_device is set, allowed are rows in "
                          "host memory; a session takes those of a device", who);
     return SAE_OK;
+}
+
+/* What is NULL of lists to be written, which are an argument called out; NULL where nothing is. */
+static const char *saei_sparse_missing(const sae_sparse *out) {
+    if (!out) return "out";
+    if (!out->row_begin) return "out.row_begin";
+    if (!out->capacity) return NULL;
+    return !out->latent ? "out.latent" : !out->value ? "out.value" : NULL;
 }
 
 /* Lists of whole rows, each at its own place, moved together. */
@@ -12454,7 +12480,7 @@ static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool
 static saei_prepared_slot *saei_prepared_take(const saei_infer *q) {
     saei_prepared *p = q->dict->prepared;
     saei_prepared_slot *slot = NULL;
-    if (!p || q->W || q->list || q->ghost || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
+    if (!p || q->W || q->list || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
         return NULL;
     saei_lock(&p->lock);
     for (size_t i = 0; p->overruns < SAEI_PREPARED_OVERRUNS && i < p->num_slots && !slot; i++)
@@ -12601,7 +12627,7 @@ static void saei_matching_best(const saei_matching *job, const saei_room *room, 
     saei_infer q;
     memset(&q, 0, sizeof q);
     q.dict = job->dict;
-    q.x = saei_rows_of(job->residual);
+    q.x.data = job->residual;
     q.x.dtype = SAE_F32;
     q.x.stride = job->dict->desc.activation_dim;
     for (size_t r = 0; r < rows; r++) best[r] = 0;
@@ -12803,14 +12829,14 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     saei_infer q;
     sae_rows x;
     size_t m;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, f ? NULL : "f", n,
                                    dict ? saei_num_codes(&dict->desc) : 0, &x));
+    if (!n) return SAE_OK;
     m = saei_num_codes(&dict->desc);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
-    if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
         return saei_encode_pursuit(dict, who, &x, n, f);
     if (saei_is_batch_top_k(dict)) {
@@ -12831,14 +12857,14 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     q.count = m;
     q.dense = f;
     q.top_k = dict->rule == SAE_RULE_TOP_K;
-    q.share = dict->desc.k;
+    q.k = dict->desc.k;
     saei_infer_run(&q);
     return SAE_OK;
 }
 
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode(dict, "sae_encode", &rows, n, f);
+    sae_rows rows;
+    return saei_encode(dict, "sae_encode", saei_rows_of(x, &rows), n, f);
 }
 SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                    float *f) {
@@ -12911,8 +12937,8 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     q.count = saei_num_codes(&dict->desc);
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
-        q.share = dict->desc.k;
-        SAEI_TRY(saei_capacity(dict, who, n * q.share, out));
+        q.k = q.share = dict->desc.k;
+        SAEI_TRY(saei_capacity(dict, who, n * q.k, out));
         saei_infer_run(&q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
@@ -12969,11 +12995,9 @@ static sae_result saei_encode_from_dense(const sae_dictionary *dict, const char 
 static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, sae_sparse *out) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows,
-                                   rows && rows->data && out && out->row_begin
-                                       && (!out->capacity || (out->latent && out->value)),
-                                   n, dict ? saei_num_codes(&dict->desc) : 0, &x));
-    out->row_begin[0] = 0;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, saei_sparse_missing(out), n,
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
+    if (out && out->row_begin) out->row_begin[0] = 0;
     if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY)
         return saei_encode_sparse_identity(dict, who, &x, n, out);
@@ -12992,8 +13016,8 @@ static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_sparse(dict, "sae_encode_sparse", &rows, n, out);
+    sae_rows rows;
+    return saei_encode_sparse(dict, "sae_encode_sparse", saei_rows_of(x, &rows), n, out);
 }
 SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           sae_sparse *out) {
@@ -13005,8 +13029,9 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                                      size_t count, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
-                                   &x));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, !latents ? "latents" : !f ? "f" : NULL,
+                                   count ? n : 0, count, &x));
+    if (!n || !count) return SAE_OK;
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
@@ -13022,7 +13047,6 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                 f[r * count + j] = *saei_row_floats(&x, r, latents[j], 1, &own);
         return SAE_OK;
     }
-    if (!n || !count) return SAE_OK;
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = x;
@@ -13036,8 +13060,8 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_subset(dict, "sae_encode_subset", &rows, n, latents, count, f);
+    sae_rows rows;
+    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count, f);
 }
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f) {
@@ -13155,10 +13179,11 @@ static void saei_decode_row(void *arg, size_t r) {
 
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat) {
     saei_decoding q;
-    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n,
+    SAEI_TRY(saei_infer_check(dict, "sae_decode", !f ? "f" : !x_hat ? "x_hat" : NULL, n,
                               dict ? saei_num_codes(&dict->desc) : 0));
+    if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        if (n) memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
+        memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
         return SAE_OK;
     }
     memset(&q, 0, sizeof q);
@@ -13173,19 +13198,24 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
                                      float *x_hat) {
     saei_decoding q;
     SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse",
-                              code && code->row_begin && (x_hat || !n), n, 0));
-    if (n && code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
+                              !code              ? "sparse"
+                              : !code->row_begin ? "sparse.row_begin"
+                              : !x_hat           ? "x_hat"
+                                                 : NULL,
+                              n, 0));
+    if (!n) return SAE_OK;
+    if (code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                         "sae_decode_sparse: row_begin lists %zu entries, "
-                         "but latent or value is NULL",
-                         code->row_begin[n] - code->row_begin[0]);
+                         "sae_decode_sparse: sparse.row_begin lists %zu entries, but sparse.%s is "
+                         "NULL", code->row_begin[n] - code->row_begin[0],
+                         code->latent ? "value" : "latent");
     for (size_t r = 0; r < n; r++)
         if (code->row_begin[r + 1] < code->row_begin[r])
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: row_begin[%zu] is %zu, less "
                              "than the one before",
                              r + 1, code->row_begin[r + 1]);
-    for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
+    for (size_t j = code->row_begin[0]; j < code->row_begin[n]; j++)
         if (code->latent[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: latent[%zu] is %u, allowed "
@@ -13255,15 +13285,15 @@ static void saei_finish(const sae_dictionary *dict, const sae_rows *x, size_t n,
 static sae_result saei_decode_finish(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, float *x_hat) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n, 0, &x));
-    saei_finish(dict, &x, n, x_hat);
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n, 0, &x));
+    if (n) saei_finish(dict, &x, n, x_hat);
     return SAE_OK;
 }
 
 SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
                                      float *x_hat) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_decode_finish(dict, "sae_decode_finish", &rows, n, x_hat);
+    sae_rows rows;
+    return saei_decode_finish(dict, "sae_decode_finish", saei_rows_of(x, &rows), n, x_hat);
 }
 SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           float *x_hat) {
@@ -13332,7 +13362,7 @@ static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, 
 static void saei_forward_block(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
                                sae_sparse *lists) {
     bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->share) : room->rows;
+    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->k) : room->rows;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(most, rows - r);
         saei_infer_norms(q, r0 + r, some, room->norms);
@@ -13435,7 +13465,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
                                size_t n, float *x_hat, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n,
                                    dict ? saei_num_codes(&dict->desc) : 0, &x));
     if (!n) return SAE_OK;
     if (f) {
@@ -13455,7 +13485,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         q.n = n;
         q.count = dict->desc.dict_size;
         q.x_hat = x_hat;
-        q.share = dict->desc.k;
+        q.k = q.share = dict->desc.k;
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_forward_part, &q);
     }
     saei_finish(dict, &x, n, x_hat);
@@ -13464,8 +13494,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
 
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_forward(dict, "sae_forward", &rows, n, x_hat, f);
+    sae_rows rows;
+    return saei_forward(dict, "sae_forward", saei_rows_of(x, &rows), n, x_hat, f);
 }
 SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                     float *x_hat, float *f) {
@@ -13749,8 +13779,9 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
 static sae_result saei_steer(const sae_dictionary *dict, const char *who, const sae_rows *x,
                              size_t n, const sae_steering *list, size_t count) {
     saei_steer_job job;
-    SAEI_TRY(saei_infer_check_rows(dict, who, x, x && (x->data || !n) && (list || !count), n, 0,
+    SAEI_TRY(saei_infer_check_rows(dict, who, x, list || !count ? NULL : "steerings", n, 0,
                                    &job.x));
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_steer_check(dict, who, list, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
@@ -13777,8 +13808,8 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
 
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_steer(dict, "sae_steer", &rows, n, steerings, count);
+    sae_rows rows;
+    return saei_steer(dict, "sae_steer", saei_rows_of(x, &rows), n, steerings, count);
 }
 SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                   const sae_steering *steerings, size_t count) {
@@ -14105,6 +14136,12 @@ SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, si
                   saei_linear_part, &t);
     return SAE_OK;
 }
+
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
 
 /* ==== >>files: names of trainers ===================================== src/formats/names.h ==== */
 
@@ -17619,6 +17656,10 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     saei_free(dict->ctx, direction);
     return result;
 }
+
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 #ifndef SAE_NO_TRAIN
 
@@ -21837,9 +21878,9 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     const sae_dictionary *dict = &s->dict;
     bool centred = saei_subtracts(&dict->desc);
     uint32_t bad = 0;
-    if (!n || n > s->w.shape.batch)
+    if (n > s->w.shape.batch)
         return saei_fail(s->ctx, SAE_ERR_INVALID,
-                         "%s: n is %zu rows, allowed are 1 to batch_size, %zu", who, n,
+                         "%s: n is %zu rows, allowed are 0 to batch_size, %zu", who, n,
                          s->w.shape.batch);
     SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
     s->ops->zero(&s->w, s->bad, sizeof bad);
@@ -21872,10 +21913,13 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
 
 SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
                                       sae_sparse *out) {
+    const char *missing = x ? saei_sparse_missing(out) : "x";
     size_t at = 0, kept = 0, total = 0;
     if (!s) return SAE_ERR_INVALID;
-    if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
-        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: an array is NULL");
+    if (n && missing)
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: %s is NULL", missing);
+    if (out && out->row_begin) out->row_begin[0] = 0;
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
     s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
     SAEI_TRY(s->ops->status(&s->w));
@@ -21895,7 +21939,6 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
     }
     SAEI_TRY(s->ops->status(&s->w));
     at = 0;
-    out->row_begin[0] = 0;
     for (size_t r = 0; r < n; r++) { /* zeros are not listed */
         for (size_t j = 0; j < s->count[r]; j++, at++)
             if (out->value[at] != 0) {
@@ -21910,6 +21953,7 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
 SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
     size_t d, ld;
     if (!s) return SAE_ERR_INVALID;
+    if (!n) return SAE_OK;
     if (!x || !x_hat)
         return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_forward: %s is NULL",
                          x ? "x_hat" : "x");
@@ -24357,7 +24401,9 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
                          dict->W_dec ? "output_dim is not activation_dim"
                                      : "IdentityDict has no decoder");
     if (!n) return SAE_OK;
-    if (!x || !f) return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: x or f is NULL");
+    if (!x || !f)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: %s is NULL",
+                         x ? "f" : "x");
     if (target_l0 > dict->desc.dict_size)
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_grad_pursuit: target_l0 is %zu, allowed is "
@@ -24390,19 +24436,26 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 
 /* ==== >>experiments ================================================ src/run/experiments.h ==== */
 
+typedef struct saei_ghosts {
+    saei_infer infer;
+    const uint8_t *mask;
+    float *out; /* [n,d] */
+} saei_ghosts;
+
 /* Rows through panels; latents ascend, so the sums are in the rows order. */
-static void saei_ghost_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
+static void saei_ghost_rows(const saei_ghosts *g, const saei_room *room, size_t r0, size_t rows) {
+    const saei_infer *q = &g->infer;
     const sae_dictionary *dict = q->dict;
     size_t d = dict->desc.activation_dim;
-    memset(q->ghost + r0 * d, 0, rows * d * sizeof(float));
+    memset(g->out + r0 * d, 0, rows * d * sizeof(float));
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, room, r0, rows, first, count);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < count; j++) {
                 const float *row = dict->W_dec + (first + j) * dict->ld_out;
-                float *out = q->ghost + (r0 + r) * d, p, e;
-                if (!q->mask[first + j]) continue;
+                float *out = g->out + (r0 + r) * d, p, e;
+                if (!g->mask[first + j]) continue;
                 p = room->product[r * SAEI_PANEL + j] + dict->b_enc[first + j];
                 e = (float)saei_exp((double)p);
                 for (size_t c = 0; c < d; c++) out[c] = fmaf(e, row[c], out[c]);
@@ -24410,38 +24463,39 @@ static void saei_ghost_rows(const saei_infer *q, const saei_room *room, size_t r
     }
 }
 
-static SAEI_NOINLINE void saei_ghost_block(const saei_infer *q, size_t r0, size_t end) {
+static SAEI_NOINLINE void saei_ghost_block(const saei_ghosts *g, size_t r0, size_t end) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_room_take(g->infer.dict->ctx, &small);
     for (size_t r = r0; r < end; r += room.rows)
-        saei_ghost_rows(q, &room, r, saei_min(room.rows, end - r));
+        saei_ghost_rows(g, &room, r, saei_min(room.rows, end - r));
     saei_room_leave(&room);
 }
 
 static void saei_ghost_part(void *arg, size_t part) {
-    const saei_infer *q = (const saei_infer *)arg;
-    saei_ghost_block(q, part * SAEI_BLOCK_ROWS, saei_part_end(part, SAEI_BLOCK_ROWS, q->n));
+    const saei_ghosts *g = (const saei_ghosts *)arg;
+    saei_ghost_block(g, part * SAEI_BLOCK_ROWS, saei_part_end(part, SAEI_BLOCK_ROWS, g->infer.n));
 }
 
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost) {
-    saei_infer q;
-    sae_rows rows = saei_rows_of(x);
-    memset(&q, 0, sizeof q);
-    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", &rows, x && mask && x_ghost, n,
-                                   dict ? dict->desc.dict_size : 0, &q.x));
+    saei_ghosts g;
+    sae_rows rows;
+    memset(&g, 0, sizeof g);
+    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", saei_rows_of(x, &rows),
+                                   !mask ? "mask" : !x_ghost ? "x_ghost" : NULL, n,
+                                   dict ? dict->desc.dict_size : 0, &g.infer.x));
     if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_forward_ghost: the dictionary is %s%s, only "
                          "AutoEncoder has a ghost mode",
                          sae_arch_name(dict->desc.arch),
                          saei_is_plain(&dict->desc) ? "" : " with variations");
-    q.dict = dict;
-    q.n = n;
-    q.count = dict->desc.dict_size;
-    q.mask = mask;
-    q.ghost = x_ghost;
-    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_ghost_part, &q);
+    g.infer.dict = dict;
+    g.infer.n = n;
+    g.infer.count = dict->desc.dict_size;
+    g.mask = mask;
+    g.out = x_ghost;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_ghost_part, &g);
     return SAE_OK;
 }
 

@@ -157,6 +157,9 @@ extern "C" {
 #elif defined(__GNUC__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#if defined(__OPTIMIZE__)
+#define SAEI_FOR_SIZE
+#endif
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
@@ -187,6 +190,11 @@ extern "C" {
 #include "tensor/blocks.h"
 #include "tensor/dtype.h"
 #include "tensor/crc.h"
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
 #include "tensor/file.h"
 #include "tensor/write.h"
 #include "tensor/npy.h"
@@ -197,6 +205,9 @@ extern "C" {
 #include "tensor/pickle.h"
 #include "tensor/torch.h"
 #include "tensor/open.h"
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 #include "kernels/table.h"
 #include "kernels/portable.h"
@@ -228,6 +239,11 @@ extern "C" {
 #include "dict/steer.h"
 #include "dict/linear.h"
 
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
 #include "formats/names.h"
 #include "formats/layout.h"
 #include "formats/draft.h"
@@ -243,6 +259,9 @@ extern "C" {
 #include "formats/crosscoders.h"
 #include "formats/formats.h"
 #include "formats/gguf.h"
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 #ifndef SAE_NO_TRAIN
 #include "backend/ops.h"

@@ -190,7 +190,7 @@ static void *saei_calloc(const sae_context *ctx, size_t count, size_t size) {
     return p;
 }
 
-static void saei_free(const sae_context *ctx, const void *memory) {
+static SAEI_NOINLINE void saei_free(const sae_context *ctx, const void *memory) {
     void *base;
     if (!memory) return;
     memcpy(&base, (const unsigned char *)memory - sizeof(void *), sizeof base);
@@ -245,7 +245,7 @@ static void saei_parts_run(void *arg, size_t part, size_t worker) {
     (void)worker;
     parts->fn(parts->arg, part);
 }
-static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+static SAEI_NOINLINE void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
     saei_parts job;
     job.fn = fn;
     job.arg = arg;

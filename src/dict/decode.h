@@ -112,10 +112,11 @@ static void saei_decode_row(void *arg, size_t r) {
 
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat) {
     saei_decoding q;
-    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n,
+    SAEI_TRY(saei_infer_check(dict, "sae_decode", !f ? "f" : !x_hat ? "x_hat" : NULL, n,
                               dict ? saei_num_codes(&dict->desc) : 0));
+    if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        if (n) memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
+        memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
         return SAE_OK;
     }
     memset(&q, 0, sizeof q);
@@ -130,19 +131,24 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
                                      float *x_hat) {
     saei_decoding q;
     SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse",
-                              code && code->row_begin && (x_hat || !n), n, 0));
-    if (n && code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
+                              !code              ? "sparse"
+                              : !code->row_begin ? "sparse.row_begin"
+                              : !x_hat           ? "x_hat"
+                                                 : NULL,
+                              n, 0));
+    if (!n) return SAE_OK;
+    if (code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                         "sae_decode_sparse: row_begin lists %zu entries, "
-                         "but latent or value is NULL",
-                         code->row_begin[n] - code->row_begin[0]);
+                         "sae_decode_sparse: sparse.row_begin lists %zu entries, but sparse.%s is "
+                         "NULL", code->row_begin[n] - code->row_begin[0],
+                         code->latent ? "value" : "latent");
     for (size_t r = 0; r < n; r++)
         if (code->row_begin[r + 1] < code->row_begin[r])
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: row_begin[%zu] is %zu, less "
                              "than the one before",
                              r + 1, code->row_begin[r + 1]);
-    for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
+    for (size_t j = code->row_begin[0]; j < code->row_begin[n]; j++)
         if (code->latent[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: latent[%zu] is %u, allowed "
@@ -212,15 +218,15 @@ static void saei_finish(const sae_dictionary *dict, const sae_rows *x, size_t n,
 static sae_result saei_decode_finish(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, float *x_hat) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n, 0, &x));
-    saei_finish(dict, &x, n, x_hat);
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n, 0, &x));
+    if (n) saei_finish(dict, &x, n, x_hat);
     return SAE_OK;
 }
 
 SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
                                      float *x_hat) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_decode_finish(dict, "sae_decode_finish", &rows, n, x_hat);
+    sae_rows rows;
+    return saei_decode_finish(dict, "sae_decode_finish", saei_rows_of(x, &rows), n, x_hat);
 }
 SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           float *x_hat) {

@@ -127,14 +127,14 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     saei_infer q;
     sae_rows x;
     size_t m;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, f ? NULL : "f", n,
                                    dict ? saei_num_codes(&dict->desc) : 0, &x));
+    if (!n) return SAE_OK;
     m = saei_num_codes(&dict->desc);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
-    if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
         return saei_encode_pursuit(dict, who, &x, n, f);
     if (saei_is_batch_top_k(dict)) {
@@ -155,14 +155,14 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     q.count = m;
     q.dense = f;
     q.top_k = dict->rule == SAE_RULE_TOP_K;
-    q.share = dict->desc.k;
+    q.k = dict->desc.k;
     saei_infer_run(&q);
     return SAE_OK;
 }
 
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode(dict, "sae_encode", &rows, n, f);
+    sae_rows rows;
+    return saei_encode(dict, "sae_encode", saei_rows_of(x, &rows), n, f);
 }
 SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                    float *f) {
@@ -235,8 +235,8 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     q.count = saei_num_codes(&dict->desc);
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
-        q.share = dict->desc.k;
-        SAEI_TRY(saei_capacity(dict, who, n * q.share, out));
+        q.k = q.share = dict->desc.k;
+        SAEI_TRY(saei_capacity(dict, who, n * q.k, out));
         saei_infer_run(&q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
@@ -293,11 +293,9 @@ static sae_result saei_encode_from_dense(const sae_dictionary *dict, const char 
 static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, sae_sparse *out) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows,
-                                   rows && rows->data && out && out->row_begin
-                                       && (!out->capacity || (out->latent && out->value)),
-                                   n, dict ? saei_num_codes(&dict->desc) : 0, &x));
-    out->row_begin[0] = 0;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, saei_sparse_missing(out), n,
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
+    if (out && out->row_begin) out->row_begin[0] = 0;
     if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY)
         return saei_encode_sparse_identity(dict, who, &x, n, out);
@@ -316,8 +314,8 @@ static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_sparse(dict, "sae_encode_sparse", &rows, n, out);
+    sae_rows rows;
+    return saei_encode_sparse(dict, "sae_encode_sparse", saei_rows_of(x, &rows), n, out);
 }
 SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           sae_sparse *out) {
@@ -329,8 +327,9 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                                      size_t count, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
-                                   &x));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, !latents ? "latents" : !f ? "f" : NULL,
+                                   count ? n : 0, count, &x));
+    if (!n || !count) return SAE_OK;
     for (size_t j = 0; j < count; j++)
         if (latents[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
@@ -346,7 +345,6 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                 f[r * count + j] = *saei_row_floats(&x, r, latents[j], 1, &own);
         return SAE_OK;
     }
-    if (!n || !count) return SAE_OK;
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = x;
@@ -360,8 +358,8 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_subset(dict, "sae_encode_subset", &rows, n, latents, count, f);
+    sae_rows rows;
+    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count, f);
 }
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f) {

@@ -63,7 +63,7 @@ static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, 
 static void saei_forward_block(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
                                sae_sparse *lists) {
     bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->share) : room->rows;
+    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->k) : room->rows;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(most, rows - r);
         saei_infer_norms(q, r0 + r, some, room->norms);
@@ -166,7 +166,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
                                size_t n, float *x_hat, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n,
                                    dict ? saei_num_codes(&dict->desc) : 0, &x));
     if (!n) return SAE_OK;
     if (f) {
@@ -186,7 +186,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         q.n = n;
         q.count = dict->desc.dict_size;
         q.x_hat = x_hat;
-        q.share = dict->desc.k;
+        q.k = q.share = dict->desc.k;
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_forward_part, &q);
     }
     saei_finish(dict, &x, n, x_hat);
@@ -195,8 +195,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
 
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_forward(dict, "sae_forward", &rows, n, x_hat, f);
+    sae_rows rows;
+    return saei_forward(dict, "sae_forward", saei_rows_of(x, &rows), n, x_hat, f);
 }
 SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                     float *x_hat, float *f) {

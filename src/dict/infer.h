@@ -12,21 +12,20 @@ typedef struct saei_infer {
     const float *W;        /* NULL: W_enc; or W_skip, with x raw */
     size_t n, count;       /* rows; latents looked at */
     const uint32_t *list;  /* NULL: all */
-    bool top_k;            /* leave relu(p) for a selection that follows */
+    bool top_k;            /* leave relu(p) for a selection that follows: */
+    size_t k;              /* of each row; 0: the batch's, by the caller */
     float *dense;          /* [n,count], or NULL */
     sae_sparse *sparse;    /* or NULL */
-    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share), or where begin says */
+    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share) */
     bool exact;            /* sparse: row_begin[r] is known, write there */
-    const uint8_t *mask;   /* ghost: */
-    float *ghost;
     float *x_hat;          /* forward without f */
 } saei_infer;
 
-static sae_rows saei_rows_of(const float *x) {
-    sae_rows rows;
-    memset(&rows, 0, sizeof rows);
-    rows.data = x;
-    return rows;
+/* Float rows as *out; NULL where x is. */
+static const sae_rows *saei_rows_of(const float *x, sae_rows *out) {
+    memset(out, 0, sizeof *out);
+    out->data = x;
+    return x ? out : NULL;
 }
 
 static const unsigned char *saei_rows_at(const sae_rows *x, size_t r, size_t c) {

@@ -20,7 +20,7 @@ static void saei_matching_best(const saei_matching *job, const saei_room *room, 
     saei_infer q;
     memset(&q, 0, sizeof q);
     q.dict = job->dict;
-    q.x = saei_rows_of(job->residual);
+    q.x.data = job->residual;
     q.x.dtype = SAE_F32;
     q.x.stride = job->dict->desc.activation_dim;
     for (size_t r = 0; r < rows; r++) best[r] = 0;

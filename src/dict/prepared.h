@@ -169,7 +169,7 @@ static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool
 static saei_prepared_slot *saei_prepared_take(const saei_infer *q) {
     saei_prepared *p = q->dict->prepared;
     saei_prepared_slot *slot = NULL;
-    if (!p || q->W || q->list || q->ghost || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
+    if (!p || q->W || q->list || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
         return NULL;
     saei_lock(&p->lock);
     for (size_t i = 0; p->overruns < SAEI_PREPARED_OVERRUNS && i < p->num_slots && !slot; i++)

@@ -278,8 +278,9 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
 static sae_result saei_steer(const sae_dictionary *dict, const char *who, const sae_rows *x,
                              size_t n, const sae_steering *list, size_t count) {
     saei_steer_job job;
-    SAEI_TRY(saei_infer_check_rows(dict, who, x, x && (x->data || !n) && (list || !count), n, 0,
+    SAEI_TRY(saei_infer_check_rows(dict, who, x, list || !count ? NULL : "steerings", n, 0,
                                    &job.x));
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_steer_check(dict, who, list, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
@@ -306,8 +307,8 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
 
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_steer(dict, "sae_steer", &rows, n, steerings, count);
+    sae_rows rows;
+    return saei_steer(dict, "sae_steer", saei_rows_of(x, &rows), n, steerings, count);
 }
 SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                   const sae_steering *steerings, size_t count) {

@@ -80,7 +80,7 @@ static void saei_heap_add(uint32_t *latent, float *value, size_t k, size_t *held
 static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                 size_t rows) {
     const saei_kernels *kernels = q->dict->ctx->kernels;
-    size_t k = q->share, *held = room->found, above;
+    size_t k = q->k, *held = room->found, above;
     float bias[SAEI_PANEL];
     memset(held, 0, rows * sizeof *held);
     memset(bias, 0, sizeof bias);
@@ -122,7 +122,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
                                     const float *product, uint32_t *latent, float *value,
                                     size_t *held) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, group = q->count / k;
+    size_t k = q->k, group = q->count / k;
     for (size_t j = 0; j < count; j++) {
         size_t i = first + j;
         float f = saei_infer_value(q->dict, i, product[j], true);
@@ -143,7 +143,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
 static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                    size_t rows) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, *held = room->found;
+    size_t k = q->k, *held = room->found;
     memset(held, 0, rows * sizeof *held);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
@@ -170,7 +170,7 @@ static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, s
 /* Keeps of each row of p [n,m] what the signed choices and group max keep. */
 static void saei_dense_varied_row(const saei_infer *q, size_t r) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t m = q->count, k = q->share, group = m / k;
+    size_t m = q->count, k = q->k, group = m / k;
     float *f = q->dense + r * m;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
     size_t above = 0;
@@ -222,6 +222,6 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
     size_t m = q->count, choices = saei_choices(&dict->desc), part = m / choices;
     float *f = q->dense + r * m;
     for (size_t c = 0; c < choices; c++)
-        saei_dense_top(dict->ctx->kernels, f + c * part, part, q->share);
+        saei_dense_top(dict->ctx->kernels, f + c * part, part, q->k);
     for (size_t i = 0; dict->gate && i < m; i++) f[i] = saei_ungate(dict, i, f[i]);
 }
