@@ -608,6 +608,10 @@ struct sae_io {
     sae_result (*rename)(const char *from, const char *to, void *user);
     sae_result (*remove)(const char *path, void *user);
     sae_result (*make_folder)(const char *path, void *user); /* optional; with its parents */
+    /* Optional: entry(name, arg) for each file and folder in the folder path, in any order. NULL:
+       nobody can say what a folder holds. */
+    sae_result (*list)(const char *path, void (*entry)(const char *name, void *arg), void *arg,
+                       void *user);
     void *user;
 };
 
@@ -673,7 +677,9 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
     X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */                 \
     X(SAE_FORMAT_SCIENCE_OF_FINETUNING, 13, "science_of_finetuning") /* crosscoders: model.pt, or  \
                                                        model.safetensors + config.json */          \
-    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */
+    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */    \
+    X(SAE_FORMAT_CLT_FORGE, 15, "clt_forge")        /* clt_weights.safetensors + clt_cfg.json */   \
+    X(SAE_FORMAT_CLT_TRAINING, 16, "clt_training")  /* a folder a layer, as sparsify's */
 
 typedef enum sae_format {
     SAE_FORMAT_NONE = 0,
@@ -790,6 +796,75 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *name,
                                                 const sae_tensor *tensors, size_t count,
                                                 void **data, size_t *size);
+
+/* ==== >>api: cross-layer transcoders ======================================= src/api/clt.h ==== */
+/* Dictionaries of L layers of a model with an encoder and codes for each, whose latents write to
+   several layers. Of a row, which is layer after layer, x [n,L d], f [n,L m], x_hat [n,L d]:
+     y_i = in_scale_i x_i;  p_i = W_enc_i y_i + b_enc_i;  f_i from p_i as arch and gate say
+     x_hat_t = out_scale_t (sum over sources i of g_it(f_i) W_dec[i -> t] + W_skip[i -> t] y_i,
+                            and b_dec_t)
+   with g_it(f) = f but for clt-training's post-encoder: (f + post_it where f > 0) post_scale_it.
+   Weights stay in their files, mapped, in their own types: they may be larger than memory.
+   Opening reads what is small (and all decoders where their norms are in the gate), encoding the
+   encoders, decoding the rows of the latents that fire. NaN and infinity in the matrices are found
+   by nobody beforehand. */
+typedef struct sae_clt sae_clt;
+
+typedef enum sae_clt_kind {
+    SAE_CLT_CROSS_LAYER = 1, /* a source writes to its own layer and to later ones */
+    SAE_CLT_CROSSCODER,      /* every source writes to every layer */
+    SAE_CLT_SET              /* transcoders of single layers, side by side (or one alone) */
+} sae_clt_kind;
+
+typedef struct sae_clt_desc {
+    sae_clt_kind kind;
+    size_t layers;             /* L */
+    size_t activation_dim;     /* d, of one layer */
+    size_t dict_size;          /* m, of one layer */
+    sae_arch arch;             /* STANDARD_NEW (relu), JUMP_RELU, TOP_K, BATCH_TOP_K (of the rows
+                                  of a call, k times their number) */
+    sae_activation activation; /* as in sae_dictionary_desc; JUMP_RELU and SIGNED: no relu */
+    size_t k;                  /* of each layer, or with over_layers of all together */
+    bool over_layers;
+    bool gate;                 /* the choice is by p w, w the norm of all decoder rows of the
+                                  latent together, and f = (p w) / w */
+    size_t most;               /* BATCH_TOP_K: of what is chosen at most this many in a row; 0: all
+                                  */
+} sae_clt_desc;
+
+/* What *path holds is for sae_clt_open (which may still refuse it): a folder, or a file of one. No
+   error is set. */
+SAE_API bool sae_clt_recognize(sae_context *ctx, const char *path);
+
+/* Opens the folder of circuit-tracer (cross-layer transcoders, sets), Llamascopium, Gemma Scope 2,
+   CLT-Forge or clt-training. desc may be NULL; of it k counts, for files that say none. Errors: as
+   sae_dictionary_load. */
+SAE_API sae_result sae_clt_open(sae_context *ctx, const sae_load_desc *desc, const char *path,
+                                sae_clt **out);
+SAE_API void sae_clt_close(sae_clt *clt);
+SAE_API const sae_clt_desc *sae_clt_get_desc(const sae_clt *clt);
+SAE_API const sae_origin *sae_clt_origin(const sae_clt *clt); /* hook: of the first layer */
+
+/* As of a dictionary: any number of threads may call at once; bits depend on neither n nor threads
+   (but BATCH_TOP_K chooses over the n rows together). Latent i of layer l is number l m + i. A call
+   allocates: encode_sparse and forward 4 L m bytes a row of up to 256 rows, under BATCH_TOP_K 8 L m
+   bytes for each row of the call. Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small),
+   SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_clt_encode(const sae_clt *clt, const float *x, size_t n, float *f);
+SAE_API sae_result sae_clt_encode_sparse(const sae_clt *clt, const float *x, size_t n,
+                                         sae_sparse *out);
+/* Without the skips, which sae_clt_finish adds: it has x. */
+SAE_API sae_result sae_clt_decode_sparse(const sae_clt *clt, const sae_sparse *sparse, size_t n,
+                                         float *x_hat);
+SAE_API sae_result sae_clt_finish(const sae_clt *clt, const float *x, size_t n, float *x_hat);
+/* encode, decode, finish; f may be NULL. */
+SAE_API sae_result sae_clt_forward(const sae_clt *clt, const float *x, size_t n, float *x_hat,
+                                   float *f);
+
+/* Row `latent` of W_dec[source -> target], into out [d]; zeros where the source does not write
+   there. False: no such layer or latent. */
+SAE_API bool sae_clt_decoder_row(const sae_clt *clt, size_t source, size_t latent, size_t target,
+                                 float *out);
 
 /* ==== >>api: programs with a model ======================================= src/api/model.h ==== */
 
@@ -1946,6 +2021,7 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 #endif
 #include <windows.h>
 #else
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -2858,6 +2934,28 @@ static sae_result saei_files_make_one(const sae_context *ctx, const char *path) 
     return result;
 }
 
+static sae_result saei_files_list(const char *path, void (*entry)(const char *name, void *arg),
+                                  void *arg, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    char *all = saei_concat(ctx, path, "/*");
+    wchar_t *wide = all ? saei_files_wide(ctx, all) : NULL;
+    WIN32_FIND_DATAW found;
+    HANDLE find = wide ? FindFirstFileW(wide, &found) : INVALID_HANDLE_VALUE;
+    sae_result result = !wide ? saei_files_result()
+                        : find == INVALID_HANDLE_VALUE ? saei_files_fail() : SAE_OK;
+    while (result == SAE_OK) {
+        char name[3 * MAX_PATH + 1];
+        if (WideCharToMultiByte(CP_UTF8, 0, found.cFileName, -1, name, (int)sizeof name, NULL, NULL)
+            > 0)
+            entry(name, arg);
+        if (!FindNextFileW(find, &found)) break;
+    }
+    if (find != INVALID_HANDLE_VALUE) FindClose(find);
+    saei_free(ctx, wide);
+    saei_free(ctx, all);
+    return result;
+}
+
 static void saei_files_give_back(const void *data, size_t size) {
     (void)data;
     (void)size;
@@ -3019,6 +3117,17 @@ static sae_result saei_files_make_one(const sae_context *ctx, const char *path) 
     return SAE_ERR_IO;
 }
 
+static sae_result saei_files_list(const char *path, void (*entry)(const char *name, void *arg),
+                                  void *arg, void *user) {
+    DIR *folder = opendir(path);
+    const struct dirent *e;
+    (void)user;
+    if (!folder) return saei_files_result();
+    while ((e = readdir(folder)) != NULL) entry(e->d_name, arg);
+    closedir(folder);
+    return SAE_OK;
+}
+
 /* Whole pages inside mapped memory, which is read from the file again where it is touched. */
 static void saei_files_give_back(const void *data, size_t size) {
 #if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
@@ -3062,7 +3171,7 @@ static void saei_files_use(sae_context *ctx) {
     static const sae_io files = { saei_files_open,  saei_files_size,   saei_files_read,
                                   saei_files_close, saei_files_map,    saei_files_write,
                                   saei_files_sync,  saei_files_rename, saei_files_remove,
-                                  saei_files_make_folder, NULL };
+                                  saei_files_make_folder, saei_files_list, NULL };
     ctx->io = files;
     ctx->io.user = ctx;
 }
@@ -3183,6 +3292,72 @@ static sae_result saei_path_find(const sae_context *ctx, const char *who, const 
     *out = result == SAE_OK              ? SAEI_PATH_FILE
            : result == SAE_ERR_NOT_FOUND ? SAEI_PATH_NONE
                                          : SAEI_PATH_FOLDER;
+    return SAE_OK;
+}
+
+/* The names in a folder, sorted as people count: "a.2" before "a.10". Without those that begin with
+   a point. text: their bytes; both in fresh memory. */
+typedef struct saei_names {
+    const void **names;
+    size_t count;
+    saei_text text;
+} saei_names;
+
+static bool saei_name_before(const void *a, const void *b) {
+    const char *p = (const char *)a, *q = (const char *)b;
+    for (; *p && *q; p++, q++) {
+        if (*p >= '0' && *p <= '9' && *q >= '0' && *q <= '9') {
+            size_t m, n;
+            int order;
+            while (*p == '0') p++;
+            while (*q == '0') q++;
+            m = strspn(p, "0123456789");
+            n = strspn(q, "0123456789");
+            order = m == n ? memcmp(p, q, n) : m < n ? -1 : 1;
+            if (order) return order < 0;
+            p += m;
+            q += n;
+            if (!*p || !*q) break;
+        }
+        if (*p != *q) return (unsigned char)*p < (unsigned char)*q;
+    }
+    return !*p && *q;
+}
+
+static void saei_names_add(const char *name, void *arg) {
+    saei_names *all = (saei_names *)arg;
+    if (*name == '.' || !saei_is_text(name, strlen(name))) return;
+    saei_text_put(&all->text, name, strlen(name) + 1);
+    all->count++;
+}
+
+static void saei_names_free(const sae_context *ctx, saei_names *all) {
+    saei_free(ctx, all->names);
+    saei_free(ctx, all->text.data);
+}
+
+/* None where nobody can say. */
+static sae_result saei_names_of(const sae_context *ctx, const char *who, const char *path,
+                                saei_names *all) {
+    sae_result result;
+    const char *at;
+    memset(all, 0, sizeof *all);
+    all->text.ctx = ctx;
+    if (!ctx->io.list) return SAE_OK;
+    result = ctx->io.list(path, saei_names_add, all, ctx->io.user);
+    if (result != SAE_OK)
+        saei_fail(ctx, result, "%s: cannot list %s: %s", who, path, saei_files_cause(ctx, result));
+    all->names = (const void **)saei_alloc(ctx, all->count, sizeof *all->names);
+    if (result == SAE_OK && (all->text.failed || !all->names))
+        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the names in %s", who,
+                           path);
+    if (result != SAE_OK) {
+        saei_names_free(ctx, all);
+        return result;
+    }
+    at = all->text.data;
+    for (size_t i = 0; i < all->count; i++, at += strlen(at) + 1) all->names[i] = at;
+    saei_sort(all->names, all->count, saei_name_before);
     return SAE_OK;
 }
 
@@ -12133,13 +12308,10 @@ static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, s
     }
 }
 
-/* Keeps of each row of p [n,m] what the signed choices and group max keep. */
-static void saei_dense_varied_row(const saei_infer *q, size_t r) {
-    const sae_activation kind = q->dict->desc.activation;
-    size_t m = q->count, k = q->k, group = m / k;
-    float *f = q->dense + r * m;
+/* Keeps of p [m] what the signed choices and group max keep. */
+static void saei_dense_varied(sae_activation kind, float *f, size_t m, size_t k) {
+    size_t group = m / k, above = 0;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
-    size_t above = 0;
     for (size_t g = 0; kind == SAE_ACTIVATION_GROUP_MAX && g < m; g += group) {
         size_t best = g;
         for (size_t i = g + 1; i < g + group; i++)
@@ -12248,7 +12420,9 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
     for (size_t r = r0; q->dense && q->top_k && q->k && r < r0 + rows; r++) {
-        if (q->dict->desc.activation) saei_dense_varied_row(q, r);
+        if (q->dict->desc.activation)
+            saei_dense_varied(q->dict->desc.activation, q->dense + r * q->count, q->count,
+                              q->k);
         else saei_dense_top_row(q, r);
     }
 }
@@ -12720,11 +12894,11 @@ static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense
 }
 
 /* Of one choice, which has `part` latents from latent c * part on: the lists of what is positive,
-   cut to what the n rows keep together. Its counts are at code->count[c * n]. */
-static void saei_batch_choose(const sae_dictionary *dict, size_t c, size_t part,
-                              const sae_code *code, uint32_t *histogram) {
+   cut to what the n rows keep together, k for each. Its counts are at code->count[c * n]. */
+static void saei_batch_choose(double k, size_t c, size_t part, const sae_code *code,
+                              uint32_t *histogram) {
     const size_t n = code->rows;
-    size_t total = 0, keep = (size_t)(((double)dict->desc.k + dict->desc.k_fraction) * (double)n);
+    size_t total = 0, keep = (size_t)(k * (double)n);
     sae_code view = *code;
     view.count += c * n;
     view.latent += c * part;
@@ -12787,7 +12961,8 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
     q.dense = *dense;
     saei_infer_run(&q);
     for (size_t c = 0; c < choices; c++)
-        saei_batch_choose(dict, c, m / choices, code, histogram);
+        saei_batch_choose((double)dict->desc.k + dict->desc.k_fraction, c, m / choices, code,
+                          histogram);
     for (size_t r = 0; r < n; r++)
         saei_batch_join(dict, choices, m / choices, saei_active_latents(dict), code, r);
     saei_free(ctx, histogram);
@@ -13816,6 +13991,458 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
     return saei_steer(dict, "sae_steer_rows", x, n, steerings, count);
 }
 
+/* ==== >>clt: what is open ================================================= src/dict/clt.h ==== */
+
+/* A matrix where it lies in a file: element (r, c) is at data + r row + c col, in bytes. */
+typedef struct saei_clt_matrix {
+    const unsigned char *data; /* NULL: there is none */
+    sae_dtype dtype;           /* F32, F16, BF16, F64 */
+    int64_t row, col;
+} saei_clt_matrix;
+
+typedef struct saei_clt_layer {
+    saei_clt_matrix W_enc;      /* [m,d] */
+    float *b_enc, *theta, *gate; /* [m]; theta of JUMP_RELU; NULL: none */
+    float in_scale, out_scale;
+    float *b_dec;               /* [d] */
+} saei_clt_layer;
+
+/* What source i gives to target t. */
+typedef struct saei_clt_block {
+    saei_clt_matrix W_dec;      /* [m,d] */
+    saei_clt_matrix W_skip;     /* [d,d] */
+    float *post, *post_scale;   /* [m], or NULL */
+    float share;                /* of what is decoded */
+} saei_clt_block;
+
+struct sae_clt {
+    sae_context *ctx;
+    sae_clt_desc desc;
+    sae_origin origin;
+    saei_clt_layer *layers; /* [L] */
+    saei_clt_block *blocks; /* [L,L]: of source i and target t at i L + t */
+    sae_tensor_file **files;
+    size_t num_files, room_files;
+    saei_arena arena;       /* of the vectors */
+    bool skips;
+};
+
+SAE_API const sae_clt_desc *sae_clt_get_desc(const sae_clt *clt) { return &clt->desc; }
+SAE_API const sae_origin *sae_clt_origin(const sae_clt *clt) { return &clt->origin; }
+
+SAE_API void sae_clt_close(sae_clt *clt) {
+    if (!clt) return;
+    for (size_t i = 0; i < clt->num_files; i++) sae_tensor_file_close(clt->files[i]);
+    saei_free(clt->ctx, clt->files);
+    saei_arena_free(&clt->arena);
+    saei_free(clt->ctx, clt);
+}
+
+/* Elements c .. c + n of row r. */
+static void saei_clt_row(const saei_clt_matrix *m, size_t r, size_t c, size_t n, float *out) {
+    saei_convert_row(m->dtype, m->data + (int64_t)r * m->row + (int64_t)c * m->col, m->col, n, out);
+}
+
+/* Rows first .. first + count and columns c .. c + depth as a panel [depth][48]. */
+static void saei_clt_pack(const saei_clt_matrix *m, size_t first, size_t count, size_t c,
+                          size_t depth, float *panel) {
+    float line[SAEI_BLOCK_DEPTH];
+    if (m->row < m->col) { /* latents lie together */
+        for (size_t k = 0; k < depth; k++) {
+            float *to = panel + k * SAEI_PANEL;
+            saei_convert_row(m->dtype, m->data + (int64_t)first * m->row
+                             + (int64_t)(c + k) * m->col, m->row, count, to);
+            for (size_t j = count; j < SAEI_PANEL; j++) to[j] = 0;
+        }
+        return;
+    }
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        if (j < count) saei_clt_row(m, first + j, c, depth, line);
+        else memset(line, 0, sizeof line);
+        for (size_t k = 0; k < depth; k++) panel[k * SAEI_PANEL + j] = line[k];
+    }
+}
+
+/* room->product [rows][48] = rows first .. first + count of m times y of layer l and rows r0 on. */
+static void saei_clt_product(const sae_clt *clt, const saei_clt_matrix *m, const saei_room *room,
+                             const float *x, size_t l, size_t r0, size_t rows, size_t first,
+                             size_t count) {
+    const saei_kernels *kernels = clt->ctx->kernels;
+    const size_t d = clt->desc.activation_dim, width = clt->desc.layers * d;
+    const float scale = clt->layers[l].in_scale;
+    for (size_t c = 0; c < d; c += room->depth) {
+        size_t depth = saei_min(room->depth, d - c);
+        saei_clt_pack(m, first, count, c, depth, room->panel);
+        for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+            const float *at[SAEI_TILE_ROWS];
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
+                const float *from = x + (r0 + saei_min(g + i, rows - 1)) * width + l * d + c;
+                at[i] = from;
+                if (scale == 1) continue;
+                at[i] = room->centred + i * room->depth;
+                kernels->scale(depth, scale, from, room->centred + i * room->depth);
+            }
+            kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
+        }
+    }
+}
+
+/* ==== >>clt: encode ======================================================= src/dict/clt.h ==== */
+
+enum { SAEI_CLT_LATENTS = 3840 }; /* of one part: 80 panels */
+
+typedef struct saei_clt_job {
+    const sae_clt *clt;
+    const float *x;
+    size_t n;
+    float *f; /* [n,L m] */
+    const sae_sparse *code;
+    float *x_hat;
+} saei_clt_job;
+
+/* f of a latent whose p is known; where a choice follows, what it compares. */
+static float saei_clt_value(const sae_clt *clt, const saei_clt_layer *layer, size_t i, float p) {
+    const bool positive = clt->desc.activation != SAE_ACTIVATION_SIGNED;
+    const float q = layer->gate ? p * layer->gate[i] : p;
+    if (clt->desc.arch == SAE_ARCH_JUMP_RELU && !(q > layer->theta[i])) return 0;
+    if (positive && !(q > 0)) return 0;
+    if (saei_arch_selects(clt->desc.arch) || !layer->gate || q == 0) return q;
+    return q / layer->gate[i];
+}
+
+/* Of one layer a range of latents, for a block of rows. */
+static void saei_clt_encode_part(void *arg, size_t part) {
+    const saei_clt_job *job = (const saei_clt_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t m = clt->desc.dict_size, width = clt->desc.layers * m;
+    const size_t ranges = saei_ceil_div(m, SAEI_CLT_LATENTS);
+    const size_t l = part / ranges % clt->desc.layers;
+    const size_t begin = part % ranges * SAEI_CLT_LATENTS;
+    const size_t end = saei_min(begin + SAEI_CLT_LATENTS, m);
+    const size_t r0 = part / ranges / clt->desc.layers * SAEI_BLOCK_ROWS;
+    const size_t last = saei_min(r0 + SAEI_BLOCK_ROWS, job->n);
+    const saei_clt_layer *layer = &clt->layers[l];
+    saei_small_block small;
+    saei_room room = saei_room_take(clt->ctx, &small);
+    for (size_t r = r0, rows; r < last; r += rows) {
+        rows = saei_min(room.rows, last - r);
+        for (size_t first = begin; first < end; first += SAEI_PANEL) {
+            size_t count = saei_min(SAEI_PANEL, end - first);
+            saei_clt_product(clt, &layer->W_enc, &room, job->x, l, r, rows, first, count);
+            for (size_t k = 0; k < rows; k++)
+                for (size_t j = 0; j < count; j++) {
+                    float p = room.product[k * SAEI_PANEL + j] + layer->b_enc[first + j];
+                    job->f[(r + k) * width + l * m + first + j] =
+                        saei_clt_value(clt, layer, first + j, p);
+                }
+        }
+    }
+    saei_room_leave(&room);
+}
+
+/* A code's f from what its choice compared. */
+static float saei_clt_ungate(const sae_clt *clt, size_t code, float value) {
+    const size_t m = clt->desc.dict_size;
+    const float *gate = clt->layers[code / m].gate;
+    return gate && value != 0 ? value / gate[code % m] : value;
+}
+
+/* TOP_K: each choice of a row keeps its k. */
+static void saei_clt_choose_row(void *arg, size_t r) {
+    const saei_clt_job *job = (const saei_clt_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t codes = clt->desc.layers * clt->desc.dict_size;
+    const size_t choices = clt->desc.over_layers ? 1 : clt->desc.layers, part = codes / choices;
+    float *f = job->f + r * codes;
+    for (size_t c = 0; c < choices; c++) {
+        if (clt->desc.activation)
+            saei_dense_varied(clt->desc.activation, f + c * part, part, clt->desc.k);
+        else saei_dense_top(clt->ctx->kernels, f + c * part, part, clt->desc.k);
+    }
+    for (size_t i = 0; clt->desc.gate && i < codes; i++) f[i] = saei_clt_ungate(clt, i, f[i]);
+}
+
+/* BATCH_TOP_K over all n rows. */
+static sae_result saei_clt_choose_batch(const saei_clt_job *job, const char *who) {
+    const sae_clt *clt = job->clt;
+    const sae_context *ctx = clt->ctx;
+    const size_t n = job->n, m = clt->desc.layers * clt->desc.dict_size;
+    const size_t choices = clt->desc.over_layers ? 1 : clt->desc.layers;
+    uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
+    float *dense = (float *)saei_alloc(ctx, n * m, sizeof *dense);
+    sae_code code;
+    memset(&code, 0, sizeof code);
+    code.rows = n;
+    code.stride = m;
+    code.count = (uint32_t *)saei_alloc(ctx, n * choices, sizeof(uint32_t));
+    code.latent = (uint32_t *)saei_alloc(ctx, n * m, sizeof(uint32_t));
+    code.pre = code.value = dense;
+    if (histogram && dense && code.count && code.latent) {
+        memcpy(dense, job->f, n * m * sizeof *dense);
+        memset(job->f, 0, n * m * sizeof *dense);
+        for (size_t c = 0; c < choices; c++)
+            saei_batch_choose((double)clt->desc.k, c, m / choices, &code, histogram);
+        for (size_t i = 0; i < n * choices; i++) {
+            size_t r = i % n, at = r * m + i / n * (m / choices);
+            for (size_t j = at; j < at + code.count[i]; j++)
+                job->f[r * m + code.latent[j]] = dense[j];
+        }
+        for (size_t r = 0; r < n && clt->desc.most && clt->desc.most < m; r++)
+            saei_dense_top(ctx->kernels, job->f + r * m, m, clt->desc.most);
+        for (size_t i = 0; clt->desc.gate && i < n * m; i++)
+            job->f[i] = saei_clt_ungate(clt, i % m, job->f[i]);
+    }
+    saei_free(ctx, histogram);
+    saei_batch_free(ctx, &code, dense);
+    if (histogram && dense && code.count && code.latent) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for batch top-k over %zu rows of "
+                     "%zu latents", who, n, m);
+}
+
+static sae_result saei_clt_encode(const sae_clt *clt, const char *who, const float *x, size_t n,
+                                  float *f) {
+    const size_t m = clt->desc.dict_size;
+    saei_clt_job job;
+    memset(&job, 0, sizeof job);
+    job.clt = clt;
+    job.x = x;
+    job.n = n;
+    job.f = f;
+    saei_parallel(clt->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS) * clt->desc.layers
+                  * saei_ceil_div(m, SAEI_CLT_LATENTS), saei_clt_encode_part, &job);
+    if (clt->desc.arch == SAE_ARCH_TOP_K) saei_parallel(clt->ctx, n, saei_clt_choose_row, &job);
+    if (clt->desc.arch == SAE_ARCH_BATCH_TOP_K && n) return saei_clt_choose_batch(&job, who);
+    return SAE_OK;
+}
+
+/* The arrays of a call, and whether n rows of all there is can be addressed. */
+static sae_result saei_clt_check(const sae_clt *clt, const char *who, bool arrays, size_t n) {
+    size_t all, width;
+    if (!clt) return SAE_ERR_INVALID;
+    if (!arrays) return saei_fail(clt->ctx, SAE_ERR_INVALID, "%s: an array is NULL", who);
+    width = clt->desc.layers * saei_max(clt->desc.dict_size, clt->desc.activation_dim);
+    if (saei_mul(n, width, &all) && all <= SIZE_MAX / 8) return SAE_OK;
+    return saei_fail(clt->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who, n);
+}
+
+SAE_API sae_result sae_clt_encode(const sae_clt *clt, const float *x, size_t n, float *f) {
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_encode", x && f, n));
+    return saei_clt_encode(clt, "sae_clt_encode", x, n, f);
+}
+
+/* ==== >>clt: lists, decode, forward ================================ src/dict/clt_decode.h ==== */
+
+/* Rows that are encoded together: what is chosen together, else what fits. */
+static size_t saei_clt_chunk(const sae_clt *clt, size_t n) {
+    size_t fits = (size_t)SAEI_CHUNK_ENTRIES / (clt->desc.layers * clt->desc.dict_size);
+    if (clt->desc.arch == SAE_ARCH_BATCH_TOP_K) return n;
+    return saei_max(saei_min(saei_min(n, SAEI_CHUNK_ROWS), fits), 1);
+}
+
+/* What is not 0 of f [rows,m] behind the *at entries that are there; entries beyond the capacity
+   are only counted. */
+static void saei_clt_gather(const float *f, size_t rows, size_t m, size_t *begin, sae_sparse *out,
+                            size_t *at) {
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t i = 0; i < m; i++) {
+            if (f[r * m + i] == 0) continue;
+            if (*at < out->capacity) {
+                out->latent[*at] = (uint32_t)i;
+                out->value[*at] = f[r * m + i];
+            }
+            ++*at;
+        }
+        begin[r + 1] = *at;
+    }
+}
+
+SAE_API sae_result sae_clt_encode_sparse(const sae_clt *clt, const float *x, size_t n,
+                                         sae_sparse *out) {
+    size_t m, d, chunk, at = 0;
+    sae_result result = SAE_OK;
+    float *f;
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_encode_sparse",
+                            x && out && out->row_begin
+                                && (!out->capacity || (out->latent && out->value)), n));
+    m = clt->desc.layers * clt->desc.dict_size;
+    d = clt->desc.layers * clt->desc.activation_dim;
+    chunk = saei_clt_chunk(clt, n);
+    out->row_begin[0] = 0;
+    f = (float *)saei_alloc(clt->ctx, saei_max(chunk, 1) * m, sizeof *f);
+    if (!f)
+        return saei_fail(clt->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_clt_encode_sparse: no memory for "
+                         "%zu rows of %zu latents", chunk, m);
+    for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
+        size_t rows = saei_min(chunk, n - r);
+        result = saei_clt_encode(clt, "sae_clt_encode_sparse", x + r * d, rows, f);
+        if (result == SAE_OK) saei_clt_gather(f, rows, m, out->row_begin + r, out, &at);
+    }
+    saei_free(clt->ctx, f);
+    if (result != SAE_OK || at <= out->capacity) return result;
+    return saei_fail(clt->ctx, SAE_ERR_INVALID, "sae_clt_encode_sparse: capacity is %zu entries, "
+                     "%zu are needed", out->capacity, at);
+}
+
+/* What latent i of source l, at value f, adds to the row of target t. */
+static void saei_clt_add(const sae_clt *clt, size_t l, size_t t, size_t i, float f, float *x_hat) {
+    enum { COLUMNS = 256 };
+    const saei_clt_block *b = &clt->blocks[l * clt->desc.layers + t];
+    const size_t d = clt->desc.activation_dim;
+    float row[COLUMNS];
+    if (!b->W_dec.data) return;
+    if (b->post && f > 0) f += b->post[i];
+    if (b->post_scale) f *= b->post_scale[i];
+    f *= b->share;
+    for (size_t c = 0; c < d; c += COLUMNS) {
+        size_t n = saei_min(COLUMNS, d - c);
+        saei_clt_row(&b->W_dec, i, c, n, row);
+        clt->ctx->kernels->axpy(n, f, row, x_hat + c, x_hat + c);
+    }
+}
+
+/* One row: latents ascending, each into all its targets; then b_dec and the scale. */
+static void saei_clt_decode_row(void *arg, size_t r) {
+    const saei_clt_job *job = (const saei_clt_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t layers = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    float *x_hat = job->x_hat + r * layers * d;
+    memset(x_hat, 0, layers * d * sizeof *x_hat);
+    for (size_t j = job->code->row_begin[r]; j < job->code->row_begin[r + 1]; j++) {
+        size_t code = job->code->latent[j];
+        for (size_t t = 0; t < layers; t++)
+            saei_clt_add(clt, code / m, t, code % m, job->code->value[j], x_hat + t * d);
+    }
+    for (size_t t = 0; t < layers; t++)
+        for (size_t c = 0; c < d; c++)
+            x_hat[t * d + c] = (clt->layers[t].b_dec[c] + x_hat[t * d + c])
+                               * clt->layers[t].out_scale;
+}
+
+SAE_API sae_result sae_clt_decode_sparse(const sae_clt *clt, const sae_sparse *code, size_t n,
+                                         float *x_hat) {
+    saei_clt_job job;
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_decode_sparse",
+                            code && code->row_begin && (x_hat || !n), n));
+    for (size_t r = 0; r < n; r++)
+        if (code->row_begin[r + 1] < code->row_begin[r])
+            return saei_fail(clt->ctx, SAE_ERR_INVALID, "sae_clt_decode_sparse: row_begin[%zu] is "
+                             "%zu, less than the one before", r + 1, code->row_begin[r + 1]);
+    for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
+        if (!code->latent || !code->value
+            || code->latent[j] >= clt->desc.layers * clt->desc.dict_size)
+            return saei_fail(clt->ctx, SAE_ERR_INVALID, "sae_clt_decode_sparse: latent[%zu] is "
+                             "not below %zu (or an array is NULL)", j,
+                             clt->desc.layers * clt->desc.dict_size);
+    memset(&job, 0, sizeof job);
+    job.clt = clt;
+    job.code = code;
+    job.x_hat = x_hat;
+    saei_parallel(clt->ctx, n, saei_clt_decode_row, &job);
+    return SAE_OK;
+}
+
+/* The skips of a block of rows. */
+static void saei_clt_skip_part(void *arg, size_t part) {
+    const saei_clt_job *job = (const saei_clt_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t layers = clt->desc.layers, d = clt->desc.activation_dim;
+    const size_t end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
+    saei_small_block small;
+    saei_room room = saei_room_take(clt->ctx, &small);
+    for (size_t r = part * SAEI_BLOCK_ROWS, rows; r < end; r += rows) {
+        rows = saei_min(room.rows, end - r);
+        for (size_t b = 0; b < layers * layers; b++) {
+            const size_t l = b / layers, t = b % layers;
+            if (!clt->blocks[b].W_skip.data) continue;
+            for (size_t first = 0; first < d; first += SAEI_PANEL) {
+                size_t count = saei_min(SAEI_PANEL, d - first);
+                saei_clt_product(clt, &clt->blocks[b].W_skip, &room, job->x, l, r, rows, first,
+                                 count);
+                for (size_t k = 0; k < rows; k++) {
+                    float *y = job->x_hat + (r + k) * layers * d + t * d + first;
+                    clt->ctx->kernels->axpy(count,
+                                            clt->blocks[b].share * clt->layers[t].out_scale,
+                                            room.product + k * SAEI_PANEL, y, y);
+                }
+            }
+        }
+    }
+    saei_room_leave(&room);
+}
+
+SAE_API sae_result sae_clt_finish(const sae_clt *clt, const float *x, size_t n, float *x_hat) {
+    saei_clt_job job;
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_finish", x && x_hat, n));
+    memset(&job, 0, sizeof job);
+    job.clt = clt;
+    job.x = x;
+    job.n = n;
+    job.x_hat = x_hat;
+    if (clt->skips)
+        saei_parallel(clt->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_clt_skip_part, &job);
+    return SAE_OK;
+}
+
+/* Of rows whose f [rows,m] is known. */
+static sae_result saei_clt_forward_rows(const sae_clt *clt, const float *x, size_t rows,
+                                        const float *f, float *x_hat) {
+    const size_t m = clt->desc.layers * clt->desc.dict_size;
+    sae_result result = SAE_ERR_OUT_OF_MEMORY;
+    size_t at = 0;
+    sae_sparse code;
+    memset(&code, 0, sizeof code);
+    for (size_t i = 0; i < rows * m; i++) code.capacity += f[i] != 0;
+    code.row_begin = (size_t *)saei_calloc(clt->ctx, rows + 1, sizeof *code.row_begin);
+    code.latent = (uint32_t *)saei_alloc(clt->ctx, code.capacity, sizeof *code.latent);
+    code.value = (float *)saei_alloc(clt->ctx, code.capacity, sizeof *code.value);
+    if (code.row_begin && code.latent && code.value) {
+        saei_clt_gather(f, rows, m, code.row_begin, &code, &at);
+        result = sae_clt_decode_sparse(clt, &code, rows, x_hat);
+        if (result == SAE_OK) result = sae_clt_finish(clt, x, rows, x_hat);
+    } else
+        saei_fail(clt->ctx, result, "sae_clt_forward: no memory for %zu latents", code.capacity);
+    saei_free(clt->ctx, code.row_begin);
+    saei_free(clt->ctx, code.latent);
+    saei_free(clt->ctx, code.value);
+    return result;
+}
+
+SAE_API sae_result sae_clt_forward(const sae_clt *clt, const float *x, size_t n, float *x_hat,
+                                   float *f) {
+    size_t m, d, chunk;
+    sae_result result = SAE_OK;
+    float *own = NULL;
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_forward", x && x_hat, n));
+    m = clt->desc.layers * clt->desc.dict_size;
+    d = clt->desc.layers * clt->desc.activation_dim;
+    chunk = saei_clt_chunk(clt, n);
+    if (!f) own = (float *)saei_alloc(clt->ctx, saei_max(chunk, 1) * m, sizeof *own);
+    if (!f && !own)
+        return saei_fail(clt->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_clt_forward: no memory for %zu rows "
+                         "of %zu latents", chunk, m);
+    for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
+        size_t rows = saei_min(chunk, n - r);
+        float *to = f ? f + r * m : own;
+        result = saei_clt_encode(clt, "sae_clt_forward", x + r * d, rows, to);
+        if (result == SAE_OK)
+            result = saei_clt_forward_rows(clt, x + r * d, rows, to, x_hat + r * d);
+    }
+    saei_free(clt->ctx, own);
+    return result;
+}
+
+SAE_API bool sae_clt_decoder_row(const sae_clt *clt, size_t source, size_t latent, size_t target,
+                                 float *out) {
+    const saei_clt_matrix *m;
+    if (!clt || !out || source >= clt->desc.layers || target >= clt->desc.layers
+        || latent >= clt->desc.dict_size)
+        return false;
+    m = &clt->blocks[source * clt->desc.layers + target].W_dec;
+    if (m->data) saei_clt_row(m, latent, 0, clt->desc.activation_dim, out);
+    else memset(out, 0, clt->desc.activation_dim * sizeof *out);
+    return true;
+}
+
 /* ==== >>dictionary: linear layers ====================================== src/dict/linear.h ==== */
 
 struct sae_linear {
@@ -14580,6 +15207,18 @@ static void saei_list_name(char list[SAEI_NAMES], const char *name) {
         snprintf(list + at, SAEI_NAMES - at, ", ...");
 }
 
+/* What all names of tensors begin with, where a program wrapped the module whose state it saved. */
+static const char *saei_load_prefix(const sae_tensor_file *file) {
+    static const char *const prefixes[] = { "sae._orig_mod.", "sae.", "_orig_mod.module.",
+                                            "_orig_mod.", "module._orig_mod.", "module." };
+    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+        size_t n = strlen(prefixes[p]), i = 0;
+        while (i < file->count && strncmp(file->tensors[i].tensor.name, prefixes[p], n) == 0) i++;
+        if (i && i == file->count) return prefixes[p];
+    }
+    return "";
+}
+
 /* The tensor `key` under the prefix; NULL if there is none. */
 static const sae_tensor *saei_load_find(const saei_load *load, const char *key) {
     char name[256];
@@ -14629,6 +15268,16 @@ static sae_result saei_draft_misfit(const saei_draft *draft, const char *as) {
 
 static bool saei_is_scalar(const sae_tensor *t) {
     return t->ndim == 0 || (t->ndim == 1 && t->shape[0] == 1);
+}
+
+/* All numbers of a vector are 0. */
+static bool saei_is_zero(const sae_tensor *t) {
+    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
+    float v = 0;
+    for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
+        saei_convert_row(t->dtype, (const unsigned char *)t->data + (int64_t)i * t->stride[0] * size,
+                         size, 1, &v);
+    return v == 0;
 }
 
 /* Element `index` of a tensor of whole numbers; false for other types and for negative ones. */
@@ -16272,6 +16921,27 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
     return SAE_OK;
 }
 
+/* A layer of clt-training alone (n_targets 0) has a post-encoder, which is nothing where it is 0. */
+static sae_result saei_sparsify_post(saei_draft *draft) {
+    const saei_load *load = draft->load;
+    const sae_tensor *post = saei_draft_may(draft, "post_enc", SAEI_SLOT_NOTHING);
+    size_t targets = 0;
+    bool scaled = false, normalized = false;
+    SAEI_TRY(saei_config_size(load, "n_targets", &targets));
+    SAEI_TRY(saei_config_bool(load, "post_encoder_scale", &scaled));
+    SAEI_TRY(saei_config_bool(load, "normalize_io", &normalized));
+    if (targets)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder of one layer of clt-training's "
+                              "cross-layer transcoder (n_targets in cfg.json is %zu), which "
+                              "sae_clt_open opens by the folder above", targets);
+    if (scaled || normalized || (post && (post->ndim != 1 || !sae_dtype_size(post->dtype)
+                                          || !saei_is_zero(post))))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a transcoder of clt-training with a "
+                              "post-encoder or norms (post_enc, post_encoder_scale, normalize_io), "
+                              "which sae_clt_open opens");
+    return SAE_OK;
+}
+
 static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
     saei_draft draft;
     sae_dictionary *dict;
@@ -16290,6 +16960,7 @@ static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
     saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
     if (draft.desc.skip)
         saei_draft_must(&draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
+    SAEI_TRY(saei_sparsify_post(&draft));
     if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a SparseCoder");
     SAEI_TRY(saei_draft_make(&draft, &dict));
     while (end > 0 && (saei_is_separator(load->file[end - 1])
@@ -16489,10 +17160,10 @@ static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
 typedef struct saei_scopium {
     const char *act;
     bool norm_gate; /* sparsity_include_decoder_norm */
-    bool decoder_bias, glu, subtract;
+    bool decoder_bias, glu, subtract, over_layers;
     bool dataset;   /* norm_activation dataset-wise: the factors lie somewhere */
     const char *in, *out; /* hooks */
-} saei_scopium;
+} saei_scopium; /* over_layers: act is one of those that choose over all layers */
 
 static sae_result saei_scopium_config(const saei_load *load, sae_dictionary_desc *desc,
                                       saei_scopium *s) {
@@ -16512,8 +17183,10 @@ static sae_result saei_scopium_config(const saei_load *load, sae_dictionary_desc
     desc->glu = s->glu;
     if (strcmp(s->act, "relu") == 0) desc->arch = SAE_ARCH_STANDARD_NEW;
     else if (strcmp(s->act, "jumprelu") == 0) desc->arch = SAE_ARCH_JUMP_RELU;
-    else if (strcmp(s->act, "topk") == 0) desc->arch = SAE_ARCH_TOP_K;
-    else if (strcmp(s->act, "batchtopk") == 0) desc->arch = SAE_ARCH_BATCH_TOP_K;
+    else if (strcmp(s->act, s->over_layers ? "layertopk" : "topk") == 0)
+        desc->arch = SAE_ARCH_TOP_K;
+    else if (strcmp(s->act, s->over_layers ? "batchlayertopk" : "batchtopk") == 0)
+        desc->arch = SAE_ARCH_BATCH_TOP_K;
     else return saei_config_refused(load, "act_fn", act, "relu, jumprelu, topk, batchtopk");
     if (s->norm_gate && desc->arch != SAE_ARCH_STANDARD_NEW) desc->gate = SAE_GATE_NORM;
     s->dataset = strcmp(way, "dataset-wise") == 0;
@@ -17297,6 +17970,1106 @@ static sae_result saei_ckkissane_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+/* ==== >>files: cross-layer transcoders, tensors in place ========= src/formats/clt_draft.h ==== */
+
+/* One on its way in. Matrices stay where they are; what is small is copied. load: its path is the
+   folder's; config files and messages are read and made through it. */
+typedef struct saei_clt_draft {
+    saei_load *load;
+    sae_clt *clt;
+    sae_tensor_file *file; /* of the tensors that are looked for now */
+    const char *name;      /* and its name, for messages */
+    const char *prefix;
+} saei_clt_draft;
+
+static sae_result saei_clt_no_memory(const saei_clt_draft *draft) {
+    return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory");
+}
+
+/* Opens folder/name, which stays open with the clt. */
+static sae_result saei_clt_file(saei_clt_draft *draft, const char *name) {
+    sae_clt *clt = draft->clt;
+    sae_context *ctx = draft->load->ctx;
+    sae_tensor_file *file = NULL;
+    saei_path_kind kind;
+    char *path = saei_path_join(ctx, draft->load->path, name);
+    sae_result result = path ? saei_path_find(ctx, "sae_clt_open", path, &kind)
+                             : saei_clt_no_memory(draft);
+    if (result == SAE_OK && kind != SAEI_PATH_FILE)
+        result = saei_load_fail(draft->load, SAE_ERR_NOT_FOUND, "there is no %s", name);
+    if (result == SAE_OK && clt->num_files == clt->room_files) {
+        size_t room = saei_max(16, 2 * clt->room_files);
+        sae_tensor_file **grown = (sae_tensor_file **)saei_alloc(ctx, room, sizeof *grown);
+        if (grown) {
+            if (clt->files) memcpy(grown, clt->files, clt->num_files * sizeof *grown);
+            saei_free(ctx, clt->files);
+            clt->files = grown;
+            clt->room_files = room;
+        } else result = saei_clt_no_memory(draft);
+    }
+    if (result == SAE_OK) result = sae_tensor_file_open(ctx, path, &file);
+    if (result == SAE_OK) {
+        clt->files[clt->num_files++] = file;
+        draft->file = file;
+        draft->name = name;
+        draft->prefix = saei_load_prefix(file);
+    }
+    saei_free(ctx, path);
+    return result;
+}
+
+static const sae_tensor *saei_clt_find(const saei_clt_draft *draft, const char *key) {
+    char name[256];
+    snprintf(name, sizeof name, "%s%s", draft->prefix, key);
+    return sae_tensor_file_find(draft->file, name);
+}
+
+/* The tensor of that shape, of floats whose entries do not lie on each other. */
+static sae_result saei_clt_tensor(const saei_clt_draft *draft, const char *key, size_t ndim,
+                                  size_t a, size_t b, size_t c, const sae_tensor **out) {
+    const sae_tensor *t = saei_clt_find(draft, key);
+    const uint64_t shape[3] = { a, b, c };
+    uint64_t all = 1, span = 1;
+    char got[128], want[128], quoted[SAEI_QUOTE];
+    bool fits;
+    saei_quote(draft->name, quoted);
+    if (!t) return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s has no %s", quoted, key);
+    if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
+        return saei_load_fail(draft->load, SAE_ERR_UNSUPPORTED, "%s in %s is %s, allowed are F32, "
+                              "F16, BF16, F64", key, quoted, sae_dtype_name(t->dtype));
+    fits = t->ndim == ndim;
+    for (size_t i = 0; fits && i < ndim; i++) fits = t->shape[i] == shape[i];
+    saei_shape_text(t->shape, t->ndim, got);
+    saei_shape_text(shape, ndim, want);
+    if (!fits)
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH, "%s in %s has the shape [%s], must be "
+                              "[%s]", key, quoted, got, want);
+    for (size_t i = 0; i < ndim; i++) {
+        all = shape[i] && all > UINT64_MAX / shape[i] ? UINT64_MAX : all * shape[i];
+        span += (shape[i] - 1) * (uint64_t)t->stride[i];
+    }
+    if (all > span)
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "entries of %s in %s lie on each other",
+                              key, quoted);
+    *out = t;
+    return SAE_OK;
+}
+
+/* The shape of a tensor of ndim axes, none of them 0. */
+static sae_result saei_clt_shape(const saei_clt_draft *draft, const char *key, size_t ndim,
+                                 size_t shape[3]) {
+    const sae_tensor *t = saei_clt_find(draft, key);
+    bool good = t && t->ndim == ndim;
+    for (size_t i = 0; good && i < ndim; i++) {
+        good = t->shape[i] >= 1 && t->shape[i] <= INT32_MAX;
+        shape[i] = (size_t)t->shape[i];
+    }
+    if (good) return SAE_OK;
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s has no %s of %zu dimensions, each from "
+                          "1 to %d", draft->name, key, ndim, INT32_MAX);
+}
+
+/* Index i of the first axis of t. */
+static sae_tensor saei_clt_part(const sae_tensor *t, size_t i) {
+    return saei_draft_layer(t, 0, i).tensor;
+}
+
+/* A matrix [rows,cols]; flip: the file has it the other way round. */
+static saei_clt_matrix saei_clt_matrix_of(const sae_tensor *t, bool flip) {
+    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
+    saei_clt_matrix m;
+    m.data = (const unsigned char *)t->data;
+    m.dtype = t->dtype;
+    m.row = t->stride[flip ? 1 : 0] * size;
+    m.col = t->stride[flip ? 0 : 1] * size;
+    return m;
+}
+
+/* The n numbers of a vector, or zeros (t NULL), in memory of the clt. */
+static sae_result saei_clt_vector(const saei_clt_draft *draft, const sae_tensor *t, size_t n,
+                                  float **out) {
+    float *v = (float *)saei_arena_alloc(&draft->clt->arena, n, sizeof *v);
+    if (!v) return saei_clt_no_memory(draft);
+    if (t)
+        saei_convert_row(t->dtype, (const unsigned char *)t->data,
+                         t->stride[0] * (int64_t)sae_dtype_size(t->dtype), n, v);
+    else memset(v, 0, n * sizeof *v);
+    if (!saei_all_finite(v, n))
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s in %s holds NaN or infinity",
+                              t->name, draft->name);
+    *out = v;
+    return SAE_OK;
+}
+
+static sae_result saei_clt_vector_named(const saei_clt_draft *draft, const char *key, size_t n,
+                                        float **out) {
+    const sae_tensor *t = NULL;
+    SAEI_TRY(saei_clt_tensor(draft, key, 1, n, 0, 0, &t));
+    return saei_clt_vector(draft, t, n, out);
+}
+
+/* A number in a tensor of one, finite. */
+static sae_result saei_clt_number(const saei_clt_draft *draft, const char *key, double *out) {
+    const sae_tensor *t = saei_clt_find(draft, key);
+    float v = NAN;
+    if (t && saei_is_scalar(t)) sae_tensor_to_f32(t, &v);
+    if (!(fabsf(v) <= FLT_MAX))
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s has no number %s", draft->name, key);
+    *out = (double)v;
+    return SAE_OK;
+}
+
+/* theta = exp(theta) */
+static void saei_clt_exp(float *theta, size_t n) {
+    for (size_t i = 0; i < n; i++) theta[i] = (float)saei_exp((double)theta[i]);
+}
+
+/* A place for layers whose sizes the desc has: scales 1, b_dec 0. */
+static sae_result saei_clt_begin(saei_clt_draft *draft, const sae_clt_desc *desc) {
+    sae_clt *clt = draft->clt;
+    size_t codes, pairs;
+    if (!desc->layers || !desc->activation_dim || !desc->dict_size || desc->layers > 4096
+        || desc->activation_dim > INT32_MAX / desc->layers
+        || !saei_mul(desc->layers, desc->dict_size, &codes) || codes > INT32_MAX)
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%zu layers of %zu dimensions and %zu "
+                              "latents: allowed are 1 to 4096 of together up to %d", desc->layers,
+                              desc->activation_dim, desc->dict_size, INT32_MAX);
+    pairs = desc->layers * desc->layers;
+    clt->desc = *desc;
+    clt->layers = (saei_clt_layer *)saei_arena_alloc(&clt->arena, desc->layers,
+                                                     sizeof *clt->layers);
+    clt->blocks = (saei_clt_block *)saei_arena_alloc(&clt->arena, pairs, sizeof *clt->blocks);
+    if (!clt->layers || !clt->blocks) return saei_clt_no_memory(draft);
+    memset(clt->layers, 0, desc->layers * sizeof *clt->layers);
+    memset(clt->blocks, 0, pairs * sizeof *clt->blocks);
+    for (size_t i = 0; i < pairs; i++) clt->blocks[i].share = 1;
+    for (size_t l = 0; l < desc->layers; l++) {
+        clt->layers[l].in_scale = clt->layers[l].out_scale = 1;
+        SAEI_TRY(saei_clt_vector(draft, NULL, desc->activation_dim, &clt->layers[l].b_dec));
+    }
+    return SAE_OK;
+}
+
+/* b_dec of target t += share times the numbers of b [d]. */
+static sae_result saei_clt_bias(const saei_clt_draft *draft, size_t t, const sae_tensor *b,
+                                float share) {
+    const size_t d = draft->clt->desc.activation_dim;
+    float *one;
+    SAEI_TRY(saei_clt_vector(draft, b, d, &one));
+    for (size_t c = 0; c < d; c++) draft->clt->layers[t].b_dec[c] += share * one[c];
+    return SAE_OK;
+}
+
+typedef struct saei_clt_norms_job {
+    const sae_clt *clt;
+    size_t l;
+} saei_clt_norms_job;
+
+static void saei_clt_norms_part(void *arg, size_t part) {
+    enum { COLUMNS = 256 };
+    const saei_clt_norms_job *job = (const saei_clt_norms_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t d = clt->desc.activation_dim;
+    const size_t first = part * SAEI_PART_LATENTS;
+    const size_t end = saei_min(first + SAEI_PART_LATENTS, clt->desc.dict_size);
+    float row[COLUMNS];
+    for (size_t i = first; i < end; i++) {
+        double sum = 0;
+        for (size_t t = 0; t < clt->desc.layers; t++) {
+            const saei_clt_matrix *m = &clt->blocks[job->l * clt->desc.layers + t].W_dec;
+            for (size_t c = 0; m->data && c < d; c += COLUMNS) {
+                size_t n = saei_min(COLUMNS, d - c);
+                saei_clt_row(m, i, c, n, row);
+                sum += saei_squares(clt->ctx->kernels, row, n);
+            }
+        }
+        clt->layers[job->l].gate[i] = (float)sqrt(sum);
+    }
+}
+
+/* What a clt whose tensors all have their place still needs: the gate's norms, and checks. */
+static sae_result saei_clt_end(saei_clt_draft *draft) {
+    sae_clt *clt = draft->clt;
+    const sae_clt_desc *h = &clt->desc;
+    const size_t part = h->over_layers ? h->layers * h->dict_size : h->dict_size;
+    if (saei_arch_selects(h->arch) && (!h->k || h->k > part))
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number "
+                              "of latents, %zu", h->k, part);
+    if (h->activation == SAE_ACTIVATION_GROUP_MAX && part % h->k)
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "k is %zu: groupmax needs a divisor of "
+                              "the number of latents, %zu", h->k, part);
+    for (size_t l = 0; l < h->layers; l++) {
+        saei_clt_norms_job job;
+        float *theta = clt->layers[l].theta;
+        for (size_t i = 0; theta && i < h->dict_size; i++)
+            if (!(fabsf(theta[i]) <= FLT_MAX))
+                return saei_load_fail(draft->load, SAE_ERR_FORMAT, "a threshold is not finite");
+        job.clt = clt;
+        job.l = l;
+        if (!h->gate) continue;
+        SAEI_TRY(saei_clt_vector(draft, NULL, h->dict_size, &clt->layers[l].gate));
+        saei_parallel(clt->ctx, saei_ceil_div(h->dict_size, SAEI_PART_LATENTS),
+                      saei_clt_norms_part, &job);
+    }
+    for (size_t b = 0; b < h->layers * h->layers; b++)
+        clt->skips = clt->skips || clt->blocks[b].W_skip.data;
+    return SAE_OK;
+}
+
+/* ==== >>files: cross-layer transcoders of circuit-tracer, Gemma Scope 2, CLT-Forge, Llamascopium  src/formats/clt_readers.h ==== */
+
+static sae_result saei_clt_there(const saei_load *load, const char *name, bool *there) {
+    saei_path_kind kind = SAEI_PATH_NONE;
+    char *path = saei_path_join(load->ctx, load->path, name);
+    sae_result result;
+    if (!path) return saei_load_no_memory(load);
+    result = saei_path_find(load->ctx, "sae_clt_open", path, &kind);
+    saei_free(load->ctx, path);
+    *there = kind == SAEI_PATH_FILE;
+    return result;
+}
+
+static sae_result saei_clt_numbered(const saei_load *load, const char *prefix, size_t n,
+                                    const char *suffix, bool *there) {
+    char name[64];
+    snprintf(name, sizeof name, "%s%zu%s", prefix, n, suffix);
+    return saei_clt_there(load, name, there);
+}
+
+/* How many files PREFIX0SUFFIX, PREFIX1SUFFIX, ... there are. That the next is missing while a
+   later one is there is an error. */
+static sae_result saei_clt_count(const saei_load *load, const char *prefix, const char *suffix,
+                                 size_t *count) {
+    enum { GAP = 32 };
+    bool there = true;
+    for (*count = 0; *count < 4096; ++*count) {
+        SAEI_TRY(saei_clt_numbered(load, prefix, *count, suffix, &there));
+        if (!there) break;
+    }
+    for (size_t i = *count + 1; i < *count + GAP; i++) {
+        SAEI_TRY(saei_clt_numbered(load, prefix, i, suffix, &there));
+        if (there)
+            return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no %s%zu%s, but %s%zu%s",
+                                  prefix, *count, suffix, prefix, i, suffix);
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_clt_file_n(saei_clt_draft *draft, const char *prefix, size_t n,
+                                  const char *suffix) {
+    char *name = (char *)saei_arena_alloc(&draft->clt->arena, 64, 1);
+    if (!name) return saei_clt_no_memory(draft);
+    snprintf(name, 64, "%s%zu%s", prefix, n, suffix);
+    return saei_clt_file(draft, name);
+}
+
+/* Thresholds of which one is below 0: circuit-tracer has no relu beside them. */
+static void saei_clt_no_relu(sae_clt *clt, size_t l) {
+    const float *theta = clt->layers[l].theta;
+    for (size_t i = 0; i < clt->desc.dict_size; i++)
+        if (theta[i] < 0) clt->desc.activation = SAE_ACTIVATION_SIGNED;
+}
+
+static void saei_tracer_origin(const saei_load *load, sae_clt *clt, const char *class_name) {
+    sae_origin *o = &clt->origin;
+    char text[128];
+    saei_origin_text(o->class_name, sizeof o->class_name, class_name);
+    if (saei_yaml_text(load, "model_name", text, sizeof text))
+        saei_origin_text(o->model, sizeof o->model, text);
+    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
+        saei_origin_text(o->hook, sizeof o->hook, text);
+    if (saei_yaml_text(load, "feature_output_hook", text, sizeof text))
+        saei_origin_hook_out(o, text);
+}
+
+/* ---- circuit-tracer: W_enc_i, W_dec_i [m,L-i,d], by source ---- */
+
+static sae_result saei_tracer_clt_layer(saei_clt_draft *draft, size_t i, bool *jump) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    char key[32];
+    const sae_tensor *t = NULL;
+    saei_clt_layer *layer = &clt->layers[i];
+    SAEI_TRY(saei_clt_file_n(draft, "W_enc_", i, ".safetensors"));
+    snprintf(key, sizeof key, "W_enc_%zu", i);
+    SAEI_TRY(saei_clt_tensor(draft, key, 2, m, d, 0, &t));
+    layer->W_enc = saei_clt_matrix_of(t, false);
+    if (i == 0) clt->origin.dtype = t->dtype;
+    snprintf(key, sizeof key, "b_enc_%zu", i);
+    SAEI_TRY(saei_clt_vector_named(draft, key, m, &layer->b_enc));
+    snprintf(key, sizeof key, "b_dec_%zu", i);
+    SAEI_TRY(saei_clt_vector_named(draft, key, d, &layer->b_dec));
+    snprintf(key, sizeof key, "threshold_%zu", i);
+    if (i == 0) *jump = saei_clt_find(draft, key) != NULL;
+    if (*jump != (saei_clt_find(draft, key) != NULL))
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "some layers have thresholds, %s has %s",
+                              draft->name, *jump ? "none" : "one");
+    if (*jump) SAEI_TRY(saei_clt_vector_named(draft, key, m, &layer->theta));
+    SAEI_TRY(saei_clt_file_n(draft, "W_dec_", i, ".safetensors"));
+    snprintf(key, sizeof key, "W_dec_%zu", i);
+    SAEI_TRY(saei_clt_tensor(draft, key, 3, m, L - i, d, &t));
+    for (size_t to = i; to < L; to++) {
+        sae_tensor block = saei_draft_layer(t, 1, to - i).tensor;
+        clt->blocks[i * L + to].W_dec = saei_clt_matrix_of(&block, false);
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_tracer_clt_read(saei_clt_draft *draft) {
+    sae_clt_desc desc;
+    size_t shape[3] = { 0, 0, 0 };
+    bool jump = false;
+    memset(&desc, 0, sizeof desc);
+    SAEI_TRY(saei_clt_count(draft->load, "W_enc_", ".safetensors", &desc.layers));
+    SAEI_TRY(saei_clt_file_n(draft, "W_enc_", 0, ".safetensors"));
+    SAEI_TRY(saei_clt_shape(draft, "W_enc_0", 2, shape));
+    desc.kind = SAE_CLT_CROSS_LAYER;
+    desc.dict_size = shape[0];
+    desc.activation_dim = shape[1];
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    for (size_t i = 0; i < desc.layers; i++) SAEI_TRY(saei_tracer_clt_layer(draft, i, &jump));
+    draft->clt->desc.arch = jump ? SAE_ARCH_JUMP_RELU : SAE_ARCH_STANDARD_NEW;
+    for (size_t i = 0; i < desc.layers && jump; i++) saei_clt_no_relu(draft->clt, i);
+    saei_tracer_origin(draft->load, draft->clt, "cross_layer_transcoder");
+    return SAE_OK;
+}
+
+/* ---- circuit-tracer: sets of transcoders, layer_N.safetensors ---- */
+
+static sae_result saei_tracer_set_layer(saei_clt_draft *draft, size_t i) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_layer *layer = &clt->layers[i];
+    saei_clt_block *block = &clt->blocks[i * L + i];
+    const sae_tensor *t = NULL;
+    SAEI_TRY(saei_clt_file_n(draft, "layer_", i, ".safetensors"));
+    SAEI_TRY(saei_clt_tensor(draft, "W_enc", 2, m, d, 0, &t));
+    layer->W_enc = saei_clt_matrix_of(t, false);
+    if (i == 0) clt->origin.dtype = t->dtype;
+    SAEI_TRY(saei_clt_tensor(draft, "W_dec", 2, m, d, 0, &t));
+    block->W_dec = saei_clt_matrix_of(t, false);
+    SAEI_TRY(saei_clt_vector_named(draft, "b_enc", m, &layer->b_enc));
+    SAEI_TRY(saei_clt_vector_named(draft, "b_dec", d, &layer->b_dec));
+    if (saei_clt_find(draft, "W_skip")) {
+        SAEI_TRY(saei_clt_tensor(draft, "W_skip", 2, d, d, 0, &t));
+        block->W_skip = saei_clt_matrix_of(t, false);
+    }
+    if (clt->desc.arch != SAE_ARCH_JUMP_RELU) return SAE_OK;
+    SAEI_TRY(saei_clt_vector_named(draft, "activation_function.threshold", m, &layer->theta));
+    saei_clt_no_relu(clt, i);
+    return SAE_OK;
+}
+
+static sae_result saei_tracer_set_read(saei_clt_draft *draft) {
+    sae_clt_desc desc;
+    sae_dictionary_desc one;
+    size_t shape[3] = { 0, 0, 0 };
+    memset(&desc, 0, sizeof desc);
+    memset(&one, 0, sizeof one);
+    SAEI_TRY(saei_clt_count(draft->load, "layer_", ".safetensors", &desc.layers));
+    SAEI_TRY(saei_clt_file_n(draft, "layer_", 0, ".safetensors"));
+    SAEI_TRY(saei_clt_shape(draft, "W_enc", 2, shape));
+    SAEI_TRY(saei_tracer_activation(draft->load, saei_clt_find(draft,
+                                    "activation_function.threshold") != NULL, &one));
+    desc.kind = SAE_CLT_SET;
+    desc.dict_size = shape[0];
+    desc.activation_dim = shape[1];
+    desc.arch = one.arch;
+    desc.activation = one.activation;
+    desc.k = one.k;
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    for (size_t i = 0; i < desc.layers; i++) SAEI_TRY(saei_tracer_set_layer(draft, i));
+    saei_tracer_origin(draft->load, draft->clt, "transcoder_set");
+    return SAE_OK;
+}
+
+/* ---- Gemma Scope 2: params_layer_i, w_dec [m,L,d] to all ---- */
+
+static sae_result saei_gemma_clt_layer(saei_clt_draft *draft, size_t i, bool affine) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_layer *layer = &clt->layers[i];
+    const sae_tensor *t = NULL;
+    SAEI_TRY(saei_clt_file_n(draft, "params_layer_", i, ".safetensors"));
+    SAEI_TRY(saei_clt_tensor(draft, "w_enc", 2, d, m, 0, &t));
+    layer->W_enc = saei_clt_matrix_of(t, true);
+    if (i == 0) clt->origin.dtype = t->dtype;
+    SAEI_TRY(saei_clt_tensor(draft, "w_dec", 3, m, L, d, &t));
+    for (size_t to = 0; to < L; to++) {
+        sae_tensor block = saei_draft_layer(t, 1, to).tensor;
+        clt->blocks[i * L + to].W_dec = saei_clt_matrix_of(&block, false);
+    }
+    SAEI_TRY(saei_clt_vector_named(draft, "b_enc", m, &layer->b_enc));
+    SAEI_TRY(saei_clt_vector_named(draft, "b_dec", d, &layer->b_dec));
+    SAEI_TRY(saei_clt_vector_named(draft, "threshold", m, &layer->theta));
+    if (affine != (saei_clt_find(draft, "affine_skip_connection") != NULL))
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH, "affine_connection in config.json is "
+                              "%s, and %s has %s affine_skip_connection",
+                              affine ? "true" : "not true", draft->name, affine ? "no" : "an");
+    if (!affine) return SAE_OK;
+    SAEI_TRY(saei_clt_tensor(draft, "affine_skip_connection", 2, d, d, 0, &t));
+    clt->blocks[i * L + i].W_skip = saei_clt_matrix_of(t, true);
+    return SAE_OK;
+}
+
+static sae_result saei_gemma_clt_read(saei_clt_draft *draft) {
+    const saei_load *load = draft->load;
+    const char *type = saei_config_text(load->root, "type");
+    const char *arch = saei_config_text(load->root, "architecture");
+    char quoted[SAEI_QUOTE];
+    size_t shape[3] = { 0, 0, 0 }, count;
+    sae_clt_desc desc;
+    sae_origin *o = &draft->clt->origin;
+    bool affine = false;
+    memset(&desc, 0, sizeof desc);
+    draft->load->config = load->root;
+    if (load->root && (!arch || strcmp(arch, "jump_relu") != 0))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "architecture in config.json is %s, "
+                              "allowed is jump_relu", arch ? saei_quote(arch, quoted) : "missing");
+    if (type && strcmp(type, "clt") != 0 && strcmp(type, "crosscoder") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "type in config.json is %s, allowed are "
+                              "clt, crosscoder", saei_quote(type, quoted));
+    SAEI_TRY(saei_clt_count(load, "params_layer_", ".safetensors", &count));
+    SAEI_TRY(saei_clt_file_n(draft, "params_layer_", 0, ".safetensors"));
+    SAEI_TRY(saei_clt_shape(draft, "w_dec", 3, shape));
+    if (!load->root) affine = saei_clt_find(draft, "affine_skip_connection") != NULL;
+    SAEI_TRY(saei_config_bool(load, "affine_connection", &affine));
+    if (count != shape[1])
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "w_dec in params_layer_0.safetensors is to "
+                              "%zu layers: there %s%zu.safetensors", shape[1],
+                              count < shape[1] ? "is no params_layer_" : "may be no params_layer_",
+                              count < shape[1] ? count : shape[1]);
+    desc.kind = type && strcmp(type, "crosscoder") == 0 ? SAE_CLT_CROSSCODER : SAE_CLT_CROSS_LAYER;
+    desc.layers = count;
+    desc.dict_size = shape[0];
+    desc.activation_dim = shape[2];
+    desc.arch = SAE_ARCH_JUMP_RELU;
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    for (size_t i = 0; i < count; i++) SAEI_TRY(saei_gemma_clt_layer(draft, i, affine));
+    saei_origin_text(o->class_name, sizeof o->class_name,
+                     desc.kind == SAE_CLT_CROSSCODER ? "crosscoder" : "clt");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
+    saei_origin_hook_out(o, saei_config_text(load->root, "hf_hook_point_out"));
+    return SAE_OK;
+}
+
+/* ---- CLT-Forge: clt_cfg.json, W_dec of pairs (0,0) (0,1) .. (1,1) .. ---- */
+
+static sae_result saei_forge_layer(saei_clt_draft *draft, size_t i, bool cross,
+                                   const sae_tensor *const t[5]) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, m = clt->desc.dict_size;
+    size_t pair = cross ? i * L - i * (i - 1) / 2 : i; /* i = 0: 0 */
+    saei_clt_layer *layer = &clt->layers[i];
+    sae_tensor part = saei_clt_part(t[0], i);
+    layer->W_enc = saei_clt_matrix_of(&part, true);
+    part = saei_clt_part(t[1], i);
+    SAEI_TRY(saei_clt_vector(draft, &part, m, &layer->b_enc));
+    part = saei_clt_part(t[2], i);
+    SAEI_TRY(saei_clt_vector(draft, &part, m, &layer->theta));
+    saei_clt_exp(layer->theta, m);
+    for (size_t to = i; to < (cross ? L : i + 1); to++, pair++) {
+        part = saei_clt_part(t[3], pair);
+        clt->blocks[i * L + to].W_dec = saei_clt_matrix_of(&part, false);
+        part = saei_clt_part(t[4], pair);
+        SAEI_TRY(saei_clt_bias(draft, to, &part, 1)); /* that of a target: the sum over sources */
+    }
+    return SAE_OK;
+}
+
+/* x times ..._in, x_hat divided by ..._out, of each layer. */
+static sae_result saei_forge_scales(saei_clt_draft *draft) {
+    static const char *const names[] = { "estimated_norm_scaling_factor_in",
+                                         "estimated_norm_scaling_factor_out" };
+    sae_clt *clt = draft->clt;
+    for (size_t side = 0; side < 2; side++) {
+        float *scale;
+        if (!saei_clt_find(draft, names[side])) continue;
+        SAEI_TRY(saei_clt_vector_named(draft, names[side], clt->desc.layers, &scale));
+        for (size_t l = 0; l < clt->desc.layers; l++) {
+            if (!(scale[l] > 0) || !(1 / scale[l] <= FLT_MAX))
+                return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s of layer %zu is %g, allowed "
+                                      "are numbers above 0", names[side], l, (double)scale[l]);
+            if (side) clt->layers[l].out_scale = 1 / scale[l];
+            else clt->layers[l].in_scale = scale[l];
+        }
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_forge_read(saei_clt_draft *draft) {
+    static const char *const names[] = { "W_enc", "b_enc", "log_threshold", "W_dec", "b_dec" };
+    const sae_tensor *t[5] = { NULL, NULL, NULL, NULL, NULL };
+    saei_load *load = draft->load;
+    sae_clt_desc desc;
+    size_t pairs;
+    bool cross = true;
+    memset(&desc, 0, sizeof desc);
+    load->config = load->root;
+    SAEI_TRY(saei_config_required(load, "n_layers", &desc.layers));
+    SAEI_TRY(saei_config_required(load, "d_in", &desc.activation_dim));
+    SAEI_TRY(saei_config_required(load, "d_latent", &desc.dict_size));
+    SAEI_TRY(saei_config_bool(load, "cross_layer_decoders", &cross));
+    desc.kind = SAE_CLT_CROSS_LAYER;
+    desc.arch = SAE_ARCH_JUMP_RELU;
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    SAEI_TRY(saei_clt_file(draft, "clt_weights.safetensors"));
+    pairs = cross ? desc.layers * (desc.layers + 1) / 2 : desc.layers;
+    SAEI_TRY(saei_clt_tensor(draft, names[0], 3, desc.layers, desc.activation_dim, desc.dict_size,
+                             &t[0]));
+    SAEI_TRY(saei_clt_tensor(draft, names[1], 2, desc.layers, desc.dict_size, 0, &t[1]));
+    SAEI_TRY(saei_clt_tensor(draft, names[2], 2, desc.layers, desc.dict_size, 0, &t[2]));
+    SAEI_TRY(saei_clt_tensor(draft, names[3], 3, pairs, desc.dict_size, desc.activation_dim,
+                             &t[3]));
+    SAEI_TRY(saei_clt_tensor(draft, names[4], 2, pairs, desc.activation_dim, 0, &t[4]));
+    for (size_t i = 0; i < desc.layers; i++) SAEI_TRY(saei_forge_layer(draft, i, cross, t));
+    SAEI_TRY(saei_forge_scales(draft));
+    draft->clt->origin.dtype = t[0]->dtype;
+    saei_origin_text(draft->clt->origin.class_name, sizeof draft->clt->origin.class_name,
+                     cross ? "cross_layer_decoders" : "clt, each layer alone");
+    saei_origin_text(draft->clt->origin.model, sizeof draft->clt->origin.model,
+                     saei_config_text(load->root, "model_name"));
+    return SAE_OK;
+}
+
+/* ---- Llamascopium: W_D.t [t+1,m,d], by target ---- */
+
+/* A hook of each layer, and sqrt(d) / its norm. */
+static sae_result saei_scopium_hooks(saei_clt_draft *draft, const char *key, bool dataset,
+                                     bool out) {
+    const saei_load *load = draft->load;
+    const sae_json *hooks = saei_config_value(load->root, key), *hook = sae_json_first(hooks);
+    const size_t d = draft->clt->desc.activation_dim;
+    for (size_t l = 0; l < draft->clt->desc.layers; l++, hook = sae_json_next(hook)) {
+        saei_clt_layer *layer = &draft->clt->layers[l];
+        char name[160];
+        double norm;
+        float scale = 1;
+        if (!sae_json_text(hook))
+            return saei_load_fail(load, SAE_ERR_FORMAT, "%s in config.json is no list of %zu texts",
+                                  key, draft->clt->desc.layers);
+        if (!dataset) continue;
+        snprintf(name, sizeof name, "dataset_average_activation_norm.%.96s", sae_json_text(hook));
+        SAEI_TRY(saei_clt_number(draft, name, &norm));
+        SAEI_TRY(saei_scopium_factor(load, norm, d, "dataset_average_activation_norm", &scale));
+        if (out) layer->out_scale = 1 / scale;
+        else layer->in_scale = scale;
+    }
+    return SAE_OK;
+}
+
+/* act_fn of a clt knows two more. */
+static sae_result saei_scopium_clt_desc(const saei_load *load, sae_clt_desc *desc,
+                                        saei_scopium *s) {
+    const char *act = saei_config_text(load->root, "act_fn");
+    sae_dictionary_desc one;
+    memset(&one, 0, sizeof one);
+    desc->kind = SAE_CLT_CROSS_LAYER;
+    SAEI_TRY(saei_scopium_width(load, &one));
+    desc->activation_dim = one.activation_dim;
+    desc->dict_size = one.dict_size;
+    s->over_layers = act && (strcmp(act, "layertopk") == 0 || strcmp(act, "batchlayertopk") == 0);
+    SAEI_TRY(saei_scopium_config(load, &one, s));
+    if (one.input_norm)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "norm_activation in config.json is "
+                              "token-wise: the norms of what a clt gives are not known");
+    if (s->glu || s->subtract)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "use_glu_encoder or "
+                              "apply_decoder_bias_to_pre_encoder is true in config.json, which a "
+                              "clt has not");
+    desc->arch = one.arch;
+    desc->gate = one.gate != SAE_GATE_NONE;
+    desc->k = one.k;
+    desc->over_layers = s->over_layers;
+    return SAE_OK;
+}
+
+static sae_result saei_scopium_clt_layer(saei_clt_draft *draft, const saei_scopium *s, size_t i,
+                                         const sae_tensor *const t[3]) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_layer *layer = &clt->layers[i];
+    sae_tensor part = saei_clt_part(t[0], i);
+    const sae_tensor *dec = NULL;
+    char key[32];
+    layer->W_enc = saei_clt_matrix_of(&part, true);
+    part = saei_clt_part(t[1], i);
+    SAEI_TRY(saei_clt_vector(draft, &part, m, &layer->b_enc));
+    if (t[2]) {
+        part = saei_clt_part(t[2], i);
+        SAEI_TRY(saei_clt_vector(draft, &part, m, &layer->theta));
+        saei_clt_exp(layer->theta, m);
+    }
+    snprintf(key, sizeof key, "W_D.%zu", i);
+    SAEI_TRY(saei_clt_tensor(draft, key, 3, i + 1, m, d, &dec));
+    for (size_t from = 0; from <= i; from++) {
+        part = saei_clt_part(dec, from);
+        clt->blocks[from * L + i].W_dec = saei_clt_matrix_of(&part, false);
+    }
+    snprintf(key, sizeof key, "b_D.%zu", i);
+    return s->decoder_bias ? saei_clt_vector_named(draft, key, d, &layer->b_dec) : SAE_OK;
+}
+
+static sae_result saei_scopium_clt_read(saei_clt_draft *draft) {
+    static const char *const files[] = { "sae_weights.safetensors", "sae_weights.pt",
+                                         "checkpoints/final.safetensors", "checkpoints/final.pt" };
+    const char *theta = "activation_function.log_jumprelu_threshold";
+    const sae_tensor *t[3] = { NULL, NULL, NULL };
+    saei_load *load = draft->load;
+    sae_clt_desc desc;
+    saei_scopium s;
+    size_t i = 0;
+    bool there = false;
+    memset(&desc, 0, sizeof desc);
+    memset(&s, 0, sizeof s);
+    load->config = load->root;
+    SAEI_TRY(saei_scopium_clt_desc(load, &desc, &s));
+    desc.layers = sae_json_count(saei_config_value(load->root, "hook_points_in"));
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    for (; i < 4; i++) {
+        SAEI_TRY(saei_clt_there(load, files[i], &there));
+        if (there) break;
+    }
+    if (!there)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is none of sae_weights.safetensors, "
+                              "sae_weights.pt, checkpoints/final.safetensors, "
+                              "checkpoints/final.pt");
+    SAEI_TRY(saei_clt_file(draft, files[i]));
+    SAEI_TRY(saei_clt_tensor(draft, "W_E", 3, desc.layers, desc.activation_dim, desc.dict_size,
+                             &t[0]));
+    SAEI_TRY(saei_clt_tensor(draft, "b_E", 2, desc.layers, desc.dict_size, 0, &t[1]));
+    if (desc.arch == SAE_ARCH_JUMP_RELU)
+        SAEI_TRY(saei_clt_tensor(draft, theta, 2, desc.layers, desc.dict_size, 0, &t[2]));
+    for (i = 0; i < desc.layers; i++) SAEI_TRY(saei_scopium_clt_layer(draft, &s, i, t));
+    SAEI_TRY(saei_scopium_hooks(draft, "hook_points_in", s.dataset, false));
+    SAEI_TRY(saei_scopium_hooks(draft, "hook_points_out", s.dataset, true));
+    draft->clt->origin.dtype = t[0]->dtype;
+    snprintf(draft->clt->origin.class_name, sizeof draft->clt->origin.class_name, "clt, %.20s",
+             s.act);
+    saei_origin_text(draft->clt->origin.hook, sizeof draft->clt->origin.hook,
+                     sae_json_text(sae_json_first(saei_config_value(load->root,
+                                                                    "hook_points_in"))));
+    saei_origin_hook_out(&draft->clt->origin,
+                         sae_json_text(sae_json_first(saei_config_value(load->root,
+                                                                        "hook_points_out"))));
+    return SAE_OK;
+}
+
+/* ==== >>files: clt-training =================================== src/formats/clt_training.h ==== */
+/* A folder for each layer, sparsify's cfg.json and sae.safetensors: W_decs.j, b_decs.j, post_encs.j,
+   post_enc_scales.j, W_skips.j of source i are for target i + j. A folder alone (n_targets 0) has
+   them without number. */
+
+typedef struct saei_training {
+    size_t targets, sources; /* n_targets, n_sources */
+    size_t k;
+    bool skip, normalize, divide, tied, post_scale;
+    const char *activation;
+} saei_training;
+
+/* What cfg.json, load->config, says; *m and *d too. */
+static sae_result saei_training_config(const saei_load *load, saei_training *c, size_t *d,
+                                       size_t *m) {
+    const sae_json *activation = saei_config_value(load->config, "activation");
+    const sae_json *coalesce = saei_config_value(load->config, "coalesce_topk");
+    size_t expansion = 32;
+    bool transcode = false, coalesced = false, secondary = false;
+    memset(c, 0, sizeof *c);
+    c->k = 32;
+    *m = 0;
+    SAEI_TRY(saei_config_required(load, "d_in", d));
+    SAEI_TRY(saei_config_size(load, "num_latents", m));
+    SAEI_TRY(saei_config_size(load, "expansion_factor", &expansion));
+    SAEI_TRY(saei_config_size(load, "k", &c->k));
+    SAEI_TRY(saei_config_size(load, "n_targets", &c->targets));
+    SAEI_TRY(saei_config_size(load, "n_sources", &c->sources));
+    SAEI_TRY(saei_config_bool(load, "skip_connection", &c->skip));
+    SAEI_TRY(saei_config_bool(load, "transcode", &transcode));
+    SAEI_TRY(saei_config_bool(load, "normalize_io", &c->normalize));
+    SAEI_TRY(saei_config_bool(load, "divide_cross_layer", &c->divide));
+    SAEI_TRY(saei_config_bool(load, "per_source_tied", &c->tied));
+    SAEI_TRY(saei_config_bool(load, "secondary_target_tied", &secondary));
+    SAEI_TRY(saei_config_bool(load, "post_encoder_scale", &c->post_scale));
+    SAEI_TRY(saei_config_bool(load, "topk_coalesced", &coalesced));
+    if (!*m && !saei_mul(*d, expansion, m)) *m = 0;
+    c->activation = activation && activation->type == SAE_JSON_STRING ? activation->string : "topk";
+    if (coalesce && (coalesce->type != SAE_JSON_STRING || strcmp(coalesce->string, "none") != 0))
+        return saei_config_refused(load, "coalesce_topk", coalesce, "none");
+    if (coalesced || secondary || !transcode)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "topk_coalesced is %s, "
+                              "secondary_target_tied %s and transcode %s in cfg.json, allowed are "
+                              "false, false and true", coalesced ? "true" : "false",
+                              secondary ? "true" : "false", transcode ? "true" : "false");
+    if (strcmp(c->activation, "topk") != 0 && strcmp(c->activation, "groupmax") != 0
+        && strcmp(c->activation, "batchtopk") != 0)
+        return saei_config_refused(load, "activation", activation, "topk, groupmax, batchtopk");
+    return SAE_OK;
+}
+
+/* "W_decs.j", or "W_dec" of a folder alone. */
+static const char *saei_training_key(const char *name, const saei_training *c, size_t j,
+                                     char out[48]) {
+    if (c->targets) snprintf(out, 48, "%ss.%zu", name, j);
+    else snprintf(out, 48, "%s", name);
+    return out;
+}
+
+/* How many sources write to target t. */
+static size_t saei_training_sources(const saei_training *all, size_t t) {
+    size_t count = 0;
+    for (size_t i = 0; i <= t; i++) count += i + saei_max(all[i].targets, 1) > t;
+    return count;
+}
+
+/* What source i gives to target i + j. */
+static sae_result saei_training_block(saei_clt_draft *draft, const saei_training *all, size_t i,
+                                      size_t j) {
+    sae_clt *clt = draft->clt;
+    const saei_training *c = &all[i];
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_block *block = &clt->blocks[i * L + i + j];
+    const sae_tensor *t = NULL;
+    char key[48];
+    const char *dec = c->tied ? "W_dec" : saei_training_key("W_dec", c, j, key);
+    SAEI_TRY(saei_clt_tensor(draft, dec, 2, m, d, 0, &t));
+    block->W_dec = saei_clt_matrix_of(t, false);
+    if (j && all[i + j].divide) /* the share of the earlier sources */
+        block->share = 1.0f / (float)saei_max(saei_training_sources(all, i + j) - 1, 1);
+    saei_training_key("b_dec", c, j, key);
+    SAEI_TRY(saei_clt_tensor(draft, key, 1, d, 0, 0, &t));
+    SAEI_TRY(saei_clt_bias(draft, i + j, t, block->share));
+    saei_training_key("post_enc", c, j, key);
+    if (saei_clt_find(draft, key)) SAEI_TRY(saei_clt_vector_named(draft, key, m, &block->post));
+    saei_training_key("post_enc_scale", c, j, key);
+    if (c->post_scale) SAEI_TRY(saei_clt_vector_named(draft, key, m, &block->post_scale));
+    if (!c->skip) return SAE_OK;
+    saei_training_key("W_skip", c, j, key);
+    SAEI_TRY(saei_clt_tensor(draft, key, 2, d, d, 0, &t));
+    block->W_skip = saei_clt_matrix_of(t, false);
+    return SAE_OK;
+}
+
+static sae_result saei_training_layer(saei_clt_draft *draft, const saei_training *all, size_t i,
+                                      const char *file) {
+    sae_clt *clt = draft->clt;
+    const saei_training *c = &all[i];
+    const size_t d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_layer *layer = &clt->layers[i];
+    const sae_tensor *t = NULL;
+    SAEI_TRY(saei_clt_file(draft, file));
+    SAEI_TRY(saei_clt_tensor(draft, "encoder.weight", 2, m, d, 0, &t));
+    layer->W_enc = saei_clt_matrix_of(t, false);
+    if (i == 0) clt->origin.dtype = t->dtype;
+    SAEI_TRY(saei_clt_vector_named(draft, "encoder.bias", m, &layer->b_enc));
+    if (c->normalize) {
+        double in, out, root = sqrt((double)d);
+        SAEI_TRY(saei_clt_number(draft, "in_norm", &in));
+        SAEI_TRY(saei_clt_number(draft, "out_norm", &out));
+        if (!(in > 0) || !(root / in <= FLT_MAX) || !(out > 0))
+            return saei_load_fail(draft->load, SAE_ERR_FORMAT, "in_norm is %g and out_norm %g in "
+                                  "%s, allowed are numbers above 0", in, out, file);
+        layer->in_scale = (float)(root / in);
+        layer->out_scale = (float)(out / root);
+    }
+    for (size_t j = 0; j < saei_max(c->targets, 1); j++)
+        SAEI_TRY(saei_training_block(draft, all, i, j));
+    return SAE_OK;
+}
+
+/* The desc from what all the folders agree on. */
+static sae_result saei_training_begin(saei_clt_draft *draft, const saei_training *all, size_t L,
+                                      size_t d, size_t m) {
+    const saei_load *load = draft->load;
+    sae_clt_desc desc;
+    memset(&desc, 0, sizeof desc);
+    for (size_t i = 0; i < L; i++) {
+        bool alone = !all[i].targets && L == 1;
+        if (!alone && (all[i].sources != i || !all[i].targets || all[i].targets > L - i))
+            return saei_load_fail(load, SAE_ERR_FORMAT, "of %zu folders number %zu has n_sources "
+                                  "%zu and n_targets %zu in cfg.json, allowed are %zu and 1 to "
+                                  "%zu: is a folder missing?", L, i, all[i].sources,
+                                  all[i].targets, i, L - i);
+        if (all[i].k != all[0].k || strcmp(all[i].activation, all[0].activation) != 0)
+            return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "k or activation of folder number %zu "
+                                  "differs from the first's", i);
+    }
+    desc.kind = L == 1 && !all[0].targets ? SAE_CLT_SET : SAE_CLT_CROSS_LAYER;
+    desc.layers = L;
+    desc.activation_dim = d;
+    desc.dict_size = m;
+    desc.k = all[0].k;
+    desc.arch = SAE_ARCH_TOP_K;
+    if (strcmp(all[0].activation, "groupmax") == 0) desc.activation = SAE_ACTIVATION_GROUP_MAX;
+    if (strcmp(all[0].activation, "batchtopk") == 0) {
+        desc.arch = SAE_ARCH_BATCH_TOP_K;
+        desc.most = 4 * desc.k;
+    }
+    return saei_clt_begin(draft, &desc);
+}
+
+/* cfg.json of folder/name ("" for folder itself) into *root, which is the caller's; NULL: there is
+   none. */
+static sae_result saei_training_json(const saei_load *load, const char *name, sae_json **root) {
+    char *folder = *name ? saei_path_join(load->ctx, load->path, name)
+                         : saei_strdup(load->ctx, load->path);
+    char *path = folder ? saei_path_join(load->ctx, folder, "cfg.json") : NULL;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    sae_result result = path ? SAE_OK : saei_load_no_memory(load);
+    *root = NULL;
+    if (result == SAE_OK) result = saei_path_find(load->ctx, "sae_clt_open", path, &kind);
+    if (result == SAE_OK && kind == SAEI_PATH_FILE)
+        result = saei_json_load(load->ctx, "sae_clt_open", path, root);
+    saei_free(load->ctx, folder);
+    saei_free(load->ctx, path);
+    return result;
+}
+
+/* The folders of layers in load->path, whose cfg.json has n_targets. */
+static sae_result saei_training_folders(const saei_load *load, saei_names *names) {
+    size_t kept = 0;
+    sae_result result = saei_names_of(load->ctx, "sae_clt_open", load->path, names);
+    for (size_t i = 0; result == SAE_OK && i < names->count; i++) {
+        sae_json *root;
+        result = saei_training_json(load, (const char *)names->names[i], &root);
+        if (result == SAE_OK && saei_config_value(root, "n_targets"))
+            names->names[kept++] = names->names[i];
+        sae_json_close(root);
+    }
+    names->count = kept;
+    return result;
+}
+
+/* All folders' configs, then their tensors; names NULL: load->path is one alone. */
+static sae_result saei_training_open(saei_clt_draft *draft, const saei_names *names,
+                                     saei_training *all, sae_json **roots) {
+    saei_load *load = draft->load;
+    const size_t L = names ? names->count : 1;
+    size_t d = 0, m = 0, first_d = 0, first_m = 0;
+    load->config_name = "cfg.json";
+    for (size_t i = 0; i < L; i++) {
+        SAEI_TRY(saei_training_json(load, names ? (const char *)names->names[i] : "", &roots[i]));
+        load->config = roots[i];
+        SAEI_TRY(saei_training_config(load, &all[i], &d, &m));
+        if (i == 0) first_d = d, first_m = m;
+        if (d != first_d || m != first_m)
+            return saei_load_fail(load, SAE_ERR_MISMATCH, "folder %s is of %zu latents of %zu "
+                                  "dimensions, the first of %zu of %zu",
+                                  (const char *)names->names[i], m, d, first_m, first_d);
+    }
+    SAEI_TRY(saei_training_begin(draft, all, L, d, m));
+    for (size_t i = 0; i < L; i++) {
+        const char *folder = names ? (const char *)names->names[i] : "";
+        const size_t size = strlen(folder) + 32;
+        char *file = (char *)saei_arena_alloc(&draft->clt->arena, size, 1);
+        if (!file) return saei_clt_no_memory(draft);
+        snprintf(file, size, "%s%ssae.safetensors", folder, *folder ? "/" : "");
+        SAEI_TRY(saei_training_layer(draft, all, i, file));
+        if (i == 0) saei_origin_text(draft->clt->origin.hook, sizeof draft->clt->origin.hook,
+                                     folder);
+    }
+    saei_origin_text(draft->clt->origin.class_name, sizeof draft->clt->origin.class_name,
+                     all[0].activation);
+    return SAE_OK;
+}
+
+static sae_result saei_training_read(saei_clt_draft *draft) {
+    saei_load *load = draft->load;
+    const bool alone = saei_config_value(load->root, "n_targets") != NULL;
+    saei_names names;
+    saei_training *all;
+    sae_json **roots;
+    sae_result result = SAE_OK;
+    size_t L = 1;
+    memset(&names, 0, sizeof names);
+    if (!alone) result = saei_training_folders(load, &names);
+    if (!alone) L = saei_max(names.count, 1);
+    all = (saei_training *)saei_calloc(load->ctx, L, sizeof *all);
+    roots = (sae_json **)saei_calloc(load->ctx, L, sizeof *roots);
+    if (result == SAE_OK && (!all || !roots)) result = saei_clt_no_memory(draft);
+    if (result == SAE_OK) result = saei_training_open(draft, alone ? NULL : &names, all, roots);
+    for (size_t i = 0; roots && i < L; i++) sae_json_close(roots[i]);
+    load->config = NULL;
+    load->config_name = NULL;
+    saei_free(load->ctx, all);
+    saei_free(load->ctx, roots);
+    saei_names_free(load->ctx, &names);
+    return result;
+}
+
+/* ==== >>files: every format of cross-layer transcoders ================= src/formats/clt.h ==== */
+
+/* A folder is the first format that probe says yes to, by its names and its config. */
+typedef struct saei_clt_format {
+    sae_format format;
+    const char *config;
+    const char *file; /* that such a folder has; NULL: probe alone tells */
+    sae_result (*probe)(saei_load *load, bool *yes);
+    sae_result (*read)(saei_clt_draft *draft);
+} saei_clt_format;
+
+static sae_result saei_clt_probe_file(saei_load *load, bool *yes) {
+    (void)load;
+    *yes = true;
+    return SAE_OK;
+}
+
+static sae_result saei_clt_probe_scopium(saei_load *load, bool *yes) {
+    const char *type = saei_config_text(load->root, "sae_type");
+    *yes = type && strcmp(type, "clt") == 0;
+    return SAE_OK;
+}
+
+static bool saei_config_true(const sae_json *object, const char *key) {
+    const sae_json *v = sae_json_get(object, key);
+    return v && v->type == SAE_JSON_BOOL && v->number != 0;
+}
+
+/* A folder of clt-training's folders; or one of them that no sparsify's reader can say: with a
+   post-encoder that is not 0, or batch top-k. */
+static sae_result saei_clt_probe_training(saei_load *load, bool *yes) {
+    const char *activation = saei_config_text(load->root, "activation");
+    saei_names names;
+    sae_result result;
+    *yes = false;
+    if (saei_config_value(load->root, "n_targets")) {
+        char *path = saei_path_join(load->ctx, load->path, "sae.safetensors");
+        sae_tensor_file *file = NULL;
+        const sae_tensor *t = NULL;
+        *yes = (activation && strcmp(activation, "batchtopk") == 0)
+               || saei_config_true(load->root, "post_encoder_scale")
+               || saei_config_true(load->root, "normalize_io");
+        if (path && !*yes && sae_tensor_file_open(load->ctx, path, &file) == SAE_OK) {
+            t = sae_tensor_file_find(file, "post_enc");
+            *yes = t && t->ndim == 1 && sae_dtype_block(t->dtype) == 1
+                   && sae_dtype_size(t->dtype) && !saei_is_zero(t);
+        }
+        sae_tensor_file_close(file);
+        saei_free(load->ctx, path);
+        return SAE_OK;
+    }
+    if (load->root) return SAE_OK;
+    result = saei_training_folders(load, &names);
+    *yes = result == SAE_OK && names.count > 0;
+    saei_names_free(load->ctx, &names);
+    return result;
+}
+
+static const saei_clt_format saei_clt_formats[] = {
+    { SAE_FORMAT_CIRCUIT_TRACER, "config.yaml", "W_enc_0.safetensors", saei_clt_probe_file,
+      saei_tracer_clt_read },
+    { SAE_FORMAT_CIRCUIT_TRACER, "config.yaml", "layer_0.safetensors", saei_clt_probe_file,
+      saei_tracer_set_read },
+    { SAE_FORMAT_GEMMA_SCOPE_2, "config.json", "params_layer_0.safetensors", saei_clt_probe_file,
+      saei_gemma_clt_read },
+    { SAE_FORMAT_CLT_FORGE, "clt_cfg.json", "clt_cfg.json", saei_clt_probe_file, saei_forge_read },
+    { SAE_FORMAT_LLAMASCOPIUM, "config.json", "config.json", saei_clt_probe_scopium,
+      saei_scopium_clt_read },
+    { SAE_FORMAT_CLT_TRAINING, "cfg.json", NULL, saei_clt_probe_training, saei_training_read }
+};
+enum { SAEI_NUM_CLT_FORMATS = sizeof saei_clt_formats / sizeof saei_clt_formats[0] };
+
+/* The format of load->path, a folder; NULL: none. Its config is open then. load->file is a name in
+   the folder, as config files are looked for beside it. */
+static sae_result saei_clt_format_of(saei_load *load, const saei_clt_format **out) {
+    *out = NULL;
+    load->file = saei_path_join(load->ctx, load->path, "x");
+    if (!load->file) return saei_load_no_memory(load);
+    for (size_t r = 0; r < SAEI_NUM_CLT_FORMATS; r++) {
+        const saei_clt_format *format = &saei_clt_formats[r];
+        bool there = true, yes = false;
+        if (format->file) SAEI_TRY(saei_clt_there(load, format->file, &there));
+        if (!there) continue;
+        SAEI_TRY(saei_load_config(load, format->config));
+        SAEI_TRY(format->probe(load, &yes));
+        if (!yes) continue;
+        *out = format;
+        return SAE_OK;
+    }
+    return SAE_OK;
+}
+
+static saei_load saei_clt_load(sae_context *ctx, const sae_load_desc *desc, const char *path) {
+    saei_load load;
+    memset(&load, 0, sizeof load);
+    load.ctx = ctx;
+    load.path = path;
+    load.prefix = "";
+    if (desc) load.desc = *desc;
+    return load;
+}
+
+static void saei_clt_load_close(saei_load *load) {
+    saei_config_close(load);
+    saei_free(load->ctx, load->file);
+}
+
+SAE_API bool sae_clt_recognize(sae_context *ctx, const char *path) {
+    const saei_clt_format *format = NULL;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    char error[sizeof ctx->error];
+    sae_logger logger;
+    saei_load load;
+    sae_result result;
+    if (!ctx || !path) return false;
+    memcpy(error, ctx->error, sizeof error);
+    logger = ctx->logger;
+    ctx->logger.log = NULL; /* nobody asked for an error */
+    load = saei_clt_load(ctx, NULL, path);
+    result = saei_path_find(ctx, "sae_clt_recognize", path, &kind);
+    if (result == SAE_OK && kind == SAEI_PATH_FOLDER) result = saei_clt_format_of(&load, &format);
+    saei_clt_load_close(&load);
+    ctx->logger = logger;
+    memcpy(ctx->error, error, sizeof error);
+    return format != NULL;
+}
+
+static sae_result saei_clt_read(saei_load *load, sae_clt *clt) {
+    const saei_clt_format *format;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    saei_clt_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    draft.clt = clt;
+    draft.prefix = "";
+    SAEI_TRY(saei_path_find(load->ctx, "sae_clt_open", load->path, &kind));
+    if (kind != SAEI_PATH_FOLDER)
+        return saei_load_fail(load, kind == SAEI_PATH_FILE ? SAE_ERR_UNSUPPORTED
+                                                           : SAE_ERR_NOT_FOUND,
+                              kind == SAEI_PATH_FILE ? "a file; a cross-layer transcoder, or a set, "
+                                                       "is a folder"
+                                                     : "there is no such folder");
+    SAEI_TRY(saei_clt_format_of(load, &format));
+    if (!format)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder holds no cross-layer "
+                              "transcoder and no set of transcoders that is known");
+    SAEI_TRY(format->read(&draft));
+    clt->origin.format = format->format;
+    clt->origin.layer = -1;
+    clt->origin.dict_size = clt->desc.dict_size;
+    clt->origin.k = clt->desc.k;
+    return saei_clt_end(&draft);
+}
+
+SAE_API sae_result sae_clt_open(sae_context *ctx, const sae_load_desc *desc, const char *path,
+                                sae_clt **out) {
+    saei_load load;
+    sae_clt *clt;
+    sae_result result;
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_clt_open: ctx, path or out is NULL");
+    clt = (sae_clt *)saei_calloc(ctx, 1, sizeof *clt);
+    if (!clt) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_clt_open: no memory for %s", path);
+    clt->ctx = ctx;
+    clt->arena.ctx = ctx;
+    load = saei_clt_load(ctx, desc, path);
+    result = saei_clt_read(&load, clt);
+    saei_clt_load_close(&load);
+    if (result == SAE_OK) *out = clt;
+    else sae_clt_close(clt);
+    return result;
+}
+
 /* ==== >>files: every format ======================================== src/formats/formats.h ==== */
 
 /* In a folder a format is known by its file; a file that lies alone is known by its name. Where
@@ -17314,7 +19087,7 @@ typedef struct saei_format {
 } saei_format;
 
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
-static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
+static const saei_format saei_formats[] = {
     { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors" }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
     { SAE_FORMAT_SPARSIFY, { "sae.safetensors" }, "cfg.json",
@@ -17347,6 +19120,7 @@ static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
+enum { SAEI_NUM_READERS = sizeof saei_formats / sizeof saei_formats[0] };
 
 /* At which place a format has a file of that name, or (path) one that path ends in; 4: nowhere. */
 static size_t saei_format_place(const saei_format *format, const char *file, bool path) {
@@ -17368,7 +19142,7 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
         load->file = saei_strdup(load->ctx, path ? path : "");
         return load->file ? SAE_OK : saei_load_no_memory(load);
     }
-    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++)
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++)
         for (size_t i = 0; i < 4 && saei_formats[r].files[i]; i++) {
             *name = saei_formats[r].files[i];
             saei_free(load->ctx, load->file);
@@ -17381,18 +19155,6 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
     if (kind == SAEI_PATH_NONE)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
     return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
-}
-
-/* What all names of tensors begin with, where a program wrapped the module whose state it saved. */
-static const char *saei_load_prefix(const sae_tensor_file *file) {
-    static const char *const prefixes[] = { "sae._orig_mod.", "sae.", "_orig_mod.module.",
-                                            "_orig_mod.", "module._orig_mod.", "module." };
-    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
-        size_t n = strlen(prefixes[p]), i = 0;
-        while (i < file->count && strncmp(file->tensors[i].tensor.name, prefixes[p], n) == 0) i++;
-        if (i && i == file->count) return prefixes[p];
-    }
-    return "";
 }
 
 static sae_result saei_load_open(saei_load *load) {
@@ -17414,14 +19176,14 @@ static sae_result saei_load_format(saei_load *load, const char *name, const saei
     const char *file = name ? name : load->file;
     const saei_format *named = NULL;
     size_t count = 0, foremost = 4, place;
-    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
         place = saei_format_place(&saei_formats[r], file, !name);
         count += place < 4;
         if (place < foremost) named = &saei_formats[r];
         foremost = saei_min(foremost, place);
     }
     *out = named;
-    for (size_t r = 0; r < SAEI_NUM_FORMATS && count != 1; r++) {
+    for (size_t r = 0; r < SAEI_NUM_READERS && count != 1; r++) {
         if (count && saei_format_place(&saei_formats[r], file, !name) == 4) continue;
         if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
         if (!saei_formats[r].probe(load)) continue;
@@ -17514,7 +19276,7 @@ SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_d
 static const saei_format *saei_format_written(sae_format format, char allowed[SAEI_NAMES]) {
     size_t at = 0;
     allowed[0] = 0;
-    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
         if (!saei_formats[r].write) continue;
         if (saei_formats[r].format == format) return &saei_formats[r];
         at += (size_t)snprintf(allowed + at, SAEI_NAMES - at, "%s%d (%s)", at ? ", " : "",

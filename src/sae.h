@@ -110,6 +110,7 @@ extern "C" {
 #include "api/core.h"
 #include "api/dictionary.h"
 #include "api/files.h"
+#include "api/clt.h"
 #include "api/model.h"
 #ifndef SAE_NO_TRAIN
 #include "api/train.h"
@@ -237,6 +238,8 @@ extern "C" {
 #include "dict/decode.h"
 #include "dict/forward.h"
 #include "dict/steer.h"
+#include "dict/clt.h"
+#include "dict/clt_decode.h"
 #include "dict/linear.h"
 
 /* What opens and writes files is much, and waits for the disk: for size. */
@@ -257,6 +260,10 @@ extern "C" {
 #include "formats/others.h"
 #include "formats/circuit_tracer.h"
 #include "formats/crosscoders.h"
+#include "formats/clt_draft.h"
+#include "formats/clt_readers.h"
+#include "formats/clt_training.h"
+#include "formats/clt.h"
 #include "formats/formats.h"
 #include "formats/gguf.h"
 #if defined(SAEI_FOR_SIZE)

@@ -29,6 +29,10 @@ struct sae_io {
     sae_result (*rename)(const char *from, const char *to, void *user);
     sae_result (*remove)(const char *path, void *user);
     sae_result (*make_folder)(const char *path, void *user); /* optional; with its parents */
+    /* Optional: entry(name, arg) for each file and folder in the folder path, in any order. NULL:
+       nobody can say what a folder holds. */
+    sae_result (*list)(const char *path, void (*entry)(const char *name, void *arg), void *arg,
+                       void *user);
     void *user;
 };
 
@@ -94,7 +98,9 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
     X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */                 \
     X(SAE_FORMAT_SCIENCE_OF_FINETUNING, 13, "science_of_finetuning") /* crosscoders: model.pt, or  \
                                                        model.safetensors + config.json */          \
-    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */
+    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */    \
+    X(SAE_FORMAT_CLT_FORGE, 15, "clt_forge")        /* clt_weights.safetensors + clt_cfg.json */   \
+    X(SAE_FORMAT_CLT_TRAINING, 16, "clt_training")  /* a folder a layer, as sparsify's */
 
 typedef enum sae_format {
     SAE_FORMAT_NONE = 0,

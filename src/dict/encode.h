@@ -18,11 +18,11 @@ static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense
 }
 
 /* Of one choice, which has `part` latents from latent c * part on: the lists of what is positive,
-   cut to what the n rows keep together. Its counts are at code->count[c * n]. */
-static void saei_batch_choose(const sae_dictionary *dict, size_t c, size_t part,
-                              const sae_code *code, uint32_t *histogram) {
+   cut to what the n rows keep together, k for each. Its counts are at code->count[c * n]. */
+static void saei_batch_choose(double k, size_t c, size_t part, const sae_code *code,
+                              uint32_t *histogram) {
     const size_t n = code->rows;
-    size_t total = 0, keep = (size_t)(((double)dict->desc.k + dict->desc.k_fraction) * (double)n);
+    size_t total = 0, keep = (size_t)(k * (double)n);
     sae_code view = *code;
     view.count += c * n;
     view.latent += c * part;
@@ -85,7 +85,8 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
     q.dense = *dense;
     saei_infer_run(&q);
     for (size_t c = 0; c < choices; c++)
-        saei_batch_choose(dict, c, m / choices, code, histogram);
+        saei_batch_choose((double)dict->desc.k + dict->desc.k_fraction, c, m / choices, code,
+                          histogram);
     for (size_t r = 0; r < n; r++)
         saei_batch_join(dict, choices, m / choices, saei_active_latents(dict), code, r);
     saei_free(ctx, histogram);

@@ -57,7 +57,9 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
     for (size_t r = r0; q->dense && q->top_k && q->k && r < r0 + rows; r++) {
-        if (q->dict->desc.activation) saei_dense_varied_row(q, r);
+        if (q->dict->desc.activation)
+            saei_dense_varied(q->dict->desc.activation, q->dense + r * q->count, q->count,
+                              q->k);
         else saei_dense_top_row(q, r);
     }
 }

@@ -167,13 +167,10 @@ static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, s
     }
 }
 
-/* Keeps of each row of p [n,m] what the signed choices and group max keep. */
-static void saei_dense_varied_row(const saei_infer *q, size_t r) {
-    const sae_activation kind = q->dict->desc.activation;
-    size_t m = q->count, k = q->k, group = m / k;
-    float *f = q->dense + r * m;
+/* Keeps of p [m] what the signed choices and group max keep. */
+static void saei_dense_varied(sae_activation kind, float *f, size_t m, size_t k) {
+    size_t group = m / k, above = 0;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
-    size_t above = 0;
     for (size_t g = 0; kind == SAE_ACTIVATION_GROUP_MAX && g < m; g += group) {
         size_t best = g;
         for (size_t i = g + 1; i < g + group; i++)

@@ -14,6 +14,18 @@ static void saei_list_name(char list[SAEI_NAMES], const char *name) {
         snprintf(list + at, SAEI_NAMES - at, ", ...");
 }
 
+/* What all names of tensors begin with, where a program wrapped the module whose state it saved. */
+static const char *saei_load_prefix(const sae_tensor_file *file) {
+    static const char *const prefixes[] = { "sae._orig_mod.", "sae.", "_orig_mod.module.",
+                                            "_orig_mod.", "module._orig_mod.", "module." };
+    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+        size_t n = strlen(prefixes[p]), i = 0;
+        while (i < file->count && strncmp(file->tensors[i].tensor.name, prefixes[p], n) == 0) i++;
+        if (i && i == file->count) return prefixes[p];
+    }
+    return "";
+}
+
 /* The tensor `key` under the prefix; NULL if there is none. */
 static const sae_tensor *saei_load_find(const saei_load *load, const char *key) {
     char name[256];
@@ -63,6 +75,16 @@ static sae_result saei_draft_misfit(const saei_draft *draft, const char *as) {
 
 static bool saei_is_scalar(const sae_tensor *t) {
     return t->ndim == 0 || (t->ndim == 1 && t->shape[0] == 1);
+}
+
+/* All numbers of a vector are 0. */
+static bool saei_is_zero(const sae_tensor *t) {
+    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
+    float v = 0;
+    for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
+        saei_convert_row(t->dtype, (const unsigned char *)t->data + (int64_t)i * t->stride[0] * size,
+                         size, 1, &v);
+    return v == 0;
 }
 
 /* Element `index` of a tensor of whole numbers; false for other types and for negative ones. */

@@ -6,6 +6,7 @@
 #include "others.h"
 #include "circuit_tracer.h"
 #include "crosscoders.h"
+#include "clt.h"
 
 /* ==== >>files: every format =================================================================== */
 
@@ -24,7 +25,7 @@ typedef struct saei_format {
 } saei_format;
 
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
-static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
+static const saei_format saei_formats[] = {
     { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors" }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
     { SAE_FORMAT_SPARSIFY, { "sae.safetensors" }, "cfg.json",
@@ -57,6 +58,7 @@ static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
+enum { SAEI_NUM_READERS = sizeof saei_formats / sizeof saei_formats[0] };
 
 /* At which place a format has a file of that name, or (path) one that path ends in; 4: nowhere. */
 static size_t saei_format_place(const saei_format *format, const char *file, bool path) {
@@ -78,7 +80,7 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
         load->file = saei_strdup(load->ctx, path ? path : "");
         return load->file ? SAE_OK : saei_load_no_memory(load);
     }
-    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++)
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++)
         for (size_t i = 0; i < 4 && saei_formats[r].files[i]; i++) {
             *name = saei_formats[r].files[i];
             saei_free(load->ctx, load->file);
@@ -91,18 +93,6 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
     if (kind == SAEI_PATH_NONE)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
     return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
-}
-
-/* What all names of tensors begin with, where a program wrapped the module whose state it saved. */
-static const char *saei_load_prefix(const sae_tensor_file *file) {
-    static const char *const prefixes[] = { "sae._orig_mod.", "sae.", "_orig_mod.module.",
-                                            "_orig_mod.", "module._orig_mod.", "module." };
-    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
-        size_t n = strlen(prefixes[p]), i = 0;
-        while (i < file->count && strncmp(file->tensors[i].tensor.name, prefixes[p], n) == 0) i++;
-        if (i && i == file->count) return prefixes[p];
-    }
-    return "";
 }
 
 static sae_result saei_load_open(saei_load *load) {
@@ -124,14 +114,14 @@ static sae_result saei_load_format(saei_load *load, const char *name, const saei
     const char *file = name ? name : load->file;
     const saei_format *named = NULL;
     size_t count = 0, foremost = 4, place;
-    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
         place = saei_format_place(&saei_formats[r], file, !name);
         count += place < 4;
         if (place < foremost) named = &saei_formats[r];
         foremost = saei_min(foremost, place);
     }
     *out = named;
-    for (size_t r = 0; r < SAEI_NUM_FORMATS && count != 1; r++) {
+    for (size_t r = 0; r < SAEI_NUM_READERS && count != 1; r++) {
         if (count && saei_format_place(&saei_formats[r], file, !name) == 4) continue;
         if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
         if (!saei_formats[r].probe(load)) continue;
@@ -224,7 +214,7 @@ SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_d
 static const saei_format *saei_format_written(sae_format format, char allowed[SAEI_NAMES]) {
     size_t at = 0;
     allowed[0] = 0;
-    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
         if (!saei_formats[r].write) continue;
         if (saei_formats[r].format == format) return &saei_formats[r];
         at += (size_t)snprintf(allowed + at, SAEI_NAMES - at, "%s%d (%s)", at ? ", " : "",

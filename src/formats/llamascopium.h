@@ -40,10 +40,10 @@ static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
 typedef struct saei_scopium {
     const char *act;
     bool norm_gate; /* sparsity_include_decoder_norm */
-    bool decoder_bias, glu, subtract;
+    bool decoder_bias, glu, subtract, over_layers;
     bool dataset;   /* norm_activation dataset-wise: the factors lie somewhere */
     const char *in, *out; /* hooks */
-} saei_scopium;
+} saei_scopium; /* over_layers: act is one of those that choose over all layers */
 
 static sae_result saei_scopium_config(const saei_load *load, sae_dictionary_desc *desc,
                                       saei_scopium *s) {
@@ -63,8 +63,10 @@ static sae_result saei_scopium_config(const saei_load *load, sae_dictionary_desc
     desc->glu = s->glu;
     if (strcmp(s->act, "relu") == 0) desc->arch = SAE_ARCH_STANDARD_NEW;
     else if (strcmp(s->act, "jumprelu") == 0) desc->arch = SAE_ARCH_JUMP_RELU;
-    else if (strcmp(s->act, "topk") == 0) desc->arch = SAE_ARCH_TOP_K;
-    else if (strcmp(s->act, "batchtopk") == 0) desc->arch = SAE_ARCH_BATCH_TOP_K;
+    else if (strcmp(s->act, s->over_layers ? "layertopk" : "topk") == 0)
+        desc->arch = SAE_ARCH_TOP_K;
+    else if (strcmp(s->act, s->over_layers ? "batchlayertopk" : "batchtopk") == 0)
+        desc->arch = SAE_ARCH_BATCH_TOP_K;
     else return saei_config_refused(load, "act_fn", act, "relu, jumprelu, topk, batchtopk");
     if (s->norm_gate && desc->arch != SAE_ARCH_STANDARD_NEW) desc->gate = SAE_GATE_NORM;
     s->dataset = strcmp(way, "dataset-wise") == 0;
