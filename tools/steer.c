@@ -176,8 +176,8 @@ static sae_result on_token(void *user, int32_t id) {
 static int read_back(const language *l, continuation *to) {
     sae_text all = { NULL, 0, 0 }, prompt = { NULL, 0, 0 };
     int status = DONE;
-    if (sae_tokenizer_decode(l->tokenizer, to->tokens, to->prompt, &prompt) != SAE_OK
-        || sae_tokenizer_decode(l->tokenizer, to->tokens, to->count, &all) != SAE_OK)
+    if (text_of_ids(l->tokenizer, to->tokens, to->prompt, &prompt) != SAE_OK
+        || text_of_ids(l->tokenizer, to->tokens, to->count, &all) != SAE_OK)
         status = fail_library();
     if (status == DONE && all.size > prompt.size) {
         to->size = all.size - prompt.size;
