@@ -122,6 +122,20 @@ void fill_generate(const sampling *s, const sae_tokens *prompt, const int32_t *s
     out->num_stop = num_stops;
 }
 
+/* Appends the text of the ids; a model may have more of them than its tokenizer. */
+sae_result text_of_ids(const sae_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                       sae_text *out) {
+    int32_t *known = (int32_t *)malloc((count + 1) * sizeof *known);
+    size_t n = 0, size, i;
+    sae_result result;
+    if (!known) return sae_context_fail(tool.ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
+    for (i = 0; i < count; i++)
+        if (sae_tokenizer_token(tokenizer, ids[i], &size)) known[n++] = ids[i];
+    result = sae_tokenizer_decode(tokenizer, known, n, out);
+    free(known);
+    return result;
+}
+
 /* ==== >>generate: printing ==================================================================== */
 
 /* What may yet become another character once more tokens are there: the first bytes of one, or
@@ -148,7 +162,7 @@ typedef struct printer {
 } printer;
 
 static sae_result text_of(const printer *p, sae_text *out) {
-    return sae_tokenizer_decode(p->tokenizer, p->ids, p->count, out);
+    return text_of_ids(p->tokenizer, p->ids, p->count, out);
 }
 
 /* Prints what the text has more, as far as it is sure; all: whatever it is. */

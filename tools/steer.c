@@ -176,8 +176,8 @@ static sae_result on_token(void *user, int32_t id) {
 static int read_back(const language *l, continuation *to) {
     sae_text all = { NULL, 0, 0 }, prompt = { NULL, 0, 0 };
     int status = DONE;
-    if (sae_tokenizer_decode(l->tokenizer, to->tokens, to->prompt, &prompt) != SAE_OK
-        || sae_tokenizer_decode(l->tokenizer, to->tokens, to->count, &all) != SAE_OK)
+    if (text_of_ids(l->tokenizer, to->tokens, to->prompt, &prompt) != SAE_OK
+        || text_of_ids(l->tokenizer, to->tokens, to->count, &all) != SAE_OK)
         status = fail_library();
     if (status == DONE && all.size > prompt.size) {
         to->size = all.size - prompt.size;
@@ -296,8 +296,8 @@ static size_t line_of(const char *text, size_t size, size_t columns, size_t *ski
     return at < size && space ? space : at;
 }
 
-/* One line of the text at *at, and blanks up to `columns`. */
-static void put_cell(const continuation *text, size_t *at, size_t columns) {
+/* One line of the text at *at; left: blanks up to `columns`. */
+static void put_cell(const continuation *text, size_t *at, size_t columns, bool left) {
     const char *from = text->text + *at;
     size_t skip = 0, used = 0, i, width, n;
     size_t size = *at < text->size ? line_of(from, text->size - *at, columns, &skip) : 0;
@@ -307,7 +307,7 @@ static void put_cell(const continuation *text, size_t *at, size_t columns) {
         if (good && (unsigned char)from[i] >= 32 && from[i] != 127) fwrite(from + i, 1, n, stdout);
         else fputc(from[i] == '\t' ? ' ' : '?', stdout);
     }
-    for (; used < columns; used++) fputc(' ', stdout);
+    for (; used < columns && left; used++) fputc(' ', stdout);
     *at += size + skip;
 }
 
@@ -338,9 +338,9 @@ static void put_texts(const continuation *plain, const continuation *with, const
     }
     printf("%-*s | %s\n", (int)half, "without", label);
     while (left < plain->size || right < with->size) {
-        put_cell(plain, &left, half);
+        put_cell(plain, &left, half, true);
         fputs(" | ", stdout);
-        put_cell(with, &right, half);
+        put_cell(with, &right, half, false);
         fputc('\n', stdout);
     }
 }

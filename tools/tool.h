@@ -257,6 +257,8 @@ int check_sampling(sampling *s);
 int read_prompt(const char *model, const sampling *s, bool bos, const language *l,
                 sae_tokens *out);
 size_t stop_tokens(const char *model, const sampling *s, const language *l, const int32_t **out);
+sae_result text_of_ids(const sae_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                       sae_text *out);
 void fill_generate(const sampling *s, const sae_tokens *prompt, const int32_t *stops,
                    size_t num_stops, sae_lm_generate_desc *out);
 
