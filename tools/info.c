@@ -213,6 +213,7 @@ int verb_info(int argc, char **argv) {
     if (status == DONE) status = start_program(&c);
     if (status != DONE) return status;
     path = c.words.items[0];
+    if (is_layers(&c)) return info_layers(&c);
     if (is_large(path)) c.num_latents = 1024;
     if (stat(path, &about) == 0 && (about.st_mode & S_IFMT) != S_IFDIR
         && sae_tensor_file_open(tool.ctx, path, &file) != SAE_OK)
