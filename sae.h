@@ -11014,6 +11014,18 @@ static void saei_fold_decoder_norms(sae_dictionary *dict) {
     saei_each_latent(dict, saei_fold_decoder_part, dict);
 }
 
+/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
+   fires. */
+static void saei_fold_decoder_rescale(sae_dictionary *dict) {
+    saei_fold_decoder_norms(dict);
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
+        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
+        dict->b_enc[i] = 0;
+    }
+}
+
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     if (!dict) return SAE_ERR_INVALID;
     if (dict->desc.arch == SAE_ARCH_STANDARD && !saei_decoder_is_unit(dict))
@@ -15074,18 +15086,36 @@ static sae_result saei_export_refused(const saei_export *e, const char *why) {
                      sae_format_name(e->desc->format), why);
 }
 
-/* What no other program's single dictionaries have. */
-static sae_result saei_export_one_place(const saei_export *e) {
+#define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
+
+/* A choice by p times the decoder's norm in other words: of JumpReLU thresholds for p itself, which
+   leaves the latents as they are; else the norms go into the encoder, and the latents with them. */
+static void saei_export_ungate(saei_export *e) {
+    sae_dictionary *dict = e->dict;
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) {
+        SAEI_NOTE(e, SAE_LOG_INFO, "thresholds of p times the decoder's norm become those of p");
+        for (size_t i = 0; i < dict->desc.dict_size; i++) {
+            float theta = dict->gate[i] > 0 ? dict->aux0[i] / dict->gate[i] : FLT_MAX;
+            dict->aux0[i] = theta <= FLT_MAX ? theta : FLT_MAX;
+        }
+    } else {
+        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved into "
+                  "the encoder: latents are multiplied by them");
+        saei_fold_decoder_rescale(dict);
+    }
+    dict->desc.gate = SAE_GATE_NONE;
+    dict->gate = NULL;
+}
+
+/* What no other program's dictionaries of one place have. */
+static sae_result saei_export_one_place(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     if (h->layers > 1) return saei_export_refused(e, "dictionary of several layers");
     if (h->glu) return saei_export_refused(e, "gated linear unit (glu) in the encoder");
     if (h->normalizer) return saei_export_refused(e, "normalizer of its input");
-    if (h->gate)
-        return saei_export_refused(e, "choice of latents by p times the norm of W_dec's row");
+    if (h->gate) saei_export_ungate(e);
     return SAE_OK;
 }
-
-#define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
 
 /* b_dec into the encoder's input, or out of it, at the cost of its biases:
    W (x - b_dec) + b = W x + (b - W b_dec). */
@@ -15814,18 +15844,6 @@ static void saei_lens_keys(saei_draft *draft) {
     saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
 }
 
-/* rescale_acts_by_decoder_norm: p times the norm of W_dec's row, which is folded into the weights.
-   Where that is 0, so is p: such a latent never fires. */
-static void saei_lens_rescale(sae_dictionary *dict) {
-    saei_fold_decoder_norms(dict);
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *row = dict->W_dec + i * dict->ld_out;
-        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
-        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
-        dict->b_enc[i] = 0;
-    }
-}
-
 /* Of model_from_pretrained_kwargs those that change what the model's places give. */
 static const char *const saei_lens_options[] = { "center_writing_weights", "fold_value_biases" };
 
@@ -15916,7 +15934,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU && !saei_load_find(load, "threshold"))
         for (size_t i = 0; i < dict->desc.dict_size; i++)
             dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
-    if (cfg.rescale) saei_lens_rescale(dict);
+    if (cfg.rescale) saei_fold_decoder_rescale(dict); /* p times the norm */
     if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT && cfg.no_b_dec)
         memset(dict->b_dec, 0, dict->ld_out * sizeof *dict->b_dec);
     if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */

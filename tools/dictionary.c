@@ -85,7 +85,8 @@ static int check_sweep(const char *path) {
 const char *weights_file(const char *path) {
     static const char *const names[] = {
         "ae.pt", "ae.safetensors", "sae_weights.safetensors", "sae.safetensors", "params.npz",
-        "params.safetensors", "checkpoints/final.safetensors", "autoencoder.pt"
+        "params.safetensors", "checkpoints/final.safetensors", "sae_weights.pt",
+        "checkpoints/final.pt", "model.safetensors", "model.pt", "cc_weights.pt", "autoencoder.pt"
     };
     size_t i;
     for (i = 0; i < sizeof names / sizeof names[0]; i++)

@@ -1,7 +1,9 @@
 /* sae: dictionaries over the layers of a model (sae_clt): info, encode, reconstruct, eval. */
 #include "tool.h"
 
-static const char *kind_name(sae_clt_kind kind) {
+static const char *kind_name(const sae_clt_desc *h) {
+    sae_clt_kind kind = h->kind;
+    if (kind == SAE_CLT_SET && h->layers == 1) return "transcoder";
     return kind == SAE_CLT_CROSS_LAYER ? "clt" : kind == SAE_CLT_CROSSCODER ? "crosscoder"
                                                                             : "transcoder_set";
 }
@@ -85,7 +87,7 @@ static void json_layers(const sae_clt *clt) {
     const sae_origin *o = sae_clt_origin(clt);
     char text[120];
     printf("{\"format\": \"%s\", \"kind\": \"%s\", \"layers\": %zu, \"activation_dim\": %zu, "
-           "\"dict_size\": %zu", sae_format_name(o->format), kind_name(h->kind), h->layers,
+           "\"dict_size\": %zu", sae_format_name(o->format), kind_name(h), h->layers,
            h->activation_dim, h->dict_size);
     json_origin("class", o->class_name);
     json_origin("activation", choice_words(h, text));
@@ -138,7 +140,8 @@ int info_layers(const common *c) {
     if (c->json) json_layers(clt);
     else {
         text_line("format", sae_format_name(o->format));
-        printf("%-18s %s of %zu layers\n", "kind", kind_words(h->kind), h->layers);
+        if (h->kind == SAE_CLT_SET && h->layers == 1) text_line("kind", "transcoder");
+        else printf("%-18s %s of %zu layers\n", "kind", kind_words(h->kind), h->layers);
         text_line("called there", o->class_name);
         printf("%-18s %zu in each layer\n%-18s %zu in each layer\n", "activation_dim",
                h->activation_dim, "dict_size", h->dict_size);
