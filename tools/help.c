@@ -70,9 +70,15 @@ const char help_eval[] =
     "                    was cut off\n"
     "  --use-top-k, --use-threshold    the other rule of the top-k classes\n"
     "  --dict-class NAME, --k N        for files that do not say\n"
+    "  --input-scale S   the dictionary is for rows times S, which is folded into it\n"
     "  --dim N, --dtype T              of raw data;  --tensor NAME of a .safetensors\n"
+    "  --data-layer N    of data [rows,layers,dim] the layer of that number\n"
     "  --batch N (2048)  whole batches are judged, the rows that are left are not\n"
     "  --threads N, --quiet\n"
+    "  Data may be [rows,heads,dim] of heads side by side, or [positions,layers,dim];\n"
+    "  several files are one stream, or, of a dictionary over layers, those of the\n"
+    "  layers side by side. A cross-layer transcoder or a set of transcoders is\n"
+    "  judged layer by layer, by --target.\n"
     "\n"
     "  With a language model the rows are its activations at the dictionary's place\n"
     "  while it reads the text; and its loss is measured as it is, with the\n"
@@ -197,7 +203,8 @@ const char help_encode[] =
     "sae encode DIR --data FILE... --out F.npz\n"
     "\n"
     "  The latents that are not 0, as row (int64), index (int32), value (float32),\n"
-    "  shape (int64 [2]).\n"
+    "  shape (int64 [2]). Of a dictionary over layers rows and latents are those of\n"
+    "  one layer after the other.\n"
     "  --dense           a float32 .npy [rows,dict_size] instead\n"
     "  --delphi          delphi's latent cache instead: OUT is a folder,\n"
     "                    MODULE/0_N.safetensors, ... with --module NAME,\n"
@@ -207,8 +214,8 @@ const char help_encode[] =
     "                    classes\n"
     "  --raw             the tensors as the file has them (an AutoEncoder's decoder\n"
     "                    rows are brought to norm 1 otherwise)\n"
-    "  --use-top-k, --use-threshold, --dict-class, --k, --dim, --dtype, --tensor,\n"
-    "  --threads: as in sae eval --help\n";
+    "  --use-top-k, --use-threshold, --dict-class, --k, --input-scale, --dim,\n"
+    "  --dtype, --tensor, --data-layer, --threads: as in sae eval --help\n";
 
 const char help_reconstruct[] =
     "sae reconstruct DIR --data FILE... --out F.npy\n"
@@ -231,7 +238,7 @@ const char help_info[] =
     "\n"
     "  Format, class, shapes, threshold, norms, origin of a dictionary; a listing of\n"
     "  any other file. Of files above 1 GiB the norms are those of the first 1024\n"
-    "  latents.\n"
+    "  latents. Of cross-layer transcoders and sets a table of the layers.\n"
     "  --dict-class NAME, --k N        for files that do not say\n";
 
 const char help_tensors[] =

@@ -187,7 +187,9 @@ static void list_files(const char *path) {
     static const char *const names[] = {
         "config.json", "cfg.json", "hyperparams.json", "ae.pt", "ae.safetensors",
         "sae_weights.safetensors", "sparsity.safetensors", "sae.safetensors", "params.npz",
-        "params.safetensors", "checkpoints/final.safetensors", "autoencoder.pt"
+        "params.safetensors", "checkpoints/final.safetensors", "sae_weights.pt",
+        "checkpoints/final.pt", "model.safetensors", "model.pt", "cc_weights.pt", "autoencoder.pt",
+        "activation_scaler.json"
     };
     struct stat about;
     size_t i;
@@ -207,12 +209,14 @@ int verb_info(int argc, char **argv) {
     int status;
     memset(&c, 0, sizeof c);
     const option options[] = { { "json", FLAG, &c.json }, { "raw", FLAG, &c.raw },
-                               { "dict-class", TEXT, &c.dict_class }, { "k", SIZE, &c.k } };
-    status = parse_options(argc, argv, options, 4, &c.words, NULL);
+                               { "dict-class", TEXT, &c.dict_class }, { "k", SIZE, &c.k },
+                               { "input-scale", TEXT, &c.input_scale } };
+    status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);
     if (status == DONE && c.words.count != 1) status = fail_usage("one folder or file is needed");
     if (status == DONE) status = start_program(&c);
     if (status != DONE) return status;
     path = c.words.items[0];
+    if (is_layers(&c)) return info_layers(&c);
     if (is_large(path)) c.num_latents = 1024;
     if (stat(path, &about) == 0 && (about.st_mode & S_IFMT) != S_IFDIR
         && sae_tensor_file_open(tool.ctx, path, &file) != SAE_OK)

@@ -82,6 +82,11 @@ int find_position(const common *c, const char *path, const sae_dictionary *dict,
     const char *name = c->submodule, *io = c->io, *gives_io = NULL;
     features_where where;
     memset(&where, 0, sizeof where);
+    if (sae_dictionary_get_desc(dict)->layers > 1) {
+        if (config) sae_config_close(config);
+        return fail("%s is a crosscoder of %zu places: it has no one place in a model", path,
+                    sae_dictionary_get_desc(dict)->layers);
+    }
     if (!io) io = config_io(path);
     if (!name && trainer && trainer->submodule_name)
         name = with_ending(trainer->submodule_name, "");

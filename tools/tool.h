@@ -8,6 +8,7 @@
         options.c        the command line
         rows.c           rows of activations from files; .npy files written in blocks
         dictionary.c     the dictionary a command line names
+        layers.c         dictionaries over the layers of a model: sae_clt
         reading.c        the language model it names, and the text for it
         model.c          where a dictionary sits in it; eval --model
         models.c         sae_lm.h, sae_features.h and page.h, compiled
@@ -113,6 +114,7 @@ typedef struct common {
     list text, submodules; /* with a language model */
     const char *model, *submodule, *io;
     uint64_t head; /* NO_HEAD: not given */
+    const char *data_layer;
     bool remove_bos, bos, no_bos;
 } common;
 
@@ -136,6 +138,12 @@ int start_program(const common *c); /* the context: --threads, --device */
 typedef struct reader {
     const list *files;
     const char *tensor;
+    size_t want;         /* the width that is needed, set beforehand; 0: any */
+    const char *data_layer; /* of files [rows,layers,dim] the layer of that number; NULL: all */
+    struct reader *side; /* files that lie side by side: a reader of each, */
+    size_t sides;        /* and how many; 0: they are one stream */
+    float *part;         /* [rows,width of a side] */
+    bool odd;            /* not a stream of files [rows,dim] */
     size_t raw_dim, width;
     sae_dtype raw_dtype;
     uint64_t rows; /* of all files */
@@ -152,6 +160,8 @@ typedef struct reader {
 
 int reader_create(reader *r, const list *files, const common *c);
 int reader_next(reader *r, float *x, size_t max, size_t *n);
+int reader_rewind(reader *r);
+void reader_source(reader *r, sae_source_desc *source);
 void reader_warn_bad(const reader *r);
 void reader_close(reader *r);
 int check_rows(const common *c);
@@ -187,6 +197,8 @@ bool is_large(const char *path);
 void warn_threshold(const sae_trainer_desc *trainer);
 int fill_source(const common *c, sae_source_desc *source);
 int open_rows(const common *c, sae_dictionary *dict, reader *rows);
+int open_rows_of(const common *c, size_t width, reader *rows);
+
 size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row);
 
 /* ==== reading.c =============================================================================== */
@@ -261,6 +273,24 @@ sae_result text_of_ids(const sae_tokenizer *tokenizer, const int32_t *ids, size_
                        sae_text *out);
 void fill_generate(const sampling *s, const sae_tokens *prompt, const int32_t *stops,
                    size_t num_stops, sae_lm_generate_desc *out);
+
+/* A dictionary, or one over layers: dict or clt. */
+typedef struct subject {
+    sae_dictionary *dict;
+    sae_clt *clt;
+    size_t in, codes, out; /* numbers of a row */
+} subject;
+
+int open_subject(const common *c, bool raw_decoder_norms, subject *s);
+void close_subject(subject *s);
+size_t subject_block(const common *c, const subject *s, size_t bytes_a_row);
+
+/* ==== layers.c ================================================================================ */
+
+bool is_layers(const common *c); /* the first word is a cross-layer transcoder or a set */
+int open_layers(const common *c, sae_clt **clt);
+int info_layers(const common *c);
+int evaluate_layers(const common *c, const subject *s, reader *rows);
 
 /* ==== the verbs =============================================================================== */
 

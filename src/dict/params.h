@@ -345,6 +345,18 @@ static void saei_fold_decoder_norms(sae_dictionary *dict) {
     saei_each_latent(dict, saei_fold_decoder_part, dict);
 }
 
+/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
+   fires. */
+static void saei_fold_decoder_rescale(sae_dictionary *dict) {
+    saei_fold_decoder_norms(dict);
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
+        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
+        dict->b_enc[i] = 0;
+    }
+}
+
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     if (!dict) return SAE_ERR_INVALID;
     if (dict->desc.arch == SAE_ARCH_STANDARD && !saei_decoder_is_unit(dict))

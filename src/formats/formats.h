@@ -68,6 +68,105 @@ static size_t saei_format_place(const saei_format *format, const char *file, boo
     return i < 4 && format->files[i] ? i : 4;
 }
 
+/* ---- a folder that holds no dictionary ---- */
+
+/* Dictionaries under a folder, for a message. left: files that are still looked for, so that a
+   large tree costs little. */
+typedef struct saei_below {
+    const saei_load *load;
+    char list[SAEI_NAMES];
+    size_t left;
+} saei_below;
+
+static bool saei_below_is_file(saei_below *below, const char *folder, const char *name) {
+    char *path = below->left ? saei_path_join(below->load->ctx, folder, name) : NULL;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    if (below->left) below->left--;
+    if (path && saei_path_find(below->load->ctx, "sae_dictionary_load", path, &kind) != SAE_OK)
+        kind = SAEI_PATH_NONE;
+    saei_free(below->load->ctx, path);
+    return kind == SAEI_PATH_FILE;
+}
+
+/* Lists the folders, `depth` levels under folder, that have a file by which a format is known;
+   shown: how the message calls folder. */
+static void saei_below_add(saei_below *below, const char *folder, const char *shown, size_t depth) {
+    const sae_context *ctx = below->load->ctx;
+    saei_names names;
+    if (saei_names_of(ctx, "sae_dictionary_load", folder, &names) != SAE_OK) return;
+    for (size_t i = 0; i < names.count && below->left; i++) {
+        const char *name = (const char *)names.names[i];
+        char *path = saei_path_join(ctx, folder, name);
+        char *to = *shown ? saei_path_join(ctx, shown, name) : saei_strdup(ctx, name);
+        saei_path_kind kind = SAEI_PATH_NONE;
+        bool found = false;
+        below->left--;
+        if (path && to && saei_path_find(ctx, "sae_dictionary_load", path, &kind) == SAE_OK
+            && kind == SAEI_PATH_FOLDER) {
+            for (size_t r = 0; r < SAEI_NUM_READERS && !found && depth == 1; r++)
+                for (size_t k = 0; k < 4 && saei_formats[r].files[k] && !found; k++)
+                    found = saei_below_is_file(below, path, saei_formats[r].files[k]);
+            if (found) saei_list_name(below->list, to);
+            if (depth > 1) saei_below_add(below, path, to, depth - 1);
+        }
+        saei_free(ctx, path);
+        saei_free(ctx, to);
+    }
+    saei_names_free(ctx, &names);
+}
+
+/* Files of weights in the folder itself: those of several layers may lie side by side. How many;
+   *only becomes the path of one that lies alone, in fresh memory. */
+static size_t saei_below_files(saei_below *below, char **only) {
+    static const char *const endings[] = { ".pt", ".pth", ".safetensors", ".npz" };
+    const sae_context *ctx = below->load->ctx;
+    saei_names names;
+    size_t count = 0;
+    if (saei_names_of(ctx, "sae_dictionary_load", below->load->path, &names) != SAE_OK) return 0;
+    for (size_t i = 0; i < names.count; i++)
+        for (size_t e = 0; e < 4; e++) {
+            const char *name = (const char *)names.names[i];
+            if (!saei_ends_with(name, endings[e])) continue;
+            saei_list_name(below->list, name);
+            saei_free(ctx, *only);
+            *only = count++ ? NULL : saei_path_join(ctx, below->load->path, name);
+        }
+    saei_names_free(ctx, &names);
+    return count;
+}
+
+/* Why load->path, a folder, is no dictionary; files: the names it could have. */
+static sae_result saei_load_nothing(saei_load *load, const char *files) {
+    static const char *const configs[] = { "cfg.json", "config.json", "hyperparams.json" };
+    saei_below below;
+    char *only = NULL;
+    memset(&below, 0, sizeof below);
+    below.load = load;
+    if (sae_clt_recognize(load->ctx, load->path))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a cross-layer transcoder or a set of "
+                              "transcoders, which sae_clt_open opens");
+    below.left = 5000;
+    if (saei_below_files(&below, &only) == 1 && only) { /* its name need not be known */
+        saei_free(load->ctx, load->file);
+        load->file = only;
+        return SAE_OK;
+    }
+    if (*below.list)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has no file that says which it "
+                              "is, but %s: name one", below.list);
+    for (size_t depth = 1; depth <= 4 && !*below.list; depth++)
+        saei_below_add(&below, load->path, "", depth);
+    if (*below.list)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder holds the dictionaries %s: name "
+                              "one", below.list);
+    below.left = 10;
+    for (size_t i = 0; i < 3; i++)
+        if (saei_below_is_file(&below, load->path, configs[i]))
+            return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has %s, but no weights: "
+                                  "none of %s", configs[i], files);
+    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
+}
+
 /* Sets load->file; *name becomes the file's name in a folder, NULL for a path of a file. */
 static sae_result saei_load_locate(saei_load *load, const char **name) {
     saei_path_kind kind = SAEI_PATH_FILE, inside;
@@ -92,7 +191,8 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
         }
     if (kind == SAEI_PATH_NONE)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
-    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
+    *name = NULL;
+    return saei_load_nothing(load, files);
 }
 
 static sae_result saei_load_open(saei_load *load) {

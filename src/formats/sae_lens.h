@@ -296,18 +296,6 @@ static void saei_lens_keys(saei_draft *draft) {
     saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
 }
 
-/* rescale_acts_by_decoder_norm: p times the norm of W_dec's row, which is folded into the weights.
-   Where that is 0, so is p: such a latent never fires. */
-static void saei_lens_rescale(sae_dictionary *dict) {
-    saei_fold_decoder_norms(dict);
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *row = dict->W_dec + i * dict->ld_out;
-        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
-        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
-        dict->b_enc[i] = 0;
-    }
-}
-
 /* Of model_from_pretrained_kwargs those that change what the model's places give. */
 static const char *const saei_lens_options[] = { "center_writing_weights", "fold_value_biases" };
 
@@ -398,7 +386,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU && !saei_load_find(load, "threshold"))
         for (size_t i = 0; i < dict->desc.dict_size; i++)
             dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
-    if (cfg.rescale) saei_lens_rescale(dict);
+    if (cfg.rescale) saei_fold_decoder_rescale(dict); /* p times the norm */
     if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT && cfg.no_b_dec)
         memset(dict->b_dec, 0, dict->ld_out * sizeof *dict->b_dec);
     if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */
