@@ -95,7 +95,8 @@ typedef struct sae_lm_config {
     sae_dtype dtype;        /* of the weights in the file */
 } sae_lm_config;
 
-/* A folder of transformers. Weights are used as float32; ctx must outlive the model. Errors:
+/* A folder of transformers. The files stay mapped and matrices stay in them, in their own type;
+   what is computed is float32. ctx must outlive the model. Errors:
    SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged, or tensors that do not fit
    config.json), SAE_ERR_UNSUPPORTED (another family, the message lists those there are; another
    activation or rotary kind; quantised weights), SAE_ERR_OUT_OF_MEMORY. */
@@ -2631,49 +2632,34 @@ static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *na
     return SAE_OK;
 }
 
-/* A tensor's numbers in fresh memory (free), row-major. */
-static sae_result lmi_copy(const sae_lm *m, const sae_tensor *t, float **out) {
-    size_t count = 1;
-    float *data = NULL;
-    bool fits = true;
-    for (size_t i = 0; i < t->ndim; i++) fits = fits && lmi_mul(count, (size_t)t->shape[i], &count);
-    if (fits && count <= SIZE_MAX / sizeof *data) data = (float *)malloc(count * sizeof *data);
+/* A vector's numbers in fresh memory (free). */
+static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, float **out) {
+    const sae_tensor *t = lmi_tensor(m, name);
+    float *data;
+    LMI_TRY(lmi_check(m, t, name, 0, n));
+    data = n <= SIZE_MAX / sizeof *data ? (float *)malloc(n * sizeof *data) : NULL;
     if (!data) return lmi_no_memory(m);
     sae_tensor_to_f32(t, data);
     *out = data;
     return SAE_OK;
 }
 
-static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, float **out) {
-    const sae_tensor *t = lmi_tensor(m, name);
-    LMI_TRY(lmi_check(m, t, name, 0, n));
-    return lmi_copy(m, t, out);
-}
-
-/* y = x W^T + bias of the part: `weight` [outputs,inputs] and, if biased, `bias`. */
+/* y = x W^T + bias of the part: `weight` [outputs,inputs], which stays in the file, and, if biased,
+   `bias`. */
 static sae_result lmi_read_linear(const sae_lm *m, int part, size_t layer, size_t expert,
                                   bool biased, size_t inputs, size_t outputs, sae_linear **out) {
     char name[LMI_NAME_SIZE];
     const sae_tensor *t;
-    sae_tensor turned;
-    float *weight = NULL, *bias = NULL;
+    float *bias = NULL;
     bool in_out = (m->shape.has & LMI_IN_OUT) != 0;
     sae_result result;
     lmi_tensor_name(m, part, layer, expert, ".weight", name);
     t = lmi_tensor(m, name);
     LMI_TRY(lmi_check(m, t, name, in_out ? inputs : outputs, in_out ? outputs : inputs));
-    if (in_out) {
-        turned = *t;
-        turned.shape[0] = t->shape[1], turned.shape[1] = t->shape[0];
-        turned.stride[0] = t->stride[1], turned.stride[1] = t->stride[0];
-        t = &turned;
-    }
-    result = lmi_copy(m, t, &weight);
-    if (result == SAE_OK && biased)
-        result = lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
-                                 &bias);
-    if (result == SAE_OK) result = sae_linear_create(m->ctx, weight, bias, inputs, outputs, out);
-    free(weight);
+    if (biased)
+        LMI_TRY(lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
+                                &bias));
+    result = sae_linear_create_tensor(m->ctx, t, bias, in_out, out);
     free(bias);
     return result;
 }
@@ -2784,16 +2770,11 @@ static sae_result lmi_read_unembed(sae_lm *m) {
     const sae_lm_config *info = &m->shape.info;
     char name[LMI_NAME_SIZE];
     const sae_tensor *t;
-    float *weight;
-    sae_result result;
     lmi_tensor_name(m, LMI_UNEMBED, 0, 0, ".weight", name);
     t = info->tied ? m->embed : lmi_tensor(m, name);
     for (size_t i = 0; i < 2 && !t; i++) t = lmi_tensor(m, others[i]);
     LMI_TRY(lmi_check(m, t, name, info->vocab_size, info->dim));
-    LMI_TRY(lmi_copy(m, t, &weight));
-    result = sae_linear_create(m->ctx, weight, NULL, info->dim, info->vocab_size, &m->unembed);
-    free(weight);
-    return result;
+    return sae_linear_create_tensor(m->ctx, t, NULL, false, &m->unembed);
 }
 
 static sae_result lmi_read_weights(sae_lm *m) {
@@ -3156,7 +3137,7 @@ typedef struct lmi_run {
     lmi_heads q, k, v;
     size_t store_floats, scratch_floats, items, slots;
     bool packed; /* every item has a store of its own */
-    /* while an MLP runs: [n,widest MLP]; of experts besides [n,d] twice, [n,experts] */
+    /* while an MLP runs: [n,widest MLP]; of experts besides [256,d] twice, [n,experts] */
     float *wide, *gate, *gathered, *given, *routes;
     uint32_t *expert; /* [n,experts_per_token], ascending; routes holds their weights then */
     /* while logits are made: [block,d], [block,vocab_size] */
@@ -3187,7 +3168,7 @@ static size_t lmi_store_floats(size_t keys, size_t head_dim) {
 }
 
 /* One piece [rows,width] behind *at, on 64 bytes; false: too large. base NULL: only counts. */
-static bool lmi_place(float *base, size_t *at, float **piece, size_t rows, size_t width) {
+static bool lmi_run_cut(float *base, size_t *at, float **piece, size_t rows, size_t width) {
     size_t floats;
     if (base) *piece = base + *at;
     if (!lmi_mul(rows, width, &floats) || floats > SIZE_MAX / 64 - *at) return false;
@@ -3195,7 +3176,7 @@ static bool lmi_place(float *base, size_t *at, float **piece, size_t rows, size_
     return true;
 }
 
-static bool lmi_cut_attention(lmi_run *run, float *base, size_t *at) {
+static bool lmi_run_cut_attention(lmi_run *run, float *base, size_t *at) {
     const sae_lm_config *info = &run->m->shape.info;
     const sae_lm_cache *cache = run->desc->cache;
     size_t hd = info->head_dim, deep = lmi_round(hd), keys = cache ? cache->capacity : run->ctx;
@@ -3210,26 +3191,27 @@ static bool lmi_cut_attention(lmi_run *run, float *base, size_t *at) {
     run->store_floats = lmi_store_floats(keys, hd);
     run->scratch_floats = LMI_ROWS * (hd + deep + lmi_round(keys)) + lmi_round(hd);
     if (!run->store_floats) return false;
-    if (!lmi_place(base, at, &run->qkv, n, heads + 2 * kv)
-        || !lmi_place(base, at, &run->heads, n, heads)
-        || !lmi_place(base, at, &run->scratch, run->slots, run->scratch_floats))
+    if (!lmi_run_cut(base, at, &run->qkv, n, heads + 2 * kv)
+        || !lmi_run_cut(base, at, &run->heads, n, heads)
+        || !lmi_run_cut(base, at, &run->scratch, run->slots, run->scratch_floats))
         return false;
     if (cache) return true;
-    return lmi_place(base, at, &run->stores, run->packed ? run->items : run->slots,
+    return lmi_run_cut(base, at, &run->stores, run->packed ? run->items : run->slots,
                    run->store_floats);
 }
 
-static bool lmi_cut_mlp(lmi_run *run, float *base, size_t *at) {
+static bool lmi_run_cut_mlp(lmi_run *run, float *base, size_t *at) {
     const lmi_shape *s = &run->m->shape;
-    size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim), floats = sizeof(float);
+    size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim);
+    size_t k = s->info.experts_per_token; /* numbers of experts are as wide as floats */
     float *expert = NULL;
-    if (!lmi_place(base, at, &run->wide, n, wide)) return false;
-    if (s->has & LMI_GATED && !lmi_place(base, at, &run->gate, n, wide)) return false;
+    if (!lmi_run_cut(base, at, &run->wide, n, wide)) return false;
+    if (s->has & LMI_GATED && !lmi_run_cut(base, at, &run->gate, n, wide)) return false;
     if (!(s->has & LMI_EXPERTS)) return true;
-    if (!lmi_place(base, at, &run->gathered, n, s->info.dim)
-        || !lmi_place(base, at, &run->given, n, s->info.dim)
-        || !lmi_place(base, at, &run->routes, n, s->info.experts)
-        || !lmi_place(base, at, &expert, n, s->info.experts_per_token * sizeof(uint32_t) / floats))
+    if (!lmi_run_cut(base, at, &run->gathered, lmi_min(n, LMI_LOGIT_ROWS), s->info.dim)
+        || !lmi_run_cut(base, at, &run->given, lmi_min(n, LMI_LOGIT_ROWS), s->info.dim)
+        || !lmi_run_cut(base, at, &run->routes, n, s->info.experts)
+        || !lmi_run_cut(base, at, &expert, n, k))
         return false;
     run->expert = (uint32_t *)(void *)expert;
     return true;
@@ -3242,14 +3224,14 @@ static size_t lmi_run_layout(lmi_run *run, float *base) {
     const size_t *rows = run->desc->rows;
     size_t block = lmi_min(rows ? run->desc->num_rows : run->n, LMI_LOGIT_ROWS), n = run->n;
     size_t at = 0, attention, mlp, logits;
-    if (!lmi_place(base, &at, &run->x, n, info->dim)
-        || !lmi_place(base, &at, &run->normed, n, info->dim)
-        || !lmi_place(base, &at, &run->mixed, n, info->dim))
+    if (!lmi_run_cut(base, &at, &run->x, n, info->dim)
+        || !lmi_run_cut(base, &at, &run->normed, n, info->dim)
+        || !lmi_run_cut(base, &at, &run->mixed, n, info->dim))
         return 0;
     attention = mlp = logits = at;
-    if (!lmi_cut_attention(run, base, &attention) || !lmi_cut_mlp(run, base, &mlp)
-        || (run->logits && (!lmi_place(base, &logits, &run->logit_x, block, info->dim)
-                            || !lmi_place(base, &logits, &run->logit, block, info->vocab_size))))
+    if (!lmi_run_cut_attention(run, base, &attention) || !lmi_run_cut_mlp(run, base, &mlp)
+        || (run->logits && (!lmi_run_cut(base, &logits, &run->logit_x, block, info->dim)
+                            || !lmi_run_cut(base, &logits, &run->logit, block, info->vocab_size))))
         return 0;
     return lmi_max(attention, lmi_max(mlp, logits));
 }

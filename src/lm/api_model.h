@@ -28,7 +28,8 @@ typedef struct sae_lm_config {
     sae_dtype dtype;        /* of the weights in the file */
 } sae_lm_config;
 
-/* A folder of transformers. Weights are used as float32; ctx must outlive the model. Errors:
+/* A folder of transformers. The files stay mapped and matrices stay in them, in their own type;
+   what is computed is float32. ctx must outlive the model. Errors:
    SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged, or tensors that do not fit
    config.json), SAE_ERR_UNSUPPORTED (another family, the message lists those there are; another
    activation or rotary kind; quantised weights), SAE_ERR_OUT_OF_MEMORY. */

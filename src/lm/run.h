@@ -33,7 +33,7 @@ typedef struct lmi_run {
     lmi_heads q, k, v;
     size_t store_floats, scratch_floats, items, slots;
     bool packed; /* every item has a store of its own */
-    /* while an MLP runs: [n,widest MLP]; of experts besides [n,d] twice, [n,experts] */
+    /* while an MLP runs: [n,widest MLP]; of experts besides [256,d] twice, [n,experts] */
     float *wide, *gate, *gathered, *given, *routes;
     uint32_t *expert; /* [n,experts_per_token], ascending; routes holds their weights then */
     /* while logits are made: [block,d], [block,vocab_size] */
@@ -64,7 +64,7 @@ static size_t lmi_store_floats(size_t keys, size_t head_dim) {
 }
 
 /* One piece [rows,width] behind *at, on 64 bytes; false: too large. base NULL: only counts. */
-static bool lmi_place(float *base, size_t *at, float **piece, size_t rows, size_t width) {
+static bool lmi_run_cut(float *base, size_t *at, float **piece, size_t rows, size_t width) {
     size_t floats;
     if (base) *piece = base + *at;
     if (!lmi_mul(rows, width, &floats) || floats > SIZE_MAX / 64 - *at) return false;
@@ -72,7 +72,7 @@ static bool lmi_place(float *base, size_t *at, float **piece, size_t rows, size_
     return true;
 }
 
-static bool lmi_cut_attention(lmi_run *run, float *base, size_t *at) {
+static bool lmi_run_cut_attention(lmi_run *run, float *base, size_t *at) {
     const sae_lm_config *info = &run->m->shape.info;
     const sae_lm_cache *cache = run->desc->cache;
     size_t hd = info->head_dim, deep = lmi_round(hd), keys = cache ? cache->capacity : run->ctx;
@@ -87,26 +87,27 @@ static bool lmi_cut_attention(lmi_run *run, float *base, size_t *at) {
     run->store_floats = lmi_store_floats(keys, hd);
     run->scratch_floats = LMI_ROWS * (hd + deep + lmi_round(keys)) + lmi_round(hd);
     if (!run->store_floats) return false;
-    if (!lmi_place(base, at, &run->qkv, n, heads + 2 * kv)
-        || !lmi_place(base, at, &run->heads, n, heads)
-        || !lmi_place(base, at, &run->scratch, run->slots, run->scratch_floats))
+    if (!lmi_run_cut(base, at, &run->qkv, n, heads + 2 * kv)
+        || !lmi_run_cut(base, at, &run->heads, n, heads)
+        || !lmi_run_cut(base, at, &run->scratch, run->slots, run->scratch_floats))
         return false;
     if (cache) return true;
-    return lmi_place(base, at, &run->stores, run->packed ? run->items : run->slots,
+    return lmi_run_cut(base, at, &run->stores, run->packed ? run->items : run->slots,
                    run->store_floats);
 }
 
-static bool lmi_cut_mlp(lmi_run *run, float *base, size_t *at) {
+static bool lmi_run_cut_mlp(lmi_run *run, float *base, size_t *at) {
     const lmi_shape *s = &run->m->shape;
-    size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim), floats = sizeof(float);
+    size_t n = run->n, wide = lmi_max(s->dense_dim, s->info.mlp_dim);
+    size_t k = s->info.experts_per_token; /* numbers of experts are as wide as floats */
     float *expert = NULL;
-    if (!lmi_place(base, at, &run->wide, n, wide)) return false;
-    if (s->has & LMI_GATED && !lmi_place(base, at, &run->gate, n, wide)) return false;
+    if (!lmi_run_cut(base, at, &run->wide, n, wide)) return false;
+    if (s->has & LMI_GATED && !lmi_run_cut(base, at, &run->gate, n, wide)) return false;
     if (!(s->has & LMI_EXPERTS)) return true;
-    if (!lmi_place(base, at, &run->gathered, n, s->info.dim)
-        || !lmi_place(base, at, &run->given, n, s->info.dim)
-        || !lmi_place(base, at, &run->routes, n, s->info.experts)
-        || !lmi_place(base, at, &expert, n, s->info.experts_per_token * sizeof(uint32_t) / floats))
+    if (!lmi_run_cut(base, at, &run->gathered, lmi_min(n, LMI_LOGIT_ROWS), s->info.dim)
+        || !lmi_run_cut(base, at, &run->given, lmi_min(n, LMI_LOGIT_ROWS), s->info.dim)
+        || !lmi_run_cut(base, at, &run->routes, n, s->info.experts)
+        || !lmi_run_cut(base, at, &expert, n, k))
         return false;
     run->expert = (uint32_t *)(void *)expert;
     return true;
@@ -119,14 +120,14 @@ static size_t lmi_run_layout(lmi_run *run, float *base) {
     const size_t *rows = run->desc->rows;
     size_t block = lmi_min(rows ? run->desc->num_rows : run->n, LMI_LOGIT_ROWS), n = run->n;
     size_t at = 0, attention, mlp, logits;
-    if (!lmi_place(base, &at, &run->x, n, info->dim)
-        || !lmi_place(base, &at, &run->normed, n, info->dim)
-        || !lmi_place(base, &at, &run->mixed, n, info->dim))
+    if (!lmi_run_cut(base, &at, &run->x, n, info->dim)
+        || !lmi_run_cut(base, &at, &run->normed, n, info->dim)
+        || !lmi_run_cut(base, &at, &run->mixed, n, info->dim))
         return 0;
     attention = mlp = logits = at;
-    if (!lmi_cut_attention(run, base, &attention) || !lmi_cut_mlp(run, base, &mlp)
-        || (run->logits && (!lmi_place(base, &logits, &run->logit_x, block, info->dim)
-                            || !lmi_place(base, &logits, &run->logit, block, info->vocab_size))))
+    if (!lmi_run_cut_attention(run, base, &attention) || !lmi_run_cut_mlp(run, base, &mlp)
+        || (run->logits && (!lmi_run_cut(base, &logits, &run->logit_x, block, info->dim)
+                            || !lmi_run_cut(base, &logits, &run->logit, block, info->vocab_size))))
         return 0;
     return lmi_max(attention, lmi_max(mlp, logits));
 }

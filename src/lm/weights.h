@@ -59,49 +59,34 @@ static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *na
     return SAE_OK;
 }
 
-/* A tensor's numbers in fresh memory (free), row-major. */
-static sae_result lmi_copy(const sae_lm *m, const sae_tensor *t, float **out) {
-    size_t count = 1;
-    float *data = NULL;
-    bool fits = true;
-    for (size_t i = 0; i < t->ndim; i++) fits = fits && lmi_mul(count, (size_t)t->shape[i], &count);
-    if (fits && count <= SIZE_MAX / sizeof *data) data = (float *)malloc(count * sizeof *data);
+/* A vector's numbers in fresh memory (free). */
+static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, float **out) {
+    const sae_tensor *t = lmi_tensor(m, name);
+    float *data;
+    LMI_TRY(lmi_check(m, t, name, 0, n));
+    data = n <= SIZE_MAX / sizeof *data ? (float *)malloc(n * sizeof *data) : NULL;
     if (!data) return lmi_no_memory(m);
     sae_tensor_to_f32(t, data);
     *out = data;
     return SAE_OK;
 }
 
-static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, float **out) {
-    const sae_tensor *t = lmi_tensor(m, name);
-    LMI_TRY(lmi_check(m, t, name, 0, n));
-    return lmi_copy(m, t, out);
-}
-
-/* y = x W^T + bias of the part: `weight` [outputs,inputs] and, if biased, `bias`. */
+/* y = x W^T + bias of the part: `weight` [outputs,inputs], which stays in the file, and, if biased,
+   `bias`. */
 static sae_result lmi_read_linear(const sae_lm *m, int part, size_t layer, size_t expert,
                                   bool biased, size_t inputs, size_t outputs, sae_linear **out) {
     char name[LMI_NAME_SIZE];
     const sae_tensor *t;
-    sae_tensor turned;
-    float *weight = NULL, *bias = NULL;
+    float *bias = NULL;
     bool in_out = (m->shape.has & LMI_IN_OUT) != 0;
     sae_result result;
     lmi_tensor_name(m, part, layer, expert, ".weight", name);
     t = lmi_tensor(m, name);
     LMI_TRY(lmi_check(m, t, name, in_out ? inputs : outputs, in_out ? outputs : inputs));
-    if (in_out) {
-        turned = *t;
-        turned.shape[0] = t->shape[1], turned.shape[1] = t->shape[0];
-        turned.stride[0] = t->stride[1], turned.stride[1] = t->stride[0];
-        t = &turned;
-    }
-    result = lmi_copy(m, t, &weight);
-    if (result == SAE_OK && biased)
-        result = lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
-                                 &bias);
-    if (result == SAE_OK) result = sae_linear_create(m->ctx, weight, bias, inputs, outputs, out);
-    free(weight);
+    if (biased)
+        LMI_TRY(lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
+                                &bias));
+    result = sae_linear_create_tensor(m->ctx, t, bias, in_out, out);
     free(bias);
     return result;
 }
@@ -212,16 +197,11 @@ static sae_result lmi_read_unembed(sae_lm *m) {
     const sae_lm_config *info = &m->shape.info;
     char name[LMI_NAME_SIZE];
     const sae_tensor *t;
-    float *weight;
-    sae_result result;
     lmi_tensor_name(m, LMI_UNEMBED, 0, 0, ".weight", name);
     t = info->tied ? m->embed : lmi_tensor(m, name);
     for (size_t i = 0; i < 2 && !t; i++) t = lmi_tensor(m, others[i]);
     LMI_TRY(lmi_check(m, t, name, info->vocab_size, info->dim));
-    LMI_TRY(lmi_copy(m, t, &weight));
-    result = sae_linear_create(m->ctx, weight, NULL, info->dim, info->vocab_size, &m->unembed);
-    free(weight);
-    return result;
+    return sae_linear_create_tensor(m->ctx, t, NULL, false, &m->unembed);
 }
 
 static sae_result lmi_read_weights(sae_lm *m) {
