@@ -113,6 +113,7 @@ extern "C" {
 #include "lm/config.h"
 #include "lm/files.h"
 #include "lm/weights.h"
+#include "lm/gguf.h"
 #include "lm/model.h"
 #include "lm/sites.h"
 #include "lm/run.h"
