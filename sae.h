@@ -438,8 +438,8 @@ typedef struct sae_steering {
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
    SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
-   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a mode
-   other than ADD meets a top-k rule.
+   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a
+   mode other than ADD meets a top-k rule.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, too many),
    SAE_ERR_UNSUPPORTED (batch top-k with n > 1 and a mode other than ADD; skip, or another
    output_dim). x is untouched then. */
@@ -2084,6 +2084,12 @@ static size_t saei_place(size_t *at, size_t count, size_t size) {
     return here;
 }
 
+/* The place itself in a block at base; NULL while there is none and only *at moves on. */
+static void *saei_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
+    size_t here = saei_place(at, count, size);
+    return base ? base + here : NULL;
+}
+
 static uint32_t saei_float_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -2111,12 +2117,13 @@ static bool saei_all_finite(const void *x, size_t n) {
 }
 
 /* Asks for huge pages inside a large block, where the system has them: a page fault costs as much
-   as filling the page, and large dictionaries are walked by columns too. */
+   as filling the page, large dictionaries are walked by columns too, and a step reads rows in no
+   order (15 % of such a reading). */
 static void saei_hint_huge(void *memory, size_t size) {
 #if defined(MADV_HUGEPAGE)
     const uintptr_t page = (uintptr_t)1 << 21;
     uintptr_t begin = (uintptr_t)memory / page * page + page, end = (uintptr_t)memory + size;
-    if (size < 8 * page) return;
+    if (size < 2 * page) return;
     madvise((void *)begin, (size_t)(end / page * page - begin), MADV_HUGEPAGE);
 #else
     (void)memory;
@@ -2202,7 +2209,8 @@ static void saei_parts_run(void *arg, size_t part, size_t worker) {
     (void)worker;
     parts->fn(parts->arg, part);
 }
-static SAEI_NOINLINE void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+static SAEI_NOINLINE void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn,
+                                        void *arg) {
     saei_parts job;
     job.fn = fn;
     job.arg = arg;
@@ -10524,12 +10532,6 @@ struct saei_prepared {
     saei_prepared_slot *slots;
 };
 
-/* The next piece of base; NULL where there is none yet, and only `at` moves on. */
-static void *saei_prepared_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
-    size_t offset = saei_place(at, count, size);
-    return base ? base + offset : NULL;
-}
-
 /* Sets p's pieces in base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
                                    saei_prepared *p) {
@@ -10540,28 +10542,25 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
     saei_place(&at, 1, sizeof(saei_prepared));
-    p->panels = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
-    p->screen = (float *)saei_prepared_piece(b, &at, saei_screen_floats(m), sizeof(float));
-    p->refused = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
-    p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
-                                                         sizeof(saei_prepared_slot));
+    p->panels = (float *)saei_piece(b, &at, width / 2, sizeof(float));
+    p->screen = (float *)saei_piece(b, &at, saei_screen_floats(m), sizeof(float));
+    p->refused = (uint32_t *)saei_piece(b, &at, panels, sizeof(uint32_t));
+    p->slots = (saei_prepared_slot *)saei_piece(b, &at, p->num_slots, sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
         saei_prepared_slot none, *s = &none;
         if (b) s = &p->slots[i];
         memset(s, 0, sizeof *s);
-        s->x = (float *)saei_prepared_piece(b, &at, rows * dict->ld, sizeof(float));
-        s->count = (uint32_t *)saei_prepared_piece(b, &at, rows, sizeof(uint32_t));
-        s->latent = (uint32_t *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(uint32_t));
-        s->pre = (float *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(float));
-        s->least = (double *)saei_prepared_piece(b, &at, 1, sizeof(double));
-        s->begin = (size_t *)saei_prepared_piece(b, &at, rows + 1, sizeof(size_t));
-        s->top_value = (float *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
-                                                    sizeof(float));
-        s->top_latent = (uint32_t *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
-                                                        sizeof(uint32_t));
+        s->x = (float *)saei_piece(b, &at, rows * dict->ld, sizeof(float));
+        s->count = (uint32_t *)saei_piece(b, &at, rows, sizeof(uint32_t));
+        s->latent = (uint32_t *)saei_piece(b, &at, rows * p->stride, sizeof(uint32_t));
+        s->pre = (float *)saei_piece(b, &at, rows * p->stride, sizeof(float));
+        s->least = (double *)saei_piece(b, &at, 1, sizeof(double));
+        s->begin = (size_t *)saei_piece(b, &at, rows + 1, sizeof(size_t));
+        s->top_value = (float *)saei_piece(b, &at, (rows + 1) * p->capacity, sizeof(float));
+        s->top_latent = (uint32_t *)saei_piece(b, &at, (rows + 1) * p->capacity, sizeof(uint32_t));
     }
-    p->words = (int16_t *)saei_prepared_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
-                                              sizeof(int16_t));
+    p->words = (int16_t *)saei_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
+                                     sizeof(int16_t));
     for (size_t i = 0; b && i < p->num_slots; i++)
         p->slots[i].words = p->words + i * SAEI_ENCODE_ROWS * dict->ld;
     return at;
@@ -11043,7 +11042,8 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f) {
     sae_rows rows;
-    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count, f);
+    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count,
+                              f);
 }
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f) {
@@ -14280,92 +14280,59 @@ enum {
     SAEI_BLAS_PART = 16      /* rows of one task of its selection */
 };
 
-/* Scratch memory of a work, cut into pieces. Each operation says in its job what it keeps where;
-   none leaves anything for another. */
-typedef struct saei_cpu_scratch {
-    float *panels;         /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
-    float *dense;          /* [threads][SAEI_DENSE_TARGETS][ld] */
-    float *lanes;          /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
-    uint64_t *marks;       /* [threads][ceil(m / 64)][SAEI_DENSE_TARGETS] */
-    uint64_t *active_bits; /* [batch][ceil(m / 64)] */
-    float *screen;         /* [saei_screen_floats(m)] */
-    float *value;          /* [threads][SAEI_TOP_LISTS], then [SAEI_BLAS_ROWS], of [capacity] */
-    uint32_t *latent;      /* alike */
-    size_t capacity;       /* of a row's list of candidates, a multiple of 16 */
-    int16_t *words;        /* [threads][SAEI_ENCODE_ROWS][ld] */
-    uint32_t *integers;    /* [max(SAEI_SORT_PARTS m, SAEI_SORT_PARTS batch, 65536)] */
-    double *block_sums;    /* [blocks of SAE_ROW_BLOCK rows][ld] */
-    double *doubles;       /* rows, columns, latents or chunks, whichever is most; twice that */
-    float *rows;           /* [threads][3][ld] */
-    float *latents;        /* [m'] */
-    unsigned char *draws;  /* [batch] records of resample */
-    float *products;       /* a BLAS's: [SAEI_BLAS_ROWS][SAEI_BLAS_LATENTS] */
-    saei_top *tops;        /* [SAEI_BLAS_ROWS] */
-    saei_quantized *facts; /* alike */
-} saei_cpu_scratch;
-
 typedef struct saei_draw {
     double key;
     size_t row;
 } saei_draw;
 
+/* Scratch memory of a work, cut into pieces: X(type, name, count, each) is count times each of a
+   type, in the terms of saei_cpu_layout. Each operation says in its job what it keeps where; none
+   leaves anything for another. */
+#define SAEI_CPU_PIECES(X)                                                                         \
+    /* W_enc packed [panels][d][48], or as int16 pairs [panels][ld / 2][48]; dense: panels */      \
+    X(float, panels, taller, 1)                                                                    \
+    X(float, dense, threads * SAEI_DENSE_TARGETS, ld)                                              \
+    X(float, lanes, threads * SAEI_DENSE_TARGETS, SAEI_DENSE_ROWS * 16)                            \
+    X(uint64_t, marks, threads * SAEI_DENSE_TARGETS, saei_ceil_div(m, SAEI_DENSE_ROWS))            \
+    X(uint64_t, active_bits, batch, saei_ceil_div(m, 64))                                          \
+    X(float, screen, saei_screen_floats(m), 1)                                                     \
+    X(float, value, lists, s->capacity)                                                            \
+    X(uint32_t, latent, lists, s->capacity)                                                        \
+    X(int16_t, words, threads * SAEI_ENCODE_ROWS, ld)                                              \
+    X(uint32_t, integers, saei_max(SAEI_SORT_PARTS * saei_max(padded, batch), 65536), 1)           \
+    X(double, block_sums, saei_ceil_div(saei_max(batch, padded), SAE_ROW_BLOCK), ld)               \
+    X(double, doubles, most, 2) /* most: of rows, columns, latents, chunks */                      \
+    X(float, rows, threads * 3, ld)                                                                \
+    X(float, latents, padded, 1)                                                                   \
+    X(saei_draw, draws, batch, 1)                                                                  \
+    X(float, products, blas_rows * SAEI_BLAS_LATENTS, 1) /* a BLAS's, and of its rows: */          \
+    X(saei_top, tops, blas_rows, 1)                                                                \
+    X(saei_quantized, facts, blas_rows, 1)
+
+typedef struct saei_cpu_scratch {
+    size_t capacity; /* of a row's list of candidates in value and latent, a multiple of 16 */
+#define SAEI_MEMBER(type, name, count, each) type *name;
+    SAEI_CPU_PIECES(SAEI_MEMBER)
+#undef SAEI_MEMBER
+} saei_cpu_scratch;
+
 /* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *base,
                               saei_cpu_scratch *s) {
-    size_t at = 0, threads = (size_t)ctx->threads;
-    size_t all = saei_ceil_div(h->dict_size, SAEI_PANEL) * SAEI_PANEL; /* latents in panels */
-    size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
-    unsigned char *b = (unsigned char *)base;
-    size_t panels, screen, value, latent, words, integers, block_sums, doubles, rows, latents;
-    size_t draws, dense, width, taller, lanes, marks, active;
-    size_t blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
-    size_t lists = threads * SAEI_TOP_LISTS + blas_rows, products, tops, facts;
-    if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
-        || !saei_mul(all, h->ld, &width) || !saei_mul(saei_max(all, h->batch), h->ld, &taller))
+    size_t at = 0, threads = (size_t)ctx->threads, batch = h->batch, ld = h->ld, m = h->dict_size;
+    size_t all = saei_ceil_div(m, SAEI_PANEL) * SAEI_PANEL; /* latents in panels */
+    size_t padded = saei_align16(m), most = saei_max(saei_max(batch, padded), ld), width, taller;
+    size_t blas_rows = saei_min(SAEI_BLAS_ROWS, batch);
+    size_t lists = threads * SAEI_TOP_LISTS + blas_rows; /* of a BLAS's rows behind the others */
+    if (m > UINT32_MAX || batch > UINT32_MAX || !saei_mul(all, ld, &width)
+        || !saei_mul(saei_max(all, batch), ld, &taller))
         return SIZE_MAX;
     most = saei_max(most, 2 * width / SAEI_CHUNK + 64);
-    s->capacity = saei_align16(saei_min(4 * h->k, m) + 4 * SAEI_PANEL);
-    panels = saei_place(&at, taller, sizeof(float));
-    dense = saei_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
-    lanes = saei_place(&at, threads * SAEI_DENSE_TARGETS,
-                           SAEI_DENSE_ROWS * 16 * sizeof(float));
-    marks = saei_place(&at, threads * SAEI_DENSE_TARGETS,
-                           saei_ceil_div(h->dict_size, SAEI_DENSE_ROWS) * sizeof(uint64_t));
-    active = saei_place(&at, h->batch, saei_ceil_div(h->dict_size, 64) * sizeof(uint64_t));
-    screen = saei_place(&at, saei_screen_floats(h->dict_size), sizeof(float));
-    value = saei_place(&at, lists, s->capacity * sizeof(float));
-    latent = saei_place(&at, lists, s->capacity * sizeof(float));
-    words = saei_place(&at, threads * SAEI_ENCODE_ROWS, h->ld * sizeof(int16_t));
-    integers = saei_place(&at, saei_max(SAEI_SORT_PARTS * saei_max(m, h->batch), 65536),
-                              sizeof(uint32_t));
-    block_sums = saei_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
-                                h->ld * sizeof(double));
-    doubles = saei_place(&at, most, 2 * sizeof(double));
-    rows = saei_place(&at, threads * 3, h->ld * sizeof(float));
-    latents = saei_place(&at, m, sizeof(float));
-    draws = saei_place(&at, h->batch, sizeof(saei_draw));
-    products = saei_place(&at, blas_rows * SAEI_BLAS_LATENTS, sizeof(float));
-    tops = saei_place(&at, blas_rows, sizeof(saei_top));
-    facts = saei_place(&at, blas_rows, sizeof(saei_quantized));
-    if (at == SIZE_MAX || !b) return at;
-    s->panels = (float *)(void *)(b + panels);
-    s->dense = (float *)(void *)(b + dense);
-    s->lanes = (float *)(void *)(b + lanes);
-    s->marks = (uint64_t *)(void *)(b + marks);
-    s->active_bits = (uint64_t *)(void *)(b + active);
-    s->screen = (float *)(void *)(b + screen);
-    s->value = (float *)(void *)(b + value);
-    s->latent = (uint32_t *)(void *)(b + latent);
-    s->words = (int16_t *)(void *)(b + words);
-    s->integers = (uint32_t *)(void *)(b + integers);
-    s->block_sums = (double *)(void *)(b + block_sums);
-    s->doubles = (double *)(void *)(b + doubles);
-    s->rows = (float *)(void *)(b + rows);
-    s->latents = (float *)(void *)(b + latents);
-    s->draws = b + draws;
-    s->products = (float *)(void *)(b + products);
-    s->tops = (saei_top *)(void *)(b + tops);
-    s->facts = (saei_quantized *)(void *)(b + facts);
+    s->capacity = saei_align16(saei_min(4 * h->k, padded) + 4 * SAEI_PANEL);
+#define SAEI_PLACE(type, name, count, each)                                                        \
+    s->name = (type *)saei_piece((unsigned char *)base, &at, count, (each) * sizeof(type));
+    SAEI_CPU_PIECES(SAEI_PLACE)
+#undef SAEI_PLACE
     return at;
 }
 
@@ -14386,19 +14353,8 @@ static void saei_cpu_close(const sae_context *ctx, void *state) {
     (void)ctx;
     (void)state;
 }
-/* Large pages where the system has them: rows are read in no order (15 % of such a reading). */
 static void *saei_cpu_alloc(const sae_work *w, size_t bytes) {
-    void *p = saei_alloc(w->ctx, bytes, 1);
-    if (!p) return NULL;
-#if defined(MADV_HUGEPAGE)
-    {
-        size_t page = 4096, skip = (page - ((uintptr_t)p & (page - 1))) & (page - 1);
-        if (bytes >= 4u << 20)
-            (void)madvise((unsigned char *)p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
-    }
-#endif
-    memset(p, 0, bytes);
-    return p;
+    return saei_calloc(w->ctx, bytes, 1);
 }
 static void saei_cpu_free(const sae_work *w, void *memory) { saei_free(w->ctx, memory); }
 static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) {
@@ -14448,7 +14404,8 @@ static size_t saei_code_part_rows(const sae_context *ctx, size_t rows) {
     return saei_max(64, saei_ceil_div(saei_ceil_div(rows, parts), 64) * 64);
 }
 
-/* -- batch. Of every operation: its job is what its parts share -- */
+/* ==== >>cpu: batches ============================================= src/backend/cpu_batch.h ==== */
+/* Of every operation: its job is what its parts share. */
 
 typedef struct saei_load_job {
     sae_dtype dtype;
@@ -16307,7 +16264,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
                               float *const (*biases)[3], size_t num_biases) {
     const saei_kernels *kernels = w->ctx->kernels;
     size_t ld = w->shape.ld;
-    saei_draw *draws = (saei_draw *)(void *)saei_cpu_scratch_of(w).draws; /* [n] */
+    saei_draw *draws = saei_cpu_scratch_of(w).draws; /* [n] */
     double alive = 0;
     size_t living = 0, dead, used = 0;
     saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
@@ -20668,7 +20625,8 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
     return SAE_OK;
 }
 
-/* Sum over the columns of the unbiased variance of y, or of y - x_hat. */
+/* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
+   backend's, which takes blocks of rows and an e that was rounded to floats. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;
     memset(v->columns, 0, 2 * v->out * sizeof *v->columns);
