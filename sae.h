@@ -9413,6 +9413,23 @@ SAE_API const char *sae_arch_name(sae_arch arch) {
     return "default";
 }
 
+/* An encode of rows x [n][ld] by dict; what only some selections need is left to be added. */
+static sae_encode_args saei_encode_args_of(const sae_dictionary *dict, sae_select select,
+                                           const float *x, size_t n) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = x;
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.n = n;
+    a.d = dict->desc.activation_dim;
+    a.ld = dict->ld;
+    a.m = dict->desc.dict_size;
+    a.select = select;
+    a.k = dict->desc.k;
+    return a;
+}
+
 static bool saei_arch_selects(sae_arch arch) { /* has k, threshold and a rule */
     return arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA;
 }
@@ -10588,20 +10605,13 @@ static saei_encode_job saei_prepared_job(const sae_dictionary *dict, const saei_
     return job;
 }
 
-static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.d = dict->desc.activation_dim;
-    a.ld = dict->ld;
-    a.m = dict->desc.dict_size;
-    a.k = dict->desc.k;
-    a.select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
-               : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
-               : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
-               : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
-                                                       : SAE_SELECT_POSITIVE;
+static sae_encode_args saei_prepared_args(const sae_dictionary *dict, const float *x, size_t n) {
+    sae_select select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
+                        : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
+                        : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
+                        : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
+                                                                : SAE_SELECT_POSITIVE;
+    sae_encode_args a = saei_encode_args_of(dict, select, x, n);
     a.theta = dict->aux0; /* of WINDOW, with bandwidth 0: p > theta */
     return a;
 }
@@ -10631,7 +10641,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
-    a = saei_prepared_args(dict);
+    a = saei_prepared_args(dict, NULL, 0);
     job = saei_prepared_job(dict, p, &p->slots[0], &a); /* its words: those of all workers */
     if (saei_screen_pack(&job)) dict->prepared = p;
     else saei_free(dict->ctx, p);
@@ -10708,9 +10718,7 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     code.count = slot->count;
     code.latent = slot->latent;
     code.pre = slot->pre;
-    a = saei_prepared_args(dict);
-    a.x = slot->x;
-    a.n = rows;
+    a = saei_prepared_args(dict, slot->x, rows);
     job = saei_prepared_job(dict, p, slot, &a);
     job.code = &code;
     if (a.select == SAE_SELECT_TOP_K) job.cut = slot->warm;
@@ -16682,18 +16690,11 @@ static void saei_lazy_adam_update(sae_trainer *t, const sae_adam_desc *adam, uin
 
 static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
                               bool listed) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.x = t->xc;
-    a.W = t->param.W_enc;
+    sae_encode_args a = saei_encode_args_of(&t->view, select, t->xc, t->n);
+    a.W = t->param.W_enc; /* those of the view are the host's */
     a.bias = t->param.b_enc;
-    a.n = t->n;
-    a.d = t->desc.activation_dim;
-    a.ld = t->view.ld;
-    a.m = t->desc.dict_size;
     a.list = listed ? t->list : NULL;
     a.list_count = t->list_count;
-    a.select = select;
     a.k = k;
     a.theta = select == SAE_SELECT_WINDOW ? t->param.aux0 : NULL;
     a.bandwidth = (float)t->desc.bandwidth;
@@ -18374,16 +18375,7 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     s->ops->zero(&s->w, s->bad, sizeof bad);
     s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
     if (centred) s->ops->subtract(&s->w, s->x, dict->b_dec, n, s->xc);
-    memset(&a, 0, sizeof a);
-    a.x = centred ? s->xc : s->x;
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.n = n;
-    a.d = s->w.shape.d;
-    a.ld = s->w.shape.ld;
-    a.m = s->w.shape.dict_size;
-    a.select = s->select;
-    a.k = dict->desc.k;
+    a = saei_encode_args_of(dict, s->select, centred ? s->xc : s->x, n);
     a.theta = s->jump ? s->theta : NULL;
     a.bandwidth = 1e-30f;
     a.warm = s->warm;

@@ -15,6 +15,23 @@ SAE_API const char *sae_arch_name(sae_arch arch) {
     return "default";
 }
 
+/* An encode of rows x [n][ld] by dict; what only some selections need is left to be added. */
+static sae_encode_args saei_encode_args_of(const sae_dictionary *dict, sae_select select,
+                                           const float *x, size_t n) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = x;
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.n = n;
+    a.d = dict->desc.activation_dim;
+    a.ld = dict->ld;
+    a.m = dict->desc.dict_size;
+    a.select = select;
+    a.k = dict->desc.k;
+    return a;
+}
+
 static bool saei_arch_selects(sae_arch arch) { /* has k, threshold and a rule */
     return arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA;
 }

@@ -93,20 +93,13 @@ static saei_encode_job saei_prepared_job(const sae_dictionary *dict, const saei_
     return job;
 }
 
-static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.d = dict->desc.activation_dim;
-    a.ld = dict->ld;
-    a.m = dict->desc.dict_size;
-    a.k = dict->desc.k;
-    a.select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
-               : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
-               : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
-               : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
-                                                       : SAE_SELECT_POSITIVE;
+static sae_encode_args saei_prepared_args(const sae_dictionary *dict, const float *x, size_t n) {
+    sae_select select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
+                        : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
+                        : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
+                        : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
+                                                                : SAE_SELECT_POSITIVE;
+    sae_encode_args a = saei_encode_args_of(dict, select, x, n);
     a.theta = dict->aux0; /* of WINDOW, with bandwidth 0: p > theta */
     return a;
 }
@@ -136,7 +129,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
-    a = saei_prepared_args(dict);
+    a = saei_prepared_args(dict, NULL, 0);
     job = saei_prepared_job(dict, p, &p->slots[0], &a); /* its words: those of all workers */
     if (saei_screen_pack(&job)) dict->prepared = p;
     else saei_free(dict->ctx, p);
@@ -213,9 +206,7 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     code.count = slot->count;
     code.latent = slot->latent;
     code.pre = slot->pre;
-    a = saei_prepared_args(dict);
-    a.x = slot->x;
-    a.n = rows;
+    a = saei_prepared_args(dict, slot->x, rows);
     job = saei_prepared_job(dict, p, slot, &a);
     job.code = &code;
     if (a.select == SAE_SELECT_TOP_K) job.cut = slot->warm;
