@@ -486,8 +486,8 @@ typedef struct sae_steering {
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
    SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
-   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a mode
-   other than ADD meets a top-k rule.
+   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a
+   mode other than ADD meets a top-k rule.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, too many),
    SAE_ERR_UNSUPPORTED (batch top-k with n > 1 and a mode other than ADD; skip, or another
    output_dim). x is untouched then. */
@@ -2255,6 +2255,12 @@ static size_t saei_place(size_t *at, size_t count, size_t size) {
     return here;
 }
 
+/* The place itself in a block at base; NULL while there is none and only *at moves on. */
+static void *saei_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
+    size_t here = saei_place(at, count, size);
+    return base ? base + here : NULL;
+}
+
 static uint32_t saei_float_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -2282,12 +2288,13 @@ static bool saei_all_finite(const void *x, size_t n) {
 }
 
 /* Asks for huge pages inside a large block, where the system has them: a page fault costs as much
-   as filling the page, and large dictionaries are walked by columns too. */
+   as filling the page, large dictionaries are walked by columns too, and a step reads rows in no
+   order (15 % of such a reading). */
 static void saei_hint_huge(void *memory, size_t size) {
 #if defined(MADV_HUGEPAGE)
     const uintptr_t page = (uintptr_t)1 << 21;
     uintptr_t begin = (uintptr_t)memory / page * page + page, end = (uintptr_t)memory + size;
-    if (size < 8 * page) return;
+    if (size < 2 * page) return;
     madvise((void *)begin, (size_t)(end / page * page - begin), MADV_HUGEPAGE);
 #else
     (void)memory;
@@ -2373,7 +2380,8 @@ static void saei_parts_run(void *arg, size_t part, size_t worker) {
     (void)worker;
     parts->fn(parts->arg, part);
 }
-static SAEI_NOINLINE void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+static SAEI_NOINLINE void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn,
+                                        void *arg) {
     saei_parts job;
     job.fn = fn;
     job.arg = arg;
@@ -11379,6 +11387,23 @@ static float saei_code_threshold(const sae_dictionary *dict, size_t code) {
 
 /* ==== >>dictionary: parameters ========================================= src/dict/params.h ==== */
 
+/* An encode of rows x [n][ld] by dict; what only some selections need is left to be added. */
+static sae_encode_args saei_encode_args_of(const sae_dictionary *dict, sae_select select,
+                                           const float *x, size_t n) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = x;
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.n = n;
+    a.d = dict->desc.activation_dim;
+    a.ld = dict->ld;
+    a.m = dict->desc.dict_size;
+    a.select = select;
+    a.k = dict->desc.k;
+    return a;
+}
+
 /* A batch class whose layers have codes, and so thresholds, of their own. */
 static bool saei_has_thresholds(const sae_dictionary_desc *desc) {
     return desc->layer_codes && desc->arch == SAE_ARCH_BATCH_TOP_K;
@@ -11718,6 +11743,18 @@ static void saei_fold_decoder_part(void *arg, size_t part) {
 static void saei_fold_decoder_norms(sae_dictionary *dict) {
     saei_prepared_drop(dict);
     saei_each_latent(dict, saei_fold_decoder_part, dict);
+}
+
+/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
+   fires. */
+static void saei_fold_decoder_rescale(sae_dictionary *dict) {
+    saei_fold_decoder_norms(dict);
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
+        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
+        dict->b_enc[i] = 0;
+    }
 }
 
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
@@ -12522,12 +12559,6 @@ struct saei_prepared {
     saei_prepared_slot *slots;
 };
 
-/* The next piece of base; NULL where there is none yet, and only `at` moves on. */
-static void *saei_prepared_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
-    size_t offset = saei_place(at, count, size);
-    return base ? base + offset : NULL;
-}
-
 /* Sets p's pieces in base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
                                    saei_prepared *p) {
@@ -12538,28 +12569,25 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
     saei_place(&at, 1, sizeof(saei_prepared));
-    p->panels = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
-    p->screen = (float *)saei_prepared_piece(b, &at, saei_screen_floats(m), sizeof(float));
-    p->refused = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
-    p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
-                                                         sizeof(saei_prepared_slot));
+    p->panels = (float *)saei_piece(b, &at, width / 2, sizeof(float));
+    p->screen = (float *)saei_piece(b, &at, saei_screen_floats(m), sizeof(float));
+    p->refused = (uint32_t *)saei_piece(b, &at, panels, sizeof(uint32_t));
+    p->slots = (saei_prepared_slot *)saei_piece(b, &at, p->num_slots, sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
         saei_prepared_slot none, *s = &none;
         if (b) s = &p->slots[i];
         memset(s, 0, sizeof *s);
-        s->x = (float *)saei_prepared_piece(b, &at, rows * dict->ld, sizeof(float));
-        s->count = (uint32_t *)saei_prepared_piece(b, &at, rows, sizeof(uint32_t));
-        s->latent = (uint32_t *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(uint32_t));
-        s->pre = (float *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(float));
-        s->least = (double *)saei_prepared_piece(b, &at, 1, sizeof(double));
-        s->begin = (size_t *)saei_prepared_piece(b, &at, rows + 1, sizeof(size_t));
-        s->top_value = (float *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
-                                                    sizeof(float));
-        s->top_latent = (uint32_t *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
-                                                        sizeof(uint32_t));
+        s->x = (float *)saei_piece(b, &at, rows * dict->ld, sizeof(float));
+        s->count = (uint32_t *)saei_piece(b, &at, rows, sizeof(uint32_t));
+        s->latent = (uint32_t *)saei_piece(b, &at, rows * p->stride, sizeof(uint32_t));
+        s->pre = (float *)saei_piece(b, &at, rows * p->stride, sizeof(float));
+        s->least = (double *)saei_piece(b, &at, 1, sizeof(double));
+        s->begin = (size_t *)saei_piece(b, &at, rows + 1, sizeof(size_t));
+        s->top_value = (float *)saei_piece(b, &at, (rows + 1) * p->capacity, sizeof(float));
+        s->top_latent = (uint32_t *)saei_piece(b, &at, (rows + 1) * p->capacity, sizeof(uint32_t));
     }
-    p->words = (int16_t *)saei_prepared_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
-                                              sizeof(int16_t));
+    p->words = (int16_t *)saei_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
+                                     sizeof(int16_t));
     for (size_t i = 0; b && i < p->num_slots; i++)
         p->slots[i].words = p->words + i * SAEI_ENCODE_ROWS * dict->ld;
     return at;
@@ -12587,20 +12615,13 @@ static saei_encode_job saei_prepared_job(const sae_dictionary *dict, const saei_
     return job;
 }
 
-static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.d = dict->desc.activation_dim;
-    a.ld = dict->ld;
-    a.m = dict->desc.dict_size;
-    a.k = dict->desc.k;
-    a.select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
-               : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
-               : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
-               : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
-                                                       : SAE_SELECT_POSITIVE;
+static sae_encode_args saei_prepared_args(const sae_dictionary *dict, const float *x, size_t n) {
+    sae_select select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
+                        : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
+                        : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
+                        : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
+                                                                : SAE_SELECT_POSITIVE;
+    sae_encode_args a = saei_encode_args_of(dict, select, x, n);
     a.theta = dict->aux0; /* of WINDOW, with bandwidth 0: p > theta */
     return a;
 }
@@ -12631,7 +12652,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
-    a = saei_prepared_args(dict);
+    a = saei_prepared_args(dict, NULL, 0);
     job = saei_prepared_job(dict, p, &p->slots[0], &a); /* its words: those of all workers */
     if (saei_screen_pack(&job)) dict->prepared = p;
     else saei_free(dict->ctx, p);
@@ -12710,9 +12731,7 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     code.count = slot->count;
     code.latent = slot->latent;
     code.pre = slot->pre;
-    a = saei_prepared_args(dict);
-    a.x = slot->x;
-    a.n = rows;
+    a = saei_prepared_args(dict, slot->x, rows);
     job = saei_prepared_job(dict, p, slot, &a);
     job.code = &code;
     if (a.select == SAE_SELECT_TOP_K) job.cut = slot->warm;
@@ -13236,7 +13255,8 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f) {
     sae_rows rows;
-    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count, f);
+    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count,
+                              f);
 }
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f) {
@@ -15862,18 +15882,36 @@ static sae_result saei_export_refused(const saei_export *e, const char *why) {
                      sae_format_name(e->desc->format), why);
 }
 
-/* What no other program's single dictionaries have. */
-static sae_result saei_export_one_place(const saei_export *e) {
+#define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
+
+/* A choice by p times the decoder's norm in other words: of JumpReLU thresholds for p itself, which
+   leaves the latents as they are; else the norms go into the encoder, and the latents with them. */
+static void saei_export_ungate(saei_export *e) {
+    sae_dictionary *dict = e->dict;
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) {
+        SAEI_NOTE(e, SAE_LOG_INFO, "thresholds of p times the decoder's norm become those of p");
+        for (size_t i = 0; i < dict->desc.dict_size; i++) {
+            float theta = dict->gate[i] > 0 ? dict->aux0[i] / dict->gate[i] : FLT_MAX;
+            dict->aux0[i] = theta <= FLT_MAX ? theta : FLT_MAX;
+        }
+    } else {
+        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved into "
+                  "the encoder: latents are multiplied by them");
+        saei_fold_decoder_rescale(dict);
+    }
+    dict->desc.gate = SAE_GATE_NONE;
+    dict->gate = NULL;
+}
+
+/* What no other program's dictionaries of one place have. */
+static sae_result saei_export_one_place(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     if (h->layers > 1) return saei_export_refused(e, "dictionary of several layers");
     if (h->glu) return saei_export_refused(e, "gated linear unit (glu) in the encoder");
     if (h->normalizer) return saei_export_refused(e, "normalizer of its input");
-    if (h->gate)
-        return saei_export_refused(e, "choice of latents by p times the norm of W_dec's row");
+    if (h->gate) saei_export_ungate(e);
     return SAE_OK;
 }
-
-#define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
 
 /* b_dec into the encoder's input, or out of it, at the cost of its biases:
    W (x - b_dec) + b = W x + (b - W b_dec). */
@@ -16602,18 +16640,6 @@ static void saei_lens_keys(saei_draft *draft) {
     saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
 }
 
-/* rescale_acts_by_decoder_norm: p times the norm of W_dec's row, which is folded into the weights.
-   Where that is 0, so is p: such a latent never fires. */
-static void saei_lens_rescale(sae_dictionary *dict) {
-    saei_fold_decoder_norms(dict);
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *row = dict->W_dec + i * dict->ld_out;
-        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
-        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
-        dict->b_enc[i] = 0;
-    }
-}
-
 /* Of model_from_pretrained_kwargs those that change what the model's places give. */
 static const char *const saei_lens_options[] = { "center_writing_weights", "fold_value_biases" };
 
@@ -16704,7 +16730,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU && !saei_load_find(load, "threshold"))
         for (size_t i = 0; i < dict->desc.dict_size; i++)
             dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
-    if (cfg.rescale) saei_lens_rescale(dict);
+    if (cfg.rescale) saei_fold_decoder_rescale(dict); /* p times the norm */
     if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT && cfg.no_b_dec)
         memset(dict->b_dec, 0, dict->ld_out * sizeof *dict->b_dec);
     if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */
@@ -19130,6 +19156,105 @@ static size_t saei_format_place(const saei_format *format, const char *file, boo
     return i < 4 && format->files[i] ? i : 4;
 }
 
+/* ---- a folder that holds no dictionary ---- */
+
+/* Dictionaries under a folder, for a message. left: files that are still looked for, so that a
+   large tree costs little. */
+typedef struct saei_below {
+    const saei_load *load;
+    char list[SAEI_NAMES];
+    size_t left;
+} saei_below;
+
+static bool saei_below_is_file(saei_below *below, const char *folder, const char *name) {
+    char *path = below->left ? saei_path_join(below->load->ctx, folder, name) : NULL;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    if (below->left) below->left--;
+    if (path && saei_path_find(below->load->ctx, "sae_dictionary_load", path, &kind) != SAE_OK)
+        kind = SAEI_PATH_NONE;
+    saei_free(below->load->ctx, path);
+    return kind == SAEI_PATH_FILE;
+}
+
+/* Lists the folders, `depth` levels under folder, that have a file by which a format is known;
+   shown: how the message calls folder. */
+static void saei_below_add(saei_below *below, const char *folder, const char *shown, size_t depth) {
+    const sae_context *ctx = below->load->ctx;
+    saei_names names;
+    if (saei_names_of(ctx, "sae_dictionary_load", folder, &names) != SAE_OK) return;
+    for (size_t i = 0; i < names.count && below->left; i++) {
+        const char *name = (const char *)names.names[i];
+        char *path = saei_path_join(ctx, folder, name);
+        char *to = *shown ? saei_path_join(ctx, shown, name) : saei_strdup(ctx, name);
+        saei_path_kind kind = SAEI_PATH_NONE;
+        bool found = false;
+        below->left--;
+        if (path && to && saei_path_find(ctx, "sae_dictionary_load", path, &kind) == SAE_OK
+            && kind == SAEI_PATH_FOLDER) {
+            for (size_t r = 0; r < SAEI_NUM_READERS && !found && depth == 1; r++)
+                for (size_t k = 0; k < 4 && saei_formats[r].files[k] && !found; k++)
+                    found = saei_below_is_file(below, path, saei_formats[r].files[k]);
+            if (found) saei_list_name(below->list, to);
+            if (depth > 1) saei_below_add(below, path, to, depth - 1);
+        }
+        saei_free(ctx, path);
+        saei_free(ctx, to);
+    }
+    saei_names_free(ctx, &names);
+}
+
+/* Files of weights in the folder itself: those of several layers may lie side by side. How many;
+   *only becomes the path of one that lies alone, in fresh memory. */
+static size_t saei_below_files(saei_below *below, char **only) {
+    static const char *const endings[] = { ".pt", ".pth", ".safetensors", ".npz" };
+    const sae_context *ctx = below->load->ctx;
+    saei_names names;
+    size_t count = 0;
+    if (saei_names_of(ctx, "sae_dictionary_load", below->load->path, &names) != SAE_OK) return 0;
+    for (size_t i = 0; i < names.count; i++)
+        for (size_t e = 0; e < 4; e++) {
+            const char *name = (const char *)names.names[i];
+            if (!saei_ends_with(name, endings[e])) continue;
+            saei_list_name(below->list, name);
+            saei_free(ctx, *only);
+            *only = count++ ? NULL : saei_path_join(ctx, below->load->path, name);
+        }
+    saei_names_free(ctx, &names);
+    return count;
+}
+
+/* Why load->path, a folder, is no dictionary; files: the names it could have. */
+static sae_result saei_load_nothing(saei_load *load, const char *files) {
+    static const char *const configs[] = { "cfg.json", "config.json", "hyperparams.json" };
+    saei_below below;
+    char *only = NULL;
+    memset(&below, 0, sizeof below);
+    below.load = load;
+    if (sae_clt_recognize(load->ctx, load->path))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a cross-layer transcoder or a set of "
+                              "transcoders, which sae_clt_open opens");
+    below.left = 5000;
+    if (saei_below_files(&below, &only) == 1 && only) { /* its name need not be known */
+        saei_free(load->ctx, load->file);
+        load->file = only;
+        return SAE_OK;
+    }
+    if (*below.list)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has no file that says which it "
+                              "is, but %s: name one", below.list);
+    for (size_t depth = 1; depth <= 4 && !*below.list; depth++)
+        saei_below_add(&below, load->path, "", depth);
+    if (*below.list)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder holds the dictionaries %s: name "
+                              "one", below.list);
+    below.left = 10;
+    for (size_t i = 0; i < 3; i++)
+        if (saei_below_is_file(&below, load->path, configs[i]))
+            return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has %s, but no weights: "
+                                  "none of %s", configs[i], files);
+    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
+}
+
 /* Sets load->file; *name becomes the file's name in a folder, NULL for a path of a file. */
 static sae_result saei_load_locate(saei_load *load, const char **name) {
     saei_path_kind kind = SAEI_PATH_FILE, inside;
@@ -19154,7 +19279,8 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
         }
     if (kind == SAEI_PATH_NONE)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
-    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
+    *name = NULL;
+    return saei_load_nothing(load, files);
 }
 
 static sae_result saei_load_open(saei_load *load) {
@@ -19511,92 +19637,59 @@ enum {
     SAEI_BLAS_PART = 16      /* rows of one task of its selection */
 };
 
-/* Scratch memory of a work, cut into pieces. Each operation says in its job what it keeps where;
-   none leaves anything for another. */
-typedef struct saei_cpu_scratch {
-    float *panels;         /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
-    float *dense;          /* [threads][SAEI_DENSE_TARGETS][ld] */
-    float *lanes;          /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
-    uint64_t *marks;       /* [threads][ceil(m / 64)][SAEI_DENSE_TARGETS] */
-    uint64_t *active_bits; /* [batch][ceil(m / 64)] */
-    float *screen;         /* [saei_screen_floats(m)] */
-    float *value;          /* [threads][SAEI_TOP_LISTS], then [SAEI_BLAS_ROWS], of [capacity] */
-    uint32_t *latent;      /* alike */
-    size_t capacity;       /* of a row's list of candidates, a multiple of 16 */
-    int16_t *words;        /* [threads][SAEI_ENCODE_ROWS][ld] */
-    uint32_t *integers;    /* [max(SAEI_SORT_PARTS m, SAEI_SORT_PARTS batch, 65536)] */
-    double *block_sums;    /* [blocks of SAE_ROW_BLOCK rows][ld] */
-    double *doubles;       /* rows, columns, latents or chunks, whichever is most; twice that */
-    float *rows;           /* [threads][3][ld] */
-    float *latents;        /* [m'] */
-    unsigned char *draws;  /* [batch] records of resample */
-    float *products;       /* a BLAS's: [SAEI_BLAS_ROWS][SAEI_BLAS_LATENTS] */
-    saei_top *tops;        /* [SAEI_BLAS_ROWS] */
-    saei_quantized *facts; /* alike */
-} saei_cpu_scratch;
-
 typedef struct saei_draw {
     double key;
     size_t row;
 } saei_draw;
 
+/* Scratch memory of a work, cut into pieces: X(type, name, count, each) is count times each of a
+   type, in the terms of saei_cpu_layout. Each operation says in its job what it keeps where; none
+   leaves anything for another. */
+#define SAEI_CPU_PIECES(X)                                                                         \
+    /* W_enc packed [panels][d][48], or as int16 pairs [panels][ld / 2][48]; dense: panels */      \
+    X(float, panels, taller, 1)                                                                    \
+    X(float, dense, threads * SAEI_DENSE_TARGETS, ld)                                              \
+    X(float, lanes, threads * SAEI_DENSE_TARGETS, SAEI_DENSE_ROWS * 16)                            \
+    X(uint64_t, marks, threads * SAEI_DENSE_TARGETS, saei_ceil_div(m, SAEI_DENSE_ROWS))            \
+    X(uint64_t, active_bits, batch, saei_ceil_div(m, 64))                                          \
+    X(float, screen, saei_screen_floats(m), 1)                                                     \
+    X(float, value, lists, s->capacity)                                                            \
+    X(uint32_t, latent, lists, s->capacity)                                                        \
+    X(int16_t, words, threads * SAEI_ENCODE_ROWS, ld)                                              \
+    X(uint32_t, integers, saei_max(SAEI_SORT_PARTS * saei_max(padded, batch), 65536), 1)           \
+    X(double, block_sums, saei_ceil_div(saei_max(batch, padded), SAE_ROW_BLOCK), ld)               \
+    X(double, doubles, most, 2) /* most: of rows, columns, latents, chunks */                      \
+    X(float, rows, threads * 3, ld)                                                                \
+    X(float, latents, padded, 1)                                                                   \
+    X(saei_draw, draws, batch, 1)                                                                  \
+    X(float, products, blas_rows * SAEI_BLAS_LATENTS, 1) /* a BLAS's, and of its rows: */          \
+    X(saei_top, tops, blas_rows, 1)                                                                \
+    X(saei_quantized, facts, blas_rows, 1)
+
+typedef struct saei_cpu_scratch {
+    size_t capacity; /* of a row's list of candidates in value and latent, a multiple of 16 */
+#define SAEI_MEMBER(type, name, count, each) type *name;
+    SAEI_CPU_PIECES(SAEI_MEMBER)
+#undef SAEI_MEMBER
+} saei_cpu_scratch;
+
 /* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *base,
                               saei_cpu_scratch *s) {
-    size_t at = 0, threads = (size_t)ctx->threads;
-    size_t all = saei_ceil_div(h->dict_size, SAEI_PANEL) * SAEI_PANEL; /* latents in panels */
-    size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
-    unsigned char *b = (unsigned char *)base;
-    size_t panels, screen, value, latent, words, integers, block_sums, doubles, rows, latents;
-    size_t draws, dense, width, taller, lanes, marks, active;
-    size_t blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
-    size_t lists = threads * SAEI_TOP_LISTS + blas_rows, products, tops, facts;
-    if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
-        || !saei_mul(all, h->ld, &width) || !saei_mul(saei_max(all, h->batch), h->ld, &taller))
+    size_t at = 0, threads = (size_t)ctx->threads, batch = h->batch, ld = h->ld, m = h->dict_size;
+    size_t all = saei_ceil_div(m, SAEI_PANEL) * SAEI_PANEL; /* latents in panels */
+    size_t padded = saei_align16(m), most = saei_max(saei_max(batch, padded), ld), width, taller;
+    size_t blas_rows = saei_min(SAEI_BLAS_ROWS, batch);
+    size_t lists = threads * SAEI_TOP_LISTS + blas_rows; /* of a BLAS's rows behind the others */
+    if (m > UINT32_MAX || batch > UINT32_MAX || !saei_mul(all, ld, &width)
+        || !saei_mul(saei_max(all, batch), ld, &taller))
         return SIZE_MAX;
     most = saei_max(most, 2 * width / SAEI_CHUNK + 64);
-    s->capacity = saei_align16(saei_min(4 * h->k, m) + 4 * SAEI_PANEL);
-    panels = saei_place(&at, taller, sizeof(float));
-    dense = saei_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
-    lanes = saei_place(&at, threads * SAEI_DENSE_TARGETS,
-                           SAEI_DENSE_ROWS * 16 * sizeof(float));
-    marks = saei_place(&at, threads * SAEI_DENSE_TARGETS,
-                           saei_ceil_div(h->dict_size, SAEI_DENSE_ROWS) * sizeof(uint64_t));
-    active = saei_place(&at, h->batch, saei_ceil_div(h->dict_size, 64) * sizeof(uint64_t));
-    screen = saei_place(&at, saei_screen_floats(h->dict_size), sizeof(float));
-    value = saei_place(&at, lists, s->capacity * sizeof(float));
-    latent = saei_place(&at, lists, s->capacity * sizeof(float));
-    words = saei_place(&at, threads * SAEI_ENCODE_ROWS, h->ld * sizeof(int16_t));
-    integers = saei_place(&at, saei_max(SAEI_SORT_PARTS * saei_max(m, h->batch), 65536),
-                              sizeof(uint32_t));
-    block_sums = saei_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
-                                h->ld * sizeof(double));
-    doubles = saei_place(&at, most, 2 * sizeof(double));
-    rows = saei_place(&at, threads * 3, h->ld * sizeof(float));
-    latents = saei_place(&at, m, sizeof(float));
-    draws = saei_place(&at, h->batch, sizeof(saei_draw));
-    products = saei_place(&at, blas_rows * SAEI_BLAS_LATENTS, sizeof(float));
-    tops = saei_place(&at, blas_rows, sizeof(saei_top));
-    facts = saei_place(&at, blas_rows, sizeof(saei_quantized));
-    if (at == SIZE_MAX || !b) return at;
-    s->panels = (float *)(void *)(b + panels);
-    s->dense = (float *)(void *)(b + dense);
-    s->lanes = (float *)(void *)(b + lanes);
-    s->marks = (uint64_t *)(void *)(b + marks);
-    s->active_bits = (uint64_t *)(void *)(b + active);
-    s->screen = (float *)(void *)(b + screen);
-    s->value = (float *)(void *)(b + value);
-    s->latent = (uint32_t *)(void *)(b + latent);
-    s->words = (int16_t *)(void *)(b + words);
-    s->integers = (uint32_t *)(void *)(b + integers);
-    s->block_sums = (double *)(void *)(b + block_sums);
-    s->doubles = (double *)(void *)(b + doubles);
-    s->rows = (float *)(void *)(b + rows);
-    s->latents = (float *)(void *)(b + latents);
-    s->draws = b + draws;
-    s->products = (float *)(void *)(b + products);
-    s->tops = (saei_top *)(void *)(b + tops);
-    s->facts = (saei_quantized *)(void *)(b + facts);
+    s->capacity = saei_align16(saei_min(4 * h->k, padded) + 4 * SAEI_PANEL);
+#define SAEI_PLACE(type, name, count, each)                                                        \
+    s->name = (type *)saei_piece((unsigned char *)base, &at, count, (each) * sizeof(type));
+    SAEI_CPU_PIECES(SAEI_PLACE)
+#undef SAEI_PLACE
     return at;
 }
 
@@ -19617,19 +19710,8 @@ static void saei_cpu_close(const sae_context *ctx, void *state) {
     (void)ctx;
     (void)state;
 }
-/* Large pages where the system has them: rows are read in no order (15 % of such a reading). */
 static void *saei_cpu_alloc(const sae_work *w, size_t bytes) {
-    void *p = saei_alloc(w->ctx, bytes, 1);
-    if (!p) return NULL;
-#if defined(MADV_HUGEPAGE)
-    {
-        size_t page = 4096, skip = (page - ((uintptr_t)p & (page - 1))) & (page - 1);
-        if (bytes >= 4u << 20)
-            (void)madvise((unsigned char *)p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
-    }
-#endif
-    memset(p, 0, bytes);
-    return p;
+    return saei_calloc(w->ctx, bytes, 1);
 }
 static void saei_cpu_free(const sae_work *w, void *memory) { saei_free(w->ctx, memory); }
 static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) {
@@ -19679,7 +19761,8 @@ static size_t saei_code_part_rows(const sae_context *ctx, size_t rows) {
     return saei_max(64, saei_ceil_div(saei_ceil_div(rows, parts), 64) * 64);
 }
 
-/* -- batch. Of every operation: its job is what its parts share -- */
+/* ==== >>cpu: batches ============================================= src/backend/cpu_batch.h ==== */
+/* Of every operation: its job is what its parts share. */
 
 typedef struct saei_load_job {
     sae_dtype dtype;
@@ -21538,7 +21621,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
                               float *const (*biases)[3], size_t num_biases) {
     const saei_kernels *kernels = w->ctx->kernels;
     size_t ld = w->shape.ld;
-    saei_draw *draws = (saei_draw *)(void *)saei_cpu_scratch_of(w).draws; /* [n] */
+    saei_draw *draws = saei_cpu_scratch_of(w).draws; /* [n] */
     double alive = 0;
     size_t living = 0, dead, used = 0;
     saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
@@ -21956,18 +22039,11 @@ static void saei_lazy_adam_update(sae_trainer *t, const sae_adam_desc *adam, uin
 
 static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
                               bool listed) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.x = t->xc;
-    a.W = t->param.W_enc;
+    sae_encode_args a = saei_encode_args_of(&t->view, select, t->xc, t->n);
+    a.W = t->param.W_enc; /* those of the view are the host's */
     a.bias = t->param.b_enc;
-    a.n = t->n;
-    a.d = t->desc.activation_dim;
-    a.ld = t->view.ld;
-    a.m = t->desc.dict_size;
     a.list = listed ? t->list : NULL;
     a.list_count = t->list_count;
-    a.select = select;
     a.k = k;
     a.theta = select == SAE_SELECT_WINDOW ? t->param.aux0 : NULL;
     a.bandwidth = (float)t->desc.bandwidth;
@@ -23648,16 +23724,7 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     s->ops->zero(&s->w, s->bad, sizeof bad);
     s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
     if (centred) s->ops->subtract(&s->w, s->x, dict->b_dec, n, s->xc);
-    memset(&a, 0, sizeof a);
-    a.x = centred ? s->xc : s->x;
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.n = n;
-    a.d = s->w.shape.d;
-    a.ld = s->w.shape.ld;
-    a.m = s->w.shape.dict_size;
-    a.select = s->select;
-    a.k = dict->desc.k;
+    a = saei_encode_args_of(dict, s->select, centred ? s->xc : s->x, n);
     a.theta = s->jump ? s->theta : NULL;
     a.bandwidth = 1e-30f;
     a.warm = s->warm;
@@ -24336,6 +24403,18 @@ struct sae_buffer {
     uint64_t state[5];         /* what saei_buffer_state_get points to */
 };
 
+static sae_result saei_buffer_fail(const sae_context *ctx, sae_result result, const char *format,
+                                   ...) SAEI_PRINTF(3, 4);
+static sae_result saei_buffer_fail(const sae_context *ctx, sae_result result, const char *format,
+                                   ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(ctx, result, "sae_buffer_create: %s", text);
+}
+
 /* ---- slabs and streams ---- */
 
 /* n contiguous values to float32; false if one of them is NaN or infinite. */
@@ -24388,13 +24467,12 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
     if (name && !saei_ends_with(slab->name, ".npy")) {
         found = sae_tensor_file_find(slab->file, name);
         if (!found)
-            return saei_fail(ctx, SAE_ERR_NOT_FOUND, "sae_buffer_create: %s holds no tensor \"%s\"",
-                             slab->name, name);
+            return saei_buffer_fail(ctx, SAE_ERR_NOT_FOUND, "%s holds no tensor \"%s\"", slab->name,
+                                    name);
         if (found->ndim != 2)
-            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                             "sae_buffer_create: tensor \"%s\" of %s has %zu "
-                             "axes, allowed are 2 (rows, dim)",
-                             name, slab->name, found->ndim);
+            return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                    "tensor \"%s\" of %s has %zu axes, allowed are 2 (rows, dim)",
+                                    name, slab->name, found->ndim);
     } else {
         for (size_t i = 0; i < count; i++) {
             const sae_tensor *t = sae_tensor_file_get(slab->file, i);
@@ -24403,22 +24481,18 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
             fit++;
         }
         if (!found)
-            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                             "sae_buffer_create: %s holds no array of 2 axes "
-                             "(rows, dim)",
-                             slab->name);
+            return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                    "%s holds no array of 2 axes (rows, dim)", slab->name);
         if (fit > 1)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: %s holds %zu tensors of 2 axes: "
-                             "tensor must name one (for example \"%s\")",
-                             slab->name, fit, found->name);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "%s holds %zu tensors of 2 axes: tensor "
+                                    "must name one (for example \"%s\")", slab->name, fit,
+                                    found->name);
     }
     if (found->dtype != SAE_F32 && found->dtype != SAE_F16 && found->dtype != SAE_BF16
         && found->dtype != SAE_F64)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_buffer_create: %s holds %s, allowed are F32, "
-                         "F16, BF16, F64",
-                         slab->name, sae_dtype_name(found->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                "%s holds %s, allowed are F32, F16, BF16, F64", slab->name,
+                                sae_dtype_name(found->dtype));
     *out = found;
     return SAE_OK;
 }
@@ -24437,16 +24511,13 @@ static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *s
                        : saei_looks_safetensors(d, n) ? ".safetensors"
                                                       : NULL;
     if (kind)
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s looks like a %s file, and by its "
-                         "name it would be read as raw values: let the name end in %s",
-                         slab->name, kind, kind);
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s looks like a %s file, and by its name it "
+                                "would be read as raw values: let the name end in %s", slab->name,
+                                kind, kind);
     if (saei_looks_zip(d, n) || saei_looks_gguf(d, n))
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s looks like a %s, allowed are .npy, .safetensors and "
-                         "raw values: save the array as .npy",
-                         slab->name,
-                         saei_looks_gguf(d, n) ? ".gguf" : "zip archive (.pt, .npz)");
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s looks like a %s, allowed are .npy, "
+                                ".safetensors and raw values: save the array as .npy", slab->name,
+                                saei_looks_gguf(d, n) ? ".gguf" : "zip archive (.pt, .npz)");
     return SAE_OK;
 }
 
@@ -24457,8 +24528,7 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     size_t size, row;
     slab->name = saei_strdup(ctx, path);
     if (!slab->name)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory for the name %s",
-                         path);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for the name %s", path);
     if (saei_ends_with(path, ".npy") || saei_ends_with(path, ".safetensors")) {
         SAEI_TRY(sae_tensor_file_open(ctx, path, &slab->file));
         SAEI_TRY(saei_slab_tensor(ctx, slab, source->tensor, &t));
@@ -24474,20 +24544,16 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     SAEI_TRY(saei_map_open(ctx, "sae_buffer_create", path, &slab->map));
     SAEI_TRY(saei_slab_raw_check(ctx, slab));
     if (!source->dim)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: dim is 0, but %s holds raw values, which do not say "
-                         "how wide a row is (.npy and .safetensors do)",
-                         path);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, but %s holds raw values, which "
+                                "do not say how wide a row is (.npy and .safetensors do)", path);
     slab->dtype = source->dtype;
     size = sae_dtype_size(slab->dtype);
     if (!saei_mul(source->dim, size, &row) || row > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: dim is %zu, too large",
-                         source->dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is %zu, too large", source->dim);
     if (slab->map.size % row)
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s has %zu bytes, not a multiple of "
-                         "a row's %zu (%zu of %s)",
-                         path, slab->map.size, row, source->dim, sae_dtype_name(slab->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT,
+                                "%s has %zu bytes, not a multiple of a row's %zu (%zu of %s)", path,
+                                slab->map.size, row, source->dim, sae_dtype_name(slab->dtype));
     slab->data = slab->map.data;
     slab->rows = slab->map.size / row;
     slab->row_stride = (int64_t)row;
@@ -24501,24 +24567,22 @@ static sae_result saei_stream_files(sae_context *ctx, const sae_source_desc *sou
     uint64_t dim = 0;
     s->slabs = (saei_slab *)saei_calloc(ctx, num_files, sizeof *s->slabs);
     if (!s->slabs)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu files",
-                         num_files);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for %zu files", num_files);
     s->num_slabs = num_files;
     for (size_t i = 0; i < num_files; i++) {
         saei_slab *slab = &s->slabs[i];
         if (!files[i])
-            return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: file %zu is NULL", i);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "file %zu is NULL", i);
         SAEI_TRY(saei_slab_open(ctx, files[i], source, slab, &dim));
         if (dim == 0 || dim > SIZE_MAX / 8 || slab->rows > (uint64_t)INT64_MAX - s->rows)
-            return saei_fail(ctx, SAE_ERR_FORMAT, "sae_buffer_create: %s has the shape [%llu,%llu]",
-                             files[i], (unsigned long long)slab->rows, (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s has the shape [%llu,%llu]", files[i],
+                                    (unsigned long long)slab->rows, (unsigned long long)dim);
         if (source->dim && dim != source->dim)
-            return saei_fail(ctx, SAE_ERR_MISMATCH, "sae_buffer_create: dim is %zu, %s has rows of "
-                             "%llu", source->dim, files[i], (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_MISMATCH, "dim is %zu, %s has rows of %llu",
+                                    source->dim, files[i], (unsigned long long)dim);
         if (i && dim != s->dim)
-            return saei_fail(ctx, SAE_ERR_MISMATCH,
-                             "sae_buffer_create: %s has rows of %zu, %s of %llu", files[0], s->dim,
-                             files[i], (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_MISMATCH, "%s has rows of %zu, %s of %llu",
+                                    files[0], s->dim, files[i], (unsigned long long)dim);
         s->dim = (size_t)dim;
         slab->begin = s->rows;
         s->rows += slab->rows;
@@ -24533,12 +24597,12 @@ static sae_result saei_stream_memory(sae_context *ctx, const sae_source_desc *so
                                      const void *data, saei_stream *s) {
     size_t size = sae_dtype_size(source->dtype), row, all;
     s->slabs = (saei_slab *)saei_calloc(ctx, 1, sizeof *s->slabs);
-    if (!s->slabs) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!s->slabs) return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
     s->num_slabs = 1;
     if (!source->dim || !saei_mul(source->dim, size, &row) || !saei_mul(row, source->rows, &all)
         || all > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s",
-                         source->rows, source->dim, sae_dtype_name(source->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "data is [%zu,%zu] of %s", source->rows,
+                                source->dim, sae_dtype_name(source->dtype));
     s->slabs->data = (const unsigned char *)data;
     s->slabs->dtype = s->dtype = source->dtype;
     s->slabs->rows = s->rows = source->rows;
@@ -24557,26 +24621,22 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1
         || (source->num_files && !source->files)
         || (source->num_target_files && !source->target_files))
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: the source needs exactly one of "
-                         "data, files, read");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "the source needs exactly one of data, files, read");
     if ((source->target && !source->data) || (source->num_target_files && !source->num_files)
         || (source->has_target && !source->read))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: the target must come the way the "
-                         "input does: target with data, target_files with files, has_target with "
-                         "read");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the target must come the way the input "
+                                "does: target with data, target_files with files, has_target with "
+                                "read");
     if (!source->dtype) source->dtype = SAE_F32;
     if (source->dtype != SAE_F32 && source->dtype != SAE_F16 && source->dtype != SAE_BF16)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: dtype is %d (%s), allowed are F32, "
-                         "F16, BF16",
-                         (int)source->dtype, sae_dtype_name(source->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "dtype is %d (%s), allowed are F32, F16, BF16", (int)source->dtype,
+                                sae_dtype_name(source->dtype));
     b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
     if (source->read) {
         if (!source->dim)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: dim is 0, with read it must be "
-                             "given");
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, with read it must be given");
         x->dim = y->dim = source->dim;
         x->dtype = y->dtype = SAE_F32;
         if (!source->rewind) b->desc.single_pass = true;
@@ -24593,11 +24653,12 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     }
     b->source_rows = x->rows;
     if (!x->rows)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: the source has no rows");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the source has no rows");
     if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
-        return saei_fail(ctx, SAE_ERR_MISMATCH, "sae_buffer_create: the input is [%llu,%zu], the "
-                         "target [%llu,%zu]; they must agree", (unsigned long long)x->rows, x->dim,
-                         (unsigned long long)y->rows, y->dim);
+        return saei_buffer_fail(ctx, SAE_ERR_MISMATCH,
+                                "the input is [%llu,%zu], the target [%llu,%zu]; they must agree",
+                                (unsigned long long)x->rows, x->dim, (unsigned long long)y->rows,
+                                y->dim);
     return SAE_OK;
 }
 
@@ -24609,13 +24670,11 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
     if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size)
         || !saei_mul(size, 4 * sizeof(float), &size))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: batch_size is %zu, too large for "
-                         "rows of %zu",
-                         d->batch_size, dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "batch_size is %zu, too large for rows of %zu", d->batch_size, dim);
     if (d->rows && d->rows < twice && !d->sequential)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: rows is %zu, allowed is 0 or at "
-                         "least twice the batch_size of %zu", d->rows, d->batch_size);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "rows is %zu, allowed is 0 or at least "
+                                "twice the batch_size of %zu", d->rows, d->batch_size);
     b->capacity = d->sequential ? d->batch_size
                   : d->rows     ? d->rows
                                 : saei_max((size_t)SAEI_BUFFER_BYTES / saei_max(row, 1), twice);
@@ -24638,8 +24697,8 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
         b->norms = (double *)saei_alloc(ctx, b->capacity, 2 * sizeof *b->norms);
     if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot
         || !b->bad || (d->max_activation_norm_multiple > 0 && !b->norms))
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                         "sae_buffer_create: no memory for %zu rows of %zu", b->capacity, dim);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for %zu rows of %zu",
+                                b->capacity, dim);
     for (size_t i = 0; i < b->capacity; i++) b->slot[i] = i;
     return SAE_OK;
 }
@@ -24652,26 +24711,21 @@ static sae_result saei_buffer_init(sae_buffer *b, bool clamp) {
     if (!d->heads) d->heads = 1;
     SAEI_TRY(saei_buffer_open_source(b));
     if (b->stream[0].dim % d->heads)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: heads is %zu, which does not divide "
-                         "the rows' %zu",
-                         d->heads, b->stream[0].dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "heads is %zu, which does not divide the rows' %zu", d->heads,
+                                b->stream[0].dim);
     if (multiple != multiple || (multiple != 0 && multiple < 1))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: max_activation_norm_multiple is %g, "
-                         "allowed is 0 (none) or at least 1",
-                         multiple);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "max_activation_norm_multiple is %g, "
+                                "allowed is 0 (none) or at least 1", multiple);
     if (multiple > 0 && d->sequential)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: max_activation_norm_multiple is %g, "
-                         "it needs the shuffled order",
-                         multiple);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "max_activation_norm_multiple is %g, it needs the shuffled order",
+                                multiple);
     if (b->source_rows && b->source_rows < d->batch_size) {
         if (!d->single_pass && !clamp)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: batch_size is %zu, the source "
-                             "has only %llu rows",
-                             d->batch_size, (unsigned long long)b->source_rows);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                    "batch_size is %zu, the source has only %llu rows",
+                                    d->batch_size, (unsigned long long)b->source_rows);
         d->batch_size = (size_t)b->source_rows;
         if (!d->sequential) d->rows = 0;
     }
@@ -24685,10 +24739,10 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
     sae_result result;
     if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: desc or out is NULL");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "desc or out is NULL");
     b = (sae_buffer *)saei_calloc(ctx, 1, sizeof *b);
     if (!b) {
-        saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+        saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
         return SAE_ERR_OUT_OF_MEMORY; /* spelled out for static analysers */
     }
     b->ctx = ctx;
@@ -25902,7 +25956,8 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
     return SAE_OK;
 }
 
-/* Sum over the columns of the unbiased variance of y, or of y - x_hat. */
+/* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
+   backend's, which takes blocks of rows and an e that was rounded to floats. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;
     memset(v->columns, 0, 2 * v->out * sizeof *v->columns);

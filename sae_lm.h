@@ -92,15 +92,19 @@ typedef struct sae_lm_config {
     bool tied;              /* the unembedding is the embedding */
     int64_t bos_token, eos_token, pad_token; /* of config.json or the family; -1: none */
     char activation[24];    /* hidden_act */
-    sae_dtype dtype;        /* of the weights in the file */
+    sae_dtype dtype;        /* of the embedding in the file */
 } sae_lm_config;
 
-/* A folder of transformers. The files stay mapped and matrices stay in them, in their own type;
-   what is computed is float32. ctx must outlive the model. Errors:
-   SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged, or tensors that do not fit
-   config.json), SAE_ERR_UNSUPPORTED (another family, the message lists those there are; another
-   activation or rotary kind; quantised weights), SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **out);
+/* A folder of transformers, or a .gguf of llama.cpp (of several, NAME-00001-of-N.gguf): the model is
+   the same by the same names, also where rows of q, k or qkv stand in another order in the .gguf.
+   The files stay mapped and matrices stay in them, in their own type; what is computed is float32.
+   ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged,
+   or tensors that do not fit config.json or the metadata), SAE_ERR_UNSUPPORTED (another family, the
+   message lists those there are; another activation or rotary kind; in a folder quantised weights,
+   in a .gguf types of less than Q2_K and tensors that are not known), SAE_ERR_OUT_OF_MEMORY.
+   A .gguf does not say: of Mistral its window; of Gemma 2 and 3 another scale of the scores than
+   published models have; which is Mistral and which Llama (family is "llama"). */
+SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out);
 SAE_API void sae_lm_close(sae_lm *model); /* NULL is fine */
 SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model);
 
@@ -1820,12 +1824,15 @@ SAE_API double sae_lm_loss(const float *logits, size_t size, size_t token,
 /* ==== >>lm: families =================================================== src/lm/families.h ==== */
 /* A model is a description (lmi_shape) and tensors by name. A row of lmi_families says what models
    of a model_type have, where config.json is silent; a naming says what their tensors are called,
-   which is how transformers calls the modules. Nothing behind this file asks for a family. */
+   which is how transformers calls the modules. A .gguf has one naming for all, gguf.h the rows.
+   Nothing behind these two files asks for a family. */
 
 /* What has a name: the modules of sae_lm_module, and parts that are no place to look at. */
 enum {
     LMI_POSITIONS = SAE_LM_NUM_MODULES, LMI_UNEMBED, LMI_Q_NORM, LMI_K_NORM, LMI_ROUTER,
-    LMI_EXPERT_GATE, LMI_EXPERT_UP, LMI_EXPERT_DOWN, LMI_NUM_PARTS
+    LMI_EXPERT_GATE, LMI_EXPERT_UP, LMI_EXPERT_DOWN,
+    LMI_EXPERT_GATE_UP, /* the first two in one */
+    LMI_NUM_PARTS
 };
 
 typedef struct lmi_name {
@@ -1923,6 +1930,34 @@ static const lmi_name lmi_gemma2_names[] = {
 static const lmi_naming lmi_gemma2 = { "model.", "layers.", &lmi_llama,
                                        LMI_NAMES(lmi_gemma2_names) };
 
+/* Tensors of a .gguf; those of experts hold all of them, [experts,outputs,inputs]. */
+static const lmi_name lmi_gguf_names[] = {
+    { SAE_LM_EMBED, "token_embd" },
+    { LMI_POSITIONS, "position_embd" },
+    { SAE_LM_FINAL_NORM, "output_norm" },
+    { LMI_UNEMBED, "output" },
+    { SAE_LM_ATTENTION_NORM, "attn_norm" },
+    { SAE_LM_QKV_PROJ, "attn_qkv" },
+    { SAE_LM_Q_PROJ, "attn_q" },
+    { SAE_LM_K_PROJ, "attn_k" },
+    { SAE_LM_V_PROJ, "attn_v" },
+    { LMI_Q_NORM, "attn_q_norm" },
+    { LMI_K_NORM, "attn_k_norm" },
+    { SAE_LM_O_PROJ, "attn_output" },
+    { SAE_LM_ATTENTION_POST_NORM, "post_attention_norm" },
+    { SAE_LM_MLP_NORM, "ffn_norm" },
+    { SAE_LM_GATE_PROJ, "ffn_gate" },
+    { SAE_LM_UP_PROJ, "ffn_up" },
+    { SAE_LM_DOWN_PROJ, "ffn_down" },
+    { LMI_ROUTER, "ffn_gate_inp" },
+    { LMI_EXPERT_GATE, "ffn_gate_exps" },
+    { LMI_EXPERT_UP, "ffn_up_exps" },
+    { LMI_EXPERT_DOWN, "ffn_down_exps" },
+    { LMI_EXPERT_GATE_UP, "ffn_gate_up_exps" },
+    { SAE_LM_MLP_POST_NORM, "post_ffw_norm" }
+};
+static const lmi_naming lmi_gguf = { "", "blk.", NULL, LMI_NAMES(lmi_gguf_names) };
+
 /* What a model has. */
 enum {
     LMI_RMS = 1 << 0,          /* norms without mean and bias */
@@ -1950,7 +1985,10 @@ enum {
     LMI_FROM_LAYER = 1 << 24,  /* and from max_window_layers on */
     LMI_LOCAL_ROPE = 1 << 25,  /* layers with a window have rope_local_base_freq */
     LMI_MEANS_TANH = 1 << 26,  /* "gelu" */
-    LMI_TEXT_CONFIG = 1 << 27  /* all of it stands in text_config */
+    LMI_TEXT_CONFIG = 1 << 27, /* all of it stands in text_config */
+    /* and what is otherwise in a .gguf: */
+    LMI_PAIRED = 1 << 28,      /* in heads of q and k, what rotary turns together lies together */
+    LMI_APART = 1 << 29        /* all q, all k, all v, be it LMI_BY_HEAD for those who look */
 };
 
 typedef struct lmi_family {
@@ -2044,6 +2082,7 @@ enum { LMI_ROPE_PLAIN, LMI_ROPE_LINEAR, LMI_ROPE_LLAMA3 };
 typedef struct lmi_rope {
     int kind;
     double base, factor, low, high, original; /* of LLAMA3: low_freq_factor, ... */
+    float *divisors; /* [rotary_dims / 2] of the frequencies, from a .gguf; NULL: none */
 } lmi_rope;
 
 typedef struct lmi_layer_shape {
@@ -2056,7 +2095,7 @@ typedef struct lmi_layer_shape {
 typedef struct lmi_shape {
     sae_lm_config info;
     uint32_t has; /* the first group of flags */
-    const lmi_naming *naming;
+    const lmi_naming *naming, *tensors; /* of modules, of tensors in the file */
     lmi_act act;
     float attention_cap, logit_cap; /* 0: none */
     size_t dense_dim; /* the MLP's width in layers without experts */
@@ -2075,6 +2114,7 @@ typedef struct lmi_config {
     const char *path;
     const sae_json *root, *outer; /* the same, but for models of text and images */
     const lmi_family *family;
+    const char *arch; /* of a .gguf: in front of its keys */
 } lmi_config;
 
 /* The value of the first of the keys that is there; *name, if given, is that key in `text`. */
@@ -2401,7 +2441,7 @@ static sae_result lmi_config_family(lmi_config *c, lmi_shape *s) {
         && sae_json_kind_of(sae_json_get(c->root, "text_config")) == SAE_JSON_OBJECT)
         c->root = sae_json_get(c->root, "text_config");
     s->has = c->family->has;
-    s->naming = c->family->naming;
+    s->naming = s->tensors = c->family->naming;
     snprintf(s->info.family, sizeof s->info.family, "%s", type);
     return SAE_OK;
 }
@@ -2588,7 +2628,7 @@ static const sae_tensor *lmi_tensor(const sae_lm *m, const char *name) {
    are not the whole model's. */
 static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size_t expert,
                                    const char *ending, char out[LMI_NAME_SIZE]) {
-    const lmi_naming *naming = m->shape.naming;
+    const lmi_naming *naming = m->shape.tensors;
     const char *name = lmi_part_name(naming, part), *mark = name ? strchr(name, '#') : NULL;
     bool whole = part == SAE_LM_EMBED || part == SAE_LM_FINAL_NORM || part == LMI_POSITIONS
                  || part == LMI_UNEMBED;
@@ -2604,6 +2644,20 @@ static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size
     return out;
 }
 
+static bool lmi_is_gguf(const sae_lm *m) { return m->shape.tensors == &lmi_gguf; }
+
+/* Matrices are of plain floats, in a .gguf of blocks too. */
+static sae_result lmi_check_type(const sae_lm *m, const sae_tensor *t, const char *name) {
+    char known[160] = "F32, F16, BF16, F64";
+    size_t n = strlen(known);
+    if (t->dtype <= SAE_F64 || sae_dtype_block(t->dtype) > 1) return SAE_OK;
+    for (int i = SAE_BOOL + 1; lmi_is_gguf(m) && sae_dtype_block((sae_dtype)i) > 1; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, ", %s", sae_dtype_name((sae_dtype)i));
+    return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+                            "sae_lm_open: %s: %s is %s, supported are %s", m->folder, name,
+                            sae_dtype_name(t->dtype), known);
+}
+
 /* Checks that t, called name, is [rows,columns], or [columns] where rows is 0. */
 static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *name, size_t rows,
                             size_t columns) {
@@ -2616,20 +2670,16 @@ static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *na
         n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%llu", i ? "," : "",
                               (unsigned long long)t->shape[i]);
     if (t->ndim != dims || t->shape[dims - 1] != columns || (rows && t->shape[0] != rows)) {
-        char want[64];
-        if (rows) snprintf(want, sizeof want, "%zu,%zu", rows, columns);
+        char want[96];
+        if (t->ndim == 3) snprintf(want, sizeof want, "%zu,%zu,%zu", m->shape.info.experts, rows,
+                                   columns);
+        else if (rows) snprintf(want, sizeof want, "%zu,%zu", rows, columns);
         else snprintf(want, sizeof want, "%zu", columns);
         return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
-                                "sae_lm_open: %s: %s is [%s], by config.json it is "
-                                "[%s]",
-                                m->folder, name, shape, want);
+                                "sae_lm_open: %s: %s is [%s], by %s it is [%s]", m->folder, name,
+                                shape, lmi_is_gguf(m) ? "its metadata" : "config.json", want);
     }
-    if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                                "sae_lm_open: %s: %s is %s, supported are "
-                                "F32, F16, BF16, F64",
-                                m->folder, name, sae_dtype_name(t->dtype));
-    return SAE_OK;
+    return lmi_check_type(m, t, name);
 }
 
 /* A vector's numbers in fresh memory (free). */
@@ -2644,17 +2694,47 @@ static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, f
     return SAE_OK;
 }
 
+static size_t lmi_bytes(const sae_tensor *t, uint64_t rows) { /* of rows of the first dimension */
+    return (size_t)rows * ((size_t)t->stride[0] / sae_dtype_block(t->dtype))
+           * sae_dtype_size(t->dtype);
+}
+
+/* The matrix of a part; where one tensor holds all experts', *view is that of one. NULL: there is
+   none. */
+static const sae_tensor *lmi_matrix(const sae_lm *m, int part, size_t layer, size_t expert,
+                                    char name[LMI_NAME_SIZE], sae_tensor *view) {
+    const sae_tensor *t = lmi_tensor(m, lmi_tensor_name(m, part, layer, expert, ".weight", name));
+    const sae_tensor *both = NULL;
+    if (!t && (part == LMI_EXPERT_GATE || part == LMI_EXPERT_UP)) {
+        char other[LMI_NAME_SIZE];
+        both = lmi_tensor(m, lmi_tensor_name(m, LMI_EXPERT_GATE_UP, layer, 0, ".weight", other));
+        if (both) strcpy(name, other);
+    }
+    if (both) t = both;
+    if (!t || t->ndim != 3 || t->shape[0] != m->shape.info.experts || !t->data) return t;
+    *view = *t;
+    view->ndim = 2;
+    for (size_t i = 0; i < 2; i++) view->shape[i] = t->shape[i + 1], view->stride[i] = t->stride[i + 1];
+    view->data = (const char *)t->data + lmi_bytes(t, expert);
+    if (both && view->shape[0] % 2 == 0) {
+        view->shape[0] /= 2;
+        if (part == LMI_EXPERT_UP)
+            view->data = (const char *)view->data + lmi_bytes(view, view->shape[0]);
+    }
+    return view;
+}
+
 /* y = x W^T + bias of the part: `weight` [outputs,inputs], which stays in the file, and, if biased,
    `bias`. */
 static sae_result lmi_read_linear(const sae_lm *m, int part, size_t layer, size_t expert,
                                   bool biased, size_t inputs, size_t outputs, sae_linear **out) {
     char name[LMI_NAME_SIZE];
     const sae_tensor *t;
+    sae_tensor view;
     float *bias = NULL;
     bool in_out = (m->shape.has & LMI_IN_OUT) != 0;
     sae_result result;
-    lmi_tensor_name(m, part, layer, expert, ".weight", name);
-    t = lmi_tensor(m, name);
+    t = lmi_matrix(m, part, layer, expert, name, &view);
     LMI_TRY(lmi_check(m, t, name, in_out ? inputs : outputs, in_out ? outputs : inputs));
     if (biased)
         LMI_TRY(lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
@@ -2751,7 +2831,7 @@ static void lmi_free_layer(lmi_layer *l, size_t mlps) {
    text and images, one of two more. */
 static void lmi_find_prefix(sae_lm *m) {
     static const char *const forms[] = { "%s", "", "language_model.%s", "%slanguage_model." };
-    const char *base = m->shape.naming->base, *end;
+    const char *base = m->shape.tensors->base, *end;
     char name[LMI_NAME_SIZE];
     for (size_t i = 0; i < 4; i++) {
         end = strstr(forms[i], "%s");
@@ -2799,6 +2879,408 @@ static sae_result lmi_read_weights(sae_lm *m) {
     return lmi_read_unembed(m);
 }
 
+/* ==== >>lm: gguf: model ==================================================== src/lm/gguf.h ==== */
+/* A .gguf as llama.cpp's converter writes it, into the same description. The converter has added
+   the 1 to Gemma's norms, laid GPT-2's matrices [out,in] and GPT-NeoX' q, k and v apart, and, where
+   llama.cpp turns neighbours, paired the rows of q and k. What it leaves out is llama.cpp's own
+   knowledge: the pattern of windows, which models scale scores otherwise. */
+
+typedef struct lmi_gguf_arch {
+    const char *arch, *type; /* general.architecture; the family, whose names modules have */
+    uint32_t has;
+    size_t window;           /* keys, where the file does not say */
+    size_t wide;             /* models of so many layers scale by sqrt(d / heads) */
+} lmi_gguf_arch;
+
+/* Of two rows for one architecture that with experts is for files that have them. */
+static const lmi_gguf_arch lmi_gguf_archs[] = {
+    { "gptneox", "gpt_neox", LMI_APART, 0, 0 },
+    { "gpt2", "gpt2", 0, 0, 0 },
+    { "llama", "llama", LMI_PAIRED, 0, 0 }, /* Mistral too */
+    { "llama", "mixtral", LMI_PAIRED, 0, 0 },
+    { "qwen2", "qwen2", 0, 0, 0 },
+    { "qwen3", "qwen3", 0, 0, 0 },
+    { "qwen3moe", "qwen3_moe", 0, 0, 0 },
+    { "gemma", "gemma", 0, 0, 0 },
+    { "gemma2", "gemma2", 0, 4096, 46 },
+    { "gemma3", "gemma3_text", LMI_TEXT_CONFIG, 0, 62 }
+};
+enum { LMI_NUM_GGUF_ARCHS = sizeof lmi_gguf_archs / sizeof lmi_gguf_archs[0] };
+
+/* ---- metadata ---- */
+
+static const sae_json *lmi_gguf_get(const lmi_config *c, const char *name, char key[64]) {
+    snprintf(key, 64, "%s.%s", c->arch, name);
+    return sae_json_get(c->root, key);
+}
+
+static sae_result lmi_gguf_size(const lmi_config *c, const char *name, size_t otherwise,
+                                size_t most, size_t *out) {
+    char key[64];
+    const sae_json *v = lmi_gguf_get(c, name, key);
+    if (sae_json_kind_of(v) == SAE_JSON_ARRAY)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                                "sae_lm_open: %s: %s has a number for each layer, supported is one "
+                                "for all", c->path, key);
+    return lmi_config_size(c, key, otherwise, most, out);
+}
+
+static sae_result lmi_gguf_number(const lmi_config *c, const char *name, double least, double most,
+                                  double *out) {
+    char key[64];
+    lmi_gguf_get(c, name, key);
+    return lmi_config_number(c, c->root, key, least, most, out);
+}
+
+/* The shortest decimal number that a float is nearest to: 1e-5 of 9.99999975e-6. */
+static double lmi_gguf_decimal(double x) {
+    char text[32];
+    for (int digits = 1; digits < 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, x);
+        if ((float)strtod(text, NULL) == (float)x) return strtod(text, NULL);
+    }
+    return x;
+}
+
+/* "gptneox, gpt2, llama, ..." */
+static const char *lmi_gguf_list(char *out, size_t size) {
+    size_t n = 0;
+    for (size_t i = 0; i < LMI_NUM_GGUF_ARCHS && n < size; i++)
+        if (!i || strcmp(lmi_gguf_archs[i].arch, lmi_gguf_archs[i - 1].arch) != 0)
+            n += (size_t)snprintf(out + n, size - n, "%s%s", i ? ", " : "", lmi_gguf_archs[i].arch);
+    return out;
+}
+
+static sae_result lmi_gguf_family(lmi_config *c, lmi_shape *s, const lmi_gguf_arch **row) {
+    char list[160], key[64];
+    bool experts;
+    c->arch = sae_json_text(sae_json_get(c->root, "general.architecture"));
+    experts = c->arch && sae_json_number(lmi_gguf_get(c, "expert_count", key)) > 0;
+    *row = NULL;
+    for (size_t i = 0; c->arch && i < LMI_NUM_GGUF_ARCHS; i++) {
+        const lmi_family *f = lmi_family_find(lmi_gguf_archs[i].type);
+        if (strcmp(c->arch, lmi_gguf_archs[i].arch) != 0) continue;
+        if (*row && experts != ((f->has & LMI_EXPERTS) != 0)) continue;
+        *row = &lmi_gguf_archs[i];
+        c->family = f;
+    }
+    if (!*row)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: general.architecture is %.60s, supported are %s", c->path,
+                        c->arch ? c->arch : "missing", lmi_gguf_list(list, sizeof list));
+    s->has = (c->family->has & ~(uint32_t)(LMI_ONE_PLUS | LMI_IN_OUT)) | (*row)->has;
+    s->naming = c->family->naming;
+    s->tensors = &lmi_gguf;
+    snprintf(s->info.family, sizeof s->info.family, "%s", c->family->type);
+    snprintf(s->info.activation, sizeof s->info.activation, "%s", c->family->act);
+    for (size_t i = 0; i < LMI_NUM_ACTS; i++)
+        if (strcmp(c->family->act, lmi_acts[i].name) == 0) s->act = lmi_acts[i].act;
+    return SAE_OK;
+}
+
+/* What only the tensors say: biases, whether q, k and v are one, and how many tokens there are. */
+static sae_result lmi_gguf_tensors(const lmi_config *c, sae_lm *m) {
+    static const struct {
+        int part;
+        const char *ending;
+        uint32_t has;
+    } signs[] = {
+        { SAE_LM_QKV_PROJ, ".weight", LMI_FUSED | LMI_APART },
+        { SAE_LM_Q_PROJ, ".bias", LMI_QKV_BIAS }, { SAE_LM_QKV_PROJ, ".bias", LMI_QKV_BIAS },
+        { SAE_LM_O_PROJ, ".bias", LMI_O_BIAS }, { SAE_LM_UP_PROJ, ".bias", LMI_MLP_BIAS }
+    };
+    const uint32_t biases = LMI_QKV_BIAS | LMI_O_BIAS | LMI_MLP_BIAS;
+    lmi_shape *s = &m->shape;
+    const sae_tensor *t;
+    char name[LMI_NAME_SIZE];
+    if (s->has & LMI_BIAS_KEYS) s->has &= ~biases;
+    for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++)
+        if (lmi_tensor(m, lmi_tensor_name(m, signs[i].part, 0, 0, signs[i].ending, name)))
+            s->has |= signs[i].has;
+    s->info.tied = !lmi_tensor(m, lmi_tensor_name(m, LMI_UNEMBED, 0, 0, ".weight", name));
+    t = lmi_tensor(m, lmi_tensor_name(m, SAE_LM_EMBED, 0, 0, ".weight", name));
+    if (!t || t->ndim != 2) return lmi_check(m, t, name, 1, s->info.dim);
+    if (t->shape[0] < 1 || t->shape[0] > INT32_MAX)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                                "sae_lm_open: %s: %s has %llu rows, allowed are 1 to 2^31 - 1",
+                                c->path, name, (unsigned long long)t->shape[0]);
+    s->info.vocab_size = (size_t)t->shape[0];
+    return SAE_OK;
+}
+
+static sae_result lmi_gguf_sizes(const lmi_config *c, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    size_t dim, values;
+    LMI_TRY(lmi_gguf_size(c, "block_count", 0, LMI_MAX_LAYERS, &info->layers));
+    LMI_TRY(lmi_gguf_size(c, "embedding_length", 0, 1 << 20, &info->dim));
+    LMI_TRY(lmi_gguf_size(c, "attention.head_count", 0, 1 << 16, &info->heads));
+    LMI_TRY(lmi_gguf_size(c, "attention.head_count_kv", info->heads, 1 << 16, &info->kv_heads));
+    LMI_TRY(lmi_gguf_size(c, "context_length", 0, INT32_MAX, &info->max_ctx));
+    LMI_TRY(lmi_gguf_size(c, "feed_forward_length", 0, 1 << 22, &s->dense_dim));
+    info->mlp_dim = s->dense_dim;
+    if (info->heads % info->kv_heads)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: attention.head_count_kv is %zu, allowed are divisors of "
+                        "attention.head_count, %zu", c->path, info->kv_heads, info->heads);
+    dim = info->dim % info->heads ? 0 : info->dim / info->heads;
+    LMI_TRY(lmi_gguf_size(c, "attention.key_length", dim, 1 << 12, &info->head_dim));
+    LMI_TRY(lmi_gguf_size(c, "attention.value_length", dim, 1 << 12, &values));
+    if (values != info->head_dim)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: attention.value_length is %zu, supported is that of "
+                        "keys, %zu", c->path, values, info->head_dim);
+    if (!(s->has & LMI_EXPERTS)) return SAE_OK;
+    LMI_TRY(lmi_gguf_size(c, "expert_count", 0, 1 << 12, &info->experts));
+    LMI_TRY(lmi_gguf_size(c, "expert_used_count", 0, info->experts, &info->experts_per_token));
+    s->top_norm = true;
+    return lmi_gguf_size(c, "expert_feed_forward_length", info->mlp_dim, 1 << 22, &info->mlp_dim);
+}
+
+/* rope_freqs.weight: Llama 3's scaling, worked out. */
+static sae_result lmi_gguf_divisors(const lmi_config *c, sae_lm *m) {
+    static const char name[] = "rope_freqs.weight";
+    lmi_rope *rope = &m->shape.rope[0];
+    size_t count = m->shape.info.rotary_dims / 2;
+    if (!lmi_tensor(m, name)) return SAE_OK;
+    LMI_TRY(lmi_read_vector(m, name, count, &rope->divisors));
+    for (size_t i = 0; i < count; i++)
+        if (!(rope->divisors[i] >= 1e-6f && rope->divisors[i] <= 1e9f))
+            return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                            "sae_lm_open: %s: %s[%zu] is %g, allowed are numbers from 1e-6 to 1e9",
+                            c->path, name, i, (double)rope->divisors[i]);
+    return SAE_OK;
+}
+
+static sae_result lmi_gguf_rotary(const lmi_config *c, sae_lm *m) {
+    lmi_shape *s = &m->shape;
+    sae_lm_config *info = &s->info;
+    lmi_rope *rope = s->rope;
+    char key[64];
+    const char *type = sae_json_text(lmi_gguf_get(c, "rope.scaling.type", key));
+    rope[0].base = rope[1].base = 1e4;
+    if (s->has & LMI_LEARNED) return SAE_OK;
+    LMI_TRY(lmi_gguf_number(c, "rope.freq_base", 1, 1e12, &rope[0].base));
+    LMI_TRY(lmi_gguf_number(c, "rope.freq_base_swa", 1, 1e12, &rope[1].base));
+    LMI_TRY(lmi_gguf_number(c, "rope.scale_linear", 0, 1e9, &rope[0].factor)); /* of 2023 */
+    LMI_TRY(lmi_gguf_number(c, "rope.scaling.factor", 0, 1e9, &rope[0].factor));
+    if (type && strcmp(type, "none") != 0 && strcmp(type, "linear") != 0)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: %s is %.40s, supported are none, linear and the tensor "
+                        "rope_freqs.weight", c->path, key, type);
+    if (rope[0].factor > 0 && (!type || strcmp(type, "none") != 0)) rope[0].kind = LMI_ROPE_LINEAR;
+    info->rotary_base = rope[0].base;
+    LMI_TRY(lmi_gguf_size(c, "rope.dimension_count", info->head_dim, info->head_dim,
+                          &info->rotary_dims));
+    if ((info->rotary_dims % 2 && info->rotary_dims == info->head_dim)
+        || (s->has & LMI_PAIRED && info->rotary_dims != info->head_dim))
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: %zu of the %zu dimensions of a head turn, supported is "
+                        "%s", c->path, info->rotary_dims, info->head_dim,
+                        s->has & LMI_PAIRED ? "all, an even number" : "an even number");
+    return lmi_gguf_divisors(c, m);
+}
+
+/* Layers with a window: all; or, Gemma's, all but each n-th. sliding_window_pattern is that n, or a
+   bool for each layer. */
+static sae_result lmi_gguf_layers(const lmi_config *c, const lmi_gguf_arch *row, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    double window = (double)row->window, scale = 0, wide = (double)(info->dim / info->heads);
+    size_t every = strlen(c->family->windows);
+    char key[64];
+    const sae_json *pattern = lmi_gguf_get(c, "attention.sliding_window_pattern", key), *v;
+    LMI_TRY(lmi_gguf_number(c, "attention.sliding_window", 0, INT32_MAX, &window));
+    LMI_TRY(lmi_gguf_number(c, "attention.scale", 0, 1e9, &scale));
+    if (every == 1) every = 0;
+    if (sae_json_kind_of(pattern) == SAE_JSON_NUMBER)
+        LMI_TRY(lmi_gguf_size(c, "attention.sliding_window_pattern", 1, INT32_MAX, &every));
+    if (sae_json_kind_of(pattern) == SAE_JSON_ARRAY && sae_json_count(pattern) < info->layers)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: %s is of %zu layers, there are %zu", c->path, key,
+                        sae_json_count(pattern), info->layers);
+    if (!(scale > 0))
+        scale = 1 / sqrt(info->layers == row->wide ? wide : (double)info->head_dim);
+    s->layer = (lmi_layer_shape *)calloc(info->layers, sizeof *s->layer);
+    if (!s->layer) return sae_context_fail(c->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
+    v = sae_json_first(pattern);
+    for (size_t i = 0; i < info->layers; i++) {
+        bool local = v ? sae_json_number(v) != 0 : !every || (i + 1) % every != 0;
+        v = v ? sae_json_next(v) : NULL;
+        s->layer[i].window = local ? (size_t)window : 0;
+        s->layer[i].rope = s->layer[i].window && s->has & LMI_LOCAL_ROPE;
+        s->layer[i].scale = (float)scale;
+        s->layer[i].experts = (s->has & LMI_EXPERTS) != 0;
+        if (s->layer[i].window) info->window = (size_t)window;
+    }
+    return SAE_OK;
+}
+
+static sae_result lmi_gguf_rest(const lmi_config *c, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    char key[64];
+    bool rms = (s->has & LMI_RMS) != 0;
+    const char *eps = rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    double cap[2] = { 0, 0 };
+    if (lmi_config_none(lmi_gguf_get(c, eps, key)))
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s: %s is missing", c->path,
+                                key);
+    LMI_TRY(lmi_gguf_number(c, eps, 0, 1, &info->norm_eps));
+    info->norm_eps = lmi_gguf_decimal(info->norm_eps);
+    lmi_gguf_get(c, "use_parallel_residual", key);
+    lmi_config_flag(c, key, LMI_PARALLEL, &s->has);
+    lmi_gguf_get(c, "attention.causal", key);
+    if (!lmi_config_bool(c->root, key, true))
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: %s is false, supported is true", c->path, key);
+    if (s->has & LMI_CAPS) cap[0] = 50, cap[1] = 30;
+    if (s->has & (LMI_CAPS | LMI_NO_CAPS)) {
+        LMI_TRY(lmi_gguf_number(c, "attn_logit_softcapping", 0, 1e9, &cap[0]));
+        LMI_TRY(lmi_gguf_number(c, "final_logit_softcapping", 0, 1e9, &cap[1]));
+    }
+    s->attention_cap = (float)cap[0];
+    s->logit_cap = (float)cap[1];
+    info->rms_norm = rms;
+    info->fixed_ctx = (s->has & LMI_LEARNED) != 0;
+    info->parallel_residual = (s->has & LMI_PARALLEL) != 0;
+    info->bos_token = lmi_config_token(c, "tokenizer.ggml.bos_token_id", -1);
+    info->eos_token = lmi_config_token(c, "tokenizer.ggml.eos_token_id", -1);
+    info->pad_token = lmi_config_token(c, "tokenizer.ggml.padding_token_id", -1);
+    return SAE_OK;
+}
+
+/* ---- tensors ---- */
+
+/* Whether the model reads a part's weight, or bias. */
+static bool lmi_gguf_reads(const lmi_shape *s, int part, bool bias) {
+    uint32_t has = s->has;
+    bool experts = (has & LMI_EXPERTS) != 0;
+    switch (part) {
+    case SAE_LM_EMBED: case LMI_UNEMBED: return !bias;
+    case LMI_POSITIONS: return !bias && has & LMI_LEARNED;
+    case SAE_LM_FINAL_NORM: case SAE_LM_ATTENTION_NORM: case SAE_LM_MLP_NORM:
+        return !bias || !(has & LMI_RMS);
+    case SAE_LM_QKV_PROJ: return has & LMI_FUSED && (!bias || has & LMI_QKV_BIAS);
+    case SAE_LM_Q_PROJ: case SAE_LM_K_PROJ: case SAE_LM_V_PROJ:
+        return !(has & LMI_FUSED) && (!bias || has & LMI_QKV_BIAS);
+    case SAE_LM_O_PROJ: return !bias || has & LMI_O_BIAS;
+    case LMI_Q_NORM: case LMI_K_NORM: return !bias && has & LMI_QK_NORM;
+    case SAE_LM_ATTENTION_POST_NORM: case SAE_LM_MLP_POST_NORM:
+        return !bias && has & LMI_POST_NORMS;
+    case SAE_LM_GATE_PROJ:
+        return has & LMI_GATED && !experts && (!bias || has & LMI_MLP_BIAS);
+    case SAE_LM_UP_PROJ: case SAE_LM_DOWN_PROJ: return !experts && (!bias || has & LMI_MLP_BIAS);
+    default: return experts && !bias;
+    }
+}
+
+static bool lmi_gguf_known(const lmi_shape *s, const char *name) {
+    size_t layer = 0, n;
+    bool of_layer = strncmp(name, lmi_gguf.layers, strlen(lmi_gguf.layers)) == 0;
+    if (strcmp(name, "rope_freqs.weight") == 0) return s->rope[0].divisors != NULL;
+    if (of_layer) {
+        name += strlen(lmi_gguf.layers);
+        for (n = 0; name[n] >= '0' && name[n] <= '9' && n < 6; n++)
+            layer = layer * 10 + (size_t)(name[n] - '0');
+        if (!n || name[n] != '.' || layer >= s->info.layers) return false;
+        name += n + 1;
+    }
+    for (size_t i = 0; i < lmi_gguf.count; i++) {
+        int part = lmi_gguf.names[i].part;
+        bool whole = part == SAE_LM_EMBED || part == SAE_LM_FINAL_NORM || part == LMI_POSITIONS
+                     || part == LMI_UNEMBED;
+        n = strlen(lmi_gguf.names[i].name);
+        if (whole == of_layer || strncmp(name, lmi_gguf.names[i].name, n) != 0) continue;
+        if (strcmp(name + n, ".weight") == 0) return lmi_gguf_reads(s, part, false);
+        if (strcmp(name + n, ".bias") == 0) return lmi_gguf_reads(s, part, true);
+    }
+    return false;
+}
+
+/* What the description has no place for would change the numbers. */
+static sae_result lmi_gguf_all_known(const lmi_config *c, const sae_lm *m) {
+    for (size_t f = 0; f < m->num_files; f++)
+        for (size_t i = 0; i < sae_tensor_file_count(m->file[f]); i++) {
+            const char *name = sae_tensor_file_get(m->file[f], i)->name;
+            if (!lmi_gguf_known(&m->shape, name))
+                return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                                "sae_lm_open: %s: general.architecture is %s, which has no tensor "
+                                "%.80s here", c->path, c->arch, name);
+        }
+    return SAE_OK;
+}
+
+/* ---- files ---- */
+
+static sae_result lmi_gguf_add(sae_lm *m, const char *path) {
+    LMI_TRY(sae_tensor_file_open(m->ctx, path, &m->file[m->num_files]));
+    m->num_files++;
+    return SAE_OK;
+}
+
+/* The file, and where it says that it is NAME-00001-of-00003.gguf the others. */
+static sae_result lmi_gguf_files(sae_lm *m, const char *path) {
+    const sae_json *root;
+    double count, number;
+    char end[32], *part;
+    size_t n = strlen(path), tail;
+    LMI_TRY(lmi_gguf_add(m, path));
+    root = sae_tensor_file_metadata(m->file[0]);
+    count = sae_json_number(sae_json_get(root, "split.count"));
+    number = sae_json_number(sae_json_get(root, "split.no"));
+    if (!(count > 1)) return SAE_OK;
+    tail = (size_t)snprintf(end, sizeof end, "-00001-of-%05.0f.gguf", count <= 99999 ? count : 0.0);
+    if (number != 0 || count > LMI_MAX_SHARDS || n < tail || strcmp(path + n - tail, end) != 0)
+        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s is part %.9g of %.9g, supported is the first, "
+                        "NAME%s, of at most %d", path, number + 1, count, end, (int)LMI_MAX_SHARDS);
+    part = lmi_join("", path);
+    if (!part) return lmi_no_memory(m);
+    for (int i = 2; i <= (int)count; i++) {
+        sae_result result;
+        snprintf(end, sizeof end, "-%05d", i);
+        memcpy(part + n - tail, end, strlen(end));
+        result = lmi_gguf_add(m, part);
+        if (result == SAE_OK) continue;
+        free(part);
+        return result;
+    }
+    free(part);
+    return SAE_OK;
+}
+
+/* Whether the path names a .gguf, by what is in it; by its ending where nothing is there. */
+static bool lmi_gguf_is(const char *path) {
+    size_t n = strlen(path);
+    char head[4] = { 0, 0, 0, 0 };
+    FILE *f;
+    if (n > 5 && strcmp(path + n - 5, ".gguf") == 0) return true;
+    f = fopen(path, "rb");
+    if (!f) return false;
+    n = fread(head, 1, sizeof head, f);
+    fclose(f);
+    return n == sizeof head && memcmp(head, "GGUF", sizeof head) == 0;
+}
+
+static sae_result lmi_gguf_open(sae_lm *m, const char *path) {
+    const lmi_gguf_arch *row;
+    lmi_config c;
+    m->folder = lmi_join("", path);
+    if (!m->folder)
+        return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
+    LMI_TRY(lmi_gguf_files(m, path));
+    memset(&c, 0, sizeof c);
+    c.ctx = m->ctx;
+    c.path = path;
+    c.root = c.outer = sae_tensor_file_metadata(m->file[0]);
+    LMI_TRY(lmi_gguf_family(&c, &m->shape, &row));
+    LMI_TRY(lmi_gguf_sizes(&c, &m->shape));
+    LMI_TRY(lmi_gguf_tensors(&c, m));
+    LMI_TRY(lmi_gguf_rotary(&c, m));
+    LMI_TRY(lmi_gguf_layers(&c, row, &m->shape));
+    LMI_TRY(lmi_gguf_rest(&c, &m->shape));
+    LMI_TRY(lmi_read_weights(m));
+    return lmi_gguf_all_known(&c, m);
+}
+
 /* ==== >>lm: model ========================================================= src/lm/model.h ==== */
 
 static sae_result lmi_open(sae_lm *m, const char *folder) {
@@ -2831,17 +3313,17 @@ static sae_result lmi_open(sae_lm *m, const char *folder) {
     return lmi_read_weights(m);
 }
 
-SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **out) {
+SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out) {
     sae_lm *m;
     sae_result result;
-    if (!ctx || !folder || !out)
+    if (!ctx || !path || !out)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_lm_open: folder and out may not be NULL");
+                                "sae_lm_open: path and out may not be NULL");
     m = (sae_lm *)calloc(1, sizeof *m);
     if (!m) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
     m->ctx = ctx;
     m->kernels = lmi_kernels_select();
-    result = lmi_open(m, folder);
+    result = lmi_gguf_is(path) ? lmi_gguf_open(m, path) : lmi_open(m, path);
     if (result == SAE_OK) *out = m;
     else sae_lm_close(m);
     return result;
@@ -2861,6 +3343,7 @@ SAE_API void sae_lm_close(sae_lm *m) {
     free(m->ones);
     free(m->layer);
     free(m->shape.layer);
+    free(m->shape.rope[0].divisors);
     free(m->folder);
     free(m->memory);
     free(m->angles[0]);
@@ -3192,7 +3675,7 @@ static bool lmi_run_cut_attention(lmi_run *run, float *base, size_t *at) {
     run->scratch_floats = LMI_ROWS * (hd + deep + lmi_round(keys)) + lmi_round(hd);
     if (!run->store_floats) return false;
     if (!lmi_run_cut(base, at, &run->qkv, n, heads + 2 * kv)
-        || !lmi_run_cut(base, at, &run->heads, n, heads)
+        || !lmi_run_cut(base, at, &run->heads, lmi_max(n, 3), heads) /* at least a row of qkv */
         || !lmi_run_cut(base, at, &run->scratch, run->slots, run->scratch_floats))
         return false;
     if (cache) return true;
@@ -3292,19 +3775,40 @@ static sae_result lmi_at(lmi_run *run, sae_lm_module module, size_t layer, bool 
     } while (0)
 #define LMI_AT(module, layer, input, x) LMI_STEP(lmi_at(run, module, layer, input, x))
 
-/* The same for heads that do not stand side by side: of a copy, in run->heads. */
+/* A head of a .gguf whose pairs lie together, and one whose halves do. */
+static void lmi_unpair(size_t dim, const float *from, float *to) {
+    for (size_t i = 0; i < dim / 2; i++) {
+        to[i] = from[2 * i];
+        to[dim / 2 + i] = from[2 * i + 1];
+    }
+}
+
+static void lmi_pair(size_t dim, const float *from, float *to) {
+    for (size_t i = 0; i < dim / 2; i++) {
+        to[2 * i] = from[i];
+        to[2 * i + 1] = from[dim / 2 + i];
+    }
+}
+
+/* The same for heads that do not stand side by side, or in another order: of a copy, in
+   run->heads. */
 static sae_result lmi_at_heads(lmi_run *run, sae_lm_module module, size_t layer, size_t heads,
                                const lmi_heads *h) {
     size_t hd = run->m->shape.info.head_dim, dim = heads * hd;
+    bool paired = run->m->shape.has & LMI_PAIRED && module != SAE_LM_V_PROJ;
     if (!lmi_hooks_at(run, module, layer, false)) return SAE_OK;
-    if (h->row == dim) return lmi_at(run, module, layer, false, h->at);
-    for (size_t i = 0; i < run->n * heads; i++)
-        memcpy(run->heads + i * hd, h->at + i / heads * h->row + i % heads * h->head,
-               hd * sizeof(float));
+    if (h->row == dim && !paired) return lmi_at(run, module, layer, false, h->at);
+    for (size_t i = 0; i < run->n * heads; i++) {
+        const float *from = h->at + i / heads * h->row + i % heads * h->head;
+        if (paired) lmi_unpair(hd, from, run->heads + i * hd);
+        else memcpy(run->heads + i * hd, from, hd * sizeof(float));
+    }
     LMI_TRY(lmi_at(run, module, layer, false, run->heads));
-    for (size_t i = 0; i < run->n * heads; i++)
-        memcpy(h->at + i / heads * h->row + i % heads * h->head, run->heads + i * hd,
-               hd * sizeof(float));
+    for (size_t i = 0; i < run->n * heads; i++) {
+        float *to = h->at + i / heads * h->row + i % heads * h->head;
+        if (paired) lmi_pair(hd, run->heads + i * hd, to);
+        else memcpy(to, run->heads + i * hd, hd * sizeof(float));
+    }
     return SAE_OK;
 }
 
@@ -3359,6 +3863,7 @@ static float lmi_frequency(const lmi_rope *rope, size_t i, size_t dims) {
     float power = (float)(2 * i) / (float)dims;
     float f = 1 / (float)lmi_exp((double)power * lmi_ln(rope->base));
     float factor = (float)rope->factor, wave, s;
+    if (rope->divisors) f /= rope->divisors[i];
     if (rope->kind == LMI_ROPE_PLAIN) return f;
     if (rope->kind == LMI_ROPE_LINEAR) return f / factor;
     wave = 6.28318530718f / f;
@@ -3392,13 +3897,14 @@ static sae_result lmi_angles(sae_lm *m, size_t rows) {
     return SAE_OK;
 }
 
-/* A head's row as attention takes it: norm, then rotary. */
+/* A head's row as attention takes it: in transformers' order, norm, then rotary. */
 static void lmi_head_row(const sae_lm *m, const lmi_norm *norm, size_t rope, size_t position,
                          const float *from, float *to) {
     const sae_lm_config *info = &m->shape.info;
     size_t pairs = (info->rotary_dims + 1) / 2;
     const float *angles = pairs ? m->angles[rope] + position * 2 * pairs : NULL;
     if (norm->weight) lmi_norm_row(m, norm, info->head_dim, from, to);
+    else if (m->shape.has & LMI_PAIRED) lmi_unpair(info->head_dim, from, to);
     else memcpy(to, from, info->head_dim * sizeof *to);
     if (pairs) m->kernels->turn(pairs, angles, angles + pairs, to);
 }
@@ -3497,6 +4003,16 @@ static void lmi_set_heads(lmi_heads *h, float *at, size_t row, size_t head) {
     h->head = head;
 }
 
+/* Rows of qkv from all q, all k, all v to [heads][q,k,v][hd]. */
+static void lmi_by_head(lmi_run *run, size_t heads, size_t hd) {
+    for (size_t r = 0; r < run->n; r++) {
+        float *row = run->qkv + r * 3 * heads * hd;
+        memcpy(run->heads, row, 3 * heads * hd * sizeof *row);
+        for (size_t i = 0; i < 3 * heads; i++)
+            memcpy(row + i * hd, run->heads + (i % 3 * heads + i / 3) * hd, hd * sizeof *row);
+    }
+}
+
 /* qkv = the queries, keys and values of normed. */
 static sae_result lmi_run_qkv(lmi_run *run, size_t i) {
     const lmi_layer *l = &run->m->layer[i];
@@ -3504,9 +4020,14 @@ static sae_result lmi_run_qkv(lmi_run *run, size_t i) {
     size_t hd = info->head_dim, wide = info->heads * hd, narrow = info->kv_heads * hd;
     float *q = run->qkv, *k, *v;
     if (l->qkv) {
+        bool apart = (run->m->shape.has & LMI_APART) != 0;
         bool by_head = (run->m->shape.has & LMI_BY_HEAD) != 0;
-        size_t row = wide + 2 * narrow, head = by_head ? 3 * hd : hd;
+        size_t row = wide + 2 * narrow, head;
         LMI_TRY(sae_linear_apply(l->qkv, run->normed, run->n, q));
+        if (by_head && apart && lmi_hooks_at(run, SAE_LM_QKV_PROJ, i, false))
+            lmi_by_head(run, info->heads, hd);
+        else by_head = by_head && !apart;
+        head = by_head ? 3 * hd : hd;
         LMI_AT(SAE_LM_QKV_PROJ, i, false, q);
         lmi_set_heads(&run->q, q, row, head);
         lmi_set_heads(&run->k, q + (by_head ? hd : wide), row, head);
@@ -3695,8 +4216,7 @@ static void lmi_table_row(const sae_tensor *table, size_t index, float *out) {
     row.ndim = 1;
     row.shape[0] = table->shape[1];
     row.stride[0] = table->stride[1];
-    row.data = (const char *)table->data
-               + (int64_t)index * table->stride[0] * (int64_t)sae_dtype_size(table->dtype);
+    row.data = (const char *)table->data + lmi_bytes(table, index);
     sae_tensor_to_f32(&row, out);
 }
 

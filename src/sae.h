@@ -273,6 +273,7 @@ extern "C" {
 #ifndef SAE_NO_TRAIN
 #include "backend/ops.h"
 #include "backend/cpu.h"
+#include "backend/cpu_batch.h"
 #include "backend/cpu_encode.h"
 #include "backend/cpu_values.h"
 #include "backend/cpu_sums.h"

@@ -358,8 +358,8 @@ typedef struct sae_steering {
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
    SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
-   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a mode
-   other than ADD meets a top-k rule.
+   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a
+   mode other than ADD meets a top-k rule.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, too many),
    SAE_ERR_UNSUPPORTED (batch top-k with n > 1 and a mode other than ADD; skip, or another
    output_dim). x is untouched then. */

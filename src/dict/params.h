@@ -1,8 +1,26 @@
 #pragma once
 #include "../base/random.h"
+#include "../kernels/table.h"
 #include "gate.h"
 
 /* ==== >>dictionary: parameters ================================================================ */
+
+/* An encode of rows x [n][ld] by dict; what only some selections need is left to be added. */
+static sae_encode_args saei_encode_args_of(const sae_dictionary *dict, sae_select select,
+                                           const float *x, size_t n) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = x;
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.n = n;
+    a.d = dict->desc.activation_dim;
+    a.ld = dict->ld;
+    a.m = dict->desc.dict_size;
+    a.select = select;
+    a.k = dict->desc.k;
+    return a;
+}
 
 /* A batch class whose layers have codes, and so thresholds, of their own. */
 static bool saei_has_thresholds(const sae_dictionary_desc *desc) {

@@ -175,16 +175,7 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     s->ops->zero(&s->w, s->bad, sizeof bad);
     s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
     if (centred) s->ops->subtract(&s->w, s->x, dict->b_dec, n, s->xc);
-    memset(&a, 0, sizeof a);
-    a.x = centred ? s->xc : s->x;
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.n = n;
-    a.d = s->w.shape.d;
-    a.ld = s->w.shape.ld;
-    a.m = s->w.shape.dict_size;
-    a.select = s->select;
-    a.k = dict->desc.k;
+    a = saei_encode_args_of(dict, s->select, centred ? s->xc : s->x, n);
     a.theta = s->jump ? s->theta : NULL;
     a.bandwidth = 1e-30f;
     a.warm = s->warm;
