@@ -205,8 +205,8 @@ SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
 /* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening a mapped
    file reads only what is small (it may be larger than memory); sae_dictionary_load checks what it
-   reads whole. Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_UNSUPPORTED (this tensor's type is known by
-   name alone), SAE_ERR_INVALID. */
+   reads whole. Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_UNSUPPORTED (this tensor's type is known
+   by name alone), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
 /* Row-major tensors of plain types (strides are ignored) into one file, the kind by the path's
    ending: .npy (one tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID,
