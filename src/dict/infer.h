@@ -136,7 +136,8 @@ static void saei_infer_product(const saei_infer *q, const saei_room *room, size_
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
-            kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
+            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0,
+                          room->product + g * SAEI_PANEL, SAEI_PANEL);
         }
     }
 }
